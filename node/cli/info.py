@@ -212,8 +212,10 @@ def _outcome(index: ReadIndex, study: str, series: str | None = None) -> Row:
 
 def _volumes(rows: list[Row]) -> list[Row]:
     """Return rows of v_volumes with their JSON columns parsed."""
-    lists = ("shape", "spacing_mm", "warnings")
-    return [{name: jsons.loads(value) if name in lists else value for name, value in row.items()} for row in rows]
+    lists = ("shape", "spacing_mm", "warnings", "affine_lps")
+    return [
+        {name: jsons.loads(value) if name in lists and value else value for name, value in row.items()} for row in rows
+    ]
 
 
 def _print_waits(waits: list[Row]) -> None:

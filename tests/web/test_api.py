@@ -266,6 +266,8 @@ def test_a_volume_is_told_and_downloaded(filled: Site) -> None:
     one = volume(filled)
     assert one["shape"][-1] == 5 or 5 in one["shape"]
     assert filled.client().get(f"/api/v1/volumes/{one['id']}").json() == one
+    assert [len(row) for row in one["affine_lps"]] == [4] * 4
+    assert items(filled, "volumes", kind="thumbnail")[0]["affine_lps"] is None
     answer = filled.client().get(one["url"])
     assert hashlib.sha256(answer.content).hexdigest() == one["sha256"]
     assert one["name"] in answer.headers["content-disposition"]

@@ -161,6 +161,17 @@ class VolumeResource(Resource):
     dtype: str
     geometry: str
     orientation: str | None
+    affine_lps: list[list[float]] | None
+    slice_thickness_mm: float | None
+    repetition_time_ms: float | None
+    echo_time_ms: float | None
+    inversion_time_ms: float | None
+    flip_angle_degrees: float | None
+    magnetic_field_strength_t: float | None
+    sequence: str | None
+    weighting: str | None
+    contrast_agent: str | None
+    convolution_kernel: str | None
     instances: int
     warnings: list[str]
     bytes: int

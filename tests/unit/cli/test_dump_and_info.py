@@ -286,5 +286,7 @@ def test_the_volumes_of_a_series_are_listed(run, series: list[Dataset], tmp_path
         assert [volume["format"] for volume in volumes] == ["mhd", "nifti", "png"]
         assert volumes[0]["shape"] == [12, 16, 3]
         assert np.allclose(volumes[0]["spacing_mm"], (0.5, 0.75, 2.5))
+        assert volumes[0]["affine_lps"][3] == [0, 0, 0, 1]
+        assert volumes[2]["affine_lps"] is None
         assert all(Path(volume["path"]).is_file() for volume in volumes)
     assert "volume.nii.gz" in run("info", series[0].SeriesInstanceUID, "--root", "here")[1]
