@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from node.volume.describe.scan_parameters import MAPS
 from node.volume.model import Kind, Volume
 from node.volume.rendering import is_sane, sample
 from node.writers.base import slice_timing_of
@@ -25,14 +26,6 @@ COMMENT_CODE = 6
 """NIFTI_ECODE_COMMENT: plain text. No code is registered for JSON of any content, and readers skip comments."""
 
 EXTENSION_ALIGNMENT = 16
-
-MAPS = frozenset(
-    {
-        *("ADC", "EADC", "FA", "T1 MAP", "T2 MAP", "T2_STAR MAP", "R2 MAP", "R2_STAR MAP", "PD MAP", "FIELD_MAP"),
-        *("CBF", "RELCBF", "REG_CBF", "CBV", "RELCBV", "REG_CBV", "MTT", "TTP", "TMAX"),
-    }
-)
-"""Values of Image Type (0008,0008) that name an estimated parameter: the standard's (PS3.3 C.8.13.3.1) and vendors'."""
 
 
 def set_acquisition(head: Any, volume: Volume) -> None:

@@ -14,6 +14,9 @@ STATED = "stated"
 
 MAX_TEXT = 64
 
+MIN_T2_STAR_ECHO_MS = 15.0
+"""Shortest echo of a gradient echo that is called T2* weighted."""
+
 _WEIGHTINGS = {
     "T1": "T1",
     "T2": "T2",
@@ -24,9 +27,17 @@ _WEIGHTINGS = {
 }
 """Acquisition Contrast (0008,9209), PS3.3 C.8.13.3.1, by the words that people use."""
 
+MAPS = frozenset(
+    {
+        *("ADC", "EADC", "FA", "T1 MAP", "T2 MAP", "T2_STAR MAP", "R2 MAP", "R2_STAR MAP", "PD MAP", "FIELD_MAP"),
+        *("CBF", "RELCBF", "REG_CBF", "CBV", "RELCBV", "REG_CBV", "MTT", "TTP", "TMAX"),
+    }
+)
+"""Values of Image Type (0008,0008) that name an estimated parameter: the standard's (PS3.3 C.8.13.3.1) and vendors'."""
+
 _PLAIN = re.compile(rf"[ -~]{{1,{MAX_TEXT}}}")
-_UNWEIGHTED = {"P", "PHASE", "PHASE MAP", "I", "IMAGINARY", "R", "REAL", "B0 MAP", "B1 MAP", "FIELD MAP", "VELOCITY"}
-"""Words of Image Type (0008,0008) for images whose values are not magnitudes."""
+_NO_MAGNITUDES = frozenset({"P", "PHASE", "PHASE MAP", "I", "IMAGINARY", "R", "REAL", "B0 MAP", "B1 MAP", "VELOCITY"})
+"""Values of Image Type for phases, parts of complex numbers, fields and velocities."""
 
 
 def scan_parameters(volume: Volume) -> dict[str, Any]:
@@ -63,25 +74,33 @@ def weighting(volume: Volume) -> str | None:
         return None
     if any(weighted.b_value > 0 for weighted in volume.diffusion or ()):
         return "DWI"
-    stated = fields.get("AcquisitionContrast")
-    if stated and stated != "UNKNOWN":
-        return _WEIGHTINGS.get(stated)
     repetition, echo, inversion, flip = (
         _number(fields, name, factor)
         for name, factor in (("RepetitionTime", 1000), ("EchoTime", 1000), ("InversionTime", 1000), ("FlipAngle", 1))
     )
+    is_gradient = "GR" in fields.get("ScanningSequence", ()) or fields.get("EchoPulseSequence") == "GRADIENT"
+    stated = fields.get("AcquisitionContrast", "UNKNOWN")
+    if stated != "UNKNOWN":
+        return _stated(stated, is_gradient, echo)
     sequence = fields.get("PulseSequenceType", "")
     if not sequence or repetition is None or echo is None:
         return None
-    if "GR" in fields.get("ScanningSequence", ()) or fields.get("EchoPulseSequence") == "GRADIENT":
+    if is_gradient:
         return _of_gradient_echo(sequence, echo, inversion, flip)
     return _of_spin_echo(repetition, echo, inversion) if sequence.endswith("Spin Echo") else None
+
+
+def _stated(contrast: str, is_gradient: bool, echo_ms: float | None) -> str | None:
+    """Return the weighting that a header states; Philips says T2 of gradient echoes, which never are."""
+    if contrast == "T2" and is_gradient:
+        return "T2*" if echo_ms is not None and echo_ms >= MIN_T2_STAR_ECHO_MS else None
+    return _WEIGHTINGS.get(contrast)
 
 
 def _of_gradient_echo(sequence: str, echo_ms: float, inversion_ms: float | None, flip: float | None) -> str | None:
     if inversion_ms is not None:
         return "T1" if 300 <= inversion_ms <= 1400 and echo_ms <= 10 and "EPI" not in sequence else None
-    if "EPI" in sequence or (echo_ms >= 15 and flip is not None and flip <= 35):
+    if "EPI" in sequence or (echo_ms >= MIN_T2_STAR_ECHO_MS and flip is not None and flip <= 35):
         return "T2*"
     return None
 
@@ -101,7 +120,7 @@ def _is_map(volume: Volume) -> bool:
     if any(weighted.derived for weighted in volume.diffusion or ()):
         return True
     component = volume.attributes.get("ComplexImageComponent", "MAGNITUDE")
-    return component not in ("MAGNITUDE", "MIXED") or not _UNWEIGHTED.isdisjoint(kinds)
+    return component not in ("MAGNITUDE", "MIXED") or not (MAPS | _NO_MAGNITUDES).isdisjoint(kinds)
 
 
 def _number(fields: Mapping[str, Any], name: str, factor: float = 1) -> float | None:

@@ -71,7 +71,13 @@ def test_the_word_of_the_header_counts_before_the_times(stated: str, expected: s
     assert found["weighting"] == expected
 
 
-@pytest.mark.parametrize("kinds", [r"ORIGINAL\PRIMARY\P", r"DERIVED\PRIMARY\PHASE MAP"])
+@pytest.mark.parametrize(("echo", "expected"), [(30, "T2*"), (2, None)])
+def test_a_gradient_echo_that_states_t2_is_none(echo: float, expected: str | None) -> None:
+    """Philips writes T2 into functional series."""
+    assert described(AcquisitionContrast="T2", EchoTime=echo, **GRADIENT)["weighting"] == expected
+
+
+@pytest.mark.parametrize("kinds", [r"ORIGINAL\PRIMARY\P", r"DERIVED\PRIMARY\PHASE MAP", r"DERIVED\PRIMARY\T1 MAP"])
 def test_an_image_that_shows_no_magnitude_has_no_weighting(kinds: str) -> None:
     assert described(RepetitionTime=500, EchoTime=12, ImageType=kinds, **SPIN)["weighting"] is None
 
