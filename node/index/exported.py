@@ -1,4 +1,4 @@
-"""The index of an export: a copy that describes images and volumes, without accounts, peers and orders.
+"""The index of an export: a copy that describes images and volumes, without accounts, messages and orders.
 
 It has no write-ahead log, so that an account without the right to write can read it.
 """
@@ -25,7 +25,7 @@ KEPT_TABLES = frozenset(
 """The others are emptied: they have secrets of accounts, or are about peers, orders and people at work."""
 
 MARK = "exported"
-"""Key of ``about`` by which an export is known."""
+"""Key of ``about`` by which an export is known; its value is the root."""
 
 
 class ExportedFile(NamedTuple):
@@ -47,19 +47,19 @@ def copy_for_readers(path: Path, target: Path) -> None:
     backup(path, target)
     try:
         with closing(sqlite3.connect(target, isolation_level=None)) as copy:
-            _reduce(copy)
+            _reduce(copy, path.parent)
     except sqlite3.Error as error:
         raise IndexUnusable(f"{path}: {error}; `voxelnode db check` tells what is wrong") from error
 
 
-def _reduce(copy: sqlite3.Connection) -> None:
+def _reduce(copy: sqlite3.Connection, root: Path) -> None:
     copy.execute("PRAGMA secure_delete = ON")
     copy.execute("BEGIN")
     for table in Base.metadata.sorted_tables[::-1]:
         if table.name not in KEPT_TABLES:
             copy.execute(f"DELETE FROM {table.name}")
     _delete_conversions(copy, "SELECT id FROM conversions WHERE superseded OR files_removed_at IS NOT NULL")
-    copy.execute("INSERT INTO about VALUES (?, datetime())", [MARK])
+    copy.execute("INSERT INTO about VALUES (?, ?)", [MARK, str(root)])
     copy.execute("COMMIT")
 
 
@@ -83,21 +83,23 @@ def finish(path: Path, absent: Iterable[str]) -> None:
     sync_file(path)
 
 
-def require_export(path: Path) -> None:
-    """Return if an index is that of an export.
+def require_export(path: Path, root: Path) -> None:
+    """Return if an index is that of an export of `root`.
 
     Raises
     ------
     VoxelnodeError
-        It is that of a root, or none.
+        It is that of a root, of an export of another root, or none.
     """
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
-            found = connection.execute("SELECT 1 FROM about WHERE key = ?", [MARK]).fetchone()
+            found = connection.execute("SELECT value FROM about WHERE key = ?", [MARK]).fetchone()
     except sqlite3.Error:
         found = None
     if found is None:
         raise VoxelnodeError(f"{path} is not the index of an export: name a folder that does not exist, or an export")
+    if found[0] != str(root):
+        raise VoxelnodeError(f"{path.parent} is an export of {found[0]}: name another folder, or remove it")
 
 
 def _delete_conversions(copy: sqlite3.Connection, ids: str) -> None:

@@ -52,7 +52,7 @@ def export(root: Path, target: Path, group: str | None = None) -> Exported:
     UsageError
         The group does not exist, or `target` is in the root, or the root in it.
     VoxelnodeError
-        `target` has other files, or another process writes to it.
+        `target` has other files or is an export of another root, or another process writes to it.
     IndexUnusable
     OSError
     """
@@ -61,7 +61,7 @@ def export(root: Path, target: Path, group: str | None = None) -> Exported:
     if target.is_relative_to(root) or root.is_relative_to(target):
         raise UsageError(f"{target} and the root {root} may not lie in one another: name a folder beside the root")
     if target.exists() and any(target.iterdir()) and not (target / _WORK).exists():
-        require_export(target / FILE_NAME)
+        require_export(target / FILE_NAME, root)
     make_folder(target)
     lock = locked(target, os.O_RDONLY | os.O_DIRECTORY)
     if lock is None:

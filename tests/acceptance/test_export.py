@@ -139,11 +139,15 @@ def refused_targets(root: Path, tmp_path: Path) -> None:
     (tmp_path / "other" / "thesis.tex").write_text("mine")
     (tmp_path / "node").mkdir()
     shutil.copy(root / "index.sqlite", tmp_path / "node")
+    (tmp_path / "another").mkdir()
+    shutil.copy(root / "index.sqlite", tmp_path / "another")
+    exported(tmp_path / "another", tmp_path / "of-another", status=1)  # of which no file is there
     for wrong, words in (
         (root / "shared", "may not lie in one another"),
         (tmp_path, "may not lie in one another"),
         (tmp_path / "other", "not the index of an export"),
         (tmp_path / "node", "not the index of an export"),
+        (tmp_path / "of-another", f"is an export of {tmp_path / 'another'}"),
     ):
         before = names_in(wrong)
         done = run("db", "export", wrong, "--root", root)
