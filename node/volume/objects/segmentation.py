@@ -11,7 +11,7 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from node.dicom.values import held_elements, items, number, numbers, text, whole
 from node.errors import ConversionRefused
-from node.volume.describe.sidecar_fields import describe
+from node.volume.describe.sidecar_fields import describe, identifying_words, repeats
 from node.volume.model import Array, Float, Geometry, Kind, Source, Volume
 from node.volume.read.pixels import FrameReader, frame_reader
 from node.volume.reasons import Reason
@@ -24,6 +24,14 @@ LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
 SOP_CLASSES = frozenset((SEGMENTATION, LABEL_MAP))
 
 PIXEL_DATA = 0x7FE00010
+
+D50_TO_SRGB = np.array(
+    [[3.1338561, -1.6168667, -0.4906146], [-0.9787684, 1.9161415, 0.0334540], [0.0719453, -0.2289914, 1.4052427]]
+)
+"""CIE XYZ with white D50 to linear sRGB, adapted by Bradford's method."""
+
+MAX_DESCRIBED = 1000
+"""Largest number of segments that the sidecar describes."""
 
 MAX_VOXELS = 1 << 31
 """Largest label volume: a few distant planes can span a grid of any size."""
@@ -199,5 +207,43 @@ def _volume(
         modality=text(ds, "Modality"),
         sources=tuple(sources),
         slope=slope,
-        attributes=describe(ds, ()),
+        attributes={**describe(ds, ()), "segments": segments_of(ds)},
     )
+
+
+def segments_of(ds: Dataset) -> list[dict[str, Any]]:
+    """Return what the sidecar tells of each segment: ``number``, ``label``, ``type`` and ``colour``, where stated.
+
+    A label that repeats a word of the patient's names or identifiers is left out. Numbers are values of the label
+    volume. Colours are red, green and blue, 0 to 255.
+
+    Notes
+    -----
+    PS3.3 C.8.20.4.
+    """
+    identifying, segments = identifying_words(ds), []
+    for item in items(ds, "SegmentSequence")[:MAX_DESCRIBED]:
+        label = text(item, "SegmentLabel")[:64]
+        kind = [text(code, "CodeMeaning")[:64] for code in items(item, "SegmentedPropertyTypeCodeSequence")[:1]]
+        fields = {
+            "number": whole(item, "SegmentNumber"),
+            "label": None if repeats(label, identifying) else label,
+            "type": None if repeats(kind, identifying) else "".join(kind),
+            "colour": _colour(numbers(item, "RecommendedDisplayCIELabValue", 3)),
+        }
+        segments.append({key: content for key, content in fields.items() if content not in (None, "")})
+    return segments
+
+
+def _colour(encoded: tuple[float, ...] | None) -> list[int] | None:
+    """Return a CIELab value, 16 bits for each component (PS3.3 C.10.7.1.1), as sRGB."""
+    if encoded is None or not all(0 <= component <= 65535 for component in encoded):
+        return None
+    lightness, red_green, blue_yellow = np.array(encoded) / 65535 * (100, 255, 255) - (0, 128, 128)
+    middle = (lightness + 16) / 116
+    ratios = np.array([middle + red_green / 500, middle, middle - blue_yellow / 200])
+    white = (0.9642, 1.0, 0.8249)  # D50, as of ICC profiles
+    xyz = np.where(ratios > 6 / 29, ratios**3, (ratios - 4 / 29) * 3 * (6 / 29) ** 2) * white
+    linear = np.clip(D50_TO_SRGB @ xyz, 0, 1)
+    srgb = np.where(linear > 0.0031308, 1.055 * linear ** (1 / 2.4) - 0.055, 12.92 * linear)
+    return [int(component) for component in np.rint(srgb * 255)]

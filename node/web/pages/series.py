@@ -16,8 +16,9 @@ from node.web.background_requests import background_request
 from node.web.errors import ResourceNotFound
 from node.web.pages.files import revision_files
 from node.web.pages.filters import listed
-from node.web.pages.rendering import fragment, page, series_url
+from node.web.pages.rendering import fragment, page
 from node.web.pages.studies import audit_study_access, study_row
+from node.web.pages.viewable import file_url, study_series, viewable
 from node.web.pages.viewers import ohif_url
 from node.web.services import Node, Services
 
@@ -26,14 +27,11 @@ router = APIRouter(include_in_schema=False)
 PICTURES = ("preview", "montage", "projection", "thumbnail")
 """Kinds of picture files, in display order."""
 
-VIEWED_FORMATS = ("nifti", "mhd", "nifti-pair")
-"""Formats that the viewer reads, best first."""
-
 VIEWER_POLICY = (
     "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self'; "
     "frame-ancestors 'none'"
 )
-"""The default policy plus images from data: URLs, in which NiiVue has its font and its lighting."""
+"""The default policy plus images from data: URLs, in which NiiVue has its lighting."""
 
 SHOWN_ROWS = 500
 """Maximum rows in a table of instances; the index has all of them."""
@@ -62,6 +60,7 @@ def series(request: Request, node: Node, account: Reader, audit: RequestAudit, k
         row = series_row(index, *key)
         files = index.volumes.of_series(*key)
         newest = row["revision"]
+        rail = study_series(index, study_instance_uid, node.archive.root)
         return page(
             request,
             node,
@@ -72,7 +71,9 @@ def series(request: Request, node: Node, account: Reader, audit: RequestAudit, k
             series=row,
             origin=_origin(index.instances.summary(*key)),
             revisions=_revisions(files, lambda revision: revision_files(node, index, *key, revision)),
-            volumes=_viewed(files),
+            volumes=viewable(files, row, node.archive.root),
+            rail=rail,
+            others=[series for series in rail if series["viewable"] and series["series_instance_uid"] != key[1]],
             pictures=_pictures(files),
             failures=index.failures.of_study(*key),
             # one more row than is shown, to know whether there are more
@@ -151,12 +152,7 @@ def _without_port(sender: str) -> str:
 def _named(file: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row of ``v_volumes`` with file name and URL added."""
     name = PurePath(file["path"]).name
-    return {**file, "name": name, "url": _file_url(file, name), "warnings": listed(file["warnings"])}
-
-
-def _file_url(revision: Mapping[str, Any], name: str) -> str:
-    url = series_url(revision["study_instance_uid"], revision["series_instance_uid"])
-    return f"{url}/files/{revision['revision']}/{name}"
+    return {**file, "name": name, "url": file_url(file, name), "warnings": listed(file["warnings"])}
 
 
 def _revisions(files: list[dict[str, Any]], on_disk: Callable[[int], list[Path]]) -> list[dict[str, Any]]:
@@ -168,28 +164,11 @@ def _revisions(files: list[dict[str, Any]], on_disk: Callable[[int], list[Path]]
     for number, revision in revisions.items():
         known = {file["name"] for file in revision["files"]}
         revision["beside"] = [
-            {"name": path.name, "url": _file_url(revision, path.name), "bytes": path.stat().st_size}
+            {"name": path.name, "url": file_url(revision, path.name), "bytes": path.stat().st_size}
             for path in on_disk(number)
             if path.name not in known
         ]
     return list(revisions.values())
-
-
-def _viewed(files: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the files for the viewer: each volume, mask and resampled copy in the format that it reads best."""
-    best: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for file in files:
-        if file["kind"] in PICTURES or file["format"] not in VIEWED_FORMATS or file["files_removed_at"] is not None:
-            continue
-        identity = (file["revision"], file["stack"], file["kind"], file["suffix"])
-        known = best.get(identity)
-        if known is None or _rank(file) < _rank(known):
-            best[identity] = file
-    return [_named(file) for file in best.values()]
-
-
-def _rank(file: Mapping[str, Any]) -> int:
-    return VIEWED_FORMATS.index(file["format"])
 
 
 def _pictures(files: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -79,7 +79,7 @@
   });
 
   // A click anywhere in a row or card opens it; keyboards and screen readers use its link.
-  const links = () => [...document.querySelectorAll("[data-rows] th.name a, [data-rows] [data-row] h2 a")];
+  const links = () => [...document.querySelectorAll("[data-rows] th.name a, [data-rows] [data-row] h2 a, .rail a")];
   document.addEventListener("click", (event) => {
     const row = event.target.closest("[data-rows] tbody tr");
     if (!row || event.target.closest("a, button, input, select, label") || String(getSelection())) return;

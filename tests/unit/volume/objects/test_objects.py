@@ -99,6 +99,22 @@ def test_segments_apart_from_each_other_give_one_label_volume(kind: str) -> None
     assert (volume.suffix, volume.geometry, volume.slope) == ("", Geometry.REGULAR, 1.0)
 
 
+def test_the_sidecar_names_the_segments_with_their_colours() -> None:
+    ds = segments(np.ones((SLICES, ROWS, COLUMNS), np.uint8))
+    ds.SegmentSequence[0].RecommendedDisplayCIELabValue = [34887, 53485, 50171]  # pure red: L* 53.2, a* 80.1, b* 67.2
+    (volume,) = volumes(ds)
+    [segment] = volume.attributes["segments"]
+    assert (segment["number"], segment["label"], segment["type"]) == (1, "segment 1", "Liver")
+    assert np.allclose(segment["colour"], (255, 0, 0), atol=12)
+
+
+def test_a_segment_that_is_named_after_the_patient_has_no_label() -> None:
+    ds = segments(np.ones((SLICES, ROWS, COLUMNS), np.uint8))
+    ds.PatientName, ds.SegmentSequence[0].SegmentLabel = "Meier^Rosa", "tumour Meier"
+    (volume,) = volumes(ds)
+    assert "label" not in volume.attributes["segments"][0]
+
+
 def test_overlapping_segments_give_a_volume_each() -> None:
     masks = random_masks(2)
     masks[0, 0, 0] = 1

@@ -1,0 +1,48 @@
+// A volume in space, by NiiVue, which is loaded here and nowhere else.
+
+let loading = null;
+
+function library(url) {
+  loading ||= new Promise((resolve, reject) => {
+    const script = document.createElement("script");
+    script.src = url;
+    script.addEventListener("load", () => resolve(globalThis.niivue));
+    script.addEventListener("error", () => reject(new Error("the 3-D library cannot be loaded")));
+    document.head.append(script);
+  });
+  return loading;
+}
+
+// Show a volume on a canvas. Values below `low` are transparent.
+export async function openSpace(canvas, { library: address, url, isCt, isLabels, low, high }) {
+  const niivue = await library(address);
+  if (!canvas.getContext("webgl2")) throw new Error("This browser cannot display volumes in space (WebGL 2 is missing).");
+  const viewer = new niivue.Niivue({
+    backColor: [0, 0, 0, 1], show3Dcrosshair: false, isOrientCube: true, isRadiologicalConvention: true, crosshairWidth: 0,
+    dragAndDropEnabled: false, loadingText: "", logLevel: "error", isResizeCanvas: true, fontColor: [0.8, 0.83, 0.86, 1],
+  });
+  await viewer.attachToCanvas(canvas);
+  viewer.setSliceType(viewer.sliceTypeRender);
+  const name = url.includes("/reduced") ? "volume.nii.gz" : url.slice(url.lastIndexOf("/") + 1);
+  await viewer.loadVolumes([{ url, name }]);
+  const [volume] = viewer.volumes;
+  viewer.setColormap(volume.id, isLabels ? "random" : "gray");
+  if (isCt) await viewer.setVolumeRenderIllumination(0.6);
+  viewer.setRenderAzimuthElevation(160, 10);
+  viewer.setScale(1.4);
+  const space = {
+    threshold: low,
+    setThreshold(value) {
+      space.threshold = value;
+      volume.cal_min = value;
+      volume.cal_max = Math.max(high, value + (high - low) / 10);
+      viewer.updateGLVolume();
+    },
+    turn(right, up) {
+      viewer.setRenderAzimuthElevation(viewer.scene.renderAzimuth + right, viewer.scene.renderElevation + up);
+    },
+    close() { viewer.gl?.getExtension("WEBGL_lose_context")?.loseContext(); },
+  };
+  if (!isLabels) space.setThreshold(low);
+  return space;
+}

@@ -1,0 +1,868 @@
+// The viewer of a series: planes of one volume or of two beside each other, drawn on 2-D canvases; NiiVue only in space.
+const version = new URL(import.meta.url).search;
+const [{ load, reducedUrl, TooLarge, REDUCED_FROM_BYTES, MAX_BYTES }, planes] = await Promise.all([
+  import(`./volume.js${version}`), import(`./planes.js${version}`),
+]);
+
+const byId = (id) => document.getElementById(id);
+const box = byId("viewer"), stage = byId("stage"), veil = byId("veil");
+const fields = Object.fromEntries(["volume", "beside", "layout", "plane", "window", "centre", "width", "slab", "thickness",
+  "colours", "time", "rate", "opacity", "threshold"].map((id) => [id, byId(id)]));
+
+// Centre and width, in the unit of the volume.
+const PRESETS = {
+  CT: [["Brain", 40, 80], ["Stroke", 35, 35], ["Subdural", 75, 215], ["Soft tissue", 40, 400], ["Liver", 70, 150],
+    ["Lung", -600, 1500], ["Bone", 400, 1800], ["Temporal bone", 600, 3000], ["Angiography", 300, 600]],
+  SUV: [["SUV 0 to 5", 2.5, 5], ["SUV 0 to 10", 5, 10]],
+};
+const MAX_LABELS = 200; // in a legend
+const LAYOUTS = ["one", "three", "four", "space"];
+const AIR_HU = -250; // initial threshold in space: between air and skin
+
+let tool = "cross", hasCrosshair = true, hasOverlays = true, timer = 0, asked = 0;
+const views = []; // one, or two beside each other
+const overlays = new Map(); // by URL
+let active = null; // the pane that was used last
+
+const readable = (number) => Math.abs(number) >= 100 ? number.toFixed(0) : Number(number.toPrecision(4)).toString();
+const say = (words) => { veil.textContent = words; veil.hidden = !words; };
+const announce = (words) => { byId("announcer").textContent = words; };
+const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
+const view = () => active ? active.view : views[0];
+const element = (name, properties = {}, ...children) => {
+  const made = Object.assign(document.createElement(name), properties);
+  made.append(...children);
+  return made;
+};
+
+// A volume with its window, its place and its panes.
+class View {
+  constructor() {
+    this.root = element("div", { className: "view" });
+    this.panes = [...planes.NAMES.map((name) => new Pane(this, name)), new SpacePane(this)];
+    this.root.append(...this.panes.map((pane) => pane.root));
+    stage.append(this.root);
+    this.reset();
+  }
+
+  reset() {
+    Object.assign(this, { time: 0, isInverted: false, slab: "slice", thicknessMm: 10, measured: null });
+    for (const pane of this.panes) Object.assign(pane, { zoom: 1, pan: [0, 0] });
+  }
+
+  close() {
+    this.abort?.abort();
+    this.panes.at(-1).close();
+    this.root.remove();
+  }
+
+  // Show the volume of an option of a select.
+  async open(option) {
+    this.abort?.abort();
+    const abort = this.abort = new AbortController();
+    this.about = option.dataset;
+    this.volume = null;
+    this.reset();
+    this.panes.at(-1).close();
+    delete this.root.dataset.shown;
+    say("Loading…");
+    const sidecar = fetch(option.dataset.sidecar, { signal: abort.signal }).then((answer) => answer.ok ? answer.json() : {}).catch(() => ({}));
+    try {
+      await this.load(option.value, abort.signal, await sidecar);
+    } catch (error) {
+      if (abort.signal.aborted) return;
+      say(`The volume cannot be displayed: ${error.message || error}.`);
+    }
+  }
+
+  async load(url, signal, sidecar) {
+    const isReducible = /\.nii(\.gz)?$/.test(url);
+    const show = (volume) => { if (!signal.aborted) this.show(volume, sidecar); };
+    const progress = (at, all) => { this.loaded = at / all; refresh(this); };
+    const onTime = (volume) => { if (volume.times === 1) show(volume); else refresh(this); return !signal.aborted; };
+    try {
+      const limit = isReducible ? REDUCED_FROM_BYTES : MAX_BYTES;
+      await load(url, { signal, onTime, onBytes: progress, maxBytes: limit });
+      drawAll();
+      return;
+    } catch (error) {
+      if (!(error instanceof TooLarge) || !isReducible) throw error;
+      const full = error.volume, reduced = await load(reducedUrl(url), { signal });
+      Object.assign(reduced, {
+        fullDims: full.dims, isAll: full.bytesOfTime > MAX_BYTES, steps: reduced.spacing.map((mm, axis) => Math.round(mm / full.spacing[axis])),
+      });
+      show(reduced);
+      if (reduced.isAll) return;
+    }
+    await load(url, { signal, onTime, onBytes: progress });
+    drawAll();
+  }
+
+  show(volume, sidecar) {
+    const isFirst = !this.volume;
+    this.volume = volume;
+    this.sidecar = sidecar;
+    this.planes = planes.planesOf(volume);
+    this.isPhase = (sidecar.ImageType || []).some((value) => value === "P" || value === "PHASE");
+    this.isLabels = isLabelVolume(this.about, volume);
+    if (this.isLabels) this.byLabel = new Map(volume.labels(MAX_LABELS).map((label) => [label, planes.labelColour(label)]));
+    if (isFirst) {
+      this.main = planes.acquired(volume, this.planes);
+      this.place = volume.toPlace(volume.dims.slice(0, 3).map((size) => Math.floor(size / 2)));
+      this.colours = this.isLabels ? "labels" : this.about.modality === "PT" ? "inverse" : "gray";
+      this.windows = windowsOf(this);
+      this.useWindow(this.windows.find((one) => one.isUsual) || this.windows[0]);
+      if (volume.dims[2] === 1 && view() === this) setLayout("one", false);
+      const linked = views.find((other) => other !== this && isLinked(this, other));
+      if (linked) this.place = linked.place;
+      veil.hidden = true;
+    }
+    arrange();
+    showControls();
+    drawAll();
+    this.root.dataset.shown = this.about.url;
+    if (views.every((one) => one.volume)) box.dataset.shown = views.map((one) => one.about.url).join(" ");
+  }
+
+  useWindow({ name, low, high }) {
+    Object.assign(this, { windowName: name, low, high: high > low ? high : low + 1 });
+  }
+
+  get voxel() { return this.volume.toVoxel(this.place); }
+
+  slice(plane) { return clamp(Math.round(this.voxel[plane.across]), 0, plane.slices - 1); }
+
+  // Move to a place in the patient, and with it the views that are linked.
+  goTo(place) {
+    for (const one of views) if (one === this || isLinked(this, one)) one.place = place;
+    if (this.measured?.isOpen) this.measured.to = place;
+    drawAll();
+  }
+
+  step(plane, count) {
+    const voxel = this.voxel;
+    voxel[plane.across] = clamp(this.slice(plane) + count, 0, plane.slices - 1);
+    this.goTo(this.volume.toPlace(voxel));
+  }
+
+  setTime(time) {
+    this.time = (time + this.volume.times) % this.volume.times;
+    for (const other of views) if (other !== this && other.volume?.dims[3] === this.volume.dims[3]) other.time = Math.min(this.time, other.volume.times - 1);
+    drawAll();
+  }
+}
+
+// A canvas with a plane, its letters and its slider.
+class Pane {
+  constructor(ofView, name) {
+    Object.assign(this, { view: ofView, name, zoom: 1, pan: [0, 0], key: "" });
+    this.canvas = element("canvas", { tabIndex: 0 });
+    this.caption = element("figcaption", { className: "tabular" });
+    this.slider = element("input", { type: "range", min: 1, step: 1 });
+    this.letters = Object.fromEntries(["top", "bottom", "left", "right"].map((side) => [side, element("span", { className: `letter to-${side}`, ariaHidden: "true" })]));
+    this.root = element("figure", { className: "pane" }, this.canvas, this.caption, this.slider, ...Object.values(this.letters));
+    this.root.dataset.plane = name;
+    this.slider.addEventListener("input", () => { activate(this); this.view.step(this.plane, this.number2slice(Number(this.slider.value)) - this.view.slice(this.plane)); });
+    this.slider.addEventListener("focus", () => activate(this));
+    this.canvas.addEventListener("focus", () => activate(this));
+    followPointer(this);
+  }
+
+  get plane() { return this.view.planes?.[this.name]; }
+
+  get step() { return this.view.volume.steps?.[this.plane.across] || 1; }
+
+  get count() { return (this.view.volume.fullDims || this.view.volume.dims)[this.plane.across]; }
+
+  number2slice(number) { return Math.round((number - 1) / this.step); }
+
+  get number() { return Math.min(this.view.slice(this.plane) * this.step + 1, this.count); }
+
+  // Pixels of the canvas for a mm, and where the plane begins.
+  get frame() {
+    const { plane, canvas } = this, width = plane.columns * plane.columnMm, height = plane.rows * plane.rowMm;
+    const perMm = Math.min(canvas.width / width, canvas.height / height) * this.zoom;
+    return { perMm, x: canvas.width / 2 + this.pan[0] - width * perMm / 2, y: canvas.height / 2 + this.pan[1] - height * perMm / 2 };
+  }
+
+  toScreen(voxel) {
+    const { perMm, x, y } = this.frame, [u, v] = planes.toPixel(this.plane, voxel);
+    return [x + (u + 0.5) * this.plane.columnMm * perMm, y + (v + 0.5) * this.plane.rowMm * perMm];
+  }
+
+  // The voxel, with fractions, below a point of the page.
+  voxelAt(event) {
+    const bounds = this.canvas.getBoundingClientRect(), ratio = this.canvas.width / bounds.width, { perMm, x, y } = this.frame;
+    const u = ((event.clientX - bounds.left) * ratio - x) / (perMm * this.plane.columnMm) - 0.5;
+    const v = ((event.clientY - bounds.top) * ratio - y) / (perMm * this.plane.rowMm) - 0.5;
+    return planes.toVoxel(this.plane, [u, v], this.view.slice(this.plane));
+  }
+
+  draw() {
+    const { view: own, canvas, plane } = this;
+    if (!plane || this.root.hidden) return;
+    const ratio = devicePixelRatio || 1, width = Math.round(canvas.clientWidth * ratio), height = Math.round(canvas.clientHeight * ratio);
+    if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+    const context = canvas.getContext("2d");
+    context.clearRect(0, 0, width, height);
+    this.paint();
+    const { perMm, x, y } = this.frame;
+    context.imageSmoothingEnabled = !own.isLabels && !own.isPhase;
+    context.imageSmoothingQuality = "high";
+    context.drawImage(this.picture, x, y, plane.columns * plane.columnMm * perMm, plane.rows * plane.rowMm * perMm);
+    if (hasCrosshair) this.drawCrosshair(context, ratio);
+    this.drawMeasure(context, ratio);
+    this.describe();
+  }
+
+  // The picture of the plane at the size of its voxels, painted again only if something has changed.
+  paint() {
+    const { view: own, plane } = this, slice = own.slice(plane);
+    const shown = hasOverlays ? overlaysOf(own) : [];
+    const look = {
+      slice, time: own.time, slab: own.slab, thickness: Math.max(1, Math.round(own.thicknessMm / plane.sliceMm)),
+      low: own.low, high: own.high, isInverted: own.isInverted !== (own.colours === "inverse"), opacity: Number(fields.opacity.value) / 100,
+    };
+    const key = JSON.stringify([look, own.colours, own.about.url, own.volume.dims, shown.map((one) => [one.url, one.version])]);
+    if (key === this.key) return;
+    this.key = key;
+    if (this.picture?.width !== plane.columns || this.picture?.height !== plane.rows) this.picture = element("canvas", { width: plane.columns, height: plane.rows });
+    const context = this.picture.getContext("2d");
+    const image = context.createImageData(plane.columns, plane.rows);
+    if (own.colours === "labels") {
+      const labels = { volume: own.volume, byLabel: own.byLabel };
+      const black = { low: Infinity, high: Infinity, colours: planes.scale("gray"), isInverted: false };
+      planes.paint(image, own.volume, plane, { ...look, ...black, overlays: [labels], opacity: 1 });
+    } else {
+      planes.paint(image, own.volume, plane, { ...look, colours: planes.scale(own.colours), overlays: shown });
+    }
+    context.putImageData(image, 0, 0);
+  }
+
+  drawCrosshair(context, ratio) {
+    const [x, y] = this.toScreen(this.view.voxel), gap = 8 * ratio;
+    context.strokeStyle = "rgb(92 191 222 / .85)";
+    context.lineWidth = ratio;
+    context.beginPath();
+    for (const [from, to] of [[0, x - gap], [x + gap, context.canvas.width]]) { context.moveTo(from, y); context.lineTo(to, y); }
+    for (const [from, to] of [[0, y - gap], [y + gap, context.canvas.height]]) { context.moveTo(x, from); context.lineTo(x, to); }
+    context.stroke();
+  }
+
+  drawMeasure(context, ratio) {
+    const measured = this.view.measured;
+    if (!measured || measured.plane !== this.name) return;
+    const ends = [measured.from, measured.to].map((place) => this.view.volume.toVoxel(place));
+    if (ends.some((voxel) => Math.abs(voxel[this.plane.across] - this.view.slice(this.plane)) > 0.5)) return;
+    const [[x0, y0], [x1, y1]] = ends.map((voxel) => this.toScreen(voxel));
+    context.strokeStyle = context.fillStyle = "#ffd75e";
+    context.lineWidth = 1.5 * ratio;
+    context.beginPath();
+    context.moveTo(x0, y0);
+    context.lineTo(x1, y1);
+    context.stroke();
+    for (const [x, y] of [[x0, y0], [x1, y1]]) context.fillRect(x - 2 * ratio, y - 2 * ratio, 4 * ratio, 4 * ratio);
+    context.font = `${13 * ratio}px system-ui, sans-serif`;
+    context.shadowColor = "#000";
+    context.shadowBlur = 4 * ratio;
+    context.fillText(distance(this.view), clamp(x1 + 8 * ratio, 0, context.canvas.width - 90 * ratio), clamp(y1 - 8 * ratio, 16 * ratio, context.canvas.height));
+    context.shadowBlur = 0;
+  }
+
+  describe() {
+    const { view: own, plane, slider } = this, words = `${this.number} of ${this.count}`;
+    const title = own.volume.hasPlace ? this.name[0].toUpperCase() + this.name.slice(1) : "Image";
+    const slab = own.slab === "slice" ? "" : ` · ${fields.slab.querySelector(`[value=${own.slab}]`).textContent} ${readable(Math.max(1, Math.round(own.thicknessMm / plane.sliceMm)) * plane.sliceMm)} mm`;
+    this.caption.textContent = `${title} ${words}${slab}`;
+    this.canvas.setAttribute("aria-label", `${title} plane, slice ${words}`);
+    slider.hidden = this.count < 2;
+    slider.max = this.count;
+    slider.value = this.number;
+    slider.setAttribute("aria-label", `Slice of the ${title} plane`);
+    slider.setAttribute("aria-valuetext", words);
+    for (const [side, mark] of Object.entries(this.letters)) mark.textContent = plane.letters?.[side] || "";
+  }
+}
+
+// The volume in space. NiiVue is loaded when this pane is first shown; the node reduces the volume for it.
+class SpacePane {
+  constructor(ofView) {
+    Object.assign(this, { view: ofView, name: "space", space: null, plane: null });
+    this.words = element("p", { className: "veil" });
+    this.root = element("figure", { className: "pane" }, element("figcaption", { textContent: "3-D" }), this.words);
+    this.root.dataset.plane = "space";
+  }
+
+  async draw() {
+    const { about, volume } = this.view;
+    if (this.root.hidden || !volume || this.url === about.url) return;
+    this.close();
+    this.url = about.url;
+    const canvas = this.canvas = element("canvas", { tabIndex: 0, ariaLabel: "The volume in space. Drag or use the arrow keys to turn it." });
+    canvas.addEventListener("focus", () => activate(this));
+    this.root.prepend(canvas);
+    const isCt = about.modality === "CT" && ["volume", "resampled", "masked"].includes(about.kind);
+    const isReducible = /\.nii(\.gz)?$/.test(about.url);
+    this.tell("Loading…");
+    try {
+      const { openSpace } = await import(`./space.js${version}`);
+      const opened = await openSpace(canvas, {
+        library: box.dataset.niivue, isCt, isLabels: this.view.isLabels,
+        url: isReducible ? reducedUrl(about.url, isCt) : about.url, low: isCt ? AIR_HU : this.view.low, high: isCt ? 700 : this.view.high,
+      });
+      if (this.canvas !== canvas) { opened.close(); return; }
+      this.space = opened;
+      this.tell("");
+      this.root.dataset.shown = about.url;
+      const range = volume.isColour ? { low: 0, high: 255 } : volume.range;
+      Object.assign(fields.threshold, { min: Math.floor(Math.max(range.low, isCt ? -1000 : -Infinity)), max: Math.ceil(Math.min(range.high, isCt ? 2000 : Infinity)), step: "any" });
+      showThreshold(opened.threshold);
+      showControls();
+    } catch (error) {
+      if (this.canvas === canvas) this.tell(error.message || String(error));
+    }
+  }
+
+  tell(words) { this.words.textContent = words; this.words.hidden = !words; }
+
+  close() {
+    this.space?.close();
+    this.canvas?.remove();
+    Object.assign(this, { space: null, canvas: null, url: "" });
+    delete this.root.dataset.shown;
+  }
+}
+
+// --- what belongs together
+
+// Whether two views show places of one patient that agree: the same frame of reference (PS3.3 C.7.4.1), even slices.
+function isLinked(one, other) {
+  if (!one.volume || !other.volume || !byId("linked").checked) return false;
+  return unlinkedBecause(one, other) === "";
+}
+
+function unlinkedBecause(one, other) {
+  for (const each of [one, other]) {
+    if (!each.volume.hasPlace) return "a volume has no position in the patient";
+    if (each.about.geometry === "irregular") return "a volume has uneven slices; choose its resampled copy";
+  }
+  return isOneFrame(one.sidecar, other.sidecar) || one.about.series === other.about.series ? "" : "the series have different frames of reference";
+}
+
+const isOneFrame = (one, other) => Boolean(one.FrameOfReferenceUID) && one.FrameOfReferenceUID === other.FrameOfReferenceUID;
+
+// A fractional segmentation has a slope.
+const isLabelVolume = ({ kind, modality }, { slope }) => kind === "mask" || (modality === "SEG" && slope === 1);
+
+const overlaysOf = (own) => [...overlays.values()].filter((overlay) => overlay.volume && fits(overlay, own));
+
+function fits(overlay, own) {
+  if (!own.volume?.hasPlace || !overlay.volume.hasPlace || overlay.url === own.about.url) return false;
+  const { series } = own.about;
+  return overlay.series === series || overlay.sidecar.roi?.image_series_instance_uid === series || isOneFrame(overlay.sidecar, own.sidecar);
+}
+
+function windowsOf({ volume, about, sidecar, isPhase, isLabels }) {
+  const of = (name, low, high, isUsual = false) => ({ name, low, high, isUsual });
+  if (volume.isColour) return [of("Colours", 0, 255, true)];
+  const { low, high, usualLow, usualHigh } = volume.range;
+  const isSuv = about.kind === "suv", isCt = about.modality === "CT" && !isLabels;
+  const presets = (isCt ? PRESETS.CT : isSuv ? PRESETS.SUV : []).map(([name, centre, width]) => of(name, centre - width / 2, centre + width / 2));
+  const windows = [of("Automatic", usualLow, usualHigh), of("Whole range", low, high), ...presets];
+  if (volume.window) windows.splice(1, 0, of("As stored", ...volume.window));
+  const body = /HEAD|BRAIN|SKULL/i.test(box.dataset.body) ? "Brain" : "Soft tissue";
+  const usual = isPhase || isLabels ? "Whole range" : isCt ? body : isSuv ? "SUV 0 to 10" : volume.window ? "As stored" : "Automatic";
+  const chosen = windows.find((one) => one.name === usual);
+  // A window in which the picture would be uniformly grey is of no use.
+  (usualHigh <= chosen.low || usualLow >= chosen.high ? windows[0] : chosen).isUsual = true;
+  return windows;
+}
+
+const unitOf = ({ about, sidecar }) => {
+  if (about.kind === "suv") return "SUV";
+  if (about.modality === "CT" && about.kind !== "mask") return "HU";
+  return { BQML: "Bq/ml", CNTS: "counts" }[sidecar.Units] || "";
+};
+
+function distance({ volume, measured, about, planes: own }) {
+  if (!measured) return "";
+  const apart = (a, b) => Math.hypot(...a.map((part, axis) => part - b[axis]));
+  // Without a position in the patient, the size of a pixel may be unknown, or be that of a detector.
+  if (!volume.hasPlace) return `${apart(volume.toVoxel(measured.from), volume.toVoxel(measured.to)).toFixed(1)} pixels`;
+  if (about.geometry === "irregular" && own[measured.plane].across !== 2) return "uneven slices";
+  return `${apart(measured.from, measured.to).toFixed(1)} mm`;
+}
+
+// --- the page
+
+function arrange() {
+  const layout = fields.layout.value;
+  stage.dataset.layout = layout;
+  stage.dataset.views = views.length;
+  for (const own of views) {
+    if (!own.volume) continue;
+    for (const pane of own.panes) {
+      const isMain = layout === "space" ? pane.name === "space" : pane.name === own.main;
+      pane.root.dataset.main = isMain;
+      const isOther = pane.name === "space" ? layout === "four" : layout === "three" || layout === "four";
+      pane.root.hidden = !isMain && !isOther || (pane.name !== "space" && !own.planes[pane.name]);
+    }
+  }
+  if (!active || active.root.hidden || !views.includes(active.view)) {
+    const first = views[0]?.panes.find((pane) => pane.root.dataset.main === "true");
+    if (first) activate(first);
+  }
+}
+
+function setLayout(layout, isDrawn = true) {
+  fields.layout.value = layout;
+  if (isDrawn) { arrange(); showControls(); drawAll(); }
+}
+
+function setMain(name) {
+  const own = view();
+  if (!own.planes?.[name]) return;
+  for (const one of views) if (one.planes?.[name]) one.main = name;
+  if (fields.layout.value === "space") fields.layout.value = "one";
+  arrange();
+  activate(own.panes.find((pane) => pane.name === name));
+  drawAll();
+}
+
+function activate(pane) {
+  if (pane === active) return;
+  active = pane;
+  for (const own of views) for (const one of own.panes) one.root.classList.toggle("active", one === pane);
+  showControls();
+}
+
+function drawAll() {
+  if (asked) return;
+  asked = requestAnimationFrame(() => {
+    asked = 0;
+    for (const own of views) if (own.volume) for (const pane of own.panes) pane.draw();
+    showState();
+  });
+}
+
+let refreshed = 0;
+function refresh(own) {
+  if (performance.now() < refreshed + 200) return;
+  refreshed = performance.now();
+  if (own.volume) showState();
+  else say(`Loading… ${Math.round(own.loaded * 100)} %`);
+}
+
+// The fields of the view that was used last.
+function showControls() {
+  const own = view();
+  if (!own?.volume) return;
+  fields.window.replaceChildren(...own.windows.map(({ name }) => new Option(name, name)), new Option("Chosen", "Chosen", false, false));
+  fields.window.disabled = fields.centre.disabled = fields.width.disabled = own.volume.isColour;
+  fields.colours.disabled = fields.slab.disabled = own.volume.isColour;
+  fields.plane.replaceChildren(...Object.keys(own.planes).map((name) => new Option(name[0].toUpperCase() + name.slice(1), name)));
+  byId("threshold-of").hidden = !own.panes.at(-1).space || own.panes.at(-1).root.hidden;
+  showState();
+}
+
+function showState() {
+  const own = view();
+  if (!own?.volume) return;
+  const { volume } = own;
+  fields.window.value = own.windowName;
+  setUnlessTyping(fields.centre, readable((own.low + own.high) / 2));
+  setUnlessTyping(fields.width, readable(own.high - own.low));
+  fields.colours.value = own.colours;
+  fields.slab.value = own.slab;
+  setUnlessTyping(fields.thickness, own.thicknessMm);
+  byId("thickness-of").hidden = own.slab === "slice";
+  fields.plane.value = own.main;
+  byId("invert").setAttribute("aria-pressed", String(own.isInverted));
+  byId("crosshair").setAttribute("aria-pressed", String(hasCrosshair));
+  byId("times").hidden = volume.dims[3] < 2;
+  fields.time.max = volume.times;
+  fields.time.value = own.time + 1;
+  const missing = volume.times < volume.dims[3] ? ` (${volume.times} loaded)` : "";
+  const at = volume.seconds ? ` · ${readable(own.time * volume.seconds)} s` : "";
+  byId("time-number").textContent = `${own.time + 1} of ${volume.dims[3]}${missing}${at}`;
+  byId("play").setAttribute("aria-pressed", String(Boolean(timer)));
+  for (const button of box.querySelectorAll("[data-tool]")) button.setAttribute("aria-pressed", String(button.dataset.tool === tool));
+  byId("distance").textContent = own.measured ? distance(own) : "";
+  showNotes(own);
+  if (own.hover === undefined || !own.hover) showPlace(own, own.voxel);
+}
+
+const setUnlessTyping = (field, value) => { if (document.activeElement !== field) field.value = value; };
+
+function showNotes(own) {
+  const { volume } = own, notes = [];
+  if (volume.steps) {
+    const rest = volume.isAll ? "the whole volume is too large for this browser" : `the rest is loading (${Math.round((own.loaded || 0) * 100)} %)`;
+    notes.push(`One of ${volume.steps.join(" × ")} voxels is shown; ${rest}.`);
+  }
+  if (views.length > 1 && views.every((one) => one.volume)) {
+    const reason = unlinkedBecause(views[0], views[1]);
+    byId("linked").disabled = Boolean(reason);
+    if (reason) notes.push(`The cross-hairs are not linked: ${reason}.`);
+  }
+  byId("notes").textContent = notes.join(" ");
+}
+
+// Where a voxel is and what it holds, in radiology's LPS+ words.
+function showPlace(own, voxel) {
+  const { volume } = own, index = voxel.map(Math.round);
+  const at = volume.value(index, own.time), words = [];
+  if (volume.hasPlace) {
+    const [x, y, z] = volume.toPlace(voxel);
+    const side = (number, positive, negative) => `${Math.abs(number).toFixed(1)} ${number < 0 ? negative : positive}`;
+    words.push(`${side(x, "R", "L")}  ${side(y, "A", "P")}  ${side(z, "S", "I")} mm`);
+  }
+  words.push(`voxel ${index.map((part, axis) => part * (volume.steps?.[axis] || 1)).join(", ")}`);
+  if (at !== null) words.push(`value ${[at].flat().map(readable).join(", ")}${unitOf(own) ? ` ${unitOf(own)}` : ""}`);
+  for (const overlay of overlaysOf(own)) {
+    const value = overlay.volume.value(overlay.volume.toVoxel(volume.toPlace(voxel)), Math.min(own.time, overlay.volume.times - 1));
+    if (value) words.push(overlay.byLabel ? nameOf(overlay, value) : `${overlay.name} ${readable(value)}`);
+  }
+  byId("place").textContent = words.join(" · ");
+}
+
+function showThreshold(value) {
+  fields.threshold.value = value;
+  byId("threshold-value").textContent = readable(value);
+}
+
+// --- pointer
+
+function followPointer(pane) {
+  const { canvas } = pane;
+  let drag = null;
+  canvas.addEventListener("contextmenu", (event) => event.preventDefault());
+  canvas.addEventListener("wheel", (event) => {
+    if (!pane.plane) return;
+    event.preventDefault();
+    activate(pane);
+    if (event.ctrlKey) zoom(pane, event.deltaY < 0 ? 1.15 : 1 / 1.15);
+    else pane.view.step(pane.plane, Math.sign(event.deltaY));
+  }, { passive: false });
+  canvas.addEventListener("pointerdown", (event) => {
+    if (!pane.plane) return;
+    activate(pane);
+    canvas.focus({ preventScroll: true });
+    canvas.setPointerCapture(event.pointerId);
+    const { view: own } = pane;
+    drag = {
+      as: event.button === 2 ? "window" : event.button === 1 || event.shiftKey ? "move" : tool,
+      x: event.clientX, y: event.clientY, low: own.low, high: own.high, pan: pane.pan,
+    };
+    if (drag.as === "distance") {
+      const place = own.volume.toPlace(pane.voxelAt(event));
+      own.measured = { plane: pane.name, from: place, to: place };
+    }
+    act(event);
+  });
+  canvas.addEventListener("pointermove", (event) => {
+    if (!pane.plane) return;
+    if (drag) act(event);
+    pane.view.hover = true;
+    showPlace(pane.view, pane.voxelAt(event));
+  });
+  canvas.addEventListener("pointerleave", () => { pane.view.hover = false; });
+  for (const name of ["pointerup", "pointercancel"]) canvas.addEventListener(name, () => {
+    if (drag?.as === "distance") announce(distance(pane.view));
+    drag = null;
+  });
+
+  function act(event) {
+    const { view: own } = pane, dx = event.clientX - drag.x, dy = event.clientY - drag.y;
+    if (drag.as === "cross") own.goTo(own.volume.toPlace(pane.voxelAt(event)));
+    else if (drag.as === "distance") own.measured.to = own.volume.toPlace(pane.voxelAt(event));
+    else if (drag.as === "move") pane.pan = [drag.pan[0] + dx * devicePixelRatio, drag.pan[1] + dy * devicePixelRatio];
+    else if (!own.volume.isColour) {
+      const unit = (drag.high - drag.low) / 200, width = Math.max((drag.high - drag.low) + dx * unit, unit / 10);
+      setWindow(own, (drag.high + drag.low) / 2 + dy * unit, width);
+    }
+    drawAll();
+  }
+}
+
+function zoom(pane, factor) {
+  if (!pane.plane) return;
+  pane.zoom = clamp(pane.zoom * factor, 0.5, 40);
+  pane.pan = pane.pan.map((part) => part * factor);
+  drawAll();
+}
+
+function setWindow(own, centre, width) {
+  own.useWindow({ name: "Chosen", low: centre - width / 2, high: centre + width / 2 });
+  drawAll();
+}
+
+// --- two beside each other
+
+async function openBeside(option) {
+  if (!option.value) {
+    views.pop().close();
+    active = null;
+  } else if (views.length < 2) {
+    views.push(new View());
+    if (fields.layout.value !== "one") setLayout("one");
+  }
+  byId("linked-of").hidden = views.length < 2;
+  delete box.dataset.shown;
+  if (option.value) await views[1].open(option);
+  arrange();
+  showControls();
+  drawAll();
+  box.dataset.shown = views.map((one) => one.about.url).join(" ");
+}
+
+// --- overlays
+
+async function setOverlay(input) {
+  const { url } = input.dataset;
+  if (!input.checked) {
+    overlays.delete(url);
+    legend();
+    drawAll();
+    return;
+  }
+  const overlay = { ...input.dataset, name: input.dataset.name, version: 0, volume: null };
+  overlays.set(url, overlay);
+  try {
+    const sidecar = await fetch(overlay.sidecar).then((answer) => answer.ok ? answer.json() : {});
+    let volume;
+    try {
+      volume = await load(url, { maxBytes: REDUCED_FROM_BYTES });
+    } catch (error) {
+      if (!(error instanceof TooLarge)) throw error;
+      volume = await load(/\.nii(\.gz)?$/.test(url) ? reducedUrl(url) : url);
+    }
+    if (overlays.get(url) !== overlay) return;
+    Object.assign(overlay, { sidecar, volume });
+    if (!views.some((own) => fits(overlay, own))) throw new Error("it has another frame of reference than the volume");
+    if (isLabelVolume(overlay, volume)) {
+      const labels = volume.labels(MAX_LABELS);
+      overlay.byLabel = new Map(labels.map((label, index) => [label, colourOf(overlay, label, index)]));
+    } else {
+      const { low, high } = volume.range;
+      Object.assign(overlay, { low: low + 0.1 * (high - low), high, colours: planes.scale(overlay.modality === "RTDOSE" ? "dose" : "hot") });
+    }
+    overlay.version += 1;
+  } catch (error) {
+    overlays.delete(url);
+    input.checked = false;
+    announce(`${overlay.name} cannot be laid over: ${error.message}`);
+    byId("overlay-problem").textContent = `${overlay.name} cannot be laid over: ${error.message}.`;
+    return;
+  }
+  byId("overlay-problem").textContent = "";
+  legend();
+  drawAll();
+}
+
+const segmentOf = (overlay, label) => (overlay.sidecar.segments || []).find((segment) => segment.number === label);
+
+function colourOf(overlay, label, index) {
+  const own = overlay.sidecar.roi?.colour || segmentOf(overlay, label)?.colour;
+  const ordinal = [...overlays.keys()].indexOf(overlay.url);
+  return own || planes.labelColour(overlay.sidecar.segments ? label : ordinal + index + 1);
+}
+
+function nameOf(overlay, label) {
+  return segmentOf(overlay, label)?.label || overlay.sidecar.roi?.name || (overlay.byLabel.size > 1 ? `${overlay.name} ${label}` : overlay.name);
+}
+
+function legend() {
+  const entries = [...overlays.values()].filter((overlay) => overlay.volume).flatMap((overlay) => {
+    if (overlay.byLabel) return [...overlay.byLabel].map(([label, colour]) => entry(nameOf(overlay, label), [colour]));
+    const stops = [0, 64, 128, 192, 255].map((level) => [...overlay.colours.slice(3 * level, 3 * level + 3)]);
+    return [entry(`${overlay.name} ${readable(overlay.low)} to ${readable(overlay.high)}`, stops)];
+  });
+  byId("legend").replaceChildren(...entries);
+}
+
+function entry(name, colours) {
+  const swatch = element("span", { className: "swatch", ariaHidden: "true" });
+  const stops = colours.map((colour) => `rgb(${colour.join(" ")})`);
+  swatch.style.background = stops.length > 1 ? `linear-gradient(to right, ${stops.join(", ")})` : stops[0];
+  swatch.classList.toggle("wide", stops.length > 1);
+  return element("li", {}, swatch, element("bdi", { textContent: name }));
+}
+
+// --- controls
+
+function play(isOn) {
+  clearInterval(timer);
+  timer = 0;
+  if (isOn) timer = setInterval(() => {
+    const own = view();
+    if (!own?.volume) return;
+    if (own.volume.dims[3] > 1) own.setTime(own.time + 1);
+    else if (active.plane) own.step(active.plane, own.slice(active.plane) + 1 < active.plane.slices ? 1 : 1 - active.plane.slices);
+  }, 1000 / clamp(Number(fields.rate.value) || 8, 1, 60));
+  showState();
+}
+
+function setTool(name) {
+  tool = name;
+  const own = view();
+  if (own?.measured?.isOpen) own.measured.isOpen = false;
+  showState();
+}
+
+// Measure by keys: from the cross-hair to where it moves next.
+function measureHere() {
+  const own = view();
+  if (!own?.volume || !active?.plane) return;
+  if (own.measured?.isOpen) { own.measured.isOpen = false; announce(distance(own)); return; }
+  tool = "distance";
+  own.measured = { plane: active.name, from: own.place, to: own.place, isOpen: true };
+  announce("The distance goes from here: move the cross-hair with Shift and the arrow keys");
+  drawAll();
+}
+
+function moveInPlane(right, down) {
+  const own = view();
+  if (active.space) { active.space.turn(right * 10, down * -10); return; }
+  if (!active.plane) return;
+  const [x, y] = planes.toPixel(active.plane, own.voxel);
+  const voxel = planes.toVoxel(active.plane, [clamp(x + right, 0, active.plane.columns - 1), clamp(y + down, 0, active.plane.rows - 1)], own.slice(active.plane));
+  own.goTo(own.volume.toPlace(voxel));
+}
+
+function resetView() {
+  for (const own of views) {
+    if (!own.volume) continue;
+    own.reset();
+    own.place = own.volume.toPlace(own.volume.dims.slice(0, 3).map((size) => Math.floor(size / 2)));
+    own.useWindow(own.windows.find((one) => one.isUsual));
+  }
+  drawAll();
+}
+
+const nextOf = (select) => {
+  const options = [...select.options].filter((option) => !option.hidden && !option.disabled);
+  select.value = options[(options.indexOf(select.selectedOptions[0]) + 1) % options.length].value;
+  select.dispatchEvent(new Event("change"));
+  announce(select.selectedOptions[0].textContent);
+};
+
+function step(count) {
+  if (active?.space) active.space.turn(0, count > 0 ? 10 : -10);
+  else if (active?.plane) { view().step(active.plane, count); announce(`${active.number} of ${active.count}`); }
+}
+
+function stepThreshold(sign) {
+  const space = view()?.panes.at(-1).space;
+  if (!space) return;
+  const { min, max } = fields.threshold;
+  space.setThreshold(clamp(space.threshold + sign * (max - min) / 50, Number(min), Number(max)));
+  showThreshold(space.threshold);
+}
+
+function toggleFullScreen() {
+  if (document.fullscreenElement) document.exitFullscreen();
+  else box.requestFullscreen();
+}
+
+const changeThickness = (factor) => {
+  const own = view();
+  own.thicknessMm = clamp(Number((own.thicknessMm * factor).toPrecision(2)), 0.5, 500);
+  if (own.slab === "slice") own.slab = "mip";
+  drawAll();
+};
+
+const KEYS = {
+  ArrowUp: () => step(1), ArrowDown: () => step(-1), PageUp: () => step(10), PageDown: () => step(-10),
+  Home: () => step(-1e6), End: () => step(1e6),
+  ArrowRight: () => changeTime(1), ArrowLeft: () => changeTime(-1), " ": () => play(!timer),
+  "Shift+ArrowUp": () => moveInPlane(0, -1), "Shift+ArrowDown": () => moveInPlane(0, 1),
+  "Shift+ArrowLeft": () => moveInPlane(-1, 0), "Shift+ArrowRight": () => moveInPlane(1, 0),
+  a: () => setMain("axial"), c: () => setMain("coronal"), s: () => setMain("sagittal"),
+  l: () => nextOf(fields.layout), v: () => setLayout("space"), b: () => fields.beside && nextOf(fields.beside),
+  m: () => nextOf(fields.slab), "[": () => changeThickness(1 / 1.5), "]": () => changeThickness(1.5),
+  n: nextPane, d: measureHere, w: () => setTool(tool === "window" ? "cross" : "window"), p: () => setTool(tool === "move" ? "cross" : "move"),
+  x: () => { hasCrosshair = !hasCrosshair; drawAll(); },
+  o: () => { hasOverlays = !hasOverlays; drawAll(); },
+  i: () => { view().isInverted = !view().isInverted; drawAll(); },
+  "+": () => zoom(active, 1.25), "=": () => zoom(active, 1.25), "-": () => zoom(active, 0.8),
+  ",": () => stepThreshold(-1), ".": () => stepThreshold(1),
+  f: toggleFullScreen, r: resetView,
+  Escape: () => { view().measured = null; setTool("cross"); drawAll(); },
+  "?": () => byId("keys").showModal(),
+};
+for (let digit = 0; digit < 10; digit++) KEYS[digit] = () => {
+  const chosen = view().windows[digit];
+  if (chosen) { view().useWindow(chosen); announce(chosen.name); drawAll(); }
+};
+
+function changeTime(count) {
+  const own = view();
+  if (own?.volume && own.volume.dims[3] > 1) own.setTime(own.time + count);
+  else moveInPlane(count, 0);
+}
+
+function nextPane() {
+  const shown = views.flatMap((own) => own.panes).filter((pane) => !pane.root.hidden);
+  const next = shown[(shown.indexOf(active) + 1) % shown.length];
+  (next.canvas || next.root).focus();
+  activate(next);
+}
+
+// Keys act wherever they mean nothing else: not in fields, not on links and buttons that Enter or Space would press.
+let isGoing = -Infinity; // when g was pressed: the next key names a page
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || !view()?.volume) return;
+  const { target } = event;
+  if (target.closest("input:not([type=checkbox]), select, textarea, dialog") || (event.key === " " && target.closest("a, button, summary, input"))) return;
+  const isRail = target.closest(".rail");
+  if (isRail && event.key.startsWith("Arrow")) return;
+  if (event.key === "g") { isGoing = performance.now(); return; }
+  if (performance.now() < isGoing + 1500) return;
+  const act = KEYS[(event.shiftKey && event.key.startsWith("Arrow") ? "Shift+" : "") + event.key];
+  if (!act) return;
+  event.preventDefault();
+  event.stopPropagation();
+  act();
+}, true);
+
+function start() {
+  views.push(new View());
+  fields.volume.addEventListener("change", () => { delete box.dataset.shown; views[0].open(fields.volume.selectedOptions[0]); });
+  fields.beside?.addEventListener("change", () => openBeside(fields.beside.selectedOptions[0]));
+  fields.layout.addEventListener("change", () => setLayout(fields.layout.value));
+  fields.plane.addEventListener("change", () => setMain(fields.plane.value));
+  fields.window.addEventListener("change", () => {
+    const chosen = view().windows.find((one) => one.name === fields.window.value);
+    if (chosen) view().useWindow(chosen);
+    drawAll();
+  });
+  for (const field of [fields.centre, fields.width]) field.addEventListener("input", () => {
+    const centre = Number(fields.centre.value), width = Number(fields.width.value);
+    if (fields.centre.value && Number.isFinite(centre) && width > 0) setWindow(view(), centre, width);
+  });
+  fields.slab.addEventListener("change", () => { view().slab = fields.slab.value; drawAll(); });
+  fields.thickness.addEventListener("input", () => { view().thicknessMm = clamp(Number(fields.thickness.value) || 1, 0.1, 500); drawAll(); });
+  fields.colours.addEventListener("change", () => { view().colours = fields.colours.value; drawAll(); });
+  fields.time.addEventListener("input", () => view().setTime(Number(fields.time.value) - 1));
+  fields.rate.addEventListener("input", () => { if (timer) play(true); });
+  fields.opacity?.addEventListener("input", drawAll);
+  fields.threshold.addEventListener("input", () => {
+    view().panes.at(-1).space?.setThreshold(Number(fields.threshold.value));
+    byId("threshold-value").textContent = readable(Number(fields.threshold.value));
+  });
+  byId("linked").addEventListener("change", () => { if (byId("linked").checked) views[0].goTo(views[0].place); });
+  byId("play").addEventListener("click", () => play(!timer));
+  byId("crosshair").addEventListener("click", KEYS.x);
+  byId("invert").addEventListener("click", KEYS.i);
+  byId("reset").addEventListener("click", resetView);
+  byId("full").addEventListener("click", toggleFullScreen);
+  byId("viewer-keys").addEventListener("click", KEYS["?"]);
+  for (const button of box.querySelectorAll("[data-tool]")) button.addEventListener("click", () => setTool(button.dataset.tool));
+  for (const input of document.querySelectorAll("[data-overlay]")) input.addEventListener("change", () => setOverlay(input));
+  new ResizeObserver(drawAll).observe(stage);
+  setLayout(innerWidth < 640 ? "one" : "three", false);
+  views[0].open(fields.volume.selectedOptions[0]);
+}
+
+start();

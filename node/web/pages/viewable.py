@@ -1,0 +1,104 @@
+"""What the viewer of a series can show: its volumes, those of the study beside them, and what lies over them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePath
+from typing import Any
+
+from node.index.read import ReadIndex
+from node.web.pages.rendering import series_url
+
+VIEWED_FORMATS = ("nifti", "mhd", "nifti-pair")
+"""Formats that the viewer reads, best first."""
+
+VIEWED_KINDS = frozenset(("volume", "resampled", "suv", "mask", "masked"))
+
+OVERLAID_MODALITIES = frozenset(("SEG", "RTSTRUCT", "RTDOSE", "PT", "NM"))
+"""Modalities whose volumes can be laid over those of another series."""
+
+
+def viewable(files: Iterable[Mapping[str, Any]], series: Mapping[str, Any], root: Path) -> list[dict[str, Any]]:
+    """Return the volumes, masks and resampled copies among the files of a series, each in the best format.
+
+    Parameters
+    ----------
+    files : iterable of rows of ``v_volumes``
+        They may be of other series too.
+    series : row of ``v_series``
+    root : Path
+        Root of the node; masks of a structure set have their names in their sidecars there.
+    """
+    best: dict[tuple[Any, ...], Mapping[str, Any]] = {}
+    for file in files:
+        if file["series_instance_uid"] != series["series_instance_uid"] or file["files_removed_at"] is not None:
+            continue
+        if file["kind"] not in VIEWED_KINDS or file["format"] not in VIEWED_FORMATS:
+            continue
+        identity = (file["revision"], file["stack"], file["kind"], file["suffix"], _stem(file))
+        known = best.get(identity)
+        if known is None or VIEWED_FORMATS.index(file["format"]) < VIEWED_FORMATS.index(known["format"]):
+            best[identity] = file
+    return [_described(file, series, root) for file in best.values()]
+
+
+def study_series(index: ReadIndex, study_instance_uid: str, root: Path) -> list[dict[str, Any]]:
+    """Return the series of the study in order, with ``viewable``, ``title`` and ``thumbnail``: a URL, or ""."""
+    files = index.volumes.current(study_instance_uid)
+    pictures: dict[str, Mapping[str, Any]] = {}
+    for file in files:
+        if file["kind"] == "thumbnail" and file["files_removed_at"] is None:
+            pictures.setdefault(file["series_instance_uid"], file)
+    return [
+        {
+            **series,
+            "viewable": viewable(files, series, root),
+            "title": _title(series),
+            "thumbnail": _thumbnail(pictures.get(series["series_instance_uid"])),
+        }
+        for series in index.series.of_study(study_instance_uid)
+    ]
+
+
+def file_url(revision: Mapping[str, Any], name: str) -> str:
+    """Return the URL of a file of a revision."""
+    url = series_url(revision["study_instance_uid"], revision["series_instance_uid"])
+    return f"{url}/files/{revision['revision']}/{name}"
+
+
+def _title(series: Mapping[str, Any]) -> str:
+    number = series["series_number"]
+    return f"{'' if number is None else number} {series['series_description'] or series['modality'] or 'series'}".strip()
+
+
+def _described(file: Mapping[str, Any], series: Mapping[str, Any], root: Path) -> dict[str, Any]:
+    name = PurePath(file["path"]).name
+    return {
+        **file,
+        "name": name,
+        "stem": _stem(file),
+        "url": file_url(file, name),
+        "sidecar": file_url(file, f"{_stem(file)}.json"),
+        "modality": series["modality"],
+        "region": _region(root / file["path"]) if series["modality"] == "RTSTRUCT" else "",
+        "is_overlay": file["kind"] == "mask" or series["modality"] in OVERLAID_MODALITIES,
+    }
+
+
+def _region(path: Path) -> str:
+    """Return the name of the region of a mask, from the sidecar; empty if it has none."""
+    try:
+        roi = json.loads((path.parent / f"{_stem({'path': path})}.json").read_bytes()).get("roi", {})
+    except (OSError, ValueError):
+        return ""
+    return str(roi.get("name") or f"ROI {roi.get('number')}")
+
+
+def _stem(file: Mapping[str, Any]) -> str:
+    name = PurePath(file["path"]).name
+    return name.removesuffix(".gz").rpartition(".")[0]
+
+
+def _thumbnail(file: Mapping[str, Any] | None) -> str:
+    return "" if file is None else file_url(file, PurePath(file["path"]).name)

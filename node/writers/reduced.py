@@ -1,0 +1,118 @@
+"""A coarser copy of a written volume, which a browser loads in a second: some voxels of the first time."""
+
+from __future__ import annotations
+
+import math
+from io import BytesIO
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from isal import igzip
+from nibabel import nifti1, nifti2
+
+from node.volume.model import Array, Geometry, Kind, Volume
+from node.writers.bodymask import BODY_HU, body_mask, masked
+from node.writers.nifti import COMPRESSION_LEVEL
+
+
+def reduced(path: Path, max_voxels: int, *, only_body: bool = False) -> bytes:
+    """Return a ``.nii.gz`` with every n-th voxel of the first time of a NIfTI file.
+
+    Voxels are picked, never averaged: values of label volumes and of phases have no mean. The steps along the axes
+    make the voxels as nearly cubic as they can be.
+
+    Parameters
+    ----------
+    path : Path
+        ``.nii`` or ``.nii.gz``, written by this package.
+    max_voxels : int
+        Largest number of voxels of the copy.
+    only_body : bool
+        Of a CT in HU: replace everything outside of the body, such as the table, with air.
+    """
+    with _opened(path) as stream:
+        head = _header(stream)
+        columns, rows, slices = _first_time(head)
+        steps = steps_of((columns, rows, slices), head.get_zooms()[:3], max_voxels)
+        pixel: np.dtype[Any] = head.get_data_dtype()
+        _skip(stream, int(head["vox_offset"]) - head.sizeof_hdr)
+        planes = []
+        for index in range(slices):
+            if index % steps[2]:
+                _skip(stream, columns * rows * pixel.itemsize)
+                continue
+            plane = np.frombuffer(stream.read(columns * rows * pixel.itemsize), pixel).reshape(rows, columns)
+            planes.append(plane[:: steps[1], :: steps[0]])
+    voxels = np.stack(planes)
+    copy = _coarser(head, voxels, steps)
+    if only_body:
+        voxels = _body(voxels, copy)
+    return bytes(igzip.compress(copy.binaryblock + bytes(4) + voxels.tobytes(), COMPRESSION_LEVEL))
+
+
+def steps_of(shape: tuple[int, ...], spacing_mm: tuple[float, ...], max_voxels: int) -> list[int]:
+    """Return by how many voxels to step along each axis, so that at most `max_voxels` are picked."""
+    steps = [1] * len(shape)
+    while math.prod(-(-size // step) for size, step in zip(shape, steps, strict=True)) > max_voxels:
+        longer = [axis for axis, size in enumerate(shape) if steps[axis] < size]
+        finest = min(longer, key=lambda axis: (steps[axis] + 1) * spacing_mm[axis])
+        steps[finest] += 1
+    return steps
+
+
+def _opened(path: Path) -> IO[bytes]:
+    return igzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[no-any-return]
+
+
+def _header(stream: IO[bytes]) -> Any:
+    """Read a NIfTI-1 or NIfTI-2 header; afterwards the stream is at its end."""
+    size = stream.read(4)
+    header = nifti1.Nifti1Header if int.from_bytes(size, "little") == nifti1.Nifti1Header.sizeof_hdr else None
+    header = header or nifti2.Nifti2Header
+    return header(size + stream.read(header.sizeof_hdr - len(size)), endianness="<")
+
+
+def _first_time(head: Any) -> tuple[int, int, int]:
+    columns, rows, slices = (*head.get_data_shape(), 1, 1)[:3]
+    return columns, rows, slices
+
+
+def _skip(stream: IO[bytes], count: int) -> None:
+    stream.seek(count, 1)
+
+
+def _coarser(head: Any, voxels: Array, steps: list[int]) -> Any:
+    """Return the header of the copy: each voxel stays where it was."""
+    copy = type(head)(endianness="<")
+    copy.set_data_dtype(head.get_data_dtype())
+    copy.set_data_shape(voxels.shape[::-1])
+    copy.set_zooms([zoom * step for zoom, step in zip(head.get_zooms()[:3], steps, strict=True)])
+    copy.set_xyzt_units("mm", "sec")
+    for name in ("scl_slope", "scl_inter", "cal_min", "cal_max"):
+        copy[name] = head[name]
+    copy["vox_offset"] = copy.sizeof_hdr + 4
+    if head["sform_code"]:
+        copy.set_sform(head.get_sform() @ np.diag([*steps, 1]), code=int(head["sform_code"]))
+    return copy
+
+
+def _body(voxels: Array, head: Any) -> Array:
+    """Return a CT with air outside of the body."""
+    slope, intercept = head.get_slope_inter()
+    columns, rows, slices = (float(zoom) for zoom in head.get_zooms()[:3])
+    volume = Volume(
+        voxels=voxels[None],
+        affine_lps=None,
+        spacing_mm=(columns, rows, slices),
+        geometry=Geometry.REGULAR,
+        kind=Kind.VOLUME,
+        stack=0,
+        suffix="",
+        modality="CT",
+        sources=(),
+        slope=slope if slope is not None else 1.0,
+        intercept=intercept if intercept is not None else 0.0,
+    )
+    only_body: Array = masked(volume, body_mask(volume, BODY_HU)).voxels[0]
+    return only_body
