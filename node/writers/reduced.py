@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
@@ -62,14 +61,14 @@ def steps_of(shape: tuple[int, ...], spacing_mm: tuple[float, ...], max_voxels: 
 
 
 def _opened(path: Path) -> IO[bytes]:
-    return igzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[no-any-return]
+    return igzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
 
 
 def _header(stream: IO[bytes]) -> Any:
     """Read a NIfTI-1 or NIfTI-2 header; afterwards the stream is at its end."""
     size = stream.read(4)
-    header = nifti1.Nifti1Header if int.from_bytes(size, "little") == nifti1.Nifti1Header.sizeof_hdr else None
-    header = header or nifti2.Nifti2Header
+    is_short = int.from_bytes(size, "little") == nifti1.Nifti1Header.sizeof_hdr
+    header: Any = nifti1.Nifti1Header if is_short else nifti2.Nifti2Header
     return header(size + stream.read(header.sizeof_hdr - len(size)), endianness="<")
 
 

@@ -61,6 +61,27 @@ def test_a_revision_that_is_not_there_is_refused(filled: Site, revision: str, st
     assert filled.client().get(f"{PLACE}/files/{revision}/volume.nii.gz").status_code == status
 
 
+def test_a_reduced_volume_is_a_nifti_file_that_a_browser_may_ask_for_again(filled: Site) -> None:
+    client = filled.client()
+    answer = client.get(f"{PLACE}/files/1/volume.nii.gz/reduced")
+    image = nibabel.Nifti1Image.from_bytes(gzip.decompress(answer.content))
+    whole = nibabel.Nifti1Image.from_bytes(gzip.decompress(client.get(f"{PLACE}/files/1/volume.nii.gz").content))
+    assert (image.get_fdata() == whole.get_fdata()).all()
+    same = {"If-None-Match": answer.headers["etag"]}
+    assert client.get(f"{PLACE}/files/1/volume.nii.gz/reduced", headers=same).status_code == 304
+    only_body = client.get(f"{PLACE}/files/1/volume.nii.gz/reduced", params={"only_body": True}, headers=same)
+    assert only_body.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [("volume.json", 404), ("volume.zraw", 404), ("no.nii.gz", 404), ("..%2fx.nii.gz", 404)]
+    + [("volume.nii.gz/reduced?only_body=perhaps#", 422)],
+)
+def test_what_cannot_be_reduced_is_refused(filled: Site, name: str, status: int) -> None:
+    assert filled.client().get(f"{PLACE}/files/1/{name}/reduced").status_code == status
+
+
 @pytest.mark.parametrize("path", ["/studies/1.2.3/volumes.zip", f"{PLACE}/volumes.zip"])
 def test_a_zip_file_holds_every_file_of_the_newest_revision(filled: Site, path: str) -> None:
     answer = filled.client().get(path)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
 from pydicom import Dataset
@@ -24,7 +23,6 @@ from tests.web.pages import (
     NARROW,
     Visitor,
     accessibility_faults,
-    greys,
     is_wider_than_window,
     start_browser,
 )
@@ -268,35 +266,6 @@ def test_a_series_shows_what_seems_to_be_missing(visitor: Visitor) -> None:
     expect(page.get_by_text("Seems to be missing: slices 10 mm from the first; Instance Number 5")).to_be_visible()
 
 
-def test_the_viewer_shows_the_volume_from_three_sides_and_in_space(visitor: Visitor, shown: Shown) -> None:
-    page = visitor.open(shown.head)
-    page.wait_for_selector("#viewer[data-shown]")
-    canvas = page.locator("#canvas")
-    seen = greys(canvas)
-    assert seen.std() > 20
-    rows, columns = seen.shape
-    quarters = [seen[y : y + rows // 2, x : x + columns // 2] for y in (0, rows // 2) for x in (0, columns // 2)]
-    assert all(quarter.std() > 10 for quarter in quarters)
-    assert page.locator("#window").input_value() == "Brain"
-    expect(page.locator("#levels")).to_have_text("C 40  W 80")
-    page.locator("#window").select_option("Bone")
-    expect(page.locator("#levels")).to_have_text("C 400  W 1800")
-    bone = greys(canvas)
-    assert np.abs(bone - seen).mean() > 5
-    page.get_by_role("button", name="3-D").click()
-    assert np.abs(greys(canvas) - bone).mean() > 5
-
-
-def test_the_viewer_tells_place_and_value_and_moves_by_keys(visitor: Visitor, shown: Shown) -> None:
-    page = visitor.open(shown.head)
-    page.wait_for_selector("#viewer[data-shown]")
-    place = page.locator("#place")
-    expect(place).to_contain_text("voxel 88, 104, 30")
-    page.locator("#canvas").focus()
-    page.keyboard.press("ArrowUp")
-    expect(place).to_contain_text("voxel 88, 104, 31")
-
-
 def test_the_header_is_loaded_when_asked_for_and_can_be_searched(visitor: Visitor, shown: Shown) -> None:
     page = visitor.open(shown.knee)
     page.get_by_text("Elements of the first instance").click()
@@ -509,13 +478,6 @@ def test_a_file_can_be_dropped(site: Site, visit: Callable[[Site], Visitor], tmp
     page.dispatch_event("#drop", "drop", {"dataTransfer": dropped})
     expect(page.locator("#summary")).to_have_text("1 of 1 files: 1 stored, 0 not stored")
     expect(page.locator("#list progress")).to_have_js_property("value", 1)
-
-
-def test_a_browser_that_cannot_show_volumes_says_so(visitor: Visitor, shown: Shown) -> None:
-    page = visitor.open("/status")
-    page.add_init_script("HTMLCanvasElement.prototype.getContext = () => null;")
-    page.goto(shown.head)
-    expect(page.locator("#veil")).to_contain_text("WebGL 2 is missing")
 
 
 def test_the_menu_holds_what_an_account_may_do(guarded: Site, visit: Callable[[Site], Visitor]) -> None:

@@ -79,7 +79,12 @@ class View {
     const isReducible = /\.nii(\.gz)?$/.test(url);
     const show = (volume) => { if (!signal.aborted) this.show(volume, sidecar); };
     const progress = (at, all) => { this.loaded = at / all; refresh(this); };
-    const onTime = (volume) => { if (volume.times === 1) show(volume); else refresh(this); return !signal.aborted; };
+    let shown = null;
+    const onTime = (volume) => {
+      if (volume === shown) refresh(this);
+      else show(shown = volume);
+      return !signal.aborted;
+    };
     try {
       const limit = isReducible ? REDUCED_FROM_BYTES : MAX_BYTES;
       await load(url, { signal, onTime, onBytes: progress, maxBytes: limit });
@@ -162,6 +167,7 @@ class Pane {
     this.letters = Object.fromEntries(["top", "bottom", "left", "right"].map((side) => [side, element("span", { className: `letter to-${side}`, ariaHidden: "true" })]));
     this.root = element("figure", { className: "pane" }, this.canvas, this.caption, this.slider, ...Object.values(this.letters));
     this.root.dataset.plane = name;
+    this.root.hidden = true;
     this.slider.addEventListener("input", () => { activate(this); this.view.step(this.plane, this.number2slice(Number(this.slider.value)) - this.view.slice(this.plane)); });
     this.slider.addEventListener("focus", () => activate(this));
     this.canvas.addEventListener("focus", () => activate(this));
@@ -291,6 +297,7 @@ class SpacePane {
     this.words = element("p", { className: "veil" });
     this.root = element("figure", { className: "pane" }, element("figcaption", { textContent: "3-D" }), this.words);
     this.root.dataset.plane = "space";
+    this.root.hidden = true;
   }
 
   async draw() {
@@ -519,6 +526,7 @@ function showPlace(own, voxel) {
   }
   words.push(`voxel ${index.map((part, axis) => part * (volume.steps?.[axis] || 1)).join(", ")}`);
   if (at !== null) words.push(`value ${[at].flat().map(readable).join(", ")}${unitOf(own) ? ` ${unitOf(own)}` : ""}`);
+  if (own.isLabels && at) words.push(nameOf(own, at));
   for (const overlay of overlaysOf(own)) {
     const value = overlay.volume.value(overlay.volume.toVoxel(volume.toPlace(voxel)), Math.min(own.time, overlay.volume.times - 1));
     if (value) words.push(overlay.byLabel ? nameOf(overlay, value) : `${overlay.name} ${readable(value)}`);
@@ -660,7 +668,7 @@ async function setOverlay(input) {
   drawAll();
 }
 
-const segmentOf = (overlay, label) => (overlay.sidecar.segments || []).find((segment) => segment.number === label);
+const segmentOf = ({ sidecar }, label) => (sidecar.segments || []).find((segment) => segment.number === label);
 
 function colourOf(overlay, label, index) {
   const own = overlay.sidecar.roi?.colour || segmentOf(overlay, label)?.colour;
@@ -668,8 +676,10 @@ function colourOf(overlay, label, index) {
   return own || planes.labelColour(overlay.sidecar.segments ? label : ordinal + index + 1);
 }
 
-function nameOf(overlay, label) {
-  return segmentOf(overlay, label)?.label || overlay.sidecar.roi?.name || (overlay.byLabel.size > 1 ? `${overlay.name} ${label}` : overlay.name);
+// The name of a label in an overlay, or in a view that shows a label volume.
+function nameOf(labelled, label) {
+  const { sidecar, name, byLabel } = labelled;
+  return segmentOf(labelled, label)?.label || sidecar.roi?.name || (name && byLabel.size === 1 ? name : `${name || "label"} ${label}`);
 }
 
 function legend() {
@@ -798,7 +808,7 @@ for (let digit = 0; digit < 10; digit++) KEYS[digit] = () => {
 
 function changeTime(count) {
   const own = view();
-  if (own?.volume && own.volume.dims[3] > 1) own.setTime(own.time + count);
+  if (own.volume.dims[3] > 1 && !active?.space) own.setTime(own.time + count);
   else moveInPlane(count, 0);
 }
 

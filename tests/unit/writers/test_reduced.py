@@ -1,0 +1,68 @@
+"""Coarser copies of volumes: the same places, fewer voxels."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from node.volume.model import Geometry, Kind, Volume
+from node.writers.nifti import write_nifti
+from node.writers.options import WriteOptions
+from node.writers.reduced import reduced, steps_of
+
+AFFINE = np.array([[0.0, 0.0, 3.0, -10.0], [0.8, 0.0, 0.0, 20.0], [0.0, -0.9, 0.0, 5.0], [0.0, 0.0, 0.0, 1.0]])
+
+
+def volume(voxels: np.ndarray, **options: float) -> Volume:
+    spacing = (0.8, 0.9, 3.0)
+    return Volume(voxels, AFFINE, spacing, Geometry.REGULAR, Kind.VOLUME, 0, "", "CT", (), **options)
+
+
+def copy_of(
+    shown: Volume, folder: Path, max_voxels: int, *, compress: bool, only_body: bool = False
+) -> nibabel.Nifti1Image:
+    file = write_nifti(shown, folder, "volume", WriteOptions(compress=compress), b'{"a": 1}')
+    content = gzip.decompress(reduced(file.path, max_voxels, only_body=only_body))
+    return nibabel.Nifti1Image.from_bytes(content)
+
+
+@pytest.mark.parametrize("compress", [True, False])
+def test_every_picked_voxel_keeps_its_value_and_its_place(tmp_path: Path, compress: bool) -> None:
+    voxels = np.random.default_rng(1).integers(-900, 900, (2, 7, 30, 41), np.int16)
+    image = copy_of(volume(voxels, slope=2.0, intercept=-3.0), tmp_path, 1000, compress=compress)
+    assert np.prod(image.shape) <= 1000
+    whole = nibabel.load(tmp_path / f"volume.nii{'.gz' if compress else ''}")
+    to_whole = np.linalg.inv(whole.affine) @ image.affine
+    steps = np.diag(to_whole)[:3]
+    assert np.allclose(to_whole, np.diag([*steps, 1]), atol=1e-5)
+    step = np.rint(steps).astype(int)
+    assert np.array_equal(image.get_fdata(), whole.get_fdata()[:: step[0], :: step[1], :: step[2], 0])
+
+
+def test_a_small_volume_and_colours_are_copied_whole(tmp_path: Path) -> None:
+    voxels = np.random.default_rng(1).integers(0, 255, (1, 3, 4, 5, 3), np.uint8)
+    image = copy_of(volume(voxels), tmp_path, 1000, compress=True)
+    assert image.shape == (5, 4, 3)
+    pixels = np.asarray(image.dataobj)
+    assert np.array_equal(np.stack([pixels[part] for part in "RGB"], -1), voxels[0].transpose(2, 1, 0, 3))
+
+
+def test_steps_make_voxels_as_cubic_as_they_can_be() -> None:
+    assert steps_of((512, 512, 1000), (0.8, 0.8, 0.6), 1 << 23) == [3, 3, 4]
+    assert steps_of((512, 512, 20), (0.5, 0.5, 5.0), 1 << 20) == [3, 2, 1]
+    assert steps_of((1, 1, 1), (1.0, 1.0, 1.0), 1) == [1, 1, 1]
+
+
+def test_the_table_is_removed_around_a_body(tmp_path: Path) -> None:
+    y, x = np.ogrid[:120, :120]
+    plane = np.full((120, 120), -1000, np.int16)
+    plane[(x - 60) ** 2 + (y - 50) ** 2 < 40**2] = 40
+    plane[108:111, 10:110] = 300
+    image = copy_of(volume(np.repeat(plane[None, None], 8, axis=1)), tmp_path, 60_000, compress=True, only_body=True)
+    middle = image.get_fdata()[:, :, 4]
+    assert middle.max() == 40
+    assert (middle == 40).sum() * np.prod(np.array([120, 120]) / middle.shape) == pytest.approx(np.pi * 40**2, rel=0.05)

@@ -1,0 +1,270 @@
+"""The viewer of a series in a real browser: what it shows, measures and lays over each other is what was sent."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
+
+from node.web.pages import files
+from tests import make
+from tests.web.conftest import Site, open_site
+from tests.web.pages import NARROW, Visitor, accessibility_faults, greys, is_wider_than_window, start_browser
+
+STUDY = "1.2.70"
+CT, MR, REGIONS, STEADY, COLOUR, ELSEWHERE = (f"{STUDY}.{number}" for number in range(1, 7))
+BONE_HU = 1000
+FIRST_DOT, LAST_DOT = (10, 30), (50, 60)  # column and row of two bright voxels
+PIXEL_MM = (0.5, 1.2)  # between rows, then between columns
+MARGIN = 60
+"""Pixels at the edges of a plane in which words may be."""
+APART_MM = float(np.hypot((50 - 10) * 1.2, (60 - 30) * 0.5))
+
+
+def _ct() -> list[Any]:
+    """Soft tissue in air, brighter from slice to slice, with two dots on slice 7 of 12, which no other slice has."""
+    pixels = np.full((12, 90, 70), 1024, np.int16) + np.arange(12, dtype=np.int16)[:, None, None] * 10
+    pixels[:, :5] = 0
+    for column, row in (FIRST_DOT, LAST_DOT):
+        pixels[6, row, column] = 1024 + BONE_HU
+    about = {"study_uid": STUDY, "pixel_spacing": PIXEL_MM, "spacing": 3.0, "origin": (-40, -20, 100)}
+    return make.ct_series(
+        12, rows=90, columns=70, pixels=pixels, series_uid=CT, SeriesNumber=1, SeriesDescription="chest", **about
+    )
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A study with a CT, a sagittal MR and regions in one frame of reference, a time series and a colour picture."""
+    site = open_site(tmp_path_factory.mktemp("viewer") / "root")
+    ct = _ct()
+    frame = ct[0].FrameOfReferenceUID
+    mr = make.mr_series(
+        20, rows=40, columns=40, study_uid=STUDY, series_uid=MR, orientation=(0, 1, 0, 0, 0, -1), spacing=4.0,
+        pixel_spacing=(2.0, 2.0), origin=(22, -30, 150), SeriesNumber=2, SeriesDescription="t1",
+    )  # fmt: skip
+    for image in mr:
+        image.FrameOfReferenceUID = frame
+    square = [(20.0, 40.0), (40.0, 40.0), (40.0, 60.0), (20.0, 60.0)]
+    contours = [make.contour(make.on_slice(image, square), [image]) for image in ct]
+    regions = make.structure_set(ct, {"Heart": contours}, study_uid=STUDY, series_uid=REGIONS, SeriesNumber=3)
+    steady = make.time_series(3, 4, study_uid=STUDY, series_uid=STEADY, SeriesNumber=4)
+    colour = make.rgb_capture(60, 80, study_uid=STUDY, series_uid=COLOUR, SeriesNumber=5)
+    elsewhere = make.ct_series(4, study_uid=STUDY, series_uid=ELSEWHERE, SeriesNumber=6)
+    site.take(*ct, *mr, regions, *steady, colour, *elsewhere)
+    site.convert()
+    yield site
+    site.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        yield from start_browser(playwright)
+
+
+@pytest.fixture
+def visitor(browser: Browser, site: Site) -> Iterator[Visitor]:
+    """Somebody whose browser must have complained about nothing in the end."""
+    visitor = Visitor(browser, site.url)
+    yield visitor
+    visitor.close()
+    assert visitor.complaints == []
+
+
+@pytest.fixture
+def view(visitor: Visitor) -> Callable[..., Page]:
+    def view(series: str, **options: Any) -> Page:
+        page = visitor.open(f"/studies/{STUDY}/series/{series}", **options)
+        page.wait_for_selector("#viewer[data-shown]")
+        return page
+
+    return view
+
+
+def plane(page: Page, name: str, number: int = 0) -> Locator:
+    return page.locator(f".pane[data-plane={name}]").nth(number)
+
+
+def caption(page: Page, name: str, number: int = 0) -> Locator:
+    return plane(page, name, number).locator("figcaption")
+
+
+def tissue(element: Locator) -> np.ndarray[Any, Any]:
+    """What a plane looks like, (rows, columns), without its `MARGIN` of letters, caption and slider."""
+    return greys(element)[MARGIN:-MARGIN, MARGIN:-MARGIN]
+
+
+def colours(element: Locator) -> np.ndarray[Any, Any]:
+    return np.asarray(Image.open(BytesIO(element.screenshot())).convert("RGB"), dtype=int)
+
+
+def test_slices_windows_and_slabs_are_chosen_by_keys_and_fields(view: Callable[..., Page]) -> None:
+    page = view(CT)
+    axial = plane(page, "axial").locator("canvas")
+    expect(caption(page, "axial")).to_have_text("Axial 7 of 12")
+    expect(caption(page, "coronal")).to_have_text("Coronal 46 of 90")
+    assert [
+        plane(page, "axial").locator(f".to-{side}").inner_text() for side in ("left", "right", "top", "bottom")
+    ] == [*("R", "L", "A", "P")]
+    page.keyboard.press("x")  # without the cross-hair
+    page.keyboard.press("ArrowUp")
+    expect(caption(page, "axial")).to_have_text("Axial 8 of 12")
+    expect(page.locator("#place")).to_contain_text("value 70 HU")
+    plane(page, "axial").get_by_role("slider").fill("3")
+    expect(caption(page, "axial")).to_have_text("Axial 3 of 12")
+    page.keyboard.press("Escape")
+    axial.focus()
+    page.get_by_label("Centre of the window").fill("20")
+    page.get_by_label("Width of the window").fill("100")
+    assert np.median(tissue(axial)) == pytest.approx(255 / 2, abs=3)  # 20 HU on slice 3
+    expect(page.locator("#window")).to_have_value("Chosen")
+    page.locator("#slab").select_option("mip")
+    page.get_by_label("Thickness of the slab in mm").fill("100")
+    expect(caption(page, "axial")).to_contain_text("MIP")
+    assert np.median(tissue(axial)) == 255  # the brightest slice, 110 HU, is above the window
+    page.keyboard.press("Escape")
+    axial.focus()
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog")).to_contain_text("MIP, MinIP")
+    assert accessibility_faults(page) == []
+
+
+def test_a_distance_is_that_of_the_patient(view: Callable[..., Page]) -> None:
+    page = view(CT)
+    page.keyboard.press("x")
+    page.get_by_role("button", name="Distance").click()
+    canvas = plane(page, "axial").locator("canvas")
+    page.locator("#window").select_option("Bone")
+    box = canvas.bounding_box()
+    assert box is not None
+    seen = tissue(canvas)
+    bright = np.argwhere(seen > (seen.max() + np.median(seen)) / 2)
+    first, last = bright[bright[:, 0] < bright[:, 0].mean()], bright[bright[:, 0] >= bright[:, 0].mean()]
+    (y0, x0), (y1, x1) = first.mean(axis=0), last.mean(axis=0)
+    page.mouse.move(box["x"] + x0 + MARGIN + 0.5, box["y"] + y0 + MARGIN + 0.5)
+    page.mouse.down()
+    page.mouse.move(box["x"] + x1 + MARGIN + 0.5, box["y"] + y1 + MARGIN + 0.5, steps=4)
+    page.mouse.up()
+    shown = page.locator("#distance").inner_text()
+    assert float(shown.removesuffix(" mm")) == pytest.approx(APART_MM, abs=0.6)
+    expect(page.locator("#place")).to_contain_text("voxel 50, 60, 6 · value 1000 HU")
+    page.keyboard.press("Escape")
+    expect(page.locator("#distance")).to_have_text("")
+    page.keyboard.press("d")
+    for _ in range(10):
+        page.keyboard.press("Shift+ArrowRight")
+    expect(page.locator("#distance")).to_have_text("12.0 mm")
+
+
+def _of(page: Page, series: str) -> str:
+    return page.locator(f"#beside option[data-series='{series}']").get_attribute("value") or ""
+
+
+def test_two_series_beside_each_other_share_the_cross_hair(view: Callable[..., Page]) -> None:
+    page = view(CT)
+    page.get_by_label("Beside").select_option(_of(page, MR))
+    expect(page.locator(".view")).to_have_count(2)
+    expect(caption(page, "sagittal", 1)).to_have_text("Sagittal 6 of 20")  # x = 2 mm, as in the middle of the CT
+    axial = plane(page, "axial").locator("canvas")
+    axial.focus()
+    for _ in range(10):
+        page.keyboard.press("Shift+ArrowLeft")  # 12 mm to the right of the patient: three slices of the MR
+    expect(caption(page, "sagittal", 1)).to_have_text("Sagittal 9 of 20")
+    page.get_by_label("Beside").select_option(_of(page, ELSEWHERE))
+    expect(page.locator("#notes")).to_contain_text("not linked: the series have different frames of reference")
+    page.get_by_label("Beside").select_option("")
+    expect(page.locator(".view")).to_have_count(1)
+
+
+def test_a_region_lies_over_the_image_in_its_colour_and_with_its_name(view: Callable[..., Page]) -> None:
+    page = view(CT)
+    page.keyboard.press("x")
+    canvas = plane(page, "axial").locator("canvas")
+    before = colours(canvas)
+    assert np.ptp(before[60:-60], axis=2).max() < 40  # grey
+    page.get_by_label("Heart").check()
+    expect(page.locator("#legend li")).to_have_text(["Heart"])
+    expect(page.locator("#place")).to_contain_text("Heart")
+    tinted = np.argwhere(colours(canvas)[..., 0] - colours(canvas)[..., 1] > 40)
+    assert len(tinted) > 500
+    # 20 of 70 columns of 1.2 mm, 20 of 90 rows of 0.5 mm: wider than high by 2.4
+    extent = np.ptp(tinted, axis=0)
+    assert extent[1] / extent[0] == pytest.approx(2.4, rel=0.1)
+    page.get_by_label("Opacity").fill("0")
+    expect(page.locator("#legend li")).to_have_text(["Heart"])
+    assert np.abs(colours(canvas) - before).max() < 3
+
+
+def test_times_play_and_colours_are_as_they_are(view: Callable[..., Page]) -> None:
+    page = view(STEADY)
+    expect(page.locator("#time-number")).to_contain_text("1 of 3")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#time-number")).to_contain_text("2 of 3")
+    page.get_by_label("times per second").fill("30")
+    page.get_by_role("button", name="Play").click()
+    expect(page.locator("#time-number")).not_to_contain_text("2 of 3")
+    page = view(COLOUR, size=NARROW)
+    expect(page.locator("#place")).to_contain_text(re.compile(r"voxel 40, 30, 0 · value \d+, \d+, \d+$"))
+    expect(page.locator("#centre")).to_be_disabled()
+    assert not is_wider_than_window(page)
+
+
+def test_the_volume_in_space_is_loaded_when_it_is_asked_for(visitor: Visitor, view: Callable[..., Page]) -> None:
+    page = view(CT, size={"width": 500, "height": 400})  # the processor draws
+    assert not [url for url in visitor.asked if "niivue" in url]
+    page.keyboard.press("v")
+    page.wait_for_selector(".pane[data-plane=space][data-shown]")
+    assert [url for url in visitor.asked if url.endswith("reduced?only_body=true")]
+    canvas = plane(page, "space").locator("canvas")
+    expect(page.locator("#threshold-of")).to_be_visible()
+    page.locator("#threshold").fill("0")
+    soft = greys(canvas)
+    assert soft.std() > 5
+    page.locator("#threshold").fill("800")
+    assert np.abs(greys(canvas) - soft).mean() > 1
+
+
+def test_without_webgl_planes_are_shown_and_space_says_why_not(visitor: Visitor) -> None:
+    page = visitor.open("/status")
+    page.add_init_script(
+        "const get = HTMLCanvasElement.prototype.getContext;"
+        "HTMLCanvasElement.prototype.getContext = function (kind, ...rest) {"
+        "  return kind === 'webgl2' ? null : get.call(this, kind, ...rest); };"
+    )
+    page.goto(f"/studies/{STUDY}/series/{CT}")
+    expect(caption(page, "axial")).to_have_text("Axial 7 of 12")
+    page.locator("#layout").select_option("four")
+    expect(plane(page, "space")).to_contain_text("WebGL 2 is missing")
+
+
+def test_a_large_volume_is_shown_reduced_before_it_is_complete(
+    visitor: Visitor, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "REDUCED_VOXELS", 20_000)
+    page = visitor.open("/status")
+    held: list[Route] = []
+
+    def small(route: Route) -> None:
+        answer = route.fetch()
+        route.fulfill(response=answer, body=answer.text().replace("= 48e6", "= 1e4"))
+
+    def hold_second(route: Route) -> None:
+        held.append(route)
+        if len(held) == 1:
+            route.continue_()
+
+    page.route("**/volume.js*", small)
+    page.route("**/volume.nii.gz", hold_second)
+    page.goto(f"/studies/{STUDY}/series/{CT}")
+    expect(page.locator("#notes")).to_contain_text("One of 1 × 4 × 1 voxels is shown; the rest is loading")
+    expect(caption(page, "coronal")).to_have_text("Coronal 45 of 90")
+    held[1].continue_()
+    expect(page.locator("#notes")).to_have_text("")
+    expect(caption(page, "coronal")).to_contain_text("of 90")
