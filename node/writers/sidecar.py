@@ -134,6 +134,8 @@ def _ours(volume: Volume, options: WriteOptions, notes: Mapping[str, str]) -> di
         "warnings": [{"name": warning.name.value, "detail": warning.detail} for warning in volume.warnings],
         "options": asdict(options),
     }
+    if volume.display.inverted:
+        fields["inverted"] = True
     if notes:
         fields["formats"] = dict(notes)
     if volume.diffusion is not None:

@@ -83,18 +83,21 @@ def _described(file: Mapping[str, Any], series: Mapping[str, Any], root: Path) -
         "url": file_url(file, name),
         "sidecar": file_url(file, f"{_stem(file)}.json"),
         "modality": series["modality"],
-        "region": _region(root / file["path"]) if series["modality"] == "RTSTRUCT" else "",
+        "region": _region(root / file["path"], file["suffix"]) if series["modality"] in ("RTSTRUCT", "SEG") else "",
         "is_overlay": file["kind"] == "mask" or series["modality"] in OVERLAID_MODALITIES,
     }
 
 
-def _region(path: Path) -> str:
-    """Return the name of the region of a mask, from the sidecar; empty if it has none."""
+def _region(path: Path, suffix: str) -> str:
+    """Return the name of the region or the segment that a file contains, from its sidecar; "" if there is none."""
     try:
-        roi = json.loads((path.parent / f"{_stem({'path': path})}.json").read_bytes()).get("roi", {})
+        sidecar = json.loads((path.parent / f"{_stem({'path': path})}.json").read_bytes())
     except (OSError, ValueError):
         return ""
-    return str(roi.get("name") or f"ROI {roi.get('number')}")
+    if "roi" in sidecar:
+        return str(sidecar["roi"].get("name") or suffix)
+    labels = {f"seg{segment.get('number')}": segment.get("label") for segment in sidecar.get("segments", ())}
+    return str(labels.get(suffix) or "")
 
 
 def _stem(file: Mapping[str, Any]) -> str:

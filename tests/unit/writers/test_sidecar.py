@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from node.volume.model import Display
 from node.volume.reasons import VolumeWarning, WarningKind
 from node.writers.options import WriteOptions
 from node.writers.sidecar import sidecar_fields, write_sidecar
@@ -62,3 +63,7 @@ def test_scaling_factors_are_left_out_if_slices_differ_in_them(tmp_path: Path) -
     varies = (VolumeWarning(WarningKind.SLOPE_VARIES, "4 slopes"),)
     (other := tmp_path / "other").mkdir()
     assert not fields_of(other, attributes=attributes, warnings=varies).keys() & attributes.keys()
+
+
+def test_the_sidecar_says_that_low_values_are_white(tmp_path: Path) -> None:
+    assert fields_of(tmp_path, display=Display(inverted=True))["inverted"] is True

@@ -115,6 +115,7 @@ class View {
       this.main = planes.acquired(volume, this.planes);
       this.place = volume.toPlace(volume.dims.slice(0, 3).map((size) => Math.floor(size / 2)));
       this.colours = this.isLabels ? "labels" : this.about.modality === "PT" ? "inverse" : "gray";
+      this.isInverted = sidecar.inverted === true; // MONOCHROME1
       this.windows = windowsOf(this);
       this.useWindow(this.windows.find((one) => one.isUsual) || this.windows[0]);
       if (volume.dims[2] === 1 && view() === this) setLayout("one", false);
@@ -746,6 +747,7 @@ function resetView() {
     own.reset();
     own.place = own.volume.toPlace(own.volume.dims.slice(0, 3).map((size) => Math.floor(size / 2)));
     own.useWindow(own.windows.find((one) => one.isUsual));
+    own.isInverted = own.sidecar.inverted === true;
   }
   drawAll();
 }
