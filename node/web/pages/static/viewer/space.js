@@ -29,7 +29,7 @@ export async function openSpace(canvas, { library: address, url, isCt, isLabels,
   viewer.setColormap(volume.id, isLabels ? "random" : "gray");
   if (isCt) await viewer.setVolumeRenderIllumination(0.6);
   viewer.setRenderAzimuthElevation(160, 10);
-  viewer.setScale(1.4);
+  viewer.setScale(1.15);
   const space = {
     threshold: low,
     setThreshold(value) {

@@ -62,6 +62,7 @@ class View {
     const abort = this.abort = new AbortController();
     this.about = option.dataset;
     this.volume = null;
+    this.problem = "";
     this.reset();
     this.panes.at(-1).close();
     delete this.root.dataset.shown;
@@ -71,7 +72,9 @@ class View {
       await this.load(option.value, abort.signal, await sidecar);
     } catch (error) {
       if (abort.signal.aborted) return;
-      say(`The volume cannot be displayed: ${error.message || error}.`);
+      if (this.volume) this.problem = error.message;
+      else say(`The volume cannot be displayed: ${error.message}.`);
+      drawAll();
     }
   }
 
@@ -92,12 +95,15 @@ class View {
       return;
     } catch (error) {
       if (!(error instanceof TooLarge) || !isReducible) throw error;
-      const full = error.volume, reduced = await load(reducedUrl(url), { signal });
-      Object.assign(reduced, {
-        fullDims: full.dims, isAll: full.bytesOfTime > MAX_BYTES, steps: reduced.spacing.map((mm, axis) => Math.round(mm / full.spacing[axis])),
-      });
-      show(reduced);
-      if (reduced.isAll) return;
+      const full = error.volume, isTooLarge = full.bytesOfTime > MAX_BYTES;
+      try {
+        const reduced = await load(reducedUrl(url), { signal });
+        const steps = reduced.spacing.map((mm, axis) => Math.round(mm / full.spacing[axis]));
+        show(Object.assign(reduced, { fullDims: full.dims, isTooLarge, steps }));
+      } catch (problem) {
+        if (isTooLarge) throw problem;
+      }
+      if (isTooLarge) return;
     }
     await load(url, { signal, onTime, onBytes: progress });
     drawAll();
@@ -377,9 +383,9 @@ function windowsOf({ volume, about, sidecar, isPhase, isLabels }) {
   const isSuv = about.kind === "suv", isCt = about.modality === "CT" && !isLabels;
   const presets = (isCt ? PRESETS.CT : isSuv ? PRESETS.SUV : []).map(([name, centre, width]) => of(name, centre - width / 2, centre + width / 2));
   const windows = [of("Automatic", usualLow, usualHigh), of("Whole range", low, high), ...presets];
-  if (volume.window) windows.splice(1, 0, of("As stored", ...volume.window));
+  if (volume.window) windows.splice(1, 0, of("Of the images", ...volume.window));
   const body = /HEAD|BRAIN|SKULL/i.test(box.dataset.body) ? "Brain" : "Soft tissue";
-  const usual = isPhase || isLabels ? "Whole range" : isCt ? body : isSuv ? "SUV 0 to 10" : volume.window ? "As stored" : "Automatic";
+  const usual = isPhase || isLabels ? "Whole range" : isCt ? body : isSuv ? "SUV 0 to 10" : volume.window ? "Of the images" : "Automatic";
   const chosen = windows.find((one) => one.name === usual);
   // A window in which the picture would be uniformly grey is of no use.
   (usualHigh <= chosen.low || usualLow >= chosen.high ? windows[0] : chosen).isUsual = true;
@@ -406,7 +412,6 @@ function distance({ volume, measured, about, planes: own }) {
 function arrange() {
   const layout = fields.layout.value;
   stage.dataset.layout = layout;
-  stage.dataset.views = views.length;
   for (const own of views) {
     if (!own.volume) continue;
     for (const pane of own.panes) {
@@ -497,15 +502,16 @@ function showState() {
   for (const button of box.querySelectorAll("[data-tool]")) button.setAttribute("aria-pressed", String(button.dataset.tool === tool));
   byId("distance").textContent = own.measured ? distance(own) : "";
   showNotes(own);
-  if (own.hover === undefined || !own.hover) showPlace(own, own.voxel);
+  if (!own.hover) showPlace(own, own.voxel);
 }
 
 const setUnlessTyping = (field, value) => { if (document.activeElement !== field) field.value = value; };
 
 function showNotes(own) {
   const { volume } = own, notes = [];
-  if (volume.steps) {
-    const rest = volume.isAll ? "the whole volume is too large for this browser" : `the rest is loading (${Math.round((own.loaded || 0) * 100)} %)`;
+  if (own.problem) notes.push(`The rest of the volume cannot be loaded: ${own.problem}.`);
+  if (volume.steps && !own.problem) {
+    const rest = volume.isTooLarge ? "the whole volume is too large for this browser" : `the rest is loading (${Math.round((own.loaded || 0) * 100)} %)`;
     notes.push(`One of ${volume.steps.join(" × ")} voxels is shown; ${rest}.`);
   }
   if (views.length > 1 && views.every((one) => one.volume)) {
@@ -575,7 +581,7 @@ function followPointer(pane) {
     pane.view.hover = true;
     showPlace(pane.view, pane.voxelAt(event));
   });
-  canvas.addEventListener("pointerleave", () => { pane.view.hover = false; });
+  canvas.addEventListener("pointerleave", () => { pane.view.hover = false; showState(); });
   for (const name of ["pointerup", "pointercancel"]) canvas.addEventListener(name, () => {
     if (drag?.as === "distance") announce(distance(pane.view));
     drag = null;
@@ -707,7 +713,7 @@ function play(isOn) {
   timer = 0;
   if (isOn) timer = setInterval(() => {
     const own = view();
-    if (!own?.volume) return;
+    if (!own?.volume || document.hidden) return;
     if (own.volume.dims[3] > 1) own.setTime(own.time + 1);
     else if (active.plane) own.step(active.plane, own.slice(active.plane) + 1 < active.plane.slices ? 1 : 1 - active.plane.slices);
   }, 1000 / clamp(Number(fields.rate.value) || 8, 1, 60));
@@ -821,17 +827,18 @@ function nextPane() {
   activate(next);
 }
 
-// Keys act wherever they mean nothing else: not in fields, not on links and buttons that Enter or Space would press.
+// Keys act wherever they mean nothing else: not in fields, and not where they move a slider or press a button.
 let isGoing = -Infinity; // when g was pressed: the next key names a page
+const MOVING = /^(Arrow|Page|Home|End)/;
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || !view()?.volume) return;
-  const { target } = event;
-  if (target.closest("input:not([type=checkbox]), select, textarea, dialog") || (event.key === " " && target.closest("a, button, summary, input"))) return;
-  const isRail = target.closest(".rail");
-  if (isRail && event.key.startsWith("Arrow")) return;
-  if (event.key === "g") { isGoing = performance.now(); return; }
+  const { target, key } = event;
+  if (target.closest("input:not([type=checkbox], [type=range]), select, textarea, dialog")) return;
+  if (key === " " ? target.closest("a, button, summary, input") : target.matches("[type=range]") && MOVING.test(key)) return;
+  if (target.closest(".rail") && key.startsWith("Arrow")) return;
+  if (key === "g") { isGoing = performance.now(); return; }
   if (performance.now() < isGoing + 1500) return;
-  const act = KEYS[(event.shiftKey && event.key.startsWith("Arrow") ? "Shift+" : "") + event.key];
+  const act = KEYS[(event.shiftKey && key.startsWith("Arrow") ? "Shift+" : "") + key];
   if (!act) return;
   event.preventDefault();
   event.stopPropagation();

@@ -99,7 +99,7 @@ export async function load(url, { signal, onTime = () => true, onBytes = () => {
   const allowed = Math.max(1, Math.min(volume.dims[3], Math.floor(MAX_BYTES / volume.bytesOfTime)));
   const bytes = new Uint8Array(volume.bytesOfTime * allowed);
   volume.data = new volume.Type(bytes.buffer);
-  let at = 0, piece = rest;
+  let at = 0, piece = rest, isStopped = false;
   for (;;) {
     if (piece) {
       const taken = piece.subarray(0, bytes.length - at);
@@ -110,7 +110,8 @@ export async function load(url, { signal, onTime = () => true, onBytes = () => {
       if (complete > volume.times) {
         volume.times = complete;
         // The whole file is read to its end, where its checksum is.
-        if (onTime(volume) === false || (complete === allowed && allowed < volume.dims[3])) break;
+        isStopped = onTime(volume) === false || (complete === allowed && allowed < volume.dims[3]);
+        if (isStopped) break;
       }
     }
     const read = await reader.read();
@@ -118,7 +119,7 @@ export async function load(url, { signal, onTime = () => true, onBytes = () => {
     piece = read.value;
   }
   await reader.cancel();
-  if (!volume.times) throw new Error("the file is shorter than its header says");
+  if (volume.times < allowed && !isStopped) throw new Error("the file is shorter than its header says");
   return volume;
 }
 
