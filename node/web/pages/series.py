@@ -31,7 +31,7 @@ VIEWER_POLICY = (
     "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self'; "
     "frame-ancestors 'none'"
 )
-"""The default policy plus images from data: URLs, in which NiiVue has its lighting."""
+"""The default policy plus images from data: URLs, in which NiiVue has its font and its lighting."""
 
 SHOWN_ROWS = 500
 """Maximum rows in a table of instances; the index has all of them."""

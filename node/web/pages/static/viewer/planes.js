@@ -74,24 +74,28 @@ export const SLABS = {
   mean: (a, b) => a + b,
 };
 
+// Where the pixels of a plane are in the data of a volume: of the first one, and from one to the next.
+function pathOf(volume, plane, time) {
+  const strides = [1, volume.dims[0], volume.dims[0] * volume.dims[1]].map((stride) => stride * volume.samples);
+  const first = (axis, sign, count) => sign < 0 ? (count - 1) * strides[axis] : 0;
+  return {
+    start: time * volume.perTime + first(plane.right, plane.rightSign, plane.columns) + first(plane.down, plane.downSign, plane.rows),
+    right: strides[plane.right] * plane.rightSign, down: strides[plane.down] * plane.downSign, across: strides[plane.across],
+  };
+}
+
 // Real values of a plane, rows from top to bottom: a slice, or the projection of a slab of `thickness` slices around it.
-function values(volume, plane, slice, time, slab, thickness) {
-  const strides = [1, volume.dims[0], volume.dims[0] * volume.dims[1]];
-  const out = new Float32Array(plane.columns * plane.rows);
-  const half = SLABS[slab] ? Math.floor(thickness / 2) : 0;
-  const first = Math.max(0, slice - half), last = Math.min(plane.slices - 1, SLABS[slab] ? first + Math.max(thickness, 1) - 1 : slice);
-  const stepX = strides[plane.right] * plane.rightSign, stepY = strides[plane.down] * plane.downSign;
-  const start = time * volume.perTime + (plane.rightSign < 0 ? (plane.columns - 1) * strides[plane.right] : 0)
-    + (plane.downSign < 0 ? (plane.rows - 1) * strides[plane.down] : 0);
+function values(volume, plane, { slice, time, slab, thickness }) {
+  const out = new Float32Array(plane.columns * plane.rows), join = SLABS[slab], path = pathOf(volume, plane, time);
+  const first = join ? Math.max(0, slice - Math.floor(thickness / 2)) : slice;
+  const last = join ? Math.min(plane.slices - 1, first + thickness - 1) : slice;
   const { data, slope, intercept } = volume;
   for (let one = first; one <= last; one++) {
-    let to = 0;
-    const join = one > first ? SLABS[slab] : null;
-    for (let y = 0; y < plane.rows; y++) {
-      let from = start + one * strides[plane.across] + y * stepY;
-      for (let x = 0; x < plane.columns; x++, from += stepX, to++) {
+    for (let y = 0, to = 0; y < plane.rows; y++) {
+      let from = path.start + one * path.across + y * path.down;
+      for (let x = 0; x < plane.columns; x++, from += path.right, to++) {
         const value = data[from] * slope + intercept;
-        out[to] = join ? join(out[to], value) : value;
+        out[to] = one > first ? join(out[to], value) : value;
       }
     }
   }
@@ -104,7 +108,7 @@ function values(volume, plane, slice, time, slab, thickness) {
 export function paint(image, volume, plane, look) {
   const pixels = image.data;
   if (volume.isColour) paintColour(pixels, volume, plane, look);
-  else paintValues(pixels, values(volume, plane, look.slice, look.time, look.slab, look.thickness), look);
+  else paintValues(pixels, values(volume, plane, look), look);
   for (const overlay of look.overlays) blend(pixels, volume, plane, look, overlay);
 }
 
@@ -123,10 +127,11 @@ function paintValues(pixels, shown, { low, high, colours, isInverted }) {
 }
 
 function paintColour(pixels, volume, plane, { slice, time, isInverted }) {
+  const { data } = volume, path = pathOf(volume, plane, time), flip = isInverted ? 255 : 0;
   for (let y = 0, to = 0; y < plane.rows; y++) {
-    for (let x = 0; x < plane.columns; x++, to += 4) {
-      const from = volume.index(toVoxel(plane, [x, y], slice), time);
-      for (let part = 0; part < 3; part++) pixels[to + part] = isInverted ? 255 - volume.data[from + part] : volume.data[from + part];
+    let from = path.start + slice * path.across + y * path.down;
+    for (let x = 0; x < plane.columns; x++, from += path.right, to += 4) {
+      for (let part = 0; part < 3; part++) pixels[to + part] = data[from + part] ^ flip;
       pixels[to + 3] = 255;
     }
   }

@@ -557,7 +557,7 @@ function followPointer(pane) {
     event.preventDefault();
     activate(pane);
     if (event.ctrlKey) zoom(pane, event.deltaY < 0 ? 1.15 : 1 / 1.15);
-    else pane.view.step(pane.plane, Math.sign(event.deltaY));
+    else pane.view.step(pane.plane, -Math.sign(event.deltaY));
   }, { passive: false });
   canvas.addEventListener("pointerdown", (event) => {
     if (!pane.plane) return;
