@@ -96,12 +96,19 @@ def caption(page: Page, name: str, number: int = 0) -> Locator:
     return plane(page, name, number).locator("figcaption")
 
 
+def drawn(page: Page) -> None:
+    """Wait until what was asked for is drawn: the viewer draws in the next frame."""
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
 def tissue(element: Locator) -> np.ndarray[Any, Any]:
     """What a plane looks like, (rows, columns), without its `MARGIN` of letters, caption and slider."""
+    drawn(element.page)
     return greys(element)[MARGIN:-MARGIN, MARGIN:-MARGIN]
 
 
 def colours(element: Locator) -> np.ndarray[Any, Any]:
+    drawn(element.page)
     return np.asarray(Image.open(BytesIO(element.screenshot())).convert("RGB"), dtype=int)
 
 
@@ -152,6 +159,7 @@ def test_a_distance_is_that_of_the_patient(view: Callable[..., Page]) -> None:
     page.mouse.down()
     page.mouse.move(box["x"] + x1 + MARGIN + 0.5, box["y"] + y1 + MARGIN + 0.5, steps=4)
     page.mouse.up()
+    drawn(page)
     shown = page.locator("#distance").inner_text()
     assert float(shown.removesuffix(" mm")) == pytest.approx(APART_MM, abs=0.6)
     expect(page.locator("#place")).to_contain_text("voxel 50, 60, 6 · value 1000 HU")
@@ -217,7 +225,7 @@ def test_times_play_and_colours_are_as_they_are(view: Callable[..., Page]) -> No
 
 
 def test_the_volume_in_space_is_loaded_when_it_is_asked_for(visitor: Visitor, view: Callable[..., Page]) -> None:
-    page = view(CT, size={"width": 500, "height": 400})  # the processor draws
+    page = view(CT, size={"width": 330, "height": 300})  # the processor draws
     assert not [url for url in visitor.asked if "niivue" in url]
     page.keyboard.press("v")
     page.wait_for_selector(".pane[data-plane=space][data-shown]")
