@@ -16,7 +16,6 @@ const PRESETS = {
   SUV: [["SUV 0 to 5", 2.5, 5], ["SUV 0 to 10", 5, 10]],
 };
 const MAX_LABELS = 200; // in a legend
-const LAYOUTS = ["one", "three", "four", "space"];
 const AIR_HU = -250; // initial threshold in space: between air and skin
 
 let tool = "cross", hasCrosshair = true, hasOverlays = true, timer = 0, asked = 0;
@@ -370,9 +369,13 @@ const isLabelVolume = ({ kind, modality }, { slope }) => kind === "mask" || (mod
 
 const overlaysOf = (own) => [...overlays.values()].filter((overlay) => overlay.volume && fits(overlay, own));
 
+const isOneGrid = (one, other) => String([one.dims.slice(0, 3), one.affine]) === String([other.dims.slice(0, 3), other.affine]);
+
 function fits(overlay, own) {
   if (!own.volume?.hasPlace || !overlay.volume.hasPlace || overlay.url === own.about.url) return false;
   const { series } = own.about;
+  // The affine of uneven slices is right for the first one alone: only the same grid lies over it.
+  if (own.about.geometry === "irregular" || overlay.geometry === "irregular") return isOneGrid(own.volume, overlay.volume);
   return overlay.series === series || overlay.sidecar.roi?.image_series_instance_uid === series || isOneFrame(overlay.sidecar, own.sidecar);
 }
 
@@ -526,7 +529,7 @@ function showNotes(own) {
 function showPlace(own, voxel) {
   const { volume } = own, index = voxel.map(Math.round);
   const at = volume.value(index, own.time), words = [];
-  if (volume.hasPlace) {
+  if (volume.hasPlace && own.about.geometry !== "irregular") {
     const [x, y, z] = volume.toPlace(voxel);
     const side = (number, positive, negative) => `${Math.abs(number).toFixed(1)} ${number < 0 ? negative : positive}`;
     words.push(`${side(x, "R", "L")}  ${side(y, "A", "P")}  ${side(z, "S", "I")} mm`);
@@ -654,7 +657,7 @@ async function setOverlay(input) {
     }
     if (overlays.get(url) !== overlay) return;
     Object.assign(overlay, { sidecar, volume });
-    if (!views.some((own) => fits(overlay, own))) throw new Error("it has another frame of reference than the volume");
+    if (!views.some((own) => fits(overlay, own))) throw new Error("it has another frame of reference than the volume, or uneven slices");
     if (isLabelVolume(overlay, volume)) {
       const labels = volume.labels(MAX_LABELS);
       overlay.byLabel = new Map(labels.map((label, index) => [label, colourOf(overlay, label, index)]));
