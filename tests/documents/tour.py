@@ -135,18 +135,23 @@ def tour(page: Page, node: Served, folder: Path) -> Recording:
 
 
 def look_through(page: Page, recording: Recording, slices: int) -> None:
-    """Wait for the volume of a series, and turn the wheel over it."""
-    page.locator("canvas").first.wait_for()
+    """Turn the wheel over the volume of a series, then show bones, a slab, and the volume in space."""
+    page.wait_for_selector("#viewer[data-shown]")
     page.wait_for_load_state("networkidle")
-    page.wait_for_timeout(4000)  # the processor renders the volume here
     recording.show(1500)
-    box = page.locator("canvas").first.bounding_box()
-    assert box is not None
-    page.mouse.move(box["x"] + box["width"] / 4, box["y"] + box["height"] * 3 / 4)
+    page.locator("canvas").first.hover(position={"x": 60, "y": 60})
     for _ in range(slices):
-        page.mouse.wheel(0, 120)
-        page.wait_for_timeout(400)
+        page.mouse.wheel(0, -120)
+        page.wait_for_timeout(100)
         recording.show(180)
+    if slices:
+        for keys, milliseconds in (("7", 1200), ("m", 1500)):
+            page.keyboard.press(keys)
+            page.wait_for_timeout(300)
+            recording.show(milliseconds)
+        page.keyboard.press("v")
+        page.wait_for_selector(".pane[data-plane=space][data-shown]")
+        page.wait_for_timeout(1500)  # the processor renders the volume here
     recording.show(1500)
 
 

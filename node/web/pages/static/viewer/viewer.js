@@ -385,8 +385,8 @@ function windowsOf({ volume, about, sidecar, isPhase, isLabels }) {
   const { low, high, usualLow, usualHigh } = volume.range;
   const isSuv = about.kind === "suv", isCt = about.modality === "CT" && !isLabels;
   const presets = (isCt ? PRESETS.CT : isSuv ? PRESETS.SUV : []).map(([name, centre, width]) => of(name, centre - width / 2, centre + width / 2));
-  const windows = [of("Automatic", usualLow, usualHigh), of("Whole range", low, high), ...presets];
-  if (volume.window) windows.splice(1, 0, of("Of the images", ...volume.window));
+  const own = volume.window ? [of("Of the images", ...volume.window)] : [];
+  const windows = [of("Automatic", usualLow, usualHigh), ...presets, ...own, of("Whole range", low, high)];
   const body = /HEAD|BRAIN|SKULL/i.test(box.dataset.body) ? "Brain" : "Soft tissue";
   const usual = isPhase || isLabels ? "Whole range" : isCt ? body : isSuv ? "SUV 0 to 10" : volume.window ? "Of the images" : "Automatic";
   const chosen = windows.find((one) => one.name === usual);
@@ -505,7 +505,7 @@ function showState() {
   for (const button of box.querySelectorAll("[data-tool]")) button.setAttribute("aria-pressed", String(button.dataset.tool === tool));
   byId("distance").textContent = own.measured ? distance(own) : "";
   showNotes(own);
-  if (!own.hover) showPlace(own, own.voxel);
+  showPlace(own);
 }
 
 const setUnlessTyping = (field, value) => { if (document.activeElement !== field) field.value = value; };
@@ -525,9 +525,10 @@ function showNotes(own) {
   byId("notes").textContent = notes.join(" ");
 }
 
-// Where a voxel is and what it holds, in radiology's LPS+ words.
-function showPlace(own, voxel) {
-  const { volume } = own, index = voxel.map(Math.round);
+// Where the voxel below the pointer is, or else that of the cross-hair, and what it holds: in radiology's LPS+ words.
+function showPlace(own) {
+  const { volume, hover } = own, below = hover?.pane.plane && hover.pane.voxelAt(hover);
+  const voxel = below && volume.index(below) >= 0 ? below : own.voxel, index = voxel.map(Math.round);
   const at = volume.value(index, own.time), words = [];
   if (volume.hasPlace && own.about.geometry !== "irregular") {
     const [x, y, z] = volume.toPlace(voxel);
@@ -581,10 +582,10 @@ function followPointer(pane) {
   canvas.addEventListener("pointermove", (event) => {
     if (!pane.plane) return;
     if (drag) act(event);
-    pane.view.hover = true;
-    showPlace(pane.view, pane.voxelAt(event));
+    pane.view.hover = { pane, clientX: event.clientX, clientY: event.clientY };
+    showPlace(pane.view);
   });
-  canvas.addEventListener("pointerleave", () => { pane.view.hover = false; showState(); });
+  canvas.addEventListener("pointerleave", () => { pane.view.hover = null; showState(); });
   for (const name of ["pointerup", "pointercancel"]) canvas.addEventListener(name, () => {
     if (drag?.as === "distance") announce(distance(pane.view));
     drag = null;
