@@ -25,6 +25,9 @@ from node.selector.fields import FIELDS, Field
 Facts = Mapping[str, Any]
 """What is known of a series: a value for each field, a list for those with several; None is a missing value."""
 
+Fields = Mapping[str, Field]
+"""The fields that a selector may compare, by name."""
+
 MAX_LENGTH = 2000
 MAX_DEPTH = 30
 MAX_VALUES = 100
@@ -75,7 +78,7 @@ class Selector:
         return self._condition.failures(facts)
 
 
-def compile_selector(where: str | Mapping[str, Any]) -> Selector:
+def compile_selector(where: str | Mapping[str, Any], fields: Fields = FIELDS) -> Selector:
     """Compile an expression or a table.
 
     Parameters
@@ -83,16 +86,18 @@ def compile_selector(where: str | Mapping[str, Any]) -> Selector:
     where : str or mapping
         An expression, or a table of fields with values: a value, a list of alternatives, or a text with an operator
         and a value such as ``">=50"``. All entries of a table must hold.
+    fields : mapping of str to Field
+        The fields that it may compare.
 
     Raises
     ------
     WrongSelector
     """
     if isinstance(where, str):
-        return Selector(where, _Parser(where).whole())
+        return Selector(where, _Parser(where, fields).whole())
     if not where:
         raise WrongSelector("an empty table selects nothing in particular: name a field, or leave it out")
-    return Selector(where, _All(tuple(_of_table(name, value) for name, value in where.items())))
+    return Selector(where, _All(tuple(_of_table(name, value, fields) for name, value in where.items())))
 
 
 class _Condition:
@@ -114,13 +119,14 @@ class _Comparison(_Condition):
     """One field compared with values, any of which may fit; `negated` for ``!=`` and ``not in``."""
 
     field: str
+    several: bool
     test: Callable[[Any], bool]
     negated: bool
     text: str
 
     def holds(self, facts: Facts) -> bool:
         value = facts[self.field]
-        values = value if FIELDS[self.field].several else (value,)
+        values = value if self.several else (value,)
         # A field with several values and none at all is missing.
         return any(map(self.test, values or (None,))) is not self.negated
 
@@ -182,7 +188,8 @@ class _Token:
 class _Parser:
     """A recursive descent over the tokens of one expression."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, fields: Fields) -> None:
+        self._fields = fields
         if len(source) > MAX_LENGTH:
             raise WrongSelector(f"an expression has at most {MAX_LENGTH} characters; this one has {len(source)}")
         self._source, self._depth, self._next = source, 0, 0
@@ -270,8 +277,9 @@ class _Parser:
         name = self._peek()
         if name.kind != "word" or name.text in _WORDS:
             self._refuse(f"a field is expected{f', not {name.text}' if name.text else ''}", name)
-        if name.text not in FIELDS:
-            self._refuse(_unknown(name.text), name)
+        if name.text not in self._fields:
+            self._refuse(_unknown(name.text, self._fields), name)
+        field = self._fields[name.text]
         self._next += 1
         sign = self._peek()
         negated = self._take("not") is not None
@@ -289,10 +297,10 @@ class _Parser:
         tests = []
         for token, value in values:
             try:
-                tests.append(_test(name.text, operator_, value))
+                tests.append(_test(name.text, field, operator_, value))
             except ValueError as error:
                 self._refuse(str(error), token)
-        return _Comparison(name.text, _any_of(tests), negated, text)
+        return _Comparison(name.text, field.several, _any_of(tests), negated, text)
 
     def _list(self) -> list[tuple[_Token, Any]]:
         opening = self._peek()
@@ -320,32 +328,33 @@ class _Parser:
         self._refuse(f"a value is expected{shown}", token)
 
 
-def _unknown(name: str) -> str:
-    return f'unknown field "{name[:64]}"{nearest(name[:64], FIELDS)}'
+def _unknown(name: str, fields: Fields) -> str:
+    return f'unknown field "{name[:64]}"{nearest(name[:64], fields)}'
 
 
-def _of_table(name: str, value: Any) -> _Condition:
+def _of_table(name: str, value: Any, fields: Fields) -> _Condition:
     """Return the condition of one entry of a table.
 
     Raises
     ------
     WrongSelector
     """
-    if name not in FIELDS:
-        raise WrongSelector(_unknown(name))
+    if name not in fields:
+        raise WrongSelector(_unknown(name, fields))
+    field = fields[name]
     several = value if isinstance(value, list | tuple) else [value]
     if not 0 < len(several) <= MAX_VALUES:
         raise WrongSelector(f"{name}: a list has 1 to {MAX_VALUES} values")
     try:
         if len(several) == 1:
-            operator_, wanted = _operator_and_value(several[0], FIELDS[name])
-            tests = [_test(name, operator_, wanted)]
+            operator_, wanted = _operator_and_value(several[0], field)
+            tests = [_test(name, field, operator_, wanted)]
         else:
-            operator_, tests = "in", [_test(name, "in", _plain(item)) for item in several]
+            operator_, tests = "in", [_test(name, field, "in", _plain(item)) for item in several]
     except ValueError as error:
         raise WrongSelector(f"{name}: {error}") from error
     shown = _shown(value if len(several) > 1 else wanted)
-    return _Comparison(name, _any_of(tests), operator_ == "!=", f"{name} {operator_} {shown}")
+    return _Comparison(name, field.several, _any_of(tests), operator_ == "!=", f"{name} {operator_} {shown}")
 
 
 def _operator_and_value(value: Any, field: Field) -> tuple[str, Any]:
@@ -372,7 +381,7 @@ def _plain(value: Any) -> Any:
     return value.isoformat() if isinstance(value, dt.date) else float(value) if isinstance(value, int) else value
 
 
-def _test(name: str, operator_: str, value: Any) -> Callable[[Any], bool]:
+def _test(name: str, field: Field, operator_: str, value: Any) -> Callable[[Any], bool]:
     """Return the test of one value of a field.
 
     Raises
@@ -380,7 +389,6 @@ def _test(name: str, operator_: str, value: Any) -> Callable[[Any], bool]:
     ValueError
         The value or the operator does not suit the field; the message gives the rule.
     """
-    field = FIELDS[name]
     if value is None:
         if operator_ in _ORDERS:
             raise ValueError(f"null has no order: write {name} == null or {name} != null")
