@@ -22,7 +22,7 @@ from node.errors import UsageError, VoxelnodeError
 
 PANELS = {
     "Run": ("demo", "init", "serve", "doctor", "config"),
-    "Convert": ("convert", "import", "reconvert"),
+    "Convert": ("convert", "import", "reconvert", "bids"),
     "Exchange": ("echo", "find", "get", "send", "worklist", "hooks", "conformance"),
     "Look": ("status", "series", "select", "info", "dump", "rejections", "conflicts", "audit"),
     "Maintain": ("fsck", "db", "journal", "quarantine", "delete", "retention", "patient", "account", "viewers"),

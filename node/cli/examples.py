@@ -20,6 +20,10 @@ EXAMPLES = {
         "voxelnode convert scans -o volumes --name '{patient_id}_{series_number:03}'",
     ),
     "import": ("voxelnode import scans", "voxelnode import scan.zip --dry-run"),
+    "bids": (
+        "voxelnode bids dataset --dry-run",
+        "voxelnode bids dataset --rules rules.toml --where 'modality == \"MR\"'",
+    ),
     "reconvert": (
         "voxelnode reconvert --failed",
         'voxelnode reconvert --where \'modality == "MR" and verdict == "incomplete"\' --dry-run',

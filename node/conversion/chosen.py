@@ -21,6 +21,12 @@ KNOWN = frozenset((*ATTRIBUTES, "body_part", "instances"))
 """Fields of selectors that are known before the conversion."""
 
 
+def known_facts(attributes: Mapping[str, Any], instances: int) -> Facts:
+    """Return the facts of a series by the names of `KNOWN`, from the columns of `node.dicom.attributes`."""
+    facts = {name: attributes.get(name) for name in ATTRIBUTES}
+    return {**facts, "body_part": attributes.get("body_part_examined"), "instances": instances}
+
+
 @dataclass(frozen=True, slots=True)
 class Chosen:
     """The series to convert.
@@ -46,11 +52,7 @@ class Chosen:
         instances : int
             Their number.
         """
-        facts: Facts = {
-            **{name: attributes.get(name) for name in ATTRIBUTES},
-            "body_part": attributes.get("body_part_examined"),
-            "instances": instances,
-        }
+        facts = known_facts(attributes, instances)
         if self.include is not None and not self.include.matches(facts):
             return "does not fit --include"
         if self.exclude is not None and self.exclude.matches(facts):

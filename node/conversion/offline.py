@@ -191,6 +191,15 @@ def planned(paths: Iterable[Path], out: Path, layout: Layout, chosen: Chosen | N
     return {"series": rows, "refusals": refusals, "not_chosen": left_out, "not_dicom": skipped}
 
 
+def attributes_of_series(paths: Iterable[Path]) -> Iterator[dict[str, Any]]:
+    """Yield the attributes of each series, by the columns of `node.dicom.attributes`, with the number of ``instances``.
+
+    They are those of one file of each series; texts that people typed and names of patients are among them.
+    """
+    for series in _grouped(paths, None, []).values():
+        yield {**series.attributes, "instances": len(series.instances)}
+
+
 def _empty_listing() -> Listing:
     return {"series": [], "volumes": [], "refusals": [], "exclusions": [], "not_chosen": [], "not_dicom": []}
 

@@ -28,10 +28,14 @@ _FIND_SERIES = Prepared(
 
 def patient_identity(attributes: InstanceAttributes) -> str:
     """Return the identity of a patient: issuer and ID. Without an ID it is the study, so that strangers never merge."""
-    patient_id = attributes.patient["patient_id"]
-    if not patient_id:
-        return f"study {attributes.study_instance_uid}"
-    return f"{attributes.patient['issuer_of_patient_id'] or ''}\\{patient_id}"
+    return identity_of(attributes.patient, attributes.study_instance_uid)
+
+
+def identity_of(patient: Mapping[str, Any], study_instance_uid: str) -> str:
+    """Return the identity of a patient by the columns of `node.dicom.attributes.PATIENT`; see `patient_identity`."""
+    if not patient.get("patient_id"):
+        return f"study {study_instance_uid}"
+    return f"{patient.get('issuer_of_patient_id') or ''}\\{patient['patient_id']}"
 
 
 def find_series(connection: Connection, arrived: Arrived) -> tuple[int, str, str] | None:

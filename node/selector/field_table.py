@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from node.selector.fields import FIELDS
+from node.selector.fields import FIELDS, Field
 
 BEGIN, END = "<!-- fields: begin -->", "<!-- fields: end -->"
 
 
-def table() -> Iterator[str]:
+def table(fields: Mapping[str, Field]) -> Iterator[str]:
     """Yield the lines of the table of fields in Markdown."""
     yield "| Field | Type | Meaning |"
     yield "|---|---|---|"
-    for name, field in FIELDS.items():
+    for name, field in fields.items():
         kind = f"{field.type}, several" if field.several else field.type
         choices = f": {', '.join(f'`{choice}`' for choice in field.choices)}" if field.choices else ""
         yield f"| `{name}` | {kind} | {field.meaning}{choices} |"
 
 
-def with_table(document: str) -> str:
-    """Return a document with the current table between its two marks."""
+def with_table(document: str, fields: Mapping[str, Field] = FIELDS) -> str:
+    """Return a document with the current table of some fields between its two marks."""
     before, _, rest = document.partition(BEGIN)
-    lines = "\n".join(table())
+    lines = "\n".join(table(fields))
     return f"{before}{BEGIN}\n{lines}\n{END}{rest.partition(END)[2]}"
 
 

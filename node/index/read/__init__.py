@@ -21,6 +21,7 @@ from node.index.read.conflicts import ReadConflicts
 from node.index.read.deletions import ReadDeletions
 from node.index.read.events import ReadEvents
 from node.index.read.exclusions import ReadExclusions
+from node.index.read.exports import ReadExports
 from node.index.read.facts import ReadFacts
 from node.index.read.failures import ReadFailures
 from node.index.read.hooks import ReadHooks
@@ -47,6 +48,7 @@ class ReadIndex:
         self.deletions = ReadDeletions(connection)
         self.events = ReadEvents(connection)
         self.exclusions = ReadExclusions(connection)
+        self.exports = ReadExports(connection)
         self.facts = ReadFacts(connection)
         self.failures = ReadFailures(connection)
         self.hooks = ReadHooks(connection)

@@ -1,0 +1,529 @@
+"""The folder of a data set: what of it is ours, and changes that a kill cannot leave half done.
+
+A session is a folder that changes by one rename: the new folder is built beside the data set, with hard links of all
+files that stay, and the two folders are exchanged. If the process dies at any point, each session is as before or as
+after, and ``participants.tsv`` has at least the subjects that are there. ``.voxelnode.json`` in the folder of a session
+has what was written there; it moves with it, and a version control system keeps both together.
+
+Files that others made or changed are never replaced or removed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from node.bids.content import Content, digest_of, identity_of
+from node.bids.names import VERSION
+from node.bids.plan import Entry, SessionState, session_folder
+from node.bids.rules import DatasetTable, NotExported
+from node.bids.sidecars import json_text
+from node.bids.tables import MISSING, read_table, table_text, with_columns
+from node.durable import locked, sync_file, sync_folder
+from node.errors import UsageError
+
+OWN_FOLDER = ".voxelnode"
+STATE_FILE = ".voxelnode.json"
+STATE_VERSION = 1
+
+_STEM = re.compile(r"[a-z]+/[A-Za-z0-9_-]+")
+_EXTENSION = re.compile(r"[a-z]*(\.[a-z]+){1,2}")
+
+AT_FDCWD = -100
+RENAME_EXCHANGE = 2
+
+README = """This data set was made by voxelnode from the volumes of a DICOM node.
+
+Describe here what was scanned, why, of whom, and who may use it. Images of heads show faces: remove them before you
+share the data set, as by pydeface or mri_deface.
+"""
+
+PARTICIPANTS = {
+    "age": {"Description": "age at the first study; 89+ for any age above 89", "Units": "year"},
+    "sex": {"Description": "sex as stated by the images", "Levels": {"F": "female", "M": "male", "O": "other"}},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A volume that the data set is to have; `acq_time` is a cell of ``scans.tsv``."""
+
+    series: str
+    stack: int
+    files: Mapping[str, Content]
+    acq_time: str | None = None
+
+
+@dataclass(slots=True)
+class Change:
+    """What is different about a session, by the paths of volumes in the data set, without extensions.
+
+    Conflicts and failures have the reason with the path.
+    """
+
+    added: list[str] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
+    renamed: list[tuple[str, str]] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    conflicts: list[tuple[str, str]] = field(default_factory=list)
+    failed: list[tuple[str, str]] = field(default_factory=list)
+
+    def extend(self, other: Change) -> None:
+        """Add the differences of another session."""
+        for name in Change.__slots__:
+            getattr(self, name).extend(getattr(other, name))
+
+
+@dataclass(slots=True)
+class _Target:
+    """A volume of the new folder: `links` are old names of its files by extension, `contents` what is written."""
+
+    entry: Entry
+    before: str | None
+    links: dict[str, str] = field(default_factory=dict)
+    contents: dict[str, Content] = field(default_factory=dict)
+
+
+class _Conflict(Exception):
+    """A file is in the way: its path in the session, and why it stays."""
+
+
+class Dataset:
+    """A folder with a data set. Not thread-safe; `opened` locks it against other processes."""
+
+    def __init__(self, out: Path, staging: Path, *, link: bool) -> None:
+        self.out, self._staging, self._link = out, staging, link
+        self._participants: dict[str, set[str]] = {}
+        """Columns of the rows of ``participants.tsv``, as far as they were read."""
+
+    def states(self, subject: str) -> dict[str, SessionState]:
+        """Return what the sessions of a subject have, by their labels; an empty one without sessions."""
+        folder = self.out / session_folder(subject, "")
+        found = {path.name.removeprefix("ses-"): path for path in folder.glob("ses-*") if path.is_dir()}
+        return {
+            label: read_state(path) for label, path in {"": folder, **found}.items() if (path / STATE_FILE).exists()
+        }
+
+    def subjects(self) -> list[str]:
+        """Return the subjects of which this program wrote something."""
+        files = (*self.out.glob(f"sub-*/{STATE_FILE}"), *self.out.glob(f"sub-*/ses-*/{STATE_FILE}"))
+        return sorted({file.relative_to(self.out).parts[0].removeprefix("sub-") for file in files})
+
+    def write_top(self, settings: DatasetTable) -> None:
+        """Write the files that describe a data set, each unless it is there."""
+        about: dict[str, Any] = {"Name": settings.name, "BIDSVersion": VERSION, "DatasetType": "raw"}
+        about |= {"Authors": list(settings.authors)} if settings.authors else {}
+        about |= {"License": settings.license} if settings.license else {}
+        about["GeneratedBy"] = [{"Name": "voxelnode", "Description": "volumes of a DICOM node, named by rules"}]
+        self._write_if_missing("dataset_description.json", json_text(about))
+        if not any(self.out.glob("README*")):
+            self._write_if_missing("README", README.encode())
+        self._write_if_missing(".bidsignore", b"# what voxelnode keeps about the files that it wrote\n.voxelnode*\n")
+        if settings.participants:
+            described: dict[str, Any] = {name: PARTICIPANTS[name] for name in settings.participants}
+            self._write_if_missing("participants.json", json_text(described))
+
+    def add_participants(self, rows: Mapping[str, Mapping[str, str]]) -> None:
+        """Add subjects to ``participants.tsv``, and values of columns to rows that lack them."""
+        if all(name in self._participants and row.keys() <= self._participants[name] for name, row in rows.items()):
+            return
+        columns, present = read_table(self.out / "participants.tsv", "participant_id")
+        for name, row in rows.items():
+            columns = with_columns(columns, row)
+            known = {column: value for column, value in present.get(name, {}).items() if value != MISSING}
+            present[name] = {**row, **known, "participant_id": name}
+        self._write("participants.tsv", table_text(columns, present))
+        self._participants = {name: set(columns) for name in present}
+
+    def remove_participants(self, subjects: Sequence[str]) -> None:
+        """Remove subjects that have no folder from ``participants.tsv``."""
+        gone = {f"sub-{subject}" for subject in subjects if not (self.out / f"sub-{subject}").exists()}
+        if not gone:
+            return
+        columns, present = read_table(self.out / "participants.tsv", "participant_id")
+        if gone & present.keys():
+            left = {name: row for name, row in present.items() if name not in gone}
+            self._write("participants.tsv", table_text(columns, left))
+
+    def change_session(
+        self,
+        subject: str,
+        session: str,
+        wanted: Mapping[str, Wanted],
+        studies: tuple[str, ...],
+        leave: frozenset[str],
+        *,
+        dry_run: bool,
+    ) -> Change:
+        """Make a session have the wanted volumes, those of `leave` as they are, and no others of ours.
+
+        Parameters
+        ----------
+        wanted : mapping
+            By ``datatype/stem``.
+        studies : tuple of str
+            Marks of the studies of the session.
+        leave : frozenset of str
+            Volumes in the data set that stay, by ``datatype/stem``.
+        dry_run : bool
+            Only return what would change.
+        """
+        place = session_folder(subject, session)
+        folder = self.out / place
+        state = read_state(folder)
+        change = Change()
+        targets = _targets(folder, state, wanted, leave, change, place)
+        written: dict[str, Path] = {}
+        if not dry_run:
+            self._write_images(targets, state, written, change, place)
+        _describe(targets, state, change, place)
+        name, scans = _scans(folder, _entities(subject, session), state, targets, wanted)
+        is_same = not any(target.contents or target.before != stem for stem, target in targets.items())
+        is_same = is_same and targets.keys() == state.volumes.keys()
+        is_same = is_same and (not targets or (studies == state.studies and _has(folder / name, scans)))
+        if not dry_run and not is_same:
+            self._replace(folder, state, targets, written, {name: scans}, studies)
+        return change
+
+    def _write_images(
+        self, targets: dict[str, _Target], state: SessionState, written: dict[str, Path], change: Change, place: str
+    ) -> None:
+        """Write the new images beside the data set; a volume whose image cannot be written stays as it is."""
+        for stem, target in list(targets.items()):
+            for extension, content in target.contents.items():
+                if isinstance(content, bytes):
+                    continue
+                path = self._staging / f"image-{len(written)}{extension}"
+                try:
+                    digest = content.write(path, link=self._link)
+                except NotExported as reason:
+                    path.unlink(missing_ok=True)
+                    change.failed.append((f"{place}/{stem}", str(reason)))
+                    del targets[stem]
+                    if target.before is not None:
+                        targets.setdefault(target.before, _staying(state, target.before))
+                    break
+                sync_file(path)
+                written[f"{stem}{extension}"] = path
+                target.entry = replace(target.entry, files={**target.entry.files, extension: digest})
+
+    def _replace(
+        self,
+        folder: Path,
+        state: SessionState,
+        targets: Mapping[str, _Target],
+        written: Mapping[str, Path],
+        tables: Mapping[str, bytes],
+        studies: tuple[str, ...],
+    ) -> None:
+        """Build the folder of a session anew, and put it in the place of the old one."""
+        new = self._new_folder()
+        ours = {*_owned(state), STATE_FILE, *tables}
+        foreign = [name for name in _files_in(folder) if name not in ours]
+        for name in foreign:
+            _link(folder / name, new / name)
+        for stem, target in targets.items():
+            self._fill(new, folder, stem, target, written)
+        if targets or foreign:
+            texts = {**(tables if targets else {}), STATE_FILE: _state_text(targets, studies)}
+            for name, text in texts.items():
+                _write_new(new / name, text)
+            for path in (*(path for path in new.iterdir() if path.is_dir()), new):
+                sync_folder(path)
+            self._put(new, folder)
+        else:
+            new = self._take_away(folder)
+        for name in set(_files_in(new)) - {*ours, *foreign}:  # written by others since the links were made
+            if not os.path.lexists(folder / name):
+                _link(new / name, folder / name)
+
+    def _new_folder(self) -> Path:
+        """Return a new folder beside the data set, with the mode that a folder in it would have."""
+        folder = Path(tempfile.mkdtemp(dir=self._staging)) / "new"
+        folder.mkdir()
+        return folder
+
+    def _fill(self, new: Path, folder: Path, stem: str, target: _Target, written: Mapping[str, Path]) -> None:
+        """Give a new folder the files of one volume."""
+        for extension, old in target.links.items():
+            _link(folder / old, new / f"{stem}{extension}")
+        for extension, content in target.contents.items():
+            path = new / f"{stem}{extension}"
+            if isinstance(content, bytes):
+                _write_new(path, content)
+            else:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                os.rename(written[path.relative_to(new).as_posix()], path)
+
+    def _put(self, new: Path, folder: Path) -> None:
+        """Put a finished folder in its place: by one rename if there is none, else by one exchange."""
+        if folder.exists():
+            _exchange(new, folder)
+        elif folder.parent == self.out or folder.parent.exists():
+            os.rename(new, folder)
+        else:  # no subject without a session, at any time
+            parent = self._new_folder()
+            os.rename(new, parent / folder.name)
+            os.rename(parent, folder.parent)
+            sync_folder(folder.parent)
+            folder = folder.parent
+        sync_folder(folder.parent)
+
+    def _take_away(self, folder: Path) -> Path:
+        """Remove the folder of a session, and that of the subject if nothing else is in it; return where it is now."""
+        is_alone = folder.parent != self.out and len(list(folder.parent.iterdir())) == 1
+        gone = folder.parent if is_alone else folder
+        moved = self._new_folder() / "gone"
+        os.rename(gone, moved)
+        sync_folder(gone.parent)
+        return moved / folder.name if is_alone else moved
+
+    def _write_if_missing(self, name: str, content: bytes) -> None:
+        if not os.path.lexists(self.out / name):
+            self._write(name, content)
+
+    def _write(self, name: str, content: bytes) -> None:
+        """Replace a file of the top folder by one rename, unless it has this content."""
+        if _has(self.out / name, content):
+            return
+        part = self._staging / name
+        _write_new(part, content)
+        os.replace(part, self.out / name)
+        sync_folder(self.out)
+
+
+@contextmanager
+def opened(out: Path, *, link: bool = False) -> Iterator[Dataset]:
+    """Open a data set for changes: create its folder if it is missing, and lock it; clear what a killed run left.
+
+    Raises
+    ------
+    UsageError
+        The folder is in use by another run, or it has files and is not a data set.
+    """
+    if out.exists():
+        require_dataset(out)
+    own = out / OWN_FOLDER
+    own.mkdir(parents=True, exist_ok=True)
+    lock = locked(own, os.O_RDONLY | os.O_DIRECTORY)
+    if lock is None:
+        raise UsageError(f"another process changes {out}: wait for its end")
+    try:
+        for left in own.glob("staging-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix="staging-", dir=own) as staging:
+            yield Dataset(out, Path(staging), link=link)
+    finally:
+        os.close(lock)
+
+
+def require_dataset(out: Path) -> None:
+    """Refuse a folder that is neither a data set nor empty but for hidden files, as those of version control.
+
+    Raises
+    ------
+    UsageError
+    """
+    if not (out / "dataset_description.json").exists() and any(path.name[0] != "." for path in out.iterdir()):
+        raise UsageError(f"{out} has files and no dataset_description.json: choose an empty folder, or a data set")
+
+
+def read_state(folder: Path) -> SessionState:
+    """Return what this program wrote into the folder of a session.
+
+    Raises
+    ------
+    UsageError
+        Its file is damaged, or of a newer version.
+    """
+    file = folder / STATE_FILE
+    try:
+        content = json.loads(file.read_bytes())
+        if content["version"] != STATE_VERSION:
+            raise UsageError(f"{file} is of version {content['version']}: update voxelnode")
+        volumes = {stem: Entry(**entry) for stem, entry in content["volumes"].items()}
+        for stem, entry in volumes.items():  # a data set may come from elsewhere, and these become paths
+            if not _STEM.fullmatch(stem) or not all(map(_EXTENSION.fullmatch, entry.files)):
+                raise ValueError
+        return SessionState(tuple(content["studies"]), volumes)
+    except FileNotFoundError:
+        return SessionState()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{file} is damaged: restore it, or move the folder of the session away") from error
+
+
+def _state_text(targets: Mapping[str, _Target], studies: tuple[str, ...]) -> bytes:
+    volumes = {stem: asdict(targets[stem].entry) for stem in sorted(targets)}
+    content = {"version": STATE_VERSION, "studies": list(studies), "volumes": volumes}
+    return (json.dumps(content, indent=1) + "\n").encode()
+
+
+def _targets(
+    folder: Path,
+    state: SessionState,
+    wanted: Mapping[str, Wanted],
+    leave: frozenset[str],
+    change: Change,
+    place: str,
+) -> dict[str, _Target]:
+    """Return the volumes of the new folder by stem; a volume that a file is in the way of stays as it is."""
+    stems = {(entry.series, entry.stack): stem for stem, entry in state.volumes.items()}
+    targets = {stem: _staying(state, stem) for stem in leave if stem in state.volumes}
+    staying = {(volume.series, volume.stack) for volume in wanted.values()}
+    for stem, entry in state.volumes.items():
+        changed = "" if stem in leave or (entry.series, entry.stack) in staying else _changed_file(folder, stem, entry)
+        if changed:
+            change.conflicts.append((f"{place}/{changed}", "is to be removed, but was changed by hand; move it away"))
+            targets[stem] = _staying(state, stem)
+    found: dict[str, _Target] = {}
+    for stem, volume in wanted.items():
+        before = stems.get((volume.series, volume.stack))
+        try:
+            found[stem] = _target(folder, state, stem, volume, before)
+        except _Conflict as conflict:
+            name, why = conflict.args
+            change.conflicts.append((f"{place}/{name}", why))
+            if before is not None:
+                targets[before] = _staying(state, before)
+    while blocked := [stem for stem in found if stem in targets]:
+        for stem in blocked:
+            before = found.pop(stem).before
+            change.conflicts.append((f"{place}/{stem}", "has the name of a volume that stays"))
+            if before is not None:
+                targets[before] = _staying(state, before)
+    return targets | found
+
+
+def _changed_file(folder: Path, stem: str, entry: Entry) -> str:
+    """Return a file of a volume that somebody changed; empty if there is none."""
+    names = ((f"{stem}{extension}", digest) for extension, digest in entry.files.items())
+    return next((name for name, digest in names if digest_of(folder / name) not in (None, digest)), "")
+
+
+def _staying(state: SessionState, stem: str) -> _Target:
+    entry = state.volumes[stem]
+    return _Target(entry, stem, {extension: f"{stem}{extension}" for extension in entry.files})
+
+
+def _target(folder: Path, state: SessionState, stem: str, volume: Wanted, before: str | None) -> _Target:
+    """Return how a volume gets its files: links of those that stay as they are, contents of the others.
+
+    Raises
+    ------
+    _Conflict
+        A file was changed by hand, or is there and not ours.
+    """
+    earlier = state.volumes[before] if before is not None else None
+    image = identity_of(volume.files[".nii.gz"])
+    target = _Target(Entry(volume.series, volume.stack, image, {}), before)
+    digests: dict[str, str] = {}
+    for extension, content in volume.files.items():
+        name, old = f"{stem}{extension}", f"{before}{extension}"
+        is_there = earlier is not None and extension in earlier.files and os.path.lexists(folder / old)
+        if earlier is not None and is_there:
+            known = earlier.source if extension == ".nii.gz" else earlier.files[extension]
+            if identity_of(content) == known:
+                target.links[extension], digests[extension] = old, earlier.files[extension]
+                continue
+            if digest_of(folder / old) not in (None, earlier.files[extension]):
+                raise _Conflict(old, "was changed by hand; move it away to get the new one")
+        if name not in _owned(state) and os.path.lexists(folder / name):
+            raise _Conflict(name, "was not written by this program; move it away")
+        target.contents[extension] = content
+        digests[extension] = identity_of(content)
+    target.entry = replace(target.entry, files=digests)
+    return target
+
+
+def _describe(targets: Mapping[str, _Target], state: SessionState, change: Change, place: str) -> None:
+    """Add to a change what becomes of each volume."""
+    kept = {target.before for target in targets.values()}
+    change.removed += [f"{place}/{stem}" for stem in sorted(state.volumes.keys() - kept)]
+    for stem, target in sorted(targets.items()):
+        if target.before is None:
+            change.added.append(f"{place}/{stem}")
+        elif target.before != stem:
+            change.renamed.append((f"{place}/{target.before}", f"{place}/{stem}"))
+        elif target.contents:
+            change.replaced.append(f"{place}/{stem}")
+
+
+def _scans(
+    folder: Path, name: str, state: SessionState, targets: Mapping[str, _Target], wanted: Mapping[str, Wanted]
+) -> tuple[str, bytes]:
+    """Return the name and the text of ``scans.tsv``, with the rows and columns that others added."""
+    file = f"{name}_scans.tsv"
+    columns, present = read_table(folder / file, "filename")
+    ours = {f"{stem}.nii.gz" for stem in state.volumes}
+    rows = {row: cells for row, cells in present.items() if row not in ours}
+    for stem, target in targets.items():
+        cells = dict(present.get(f"{target.before}.nii.gz", {}))
+        if stem in wanted and wanted[stem].acq_time is not None:
+            columns = with_columns(columns, ["acq_time"])
+            cells["acq_time"] = str(wanted[stem].acq_time)
+        rows[f"{stem}.nii.gz"] = {**cells, "filename": f"{stem}.nii.gz"}
+    return file, table_text(columns, rows)
+
+
+def _entities(subject: str, session: str) -> str:
+    return f"sub-{subject}_ses-{session}" if session else f"sub-{subject}"
+
+
+def _owned(state: SessionState) -> set[str]:
+    return {f"{stem}{extension}" for stem, entry in state.volumes.items() for extension in entry.files}
+
+
+def _files_in(folder: Path) -> list[str]:
+    """Return the paths of all files and links below a folder."""
+    found = []
+    for parent, folders, files in os.walk(folder):
+        here = Path(parent)
+        links = [name for name in folders if (here / name).is_symlink()]
+        found += [str((here / name).relative_to(folder)) for name in (*files, *links)]
+    return found
+
+
+def _link(old: Path, new: Path) -> None:
+    """Make another name of a file or a symbolic link; a copy where the file system has no hard links."""
+    new.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(old, new, follow_symlinks=False)
+    except FileNotFoundError:
+        return  # removed meanwhile; the next run writes it again if it is ours
+    except OSError:
+        shutil.copy2(old, new, follow_symlinks=False)
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Exchange two folders by one rename; by two where kernel or file system cannot."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if hasattr(libc, "renameat2"):
+        names = (os.fsencode(one), os.fsencode(other))
+        if libc.renameat2(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE) == 0:
+            return
+    aside = one.with_name(f"{one.name}-old")
+    os.rename(other, aside)
+    os.rename(one, other)
+    os.rename(aside, one)
+
+
+def _has(file: Path, content: bytes) -> bool:
+    try:
+        return file.read_bytes() == content
+    except OSError:
+        return False
+
+
+def _write_new(file: Path, content: bytes) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)
+    sync_file(file)

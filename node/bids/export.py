@@ -1,0 +1,264 @@
+"""Make a data set agree with the volumes of a source."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from node.bids.dataset import Change, Dataset, Wanted, opened, require_dataset
+from node.bids.plan import (
+    PlannedVolume,
+    Planner,
+    Series,
+    SessionPlan,
+    SessionState,
+    Skipped,
+    SubjectPlan,
+    series_key,
+    session_folder,
+)
+from node.bids.pseudonyms import Pseudonyms
+from node.bids.rules import NotExported, Rules
+from node.bids.sources import Source
+from node.bids.subjects import ambiguous_labels, read_map, subject_label
+from node.selector import Facts, Selector
+
+MAX_STATED_AGE = 89
+"""Higher ages identify people; BIDS writes them as 89+."""
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A volume in the data set that the rules no longer give it, with the reason."""
+
+    path: str
+    reason: str
+
+
+@dataclass(slots=True)
+class Report:
+    """What a run did, or would do."""
+
+    change: Change = field(default_factory=Change)
+    skipped: list[Skipped] = field(default_factory=list)
+    left: list[Left] = field(default_factory=list)
+    subjects: int = 0
+    volumes: int = 0
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing stands between the data set and what it is to be."""
+        return not (self.change.conflicts or self.change.failed)
+
+
+class Exporter:
+    """Writes the volumes of one source into one data set.
+
+    Parameters
+    ----------
+    source : Source
+    rules : Rules
+    pseudonyms : Pseudonyms
+    where : Selector or None
+        The series that may enter the data set; those that are in it stay, and are updated.
+    prune : bool
+        Remove volumes whose series were deleted, are no longer complete, or fit no rule.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        rules: Rules,
+        pseudonyms: Pseudonyms,
+        where: Selector | None = None,
+        *,
+        prune: bool = False,
+    ) -> None:
+        self._source, self._rules, self._pseudonyms = source, rules, pseudonyms
+        self._subject_map = read_map(rules.subjects.map) if rules.subjects.map is not None else None
+        self._planner = Planner(rules, self._subject_map, pseudonyms, where)
+        self._prune = prune
+
+    def export(self, out: Path, *, dry_run: bool = False, link: bool = False) -> Report:
+        """Bring a data set up to date.
+
+        Parameters
+        ----------
+        out : Path
+        dry_run : bool
+            Write nothing.
+        link : bool
+            Make hard links of volumes, which must not be changed in the data set then.
+
+        Raises
+        ------
+        UsageError
+            The folder is not a data set, or another process changes it.
+        """
+        return self._export(out, None, dry_run=dry_run, link=link)
+
+    def export_study(self, out: Path, study_instance_uid: str) -> Report:
+        """Bring the subject of one study up to date, after series of it were converted or deleted."""
+        return self._export(out, study_instance_uid, dry_run=False, link=False)
+
+    def _export(self, out: Path, study_instance_uid: str | None, *, dry_run: bool, link: bool) -> Report:
+        report = Report()
+        with _dry(out) if dry_run else opened(out, link=link) as dataset:
+            by_subject = self._by_subject(report)
+            if not dry_run:
+                dataset.write_top(self._rules.dataset)
+            for subject in self._subjects(dataset, by_subject, study_instance_uid):
+                self._export_subject(dataset, subject, by_subject[subject], report, dry_run=dry_run)
+        return report
+
+    def _subjects(
+        self, dataset: Dataset, by_subject: Mapping[str, Sequence[int]], study_instance_uid: str | None
+    ) -> list[str]:
+        """Return the subjects to bring up to date: all, or those that have a study, or had it before its deletion."""
+        if study_instance_uid is None:
+            return sorted({*by_subject, *dataset.subjects()})
+        patient, mark = self._source.patient_of(study_instance_uid), self._pseudonyms.mark(study_instance_uid)
+        if patient is None:
+            return [name for name in dataset.subjects() if _has_study(dataset, name, mark)]
+        return [name for name, patients in by_subject.items() if patient in patients]
+
+    @cached_property
+    def _marks(self) -> set[str] | None:
+        """The marks of all series of the source; None if others may exist elsewhere."""
+        keys = self._source.series_keys()
+        return None if keys is None else {self._pseudonyms.mark(series_key(*key)) for key in keys}
+
+    def _by_subject(self, report: Report) -> dict[str, list[int]]:
+        """Return the patients of each subject; the series of patients without a label are reported as skipped."""
+        labels: dict[int, str] = {}
+        refused: dict[int, str] = {}
+        for number, patient in self._source.patients().items():
+            try:
+                labels[number] = subject_label(patient, self._rules.subjects, self._subject_map, self._pseudonyms)
+            except NotExported as reason:
+                refused[number] = str(reason)
+        if self._subject_map is None:
+            for number in ambiguous_labels(labels):
+                refused[number] = f"several patients have the label {labels.pop(number)}: name the subjects in a table"
+        for series in self._source.series_of(list(refused)) if refused else ():
+            if self._planner.selects(series):
+                report.skipped.append(series.skipped(refused[series.patient]))
+        by_subject: dict[str, list[int]] = defaultdict(list)
+        for number, label in labels.items():
+            by_subject[label].append(number)
+        return by_subject
+
+    def _export_subject(
+        self,
+        dataset: Dataset,
+        subject: str,
+        patients: Sequence[int],
+        report: Report,
+        *,
+        dry_run: bool,
+    ) -> None:
+        states = dataset.states(subject)
+        all_series = list(self._source.series_of(patients)) if patients else []
+        plan = self._planner.plan(subject, all_series, states)
+        report.skipped += plan.skipped
+        leave: dict[str, set[str]] = defaultdict(set)
+        for session, stem, reason in self._left(plan, states):
+            if reason is None or not self._prune:
+                leave[session].add(stem)
+            if reason is not None and not self._prune:
+                report.left.append(Left(f"{session_folder(subject, session)}/{stem}", reason))
+        count = sum(len(session.volumes) for session in plan.sessions.values()) + sum(map(len, leave.values()))
+        if count:
+            report.subjects += 1
+            report.volumes += count
+            if not dry_run:
+                dataset.add_participants({f"sub-{subject}": self._participant(all_series)})
+        for session in sorted({*plan.sessions, *states}, key=lambda label: (label not in plan.sessions, label)):
+            planned = plan.sessions.get(session, SessionPlan(states.get(session, SessionState()).studies))
+            wanted = {volume.stem: self._wanted(volume) for volume in planned.volumes}
+            change = dataset.change_session(
+                subject, session, wanted, planned.studies, frozenset(leave[session]), dry_run=dry_run
+            )
+            report.change.extend(change)
+        if not dry_run and states:
+            dataset.remove_participants([subject])
+
+    def _left(self, plan: SubjectPlan, states: Mapping[str, SessionState]) -> list[tuple[str, str, str | None]]:
+        """Return (session, stem, reason) of the volumes in the data set whose series has no volume in the plan.
+
+        There is no reason if the series may be elsewhere.
+        """
+        planned = {volume.mark for session in plan.sessions.values() for volume in session.volumes}
+        reasons = {
+            self._pseudonyms.mark(series_key(skipped.study_instance_uid, skipped.series_instance_uid)): skipped.reason
+            for skipped in plan.skipped
+        }
+        return [
+            (session, stem, reasons[entry.series] if entry.series in reasons else self._fate(entry.series))
+            for session, state in sorted(states.items())
+            for stem, entry in sorted(state.volumes.items())
+            if entry.series not in planned
+        ]
+
+    def _fate(self, mark: str) -> str | None:
+        """Return what became of a series that is not among those of its subject."""
+        if self._marks is None:
+            return None
+        return OF_ANOTHER if mark in self._marks else DELETED
+
+    def _wanted(self, volume: PlannedVolume) -> Wanted:
+        settings = self._rules.dataset
+        acq_time = None
+        if settings.dates != "omitted":
+            moment = volume.started
+            if moment is not None and settings.dates == "shifted":
+                moment -= dt.timedelta(days=self._pseudonyms.shift_days(volume.subject))
+            acq_time = "n/a" if moment is None else moment.isoformat()
+        return Wanted(volume.mark, volume.volume.stack, volume.files(anonymous=settings.anonymous), acq_time)
+
+    def _participant(self, all_series: Sequence[Series]) -> dict[str, str]:
+        """Return the columns of a subject, from its first study that states them."""
+        row: dict[str, str] = {}
+        ordered = sorted(all_series, key=lambda series: series.study_started or dt.datetime.max)
+        for column, read in (("age", _age), ("sex", _sex)):
+            if column in self._rules.dataset.participants:
+                row[column] = next(filter(None, (read(series.facts) for series in ordered)), "n/a")
+        return row
+
+
+OF_ANOTHER = "its series is of another subject now"
+DELETED = "its series was deleted from the node"
+
+
+@contextmanager
+def _dry(out: Path) -> Iterator[Dataset]:
+    """Open a data set for reading; a folder that is missing is an empty one."""
+    if out.exists():
+        require_dataset(out)
+    yield Dataset(out, out, link=False)
+
+
+def _has_study(dataset: Dataset, subject: str, mark: str) -> bool:
+    return any(mark in state.studies for state in dataset.states(subject).values())
+
+
+def _age(facts: Facts) -> str | None:
+    """Return the age in years, as stated or by the birth date; whole years from the second one on."""
+    years = facts["patient_age"]
+    if years is None and facts["patient_birth_date"] and facts["study_date"]:
+        years = (facts["study_date"] - facts["patient_birth_date"]).days / 365.2425
+    if years is None or years < 0:
+        return None
+    if years > MAX_STATED_AGE:
+        return f"{MAX_STATED_AGE}+"
+    return f"{int(years)}" if years >= 2 else f"{years:.2g}"
+
+
+def _sex(facts: Facts) -> str | None:
+    sex = (facts["patient_sex"] or "").strip().upper()
+    return sex if sex in ("F", "M", "O") else None

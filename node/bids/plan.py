@@ -1,0 +1,450 @@
+"""The plan of one subject: the name, the sidecar and the files of every volume, and why others have none."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from node.bids import field_maps
+from node.bids.content import Content, NiftiCopy
+from node.bids.names import Named, parsed, stem
+from node.bids.pseudonyms import Pseudonyms
+from node.bids.rules import Meaning, NotExported, Rules
+from node.bids.sidecars import json_text, missing_fields, sidecar_of
+from node.bids.subjects import SubjectMap
+from node.bids.volume_fields import volume_facts
+from node.selector import Facts, Selector
+
+WITHOUT_AFFINE = frozenset({"irregular", "none"})
+"""Geometries whose affine does not give the position of every voxel."""
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeFile:
+    """A volume of a series, as a node wrote it; `geometry` has the facts of the volume by the names of selectors."""
+
+    stack: int
+    suffix: str
+    file: Path
+    sha256: str
+    geometry: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A series, or a volume of it, that is not exported, with the reason."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    description: str
+    volume: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """A series of the subject.
+
+    Attributes
+    ----------
+    patient : int
+        `id` of its patient.
+    facts : mapping
+        By the fields of selectors.
+    study_started, started : datetime or None
+        Dates and times as stated, without a time zone.
+    problem : str or None
+        Why it has nothing that may be exported.
+    verdict_reason : str or None
+    """
+
+    patient: int
+    study_instance_uid: str
+    series_instance_uid: str
+    facts: Facts
+    study_started: dt.datetime | None
+    started: dt.datetime | None
+    problem: str | None
+    verdict_reason: str | None
+    volumes: tuple[VolumeFile, ...]
+
+    @property
+    def key(self) -> str:
+        """Both UIDs: a series of the same UID in another study is another one."""
+        return series_key(self.study_instance_uid, self.series_instance_uid)
+
+    def skipped(self, reason: str, volume: str = "") -> Skipped:
+        """Return the record of this series, or of a volume by its suffix, with the reason why it is not exported."""
+        words = (self.facts["modality"], self.facts["series_number"], self.facts["series_description"])
+        description = " ".join(str(word) for word in words if word is not None)
+        return Skipped(self.study_instance_uid, self.series_instance_uid, description, volume, reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A volume that is in the data set: its files by their extensions, with the digests of what was written."""
+
+    series: str
+    stack: int
+    source: str
+    files: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionState:
+    """What a session of the data set has: the marks of its studies, and its volumes by ``datatype/stem``."""
+
+    studies: tuple[str, ...] = ()
+    volumes: Mapping[str, Entry] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class PlannedVolume:
+    """A volume with its place in the data set; `folder` is that of its session."""
+
+    series: Series
+    mark: str
+    volume: VolumeFile
+    meaning: Meaning
+    named: Named
+    started: dt.datetime | None
+    sidecar: Mapping[str, Any]
+    fields: dict[str, Any]
+    extra: dict[str, bytes]
+    subject: str
+    session: str
+
+    @property
+    def intended_for(self) -> tuple[str, ...]:
+        return self.meaning.intended_for
+
+    @property
+    def stem(self) -> str:
+        """``datatype/name`` in the folder of the session, without an extension."""
+        entities = {"sub": self.subject, **({"ses": self.session} if self.session else {}), **self.named.entities}
+        return f"{self.named.kind.datatype}/{stem(entities, self.named.kind.suffix)}"
+
+    @property
+    def path(self) -> str:
+        return f"{session_folder(self.subject, self.session)}/{self.stem}.nii.gz"
+
+    def files(self, *, anonymous: bool) -> dict[str, Content]:
+        """Return the content of each file by its extension."""
+        image = NiftiCopy(self.volume.file, self.volume.sha256, without_extension=anonymous)
+        return {".nii.gz": image, ".json": json_text(self.fields), **self.extra}
+
+
+@dataclass(slots=True)
+class SessionPlan:
+    """The volumes of a session, and the marks of its studies."""
+
+    studies: tuple[str, ...]
+    volumes: list[PlannedVolume] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class SubjectPlan:
+    """The sessions of a subject by label (an empty one without sessions), and what has no place in them."""
+
+    subject: str
+    sessions: dict[str, SessionPlan] = field(default_factory=dict)
+    skipped: list[Skipped] = field(default_factory=list)
+
+
+def series_key(study_instance_uid: str, series_instance_uid: str) -> str:
+    """Return what identifies a series."""
+    return f"{study_instance_uid}\\{series_instance_uid}"
+
+
+def session_folder(subject: str, session: str) -> str:
+    """Return the folder of a session in the data set."""
+    return f"sub-{subject}/ses-{session}" if session else f"sub-{subject}"
+
+
+@dataclass(frozen=True, slots=True)
+class Planner:
+    """Makes the plans of subjects by the rules of a data set.
+
+    Attributes
+    ----------
+    where : Selector or None
+        The series that may enter the data set; those that are in it stay and are updated in any case.
+    """
+
+    rules: Rules
+    subject_map: SubjectMap | None
+    pseudonyms: Pseudonyms
+    where: Selector | None = None
+
+    def plan(self, subject: str, all_series: Sequence[Series], states: Mapping[str, SessionState]) -> SubjectPlan:
+        """Return the plan of a subject.
+
+        Parameters
+        ----------
+        subject : str
+        all_series : sequence of Series
+            Every series of its patients.
+        states : mapping
+            What the data set has of it, by session.
+        """
+        plan = SubjectPlan(subject)
+        present = {entry.series for state in states.values() for entry in state.volumes.values()}
+        found = [
+            planned
+            for series in sorted(all_series, key=_order)
+            if self.selects(series) or self.pseudonyms.mark(series.key) in present
+            for planned in self._volumes_of(series, subject, plan.skipped)
+        ]
+        sessions = self._sessions({volume.series.study_instance_uid: volume.series for volume in found}, states)
+        for volume in found:
+            study = volume.series.study_instance_uid
+            volume.session = sessions[study]
+            plan.sessions.setdefault(volume.session, SessionPlan(())).volumes.append(volume)
+        for label, session in plan.sessions.items():
+            studies = {self.pseudonyms.mark(volume.series.study_instance_uid) for volume in session.volumes}
+            state = states.get(label, SessionState())
+            session.studies = tuple(sorted(studies.union(state.studies)))
+            self._finish(session, label, state, plan.skipped)
+        return plan
+
+    def selects(self, series: Series) -> bool:
+        """Return whether a series may enter the data set."""
+        return self.where is None or self.where.matches(series.facts)
+
+    def _volumes_of(self, series: Series, subject: str, skipped: list[Skipped]) -> Iterable[PlannedVolume]:
+        problem = series.problem
+        if problem is None and series.facts["verdict"] not in self.rules.dataset.verdicts:
+            verdict = series.facts["verdict"] or "of unknown completeness"
+            problem = f"it is {verdict}: {series.verdict_reason or 'no reason is known'}"
+        if problem is not None:
+            skipped.append(series.skipped(problem))
+            return
+        for volume in series.volumes:
+            try:
+                yield self._volume(series, volume, subject)
+            except NotExported as reason:
+                skipped.append(series.skipped(str(reason), volume.suffix))
+
+    def _volume(self, series: Series, volume: VolumeFile, subject: str) -> PlannedVolume:
+        if "several-patients" in volume.geometry["warnings"]:
+            raise NotExported("its images are of several patients")
+        if volume.geometry["geometry"] in WITHOUT_AFFINE:
+            raise NotExported(
+                f"its geometry is {volume.geometry['geometry']}: no affine gives the place of every voxel"
+            )
+        beside = volume.file.with_name(volume.file.name.removesuffix(".gz").removesuffix(".nii"))
+        sidecar = _read_json(Path(f"{beside}.json"))
+        extra = {suffix: _read_bytes(Path(f"{beside}{suffix}")) for suffix in (".bval", ".bvec")}
+        suffixes = [other.suffix for other in series.volumes]
+        own = volume_facts(volume.suffix, suffixes, sidecar, _directions(extra[".bvec"]))
+        facts = {**series.facts, **volume.geometry, **own}
+        meaning = self.rules.meaning_of(facts)
+        settings = self.rules.dataset
+        fields = sidecar_of(
+            sidecar, facts, meaning.named, anonymous=settings.anonymous, times_of_day=settings.dates != "omitted"
+        )
+        suffix = meaning.named.kind.suffix
+        if suffix == "bold" and volume.geometry["times"] == 1:
+            raise NotExported("a bold series has several times, and this volume has one")
+        if suffix == "dwi" and not (extra[".bval"] and extra[".bvec"]):
+            raise NotExported("a dwi series has a gradient table, and this one states no directions")
+        is_table = suffix in ("dwi", "epi") and extra[".bval"] and extra[".bvec"]
+        files = {name: content for name, content in extra.items() if content and is_table}
+        planned = PlannedVolume(
+            series,
+            self.pseudonyms.mark(series.key),
+            volume,
+            meaning,
+            meaning.named,
+            _started(series, sidecar),
+            sidecar,
+            fields | dict(meaning.fields),
+            files,
+            subject,
+            "",
+        )
+        if suffix == "asl":
+            _add_context(planned, int(volume.geometry["times"]))
+        return planned
+
+    def _sessions(self, studies: Mapping[str, Series], states: Mapping[str, SessionState]) -> dict[str, str]:
+        """Return the label of the session of each study; numbers go on after those that the data set has."""
+        known = {mark: label for label, state in states.items() for mark in state.studies}
+        labels, numbered = {}, []
+        for uid, series in sorted(studies.items(), key=lambda item: _order(item[1])):
+            named = self.subject_map.session(series.facts) if self.subject_map else None
+            mark = self.pseudonyms.mark(uid)
+            if named is not None:
+                labels[uid] = named
+            elif self.rules.sessions.labels == "none":
+                labels[uid] = ""
+            elif self.rules.sessions.labels == "pseudonym":
+                labels[uid] = self.pseudonyms.label("study", uid)
+            elif known.get(mark, "").isdigit():
+                labels[uid] = known[mark]
+            else:
+                numbered.append(uid)
+        number = 0
+        taken = {*labels.values(), *states}
+        for uid in numbered:
+            while f"{(number := number + 1):02}" in taken:
+                pass
+            labels[uid] = f"{number:02}"
+        return labels
+
+    def _finish(self, session: SessionPlan, label: str, state: SessionState, skipped: list[Skipped]) -> None:
+        """Connect the volumes of a session, number runs, and take out those that lack a required field."""
+        field_maps.complete_echo_times(session.volumes)
+        _set_calibration(session.volumes)
+        kept = []
+        suffixes = {volume.named.kind.suffix for volume in session.volumes}
+        for volume in session.volumes:
+            reason = _lacking(volume, suffixes)
+            if reason is None:
+                kept.append(volume)
+            else:
+                skipped.append(volume.series.skipped(reason, volume.volume.suffix))
+        _number_runs(kept, state)
+        field_maps.connect(kept, label)
+        session.volumes = kept
+
+
+def _order(series: Series) -> tuple[Any, ...]:
+    number = series.facts["series_number"]
+    return (
+        series.study_started or dt.datetime.max,
+        series.study_instance_uid,
+        series.started or dt.datetime.max,
+        float("inf") if number is None else number,
+        series.series_instance_uid,
+    )
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        raise NotExported("its files were replaced or removed meanwhile: run the command again") from None
+    if not isinstance(content, dict):
+        raise NotExported(f"{file.name} is not a sidecar of a node")
+    return content
+
+
+def _read_bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def _directions(table: bytes) -> int:
+    """Return the number of columns of a gradient table that are not zero."""
+    rows = [[float(word) for word in line.split()] for line in table.splitlines() if line.strip()]
+    return sum(any(column) for column in zip(*rows, strict=False))
+
+
+def _started(series: Series, sidecar: Mapping[str, Any]) -> dt.datetime | None:
+    """Return when the volume was made: the date of its series with the Acquisition Time, if it states one."""
+    try:
+        time = dt.time.fromisoformat(sidecar["AcquisitionTime"])
+    except (KeyError, TypeError, ValueError):
+        return series.started
+    return series.started and dt.datetime.combine(series.started.date(), time)
+
+
+def _add_context(planned: PlannedVolume, times: int) -> None:
+    """Add the table of a labelled series that tells its volumes apart, and what follows from it."""
+    context = planned.meaning.aslcontext
+    if context is None:
+        raise NotExported(
+            "BIDS requires the kind of each volume of perf/asl: state it by `aslcontext` of a rule for this series"
+        )
+    kinds = context.of(times)
+    if kinds is None:
+        raise NotExported(f'the aslcontext of rule "{planned.meaning.rule}" does not divide {times} volumes')
+    planned.extra["context.tsv"] = (
+        "\n".join(("volume_type", *kinds)) + "\n"
+    ).encode()  # of NAME_asl: NAME_aslcontext.tsv
+    pairs = min(kinds.count("control"), kinds.count("label"))
+    if pairs:
+        planned.fields.setdefault("TotalAcquiredPairs", pairs)
+    if "m0scan" in kinds:
+        planned.fields.setdefault("M0Type", "Included")
+
+
+def _lacking(volume: PlannedVolume, suffixes: set[str]) -> str | None:
+    """Return what BIDS requires of a volume and is not there, or None; `suffixes` are those of the session."""
+    where = f"{volume.named.kind.datatype}/{volume.named.kind.suffix}"
+    if where == "fmap/fieldmap" and not suffixes & {"magnitude", "magnitude1"}:
+        return f"BIDS requires a magnitude image beside {where}, and the session has none"
+    missing = missing_fields(volume.named, volume.fields)
+    if not missing:
+        return None
+    remedy = f'state them by `fields` of a rule for this series, which now fits "{volume.meaning.rule}"'
+    return f"BIDS requires {', '.join(missing)} of {where}, which the images do not state: {remedy}"
+
+
+def _set_calibration(volumes: Iterable[PlannedVolume]) -> None:
+    """State of labelled series without calibration images of their own whether the session has one."""
+    volumes = list(volumes)
+    has_scan = any(volume.named.kind.suffix == "m0scan" and volume.named.kind.datatype == "perf" for volume in volumes)
+    for volume in volumes:
+        if volume.named.kind.suffix == "asl":
+            volume.fields.setdefault("M0Type", "Separate" if has_scan else "Absent")
+
+
+def _number_runs(volumes: Sequence[PlannedVolume], state: SessionState) -> None:
+    """Give a run to volumes whose names would be the same.
+
+    A volume keeps the run that it has in the data set. New ones get the next numbers, in the order of their times. The
+    only name that ever changes is that of a volume without a run, once it is no longer the only one.
+    """
+    earlier = {(entry.series, entry.stack): name for name, entry in state.volumes.items()}
+    alike: dict[str, list[PlannedVolume]] = defaultdict(list)
+    for volume in volumes:
+        alike[volume.stem].append(volume)
+    others = defaultdict(set)  # runs of volumes that stay without being planned
+    planned = {(volume.mark, volume.volume.stack) for volume in volumes}
+    for key, name in earlier.items():
+        if key not in planned:
+            others[_without_run(name)].add(_run_of(name))
+    for name, group in alike.items():
+        runs = {id(volume): _kept_run(volume, name, earlier) for volume in group}
+        if len(group) == 1 and not others[name]:
+            fresh = [volume for volume in group if runs[id(volume)] == 0]
+            runs |= {id(volume): None for volume in fresh}
+        else:
+            taken = {run or 1 for run in others[name]}.union(run for run in runs.values() if run)
+            fresh = [volume for volume in group if not runs[id(volume)]]
+            fresh.sort(key=lambda volume: (runs[id(volume)] == 0, volume.started or dt.datetime.max))
+            number = 0
+            for volume in fresh:
+                while (number := number + 1) in taken:
+                    pass
+                runs[id(volume)] = number
+        for volume in group:
+            run = runs[id(volume)]
+            if run:
+                volume.named = replace(volume.named, entities={**volume.named.entities, "run": str(run)})
+
+
+def _kept_run(volume: PlannedVolume, name: str, earlier: Mapping[tuple[str, int], str]) -> int | None:
+    """Return the run that a volume has in the data set, None if it has none; 0 if the volume is new there."""
+    before = earlier.get((volume.mark, volume.volume.stack))
+    return 0 if before is None or _without_run(before) != name else _run_of(before)
+
+
+def _run_of(name: str) -> int | None:
+    run = parsed(name.rpartition("/")[2])[0].get("run", "")
+    return int(run) if run.isdigit() else None
+
+
+def _without_run(name: str) -> str:
+    folder, _, base = name.rpartition("/")
+    entities, suffix = parsed(base)
+    return f"{folder}/{stem({entity: value for entity, value in entities.items() if entity != 'run'}, suffix)}"

@@ -1,0 +1,292 @@
+"""The rules of a data set: what each volume is, from a TOML file (docs/bids.md)."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from node.bids.names import ENTITIES, Kind, Named, kind_of, label, problem_with, reproin
+from node.bids.volume_fields import RULE_FIELDS, expressed_words
+from node.errors import UsageError, nearest
+from node.selector import Facts, Selector, compile_selector
+
+NAMED_BY_RULE = frozenset(ENTITIES) - {"sub", "ses", "run"}
+"""Entities that a rule may set: subjects and sessions have tables of their own, and runs are counted."""
+
+AslVolume = Literal["control", "label", "m0scan", "deltam", "cbf", "noRF"]
+Label = Annotated[str, BeforeValidator(str)]
+
+_FACT = re.compile(r"\{(\w*)\}")
+
+
+class _Table(BaseModel):
+    """A table of the file: an unknown key is refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DatasetTable(_Table):
+    """``[dataset]``."""
+
+    name: str = "Volumes of a voxelnode"
+    authors: tuple[str, ...] = ()
+    license: str | None = None
+    anonymous: bool = True
+    dates: Literal["shifted", "real", "omitted"] = "shifted"
+    verdicts: tuple[Literal["complete", "suspect", "incomplete"], ...] = ("complete",)
+    participants: tuple[Literal["age", "sex"], ...] = ()
+    reproin: bool = True
+    default_rules: bool = True
+
+
+class SubjectsTable(_Table):
+    """``[subjects]``."""
+
+    labels: Literal["pseudonym", "patient_id"] = "pseudonym"
+    map: Path | None = None
+
+
+class SessionsTable(_Table):
+    """``[sessions]``."""
+
+    labels: Literal["number", "pseudonym", "none"] = "number"
+
+
+class AslContext(_Table):
+    """``aslcontext``: the kinds of the volumes of a labelled series; `then` repeats after `first`."""
+
+    first: tuple[AslVolume, ...] = ()
+    then: tuple[AslVolume, ...] = Field(min_length=1)
+
+    def of(self, times: int) -> list[str] | None:
+        """Return the kind of each volume, or None if `then` does not end with the last one."""
+        rounds, left = divmod(times - len(self.first), len(self.then))
+        return [*self.first, *self.then * rounds] if rounds >= 0 and left == 0 else None
+
+
+class Rule(_Table):
+    """``[[rules]]``: volumes that fit `where` have this suffix, these entities and fields, or are left out."""
+
+    name: str
+    where: str | dict[str, Any]
+    suffix: str | None = None
+    datatype: str | None = None
+    entities: dict[str, Label] = {}
+    fields: dict[str, Any] = {}
+    aslcontext: AslContext | None = None
+    intended_for: tuple[Literal["func", "dwi", "perf", "anat"], ...] = ("func", "dwi", "perf")
+    skip: str | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Rule:
+        if (self.suffix is None) is (self.skip is None):
+            raise ValueError("set either suffix, or skip with the reason")
+        if self.suffix is not None:
+            try:
+                kind = kind_of(_FACT.sub("1", self.suffix), self.datatype)
+            except UsageError as error:  # which pydantic does not take for a wrong value
+                raise ValueError(str(error)) from error
+            _check_names(self, kind)
+        return self
+
+
+def _check_names(rule: Rule, kind: Kind) -> None:
+    """Raise ValueError if files of a kind cannot have the entities of a rule, or if it compares unknown facts."""
+    for entity, value in rule.entities.items():
+        if entity not in NAMED_BY_RULE:
+            raise ValueError(f'unknown entity "{entity}"{nearest(entity, sorted(NAMED_BY_RULE))}')
+        if entity not in kind.entities:
+            raise ValueError(
+                f"{kind.datatype}/{kind.suffix} has no {entity}; it may have {', '.join(sorted(kind.entities))}"
+            )
+        if "{" not in value and (problem := problem_with(entity, value)):
+            raise ValueError(problem)
+    for name in (name for text in (rule.suffix or "", *rule.entities.values()) for name in _FACT.findall(text)):
+        if name not in RULE_FIELDS:
+            raise ValueError(f'unknown field "{name}" in braces{nearest(name, RULE_FIELDS)}')
+
+
+class _File(_Table):
+    dataset: DatasetTable = DatasetTable()
+    subjects: SubjectsTable = SubjectsTable()
+    sessions: SessionsTable = SessionsTable()
+    rules: tuple[Rule, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What a volume is: its name, and what the rule adds to its sidecar."""
+
+    named: Named
+    rule: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    aslcontext: AslContext | None = None
+    intended_for: tuple[str, ...] = ("func", "dwi", "perf")
+
+
+class NotExported(Exception):
+    """A volume has no place in the data set; the message says why and what can be done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The rules of one file, compiled; the first rule that fits a volume counts.
+
+    The first `own` rules are of the file, the others are the default rules. Names by the convention of ReproIn count
+    before the default rules, but for those that leave out what is no image of the protocol.
+    """
+
+    dataset: DatasetTable
+    subjects: SubjectsTable
+    sessions: SessionsTable
+    rules: tuple[tuple[Rule, Selector], ...]
+    own: int
+
+    def meaning_of(self, facts: Facts) -> Meaning:
+        """Return what a volume is.
+
+        Parameters
+        ----------
+        facts : mapping
+            By the names of `RULE_FIELDS`.
+
+        Raises
+        ------
+        NotExported
+            No rule fits, the rule leaves the volume out, or it lacks what its name needs.
+        """
+        number, rule = next(
+            ((number, rule) for number, (rule, selector) in enumerate(self.rules) if selector.matches(facts)), (0, None)
+        )
+        if self.dataset.reproin and (rule is None or (number >= self.own and rule.skip is None)):
+            for text in (facts["series_description"], facts["protocol_name"]):
+                named = reproin(text)
+                if named is not None:
+                    return Meaning(_completed(named, facts), "ReproIn")
+        if rule is not None:
+            return _meaning(rule, facts)
+        shape = " x ".join(f"{facts[name]:g}" for name in ("columns", "rows", "slices", "times"))
+        raise NotExported(f"no rule fits: {facts['sequence'] or 'a sequence of unknown kind'}, {shape}")
+
+
+def _meaning(rule: Rule, facts: Facts) -> Meaning:
+    if rule.suffix is None:
+        raise NotExported(f'rule "{rule.name}": {rule.skip}')
+    kind = kind_of(_filled(rule.suffix, {**facts, "echo": facts["echo"] or 1}), rule.datatype)
+    filled = {entity: label(_filled(value, facts)) for entity, value in rule.entities.items()}
+    named = _completed(Named(kind, {entity: value for entity, value in filled.items() if value}), facts, rule)
+    return Meaning(named, rule.name, rule.fields, rule.aslcontext, rule.intended_for)
+
+
+def _filled(template: str, facts: Facts) -> str:
+    """Return a text with the values of the facts that it names in braces; nothing for missing ones."""
+
+    def value(match: re.Match[str]) -> str:
+        fact = facts[match[1]]
+        return "" if fact is None else f"{fact:g}" if isinstance(fact, float) else label(fact)
+
+    return _FACT.sub(value, template)
+
+
+def _completed(named: Named, facts: Facts, rule: Rule | None = None) -> Named:
+    """Return a name with the entities that follow from the volume itself.
+
+    Raises
+    ------
+    NotExported
+        A required entity is missing, a label is wrong, or the name cannot tell the volume from others of its series.
+    """
+    kind, entities = named.kind, dict(named.entities)
+    part = facts["part"] if facts["part"] in ("phase", "real", "imag") else None
+    for entity, found in (("echo", facts["echo"]), ("inv", facts["inversion"]), ("part", part)):
+        if found is not None and entity in kind.entities:
+            entities.setdefault(entity, str(found))
+    where = f"{kind.datatype}/{kind.suffix}"
+    for entity in sorted(kind.required - entities.keys()):
+        raise NotExported(
+            f"{where} needs the entity {entity}: add a rule for this series with entities = {{ {entity} = ... }}"
+        )
+    for entity, value in entities.items():
+        if problem := problem_with(entity, value):
+            raise NotExported(f"{where}: {problem}")
+    suffix = facts["volume_suffix"] or ""
+    left = [word for word in suffix.split("-") if word and word not in expressed_words(suffix)]
+    if left and not (rule and any("{volume_suffix}" in value for value in rule.entities.values())):
+        raise NotExported(
+            f"a name in BIDS does not tell this volume ({suffix}) from others of its series: add a rule with an entity "
+            'such as acq = "{volume_suffix}"'
+        )
+    return Named(kind, entities)
+
+
+def default_rules() -> str:
+    """Return the text of the default rules."""
+    return files("node.bids").joinpath("default_rules.toml").read_text(encoding="utf-8")
+
+
+def read_rules(file: Path | None) -> Rules:
+    """Return the rules of a file, followed by the default rules unless it says otherwise; paths count from the file.
+
+    Raises
+    ------
+    UsageError
+        The file is missing or wrong; the message names the place, the value and the rule.
+    """
+    default = _parsed(default_rules(), "default rules")
+    if file is None:
+        return _compiled(default, "default rules", 0)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file}: {getattr(error, 'strerror', None) or 'not a text in UTF-8'}") from error
+    own = _parsed(text, str(file))
+    if own.subjects.map is not None:
+        subjects = own.subjects.model_copy(update={"map": file.parent / own.subjects.map})
+        own = own.model_copy(update={"subjects": subjects})
+    count = len(own.rules)
+    if own.dataset.default_rules:
+        own = own.model_copy(update={"rules": (*own.rules, *default.rules)})
+    return _compiled(own, str(file), count)
+
+
+def _parsed(text: str, source: str) -> _File:
+    try:
+        return _File.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{source}: {error}") from error
+    except ValidationError as error:
+        raise UsageError("\n".join(f"{source}: {_told(problem, text)}" for problem in error.errors())) from error
+
+
+def _told(problem: Any, text: str) -> str:
+    """Return one problem of pydantic as the place in the file and what is wrong there."""
+    place = list(problem["loc"])
+    if place[:1] == ["rules"] and len(place) > 1:
+        named = tomllib.loads(text)["rules"][place[1]]
+        place[:2] = [
+            f"rule {named.get('name') or place[1] + 1!r}" if isinstance(named, dict) else f"rule {place[1] + 1}"
+        ]
+    tables: dict[str, type[_Table]] = {"dataset": DatasetTable, "subjects": SubjectsTable, "sessions": SessionsTable}
+    if problem["type"] == "extra_forbidden":
+        table = tables.get(str(place[0]), Rule) if len(place) > 1 else _File
+        message = f"unknown key{nearest(str(place[-1]), table.model_fields)}"
+    else:
+        message = problem["msg"].removeprefix("Value error, ")
+    return f"{'.'.join(map(str, place))}: {message}"
+
+
+def _compiled(file: _File, source: str, own: int) -> Rules:
+    compiled = []
+    for rule in file.rules:
+        try:
+            compiled.append((rule, compile_selector(rule.where, RULE_FIELDS)))
+        except UsageError as error:
+            raise UsageError(f'{source}: rule "{rule.name}": where: {error}') from error
+    return Rules(file.dataset, file.subjects, file.sessions, tuple(compiled), own)

@@ -1,0 +1,116 @@
+"""Sidecars of a data set: what BIDS defines or allows of the node's own, and what it requires of each suffix."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from node.bids.names import Named
+from node.volume.describe.sidecar_fields import MIN_IDENTIFYING_NUMBER
+
+_OF_BIDS = re.compile(r"[A-Z][A-Za-z0-9]*")
+"""Names of fields that BIDS defines, or that follow its form; keys of the node itself are in small letters."""
+
+TYPED = {"SeriesDescription": "series_description", "ProtocolName": "protocol_name"}
+"""Texts that people typed, and the facts that have them."""
+
+TIMES_OF_DAY = frozenset({"AcquisitionTime", "SeriesTime"})
+
+MAX_TASK_LETTERS = 64
+
+_EMISSION = (
+    *("Manufacturer", "ManufacturersModelName", "Units", "TracerName", "TracerRadionuclide", "InjectedRadioactivity"),
+    *("InjectedRadioactivityUnits", "InjectedMass", "InjectedMassUnits", "SpecificRadioactivity"),
+    *("SpecificRadioactivityUnits", "ModeOfAdministration", "TimeZero", "ScanStart", "InjectionStart"),
+    *("FrameTimesStart", "FrameDuration", "AcquisitionMode", "ImageDecayCorrected", "ImageDecayCorrectionTime"),
+    *("ReconMethodName", "ReconMethodParameterLabels", "ReconFilterType", "AttenuationCorrection"),
+)
+_LABELLED = (
+    *("ArterialSpinLabelingType", "PostLabelingDelay", "BackgroundSuppression", "M0Type", "TotalAcquiredPairs"),
+    *("RepetitionTimePreparation", "EchoTime", "MagneticFieldStrength", "MRAcquisitionType"),
+)
+REQUIRED: Mapping[str, tuple[str, ...]] = {
+    "bold": ("RepetitionTime|VolumeTiming",),
+    "phasediff": ("EchoTime1", "EchoTime2"),
+    "phase1": ("EchoTime",),
+    "phase2": ("EchoTime",),
+    "fieldmap": ("Units",),
+    "epi": ("PhaseEncodingDirection", "TotalReadoutTime|EffectiveEchoSpacing"),
+    "asl": _LABELLED,
+    "m0scan": ("RepetitionTimePreparation", "EchoTime"),
+    "pet": _EMISSION,
+    "VFA": ("PulseSequenceType", "RepetitionTimeExcitation"),
+    "MP2RAGE": ("FlipAngle", "RepetitionTimeExcitation", "RepetitionTimePreparation", "NumberShots"),
+    "MTS": ("RepetitionTimeExcitation",),
+    "MPM": ("RepetitionTimeExcitation",),
+}
+"""Fields without which a file of a suffix is not valid; of names separated by a bar, one is enough."""
+
+REQUIRED_BY_ENTITY = {"echo": "EchoTime", "flip": "FlipAngle", "inv": "InversionTime", "mt": "MTState"}
+
+
+def sidecar_of(
+    sidecar: Mapping[str, Any], facts: Mapping[str, Any], named: Named, *, anonymous: bool, times_of_day: bool
+) -> dict[str, Any]:
+    """Return the sidecar of a file in a data set.
+
+    Parameters
+    ----------
+    sidecar : mapping
+        As the node wrote it: names and units of BIDS (docs/sidecar.md).
+    facts : mapping
+        By the names of `node.bids.volume_fields.RULE_FIELDS`.
+    anonymous : bool
+        Without UIDs, texts that people typed, and numbers that may be identifiers.
+    times_of_day : bool
+        With the times at which the images were made.
+    """
+    fields = {name: content for name, content in sidecar.items() if _OF_BIDS.fullmatch(name)}
+    if anonymous:
+        left_out = {name for name in fields if name.endswith("UID")} | TYPED.keys()
+        left_out |= {name for name, number in fields.items() if name == "SeriesNumber" and _may_identify(number)}
+        fields = {name: content for name, content in fields.items() if name not in left_out}
+    else:
+        fields |= {name: facts[fact] for name, fact in TYPED.items() if facts.get(fact)}
+    if not times_of_day:
+        fields = {name: content for name, content in fields.items() if name not in TIMES_OF_DAY}
+    if "VolumeTiming" in fields:  # BIDS excludes one by the other
+        fields.pop("DelayTime", None)
+    if "task" in named.entities:
+        fields["TaskName"] = named.entities["task"][:MAX_TASK_LETTERS]
+    if "ReconMethodParameterLabels" in fields:  # of the node, these are numbers of subsets and of iterations
+        fields["ReconMethodParameterUnits"] = ["none"] * len(fields["ReconMethodParameterLabels"])
+    if named.entities.get("part") == "phase":
+        fields["Units"] = "arbitrary"  # the scale of phase images is the vendor's
+    return fields
+
+
+def _may_identify(number: Any) -> bool:
+    return not isinstance(number, int) or number >= MIN_IDENTIFYING_NUMBER
+
+
+def missing_fields(named: Named, fields: Mapping[str, Any]) -> list[str]:
+    """Return the fields that BIDS requires of a file and that its sidecar lacks."""
+    required = [*REQUIRED.get(named.kind.suffix, ())]
+    required += [name for entity, name in REQUIRED_BY_ENTITY.items() if entity in named.entities]
+    if named.kind.suffix == "asl":
+        pulsed = fields.get("ArterialSpinLabelingType") == "PASL"
+        required += ["BolusCutOffFlag"] if pulsed else ["LabelingDuration"]
+        if pulsed and fields.get("BolusCutOffFlag"):
+            required += ["BolusCutOffDelayTime", "BolusCutOffTechnique"]
+        if fields.get("MRAcquisitionType") == "2D":
+            required.append("SliceTiming")
+    if named.kind.suffix == "pet":
+        if "none" not in fields.get("ReconMethodParameterLabels", ()):
+            required += ["ReconMethodParameterValues", "ReconMethodParameterUnits"]
+        if fields.get("ReconFilterType") not in ("none", ["none"]):
+            required.append("ReconFilterSize")
+    return [names for names in required if not any(name in fields for name in names.split("|"))]
+
+
+def json_text(content: Mapping[str, Any]) -> bytes:
+    """Return JSON with one field on a line, so that a change of one field is a change of one line."""
+    lines = (f"  {json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}" for name, value in content.items())
+    return ("{\n" + ",\n".join(lines) + "\n}\n").encode("utf-8", "replace")

@@ -1,0 +1,117 @@
+"""Who is who: labels of subjects and sessions, from a table that people keep or by pseudonyms."""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from node.bids.names import LABEL, label
+from node.bids.pseudonyms import Pseudonyms
+from node.bids.rules import NotExported, SubjectsTable
+from node.errors import UsageError
+
+STUDY_COLUMNS = ("study_instance_uid", "accession_number", "study_date")
+"""Columns that restrict a row of the map to a study."""
+
+COLUMNS = ("patient_id", *STUDY_COLUMNS, "subject", "session")
+
+
+@dataclass(frozen=True, slots=True)
+class Patient:
+    """A patient of the index; `identity` has the issuer and the ID, or the study if there is no ID."""
+
+    identity: str
+    patient_id: str | None
+
+
+class SubjectMap:
+    """A table with a row for each patient, or for each study of a patient."""
+
+    def __init__(self, rows: list[dict[str, str]]) -> None:
+        self._by_patient: dict[str, list[dict[str, str]]] = defaultdict(list)
+        for row in rows:
+            self._by_patient[row["patient_id"]].append(row)
+
+    def subject(self, patient_id: str | None) -> str | None:
+        """Return the label of a patient, or None if the table does not name the patient."""
+        return next((row["subject"] for row in self._by_patient.get(patient_id or "", ())), None)
+
+    def session(self, study: Mapping[str, Any]) -> str | None:
+        """Return the label of a study, or None if no row for it has one."""
+        for row in self._by_patient.get(study.get("patient_id") or "", ()):
+            stated = {column: row[column] for column in STUDY_COLUMNS if row[column]}
+            if row["session"] and all(str(study.get(column)) == value for column, value in stated.items()):
+                return row["session"]
+        return None
+
+
+def read_map(file: Path) -> SubjectMap:
+    """Read a table of subjects: CSV, or text separated by tabs if its name ends in ``.tsv``.
+
+    Raises
+    ------
+    UsageError
+        A column is missing or unknown, a label is wrong, or a patient has two labels; the message gives the line.
+    """
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream, delimiter="\t" if file.suffix == ".tsv" else ",", restval="")
+            columns = list(reader.fieldnames or ())
+            rows = [(reader.line_num, row) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{file}: {getattr(error, 'strerror', None) or error}") from error
+    if wrong := sorted({"patient_id", "subject"} - set(columns)) or sorted(set(columns) - set(COLUMNS)):
+        raise UsageError(f"{file}: column {wrong[0]!r} is missing or unknown; the columns are {', '.join(COLUMNS)}")
+    found = []
+    for line, given in rows:
+        row = {column: (given.get(column) or "").strip() for column in COLUMNS}
+        row["subject"], row["session"] = row["subject"].removeprefix("sub-"), row["session"].removeprefix("ses-")
+        for column in ("subject", "session"):
+            if (row[column] or column == "subject") and not LABEL.fullmatch(row[column]):
+                raise UsageError(f"{file}, line {line}: {column} has letters and digits only, not {row[column]!r}")
+        if not row["patient_id"]:
+            raise UsageError(f"{file}, line {line}: patient_id is empty")
+        found.append(row)
+    subjects: dict[str, str] = {}
+    spelled: dict[str, str] = {}
+    for (line, _), row in zip(rows, found, strict=True):
+        if spelled.setdefault(row["subject"].casefold(), row["subject"]) != row["subject"]:
+            raise UsageError(f"{file}, line {line}: {row['subject']!r} differs from a label above in case alone")
+        if subjects.setdefault(row["patient_id"], row["subject"]) != row["subject"]:
+            raise UsageError(f"{file}, line {line}: the patient has the subject {subjects[row['patient_id']]!r} above")
+    return SubjectMap(found)
+
+
+def subject_label(
+    patient: Patient, subjects: SubjectsTable, subject_map: SubjectMap | None, pseudonyms: Pseudonyms
+) -> str:
+    """Return the label of a patient.
+
+    Raises
+    ------
+    NotExported
+        The table of subjects lacks the patient, or labels are Patient IDs and there is none.
+    """
+    if subject_map is not None:
+        found = subject_map.subject(patient.patient_id)
+        if found is None:
+            raise NotExported("the table of subjects has no row for this Patient ID")
+        return found
+    if subjects.labels == "pseudonym":
+        return pseudonyms.label("patient", patient.identity)
+    found = label(patient.patient_id or "")
+    if not found:
+        raise NotExported("the Patient ID has no letters and digits for a label: name the subject in a table")
+    return found
+
+
+def ambiguous_labels(labels: Mapping[int, str]) -> list[int]:
+    """Return the keys of labels that differ in nothing or in case alone from others."""
+    of_label = defaultdict(list)
+    for key, name in labels.items():
+        of_label[name.casefold()].append(key)
+    return [key for keys in of_label.values() if len(keys) > 1 for key in keys]

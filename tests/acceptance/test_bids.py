@@ -1,0 +1,143 @@
+"""`voxelnode bids` beside a node that receives: what arrives, changes and is deleted in a data set that is kept up."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import Dataset
+
+from node.association.client.send import send_files
+from node.bids.dataset import Change
+from node.bids.export import Exporter, Report
+from node.bids.pseudonyms import Pseudonyms, made_key
+from node.bids.rules import read_rules
+from node.bids.sources import IndexSource
+from node.index.database import reading
+from tests import make
+from tests.acceptance.served import Served
+from tests.preloaded import run
+
+EPI = {"ScanningSequence": "EP\\GR", "SequenceVariant": "SK"}
+
+
+def send(node: Served, folder: Path, *instances: Dataset) -> None:
+    """Send instances, and wait for the volumes."""
+    folder.mkdir()
+    paths = [folder / f"{number}.dcm" for number, _ in enumerate(instances)]
+    for path, ds in zip(paths, instances, strict=True):
+        ds.save_as(path, enforce_file_format=True)
+    assert send_files(paths, node.address, "CT1") == len(paths)
+    node.wait_until_settled()
+
+
+def bids(*arguments: object, status: int = 0) -> dict[str, Any]:
+    done = run("bids", *arguments, "--json")
+    assert done.returncode == status, done.stderr
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+def export(root: Path, rules: Path, out: Path, study: str | None = None) -> Report:
+    """Bring all of a data set up to date, or the subject of one study, as a destination of routes does."""
+    with reading(root) as index:
+        exporter = Exporter(IndexSource(index), read_rules(rules), Pseudonyms(made_key(root / "bids.key")))
+        return exporter.export(out) if study is None else exporter.export_study(out, study)
+
+
+def images(out: Path) -> dict[str, int]:
+    """Inodes of the images by their names, with `sub` and a letter for each subject, in the order of their labels."""
+    subjects = sorted(path.name for path in out.glob("sub-*"))
+    found = {}
+    for path in out.rglob("*.nii.gz"):
+        subject = path.relative_to(out).parts[0]
+        found[path.name.replace(subject, "sub" + "abc"[subjects.index(subject)])] = path.stat().st_ino
+    return found
+
+
+def snapshot(out: Path) -> dict[str, tuple[bytes, int]]:
+    files = [path for path in out.rglob("*") if path.is_file()]
+    return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+@pytest.fixture
+def person() -> dict[str, Any]:
+    names = {"PatientID": "P1", "PatientName": "Secret^Jane", "PatientBirthDate": "19800101", "PatientSex": "F"}
+    return {"study_uid": make.generate_uid(), "StudyDate": "20260131", **names}
+
+
+def test_a_data_set_follows_the_node(tmp_path: Path, person: dict[str, Any]) -> None:
+    out, root, rules = tmp_path / "out", tmp_path / "root", tmp_path / "rules.toml"
+    rules.write_text('[dataset]\nname = "Memory"\nparticipants = ["age", "sex"]\n')
+    options = ("--rules", rules, "--root", root)
+    first = make.mr_series(5, SeriesDescription="t1_mprage_sag", SeriesNumber=2, **person)
+    late = make.mr_series(6, SeriesDescription="t2_tse Secret", SeriesNumber=3, **person)
+    rest = make.time_series(4, 3, SeriesDescription="rest fMRI", SeriesNumber=4, **EPI, **person)
+    other = {**person, "PatientID": "P2", "study_uid": make.generate_uid()}
+    ct = make.ct_series(5, SeriesDescription="mprage is no CT", **other)
+    with Served(root, VOXELNODE_SERIES__QUIET_SECONDS="0.5") as node:
+        send(node, tmp_path / "1", *first, *late[:3], *late[4:], *rest, *ct)
+
+        planned = bids(out, *options, "--dry-run")
+        assert (len(planned["change"]["added"]), out.exists(), (root / "bids.key").exists()) == (2, False, False)
+        reasons = sorted(skipped["reason"].split(":")[0] for skipped in planned["skipped"])
+        assert reasons == ["it is incomplete", 'rule "not MR or PET"']
+
+        assert len(bids(out, *options)["change"]["added"]) == 2
+        assert images(out).keys() == {"suba_ses-01_T1w.nii.gz", "suba_ses-01_task-rest_bold.nii.gz"}
+        [sidecar] = out.rglob("*_bold.json")
+        fields = json.loads(sidecar.read_text())
+        assert (fields["TaskName"], fields["RepetitionTime"]) == ("rest", 2.0)
+        table = (out / "participants.tsv").read_text().splitlines()
+        assert [line.split("\t")[1:] for line in table] == [["age", "sex"], ["46", "F"]]
+        [scans] = out.rglob("*_scans.tsv")
+        assert all(line.split("\t")[1] < "1925" for line in scans.read_text().splitlines()[1:])
+        text = "".join(path.read_text() for path in out.rglob("*") if path.suffix in (".json", ".tsv"))
+        for told in ("Secret", "P1", "2026", "1.2.826", person["study_uid"]):
+            assert told not in text, "it leads back to the patient"
+
+        before = snapshot(out)
+        assert export(root, rules, out).change == Change()
+        assert snapshot(out) == before
+
+        again = make.mr_series(5, SeriesDescription="t1_mprage_sag", SeriesNumber=9, **person, seed=3)
+        send(node, tmp_path / "2", late[3], *again)
+        change = export(root, rules, out, study=person["study_uid"]).change
+        assert (len(change.added), len(change.renamed), change.replaced) == (2, 1, [])
+        inodes = images(out)
+        assert inodes.keys() == {
+            *("suba_ses-01_run-1_T1w.nii.gz", "suba_ses-01_run-2_T1w.nii.gz"),
+            *("suba_ses-01_T2w.nii.gz", "suba_ses-01_task-rest_bold.nii.gz"),
+        }
+
+        one_more = make.mr_series(7, SeriesDescription="t1_mprage_sag", SeriesNumber=2, **person)[6]
+        one_more.SeriesInstanceUID, one_more.FrameOfReferenceUID = (
+            first[0].SeriesInstanceUID,
+            first[0].FrameOfReferenceUID,
+        )
+        send(node, tmp_path / "3", one_more)  # which makes the first series incomplete
+        [left] = export(root, rules, out).left
+        assert "run-1_T1w" in left.path
+        assert "incomplete" in left.reason
+        assert images(out) == inodes
+
+        run("delete", again[0].SeriesInstanceUID, "--root", root, "--yes", check=True)
+        reasons = {left.path.rpartition("_run-")[2]: left.reason for left in export(root, rules, out).left}
+        assert reasons["2_T1w"] == "its series was deleted from the node"
+        assert images(out) == inodes
+        assert len(bids(out, *options, "--prune")["change"]["removed"]) == 2
+        assert images(out).keys() == {"suba_ses-01_T2w.nii.gz", "suba_ses-01_task-rest_bold.nii.gz"}
+        node.terminate()
+
+
+def test_files_are_exported_without_a_node(tmp_path: Path, person: dict[str, Any]) -> None:
+    (tmp_path / "scans").mkdir()
+    for number, ds in enumerate(make.mr_series(5, SeriesDescription="t1_mprage", **person)):
+        ds.save_as(tmp_path / "scans" / f"{number}.dcm", enforce_file_format=True)
+    key = tmp_path / "key"
+    report = bids(tmp_path / "out", "--from", tmp_path / "scans", "--key", key)
+    assert len(report["change"]["added"]) == 1
+    wrong = run("bids", tmp_path / "out", "--from", tmp_path / "scans", "--where", 'verdict == "complete"')
+    assert "verdict is known only to a node" in wrong.stderr

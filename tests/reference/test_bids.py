@@ -1,0 +1,158 @@
+"""Data sets of the corpus of real series, and all names, as the validator of BIDS finds them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+
+from node.bids.export import Exporter
+from node.bids.folder_source import FolderSource
+from node.bids.names import CHOICES, ENTITIES, INDICES, KINDS, stem
+from node.bids.pseudonyms import Pseudonyms
+from node.conversion.chosen import chosen
+from tests.converting import here
+from tests.unit.bids.builders import AXIAL, EPI, Listed, Scanner, rules_of
+
+VALIDATOR = Path(sys.executable).with_name("bids-validator-deno")
+
+pytestmark = pytest.mark.skipif(not VALIDATOR.exists(), reason="no bids-validator-deno: it comes with the extra `dev`")
+
+COLLECTIONS = ("dcm_qa_*", "dcmstack", "dicom2nifti", "pydicom-data")
+"""Those with magnetic resonance, without the cases that are other cases in another encoding, or damaged."""
+
+EVERYTHING = """
+[dataset]
+verdicts = ["complete", "suspect", "incomplete"]
+participants = ["age", "sex"]
+
+[[rules]]
+name = "times"
+where = 'modality == "MR" and times > 1 and directions == 0 and sequence == "*EPI*"'
+suffix = "bold"
+entities = { task = "any", acq = "{volume_suffix}" }
+
+[[rules]]
+name = "others"
+where = '''modality == "MR" and times == 1 and directions == 0 and part != "fieldmap" and geometry != "none"
+    and sequence_details != "*field_mapping*"'''
+suffix = "T1w"
+entities = { acq = "{volume_suffix}" }
+"""
+
+
+def errors(*arguments: str) -> list[dict[str, str]]:
+    done = subprocess.run(
+        [str(VALIDATOR), "--json", *arguments], capture_output=True, text=True, timeout=100, check=False
+    )
+    issues = json.loads(done.stdout)["issues"]["issues"]
+    return [issue for issue in issues if issue["severity"] == "error"]
+
+
+EMISSION: dict[str, Any] = {
+    **{
+        "Manufacturer": "M",
+        "ManufacturersModelName": "N",
+        "Units": "Bq/mL",
+        "TracerName": "FDG",
+        "TracerRadionuclide": "F18",
+    },
+    **{"InjectedRadioactivity": 2e8, "InjectedRadioactivityUnits": "Bq", "TimeZero": "08:00:00", "ScanStart": 0},
+    **{"InjectionStart": 0, "FrameTimesStart": [0, 60], "FrameDuration": [60, 60], "ImageDecayCorrected": True},
+    **{
+        "ImageDecayCorrectionTime": 0,
+        "ReconMethodName": "OSEM",
+        "ReconMethodParameterLabels": ["subsets", "iterations"],
+    },
+    **{
+        "ReconMethodParameterValues": [21, 3],
+        "ReconFilterType": "Gaussian",
+        "ReconFilterSize": 2,
+        "AttenuationCorrection": "CT",
+    },
+}
+"""What an ideal scanner states; the rest comes from the rule of docs/bids.md."""
+
+
+def test_the_validator_finds_no_error_in_any_kind_of_file(tmp_path: Path) -> None:
+    document = (Path(__file__).parents[2] / "docs" / "bids.md").read_text(encoding="utf-8")
+    example = dedent(document.split("and subjects of a table:\n")[1].split("### Keys")[0])
+    (tmp_path / "subjects.csv").write_text("patient_id,subject\nP1,01\n")
+    scanner = Scanner(tmp_path)
+    readout = {**EPI, **AXIAL, "TotalReadoutTime": 0.05}
+    labelled = {"ArterialSpinLabelingType": "PCASL", "RepetitionTimePreparation": 4.0, "EchoTime": 0.01}
+    labelled |= {"MagneticFieldStrength": 3, "MRAcquisitionType": "3D", "RepetitionTime": 4.0}
+    magnitudes = {"e1": {"EchoTime": 0.005}, "e2": {"EchoTime": 0.0075}}
+    inversions = {"FlipAngle": 4, "RepetitionTimeExcitation": 0.007, "RepetitionTimePreparation": 5, "NumberShots": 176}
+    rank = {"ti1": {"InversionTime": 0.7}, "ti2": {"InversionTime": 2.5}}
+    series = [
+        scanner.series("t1_mprage"),
+        scanner.series("mp2rage", "ti1", "ti2", sidecars=rank, MagneticFieldStrength=7, **inversions),
+        scanner.series("gre_field_mapping", "e1", "e2", sidecars=magnitudes),
+        scanner.series("gre_field_mapping", ImageType=["ORIGINAL", "PRIMARY", "P"], EchoTime=0.0075),
+        scanner.series("SpinEchoFieldMap_AP", **readout),
+        scanner.series("rest_SBRef", **readout),
+        scanner.series("rest fMRI", "e1", "e2", times=9, **readout),
+        scanner.series("fMRI nback", "", "ph", times=100, **readout),
+        scanner.series("ep2d_diff", times=2, gradients=True, **readout),
+        scanner.series("pcasl", times=41, **labelled),
+        scanner.series("FDG", times=2, modality="PT", **{**EMISSION, "TracerName": "Fludeoxyglucose F^18^"}),
+    ]
+    report = Exporter(Listed(*series), rules_of(example, tmp_path), Pseudonyms(b"k" * 32)).export(tmp_path / "out")
+    assert report.skipped == []
+    assert report.volumes == 15
+    assert errors(str(tmp_path / "out")) == []
+
+
+@pytest.mark.corpus
+@pytest.mark.filterwarnings("ignore")  # what pydicom says of the values of old scanners
+def test_the_validator_finds_no_error_in_a_data_set_of_the_corpus(corpus: Path, tmp_path: Path) -> None:
+    work, out = tmp_path / "work", tmp_path / "out"
+    cases = [path for name in COLLECTIONS for path in corpus.glob(f"{name}/*/") if not path.name.startswith("codec")]
+    source = FolderSource(cases, work, here, 1, chosen('modality == "MR"', None))
+    report = Exporter(source, rules_of(EVERYTHING, tmp_path), Pseudonyms(b"k" * 32)).export(out)
+    assert report.is_settled
+    assert len(report.change.added) == report.volumes >= 40
+    assert {path.parent.name for path in out.rglob("*.nii.gz")} == {"anat", "dwi", "fmap", "func"}
+    reasons = {skipped.reason.split(":")[0] for skipped in report.skipped}
+    assert reasons <= {"its geometry is none", "its geometry is irregular", "no rule fits"}
+    assert errors(str(out)) == []
+
+
+def test_the_validator_knows_every_name(tmp_path: Path) -> None:
+    names = [
+        "sub-a/anat/sub-a_T1W.nii.gz",
+        "sub-a/anat/sub-a_dir-a_T1w.nii.gz",
+        "sub-a/func/sub-a_bold.nii.gz",
+    ]  # wrong
+    for kind in KINDS:
+        labels = {
+            entity: CHOICES[entity][0] if entity in CHOICES else "1" if entity in INDICES else "a"
+            for entity in ENTITIES
+            if entity in kind.entities
+        }
+        for entities in (labels, {entity: label for entity, label in labels.items() if entity in kind.required}):
+            names.append(f"sub-a/{kind.datatype}/{stem({'sub': 'a', **entities}, kind.suffix)}.nii.gz")
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    found = errors(str(tmp_path), "--ignoreNiftiHeaders")
+    of_names = {error["location"] for error in found if error["code"] in OF_NAMES}
+    assert of_names == {f"/{name}" for name in names[:3]}
+
+
+OF_NAMES = {
+    "NOT_INCLUDED",
+    "ALL_FILENAME_RULES_HAVE_ISSUES",
+    "ENTITY_NOT_IN_RULE",
+    "MISSING_REQUIRED_ENTITY",
+    "DATATYPE_MISMATCH",
+    "EXTENSION_MISMATCH",
+    "INVALID_ENTITY_LABEL",
+}
+"""What the validator calls errors in names."""

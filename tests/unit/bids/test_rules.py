@@ -1,0 +1,183 @@
+"""What a volume is by the default rules, by rules of one's own, and by the names of ReproIn; and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from node.bids.names import CHOICES, ENTITIES, INDICES, KINDS, reproin, stem
+from node.bids.rules import NotExported, Rules, read_rules
+from node.bids.volume_fields import RULE_FIELDS, VOLUME_FIELDS, volume_facts
+from node.errors import UsageError
+from tests.unit.bids.builders import AXIAL, EPI, facts, geometry, rules_of
+
+DEFAULT = read_rules(None)
+
+SEQUENCES: dict[str, dict[str, Any]] = {
+    "epi": EPI | AXIAL,
+    "mprage": {"PulseSequenceType": "MPRAGE"},
+    "field map": {"PulseSequenceDetails": "%SiemensSeq%\\gre_field_mapping"},
+    "asl": {"ArterialSpinLabelingType": "PCASL"},
+    "-": {},
+}
+
+
+def named(
+    rules: Rules,
+    description: str,
+    sequence: str = "-",
+    times: int = 1,
+    directions: int = 0,
+    suffix: str = "",
+    **more: Any,
+) -> str:
+    """The folder and the name of a volume without subject, or why it has none."""
+    sidecar = {**SEQUENCES[sequence], **more}
+    own = volume_facts(suffix, [suffix, *more.get("others", ())], sidecar, directions)
+    known = {**facts(series_description=description, modality=more.get("modality", "MR")), **geometry(times), **own}
+    try:
+        found = rules.meaning_of(known).named
+    except NotExported as reason:
+        return str(reason)
+    return f"{found.kind.datatype}/{stem(found.entities, found.kind.suffix)}"
+
+
+@pytest.mark.parametrize(
+    ("description", "sequence", "more", "name"),
+    [
+        ("t1_mprage_sag_p2_iso", "mprage", {}, "anat/T1w"),
+        ("Ax T1 post Gd", "-", {}, "anat/ce-gadolinium_T1w"),
+        ("t2_tse_tra", "-", {}, "anat/T2w"),
+        ("t2_space_dark-fluid_sag", "-", {}, "anat/FLAIR"),
+        ("AX T2 FLAIR", "-", {}, "anat/FLAIR"),
+        ("TOF_3D_multi-slab", "-", {}, "anat/angio"),
+        ("localizer", "-", {}, 'rule "localizer": a localizer'),
+        ("rest fMRI", "epi", {"times": 200}, "func/task-rest_bold"),
+        ("rest_SBRef", "epi", {}, "func/task-rest_sbref"),
+        ("ep2d_diff_mddw_30", "epi", {"times": 31, "directions": 30}, "dwi/dir-AP_dwi"),
+        (
+            "ep2d_diff_mddw_30_ADC",
+            "epi",
+            {"ImageType": ["DERIVED", "ADC"]},
+            'rule "derived": computed from other images',
+        ),
+        ("gre_field_mapping", "field map", {"suffix": "e1"}, "fmap/magnitude1"),
+        ("gre_field_mapping", "field map", {"suffix": "e2"}, "fmap/magnitude2"),
+        ("gre_field_mapping", "field map", {"ImageType": ["ORIGINAL", "P"]}, "fmap/phasediff"),
+        ("SpinEchoFieldMap_PA", "epi", {"PhaseEncodingDirection": "j-"}, "fmap/dir-PA_epi"),
+        ("pcasl_3d", "asl", {"times": 20}, "perf/asl"),
+        ("FDG brain", "-", {"modality": "PT", "TracerName": "Fludeoxyglucose F^18^"}, "pet/trc-FludeoxyglucoseF18_pet"),
+        ("thorax", "-", {"modality": "CT"}, 'rule "not MR or PET": BIDS has no place for this modality'),
+        ("func-bold_task-faces_acq-mb4_run-1__pilot", "epi", {"times": 9}, "func/task-faces_acq-mb4_bold"),
+        ("func-bold_task-faces_SBRef", "epi", {}, "func/task-faces_sbref"),
+        (
+            "dwi_dir-AP_acq-x",
+            "epi",
+            {"ImageType": ["DERIVED", "SECONDARY"]},
+            'rule "derived": computed from other images',
+        ),
+        ("mp2rage_UNI_Images", "-", {"ImageType": ["DERIVED", "PRIMARY", "M", "UNI"]}, "anat/UNIT1"),
+        ("dwi_b0_PA", "epi", {"PhaseEncodingDirection": "j-"}, "fmap/dir-PA_epi"),
+        ("something", "-", {}, "no rule fits: a sequence of unknown kind, 4 x 4 x 3 x 1"),
+    ],
+)
+def test_the_default_rules_name_common_protocols(
+    description: str, sequence: str, more: dict[str, Any], name: str
+) -> None:
+    assert named(DEFAULT, description, sequence, **more) == name
+
+
+def test_a_task_is_never_guessed() -> None:
+    assert named(DEFAULT, "fMRI_nback", "epi", 100).startswith("func/bold needs the entity task: add a rule")
+
+
+def test_what_separates_volumes_of_a_series_is_in_the_name_or_refused() -> None:
+    assert named(DEFAULT, "rest_me", "epi", 100, suffix="e2") == "func/task-rest_echo-2_bold"
+    assert named(DEFAULT, "t1_mprage", "mprage", suffix="ph") != "anat/T1w"
+    assert "does not tell this volume (i2)" in named(DEFAULT, "t2_tse", suffix="i2")
+
+
+def test_own_rules_come_first_and_fill_in_facts(tmp_path: Path) -> None:
+    rules = rules_of(
+        """
+        [[rules]]
+        name = "n-back"
+        where = { series_description = "*nback*", times = ">10" }
+        suffix = "bold"
+        entities = { task = "nback", acq = "{columns}", dir = "{phase_direction}", echo = "{echo_number}" }
+        fields = { TaskDescription = "two back" }
+        """,
+        tmp_path,
+    )
+    assert named(rules, "fMRI nback", "epi", 100) == "func/task-nback_acq-4_dir-AP_bold"
+    assert named(rules, "t1_mprage", "mprage") == "anat/T1w"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("rules = 1", "rules: "),
+        ("[dataset]\nnmae = 'x'", 'dataset.nmae: unknown key, did you mean "name"?'),
+        ("[dataset]\ndates = 'moved'", "dataset.dates: Input should be"),
+        (
+            "[[rules]]\nname = 'a'\nwhere = 'modality == 1'\nsuffix = 'T1w'",
+            'rule "a": where: at character 13: modality is a text',
+        ),
+        ("[[rules]]\nname = 'a'\nwhere = 'modalty == 1'\nsuffix = 'T1w'", 'did you mean "modality"?'),
+        (
+            "[[rules]]\nname = 'a'\nwhere = 'times > 1'\nsuffix = 'T1W'",
+            'rule \'a\': unknown suffix "T1W", did you mean "T1w"?',
+        ),
+        ("[[rules]]\nname = 'a'\nwhere = 'times > 1'\nsuffix = 'sbref'", "set datatype to func or dwi"),
+        ("[[rules]]\nname = 'a'\nwhere = 'times > 1'", "set either suffix, or skip"),
+        (
+            "[[rules]]\nname = 'a'\nwhere = 'times > 1'\nsuffix = 'T1w'\nentities = { dir = 'AP' }",
+            "anat/T1w has no dir",
+        ),
+        (
+            "[[rules]]\nname = 'a'\nwhere = 'times > 1'\nsuffix = 'T1w'\nentities = { acq = 'a-b' }",
+            "letters and digits only",
+        ),
+        (
+            "[[rules]]\nname = 'a'\nwhere = 'times > 1'\nsuffix = 'T1w'\nentities = { acq = '{tims}' }",
+            'did you mean "times"?',
+        ),
+        (
+            "[[rules]]\nname = 'a'\nwhere = 'times > 1'\nsuffix = 'T1w'\nentities = { sub = '1' }",
+            'unknown entity "sub"',
+        ),
+        ("[[rules", "rules.toml: "),
+    ],
+)
+def test_a_wrong_file_is_refused_with_place_rule_and_remedy(tmp_path: Path, text: str, problem: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        rules_of(text, tmp_path)
+    assert problem in str(refused.value)
+
+
+def test_names_of_reproin_are_taken_only_if_they_are_valid() -> None:
+    assert reproin("anat-T1w_acq-highres__second try") is not None
+    assert reproin("WIP dwi_dir-AP") is not None
+    for text in (
+        None,
+        "",
+        "anat-scout",
+        "anat-T1w_dir-AP",
+        "func-bold_task-a b",
+        "t1_mprage",
+        "x" * 5000,
+        "func" + "_a" * 5000,
+    ):
+        assert reproin(text) is None
+
+
+def test_every_fact_of_a_volume_has_a_field() -> None:
+    assert volume_facts("", [""], {}, 0).keys() == VOLUME_FIELDS.keys()
+    assert RULE_FIELDS.keys() >= VOLUME_FIELDS.keys()
+
+
+def test_kinds_know_their_entities() -> None:
+    assert len({(kind.datatype, kind.suffix) for kind in KINDS}) == len(KINDS)
+    assert all(kind.entities | INDICES | CHOICES.keys() <= set(ENTITIES) for kind in KINDS)
