@@ -22,10 +22,21 @@ from node.errors import UsageError, VoxelnodeError
 
 PANELS = {
     "Run": ("demo", "init", "serve", "doctor", "config"),
-    "Convert": ("convert", "import", "reconvert", "bids"),
+    "Convert": ("convert", "deidentify", "import", "reconvert", "bids"),
     "Exchange": ("echo", "find", "get", "send", "worklist", "hooks", "conformance"),
     "Look": ("status", "series", "select", "info", "dump", "rejections", "conflicts", "audit"),
-    "Maintain": ("fsck", "db", "journal", "quarantine", "delete", "retention", "patient", "account", "viewers"),
+    "Maintain": (
+        "fsck",
+        "db",
+        "journal",
+        "quarantine",
+        "delete",
+        "retention",
+        "patient",
+        "pseudonyms",
+        "account",
+        "viewers",
+    ),
 }
 """The commands in the order and under the titles of the help."""
 

@@ -19,6 +19,11 @@ EXAMPLES = {
         "voxelnode convert scan.zip -o volumes --flat -f '%p_%s' --format nifti,nrrd",
         "voxelnode convert scans -o volumes --name '{patient_id}_{series_number:03}'",
     ),
+    "deidentify": (
+        "voxelnode deidentify scans clean",
+        "voxelnode deidentify scans clean --key trial.key --retain modified-dates,patient --clean descriptors",
+        "voxelnode deidentify scans clean --pixel-rules devices.toml",
+    ),
     "import": ("voxelnode import scans", "voxelnode import scan.zip --dry-run"),
     "bids": (
         "voxelnode bids dataset --dry-run",
@@ -50,6 +55,7 @@ EXAMPLES = {
     "delete": ("voxelnode delete 1.2.840.1 --dry-run",),
     "retention": ("voxelnode retention",),
     "patient": ("voxelnode patient list",),
+    "pseudonyms": ("voxelnode pseudonyms new trial.key", "voxelnode pseudonyms map trial.key scans"),
     "account": ("voxelnode account add doe", "voxelnode account list"),
     "viewers": ("voxelnode viewers list", "voxelnode viewers install ohif"),
 }

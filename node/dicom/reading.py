@@ -160,6 +160,21 @@ def read_instance(path: Path, max_bytes: int | None = None) -> Dataset:
                 return dcmread(BoundedFile(buffered, max_bytes), force=True)
 
 
+def with_elements(ds: Dataset, elements: _Elements) -> Dataset:
+    """Return a data set with other elements of the encoding of `ds`; pixels may still be in the file of `ds`."""
+    if isinstance(ds, _PartlyInFile):
+        new: Dataset = _PartlyInFile(Path(str(ds.filename)), elements)
+    else:
+        new = _with_elements(Dataset.__new__(Dataset), elements)
+    copy_encoding(ds, new)
+    return new
+
+
+def copy_encoding(ds: Dataset, new: Dataset) -> None:
+    """Let pydicom write the raw elements of `new` as they are, which are those of `ds`."""
+    new.set_original_encoding(ds.original_encoding[0], ds.original_encoding[1], ds.original_character_set)
+
+
 def _read(path: Path, data: bytes, whole: bool) -> Dataset:
     """Return the data set from the bytes of a file; `whole`: the bytes are the whole file."""
     length = struct.unpack_from("<I", data, 140)[0] if data[128:140] == _GROUP_LENGTH and len(data) > 144 else 0

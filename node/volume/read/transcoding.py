@@ -81,7 +81,7 @@ def encoded(ds: Dataset, target: str) -> bytes:
     """
     syntax = UID(ds.file_meta.TransferSyntaxUID)
     if syntax not in NATIVE and _PIXEL_DATA in ds:
-        _decompress(ds)
+        decompress(ds)
     implicit = target == ImplicitVRLittleEndian
     is_big_endian = syntax == ExplicitVRBigEndian
     _prepare(ds, implicit, is_big_endian)
@@ -91,8 +91,16 @@ def encoded(ds: Dataset, target: str) -> bytes:
     return stream.getvalue()
 
 
-def _decompress(ds: Dataset) -> None:
-    """Replace compressed frames by decoded ones, and correct the Image Pixel module."""
+def decompress(ds: Dataset) -> None:
+    """Replace compressed frames by decoded ones, and correct the Image Pixel module.
+
+    Raises
+    ------
+    ConversionRefused
+        See `encoded`.
+    NotTranscodable
+        See `encoded`.
+    """
     decompressed = decompressed_frames(ds)
     layout = decompressed.layout
     length = -(-layout.pixels * layout.samples * layout.bits_allocated * layout.frames // 8)

@@ -1,0 +1,114 @@
+"""``voxelnode deidentify``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from node.cli.options import Json
+from node.cli.output import print_json, printable
+
+MAX_SHOWN = 100
+
+
+def deidentify(
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", exists=True, help="A folder, a file, a zip file or a DICOMDIR.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the results; created if missing.")],
+    key: Annotated[
+        Path | None,
+        typer.Option(
+            "--key",
+            metavar="FILE",
+            help="Key of the pseudonyms, made by `voxelnode pseudonyms new`. [default: a key that nobody keeps]",
+        ),
+    ] = None,
+    retain: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--retain",
+            metavar="WHAT",
+            help="safe-private, uids, device, institution, patient, full-dates or modified-dates; several with commas.",
+        ),
+    ] = None,
+    clean: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--clean",
+            metavar="WHAT",
+            help="descriptors, structured, graphics or pixels, instead of removal or refusal; several with commas.",
+        ),
+    ] = None,
+    pixel_rules: Annotated[
+        Path | None,
+        typer.Option(
+            "--pixel-rules",
+            metavar="FILE",
+            help="TOML file of what devices burn into pixels; includes --clean pixels.",
+        ),
+    ] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow",
+            metavar="RISK",
+            help="Pass pixels as they are: secondary-capture, ultrasound, photograph, burned-in or recognizable.",
+        ),
+    ] = None,
+    deface: Annotated[
+        str | None, typer.Option("--deface", metavar="NAME", help="Plugin that removes faces from each series.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Remove identities from DICOM files, by PS3.15 Annex E.
+
+    The originals stay as they are. What cannot be called clean is refused with the reason and not written; files that
+    are not DICOM are not copied. Exit 1 if nothing was written.
+    """
+    from node.deidentify.burned_in import read_rules
+    from node.deidentify.defacing import load_defacer
+    from node.deidentify.files import Refused, deidentify_files
+    from node.deidentify.instance import Deidentification
+    from node.deidentify.profile import Profile, options
+    from node.deidentify.pseudonyms import passing_key, read_keys
+    from node.deidentify.refusal import allowed
+
+    cleaned = _listed(clean) + (["pixels"] if pixel_rules else [])
+    how = Deidentification(
+        Profile(options(_listed(retain), cleaned)),
+        read_keys(key)[0] if key else passing_key(),
+        allowed(_listed(allow)),
+        read_rules(pixel_rules) if pixel_rules else (),
+    )
+
+    def show(refused: Refused) -> None:
+        if not json:
+            print(f"refused {printable(refused.name)}: {refused.reason}: {printable(refused.detail)}", flush=True)
+
+    summary = deidentify_files([source], out, how, load_defacer(deface) if deface else None, show)
+    if json:
+        print_json(
+            {
+                "written": summary.written,
+                "patients": sorted(summary.patients),
+                "key": how.key.name,
+                "refused": [
+                    {"name": each.name, "reason": each.reason, "detail": each.detail} for each in summary.refused
+                ],
+                "skipped": [{"name": each.name, "reason": each.reason} for each in summary.skipped],
+            }
+        )
+    else:
+        for skipped in summary.skipped[:MAX_SHOWN]:
+            print(f"skipped {printable(skipped.name)}: {printable(skipped.reason)}")
+        counts = f"{summary.written} instances of {len(summary.patients)} patients"
+        print(f"{counts}, {len(summary.refused)} refused, {len(summary.skipped)} skipped: {out}")
+    if not summary.written:
+        raise typer.Exit(1)
+
+
+def _listed(given: list[str] | None) -> list[str]:
+    return [name for names in given or () for name in names.split(",") if name]

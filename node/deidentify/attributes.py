@@ -1,0 +1,364 @@
+"""Apply a profile to the attributes of a data set, to any depth. Elements that stay keep their bytes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydicom import Dataset
+from pydicom.datadict import dictionary_VR, keyword_for_tag
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.multival import MultiValue
+from pydicom.sequence import Sequence
+from pydicom.tag import BaseTag
+
+from node.deidentify.dates import shifted_date, shifted_datetime, written_forms
+from node.deidentify.profile import Action, Option, Profile, rows, safe_private
+from node.deidentify.pseudonyms import Patient, PseudonymKey
+from node.deidentify.refusal import NotDeidentified, Reason
+from node.deidentify.text import Identities
+from node.dicom.reading import copy_encoding
+from node.dicom.values import CONVERSION_ERRORS, held_elements, text
+
+MAX_DEPTH = 64
+
+_Element = DataElement | RawDataElement
+
+PATIENT_ID, ACCESSION_NUMBER = 0x00100020, 0x00080050
+_OVERLAY_TYPE, _OVERLAY_DATA, _OVERLAY_COMMENTS = 0x0040, 0x3000, 0x4000
+
+TEXT_VRS = frozenset(("AE", "CS", "LO", "LT", "SH", "ST", "UC", "UR", "UT"))
+_TEMPORAL_VRS = frozenset(("DA", "DT", "TM"))
+_UNKNOWN_VRS = frozenset((None, "UN"))
+
+DUMMIES: Mapping[str, Any] = {
+    "AE": "ANON",
+    "AS": "000D",
+    "AT": 0,
+    "CS": "ANON",
+    "DA": "19000101",
+    "DS": "0",
+    "DT": "19000101000000",
+    "FD": 0.0,
+    "FL": 0.0,
+    "IS": "0",
+    "LO": "ANON",
+    "LT": "ANON",
+    "OB": b"\0\0",
+    "OD": b"\0" * 8,
+    "OF": b"\0" * 4,
+    "OL": b"\0" * 4,
+    "OV": b"\0" * 8,
+    "OW": b"\0\0",
+    "PN": "ANON",
+    "SH": "ANON",
+    "SL": 0,
+    "SS": 0,
+    "ST": "ANON",
+    "SV": 0,
+    "TM": "000000",
+    "UC": "ANON",
+    "UI": "2.25.0",
+    "UL": 0,
+    "UN": b"\0\0",
+    "UR": "urn:anon",
+    "US": 0,
+    "UT": "ANON",
+    "UV": 0,
+}
+"""Values without meaning by VR; of action D in Table E.1-1."""
+
+_CLASS_UIDS = re.compile(r"(?:SOPClass|TransferSyntax|CodingScheme|ContextGroup|ContextUID|MappingResource|Class)\w*")
+"""Keywords of UIDs that name a kind, not an instance; a private one of them says who made the device at most."""
+
+
+@dataclass(frozen=True)
+class Cleaner:
+    """Applies one profile to the data sets of one instance.
+
+    Attributes
+    ----------
+    identities : Identities
+        What the instance says of its patient anywhere; removed from text that stays.
+    """
+
+    profile: Profile
+    key: PseudonymKey
+    patient: Patient
+    identities: Identities = field(default_factory=lambda: Identities(()))
+
+    def data_set(self, ds: Dataset, *, free_text: bool = False, depth: int = 0) -> Dataset:
+        """Return a data set without identities; pixel data and bulk data are shared with `ds`.
+
+        Parameters
+        ----------
+        free_text : bool
+            All text is cleaned, also of attributes that the table does not list: the item is of a kept structure.
+
+        Raises
+        ------
+        NotDeidentified
+            The sequences are nested more than `MAX_DEPTH` deep, or an element is unreadable.
+        """
+        if depth > MAX_DEPTH:
+            raise NotDeidentified(Reason.UNREADABLE, f"sequences are nested more than {MAX_DEPTH} deep")
+        new = Dataset()
+        copy_encoding(ds, new)
+        creators = _private_creators(ds)
+        for tag, element in list(held_elements(ds).items()):
+            kept = self._of_element(ds, tag, element, creators, free_text, depth)
+            if kept is not None:
+                new[tag] = kept
+        for tag in [tag for tag in held_elements(new) if tag.is_private_creator]:
+            if not any(other >> 8 == (tag.group << 8 | tag.element) for other in held_elements(new) if other != tag):
+                del new[tag]
+        return new
+
+    def _of_element(
+        self,
+        ds: Dataset,
+        tag: BaseTag,
+        element: _Element,
+        creators: Mapping[int, str],
+        free_text: bool,
+        depth: int,
+    ) -> _Element | None:
+        if tag.element == 0:  # group length, retired
+            return None
+        if tag.is_private:
+            return self._private(ds, tag, element, creators, depth)
+        if 0x5000 <= tag.group <= 0x501E or 0x6000 <= tag.group <= 0x601E:
+            return self._graphics(ds, tag, element, free_text, depth)
+        action = self.profile.action(tag)
+        if action is Action.REMOVE:
+            return None
+        vr = _vr(tag, element)
+        if vr is None:
+            return None  # neither the file nor the dictionary says what it is
+        try:
+            if action is None:
+                return self._unlisted(ds, tag, element, vr, free_text, depth)
+            return self._changed(ds, tag, element, vr, action, depth)
+        except CONVERSION_ERRORS as error:
+            raise NotDeidentified(
+                Reason.UNREADABLE, f"({tag.group:04X},{tag.element:04X}) cannot be read: {type(error).__name__}"
+            ) from error
+
+    def _changed(
+        self, ds: Dataset, tag: BaseTag, element: _Element, vr: str, action: Action, depth: int
+    ) -> _Element | None:
+        """Return an element that the table lists."""
+        if vr == "SQ":
+            return self._sequence(ds, tag, action, depth)
+        if action is Action.KEEP:
+            return element
+        if action is Action.UID or (action is Action.DUMMY and vr == "UI"):
+            return _made(tag, vr, [self.key.uid(uid) for uid in _texts(ds, tag)])
+        if action is Action.CLEAN:
+            return self._cleaned(ds, tag, vr)
+        if tag == PATIENT_ID:
+            return _made(tag, vr, [self.key.patient(self.patient)])
+        if tag == ACCESSION_NUMBER:
+            return _made(tag, vr, [self.key.accession(number) for number in _texts(ds, tag) if number])
+        return DataElement(tag, vr, DUMMIES[vr] if action is Action.DUMMY else None)
+
+    def _sequence(self, ds: Dataset, tag: BaseTag, action: Action, depth: int) -> DataElement | None:
+        if action is Action.EMPTY:
+            return DataElement(tag, "SQ", Sequence())
+        items = ds[tag].value
+        if action is Action.DUMMY:
+            return DataElement(tag, "SQ", Sequence(self._dummy(item, depth + 1) for item in items[:1]))
+        cleaned = [self.data_set(item, free_text=action is Action.CLEAN, depth=depth + 1) for item in items]
+        return DataElement(tag, "SQ", Sequence(cleaned))
+
+    def _dummy(self, item: Dataset, depth: int) -> Dataset:
+        """Return an item with the attributes of another one, and no value of it."""
+        new = Dataset()
+        for tag, element in self.data_set(item, depth=depth).items():
+            vr = _vr(tag, element)
+            if tag.is_private or vr is None:
+                continue
+            if vr == "SQ":
+                new[tag] = DataElement(tag, "SQ", Sequence())
+            else:
+                new[tag] = DataElement(tag, vr, DUMMIES[vr])
+        return new
+
+    def _cleaned(self, ds: Dataset, tag: BaseTag, vr: str) -> _Element | None:
+        """Return an element with action C, by its kind."""
+        if vr in _TEMPORAL_VRS:
+            return self._temporal(ds, tag, vr)
+        if vr == "AE":
+            return _made(tag, vr, [self.key.ae_title(title) for title in _texts(ds, tag) if title])
+        if vr == "SH" and keyword_for_tag(tag) == "TimezoneOffsetFromUTC":
+            return held_elements(ds)[tag]  # whole days are shifted, so that it stays true
+        if vr in TEXT_VRS:
+            return _made(tag, vr, [self.identities.cleaned(each) for each in _texts(ds, tag)])
+        return None if vr in ("OB", "UN") else DataElement(tag, vr, DUMMIES[vr])
+
+    def _temporal(self, ds: Dataset, tag: BaseTag, vr: str) -> _Element:
+        if vr == "TM":
+            return held_elements(ds)[tag]
+        days = self.key.days_earlier(self.patient)
+        shifted = shifted_date if vr == "DA" else shifted_datetime
+        values = [shifted(each, days) for each in _texts(ds, tag)]
+        return _made(tag, vr, values if all(values) else [])
+
+    def _unlisted(
+        self, ds: Dataset, tag: BaseTag, element: _Element, vr: str, free_text: bool, depth: int
+    ) -> _Element | None:
+        """Return an element that the table does not list.
+
+        It stays, except for what its VR shows to be a person, an instance or a time, and for identities in its text.
+        """
+        if vr == "SQ":
+            items = [self.data_set(item, free_text=free_text, depth=depth + 1) for item in ds[tag].value]
+            return DataElement(tag, "SQ", Sequence(items))
+        if vr == "PN":
+            return DataElement(tag, "PN", None)
+        if vr == "UI":
+            return self._unlisted_uids(ds, tag, element)
+        if vr in _TEMPORAL_VRS:
+            return self._unlisted_time(ds, tag, element, vr)
+        if vr not in TEXT_VRS:
+            return element
+        values = _texts(ds, tag)
+        if free_text and vr not in ("CS", "SH"):
+            return _made(tag, vr, [self.identities.cleaned(each) or "ANON" for each in values])
+        without = [self.identities.without(each) for each in values]
+        return element if without == values else _made(tag, vr, without)
+
+    def _unlisted_uids(self, ds: Dataset, tag: BaseTag, element: _Element) -> _Element:
+        if Option.UIDS in self.profile.options or _CLASS_UIDS.search(keyword_for_tag(tag)):
+            return element
+        uids = _texts(ds, tag)
+        replaced = [self.key.uid(uid) for uid in uids]
+        return element if replaced == uids else _made(tag, "UI", replaced)
+
+    def _unlisted_time(self, ds: Dataset, tag: BaseTag, element: _Element, vr: str) -> _Element:
+        if Option.FULL_DATES in self.profile.options:
+            return element
+        if Option.MODIFIED_DATES in self.profile.options:
+            return self._temporal(ds, tag, vr)
+        return DataElement(tag, vr, None)
+
+    def _private(
+        self,
+        ds: Dataset,
+        tag: BaseTag,
+        element: _Element,
+        creators: Mapping[int, str],
+        depth: int,
+    ) -> _Element | None:
+        """Return a private element that is known to be safe (PS3.15 E.3.10), or the creator of such elements."""
+        if Option.SAFE_PRIVATE not in self.profile.options:
+            return None
+        if tag.is_private_creator:
+            return DataElement(tag, "LO", creators[tag])  # removed again if nothing of its block stays
+        creator = creators.get(tag.group << 16 | tag.element >> 8, "")
+        vr = safe_private().get((creator, tag.group, tag.element & 0xFF))
+        if vr is None:
+            return None
+        found = element.VR
+        if found in _UNKNOWN_VRS and isinstance(element, RawDataElement) and vr != "SQ":
+            ds[tag] = element = element._replace(VR=vr)
+        elif found != vr:
+            return None  # not what the vendor has documented
+        try:
+            return self._unlisted(ds, tag, element, vr, True, depth)
+        except CONVERSION_ERRORS:
+            return None
+
+    def _graphics(self, ds: Dataset, tag: BaseTag, element: _Element, free_text: bool, depth: int) -> _Element | None:
+        """Return an element of an overlay that shows a region of interest; curves and other overlays go as a whole.
+
+        An overlay is a bitmap, which cannot be cleaned: that of the type G may be text (PS3.3 C.9.2).
+        """
+        if Option.GRAPHICS not in self.profile.options or tag.group < 0x6000 or tag.element == _OVERLAY_COMMENTS:
+            return None
+        group = tag.group << 16
+        if (group | _OVERLAY_DATA) not in ds or _texts(ds, BaseTag(group | _OVERLAY_TYPE)) != ["R"]:
+            return None
+        vr = _vr(tag, element)
+        return None if vr is None else self._unlisted(ds, tag, element, vr, free_text, depth)
+
+
+def identities_of(ds: Dataset, profile: Profile) -> Identities:
+    """Return what a data set says of persons, places and identifiers, and that the profile does not keep."""
+    return Identities(_identities(ds, _identifying(profile), 0))
+
+
+def _identifying(profile: Profile) -> frozenset[int]:
+    """Return the tags whose values are identities; descriptions are not, because their words are common ones."""
+    return frozenset(
+        int(row.tag.replace(",", ""), 16)
+        for row in rows()
+        if "x" not in row.tag and "g" not in row.tag
+        if Option.DESCRIPTORS not in row.options and row.action(profile.options) is not Action.KEEP
+    )
+
+
+def _identities(ds: Dataset, identifying: frozenset[int], depth: int) -> Iterator[str]:
+    if depth > MAX_DEPTH:
+        return
+    for tag, element in list(held_elements(ds).items()):
+        vr = _vr(tag, element)
+        try:
+            if vr == "SQ":
+                for item in ds[tag].value:
+                    yield from _identities(item, identifying, depth + 1)
+            elif vr == "PN" or tag in identifying:
+                yield from _identities_in(_texts(ds, tag), vr)
+        except CONVERSION_ERRORS:
+            continue
+
+
+def _identities_in(values: list[str], vr: str | None) -> Iterator[str]:
+    for each in values:
+        if vr == "PN":
+            yield from re.split(r"[\^=\s,]+", each)
+        elif vr in ("DA", "DT"):
+            yield from written_forms(each)
+        elif vr in TEXT_VRS:
+            yield each
+
+
+def patient_of(ds: Dataset) -> Patient:
+    """Return whose instance it is; its study stands in for a patient without Patient ID."""
+    patient_id = text(ds, "PatientID")
+    if patient_id:
+        return Patient(text(ds, "IssuerOfPatientID") or "", patient_id)
+    return Patient("study", text(ds, "StudyInstanceUID") or "")
+
+
+def _vr(tag: BaseTag, element: _Element) -> str | None:
+    """Return the VR of an element, that of the dictionary where the file has none or UN; None if it is unknown."""
+    if element.VR not in _UNKNOWN_VRS:
+        return str(element.VR)
+    try:
+        return str(dictionary_VR(tag)).split(" or ")[-1]
+    except KeyError:
+        return None
+
+
+def _texts(ds: Dataset, tag: BaseTag) -> list[str]:
+    """Return the values of an element as text."""
+    value: Any = ds[tag].value if tag in ds else None
+    if value is None or value == "":
+        return []
+    if isinstance(value, bytes):
+        value = value.decode("latin-1").rstrip("\0 ")
+    return [str(each) for each in value] if isinstance(value, MultiValue | list) else [str(value)]
+
+
+def _made(tag: BaseTag, vr: str, values: list[str]) -> DataElement:
+    return (
+        DataElement(tag, vr, values if len(values) != 1 else values[0]) if any(values) else DataElement(tag, vr, None)
+    )
+
+
+def _private_creators(ds: Dataset) -> dict[int, str]:
+    """Return the private creators of a data set by their tags (PS3.5 7.8.1)."""
+    return {tag: "".join(_texts(ds, tag)).strip() for tag in held_elements(ds) if tag.is_private_creator}

@@ -1,0 +1,234 @@
+"""De-identify files: everything found in folders, zip files and DICOMDIRs, into files named by their new UIDs."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydicom import Dataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
+from pydicom.tag import BaseTag
+from pydicom.uid import UID, ImplicitVRLittleEndian
+
+from node.deidentify.defacing import Defacer, defaced
+from node.deidentify.instance import Deidentification, deidentified
+from node.deidentify.refusal import NotDeidentified, Reason
+from node.dicom.part10 import file_head
+from node.dicom.reading import FileBytes, read_instance, stored_bytes, with_elements
+from node.dicom.values import CONVERSION_ERRORS, held_elements, text
+from node.errors import UsageError
+from node.receive.dicom_files import MediaFile, SkippedFile, find_instances
+
+_PIXEL_DATA = BaseTag(0x7FE00010)
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A file that was not de-identified. `name` is that of the original, which may say who it is of."""
+
+    name: str
+    reason: str
+    detail: str
+
+
+@dataclass(slots=True)
+class Summary:
+    """What became of the files of one run.
+
+    Attributes
+    ----------
+    patients : set of str
+        Their pseudonyms.
+    refused : list of Refused
+        Instances, with the reason.
+    skipped : list of SkippedFile
+        Files that are not DICOM instances. They are never copied.
+    """
+
+    written: int = 0
+    patients: set[str] = field(default_factory=set)
+    refused: list[Refused] = field(default_factory=list)
+    skipped: list[SkippedFile] = field(default_factory=list)
+
+
+def deidentify_files(
+    paths: Iterable[Path],
+    out: Path,
+    how: Deidentification,
+    defacer: Defacer | None = None,
+    on_refused: Callable[[Refused], None] = lambda refused: None,
+) -> Summary:
+    """De-identify the instances in `paths` into ``out/<patient>/<study>/<series>/<instance>.dcm``.
+
+    A file in `out` appears whole or not at all. A second run with the same key writes the same files again.
+
+    Parameters
+    ----------
+    defacer : Defacer or None
+        Called for each series at the end; a series that it fails on is removed and refused.
+    on_refused : callable (Refused)
+        Called at once, in the order of the files.
+
+    Raises
+    ------
+    UsageError
+        `out` is in one of `paths`, or holds one of them: results would be found as originals.
+    OSError
+        `out` cannot be written.
+    """
+    paths = [path.resolve() for path in paths]
+    for path in paths:
+        if out.resolve() == path or path in out.resolve().parents or out.resolve() in path.parents:
+            raise UsageError(f"{out}: choose a folder for the results that is apart from {path}")
+    run = _Run(out, how, on_refused)
+    with tempfile.TemporaryDirectory(prefix="voxelnode-") as unpacked, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's warnings quote values, which are patient data
+        for found in find_instances(paths):
+            if isinstance(found, SkippedFile):
+                run.summary.skipped.append(found)
+            else:
+                run.add(found, Path(unpacked))
+        if defacer is not None:
+            run.deface(defacer)
+    return run.summary
+
+
+@dataclass(slots=True)
+class _Run:
+    """What was written so far: the name of the original of each file, by series."""
+
+    out: Path
+    how: Deidentification
+    on_refused: Callable[[Refused], None]
+    summary: Summary = field(default_factory=Summary)
+    series: dict[Path, dict[Path, str]] = field(default_factory=dict)
+
+    def add(self, found: MediaFile, unpacked: Path) -> None:
+        try:
+            with _file_of(found, unpacked) as path:
+                ds = deidentified(_read(path, found), self.how)
+                place = _place(self.out, ds)
+                if place in self.series.get(place.parent, ()):
+                    raise NotDeidentified(Reason.DUPLICATE, "an instance of this UID was de-identified already")
+                write(ds, place)
+        except NotDeidentified as error:
+            self._refuse(found.name, error)
+            return
+        self.series.setdefault(place.parent, {})[place] = found.name
+        self.summary.patients.add(text(ds, "PatientID"))
+        self.summary.written += 1
+
+    def deface(self, defacer: Defacer) -> None:
+        for folder, places in self.series.items():
+            try:
+                for place, ds in zip(places, defaced([read_instance(place) for place in places], defacer), strict=True):
+                    write(ds, place)
+            except NotDeidentified as error:
+                for place, name in places.items():
+                    place.unlink(missing_ok=True)
+                    self._refuse(name, error)
+                self.summary.written -= len(places)
+                with suppress(OSError):
+                    folder.rmdir()
+
+    def _refuse(self, name: str, error: NotDeidentified) -> None:
+        refused = Refused(name, error.reason, error.detail)
+        self.summary.refused.append(refused)
+        self.on_refused(refused)
+
+
+@contextmanager
+def _file_of(found: MediaFile, unpacked: Path) -> Iterator[Path]:
+    """Yield the file of an instance; a member of a zip file is unpacked for as long as it is used."""
+    if found.path is not None:
+        yield found.path
+        return
+    copy = unpacked / "instance.dcm"
+    try:
+        found.copy_to(copy)
+    except OSError as error:
+        raise NotDeidentified(Reason.UNREADABLE, str(error)) from error
+    try:
+        yield copy
+    finally:
+        copy.unlink(missing_ok=True)
+
+
+def _read(path: Path, found: MediaFile) -> Dataset:
+    try:
+        ds = read_instance(path)
+        if not text(ds.file_meta, "TransferSyntaxUID"):
+            ds.file_meta.TransferSyntaxUID = UID(found.identity.transfer_syntax_uid)
+        return ds
+    except Exception as error:  # pydicom raises anything for a damaged file
+        raise NotDeidentified(Reason.UNREADABLE, f"the file cannot be read: {type(error).__name__}") from error
+
+
+def _place(out: Path, ds: Dataset) -> Path:
+    """Return the path of a result; its parts are pseudonyms and UIDs, which `deidentified` has checked."""
+    study, series, instance = (
+        text(ds, keyword) for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+    )
+    return out / text(ds, "PatientID") / study / series / f"{instance}.dcm"
+
+
+def write(ds: Dataset, path: Path) -> None:
+    """Write a de-identified data set as a file of PS3.10; its folders are created.
+
+    Native pixels that are still in the file of the original are copied in pieces, without being held in memory.
+
+    Raises
+    ------
+    NotDeidentified
+        ``unreadable``: an element cannot be encoded.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            for piece in pieces(ds):
+                file.write(piece)
+        os.replace(part, path)
+    except (*CONVERSION_ERRORS, StopIteration) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise NotDeidentified(Reason.UNREADABLE, f"the data set cannot be encoded: {type(error).__name__}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def pieces(ds: Dataset) -> Iterator[bytes]:
+    """Yield the bytes of a file of a de-identified data set."""
+    syntax = text(ds.file_meta, "TransferSyntaxUID")
+    implicit = syntax == ImplicitVRLittleEndian
+    yield file_head(text(ds, "SOPClassUID"), text(ds, "SOPInstanceUID"), syntax)
+    pixels, _ = stored_bytes(ds, "PixelData")
+    if not isinstance(pixels, FileBytes):
+        yield _encoded(ds, implicit)
+        return
+    elements = held_elements(ds)
+    vr = str(elements[_PIXEL_DATA].VR or "OW").encode("ascii")
+    yield _encoded(_part(ds, lambda tag: tag < _PIXEL_DATA), implicit)
+    group = _PIXEL_DATA.group.to_bytes(2, "little") + _PIXEL_DATA.element.to_bytes(2, "little")
+    yield group + (b"" if implicit else vr + b"\0\0") + (len(pixels) + len(pixels) % 2).to_bytes(4, "little")
+    for start in range(0, len(pixels), _CHUNK_BYTES):
+        yield pixels[start : start + _CHUNK_BYTES]
+    yield b"\0" * (len(pixels) % 2) + _encoded(_part(ds, lambda tag: tag > _PIXEL_DATA), implicit)
+
+
+def _part(ds: Dataset, wanted: Callable[[BaseTag], bool]) -> Dataset:
+    return with_elements(ds, {tag: element for tag, element in held_elements(ds).items() if wanted(tag)})
+
+
+def _encoded(ds: Dataset, implicit: bool) -> bytes:
+    stream = DicomBytesIO()
+    stream.is_implicit_VR, stream.is_little_endian = implicit, True
+    write_dataset(stream, ds)
+    return stream.getvalue()

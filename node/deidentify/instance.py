@@ -1,0 +1,178 @@
+"""De-identify one instance: the function that commands, routes and downloads call."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from io import BytesIO
+
+from pydicom import Dataset
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataset import FileMetaDataset
+from pydicom.filereader import read_dataset
+from pydicom.filewriter import correct_ambiguous_vr
+from pydicom.sequence import Sequence
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+
+from node import __version__
+from node.deidentify.attributes import Cleaner, identities_of, patient_of
+from node.deidentify.burned_in import PixelRule, blank, has_overlays_in_pixels, has_pixels, regions, risk_of
+from node.deidentify.profile import BASIC_PROFILE, CODES, Option, Profile, edition
+from node.deidentify.pseudonyms import PseudonymKey
+from node.deidentify.refusal import NotDeidentified, Reason
+from node.dicom.reading import with_elements
+from node.dicom.values import CONVERSION_ERRORS, held_elements, text
+from node.volume.read.transcoding import encoded
+
+_UID = re.compile(r"[0-9.]{1,64}")
+
+
+@dataclass(frozen=True)
+class Deidentification:
+    """How instances are de-identified.
+
+    Attributes
+    ----------
+    allowed : frozenset of Reason
+        Risks in pixels, of `refusal.ALLOWABLE`, that are passed with the pixels as they are.
+    rules : tuple of PixelRule
+        Used with `Option.PIXELS`.
+    """
+
+    profile: Profile
+    key: PseudonymKey
+    allowed: frozenset[Reason] = field(default_factory=frozenset)
+    rules: tuple[PixelRule, ...] = ()
+
+
+def deidentified(ds: Dataset, how: Deidentification) -> Dataset:
+    """Return an instance without identities.
+
+    Parameters
+    ----------
+    ds : Dataset
+        With its `file_meta`; not to be used afterwards.
+
+    Returns
+    -------
+    Dataset
+        With a `file_meta` that names its transfer syntax, which is another one only if pixels were blanked, or if `ds`
+        was big endian or deflated: then it is Explicit VR Little Endian. Large native pixels stay in the file of `ds`.
+
+    Raises
+    ------
+    NotDeidentified
+        The instance cannot be called clean; nothing of it may be passed on.
+
+    Notes
+    -----
+    PS3.15 E.1.1 and E.3. Written are (0012,0062), (0012,0063), (0012,0064) and (0028,0303), and (0028,0301) of blanked
+    pixels.
+    """
+    try:
+        return _deidentified(_in_little_endian(ds), how)
+    except CONVERSION_ERRORS as error:
+        raise NotDeidentified(Reason.UNREADABLE, f"the data set is damaged: {type(error).__name__}") from error
+
+
+def _deidentified(ds: Dataset, how: Deidentification) -> Dataset:
+    for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
+        if not _UID.fullmatch(text(ds, keyword)):
+            raise NotDeidentified(Reason.NO_IDENTITY, f"{keyword} is missing or not a UID")
+    options = how.profile.options
+    if "EncapsulatedDocument" in ds:
+        raise NotDeidentified(Reason.ENCAPSULATED_DOCUMENT, "a PDF or another document inside cannot be cleaned")
+    if "ContentSequence" in ds and Option.STRUCTURED not in options:
+        raise NotDeidentified(Reason.STRUCTURED_REPORT, "a report; ask for the option structured to clean its content")
+    mask, found = None, False
+    if has_pixels(ds):
+        mask = regions(ds, how.rules) if Option.PIXELS in options else None
+        found = mask is not None
+        _refuse_risk(ds, how, found)
+    patient = patient_of(ds)
+    cleaner = Cleaner(how.profile, how.key, patient, identities_of(ds, how.profile))
+    cleaned = cleaner.data_set(ds)
+    new = with_elements(ds, dict(held_elements(cleaned)))
+    new.file_meta = _file_meta(new, text(ds.file_meta, "TransferSyntaxUID"))
+    unused_bits = has_overlays_in_pixels(ds) and "PixelData" in ds
+    if unused_bits or (mask is not None and mask.any()):
+        blank(new, mask, unused_bits=unused_bits)
+    new.PatientID = new.PatientName = how.key.patient(patient)
+    _mark(new, how, pixels=found)
+    return new
+
+
+def _refuse_risk(ds: Dataset, how: Deidentification, known_device: bool) -> None:
+    risk = risk_of(ds)
+    if risk is None or risk[0] in how.allowed or (known_device and risk[0] is not Reason.RECOGNIZABLE):
+        return
+    reason, detail = risk
+    if reason is Reason.RECOGNIZABLE:
+        remedy = "a defacing plugin, or --allow recognizable if the pixels have been looked at"
+    elif Option.PIXELS in how.profile.options:
+        remedy = f"no rule fits this device, and it has no ultrasound regions; add a rule, or --allow {reason}"
+    else:
+        remedy = f"--clean pixels with rules for the device, or --allow {reason} if the pixels have been looked at"
+    raise NotDeidentified(reason, f"{detail}; {remedy}")
+
+
+def _in_little_endian(ds: Dataset) -> Dataset:
+    """Return a data set in one of the encodings whose elements are copied as they are."""
+    syntax = UID(text(ds.file_meta, "TransferSyntaxUID"))
+    if not syntax:
+        raise NotDeidentified(Reason.UNREADABLE, "the transfer syntax is not known")
+    if syntax == ExplicitVRBigEndian:
+        meta = ds.file_meta
+        ds = read_dataset(BytesIO(encoded(ds, ExplicitVRLittleEndian)), False, True)
+        ds.file_meta = meta
+    elif any(_is_implicit(element) is (syntax != ImplicitVRLittleEndian) for element in held_elements(ds).values()):
+        for _ in ds.iterall():
+            pass  # converted now: pydicom writes it in the encoding that the file names, and not in that of its bytes
+        correct_ambiguous_vr(ds, True)
+        ds.set_original_encoding(syntax == ImplicitVRLittleEndian, True, ds.original_character_set)
+    if syntax in (ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian):
+        ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    return ds
+
+
+def _is_implicit(element: DataElement | RawDataElement) -> bool | None:
+    """Return whether an element was encoded without VR; None if pydicom has converted it."""
+    return element.is_implicit_VR if isinstance(element, RawDataElement) else None
+
+
+def _file_meta(ds: Dataset, transfer_syntax_uid: str) -> FileMetaDataset:
+    """Return File Meta Information without the sender, private information and the UIDs of the original."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = UID(text(ds, "SOPClassUID"))
+    meta.MediaStorageSOPInstanceUID = UID(text(ds, "SOPInstanceUID"))
+    meta.TransferSyntaxUID = UID(transfer_syntax_uid)
+    return meta
+
+
+def _mark(ds: Dataset, how: Deidentification, *, pixels: bool) -> None:
+    """Write what was done (PS3.3 C.7.1.1, C.12.1)."""
+    options = how.profile.options
+    ds.PatientIdentityRemoved = "YES"
+    ds.DeidentificationMethod = [f"voxelnode {__version__}", f"PS3.15 {edition()}", f"key {how.key.name}"]
+    codes = [BASIC_PROFILE]
+    codes += [code for option, code in CODES.items() if option in options and (option is not Option.PIXELS or pixels)]
+    ds.DeidentificationMethodCodeSequence = Sequence(code_item(*code) for code in codes)
+    if Option.FULL_DATES in options:
+        ds.LongitudinalTemporalInformationModified = "UNMODIFIED"
+    else:
+        ds.LongitudinalTemporalInformationModified = "MODIFIED" if Option.MODIFIED_DATES in options else "REMOVED"
+    if pixels:
+        ds.BurnedInAnnotation = "NO"
+
+
+def code_item(code: str, meaning: str) -> Dataset:
+    """Return a code of the scheme DCM as an item (PS3.3 8.8)."""
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code, "DCM", meaning
+    return item

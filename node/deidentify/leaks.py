@@ -1,0 +1,124 @@
+"""Look for what leaked: every value that a profile takes out of a data set is searched for in the bytes of the result.
+
+This knows nothing of how `instance.deidentified` works, except which attributes the table lists.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pydicom import Dataset
+from pydicom.multival import MultiValue
+from pydicom.tag import BaseTag
+
+from node.deidentify.attributes import DUMMIES
+from node.deidentify.profile import Action, Profile
+from node.deidentify.pseudonyms import STANDARD_ROOT
+from node.deidentify.text import vocabulary
+from node.dicom.values import CONVERSION_ERRORS
+
+MIN_CHARACTERS = 3
+_SEARCHED_CHARACTERS = 6
+"""Shorter values are found only as whole values or words: as parts of others, they occur by chance."""
+
+_SEARCHED = frozenset(("AE", "CS", "DA", "DT", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UN", "UR", "UT"))
+"""Numbers, also as text, are not identities; and pixels are looked at, not searched."""
+
+_HARMLESS = frozenset(str(dummy).casefold() for dummy in DUMMIES.values())
+
+_NUMERIC = frozenset(("DS", "IS"))
+_PRIVATE = "private"
+_PERSONAL = frozenset(("DA", "DT", "PN", "TM"))
+_WORD = re.compile(rb"[0-9A-Za-z\x80-\xff]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Leak:
+    """A value of the original in the result: where it was, and the value, which is patient data."""
+
+    tag: str
+    value: str
+
+
+def leaks(original: Dataset, result: bytes, profile: Profile) -> list[Leak]:
+    """Return the values that should be gone and are not.
+
+    Parameters
+    ----------
+    original : Dataset
+        As it was received.
+    result : bytes
+        The de-identified instance without its pixels, or any other file made of it, such as a sidecar.
+    """
+    kept: set[str] = set()
+    removed: dict[str, str] = {}
+    for tag, vr, values, stays in _values(original, profile):
+        for each in values:
+            if stays:
+                kept.add(each.casefold())
+            else:
+                removed.setdefault(each, f"{_PRIVATE if tag.is_private else ''}({tag:08X}) {vr}")
+    content = result.lower()
+    words = set(_WORD.findall(content))
+    harmless = kept | vocabulary() | _HARMLESS
+    found = [each for each in removed if each.casefold() not in harmless and _is_in(each, content, words)]
+    return [
+        Leak(removed[each], each)
+        for each in found
+        if not (removed[each].startswith(_PRIVATE) and any(each.casefold() in text for text in kept))
+    ]
+
+
+def _is_in(value: str, content: bytes, words: set[bytes]) -> bool:
+    forms = {value.casefold().encode("utf-8", "surrogateescape")}
+    if value.isascii():
+        return any(
+            form in content if len(form) >= _SEARCHED_CHARACTERS and not form.isdigit() else form in words
+            for form in forms
+        )
+    forms |= {value.lower().encode(name, "ignore") for name in ("latin-1", "shift_jis", "euc_kr", "gb18030")}
+    return any(form in content for form in forms if len(form) >= MIN_CHARACTERS)
+
+
+def _values(ds: Dataset, profile: Profile) -> Iterator[tuple[BaseTag, str, list[str], bool]]:
+    """Yield tag, VR, texts and whether they may stay, of all elements to any depth."""
+    for tag in list(ds.keys()):
+        try:
+            element = ds[tag]
+            vr, value = str(element.VR), element.value
+        except CONVERSION_ERRORS:
+            continue
+        if vr == "SQ":
+            for item in value or ():
+                yield from _values(item, profile)
+        elif value is not None and tag.element != 0 and not tag.is_private_creator and vr in _SEARCHED | _NUMERIC:
+            yield from _searched(tag, vr, value, profile.action(tag))
+
+
+def _searched(
+    tag: BaseTag, vr: str, value: object, action: Action | None
+) -> Iterator[tuple[BaseTag, str, list[str], bool]]:
+    texts = [text for text in _texts(vr, value) if len(text) >= MIN_CHARACTERS]
+    listed = action is not None or tag.is_private
+    if vr in _NUMERIC:
+        if not listed:
+            yield tag, vr, texts, True
+        return
+    if vr == "UI":
+        texts = [text for text in texts if not text.startswith(STANDARD_ROOT)]
+    yield tag, vr, texts, action is Action.KEEP or (not listed and vr not in _PERSONAL)
+
+
+def _texts(vr: str, value: object) -> list[str]:
+    if isinstance(value, bytes):
+        try:
+            value = value.decode("ascii").strip("\0 ")
+        except UnicodeDecodeError:
+            return []
+        return [value] if value.isprintable() else []
+    texts = [str(each).strip() for each in (value if isinstance(value, MultiValue) else [value])]
+    if vr == "PN":
+        texts += [part for text in texts for part in re.split(r"[\^=\s,]+", text)]
+    return texts

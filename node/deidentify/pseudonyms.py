@@ -1,0 +1,175 @@
+"""Pseudonyms by a key: the same identity gets the same pseudonym on every host, in any order, and years later.
+
+Nothing is stored. Who has the key and the originals can compute the map from one to the other, and nobody else can:
+every pseudonym is an HMAC-SHA256 by the key (RFC 2104).
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import os
+import re
+import secrets
+import stat
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from node.durable import sync_folder
+from node.errors import UsageError
+
+STANDARD_ROOT = "1.2.840.10008."
+SECRET_BYTES = 32
+MAX_SHIFT_DAYS = 3650
+PATIENT_CHARACTERS, ACCESSION_CHARACTERS, AE_CHARACTERS = 12, 16, 16
+"""Base32 has 5 bits a character: 60 bits for a patient keep a collision among a million improbable."""
+
+_LINE = re.compile(r"([A-Za-z0-9._-]{1,32}) ([0-9a-f]{64})")
+_MAX_KEY_FILE_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Patient:
+    """Patient ID (0010,0020) and Issuer of Patient ID (0010,0021), or what stands in for them."""
+
+    issuer: str
+    patient_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class PseudonymKey:
+    """A key, and what it makes of identities. `name` may be shown; `secret` may not."""
+
+    name: str
+    secret: bytes
+
+    def __repr__(self) -> str:
+        return f"PseudonymKey({self.name!r})"
+
+    def uid(self, uid: str) -> str:
+        """Return the UID in the place of another one; those of the standard itself stay (PS3.6 Annex A)."""
+        if not uid or uid.startswith(STANDARD_ROOT):
+            return uid
+        return f"2.25.{int.from_bytes(self._digest('uid', uid)[:16], 'big')}"
+
+    def patient(self, patient: Patient) -> str:
+        """Return the Patient ID in the place of another one."""
+        return self._text("patient", PATIENT_CHARACTERS, patient.issuer, patient.patient_id)
+
+    def accession(self, number: str) -> str:
+        """Return the Accession Number in the place of another one."""
+        return self._text("accession", ACCESSION_CHARACTERS, number)
+
+    def ae_title(self, title: str) -> str:
+        """Return the AE title in the place of another one."""
+        return self._text("ae", AE_CHARACTERS, title)
+
+    def days_earlier(self, patient: Patient) -> int:
+        """Return by how many days all dates of a patient become earlier: 1 to `MAX_SHIFT_DAYS`."""
+        digest = self._digest("days", patient.issuer, patient.patient_id)
+        return 1 + int.from_bytes(digest[:8], "big") % MAX_SHIFT_DAYS
+
+    def _text(self, kind: str, characters: int, *parts: str) -> str:
+        return base64.b32encode(self._digest(kind, *parts)).decode("ascii")[:characters]
+
+    def _digest(self, kind: str, *parts: str) -> bytes:
+        message = "\0".join((kind, *parts)).encode("utf-8", "surrogatepass")
+        return hmac.digest(self.secret, message, "sha256")
+
+
+def passing_key() -> PseudonymKey:
+    """Return a key that nobody has and that is gone with this process: its pseudonyms cannot be reproduced."""
+    return PseudonymKey("none", secrets.token_bytes(SECRET_BYTES))
+
+
+def read_keys(path: Path) -> list[PseudonymKey]:
+    """Return the keys of a file: the first one is used, the others were.
+
+    Raises
+    ------
+    UsageError
+        The file is missing, others than its owner have rights on it, or a line of it is not a key.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        remedy = f"; make one by `voxelnode pseudonyms new {path}`" if isinstance(error, FileNotFoundError) else ""
+        raise UsageError(f"{path}: {error.strerror}{remedy}") from None
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise UsageError(f"{path}: a key must be in a file")
+    with open(descriptor, "rb") as file:
+        if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise UsageError(f"{path}: others may read or change the key; `chmod 600 {path}`")
+        if status.st_uid not in (os.geteuid(), 0):
+            raise UsageError(f"{path}: the key belongs to another user; `chown` it to the user of this process")
+        content = file.read(_MAX_KEY_FILE_BYTES).decode("ascii", "replace")
+    keys = []
+    for number, line in enumerate(content.splitlines(), 1):
+        if line.strip() and not line.startswith("#"):
+            match = _LINE.fullmatch(line.strip())
+            if match is None:
+                raise UsageError(f"{path}, line {number}: a key is a name and {2 * SECRET_BYTES} hexadecimal digits")
+            keys.append(PseudonymKey(match[1], bytes.fromhex(match[2])))
+    if not keys:
+        raise UsageError(f"{path}: no key; make a new file by `voxelnode pseudonyms new`")
+    if len({key.name for key in keys}) < len(keys):
+        raise UsageError(f"{path}: two keys have one name; rename one")
+    return keys
+
+
+def new_key_file(path: Path, name: str | None = None) -> PseudonymKey:
+    """Write a file with a new key, for its owner alone; return the key.
+
+    Raises
+    ------
+    UsageError
+        The file exists: its key would be lost, and with it all that relies on it.
+    """
+    key = _new_key(name, ())
+    try:
+        _write(path, [key])
+    except FileExistsError:
+        raise UsageError(f"{path} exists; `voxelnode pseudonyms rotate` adds a key to it") from None
+    return key
+
+
+def rotate(path: Path, name: str | None = None) -> PseudonymKey:
+    """Put a new key before those of a file; return it. Pseudonyms by the earlier keys are not made any more.
+
+    Raises
+    ------
+    UsageError
+        See `read_keys`; or a key of that name is there already.
+    """
+    keys = read_keys(path)
+    key = _new_key(name, [each.name for each in keys])
+    part = path.with_name(f"{path.name}.part")
+    part.unlink(missing_ok=True)
+    _write(part, [key, *keys])
+    os.replace(part, path)
+    sync_folder(path.absolute().parent)
+    return key
+
+
+def _new_key(name: str | None, taken: list[str] | tuple[()]) -> PseudonymKey:
+    name = name or f"{datetime.now(UTC):%Y%m%dT%H%M%S}"
+    key = PseudonymKey(name, secrets.token_bytes(SECRET_BYTES))
+    if not _LINE.fullmatch(f"{name} {key.secret.hex()}"):
+        raise UsageError(f"{name!r}: the name of a key has 1 to 32 letters, digits, dots, dashes and underscores")
+    if name in taken:
+        raise UsageError(f"{name}: a key of this name is there already; choose another name")
+    return key
+
+
+def _write(path: Path, keys: list[PseudonymKey]) -> None:
+    content = "# Keys of pseudonyms: the first is used. Keep a copy: what is lost cannot be computed again.\n"
+    content += "".join(f"{key.name} {key.secret.hex()}\n" for key in keys)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "w", encoding="ascii") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(descriptor)
+    sync_folder(path.absolute().parent)

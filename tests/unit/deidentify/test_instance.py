@@ -1,0 +1,336 @@
+"""One instance: nothing of its patient is left anywhere in it, or it is refused with the reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom import DataElement, Dataset, dcmread
+from pydicom.dataset import FileDataset
+from pydicom.sequence import Sequence
+from pydicom.uid import (
+    EncapsulatedPDFStorage,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    RLELossless,
+    UltrasoundMultiFrameImageStorage,
+)
+
+from node.deidentify.burned_in import PixelRule, read_rules
+from node.deidentify.defacing import defaced
+from node.deidentify.files import pieces, write
+from node.deidentify.instance import Deidentification, deidentified
+from node.deidentify.profile import Option, Profile
+from node.deidentify.pseudonyms import Patient, PseudonymKey
+from node.deidentify.refusal import NotDeidentified, Reason
+from node.dicom.reading import read_instance
+from node.errors import UsageError
+from tests import make
+
+KEY = PseudonymKey("test", bytes(range(32)))
+SECRET = b"ecret"
+
+
+def how(*options: Option, **others: Any) -> Deidentification:
+    return Deidentification(Profile(frozenset(options)), KEY, **others)
+
+
+def ct(**attributes: Any) -> FileDataset:
+    [ds] = make.ct_series(1)
+    for keyword, value in attributes.items():
+        setattr(ds, keyword, value)
+    return ds
+
+
+def file_of(ds: FileDataset, path: Path) -> Dataset:
+    ds.save_as(path, enforce_file_format=True)
+    return read_instance(path)
+
+
+def refusal_of(ds: Dataset, order: Deidentification) -> Reason:
+    with pytest.raises(NotDeidentified) as raised:
+        deidentified(ds, order)
+    return raised.value.reason
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_nothing_is_left_at_any_depth(tmp_path: Path, syntax: str) -> None:
+    inner = Dataset()
+    inner.PatientName, inner.OperatorsName, inner.ContentDate = "Secret^Inner", "Secret^Operator", "20240102"
+    inner.add(DataElement(0x00090010, "LO", "SECRET CREATOR"))
+    inner.add(DataElement(0x00091001, "LO", "Secret private"))
+    ds = ct(
+        PatientName="Secret^Person",
+        SeriesDescription="Thorax Secret",
+        Manufacturer="Devices of Secret",
+        ImageComments="Secret comment",
+        AnatomicRegionSequence=[inner],
+        InstitutionName="Secret Hospital",
+        IconImageSequence=[make.dataset(PatientComments="Secret icon")],
+    )
+    ds.add(DataElement(0x00290010, "LO", "SECRET CREATOR"))
+    ds.add(DataElement(0x00291001, "OB", b"Secret bytes"))
+    ds.add(DataElement(0x00291002, "SQ", Sequence([inner])))
+    ds.add(DataElement(0x60000040, "CS", "G"))
+    ds.add(DataElement(0x60003000, "OW", b"Secret overlay"))
+    ds.add(DataElement(0x50000030, "SH", "Secret"))
+    ds.add(DataElement(0x50003000, "OW", b"Secret curve"))
+    ds.add(DataElement(0xFFFCFFFC, "OB", b"Secret padding"))
+    ds.file_meta.SourceApplicationEntityTitle = "SECRET_AE"
+    ds.preamble = b"Secret".ljust(128, b"\0")
+    ds.file_meta.TransferSyntaxUID = syntax
+    pixels = ds.pixel_array.copy()
+    if syntax == ExplicitVRBigEndian:
+        ds.PixelData = pixels.astype(">i2").tobytes()
+        ds.add(DataElement(0x60003000, "OB", b"Secret overlay"))
+        ds.add(DataElement(0x50003000, "OB", b"Secret curve"))
+    path = tmp_path / "1.dcm"
+    ds.set_original_encoding(syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian)
+    ds.save_as(path, enforce_file_format=True)
+
+    new = deidentified(read_instance(path), how())
+    write(new, tmp_path / "new.dcm")
+
+    content = (tmp_path / "new.dcm").read_bytes()
+    assert SECRET not in content.lower()
+    read = dcmread(tmp_path / "new.dcm")
+    assert read.Manufacturer == "Devices of"  # an identity within text that stays
+    assert len(read.AnatomicRegionSequence) == 1
+    assert read.PatientID == read.PatientName == KEY.patient(Patient("", "TEST-1"))
+    assert np.array_equal(read.pixel_array, pixels)
+    assert read.PatientIdentityRemoved == "YES"
+    assert list(read.DeidentificationMethod)[1:] == ["PS3.15 2026d", "key test"]
+    assert [item.CodeValue for item in read.DeidentificationMethodCodeSequence] == ["113100"]
+    assert read.LongitudinalTemporalInformationModified == "REMOVED"
+    assert read.file_meta.MediaStorageSOPInstanceUID == read.SOPInstanceUID == KEY.uid(ds.SOPInstanceUID)
+
+
+def test_studies_of_one_patient_stay_together_and_in_their_distance() -> None:
+    days = {}
+    for day in ("20240102", "20290103"):
+        new = deidentified(ct(StudyDate=day, AcquisitionDateTime=f"{day}101500"), how(Option.MODIFIED_DATES))
+        days[day] = new.StudyDate
+        assert new.PatientID == KEY.patient(Patient("", "TEST-1"))
+        assert new.AcquisitionDateTime == f"{new.StudyDate}101500"
+        assert new.StudyTime == "101500"
+        assert new.LongitudinalTemporalInformationModified == "MODIFIED"
+    first, second = (np.datetime64(f"{day[:4]}-{day[4:6]}-{day[6:]}") for day in days.values())
+    assert (second - first).astype(int) == (np.datetime64("2029-01-03") - np.datetime64("2024-01-02")).astype(int)
+
+
+def test_without_patient_id_a_study_is_a_patient() -> None:
+    one, other = (deidentified(ct(PatientID="", StudyInstanceUID=uid), how()) for uid in ("1.2.3", "1.2.4"))
+    assert one.PatientID != other.PatientID
+    assert one.PatientID == deidentified(ct(PatientID="", StudyInstanceUID="1.2.3"), how()).PatientID
+
+
+def test_safe_private_elements_stay_with_their_creator(tmp_path: Path) -> None:
+    ds = ct()
+    ds.add(DataElement(0x00190010, "LO", "SIEMENS MR HEADER"))
+    ds.add(DataElement(0x0019100C, "IS", "1000"))
+    ds.add(DataElement(0x00191008, "CS", "SECRET"))
+    ds.add(DataElement(0x00290010, "LO", "SIEMENS CSA HEADER"))
+    ds.add(DataElement(0x00291010, "OB", b"Secret"))
+    ds.add(DataElement(0x20010010, "LO", "Philips Imaging DD 001"))
+    ds.add(DataElement(0x20011003, "LO", "Secret"))  # a b-value of FL, by the table
+    new = deidentified(file_of(ds, tmp_path / "1.dcm"), how(Option.SAFE_PRIVATE))
+    private = [element for element in new if element.tag.is_private]
+    assert [(int(element.tag), element.value) for element in private] == [
+        (0x00190010, "SIEMENS MR HEADER"),
+        (0x0019100C, 1000),
+    ]
+    assert SECRET not in b"".join(pieces(new)).lower()
+
+
+def test_regions_of_interest_in_overlays_stay_if_graphics_are_cleaned() -> None:
+    ds = ct()
+    for group, kind in ((0x6000, "R"), (0x6002, "G")):
+        ds.add(DataElement(group << 16 | 0x0040, "CS", kind))
+        ds.add(DataElement(group << 16 | 0x3000, "OW", b"\1\0"))
+        ds.add(DataElement(group << 16 | 0x4000, "LT", "Secret"))
+    new = deidentified(ds, how(Option.GRAPHICS))
+    assert [int(element.tag) for element in new if element.tag.group >= 0x6000 and element.tag.group < 0x7000] == [
+        0x60000040,
+        0x60003000,
+    ]
+
+
+def test_overlays_in_unused_bits_are_cleared() -> None:
+    ds = ct()
+    ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 12, 11, 0
+    ds.PixelData = np.full((16, 12), 0x9123, "<u2").tobytes()
+    ds.add(DataElement(0x60000100, "US", 16))
+    ds.add(DataElement(0x60000102, "US", 15))
+    new = deidentified(ds, how())
+    assert set(np.frombuffer(new.PixelData, "<u2")) == {0x0123}
+
+
+def test_reports_are_cleaned_or_refused() -> None:
+    person = make.content_item("CONTAINS", "PNAME", ("121008", "DCM", "Person Observer Name"))
+    person.PersonName = "Secret^Doctor"
+    text = make.content_item("CONTAINS", "TEXT", ("121071", "DCM", "Finding"), TextValue="Lesion of liver, Mrs Secret")
+    size = make.measured(("410668003", "SCT", "Length"), "12.5", "mm")
+
+    def report() -> FileDataset:
+        return make.measurement_report(make.ct_series(1), person, text, size, PatientName="Secret^Person")
+
+    assert refusal_of(report(), how()) is Reason.STRUCTURED_REPORT
+    new = deidentified(report(), how(Option.STRUCTURED))
+    assert SECRET not in b"".join(pieces(new)).lower()
+    [group] = new.ContentSequence
+    assert group.ContentSequence[0].PersonName == "ANON"
+    assert group.ContentSequence[1].TextValue.startswith("Lesion of liver")
+    assert group.ContentSequence[2].MeasuredValueSequence[0].NumericValue == 12.5
+
+
+def us(**attributes: Any) -> FileDataset:
+    ds = make.instance(sop_class_uid=UltrasoundMultiFrameImageStorage, modality="US", **attributes)
+    return make.set_pixels(ds, np.full((2, 20, 30, 3), 200, np.uint8))
+
+
+def region(left: int, top: int, right: int, bottom: int) -> Dataset:
+    return make.dataset(
+        RegionLocationMinX0=left, RegionLocationMinY0=top, RegionLocationMaxX1=right, RegionLocationMaxY1=bottom
+    )
+
+
+@pytest.mark.parametrize(
+    ("ds", "reason"),
+    [
+        (lambda: make.rgb_capture(), Reason.SECONDARY_CAPTURE),
+        (lambda: ct(ImageType=["DERIVED", "SECONDARY", "SCREEN SAVE"]), Reason.SECONDARY_CAPTURE),
+        (lambda: ct(ConversionType="DF"), Reason.SECONDARY_CAPTURE),
+        (us, Reason.ULTRASOUND),
+        (lambda: ct(BurnedInAnnotation="YES"), Reason.BURNED_IN),
+        (lambda: ct(RecognizableVisualFeatures="YES"), Reason.RECOGNIZABLE),
+    ],
+)
+def test_pixels_that_may_show_a_patient_are_refused_unless_asked_for(ds: Any, reason: Reason) -> None:
+    assert refusal_of(ds(), how()) is reason
+    assert refusal_of(ds(), how(Option.PIXELS)) is reason
+    new = deidentified(ds(), how(allowed=frozenset((reason,))))
+    assert new.PixelData == ds().PixelData
+    assert "113101" not in [item.CodeValue for item in new.DeidentificationMethodCodeSequence]
+
+
+def test_what_is_no_clean_instance_is_refused() -> None:
+    pdf = make.instance(sop_class_uid=EncapsulatedPDFStorage, modality="DOC", EncapsulatedDocument=b"%PDF")
+    assert refusal_of(pdf, how(*(option for option in Option if option is not Option.FULL_DATES))) is (
+        Reason.ENCAPSULATED_DOCUMENT
+    )
+    escape = ct()
+    escape.add(make.dataset(SOPInstanceUID="../../etc/passwd")["SOPInstanceUID"])
+    assert refusal_of(escape, how(Option.UIDS)) is Reason.NO_IDENTITY
+    deep = Dataset()
+    for _ in range(70):
+        deep, inner = Dataset(), deep
+        deep.AnatomicRegionSequence = [inner]
+    assert refusal_of(ct(AnatomicRegionSequence=[deep]), how()) is Reason.UNREADABLE
+
+
+def test_outside_of_ultrasound_regions_pixels_are_blanked_in_every_frame(tmp_path: Path) -> None:
+    new = deidentified(
+        file_of(us(SequenceOfUltrasoundRegions=[region(5, 4, 24, 15)]), tmp_path / "1.dcm"), how(Option.PIXELS)
+    )
+    expected = np.zeros((2, 20, 30, 3), np.uint8)
+    expected[:, 4:16, 5:25] = 200
+    write(new, tmp_path / "new.dcm")
+    assert np.array_equal(dcmread(tmp_path / "new.dcm").pixel_array, expected)
+    assert new.BurnedInAnnotation == "NO"
+    assert [item.CodeValue for item in new.DeidentificationMethodCodeSequence] == ["113100", "113101"]
+
+
+def test_regions_of_nonsense_are_no_regions() -> None:
+    for nonsense in (region(5, 4, 5, 15), region(9, 9, 3, 3), Dataset()):
+        assert refusal_of(us(SequenceOfUltrasoundRegions=[nonsense]), how(Option.PIXELS)) is Reason.ULTRASOUND
+
+
+RULES = """
+[[device]]
+name = "workstation"
+when = { Modality = "OT", Manufacturer = "ex*", Rows = [8, 9] }
+blank = [[0, 0, 10, 2]]
+
+[[device]]
+when = { Modality = "CT", ConversionType = "DF" }
+keep = [[2, 3, 4, 5]]
+
+[[device]]
+name = "clean"
+when = { ImageType = "SCREEN*" }
+"""
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_rules_of_a_file_say_what_devices_burn_in(tmp_path: Path, compressed: bool) -> None:
+    file = tmp_path / "rules.toml"
+    file.write_text(RULES)
+    order = how(Option.PIXELS, rules=read_rules(file))
+    capture = make.rgb_capture()
+    expected = capture.pixel_array.copy()
+    expected[:2] = 0
+    if compressed:
+        capture.compress(RLELossless, generate_instance_uid=False)
+    new = deidentified(file_of(capture, tmp_path / "1.dcm"), order)
+    assert new.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+    write(new, tmp_path / "new.dcm")
+    assert np.array_equal(dcmread(tmp_path / "new.dcm").pixel_array, expected)
+
+    film = ct(ConversionType="DF", PhotometricInterpretation="MONOCHROME1", BitsStored=12, HighBit=11)
+    pixels = deidentified(film, order).pixel_array
+    assert (pixels[3:8, 2:6] == ct().pixel_array[3:8, 2:6]).all()
+    assert set(np.delete(pixels, np.s_[2:6], 1).ravel()) == {2047}  # white, which this photometry shows as black
+
+    screen = ct(ImageType=["DERIVED", "SECONDARY", "SCREEN SAVE"])
+    assert deidentified(screen, order).BurnedInAnnotation == "NO"
+    assert refusal_of(us(), order) is Reason.ULTRASOUND
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ("x = 1", "has tables"),
+        ("[[device]]\nblank = []", "when is missing"),
+        ('[[device]]\nwhen = { Modalty = "CT" }', 'Modalty: not the keyword of an attribute, did you mean "Modality"'),
+        ("[[device]]\nwhen = { Rows = 1.5 }", "must be a text, a whole number"),
+        ("[[device]]\nwhen = { Rows = 1 }\nblank = [[0, 0, 5]]", r"a rectangle is \[left, top, width, height\]"),
+        ("[[device]]\nwhen = { Rows = 1 }\nblank = []\nkeep = []", "exclude each other"),
+        ("[[device]]\nwhen = { Rows = 1 }\nblnk = []", 'blnk: no such key, did you mean "blank"'),
+        ("[[device]", "Expected"),
+    ],
+)
+def test_wrong_rules_are_refused_with_the_remedy(tmp_path: Path, rules: str, message: str) -> None:
+    file = tmp_path / "rules.toml"
+    file.write_text(rules)
+    with pytest.raises(UsageError, match=message):
+        read_rules(file)
+
+
+def test_large_pixels_are_copied_from_the_file_of_the_original(tmp_path: Path) -> None:
+    ds = make.set_pixels(make.instance(), make.pattern(1, 1024, 1025)[0])
+    new = deidentified(file_of(ds, tmp_path / "1.dcm"), how())
+    assert max(map(len, pieces(new))) < 1024 * 1025 * 2
+    write(new, tmp_path / "new.dcm")
+    assert np.array_equal(dcmread(tmp_path / "new.dcm").pixel_array, ds.pixel_array)
+
+
+def test_a_plugin_may_deface_pixels_and_nothing_else() -> None:
+    def series() -> list[Dataset]:
+        return [deidentified(ds, how()) for ds in make.ct_series(2)]
+
+    new = defaced(series(), lambda slices: [np.zeros_like(ds.pixel_array) for ds in slices])
+    assert not new[0].pixel_array.any()
+    assert new[0].RecognizableVisualFeatures == "NO"
+    assert [item.CodeValue for item in new[0].DeidentificationMethodCodeSequence] == ["113100", "113102"]
+    for bad in (lambda slices: [], lambda slices: [ds.pixel_array[:3] for ds in slices], lambda slices: 1 / 0):
+        with pytest.raises(NotDeidentified, match="defacing"):
+            defaced(series(), bad)
+
+
+def test_a_rule_for_another_device_does_not_fit() -> None:
+    rule = PixelRule("us", {"Modality": ("US",), "Rows": (20,)}, (), ())
+    assert rule.fits(us())
+    assert not rule.fits(ct())
