@@ -13,10 +13,10 @@ from pydicom import Dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
 
-from node.deidentify.attributes import DUMMIES
+from node.deidentify.attributes import DUMMIES, TEXT_VRS
 from node.deidentify.profile import Action, Profile
 from node.deidentify.pseudonyms import STANDARD_ROOT
-from node.deidentify.text import vocabulary
+from node.deidentify.text import is_harmless, vocabulary
 from node.dicom.values import CONVERSION_ERRORS
 
 MIN_CHARACTERS = 3
@@ -29,7 +29,7 @@ _SEARCHED = frozenset(("AE", "CS", "DA", "DT", "LO", "LT", "PN", "SH", "ST", "TM
 _HARMLESS = frozenset(str(dummy).casefold() for dummy in DUMMIES.values())
 
 _NUMERIC = frozenset(("DS", "IS"))
-_PRIVATE = "private"
+_UID = re.compile(r"[0-9.]{6,64}")
 _PERSONAL = frozenset(("DA", "DT", "PN", "TM"))
 _WORD = re.compile(rb"[0-9A-Za-z\x80-\xff]+")
 
@@ -45,6 +45,10 @@ class Leak:
 def leaks(original: Dataset, result: bytes, profile: Profile) -> list[Leak]:
     """Return the values that should be gone and are not.
 
+    Values that the original has in another place too, where they may stay, are no leaks; of private elements and
+    cleaned texts also not if they are part of such a value. Nor are harmless words of cleaned texts, times of day of
+    dates that are shifted, and numbers in UIDs that are kept.
+
     Parameters
     ----------
     original : Dataset
@@ -53,22 +57,27 @@ def leaks(original: Dataset, result: bytes, profile: Profile) -> list[Leak]:
         The de-identified instance without its pixels, or any other file made of it, such as a sidecar.
     """
     kept: set[str] = set()
-    removed: dict[str, str] = {}
-    for tag, vr, values, stays in _values(original, profile):
-        for each in values:
+    removed: dict[str, tuple[BaseTag, str]] = {}
+    for tag, vr, texts, stays in _values(original, profile):
+        for each in texts:
             if stays:
                 kept.add(each.casefold())
             else:
-                removed.setdefault(each, f"{_PRIVATE if tag.is_private else ''}({tag:08X}) {vr}")
+                removed.setdefault(each, (tag, vr))
     content = result.lower()
     words = set(_WORD.findall(content))
     harmless = kept | vocabulary() | _HARMLESS
-    found = [each for each in removed if each.casefold() not in harmless and _is_in(each, content, words)]
-    return [
-        Leak(removed[each], each)
-        for each in found
-        if not (removed[each].startswith(_PRIVATE) and any(each.casefold() in text for text in kept))
-    ]
+    uids_kept = "\n".join(each for each in kept if _UID.fullmatch(each))
+    texts_kept = "\n".join(kept)
+    found = []
+    for each, (tag, vr) in removed.items():
+        folded = each.casefold()
+        loose = tag.is_private or profile.action(tag) is Action.CLEAN
+        if folded in harmless or folded in (texts_kept if loose else uids_kept):
+            continue
+        if _is_in(each, content, words):
+            found.append(Leak(f"({tag.group:04X},{tag.element:04X}) {vr}", each))
+    return found
 
 
 def _is_in(value: str, content: bytes, words: set[bytes]) -> bool:
@@ -105,6 +114,10 @@ def _searched(
     if vr in _NUMERIC:
         if not listed:
             yield tag, vr, texts, True
+        return
+    if action is Action.CLEAN and vr in TEXT_VRS:
+        texts = [word for text in texts for word in re.findall(r"[^\W_]{3,}", text) if not is_harmless(word)]
+    if action is Action.CLEAN and vr == "TM":
         return
     if vr == "UI":
         texts = [text for text in texts if not text.startswith(STANDARD_ROOT)]

@@ -50,6 +50,12 @@ def vocabulary() -> frozenset[str]:
     return frozenset(words | set(_PROTOCOL.split()))
 
 
+def is_harmless(word: str) -> bool:
+    """Return whether a word of a cleaned text stays."""
+    word = word.lower()
+    return word in vocabulary() or bool(_PARAMETER.fullmatch(word) and not _YEAR.fullmatch(word))
+
+
 class Identities:
     """The identities in a data set, to be removed from the text that stays.
 
@@ -75,15 +81,13 @@ class Identities:
 
     def cleaned(self, text: str) -> str:
         """Return the words of a text that are known to be harmless, and the marks between them."""
-        known = vocabulary()
         kept: list[str] = []
         end = 0
         without = self.without(text)
         for match in _TOKEN.finditer(without):
             between = without[end : match.start()]
             end = match.end()
-            word = match[0].lower()
-            if word in known or (_PARAMETER.fullmatch(word) and not _YEAR.fullmatch(word)):
+            if is_harmless(match[0]):
                 kept += [between if kept else "", match[0]]
             elif kept and kept[-1] != " ":
                 kept.append(" ")

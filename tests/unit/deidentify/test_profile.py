@@ -86,7 +86,8 @@ def is_done(code: str, row: Row, before: DataElement, after: DataElement | None)
         )
     if code == "C" and before.VR in ("DA", "DT"):
         return len(after.value) == len(before.value) and after.value[:8] < before.value[:8]
-    return code == "C" and (gone or before.VR == "TM" or row.tag == "0008,0201")
+    stays = before.VR == "TM" or row.tag == "0008,0201" or (before.VR == "SQ" and "person" not in said)
+    return code == "C" and (gone or stays)
 
 
 @pytest.mark.parametrize("chosen", CHOICES, ids=lambda chosen: "+".join(chosen) or "basic")
