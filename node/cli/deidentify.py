@@ -68,6 +68,7 @@ def deidentify(
     The originals stay as they are. What cannot be called clean is refused with the reason and not written; files that
     are not DICOM are not copied. Exit 1 if nothing was written.
     """
+    from node import logs
     from node.deidentify.burned_in import read_rules
     from node.deidentify.defacing import load_defacer
     from node.deidentify.files import Refused, deidentify_files
@@ -76,6 +77,7 @@ def deidentify(
     from node.deidentify.pseudonyms import passing_key, read_keys
     from node.deidentify.refusal import allowed
 
+    logs.configure("warning")  # pydicom logs values, which are patient data
     cleaned = _listed(clean) + (["pixels"] if pixel_rules else [])
     how = Deidentification(
         Profile(options(_listed(retain), cleaned)),
@@ -104,7 +106,8 @@ def deidentify(
     else:
         for skipped in summary.skipped[:MAX_SHOWN]:
             print(f"skipped {printable(skipped.name)}: {printable(skipped.reason)}")
-        counts = f"{summary.written} instances of {len(summary.patients)} patients"
+        patients = len(summary.patients)
+        counts = f"{summary.written} instances of {patients} patient{'s' * (patients != 1)}"
         print(f"{counts}, {len(summary.refused)} refused, {len(summary.skipped)} skipped: {out}")
     if not summary.written:
         raise typer.Exit(1)

@@ -38,9 +38,11 @@ def map_(
     uids: Annotated[bool, typer.Option("--uids", help="List studies, series and instances too.")] = False,
 ) -> None:
     """Print the pseudonyms of originals as CSV, by every key of a file. The output is patient data."""
+    from node import logs
     from node.deidentify.map import pseudonyms_of
     from node.deidentify.pseudonyms import read_keys
 
+    logs.configure("warning")  # pydicom logs values, which are patient data
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["key", "kind", "issuer", "original", "pseudonym", "days_earlier"])
     writer.writerows(pseudonyms_of([source], read_keys(path), with_uids=uids))

@@ -106,7 +106,7 @@ class Cleaner:
             raise NotDeidentified(Reason.UNREADABLE, f"sequences are nested more than {MAX_DEPTH} deep")
         new = Dataset()
         copy_encoding(ds, new)
-        creators = _private_creators(ds)
+        creators = private_creators(ds)
         for tag, element in list(held_elements(ds).items()):
             kept = self._of_element(ds, tag, element, creators, free_text, depth)
             if kept is not None:
@@ -257,8 +257,7 @@ class Cleaner:
             return None
         if tag.is_private_creator:
             return DataElement(tag, "LO", creators[tag])  # removed again if nothing of its block stays
-        creator = creators.get(tag.group << 16 | tag.element >> 8, "")
-        vr = safe_private().get((creator, tag.group, tag.element & 0xFF))
+        vr = safe_private_vr(tag, creators)
         if vr is None:
             return None
         found = element.VR
@@ -359,6 +358,12 @@ def _made(tag: BaseTag, vr: str, values: list[str]) -> DataElement:
     )
 
 
-def _private_creators(ds: Dataset) -> dict[int, str]:
+def safe_private_vr(tag: BaseTag, creators: Mapping[int, str]) -> str | None:
+    """Return the VR of a private element that is known to be safe (PS3.15 E.3.10); None if it is not."""
+    creator = creators.get(tag.group << 16 | tag.element >> 8, "")
+    return safe_private().get((creator, tag.group, tag.element & 0xFF))
+
+
+def private_creators(ds: Dataset) -> dict[int, str]:
     """Return the private creators of a data set by their tags (PS3.5 7.8.1)."""
     return {tag: "".join(_texts(ds, tag)).strip() for tag in held_elements(ds) if tag.is_private_creator}

@@ -13,8 +13,8 @@ from pydicom import Dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
 
-from node.deidentify.attributes import DUMMIES, TEXT_VRS
-from node.deidentify.profile import Action, Profile
+from node.deidentify.attributes import DUMMIES, TEXT_VRS, private_creators, safe_private_vr
+from node.deidentify.profile import Action, Option, Profile
 from node.deidentify.pseudonyms import STANDARD_ROOT
 from node.deidentify.text import is_harmless, vocabulary
 from node.dicom.values import CONVERSION_ERRORS
@@ -93,7 +93,10 @@ def _is_in(value: str, content: bytes, words: set[bytes]) -> bool:
 
 def _values(ds: Dataset, profile: Profile) -> Iterator[tuple[BaseTag, str, list[str], bool]]:
     """Yield tag, VR, texts and whether they may stay, of all elements to any depth."""
+    creators = private_creators(ds)
     for tag in list(ds.keys()):
+        if Option.SAFE_PRIVATE in profile.options and safe_private_vr(tag, creators):
+            continue
         try:
             element = ds[tag]
             vr, value = str(element.VR), element.value

@@ -1,0 +1,116 @@
+"""``voxelnode deidentify`` and ``voxelnode pseudonyms`` as processes, from files to files and to volumes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+from pydicom import Dataset, dcmread
+
+from node.deidentify.leaks import leaks
+from node.deidentify.profile import Option, Profile
+from tests import make
+from tests.preloaded import run
+
+RULES = '[[device]]\nwhen = { Manufacturer = "Example", Modality = "OT" }\nblank = [[0, 0, 10, 2]]\n'
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CT in a folder, another study of its patient in a zip file, a capture, a report and a note."""
+    folder = tmp_path_factory.mktemp("originals") / "Secret"
+    folder.mkdir()
+    named = {"PatientName": "Secret^Person", "PatientID": "SECRET-4711", "AccessionNumber": "A4711"}
+    for index, ds in enumerate(make.ct_series(4, SeriesDescription="Thorax Secret", **named)):
+        ds.save_as(folder / f"{index}.dcm", enforce_file_format=True)
+    with zipfile.ZipFile(folder / "later.zip", "w") as archive:
+        later = io.BytesIO()
+        make.ct_series(1, StudyDate="20260102", **named)[0].save_as(later, enforce_file_format=True)
+        archive.writestr("later.dcm", later.getvalue())
+    make.rgb_capture(**named).save_as(folder / "capture.dcm", enforce_file_format=True)
+    make.structured_report(**named).save_as(folder / "report.dcm", enforce_file_format=True)
+    (folder / "notes.txt").write_text("Secret")
+    return folder
+
+
+def results(out: Path) -> list[Dataset]:
+    return [dcmread(path) for path in sorted(out.rglob("*.dcm"))]
+
+
+def test_files_become_files_without_identities_and_these_become_volumes(originals: Path, tmp_path: Path) -> None:
+    key, out, rules = tmp_path / "trial.key", tmp_path / "clean", tmp_path / "rules.toml"
+    rules.write_text(RULES)
+    assert run("pseudonyms", "new", key, "--name", "t1").returncode == 0
+    order = ["--key", key, "--retain", "modified-dates", "--clean", "descriptors"]
+
+    done = run("deidentify", originals, out, *order)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.split(": ")[1] for line in lines if line.startswith("refused")] == [
+        "secondary-capture",
+        "structured-report",
+    ]
+    assert lines[-2:] == [
+        f"skipped {originals}/notes.txt: not a DICOM file",
+        f"5 instances of 1 patient, 2 refused, 1 skipped: {out}",
+    ]
+    assert "Secret" not in done.stderr
+    everything = b"".join(path.read_bytes() for path in out.rglob("*") if path.is_file()).lower()
+    assert b"secret" not in everything
+    assert b"4711" not in everything
+    assert not any("secret" in str(path.relative_to(out)).lower() for path in out.rglob("*"))
+    assert {ds.SeriesDescription for ds in results(out) if "SeriesDescription" in ds} == {"Thorax"}
+    before = {path: path.read_bytes() for path in out.rglob("*.dcm")}
+
+    again = json.loads(run("deidentify", originals, out, *order, "--pixel-rules", rules, "--json").stdout)
+    assert (again["written"], again["key"], len(again["patients"])) == (6, "t1", 1)
+    assert [row["reason"] for row in again["refused"]] == ["structured-report"]
+    assert {path: path.read_bytes() for path in before} == before  # one key, the same bytes
+    [capture] = [ds for ds in results(out) if ds.Modality == "OT"]
+    assert not capture.pixel_array[:2].any()
+
+    told = list(csv.DictReader(io.StringIO(run("pseudonyms", "map", key, originals).stdout)))
+    [patient] = [row for row in told if row["kind"] == "patient"]
+    assert patient["original"] == "SECRET-4711"
+    assert {ds.PatientID for ds in results(out)} == {patient["pseudonym"]}
+
+    volumes = tmp_path / "volumes"
+    assert run("convert", out, "-o", volumes, "--thumbnails").returncode == 0
+    profile = Profile(frozenset((Option.MODIFIED_DATES, Option.DESCRIPTORS)))
+    written = b"".join(path.read_bytes() + path.name.encode() for path in volumes.rglob("*") if path.is_file())
+    assert leaks(dcmread(originals / "0.dcm"), written, profile) == []
+    assert list(volumes.rglob("*Thorax*.nii.gz"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--retain", "everything"], "--retain everything: no such option"),
+        (["--retain", "full-dates,modified-dates"], "exclude each other"),
+        (["--allow", "structured-report"], "--allow structured-report: no such risk"),
+        (["--key", "missing.key"], "make one by `voxelnode pseudonyms new missing.key`"),
+        (["--deface", "none"], "no entry point of this name in the group 'voxelnode.defacers'"),
+    ],
+)
+def test_a_wrong_order_is_refused(originals: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
+    done = run("deidentify", originals, tmp_path / "out", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_results_are_never_among_the_originals(originals: Path) -> None:
+    done = run("deidentify", originals, originals / "clean")
+    assert done.returncode == 2
+    assert "choose a folder for the results that is apart from" in done.stderr
+
+
+def test_nothing_written_is_a_failure(tmp_path: Path) -> None:
+    (tmp_path / "1.dcm").write_bytes(b"Secret")
+    done = run("deidentify", tmp_path / "1.dcm", tmp_path / "out")
+    assert done.returncode == 1
+    assert done.stdout.endswith(f"0 instances of 0 patients, 0 refused, 1 skipped: {tmp_path / 'out'}\n")
