@@ -13,6 +13,8 @@ from typing import get_args
 
 import pytest
 
+from node.deidentify.profile import CLEAN, RETAIN
+from node.deidentify.refusal import Reason
 from node.dicom.part10 import IMPLEMENTATION_VERSION_NAME
 from node.index.engine import upgrade
 from node.index.events import EventKind
@@ -206,6 +208,13 @@ def test_every_warning_and_every_reason_is_documented() -> None:
     warnings, reasons = (text.split(f"## {title}")[1].split("\n## ")[0] for title in ("Warnings", "Refusals"))
     assert set(re.findall(r"^\| `([\w-]+)`", warnings, flags=re.MULTILINE)) == {warn.value for warn in WarningKind}
     assert set(re.findall(r"^\| `([\w-]+)`", reasons, flags=re.MULTILINE)) == {reason.value for reason in Reason}
+
+
+def test_every_option_and_refusal_of_deidentification_is_documented() -> None:
+    told = (ROOT / "docs/deidentify.md").read_text(encoding="utf-8")
+    for option in (*(f"--retain {option}" for option in RETAIN), *(f"--clean {option}" for option in CLEAN)):
+        assert f"| `{option}` |" in told
+    assert [reason for reason in Reason if f"| `{reason}` |" not in told] == []
 
 
 def test_every_room_of_the_house_is_on_its_map() -> None:

@@ -9,6 +9,9 @@ from typing import Annotated
 
 import typer
 
+from node.cli.options import Json
+from node.cli.output import print_json
+
 app = typer.Typer(help="Manage keys of pseudonyms, and show whose pseudonym is whose.", no_args_is_help=True)
 
 KeyFile = Annotated[Path, typer.Argument(metavar="FILE", help="File of keys, which only its owner may read.")]
@@ -25,7 +28,7 @@ def new(path: KeyFile, name: Name = None) -> None:
 
 @app.command()
 def rotate(path: KeyFile, name: Name = None) -> None:
-    """Put a new key before those of a file: from now on, pseudonyms are others."""
+    """Add a new key to a file; pseudonyms are by it from then on."""
     from node.deidentify.pseudonyms import rotate as rotated
 
     print(f"{path}: key {rotated(path, name).name}")
@@ -36,13 +39,18 @@ def map_(
     path: KeyFile,
     source: Annotated[Path, typer.Argument(metavar="IN", exists=True, help="The originals: a folder or a file.")],
     uids: Annotated[bool, typer.Option("--uids", help="List studies, series and instances too.")] = False,
+    json: Json = False,
 ) -> None:
-    """Print the pseudonyms of originals as CSV, by every key of a file. The output is patient data."""
+    """Print the pseudonyms of originals as CSV. The output is patient data."""
     from node import logs
-    from node.deidentify.map import pseudonyms_of
+    from node.deidentify.map import Line, pseudonyms_of
     from node.deidentify.pseudonyms import read_keys
 
     logs.configure("warning")  # pydicom logs values, which are patient data
+    lines = pseudonyms_of([source], read_keys(path), with_uids=uids)
+    if json:
+        print_json([line._asdict() for line in lines])
+        return
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["key", "kind", "issuer", "original", "pseudonym", "days_earlier"])
-    writer.writerows(pseudonyms_of([source], read_keys(path), with_uids=uids))
+    writer.writerow(Line._fields)
+    writer.writerows(lines)

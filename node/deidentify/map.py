@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from pydicom import Dataset, dcmread
 
@@ -13,8 +14,17 @@ from node.deidentify.pseudonyms import PseudonymKey
 from node.dicom.values import text
 from node.receive.dicom_files import SkippedFile, find_instances
 
-Line = tuple[str, str, str, str, str, int | str]
-"""Key, kind, issuer, original, pseudonym, and by how many days the patient's dates are earlier."""
+
+class Line(NamedTuple):
+    """A line of the map; `days_earlier` is that of dates, and None of what has none."""
+
+    key: str
+    kind: str
+    issuer: str
+    original: str
+    pseudonym: str
+    days_earlier: int | None = None
+
 
 _UIDS = {"study": "StudyInstanceUID", "series": "SeriesInstanceUID", "instance": "SOPInstanceUID"}
 _READ = ["SpecificCharacterSet", "PatientID", "IssuerOfPatientID", "AccessionNumber", *_UIDS.values()]
@@ -40,8 +50,9 @@ def pseudonyms_of(paths: Iterable[Path], keys: Sequence[PseudonymKey], *, with_u
 
 def _lines(ds: Dataset, key: PseudonymKey, with_uids: bool) -> Iterator[Line]:
     patient = patient_of(ds)
-    yield key.name, "patient", patient.issuer, patient.patient_id, key.patient(patient), key.days_earlier(patient)
+    days = key.days_earlier(patient)
+    yield Line(key.name, "patient", patient.issuer, patient.patient_id, key.patient(patient), days)
     if accession := text(ds, "AccessionNumber"):
-        yield key.name, "accession", "", accession, key.accession(accession), ""
+        yield Line(key.name, "accession", "", accession, key.accession(accession))
     for kind, keyword in _UIDS.items() if with_uids else ():
-        yield key.name, kind, "", text(ds, keyword), key.uid(text(ds, keyword)), ""
+        yield Line(key.name, kind, "", text(ds, keyword), key.uid(text(ds, keyword)))
