@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -77,6 +79,7 @@ def deidentify(
     from node.deidentify.pseudonyms import passing_key, read_keys
     from node.deidentify.refusal import allowed
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # removes what was unpacked
     logs.configure("warning")  # pydicom logs values, which are patient data
     cleaned = _listed(clean) + (["pixels"] if pixel_rules else [])
     how = Deidentification(

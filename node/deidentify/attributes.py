@@ -18,7 +18,7 @@ from node.deidentify.dates import shifted_date, shifted_datetime, written_forms
 from node.deidentify.profile import Action, Option, Profile, rows, safe_private
 from node.deidentify.pseudonyms import Patient, PseudonymKey
 from node.deidentify.refusal import NotDeidentified, Reason
-from node.deidentify.text import Identities
+from node.deidentify.text import Identities, vocabulary
 from node.dicom.reading import copy_encoding
 from node.dicom.values import CONVERSION_ERRORS, held_elements, text
 
@@ -30,6 +30,7 @@ PATIENT_ID, ACCESSION_NUMBER = 0x00100020, 0x00080050
 _OVERLAY_TYPE, _OVERLAY_DATA, _OVERLAY_COMMENTS = 0x0040, 0x3000, 0x4000
 
 TEXT_VRS = frozenset(("AE", "CS", "LO", "LT", "SH", "ST", "UC", "UR", "UT"))
+_TEXT_OF_NUMBERS = frozenset(("DS", "IS"))
 _TEMPORAL_VRS = frozenset(("DA", "DT", "TM"))
 _UNKNOWN_VRS = frozenset((None, "UN"))
 
@@ -70,6 +71,11 @@ DUMMIES: Mapping[str, Any] = {
 }
 """Values without meaning by VR; of action D in Table E.1-1."""
 
+_ENCRYPTED_ATTRIBUTES = 0x04000500
+"""Encrypted Attributes Sequence: identities, for whoever has the key of an earlier de-identification (PS3.15 E.1.1)."""
+
+_NUMBERS = re.compile(rb"[-+0-9.eE \\\0]*")
+_UID = re.compile(r"[0-9.]{1,64}")
 _CLASS_UIDS = re.compile(r"(?:SOPClass|TransferSyntax|CodingScheme|ContextGroup|ContextUID|MappingResource|Class)\w*")
 """Keywords of UIDs that name a kind, not an instance; a private one of them says who made the device at most."""
 
@@ -132,7 +138,7 @@ class Cleaner:
         if 0x5000 <= tag.group <= 0x501E or 0x6000 <= tag.group <= 0x601E:
             return self._graphics(ds, tag, element, free_text, depth)
         action = self.profile.action(tag)
-        if action is Action.REMOVE:
+        if action is Action.REMOVE or tag == _ENCRYPTED_ATTRIBUTES:
             return None
         vr = _vr(tag, element)
         if vr is None:
@@ -222,18 +228,23 @@ class Cleaner:
             return self._unlisted_uids(ds, tag, element)
         if vr in _TEMPORAL_VRS:
             return self._unlisted_time(ds, tag, element, vr)
+        if vr in _TEXT_OF_NUMBERS:
+            return element if _is_numeric(element) else DataElement(tag, vr, None)
         if vr not in TEXT_VRS:
             return element
         values = _texts(ds, tag)
+        if vr == "UR" and not keyword_for_tag(tag).startswith(("CodingScheme", "URNCodeValue")):
+            return DataElement(tag, vr, None)  # where it was retrieved from, with its UIDs
         if free_text and vr not in ("CS", "SH"):
             return _made(tag, vr, [self.identities.cleaned(each) or "ANON" for each in values])
         without = [self.identities.without(each) for each in values]
         return element if without == values else _made(tag, vr, without)
 
     def _unlisted_uids(self, ds: Dataset, tag: BaseTag, element: _Element) -> _Element:
-        if Option.UIDS in self.profile.options or _CLASS_UIDS.search(keyword_for_tag(tag)):
-            return element
         uids = _texts(ds, tag)
+        stay = Option.UIDS in self.profile.options or _CLASS_UIDS.search(keyword_for_tag(tag))
+        if stay and all(map(_UID.fullmatch, uids)):
+            return element
         replaced = [self.key.uid(uid) for uid in uids]
         return element if replaced == uids else _made(tag, "UI", replaced)
 
@@ -286,7 +297,7 @@ class Cleaner:
 
 def identities_of(ds: Dataset, profile: Profile) -> Identities:
     """Return what a data set says of persons, places and identifiers, and that the profile does not keep."""
-    return Identities(_identities(ds, _identifying(profile), 0))
+    return Identities(_identities(ds, _identifying(profile), 0), uids=Option.UIDS not in profile.options)
 
 
 def _identifying(profile: Profile) -> frozenset[int]:
@@ -320,7 +331,7 @@ def _identities_in(values: list[str], vr: str | None) -> Iterator[str]:
             yield from re.split(r"[\^=\s,]+", each)
         elif vr in ("DA", "DT"):
             yield from written_forms(each)
-        elif vr in TEXT_VRS:
+        elif vr in TEXT_VRS and each.lower() not in vocabulary():  # "Siemens" in an address is the manufacturer too
             yield each
 
 
@@ -350,6 +361,11 @@ def _texts(ds: Dataset, tag: BaseTag) -> list[str]:
     if isinstance(value, bytes):
         value = value.decode("latin-1").rstrip("\0 ")
     return [str(each) for each in value] if isinstance(value, MultiValue | list) else [str(value)]
+
+
+def _is_numeric(element: _Element) -> bool:
+    """Return whether the text of a number is one; pydicom has checked those that it has converted."""
+    return not isinstance(element.value, bytes) or _NUMBERS.fullmatch(element.value) is not None
 
 
 def _made(tag: BaseTag, vr: str, values: list[str]) -> DataElement:

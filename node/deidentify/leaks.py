@@ -120,11 +120,10 @@ def _searched(
         return
     if action is Action.CLEAN and vr in TEXT_VRS:
         texts = [word for text in texts for word in re.findall(r"[^\W_]{3,}", text) if not is_harmless(word)]
-    if action is Action.CLEAN and vr == "TM":
-        return
     if vr == "UI":
         texts = [text for text in texts if not text.startswith(STANDARD_ROOT)]
-    yield tag, vr, texts, action is Action.KEEP or (not listed and vr not in _PERSONAL)
+    of_shifted_date = action is Action.CLEAN and vr == "TM"
+    yield tag, vr, texts, action is Action.KEEP or of_shifted_date or (not listed and vr not in _PERSONAL)
 
 
 def _texts(vr: str, value: object) -> list[str]:

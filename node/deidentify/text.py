@@ -26,6 +26,8 @@ topogram tr tra trace tracking trans transversal transverse trig trigger true tr
 venous vessel vibe view vol volume w wait water wb whole with without wo wip x y z
 """
 
+_UID = r"(?<![0-9.])(?!1\.2\.840\.10008\.)[0-2](?:\.[0-9]+){5,}"
+
 _TOKEN = re.compile(r"[^\W_]+", re.UNICODE)
 _PARAMETER = re.compile(r"[a-z]{0,2}\d{1,4}[a-z]{0,2}")
 """Numbers with units, slice counts, b-values: too short for the number of a patient."""
@@ -63,14 +65,18 @@ class Identities:
     ----------
     values : iterable of str
         Names, identifiers, addresses and dates as the data set has them.
+    uids : bool
+        Remove all UIDs that are not of the standard too.
     """
 
-    def __init__(self, values: Iterable[str]) -> None:
+    def __init__(self, values: Iterable[str], *, uids: bool = False) -> None:
         shown = sorted({value.strip() for value in values if len(value.strip()) >= MIN_CHARACTERS}, key=len)
         patterns = [
             re.escape(value) if len(value) >= _SUBSTRING_CHARACTERS else rf"(?<![^\W_]){re.escape(value)}(?![^\W_])"
             for value in reversed(shown)
         ]
+        if uids:
+            patterns.insert(0, _UID)
         self._pattern = re.compile("|".join(patterns), re.IGNORECASE) if patterns else None
 
     def without(self, text: str) -> str:

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from pydicom import DataElement, Dataset, dcmread
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import FileDataset
 from pydicom.sequence import Sequence
+from pydicom.tag import BaseTag
 from pydicom.uid import (
     EncapsulatedPDFStorage,
     ExplicitVRBigEndian,
@@ -106,6 +108,26 @@ def test_nothing_is_left_at_any_depth(tmp_path: Path, syntax: str) -> None:
     assert [item.CodeValue for item in read.DeidentificationMethodCodeSequence] == ["113100"]
     assert read.LongitudinalTemporalInformationModified == "REMOVED"
     assert read.file_meta.MediaStorageSOPInstanceUID == read.SOPInstanceUID == KEY.uid(ds.SOPInstanceUID)
+
+
+def test_what_is_written_where_it_does_not_belong_is_found() -> None:
+    hostile = make.dataset(
+        RetrieveURL="http://pacs/secret/1.2.3",
+        ReferencedSOPClassUID="1.2.Secret",
+        ManufacturerModelName="Model 1.3.6.1.4.1.4711.1.2.3 Secret",
+        SoftwareVersions=["syngo 1.2.3", "Person"],
+        BodyPartExamined="SECRET",
+        EncryptedAttributesSequence=[make.dataset(EncryptedContent=b"Secret")],
+    )
+    hostile[0x00180050] = RawDataElement(BaseTag(0x00180050), "DS", 6, b"Secret", 0, False, True)
+    ds = ct(PatientName="Secret^Person", InstitutionName="Siemens", AnatomicRegionSequence=[hostile])
+    ds.Manufacturer = "SIEMENS"
+    new = deidentified(ds, how())
+    [item] = new.AnatomicRegionSequence
+    assert SECRET not in b"".join(pieces(new)).lower()
+    assert item.ManufacturerModelName == "Model"
+    assert item.SoftwareVersions == ["syngo 1.2.3", ""]
+    assert new.Manufacturer == "SIEMENS"
 
 
 def test_studies_of_one_patient_stay_together_and_in_their_distance() -> None:
