@@ -5,12 +5,15 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from node.cli.options import Json
+from node.cli.options import ConfigFile, Json, load
 from node.cli.output import print_json, printable
+
+if TYPE_CHECKING:
+    from node.deidentify.instance import Deidentification
 
 MAX_SHOWN = 100
 
@@ -63,6 +66,11 @@ def deidentify(
     deface: Annotated[
         str | None, typer.Option("--deface", metavar="NAME", help="Plugin that removes faces from each series.")
     ] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option("--profile", metavar="NAME", help="Key and options of [deidentify.NAME] in the configuration."),
+    ] = None,
+    config: ConfigFile = None,
     json: Json = False,
 ) -> None:
     """Remove identities from DICOM files, by PS3.15 Annex E.
@@ -78,16 +86,22 @@ def deidentify(
     from node.deidentify.profile import Profile, options
     from node.deidentify.pseudonyms import passing_key, read_keys
     from node.deidentify.refusal import allowed
+    from node.errors import UsageError
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # removes what was unpacked
     logs.configure("warning")  # pydicom logs values, which are patient data
-    cleaned = _listed(clean) + (["pixels"] if pixel_rules else [])
-    how = Deidentification(
-        Profile(options(_listed(retain), cleaned)),
-        read_keys(key)[0] if key else passing_key(),
-        allowed(_listed(allow)),
-        read_rules(pixel_rules) if pixel_rules else (),
-    )
+    if profile is not None:
+        if key or retain or clean or pixel_rules or allow:
+            raise UsageError("--profile has key and options of its own; give either it or the others")
+        how = _configured(profile, config)
+    else:
+        cleaned = _listed(clean) + (["pixels"] if pixel_rules else [])
+        how = Deidentification(
+            Profile(options(_listed(retain), cleaned)),
+            read_keys(key)[0] if key else passing_key(),
+            allowed(_listed(allow)),
+            read_rules(pixel_rules) if pixel_rules else (),
+        )
 
     def show(refused: Refused) -> None:
         if not json:
@@ -114,6 +128,17 @@ def deidentify(
         print(f"{counts}, {len(summary.refused)} refused, {len(summary.skipped)} skipped: {out}")
     if not summary.written:
         raise typer.Exit(1)
+
+
+def _configured(name: str, config: Path | None) -> Deidentification:
+    from node.deidentify.instance import configured
+    from node.errors import UsageError, nearest
+
+    sections = load(config).settings.deidentify
+    if name not in sections:
+        known = nearest(name, sections) if sections else "; there are none"
+        raise UsageError(f"--profile {name}: no table [deidentify.{name}] in the configuration{known}")
+    return configured(sections[name])
 
 
 def _listed(given: list[str] | None) -> list[str]:

@@ -15,7 +15,7 @@ from node.control.availability import hook_channel
 from node.errors import UsageError, VoxelnodeError
 from node.index.database import reading
 from node.index.engine import FILE_NAME
-from node.settings.model import Peer, Settings, Web, is_loopback
+from node.settings.model import DeidentifySettings, Peer, Settings, Web, is_loopback
 from node.tls import server_context
 
 _EVERY_ADDRESS = ("0.0.0.0", "::")
@@ -84,6 +84,8 @@ def _checks(settings: Settings) -> Iterator[Callable[[], object]]:
     yield partial(_require_log_folder, settings)
     for name in settings.hooks:
         yield partial(_check_hook, name, settings)
+    for name, section in settings.deidentify.items():
+        yield partial(_check_deidentification, name, section)
 
 
 def _problem(check: Callable[[], object]) -> Iterator[str]:
@@ -144,6 +146,15 @@ def _require_log_folder(settings: Settings) -> None:
 
 def _check_hook(name: str, settings: Settings) -> None:
     hook_channel(settings, name).close()
+
+
+def _check_deidentification(name: str, section: DeidentifySettings) -> None:
+    from node.deidentify.instance import configured  # here: it loads what cleans pixels
+
+    try:
+        configured(section)
+    except UsageError as error:
+        raise UsageError(f"[deidentify.{name}] {error}") from error
 
 
 def _overlap(one: Peer, other: Peer) -> bool:

@@ -22,12 +22,13 @@ from pydicom.uid import (
 
 from node import __version__
 from node.deidentify.attributes import Cleaner, identities_of, patient_of
-from node.deidentify.burned_in import PixelRule, blank, has_overlays_in_pixels, has_pixels, regions, risk_of
-from node.deidentify.profile import BASIC_PROFILE, CODES, Option, Profile, edition
-from node.deidentify.pseudonyms import PseudonymKey
-from node.deidentify.refusal import NotDeidentified, Reason
+from node.deidentify.burned_in import PixelRule, blank, has_overlays_in_pixels, has_pixels, read_rules, regions, risk_of
+from node.deidentify.profile import BASIC_PROFILE, CODES, Option, Profile, edition, options
+from node.deidentify.pseudonyms import PseudonymKey, read_keys
+from node.deidentify.refusal import NotDeidentified, Reason, allowed
 from node.dicom.reading import with_elements
 from node.dicom.values import CONVERSION_ERRORS, held_elements, text
+from node.settings.model import DeidentifySettings
 from node.volume.read.transcoding import encoded
 
 _UID = re.compile(r"[0-9.]{1,64}")
@@ -49,6 +50,22 @@ class Deidentification:
     key: PseudonymKey
     allowed: frozenset[Reason] = field(default_factory=frozenset)
     rules: tuple[PixelRule, ...] = ()
+
+
+def configured(settings: DeidentifySettings) -> Deidentification:
+    """Return what a table [deidentify.NAME] of the configuration asks for.
+
+    Raises
+    ------
+    UsageError
+        The key or the pixel rules cannot be used.
+    """
+    return Deidentification(
+        Profile(options(settings.retain, settings.clean)),
+        read_keys(settings.key)[0],
+        allowed(settings.allow),
+        read_rules(settings.pixel_rules) if settings.pixel_rules else (),
+    )
 
 
 def deidentified(ds: Dataset, how: Deidentification) -> Dataset:
@@ -85,14 +102,14 @@ def _deidentified(ds: Dataset, how: Deidentification) -> Dataset:
     for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
         if not _UID.fullmatch(text(ds, keyword)):
             raise NotDeidentified(Reason.NO_IDENTITY, f"{keyword} is missing or not a UID")
-    options = how.profile.options
+    chosen = how.profile.options
     if "EncapsulatedDocument" in ds:
         raise NotDeidentified(Reason.ENCAPSULATED_DOCUMENT, "a PDF or another document inside cannot be cleaned")
-    if "ContentSequence" in ds and Option.STRUCTURED not in options:
+    if "ContentSequence" in ds and Option.STRUCTURED not in chosen:
         raise NotDeidentified(Reason.STRUCTURED_REPORT, "a report; ask for the option structured to clean its content")
     mask, found = None, False
     if has_pixels(ds):
-        mask = regions(ds, how.rules) if Option.PIXELS in options else None
+        mask = regions(ds, how.rules) if Option.PIXELS in chosen else None
         found = mask is not None
         _refuse_risk(ds, how, found)
     patient = patient_of(ds)
@@ -157,16 +174,16 @@ def _file_meta(ds: Dataset, transfer_syntax_uid: str) -> FileMetaDataset:
 
 def _mark(ds: Dataset, how: Deidentification, *, pixels: bool) -> None:
     """Write what was done (PS3.3 C.7.1.1, C.12.1)."""
-    options = how.profile.options
+    chosen = how.profile.options
     ds.PatientIdentityRemoved = "YES"
     ds.DeidentificationMethod = [f"voxelnode {__version__}", f"PS3.15 {edition()}", f"key {how.key.name}"]
     codes = [BASIC_PROFILE]
-    codes += [code for option, code in CODES.items() if option in options and (option is not Option.PIXELS or pixels)]
+    codes += [code for option, code in CODES.items() if option in chosen and (option is not Option.PIXELS or pixels)]
     ds.DeidentificationMethodCodeSequence = Sequence(code_item(*code) for code in codes)
-    if Option.FULL_DATES in options:
+    if Option.FULL_DATES in chosen:
         ds.LongitudinalTemporalInformationModified = "UNMODIFIED"
     else:
-        ds.LongitudinalTemporalInformationModified = "MODIFIED" if Option.MODIFIED_DATES in options else "REMOVED"
+        ds.LongitudinalTemporalInformationModified = "MODIFIED" if Option.MODIFIED_DATES in chosen else "REMOVED"
     if pixels:
         ds.BurnedInAnnotation = "NO"
 

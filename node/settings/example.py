@@ -20,7 +20,7 @@ INTRODUCTION = """\
 # Precedence: flags, environment (VOXELNODE_SECTION__KEY, lists as JSON), this file, defaults.
 # `voxelnode config check` finds mistakes; `voxelnode config show` prints each value and its origin.
 """
-SAMPLE_NAMES = {"peers": "CT1", "hooks": "pipeline"}
+SAMPLE_NAMES = {"peers": "CT1", "hooks": "pipeline", "deidentify": "trial"}
 
 
 def example_toml() -> str:

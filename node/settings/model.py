@@ -77,6 +77,11 @@ class SettingsSection(BaseModel):
         return iter(())
 
 
+Retained = Literal["safe-private", "uids", "device", "institution", "patient", "full-dates", "modified-dates"]
+Cleaned = Literal["descriptors", "structured", "graphics", "pixels"]
+AllowedRisk = Literal["secondary-capture", "ultrasound", "photograph", "burned-in", "recognizable"]
+
+
 class Storage(SettingsSection):
     """[storage]: where the archive, the index and the volumes are."""
 
@@ -604,6 +609,27 @@ PLACEHOLDERS: Mapping[str, tuple[HookEvent, ...]] = {
 """Placeholders, and the events whose messages have a value for them."""
 
 
+class DeidentifySettings(SettingsSection):
+    """[deidentify.NAME]: a way to remove identities, by PS3.15 Annex E, for whatever names it."""
+
+    key: Path = Field(
+        examples=["trial.key"],
+        description="file of the key of the pseudonyms, which only its owner may read: `voxelnode pseudonyms new`",
+    )
+    retain: tuple[Retained, ...] = Field((), description="what is retained beyond the Basic Profile")
+    clean: tuple[Cleaned, ...] = Field((), description="what is cleaned instead of removed or refused")
+    pixel_rules: Path | None = Field(
+        None, description="TOML file of what devices burn into pixels; pixels must be in clean"
+    )
+    allow: tuple[AllowedRisk, ...] = Field((), description="risks in pixels that pass with the pixels as they are")
+
+    def _mistakes(self) -> Iterator[str]:
+        if {"full-dates", "modified-dates"} <= set(self.retain):
+            yield "retain: full-dates and modified-dates exclude each other"
+        if self.pixel_rules is not None and "pixels" not in self.clean:
+            yield 'pixel_rules requires clean = ["pixels"]'
+
+
 class Log(SettingsSection):
     """[log]: the diagnostic log on standard error; it contains no patient data."""
 
@@ -631,6 +657,7 @@ class Settings(SettingsSection):
     audit: AuditSettings = AuditSettings()
     web: Web = Web()
     hooks: dict[HookName, HookSettings] = {}
+    deidentify: dict[HookName, DeidentifySettings] = {}
     log: Log = Log()
 
     @model_validator(mode="after")

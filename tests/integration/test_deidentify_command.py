@@ -73,6 +73,20 @@ def test_files_become_files_without_identities_and_these_become_volumes(original
     [capture] = [ds for ds in results(out) if ds.Modality == "OT"]
     assert not capture.pixel_array[:2].any()
 
+    configuration = tmp_path / "voxelnode.toml"
+    table = f'[deidentify.trial]\nkey = "{key}"\nretain = ["modified-dates"]\nclean = ["descriptors"]\n'
+    configuration.write_text(table)
+    named = run("deidentify", originals, tmp_path / "named", "--profile", "trial", "--config", configuration)
+    assert named.returncode == 0, named.stderr
+    assert {path.relative_to(tmp_path / "named") for path in (tmp_path / "named").rglob("*.dcm")} == {
+        path.relative_to(out) for path in before
+    }
+    assert run("config", "check", "--config", configuration).returncode == 0
+    key.chmod(0o644)
+    wrong = run("config", "check", "--config", configuration)
+    assert f"[deidentify.trial] {key}: others may read or change the key" in wrong.stderr
+    key.chmod(0o600)
+
     told = list(csv.DictReader(io.StringIO(run("pseudonyms", "map", key, originals).stdout)))
     [patient] = [row for row in told if row["kind"] == "patient"]
     assert patient["original"] == "SECRET-4711"
@@ -92,6 +106,8 @@ def test_files_become_files_without_identities_and_these_become_volumes(original
         (["--retain", "everything"], "--retain everything: no such option"),
         (["--retain", "full-dates,modified-dates"], "exclude each other"),
         (["--allow", "structured-report"], "--allow structured-report: no such risk"),
+        (["--profile", "trial"], "no table [deidentify.trial] in the configuration; there are none"),
+        (["--profile", "trial", "--retain", "uids"], "give either it or the others"),
         (["--key", "missing.key"], "make one by `voxelnode pseudonyms new missing.key`"),
         (["--deface", "none"], "no entry point of this name in the group 'voxelnode.defacers'"),
     ],

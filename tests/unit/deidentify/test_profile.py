@@ -5,7 +5,7 @@ from __future__ import annotations
 import runpy
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydicom import DataElement, Dataset, config
@@ -14,9 +14,11 @@ from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 
 from node.deidentify.attributes import Cleaner
-from node.deidentify.profile import Option, Profile, Row, edition, options, rows, safe_private
+from node.deidentify.profile import CLEAN, RETAIN, Option, Profile, Row, edition, options, rows, safe_private
 from node.deidentify.pseudonyms import Patient, PseudonymKey
+from node.deidentify.refusal import ALLOWABLE
 from node.errors import UsageError
+from node.settings.model import AllowedRisk, Cleaned, Retained
 
 KEY = PseudonymKey("test", bytes(range(32)))
 PATIENT = Patient("", "P1")
@@ -123,6 +125,12 @@ def test_options_that_contradict_or_do_not_exist_are_refused() -> None:
     with pytest.raises(UsageError, match="--clean uids: no such option"):
         options([], ["uids"])
     assert options(["patient"], ["pixels"]) == {Option.PATIENT, Option.PIXELS}
+
+
+def test_the_configuration_knows_every_option_and_every_risk() -> None:
+    assert get_args(Retained) == RETAIN
+    assert get_args(Cleaned) == CLEAN
+    assert get_args(AllowedRisk) == ALLOWABLE
 
 
 PART_15 = """<book xmlns="http://docbook.org/ns/docbook" xmlns:xml="http://www.w3.org/XML/1998/namespace">

@@ -11,7 +11,7 @@ from node.notify import worker
 from node.retries import wait_seconds
 from node.settings.example import example_toml
 from node.settings.load import Configuration, load
-from node.settings.model import Convert, HookSettings, Settings, Storage
+from node.settings.model import Convert, DeidentifySettings, HookSettings, Settings, Storage
 from node.settings.removed import REMOVED_KEYS
 from node.web import places
 from node.writers import pictures
@@ -160,8 +160,9 @@ def test_every_key_that_the_example_shows_is_its_default() -> None:
         if line.startswith(("[", "#[")) or (line.startswith("#") and " = " in line and not line.startswith("# "))
     )
     settings = Settings.model_validate(tomllib.loads(shown))
-    assert settings.model_copy(update={"peers": {}, "hooks": {}}) == Settings()
+    assert settings.model_copy(update={"peers": {}, "hooks": {}, "deidentify": {}}) == Settings()
     assert settings.peers["CT1"].ae_title == "CT1"
+    assert settings.deidentify["trial"] == DeidentifySettings(key=Path("trial.key"))
     hook = settings.hooks["pipeline"]
     assert hook == HookSettings(on=hook.on, url=hook.url)
 
