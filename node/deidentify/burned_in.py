@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ _CAPTURED = frozenset(("DF", "DRW", "DV", "SD", "SI", "WSD"))
 _OVERLAY_GROUPS = tuple(range(0x6000, 0x6020, 2))
 _OVERLAY_DATA, _OVERLAY_BITS_ALLOCATED = 0x3000, 0x0100
 _MAX_RULES_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 20
 
 Rectangle = tuple[int, int, int, int]
 """Left column, top row, width and height, in pixels from 0."""
@@ -221,30 +223,37 @@ def blank(ds: Dataset, mask: NDArray[np.bool_] | None, *, unused_bits: bool = Fa
         if layout.bits_allocated not in (1, 8, 16, 32, 64):
             raise NotDeidentified(Reason.UNDECODABLE, f"{layout.bits_allocated} bits a sample cannot be blanked")
         stored, _ = stored_bytes(ds, "PixelData")
-        pixels = bytearray(stored[:] if stored else b"")
-        if len(pixels) < -(-layout.frame_bits * layout.frames // 8):
+        if stored is None or len(stored) < -(-layout.frame_bits * layout.frames // 8):
             raise NotDeidentified(Reason.UNDECODABLE, "(7FE0,0010) Pixel Data is too short")
     except (ConversionRefused, NotTranscodable) as error:
         raise NotDeidentified(Reason.UNDECODABLE, f"the pixels cannot be cleaned: {error}") from error
-    if unused_bits and layout.bits_allocated > 1:
-        words = np.frombuffer(
-            pixels, f"<u{layout.bits_allocated // 8}", layout.frame_bits * layout.frames // layout.bits_allocated
-        )
-        words &= words.dtype.type(((1 << layout.bits_stored) - 1) << layout.shift)
-    if mask is not None:
-        _blank(pixels, layout, mask)
+    copy = BytesIO()
+    for start in range(0, len(stored), _CHUNK_BYTES):
+        copy.write(stored[start : start + _CHUNK_BYTES])
+    del ds.PixelData
+    with copy.getbuffer() as pixels:
+        if unused_bits and layout.bits_allocated > 1:
+            words = _samples(pixels, layout)
+            words &= words.dtype.type(((1 << layout.bits_stored) - 1) << layout.shift)
+            del words
+        if mask is not None:
+            _blank(pixels, layout, mask)
     vr = "OW" if layout.bits_allocated > 8 or ds.original_encoding[0] else "OB"
-    ds.add_new("PixelData", vr, bytes(pixels))
+    ds.add_new("PixelData", vr, copy.getvalue())  # the bytes of `copy` themselves: CPython copies when either changes
 
 
-def _blank(pixels: bytearray, layout: PixelLayout, mask: NDArray[np.bool_]) -> None:
+def _samples(pixels: memoryview, layout: PixelLayout) -> NDArray[Any]:
+    count = layout.frame_bits * layout.frames // layout.bits_allocated
+    return np.frombuffer(pixels, f"<u{layout.bits_allocated // 8}", count)
+
+
+def _blank(pixels: memoryview, layout: PixelLayout, mask: NDArray[np.bool_]) -> None:
     if layout.bits_allocated == 1:
         bits = np.unpackbits(np.frombuffer(pixels, np.uint8), bitorder="little")
         bits[: layout.pixels * layout.frames].reshape(layout.frames, *mask.shape)[:, mask] = 0
         pixels[:] = np.packbits(bits, bitorder="little").tobytes()
         return
-    dtype = np.dtype(f"<u{layout.bits_allocated // 8}")
-    samples = np.frombuffer(pixels, dtype, layout.frame_bits * layout.frames // layout.bits_allocated)
+    samples = _samples(pixels, layout)
     full = (1 << layout.bits_stored) - 1
     grey = 1 << (layout.bits_stored - 1)
     if layout.photometric in HALF_SAMPLED:  # two luminances, then the two chrominances that they share

@@ -20,7 +20,7 @@ from node.deidentify.defacing import Defacer, defaced
 from node.deidentify.instance import Deidentification, deidentified
 from node.deidentify.refusal import NotDeidentified, Reason
 from node.dicom.part10 import file_head
-from node.dicom.reading import FileBytes, read_instance, stored_bytes, with_elements
+from node.dicom.reading import read_instance, stored_bytes, with_elements
 from node.dicom.values import CONVERSION_ERRORS, held_elements, text
 from node.errors import UsageError
 from node.receive.dicom_files import MediaFile, SkippedFile, find_instances
@@ -209,12 +209,11 @@ def pieces(ds: Dataset) -> Iterator[bytes]:
     syntax = text(ds.file_meta, "TransferSyntaxUID")
     implicit = syntax == ImplicitVRLittleEndian
     yield file_head(text(ds, "SOPClassUID"), text(ds, "SOPInstanceUID"), syntax)
-    pixels, _ = stored_bytes(ds, "PixelData")
-    if not isinstance(pixels, FileBytes):
+    pixels, encapsulated = stored_bytes(ds, "PixelData")
+    if pixels is None or encapsulated:
         yield _encoded(ds, implicit)
         return
-    elements = held_elements(ds)
-    vr = str(elements[_PIXEL_DATA].VR or "OW").encode("ascii")
+    vr = str(held_elements(ds)[_PIXEL_DATA].VR or "OW").encode("ascii")
     yield _encoded(_part(ds, lambda tag: tag < _PIXEL_DATA), implicit)
     group = _PIXEL_DATA.group.to_bytes(2, "little") + _PIXEL_DATA.element.to_bytes(2, "little")
     yield group + (b"" if implicit else vr + b"\0\0") + (len(pixels) + len(pixels) % 2).to_bytes(4, "little")

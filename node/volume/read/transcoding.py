@@ -135,7 +135,9 @@ def _native(decompressed: DecompressedFrames, length: int) -> bytes:
             data += np.ascontiguousarray(frame, dtype).tobytes()
     if len(data) != length:
         raise NotTranscodable(f"the frames take {len(data)} bytes uncompressed instead of {length}")
-    return bytes(data + b"\0" * (length % 2))
+    if length % 2:
+        data += b"\0"
+    return bytes(data)
 
 
 def _prepare(ds: Dataset, implicit: bool, is_big_endian: bool) -> None:
