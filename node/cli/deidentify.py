@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -85,7 +86,7 @@ def deidentify(
     from node.deidentify.instance import Deidentification
     from node.deidentify.profile import Profile, options
     from node.deidentify.pseudonyms import passing_key, read_keys
-    from node.deidentify.refusal import allowed
+    from node.deidentify.refusal import Reason, allowed
     from node.errors import UsageError
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # removes what was unpacked
@@ -102,6 +103,9 @@ def deidentify(
             allowed(_listed(allow)),
             read_rules(pixel_rules) if pixel_rules else (),
         )
+
+    if deface:
+        how = replace(how, allowed=how.allowed | {Reason.RECOGNIZABLE})
 
     def show(refused: Refused) -> None:
         if not json:

@@ -30,6 +30,7 @@ PATIENT_ID, ACCESSION_NUMBER = 0x00100020, 0x00080050
 _OVERLAY_TYPE, _OVERLAY_DATA, _OVERLAY_COMMENTS = 0x0040, 0x3000, 0x4000
 
 TEXT_VRS = frozenset(("AE", "CS", "LO", "LT", "SH", "ST", "UC", "UR", "UT"))
+_BYTES = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN"))
 _TEXT_OF_NUMBERS = frozenset(("DS", "IS"))
 _TEMPORAL_VRS = frozenset(("DA", "DT", "TM"))
 _UNKNOWN_VRS = frozenset((None, "UN"))
@@ -141,8 +142,8 @@ class Cleaner:
         if action is Action.REMOVE or tag == _ENCRYPTED_ATTRIBUTES:
             return None
         vr = _vr(tag, element)
-        if vr is None:
-            return None  # neither the file nor the dictionary says what it is
+        if vr is None or (action is None and _contradicts_dictionary(tag, vr)):
+            return None  # nobody knows what it is
         try:
             if action is None:
                 return self._unlisted(ds, tag, element, vr, free_text, depth)
@@ -361,6 +362,14 @@ def _texts(ds: Dataset, tag: BaseTag) -> list[str]:
     if isinstance(value, bytes):
         value = value.decode("latin-1").rstrip("\0 ")
     return [str(each) for each in value] if isinstance(value, MultiValue | list) else [str(value)]
+
+
+def _contradicts_dictionary(tag: BaseTag, vr: str) -> bool:
+    """Return whether a file has bytes where the standard has values: nobody can tell what is in them."""
+    try:
+        return vr in _BYTES and not any(each in _BYTES for each in dictionary_VR(tag).split(" or "))
+    except KeyError:
+        return True
 
 
 def _is_numeric(element: _Element) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from io import BytesIO
@@ -129,25 +129,24 @@ def _rectangles(place: str, given: Any) -> tuple[Rectangle, ...]:
     return tuple((left, top, width, height) for left, top, width, height in given)
 
 
-def risk_of(ds: Dataset) -> tuple[Reason, str] | None:
-    """Return why the pixels of an instance may show who it is; None if its kind of instance usually does not."""
+def risks_of(ds: Dataset) -> Iterator[tuple[Reason, str]]:
+    """Yield why the pixels of an instance may show who it is; nothing if its kind of instance usually does not."""
     sop_class, modality = text(ds, "SOPClassUID"), text(ds, "Modality")
     image_type = [each.upper() for each in texts(ds, "ImageType")]
     if text(ds, "BurnedInAnnotation").upper() == "YES":
-        return Reason.BURNED_IN, "(0028,0301) Burned In Annotation is YES"
+        yield Reason.BURNED_IN, "(0028,0301) Burned In Annotation is YES"
     if text(ds, "RecognizableVisualFeatures").upper() == "YES":
-        return Reason.RECOGNIZABLE, "(0028,0302) Recognizable Visual Features is YES"
+        yield Reason.RECOGNIZABLE, "(0028,0302) Recognizable Visual Features is YES"
     if _ULTRASOUND.fullmatch(sop_class) or modality in _ULTRASOUND_MODALITIES:
-        return Reason.ULTRASOUND, "ultrasound devices draw patient data into their images"
+        yield Reason.ULTRASOUND, "ultrasound devices draw patient data into their images"
     screen = any(each.startswith("SCREEN") for each in image_type)
     if _SECONDARY_CAPTURE.fullmatch(sop_class) or screen or text(ds, "ConversionType") in _CAPTURED:
-        return Reason.SECONDARY_CAPTURE, "secondary captures, screenshots and scans may show patient data"
+        yield Reason.SECONDARY_CAPTURE, "secondary captures, screenshots and scans may show patient data"
     if sop_class == _WHOLE_SLIDE:
-        labelled = {"LABEL", "OVERVIEW"} & set(image_type)
-        return (Reason.PHOTOGRAPH, "the image shows the label of a slide") if labelled else None
-    if _VISIBLE_LIGHT.fullmatch(sop_class):
-        return Reason.PHOTOGRAPH, "photographs and videos may show faces and labels"
-    return None
+        if {"LABEL", "OVERVIEW"} & set(image_type):
+            yield Reason.PHOTOGRAPH, "the image shows the label of a slide"
+    elif _VISIBLE_LIGHT.fullmatch(sop_class):
+        yield Reason.PHOTOGRAPH, "photographs and videos may show faces and labels"
 
 
 def regions(ds: Dataset, rules: Sequence[PixelRule]) -> NDArray[np.bool_] | None:

@@ -22,7 +22,15 @@ from pydicom.uid import (
 
 from node import __version__
 from node.deidentify.attributes import Cleaner, identities_of, patient_of
-from node.deidentify.burned_in import PixelRule, blank, has_overlays_in_pixels, has_pixels, read_rules, regions, risk_of
+from node.deidentify.burned_in import (
+    PixelRule,
+    blank,
+    has_overlays_in_pixels,
+    has_pixels,
+    read_rules,
+    regions,
+    risks_of,
+)
 from node.deidentify.profile import BASIC_PROFILE, CODES, Option, Profile, edition, options
 from node.deidentify.pseudonyms import PseudonymKey, read_keys
 from node.deidentify.refusal import NotDeidentified, Reason, allowed
@@ -126,17 +134,16 @@ def _deidentified(ds: Dataset, how: Deidentification) -> Dataset:
 
 
 def _refuse_risk(ds: Dataset, how: Deidentification, known_device: bool) -> None:
-    risk = risk_of(ds)
-    if risk is None or risk[0] in how.allowed or (known_device and risk[0] is not Reason.RECOGNIZABLE):
-        return
-    reason, detail = risk
-    if reason is Reason.RECOGNIZABLE:
-        remedy = "a defacing plugin, or --allow recognizable if the pixels have been looked at"
-    elif Option.PIXELS in how.profile.options:
-        remedy = f"no rule fits this device, and it has no ultrasound regions; add a rule, or --allow {reason}"
-    else:
-        remedy = f"--clean pixels with rules for the device, or --allow {reason} if the pixels have been looked at"
-    raise NotDeidentified(reason, f"{detail}; {remedy}")
+    for reason, detail in risks_of(ds):
+        if reason in how.allowed or (known_device and reason is not Reason.RECOGNIZABLE):
+            continue
+        if reason is Reason.RECOGNIZABLE:
+            remedy = "a defacing plugin, or --allow recognizable if the pixels have been looked at"
+        elif Option.PIXELS in how.profile.options:
+            remedy = f"no rule fits this device, and it has no ultrasound regions; add a rule, or --allow {reason}"
+        else:
+            remedy = f"--clean pixels with rules for the device, or --allow {reason} if the pixels have been looked at"
+        raise NotDeidentified(reason, f"{detail}; {remedy}")
 
 
 def _in_little_endian(ds: Dataset) -> Dataset:

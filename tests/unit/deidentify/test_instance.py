@@ -115,10 +115,13 @@ def test_what_is_written_where_it_does_not_belong_is_found() -> None:
         RetrieveURL="http://pacs/secret/1.2.3",
         ReferencedSOPClassUID="1.2.Secret",
         ManufacturerModelName="Model 1.3.6.1.4.1.4711.1.2.3 Secret",
-        SoftwareVersions=["syngo 1.2.3", "Person"],
+        ImagingServiceRequestComments="Person",
+        PositionerMotion="Person",
         BodyPartExamined="SECRET",
         EncryptedAttributesSequence=[make.dataset(EncryptedContent=b"Secret")],
     )
+    for tag in (0x00081099, 0x00181020):  # unknown to the standard, and a text by the standard
+        hostile.add(DataElement(tag, "OB", b"Secret"))
     hostile[0x00180050] = RawDataElement(BaseTag(0x00180050), "DS", 6, b"Secret", 0, False, True)
     ds = ct(PatientName="Secret^Person", InstitutionName="Siemens", AnatomicRegionSequence=[hostile])
     ds.Manufacturer = "SIEMENS"
@@ -126,7 +129,14 @@ def test_what_is_written_where_it_does_not_belong_is_found() -> None:
     [item] = new.AnatomicRegionSequence
     assert SECRET not in b"".join(pieces(new)).lower()
     assert item.ManufacturerModelName == "Model"
-    assert item.SoftwareVersions == ["syngo 1.2.3", ""]
+    assert {element.keyword for element in item} == {
+        "ReferencedSOPClassUID",
+        "RetrieveURL",
+        "ManufacturerModelName",
+        "BodyPartExamined",
+        "SliceThickness",
+        "PositionerMotion",
+    }
     assert new.Manufacturer == "SIEMENS"
 
 
@@ -236,6 +246,13 @@ def test_pixels_that_may_show_a_patient_are_refused_unless_asked_for(ds: Any, re
     new = deidentified(ds(), how(allowed=frozenset((reason,))))
     assert new.PixelData == ds().PixelData
     assert "113101" not in [item.CodeValue for item in new.DeidentificationMethodCodeSequence]
+
+
+def test_every_risk_must_be_allowed() -> None:
+    capture = make.rgb_capture(BurnedInAnnotation="YES")
+    assert refusal_of(capture, how(allowed=frozenset((Reason.BURNED_IN,)))) is Reason.SECONDARY_CAPTURE
+    both = how(allowed=frozenset((Reason.BURNED_IN, Reason.SECONDARY_CAPTURE)))
+    assert deidentified(capture, both).PixelData == capture.PixelData
 
 
 def test_what_is_no_clean_instance_is_refused() -> None:
