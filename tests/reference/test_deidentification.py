@@ -67,6 +67,7 @@ def test_nothing_leaks_from_a_choice_of_instances(corpus: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("chosen", CHOICES, ids=lambda chosen: "+".join(chosen) or "basic")
 def test_nothing_leaks_from_any_instance_by_any_option(corpus: Path, chosen: tuple[Option, ...]) -> None:
     assert [leak for path in instances(corpus) for leak in what_leaks(path, chosen)] == []
