@@ -6,7 +6,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -72,7 +72,7 @@ def deidentify_files(
     Parameters
     ----------
     defacer : Defacer or None
-        Called for each series at the end; a series that it fails on is removed and refused.
+        Called for each series at the end; a series that it fails on is refused.
     on_refused : callable (Refused)
         Called at once, in the order of the files.
 
@@ -87,16 +87,21 @@ def deidentify_files(
     for path in paths:
         if out.resolve() == path or path in out.resolve().parents or out.resolve() in path.parents:
             raise UsageError(f"{out}: choose a folder for the results that is apart from {path}")
-    run = _Run(out, how, on_refused)
-    with tempfile.TemporaryDirectory(prefix="voxelnode-") as unpacked, warnings.catch_warnings():
+    out.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as until_the_end, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's warnings quote values, which are patient data
+        unpacked = Path(until_the_end.enter_context(tempfile.TemporaryDirectory(prefix="voxelnode-")))
+        target = out
+        if defacer is not None:  # what has a face is never in `out`, not even of a run that is killed
+            target = Path(until_the_end.enter_context(tempfile.TemporaryDirectory(prefix=".defacing-", dir=out)))
+        run = _Run(target, how, on_refused)
         for found in find_instances(paths):
             if isinstance(found, SkippedFile):
                 run.summary.skipped.append(found)
             else:
-                run.add(found, Path(unpacked))
+                run.add(found, unpacked)
         if defacer is not None:
-            run.deface(defacer)
+            run.deface(defacer, out)
     return run.summary
 
 
@@ -104,7 +109,7 @@ def deidentify_files(
 class _Run:
     """What was written so far: the name of the original of each file, by series."""
 
-    out: Path
+    target: Path
     how: Deidentification
     on_refused: Callable[[Refused], None]
     summary: Summary = field(default_factory=Summary)
@@ -114,7 +119,7 @@ class _Run:
         try:
             with _file_of(found, unpacked) as path:
                 ds = deidentified(_read(path, found), self.how)
-                place = _place(self.out, ds)
+                place = _place(self.target, ds)
                 if place in self.series.get(place.parent, ()):
                     raise NotDeidentified(Reason.DUPLICATE, "an instance of this UID was de-identified already")
                 write(ds, place)
@@ -125,18 +130,16 @@ class _Run:
         self.summary.patients.add(text(ds, "PatientID"))
         self.summary.written += 1
 
-    def deface(self, defacer: Defacer) -> None:
-        for folder, places in self.series.items():
+    def deface(self, defacer: Defacer, out: Path) -> None:
+        """Write each series with the pixels of a plugin into `out`; those on which it fails are refused."""
+        for places in self.series.values():
             try:
                 for place, ds in zip(places, defaced([read_instance(place) for place in places], defacer), strict=True):
-                    write(ds, place)
+                    write(ds, out / place.relative_to(self.target))
             except NotDeidentified as error:
-                for place, name in places.items():
-                    place.unlink(missing_ok=True)
+                for name in places.values():
                     self._refuse(name, error)
                 self.summary.written -= len(places)
-                with suppress(OSError):
-                    folder.rmdir()
 
     def _refuse(self, name: str, error: NotDeidentified) -> None:
         refused = Refused(name, error.reason, error.detail)

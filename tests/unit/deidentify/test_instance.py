@@ -23,7 +23,7 @@ from pydicom.uid import (
 
 from node.deidentify.burned_in import PixelRule, read_rules
 from node.deidentify.defacing import defaced
-from node.deidentify.files import pieces, write
+from node.deidentify.files import deidentify_files, pieces, write
 from node.deidentify.instance import Deidentification, deidentified
 from node.deidentify.profile import Option, Profile
 from node.deidentify.pseudonyms import Patient, PseudonymKey
@@ -367,6 +367,28 @@ def test_a_plugin_may_deface_pixels_and_nothing_else() -> None:
     for bad in (lambda slices: [], lambda slices: [ds.pixel_array[:3] for ds in slices], lambda slices: 1 / 0):
         with pytest.raises(NotDeidentified, match="defacing"):
             defaced(series(), bad)
+
+
+def test_what_has_a_face_is_never_among_the_results(tmp_path: Path) -> None:
+    originals, out = tmp_path / "originals", tmp_path / "out"
+    originals.mkdir()
+    for index, ds in enumerate([*make.ct_series(2, Modality="CT"), *make.mr_series(2)]):
+        ds.RecognizableVisualFeatures = "YES"
+        ds.save_as(originals / f"{index}.dcm", enforce_file_format=True)
+
+    def without_faces(series: Any) -> Any:
+        assert not list(out.glob("[!.]*/**/*.dcm")), "results before they are defaced"
+        if series[0].Modality == "MR":
+            raise ValueError("no head")
+        return [np.zeros_like(ds.pixel_array) for ds in series]
+
+    order = how(allowed=frozenset((Reason.RECOGNIZABLE,)))
+    summary = deidentify_files([originals], out, order, without_faces)
+    assert (summary.written, [refused.reason for refused in summary.refused]) == (2, ["defacing", "defacing"])
+    read = [dcmread(path) for path in out.rglob("*.dcm")]
+    assert [ds.Modality for ds in read] == ["CT", "CT"]
+    assert not any(ds.pixel_array.any() for ds in read)
+    assert [path.name for path in out.iterdir()] == [read[0].PatientID]
 
 
 def test_a_rule_for_another_device_does_not_fit() -> None:
