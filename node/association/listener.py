@@ -88,7 +88,7 @@ class Listener:
     ) -> None:
         self._settings, self.ingest, self.metrics, self.on_refusal = settings, ingest, metrics, on_refusal
         self.dicom = settings.dicom
-        self.worklist = Worklist(ingest.index.scheduled_steps, settings.worklist, ingest.now)
+        self.worklist = Worklist(ingest.index.scheduled_steps, ingest.index.workitems, settings.worklist, ingest.now)
         self.find_service = FindService(
             ingest.index,
             self.worklist,

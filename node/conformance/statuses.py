@@ -78,11 +78,11 @@ _DIMSE = (
 _HTTP = (
     (101, "the notification connection is open"),
     (200, "the complete result, or an empty list; all instances were stored"),
-    (201, "the subscription exists"),
+    (201, "the workitem or the subscription exists"),
     (
         202,
         "instances were stored; the response lists the failed ones, and those of which another version is current; or "
-        "the conversion is cancelled",
+        "the workitem is cancelled, or its performer is asked to cancel it",
     ),
     (206, "instances that have no accepted representation were omitted; or the requested range"),
     (304, "not modified since the given entity tag"),
@@ -92,7 +92,11 @@ _HTTP = (
     (404, "the study, series, instance, frame, bulk data, workitem or subscription does not exist"),
     (406, "none of the accepted media types is available; the response lists the available ones"),
     (408, "the body arrives too slowly"),
-    (409, "no instance was stored; the response has the reasons; or the conversion is not cancelled, see Warning"),
+    (
+        409,
+        "no instance was stored; the response has the reasons; or the workitem is in another state, or there already "
+        "is one with its UID, see Warning",
+    ),
     (410, "the requested object was deleted"),
     (413, "the body is too large, or has too many parts"),
     (415, "the media type of the body, or the transfer syntax of all its instances, is not supported"),

@@ -163,7 +163,7 @@ def _web_services() -> Table:
         (f"Studies Service: {transaction}", "No", "Yes")
         for transaction in ("Retrieve (WADO-RS)", "Store (STOW-RS)", "Search (QIDO-RS)")
     ]
-    rows.append(("Worklist Service (UPS-RS)", "No", "Yes, for conversions of the node"))
+    rows.append(("Worklist Service (UPS-RS)", "No", "Yes"))
     rows += [(f"{service} Service", "No", "No") for service in ("Non-Patient Instance", "Storage Commitment")]
     return table(("Service", "User Agent", "Origin Server"), rows)
 

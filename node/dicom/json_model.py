@@ -8,9 +8,10 @@ that JSON cannot represent, and does not pass the sequence item of a value to it
 from __future__ import annotations
 
 import base64
+import datetime as dt
 import math
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -19,7 +20,7 @@ from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.tag import BaseTag
 
-from node.dicom.values import CONVERSION_ERRORS, held_elements, little_endian
+from node.dicom.values import CONVERSION_ERRORS, held_elements, little_endian, standard_tag
 
 Json = dict[str, Any]
 """Elements by tag, ``ggggeeee`` in upper case."""
@@ -147,6 +148,34 @@ def _names(value: bytes) -> Json | None:
 def name_groups(name: str) -> dict[str, str]:
     """Return the component groups of a name that are not empty, by the names of the groups (PS3.18 F.2.2)."""
     return {group: text for group, text in zip(NAME_GROUPS, name.split("="), strict=False) if text}
+
+
+def elements(attributes: Mapping[str, Any]) -> Json:
+    """Return attributes by keyword as a data set in the DICOM JSON Model; None and empty text are an empty value.
+
+    A list has the items of a sequence, each a mapping like this one. A name is text with its component groups; moments
+    are in UTC.
+    """
+    model: Json = {}
+    for keyword, value in attributes.items():
+        tag = standard_tag(keyword)
+        element: Json = {"vr": dictionary_VR(tag)}
+        if isinstance(value, list):
+            values = [elements(item) for item in value]
+        else:
+            values = [] if value in (None, "") else [_value_of(element["vr"], value)]
+        model[f"{tag:08X}"] = element | ({"Value": values} if values else {})
+    return dict(sorted(model.items()))
+
+
+def _value_of(vr: str, value: Any) -> Any:
+    if vr == "PN":
+        return name_groups(str(value))
+    if isinstance(value, dt.datetime):
+        return f"{value.astimezone(dt.UTC):%Y%m%d%H%M%S}.{value.microsecond:06d}+0000"
+    if isinstance(value, dt.date):
+        return f"{value:%Y%m%d}"
+    return value
 
 
 def _numbers(vr: str, value: bytes) -> Json | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+from calendar import isleap, monthrange
 from dataclasses import dataclass
 
 from node.dicom.attributes import date_of, time_of
@@ -36,6 +37,17 @@ class Between:
     first: dt.date | dt.time | None
     last: dt.date | dt.time | None
     is_single: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Instants:
+    """Range Matching (PS3.4 C.2.2.2.5) of a DT, in UTC, both ends inclusive; None is an open end.
+
+    A single value is a range too: it covers all moments that it may mean.
+    """
+
+    first: dt.datetime | None
+    last: dt.datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +92,7 @@ class InItem:
     keys: tuple[tuple[Key, tuple[Match, ...]], ...]
 
 
-Match = OneOf | Like | Between | Moments | NameLike | NameWords | InItem
+Match = OneOf | Like | Between | Instants | Moments | NameLike | NameWords | InItem
 
 
 _ANYTHING = re.compile(r"\**")
@@ -118,6 +130,8 @@ def matches_of(key: Key, texts: list[str], *, fuzzy: bool) -> tuple[Match, ...]:
             return tuple(_dates(key, text) for text in wanted)
         case "TM":
             return tuple(_times(key, text) for text in wanted)
+        case "DT":
+            return tuple(_instants(key, text) for text in wanted)
         case "PN":
             return _words(wanted) if fuzzy else _names(key, wanted)
     return tuple(_literal(text) for text in wanted)
@@ -149,6 +163,8 @@ def require_order(key: Key, match: Match) -> None:
             raise _invalid(key, "the first date of a range must not be after the second (PS3.4 C.2.2.2.5)")
         case Between(dt.time() as first, dt.time() as last) if first > last:
             raise _invalid(key, "a range of times must not cross midnight (PS3.4 C.2.2.2.5)")
+        case Instants(dt.datetime() as first, dt.datetime() as last) if first > last:
+            raise _invalid(key, "the first moment of a range must not be after the second (PS3.4 C.2.2.2.5)")
         case Moments(_, first, last) if first is not None and last is not None and first > last:
             raise _invalid(key, "the first moment of a range must not be after the second (PS3.4 C.2.2.2.5)")
 
@@ -213,6 +229,50 @@ def _dates(key: Key, text: str) -> Between:
     if (begin and first is None) or (end and last is None):
         raise _invalid(key, "the day does not exist (PS3.5 6.2)")
     return Between(first, last, is_single)
+
+
+_DATE_TIME = r"\d{4}(?:\d\d){0,5}(?:\.\d{1,6})?(?:[+-](?:0\d|1[0-4])[0-5]\d)?"
+
+
+def _instants(key: Key, text: str) -> Instants:
+    begin, end, _ = _ends(key, text, _DATE_TIME, "a moment YYYYMMDDHHMMSS.FFFFFF&ZZXX")
+    ends = instant_of(begin), instant_of(end)
+    if (begin and ends[0] is None) or (end and ends[1] is None):
+        raise _invalid(key, "the moment does not exist (PS3.5 6.2)")
+    return Instants(ends[0] and ends[0][0], ends[1] and ends[1][1])
+
+
+def instant_of(text: str) -> tuple[dt.datetime, dt.datetime] | None:
+    """Return the first and the last moment that a DT may mean (PS3.5 6.2); None if it is invalid.
+
+    A DT without an offset from UTC is taken as UTC.
+    """
+    found = re.fullmatch(r"(\d{4}(?:\d\d){0,5})(?:\.(\d{1,6}))?([+-](?:0\d|1[0-4])[0-5]\d)?", text.strip())
+    if found is None or (found[2] and len(found[1]) < _WHOLE):
+        return None
+    digits, fraction, offset = found[1], found[2] or "", found[3] or "+0000"
+    whole = digits + "00000101000000"[len(digits) :]
+    year, *parts = int(whole[:4]), *(int(whole[at : at + 2]) for at in range(4, _WHOLE, 2))
+    month, day, hour, minute, second = parts
+    away = dt.timedelta(hours=int(offset[1:3]), minutes=int(offset[3:])) * (-1 if offset[0] == "-" else 1)
+    try:
+        date = dt.datetime(year, month, day, hour, minute, min(second, 59), tzinfo=dt.UTC)  # 60 is a leap second
+        first = date.replace(microsecond=int(fraction.ljust(6, "0"))) - away
+        return first, first + (_meant(date, len(digits), len(fraction)) - dt.timedelta(microseconds=1))
+    except (ValueError, OverflowError):
+        return None
+
+
+_WHOLE = len("YYYYMMDDHHMMSS")
+
+
+def _meant(begin: dt.datetime, digits: int, decimals: int) -> dt.timedelta:
+    """Return how long the time is that a DT with so many digits may mean."""
+    days = {4: 366 if isleap(begin.year) else 365, 6: monthrange(begin.year, begin.month)[1], 8: 1}
+    if digits in days:
+        return dt.timedelta(days=days[digits])
+    seconds = {10: 3600, 12: 60, _WHOLE: 1}[digits]
+    return dt.timedelta(microseconds=seconds * 10 ** (6 - decimals))
 
 
 def _times(key: Key, text: str) -> Between:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from node.dicom.attributes import date_of, time_of
-from node.dicom.key_values import Between, Like, Match, NameLike, OneOf
+from node.dicom.key_values import Between, Instants, Like, Match, NameLike, NameWords, OneOf, instant_of
 from node.dicom.names import folded_groups
 
 
@@ -27,8 +28,17 @@ def _is_match(match: Match, value: str) -> bool:
                 (first is not None and moment < first)  # type: ignore[operator]
                 or (last is not None and moment > last)  # type: ignore[operator]
             )
+        case Instants(first_instant, last_instant):
+            meant = instant_of(value)
+            return meant is not None and not (
+                (first_instant is not None and meant[1] < first_instant)
+                or (last_instant is not None and meant[0] > last_instant)
+            )
         case NameLike(patterns):
             return _is_name(value, patterns)
+        case NameWords(words):
+            groups = [re.split(r"[\s^]+", group) for group in folded_groups(value) if group]
+            return any(all(any(one.startswith(word) for one in group) for word in words) for group in groups)
     return False
 
 

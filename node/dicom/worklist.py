@@ -28,7 +28,7 @@ STEP_SEQUENCE = "ScheduledProcedureStepSequence"
 MAX_DEPTH = 8
 """Most sequences within each other, in keys and in entries; the information model has four."""
 
-_TEXT_VRS = frozenset(("AE", "AS", "CS", "DA", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UT"))
+_TEXT_VRS = frozenset(("AE", "AS", "CS", "DA", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UT"))
 """Value representations that are matched; others are only returned."""
 
 _NO_KEYS = frozenset(("SpecificCharacterSet", "QueryRetrieveLevel", "TimezoneOffsetFromUTC"))
@@ -60,8 +60,13 @@ class WorklistQuery:
         return next((key.matches for key in (*self.keys, *of_step) if key.keyword == keyword and key.matches), ())
 
 
-def read_worklist_query(identifier: Dataset) -> WorklistQuery:
+def read_worklist_query(identifier: Dataset, *, fuzzy: bool = False) -> WorklistQuery:
     """Return the query of an identifier.
+
+    Parameters
+    ----------
+    fuzzy : bool
+        Whether person names are matched word by word.
 
     Raises
     ------
@@ -69,7 +74,7 @@ def read_worklist_query(identifier: Dataset) -> WorklistQuery:
         The value of a key violates its value representation or the matching rules (PS3.4 C.2.2.2, K.4.1.1).
     """
     unsupported: list[str] = []
-    keys = tuple(_keys(identifier, unsupported, 0))
+    keys = tuple(_keys(identifier, unsupported, 0, fuzzy))
     if sum(map(_count, keys)) > MAX_MATCHES:
         raise InvalidQuery(
             standard_tag(STEP_SEQUENCE), f"a query must not have more than {MAX_MATCHES} values and wildcards"
@@ -81,7 +86,7 @@ def _count(key: WorklistKey) -> int:
     return len(key.matches) + sum(map(_count, key.inner))
 
 
-def _keys(identifier: Dataset, unsupported: list[str], depth: int) -> Iterator[WorklistKey]:
+def _keys(identifier: Dataset, unsupported: list[str], depth: int, fuzzy: bool) -> Iterator[WorklistKey]:
     for tag in map(BaseTag, identifier.keys()):  # iterating over a Dataset converts its elements
         keyword = keyword_for_tag(tag)
         if keyword in _NO_KEYS or tag.element == 0:
@@ -93,10 +98,12 @@ def _keys(identifier: Dataset, unsupported: list[str], depth: int) -> Iterator[W
         if vr == "SQ":
             if depth == MAX_DEPTH:
                 raise InvalidQuery(tag, f"keys must not be nested deeper than {MAX_DEPTH} sequences")
-            yield WorklistKey(tag, keyword, vr, inner=tuple(_keys(key_item(identifier, tag), unsupported, depth + 1)))
+            yield WorklistKey(
+                tag, keyword, vr, inner=tuple(_keys(key_item(identifier, tag), unsupported, depth + 1, fuzzy))
+            )
         elif vr in _TEXT_VRS:
             key = Key(keyword, vr, Level.STUDY)
-            matches = matches_of(key, texts_of(identifier, tag), fuzzy=False)
+            matches = matches_of(key, texts_of(identifier, tag), fuzzy=fuzzy)
             for match in matches:
                 require_order(key, match)
             yield WorklistKey(tag, keyword, vr, matches)

@@ -110,6 +110,7 @@ def condition_on(match: Match, column: str, table: Any) -> ColumnElement[bool]:
             return _name(patterns, [getattr(table, f"{column}_{group}") for group in _GROUPS])
         case NameWords(words):
             return or_(*(_words(words, getattr(table, f"{column}_{group}")) for group in _GROUPS))
+    return false()  # no column has a DT
 
 
 def _in_item(keys: Sequence[tuple[Key, tuple[Match, ...]]], column: InstrumentedAttribute[Any]) -> ColumnElement[bool]:

@@ -34,6 +34,7 @@ from node.index.senders import SenderRepository
 from node.index.series import SeriesRepository
 from node.index.studies import StudyRepository
 from node.index.timers import TimerRepository
+from node.index.workitems import WorkitemRepository
 from node.index.writer import IndexWriter
 from node.metrics import Metrics
 
@@ -112,6 +113,7 @@ class Index:
         self.series = SeriesRepository(writer, self._watcher)
         self.studies = StudyRepository(writer, self._watcher)
         self.timers = TimerRepository(writer, self._watcher)
+        self.workitems = WorkitemRepository(writer, self._watcher)
         self.ahead: Ahead = _NothingAhead()
         self.about.set(CLOSED, "no")
 

@@ -33,7 +33,7 @@ from sqlalchemy.types import TypeDecorator
 
 from node.dicom.names import folded_groups
 
-REVISION = "0019"
+REVISION = "0020"
 """The last migration, which gives a database the tables below."""
 
 SERIES_STATES = ("receiving", "converting", "converted", "refused", "not-an-image", "failed")
@@ -497,6 +497,62 @@ class PerformedSeriesRow(Base):
     study_instance_uid: Mapped[str | None] = mapped_column(String(64))
     series_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
     sop_instance_uids: Mapped[list[str]] = mapped_column(JSON)
+
+
+class WorkitemRow(Base):
+    """A Unified Procedure Step that a client created (PS3.4 CC); conversions have no row here."""
+
+    __tablename__ = "workitems"
+    __table_args__ = (
+        CheckConstraint("state IN ('SCHEDULED', 'IN PROGRESS', 'COMPLETED', 'CANCELED')", name="state"),
+        {"sqlite_autoincrement": True},  # a suspended subscription knows the last workitem that there was
+    )
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
+    state: Mapped[str] = mapped_column(String(16), index=True)  # Procedure Step State (0074,1000)
+    transaction_uid: Mapped[str | None] = mapped_column(String(64))  # the lock of its performer; never returned
+    patient_id: Mapped[str | None] = mapped_column(String(64), index=True)
+    attributes: Mapped[dict[str, Any]] = mapped_column(JSON)  # DICOM JSON Model
+    created_by: Mapped[str] = mapped_column(String(64))  # account
+    created_at: Mapped[dt.datetime] = mapped_column(Utc)
+    ended_at: Mapped[dt.datetime | None] = mapped_column(Utc)
+
+
+class WorkitemReportRow(Base):
+    """An event of a workitem that a client created, as its subscribers are told (PS3.4 CC.2.4)."""
+
+    __tablename__ = "workitem_reports"
+    __table_args__ = ({"sqlite_autoincrement": True},)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    workitem_id: Mapped[int] = mapped_column(ForeignKey("workitems.id", ondelete="CASCADE"), index=True)
+    event_type: Mapped[int] = mapped_column(Integer)  # Event Type ID (0000,1002)
+    report: Mapped[dict[str, Any]] = mapped_column(JSON)  # DICOM JSON Model
+
+
+class WorkitemSubscriberRow(Base):
+    """The subscriptions of an AE title of an account, as `node.web.dicomweb.subscriptions` writes them."""
+
+    __tablename__ = "workitem_subscribers"
+    __table_args__ = (UniqueConstraint("account", "ae_title"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    account: Mapped[str] = mapped_column(String(64))
+    ae_title: Mapped[str] = mapped_column(String(16))
+    subscriptions: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+
+class WorkitemLockRow(Base):
+    """A deletion lock: a subscriber wants to read a workitem after its end (PS3.4 CC.2.3)."""
+
+    __tablename__ = "workitem_locks"
+    __table_args__ = (UniqueConstraint("workitem_id", "account", "ae_title"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    workitem_id: Mapped[int] = mapped_column(ForeignKey("workitems.id", ondelete="CASCADE"))
+    account: Mapped[str] = mapped_column(String(64))
+    ae_title: Mapped[str] = mapped_column(String(16))
 
 
 class AccountRow(Base):

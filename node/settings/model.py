@@ -317,8 +317,8 @@ class WorklistSettings(SettingsSection):
     )
     keep_days: Days = Field(
         30,
-        description="time from the day of its start after which an entry that came by REST or HL7 is removed, and from "
-        "its last message after which a performed procedure step is",
+        description="time from the day of its start after which an entry that came by REST or HL7 is removed, from the "
+        "last message of a performed procedure step after which that is, and from the end of a workitem of a client",
     )
     hl7_port: int | None = Field(
         None,

@@ -64,7 +64,7 @@ def application(services: Services) -> FastAPI:
     app.state.access = Access(services.settings.web, services.index.accounts, trail, provider=provider)
     app.state.stopping = threading.Event()
     app.state.streams = Streams()
-    app.state.subscriptions = Subscriptions()
+    app.state.subscriptions = Subscriptions(services.index.workitems)
     problems.install(app)
     app.mount("/static", pages.Assets())
     return app
@@ -92,7 +92,7 @@ def _middleware(services: Services) -> list[Middleware]:
         cors = Middleware(
             CORSMiddleware,
             allow_origins=list(web.cors_origins),
-            allow_methods=["GET", "HEAD", "POST", "OPTIONS"],
+            allow_methods=["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"],
             allow_headers=[
                 "Authorization",
                 "Content-Type",
@@ -104,6 +104,7 @@ def _middleware(services: Services) -> list[Middleware]:
             ],
             expose_headers=[
                 "Content-Disposition",
+                "Content-Location",
                 "Content-Range",
                 "ETag",
                 "Idempotent-Replayed",

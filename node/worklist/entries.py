@@ -22,7 +22,7 @@ MAX_ELEMENTS = 1000
 
 _WIDTHS = {
     "AE": 16, "AS": 4, "CS": 16, "DA": 8, "DS": 16, "DT": 26, "IS": 12, "LO": 64, "LT": 10240, "PN": 324, "SH": 16,
-    "ST": 1024, "TM": 16, "UI": 64, "UT": 65536,
+    "ST": 1024, "TM": 16, "UC": 65536, "UI": 64, "UR": 8192, "UT": 65536,
 }  # fmt: skip
 """Most characters of a value, PS3.5 6.2."""
 
@@ -41,6 +41,10 @@ REQUIRED_OF_STEP = ("Modality", "ScheduledStationAETitle", "ScheduledProcedureSt
 
 class InvalidEntry(UsageError):
     """A worklist entry breaks a rule; the message names the attribute and the rule, and has no patient data."""
+
+
+class _TooMany(Exception):
+    """A data set has too many elements."""
 
 
 FIELDS: Mapping[str, str] = {
@@ -87,7 +91,7 @@ def step_of(
     InvalidEntry
     """
     entry = _of_fields(kept or {})
-    for part in (_checked(attributes or {}, iter(range(MAX_ELEMENTS)), 0), _of_fields(fields)):
+    for part in (checked_data_set(attributes or {}), _of_fields(fields)):
         entry = _merged(entry, part)
     return scheduled_step(completed(checked(entry)))
 
@@ -120,12 +124,29 @@ def checked(model: Mapping[str, Any]) -> Json:
     ------
     InvalidEntry
     """
-    counter = iter(range(MAX_ELEMENTS))
-    entry = _checked(model, counter, 0)
+    entry = checked_data_set(model)
     steps = entry.get(_tag(STEP_SEQUENCE), {}).get("Value", [])
     if len(steps) != 1:
         raise InvalidEntry(f"{_named(STEP_SEQUENCE)} must have one item: an entry is one step (PS3.4 K.6.1.1)")
     return entry
+
+
+def checked_data_set(model: object, max_elements: int = MAX_ELEMENTS) -> Json:
+    """Return a data set in the DICOM JSON Model, without private and binary elements and without invalid values.
+
+    Parameters
+    ----------
+    max_elements : int
+        Most elements and items.
+
+    Raises
+    ------
+    InvalidEntry
+    """
+    try:
+        return _checked(model, iter(range(max_elements)), 0)
+    except _TooMany:
+        raise InvalidEntry(f"a data set must not have more than {max_elements} elements and items") from None
 
 
 def _checked(model: object, counter: Iterator[int], depth: int) -> Json:
@@ -136,7 +157,7 @@ def _checked(model: object, counter: Iterator[int], depth: int) -> Json:
     kept: Json = {}
     for name, element in model.items():
         if next(counter, None) is None:
-            raise InvalidEntry(f"an entry must not have more than {MAX_ELEMENTS} elements and items")
+            raise _TooMany
         if not isinstance(name, str) or not re.fullmatch(r"[0-9A-Fa-f]{8}", name) or not isinstance(element, Mapping):
             raise InvalidEntry("elements must be objects, with tags of eight hexadecimal digits (PS3.18 F.2.2)")
         values = element.get("Value", [])

@@ -11,6 +11,7 @@ from node.background import BackgroundService
 from node.dicom.worklist import WorklistQuery, answer, entry_in_progress, is_match
 from node.index.finder import QueryRefused, QueryStopped
 from node.index.scheduled_steps import IN_PROGRESS, ScheduledStepRepository
+from node.index.workitems import WorkitemRepository
 from node.settings.model import WorklistSettings
 from node.worklist.folder import WorklistFolder
 
@@ -33,17 +34,19 @@ class Worklist(BackgroundService):
     Parameters
     ----------
     steps : ScheduledStepRepository
+    workitems : WorkitemRepository
     settings : WorklistSettings
     """
 
     def __init__(
         self,
         steps: ScheduledStepRepository,
+        workitems: WorkitemRepository,
         settings: WorklistSettings,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
     ) -> None:
         super().__init__("worklist")
-        self._steps, self._now = steps, now
+        self._steps, self._workitems, self._now = steps, workitems, now
         self._folder = WorklistFolder(settings.folder, steps, now) if settings.folder is not None else None
         self._kept = dt.timedelta(days=settings.keep_days)
         self._removed_before: dt.date | None = None
@@ -55,6 +58,7 @@ class Worklist(BackgroundService):
         before = (self._now() - self._kept).date()
         if before != self._removed_before:
             self._steps.remove_old(before)
+            self._workitems.remove_ended(before)
             self._removed_before = before
         return LOOK_SECONDS
 

@@ -35,14 +35,18 @@ NOT_READ = {
         "/dicom-web/studies",
         "/dicom-web/studies/{study}",
         "/api/v1/worklist",
+        "/dicom-web/workitems",
+        "/dicom-web/workitems/{workitem}",
         "/dicom-web/workitems/{workitem}/cancelrequest",
         "/dicom-web/workitems/1.2.840.10008.5.1.4.34.5/subscribers/{aetitle}/suspend",
+        "/dicom-web/workitems/1.2.840.10008.5.1.4.34.5.1/subscribers/{aetitle}/suspend",
         "/login",
         "/logout",
     )
 } | {
     ("DELETE", "/api/v1/quarantine/{name}"),
     ("PUT", "/api/v1/worklist/{entry}"),
+    ("PUT", "/dicom-web/workitems/{workitem}/state"),
     ("DELETE", "/api/v1/worklist/{entry}"),
     ("DELETE", "/dicom-web/workitems/{workitem}/subscribers/{aetitle}"),
 }

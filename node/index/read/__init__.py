@@ -18,6 +18,7 @@ from node.index.about import APPLIED, SCRUB, about
 from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.read.accounts import ReadAccounts
 from node.index.read.conflicts import ReadConflicts
+from node.index.read.created_workitems import ReadCreatedWorkitems
 from node.index.read.deletions import ReadDeletions
 from node.index.read.events import ReadEvents
 from node.index.read.exclusions import ReadExclusions
@@ -45,6 +46,7 @@ class ReadIndex:
         self._connection = connection
         self.accounts = ReadAccounts(connection)
         self.conflicts = ReadConflicts(connection)
+        self.created_workitems = ReadCreatedWorkitems(connection)
         self.deletions = ReadDeletions(connection)
         self.events = ReadEvents(connection)
         self.exclusions = ReadExclusions(connection)

@@ -9,26 +9,34 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 from sqlalchemy import ColumnElement, Select, UnaryExpression, and_, case, func, literal, null, or_, select
 from sqlalchemy.orm import aliased
 from sqlalchemy.sql.operators import custom_op
 
 from node.dicom.matching import Query
+from node.dicom.unified_steps import State
 from node.index.conditions import restrictions
 from node.index.events import FINAL, EventKind
-from node.index.models import OPEN_STATES, EventRow, ImageRow, PatientRow, SeriesRow, StudyRow
+from node.index.models import (
+    OPEN_STATES,
+    EventRow,
+    ImageRow,
+    PatientRow,
+    SeriesRow,
+    StudyRow,
+    WorkitemReportRow,
+    WorkitemRow,
+)
 from node.index.read.rows import ReadRepository
-
-State = Literal["SCHEDULED", "IN PROGRESS", "COMPLETED", "CANCELED"]
-"""*Procedure Step State* (0074,1000)."""
 
 COMPLETING: tuple[EventKind, ...] = ("series-converted", "series-unchanged")
 """The events after which a conversion is COMPLETED; after the other final ones it is CANCELED."""
 
 _EVENTS_OF_NOTE = (*FINAL, "series-quiet", "series-reopened")
+_TABLES = (EventRow, SeriesRow, WorkitemRow, WorkitemReportRow)
 _PATIENT = (
     PatientRow.patient_name,
     PatientRow.patient_id,
@@ -88,10 +96,12 @@ class Workitem:
 
 @dataclass(frozen=True, slots=True)
 class WorkitemCursor:
-    """The last rows of ``events`` and ``series`` whose changes were read."""
+    """The last rows that were read: of ``events`` and ``series``, of workitems of clients, and of their reports."""
 
     event_id: int
     series_id: int
+    workitem_id: int = 0
+    report_id: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +146,7 @@ class ReadWorkitems(ReadRepository):
 
     def cursor(self) -> WorkitemCursor:
         """Return the cursor after which every change is yet to come."""
-        last = (self._connection.scalar(select(func.max(table.id))) or 0 for table in (EventRow, SeriesRow))
+        last = (self._connection.scalar(select(func.max(table.id))) or 0 for table in _TABLES)
         return WorkitemCursor(*last)
 
     def changes(self, after: WorkitemCursor, limit: int) -> tuple[list[WorkitemChange], WorkitemCursor]:
@@ -169,7 +179,8 @@ class ReadWorkitems(ReadRepository):
         workitems = {series_id: self.of_series(series_id) for series_id in {event.series_id for event in of_note}}
         for event in of_note:
             changes += self._changes_by(event, workitems[event.series_id])
-        return changes, WorkitemCursor(events[-1].id if events else after.event_id, new[-1] if new else begin)
+        read = replace(after, event_id=events[-1].id if events else after.event_id, series_id=new[-1] if new else begin)
+        return changes, read
 
     def _changes_by(self, event: Any, items: Sequence[Workitem]) -> list[WorkitemChange]:
         """Return the changes by an event of a series with these workitems."""

@@ -170,7 +170,7 @@ def _identifier(request: Request, level: Level) -> tuple[Dataset, list[str]]:
         if (path := attribute_path(name)) is None:
             unknown[name[:64]] = None
         elif path != RETRIEVE_URL:  # every answer has it
-            _put(identifier, path, [])
+            put_key(identifier, path, [])
     parameters = request.query_params.multi_items()
     if len(parameters) > MAX_PARAMETERS:
         raise HTTPException(400, f"at most {MAX_PARAMETERS} parameters are allowed; put several values into one")
@@ -180,10 +180,10 @@ def _identifier(request: Request, level: Level) -> tuple[Dataset, list[str]]:
                 unknown[name[:64]] = None
                 continue
             values = text.split(",") if _representation(path[-1]) in _LISTS else [text]
-            _put(identifier, path, [part for value in values for part in value.split("\\")])
+            put_key(identifier, path, [part for value in values for part in value.split("\\")])
     for name, keyword in (("study", "StudyInstanceUID"), ("series", "SeriesInstanceUID")):
         if name in request.path_params:
-            _put(identifier, (BaseTag(tag_for_keyword(keyword) or 0),), [request.path_params[name]], replace=True)
+            put_key(identifier, (BaseTag(tag_for_keyword(keyword) or 0),), [request.path_params[name]], replace=True)
     return identifier, list(unknown)
 
 
@@ -220,7 +220,7 @@ def _representation(tag: BaseTag) -> str:
         return "UN"
 
 
-def _put(identifier: Dataset, path: Path, values: list[str], *, replace: bool = False) -> None:
+def put_key(identifier: Dataset, path: Path, values: list[str], *, replace: bool = False) -> None:
     """Put a key into an identifier, within its sequences; further values of a key are added."""
     *sequences, tag = path
     for sequence in sequences:

@@ -36,6 +36,7 @@ from node.web.dicomweb.media_types import (
 
 _ACCEPT = {"accept": "media types, in place of the Accept header"}
 _PARTS = tuple(f'{MULTIPART}; type="{name}"' for name in (OCTETS, *sorted({*FRAME_TYPES.values()})))
+_WORKITEM = (DICOM_JSON, JSON, DICOM_XML, f'{MULTIPART}; type="{DICOM_XML}"')
 _CONDITIONAL = ("Accept", "If-None-Match")
 _DOCUMENT = (*_CONDITIONAL, "Accept-Encoding")
 
@@ -134,6 +135,23 @@ TRANSACTIONS: Mapping[Callable[..., Any], Transaction] = {
     ),
     bulk_data.retrieve_pixel_data: Transaction("Retrieve Pixel Data", "10.4.1.1.6", _PARTS, _ACCEPT, _CONDITIONAL),
     frames.retrieve_frames: Transaction("Retrieve Frames", "10.4.1.1.6", (*_PARTS, OCTETS), _ACCEPT, _CONDITIONAL),
+    workitems.create_workitem: Transaction(
+        "Create Workitem",
+        "11.4",
+        (),
+        {"{workitem}": "UID of the workitem, without a value; or the value of workitem; or that of the data set"},
+        ("Content-Type",),
+        _WORKITEM,
+    ),
+    workitems.update_workitem: Transaction(
+        "Update Workitem",
+        "11.6",
+        (),
+        {"{transaction}": "Transaction UID, without a value; or the value of transaction-uid; or that of the data set"},
+        ("Content-Type",),
+        _WORKITEM,
+    ),
+    workitems.change_state: Transaction("Change Workitem State", "11.7", (), {}, ("Content-Type",), _WORKITEM),
     workitems.search_workitems: Transaction(
         "Search Workitems",
         "11.9",
@@ -155,15 +173,13 @@ TRANSACTIONS: Mapping[Callable[..., Any], Transaction] = {
         _ACCEPT,
         _DOCUMENT,
     ),
-    workitems.request_cancellation: Transaction(
-        "Request Cancellation", "11.8", (), {}, ("Content-Type",), (DICOM_JSON, JSON, DICOM_XML)
-    ),
+    workitems.request_cancellation: Transaction("Request Cancellation", "11.8", (), {}, ("Content-Type",), _WORKITEM),
     workitem_reports.subscribe: Transaction(
         "Subscribe",
         "11.10",
         (),
         {
-            "deletionlock": "true or false; never granted, with a warning",
+            "deletionlock": "true or false; granted for workitems of clients, to accounts with the role write",
             "filter": "of the filtered worklist: attribute=value, several separated by commas",
         },
         (),

@@ -1,4 +1,4 @@
-"""Matching of workitems: their keys as a query for series, in which the index matches them, and as states."""
+"""Matching of workitems: of clients, against their attributes; of conversions, by the index as a query for series."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
+from node.dicom.json_model import Json
+from node.dicom.key_values import OneOf
 from node.dicom.keys import InvalidQuery
 from node.dicom.matching import Options, Query, read_query
-from node.index.read.workitems import State
+from node.dicom.unified_steps import STATES, State
+from node.dicom.values import standard_tag
+from node.dicom.worklist import WorklistKey, is_match, read_worklist_query
 from node.web.dicomweb import workitem_model
-from node.web.dicomweb.qido import attribute_path
-
-STATES: tuple[State, ...] = ("SCHEDULED", "IN PROGRESS", "COMPLETED", "CANCELED")
+from node.web.dicomweb.qido import Path, attribute_path, put_key
 
 OF_SERIES = {
     "PatientName": ("",),
@@ -39,7 +41,21 @@ CONSTANT = {
 }
 """Keys with the same value in every workitem."""
 
+OF_CONVERSIONS_UNMATCHED = (
+    "ScheduledProcedureStepStartDateTime",
+    "ScheduledProcedureStepModificationDateTime",
+    "InputReadinessState",
+)
+"""Keys that are matched for workitems of clients only: conversions have values, but the index does not."""
+
 OWN = ("SOPInstanceUID", "ProcedureStepState")
+
+_AT_TOP = {
+    "StudyInstanceUID": "ReferencedRequestSequence",
+    "AccessionNumber": "ReferencedRequestSequence",
+    "SeriesInstanceUID": "InputInformationSequence",
+}
+"""Keys that may be given without the sequence in which workitems have them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,23 +64,39 @@ class WorkitemQuery:
 
     Attributes
     ----------
+    keys : tuple of WorklistKey
+        All keys but those of `states` and `uids`.
     series : Query
-        Of level SERIES.
+        Of level SERIES: what the series of a conversion must match.
     states : tuple of str
     uids : tuple of str or None
         None: any.
-    is_possible : bool
-        False if no workitem can match.
+    may_be_conversion : bool
+        False if no conversion can match.
     unsupported, unknown : tuple of str
-        Keys that are not matched, and parameters that name no attribute.
+        Keys that are not matched, some of them for conversions only; and parameters that name no attribute.
     """
 
+    keys: tuple[WorklistKey, ...]
     series: Query
     states: tuple[State, ...] = STATES
     uids: tuple[str, ...] | None = None
-    is_possible: bool = True
+    may_be_conversion: bool = True
     unsupported: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
+
+    def matches(self, attributes: Json) -> bool:
+        """Return whether the attributes of a workitem satisfy `keys`."""
+        return is_match(self.keys, attributes)
+
+    @property
+    def patient_id(self) -> str | None:
+        """The Patient ID that all matches have; None if it is a pattern or not given."""
+        found = next((key.matches for key in self.keys if key.keyword == "PatientID"), ())
+        match found:
+            case (OneOf((value,)),):
+                return str(value)
+        return None
 
 
 def read_keys(keys: Iterable[tuple[str, str]], *, fuzzy: bool = False) -> WorkitemQuery:
@@ -75,9 +107,9 @@ def read_keys(keys: Iterable[tuple[str, str]], *, fuzzy: bool = False) -> Workit
     HTTPException
         400: a value violates its value representation.
     """
-    identifier = Dataset()
-    identifier.QueryRetrieveLevel = "SERIES"
-    states, uids, possible = STATES, None, True
+    of_series, identifier = Dataset(), Dataset()
+    of_series.QueryRetrieveLevel = "SERIES"
+    states, uids, may_be_conversion = STATES, None, True
     unsupported, unknown = [], []
     for name, text in keys:
         path = attribute_path(name)
@@ -86,29 +118,43 @@ def read_keys(keys: Iterable[tuple[str, str]], *, fuzzy: bool = False) -> Workit
             continue
         *above, keyword = [keyword_for_tag(tag) or str(tag) for tag in path]
         full = ".".join((*above, keyword))
-        if keyword in OF_SERIES and ".".join(above) in OF_SERIES[keyword]:
-            _put(identifier, keyword, text)
-        elif full == "ProcedureStepState":
+        if full == "ProcedureStepState":
             states = _states(text)
-        elif full == "SOPInstanceUID":
+            continue
+        if full == "SOPInstanceUID":
             uids = tuple(uid for uid in text.replace("\\", ",").split(",") if uid) or None
-        elif full in CONSTANT:
-            possible &= text in ("", "*", CONSTANT[full])
+            continue
+        put_key(identifier, _whole_path(path, full), _values(keyword, text))
+        if keyword in OF_SERIES and ".".join(above) in OF_SERIES[keyword]:
+            _put(of_series, keyword, text)
+        elif full in OF_CONVERSIONS_UNMATCHED:
+            unsupported.append(full)
         else:
-            unsupported.append(full[:64])
+            may_be_conversion &= text in ("", "*", CONSTANT.get(full, "*"))
     try:
-        series = read_query(identifier, options=Options(relational=True, combined_datetime=True, fuzzy=fuzzy))
+        options = Options(relational=True, combined_datetime=True, fuzzy=fuzzy)
+        series, query = read_query(of_series, options=options), read_worklist_query(identifier, fuzzy=fuzzy)
     except InvalidQuery as error:
         raise HTTPException(400, str(error)) from error
-    return WorkitemQuery(series, states, uids, possible, tuple(unsupported), tuple(unknown))
+    unsupported += [name[:64] for name in query.unsupported]
+    return WorkitemQuery(query.keys, series, states, uids, may_be_conversion, tuple(unsupported), tuple(unknown))
+
+
+def _whole_path(path: Path, full: str) -> Path:
+    return (standard_tag(_AT_TOP[full]), *path) if full in _AT_TOP else path
+
+
+def _values(keyword: str, text: str) -> list[str]:
+    tag = tag_for_keyword(keyword)
+    is_list = tag is not None and dictionary_VR(tag) in ("UI", "CS")
+    return text.replace("\\", ",").split(",") if is_list else text.split("\\")
 
 
 def _put(identifier: Dataset, keyword: str, text: str) -> None:
-    tag = tag_for_keyword(keyword) or 0
-    vr = dictionary_VR(tag)
-    values = (text.replace("\\", ",").split(",")) if vr in ("UI", "CS") else text.split("\\")
+    tag = standard_tag(keyword)
     # Patterns and ranges are not valid values of the VR; the query parser checks them.
-    identifier.add(DataElement(tag, "PN" if vr == "PN" else "LO", values, validation_mode=IGNORE))
+    vr = "PN" if dictionary_VR(tag) == "PN" else "LO"
+    identifier.add(DataElement(tag, vr, _values(keyword, text), validation_mode=IGNORE))
 
 
 def _states(text: str) -> tuple[State, ...]:

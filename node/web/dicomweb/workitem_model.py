@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import re
 from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
-from pydicom.datadict import dictionary_VR, tag_for_keyword
-
-from node.dicom.json_model import Json, name_groups
+from node.dicom.json_model import Json, elements
+from node.dicom.unified_steps import PROGRESS, PROGRESS_REPORT, STATE_REPORT
+from node.index.read.created_workitems import CreatedWorkitem
 from node.index.read.workitems import Workitem, WorkitemChange
 from node.web.dicomweb.resources import resource_url
 
@@ -20,9 +19,6 @@ UPS_PUSH = "1.2.840.10008.5.1.4.34.6.1"
 
 UPS_EVENT = "1.2.840.10008.5.1.4.34.6.4"
 """SOP Class of event reports: UPS Event (PS3.4 CC.2.4)."""
-
-STATE_REPORT, PROGRESS_REPORT = 1, 3
-"""Event Type IDs (PS3.4 table CC.2.4-1)."""
 
 MAX_REFERENCED_INSTANCES = 10_000
 """Instances that a retrieved workitem lists; the others are in the series at its Retrieve URL."""
@@ -86,7 +82,7 @@ def workitem_model(
     is_waiting = workitem.ended_by is None and workitem.started_at is None
     begins = workitem.started_at or workitem.scheduled_at or workitem.ended_at
     changed = workitem.ended_at or workitem.started_at or workitem.scheduled_at
-    return _model(
+    return elements(
         {
             "SpecificCharacterSet": "ISO_IR 192",
             "SOPClassUID": UPS_PUSH,
@@ -126,29 +122,46 @@ def workitem_model(
     )
 
 
-def state_report(change: WorkitemChange, ae_title: str, message_id: int) -> Json:
-    """Return the event report of a change of state, or of progress (PS3.18 11.13)."""
-    report: dict[str, Any] = {}
-    if change.is_progress:
-        kind = PROGRESS_REPORT
-        report["ProcedureStepProgressInformationSequence"] = [_progress(change.workitem)]
-    else:
-        kind = STATE_REPORT
-        report |= {"InputReadinessState": "INCOMPLETE" if change.state == "SCHEDULED" else "READY"}
-        report["ProcedureStepState"] = change.state
-        if change.state == "CANCELED":
-            report |= _cancellation(change.workitem)
-    return _command(kind, workitem_uid(change.workitem, ae_title), message_id) | _model(report)
+def created_model(workitem: CreatedWorkitem) -> Json:
+    """Return a workitem of a client as a data set; its Transaction UID is never part of it (PS3.18 11.5.2)."""
+    uids = elements(
+        {
+            "SpecificCharacterSet": "ISO_IR 192",
+            "SOPClassUID": UPS_PUSH,
+            "SOPInstanceUID": workitem.sop_instance_uid,
+        }
+    )
+    return dict(sorted({**workitem.attributes, **uids}.items()))
 
 
-def _command(kind: int, uid: str, message_id: int) -> Json:
-    """Return the command elements of an N-EVENT-REPORT (PS3.7 table 10.3-1) as PS3.18 11.13 has them."""
+def event_report(uid: str, event_type: int, report: Json, message_id: int) -> Json:
+    """Return an event report (PS3.18 11.13), with the command elements of an N-EVENT-REPORT (PS3.7 table 10.3-1)."""
     return {
         "00000002": {"vr": "UI", "Value": [UPS_EVENT]},
         "00000110": {"vr": "US", "Value": [message_id]},
         "00001000": {"vr": "UI", "Value": [uid]},
-        "00001002": {"vr": "US", "Value": [kind]},
+        "00001002": {"vr": "US", "Value": [event_type]},
+        **report,
     }
+
+
+def conversion_report(change: WorkitemChange) -> tuple[int, Json]:
+    """Return the Event Type ID of a change of a conversion, and what is reported of it (PS3.4 table CC.2.4-1)."""
+    if change.is_progress:
+        return PROGRESS_REPORT, elements({PROGRESS: [_progress(change.workitem)]})
+    report: dict[str, Any] = {
+        "InputReadinessState": "INCOMPLETE" if change.state == "SCHEDULED" else "READY",
+        "ProcedureStepState": change.state,
+    }
+    if change.state == "CANCELED":
+        report |= _cancellation(change.workitem)
+    return STATE_REPORT, elements(report)
+
+
+def status_report(status: str) -> Json:
+    """Return what an SCP Status Change says: RESTARTED or GOING DOWN; subscriptions and workitems outlive both."""
+    kept = {"SubscriptionListStatus": "WARM START", "UnifiedProcedureStepListStatus": "WARM START"}
+    return elements({"SCPStatus": status, **kept})
 
 
 def _progress(workitem: Workitem) -> dict[str, Any]:
@@ -186,28 +199,3 @@ def _performed(workitem: Workitem) -> dict[str, Any]:
 
 def _code(code: tuple[str, str, str]) -> dict[str, Any]:
     return dict(zip(("CodeValue", "CodingSchemeDesignator", "CodeMeaning"), code, strict=True))
-
-
-def _model(attributes: dict[str, Any]) -> Json:
-    """Return attributes by keyword as the DICOM JSON Model; None is an empty value."""
-    model: Json = {}
-    for keyword, value in attributes.items():
-        tag = tag_for_keyword(keyword)
-        assert tag is not None
-        element: Json = {"vr": dictionary_VR(tag)}
-        if isinstance(value, list):
-            values = [_model(item) for item in value]
-        else:
-            values = [] if value in (None, "") else [_value(element["vr"], value)]
-        model[f"{tag:08X}"] = element | ({"Value": values} if values else {})
-    return dict(sorted(model.items()))
-
-
-def _value(vr: str, value: Any) -> Any:
-    if vr == "PN":
-        return name_groups(str(value))
-    if isinstance(value, dt.datetime):
-        return f"{value:%Y%m%d%H%M%S}.{value.microsecond:06d}+0000"
-    if isinstance(value, dt.date):
-        return f"{value:%Y%m%d}"
-    return value

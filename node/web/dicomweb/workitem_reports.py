@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from itertools import count
 from time import monotonic
 from urllib.parse import quote
@@ -14,27 +16,41 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import Message
 from starlette.websockets import WebSocketDisconnect
 
-from node.dicom.matching import Query
+from node.dicom.json_model import Json
 from node.dicom.metadata import encoded_model
+from node.dicom.unified_steps import (
+    ASSIGNED,
+    PROGRESS_REPORT,
+    STATE_REPORT,
+    STATES,
+    STATUS_CHANGE,
+    assigned_report,
+    progress_report,
+    state_report,
+)
 from node.errors import VoxelnodeError
-from node.index.read import ReadIndex
-from node.index.read.workitems import Workitem, WorkitemChange, WorkitemCursor
-from node.web.access import Reader, RequestAudit, address_of
+from node.index.read.created_workitems import CreatedWorkitem, WorkitemReport
+from node.index.read.workitems import WorkitemChange, WorkitemCursor
+from node.index.workitems import Subscriber
+from node.web.access import Reader, RequestAudit, Role, address_of
 from node.web.dicomweb.documents import warning_header
 from node.web.dicomweb.resources import base_url
 from node.web.dicomweb.routing import dicomweb_router
-from node.web.dicomweb.subscriptions import Subscriber, Subscription, Subscriptions
-from node.web.dicomweb.workitem_keys import STATES, read_keys
-from node.web.dicomweb.workitem_model import state_report, workitem_uid
-from node.web.dicomweb.workitems import workitem_with_uid
+from node.web.dicomweb.subscriptions import Filter, Subscription, Subscriptions
+from node.web.dicomweb.workitem_keys import OF_CONVERSIONS_UNMATCHED, WorkitemQuery
+from node.web.dicomweb.workitem_model import (
+    conversion_report,
+    event_report,
+    status_report,
+    workitem_model,
+    workitem_uid,
+)
+from node.web.dicomweb.workitems import FILTERED_WORKLIST, WORKLIST, WORKLISTS, began, workitem_with_uid
 from node.web.services import Node, Services
 from node.web.streams import POLL_SECONDS, STREAM_SECONDS, Streams
 
 log = structlog.get_logger()
 router = dicomweb_router()
-
-WORKLIST, FILTERED_WORKLIST = "1.2.840.10008.5.1.4.34.5", "1.2.840.10008.5.1.4.34.5.1"
-"""UIDs that stand for all workitems, and for those that match a filter (PS3.4 CC.2.3.1)."""
 
 NO_DELETION_LOCK = "Deletion Lock not granted."
 
@@ -59,45 +75,63 @@ def subscribe(
     lock = request.query_params.get("deletionlock", "false").lower()
     if lock not in ("true", "false"):
         raise HTTPException(400, "deletionlock must be true or false (PS3.18 11.10.1.2)")
+    is_locking = lock == "true" and account.role >= Role.WRITE
+
+    def there(query: WorkitemQuery | None) -> list[str]:
+        return _not_subscribed(node, subscriptions.of(subscriber), query)
+
     if workitem == WORKLIST:
-        subscriptions.subscribe_all(subscriber)
+        subscriptions.subscribe_all(subscriber, there, is_locking=is_locking)
     elif workitem == FILTERED_WORKLIST:
-        keys = [*_filter(request)]
-        query = read_keys(keys)
-        is_whole = not query.unknown and not query.unsupported and query.uids is None and query.states == STATES
-        if not keys or not is_whole or not query.is_possible:
-            raise HTTPException(400, "filter must have keys of patient, study or series, each of them matched")
-        subscriptions.subscribe_matching(subscriber, query.series)
-    elif workitem_with_uid(node, workitem) is not None:
-        subscriptions.subscribe(subscriber, workitem)
+        subscriptions.subscribe_matching(subscriber, _filter(request, is_locking=is_locking), there)
     else:
-        raise HTTPException(404, "there is no workitem with this UID")
+        found = workitem_with_uid(node, workitem)
+        if found is None:
+            raise HTTPException(404, "there is no workitem with this UID")
+        is_locking &= isinstance(found, CreatedWorkitem)
+        subscriptions.subscribe(subscriber, workitem, is_locking=is_locking)
     audit.queried(f"UPS-RS {request.url.path}?{request.url.query}"[:1000])
     channel = f"ws{base_url(request).removeprefix('http')}/subscribers/{quote(aetitle, safe='')}"
-    warning = {"Warning": warning_header([NO_DELETION_LOCK])} if lock == "true" else {}
+    warning = {"Warning": warning_header([NO_DELETION_LOCK])} if is_locking != (lock == "true") else {}
     return Response(status_code=201, headers={"Content-Location": channel} | warning)
+
+
+def _not_subscribed(node: Services, subscription: Subscription | None, query: WorkitemQuery | None) -> list[str]:
+    """Return the UIDs of the workitems of clients that match, of those that are not subscribed yet."""
+    known = subscription or Subscription()
+    with node.index.searching() as index:
+        return [
+            workitem.sop_instance_uid
+            for workitem in index.created_workitems.all(STATES)
+            if (query is None or query.matches(workitem.attributes)) and not _is_wanted(known, workitem)
+        ]
+
+
+def _is_wanted(subscription: Subscription, workitem: CreatedWorkitem) -> bool:
+    return subscription.wants(workitem.sop_instance_uid, began(workitem), lambda: workitem.attributes)
 
 
 @router.delete("/workitems/{workitem}/subscribers/{aetitle}")
 def unsubscribe(request: Request, account: Reader, workitem: str, aetitle: str) -> Response:
     """End the subscription of an AE title to one workitem, or all its subscriptions."""
     subscriber, subscriptions = _subscriber(account.name, aetitle), _subscriptions(request)
-    if workitem in (WORKLIST, FILTERED_WORKLIST):
+    if workitem in WORKLISTS:
         is_ended = subscriptions.unsubscribe_all(subscriber)
     else:
         is_ended = subscriptions.unsubscribe(subscriber, workitem)
     if not is_ended:
-        raise HTTPException(404, "there is no such subscription; those of before a restart are gone")
+        raise HTTPException(404, "there is no such subscription")
     return Response(status_code=200)
 
 
 @router.post(f"/workitems/{WORKLIST}/subscribers/{{aetitle}}/suspend")
+@router.post(f"/workitems/{FILTERED_WORKLIST}/subscribers/{{aetitle}}/suspend")
 def suspend(request: Request, account: Reader, node: Node, aetitle: str) -> Response:
     """Subscribe an AE title to no further workitems; those that exist are still reported."""
     with node.index.reading() as index:
         now = index.workitems.cursor()
     if not _subscriptions(request).suspend(_subscriber(account.name, aetitle), now):
-        raise HTTPException(404, "there is no subscription to the worklist; those of before a restart are gone")
+        raise HTTPException(404, "there is no subscription to the worklist")
     return Response(status_code=200)
 
 
@@ -126,20 +160,28 @@ async def _report(
 ) -> int | None:
     """Send reports until the time is over or the client says something; return the close code, None if it has left."""
     subscriptions: Subscriptions = websocket.app.state.subscriptions
-    title, numbers, began = node.settings.dicom.ae_title, count(1), monotonic()
-    while not websocket.app.state.stopping.is_set() and monotonic() - began < STREAM_SECONDS:
+    numbers, opened_at = count(1), monotonic()
+
+    async def send(uid: str, event_type: int, report: Json) -> None:
+        text = encoded_model(event_report(uid, event_type, report, next(numbers) % MESSAGE_IDS)).decode()
+        await asyncio.wait_for(websocket.send_text(text), SEND_SECONDS)
+
+    if not subscriptions.knows_of_restart(subscriber):
+        await send(WORKLIST, STATUS_CHANGE, status_report("RESTARTED"))
+    while not websocket.app.state.stopping.is_set() and monotonic() - opened_at < STREAM_SECONDS:
         try:
-            changes, after = await run_in_threadpool(_changes, node, subscriptions, subscriber, cursor)
+            reports, after = await run_in_threadpool(_reports, node, subscriptions, subscriber, cursor)
         except VoxelnodeError as error:
             log.warning("channel_broken_off", reason=str(error))
             return INTERNAL_ERROR
-        for change in changes:
-            report = encoded_model(state_report(change, title, next(numbers) % MESSAGE_IDS)).decode()
-            await asyncio.wait_for(websocket.send_text(report), SEND_SECONDS)
-        has_more, cursor = after != cursor, after
+        for report in reports:
+            await send(*report)
+        has_more, cursor = bool(reports) or after != cursor, after
         await asyncio.wait({heard}, timeout=0 if has_more else POLL_SECONDS)
         if heard.done():
             return None if heard.result()["type"] == "websocket.disconnect" else NOT_UNDERSTOOD
+    if websocket.app.state.stopping.is_set() and subscriptions.of(subscriber) is not None:
+        await send(WORKLIST, STATUS_CHANGE, status_report("GOING DOWN"))
     return GOING_AWAY
 
 
@@ -148,30 +190,56 @@ def _newest(node: Services) -> WorkitemCursor:
         return index.workitems.cursor()
 
 
-def _changes(
+Report = tuple[str, int, Json]
+"""UID of a workitem, Event Type ID, and what is reported."""
+
+
+def _reports(
     node: Services, subscriptions: Subscriptions, subscriber: Subscriber, after: WorkitemCursor
-) -> tuple[list[WorkitemChange], WorkitemCursor]:
-    """Return the changes that a subscriber wants; without a subscription, none is looked for."""
+) -> tuple[list[Report], WorkitemCursor]:
+    """Return the reports that a subscriber wants; without a subscription, none is looked for."""
     subscription, title = subscriptions.of(subscriber), node.settings.dicom.ae_title
     if subscription is None:
         return [], _newest(node)
-    named, subscription.initial = subscription.initial, []
-    initial = [workitem for uid in named if (workitem := workitem_with_uid(node, uid)) is not None]
+    reports: list[Report] = []
+    for uid in subscriptions.take_initial(subscriber, MAX_CHANGES):
+        found = workitem_with_uid(node, uid)
+        if isinstance(found, CreatedWorkitem):
+            reports.append((uid, STATE_REPORT, state_report(found.attributes)))
+        elif found is not None:
+            reports.append((uid, *conversion_report(WorkitemChange(found, found.state))))
     with node.index.reading(wait=False) as index:
         changes, cursor = index.workitems.changes(after, MAX_CHANGES)
-        wanted = [change for change in changes if _is_wanted(change.workitem, subscription, index, title)]
-    return [*(WorkitemChange(workitem, workitem.state) for workitem in initial), *wanted], cursor
+        events = index.created_workitems.reports(after.report_id, MAX_CHANGES)
+    for change in changes:
+        uid = workitem_uid(change.workitem, title)
+        if subscription.wants(uid, began(change.workitem), partial(workitem_model, change.workitem, title, "")):
+            reports.append((uid, *conversion_report(change)))
+    for event in events:
+        if _is_wanted(subscription, event.workitem):
+            reports.append((event.workitem.sop_instance_uid, event.event_type, _told(event)))
+    return reports, replace(cursor, report_id=events[-1].id if events else after.report_id)
 
 
-def _is_wanted(workitem: Workitem, subscription: Subscription, index: ReadIndex, ae_title: str) -> bool:
-    def matches(query: Query) -> bool:
-        return bool(index.workitems.of_series(workitem.series_id, query))
+def _told(event: WorkitemReport) -> Json:
+    """Return what is reported of an event: progress and assignment as they are now (PS3.4 CC.2.4.3)."""
+    current = {PROGRESS_REPORT: progress_report, ASSIGNED: assigned_report}.get(event.event_type)
+    return event.report if current is None else current(event.workitem.attributes)
 
-    return subscription.wants(workitem_uid(workitem, ae_title), workitem, matches)
+
+def _filter(request: Request, *, is_locking: bool) -> Filter:
+    """Return a filter: ``filter=a=b,c=d``, or each key a parameter of its own (PS3.18 2019a 6.9.7)."""
+    keys = list(_keys(request))
+    wanted = Filter.of(keys, is_locking=is_locking)
+    query = wanted.query
+    is_whole = not query.unknown and query.uids is None and query.states == STATES
+    unmatched = set(query.unsupported) - set(OF_CONVERSIONS_UNMATCHED)
+    if not keys or not is_whole or unmatched:
+        raise HTTPException(400, "filter must have keys other than UID and state, each of them matched")
+    return wanted
 
 
-def _filter(request: Request) -> Iterator[tuple[str, str]]:
-    """Yield the keys of a filter: ``filter=a=b,c=d``, or each a parameter of its own (PS3.18 2019a 6.9.7)."""
+def _keys(request: Request) -> Iterator[tuple[str, str]]:
     for name, text in request.query_params.multi_items():
         if name == "filter":
             for key in text.split(","):

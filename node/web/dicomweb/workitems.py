@@ -1,9 +1,11 @@
-"""UPS-RS: the conversions of the node as workitems that can be searched, retrieved and cancelled (PS3.18 11)."""
+"""UPS-RS: workitems of clients, which others perform, and the conversions of the node (PS3.18 11)."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from email import message_from_bytes
 from typing import Annotated, Any
 
 from fastapi import Depends, HTTPException, Request, Response
@@ -11,24 +13,31 @@ from python_multipart.multipart import parse_options_header
 from starlette.concurrency import run_in_threadpool
 
 from node.audit.audit_log import Action, AuditEvent
+from node.dicom.json_model import Json
 from node.dicom.metadata import encoded_model
+from node.dicom.unified_steps import STATES, Event, Status, checked_request, created, transition, values_of
+from node.dicom.worklist import entry_text
 from node.dicom.xml_model import NotNative, json_from_native
-from node.index.read.workitems import Workitem
-from node.web.access import Reader, RequestAudit, Writer
+from node.index.read.created_workitems import CreatedWorkitem
+from node.index.read.workitems import Workitem, WorkitemCursor
+from node.web.access import Caller, Reader, RequestAudit, Writer
 from node.web.audit_trail import of_study
 from node.web.dicomweb.documents import etag_of, quotable, respond_data_sets, warning_header
-from node.web.dicomweb.media_types import DICOM_JSON, DICOM_XML, JSON, accepted, document_form
+from node.web.dicomweb.media_types import DICOM_JSON, DICOM_XML, JSON, MULTIPART, accepted, document_form
 from node.web.dicomweb.qido import CONTROLS, MAX_PARAMETERS, attribute_path, is_fuzzy, whole_number
 from node.web.dicomweb.resources import READ, base_url
 from node.web.dicomweb.routing import dicomweb_router
+from node.web.dicomweb.subscriptions import Subscriptions
 from node.web.dicomweb.workitem_keys import WorkitemQuery, read_keys
 from node.web.dicomweb.workitem_model import (
     MAX_REFERENCED_INSTANCES,
+    created_model,
     series_id_of,
     workitem_model,
     workitem_uid,
 )
 from node.web.services import Node, Services
+from node.worklist.entries import checked_data_set
 
 router = dicomweb_router()
 
@@ -36,15 +45,49 @@ MAX_WORKITEMS = 200
 """Maximum workitems per response; offset requests further ones."""
 
 MAX_PAYLOAD_BYTES = 65_536
-"""Largest payload of a request for cancellation: a reason and a contact."""
+"""Largest payload of a request for cancellation, or for another state."""
+
+MAX_WORKITEM_BYTES, MAX_ELEMENTS = 1_000_000, 20_000
+"""Largest workitem or update, and the elements and items in it."""
+
+_UID = re.compile(r"[0-9.]{1,64}")
+
+WORKLIST, FILTERED_WORKLIST = "1.2.840.10008.5.1.4.34.5", "1.2.840.10008.5.1.4.34.5.1"
+WORKLISTS = (WORKLIST, FILTERED_WORKLIST)
+"""UIDs that stand for all workitems, and for those that match a filter (PS3.4 CC.2.3.1)."""
 
 ALREADY_CANCELED = "The UPS is already in the requested state of CANCELED."
 ALREADY_COMPLETED = "The UPS is already COMPLETED."
 NOT_CANCELLED = "Performer chooses not to cancel."
-"""Warnings of PS3.18 11.8.3.2."""
+INCONSISTENT = "The submitted request is inconsistent with the state of the UPS Instance."
+NOT_CLAIMED = "The target URI did not reference a claimed Workitem."
+UID_MISSING, UID_INCORRECT = "The Transaction UID is missing.", "The Transaction UID is incorrect."
+CREATED_WITH_MODIFICATIONS = "The Workitem was created with modifications."
+NOT_SUPPORTED = "Requested optional Attributes are not supported."
+
+REFUSALS: Mapping[Status, tuple[int, str, str]] = {
+    Status.DUPLICATE: (409, "The Workitem already exists.", "there is a workitem with this UID"),
+    Status.NO_LONGER_UPDATED: (409, INCONSISTENT, "the workitem is COMPLETED or CANCELED"),
+    Status.WRONG_TRANSACTION_UID: (400, UID_INCORRECT, "the workitem has another Transaction UID (PS3.4 CC.2.1)"),
+    Status.ALREADY_IN_PROGRESS: (409, INCONSISTENT, "the workitem is IN PROGRESS already"),
+    Status.ONLY_CREATION_SCHEDULES: (409, INCONSISTENT, "only creation makes a workitem SCHEDULED (PS3.4 CC.1.1)"),
+    Status.FINAL_STATE_REQUIREMENTS: (
+        409,
+        INCONSISTENT,
+        "the workitem lacks attributes that the state requires (PS3.4 table CC.2.5-3): update it first",
+    ),
+    Status.NO_SUCH_STEP: (404, "The Workitem does not exist.", "there is no workitem with this UID"),
+    Status.NOT_IN_PROGRESS: (409, NOT_CLAIMED, "the workitem is not IN PROGRESS: claim it first"),
+    Status.IS_COMPLETED: (409, ALREADY_COMPLETED, "the workitem has ended"),
+    Status.NO_PERFORMER: (409, "The performer cannot be contacted.", "nobody is subscribed to the workitem"),
+}
+"""Status code, Warning and detail for each failure (PS3.18 11.4.3 to 11.8.3)."""
+
+Found = Workitem | CreatedWorkitem
+"""A conversion, or a workitem of a client."""
 
 
-def find_workitem(node: Node, _account: Reader, workitem: str) -> Workitem:
+def find_workitem(node: Node, _account: Reader, workitem: str) -> Found:
     """Return the workitem with a UID.
 
     Raises
@@ -58,13 +101,125 @@ def find_workitem(node: Node, _account: Reader, workitem: str) -> Workitem:
     return found
 
 
-Requested = Annotated[Workitem, Depends(find_workitem)]
+Requested = Annotated[Found, Depends(find_workitem)]
 """Parameter of a route with ``workitem`` in its path: the workitem, else 404."""
 
 
-def workitem_with_uid(node: Services, uid: str) -> Workitem | None:
+def workitem_with_uid(node: Services, uid: str) -> Found | None:
     """Return the workitem with a UID, or None."""
-    return next(iter(_with_uids(node, read_keys([("SOPInstanceUID", uid)]), [uid])), None)
+    with node.index.reading() as index:
+        created = index.created_workitems.one(uid)
+    return created or next(iter(_conversions_with_uids(node, read_keys([("SOPInstanceUID", uid)]), [uid])), None)
+
+
+@router.post("/workitems", status_code=201)
+async def create_workitem(request: Request, account: Writer, audit: RequestAudit, node: Node) -> Response:
+    """Create a workitem, SCHEDULED, which somebody else than the node performs."""
+    body = await request.body()
+    return await run_in_threadpool(_create, request, body, account, audit, node)
+
+
+def _create(request: Request, body: bytes, account: Caller, audit: RequestAudit, node: Services) -> Response:
+    given = read_data_set(request, body, MAX_WORKITEM_BYTES)
+    if given is None:
+        raise HTTPException(400, "the body must hold the workitem (PS3.18 11.4.1.4)")
+    uid = _new_uid(request, given)
+    kept = checked_data_set(given, MAX_ELEMENTS)
+    attributes, is_modified = created(kept, node.ingest.now())
+    if workitem_with_uid(node, uid) is not None:
+        raise _refused(Status.DUPLICATE)
+    subscriptions: Subscriptions = request.app.state.subscriptions
+    with subscriptions.locking(attributes) as locked_by:
+        is_new = node.index.workitems.create(uid, attributes, account.name, node.ingest.now(), locked_by)
+    if not is_new:
+        raise _refused(Status.DUPLICATE)
+    audit.changed(AuditEvent.PROCEDURE_RECORD, Action.CREATE, [_object(attributes)], f"workitem {uid}")
+    url = f"{base_url(request)}/workitems/{uid}"
+    is_modified |= not {name.upper() for name in given} <= {*kept, "00001000", "00080005"}
+    warning = {"Warning": warning_header([CREATED_WITH_MODIFICATIONS])} if is_modified else {}
+    return Response(status_code=201, headers={"Location": url, "Content-Location": url} | warning)
+
+
+def _new_uid(request: Request, given: Json) -> str:
+    """Return the UID of a new workitem: ``?{uid}``, ``?workitem={uid}``, or that of the data set (PS3.18 11.4.1.1)."""
+    named = {
+        text for name, text in request.query_params.multi_items() if name in ("workitem", "AffectedSOPInstanceUID")
+    }
+    named |= {name for name, text in request.query_params.multi_items() if not text and _UID.fullmatch(name)}
+    named |= {str(uid) for tag in ("00001000", "00080018") for uid in _first(given, tag)}
+    if len(named) != 1:
+        raise HTTPException(400, "the UID of the workitem must be given once: as /workitems?{uid} (PS3.18 11.4.1.1)")
+    uid = named.pop()
+    if not _UID.fullmatch(uid) or uid in WORKLISTS:
+        raise HTTPException(400, "the UID of the workitem must be 1 to 64 digits and dots (PS3.5 9.1)")
+    return uid
+
+
+@router.post("/workitems/{workitem}")
+async def update_workitem(
+    request: Request, _account: Writer, found: Requested, audit: RequestAudit, node: Node
+) -> Response:
+    """Change attributes of a workitem of a client; of one that is IN PROGRESS with its Transaction UID."""
+    body = await request.body()
+    return await run_in_threadpool(_update, request, body, found, audit, node)
+
+
+def _update(request: Request, body: bytes, found: Found, audit: RequestAudit, node: Services) -> Response:
+    given = read_data_set(request, body, MAX_WORKITEM_BYTES)
+    if given is None:
+        raise HTTPException(400, "the body must hold the attributes to change (PS3.18 11.6.1.4)")
+    if isinstance(found, Workitem):
+        raise _performed_here()
+    changes = checked_data_set(given, MAX_ELEMENTS)
+    transaction_uid = _transaction_uid(request, given)
+    status = node.index.workitems.update(found.sop_instance_uid, changes, transaction_uid, node.ingest.now())
+    if status == Status.NO_LONGER_UPDATED:  # PS3.18 11.6.2 wants another status code than that of 11.7
+        raise _warned(400, INCONSISTENT, REFUSALS[status][2])
+    if status != Status.SUCCESS:
+        raise _refused(status, transaction_uid)
+    _record(audit, Action.UPDATE, found, "updated")
+    is_whole = {name.upper() for name in given} <= {*changes, "00080005"}
+    return Response(status_code=200, headers={} if is_whole else {"Warning": warning_header([NOT_SUPPORTED])})
+
+
+def _transaction_uid(request: Request, given: Json) -> str | None:
+    """Return the Transaction UID of an update: ``?{uid}``, ``?transaction-uid={uid}``, or that of the data set."""
+    query = request.query_params.multi_items()
+    named = {text for name, text in query if name.lower() in ("transaction-uid", "transactionuid", "transaction")}
+    named |= {name for name, text in query if not text and _UID.fullmatch(name)}
+    named |= {str(uid) for uid in _first(given, "00081195")}
+    if len(named) > 1:
+        raise HTTPException(400, "two different Transaction UIDs are given")
+    return next(iter(named), None)
+
+
+@router.put("/workitems/{workitem}/state")
+async def change_state(
+    request: Request, _account: Writer, found: Requested, audit: RequestAudit, node: Node
+) -> Response:
+    """Claim, complete or cancel a workitem of a client, with the Transaction UID of its performer."""
+    body = await request.body()
+    return await run_in_threadpool(_change_state, request, body, found, audit, node)
+
+
+def _change_state(request: Request, body: bytes, found: Found, audit: RequestAudit, node: Services) -> Response:
+    given = checked_data_set(read_data_set(request, body, MAX_PAYLOAD_BYTES) or {})
+    wanted = str(next(iter(_first(given, "00741000")), "")).replace("CANCELLED", "CANCELED")
+    state = next((state for state in STATES if state == wanted), None)
+    if state is None:
+        raise HTTPException(
+            400, f"Procedure Step State (0074,1000) must be one of {', '.join(STATES)} (PS3.18 11.7.1.4)"
+        )
+    if isinstance(found, Workitem):
+        raise _performed_here()
+    transaction_uid = next((str(uid) for uid in _first(given, "00081195")), None)
+    status = node.index.workitems.change_state(found.sop_instance_uid, state, transaction_uid, node.ingest.now())
+    if status in (Status.ALREADY_CANCELED, Status.ALREADY_COMPLETED):
+        return Response(headers={"Warning": warning_header([f"The UPS is already in the requested state of {state}."])})
+    if status != Status.SUCCESS:
+        raise _refused(status, transaction_uid)
+    _record(audit, Action.UPDATE, found, state)
+    return Response(status_code=200)
 
 
 @router.api_route("/workitems", methods=READ)
@@ -89,11 +244,12 @@ def search_workitems(request: Request, _account: Reader, audit: RequestAudit, no
     if unknown:
         warnings.append(f"These parameters name no attribute of PS3.6 and are ignored: {quotable(unknown)}")
     if query.unsupported:
-        warnings.append(f"These attributes are not matched: {quotable(query.unsupported)}")
+        warnings.append(f"These attributes are not matched, or not those of conversions: {quotable(query.unsupported)}")
     base, title = base_url(request), node.settings.dicom.ae_title
-    answers = [
-        encoded_model(workitem_model(workitem, title, base), as_xml=form.media_type == DICOM_XML) for workitem in found
-    ]
+    models = (
+        created_model(one) if isinstance(one, CreatedWorkitem) else workitem_model(one, title, base) for one in found
+    )
+    answers = [encoded_model(model, as_xml=form.media_type == DICOM_XML) for model in models]
     headers = {"Warning": warning_header(warnings)} if warnings else {}
     return respond_data_sets(request, answers, form, etag_of(answers, form), headers)
 
@@ -102,43 +258,104 @@ def search_workitems(request: Request, _account: Reader, audit: RequestAudit, no
 def retrieve_workitem(request: Request, found: Requested, audit: RequestAudit, node: Node) -> Response:
     """One workitem; the Transaction UID of a workitem is never returned."""
     form = document_form(accepted(request), is_single=True)
-    with node.index.reading() as index:
-        instances = index.workitems.instances(found.series_id, MAX_REFERENCED_INSTANCES)
-    audit.accessed([of_study(found.study_instance_uid, found.patient_id)], "workitem")
-    model = workitem_model(found, node.settings.dicom.ae_title, base_url(request), instances)
+    if isinstance(found, CreatedWorkitem):
+        model = created_model(found)
+        audit.accessed([_object(found.attributes)], "workitem")
+    else:
+        with node.index.reading() as index:
+            instances = index.workitems.instances(found.series_id, MAX_REFERENCED_INSTANCES)
+        audit.accessed([of_study(found.study_instance_uid, found.patient_id)], "workitem")
+        model = workitem_model(found, node.settings.dicom.ae_title, base_url(request), instances)
     answers = [encoded_model(model, as_xml=form.media_type == DICOM_XML)]
     return respond_data_sets(request, answers, form, etag_of(answers, form))
 
 
 @router.post("/workitems/{workitem}/cancelrequest")
 async def request_cancellation(
-    request: Request, _account: Writer, found: Requested, audit: RequestAudit, node: Node
+    request: Request, account: Writer, found: Requested, audit: RequestAudit, node: Node
 ) -> Response:
-    """Cancel a reconversion that is not running; the volumes of before stay current."""
-    await run_in_threadpool(check_data_set, request, await request.body())
-    return await run_in_threadpool(_cancel, found, audit, node)
+    """Cancel a workitem that nobody performs yet, or ask its performer to do so."""
+    body = await request.body()
+    return await run_in_threadpool(_cancel, request, body, found, account, audit, node)
 
 
-def _cancel(found: Workitem, audit: RequestAudit, node: Services) -> Response:
-    objects = [of_study(found.study_instance_uid, found.patient_id)]
-    if found.state == "CANCELED":
+def _cancel(
+    request: Request, body: bytes, found: Found, account: Caller, audit: RequestAudit, node: Services
+) -> Response:
+    asked = checked_request(checked_data_set(read_data_set(request, body, MAX_PAYLOAD_BYTES) or {}))
+    if isinstance(found, Workitem):
+        status = _cancel_conversion(found, audit, node)
+    else:
+        subscriptions: Subscriptions = request.app.state.subscriptions
+        is_heard = subscriptions.is_heard(found.sop_instance_uid, began(found), found.attributes)
+        title = "".join(c for c in account.name if c.isascii() and c.isalnum())[:16] or "CLIENT"
+        status = node.index.workitems.request_cancel(
+            found.sop_instance_uid, asked, title, node.ingest.now(), is_heard=is_heard
+        )
+        if status == Status.SUCCESS:
+            _record(audit, Action.EXECUTE, found, "cancellation requested")
+    if status == Status.ALREADY_CANCELED:
         return Response(status_code=202, headers={"Warning": warning_header([ALREADY_CANCELED])})
-    if found.state == "COMPLETED":
-        raise _conflict(ALREADY_COMPLETED, "the conversion has ended")
-    is_cancelled = node.index.series.cancel_reconversion(found.series_id, found.predecessor, node.ingest.now())
-    if not is_cancelled:
-        why = "it is running, or it is owed for instances that no current volume was made of"
-        raise _conflict(NOT_CANCELLED, f"the conversion goes on: {why}")
-    audit.changed(AuditEvent.INSTANCES_ACCESSED, Action.EXECUTE, objects, "a reconversion was cancelled")
+    if status != Status.SUCCESS:
+        raise _refused(status)
     return Response(status_code=202)
 
 
-def _conflict(warning: str, detail: str) -> HTTPException:
-    return HTTPException(409, detail, {"Warning": warning_header([warning])})
+def _cancel_conversion(found: Workitem, audit: RequestAudit, node: Services) -> Status:
+    states = transition(Event.REQUEST_CANCEL, found.state)
+    if isinstance(states, Status):
+        return states
+    is_cancelled = node.index.series.cancel_reconversion(found.series_id, found.predecessor, node.ingest.now())
+    if not is_cancelled:
+        why = "it is running, or it is owed for instances that no current volume was made of"
+        raise _warned(409, NOT_CANCELLED, f"the conversion goes on: {why}")
+    objects = [of_study(found.study_instance_uid, found.patient_id)]
+    audit.changed(AuditEvent.INSTANCES_ACCESSED, Action.EXECUTE, objects, "a reconversion was cancelled")
+    return Status.SUCCESS
 
 
-def check_data_set(request: Request, body: bytes) -> None:
-    """Check the payload of a request, one data set; it may be empty (PS3.18 11.8.1.4).
+def began(found: Found) -> WorkitemCursor:
+    """Return what there was before a workitem."""
+    if isinstance(found, Workitem):
+        return WorkitemCursor(found.predecessor, found.series_id)
+    return WorkitemCursor(0, 0, workitem_id=found.id)
+
+
+def _refused(status: Status, transaction_uid: str | None = "") -> HTTPException:
+    code, warning, detail = REFUSALS[status]
+    if status == Status.WRONG_TRANSACTION_UID and transaction_uid is None:
+        warning, detail = UID_MISSING, "the Transaction UID (0008,1195) of the workitem must be given (PS3.4 CC.2.1)"
+    return _warned(code, warning, detail)
+
+
+def _performed_here() -> HTTPException:
+    return _warned(409, INCONSISTENT, "the node performs this workitem itself: only its cancellation can be requested")
+
+
+def _warned(status: int, warning: str, detail: str) -> HTTPException:
+    return HTTPException(status, detail, {"Warning": warning_header([warning])})
+
+
+def _record(audit: RequestAudit, action: Action, found: CreatedWorkitem, what: str) -> None:
+    detail = f"workitem {found.sop_instance_uid}: {what}"
+    audit.changed(AuditEvent.PROCEDURE_RECORD, action, [_object(found.attributes)], detail)
+
+
+def _object(attributes: Json) -> dict[str, str]:
+    requests = values_of(attributes, "ReferencedRequestSequence")
+    study = entry_text(requests[0], "StudyInstanceUID") if requests else None
+    return of_study(study or "", entry_text(attributes, "PatientID"))
+
+
+def _first(given: Json, tag: str) -> list[Any]:
+    """Return the first value of an element of a data set that was not checked, or an empty list."""
+    element = given.get(tag)
+    values = element.get("Value") if isinstance(element, dict) else None
+    return values[:1] if isinstance(values, list) else []
+
+
+def read_data_set(request: Request, body: bytes, max_bytes: int) -> Json | None:
+    """Return the payload of a request, one data set, or None if it is empty.
 
     Raises
     ------
@@ -146,10 +363,14 @@ def check_data_set(request: Request, body: bytes) -> None:
         400: it is no data set; 413: it is too large; 415: it has another media type.
     """
     if not body:
-        return
-    if len(body) > MAX_PAYLOAD_BYTES:
-        raise HTTPException(413, f"the payload is larger than {MAX_PAYLOAD_BYTES} bytes")
-    media_type = parse_options_header(request.headers.get("content-type"))[0].decode("latin-1").lower()
+        return None
+    if len(body) > max_bytes:
+        raise HTTPException(413, f"the payload is larger than {max_bytes} bytes")
+    content_type = request.headers.get("content-type", "")
+    kind, options = parse_options_header(content_type)
+    media_type = kind.decode("latin-1").lower()
+    if media_type == MULTIPART and options.get(b"type", b"").decode("latin-1").lower() == DICOM_XML:
+        media_type, body = DICOM_XML, _only_part(content_type, body)
     if media_type not in (DICOM_JSON, JSON, DICOM_XML):
         raise HTTPException(415, f"the body must be {DICOM_JSON} or {DICOM_XML} (PS3.18 11.1.1)")
     try:
@@ -159,19 +380,36 @@ def check_data_set(request: Request, body: bytes) -> None:
     items = document if isinstance(document, list) else [document]
     if len(items) != 1 or not isinstance(items[0], dict):
         raise HTTPException(400, "the body must hold one data set (PS3.18 F.2)")
+    data_set: Json = items[0]
+    return data_set
 
 
-def _found(node: Services, query: WorkitemQuery, limit: int, offset: int) -> list[Workitem]:
-    if not query.is_possible:
-        return []
+def _only_part(content_type: str, body: bytes) -> bytes:
+    message = message_from_bytes(b"Content-Type: " + content_type.encode("latin-1") + b"\r\n\r\n" + body)
+    _, *parts = message.walk()
+    content = parts[0].get_payload(decode=True) if len(parts) == 1 else None
+    if not isinstance(content, bytes):
+        raise HTTPException(400, "the body must have one part (PS3.18 11.4.1.4)")
+    return content
+
+
+def _found(node: Services, query: WorkitemQuery, limit: int, offset: int) -> list[Found]:
+    """Return a page of the workitems that match: those of clients, then conversions."""
+    with node.index.searching() as index:
+        created = index.created_workitems.all(query.states, query.uids, query.patient_id)
+        matching = [workitem for workitem in created if query.matches(workitem.attributes)]
+    found: list[Found] = [*matching[offset : offset + limit]]
+    left, skipped = limit - len(found), max(offset - len(matching), 0)
+    if left <= 0 or not query.may_be_conversion:
+        return found
     if query.uids is not None:
-        named = _with_uids(node, query, query.uids)
-        return [workitem for workitem in named if workitem.state in query.states][offset : offset + limit]
+        named = _conversions_with_uids(node, query, query.uids)
+        return found + [workitem for workitem in named if workitem.state in query.states][skipped : skipped + left]
     with node.index.reading() as index:
-        return index.workitems.find(query.series, query.states, limit, offset)
+        return found + index.workitems.find(query.series, query.states, left, skipped)
 
 
-def _with_uids(node: Services, query: WorkitemQuery, uids: Sequence[str]) -> list[Workitem]:
+def _conversions_with_uids(node: Services, query: WorkitemQuery, uids: Sequence[str]) -> list[Workitem]:
     ids = {series_id for uid in uids if (series_id := series_id_of(uid)) is not None}
     title = node.settings.dicom.ae_title
     with node.index.reading() as index:

@@ -1,0 +1,86 @@
+"""Workitems that clients created."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row, select
+
+from node.dicom.json_model import Json
+from node.dicom.unified_steps import FINAL, State
+from node.index.models import WorkitemReportRow, WorkitemRow
+from node.index.read.rows import ReadRepository
+
+_COLUMNS = (WorkitemRow.id, WorkitemRow.sop_instance_uid, WorkitemRow.state, WorkitemRow.attributes)
+
+
+@dataclass(frozen=True, slots=True)
+class CreatedWorkitem:
+    """A workitem that a client created; `attributes` are in the DICOM JSON Model, without its UIDs."""
+
+    id: int
+    sop_instance_uid: str
+    state: State
+    attributes: Json
+
+
+@dataclass(frozen=True, slots=True)
+class WorkitemReport:
+    """An event of a workitem: its Event Type ID, and what a report of it says beside the current attributes."""
+
+    id: int
+    workitem: CreatedWorkitem
+    event_type: int
+    report: Json
+
+
+class ReadCreatedWorkitems(ReadRepository):
+    """Rows of ``workitems`` and ``workitem_reports``."""
+
+    def one(self, uid: str) -> CreatedWorkitem | None:
+        """Return the workitem with a UID, or None."""
+        row = self._connection.execute(select(*_COLUMNS).where(WorkitemRow.sop_instance_uid == uid)).first()
+        return None if row is None else _workitem(row)
+
+    def all(
+        self, states: Collection[State], uids: Sequence[str] | None = None, patient_id: str | None = None
+    ) -> Iterator[CreatedWorkitem]:
+        """Yield the workitems in one of `states`: first those that have not ended, then the newest.
+
+        Parameters
+        ----------
+        uids : sequence of str or None
+            Yield only these.
+        patient_id : str or None
+            Yield only those of this Patient ID.
+        """
+        query = select(*_COLUMNS).where(WorkitemRow.state.in_(states))
+        if uids is not None:
+            query = query.where(WorkitemRow.sop_instance_uid.in_(uids))
+        if patient_id is not None:
+            query = query.where(WorkitemRow.patient_id == patient_id)
+        for row in self._connection.execute(query.order_by(WorkitemRow.state.in_(FINAL), WorkitemRow.id.desc())):
+            yield _workitem(row)
+
+    def reports(self, after: int, limit: int) -> list[WorkitemReport]:
+        """Return at most `limit` reports after one, in their order."""
+        report = WorkitemReportRow
+        query = select(
+            report.id, report.event_type, report.report, *(column.label(f"w_{column.key}") for column in _COLUMNS)
+        )
+        rows = query.join(WorkitemRow).where(report.id > after).order_by(report.id).limit(limit)
+        return [
+            WorkitemReport(
+                row.id,
+                CreatedWorkitem(row.w_id, row.w_sop_instance_uid, row.w_state, row.w_attributes),
+                row.event_type,
+                row.report,
+            )
+            for row in self._connection.execute(rows)
+        ]
+
+
+def _workitem(row: Row[Any]) -> CreatedWorkitem:
+    return CreatedWorkitem(row.id, row.sop_instance_uid, row.state, row.attributes)

@@ -1,0 +1,295 @@
+"""Workitems that clients create, claim, update, complete and cancel over UPS-RS (PS3.18 11, PS3.4 CC)."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from node.dicom.json_model import Json, elements
+from node.dicom.xml_model import native_model
+from node.index.accounts import Role
+from node.web.application import application
+from node.web.server import WebServer
+from node.worklist.worklist import Worklist
+from tests import make
+from tests.unit.dicom.test_unified_steps import CODE, DONE, STEP
+from tests.web.conftest import Site, open_site
+from tests.web.test_workitem_reports import ALL, FILTERED, SUBSCRIBER, WORKITEMS, channel
+from tests.web.test_workitem_reports import post as _post
+
+JSON = {"Content-Type": "application/dicom+json"}
+REQUEST = {"ReferencedRequestSequence": [{"StudyInstanceUID": "1.2.3", "AccessionNumber": "A1"}]}
+
+
+@pytest.fixture(scope="module")
+def worklist(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A root with three workitems of clients and a conversion, for searches and requests that are refused."""
+    site = open_site(tmp_path_factory.mktemp("worklist") / "root")
+    site.take(*make.ct_series(1, study_uid="1.2.3", series_uid="1.2.3.1", PatientID="4711"))
+    create(site, "1.1", PatientID="4711", PatientName="Doe^Ann", **REQUEST)
+    create(site, "1.2", PatientID="4712", PatientName="Roe^Ann", WorklistLabel="Reading")
+    create(site, "1.3", ScheduledProcedureStepStartDateTime="20270101", ScheduledStationNameCodeSequence=[CODE])
+    assert change(site, "1.3", "IN PROGRESS", "9.9").status_code == 200
+    yield site
+    site.close()
+
+
+def body(attributes: dict[str, Any]) -> bytes:
+    return json.dumps([elements(attributes)]).encode()
+
+
+def create(site: Site, uid: str, **attributes: Any) -> Any:
+    return _post(site, f"{WORKITEMS}?{uid}", content=body(STEP | attributes), headers=JSON)
+
+
+def change(site: Site, uid: str, state: str, transaction_uid: str | None = None, **headers: str) -> Any:
+    content = body({"ProcedureStepState": state, "TransactionUID": transaction_uid})
+    return site.client().put(f"{WORKITEMS}/{uid}/state", content=content, headers=JSON | headers)
+
+
+def update(site: Site, uid: str, query: str = "", **attributes: Any) -> Any:
+    return site.client().post(f"{WORKITEMS}/{uid}{query}", content=body(attributes), headers=JSON)
+
+
+def retrieved(site: Site, uid: str) -> Json:
+    (item,) = site.client().get(f"{WORKITEMS}/{uid}").json()
+    model: Json = item
+    return model
+
+
+def reported(connection: Any, number: int) -> list[tuple[Any, ...]]:
+    """UID, Event Type ID and state of the next reports."""
+    reports = [json.loads(connection.recv(timeout=15)) for _ in range(number)]
+    tags = ("00001000", "00001002", "00741000")
+    return [tuple(one[tag]["Value"][0] for tag in tags if tag in one) for one in reports]
+
+
+def test_a_workitem_is_created_claimed_updated_completed_and_told_to_subscribers(site: Site) -> None:
+    _post(site, f"{ALL}/{SUBSCRIBER}")
+    with channel(site) as connection:
+        made = create(site, "1.2.9", PatientID="4711", ScheduledStationNameCodeSequence=[CODE])
+        assert made.headers["location"] == f"{site.url}{WORKITEMS}/1.2.9"
+        assert "created with modifications" in made.headers["warning"]
+        assert change(site, "1.2.9", "IN PROGRESS", "7.7").status_code == 200
+        assert update(site, "1.2.9", "?7.7", InputReadinessState="UNAVAILABLE").status_code == 200
+        progress = [{"ProcedureStepProgress": "50", "ProcedureStepProgressDescription": "half"}]
+        assert update(site, "1.2.9", ProcedureStepProgressInformationSequence=progress, TransactionUID="7.7").is_success
+        refused = change(site, "1.2.9", "COMPLETED", "7.7")
+        assert (refused.status_code, "inconsistent" in refused.headers["warning"]) == (409, True)
+        performed = {"UnifiedProcedureStepPerformedProcedureSequence": [DONE]}
+        assert update(site, "1.2.9", "?transaction-uid=7.7", **performed).status_code == 200
+        assert change(site, "1.2.9", "COMPLETED", "7.7").status_code == 200
+        again = change(site, "1.2.9", "COMPLETED", "7.7")
+        assert (again.status_code, "already in the requested state of COMPLETED" in again.headers["warning"]) == (
+            200,
+            True,
+        )
+        expected = [("SCHEDULED",), (), ("IN PROGRESS",), ("IN PROGRESS",), (), ("COMPLETED",)]
+        types = [1, 5, 1, 1, 3, 1]
+        assert reported(connection, 6) == [("1.2.9", n, *state) for n, state in zip(types, expected, strict=True)]
+    whole = retrieved(site, "1.2.9")
+    assert "00081195" not in whole  # the Transaction UID is known to the performer only (PS3.18 11.5.2)
+    assert whole["00741000"]["Value"] == ["COMPLETED"]
+    assert whole["00080018"]["Value"] == ["1.2.9"]
+    details = [line["detail"] for line in site.audited("Procedure Record")]
+    assert details == ["workitem 1.2.9", *(f"workitem 1.2.9: {what}" for what in (
+        "IN PROGRESS", "updated", "updated", "updated", "COMPLETED"))]  # fmt: skip
+
+
+def test_who_claims_first_has_the_workitem_and_others_ask_for_its_end(site: Site) -> None:
+    create(site, "1.1")
+    create(site, "1.2")
+    assert change(site, "1.1", "IN PROGRESS", "7.7").status_code == 200
+    second = change(site, "1.1", "IN PROGRESS", "8.8")
+    assert (second.status_code, "is incorrect" in second.headers["warning"]) == (400, True)
+    reason = body({"ReasonForCancellation": "patient left", "ContactDisplayName": "Ann"})
+    unheard = site.client().post(f"{WORKITEMS}/1.1/cancelrequest", content=reason, headers=JSON)
+    assert (unheard.status_code, "cannot be contacted" in unheard.headers["warning"]) == (409, True)
+    _post(site, f"{FILTERED}/{SUBSCRIBER}", params={"filter": "WorklistLabel=Worklist"})
+    with channel(site) as connection:
+        _post(site, f"{WORKITEMS}/1.1/cancelrequest", content=reason, headers=JSON)
+        asked = json.loads(connection.recv(timeout=15))
+        assert (asked["00001002"]["Value"], asked["00741236"]["Value"]) == ([2], ["local"])
+        assert asked["0074100C"]["Value"] == ["Ann"]
+        assert change(site, "1.1", "CANCELED", "7.7").status_code == 200
+        _post(site, f"{WORKITEMS}/1.2/cancelrequest", content=reason, headers=JSON)
+        assert reported(connection, 4) == [
+            ("1.1", 1, "CANCELED"), ("1.2", 2), ("1.2", 1, "IN PROGRESS"), ("1.2", 1, "CANCELED"),
+        ]  # fmt: skip
+    (item,) = retrieved(site, "1.2")["00741002"]["Value"]
+    assert item["00741238"]["Value"] == ["patient left"]
+    again = site.client().post(f"{WORKITEMS}/1.2/cancelrequest")
+    assert (again.status_code, "already in the requested state" in again.headers["warning"]) == (202, True)
+
+
+@pytest.mark.parametrize(
+    ("query", "uids"),
+    [
+        ("WorklistLabel=Worklist", ["1.3", "1.1"]),
+        ("WorklistLabel=Read*", ["1.2"]),
+        ("PatientName=ann&fuzzymatching=true&PatientID=4711", ["1.1"]),
+        ("PatientID=4711", ["1.1", "conversion"]),
+        ("PatientName=doe*", ["1.1"]),
+        ("ReferencedRequestSequence.AccessionNumber=A1", ["1.1"]),
+        ("StudyInstanceUID=1.2.3", ["1.1", "conversion"]),
+        ("ScheduledStationNameCodeSequence.CodeValue=110005", ["1.3"]),
+        ("ScheduledProcedureStepStartDateTime=2027", ["1.3", "conversion"]),
+        ("ScheduledProcedureStepStartDateTime=-20261231&PatientID=4712", ["1.2"]),
+        ("ProcedureStepState=IN PROGRESS", ["1.3"]),
+        ("SOPInstanceUID=1.1,1.3", ["1.3", "1.1"]),
+        ("limit=2&offset=2", ["1.1", "conversion"]),
+        ("limit=1&offset=3", ["conversion"]),
+        ("TransactionUID=9.9", []),
+    ],
+)
+def test_a_search_matches_workitems_of_clients(worklist: Site, query: str, uids: list[str]) -> None:
+    items = worklist.client().get(f"{WORKITEMS}?{query}").json()
+    found = [item["00080018"]["Value"][0] for item in items]
+    assert ["conversion" if uid.startswith("2.25.") else uid for uid in found] == uids
+    assert all("00081195" not in item for item in items)
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "status"),
+    [
+        ("?1.1", body(STEP), 409),
+        ("", body(STEP), 400),
+        ("?1.x", body(STEP), 400),
+        ("?1.5&workitem=1.6", body(STEP), 400),
+        (f"?{'1' * 65}", body(STEP), 400),
+        ("?1.2.840.10008.5.1.4.34.5", body(STEP), 400),
+        ("?1.5", b"", 400),
+        ("?1.5", b"[]", 400),
+        ("?1.5", b"[1]", 400),
+        ("?1.5", b'{"00100010": 1}', 400),
+        ("?1.5", b'{"00100010": {"vr": "PN", "Value": {}}}', 400),
+        ("?1.5", b"[" * 60_000, 400),
+        ("?1.5", body(STEP | {"ProcedureStepLabel": "\x1b[31m"}), 400),
+        ("?1.5", body({**STEP, "ScheduledProcedureStepPriority": None}), 400),
+        ("?1.5", b" " * 1_000_001, 413),
+        ("/1.1", body({"PatientName": "Roe"}), 400),
+        ("/1.1?7.7", body({"ProcedureStepLabel": "Later"}), 409),
+        ("/1.3", body({"ProcedureStepLabel": "Later"}), 400),
+        ("/1.3?7.7", body({"ProcedureStepLabel": "Later"}), 400),
+        ("/1.9", body({"ProcedureStepLabel": "Later"}), 404),
+    ],
+)
+def test_a_workitem_that_cannot_be_is_refused(worklist: Site, path: str, content: bytes, status: int) -> None:
+    answer = worklist.client().post(f"{WORKITEMS}{path}", content=content, headers=JSON)
+    assert answer.status_code == status, answer.text
+    assert "Roe" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("uid", "state", "transaction_uid", "status", "warning"),
+    [
+        ("1.1", "COMPLETED", "9.9", 409, "did not reference a claimed Workitem"),
+        ("1.1", "CANCELED", None, 400, "is missing"),
+        ("1.1", "SCHEDULED", "9.9", 409, "inconsistent"),
+        ("1.3", "IN PROGRESS", "9.9", 409, "inconsistent"),
+        ("1.3", "COMPLETED", "9.8", 400, "is incorrect"),
+        ("1.9", "IN PROGRESS", "9.9", 404, None),
+        ("1.1", "DONE", "9.9", 400, None),
+    ],
+)
+def test_a_state_that_cannot_be_is_refused(
+    worklist: Site, uid: str, state: str, transaction_uid: str | None, status: int, warning: str | None
+) -> None:
+    answer = change(worklist, uid, state, transaction_uid)
+    assert answer.status_code == status
+    assert (warning or "") in answer.headers.get("warning", "")
+
+
+def test_the_node_performs_conversions_itself(worklist: Site) -> None:
+    (uid,) = (item["00080018"]["Value"][0] for item in worklist.client().get(f"{WORKITEMS}?offset=3").json())
+    assert change(worklist, uid, "IN PROGRESS", "9.9").status_code == 409
+    assert update(worklist, uid, ProcedureStepLabel="Later").status_code == 409
+    assert worklist.client().post(f"{WORKITEMS}?{uid}", content=body(STEP), headers=JSON).status_code == 409
+
+
+def test_xml_is_understood_alone_and_in_a_part_of_its_own(worklist: Site) -> None:
+    document = native_model(elements(STEP))
+    alone = {"Content-Type": "application/dicom+xml"}
+    parts = b"--b\r\nContent-Type: application/dicom+xml\r\n\r\n" + document + b"\r\n--b--\r\n"
+    several = {"Content-Type": 'multipart/related; type="application/dicom+xml"; boundary=b'}
+    for uid, content, form in (("1.7", document, alone), ("1.8", parts, several)):
+        made = worklist.client().post(f"{WORKITEMS}?{uid}", content=content, headers=form)
+        assert made.status_code == 201, made.text
+        assert change(worklist, uid, "IN PROGRESS", "9.9").is_success
+        assert change(worklist, uid, "CANCELED", "9.9").is_success
+    wrong = worklist.client().post(f"{WORKITEMS}?1.10", content=b"--b--", headers=several)
+    assert wrong.status_code == 400
+
+
+def test_only_writers_create_change_and_lock(guarded: Site) -> None:
+    reader, writer = ({"Authorization": f"Bearer {guarded.token(name)}"} for name in ("reader", "writer"))
+    for headers, status in ((reader, 403), (writer, 201)):
+        made = guarded.client().post(f"{WORKITEMS}?1.1", content=body(STEP), headers=JSON | headers)
+        assert made.status_code == status
+    assert change(guarded, "1.1", "IN PROGRESS", "7.7", **reader).status_code == 403
+    assert guarded.client().post(f"{WORKITEMS}/1.1", content=body({}), headers=JSON | reader).status_code == 403
+    locked = {"deletionlock": "true"}
+    asked = guarded.client().post(f"{WORKITEMS}/1.1/{SUBSCRIBER}", params=locked, headers=reader)
+    assert (asked.status_code, "not granted" in asked.headers["warning"]) == (201, True)
+    granted = guarded.client().post(f"{WORKITEMS}/1.1/{SUBSCRIBER}", params=locked, headers=writer)
+    assert (granted.status_code, "warning" in granted.headers) == (201, False)
+
+
+def test_locked_workitems_stay_and_subscriptions_outlive_a_restart(start_site: Callable[..., Site]) -> None:
+    site = start_site()
+    for uid in ("1.1", "1.2", "1.3"):
+        create(site, uid)
+        change(site, uid, "IN PROGRESS", "7.7")
+        change(site, uid, "CANCELED", "7.7")
+    _post(site, f"{WORKITEMS}/1.1/{SUBSCRIBER}", params={"deletionlock": "true"})
+    _post(site, f"{ALL}/{SUBSCRIBER}", params={"deletionlock": "true"})
+    create(site, "1.4")
+    with channel(site) as connection:  # what was there is told at once; what came after is not told again
+        assert reported(connection, 3) == [("1.1", 1, "CANCELED"), ("1.3", 1, "CANCELED"), ("1.2", 1, "CANCELED")]
+
+    def remove() -> set[str]:
+        later = dt.datetime.now(dt.UTC) + dt.timedelta(days=60)
+        index = site.store.index
+        Worklist(index.scheduled_steps, index.workitems, site.services.settings.worklist, lambda: later).step()
+        return {item["00080018"]["Value"][0] for item in site.client().get(WORKITEMS).json()}
+
+    assert remove() == {"1.1", "1.2", "1.3", "1.4"}
+    assert site.client().delete(f"{WORKITEMS}/1.2/{SUBSCRIBER}").status_code == 200
+    _post(site, f"{WORKITEMS}/1.3/{SUBSCRIBER}", params={"deletionlock": "false"})
+    assert remove() == {"1.1", "1.4"}
+    site.server.stop(5)
+    site.server = WebServer(site.services.settings.web, application(site.services))
+    host, port = site.server.start()
+    site.url, site._plain = f"http://{host}:{port}", None
+    with channel(site) as connection:
+        status = json.loads(connection.recv(timeout=15))
+        assert (status["00001002"]["Value"], status["00741242"]["Value"]) == ([4], ["RESTARTED"])
+        assert status["00741244"]["Value"] == status["00741246"]["Value"] == ["WARM START"]
+        _post(site, f"{FILTERED}/{SUBSCRIBER}/suspend")
+        create(site, "1.5")
+        assert change(site, "1.4", "IN PROGRESS", "7.7").is_success
+        assert reported(connection, 1) == [("1.4", 1, "IN PROGRESS")]
+    change(site, "1.4", "CANCELED", "7.7")
+    assert site.client().delete(f"{ALL}/{SUBSCRIBER}").status_code == 200
+    assert remove() == {"1.5"}
+
+
+def test_a_page_of_a_named_origin_may_unsubscribe_and_claim(start_site: Callable[..., Site]) -> None:
+    site = start_site(cors_origins=("https://viewer.example",), authentication="always")
+    site.account("writer", Role.WRITE)
+    token = {"Authorization": f"Bearer {site.token('writer')}"}
+    page = {"Origin": "https://viewer.example"}
+    for method in ("DELETE", "PUT"):
+        asked = page | {"Access-Control-Request-Method": method, "Access-Control-Request-Headers": "authorization"}
+        allowed = site.client().options(f"{ALL}/{SUBSCRIBER}", headers=asked)
+        assert (allowed.status_code, method in allowed.headers["access-control-allow-methods"]) == (200, True)
+        elsewhere = site.client().options(f"{ALL}/{SUBSCRIBER}", headers=asked | {"Origin": "https://evil.example"})
+        assert elsewhere.status_code == 400
+    assert site.client().post(f"{ALL}/{SUBSCRIBER}", headers=page | token).status_code == 201
+    assert site.client().delete(f"{ALL}/{SUBSCRIBER}", headers=page).status_code == 403
+    ended = site.client().delete(f"{ALL}/{SUBSCRIBER}", headers=page | token)
+    assert (ended.status_code, ended.headers["access-control-allow-origin"]) == (200, "https://viewer.example")
