@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydicom import Dataset
 
+from node.dicom.annotation import Annotation, patient_lines, technique_lines
 from node.dicom.metadata import NoSuchValue, bulk_data_paths, document, long_value
 from node.dicom.pixel_element import FrameNotFound, PixelElement, header_and_pixels, single_frame
 from node.dicom.reading import read_instance
@@ -25,6 +26,7 @@ from node.volume.read.transfer_syntaxes import NotTranscodable
 from node.volume.window import Window
 
 if TYPE_CHECKING:
+    from node.volume.read.colour_profiles import ColourSpace
     from node.volume.rendering import Picture
 
 _PILLOW_FORMATS = ("Bmp", "Gif", "Jpeg", "Ppm", "Png")
@@ -34,12 +36,16 @@ LIBRARIES = (
     "node.volume.read.transcoding",
     "node.volume.read.single_frame",
     "node.writers.pictures",
+    "node.writers.rendered",
     *(f"PIL.{name}ImagePlugin" for name in _PILLOW_FORMATS),
 )
 """Modules that a child loads before its first job: they do not count in the limits of a job, and the processes of all
 files share them."""
 
 PictureFormat = Literal["JPEG", "PNG", "GIF"]
+
+Profile = Literal["no", "yes", "srgb", "adobergb", "rommrgb"]
+"""The values of the parameter ``iccprofile`` (PS3.18 8.3.5.1.5)."""
 
 Crop = tuple[int, int, int | None, int | None]
 """Left, top, width and height of a region of a frame, in pixels from 0; None: to the edge of the frame."""
@@ -59,6 +65,10 @@ class PictureOrder:
         JPEG quality, 1 to 100.
     flip : (bool, bool)
         Whether left and right, and top and bottom of the region change places.
+    profile : str
+        Which ICC profile the picture has, and which colours.
+    annotations : tuple of str
+        What is written into the picture.
     """
 
     frame_number: int
@@ -68,6 +78,8 @@ class PictureOrder:
     size: tuple[int, int] | None = None
     quality: int = 90
     flip: tuple[bool, bool] = (False, False)
+    profile: Profile = "no"
+    annotations: tuple[Annotation, ...] = ()
 
 
 def frame(path: Path, frame_number: int) -> bytes:
@@ -87,17 +99,37 @@ def _opened(path: Path) -> tuple[Dataset, PixelElement | None]:
 
 
 def picture(path: Path, order: PictureOrder) -> bytes:
-    """Return one frame as PNG or JPEG."""
+    """Return one frame as PNG, JPEG or GIF."""
     from node.writers.pictures import resized
+    from node.writers.rendered import annotated, with_profile
 
     shown = _shown(path, order)
     image = resized(shown, max(shown.pixels.shape))
     if order.size is not None:
         factor = min(order.size[0] / image.width, order.size[1] / image.height)
         image = image.resize((max(1, round(image.width * factor)), max(1, round(image.height * factor))))
+    options: dict[str, Any] = {"quality": order.quality} if order.format == "JPEG" else {}
+    if order.profile != "no":
+        wanted = None if order.profile == "yes" else order.profile
+        image, options["icc_profile"] = with_profile(image, _profile_of(path, order.frame_number), wanted)
+    if order.annotations:
+        header = _opened(path)[0]
+        top = patient_lines(header) if "patient" in order.annotations else []
+        bottom = technique_lines(header, order.frame_number) if "technique" in order.annotations else []
+        image = annotated(image, top, bottom)
     stream = BytesIO()
-    image.save(stream, order.format, **({"quality": order.quality} if order.format == "JPEG" else {}))
+    image.save(stream, order.format, **options)
     return stream.getvalue()
+
+
+def _profile_of(path: Path, frame_number: int) -> bytes | ColourSpace:
+    from node.volume.read.colour_profiles import source_profile
+
+    header, element = _opened(path)
+    codestream = None
+    if element is not None and element.encapsulated:
+        codestream = element.encapsulated_frame(frame_number)
+    return source_profile(header, frame_number, codestream)
 
 
 def frame_file(path: Path, frame_number: int, into: Path) -> bytes:

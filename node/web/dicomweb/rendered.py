@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import get_args
 
 from fastapi import HTTPException, Response
 
 from node.conversion.decoder import NotDecoded
-from node.conversion.decoding import Crop, PictureFormat, PictureOrder, document_file, picture, report_file
+from node.conversion.decoding import Crop, PictureFormat, PictureOrder, Profile, document_file, picture, report_file
+from node.dicom.annotation import ANNOTATIONS, Annotation
 from node.index.selection import StoredInstance
 from node.volume.window import Window
 from node.web.dicomweb.decoded import decoded_file, length_of, pieces_of
@@ -37,6 +40,8 @@ REPORT_POLICY = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-
 
 FORMATS: dict[str, PictureFormat] = {JPEG: "JPEG", PNG: "PNG", GIF: "GIF"}
 FUNCTIONS = {"linear": "LINEAR", "linear-exact": "LINEAR_EXACT", "sigmoid": "SIGMOID"}
+
+PROFILES: tuple[Profile, ...] = get_args(Profile)
 
 THUMBNAIL_TRIES = 5
 """Number of series tried for the thumbnail of a study, since the largest may be reports."""
@@ -142,17 +147,33 @@ def answer_picture(target: Target, instance: StoredInstance, order: PictureOrder
 
 
 def _with_warnings(target: Target, response: Response) -> Response:
-    """Add the warnings about parameters that are not honoured (PS3.18 8.3.5.1.1 and 8.3.5.1.5)."""
-    query, warnings = target.request.query_params, []
-    annotations = [text for text in query.get("annotation", "").split(",") if text]
-    if annotations:
-        warnings.append(f"The following annotation values are not supported: {quotable(annotations)}")
-    profile = query.get("iccprofile", "no")
-    if profile != "no":
-        warnings.append(f"The following iccprofile value is not supported, none is included: {quotable([profile])}")
-    if warnings:
-        response.headers["Warning"] = warning_header(warnings)
+    """Add the warning about annotations that are not supported (PS3.18 8.3.5.1.1)."""
+    _, unknown = annotations_of(target.request.query_params.get("annotation"))
+    if unknown:
+        told = f"The following annotation values are not supported: {quotable(unknown)}"
+        response.headers["Warning"] = warning_header([told])
     return response
+
+
+def annotations_of(text: str | None) -> tuple[tuple[Annotation, ...], list[str]]:
+    """Return the values of ``annotation=patient,technique``, and those that are ignored (PS3.18 8.3.5.1.1)."""
+    if text is None:
+        return (), []
+    values = text.split(",")
+    if not all(re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,63}", value) for value in values):
+        raise HTTPException(400, f"annotation is a list of keywords: {', '.join(ANNOTATIONS)} (PS3.18 8.3.5.1.1)")
+    known = tuple(annotation for annotation in ANNOTATIONS if annotation in values)
+    return known, [value for value in values if value not in ANNOTATIONS]
+
+
+def profile_of(text: str | None, media_type: str) -> Profile:
+    """Return the value of ``iccprofile`` (PS3.18 8.3.5.1.5); GIF has no profile."""
+    profile = next((one for one in PROFILES if one == (text or "no")), None)
+    if profile is None or text == "":
+        raise HTTPException(400, f"iccprofile is one of {', '.join(PROFILES)} (PS3.18 8.3.5.1.5)")
+    if profile != "no" and media_type == GIF:
+        raise HTTPException(400, "image/gif has no ICC profile: iccprofile must be no (PS3.18 8.3.5.1.5)")
+    return profile
 
 
 def _pictures(target: Target, order: PictureOrder, media_type: str) -> Iterator[Part]:
@@ -170,8 +191,17 @@ def _order(target: Target, frame_number: int, media_type: str, longest: int | No
     crop, flip, size = viewport_of(query.get("viewport"))
     if size is None and longest is not None:
         size = longest, longest
-    window, quality = window_of(query.get("window")), quality_of(query.get("quality"))
-    return PictureOrder(frame_number, FORMATS[media_type], window, crop, size, quality, flip)
+    return PictureOrder(
+        frame_number,
+        FORMATS[media_type],
+        window_of(query.get("window")),
+        crop,
+        size,
+        quality_of(query.get("quality")),
+        flip,
+        profile_of(query.get("iccprofile"), media_type),
+        annotations_of(query.get("annotation"))[0],
+    )
 
 
 def quality_of(text: str | None) -> int:

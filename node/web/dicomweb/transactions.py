@@ -9,6 +9,7 @@ from typing import Any
 from fastapi.routing import APIRoute, APIWebSocketRoute
 from starlette.routing import BaseRoute
 
+from node.dicom.annotation import ANNOTATIONS
 from node.web.dicomweb import (
     bulk_data,
     frames,
@@ -70,8 +71,8 @@ _RENDERED = {
     "window": f"centre, width and function: {', '.join(rendered.FUNCTIONS)}",
     "viewport": "width and height of the image; region of the frame, flipped if its width or height is negative",
     "quality": "1 to 100, of JPEG",
-    "annotation": "ignored with a warning",
-    "iccprofile": "no; other values are ignored with a warning",
+    "annotation": f"{', '.join(ANNOTATIONS)}: burned into the picture; other values are ignored with a warning",
+    "iccprofile": f"{', '.join(rendered.PROFILES)}; of GIF only no",
 }
 _SEARCH = Transaction(
     "Search",

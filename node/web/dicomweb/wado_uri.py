@@ -19,6 +19,7 @@ from node.web.dicomweb.media_types import (
 from node.web.dicomweb.rendered import (
     FORMATS,
     MAX_SIDE,
+    annotations_of,
     answer_picture,
     middle_frame,
     quality_of,
@@ -31,7 +32,7 @@ from node.web.services import Node
 
 router = dicomweb_router()
 
-REFUSED = ("anonymize", "region", "annotation", "presentationUID")
+REFUSED = ("anonymize", "region", "presentationUID")
 """Unsupported parameters that change the content: ignoring them would return something other than requested."""
 
 
@@ -48,6 +49,7 @@ PARAMETERS = {
     "windowCenter": "centre of the window, with windowWidth",
     "windowWidth": "width of the window, with windowCenter",
     "imageQuality": "1 to 100, of JPEG",
+    "annotation": "patient, technique: burned into the picture",
 }
 """The parameters that have an effect, and their meaning (PS3.18 9.4.1.2)."""
 
@@ -93,7 +95,9 @@ def _order(target: Target, media_type: str) -> PictureOrder:
     frame = _number(query, "frameNumber") or middle_frame(one_instance(target))
     rows, columns = _number(query, "rows"), _number(query, "columns")
     size = (columns or MAX_SIDE, rows or MAX_SIDE) if rows or columns else None
-    return PictureOrder(frame, FORMATS[media_type], _window(query), None, size, quality_of(query.get("imageQuality")))
+    quality, annotations = quality_of(query.get("imageQuality")), annotations_of(query.get("annotation"))[0]
+    form = FORMATS[media_type]
+    return PictureOrder(frame, form, _window(query), None, size, quality, annotations=annotations)
 
 
 def _window(query: QueryParams) -> Window | None:
