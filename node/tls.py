@@ -11,13 +11,17 @@ BCP_195_SUITES = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """RFC 9325 4.2 for TLS 1.2: forward secrecy and authenticated encryption only. All suites of TLS 1.3 qualify."""
 
 
-def server_context(section: str, certificate: Path, key: Path | None) -> ssl.SSLContext:
+def server_context(
+    section: str, certificate: Path, key: Path | None, client_ca: Path | None = None, *, prefix: str = ""
+) -> ssl.SSLContext:
     """Return a context of TLS 1.2 or newer that presents a certificate.
 
     Parameters
     ----------
-    section : str
-        Section of the configuration, for messages.
+    section, prefix : str
+        Section of the configuration, and what its keys begin with, for messages.
+    client_ca : Path or None
+        PEM file of the authorities of which one must have signed the certificate of a client; None: it needs none.
 
     Raises
     ------
@@ -30,8 +34,14 @@ def server_context(section: str, certificate: Path, key: Path | None) -> ssl.SSL
     try:
         context.load_cert_chain(certificate, key)
     except OSError as error:
-        files = f"tls_certificate {certificate}" + (f" or tls_key {key}" if key is not None else "")
+        files = f"{prefix}tls_certificate {certificate}" + (f" or {prefix}tls_key {key}" if key is not None else "")
         raise UsageError(f"[{section}] {files} cannot be loaded: {error}") from error
+    if client_ca is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+        try:
+            context.load_verify_locations(client_ca)
+        except OSError as error:
+            raise UsageError(f"[{section}] {prefix}tls_client_ca {client_ca} cannot be loaded: {error}") from error
     return context
 
 

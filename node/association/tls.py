@@ -66,14 +66,7 @@ def tls_context(dicom: Dicom, peers: Mapping[str, Peer]) -> ssl.SSLContext | Non
         if dicom.tls_key or dicom.tls_client_ca:
             raise UsageError("[dicom] tls_key and tls_client_ca need tls_certificate; set it or remove them")
         return None
-    context = server_context("dicom", dicom.tls_certificate, dicom.tls_key)
-    if dicom.tls_client_ca is not None:
-        context.verify_mode = ssl.CERT_REQUIRED
-        try:
-            context.load_verify_locations(dicom.tls_client_ca)
-        except OSError as error:
-            raise UsageError(f"[dicom] tls_client_ca {dicom.tls_client_ca} cannot be loaded: {error}") from error
-    return context
+    return server_context("dicom", dicom.tls_certificate, dicom.tls_key, dicom.tls_client_ca)
 
 
 def peer_tls_context(peer: Peer, dicom: Dicom) -> ssl.SSLContext | None:

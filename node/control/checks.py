@@ -17,6 +17,7 @@ from node.index.database import reading
 from node.index.engine import FILE_NAME
 from node.settings.model import DeidentifySettings, Peer, Settings, Web, is_loopback
 from node.tls import server_context
+from node.worklist.mllp import hl7_tls_context
 
 _EVERY_ADDRESS = ("0.0.0.0", "::")
 
@@ -80,6 +81,8 @@ def _checks(settings: Settings) -> Iterator[Callable[[], object]]:
         yield partial(_check_provider, settings)
     if web.enabled and web.needs_account and not web.oidc.issuer:
         yield partial(_require_account, settings)
+    if settings.worklist.hl7_port is not None:
+        yield partial(hl7_tls_context, settings.worklist)
     yield partial(_check_syslog, settings)
     yield partial(_require_log_folder, settings)
     for name in settings.hooks:

@@ -327,6 +327,16 @@ class WorklistSettings(SettingsSection):
         description="TCP port for orders by HL7 v2 (ORM, OMI) over MLLP; 0: any free port; unset: none",
     )
     hl7_host: str = Field("127.0.0.1", description="address to listen on for HL7")
+    hl7_tls_certificate: Path | None = Field(
+        None, description="PEM file of our certificate chain for HL7; if set, only TLS connections are accepted there"
+    )
+    hl7_tls_key: Path | None = Field(
+        None, description="PEM file of its private key; unset: in the file of the certificate"
+    )
+    hl7_tls_client_ca: Path | None = Field(
+        None,
+        description="PEM file of the CAs whose client certificates senders of HL7 must show; unset: they need none",
+    )
     hl7_networks: tuple[IPv4Network | IPv6Network, ...] = Field(
         (), description='networks that may send HL7, such as ["10.1.2.0/24"]; empty: this machine only'
     )

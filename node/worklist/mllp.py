@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import socket
+import ssl
 import threading
 from collections.abc import Callable
 from time import monotonic
@@ -20,6 +21,7 @@ from node.background import SupervisedThread
 from node.errors import OutOfResources, UsageError
 from node.index.scheduled_steps import ScheduledStepRepository
 from node.settings.model import WorklistSettings
+from node.tls import failure_reason, server_context
 from node.worklist.hl7 import Message, MessageRefused, Order, Verdict, acknowledgment, orders_of, parse
 
 log = structlog.get_logger()
@@ -28,9 +30,31 @@ BEGIN, END = b"\x0b", b"\x1c\x0d"
 MAX_MESSAGE_BYTES = 256_000
 MAX_CONNECTIONS = 16
 MESSAGE_SECONDS = 30.0
+HANDSHAKE_SECONDS = 10.0
 IDLE_SECONDS = 600.0
 TICK_SECONDS = 1.0
 """Longest wait before the deadlines are checked again."""
+
+
+def hl7_tls_context(settings: WorklistSettings) -> ssl.SSLContext | None:
+    """Return the TLS context that the configuration asks for, or None.
+
+    Raises
+    ------
+    UsageError
+        A file is missing, unreadable or not in PEM format, or there is no certificate; the message names the key.
+    """
+    if settings.hl7_tls_certificate is None:
+        if settings.hl7_tls_key or settings.hl7_tls_client_ca:
+            raise UsageError("[worklist] hl7_tls_key and hl7_tls_client_ca need hl7_tls_certificate")
+        return None
+    return server_context(
+        "worklist",
+        settings.hl7_tls_certificate,
+        settings.hl7_tls_key,
+        settings.hl7_tls_client_ca,
+        prefix="hl7_",
+    )
 
 
 class MllpListener:
@@ -39,7 +63,7 @@ class MllpListener:
     Raises
     ------
     UsageError
-        When started: the address cannot be bound.
+        TLS is not configured correctly; or, when started: the address cannot be bound.
     """
 
     def __init__(
@@ -51,6 +75,7 @@ class MllpListener:
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
     ) -> None:
         self._settings, self._ae_title, self._steps, self._audit, self._now = settings, ae_title, steps, audit, now
+        self._context = hl7_tls_context(settings)
         self._stopping = threading.Event()
         self._places = threading.BoundedSemaphore(MAX_CONNECTIONS)
         self._socket: socket.socket | None = None
@@ -103,20 +128,28 @@ class MllpListener:
 
     def _serve(self, accepted: socket.socket, host: str) -> None:
         try:
-            with accepted:
-                accepted.settimeout(TICK_SECONDS)
-                received = _Received(accepted, self._stopping)
+            with self._secured(accepted) as connected:
+                connected.settimeout(TICK_SECONDS)
+                received = _Received(connected, self._stopping)
                 while (data := received.message()) is not None:
                     answer = self._answer(data, host)
-                    accepted.settimeout(MESSAGE_SECONDS)
-                    accepted.sendall(BEGIN + answer + END)
-                    accepted.settimeout(TICK_SECONDS)
+                    connected.settimeout(MESSAGE_SECONDS)
+                    connected.sendall(BEGIN + answer + END)
+                    connected.settimeout(TICK_SECONDS)
         except OSError as error:
-            log.info("hl7_connection_lost", address=host, reason=error.strerror or type(error).__name__)
+            log.info("hl7_connection_lost", address=host, reason=failure_reason(error))
         except _TooMuch as error:
             log.warning("hl7_connection_closed", address=host, reason=str(error))
         finally:
             self._places.release()
+
+    def _secured(self, accepted: socket.socket) -> socket.socket:
+        """Return the connection after the TLS handshake, if there is one; it is closed if that fails."""
+        if self._context is None:
+            return accepted
+        with accepted:
+            accepted.settimeout(HANDSHAKE_SECONDS)
+            return self._context.wrap_socket(accepted, server_side=True)  # takes the file descriptor of `accepted`
 
     def _answer(self, data: bytes, host: str) -> bytes:
         message: Message | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -13,13 +14,14 @@ from typing import Any
 import pytest
 
 from node.audit.audit_log import Audit
+from node.control.checks import problems
 from node.index.database import Index
 from node.metrics import Metrics
-from node.settings.model import WorklistSettings
+from node.settings.model import Settings, WorklistSettings
 from node.worklist import mllp
 from node.worklist.hl7 import MessageRefused, orders_of, parse
 from node.worklist.mllp import MllpListener
-from tests.protocol.conftest import DEADLINE_SECONDS, until
+from tests.protocol.conftest import DEADLINE_SECONDS, client_context, until
 
 MSH = "MSH|^~\\&|RIS|HOSPITAL|NODE||20261121090000||{kind}|MSG{number}|P|2.5.1||||||{charset}"
 PID = "PID|1||P1^^^HOSPITAL||{name}||19700131|F"
@@ -48,8 +50,10 @@ def written(
 class Sender:
     """A system that sends orders."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, context: ssl.SSLContext | None = None) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_SECONDS)
+        if context is not None:
+            self.socket = context.wrap_socket(self.socket, server_hostname="localhost")
 
     def __enter__(self) -> Sender:
         return self
@@ -101,6 +105,35 @@ def entries(listening: Any) -> dict[str, dict[str, Any]]:
     with listening.index.reading() as index:
         rows = [index.scheduled_steps.entry(row["id"]) for row in index.scheduled_steps.page(None, 100)]
     return {row["scheduled_procedure_step_id"]: row for row in rows if row is not None}
+
+
+def test_orders_come_over_tls_from_known_senders_only(listening: Any, keys: Path) -> None:
+    files = {"hl7_tls_certificate": keys / "server.pem", "hl7_tls_key": keys / "server.key"}
+    port = listening(**files, hl7_tls_client_ca=keys / "ca.pem")
+    silent = socket.create_connection(("127.0.0.1", port))
+    with Sender(port, client_context(keys)) as sender:
+        assert sender.send(written())[1] == "AA"
+        assert sender.send(written(number=2))[1] == "AA"
+    assert set(entries(listening)) == {"SPS1"}
+    with Sender(port) as plain:
+        plain.socket.sendall(b"\x0b" + written(number=3) + b"\x1c\x0d")
+        assert plain.is_closed()
+    with pytest.raises((OSError, AssertionError)), Sender(port, client_context(keys, None)) as sender:
+        sender.send(written(number=4))  # an alert, or a connection that is closed
+    silent.close()
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ({"hl7_tls_key": "server.key"}, "need hl7_tls_certificate"),
+        ({"hl7_tls_certificate": "none.pem"}, "hl7_tls_certificate"),
+        ({"hl7_tls_certificate": "server.pem", "hl7_tls_key": "server.key", "hl7_tls_client_ca": "x"}, "tls_client_ca"),
+    ],
+)
+def test_tls_that_is_configured_wrongly_is_told(keys: Path, files: dict[str, str], reason: str) -> None:
+    settings = Settings(worklist=WorklistSettings(hl7_port=0, **{key: keys / name for key, name in files.items()}))
+    assert [problem for problem in problems(settings) if reason in problem]
 
 
 def test_an_order_is_scheduled_changed_and_cancelled(listening: Any) -> None:
