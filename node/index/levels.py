@@ -13,11 +13,13 @@ from node.dicom.attributes import InstanceAttributes
 from node.index.departures import delete_empty_patient
 from node.index.events import EventKind, EventUids, record_event
 from node.index.models import ConflictRow, PatientRow, SeriesRow, StudyRow
+from node.index.orders import Imaged, compare_with_orders, folded_name
 from node.index.prepared import Prepared
 from node.index.records import Arrived
 
 log = structlog.get_logger()
 
+_PERSON = ("patient_id", "patient_name", "patient_birth_date", "patient_sex")
 
 _FIND_SERIES = Prepared(
     select(SeriesRow.id, PatientRow.identity, SeriesRow.state)
@@ -121,14 +123,20 @@ def _study(connection: Connection, arrived: Arrived, identity: str) -> int:
     else:
         patient_id = patient.merged_into or patient.id
         _compare_persons(connection, arrived, patient)
-    return _inserted(connection, StudyRow, {**arrived.attributes.study, "patient_id": patient_id})
+    study = arrived.attributes.study
+    study_id = _inserted(connection, StudyRow, {**study, "patient_id": patient_id})
+    person: Mapping[str, Any] = {name: arrived.attributes.patient[name] for name in _PERSON}
+    sender, now = arrived.file.calling_ae_title or None, arrived.file.received_at
+    accession_number = str(study["accession_number"] or "")
+    compare_with_orders(connection, Imaged(uid, patient_id, **person), accession_number, sender, now)
+    return study_id
 
 
 def _compare_persons(connection: Connection, arrived: Arrived, known: Any) -> None:
     """Record one conflict per study if names, birth dates or sexes differ; a missing value is no contradiction."""
     arriving = arrived.attributes.patient
     pairs = [(known.patient_birth_date, arriving["patient_birth_date"]), (known.patient_sex, arriving["patient_sex"])]
-    pairs.append((_folded(known.patient_name), _folded(arriving["patient_name"])))
+    pairs.append((folded_name(known.patient_name), folded_name(arriving["patient_name"])))
     if not any(mine and theirs and mine != theirs for mine, theirs in pairs):
         return
     seen = select(ConflictRow.id).where(
@@ -138,11 +146,6 @@ def _compare_persons(connection: Connection, arrived: Arrived, known: Any) -> No
     if connection.execute(seen).first() is None:
         detail = "this Patient ID has arrived with another name, birth date or sex; the study stays with its Patient ID"
         record_conflict(connection, "shared-patient-id", arrived, detail)
-
-
-def _folded(name: object) -> str:
-    """Return the alphabetic component group of a PN (PS3.5 6.2.1), equal for different spellings of a name."""
-    return " ".join(str(name or "").partition("=")[0].replace("^", " ").casefold().split())
 
 
 def _inserted(

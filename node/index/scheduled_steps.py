@@ -13,6 +13,7 @@ from node.dicom.json_model import Json
 from node.dicom.key_values import Match
 from node.index.conditions import condition_on
 from node.index.models import PerformedStepRow, ScheduledStepRow
+from node.index.orders import compare_with_studies
 from node.index.repository import IndexRepository, on_reader, on_writer
 
 PAGE = 500
@@ -59,7 +60,9 @@ class ScheduledStepRepository(IndexRepository):
         if connection.execute(select(ScheduledStepRow.id).where(*is_there)).first() is not None:
             return None
         added = insert(ScheduledStepRow).values({**values, "state": "scheduled"}).returning(ScheduledStepRow.id)
-        return int(connection.execute(added).scalar_one())
+        id = int(connection.execute(added).scalar_one())
+        _compare(connection, step, now)
+        return id
 
     @on_writer
     def apply_orders(
@@ -77,6 +80,7 @@ class ScheduledStepRepository(IndexRepository):
     def change(self, connection: Connection, id: int, step: ScheduledStep, now: dt.datetime) -> None:
         """Change an entry."""
         _change(connection, ScheduledStepRow.id == id, step, now)
+        _compare(connection, step, now)
 
     @on_writer
     def remove(self, connection: Connection, id: int) -> None:
@@ -163,6 +167,7 @@ class ScheduledStepRepository(IndexRepository):
 def _put(
     connection: Connection, source: str, source_key: str, version: str | None, step: ScheduledStep, now: dt.datetime
 ) -> bool:
+    _compare(connection, step, now)
     is_it = and_(ScheduledStepRow.source == source, ScheduledStepRow.source_key == source_key)
     if _change(connection, is_it, step, now, source_version=version):
         return True
@@ -171,6 +176,10 @@ def _put(
         insert(ScheduledStepRow).values({**values, "state": "scheduled", "created_at": now, "changed_at": now})
     )
     return False
+
+
+def _compare(connection: Connection, step: ScheduledStep, now: dt.datetime) -> None:
+    compare_with_studies(connection, step.study_instance_uid, step.accession_number, step.attributes, now)
 
 
 def _change(connection: Connection, where: Any, step: ScheduledStep, now: dt.datetime, **values: Any) -> bool:

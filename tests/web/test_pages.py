@@ -124,6 +124,7 @@ def visitor(shown: Shown, visit: Callable[[Site], Visitor]) -> Visitor:
 PAGES = (
     "/",
     "/queue",
+    "/worklist",
     "/problems",
     "/problems/rejections",
     "/problems/conflicts",

@@ -117,6 +117,7 @@ def test_each_route_that_returns_patient_data_leaves_a_line(walked: Site) -> Non
                 silent.add((method, path))
     assert silent == set()
     assert len(told) > 60
+    assert "/worklist" in told
 
 
 def test_a_line_tells_what_who_and_how_many(walked: Site) -> None:

@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 
 from node.worklist.entries import checked, model_of, scheduled_step
+from node.worklist.performed import created
+from tests import make
+from tests.protocol.test_performed_steps import begun
 from tests.protocol.test_worklist import entry as file_entry
 from tests.web.conftest import PASSWORD, Site
 
@@ -114,3 +117,18 @@ def test_readers_see_and_writers_change_the_worklist(guarded: Site) -> None:
     added = writer.post(ENTRIES, json=FORM).json()
     assert reader.get(f"{ENTRIES}/{added['id']}").status_code == 200
     assert reader.delete(f"{ENTRIES}/{added['id']}").status_code == 403
+
+
+def test_the_page_shows_what_was_performed_and_received_for_each_entry(site: Site) -> None:
+    site.take(*make.ct_series(2, study_uid="1.2.3", series_uid="1.2.3.1", PatientID="P2", AccessionNumber="A1"))
+    site.client().post(ENTRIES, json={**FORM, "patient_name": "<b>Doe", "study_instance_uid": "1.2.4"})
+    site.services.index.performed_steps.create(created("1.9", begun("1.2.4")), "CT1", site.services.ingest.now())
+    page = site.client().get("/worklist").text
+    assert "&lt;b&gt;Doe" in page
+    assert '<a href="/studies/1.2.3">1 series</a> <span class="chip warning">P2</span>' in page
+    assert "IN PROGRESS, 0 series, 0 instances" in page
+    assert "2026-11-21 10:15" in page
+    [conflict] = site.client().get("/api/v1/conflicts").json()["items"]
+    assert (conflict["kind"], conflict["study_instance_uid"]) == ("other-patient-than-ordered", "1.2.3")
+    assert "Find out whose images these are" in site.client().get("/problems/conflicts").text
+    assert "Nothing is scheduled" in site.client().get("/worklist?number=2").text

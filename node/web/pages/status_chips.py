@@ -96,6 +96,7 @@ CONFLICT_REMEDIES: Mapping[str, str] = {
     "study-of-two-patients": "Find out to which patient the study belongs, and have the sender correct it.",
     "series-in-two-studies": "Both series are stored. Delete the wrong one.",
     "no-patient-id": "Have the sender fill in Patient ID (0010,0020). Until then, the study has a patient of its own.",
+    "other-patient-than-ordered": "Find out whose images these are; correct the order, or have the study sent again.",
     "shared-patient-id": "Find out whether both are the same person. If so: voxelnode patient merge FROM INTO.",
 }
 """Remedies by kind of conflict (docs/custody.md)."""
