@@ -221,8 +221,10 @@ def test_xml_is_understood_alone_and_in_a_part_of_its_own(worklist: Site) -> Non
         assert made.status_code == 201, made.text
         assert change(worklist, uid, "IN PROGRESS", "9.9").is_success
         assert change(worklist, uid, "CANCELED", "9.9").is_success
-    wrong = worklist.client().post(f"{WORKITEMS}?1.10", content=b"--b--", headers=several)
-    assert wrong.status_code == 400
+    nested = b"".join(b"Content-Type: multipart/mixed; boundary=%d\r\n\r\n--%d\r\n" % (n, n) for n in range(2000))
+    for content in (b"--b--", parts[:-5], parts[:-7] + parts, b"--b\r\n" * 100_000, b"--b\r\n" + nested):
+        wrong = worklist.client().post(f"{WORKITEMS}?1.10", content=content, headers=several)
+        assert wrong.status_code == 400
 
 
 def test_only_writers_create_change_and_lock(guarded: Site) -> None:

@@ -6,12 +6,12 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, select
+from sqlalchemy import Row, Select, select
 
 from node.dicom.json_model import Json
 from node.dicom.unified_steps import FINAL, State
 from node.index.models import WorkitemReportRow, WorkitemRow
-from node.index.read.rows import ReadRepository
+from node.index.read.rows import ReadRepository, unindexed
 
 _COLUMNS = (WorkitemRow.id, WorkitemRow.sop_instance_uid, WorkitemRow.state, WorkitemRow.attributes)
 
@@ -56,12 +56,20 @@ class ReadCreatedWorkitems(ReadRepository):
         patient_id : str or None
             Yield only those of this Patient ID.
         """
-        query = select(*_COLUMNS).where(WorkitemRow.state.in_(states))
+        query = select(*_COLUMNS).order_by(WorkitemRow.id.desc())
         if uids is not None:
             query = query.where(WorkitemRow.sop_instance_uid.in_(uids))
         if patient_id is not None:
             query = query.where(WorkitemRow.patient_id == patient_id)
-        for row in self._connection.execute(query.order_by(WorkitemRow.state.in_(FINAL), WorkitemRow.id.desc())):
+        for is_final in (False, True):
+            wanted = [state for state in states if (state in FINAL) == is_final]
+            if wanted:
+                yield from self._in_states(query, wanted)
+
+    def _in_states(self, query: Select[Any], states: Collection[State]) -> Iterator[CreatedWorkitem]:
+        # Without the index on states, SQLite reads backwards, and stops with the reader.
+        listed = query.where(unindexed(WorkitemRow.state).in_(states))
+        for row in self._connection.execute(listed):
             yield _workitem(row)
 
     def reports(self, after: int, limit: int) -> list[WorkitemReport]:

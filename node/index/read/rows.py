@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from sqlalchemy import Connection, func, text
+from sqlalchemy import Connection, UnaryExpression, func, text
+from sqlalchemy.sql.operators import custom_op
 
 Row = dict[str, Any]
+
+
+def unindexed(column: Any) -> Any:
+    """Return a column with a unary plus: SQLite then searches by another one, or reads the rows in their order."""
+    return UnaryExpression(column, operator=custom_op("+"), type_=column.type)
 
 
 class ReadRepository:

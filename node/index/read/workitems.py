@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, UnaryExpression, and_, case, func, literal, null, or_, select
+from sqlalchemy import ColumnElement, Select, and_, case, func, literal, null, or_, select
 from sqlalchemy.orm import aliased
-from sqlalchemy.sql.operators import custom_op
 
 from node.dicom.matching import Query
 from node.dicom.unified_steps import State
@@ -30,7 +29,7 @@ from node.index.models import (
     WorkitemReportRow,
     WorkitemRow,
 )
-from node.index.read.rows import ReadRepository
+from node.index.read.rows import ReadRepository, unindexed
 
 COMPLETING: tuple[EventKind, ...] = ("series-converted", "series-unchanged")
 """The events after which a conversion is COMPLETED; after the other final ones it is CANCELED."""
@@ -214,11 +213,6 @@ class ReadWorkitems(ReadRepository):
         return [Workitem(**row) for row in self._connection.execute(rows).mappings()]
 
 
-def _unindexed(column: Any) -> Any:
-    """Return a column with a unary plus: SQLite then takes the events of a series, or in their order, not by kind."""
-    return UnaryExpression(column, operator=custom_op("+"), type_=column.type)
-
-
 def _of_series(event: Any) -> tuple[ColumnElement[bool], ...]:
     return (
         event.series_instance_uid == SeriesRow.series_instance_uid,
@@ -229,14 +223,14 @@ def _of_series(event: Any) -> tuple[ColumnElement[bool], ...]:
 def _last_final(*conditions: Any) -> Any:
     """Select the id of the last final event of a series that meets conditions on `_earlier`, or 0."""
     last = select(func.coalesce(func.max(_earlier.id), 0)).where(
-        *_of_series(_earlier), _unindexed(_earlier.kind).in_(FINAL), *conditions
+        *_of_series(_earlier), unindexed(_earlier.kind).in_(FINAL), *conditions
     )
     return last.correlate(SeriesRow, StudyRow, EventRow).scalar_subquery()
 
 
 def _started(predecessor: Any, *conditions: Any) -> Any:
     started = select(func.min(_quiet.happened_at)).where(
-        *_of_series(_quiet), _unindexed(_quiet.kind) == "series-quiet", _quiet.id > predecessor, *conditions
+        *_of_series(_quiet), unindexed(_quiet.kind) == "series-quiet", _quiet.id > predecessor, *conditions
     )
     return started.correlate(SeriesRow, StudyRow, EventRow).scalar_subquery()
 
@@ -298,5 +292,5 @@ def _ended(*conditions: Any, states: Sequence[State] = ("COMPLETED", "CANCELED")
             and_(SeriesRow.study_id == StudyRow.id, SeriesRow.series_instance_uid == EventRow.series_instance_uid),
         )
         .join(PatientRow, PatientRow.id == StudyRow.patient_id)
-        .where(_unindexed(EventRow.kind).in_(kinds), *conditions)
+        .where(unindexed(EventRow.kind).in_(kinds), *conditions)
     )

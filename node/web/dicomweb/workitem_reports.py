@@ -166,7 +166,7 @@ async def _report(
         text = encoded_model(event_report(uid, event_type, report, next(numbers) % MESSAGE_IDS)).decode()
         await asyncio.wait_for(websocket.send_text(text), SEND_SECONDS)
 
-    if not subscriptions.knows_of_restart(subscriber):
+    if not await run_in_threadpool(subscriptions.knows_of_restart, subscriber):
         await send(WORKLIST, STATUS_CHANGE, status_report("RESTARTED"))
     while not websocket.app.state.stopping.is_set() and monotonic() - opened_at < STREAM_SECONDS:
         try:
@@ -180,7 +180,7 @@ async def _report(
         await asyncio.wait({heard}, timeout=0 if has_more else POLL_SECONDS)
         if heard.done():
             return None if heard.result()["type"] == "websocket.disconnect" else NOT_UNDERSTOOD
-    if websocket.app.state.stopping.is_set() and subscriptions.of(subscriber) is not None:
+    if websocket.app.state.stopping.is_set() and await run_in_threadpool(subscriptions.of, subscriber) is not None:
         await send(WORKLIST, STATUS_CHANGE, status_report("GOING DOWN"))
     return GOING_AWAY
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from email import message_from_bytes
+from itertools import islice
 from typing import Annotated, Any
 
 from fastapi import Depends, HTTPException, Request, Response
@@ -366,11 +366,10 @@ def read_data_set(request: Request, body: bytes, max_bytes: int) -> Json | None:
         return None
     if len(body) > max_bytes:
         raise HTTPException(413, f"the payload is larger than {max_bytes} bytes")
-    content_type = request.headers.get("content-type", "")
-    kind, options = parse_options_header(content_type)
+    kind, options = parse_options_header(request.headers.get("content-type"))
     media_type = kind.decode("latin-1").lower()
     if media_type == MULTIPART and options.get(b"type", b"").decode("latin-1").lower() == DICOM_XML:
-        media_type, body = DICOM_XML, _only_part(content_type, body)
+        media_type, body = DICOM_XML, _only_part(options.get(b"boundary", b""), body)
     if media_type not in (DICOM_JSON, JSON, DICOM_XML):
         raise HTTPException(415, f"the body must be {DICOM_JSON} or {DICOM_XML} (PS3.18 11.1.1)")
     try:
@@ -384,11 +383,11 @@ def read_data_set(request: Request, body: bytes, max_bytes: int) -> Json | None:
     return data_set
 
 
-def _only_part(content_type: str, body: bytes) -> bytes:
-    message = message_from_bytes(b"Content-Type: " + content_type.encode("latin-1") + b"\r\n\r\n" + body)
-    _, *parts = message.walk()
-    content = parts[0].get_payload(decode=True) if len(parts) == 1 else None
-    if not isinstance(content, bytes):
+def _only_part(boundary: bytes, body: bytes) -> bytes:
+    """Return the content of a multipart message with one part (RFC 2046 5.1.1)."""
+    pieces = (b"\r\n" + body).split(b"\r\n--" + boundary, 3)
+    _, blank, content = pieces[1].partition(b"\r\n\r\n") if len(pieces) > 1 else (b"", b"", b"")
+    if not boundary or len(pieces) != 3 or not pieces[2].startswith(b"--") or not blank:
         raise HTTPException(400, "the body must have one part (PS3.18 11.4.1.4)")
     return content
 
@@ -397,9 +396,10 @@ def _found(node: Services, query: WorkitemQuery, limit: int, offset: int) -> lis
     """Return a page of the workitems that match: those of clients, then conversions."""
     with node.index.searching() as index:
         created = index.created_workitems.all(query.states, query.uids, query.patient_id)
-        matching = [workitem for workitem in created if query.matches(workitem.attributes)]
-    found: list[Found] = [*matching[offset : offset + limit]]
-    left, skipped = limit - len(found), max(offset - len(matching), 0)
+        matching = (workitem for workitem in created if query.matches(workitem.attributes))
+        skipped = sum(1 for _ in islice(matching, offset))
+        found: list[Found] = [*islice(matching, limit)]
+    left, skipped = limit - len(found), offset - skipped
     if left <= 0 or not query.may_be_conversion:
         return found
     if query.uids is not None:
