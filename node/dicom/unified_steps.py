@@ -21,6 +21,9 @@ from node.errors import UsageError
 State = Literal["SCHEDULED", "IN PROGRESS", "COMPLETED", "CANCELED"]
 """*Procedure Step State* (0074,1000)."""
 
+UPS_PUSH = "1.2.840.10008.5.1.4.34.6.1"
+"""SOP Class of every workitem (PS3.4 CC.3.1)."""
+
 STATES: tuple[State, ...] = ("SCHEDULED", "IN PROGRESS", "COMPLETED", "CANCELED")
 FINAL: tuple[State, ...] = ("COMPLETED", "CANCELED")
 
@@ -218,6 +221,8 @@ def created(model: Json, now: dt.datetime) -> tuple[Json, bool]:
     InvalidStep
         An attribute of type 1 is missing, or one has a value that a new step does not have.
     """
+    if (sop_class := entry_text(model, "SOPClassUID")) not in (None, UPS_PUSH):
+        raise InvalidStep(f"{_named('SOPClassUID')} must be {UPS_PUSH}, not {sop_class} (PS3.4 CC.2.5.1.3.1)")
     for keyword in _REQUIRED:
         if not values_of(model, keyword):
             raise InvalidStep(f"{_named(keyword)} is missing (PS3.4 table CC.2.5-3)")

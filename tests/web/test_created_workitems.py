@@ -182,12 +182,15 @@ def test_a_workitem_that_cannot_be_is_refused(worklist: Site, path: str, content
     answer = worklist.client().post(f"{WORKITEMS}{path}", content=content, headers=JSON)
     assert answer.status_code == status, answer.text
     assert "Roe" not in answer.text
+    assert ("did not reference a claimed Workitem" in answer.headers.get("warning", "")) == path.startswith(
+        ("/1.1?", "/1.3")
+    )
 
 
 @pytest.mark.parametrize(
     ("uid", "state", "transaction_uid", "status", "warning"),
     [
-        ("1.1", "COMPLETED", "9.9", 409, "did not reference a claimed Workitem"),
+        ("1.1", "COMPLETED", "9.9", 409, "inconsistent with the state"),
         ("1.1", "CANCELED", None, 400, "is missing"),
         ("1.1", "SCHEDULED", "9.9", 409, "inconsistent"),
         ("1.3", "IN PROGRESS", "9.9", 409, "inconsistent"),
@@ -263,6 +266,7 @@ def test_locked_workitems_stay_and_subscriptions_outlive_a_restart(start_site: C
     assert site.client().delete(f"{WORKITEMS}/1.2/{SUBSCRIBER}").status_code == 200
     _post(site, f"{WORKITEMS}/1.3/{SUBSCRIBER}", params={"deletionlock": "false"})
     assert remove() == {"1.1", "1.4"}
+    site.services.index.workitems.subscribe(("local", "OLD"), {"of": "another version"}, locked=["1.4"])
     site.server.stop(5)
     site.server = WebServer(site.services.settings.web, application(site.services))
     host, port = site.server.start()

@@ -10,11 +10,16 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import structlog
+from fastapi import HTTPException
+
 from node.dicom.json_model import Json
 from node.errors import OutOfResources
 from node.index.read.workitems import WorkitemCursor
 from node.index.workitems import Subscriber, WorkitemRepository
 from node.web.dicomweb.workitem_keys import WorkitemQuery, read_keys
+
+log = structlog.get_logger()
 
 MAX_SUBSCRIBERS, MAX_SUBSCRIBERS_OF_ACCOUNT = 200, 20
 MAX_FILTERS, MAX_WORKITEMS = 10, 1000
@@ -129,11 +134,18 @@ class Subscriptions:
     def __init__(self, workitems: WorkitemRepository) -> None:
         self._workitems = workitems
         self._lock = threading.RLock()
-        self._subscriptions = {
-            subscriber: Subscription.of_json(values) for subscriber, values in workitems.subscribers().items()
-        }
+        self._subscriptions = dict(self._kept())
         self._restarted = set(self._subscriptions)
         self._initial: dict[Subscriber, list[str]] = {}
+
+    def _kept(self) -> Iterator[tuple[Subscriber, Subscription]]:
+        """Yield the subscriptions of before. One that this version cannot read ends, so that its locks hold nothing."""
+        for subscriber, values in self._workitems.subscribers().items():
+            try:
+                yield subscriber, Subscription.of_json(values)
+            except (HTTPException, LookupError, TypeError, ValueError):
+                log.warning("subscription_ended", account=subscriber[0], ae_title=subscriber[1])
+                self._workitems.subscribe(subscriber, None)
 
     def of(self, subscriber: Subscriber) -> Subscription | None:
         """Return the subscription of a subscriber, or None; it never changes."""

@@ -9,13 +9,10 @@ from typing import Any
 from uuid import UUID
 
 from node.dicom.json_model import Json, elements
-from node.dicom.unified_steps import PROGRESS, PROGRESS_REPORT, STATE_REPORT
+from node.dicom.unified_steps import PROGRESS, PROGRESS_REPORT, STATE_REPORT, UPS_PUSH
 from node.index.read.created_workitems import CreatedWorkitem
 from node.index.read.workitems import Workitem, WorkitemChange
 from node.web.dicomweb.resources import resource_url
-
-UPS_PUSH = "1.2.840.10008.5.1.4.34.6.1"
-"""SOP Class of every workitem (PS3.4 CC.3.1)."""
 
 UPS_EVENT = "1.2.840.10008.5.1.4.34.6.4"
 """SOP Class of event reports: UPS Event (PS3.4 CC.2.4)."""

@@ -50,7 +50,7 @@ MAX_PAYLOAD_BYTES = 65_536
 MAX_WORKITEM_BYTES, MAX_ELEMENTS = 1_000_000, 20_000
 """Largest workitem or update, and the elements and items in it."""
 
-_UID = re.compile(r"[0-9.]{1,64}")
+_UID = re.compile(r"(?=.{1,64}$)[0-9]+(\.[0-9]+)*")
 
 WORKLIST, FILTERED_WORKLIST = "1.2.840.10008.5.1.4.34.5", "1.2.840.10008.5.1.4.34.5.1"
 WORKLISTS = (WORKLIST, FILTERED_WORKLIST)
@@ -61,6 +61,7 @@ ALREADY_COMPLETED = "The UPS is already COMPLETED."
 NOT_CANCELLED = "Performer chooses not to cancel."
 INCONSISTENT = "The submitted request is inconsistent with the state of the UPS Instance."
 NOT_CLAIMED = "The target URI did not reference a claimed Workitem."
+NOT_UPDATED = "The submitted request is inconsistent with the current state of the Workitem."
 UID_MISSING, UID_INCORRECT = "The Transaction UID is missing.", "The Transaction UID is incorrect."
 CREATED_WITH_MODIFICATIONS = "The Workitem was created with modifications."
 NOT_SUPPORTED = "Requested optional Attributes are not supported."
@@ -77,7 +78,7 @@ REFUSALS: Mapping[Status, tuple[int, str, str]] = {
         "the workitem lacks attributes that the state requires (PS3.4 table CC.2.5-3): update it first",
     ),
     Status.NO_SUCH_STEP: (404, "The Workitem does not exist.", "there is no workitem with this UID"),
-    Status.NOT_IN_PROGRESS: (409, NOT_CLAIMED, "the workitem is not IN PROGRESS: claim it first"),
+    Status.NOT_IN_PROGRESS: (409, INCONSISTENT, "the workitem is not IN PROGRESS: claim it first"),
     Status.IS_COMPLETED: (409, ALREADY_COMPLETED, "the workitem has ended"),
     Status.NO_PERFORMER: (409, "The performer cannot be contacted.", "nobody is subscribed to the workitem"),
 }
@@ -173,10 +174,8 @@ def _update(request: Request, body: bytes, found: Found, audit: RequestAudit, no
     changes = checked_data_set(given, MAX_ELEMENTS)
     transaction_uid = _transaction_uid(request, given)
     status = node.index.workitems.update(found.sop_instance_uid, changes, transaction_uid, node.ingest.now())
-    if status == Status.NO_LONGER_UPDATED:  # PS3.18 11.6.2 wants another status code than that of 11.7
-        raise _warned(400, INCONSISTENT, REFUSALS[status][2])
     if status != Status.SUCCESS:
-        raise _refused(status, transaction_uid)
+        raise _not_updated(status, transaction_uid)
     _record(audit, Action.UPDATE, found, "updated")
     is_whole = {name.upper() for name in given} <= {*changes, "00080005"}
     return Response(status_code=200, headers={} if is_whole else {"Warning": warning_header([NOT_SUPPORTED])})
@@ -326,6 +325,14 @@ def _refused(status: Status, transaction_uid: str | None = "") -> HTTPException:
     if status == Status.WRONG_TRANSACTION_UID and transaction_uid is None:
         warning, detail = UID_MISSING, "the Transaction UID (0008,1195) of the workitem must be given (PS3.4 CC.2.1)"
     return _warned(code, warning, detail)
+
+
+def _not_updated(status: Status, transaction_uid: str | None) -> HTTPException:
+    """Return the answer to an update that is refused, whose status codes and warnings are those of PS3.18 11.6.3."""
+    refused = _refused(status, transaction_uid)
+    code = 400 if status == Status.NO_LONGER_UPDATED else refused.status_code
+    warning = NOT_CLAIMED if status in (Status.WRONG_TRANSACTION_UID, Status.NOT_IN_PROGRESS) else NOT_UPDATED
+    return _warned(code, warning, str(refused.detail))
 
 
 def _performed_here() -> HTTPException:

@@ -106,6 +106,7 @@ def test_a_new_step_has_every_attribute_of_type_2() -> None:
     [
         *({keyword: None} for keyword in STEP),
         {"ProcedureStepState": "IN PROGRESS"},
+        {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2"},
         {"ScheduledProcedureStepPriority": "URGENT"},
         {"InputReadinessState": "PERHAPS"},
         {"TransactionUID": "1.2"},
