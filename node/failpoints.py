@@ -31,7 +31,8 @@ CONVERTING = ("series-claimed", "volumes-written", "volumes-published", "outcome
 RECOVERING = ("journal-replayed", "parts-swept", "file-adopted", "files-compared", "claims-released")
 DELETING = ("deletion-ordered", "deletion-unlinked")
 DELIVERING = ("message-composed", "message-delivered")
-POINTS = RECEIVING + CONVERTING + RECOVERING + DELETING + DELIVERING
+FORWARDING = ("instance-forwarded", "forwarded-recorded")
+POINTS = RECEIVING + CONVERTING + RECOVERING + DELETING + DELIVERING + FORWARDING
 
 _name, _, _count = os.environ.get(VARIABLE, "").partition(":")
 _fatal = int(_count or 1)

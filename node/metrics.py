@@ -102,6 +102,12 @@ class Metrics:
             ["hook", "outcome"],
         )
 
+        self.route_instances = counter(
+            "voxelnode_route_instances",
+            "Instances sent by routes (by hand: no route), by outcome: sent, failed (sent again later), given-up",
+            ["route", "destination", "outcome"],
+        )
+        self.route_bytes = counter("voxelnode_route_bytes", "Data set bytes sent by routes", ["route", "destination"])
         self.service_failures = _ServiceFailures()
         self.registry.register(self.service_failures)
 

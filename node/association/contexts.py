@@ -59,9 +59,13 @@ class Proposal:
     def role(self, abstract_syntax: str) -> tuple[bool, bool]:
         """Return whether the requestor becomes (SCU, SCP) of an abstract syntax."""
         proposed = self.roles.get(abstract_syntax)
-        if proposed is None or not is_storage_class(abstract_syntax):
+        if proposed is None:
             return True, False
         scu, scp = proposed
+        if abstract_syntax == uids.STORAGE_COMMITMENT:  # as its SCP, it reports on what we asked (PS3.4 J.3.3)
+            return scu and "commit" in self.permitted, scp and "commit" in self.permitted
+        if not is_storage_class(abstract_syntax):
+            return True, False
         return scu and "store" in self.permitted, scp and "retrieve" in self.permitted
 
     def is_permitted(self, abstract_syntax: str) -> bool:
@@ -138,15 +142,17 @@ def _by_usefulness(offered: Sequence[str], abstract_syntax: str, proposal: Propo
 
 
 def answer_roles(proposal: Proposal) -> list[SCP_SCU_RoleSelectionNegotiation]:
-    """Return the answers to Role Selection, for the storage classes that the requestor is permitted.
+    """Return the answers to Role Selection, for storage classes and storage commitment as the requestor is permitted.
 
     Notes
     -----
-    PS3.7 D.3.3.4. C-GET needs a requestor that is the SCP of C-STORE.
+    PS3.7 D.3.3.4. C-GET needs a requestor that is the SCP of C-STORE; reports of commitment come from one that is the
+    SCP of storage commitment.
     """
     answers = []
     for syntax in proposal.roles:
-        if not is_storage_class(syntax) or not proposal.is_permitted(syntax):
+        has_roles = is_storage_class(syntax) or syntax == uids.STORAGE_COMMITMENT
+        if not has_roles or not proposal.is_permitted(syntax):
             continue
         item = SCP_SCU_RoleSelectionNegotiation()
         item.sop_class_uid = syntax

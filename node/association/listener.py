@@ -30,6 +30,7 @@ from node.association.services.c_get import serve_c_get
 from node.association.services.c_move import serve_c_move
 from node.association.services.c_store import StoreService
 from node.association.services.commitment import CommitmentService, serve_n_action
+from node.association.services.commitment_reports import serve_n_event_report
 from node.association.services.commitment_results import Committer
 from node.association.services.performed_steps import StepService, serve_n_create, serve_n_set
 from node.association.services.retrieve import RetrieveService
@@ -258,6 +259,8 @@ class Listener:
                 serve_c_get(operation, self.retrieve_service)
             case command.N_ACTION_RQ:
                 serve_n_action(operation, self.commitment_service)
+            case command.N_EVENT_REPORT_RQ:
+                serve_n_event_report(operation, self.ingest.index.routes, self.ingest.now)
             case command.N_CREATE_RQ:
                 serve_n_create(operation, self.step_service)
             case command.N_SET_RQ:

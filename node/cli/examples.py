@@ -39,6 +39,7 @@ EXAMPLES = {
     "send": ("voxelnode send 1.2.840.1 --to PACS", "voxelnode send --patient 17 --to NODE@127.0.0.1:11112"),
     "worklist": ("voxelnode worklist list", "voxelnode worklist check"),
     "hooks": ("voxelnode hooks list", "voxelnode hooks test mail", "voxelnode hooks deliveries --state given-up"),
+    "routes": ("voxelnode routes list", "voxelnode routes waiting", "voxelnode routes pause research/PACS"),
     "conformance": ("voxelnode conformance -o conformance.md", "voxelnode conformance --json"),
     "status": ("voxelnode status", "voxelnode status --json"),
     "series": ("voxelnode series", "voxelnode series --incomplete", "voxelnode series --state failed"),

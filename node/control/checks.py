@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from ipaddress import ip_address
 from itertools import combinations
+from socket import AF_INET, AF_INET6, SOCK_DGRAM, gethostname, socket
+from urllib.parse import urlsplit
 
 from node.association.tls import peer_tls_context, tls_context
 from node.audit.audit_log import open_syslog
@@ -15,7 +18,8 @@ from node.control.availability import hook_channel
 from node.errors import UsageError, VoxelnodeError
 from node.index.database import reading
 from node.index.engine import FILE_NAME
-from node.settings.model import DeidentifySettings, Peer, Settings, Web, is_loopback
+from node.routing.router import check_destination
+from node.settings.model import DeidentifySettings, Peer, Route, Settings, Web, is_loopback
 from node.tls import server_context
 from node.worklist.mllp import hl7_tls_context
 
@@ -36,6 +40,47 @@ def require_closed(settings: Settings) -> None:
         f"[dicom] host = {host} is reachable from other machines, and without [peers] anyone there may store: list the "
         "senders under [peers], or set [dicom] open = true"
     )
+
+
+def require_no_loops(settings: Settings) -> None:
+    """Refuse a route to this node itself: what it sends would arrive, and be sent again.
+
+    Raises
+    ------
+    UsageError
+    """
+    dicom, web = settings.dicom, settings.web
+    for name, route in settings.routes.items():
+        for to in route.to:
+            if (peer := settings.peers.get(to)) is not None:
+                if peer.ae_title == dicom.ae_title:
+                    raise UsageError(
+                        f"[routes.{name}] to: [peers.{to}] has our own AE title {dicom.ae_title}, by which loops are "
+                        "found: give one of the nodes another"
+                    )
+                if peer.port == dicom.port and _is_this_machine(peer.host or "", settings.bind_host):
+                    raise UsageError(f"[routes.{name}] to: [peers.{to}] is our own listener: remove it from the route")
+            elif (url := settings.destinations[to].url) is not None and web.enabled:
+                parts = urlsplit(url)
+                port = parts.port or (443 if parts.scheme == "https" else 80)
+                if port == web.port and _is_this_machine(parts.hostname or "", web.host):
+                    raise UsageError(f"[routes.{name}] to: [destinations.{to}] is this node: remove it from the route")
+
+
+def _is_this_machine(host: str, bound: str) -> bool:
+    """Return whether a host is this machine, as far as can be told without a name server."""
+    if is_loopback(host) or host in (bound, gethostname()):
+        return True
+    try:
+        family = AF_INET6 if ip_address(host).version == 6 else AF_INET
+    except ValueError:
+        return False
+    with socket(family, SOCK_DGRAM) as probe:
+        try:
+            probe.bind((host, 0))  # only an address of this machine can be bound
+        except OSError:
+            return False
+    return True
 
 
 def missing_account(web: Web) -> str:
@@ -65,13 +110,29 @@ def warnings(settings: Settings) -> list[str]:
                 f"[peers.{one}] and [peers.{other}] have one AE title and two addresses: C-MOVE and commitment reports "
                 f"go to the last, [peers.{other}]; remove host from one"
             )
+    for name, route in settings.routes.items():
+        for to in route.to:
+            found += _warnings_of_route(name, to, route, settings)
     return found
+
+
+def _warnings_of_route(name: str, to: str, route: Route, settings: Settings) -> Iterator[str]:
+    peer, destination = settings.peers.get(to), settings.destinations.get(to)
+    if route.confirm and peer is not None and "commit" not in peer.may:
+        yield (
+            f'[routes.{name}] confirm: [peers.{to}] has no "commit" in its `may`, and so may report only on the '
+            "association that asks; add it"
+        )
+    folder = destination.folder if destination is not None else None
+    if folder is not None and not folder.is_dir():
+        yield f"[destinations.{to}] folder = {str(folder)!r} is not there: until it is, routes wait"
 
 
 def _checks(settings: Settings) -> Iterator[Callable[[], object]]:
     dicom, web = settings.dicom, settings.web
     yield partial(require_closed, settings)
     yield partial(_require_ports, settings)
+    yield partial(require_no_loops, settings)
     yield partial(tls_context, dicom, settings.peers)
     for name, peer in settings.peers.items():
         yield partial(_check_peer, name, peer, settings)
@@ -89,6 +150,8 @@ def _checks(settings: Settings) -> Iterator[Callable[[], object]]:
         yield partial(_check_hook, name, settings)
     for name, section in settings.deidentify.items():
         yield partial(_check_deidentification, name, section)
+    for name in settings.destinations:
+        yield partial(check_destination, settings, name)
 
 
 def _problem(check: Callable[[], object]) -> Iterator[str]:

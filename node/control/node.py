@@ -22,7 +22,7 @@ from node.audit.audit_log import APPLICATION, SOURCE, Action, AuditEvent, AuditM
 from node.background import BackgroundService, SupervisedThread
 from node.child_process.confinement import offered
 from node.control.availability import hook_channel
-from node.control.checks import missing_account, require_closed
+from node.control.checks import missing_account, require_closed, require_no_loops
 from node.control.control_socket import ControlServer
 from node.control.repository import Repository
 from node.conversion.confirm_counts import Confirmer
@@ -39,6 +39,7 @@ from node.metrics import remove_counters, write_counters
 from node.notify.notifier import Notifier
 from node.receive.readiness import reasons_not_ready
 from node.receive.refusals import Rejections
+from node.routing.router import Router, check_destination
 from node.settings.model import Settings, Web
 from node.worklist.mllp import MllpListener
 
@@ -74,6 +75,9 @@ class Node:
         self._reasons: dict[str, str] = {}
         # First, so that what is misconfigured is reported before the root is opened.
         require_closed(settings)
+        require_no_loops(settings)
+        for name in settings.destinations:
+            check_destination(settings, name)
         channels = {name: hook_channel(settings, name) for name in settings.hooks}
         repository = self._repository = Repository(settings)
         archive, index, metrics, audit = repository.archive, repository.index, repository.metrics, repository.audit
@@ -92,12 +96,15 @@ class Node:
             self._orders = MllpListener(settings.worklist, settings.dicom.ae_title, steps, audit, repository.ingest.now)
         self._control = ControlServer(settings.storage.root, repository.actions)
         self._notifier = Notifier(settings.hooks, channels, index, metrics, audit, settings.dicom.ae_title)
+        delete = repository.delete_confirmed
+        self._router = Router(settings, archive.root, index, metrics, audit, self._decoder, delete)
         self._web = self._web_server(settings)
         metrics.service_failures.counts = lambda: {name: part.failures for name, part in self._supervised().items()}
 
     def start(self) -> Endpoints:
         """Start every service; return the addresses of the listeners."""
         self._notifier.start()  # first: a new hook receives events from here on
+        self._router.start()
         self._rejections.start()
         host, port = self._listener.start()
         if self._orders is not None:
@@ -138,7 +145,9 @@ class Node:
             self._web.stop(drain_seconds)
         if self._orders is not None:
             self._orders.stop()
+        self._router.begin_stop()
         self._listener.drain(drain_seconds)
+        self._router.stop(drain_seconds)
         self._decoder.close()
         self._control.stop()
         for service in self._optional:
@@ -161,6 +170,7 @@ class Node:
             self._listener.committer,
             self._listener.worklist,
             *self._notifier.workers,
+            *self._router.workers,
             *self._optional,
         )
 

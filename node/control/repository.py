@@ -6,7 +6,7 @@ import datetime as dt
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic, sleep
@@ -27,8 +27,11 @@ from node.control.control_socket import REQUEST_SECONDS, NoControlSocket, NotPer
 from node.durable import locked, make_folder, sync_folder, write_durably
 from node.errors import VoxelnodeError
 from node.index.database import Index, reading
+from node.index.deletions import NotThere
 from node.index.engine import FILE_NAME, IndexUnusable, aside_name, discard, missing_index, set_aside
+from node.index.read import ReadIndex
 from node.index.records import Level
+from node.index.routes import subscriber
 from node.index.salvage import OldIndex, Salvaged
 from node.index.terms import Terms
 from node.journal.inspect import inspect
@@ -43,6 +46,7 @@ from node.receive.ingest import Ingest
 from node.receive.quarantine import Quarantine, take_back
 from node.receive.quiet_times import quiet_seconds_of
 from node.receive.recovery import Recovered, mark_all_missing, record_quarantined, recover
+from node.routing.router import subscriptions
 from node.settings.model import HookEvent, Settings
 
 log = structlog.get_logger()
@@ -196,6 +200,10 @@ class Repository:
             "get": self._get,
             "retry-deliveries": self._retry_deliveries,
             "replay-deliveries": self._replay_deliveries,
+            "pause-routes": self._pause_routes,
+            "retry-routes": self._retry_routes,
+            "replay-route": self._replay_route,
+            "send": self._send,
             "set-account": accounts.set_account,
             "set-role": accounts.set_role,
             "remove-account": accounts.remove_account,
@@ -228,6 +236,36 @@ class Repository:
         moment = dt.datetime.fromisoformat(before) if before is not None else None
         keys = [(study_instance_uid, series_instance_uid) for study_instance_uid, series_instance_uid in series]
         return asdict(self.index.deliveries.replay(hook, events, keys, moment, dt.datetime.now(dt.UTC)))
+
+    def _pause_routes(self, names: list[str], paused: bool) -> Mapping[str, Any]:
+        return {"changed": self.index.routes.pause(names, paused)}
+
+    def _retry_routes(self, names: list[str]) -> Mapping[str, Any]:
+        return {"waiting": self.index.routes.retry(names, dt.datetime.now(dt.UTC))}
+
+    def _replay_route(self, name: str, series: list[tuple[str, str]], again: bool) -> Mapping[str, Any]:
+        keys = [(study_instance_uid, series_instance_uid) for study_instance_uid, series_instance_uid in series]
+        return asdict(self.index.routes.replay(name, keys, again, dt.datetime.now(dt.UTC)))
+
+    def _send(self, to: str, study_instance_uid: str, series_instance_uid: str | None = None) -> Mapping[str, Any]:
+        name = subscriber("", to)
+        return {
+            "instances": self.index.routes.send(name, study_instance_uid, series_instance_uid, dt.datetime.now(dt.UTC))
+        }
+
+    def delete_confirmed(self, route_name: str) -> None:
+        """Delete the series that every destination of a route has confirmed."""
+        names = [subscriber(route_name, to) for to in self._settings.routes[route_name].to]
+        everybody = subscriptions(self._settings)
+
+        def require_confirmed(index: ReadIndex) -> None:
+            if key not in index.routes.deletable(names, everybody):
+                raise NotThere("an instance came meanwhile, or somebody waits for the series again")
+
+        for key in self.index.routes.deletable(names, everybody):
+            reason = f"every destination of route {route_name} has confirmed it"
+            with suppress(NotThere):
+                self._delete("series", key[1], key[0], f"route {route_name}", reason, Terms(require_confirmed))
 
     def _delete(
         self,

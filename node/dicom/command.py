@@ -26,7 +26,8 @@ RESPONSE = 0x8000
 
 C_STORE_RSP = C_STORE_RQ | RESPONSE
 
-MEDIUM_PRIORITY = 0x0000
+MEDIUM_PRIORITY, HIGH_PRIORITY, LOW_PRIORITY = 0x0000, 0x0001, 0x0002
+"""Values of *Priority* (0000,0700), PS3.7 9.1.1.1."""
 
 NO_DATA_SET, DATA_SET = 0x0101, 0x0001
 """*Command Data Set Type* (0000,0800): no data set, or a data set, follows the command set (PS3.7 E.1)."""

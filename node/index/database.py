@@ -28,6 +28,7 @@ from node.index.performed_steps import PerformedStepRepository
 from node.index.read import ReadIndex
 from node.index.references import ReferenceRepository
 from node.index.rejections import RejectionRepository
+from node.index.routes import RouteRepository
 from node.index.salvage import SalvageRepository
 from node.index.scheduled_steps import ScheduledStepRepository
 from node.index.senders import SenderRepository
@@ -107,6 +108,7 @@ class Index:
         self.performed_steps = PerformedStepRepository(writer, self._watcher)
         self.references = ReferenceRepository(writer, self._watcher)
         self.rejections = RejectionRepository(writer, self._watcher)
+        self.routes = RouteRepository(writer, self._watcher)
         self.salvage = SalvageRepository(writer, self._watcher)
         self.scheduled_steps = ScheduledStepRepository(writer, self._watcher)
         self.senders = SenderRepository(writer, self._watcher)

@@ -1,6 +1,7 @@
-"""Messages to hooks: the progress of each hook, the messages that wait for another attempt, and those that failed.
+"""The ledger of hooks and routes: the progress of each, messages that wait for another attempt, and those that failed.
 
-Every message is delivered at least once. A hook reads the rows of `events` and `images` after its cursors, and a
+Its subscribers are hooks, and the destinations of routes, whose names have the form ROUTE/DESTINATION (`subscriber`).
+Every message is delivered at least once. A subscriber reads the rows of `events` and `images` after its cursors, and a
 cursor moves in the transaction that records the outcome of the attempts. If the process dies between an attempt and
 that commit, the next start delivers the message again, with the same message id. The table `deliveries` holds the
 messages that wait for another attempt, and the outcome of all messages except those of single instances.
@@ -27,7 +28,7 @@ from node.index.converted import SeriesKey
 from node.index.events import EventKind, record_event
 from node.index.models import DeliveryRow, EventRow, HookRow, ImageRow, SeriesRow, StudyRow
 from node.index.repository import IndexRepository, on_reader, on_writer
-from node.settings.model import HookEvent
+from node.settings.model import HookEvent, RouteEvent
 
 MAX_READ_ROWS = 200
 """Rows of each table that a hook reads at a time."""
@@ -40,6 +41,10 @@ MAX_REPLAYED = MAX_WAITING // 2
 
 MAX_KEPT_ROWS = 10_000
 """Rows of finished messages that are kept; older ones are deleted."""
+
+LedgerEvent = HookEvent | RouteEvent | Literal["replay", "send", "resend"]
+"""replay: a person sends a route over a series that is here; send: a person sends something to a destination; resend:
+the destination does not keep an instance that it took."""
 
 HOOK_EVENTS: Mapping[EventKind, HookEvent] = {
     "instance-replaced": "instance-stored",
@@ -55,6 +60,9 @@ HOOK_EVENTS: Mapping[EventKind, HookEvent] = {
 REPLAYED: tuple[HookEvent, ...] = ("series-quiet", "volume-written", "series-failed", "study-quiet")
 """Events that a replay repeats: those that describe what is here now."""
 
+WITH_VERDICT: tuple[EventKind, ...] = ("series-converted", "series-refused")
+"""Kinds of events at which a series has a verdict: `series-complete`, if that is complete."""
+
 _OUTCOMES: tuple[EventKind, ...] = ("series-converted", "series-refused", "series-failed")
 
 _NAMESPACE = uuid.UUID("7a9c1f0e-5d43-4b6c-9a57-0c2f6f0b8e11")
@@ -65,10 +73,10 @@ DeliveryState = Literal["waiting", "delivered", "given-up", "dropped"]
 
 @dataclass(frozen=True, slots=True)
 class PendingEvent:
-    """An event to be delivered to a hook; `message_id` is the same each time the event is read."""
+    """An event to be delivered to a subscriber; `message_id` is the same each time the event is read."""
 
     message_id: str
-    event: HookEvent
+    event: LedgerEvent
     happened_at: dt.datetime
     study_instance_uid: str
     series_instance_uid: str | None = None
@@ -93,7 +101,7 @@ class Cursors:
 
 
 @dataclass(frozen=True, slots=True)
-class HookWork:
+class Work:
     """The messages that a hook has to deliver now.
 
     `again`: messages due for another attempt. `held`: studies with messages that are not due yet; `new` messages of
@@ -138,10 +146,12 @@ class DeliveryRepository(IndexRepository):
     """The messages to the hooks of a node, and the progress of each hook."""
 
     @on_writer
-    def begin_hooks(self, connection: Connection, wants_instances: Mapping[str, bool]) -> None:
+    def begin_hooks(
+        self, connection: Connection, wants_instances: Mapping[str, bool], *, are_routes: bool = False
+    ) -> None:
         """Match the rows to the configuration: a new hook starts with the next event, a removed hook is deleted.
 
-        Runs at startup.
+        Runs at startup, for the hooks and for the destinations of routes.
 
         Parameters
         ----------
@@ -149,9 +159,13 @@ class DeliveryRepository(IndexRepository):
             The configured hooks, and whether each wants messages of single instances.
         """
         names = list(wants_instances)
-        connection.execute(delete(HookRow).where(HookRow.name.not_in(names)))
-        orphans = update(DeliveryRow).where(DeliveryRow.hook.not_in(names), DeliveryRow.state == "waiting")
-        connection.execute(orphans.values(state="dropped", due_at=None, reason="the hook is no longer configured"))
+        connection.execute(update(HookRow).where(HookRow.retry_at.is_not(None)).values(retry_at=None))
+        gone = HookRow.name.not_in(names), HookRow.name.contains("/") == are_routes
+        connection.execute(delete(HookRow).where(*gone))
+        orphans = update(DeliveryRow).where(
+            DeliveryRow.hook.not_in(names), DeliveryRow.hook.contains("/") == are_routes, DeliveryRow.state == "waiting"
+        )
+        connection.execute(orphans.values(state="dropped", due_at=None, reason="it is no longer configured"))
         last_event = connection.execute(select(func.coalesce(func.max(EventRow.id), 0))).scalar_one()
         last_image = connection.execute(select(func.coalesce(func.max(ImageRow.id), 0))).scalar_one()
         for name, wanted in wants_instances.items():
@@ -162,13 +176,13 @@ class DeliveryRepository(IndexRepository):
 
     @on_reader
     def work(
-        self, connection: Connection, hook: str, events: Collection[HookEvent], seen_event: int, now: dt.datetime
-    ) -> HookWork:
+        self, connection: Connection, hook: str, events: Collection[LedgerEvent], seen_event: int, now: dt.datetime
+    ) -> Work:
         """Return the messages that a hook has to deliver now, in the order of their events.
 
         Parameters
         ----------
-        events : collection of HookEvent
+        events : collection of LedgerEvent
             The events that the hook subscribes to.
         seen_event : int
             Last row of `events` known to hold nothing for this hook; its stored cursor may be before that row.
@@ -176,13 +190,13 @@ class DeliveryRepository(IndexRepository):
         row = connection.execute(select(HookRow).where(HookRow.name == hook)).one()
         stored = Cursors(row.event_id, row.image_id, row.rewinds)
         begin = replace(stored, event_id=max(row.event_id, seen_event))
-        waiting = _waiting(connection, hook)
+        waiting = waiting_by_study(connection, hook)
         again = _due(connection, hook, now) if waiting else ()
         rest = waiting - Counter(pending.study_instance_uid for pending in again)
         if waiting.total() >= MAX_WAITING:
-            return HookWork(stored, begin, begin, again, frozenset(rest))
+            return Work(stored, begin, begin, again, frozenset(rest))
         new, end = _new(connection, begin, frozenset(events))
-        return HookWork(stored, begin, end, again, frozenset(rest), new)
+        return Work(stored, begin, end, again, frozenset(rest), new)
 
     @on_reader
     def next_due_at(self, connection: Connection, hook: str) -> dt.datetime | None:
@@ -210,7 +224,7 @@ class DeliveryRepository(IndexRepository):
             if attempt.state != "delivered" or attempt.pending.image_id is None:
                 kept.append(attempt)
         for attempt in kept:
-            _keep(connection, hook, attempt, now)
+            keep(connection, hook, attempt, now)
         if kept:
             newest = select(func.max(DeliveryRow.id)).scalar_subquery()
             old = delete(DeliveryRow).where(DeliveryRow.state != "waiting", DeliveryRow.id <= newest - MAX_KEPT_ROWS)
@@ -262,7 +276,7 @@ class DeliveryRepository(IndexRepository):
         before : datetime or None
             Queue also messages that were delivered before this moment; None: none that were delivered.
         """
-        room = MAX_REPLAYED - _waiting(connection, hook).total()
+        room = MAX_REPLAYED - waiting_by_study(connection, hook).total()
         queued: list[str] = []
         states: Counter[str] = Counter()
         for number, key in enumerate(series):
@@ -291,7 +305,7 @@ def _replayed(connection: Connection, events: Collection[HookEvent], series: Ser
         queries.append(select(EventRow).where(EventRow.kind == "study-quiet", of_study))
     rows = [connection.execute(query.order_by(EventRow.id.desc()).limit(1)).first() for query in queries]
     wanted = [row for row in rows if row is not None and HOOK_EVENTS[row.kind] in events]
-    return [_of_event(row) for row in sorted(wanted, key=lambda row: row.id)]
+    return [_of_event(row, HOOK_EVENTS[row.kind]) for row in sorted(wanted, key=lambda row: row.id)]
 
 
 def _queue(
@@ -301,7 +315,7 @@ def _queue(
     this = DeliveryRow.hook == hook, DeliveryRow.message_id == pending.message_id
     row = connection.execute(select(DeliveryRow.state, DeliveryRow.last_at).where(*this)).first()
     if row is None:
-        _keep(connection, hook, Attempt(pending, "waiting", 0, now), now)
+        keep(connection, hook, Attempt(pending, "waiting", 0, now), now)
         return "new"
     is_done = row.state == "delivered" and (before is None or row.last_at is None or row.last_at >= before)
     if row.state != "waiting" and not is_done:
@@ -311,7 +325,7 @@ def _queue(
     return str(row.state)
 
 
-def _waiting(connection: Connection, hook: str) -> Counter[str]:
+def waiting_by_study(connection: Connection, hook: str) -> Counter[str]:
     """Count the waiting messages by study."""
     rows = connection.execute(
         select(DeliveryRow.study_instance_uid, func.count())
@@ -350,7 +364,7 @@ def _due(connection: Connection, hook: str, now: dt.datetime) -> tuple[PendingEv
 
 
 def _new(
-    connection: Connection, cursors: Cursors, events: frozenset[HookEvent]
+    connection: Connection, cursors: Cursors, events: frozenset[LedgerEvent]
 ) -> tuple[tuple[PendingEvent, ...], Cursors]:
     """Return the messages after the cursors, and the cursors after these messages."""
     event_rows = connection.execute(
@@ -361,14 +375,31 @@ def _new(
     ends = [rows[-1].happened_at for rows in (event_rows, image_rows) if len(rows) == MAX_READ_ROWS]
     if ends:
         event_rows, image_rows = _until(event_rows, min(ends)), _until(image_rows, min(ends))
-    wanted = [row for row in event_rows if HOOK_EVENTS.get(row.kind) in events and row.study_instance_uid is not None]
-    new = heapq.merge(map(_of_event, wanted), map(_of_image, image_rows), key=lambda pending: pending.happened_at)
+    wanted = [
+        _of_event(row, event)
+        for row in event_rows
+        if row.study_instance_uid is not None and (event := _event_of(row.kind, events)) is not None
+    ]
+    new = heapq.merge(wanted, map(_of_image, image_rows), key=lambda pending: pending.happened_at)
     end = Cursors(
         event_rows[-1].id if event_rows else cursors.event_id,
         image_rows[-1].id if image_rows else cursors.image_id,
         cursors.rewinds,
     )
     return tuple(new), end
+
+
+def _event_of(kind: EventKind, events: Collection[LedgerEvent]) -> LedgerEvent | None:
+    """Return the event among `events` that a row of `events` is; None if it is none of them."""
+    event = HOOK_EVENTS.get(kind)
+    if event in events:
+        return event
+    return "series-complete" if "series-complete" in events and kind in WITH_VERDICT else None
+
+
+def kinds_of(events: Collection[LedgerEvent]) -> list[EventKind]:
+    """Return the kinds of events that a subscriber to `events` receives."""
+    return [kind for kind in HOOK_EVENTS if _event_of(kind, events) is not None]
 
 
 def _image_rows(connection: Connection, after: int) -> Sequence[Row[Any]]:
@@ -395,12 +426,10 @@ def _until(rows: Sequence[Row[Any]], end: dt.datetime) -> Sequence[Row[Any]]:
     return rows[:count]
 
 
-def _of_event(row: Row[Any]) -> PendingEvent:
+def _of_event(row: Row[Any], event: LedgerEvent) -> PendingEvent:
     uids = (row.study_instance_uid, row.series_instance_uid, row.sop_instance_uid)
     message_id = _message_id(str(row.id), row.kind, row.happened_at.isoformat(), *uids, row.revision)
-    return PendingEvent(
-        message_id, HOOK_EVENTS[row.kind], row.happened_at, *uids, row.revision, row.detail, event_id=row.id
-    )
+    return PendingEvent(message_id, event, row.happened_at, *uids, row.revision, row.detail, event_id=row.id)
 
 
 def _of_image(row: Row[Any]) -> PendingEvent:
@@ -414,7 +443,8 @@ def _message_id(*facts: object) -> str:
     return str(uuid.uuid5(_NAMESPACE, "\n".join(map(str, facts))))
 
 
-def _keep(connection: Connection, hook: str, attempt: Attempt, now: dt.datetime) -> None:
+def keep(connection: Connection, hook: str, attempt: Attempt, now: dt.datetime) -> None:
+    """Write the row of a message."""
     pending = attempt.pending
     values = {
         "state": attempt.state,
@@ -440,8 +470,15 @@ def _keep(connection: Connection, hook: str, attempt: Attempt, now: dt.datetime)
             series_instance_uid=pending.series_instance_uid,
             sop_instance_uid=pending.sop_instance_uid,
             revision=pending.revision,
-            detail=f"hook {hook} did not take {pending.event} in {attempt.attempts} attempts: {attempt.reason}",
+            detail=f"{_described(hook)} did not take {pending.event} in {attempt.attempts} attempts: {attempt.reason}",
         )
+
+
+def _described(name: str) -> str:
+    route, slash, destination = name.partition("/")
+    if not slash:
+        return f"hook {name}"
+    return f"{destination}, of route {route}," if route else destination
 
 
 def after_deletion(connection: Connection, study_instance_uid: str) -> None:

@@ -609,7 +609,7 @@ class KeyedRequestRow(Base):
 
 
 class HookRow(Base):
-    """The cursors of a hook: the last rows of `events` and `images` that it has finished.
+    """The cursors of a hook, or of a destination of a route: the last rows of `events` and `images` that it finished.
 
     Cursors instead of a queue: events that no hook wants cost no row. SQLite reuses the highest ids of `images` after
     a deletion, which therefore moves `image_id` back and increments `rewinds`; see `node.index.deliveries`.
@@ -623,6 +623,11 @@ class HookRow(Base):
     rewinds: Mapped[int] = mapped_column(Integer, default=0)
     delivered: Mapped[int] = mapped_column(Integer, default=0)  # messages in total
     delivered_at: Mapped[dt.datetime | None] = mapped_column(Utc)
+    # Of destinations of routes only:
+    paused: Mapped[bool] = mapped_column(default=False, server_default=false())
+    trouble: Mapped[str | None] = mapped_column(Text)  # why the destination cannot be reached
+    trouble_since: Mapped[dt.datetime | None] = mapped_column(Utc)
+    retry_at: Mapped[dt.datetime | None] = mapped_column(Utc)
 
 
 class DeliveryRow(Base):
@@ -636,7 +641,7 @@ class DeliveryRow(Base):
     )
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    hook: Mapped[str] = mapped_column(String(64))
+    hook: Mapped[str] = mapped_column(String(64))  # or ROUTE/DESTINATION
     message_id: Mapped[str] = mapped_column(String(36))  # the same at each attempt
     event: Mapped[str] = mapped_column(String(32))
     study_instance_uid: Mapped[str] = mapped_column(String(64))
@@ -651,3 +656,30 @@ class DeliveryRow(Base):
     reason: Mapped[str | None] = mapped_column(Text)  # why the last attempt failed
     output: Mapped[str | None] = mapped_column(Text)  # end of the command's output in that attempt; may name patients
     last_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # time of the last attempt
+
+
+SENT_STATES = ("sent", "owed", "asked", "confirmed", "lost")
+"""sent: the destination took it; owed: and is to be asked whether it keeps it; asked: and was asked; confirmed: and
+keeps it; lost: and does not keep it."""
+
+
+class SentInstanceRow(Base):
+    """An instance that a destination of a route has taken; see `node.index.routes`."""
+
+    __tablename__ = "sent_instances"
+    __table_args__ = (
+        CheckConstraint("state IN ({})".format(", ".join(f"'{s}'" for s in SENT_STATES)), name="state"),
+        Index("ix_sent_instances_unconfirmed", "subscriber", sqlite_where=text("state IN ('owed', 'asked')")),
+    )
+
+    image_id: Mapped[int] = mapped_column(ForeignKey("images.id", ondelete="CASCADE"), primary_key=True)
+    subscriber: Mapped[str] = mapped_column(String(130), primary_key=True)  # ROUTE/DESTINATION, as in `hooks`
+    sha256: Mapped[str] = mapped_column(String(64))  # of the stored data set; another one is sent again
+    sop_class_uid: Mapped[str] = mapped_column(String(64))  # as sent
+    sop_instance_uid: Mapped[str] = mapped_column(String(64))  # as sent
+    state: Mapped[str] = mapped_column(String(16))
+    sent_at: Mapped[dt.datetime] = mapped_column(Utc)
+    transaction_uid: Mapped[str | None] = mapped_column(String(64), index=True)  # of the last request for commitment
+    asked_at: Mapped[dt.datetime | None] = mapped_column(Utc)
+    asks: Mapped[int] = mapped_column(Integer, default=0)
+    confirmed_at: Mapped[dt.datetime | None] = mapped_column(Utc)

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
-from node.errors import UsageError
+from node.errors import UsageError, nearest
 from node.selector import FIELDS, compile_selector
 
 AETitle = Annotated[
@@ -33,6 +33,7 @@ SuvTypeName = Literal["BW", "LBM", "LBMJAMES128", "BSA"]
 HookEvent = Literal[
     "instance-stored", "series-quiet", "volume-written", "volume-superseded", "series-failed", "study-quiet"
 ]
+RouteEvent = Literal["instance-stored", "series-quiet", "series-complete", "volume-written", "study-quiet"]
 HookName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 
@@ -601,6 +602,126 @@ class HookSettings(SettingsSection):
         return compile_selector(self.where).fields if self.where is not None else frozenset()
 
 
+class Destination(SettingsSection):
+    """[destinations.NAME]: a receiver of routes that is not in [peers]: a DICOMweb server, or a folder."""
+
+    url: str | None = Field(
+        None,
+        description="address of a DICOMweb server, to which instances are sent by STOW-RS",
+        examples=["https://pacs.example.org/dicom-web"],
+    )
+    token_file: Path | None = Field(None, description="file with a token that is sent as Authorization: Bearer")
+    ca_file: Path | None = Field(
+        None, description="PEM file of a further CA that may have signed the server's certificate"
+    )
+    folder: Path | None = Field(None, description="folder, which must exist, into which DICOM files are written")
+    layout: Literal["names", "archive"] = Field(
+        "names",
+        description="names of the files; names: PATIENT/STUDY/SERIES/INSTANCE, which name the patient; archive: as in "
+        "the archive of the node, which name nobody",
+    )
+    timeout_seconds: Seconds = Field(60, description="longest wait for a server")
+
+    def _mistakes(self) -> Iterator[str]:
+        if (self.url is None) == (self.folder is None):
+            yield "exactly one of url and folder must be given"
+        if self.url is None and (self.token_file or self.ca_file):
+            yield "token_file and ca_file require url"
+        if self.url is not None:
+            parts = urlsplit(self.url)
+            if parts.scheme not in ("https", "http") or not parts.hostname or parts.query or parts.fragment:
+                yield "url must begin with https:// or http:// and name a host, without query or fragment"
+            if parts.username or parts.password:
+                yield "url must not contain a user name or password: use token_file"
+            if parts.scheme == "http" and self.token_file and not is_loopback(parts.hostname or ""):
+                yield "token_file needs an https:// url, unless the host is this machine"
+
+
+class Route(SettingsSection):
+    """[routes.NAME]: copies of instances that are sent on to other nodes, after their commit."""
+
+    when: RouteEvent = Field(
+        "series-complete",
+        description="event after which instances are sent: that instance, or all of the series or study that the "
+        "destination has not taken yet",
+    )
+    where: Where | None = Field(
+        None,
+        description='send only series that fit: a table such as { modality = "CT", body_part = "CHEST" }, or an '
+        "expression of docs/select.md; unset: all",
+    )
+    to: tuple[str, ...] = Field(
+        min_length=1,
+        description="names of [peers] with a host, or of [destinations]; each receives everything by itself",
+        examples=[["CLOUD"]],
+    )
+    priority: Literal["high", "medium", "low"] = Field(
+        "medium",
+        description="which of several routes to one destination goes first; also the priority of its C-STORE requests",
+    )
+    between: str | None = Field(
+        None,
+        pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$",
+        description='hours, in the time zone of this machine, in which it sends, such as "20:00-06:00"; unset: always',
+    )
+    transfer_syntax: Literal["keep", "uncompressed", "jpeg2000-lossless"] = Field(
+        "keep",
+        description="encoding of the copies; keep: as stored; jpeg2000-lossless: of uncompressed images with one "
+        "sample per pixel. A peer that does not accept it receives them uncompressed",
+    )
+    set: dict[str, str] = Field(
+        {},
+        description="attributes that the copies have, by keyword, such as "
+        '{ InstitutionName = "", PatientID = "SITE1-{PatientID}" }; the archive keeps what was received',
+    )
+    replace: dict[str, str] = Field({}, description="the same, only for attributes that the original has")
+    remove: tuple[str, ...] = Field(
+        (), description='keywords, or tags such as "(0009,1010)", that the copies lack, at every level'
+    )
+    confirm: bool = Field(
+        False,
+        description="ask whether the destination keeps what it took (a peer: storage commitment; a DICOMweb server: a "
+        "search; a folder: the file is read again), and send again what it does not",
+    )
+    delete_confirmed: bool = Field(
+        False,
+        description="delete a series from this node once every destination of the route has confirmed all of its "
+        "instances, and no hook or other route waits for it; requires confirm",
+    )
+    return_to_sender: bool = Field(
+        False, description="send a peer also what came from it; without it, that is left out, which prevents loops"
+    )
+    attempts: int = Field(
+        12,
+        ge=1,
+        le=1000,
+        description="attempts to send what a destination refuses or loses before it is given up; a destination that "
+        "cannot be reached is tried for ever",
+    )
+
+    def _mistakes(self) -> Iterator[str]:
+        if self.delete_confirmed and not self.confirm:
+            yield "delete_confirmed requires confirm = true: nothing is deleted without proof"
+        if self.between is not None and len(set(self.between.split("-"))) == 1:
+            yield "between must begin and end at different times"
+        if len(set(self.to)) < len(self.to):
+            yield "to names a destination twice"
+        if self.set or self.replace or self.remove:
+            from node.dicom.coercion import Coercion  # here: it loads the dictionary of pydicom
+
+            try:
+                Coercion.of(self.set, self.replace, self.remove)
+            except UsageError as error:
+                yield str(error)
+        fields = compile_selector(self.where).fields if self.where is not None else frozenset()
+        of_volumes = sorted(name for name in fields if FIELDS[name].group == "volume")
+        if of_volumes and self.when in ("instance-stored", "series-quiet"):
+            yield (
+                f"where uses {', '.join(of_volumes)}, but there is no volume at {self.when}: use instances or frames, "
+                'or when = "series-complete", "volume-written" or "study-quiet"'
+            )
+
+
 PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 """A placeholder in the command of a hook, replaced by a value of the message."""
 
@@ -668,6 +789,8 @@ class Settings(SettingsSection):
     web: Web = Web()
     hooks: dict[HookName, HookSettings] = {}
     deidentify: dict[HookName, DeidentifySettings] = {}
+    destinations: dict[HookName, Destination] = {}
+    routes: dict[HookName, Route] = {}
     log: Log = Log()
 
     @model_validator(mode="after")
@@ -677,6 +800,29 @@ class Settings(SettingsSection):
             if hook.peer is not None and (peer is None or peer.host is None):
                 raise ValueError(f"hooks.{name}: peer must be the name of a peer in [peers] that has a host")
         return self
+
+    @model_validator(mode="after")
+    def _has_destinations_of_routes(self) -> Settings:
+        if both := sorted(self.peers.keys() & self.destinations.keys()):
+            raise ValueError(
+                f"destinations.{both[0]}: [peers] has the same name, so that a route could not tell them apart"
+            )
+        known = self.receivers
+        if "-" in self.routes:
+            raise ValueError("routes.-: the name stands for what is sent by hand")
+        for name, route in self.routes.items():
+            for destination in route.to:
+                if destination not in known:
+                    raise ValueError(
+                        f"routes.{name}: to: {destination!r} is neither a name in [destinations] nor that of a peer in "
+                        f"[peers] with a host{nearest(destination, known)}"
+                    )
+        return self
+
+    @property
+    def receivers(self) -> list[str]:
+        """Names of everything to which instances can be sent: destinations, and peers with a host."""
+        return [*self.destinations, *(name for name, peer in self.peers.items() if peer.host is not None)]
 
     @property
     def bind_host(self) -> str:

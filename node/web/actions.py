@@ -1,16 +1,21 @@
-"""Actions shared by REST and the pages: reconvert, delete, release, purge, accept, keep."""
+"""Actions shared by REST and the pages: reconvert, send, delete, release, purge, accept, keep, and those on routes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from node.audit.audit_log import Action, AuditEvent
+from node.errors import UsageError, nearest
 from node.index.records import Level
 from node.index.terms import Terms
 from node.web.access import Caller, RequestAudit
 from node.web.audit_trail import of_study
+from node.web.errors import ResourceNotFound
 from node.web.services import Services
+
+BY_HAND = "-"
+"""Stands for a route in addresses where people send by hand."""
 
 
 def reconvert(
@@ -27,6 +32,52 @@ def reconvert(
     objects = [of_study(study_instance_uid, patient_id)]
     audit.changed(AuditEvent.INSTANCES_ACCESSED, Action.EXECUTE, objects, f"{done['owed']} series converted again")
     return done
+
+
+def send(
+    node: Services, audit: RequestAudit, to: str, study_instance_uid: str, series_instance_uid: str | None = None
+) -> Mapping[str, Any]:
+    """Queue a study or a series for a destination; the result has the number of its ``instances``.
+
+    Raises
+    ------
+    UsageError
+        There is no such destination.
+    ResourceNotFound
+    """
+    if to not in node.settings.receivers:
+        raise UsageError(f"there is no destination {to!r}{nearest(to, node.settings.receivers)}")
+    done = node.actions["send"](to=to, study_instance_uid=study_instance_uid, series_instance_uid=series_instance_uid)
+    if not done["instances"]:
+        raise ResourceNotFound("study" if series_instance_uid is None else "series")
+    with node.index.reading(wait=False) as index:
+        objects = [of_study(study_instance_uid, index.studies.patient_id(study_instance_uid) or "")]
+    audit.changed(AuditEvent.EXPORT, Action.READ, objects, f"{done['instances']} instances queued for {to}")
+    return done
+
+
+def change_route(
+    node: Services, audit: RequestAudit, route: str, destination: str, action: Literal["pause", "resume", "retry"]
+) -> Mapping[str, Any]:
+    """Pause a destination of a route, let it go on, or try again; the result says how much ``changed``.
+
+    Raises
+    ------
+    ResourceNotFound
+        The route has no such destination.
+    """
+    name = "" if route == BY_HAND else route
+    to = node.settings.routes[name].to if name in node.settings.routes else ()
+    if destination not in (to if name else node.settings.receivers):
+        raise ResourceNotFound("destination of a route")
+    names = [f"{name}/{destination}"]
+    if action == "retry":
+        changed = node.actions["retry-routes"](names=names)["waiting"]
+    else:
+        changed = node.actions["pause-routes"](names=names, paused=action == "pause")["changed"]
+    detail = f"route {route} to {destination}: {action}"
+    audit.changed(AuditEvent.APPLICATION_ACTIVITY, Action.UPDATE, (), detail)
+    return {"action": action, "changed": changed}
 
 
 def release(node: Services, account: Caller, name: str, *, replace: bool) -> Mapping[str, Any]:

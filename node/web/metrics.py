@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, generate_latest
@@ -36,6 +37,7 @@ class NodeGauges(Collector):
         with self._node.index.reading(wait=False) as index:
             states, oldest = index.series.count_by_state(), index.series.oldest_unconverted()
             failures = index.failures.count_by_reason()
+            routes = index.routes.destinations()
         series = GaugeMetricFamily("voxelnode_series", "Series, by state", labels=["state"])
         for state in SERIES_STATES:  # include states without series: alert rules compare with an hour ago
             series.add_metric([state], states.get(state, 0))
@@ -47,6 +49,7 @@ class NodeGauges(Collector):
         age = (dt.datetime.now(dt.UTC) - oldest).total_seconds() if oldest is not None else 0.0
         yield series
         yield reasons
+        yield from _of_routes(routes)
         yield GaugeMetricFamily(
             "voxelnode_oldest_unconverted_seconds",
             "Arrival time of the oldest instance that no conversion has seen; 0 if there is none",
@@ -60,3 +63,27 @@ class NodeGauges(Collector):
             "Free space below which instances are refused ([storage] reserve_bytes)",
             value=self._node.settings.storage.reserve_bytes,
         )
+
+
+def _of_routes(rows: Sequence[Mapping[str, Any]]) -> Iterator[GaugeMetricFamily]:
+    """Yield the gauges of the destinations of routes; what is sent by hand has no name of a route."""
+    now = dt.datetime.now(dt.UTC)
+    gauges = {
+        "waiting": "Messages and instances that wait to be sent",
+        "given_up": "Messages that were given up",
+        "unconfirmed": "Instances that were sent, and that the destination has not confirmed yet",
+        "paused": "1 while a person holds the destination",
+        "unreachable_seconds": "For how long the destination could not be reached; 0 if it can",
+    }
+    families = {
+        name: GaugeMetricFamily(f"voxelnode_route_{name}", text, labels=["route", "destination"])
+        for name, text in gauges.items()
+    }
+    for row in rows:
+        labels = [row["route"], row["destination"]]
+        since = dt.datetime.fromisoformat(row["trouble_since"]).replace(tzinfo=dt.UTC) if row["trouble_since"] else now
+        values = {**row, "waiting": row["waiting"] + (row["instances_behind"] or 0)}
+        values["unreachable_seconds"] = max(0.0, (now - since).total_seconds())
+        for name, family in families.items():
+            family.add_metric(labels, values[name])
+    yield from families.values()

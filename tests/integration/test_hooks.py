@@ -17,9 +17,10 @@ from node.conversion.pipeline import convert
 from node.index import deliveries
 from node.lifecycle.deletion import Order, delete
 from node.metrics import Metrics
+from node.notify.ledger import jittered_wait_seconds
 from node.notify.message import HookMessage
 from node.notify.notifier import Notifier, channel_of
-from node.notify.worker import HookWorker, jittered_wait_seconds
+from node.notify.worker import HookWorker
 from node.receive.ingest import Origin
 from node.settings.model import Convert, HookSettings
 from node.writers.options import write_options

@@ -24,6 +24,7 @@ from node.association import framing
 from node.association.association import Association, Message
 from node.association.client.negotiation import (
     NoAssociation,
+    NothingAccepted,
     Roles,
     accepted_contexts,
     rejection_reason,
@@ -166,7 +167,7 @@ class RequestedAssociation(Association):
         self._is_open = True
         if not self.accepted:
             self.release()
-            raise NoAssociation(f"{self.peer}: no presentation context was accepted")
+            raise NothingAccepted(f"{self.peer}: no presentation context was accepted")
 
     # Messages
 

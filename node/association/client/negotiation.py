@@ -24,6 +24,10 @@ class NoAssociation(VoxelnodeError):
     """The peer cannot be reached or rejects the association; the message says why."""
 
 
+class NothingAccepted(NoAssociation):
+    """The peer accepts associations, but no presentation context of this one."""
+
+
 Roles = Mapping[str, tuple[bool, bool]]
 """The roles (SCU, SCP) that we propose, by abstract syntax."""
 

@@ -162,14 +162,17 @@ class _InstanceSender:
 
 
 def store_request(
-    instance: Outgoing, message_id: int, originator: tuple[str, int] | None = None
+    instance: Outgoing,
+    message_id: int,
+    originator: tuple[str, int] | None = None,
+    priority: int = MEDIUM_PRIORITY,
 ) -> dict[Element, int | str]:
     """Return the command set of a C-STORE-RQ (PS3.7 9.3.1.1)."""
     request: dict[Element, int | str] = {
         Element.AFFECTED_SOP_CLASS_UID: instance.sop_class_uid,
         Element.COMMAND_FIELD: C_STORE_RQ,
         Element.MESSAGE_ID: message_id,
-        Element.PRIORITY: MEDIUM_PRIORITY,
+        Element.PRIORITY: priority,
         Element.AFFECTED_SOP_INSTANCE_UID: instance.sop_instance_uid,
     }
     if originator is not None:

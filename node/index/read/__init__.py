@@ -30,6 +30,7 @@ from node.index.read.instances import ReadInstances
 from node.index.read.patients import ReadPatients
 from node.index.read.performed_steps import ReadPerformedSteps
 from node.index.read.rejections import ReadRejections
+from node.index.read.routes import ReadRoutes
 from node.index.read.scheduled_steps import ReadScheduledSteps
 from node.index.read.senders import ReadSenders
 from node.index.read.series import ReadSeries
@@ -58,6 +59,7 @@ class ReadIndex:
         self.patients = ReadPatients(connection)
         self.performed_steps = ReadPerformedSteps(connection)
         self.rejections = ReadRejections(connection)
+        self.routes = ReadRoutes(connection)
         self.scheduled_steps = ReadScheduledSteps(connection)
         self.senders = ReadSenders(connection)
         self.series = ReadSeries(connection)

@@ -307,6 +307,55 @@ class PurgeResult(Resource):
     purged: str
 
 
+class RouteResource(Resource):
+    """A destination of a route, and what waits for it; `route` is empty for what is sent by hand."""
+
+    route: str
+    destination: str
+    paused: bool
+    trouble: str | None
+    trouble_since: dt.datetime | None
+    retry_at: dt.datetime | None
+    instances_behind: int | None
+    waiting: int
+    waiting_since: dt.datetime | None
+    given_up: int
+    unconfirmed: int
+    delivered: int
+    delivered_at: dt.datetime | None
+
+
+class RouteMessageResource(Resource):
+    """A message of a route: an instance, a series or a study that is to be sent."""
+
+    message_id: str
+    route: str
+    destination: str
+    event: str
+    study_instance_uid: str
+    series_instance_uid: str | None
+    sop_instance_uid: str | None
+    happened_at: dt.datetime
+    state: Literal["waiting", "delivered", "given-up", "dropped"]
+    attempts: int
+    due_at: dt.datetime | None
+    reason: str | None
+    last_at: dt.datetime | None
+
+
+class RouteChange(Resource):
+    """What an action on a route changed: destinations paused or let go on, or messages that are tried again."""
+
+    action: Literal["pause", "resume", "retry"]
+    changed: int
+
+
+class SendResult(Resource):
+    """The number of instances that wait to be sent."""
+
+    instances: int
+
+
 class EventResource(Resource):
     """An event (docs/lifecycle.md); `id` increases with time."""
 

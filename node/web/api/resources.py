@@ -45,6 +45,7 @@ MAX_SERIES = 100_000
 
 StudyUid = Annotated[str, Path(max_length=64, description="Study Instance UID")]
 SeriesUid = Annotated[str, Path(max_length=64, description="Series Instance UID")]
+To = Annotated[str, Query(max_length=64, description="name of a peer with a host, or of a destination")]
 InstanceUid = Annotated[str, Path(max_length=64, description="SOP Instance UID")]
 PatientNumber = Annotated[RowId, Path(description="`id` of the patient")]
 DICOM = "application/dicom"
@@ -175,6 +176,18 @@ def reconvert_study(
     return change.make(models.ReconvertResult, lambda index: _study(index, study_instance_uid), act)
 
 
+@router.post("/studies/{study_instance_uid}/send", status_code=202, responses=problems(*OF_CHANGES), tags=["studies"])
+def send_study(
+    account: Writer, node: Node, audit: RequestAudit, change: Change, study_instance_uid: StudyUid, to: To
+) -> models.SendResult:
+    """Send a study to a peer or another destination, as routes do: it waits until it can be sent."""
+    return change.make(
+        models.SendResult,
+        lambda index: _study(index, study_instance_uid),
+        lambda _: models.SendResult.of(actions.send(node, audit, to, study_instance_uid)),
+    )
+
+
 @router.get("/series", responses=problems(INVALID_REQUEST, WRONG_CURSOR), tags=["series"])
 def list_series(
     account: Reader,
@@ -255,6 +268,29 @@ def reconvert_series(
 
     return change.make(
         models.ReconvertResult, lambda index: _series(index, study_instance_uid, series_instance_uid), act
+    )
+
+
+@router.post(
+    "/studies/{study_instance_uid}/series/{series_instance_uid}/send",
+    status_code=202,
+    responses=problems(*OF_CHANGES),
+    tags=["series"],
+)
+def send_series(
+    account: Writer,
+    node: Node,
+    audit: RequestAudit,
+    change: Change,
+    study_instance_uid: StudyUid,
+    series_instance_uid: SeriesUid,
+    to: To,
+) -> models.SendResult:
+    """Send a series to a peer or another destination, as routes do: it waits until it can be sent."""
+    return change.make(
+        models.SendResult,
+        lambda index: _series(index, study_instance_uid, series_instance_uid),
+        lambda _: models.SendResult.of(actions.send(node, audit, to, study_instance_uid, series_instance_uid)),
     )
 
 

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from node.web.api import conflicts, description, events, problems, quarantine, queue, resources, volumes, worklist
+from node.web.api import (
+    conflicts,
+    description,
+    events,
+    problems,
+    quarantine,
+    queue,
+    resources,
+    routes,
+    volumes,
+    worklist,
+)
 
 ROUTES = [
     route
-    for part in (resources, volumes, queue, conflicts, worklist, quarantine, events, problems, description)
+    for part in (resources, volumes, queue, routes, conflicts, worklist, quarantine, events, problems, description)
     for route in part.router.routes
 ]

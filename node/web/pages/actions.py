@@ -1,8 +1,10 @@
-"""Actions of the pages: convert again, delete."""
+"""Actions of the pages: convert again, send, delete."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request, Response
+from typing import Annotated
+
+from fastapi import APIRouter, Form, Request, Response
 from fastapi.responses import RedirectResponse
 
 from node.index.records import Level
@@ -39,6 +41,29 @@ def reconvert_series(
         series_row(index, study_instance_uid, series_instance_uid)
     actions.reconvert(node, audit, study_instance_uid, study["patient_id"] or "", [series_instance_uid])
     return RedirectResponse(series_url(study_instance_uid, series_instance_uid), SEE_OTHER)
+
+
+@router.post("/studies/{study_instance_uid}/send")
+def send_study(
+    node: Node, account: Writer, audit: RequestAudit, study_instance_uid: str, to: Annotated[str, Form(max_length=64)]
+) -> Response:
+    """Send a study to a destination."""
+    actions.send(node, audit, to, study_instance_uid)
+    return RedirectResponse("/routes", SEE_OTHER)
+
+
+@router.post("/studies/{study_instance_uid}/series/{series_instance_uid}/send")
+def send_series(
+    node: Node,
+    account: Writer,
+    audit: RequestAudit,
+    study_instance_uid: str,
+    series_instance_uid: str,
+    to: Annotated[str, Form(max_length=64)],
+) -> Response:
+    """Send a series to a destination."""
+    actions.send(node, audit, to, study_instance_uid, series_instance_uid)
+    return RedirectResponse("/routes", SEE_OTHER)
 
 
 @router.get("/studies/{study_instance_uid}/delete")

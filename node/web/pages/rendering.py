@@ -72,6 +72,7 @@ def page(
             may_write=account.role >= Role.WRITE,
             may_delete=account.role >= Role.ADMIN,
             ae_title=node.settings.dicom.ae_title,
+            receivers=node.settings.receivers,
             **values,
         ),
         headers=headers,

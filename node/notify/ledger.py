@@ -1,0 +1,157 @@
+"""A worker on the ledger of deliveries: reads the events after its cursors, attempts them in order, records outcomes.
+
+Each subscriber has its own worker thread, so a slow or dead receiver delays no other. A message that fails waits in a
+row, and later messages of its study wait behind it; other studies continue. If the process dies between a delivery and
+the record of it, the next start delivers the message again with the same id.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import random
+import threading
+from abc import abstractmethod
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from dataclasses import replace
+from time import monotonic
+
+from node.index.database import Index
+from node.index.deliveries import Attempt, LedgerEvent, PendingEvent, Work
+from node.index.follower import IndexFollower
+from node.notify.channel import Interrupted
+from node.retries import MAX_WAIT_SECONDS, wait_seconds
+
+MAX_SLEEP_SECONDS = 60.0
+"""Longest sleep while messages wait for another attempt, since the clock may be stepped."""
+
+SETTLE_SECONDS = 1.0
+"""Longest delay before an outcome is recorded. After a crash, the messages of this period are delivered twice."""
+
+REASON_LENGTH = 500
+UNSEEN_EVENTS = 1000
+"""Number of unwanted events after which the cursor is recorded."""
+
+
+class LedgerWorker(IndexFollower):
+    """Attempt the messages of one subscriber.
+
+    Parameters
+    ----------
+    thread_name : str
+    subscriber : str
+        Name in the ledger.
+    events : collection of LedgerEvent
+        The events that it subscribes to.
+    now : callable () -> aware datetime
+    """
+
+    def __init__(
+        self,
+        thread_name: str,
+        subscriber: str,
+        events: Collection[LedgerEvent],
+        index: Index,
+        now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
+    ) -> None:
+        super().__init__(thread_name, index)
+        self._subscriber, self._events, self._now = subscriber, events, now
+        self._seen_event = 0
+        self._cancelled = threading.Event()
+
+    def cancel(self) -> None:
+        """Cancel the attempt under way; the next start repeats it."""
+        self._cancelled.set()
+
+    def step(self) -> float | None:
+        """Attempt the due messages; return the seconds until the next one is due, or None if none waits."""
+        if self.work():
+            return 0.0
+        due_at = self._index.deliveries.next_due_at(self._subscriber)
+        return min((due_at - self._now()).total_seconds(), MAX_SLEEP_SECONDS) if due_at is not None else None
+
+    def work(self) -> bool:
+        """Attempt the due messages; return whether there were any, or may be more."""
+        work = self._index.deliveries.work(self._subscriber, self._events, self._seen_event, self._now())
+        outcomes = Outcomes(work)
+        with suppress(Interrupted):
+            self._begin(work)
+            for pending in work.again:
+                if pending.study_instance_uid not in outcomes.failed:
+                    self._take(pending, outcomes, is_new=False)
+            for pending in work.new:
+                self._take(pending, outcomes, is_new=True)
+            outcomes.cursors = work.end
+        self._settle(outcomes)
+        return bool(work.again or work.new) or work.end != work.begin
+
+    def _begin(self, work: Work) -> None:
+        """Prepare the attempts of `work`."""
+
+    @abstractmethod
+    def _attempt(self, pending: PendingEvent) -> Attempt:
+        """Attempt one message and return the outcome.
+
+        Raises
+        ------
+        Interrupted
+            The message, and all behind it, are to be attempted in a later step.
+        """
+
+    def _take(self, pending: PendingEvent, outcomes: Outcomes, *, is_new: bool) -> None:
+        """Attempt one message, or queue it behind an earlier message of its study."""
+        study = pending.study_instance_uid
+        if is_new and (study in outcomes.failed or study in outcomes.held):
+            attempt = Attempt(pending, "waiting", 0, self._now())
+        else:
+            attempt = self._attempt(pending)
+        if attempt.state == "waiting":
+            outcomes.failed.add(study)
+        if not (is_new and attempt.state == "dropped"):  # unwanted events get no row
+            outcomes.attempts.append(attempt)
+        outcomes.cursors = replace(
+            outcomes.cursors,
+            event_id=pending.event_id or outcomes.cursors.event_id,
+            image_id=pending.image_id or outcomes.cursors.image_id,
+        )
+        if monotonic() >= outcomes.settle_at:
+            self._settle(outcomes)
+
+    def _again_later(self, pending: PendingEvent, reason: str, retry_after: float | None = None) -> Attempt:
+        """Return the outcome of a failed attempt that is to be repeated."""
+        attempts = pending.attempts + 1
+        due_at = self._now() + dt.timedelta(seconds=jittered_wait_seconds(attempts, retry_after))
+        return Attempt(pending, "waiting", attempts, due_at, reason[:REASON_LENGTH])
+
+    def _settle(self, outcomes: Outcomes) -> None:
+        """Record outcomes and cursors. Cursors past unwanted events alone are recorded every `UNSEEN_EVENTS` events."""
+        attempts, cursors, stored = outcomes.attempts, outcomes.cursors, outcomes.stored
+        if attempts or cursors.image_id != stored.image_id or cursors.event_id - stored.event_id >= UNSEEN_EVENTS:
+            self._index.deliveries.settle(self._subscriber, attempts, cursors, self._now())
+            outcomes.attempts, outcomes.stored = [], cursors
+        outcomes.settle_at = monotonic() + SETTLE_SECONDS
+        self._seen_event = cursors.event_id
+
+
+class Outcomes:
+    """The outcomes of one step that are not yet recorded."""
+
+    def __init__(self, work: Work) -> None:
+        self.stored, self.cursors = work.stored, work.begin
+        self.attempts: list[Attempt] = []
+        self.held = work.held
+        self.failed: set[str] = set()  # studies with a message that failed in this step
+        self.settle_at = monotonic() + SETTLE_SECONDS
+
+
+def jittered_wait_seconds(attempts: int, retry_after: float | None) -> float:
+    """Return the seconds to wait after `attempts` failures, randomized so that retries are spread out.
+
+    Parameters
+    ----------
+    retry_after : float or None
+        Wait requested by the receiver; the result is not shorter, up to `MAX_WAIT_SECONDS`.
+    """
+    longest = wait_seconds(attempts)
+    wait = random.uniform(longest / 2, longest)
+    return max(wait, min(retry_after or 0.0, MAX_WAIT_SECONDS))

@@ -1,0 +1,108 @@
+"""The interface of destinations: peers, DICOMweb servers and folders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from node.association.client.send import Outgoing
+from node.errors import VoxelnodeError
+from node.index.routes import DueInstance, OwedInstance
+
+
+class NotTaken(VoxelnodeError):
+    """A destination did not take an instance; the message gives reason and remedy, without patient data.
+
+    Parameters
+    ----------
+    is_final : bool
+        Whether another attempt would fail in the same way.
+    """
+
+    def __init__(self, reason: str, *, is_final: bool = False) -> None:
+        super().__init__(reason)
+        self.is_final = is_final
+
+
+class Unreachable(VoxelnodeError):
+    """A destination cannot be reached, or takes nothing at present: what is due waits, and costs no attempt.
+
+    Parameters
+    ----------
+    retry_after : float, optional
+        Wait in seconds that the destination requested.
+    """
+
+    def __init__(self, reason: str, *, retry_after: float | None = None) -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after
+
+
+class ConnectionBroken(VoxelnodeError):
+    """A connection was lost while an instance was sent: whether it arrived is unknown."""
+
+
+class NotConfirmable(VoxelnodeError):
+    """A destination cannot be asked whether it keeps what it took; the message gives reason and remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An instance that can be sent: its row, and the file that leaves, which is that of the archive or a copy."""
+
+    due: DueInstance
+    outgoing: Outgoing
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """The outcome of one instance: it was taken unless there is a `problem`.
+
+    `is_confirmed`: the destination has proved that it keeps the instance.
+    """
+
+    prepared: Prepared
+    problem: NotTaken | None = None
+    is_confirmed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """The answer of a destination: SOP Instance UIDs that it keeps, and others with a reason."""
+
+    committed: frozenset[str]
+    failed: Mapping[str, str] = field(default_factory=dict)
+
+
+class Destination(Protocol):
+    """A way to send instances. Not thread-safe."""
+
+    def announce(self, instances: Iterable[Outgoing]) -> None:
+        """Note what is sent next, so that one association suffices."""
+
+    def deliver(self, instances: Iterable[Prepared], is_abandoned: Callable[[], bool]) -> Iterator[Delivered]:
+        """Send instances in their order, and yield the outcome of each once it is known.
+
+        Raises
+        ------
+        Unreachable
+        ConnectionBroken
+        """
+
+    def confirm(
+        self, owed: Sequence[OwedInstance], transaction_uid: str, is_abandoned: Callable[[], bool]
+    ) -> Confirmation | None:
+        """Ask whether the destination keeps instances; None if its answer comes later.
+
+        Raises
+        ------
+        Unreachable
+        NotConfirmable
+        """
+
+    def is_origin(self, due: DueInstance) -> bool:
+        """Return whether an instance came from this destination."""
+
+    def rest(self) -> None:
+        """Close connections; the next delivery opens them again."""

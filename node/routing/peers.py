@@ -1,0 +1,158 @@
+"""A peer as a destination: C-STORE on one association that stays open while there is something to send."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+
+from node.association.client.association import Address, AssociationLost, RequestedAssociation, association
+from node.association.client.commitment import CommitmentRefused, request_commitment
+from node.association.client.negotiation import MAXIMUM_CONTEXTS, NoAssociation, NothingAccepted, contexts_of
+from node.association.client.send import (
+    NotSendable,
+    Outgoing,
+    SendOutcome,
+    Transcode,
+    bytes_for_peer,
+    proposals,
+    sent_with_status,
+    store_request,
+)
+from node.dicom.command import HIGH_PRIORITY, LOW_PRIORITY, MEDIUM_PRIORITY
+from node.index.routes import DueInstance, OwedInstance
+from node.routing.destination import (
+    Confirmation,
+    ConnectionBroken,
+    Delivered,
+    NotConfirmable,
+    NotTaken,
+    Prepared,
+    Unreachable,
+)
+
+PRIORITIES = {"high": HIGH_PRIORITY, "medium": MEDIUM_PRIORITY, "low": LOW_PRIORITY}
+
+TEMPORARY = range(0xA700, 0xA800)
+"""Out of resources (PS3.4 B.2.3): later attempts may succeed. Any other failure concerns the instance."""
+
+
+class PeerDestination:
+    """Sends to a peer.
+
+    Parameters
+    ----------
+    peer : Address
+    ae_title : str
+        Our AE title.
+    transcode : Transcode
+        Decompresses what the peer does not accept as it is.
+    timeout : float, seconds
+        Longest wait for the connection, its acceptance and each response.
+    priority : str
+        A key of `PRIORITIES`.
+    """
+
+    def __init__(self, peer: Address, ae_title: str, transcode: Transcode, timeout: float, priority: str) -> None:
+        self._peer, self._ae_title, self._transcode, self._timeout = peer, ae_title, transcode, timeout
+        self._priority = PRIORITIES[priority]
+        self._kinds: dict[tuple[str, str], Outgoing] = {}  # one instance of each that was announced, the newest last
+        self._proposed: frozenset[tuple[str, str]] = frozenset()
+        self._opened = ExitStack()
+        self._association: RequestedAssociation | None = None
+        self._is_used = False  # it has taken something: it may have been idle since
+
+    def announce(self, instances: Iterable[Outgoing]) -> None:
+        """Note what is sent next. See `Destination.announce`."""
+        for instance in instances:
+            kind = instance.sop_class_uid, instance.transfer_syntax_uid
+            self._kinds.pop(kind, None)
+            self._kinds[kind] = instance
+
+    def deliver(self, instances: Iterable[Prepared], is_abandoned: Callable[[], bool]) -> Iterator[Delivered]:
+        """Send instances, each after the answer to the one before. See `Destination.deliver`."""
+        for prepared in instances:
+            yield Delivered(prepared, self._problem(prepared.outgoing, is_abandoned))
+
+    def confirm(
+        self, owed: Sequence[OwedInstance], transaction_uid: str, is_abandoned: Callable[[], bool]
+    ) -> Confirmation | None:
+        """Request storage commitment. See `Destination.confirm`."""
+        references = [(one.sop_class_uid, one.sop_instance_uid) for one in owed]
+        try:
+            report = request_commitment(
+                self._peer, self._ae_title, transaction_uid, references, self._timeout, is_abandoned
+            )
+        except CommitmentRefused as error:
+            raise NotConfirmable(str(error)) from error
+        except NoAssociation as error:
+            raise Unreachable(str(error)) from error
+        return Confirmation(report.committed, report.failed) if report is not None else None
+
+    def is_origin(self, due: DueInstance) -> bool:
+        """Return whether the peer has sent the instance, by its AE title."""
+        return (due.calling_ae_title or "").strip() == self._peer.ae_title.strip()
+
+    def rest(self) -> None:
+        """Release the association."""
+        self._association = None
+        self._opened.close()
+
+    def _problem(self, instance: Outgoing, is_abandoned: Callable[[], bool]) -> NotTaken | None:
+        was_used = self._is_used and self._association is not None
+        try:
+            return self._send(instance, is_abandoned)
+        except AssociationLost as error:
+            self.rest()
+            if not was_used or is_abandoned():
+                raise ConnectionBroken(f"{self._peer}: {error}") from error
+        try:  # the peer may have ended an association that was idle
+            return self._send(instance, is_abandoned)
+        except AssociationLost as error:
+            self.rest()
+            raise ConnectionBroken(f"{self._peer}: {error}") from error
+
+    def _send(self, instance: Outgoing, is_abandoned: Callable[[], bool]) -> NotTaken | None:
+        try:
+            assoc = self._open(instance, is_abandoned)
+        except NothingAccepted:
+            return NotTaken(f"the peer does not accept {instance.sop_class_uid}: {_ACCEPT}", is_final=True)
+        except NoAssociation as error:
+            raise Unreachable(str(error)) from error
+        try:
+            accepted = assoc.accepted_for(instance.sop_class_uid)
+            with bytes_for_peer(instance, accepted, self._transcode) as (context_id, source):
+                request = store_request(instance, assoc.next_message_id(), priority=self._priority)
+                assoc.send_instance(context_id, request, source)
+                answer = assoc.receive().command
+        except NotSendable as error:
+            return NotTaken(f"{error}: {_ACCEPT}", is_final=True)
+        self._is_used = True
+        sent = sent_with_status(instance, answer.status, answer.comment)
+        if sent.fate is not SendOutcome.FAILED:
+            return None
+        is_temporary = answer.status is None or answer.status in TEMPORARY
+        return NotTaken(f"{self._peer.ae_title} {sent.reason}: {_REFUSED}", is_final=not is_temporary)
+
+    def _open(self, instance: Outgoing, is_abandoned: Callable[[], bool]) -> RequestedAssociation:
+        """Return an association for which the kind of the instance was proposed.
+
+        Raises
+        ------
+        NoAssociation
+        """
+        kind = instance.sop_class_uid, instance.transfer_syntax_uid
+        if self._association is not None and kind in self._proposed:
+            return self._association
+        self.rest()
+        self.announce([instance])
+        while len(proposals(self._kinds.values())) > MAXIMUM_CONTEXTS:
+            del self._kinds[next(iter(self._kinds))]
+        contexts = contexts_of(proposals(self._kinds.values()))
+        opening = association(self._peer, self._ae_title, contexts, self._timeout, is_abandoned=is_abandoned)
+        self._association = self._opened.enter_context(opening)
+        self._proposed, self._is_used = frozenset(self._kinds), False
+        return self._association
+
+
+_ACCEPT = "let the peer accept it, or leave it out by `where` of the route"
+_REFUSED = "its log says why; `voxelnode routes retry` tries again"

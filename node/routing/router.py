@@ -1,0 +1,149 @@
+"""All routes of a node: configuration, start and stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from time import monotonic
+
+from node.association.addresses import address_of
+from node.association.services.stored import Transcoder
+from node.audit.audit_log import Audit
+from node.conversion.decoder import Decoder
+from node.conversion.forwarding import Change
+from node.dicom.coercion import Coercion
+from node.errors import UsageError
+from node.index.database import Index
+from node.index.deliveries import LedgerEvent
+from node.index.routes import subscriber
+from node.metrics import Metrics
+from node.notify.notifier import CANCEL_SECONDS
+from node.routing.destination import Destination
+from node.routing.folder import FolderDestination
+from node.routing.peers import PeerDestination
+from node.routing.preparing import Preparer
+from node.routing.turns import Turns
+from node.routing.worker import RouteWorker
+from node.settings.model import Route, Settings
+
+
+class Router:
+    """Send to every destination of every route, and what people send by hand.
+
+    Parameters
+    ----------
+    settings : Settings
+    root : Path
+        Root of the archive.
+    decoder : Decoder
+        Changes and decompresses copies.
+    delete_confirmed : callable (str)
+        Deletes what all destinations of a route have confirmed.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        root: Path,
+        index: Index,
+        metrics: Metrics,
+        audit: Audit,
+        decoder: Decoder,
+        delete_confirmed: Callable[[str], None],
+    ) -> None:
+        self._index = index
+        turns = {name: Turns() for name in settings.receivers}
+        self.workers: list[RouteWorker] = []
+        for route_name, route in _routes(settings):
+            for number, name in enumerate(route.to):
+                thread = f"prepare {subscriber(route_name, name)}"
+                self.workers.append(
+                    RouteWorker(
+                        route_name, name, route,
+                        destination_of(settings, route, name, Transcoder(decoder, root)),
+                        Preparer(thread, root, decoder, change_of(route)), turns[name], index, metrics, audit,
+                        settings.dicom.ae_title, partial(delete_confirmed, route_name) if number == 0 else None,
+                    )
+                )  # fmt: skip
+
+    def start(self) -> None:
+        """Start to send. A new destination of a route receives events from now on."""
+        wants_instances = {worker.subscriber: worker.wants_instances for worker in self.workers}
+        self._index.deliveries.begin_hooks(wants_instances, are_routes=True)
+        for worker in self.workers:
+            worker.start()
+
+    def begin_stop(self) -> None:
+        """Begin no further instance, and return at once."""
+        for worker in self.workers:
+            worker.begin_stop()
+
+    def stop(self, seconds: float) -> None:
+        """Begin no further instance. Those not sent within `seconds` are cancelled; the next start repeats them."""
+        deadline = monotonic() + seconds
+        self.begin_stop()
+        for worker in self.workers:
+            worker.stop(max(0.0, deadline - monotonic()))
+        for worker in self.workers:
+            worker.cancel()
+        for worker in self.workers:
+            worker.stop(CANCEL_SECONDS)
+
+
+def _routes(settings: Settings) -> Iterator[tuple[str, Route]]:
+    """Yield the routes, and the one without a name by which people send to each destination."""
+    yield from settings.routes.items()
+    if settings.receivers:
+        yield "", Route(to=tuple(settings.receivers))
+
+
+def change_of(route: Route) -> Change:
+    """Return how the copies of a route differ from what is stored."""
+    coercion = Coercion.of(route.set, route.replace, route.remove)
+    return Change(coercion, route.transfer_syntax)
+
+
+def destination_of(settings: Settings, route: Route, name: str, transcoder: Transcoder) -> Destination:
+    """Return a destination of a route.
+
+    Raises
+    ------
+    UsageError
+        It is misconfigured; the message names it.
+    """
+    if name in settings.peers:
+        timeout, ae_title = settings.dicom.response_seconds, settings.dicom.ae_title
+        return PeerDestination(address_of(name, settings), ae_title, transcoder, timeout, route.priority)
+    described = settings.destinations[name]
+    if described.folder is not None:
+        return FolderDestination(described.folder.absolute(), described.layout, is_read_again=route.confirm)
+    return _web_destination(settings, name)
+
+
+def _web_destination(settings: Settings, name: str) -> Destination:
+    from node.routing.dicomweb import WebDestination  # here: only nodes that need it load the library
+
+    described = settings.destinations[name]
+    try:
+        return WebDestination(described.url or "", described.token_file, described.ca_file, described.timeout_seconds)
+    except UsageError as error:
+        raise UsageError(f"[destinations.{name}] {error}") from error
+
+
+def check_destination(settings: Settings, name: str) -> None:
+    """Refuse a destination whose files cannot be used.
+
+    Raises
+    ------
+    UsageError
+    """
+    if settings.destinations[name].url is not None:
+        _web_destination(settings, name).rest()
+
+
+def subscriptions(settings: Settings) -> Mapping[str, Collection[LedgerEvent]]:
+    """Return the events of every hook and of every destination of a route, by their names in the ledger."""
+    hooks: dict[str, Collection[LedgerEvent]] = {name: hook.on for name, hook in settings.hooks.items()}
+    routes = {subscriber(name, to): (route.when,) for name, route in settings.routes.items() for to in route.to}
+    return hooks | routes

@@ -1,0 +1,451 @@
+"""The worker of one destination of a route.
+
+It is a subscriber of the ledger (`node.notify.ledger`): a message stands for an instance, a series or a study, and is
+delivered once the destination has taken all of its instances. What was taken is recorded every second: an attempt after
+a failure or a kill sends the rest, and what was sent in the last second once more.
+
+A destination that cannot be reached, a pause and the hours of the route hold everything; none of them costs an attempt.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from time import monotonic
+
+import structlog
+
+from node.audit.audit_log import (
+    DESTINATION,
+    MAX_LINE_SECONDS,
+    SOURCE,
+    Action,
+    Audit,
+    AuditEvent,
+    AuditMessage,
+    Participant,
+    Result,
+)
+from node.failpoints import reached
+from node.index.database import Index
+from node.index.deliveries import Attempt, LedgerEvent, PendingEvent, Work
+from node.index.routes import DueInstance, SentInstance, subscriber
+from node.metrics import Metrics
+from node.notify.channel import Interrupted
+from node.notify.ledger import MAX_SLEEP_SECONDS, REASON_LENGTH, SETTLE_SECONDS, LedgerWorker, Outcomes
+from node.retries import MAX_WAIT_SECONDS, wait_seconds
+from node.routing.destination import (
+    ConnectionBroken,
+    Delivered,
+    Destination,
+    NotConfirmable,
+    NotTaken,
+    Prepared,
+    Unreachable,
+)
+from node.routing.hours import seconds_until_open
+from node.routing.preparing import Preparer
+from node.routing.turns import Turns
+from node.selector import compile_selector
+from node.settings.model import Route
+
+log = structlog.get_logger()
+
+MAX_HELD_SECONDS = 300.0
+"""Longest wait before a destination that cannot be reached is tried again."""
+
+IDLE_SECONDS = 5.0
+"""Time without an instance after which connections are closed: shorter, and slow senders would cost one each."""
+
+TURN_SECONDS = 1.0
+"""Interval at which a worker that waits for its turn looks whether it is to stop."""
+
+ASK_AGAIN_SECONDS = 3600.0
+"""Time without a report after which a destination is asked again whether it keeps what it took."""
+
+DELETE_SECONDS = 30.0
+"""Least time between two looks for series that may be deleted."""
+
+BY_HAND: frozenset[LedgerEvent] = frozenset({"send", "resend"})
+"""Messages that no rule of the route judges: a person, or an earlier judgement, has decided."""
+
+
+class RouteWorker(LedgerWorker):
+    """Send to one destination of a route.
+
+    Parameters
+    ----------
+    route_name : str
+        Empty for what people send by hand.
+    destination_name : str
+    route : node.settings.model.Route
+    turns : Turns
+        Of the destination, shared by the workers of all routes to it.
+    delete_confirmed : callable () or None
+        Deletes what all destinations of the route have confirmed; None: another worker does.
+    """
+
+    def __init__(
+        self,
+        route_name: str,
+        destination_name: str,
+        route: Route,
+        destination: Destination,
+        preparer: Preparer,
+        turns: Turns,
+        index: Index,
+        metrics: Metrics,
+        audit: Audit,
+        ae_title: str,
+        delete_confirmed: Callable[[], None] | None = None,
+        now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
+    ) -> None:
+        name = subscriber(route_name, destination_name)
+        events: tuple[LedgerEvent, ...] = (route.when,) if route_name else ()
+        super().__init__(f"route {name}", name, events, index, now)
+        self.route_name, self.destination_name, self._route = route_name, destination_name, route
+        self._destination, self._preparer, self._turns = destination, preparer, turns
+        self._metrics, self._audit, self._ae_title, self._delete_confirmed = metrics, audit, ae_title, delete_confirmed
+        self._selector = compile_selector(route.where) if route.where is not None else None
+        self._due: dict[str, list[DueInstance]] = {}
+        self._judged: dict[tuple[str, str, int | None], bool] = {}
+        self._taken: dict[int, str] = {}  # in this step: digests by the ids of rows
+        self._unrecorded: list[SentInstance] = []
+        self._record_at = 0.0
+        self._outstanding: list[Prepared] = []
+        self._failures_in_a_row = 0
+        self._trouble = True  # of the process before this one
+        self._is_open = False  # the destination may have an open connection
+        self._idle_at = self._delete_at = 0.0
+        self._audited: dict[tuple[str, str], Counter[str]] = {}
+        self._audited_at = 0.0
+
+    @property
+    def subscriber(self) -> str:
+        """The name in the ledger."""
+        return self._subscriber
+
+    @property
+    def wants_instances(self) -> bool:
+        """Whether there are messages of single instances."""
+        return "instance-stored" in self._events
+
+    # Steps
+
+    def step(self) -> float | None:
+        """Send what is due; return the seconds until there may be more to do, or None to wait for a commit."""
+        held = self._held_seconds()
+        if held is not None:
+            self._rest()
+            return min(held, MAX_SLEEP_SECONDS) if held > 0 else None
+        due_in = super().step()
+        if due_in == 0.0:
+            self._idle_at = monotonic() + IDLE_SECONDS
+            return 0.0
+        if self._ask():
+            return 0.0
+        waits = [due_in, self._asks_in(), self._rests_in(), self._deletes_in()]
+        return min((wait for wait in waits if wait is not None), default=None)
+
+    def _held_seconds(self) -> float | None:
+        """Return the seconds for which everything is held; 0: until somebody lets it go on; None: nothing is."""
+        state, now = self._index.routes.state(self._subscriber), self._now()
+        if state.is_paused:
+            return 0.0
+        if state.retry_at is not None and state.retry_at > now:
+            return (state.retry_at - now).total_seconds()
+        return seconds_until_open(self._route.between, now) or None
+
+    def _close(self) -> None:
+        self._rest()
+        self._preparer.close()
+        super()._close()
+
+    def _rest(self) -> None:
+        if self._is_open:
+            self._destination.rest()
+            self._is_open = False
+        self._write_audit()
+
+    def _rests_in(self) -> float | None:
+        if not self._is_open and not self._audited:
+            return None
+        left = self._idle_at - monotonic()
+        if left <= 0:
+            self._rest()
+            return None
+        return left
+
+    # Messages
+
+    def work(self) -> bool:
+        """Attempt the due messages, and record what was taken."""
+        try:
+            return super().work()
+        finally:
+            self._due, self._judged, self._taken = {}, {}, {}
+
+    def _begin(self, work: Work) -> None:
+        """Read the instances of all messages about single ones at once, and have them prepared in their order."""
+        singles = [one for one in (*work.again, *work.new) if one.sop_instance_uid is not None]
+        if singles:
+            self._due = self._index.routes.due(self._subscriber, singles)
+            attempted = [one for one in singles if one.study_instance_uid not in work.held]
+            self._expect([due for one in attempted for due in self._due[one.message_id]])
+
+    def _attempt(self, pending: PendingEvent) -> Attempt:
+        dues = self._due.get(pending.message_id)
+        if dues is None:
+            dues = self._index.routes.due(self._subscriber, [pending])[pending.message_id]
+        if not dues:
+            return Attempt(pending, "dropped", pending.attempts, reason="the object was deleted")
+        wanted = [due for due in dues if self._is_wanted(pending, due)]
+        if not wanted:
+            return Attempt(pending, "dropped", pending.attempts, reason="the route leaves it out")
+        left = [due for due in wanted if not due.is_sent and self._taken.get(due.image_id) != due.sha256]
+        if not left:
+            return Attempt(pending, "delivered", pending.attempts)
+        if pending.sop_instance_uid is None:
+            self._expect(left)
+        try:
+            problems = self._send(left)
+        except ConnectionBroken as error:
+            self._count("failed", 1)
+            return self._failed(pending, str(error), is_final=False)
+        if not problems:
+            return Attempt(pending, "delivered", pending.attempts + 1)
+        is_final = all(problem.is_final for problem in problems)
+        self._count("given-up" if is_final else "failed", len(problems))
+        number = f"{len(problems)} of {len(wanted)} instances were not taken: " if len(wanted) > 1 else ""
+        return self._failed(pending, f"{number}{problems[0]}", is_final=is_final)
+
+    def _failed(self, pending: PendingEvent, reason: str, *, is_final: bool) -> Attempt:
+        attempts = pending.attempts + 1
+        is_final = is_final or attempts >= self._route.attempts
+        log.warning(
+            "route_given_up" if is_final else "route_failed", service=self.name, kind=pending.event, attempt=attempts,
+            reason=reason, study_instance_uid=pending.study_instance_uid,
+            series_instance_uid=pending.series_instance_uid,
+        )  # fmt: skip
+        if is_final:
+            return Attempt(pending, "given-up", attempts, reason=reason[:REASON_LENGTH])
+        return self._again_later(pending, reason)
+
+    # What the route leaves out
+
+    def _is_wanted(self, pending: PendingEvent, due: DueInstance) -> bool:
+        if pending.event == "send":
+            return True
+        if not self._route.return_to_sender and self._destination.is_origin(due):
+            return False
+        if pending.event in BY_HAND:
+            return True
+        key = due.study_instance_uid, due.series_instance_uid, pending.revision
+        if key not in self._judged:
+            self._judged[key] = self._is_selected(pending, due)
+        return self._judged[key]
+
+    def _is_selected(self, pending: PendingEvent, due: DueInstance) -> bool:
+        """Return whether the series of an instance is what the route is for."""
+        study, series = due.study_instance_uid, due.series_instance_uid
+        revision = pending.revision if pending.series_instance_uid is not None else None
+        with self._index.reading(wait=False) as index:
+            if self._route.when in ("series-complete", "volume-written"):
+                row = index.series.row(study, series)
+                if row is None or (revision is not None and row["revision"] != revision):
+                    return False  # a newer revision has an event of its own
+                if self._route.when == "series-complete" and row["verdict"] != "complete":
+                    return False
+                if self._route.when == "volume-written" and row["state"] != "converted":
+                    return False
+            if self._selector is None:
+                return True
+            facts = index.facts.of_series(self._selector.fields, study, series, revision)
+        return facts is not None and self._selector.matches(facts)
+
+    # Sending
+
+    def _expect(self, dues: Sequence[DueInstance]) -> None:
+        self._preparer.expect(due for due in dues if not due.is_sent)
+
+    def _send(self, dues: Sequence[DueInstance]) -> list[NotTaken]:
+        """Send instances in their order; return the problems of those that were not taken.
+
+        Raises
+        ------
+        Interrupted
+            The node stops, or the destination is held.
+        ConnectionBroken
+        """
+        problems: list[NotTaken] = []
+        try:
+            with self._turn():
+                self._is_open = True
+                prepared = self._prepared(dues, problems)
+                for delivered in self._destination.deliver(prepared, self._cancelled.is_set):
+                    self._note(delivered, problems)
+        except Unreachable as error:
+            self._note_trouble(error)
+            raise Interrupted from error
+        except ConnectionBroken:
+            if self._cancelled.is_set():
+                raise Interrupted from None
+            raise
+        finally:
+            for left in self._outstanding:
+                self._preparer.release(left)
+            self._outstanding = []
+        return problems
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Wait until no other route sends to the destination that has the same or a higher priority."""
+        while not self._stopping.is_set():
+            with self._turns.taken(self._route.priority, TURN_SECONDS) as is_mine:
+                if is_mine:
+                    yield
+                    return
+        raise Interrupted
+
+    def _prepared(self, dues: Sequence[DueInstance], problems: list[NotTaken]) -> Iterator[Prepared]:
+        """Yield instances that are ready to leave, until the node stops or the destination is held."""
+        for due in dues:
+            if self._stopping.is_set():
+                raise Interrupted
+            if monotonic() >= self._record_at:
+                self._record()
+                if self._held_seconds() is not None:
+                    raise Interrupted
+            try:
+                prepared = self._preparer.take(due)
+            except NotTaken as problem:
+                problems.append(problem)
+                continue
+            self._outstanding.append(prepared)
+            self._destination.announce([prepared.outgoing])
+            yield prepared
+
+    def _note(self, delivered: Delivered, problems: list[NotTaken]) -> None:
+        prepared, due = delivered.prepared, delivered.prepared.due
+        self._outstanding.remove(prepared)
+        self._preparer.release(prepared)
+        if self._trouble:
+            self._note_reached()
+        if delivered.problem is not None:
+            problems.append(delivered.problem)
+            return
+        reached("instance-forwarded")
+        state = "confirmed" if delivered.is_confirmed else "owed" if self._route.confirm else "sent"
+        outgoing = prepared.outgoing
+        self._unrecorded.append(SentInstance(due, outgoing.sop_class_uid, outgoing.sop_instance_uid, state))
+        self._taken[due.image_id] = due.sha256
+        self._count("sent", 1)
+        self._metrics.route_bytes.labels(self.route_name, self.destination_name).inc(outgoing.bytes)
+        study = due.study_instance_uid, due.patient_id or ""
+        self._audited.setdefault(study, Counter())[outgoing.sop_class_uid] += 1
+
+    def _settle(self, outcomes: Outcomes) -> None:
+        """Record what was taken before the messages that it belongs to."""
+        self._record()
+        super()._settle(outcomes)
+
+    def _record(self) -> None:
+        if self._unrecorded:
+            self._index.routes.record_sent(self._subscriber, self._unrecorded, self._now())
+            self._unrecorded = []
+            reached("forwarded-recorded")
+        self._record_at = monotonic() + SETTLE_SECONDS
+        if self._audited and monotonic() > self._audited_at + MAX_LINE_SECONDS:
+            self._write_audit()
+
+    # Trouble
+
+    def _note_trouble(self, error: Unreachable) -> None:
+        self._failures_in_a_row += 1
+        seconds = max(min(wait_seconds(self._failures_in_a_row), MAX_HELD_SECONDS), error.retry_after or 0.0)
+        now = self._now()
+        self._index.routes.note_trouble(
+            self._subscriber,
+            str(error)[:REASON_LENGTH],
+            now,
+            now + dt.timedelta(seconds=min(seconds, MAX_WAIT_SECONDS)),
+        )
+        self._destination.rest()
+        if self._failures_in_a_row == 1:
+            log.warning("route_held", service=self.name, reason=str(error)[:REASON_LENGTH])
+        self._count("failed", 1)
+        self._trouble = True
+
+    def _note_reached(self) -> None:
+        self._index.routes.note_reached(self._subscriber)
+        if self._failures_in_a_row:
+            log.info("route_goes_on", service=self.name, failed=self._failures_in_a_row)
+        self._failures_in_a_row, self._trouble = 0, False
+
+    # Proof
+
+    def _ask(self) -> bool:
+        """Ask whether the destination keeps what it took; return whether there was anything to ask about."""
+        if not self._route.confirm:
+            return False
+        now = self._now()
+        owed = self._index.routes.owed(self._subscriber, now - dt.timedelta(seconds=ASK_AGAIN_SECONDS))
+        if not owed:
+            return False
+        transaction_uid = f"2.25.{uuid.uuid4().int}"
+        self._index.routes.note_asked(self._subscriber, owed, transaction_uid, now)
+        try:
+            answer = self._destination.confirm(owed, transaction_uid, self._cancelled.is_set)
+        except Unreachable as error:
+            self._note_trouble(error)
+            return True
+        except NotConfirmable as error:
+            self._index.routes.note_trouble(self._subscriber, str(error)[:REASON_LENGTH], now, None)
+            log.warning("route_not_confirmed", service=self.name, reason=str(error)[:REASON_LENGTH])
+            self._trouble = True
+            return True
+        if answer is not None:
+            self._index.routes.note_commitment(transaction_uid, answer.committed, answer.failed, now)
+        return True
+
+    def _asks_in(self) -> float | None:
+        if not self._route.confirm:
+            return None
+        asked_at = self._index.routes.next_ask_at(self._subscriber)
+        return None if asked_at is None else max(0.0, ASK_AGAIN_SECONDS - (self._now() - asked_at).total_seconds())
+
+    def _deletes_in(self) -> float | None:
+        """Delete what is confirmed, every `DELETE_SECONDS`."""
+        if not self._route.delete_confirmed or self._delete_confirmed is None:
+            return None
+        if monotonic() >= self._delete_at:
+            self._delete_confirmed()
+            self._delete_at = monotonic() + DELETE_SECONDS
+        return self._delete_at - monotonic()
+
+    # Records
+
+    def _count(self, outcome: str, number: int) -> None:
+        self._metrics.route_instances.labels(self.route_name, self.destination_name, outcome).inc(number)
+
+    def _write_audit(self) -> None:
+        """Record in the audit log what was sent since the last line (PS3.15 A.5.3.8)."""
+        self._audited_at = monotonic()
+        if not self._audited:
+            return
+        studies = [
+            {"study_instance_uid": study, "patient_id": patient_id, "sop_classes": dict(classes)}
+            for (study, patient_id), classes in self._audited.items()
+        ]
+        participants = [
+            Participant(self._ae_title, SOURCE, is_requestor=True),
+            Participant(self.destination_name, DESTINATION),
+        ]
+        detail = f"route {self.route_name}" if self.route_name else "sent by hand"
+        self._audit.note(
+            AuditMessage(AuditEvent.INSTANCES_TRANSFERRED, Action.READ, Result.SUCCESS, participants, studies, detail)
+        )
+        self._audited = {}

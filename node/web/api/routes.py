@@ -1,0 +1,58 @@
+"""Routes: list, pause, resume, retry."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import Path, Query
+
+from node.web import actions
+from node.web.access import Reader, RequestAudit, Writer
+from node.web.api import models
+from node.web.api.paging import Limit, Page
+from node.web.api.routing import OF_CHANGES, api_router, problems
+from node.web.services import Node
+
+router = api_router("routes")
+
+RouteName = Annotated[str, Path(max_length=64, description="name of the route; - for what is sent by hand")]
+DestinationName = Annotated[str, Path(max_length=64, description="name of the destination")]
+
+
+@router.get("/routes")
+def list_routes(account: Reader, node: Node) -> Page[models.RouteResource]:
+    """The destinations of every route, with what waits for each."""
+    with node.index.reading(wait=False) as index:
+        return Page(items=[models.RouteResource.of(row) for row in index.routes.destinations()])
+
+
+@router.get("/routes/messages")
+def list_route_messages(
+    account: Reader,
+    node: Node,
+    audit: RequestAudit,
+    limit: Limit = 100,
+    route: Annotated[str | None, Query(max_length=64, description="name of the route; empty: by hand")] = None,
+    destination: Annotated[str | None, Query(max_length=64, description="name of the destination")] = None,
+    state: Annotated[
+        Literal["waiting", "delivered", "given-up", "dropped"] | None, Query(description="state of the message")
+    ] = None,
+) -> Page[models.RouteMessageResource]:
+    """The newest messages of routes: what waits, what was given up and why."""
+    with node.index.searching() as index:
+        rows = index.routes.messages(limit, route=route, destination=destination, state=state)
+    audit.queried("route messages", len(rows))
+    return Page(items=[models.RouteMessageResource.of(row) for row in rows])
+
+
+@router.post("/routes/{route}/{destination}/{action}", responses=problems(*OF_CHANGES))
+def change_route(
+    account: Writer,
+    node: Node,
+    audit: RequestAudit,
+    route: RouteName,
+    destination: DestinationName,
+    action: Annotated[Literal["pause", "resume", "retry"], Path(description="what to do")],
+) -> models.RouteChange:
+    """Pause a destination of a route, let it go on, or try again what waits or was given up; repetitions do no harm."""
+    return models.RouteChange.of(actions.change_route(node, audit, route, destination, action))

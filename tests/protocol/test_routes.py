@@ -1,0 +1,310 @@
+"""Routes over real associations and folders: what is sent, in which order, what waits, and what proves arrival."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import FileDataset, dcmread
+
+from node.audit.audit_log import Audit
+from node.conversion.decoder import Decoder
+from node.index import routes as index_routes
+from node.receive.ingest import Announced, Origin
+from node.routing import worker as routing_worker
+from node.routing.router import Router
+from node.routing.worker import RouteWorker
+from node.settings.model import Destination, Dicom, Peer, Route, Settings
+from tests import make
+from tests.ingest import indexed
+from tests.peers import Pacs
+from tests.protocol.conftest import Running, data_set_bytes, until
+from tests.rows import view_rows
+
+CT = make.ct_series
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.moment = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
+
+    def __call__(self) -> dt.datetime:
+        return self.moment
+
+
+class Source:
+    """A node that has instances and routes; a test calls the steps of its workers."""
+
+    def __init__(self, node: Running, settings: Settings, opened: ExitStack) -> None:
+        self.node, self.settings, self.clock = node, settings, Clock()
+        self.audit = Audit(node.root, "SOURCE")
+        opened.callback(self.audit.close)
+        self.opened = opened
+        self.router = self.start()
+
+    def start(self) -> Router:
+        """Begin routes, as a start of the node does."""
+        decoder = Decoder(workers=1)
+        self.opened.callback(decoder.close)
+        index = self.node.ingest.index
+        router = Router(self.settings, self.node.root, index, self.node.metrics, self.audit, decoder, lambda name: None)
+        wants = {worker.subscriber: worker.wants_instances for worker in router.workers}
+        index.deliveries.begin_hooks(wants, are_routes=True)
+        for worker in router.workers:
+            worker._now = self.clock  # type: ignore[assignment]
+            self.opened.callback(worker._rest)
+        return router
+
+    def worker(self, name: str) -> RouteWorker:
+        return next(worker for worker in self.router.workers if worker.subscriber == name)
+
+    def run(self, name: str) -> None:
+        """Take the steps that are due now."""
+        while self.worker(name).step() == 0.0:
+            pass
+
+    def take(self, series: list[FileDataset], title: str = "MODALITY", source: Any = "dicom") -> None:
+        for ds in series:
+            syntax = ds.file_meta.TransferSyntaxUID
+            arrival = self.node.ingest.begin(
+                Announced(ds.SOPClassUID, ds.SOPInstanceUID, syntax), Origin(source, title, "SOURCE", "127.0.0.1:1")
+            )
+            arrival.write(data_set_bytes(ds))
+            indexed(arrival)
+
+    def rows(self, query: str) -> list[dict[str, Any]]:
+        return view_rows(self.node.root, query)
+
+    def state(self, name: str = "all/PACS") -> dict[str, Any]:
+        route, _, destination = name.partition("/")
+        [row] = self.rows(f"SELECT * FROM v_routes WHERE route = '{route}' AND destination = '{destination}'")
+        return row
+
+    def quiet(self, ds: FileDataset) -> None:
+        """Let the series of an instance become quiet, without converting it."""
+        index = self.node.ingest.index
+        with index._engine.begin() as connection:
+            connection.exec_driver_sql(
+                "INSERT INTO events (kind, study_instance_uid, series_instance_uid, happened_at) VALUES (?, ?, ?, ?)",
+                ("series-quiet", ds.StudyInstanceUID, ds.SeriesInstanceUID, "2026-01-01 12:00:00.000000"),
+            )
+
+
+@pytest.fixture
+def pacs() -> Iterator[Pacs]:
+    with Pacs() as peer:
+        yield peer
+
+
+@pytest.fixture
+def source(start_node: Callable[..., Running], tmp_path: Path) -> Iterator[Callable[..., Source]]:
+    with ExitStack() as opened:
+
+        def begin(
+            routes: dict[str, Route],
+            port: int = 1,
+            destinations: dict[str, Destination] | None = None,
+            peers: dict[str, Peer] | None = None,
+        ) -> Source:
+            peers = peers or {"PACS": Peer(ae_title="PACS", host="127.0.0.1", port=port)}
+            node = start_node(peers=peers, ae_title="SOURCE")
+            settings = Settings(
+                dicom=Dicom(ae_title="SOURCE", response_seconds=10),
+                peers=peers,
+                routes=routes,
+                destinations=destinations or {},
+            )
+            return Source(node, settings, opened)
+
+        yield begin
+
+
+def uids(series: list[FileDataset]) -> list[str]:
+    return [str(ds.SOPInstanceUID) for ds in series]
+
+
+def test_instances_are_sent_in_order_on_one_association_each_once(source: Callable[..., Source], pacs: Pacs) -> None:
+    node = source({"all": Route(when="instance-stored", to=("PACS",))}, pacs.port)
+    series = CT(5)
+    node.take(series)
+    node.run("all/PACS")
+    assert pacs.taken == uids(series)
+    assert pacs.associations == 1
+    node.router = node.start()  # a restart sends nothing again, not even what a person replays
+    key = (series[0].StudyInstanceUID, series[0].SeriesInstanceUID)
+    assert node.node.ingest.index.routes.replay("all/PACS", [key], False, node.clock()).delivered == 1
+    node.run("all/PACS")
+    assert len(pacs.taken) == 5
+    assert len(node.node.ingest.index.routes.replay("all/PACS", [key], True, node.clock()).queued) == 1
+    node.run("all/PACS")
+    assert pacs.taken == uids(series) * 2
+    assert node.state()["delivered"] == 6
+    assert "110104" in (node.node.root / "audit.jsonl").read_text() or node.worker("all/PACS")._audited
+
+
+def test_what_a_destination_that_is_down_misses_waits_and_is_sent_when_it_is_back(
+    source: Callable[..., Source], pacs: Pacs
+) -> None:
+    node = source({"all": Route(when="instance-stored", to=("PACS",), attempts=1)}, pacs.port)
+    pacs.down()
+    one, two = CT(3), CT(2)
+    node.take(one)
+    node.run("all/PACS")
+    state = node.state()
+    assert "does not answer" in state["trouble"]
+    assert state["given_up"] == state["waiting"] == 0
+    assert state["instances_behind"] == 3
+    node.take(two)
+    pacs.up()
+    node.run("all/PACS")
+    assert pacs.taken == []  # its wait is not over
+    assert node.node.ingest.index.routes.retry(["all/PACS"], node.clock()) == 0
+    node.run("all/PACS")
+    assert pacs.taken == uids(one) + uids(two)
+    assert node.state()["trouble"] is None
+
+
+def test_an_instance_that_is_refused_for_now_holds_its_study_and_a_final_refusal_is_a_dead_letter(
+    source: Callable[..., Source], pacs: Pacs
+) -> None:
+    node = source({"all": Route(when="instance-stored", to=("PACS",))}, pacs.port)
+    one, two = CT(3), CT(1)
+    busy = [True]
+    pacs.answer = lambda uid: 0xA700 if uid == one[0].SOPInstanceUID and busy else 0xC001 if uid in uids(two) else 0
+    node.take(one)
+    node.take(two)
+    node.run("all/PACS")
+    assert pacs.taken == []
+    [dead] = node.rows("SELECT * FROM v_route_messages WHERE state = 'given-up'")
+    assert "0xC001" in dead["reason"]
+    assert "retry" in dead["reason"]
+    busy.clear()
+    node.clock.moment += dt.timedelta(seconds=60)
+    node.run("all/PACS")
+    assert pacs.taken == uids(one)  # in order, although the second could have been sent before
+    pacs.answer = lambda uid: 0
+    node.node.ingest.index.routes.retry(["all/PACS"], node.clock())
+    node.run("all/PACS")
+    assert pacs.taken == uids(one) + uids(two)
+
+
+def test_a_series_that_was_sent_in_part_goes_on_where_it_was_cut(source: Callable[..., Source], pacs: Pacs) -> None:
+    node = source({"all": Route(when="series-quiet", to=("PACS",))}, pacs.port)
+    series = CT(6)
+    node.take(series)
+    node.quiet(series[0])
+
+    def dies(uid: str) -> int:
+        if uid == series[3].SOPInstanceUID:
+            for assoc in pacs._server.active_associations:
+                assoc.abort()
+        return 0
+
+    pacs.answer = dies
+    node.run("all/PACS")
+    assert node.state()["waiting"] == 1
+    pacs.answer = lambda uid: 0
+    node.clock.moment += dt.timedelta(seconds=60)
+    node.run("all/PACS")
+    assert pacs.taken[:3] == uids(series)[:3]
+    assert set(pacs.taken) == set(uids(series))
+    assert pacs.taken[-3:] == uids(series)[3:]
+    assert len(pacs.taken) <= 8  # the one that was under way arrived at each attempt
+    late = CT(7)[-1]
+    late.StudyInstanceUID, late.SeriesInstanceUID, late.InstanceNumber = (
+        series[0].StudyInstanceUID, series[0].SeriesInstanceUID, 7,
+    )  # fmt: skip
+    late.FrameOfReferenceUID = series[0].FrameOfReferenceUID
+    before = len(pacs.taken)
+    node.take([late])
+    node.quiet(late)
+    node.run("all/PACS")
+    assert pacs.taken[before:] == [str(late.SOPInstanceUID)]
+
+
+def test_a_route_leaves_out_what_came_from_its_destination_and_what_it_does_not_select(
+    source: Callable[..., Source], pacs: Pacs
+) -> None:
+    routes = {
+        "all": Route(when="instance-stored", to=("PACS",)),
+        "back": Route(when="instance-stored", to=("PACS",), return_to_sender=True, where='modality == "MR"'),
+    }
+    node = source(routes, pacs.port)
+    node.take(CT(2), title="PACS")
+    for name in ("all/PACS", "back/PACS"):
+        node.run(name)
+    assert pacs.taken == []
+    assert node.rows("SELECT * FROM v_route_messages") == []
+
+
+def test_copies_are_changed_on_their_way_and_the_archive_keeps_what_came(
+    source: Callable[..., Source], pacs: Pacs, tmp_path: Path
+) -> None:
+    changes = {"set": {"InstitutionName": "Köln", "PatientID": "S1-{PatientID}"}, "remove": ("StudyDescription",)}
+    folder = tmp_path / "out"
+    folder.mkdir()
+    routes = {
+        "all": Route(when="series-quiet", to=("PACS",), **changes),  # type: ignore[arg-type]
+        "files": Route(when="series-quiet", to=("SHARE",), confirm=True, **changes),  # type: ignore[arg-type]
+    }
+    node = source(routes, pacs.port, {"SHARE": Destination(folder=folder)})
+    series = CT(2)
+    for ds in series:
+        ds.PatientID, ds.StudyDescription, ds.SeriesDescription = "../../etc", "secret", "a/b"
+    node.take(series)
+    stored = node.node.stored_data_sets()
+    node.quiet(series[0])
+    node.run("all/PACS")
+    node.run("files/SHARE")
+    files = [dcmread(path) for path in sorted(folder.rglob("*.dcm"))]
+    assert len(files) == 2
+    assert all(path.is_relative_to(folder) for path in folder.rglob("*"))
+    for ds in [*pacs.data_sets, *files]:
+        assert (ds.InstitutionName, ds.PatientID) == ("Köln", "S1-../../etc")
+        assert "StudyDescription" not in ds
+    assert node.node.stored_data_sets() == stored
+    assert node.node.part_files() == []
+    states = node.rows("SELECT DISTINCT state FROM v_sent_instances WHERE route = 'files'")
+    assert states == [{"state": "confirmed"}]
+
+
+def test_pauses_and_hours_hold_a_route_and_survive_a_restart(source: Callable[..., Source], pacs: Pacs) -> None:
+    node = source({"all": Route(when="instance-stored", to=("PACS",))}, pacs.port)
+    routes = node.node.ingest.index.routes
+    assert routes.pause(["all/PACS"], True) == 1
+    node.take(CT(2))
+    node.router = node.start()
+    node.run("all/PACS")
+    assert pacs.taken == []
+    assert node.state()["paused"] == 1
+    assert routes.pause(["all/PACS"], False) == 1
+    node.run("all/PACS")
+    assert len(pacs.taken) == 2
+
+
+def test_storage_commitment_proves_arrival_and_what_is_not_kept_is_sent_again(
+    source: Callable[..., Source], start_node: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = start_node(ae_title="PACS")
+    peers = {"PACS": Peer(ae_title="PACS", host="127.0.0.1", port=there.port)}
+    node = source({"all": Route(when="series-quiet", to=("PACS",), confirm=True)}, peers=peers)
+    series = CT(3)
+    node.take(series)
+    node.quiet(series[0])
+    while node.worker("all/PACS").work():
+        pass
+    lost = there.rows()[0]
+    (there.root / lost["path"]).unlink()
+    node.run("all/PACS")  # asks, hears that one is not kept, and sends it again
+    states = {row["sop_instance_uid"]: row["state"] for row in node.rows("SELECT * FROM v_sent_instances")}
+    assert set(states.values()) == {"confirmed"}
+    assert len(states) == 3
+    assert len(there.stored_data_sets()) == 3
+    assert node.state()["unconfirmed"] == 0
+    assert index_routes.MAX_ASKS > 1
+    assert routing_worker.ASK_AGAIN_SECONDS > 60
+    assert until(lambda: there.count("commitment_reports_total{outcome=reported}") >= 2)
