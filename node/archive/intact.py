@@ -49,6 +49,28 @@ def problem_with(path: Path, offset: int, length: int | None, sha256: str | None
     return None if digest == sha256 else f"has the SHA-256 {digest} instead of {sha256}"
 
 
+def intact_bytes(path: Path, offset: int, length: int, sha256: str) -> bytes | str:
+    """Return the bytes of a file from `offset`, or how they differ from what was received; see `problem_with`.
+
+    Raises
+    ------
+    OSError
+        The file cannot be read.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return MISSING
+    try:
+        data = os.pread(descriptor, length + 1, offset)
+    finally:
+        os.close(descriptor)
+    if len(data) != length:
+        return f"has another length than {length} bytes"
+    digest = hashlib.sha256(data).hexdigest()
+    return data if digest == sha256 else f"has the SHA-256 {digest} instead of {sha256}"
+
+
 def data_set_offset(path: Path) -> int | None:
     """Return where the data set begins in a DICOM file; None if its head is not one that this node writes.
 

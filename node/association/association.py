@@ -22,6 +22,10 @@ from node.association.outgoing import (
 )
 from node.dicom.command import Command, Element
 
+SENT_AT_ONCE = 131072
+"""Bytes of a request and its instance that are handed to the kernel at once: a small instance wakes its receiver once,
+and one for a peer that takes small PDUs costs few calls."""
+
 
 @dataclass(frozen=True, slots=True)
 class AcceptedContext:
@@ -104,10 +108,16 @@ class Association(ABC):
         SourceLost
             The file could not be read to its end; the association cannot continue.
         """
-        self.send_pdus(request_pdus(context_id, elements, self.fragment_bytes))
-        with source.fragments(self.fragment_bytes) as fragments:
-            for pdu in fragment_pdus(context_id, False, fragments, self.fragment_bytes):
-                self.send_pdus(pdu)
+        size = self.fragment_bytes
+        pdus = bytearray(request_pdus(context_id, elements, size))
+        with source.fragments(max(SENT_AT_ONCE // size, 1) * size) as fragments:
+            for pdu in fragment_pdus(context_id, False, fragments, size):
+                pdus += pdu
+                if len(pdus) >= SENT_AT_ONCE:
+                    self.send_pdus(bytes(pdus))
+                    pdus.clear()
+        if pdus:
+            self.send_pdus(bytes(pdus))
 
     @abstractmethod
     def send_pdus(self, data: bytes) -> None:

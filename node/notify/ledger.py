@@ -18,7 +18,7 @@ from time import monotonic
 
 from node.index.database import Index
 from node.index.deliveries import Attempt, LedgerEvent, PendingEvent, Work
-from node.index.follower import IndexFollower
+from node.index.follower import FOLLOW_SECONDS, IndexFollower
 from node.notify.channel import Interrupted
 from node.retries import MAX_WAIT_SECONDS, wait_seconds
 
@@ -44,6 +44,8 @@ class LedgerWorker(IndexFollower):
     events : collection of LedgerEvent
         The events that it subscribes to.
     now : callable () -> aware datetime
+    within : float, seconds
+        Longest delay from a commit to the next step.
     """
 
     def __init__(
@@ -53,8 +55,9 @@ class LedgerWorker(IndexFollower):
         events: Collection[LedgerEvent],
         index: Index,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
+        within: float = FOLLOW_SECONDS,
     ) -> None:
-        super().__init__(thread_name, index)
+        super().__init__(thread_name, index, within)
         self._subscriber, self._events, self._now = subscriber, events, now
         self._seen_event = 0
         self._cancelled = threading.Event()

@@ -8,17 +8,20 @@ from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from node.archive.intact import problem_with
+from node.archive.intact import intact_bytes, problem_with
 from node.association.client.send import Outgoing
 from node.conversion.decoder import Decoder, DecoderBusy, NotDecoded
 from node.conversion.forwarding import Change, copy_of, forward
 from node.index.routes import DueInstance
 from node.routing.destination import NotTaken, Prepared
 
-AHEAD = 3
-"""Instances that are prepared while one is sent."""
+BATCH_INSTANCES, BATCH_BYTES = 32, 4_000_000
+"""Instances that are prepared in one turn of the thread: switching to it for each would cost more than a small one."""
 
-IMPOSSIBLE = "its file cannot be read"
+BATCHES_AHEAD = 2
+
+_Outcome = tuple[int, Prepared | NotTaken]
+"""The id of the row of an instance, and what became of it."""
 
 
 class Preparer:
@@ -36,7 +39,8 @@ class Preparer:
         self._root, self._decoder, self._change = root, decoder, change
         self._threads = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._expected: deque[DueInstance] = deque()
-        self._under_way: dict[int, Future[Prepared]] = {}
+        self._under_way: deque[Future[list[_Outcome]]] = deque()
+        self._ready: dict[int, Prepared | NotTaken] = {}
 
     def expect(self, dues: Iterable[DueInstance]) -> None:
         """Note which instances are taken next, in this order."""
@@ -52,11 +56,13 @@ class Preparer:
             Its file is missing or damaged, or it cannot be changed as the route demands.
         """
         self._begin_next()
-        future = self._under_way.pop(due.image_id, None)
-        if future is None:
-            future = self._threads.submit(self._prepared, due)
-        self._begin_next()
-        return future.result()
+        while due.image_id not in self._ready and self._under_way:
+            self._ready |= self._under_way.popleft().result()
+            self._begin_next()
+        outcome = self._ready.pop(due.image_id, None) or self._outcome(due)[1]
+        if isinstance(outcome, NotTaken):
+            raise outcome
+        return outcome
 
     def release(self, prepared: Prepared) -> None:
         """Remove the copy of an instance."""
@@ -69,33 +75,56 @@ class Preparer:
         self._threads.shutdown()
 
     def _begin_next(self) -> None:
-        while self._expected and len(self._under_way) < AHEAD:
-            due = self._expected.popleft()
-            self._under_way[due.image_id] = self._threads.submit(self._prepared, due)
+        while self._expected and len(self._under_way) < BATCHES_AHEAD:
+            batch: list[DueInstance] = []
+            size = 0
+            while self._expected and len(batch) < BATCH_INSTANCES and size < BATCH_BYTES:
+                batch.append(self._expected.popleft())
+                size += batch[-1].bytes
+            self._under_way.append(self._threads.submit(self._outcomes, batch))
 
     def _drop(self) -> None:
-        for future in self._under_way.values():
-            if not future.cancel() and future.exception() is None:
-                self.release(future.result())
-        self._under_way.clear()
+        """Forget what was expected, and remove its copies."""
         self._expected.clear()
+        while self._under_way:
+            future = self._under_way.popleft()
+            if not future.cancel():
+                self._ready |= future.result()
+        for outcome in self._ready.values():
+            if isinstance(outcome, Prepared):
+                self.release(outcome)
+        self._ready.clear()
+
+    def _outcomes(self, batch: Iterable[DueInstance]) -> list[_Outcome]:
+        return [self._outcome(due) for due in batch]
+
+    def _outcome(self, due: DueInstance) -> _Outcome:
+        try:
+            return due.image_id, self._prepared(due)
+        except NotTaken as problem:
+            return due.image_id, problem
 
     def _path(self, due: DueInstance) -> Path:
         return self._root / due.key
 
     def _prepared(self, due: DueInstance) -> Prepared:
         path = self._path(due)
+        found: bytes | str | None
         try:
-            problem = problem_with(path, due.data_set_offset, due.bytes, due.sha256)
+            if due.bytes > BATCH_BYTES or self._change.concerns(due.transfer_syntax_uid):
+                found = problem_with(path, due.data_set_offset, due.bytes, due.sha256)
+            else:
+                found = intact_bytes(path, due.data_set_offset, due.bytes, due.sha256)
         except OSError as error:
-            raise NotTaken(f"{IMPOSSIBLE} now: {error.strerror}") from error
-        if problem is not None:
-            raise NotTaken(f"its file {problem}: send the instance to this node again", is_final=True)
+            raise NotTaken(f"its file cannot be read now: {error.strerror}") from error
+        if isinstance(found, str):
+            raise NotTaken(f"its file {found}: send the instance to this node again", is_final=True)
         if self._change.concerns(due.transfer_syntax_uid):
             return Prepared(due, self._copied(due, path))
         outgoing = Outgoing(
-            path, due.sop_class_uid, due.sop_instance_uid, due.transfer_syntax_uid, due.data_set_offset, due.bytes
-        )
+            path, due.sop_class_uid, due.sop_instance_uid, due.transfer_syntax_uid, due.data_set_offset, due.bytes,
+            data=found,
+        )  # fmt: skip
         return Prepared(due, outgoing)
 
     def _copied(self, due: DueInstance, path: Path) -> Outgoing:

@@ -54,6 +54,9 @@ from node.settings.model import Route
 
 log = structlog.get_logger()
 
+SOON_SECONDS = 0.05
+"""Longest delay from a commit to the next step."""
+
 MAX_HELD_SECONDS = 300.0
 """Longest wait before a destination that cannot be reached is tried again."""
 
@@ -105,7 +108,7 @@ class RouteWorker(LedgerWorker):
     ) -> None:
         name = subscriber(route_name, destination_name)
         events: tuple[LedgerEvent, ...] = (route.when,) if route_name else ()
-        super().__init__(f"route {name}", name, events, index, now)
+        super().__init__(f"route {name}", name, events, index, now, SOON_SECONDS)
         self.route_name, self.destination_name, self._route = route_name, destination_name, route
         self._destination, self._preparer, self._turns = destination, preparer, turns
         self._metrics, self._audit, self._ae_title, self._delete_confirmed = metrics, audit, ae_title, delete_confirmed

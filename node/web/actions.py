@@ -66,11 +66,7 @@ def change_route(
     ResourceNotFound
         The route has no such destination.
     """
-    name = "" if route == BY_HAND else route
-    to = node.settings.routes[name].to if name in node.settings.routes else ()
-    if destination not in (to if name else node.settings.receivers):
-        raise ResourceNotFound("destination of a route")
-    names = [f"{name}/{destination}"]
+    names = [require_destination(node, route, destination)]
     if action == "retry":
         changed = node.actions["retry-routes"](names=names)["waiting"]
     else:
@@ -78,6 +74,21 @@ def change_route(
     detail = f"route {route} to {destination}: {action}"
     audit.changed(AuditEvent.APPLICATION_ACTIVITY, Action.UPDATE, (), detail)
     return {"action": action, "changed": changed}
+
+
+def require_destination(node: Services, route: str, destination: str) -> str:
+    """Return the name in the ledger of a destination of a route.
+
+    Raises
+    ------
+    ResourceNotFound
+        The route has no such destination.
+    """
+    name = "" if route == BY_HAND else route
+    to = node.settings.routes[name].to if name in node.settings.routes else ()
+    if destination not in (to if name else node.settings.receivers):
+        raise ResourceNotFound("destination of a route")
+    return f"{name}/{destination}"
 
 
 def release(node: Services, account: Caller, name: str, *, replace: bool) -> Mapping[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from io import BytesIO
@@ -113,9 +113,10 @@ def until(condition: Callable[[], bool], seconds: float = DEADLINE_SECONDS) -> N
         pause.wait(0.02)
 
 
-def open_site(root: Path, **web: Any) -> Site:
-    """Serve a root; keyword arguments are keys of [web]."""
+def open_site(root: Path, tables: Mapping[str, Any] | None = None, **web: Any) -> Site:
+    """Serve a root; keyword arguments are keys of [web], `tables` are other tables of the configuration."""
     settings = Settings(
+        **(tables or {}),
         storage=Storage(root=root, reserve_bytes=0),
         convert=Convert(formats=("nifti", "mhd"), thumbnails=True),
         web=Web(**({"port": 0} | web)),
@@ -135,8 +136,8 @@ def start_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
     """Serve a fresh root; keyword arguments are keys of [web]."""
     started: list[Site] = []
 
-    def start(**web: Any) -> Site:
-        started.append(open_site(tmp_path / f"root{len(started)}", **web))
+    def start(tables: Mapping[str, Any] | None = None, **web: Any) -> Site:
+        started.append(open_site(tmp_path / f"root{len(started)}", tables, **web))
         return started[-1]
 
     yield start

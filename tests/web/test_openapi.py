@@ -87,6 +87,9 @@ def what_is_there(site: Site) -> dict[str, Any]:
         "sop_instance_uid": instance["sop_instance_uid"],
         "conflict": conflict["id"],
         "slug": NOT_FOUND.slug,
+        "route": "-",
+        "destination": "NOWHERE",
+        "action": "retry",
         "entry": client.get("/api/v1/worklist").json()["items"][-1]["id"],
     }
 
@@ -135,7 +138,7 @@ def test_every_change_takes_conditions_and_a_key(fuzzed: Site) -> None:
         for method, operation in path.items()
         if method not in ("get", "head")
     ]
-    assert len(changes) == 13
+    assert len(changes) == 16
     for operation in changes:
         assert {"if-match", "idempotency-key"} <= {parameter["name"] for parameter in operation["parameters"]}
         assert {"404", "409", "412", "422"} <= set(operation["responses"])

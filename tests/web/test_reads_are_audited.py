@@ -37,6 +37,12 @@ NOT_READ = {
         "/api/v1/worklist",
         "/dicom-web/workitems",
         "/dicom-web/workitems/{workitem}",
+        "/api/v1/routes/{route}/{destination}/{action}",
+        "/routes/{route}/{destination}",
+        "/api/v1/studies/{study_instance_uid}/send",
+        "/api/v1/studies/{study_instance_uid}/series/{series_instance_uid}/send",
+        "/studies/{study_instance_uid}/send",
+        "/studies/{study_instance_uid}/series/{series_instance_uid}/send",
         "/dicom-web/workitems/{workitem}/cancelrequest",
         "/dicom-web/workitems/1.2.840.10008.5.1.4.34.5/subscribers/{aetitle}/suspend",
         "/dicom-web/workitems/1.2.840.10008.5.1.4.34.5.1/subscribers/{aetitle}/suspend",
@@ -57,7 +63,7 @@ WITHOUT_PATIENTS = {
     "/api/v1/status", "/ohif", "/ohif/{path:path}", "/badges", "/upload", "/status", "/status/numbers",
     "/dicom-web", "/dicom-web/",
     "/api/v1/rejections", "/problems/rejections", "/api/v1/failures", "/problems", "/api/v1/exclusions",
-    "/api/v1/problems", "/api/v1/problems/{slug}",
+    "/api/v1/problems", "/api/v1/problems/{slug}", "/api/v1/routes", "/routes/rows",
 }  # fmt: skip
 """Routes that return no patient data here: those of the node itself, and lists that are empty in this root."""
 
@@ -87,7 +93,7 @@ def test_each_route_that_returns_patient_data_leaves_a_line(walked: Site) -> Non
         "series": SERIES, "instance": INSTANCE, "id": volume["id"], "name": volume["name"], "revision": 1,
         "frames": 1, "entry": 1, "path": "7FE00010", "slug": "not-found",
         "conflict": client.get("/api/v1/conflicts").json()["items"][0]["id"],
-        "aetitle": "WATCHER",
+        "aetitle": "WATCHER", "route": "-", "destination": "NOWHERE", "action": "retry",
         "workitem": client.get("/dicom-web/workitems").json()[0]["00080018"]["Value"][0],
     }  # fmt: skip
     silent, told = set(), set()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from pathlib import Path
 
@@ -41,12 +41,15 @@ class NotAsStored(NotSendable):
         self.problem = problem
 
 
+_Bytes = bytes  # `Outgoing` has a field of that name
+
+
 @dataclass(frozen=True, slots=True)
 class Outgoing:
     """An instance to send: a file whose data set has `bytes` bytes from `offset` on.
 
     The UIDs are those of the data set; the File Meta Information may differ. `sha256` is the digest of the data set;
-    if it is given, the file is verified before it is sent.
+    if it is given, the file is verified before it is sent. `data` is the data set, if it was read and verified already.
     """
 
     path: Path
@@ -56,6 +59,7 @@ class Outgoing:
     offset: int
     bytes: int
     sha256: str | None = None
+    data: _Bytes | None = field(default=None, repr=False)
 
 
 class SendOutcome(Enum):
@@ -215,8 +219,11 @@ def bytes_for_peer(
         raise NotSendable(
             f"the peer does not accept {instance.sop_class_uid} in {instance.transfer_syntax_uid}; accepted: {syntaxes}"
         )
-    _require_intact(instance)
-    if target == instance.transfer_syntax_uid:
+    if instance.data is None:
+        _require_intact(instance)
+    if target == instance.transfer_syntax_uid and instance.data is not None:
+        yield accepted[target], InstanceBytes(data=instance.data)
+    elif target == instance.transfer_syntax_uid:
         yield accepted[target], InstanceBytes(instance.path, instance.offset, instance.bytes)
     else:
         with transcode(instance.path, target) as source:

@@ -4,14 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+from sqlalchemy import func, select
+
 from node.index.converted import SeriesKey
 from node.index.deliveries import LedgerEvent
-from node.index.read.rows import ReadRepository, Row
+from node.index.models import DeliveryRow
+from node.index.read.rows import PagedRepository, Row
 from node.index.routes import deletable_series
 
+_SLASH = func.instr(DeliveryRow.hook, "/")
+_ROUTE = func.substr(DeliveryRow.hook, 1, _SLASH - 1).label("route")
+_DESTINATION = func.substr(DeliveryRow.hook, _SLASH + 1).label("destination")
 
-class ReadRoutes(ReadRepository):
-    """Rows of ``v_routes`` and ``v_route_messages``."""
+
+class ReadRoutes(PagedRepository):
+    """Rows of ``v_routes`` and ``v_route_messages``; `page` lists the messages."""
+
+    listing = select(
+        DeliveryRow.id,
+        DeliveryRow.message_id,
+        _ROUTE,
+        _DESTINATION,
+        DeliveryRow.event,
+        DeliveryRow.study_instance_uid,
+        DeliveryRow.series_instance_uid,
+        DeliveryRow.sop_instance_uid,
+        DeliveryRow.happened_at,
+        DeliveryRow.state,
+        DeliveryRow.attempts,
+        DeliveryRow.due_at,
+        DeliveryRow.reason,
+        DeliveryRow.last_at,
+    ).where(_SLASH > 0)
+    filters = (_ROUTE, _DESTINATION, DeliveryRow.state)
 
     def destinations(self) -> list[Row]:
         """Return the rows of ``v_routes``."""

@@ -6,11 +6,14 @@ from typing import Annotated, Literal
 
 from fastapi import Path, Query
 
+from node.index.read import ReadIndex
 from node.web import actions
 from node.web.access import Reader, RequestAudit, Writer
 from node.web.api import models
-from node.web.api.paging import Limit, Page
+from node.web.api.changes import Change
+from node.web.api.paging import AuditedPage, Page
 from node.web.api.routing import OF_CHANGES, api_router, problems
+from node.web.problem_types import WRONG_CURSOR
 from node.web.services import Node
 
 router = api_router("routes")
@@ -26,23 +29,19 @@ def list_routes(account: Reader, node: Node) -> Page[models.RouteResource]:
         return Page(items=[models.RouteResource.of(row) for row in index.routes.destinations()])
 
 
-@router.get("/routes/messages")
+@router.get("/routes/messages", responses=problems(WRONG_CURSOR))
 def list_route_messages(
     account: Reader,
-    node: Node,
-    audit: RequestAudit,
-    limit: Limit = 100,
+    page: AuditedPage,
     route: Annotated[str | None, Query(max_length=64, description="name of the route; empty: by hand")] = None,
     destination: Annotated[str | None, Query(max_length=64, description="name of the destination")] = None,
     state: Annotated[
         Literal["waiting", "delivered", "given-up", "dropped"] | None, Query(description="state of the message")
     ] = None,
 ) -> Page[models.RouteMessageResource]:
-    """The newest messages of routes: what waits, what was given up and why."""
-    with node.index.searching() as index:
-        rows = index.routes.messages(limit, route=route, destination=destination, state=state)
-    audit.queried("route messages", len(rows))
-    return Page(items=[models.RouteMessageResource.of(row) for row in rows])
+    """Messages of routes, newest first: what waits, what was given up and why."""
+    wanted = {"route": route, "destination": destination, "state": state}
+    return page.read("route messages", models.RouteMessageResource, lambda index: index.routes, **wanted)
 
 
 @router.post("/routes/{route}/{destination}/{action}", responses=problems(*OF_CHANGES))
@@ -50,9 +49,20 @@ def change_route(
     account: Writer,
     node: Node,
     audit: RequestAudit,
+    change: Change,
     route: RouteName,
     destination: DestinationName,
     action: Annotated[Literal["pause", "resume", "retry"], Path(description="what to do")],
 ) -> models.RouteChange:
-    """Pause a destination of a route, let it go on, or try again what waits or was given up; repetitions do no harm."""
-    return models.RouteChange.of(actions.change_route(node, audit, route, destination, action))
+    """Pause a destination of a route, let it go on, or try again what waits or was given up."""
+
+    def current(index: ReadIndex) -> models.RouteResource:
+        found = (models.RouteResource.of(row) for row in index.routes.destinations())
+        return next(row for row in found if (row.route or actions.BY_HAND, row.destination) == (route, destination))
+
+    actions.require_destination(node, route, destination)
+    return change.make(
+        models.RouteChange,
+        current,
+        lambda _: models.RouteChange.of(actions.change_route(node, audit, route, destination, action)),
+    )

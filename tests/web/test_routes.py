@@ -1,0 +1,109 @@
+"""Routes over HTTP: STOW-RS to another node, and what REST and pages show and change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from node.audit.audit_log import Audit
+from node.conversion.decoder import Decoder
+from node.index.accounts import Role
+from node.routing.router import Router
+from node.settings.model import Destination, Route
+from tests import make
+from tests.web.conftest import Site
+
+
+def route_of(there: str, tokens: Path | None = None, **keys: Any) -> dict[str, Any]:
+    web = Destination(url=f"{there}/dicom-web", token_file=tokens)
+    return {"destinations": {"CLOUD": web}, "routes": {"up": Route(when="instance-stored", to=("CLOUD",), **keys)}}
+
+
+def run(site: Site, name: str) -> None:
+    """Send what is due at a destination."""
+    decoder = Decoder(workers=1)
+    audit = Audit(site.root, "SOURCE")
+    index = site.store.index
+    router = Router(site.services.settings, site.root, index, site.store.metrics, audit, decoder, lambda name: None)
+    index.deliveries.begin_hooks({one.subscriber: one.wants_instances for one in router.workers}, are_routes=True)
+    [worker] = [one for one in router.workers if one.subscriber == name]
+    try:
+        while worker.step() == 0.0:
+            pass
+    finally:
+        worker._rest()
+        worker._preparer.close()
+        audit.close()
+        decoder.close()
+
+
+@pytest.fixture
+def token(tmp_path: Path) -> Path:
+    return tmp_path / "token"
+
+
+def test_a_route_stores_by_stow_and_is_shown_paused_retried_and_asked_to_send(
+    start_site: Callable[..., Site], token: Path
+) -> None:
+    there = start_site(authentication="always")
+    there.account("writer", Role.WRITE)
+    token.write_text("wrong")
+    here = start_site(route_of(there.url, token, confirm=True))
+    run(here, "up/CLOUD")
+    series = make.ct_series(3, study_uid="1.2.3", series_uid="1.2.3.1")
+    here.take(*series)
+    run(here, "up/CLOUD")
+    client = here.client()
+    [row] = [row for row in client.get("/api/v1/routes").json()["items"] if row["route"]]
+    assert "401" in row["trouble"]
+    assert "token_file" in row["trouble"]
+    assert (row["instances_behind"], row["given_up"]) == (3, 0)
+    assert "check the token" in client.get("/routes").text
+    token.write_text(there.token("writer"))
+    path = "/api/v1/routes/up/CLOUD"
+    assert client.post(f"{path}/pause").json() == {"action": "pause", "changed": 1}
+    run(here, "up/CLOUD")
+    with there.store.index.reading() as index:
+        assert index.count_levels()["instances"] == 0
+    assert client.post(f"{path}/resume").json()["changed"] == 1
+    assert client.post(f"{path}/retry").status_code == 200
+    run(here, "up/CLOUD")
+    with there.store.index.reading() as index:
+        assert index.count_levels()["instances"] == 3
+    [row] = [row for row in client.get("/api/v1/routes").json()["items"] if row["route"]]
+    assert (row["trouble"], row["delivered"], row["unconfirmed"]) == (None, 3, 0)
+    assert client.post("/api/v1/routes/up/NOWHERE/retry").status_code == 404
+    assert client.post("/api/v1/studies/1.2.3/send", params={"to": "NOWHERE"}).status_code == 400
+    assert client.post("/api/v1/studies/1.2.9/send", params={"to": "CLOUD"}).status_code == 404
+    assert client.post("/api/v1/studies/1.2.3/send", params={"to": "CLOUD"}).json() == {"instances": 3}
+    sent = client.post("/studies/1.2.3/series/1.2.3.1/send", data={"to": "CLOUD"}, follow_redirects=True)
+    assert "by hand" in sent.text
+    [message, *_] = client.get("/api/v1/routes/messages", params={"state": "waiting", "route": ""}).json()["items"]
+    assert (message["event"], message["destination"]) == ("send", "CLOUD")
+    run(here, "/CLOUD")
+    assert client.get("/api/v1/routes/messages?state=waiting&total=true").json()["total"] == 0
+    assert here.audited("Export")[0]["objects"][0]["study_instance_uid"] == "1.2.3"
+    assert 'voxelnode_route_waiting{destination="CLOUD",route="up"} 0.0' in client.get("/metrics").text
+
+
+def test_a_damaged_instance_is_a_dead_letter_and_the_others_arrive(
+    start_site: Callable[..., Site],
+) -> None:
+    there = start_site()
+    here = start_site(route_of(there.url))
+    run(here, "up/CLOUD")
+    good = make.ct_series(2)
+    [other] = make.ct_series(1)
+    here.take(*good, other)
+    path = next(
+        path for path in here.root.glob("objects/*/*.dcm") if other.SOPInstanceUID.encode() in path.read_bytes()
+    )
+    path.write_bytes(path.read_bytes()[:-2])
+    run(here, "up/CLOUD")
+    with there.store.index.reading() as index:
+        assert index.count_levels()["instances"] == 2
+    [dead] = here.client().get("/api/v1/routes/messages?state=given-up").json()["items"]
+    assert "send the instance to this node again" in dead["reason"]
