@@ -33,6 +33,14 @@ class Pacs:
             self._server.shutdown()
         self._server = None
 
+    def forget(self) -> None:
+        """Begin as a new peer at the same address."""
+        self.taken.clear()
+        self.data_sets.clear()
+        self.associations, self.answer = 0, lambda uid: 0x0000
+        if self._server is None:
+            self.up()
+
     def __enter__(self) -> Pacs:
         self.up()
         return self

@@ -36,7 +36,7 @@ Name = Annotated[
 
 @app.command("list")
 def list_(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
-    """List the routes, the state of each destination, and what waits for it."""
+    """List the destinations of routes, and what waits for each."""
     settings: Settings = load(config, storage__root=root).settings
 
     from node.index.database import reading
@@ -80,7 +80,7 @@ def waiting(
     root: Root = None,
     json: Json = False,
 ) -> None:
-    """List what waits for another attempt, and what was given up, with the reason."""
+    """List what waits or was given up, with the reason."""
     settings: Settings = load(config, storage__root=root).settings
     route, slash, destination = (name or "").partition("/")
 
@@ -115,9 +115,9 @@ def _brief(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 @app.command()
 def retry(name: Name, config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
-    """Send what was given up or is waiting, and try destinations that could not be reached.
+    """Try again what waits or was given up.
 
-    A running node does so at once; otherwise the next start does.
+    Destinations that could not be reached are tried, too. A running node does so at once, otherwise the next start.
     """
     done = _perform(name, config, root, "retry-routes")
     if json:
@@ -128,7 +128,7 @@ def retry(name: Name, config: ConfigFile = None, root: Root = None, json: Json =
 
 @app.command()
 def pause(name: Name, config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
-    """Hold a route until `resume`, also over restarts of the node; what is due waits in the index."""
+    """Hold a route until it is resumed, also over restarts."""
     done = _perform(name, config, root, "pause-routes", paused=True)
     print_json(done) if json else print(f"{done['changed']} destinations were paused")
 
@@ -153,9 +153,10 @@ def replay(
     root: Root = None,
     json: Json = False,
 ) -> None:
-    """Send series that are here on a route, as far as its rules want them and the destination has not taken them.
+    """Send series that are here already.
 
-    With a running node, the command waits until all have found room. If it is interrupted, the same command continues.
+    Only those that the rules of the route want and the destination has not taken are sent. With a running node, the
+    command waits until all have found room. If it is interrupted, the same command continues.
     """
     settings = settings_for_change(config, root)
     subscribers = _subscribers(settings, name)

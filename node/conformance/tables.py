@@ -154,14 +154,20 @@ def _service_of(sop_class_uid: str) -> str:
 
 def _is_asked(service: str) -> bool:
     """Return whether the node is an SCU of a service."""
-    return service.startswith("Study Root") and service.endswith(("FIND", "GET"))
+    return service.startswith("Storage Commitment") or (
+        service.startswith("Study Root") and service.endswith(("FIND", "GET"))
+    )
 
 
 def _web_services() -> Table:
     rows = [("URI Service (WADO-URI)", "No", "Yes")]
     rows += [
-        (f"Studies Service: {transaction}", "No", "Yes")
-        for transaction in ("Retrieve (WADO-RS)", "Store (STOW-RS)", "Search (QIDO-RS)")
+        (f"Studies Service: {transaction}", by_routes, "Yes")
+        for transaction, by_routes in (
+            ("Retrieve (WADO-RS)", "No"),
+            ("Store (STOW-RS)", "Yes, by routes"),
+            ("Search (QIDO-RS)", "Yes, of what routes have sent"),
+        )
     ]
     rows.append(("Worklist Service (UPS-RS)", "No", "Yes"))
     rows += [(f"{service} Service", "No", "No") for service in ("Non-Patient Instance", "Storage Commitment")]

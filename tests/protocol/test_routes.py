@@ -13,14 +13,13 @@ from pydicom import FileDataset, dcmread
 
 from node.audit.audit_log import Audit
 from node.conversion.decoder import Decoder
-from node.index import routes as index_routes
 from node.receive.ingest import Announced, Origin
-from node.routing import worker as routing_worker
 from node.routing.router import Router
 from node.routing.worker import RouteWorker
 from node.settings.model import Destination, Dicom, Peer, Route, Settings
 from tests import make
 from tests.ingest import indexed
+from tests.interop.conftest import free_port
 from tests.peers import Pacs
 from tests.protocol.conftest import Running, data_set_bytes, until
 from tests.rows import view_rows
@@ -94,10 +93,16 @@ class Source:
             )
 
 
-@pytest.fixture
-def pacs() -> Iterator[Pacs]:
+@pytest.fixture(scope="module")
+def listening() -> Iterator[Pacs]:
     with Pacs() as peer:
         yield peer
+
+
+@pytest.fixture
+def pacs(listening: Pacs) -> Pacs:
+    listening.forget()
+    return listening
 
 
 @pytest.fixture
@@ -289,6 +294,7 @@ def test_pauses_and_hours_hold_a_route_and_survive_a_restart(source: Callable[..
 def test_storage_commitment_proves_arrival_and_what_is_not_kept_is_sent_again(
     source: Callable[..., Source], start_node: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("node.association.services.commitment.LEAVE_SECONDS", 0.2)
     there = start_node(ae_title="PACS")
     peers = {"PACS": Peer(ae_title="PACS", host="127.0.0.1", port=there.port)}
     node = source({"all": Route(when="series-quiet", to=("PACS",), confirm=True)}, peers=peers)
@@ -305,6 +311,23 @@ def test_storage_commitment_proves_arrival_and_what_is_not_kept_is_sent_again(
     assert len(states) == 3
     assert len(there.stored_data_sets()) == 3
     assert node.state()["unconfirmed"] == 0
-    assert index_routes.MAX_ASKS > 1
-    assert routing_worker.ASK_AGAIN_SECONDS > 60
     assert until(lambda: there.count("commitment_reports_total{outcome=reported}") >= 2)
+
+
+def test_a_report_that_comes_later_on_an_association_of_the_peer_counts(
+    source: Callable[..., Source], start_node: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.association.client.commitment.REPORT_SECONDS", 0.0)
+    there_port = free_port()
+    peers = {"PACS": Peer(ae_title="PACS", host="127.0.0.1", port=there_port)}
+    node = source({"all": Route(when="series-quiet", to=("PACS",), confirm=True)}, peers=peers)
+    us = {"US": Peer(ae_title="SOURCE", host="127.0.0.1", port=node.node.port)}
+    start_node(peers=us, ae_title="PACS", port=there_port)
+    series = CT(2)
+    node.take(series)
+    node.quiet(series[0])
+    node.run("all/PACS")
+    assert until(lambda: node.rows("SELECT DISTINCT state FROM v_sent_instances") == [{"state": "confirmed"}])
+    unknown = {one.sop_instance_uid for one in node.node.ingest.index.routes.owed("all/PACS", node.clock())}
+    assert unknown == set()
+    assert not node.node.ingest.index.routes.note_commitment("2.25.1", set(), {}, node.clock())

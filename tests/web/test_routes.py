@@ -107,3 +107,43 @@ def test_a_damaged_instance_is_a_dead_letter_and_the_others_arrive(
         assert index.count_levels()["instances"] == 2
     [dead] = here.client().get("/api/v1/routes/messages?state=given-up").json()["items"]
     assert "send the instance to this node again" in dead["reason"]
+
+
+def test_a_series_is_deleted_only_when_every_destination_keeps_it_and_nobody_waits_for_it(
+    start_site: Callable[..., Site], tmp_path: Path
+) -> None:
+    folders = {name: Destination(folder=tmp_path / name, layout="archive") for name in ("one", "two")}
+    for folder in folders:
+        (tmp_path / folder).mkdir()
+    keys: dict[str, Any] = {"when": "instance-stored", "confirm": True, "delete_confirmed": True}
+    routes = {"away": Route(to=("one", "two"), **keys), "other": Route(when="volume-written", to=("one",))}
+    here = start_site({"destinations": folders, "routes": routes})
+    index = here.store.index
+    index.deliveries.begin_hooks(
+        {"away/one": True, "away/two": True, "other/one": False, "/one": False, "/two": False}, are_routes=True
+    )
+    first, late = make.ct_series(4, study_uid="1.2.3", series_uid="1.2.3.1"), []
+    late = first[3:]
+
+    def left() -> int:
+        here.store.delete_confirmed("away")
+        with index.reading() as reading:
+            return reading.count_levels()["instances"]
+
+    here.take(*first[:3])
+    run(here, "away/one")
+    run(here, "away/two")
+    assert left() == 3  # it is not converted yet
+    here.convert()
+    assert left() == 3  # the other route has not sent it yet
+    run(here, "other/one")
+    here.take(*late)
+    run(here, "away/one")
+    here.convert()
+    run(here, "other/one")
+    assert left() == 4  # one destination lacks the late instance
+    run(here, "away/two")
+    assert left() == 0
+    assert len(list((tmp_path / "two").rglob("*.dcm"))) == 4
+    [deleted] = [line for line in here.audited("DICOM Instances Accessed") if line["detail"] == "done"]
+    assert deleted["participants"][0]["user"] == "route away"

@@ -1,0 +1,128 @@
+"""Hours, turns, changes of attributes, and loops: what routes decide without a network."""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+from typing import Any
+
+import pytest
+from pydicom import Dataset
+
+from node.control.checks import problems, warnings
+from node.dicom.coercion import Coercion, NotCoerced
+from node.errors import UsageError
+from node.routing.hours import seconds_until_open
+from node.routing.turns import Turns
+from node.settings.model import Settings
+
+
+def at(time: str) -> dt.datetime:
+    return dt.datetime.fromisoformat(f"2026-07-01T{time}").astimezone()
+
+
+@pytest.mark.parametrize(
+    ("between", "time", "seconds"),
+    [
+        (None, "12:00", 0),
+        ("08:00-17:00", "07:30", 1800),
+        ("08:00-17:00", "08:00", 0),
+        ("08:00-17:00", "17:00", 15 * 3600),
+        ("20:00-06:00", "23:59", 0),
+        ("20:00-06:00", "05:59", 0),
+        ("20:00-06:00", "06:00", 14 * 3600),
+    ],
+)
+def test_hours_may_go_over_midnight(between: str | None, time: str, seconds: float) -> None:
+    assert seconds_until_open(between, at(time)) == seconds
+
+
+def test_the_turn_goes_to_the_highest_priority_and_then_to_who_waited_longest() -> None:
+    turns, order, waiting = Turns(), [], threading.Barrier(4)
+
+    def send(name: str, priority: str) -> None:
+        waiting.wait(10)
+        with turns.taken(priority, 10) as is_mine:
+            assert is_mine
+            order.append(name)
+
+    threads = [threading.Thread(target=send, args=one) for one in (("a", "low"), ("b", "high"), ("c", "medium"))]
+    with turns.taken("low", 0) as is_mine:
+        assert is_mine
+        with turns.taken("high", 0) as other:
+            assert not other
+        for thread in threads:
+            thread.start()
+        waiting.wait(10)
+        while len(turns._waiting) < 3:
+            threading.Event().wait(0.01)
+    for thread in threads:
+        thread.join(10)
+    assert order == ["b", "c", "a"]
+
+
+def test_attributes_are_set_replaced_and_removed_at_every_level() -> None:
+    ds = Dataset()
+    ds.PatientID, ds.InstitutionName, ds.AccessionNumber = "P1", "Here", "A1"
+    item = Dataset()
+    item.AccessionNumber, item.RequestedProcedureID = "A2", "R1"
+    ds.RequestAttributesSequence = [item]
+    coercion = Coercion.of(
+        {"PatientID": "X-{PatientID}", "PatientComments": "añadido"},
+        {"InstitutionName": "", "StudyID": "never"},
+        ["AccessionNumber", "(0009,1010)"],
+    )
+    coercion.apply(ds)
+    assert (ds.PatientID, ds.InstitutionName, ds.PatientComments) == ("X-P1", "", "añadido")
+    assert ds.SpecificCharacterSet == "ISO_IR 192"
+    assert "StudyID" not in ds
+    assert "AccessionNumber" not in ds
+    assert "AccessionNumber" not in ds.RequestAttributesSequence[0]
+    assert ds.RequestAttributesSequence[0].RequestedProcedureID == "R1"
+    with pytest.raises(NotCoerced, match="StudyDate"):
+        Coercion.of({"StudyDate": "{PatientID}"}, {}, ()).apply(ds)
+
+
+@pytest.mark.parametrize(
+    ("set_", "remove", "words"),
+    [
+        ({"InstitutionNam": "x"}, (), 'mean "InstitutionName"'),
+        ({"SOPInstanceUID": "1.2"}, (), "says what the instance is"),
+        ({"FrameOfReferenceUID": "1.2"}, (), "only be removed"),
+        ({"StudyDate": "today"}, (), "no value of StudyDate"),
+        ({"PatientID": "{Nobody}"}, (), "{Nobody}"),
+        ({}, ("PixelData",), "cannot be changed"),
+        ({}, ("(0002,0010)",), "cannot be changed"),
+    ],
+)
+def test_a_change_that_cannot_be_made_is_refused_with_its_reason(
+    set_: dict[str, str], remove: tuple[str, ...], words: str
+) -> None:
+    with pytest.raises(UsageError) as raised:
+        Coercion.of(set_, {}, remove)
+    assert words in str(raised.value)
+
+
+def settings(peer: dict[str, Any], **tables: Any) -> Settings:
+    peers = {"P": {"ae_title": "P", "host": "192.0.2.1"} | peer}
+    return Settings.model_validate({"peers": peers, "routes": {"r": {"to": ["P"], "confirm": True}}} | tables)
+
+
+def test_routes_to_the_node_itself_are_refused_and_doubtful_ones_are_told(tmp_path: Any) -> None:
+    dicom = {"dicom": {"ae_title": "US", "host": "127.0.0.1", "port": 11112}, "web": {"enabled": False}}
+    assert problems(settings({}, **dicom)) == []
+    assert "our own AE title" in "".join(problems(settings({"ae_title": "US"}, **dicom)))
+    assert "our own listener" in "".join(problems(settings({"host": "localhost", "port": 11112}, **dicom)))
+    web = {"web": {"port": 8080}, "destinations": {"D": {"url": "http://127.0.0.1:8080/dicom-web"}}}
+    assert "is this node" in "".join(problems(settings({}, **web, routes={"r": {"to": ["D"]}})))
+    folder = {"destinations": {"D": {"folder": str(tmp_path / "none")}}, "routes": {"r": {"to": ["D"]}}}
+    assert "is not there" in "".join(warnings(settings({}, **folder)))
+    assert '"commit"' in "".join(warnings(settings({"may": ["store"]}, **dicom)))
+    for wrong, words in (
+        ({"to": ["Q"]}, "known: P"),
+        ({"to": ["P"], "delete_confirmed": True}, "requires confirm"),
+        ({"to": ["P"], "between": "8-17"}, "between"),
+        ({"to": ["P"], "when": "instance-stored", "where": "slices > 4"}, "no volume"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            settings({}, routes={"r": wrong})
