@@ -97,18 +97,24 @@ class PeerDestination:
         self._association = None
         self._opened.close()
 
+    def _hang_up(self) -> None:
+        """Abort the association, on which the peer does not answer any more."""
+        if self._association is not None:
+            self._association.abort()
+        self.rest()
+
     def _problem(self, instance: Outgoing, is_abandoned: Callable[[], bool]) -> NotTaken | None:
         was_used = self._is_used and self._association is not None
         try:
             return self._send(instance, is_abandoned)
         except AssociationLost as error:
-            self.rest()
+            self._hang_up()
             if not was_used or is_abandoned():
                 raise ConnectionBroken(f"{self._peer}: {error}") from error
         try:  # the peer may have ended an association that was idle
             return self._send(instance, is_abandoned)
         except AssociationLost as error:
-            self.rest()
+            self._hang_up()
             raise ConnectionBroken(f"{self._peer}: {error}") from error
 
     def _send(self, instance: Outgoing, is_abandoned: Callable[[], bool]) -> NotTaken | None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from node.archive.intact import intact_bytes, problem_with
+from node.archive.intact import MISSING, intact_bytes, problem_with
 from node.association.client.send import Outgoing
 from node.conversion.decoder import Decoder, DecoderBusy, NotDecoded
 from node.conversion.forwarding import Change, copy_of, forward
@@ -117,8 +117,8 @@ class Preparer:
                 found = intact_bytes(path, due.data_set_offset, due.bytes, due.sha256)
         except OSError as error:
             raise NotTaken(f"its file cannot be read now: {error.strerror}") from error
-        if isinstance(found, str):
-            raise NotTaken(f"its file {found}: send the instance to this node again", is_final=True)
+        if isinstance(found, str):  # a missing one may have made room for another version meanwhile
+            raise NotTaken(f"its file {found}: send the instance to this node again", is_final=found != MISSING)
         if self._change.concerns(due.transfer_syntax_uid):
             return Prepared(due, self._copied(due, path))
         outgoing = Outgoing(

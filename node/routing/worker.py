@@ -29,6 +29,7 @@ from node.audit.audit_log import (
     Participant,
     Result,
 )
+from node.errors import VoxelnodeError
 from node.failpoints import reached
 from node.index.database import Index
 from node.index.deliveries import Attempt, LedgerEvent, PendingEvent, Work
@@ -218,6 +219,11 @@ class RouteWorker(LedgerWorker):
         except ConnectionBroken as error:
             self._count("failed", 1)
             return self._failed(pending, str(error), is_final=False)
+        except VoxelnodeError:
+            raise
+        except Exception as error:  # a bug must not block all other messages
+            log.exception("route_failed", service=self.name)
+            return self._failed(pending, f"{type(error).__name__} while sending", is_final=False)
         if not problems:
             return Attempt(pending, "delivered", pending.attempts + 1)
         is_final = all(problem.is_final for problem in problems)
