@@ -13,6 +13,7 @@ from node.conversion.decoder import Decoder
 from node.index.accounts import Role
 from node.routing.router import Router
 from node.settings.model import Destination, Route
+from node.web.api.models import RouteResource
 from tests import make
 from tests.web.conftest import Site
 
@@ -60,7 +61,8 @@ def test_a_route_stores_by_stow_and_is_shown_paused_retried_and_asked_to_send(
     [row] = [row for row in client.get("/api/v1/routes").json()["items"] if row["route"]]
     assert "401" in row["trouble"]
     assert "token_file" in row["trouble"]
-    assert (row["instances_behind"], row["given_up"]) == (3, 0)
+    held = RouteResource.of(row)
+    assert (held.instances_behind, held.waiting, held.waiting_since, held.given_up) == (3, 0, None, 0)
     assert "check the token" in client.get("/routes").text
     token.write_text(there.token("writer"))
     path = "/api/v1/routes/up/CLOUD"
