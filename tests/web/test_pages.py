@@ -130,6 +130,7 @@ PAGES = (
     "/problems/conflicts",
     "/problems/conflicts/1",
     "/problems/quarantine",
+    "/routes",
     "/upload",
     "/status",
     "/login",
