@@ -20,7 +20,13 @@ INTRODUCTION = """\
 # Precedence: flags, environment (VOXELNODE_SECTION__KEY, lists as JSON), this file, defaults.
 # `voxelnode config check` finds mistakes; `voxelnode config show` prints each value and its origin.
 """
-SAMPLE_NAMES = {"peers": "CT1", "hooks": "pipeline", "deidentify": "trial", "destinations": "CLOUD", "routes": "research"}
+SAMPLE_NAMES = {
+    "peers": "CT1",
+    "hooks": "pipeline",
+    "deidentify": "trial",
+    "destinations": "CLOUD",
+    "routes": "research",
+}
 
 
 def example_toml() -> str:

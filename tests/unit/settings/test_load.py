@@ -160,7 +160,10 @@ def test_every_key_that_the_example_shows_is_its_default() -> None:
         if line.startswith(("[", "#[")) or (line.startswith("#") and " = " in line and not line.startswith("# "))
     )
     settings = Settings.model_validate(tomllib.loads(shown))
-    assert settings.model_copy(update={"peers": {}, "hooks": {}, "deidentify": {}, "destinations": {}, "routes": {}}) == Settings()
+    assert (
+        settings.model_copy(update={"peers": {}, "hooks": {}, "deidentify": {}, "destinations": {}, "routes": {}})
+        == Settings()
+    )
     assert settings.peers["CT1"].ae_title == "CT1"
     assert settings.deidentify["trial"] == DeidentifySettings(key=Path("trial.key"))
     hook = settings.hooks["pipeline"]
