@@ -108,6 +108,12 @@ class Metrics:
             ["route", "destination", "outcome"],
         )
         self.route_bytes = counter("voxelnode_route_bytes", "Data set bytes sent by routes", ["route", "destination"])
+        self.jobs = counter(
+            "voxelnode_jobs", "Jobs of hooks that ended: succeeded, failed, cancelled, expired", ["hook", "state"]
+        )
+        self.results = counter(
+            "voxelnode_results", "Results of jobs that were stored, by kind of file", ["hook", "kind"]
+        )
         self.service_failures = _ServiceFailures()
         self.registry.register(self.service_failures)
 

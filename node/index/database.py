@@ -22,6 +22,7 @@ from node.index.deliveries import DeliveryRepository
 from node.index.engine import FILE_NAME, IndexUnusable, missing_index, open_engine, require_sound, upgrade
 from node.index.finder import Finder
 from node.index.instances import InstanceRepository
+from node.index.jobs import JobRepository
 from node.index.keyed_requests import KeyedRequestRepository
 from node.index.patients import PatientRepository
 from node.index.performed_steps import PerformedStepRepository
@@ -103,6 +104,7 @@ class Index:
         self.deletions = DeletionRepository(writer, self._watcher)
         self.deliveries = DeliveryRepository(writer, self._watcher)
         self.instances = InstanceRepository(writer, self._watcher, self._finder.note_arrival)
+        self.jobs = JobRepository(writer, self._watcher)
         self.keyed_requests = KeyedRequestRepository(writer, self._watcher)
         self.patients = PatientRepository(writer, self._watcher)
         self.performed_steps = PerformedStepRepository(writer, self._watcher)

@@ -24,6 +24,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, and_, delete, fun
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.orm import aliased, join
 
+from node.index import jobs
 from node.index.converted import SeriesKey
 from node.index.events import EventKind, record_event
 from node.index.models import DeliveryRow, EventRow, HookRow, ImageRow, SeriesRow, StudyRow
@@ -252,6 +253,7 @@ class DeliveryRepository(IndexRepository):
         these: ColumnElement[bool] = and_(DeliveryRow.hook == hook, DeliveryRow.state.in_(("given-up", "waiting")))
         if message_id is not None:
             these = and_(these, DeliveryRow.message_id == message_id)
+        jobs.replay(connection, hook, connection.scalars(select(DeliveryRow.message_id).where(these)).all())
         again = {"state": "waiting", "attempts": 0, "due_at": now}
         return connection.execute(update(DeliveryRow).where(these).values(again)).rowcount
 
@@ -316,11 +318,13 @@ def _queue(
     row = connection.execute(select(DeliveryRow.state, DeliveryRow.last_at).where(*this)).first()
     if row is None:
         keep(connection, hook, Attempt(pending, "waiting", 0, now), now)
+        jobs.replay(connection, hook, [pending.message_id])
         return "new"
     is_done = row.state == "delivered" and (before is None or row.last_at is None or row.last_at >= before)
     if row.state != "waiting" and not is_done:
         again = {"state": "waiting", "attempts": 0, "due_at": now}
         connection.execute(update(DeliveryRow).where(*this).values(again))
+        jobs.replay(connection, hook, [pending.message_id])
         return "new"
     return str(row.state)
 
@@ -484,10 +488,11 @@ def _described(name: str) -> str:
 def after_deletion(connection: Connection, study_instance_uid: str) -> None:
     """Move the cursors back after rows of `images` were deleted: the next row may reuse an id that a cursor has passed.
 
-    Also delete the output of commands about the study, which may name the patient.
+    Also delete the output of commands about the study and what hooks said of their jobs, which may name the patient.
     """
     last = select(func.coalesce(func.max(ImageRow.id), 0)).scalar_subquery()
     connection.execute(update(HookRow).values(rewinds=HookRow.rewinds + 1))
     connection.execute(update(HookRow).where(HookRow.image_id > last).values(image_id=last))
     of_study = and_(DeliveryRow.study_instance_uid == study_instance_uid, DeliveryRow.output.is_not(None))
     connection.execute(update(DeliveryRow).where(of_study).values(output=None))
+    jobs.forget_deleted(connection, study_instance_uid)

@@ -34,6 +34,7 @@ EventKind = Literal[
     "quarantine-purged",
     "deleted",
     "patient-merged",
+    "job-ended",  # a hook with results has done what it was asked to, failed, or was late
     "message-given-up",  # every attempt to deliver a message to a hook failed
 ]
 

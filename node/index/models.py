@@ -683,3 +683,60 @@ class SentInstanceRow(Base):
     asked_at: Mapped[dt.datetime | None] = mapped_column(Utc)
     asks: Mapped[int] = mapped_column(Integer, default=0)
     confirmed_at: Mapped[dt.datetime | None] = mapped_column(Utc)
+
+
+JOB_STATES = ("waiting", "running", "succeeded", "failed", "cancelled", "expired")
+"""waiting: its message was not accepted yet; running: the hook works on it; expired: no outcome came in time."""
+
+
+class JobRow(Base):
+    """What a hook with results was asked to do by one message."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        Index("ix_jobs_hook_message_id", "hook", "message_id"),
+        Index("ix_jobs_state_due_at", "state", "due_at"),
+        CheckConstraint("state IN ({})".format(", ".join(f"'{s}'" for s in JOB_STATES)), name="state"),
+    )
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    job_id: Mapped[str] = mapped_column(String(32), unique=True)  # by which others name it
+    hook: Mapped[str] = mapped_column(String(64))
+    message_id: Mapped[str] = mapped_column(String(36))
+    replayed: Mapped[bool] = mapped_column(default=False, server_default=false())  # a later job has its message
+    event: Mapped[str] = mapped_column(String(32))
+    study_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
+    series_instance_uid: Mapped[str | None] = mapped_column(String(64), index=True)
+    revision: Mapped[int | None] = mapped_column(Integer)
+    happened_at: Mapped[dt.datetime] = mapped_column(Utc)  # of the event
+    state: Mapped[str] = mapped_column(String(16))
+    percent: Mapped[int | None] = mapped_column(Integer)
+    detail: Mapped[str | None] = mapped_column(Text)  # as the hook reports it; may name patients
+    location: Mapped[str | None] = mapped_column(Text)  # where the receiver of a webhook says that it shows the job
+    tokens: Mapped[list[str]] = mapped_column(
+        JSON
+    )  # SHA-256 of the token in each attempt of its message, the last ones
+    created_at: Mapped[dt.datetime] = mapped_column(Utc)
+    changed_at: Mapped[dt.datetime] = mapped_column(Utc)
+    due_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # when it expires, while it is running
+    ended_at: Mapped[dt.datetime | None] = mapped_column(Utc)
+
+
+class ResultRow(Base):
+    """An instance that the node stores for a job; the row is there before the instance, which it identifies."""
+
+    __tablename__ = "results"
+    __table_args__ = (UniqueConstraint("job_id", "file"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    file: Mapped[str] = mapped_column(String(100))
+    kind: Mapped[str] = mapped_column(String(16))  # segmentation, report, document, instance
+    sha256: Mapped[str] = mapped_column(String(64))  # of the file that the hook left
+    source_series_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
+    study_instance_uid: Mapped[str] = mapped_column(String(64))
+    series_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
+    sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
+    sop_class_uid: Mapped[str] = mapped_column(String(64))
+    segments: Mapped[dict[str, int] | None] = mapped_column(JSON(none_as_null=True))  # label of a mask -> number
+    stored_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # None: it is on its way

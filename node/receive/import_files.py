@@ -81,7 +81,7 @@ def _taken(
             yield file, None
             continue
         outcome: Future[Outcome] = Future()
-        threads.submit(_take, file, ingest, origin, outcome)
+        threads.submit(take_in, file, ingest, origin, outcome)
         under_way.append((file, outcome))
         if len(under_way) >= MAX_UNDER_WAY:
             yield _outcome(*under_way.popleft())
@@ -89,8 +89,8 @@ def _taken(
         yield _outcome(*under_way.popleft())
 
 
-def _take(file: MediaFile, ingest: Ingest, origin: Origin, outcome: Future[Outcome]) -> None:
-    """Take in one file; its outcome follows when it is indexed, or the error at once."""
+def take_in(file: MediaFile, ingest: Ingest, origin: Origin, outcome: Future[Outcome]) -> None:
+    """Store the instance of a file; `outcome` gets what became of it when it is indexed, or the error at once."""
     identity = file.identity
     announced = Announced(identity.sop_class_uid, identity.sop_instance_uid, identity.transfer_syntax_uid)
     try:

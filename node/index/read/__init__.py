@@ -27,6 +27,7 @@ from node.index.read.facts import ReadFacts
 from node.index.read.failures import ReadFailures
 from node.index.read.hooks import ReadHooks
 from node.index.read.instances import ReadInstances
+from node.index.read.jobs import ReadJobs
 from node.index.read.patients import ReadPatients
 from node.index.read.performed_steps import ReadPerformedSteps
 from node.index.read.rejections import ReadRejections
@@ -56,6 +57,7 @@ class ReadIndex:
         self.failures = ReadFailures(connection)
         self.hooks = ReadHooks(connection)
         self.instances = ReadInstances(connection)
+        self.jobs = ReadJobs(connection)
         self.patients = ReadPatients(connection)
         self.performed_steps = ReadPerformedSteps(connection)
         self.rejections = ReadRejections(connection)

@@ -1,0 +1,286 @@
+"""Jobs: what hooks with results were asked to do, and the instances that came back.
+
+A job is there before its message is sent, since the receiver may report before it answers. A retry of the message
+continues the job. The row of a result is there before its instance: whatever becomes of the process, an instance that a
+hook made is known as such when it arrives.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from sqlalchemy import Connection, and_, delete, exists, func, insert, select, update
+
+from node.errors import VoxelnodeError
+from node.index.events import record_event
+from node.index.models import ImageRow, JobRow, ResultRow
+from node.index.repository import IndexRepository, on_reader, on_writer
+
+if TYPE_CHECKING:  # which tells jobs of replays and deletions
+    from node.index.deliveries import PendingEvent
+
+JobState = Literal["waiting", "running", "succeeded", "failed", "cancelled", "expired"]
+
+OPEN: tuple[JobState, ...] = ("waiting", "running")
+"""States of a job that may still report."""
+
+MAX_KEPT_JOBS = 10_000
+"""Ended jobs without a result that are kept; older ones are deleted."""
+
+MAX_TOKENS = 8
+"""Tokens of a job that are valid: one for each of the last attempts to deliver its message."""
+
+TOKEN_PREFIX = "voxeljob_"
+"""Begin of the tokens of jobs, which distinguishes them from those of accounts."""
+
+
+class NoSuchJob(VoxelnodeError):
+    """There is no such job; it may have been deleted with its study."""
+
+
+class JobEnded(VoxelnodeError):
+    """The job has ended: it takes no reports and no results."""
+
+
+class ResultThere(VoxelnodeError):
+    """The job has another result of this name; give the new one another name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job, as its message and its results need it."""
+
+    id: int
+    job_id: str
+    hook: str
+    study_instance_uid: str
+    series_instance_uid: str | None
+    revision: int | None
+    state: JobState
+
+    @property
+    def is_open(self) -> bool:
+        return self.state in OPEN
+
+
+@dataclass(frozen=True, slots=True)
+class NewResult:
+    """An instance that is about to be stored for a job; see `node.index.models.ResultRow`."""
+
+    file: str
+    kind: str
+    sha256: str
+    source_series_instance_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_instance_uid: str
+    sop_class_uid: str
+    segments: dict[str, int] | None
+
+
+class JobRepository(IndexRepository):
+    """The jobs of hooks, and their results."""
+
+    @on_writer
+    def begin(self, connection: Connection, hook: str, pending: PendingEvent, now: dt.datetime) -> tuple[Job, str]:
+        """Return the job of a message, a new one if it has none, and a new token for it."""
+        token = f"{TOKEN_PREFIX}{secrets.token_urlsafe(32)}"
+        its = JobRow.hook == hook, JobRow.message_id == pending.message_id, ~JobRow.replayed
+        row = connection.execute(select(JobRow.id, JobRow.tokens).where(*its)).first()
+        if row is not None:
+            tokens = [*row.tokens, _digest(token)][-MAX_TOKENS:]
+            connection.execute(update(JobRow).where(JobRow.id == row.id).values(tokens=tokens))
+            return _job(connection, row.id), token
+        values = {
+            name: getattr(pending, name)
+            for name in (
+                "message_id",
+                "event",
+                "study_instance_uid",
+                "series_instance_uid",
+                "revision",
+                "happened_at",
+            )
+        }
+        values |= {"hook": hook, "job_id": secrets.token_hex(16), "state": "waiting", "tokens": [_digest(token)]}
+        values |= {"created_at": now, "changed_at": now}
+        added = connection.execute(insert(JobRow).values(values).returning(JobRow.id)).scalar_one()
+        _forget_old(connection)
+        return _job(connection, added), token
+
+    @on_writer
+    def accepted(
+        self, connection: Connection, id: int, location: str | None, due_at: dt.datetime, now: dt.datetime
+    ) -> None:
+        """Record that a hook took the message of a job, and works on it until `due_at` at most."""
+        its = JobRow.id == id, JobRow.state == "waiting"
+        values = {"state": "running", "location": location, "due_at": due_at, "changed_at": now}
+        connection.execute(update(JobRow).where(*its).values(values))
+
+    @on_reader
+    def with_id(self, connection: Connection, job_id: str) -> Job:
+        """Return a job.
+
+        Raises
+        ------
+        NoSuchJob
+        """
+        return _job(connection, _row_id(connection, job_id))
+
+    @on_reader
+    def knows_token(self, connection: Connection, job_id: str, token: str) -> bool:
+        """Return whether a token is one of a job; compared by digest, so the time reveals nothing of the token."""
+        tokens = connection.execute(select(JobRow.tokens).where(JobRow.job_id == job_id)).scalar()
+        return tokens is not None and _digest(token) in tokens
+
+    @on_writer
+    def report(
+        self, connection: Connection, job_id: str, percent: int | None, detail: str | None, now: dt.datetime
+    ) -> None:
+        """Record the progress of a job; None leaves what was reported before.
+
+        Raises
+        ------
+        NoSuchJob
+        JobEnded
+        """
+        job = _open(connection, job_id)
+        values: dict[str, Any] = {"percent": percent, "detail": detail}
+        told = {name: value for name, value in values.items() if value is not None}
+        connection.execute(update(JobRow).where(JobRow.id == job.id).values(changed_at=now, **told))
+
+    @on_writer
+    def expect(self, connection: Connection, job_id: str, results: Sequence[NewResult]) -> list[NewResult]:
+        """Record instances that are about to be stored; return those that are not stored yet.
+
+        Raises
+        ------
+        NoSuchJob
+        JobEnded
+        ResultThere
+            The job has a stored result of the same name, with other content.
+        """
+        job = _open(connection, job_id)
+        missing = []
+        for result in results:
+            its = ResultRow.job_id == job.id, ResultRow.file == result.file
+            row = connection.execute(select(ResultRow.sha256, ResultRow.stored_at).where(*its)).first()
+            if row is not None and row.stored_at is not None:
+                if row.sha256 != result.sha256:
+                    raise ResultThere(f"the job has stored another {result.file}; give the new one another name")
+                continue
+            if row is not None:
+                connection.execute(delete(ResultRow).where(*its))
+            values = {name: getattr(result, name) for name in NewResult.__slots__}
+            connection.execute(insert(ResultRow).values(job_id=job.id, **values))
+            missing.append(result)
+        return missing
+
+    @on_writer
+    def stored(self, connection: Connection, sop_instance_uid: str, now: dt.datetime) -> None:
+        """Record that the instance of a result is stored and indexed."""
+        its = ResultRow.sop_instance_uid == sop_instance_uid
+        connection.execute(update(ResultRow).where(its).values(stored_at=now))
+
+    @on_writer
+    def end(self, connection: Connection, job_id: str, state: JobState, detail: str | None, now: dt.datetime) -> Job:
+        """End a job that is open; `detail` is what the hook says of it.
+
+        Raises
+        ------
+        NoSuchJob
+        JobEnded
+        """
+        job = _open(connection, job_id)
+        _end(connection, job, state, detail, now)
+        return job
+
+    @on_writer
+    def expire(self, connection: Connection, now: dt.datetime) -> list[Job]:
+        """End the jobs whose outcome is late; return them."""
+        late = connection.execute(select(JobRow.id).where(JobRow.state == "running", JobRow.due_at <= now)).scalars()
+        jobs = [_job(connection, id) for id in late]
+        for job in jobs:
+            _end(connection, job, "expired", "the hook reported no outcome in time ([hooks.NAME] job_seconds)", now)
+        return jobs
+
+    @on_reader
+    def next_due_at(self, connection: Connection) -> dt.datetime | None:
+        """Return when the next job expires; None if none is running."""
+        return connection.execute(select(func.min(JobRow.due_at)).where(JobRow.state == "running")).scalar()
+
+    @on_reader
+    def open_ids(self, connection: Connection) -> set[str]:
+        """Return the ids of the jobs that may still report."""
+        return set(connection.execute(select(JobRow.job_id).where(JobRow.state.in_(OPEN))).scalars())
+
+
+def replay(connection: Connection, hook: str, message_ids: Sequence[str]) -> None:
+    """Let the next delivery of messages begin new jobs: a person wants the ended ones again."""
+    its = JobRow.hook == hook, JobRow.message_id.in_(message_ids), JobRow.state.not_in(OPEN)
+    connection.execute(update(JobRow).where(*its).values(replayed=True))
+
+
+def forget_deleted(connection: Connection, study_instance_uid: str) -> None:
+    """Forget the results that were deleted, and what hooks have said of jobs of the study, which may name the patient."""
+    is_there = exists().where(ImageRow.sop_instance_uid == ResultRow.sop_instance_uid)
+    gone = and_(ResultRow.study_instance_uid == study_instance_uid, ResultRow.stored_at.is_not(None), ~is_there)
+    connection.execute(delete(ResultRow).where(gone))
+    connection.execute(update(JobRow).where(JobRow.study_instance_uid == study_instance_uid).values(detail=None))
+
+
+def _digest(token: str) -> str:
+    return sha256(token.encode()).hexdigest()
+
+
+def _row_id(connection: Connection, job_id: str) -> int:
+    found = connection.execute(select(JobRow.id).where(JobRow.job_id == job_id)).scalar()
+    if found is None:
+        raise NoSuchJob
+    return found
+
+
+def _job(connection: Connection, id: int) -> Job:
+    row = connection.execute(select(JobRow).where(JobRow.id == id)).one()
+    uids = row.study_instance_uid, row.series_instance_uid
+    return Job(row.id, row.job_id, row.hook, *uids, row.revision, cast(JobState, row.state))
+
+
+def _open(connection: Connection, job_id: str) -> Job:
+    job = _job(connection, _row_id(connection, job_id))
+    if not job.is_open:
+        raise JobEnded(f"the job has {_ENDED[job.state]}: it takes no reports and no results any more")
+    return job
+
+
+_ENDED = {"succeeded": "succeeded", "failed": "failed", "cancelled": "been cancelled", "expired": "expired"}
+
+
+def _end(connection: Connection, job: Job, state: JobState, detail: str | None, now: dt.datetime) -> None:
+    values: dict[str, Any] = {"state": state, "due_at": None, "changed_at": now, "ended_at": now}
+    if detail is not None:
+        values["detail"] = detail
+    connection.execute(update(JobRow).where(JobRow.id == job.id).values(values))
+    its = ResultRow.job_id == job.id, ResultRow.stored_at.is_not(None)
+    results = connection.execute(select(func.count()).select_from(ResultRow).where(*its)).scalar_one()
+    record_event(
+        connection,
+        "job-ended",
+        now,
+        study_instance_uid=job.study_instance_uid,
+        series_instance_uid=job.series_instance_uid,
+        revision=job.revision,
+        detail=f"the job of hook {job.hook} has {_ENDED[state]}, with {results} results",
+    )
+
+
+def _forget_old(connection: Connection) -> None:
+    newest = select(func.max(JobRow.id)).scalar_subquery()
+    has_results = exists().where(ResultRow.job_id == JobRow.id)
+    old = and_(JobRow.state.not_in(OPEN), JobRow.id <= newest - MAX_KEPT_JOBS, ~has_results)
+    connection.execute(delete(JobRow).where(old))

@@ -1,0 +1,149 @@
+"""JSON becomes a structured report: measurements by TID 1500, anything else as a list of texts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from highdicom.sr import (
+    AlgorithmIdentification,
+    CodedConcept,
+    ComprehensiveSR,
+    ContainerContentItem,
+    DeviceObserverIdentifyingAttributes,
+    FindingSite,
+    Measurement,
+    MeasurementReport,
+    MeasurementsAndQualitativeEvaluations,
+    ObservationContext,
+    ObserverContext,
+    RelationshipTypeValues,
+    TextContentItem,
+    TrackingIdentifier,
+)
+from pydicom import Dataset
+from pydicom.sequence import Sequence
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+
+from node.results.making import MANUFACTURER, Making, derived_uid, finished, sample_of
+from node.results.manifest import Coded, Measured, ResultRefused, measurements_of
+
+SCHEME = "99VOXELNODE"
+"""Coding scheme of names that are not coded (PS3.16 8: private designators begin with 99)."""
+
+MAX_JSON_BYTES = 4_000_000
+MAX_TEXTS = 1000
+MAX_TEXT_CHARACTERS = 10_000
+
+IMAGING_PROCEDURE = Code("363679005", "SCT", "Imaging procedure")
+REPORT = Code("126000", "DCM", "Imaging Measurement Report")
+
+
+def make_report(making: Making) -> dict[str, Any]:
+    """Write the report of a JSON file; return its identifiers.
+
+    Raises
+    ------
+    ResultRefused
+        The file is no JSON object, or its measurements have no name, value or unit.
+    """
+    if making.file.stat().st_size > MAX_JSON_BYTES:
+        raise ResultRefused(f"the file is larger than {MAX_JSON_BYTES} bytes")
+    try:
+        content = json.loads(making.file.read_text(encoding="utf-8"), parse_constant=_refused)
+    except (ValueError, RecursionError) as error:
+        raise ResultRefused("the file is no JSON in UTF-8") from error
+    if not isinstance(content, dict):
+        raise ResultRefused("the file is no JSON object")
+    tree = _measurements(content, making) if "measurements" in content else _texts(content, making)
+    sample = sample_of(making)
+    report = ComprehensiveSR(
+        evidence=_evidence(making),
+        content=tree,
+        series_instance_uid=making.identity.series_instance_uid,
+        series_number=making.identity.series_number,
+        sop_instance_uid=making.identity.sop_instance_uid,
+        instance_number=1,
+        manufacturer=MANUFACTURER,
+        is_complete=True,
+        manufacturer_model_name=making.entry.algorithm,
+        software_versions=making.entry.algorithm_version,
+        device_serial_number="1",
+        content_date=making.made_at.date(),
+        content_time=making.made_at.time(),
+        series_date=making.made_at.date(),
+        series_time=making.made_at.time(),
+        specific_character_set="ISO_IR 192",
+    )
+    return finished(report, making, sample)
+
+
+def _refused(constant: str) -> None:
+    raise ResultRefused(f"the JSON has {constant}, which is no number (RFC 8259 6)")
+
+
+def _evidence(making: Making) -> list[Dataset]:
+    """Return what the report refers to, without what highdicom checks of patient and study."""
+    evidence = []
+    for sop_class_uid, sop_instance_uid in making.source.instances:
+        ds = Dataset()
+        ds.SOPClassUID, ds.SOPInstanceUID = sop_class_uid, sop_instance_uid
+        ds.StudyInstanceUID = making.source.study_instance_uid
+        ds.SeriesInstanceUID = making.source.series_instance_uid
+        ds.PatientID = ds.PatientName = ds.PatientBirthDate = ds.PatientSex = ds.AccessionNumber = ds.StudyID = ""
+        ds.StudyDate = ds.StudyTime = ds.ReferringPhysicianName = None
+        evidence.append(ds)
+    return evidence
+
+
+def _measurements(content: dict[str, Any], making: Making) -> Sequence:
+    entry = making.entry
+    algorithm = AlgorithmIdentification(entry.algorithm, entry.algorithm_version)
+    groups = []
+    for number, measured in enumerate(measurements_of(content), 1):
+        site = [FindingSite(_concept(measured.site))] if measured.site is not None else None
+        identifier = f"{entry.name} {number}"
+        uid = derived_uid(making.identity.sop_instance_uid, str(number))
+        groups.append(
+            MeasurementsAndQualitativeEvaluations(
+                TrackingIdentifier(uid=uid, identifier=identifier),
+                algorithm_id=algorithm,
+                finding_sites=site,
+                measurements=[_measurement(measured)],
+            )
+        )
+    device = DeviceObserverIdentifyingAttributes(
+        uid=derived_uid(making.identity.sop_instance_uid, "device"), name=entry.algorithm
+    )
+    observer = ObserverContext(codes.DCM.Device, device)
+    context = ObservationContext(observer_device_context=observer)
+    return MeasurementReport(context, IMAGING_PROCEDURE, groups, title=REPORT)
+
+
+def _measurement(measured: Measured) -> Measurement:
+    unit = CodedConcept(measured.unit, "UCUM", measured.unit)
+    return Measurement(_concept(measured.name), measured.value, unit)
+
+
+def _concept(name: str | Coded) -> CodedConcept:
+    """Return a coded name, or a text as a code of our own, which is the same for the same text."""
+    if isinstance(name, str):
+        return CodedConcept(hashlib.sha256(name.encode()).hexdigest()[:12], SCHEME, name)
+    return CodedConcept(name.value, name.scheme, name.meaning)
+
+
+def _texts(content: dict[str, Any], making: Making) -> Sequence:
+    """Return a list of texts: one for each field, nested ones as JSON."""
+    if not content or len(content) > MAX_TEXTS:
+        raise ResultRefused(f"the JSON object must have 1 to {MAX_TEXTS} fields")
+    root = ContainerContentItem(REPORT, template_id=None)
+    items = []
+    for name, value in content.items():
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        if not name or len(name) > 64 or not text or len(text) > MAX_TEXT_CHARACTERS:
+            raise ResultRefused(f"a field needs a name of 1 to 64 characters and a value of 1 to {MAX_TEXT_CHARACTERS}")
+        items.append(TextContentItem(_concept(name), text, RelationshipTypeValues.CONTAINS))
+    root.ContentSequence = Sequence(items)
+    return Sequence([root])

@@ -1,0 +1,216 @@
+"""A mask becomes a DICOM segmentation (PS3.3 A.51), and is read back before it counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from highdicom import (
+    AlgorithmIdentificationSequence,
+    PixelMeasuresSequence,
+    PlaneOrientationSequence,
+    PlanePositionSequence,
+)
+from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentDescription
+from pydicom import Dataset, dcmread
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+from pydicom.uid import ExplicitVRLittleEndian
+
+from node.dicom.reading import read_instance
+from node.errors import ConversionRefused
+from node.results.lattice import Lattice, lattice_of, on_lattice
+from node.results.making import MANUFACTURER, Making, SourceStack, finished, sample_of
+from node.results.manifest import Coded, Label, ResultRefused
+from node.volume.model import Array, Float, Frame, Geometry
+from node.volume.objects import segmentation
+from node.volume.read.frames import frames_of
+from node.writers.mask_files import NotAMask, read_mask
+
+TISSUE = Coded(value="85756007", scheme="SCT", meaning="Tissue")
+"""Category and type of a segment that has none: CID 7150 and CID 7166 begin with it."""
+
+_CLEARED = {
+    "PatientID": "", "PatientName": "", "PatientBirthDate": "", "PatientSex": "", "AccessionNumber": "", "StudyID": "",
+    "StudyDate": None, "StudyTime": None,
+}  # fmt: skip
+"""highdicom checks these of the source, and refuses what the archive took; `finished` copies them as they are."""
+
+
+def make_segmentation(making: Making) -> dict[str, Any]:
+    """Write the segmentation of a mask; return its identifiers, and the number of the segment of each label.
+
+    Raises
+    ------
+    ResultRefused
+        The mask is on the grid of no volume of the source, has labels without a name, or does not read back.
+    """
+    if not making.source.stacks:
+        raise ResultRefused("the series has no volume that the mask could be of")
+    grids = [_grid(stack) for stack in making.source.stacks]
+    try:
+        voxels, affine = read_mask(making.file, max(int(np.prod(lattice.shape)) for lattice, _ in grids))
+    except NotAMask as error:
+        raise ResultRefused(str(error)) from error
+    mask, lattice, headers = _placed(voxels, affine, grids)
+    labels = _labels(mask, making.entry.labels, making.entry.name)
+    numbers = _numbers(labels, making.entry.encoding)
+    lookup = np.zeros(max(labels) + 1, np.uint16)
+    lookup[list(numbers)] = list(numbers.values())
+    numbered = lookup[mask].astype(np.uint8 if max(numbers.values()) < 256 else np.uint16)
+    ds = _dataset(making, numbered, lattice, headers, {numbers[label]: labels[label] for label in labels})
+    found = finished(ds, making, sample_of(making))
+    _read_back(making, numbered, lattice)
+    return {**found, "segments": {str(label): number for label, number in numbers.items()}}
+
+
+def _grid(stack: SourceStack) -> tuple[Lattice, dict[str, Dataset]]:
+    """Return the grid of a volume, and the headers of its instances by SOP Instance UID."""
+    frames: list[Frame] = []
+    headers: dict[str, Dataset] = {}
+    for uid, path in stack.files:
+        frames += frames_of(read_instance(path))
+        headers[uid] = dcmread(path, stop_before_pixels=True)
+    return lattice_of(frames), headers
+
+
+def _placed(
+    voxels: Array, affine: Float, grids: Sequence[tuple[Lattice, dict[str, Dataset]]]
+) -> tuple[Array, Lattice, dict[str, Dataset]]:
+    """Return the mask on the first grid that is its own; if there is none, raise why the first is not."""
+    refusal = None
+    for lattice, headers in grids:
+        try:
+            return on_lattice(voxels, affine, lattice), lattice, headers
+        except ResultRefused as error:
+            refusal = refusal or error
+    raise refusal or ResultRefused("the series has no volume that the mask could be of")
+
+
+def _labels(mask: Array, named: Mapping[int, Label], name: str) -> dict[int, Label]:
+    """Return every label in ascending order. Without names, a single label has that of the file."""
+    present = [int(value) for value in np.unique(mask) if value]
+    if named:
+        nameless = [value for value in present if value not in named]
+        if nameless:
+            raise ResultRefused(f"the mask has the value {nameless[0]}, for which `labels` has no name")
+        return dict(sorted(named.items()))
+    values = present or [1]
+    return {value: Label(name=name if len(values) == 1 else f"{name} {value}") for value in values}
+
+
+def _numbers(labels: dict[int, Label], encoding: str) -> dict[int, int]:
+    """Return the segment number of each label: its value in a label map, else from 1 without gaps (PS3.3 C.8.20.4)."""
+    if encoding == "labelmap":
+        return {value: value for value in labels}
+    return {value: number for number, value in enumerate(labels, 1)}
+
+
+def _dataset(
+    making: Making, mask: Array, lattice: Lattice, headers: dict[str, Dataset], labels: dict[int, Label]
+) -> Dataset:
+    sources, placement = _sources(lattice, headers)
+    if "FrameOfReferenceUID" not in sources[0]:
+        raise ResultRefused("the images of the volume have no Frame of Reference UID (0020,0052)")
+    for keyword, value in _CLEARED.items():
+        setattr(sources[0], keyword, value)
+    entry = making.entry
+    algorithm = AlgorithmIdentificationSequence(
+        entry.algorithm, codes.cid7162.ArtificialIntelligence, entry.algorithm_version
+    )
+    return Segmentation(
+        source_images=sources,
+        pixel_array=mask,
+        segmentation_type="LABELMAP" if entry.encoding == "labelmap" else "BINARY",
+        segment_descriptions=[
+            SegmentDescription(
+                number,
+                label.name,
+                _code(label.category),
+                _code(label.type),
+                SegmentAlgorithmTypeValues.AUTOMATIC,
+                algorithm,
+            )
+            for number, label in labels.items()
+        ],
+        series_instance_uid=making.identity.series_instance_uid,
+        series_number=making.identity.series_number,
+        sop_instance_uid=making.identity.sop_instance_uid,
+        instance_number=1,
+        manufacturer=MANUFACTURER,
+        manufacturer_model_name=entry.algorithm,
+        software_versions=entry.algorithm_version,
+        device_serial_number="1",
+        content_label="SEGMENTATION",
+        content_date=making.made_at.date(),
+        content_time=making.made_at.time(),
+        series_date=making.made_at.date(),
+        series_time=making.made_at.time(),
+        omit_empty_frames=bool(mask.any()),
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        specific_character_set="ISO_IR 192",
+        **placement,
+    )
+
+
+def _sources(lattice: Lattice, headers: dict[str, Dataset]) -> tuple[list[Dataset], dict[str, Any]]:
+    """Return the images that highdicom refers to, and the planes where they are not one for each slice."""
+    uids = [frame.sop_instance_uid for frame in lattice.frames]
+    first = headers[uids[0]]
+    if len(set(uids)) == len(uids) and "PerFrameFunctionalGroupsSequence" not in first:
+        return [headers[uid] for uid in uids], {}
+    others = [headers[uid] for uid in dict.fromkeys(uids) if uid != uids[0]]
+    return [first], {"further_source_images": others or None, **_planes(lattice)}
+
+
+def _planes(lattice: Lattice) -> dict[str, Any]:
+    """Return position, orientation and size of the slices, for images that have several."""
+    affine, first = lattice.affine_lps, lattice.frames[0]
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    orientation = [*(affine[:3, 0] / spacing[0]), *(affine[:3, 1] / spacing[1])]
+    return {
+        "plane_positions": [
+            PlanePositionSequence("PATIENT", [float(value) for value in frame.position])
+            for frame in lattice.frames
+            if frame.position is not None
+        ],
+        "plane_orientation": PlaneOrientationSequence("PATIENT", [float(value) for value in orientation]),
+        "pixel_measures": PixelMeasuresSequence(
+            pixel_spacing=[float(spacing[1]), float(spacing[0])],
+            slice_thickness=float(first.slice_thickness_mm or spacing[2]),
+            spacing_between_slices=float(spacing[2]),
+        ),
+    }
+
+
+def _code(coded: Coded | None) -> Code:
+    value = coded or TISSUE
+    return Code(value.value, value.scheme, value.meaning)
+
+
+def _read_back(making: Making, mask: Array, lattice: Lattice) -> None:
+    """Compare the file with the mask, by the reader that conversions use.
+
+    Slices that no affine describes (uneven, sheared) have their true positions in the file, but no volume to compare.
+
+    Raises
+    ------
+    ResultRefused
+        They differ.
+    """
+    try:
+        volumes = segmentation.volumes(read_instance(making.into), 0)
+    except ConversionRefused as error:
+        if lattice.geometry in (Geometry.REGULAR, Geometry.SINGLE):
+            raise ResultRefused(f"the segmentation does not read back: {error}") from error
+        return
+    back = np.zeros_like(mask)
+    for volume in volumes:
+        assert volume.affine_lps is not None
+        between = np.linalg.inv(lattice.affine_lps) @ volume.affine_lps
+        begin, step = round(float(between[2, 3])), 1 if between[2, 2] > 0 else -1
+        for number, plane in enumerate(volume.voxels[0]):
+            back[begin + step * number] |= plane
+    if not np.array_equal(back, mask):
+        raise ResultRefused("the segmentation does not read back as the mask that was given")

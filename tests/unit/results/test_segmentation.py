@@ -1,0 +1,169 @@
+"""A mask on the grid of a volume becomes a segmentation whose voxels lie where those of the mask do."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from pydicom import Dataset, dcmread
+
+from node.dicom.reading import read_instance
+from node.results.making import Identity, Making, Source, SourceStack
+from node.results.manifest import Entry, Label, ResultRefused
+from node.results.segmentation import make_segmentation
+from node.volume.assemble import assemble
+from node.volume.objects.segmentation import volumes
+from node.writers.nifti import LPS_TO_RAS, write_nifti
+from node.writers.options import WriteOptions
+from tests import make
+
+Nifti = nibabel.Nifti1Image
+
+
+def prepared(folder: Path, series: Sequence[Dataset], **entry: Any) -> tuple[Making, Nifti]:
+    """Store a series; return what asks for a segmentation of it, and its volume as a model sees it."""
+    files = []
+    for number, ds in enumerate(series):
+        path = folder / f"{number}.dcm"
+        ds.save_as(path, enforce_file_format=True)
+        files.append((str(ds.SOPInstanceUID), path))
+    volume = assemble([read_instance(path) for _, path in files]).volumes[0]
+    write_nifti(volume, folder, "volume", WriteOptions())
+    into = folder / "made.dcm"
+    into.touch()
+    source = Source(
+        str(series[0].StudyInstanceUID),
+        str(series[0].SeriesInstanceUID),
+        tuple((str(ds.SOPClassUID), str(ds.SOPInstanceUID)) for ds in series),
+        files[0][1],
+        (SourceStack(0, tuple(files)),),
+    )
+    options = {"labels": {1: Label(name="left"), 2: Label(name="right")}} | entry
+    asked = Entry("mask.nii.gz", "segmentation", "mask", "Lungs", "threshold", "1", **options)
+    now = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
+    making = Making(asked, folder / "mask.nii.gz", source, Identity("1.2.3", "1.2.3.4", 9001), into, now)
+    return making, nibabel.load(folder / "volume.nii.gz")
+
+
+def labelled(voxels: NDArray[Any]) -> NDArray[np.uint8]:
+    """Two labels without symmetry, so that a flip or a shift is seen; the first and the last slice are empty."""
+    mask = np.zeros(voxels.shape[:3], np.uint8)
+    mask[2:7, 1:9, 1:-1] = 1
+    mask[7:9, 3:5, 1:2] = 2
+    mask[8, 9, -2] = 2
+    return mask
+
+
+def placed(voxels: NDArray[Any], affine_lps: NDArray[Any]) -> set[tuple[int, ...]]:
+    """The label and the place (LPS, in hundredths of mm) of each voxel that is set; voxels are (i, j, k)."""
+    indexes = np.argwhere(voxels)
+    points = indexes @ affine_lps[:3, :3].T + affine_lps[:3, 3]
+    labels = voxels[tuple(indexes.T)]
+    return {(int(label), *np.rint(point * 20).astype(int)) for label, point in zip(labels, points, strict=True)}
+
+
+def uneven_order(series: list[Any]) -> list[Any]:
+    return [series[index] for index in (3, 0, 4, 1, 2)]
+
+
+@pytest.mark.parametrize(
+    "series",
+    [
+        lambda: make.ct_series(5),
+        lambda: make.ct_series(5, orientation=make.OBLIQUE),
+        lambda: make.ct_series(5, orientation=make.SAGITTAL),
+        lambda: uneven_order(make.ct_series(5, orientation=make.CORONAL)),
+        lambda: [make.enhanced_mr(5, orientation=make.OBLIQUE, order=(2, 0, 1, 4, 3))],
+        lambda: make.time_series(2, 5),
+    ],
+    ids=["axial", "oblique", "sagittal", "uneven order", "enhanced", "several times"],
+)
+@pytest.mark.parametrize("orient", [lambda image: image, nibabel.as_closest_canonical], ids=["as is", "canonical"])
+def test_a_segmentation_has_the_voxels_of_its_mask(
+    tmp_path: Path, series: Callable[[], list[Any]], orient: Callable[[Nifti], Nifti]
+) -> None:
+    making, volume = prepared(tmp_path, series())
+    mask = labelled(np.asarray(volume.dataobj))
+    nibabel.save(orient(Nifti(mask, volume.affine)), making.file)
+    make_segmentation(making)
+    expected = placed(mask, LPS_TO_RAS @ volume.affine)
+    [back] = volumes(read_instance(making.into), 0)
+    assert placed(back.voxels[0].transpose(2, 1, 0), back.affine_lps) == expected
+    assert len(expected) == np.count_nonzero(mask)
+
+
+def test_a_segmentation_belongs_to_its_patient_and_refers_to_its_images(tmp_path: Path) -> None:
+    series = make.ct_series(5, SpecificCharacterSet=r"\ISO 2022 IR 87", PatientName="Yamada^Tarou=山田^太郎")
+    for ds in series:
+        ds.PatientSex = "X"  # is invalid, and the archive took it
+    making, volume = prepared(tmp_path, series, labels={7: Label(name="Lunge, links")}, encoding="labelmap")
+    nibabel.save(Nifti(labelled(np.asarray(volume.dataobj)).astype(bool) * np.uint8(7), volume.affine), making.file)
+    assert make_segmentation(making)["segments"] == {"7": 7}
+    found = dcmread(making.into)
+    assert (found.PatientName, found.PatientSex) == ("Yamada^Tarou=山田^太郎", "X")
+    assert (found.StudyInstanceUID, found.SOPInstanceUID, found.SeriesNumber) == (
+        series[0].StudyInstanceUID, "1.2.3.4", 9001
+    )  # fmt: skip
+    assert found.SegmentSequence[-1].SegmentLabel == "Lunge, links"
+    referenced = {
+        str(item.ReferencedSOPInstanceUID) for item in found.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+    }
+    assert referenced == {str(ds.SOPInstanceUID) for ds in series}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda mask, affine: Nifti(mask[:-1], affine), "the mask has 11 x 16 x 5 voxels, the volume 12 x 16 x 5"),
+        (lambda mask, affine: Nifti(mask, affine @ np.diag([1, 1, 1.1, 1])), "up to 0.4 voxels away"),
+        (lambda mask, affine: Nifti(mask, affine + np.eye(4, k=3) * 0.3), "up to 0.6 voxels away"),
+        (lambda mask, affine: Nifti(mask, affine @ np.diag([-1, 1, 1, 1])), "voxels away"),
+        (lambda mask, affine: Nifti(mask * np.float32(0.5), affine), "not whole numbers"),
+        (lambda mask, affine: Nifti(mask + np.uint8(3) * (mask == 2), affine), "the value 5"),
+        (lambda mask, affine: Nifti(mask, None), "no position"),
+        (lambda mask, affine: Nifti(np.zeros((600, 600, 600), np.uint8), affine), "more than the volume"),
+        (lambda mask, affine: Nifti(np.full(mask.shape, np.nan, np.float32), affine), "a label is a number"),
+    ],
+    ids=["size", "spacing", "shift", "flip", "probabilities", "unnamed", "no place", "huge", "nan"],
+)  # fmt: skip
+def test_a_mask_that_is_not_of_the_volume_is_refused(
+    tmp_path: Path, change: Callable[[NDArray[Any], NDArray[Any]], Nifti], reason: str
+) -> None:
+    making, volume = prepared(tmp_path, make.ct_series(5))
+    nibabel.save(change(labelled(np.asarray(volume.dataobj)), volume.affine), making.file)
+    with pytest.raises(ResultRefused, match=reason):
+        make_segmentation(making)
+
+
+def test_slices_of_a_tilted_gantry_have_their_own_positions(tmp_path: Path) -> None:
+    series = make.tilted_ct_series(5)
+    making, volume = prepared(tmp_path, series)
+    mask = labelled(np.asarray(volume.dataobj))
+    nibabel.save(Nifti(mask, volume.affine), making.file)
+    make_segmentation(making)
+    found = dcmread(making.into)
+    groups = [
+        (item, plane) for item, plane in zip(found.PerFrameFunctionalGroupsSequence, found.pixel_array, strict=True)
+    ]
+    expected = {(k, label) for label in (1, 2) for k in range(5) if (mask[:, :, k] == label).any()}
+    positions = {tuple(map(float, ds.ImagePositionPatient)): k for k, ds in enumerate(series)}
+    seen = set()
+    for item, plane in groups:
+        k = positions[tuple(map(float, item.PlanePositionSequence[0].ImagePositionPatient))]
+        label = int(item.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
+        assert np.array_equal(plane.astype(bool), (mask[:, :, k] == label).T)
+        seen.add((k, label))
+    assert seen == expected
+
+
+def test_a_mask_that_finds_nothing_is_a_result(tmp_path: Path) -> None:
+    making, volume = prepared(tmp_path, make.ct_series(3))
+    nibabel.save(Nifti(np.zeros(volume.shape[:3], np.uint8), volume.affine), making.file)
+    make_segmentation(making)
+    assert [item.SegmentLabel for item in dcmread(making.into).SegmentSequence] == ["left", "right"]
