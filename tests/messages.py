@@ -30,6 +30,7 @@ def sample(event: HookEvent, ae_title: str, now: dt.datetime) -> HookMessage:
         "instances": 2, "verdict": None, "failures": [], "series": [],
         "volumes": [volume] if event.startswith("volume-") else [],
         "instance": instance if event == "instance-stored" else None,
+        "job": None,
     }  # fmt: skip
     sop = {"sop_instance_uid": "1.2.3.4.5"} if event == "instance-stored" else {}
     return HookMessage(content | series | sop)

@@ -6,7 +6,9 @@ import datetime as dt
 import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import sleep
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -150,25 +152,36 @@ def try_(
     from node.cli.sample_series import sample_root
     from node.control.availability import hook_channel
     from node.notify.channel import NotDelivered
+    from node.notify.message import with_job
+    from node.results.manifest import Manifest, left_in
 
     wanted = next(known for known in hook.on if event in (None, known))
     channel = hook_channel(settings, name)
-    output = None
     with ExitStack() as opened:
         opened.callback(channel.close)
         folder = settings.storage.root if series is not None else opened.enter_context(sample_root(settings))
         message, misfits = _test_message(folder, settings, hook, wanted, series)
+        out = None
+        if hook.results and hook.url is None:
+            out = opened.enter_context(TemporaryDirectory(prefix="voxelnode-test-"))
+            message = with_job(message, "test", "", "", out)
         try:
-            output = channel.deliver(message, threading.Event())
+            delivered = channel.deliver(message, threading.Event())
         except NotDelivered as error:
             if error.output and not json:
                 print(error.output)
             raise MessageNotDelivered(f"hook {name} did not accept the message: {error}") from error
+        manifest = Manifest.of(delivered.results) if delivered.results is not None else None
+        results = [asdict(entry) for entry in left_in(Path(out), manifest, name)] if out is not None else []
+    output = delivered.output
     if json:
-        print_json({"hook": name, "message": message.content, "output": output, "misfits": misfits})
+        content = {"hook": name, "message": message.content, "output": output, "misfits": misfits, "results": results}
+        print_json(content)
         return
     if output:
         print(output)
+    for result in results:
+        print(f"{result['file']}: {result['kind']} {result['description']!r}, not stored, since this is a test")
     print(f"hook {name} accepted {message.event} {message.id}")
     if misfits and series is not None:
         print(f"without a test, the hook does not receive this series: {'; '.join(misfits)}")

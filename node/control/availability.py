@@ -9,7 +9,7 @@ from node.association.addresses import address_of
 from node.association.client.availability import NotNotified, notification_of, notify_peer
 from node.errors import UsageError
 from node.index.database import Index
-from node.notify.channel import Channel, Interrupted, NotDelivered
+from node.notify.channel import Channel, Delivered, Interrupted, NotDelivered
 from node.notify.message import HookMessage
 from node.notify.notifier import channel_of
 from node.settings.model import Settings
@@ -40,7 +40,7 @@ class AvailabilityChannel:
         self._peer = address_of(str(hook.peer), settings)
         self._ae_title, self._timeout, self._index = settings.dicom.ae_title, hook.timeout_seconds, index
 
-    def deliver(self, message: HookMessage, cancelled: threading.Event) -> None:
+    def deliver(self, message: HookMessage, cancelled: threading.Event) -> Delivered:
         """Send the notification of a message; of a test message, only negotiate the association.
 
         Raises
@@ -65,6 +65,7 @@ class AvailabilityChannel:
             if cancelled.is_set():
                 raise Interrupted from error
             raise NotDelivered(str(error)) from error
+        return Delivered()
 
     def close(self) -> None:
         """Nothing is kept open between messages."""

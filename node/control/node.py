@@ -39,6 +39,7 @@ from node.metrics import remove_counters, write_counters
 from node.notify.notifier import Notifier
 from node.receive.readiness import reasons_not_ready
 from node.receive.refusals import Rejections
+from node.results.intake import JobExpiry
 from node.routing.router import Router, check_destination
 from node.settings.model import Settings, Web
 from node.worklist.mllp import MllpListener
@@ -95,7 +96,16 @@ class Node:
             steps = index.scheduled_steps
             self._orders = MllpListener(settings.worklist, settings.dicom.ae_title, steps, audit, repository.ingest.now)
         self._control = ControlServer(settings.storage.root, repository.actions)
-        self._notifier = Notifier(settings.hooks, channels, index, metrics, audit, settings.dicom.ae_title)
+        self._notifier = Notifier(
+            settings.hooks,
+            channels,
+            index,
+            metrics,
+            audit,
+            settings.dicom.ae_title,
+            repository.results,
+            settings.web.public_url,
+        )
         delete = repository.delete_confirmed
         self._router = Router(settings, archive.root, index, metrics, audit, self._decoder, delete)
         self._web = self._web_server(settings)
@@ -227,6 +237,7 @@ class Node:
             repository.audit,
             repository.actions,
             self._decoder,
+            repository.results,
             parts=self._troubles(),
             on_refusal=self._rejections.record,
         )
@@ -282,6 +293,8 @@ def _optional_services(settings: Settings, repository: Repository) -> Iterator[B
         scrub = Scrub(repository.archive, repository.index, repository.metrics, settings.storage.scrub_days)
         repository.applier.is_digest_due = scrub.is_digest_due
         yield scrub
+    if any(hook.results for hook in settings.hooks.values()) or repository.index.jobs.open_ids():
+        yield JobExpiry(repository.index, repository.results, repository.ingest.now)
     if any(peer.confirm_by_find for peer in settings.peers.values()):
         yield _confirmer(settings, repository.index)
 

@@ -46,6 +46,7 @@ from node.receive.ingest import Ingest
 from node.receive.quarantine import Quarantine, take_back
 from node.receive.quiet_times import quiet_seconds_of
 from node.receive.recovery import Recovered, mark_all_missing, record_quarantined, recover
+from node.results.intake import ResultIntake
 from node.routing.router import subscriptions
 from node.settings.model import HookEvent, Settings
 
@@ -139,6 +140,7 @@ class Repository:
             aborted_grace_seconds=settings.series.aborted_grace_seconds,
             transfers=self._transfers,
         )
+        self.results = ResultIntake(self.index, self.ingest, self.metrics)
         if previous is not None:
             self.index.salvage.begin(previous)
         resume_deletions(self.archive, self.index, dt.datetime.now(dt.UTC))
@@ -155,6 +157,7 @@ class Repository:
             record_quarantined(self.archive, self.index, dt.datetime.now(dt.UTC))
         if previous is not None:
             self.index.salvage.finish(previous, lambda path: (root / path).is_file(), dt.datetime.now(dt.UTC))
+        self.results.sweep()
         self.applier.checkpoint()
         self.applier.start()
         self.index.ahead = self.applier
@@ -175,6 +178,7 @@ class Repository:
 
     def close(self) -> None:
         """Finish instances under way, apply the journal, commit, and unlock the root."""
+        self.results.close()
         self.ingest.close()
         self._transfers.close()
         self.applier.finish()
@@ -204,6 +208,7 @@ class Repository:
             "retry-routes": self._retry_routes,
             "replay-route": self._replay_route,
             "send": self._send,
+            "cancel-job": self._cancel_job,
             "set-account": accounts.set_account,
             "set-role": accounts.set_role,
             "remove-account": accounts.remove_account,
@@ -266,6 +271,10 @@ class Repository:
             reason = f"every destination of route {route_name} has confirmed it"
             with suppress(NotThere):
                 self._delete("series", key[1], key[0], f"route {route_name}", reason, Terms(require_confirmed))
+
+    def _cancel_job(self, job: str) -> Mapping[str, Any]:
+        self.results.end(job, "cancelled")
+        return {"cancelled": job}
 
     def _delete(
         self,

@@ -227,7 +227,7 @@ def replay(connection: Connection, hook: str, message_ids: Sequence[str]) -> Non
 
 
 def forget_deleted(connection: Connection, study_instance_uid: str) -> None:
-    """Forget the results that were deleted, and what hooks have said of jobs of the study, which may name the patient."""
+    """Forget results that were deleted, and what hooks have said of jobs of the study: it may name the patient."""
     is_there = exists().where(ImageRow.sop_instance_uid == ResultRow.sop_instance_uid)
     gone = and_(ResultRow.study_instance_uid == study_instance_uid, ResultRow.stored_at.is_not(None), ~is_there)
     connection.execute(delete(ResultRow).where(gone))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from node.errors import VoxelnodeError
 from node.notify.message import HookMessage
@@ -29,6 +30,28 @@ class NotDelivered(VoxelnodeError):
         self.retry_after, self.is_final, self.output = retry_after, is_final, output
 
 
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """A message was delivered.
+
+    Attributes
+    ----------
+    output : str or None
+        The end of the output of a command. It may contain patient data.
+    is_pending : bool
+        The receiver reports later what became of the job of the message.
+    location : str or None
+        Where the receiver shows that job.
+    results : object
+        What a plugin returned: the manifest of its results, as JSON values.
+    """
+
+    output: str | None = None
+    is_pending: bool = False
+    location: str | None = None
+    results: Any = None
+
+
 class Interrupted(VoxelnodeError):
     """The node is stopping. Whether the message arrived is unknown; the next start delivers it again."""
 
@@ -36,8 +59,8 @@ class Interrupted(VoxelnodeError):
 class Channel(Protocol):
     """A way to deliver messages. Not thread-safe."""
 
-    def deliver(self, message: HookMessage, cancelled: threading.Event) -> str | None:
-        """Deliver a message; return the end of the output if the channel is a command with output.
+    def deliver(self, message: HookMessage, cancelled: threading.Event) -> Delivered:
+        """Deliver a message; return what the receiver answered.
 
         Raises
         ------

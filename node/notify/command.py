@@ -18,7 +18,7 @@ from pathlib import PurePath
 from time import monotonic
 
 from node.errors import UsageError
-from node.notify.channel import Interrupted, NotDelivered
+from node.notify.channel import Delivered, Interrupted, NotDelivered
 from node.notify.message import HookMessage
 from node.settings.model import PLACEHOLDER, PLACEHOLDERS
 
@@ -59,7 +59,7 @@ class HookCommand:
             )
         self._arguments, self._timeout_seconds = (program, *arguments[1:]), timeout_seconds
 
-    def deliver(self, message: HookMessage, cancelled: threading.Event) -> str | None:
+    def deliver(self, message: HookMessage, cancelled: threading.Event) -> Delivered:
         """Run the program; return the end of its output if it succeeds. See `Channel.deliver`."""
         values = _values(message)
         arguments = [self._arguments[0], *(_filled(argument, values) for argument in self._arguments[1:])]
@@ -81,7 +81,7 @@ class HookCommand:
             raise NotDelivered(f"the program cannot be run: {error.strerror}") from error
         finally:
             os.close(stdin)
-        return _finished(process, self._timeout_seconds, cancelled)
+        return Delivered(_finished(process, self._timeout_seconds, cancelled))
 
     def close(self) -> None:
         """Do nothing: no program runs between messages."""
@@ -90,7 +90,12 @@ class HookCommand:
 def _values(message: HookMessage) -> dict[str, str]:
     """Return the values of the placeholders for a message."""
     path = message.path
-    known = {"path": path, "folder": str(PurePath(path).parent) if path is not None else None}
+    job = message.content["job"]
+    known = {
+        "path": path,
+        "folder": str(PurePath(path).parent) if path is not None else None,
+        "out": job["folder"] if job is not None else None,
+    }
     content = {**message.content, **known}
     return {name: str(content[name]) for name in PLACEHOLDERS if content[name] is not None}
 

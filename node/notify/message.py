@@ -88,6 +88,7 @@ def compose(index: ReadIndex, pending: PendingEvent, ae_title: str, *, include_p
         "volumes": [],
         "series": [],
         "instance": None,
+        "job": None,
     }
     if pending.event == "instance-stored":
         content |= _instance(index, pending)
@@ -133,6 +134,21 @@ def compose_test(
     if event == "volume-written" and message.path is None:
         raise NothingLeft
     return HookMessage({**message.content, "test": True})
+
+
+def with_job(message: HookMessage, job_id: str, url: str, token: str, folder: str | None) -> HookMessage:
+    """Return a message that names the job to which its receiver may give results.
+
+    Parameters
+    ----------
+    url : str
+        Of the job in REST, relative to the address of the node's pages if that is not known.
+    token : str
+        Valid for this job alone.
+    folder : str or None
+        Empty folder for files, for a receiver on this machine.
+    """
+    return HookMessage({**message.content, "job": {"id": job_id, "url": url, "token": token, "folder": folder}})
 
 
 def _uids(series: SeriesKey) -> dict[str, str]:

@@ -12,6 +12,7 @@ from node.metrics import Metrics
 from node.notify.channel import Channel
 from node.notify.command import HookCommand
 from node.notify.worker import HookWorker
+from node.results.intake import ResultIntake
 from node.settings.model import HookSettings
 
 CANCEL_SECONDS = 5.0
@@ -36,10 +37,13 @@ class Notifier:
         metrics: Metrics,
         audit: Audit,
         ae_title: str,
+        results: ResultIntake,
+        public_url: str = "",
     ) -> None:
         self._index, self._hooks = index, hooks
         self.workers = [
-            HookWorker(name, hook, channels[name], index, metrics, audit, ae_title) for name, hook in hooks.items()
+            HookWorker(name, hook, channels[name], index, metrics, audit, ae_title, results, public_url=public_url)
+            for name, hook in hooks.items()
         ]
 
     def start(self) -> None:

@@ -7,6 +7,7 @@ it; installing it is not enough. `serve` runs in the child, `Plugin` in the node
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Mapping
 from importlib.metadata import entry_points
@@ -18,13 +19,17 @@ from node.child_process.child import Child, ChildDied
 from node.child_process.messages import ChildCancelled, ChildLate
 from node.child_process.serving import Channel
 from node.errors import UsageError, type_and_location
-from node.notify.channel import Interrupted, NotDelivered
+from node.notify.channel import Delivered, Interrupted, NotDelivered
 from node.notify.message import HookMessage
 
 PROJECT = "voxelnode"
 GROUP = "voxelnode.plugins"
 
 MAX_CAUSE_CHARACTERS = 1000
+MAX_ANSWER_BYTES = 1 << 20
+
+RETURNED = b"="
+"""First byte of the answer of a call that returned; behind it the value as JSON."""
 
 _specification = pluggy.HookspecMarker(PROJECT)
 
@@ -32,31 +37,32 @@ _specification = pluggy.HookspecMarker(PROJECT)
 class Specifications:
     """The functions that a plugin may define; docs/hooks.md describes the message `event`.
 
-    A function that raises is called again later with the same ``event["id"]``.
+    A function that raises is called again later with the same ``event["id"]``. One that left results in
+    ``event["job"]["folder"]`` may return their manifest (docs/results.md).
     """
 
     @_specification
-    def instance_stored(self, event: Mapping[str, Any]) -> None:
+    def instance_stored(self, event: Mapping[str, Any]) -> Any:
         """An instance is durable and indexed."""
 
     @_specification
-    def series_quiet(self, event: Mapping[str, Any]) -> None:
+    def series_quiet(self, event: Mapping[str, Any]) -> Any:
         """A series is quiet, and its conversion begins."""
 
     @_specification
-    def volume_written(self, event: Mapping[str, Any]) -> None:
+    def volume_written(self, event: Mapping[str, Any]) -> Any:
         """A conversion of a series produced at least one volume."""
 
     @_specification
-    def volume_superseded(self, event: Mapping[str, Any]) -> None:
+    def volume_superseded(self, event: Mapping[str, Any]) -> Any:
         """A newer revision replaced one that had volumes."""
 
     @_specification
-    def series_failed(self, event: Mapping[str, Any]) -> None:
+    def series_failed(self, event: Mapping[str, Any]) -> Any:
         """A conversion of a series produced no volume: it was refused, or the converter crashed too often."""
 
     @_specification
-    def study_quiet(self, event: Mapping[str, Any]) -> None:
+    def study_quiet(self, event: Mapping[str, Any]) -> Any:
         """No series of a study has been open for the configured time."""
 
 
@@ -75,9 +81,9 @@ class Plugin:
             known = f"; installed: {', '.join(sorted(installed))}" if installed else "; none are installed"
             raise UsageError(f"no entry point {name!r} in the group {GROUP!r}{known}")
         self._timeout_seconds = timeout_seconds
-        self._child = Child(serve, name, name=f"voxelnode-{name}", max_answer_bytes=1 << 16)
+        self._child = Child(serve, name, name=f"voxelnode-{name}", max_answer_bytes=MAX_ANSWER_BYTES)
 
-    def deliver(self, message: HookMessage, cancelled: threading.Event) -> None:
+    def deliver(self, message: HookMessage, cancelled: threading.Event) -> Delivered:
         """Call the plugin and wait for it. See `Channel.deliver`."""
         try:
             answer = self._child.call(dict(message.content), self._timeout_seconds, cancelled)
@@ -87,8 +93,12 @@ class Plugin:
             raise NotDelivered(f"the plugin did not return within {self._timeout_seconds:g} s") from None
         except ChildDied as died:
             raise NotDelivered(f"the process of the plugin exited with status {died.exitcode}") from died
-        if answer:
-            raise NotDelivered(answer.decode("utf-8", "replace"))
+        if answer[:1] != RETURNED:
+            raise NotDelivered(answer.decode("utf-8", "replace")[:MAX_CAUSE_CHARACTERS])
+        try:
+            return Delivered(results=json.loads(answer[1:]))
+        except (ValueError, RecursionError):
+            raise NotDelivered("the process of the plugin gave an answer that is none") from None
 
     def close(self) -> None:
         """Kill the child process, even during a call."""
@@ -96,16 +106,20 @@ class Plugin:
 
 
 def serve(channel: Channel, name: str) -> None:
-    """Call the plugin for each message until the channel closes; answer with nothing or the cause of a failure."""
+    """Call the plugin for each message until the channel closes; answer what it returned, or the cause of a failure."""
     manager: pluggy.PluginManager | None = None
     for event in channel.requests():
         try:
             if manager is None:
                 manager = _loaded(name)
-            answer = _called(manager, name, event)
+            answer = RETURNED + json.dumps(_called(manager, name, event)).encode()
+            if len(answer) > MAX_ANSWER_BYTES:
+                raise _NotCalled(f"the plugin {name} returned more than {MAX_ANSWER_BYTES} bytes")
+        except _NotCalled as error:
+            answer = str(error).encode()
         except Exception as error:  # the boundary of the process
-            answer = type_and_location(error)
-        channel.answer((answer or "")[:MAX_CAUSE_CHARACTERS].encode("utf-8", "replace"))
+            answer = type_and_location(error).encode("utf-8", "replace")
+        channel.answer(answer)
 
 
 def _loaded(name: str) -> pluggy.PluginManager:
@@ -116,10 +130,15 @@ def _loaded(name: str) -> pluggy.PluginManager:
     return manager
 
 
-def _called(manager: pluggy.PluginManager, name: str, event: Mapping[str, Any]) -> str | None:
+class _NotCalled(Exception):
+    """The plugin cannot be called, or returned what cannot be passed on; the text is ours."""
+
+
+def _called(manager: pluggy.PluginManager, name: str, event: Mapping[str, Any]) -> Any:
+    """Return what the plugin returned: its first value that is not None."""
     function = event["event"].replace("-", "_")
     caller = getattr(manager.hook, function)
     if not caller.get_hookimpls():
-        return f"the plugin {name} has no function {function} marked by pluggy.HookimplMarker({PROJECT!r})"
-    caller(event=event)
-    return None
+        raise _NotCalled(f"the plugin {name} has no function {function} marked by pluggy.HookimplMarker({PROJECT!r})")
+    returned = next(iter(caller(event=event)), None)
+    return returned if event["job"] is not None else None

@@ -15,13 +15,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from urllib.parse import urljoin, urlsplit
 
 import httpx2
 import standardwebhooks
 
 from node import __version__
 from node.errors import UsageError
-from node.notify.channel import Interrupted, NotDelivered
+from node.notify.channel import Delivered, Interrupted, NotDelivered
 from node.notify.message import HookMessage
 from node.tls import client_context
 
@@ -29,6 +30,11 @@ SECRET_PREFIX = "whsec_"
 SECRET_BYTES = range(24, 65)
 BODY_BYTES = 65536
 """Bytes of a response that are read, so that the connection can be reused; the content is ignored."""
+
+ACCEPTED = 202
+"""Status of a receiver that works on the message, and reports later."""
+
+MAX_LOCATION_CHARACTERS = 2000
 
 _CHECK_SECONDS = 0.2
 
@@ -39,6 +45,7 @@ class _Answer:
 
     status: int | None = None
     retry_after: str | None = None
+    location: str | None = None
 
 
 class Webhook:
@@ -71,7 +78,7 @@ class Webhook:
         self._runner: asyncio.Runner | None = None
         self._client: httpx2.AsyncClient | None = None
 
-    def deliver(self, message: HookMessage, cancelled: threading.Event) -> None:
+    def deliver(self, message: HookMessage, cancelled: threading.Event) -> Delivered:
         """Post a message and wait for a 2xx response. See `Channel.deliver`."""
         if self._runner is None:
             self._runner = asyncio.Runner()
@@ -84,7 +91,7 @@ class Webhook:
         }
         if self._secret is not None:
             headers["webhook-signature"] = signature(self._secret, message.id, now, body)
-        self._runner.run(self._deliver(body, headers, cancelled))
+        return self._runner.run(self._deliver(body, headers, cancelled))
 
     def close(self) -> None:
         """Close the connection."""
@@ -94,7 +101,7 @@ class Webhook:
             self._runner.close()
         self._runner = self._client = None
 
-    async def _deliver(self, body: bytes, headers: dict[str, str], cancelled: threading.Event) -> None:
+    async def _deliver(self, body: bytes, headers: dict[str, str], cancelled: threading.Event) -> Delivered:
         answer = _Answer()
         task = asyncio.ensure_future(self._post(body, headers, answer))
         deadline = time.monotonic() + self._timeout_seconds
@@ -112,6 +119,7 @@ class Webhook:
             raise NotDelivered(f"no answer within {self._timeout_seconds:g} s")
         if not 200 <= answer.status < 300:
             raise NotDelivered(f"HTTP status {answer.status}", retry_after=_seconds(answer.retry_after))
+        return Delivered(is_pending=answer.status == ACCEPTED, location=answer.location)
 
     async def _post(self, body: bytes, headers: dict[str, str], answer: _Answer) -> None:
         if self._client is None:
@@ -121,11 +129,20 @@ class Webhook:
             )
         async with self._client.stream("POST", self._url, content=body, headers=headers) as response:
             answer.status, answer.retry_after = response.status_code, response.headers.get("retry-after")
+            answer.location = _location(self._url, response.headers.get("location"))
             count = 0
             async for chunk in response.aiter_raw():
                 count += len(chunk)
                 if count > BODY_BYTES:
                     return
+
+
+def _location(url: str, location: str | None) -> str | None:
+    """Return the address in a ``Location`` header, if it is one of HTTP that a page may show."""
+    if location is None or len(location) > MAX_LOCATION_CHARACTERS:
+        return None
+    absolute = urljoin(url, location)
+    return absolute if absolute.isascii() and urlsplit(absolute).scheme in ("http", "https") else None
 
 
 def signature(secret: bytes, message_id: str, sent_at: dt.datetime, body: bytes) -> str:

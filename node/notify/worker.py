@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from time import monotonic
 from urllib.parse import urlsplit
@@ -11,14 +12,18 @@ from urllib.parse import urlsplit
 import structlog
 
 from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
+from node.errors import OutOfResources
 from node.failpoints import reached
 from node.index.database import Index
 from node.index.deliveries import Attempt, PendingEvent
+from node.index.jobs import Job, JobEnded, ResultThere
 from node.index.read import ReadIndex
 from node.metrics import Metrics
-from node.notify.channel import Channel, Interrupted, NotDelivered
+from node.notify.channel import Channel, Delivered, Interrupted, NotDelivered
 from node.notify.ledger import REASON_LENGTH, LedgerWorker
-from node.notify.message import HookMessage, NothingLeft, compose
+from node.notify.message import HookMessage, NothingLeft, compose, with_job
+from node.results.intake import ResultIntake, ResultsBusy
+from node.results.manifest import Manifest, ResultRefused
 from node.selector import compile_selector
 from node.settings.model import HookSettings
 
@@ -38,7 +43,11 @@ class HookWorker(LedgerWorker):
     channel : Channel
     ae_title : str
         AE title of this node, by which a receiver distinguishes nodes.
+    results : ResultIntake
+        Takes the results of a hook with `results`.
     now : callable () -> aware datetime
+    public_url : str
+        Address of the node's pages in messages; may be empty.
     """
 
     def __init__(
@@ -50,11 +59,14 @@ class HookWorker(LedgerWorker):
         metrics: Metrics,
         audit: Audit,
         ae_title: str,
+        results: ResultIntake,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
+        public_url: str = "",
     ) -> None:
         super().__init__(f"hook {name}", name, hook.on, index, now)
         self._hook_name, self._hook, self._channel = name, hook, channel
         self._metrics, self._audit, self._ae_title = metrics, audit, ae_title
+        self._results, self._public_url = results, public_url
         self._titles = frozenset(title.strip() for title in hook.calling_ae_titles)
         self._selector = compile_selector(hook.where) if hook.where is not None else None
         self._next_at = 0.0
@@ -68,15 +80,27 @@ class HookWorker(LedgerWorker):
             with self._index.reading(wait=False) as index:  # the event is committed
                 message = compose(index, pending, self._ae_title, include_patient=self._hook.include_patient)
                 is_wanted = self._is_wanted(message) and self._is_selected(index, pending)
+                is_own = is_wanted and self._is_own(index, pending)
         except NothingLeft:
             return Attempt(pending, "dropped", pending.attempts, reason="the object was deleted")
         if not is_wanted:
             return Attempt(pending, "dropped", pending.attempts, reason="filtered out by the configuration of the hook")
+        if is_own:
+            return Attempt(pending, "dropped", pending.attempts, reason="the hook made it")
         self._keep_pace()
         attempts = pending.attempts + 1
         reached("message-composed")
+        job: Job | None = None
         try:
-            output = self._channel.deliver(message, self._cancelled)
+            if self._hook.results:
+                job, token = self._index.jobs.begin(self._hook_name, pending, self._now())
+                if not job.is_open:  # a receiver that was not heard in time has done its work
+                    return _done_before(pending, job)
+                message = self._for_job(message, job, token)
+            delivered = self._channel.deliver(message, self._cancelled)
+            reached("message-delivered")
+            if job is not None:
+                self._take_results(job, delivered)
         except Interrupted:
             raise
         except Exception as error:  # a bug must not block all other messages
@@ -84,11 +108,48 @@ class HookWorker(LedgerWorker):
                 log.exception("hook_failed", hook=self._hook_name)
                 error = NotDelivered(f"{type(error).__name__} while delivering")
             self._audit_export(message, Result.MINOR_FAILURE)
-            return self._failed(pending, attempts, error)
-        reached("message-delivered")
+            return self._failed(pending, attempts, error, job)
         self._audit_export(message, Result.SUCCESS)
         self._metrics.hook_messages.labels(self._hook_name, "delivered").inc()
-        return Attempt(pending, "delivered", attempts, output=output)
+        return Attempt(pending, "delivered", attempts, output=delivered.output)
+
+    def _is_own(self, index: ReadIndex, pending: PendingEvent) -> bool:
+        """Return whether the hook itself made what an event is about: it would never come to an end."""
+        study, series = pending.study_instance_uid, pending.series_instance_uid
+        if series is not None:
+            return index.jobs.descends(self._hook_name, study, series)
+        return index.jobs.is_own_news(self._hook_name, study, pending.happened_at)
+
+    def _for_job(self, message: HookMessage, job: Job, token: str) -> HookMessage:
+        """Return a message with its job: an address and a token, and a folder for receivers on this machine."""
+        is_here = self._hook.url is None
+        folder = str(self._results.empty_folder(job.job_id)) if is_here else None
+        return with_job(message, job.job_id, f"{self._public_url}/api/v1/jobs/{job.job_id}", token, folder)
+
+    def _take_results(self, job: Job, delivered: Delivered) -> None:
+        """Store what a hook left, unless it reports later.
+
+        Raises
+        ------
+        NotDelivered
+        """
+        now = self._now()
+        if delivered.is_pending:
+            due_at = now + dt.timedelta(seconds=self._hook.job_seconds)
+            self._index.jobs.accepted(job.id, delivered.location, due_at, now)
+            return
+        try:
+            manifest = Manifest.of(delivered.results) if delivered.results is not None else None
+            self._results.finish(job.job_id, manifest)
+        except JobEnded:  # it reported its outcome itself, or a person cancelled the job
+            return
+        except (ResultRefused, ResultThere) as error:  # it names files, which may name the patient
+            with suppress(JobEnded):
+                self._results.end(job.job_id, "failed", str(error))
+            reason = "a result was refused: `voxelnode jobs` has the reason"
+            raise NotDelivered(reason, is_final=True, output=delivered.output) from error
+        except (OutOfResources, ResultsBusy) as error:
+            raise NotDelivered(str(error), output=delivered.output) from error
 
     def _audit_export(self, message: HookMessage, result: Result) -> None:
         """Record in the audit log that a receiver was, or may have been, sent patient data (PS3.15 A.5.3.5)."""
@@ -127,7 +188,7 @@ class HookWorker(LedgerWorker):
             raise Interrupted
         self._next_at = monotonic() + 1 / MAX_MESSAGES_PER_SECOND
 
-    def _failed(self, pending: PendingEvent, attempts: int, error: NotDelivered) -> Attempt:
+    def _failed(self, pending: PendingEvent, attempts: int, error: NotDelivered, job: Job | None) -> Attempt:
         is_final = error.is_final or attempts >= self._hook.attempts
         reason = str(error)[:REASON_LENGTH]
         self._metrics.hook_messages.labels(self._hook_name, "given-up" if is_final else "failed").inc()
@@ -137,5 +198,15 @@ class HookWorker(LedgerWorker):
             series_instance_uid=pending.series_instance_uid,
         )  # fmt: skip
         if is_final:
+            if job is not None:
+                with suppress(JobEnded):
+                    self._results.end(job.job_id, "failed", reason)
             return Attempt(pending, "given-up", attempts, reason=reason, output=error.output)
         return replace(self._again_later(pending, reason, error.retry_after), output=error.output)
+
+
+def _done_before(pending: PendingEvent, job: Job) -> Attempt:
+    """Return the outcome of a message whose job has ended."""
+    if job.state == "cancelled":
+        return Attempt(pending, "dropped", pending.attempts, reason="its job was cancelled")
+    return Attempt(pending, "delivered", pending.attempts)

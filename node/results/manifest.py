@@ -7,8 +7,10 @@ name a patient.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -166,7 +168,9 @@ def entries_of(files: Collection[str], manifest: Manifest | None, algorithm: Alg
         The manifest names a file that is not there, or a file has no name of a result.
     """
     if manifest is None:
-        manifest = Manifest(results=[ManifestResult(file=name) for name in sorted(files)[: MAX_RESULTS + 1]])
+        if len(files) > MAX_RESULTS:
+            raise ResultRefused(f"there are {len(files)} files; a job has at most {MAX_RESULTS} results")
+        manifest = Manifest(results=[ManifestResult(file=name) for name in sorted(files)])
     made_by = manifest.algorithm or algorithm
     named: set[str] = set()
     entries = []
@@ -205,16 +209,37 @@ def entries_of(files: Collection[str], manifest: Manifest | None, algorithm: Alg
     return entries
 
 
-def read_manifest(folder: Path) -> Manifest | None:
-    """Return the manifest of a folder, or None if it has none.
+def left_in(folder: Path, manifest: Manifest | None, hook: str) -> list[Entry]:
+    """Return what is to be made of the files that a hook left in a folder.
+
+    Parameters
+    ----------
+    folder : Path
+        May not exist. Names that begin with a dot are ignored.
+    manifest : Manifest or None
+        What the files are; None: as a file of the folder says or, without it, as their names do.
+    hook : str
+        Name of the hook: that of the algorithm if the manifest has none.
 
     Raises
     ------
     ResultRefused
+        Something else than files with proper names is in the folder, or as of `entries_of`.
     """
-    path = folder / MANIFEST
-    if not path.is_file():
-        return None
+    names = set()
+    with suppress(FileNotFoundError), os.scandir(folder) as found:
+        for entry in found:
+            if entry.name.startswith("."):
+                continue
+            if not entry.is_file(follow_symlinks=False) or FILE_NAME.fullmatch(entry.name) is None:
+                raise ResultRefused(f"{entry.name[:100]!r} is no file, or has no name of a result: remove it")
+            names.add(entry.name)
+    if manifest is None and MANIFEST in names:
+        manifest = _read_manifest(folder / MANIFEST)
+    return entries_of(names - {MANIFEST}, manifest, Algorithm(name=hook, version="unknown"))
+
+
+def _read_manifest(path: Path) -> Manifest:
     if path.stat().st_size > MAX_MANIFEST_BYTES:
         raise ResultRefused(f"{MANIFEST} is larger than {MAX_MANIFEST_BYTES} bytes")
     try:

@@ -558,6 +558,14 @@ class HookSettings(SettingsSection):
         "study, if one of its series fits; unset: of all",
     )
     include_patient: bool = Field(False, description="include ID, name, birth date and sex of the patient in messages")
+    results: bool = Field(
+        False,
+        description="messages name a job, to which the receiver gives results: masks, reports, documents "
+        "(docs/results.md)",
+    )
+    job_seconds: Seconds = Field(
+        86_400, description="time limit of a job from the 202 of a webhook to its outcome; needs results = true"
+    )
     timeout_seconds: Seconds = Field(30, description="time limit of one attempt")
     attempts: int = Field(12, ge=1, le=1000, description="attempts to deliver a message before it is given up")
 
@@ -572,6 +580,7 @@ class HookSettings(SettingsSection):
         if self.url is not None:
             yield from self._mistakes_of_url(self.url)
         yield from self._mistakes_of_placeholders()
+        yield from self._mistakes_of_results()
         of_volumes = sorted(name for name in self._fields() if FIELDS[name].group == "volume")
         if of_volumes and (early := [event for event in self.on if event not in _VOLUME_EVENTS]):
             yield (
@@ -587,6 +596,20 @@ class HookSettings(SettingsSection):
             yield "url must not contain a user name or password: use secret_file to sign messages instead"
         if parts.scheme == "http" and self.include_patient and not is_loopback(parts.hostname or ""):
             yield "include_patient needs an https:// url, unless the host is this machine"
+
+    def _mistakes_of_results(self) -> Iterator[str]:
+        if not self.results:
+            if any("{out}" in argument for argument in self.command):
+                yield "{out} in command needs results = true"
+            return
+        if self.peer is not None:
+            yield "a peer gives no results: leave results out"
+        if other := [event for event in self.on if event not in RESULT_EVENTS]:
+            yield f"results come from {', '.join(RESULT_EVENTS)}, not from {', '.join(other)}"
+        if self.url is not None:
+            parts = urlsplit(self.url)
+            if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+                yield "results needs an https:// url, unless the host is this machine: messages have a token"
 
     def _mistakes_of_placeholders(self) -> Iterator[str]:
         for name in dict.fromkeys(name for argument in self.command for name in PLACEHOLDER.findall(argument)):
@@ -726,6 +749,9 @@ PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 """A placeholder in the command of a hook, replaced by a value of the message."""
 
 _SERIES_EVENTS: tuple[HookEvent, ...] = ("series-quiet", "volume-written", "volume-superseded", "series-failed")
+RESULT_EVENTS: tuple[HookEvent, ...] = ("series-quiet", "volume-written", "study-quiet")
+"""Events to which a hook can give results."""
+
 _VOLUME_EVENTS: tuple[HookEvent, ...] = ("volume-written", "volume-superseded", "study-quiet")
 PLACEHOLDERS: Mapping[str, tuple[HookEvent, ...]] = {
     "id": get_args(HookEvent),
@@ -736,6 +762,7 @@ PLACEHOLDERS: Mapping[str, tuple[HookEvent, ...]] = {
     "revision": _SERIES_EVENTS,
     "path": ("instance-stored", "volume-written"),
     "folder": ("volume-written",),
+    "out": RESULT_EVENTS,
 }
 """Placeholders, and the events whose messages have a value for them."""
 
@@ -823,6 +850,12 @@ class Settings(SettingsSection):
     def receivers(self) -> list[str]:
         """Names of everything to which instances can be sent: destinations, and peers with a host."""
         return [*self.destinations, *(name for name, peer in self.peers.items() if peer.host is not None)]
+
+    def _has_address_for_results(self) -> Settings:
+        for name, hook in self.hooks.items():
+            if hook.results and hook.url is not None and not self.web.enabled:
+                raise ValueError(f"hooks.{name}: a webhook gives its results over HTTP: [web] enabled must be true")
+        return self
 
     @property
     def bind_host(self) -> str:

@@ -29,6 +29,8 @@ from starlette.requests import HTTPConnection
 from node.addresses import block_of
 from node.audit.audit_log import Action, AuditEvent, Result
 from node.index.accounts import AccountRepository, KnownAccount, Role
+from node.index.jobs import TOKEN_PREFIX as JOB_TOKEN_PREFIX
+from node.index.jobs import JobRepository
 from node.settings.model import Web
 from node.web.audit_trail import AccountAuditTrail, AuditTrail
 from node.web.background_requests import is_background
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-__all__ = ["Access", "Admin", "Caller", "Reader", "RequestAudit", "Role", "Writer"]
+__all__ = ["Access", "Admin", "Caller", "JobWorker", "Reader", "RequestAudit", "Role", "Writer"]
 
 COOKIE, SECURE_COOKIE = "voxelnode", "__Host-voxelnode"
 """Names of the session cookie; browsers accept the second one only over HTTPS and only from this host."""
@@ -51,6 +53,9 @@ DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 _HTTP_SCHEMES = {"ws": "http", "wss": "https"}
 """The schemes of the pages that may open a WebSocket of a scheme."""
+
+JOBS_PATH = "/api/v1/jobs/"
+"""Path below which tokens of jobs are valid."""
 
 MAX_CONCURRENT_HASHES = 2
 """Argon2 takes 64 MiB and a core per password; a flood of requests must not take more."""
@@ -84,12 +89,13 @@ class Access:
         self,
         web: Web,
         accounts: AccountRepository,
+        jobs: JobRepository,
         trail: AuditTrail,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
         provider: IdentityProvider | None = None,
     ) -> None:
         self._provider = provider
-        self._web, self._accounts, self.trail, self._now = web, accounts, trail, now
+        self._web, self._accounts, self._jobs, self.trail, self._now = web, accounts, jobs, trail, now
         self._guesses = Guesses(self._alert)
         self._hashing = threading.Semaphore(MAX_CONCURRENT_HASHES)
         self._hash_places = threading.Semaphore(MAX_CONCURRENT_HASHES + MAX_WAITING_HASHES)
@@ -216,7 +222,18 @@ class Access:
         caller = "unknown token", address_of(request)
         self._audit_login(caller, Result.MINOR_FAILURE, "a wrong or expired token", once=True)
 
+    def _by_job_token(self, request: HTTPConnection, token: str) -> Caller:
+        """Return the job that a token is of. It is valid below the address of that job only."""
+        job = str(request.path_params.get("job", ""))
+        is_there = request.url.path.startswith(f"{JOBS_PATH}{job}") and bool(job)
+        if not is_there or not self._jobs.knows_token(job, token):
+            self._audit_wrong_token(request)
+            raise NotAuthenticated("the token is of a job: it is valid for the address of that job in its message only")
+        return Caller(_name_of_job(job), Role.READ)
+
     def _by_token(self, request: HTTPConnection, token: str) -> Caller:
+        if token.startswith(JOB_TOKEN_PREFIX):
+            return self._by_job_token(request, token)
         if self._provider is not None and not token.startswith(TOKEN_PREFIX):
             return self._by_access_token(request, token, self._provider)
         known = self._accounts.by_token(digest(token), self._now())
@@ -393,6 +410,17 @@ def _require(role: Role) -> Any:
     return Depends(account)
 
 
+def _name_of_job(job: str) -> str:
+    return f"job {job}"
+
+
+def _worker(request: HTTPConnection) -> Caller:
+    caller = _identified(request)
+    if caller.name != _name_of_job(request.path_params["job"]) and caller.role < Role.WRITE:
+        raise Forbidden(f"account {caller.name} may read; reports need the token of the job, or the role write")
+    return caller
+
+
 def _trail(request: HTTPConnection) -> AccountAuditTrail:
     access: Access = request.app.state.access
     return access.trail.of(_identified(request).name, address_of(request))
@@ -406,6 +434,9 @@ Writer = Annotated[Caller, _require(Role.WRITE)]
 
 Admin = Annotated[Caller, _require(Role.ADMIN)]
 """Parameter of a route: the caller, with the role admin, who may delete and merge."""
+
+JobWorker = Annotated[Caller, Depends(_worker)]
+"""Parameter of a route of a job: its receiver by its token, or a caller with the role write or higher."""
 
 RequestAudit = Annotated[AccountAuditTrail, Depends(_trail)]
 """Parameter of a route: records which patient data was queried, accessed, transferred or changed."""

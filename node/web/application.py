@@ -61,7 +61,9 @@ def application(services: Services) -> FastAPI:
     app.state.services = services
     app.state.sign_ins = _sign_ins(services.settings.web.oidc)
     provider = app.state.sign_ins.provider if app.state.sign_ins is not None else None
-    app.state.access = Access(services.settings.web, services.index.accounts, trail, provider=provider)
+    app.state.access = Access(
+        services.settings.web, services.index.accounts, services.index.jobs, trail, provider=provider
+    )
     app.state.stopping = threading.Event()
     app.state.streams = Streams()
     app.state.subscriptions = Subscriptions(services.index.workitems)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from time import monotonic
 from typing import NamedTuple
@@ -20,6 +21,9 @@ MAX_BODY_BYTES = 1_000_000
 
 UPLOADS = "/dicom-web/studies"
 """Bodies below this path are instances (STOW-RS)."""
+
+JOB_FILE = re.compile(r"/api/v1/jobs/[0-9a-f]{32}/files/[^/]+")
+"""Path of a file that a receiver of a message gives as a result."""
 
 PATIENCE_SECONDS = 30.0
 MIN_BYTES_PER_SECOND = 10_000
@@ -74,7 +78,8 @@ class BodyLimits:
     def _limit(self, path: str) -> Limit:
         if path in LOGIN_PATHS:
             return LOGIN
-        max_bytes = self._upload_bytes if path.startswith(UPLOADS) else MAX_BODY_BYTES
+        is_upload = path.startswith(UPLOADS) or JOB_FILE.fullmatch(path) is not None
+        max_bytes = self._upload_bytes if is_upload else MAX_BODY_BYTES
         return Limit(max_bytes, self._patience, MIN_BYTES_PER_SECOND)
 
     def _counted(self, receive: Receive, limit: Limit) -> Receive:

@@ -146,6 +146,12 @@ KEY_REUSED = ProblemType(
     "The Idempotency-Key was used for another request",
     "use a new key for each request, and the same key for its repetitions only",
 )
+RESULT_REFUSED = ProblemType(
+    "result-refused",
+    422,
+    "A file cannot become a result",
+    "send what the detail says (docs/results.md), and report the outcome again; the job goes on",
+)
 TOO_MANY_ATTEMPTS = ProblemType(
     "too-many-attempts",
     429,
@@ -219,6 +225,7 @@ PROBLEM_TYPES = (
     INVALID_PARAMETER,
     UNKNOWN_PARAMETER,
     KEY_REUSED,
+    RESULT_REFUSED,
     TOO_MANY_ATTEMPTS,
     TOO_MANY_KEYS,
     INTERNAL_ERROR,

@@ -17,10 +17,13 @@ from node.errors import NotUnderstood, OutOfResources, UsageError, VoxelnodeErro
 from node.index.deletions import NotThere, SeveralSeries
 from node.index.engine import IndexUnusable
 from node.index.finder import QueryRefused
+from node.index.jobs import JobEnded, NoSuchJob, ResultThere
 from node.index.keyed_requests import KeyReused, KeyUnderWay, TooManyKeys
 from node.index.patients import NoSuchPatient
 from node.receive.conflicts import NoSuchConflict, NotDecidable
 from node.receive.quarantine import NotInQuarantine, NotReleased
+from node.results.intake import ResultsBusy
+from node.results.manifest import ResultRefused
 from node.web import problem_types as types
 from node.web.errors import (
     EntryOfFile,
@@ -56,6 +59,11 @@ TYPES: tuple[tuple[type[VoxelnodeError], ProblemType], ...] = (
     (NotDecidable, types.NOT_DECIDABLE),
     (NoSuchPatient, types.NOT_FOUND),
     (SeveralSeries, types.AMBIGUOUS),
+    (NoSuchJob, types.NOT_FOUND),
+    (JobEnded, types.CONFLICT),
+    (ResultThere, types.CONFLICT),
+    (ResultRefused, types.RESULT_REFUSED),
+    (ResultsBusy, types.BUSY),
     (EntryThere, types.CONFLICT),
     (EntryOfFile, types.CONFLICT),
     (OutOfResources, types.OUT_OF_RESOURCES),

@@ -21,6 +21,7 @@ from node.index.records import Outcome
 from node.metrics import Metrics
 from node.receive.ingest import Announced, Ingest, Origin
 from node.receive.quiet_times import quiet_seconds_of
+from node.results.intake import ResultIntake
 from node.settings.model import Settings, Storage
 from tests.ingest import indexed, opened_ingest
 
@@ -65,6 +66,7 @@ class Root:
     index: Index
     ingest: Ingest
     clock: Clock
+    results: ResultIntake
 
     def take(self, ds: FileDataset, origin: Origin | None = None) -> Outcome:
         """Bring one instance in."""
@@ -91,7 +93,8 @@ def open_root(tmp_path: Path) -> Iterator[Callable[[], Root]]:
         index = opened.enter_context(closing(Index(tmp_path / "root", metrics)))
         quiet_seconds = quiet_seconds_of(60, {"SLOW": 300})
         ingest = opened.enter_context(opened_ingest(archive, index, metrics, quiet_seconds, 10_000_000, clock))
-        return Root(tmp_path / "root", archive, index, ingest, clock)
+        results = opened.enter_context(closing(ResultIntake(index, ingest, metrics)))
+        return Root(tmp_path / "root", archive, index, ingest, clock, results)
 
     with opened:
         yield open_

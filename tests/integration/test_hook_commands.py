@@ -32,7 +32,7 @@ def python(code: str, *arguments: str) -> tuple[str, ...]:
 
 
 def run(command: Sequence[str], told: HookMessage | None = None, seconds: float = 30) -> str | None:
-    return HookCommand(command, seconds).deliver(told or message(), NEVER)
+    return HookCommand(command, seconds).deliver(told or message(), NEVER).output
 
 
 def test_placeholders_become_whole_arguments_without_a_shell() -> None:

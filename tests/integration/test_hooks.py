@@ -52,7 +52,9 @@ def start(root: Root, audit: Audit) -> Iterator[Start]:
         hook = HookSettings(on=on, url=receiver.url, **options)  # type: ignore[arg-type]
         root.index.deliveries.begin_hooks({"one": "instance-stored" in on})
         channels.append(channel_of("one", hook))
-        return HookWorker("one", hook, channels[-1], root.index, Metrics(), audit, "VOXELNODE", root.clock)
+        return HookWorker(
+            "one", hook, channels[-1], root.index, Metrics(), audit, "VOXELNODE", root.results, root.clock
+        )
 
     yield begin
     for channel in channels:
@@ -309,7 +311,9 @@ def test_what_a_command_wrote_of_a_study_goes_with_the_study(root: Root, audit: 
     series, other = make.ct_series(1), make.ct_series(1)
     hook = HookSettings(on=("series-quiet",), command=("echo", "Nemo^Captain"))
     root.index.deliveries.begin_hooks({"one": False})
-    worker = HookWorker("one", hook, channel_of("one", hook), root.index, Metrics(), audit, "VOXELNODE", root.clock)
+    worker = HookWorker(
+        "one", hook, channel_of("one", hook), root.index, Metrics(), audit, "VOXELNODE", root.results, root.clock
+    )
     take(root, [*series, *other])
     settle(root)
     worker.work()
@@ -509,7 +513,7 @@ def test_a_slow_hook_holds_up_no_other_and_a_stop_does_not_wait_for_it(root: Roo
             name: HookSettings(on=("instance-stored",), url=one.url) for name, one in (("slow", slow), ("quick", quick))
         }
         channels = {name: channel_of(name, hook) for name, hook in hooks.items()}
-        notifier = Notifier(hooks, channels, root.index, Metrics(), audit, "VOXELNODE")
+        notifier = Notifier(hooks, channels, root.index, Metrics(), audit, "VOXELNODE", root.results)
         notifier.start()
         try:
             take(root, make.ct_series(4))

@@ -159,7 +159,9 @@ def hook(root: Root) -> Iterator[Callable[..., HookWorker]]:
         settings = HookSettings(on=on, url=receiver.url, **options)
         root.index.deliveries.begin_hooks({"one": "instance-stored" in on})
         channel = channel_of("one", settings)
-        made.append(HookWorker("one", settings, channel, root.index, Metrics(), audit, "VOXELNODE", root.clock))
+        made.append(
+            HookWorker("one", settings, channel, root.index, Metrics(), audit, "VOXELNODE", root.results, root.clock)
+        )
         return made[-1]
 
     yield make_hook

@@ -18,6 +18,7 @@ from node.control.availability import hook_channel
 from node.dicom.uids import INSTANCE_AVAILABILITY_NOTIFICATION
 from node.notify.channel import NotDelivered
 from node.notify.notifier import Notifier
+from node.results.intake import ResultIntake
 from node.settings.model import HookSettings, Peer, Settings
 from tests import make
 from tests.messages import sample
@@ -62,7 +63,9 @@ def notified(node: Running, settings: Settings, tmp_path: Path) -> Iterator[Call
     """Let a series of a node become quiet, whose hook notifies the peer."""
     index = node.ingest.index
     channels = {"ian": hook_channel(settings, "ian", index)}
-    notifier = Notifier(settings.hooks, channels, index, node.metrics, Audit(tmp_path, "VOXELNODE"), "VOXELNODE")
+    results = ResultIntake(index, node.ingest, node.metrics)
+    audit = Audit(tmp_path, "VOXELNODE")
+    notifier = Notifier(settings.hooks, channels, index, node.metrics, audit, "VOXELNODE", results)
     notifier.start()
 
     def quiet(*instances: Dataset) -> None:

@@ -124,7 +124,15 @@ def open_site(root: Path, tables: Mapping[str, Any] | None = None, **web: Any) -
     store = Repository(settings)
     store.ingest.quiet_seconds = lambda calling_ae_title: 0.0  # what is stored is due as soon as a worker runs
     services = Services(
-        settings, store.archive, store.index, store.ingest, store.metrics, store.audit, store.actions, Decoder()
+        settings,
+        store.archive,
+        store.index,
+        store.ingest,
+        store.metrics,
+        store.audit,
+        store.actions,
+        Decoder(),
+        store.results,
     )
     server = WebServer(settings.web, application(services))
     host, port = server.start()

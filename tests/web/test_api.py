@@ -469,7 +469,7 @@ def test_what_nobody_expected_is_500_without_a_trace(site: Site, monkeypatch: py
 
     monkeypatch.setattr("node.web.api.paging.PageRequest.read", broken)
     client = site.client()
-    answer = client.get("/api/v1/jobs")
+    answer = client.get("/api/v1/queue")
     assert answer.status_code == 500
     assert "secret" not in answer.text
     assert answer.headers["x-content-type-options"] == "nosniff"

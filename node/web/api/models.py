@@ -11,6 +11,7 @@ from urllib.parse import quote
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from node.index.events import EventKind
+from node.results.manifest import Algorithm, ManifestResult
 from node.web.problem_types import ProblemType
 
 MAX_ID = 2**53 - 1
@@ -94,7 +95,7 @@ class CompletenessResource(ResourceOfSeries):
     revision: int
 
 
-class JobResource(ResourceOfSeries):
+class QueueResource(ResourceOfSeries):
     """The conversion of a series: waiting, running, refused or failed."""
 
     modality: str | None
@@ -542,3 +543,86 @@ class PerformedStepWithAttributes(PerformedStepResource):
     """A performed procedure step with all its attributes, in the DICOM JSON Model."""
 
     attributes: dict[str, Any]
+
+
+JobState = Literal["waiting", "running", "succeeded", "failed", "cancelled", "expired"]
+"""State of a job; see `node.index.models.JOB_STATES`."""
+
+BINARY = {"type": "string", "format": "binary"}
+"""Schema of a body that is a file."""
+
+
+class JobResource(Resource):
+    """What a hook with results was asked to do.
+
+    `revision` is that of the series that the job is about, `newest_revision` that of the series now. `detail` is what
+    the hook says; it may name patients.
+    """
+
+    job_id: str
+    hook: str
+    event: str
+    study_instance_uid: str
+    series_instance_uid: str | None
+    revision: int | None
+    newest_revision: int | None
+    state: JobState
+    percent: int | None
+    detail: str | None
+    location: str | None
+    results_stored: int
+    created_at: dt.datetime
+    changed_at: dt.datetime
+    due_at: dt.datetime | None
+    ended_at: dt.datetime | None
+
+
+class ResultResource(Resource):
+    """An instance that was made of a file of a job; `segments` are the numbers of the labels of a mask."""
+
+    file: str
+    kind: Literal["segmentation", "report", "document", "instance"]
+    source_series_instance_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_instance_uid: str
+    sop_class_uid: str
+    segments: dict[str, int] | None
+    stored_at: dt.datetime
+
+
+class JobWithResults(JobResource):
+    """A job and its results."""
+
+    results: list[ResultResource]
+
+
+class JobProgress(BaseModel):
+    """How far a job is; what is left out stays as it was."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    percent: Annotated[int | None, Field(ge=0, le=100)] = None
+    detail: Annotated[str | None, Field(max_length=1000)] = None
+
+
+class JobOutcome(BaseModel):
+    """The end of a job.
+
+    `results` say what its files are; unset: a file results.json does or, without it, their names do.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    state: Literal["succeeded", "failed"]
+    detail: Annotated[str | None, Field(max_length=1000)] = None
+    results: Annotated[list[ManifestResult] | None, Field(max_length=64)] = None
+    algorithm: Algorithm | None = None
+
+
+class JobFile(Resource):
+    """A file of a job, which becomes a result when the job succeeds."""
+
+    file: str
+    bytes: int
+    sha256: str

@@ -1,4 +1,4 @@
-"""Completeness, jobs, failures, exclusions, rejections, history, and the state of the node."""
+"""Completeness, queue, failures, exclusions, rejections, history, and the state of the node."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ def list_verdicts(
     return page.read("verdicts", models.CompletenessResource, lambda index: index.series, **wanted)
 
 
-@router.get("/jobs", responses=problems(WRONG_CURSOR))
-def list_jobs(
+@router.get("/queue", responses=problems(WRONG_CURSOR))
+def list_queue(
     account: Reader,
     page: AuditedPage,
     state: Annotated[
         Literal["receiving", "converting", "refused", "failed"] | None, Query(description="state of the series")
     ] = None,
-) -> Page[models.JobResource]:
+) -> Page[models.QueueResource]:
     """Series that wait for their conversion, are being converted, were refused or failed, newest first."""
-    return page.read("jobs", models.JobResource, lambda index: index.series, states=(state,) if state else UNDONE)
+    return page.read("queue", models.QueueResource, lambda index: index.series, states=(state,) if state else UNDONE)
 
 
 @router.get("/failures", responses=problems(WRONG_CURSOR))

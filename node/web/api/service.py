@@ -6,6 +6,7 @@ from node.web.api import (
     conflicts,
     description,
     events,
+    jobs,
     problems,
     quarantine,
     queue,
@@ -17,6 +18,18 @@ from node.web.api import (
 
 ROUTES = [
     route
-    for part in (resources, volumes, queue, routes, conflicts, worklist, quarantine, events, problems, description)
+    for part in (
+        resources,
+        volumes,
+        queue,
+        routes,
+        conflicts,
+        worklist,
+        quarantine,
+        jobs,
+        events,
+        problems,
+        description,
+    )
     for route in part.router.routes
 ]

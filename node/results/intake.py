@@ -1,0 +1,341 @@
+"""What hooks leave for their jobs becomes instances: checked, made, and stored by the one way in.
+
+All results of a job are made before the first one is stored, so a job whose second file is refused stores nothing. A
+result is durable and indexed before its job has succeeded. If the process dies in between, the hook, or its message,
+comes again, and the instances that are stored already are not made a second time: their UIDs follow from job, file name
+and content.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import os
+import re
+import shutil
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import structlog
+
+from node.durable import make_folder, sync_file
+from node.errors import ArrivalRefused, OutOfResources, VoxelnodeError
+from node.index.database import Index
+from node.index.follower import IndexFollower
+from node.index.jobs import Job, JobState, NewResult
+from node.index.read import ReadIndex
+from node.index.records import NOT_CURRENT_OUTCOMES, Outcome
+from node.index.selection import StoredInstance
+from node.metrics import Metrics
+from node.receive.dicom_files import MediaFile, find_instances
+from node.receive.import_files import INDEX_SECONDS, take_in
+from node.receive.ingest import Ingest, Origin
+from node.results.makers import Makers
+from node.results.making import Identity, Making, Source, SourceStack, derived_uid
+from node.results.manifest import (
+    FILE_NAME,
+    MAX_RESULTS,
+    Entry,
+    Manifest,
+    ResultRefused,
+    left_in,
+)
+
+log = structlog.get_logger()
+
+FOLDER = "jobs"
+"""Folder in the root; each job has one in it, with its id, while it is open."""
+
+FIRST_SERIES_NUMBER = 9001
+"""Series Number (0020,0011) of the first result in a study; they count from there."""
+
+ORIGIN = Origin(source="result")
+
+MAX_WAIT_SECONDS = 60.0
+"""Longest wait of one job for the results of another, which are made one after the other."""
+
+MAX_JOB_BYTES = 8_000_000_000
+"""Size of all files that are uploaded for one job."""
+
+MAX_SOURCE_INSTANCES = 1_000_000
+
+MAX_SLEEP_SECONDS = 60.0
+"""Longest sleep while jobs are running, since the clock may be stepped."""
+
+_JOB_ID = re.compile(r"[0-9a-f]{32}")
+
+
+class ResultsBusy(VoxelnodeError):
+    """The results of other jobs are being made; try again in a minute."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A result that is made, and the file that holds it."""
+
+    result: NewResult
+    path: Path
+
+
+class ResultIntake:
+    """Stores results of jobs. Thread-safe.
+
+    Parameters
+    ----------
+    index : Index
+    ingest : Ingest
+    metrics : Metrics
+    """
+
+    def __init__(self, index: Index, ingest: Ingest, metrics: Metrics) -> None:
+        self._index, self._ingest, self._metrics = index, ingest, metrics
+        self._folder = ingest.archive.root / FOLDER
+        self._makers = Makers()
+        self._turn = threading.Lock()
+
+    def folder(self, job_id: str) -> Path:
+        """Return the folder of a job, which may not exist."""
+        if _JOB_ID.fullmatch(job_id) is None:
+            raise ValueError(f"not the id of a job: {job_id!r}")
+        return self._folder / job_id
+
+    def empty_folder(self, job_id: str) -> Path:
+        """Return the folder of a job, empty: what an attempt left that failed is gone.
+
+        Raises
+        ------
+        OutOfResources
+            The disk is down to its reserve.
+        """
+        self._ingest.archive.intake.require()
+        folder = self.folder(job_id)
+        shutil.rmtree(folder, ignore_errors=True)
+        make_folder(folder)
+        return folder
+
+    @contextmanager
+    def new_file(self, job: Job, name: str) -> Iterator[IO[bytes]]:
+        """Open a file of a job for writing: durable, and in place of an earlier one of its name, when the block ends.
+
+        Raises
+        ------
+        ResultRefused
+            The name is no name of a result, or the job has too many files.
+        OutOfResources
+            The disk is down to its reserve.
+        """
+        self._ingest.archive.intake.require()
+        if FILE_NAME.fullmatch(name) is None:
+            raise ResultRefused(f"a file name has 1 to 100 letters, digits, '.', '-', '_' or '+': {name[:100]!r}")
+        folder = self.folder(job.job_id)
+        make_folder(folder)
+        sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
+        if name not in sizes and len(sizes) > MAX_RESULTS:
+            raise ResultRefused(f"the job has {MAX_RESULTS} files already")
+        if sum(sizes.values()) > MAX_JOB_BYTES:
+            raise ResultRefused(f"the files of a job may have {MAX_JOB_BYTES} bytes")
+        part = folder / f".{uuid.uuid4().hex}.part"
+        try:
+            with part.open("wb") as file:
+                yield file
+            sync_file(part)
+            os.replace(part, folder / name)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def finish(self, job_id: str, manifest: Manifest | None = None, detail: str | None = None) -> None:
+        """Store the results of a job from the files in its folder, and let it succeed.
+
+        Does nothing if the job has succeeded before.
+
+        Parameters
+        ----------
+        manifest : Manifest or None
+            What the files are; None: as the folder says.
+
+        Raises
+        ------
+        ResultRefused
+            A file cannot become a result; nothing was stored, and the job is still open.
+        ResultsBusy
+        NoSuchJob, JobEnded, ResultThere
+        OutOfResources
+        """
+        if not self._turn.acquire(timeout=MAX_WAIT_SECONDS):
+            raise ResultsBusy
+        try:
+            job = self._index.jobs.with_id(job_id)
+            if job.state == "succeeded":
+                return
+            made = self._made(job, manifest) if job.is_open else []
+            try:
+                self._store(job, made)
+            finally:
+                for one in made:
+                    one.path.unlink(missing_ok=True)
+            self.end(job_id, "succeeded", detail)
+        finally:
+            self._turn.release()
+
+    def end(self, job_id: str, state: JobState, detail: str | None = None) -> None:
+        """End a job that is open, and remove its files.
+
+        Raises
+        ------
+        NoSuchJob, JobEnded
+        """
+        job = self._index.jobs.end(job_id, state, detail, self._ingest.now())
+        self.ended(job, state)
+
+    def ended(self, job: Job, state: JobState) -> None:
+        """Count a job that has ended, and remove its files."""
+        shutil.rmtree(self.folder(job.job_id), ignore_errors=True)
+        self._metrics.jobs.labels(job.hook, state).inc()
+        log.info("job_ended", hook=job.hook, state=state, series_instance_uid=job.series_instance_uid)
+
+    def sweep(self) -> None:
+        """Remove the folders of jobs that have ended; runs before any job continues."""
+        is_open = self._index.jobs.open_ids()
+        for folder in self._folder.glob("*"):
+            if folder.name not in is_open:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def close(self) -> None:
+        """End the child processes."""
+        self._makers.close()
+
+    def _made(self, job: Job, manifest: Manifest | None) -> list[_Made]:
+        """Make the instances of a job that are not stored yet."""
+        folder = self.folder(job.job_id)
+        entries = left_in(folder, manifest, job.hook)
+        made: list[_Made] = []
+        try:
+            for entry in entries:
+                made.append(self._make(job, folder, entry, len(made)))
+        except BaseException:
+            for one in made:
+                one.path.unlink(missing_ok=True)
+            raise
+        return made
+
+    def _make(self, job: Job, folder: Path, entry: Entry, number: int) -> _Made:
+        file, into = folder / entry.file, folder / f".{number}.made"
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        with self._index.reading() as index:
+            source = self._source(index, job, entry)
+            results = index.jobs.count_results(job.study_instance_uid)
+        identity = Identity(
+            derived_uid(job.job_id, entry.file),
+            derived_uid(job.job_id, entry.file, digest),
+            FIRST_SERIES_NUMBER + results + number,
+        )
+        into.touch()
+        made = self._makers.make(Making(entry, file, source, identity, into, self._ingest.now()))
+        if entry.kind == "instance":
+            self._require_own_series(job, entry, made["series_instance_uid"])
+        result = NewResult(
+            entry.file,
+            entry.kind,
+            digest,
+            source.series_instance_uid,
+            source.study_instance_uid,
+            made["series_instance_uid"],
+            made["sop_instance_uid"],
+            made["sop_class_uid"],
+            made.get("segments"),
+        )
+        return _Made(result, file if entry.kind == "instance" else into)
+
+    def _source(self, index: ReadIndex, job: Job, entry: Entry) -> Source:
+        """Return the series that a result is of, with its volumes in the revision that the job is about."""
+        study, series = job.study_instance_uid, entry.series_instance_uid or job.series_instance_uid
+        if series is None:
+            raise ResultRefused(f"{entry.file}: the job is about a study; name its series by series_instance_uid")
+        row = index.series.row(study, series)
+        stored = {one.sop_instance_uid: one for one in index.instances.stored(study, series)}
+        if row is None or not stored:
+            raise ResultRefused(f"{entry.file}: there is no series {series} in the study of the job")
+        revision = job.revision if series == job.series_instance_uid and job.revision else row["revision"]
+        stacks: dict[int, list[StoredInstance]] = {}
+        if entry.kind == "segmentation":
+            for used in index.volumes.sources(study, series, revision, MAX_SOURCE_INSTANCES):
+                one = stored.get(used["sop_instance_uid"])
+                if one is None or one.sha256 != used["sha256"]:
+                    raise ResultRefused(f"{entry.file}: an image of the volume was deleted or replaced meanwhile")
+                if entry.stack in (None, used["stack"]):
+                    stacks.setdefault(used["stack"], []).append(one)
+        path = self._ingest.archive.path
+        return Source(
+            study,
+            series,
+            tuple((one.sop_class_uid, one.sop_instance_uid) for one in stored.values()),
+            path(next(iter(stored.values())).key),
+            tuple(
+                SourceStack(stack, tuple((one.sop_instance_uid, path(one.key)) for one in stacks[stack]))
+                for stack in sorted(stacks)
+            ),
+        )
+
+    def _require_own_series(self, job: Job, entry: Entry, series_instance_uid: str) -> None:
+        """Refuse an instance in a series of others: its hook would not be told of that series any more."""
+        with self._index.reading() as index:
+            is_there = index.series.row(job.study_instance_uid, series_instance_uid) is not None
+            is_own = index.jobs.descends(job.hook, job.study_instance_uid, series_instance_uid)
+        if is_there and not is_own:
+            raise ResultRefused(f"{entry.file} is in a series that the node has from elsewhere; give it its own series")
+
+    def _store(self, job: Job, made: Sequence[_Made]) -> None:
+        missing = {result.file for result in self._index.jobs.expect(job.job_id, [one.result for one in made])}
+        for one in made:
+            if one.result.file in missing:
+                uid = one.result.sop_instance_uid
+                if self._index.instances.current(uid) is None:  # else it was stored before the process died
+                    self._take_in(one)
+                self._index.jobs.stored(uid, self._ingest.now())
+                self._metrics.results.labels(job.hook, one.result.kind).inc()
+        if self._ingest.transfers is not None:
+            self._ingest.transfers.ended(ORIGIN, "ended")
+
+    def _take_in(self, one: _Made) -> None:
+        """Store one instance, and wait until it is indexed."""
+        [file] = find_instances([one.path])
+        if not isinstance(file, MediaFile) or file.identity.sop_instance_uid != one.result.sop_instance_uid:
+            raise ResultRefused(f"{one.result.file}: the instance that was made cannot be read")
+        outcome: Future[Outcome] = Future()
+        take_in(file, self._ingest, ORIGIN, outcome)
+        try:
+            indexed = outcome.result(INDEX_SECONDS)
+        except TimeoutError:
+            raise OutOfResources("the result is safe in the journal, but the index does not take it") from None
+        except OutOfResources:
+            raise
+        except ArrivalRefused as error:
+            raise ResultRefused(f"{one.result.file}: {error}") from error
+        if indexed in NOT_CURRENT_OUTCOMES:
+            raise ResultRefused(f"{one.result.file}: the node has another instance with its SOP Instance UID")
+
+
+class JobExpiry(IndexFollower):
+    """Ends the jobs whose hooks report no outcome in time."""
+
+    def __init__(self, index: Index, intake: ResultIntake, now: Callable[[], dt.datetime]) -> None:
+        super().__init__("jobs", index)
+        self._intake, self._now = intake, now
+
+    def step(self) -> float | None:
+        """End late jobs; return the seconds until the next one is late."""
+        due_at = self._index.jobs.next_due_at()
+        if due_at is None:
+            return None
+        if due_at <= self._now():
+            for job in self._index.jobs.expire(self._now()):
+                self._intake.ended(job, "expired")
+            return 0.0
+        return min((due_at - self._now()).total_seconds(), MAX_SLEEP_SECONDS)

@@ -1,0 +1,162 @@
+"""Jobs of hooks: list, show, progress, files of results, outcome, cancel.
+
+A receiver uses the token in its message, which is valid for its job alone; people use their accounts.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import Annotated, Any
+
+import structlog
+from fastapi import HTTPException, Path, Query, Request, Response
+from fastapi.concurrency import contextmanager_in_threadpool
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
+
+from node.audit.audit_log import Action, AuditEvent
+from node.index.jobs import JobEnded
+from node.index.read import ReadIndex
+from node.index.terms import Terms
+from node.results.manifest import FILE_NAME, Manifest
+from node.web.access import JobWorker, Reader, RequestAudit, Writer
+from node.web.api import models
+from node.web.api.changes import Change, tagged
+from node.web.api.paging import AuditedPage, OptionalSeriesUid, OptionalStudyUid, Page, only_row
+from node.web.api.routing import OF_CHANGES, api_router, problems, single
+from node.web.audit_trail import AccountAuditTrail, of_study
+from node.web.problem_types import CONFLICT, RESULT_REFUSED, WRONG_CURSOR
+from node.web.services import Node
+
+log = structlog.get_logger()
+router = api_router("jobs")
+
+JobId = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="id of the job")]
+FileName = Annotated[str, Path(pattern=f"^{FILE_NAME.pattern}$", description="name of the file")]
+
+PIECE_BYTES = 1 << 20
+"""Bytes of a body that are collected before they are written."""
+
+_BODY = {"requestBody": {"required": True, "content": {"application/octet-stream": {"schema": models.BINARY}}}}
+
+
+@router.get("/jobs", responses=problems(WRONG_CURSOR))
+def list_jobs(
+    account: Reader,
+    page: AuditedPage,
+    state: Annotated[models.JobState | None, Query(description="state of the job")] = None,
+    hook: Annotated[str | None, Query(max_length=64, description="name of the hook")] = None,
+    study_instance_uid: OptionalStudyUid = None,
+    series_instance_uid: OptionalSeriesUid = None,
+) -> Page[models.JobResource]:
+    """Jobs of hooks with results, newest first."""
+    wanted: dict[str, Any] = {
+        "state": state,
+        "hook": hook,
+        "study_instance_uid": study_instance_uid,
+        "series_instance_uid": series_instance_uid,
+    }
+    return page.read("jobs", models.JobResource, lambda index: index.jobs, **wanted)
+
+
+@router.get("/jobs/{job}", responses=single())
+def show_job(account: Reader, node: Node, audit: RequestAudit, response: Response, job: JobId) -> models.JobWithResults:
+    """A job, and its results."""
+    with node.index.reading(wait=False) as index:
+        resource = _job(index, job)
+    audit.queried(f"job {job}", 1)
+    return tagged(response, resource)
+
+
+@router.post("/jobs/{job}/progress", responses=problems(*OF_CHANGES, CONFLICT))
+def report_progress(
+    account: JobWorker, node: Node, change: Change, job: JobId, progress: models.JobProgress
+) -> models.JobWithResults:
+    """Say how far a job is. 409: it has ended, and work on it can end as well."""
+
+    def report(_: Terms) -> models.JobWithResults:
+        node.index.jobs.report(job, progress.percent, progress.detail, node.ingest.now())
+        return _now(node, job)
+
+    return change.make(models.JobWithResults, lambda index: _job(index, job), report)
+
+
+@router.put("/jobs/{job}/files/{file}", openapi_extra=_BODY, responses=problems(*OF_CHANGES, CONFLICT, RESULT_REFUSED))
+async def put_job_file(request: Request, account: JobWorker, node: Node, job: JobId, file: FileName) -> models.JobFile:
+    """Keep a file of a job until its outcome, durably, in place of an earlier one of this name."""
+    its = await run_in_threadpool(node.index.jobs.with_id, job)
+    if not its.is_open:
+        raise JobEnded
+    digest, count = sha256(), 0
+    try:
+        async with contextmanager_in_threadpool(node.results.new_file(its, file)) as stream:
+            gathered = bytearray()
+            async for data in request.stream():
+                gathered += data
+                if len(gathered) >= PIECE_BYTES:
+                    await run_in_threadpool(stream.write, bytes(gathered))
+                    digest.update(gathered)
+                    count += len(gathered)
+                    gathered.clear()
+            await run_in_threadpool(stream.write, bytes(gathered))
+            digest.update(gathered)
+            count += len(gathered)
+    except ClientDisconnect:
+        log.warning("result_interrupted", bytes=count)
+        raise HTTPException(400, "the client closed the connection within the body") from None
+    return models.JobFile(file=file, bytes=count, sha256=digest.hexdigest())
+
+
+@router.post("/jobs/{job}/outcome", responses=problems(*OF_CHANGES, CONFLICT, RESULT_REFUSED))
+def report_outcome(
+    account: JobWorker, node: Node, audit: RequestAudit, change: Change, job: JobId, outcome: models.JobOutcome
+) -> models.JobWithResults:
+    """End a job. If it has succeeded, its files become instances, which are stored and indexed with the answer.
+
+    If one of the files cannot become a result, none is stored and the job goes on: send the file again, or report that
+    the job has failed.
+    """
+
+    def end(_: Terms) -> models.JobWithResults:
+        if outcome.state == "failed":
+            node.results.end(job, "failed", outcome.detail)
+        else:
+            node.results.finish(job, _manifest(outcome), outcome.detail)
+        resource = _now(node, job)
+        _record(audit, resource, f"job {job}: {len(resource.results)} results")
+        return resource
+
+    return change.make(models.JobWithResults, lambda index: _job(index, job), end)
+
+
+@router.post("/jobs/{job}/cancel", responses=problems(*OF_CHANGES, CONFLICT))
+def cancel_job(account: Writer, node: Node, audit: RequestAudit, change: Change, job: JobId) -> models.JobWithResults:
+    """End a job without results. Its receiver is told by 409 at its next report."""
+
+    def cancel(_: Terms) -> models.JobWithResults:
+        node.results.end(job, "cancelled")
+        resource = _now(node, job)
+        _record(audit, resource, f"job {job}: cancelled")
+        return resource
+
+    return change.make(models.JobWithResults, lambda index: _job(index, job), cancel)
+
+
+def _manifest(outcome: models.JobOutcome) -> Manifest | None:
+    if outcome.results is None:
+        return None
+    return Manifest(results=outcome.results, algorithm=outcome.algorithm)
+
+
+def _now(node: Node, job: str) -> models.JobWithResults:
+    with node.index.reading(wait=False) as index:
+        return _job(index, job)
+
+
+def _job(index: ReadIndex, job: str) -> models.JobWithResults:
+    row = only_row(index.jobs, "job", job_id=job)
+    return models.JobWithResults.of({**row, "results": index.jobs.results(row["id"])})
+
+
+def _record(audit: AccountAuditTrail, job: models.JobWithResults, detail: str) -> None:
+    audit.changed(AuditEvent.INSTANCES_ACCESSED, Action.EXECUTE, [of_study(job.study_instance_uid, None)], detail)

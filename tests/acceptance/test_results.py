@@ -1,0 +1,140 @@
+"""The worked example of docs/results.md, from a C-STORE to what is stored: as a webhook, a command and a plugin."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from node.control.node import Endpoints, Node
+from node.dicom.reading import read_instance
+from node.settings.model import HookSettings, SeriesSettings, Settings, Storage, Web
+from node.volume.objects.report import read_document
+from node.volume.objects.segmentation import volumes
+from tests import make
+from tests.acceptance.served import until
+from tests.acceptance.test_lifecycle import send
+from tests.rows import view_rows
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "examples" / "lung"
+SLICES, SIZE, PIXEL_MM, STEP_MM = 10, 40, 9.0, 20.0
+LUNGS = {"Left lung": 75.0, "Right lung": -75.0}
+"""Centres of the lungs, in mm to the left of the middle of the patient."""
+
+
+def thorax() -> NDArray[np.int16]:
+    """A chest in stored values (slices, rows, columns) of an axial CT: a body with two lungs, the left one smaller."""
+    z, y, x = np.meshgrid(*(np.arange(size) - size / 2 for size in (SLICES, SIZE, SIZE)), indexing="ij")
+    x, y, z = x * PIXEL_MM, y * PIXEL_MM, z * STEP_MM
+    hounsfield = np.full(x.shape, -1000.0)
+    hounsfield[(x / 170) ** 2 + (y / 120) ** 2 < 1] = 40
+    for name, centre in LUNGS.items():
+        radius = 45 if name == "Left lung" else 55
+        hounsfield[((x - centre) / radius) ** 2 + (y / 80) ** 2 + (z / 90) ** 2 < 1] = -850
+    return (hounsfield + 1024).astype(np.int16)
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Settings, Endpoints]]:
+    """A node with the example as its hooks, each for CT alone."""
+    monkeypatch.syspath_prepend(str(EXAMPLE))
+    monkeypatch.syspath_prepend(str(tmp_path))  # the plugin, as pip would install it
+    information = tmp_path / "lung_example-1.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: lung_example\nVersion: 1\n")
+    (information / "entry_points.txt").write_text("[voxelnode.plugins]\nlung = lung_plugin\n")
+    from webhook import Webhook  # type: ignore[import-not-found]
+
+    server = Webhook(0, "")
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    common: dict[str, Any] = {"on": ("volume-written",), "where": {"modality": "CT"}, "results": True}
+    command = (sys.executable, str(EXAMPLE / "lung.py"), "{path}", "{out}")
+    settings = Settings(
+        storage=Storage(root=tmp_path / "root", reserve_bytes=0, journal_bytes=16_777_216),
+        series=SeriesSettings(quiet_seconds=0.2),
+        web=Web(port=0),
+        dicom={"port": 0},  # type: ignore[arg-type]
+        hooks={
+            "webhook": HookSettings(url=f"http://127.0.0.1:{server.server_port}/", **common),
+            "command": HookSettings(command=command, **common),
+            "plugin": HookSettings(plugin="lung", **common),
+        },
+    )
+    node = Node(settings)
+    endpoints = node.start()
+    server.node = endpoints.web
+    yield settings, endpoints
+    node.stop(5)
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.timeout(120)
+def test_lungs_come_back_as_segmentations_and_measurements(served: tuple[Settings, Endpoints]) -> None:
+    settings, endpoints = served
+    root, phantom = settings.storage.root, thorax()
+    series = make.ct_series(SLICES, pixels=phantom, rows=SIZE, columns=SIZE, pixel_spacing=(PIXEL_MM, PIXEL_MM),
+        spacing=STEP_MM, origin=(-SIZE / 2 * PIXEL_MM, -SIZE / 2 * PIXEL_MM, -SLICES / 2 * STEP_MM))  # fmt: skip
+    send(SimpleNamespace(port=endpoints.dicom.port), series)  # type: ignore[arg-type]
+    client = httpx2.Client(base_url=endpoints.web or "", timeout=20)
+
+    def jobs() -> list[dict[str, Any]]:
+        return list(client.get("/api/v1/jobs").json()["items"])
+
+    until(lambda: len(jobs()) == 3 and all(job["ended_at"] for job in jobs()), 60, "three jobs")
+    assert {job["hook"]: (job["state"], job["detail"]) for job in jobs()} == {
+        name: ("succeeded", None) for name in settings.hooks
+    }
+    for job in jobs():
+        found = client.get(f"/api/v1/jobs/{job['job_id']}").json()["results"]
+        results = {result["kind"]: result for result in found}
+        assert {result["source_series_instance_uid"] for result in found} == {series[0].SeriesInstanceUID}
+        labels = segmented(root, results["segmentation"]["sop_instance_uid"])
+        assert np.array_equal(labels != 0, phantom == -850 + 1024)
+        columns = np.arange(SIZE)
+        assert np.average(columns, weights=(labels == 1).sum((0, 1))) > np.average(
+            columns, weights=(labels == 2).sum((0, 1))
+        )  # in an axial image, columns grow to the left of the patient
+        document = read_document(read_instance(path_of(root, results["report"]["sop_instance_uid"])))
+        assert document is not None
+        measured = {
+            each["concept"]["meaning"]: each["value"]
+            for group in document.record["groups"]
+            for each in group["measurements"]
+        }
+        assert measured == {
+            f"Volume of {name}": pytest.approx((labels == label).sum() * PIXEL_MM**2 * STEP_MM / 1000, rel=1e-4)
+            for label, name in ((1, "left lung"), (2, "right lung"))
+        }
+    until(lambda: not view_rows(root, "SELECT 1 FROM v_series WHERE state IN ('receiving', 'converting')"), 60, "quiet")
+    kinds = view_rows(root, "SELECT modality, state, count(*) AS n FROM v_series GROUP BY modality, state")
+    assert {(row["modality"], row["state"]): row["n"] for row in kinds} == {
+        ("CT", "converted"): 1, ("SEG", "converted"): 3, ("SR", "not-an-image"): 3
+    }  # fmt: skip
+    assert not list((root / "jobs").iterdir())
+
+
+def path_of(root: Path, sop_instance_uid: str) -> Path:
+    [row] = view_rows(root, f"SELECT path FROM v_images WHERE sop_instance_uid = '{sop_instance_uid}'")
+    return Path(row["path"])
+
+
+def segmented(root: Path, sop_instance_uid: str) -> NDArray[Any]:
+    """The labels of a segmentation on the grid of the phantom: planes without a label are not stored."""
+    [volume] = volumes(read_instance(path_of(root, sop_instance_uid)), 0)
+    assert volume.affine_lps is not None
+    labels = np.zeros((SLICES, SIZE, SIZE), np.uint8)
+    for number, plane in enumerate(volume.voxels[0]):
+        z = (volume.affine_lps @ (0, 0, number, 1))[2]
+        labels[round(z / STEP_MM + SLICES / 2)] = plane
+    return labels

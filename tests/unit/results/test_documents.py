@@ -1,0 +1,141 @@
+"""JSON becomes a structured report, a PDF an Encapsulated PDF, each with its references; files say what they are."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import dcmread
+
+from node.dicom.reading import read_instance
+from node.results.document import make_document
+from node.results.making import Identity, Making, Source
+from node.results.manifest import Entry, Manifest, ResultRefused, left_in
+from node.results.report import make_report
+from node.volume.objects.report import read_document
+from tests import make
+
+UCUM_ML = {"value": "mL", "scheme": "UCUM", "meaning": "mL"}
+
+
+@pytest.fixture
+def making(tmp_path: Path) -> Making:
+    """What asks for a result of three slices."""
+    series = make.ct_series(3, SpecificCharacterSet="ISO_IR 100", PatientName="Müller^Jörg")
+    series[0].save_as(tmp_path / "sample.dcm", enforce_file_format=True)
+    (tmp_path / "made.dcm").touch()
+    source = Source(
+        str(series[0].StudyInstanceUID),
+        str(series[0].SeriesInstanceUID),
+        tuple((str(ds.SOPClassUID), str(ds.SOPInstanceUID)) for ds in series),
+        tmp_path / "sample.dcm",
+    )
+    entry = Entry("report.json", "report", "report", "Befund", "threshold", "1")
+    now = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
+    identity = Identity("1.2.3", "1.2.3.4", 9001)
+    return Making(entry, tmp_path / "report.json", source, identity, tmp_path / "made.dcm", now)
+
+
+def test_measurements_are_read_back_with_their_references(making: Making) -> None:
+    lung = {"value": "39607008", "scheme": "SCT", "meaning": "Lung"}
+    measured = [{"name": "Länge", "value": 12.5, "unit": "mm", "site": lung}, {"name": lung, "value": 3, "unit": "mL"}]
+    making.file.write_text(json.dumps({"measurements": measured}), encoding="utf-8")
+    make_report(making)
+    document = read_document(read_instance(making.into))
+    assert document is not None
+    groups = document.record["groups"]
+    assert [each["value"] for group in groups for each in group["measurements"]] == [12.5, 3.0]
+    assert groups[1]["measurements"][0]["unit"] == UCUM_ML
+    assert "39607008" in json.dumps(groups[0])
+    found = dcmread(making.into)
+    assert (found.PatientName, found.SeriesDescription) == ("Müller^Jörg", "Befund")
+    [study] = found.CurrentRequestedProcedureEvidenceSequence
+    referenced = [
+        str(each.ReferencedSOPInstanceUID) for each in study.ReferencedSeriesSequence[0].ReferencedSOPSequence
+    ]
+    assert referenced == [uid for _, uid in making.source.instances]
+
+
+def test_other_json_is_a_list_of_texts(making: Making) -> None:
+    making.file.write_text(json.dumps({"verdict": "nodule", "scores": [0.5, 0.7]}))
+    make_report(making)
+    items = dcmread(making.into).ContentSequence
+    told = {item.ConceptNameCodeSequence[0].CodeMeaning: item.TextValue for item in items}
+    assert told == {"verdict": "nodule", "scores": "[0.5, 0.7]"}
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("[1]", "no JSON object"),
+        ("{", "no JSON in UTF-8"),
+        ('{"measurements": [{"name": "x", "value": NaN, "unit": "mm"}]}', "NaN"),
+        ('{"measurements": [{"name": "x", "value": 1}]}', "measurements.0.unit: Field required"),
+        ('{"measurements": []}', "at least 1"),
+        ("[" * 100_000, "no JSON in UTF-8"),
+    ],
+)
+def test_json_that_is_no_report_is_refused(making: Making, content: str, reason: str) -> None:
+    making.file.write_text(content)
+    with pytest.raises(ResultRefused, match=reason):
+        make_report(making)
+
+
+def test_a_pdf_is_encapsulated_as_it_is(making: Making) -> None:
+    pdf = b"%PDF-1.4\n" + bytes(range(256)) + b"\n%%EOF\n"
+    making.file.write_bytes(pdf)
+    make_document(making)
+    found = dcmread(making.into)
+    assert found.EncapsulatedDocument[: found.EncapsulatedDocumentLength] == pdf
+    assert [str(item.ReferencedSOPInstanceUID) for item in found.SourceInstanceSequence] == [
+        uid for _, uid in making.source.instances
+    ]
+    making.file.write_bytes(pdf[:-20])
+    with pytest.raises(ResultRefused, match="no whole PDF"):
+        make_document(making)
+
+
+def leave(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).touch()
+    return folder
+
+
+def test_files_are_results_by_their_names(tmp_path: Path) -> None:
+    folder = leave(tmp_path, "lung.nii.gz", "report.PDF", "a.json", "seg.dcm", ".hidden")
+    found = {entry.file: (entry.kind, entry.name) for entry in left_in(folder, None, "hook")}
+    assert found == {
+        "a.json": ("report", "a"), "lung.nii.gz": ("segmentation", "lung"), "report.PDF": ("document", "report"),
+        "seg.dcm": ("instance", "seg"),
+    }  # fmt: skip
+    assert left_in(tmp_path / "missing", None, "hook") == []
+
+
+@pytest.mark.parametrize(
+    ("manifest", "reason"),
+    [
+        ({"results": [{"file": "lung.nii"}]}, "no file 'lung.nii'.*did you mean"),
+        ({"results": [{"file": "log.txt"}]}, "log.txt is no result"),
+        ({"results": [{"file": "lung.nii.gz"}, {"file": "lung.nii.gz"}]}, "listed twice"),
+        ({"results": [{"file": "lung.nii.gz", "labels": {"1": "a\\b"}}]}, "without a backslash"),
+        ({"results": [{"file": "lung.nii.gz", "labels": {"70000": "a"}}]}, "less than or equal to 65535"),
+        ({"results": [{"file": "lung.nii.gz", "label": {}}]}, "label: Extra inputs"),
+    ],
+)
+def test_a_manifest_that_is_wrong_is_refused(tmp_path: Path, manifest: dict[str, Any], reason: str) -> None:
+    folder = leave(tmp_path, "lung.nii.gz", "log.txt")
+    with pytest.raises(ResultRefused, match=reason):
+        left_in(folder, Manifest.of(manifest), "hook")
+
+
+def test_only_plain_files_with_proper_names_are_taken(tmp_path: Path) -> None:
+    (tmp_path / "secret.pdf").symlink_to("/etc/passwd")
+    with pytest.raises(ResultRefused, match="is no file"):
+        left_in(tmp_path, None, "hook")
+    (tmp_path / "secret.pdf").unlink()
+    leave(tmp_path, "log.txt")
+    with pytest.raises(ResultRefused, match=r"log\.txt is no result"):
+        left_in(tmp_path, None, "hook")
