@@ -40,6 +40,7 @@ EXAMPLES = {
     "worklist": ("voxelnode worklist list", "voxelnode worklist check"),
     "hooks": ("voxelnode hooks list", "voxelnode hooks test mail", "voxelnode hooks deliveries --state given-up"),
     "routes": ("voxelnode routes list", "voxelnode routes waiting", "voxelnode routes pause research/PACS"),
+    "jobs": ("voxelnode jobs", "voxelnode jobs --state failed", "voxelnode jobs show 0123456789abcdef0123456789abcdef"),
     "conformance": ("voxelnode conformance -o conformance.md", "voxelnode conformance --json"),
     "status": ("voxelnode status", "voxelnode status --json"),
     "series": ("voxelnode series", "voxelnode series --incomplete", "voxelnode series --state failed"),

@@ -272,8 +272,12 @@ class Repository:
             with suppress(NotThere):
                 self._delete("series", key[1], key[0], f"route {route_name}", reason, Terms(require_confirmed))
 
-    def _cancel_job(self, job: str) -> Mapping[str, Any]:
+    def _cancel_job(self, job: str, who: str) -> Mapping[str, Any]:
+        uids = [{"study_instance_uid": self.index.jobs.with_id(job).study_instance_uid}]
         self.results.end(job, "cancelled")
+        participants = [Participant(who, APPLICATION, is_requestor=True)]
+        event, detail = AuditEvent.INSTANCES_ACCESSED, f"job {job}: cancelled"
+        self.audit.note(AuditMessage(event, Action.EXECUTE, Result.SUCCESS, participants, uids, detail))
         return {"cancelled": job}
 
     def _delete(

@@ -91,12 +91,14 @@ class ResultIntake:
     index : Index
     ingest : Ingest
     metrics : Metrics
+    makers : Makers or None
+        None: makers of its own.
     """
 
-    def __init__(self, index: Index, ingest: Ingest, metrics: Metrics) -> None:
+    def __init__(self, index: Index, ingest: Ingest, metrics: Metrics, makers: Makers | None = None) -> None:
         self._index, self._ingest, self._metrics = index, ingest, metrics
         self._folder = ingest.archive.root / FOLDER
-        self._makers = Makers()
+        self._makers = makers or Makers()
         self._turn = threading.Lock()
 
     def folder(self, job_id: str) -> Path:

@@ -57,14 +57,19 @@ class Makers:
         except ChildDied as died:
             cause = "more memory than the node allows" if died.out_of_memory else "ended its process"
             raise ResultRefused(f"{making.entry.file}: {cause}") from died
-        outcome, result = json.loads(content)
-        if outcome != "made":
-            raise ResultRefused(f"{making.entry.file}: {str(result['reason'])[:MAX_REASON_CHARACTERS]}")
-        return dict(result)
+        return made_of(content, making)
 
     def close(self) -> None:
         """Kill the children at once."""
         self._children.close()
+
+
+def made_of(content: bytes, making: Making) -> dict[str, Any]:
+    """Return what an answer of a child says of the instance that it made; raise `ResultRefused` if it made none."""
+    outcome, result = json.loads(content)
+    if outcome != "made":
+        raise ResultRefused(f"{making.entry.file}: {str(result['reason'])[:MAX_REASON_CHARACTERS]}")
+    return dict(result)
 
 
 def serve(channel: Channel) -> None:

@@ -22,6 +22,8 @@ from node.metrics import Metrics
 from node.receive.ingest import Announced, Ingest, Origin
 from node.receive.quiet_times import quiet_seconds_of
 from node.results.intake import ResultIntake
+from node.results.makers import Makers, made_of
+from node.results.making import Making, answer
 from node.settings.model import Settings, Storage
 from tests.ingest import indexed, opened_ingest
 
@@ -55,6 +57,13 @@ class Clock:
 
     def move(self, seconds: float) -> None:
         self.moment += dt.timedelta(seconds=seconds)
+
+
+class MakersHere(Makers):
+    """Makes results in this process, where the process is not what a test is about."""
+
+    def make(self, making: Making) -> dict[str, Any]:
+        return made_of(answer(making, None), making)
 
 
 @dataclass
@@ -93,7 +102,7 @@ def open_root(tmp_path: Path) -> Iterator[Callable[[], Root]]:
         index = opened.enter_context(closing(Index(tmp_path / "root", metrics)))
         quiet_seconds = quiet_seconds_of(60, {"SLOW": 300})
         ingest = opened.enter_context(opened_ingest(archive, index, metrics, quiet_seconds, 10_000_000, clock))
-        results = opened.enter_context(closing(ResultIntake(index, ingest, metrics)))
+        results = opened.enter_context(closing(ResultIntake(index, ingest, metrics, MakersHere())))
         return Root(tmp_path / "root", archive, index, ingest, clock, results)
 
     with opened:

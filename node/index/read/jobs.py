@@ -21,6 +21,8 @@ class ReadJobs(PagedRepository):
     listing = select(
         *(column for column in JobRow.__table__.columns if column.name not in _NOT_SHOWN),
         SeriesRow.revision.label("newest_revision"),
+        SeriesRow.series_description,
+        SeriesRow.modality,
         select(func.count())
         .where(ResultRow.job_id == JobRow.id, ResultRow.stored_at.is_not(None))
         .scalar_subquery()
@@ -40,6 +42,11 @@ class ReadJobs(PagedRepository):
         JobRow.study_instance_uid,
         JobRow.series_instance_uid,
     )
+
+    def newest(self, limit: int, offset: int) -> list[Row]:
+        """Return a page of all jobs, newest first."""
+        rows = self._connection.execute(self.listing.order_by(JobRow.id.desc()).limit(limit).offset(offset))
+        return [dict(row) for row in rows.mappings()]
 
     def results(self, id: int) -> list[Row]:
         """Return the stored results of the job with this row."""

@@ -24,7 +24,7 @@ from node.web.api import models
 from node.web.api.changes import Change, tagged
 from node.web.api.paging import AuditedPage, OptionalSeriesUid, OptionalStudyUid, Page, only_row
 from node.web.api.routing import OF_CHANGES, api_router, problems, single
-from node.web.audit_trail import AccountAuditTrail, of_study
+from node.web.audit_trail import of_study
 from node.web.problem_types import CONFLICT, RESULT_REFUSED, WRONG_CURSOR
 from node.web.services import Node
 
@@ -123,21 +123,20 @@ def report_outcome(
         else:
             node.results.finish(job, _manifest(outcome), outcome.detail)
         resource = _now(node, job)
-        _record(audit, resource, f"job {job}: {len(resource.results)} results")
+        detail, objects = f"job {job}: {len(resource.results)} results", [of_study(resource.study_instance_uid, None)]
+        audit.changed(AuditEvent.INSTANCES_ACCESSED, Action.EXECUTE, objects, detail)
         return resource
 
     return change.make(models.JobWithResults, lambda index: _job(index, job), end)
 
 
 @router.post("/jobs/{job}/cancel", responses=problems(*OF_CHANGES, CONFLICT))
-def cancel_job(account: Writer, node: Node, audit: RequestAudit, change: Change, job: JobId) -> models.JobWithResults:
+def cancel_job(account: Writer, node: Node, change: Change, job: JobId) -> models.JobWithResults:
     """End a job without results. Its receiver is told by 409 at its next report."""
 
     def cancel(_: Terms) -> models.JobWithResults:
-        node.results.end(job, "cancelled")
-        resource = _now(node, job)
-        _record(audit, resource, f"job {job}: cancelled")
-        return resource
+        node.actions["cancel-job"](job=job, who=account.name)
+        return _now(node, job)
 
     return change.make(models.JobWithResults, lambda index: _job(index, job), cancel)
 
@@ -156,7 +155,3 @@ def _now(node: Node, job: str) -> models.JobWithResults:
 def _job(index: ReadIndex, job: str) -> models.JobWithResults:
     row = only_row(index.jobs, "job", job_id=job)
     return models.JobWithResults.of({**row, "results": index.jobs.results(row["id"])})
-
-
-def _record(audit: AccountAuditTrail, job: models.JobWithResults, detail: str) -> None:
-    audit.changed(AuditEvent.INSTANCES_ACCESSED, Action.EXECUTE, [of_study(job.study_instance_uid, None)], detail)

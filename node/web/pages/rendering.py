@@ -71,6 +71,7 @@ def page(
             account=account,
             may_write=account.role >= Role.WRITE,
             may_delete=account.role >= Role.ADMIN,
+            has_jobs=any(hook.results for hook in node.settings.hooks.values()),
             ae_title=node.settings.dicom.ae_title,
             receivers=node.settings.receivers,
             **values,

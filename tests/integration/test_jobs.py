@@ -1,0 +1,179 @@
+"""Jobs of hooks: each message is one, whatever fails; what a hook made never starts it again."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from node.audit.audit_log import Audit
+from node.errors import OutOfResources
+from node.metrics import Metrics
+from node.notify.channel import Channel
+from node.notify.notifier import channel_of
+from node.notify.worker import HookWorker
+from node.results.intake import JobExpiry
+from node.settings.model import HookSettings
+from tests import make
+from tests.integration.conftest import Root
+from tests.integration.test_hooks import rows, settle, take
+from tests.receivers import Answer, Received, Receiver
+
+WRITE = 'printf "%%PDF-1.4 %%%%EOF" > "$0/report.pdf"'
+
+Begin = Callable[..., HookWorker]
+
+
+@pytest.fixture
+def begin(root: Root) -> Iterator[Begin]:
+    """Begin hooks with results on the root, which by default leave a PDF; their `work` is called by the test."""
+    audit, channels = Audit(root.folder, "VOXELNODE", now=root.clock), list[Channel]()
+    names: dict[str, bool] = {}
+
+    def begin_hook(name: str, on: Sequence[str] = ("series-quiet",), script: str = WRITE, **options: Any) -> HookWorker:
+        by = options if "url" in options else {"command": ("/bin/sh", "-c", script, "{out}"), **options}
+        hook = HookSettings(on=on, results=True, **by)  # type: ignore[arg-type]
+        names[name] = False
+        root.index.deliveries.begin_hooks(names)
+        channels.append(channel_of(name, hook))
+        rest = audit, "VOXELNODE", root.results, root.clock
+        return HookWorker(name, hook, channels[-1], root.index, Metrics(), *rest)
+
+    yield begin_hook
+    for channel in channels:
+        channel.close()
+    audit.close()
+
+
+def jobs(root: Root) -> list[dict[str, Any]]:
+    with root.index.reading() as index:
+        return index.jobs.page(None, 100)
+
+
+def work(root: Root, *workers: HookWorker) -> None:
+    """Settle and deliver until nothing follows from anything."""
+    for _ in range(6):
+        settle(root)
+        root.index.studies.mark_quiet(dt.timedelta(seconds=1), root.clock())
+        if not any([worker.work() for worker in workers]):
+            return
+    raise AssertionError("something always follows")
+
+
+def test_what_hooks_make_comes_to_an_end(root: Root, begin: Begin) -> None:
+    """Also if two hooks work on what the other one makes; a chain has each hook once."""
+    one, other = begin("one"), begin("other")
+    take(root, make.ct_series(1))
+    work(root, one, other)
+    made = {job["series_instance_uid"]: job["hook"] for job in jobs(root) if job["results_stored"] != 1}
+    assert made == {}
+    assert sorted(job["hook"] for job in jobs(root)) == ["one", "one", "other", "other"]
+    assert {job["state"] for job in jobs(root)} == {"succeeded"}
+
+
+def test_a_study_is_not_told_again_for_what_its_hook_made(root: Root, begin: Begin) -> None:
+    series = make.ct_series(1)
+    script = (
+        f"""{WRITE}; echo '{{"results": [{{"file": "report.pdf", "series_instance_uid": "%s"}}]}}' > $0/results.json"""
+    )
+    worker = begin("one", ("study-quiet",), script % series[0].SeriesInstanceUID)
+    take(root, series)
+    work(root, worker)
+    assert [job["results_stored"] for job in jobs(root)] == [1]
+    take(root, make.ct_series(1, study_uid=str(series[0].StudyInstanceUID)))
+    work(root, worker)
+    assert [job["results_stored"] for job in jobs(root)] == [1, 1]
+
+
+def test_an_attempt_after_a_lost_record_finds_what_was_stored(
+    root: Root, begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process ends between the instance and the record of it: the next attempt stores no second one."""
+    worker = begin("one")
+    take(root, make.ct_series(1))
+    settle(root)
+
+    def lost(*_: Any) -> None:
+        raise OutOfResources("the process ended")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(root.index.jobs, "stored", lost)
+        worker.work()
+    assert [(job["state"], job["results_stored"]) for job in jobs(root)] == [("waiting", 0)]
+    root.clock.move(60)
+    worker.work()
+    assert [(job["state"], job["results_stored"]) for job in jobs(root)] == [("succeeded", 1)]
+    assert rows(root, "SELECT count(*) AS n FROM v_images WHERE source = 'result'") == [{"n": 1}]
+
+
+def test_a_result_that_is_refused_fails_its_job_and_stores_nothing(root: Root, begin: Begin) -> None:
+    worker = begin("one", script=WRITE + '; echo "[]" > "$0/Nemo_Captain.json"')
+    take(root, make.ct_series(1))
+    work(root, worker)
+    [job] = jobs(root)
+    assert (job["state"], job["detail"]) == ("failed", "Nemo_Captain.json: the file is no JSON object")
+    [delivery] = rows(root, "SELECT * FROM v_deliveries")
+    assert (delivery["state"], "Nemo" in delivery["reason"]) == ("given-up", False)
+    assert rows(root, "SELECT 1 FROM v_images WHERE source = 'result'") == []
+    assert list((root.folder / "jobs").iterdir()) == []
+
+
+def test_a_webhook_that_accepts_has_time_until_it_expires_and_a_replay_is_a_new_job(root: Root, begin: Begin) -> None:
+    def later(received: Received) -> Answer:
+        return Answer(202, (("location", "/status/7"),))
+
+    with Receiver(later) as receiver:
+        worker = begin("one", url=receiver.url, job_seconds=100)
+        take(root, make.ct_series(1))
+        settle(root)
+        worker.work()
+        [message] = [one.content for one in receiver.received]
+        assert message["job"]["folder"] is None
+        assert root.index.jobs.knows_token(message["job"]["id"], message["job"]["token"])
+        [job] = jobs(root)
+        assert (job["state"], job["location"]) == ("running", receiver.url.replace("/told", "/status/7"))
+        expiry = JobExpiry(root.index, root.results, root.clock)
+        assert expiry.step() == 60
+        root.clock.move(101)
+        assert expiry.step() == 0
+        assert expiry.step() is None
+        assert jobs(root)[0]["state"] == "expired"
+        key = message["study_instance_uid"], message["series_instance_uid"]
+        root.index.deliveries.replay("one", ("series-quiet",), [key], root.clock(), root.clock())
+        worker.work()
+        assert [job["state"] for job in jobs(root)] == ["running", "expired"]
+        assert [event["detail"] for event in rows(root, "SELECT detail FROM v_events WHERE kind = 'job-ended'")] == [
+            "the job of hook one has expired, with 0 results"
+        ]
+
+
+def test_a_receiver_that_reported_before_it_was_heard_is_not_asked_again(root: Root, begin: Begin) -> None:
+    def report(received: Received) -> Answer:
+        root.results.end(received.content["job"]["id"], "succeeded")
+        return Answer(503)
+
+    with Receiver(report) as receiver:
+        worker = begin("one", url=receiver.url)
+        take(root, make.ct_series(1))
+        settle(root)
+        worker.work()
+        root.clock.move(3600)
+        worker.work()
+        assert len(receiver.received) == 1
+    assert rows(root, "SELECT state FROM v_deliveries") == [{"state": "delivered"}]
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"on": ("instance-stored",), "command": ("true",), "results": True}, "results come from series-quiet"),
+        ({"on": ("series-quiet",), "command": ("true", "{out}")}, "{out} in command needs results = true"),
+        ({"on": ("series-quiet",), "url": "http://example.org", "results": True}, "messages have a token"),
+    ],
+)
+def test_a_hook_that_could_give_no_results_is_refused(keys: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(told)):
+        HookSettings(**keys)

@@ -1,0 +1,125 @@
+"""Jobs over HTTP: the token of a message is good for its own job; results are stored, or refused with a reason."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+
+import httpx2
+import nibabel
+import numpy as np
+import pytest
+
+from node.index.accounts import Role
+from node.index.deliveries import PendingEvent
+from tests import make
+from tests.rows import view_rows
+from tests.web.conftest import Site
+
+NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+
+
+@pytest.fixture
+def series(site: Site) -> tuple[str, str]:
+    """A converted CT; study and series."""
+    instances = make.ct_series(5)
+    site.take(*instances)
+    site.convert()
+    return str(instances[0].StudyInstanceUID), str(instances[0].SeriesInstanceUID)
+
+
+def begin(site: Site, series: tuple[str, str], message: str = "m") -> tuple[str, str]:
+    """A job of hook `lung` for the series: its path and its token, as in a message."""
+    pending = PendingEvent(message, "volume-written", NOW, *series, None, 1)
+    job, token = site.store.index.jobs.begin("lung", pending, NOW)
+    return f"/api/v1/jobs/{job.job_id}", token
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+def mask_of(site: Site, folder: Path, *, shifted: float = 0.0) -> bytes:
+    """A mask on the grid of the volume, or beside it."""
+    [row] = view_rows(site.root, "SELECT path FROM v_volumes WHERE format = 'nifti'")
+    volume = nibabel.load(row["path"])
+    affine = volume.affine.copy()
+    affine[2, 3] += shifted
+    nibabel.save(nibabel.Nifti1Image((np.asarray(volume.dataobj) > 0).astype(np.uint8), affine), folder / "mask.nii.gz")
+    return (folder / "mask.nii.gz").read_bytes()
+
+
+def outcome_of_instances(site: Site, series: tuple[str, str], path: str, token: str, folder: Path) -> None:
+    """Of instances that are DICOM already, one of the study of the job is stored, and no other."""
+    client, headers = site.client(), bearer(token)
+
+    def outcome(**uids: str) -> httpx2.Response:
+        ds = make.rgb_capture(study_uid=uids.get("study_uid", series[0]), series_uid=uids.get("series_uid"))
+        ds.save_as(folder / "capture.dcm", enforce_file_format=True)
+        client.put(f"{path}/files/capture.dcm", headers=headers, content=(folder / "capture.dcm").read_bytes())
+        return client.post(f"{path}/outcome", headers=headers, json={"state": "succeeded"})
+
+    assert "StudyInstanceUID is not that of the source" in outcome(study_uid="1.2.3").json()["detail"]
+    assert "in the series of its source" in outcome(series_uid=series[1]).json()["detail"]
+    assert outcome().json()["results"][0]["kind"] == "instance"
+
+
+def test_a_receiver_reports_progress_and_results_with_its_token_alone(
+    site: Site, series: tuple[str, str], tmp_path: Path
+) -> None:
+    site.account("reader", Role.READ, None)
+    (path, token), (other, other_token) = begin(site, series), begin(site, series, "another")
+    client, headers = site.client(), bearer(token)
+
+    def status(method: str, address: str, **options: object) -> int:
+        return client.request(method, address, headers=headers, **options).status_code  # type: ignore[arg-type]
+
+    assert [status("GET", address) for address in (other, "/api/v1/jobs", "/api/v1/studies")] == [401] * 3
+    assert status("POST", f"{path}/cancel") == 403
+    assert status("POST", f"{path}/progress", json={"percent": 101}) == 422
+    assert status("PUT", f"{path}/files/..%2Fx.pdf", content=b"") in (404, 422)
+    reader = bearer(site.token("reader"))
+    assert client.post(f"{path}/progress", headers=reader, json={"percent": 1}).status_code == 403
+    told = client.post(f"{path}/progress", headers=headers, json={"percent": 40, "detail": "half"}).json()
+    assert (told["percent"], told["detail"], told["state"]) == (40, "half", "waiting")
+
+    wrong = client.put(f"{path}/files/mask.nii.gz", headers=headers, content=mask_of(site, tmp_path, shifted=1.0))
+    assert wrong.json()["file"] == "mask.nii.gz"
+    refused = client.post(f"{path}/outcome", headers=headers, json={"state": "succeeded"})
+    assert refused.json()["type"].endswith("/result-refused")
+    assert "mask.nii.gz: the mask is up to 0.4 voxels away" in refused.json()["detail"]
+    assert view_rows(site.root, "SELECT 1 FROM v_series WHERE modality = 'SEG'") == []
+
+    client.put(f"{path}/files/mask.nii.gz", headers=headers, content=mask_of(site, tmp_path))
+    done = client.post(f"{path}/outcome", headers=headers, json={"state": "succeeded"})
+    [result] = done.json()["results"]
+    assert (done.status_code, result["kind"], result["source_series_instance_uid"]) == (200, "segmentation", series[1])
+    uid = result["sop_instance_uid"]
+    assert view_rows(site.root, f"SELECT source FROM v_images WHERE sop_instance_uid = '{uid}'") == [
+        {"source": "result"}
+    ]
+    again = client.post(f"{path}/outcome", headers=headers, json={"state": "succeeded"})
+    assert again.json() == done.json()
+    for method, address, body in (
+        ("POST", "progress", {"percent": 1}), ("PUT", "files/a.pdf", {}), ("POST", "outcome", {"state": "failed"})
+    ):  # fmt: skip
+        assert status(method, f"{path}/{address}", json=body) == 409
+    outcome_of_instances(site, series, other, other_token, tmp_path)
+    page = client.get("/jobs").text
+    assert "half" in page
+    assert f'/series/{result["series_instance_uid"]}">segmentation</a>' in page
+
+
+def test_a_cancelled_job_takes_nothing_and_a_deleted_study_keeps_nothing_of_what_was_said(
+    site: Site, series: tuple[str, str]
+) -> None:
+    path, token = begin(site, series)
+    client, headers = site.client(), bearer(token)
+    client.post(f"{path}/progress", headers=headers, json={"detail": "Voxel^Test"})
+    client.put(f"{path}/files/a.pdf", headers=headers, content=b"%PDF-1.4 %%EOF")
+    assert (site.root / "jobs").exists()
+    assert client.post(f"{path}/cancel").json()["state"] == "cancelled"
+    assert list((site.root / "jobs").iterdir()) == []
+    assert client.post(f"{path}/outcome", headers=headers, json={"state": "succeeded"}).status_code == 409
+    assert client.delete(f"/api/v1/studies/{series[0]}").status_code == 200
+    assert client.get(path).json()["detail"] is None
