@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 
-from sqlalchemy import Connection, and_, func, select
+from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
 
 from node.index.models import ImageRow, JobRow, ResultRow, SeriesRow, StudyRow
 from node.index.read.rows import PagedRepository, Row
@@ -61,18 +61,21 @@ class ReadJobs(PagedRepository):
 
     def descends(self, hook: str, study_instance_uid: str, series_instance_uid: str) -> bool:
         """Return whether a hook made a series, or what it was made of, over any number of other hooks."""
-        return series_instance_uid in _made_by(self._connection, hook, study_instance_uid)
+        return series_instance_uid in _descendants(self._connection, JobRow.hook == hook, study_instance_uid)
 
-    def is_own_news(self, hook: str, study_instance_uid: str, revision_of: dt.datetime) -> bool:
-        """Return whether all that a study received since the last job of a hook for it was made by that hook.
+    def is_own_news(self, hook: str, study_instance_uid: str, happened_at: dt.datetime) -> bool:
+        """Return whether all that a study received since the last job of a hook for it was made by hooks like it.
+
+        Hooks on ``study-quiet`` have the whole study as their input. What one of them makes is therefore no news for
+        the others either: two of them would wake each other for ever.
 
         Parameters
         ----------
-        revision_of : datetime
+        happened_at : datetime
             Time of the event in question: jobs of it and of later ones do not count.
         """
         its = JobRow.hook == hook, JobRow.study_instance_uid == study_instance_uid, JobRow.event == "study-quiet"
-        last = select(func.max(JobRow.happened_at)).where(*its, JobRow.happened_at < revision_of)
+        last = select(func.max(JobRow.happened_at)).where(*its, JobRow.happened_at < happened_at)
         since = self._connection.execute(last).scalar()
         if since is None:
             return False
@@ -81,21 +84,22 @@ class ReadJobs(PagedRepository):
             .distinct()
             .join_from(ImageRow, SeriesRow)
             .join(StudyRow)
-            .where(StudyRow.study_instance_uid == study_instance_uid, ImageRow.received_at > since)
+            .where(StudyRow.study_instance_uid == study_instance_uid, ImageRow.received_at >= since)
         )
         received = set(self._connection.execute(news).scalars())
-        return bool(received) and received <= _made_by(self._connection, hook, study_instance_uid)
+        by_such = or_(JobRow.hook == hook, JobRow.event == "study-quiet")
+        return bool(received) and received <= _descendants(self._connection, by_such, study_instance_uid)
 
 
-def _made_by(connection: Connection, hook: str, study_instance_uid: str) -> set[str]:
-    """Return the series of a study that a hook made, and those that other hooks made of them."""
+def _descendants(connection: Connection, of_jobs: ColumnElement[bool], study_instance_uid: str) -> set[str]:
+    """Return the series of a study that jobs made, and those that any hooks made of them."""
     made = (
-        select(ResultRow.series_instance_uid, ResultRow.source_series_instance_uid, JobRow.hook)
+        select(ResultRow.series_instance_uid, ResultRow.source_series_instance_uid, of_jobs.label("is_own"))
         .join(JobRow, JobRow.id == ResultRow.job_id)
         .where(ResultRow.study_instance_uid == study_instance_uid)
     )
     rows = connection.execute(made).all()
-    own = {row.series_instance_uid for row in rows if row.hook == hook}
+    own = {row.series_instance_uid for row in rows if row.is_own}
     while more := {row.series_instance_uid for row in rows if row.source_series_instance_uid in own} - own:
         own |= more
     return own
