@@ -12,7 +12,7 @@ STATES = ("receiving", "converting", "converted", "refused", "not-an-image", "fa
 VERDICTS = ("complete", "suspect", "incomplete")
 GEOMETRIES = ("regular", "sheared", "irregular", "single", "none")
 ORIENTATIONS = ("axial", "coronal", "sagittal", "oblique")
-SOURCES = ("dicom", "get", "stow", "import", "recovered")
+SOURCES = ("dicom", "get", "stow", "import", "result", "recovered")
 
 
 @dataclass(frozen=True, slots=True)

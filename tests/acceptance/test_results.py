@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import threading
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from node.volume.objects.segmentation import volumes
 from tests import make
 from tests.acceptance.served import until
 from tests.acceptance.test_lifecycle import send
+from tests.preloaded import run
 from tests.rows import view_rows
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "examples" / "lung"
@@ -116,6 +118,10 @@ def test_lungs_come_back_as_segmentations_and_measurements(served: tuple[Setting
             f"Volume of {name}": pytest.approx((labels == label).sum() * PIXEL_MM**2 * STEP_MM / 1000, rel=1e-4)
             for label, name in ((1, "left lung"), (2, "right lung"))
         }
+    shown = run("jobs", "show", job["job_id"], "--json", "--root", root, check=True).stdout
+    assert [result["kind"] for result in json.loads(shown)["results"]] == ["segmentation", "report"]
+    late = run("jobs", "cancel", job["job_id"], "--root", root)
+    assert "the job has succeeded" in late.stderr
     until(lambda: not view_rows(root, "SELECT 1 FROM v_series WHERE state IN ('receiving', 'converting')"), 60, "quiet")
     kinds = view_rows(root, "SELECT modality, state, count(*) AS n FROM v_series GROUP BY modality, state")
     assert {(row["modality"], row["state"]): row["n"] for row in kinds} == {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
 
 from node.index.accounts import Role
+from node.index.deliveries import PendingEvent
 from node.web.problem_types import MEDIA_TYPE, NOT_FOUND
 from tests import make
 from tests.web.conftest import Site, open_site
@@ -80,6 +82,8 @@ def test_no_request_is_a_server_error(fuzzed: Site, requests: int) -> None:
 def what_is_there(site: Site) -> dict[str, Any]:
     """Values of parameters of paths that lead to something."""
     client = site.client()
+    pending = PendingEvent("fuzzed", "series-quiet", dt.datetime(2026, 1, 1, tzinfo=dt.UTC), "1.2.0", "1.2.0.1")
+    job, _ = site.store.index.jobs.begin("hook", pending, pending.happened_at)
     volume = client.get("/api/v1/volumes").json()["items"][0]
     instance = client.get("/api/v1/instances").json()["items"][-1]
     conflict = client.get("/api/v1/conflicts").json()["items"][0]
@@ -90,6 +94,8 @@ def what_is_there(site: Site) -> dict[str, Any]:
         "route": "-",
         "destination": "NOWHERE",
         "action": "retry",
+        "job": job.job_id,
+        "file": "mask.nii.gz",
         "entry": client.get("/api/v1/worklist").json()["items"][-1]["id"],
     }
 
@@ -136,7 +142,7 @@ def test_every_change_takes_conditions_and_a_key(fuzzed: Site) -> None:
         operation
         for path in described(fuzzed)["paths"].values()
         for method, operation in path.items()
-        if method not in ("get", "head")
+        if method not in ("get", "head") and operation["operationId"] != "put_job_file"  # the same however often
     ]
     assert len(changes) == 16
     for operation in changes:
