@@ -32,6 +32,9 @@ OPEN: tuple[JobState, ...] = ("waiting", "running")
 MAX_KEPT_JOBS = 10_000
 """Ended jobs without a result that are kept; older ones are deleted."""
 
+UNACCEPTED = dt.timedelta(days=2)
+"""Time after which a job expires whose message was not accepted, beyond the time that its hook has for a job."""
+
 MAX_TOKENS = 8
 """Tokens of a job that are valid: one for each of the last attempts to deliver its message."""
 
@@ -87,14 +90,24 @@ class JobRepository(IndexRepository):
     """The jobs of hooks, and their results."""
 
     @on_writer
-    def begin(self, connection: Connection, hook: str, pending: PendingEvent, now: dt.datetime) -> tuple[Job, str]:
-        """Return the job of a message, a new one if it has none, and a new token for it."""
+    def begin(
+        self, connection: Connection, hook: str, pending: PendingEvent, now: dt.datetime, job_time: dt.timedelta
+    ) -> tuple[Job, str]:
+        """Return the job of a message, a new one if it has none that goes on or has ended, and a new token for it.
+
+        A job whose message is not accepted expires as well, so that none waits for a message that was dropped. It took
+        no part in an outcome: an attempt after a long time begins a new one.
+        """
         token = f"{TOKEN_PREFIX}{secrets.token_urlsafe(32)}"
+        due_at = now + UNACCEPTED + job_time
         its = JobRow.hook == hook, JobRow.message_id == pending.message_id, ~JobRow.replayed
+        connection.execute(update(JobRow).where(*its, JobRow.state == "expired").values(replayed=True))
         row = connection.execute(select(JobRow.id, JobRow.tokens).where(*its)).first()
         if row is not None:
             tokens = [*row.tokens, _digest(token)][-MAX_TOKENS:]
-            connection.execute(update(JobRow).where(JobRow.id == row.id).values(tokens=tokens))
+            its_row = update(JobRow).where(JobRow.id == row.id)
+            connection.execute(its_row.values(tokens=tokens))
+            connection.execute(its_row.where(JobRow.state == "waiting").values(due_at=due_at))
             return _job(connection, row.id), token
         values = {
             name: getattr(pending, name)
@@ -107,7 +120,13 @@ class JobRepository(IndexRepository):
                 "happened_at",
             )
         }
-        values |= {"hook": hook, "job_id": secrets.token_hex(16), "state": "waiting", "tokens": [_digest(token)]}
+        values |= {
+            "hook": hook,
+            "job_id": secrets.token_hex(16),
+            "state": "waiting",
+            "due_at": due_at,
+            "tokens": [_digest(token)],
+        }
         values |= {"created_at": now, "changed_at": now}
         added = connection.execute(insert(JobRow).values(values).returning(JobRow.id)).scalar_one()
         _forget_old(connection)
@@ -203,7 +222,7 @@ class JobRepository(IndexRepository):
     @on_writer
     def expire(self, connection: Connection, now: dt.datetime) -> list[Job]:
         """End the jobs whose outcome is late; return them."""
-        late = connection.execute(select(JobRow.id).where(JobRow.state == "running", JobRow.due_at <= now)).scalars()
+        late = connection.execute(select(JobRow.id).where(JobRow.state.in_(OPEN), JobRow.due_at <= now)).scalars()
         jobs = [_job(connection, id) for id in late]
         for job in jobs:
             _end(connection, job, "expired", "the hook reported no outcome in time ([hooks.NAME] job_seconds)", now)
@@ -211,8 +230,8 @@ class JobRepository(IndexRepository):
 
     @on_reader
     def next_due_at(self, connection: Connection) -> dt.datetime | None:
-        """Return when the next job expires; None if none is running."""
-        return connection.execute(select(func.min(JobRow.due_at)).where(JobRow.state == "running")).scalar()
+        """Return when the next job expires; None if none is open."""
+        return connection.execute(select(func.min(JobRow.due_at)).where(JobRow.state.in_(OPEN))).scalar()
 
     @on_reader
     def open_ids(self, connection: Connection) -> set[str]:

@@ -718,7 +718,7 @@ class JobRow(Base):
     )  # SHA-256 of the token in each attempt of its message, the last ones
     created_at: Mapped[dt.datetime] = mapped_column(Utc)
     changed_at: Mapped[dt.datetime] = mapped_column(Utc)
-    due_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # when it expires, while it is running
+    due_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # when it expires, while it is open
     ended_at: Mapped[dt.datetime | None] = mapped_column(Utc)
 
 

@@ -33,6 +33,10 @@ MAX_MESSAGES_PER_SECOND = 50
 """Limit per hook, so that a long backlog does not flood the receiver."""
 
 
+MAX_TURN_SECONDS = 3600.0
+"""Longest wait of a job for the results of other jobs: its command or plugin would have to run again."""
+
+
 class HookWorker(LedgerWorker):
     """Deliver messages to one hook.
 
@@ -67,6 +71,7 @@ class HookWorker(LedgerWorker):
         self._hook_name, self._hook, self._channel = name, hook, channel
         self._metrics, self._audit, self._ae_title = metrics, audit, ae_title
         self._results, self._public_url = results, public_url
+        self._job_time = dt.timedelta(seconds=hook.job_seconds)
         self._titles = frozenset(title.strip() for title in hook.calling_ae_titles)
         self._selector = compile_selector(hook.where) if hook.where is not None else None
         self._next_at = 0.0
@@ -93,7 +98,7 @@ class HookWorker(LedgerWorker):
         job: Job | None = None
         try:
             if self._hook.results:
-                job, token = self._index.jobs.begin(self._hook_name, pending, self._now())
+                job, token = self._index.jobs.begin(self._hook_name, pending, self._now(), self._job_time)
                 if not job.is_open:  # a receiver that was not heard in time has done its work
                     return _done_before(pending, job)
                 message = self._for_job(message, job, token)
@@ -135,12 +140,12 @@ class HookWorker(LedgerWorker):
         """
         now = self._now()
         if delivered.is_pending:
-            due_at = now + dt.timedelta(seconds=self._hook.job_seconds)
+            due_at = now + self._job_time
             self._index.jobs.accepted(job.id, delivered.location, due_at, now)
             return
         try:
             manifest = Manifest.of(delivered.results) if delivered.results is not None else None
-            self._results.finish(job.job_id, manifest)
+            self._results.finish(job.job_id, manifest, wait_seconds=MAX_TURN_SECONDS)
         except JobEnded:  # it reported its outcome itself, or a person cancelled the job
             return
         except (ResultRefused, ResultThere) as error:  # it names files, which may name the patient
@@ -149,6 +154,8 @@ class HookWorker(LedgerWorker):
             reason = "a result was refused: `voxelnode jobs` has the reason"
             raise NotDelivered(reason, is_final=True, output=delivered.output) from error
         except (OutOfResources, ResultsBusy) as error:
+            if self._cancelled.is_set():
+                raise Interrupted from error
             raise NotDelivered(str(error), output=delivered.output) from error
 
     def _audit_export(self, message: HookMessage, result: Result) -> None:

@@ -24,6 +24,7 @@ from typing import IO
 
 import structlog
 
+from node.archive.intact import problem_with
 from node.durable import make_folder, sync_file
 from node.errors import ArrivalRefused, OutOfResources, VoxelnodeError
 from node.index.database import Index
@@ -36,6 +37,7 @@ from node.metrics import Metrics
 from node.receive.dicom_files import MediaFile, find_instances
 from node.receive.import_files import INDEX_SECONDS, take_in
 from node.receive.ingest import Ingest, Origin
+from node.receive.kept import report_damage
 from node.results.makers import Makers
 from node.results.making import Identity, Making, Source, SourceStack, derived_uid
 from node.results.manifest import (
@@ -58,7 +60,7 @@ FIRST_SERIES_NUMBER = 9001
 ORIGIN = Origin(source="result")
 
 MAX_WAIT_SECONDS = 60.0
-"""Longest wait of one job for the results of another, which are made one after the other."""
+"""Longest wait of a request for the results of other jobs, which are made one after the other."""
 
 MAX_JOB_BYTES = 8_000_000_000
 """Size of all files that are uploaded for one job."""
@@ -151,7 +153,13 @@ class ResultIntake:
         finally:
             part.unlink(missing_ok=True)
 
-    def finish(self, job_id: str, manifest: Manifest | None = None, detail: str | None = None) -> None:
+    def finish(
+        self,
+        job_id: str,
+        manifest: Manifest | None = None,
+        detail: str | None = None,
+        wait_seconds: float = MAX_WAIT_SECONDS,
+    ) -> None:
         """Store the results of a job from the files in its folder, and let it succeed.
 
         Does nothing if the job has succeeded before.
@@ -160,6 +168,10 @@ class ResultIntake:
         ----------
         manifest : Manifest or None
             What the files are; None: as the folder says.
+        detail : str or None
+            What the hook says of it.
+        wait_seconds : float
+            Longest wait for the results of other jobs.
 
         Raises
         ------
@@ -169,7 +181,7 @@ class ResultIntake:
         NoSuchJob, JobEnded, ResultThere
         OutOfResources
         """
-        if not self._turn.acquire(timeout=MAX_WAIT_SECONDS):
+        if not self._turn.acquire(timeout=wait_seconds):
             raise ResultsBusy
         try:
             job = self._index.jobs.with_id(job_id)
@@ -273,17 +285,25 @@ class ResultIntake:
                     raise ResultRefused(f"{entry.file}: an image of the volume was deleted or replaced meanwhile")
                 if entry.stack in (None, used["stack"]):
                     stacks.setdefault(used["stack"], []).append(one)
-        path = self._ingest.archive.path
         return Source(
             study,
             series,
             tuple((one.sop_class_uid, one.sop_instance_uid) for one in stored.values()),
-            path(next(iter(stored.values())).key),
+            self._intact(next(iter(stored.values()))),
             tuple(
-                SourceStack(stack, tuple((one.sop_instance_uid, path(one.key)) for one in stacks[stack]))
+                SourceStack(stack, tuple((one.sop_instance_uid, self._intact(one)) for one in stacks[stack]))
                 for stack in sorted(stacks)
             ),
         )
+
+    def _intact(self, one: StoredInstance) -> Path:
+        """Return the file of an image, after comparing it with what was received: a result has its patient from it."""
+        path = self._ingest.archive.path(one.key)
+        problem = problem_with(path, one.data_set_offset, one.bytes, one.sha256)
+        if problem is not None:
+            report_damage(self._ingest.archive, self._index, one.key, problem, self._ingest.now())
+            raise ResultRefused(f"the file of an image of the series {problem}: send the image again")
+        return path
 
     def _require_own_series(self, job: Job, entry: Entry, series_instance_uid: str) -> None:
         """Refuse an instance in a series of others: its hook would not be told of that series any more."""

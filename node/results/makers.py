@@ -44,7 +44,7 @@ class Makers:
         ResultRefused
             It cannot be made of what the hook left.
         OutOfResources
-            The node is stopping, or the child took too long.
+            The node is stopping, the disk is full, or the child took too long.
         """
         source = making.source
         reads = making.file, source.sample, *(path for stack in source.stacks for _, path in stack.files)
@@ -65,8 +65,10 @@ class Makers:
 
 
 def made_of(content: bytes, making: Making) -> dict[str, Any]:
-    """Return what an answer of a child says of the instance that it made; raise `ResultRefused` if it made none."""
+    """Return what an answer of a child says of the instance that it made; errors as of `Makers.make`."""
     outcome, result = json.loads(content)
+    if outcome == "shortage":
+        raise OutOfResources(f"disk: {result['reason']}")
     if outcome != "made":
         raise ResultRefused(f"{making.entry.file}: {str(result['reason'])[:MAX_REASON_CHARACTERS]}")
     return dict(result)

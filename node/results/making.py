@@ -11,9 +11,10 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from node import __version__
+from node.durable import NO_ROOM
 from node.errors import ConversionRefused, is_out_of_memory, type_and_location
 from node.results.manifest import Entry, ResultKind, ResultRefused
 
@@ -97,11 +98,11 @@ class Making:
     made_at: dt.datetime
 
 
-Outcome = tuple[Literal["made", "refused", "failed"], dict[str, Any]]
-
-
 def answer(making: Making, _limits: object) -> bytes:
-    """Make a result, and return what became of it, as JSON for `read_answer`."""
+    """Make a result; return what became of it, for `node.results.makers.made_of`.
+
+    JSON of ``made``, ``refused``, ``shortage`` (of room on the disk) or ``failed``, with identifiers or the reason.
+    """
     from pydicom.errors import InvalidDicomError
 
     try:
@@ -113,6 +114,8 @@ def answer(making: Making, _limits: object) -> bytes:
     except Exception as error:  # the boundary of the process
         if is_out_of_memory(error):
             return _encoded("refused", {"reason": "it needs more memory than the node allows"})
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            return _encoded("shortage", {"reason": str(error.strerror)})
         return _encoded("failed", {"reason": type_and_location(error)})
 
 

@@ -31,7 +31,7 @@ def series(site: Site) -> tuple[str, str]:
 def begin(site: Site, series: tuple[str, str], message: str = "m") -> tuple[str, str]:
     """A job of hook `lung` for the series: its path and its token, as in a message."""
     pending = PendingEvent(message, "volume-written", NOW, *series, None, 1)
-    job, token = site.store.index.jobs.begin("lung", pending, NOW)
+    job, token = site.store.index.jobs.begin("lung", pending, NOW, dt.timedelta(days=1))
     return f"/api/v1/jobs/{job.job_id}", token
 
 
