@@ -8,7 +8,7 @@ from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import EncapsulatedPDFStorage, ExplicitVRLittleEndian
 
-from node.results.making import Making, finished, sample_of
+from node.results.making import Making, finished, local_time, sample_of
 from node.results.manifest import ResultRefused
 
 MAX_PDF_BYTES = 200_000_000
@@ -28,7 +28,8 @@ def make_document(making: Making) -> dict[str, Any]:
     pdf = making.file.read_bytes()
     if b"%PDF-" not in pdf[:HEAD_BYTES] or b"%%EOF" not in pdf[-HEAD_BYTES:]:
         raise ResultRefused("the file is no whole PDF: %PDF- at its begin or %%EOF at its end is missing")
-    entry, identity, now = making.entry, making.identity, making.made_at
+    entry, identity, sample = making.entry, making.identity, sample_of(making)
+    now = local_time(making, sample)
     ds = Dataset()
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -49,7 +50,7 @@ def make_document(making: Making) -> dict[str, Any]:
     ds.MIMETypeOfEncapsulatedDocument = "application/pdf"
     ds.EncapsulatedDocumentLength = len(pdf)
     ds.EncapsulatedDocument = pdf + b"\0" * (len(pdf) % 2)
-    return finished(ds, making, sample_of(making))
+    return finished(ds, making, sample)
 
 
 def _reference(sop_class_uid: str, sop_instance_uid: str) -> Dataset:

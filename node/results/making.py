@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -135,6 +136,15 @@ def sample_of(making: Making) -> Dataset:
     ds = dcmread(making.source.sample, stop_before_pixels=True)
     ds.decode()
     return ds
+
+
+def local_time(making: Making, sample: Dataset) -> dt.datetime:
+    """Return when a result was made: at the offset from UTC that its source states, else at that of this machine."""
+    stated = re.fullmatch(r"([+-])(\d\d)(\d\d)", str(sample.get("TimezoneOffsetFromUTC", "")).strip())
+    if stated is None:
+        return making.made_at.astimezone()
+    offset = dt.timedelta(hours=int(stated[2]), minutes=int(stated[3]))
+    return making.made_at.astimezone(dt.timezone(offset if stated[1] == "+" else -offset))
 
 
 def finished(ds: Dataset, making: Making, sample: Dataset) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from pydicom.sequence import Sequence
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
-from node.results.making import MANUFACTURER, Making, derived_uid, finished, sample_of
+from node.results.making import MANUFACTURER, Making, derived_uid, finished, local_time, sample_of
 from node.results.manifest import Coded, Measured, ResultRefused, measurements_of
 
 SCHEME = "99VOXELNODE"
@@ -59,6 +59,7 @@ def make_report(making: Making) -> dict[str, Any]:
         raise ResultRefused("the file is no JSON object")
     tree = _measurements(content, making) if "measurements" in content else _texts(content, making)
     sample = sample_of(making)
+    now = local_time(making, sample)
     report = ComprehensiveSR(
         evidence=_evidence(making),
         content=tree,
@@ -71,10 +72,10 @@ def make_report(making: Making) -> dict[str, Any]:
         manufacturer_model_name=making.entry.algorithm,
         software_versions=making.entry.algorithm_version,
         device_serial_number="1",
-        content_date=making.made_at.date(),
-        content_time=making.made_at.time(),
-        series_date=making.made_at.date(),
-        series_time=making.made_at.time(),
+        content_date=now.date(),
+        content_time=now.time(),
+        series_date=now.date(),
+        series_time=now.time(),
         specific_character_set="ISO_IR 192",
     )
     return finished(report, making, sample)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from node.dicom.reading import read_instance
 from node.errors import ConversionRefused
 from node.results.lattice import Lattice, lattice_of, on_lattice
-from node.results.making import MANUFACTURER, Making, SourceStack, finished, sample_of
+from node.results.making import MANUFACTURER, Making, SourceStack, finished, local_time, sample_of
 from node.results.manifest import Coded, Label, ResultRefused
 from node.volume.model import Array, Float, Frame, Geometry
 from node.volume.objects import segmentation
@@ -59,8 +60,10 @@ def make_segmentation(making: Making) -> dict[str, Any]:
     lookup = np.zeros(max(labels) + 1, np.uint16)
     lookup[list(numbers)] = list(numbers.values())
     numbered = lookup[mask].astype(np.uint8 if max(numbers.values()) < 256 else np.uint16)
-    ds = _dataset(making, numbered, lattice, headers, {numbers[label]: labels[label] for label in labels})
-    found = finished(ds, making, sample_of(making))
+    sample = sample_of(making)
+    now = local_time(making, sample)
+    ds = _dataset(making, numbered, lattice, headers, {numbers[label]: labels[label] for label in labels}, now)
+    found = finished(ds, making, sample)
     _read_back(making, numbered, lattice)
     return {**found, "segments": {str(label): number for label, number in numbers.items()}}
 
@@ -108,7 +111,12 @@ def _numbers(labels: dict[int, Label], encoding: str) -> dict[int, int]:
 
 
 def _dataset(
-    making: Making, mask: Array, lattice: Lattice, headers: dict[str, Dataset], labels: dict[int, Label]
+    making: Making,
+    mask: Array,
+    lattice: Lattice,
+    headers: dict[str, Dataset],
+    labels: dict[int, Label],
+    now: dt.datetime,
 ) -> Dataset:
     sources, placement = _sources(lattice, headers)
     if "FrameOfReferenceUID" not in sources[0]:
@@ -143,10 +151,10 @@ def _dataset(
         software_versions=entry.algorithm_version,
         device_serial_number="1",
         content_label="SEGMENTATION",
-        content_date=making.made_at.date(),
-        content_time=making.made_at.time(),
-        series_date=making.made_at.date(),
-        series_time=making.made_at.time(),
+        content_date=now.date(),
+        content_time=now.time(),
+        series_date=now.date(),
+        series_time=now.time(),
         omit_empty_frames=bool(mask.any()),
         transfer_syntax_uid=ExplicitVRLittleEndian,
         specific_character_set="ISO_IR 192",

@@ -24,7 +24,9 @@ UCUM_ML = {"value": "mL", "scheme": "UCUM", "meaning": "mL"}
 @pytest.fixture
 def making(tmp_path: Path) -> Making:
     """What asks for a result of three slices."""
-    series = make.ct_series(3, SpecificCharacterSet="ISO_IR 100", PatientName="Müller^Jörg")
+    series = make.ct_series(
+        3, SpecificCharacterSet="ISO_IR 100", PatientName="Müller^Jörg", TimezoneOffsetFromUTC="+0130"
+    )
     series[0].save_as(tmp_path / "sample.dcm", enforce_file_format=True)
     (tmp_path / "made.dcm").touch()
     source = Source(
@@ -89,6 +91,7 @@ def test_a_pdf_is_encapsulated_as_it_is(making: Making) -> None:
     making.file.write_bytes(pdf)
     make_document(making)
     found = dcmread(making.into)
+    assert (found.ContentTime, found.TimezoneOffsetFromUTC) == ("043405", "+0130")
     assert found.EncapsulatedDocument[: found.EncapsulatedDocumentLength] == pdf
     assert [str(item.ReferencedSOPInstanceUID) for item in found.SourceInstanceSequence] == [
         uid for _, uid in making.source.instances
