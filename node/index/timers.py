@@ -1,7 +1,8 @@
 """Timers: the moments in rows at which something is due, and what a step of the system clock does to them.
 
 A moment in a row means a wait that began when the row was written. If the clock is stepped, every such moment is moved
-by the step, so that no wait changes its length: of series and studies, of messages to hooks, of storage commitments.
+by the step, so that no wait changes its length: of series and studies, of messages to hooks and their jobs, of storage
+commitments.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
 
-from node.index.models import OPEN_STATES, CommitmentRow, DeliveryRow, SeriesRow, StudyRow
+from node.index.jobs import OPEN
+from node.index.models import OPEN_STATES, CommitmentRow, DeliveryRow, JobRow, SeriesRow, StudyRow
 from node.index.repository import IndexRepository, on_writer
 from node.index.waits import shifted
 from node.retries import MAX_WAIT_SECONDS
@@ -31,7 +33,7 @@ class TimerRepository(IndexRepository):
         """Move all timers by a step of the system clock."""
         for row in connection.execute(select(SeriesRow).where(SeriesRow.state.in_(OPEN_STATES))).all():
             _shift_series(connection, row, step)
-        for table, waits in _RETRIED:
+        for table, waits in (*_RETRIED, (JobRow, JobRow.state.in_(OPEN))):
             waiting = select(table.id, table.due_at).where(waits, table.due_at.is_not(None))
             for id, due_at in connection.execute(waiting).all():
                 if due_at is not None:  # as the condition says, which the type checker cannot read

@@ -404,12 +404,14 @@ def test_a_step_of_the_clock_changes_no_wait(root: Root, hours: int) -> None:
 
 
 def begin_retries(root: Root) -> None:
-    """A message and a report that wait for another attempt, for 30 s."""
+    """A message and a report that wait for another attempt, and a job that waits for its outcome, for 30 s."""
     due_at = root.clock() + dt.timedelta(seconds=30)
     root.index.deliveries.begin_hooks({"one": False})
     pending = PendingEvent("id", "volume-written", root.clock(), "1.2")
     root.index.deliveries.settle("one", [Attempt(pending, "waiting", 1, due_at)], Cursors(0, None, 0), root.clock())
     root.index.commitments.add("1.3", "MODALITY", "127.0.0.1", [("1.4", "1.5")], root.clock(), due_at)
+    job, _ = root.index.jobs.begin("one", pending, root.clock(), dt.timedelta(days=1))
+    root.index.jobs.accepted(job.id, None, due_at, root.clock())
 
 
 def due_retries(root: Root) -> tuple[int, bool]:
@@ -425,6 +427,7 @@ def test_a_step_of_the_clock_changes_no_wait_of_messages_and_commitments(root: R
     root.index.timers.shift(dt.timedelta(hours=hours))
     root.clock.move(29)
     assert due_retries(root) == (0, False)
+    assert root.index.jobs.next_due_at() == root.clock() + dt.timedelta(seconds=1)
     root.clock.move(2)
     assert due_retries(root) == (1, True)
 
@@ -441,7 +444,7 @@ def test_a_clock_set_back_while_the_node_was_down_delays_no_message_and_no_commi
 def test_no_table_waits_by_a_clock_of_its_own() -> None:
     """What has a `due_at` is moved by `timers.shift`: a table that is new here must be added there, and above."""
     waiting = {table.name for table in Base.metadata.tables.values() if "due_at" in table.columns}
-    assert waiting == {"series", "deliveries", "commitments"}
+    assert waiting == {"series", "deliveries", "commitments", "jobs"}
 
 
 def test_a_step_of_the_clock_that_the_index_does_not_take_is_followed_later(

@@ -318,14 +318,14 @@ def test_what_gave_no_volume_is_told_with_its_reason(site: Site) -> None:
     one, other = make.ct_series(2, series_uid="1.5", study_uid="1.4")
     other.PixelSpacing = one.PixelSpacing = ["0", "0"]
     site.take(one, other)
-    assert [job["state"] for job in items(site, "jobs")] == ["receiving"]
+    assert [job["state"] for job in items(site, "queue")] == ["receiving"]
     site.convert()
     [failure] = items(site, "failures")
     assert failure["series_instance_uid"] == "1.5"
     assert failure["detail"]
     assert items(site, "failures", reason=failure["reason"]) == [failure]
     assert items(site, "failures", reason="another") == []
-    assert [job["state"] for job in items(site, "jobs", state="refused")] == ["refused"]
+    assert [job["state"] for job in items(site, "queue", state="refused")] == ["refused"]
     [verdict] = items(site, "verdicts")
     assert verdict["verdict_reason"]
     assert site.client().get("/api/v1/status").json()["failures"] == {failure["reason"]: 1}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from node.index.deliveries import PendingEvent
 from node.worklist.performed import created
 from tests import make
 from tests.protocol.test_performed_steps import begun
@@ -43,6 +45,10 @@ NOT_READ = {
         "/api/v1/studies/{study_instance_uid}/series/{series_instance_uid}/send",
         "/studies/{study_instance_uid}/send",
         "/studies/{study_instance_uid}/series/{series_instance_uid}/send",
+        "/api/v1/jobs/{job}/progress",
+        "/api/v1/jobs/{job}/outcome",
+        "/api/v1/jobs/{job}/cancel",
+        "/jobs/{job}/cancel",
         "/dicom-web/workitems/{workitem}/cancelrequest",
         "/dicom-web/workitems/1.2.840.10008.5.1.4.34.5/subscribers/{aetitle}/suspend",
         "/dicom-web/workitems/1.2.840.10008.5.1.4.34.5.1/subscribers/{aetitle}/suspend",
@@ -53,6 +59,7 @@ NOT_READ = {
     ("DELETE", "/api/v1/quarantine/{name}"),
     ("PUT", "/api/v1/worklist/{entry}"),
     ("PUT", "/dicom-web/workitems/{workitem}/state"),
+    ("PUT", "/api/v1/jobs/{job}/files/{file}"),
     ("DELETE", "/api/v1/worklist/{entry}"),
     ("DELETE", "/dicom-web/workitems/{workitem}/subscribers/{aetitle}"),
 }
@@ -80,6 +87,8 @@ def walked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     planned = {"modality": "CT", "station_ae_title": "CT1", "start_date": "2026-11-21", "study_instance_uid": STUDY}
     site.client().post("/api/v1/worklist", json={"patient_id": "PID-WALK", "patient_name": NAME, **planned})
     site.services.index.performed_steps.create(created(INSTANCE, begun(STUDY)), "CT1", site.services.ingest.now())
+    pending = PendingEvent("walked", "series-quiet", site.services.ingest.now(), STUDY, SERIES)
+    site.services.index.jobs.begin("hook", pending, site.services.ingest.now(), dt.timedelta(days=1))
     yield site
     site.close()
 
@@ -94,6 +103,7 @@ def test_each_route_that_returns_patient_data_leaves_a_line(walked: Site) -> Non
         "frames": 1, "entry": 1, "path": "7FE00010", "slug": "not-found",
         "conflict": client.get("/api/v1/conflicts").json()["items"][0]["id"],
         "aetitle": "WATCHER", "route": "-", "destination": "NOWHERE", "action": "retry",
+        "job": client.get("/api/v1/jobs").json()["items"][0]["job_id"],
         "workitem": client.get("/dicom-web/workitems").json()[0]["00080018"]["Value"][0],
     }  # fmt: skip
     silent, told = set(), set()
