@@ -100,7 +100,7 @@ class DeletionRepository(IndexRepository):
         if not paths:
             raise NotThere(f"{plan.level} {plan.uid} has already been deleted")
         delete_empty_levels(connection, study_id)
-        after_deletion(connection, plan.study_instance_uid)
+        after_deletion(connection, plan.study_instance_uid, now)
         record_event(
             connection,
             "deleted",

@@ -485,7 +485,7 @@ def _described(name: str) -> str:
     return f"{destination}, of route {route}," if route else destination
 
 
-def after_deletion(connection: Connection, study_instance_uid: str) -> None:
+def after_deletion(connection: Connection, study_instance_uid: str, now: dt.datetime) -> None:
     """Move the cursors back after rows of `images` were deleted: the next row may reuse an id that a cursor has passed.
 
     Also delete the output of commands about the study and what hooks said of their jobs, which may name the patient.
@@ -495,4 +495,4 @@ def after_deletion(connection: Connection, study_instance_uid: str) -> None:
     connection.execute(update(HookRow).where(HookRow.image_id > last).values(image_id=last))
     of_study = and_(DeliveryRow.study_instance_uid == study_instance_uid, DeliveryRow.output.is_not(None))
     connection.execute(update(DeliveryRow).where(of_study).values(output=None))
-    jobs.forget_deleted(connection, study_instance_uid)
+    jobs.forget_deleted(connection, study_instance_uid, now)

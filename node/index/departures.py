@@ -41,7 +41,7 @@ def leave_series(connection: Connection, series_id: int, sop_instance_uid: str, 
     if connection.execute(select(ImageRow.id).where(ImageRow.series_id == series_id).limit(1)).first() is None:
         folders = delete_series_rows(connection, [series_id], now)
         delete_empty_levels(connection, series.study_id)
-        after_deletion(connection, series.study_instance_uid)
+        after_deletion(connection, series.study_instance_uid, now)
     else:
         folders = drop_volumes_of(connection, series_id, sop_instance_uid, now)
         reopen(connection, series_id, series.study_instance_uid, sop_instance_uid, now, detail)

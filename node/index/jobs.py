@@ -18,7 +18,7 @@ from sqlalchemy import Connection, and_, delete, exists, func, insert, select, u
 
 from node.errors import VoxelnodeError
 from node.index.events import record_event
-from node.index.models import ImageRow, JobRow, ResultRow
+from node.index.models import ImageRow, JobRow, ResultRow, SeriesRow, StudyRow
 from node.index.repository import IndexRepository, on_reader, on_writer
 
 if TYPE_CHECKING:  # which tells jobs of replays and deletions
@@ -245,12 +245,22 @@ def replay(connection: Connection, hook: str, message_ids: Sequence[str]) -> Non
     connection.execute(update(JobRow).where(*its).values(replayed=True))
 
 
-def forget_deleted(connection: Connection, study_instance_uid: str) -> None:
-    """Forget results that were deleted, and what hooks have said of jobs of the study: it may name the patient."""
+def forget_deleted(connection: Connection, study_instance_uid: str, now: dt.datetime) -> None:
+    """End the jobs of a study whose series were deleted, and forget results that were.
+
+    Also forget what hooks have said of jobs of the study: it may name the patient.
+    """
+    of_study = StudyRow.study_instance_uid == study_instance_uid
+    left = set(connection.execute(select(SeriesRow.series_instance_uid).join(StudyRow).where(of_study)).scalars())
+    its = JobRow.study_instance_uid == study_instance_uid
+    for id in connection.execute(select(JobRow.id).where(its, JobRow.state.in_(OPEN))).scalars().all():
+        job = _job(connection, id)
+        if not left or (job.series_instance_uid is not None and job.series_instance_uid not in left):
+            _end(connection, job, "cancelled", None, now)
     is_there = exists().where(ImageRow.sop_instance_uid == ResultRow.sop_instance_uid)
     gone = and_(ResultRow.study_instance_uid == study_instance_uid, ResultRow.stored_at.is_not(None), ~is_there)
     connection.execute(delete(ResultRow).where(gone))
-    connection.execute(update(JobRow).where(JobRow.study_instance_uid == study_instance_uid).values(detail=None))
+    connection.execute(update(JobRow).where(its).values(detail=None))
 
 
 def _digest(token: str) -> str:

@@ -85,7 +85,7 @@ class HookWorker(LedgerWorker):
             with self._index.reading(wait=False) as index:  # the event is committed
                 message = compose(index, pending, self._ae_title, include_patient=self._hook.include_patient)
                 is_wanted = self._is_wanted(message) and self._is_selected(index, pending)
-                is_own = is_wanted and self._is_own(index, pending)
+                is_own = is_wanted and self._hook.results and self._is_own(index, pending)
         except NothingLeft:
             return Attempt(pending, "dropped", pending.attempts, reason="the object was deleted")
         if not is_wanted:

@@ -25,7 +25,7 @@ from typing import IO
 import structlog
 
 from node.archive.intact import problem_with
-from node.durable import make_folder, sync_file
+from node.durable import NO_ROOM, make_folder, sync_file
 from node.errors import ArrivalRefused, OutOfResources, VoxelnodeError
 from node.index.database import Index
 from node.index.follower import IndexFollower
@@ -150,6 +150,10 @@ class ResultIntake:
                 yield file
             sync_file(part)
             os.replace(part, folder / name)
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            raise OutOfResources(f"disk: {error.strerror}") from error
         finally:
             part.unlink(missing_ok=True)
 
@@ -214,7 +218,7 @@ class ResultIntake:
         log.info("job_ended", hook=job.hook, state=state, series_instance_uid=job.series_instance_uid)
 
     def sweep(self) -> None:
-        """Remove the folders of jobs that have ended; runs before any job continues."""
+        """Remove the folders of jobs that have ended: by a deletion, or while a file of theirs arrived."""
         is_open = self._index.jobs.open_ids()
         for folder in self._folder.glob("*"):
             if folder.name not in is_open:
@@ -345,14 +349,15 @@ class ResultIntake:
 
 
 class JobExpiry(IndexFollower):
-    """Ends the jobs whose hooks report no outcome in time."""
+    """Ends the jobs whose hooks report no outcome in time, and removes the files of those that have ended."""
 
     def __init__(self, index: Index, intake: ResultIntake, now: Callable[[], dt.datetime]) -> None:
         super().__init__("jobs", index)
         self._intake, self._now = intake, now
 
     def step(self) -> float | None:
-        """End late jobs; return the seconds until the next one is late."""
+        """End late jobs, and remove what ended ones left; return the seconds until the next one is late."""
+        self._intake.sweep()
         due_at = self._index.jobs.next_due_at()
         if due_at is None:
             return None

@@ -121,5 +121,7 @@ def test_a_cancelled_job_takes_nothing_and_a_deleted_study_keeps_nothing_of_what
     assert client.post(f"{path}/cancel").json()["state"] == "cancelled"
     assert list((site.root / "jobs").iterdir()) == []
     assert client.post(f"{path}/outcome", headers=headers, json={"state": "succeeded"}).status_code == 409
+    other, _ = begin(site, series, "another")
     assert client.delete(f"/api/v1/studies/{series[0]}").status_code == 200
     assert client.get(path).json()["detail"] is None
+    assert client.get(other).json()["state"] == "cancelled"
