@@ -125,6 +125,10 @@ def test_lungs_come_back_as_segmentations_and_measurements(served: tuple[Setting
     kinds = view_rows(root, "SELECT modality, count(*) AS n FROM v_series GROUP BY modality")
     assert {row["modality"]: row["n"] for row in kinds} == {"CT": 1, "SEG": 3, "SR": 3}
     assert not list((root / "jobs").iterdir())
+    converted = "SELECT series_instance_uid AS uid FROM v_series WHERE modality = 'SEG' AND state = 'converted'"
+    until(lambda: view_rows(root, converted), 60, "a label volume")
+    page = client.get(f"/studies/{series[0].StudyInstanceUID}/series/{series[0].SeriesInstanceUID}").text
+    assert f"/series/{view_rows(root, converted)[0]['uid']}/files/1/" in page  # which the viewer lays over the CT
 
 
 def path_of(root: Path, sop_instance_uid: str) -> Path:
