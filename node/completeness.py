@@ -31,6 +31,15 @@ that lack slices; whole times that are missing; counts in headers; missing Insta
 those stated; counts of other series of the protocol; the end of the longest wait; an association that was not released;
 only that no more instances were received."""
 
+Certainty = Literal["verified", "no gap seen", "suspect", "incomplete"]
+"""The word for people: a complete series is verified only if a count was announced and is reached."""
+
+CERTAINTIES: tuple[Certainty, ...] = ("incomplete", "suspect", "no gap seen", "verified")
+"""The least certain first."""
+
+COUNTED_RULES: tuple[Rule, ...] = ("mpps", "c-find", "headers")
+"""Rules that compare with an announced count."""
+
 C_FIND = "C-FIND"
 MPPS = "Performed Series Sequence (0040,0340)"
 MAX_NAMED = 10
@@ -166,6 +175,18 @@ class Completeness:
     missing: int | None
     reason: str
     missing_detail: str = ""
+
+    @property
+    def certainty(self) -> Certainty:
+        """How certain it is that nothing is missing, in words for people."""
+        return certainty(self.state, self.rule)
+
+
+def certainty(state: State, rule: Rule) -> Certainty:
+    """Return the word for people for a verdict and the rule that decided."""
+    if state != "complete":
+        return state
+    return "verified" if rule in COUNTED_RULES else "no gap seen"
 
 
 def expectation(

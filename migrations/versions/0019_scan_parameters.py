@@ -8,7 +8,7 @@ from alembic import op
 from node.index.view_changes import change_view
 
 revision = "0019"
-down_revision = "0016"
+down_revision = "0018"
 branch_labels = None
 depends_on = None
 

@@ -10,7 +10,7 @@ import typer
 from node.cli.options import ConfigFile, Json, Root, reading_index
 from node.cli.output import print_json, print_table
 
-SHOWN = ("patient_id", "study_date", "modality", "series_description", "body_part", "instances", "slices", "verdict")
+SHOWN = ("patient_id", "study_date", "modality", "series_description", "body_part", "instances", "slices", "certainty")
 
 
 def select(
@@ -32,7 +32,7 @@ def select(
     from node.selector import compile_selector
 
     selector = compile_selector(expression)
-    fields = selector.fields.union(SHOWN)
+    fields = selector.fields.union(SHOWN, ("verdict",))
     selected: list[dict[str, Any]] = []
     others: list[tuple[str, list[tuple[str, str]]]] = []
     clauses: Counter[str] = Counter()

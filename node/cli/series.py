@@ -15,6 +15,7 @@ COLUMNS = (
     "modality",
     "state",
     "verdict",
+    "certainty",
     "verdict_rule",
     "expected_instances",
     "expected_source",
@@ -42,7 +43,7 @@ FITTED = {
 """Columns and widths of a line of 100 characters."""
 
 FULL = (
-    *("series", "date", "patient", "no", "modality", "description", "state", "rev", "completeness", "rule"),
+    *("series", "date", "patient", "no", "modality", "description", "state", "rev", "certainty", "rule"),
     *("expected", "received", "missing", "reason"),
 )
 
@@ -88,7 +89,7 @@ def _brief(row: Mapping[str, Any]) -> tuple[Any, ...]:
         row["modality"],
         row["series_description"] or row["protocol_name"],
         f"{row['instances']}/{expected}".rjust(FITTED["images"]) if few else row["instances"],
-        row["verdict"] if row["state"] == "converted" else row["state"],
+        row["certainty"] if row["state"] == "converted" else row["state"],
         short_uid(row["series_instance_uid"]),
     )
 
@@ -103,7 +104,7 @@ def _full(row: Mapping[str, Any]) -> tuple[Any, ...]:
         row["series_description"],
         row["state"],
         row["revision"],
-        row["verdict"],
+        row["certainty"],
         row["verdict_rule"],
         row["expected_instances"],
         row["instances"],

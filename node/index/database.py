@@ -26,6 +26,7 @@ from node.index.jobs import JobRepository
 from node.index.keyed_requests import KeyedRequestRepository
 from node.index.patients import PatientRepository
 from node.index.performed_steps import PerformedStepRepository
+from node.index.problems import ProblemRepository
 from node.index.read import ReadIndex
 from node.index.references import ReferenceRepository
 from node.index.rejections import RejectionRepository
@@ -108,6 +109,7 @@ class Index:
         self.keyed_requests = KeyedRequestRepository(writer, self._watcher)
         self.patients = PatientRepository(writer, self._watcher)
         self.performed_steps = PerformedStepRepository(writer, self._watcher)
+        self.problems = ProblemRepository(writer, self._watcher)
         self.references = ReferenceRepository(writer, self._watcher)
         self.rejections = RejectionRepository(writer, self._watcher)
         self.routes = RouteRepository(writer, self._watcher)

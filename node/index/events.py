@@ -35,6 +35,8 @@ EventKind = Literal[
     "deleted",
     "patient-merged",
     "job-ended",  # a hook with results has done what it was asked to, failed, or was late
+    "problem-acknowledged",  # a person has seen that a series is incomplete or has no volume, and leaves it so
+    "problem-reopened",  # a person has withdrawn that
     "message-given-up",  # every attempt to deliver a message to a hook failed
 ]
 

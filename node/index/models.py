@@ -140,6 +140,7 @@ class SeriesRow(Base):
         # The same Series Instance UID in two studies means two series: merging them could mix two patients.
         UniqueConstraint("study_id", "series_instance_uid"),
         Index("ix_series_state_due_at", "state", "due_at"),
+        Index("ix_series_doubted", "id", sqlite_where=text("verdict IN ('suspect', 'incomplete')")),
         CheckConstraint("state IN ({})".format(", ".join(f"'{s}'" for s in SERIES_STATES)), name="state"),
     )
 
@@ -182,6 +183,10 @@ class SeriesRow(Base):
     expected_source: Mapped[str | None] = mapped_column(String(64))
     missing_instances: Mapped[int | None] = mapped_column(Integer)
     missing_detail: Mapped[str | None] = mapped_column(Text)
+    acknowledged_problem: Mapped[str | None] = mapped_column(String(64))  # see `node.index.problems`
+    acknowledged_reason: Mapped[str | None] = mapped_column(Text)
+    acknowledged_by: Mapped[str | None] = mapped_column(String(64))
+    acknowledged_at: Mapped[dt.datetime | None] = mapped_column(Utc)
 
 
 class ImageRow(Base):
@@ -306,6 +311,7 @@ class FailureRow(Base):
     """The reason why a series, or one stack of it, has no volume in a `revision`."""
 
     __tablename__ = "failures"
+    __table_args__ = (Index("ix_failures_of_images", "series_id", sqlite_where=text("reason <> 'not-an-image'")),)
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     series_id: Mapped[int] = mapped_column(ForeignKey("series.id"), index=True)

@@ -227,6 +227,7 @@ def _verdict(row: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     return {
         "state": row["verdict"],
+        "certainty": row["certainty"],
         "rule": row["verdict_rule"],
         "reason": row["verdict_reason"],
         "expected_instances": row["expected_instances"],

@@ -10,6 +10,7 @@ Group = Literal["patient", "study", "series", "instances", "sender", "volume", "
 
 STATES = ("receiving", "converting", "converted", "refused", "not-an-image", "failed")
 VERDICTS = ("complete", "suspect", "incomplete")
+CERTAINTIES = ("verified", "no gap seen", "suspect", "incomplete")
 GEOMETRIES = ("regular", "sheared", "irregular", "single", "none")
 ORIENTATIONS = ("axial", "coronal", "sagittal", "oblique")
 SOURCES = ("dicom", "get", "stow", "import", "result", "recovered")
@@ -60,6 +61,7 @@ FIELDS: dict[str, Field] = {
     "station_name": Field("series", "text", "Station Name (0008,1010)"),
     "state": Field("series", "text", "state of the series, as in v_series", choices=STATES),
     "verdict": Field("series", "text", "whether the series is complete, once it was quiet", choices=VERDICTS),
+    "certainty": Field("series", "text", "how certain that is, in the words of the pages", choices=CERTAINTIES),
     "expected_instances": Field("series", "number", "number of instances that are expected, if known"),
     "missing_instances": Field("series", "number", "number of missing instances, if known"),
     "revision": Field("series", "number", "number of the newest conversion; 0 before the first"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from node.audit.audit_log import Action, AuditEvent
 from node.errors import UsageError, nearest
+from node.index.converted import SeriesKey
 from node.index.records import Level
 from node.index.terms import Terms
 from node.web.access import Caller, RequestAudit
@@ -89,6 +91,28 @@ def require_destination(node: Services, route: str, destination: str) -> str:
     if destination not in (to if name else node.settings.receivers):
         raise ResourceNotFound("destination of a route")
     return f"{name}/{destination}"
+
+
+def acknowledge(
+    node: Services, account: Caller, audit: RequestAudit, series: SeriesKey, problem: str, reason: str
+) -> bool:
+    """Acknowledge the problem of a series that a person saw, and record it; False if the series has changed since."""
+    done = node.index.problems.acknowledge(series, problem, reason, account.name, dt.datetime.now(dt.UTC))
+    if done:
+        _note_decision(node, audit, series, f"problem acknowledged: {problem}")
+    return done
+
+
+def withdraw_acknowledgment(node: Services, account: Caller, audit: RequestAudit, series: SeriesKey) -> None:
+    """Withdraw the acknowledgment of the problem of a series, and record it."""
+    node.index.problems.withdraw(series, account.name, dt.datetime.now(dt.UTC))
+    _note_decision(node, audit, series, "acknowledgment of a problem withdrawn")
+
+
+def _note_decision(node: Services, audit: RequestAudit, series: SeriesKey, detail: str) -> None:
+    with node.index.reading() as index:
+        patient_id = index.studies.patient_id(series[0])
+    audit.changed(AuditEvent.INSTANCES_ACCESSED, Action.UPDATE, [of_study(series[0], patient_id)], detail)
 
 
 def release(node: Services, account: Caller, name: str, *, replace: bool) -> Mapping[str, Any]:

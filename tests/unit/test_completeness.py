@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 
-from node.completeness import MPPS, Evidence, Expectation, InstanceCounts, completeness_of, expectation, performed
+from node.completeness import (
+    CERTAINTIES,
+    MPPS,
+    Evidence,
+    Expectation,
+    InstanceCounts,
+    completeness_of,
+    expectation,
+    performed,
+)
 
 
 def series(count: int, **announced: Any) -> list[InstanceCounts]:
@@ -176,3 +185,19 @@ def test_the_list_of_a_performed_procedure_step_decides() -> None:
     assert (less.state, less.missing, less.expected_source) == ("incomplete", 15, MPPS)
     assert less.reason.endswith("and 5 more")
     assert sum(f"{uid}" in less.reason.replace(",", "").split() for uid in stored) == 10
+
+
+@pytest.mark.parametrize(
+    ("known", "word"),
+    [
+        (Expectation(5, announced=((5, "a header"),)), "verified"),
+        (Expectation(5, confirmed=5), "verified"),
+        (Expectation(5, performed=performed(["1.2"], ["1.2"])), "verified"),
+        (Expectation(5), "no gap seen"),
+        (Expectation(4, siblings=(5, 5)), "suspect"),
+        (Expectation(4, confirmed=5), "incomplete"),
+    ],
+)
+def test_only_a_count_that_was_announced_verifies(known: Expectation, word: str) -> None:
+    assert completeness_of(known).certainty == word
+    assert word in CERTAINTIES

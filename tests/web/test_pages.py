@@ -127,6 +127,8 @@ PAGES = (
     "/worklist",
     "/problems",
     "/problems/rejections",
+    "/problems/acknowledged",
+    "/problems/unconvertible",
     "/problems/conflicts",
     "/problems/conflicts/1",
     "/problems/quarantine",
@@ -253,7 +255,7 @@ def test_everything_is_reached_by_keys(visitor: Visitor) -> None:
 def test_a_study_shows_its_series_with_verdicts_reasons_and_pictures(visitor: Visitor) -> None:
     cards = visitor.open("/studies/1.2.65").locator(".card")
     expect(cards).to_have_count(4)
-    for text in ("complete", "incomplete", "missing-slice", "refused", "no image"):
+    for text in ("no gap seen", "incomplete", "missing-slice", "refused", "no image"):
         expect(cards.filter(has_text=text).first).to_be_visible()
     pictures = cards.locator("img")
     assert pictures.count() == 2
@@ -297,8 +299,9 @@ def test_a_refused_series_says_why_and_what_helps(visitor: Visitor) -> None:
 
 def test_problems_come_with_their_remedy(visitor: Visitor) -> None:
     page = visitor.open("/problems")
-    expect(page.locator("tbody tr")).to_have_count(1)
-    expect(page.locator(".remedy")).to_contain_text("Orientation or spacing")
+    expect(page.locator("tbody tr")).to_have_count(2)
+    expect(page.locator(".remedy").filter(has_text="Orientation or spacing")).to_be_visible()
+    expect(page.locator("tbody tr").filter(has_text="incomplete")).to_contain_text("Seems to be missing: slices")
     page.get_by_role("link", name="Refused").click()
     expect(page.locator(".remedy")).to_contain_text("call us VOXELNODE")
     expect(page.locator("tbody")).to_contain_text(SCRIPT)
@@ -306,10 +309,10 @@ def test_problems_come_with_their_remedy(visitor: Visitor) -> None:
     expect(page.locator("tbody tr").filter(has_text="instance-bytes").locator(".remedy")).to_be_visible()
 
 
-def test_the_menu_counts_what_waits_and_what_has_no_volume(visitor: Visitor) -> None:
+def test_the_menu_counts_what_waits_and_what_is_to_be_settled(visitor: Visitor) -> None:
     page = visitor.open("/status")
     expect(page.locator("#badge-open")).to_contain_text("1")
-    expect(page.locator("#badge-wrong")).to_contain_text("1")
+    expect(page.locator("#badge-wrong")).to_contain_text("3")  # incomplete, refused, a conflict
 
 
 def test_a_page_that_is_not_there_says_what_helps(shown: Shown, visit: Callable[[Site], Visitor]) -> None:
@@ -388,7 +391,7 @@ def test_the_list_follows_what_happens(site: Site, visit: Callable[[Site], Visit
     page = visit(site).open("/")
     expect(page.locator("#rows .chip")).to_have_text("receiving")
     site.convert()
-    expect(page.locator("#rows .chip")).to_have_text("complete")
+    expect(page.locator("#rows .chip")).to_have_text("no gap seen")
 
 
 def test_a_page_of_a_study_follows_what_happens(site: Site, visit: Callable[[Site], Visitor]) -> None:
@@ -397,7 +400,7 @@ def test_a_page_of_a_study_follows_what_happens(site: Site, visit: Callable[[Sit
     expect(page.locator(".card")).to_contain_text("receiving")
     expect(page.locator(".card time[data-countdown]")).to_have_text("now")
     site.convert()
-    expect(page.locator(".card")).to_contain_text("complete")
+    expect(page.locator(".card")).to_contain_text("no gap seen")
     expect(page.locator(".card img")).to_have_count(1)
 
 
@@ -422,7 +425,7 @@ def test_a_series_is_converted_again_and_the_old_revision_stays_to_look_at(
     page.get_by_role("button", name="Convert again").click()
     expect(page.locator("#state")).to_contain_text("receiving")
     site.convert()
-    expect(page.locator("#state")).to_contain_text("complete")
+    expect(page.locator("#state")).to_contain_text("no gap seen")
     revisions = page.locator("summary").filter(has_text=re.compile("^Revision"))
     expect(revisions).to_contain_text([re.compile("Revision 2 .*current"), re.compile("Revision 1 .*superseded")])
     assert "superseded" in page.locator("#volume option").last.inner_text()

@@ -30,6 +30,7 @@ from node.index.read.instances import ReadInstances
 from node.index.read.jobs import ReadJobs
 from node.index.read.patients import ReadPatients
 from node.index.read.performed_steps import ReadPerformedSteps
+from node.index.read.problems import ReadProblems
 from node.index.read.rejections import ReadRejections
 from node.index.read.routes import ReadRoutes
 from node.index.read.scheduled_steps import ReadScheduledSteps
@@ -60,6 +61,7 @@ class ReadIndex:
         self.jobs = ReadJobs(connection)
         self.patients = ReadPatients(connection)
         self.performed_steps = ReadPerformedSteps(connection)
+        self.problems = ReadProblems(connection)
         self.rejections = ReadRejections(connection)
         self.routes = ReadRoutes(connection)
         self.scheduled_steps = ReadScheduledSteps(connection)

@@ -72,6 +72,14 @@ class ReadConflicts(PagedRepository):
             "FROM conflicts WHERE \"key\" > 'quarantine/' AND \"key\" < 'quarantine0'"  # "0" follows "/"
         )
 
+    def count_undecided(self) -> int:
+        """Count the rows of `undecided`."""
+        rows = self._rows(
+            "SELECT count(*) AS count FROM (SELECT 1 FROM conflicts WHERE decision IS NULL "
+            "GROUP BY kind, study_instance_uid, calling_ae_title)"
+        )
+        return int(rows[0]["count"])
+
     def undecided(self, limit: int, skip: int = 0) -> list[Row]:
         """Return what is to be decided, newest first: one row for all conflicts of one kind, study and sender.
 

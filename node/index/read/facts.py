@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import bindparam, text
 
 from node.index.converted import SeriesKey
+from node.index.read.certainty import certainty_of
 from node.index.read.rows import ReadRepository
 from node.selector import FIELDS, Facts, Selector
 
@@ -50,6 +51,7 @@ COLUMNS: Mapping[str, str] = {
     "body_part": "se.body_part_examined",
     # The row of a series has only the verdict of the newest revision.
     "verdict": "CASE WHEN :revision IS NULL OR se.revision = :revision THEN se.verdict END",
+    "certainty": f"CASE WHEN :revision IS NULL OR se.revision = :revision THEN {certainty_of('se')} END",
     "failures": _list(
         "f.reason", "FROM failures f WHERE f.series_id = se.id AND f.revision = coalesce(:revision, se.revision)"
     ),

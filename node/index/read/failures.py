@@ -6,6 +6,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import join
 
 from node.index.models import FailureRow, SeriesRow, StudyRow
+from node.index.read.problems import BEYOND_MENDING
 from node.index.read.rows import PagedRepository, Row
 
 
@@ -44,12 +45,13 @@ class ReadFailures(PagedRepository):
             limit=limit,
         )
 
-    def of_images(self, limit: int, skip: int) -> list[Row]:
-        """Return the failures of series that contain images, with series and patient, newest first."""
+    def beyond_mending(self, limit: int, skip: int) -> list[Row]:
+        """Return the failures of images about which nobody can do anything, with series and patient, newest first."""
+        reasons = ", ".join(f"'{reason}'" for reason in BEYOND_MENDING if reason != "not-an-image")
         return self._rows(
             "SELECT f.*, se.series_number, se.series_description, se.modality, se.state, st.patient_name, "
             "st.patient_id FROM v_failures f JOIN v_series se USING (study_instance_uid, series_instance_uid) "
-            "JOIN v_studies st USING (study_instance_uid) WHERE f.reason <> 'not-an-image' "
+            f"JOIN v_studies st USING (study_instance_uid) WHERE f.reason IN ({reasons}) "
             "ORDER BY f.failed_at DESC, f.series_instance_uid, f.stack LIMIT :limit OFFSET :skip",
             limit=limit,
             skip=skip,

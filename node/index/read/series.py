@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import String, func, literal_column, select
 from sqlalchemy.orm import join
 
 from node.index.models import OPEN_STATES, ImageRow, SeriesRow, StudyRow
+from node.index.read.certainty import certainty_of
 from node.index.read.facts import CHUNK_ROWS, ReadFacts
 from node.index.read.rows import PagedRepository, Row
 from node.selector import Selector
@@ -30,6 +31,7 @@ class ReadSeries(PagedRepository):
         SeriesRow.protocol_name,
         SeriesRow.state,
         SeriesRow.verdict,
+        literal_column(certainty_of("series"), String).label("certainty"),
         SeriesRow.verdict_rule,
         SeriesRow.verdict_reason,
         SeriesRow.expected_instances,
@@ -155,8 +157,8 @@ class ReadSeries(PagedRepository):
         """Return the series that wait or are being converted, with their patients, earliest due first."""
         return self._rows(
             "SELECT se.study_instance_uid, se.series_instance_uid, se.series_number, se.series_description, "
-            "se.modality, se.state, se.instances, se.expected_instances, se.verdict, se.revision, se.attempts, "
-            "se.error, se.due_at, se.last_received_at, st.patient_name, st.patient_id "
+            "se.modality, se.state, se.instances, se.expected_instances, se.verdict, se.certainty, se.revision, "
+            "se.attempts, se.error, se.due_at, se.last_received_at, st.patient_name, st.patient_id "
             "FROM v_series se JOIN v_studies st USING (study_instance_uid) "
             "WHERE se.state IN ('receiving', 'converting') ORDER BY se.state, se.due_at LIMIT :limit",
             limit=limit,

@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, selec
 from sqlalchemy import false as nothing
 from sqlalchemy.orm import join
 
+from node.completeness import COUNTED_RULES, Certainty, certainty
 from node.dicom.names import folded
 from node.index.models import OPEN_STATES, ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.read.rows import ReadRepository, Row
@@ -25,9 +26,10 @@ from node.index.studies import stored_studies
 StudyOrder = Literal["arrival", "date"]
 """By arrival of the first instance, or by Study Date; newest first."""
 
-StudyCondition = Literal["open", "complete", "incomplete", "refused"]
-"""open: a series waits or is being converted; complete: every converted series is complete; incomplete: a series is
-incomplete or suspect; refused: a series was refused or failed."""
+StudyCondition = Literal["open", "complete", "verified", "no-gap-seen", "incomplete", "refused"]
+"""open: a series waits or is being converted; complete: every converted series is complete; verified: and a count was
+announced for each; no-gap-seen: and for one of them none was; incomplete: a series is incomplete or suspect; refused: a
+series was refused or failed."""
 
 REFUSED_STATES = ("refused", "failed")
 
@@ -94,6 +96,8 @@ class ListedStudy:
         Number of series in each state.
     incomplete : int
         Number of series that are incomplete or suspect.
+    certainties : mapping of str to int
+        Number of converted series of each certainty, and of others that are incomplete or suspect.
     last_received_at : aware datetime or None
     """
 
@@ -111,6 +115,7 @@ class ListedStudy:
     modalities: tuple[str, ...] = ()
     states: Mapping[str, int] = field(default_factory=dict)
     incomplete: int = 0
+    certainties: Mapping[Certainty, int] = field(default_factory=dict)
     last_received_at: dt.datetime | None = None
 
 
@@ -236,7 +241,11 @@ def _in_condition(condition: StudyCondition) -> ColumnElement[bool]:
         SeriesRow.state.in_((*OPEN_STATES, *REFUSED_STATES)),
         func.coalesce(SeriesRow.verdict, "complete") != "complete",
     )
-    return and_(~_any_series(unlike), _any_series(SeriesRow.verdict == "complete"))
+    is_complete = and_(~_any_series(unlike), _any_series(SeriesRow.verdict == "complete"))
+    if condition == "complete":
+        return is_complete
+    uncounted = _any_series(and_(SeriesRow.state == "converted", SeriesRow.verdict_rule.not_in(COUNTED_RULES)))
+    return and_(is_complete, uncounted if condition == "no-gap-seen" else ~uncounted)
 
 
 def _any_series(condition: ColumnElement[bool]) -> ColumnElement[bool]:
@@ -247,7 +256,12 @@ def _summaries(connection: Connection, study_ids: Sequence[int]) -> dict[int, di
     """Return keyword arguments for `ListedStudy`, by `StudyRow.id`."""
     of_these = SeriesRow.study_id.in_(study_ids) if study_ids else nothing()
     query = select(
-        SeriesRow.study_id, SeriesRow.modality, SeriesRow.state, SeriesRow.verdict, SeriesRow.last_received_at
+        SeriesRow.study_id,
+        SeriesRow.modality,
+        SeriesRow.state,
+        SeriesRow.verdict,
+        SeriesRow.verdict_rule,
+        SeriesRow.last_received_at,
     )
     series: dict[int, list[Any]] = {study_id: [] for study_id in study_ids}
     for row in connection.execute(query.where(of_these)):
@@ -266,6 +280,11 @@ def _summaries(connection: Connection, study_ids: Sequence[int]) -> dict[int, di
             "modalities": tuple(sorted({row.modality for row in rows if row.modality})),
             "states": Counter(row.state for row in rows),
             "incomplete": sum(row.verdict not in (None, "complete") for row in rows),
+            "certainties": Counter(
+                certainty(row.verdict, row.verdict_rule)
+                for row in rows
+                if row.verdict and (row.state == "converted" or row.verdict != "complete")
+            ),
             "last_received_at": max((row.last_received_at for row in rows), default=None),
         }
         for study_id, rows in series.items()

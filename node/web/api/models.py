@@ -22,6 +22,9 @@ RowId = Annotated[int, Field(ge=0, le=MAX_ID)]
 State = Literal["receiving", "converting", "converted", "refused", "not-an-image", "failed"]
 """State of a series; see `node.index.models.SERIES_STATES`."""
 
+Certainty = Literal["verified", "no gap seen", "suspect", "incomplete"]
+"""How certain it is that nothing is missing; see `node.completeness.certainty`."""
+
 
 TimeOfDay = Annotated[
     dt.time | None, WithJsonSchema({"anyOf": [{"type": "string", "pattern": r"^\d\d:\d\d:\d\d"}, {"type": "null"}]})
@@ -77,6 +80,7 @@ class StudyResource(Resource):
     instances: int
     states: dict[str, int]
     incomplete: int
+    certainties: dict[Certainty, int]
     last_received_at: dt.datetime | None
 
 
@@ -85,6 +89,7 @@ class CompletenessResource(ResourceOfSeries):
 
     state: State
     verdict: str | None
+    certainty: Certainty | None
     verdict_rule: str | None
     verdict_reason: str | None
     expected_instances: int | None

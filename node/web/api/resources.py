@@ -106,7 +106,10 @@ def list_studies(
     last_date: Annotated[dt.date | None, Query(description="latest Study Date")] = None,
     condition: Annotated[
         StudyCondition | None,
-        Query(description="open, incomplete, refused: at least one series is; complete: every converted series is"),
+        Query(
+            description="open, incomplete, refused: at least one series is; complete, verified: every converted series "
+            "is; no-gap-seen: complete, but no count was announced for one of them"
+        ),
     ] = None,
     order: Annotated[StudyOrder, Query(description="newest by time of arrival, or by Study Date")] = "arrival",
 ) -> Page[models.StudyResource]:

@@ -10,8 +10,7 @@ from fastapi.responses import RedirectResponse
 from node.receive.conflicts import compared
 from node.web import actions
 from node.web.access import Admin, Reader, RequestAudit
-from node.web.pages.operation import Page, problems
-from node.web.pages.quarantine import SEE_OTHER
+from node.web.pages.operation import SEE_OTHER, Page, problems
 from node.web.pages.rendering import page
 from node.web.services import Node
 

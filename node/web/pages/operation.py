@@ -9,10 +9,13 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Form, Query, Request, Response
+from fastapi.responses import RedirectResponse
+from pydantic import BaseModel, Field, StringConstraints
 
 from node import __version__
 from node.index.read import ReadIndex
+from node.web import actions
 from node.web.access import Reader, RequestAudit, Writer
 from node.web.background_requests import background_request
 from node.web.pages.rendering import fragment, page
@@ -21,6 +24,7 @@ from node.web.services import Node, Services
 router = APIRouter(include_in_schema=False)
 
 OK = 200
+SEE_OTHER = 303
 
 SHOWN_OPEN = 100
 SHOWN_DONE = 25
@@ -43,7 +47,7 @@ def _numbers(index: ReadIndex) -> dict[str, int]:
     by_state = index.series.count_by_state()
     return {
         "open": by_state.get("receiving", 0) + by_state.get("converting", 0),
-        "wrong": by_state.get("refused", 0) + by_state.get("failed", 0),
+        "wrong": index.problems.count() + index.conflicts.count_undecided(),
     }
 
 
@@ -74,9 +78,51 @@ def _queue(index: ReadIndex) -> dict[str, Any]:
 
 
 @router.get("/problems")
-def failures(request: Request, node: Node, account: Reader, audit: RequestAudit, number: Page = 1) -> Response:
-    """Series, or single stacks, without a volume."""
-    return problems(request, node, account, audit, "failures", lambda index: index.failures.of_images, number)
+def unsettled(request: Request, node: Node, account: Reader, audit: RequestAudit, number: Page = 1) -> Response:
+    """Series that are suspect, incomplete or without a volume, and that nobody has acknowledged."""
+    return problems(request, node, account, audit, "unsettled", lambda index: index.problems.open, number)
+
+
+@router.get("/problems/acknowledged")
+def acknowledged(request: Request, node: Node, account: Reader, audit: RequestAudit, number: Page = 1) -> Response:
+    """Such series that somebody has acknowledged, with the reason."""
+    return problems(request, node, account, audit, "acknowledged", lambda index: index.problems.acknowledged, number)
+
+
+class ProblemOfSeries(BaseModel):
+    """The series of a form on a page of problems."""
+
+    study_instance_uid: Annotated[str, Field(max_length=64)]
+    series_instance_uid: Annotated[str, Field(max_length=64)]
+
+
+class Acknowledgment(ProblemOfSeries):
+    """The form that acknowledges a problem; `problem` is what the person saw."""
+
+    problem: Annotated[str, Field(max_length=64)]
+    reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
+
+
+@router.post("/problems/acknowledge")
+def acknowledge(node: Node, account: Writer, audit: RequestAudit, form: Annotated[Acknowledgment, Form()]) -> Response:
+    """Acknowledge the problem of a series; if the series has changed since, it stays in the list as it is now."""
+    actions.acknowledge(
+        node, account, audit, (form.study_instance_uid, form.series_instance_uid), form.problem, form.reason
+    )
+    return RedirectResponse("/problems", SEE_OTHER)
+
+
+@router.post("/problems/withdraw")
+def withdraw(node: Node, account: Writer, audit: RequestAudit, form: Annotated[ProblemOfSeries, Form()]) -> Response:
+    """Withdraw the acknowledgment of the problem of a series."""
+    actions.withdraw_acknowledgment(node, account, audit, (form.study_instance_uid, form.series_instance_uid))
+    return RedirectResponse("/problems/acknowledged", SEE_OTHER)
+
+
+@router.get("/problems/unconvertible")
+def unconvertible(request: Request, node: Node, account: Reader, audit: RequestAudit, number: Page = 1) -> Response:
+    """Series, or single stacks, without a volume about which nobody can do anything."""
+    return problems(request, node, account, audit, "unconvertible", lambda index: index.failures.beyond_mending, number)
 
 
 @router.get("/problems/rejections")
@@ -96,6 +142,7 @@ def problems(
 ) -> Response:
     """Return one section of the problems page."""
     with node.index.searching() as index:
+        counts = problem_counts(index)
         rows = rows_of(index)(PAGE_ROWS + 1, (number - 1) * PAGE_ROWS)
     audit.queried(f"problems: {problem}, page {number}", len(rows[:PAGE_ROWS]))
     return page(
@@ -104,10 +151,16 @@ def problems(
         account,
         f"{problem}.html",
         problem=problem,
+        counts=counts,
         rows=rows[:PAGE_ROWS],
         number=number,
         more=len(rows) > PAGE_ROWS,
     )
+
+
+def problem_counts(index: ReadIndex) -> dict[str, int]:
+    """Return the numbers on the tabs: what a person has to settle."""
+    return {"unsettled": index.problems.count(), "conflicts": index.conflicts.count_undecided()}
 
 
 @router.get("/upload")

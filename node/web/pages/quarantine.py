@@ -10,13 +10,11 @@ from fastapi.responses import RedirectResponse
 from node.receive.quarantine import quarantined
 from node.web import actions
 from node.web.access import Admin, RequestAudit
-from node.web.pages.operation import PAGE_ROWS, Page
+from node.web.pages.operation import PAGE_ROWS, SEE_OTHER, Page, problem_counts
 from node.web.pages.rendering import page
 from node.web.services import Node
 
 router = APIRouter(include_in_schema=False)
-
-SEE_OTHER = 303
 
 
 @router.get("/problems/quarantine")
@@ -24,6 +22,7 @@ def quarantine(request: Request, node: Node, account: Admin, audit: RequestAudit
     """Files that were set aside."""
     with node.index.reading() as index:
         files = quarantined(node.archive.root, index)
+        counts = problem_counts(index)
     begin = (number - 1) * PAGE_ROWS
     audit.queried(f"problems: quarantine, page {number}", len(files[begin : begin + PAGE_ROWS]))
     return page(
@@ -32,6 +31,7 @@ def quarantine(request: Request, node: Node, account: Admin, audit: RequestAudit
         account,
         "quarantine.html",
         problem="quarantine",
+        counts=counts,
         rows=files[begin : begin + PAGE_ROWS],
         number=number,
         more=len(files) > begin + PAGE_ROWS,

@@ -16,7 +16,7 @@ from node import __version__
 from node.web.access import Caller, Role
 from node.web.pages.assets import static_url
 from node.web.pages.filters import FILTERS
-from node.web.pages.status_chips import CONFLICT_REMEDIES, REMEDIES, event_chip, series_chip, study_chip
+from node.web.pages.status_chips import CONFLICT_REMEDIES, REMEDIES, event_chip, series_chip, study_chip, warning_chips
 from node.web.services import Services
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(FILTERS)
-    functions = (study_url, series_url, static_url, series_chip, study_chip, event_chip)
+    functions = (study_url, series_url, static_url, series_chip, study_chip, event_chip, warning_chips)
     environment.globals.update({function.__name__: function for function in functions})
     environment.globals.update(version=__version__, remedies=REMEDIES, conflict_remedies=CONFLICT_REMEDIES)
     return environment

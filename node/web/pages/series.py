@@ -69,6 +69,7 @@ def series(request: Request, node: Node, account: Reader, audit: RequestAudit, k
             {"Content-Security-Policy": VIEWER_POLICY},
             study=of_study,
             series=row,
+            current=[file for file in files if not file["superseded"]],
             origin=_origin(index.instances.summary(*key)),
             revisions=_revisions(files, lambda revision: revision_files(node, index, *key, revision)),
             volumes=viewable(files, row, node.archive.root),
@@ -93,7 +94,8 @@ def state(request: Request, node: Node, account: Reader, audit: RequestAudit, ke
     with node.index.reading() as index:
         audit_study_access(audit, study_row(index, key[0]))
         row = series_row(index, *key)
-    return fragment(request, account, "series_state.html", series=row)
+        current = index.volumes.current(*key)
+    return fragment(request, account, "series_state.html", series=row, current=current)
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/header")

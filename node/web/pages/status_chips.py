@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from node.completeness import CERTAINTIES, Certainty
 from node.index.read.studies import ListedStudy
+from node.web.pages.filters import listed
 
 Tone = Literal["good", "warning", "bad", "busy", "plain"]
 
 
 @dataclass(frozen=True, slots=True)
 class StatusChip:
-    """The colour and the word of a chip."""
+    """The colour and the word of a chip, and a sentence for those who point at it."""
 
     tone: Tone
     label: str
+    title: str = ""
 
 
 def series_chip(series: Mapping[str, Any]) -> StatusChip:
@@ -32,8 +35,47 @@ def series_chip(series: Mapping[str, Any]) -> StatusChip:
         return StatusChip("bad", "failed")
     if state == "not-an-image":
         return StatusChip("plain", "no image")
-    verdict = series["verdict"] or "complete"
-    return StatusChip("good" if verdict == "complete" else "warning", verdict)
+    return certainty_chip(series["certainty"])
+
+
+_CERTAINTIES: Mapping[Certainty, StatusChip] = {
+    "verified": StatusChip("good", "verified", "A count of instances was announced, and all of them are here."),
+    "no gap seen": StatusChip("plain", "no gap seen", "Nothing seems to be missing; no count was announced."),
+    "suspect": StatusChip("warning", "suspect", "Something may be missing; the evidence is weak or contradictory."),
+    "incomplete": StatusChip("warning", "incomplete", "Instances are missing."),
+}
+
+
+def certainty_chip(certainty: Certainty | None) -> StatusChip:
+    """Return the chip of a converted series; None: its completeness was never determined."""
+    return _CERTAINTIES[certainty] if certainty is not None else StatusChip("plain", "converted")
+
+
+_SERIOUS_WARNINGS = frozenset(
+    {
+        "contours-without-slice",
+        "gantry-tilt",
+        "incomplete-volume",
+        "irregular-spacing",
+        "missing-slice",
+        "missing-time",
+        "no-geometry",
+        "same-position-twice",
+        "several-matrices",
+        "several-patients",
+        "spacing-assumed",
+        "suv-unknown",
+        "unequal-stacks",
+    }
+)
+"""Warnings to know before a volume is measured or registered; the others tell how it was made."""
+
+
+def warning_chips(volumes: Iterable[Mapping[str, Any]]) -> list[StatusChip]:
+    """Return the chips of the warnings about some rows of ``v_volumes``, the serious ones first."""
+    names = {name for volume in volumes for name in listed(volume["warnings"])}
+    ordered = sorted(names, key=lambda name: (name not in _SERIOUS_WARNINGS, name))
+    return [StatusChip("warning" if name in _SERIOUS_WARNINGS else "plain", name.replace("-", " ")) for name in ordered]
 
 
 _OUTCOMES: Mapping[str, StatusChip] = {
@@ -61,10 +103,11 @@ def study_chip(study: ListedStudy) -> StatusChip:
     if opened:
         state = "receiving" if study.states.get("receiving") else "converting"
         return StatusChip("busy", state if study.series == 1 else f"{opened} of {study.series} {state}")
-    if study.incomplete:
-        return StatusChip("warning", "incomplete" if study.series == 1 else f"{study.incomplete} incomplete")
-    if study.states.get("converted"):
-        return StatusChip("good", "complete")
+    for certainty in CERTAINTIES:  # the least certain series speaks for the study
+        if count := study.certainties.get(certainty, 0):
+            chip = certainty_chip(certainty)
+            is_counted = chip.tone == "warning" and study.series > 1
+            return replace(chip, label=f"{count} {chip.label}") if is_counted else chip
     return StatusChip("plain", "no image" if study.series else "empty")
 
 

@@ -26,8 +26,9 @@ PAGE_STUDIES = 50
 CONDITIONS: tuple[tuple[str, str], ...] = (
     ("", "Any state"),
     ("open", "Receiving or converting"),
-    ("complete", "Complete"),
-    ("incomplete", "Incomplete"),
+    ("verified", "Verified"),
+    ("no-gap-seen", "No gap seen"),
+    ("incomplete", "Suspect or incomplete"),
     ("refused", "Without volume"),
 )
 

@@ -1,0 +1,47 @@
+"""Keep what a person says about the problems of a series, and the word for the certainty of its verdict."""
+
+from alembic import op
+
+from node.index.view_changes import change_view
+
+revision = "0018"
+down_revision = "0016"
+branch_labels = None
+depends_on = None
+
+COLUMNS = (
+    ("acknowledged_problem", "VARCHAR(64)"),
+    ("acknowledged_reason", "TEXT"),
+    ("acknowledged_by", "VARCHAR(64)"),
+    ("acknowledged_at", "DATETIME"),
+)
+CERTAINTY = (
+    "CASE WHEN se.verdict <> 'complete' THEN se.verdict "
+    "WHEN se.verdict_rule IN ('mpps', 'c-find', 'headers') THEN 'verified' "
+    "WHEN se.verdict = 'complete' THEN 'no gap seen' END AS certainty"
+)
+IS_ACKNOWLEDGED = "se.acknowledged_problem = se.state || ' ' || coalesce(se.verdict, 'unknown') || ' ' || se.revision"
+ACKNOWLEDGED = ", ".join(
+    f"CASE WHEN {IS_ACKNOWLEDGED} THEN se.{name} END AS {name}"
+    for name in ("acknowledged_reason", "acknowledged_by", "acknowledged_at")
+)
+CHANGES = (
+    ("se.state, se.verdict, se.verdict_rule,", f"se.state, se.verdict, {CERTAINTY}, se.verdict_rule,"),
+    ("se.attempts, se.error", f"se.attempts, se.error, {ACKNOWLEDGED}"),
+)
+
+
+def upgrade() -> None:
+    for name, kind in COLUMNS:
+        op.execute(f"ALTER TABLE series ADD COLUMN {name} {kind}")
+    op.execute("CREATE INDEX ix_series_doubted ON series (id) WHERE verdict IN ('suspect', 'incomplete')")
+    op.execute("CREATE INDEX ix_failures_of_images ON failures (series_id) WHERE reason <> 'not-an-image'")
+    change_view(op.get_bind(), "v_series", CHANGES)
+
+
+def downgrade() -> None:
+    change_view(op.get_bind(), "v_series", [change[::-1] for change in CHANGES])
+    op.execute("DROP INDEX ix_failures_of_images")
+    op.execute("DROP INDEX ix_series_doubted")
+    for name, _ in COLUMNS:
+        op.execute(f"ALTER TABLE series DROP COLUMN {name}")

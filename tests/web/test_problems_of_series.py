@@ -1,0 +1,78 @@
+"""What a person has to settle: series that lack instances or a volume, until they are mended or acknowledged."""
+
+from __future__ import annotations
+
+import re
+
+from tests import make
+from tests.web.conftest import Site
+
+KEY = {"study_instance_uid": "1.2.3", "series_instance_uid": "1.2.3.1"}
+REASON = "The rest was <never> acquired"
+
+
+def badge(site: Site) -> int:
+    shown = re.search(r'id="badge-wrong".*?</span>(\d+)<', site.client().get("/badges").text)
+    return int(shown[1]) if shown and "hidden" not in shown[0] else 0
+
+
+def problem(site: Site) -> str:
+    with site.store.index.reading() as index:
+        [row] = index.problems.open(10)
+    return str(row["problem"])
+
+
+def test_a_problem_stays_until_somebody_acknowledges_it_and_returns_when_the_series_changes(site: Site) -> None:
+    whole = make.ct_series(9, study_uid="1.2.3", series_uid="1.2.3.1")
+    site.take(*whole[:2], *whole[4:7])
+    site.take(*make.ct_series(5, study_uid="1.2.3", series_uid="1.2.3.2"))
+    site.take(make.structured_report(study_uid="1.2.4", series_uid="1.2.4.1"))
+    site.convert()
+    client = site.client()
+    page = client.get("/problems").text
+    assert page.count("Acknowledge…") == badge(site) == 1
+    assert "missing-slice" in page
+
+    seen = problem(site)
+    assert client.post("/problems/acknowledge", data={**KEY, "problem": seen, "reason": "  "}).status_code == 422
+    client.post("/problems/acknowledge", data={**KEY, "problem": "converted complete 0", "reason": REASON})
+    assert badge(site) == 1, "what the person saw was not what is there"
+    client.post("/problems/acknowledge", data={**KEY, "problem": seen, "reason": REASON})
+    assert badge(site) == 0
+    assert "Nothing needs a person" in client.get("/problems").text
+    for place in ("/problems/acknowledged", "/studies/1.2.3", "/studies/1.2.3/series/1.2.3.1"):
+        assert "The rest was &lt;never&gt; acquired" in client.get(place).text
+    [line] = [line for line in site.audited("DICOM Instances Accessed") if "acknowledged" in str(line)]
+    assert REASON not in str(line), "people may write names into it"
+    with site.store.index.reading() as index:
+        events = index.events.of_series("1.2.3", "1.2.3.1", 10)
+    assert [event["detail"] for event in events if event["kind"] == "problem-acknowledged"] == ["by local"]
+
+    site.take(whole[2])
+    site.convert()
+    assert badge(site) == 1
+    client.post("/problems/acknowledge", data={**KEY, "problem": problem(site), "reason": REASON})
+    client.post("/problems/withdraw", data=KEY)
+    assert badge(site) == 1
+    site.take(whole[3])
+    site.convert()
+    assert badge(site) == 0
+
+
+def test_one_word_for_certainty_in_rest_and_views(site: Site) -> None:
+    counted = {"study_uid": "1.2.3", "series_uid": "1.2.3.1", "ImagesInAcquisition": 3}
+    site.take(*make.ct_series(3, **counted))
+    site.take(*make.ct_series(3, study_uid="1.2.3", series_uid="1.2.3.2"))
+    site.take(*make.gap_series(9, (4,), study_uid="1.2.3", series_uid="1.2.3.3"))
+    site.convert()
+    expected = {"1.2.3.1": "verified", "1.2.3.2": "no gap seen", "1.2.3.3": "incomplete"}
+    items = site.client().get("/api/v1/series").json()["items"]
+    assert {one["series_instance_uid"]: one["certainty"] for one in items} == expected
+    with site.store.index.reading() as index:
+        assert {row["series_instance_uid"]: row["certainty"] for row in index.series.of_study("1.2.3")} == expected
+        words = [(one.key[1], one.facts["certainty"]) for one in index.facts.all(("certainty",))]
+    assert dict(words) == expected
+    [study] = site.client().get("/api/v1/studies", params={"condition": "incomplete"}).json()["items"]
+    assert study["certainties"] == dict.fromkeys(expected.values(), 1)
+    for condition in ("verified", "no-gap-seen", "complete"):
+        assert site.client().get("/api/v1/studies", params={"condition": condition}).json()["items"] == []
