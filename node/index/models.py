@@ -121,7 +121,7 @@ class StudyRow(Base):
     study_time: Mapped[dt.time | None] = mapped_column(Time)
     accession_number: Mapped[str | None] = mapped_column(String(16), index=True)
     study_id: Mapped[str | None] = mapped_column(String(16), index=True)
-    study_description: Mapped[str | None] = mapped_column(String(64))
+    study_description: Mapped[str | None] = mapped_column(String(64), index=True)
     referring_physician_name: Mapped[str | None] = mapped_column(String(324))
     referring_physician_name_alphabetic: Mapped[str | None] = _folded_group("referring_physician_name", 0)
     referring_physician_name_ideographic: Mapped[str | None] = _folded_group("referring_physician_name", 1)
@@ -140,14 +140,16 @@ class SeriesRow(Base):
         # The same Series Instance UID in two studies means two series: merging them could mix two patients.
         UniqueConstraint("study_id", "series_instance_uid"),
         Index("ix_series_state_due_at", "state", "due_at"),
-        Index("ix_series_doubted", "id", sqlite_where=text("verdict IN ('suspect', 'incomplete')")),
+        Index(None, "modality", "study_id"),
+        Index(None, "series_description", "study_id"),
+        Index("ix_series_doubted", "study_id", sqlite_where=text("verdict IN ('suspect', 'incomplete')")),
         CheckConstraint("state IN ({})".format(", ".join(f"'{s}'" for s in SERIES_STATES)), name="state"),
     )
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"), index=True)
     series_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
-    modality: Mapped[str | None] = mapped_column(String(16), index=True)
+    modality: Mapped[str | None] = mapped_column(String(16))
     series_number: Mapped[int | None] = mapped_column(Integer)
     series_description: Mapped[str | None] = mapped_column(String(64))
     series_date: Mapped[dt.date | None] = mapped_column(Date)

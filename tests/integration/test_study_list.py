@@ -5,8 +5,9 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterator
 from io import BytesIO
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydicom import Dataset, dcmwrite
@@ -79,18 +80,31 @@ def test_a_state_is_that_of_any_series(store: Repository) -> None:
     assert found(store, condition="refused") == []
 
 
-@pytest.mark.parametrize("order", ["arrival", "date"])
-def test_pages_follow_each_other_without_a_gap_or_a_repeat(store: Repository, order: StudyOrder) -> None:
-    dates = ["20260103", "", "20260101", "20260103", "", "20260102", "20260103"]
-    for number, date in enumerate(dates, start=1):
-        take(store, number, StudyDate=date)
+def test_pages_follow_each_other_without_a_gap_or_a_repeat(store: Repository) -> None:
+    texts = ["c", "", "a", "c", "", "b", "c"]
+    for number, text in enumerate(texts, start=1):
+        own = {"PatientName": text, "AccessionNumber": text, "StudyDescription": text, "PatientID": text}
+        take(store, number, StudyDate=f"2026010{ord(text) - 96}" if text else "", **own)
+    by_text = "2536147"
+    expected = {"arrival": "7654321", "date": "7416352", "name": by_text, "accession": by_text, "description": by_text}
+    expected["patient-id"] = by_text
+    for order, reverse in product(get_args(StudyOrder), (False, True)):
+        with store.index.reading() as index:
+            seen, after = [], None
+            while page := index.studies.listed(StudyFilter(), order, after, 2, reverse=reverse):
+                seen += [study.study_instance_uid.removeprefix("1.2.") for study in page]
+                after = page[-1].cursor
+        assert "".join(seen) == expected[order][:: -1 if reverse else 1], (order, reverse)
     with store.index.reading() as index:
-        seen, after = [], None
-        while page := index.studies.listed(StudyFilter(), order, after, 2):
-            seen += [study.study_instance_uid.removeprefix("1.2.") for study in page]
-            after = page[-1].cursor
-    expected = {"arrival": "7654321", "date": "7416352"}
-    assert "".join(seen) == expected[order]
+        assert [index.studies.count_up_to(StudyFilter(words="c"), limit) for limit in (2, 9)] == [2, 3]
+
+
+def test_one_of_several_modalities_is_enough(store: Repository) -> None:
+    take(store, 1, Modality="CT")
+    take(store, 2, Modality="MR")
+    take(store, 3, Modality="US")
+    assert found(store, modalities=("CT", "US")) == ["1.2.3", "1.2.1"]
+    assert found(store, modalities=("XX",)) == found(store, condition="verified") == []
 
 
 def test_a_study_is_listed_with_what_it_has(store: Repository) -> None:

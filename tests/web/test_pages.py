@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import datetime as dt
 import json
 import re
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
@@ -206,12 +208,12 @@ def test_a_name_that_is_looked_for_is_in_no_address_that_a_server_sees(visitor: 
 
 def test_filters_are_there_again_after_a_look_at_a_study(visitor: Visitor) -> None:
     page = visitor.open("/")
-    page.get_by_label("State").select_option("refused")
+    page.get_by_role("combobox", name="State").select_option("refused")
     expect(page.locator("#rows tr:not([hidden])")).to_have_count(1)
     page.locator("#rows th a").click()
     page.go_back()
     expect(page.locator("#rows tr:not([hidden])")).to_have_count(1)
-    assert page.get_by_label("State").input_value() == "refused"
+    assert page.get_by_role("combobox", name="State").input_value() == "refused"
     page.get_by_role("button", name="Clear").click()
     expect(page.locator("#rows tr:not([hidden])")).to_have_count(5)
 
@@ -222,11 +224,52 @@ def test_filters_are_there_again_after_a_look_at_a_study(visitor: Visitor) -> No
 )
 def test_a_filter_narrows_the_list(visitor: Visitor, field: str, value: str, count: int) -> None:
     page = visitor.open("/")
-    if field in ("Modality", "State"):
+    if field == "State":
         page.get_by_role("combobox", name=field).select_option(value)
+    elif field == "Modality":
+        page.get_by_text(value, exact=True).first.click()
     else:
         page.get_by_label(field, exact=True).fill(value)
     expect(page.locator("#rows tr:not([hidden])")).to_have_count(count)
+    expect(page.locator("#total")).to_have_text(f"{count} of 5 studies")
+
+
+def test_studies_are_sorted_chosen_and_looked_into(visitor: Visitor) -> None:
+    page = visitor.open("/")
+    names, header = page.locator("#rows th.name a"), page.get_by_role("columnheader", name="Patient", exact=True)
+    page.get_by_role("button", name="Patient", exact=True).click()
+    expect(header).to_have_attribute("aria-sort", "ascending")
+    page.get_by_role("button", name="Patient", exact=True).click()
+    expect(header).to_have_attribute("aria-sort", "descending")
+    expect(names.first).to_have_text("Voxel, Test")
+    assert "order=name&reverse=on" in page.url
+
+    row = page.locator("#rows > tr:not(.expansion)").filter(has_text="Müller")
+    row.locator("button.expand").click()
+    expect(page.locator(".expansion tbody tr")).to_have_count(4)
+    expect(page.locator(".expansion")).to_contain_text("missing slice")
+    assert row.locator("img").evaluate("one => one.complete && one.naturalWidth") > 0
+
+    page.locator("#columns input[value=accession]").evaluate("box => box.click()")
+    expect(page.locator("th.c-accession")).to_be_hidden()
+    row.get_by_role("checkbox").check()
+    page.get_by_label("Patient, ID or accession").fill("phantom")
+    expect(page.locator("#selected-count")).to_have_text("1 selected, 1 of them not shown")
+    with page.expect_download() as download:
+        page.locator("#selected").get_by_role("button", name="DICOM").click()
+    assert len(ZipFile(download.value.path()).namelist()) == 17
+    page.get_by_role("button", name="Clear selection").click()
+    expect(page.locator("#selected")).to_be_hidden()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="CSV").click()
+    [written] = list(csv.DictReader(Path(download.value.path()).read_text().splitlines()))
+    assert written["patient_name"].startswith("Phantom^Head")
+    page.get_by_role("button", name="Today").click()
+    expect(page.locator("#rows")).to_contain_text("No study matches")
+    page.reload()
+    expect(page.locator("th.c-accession")).to_be_hidden()
+    expect(page.locator("#rows")).to_contain_text("No study matches")
+    assert accessibility_faults(page) == []
 
 
 def test_nothing_found_says_what_helps(visitor: Visitor) -> None:
@@ -346,7 +389,7 @@ def test_a_long_list_goes_on_as_one_scrolls(site: Site, visit: Callable[[Site], 
     for count in (100, 120):
         page.locator("#rows tr.more").scroll_into_view_if_needed()
         expect(rows).to_have_count(count)
-    assert len(set(page.locator("#rows td.id").all_inner_texts())) == 120
+    assert len(set(page.locator("#rows td.c-id").all_inner_texts())) == 120
 
 
 def test_a_list_that_is_open_all_day_shows_what_arrives(site: Site, visit: Callable[[Site], Visitor]) -> None:

@@ -23,47 +23,56 @@ MARKS = (STUDY, NAME, "PID-WALK")
 TEXT = (
     "text/", "application/json", "application/dicom+json", "application/problem+json", "application/vnd.sun.wadl+xml",
 )  # fmt: skip
-NOT_READ = {
-    ("POST", path)
-    for path in (
-        "/api/v1/patients/{id}/merge",
-        "/api/v1/conflicts/{conflict}/accept",
-        "/api/v1/conflicts/{conflict}/keep",
-        "/api/v1/quarantine/{name}/release",
-        "/problems/conflicts/{conflict}",
-        "/problems/quarantine/{name}",
-        "/studies/{study_instance_uid}/delete",
-        "/studies/{study_instance_uid}/series/{series_instance_uid}/delete",
-        "/dicom-web/studies",
-        "/dicom-web/studies/{study}",
-        "/api/v1/worklist",
-        "/dicom-web/workitems",
-        "/dicom-web/workitems/{workitem}",
-        "/api/v1/routes/{route}/{destination}/{action}",
-        "/routes/{route}/{destination}",
-        "/api/v1/studies/{study_instance_uid}/send",
-        "/api/v1/studies/{study_instance_uid}/series/{series_instance_uid}/send",
-        "/studies/{study_instance_uid}/send",
-        "/studies/{study_instance_uid}/series/{series_instance_uid}/send",
-        "/api/v1/jobs/{job}/progress",
-        "/api/v1/jobs/{job}/outcome",
-        "/api/v1/jobs/{job}/cancel",
-        "/jobs/{job}/cancel",
-        "/dicom-web/workitems/{workitem}/cancelrequest",
-        "/dicom-web/workitems/1.2.840.10008.5.1.4.34.5/subscribers/{aetitle}/suspend",
-        "/dicom-web/workitems/1.2.840.10008.5.1.4.34.5.1/subscribers/{aetitle}/suspend",
-        "/login",
-        "/logout",
-    )
-} | {
-    ("DELETE", "/api/v1/quarantine/{name}"),
-    ("PUT", "/api/v1/worklist/{entry}"),
-    ("PUT", "/dicom-web/workitems/{workitem}/state"),
-    ("PUT", "/api/v1/jobs/{job}/files/{file}"),
-    ("DELETE", "/api/v1/worklist/{entry}"),
-    ("DELETE", "/dicom-web/workitems/{workitem}/subscribers/{aetitle}"),
-}
-"""Routes that change something, which is recorded as a change, or that end a subscription."""
+NOT_READ = (
+    {
+        ("POST", path)
+        for path in (
+            "/api/v1/patients/{id}/merge",
+            "/api/v1/conflicts/{conflict}/accept",
+            "/api/v1/conflicts/{conflict}/keep",
+            "/api/v1/quarantine/{name}/release",
+            "/problems/conflicts/{conflict}",
+            "/problems/quarantine/{name}",
+            "/problems/acknowledge",
+            "/problems/withdraw",
+            "/studies/{study_instance_uid}/delete",
+            "/studies/{study_instance_uid}/series/{series_instance_uid}/delete",
+            "/dicom-web/studies",
+            "/dicom-web/studies/{study}",
+            "/api/v1/worklist",
+            "/dicom-web/workitems",
+            "/dicom-web/workitems/{workitem}",
+            "/api/v1/routes/{route}/{destination}/{action}",
+            "/routes/{route}/{destination}",
+            "/api/v1/studies/{study_instance_uid}/send",
+            "/api/v1/studies/{study_instance_uid}/series/{series_instance_uid}/send",
+            "/studies/{study_instance_uid}/send",
+            "/studies/{study_instance_uid}/series/{series_instance_uid}/send",
+            "/api/v1/jobs/{job}/progress",
+            "/api/v1/jobs/{job}/outcome",
+            "/api/v1/jobs/{job}/cancel",
+            "/jobs/{job}/cancel",
+            "/dicom-web/workitems/{workitem}/cancelrequest",
+            "/dicom-web/workitems/1.2.840.10008.5.1.4.34.5/subscribers/{aetitle}/suspend",
+            "/dicom-web/workitems/1.2.840.10008.5.1.4.34.5.1/subscribers/{aetitle}/suspend",
+            "/login",
+            "/logout",
+        )
+    }
+    | {
+        ("POST", f"/selected/{what}")
+        for what in ("reconvert", "delete", "delete/confirmed", "volumes.zip", "dicom.zip")
+    }
+    | {
+        ("DELETE", "/api/v1/quarantine/{name}"),
+        ("PUT", "/api/v1/worklist/{entry}"),
+        ("PUT", "/dicom-web/workitems/{workitem}/state"),
+        ("PUT", "/api/v1/jobs/{job}/files/{file}"),
+        ("DELETE", "/api/v1/worklist/{entry}"),
+        ("DELETE", "/dicom-web/workitems/{workitem}/subscribers/{aetitle}"),
+    }
+)
+"""Routes that change something, which is recorded as a change, or that end a subscription, or that need a selection."""
 
 WITHOUT_PATIENTS = {
     "/healthz", "/readyz", "/metrics", "/login", "/login/oidc", "/login/oidc/callback", "/api/v1/openapi.json",
@@ -71,6 +80,7 @@ WITHOUT_PATIENTS = {
     "/dicom-web", "/dicom-web/",
     "/api/v1/rejections", "/problems/rejections", "/api/v1/failures", "/problems", "/api/v1/exclusions",
     "/api/v1/problems", "/api/v1/problems/{slug}", "/api/v1/routes", "/routes/rows",
+    "/problems/acknowledged", "/problems/unconvertible",
 }  # fmt: skip
 """Routes that return no patient data here: those of the node itself, and lists that are empty in this root."""
 
@@ -112,6 +122,8 @@ def test_each_route_that_returns_patient_data_leaves_a_line(walked: Site) -> Non
             if (method, path) in NOT_READ or path == "/api/v1/events":
                 continue
             values = {**parameters, "name": quarantined} if "quarantine" in path else parameters
+            if "thumbnails" in path:
+                values = {**parameters, "name": "volume_thumbnail.png"}
             url = re.sub(r"{(\w+)(:path)?}", lambda found, v=values: str(v[found[1]]), path)
             query = {"dry_run": "true"} if method == "DELETE" else {"since": "0"} if path == "/news" else {}
             if path == "/dicom-web/wado":

@@ -12,19 +12,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select
+from sqlalchemy import Boolean, ColumnElement, Connection, Select, and_, func, literal_column, null, or_, select
 from sqlalchemy import false as nothing
-from sqlalchemy.orm import join
+from sqlalchemy.orm import aliased, join
 
 from node.completeness import COUNTED_RULES, Certainty, certainty
 from node.dicom.names import folded
-from node.index.models import OPEN_STATES, ImageRow, PatientRow, SeriesRow, StudyRow
+from node.index.models import OPEN_STATES, ConversionRow, ImageRow, PatientRow, SeriesRow, StudyRow, VolumeRow
 from node.index.read.rows import ReadRepository, Row
 from node.index.records import StoredStudy
 from node.index.studies import stored_studies
 
-StudyOrder = Literal["arrival", "date"]
-"""By arrival of the first instance, or by Study Date; newest first."""
+StudyOrder = Literal["arrival", "date", "name", "patient-id", "accession", "description"]
+"""By arrival of the first instance, by Study Date, or by text: each has an index, so that no list is sorted."""
+
+_TEXTS: Mapping[StudyOrder, Any] = {
+    "name": PatientRow.patient_name_alphabetic,
+    "patient-id": PatientRow.patient_id,
+    "accession": StudyRow.accession_number,
+    "description": StudyRow.study_description,
+}
 
 StudyCondition = Literal["open", "complete", "verified", "no-gap-seen", "incomplete", "refused"]
 """open: a series waits or is being converted; complete: every converted series is complete; verified: and a count was
@@ -56,6 +63,8 @@ class StudyFilter:
         Part of Study Description or of a Series Description.
     modality : str
         Modality of at least one series.
+    modalities : tuple of str
+        At least one series has one of these modalities.
     first_date, last_date : date or None
         First and last Study Date, both inclusive.
     condition : StudyCondition or None
@@ -72,14 +81,26 @@ class StudyFilter:
     study_instance_uid: str | None = None
     patient_id: str | None = None
     accession_number: str | None = None
+    modalities: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class StudyCursor:
-    """The last study of a page; the next page begins after it."""
+    """The last study of a page; the next page begins after it. `text` is its value in an order by text."""
 
     id: int
     study_date: dt.date | None
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Thumbnail:
+    """The picture of a study: that of its largest series."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    revision: int
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +140,11 @@ class ListedStudy:
     last_received_at: dt.datetime | None = None
 
 
+_SAME_PATIENT = StudyRow.patient_id == PatientRow.id
+_STUDIES_OF_PATIENTS = StudyRow.patient_id == literal_column("+patients.id")
+"""The same for lists in an order of patients: the plus keeps SQLite from looking each patient up and sorting then."""
+
+
 class ReadStudies(ReadRepository):
     """Searches for studies, and rows of ``v_studies``."""
 
@@ -128,12 +154,20 @@ class ReadStudies(ReadRepository):
         order: StudyOrder = "arrival",
         after: StudyCursor | None = None,
         limit: int = 50,
+        *,
+        reverse: bool = False,
     ) -> list[ListedStudy]:
-        """Return the next studies of a list after the study `after`; fewer than `limit` at its end."""
+        """Return the next studies of a list after the study `after`; fewer than `limit` at its end.
+
+        The newest come first in orders by time, and in orders by text those without a text; `reverse` turns that round.
+        """
+        text = _TEXTS.get(order, null())
+        is_by_patient = order in ("name", "patient-id")
         query = (
             select(
                 StudyRow.id,
                 StudyRow.study_date,
+                text.label("text"),
                 StudyRow.study_instance_uid,
                 PatientRow.patient_name,
                 PatientRow.patient_id,
@@ -143,13 +177,45 @@ class ReadStudies(ReadRepository):
                 StudyRow.accession_number,
                 StudyRow.study_description,
             )
-            .select_from(join(StudyRow, PatientRow))
+            .select_from(join(PatientRow, StudyRow, _STUDIES_OF_PATIENTS if is_by_patient else _SAME_PATIENT))
             .where(*_conditions(wanted))
             .limit(limit)
         )
-        rows = self._connection.execute(_ordered(query, order, after)).all()
+        is_descending = (order in ("arrival", "date")) != reverse
+        rows = self._connection.execute(_ordered(query, order, after, is_descending=is_descending)).all()
         summaries = _summaries(self._connection, [row.id for row in rows])
-        return [ListedStudy(StudyCursor(row.id, row.study_date), *row[2:], **summaries[row.id]) for row in rows]
+        return [
+            ListedStudy(StudyCursor(row.id, row.study_date, row.text), *row[3:], **summaries[row.id]) for row in rows
+        ]
+
+    def thumbnails(self, study_ids: Sequence[int]) -> dict[int, Thumbnail]:
+        """Return the pictures of studies that have one, by the `id` of their cursors."""
+        slices = func.json_extract(VolumeRow.shape, "$[2]")
+        query = (
+            select(
+                SeriesRow.study_id,
+                StudyRow.study_instance_uid,
+                SeriesRow.series_instance_uid,
+                ConversionRow.revision,
+                VolumeRow.path,
+            )
+            .select_from(join(VolumeRow, ConversionRow).join(SeriesRow).join(StudyRow))
+            .where(
+                SeriesRow.study_id.in_(study_ids),
+                VolumeRow.kind == "thumbnail",
+                ~ConversionRow.superseded,
+                ConversionRow.files_removed_at.is_(None),
+            )
+            .order_by(slices, SeriesRow.id.desc(), VolumeRow.stack.desc())  # the last one stays
+        )
+        return {
+            row.study_id: Thumbnail(*row[1:4], row.path.rpartition("/")[2]) for row in self._connection.execute(query)
+        }
+
+    def count_up_to(self, wanted: StudyFilter, limit: int) -> int:
+        """Count the studies that match, but no further than `limit`."""
+        matching = select(StudyRow.id).join(PatientRow, _SAME_PATIENT).where(*_conditions(wanted)).limit(limit)
+        return int(self._connection.execute(select(func.count()).select_from(matching.subquery())).scalar_one())
 
     def count_matching(self, wanted: StudyFilter) -> int:
         """Count all studies that match; this reads every one of them."""
@@ -189,33 +255,42 @@ class ReadStudies(ReadRepository):
         return int(self._connection.execute(query).scalar_one())
 
 
-def _ordered(query: Select[*tuple[Any, ...]], order: StudyOrder, after: StudyCursor | None) -> Select[*tuple[Any, ...]]:
+def _ordered(
+    query: Select[*tuple[Any, ...]], order: StudyOrder, after: StudyCursor | None, *, is_descending: bool
+) -> Select[*tuple[Any, ...]]:
+    """Sort by an index, from where the last page ended. SQLite takes NULL for less than any value."""
+    number = StudyRow.id
+    by_number = number.desc() if is_descending else number.asc()
     if order == "arrival":
-        query = query.order_by(StudyRow.id.desc())
-        return query if after is None else query.where(StudyRow.id < after.id)
-    query = query.order_by(StudyRow.study_date.desc(), StudyRow.id.desc())  # studies without a date come last
+        query = query.order_by(by_number)
+        return query if after is None else query.where(number < after.id if is_descending else number > after.id)
+    column = StudyRow.study_date if order == "date" else _TEXTS[order]
+    query = query.order_by(column.desc() if is_descending else column.asc(), by_number)
     if after is None:
         return query
-    same_date_before = and_(StudyRow.study_date.is_(after.study_date), StudyRow.id < after.id)
-    if after.study_date is None:
-        return query.where(same_date_before)
-    return query.where(or_(StudyRow.study_date < after.study_date, same_date_before, StudyRow.study_date.is_(None)))
+    value = after.study_date if order == "date" else after.text
+    same = and_(column.is_(value), number < after.id if is_descending else number > after.id)
+    if value is None:
+        return query.where(same if is_descending else or_(same, column.is_not(None)))
+    if is_descending:
+        return query.where(or_(column < value, same, column.is_(None)))
+    return query.where(column >= value, or_(column > value, same))
 
 
 def _conditions(wanted: StudyFilter) -> list[ColumnElement[bool]]:
-    conditions: list[ColumnElement[bool]] = []
-    for word in wanted.words.translate(_WORD_SEPARATORS).split():
-        verbatim = [
-            column.contains(word, autoescape=True) for column in (PatientRow.patient_id, StudyRow.accession_number)
-        ]
-        in_a_name = [column.contains(folded(word), autoescape=True) for column in _FOLDED_NAMES]
-        conditions.append(or_(*verbatim, *in_a_name))
+    """Return what a study must fulfil.
+
+    What is asked of patients and series is asked once, not for each study: their numbers become a list.
+    """
+    conditions = [_has_word(word) for word in wanted.words.translate(_WORD_SEPARATORS).split()]
     if wanted.description:
         of_series = SeriesRow.series_description.contains(wanted.description, autoescape=True)
         of_study = StudyRow.study_description.contains(wanted.description, autoescape=True)
         conditions.append(or_(of_study, _any_series(of_series)))
     if wanted.modality:
         conditions.append(_any_series(SeriesRow.modality == wanted.modality))
+    if wanted.modalities:
+        conditions.append(_any_series(SeriesRow.modality.in_(wanted.modalities)))
     if wanted.first_date is not None:
         conditions.append(StudyRow.study_date >= wanted.first_date)
     if wanted.last_date is not None:
@@ -230,25 +305,43 @@ def _conditions(wanted: StudyFilter) -> list[ColumnElement[bool]]:
     return conditions + [column == value for column, value in exact if value is not None]
 
 
+def _has_word(word: str) -> ColumnElement[bool]:
+    patient = aliased(PatientRow)
+    names = (getattr(patient, column.key).contains(folded(word), autoescape=True) for column in _FOLDED_NAMES)
+    patients = select(patient.id).where(or_(patient.patient_id.contains(word, autoescape=True), *names))
+    return or_(StudyRow.patient_id.in_(patients), StudyRow.accession_number.contains(word, autoescape=True))
+
+
+_DOUBTED = literal_column(
+    "studies.id IN (SELECT study_id FROM series INDEXED BY ix_series_doubted "
+    "WHERE verdict IN ('suspect', 'incomplete'))",
+    Boolean,
+)
+"""A series of the study is suspect or incomplete; without statistics, SQLite would read all series."""
+
+
 def _in_condition(condition: StudyCondition) -> ColumnElement[bool]:
     if condition == "open":
         return _any_series(SeriesRow.state.in_(OPEN_STATES))
     if condition == "incomplete":
-        return _any_series(SeriesRow.verdict != "complete")
+        return _DOUBTED
     if condition == "refused":
         return _any_series(SeriesRow.state.in_(REFUSED_STATES))
-    unlike = or_(
-        SeriesRow.state.in_((*OPEN_STATES, *REFUSED_STATES)),
-        func.coalesce(SeriesRow.verdict, "complete") != "complete",
-    )
-    is_complete = and_(~_any_series(unlike), _any_series(SeriesRow.verdict == "complete"))
+    unlike = or_(_any_series(SeriesRow.state.in_((*OPEN_STATES, *REFUSED_STATES))), _DOUBTED)
+    is_complete = and_(~unlike, _its_series(SeriesRow.verdict == "complete"))
     if condition == "complete":
         return is_complete
-    uncounted = _any_series(and_(SeriesRow.state == "converted", SeriesRow.verdict_rule.not_in(COUNTED_RULES)))
+    uncounted = _its_series(and_(SeriesRow.state == "converted", SeriesRow.verdict_rule.not_in(COUNTED_RULES)))
     return and_(is_complete, uncounted if condition == "no-gap-seen" else ~uncounted)
 
 
 def _any_series(condition: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Return that a series of the study fulfils a condition that an index finds."""
+    return StudyRow.id.in_(select(SeriesRow.study_id).where(condition))
+
+
+def _its_series(condition: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Return that a series of the study fulfils a condition that most series fulfil."""
     return select(SeriesRow.id).where(SeriesRow.study_id == StudyRow.id, condition).correlate(StudyRow).exists()
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import datetime as dt
 from dataclasses import asdict
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import HTTPException, Path, Query, Request, Response
 
 from node.index.read import ReadIndex
 from node.index.read.rows import Row
-from node.index.read.studies import ListedStudy, StudyCondition, StudyCursor, StudyFilter, StudyOrder
+from node.index.read.studies import ListedStudy, StudyCondition, StudyCursor, StudyFilter
 from node.index.records import Level
 from node.index.terms import Terms
 from node.selector import MAX_LENGTH, compile_selector
@@ -111,7 +111,9 @@ def list_studies(
             "is; no-gap-seen: complete, but no count was announced for one of them"
         ),
     ] = None,
-    order: Annotated[StudyOrder, Query(description="newest by time of arrival, or by Study Date")] = "arrival",
+    order: Annotated[
+        Literal["arrival", "date"], Query(description="newest by time of arrival, or by Study Date")
+    ] = "arrival",
 ) -> Page[models.StudyResource]:
     """Studies, newest first, by time of arrival or by Study Date."""
     wanted = StudyFilter(

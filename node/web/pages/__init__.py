@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from node.web.pages import actions, conflicts, files, jobs, operation, quarantine, routes, series, studies, worklist
+from node.web.pages import (
+    actions,
+    conflicts,
+    files,
+    jobs,
+    operation,
+    quarantine,
+    routes,
+    selected,
+    series,
+    studies,
+    worklist,
+)
 from node.web.pages.assets import Assets
 from node.web.pages.rendering import error_page, login_page
 
@@ -10,6 +22,6 @@ __all__ = ["ROUTES", "Assets", "error_page", "login_page"]
 
 ROUTES = [
     route
-    for part in (studies, series, files, actions, operation, jobs, conflicts, quarantine, routes, worklist)
+    for part in (studies, selected, series, files, actions, operation, jobs, conflicts, quarantine, routes, worklist)
     for route in part.router.routes
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from node.conversion.decoding import reduced_volume
 from node.conversion.volume_files import folder_name
 from node.index.read import ReadIndex
 from node.web.access import Reader, RequestAudit
+from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
 from node.web.files import RangedFile
 from node.web.headers import has_etag
@@ -29,6 +31,10 @@ CHUNK_BYTES = 1 << 20
 
 REDUCED_VOXELS = 1 << 23
 """Largest number of voxels of a reduced volume: about 10 MB, and every third voxel along each axis of a whole body."""
+
+SMALL_PIXELS, SMALL_QUALITY = 64, 50
+"""Longer side of a picture in a list, half as much again as it takes there; quality of WebP in percent. A list of 50
+pictures is as heavy as the rest of its page."""
 
 MEDIA_TYPES = {".png": "image/png", ".json": "application/json", ".gz": "application/gzip"}
 """Media types that a browser displays; all others are application/octet-stream."""
@@ -93,10 +99,50 @@ def reduced(
     return Response(content, media_type="application/gzip", headers=headers)
 
 
+@router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/thumbnails/{revision}/{name}")
+def small_thumbnail(
+    request: Request,
+    node: Node,
+    account: Reader,
+    audit: RequestAudit,
+    study_instance_uid: str,
+    series_instance_uid: str,
+    revision: Revision,
+    name: str,
+) -> Response:
+    """A thumbnail of a revision, as small as a list shows it."""
+    with node.index.reading(wait=False) as index:
+        files = revision_files(node, index, study_instance_uid, series_instance_uid, revision)
+        patient_id = index.studies.patient_id(study_instance_uid)
+    path = next((path for path in files if path.name == name and path.suffix == ".png"), None)
+    if path is None:
+        raise ResourceNotFound("picture")
+    audit.accessed([of_study(study_instance_uid, patient_id)], "pages: pictures in lists")
+    found = path.stat()
+    headers = {"ETag": f'"{found.st_mtime_ns:x}-{found.st_size:x}"', "Cache-Control": "private, no-cache"}
+    if has_etag(request.headers, headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    return Response(_small(path), media_type="image/webp", headers=headers)
+
+
+def _small(path: Path) -> bytes:
+    from PIL import Image  # for the first picture
+
+    content = BytesIO()
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            small = picture.convert("RGB") if picture.mode not in ("L", "RGB") else picture
+            small.thumbnail((SMALL_PIXELS, SMALL_PIXELS))
+            small.save(content, "WEBP", quality=SMALL_QUALITY)
+    except (OSError, SyntaxError) as error:  # Pillow has both for a damaged PNG
+        raise ResourceNotFound("picture") from error
+    return content.getvalue()
+
+
 @router.get("/studies/{study_instance_uid}/volumes.zip")
 def study_zip(node: Node, account: Reader, study_instance_uid: str, audit: RequestAudit) -> Response:
     """The files of the newest revision of every series of a study, as a ZIP file."""
-    return _zipped(node, audit, study_instance_uid, None)
+    return volumes_zip(node, audit, [study_instance_uid])
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/volumes.zip")
@@ -104,7 +150,7 @@ def series_zip(
     node: Node, account: Reader, study_instance_uid: str, series_instance_uid: str, audit: RequestAudit
 ) -> Response:
     """The files of the newest revision of a series, as a ZIP file."""
-    return _zipped(node, audit, study_instance_uid, series_instance_uid)
+    return volumes_zip(node, audit, [study_instance_uid], series_instance_uid)
 
 
 def _file_of(node: Services, study: str, series: str, revision: int, name: str) -> Path:
@@ -122,16 +168,30 @@ def _file_of(node: Services, study: str, series: str, revision: int, name: str) 
     return path
 
 
-def _zipped(node: Services, audit: RequestAudit, study_instance_uid: str, series_instance_uid: str | None) -> Response:
+def volumes_zip(
+    node: Services,
+    audit: RequestAudit,
+    study_instance_uids: Collection[str],
+    series_instance_uid: str | None = None,
+) -> Response:
+    """Return the files of the newest revisions of studies, or of one series, as a ZIP file with a folder a series.
+
+    Raises
+    ------
+    ResourceNotFound
+        There is none.
+    """
     with node.index.reading() as index:
         files = [
-            (f"{folder_name(series)}/{path.name}", path)
-            for series, revision in index.volumes.current_revisions(study_instance_uid, series_instance_uid)
-            for path in revision_files(node, index, study_instance_uid, series, revision)
+            (f"{folder_name(study)}/" * (len(study_instance_uids) > 1) + f"{folder_name(series)}/{path.name}", path)
+            for study in study_instance_uids
+            for series, revision in index.volumes.current_revisions(study, series_instance_uid)
+            for path in revision_files(node, index, study, series, revision)
         ]
     if not files:
         raise ResourceNotFound("volume")
-    audit.transferred([{"study_instance_uid": study_instance_uid}], f"{len(files)} files of volumes as a ZIP file")
+    objects = [{"study_instance_uid": study} for study in study_instance_uids]
+    audit.transferred(objects, f"{len(files)} files of volumes as a ZIP file")
     return Streamed(
         zip_stream(Member(name, path.stat().st_size, _pieces(path)) for name, path in files),
         200,

@@ -44,9 +44,8 @@ def badges(request: Request, node: Node, account: Reader) -> Response:
 
 
 def _numbers(index: ReadIndex) -> dict[str, int]:
-    by_state = index.series.count_by_state()
     return {
-        "open": by_state.get("receiving", 0) + by_state.get("converting", 0),
+        "open": index.series.count_open(),
         "wrong": index.problems.count() + index.conflicts.count_undecided(),
     }
 

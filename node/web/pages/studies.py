@@ -3,25 +3,45 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, cast, get_args
 
 from fastapi import APIRouter, Form, Query, Request, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from node.index.read import ReadIndex
-from node.index.read.studies import StudyCondition, StudyCursor, StudyFilter, StudyOrder
+from node.index.read.studies import ListedStudy, StudyCondition, StudyCursor, StudyFilter, StudyOrder
 from node.web.access import Reader, RequestAudit
 from node.web.audit_trail import of_study
 from node.web.background_requests import background_request
 from node.web.errors import ResourceNotFound
-from node.web.pages.rendering import fragment, page
+from node.web.pages.csv_lines import csv_line
+from node.web.pages.rendering import fragment, page, series_url
+from node.web.pages.status_chips import study_chip
 from node.web.pages.viewers import ohif_url
 from node.web.services import Node
+from node.web.streaming import Streamed
 
 router = APIRouter(include_in_schema=False)
 
 PAGE_STUDIES = 50
+
+MAX_COUNTED = 1000
+"""Studies that a search counts; more are told as more."""
+
+MAX_WRITTEN = 100_000
+"""Studies of a CSV file."""
+
+PAGE_WRITTEN = 500
+"""Studies of a CSV file that are read at once."""
+
+MAX_MODALITIES = 32
+"""Modalities of a search."""
+
+CSV_COLUMNS = (
+    "patient_name", "patient_id", "patient_birth_date", "patient_sex", "study_date", "study_time", "accession_number",
+    "study_description", "modalities", "series", "instances", "state", "last_received_at", "study_instance_uid",
+)  # fmt: skip
 
 CONDITIONS: tuple[tuple[str, str], ...] = (
     ("", "Any state"),
@@ -33,16 +53,39 @@ CONDITIONS: tuple[tuple[str, str], ...] = (
 )
 
 
+Position = TypeAdapter(tuple[Annotated[int, Field(ge=0, lt=1 << 63)], dt.date | None, str | None])
+"""A `StudyCursor` as JSON."""
+
+
+HEADINGS = (
+    ("patient", "Patient", "name"),
+    ("id", "Patient ID", "patient-id"),
+    ("date", "Study date", "date"),
+    ("description", "Description", "description"),
+    ("accession", "Accession", "accession"),
+    ("modality", "Modality", ""),
+    ("series", "Series", ""),
+    ("instances", "Images", ""),
+    ("state", "State", ""),
+    ("received", "Received", "arrival"),
+)
+"""The columns of the list: class, label, and the order that its header chooses; empty: none."""
+
+CHOSEN_COLUMNS = (("born", "Born, sex"), *((name, label) for name, label, _ in HEADINGS if name != "patient"))
+"""Columns that can be left out."""
+
+
 class StudySearch(BaseModel):
     """The fields of the search form, sent in a request body to keep names out of the logs of proxies."""
 
     words: str = ""
     description: str = ""
-    modality: str = ""
+    modalities: Annotated[list[str], Field(max_length=MAX_MODALITIES)] = []
     first_date: str = ""
     last_date: str = ""
     condition: str = ""
     order: str = "arrival"
+    reverse: str = ""
     after: str = ""
 
     def filter(self) -> StudyFilter:
@@ -51,21 +94,29 @@ class StudySearch(BaseModel):
         return StudyFilter(
             self.words.strip(),
             self.description.strip(),
-            self.modality,
+            "",
             _date(self.first_date),
             _date(self.last_date),
             cast(StudyCondition, self.condition) if known else None,
+            modalities=tuple(self.modalities),
         )
 
     @property
     def study_order(self) -> StudyOrder:
         """The order; an invalid value means by time received."""
-        return "date" if self.order == "date" else "arrival"
+        return cast(StudyOrder, self.order) if self.order in get_args(StudyOrder) else "arrival"
 
     def cursor(self) -> StudyCursor | None:
         """Return the end of the previous page, or None for the first page."""
-        number, _, date = self.after.partition(" ")
-        return StudyCursor(int(number), _date(date)) if number.isdecimal() and len(number) < 19 else None
+        try:
+            number, date, text = Position.validate_json(self.after)
+        except ValidationError:
+            return None
+        return StudyCursor(number, date, text)
+
+    def cursor_after(self, study: ListedStudy) -> str:
+        """Return `after` for the page that begins after a study."""
+        return Position.dump_json((study.cursor.id, study.cursor.study_date, study.cursor.text)).decode()
 
 
 def _date(text: str) -> dt.date | None:
@@ -100,8 +151,10 @@ def _page(request: Request, node: Node, account: Reader, audit: RequestAudit, se
             account,
             "studies.html",
             **_found(index, audit, search),
-            modalities=index.series.modalities(),
+            all_modalities=index.series.modalities(),
             conditions=CONDITIONS,
+            headings=HEADINGS,
+            columns=CHOSEN_COLUMNS,
             listener=node.settings.dicom,
             host=node.settings.bind_host,
         )
@@ -109,24 +162,72 @@ def _page(request: Request, node: Node, account: Reader, audit: RequestAudit, se
 
 def _found(index: ReadIndex, audit: RequestAudit, search: StudySearch) -> dict[str, Any]:
     """Search, and record the search in the audit log."""
-    rows = index.studies.listed(search.filter(), search.study_order, search.cursor(), PAGE_STUDIES + 1)
+    rows = _listed(index, search, search.cursor(), PAGE_STUDIES + 1)
     more = len(rows) > PAGE_STUDIES
     rows = rows[:PAGE_STUDIES]
     audit.queried(_search_detail(search), len(rows))
-    last = rows[-1].cursor if more else None
-    after = f"{last.id} {last.study_date or ''}" if last else ""
+    total, wanted = index.studies.count(), search.filter()
+    if search.after or wanted == StudyFilter():
+        found = total
+    else:
+        found = index.studies.count_up_to(wanted, MAX_COUNTED + 1) if more else len(rows)
     return {
         "studies": rows,
-        "after": after,
+        "thumbnails": _thumbnails(index, rows),
+        "after": search.cursor_after(rows[-1]) if more else "",
         "search": search,
-        "total": index.studies.count(),
+        "total": total,
+        "found": found,
+        "most": MAX_COUNTED,
         "newest": index.studies.newest(),
     }
 
 
+def _listed(index: ReadIndex, search: StudySearch, after: StudyCursor | None, limit: int) -> list[ListedStudy]:
+    return index.studies.listed(search.filter(), search.study_order, after, limit, reverse=bool(search.reverse))
+
+
+def _thumbnails(index: ReadIndex, studies: list[ListedStudy]) -> dict[int, str]:
+    """Return the URLs of the pictures of studies that have one, by the `id` of their cursors."""
+    found = index.studies.thumbnails([study.cursor.id for study in studies])
+    return {
+        number: f"{series_url(one.study_instance_uid, one.series_instance_uid)}/thumbnails/{one.revision}/{one.name}"
+        for number, one in found.items()
+    }
+
+
 def _search_detail(search: StudySearch) -> str:
-    keys = search.model_dump_json(exclude={"after"}, exclude_defaults=True)
+    keys = search.model_dump_json(exclude={"after", "order", "reverse"}, exclude_defaults=True)
     return f"studies: {keys if keys != '{}' else 'the newest'}"
+
+
+@router.post("/studies.csv")
+def written_studies(
+    node: Node, account: Reader, audit: RequestAudit, search: Annotated[StudySearch, Form()]
+) -> Response:
+    """The matching studies as a CSV file, in the order of the list."""
+
+    def lines() -> Iterator[bytes]:
+        yield csv_line(CSV_COLUMNS)
+        after, written = None, 0
+        while written < MAX_WRITTEN:
+            with node.index.searching() as index:
+                rows = _listed(index, search, after, PAGE_WRITTEN)
+            yield b"".join(csv_line(_csv_cells(study)) for study in rows)
+            written += len(rows)
+            if len(rows) < PAGE_WRITTEN:
+                return
+            after = rows[-1].cursor
+
+    audit.queried(f"{_search_detail(search)}, as a CSV file")
+    disposition = {"Content-Disposition": 'attachment; filename="studies.csv"', "Cache-Control": "no-store"}
+    return Streamed(lines(), 200, {"Content-Type": "text/csv; charset=utf-8", **disposition})
+
+
+def _csv_cells(study: ListedStudy) -> list[object]:
+    known = {name: getattr(study, name) for name in ListedStudy.__slots__ if name in CSV_COLUMNS}
+    known |= {"study_date": study.cursor.study_date, "modalities": " ".join(study.modalities)}
+    return [(known | {"state": study_chip(study).label})[name] for name in CSV_COLUMNS]
 
 
 @router.get("/news")
@@ -159,10 +260,22 @@ def row(request: Request, node: Node, account: Reader, audit: RequestAudit, stud
     """The row of an open study in the list."""
     with node.index.reading() as index:
         studies = index.studies.listed(StudyFilter(study_instance_uid=study_instance_uid), limit=1)
+        thumbnails = _thumbnails(index, studies)
     if not studies:
         raise ResourceNotFound("study")
     audit.accessed([of_study(study_instance_uid, studies[0].patient_id)], "pages")
-    return fragment(request, account, "studies_row.html", study=studies[0], is_watched=True)
+    return fragment(request, account, "studies_row.html", study=studies[0], thumbnails=thumbnails, is_watched=True)
+
+
+@router.get("/studies/{study_instance_uid}/list")
+def series_list(
+    request: Request, node: Node, account: Reader, audit: RequestAudit, study_instance_uid: str
+) -> Response:
+    """The series of a study below its row in the list."""
+    with node.index.reading() as index:
+        row = study_row(index, study_instance_uid)
+        audit_study_access(audit, row)
+        return fragment(request, account, "studies_series.html", study=row, cards=_cards(index, study_instance_uid))
 
 
 @router.get("/studies/{study_instance_uid}/cards")

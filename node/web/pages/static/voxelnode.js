@@ -1,4 +1,4 @@
-// Shared by all pages: colours, local times, keys, clickable rows, filters that survive a reload.
+// Shared by all pages: colours, local times, keys, clickable rows.
 (() => {
   "use strict";
 
@@ -19,7 +19,8 @@
     const at = new Date(time.dateTime), now = new Date();
     const clock = `${two(at.getHours())}:${two(at.getMinutes())}:${two(at.getSeconds())}`;
     const day = `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())}`;
-    time.textContent = at.toDateString() === now.toDateString() ? `today ${clock}` : `${day} ${clock.slice(0, 5)}`;
+    const isToday = at.toDateString() === now.toDateString(), isShort = time.closest(".studies");
+    time.textContent = isToday ? `today ${isShort ? clock.slice(0, 5) : clock}` : isShort ? day : `${day} ${clock.slice(0, 5)}`;
     time.title = `${day} ${clock}, local time`;
   };
   const showCountdown = (time) => {
@@ -82,7 +83,7 @@
   const links = () => [...document.querySelectorAll("[data-rows] th.name a, [data-rows] [data-row] h2 a, .rail a")];
   document.addEventListener("click", (event) => {
     const row = event.target.closest("[data-rows] tbody tr");
-    if (!row || event.target.closest("a, button, input, select, label") || String(getSelection())) return;
+    if (!row || event.target.closest("a, button, input, select, label, summary, .pick, .expansion") || String(getSelection())) return;
     row.querySelector("th.name a")?.click();
   });
 
@@ -137,23 +138,4 @@
     }
     announce(`${found} rows`);
   });
-
-  // Filters are kept behind the # of the address: they may name patients, and this part is never sent to a server.
-  const filters = byId("filters");
-  if (filters) {
-    const kept = new URLSearchParams(location.hash.slice(1));
-    const fields = [...filters.elements].filter((field) => field.name);
-    const keep = () => {
-      const set = new URLSearchParams();
-      for (const field of fields) if (field.value && field.value !== field.dataset.usual) set.set(field.name, field.value);
-      history.replaceState(history.state, "", set.size ? `#${set}` : location.pathname);
-    };
-    for (const field of fields) field.dataset.usual = field.tagName === "SELECT" ? field.options[0].value : "";
-    filters.addEventListener("input", keep);
-    filters.addEventListener("reset", () => setTimeout(keep, 0));
-    if (kept.size) {
-      for (const field of fields) if (kept.has(field.name)) field.value = kept.get(field.name);
-      document.addEventListener("htmx:load", () => filters.dispatchEvent(new Event("input")), { once: true });
-    }
-  }
 })();

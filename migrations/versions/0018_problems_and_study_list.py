@@ -1,4 +1,4 @@
-"""Keep what a person says about the problems of a series, and the word for the certainty of its verdict."""
+"""Keep what a person says about the problems of a series; a word for its certainty; indexes for lists of studies."""
 
 from alembic import op
 
@@ -34,13 +34,21 @@ CHANGES = (
 def upgrade() -> None:
     for name, kind in COLUMNS:
         op.execute(f"ALTER TABLE series ADD COLUMN {name} {kind}")
-    op.execute("CREATE INDEX ix_series_doubted ON series (id) WHERE verdict IN ('suspect', 'incomplete')")
+    op.execute("CREATE INDEX ix_series_doubted ON series (study_id) WHERE verdict IN ('suspect', 'incomplete')")
     op.execute("CREATE INDEX ix_failures_of_images ON failures (series_id) WHERE reason <> 'not-an-image'")
+    op.execute("DROP INDEX ix_series_modality")
+    op.execute("CREATE INDEX ix_series_modality_study_id ON series (modality, study_id)")
+    op.execute("CREATE INDEX ix_series_series_description_study_id ON series (series_description, study_id)")
+    op.execute("CREATE INDEX ix_studies_study_description ON studies (study_description)")
     change_view(op.get_bind(), "v_series", CHANGES)
 
 
 def downgrade() -> None:
     change_view(op.get_bind(), "v_series", [change[::-1] for change in CHANGES])
+    op.execute("DROP INDEX ix_studies_study_description")
+    op.execute("DROP INDEX ix_series_series_description_study_id")
+    op.execute("DROP INDEX ix_series_modality_study_id")
+    op.execute("CREATE INDEX ix_series_modality ON series (modality)")
     op.execute("DROP INDEX ix_failures_of_images")
     op.execute("DROP INDEX ix_series_doubted")
     for name, _ in COLUMNS:

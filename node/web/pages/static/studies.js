@@ -1,0 +1,178 @@
+// The list of studies: filters that survive a reload, days, orders, columns, selection, series below their study.
+(() => {
+  "use strict";
+
+  const byId = (id) => document.getElementById(id);
+  const filters = byId("filters"), selected = byId("selected");
+  if (!filters) return;
+  const table = document.querySelector("table.studies");
+  const field = (name) => filters.elements[name];
+  const search = () => filters.dispatchEvent(new Event("submit", { cancelable: true }));
+  const isSorter = (one) => one.name === "order" || one.name === "reverse";
+
+  // Filters are kept behind the # of the address: they may name patients, and this part is never sent to a server.
+  const fields = [...filters.elements].filter((one) => one.name);
+  const usual = (one) => one.dataset.usual ?? (one.tagName === "SELECT" ? one.options[0].value : "");
+  const keep = () => {
+    const set = new URLSearchParams();
+    for (const one of fields) {
+      if (one.type === "checkbox" ? one.checked : one.value && one.value !== usual(one)) set.append(one.name, one.value);
+    }
+    history.replaceState(history.state, "", set.size ? `#${set}` : location.pathname);
+    showDays();
+    showOrder();
+  };
+  const kept = new URLSearchParams(location.hash.slice(1));
+  filters.addEventListener("input", keep);
+  filters.addEventListener("submit", keep);
+  filters.addEventListener("reset", () => setTimeout(() => {
+    for (const one of fields.filter(isSorter)) one.value = one.dataset.usual; // a reset leaves hidden fields alone
+    keep();
+  }, 0));
+
+  // Days in the time zone of this computer.
+  const day = (back) => {
+    const at = new Date();
+    at.setDate(at.getDate() - back);
+    return `${at.getFullYear()}-${String(at.getMonth() + 1).padStart(2, "0")}-${String(at.getDate()).padStart(2, "0")}`;
+  };
+  const days = [...filters.querySelectorAll("[data-days]")];
+  const bounds = (button) => [day(Number(button.dataset.back) + Number(button.dataset.days)), day(Number(button.dataset.back))];
+  const isShown = (button) => bounds(button).join() === `${field("first_date").value},${field("last_date").value}`;
+  function showDays() {
+    for (const button of days) button.setAttribute("aria-pressed", String(isShown(button)));
+  }
+  for (const button of days) {
+    button.addEventListener("click", () => {
+      [field("first_date").value, field("last_date").value] = isShown(button) ? ["", ""] : bounds(button);
+      search();
+    });
+  }
+
+  // Orders: a header chooses its own, and turns it round if it is chosen.
+  const sorters = [...table.querySelectorAll("[data-order]")];
+  function showOrder() {
+    const isByTime = ["arrival", "date"].includes(field("order").value), isReversed = Boolean(field("reverse").value);
+    for (const sorter of sorters) {
+      const header = sorter.closest("th");
+      if (sorter.dataset.order !== field("order").value) header.removeAttribute("aria-sort");
+      else header.setAttribute("aria-sort", isByTime === isReversed ? "ascending" : "descending");
+    }
+  }
+  for (const sorter of sorters) {
+    sorter.addEventListener("click", () => {
+      const isChosen = field("order").value === sorter.dataset.order;
+      field("reverse").value = isChosen && !field("reverse").value ? "on" : "";
+      field("order").value = sorter.dataset.order;
+      search();
+    });
+  }
+
+  // Columns that this browser leaves out.
+  const COLUMNS = "columns left out";
+  const boxes = [...byId("columns").querySelectorAll("input")];
+  let out = [];
+  try { out = JSON.parse(localStorage.getItem(COLUMNS)) || []; } catch { /* storage is disabled, or holds something else */ }
+  const showColumns = () => { for (const box of boxes) table.classList.toggle(`no-${box.value}`, !box.checked); };
+  for (const box of boxes) {
+    box.checked = !out.includes(box.value);
+    box.addEventListener("input", (event) => {
+      event.stopPropagation(); // it is no filter
+      showColumns();
+      const left = boxes.filter((one) => !one.checked).map((one) => one.value);
+      try { localStorage.setItem(COLUMNS, JSON.stringify(left)); } catch { /* then the choice lasts until the page is left */ }
+    });
+  }
+  showColumns();
+
+  // The selection outlives new rows: it is that of the studies, not of their boxes.
+  const chosen = new Set();
+  const picks = () => [...document.querySelectorAll("#rows input[name=study]")];
+  const showSelection = () => {
+    for (const pick of picks()) pick.checked = chosen.has(pick.value);
+    const shown = picks().filter((pick) => pick.checked).length;
+    const hidden = chosen.size - shown;
+    byId("select-all").checked = shown > 0 && shown === picks().length;
+    byId("select-all").indeterminate = shown > 0 && shown < picks().length;
+    selected.hidden = !chosen.size;
+    byId("selected-count").textContent = chosen.size ? `${chosen.size} selected${hidden ? `, ${hidden} of them not shown` : ""}` : "";
+  };
+  const choose = (uids, isChosen) => {
+    for (const uid of uids) if (isChosen) chosen.add(uid); else chosen.delete(uid);
+    showSelection();
+  };
+  let last = null;
+  document.addEventListener("click", (event) => {
+    const pick = event.target.closest("#rows input[name=study]");
+    if (!pick) return;
+    const all = picks(), here = all.indexOf(pick), from = event.shiftKey ? all.indexOf(last) : here;
+    const range = all.slice(Math.min(here, from < 0 ? here : from), Math.max(here, from) + 1);
+    choose(range.map((one) => one.value), pick.checked);
+    last = pick;
+  });
+  byId("select-all").addEventListener("change", (event) => choose(picks().map((pick) => pick.value), event.target.checked));
+  byId("select-none").addEventListener("click", () => choose([...chosen], false));
+  // Those that are not shown are sent, too.
+  selected.addEventListener("formdata", (event) => {
+    event.formData.delete("study");
+    for (const uid of chosen) event.formData.append("study", uid);
+  });
+  selected.addEventListener("submit", async (event) => {
+    const button = event.submitter;
+    if (!button || button.dataset.quiet === undefined) return;
+    event.preventDefault();
+    const answer = await fetch(button.formAction, { method: "POST", body: new URLSearchParams(new FormData(selected)), redirect: "manual" });
+    const isDone = answer.type === "opaqueredirect";
+    byId("announcer").textContent = isDone ? `${chosen.size} studies ${button.dataset.quiet}` : "The node did not do it.";
+    if (isDone) choose([...chosen], false);
+    search();
+  });
+
+  // The series of a study below its row.
+  const openSeries = new Set();
+  const expand = (button, isOpen) => {
+    const row = button.closest("tr"), below = row.nextElementSibling;
+    button.setAttribute("aria-expanded", String(isOpen));
+    if (below?.classList.contains("expansion")) below.hidden = !isOpen;
+    else if (isOpen) htmx.ajax("GET", button.dataset.series, { target: row, swap: "afterend" });
+    if (isOpen) openSeries.add(button.dataset.series); else openSeries.delete(button.dataset.series);
+  };
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("button.expand");
+    if (button) expand(button, button.getAttribute("aria-expanded") !== "true");
+  });
+
+  document.addEventListener("htmx:load", (event) => {
+    for (const button of event.detail.elt.querySelectorAll?.("button.expand") || []) {
+      if (openSeries.has(button.dataset.series)) expand(button, true);
+    }
+    showSelection();
+  });
+
+  // A form of its own, which htmx does not send.
+  byId("csv").addEventListener("click", () => {
+    const form = document.createElement("form");
+    form.method = "post";
+    form.action = byId("csv").dataset.action;
+    for (const [name, value] of new FormData(filters)) {
+      const input = document.createElement("input");
+      input.type = "hidden";
+      input.name = name;
+      input.value = value;
+      form.append(input);
+    }
+    document.body.append(form);
+    form.submit();
+    form.remove();
+  });
+
+  if (kept.size) {
+    for (const one of fields) {
+      if (one.type === "checkbox") one.checked = kept.getAll(one.name).includes(one.value);
+      else if (kept.has(one.name)) one.value = kept.get(one.name);
+    }
+    document.addEventListener("htmx:load", () => search(), { once: true });
+  }
+  showDays();
+  showOrder();
+})();

@@ -1,0 +1,207 @@
+"""How long the list of studies takes to answer somebody who types, among 100 000 studies.
+
+    python tests/benchmarks/studies.py [FOLDER]
+
+makes the index in FOLDER (unless it is there) or in a folder of its own, without files of instances, serves it, and
+asks as the page does: letter by letter, by each order, filter and page.  Then it asks again while instances arrive.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import httpx2 as httpx
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from node.index.engine import FILE_NAME  # noqa: E402
+from tests.acceptance.served import Served  # noqa: E402
+from tests.benchmarks.query import patient  # noqa: E402
+from tests.benchmarks.receive import Load, send, write_instances  # noqa: E402
+
+PATIENTS, STUDIES, SERIES, INSTANCES = 60_000, 100_000, 300_000, 900_000
+AIM_MS = 100
+ROUNDS = 5
+RATE, SECONDS = 100, 20
+HEADERS = {"HX-Request": "true"}
+
+TYPED = {
+    "a name": "schröder, anna",
+    "a patient ID": "p012345",
+    "an accession number": "a77777",
+    "nothing that is there": "qqqq",
+}
+FILTERS: Mapping[str, dict[str, str | list[str]]] = {
+    "first page": {},
+    "modality": {"modalities": ["PT"]},
+    "two modalities": {"modalities": ["PT", "SR"]},
+    "a month": {"first_date": "2024-03-01", "last_date": "2024-03-31"},
+    "verified": {"condition": "verified"},
+    "no gap seen": {"condition": "no-gap-seen"},
+    "suspect or incomplete": {"condition": "incomplete"},
+    "without volume": {"condition": "refused"},
+    "receiving or converting": {"condition": "open"},
+    "description": {"description": "series 29"},
+    "description that is nowhere": {"description": "qqqq"},
+    "a letter, by name": {"words": "a", "order": "name"},
+    "a letter, a modality and a state": {"words": "a", "modalities": ["CT"], "condition": "verified"},
+    **{
+        f"by {order}{' reversed' if reverse else ''}": {"order": order, "reverse": reverse}
+        for order in ("arrival", "date", "name", "patient-id", "accession", "description")
+        for reverse in ("", "on")
+    },
+}
+
+
+def fill(path: Path) -> None:
+    """Make an index as large as asked for; the values depend on the numbers of the rows alone."""
+    with tempfile.TemporaryDirectory() as folder, Served(path.parent) as node:
+        # With an instance in it, the index is known to be of this journal; else the node would look for every file.
+        send(write_instances(Path(folder), Load("one", 1, 8, 1, "1")), node.port, "1")
+        node.terminate()
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA synchronous = OFF")
+    with connection:
+        for table in ("images", "series", "studies", "patients"):
+            connection.execute(f"DELETE FROM {table}")
+        connection.executemany(
+            "INSERT INTO patients (id, identity, patient_id, patient_name, patient_name_alphabetic, "
+            "patient_birth_date, patient_sex) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (patient(number) for number in range(1, PATIENTS + 1)),
+        )
+        numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {})"
+        connection.execute(
+            f"""
+            INSERT INTO studies (id, patient_id, study_instance_uid, study_date, study_time, accession_number, study_id,
+                study_description)
+            {numbers.format(STUDIES)}
+            SELECT i, 1 + (i * 7919) % {PATIENTS}, '1.2.826.0.1.' || i, date('2016-01-01', '+' || (i * 3650 / {STUDIES})
+                || ' days'), time(28800 + (i * 997) % 36000, 'unixepoch') || '.000000', 'A' || i, i,
+                'Study ' || (i % 40) FROM n
+            """
+        )
+        connection.execute(
+            f"""
+            INSERT INTO series (id, study_id, series_instance_uid, modality, series_number, series_description, state,
+                verdict, verdict_rule, last_received_at, arrivals, revision, attempts)
+            {numbers.format(SERIES)}
+            SELECT i, 1 + (i - 1) * {STUDIES} / {SERIES}, '1.2.826.0.2.' || i,
+                CASE WHEN i % 3 = 2 THEN 'SR' WHEN i / 3 % 3 = 0 THEN 'CT' WHEN i / 3 % 3 = 1 THEN 'MR' ELSE 'PT' END,
+                1 + i % 3, 'Series ' || (i % 300),
+                CASE WHEN i % 3 = 2 THEN 'not-an-image' WHEN i % 5003 = 0 THEN 'refused' ELSE 'converted' END,
+                CASE WHEN i % 997 = 0 THEN 'incomplete' ELSE 'complete' END,
+                CASE WHEN i % 997 = 0 OR i % 7 < 4 THEN 'geometry' ELSE 'headers' END,
+                '2026-01-01 12:00:00.000000', 1, 1, 0 FROM n
+            """
+        )
+        connection.execute(
+            f"""
+            INSERT INTO images (id, series_id, sop_instance_uid, sop_class_uid, transfer_syntax_uid, instance_number,
+                "rows", "columns", bytes, sha256, data_set_offset, "key", source, received_at)
+            {numbers.format(INSTANCES)}
+            SELECT i, 1 + (i - 1) * {SERIES} / {INSTANCES}, '1.2.826.0.3.' || i, '1.2.840.10008.5.1.4.1.1.2',
+                '1.2.840.10008.1.2.1', 1 + i % 3, 512, 512, 525000, hex(randomblob(32)), 400,
+                printf('objects/%08x/%d.dcm', i / 1000, i), 'dicom', '2026-01-01 12:00:00.000000' FROM n
+            """
+        )
+        connection.execute(
+            f"""
+            INSERT INTO conversions (id, series_id, revision, superseded, converter, options, instances, seconds,
+                created_at)
+            {numbers.format(SERIES)} SELECT i, i, 1, 0, 'voxelnode', '{{}}', 3, 1, '2026-01-01 12:00:00.000000'
+            FROM n WHERE i % 3 <> 2
+            """
+        )
+        connection.execute(
+            """
+            INSERT INTO volumes (conversion_id, stack, suffix, kind, format, path, shape, spacing_mm, dtype, geometry,
+                instances, warnings, bytes, sha256)
+            SELECT id, 0, '', kind, format, printf('volumes/%d/%d/1/%s', id, id, name), '[512,512,3]', '[1,1,1]',
+                'int16', 'regular', 3, '[]', 1000, '' FROM conversions, (
+                    SELECT 'volume' AS kind, 'nifti' AS format, 'volume.nii.gz' AS name
+                    UNION ALL SELECT 'thumbnail', 'png', 'volume_thumbnail.png')
+            """
+        )
+        connection.execute(
+            """
+            INSERT INTO failures (series_id, revision, reason, detail, failed_at)
+            SELECT id, 1, CASE state WHEN 'refused' THEN 'bad-geometry' ELSE 'not-an-image' END, 'x',
+                '2026-01-01 12:00:00.000000' FROM series WHERE state <> 'converted'
+            """
+        )
+    connection.close()
+
+
+def asked(client: httpx.Client, form: Mapping[str, str | list[str]]) -> float:
+    """Milliseconds until the rows are there."""
+    began = time.perf_counter()
+    response = client.post("/", data={key: value for key, value in form.items() if value}, headers=HEADERS)
+    response.raise_for_status()
+    return 1000 * (time.perf_counter() - began)
+
+
+def typed(text: str) -> Iterator[str]:
+    for end in range(1, len(text) + 1):
+        yield text[:end]
+
+
+def report(client: httpx.Client) -> None:
+    """Print the worst of the letters, and the median of each filter."""
+    worst = 0.0
+    for what, text in TYPED.items():
+        times = [(min(asked(client, {"words": part}) for _ in range(3)), part) for part in typed(text)]
+        slowest, part = max(times)
+        worst = max(worst, slowest)
+        print(f"{what + ', letter by letter':44} worst {slowest:6.0f} ms, at {part!r}")
+    for what, form in FILTERS.items():
+        median = sorted(asked(client, form) for _ in range(ROUNDS))[ROUNDS // 2]
+        worst = max(worst, median)
+        print(f"{what:44}       {median:6.0f} ms")
+    print(f"worst {worst:.0f} ms, the aim is {AIM_MS} ms")
+
+
+def main(root: Path) -> None:
+    if not (root / FILE_NAME).exists():
+        began = time.perf_counter()
+        fill(root / FILE_NAME)
+        size = (root / FILE_NAME).stat().st_size
+        print(f"index of {STUDIES} studies made in {time.perf_counter() - began:.0f} s, {size / 1e6:.0f} MB")
+    limits = {"VOXELNODE_STORAGE__RESERVE_BYTES": "0", "VOXELNODE_STORAGE__SCRUB_DAYS": "0"}
+    with Served(root, VOXELNODE_LOG__LEVEL="error", VOXELNODE_SERIES__QUIET_SECONDS="3600", **limits) as node:
+        assert node.process is not None
+        assert node.process.stdout is not None
+        web = node.process.stdout.readline().split()[-1]
+        with httpx.Client(base_url=web, timeout=60) as client:
+            page = client.get("/")
+            print(f"the page has {len(page.content)} bytes; badges {asked_badges(client):.0f} ms")
+            report(client)
+            command = [sys.executable, str(ROOT / "tests/benchmarks/paced.py"), str(node.port), str(RATE), str(SECONDS)]
+            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as sender:
+                time.sleep(2.0)  # until it sends
+                times = []
+                while sender.poll() is None:
+                    times += [asked(client, {"words": part}) for part in typed("schröder, anna")]
+                assert sender.stdout is not None
+                told = sender.stdout.read().strip()
+            print(f"while receiving {told}: median {sorted(times)[len(times) // 2]:.0f} ms, worst {max(times):.0f} ms")
+
+
+def asked_badges(client: httpx.Client) -> float:
+    began = time.perf_counter()
+    client.get("/badges").raise_for_status()
+    return 1000 * (time.perf_counter() - began)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        main(Path(sys.argv[1]))
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            main(Path(folder))

@@ -1,0 +1,74 @@
+"""What the list of studies does over HTTP: several studies at once, CSV, small pictures, pages of any order."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from io import BytesIO
+from zipfile import ZipFile
+
+import pytest
+from PIL import Image
+
+from tests import make
+from tests.web.conftest import Site, open_site
+
+STUDIES = ("1.2.1", "1.2.2", "1.2.3")
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A root with `STUDIES`; tests may add others."""
+    site = open_site(tmp_path_factory.mktemp("three") / "root")
+    for number, (uid, name) in enumerate(zip(STUDIES, ("=cmd()", "B^Two", "C^Three"), strict=True)):
+        site.take(*make.ct_series(3, study_uid=uid, series_uid=f"{uid}.1", PatientName=name, PatientID=f"P{number}"))
+    site.convert()
+    yield site
+    site.close()
+
+
+def test_several_studies_are_taken_away_converted_again_and_deleted(three: Site) -> None:
+    client, both = three.client(), {"study": [*STUDIES[:2], "9.9", STUDIES[0]]}
+    with ZipFile(BytesIO(client.post("/selected/dicom.zip", data=both).content)) as dicom:
+        assert dicom.namelist() == [f"{study:03d}/001/{number:06d}.dcm" for study in (1, 2) for number in (1, 2, 3)]
+        assert dicom.testzip() is None
+    with ZipFile(BytesIO(client.post("/selected/volumes.zip", data=both).content)) as volumes:
+        assert sum(name.endswith("volume.nii.gz") for name in volumes.namelist()) == 2
+    for line in three.audited("DICOM Instances Transferred")[-2:]:
+        assert STUDIES[1] in str(line)
+
+    others = {"study": ["1.2.8", "1.2.9", "9.9"]}
+    for uid in others["study"][:2]:
+        three.take(make.structured_report(study_uid=uid, series_uid=f"{uid}.1"))
+    three.convert()
+    assert client.post("/selected/reconvert", data=others).status_code == 303
+    with three.store.index.reading() as index:
+        assert index.series.count_open() == 2
+    three.convert()
+    asked = client.post("/selected/delete", data=others).text
+    assert "Delete 2 studies?" in asked
+    assert "Delete 2 instances" in asked
+    client.post("/selected/delete/confirmed", data=others)
+    rows = client.post("/", data={}, headers={"HX-Request": "true"}).text
+    assert STUDIES[2] in rows
+    assert "1.2.9" not in rows
+    assert [client.post(f"/selected/{what}", data={}).status_code for what in ("reconvert", "delete")] == [422, 422]
+    assert client.post("/selected/delete", data=others).status_code == 404
+
+
+def test_a_csv_file_has_what_the_list_has_and_no_formula(three: Site) -> None:
+    answer = three.client().post(
+        "/studies.csv", data={"order": "name", "reverse": "on", "words": "p", "description": ""}
+    )
+    rows = list(csv.DictReader(answer.text.splitlines()))
+    assert [row["patient_name"] for row in rows] == ["C^Three", "B^Two", "'=cmd()"]
+    assert {row["state"] for row in rows} == {"no gap seen"}
+    assert any("as a CSV file" in str(line) for line in three.audited("Query"))
+
+
+def test_a_list_shows_small_pictures(three: Site) -> None:
+    answer = three.client().get("/studies/1.2.1/series/1.2.1.1/thumbnails/1/volume_thumbnail.png")
+    assert answer.headers["content-type"] == "image/webp"
+    assert max(Image.open(BytesIO(answer.content)).size) <= 96
+    for name in ("volume.nii.gz", "..%2f..%2findex.sqlite", "volume.json"):
+        assert three.client().get(f"/studies/1.2.1/series/1.2.1.1/thumbnails/1/{name}").status_code == 404
