@@ -109,6 +109,33 @@ def test_a_browser_may_keep_what_is_named_by_version_and_nothing_of_a_patient(fi
     assert client.get("/studies/1.2.3").headers["cache-control"] == "no-store"
 
 
+def test_text_is_compressed_for_those_who_take_it(filled: Site) -> None:
+    client = filled.client()
+    for path, part in (
+        ("/status", "Series by state"),
+        ("/static/voxelnode.css", ":root"),
+        ("/queue/rows", "Under way"),
+    ):
+        answer = client.get(path, headers={"Accept-Encoding": "gzip"})
+        assert answer.headers["content-encoding"] == "gzip"
+        assert answer.headers["vary"] == "Accept-Encoding"
+        plain = client.get(path, headers={"Accept-Encoding": "identity"})
+        assert "content-encoding" not in plain.headers
+        assert part in answer.text
+        assert part in plain.text
+    style = client.get("/static/voxelnode.css", headers={"Accept-Encoding": "gzip"})
+    known = {"Accept-Encoding": "gzip", "If-None-Match": style.headers["etag"]}
+    assert client.get("/static/voxelnode.css", headers=known).status_code == 304
+    part = client.get("/static/voxelnode.css", headers={"Accept-Encoding": "gzip", "Range": "bytes=0-9"})
+    assert (part.status_code, len(part.content)) == (206, 10)
+
+
+def test_a_page_comes_in_the_colours_that_were_chosen(filled: Site) -> None:
+    client = filled.client()
+    assert 'data-theme="dark"' in client.get("/status", headers={"Cookie": "theme=dark"}).text
+    assert "data-theme" not in client.get("/status", headers={"Cookie": 'theme="><script>'}).text
+
+
 @pytest.mark.parametrize("path", ["/", "/queue", "/status", "/upload", "/problems", "/login", "/studies/1.2.3", PLACE])
 def test_no_page_has_a_script_or_a_style_of_its_own(filled: Site, path: str) -> None:
     answer = filled.client().get(path)
@@ -127,7 +154,7 @@ def test_a_part_of_a_page_is_sent_again_only_when_it_has_changed(filled: Site) -
 
 
 def test_the_form_works_without_scripts(filled: Site) -> None:
-    answer = filled.client().post("/", data={"modality": "SR"})
+    answer = filled.client().post("/", data={"modalities": "SR"})
     assert answer.text.count('scope="row"') == 1
     assert "<!doctype html>" in answer.text
 

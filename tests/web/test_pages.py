@@ -248,7 +248,7 @@ def test_studies_are_sorted_chosen_and_looked_into(visitor: Visitor) -> None:
     row.locator("button.expand").click()
     expect(page.locator(".expansion tbody tr")).to_have_count(4)
     expect(page.locator(".expansion")).to_contain_text("missing slice")
-    assert row.locator("img").evaluate("one => one.complete && one.naturalWidth") > 0
+    page.wait_for_function("document.querySelector('#rows img').naturalWidth > 0")
 
     page.locator("#columns input[value=accession]").evaluate("box => box.click()")
     expect(page.locator("th.c-accession")).to_be_hidden()
@@ -386,6 +386,10 @@ def test_a_long_list_goes_on_as_one_scrolls(site: Site, visit: Callable[[Site], 
     page = visit(site).open("/")
     rows = page.locator("#rows th.name")
     expect(rows).to_have_count(50)
+    weights = "performance.getEntries().filter(one => one.transferSize).map(one => one.transferSize)"
+    transferred = page.evaluate(weights)
+    assert len(transferred) <= 8
+    assert sum(transferred) < 60_000
     for count in (100, 120):
         page.locator("#rows tr.more").scroll_into_view_if_needed()
         expect(rows).to_have_count(count)

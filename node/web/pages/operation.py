@@ -18,7 +18,7 @@ from node.index.read import ReadIndex
 from node.web import actions
 from node.web.access import Reader, RequestAudit, Writer
 from node.web.background_requests import background_request
-from node.web.pages.rendering import fragment, page
+from node.web.pages.rendering import badge_counts, fragment, page
 from node.web.services import Node, Services
 
 router = APIRouter(include_in_schema=False)
@@ -40,14 +40,7 @@ Page = Annotated[int, Query(ge=1, le=100_000)]
 def badges(request: Request, node: Node, account: Reader) -> Response:
     """The counts in the menu."""
     with node.index.reading(wait=False) as index:
-        return fragment(request, account, "badges.html", **_numbers(index))
-
-
-def _numbers(index: ReadIndex) -> dict[str, int]:
-    return {
-        "open": index.series.count_open(),
-        "wrong": index.problems.count() + index.conflicts.count_undecided(),
-    }
+        return fragment(request, account, "badges.html", badges=badge_counts(index))
 
 
 @router.get("/queue")
@@ -73,7 +66,7 @@ def queue_rows(request: Request, node: Node, account: Reader, audit: RequestAudi
 
 def _queue(index: ReadIndex) -> dict[str, Any]:
     waiting, done = index.series.under_way(SHOWN_OPEN), index.events.conversions(SHOWN_DONE)
-    return {"waiting": waiting, "done": done, "open": _numbers(index)["open"]}
+    return {"waiting": waiting, "done": done, "open": index.series.count_open()}
 
 
 @router.get("/problems")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import secrets
 from collections.abc import Mapping
@@ -13,7 +14,9 @@ from fastapi import Request, Response
 from fastapi.responses import HTMLResponse
 
 from node import __version__
+from node.index.read import ReadIndex
 from node.web.access import Caller, Role
+from node.web.headers import accepts_gzip
 from node.web.pages.assets import static_url
 from node.web.pages.filters import FILTERS
 from node.web.pages.status_chips import CONFLICT_REMEDIES, REMEDIES, event_chip, series_chip, study_chip, warning_chips
@@ -51,6 +54,13 @@ def _environment() -> Environment:
     return environment
 
 
+THEME_COOKIE = "theme"
+"""Set by a script of the pages, so that a page comes in the colours that were chosen; it says nothing else."""
+
+MIN_COMPRESSED_BYTES = 1000
+GZIP_LEVEL = 5
+"""A page of 80 kB takes a millisecond; higher levels take longer and save little."""
+
 _DIGEST = f"digest-{secrets.token_hex(16)}"
 """Placeholder for the digest of a fragment; random, so that it cannot occur in the content."""
 
@@ -64,10 +74,15 @@ def page(
     **values: Any,
 ) -> Response:
     """Return a complete page for an account."""
-    return HTMLResponse(
+    with node.index.reading(wait=False) as index:
+        badges = badge_counts(index)
+    return _html(
+        request,
         _render(
             template,
             path=request.url.path,
+            theme=_theme(request),
+            badges=badges,
             account=account,
             may_write=account.role >= Role.WRITE,
             may_delete=account.role >= Role.ADMIN,
@@ -76,8 +91,28 @@ def page(
             receivers=node.settings.receivers,
             **values,
         ),
-        headers=headers,
+        headers,
     )
+
+
+def _html(request: Request, content: str, headers: Mapping[str, str] | None = None) -> Response:
+    """Return HTML, compressed if it is long and the browser takes that."""
+    own = {**(headers or {}), "Vary": "Accept-Encoding"}
+    encoded = content.encode()
+    if len(encoded) < MIN_COMPRESSED_BYTES or not accepts_gzip(request.headers):
+        return HTMLResponse(encoded, headers=own)
+    return HTMLResponse(gzip.compress(encoded, GZIP_LEVEL, mtime=0), headers={**own, "Content-Encoding": "gzip"})
+
+
+def badge_counts(index: ReadIndex) -> dict[str, int]:
+    """Return the numbers in the menu: series under way, and what a person has to settle."""
+    return {"open": index.series.count_open(), "wrong": index.problems.count() + index.conflicts.count_undecided()}
+
+
+def _theme(request: Request) -> str:
+    """Return the colours that were chosen in this browser; empty: those of the system."""
+    chosen = request.cookies.get(THEME_COOKIE, "")
+    return chosen if chosen in ("light", "dark") else ""
 
 
 def fragment(request: Request, account: Caller, template: str, **values: Any) -> Response:
@@ -90,7 +125,7 @@ def fragment(request: Request, account: Caller, template: str, **values: Any) ->
     digest = hashlib.sha256(rendered.encode()).hexdigest()[:16]
     if request.query_params.get("seen") == digest:
         return Response(status_code=204)
-    return HTMLResponse(rendered.replace(_DIGEST, digest))
+    return _html(request, rendered.replace(_DIGEST, digest))
 
 
 def error_page(status_code: int, title: str, detail: str, remedy: str) -> Response:
@@ -122,4 +157,4 @@ def signed_in_page(next_path: str) -> Response:
 
 
 def _render(template: str, **values: Any) -> str:
-    return _environment().get_template(template).render(**values)
+    return _environment().get_template(template).render(**({"theme": ""} | values))

@@ -142,7 +142,19 @@
     if (button) expand(button, button.getAttribute("aria-expanded") !== "true");
   });
 
+  // A picture is loaded when its row is seen; browsers by themselves load far ahead.
+  const seen = new IntersectionObserver((entries) => {
+    for (const { isIntersecting, target } of entries) {
+      if (!isIntersecting) continue;
+      target.src = target.dataset.picture;
+      seen.unobserve(target);
+    }
+  });
+  const watchPictures = (within) => within.querySelectorAll?.("img[data-picture]:not([src])").forEach((one) => seen.observe(one));
+  watchPictures(document);
+
   document.addEventListener("htmx:load", (event) => {
+    watchPictures(event.detail.elt);
     for (const button of event.detail.elt.querySelectorAll?.("button.expand") || []) {
       if (openSeries.has(button.dataset.series)) expand(button, true);
     }

@@ -9,7 +9,7 @@
   const isDark = () => root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
   byId("theme")?.addEventListener("click", () => {
     root.dataset.theme = isDark() ? "light" : "dark";
-    try { localStorage.setItem("theme", root.dataset.theme); } catch { /* then the choice lasts until the page is left */ }
+    document.cookie = `theme=${root.dataset.theme}; path=/; max-age=31536000; samesite=strict`; // pages come in it
     byId("announcer").textContent = `${root.dataset.theme} colours`;
   });
 
