@@ -8,10 +8,13 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -23,6 +26,11 @@ LIVE_FILE = "status.json"
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 _BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+MINUTES = 60
+MAX_SENDERS = 100
+"""A stranger may call itself anything, again and again."""
 
 
 class Metrics:
@@ -114,6 +122,7 @@ class Metrics:
         self.results = counter(
             "voxelnode_results", "Results of jobs that were stored, by kind of file", ["hook", "kind"]
         )
+        self.last_hour, self.last_words = LastHour(), LastWords()
         self.service_failures = _ServiceFailures()
         self.registry.register(self.service_failures)
 
@@ -129,6 +138,89 @@ class Metrics:
     def exposition(self) -> bytes:
         """Return the metrics in the text format of Prometheus."""
         return generate_latest(self.registry)
+
+
+@dataclass(slots=True)
+class Minute:
+    """What was received in a minute, and how many series waited or were converted at most; None: not counted."""
+
+    instances: int = 0
+    bytes: int = 0
+    series: int | None = None
+
+
+class LastHour:
+    """The minutes of the last hour, for people who look. Thread-safe.
+
+    Parameters
+    ----------
+    now : callable () -> float
+        Seconds of a clock that never goes back.
+    """
+
+    def __init__(self, now: Callable[[], float] = monotonic) -> None:
+        self._now = now
+        self._lock = threading.Lock()
+        self._minutes: dict[int, Minute] = {}
+
+    def received(self, bytes_: int) -> None:
+        """Count an instance that was received and is durable."""
+        with self._lock:
+            minute = self._current()
+            minute.instances += 1
+            minute.bytes += bytes_
+
+    def waiting(self, series: int) -> None:
+        """Note how many series wait for a conversion or are being converted."""
+        with self._lock:
+            minute = self._current()
+            minute.series = max(series, minute.series or 0)
+
+    def minutes(self) -> list[Minute]:
+        """Return copies of the last `MINUTES` minutes, the oldest first; the last one is not over yet."""
+        with self._lock:
+            last = int(self._now() // 60)
+            return [replace(self._minutes.get(number, Minute())) for number in range(last - MINUTES + 1, last + 1)]
+
+    def _current(self) -> Minute:
+        number = int(self._now() // 60)
+        if number not in self._minutes:
+            self._minutes = {known: minute for known, minute in self._minutes.items() if known > number - MINUTES}
+            self._minutes[number] = Minute()
+        return self._minutes[number]
+
+
+@dataclass(frozen=True, slots=True)
+class LastWord:
+    """What was last heard of a sender, and how many instances it has stored since the start."""
+
+    calling_ae_title: str
+    address: str
+    word: str
+    at: dt.datetime
+    stored: int = 0
+
+
+class LastWords:
+    """The last word of each sender since the start of the node. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: dict[str, LastWord] = {}
+
+    def heard(self, calling_ae_title: str, address: str, word: str, at: dt.datetime, stored: int = 0) -> None:
+        """Note what a sender did; of more than `MAX_SENDERS`, the one that was heard first is forgotten."""
+        with self._lock:
+            before = self._known.pop(calling_ae_title, None)
+            total = stored + (before.stored if before is not None else 0)
+            self._known[calling_ae_title] = LastWord(calling_ae_title, address, word, at, total)
+            if len(self._known) > MAX_SENDERS:
+                del self._known[next(iter(self._known))]
+
+    def all(self) -> list[LastWord]:
+        """Return the senders, the last one heard first."""
+        with self._lock:
+            return list(reversed(self._known.values()))
 
 
 class _ServiceFailures(Collector):

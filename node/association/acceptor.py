@@ -13,6 +13,7 @@ event, and `state_table.TRANSITIONS` says what to do about it; `_ACTIONS` lists 
 
 from __future__ import annotations
 
+import datetime as dt
 import ssl
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -481,6 +482,10 @@ class AcceptedAssociation(Association):
         if self._admitted is not None:
             self._admitted.store_service.ended(self._outcome)
             self._metrics.associations.labels(outcome=self._outcome).inc()
+            origin = self._admitted.store_service.origin
+            word = f"association {self._outcome}"
+            now = dt.datetime.now(dt.UTC)
+            self._metrics.last_words.heard(origin.calling_ae_title, self.connection.address, word, now)
             self._log().info("association_ended", state=self._outcome)
         self._admission.closed(self.connection)
 

@@ -5,8 +5,10 @@ association -> archive -> index -> quiet -> volume -> writers
 
 from __future__ import annotations
 
+import datetime as dt
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -32,6 +34,7 @@ from node.conversion.volume_files import sweep
 from node.errors import UsageError
 from node.index.converted import SeriesKey
 from node.index.database import Index
+from node.index.engine import IndexUnusable
 from node.index.records import Refused
 from node.lifecycle.retention import Retention
 from node.lifecycle.scrub import Scrub
@@ -218,6 +221,8 @@ class Node:
         if reasons.keys() != self._reasons.keys():
             log.warning("not_ready" if reasons else "ready_again", detail="; ".join(reasons.values()))
         self._reasons = reasons
+        with suppress(IndexUnusable):  # it is one of the reasons then
+            self._repository.metrics.last_hour.waiting(self._repository.index.series.count_open())
         write_counters(self._repository.metrics, self._repository.archive.root, reasons)
 
     def _web_server(self, settings: Settings) -> WebServer | None:
@@ -252,7 +257,10 @@ class Node:
         self._repository.audit.note(message)
 
     def _alert(self, refused: Refused) -> None:
-        """Record in the audit log who was rejected (PS3.15 A.5.3.11)."""
+        """Note what a sender was told, and record in the audit log who was rejected (PS3.15 A.5.3.11)."""
+        if refused.calling_ae_title:
+            heard, word = self._repository.metrics.last_words.heard, f"{refused.what} refused: {refused.rule}"
+            heard(refused.calling_ae_title, refused.peer, word, dt.datetime.now(dt.UTC))
         if refused.rule in STRANGERS:
             who = Participant(refused.calling_ae_title, SOURCE, refused.peer, is_requestor=True)
             detail = f"{refused.rule}: {refused.reason}"

@@ -20,6 +20,7 @@ from node.archive.filesystem import Archive
 from node.archive.locks import lock_problem
 from node.archive.permissions import keep_private, others_may
 from node.association.addresses import address_of
+from node.association.client.echo import verify
 from node.association.client.get import RetrieveTarget, get
 from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result, Transfers
 from node.control.accounts import AccountAdministration
@@ -57,6 +58,9 @@ LOCK_FILE = "lock"
 MIN_SEGMENTS = 4
 """A small journal has smaller segments instead of fewer: while one is synced elsewhere, the others take instances."""
 
+
+ECHO_SECONDS = 5.0
+"""Longest wait for a peer that a page tests."""
 
 REBUILDING_FILE = "rebuilding.json"
 """In the root while a new index is built: the name of the index before it."""
@@ -202,6 +206,7 @@ class Repository:
             "delete": self._delete,
             "merge-patients": self._merge_patients,
             "get": self._get,
+            "echo": self._echo,
             "retry-deliveries": self._retry_deliveries,
             "replay-deliveries": self._replay_deliveries,
             "pause-routes": self._pause_routes,
@@ -299,6 +304,10 @@ class Repository:
     def _get(self, study: str, series: str, source: str) -> Mapping[str, Any]:
         peer = address_of(source, self._settings)
         return asdict(get(RetrieveTarget(study, series), peer, self._settings.dicom, self.ingest))
+
+    def _echo(self, peer: str) -> Mapping[str, Any]:
+        address = address_of(peer, self._settings)
+        return {"seconds": verify(address, self._settings.dicom.ae_title, ECHO_SECONDS)}
 
     def _merge_patients(self, source: int, target: int, who: str, terms: Terms | None = None) -> Mapping[str, Any]:
         def message(

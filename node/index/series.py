@@ -78,6 +78,12 @@ class SeriesRepository(IndexRepository):
         """Return whether `claim_due` would find a series."""
         return connection.execute(_due(now, longest_wait)).first() is not None
 
+    @on_reader
+    def count_open(self, connection: Connection) -> int:
+        """Count the series that wait or are being converted."""
+        query = select(func.count()).select_from(SeriesRow).where(SeriesRow.state.in_(OPEN_STATES))
+        return int(connection.execute(query).scalar_one())
+
     @on_writer
     def _claim_due(
         self, connection: Connection, now: dt.datetime, longest_wait: dt.timedelta | None

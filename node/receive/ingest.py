@@ -266,6 +266,7 @@ class Arrival:
         except ArrivalRefused:
             self.abandon()
             raise
+        self._note_stored()
         if self._ingest.transfers is not None:
             self._ingest.transfers.brought(self._origin, attributes)
 
@@ -281,6 +282,13 @@ class Arrival:
         if self._origin.association:
             series = str(attributes.study["study_instance_uid"]), str(attributes.series["series_instance_uid"])
             self._ingest.open_associations.brought(self._origin.association, self._origin.calling_ae_title, series)
+
+    def _note_stored(self) -> None:
+        metrics, origin = self._ingest.metrics, self._origin
+        metrics.last_hour.received(self.bytes)
+        if origin.calling_ae_title:
+            now = self._ingest.now()
+            metrics.last_words.heard(origin.calling_ae_title, origin.address, "stored an instance", now, stored=1)
 
     def _release_buffer(self) -> None:
         buffer, self._buffer = self._buffer, None

@@ -8,9 +8,10 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
@@ -499,16 +500,29 @@ def test_files_that_are_dropped_are_stored_and_others_told(
     for number, ds in enumerate(make.ct_series(4, study_uid="1.2.3", series_uid="1.2.3.1")):
         files.append(tmp_path / f"{number}.dcm")
         ds.save_as(files[-1], enforce_file_format=True)
-    notes, broken = tmp_path / "notes.txt", tmp_path / "broken.dcm"
+    notes, broken, inner = tmp_path / "notes.txt", tmp_path / "broken.dcm", BytesIO()
     notes.write_text("no DICOM")
     broken.write_bytes(bytes(128) + b"DICM" + b"\x02" * 40)
-    files += [notes, broken]
+    other = make.structured_report(study_uid="1.2.4", series_uid="1.2.4.1")
+    other.save_as(tmp_path / "other.dcm", enforce_file_format=True)
+    with ZipFile(inner, "w") as stored:
+        stored.write(files[3], "3.dcm")
+    with ZipFile(tmp_path / "scans.zip", "w", ZIP_DEFLATED) as packed:
+        packed.write(tmp_path / "other.dcm", "folder/other.dcm")
+        packed.write(notes, "folder/readme.txt")
+        packed.writestr("inner.zip", inner.getvalue())
+    (tmp_path / "cut.zip").write_bytes((tmp_path / "scans.zip").read_bytes()[:-60])
     visitor = visit(site)
     page = visitor.open("/upload")
-    page.locator("#files").set_input_files(files)
-    expect(page.locator("#summary")).to_have_text("6 of 6 files: 4 stored, 2 not stored")
-    expect(page.locator("#list tr").filter(has_text="notes.txt")).to_contain_text("not a DICOM file")
+    page.locator("#files").set_input_files([*files[:3], notes, broken, tmp_path / "scans.zip", tmp_path / "cut.zip"])
+    expect(page.locator("#summary")).to_have_text("9 of 9 files: 5 stored, 3 skipped, 1 refused")
     expect(page.locator("#list tr").filter(has_text="broken.dcm")).to_contain_text("refused")
+    skipped = page.locator("#skipped-list li")
+    expect(skipped.filter(has_text="notes.txt")).to_contain_text("not a DICOM file")
+    expect(skipped.filter(has_text="scans.zip/folder/readme.txt")).to_contain_text("not a DICOM file")
+    expect(skipped.filter(has_text="cut.zip")).to_contain_text("it is cut off")
+    expect(page.locator("#stored-rows tr")).to_have_count(2)
+    expect(page.locator("#stored-rows a[href='/studies/1.2.4']")).to_be_visible()
     assert accessibility_faults(page) == []
     page.goto("/studies/1.2.3")
     expect(page.locator(".strip")).to_contain_text("4 instances")
@@ -528,7 +542,7 @@ def test_a_file_can_be_dropped(site: Site, visit: Callable[[Site], Visitor], tmp
         list((tmp_path / "one.dcm").read_bytes()),
     )
     page.dispatch_event("#drop", "drop", {"dataTransfer": dropped})
-    expect(page.locator("#summary")).to_have_text("1 of 1 files: 1 stored, 0 not stored")
+    expect(page.locator("#summary")).to_have_text("1 of 1 files: 1 stored, 0 skipped, 0 refused")
     expect(page.locator("#list progress")).to_have_js_property("value", 1)
 
 

@@ -14,11 +14,15 @@ from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field, StringConstraints
 
 from node import __version__
+from node.errors import VoxelnodeError
 from node.index.read import ReadIndex
 from node.web import actions
 from node.web.access import Reader, RequestAudit, Writer
 from node.web.background_requests import background_request
+from node.web.errors import ResourceNotFound
+from node.web.pages.charts import hour_charts
 from node.web.pages.rendering import badge_counts, fragment, page
+from node.web.pages.studies import HEADINGS
 from node.web.services import Node, Services
 
 router = APIRouter(include_in_schema=False)
@@ -158,7 +162,15 @@ def problem_counts(index: ReadIndex) -> dict[str, int]:
 @router.get("/upload")
 def upload(request: Request, node: Node, account: Writer) -> Response:
     """Upload files from a browser."""
-    return page(request, node, account, "upload.html", listener=node.settings.dicom, host=node.settings.bind_host)
+    return page(
+        request,
+        node,
+        account,
+        "upload.html",
+        listener=node.settings.dicom,
+        host=node.settings.bind_host,
+        headings=HEADINGS,
+    )
 
 
 @router.get("/status")
@@ -167,6 +179,18 @@ def status(request: Request, node: Node, account: Reader) -> Response:
     return page(
         request, node, account, "status.html", settings=node.settings, versions=_versions(), digest="", **_status(node)
     )
+
+
+@router.post("/status/peers/{name}/echo")
+def echo(request: Request, node: Node, account: Writer, name: str) -> Response:
+    """Test the connection to a peer (C-ECHO)."""
+    if name not in node.settings.peers:
+        raise ResourceNotFound("peer")
+    try:
+        seconds, problem = float(node.actions["echo"](peer=name)["seconds"]), ""
+    except VoxelnodeError as error:
+        seconds, problem = 0.0, str(error)
+    return fragment(request, account, "echo.html", seconds=seconds, problem=problem)
 
 
 @router.get("/status/numbers")
@@ -187,6 +211,8 @@ def _status(node: Services) -> dict[str, Any]:
         "disk": _disk(node),
         "refusal": node.archive.intake.refusal(),
         "waiting": node.ingest.applier.lag,
+        "charts": hour_charts(node.metrics.last_hour.minutes()),
+        "senders": node.metrics.last_words.all(),
         "counters": _counters(node.metrics.snapshot()),
     }
 

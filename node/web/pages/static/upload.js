@@ -1,14 +1,16 @@
-// Upload: each file is its own STOW-RS request (PS3.18 10.5), with its own progress and answer.
-(() => {
-  "use strict";
+// Upload: each file, also each one in a ZIP file, is its own STOW-RS request (PS3.18 10.5), with its own answer.
+import { isZip, members } from "./zip.js";
 
+{
   const byId = (id) => document.getElementById(id);
   const drop = byId("drop"), list = byId("list"), total = byId("total");
 
   const MAX_PARALLEL = 3;
-  const SHOWN_ROWS = 1000; // beyond this, rows of stored files are removed
-  const waiting = [], failed = [];
-  let count = 0, done = 0, stored = 0, refused = 0, running = 0, isStopped = false;
+  const SHOWN_ROWS = 1000; // beyond this, rows of stored and skipped files are removed
+  const SHOWN_SKIPPED = 200;
+  const MAX_DEPTH = 2; // of ZIP files in ZIP files
+  const waiting = [], failed = [], studies = new Set();
+  let count = 0, done = 0, stored = 0, skipped = 0, refused = 0, running = 0, isStopped = false;
 
   const sized = (bytes) => bytes < 1e6 ? `${Math.max(1, Math.round(bytes / 1e3))} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
 
@@ -17,7 +19,7 @@
     const name = document.createElement("th");
     name.scope = "row";
     const text = document.createElement("bdi");
-    text.textContent = file.webkitRelativePath || file.name;
+    text.textContent = file.name;
     name.append(text);
     made.append(name);
     const size = made.insertCell();
@@ -43,7 +45,7 @@
     total.max = Math.max(count, 1);
     total.value = done;
     const remaining = done < count && !isStopped ? `, ${count - done} remaining` : "";
-    byId("summary").textContent = `${done} of ${count} files: ${stored} stored, ${refused} not stored${remaining}`;
+    byId("summary").textContent = `${done} of ${count} files: ${stored} stored, ${skipped} skipped, ${refused} refused${remaining}`;
     byId("retry").hidden = !failed.length || running > 0;
     byId("stop").hidden = done >= count || isStopped;
   }
@@ -71,6 +73,7 @@
     if (status === 200 && !answer?.["00081198"]?.Value?.length) {
       stored += 1;
       showOutcome(shown, "good", "stored");
+      showStudy(answer);
       if (list.rows.length > SHOWN_ROWS) shown.made.remove();
     } else {
       refused += 1;
@@ -82,25 +85,66 @@
     next();
   }
 
-  async function isDicom(file) {
+  // The row of the list of studies, which goes on telling what becomes of the study.
+  function showStudy(answer) {
+    const uid = answer?.["00081190"]?.Value?.[0]?.match(/\/studies\/([^/?]+)/)?.[1];
+    if (!uid || studies.has(uid)) return;
+    studies.add(uid);
+    byId("stored").hidden = false;
+    htmx.ajax("GET", `/studies/${uid}/row`, { target: "#stored-rows", swap: "beforeend" });
+  }
+
+  function skip(file, shown, why) {
+    running -= 1;
+    done += 1;
+    skipped += 1;
+    showOutcome(shown, "plain", "skipped", why);
+    if (list.rows.length > SHOWN_ROWS) shown.made.remove();
+    byId("skipped").hidden = false;
+    byId("skipped-count").textContent = `${skipped} skipped`;
+    if (skipped <= SHOWN_SKIPPED) {
+      const item = document.createElement("li"), name = document.createElement("bdi");
+      name.textContent = file.name;
+      item.append(name, `: ${why}`);
+      byId("skipped-list").append(item);
+    }
+    summarise();
+    next();
+  }
+
+  async function isDicom(content) {
     // PS3.10 7.1: 128 bytes, then the prefix
-    const head = new Uint8Array(await file.slice(128, 132).arrayBuffer());
+    const head = new Uint8Array(await content.slice(128, 132).arrayBuffer());
     return String.fromCharCode(...head) === "DICM";
   }
 
   async function send(file) {
     const shown = row(file);
-    if (!(await isDicom(file).catch(() => false))) {
-      running -= 1;
-      done += 1;
-      refused += 1;
-      showOutcome(shown, "plain", "skipped", "not a DICOM file (PS3.10)");
-      summarise();
-      next();
-      return;
+    try {
+      if (file.problem) throw new Error(file.problem);
+      const content = await file.content();
+      if (await isDicom(content)) upload(file, shown, content);
+      else if (!(await isZip(content))) skip(file, shown, "not a DICOM file (PS3.10)");
+      else if (file.depth >= MAX_DEPTH) skip(file, shown, "a ZIP file too deep in others");
+      else open(file, shown, await members(content));
+    } catch (error) {
+      skip(file, shown, error instanceof DOMException ? "it cannot be read" : error.message);
     }
+  }
+
+  // A ZIP file is none of the files; its members are.
+  function open(file, shown, inside) {
+    shown.made.remove();
+    running -= 1;
+    count -= 1;
+    take(inside.map((one) => ({ ...one, name: `${file.name}/${one.name}`, depth: file.depth + 1 })));
+    summarise();
+    next();
+  }
+
+  function upload(file, shown, content) {
     const boundary = `voxelnode-${crypto.getRandomValues(new Uint32Array(4)).join("-")}`;
-    const body = new Blob([`--${boundary}\r\nContent-Type: application/dicom\r\n\r\n`, file, `\r\n--${boundary}--\r\n`]);
+    const body = new Blob([`--${boundary}\r\nContent-Type: application/dicom\r\n\r\n`, content, `\r\n--${boundary}--\r\n`]);
     const request = new XMLHttpRequest();
     request.open("POST", drop.dataset.target);
     request.setRequestHeader("Content-Type", `multipart/related; type="application/dicom"; boundary=${boundary}`);
@@ -109,6 +153,8 @@
     request.addEventListener("loadend", () => ended(file, shown, request.status, request.responseText));
     request.send(body);
   }
+
+  const chosen = (file) => ({ name: file.webkitRelativePath || file.name, size: file.size, depth: 0, content: async () => file });
 
   function next() {
     while (running < MAX_PARALLEL && waiting.length && !isStopped) {
@@ -145,10 +191,10 @@
     event.preventDefault();
     // Read all entries now: the browser clears the list after the first await.
     const dropped = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry() || item.getAsFile()).filter(Boolean);
-    for (const entry of dropped) take(entry instanceof File ? [entry] : await filesIn(entry));
+    for (const entry of dropped) take((entry instanceof File ? [entry] : await filesIn(entry)).map(chosen));
   });
   for (const id of ["files", "folder"]) {
-    byId(id).addEventListener("change", (event) => { take([...event.target.files]); event.target.value = ""; });
+    byId(id).addEventListener("change", (event) => { take([...event.target.files].map(chosen)); event.target.value = ""; });
   }
   byId("retry").addEventListener("click", () => {
     const again = failed.splice(0);
@@ -164,4 +210,4 @@
     summarise();
   });
   addEventListener("beforeunload", (event) => { if (running) event.preventDefault(); });
-})();
+}

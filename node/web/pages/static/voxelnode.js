@@ -36,6 +36,37 @@
   document.addEventListener("htmx:load", (event) => showTimes(event.detail.elt));
   setInterval(() => document.querySelectorAll("time[data-countdown]").forEach(showCountdown), 1000);
 
+  // A picture is loaded when its row is seen; browsers by themselves load far ahead.
+  const seen = new IntersectionObserver((entries) => {
+    for (const { isIntersecting, target } of entries) {
+      if (!isIntersecting) continue;
+      target.src = target.dataset.picture;
+      seen.unobserve(target);
+    }
+  });
+  const watchPictures = (within) => within.querySelectorAll?.("img[data-picture]:not([src])").forEach((one) => seen.observe(one));
+  watchPictures(document);
+  document.addEventListener("htmx:load", (event) => watchPictures(event.detail.elt));
+
+  // The series of a study below its row.
+  const openSeries = new Set();
+  const expand = (button, isOpen) => {
+    const row = button.closest("tr"), below = row.nextElementSibling;
+    button.setAttribute("aria-expanded", String(isOpen));
+    if (below?.classList.contains("expansion")) below.hidden = !isOpen;
+    else if (isOpen) htmx.ajax("GET", button.dataset.series, { target: row, swap: "afterend" });
+    if (isOpen) openSeries.add(button.dataset.series); else openSeries.delete(button.dataset.series);
+  };
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("button.expand");
+    if (button) expand(button, button.getAttribute("aria-expanded") !== "true");
+  });
+  document.addEventListener("htmx:load", (event) => {
+    for (const button of event.detail.elt.querySelectorAll?.("button.expand") || []) {
+      if (openSeries.has(button.dataset.series)) expand(button, true);
+    }
+  });
+
   // A hidden page polls nothing.
   document.addEventListener("htmx:beforeRequest", (event) => {
     const isPolling = (event.detail.elt.getAttribute("hx-trigger") || "").includes("every");
