@@ -275,7 +275,7 @@ def test_studies_are_sorted_chosen_and_looked_into(visitor: Visitor) -> None:
 
 def test_nothing_found_says_what_helps(visitor: Visitor) -> None:
     page = visitor.open("/")
-    page.get_by_label("Description").fill("no such thing")
+    page.get_by_role("searchbox", name="Description").fill("no such thing")
     expect(page.locator("#rows")).to_contain_text("No study matches")
 
 

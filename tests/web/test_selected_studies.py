@@ -70,5 +70,7 @@ def test_a_list_shows_small_pictures(three: Site) -> None:
     answer = three.client().get("/studies/1.2.1/series/1.2.1.1/thumbnails/1/volume_thumbnail.png")
     assert answer.headers["content-type"] == "image/webp"
     assert max(Image.open(BytesIO(answer.content)).size) <= 64
+    known = {"If-None-Match": answer.headers["etag"]}
+    assert three.client().get(str(answer.url), headers=known).status_code == 304
     for name in ("volume.nii.gz", "..%2f..%2findex.sqlite", "volume.json"):
         assert three.client().get(f"/studies/1.2.1/series/1.2.1.1/thumbnails/1/{name}").status_code == 404

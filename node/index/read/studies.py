@@ -40,6 +40,9 @@ series was refused or failed."""
 
 REFUSED_STATES = ("refused", "failed")
 
+DERIVED_MODALITIES = ("SEG", "RTSTRUCT", "RTDOSE")
+"""Their pictures show a study only if no image does."""
+
 _FOLDED_NAMES = (
     PatientRow.patient_name_alphabetic,
     PatientRow.patient_name_ideographic,
@@ -95,7 +98,7 @@ class StudyCursor:
 
 @dataclass(frozen=True, slots=True)
 class Thumbnail:
-    """The picture of a study: that of its largest series."""
+    """The picture of a study: that of its largest series of images."""
 
     study_instance_uid: str
     series_instance_uid: str
@@ -190,6 +193,7 @@ class ReadStudies(ReadRepository):
 
     def thumbnails(self, study_ids: Sequence[int]) -> dict[int, Thumbnail]:
         """Return the pictures of studies that have one, by the `id` of their cursors."""
+        is_image = SeriesRow.modality.not_in(DERIVED_MODALITIES)
         slices = func.json_extract(VolumeRow.shape, "$[2]")
         query = (
             select(
@@ -206,7 +210,7 @@ class ReadStudies(ReadRepository):
                 ~ConversionRow.superseded,
                 ConversionRow.files_removed_at.is_(None),
             )
-            .order_by(slices, SeriesRow.id.desc(), VolumeRow.stack.desc())  # the last one stays
+            .order_by(is_image, slices, SeriesRow.id.desc(), VolumeRow.stack.desc())  # the last one stays
         )
         return {
             row.study_id: Thumbnail(*row[1:4], row.path.rpartition("/")[2]) for row in self._connection.execute(query)

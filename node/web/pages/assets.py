@@ -50,7 +50,7 @@ class Assets(StaticFiles):
 
 
 def _gzip_response(path: Path, plain: Response, scope: Any) -> Response:
-    content = _compressed(path, path.stat().st_mtime_ns)
+    content = _compressed(path)
     etag = f'{plain.headers["etag"].removesuffix(chr(34))}-gzip"'
     headers = {"Content-Encoding": "gzip", "ETag": etag, "Last-Modified": plain.headers["last-modified"]}
     if has_etag(Headers(scope=scope), etag):
@@ -61,5 +61,5 @@ def _gzip_response(path: Path, plain: Response, scope: Any) -> Response:
 
 
 @cache
-def _compressed(path: Path, mtime_ns: int) -> bytes:
+def _compressed(path: Path) -> bytes:
     return gzip.compress(path.read_bytes(), mtime=0)
