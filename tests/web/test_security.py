@@ -449,7 +449,7 @@ def test_every_page_that_names_patients_is_in_the_audit_log(filled: Site) -> Non
     for path in ("/", "/queue", "/problems", "/problems/conflicts", "/api/v1/conflicts"):
         assert client.get(path).status_code == 200
     told = {line["detail"].partition(";")[0] for line in filled.audited("Query")}
-    problems = {"problems: failures, page 1", "problems: conflicts, page 1"}
+    problems = {"problems: unsettled, page 1", "problems: conflicts, page 1"}
     assert told >= {"studies: the newest", "queue", *problems, "conflicts"}
     assert client.post("/studies/1.2.3/reconvert", follow_redirects=False).status_code == 303
     [line] = [each for each in filled.audited("DICOM Instances Accessed") if "converted again" in each["detail"]]
