@@ -35,7 +35,7 @@ NOT_READ = (
             "/problems/quarantine/{name}",
             "/problems/acknowledge",
             "/problems/withdraw",
-        "/status/peers/{name}/echo",
+            "/status/peers/{name}/echo",
             "/studies/{study_instance_uid}/delete",
             "/studies/{study_instance_uid}/series/{series_instance_uid}/delete",
             "/dicom-web/studies",

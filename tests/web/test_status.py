@@ -75,6 +75,7 @@ def echoing() -> Iterator[int]:
 def test_the_status_of_a_served_node(tmp_path: Path, echoing: int) -> None:
     peers = {"PACS": echoing, "GONE": 1}
     environment = {"VOXELNODE_DICOM__HOST": "127.0.0.1", "VOXELNODE_PEERS__CT1__AE_TITLE": "CT1"}
+    environment["VOXELNODE_SERIES__QUIET_SECONDS"] = "600"  # the series waits until it has been counted
     for name, port in peers.items():
         own = {"AE_TITLE": name, "HOST": "127.0.0.1", "PORT": str(port)}
         environment |= {f"VOXELNODE_PEERS__{name}__{key}": value for key, value in own.items()}
