@@ -9,8 +9,7 @@ from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import RedirectResponse
 
 from node.web.access import Reader, RequestAudit, Writer
-from node.web.pages.operation import PAGE_ROWS, Page
-from node.web.pages.quarantine import SEE_OTHER
+from node.web.pages.operation import PAGE_ROWS, SEE_OTHER, Page
 from node.web.pages.rendering import page
 from node.web.pages.status_chips import StatusChip
 from node.web.services import Node

@@ -4,7 +4,7 @@ from alembic import op
 
 from node.index.view_changes import change_view
 
-revision = "0018"
+revision = "0017"
 down_revision = "0016"
 branch_labels = None
 depends_on = None
