@@ -55,6 +55,11 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     return report
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest tests, so that no worker ends long after the others."""
+    items.sort(key=lambda item: item.get_closest_marker("gate") is None)
+
+
 def pytest_collection_finish() -> None:
     """Keep modules and tests, which stay, out of garbage collections: tests that look for leaks collect often."""
     gc.collect()

@@ -107,6 +107,8 @@ class Site:
         for title in DCMTK:
             may = '["echo", "store", "query", "retrieve", "worklist"]'
             sections.append(f'[peers.{title}]\nae_title = "{title}"\nnetworks = ["127.0.0.1/32"]\nmay = {may}\n')
+        (folder / "cloud").mkdir()
+        sections.append(f'[destinations.CLOUD]\nfolder = "{folder / "cloud"}"\n[routes.research]\nto = ["CLOUD"]\n')
         configuration.write_text("".join(sections))
         self.node = until_the_end.enter_context(Served(self.root, VOXELNODE_CONFIG=str(configuration)))
         self.web = re.search(r"http://\S+:\d+", self.node.process.stdout.readline())[0]

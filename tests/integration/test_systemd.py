@@ -106,7 +106,8 @@ def test_a_listener_whose_loop_raises_accepts_again_and_every_failure_is_counted
 
 
 SERVICES = [
-    "apply", "worker", "rejections", "commitments", "hook nobody", "retention", "scrub", "confirmer", "worklist",
+    "apply", "worker", "rejections", "commitments", "hook nobody", "route /pacs", "retention", "scrub", "confirmer",
+    "worklist",
 ]  # fmt: skip
 
 

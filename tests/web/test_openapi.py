@@ -144,7 +144,7 @@ def test_every_change_takes_conditions_and_a_key(fuzzed: Site) -> None:
         for method, operation in path.items()
         if method not in ("get", "head") and operation["operationId"] != "put_job_file"  # the same however often
     ]
-    assert len(changes) == 16
+    assert len(changes) == 19
     for operation in changes:
         assert {"if-match", "idempotency-key"} <= {parameter["name"] for parameter in operation["parameters"]}
         assert {"404", "409", "412", "422"} <= set(operation["responses"])
