@@ -851,6 +851,7 @@ class Settings(SettingsSection):
         """Names of everything to which instances can be sent: destinations, and peers with a host."""
         return [*self.destinations, *(name for name, peer in self.peers.items() if peer.host is not None)]
 
+    @model_validator(mode="after")
     def _has_address_for_results(self) -> Settings:
         for name, hook in self.hooks.items():
             if hook.results and hook.url is not None and not self.web.enabled:

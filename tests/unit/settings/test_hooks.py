@@ -63,3 +63,10 @@ def test_what_can_work_is_taken(keys: dict[str, Any]) -> None:
 def test_a_name_is_a_plain_word(name: str) -> None:
     with pytest.raises(ValidationError):
         Settings.model_validate({"hooks": {name: {"on": ["volume-written"], "plugin": "x"}}})
+
+
+def test_a_webhook_with_results_needs_the_address_to_give_them_to() -> None:
+    hook = {"on": ["volume-written"], "url": "https://model.example/", "results": True}
+    Settings.model_validate({"hooks": {"model": hook}})
+    with pytest.raises(ValidationError, match="hooks.model: a webhook gives its results over HTTP"):
+        Settings.model_validate({"hooks": {"model": hook}, "web": {"enabled": False}})
