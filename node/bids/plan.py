@@ -284,7 +284,7 @@ class Planner:
             elif self.rules.sessions.labels == "none":
                 labels[uid] = ""
             elif self.rules.sessions.labels == "pseudonym":
-                labels[uid] = self.pseudonyms.label("study", uid)
+                labels[uid] = self.pseudonyms.session(uid)
             elif known.get(mark, "").isdigit():
                 labels[uid] = known[mark]
             else:

@@ -102,7 +102,7 @@ def subject_label(
             raise NotExported("the table of subjects has no row for this Patient ID")
         return found
     if subjects.labels == "pseudonym":
-        return pseudonyms.label("patient", patient.identity)
+        return pseudonyms.subject(patient.identity)
     found = label(patient.patient_id or "")
     if not found:
         raise NotExported("the Patient ID has no letters and digits for a label: name the subject in a table")

@@ -101,8 +101,9 @@ def bids(
     in the way or could not be written.
     """
     from node.bids.export import Exporter
-    from node.bids.pseudonyms import Pseudonyms, ephemeral_key, made_key, read_key
+    from node.bids.pseudonyms import Pseudonyms
     from node.bids.rules import read_rules
+    from node.deidentify.pseudonyms import made_key, passing_key
     from node.selector import compile_selector
 
     settings = load(config, storage__root=root).settings
@@ -110,11 +111,12 @@ def bids(
     selector = compile_selector(where) if where is not None else None
     with _from_files(sources, read, selector, settings) if sources else _from_node(settings) as (source, home):
         file = key or home / KEY_FILE
-        secret = read_key(file) if dry_run else made_key(file)
-        if secret is None:
-            secret = ephemeral_key()
+        if dry_run and not file.exists():
+            pseudonym_key = passing_key()
             print(f"voxelnode: {file} does not exist yet: the subjects will have other labels", file=sys.stderr)
-        exporter = Exporter(source, read, Pseudonyms(secret), selector, prune=prune)
+        else:
+            pseudonym_key = made_key(file)
+        exporter = Exporter(source, read, Pseudonyms(pseudonym_key), selector, prune=prune)
         report = exporter.export(out, dry_run=dry_run, link=link and not sources)
     if json:
         print_json(asdict(report))

@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,7 +52,7 @@ class PseudonymKey:
         """Return the UID in the place of another one; those of the standard itself stay (PS3.6 Annex A)."""
         if not uid or uid.startswith(STANDARD_ROOT):
             return uid
-        return f"2.25.{int.from_bytes(self._digest('uid', uid)[:16], 'big')}"
+        return f"2.25.{int.from_bytes(self.digest('uid', uid)[:16], 'big')}"
 
     def patient(self, patient: Patient) -> str:
         """Return the Patient ID in the place of another one."""
@@ -67,13 +68,14 @@ class PseudonymKey:
 
     def days_earlier(self, patient: Patient) -> int:
         """Return by how many days all dates of a patient become earlier: 1 to `MAX_SHIFT_DAYS`."""
-        digest = self._digest("days", patient.issuer, patient.patient_id)
+        digest = self.digest("days", patient.issuer, patient.patient_id)
         return 1 + int.from_bytes(digest[:8], "big") % MAX_SHIFT_DAYS
 
     def _text(self, kind: str, characters: int, *parts: str) -> str:
-        return base64.b32encode(self._digest(kind, *parts)).decode("ascii")[:characters]
+        return base64.b32encode(self.digest(kind, *parts)).decode("ascii")[:characters]
 
-    def _digest(self, kind: str, *parts: str) -> bytes:
+    def digest(self, kind: str, *parts: str) -> bytes:
+        """Return 32 bytes that stand for an identity of some kind."""
         message = "\0".join((kind, *parts)).encode("utf-8", "surrogatepass")
         return hmac.digest(self.secret, message, "sha256")
 
@@ -120,6 +122,20 @@ def read_keys(path: Path) -> list[PseudonymKey]:
     return keys
 
 
+def made_key(path: Path) -> PseudonymKey:
+    """Return the key that is used of a file, which is made if it is missing.
+
+    Raises
+    ------
+    UsageError
+        See `read_keys`.
+    """
+    if not path.exists():
+        with suppress(FileExistsError):  # another run was first
+            return _new_file(path, None)
+    return read_keys(path)[0]
+
+
 def new_key_file(path: Path, name: str | None = None) -> PseudonymKey:
     """Write a file with a new key, for its owner alone; return the key.
 
@@ -128,11 +144,20 @@ def new_key_file(path: Path, name: str | None = None) -> PseudonymKey:
     UsageError
         The file exists: its key would be lost, and with it all that relies on it.
     """
-    key = _new_key(name, ())
     try:
-        _write(path, [key])
+        return _new_file(path, name)
     except FileExistsError:
         raise UsageError(f"{path} exists; `voxelnode pseudonyms rotate` adds a key to it") from None
+
+
+def _new_file(path: Path, name: str | None) -> PseudonymKey:
+    key = _new_key(name, ())
+    part = _written(path, [key])
+    try:
+        os.link(part, path)  # never replaces the key of another run, and is there as a whole or not at all
+    finally:
+        part.unlink()
+    sync_folder(path.absolute().parent)
     return key
 
 
@@ -146,10 +171,7 @@ def rotate(path: Path, name: str | None = None) -> PseudonymKey:
     """
     keys = read_keys(path)
     key = _new_key(name, [each.name for each in keys])
-    part = path.with_name(f"{path.name}.part")
-    part.unlink(missing_ok=True)
-    _write(part, [key, *keys])
-    os.replace(part, path)
+    os.replace(_written(path, [key, *keys]), path)
     sync_folder(path.absolute().parent)
     return key
 
@@ -164,12 +186,14 @@ def _new_key(name: str | None, taken: list[str] | tuple[()]) -> PseudonymKey:
     return key
 
 
-def _write(path: Path, keys: list[PseudonymKey]) -> None:
+def _written(path: Path, keys: list[PseudonymKey]) -> Path:
+    """Write a file beside another one, and return it."""
+    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     content = "# Keys of pseudonyms: the first is used. Keep a copy: what is lost cannot be computed again.\n"
     content += "".join(f"{key.name} {key.secret.hex()}\n" for key in keys)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with open(descriptor, "w", encoding="ascii") as file:
         file.write(content)
         file.flush()
         os.fsync(descriptor)
-    sync_folder(path.absolute().parent)
+    return part

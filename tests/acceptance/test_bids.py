@@ -12,9 +12,10 @@ from pydicom import Dataset
 from node.association.client.send import send_files
 from node.bids.dataset import Change
 from node.bids.export import Exporter, Report
-from node.bids.pseudonyms import Pseudonyms, made_key
+from node.bids.pseudonyms import Pseudonyms
 from node.bids.rules import read_rules
 from node.bids.sources import IndexSource
+from node.deidentify.pseudonyms import made_key
 from node.index.database import reading
 from tests import make
 from tests.acceptance.served import Served

@@ -16,6 +16,7 @@ from node.bids.folder_source import FolderSource
 from node.bids.names import CHOICES, ENTITIES, INDICES, KINDS, stem
 from node.bids.pseudonyms import Pseudonyms
 from node.conversion.chosen import chosen
+from node.deidentify.pseudonyms import PseudonymKey
 from tests.converting import here
 from tests.unit.bids.builders import AXIAL, EPI, Listed, Scanner, rules_of
 
@@ -23,6 +24,7 @@ VALIDATOR = Path(sys.executable).with_name("bids-validator-deno")
 
 pytestmark = pytest.mark.skipif(not VALIDATOR.exists(), reason="no bids-validator-deno: it comes with the extra `dev`")
 
+PSEUDONYMS = Pseudonyms(PseudonymKey("test", b"k" * 32))
 COLLECTIONS = ("dcm_qa_*", "dcmstack", "dicom2nifti", "pydicom-data")
 """Those with magnetic resonance, without the cases that are other cases in another encoding, or damaged."""
 
@@ -103,7 +105,7 @@ def test_the_validator_finds_no_error_in_any_kind_of_file(tmp_path: Path) -> Non
         scanner.series("pcasl", times=41, **labelled),
         scanner.series("FDG", times=2, modality="PT", **{**EMISSION, "TracerName": "Fludeoxyglucose F^18^"}),
     ]
-    report = Exporter(Listed(*series), rules_of(example, tmp_path), Pseudonyms(b"k" * 32)).export(tmp_path / "out")
+    report = Exporter(Listed(*series), rules_of(example, tmp_path), PSEUDONYMS).export(tmp_path / "out")
     assert report.skipped == []
     assert report.volumes == 15
     assert errors(str(tmp_path / "out")) == []
@@ -115,7 +117,7 @@ def test_the_validator_finds_no_error_in_a_data_set_of_the_corpus(corpus: Path, 
     work, out = tmp_path / "work", tmp_path / "out"
     cases = [path for name in COLLECTIONS for path in corpus.glob(f"{name}/*/") if not path.name.startswith("codec")]
     source = FolderSource(cases, work, here, 1, chosen('modality == "MR"', None))
-    report = Exporter(source, rules_of(EVERYTHING, tmp_path), Pseudonyms(b"k" * 32)).export(out)
+    report = Exporter(source, rules_of(EVERYTHING, tmp_path), PSEUDONYMS).export(out)
     assert report.is_settled
     assert len(report.change.added) == report.volumes >= 40
     assert {path.parent.name for path in out.rglob("*.nii.gz")} == {"anat", "dwi", "fmap", "func"}

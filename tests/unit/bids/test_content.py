@@ -1,4 +1,4 @@
-"""Copies of volumes in a data set, and the key of their pseudonyms."""
+"""Copies of volumes in a data set, and the pseudonyms in it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ from pathlib import Path
 import pytest
 
 from node.bids.content import NiftiCopy
-from node.bids.pseudonyms import Pseudonyms, made_key, read_key
+from node.bids.pseudonyms import Pseudonyms
 from node.bids.rules import NotExported
-from node.errors import UsageError
+from node.deidentify.instance import Deidentification, deidentified
+from node.deidentify.profile import Profile
+from node.deidentify.pseudonyms import PseudonymKey
+from node.index.levels import identity_of
 from node.writers.options import WriteOptions
 from node.writers.write import write_volume
+from tests import make
 from tests.volumes import volume
 
 
@@ -44,33 +48,23 @@ def test_copies_may_be_links_and_are_only_of_what_the_node_wrote(tmp_path: Path)
         NiftiCopy(file.path, "0" * 64, without_extension=True).write(tmp_path / "other", link=False)
 
 
-def test_a_key_is_made_once_and_refused_if_others_may_read_it(tmp_path: Path) -> None:
-    file = tmp_path / "bids.key"
-    assert read_key(file) is None
-    key = made_key(file)
-    assert made_key(file) == read_key(file) == key
-    assert file.stat().st_mode & 0o777 == 0o600
-    assert [path.name for path in tmp_path.iterdir()] == ["bids.key"]
-    file.chmod(0o640)
-    with pytest.raises(UsageError, match="chmod 600"):
-        read_key(file)
-    file.chmod(0o600)
-    file.write_bytes(b"short")
-    with pytest.raises(UsageError, match="at least 32 bytes"):
-        made_key(file)
+KEY = PseudonymKey("test", bytes(range(32)))
 
 
 def test_pseudonyms_depend_on_key_kind_and_identity_alone() -> None:
-    one, other = Pseudonyms(b"a" * 32), Pseudonyms(b"b" * 32)
-    assert one.label("patient", "x") == Pseudonyms(b"a" * 32).label("patient", "x")
-    labels = {
-        one.label("patient", "x"),
-        one.label("study", "x"),
-        one.label("patient", "y"),
-        other.label("patient", "x"),
-    }
-    assert len(labels) == 4
+    one, other = Pseudonyms(KEY), Pseudonyms(PseudonymKey("test", bytes(32)))
+    assert one.subject("\\x") == Pseudonyms(KEY).subject("\\x")
+    labels = [one.subject("\\x"), one.session("x"), one.subject("\\y"), one.subject("I\\x"), other.subject("\\x")]
+    assert len(set(labels)) == len(labels)
     assert all(label.isalnum() and label == label.lower() for label in labels)
     days = {one.shift_days(str(number)) for number in range(50)}
     assert len(days) > 40
     assert all(day > 101 * 366 for day in days)
+
+
+def test_a_subject_is_the_patient_of_de_identified_instances() -> None:
+    for patient in ({"PatientID": "4711", "IssuerOfPatientID": "HOSPITAL"}, {"PatientID": ""}):
+        [ds] = make.ct_series(1, **patient)
+        columns = {"patient_id": ds.PatientID, "issuer_of_patient_id": ds.get("IssuerOfPatientID")}
+        identity = identity_of(columns, ds.StudyInstanceUID)
+        assert deidentified(ds, Deidentification(Profile(), KEY)).PatientID.lower() == Pseudonyms(KEY).subject(identity)

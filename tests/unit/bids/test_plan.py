@@ -11,10 +11,11 @@ from node.bids.plan import Entry, Planner, Series, SessionState, SubjectPlan
 from node.bids.pseudonyms import Pseudonyms
 from node.bids.rules import read_rules
 from node.bids.subjects import Patient, read_map, subject_label
+from node.deidentify.pseudonyms import PseudonymKey
 from node.errors import UsageError
 from tests.unit.bids.builders import AXIAL, EPI, Scanner, rules_of
 
-PSEUDONYMS = Pseudonyms(b"k" * 32)
+PSEUDONYMS = Pseudonyms(PseudonymKey("test", b"k" * 32))
 PLANNER = Planner(read_rules(None), None, PSEUDONYMS)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from node.deidentify.dates import shifted_date, shifted_datetime
-from node.deidentify.pseudonyms import Patient, PseudonymKey, new_key_file, passing_key, read_keys, rotate
+from node.deidentify.pseudonyms import Patient, PseudonymKey, made_key, new_key_file, passing_key, read_keys, rotate
 from node.deidentify.text import Identities
 from node.errors import UsageError
 
@@ -42,6 +42,9 @@ def test_a_file_of_keys_is_private_and_rotates(tmp_path: Path) -> None:
         new_key_file(path)
     with pytest.raises(UsageError, match="2027: a key of this name is there already"):
         rotate(path, "2027")
+    assert made_key(path) == second
+    assert made_key(tmp_path / "other.key") == made_key(tmp_path / "other.key")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["other.key", "trial.key"]
     path.chmod(0o640)
     with pytest.raises(UsageError, match="others may read or change the key; `chmod 600"):
         read_keys(path)

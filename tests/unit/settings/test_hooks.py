@@ -68,5 +68,5 @@ def test_a_name_is_a_plain_word(name: str) -> None:
 def test_a_webhook_with_results_needs_the_address_to_give_them_to() -> None:
     hook = {"on": ["volume-written"], "url": "https://model.example/", "results": True}
     Settings.model_validate({"hooks": {"model": hook}})
-    with pytest.raises(ValidationError, match="hooks.model: a webhook gives its results over HTTP"):
+    with pytest.raises(ValidationError, match=r"hooks\.model: a webhook gives its results over HTTP"):
         Settings.model_validate({"hooks": {"model": hook}, "web": {"enabled": False}})
