@@ -81,7 +81,7 @@ def _logging_as_before() -> Iterator[None]:
 def pytest_xdist_auto_num_workers() -> int:
     """Return how many workers ``-n auto`` starts: more than there are processors, for many tests wait."""
     processors = len(os.sched_getaffinity(0))
-    return processors + (processors + 1) // 2
+    return processors + min(processors, 4)
 
 
 def pytest_unconfigure() -> None:
