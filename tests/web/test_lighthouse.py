@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,13 +57,14 @@ def measured(url: str, report: Path) -> dict[str, dict[str, dict[str, float]]]:
         str(LIGHTHOUSE),
         url,
         "--quiet",
+        "--no-enable-error-reporting",
         "--preset=desktop",
         "--only-categories=performance,accessibility",
         "--output=json",
         f"--output-path={report}",
         f"--chrome-flags=--headless=new {' '.join(ARGUMENTS)}",
     ]
-    environment = {"CHROME_PATH": CHROMIUM, "PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(report.parent)}
+    environment = {**os.environ, "CHROME_PATH": CHROMIUM, "HOME": str(report.parent)}
     subprocess.run(command, env=environment, capture_output=True, timeout=120, check=True)
     content: dict[str, dict[str, dict[str, float]]] = json.loads(report.read_text())
     return content
