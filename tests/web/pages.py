@@ -79,7 +79,8 @@ class Visitor:
             self.complaints = others
 
     def _console(self, message: ConsoleMessage) -> None:
-        if message.type == "error":
+        # A search in the place of an unanswered one is no fault, but htmx reports both events that end a request so.
+        if message.type == "error" and not message.text.startswith(("htmx:sendAbort,", "htmx:afterRequest,")):
             self.complaints.append(f"{message.text} ({message.location.get('url', '')})")
 
     def _dialog(self, dialog: Any) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile
 
 import pytest
-from playwright.sync_api import Browser, expect, sync_playwright
+from playwright.sync_api import Browser, Request, Route, expect, sync_playwright
 from pydicom import Dataset
 from pydicom.uid import MRImageStorage
 
@@ -273,6 +273,40 @@ def test_studies_are_sorted_chosen_and_looked_into(visitor: Visitor) -> None:
     assert accessibility_faults(page) == []
 
 
+def test_many_studies_are_looked_into_at_once(visitor: Visitor) -> None:
+    page = visitor.open("/")
+    buttons = page.locator("#rows button.expand")
+    count = buttons.count()
+    assert count > 3
+    buttons.evaluate_all("all => all.forEach((button) => button.click())")
+    expect(page.locator(".expansion")).to_have_count(count)
+
+
+def test_a_row_may_be_replaced_before_its_series_arrive(visitor: Visitor) -> None:
+    page = visitor.open("/")
+    held: list[Route] = []
+    page.route("**/list", lambda route: held.append(route))
+    with page.expect_request("**/list"):
+        page.locator("#rows > tr").filter(has_text="Müller").locator("button.expand").click()
+    with page.expect_request("**/list"):
+        page.get_by_role("button", name="Patient", exact=True).click()
+    for route in held:
+        with page.expect_response("**/list"):
+            route.continue_()
+    expect(page.locator(".expansion")).to_have_count(1)
+    expect(page.locator(".expansion tbody tr")).to_have_count(4)
+
+
+def test_a_search_may_replace_one_that_is_not_answered(visitor: Visitor) -> None:
+    page = visitor.open("/")
+    held: list[Route] = []
+    page.route("/", lambda route: held.append(route) if not held else route.continue_())
+    with page.expect_request(lambda request: request.method == "POST"):
+        page.get_by_role("button", name="Patient", exact=True).click()
+    page.get_by_label("Patient, ID or accession").fill("phantom")
+    expect(page.locator("#rows tr:not([hidden])")).to_have_count(1)
+
+
 def test_nothing_found_says_what_helps(visitor: Visitor) -> None:
     page = visitor.open("/")
     page.get_by_role("searchbox", name="Description").fill("no such thing")
@@ -491,6 +525,28 @@ def test_deleting_names_what_goes_and_asks(site: Site, visit: Callable[[Site], V
     page.get_by_role("button", name="Delete 5 instances").click()
     expect(page.locator("main")).to_contain_text("No studies yet")
     assert not list((site.root / "volumes").glob("*/*/*"))
+
+
+def test_an_upload_shows_each_of_its_studies(site: Site, visit: Callable[[Site], Visitor], tmp_path: Path) -> None:
+    files = [tmp_path / f"{number}.dcm" for number in range(4)]
+    for number, file in enumerate(files):
+        report = make.structured_report(study_uid=f"1.2.{number}", series_uid=f"1.2.{number}.1")
+        report.save_as(file, enforce_file_format=True)
+    page = visit(site).open("/upload")
+    held: list[Route] = []
+    page.route("**/row", lambda route: held.append(route))
+    asked: set[str] = set()
+
+    def are_all_asked_for(request: Request) -> bool:
+        if request.url.endswith("/row"):
+            asked.add(request.url)
+        return len(asked) == len(files)
+
+    with page.expect_request(are_all_asked_for):
+        page.locator("#files").set_input_files(files)
+    for route in held:
+        route.continue_()
+    expect(page.locator("#stored-rows tr td.pick")).to_have_count(len(files))
 
 
 def test_files_that_are_dropped_are_stored_and_others_told(

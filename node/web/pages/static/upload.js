@@ -91,7 +91,9 @@ import { isZip, members } from "./zip.js";
     if (!uid || studies.has(uid)) return;
     studies.add(uid);
     byId("stored").hidden = false;
-    htmx.ajax("GET", `/studies/${uid}/row`, { target: "#stored-rows", swap: "beforeend" });
+    // htmx sends one request of an element at a time, so each row asks for itself.
+    const row = byId("stored-rows").insertRow();
+    htmx.ajax("GET", `/studies/${uid}/row`, { source: row, target: row, swap: "outerHTML" });
   }
 
   function skip(file, shown, why) {

@@ -48,13 +48,18 @@
   watchPictures(document);
   document.addEventListener("htmx:load", (event) => watchPictures(event.detail.elt));
 
-  // The series of a study below its row.
+  // The series of a study below its row. htmx sends one request of an element at a time, so each button is the source of
+  // its own. A row that was replaced while they were asked for gets nothing below it; the row in its place asks again.
   const openSeries = new Set();
+  const swapIfShown = (event) => { if (!event.currentTarget.isConnected) event.preventDefault(); };
   const expand = (button, isOpen) => {
     const row = button.closest("tr"), below = row.nextElementSibling;
     button.setAttribute("aria-expanded", String(isOpen));
     if (below?.classList.contains("expansion")) below.hidden = !isOpen;
-    else if (isOpen) htmx.ajax("GET", button.dataset.series, { target: row, swap: "afterend" });
+    else if (isOpen) {
+      row.addEventListener("htmx:beforeSwap", swapIfShown);
+      htmx.ajax("GET", button.dataset.series, { source: button, target: row, swap: "afterend" });
+    }
     if (isOpen) openSeries.add(button.dataset.series); else openSeries.delete(button.dataset.series);
   };
   document.addEventListener("click", (event) => {
