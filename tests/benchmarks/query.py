@@ -15,7 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,53 +51,73 @@ FAMILY = (
 GIVEN = "Anna Ben Clara David Emma Felix Greta Hans Ida Jonas Karla Leon Mia Noah Olga Paul Rosa Theo Uma Victor"
 
 
-def fill(path: Path) -> None:
-    """Make an index as large as asked for; the values depend on the numbers of the rows alone."""
+NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {})"
+"""The numbers from 1 to another one, as the rows of `n`."""
+
+
+@contextmanager
+def emptied(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open a new index that knows its journal, without its rows; what is written is kept at the end."""
     with tempfile.TemporaryDirectory() as folder, Served(path.parent) as node:
         # With an instance in it, the index is known to be of this journal; else the node would look for every file.
         send(write_instances(Path(folder), Load("one", 1, 8, 1, "1")), node.port, "1")
         node.terminate()
-    connection = sqlite3.connect(path)
-    connection.execute("PRAGMA synchronous = OFF")
-    with connection:
-        for table in ("images", "series", "studies", "patients"):
-            connection.execute(f"DELETE FROM {table}")
-        connection.executemany(
-            "INSERT INTO patients (id, identity, patient_id, patient_name, patient_name_alphabetic, "
-            "patient_birth_date, patient_sex) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (patient(number) for number in range(1, PATIENTS + 1)),
-        )
-        connection.execute(
-            f"""
-            INSERT INTO studies (id, patient_id, study_instance_uid, study_date, study_time, accession_number, study_id,
-                study_description)
-            WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {STUDIES})
-            SELECT i, 1 + (i * 7919) % {PATIENTS}, '1.2.826.0.1.' || i, date('2016-01-01', '+' || (i * 3650 / {STUDIES})
-                || ' days'), time(28800 + (i * 997) % 36000, 'unixepoch') || '.000000', 'A' || i, i,
-                'Study ' || (i % 40) FROM n
-            """
-        )
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA synchronous = OFF")
+        with connection:
+            for table in ("images", "series", "studies", "patients"):
+                connection.execute(f"DELETE FROM {table}")
+            yield connection
+
+
+def insert_studies(connection: sqlite3.Connection, patients: int, studies: int) -> None:
+    """Insert patients, and studies in ten years."""
+    connection.executemany(
+        "INSERT INTO patients (id, identity, patient_id, patient_name, patient_name_alphabetic, "
+        "patient_birth_date, patient_sex) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (patient(number) for number in range(1, patients + 1)),
+    )
+    connection.execute(
+        f"""
+        INSERT INTO studies (id, patient_id, study_instance_uid, study_date, study_time, accession_number, study_id,
+            study_description)
+        {NUMBERS.format(studies)}
+        SELECT i, 1 + (i * 7919) % {patients}, '1.2.826.0.1.' || i, date('2016-01-01', '+' || (i * 3650 / {studies})
+            || ' days'), time(28800 + (i * 997) % 36000, 'unixepoch') || '.000000', 'A' || i, i,
+            'Study ' || (i % 40) FROM n
+        """
+    )
+
+
+def insert_instances(connection: sqlite3.Connection, series: int, instances: int) -> None:
+    """Insert instances, as many for each series."""
+    connection.execute(
+        f"""
+        INSERT INTO images (id, series_id, sop_instance_uid, sop_class_uid, transfer_syntax_uid, instance_number,
+            "rows", "columns", bytes, sha256, data_set_offset, "key", source, received_at)
+        {NUMBERS.format(instances)}
+        SELECT i, 1 + (i - 1) * {series} / {instances}, '1.2.826.0.3.' || i, '1.2.840.10008.5.1.4.1.1.2',
+            '1.2.840.10008.1.2.1', 1 + i % {instances // series}, 512, 512, 525000, hex(randomblob(32)), 400,
+            printf('objects/%08x/%d.dcm', i / 1000, i), 'dicom', '2026-01-01 12:00:00.000000' FROM n
+        """
+    )
+
+
+def fill(path: Path) -> None:
+    """Make an index as large as asked for; the values depend on the numbers of the rows alone."""
+    with emptied(path) as connection:
+        insert_studies(connection, PATIENTS, STUDIES)
         connection.execute(
             f"""
             INSERT INTO series (id, study_id, series_instance_uid, modality, series_number, series_description, state,
                 last_received_at, arrivals, revision, attempts)
-            WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {SERIES})
+            {NUMBERS.format(SERIES)}
             SELECT i, 1 + (i - 1) * {STUDIES} / {SERIES}, '1.2.826.0.2.' || i,
                 CASE WHEN i % 4 = 3 THEN 'SR' WHEN i / 4 % 3 = 0 THEN 'CT' WHEN i / 4 % 3 = 1 THEN 'MR' ELSE 'PT' END,
                 1 + i % 4, 'Series ' || (i % 300), 'converted', '2026-01-01 12:00:00.000000', 1, 1, 0 FROM n
             """
         )
-        connection.execute(
-            f"""
-            INSERT INTO images (id, series_id, sop_instance_uid, sop_class_uid, transfer_syntax_uid, instance_number,
-                "rows", "columns", bytes, sha256, data_set_offset, "key", source, received_at)
-            WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {INSTANCES})
-            SELECT i, 1 + (i - 1) * {SERIES} / {INSTANCES}, '1.2.826.0.3.' || i, '1.2.840.10008.5.1.4.1.1.2',
-                '1.2.840.10008.1.2.1', 1 + i % 10, 512, 512, 525000, hex(randomblob(32)), 400,
-                printf('objects/%08x/%d.dcm', i / 1000, i), 'dicom', '2026-01-01 12:00:00.000000' FROM n
-            """
-        )
-    connection.close()
+        insert_instances(connection, SERIES, INSTANCES)
 
 
 def patient(number: int) -> tuple[Any, ...]:

@@ -8,7 +8,6 @@ asks as the page does: letter by letter, by each order, filter and page.  Then i
 
 from __future__ import annotations
 
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -23,8 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 from node.index.engine import FILE_NAME  # noqa: E402
 from tests.acceptance.served import Served  # noqa: E402
-from tests.benchmarks.query import patient  # noqa: E402
-from tests.benchmarks.receive import Load, send, write_instances  # noqa: E402
+from tests.benchmarks.query import NUMBERS, emptied, insert_instances, insert_studies  # noqa: E402
 
 PATIENTS, STUDIES, SERIES, INSTANCES = 60_000, 100_000, 300_000, 900_000
 AIM_MS = 100
@@ -62,36 +60,13 @@ FILTERS: Mapping[str, dict[str, str | list[str]]] = {
 
 def fill(path: Path) -> None:
     """Make an index as large as asked for; the values depend on the numbers of the rows alone."""
-    with tempfile.TemporaryDirectory() as folder, Served(path.parent) as node:
-        # With an instance in it, the index is known to be of this journal; else the node would look for every file.
-        send(write_instances(Path(folder), Load("one", 1, 8, 1, "1")), node.port, "1")
-        node.terminate()
-    connection = sqlite3.connect(path)
-    connection.execute("PRAGMA synchronous = OFF")
-    with connection:
-        for table in ("images", "series", "studies", "patients"):
-            connection.execute(f"DELETE FROM {table}")
-        connection.executemany(
-            "INSERT INTO patients (id, identity, patient_id, patient_name, patient_name_alphabetic, "
-            "patient_birth_date, patient_sex) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (patient(number) for number in range(1, PATIENTS + 1)),
-        )
-        numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {})"
-        connection.execute(
-            f"""
-            INSERT INTO studies (id, patient_id, study_instance_uid, study_date, study_time, accession_number, study_id,
-                study_description)
-            {numbers.format(STUDIES)}
-            SELECT i, 1 + (i * 7919) % {PATIENTS}, '1.2.826.0.1.' || i, date('2016-01-01', '+' || (i * 3650 / {STUDIES})
-                || ' days'), time(28800 + (i * 997) % 36000, 'unixepoch') || '.000000', 'A' || i, i,
-                'Study ' || (i % 40) FROM n
-            """
-        )
+    with emptied(path) as connection:
+        insert_studies(connection, PATIENTS, STUDIES)
         connection.execute(
             f"""
             INSERT INTO series (id, study_id, series_instance_uid, modality, series_number, series_description, state,
                 verdict, verdict_rule, last_received_at, arrivals, revision, attempts)
-            {numbers.format(SERIES)}
+            {NUMBERS.format(SERIES)}
             SELECT i, 1 + (i - 1) * {STUDIES} / {SERIES}, '1.2.826.0.2.' || i,
                 CASE WHEN i % 3 = 2 THEN 'SR' WHEN i / 3 % 3 = 0 THEN 'CT' WHEN i / 3 % 3 = 1 THEN 'MR' ELSE 'PT' END,
                 1 + i % 3, 'Series ' || (i % 300),
@@ -101,21 +76,12 @@ def fill(path: Path) -> None:
                 '2026-01-01 12:00:00.000000', 1, 1, 0 FROM n
             """
         )
-        connection.execute(
-            f"""
-            INSERT INTO images (id, series_id, sop_instance_uid, sop_class_uid, transfer_syntax_uid, instance_number,
-                "rows", "columns", bytes, sha256, data_set_offset, "key", source, received_at)
-            {numbers.format(INSTANCES)}
-            SELECT i, 1 + (i - 1) * {SERIES} / {INSTANCES}, '1.2.826.0.3.' || i, '1.2.840.10008.5.1.4.1.1.2',
-                '1.2.840.10008.1.2.1', 1 + i % 3, 512, 512, 525000, hex(randomblob(32)), 400,
-                printf('objects/%08x/%d.dcm', i / 1000, i), 'dicom', '2026-01-01 12:00:00.000000' FROM n
-            """
-        )
+        insert_instances(connection, SERIES, INSTANCES)
         connection.execute(
             f"""
             INSERT INTO conversions (id, series_id, revision, superseded, converter, options, instances, seconds,
                 created_at)
-            {numbers.format(SERIES)} SELECT i, i, 1, 0, 'voxelnode', '{{}}', 3, 1, '2026-01-01 12:00:00.000000'
+            {NUMBERS.format(SERIES)} SELECT i, i, 1, 0, 'voxelnode', '{{}}', 3, 1, '2026-01-01 12:00:00.000000'
             FROM n WHERE i % 3 <> 2
             """
         )
@@ -136,7 +102,6 @@ def fill(path: Path) -> None:
                 '2026-01-01 12:00:00.000000' FROM series WHERE state <> 'converted'
             """
         )
-    connection.close()
 
 
 def asked(client: httpx.Client, form: Mapping[str, str | list[str]]) -> float:
