@@ -5,8 +5,6 @@ A subject has as its label what de-identification by the same key gives as Patie
 
 from __future__ import annotations
 
-import base64
-
 from node.deidentify.pseudonyms import PATIENT_CHARACTERS, Patient, PseudonymKey
 
 BEFORE_DAYS = 150 * 365
@@ -27,9 +25,7 @@ class Pseudonyms:
 
     def session(self, study_instance_uid: str) -> str:
         """Return the label of a study."""
-        return (
-            base64.b32encode(self._key.digest("study", study_instance_uid)).decode("ascii").lower()[:PATIENT_CHARACTERS]
-        )
+        return self._key.text("study", PATIENT_CHARACTERS, study_instance_uid).lower()
 
     def mark(self, uid: str) -> str:
         """Return what a data set may keep to recognise an object by its UID."""

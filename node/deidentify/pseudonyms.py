@@ -56,22 +56,23 @@ class PseudonymKey:
 
     def patient(self, patient: Patient) -> str:
         """Return the Patient ID in the place of another one."""
-        return self._text("patient", PATIENT_CHARACTERS, patient.issuer, patient.patient_id)
+        return self.text("patient", PATIENT_CHARACTERS, patient.issuer, patient.patient_id)
 
     def accession(self, number: str) -> str:
         """Return the Accession Number in the place of another one."""
-        return self._text("accession", ACCESSION_CHARACTERS, number)
+        return self.text("accession", ACCESSION_CHARACTERS, number)
 
     def ae_title(self, title: str) -> str:
         """Return the AE title in the place of another one."""
-        return self._text("ae", AE_CHARACTERS, title)
+        return self.text("ae", AE_CHARACTERS, title)
 
     def days_earlier(self, patient: Patient) -> int:
         """Return by how many days all dates of a patient become earlier: 1 to `MAX_SHIFT_DAYS`."""
         digest = self.digest("days", patient.issuer, patient.patient_id)
         return 1 + int.from_bytes(digest[:8], "big") % MAX_SHIFT_DAYS
 
-    def _text(self, kind: str, characters: int, *parts: str) -> str:
+    def text(self, kind: str, characters: int, *parts: str) -> str:
+        """Return capital letters and digits that stand for an identity of some kind."""
         return base64.b32encode(self.digest(kind, *parts)).decode("ascii")[:characters]
 
     def digest(self, kind: str, *parts: str) -> bytes:

@@ -11,7 +11,7 @@ import datetime as dt
 import random
 import threading
 from abc import abstractmethod
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from time import monotonic
@@ -27,6 +27,9 @@ MAX_SLEEP_SECONDS = 60.0
 
 SETTLE_SECONDS = 1.0
 """Longest delay before an outcome is recorded. After a crash, the messages of this period are delivered twice."""
+
+CANCEL_SECONDS = 5.0
+"""Longest wait for a cancelled attempt to end. An unanswered DNS lookup may take longer."""
 
 REASON_LENGTH = 500
 UNSEEN_EVENTS = 1000
@@ -134,6 +137,19 @@ class LedgerWorker(IndexFollower):
             outcomes.attempts, outcomes.stored = [], cursors
         outcomes.settle_at = monotonic() + SETTLE_SECONDS
         self._seen_event = cursors.event_id
+
+
+def stop_workers(workers: Sequence[LedgerWorker], seconds: float) -> None:
+    """Start no further attempts. Those not finished within `seconds` are cancelled; the next start repeats them."""
+    deadline = monotonic() + seconds
+    for worker in workers:
+        worker.begin_stop()
+    for worker in workers:
+        worker.stop(max(0.0, deadline - monotonic()))
+    for worker in workers:
+        worker.cancel()
+    for worker in workers:
+        worker.stop(CANCEL_SECONDS)
 
 
 class Outcomes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from time import monotonic
 
 from node.audit.audit_log import Audit
 from node.errors import UsageError
@@ -11,12 +10,10 @@ from node.index.database import Index
 from node.metrics import Metrics
 from node.notify.channel import Channel
 from node.notify.command import HookCommand
+from node.notify.ledger import stop_workers
 from node.notify.worker import HookWorker
 from node.results.intake import ResultIntake
 from node.settings.model import HookSettings
-
-CANCEL_SECONDS = 5.0
-"""Longest wait for a cancelled attempt to end. An unanswered DNS lookup may take longer."""
 
 
 class Notifier:
@@ -53,16 +50,8 @@ class Notifier:
             worker.start()
 
     def stop(self, seconds: float) -> None:
-        """Start no further attempts. Those not finished within `seconds` are cancelled; the next start repeats them."""
-        deadline = monotonic() + seconds
-        for worker in self.workers:
-            worker.begin_stop()
-        for worker in self.workers:
-            worker.stop(max(0.0, deadline - monotonic()))
-        for worker in self.workers:
-            worker.cancel()
-        for worker in self.workers:
-            worker.stop(CANCEL_SECONDS)
+        """Start no further attempts; see `node.notify.ledger.stop_workers`."""
+        stop_workers(self.workers, seconds)
 
 
 def channel_of(name: str, hook: HookSettings) -> Channel:

@@ -13,7 +13,6 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
@@ -24,6 +23,7 @@ from node import __version__
 from node.errors import UsageError
 from node.notify.channel import Delivered, Interrupted, NotDelivered
 from node.notify.message import HookMessage
+from node.retries import seconds_of_retry_after
 from node.tls import client_context
 
 SECRET_PREFIX = "whsec_"
@@ -118,7 +118,7 @@ class Webhook:
                 raise Interrupted
             raise NotDelivered(f"no answer within {self._timeout_seconds:g} s")
         if not 200 <= answer.status < 300:
-            raise NotDelivered(f"HTTP status {answer.status}", retry_after=_seconds(answer.retry_after))
+            raise NotDelivered(f"HTTP status {answer.status}", retry_after=seconds_of_retry_after(answer.retry_after))
         return Delivered(is_pending=answer.status == ACCEPTED, location=answer.location)
 
     async def _post(self, body: bytes, headers: dict[str, str], answer: _Answer) -> None:
@@ -178,18 +178,3 @@ def _not_delivered(error: BaseException) -> NotDelivered:
     if isinstance(error, httpx2.HTTPError | OSError):
         return NotDelivered(f"{type(error).__name__}: {error}")
     return NotDelivered(f"{type(error).__name__} while posting")
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    """Return the wait in seconds from ``Retry-After`` (RFC 9110 10.2.3), given as a number or a date."""
-    if retry_after is None:
-        return None
-    if retry_after.isdecimal() and retry_after.isascii():
-        return float(retry_after[:9])
-    try:
-        moment = parsedate_to_datetime(retry_after)
-    except ValueError:
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=dt.UTC)
-    return max(0.0, (moment - dt.datetime.now(dt.UTC)).total_seconds())

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from email.utils import parsedate_to_datetime
 from itertools import groupby
 from pathlib import Path
-from time import time
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -18,6 +16,7 @@ from node import __version__
 from node.association.client.send import Outgoing
 from node.errors import UsageError
 from node.index.routes import DueInstance, OwedInstance
+from node.retries import seconds_of_retry_after
 from node.routing.destination import (
     Confirmation,
     ConnectionBroken,
@@ -171,7 +170,7 @@ class WebDestination:
                 if response.status_code in HELD:
                     raise Unreachable(
                         f"{self._url} answered with status {response.status_code}{_remedy(response.status_code)}",
-                        retry_after=_seconds(response.headers.get("retry-after")),
+                        retry_after=seconds_of_retry_after(response.headers.get("retry-after")),
                     )
                 return response.status_code, bytes(content)
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol) as error:
@@ -256,15 +255,3 @@ def _remedy(status: int) -> str:
     if status in (401, 403):
         return ": check the token in token_file and what it may do"
     return ": check the url" if status in (404, 405) else ""
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    """Return the wait in seconds from ``Retry-After`` (RFC 9110 10.2.3)."""
-    if retry_after is None:
-        return None
-    if retry_after.isdecimal() and retry_after.isascii():
-        return float(retry_after[:9])
-    try:
-        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time())
-    except ValueError:
-        return None

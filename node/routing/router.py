@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from time import monotonic
 
 from node.association.addresses import address_of
 from node.association.services.stored import Transcoder
@@ -18,7 +17,7 @@ from node.index.database import Index
 from node.index.deliveries import LedgerEvent
 from node.index.routes import subscriber
 from node.metrics import Metrics
-from node.notify.notifier import CANCEL_SECONDS
+from node.notify.ledger import stop_workers
 from node.routing.destination import Destination
 from node.routing.folder import FolderDestination
 from node.routing.peers import PeerDestination
@@ -80,15 +79,8 @@ class Router:
             worker.begin_stop()
 
     def stop(self, seconds: float) -> None:
-        """Begin no further instance. Those not sent within `seconds` are cancelled; the next start repeats them."""
-        deadline = monotonic() + seconds
-        self.begin_stop()
-        for worker in self.workers:
-            worker.stop(max(0.0, deadline - monotonic()))
-        for worker in self.workers:
-            worker.cancel()
-        for worker in self.workers:
-            worker.stop(CANCEL_SECONDS)
+        """Begin no further instance; see `node.notify.ledger.stop_workers`."""
+        stop_workers(self.workers, seconds)
 
 
 def _routes(settings: Settings) -> Iterator[tuple[str, Route]]:

@@ -64,7 +64,7 @@ def file(
         stat_result=path.stat(),
         headers={"Cache-Control": "private, no-cache"},
     )
-    if request.headers.get("if-none-match") == response.headers["etag"]:
+    if has_etag(request.headers, response.headers["etag"]):
         return Response(status_code=304, headers={"ETag": response.headers["etag"]})
     return response
 

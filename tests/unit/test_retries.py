@@ -1,0 +1,33 @@
+"""Waits that receivers ask for."""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from email.utils import format_datetime
+
+import pytest
+
+from node.retries import seconds_of_retry_after
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [(None, None), ("120", 120.0), ("9" * 20, 999_999_999.0), ("soon", None), ("", None), ("٣", None)],
+)
+def test_a_number_of_seconds_is_taken_and_what_is_none_is_not(text: str | None, seconds: float | None) -> None:
+    assert seconds_of_retry_after(text) == seconds
+
+
+@pytest.mark.parametrize("zone", ["GMT", "-0000", "+0000"])
+def test_a_date_is_in_utc_wherever_the_node_runs(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        moment = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=600)
+        text = format_datetime(moment).replace("+0000", zone)
+        assert seconds_of_retry_after(text) == pytest.approx(600, abs=5)
+        assert seconds_of_retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
+    finally:
+        monkeypatch.undo()
+        time.tzset()
