@@ -94,7 +94,8 @@ class Site:
 
     def audited(self, meaning: str) -> list[dict[str, Any]]:
         """Lines of the audit log that tell an event."""
-        lines = [json.loads(line) for line in (self.root / "audit.jsonl").read_text().splitlines()]
+        whole, _, _ = (self.root / "audit.jsonl").read_text().rpartition("\n")  # the last one may be half written
+        lines = [json.loads(line) for line in whole.splitlines()]
         return [line for line in lines if line["event"]["meaning"] == meaning]
 
     def close(self) -> None:
