@@ -19,7 +19,8 @@ STUDIES = ("1.2.1", "1.2.2", "1.2.3")
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A root with `STUDIES`; tests may add others."""
-    site = open_site(tmp_path_factory.mktemp("three") / "root")
+    peers = {"pacs": {"ae_title": "PACS", "host": "127.0.0.1", "port": 1}}
+    site = open_site(tmp_path_factory.mktemp("three") / "root", {"peers": peers})
     for number, (uid, name) in enumerate(zip(STUDIES, ("=cmd()", "B^Two", "C^Three"), strict=True)):
         site.take(*make.ct_series(3, study_uid=uid, series_uid=f"{uid}.1", PatientName=name, PatientID=f"P{number}"))
     site.convert()
@@ -36,6 +37,12 @@ def test_several_studies_are_taken_away_converted_again_and_deleted(three: Site)
         assert sum(name.endswith("volume.nii.gz") for name in volumes.namelist()) == 2
     for line in three.audited("DICOM Instances Transferred")[-2:]:
         assert STUDIES[1] in str(line)
+
+    assert client.post("/selected/send", data={**both, "to": "pacs"}).headers["location"] == "/routes"
+    assert [line["detail"] for line in three.audited("Export")] == ["3 instances queued for pacs"] * 2
+    assert client.post("/selected/send", data={**both, "to": "pasc"}).status_code == 400
+    assert client.post("/selected/send", data={"study": "9.9", "to": "pacs"}).status_code == 404
+    assert 'formaction="/selected/send"' in client.get("/").text
 
     others = {"study": ["1.2.8", "1.2.9", "9.9"]}
     for uid in others["study"][:2]:

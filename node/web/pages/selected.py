@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Request, Response
@@ -38,6 +39,12 @@ class SelectedStudies(BaseModel):
         return list(dict.fromkeys(self.study))
 
 
+class StudiesToSend(SelectedStudies):
+    """The studies that are selected, and where to send them."""
+
+    to: Annotated[str, Field(max_length=64)]
+
+
 Selected = Annotated[SelectedStudies, Form()]
 
 
@@ -51,6 +58,19 @@ def reconvert(node: Node, account: Writer, audit: RequestAudit, selected: Select
         if series:
             actions.reconvert(node, audit, uid, patient_id or "", series)
     return RedirectResponse("/", SEE_OTHER)
+
+
+@router.post("/selected/send")
+def send(node: Node, account: Writer, audit: RequestAudit, selected: Annotated[StudiesToSend, Form()]) -> Response:
+    """Send the studies to a destination; those that were deleted meanwhile are left out."""
+    sent = 0
+    for uid in selected.uids:
+        with suppress(ResourceNotFound):
+            actions.send(node, audit, selected.to, uid)
+            sent += 1
+    if not sent:
+        raise ResourceNotFound("study")
+    return RedirectResponse("/routes", SEE_OTHER)
 
 
 @router.post("/selected/delete")
