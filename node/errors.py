@@ -52,6 +52,14 @@ class UsageError(VoxelnodeError):
     """A command or the configuration is wrong; the message names the value, the rule and the remedy."""
 
 
+class PeerFailed(VoxelnodeError):
+    """A peer that the node called does not answer, refuses, or failed; the message says why."""
+
+
+class PeerBusy(VoxelnodeError):
+    """Too many people query this peer, or peers, at once; try again in a few seconds."""
+
+
 class ArrivalRefused(VoxelnodeError):
     """An instance was refused; the subclass determines the DIMSE status."""
 

@@ -19,6 +19,7 @@ from node import __version__
 from node.association.addresses import peer_addresses
 from node.association.client.association import Address
 from node.association.client.find import FindFailed, find_instance_count
+from node.association.client.retriever import Retriever
 from node.association.listener import Listener
 from node.audit.audit_log import APPLICATION, SOURCE, Action, AuditEvent, AuditMessage, Participant, Result
 from node.background import BackgroundService, SupervisedThread
@@ -93,7 +94,7 @@ class Node:
         self._listener = Listener(settings, repository.ingest, metrics, self._decoder, self._rejections.record, audit)
         asked_seconds = repository.ingest.open_associations.asked_seconds
         self._worker = Worker(archive, index, settings.convert, waits=settings.series, asked_seconds=asked_seconds)
-        self._optional = tuple(_optional_services(settings, repository))
+        self._optional = tuple(_optional_services(settings, repository, self._rejections))
         self._orders = None
         if settings.worklist.hl7_port is not None:
             steps = index.scheduled_steps
@@ -293,7 +294,9 @@ def _trouble(name: str, part: SupervisedThread | BackgroundService) -> str | Non
     return f"the {name} {part.trouble}" if part.trouble is not None else None
 
 
-def _optional_services(settings: Settings, repository: Repository) -> Iterator[BackgroundService]:
+def _optional_services(
+    settings: Settings, repository: Repository, rejections: Rejections
+) -> Iterator[BackgroundService]:
     """Yield the services that not every configuration needs."""
     if settings.retention.is_active:
         yield Retention(repository.archive, repository.index, repository.audit, settings.retention)
@@ -303,6 +306,9 @@ def _optional_services(settings: Settings, repository: Repository) -> Iterator[B
         yield scrub
     if any(hook.results for hook in settings.hooks.values()) or repository.index.jobs.open_ids():
         yield JobExpiry(repository.index, repository.results, repository.ingest.now)
+    if settings.called_peers or repository.index.retrievals.waiting():
+        index, ingest = repository.index, repository.ingest
+        yield Retriever(settings, index, ingest, repository.audit, rejections.record)
     if any(peer.confirm_by_find for peer in settings.peers.values()):
         yield _confirmer(settings, repository.index)
 

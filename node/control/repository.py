@@ -22,6 +22,8 @@ from node.archive.permissions import keep_private, others_may
 from node.association.addresses import address_of
 from node.association.client.echo import verify
 from node.association.client.get import RetrieveTarget, get
+from node.association.client.search import Level as SearchLevel
+from node.association.client.search import PeerSearches
 from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result, Transfers
 from node.control.accounts import AccountAdministration
 from node.control.control_socket import REQUEST_SECONDS, NoControlSocket, NotPerformed, request_action
@@ -97,6 +99,7 @@ class Repository:
 
     def __init__(self, settings: Settings, *, new_index: bool = False, previous: OldIndex | None = None) -> None:
         self._settings = settings
+        self._searches = PeerSearches(settings)
         root = settings.storage.root.absolute()
         keep_private()
         make_folder(root)
@@ -207,6 +210,9 @@ class Repository:
             "merge-patients": self._merge_patients,
             "get": self._get,
             "echo": self._echo,
+            "search-peer": self._search_peer,
+            "retrieve": self._retrieve,
+            "cancel-retrieval": self._cancel_retrieval,
             "retry-deliveries": self._retry_deliveries,
             "replay-deliveries": self._replay_deliveries,
             "pause-routes": self._pause_routes,
@@ -308,6 +314,17 @@ class Repository:
     def _echo(self, peer: str) -> Mapping[str, Any]:
         address = address_of(peer, self._settings)
         return {"seconds": verify(address, self._settings.dicom.ae_title, ECHO_SECONDS)}
+
+    def _search_peer(self, peer: str, level: SearchLevel, keys: dict[str, str]) -> Mapping[str, Any]:
+        return asdict(self._searches.find(peer, level, keys))
+
+    def _retrieve(self, peer: str, wanted: list[tuple[str, str | None]], who: str) -> Mapping[str, Any]:
+        pairs = [(study_instance_uid, series_instance_uid) for study_instance_uid, series_instance_uid in wanted]
+        return {"retrievals": self.index.retrievals.add(peer, pairs, who, dt.datetime.now(dt.UTC))}
+
+    def _cancel_retrieval(self, retrieval: str, who: str) -> Mapping[str, Any]:
+        self.index.retrievals.cancel(retrieval, who, dt.datetime.now(dt.UTC))
+        return {"cancelled": retrieval}
 
     def _merge_patients(self, source: int, target: int, who: str, terms: Terms | None = None) -> Mapping[str, Any]:
         def message(

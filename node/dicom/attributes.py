@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from node.dicom.header import EXPLICIT_BIG_ENDIAN, read_header, read_header_by_windows, read_items
+from node.dicom.header import EXPLICIT_BIG_ENDIAN, HeaderCut, read_header, read_header_by_windows, read_items
 from node.errors import NotUnderstood
 
 SPECIFIC_CHARACTER_SET = 0x00080005
@@ -167,6 +167,24 @@ def instance_attributes(data: bytes | bytearray | memoryview, transfer_syntax_ui
 def attributes_by_windows(read: Callable[[int, int], bytes], transfer_syntax_uid: str) -> InstanceAttributes:
     """As `instance_attributes`, of a data set that is too large for memory: see `read_header_by_windows`."""
     return _attributes(read_header_by_windows(read, transfer_syntax_uid, INDEXED_TAGS), transfer_syntax_uid)
+
+
+def read_attributes(data: bytes, transfer_syntax_uid: str, wanted: Sequence[Attribute]) -> Mapping[str, Value]:
+    """Return attributes of any data set, such as an answer to a query, by column.
+
+    Raises
+    ------
+    NotUnderstood
+        The encoding is broken.
+    """
+    tags = frozenset({SPECIFIC_CHARACTER_SET, *(attribute.tag for attribute in wanted)})
+    try:
+        elements = read_header(data, transfer_syntax_uid, tags)
+    except HeaderCut as error:
+        raise NotUnderstood(str(error)) from error
+    order: ByteOrder = "big" if transfer_syntax_uid == EXPLICIT_BIG_ENDIAN else "little"
+    raws = [elements.get(attribute.tag) for attribute in wanted]
+    return _level(wanted, raws, elements.get(SPECIFIC_CHARACTER_SET, b""), order)
 
 
 def _attributes(elements: Mapping[int, bytes], transfer_syntax_uid: str) -> InstanceAttributes:

@@ -30,6 +30,7 @@ from node.index.problems import ProblemRepository
 from node.index.read import ReadIndex
 from node.index.references import ReferenceRepository
 from node.index.rejections import RejectionRepository
+from node.index.retrievals import RetrievalRepository
 from node.index.routes import RouteRepository
 from node.index.salvage import SalvageRepository
 from node.index.scheduled_steps import ScheduledStepRepository
@@ -112,6 +113,7 @@ class Index:
         self.problems = ProblemRepository(writer, self._watcher)
         self.references = ReferenceRepository(writer, self._watcher)
         self.rejections = RejectionRepository(writer, self._watcher)
+        self.retrievals = RetrievalRepository(writer, self._watcher)
         self.routes = RouteRepository(writer, self._watcher)
         self.salvage = SalvageRepository(writer, self._watcher)
         self.scheduled_steps = ScheduledStepRepository(writer, self._watcher)

@@ -24,7 +24,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, and_, delete, fun
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.orm import aliased, join
 
-from node.index import jobs
+from node.index import jobs, retrievals
 from node.index.converted import SeriesKey
 from node.index.events import EventKind, record_event
 from node.index.models import DeliveryRow, EventRow, HookRow, ImageRow, SeriesRow, StudyRow
@@ -488,7 +488,8 @@ def _described(name: str) -> str:
 def after_deletion(connection: Connection, study_instance_uid: str, now: dt.datetime) -> None:
     """Move the cursors back after rows of `images` were deleted: the next row may reuse an id that a cursor has passed.
 
-    Also delete the output of commands about the study and what hooks said of their jobs, which may name the patient.
+    Also delete the output of commands about the study and what hooks said of their jobs and peers of their answers,
+    which may name the patient.
     """
     last = select(func.coalesce(func.max(ImageRow.id), 0)).scalar_subquery()
     connection.execute(update(HookRow).values(rewinds=HookRow.rewinds + 1))
@@ -496,3 +497,4 @@ def after_deletion(connection: Connection, study_instance_uid: str, now: dt.date
     of_study = and_(DeliveryRow.study_instance_uid == study_instance_uid, DeliveryRow.output.is_not(None))
     connection.execute(update(DeliveryRow).where(of_study).values(output=None))
     jobs.forget_deleted(connection, study_instance_uid, now)
+    retrievals.forget_deleted(connection, study_instance_uid)

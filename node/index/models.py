@@ -33,7 +33,7 @@ from sqlalchemy.types import TypeDecorator
 
 from node.dicom.names import folded_groups
 
-REVISION = "0021"
+REVISION = "0022"
 """The last migration, which gives a database the tables below."""
 
 SERIES_STATES = ("receiving", "converting", "converted", "refused", "not-an-image", "failed")
@@ -748,3 +748,35 @@ class ResultRow(Base):
     sop_class_uid: Mapped[str] = mapped_column(String(64))
     segments: Mapped[dict[str, int] | None] = mapped_column(JSON(none_as_null=True))  # label of a mask -> number
     stored_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # None: it is on its way
+
+
+RETRIEVAL_STATES = ("waiting", "running", "succeeded", "incomplete", "failed", "cancelled")
+"""incomplete: some instances were refused, or failed at the peer; failed: none came."""
+
+
+class RetrievalRow(Base):
+    """A study or a series that somebody wants from a peer; see `node.association.client.retriever`."""
+
+    __tablename__ = "retrievals"
+    __table_args__ = (
+        Index("ix_retrievals_state", "state"),
+        CheckConstraint("state IN ({})".format(", ".join(f"'{s}'" for s in RETRIEVAL_STATES)), name="state"),
+    )
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    retrieval_id: Mapped[str] = mapped_column(String(32), unique=True)  # by which others name it
+    peer: Mapped[str] = mapped_column(String(64))  # name in [peers]
+    study_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
+    series_instance_uid: Mapped[str | None] = mapped_column(String(64))  # None: the whole study
+    state: Mapped[str] = mapped_column(String(16))
+    attempts: Mapped[int] = mapped_column(Integer, default=0)  # more than one: the node ended meanwhile
+    announced: Mapped[int | None] = mapped_column(Integer)  # instances that the peer says there are
+    stored: Mapped[int] = mapped_column(Integer, default=0)  # instances that came and are stored
+    refused: Mapped[int] = mapped_column(Integer, default=0)  # instances that came and were refused
+    failed: Mapped[int] = mapped_column(Integer, default=0)  # instances that the peer says it could not send
+    detail: Mapped[str | None] = mapped_column(Text)  # the outcome in words; may quote the peer
+    requested_by: Mapped[str] = mapped_column(String(64))
+    cancelled_by: Mapped[str | None] = mapped_column(String(64))
+    created_at: Mapped[dt.datetime] = mapped_column(Utc)
+    changed_at: Mapped[dt.datetime] = mapped_column(Utc)
+    ended_at: Mapped[dt.datetime | None] = mapped_column(Utc)

@@ -29,7 +29,7 @@ from node.index.repository import IndexRepository, on_writer
 HISTORY = (
     "accounts", "tokens", "web_sessions", "tombstones", "commitments", "rejections", "events", "hooks", "deliveries",
     "senders", "keyed_requests", "scheduled_steps", "performed_steps", "performed_series", "workitems",
-    "workitem_reports", "workitem_subscribers", "workitem_locks", "jobs", "results",
+    "workitem_reports", "workitem_subscribers", "workitem_locks", "jobs", "results", "retrievals",
 )  # fmt: skip
 """Tables that are taken over row by row, with the numbers of their rows."""
 

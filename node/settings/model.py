@@ -849,7 +849,12 @@ class Settings(SettingsSection):
     @property
     def receivers(self) -> list[str]:
         """Names of everything to which instances can be sent: destinations, and peers with a host."""
-        return [*self.destinations, *(name for name, peer in self.peers.items() if peer.host is not None)]
+        return [*self.destinations, *self.called_peers]
+
+    @property
+    def called_peers(self) -> list[str]:
+        """Names of the peers that the node can call: those with a host."""
+        return [name for name, peer in self.peers.items() if peer.host is not None]
 
     @model_validator(mode="after")
     def _has_address_for_results(self) -> Settings:

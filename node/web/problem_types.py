@@ -176,6 +176,12 @@ DAMAGED_FILE = ProblemType(
     "A file of the archive is missing or is not as it was received",
     "send the instance again, or run `voxelnode fsck --hash`",
 )
+PEER_FAILED = ProblemType(
+    "peer-failed",
+    502,
+    "A peer does not answer, or refuses",
+    "see the detail; `voxelnode echo NAME` and the page Status test the connection to a peer",
+)
 UNAVAILABLE = ProblemType(
     "unavailable", 503, "The node cannot do this now", "try again later; `voxelnode status` shows the cause"
 )
@@ -230,6 +236,7 @@ PROBLEM_TYPES = (
     TOO_MANY_KEYS,
     INTERNAL_ERROR,
     DAMAGED_FILE,
+    PEER_FAILED,
     UNAVAILABLE,
     OUT_OF_RESOURCES,
     BUSY,

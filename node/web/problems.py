@@ -13,13 +13,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
 from node.audit.audit_log import AuditFailed
-from node.errors import NotUnderstood, OutOfResources, UsageError, VoxelnodeError
+from node.errors import NotUnderstood, OutOfResources, PeerBusy, PeerFailed, UsageError, VoxelnodeError
 from node.index.deletions import NotThere, SeveralSeries
 from node.index.engine import IndexUnusable
 from node.index.finder import QueryRefused
 from node.index.jobs import JobEnded, NoSuchJob, ResultThere
 from node.index.keyed_requests import KeyReused, KeyUnderWay, TooManyKeys
 from node.index.patients import NoSuchPatient
+from node.index.retrievals import NoSuchRetrieval, RetrievalEnded
 from node.receive.conflicts import NoSuchConflict, NotDecidable
 from node.receive.quarantine import NotInQuarantine, NotReleased
 from node.results.intake import ResultsBusy
@@ -64,6 +65,10 @@ TYPES: tuple[tuple[type[VoxelnodeError], ProblemType], ...] = (
     (ResultThere, types.CONFLICT),
     (ResultRefused, types.RESULT_REFUSED),
     (ResultsBusy, types.BUSY),
+    (NoSuchRetrieval, types.NOT_FOUND),
+    (RetrievalEnded, types.CONFLICT),
+    (PeerBusy, types.BUSY),
+    (PeerFailed, types.PEER_FAILED),
     (EntryThere, types.CONFLICT),
     (EntryOfFile, types.CONFLICT),
     (OutOfResources, types.OUT_OF_RESOURCES),

@@ -53,6 +53,12 @@ NOT_READ = (
             "/api/v1/jobs/{job}/outcome",
             "/api/v1/jobs/{job}/cancel",
             "/jobs/{job}/cancel",
+            "/api/v1/peers/{peer}/search",
+            "/peers",
+            "/api/v1/peers/{peer}/retrievals",
+            "/api/v1/retrievals/{retrieval}/cancel",
+            "/peers/retrieve",
+            "/peers/retrievals/{retrieval}/cancel",
             "/dicom-web/workitems/{workitem}/cancelrequest",
             "/dicom-web/workitems/1.2.840.10008.5.1.4.34.5/subscribers/{aetitle}/suspend",
             "/dicom-web/workitems/1.2.840.10008.5.1.4.34.5.1/subscribers/{aetitle}/suspend",
@@ -62,9 +68,11 @@ NOT_READ = (
     }
     | {
         ("POST", f"/selected/{what}")
-        for what in ("reconvert", "delete", "delete/confirmed", "volumes.zip", "dicom.zip")
+        for what in ("reconvert", "send", "delete", "delete/confirmed", "volumes.zip", "dicom.zip")
     }
     | {
+        ("GET", "/api/v1/peers/{peer}/studies/{study_instance_uid}/series"),
+        ("GET", "/peers/series"),
         ("DELETE", "/api/v1/quarantine/{name}"),
         ("PUT", "/api/v1/worklist/{entry}"),
         ("PUT", "/dicom-web/workitems/{workitem}/state"),
@@ -73,14 +81,15 @@ NOT_READ = (
         ("DELETE", "/dicom-web/workitems/{workitem}/subscribers/{aetitle}"),
     }
 )
-"""Routes that change something, which is recorded as a change, or that end a subscription, or that need a selection."""
+"""Routes that change something, which is recorded as a change, that end a subscription, or that need a selection or a
+peer (tests/web/test_peers.py)."""
 
 WITHOUT_PATIENTS = {
     "/healthz", "/readyz", "/metrics", "/login", "/login/oidc", "/login/oidc/callback", "/api/v1/openapi.json",
     "/api/v1/status", "/ohif", "/ohif/{path:path}", "/badges", "/upload", "/status", "/status/numbers",
     "/dicom-web", "/dicom-web/",
     "/api/v1/rejections", "/problems/rejections", "/api/v1/failures", "/problems", "/api/v1/exclusions",
-    "/api/v1/problems", "/api/v1/problems/{slug}", "/api/v1/routes", "/routes/rows",
+    "/api/v1/problems", "/api/v1/problems/{slug}", "/api/v1/routes", "/api/v1/peers", "/routes/rows",
     "/problems/acknowledged", "/problems/unconvertible",
 }  # fmt: skip
 """Routes that return no patient data here: those of the node itself, and lists that are empty in this root."""
@@ -100,6 +109,7 @@ def walked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     site.services.index.performed_steps.create(created(INSTANCE, begun(STUDY)), "CT1", site.services.ingest.now())
     pending = PendingEvent("walked", "series-quiet", site.services.ingest.now(), STUDY, SERIES)
     site.services.index.jobs.begin("hook", pending, site.services.ingest.now(), dt.timedelta(days=1))
+    site.services.index.retrievals.add("pacs", [(STUDY, None)], "walker", site.services.ingest.now())
     yield site
     site.close()
 
@@ -115,6 +125,7 @@ def test_each_route_that_returns_patient_data_leaves_a_line(walked: Site) -> Non
         "conflict": client.get("/api/v1/conflicts").json()["items"][0]["id"],
         "aetitle": "WATCHER", "route": "-", "destination": "NOWHERE", "action": "retry",
         "job": client.get("/api/v1/jobs").json()["items"][0]["job_id"],
+        "retrieval": client.get("/api/v1/retrievals").json()["items"][0]["retrieval_id"], "peer": "pacs",
         "workitem": client.get("/dicom-web/workitems").json()[0]["00080018"]["Value"][0],
     }  # fmt: skip
     silent, told = set(), set()

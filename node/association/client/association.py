@@ -128,6 +128,8 @@ class RequestedAssociation(Association):
     peer : Address
     is_abandoned : callable
         Whether nobody wants the answers of the peer any more.
+    maximum_data_set_bytes : int
+        Longest data set of an answer.
     """
 
     def __init__(self, connected: socket.socket, peer: Address, timeout: float) -> None:
@@ -135,6 +137,7 @@ class RequestedAssociation(Association):
         self.peer = peer
         self.timeout = timeout
         self.is_abandoned: Callable[[], bool] = lambda: False
+        self.maximum_data_set_bytes = MAXIMUM_DATA_SET_BYTES
         self._socket = connected
         self._framing = Framing(BUFFER_BYTES, MAXIMUM_PDU_BYTES, MAXIMUM_PDU_BYTES)
         self._is_open = False
@@ -206,7 +209,7 @@ class RequestedAssociation(Association):
                     return Message(piece.context_id, command)
             else:
                 data_set += piece.data
-                self._limit(len(data_set), MAXIMUM_DATA_SET_BYTES)
+                self._limit(len(data_set), self.maximum_data_set_bytes)
                 if piece.last and command is not None:
                     return Message(piece.context_id, command, bytes(data_set))
 

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from time import monotonic
+from typing import TypeVar
 
 from pydicom.dataset import Dataset
 
-from node.association.client.association import Address, AssociationLost, association
+from node.association.association import Message
+from node.association.client.association import Address, AssociationLost, RequestedAssociation, association
 from node.association.client.negotiation import contexts_of
 from node.dicom.command import C_CANCEL_RQ, C_FIND_RQ, MEDIUM_PRIORITY, Element
 from node.dicom.status import PENDING, PENDING_WITHOUT_KEYS, SUCCESS
 from node.dicom.uids import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN, STUDY_ROOT_FIND
-from node.errors import VoxelnodeError
+from node.errors import PeerFailed
+
+MAXIMUM_ANSWER_BYTES = 262_144
+"""Longest identifier of an answer; those of real peers have a few hundred bytes."""
+
+CANCEL_SECONDS = 5.0
+"""Longest time for the end of a query that was cancelled; then the association is aborted."""
+
+Read = TypeVar("Read")
 
 
-class FindFailed(VoxelnodeError):
+class FindFailed(PeerFailed):
     """The peer accepted the association, but the query failed; the message says why."""
 
 
@@ -25,6 +36,7 @@ def find(
     timeout: float,
     maximum: int | None = None,
     sop_class_uid: str = STUDY_ROOT_FIND,
+    is_abandoned: Callable[[], bool] = lambda: False,
 ) -> Iterator[Dataset]:
     """Yield the answers to a query as they arrive.
 
@@ -36,6 +48,8 @@ def find(
         Longest wait for the connection, its acceptance and each response.
     maximum : int or None
         The query is cancelled after this number of answers.
+    is_abandoned : callable
+        Called for each answer and during each wait for one; True ends the query.
 
     Raises
     ------
@@ -44,9 +58,45 @@ def find(
     FindFailed
         The query failed.
     """
+    return _answers(
+        RequestedAssociation.decoded, query, peer, calling_ae_title, timeout, maximum, sop_class_uid, is_abandoned
+    )
+
+
+def find_encoded(
+    query: Dataset,
+    peer: Address,
+    calling_ae_title: str,
+    timeout: float,
+    maximum: int | None = None,
+    is_abandoned: Callable[[], bool] = lambda: False,
+) -> Iterator[tuple[bytes, str]]:
+    """Yield the answers to a query of the Study Root model as they are encoded, with their transfer syntaxes.
+
+    See `find`.
+    """
+
+    def as_encoded(assoc: RequestedAssociation, message: Message) -> tuple[bytes, str]:
+        return message.data_set, assoc.accepted[message.context_id].transfer_syntax_uid
+
+    return _answers(as_encoded, query, peer, calling_ae_title, timeout, maximum, STUDY_ROOT_FIND, is_abandoned)
+
+
+def _answers(
+    read: Callable[[RequestedAssociation, Message], Read],
+    query: Dataset,
+    peer: Address,
+    calling_ae_title: str,
+    timeout: float,
+    maximum: int | None,
+    sop_class_uid: str,
+    is_abandoned: Callable[[], bool],
+) -> Iterator[Read]:
     contexts = contexts_of([(sop_class_uid, [EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN])])
+    count = 0
     try:
-        with association(peer, calling_ae_title, contexts, timeout) as assoc:
+        with association(peer, calling_ae_title, contexts, timeout, is_abandoned=is_abandoned) as assoc:
+            assoc.maximum_data_set_bytes = MAXIMUM_ANSWER_BYTES
             context_id = next(iter(assoc.accepted))
             message_id = assoc.next_message_id()
             request: dict[Element, int | str] = {
@@ -56,20 +106,34 @@ def find(
                 Element.PRIORITY: MEDIUM_PRIORITY,
             }
             message = assoc.request(context_id, request, query)
-            count = 0
             while message.command.status in (PENDING, PENDING_WITHOUT_KEYS):
-                if maximum is None or count < maximum:
-                    yield assoc.decoded(message)
+                if is_abandoned():
+                    raise AssociationLost("nobody waits for its answer any more")
+                yield read(assoc, message)
                 count += 1
                 if count == maximum:
                     cancel = {Element.COMMAND_FIELD: C_CANCEL_RQ, Element.MESSAGE_ID_RESPONDED_TO: message_id}
                     assoc.send_command(context_id, cancel)
+                    _drain(assoc)
+                    return
                 message = assoc.receive()
     except AssociationLost as error:
+        if count == maximum:
+            return
         raise FindFailed(f"{peer} did not answer C-FIND: {error}") from error
-    if message.command.status != SUCCESS and (maximum is None or count < maximum):
+    if message.command.status != SUCCESS:
         status = f"0x{message.command.status or 0:04X} {message.command.comment}".rstrip()
         raise FindFailed(f"{peer} answered C-FIND with {status}")
+
+
+def _drain(assoc: RequestedAssociation) -> None:
+    """Take what a peer still sends after a C-CANCEL, for `CANCEL_SECONDS` at most."""
+    deadline = monotonic() + CANCEL_SECONDS
+    is_abandoned = assoc.is_abandoned
+    assoc.is_abandoned = lambda: monotonic() > deadline or is_abandoned()
+    while assoc.receive().command.status in (PENDING, PENDING_WITHOUT_KEYS):
+        if assoc.is_abandoned():
+            raise AssociationLost("it goes on after the query was cancelled")
 
 
 def find_instance_count(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
@@ -17,6 +17,7 @@ from pydicom.uid import (
     JPEGLSLossless,
     RLELossless,
 )
+from pynetdicom.presentation import StoragePresentationContexts
 
 from node.association.client.association import Address, AssociationLost, RequestedAssociation, association
 from node.association.client.find import find
@@ -27,7 +28,8 @@ from node.association.services.c_store import StoreService
 from node.dicom.command import C_CANCEL_RQ, C_GET_RQ, MEDIUM_PRIORITY, Command, Element, MalformedCommand
 from node.dicom.status import PENDING, SUCCESS
 from node.dicom.uids import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN, STUDY_ROOT_GET
-from node.errors import VoxelnodeError
+from node.errors import PeerFailed
+from node.index.records import Refused
 from node.receive.ingest import Ingest, Origin
 from node.settings.model import Dicom
 
@@ -43,8 +45,14 @@ COMPRESSED = (
 )
 """The usual compressed transfer syntaxes, proposed so that the peer can send instances unchanged."""
 
+USUAL_CLASSES = tuple(str(context.abstract_syntax) for context in StoragePresentationContexts)
+"""Proposed to a peer that does not tell the SOP classes of its instances: the key is optional (PS3.4 C.6.2.1.5)."""
 
-class GetFailed(VoxelnodeError):
+MAXIMUM_SERIES = 10_000
+"""Series of a study whose SOP classes a peer is asked for."""
+
+
+class GetFailed(PeerFailed):
     """The retrieve failed; the message says why."""
 
 
@@ -81,10 +89,24 @@ def get(
     dicom: Dicom,
     ingest: Ingest,
     on_progress: Callable[[SubOperationCounts], None] = lambda counts: None,
+    on_answer: Callable[[int], None] = lambda status: None,
+    on_refusal: Callable[[Refused], None] = lambda refused: None,
+    is_abandoned: Callable[[], bool] = lambda: False,
 ) -> SubOperationCounts:
     """Retrieve a study or a series of a peer into the archive.
 
     C-FIND first asks the peer for the SOP classes, because Role Selection has to name them (PS3.7 D.3.3.4).
+
+    Parameters
+    ----------
+    on_progress : callable (SubOperationCounts)
+        Called with the counts that the peer reports on its way.
+    on_answer : callable (int)
+        Called with the status by which the node answered each instance.
+    on_refusal : callable (Refused)
+        Called for each instance that the node refused.
+    is_abandoned : callable
+        Called for each piece of an instance and during each wait; True ends the retrieve. What is stored stays.
 
     Raises
     ------
@@ -96,16 +118,16 @@ def get(
         The peer has no such instances, or the retrieve failed.
     """
     timeout = dicom.response_seconds
-    classes = list(dict.fromkeys(_classes(target, peer, dicom.ae_title, timeout)))
+    classes = _classes(target, peer, dicom.ae_title, timeout, is_abandoned)
     if not classes:
         raise GetFailed(f"{peer} has no instances of {target.series_instance_uid or target.study_instance_uid}")
     kinds = _proposed(classes)
     roles = dict.fromkeys(classes, (False, True))
     origin = Origin("get", peer.ae_title, dicom.ae_title, f"{peer.host}:{peer.port}", uuid.uuid4().hex[:12])
-    service = StoreService(ingest, origin, origin.association, ingest.metrics)
+    service = StoreService(ingest, origin, origin.association, ingest.metrics, on_refusal, on_answer)
     outcome = "lost"
     try:
-        with association(peer, dicom.ae_title, contexts_of(kinds), timeout, roles) as assoc:
+        with association(peer, dicom.ae_title, contexts_of(kinds), timeout, roles, is_abandoned) as assoc:
             counts = _GetOperation(assoc, dicom, service, on_progress).run(target)
         outcome = "released"
     except AssociationLost as error:
@@ -115,26 +137,43 @@ def get(
     return counts
 
 
-def _classes(target: RetrieveTarget, peer: Address, calling_ae_title: str, timeout: float) -> Iterator[str]:
-    """Yield the SOP class of each instance by hierarchical queries, which every peer supports."""
-    for series_instance_uid in _series(target, peer, calling_ae_title, timeout):
+def _classes(
+    target: RetrieveTarget, peer: Address, calling_ae_title: str, timeout: float, is_abandoned: Callable[[], bool]
+) -> list[str]:
+    """Return the SOP classes of the instances by hierarchical queries, which every peer supports.
+
+    No more are collected than an association can have. A peer that leaves one out is offered the usual ones.
+    """
+
+    def ask(query: Dataset, maximum: int | None = None) -> Iterator[Dataset]:
+        return find(query, peer, calling_ae_title, timeout, maximum, is_abandoned=is_abandoned)
+
+    classes: dict[str, None] = {}
+    for series_instance_uid in _series(target, ask):
         query = Dataset()
         query.QueryRetrieveLevel = "IMAGE"
         query.StudyInstanceUID, query.SeriesInstanceUID = target.study_instance_uid, series_instance_uid
         query.SOPInstanceUID = query.SOPClassUID = None
-        for answer in find(query, peer, calling_ae_title, timeout):
-            if answer.get("SOPClassUID"):
-                yield str(answer.SOPClassUID)
+        for answer in ask(query):
+            if not answer.get("SOPClassUID"):
+                return list(USUAL_CLASSES)
+            classes[str(answer.SOPClassUID)] = None
+            if len(classes) >= MAXIMUM_CONTEXTS:
+                return list(classes)
+    return list(classes)
 
 
-def _series(target: RetrieveTarget, peer: Address, calling_ae_title: str, timeout: float) -> Iterable[str]:
+def _series(target: RetrieveTarget, ask: Callable[[Dataset, int], Iterator[Dataset]]) -> list[str]:
     if target.series_instance_uid:
         return [target.series_instance_uid]
     query = Dataset()
     query.QueryRetrieveLevel = "SERIES"
     query.StudyInstanceUID, query.SeriesInstanceUID = target.study_instance_uid, None
-    answers = find(query, peer, calling_ae_title, timeout)
-    return [str(answer.SeriesInstanceUID) for answer in answers if answer.get("SeriesInstanceUID")]
+    answers = ask(query, MAXIMUM_SERIES)
+    found = [str(answer.SeriesInstanceUID) for answer in answers if answer.get("SeriesInstanceUID")]
+    if len(found) >= MAXIMUM_SERIES:
+        raise GetFailed(f"the peer lists {MAXIMUM_SERIES} series or more in this study: get single series")
+    return found
 
 
 def _proposed(classes: list[str]) -> list[tuple[str, list[str]]]:
@@ -184,6 +223,8 @@ class _GetOperation:
 
     def _receive(self) -> SubOperationCounts:
         while True:
+            if self._assoc.is_abandoned():
+                raise AssociationLost("nobody waits for its answer any more")
             try:
                 request = self._messages.take(self._assoc.next_piece())
             except (Violation, MalformedCommand) as error:

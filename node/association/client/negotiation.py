@@ -14,13 +14,13 @@ from node.association.association import AcceptedContext
 from node.association.outgoing import MAXIMUM_PDU_BYTES
 from node.association.primitives import decoded_primitive, encoded_pdu, own_user_information
 from node.dicom.uids import APPLICATION_CONTEXT
-from node.errors import VoxelnodeError
+from node.errors import PeerFailed
 
 MAXIMUM_CONTEXTS = 128
 """Presentation contexts of one association: their IDs are the odd numbers up to 255 (PS3.8 9.3.2.2)."""
 
 
-class NoAssociation(VoxelnodeError):
+class NoAssociation(PeerFailed):
     """The peer cannot be reached or rejects the association; the message says why."""
 
 

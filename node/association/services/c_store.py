@@ -57,6 +57,8 @@ class StoreService:
     metrics : Metrics
     on_refusal : callable (Refused)
         Called for each refused instance.
+    on_answer : callable (int)
+        Called with the status of each answer.
     """
 
     def __init__(
@@ -66,11 +68,13 @@ class StoreService:
         association: str,
         metrics: Metrics,
         on_refusal: Callable[[Refused], None] = lambda refused: None,
+        on_answer: Callable[[int], None] = lambda status: None,
     ) -> None:
         self.ingest = ingest
         self.origin = origin
         self.metrics = metrics
         self.on_refusal = on_refusal
+        self.on_answer = on_answer
         self.log = logger.bind(association=association, calling_ae_title=origin.calling_ae_title, peer=origin.peer)
 
     def begin(self, request: Request, context: AcceptedContext) -> Reception:
@@ -134,6 +138,7 @@ class Reception:
                 self._refuse(error)
         answer = self._answer or FAILED
         metrics.c_store_answers.labels(status=f"0x{answer.status:04X}").inc()
+        self._service.on_answer(answer.status)
         return answer
 
     def _told(self, outcome: Future[Outcome]) -> Answer:

@@ -32,6 +32,7 @@ from node.index.read.patients import ReadPatients
 from node.index.read.performed_steps import ReadPerformedSteps
 from node.index.read.problems import ReadProblems
 from node.index.read.rejections import ReadRejections
+from node.index.read.retrievals import ReadRetrievals
 from node.index.read.routes import ReadRoutes
 from node.index.read.scheduled_steps import ReadScheduledSteps
 from node.index.read.senders import ReadSenders
@@ -63,6 +64,7 @@ class ReadIndex:
         self.performed_steps = ReadPerformedSteps(connection)
         self.problems = ReadProblems(connection)
         self.rejections = ReadRejections(connection)
+        self.retrievals = ReadRetrievals(connection)
         self.routes = ReadRoutes(connection)
         self.scheduled_steps = ReadScheduledSteps(connection)
         self.senders = ReadSenders(connection)

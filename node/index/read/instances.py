@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import join
 
 from node.dicom.retrieval import Selection
@@ -105,6 +105,22 @@ class ReadInstances(PagedRepository):
             study=study_instance_uid,
         )
         return {row["series_instance_uid"]: row["bytes"] for row in rows}
+
+    def count_by_study(self, study_instance_uids: Sequence[str]) -> dict[str, int]:
+        """Count the instances of those of some studies that are stored."""
+        query = select(StudyRow.study_instance_uid, func.count()).select_from(join(ImageRow, SeriesRow).join(StudyRow))
+        named = StudyRow.study_instance_uid.in_(study_instance_uids)
+        rows = self._connection.execute(query.where(named).group_by(StudyRow.study_instance_uid))
+        return {uid: count for uid, count in rows}
+
+    def count_by_series(self, study_instance_uid: str) -> dict[str, int]:
+        """Count the instances of each stored series of a study."""
+        query = select(SeriesRow.series_instance_uid, func.count()).select_from(
+            join(ImageRow, SeriesRow).join(StudyRow)
+        )
+        its = StudyRow.study_instance_uid == study_instance_uid
+        rows = self._connection.execute(query.where(its).group_by(SeriesRow.series_instance_uid))
+        return {uid: count for uid, count in rows}
 
     def calling_ae_titles(self, study_instance_uid: str, series_instance_uid: str | None = None) -> list[str]:
         """Return the distinct AE titles that sent instances of a study or a series, sorted."""

@@ -362,6 +362,92 @@ class SendResult(Resource):
     instances: int
 
 
+class PeerResource(Resource):
+    """A peer that the node can call."""
+
+    name: str
+    ae_title: str
+    host: str
+    port: int
+
+
+class PeerStudyResource(Resource):
+    """A study that a peer has, as the peer describes it; it may not count its series and instances.
+
+    `instances_here` is the number of its instances that this node has.
+    """
+
+    study_instance_uid: str
+    patient_id: str | None
+    patient_name: str | None
+    patient_birth_date: dt.date | None
+    patient_sex: str | None
+    study_date: dt.date | None
+    study_time: TimeOfDay
+    accession_number: str | None
+    study_description: str | None
+    modalities: list[str]
+    series: int | None
+    instances: int | None
+    instances_here: int
+
+
+class PeerSeriesResource(ResourceOfSeries):
+    """A series that a peer has, as the peer describes it."""
+
+    modality: str | None
+    series_number: int | None
+    series_description: str | None
+    instances: int | None
+    instances_here: int
+
+
+class PeerStudies(Resource):
+    """The answers of a peer to a search, the newest study first; `note` says why some are missing, else it is null."""
+
+    items: list[PeerStudyResource]
+    note: str | None
+
+
+class PeerSeries(Resource):
+    """The series of a study at a peer; `note` says why some are missing, else it is null."""
+
+    items: list[PeerSeriesResource]
+    note: str | None
+
+
+RetrievalState = Literal["waiting", "running", "succeeded", "incomplete", "failed", "cancelled"]
+"""State of a retrieval; see `node.index.models.RETRIEVAL_STATES`."""
+
+
+class RetrievalResource(Resource):
+    """A study, or a series, that somebody wants from a peer.
+
+    `announced` is the number of instances that the peer says there are, `detail` the outcome in words.
+    """
+
+    retrieval_id: str
+    peer: str
+    study_instance_uid: str
+    series_instance_uid: str | None
+    state: RetrievalState
+    announced: int | None
+    stored: int
+    refused: int
+    failed: int
+    detail: str | None
+    requested_by: str
+    created_at: dt.datetime
+    changed_at: dt.datetime
+    ended_at: dt.datetime | None
+
+
+class Retrievals(Resource):
+    """The retrievals that were requested; what waited or ran already is not requested again."""
+
+    items: list[RetrievalResource]
+
+
 class EventResource(Resource):
     """An event (docs/lifecycle.md); `id` increases with time."""
 

@@ -8,6 +8,7 @@ from node.web.pages import (
     files,
     jobs,
     operation,
+    peers,
     quarantine,
     routes,
     selected,
@@ -22,6 +23,19 @@ __all__ = ["ROUTES", "Assets", "error_page", "login_page"]
 
 ROUTES = [
     route
-    for part in (studies, selected, series, files, actions, operation, jobs, conflicts, quarantine, routes, worklist)
+    for part in (
+        studies,
+        selected,
+        series,
+        files,
+        actions,
+        operation,
+        jobs,
+        peers,
+        conflicts,
+        quarantine,
+        routes,
+        worklist,
+    )
     for route in part.router.routes
 ]

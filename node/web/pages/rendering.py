@@ -19,7 +19,15 @@ from node.web.access import Caller, Role
 from node.web.headers import accepts_gzip
 from node.web.pages.assets import static_url
 from node.web.pages.filters import FILTERS
-from node.web.pages.status_chips import CONFLICT_REMEDIES, REMEDIES, event_chip, series_chip, study_chip, warning_chips
+from node.web.pages.status_chips import (
+    CONFLICT_REMEDIES,
+    REMEDIES,
+    event_chip,
+    here_chip,
+    series_chip,
+    study_chip,
+    warning_chips,
+)
 from node.web.services import Services
 
 if TYPE_CHECKING:
@@ -48,7 +56,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(FILTERS)
-    functions = (study_url, series_url, static_url, series_chip, study_chip, event_chip, warning_chips)
+    functions = (study_url, series_url, static_url, series_chip, study_chip, event_chip, here_chip, warning_chips)
     environment.globals.update({function.__name__: function for function in functions})
     environment.globals.update(version=__version__, remedies=REMEDIES, conflict_remedies=CONFLICT_REMEDIES)
     return environment
@@ -89,6 +97,7 @@ def page(
             has_jobs=any(hook.results for hook in node.settings.hooks.values()),
             ae_title=node.settings.dicom.ae_title,
             receivers=node.settings.receivers,
+            called_peers=node.settings.called_peers,
             **values,
         ),
         headers,

@@ -51,6 +51,18 @@ def certainty_chip(certainty: Certainty | None) -> StatusChip:
     return _CERTAINTIES[certainty] if certainty is not None else StatusChip("plain", "converted")
 
 
+def here_chip(item: Mapping[str, Any]) -> StatusChip:
+    """Return the chip that says how much of a study or a series at a peer is here."""
+    here, there = item["instances_here"], item["instances"]
+    if not here:
+        return StatusChip("plain", "not here")
+    if there is None:
+        return StatusChip("good", f"{here} here", "The peer does not say how many instances there are.")
+    if here < there:
+        return StatusChip("warning", f"{here} of {there} here")
+    return StatusChip("good", f"all {there} here" if here == there else f"{here} here", f"The peer has {there}.")
+
+
 _SERIOUS_WARNINGS = frozenset(
     {
         "contours-without-slice",

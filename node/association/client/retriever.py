@@ -1,0 +1,237 @@
+"""Retrieve from peers what people asked for (`node.index.retrievals`), in the background.
+
+Each peer has one retrieval at a time, on a thread of its own, so a peer that is slow or dead delays no other. If the
+node stops, a retrieval under way stays in the index as running, and the next start repeats it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from time import monotonic
+
+import structlog
+
+from node.association.addresses import address_of
+from node.association.client.get import RetrieveTarget, SubOperationCounts, get
+from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
+from node.dicom.status import NOT_CURRENT, STORED
+from node.errors import OutOfResources, UsageError, VoxelnodeError
+from node.index.database import Index
+from node.index.follower import IndexFollower
+from node.index.records import Refused
+from node.index.retrievals import Counts, Retrieval, RetrievalState
+from node.receive.ingest import Ingest
+from node.settings.model import Settings
+
+log = structlog.get_logger()
+
+LOOK_SECONDS = 0.5
+"""Interval at which a retrieval under way looks whether it was cancelled, and records its progress."""
+
+STOP_SECONDS = 5.0
+"""Longest wait for the retrievals under way when the node stops. One that waits for a connection may take longer."""
+
+RETRY_SECONDS = 5.0
+"""Pause before an outcome that could not be recorded is recorded again."""
+
+
+class Retriever(IndexFollower):
+    """Retrieves what waits, one retrieval per peer at a time.
+
+    Parameters
+    ----------
+    on_refusal : callable (Refused)
+        Called for each instance that the node refused.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        index: Index,
+        ingest: Ingest,
+        audit: Audit,
+        on_refusal: Callable[[Refused], None] = lambda refused: None,
+    ) -> None:
+        super().__init__("retrieve", index)
+        self._settings, self._ingest, self._audit, self._on_refusal = settings, ingest, audit, on_refusal
+        self._lock = threading.Lock()
+        self._threads: dict[str, threading.Thread] = {}
+
+    def start(self) -> None:
+        """Let what the last process left wait again, and begin."""
+        self._index.retrievals.resume(self._ingest.now())
+        super().start()
+
+    def step(self) -> None:
+        """Begin the first retrieval of each peer that has none under way."""
+        with self._lock:
+            busy = set(self._threads)
+        for retrieval in self._index.retrievals.waiting(busy):
+            if not self._index.retrievals.begin(retrieval.id, self._ingest.now()):
+                continue  # it was cancelled meanwhile
+            thread = threading.Thread(
+                target=self._perform, args=(retrieval,), name=f"retrieve from {retrieval.peer}", daemon=True
+            )
+            with self._lock:
+                self._threads[retrieval.peer] = thread
+            thread.start()
+
+    def stop(self, seconds: float | None = None) -> None:
+        """Begin no further retrieval, and abort those under way."""
+        super().stop(seconds)
+        deadline = monotonic() + STOP_SECONDS
+        with self._lock:
+            threads = list(self._threads.values())
+        for thread in threads:
+            thread.join(max(0.0, deadline - monotonic()))
+
+    def _perform(self, retrieval: Retrieval) -> None:
+        try:
+            run = _Run(retrieval, self._settings, self._index, self._ingest, self._on_refusal, self._stopping)
+            ended = run.perform()
+            if ended is not None:
+                self._note(retrieval, *ended)
+        except Exception:  # a bug must not keep the peer busy until the node stops
+            log.exception("retrieval_failed", peer=retrieval.peer)
+        finally:
+            with self._lock:
+                self._threads.pop(retrieval.peer, None)
+            self.wake()
+
+    def _note(self, retrieval: Retrieval, state: RetrievalState, stored: int) -> None:
+        """Record the end of a retrieval in the audit log (PS3.15 A.5.3.7): who wanted what, and from where it came."""
+        peer = self._settings.peers.get(retrieval.peer)
+        participants = [
+            Participant(retrieval.requested_by, "", is_requestor=True),
+            Participant(peer.ae_title if peer else retrieval.peer, SOURCE, (peer.host or "") if peer else ""),
+            Participant(self._settings.dicom.ae_title, DESTINATION),
+        ]
+        result = Result.SUCCESS if state == "succeeded" else Result.MINOR_FAILURE
+        detail = f"retrieval {retrieval.retrieval_id} from {retrieval.peer}: {state}, {stored} instances came"
+        objects = [{"study_instance_uid": retrieval.study_instance_uid}]
+        self._audit.note(
+            AuditMessage(AuditEvent.INSTANCES_TRANSFERRED, Action.CREATE, result, participants, objects, detail)
+        )
+        log.info("retrieval_ended", peer=retrieval.peer, state=state)
+
+
+class _Run:
+    """One retrieval on its thread: what it counts, and who cancelled it."""
+
+    def __init__(
+        self,
+        retrieval: Retrieval,
+        settings: Settings,
+        index: Index,
+        ingest: Ingest,
+        on_refusal: Callable[[Refused], None],
+        stopping: threading.Event,
+    ) -> None:
+        self._retrieval, self._settings, self._index, self._ingest = retrieval, settings, index, ingest
+        self._on_refusal, self._stopping = on_refusal, stopping
+        self._counts = self._reported = Counts()
+        self._sent = 0
+        """Instances of which the peer says that the node took them."""
+        self._refusal = ""
+        """Why the node refused the first one."""
+        self._cancelled_by: str | None = None
+        self._look_at = 0.0
+
+    def perform(self) -> tuple[RetrievalState, int] | None:
+        """Retrieve, and record the outcome; return it with the number of instances, or None if the node stops."""
+        problem = ""
+        try:
+            self._retrieve()
+        except VoxelnodeError as error:
+            problem = str(error)
+        except Exception:
+            log.exception("retrieval_failed", peer=self._retrieval.peer)
+            problem = "an unexpected error in the node: see its log"
+        while not self._stopping.is_set():
+            try:
+                self._look()
+                state, detail = outcome(self._counts, self._sent, problem, self._refusal, self._cancelled_by)
+                self._index.retrievals.end(self._retrieval.id, state, self._counts, detail, self._ingest.now())
+            except OutOfResources:
+                self._stopping.wait(RETRY_SECONDS)
+            else:
+                return state, self._counts.stored
+        return None
+
+    def _retrieve(self) -> None:
+        name, dicom = self._retrieval.peer, self._settings.dicom
+        if name not in self._settings.called_peers:
+            raise UsageError(f"[peers] has no {name} with a host any more")
+        target = RetrieveTarget(self._retrieval.study_instance_uid, self._retrieval.series_instance_uid or "")
+        peer = address_of(name, self._settings)
+        final = get(
+            target, peer, dicom, self._ingest, self._progress, self._answered, self._refused, self._is_abandoned
+        )
+        self._progress(final)
+
+    def _answered(self, status: int) -> None:
+        is_kept = status in (STORED.status, NOT_CURRENT.status)
+        stored, refused = self._counts.stored + is_kept, self._counts.refused + (not is_kept)
+        self._counts = replace(self._counts, stored=stored, refused=refused)
+
+    def _refused(self, refused: Refused) -> None:
+        self._refusal = self._refusal or refused.reason
+        self._on_refusal(refused)
+
+    def _progress(self, told: SubOperationCounts) -> None:
+        """Take over what the peer says. For the peer, an instance that the node refused has failed as well."""
+        announced = told.completed + told.failed + told.warning + told.remaining
+        failed = max(told.failed - self._counts.refused, 0)
+        self._counts = replace(self._counts, announced=announced, failed=failed)
+        self._sent = told.completed + told.warning
+
+    def _is_abandoned(self) -> bool:
+        if monotonic() >= self._look_at:
+            with suppress(OutOfResources):  # the progress is told later
+                self._look()
+            self._look_at = monotonic() + LOOK_SECONDS
+        return self._cancelled_by is not None or self._stopping.is_set()
+
+    def _look(self) -> None:
+        """Look whether somebody cancelled the retrieval, and record its progress."""
+        if self._stopping.is_set():
+            return
+        self._cancelled_by = self._index.retrievals.cancelled_by(self._retrieval.id)
+        if self._counts != self._reported:
+            self._index.retrievals.report(self._retrieval.id, self._counts, self._ingest.now())
+            self._reported = self._counts
+
+
+def outcome(
+    counts: Counts, sent: int, problem: str, refusal: str, cancelled_by: str | None
+) -> tuple[RetrievalState, str]:
+    """Return the state in which a retrieval ends, and a sentence for people.
+
+    Parameters
+    ----------
+    sent : int
+        Instances of which the peer says that the node took them.
+    problem : str
+        What ended it before its time; empty if the peer said that it is done.
+    refusal : str
+        Why the node refused the first of the refused instances.
+    """
+    parts = [f"cancelled by {cancelled_by}"] if cancelled_by is not None else [problem] if problem else []
+    if counts.stored or cancelled_by is not None or not problem:
+        parts.append(f"{_instances(counts.stored)} came")
+    if counts.refused:
+        parts.append(f"{counts.refused} refused by this node ({refusal})")
+    if counts.failed:
+        parts.append(f"{counts.failed} failed at the peer")
+    if sent > counts.stored:
+        parts.append(f"the peer says that it sent {sent}")
+    is_whole = counts.stored and not (problem or counts.refused or counts.failed or sent > counts.stored)
+    state: RetrievalState = "succeeded" if is_whole else "incomplete" if counts.stored else "failed"
+    return "cancelled" if cancelled_by is not None else state, "; ".join(parts)
+
+
+def _instances(count: int) -> str:
+    return "no instance" if count == 0 else "1 instance" if count == 1 else f"{count} instances"

@@ -1,0 +1,145 @@
+"""The page that queries a peer and retrieves from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Form, Query, Request, Response
+from fastapi.responses import RedirectResponse
+from pydantic import BaseModel, Field
+
+from node.errors import VoxelnodeError
+from node.web import peers
+from node.web.access import Caller, RequestAudit, Writer
+from node.web.background_requests import background_request
+from node.web.errors import ResourceNotFound
+from node.web.pages.operation import SEE_OTHER
+from node.web.pages.rendering import fragment, page
+from node.web.pages.status_chips import StatusChip
+from node.web.services import Node, Services
+
+router = APIRouter(include_in_schema=False)
+
+SHOWN_RETRIEVALS = 50
+
+CHIPS: Mapping[str, StatusChip] = {
+    "waiting": StatusChip("plain", "waiting"),
+    "running": StatusChip("busy", "retrieving"),
+    "succeeded": StatusChip("good", "retrieved"),
+    "incomplete": StatusChip("warning", "incomplete"),
+    "failed": StatusChip("bad", "failed"),
+    "cancelled": StatusChip("plain", "cancelled"),
+}
+
+
+class PeerForm(peers.PeerSearch):
+    """The fields of the search form, sent in a request body to keep names out of the logs of proxies."""
+
+    peer: Annotated[str, Field(max_length=64)]
+
+
+class WantedForm(BaseModel):
+    """The form that retrieves: studies by UID, and series by the UIDs of their study and their own."""
+
+    peer: Annotated[str, Field(max_length=64)]
+    study: Annotated[list[peers.Uid], Field(max_length=peers.MAX_WANTED)] = []
+    series: Annotated[list[Annotated[str, Field(max_length=129)]], Field(max_length=peers.MAX_WANTED)] = []
+
+    def wanted(self) -> list[peers.Wanted]:
+        """Return what is wanted: a series only if its study is not wanted as a whole."""
+        pairs = [text.split(" ") for text in self.series if len(text.split(" ")) == 2]
+        series = [peers.Wanted(study_instance_uid=study, series_instance_uid=uid) for study, uid in pairs]
+        studies = [peers.Wanted(study_instance_uid=study) for study in self.study]
+        return [*studies, *(one for one in series if one.study_instance_uid not in self.study)]
+
+
+@router.get("/peers")
+def query_form(request: Request, node: Node, account: Writer, audit: RequestAudit) -> Response:
+    """The form of a search, and the retrievals."""
+    return _page(request, node, account, audit, None)
+
+
+@router.post("/peers")
+def found(
+    request: Request, node: Node, account: Writer, audit: RequestAudit, form: Annotated[PeerForm, Form()]
+) -> Response:
+    """The answers of a peer: only these for htmx, else the whole page."""
+    answers = {**_answers(node, audit, form), "peer": form.peer}
+    if "hx-request" in request.headers:
+        return fragment(request, account, "peer_answers.html", **answers)
+    return _page(request, node, account, audit, form, **answers)
+
+
+@router.get("/peers/series")
+def series(
+    request: Request,
+    node: Node,
+    account: Writer,
+    audit: RequestAudit,
+    peer: Annotated[str, Query(max_length=64)],
+    study: Annotated[str, Query(max_length=64)],
+) -> Response:
+    """The series of a study at a peer, as a row below that of the study."""
+    shown: dict[str, Any] = {"items": [], "note": None, "problem": "", "study": study}
+    try:
+        shown |= peers.find_series(node, audit, peer, study)
+    except ResourceNotFound:
+        raise
+    except VoxelnodeError as error:
+        shown["problem"] = str(error)
+    return fragment(request, account, "peer_series.html", **shown)
+
+
+@router.post("/peers/retrieve")
+def retrieve(
+    request: Request, node: Node, account: Writer, audit: RequestAudit, form: Annotated[WantedForm, Form()]
+) -> Response:
+    """Retrieve what is selected."""
+    wanted = form.wanted()
+    if wanted:
+        peers.retrieve(node, account, audit, form.peer, wanted)
+    if "hx-request" in request.headers:
+        return fragment(request, account, "retrievals.html", **_retrievals(node))
+    return RedirectResponse("/peers", SEE_OTHER)
+
+
+@router.get("/peers/retrievals")
+@background_request
+def retrievals(request: Request, node: Node, account: Writer, audit: RequestAudit) -> Response:
+    """The retrievals, which update themselves."""
+    shown = _retrievals(node)
+    audit.queried("retrievals", len(shown["retrievals"]))
+    return fragment(request, account, "retrievals.html", **shown)
+
+
+@router.post("/peers/retrievals/{retrieval}/cancel")
+def cancel(node: Node, account: Writer, audit: RequestAudit, retrieval: str) -> Response:
+    """Cancel a retrieval."""
+    peers.cancel_retrieval(node, account, audit, retrieval)
+    return RedirectResponse("/peers", SEE_OTHER)
+
+
+def _page(
+    request: Request, node: Services, account: Caller, audit: RequestAudit, form: PeerForm | None, **answers: Any
+) -> Response:
+    shown = _retrievals(node)
+    audit.queried("retrievals", len(shown["retrievals"]))
+    names = node.settings.called_peers
+    search = form or peers.PeerSearch()
+    return page(request, node, account, "peers.html", names=names, search=search, digest="", **shown, **answers)
+
+
+def _answers(node: Services, audit: RequestAudit, form: PeerForm) -> dict[str, Any]:
+    """Return the answers, or the problem of a peer, which is an answer as well for people."""
+    try:
+        return {**peers.find_studies(node, audit, form.peer, form), "problem": ""}
+    except ResourceNotFound:
+        raise
+    except VoxelnodeError as error:
+        return {"items": [], "note": None, "problem": str(error)}
+
+
+def _retrievals(node: Services) -> dict[str, Any]:
+    with node.index.reading(wait=False) as index:
+        return {"retrievals": index.retrievals.newest(SHOWN_RETRIEVALS), "chips": CHIPS}

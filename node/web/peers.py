@@ -1,0 +1,161 @@
+"""Searches at peers and retrievals from them, shared by REST and the pages."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+
+from node.audit.audit_log import Action, AuditEvent
+from node.dicom.attributes import is_identifier
+from node.errors import VoxelnodeError
+from node.web.access import Caller, RequestAudit
+from node.web.audit_trail import of_study
+from node.web.errors import ResourceNotFound
+from node.web.services import Services
+
+MAX_WANTED = 500
+"""Studies and series in one request to retrieve: as many as a search finds."""
+
+_PLAIN = r"^[^\\\x00-\x1f\x7f]*$"
+"""No backslash, which separates values, and no control characters (PS3.5 6.1.3, 6.2)."""
+
+Short = Annotated[str, StringConstraints(strip_whitespace=True, max_length=16, pattern=_PLAIN)]
+Long = Annotated[str, StringConstraints(strip_whitespace=True, max_length=64, pattern=_PLAIN)]
+Day = Annotated[dt.date | None, BeforeValidator(lambda text: text or None)]
+"""A date; a field of a form that is left empty is none."""
+
+Uid = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[!-\[\]-~]+$")]
+
+
+class PeerSearch(BaseModel):
+    """A search for studies at a peer; an empty field matches all. `*` and `?` are wildcards, except in dates.
+
+    A name that has none matches those that begin with it: Family, Given.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    patient_id: Long = ""
+    patient_name: Long = ""
+    first_date: Day = None
+    last_date: Day = None
+    modality: Short = ""
+    accession_number: Short = ""
+
+    def keys(self) -> dict[str, str]:
+        """Return the matching keys of C-FIND (PS3.4 C.2.2.2)."""
+        dates = [f"{date:%Y%m%d}" if date is not None else "" for date in (self.first_date, self.last_date)]
+        keys = {
+            "PatientID": self.patient_id,
+            "PatientName": _name_key(self.patient_name),
+            "StudyDate": "-".join(dates) if any(dates) else "",
+            "ModalitiesInStudy": self.modality.upper(),
+            "AccessionNumber": self.accession_number,
+        }
+        return {keyword: value for keyword, value in keys.items() if value}
+
+
+def _name_key(text: str) -> str:
+    name = "^".join(part.strip() for part in text.split(","))
+    return name if not name or "*" in name or "?" in name else f"{name}*"
+
+
+class Wanted(BaseModel):
+    """A study to retrieve, or one of its series."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    study_instance_uid: Uid
+    series_instance_uid: Uid | None = None
+
+
+def require_peer(node: Services, peer: str) -> None:
+    """Refuse the name of a peer that the node cannot call.
+
+    Raises
+    ------
+    ResourceNotFound
+    """
+    if peer not in node.settings.called_peers:
+        raise ResourceNotFound("peer with a host in [peers]")
+
+
+def find_studies(node: Services, audit: RequestAudit, peer: str, search: PeerSearch) -> Mapping[str, Any]:
+    """Search for studies at a peer, and record it; the result has ``items``, the newest first, and a ``note``.
+
+    Raises
+    ------
+    ResourceNotFound, PeerBusy, PeerFailed
+    """
+    found = _find(node, audit, peer, "study", search.keys())
+    with node.index.searching() as index:
+        here = index.instances.count_by_study([item["study_instance_uid"] for item in found["items"]])
+    for item in found["items"]:
+        item["instances_here"] = here.get(item["study_instance_uid"], 0)
+    found["items"].sort(key=lambda item: (item["study_date"] or "", item["study_time"] or ""), reverse=True)
+    return found
+
+
+def find_series(node: Services, audit: RequestAudit, peer: str, study_instance_uid: str) -> Mapping[str, Any]:
+    """Ask a peer for the series of a study, and record it; see `find_studies`. Sorted by their numbers."""
+    if not is_identifier(study_instance_uid):
+        raise ResourceNotFound("study")
+    found = _find(node, audit, peer, "series", {"StudyInstanceUID": study_instance_uid})
+    with node.index.searching() as index:
+        here = index.instances.count_by_series(study_instance_uid)
+    items = [
+        {**item, "study_instance_uid": study_instance_uid, "instances_here": here.get(item["series_instance_uid"], 0)}
+        for item in found["items"]
+        if item["study_instance_uid"] in (None, study_instance_uid)
+    ]
+    items.sort(key=lambda item: (item["series_number"] is None, item["series_number"], item["series_instance_uid"]))
+    return {**found, "items": items}
+
+
+def _find(
+    node: Services, audit: RequestAudit, peer: str, level: Literal["study", "series"], keys: Mapping[str, str]
+) -> dict[str, Any]:
+    require_peer(node, peer)
+    asked = f"C-FIND at {peer}: {level} {json.dumps(keys, ensure_ascii=False)}"
+    try:
+        found = node.actions["search-peer"](peer=peer, level=level, keys=dict(keys))
+    except VoxelnodeError:
+        audit.queried(f"{asked}; no answer")  # the keys may have been sent
+        raise
+    audit.queried(asked, len(found["answers"]))
+    return {"items": [dict(answer) for answer in found["answers"]], "note": found["note"] or None}
+
+
+def retrieve(
+    node: Services, account: Caller, audit: RequestAudit, peer: str, wanted: Sequence[Wanted]
+) -> Sequence[str]:
+    """Have studies and series retrieved from a peer in the background, and record it; return the retrievals' ids.
+
+    Raises
+    ------
+    ResourceNotFound
+    UsageError
+        Too many retrievals wait.
+    """
+    require_peer(node, peer)
+    pairs = [(each.study_instance_uid, each.series_instance_uid) for each in wanted]
+    ids: Sequence[str] = node.actions["retrieve"](peer=peer, wanted=pairs, who=account.name)["retrievals"]
+    objects = [of_study(study, None) for study in dict.fromkeys(each.study_instance_uid for each in wanted)]
+    detail = f"retrieval of {len(ids)} studies and series from {peer} requested"
+    audit.changed(AuditEvent.BEGIN_TRANSFERRING, Action.EXECUTE, objects, detail)
+    return ids
+
+
+def cancel_retrieval(node: Services, account: Caller, audit: RequestAudit, retrieval: str) -> None:
+    """Cancel a retrieval, and record it.
+
+    Raises
+    ------
+    NoSuchRetrieval, RetrievalEnded
+    """
+    node.actions["cancel-retrieval"](retrieval=retrieval, who=account.name)
+    audit.changed(AuditEvent.BEGIN_TRANSFERRING, Action.EXECUTE, (), f"retrieval {retrieval}: cancelled")
