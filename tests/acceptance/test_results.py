@@ -6,6 +6,7 @@ import json
 import sys
 import threading
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,8 @@ import httpx2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
+from playwright.sync_api import Page, expect, sync_playwright
 
 from node.control.node import Endpoints, Node
 from node.dicom.reading import read_instance
@@ -25,6 +28,7 @@ from tests.acceptance.served import until
 from tests.acceptance.test_lifecycle import send
 from tests.preloaded import run
 from tests.rows import view_rows
+from tests.web.pages import Visitor, start_browser
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "examples" / "lung"
 SLICES, SIZE, PIXEL_MM, STEP_MM = 10, 40, 9.0, 20.0
@@ -81,7 +85,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Se
     server.server_close()
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_lungs_come_back_as_segmentations_and_measurements(served: tuple[Settings, Endpoints]) -> None:
     settings, endpoints = served
     root, phantom = settings.storage.root, thorax()
@@ -125,10 +129,44 @@ def test_lungs_come_back_as_segmentations_and_measurements(served: tuple[Setting
     kinds = view_rows(root, "SELECT modality, count(*) AS n FROM v_series GROUP BY modality")
     assert {row["modality"]: row["n"] for row in kinds} == {"CT": 1, "SEG": 3, "SR": 3}
     assert not list((root / "jobs").iterdir())
-    converted = "SELECT series_instance_uid AS uid FROM v_series WHERE modality = 'SEG' AND state = 'converted'"
+    of_command = next(job["job_id"] for job in jobs() if job["hook"] == "command")
+    results = client.get(f"/api/v1/jobs/{of_command}").json()["results"]
+    uid = next(result["series_instance_uid"] for result in results if result["kind"] == "segmentation")
+    converted = f"SELECT 1 FROM v_series WHERE series_instance_uid = '{uid}' AND state = 'converted'"
     until(lambda: view_rows(root, converted), 60, "a label volume")
-    page = client.get(f"/studies/{series[0].StudyInstanceUID}/series/{series[0].SeriesInstanceUID}").text
-    assert f"/series/{view_rows(root, converted)[0]['uid']}/files/1/" in page  # which the viewer lays over the CT
+    path = f"studies/{series[0].StudyInstanceUID}/series/{series[0].SeriesInstanceUID}"
+    with sync_playwright() as playwright:
+        for browser in start_browser(playwright):
+            visitor = Visitor(browser, endpoints.web or "")
+            lungs_are_shown(visitor.open(path), uid)
+            visitor.close()
+            assert visitor.complaints == []
+
+
+def lungs_are_shown(page: Page, segmentation: str) -> None:
+    """The viewer lays the lungs over the CT in the colours of its legend; the left one is on the right of the image."""
+    page.wait_for_selector("#viewer[data-shown]")
+    page.keyboard.press("x")  # without the cross-hair
+    before = pixels_of(page)
+    for overlay in page.locator(f"[data-overlay][data-series='{segmentation}']").all():
+        overlay.check()
+    expect(page.locator("#legend li")).to_have_text([*LUNGS])
+    tint = pixels_of(page) - before
+    is_tinted = np.abs(tint).max(2) > 20
+    on_right = np.arange(tint.shape[1]) > tint.shape[1] / 2
+    for name, side in zip(LUNGS, (on_right, ~on_right), strict=True):
+        swatch = page.locator("#legend li", has_text=name).locator(".swatch")
+        colour = swatch.evaluate("(one) => getComputedStyle(one).backgroundColor.match(/\\d+/g).map(Number)")
+        coloured = tint[is_tinted & side]
+        assert len(coloured) > 500
+        assert np.argmax(coloured.mean(0)) == np.argmax(colour)
+
+
+def pixels_of(page: Page) -> NDArray[Any]:
+    """What the axial plane looks like, (rows, columns, RGB), once what was asked for is drawn: in the next frame."""
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    shot = page.locator(".pane[data-plane=axial] canvas").first.screenshot()
+    return np.asarray(Image.open(BytesIO(shot)).convert("RGB"), dtype=int)
 
 
 def path_of(root: Path, sop_instance_uid: str) -> Path:
