@@ -23,7 +23,7 @@ from node.errors import UsageError, VoxelnodeError
 PANELS = {
     "Run": ("demo", "init", "serve", "doctor", "config"),
     "Convert": ("convert", "deidentify", "import", "reconvert", "bids"),
-    "Exchange": ("echo", "find", "get", "send", "worklist", "hooks", "jobs", "routes", "conformance"),
+    "Exchange": ("echo", "find", "get", "send", "worklist", "workitems", "hooks", "jobs", "routes", "conformance"),
     "Look": ("status", "series", "select", "info", "dump", "rejections", "conflicts", "audit"),
     "Maintain": (
         "fsck",

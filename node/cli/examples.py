@@ -37,6 +37,7 @@ EXAMPLES = {
     "find": ("voxelnode find --from PACS PatientID=17", "voxelnode find --from PACS StudyDate=20260101-"),
     "get": ("voxelnode get 1.2.840.1 --from PACS",),
     "send": ("voxelnode send 1.2.840.1 --to PACS", "voxelnode send --patient 17 --to NODE@127.0.0.1:11112"),
+    "workitems": ("voxelnode workitems list --state 'IN PROGRESS'", "voxelnode workitems end 2.25.17 --yes"),
     "worklist": ("voxelnode worklist list", "voxelnode worklist check"),
     "hooks": ("voxelnode hooks list", "voxelnode hooks test mail", "voxelnode hooks deliveries --state given-up"),
     "routes": ("voxelnode routes list", "voxelnode routes waiting", "voxelnode routes pause research/PACS"),

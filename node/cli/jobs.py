@@ -88,7 +88,8 @@ def show(job: JobId, config: ConfigFile = None, root: Root = None, json: Json = 
 def cancel(job: JobId, config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
     """End a job without results.
 
-    Its receiver is told at its next report. What a command or a plugin still leaves is dropped.
+    A command that runs for it is killed with its process group, a plugin with its process. The receiver of a webhook is
+    told at its next report. The message is not delivered again, unless `hooks retry` asks for it.
     """
     done = perform(settings_for_change(config, root), "cancel-job", job=job)
     if json:

@@ -27,6 +27,7 @@ from node.association.client.search import PeerSearches
 from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result, Transfers
 from node.control.accounts import AccountAdministration
 from node.control.control_socket import REQUEST_SECONDS, NoControlSocket, NotPerformed, request_action
+from node.dicom.worklist import entry_text
 from node.durable import locked, make_folder, sync_folder, write_durably
 from node.errors import VoxelnodeError
 from node.index.database import Index, reading
@@ -220,6 +221,7 @@ class Repository:
             "replay-route": self._replay_route,
             "send": self._send,
             "cancel-job": self._cancel_job,
+            "end-workitem": self._end_workitem,
             "set-account": accounts.set_account,
             "set-role": accounts.set_role,
             "remove-account": accounts.remove_account,
@@ -285,11 +287,20 @@ class Repository:
 
     def _cancel_job(self, job: str, who: str) -> Mapping[str, Any]:
         uids = [{"study_instance_uid": self.index.jobs.with_id(job).study_instance_uid}]
-        self.results.end(job, "cancelled")
+        self.results.end(job, "cancelled", f"cancelled by {who}")
         participants = [Participant(who, APPLICATION, is_requestor=True)]
         event, detail = AuditEvent.INSTANCES_ACCESSED, f"job {job}: cancelled"
         self.audit.note(AuditMessage(event, Action.EXECUTE, Result.SUCCESS, participants, uids, detail))
         return {"cancelled": job}
+
+    def _end_workitem(self, workitem: str, who: str) -> Mapping[str, Any]:
+        reason = f"ended by {who}: its performer has vanished"
+        attributes = self.index.workitems.end(workitem, reason, dt.datetime.now(dt.UTC))
+        participants = [Participant(who, APPLICATION, is_requestor=True)]
+        objects = [{"patient_id": entry_text(attributes, "PatientID") or ""}]
+        event, detail = AuditEvent.PROCEDURE_RECORD, f"workitem {workitem}: {reason}"
+        self.audit.note(AuditMessage(event, Action.UPDATE, Result.SUCCESS, participants, objects, detail))
+        return {"ended": workitem}
 
     def _delete(
         self,

@@ -65,6 +65,7 @@ class Job:
     series_instance_uid: str | None
     revision: int | None
     state: JobState
+    detail: str | None
 
     @property
     def is_open(self) -> bool:
@@ -277,7 +278,7 @@ def _row_id(connection: Connection, job_id: str) -> int:
 def _job(connection: Connection, id: int) -> Job:
     row = connection.execute(select(JobRow).where(JobRow.id == id)).one()
     uids = row.study_instance_uid, row.series_instance_uid
-    return Job(row.id, row.job_id, row.hook, *uids, row.revision, cast(JobState, row.state))
+    return Job(row.id, row.job_id, row.hook, *uids, row.revision, cast(JobState, row.state), row.detail)
 
 
 def _open(connection: Connection, job_id: str) -> Job:

@@ -15,7 +15,7 @@ from node.dicom import unified_steps as rules
 from node.dicom.json_model import Json, elements
 from node.dicom.unified_steps import Event, State, Status
 from node.dicom.worklist import entry_text
-from node.errors import OutOfResources
+from node.errors import OutOfResources, VoxelnodeError
 from node.index.models import WorkitemLockRow, WorkitemReportRow, WorkitemRow, WorkitemSubscriberRow
 from node.index.repository import IndexRepository, on_reader, on_writer
 
@@ -26,6 +26,14 @@ PAGE = 500
 MAX_WORKITEMS = 100_000
 MAX_REPORTS = 100_000
 """Reports that are kept; older ones are removed, whether somebody was told or not."""
+
+
+class NoSuchWorkitem(VoxelnodeError):
+    """No client has created such a workitem."""
+
+
+class WorkitemEnded(VoxelnodeError):
+    """The workitem has ended."""
 
 
 class WorkitemRepository(IndexRepository):
@@ -138,20 +146,29 @@ class WorkitemRepository(IndexRepository):
             return Status.NO_PERFORMER
         asked = dict(sorted({**request, **elements({"RequestingAE": requestor})}.items()))
         _report(connection, row.id, rules.CANCEL_REQUESTED, asked)
-        attributes = row.attributes
-        for state in states:
-            after = (
-                rules.cancelled(attributes, request, now)
-                if state == "CANCELED"
-                else rules.changed(attributes, state, now)
-            )
-            if isinstance(after, Status):
-                return after
-            attributes = after
-            _report(connection, row.id, rules.STATE_REPORT, rules.state_report(attributes))
-        if states:
-            _change(connection, row.id, attributes=attributes, state=states[-1], ended_at=now)
-        return Status.SUCCESS
+        return _cancel(connection, row, states, request, now)
+
+    @on_writer
+    def end(self, connection: Connection, uid: str, reason: str, now: dt.datetime) -> Json:
+        """Cancel a workitem without the Transaction UID of its performer, who has vanished (PS3.4 CC.2.1.3).
+
+        Return its attributes before.
+
+        Raises
+        ------
+        NoSuchWorkitem
+        WorkitemEnded
+        """
+        row = _row(connection, uid)
+        if row is None:
+            raise NoSuchWorkitem
+        states = rules.transition(Event.REQUEST_CANCEL, row.state)
+        if not isinstance(states, Status):
+            states = _cancel(connection, row, states or ("CANCELED",), elements({"ReasonForCancellation": reason}), now)
+        if states != Status.SUCCESS:
+            raise WorkitemEnded(f"the workitem is {row.state}")
+        before: Json = row.attributes
+        return before
 
     @on_writer
     def remove_ended(self, connection: Connection, before: dt.date) -> int:
@@ -204,6 +221,22 @@ class WorkitemRepository(IndexRepository):
 
 def _row(connection: Connection, uid: str) -> Row[Any] | None:
     return connection.execute(select(WorkitemRow.__table__).where(WorkitemRow.sop_instance_uid == uid)).first()
+
+
+def _cancel(connection: Connection, row: Row[Any], states: Sequence[State], request: Json, now: dt.datetime) -> Status:
+    """Let a workitem go through `states` to the last one, with the reasons of a request, and tell its subscribers."""
+    attributes = row.attributes
+    for state in states:
+        after = (
+            rules.cancelled(attributes, request, now) if state == "CANCELED" else rules.changed(attributes, state, now)
+        )
+        if isinstance(after, Status):
+            return after
+        attributes = after
+        _report(connection, row.id, rules.STATE_REPORT, rules.state_report(attributes))
+    if states:
+        _change(connection, row.id, attributes=attributes, state=states[-1], ended_at=now)
+    return Status.SUCCESS
 
 
 def _ids(connection: Connection, uids: Sequence[str]) -> Iterator[list[int]]:

@@ -75,6 +75,12 @@ class HookWorker(LedgerWorker):
         self._titles = frozenset(title.strip() for title in hook.calling_ae_titles)
         self._selector = compile_selector(hook.where) if hook.where is not None else None
         self._next_at = 0.0
+        self._ends_delivery = self._cancelled
+
+    def cancel(self) -> None:
+        """Cancel the attempt under way; the next start repeats it."""
+        super().cancel()
+        self._ends_delivery.set()
 
     def _close(self) -> None:
         super()._close()
@@ -102,7 +108,7 @@ class HookWorker(LedgerWorker):
                 if not job.is_open:  # a receiver that was not heard in time has done its work
                     return _done_before(pending, job)
                 message = self._for_job(message, job, token)
-            delivered = self._channel.deliver(message, self._cancelled)
+            delivered = self._deliver(message, job)
             reached("message-delivered")
             if job is not None:
                 self._take_results(job, delivered)
@@ -117,6 +123,25 @@ class HookWorker(LedgerWorker):
         self._audit_export(message, Result.SUCCESS)
         self._metrics.hook_messages.labels(self._hook_name, "delivered").inc()
         return Attempt(pending, "delivered", attempts, output=delivered.output)
+
+    def _deliver(self, message: HookMessage, job: Job | None) -> Delivered:
+        """Deliver a message; end the command, plugin or request if its job is cancelled meanwhile.
+
+        Raises
+        ------
+        Interrupted, NotDelivered
+        """
+        if job is None:
+            return self._channel.deliver(message, self._cancelled)
+        with self._results.under_way(job.job_id) as self._ends_delivery:
+            if self._cancelled.is_set():  # before `cancel` saw the new event
+                raise Interrupted
+            try:
+                return self._channel.deliver(message, self._ends_delivery)
+            except Interrupted:
+                if self._cancelled.is_set():
+                    raise
+        raise NotDelivered(self._index.jobs.with_id(job.job_id).detail or "cancelled", is_final=True)
 
     def _is_own(self, index: ReadIndex, pending: PendingEvent) -> bool:
         """Return whether the hook itself made what an event is about: it would never come to an end."""
@@ -215,5 +240,6 @@ class HookWorker(LedgerWorker):
 def _done_before(pending: PendingEvent, job: Job) -> Attempt:
     """Return the outcome of a message whose job has ended."""
     if job.state == "cancelled":
-        return Attempt(pending, "dropped", pending.attempts, reason="its job was cancelled")
+        reason = f"its job was {job.detail or 'cancelled'}"
+        return Attempt(pending, "dropped", pending.attempts, reason=reason)
     return Attempt(pending, "delivered", pending.attempts)

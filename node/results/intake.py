@@ -102,6 +102,18 @@ class ResultIntake:
         self._folder = ingest.archive.root / FOLDER
         self._makers = makers or Makers()
         self._turn = threading.Lock()
+        self._under_way: dict[str, threading.Event] = {}
+
+    @contextmanager
+    def under_way(self, job_id: str) -> Iterator[threading.Event]:
+        """Yield an event that is set if somebody cancels the job within the block, whose work can end then."""
+        cancelled = self._under_way[job_id] = threading.Event()
+        try:
+            if not self._index.jobs.with_id(job_id).is_open:  # it was cancelled before
+                cancelled.set()
+            yield cancelled
+        finally:
+            del self._under_way[job_id]
 
     def folder(self, job_id: str) -> Path:
         """Return the folder of a job, which may not exist."""
@@ -213,6 +225,9 @@ class ResultIntake:
 
     def ended(self, job: Job, state: JobState) -> None:
         """Count a job that has ended, and remove its files."""
+        under_way = self._under_way.get(job.job_id)
+        if state == "cancelled" and under_way is not None:
+            under_way.set()
         shutil.rmtree(self.folder(job.job_id), ignore_errors=True)
         self._metrics.jobs.labels(job.hook, state).inc()
         log.info("job_ended", hook=job.hook, state=state, series_instance_uid=job.series_instance_uid)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 import re
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -120,6 +123,35 @@ def test_a_result_that_is_refused_fails_its_job_and_stores_nothing(root: Root, b
     assert (delivery["state"], "Nemo" in delivery["reason"]) == ("given-up", False)
     assert rows(root, "SELECT 1 FROM v_images WHERE source = 'result'") == []
     assert list((root.folder / "jobs").iterdir()) == []
+
+
+def test_a_cancelled_job_ends_its_command_which_runs_again_only_if_somebody_asks(
+    root: Root, begin: Begin, tmp_path: Path
+) -> None:
+    """The group of the command ends: a grandchild holds a pipe open, which its end closes."""
+    held = tmp_path / "held"
+    os.mkfifo(held)
+    worker = begin("one", script=f"[ -e {tmp_path}/again ] && {WRITE} && exit; sleep 600 > {held} & wait")
+    take(root, make.ct_series(1))
+    settle(root)
+    thread = threading.Thread(target=worker.work)
+    thread.start()
+    with held.open("rb") as pipe:  # opens once the grandchild runs
+        [job] = jobs(root)
+        root.results.end(job["job_id"], "cancelled", "cancelled by anna")
+        assert pipe.read() == b""
+    thread.join(30)
+    assert not thread.is_alive()
+    assert [(job["state"], job["detail"]) for job in jobs(root)] == [("cancelled", "cancelled by anna")]
+    [delivery] = rows(root, "SELECT * FROM v_deliveries")
+    assert (delivery["state"], delivery["reason"]) == ("given-up", "cancelled by anna")
+    (tmp_path / "again").touch()
+    root.clock.move(100_000)
+    worker.work()
+    assert [job["state"] for job in jobs(root)] == ["cancelled"]
+    root.index.deliveries.retry("one", None, root.clock())
+    worker.work()
+    assert [job["state"] for job in jobs(root)] == ["succeeded", "cancelled"]
 
 
 def test_a_webhook_that_accepts_has_time_until_it_expires_and_a_replay_is_a_new_job(root: Root, begin: Begin) -> None:

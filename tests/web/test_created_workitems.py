@@ -244,6 +244,32 @@ def test_only_writers_create_change_and_lock(guarded: Site) -> None:
     assert (granted.status_code, "warning" in granted.headers) == (201, False)
 
 
+def test_an_administrator_ends_a_workitem_whose_performer_has_vanished(guarded: Site) -> None:
+    writer, admin = ({"Authorization": f"Bearer {guarded.token(name)}"} for name in ("writer", "admin"))
+    client = guarded.client()
+    for uid in ("1.1", "1.2"):
+        client.post(f"{WORKITEMS}?{uid}", content=body(STEP | {"PatientID": "4711"}), headers=JSON | writer)
+        assert change(guarded, uid, "IN PROGRESS", "7.7", **writer).status_code == 200
+    page = client.get("/jobs", headers=admin).text
+    assert "/jobs/workitems/1.1/end" in page
+    assert 'href="/jobs"' in page
+    assert "/jobs/workitems/1.1/end" not in client.get("/jobs", headers=writer).text
+    for path in ("/api/v1/workitems/1.1/end", "/jobs/workitems/1.1/end"):
+        assert client.post(path, headers=writer).status_code == 403
+    ended = client.post("/api/v1/workitems/1.1/end", headers=admin).json()
+    assert (ended["state"], ended["patient_id"], ended["created_by"]) == ("CANCELED", "4711", "writer")
+    assert client.post("/jobs/workitems/1.2/end", headers=admin).status_code == 303
+    (model,) = client.get(f"{WORKITEMS}/1.1", headers=admin).json()
+    assert model["00741002"]["Value"][0]["00741238"]["Value"] == ["ended by admin: its performer has vanished"]
+    assert change(guarded, "1.1", "COMPLETED", "7.7", **writer).status_code == 409  # the performer is there again
+    assert client.post("/api/v1/workitems/1.1/end", headers=admin).status_code == 409
+    assert client.post("/api/v1/workitems/1.9/end", headers=admin).status_code == 404
+    assert client.get("/api/v1/workitems", params={"state": "IN PROGRESS"}, headers=admin).json()["items"] == []
+    line = guarded.audited("Procedure Record")[-1]
+    assert line["detail"] == "workitem 1.2: ended by admin: its performer has vanished"
+    assert line["objects"] == [{"patient_id": "4711"}]
+
+
 def test_locked_workitems_stay_and_subscriptions_outlive_a_restart(start_site: Callable[..., Site]) -> None:
     site = start_site()
     for uid in ("1.1", "1.2", "1.3"):

@@ -97,6 +97,7 @@ def what_is_there(site: Site) -> dict[str, Any]:
         "action": "retry",
         "job": job.job_id,
         "peer": "NOBODY",
+        "workitem": "1.2.3",
         "retrieval": retrieval,
         "file": "mask.nii.gz",
         "entry": client.get("/api/v1/worklist").json()["items"][-1]["id"],
@@ -148,7 +149,7 @@ def test_every_change_takes_conditions_and_a_key(fuzzed: Site) -> None:
         if method not in ("get", "head")
         and operation["operationId"] not in ("put_job_file", "search_peer")  # the same however often
     ]
-    assert len(changes) == 21
+    assert len(changes) == 22
     for operation in changes:
         assert {"if-match", "idempotency-key"} <= {parameter["name"] for parameter in operation["parameters"]}
         assert {"404", "409", "412", "422"} <= set(operation["responses"])

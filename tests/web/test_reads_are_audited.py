@@ -53,6 +53,8 @@ NOT_READ = (
             "/api/v1/jobs/{job}/outcome",
             "/api/v1/jobs/{job}/cancel",
             "/jobs/{job}/cancel",
+            "/api/v1/workitems/{workitem}/end",
+            "/jobs/workitems/{workitem}/end",
             "/api/v1/peers/{peer}/search",
             "/peers",
             "/api/v1/peers/{peer}/retrievals",

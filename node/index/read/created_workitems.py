@@ -6,12 +6,13 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, Select, select
+from sqlalchemy import Row as Selected
+from sqlalchemy import Select, select
 
 from node.dicom.json_model import Json
 from node.dicom.unified_steps import FINAL, State
 from node.index.models import WorkitemReportRow, WorkitemRow
-from node.index.read.rows import ReadRepository, unindexed
+from node.index.read.rows import PagedRepository, Row, unindexed
 
 _COLUMNS = (WorkitemRow.id, WorkitemRow.sop_instance_uid, WorkitemRow.state, WorkitemRow.attributes)
 
@@ -36,8 +37,20 @@ class WorkitemReport:
     report: Json
 
 
-class ReadCreatedWorkitems(ReadRepository):
+class ReadCreatedWorkitems(PagedRepository):
     """Rows of ``workitems`` and ``workitem_reports``."""
+
+    listing = select(*_COLUMNS, WorkitemRow.created_by, WorkitemRow.created_at, WorkitemRow.ended_at)
+    filters = (WorkitemRow.sop_instance_uid, WorkitemRow.state)
+
+    def under_way(self, limit: int) -> list[Row]:
+        """Return workitems that somebody performs, the newest first."""
+        return self.page(None, limit, state="IN PROGRESS")
+
+    def is_any_under_way(self) -> bool:
+        """Return whether somebody performs a workitem."""
+        its = select(WorkitemRow.id).where(WorkitemRow.state == "IN PROGRESS").limit(1)
+        return self._connection.execute(its).first() is not None
 
     def one(self, uid: str) -> CreatedWorkitem | None:
         """Return the workitem with a UID, or None."""
@@ -90,5 +103,5 @@ class ReadCreatedWorkitems(ReadRepository):
         ]
 
 
-def _workitem(row: Row[Any]) -> CreatedWorkitem:
+def _workitem(row: Selected[Any]) -> CreatedWorkitem:
     return CreatedWorkitem(row.id, row.sop_instance_uid, row.state, row.attributes)

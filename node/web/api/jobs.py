@@ -132,7 +132,10 @@ def report_outcome(
 
 @router.post("/jobs/{job}/cancel", responses=problems(*OF_CHANGES, CONFLICT))
 def cancel_job(account: Writer, node: Node, change: Change, job: JobId) -> models.JobWithResults:
-    """End a job without results. Its receiver is told by 409 at its next report."""
+    """End a job without results. A command or a plugin that runs for it is killed; others get 409 at their next report.
+
+    The message is not delivered again unless somebody asks for it.
+    """
 
     def cancel(_: Terms) -> models.JobWithResults:
         node.actions["cancel-job"](job=job, who=account.name)

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
+from node.dicom.worklist import entry_text
 from node.index.events import EventKind
 from node.results.manifest import Algorithm, ManifestResult
 from node.web.problem_types import ProblemType
@@ -360,6 +361,25 @@ class SendResult(Resource):
     """The number of instances that wait to be sent."""
 
     instances: int
+
+
+class WorkitemResource(Resource):
+    """A workitem that a client created, which others than the node perform; UPS-RS has all its attributes."""
+
+    sop_instance_uid: str
+    state: Literal["SCHEDULED", "IN PROGRESS", "COMPLETED", "CANCELED"]
+    label: str | None
+    patient_id: str | None
+    created_by: str
+    created_at: dt.datetime
+    ended_at: dt.datetime | None
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Self:
+        """Return the resource of a row, with a few of its attributes."""
+        attributes = row["attributes"]
+        label, patient_id = entry_text(attributes, "ProcedureStepLabel"), entry_text(attributes, "PatientID")
+        return cls.model_validate({**row, "label": label, "patient_id": patient_id})
 
 
 class PeerResource(Resource):

@@ -14,6 +14,7 @@ from node.web.api import (
     resources,
     routes,
     volumes,
+    workitems,
     worklist,
 )
 
@@ -26,6 +27,7 @@ ROUTES = [
         routes,
         conflicts,
         worklist,
+        workitems,
         quarantine,
         jobs,
         peers,

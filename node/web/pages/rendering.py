@@ -84,6 +84,8 @@ def page(
     """Return a complete page for an account."""
     with node.index.reading(wait=False) as index:
         badges = badge_counts(index)
+        has_jobs = any(hook.results for hook in node.settings.hooks.values())
+        has_jobs = has_jobs or index.created_workitems.is_any_under_way()
     return _html(
         request,
         _render(
@@ -94,7 +96,7 @@ def page(
             account=account,
             may_write=account.role >= Role.WRITE,
             may_delete=account.role >= Role.ADMIN,
-            has_jobs=any(hook.results for hook in node.settings.hooks.values()),
+            has_jobs=has_jobs,
             ae_title=node.settings.dicom.ae_title,
             receivers=node.settings.receivers,
             called_peers=node.settings.called_peers,
