@@ -18,7 +18,7 @@ from node.association.addresses import address_of
 from node.association.client.get import RetrieveTarget, SubOperationCounts, get
 from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.dicom.status import NOT_CURRENT, STORED
-from node.errors import OutOfResources, UsageError, VoxelnodeError
+from node.errors import UsageError, VoxelnodeError
 from node.index.database import Index
 from node.index.follower import IndexFollower
 from node.index.records import Refused
@@ -35,7 +35,7 @@ STOP_SECONDS = 5.0
 """Longest wait for the retrievals under way when the node stops. One that waits for a connection may take longer."""
 
 RETRY_SECONDS = 5.0
-"""Pause before an outcome that could not be recorded is recorded again."""
+"""Pause before a beginning or an outcome that could not be recorded is recorded again."""
 
 
 class Retriever(IndexFollower):
@@ -70,14 +70,11 @@ class Retriever(IndexFollower):
         with self._lock:
             busy = set(self._threads)
         for retrieval in self._index.retrievals.waiting(busy):
-            if not self._index.retrievals.begin(retrieval.id, self._ingest.now()):
-                continue  # it was cancelled meanwhile
-            thread = threading.Thread(
-                target=self._perform, args=(retrieval,), name=f"retrieve from {retrieval.peer}", daemon=True
-            )
+            name = f"retrieve from {retrieval.peer}"
+            thread = threading.Thread(target=self._perform, args=(retrieval,), name=name, daemon=True)
             with self._lock:
+                thread.start()
                 self._threads[retrieval.peer] = thread
-            thread.start()
 
     def stop(self, seconds: float | None = None) -> None:
         """Begin no further retrieval, and abort those under way."""
@@ -89,17 +86,22 @@ class Retriever(IndexFollower):
             thread.join(max(0.0, deadline - monotonic()))
 
     def _perform(self, retrieval: Retrieval) -> None:
+        pause = RETRY_SECONDS
         try:
+            is_waiting = self._index.retrievals.begin(retrieval.id, self._ingest.now())
+            pause = 0.0
+            if not is_waiting:  # it was cancelled meanwhile
+                return
             run = _Run(retrieval, self._settings, self._index, self._ingest, self._on_refusal, self._stopping)
             ended = run.perform()
             if ended is not None:
                 self._note(retrieval, *ended)
-        except Exception:  # a bug must not keep the peer busy until the node stops
+        except Exception:  # a bug, or no room in the index, must not keep the peer busy until the node stops
             log.exception("retrieval_failed", peer=retrieval.peer)
         finally:
             with self._lock:
-                self._threads.pop(retrieval.peer, None)
-            self.wake()
+                del self._threads[retrieval.peer]
+            self.wake(pause)
 
     def _note(self, retrieval: Retrieval, state: RetrievalState, stored: int) -> None:
         """Record the end of a retrieval in the audit log (PS3.15 A.5.3.7): who wanted what, and from where it came."""
@@ -155,7 +157,7 @@ class _Run:
                 self._look()
                 state, detail = outcome(self._counts, self._sent, problem, self._refusal, self._cancelled_by)
                 self._index.retrievals.end(self._retrieval.id, state, self._counts, detail, self._ingest.now())
-            except OutOfResources:
+            except VoxelnodeError:  # no room in the index, or it cannot be read
                 self._stopping.wait(RETRY_SECONDS)
             else:
                 return state, self._counts.stored
@@ -190,7 +192,7 @@ class _Run:
 
     def _is_abandoned(self) -> bool:
         if monotonic() >= self._look_at:
-            with suppress(OutOfResources):  # the progress is told later
+            with suppress(VoxelnodeError):  # no room in the index, or it cannot be read: later
                 self._look()
             self._look_at = monotonic() + LOOK_SECONDS
         return self._cancelled_by is not None or self._stopping.is_set()

@@ -14,7 +14,7 @@ from node.web import peers
 from node.web.access import Caller, RequestAudit, Writer
 from node.web.background_requests import background_request
 from node.web.errors import ResourceNotFound
-from node.web.pages.operation import SEE_OTHER
+from node.web.pages.operation import OK, SEE_OTHER
 from node.web.pages.rendering import fragment, page
 from node.web.pages.status_chips import StatusChip
 from node.web.services import Node, Services
@@ -109,8 +109,10 @@ def retrieve(
 def retrievals(request: Request, node: Node, account: Writer, audit: RequestAudit) -> Response:
     """The retrievals, which update themselves."""
     shown = _retrievals(node)
-    audit.queried("retrievals", len(shown["retrievals"]))
-    return fragment(request, account, "retrievals.html", **shown)
+    rows = fragment(request, account, "retrievals.html", **shown)
+    if rows.status_code == OK:  # not 204, when nothing new is shown
+        audit.queried("retrievals", len(shown["retrievals"]))
+    return rows
 
 
 @router.post("/peers/retrievals/{retrieval}/cancel")
