@@ -95,7 +95,7 @@ def find_studies(node: Services, audit: RequestAudit, peer: str, search: PeerSea
     with node.index.searching() as index:
         here = index.instances.count_by_study([item["study_instance_uid"] for item in found["items"]])
     for item in found["items"]:
-        item["instances_here"] = here.get(item["study_instance_uid"], 0)
+        item["stored"] = here.get(item["study_instance_uid"], 0)
     found["items"].sort(key=lambda item: (item["study_date"] or "", item["study_time"] or ""), reverse=True)
     return found
 
@@ -108,7 +108,7 @@ def find_series(node: Services, audit: RequestAudit, peer: str, study_instance_u
     with node.index.searching() as index:
         here = index.instances.count_by_series(study_instance_uid)
     items = [
-        {**item, "study_instance_uid": study_instance_uid, "instances_here": here.get(item["series_instance_uid"], 0)}
+        {**item, "study_instance_uid": study_instance_uid, "stored": here.get(item["series_instance_uid"], 0)}
         for item in found["items"]
         if item["study_instance_uid"] in (None, study_instance_uid)
     ]

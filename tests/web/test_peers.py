@@ -88,7 +88,7 @@ class Stranger:
 
     def _get(self, event: Any) -> Iterator[Any]:
         self.asked.set()
-        assert self.gone.wait(30)
+        assert self.gone.wait(300)
         yield 0
 
     def close(self) -> None:
@@ -107,7 +107,7 @@ def stranger() -> Iterator[Stranger]:
 def silent() -> Iterator[socket.socket]:
     """A socket that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        listening.settimeout(20)
+        listening.settimeout(60)
         yield listening
 
 
@@ -137,7 +137,7 @@ def test_a_study_is_found_at_a_peer_and_retrieved_series_by_series(site: Site, d
         return list(answer.json()["items"])
 
     [study] = found(patient_name="Weiß, Ä", first_date="2000-01-01", modality="ct")
-    assert (study["study_instance_uid"], study["patient_name"], study["instances_here"]) == (STUDY, NAME, 0)
+    assert (study["study_instance_uid"], study["patient_name"], study["stored"]) == (STUDY, NAME, 0)
     assert found(patient_id="nobody") == []
     path = f"/api/v1/peers/dcmtk/studies/{STUDY}/series"
     assert {item["series_instance_uid"] for item in client.get(path).json()["items"]} == {CT, MR}
@@ -146,12 +146,12 @@ def test_a_study_is_found_at_a_peer_and_retrieved_series_by_series(site: Site, d
         asked = client.post("/api/v1/peers/dcmtk/retrievals", json={"items": wanted})
         assert asked.status_code == 202
         one = f"/api/v1/retrievals/{asked.json()['items'][0]['retrieval_id']}"
-        until(lambda: client.get(one).json()["ended_at"] is not None)
+        until(lambda: client.get(one).json()["ended_at"] is not None, 60)
         return dict(client.get(one).json())
 
     series = retrieved({"study_instance_uid": STUDY, "series_instance_uid": CT})
     assert (series["state"], series["detail"]) == ("succeeded", "4 instances came")
-    assert found()[0]["instances_here"] == 4
+    assert found()[0]["stored"] == 4
     whole = retrieved({"study_instance_uid": STUDY})
     assert (whole["state"], whole["stored"], whole["requested_by"]) == ("succeeded", 7, "writer")
     nothing = retrieved({"study_instance_uid": "1.2.99"})
@@ -169,6 +169,9 @@ def test_a_study_is_found_at_a_peer_and_retrieved_series_by_series(site: Site, d
         "writer"
     ] * 3
 
+    assert site.client().delete(f"/api/v1/studies/{STUDY}").status_code == 200
+    assert [item["study_instance_uid"] for item in client.get("/api/v1/retrievals").json()["items"]] == ["1.2.99"]
+
     reader = site.client(headers={"Authorization": f"Bearer {site.token('reader')}"})
     for method, address in (
         ("POST", "/api/v1/peers/dcmtk/search"), ("GET", path), ("POST", "/api/v1/peers/dcmtk/retrievals"),
@@ -177,10 +180,15 @@ def test_a_study_is_found_at_a_peer_and_retrieved_series_by_series(site: Site, d
         assert reader.request(method, address, json={}).status_code == 403
     assert client.post("/api/v1/peers/scanner/search", json={}).status_code == 404
     assert client.post("/api/v1/peers/dcmtk/search", json={"patient_id": "1\\2"}).status_code == 422
+    wrong = {"peer": "dcmtk", "series": ["1.2", "1.2 ", "é 1.2", 65 * "1" + " 1"], "study": []}
+    assert client.post("/peers/retrieve", data=wrong).status_code == 303
+    assert client.post("/peers/retrieve", data={"peer": "dcmtk", "study": 65 * "1"}).status_code == 422
+    assert len(client.get("/api/v1/retrievals").json()["items"]) == 1
 
 
 def test_peers_that_misbehave_hold_up_nobody_else(site: Site, stranger: Stranger, silent: socket.socket) -> None:
     client = site.client(headers={"Authorization": f"Bearer {site.token('writer')}"})
+    client.timeout = 60
     answers: list[httpx2.Response] = []
 
     def ask() -> None:
@@ -212,7 +220,7 @@ def test_peers_that_misbehave_hold_up_nobody_else(site: Site, stranger: Stranger
         for _ in range(2)
     )
     assert first == again
-    assert stranger.asked.wait(20)
+    assert stranger.asked.wait(60)
     later = {"items": [{"study_instance_uid": "1.2.4"}]}
     [waits] = client.post("/api/v1/peers/stranger/retrievals", json=later).json()["items"]
     assert client.post(f"/api/v1/retrievals/{waits['retrieval_id']}/cancel").json()["detail"] == (
@@ -220,7 +228,7 @@ def test_peers_that_misbehave_hold_up_nobody_else(site: Site, stranger: Stranger
     )
     path = f"/api/v1/retrievals/{first}"
     assert client.post(f"/peers/retrievals/{first}/cancel").status_code == 303
-    until(lambda: client.get(path).json()["state"] == "cancelled")
+    until(lambda: client.get(path).json()["state"] == "cancelled", 60)
     assert client.get(path).json()["detail"] == "cancelled by writer; no instance came"
 
 

@@ -25,10 +25,7 @@ class ReadRetrievals(PagedRepository):
         rows = self._connection.execute(
             self.listing.add_columns(
                 PatientRow.patient_name,
-                StudyRow.study_description,
-                SeriesRow.series_number,
                 SeriesRow.series_description,
-                SeriesRow.modality,
                 StudyRow.id.is_not(None).label("is_study_here"),
                 SeriesRow.id.is_not(None).label("is_series_here"),
             )

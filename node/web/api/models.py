@@ -394,7 +394,7 @@ class PeerResource(Resource):
 class PeerStudyResource(Resource):
     """A study that a peer has, as the peer describes it; it may not count its series and instances.
 
-    `instances_here` is the number of its instances that this node has.
+    `stored` is the number of its instances that this node has.
     """
 
     study_instance_uid: str
@@ -409,7 +409,7 @@ class PeerStudyResource(Resource):
     modalities: list[str]
     series: int | None
     instances: int | None
-    instances_here: int
+    stored: int
 
 
 class PeerSeriesResource(ResourceOfSeries):
@@ -419,7 +419,7 @@ class PeerSeriesResource(ResourceOfSeries):
     series_number: int | None
     series_description: str | None
     instances: int | None
-    instances_here: int
+    stored: int
 
 
 class PeerStudies(Resource):

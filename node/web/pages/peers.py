@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Query, Request, Response
 from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field
 
+from node.dicom.attributes import is_identifier
 from node.errors import VoxelnodeError
+from node.index.retrievals import RetrievalEnded
 from node.web import peers
 from node.web.access import Caller, RequestAudit, Writer
 from node.web.background_requests import background_request
@@ -48,8 +51,12 @@ class WantedForm(BaseModel):
 
     def wanted(self) -> list[peers.Wanted]:
         """Return what is wanted: a series only if its study is not wanted as a whole."""
-        pairs = [text.split(" ") for text in self.series if len(text.split(" ")) == 2]
-        series = [peers.Wanted(study_instance_uid=study, series_instance_uid=uid) for study, uid in pairs]
+        pairs = (text.partition(" ")[::2] for text in self.series)
+        series = [
+            peers.Wanted(study_instance_uid=study, series_instance_uid=uid)
+            for study, uid in pairs
+            if is_identifier(study) and is_identifier(uid)
+        ]
         studies = [peers.Wanted(study_instance_uid=study) for study in self.study]
         return [*studies, *(one for one in series if one.study_instance_uid not in self.study)]
 
@@ -117,8 +124,9 @@ def retrievals(request: Request, node: Node, account: Writer, audit: RequestAudi
 
 @router.post("/peers/retrievals/{retrieval}/cancel")
 def cancel(node: Node, account: Writer, audit: RequestAudit, retrieval: str) -> Response:
-    """Cancel a retrieval."""
-    peers.cancel_retrieval(node, account, audit, retrieval)
+    """Cancel a retrieval; one that ended before the button was pressed stays as it is."""
+    with suppress(RetrievalEnded):
+        peers.cancel_retrieval(node, account, audit, retrieval)
     return RedirectResponse("/peers", SEE_OTHER)
 
 

@@ -53,7 +53,7 @@ def certainty_chip(certainty: Certainty | None) -> StatusChip:
 
 def here_chip(item: Mapping[str, Any]) -> StatusChip:
     """Return the chip that says how much of a study or a series at a peer is here."""
-    here, there = item["instances_here"], item["instances"]
+    here, there = item["stored"], item["instances"]
     if not here:
         return StatusChip("plain", "not here")
     if there is None:
