@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 from pydicom import Dataset
+from pydicom.uid import CTImageStorage
 from pynetdicom import AE, evt
 
 from node.association.client.association import Address
 from node.association.client.get import GetFailed, RetrieveTarget, get
 from node.dicom.uids import STUDY_ROOT_FIND, STUDY_ROOT_GET
 from node.settings.model import Dicom
+from tests.make import ct_series
 from tests.protocol.conftest import Running
 
 
@@ -25,7 +27,10 @@ class Peer:
         ae = AE("PACS")
         ae.add_supported_context(STUDY_ROOT_FIND)
         ae.add_supported_context(STUDY_ROOT_GET)
-        handlers: Any = [(evt.EVT_C_FIND, self._find), (evt.EVT_REQUESTED, self._requested)]
+        ae.add_supported_context(CTImageStorage, scu_role=True, scp_role=True)
+        handlers: Any = [
+            (evt.EVT_C_FIND, self._find), (evt.EVT_REQUESTED, self._requested), (evt.EVT_C_GET, self._get)
+        ]  # fmt: skip
         self._server: Any = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
         self.address = Address("PACS", "127.0.0.1", int(self._server.server_address[1]))
 
@@ -36,6 +41,12 @@ class Peer:
             ds.StudyInstanceUID, ds.SeriesInstanceUID = "1.2.3", "1.2.3.4"
             ds.SOPInstanceUID, ds.SOPClassUID = f"1.2.3.4.{number + 1}", sop_class_uid
             yield 0xFF00, ds
+
+    def _get(self, event: Any) -> Iterator[Any]:
+        """One of two instances, then a failure."""
+        yield 2
+        yield 0xFF00, ct_series(1, study_uid="1.2.3", series_uid="1.2.3.4")[0]
+        yield 0xC001, None
 
     def _requested(self, event: Any) -> None:
         contexts = event.assoc.requestor.primitive.presentation_context_definition_list
@@ -65,3 +76,12 @@ def test_as_many_sop_classes_are_asked_for_as_an_association_has_contexts(
     else:
         assert "128 SOP classes are too many for one association" in str(refused.value)
         assert peer.proposed == [STUDY_ROOT_FIND]
+
+
+def test_a_failure_after_some_instances_is_a_failure(start_node: Callable[..., Running], peer: Peer) -> None:
+    peer.sop_class_uids, node, statuses = [CTImageStorage], start_node(), list[int]()
+    target = RetrieveTarget("1.2.3", "1.2.3.4")
+    with pytest.raises(GetFailed, match="answered C-GET with 0xC001"):
+        get(target, peer.address, Dicom(ae_title="ASKER"), node.ingest, on_answer=statuses.append)
+    assert statuses == [0x0000]
+    assert len(node.rows()) == 1

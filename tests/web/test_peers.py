@@ -233,19 +233,19 @@ def test_peers_that_misbehave_hold_up_nobody_else(site: Site, stranger: Stranger
 
 
 @pytest.mark.parametrize(
-    ("counts", "sent", "problem", "state", "words"),
+    ("counts", "problem", "state", "words"),
     [
-        (Counts(stored=5), 5, "", "succeeded", "5 instances came"),
-        (Counts(), 0, "", "failed", "no instance came"),
-        (Counts(stored=1, refused=2, failed=3), 1, "", "incomplete",
+        (Counts(5, stored=5), "", "succeeded", "5 instances came"),
+        (Counts(), "", "failed", "no instance came"),
+        (Counts(6, stored=1, refused=2, failed=3), "", "incomplete",
          "1 instance came; 2 refused by this node (disk); 3 failed at the peer"),
-        (Counts(stored=1), 9, "", "incomplete", "1 instance came; the peer says that it sent 9"),
-        (Counts(stored=3), 3, "it closed the connection", "incomplete", "it closed the connection; 3 instances came"),
-        (Counts(), 0, "it does not answer", "failed", "it does not answer"),
+        (Counts(9, stored=1), "", "incomplete", "1 instance came; 8 more announced by the peer"),
+        (Counts(3, stored=3), "it closed the connection", "incomplete", "it closed the connection; 3 instances came"),
+        (Counts(), "it does not answer", "failed", "it does not answer"),
     ],
 )  # fmt: skip
-def test_the_outcome_is_told_in_words(counts: Counts, sent: int, problem: str, state: str, words: str) -> None:
-    assert outcome(counts, sent, problem, "disk", None) == (state, words)
+def test_the_outcome_is_told_in_words(counts: Counts, problem: str, state: str, words: str) -> None:
+    assert outcome(counts, problem, "disk", None) == (state, words)
 
 
 def test_a_retrieval_that_ran_when_the_node_ended_is_repeated_but_not_for_ever(start_site: Callable[..., Site]) -> None:

@@ -26,7 +26,7 @@ from node.association.framing import Violation
 from node.association.messages import Messages
 from node.association.services.c_store import StoreService
 from node.dicom.command import C_CANCEL_RQ, C_GET_RQ, MEDIUM_PRIORITY, Command, Element, MalformedCommand
-from node.dicom.status import PENDING, SUCCESS
+from node.dicom.status import PENDING, SUB_OPERATIONS_WARNING, SUCCESS
 from node.dicom.uids import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN, STUDY_ROOT_GET
 from node.errors import PeerFailed
 from node.index.records import Refused
@@ -100,7 +100,7 @@ def get(
     Parameters
     ----------
     on_progress : callable (SubOperationCounts)
-        Called with the counts that the peer reports on its way.
+        Called with the counts that the peer reports, on its way and in the end.
     on_answer : callable (int)
         Called with the status by which the node answered each instance.
     on_refusal : callable (Refused)
@@ -234,12 +234,13 @@ class _GetOperation:
             while self._responses:
                 response = self._responses.popleft()
                 counts = _counts(response)
+                self._on_progress(counts)
                 if response.status != PENDING:
                     return self._final(response, counts)
-                self._on_progress(counts)
 
     def _final(self, response: Command, counts: SubOperationCounts) -> SubOperationCounts:
-        if response.status != SUCCESS and not counts.completed and not counts.warning:
+        is_done = response.status in (SUCCESS, SUB_OPERATIONS_WARNING)  # others are failures, after whatever came
+        if not is_done or (response.status != SUCCESS and not counts.completed and not counts.warning):
             status = f"0x{response.status or 0:04X} {response.comment}".rstrip()
             raise GetFailed(f"{self._assoc.peer} answered C-GET with {status}")
         return counts

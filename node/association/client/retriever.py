@@ -135,8 +135,6 @@ class _Run:
         self._retrieval, self._settings, self._index, self._ingest = retrieval, settings, index, ingest
         self._on_refusal, self._stopping = on_refusal, stopping
         self._counts = self._reported = Counts()
-        self._sent = 0
-        """Instances of which the peer says that the node took them."""
         self._refusal = ""
         """Why the node refused the first one."""
         self._cancelled_by: str | None = None
@@ -155,7 +153,7 @@ class _Run:
         while not self._stopping.is_set():
             try:
                 self._look()
-                state, detail = outcome(self._counts, self._sent, problem, self._refusal, self._cancelled_by)
+                state, detail = outcome(self._counts, problem, self._refusal, self._cancelled_by)
                 self._index.retrievals.end(self._retrieval.id, state, self._counts, detail, self._ingest.now())
             except VoxelnodeError:  # no room in the index, or it cannot be read
                 self._stopping.wait(RETRY_SECONDS)
@@ -169,10 +167,7 @@ class _Run:
             raise UsageError(f"[peers] has no {name} with a host any more")
         target = RetrieveTarget(self._retrieval.study_instance_uid, self._retrieval.series_instance_uid or "")
         peer = address_of(name, self._settings)
-        final = get(
-            target, peer, dicom, self._ingest, self._progress, self._answered, self._refused, self._is_abandoned
-        )
-        self._progress(final)
+        get(target, peer, dicom, self._ingest, self._progress, self._answered, self._refused, self._is_abandoned)
 
     def _answered(self, status: int) -> None:
         is_kept = status in (STORED.status, NOT_CURRENT.status)
@@ -187,8 +182,7 @@ class _Run:
         """Take over what the peer says. For the peer, an instance that the node refused has failed as well."""
         announced = told.completed + told.failed + told.warning + told.remaining
         failed = max(told.failed - self._counts.refused, 0)
-        self._counts = replace(self._counts, announced=announced, failed=failed)
-        self._sent = told.completed + told.warning
+        self._counts = replace(self._counts, announced=max(announced, self._counts.announced or 0), failed=failed)
 
     def _is_abandoned(self) -> bool:
         if monotonic() >= self._look_at:
@@ -207,32 +201,30 @@ class _Run:
             self._reported = self._counts
 
 
-def outcome(
-    counts: Counts, sent: int, problem: str, refusal: str, cancelled_by: str | None
-) -> tuple[RetrievalState, str]:
+def outcome(counts: Counts, problem: str, refusal: str, cancelled_by: str | None) -> tuple[RetrievalState, str]:
     """Return the state in which a retrieval ends, and a sentence for people.
 
     Parameters
     ----------
-    sent : int
-        Instances of which the peer says that the node took them.
     problem : str
-        What ended it before its time; empty if the peer said that it is done.
+        What ended it before its time; empty if the peer said that it is done, which no cancellation changes.
     refusal : str
         Why the node refused the first of the refused instances.
     """
-    parts = [f"cancelled by {cancelled_by}"] if cancelled_by is not None else [problem] if problem else []
-    if counts.stored or cancelled_by is not None or not problem:
+    is_cancelled = cancelled_by is not None and bool(problem)
+    missing = (counts.announced or 0) - counts.stored - counts.refused - counts.failed
+    parts = [f"cancelled by {cancelled_by}"] if is_cancelled else [problem] if problem else []
+    if counts.stored or is_cancelled or not problem:
         parts.append(f"{_instances(counts.stored)} came")
     if counts.refused:
         parts.append(f"{counts.refused} refused by this node ({refusal})")
     if counts.failed:
         parts.append(f"{counts.failed} failed at the peer")
-    if sent > counts.stored:
-        parts.append(f"the peer says that it sent {sent}")
-    is_whole = counts.stored and not (problem or counts.refused or counts.failed or sent > counts.stored)
+    if missing > 0:
+        parts.append(f"{missing} more announced by the peer")
+    is_whole = counts.stored and not (problem or counts.refused or counts.failed or missing > 0)
     state: RetrievalState = "succeeded" if is_whole else "incomplete" if counts.stored else "failed"
-    return "cancelled" if cancelled_by is not None else state, "; ".join(parts)
+    return "cancelled" if is_cancelled else state, "; ".join(parts)
 
 
 def _instances(count: int) -> str:
