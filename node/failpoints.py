@@ -32,7 +32,8 @@ RECOVERING = ("journal-replayed", "parts-swept", "file-adopted", "files-compared
 DELETING = ("deletion-ordered", "deletion-unlinked")
 DELIVERING = ("message-composed", "message-delivered")
 FORWARDING = ("instance-forwarded", "forwarded-recorded")
-POINTS = RECEIVING + CONVERTING + RECOVERING + DELETING + DELIVERING + FORWARDING
+EXPORTING = ("session-replaced", "study-exported")
+POINTS = RECEIVING + CONVERTING + RECOVERING + DELETING + DELIVERING + FORWARDING + EXPORTING
 
 _name, _, _count = os.environ.get(VARIABLE, "").partition(":")
 _fatal = int(_count or 1)

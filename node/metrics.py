@@ -112,7 +112,7 @@ class Metrics:
 
         self.route_instances = counter(
             "voxelnode_route_instances",
-            "Instances sent by routes (by hand: no route), by outcome: sent, failed (sent again later), given-up",
+            "Instances sent by routes, and volumes written into data sets: sent, failed (tried again), given-up",
             ["route", "destination", "outcome"],
         )
         self.route_bytes = counter("voxelnode_route_bytes", "Data set bytes sent by routes", ["route", "destination"])

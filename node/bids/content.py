@@ -63,7 +63,7 @@ class NiftiCopy:
                     return self._as_it_is(source, path, link=link)
                 return self._rewritten(source, path)
         except FileNotFoundError:
-            raise NotExported("its files were replaced or removed meanwhile: run the command again") from None
+            raise NotExported("its files were replaced or removed meanwhile: the next run has the new ones") from None
 
     def _as_it_is(self, source: BufferedReader, path: Path, *, link: bool) -> str:
         if link and _linked(self.file, path):

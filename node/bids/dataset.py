@@ -30,6 +30,7 @@ from node.bids.sidecars import json_text
 from node.bids.tables import MISSING, read_table, table_text, with_columns
 from node.durable import locked, sync_file, sync_folder
 from node.errors import UsageError
+from node.failpoints import reached
 
 OWN_FOLDER = ".voxelnode"
 STATE_FILE = ".voxelnode.json"
@@ -91,6 +92,10 @@ class _Target:
     before: str | None
     links: dict[str, str] = field(default_factory=dict)
     contents: dict[str, Content] = field(default_factory=dict)
+
+
+class DatasetUnusable(UsageError):
+    """A folder is no data set, or another process changes it; the message says what can be done."""
 
 
 class _Conflict(Exception):
@@ -242,6 +247,7 @@ class Dataset:
             self._put(new, folder)
         else:
             new = self._take_away(folder)
+        reached("session-replaced")
         for name in set(_files_in(new)) - {*ours, *foreign}:  # written by others since the links were made
             if not os.path.lexists(folder / name):
                 _link(new / name, folder / name)
@@ -307,7 +313,7 @@ def opened(out: Path, *, link: bool = False) -> Iterator[Dataset]:
 
     Raises
     ------
-    UsageError
+    DatasetUnusable
         The folder is in use by another run, or it has files and is not a data set.
     """
     if out.exists():
@@ -316,7 +322,7 @@ def opened(out: Path, *, link: bool = False) -> Iterator[Dataset]:
     own.mkdir(parents=True, exist_ok=True)
     lock = locked(own, os.O_RDONLY | os.O_DIRECTORY)
     if lock is None:
-        raise UsageError(f"another process changes {out}: wait for its end")
+        raise DatasetUnusable(f"another process changes {out}: wait for its end")
     try:
         for left in own.glob("staging-*"):
             shutil.rmtree(left, ignore_errors=True)
@@ -331,10 +337,10 @@ def require_dataset(out: Path) -> None:
 
     Raises
     ------
-    UsageError
+    DatasetUnusable
     """
     if not (out / "dataset_description.json").exists() and any(path.name[0] != "." for path in out.iterdir()):
-        raise UsageError(f"{out} has files and no dataset_description.json: choose an empty folder, or a data set")
+        raise DatasetUnusable(f"{out} has files and no dataset_description.json: choose an empty folder, or a data set")
 
 
 def read_state(folder: Path) -> SessionState:

@@ -34,10 +34,14 @@ MAX_STATED_AGE = 89
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """A volume in the data set that the rules no longer give it, with the reason."""
+    """A volume in the data set that the rules no longer give it, with the reason.
+
+    There is no `series_instance_uid` if the subject has its series no longer.
+    """
 
     path: str
     reason: str
+    series_instance_uid: str | None = None
 
 
 @dataclass(slots=True)
@@ -103,29 +107,40 @@ class Exporter:
         return self._export(out, None, dry_run=dry_run, link=link)
 
     def export_study(self, out: Path, study_instance_uid: str) -> Report:
-        """Bring the subject of one study up to date, after series of it were converted or deleted."""
+        """Bring the subject of one study up to date, after series of it were converted or deleted.
+
+        The report is about the session that has the study. If the study has another patient than before, both subjects
+        are brought up to date.
+
+        Raises
+        ------
+        DatasetUnusable
+            The folder is not a data set, or another process changes it.
+        UsageError
+            What this program wrote about a session is damaged.
+        """
         return self._export(out, study_instance_uid, dry_run=False, link=False)
 
     def _export(self, out: Path, study_instance_uid: str | None, *, dry_run: bool, link: bool) -> Report:
         report = Report()
         with _dry(out) if dry_run else opened(out, link=link) as dataset:
-            by_subject = self._by_subject(report)
+            by_subject, refused = self._by_subject()
             if not dry_run:
                 dataset.write_top(self._rules.dataset)
-            for subject in self._subjects(dataset, by_subject, study_instance_uid):
-                self._export_subject(dataset, subject, by_subject[subject], report, dry_run=dry_run)
+            if study_instance_uid is None:
+                subjects, mark = sorted({*by_subject, *dataset.subjects()}), None
+            else:
+                patient, mark = self._source.patient_of(study_instance_uid), self._pseudonyms.mark(study_instance_uid)
+                subjects = _subjects_of(dataset, by_subject, patient, mark)
+                refused = {patient: refused[patient]} if patient in refused else {}
+            for series in self._source.series_of(list(refused)) if refused else ():
+                if self._planner.selects(series):
+                    report.skipped.append(series.skipped(refused[series.patient]))
+            for subject in subjects:
+                self._export_subject(dataset, subject, by_subject[subject], mark, report, dry_run=dry_run)
+        if study_instance_uid is not None:
+            report.skipped = [one for one in report.skipped if one.study_instance_uid == study_instance_uid]
         return report
-
-    def _subjects(
-        self, dataset: Dataset, by_subject: Mapping[str, Sequence[int]], study_instance_uid: str | None
-    ) -> list[str]:
-        """Return the subjects to bring up to date: all, or those that have a study, or had it before its deletion."""
-        if study_instance_uid is None:
-            return sorted({*by_subject, *dataset.subjects()})
-        patient, mark = self._source.patient_of(study_instance_uid), self._pseudonyms.mark(study_instance_uid)
-        if patient is None:
-            return [name for name in dataset.subjects() if _has_study(dataset, name, mark)]
-        return [name for name, patients in by_subject.items() if patient in patients]
 
     @cached_property
     def _marks(self) -> set[str] | None:
@@ -133,8 +148,8 @@ class Exporter:
         keys = self._source.series_keys()
         return None if keys is None else {self._pseudonyms.mark(series_key(*key)) for key in keys}
 
-    def _by_subject(self, report: Report) -> dict[str, list[int]]:
-        """Return the patients of each subject; the series of patients without a label are reported as skipped."""
+    def _by_subject(self) -> tuple[dict[str, list[int]], dict[int, str]]:
+        """Return the patients of each subject, and why other patients have none."""
         labels: dict[int, str] = {}
         refused: dict[int, str] = {}
         for number, patient in self._source.patients().items():
@@ -144,34 +159,35 @@ class Exporter:
                 refused[number] = str(reason)
         if self._subject_map is None:
             for number in ambiguous_labels(labels):
-                refused[number] = f"several patients have the label {labels.pop(number)}: name the subjects in a table"
-        for series in self._source.series_of(list(refused)) if refused else ():
-            if self._planner.selects(series):
-                report.skipped.append(series.skipped(refused[series.patient]))
+                del labels[number]
+                refused[number] = "several patients have one label: name the subjects in a table"
         by_subject: dict[str, list[int]] = defaultdict(list)
         for number, label in labels.items():
             by_subject[label].append(number)
-        return by_subject
+        return by_subject, refused
 
     def _export_subject(
         self,
         dataset: Dataset,
         subject: str,
         patients: Sequence[int],
+        study: str | None,
         report: Report,
         *,
         dry_run: bool,
     ) -> None:
+        """Bring a subject up to date; report only the session with `study`, by its mark, unless that is None."""
         states = dataset.states(subject)
         all_series = list(self._source.series_of(patients)) if patients else []
         plan = self._planner.plan(subject, all_series, states)
         report.skipped += plan.skipped
         leave: dict[str, set[str]] = defaultdict(set)
-        for session, stem, reason in self._left(plan, states):
+        for session, stem, reason, series_instance_uid in self._left(plan, states):
             if reason is None or not self._prune:
                 leave[session].add(stem)
-            if reason is not None and not self._prune:
-                report.left.append(Left(f"{session_folder(subject, session)}/{stem}", reason))
+            if reason is not None and not self._prune and study in (None, *states[session].studies):
+                path = f"{session_folder(subject, session)}/{stem}"
+                report.left.append(Left(path, reason, series_instance_uid))
         count = sum(len(session.volumes) for session in plan.sessions.values()) + sum(map(len, leave.values()))
         if count:
             report.subjects += 1
@@ -184,22 +200,27 @@ class Exporter:
             change = dataset.change_session(
                 subject, session, wanted, planned.studies, frozenset(leave[session]), dry_run=dry_run
             )
-            report.change.extend(change)
+            if study in (None, *planned.studies):
+                report.change.extend(change)
         if not dry_run and states:
             dataset.remove_participants([subject])
 
-    def _left(self, plan: SubjectPlan, states: Mapping[str, SessionState]) -> list[tuple[str, str, str | None]]:
-        """Return (session, stem, reason) of the volumes in the data set whose series has no volume in the plan.
+    def _left(
+        self, plan: SubjectPlan, states: Mapping[str, SessionState]
+    ) -> list[tuple[str, str, str | None, str | None]]:
+        """Return (session, stem, reason, series) of the volumes in the data set whose series has none in the plan.
 
-        There is no reason if the series may be elsewhere.
+        There is no reason if the series may be elsewhere, and no series if it is not among those of the subject.
         """
         planned = {volume.mark for session in plan.sessions.values() for volume in session.volumes}
-        reasons = {
-            self._pseudonyms.mark(series_key(skipped.study_instance_uid, skipped.series_instance_uid)): skipped.reason
-            for skipped in plan.skipped
+        skipped = {
+            self._pseudonyms.mark(series_key(one.study_instance_uid, one.series_instance_uid)): one
+            for one in plan.skipped
         }
         return [
-            (session, stem, reasons[entry.series] if entry.series in reasons else self._fate(entry.series))
+            (session, stem, one.reason, one.series_instance_uid)
+            if (one := skipped.get(entry.series)) is not None
+            else (session, stem, self._fate(entry.series), None)
             for session, state in sorted(states.items())
             for stem, entry in sorted(state.volumes.items())
             if entry.series not in planned
@@ -243,8 +264,18 @@ def _dry(out: Path) -> Iterator[Dataset]:
     yield Dataset(out, out, link=False)
 
 
-def _has_study(dataset: Dataset, subject: str, mark: str) -> bool:
-    return any(mark in state.studies for state in dataset.states(subject).values())
+def _subjects_of(
+    dataset: Dataset, by_subject: Mapping[str, Sequence[int]], patient: int | None, study: str
+) -> list[str]:
+    """Return the subjects that have a study, by its mark, or had it before its deletion or a merge of patients."""
+    found = [name for name, patients in by_subject.items() if patient in patients]
+    if any(_has_study(dataset, name, study) for name in found):
+        return found
+    return found + [name for name in dataset.subjects() if name not in found and _has_study(dataset, name, study)]
+
+
+def _has_study(dataset: Dataset, subject: str, study: str) -> bool:
+    return any(study in state.studies for state in dataset.states(subject).values())
 
 
 def _age(facts: Facts) -> str | None:

@@ -329,7 +329,7 @@ def _read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_bytes())
     except FileNotFoundError:
-        raise NotExported("its files were replaced or removed meanwhile: run the command again") from None
+        raise NotExported("its files were replaced or removed meanwhile: the next run has the new ones") from None
     if not isinstance(content, dict):
         raise NotExported(f"{file.name} is not a sidecar of a node")
     return content

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from node.deidentify.pseudonyms import PATIENT_CHARACTERS, Patient, PseudonymKey
 
+KEY_FILE = "bids.key"
+"""The key in a root, unless another one is named."""
+
 BEFORE_DAYS = 150 * 365
 """Least shift of a date: until 2074, dates are then before 1925, by which BIDS knows them as shifted."""
 

@@ -14,6 +14,7 @@ from node.bids.subjects import Patient
 from node.index.read import ReadIndex
 from node.selector import FIELDS
 
+STILL_OPEN = "it is still being received or converted"
 NO_NIFTI = "it has no NIfTI files: add nifti to [convert] formats and convert it again"
 
 
@@ -73,7 +74,7 @@ class IndexSource:
 def _problem(row: Mapping[str, Any], has_volumes: bool) -> str | None:
     """Return why a series has no volumes that may be exported; None if it has."""
     if row["state"] in ("receiving", "converting"):
-        return "it is still being received or converted"
+        return STILL_OPEN
     if row["state"] == "not-an-image":
         return "it has no images"
     if row["state"] != "converted":

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from node.selector import Selector
     from node.settings.model import Settings
 
-KEY_FILE = "bids.key"
-
 MAX_SKIPPED_SHOWN = 10
 """Volumes under one reason."""
 
@@ -101,7 +99,7 @@ def bids(
     in the way or could not be written.
     """
     from node.bids.export import Exporter
-    from node.bids.pseudonyms import Pseudonyms
+    from node.bids.pseudonyms import KEY_FILE, Pseudonyms
     from node.bids.rules import read_rules
     from node.deidentify.pseudonyms import made_key, passing_key
     from node.selector import compile_selector

@@ -80,7 +80,7 @@ def waiting(
     root: Root = None,
     json: Json = False,
 ) -> None:
-    """List what waits or was given up, with the reason."""
+    """List what waits, was given up, or was left out of a data set, with the reason."""
     settings: Settings = load(config, storage__root=root).settings
     route, slash, destination = (name or "").partition("/")
 
@@ -88,7 +88,11 @@ def waiting(
 
     with reading(settings.storage.root) as index:
         filters = {"route": route if name is not None else None, "destination": destination if slash else None}
-        rows = [row for state in ("given-up", "waiting") for row in index.routes.messages(last, state=state, **filters)]
+        rows = [
+            row
+            for state in ("given-up", "waiting", "skipped")
+            for row in index.routes.messages(last, state=state, **filters)
+        ]
     if json:
         print_json(rows)
         return
@@ -115,7 +119,7 @@ def _brief(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 @app.command()
 def retry(name: Name, config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
-    """Try again what waits or was given up.
+    """Try again what waits, was given up, or was left out of a data set.
 
     Destinations that could not be reached are tried, too. A running node does so at once, otherwise the next start.
     """

@@ -123,9 +123,10 @@ def _warnings_of_route(name: str, to: str, route: Route, settings: Settings) -> 
             f'[routes.{name}] confirm: [peers.{to}] has no "commit" in its `may`, and so may report only on the '
             "association that asks; add it"
         )
-    folder = destination.folder if destination is not None else None
-    if folder is not None and not folder.is_dir():
-        yield f"[destinations.{to}] folder = {str(folder)!r} is not there: until it is, routes wait"
+    for key in ("folder", "bids"):
+        folder = getattr(destination, key, None)
+        if folder is not None and not folder.is_dir():
+            yield f"[destinations.{to}] {key} = {str(folder)!r} is not there: until it is, routes wait"
 
 
 def _checks(settings: Settings) -> Iterator[Callable[[], object]]:

@@ -43,9 +43,9 @@ MAX_REPLAYED = MAX_WAITING // 2
 MAX_KEPT_ROWS = 10_000
 """Rows of finished messages that are kept; older ones are deleted."""
 
-LedgerEvent = HookEvent | RouteEvent | Literal["replay", "send", "resend"]
+LedgerEvent = HookEvent | RouteEvent | Literal["replay", "send", "resend", "changed"]
 """replay: a person sends a route over a series that is here; send: a person sends something to a destination; resend:
-the destination does not keep an instance that it took."""
+the destination does not keep an instance that it took; changed: see `CHANGES`."""
 
 HOOK_EVENTS: Mapping[EventKind, HookEvent] = {
     "instance-replaced": "instance-stored",
@@ -64,12 +64,16 @@ REPLAYED: tuple[HookEvent, ...] = ("series-quiet", "volume-written", "series-fai
 WITH_VERDICT: tuple[EventKind, ...] = ("series-converted", "series-refused")
 """Kinds of events at which a series has a verdict: `series-complete`, if that is complete."""
 
+CHANGES: tuple[EventKind, ...] = ("deleted", "patient-merged")
+"""Kinds of events that a data set follows, as `changed`: what it has is no longer here, or is of another patient."""
+
 _OUTCOMES: tuple[EventKind, ...] = ("series-converted", "series-refused", "series-failed")
 
 _NAMESPACE = uuid.UUID("7a9c1f0e-5d43-4b6c-9a57-0c2f6f0b8e11")
 
-DeliveryState = Literal["waiting", "delivered", "given-up", "dropped"]
-"""dropped: the object was deleted, or the hook does not want the message or is no longer configured."""
+DeliveryState = Literal["waiting", "delivered", "given-up", "dropped", "skipped"]
+"""dropped: the object was deleted, or the hook does not want the message or is no longer configured; skipped: a data
+set leaves a series out, or keeps what is no longer here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -398,12 +402,14 @@ def _event_of(kind: EventKind, events: Collection[LedgerEvent]) -> LedgerEvent |
     event = HOOK_EVENTS.get(kind)
     if event in events:
         return event
+    if kind in CHANGES:
+        return "changed" if "changed" in events else None
     return "series-complete" if "series-complete" in events and kind in WITH_VERDICT else None
 
 
 def kinds_of(events: Collection[LedgerEvent]) -> list[EventKind]:
     """Return the kinds of events that a subscriber to `events` receives."""
-    return [kind for kind in HOOK_EVENTS if _event_of(kind, events) is not None]
+    return [kind for kind in (*HOOK_EVENTS, *CHANGES) if _event_of(kind, events) is not None]
 
 
 def _image_rows(connection: Connection, after: int) -> Sequence[Row[Any]]:

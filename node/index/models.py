@@ -658,7 +658,7 @@ class DeliveryRow(Base):
     revision: Mapped[int | None] = mapped_column(Integer)
     detail: Mapped[str | None] = mapped_column(Text)
     happened_at: Mapped[dt.datetime] = mapped_column(Utc)
-    state: Mapped[str] = mapped_column(String(16))  # waiting, delivered, given-up, dropped
+    state: Mapped[str] = mapped_column(String(16))  # waiting, delivered, given-up, dropped, skipped
     attempts: Mapped[int] = mapped_column(Integer)
     due_at: Mapped[dt.datetime | None] = mapped_column(Utc)
     reason: Mapped[str | None] = mapped_column(Text)  # why the last attempt failed

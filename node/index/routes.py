@@ -161,9 +161,12 @@ class RouteRepository(IndexRepository):
 
     @on_writer
     def retry(self, connection: Connection, names: Sequence[str], now: dt.datetime) -> int:
-        """Make all messages that wait or were given up due, and try destinations in trouble; return their number."""
+        """Make messages that wait, were given up or were skipped due; return their number.
+
+        Destinations in trouble are tried, too.
+        """
         connection.execute(update(HookRow).where(HookRow.name.in_(names)).values(retry_at=None))
-        these = DeliveryRow.hook.in_(names), DeliveryRow.state.in_(("given-up", "waiting"))
+        these = DeliveryRow.hook.in_(names), DeliveryRow.state.in_(("given-up", "waiting", "skipped"))
         again = {"state": "waiting", "attempts": 0, "due_at": now}
         return connection.execute(update(DeliveryRow).where(*these).values(again)).rowcount
 
@@ -210,6 +213,29 @@ class RouteRepository(IndexRepository):
         names = ("sha256", "sop_class_uid", "sop_instance_uid", "state", "sent_at", "confirmed_at")
         new = {column: statement.excluded[column] for column in names} | {"transaction_uid": None}
         connection.execute(statement.on_conflict_do_update(index_elements=["image_id", "subscriber"], set_=new), rows)
+
+    @on_writer
+    def note_skipped(
+        self,
+        connection: Connection,
+        name: str,
+        study_instance_uid: str,
+        reasons: Mapping[str | None, str],
+        now: dt.datetime,
+    ) -> None:
+        """Record which series of a study a data set leaves out now; what was recorded before is forgotten.
+
+        Parameters
+        ----------
+        reasons : mapping
+            By Series Instance UID; None: what the data set keeps of series that are no longer here.
+        """
+        before = DeliveryRow.hook == name, DeliveryRow.study_instance_uid == study_instance_uid
+        connection.execute(delete(DeliveryRow).where(*before, DeliveryRow.state == "skipped"))
+        for series, reason in reasons.items():
+            message_id = _message_id("skipped", name, study_instance_uid, series)
+            pending = PendingEvent(message_id, "replay", now, study_instance_uid, series)
+            keep(connection, name, Attempt(pending, "skipped", 1, reason=reason), now)
 
     @on_reader
     def owed(self, connection: Connection, name: str, asked_before: dt.datetime) -> list[OwedInstance]:

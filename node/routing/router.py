@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from node.association.addresses import address_of
 from node.association.services.stored import Transcoder
@@ -25,6 +26,9 @@ from node.routing.preparing import Preparer
 from node.routing.turns import Turns
 from node.routing.worker import RouteWorker
 from node.settings.model import Route, Settings
+
+if TYPE_CHECKING:
+    from node.routing.datasets import DatasetWorker
 
 
 class Router:
@@ -53,9 +57,12 @@ class Router:
     ) -> None:
         self._index = index
         turns = {name: Turns() for name in settings.receivers}
-        self.workers: list[RouteWorker] = []
+        self.workers: list[RouteWorker | DatasetWorker] = []
         for route_name, route in _routes(settings):
             for number, name in enumerate(route.to):
+                if name in settings.datasets:
+                    self.workers.append(_dataset_worker(settings, route_name, name, root, index, metrics, audit))
+                    continue
                 thread = f"prepare {subscriber(route_name, name)}"
                 self.workers.append(
                     RouteWorker(
@@ -123,6 +130,16 @@ def _web_destination(settings: Settings, name: str) -> Destination:
         raise UsageError(f"[destinations.{name}] {error}") from error
 
 
+def _dataset_worker(
+    settings: Settings, route_name: str, name: str, root: Path, index: Index, metrics: Metrics, audit: Audit
+) -> DatasetWorker:
+    from node.routing.datasets import DatasetWorker, described  # here: only nodes that need it load what reads rules
+
+    dataset = described(settings.destinations[name], root)
+    ae_title = settings.dicom.ae_title
+    return DatasetWorker(route_name, name, settings.routes[route_name], dataset, index, metrics, audit, ae_title)
+
+
 def check_destination(settings: Settings, name: str) -> None:
     """Refuse a destination whose files cannot be used.
 
@@ -130,12 +147,32 @@ def check_destination(settings: Settings, name: str) -> None:
     ------
     UsageError
     """
-    if settings.destinations[name].url is not None:
+    destination = settings.destinations[name]
+    if destination.url is not None:
         _web_destination(settings, name).rest()
+    if destination.bids is not None:
+        from node.routing.datasets import check_dataset  # here: only nodes that need it load what reads rules
+
+        try:
+            check_dataset(destination)
+        except UsageError as error:
+            raise UsageError(f"[destinations.{name}] {error}") from error
 
 
 def subscriptions(settings: Settings) -> Mapping[str, Collection[LedgerEvent]]:
     """Return the events of every hook and of every destination of a route, by their names in the ledger."""
     hooks: dict[str, Collection[LedgerEvent]] = {name: hook.on for name, hook in settings.hooks.items()}
-    routes = {subscriber(name, to): (route.when,) for name, route in settings.routes.items() for to in route.to}
+    routes = {
+        subscriber(name, to): _events_of(settings, route, to)
+        for name, route in settings.routes.items()
+        for to in route.to
+    }
     return hooks | routes
+
+
+def _events_of(settings: Settings, route: Route, to: str) -> Collection[LedgerEvent]:
+    if to not in settings.datasets:
+        return (route.when,)
+    from node.routing.datasets import events_of
+
+    return events_of(route)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_address
+from os.path import realpath
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 from urllib.parse import urlsplit
@@ -626,7 +627,7 @@ class HookSettings(SettingsSection):
 
 
 class Destination(SettingsSection):
-    """[destinations.NAME]: a receiver of routes that is not in [peers]: a DICOMweb server, or a folder."""
+    """[destinations.NAME]: a receiver of routes that is not in [peers]: a server, a folder, or a BIDS data set."""
 
     url: str | None = Field(
         None,
@@ -643,11 +644,23 @@ class Destination(SettingsSection):
         description="names of the files; names: PATIENT/STUDY/SERIES/INSTANCE, which name the patient; archive: as in "
         "the archive of the node, which name nobody",
     )
+    bids: Path | None = Field(
+        None,
+        description="folder, which must exist, of a BIDS data set that grows with complete series; its route has no "
+        "other destination",
+    )
+    rules: Path | None = Field(None, description="rules of the data set (docs/bids.md); unset: the default rules")
+    key: Path | None = Field(
+        None,
+        description="file of the key of its pseudonyms; unset: bids.key in the root, which the first start makes",
+    )
     timeout_seconds: Seconds = Field(60, description="longest wait for a server")
 
     def _mistakes(self) -> Iterator[str]:
-        if (self.url is None) == (self.folder is None):
-            yield "exactly one of url and folder must be given"
+        if sum(place is not None for place in (self.url, self.folder, self.bids)) != 1:
+            yield "exactly one of url, folder and bids must be given"
+        if self.bids is None and (self.rules or self.key):
+            yield "rules and key require bids"
         if self.url is None and (self.token_file or self.ca_file):
             yield "token_file and ca_file require url"
         if self.url is not None:
@@ -745,6 +758,22 @@ class Route(SettingsSection):
             )
 
 
+_OF_COPIES = (
+    "priority", "transfer_syntax", "set", "replace", "remove", "confirm", "delete_confirmed", "return_to_sender",
+)  # fmt: skip
+"""Keys of a route that are about copies of instances."""
+
+
+def _mistakes_of_dataset_route(route: Route) -> Iterator[str]:
+    """Yield why a route cannot keep a BIDS data set up to date."""
+    if len(route.to) > 1:
+        yield "a BIDS data set is the only destination of its route"
+    if route.when in ("instance-stored", "series-quiet"):
+        yield f'there is no volume at {route.when}: use when = "study-quiet", "series-complete" or "volume-written"'
+    if given := [key for key in _OF_COPIES if key in route.model_fields_set]:
+        yield f"{', '.join(given)}: instances are not sent, and the rules of the data set say what it has"
+
+
 PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 """A placeholder in the command of a hook, replaced by a value of the message."""
 
@@ -834,7 +863,7 @@ class Settings(SettingsSection):
             raise ValueError(
                 f"destinations.{both[0]}: [peers] has the same name, so that a route could not tell them apart"
             )
-        known = self.receivers
+        known = [*self.receivers, *self.datasets]
         if "-" in self.routes:
             raise ValueError("routes.-: the name stands for what is sent by hand")
         for name, route in self.routes.items():
@@ -846,15 +875,38 @@ class Settings(SettingsSection):
                     )
         return self
 
+    @model_validator(mode="after")
+    def _has_routes_of_datasets(self) -> Settings:
+        owners: dict[Path, str] = {}
+        for name, route in self.routes.items():
+            of_route = [to for to in route.to if to in self.datasets]
+            if not of_route:
+                continue
+            if mistakes := list(_mistakes_of_dataset_route(route)):
+                raise ValueError("\n".join(f"routes.{name}: to: {of_route[0]}: {mistake}" for mistake in mistakes))
+            if "nifti" not in self.convert.formats:
+                raise ValueError(f"routes.{name}: to: {of_route[0]}: [convert] formats must contain nifti")
+            place = Path(realpath(self.datasets[of_route[0]]))
+            if (other := owners.setdefault(place, name)) != name:
+                raise ValueError(
+                    f"routes.{name}: to: {place} is the data set of routes.{other}: widen where of one route"
+                )
+        return self
+
     @property
     def receivers(self) -> list[str]:
-        """Names of everything to which instances can be sent: destinations, and peers with a host."""
-        return [*self.destinations, *self.called_peers]
+        """Names of everything to which instances can be sent: peers with a host, and destinations but data sets."""
+        return [*(name for name in self.destinations if name not in self.datasets), *self.called_peers]
 
     @property
     def called_peers(self) -> list[str]:
         """Names of the peers that the node can call: those with a host."""
         return [name for name, peer in self.peers.items() if peer.host is not None]
+
+    @property
+    def datasets(self) -> dict[str, Path]:
+        """The folders of BIDS data sets by the names of their destinations."""
+        return {name: one.bids for name, one in self.destinations.items() if one.bids is not None}
 
     @model_validator(mode="after")
     def _has_address_for_results(self) -> Settings:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -17,12 +14,11 @@ from node.bids.names import CHOICES, ENTITIES, INDICES, KINDS, stem
 from node.bids.pseudonyms import Pseudonyms
 from node.conversion.chosen import chosen
 from node.deidentify.pseudonyms import PseudonymKey
+from tests.bids_validator import errors, needs_validator
 from tests.converting import here
 from tests.unit.bids.builders import AXIAL, EPI, Listed, Scanner, rules_of
 
-VALIDATOR = Path(sys.executable).with_name("bids-validator-deno")
-
-pytestmark = pytest.mark.skipif(not VALIDATOR.exists(), reason="no bids-validator-deno: it comes with the extra `dev`")
+pytestmark = needs_validator
 
 PSEUDONYMS = Pseudonyms(PseudonymKey("test", b"k" * 32))
 COLLECTIONS = ("dcm_qa_*", "dcmstack", "dicom2nifti", "pydicom-data")
@@ -46,14 +42,6 @@ where = '''modality == "MR" and times == 1 and directions == 0 and part != "fiel
 suffix = "T1w"
 entities = { acq = "{volume_suffix}" }
 """
-
-
-def errors(*arguments: str) -> list[dict[str, str]]:
-    done = subprocess.run(
-        [str(VALIDATOR), "--json", *arguments], capture_output=True, text=True, timeout=100, check=False
-    )
-    issues = json.loads(done.stdout)["issues"]["issues"]
-    return [issue for issue in issues if issue["severity"] == "error"]
 
 
 EMISSION: dict[str, Any] = {

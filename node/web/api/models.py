@@ -343,7 +343,7 @@ class RouteMessageResource(Resource):
     series_instance_uid: str | None
     sop_instance_uid: str | None
     happened_at: dt.datetime
-    state: Literal["waiting", "delivered", "given-up", "dropped"]
+    state: Literal["waiting", "delivered", "given-up", "dropped", "skipped"]
     attempts: int
     due_at: dt.datetime | None
     reason: str | None

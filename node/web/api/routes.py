@@ -36,10 +36,11 @@ def list_route_messages(
     route: Annotated[str | None, Query(max_length=64, description="name of the route; empty: by hand")] = None,
     destination: Annotated[str | None, Query(max_length=64, description="name of the destination")] = None,
     state: Annotated[
-        Literal["waiting", "delivered", "given-up", "dropped"] | None, Query(description="state of the message")
+        Literal["waiting", "delivered", "given-up", "dropped", "skipped"] | None,
+        Query(description="state of the message"),
     ] = None,
 ) -> Page[models.RouteMessageResource]:
-    """Messages of routes, newest first: what waits, what was given up and why."""
+    """Messages of routes, newest first: what waits, what was given up or skipped, and why."""
     wanted = {"route": route, "destination": destination, "state": state}
     return page.read("route messages", models.RouteMessageResource, lambda index: index.routes, **wanted)
 
@@ -54,7 +55,7 @@ def change_route(
     destination: DestinationName,
     action: Annotated[Literal["pause", "resume", "retry"], Path(description="what to do")],
 ) -> models.RouteChange:
-    """Pause a destination of a route, let it go on, or try again what waits or was given up."""
+    """Pause a destination of a route, let it go on, or try again what waits, was given up or skipped."""
 
     def current(index: ReadIndex) -> models.RouteResource:
         found = (models.RouteResource.of(row) for row in index.routes.destinations())

@@ -100,6 +100,7 @@ def page(
             ae_title=node.settings.dicom.ae_title,
             receivers=node.settings.receivers,
             called_peers=node.settings.called_peers,
+            has_routes=bool(node.settings.receivers or node.settings.routes),
             **values,
         ),
         headers,

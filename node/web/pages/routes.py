@@ -52,7 +52,9 @@ def _shown(node: Services) -> dict[str, Any]:
     with node.index.reading(wait=False) as index:
         rows = index.routes.destinations()
         messages = [
-            row for state in ("given-up", "waiting") for row in index.routes.messages(SHOWN_MESSAGES, state=state)
+            row
+            for state in ("given-up", "waiting", "skipped")
+            for row in index.routes.messages(SHOWN_MESSAGES, state=state)
         ]
     # What people may send by hand is shown once somebody did.
     rows = [row for row in rows if row["route"] or row["delivered"] or row["waiting"] or row["given_up"]]

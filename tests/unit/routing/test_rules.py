@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -126,3 +127,38 @@ def test_routes_to_the_node_itself_are_refused_and_doubtful_ones_are_told(tmp_pa
     ):
         with pytest.raises(ValueError, match=words):
             settings({}, routes={"r": wrong})
+
+
+def dataset(tmp_path: Path, destination: dict[str, Any] | None = None, **route: Any) -> Settings:
+    destinations = {"D": {"bids": str(tmp_path)} | (destination or {}), "F": {"folder": str(tmp_path)}}
+    routes = {"r": {"when": "study-quiet", "to": ["D"]} | route}
+    return Settings.model_validate({"destinations": destinations, "routes": routes, "web": {"enabled": False}})
+
+
+def test_a_route_to_a_data_set_has_volumes_rules_and_the_data_set_for_itself(tmp_path: Path) -> None:
+    assert problems(dataset(tmp_path)) == warnings(dataset(tmp_path)) == []
+    assert dataset(tmp_path).receivers == ["F"]  # nobody can send an instance to a data set
+    for wrong, words in (
+        ({"to": ["D", "F"]}, "the only destination"),
+        ({"when": "instance-stored"}, "no volume at instance-stored: use when"),
+        ({"remove": ["PatientName"], "confirm": True}, "remove, confirm: instances are not sent"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            dataset(tmp_path, **wrong)
+    (tmp_path / "link").symlink_to(tmp_path)
+    tables = {"destinations": {"D": {"bids": str(tmp_path)}, "E": {"bids": str(tmp_path / "link")}}}
+    routes = {name: {"when": "study-quiet", "to": [name]} for name in "DE"}
+    with pytest.raises(ValueError, match="is the data set of routes"):
+        Settings.model_validate(tables | {"routes": routes})
+    with pytest.raises(ValueError, match="must contain nifti"):
+        Settings.model_validate(tables | {"routes": {"D": routes["D"]}, "convert": {"formats": ["mhd"]}})
+    with pytest.raises(ValueError, match="rules and key require bids"):
+        Settings.model_validate({"destinations": {"D": {"folder": str(tmp_path), "key": "k"}}})
+    rules = tmp_path / "rules.toml"
+    rules.write_text('[[rules]]\nname = "memory"\nwhere = "modalty == 1"\nsuffix = "bold"\n')
+    [problem] = problems(dataset(tmp_path, {"rules": str(rules)}))
+    assert problem.startswith(f'[destinations.D] {rules}: rule "memory": where:')
+    assert "modality" in problem
+    [problem] = problems(dataset(tmp_path, {"key": str(tmp_path / "none")}))
+    assert "voxelnode pseudonyms new" in problem
+    assert "is not there" in warnings(dataset(tmp_path / "none"))[0]

@@ -1,0 +1,290 @@
+"""The worker of a route to a BIDS data set.
+
+A message makes the data set agree with the subject of its study, as `voxelnode bids` does. That can be repeated: a run
+without changes in the node changes nothing, and the data set changes by renames alone. If the process dies between a
+change and the record of it, the next start repeats the message.
+
+Series that the data set leaves out are rows of the ledger in the state ``skipped``, as they are after the last message
+of their study.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
+from node.bids.dataset import DatasetUnusable
+from node.bids.export import Exporter, Report
+from node.bids.pseudonyms import KEY_FILE, Pseudonyms
+from node.bids.rules import Rules, read_rules
+from node.bids.sources import STILL_OPEN, IndexSource, Source
+from node.bids.subjects import read_map
+from node.deidentify.pseudonyms import PseudonymKey, made_key, read_keys
+from node.errors import UsageError, VoxelnodeError
+from node.failpoints import reached
+from node.index.database import Index
+from node.index.deliveries import Attempt, DeliveryState, LedgerEvent, PendingEvent
+from node.index.routes import subscriber
+from node.metrics import Metrics
+from node.notify.channel import Interrupted
+from node.notify.ledger import MAX_SLEEP_SECONDS, REASON_LENGTH, LedgerWorker
+from node.retries import wait_seconds
+from node.routing.hours import seconds_until_open
+from node.selector import compile_selector
+from node.settings.model import Destination, Route
+
+log = structlog.get_logger()
+
+MAX_HELD_SECONDS = 300.0
+"""Longest wait before a data set that cannot be changed is tried again."""
+
+STAYS = "its volumes in the data set stay until `voxelnode bids --prune`"
+
+_SUBJECT = re.compile(r"sub-[A-Za-z0-9]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A data set as the configuration describes it: its folder, what is what, and the key of its pseudonyms."""
+
+    folder: Path
+    rules: Rules
+    key: PseudonymKey
+
+
+def described(destination: Destination, root: Path) -> Described:
+    """Read the files of a data set; make the key in the root if it is missing.
+
+    Raises
+    ------
+    UsageError
+        See `check_dataset`.
+    """
+    rules = check_dataset(destination)
+    key = read_keys(destination.key)[0] if destination.key is not None else made_key(root / KEY_FILE)
+    return Described((destination.bids or Path()).absolute(), rules, key)
+
+
+def check_dataset(destination: Destination) -> Rules:
+    """Return the rules of a data set.
+
+    Raises
+    ------
+    UsageError
+        The rules, the table of subjects or the key cannot be used; the message names the file.
+    """
+    rules = read_rules(destination.rules)
+    if rules.subjects.map is not None:
+        read_map(rules.subjects.map)
+    if destination.key is not None:
+        read_keys(destination.key)
+    return rules
+
+
+class DatasetWorker(LedgerWorker):
+    """Keep one data set up to date.
+
+    Parameters
+    ----------
+    route_name, destination_name : str
+    route : node.settings.model.Route
+    dataset : Described
+    """
+
+    wants_instances = False
+
+    def __init__(
+        self,
+        route_name: str,
+        destination_name: str,
+        route: Route,
+        dataset: Described,
+        index: Index,
+        metrics: Metrics,
+        audit: Audit,
+        ae_title: str,
+        now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
+    ) -> None:
+        self.subscriber = name = subscriber(route_name, destination_name)
+        super().__init__(f"route {name}", name, events_of(route), index, now)
+        self._names = route_name, destination_name
+        self._route, self._dataset, self._pseudonyms = route, dataset, Pseudonyms(dataset.key)
+        self._selector = compile_selector(route.where) if route.where is not None else None
+        self._metrics, self._audit, self._ae_title = metrics, audit, ae_title
+        self._reports: dict[str, Report] = {}  # of this step, by study: one export serves all of its messages
+        self._failures_in_a_row = 0
+        self._trouble = True  # of the process before this one
+
+    def step(self) -> float | None:
+        """Make the data set agree with what happened; return the seconds until there may be more to do."""
+        held = self._held_seconds()
+        if held is not None:
+            return min(held, MAX_SLEEP_SECONDS) if held > 0 else None
+        return super().step()
+
+    def _held_seconds(self) -> float | None:
+        """Return the seconds for which everything is held; 0: until somebody lets it go on; None: nothing is."""
+        state, now = self._index.routes.state(self._subscriber), self._now()
+        if state.is_paused:
+            return 0.0
+        if state.retry_at is not None and state.retry_at > now:
+            return (state.retry_at - now).total_seconds()
+        return seconds_until_open(self._route.between, now) or None
+
+    def work(self) -> bool:
+        """Attempt the due messages."""
+        try:
+            return super().work()
+        finally:
+            self._reports = {}
+
+    # Messages
+
+    def _attempt(self, pending: PendingEvent) -> Attempt:
+        study = pending.study_instance_uid
+        if self._stopping.is_set():
+            raise Interrupted
+        try:
+            if study not in self._reports:
+                self._reports[study] = self._exported(study)
+        except UsageError as error:
+            return self._failed(pending, str(error), is_final=True)
+        except (VoxelnodeError, Interrupted):
+            raise
+        except Exception as error:  # a bug must not block all other messages
+            log.exception("route_failed", service=self.name)
+            return self._failed(pending, f"{type(error).__name__} while the data set was changed", is_final=False)
+        report = self._reports[study]
+        for problems, is_final in ((report.change.failed, False), (report.change.conflicts, True)):
+            if problems:
+                path, reason = problems[0]
+                more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
+                return self._failed(pending, f"{_nameless(path)}: {reason}{more}", is_final=is_final)
+        series = pending.series_instance_uid
+        left_out = _reasons(report).get(series) if pending.event != "changed" else None
+        if left_out is not None:
+            state: DeliveryState = "dropped" if pending.event_id is not None else "skipped"
+            return Attempt(pending, state, pending.attempts + 1, reason=left_out)
+        return Attempt(pending, "delivered", pending.attempts + 1)
+
+    def _exported(self, study_instance_uid: str) -> Report:
+        """Bring the subject of a study up to date, and record what the data set leaves out.
+
+        Raises
+        ------
+        Interrupted
+            The data set cannot be changed now; the trouble is recorded.
+        UsageError
+            Something about this subject is damaged.
+        """
+        folder = self._dataset.folder
+        try:
+            if not folder.is_dir():
+                raise DatasetUnusable(f"{folder} is not a folder: create it, or mount what belongs there")
+            with self._index.reading(wait=False) as index:
+                exporter = self._exporter(IndexSource(index))
+                report = exporter.export_study(folder, study_instance_uid)
+        except DatasetUnusable as error:
+            self._note_trouble(str(error))
+            raise Interrupted from error
+        except OSError as error:
+            self._note_trouble(f"{folder} cannot be changed: {error.strerror}")
+            raise Interrupted from error
+        reached("study-exported")
+        if self._trouble:
+            self._note_reached()
+        now = self._now()
+        self._index.routes.note_skipped(self._subscriber, study_instance_uid, _reasons(report), now)
+        self._note_change(study_instance_uid, report)
+        return report
+
+    def _exporter(self, source: Source) -> Exporter:
+        """Return an exporter, which reads the table of subjects anew: people add rows as their study goes on."""
+        try:
+            return Exporter(source, self._dataset.rules, self._pseudonyms, self._selector)
+        except UsageError as error:
+            raise DatasetUnusable(str(error)) from error
+
+    def _failed(self, pending: PendingEvent, reason: str, *, is_final: bool) -> Attempt:
+        attempts = pending.attempts + 1
+        is_final = is_final or attempts >= self._route.attempts
+        log.warning(
+            "route_given_up" if is_final else "route_failed", service=self.name, kind=pending.event, attempt=attempts,
+            reason=reason, study_instance_uid=pending.study_instance_uid,
+            series_instance_uid=pending.series_instance_uid,
+        )  # fmt: skip
+        self._count("given-up" if is_final else "failed", 1)
+        if is_final:
+            return Attempt(pending, "given-up", attempts, reason=reason[:REASON_LENGTH])
+        return self._again_later(pending, reason)
+
+    # Trouble
+
+    def _note_trouble(self, reason: str) -> None:
+        self._failures_in_a_row += 1
+        retry_at = self._now() + dt.timedelta(seconds=min(wait_seconds(self._failures_in_a_row), MAX_HELD_SECONDS))
+        self._index.routes.note_trouble(self._subscriber, reason[:REASON_LENGTH], self._now(), retry_at)
+        if self._failures_in_a_row == 1:
+            log.warning("route_held", service=self.name, reason=reason[:REASON_LENGTH])
+        self._trouble = True
+
+    def _note_reached(self) -> None:
+        self._index.routes.note_reached(self._subscriber)
+        if self._failures_in_a_row:
+            log.info("route_goes_on", service=self.name, failed=self._failures_in_a_row)
+        self._failures_in_a_row, self._trouble = 0, False
+
+    # Records
+
+    def _count(self, outcome: str, number: int) -> None:
+        self._metrics.route_instances.labels(*self._names, outcome).inc(number)
+
+    def _note_change(self, study_instance_uid: str, report: Report) -> None:
+        """Count the volumes that were written, and record in the audit log what became of them (PS3.15 A.5.3.4)."""
+        change = report.change
+        written = len(change.added) + len(change.replaced)
+        if not (written or change.removed):
+            return
+        self._count("sent", written)
+        with self._index.reading(wait=False) as index:
+            patient_id = index.studies.patient_id(study_instance_uid) or ""
+        participants = [
+            Participant(self._ae_title, SOURCE, is_requestor=True),
+            Participant(self._names[1], DESTINATION),
+        ]
+        objects = [{"study_instance_uid": study_instance_uid, "patient_id": patient_id}]
+        detail = f"route {self._names[0]}: {written} volumes written, {len(change.removed)} removed"
+        self._audit.note(AuditMessage(AuditEvent.EXPORT, Action.READ, Result.SUCCESS, participants, objects, detail))
+
+
+def events_of(route: Route) -> tuple[LedgerEvent, ...]:
+    """Return the events that a data set follows: that of its route, failures, deletions and merges of patients."""
+    if route.when == "study-quiet":
+        return ("study-quiet", "changed")
+    return ("volume-written", "series-failed", "changed")
+
+
+def _reasons(report: Report) -> dict[str | None, str]:
+    """Return why series of a study are not in the data set, by their UIDs; None: what stays of series that are gone."""
+    stays = {left.series_instance_uid for left in report.left}
+    found: dict[str | None, str] = {}
+    for skipped in report.skipped:
+        if skipped.reason != STILL_OPEN:  # it has an event of its own once that ends
+            reason = f"{skipped.volume}: {skipped.reason}" if skipped.volume else skipped.reason
+            found.setdefault(skipped.series_instance_uid, reason)
+    found = {series: f"{reason}; {STAYS}" if series in stays else reason for series, reason in found.items()}
+    gone = [left.reason for left in report.left if left.series_instance_uid is None]
+    if gone:
+        found[None] = f"{len(gone)} volumes: {gone[0]}; {STAYS}"
+    return found
+
+
+def _nameless(path: str) -> str:
+    """Return a path in the data set without the label of its subject, which may be a Patient ID."""
+    return _SUBJECT.sub("sub-*", path)
