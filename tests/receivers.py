@@ -57,6 +57,8 @@ class Receiver:
                     self.send_header("content-length", "0")
                 self.end_headers()
 
+            do_PUT = do_POST
+
             def log_message(self, format: str, *arguments: object) -> None:
                 pass
 

@@ -154,7 +154,7 @@ class DatasetWorker(LedgerWorker):
             if study not in self._reports:
                 self._reports[study] = self._exported(study)
         except UsageError as error:
-            return self._failed(pending, str(error), is_final=True)
+            return self._failed(pending, _nameless(str(error)), is_final=True)
         except (VoxelnodeError, Interrupted):
             raise
         except Exception as error:  # a bug must not block all other messages
@@ -286,5 +286,5 @@ def _reasons(report: Report) -> dict[str | None, str]:
 
 
 def _nameless(path: str) -> str:
-    """Return a path in the data set without the label of its subject, which may be a Patient ID."""
+    """Return a text about a path in the data set without the label of its subject, which may be a Patient ID."""
     return _SUBJECT.sub("sub-*", path)

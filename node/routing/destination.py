@@ -1,4 +1,4 @@
-"""The interface of destinations: peers, DICOMweb servers and folders."""
+"""The interface of destinations: peers, DICOMweb servers, folders and buckets."""
 
 from __future__ import annotations
 

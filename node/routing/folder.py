@@ -26,7 +26,7 @@ class FolderDestination:
     Parameters
     ----------
     layout : str
-        ``names``: PATIENT/STUDY/SERIES/INSTANCE; ``archive``: the keys of the archive, which name nobody.
+        See `file_name`.
     is_read_again : bool
         Read each file again after it was written, as a proof that it is kept.
     """
@@ -43,7 +43,7 @@ class FolderDestination:
             if not self._folder.is_dir():
                 raise Unreachable(f"{self._folder} is not a folder: create it, or mount what belongs there")
             try:
-                name = self._name(prepared)
+                name = file_name(prepared, self._layout)
             except NotUnderstood as error:
                 yield Delivered(prepared, NotTaken(f"its attributes cannot be read: {error}", is_final=True))
                 continue
@@ -65,27 +65,6 @@ class FolderDestination:
 
     def rest(self) -> None:
         """Do nothing: no file stays open."""
-
-    def _name(self, prepared: Prepared) -> Path:
-        if self._layout == "archive":
-            return Path(prepared.due.key)
-        outgoing = prepared.outgoing
-        with outgoing.path.open("rb", buffering=0) as file:
-
-            def read(offset: int, length: int) -> bytes:
-                return os.pread(file.fileno(), length, outgoing.offset + offset)
-
-            found = attributes_by_windows(read, outgoing.transfer_syntax_uid)
-        study, series, image = found.study, found.series, found.image
-        return Path(
-            _part(found.patient["patient_id"] or "no-id"),
-            _part(study["study_date"], study["study_description"], end=_digest(found.study_instance_uid)),
-            _part(
-                _number(series["series_number"]), series["series_description"] or series["modality"],
-                end=_digest(found.series_instance_uid),
-            ),
-            f"{_part(_number(image['instance_number']), end=_digest(outgoing.sop_instance_uid))}.dcm",
-        )  # fmt: skip
 
     def _write(self, source: Path, target: Path) -> None:
         """Write a file durably under its name.
@@ -120,6 +99,40 @@ class FolderDestination:
             with target.open("rb", buffering=0) as file:
                 if hashlib.file_digest(file, "sha256").digest() != digest.digest():
                     raise OSError(5, "a file that was written is not the same when it is read again")
+
+
+def file_name(prepared: Prepared, layout: Literal["names", "archive"]) -> Path:
+    """Return the relative path of the file of an instance.
+
+    Parameters
+    ----------
+    layout : str
+        ``names``: PATIENT/STUDY/SERIES/INSTANCE; ``archive``: the keys of the archive, which name nobody.
+
+    Raises
+    ------
+    NotUnderstood
+        The attributes of the copy cannot be read.
+    """
+    if layout == "archive":
+        return Path(prepared.due.key)
+    outgoing = prepared.outgoing
+    with outgoing.path.open("rb", buffering=0) as file:
+
+        def read(offset: int, length: int) -> bytes:
+            return os.pread(file.fileno(), length, outgoing.offset + offset)
+
+        found = attributes_by_windows(read, outgoing.transfer_syntax_uid)
+    study, series, image = found.study, found.series, found.image
+    return Path(
+        _part(found.patient["patient_id"] or "no-id"),
+        _part(study["study_date"], study["study_description"], end=_digest(found.study_instance_uid)),
+        _part(
+            _number(series["series_number"]), series["series_description"] or series["modality"],
+            end=_digest(found.series_instance_uid),
+        ),
+        f"{_part(_number(image['instance_number']), end=_digest(outgoing.sop_instance_uid))}.dcm",
+    )  # fmt: skip
 
 
 def _part(*values: object, end: str = "") -> str:

@@ -117,7 +117,22 @@ def destination_of(settings: Settings, route: Route, name: str, transcoder: Tran
     described = settings.destinations[name]
     if described.folder is not None:
         return FolderDestination(described.folder.absolute(), described.layout, is_read_again=route.confirm)
+    if described.s3 is not None:
+        return _bucket_destination(settings, name, is_read_again=route.confirm)
     return _web_destination(settings, name)
+
+
+def _bucket_destination(settings: Settings, name: str, *, is_read_again: bool) -> Destination:
+    from node.routing.bucket import BucketDestination  # here: only nodes that need it look for the library
+
+    one = settings.destinations[name]
+    try:
+        return BucketDestination(
+            one.s3 or "", one.layout, one.endpoint, one.region, one.credentials_file, one.ca_file,
+            one.timeout_seconds, is_read_again=is_read_again,
+        )  # fmt: skip
+    except UsageError as error:
+        raise UsageError(f"[destinations.{name}] {error}") from error
 
 
 def _web_destination(settings: Settings, name: str) -> Destination:
@@ -150,6 +165,8 @@ def check_destination(settings: Settings, name: str) -> None:
     destination = settings.destinations[name]
     if destination.url is not None:
         _web_destination(settings, name).rest()
+    if destination.s3 is not None:
+        _bucket_destination(settings, name, is_read_again=False)
     if destination.bids is not None:
         from node.routing.datasets import check_dataset  # here: only nodes that need it load what reads rules
 

@@ -626,6 +626,9 @@ class HookSettings(SettingsSection):
         return compile_selector(self.where).fields if self.where is not None else frozenset()
 
 
+_BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/(?!\.{1,2}(/|$))[A-Za-z0-9!_.*'()=@+-]+)*/?")
+
+
 class Destination(SettingsSection):
     """[destinations.NAME]: a receiver of routes that is not in [peers]: a server, a folder, or a BIDS data set."""
 
@@ -637,6 +640,20 @@ class Destination(SettingsSection):
     token_file: Path | None = Field(None, description="file with a token that is sent as Authorization: Bearer")
     ca_file: Path | None = Field(
         None, description="PEM file of a further CA that may have signed the server's certificate"
+    )
+    s3: str | None = Field(
+        None,
+        description="s3://BUCKET/PREFIX, into which DICOM files are written; needs: pip install 'voxelnode[s3]'",
+    )
+    endpoint: str | None = Field(
+        None,
+        description='address of the server of s3, such as "https://s3.example.org:9000"; unset: Amazon S3',
+    )
+    region: str | None = Field(None, description="region of the bucket; unset: AWS_REGION, or us-east-1")
+    credentials_file: Path | None = Field(
+        None,
+        description="keys for s3, in a file as ~/.aws/credentials; unset: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+        "or the role of the machine",
     )
     folder: Path | None = Field(None, description="folder, which must exist, into which DICOM files are written")
     layout: Literal["names", "archive"] = Field(
@@ -657,12 +674,15 @@ class Destination(SettingsSection):
     timeout_seconds: Seconds = Field(60, description="longest wait for a server")
 
     def _mistakes(self) -> Iterator[str]:
-        if sum(place is not None for place in (self.url, self.folder, self.bids)) != 1:
-            yield "exactly one of url, folder and bids must be given"
+        if sum(place is not None for place in (self.url, self.s3, self.folder, self.bids)) != 1:
+            yield "exactly one of url, s3, folder and bids must be given"
         if self.bids is None and (self.rules or self.key):
             yield "rules and key require bids"
-        if self.url is None and (self.token_file or self.ca_file):
-            yield "token_file and ca_file require url"
+        yield from self._mistakes_of_bucket()
+        if self.url is None and self.token_file:
+            yield "token_file requires url"
+        if self.url is None and self.s3 is None and self.ca_file:
+            yield "ca_file requires url or s3"
         if self.url is not None:
             parts = urlsplit(self.url)
             if parts.scheme not in ("https", "http") or not parts.hostname or parts.query or parts.fragment:
@@ -671,6 +691,18 @@ class Destination(SettingsSection):
                 yield "url must not contain a user name or password: use token_file"
             if parts.scheme == "http" and self.token_file and not is_loopback(parts.hostname or ""):
                 yield "token_file needs an https:// url, unless the host is this machine"
+
+    def _mistakes_of_bucket(self) -> Iterator[str]:
+        if self.s3 is None and (self.endpoint or self.region or self.credentials_file):
+            yield "endpoint, region and credentials_file require s3"
+        if self.s3 is not None and not _BUCKET.fullmatch(self.s3):
+            yield "s3 must be s3://BUCKET or s3://BUCKET/PREFIX"
+        if self.endpoint is not None:
+            parts = urlsplit(self.endpoint)
+            if parts.scheme not in ("https", "http") or not parts.hostname or parts.path.strip("/") or parts.query:
+                yield "endpoint must begin with https:// or http:// and name a host, without a path"
+            if parts.username or parts.password:
+                yield "endpoint must not contain keys: use credentials_file"
 
 
 class Route(SettingsSection):
@@ -717,7 +749,7 @@ class Route(SettingsSection):
     confirm: bool = Field(
         False,
         description="ask whether the destination keeps what it took (a peer: storage commitment; a DICOMweb server: a "
-        "search; a folder: the file is read again), and send again what it does not",
+        "search; a folder or bucket: the file is read again), and send again what it does not",
     )
     delete_confirmed: bool = Field(
         False,

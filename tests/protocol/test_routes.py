@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
+import hashlib
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +19,17 @@ from pydicom import FileDataset, dcmread
 from node.audit.audit_log import Audit
 from node.conversion.decoder import Decoder
 from node.receive.ingest import Announced, Origin
+from node.routing.bucket import MAX_WHOLE_BYTES
 from node.routing.router import Router
 from node.routing.worker import RouteWorker
 from node.settings.model import Destination, Dicom, Peer, Route, Settings
 from tests import make
 from tests.ingest import indexed
 from tests.interop.conftest import free_port
+from tests.object_store import object_store
 from tests.peers import Pacs
 from tests.protocol.conftest import Running, data_set_bytes, until
+from tests.receivers import Answer, Receiver
 from tests.rows import view_rows
 
 CT = make.ct_series
@@ -331,3 +339,81 @@ def test_a_report_that_comes_later_on_an_association_of_the_peer_counts(
     unknown = {one.sop_instance_uid for one in node.node.ingest.index.routes.owed("all/PACS", node.clock())}
     assert unknown == set()
     assert not node.node.ingest.index.routes.note_commitment("2.25.1", set(), {}, node.clock())
+
+
+def test_a_bucket_has_each_instance_once_with_its_checksum_and_what_is_wrong_with_it_is_told(
+    source: Callable[..., Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = tmp_path / "credentials"
+    keys.write_text("[default]\naws_access_key_id = AKIATEST\naws_secret_access_key = hidden\n")
+    with object_store() as store, Receiver(lambda received: Answer(503)) as busy:
+        destinations = {
+            name: Destination(s3="s3://scans/node/one", endpoint=url, credentials_file=keys, region="us-east-1")
+            for name, url in (("BUCKET", store.url), ("BUSY", busy.url.removesuffix("/told")))
+        }
+        routes = {
+            "all": Route(when="series-quiet", to=("BUCKET",), confirm=True),
+            "none": Route(when="series-quiet", to=("BUSY",)),
+        }
+        node = source(routes, destinations=destinations)
+        index = node.node.ingest.index
+        series = CT(12)
+        for ds in series:
+            ds.PatientID = "MRN4711Q"
+        node.take(series)
+        node.quiet(series[0])
+
+        def troubled(name: str) -> str:
+            node.run(name)
+            row = node.state(name)
+            assert row["given_up"] == 0
+            return str(row["trouble"])
+
+        def objects() -> list[str]:
+            listed = store.ask("GET", "/scans?versions").text
+            return re.findall("<Key>(.*?)</Key>", listed)
+
+        told = [troubled("all/BUCKET"), troubled("none/BUSY")]
+        assert told[0] == f"s3://scans at {store.url}: NoSuchBucket: create the bucket, or correct s3"
+        assert told[1].endswith(": status 503")
+        assert {one.headers["x-amz-checksum-sha256"] for one in busy.received} == {
+            base64.b64encode(hashlib.sha256(one.body).digest()).decode() for one in busy.received
+        }
+
+        store.ask("PUT", "/scans")
+        store.ask("PUT", "/scans?versioning", VERSIONED)
+        index.routes.retry(["all/BUCKET"], node.clock())
+        assert troubled("all/BUCKET") == "None"
+        names = objects()
+        assert len(names) == len(set(names)) == 12
+        assert {name.rpartition("/")[0].startswith("node/one/MRN4711Q/") for name in names} == {True}
+        sent = [dcmread(BytesIO(store.ask("GET", f"/scans/{name}").content)) for name in names]
+        assert sorted(ds.SOPInstanceUID for ds in sent) == sorted(uids(series))
+        assert all(ds == next(other for other in series if other.SOPInstanceUID == ds.SOPInstanceUID) for ds in sent)
+        assert node.rows("SELECT DISTINCT state FROM v_sent_instances") == [{"state": "confirmed"}]
+
+        key = (series[0].StudyInstanceUID, series[0].SeriesInstanceUID)
+        versions = Counter(names)
+        for number, length in ((3, 1000), (5, MAX_WHOLE_BYTES)):  # first in parts, as what is large
+            monkeypatch.setattr("node.routing.bucket.MAX_WHOLE_BYTES", length)
+            store.ask("PUT", f"/scans/{names[number]}", "something else")
+            index.routes.replay("all/BUCKET", [key], True, node.clock())
+            assert troubled("all/BUCKET") == "None"
+            versions[names[number]] += 2  # only that one was written again
+            assert Counter(objects()) == versions
+
+        index.routes.replay("all/BUCKET", [key], True, node.clock())
+        store.ask("POST", "/moto-api/reset-auth", "0")  # from now on, only known keys may do anything
+        told.append(troubled("all/BUCKET"))
+        assert told[-1].endswith("InvalidAccessKeyId: correct the credentials")
+        store.kill()
+        index.routes.retry(["all/BUCKET"], node.clock())
+        told.append(troubled("all/BUCKET"))
+        assert told[-1].endswith("no answer")
+        assert not [one for one in told if "hidden" in one or "MRN4711Q" in one]
+
+
+VERSIONED = (
+    '<VersioningConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Status>Enabled</Status>'
+    "</VersioningConfiguration>"
+)

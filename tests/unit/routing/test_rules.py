@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -162,3 +163,27 @@ def test_a_route_to_a_data_set_has_volumes_rules_and_the_data_set_for_itself(tmp
     [problem] = problems(dataset(tmp_path, {"key": str(tmp_path / "none")}))
     assert "voxelnode pseudonyms new" in problem
     assert "is not there" in warnings(dataset(tmp_path / "none"))[0]
+
+
+def test_a_bucket_needs_its_library_and_its_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def bucket(**keys: Any) -> list[str]:
+        destinations = {"D": {"s3": "s3://scans/node"} | keys}
+        return problems(Settings.model_validate({"destinations": destinations, "web": {"enabled": False}}))
+
+    keys = tmp_path / "credentials"
+    keys.write_text("[default]\naws_access_key_id = AKIATEST\nhidden\n")
+    assert bucket() == []
+    [problem] = bucket(credentials_file=str(keys))
+    assert "aws_secret_access_key below [default]" in problem
+    assert "hidden" not in problem
+    for wrong, words in (
+        ({"s3": "s3://Scans"}, "s3://BUCKET/PREFIX"),
+        ({"s3": "s3://scans/a/../b"}, "s3://BUCKET/PREFIX"),
+        ({"endpoint": "https://key:secret@host"}, "must not contain keys"),
+        ({"endpoint": "host:9000"}, "must begin with https"),
+        ({"folder": str(tmp_path)}, "exactly one"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            bucket(**wrong)
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    assert "pip install 'voxelnode[s3]'" in "".join(bucket())
