@@ -30,19 +30,16 @@ from node.errors import UsageError, VoxelnodeError
 from node.failpoints import reached
 from node.index.database import Index
 from node.index.deliveries import Attempt, DeliveryState, LedgerEvent, PendingEvent
+from node.index.follower import FOLLOW_SECONDS
 from node.index.routes import subscriber
 from node.metrics import Metrics
 from node.notify.channel import Interrupted
-from node.notify.ledger import MAX_SLEEP_SECONDS, REASON_LENGTH, LedgerWorker
-from node.retries import wait_seconds
-from node.routing.hours import seconds_until_open
+from node.notify.ledger import MAX_SLEEP_SECONDS, REASON_LENGTH
+from node.routing.held import HeldWorker
 from node.selector import compile_selector
 from node.settings.model import Destination, Route
 
 log = structlog.get_logger()
-
-MAX_HELD_SECONDS = 300.0
-"""Longest wait before a data set that cannot be changed is tried again."""
 
 STAYS = "its volumes in the data set stay until `voxelnode bids --prune`"
 
@@ -87,7 +84,7 @@ def check_dataset(destination: Destination) -> Rules:
     return rules
 
 
-class DatasetWorker(LedgerWorker):
+class DatasetWorker(HeldWorker):
     """Keep one data set up to date.
 
     Parameters
@@ -96,8 +93,6 @@ class DatasetWorker(LedgerWorker):
     route : node.settings.model.Route
     dataset : Described
     """
-
-    wants_instances = False
 
     def __init__(
         self,
@@ -111,15 +106,12 @@ class DatasetWorker(LedgerWorker):
         ae_title: str,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
     ) -> None:
-        self.subscriber = name = subscriber(route_name, destination_name)
-        super().__init__(f"route {name}", name, events_of(route), index, now)
+        super().__init__(subscriber(route_name, destination_name), route, events_of(route), index, now, FOLLOW_SECONDS)
         self._names = route_name, destination_name
-        self._route, self._dataset, self._pseudonyms = route, dataset, Pseudonyms(dataset.key)
+        self._dataset, self._pseudonyms = dataset, Pseudonyms(dataset.key)
         self._selector = compile_selector(route.where) if route.where is not None else None
         self._metrics, self._audit, self._ae_title = metrics, audit, ae_title
         self._reports: dict[str, Report] = {}  # of this step, by study: one export serves all of its messages
-        self._failures_in_a_row = 0
-        self._trouble = True  # of the process before this one
 
     def step(self) -> float | None:
         """Make the data set agree with what happened; return the seconds until there may be more to do."""
@@ -127,15 +119,6 @@ class DatasetWorker(LedgerWorker):
         if held is not None:
             return min(held, MAX_SLEEP_SECONDS) if held > 0 else None
         return super().step()
-
-    def _held_seconds(self) -> float | None:
-        """Return the seconds for which everything is held; 0: until somebody lets it go on; None: nothing is."""
-        state, now = self._index.routes.state(self._subscriber), self._now()
-        if state.is_paused:
-            return 0.0
-        if state.retry_at is not None and state.retry_at > now:
-            return (state.retry_at - now).total_seconds()
-        return seconds_until_open(self._route.between, now) or None
 
     def work(self) -> bool:
         """Attempt the due messages."""
@@ -191,10 +174,10 @@ class DatasetWorker(LedgerWorker):
                 exporter = self._exporter(IndexSource(index))
                 report = exporter.export_study(folder, study_instance_uid)
         except DatasetUnusable as error:
-            self._note_trouble(str(error))
+            self._hold(str(error))
             raise Interrupted from error
         except OSError as error:
-            self._note_trouble(f"{folder} cannot be changed: {error.strerror}")
+            self._hold(f"{folder} cannot be changed: {error.strerror}")
             raise Interrupted from error
         reached("study-exported")
         if self._trouble:
@@ -223,22 +206,6 @@ class DatasetWorker(LedgerWorker):
         if is_final:
             return Attempt(pending, "given-up", attempts, reason=reason[:REASON_LENGTH])
         return self._again_later(pending, reason)
-
-    # Trouble
-
-    def _note_trouble(self, reason: str) -> None:
-        self._failures_in_a_row += 1
-        retry_at = self._now() + dt.timedelta(seconds=min(wait_seconds(self._failures_in_a_row), MAX_HELD_SECONDS))
-        self._index.routes.note_trouble(self._subscriber, reason[:REASON_LENGTH], self._now(), retry_at)
-        if self._failures_in_a_row == 1:
-            log.warning("route_held", service=self.name, reason=reason[:REASON_LENGTH])
-        self._trouble = True
-
-    def _note_reached(self) -> None:
-        self._index.routes.note_reached(self._subscriber)
-        if self._failures_in_a_row:
-            log.info("route_goes_on", service=self.name, failed=self._failures_in_a_row)
-        self._failures_in_a_row, self._trouble = 0, False
 
     # Records
 

@@ -36,8 +36,7 @@ from node.index.deliveries import Attempt, LedgerEvent, PendingEvent, Work
 from node.index.routes import DueInstance, SentInstance, subscriber
 from node.metrics import Metrics
 from node.notify.channel import Interrupted
-from node.notify.ledger import MAX_SLEEP_SECONDS, REASON_LENGTH, SETTLE_SECONDS, LedgerWorker, Outcomes
-from node.retries import MAX_WAIT_SECONDS, wait_seconds
+from node.notify.ledger import MAX_SLEEP_SECONDS, REASON_LENGTH, SETTLE_SECONDS, Outcomes
 from node.routing.destination import (
     ConnectionBroken,
     Delivered,
@@ -47,7 +46,7 @@ from node.routing.destination import (
     Prepared,
     Unreachable,
 )
-from node.routing.hours import seconds_until_open
+from node.routing.held import HeldWorker
 from node.routing.preparing import Preparer
 from node.routing.turns import Turns
 from node.selector import compile_selector
@@ -57,9 +56,6 @@ log = structlog.get_logger()
 
 SOON_SECONDS = 0.05
 """Longest delay from a commit to the next step."""
-
-MAX_HELD_SECONDS = 300.0
-"""Longest wait before a destination that cannot be reached is tried again."""
 
 IDLE_SECONDS = 5.0
 """Time without an instance after which connections are closed: shorter, and slow senders would cost one each."""
@@ -77,7 +73,7 @@ BY_HAND: frozenset[LedgerEvent] = frozenset({"send", "resend"})
 """Messages that no rule of the route judges: a person, or an earlier judgement, has decided."""
 
 
-class RouteWorker(LedgerWorker):
+class RouteWorker(HeldWorker):
     """Send to one destination of a route.
 
     Parameters
@@ -109,8 +105,8 @@ class RouteWorker(LedgerWorker):
     ) -> None:
         name = subscriber(route_name, destination_name)
         events: tuple[LedgerEvent, ...] = (route.when,) if route_name else ()
-        super().__init__(f"route {name}", name, events, index, now, SOON_SECONDS)
-        self.route_name, self.destination_name, self._route = route_name, destination_name, route
+        super().__init__(name, route, events, index, now, SOON_SECONDS)
+        self.route_name, self.destination_name = route_name, destination_name
         self._destination, self._preparer, self._turns = destination, preparer, turns
         self._metrics, self._audit, self._ae_title, self._delete_confirmed = metrics, audit, ae_title, delete_confirmed
         self._selector = compile_selector(route.where) if route.where is not None else None
@@ -120,22 +116,10 @@ class RouteWorker(LedgerWorker):
         self._unrecorded: list[SentInstance] = []
         self._record_at = 0.0
         self._outstanding: list[Prepared] = []
-        self._failures_in_a_row = 0
-        self._trouble = True  # of the process before this one
         self._is_open = False  # the destination may have an open connection
         self._idle_at = self._delete_at = 0.0
         self._audited: dict[tuple[str, str], Counter[str]] = {}
         self._audited_at = 0.0
-
-    @property
-    def subscriber(self) -> str:
-        """The name in the ledger."""
-        return self._subscriber
-
-    @property
-    def wants_instances(self) -> bool:
-        """Whether there are messages of single instances."""
-        return "instance-stored" in self._events
 
     # Steps
 
@@ -153,15 +137,6 @@ class RouteWorker(LedgerWorker):
             return 0.0
         waits = [due_in, self._asks_in(), self._rests_in(), self._deletes_in()]
         return min((wait for wait in waits if wait is not None), default=None)
-
-    def _held_seconds(self) -> float | None:
-        """Return the seconds for which everything is held; 0: until somebody lets it go on; None: nothing is."""
-        state, now = self._index.routes.state(self._subscriber), self._now()
-        if state.is_paused:
-            return 0.0
-        if state.retry_at is not None and state.retry_at > now:
-            return (state.retry_at - now).total_seconds()
-        return seconds_until_open(self._route.between, now) or None
 
     def _close(self) -> None:
         self._rest()
@@ -373,26 +348,9 @@ class RouteWorker(LedgerWorker):
     # Trouble
 
     def _note_trouble(self, error: Unreachable) -> None:
-        self._failures_in_a_row += 1
-        seconds = max(min(wait_seconds(self._failures_in_a_row), MAX_HELD_SECONDS), error.retry_after or 0.0)
-        now = self._now()
-        self._index.routes.note_trouble(
-            self._subscriber,
-            str(error)[:REASON_LENGTH],
-            now,
-            now + dt.timedelta(seconds=min(seconds, MAX_WAIT_SECONDS)),
-        )
+        self._hold(str(error), error.retry_after)
         self._destination.rest()
-        if self._failures_in_a_row == 1:
-            log.warning("route_held", service=self.name, reason=str(error)[:REASON_LENGTH])
         self._count("failed", 1)
-        self._trouble = True
-
-    def _note_reached(self) -> None:
-        self._index.routes.note_reached(self._subscriber)
-        if self._failures_in_a_row:
-            log.info("route_goes_on", service=self.name, failed=self._failures_in_a_row)
-        self._failures_in_a_row, self._trouble = 0, False
 
     # Proof
 
