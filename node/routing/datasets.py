@@ -244,7 +244,7 @@ def _reasons(report: Report) -> dict[str | None, str]:
     for skipped in report.skipped:
         if skipped.reason != STILL_OPEN:  # it has an event of its own once that ends
             reason = f"{skipped.volume}: {skipped.reason}" if skipped.volume else skipped.reason
-            found.setdefault(skipped.series_instance_uid, reason)
+            found.setdefault(skipped.series_instance_uid, reason[:REASON_LENGTH])
     found = {series: f"{reason}; {STAYS}" if series in stays else reason for series, reason in found.items()}
     gone = [left.reason for left in report.left if left.series_instance_uid is None]
     if gone:
