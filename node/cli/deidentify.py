@@ -14,7 +14,7 @@ from node.cli.options import ConfigFile, Json, load
 from node.cli.output import print_json, printable
 
 if TYPE_CHECKING:
-    from node.deidentify.instance import Deidentification
+    from node.deidentify.deidentification import Deidentification
 
 MAX_SHOWN = 100
 
@@ -80,10 +80,10 @@ def deidentify(
     are not DICOM are not copied. Exit 1 if nothing was written.
     """
     from node import logs
-    from node.deidentify.burned_in import read_rules
     from node.deidentify.defacing import load_defacer
+    from node.deidentify.deidentification import Deidentification
     from node.deidentify.files import Refused, deidentify_files
-    from node.deidentify.instance import Deidentification
+    from node.deidentify.pixel_rules import read_rules
     from node.deidentify.profile import Profile, options
     from node.deidentify.pseudonyms import passing_key, read_keys
     from node.deidentify.refusal import Reason, allowed
@@ -135,14 +135,9 @@ def deidentify(
 
 
 def _configured(name: str, config: Path | None) -> Deidentification:
-    from node.deidentify.instance import configured
-    from node.errors import UsageError, nearest
+    from node.deidentify.deidentification import configured_by_name
 
-    sections = load(config).settings.deidentify
-    if name not in sections:
-        known = nearest(name, sections) if sections else "; there are none"
-        raise UsageError(f"--profile {name}: no table [deidentify.{name}] in the configuration{known}")
-    return configured(sections[name])
+    return configured_by_name(load(config).settings.deidentify, name)
 
 
 def _listed(given: list[str] | None) -> list[str]:

@@ -15,11 +15,12 @@ from urllib.parse import urlsplit
 from node.association.tls import peer_tls_context, tls_context
 from node.audit.audit_log import open_syslog
 from node.control.availability import hook_channel
+from node.deidentify.deidentification import configured_by_name
 from node.errors import UsageError, VoxelnodeError
 from node.index.database import reading
 from node.index.engine import FILE_NAME
 from node.routing.router import check_destination
-from node.settings.model import DeidentifySettings, Peer, Route, Settings, Web, is_loopback
+from node.settings.model import Peer, Route, Settings, Web, is_loopback
 from node.tls import server_context
 from node.worklist.mllp import hl7_tls_context
 
@@ -149,8 +150,8 @@ def _checks(settings: Settings) -> Iterator[Callable[[], object]]:
     yield partial(_require_log_folder, settings)
     for name in settings.hooks:
         yield partial(_check_hook, name, settings)
-    for name, section in settings.deidentify.items():
-        yield partial(_check_deidentification, name, section)
+    for name in settings.deidentify:
+        yield partial(configured_by_name, settings.deidentify, name)
     for name in settings.destinations:
         yield partial(check_destination, settings, name)
 
@@ -213,15 +214,6 @@ def _require_log_folder(settings: Settings) -> None:
 
 def _check_hook(name: str, settings: Settings) -> None:
     hook_channel(settings, name).close()
-
-
-def _check_deidentification(name: str, section: DeidentifySettings) -> None:
-    from node.deidentify.instance import configured  # here: it loads what cleans pixels
-
-    try:
-        configured(section)
-    except UsageError as error:
-        raise UsageError(f"[deidentify.{name}] {error}") from error
 
 
 def _overlap(one: Peer, other: Peer) -> bool:

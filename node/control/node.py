@@ -32,6 +32,7 @@ from node.conversion.confirm_counts import Confirmer
 from node.conversion.decoder import Decoder
 from node.conversion.scheduler import Worker
 from node.conversion.volume_files import sweep
+from node.deidentify.deidentification import configured_by_name
 from node.errors import UsageError
 from node.index.converted import SeriesKey
 from node.index.database import Index
@@ -83,6 +84,8 @@ class Node:
         require_no_loops(settings)
         for name in settings.destinations:
             check_destination(settings, name)
+        for name in settings.deidentify:
+            configured_by_name(settings.deidentify, name)
         channels = {name: hook_channel(settings, name) for name in settings.hooks}
         repository = self._repository = Repository(settings)
         archive, index, metrics, audit = repository.archive, repository.index, repository.metrics, repository.audit

@@ -23,6 +23,7 @@ from typing import ParamSpec
 from node.child_process.child import ChildDied, ChildPool
 from node.child_process.messages import ChildCancelled, ChildLate
 from node.child_process.serving import Apart, Channel, ChildLimits, serve_apart, use_one_thread
+from node.conversion.forwarding import Change
 from node.errors import OutOfResources, VoxelnodeError
 
 MAX_JOBS_PER_PROCESS = 2000
@@ -236,7 +237,13 @@ def serve(channel: Channel, max_answer_bytes: int) -> None:
     load_codecs()
     gc.collect()
     gc.freeze()  # otherwise a collection in a process copies the pages of all modules
-    serve_apart(channel, partial(_answer, result_of, max_answer_bytes), MAX_JOBS_PER_PROCESS)
+    serve_apart(channel, partial(_answer, result_of, max_answer_bytes), MAX_JOBS_PER_PROCESS, _load_for)
+
+
+def _load_for(job: partial[bytes]) -> None:
+    for argument in job.args:
+        if isinstance(argument, Change):
+            argument.load()
 
 
 def _answer(

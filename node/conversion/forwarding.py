@@ -1,12 +1,13 @@
-"""Copies for the destinations of routes: changed on their way, while the archive stays byte for byte.
+"""Copies for the destinations of routes and for downloads: changed on their way, while the archive stays byte for byte.
 
-Everything here runs in a child of `node.conversion.decoder`.
+`forward` runs in a child of `node.conversion.decoder`. Importing this module loads neither NumPy nor codecs.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
@@ -14,11 +15,18 @@ from pydicom import Dataset, dcmread, uid
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import dcmwrite, write_file_meta_info
 
+from node.child_process.messages import Garbled
+from node.deidentify.deidentification import Deidentification
+from node.deidentify.refusal import NotDeidentified, Reason
 from node.dicom.coercion import Coercion, NotCoerced
+from node.dicom.reading import read_instance
+from node.dicom.values import text
 from node.errors import ConversionRefused
 from node.volume.read.transfer_syntaxes import TARGETS, NotTranscodable
 
 Encoding = Literal["keep", "uncompressed", "jpeg2000-lossless"]
+
+MAX_DETAIL_CHARACTERS = 500
 
 _PREAMBLE = bytes(128) + b"DICM"
 
@@ -29,61 +37,114 @@ class Change:
 
     coercion: Coercion = field(default_factory=Coercion)
     encoding: Encoding = "keep"
+    deidentification: Deidentification | None = None
 
     def concerns(self, transfer_syntax_uid: str) -> bool:
         """Return whether a copy of an instance in this transfer syntax may differ from what is stored."""
-        if self.coercion:
+        if self.coercion or self.deidentification is not None:
             return True
         if self.encoding == "uncompressed":
             return transfer_syntax_uid not in TARGETS
         return self.encoding == "jpeg2000-lossless" and transfer_syntax_uid in TARGETS
 
+    def load(self) -> None:
+        """Load what `forward` needs for this change alone, in the process from which those of its files are forked."""
+        if self.deidentification is not None:
+            from node.deidentify.instance import load_tables  # here, because it loads NumPy
+
+            import_module("node.deidentify.files")
+            load_tables(self.deidentification)
+
+    def uid(self, uid: str) -> str:
+        """Return the UID that a copy has in the place of that of an instance, a series or a study."""
+        return uid if self.deidentification is None else self.deidentification.uid(uid)
+
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A written copy: its identity, its encoding, and where its data set begins in the file."""
+    """A written copy: its identity, its encoding, and where its data set begins in the file.
+
+    `patient` is the pseudonym of the patient, or empty if the copy is not de-identified.
+    """
 
     sop_class_uid: str
     sop_instance_uid: str
     transfer_syntax_uid: str
     data_set_offset: int
+    patient: str = ""
 
 
 def copy_of(answer: bytes) -> Copy:
-    """Return the copy that `forward` answers with."""
-    return Copy(**json.loads(answer))
+    """Return the copy that `forward` answers with.
+
+    Raises
+    ------
+    NotDeidentified
+        The instance cannot be called clean; there is no copy.
+    Garbled
+        It is no answer of `forward`.
+    """
+    try:
+        content = json.loads(answer)
+        if "reason" in content:
+            refusal = NotDeidentified(Reason(content["reason"]), str(content["detail"])[:MAX_DETAIL_CHARACTERS])
+        else:
+            return Copy(**content)
+    except (ValueError, TypeError, KeyError) as error:
+        raise Garbled from error
+    raise refusal
 
 
 def transformed(ds: Dataset, change: Change) -> Dataset:
-    """Return the data set that leaves for a destination: the only place where one changes on its way.
+    """Return the data set that leaves: the only place where one changes on its way.
+
+    Identities go first: what a coercion fills in of the data set is of what is left.
 
     Raises
     ------
     NotCoerced
+    NotDeidentified
     """
+    if change.deidentification is not None:
+        from node.deidentify.instance import deidentified  # here, because it loads NumPy
+
+        ds = deidentified(ds, change.deidentification)
     change.coercion.apply(ds)
     return ds
 
 
 def forward(path: Path, change: Change, into: Path) -> bytes:
-    """Write the copy of a stored file, as a DICOM file; return its `Copy` as JSON."""
-    ds: Dataset = dcmread(path)
-    stored = str(ds.file_meta.TransferSyntaxUID)
+    """Write the copy of a stored file, as a DICOM file; return what `copy_of` reads."""
     try:
-        ds = transformed(ds, change)
+        return json.dumps(asdict(_forwarded(path, change, into))).encode()
+    except NotDeidentified as refusal:
+        return json.dumps({"reason": refusal.reason, "detail": refusal.detail}).encode()
     except NotCoerced as error:
         raise NotTranscodable(str(error)) from error
-    if change.encoding == "jpeg2000-lossless" and stored in TARGETS:
+
+
+def _forwarded(path: Path, change: Change, into: Path) -> Copy:
+    is_deidentified = change.deidentification is not None
+    ds = transformed(_read_whole(path) if is_deidentified else dcmread(path), change)
+    syntax = text(ds.file_meta, "TransferSyntaxUID")
+    if change.encoding == "jpeg2000-lossless" and syntax in TARGETS:
         _compress(ds)
-    offset = _write(ds, change.encoding, stored, into)
-    meta = ds.file_meta
-    written = {
-        "sop_class_uid": str(ds.SOPClassUID),
-        "sop_instance_uid": str(ds.SOPInstanceUID),
-        "transfer_syntax_uid": str(meta.TransferSyntaxUID),
-        "data_set_offset": offset,
-    }
-    return json.dumps(written).encode()
+    if is_deidentified and (change.encoding != "uncompressed" or syntax in TARGETS):
+        from node.deidentify.files import write_pieces
+
+        with into.open("wb") as file:
+            offset = write_pieces(ds, file)
+    else:
+        offset = _write(ds, change.encoding, syntax, into)
+    patient = text(ds, "PatientID") if is_deidentified else ""
+    return Copy(str(ds.SOPClassUID), str(ds.SOPInstanceUID), str(ds.file_meta.TransferSyntaxUID), offset, patient)
+
+
+def _read_whole(path: Path) -> Dataset:
+    try:
+        return read_instance(path)
+    except Exception as error:  # pydicom raises anything for a damaged file
+        raise NotDeidentified(Reason.UNREADABLE, f"the file cannot be read: {type(error).__name__}") from error
 
 
 def _write(ds: Dataset, encoding: Encoding, stored: str, into: Path) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from pydicom import Dataset
@@ -301,6 +302,7 @@ def identities_of(ds: Dataset, profile: Profile) -> Identities:
     return Identities(_identities(ds, _identifying(profile), 0), uids=Option.UIDS not in profile.options)
 
 
+@cache
 def _identifying(profile: Profile) -> frozenset[int]:
     """Return the tags whose values are identities; descriptions are not, because their words are common ones."""
     return frozenset(

@@ -1,4 +1,4 @@
-"""Text and faces in pixels: which instances are at risk, and which rectangles of which devices are blanked.
+"""Text and faces in pixels: which instances are at risk, and how rectangles of them are blanked.
 
 Nothing is guessed. An instance at risk is refused unless a rule knows its device, it has ultrasound regions, or
 somebody who has seen such pixels allows them.
@@ -7,24 +7,20 @@ somebody who has seen such pixels allows them.
 from __future__ import annotations
 
 import re
-import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from collections.abc import Iterator, Sequence
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
-from pydicom.datadict import dictionary_VR, keyword_dict, tag_for_keyword
 from pydicom.uid import ExplicitVRLittleEndian
 
+from node.deidentify.pixel_rules import PixelRule, Rectangle
 from node.deidentify.refusal import NotDeidentified, Reason
 from node.dicom.reading import stored_bytes
 from node.dicom.values import items, text, texts, value, whole
-from node.errors import ConversionRefused, UsageError, nearest
+from node.errors import ConversionRefused
 from node.volume.read.pixel_layout import HALF_SAMPLED, PIXELS, PixelLayout, pixel_layout
 from node.volume.read.transcoding import decompress
 from node.volume.read.transfer_syntaxes import NATIVE, NotTranscodable
@@ -40,93 +36,7 @@ _CAPTURED = frozenset(("DF", "DRW", "DV", "SD", "SI", "WSD"))
 
 _OVERLAY_GROUPS = tuple(range(0x6000, 0x6020, 2))
 _OVERLAY_DATA, _OVERLAY_BITS_ALLOCATED = 0x3000, 0x0100
-_MAX_RULES_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 20
-
-Rectangle = tuple[int, int, int, int]
-"""Left column, top row, width and height, in pixels from 0."""
-
-
-@dataclass(frozen=True, slots=True)
-class PixelRule:
-    """What is burned in by a device: rectangles to blank, or the only ones to keep; neither: its pixels are clean."""
-
-    name: str
-    when: Mapping[str, tuple[Any, ...]]
-    blank: tuple[Rectangle, ...]
-    keep: tuple[Rectangle, ...]
-
-    def fits(self, ds: Dataset) -> bool:
-        """Return whether all attributes of an instance are as the rule has them; text without case, with ``*``."""
-        return all(_fits(ds, keyword, wanted) for keyword, wanted in self.when.items())
-
-
-def _fits(ds: Dataset, keyword: str, wanted: tuple[Any, ...]) -> bool:
-    found = [whole(ds, keyword)] if isinstance(wanted[0], int) else [each.casefold() for each in texts(ds, keyword)]
-    return any(
-        each == want if isinstance(want, int) else fnmatchcase(str(each), want.casefold())
-        for each in found
-        for want in wanted
-    )
-
-
-def read_rules(path: Path) -> tuple[PixelRule, ...]:
-    """Return the rules of a TOML file, in their order: the first that fits counts.
-
-    Raises
-    ------
-    UsageError
-        The file is not TOML, or a rule is wrong; the message names the value and the rule.
-    """
-    try:
-        with path.open("rb") as file:
-            content = tomllib.loads(file.read(_MAX_RULES_BYTES).decode("utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from None
-    except ValueError as error:
-        raise UsageError(f"{path}: {error}") from None
-    unknown = set(content) - {"device"}
-    if unknown or not isinstance(content.get("device"), list):
-        raise UsageError(f"{path}: a file of pixel rules has tables [[device]] and nothing else")
-    return tuple(_rule(path, number, table) for number, table in enumerate(content["device"], 1))
-
-
-def _rule(path: Path, number: int, table: Mapping[str, Any]) -> PixelRule:
-    name = table.get("name", f"device {number}")
-    place = f"{path}, {name}"
-    for key in table:
-        if key not in ("name", "when", "blank", "keep"):
-            raise UsageError(f"{place}: {key}: no such key{nearest(key, ('name', 'when', 'blank', 'keep'))}")
-    when = table.get("when")
-    if not isinstance(when, dict) or not when:
-        raise UsageError(f'{place}: when is missing; name the device, such as {{ Manufacturer = "GE*", Rows = 768 }}')
-    if "blank" in table and "keep" in table:
-        raise UsageError(f"{place}: blank and keep exclude each other; choose one")
-    return PixelRule(
-        str(name),
-        {keyword: _wanted(place, keyword, values) for keyword, values in when.items()},
-        _rectangles(place, table.get("blank", [])),
-        _rectangles(place, table.get("keep", [])),
-    )
-
-
-def _wanted(place: str, keyword: str, values: Any) -> tuple[Any, ...]:
-    tag = tag_for_keyword(keyword)
-    if tag is None or dictionary_VR(tag) == "SQ":
-        raise UsageError(f"{place}: {keyword}: not the keyword of an attribute{nearest(keyword, keyword_dict)}")
-    given = tuple(values) if isinstance(values, list) else (values,)
-    if not given or not (all(type(each) is int for each in given) or all(isinstance(each, str) for each in given)):
-        raise UsageError(f"{place}: {keyword} must be a text, a whole number, or a list of either")
-    return given
-
-
-def _rectangles(place: str, given: Any) -> tuple[Rectangle, ...]:
-    if not isinstance(given, list):
-        raise UsageError(f"{place}: rectangles are a list of [left, top, width, height]")
-    for each in given:
-        if not (isinstance(each, list) and len(each) == 4 and all(type(side) is int and side >= 0 for side in each)):
-            raise UsageError(f"{place}: {each!r}: a rectangle is [left, top, width, height], in pixels from 0")
-    return tuple((left, top, width, height) for left, top, width, height in given)
 
 
 def risks_of(ds: Dataset) -> Iterator[tuple[Reason, str]]:

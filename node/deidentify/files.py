@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from pydicom import Dataset
 from pydicom.filebase import DicomBytesIO
@@ -17,7 +18,8 @@ from pydicom.tag import BaseTag
 from pydicom.uid import UID, ImplicitVRLittleEndian
 
 from node.deidentify.defacing import Defacer, defaced
-from node.deidentify.instance import Deidentification, deidentified
+from node.deidentify.deidentification import Deidentification
+from node.deidentify.instance import deidentified
 from node.deidentify.refusal import NotDeidentified, Reason
 from node.dicom.part10 import file_head
 from node.dicom.reading import read_instance, stored_bytes, with_elements
@@ -196,19 +198,34 @@ def write(ds: Dataset, path: Path) -> None:
     part = path.with_name(f".{path.name}.part")
     try:
         with part.open("wb") as file:
-            for piece in pieces(ds):
-                file.write(piece)
+            write_pieces(ds, file)
         os.replace(part, path)
-    except (*CONVERSION_ERRORS, StopIteration) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise NotDeidentified(Reason.UNREADABLE, f"the data set cannot be encoded: {type(error).__name__}") from error
     finally:
         part.unlink(missing_ok=True)
 
 
+def write_pieces(ds: Dataset, file: IO[bytes]) -> int:
+    """Write a de-identified data set into a file; return where the data set begins in it.
+
+    Raises
+    ------
+    NotDeidentified
+        ``unreadable``: an element cannot be encoded.
+    """
+    try:
+        encoded = pieces(ds)
+        offset = file.write(next(encoded))
+        for piece in encoded:
+            file.write(piece)
+        return offset
+    except (*CONVERSION_ERRORS, StopIteration) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise NotDeidentified(Reason.UNREADABLE, f"the data set cannot be encoded: {type(error).__name__}") from error
+
+
 def pieces(ds: Dataset) -> Iterator[bytes]:
-    """Yield the bytes of a file of a de-identified data set."""
+    """Yield the bytes of a file of a de-identified data set, first those before the data set."""
     syntax = text(ds.file_meta, "TransferSyntaxUID")
     implicit = syntax == ImplicitVRLittleEndian
     yield file_head(text(ds, "SOPClassUID"), text(ds, "SOPInstanceUID"), syntax)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, field
 from io import BytesIO
 
 from pydicom import Dataset
@@ -22,58 +20,23 @@ from pydicom.uid import (
 
 from node import __version__
 from node.deidentify.attributes import Cleaner, identities_of, patient_of
-from node.deidentify.burned_in import (
-    PixelRule,
-    blank,
-    has_overlays_in_pixels,
-    has_pixels,
-    read_rules,
-    regions,
-    risks_of,
-)
-from node.deidentify.profile import BASIC_PROFILE, CODES, Option, Profile, edition, options
-from node.deidentify.pseudonyms import PseudonymKey, read_keys
-from node.deidentify.refusal import NotDeidentified, Reason, allowed
+from node.deidentify.burned_in import blank, has_overlays_in_pixels, has_pixels, regions, risks_of
+from node.deidentify.deidentification import UID_FORM, Deidentification
+from node.deidentify.profile import BASIC_PROFILE, CODES, Option, edition, safe_private
+from node.deidentify.pseudonyms import NO_KEY
+from node.deidentify.refusal import NotDeidentified, Reason
+from node.deidentify.text import vocabulary
 from node.dicom.reading import with_elements
-from node.dicom.values import CONVERSION_ERRORS, held_elements, text
-from node.settings.model import DeidentifySettings
+from node.dicom.values import CONVERSION_ERRORS, held_elements, text, texts
 from node.volume.read.transcoding import encoded
 
-_UID = re.compile(r"[0-9.]{1,64}")
 
-
-@dataclass(frozen=True)
-class Deidentification:
-    """How instances are de-identified.
-
-    Attributes
-    ----------
-    allowed : frozenset of Reason
-        Risks in pixels, of `refusal.ALLOWABLE`, that are passed with the pixels as they are.
-    rules : tuple of PixelRule
-        Used with `Option.PIXELS`.
-    """
-
-    profile: Profile
-    key: PseudonymKey
-    allowed: frozenset[Reason] = field(default_factory=frozenset)
-    rules: tuple[PixelRule, ...] = ()
-
-
-def configured(settings: DeidentifySettings) -> Deidentification:
-    """Return what a table [deidentify.NAME] of the configuration asks for.
-
-    Raises
-    ------
-    UsageError
-        The key or the pixel rules cannot be used.
-    """
-    return Deidentification(
-        Profile(options(settings.retain, settings.clean)),
-        read_keys(settings.key)[0],
-        allowed(settings.allow),
-        read_rules(settings.pixel_rules) if settings.pixel_rules else (),
-    )
+def load_tables(how: Deidentification) -> None:
+    """Load what `deidentified` reads once for each profile."""
+    vocabulary()
+    safe_private()
+    identities_of(Dataset(), how.profile)
+    how.profile.action(0)
 
 
 def deidentified(ds: Dataset, how: Deidentification) -> Dataset:
@@ -108,13 +71,16 @@ def deidentified(ds: Dataset, how: Deidentification) -> Dataset:
 
 def _deidentified(ds: Dataset, how: Deidentification) -> Dataset:
     for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
-        if not _UID.fullmatch(text(ds, keyword)):
+        if not UID_FORM.fullmatch(text(ds, keyword)):
             raise NotDeidentified(Reason.NO_IDENTITY, f"{keyword} is missing or not a UID")
     chosen = how.profile.options
+    if how.key.name != NO_KEY and how.mark in texts(ds, "DeidentificationMethod"):
+        detail = f"it was made by {how.mark}, and would get pseudonyms of pseudonyms; pass it on as it is"
+        raise NotDeidentified(Reason.DEIDENTIFIED, detail)
     if "EncapsulatedDocument" in ds:
         raise NotDeidentified(Reason.ENCAPSULATED_DOCUMENT, "a PDF or another document inside cannot be cleaned")
     if "ContentSequence" in ds and Option.STRUCTURED not in chosen:
-        raise NotDeidentified(Reason.STRUCTURED_REPORT, "a report; ask for the option structured to clean its content")
+        raise NotDeidentified(Reason.STRUCTURED_REPORT, "a report; clean structured keeps it without its texts")
     mask, found = None, False
     if has_pixels(ds):
         mask = regions(ds, how.rules) if Option.PIXELS in chosen else None
@@ -138,11 +104,11 @@ def _refuse_risk(ds: Dataset, how: Deidentification, known_device: bool) -> None
         if reason in how.allowed or (known_device and reason is not Reason.RECOGNIZABLE):
             continue
         if reason is Reason.RECOGNIZABLE:
-            remedy = "a defacing plugin, or --allow recognizable if the pixels have been looked at"
+            remedy = "deface it by a plugin, or allow recognizable if the pixels have been looked at"
         elif Option.PIXELS in how.profile.options:
-            remedy = f"no rule fits this device, and it has no ultrasound regions; add a rule, or --allow {reason}"
+            remedy = f"no rule fits this device, and it has no ultrasound regions; add a rule, or allow {reason}"
         else:
-            remedy = f"--clean pixels with rules for the device, or --allow {reason} if the pixels have been looked at"
+            remedy = f"clean pixels by rules for the device, or allow {reason} if the pixels have been looked at"
         raise NotDeidentified(reason, f"{detail}; {remedy}")
 
 
@@ -183,7 +149,7 @@ def _mark(ds: Dataset, how: Deidentification, *, pixels: bool) -> None:
     """Write what was done (PS3.3 C.7.1.1, C.12.1)."""
     chosen = how.profile.options
     ds.PatientIdentityRemoved = "YES"
-    ds.DeidentificationMethod = [f"voxelnode {__version__}", f"PS3.15 {edition()}", f"key {how.key.name}"]
+    ds.DeidentificationMethod = [f"voxelnode {__version__}", f"PS3.15 {edition()}", how.mark]
     codes = [BASIC_PROFILE]
     codes += [code for option, code in CODES.items() if option in chosen and (option is not Option.PIXELS or pixels)]
     ds.DeidentificationMethodCodeSequence = Sequence(code_item(*code) for code in codes)

@@ -9,7 +9,7 @@ import csv
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cache, cached_property
+from functools import cache
 from importlib.resources import files
 
 from node.errors import UsageError, nearest
@@ -158,13 +158,9 @@ class Profile:
         if {Option.FULL_DATES, Option.MODIFIED_DATES} <= self.options:
             raise UsageError("full-dates and modified-dates exclude each other; choose one")
 
-    @cached_property
-    def _actions(self) -> dict[int, Action]:
-        return {
-            int(row.tag.replace(",", ""), 16): row.action(self.options)
-            for row in rows()
-            if "x" not in row.tag and row.tag != PRIVATE
-        }
+    @property
+    def _actions(self) -> Mapping[int, Action]:
+        return _actions(self.options)
 
     def action(self, tag: int) -> Action | None:
         """Return what happens to a standard attribute; None if the table does not list it.
@@ -172,6 +168,15 @@ class Profile:
         The data of curves and overlays are not here: `node.deidentify.graphics` decides by whole groups.
         """
         return self._actions.get(tag)
+
+
+@cache
+def _actions(options: frozenset[Option]) -> Mapping[int, Action]:
+    return {
+        int(row.tag.replace(",", ""), 16): row.action(options)
+        for row in rows()
+        if "x" not in row.tag and row.tag != PRIVATE
+    }
 
 
 def options(retain: Collection[str], clean: Collection[str]) -> frozenset[Option]:

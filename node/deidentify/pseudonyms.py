@@ -20,6 +20,9 @@ from pathlib import Path
 from node.durable import sync_folder
 from node.errors import UsageError
 
+NO_KEY = "none"
+"""Name of a key that nobody keeps."""
+
 STANDARD_ROOT = "1.2.840.10008."
 SECRET_BYTES = 32
 MAX_SHIFT_DAYS = 3650
@@ -83,7 +86,7 @@ class PseudonymKey:
 
 def passing_key() -> PseudonymKey:
     """Return a key that nobody has and that is gone with this process: its pseudonyms cannot be reproduced."""
-    return PseudonymKey("none", secrets.token_bytes(SECRET_BYTES))
+    return PseudonymKey(NO_KEY, secrets.token_bytes(SECRET_BYTES))
 
 
 def read_keys(path: Path) -> list[PseudonymKey]:

@@ -21,6 +21,7 @@ class Reason(StrEnum):
     UNDECODABLE = "undecodable"
     UNREADABLE = "unreadable"
     NO_IDENTITY = "no-identity"
+    DEIDENTIFIED = "de-identified"
     DUPLICATE = "duplicate"
     DEFACING = "defacing"
 

@@ -10,8 +10,10 @@ from pathlib import Path
 
 from node.archive.intact import MISSING, intact_bytes, problem_with
 from node.association.client.send import Outgoing
+from node.child_process.messages import Garbled
 from node.conversion.decoder import Decoder, DecoderBusy, NotDecoded
 from node.conversion.forwarding import Change, copy_of, forward
+from node.deidentify.refusal import NotDeidentified
 from node.index.routes import DueInstance
 from node.routing.destination import NotTaken, Prepared
 
@@ -19,6 +21,8 @@ BATCH_INSTANCES, BATCH_BYTES = 32, 4_000_000
 """Instances that are prepared in one turn of the thread: switching to it for each would cost more than a small one."""
 
 BATCHES_AHEAD = 2
+
+_LEAVE_OUT = "leave it out by `where` of the route"
 
 _Outcome = tuple[int, Prepared | NotTaken]
 """The id of the row of an instance, and what became of it."""
@@ -36,7 +40,7 @@ class Preparer:
     """
 
     def __init__(self, name: str, root: Path, decoder: Decoder, change: Change) -> None:
-        self._root, self._decoder, self._change = root, decoder, change
+        self._root, self._decoder, self.change = root, decoder, change
         self._threads = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._expected: deque[DueInstance] = deque()
         self._under_way: deque[Future[list[_Outcome]]] = deque()
@@ -111,7 +115,7 @@ class Preparer:
         path = self._path(due)
         found: bytes | str | None
         try:
-            if due.bytes > BATCH_BYTES or self._change.concerns(due.transfer_syntax_uid):
+            if due.bytes > BATCH_BYTES or self.change.concerns(due.transfer_syntax_uid):
                 found = problem_with(path, due.data_set_offset, due.bytes, due.sha256)
             else:
                 found = intact_bytes(path, due.data_set_offset, due.bytes, due.sha256)
@@ -119,7 +123,7 @@ class Preparer:
             raise NotTaken(f"its file cannot be read now: {error.strerror}") from error
         if isinstance(found, str):  # a missing one may have made room for another version meanwhile
             raise NotTaken(f"its file {found}: send the instance to this node again", is_final=found != MISSING)
-        if self._change.concerns(due.transfer_syntax_uid):
+        if self.change.concerns(due.transfer_syntax_uid):
             return Prepared(due, self._copied(due, path))
         outgoing = Outgoing(
             path, due.sop_class_uid, due.sop_instance_uid, due.transfer_syntax_uid, due.data_set_offset, due.bytes,
@@ -131,9 +135,15 @@ class Preparer:
         into = self._root / "incoming" / f"{uuid.uuid4().hex}.part"
         try:
             into.touch(0o600)
-            copy = copy_of(self._decoder.run(forward, path, self._change, into=into))
+            copy = copy_of(self._decoder.run(forward, path, self.change, into=into))
             length = into.stat().st_size - copy.data_set_offset
-        except NotDecoded as error:
+            is_deidentified = self.change.deidentification is not None
+            if is_deidentified and copy.sop_instance_uid != self.change.uid(due.sop_instance_uid):
+                raise Garbled("the copy is of another instance")
+        except NotDeidentified as error:
+            into.unlink(missing_ok=True)
+            raise NotTaken(f"it cannot be de-identified: {error}; or {_LEAVE_OUT}", is_final=True) from error
+        except (NotDecoded, Garbled) as error:
             into.unlink(missing_ok=True)
             raise NotTaken(f"it cannot be changed as the route demands: {error}", is_final=True) from error
         except (DecoderBusy, OSError) as error:

@@ -12,6 +12,7 @@ from node.association.services.stored import Transcoder
 from node.audit.audit_log import Audit
 from node.conversion.decoder import Decoder
 from node.conversion.forwarding import Change
+from node.deidentify.deidentification import configured_by_name
 from node.dicom.coercion import Coercion
 from node.errors import UsageError
 from node.index.database import Index
@@ -57,6 +58,7 @@ class Router:
     ) -> None:
         self._index = index
         turns = {name: Turns() for name in settings.receivers}
+        changes = {name: change_of(settings, route) for name, route in _routes(settings)}
         self.workers: list[RouteWorker | DatasetWorker] = []
         for route_name, route in _routes(settings):
             for number, name in enumerate(route.to):
@@ -68,7 +70,7 @@ class Router:
                     RouteWorker(
                         route_name, name, route,
                         destination_of(settings, route, name, Transcoder(decoder, root)),
-                        Preparer(thread, root, decoder, change_of(route)), turns[name], index, metrics, audit,
+                        Preparer(thread, root, decoder, changes[route_name]), turns[name], index, metrics, audit,
                         settings.dicom.ae_title, partial(delete_confirmed, route_name) if number == 0 else None,
                     )
                 )  # fmt: skip
@@ -97,10 +99,17 @@ def _routes(settings: Settings) -> Iterator[tuple[str, Route]]:
         yield "", Route(to=tuple(settings.receivers))
 
 
-def change_of(route: Route) -> Change:
-    """Return how the copies of a route differ from what is stored."""
+def change_of(settings: Settings, route: Route) -> Change:
+    """Return how the copies of a route differ from what is stored.
+
+    Raises
+    ------
+    UsageError
+        The key or the pixel rules of its table [deidentify.NAME] cannot be used.
+    """
     coercion = Coercion.of(route.set, route.replace, route.remove)
-    return Change(coercion, route.transfer_syntax)
+    how = configured_by_name(settings.deidentify, route.deidentify) if route.deidentify is not None else None
+    return Change(coercion, route.transfer_syntax, how)
 
 
 def destination_of(settings: Settings, route: Route, name: str, transcoder: Transcoder) -> Destination:

@@ -14,6 +14,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from time import monotonic
 
 import structlog
@@ -33,7 +34,7 @@ from node.errors import VoxelnodeError
 from node.failpoints import reached
 from node.index.database import Index
 from node.index.deliveries import Attempt, LedgerEvent, PendingEvent, Work
-from node.index.routes import DueInstance, SentInstance, subscriber
+from node.index.routes import DueInstance, OwedInstance, SentInstance, subscriber
 from node.metrics import Metrics
 from node.notify.channel import Interrupted
 from node.notify.ledger import MAX_SLEEP_SECONDS, REASON_LENGTH, SETTLE_SECONDS, Outcomes
@@ -365,7 +366,7 @@ class RouteWorker(HeldWorker):
         transaction_uid = f"2.25.{uuid.uuid4().int}"
         self._index.routes.note_asked(self._subscriber, owed, transaction_uid, now)
         try:
-            answer = self._destination.confirm(owed, transaction_uid, self._cancelled.is_set)
+            answer = self._destination.confirm(self._as_sent(owed), transaction_uid, self._cancelled.is_set)
         except Unreachable as error:
             self._note_trouble(error)
             return True
@@ -377,6 +378,16 @@ class RouteWorker(HeldWorker):
         if answer is not None:
             self._index.routes.note_commitment(transaction_uid, answer.committed, answer.failed, now)
         return True
+
+    def _as_sent(self, owed: Sequence[OwedInstance]) -> list[OwedInstance]:
+        """Return instances with the UIDs of their studies and series that the destination knows."""
+        uid = self._preparer.change.uid
+        return [
+            replace(
+                one, study_instance_uid=uid(one.study_instance_uid), series_instance_uid=uid(one.series_instance_uid)
+            )
+            for one in owed
+        ]
 
     def _asks_in(self) -> float | None:
         if not self._route.confirm:
@@ -412,6 +423,8 @@ class RouteWorker(HeldWorker):
             Participant(self.destination_name, DESTINATION),
         ]
         detail = f"route {self.route_name}" if self.route_name else "sent by hand"
+        if (how := self._preparer.change.deidentification) is not None:
+            detail += f", de-identified by [deidentify.{self._route.deidentify}], {how.mark}"
         self._audit.note(
             AuditMessage(AuditEvent.INSTANCES_TRANSFERRED, Action.READ, Result.SUCCESS, participants, studies, detail)
         )

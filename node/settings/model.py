@@ -746,6 +746,11 @@ class Route(SettingsSection):
     remove: tuple[str, ...] = Field(
         (), description='keywords, or tags such as "(0009,1010)", that the copies lack, at every level'
     )
+    deidentify: HookName | None = Field(
+        None,
+        description="name of a table [deidentify.NAME]: the copies have no identities; what cannot be called clean is "
+        "not sent, and is a dead letter of the route. set, replace and remove come after it",
+    )
     confirm: bool = Field(
         False,
         description="ask whether the destination keeps what it took (a peer: storage commitment; a DICOMweb server: a "
@@ -770,6 +775,8 @@ class Route(SettingsSection):
     def _mistakes(self) -> Iterator[str]:
         if self.delete_confirmed and not self.confirm:
             yield "delete_confirmed requires confirm = true: nothing is deleted without proof"
+        if self.delete_confirmed and self.deidentify is not None:
+            yield "delete_confirmed and deidentify exclude each other: nobody would keep the originals"
         if self.between is not None and len(set(self.between.split("-"))) == 1:
             yield "between must begin and end at different times"
         if len(set(self.to)) < len(self.to):
@@ -923,6 +930,14 @@ class Settings(SettingsSection):
                 raise ValueError(
                     f"routes.{name}: to: {place} is the data set of routes.{other}: widen where of one route"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _has_deidentification_of_routes(self) -> Settings:
+        for name, route in self.routes.items():
+            if route.deidentify is not None and route.deidentify not in self.deidentify:
+                known = nearest(route.deidentify, self.deidentify) if self.deidentify else "; there are none"
+                raise ValueError(f"routes.{name}: deidentify: no table [deidentify.{route.deidentify}]{known}")
         return self
 
     @property

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 
+from node.deidentify.deidentification import Deidentification
 from node.deidentify.files import pieces
-from node.deidentify.instance import Deidentification, deidentified
+from node.deidentify.instance import deidentified
 from node.deidentify.leaks import leaks
 from node.deidentify.profile import Option, Profile
 from node.deidentify.pseudonyms import PseudonymKey

@@ -23,20 +23,22 @@ def route_of(there: str, tokens: Path | None = None, **keys: Any) -> dict[str, A
     return {"destinations": {"CLOUD": web}, "routes": {"up": Route(when="instance-stored", to=("CLOUD",), **keys)}}
 
 
-def run(site: Site, name: str) -> None:
-    """Send what is due at a destination."""
+def run(site: Site, *names: str) -> None:
+    """Send what is due at destinations."""
     decoder = Decoder(workers=1)
     audit = Audit(site.root, "SOURCE")
     index = site.store.index
     router = Router(site.services.settings, site.root, index, site.store.metrics, audit, decoder, lambda name: None)
     index.deliveries.begin_hooks({one.subscriber: one.wants_instances for one in router.workers}, are_routes=True)
-    [worker] = [one for one in router.workers if one.subscriber == name]
+    workers = [one for one in router.workers if one.subscriber in names]
     try:
-        while worker.step() == 0.0:
-            pass
+        for worker in workers:
+            while worker.step() == 0.0:
+                pass
     finally:
-        worker._rest()
-        worker._preparer.close()
+        for worker in workers:
+            worker._rest()
+            worker._preparer.close()
         audit.close()
         decoder.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from node.web.api import (
     conflicts,
+    deidentified,
     description,
     events,
     jobs,
@@ -22,6 +23,7 @@ ROUTES = [
     route
     for part in (
         resources,
+        deidentified,
         volumes,
         queue,
         routes,

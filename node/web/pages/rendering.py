@@ -101,6 +101,7 @@ def page(
             receivers=node.settings.receivers,
             called_peers=node.settings.called_peers,
             has_routes=bool(node.settings.receivers or node.settings.routes),
+            deidentifications=list(node.settings.deidentify),
             **values,
         ),
         headers,

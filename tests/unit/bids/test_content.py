@@ -11,7 +11,8 @@ import pytest
 from node.bids.content import NiftiCopy
 from node.bids.pseudonyms import Pseudonyms
 from node.bids.rules import NotExported
-from node.deidentify.instance import Deidentification, deidentified
+from node.deidentify.deidentification import Deidentification
+from node.deidentify.instance import deidentified
 from node.deidentify.profile import Profile
 from node.deidentify.pseudonyms import PseudonymKey
 from node.index.levels import identity_of

@@ -21,10 +21,11 @@ from pydicom.uid import (
     UltrasoundMultiFrameImageStorage,
 )
 
-from node.deidentify.burned_in import PixelRule, read_rules
 from node.deidentify.defacing import defaced
+from node.deidentify.deidentification import Deidentification
 from node.deidentify.files import deidentify_files, pieces, write
-from node.deidentify.instance import Deidentification, deidentified
+from node.deidentify.instance import deidentified
+from node.deidentify.pixel_rules import PixelRule, read_rules
 from node.deidentify.profile import Option, Profile
 from node.deidentify.pseudonyms import Patient, PseudonymKey
 from node.deidentify.refusal import NotDeidentified, Reason

@@ -123,6 +123,11 @@ def test_routes_to_the_node_itself_are_refused_and_doubtful_ones_are_told(tmp_pa
     for wrong, words in (
         ({"to": ["Q"]}, "known: P"),
         ({"to": ["P"], "delete_confirmed": True}, "requires confirm"),
+        (
+            {"to": ["P"], "delete_confirmed": True, "confirm": True, "deidentify": "t"},
+            "nobody would keep the originals",
+        ),
+        ({"to": ["P"], "deidentify": "t"}, r"no table \[deidentify.t\]; there are none"),
         ({"to": ["P"], "between": "8-17"}, "between"),
         ({"to": ["P"], "when": "instance-stored", "where": "slices > 4"}, "no volume"),
     ):

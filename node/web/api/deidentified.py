@@ -1,0 +1,67 @@
+"""Downloads without identities."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import Query, Request, Response
+
+from node.web.access import Reader, RequestAudit
+from node.web.api.resources import SeriesUid, StudyUid
+from node.web.api.routing import api_router, problems
+from node.web.deidentified import Content, deidentified_zip
+from node.web.problem_types import INVALID_REQUEST, NOT_FOUND
+from node.web.services import Node
+from node.web.zip_stream import MEDIA_TYPE
+
+router = api_router()
+
+Profile = Annotated[
+    str,
+    Query(max_length=64, description="name of a table [deidentify.NAME] of the configuration, with key and options"),
+]
+Wanted = Annotated[
+    Content, Query(description="dicom: the instances; volumes: files that are converted from these, with sidecars")
+]
+
+ZIP: dict[int | str, dict[str, Any]] = {
+    **problems(NOT_FOUND, INVALID_REQUEST),
+    200: {
+        "description": "A ZIP file; its last member, deidentification.json, says what was left out, and why",
+        "content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}},
+    },
+}
+
+
+@router.get("/studies/{study_instance_uid}/deidentified", response_class=Response, responses=ZIP, tags=["studies"])
+def download_deidentified_study(
+    request: Request,
+    account: Reader,
+    node: Node,
+    audit: RequestAudit,
+    study_instance_uid: StudyUid,
+    profile: Profile,
+    content: Wanted = "dicom",
+) -> Response:
+    """A study without identities, as a ZIP file; what cannot be called clean is left out."""
+    return deidentified_zip(request, node, audit, profile, content, [study_instance_uid])
+
+
+@router.get(
+    "/studies/{study_instance_uid}/series/{series_instance_uid}/deidentified",
+    response_class=Response,
+    responses=ZIP,
+    tags=["series"],
+)
+def download_deidentified_series(
+    request: Request,
+    account: Reader,
+    node: Node,
+    audit: RequestAudit,
+    study_instance_uid: StudyUid,
+    series_instance_uid: SeriesUid,
+    profile: Profile,
+    content: Wanted = "dicom",
+) -> Response:
+    """A series without identities, as a ZIP file; what cannot be called clean is left out."""
+    return deidentified_zip(request, node, audit, profile, content, [study_instance_uid], series_instance_uid)

@@ -1,0 +1,74 @@
+"""Copies without identities: what a route changes beside, and in which encoding they leave."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom import dcmread
+from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
+
+from node.child_process.messages import Garbled
+from node.conversion.forwarding import Change, Encoding, copy_of, forward
+from node.deidentify.deidentification import Deidentification
+from node.deidentify.profile import Profile
+from node.deidentify.pseudonyms import Patient, PseudonymKey
+from node.deidentify.refusal import NotDeidentified, Reason
+from node.dicom.coercion import Coercion
+from tests import make
+
+HOW = Deidentification(Profile(), PseudonymKey("test", bytes(range(32))))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "stored", "sent"),
+    [
+        ("keep", ExplicitVRLittleEndian, ExplicitVRLittleEndian),
+        ("keep", RLELossless, RLELossless),
+        ("uncompressed", RLELossless, ExplicitVRLittleEndian),
+        ("jpeg2000-lossless", ExplicitVRLittleEndian, JPEG2000Lossless),
+    ],
+)
+def test_identities_go_before_other_changes(tmp_path: Path, encoding: Encoding, stored: str, sent: str) -> None:
+    [ds] = make.ct_series(1, rows=64, columns=64, PatientName="Secret^Person", PatientID="SECRET")
+    pixels = ds.pixel_array.copy()
+    if stored == RLELossless:
+        ds.compress(RLELossless, generate_instance_uid=False)
+    ds.save_as(tmp_path / "1.dcm", enforce_file_format=True)
+    coercion = Coercion.of(
+        {"ClinicalTrialProtocolID": "T7", "PatientComments": "of {PatientID}"},
+        {"StudyID": "X"},
+        ["StudyTime"],
+    )
+
+    copy = copy_of(forward(tmp_path / "1.dcm", Change(coercion, encoding, HOW), tmp_path / "out"))
+
+    content = (tmp_path / "out").read_bytes()
+    new = dcmread(tmp_path / "out")
+    pseudonym = HOW.key.patient(Patient("", "SECRET"))
+    assert b"ecret" not in content
+    assert b"SECRET" not in content
+    assert (copy.transfer_syntax_uid, copy.sop_instance_uid) == (sent, HOW.uid(ds.SOPInstanceUID))
+    assert (new.file_meta.TransferSyntaxUID, new.SOPInstanceUID) == (sent, copy.sop_instance_uid)
+    assert content[copy.data_set_offset : copy.data_set_offset + 4] == b"\x08\x00\x08\x00"
+    assert copy.patient == new.PatientID == pseudonym
+    assert new.PatientComments == f"of {pseudonym}"
+    assert new.ClinicalTrialProtocolID == "T7"
+    assert "StudyTime" not in new
+    assert np.array_equal(new.pixel_array, pixels)
+
+
+def test_what_is_refused_is_not_written_and_an_answer_that_is_none_is_found(tmp_path: Path) -> None:
+    make.rgb_capture().save_as(tmp_path / "1.dcm", enforce_file_format=True)
+    (tmp_path / "2.dcm").write_bytes(b"no file of PS3.10")
+    (tmp_path / "out").touch()
+    for name, reason in (("1.dcm", Reason.SECONDARY_CAPTURE), ("2.dcm", Reason.UNREADABLE)):
+        answer = forward(tmp_path / name, Change(deidentification=HOW), tmp_path / "out")
+        with pytest.raises(NotDeidentified) as raised:
+            copy_of(answer)
+        assert raised.value.reason is reason
+    assert (tmp_path / "out").stat().st_size == 0
+    for garbled in (b"", b"{}", b'{"reason": "because", "detail": ""}', b'["reason"]', b'{"sop_class_uid": "1"}'):
+        with pytest.raises(Garbled):
+            copy_of(garbled)

@@ -1,0 +1,217 @@
+"""Routes and downloads without identities: nothing of a patient leaves, and pseudonyms agree everywhere."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable, Iterator
+from functools import cache
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+import pytest
+from pydicom import DataElement, Dataset, FileDataset, dcmread
+from pydicom.sequence import Sequence
+from pydicom.uid import EncapsulatedPDFStorage
+
+from node.deidentify.leaks import leaks
+from node.deidentify.profile import Option, Profile
+from node.deidentify.pseudonyms import Patient, read_keys
+from node.settings.model import Destination, Route
+from tests import make
+from tests.preloaded import run
+from tests.web.conftest import Site, open_site, until
+from tests.web.test_routes import run as run_routes
+
+STUDY, SERIES = "1.2.840.4711.1", "1.2.840.4711.1.1"
+PROFILE = Profile(frozenset((Option.MODIFIED_DATES, Option.DESCRIPTORS)))
+NAMED = {"PatientName": "Secret^Person", "PatientID": "SECRET-4711", "study_uid": STUDY}
+REFUSED = {"secondary-capture", "structured-report", "encapsulated-document"}
+
+
+@cache
+def identified() -> list[FileDataset]:
+    """A CT series with identities wherever an instance can have them."""
+    inner = Dataset()
+    inner.PatientName, inner.OperatorsName, inner.ContentDate = "Secret^Inner", "Secret^Operator", "20240102"
+    inner.add(DataElement(0x00090010, "LO", "SECRET CREATOR"))
+    inner.add(DataElement(0x00091001, "LO", "Secret private"))
+    series = make.ct_series(4, series_uid=SERIES, StudyDate="20260101", AccessionNumber="SECRET-A1", **NAMED)
+    for number, ds in enumerate(series):
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"{SERIES}.{number}"
+        ds.InstitutionName, ds.SeriesDescription = "Secret Hospital", "Thorax Secret"
+        ds.ProtocolName, ds.ImageComments, ds.DeviceSerialNumber = "Chest of Secret", "Secret comment", "SECRET-SN"
+        ds.PatientBirthDate, ds.ReferringPhysicianName = "19560401", "Secret^Referring"
+        ds.AnatomicRegionSequence = [inner]
+        ds.IconImageSequence = [make.dataset(PatientComments="Secret icon")]
+        ds.add(DataElement(0x00290010, "LO", "SECRET CREATOR"))
+        ds.add(DataElement(0x00291001, "OB", b"Secret bytes"))
+        ds.add(DataElement(0x00291002, "SQ", Sequence([inner])))
+        ds.add(DataElement(0x60000040, "CS", "G"))
+        ds.add(DataElement(0x60003000, "OW", b"Secret overlay"))
+        ds.add(DataElement(0xFFFCFFFC, "OB", b"Secret padding"))
+    return series
+
+
+def not_clean() -> list[FileDataset]:
+    """Instances of the study that cannot be called clean."""
+    pdf = make.structured_report(series_uid=f"{STUDY}.4", **NAMED)
+    del pdf.ContentSequence
+    pdf.SOPClassUID = pdf.file_meta.MediaStorageSOPClassUID = EncapsulatedPDFStorage
+    pdf.EncapsulatedDocument = b"%PDF Secret "
+    capture = make.rgb_capture(series_uid=f"{STUDY}.3", **NAMED)
+    return [capture, make.structured_report(series_uid=f"{STUDY}.2", **NAMED), pdf]
+
+
+@pytest.fixture(scope="module")
+def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("key") / "trial.key"
+    assert run("pseudonyms", "new", path, "--name", "t1").returncode == 0
+    return path
+
+
+def tables(key: Path, **others: Any) -> dict[str, Any]:
+    return {"deidentify": {"trial": {"key": key, "retain": ["modified-dates"], "clean": ["descriptors"]}}, **others}
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory, key: Path) -> Iterator[Site]:
+    """A node with the study and what cannot be cleaned of it; only for reading."""
+    site = open_site(tmp_path_factory.mktemp("here") / "root", tables(key))
+    site.take(*identified(), *not_clean())
+    site.convert()
+    yield site
+    site.close()
+
+
+def searched(content: bytes) -> bytes:
+    """Return what is in a ZIP file, with the names, and in its compressed volumes."""
+    with ZipFile(BytesIO(content)) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    return b"".join(
+        name.encode() + (gzip.decompress(part) if name.endswith(".gz") else part) for name, part in parts.items()
+    )
+
+
+def instances_in(content: bytes) -> dict[str, bytes]:
+    with ZipFile(BytesIO(content)) as archive:
+        return {name: archive.read(name) for name in archive.namelist() if name.endswith(".dcm")}
+
+
+def report_in(content: bytes) -> dict[str, Any]:
+    with ZipFile(BytesIO(content)) as archive:
+        assert archive.namelist()[-1] == "deidentification.json"
+        assert archive.testzip() is None
+        report: dict[str, Any] = json.loads(archive.read("deidentification.json"))
+        return report
+
+
+def test_a_download_has_no_identities_and_tells_what_it_leaves_out(here: Site) -> None:
+    client = here.client()
+    url = f"/api/v1/studies/{STUDY}/deidentified?profile=trial"
+    dicom = client.get(url).content
+    assert b"secret" not in searched(dicom).lower()
+    assert STUDY.encode() not in searched(dicom)
+    assert leaks(dcmread(BytesIO(saved(identified()[0]))), searched(dicom), PROFILE) == []
+    report = report_in(dicom)
+    assert (report["profile"], report["key"], report["instances"], report["content"]) == ("trial", "t1", 4, "dicom")
+    assert {row["reason"] for row in report["left_out"]} == REFUSED
+    assert len(instances_in(dicom)) == 4
+
+    volumes = client.get(f"{url}&content=volumes").content
+    assert b"secret" not in searched(volumes).lower()
+    assert leaks(dcmread(BytesIO(saved(identified()[0]))), searched(volumes), PROFILE) == []
+    report = report_in(volumes)
+    assert [(row["verdict"], row["instances"]) for row in report["series"]] == [("complete", 4)]
+    assert {row["reason"] for row in report["left_out"]} <= {"no-volume", *REFUSED}
+    with ZipFile(BytesIO(volumes)) as archive:
+        assert {Path(name).suffix for name in archive.namelist()} >= {".gz", ".json", ".png", ".mhd"}
+    one = client.get(f"/api/v1/studies/{STUDY}/series/{SERIES}/deidentified?profile=trial").content
+    assert instances_in(one) == instances_in(dicom)
+    assert report_in(one)["left_out"] == []
+
+    def ended() -> list[dict[str, Any]]:
+        return [line for line in here.audited("Export") if "done" in line["detail"]]
+
+    until(lambda: len(ended()) == 3)
+    line = ended()[0]
+    assert line["detail"] == "de-identified by [deidentify.trial], key t1, as dicom: done, 4 instances sent, 3 left out"
+    assert line["objects"] == [{"study_instance_uid": STUDY, "patient_id": "SECRET-4711"}]
+    assert line["participants"][0]["user"] == "local"
+    assert list((here.root / "work").iterdir()) == []
+
+
+def saved(ds: FileDataset) -> bytes:
+    stream = BytesIO()
+    ds.save_as(stream, enforce_file_format=True)
+    return stream.getvalue()
+
+
+def test_two_nodes_and_a_command_make_the_same_of_an_instance_and_nothing_else_leaves(
+    here: Site, start_site: Callable[..., Site], key: Path, tmp_path: Path
+) -> None:
+    there, folder = start_site(tables(key)), tmp_path / "out"
+    folder.mkdir()
+    destinations = {"CLOUD": Destination(url=f"{there.url}/dicom-web"), "SHARE": Destination(folder=folder)}
+    route = Route(when="instance-stored", to=("CLOUD", "SHARE"), confirm=True, deidentify="trial")
+    sender = start_site(tables(key, destinations=destinations, routes={"up": route}))
+    run_routes(sender, "up/CLOUD", "up/SHARE")
+    sender.take(*identified(), *not_clean())
+    run_routes(sender, "up/CLOUD", "up/SHARE")
+
+    by_route = {path.read_bytes() for path in folder.rglob("*.dcm")}
+    assert len(by_route) == 4
+    stowed = [dcmread(path) for path in there.root.glob("objects/*/*.dcm")]
+    assert {ds.SOPInstanceUID for ds in stowed} == {dcmread(BytesIO(file)).SOPInstanceUID for file in by_route}
+    for received in (there.root, folder):
+        for path in received.rglob("*"):
+            assert b"secret" not in str(path.relative_to(received)).lower().encode()
+            assert not path.is_file() or b"secret" not in path.read_bytes().lower()
+            assert not path.is_file() or STUDY.encode() not in path.read_bytes()
+    original = dcmread(BytesIO(saved(identified()[0])))
+    assert leaks(original, b"".join(by_route), PROFILE) == []
+    assert {ds.PatientID for ds in stowed} == {read_keys(key)[0].patient(Patient("", "SECRET-4711"))}
+
+    messages = sender.client().get("/api/v1/routes/messages?state=given-up").json()["items"]
+    reasons = {message["reason"].split(": ")[1] for message in messages}
+    assert (reasons, len(messages)) == (REFUSED, 6)
+    assert all("leave it out by `where` of the route" in message["reason"] for message in messages)
+    rows = sender.client().get("/api/v1/routes").json()["items"]
+    [row] = [row for row in rows if (row["route"], row["destination"]) == ("up", "CLOUD")]
+    assert (row["delivered"], row["given_up"], row["unconfirmed"]) == (4, 3, 0)
+    lines = {line["detail"] for line in sender.audited("DICOM Instances Transferred")}
+    assert lines == {"route up, de-identified by [deidentify.trial], key t1"}
+
+    downloaded = instances_in(here.client().get(f"/studies/{STUDY}/deidentified.zip?profile=trial").content)
+    assert set(downloaded.values()) == by_route
+    originals = tmp_path / "originals"
+    originals.mkdir()
+    for number, ds in enumerate(identified()):
+        ds.save_as(originals / f"{number}.dcm", enforce_file_format=True)
+    order = ("--key", key, "--retain", "modified-dates", "--clean", "descriptors")
+    assert run("deidentify", originals, tmp_path / "clean", *order).returncode == 0
+    by_command = {str(path.relative_to(tmp_path / "clean")): path for path in (tmp_path / "clean").rglob("*.dcm")}
+    assert by_command.keys() == downloaded.keys()
+    assert {path.read_bytes() for path in by_command.values()} == by_route
+
+    study = stowed[0].StudyInstanceUID  # what a key has made is not made into something else by it, also in a loop
+    looped = there.client().post("/selected/deidentified.zip", data={"study": [study, "1.2.9"], "profile": "trial"})
+    assert {row["reason"] for row in report_in(looped.content)["left_out"]} == {"de-identified"}
+    assert instances_in(looped.content) == {}
+
+
+def test_a_wrong_download_is_refused(here: Site) -> None:
+    client = here.client()
+    url = f"/api/v1/studies/{STUDY}/deidentified"
+    wrong = client.get(f"{url}?profile=trail")
+    assert wrong.status_code == 400
+    assert 'did you mean "trial"?' in wrong.json()["detail"]
+    assert client.get(url).status_code == 422
+    assert client.get("/api/v1/studies/1.2.9/deidentified?profile=trial").status_code == 404
+    assert client.get(f"/api/v1/studies/{STUDY}/series/1.2.9/deidentified?profile=trial").status_code == 404
+    ends = [here.server._app.state.deidentifications.take_turn() for _ in range(2)]
+    assert client.get(f"{url}?profile=trial").status_code == 503
+    for end in ends:
+        end()
