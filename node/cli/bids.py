@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -101,6 +101,7 @@ def bids(
     from node.bids.export import Exporter
     from node.bids.pseudonyms import KEY_FILE, Pseudonyms
     from node.bids.rules import read_rules
+    from node.control.audited_export import Outcome, audited_export
     from node.deidentify.pseudonyms import made_key, passing_key
     from node.selector import compile_selector
 
@@ -115,7 +116,10 @@ def bids(
         else:
             pseudonym_key = made_key(file)
         exporter = Exporter(source, read, Pseudonyms(pseudonym_key), selector, prune=prune)
-        report = exporter.export(out, dry_run=dry_run, link=link and not sources)
+        order = f"voxelnode bids to {out.absolute()}, key {pseudonym_key.name}"
+        with nullcontext(Outcome()) if dry_run else audited_export(settings, order) as outcome:
+            report = exporter.export(out, dry_run=dry_run, link=link and not sources)
+            outcome.counts = f"{report.volumes} volumes of {report.subjects} subjects, {len(report.skipped)} left out"
     if json:
         print_json(asdict(report))
     else:

@@ -94,10 +94,14 @@ def export(
     bring the copy up to date: it copies only new volumes, and removes those that were replaced or deleted. Exit 1 if
     files of volumes are missing or damaged in the root: the copy has no rows for them.
     """
+    from node.control.audited_export import audited_export
     from node.lifecycle.export import export as export_to
 
-    file = _database(config, root)
-    done = export_to(file.parent, folder.absolute(), group)
+    settings = settings_for_change(config, root)
+    target = folder.absolute()
+    with audited_export(settings, f"voxelnode db export to {target}, for {group or 'its owner'}") as outcome:
+        done = export_to(_database(config, root).parent, target, group)
+        outcome.counts = f"{done.copied} conversions copied, {done.kept} already there, {done.removed} removed"
     if json:
         print_json({"path": folder, **asdict(done)})
     else:

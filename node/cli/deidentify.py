@@ -80,6 +80,7 @@ def deidentify(
     are not DICOM are not copied. Exit 1 if nothing was written.
     """
     from node import logs
+    from node.control.audited_export import audited_export
     from node.deidentify.defacing import load_defacer
     from node.deidentify.deidentification import Deidentification
     from node.deidentify.files import Refused, deidentify_files
@@ -111,7 +112,13 @@ def deidentify(
         if not json:
             print(f"refused {printable(refused.name)}: {refused.reason}: {printable(refused.detail)}", flush=True)
 
-    summary = deidentify_files([source], out, how, load_defacer(deface) if deface else None, show)
+    defacer = load_defacer(deface) if deface else None
+    options = ", ".join(sorted(how.profile.options)) or "no options"
+    order = f"voxelnode deidentify {source.absolute()} to {out.absolute()}, {how.mark}, {options}"
+    with audited_export(load(config).settings, order) as outcome:
+        summary = deidentify_files([source], out, how, defacer, show)
+        patients = f"{len(summary.patients)} patient{'s' * (len(summary.patients) != 1)}"
+        outcome.counts = f"{summary.written} instances of {patients} written, {len(summary.refused)} refused"
     if json:
         print_json(
             {
@@ -127,8 +134,7 @@ def deidentify(
     else:
         for skipped in summary.skipped[:MAX_SHOWN]:
             print(f"skipped {printable(skipped.name)}: {printable(skipped.reason)}")
-        patients = len(summary.patients)
-        counts = f"{summary.written} instances of {patients} patient{'s' * (patients != 1)}"
+        counts = f"{summary.written} instances of {patients}"
         print(f"{counts}, {len(summary.refused)} refused, {len(summary.skipped)} skipped: {out}")
     if not summary.written:
         raise typer.Exit(1)

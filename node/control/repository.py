@@ -110,7 +110,7 @@ class Repository:
             raise LocksUnusable(
                 f"{problem}: the index needs locks that exclude other processes and machines; use a local disk"
             )
-        self._locks = _locked(root)
+        self._locks = locked_root(root)
         try:
             if not new_index:
                 require_index(root)
@@ -222,6 +222,7 @@ class Repository:
             "send": self._send,
             "cancel-job": self._cancel_job,
             "end-workitem": self._end_workitem,
+            "note-export": self._note_export,
             "set-account": accounts.set_account,
             "set-role": accounts.set_role,
             "remove-account": accounts.remove_account,
@@ -302,6 +303,10 @@ class Repository:
         self.audit.note(AuditMessage(event, Action.UPDATE, Result.SUCCESS, participants, objects, detail))
         return {"ended": workitem}
 
+    def _note_export(self, detail: str, result: int, who: str) -> Mapping[str, Any]:
+        self.audit.note(export_message(detail, Result(result), who))
+        return {}
+
     def _delete(
         self,
         level: Level,
@@ -358,6 +363,13 @@ class Repository:
         patients = merged.source_patient_id, merged.target_patient_id
         self.audit.note(message(Result.SUCCESS, "done", patients, merged.studies))
         return {"studies": list(merged.studies)}
+
+
+def export_message(detail: str, result: Result, who: str) -> AuditMessage:
+    """Return the line about a command that takes patient data out of a root (PS3.15 A.5.3.5)."""
+    return AuditMessage(
+        AuditEvent.EXPORT, Action.READ, result, [Participant(who, APPLICATION, is_requestor=True)], detail=detail
+    )
 
 
 RETRY_SECONDS = 0.2
@@ -485,7 +497,7 @@ def rebuild_index(settings: Settings) -> Rebuilt:
     """
     root = settings.storage.root.absolute()
     make_folder(root)
-    with _locked(root):
+    with locked_root(root):
         previous = _set_aside(root)
     with ExitStack() as opened:
         old = opened.enter_context(OldIndex(previous)) if previous is not None else None
@@ -537,7 +549,7 @@ def drain_journal(settings: Settings) -> Replayed:
         raise IndexUnusable(missing_index(root / FILE_NAME))
     with Repository(settings) as repository:
         replayed = repository.replayed
-    with _locked(root):
+    with locked_root(root):
         folder = root / JOURNAL_FOLDER
         state = inspect(folder)
         if state.last > state.freed:
@@ -574,15 +586,22 @@ def require_index(root: Path) -> None:
 def is_held(root: Path) -> bool:
     """Return whether a node, or an import, holds the lock of a root."""
     try:
-        _locked(root).close()
+        locked_root(root).close()
     except RootInUse:
         return True
     return False
 
 
-def _locked(root: Path) -> ExitStack:
+def locked_root(root: Path) -> ExitStack:
     """Lock the root for this process, until the stack is closed.
 
+    Raises
+    ------
+    RootInUse
+        Another process holds it.
+
+    Notes
+    -----
     The folder is locked as well as the file: whoever removes the lock file lets no second node in.
     """
     with ExitStack() as locks:

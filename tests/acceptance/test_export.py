@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from node.audit.audit_files import verify
 from tests import make
 from tests.acceptance.served import Served
 from tests.preloaded import run
@@ -60,6 +61,12 @@ def exported(root: Path, target: Path, *options: object, status: int = 0) -> dic
     return json.loads(done.stdout)
 
 
+def audited(root: Path) -> list[str]:
+    """Return what the audit log tells of exports."""
+    lines = [json.loads(line) for line in (root / "audit.jsonl").read_text().splitlines()]
+    return [line["detail"] for line in lines if line["event"]["meaning"] == "Export"]
+
+
 def series(folder: Path, name: str, **attributes: Any) -> None:
     folder.mkdir()
     for number, ds in enumerate(make.mr_series(4, PatientName="Doe^Jane", SeriesDescription=name, **attributes)):
@@ -87,12 +94,17 @@ def test_another_account_reads_an_export_whether_the_node_runs_or_not(folder: Pa
         assert (first["repetition_time_ms"], first["echo_time_ms"], first["slice_thickness_mm"]) == (500, 12, 1)
         assert (first["orientation"], first["slices"], first["times"], first["verdict"]) == ("axial", 4, 1, "complete")
         assert [len(line) for line in json.loads(first["affine_lps"])] == [4] * 4
+        told = audited(root)
         assert node.terminate() == 0
+    assert told[-2].endswith(f"voxelnode db export to {target}, for {GROUP}: begun")
+    assert told[-1].endswith(": done, 2 conversions copied, 0 already there, 0 removed")
     nothing_of_accounts_is_in(target / "index.sqlite")
     run("delete", first["study_instance_uid"], "--yes", "--root", root, check=True)
     assert read_as_another_account(target, CATALOG) == [first, second]
     done = exported(root, target, "--group", GROUP)
     assert (done["copied"], done["kept"], done["removed"]) == (0, 1, 1)
+    assert audited(root)[-1].endswith(": done, 0 conversions copied, 1 already there, 1 removed")
+    assert verify(root) == []
     assert read_as_another_account(target, CATALOG) == [second]
     assert not Path(first["path"]).exists()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from pydicom import Dataset, dcmread
 
+from node.audit.audit_log import Audit
 from node.deidentify.leaks import leaks
 from node.deidentify.profile import Option, Profile
 from tests import make
@@ -73,11 +74,19 @@ def test_files_become_files_without_identities_and_these_become_volumes(original
     [capture] = [ds for ds in results(out) if ds.Modality == "OT"]
     assert not capture.pixel_array[:2].any()
 
-    configuration = tmp_path / "voxelnode.toml"
-    table = f'[deidentify.trial]\nkey = "{key}"\nretain = ["modified-dates"]\nclean = ["descriptors"]\n'
+    configuration, root = tmp_path / "voxelnode.toml", tmp_path / "root"
+    root.mkdir()
+    audit = Audit(root, "VOXELNODE")  # of a node that does not run
+    audit.close()
+    table = f'[storage]\nroot = "{root}"\n'
+    table += f'[deidentify.trial]\nkey = "{key}"\nretain = ["modified-dates"]\nclean = ["descriptors"]\n'
     configuration.write_text(table)
     named = run("deidentify", originals, tmp_path / "named", "--profile", "trial", "--config", configuration)
     assert named.returncode == 0, named.stderr
+    began, ended = [json.loads(line) for line in (root / "audit.jsonl").read_text().splitlines()]
+    how = f"voxelnode deidentify {originals} to {tmp_path / 'named'}, key t1, descriptors, modified-dates"
+    assert (began["detail"], began["event"]["meaning"]) == (f"{how}: begun", "Export")
+    assert ended["detail"] == f"{how}: done, 5 instances of 1 patient written, 2 refused"
     assert {path.relative_to(tmp_path / "named") for path in (tmp_path / "named").rglob("*.dcm")} == {
         path.relative_to(out) for path in before
     }
