@@ -19,6 +19,7 @@ from pydicom import Dataset
 from pydicom.uid import MRImageStorage
 
 from node.cli.phantom import head_phantom
+from node.deidentify.pseudonyms import new_key_file
 from node.index.records import CountedRefusal, Refused
 from tests import make
 from tests.web.conftest import PASSWORD, Site, open_site
@@ -63,7 +64,9 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
     """A head; a knee with a whole, an incomplete and a refused series and a report; hostile names. Only for reading."""
-    site = open_site(tmp_path_factory.mktemp("pages") / "root")
+    folder = tmp_path_factory.mktemp("pages")
+    new_key_file(folder / "key")
+    site = open_site(folder / "root", {"deidentify": {"trial": {"key": folder / "key"}}})
     phantom = head_phantom()
     site.take(*phantom.instances)
     site.take(*_knee())
@@ -257,8 +260,13 @@ def test_studies_are_sorted_chosen_and_looked_into(visitor: Visitor) -> None:
     page.get_by_label("Patient, ID or accession").fill("phantom")
     expect(page.locator("#selected-count")).to_have_text("1 selected, 1 of them not shown")
     with page.expect_download() as download:
-        page.locator("#selected").get_by_role("button", name="DICOM").click()
+        page.locator("#selected").get_by_role("button", name="DICOM", exact=True).click()
     assert len(ZipFile(download.value.path()).namelist()) == 17
+    with page.expect_download() as download:
+        page.get_by_role("button", name="DICOM, de-identified").click()
+    with ZipFile(download.value.path()) as archive:
+        assert len(json.loads(archive.read("deidentification.json"))["left_out"]) == 1  # the report
+        assert len(archive.namelist()) == 17
     page.get_by_role("button", name="Clear selection").click()
     expect(page.locator("#selected")).to_be_hidden()
     with page.expect_download() as download:
@@ -366,6 +374,11 @@ def test_files_of_a_revision_can_be_taken_away(visitor: Visitor, shown: Shown) -
     with page.expect_download() as download:
         files.get_by_role("link", name="volume.nii.gz").click()
     assert Path(download.value.path()).read_bytes()[:2] == b"\x1f\x8b"
+    page.get_by_label("What is downloaded").select_option("Volumes")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download de-identified").click()
+    with ZipFile(download.value.path()) as archive:
+        assert any(name.endswith("volume.nii.gz") for name in archive.namelist())
 
 
 def test_a_refused_series_says_why_and_what_helps(visitor: Visitor) -> None:
