@@ -113,8 +113,8 @@ def deidentify(
             print(f"refused {printable(refused.name)}: {refused.reason}: {printable(refused.detail)}", flush=True)
 
     defacer = load_defacer(deface) if deface else None
-    options = ", ".join(sorted(how.profile.options)) or "no options"
-    order = f"voxelnode deidentify {source.absolute()} to {out.absolute()}, {how.mark}, {options}"
+    chosen = ", ".join(sorted(how.profile.options)) or "no options"
+    order = f"voxelnode deidentify {source.absolute()} to {out.absolute()}, {how.mark}, {chosen}"
     with audited_export(load(config).settings, order) as outcome:
         summary = deidentify_files([source], out, how, defacer, show)
         patients = f"{len(summary.patients)} patient{'s' * (len(summary.patients) != 1)}"

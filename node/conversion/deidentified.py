@@ -20,10 +20,11 @@ from node.conversion.decoder import STOPPING, Decoder, DecoderBusy, NotDecoded
 from node.conversion.forwarding import Change, Copy, copy_of, forward
 from node.conversion.job import ConversionJob, Converted, ReferencedSeries, absent, limits, run_with_references
 from node.conversion.pool import ConverterDied, Converters, ShortOfResources
+from node.conversion.scheduler import NICENESS
 from node.deidentify.deidentification import Deidentification
 from node.deidentify.pseudonyms import PATIENT_CHARACTERS
 from node.deidentify.refusal import NotDeidentified, Reason
-from node.errors import VoxelnodeError
+from node.errors import OutOfResources, VoxelnodeError
 from node.index.converted import SeriesKey
 from node.index.selection import StoredInstance
 from node.settings.model import Convert
@@ -174,6 +175,8 @@ class Deidentifier:
             left_out = LeftOut(error.reason, error.detail)
         except (NotDecoded, Garbled) as error:
             left_out = LeftOut(Reason.UNREADABLE, str(error))
+        except OSError as error:
+            raise OutOfResources(f"a copy cannot be made now: {error.strerror}") from error
         into.unlink(missing_ok=True)
         return left_out
 
@@ -203,7 +206,7 @@ class Deidentifier:
 
     def _run(self, job: ConversionJob) -> Converted:
         if self._converters is None:
-            self._converters = Converters()
+            self._converters = Converters(NICENESS)
         try:
             return self._converters.run(job, limits(self._convert), self._stopping)
         except ChildCancelled:

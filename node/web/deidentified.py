@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import threading
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from anyio import CancelScope
-from fastapi import HTTPException, Request, Response
+from fastapi import Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
@@ -23,17 +25,16 @@ from node.audit.audit_log import Action, AuditEvent, Result
 from node.conversion.deidentified import CopiedInstance, Deidentifier, LeftOut
 from node.deidentify.deidentification import Deidentification, configured_by_name
 from node.deidentify.profile import edition
-from node.errors import UsageError, nearest
+from node.errors import OutOfResources, UsageError, nearest
 from node.index.models import OPEN_STATES
 from node.index.read import ReadIndex
 from node.index.selection import StoredInstance
 from node.settings.model import DeidentifySettings
-from node.web.access import RequestAudit
+from node.web.access import Caller, RequestAudit
 from node.web.audit_trail import of_study
 from node.web.dicomweb.resources import Instances
-from node.web.errors import ResourceNotFound
+from node.web.errors import DownloadsBusy, ResourceNotFound
 from node.web.kept_files import Damaged, whole_file
-from node.web.problems import RETRY
 from node.web.services import Services
 from node.web.zip_stream import MEDIA_TYPE, Member, zip_stream
 
@@ -41,8 +42,8 @@ Content = Literal["dicom", "volumes"]
 
 REPORT = "deidentification.json"
 
-MAX_DOWNLOADS = 2
-"""Downloads at once: each copies and may convert whole studies, and receiving comes first."""
+MAX_DOWNLOADS, MAX_OF_ACCOUNT = 4, 2
+"""Downloads at once, and those of one account: each copies and may convert whole studies, and receiving comes first."""
 
 CHUNK_BYTES = 1 << 20
 
@@ -58,7 +59,8 @@ class Deidentifications:
 
     def __init__(self, sections: Mapping[str, DeidentifySettings]) -> None:
         self._by_name = {name: configured_by_name(sections, name) for name in sections}
-        self._turns = threading.Semaphore(MAX_DOWNLOADS)
+        self._lock = threading.Lock()
+        self._turns: Counter[str] = Counter()
 
     def named(self, name: str) -> Deidentification:
         """Return the way of a name.
@@ -73,22 +75,33 @@ class Deidentifications:
             raise UsageError(f"there is no de-identification {name!r}{known}")
         return self._by_name[name]
 
-    def take_turn(self) -> Callable[[], None]:
-        """Return what ends a turn.
+    def take_turn(self, account: str) -> Callable[[], None]:
+        """Return what ends the turn of an account.
 
         Raises
         ------
-        HTTPException
-            503: `MAX_DOWNLOADS` are under way.
+        DownloadsBusy
+            `MAX_DOWNLOADS` are under way, or `MAX_OF_ACCOUNT` of this account.
         """
-        if not self._turns.acquire(blocking=False):
-            raise HTTPException(503, f"{MAX_DOWNLOADS} downloads without identities are under way already", RETRY)
-        return self._turns.release
+        with self._lock:
+            if self._turns.total() >= MAX_DOWNLOADS or self._turns[account] >= MAX_OF_ACCOUNT:
+                raise DownloadsBusy(
+                    f"{MAX_OF_ACCOUNT} downloads without identities of this account, or {MAX_DOWNLOADS} of all, are "
+                    "under way already"
+                )
+            self._turns[account] += 1
+        return partial(self._end_turn, account)
+
+    def _end_turn(self, account: str) -> None:
+        with self._lock:
+            self._turns[account] -= 1
+            self._turns = +self._turns
 
 
 def deidentified_zip(
     request: Request,
     node: Services,
+    account: Caller,
     audit: RequestAudit,
     profile: str,
     content: Content,
@@ -102,8 +115,7 @@ def deidentified_zip(
     UsageError
         There is no table [deidentify.`profile`].
     ResourceNotFound
-    HTTPException
-        503: too many such downloads are under way.
+    DownloadsBusy
     OutOfResources
         The disk has no room for the copies.
     """
@@ -115,8 +127,8 @@ def deidentified_zip(
     if not studies:
         raise ResourceNotFound("study" if series_instance_uid is None else "series")
     if not node.archive.intake.has_room():
-        raise HTTPException(503, node.archive.intake.refusal() or "the disk is full", RETRY)
-    end_turn = ways.take_turn()
+        raise OutOfResources(node.archive.intake.refusal() or "the disk is full")
+    end_turn = ways.take_turn(account.name)
     try:
         download = _Download(node, how, (profile, content), (studies, series_instance_uid), request.app.state.stopping)
     except BaseException:

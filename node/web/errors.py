@@ -35,6 +35,10 @@ class ResourceNotFound(VoxelnodeError):
         super().__init__(f"There is no such {kind}.")
 
 
+class DownloadsBusy(VoxelnodeError):
+    """Too many downloads that are made on demand are under way."""
+
+
 class EntryThere(VoxelnodeError):
     """The worklist has an entry for the same step."""
 

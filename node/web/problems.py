@@ -28,6 +28,7 @@ from node.results.intake import ResultsBusy
 from node.results.manifest import ResultRefused
 from node.web import problem_types as types
 from node.web.errors import (
+    DownloadsBusy,
     EntryOfFile,
     EntryThere,
     Forbidden,
@@ -76,6 +77,7 @@ TYPES: tuple[tuple[type[VoxelnodeError], ProblemType], ...] = (
     (EntryOfFile, types.CONFLICT),
     (OutOfResources, types.OUT_OF_RESOURCES),
     (QueryRefused, types.BUSY),
+    (DownloadsBusy, types.BUSY),
     (IndexUnusable, types.INDEX_UNUSABLE),
     (AuditFailed, types.AUDIT_FAILED),
     (ProviderUnavailable, types.PROVIDER_UNAVAILABLE),

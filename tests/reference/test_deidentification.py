@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import warnings
+from collections import Counter
 from collections.abc import Iterator
+from io import BytesIO
 from itertools import islice
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 from pydicom import dcmread
 
-from node.deidentify.deidentification import Deidentification
+from node.deidentify.deidentification import Deidentification, configured_by_name
 from node.deidentify.files import pieces
 from node.deidentify.instance import deidentified
 from node.deidentify.leaks import leaks
 from node.deidentify.profile import Option, Profile
-from node.deidentify.pseudonyms import PseudonymKey
+from node.deidentify.pseudonyms import PseudonymKey, new_key_file
 from node.deidentify.refusal import ALLOWABLE, NotDeidentified, Reason
 from node.dicom.reading import read_instance
+from node.index.read.studies import StudyFilter
 from node.receive.dicom_files import MediaFile, find_instances
+from node.receive.import_files import import_instances
 from tests.make import PYDICOM_FILES
 from tests.reference.real_series import PYDICOM_DATA
+from tests.web.conftest import open_site
+from tests.web.test_routes import run as run_routes
 
 pytestmark = pytest.mark.corpus
 
@@ -72,3 +81,68 @@ def test_nothing_leaks_from_a_choice_of_instances(corpus: Path) -> None:
 @pytest.mark.parametrize("chosen", CHOICES, ids=lambda chosen: "+".join(chosen) or "basic")
 def test_nothing_leaks_from_any_instance_by_any_option(corpus: Path, chosen: tuple[Option, ...]) -> None:
     assert [leak for path in instances(corpus) for leak in what_leaks(path, chosen)] == []
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_nothing_leaks_from_what_routes_send_and_from_what_downloads_contain(corpus: Path, tmp_path: Path) -> None:
+    new_key_file(tmp_path / "key")
+    how = {"key": tmp_path / "key", "retain": ["modified-dates", "patient", "device"], "allow": list(ALLOWABLE)}
+    sent = tmp_path / "sent"
+    sent.mkdir()
+    tables = {
+        "deidentify": {"trial": how | {"clean": ["descriptors"]}},
+        "destinations": {"SHARE": {"folder": sent}},
+        "routes": {"out": {"when": "instance-stored", "to": ["SHARE"], "deidentify": "trial"}},
+    }
+    site = open_site(tmp_path / "root", tables)
+    try:
+        run_routes(site, "out/SHARE")  # which receives events from now on
+        import_instances((corpus, PYDICOM_FILES, PYDICOM_DATA), site.store.ingest)
+        site.convert(seconds=900)
+        run_routes(site, "out/SHARE")
+        way = configured_by_name(site.services.settings.deidentify, "trial")
+        with site.store.index.reading() as index:
+            originals = {
+                way.uid(each.sop_instance_uid): (site.store.archive.path(each.key), way.uid(each.series_instance_uid))
+                for each in index.instances.stored()
+            }
+            studies = [study.study_instance_uid for study in index.studies.listed(StudyFilter(), limit=100_000)]
+        routed = {
+            dcmread(path, stop_before_pixels=True).SOPInstanceUID: path.read_bytes() for path in sent.rglob("*.dcm")
+        }
+        downloaded: dict[str, bytes] = {}
+        volumes: dict[str, bytes] = {}
+        left_out: Counter[str] = Counter()
+        for study in studies:
+            url = f"/api/v1/studies/{study}/deidentified?profile=trial"
+            for content in ("dicom", "volumes"):
+                answer = site.client().get(f"{url}&content={content}", timeout=900).content
+                with ZipFile(BytesIO(answer)) as archive:
+                    for name in archive.namelist():
+                        part = archive.read(name)
+                        if name == "deidentification.json":
+                            left_out.update(f"{content} {row['reason']}" for row in json.loads(part)["left_out"])
+                        elif content == "dicom":
+                            downloaded[Path(name).stem] = part
+                        else:
+                            series = Path(name).parts[2]
+                            part = gzip.decompress(part) if name.endswith(".gz") else part
+                            volumes[series] = volumes.get(series, name.encode()) + part
+        assert routed == downloaded
+        found = []
+        for uid, (path, series) in originals.items():
+            original = dcmread(path)
+            if uid in downloaded:
+                new = dcmread(BytesIO(downloaded[uid]))
+                new.pop("PixelData", None)
+                stream = BytesIO()
+                new.save_as(stream)
+                found += [(path, leak) for leak in leaks(original, stream.getvalue(), way.profile)]
+            if series in volumes:
+                found += [(path, "volume", leak) for leak in leaks(original, volumes[series], way.profile)]
+        print(len(originals), "instances,", len(downloaded), "copies,", len(volumes), "series with volumes,", left_out)
+        assert found == []
+        assert len(downloaded) + left_out.total() >= len(originals)
+    finally:
+        site.close()

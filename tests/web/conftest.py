@@ -79,12 +79,12 @@ class Site:
             arrival.write(stream.getvalue())
             indexed(arrival)
 
-    def convert(self) -> None:
+    def convert(self, seconds: float = 30) -> None:
         """Convert what is stored; a worker runs no longer than that."""
         worker = Worker(self.store.archive, self.store.index, self.services.settings.convert)
         worker.start()
         try:
-            until(self.is_settled, 30)
+            until(self.is_settled, seconds)
         finally:
             worker.stop(10)
 

@@ -211,7 +211,9 @@ def test_a_wrong_download_is_refused(here: Site) -> None:
     assert client.get(url).status_code == 422
     assert client.get("/api/v1/studies/1.2.9/deidentified?profile=trial").status_code == 404
     assert client.get(f"/api/v1/studies/{STUDY}/series/1.2.9/deidentified?profile=trial").status_code == 404
-    ends = [here.server._app.state.deidentifications.take_turn() for _ in range(2)]
+    ends = [here.server._app.state.deidentifications.take_turn("local") for _ in range(2)]
     assert client.get(f"{url}?profile=trial").status_code == 503
     for end in ends:
+        end()
+        end = here.server._app.state.deidentifications.take_turn("local")  # one is free again
         end()

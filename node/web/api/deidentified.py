@@ -44,7 +44,7 @@ def download_deidentified_study(
     content: Wanted = "dicom",
 ) -> Response:
     """A study without identities, as a ZIP file; what cannot be called clean is left out."""
-    return deidentified_zip(request, node, audit, profile, content, [study_instance_uid])
+    return deidentified_zip(request, node, account, audit, profile, content, [study_instance_uid])
 
 
 @router.get(
@@ -64,4 +64,4 @@ def download_deidentified_series(
     content: Wanted = "dicom",
 ) -> Response:
     """A series without identities, as a ZIP file; what cannot be called clean is left out."""
-    return deidentified_zip(request, node, audit, profile, content, [study_instance_uid], series_instance_uid)
+    return deidentified_zip(request, node, account, audit, profile, content, [study_instance_uid], series_instance_uid)

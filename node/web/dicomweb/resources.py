@@ -13,8 +13,9 @@ from fastapi import Depends, HTTPException, Request, Response
 from starlette.types import Receive, Scope, Send
 
 from node.archive.intact import MISSING
-from node.conversion.decoder import DecoderBusy, NotDecoded
+from node.conversion.decoder import NotDecoded
 from node.dicom.pixel_element import FrameNotFound
+from node.errors import OutOfResources
 from node.index.selection import StoredInstance
 from node.web.access import Reader, RequestAudit
 from node.web.audit_trail import AccountAuditTrail
@@ -33,7 +34,7 @@ READ = ["GET", "HEAD"]
 """Methods of read-only resources."""
 
 
-BROKEN = (Damaged, Unavailable, DecoderBusy, FrameNotFound, NotDecoded)
+BROKEN = (Damaged, OutOfResources, FrameNotFound, NotDecoded)
 """Errors that prevent an instance, or a part of it, from being sent."""
 
 

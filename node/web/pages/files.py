@@ -165,7 +165,7 @@ def deidentified_study(
     content: Content = "dicom",
 ) -> Response:
     """A study without identities, as a ZIP file."""
-    return deidentified_zip(request, node, audit, profile, content, [study_instance_uid])
+    return deidentified_zip(request, node, account, audit, profile, content, [study_instance_uid])
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/deidentified.zip")
@@ -180,7 +180,7 @@ def deidentified_series(
     content: Content = "dicom",
 ) -> Response:
     """A series without identities, as a ZIP file."""
-    return deidentified_zip(request, node, audit, profile, content, [study_instance_uid], series_instance_uid)
+    return deidentified_zip(request, node, account, audit, profile, content, [study_instance_uid], series_instance_uid)
 
 
 def _file_of(node: Services, study: str, series: str, revision: int, name: str) -> Path:

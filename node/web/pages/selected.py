@@ -131,7 +131,7 @@ def deidentified(
     selected: Annotated[SelectedForDeidentification, Form()],
 ) -> Response:
     """The studies without identities, as a ZIP file."""
-    return deidentified_zip(request, node, audit, selected.profile, selected.content, selected.uids)
+    return deidentified_zip(request, node, account, audit, selected.profile, selected.content, selected.uids)
 
 
 def _members(node: Services, study_instance_uids: list[str]) -> Iterator[Member]:
