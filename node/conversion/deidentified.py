@@ -44,6 +44,11 @@ class LeftOut(VoxelnodeError):
         super().__init__(f"{reason}: {detail}")
         self.reason, self.detail = reason, detail
 
+    @property
+    def told(self) -> dict[str, str]:
+        """Reason and detail by their names in a report."""
+        return {"reason": self.reason, "detail": self.detail}
+
 
 @dataclass(frozen=True, slots=True)
 class CopiedInstance:

@@ -108,13 +108,14 @@ def deidentified_zip(
     study_instance_uids: Sequence[str],
     series_instance_uid: str | None = None,
 ) -> Response:
-    """Return studies, or one series, without identities, as a ZIP file; studies that do not exist are left out.
+    """Return studies, or one series, without identities, as a ZIP file.
 
     Raises
     ------
     UsageError
         There is no table [deidentify.`profile`].
     ResourceNotFound
+        None of the studies, or not the series, is here.
     DownloadsBusy
     OutOfResources
         The disk has no room for the copies.
@@ -122,15 +123,17 @@ def deidentified_zip(
     ways: Deidentifications = request.app.state.deidentifications
     how = ways.named(profile)
     with node.index.reading() as index:
-        studies = [uid for uid in study_instance_uids if _is_there(index, uid, series_instance_uid)]
-        objects = [of_study(uid, index.studies.patient_id(uid)) for uid in studies]
-    if not studies:
+        there = [uid for uid in study_instance_uids if _is_there(index, uid, series_instance_uid)]
+        objects = [of_study(uid, index.studies.patient_id(uid)) for uid in there]
+    if not there:
         raise ResourceNotFound("study" if series_instance_uid is None else "series")
     if not node.archive.intake.has_room():
         raise OutOfResources(node.archive.intake.refusal() or "the disk is full")
     end_turn = ways.take_turn(account.name)
     try:
-        download = _Download(node, how, (profile, content), (studies, series_instance_uid), request.app.state.stopping)
+        download = _Download(
+            node, how, (profile, content), (study_instance_uids, series_instance_uid), request.app.state.stopping
+        )
     except BaseException:
         end_turn()
         raise
@@ -214,6 +217,9 @@ class _Download:
                 for row in rows
             }
             damaged = {uid: index.instances.count_unavailable(study, uid) for uid in series}
+        if not rows:
+            why = LeftOut("not-here", "the study is not here, or was deleted meanwhile")
+            self._left_out.append({"study_instance_uid": self._deidentifier.uid(study), **why.told})
         for row in rows:
             uid = row["series_instance_uid"]
             if series_instance_uid not in (None, uid):
@@ -230,7 +236,7 @@ class _Download:
             elif uid not in with_volumes:
                 self._leave_out(study, uid, LeftOut("no-volume", f"the series has no volume here ({row['state']})"))
             else:
-                yield from self._volumes(study, series, uid)
+                yield from self._volumes(study, series, uid, row["verdict"])
 
     def _dicom(self, instances: Sequence[StoredInstance]) -> Iterator[Member]:
         sent = 0
@@ -243,10 +249,12 @@ class _Download:
             yield Member(name, copied.path.stat().st_size, _pieces(copied.path))
             sent += 1
             self._instances += 1
-        if sent and instances:
+        if sent:
             self._note_series(instances[0].study_instance_uid, instances[0].series_instance_uid, instances=sent)
 
-    def _volumes(self, study: str, series: Mapping[str, Sequence[StoredInstance]], uid: str) -> Iterator[Member]:
+    def _volumes(
+        self, study: str, series: Mapping[str, Sequence[StoredInstance]], uid: str, verdict: str | None
+    ) -> Iterator[Member]:
         try:
             files, patient, converted = self._deidentifier.volumes(series, uid)
         except LeftOut as error:
@@ -263,7 +271,6 @@ class _Download:
         if files:
             sources = {source for _, source, _ in converted.sources}
             self._instances += len(sources)
-            verdict = converted.completeness.state
             self._note_series(study, uid, instances=len(sources), verdict=verdict)
 
     def _whole_file(self, instance: StoredInstance) -> Path:
@@ -286,7 +293,7 @@ class _Download:
         row = {"study_instance_uid": uid(study), "series_instance_uid": uid(series)}
         if copy_uid is not None:
             row["sop_instance_uid"] = copy_uid
-        self._left_out.append({**row, "reason": why.reason, "detail": why.detail})
+        self._left_out.append({**row, **why.told})
 
     def _report(self) -> dict[str, Any]:
         profile, content = self._order
