@@ -23,12 +23,14 @@ def route_of(there: str, tokens: Path | None = None, **keys: Any) -> dict[str, A
     return {"destinations": {"CLOUD": web}, "routes": {"up": Route(when="instance-stored", to=("CLOUD",), **keys)}}
 
 
-def run(site: Site, *names: str) -> None:
-    """Send what is due at destinations."""
-    decoder = Decoder(workers=1)
+def run(site: Site, *names: str, decoder: Decoder | None = None) -> None:
+    """Send what is due at destinations; with another's decoder, which is running already."""
+    own = Decoder(workers=1)
     audit = Audit(site.root, "SOURCE")
     index = site.store.index
-    router = Router(site.services.settings, site.root, index, site.store.metrics, audit, decoder, lambda name: None)
+    router = Router(
+        site.services.settings, site.root, index, site.store.metrics, audit, decoder or own, lambda name: None
+    )
     index.deliveries.begin_hooks({one.subscriber: one.wants_instances for one in router.workers}, are_routes=True)
     workers = [one for one in router.workers if one.subscriber in names]
     try:
@@ -40,7 +42,7 @@ def run(site: Site, *names: str) -> None:
             worker._rest()
             worker._preparer.close()
         audit.close()
-        decoder.close()
+        own.close()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from node.deidentify.files import deidentify_files, pieces, write
 from node.deidentify.instance import deidentified
 from node.deidentify.pixel_rules import PixelRule, read_rules
 from node.deidentify.profile import Option, Profile
-from node.deidentify.pseudonyms import Patient, PseudonymKey
+from node.deidentify.pseudonyms import Patient, PseudonymKey, passing_key
 from node.deidentify.refusal import NotDeidentified, Reason
 from node.dicom.reading import read_instance
 from node.errors import UsageError
@@ -152,6 +153,15 @@ def test_studies_of_one_patient_stay_together_and_in_their_distance() -> None:
         assert new.LongitudinalTemporalInformationModified == "MODIFIED"
     first, second = (np.datetime64(f"{day[:4]}-{day[4:6]}-{day[6:]}") for day in days.values())
     assert (second - first).astype(int) == (np.datetime64("2029-01-03") - np.datetime64("2024-01-02")).astype(int)
+
+
+def test_a_key_makes_nothing_of_what_it_has_made_so_that_a_loop_ends() -> None:
+    new = deidentified(ct(), how())
+    other = Deidentification(Profile(), PseudonymKey("other", bytes(32)))
+    assert list(deidentified(deepcopy(new), other).DeidentificationMethod)[2] == "key other"
+    assert refusal_of(new, how()) is Reason.DEIDENTIFIED
+    passing = [deidentified(ct(), Deidentification(Profile(), passing_key())) for _ in range(2)]
+    assert deidentified(passing[0], Deidentification(Profile(), passing_key())).PatientID != passing[1].PatientID
 
 
 def test_without_patient_id_a_study_is_a_patient() -> None:
