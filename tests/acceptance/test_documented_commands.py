@@ -50,6 +50,7 @@ NOT_RUN = {
     r"curl .*pacs\.example\.org": "names a host that is not there",
     r"curl -N ": "does not end",
     r"curl .*\$JOB": "needs the token of a job; tests/web/test_jobs.py has the requests",
+    r"curl .*/deidentified\?": "needs a table [deidentify.NAME]; tests/web/test_deidentified.py",
     r"curl .*'\{$": "goes on over several lines, with an entry; tests/web has the requests",
     r"movescu": "needs a destination; tests/protocol and tests/interop run it",
 }

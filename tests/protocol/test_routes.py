@@ -18,11 +18,12 @@ from pydicom import FileDataset, dcmread
 
 from node.audit.audit_log import Audit
 from node.conversion.decoder import Decoder
+from node.deidentify.pseudonyms import new_key_file
 from node.receive.ingest import Announced, Origin
 from node.routing.bucket import MAX_WHOLE_BYTES
 from node.routing.router import Router
 from node.routing.worker import RouteWorker
-from node.settings.model import Destination, Dicom, Peer, Route, Settings
+from node.settings.model import DeidentifySettings, Destination, Dicom, Peer, Route, Settings
 from tests import make
 from tests.ingest import indexed
 from tests.interop.conftest import free_port
@@ -122,6 +123,7 @@ def source(start_node: Callable[..., Running], tmp_path: Path) -> Iterator[Calla
             port: int = 1,
             destinations: dict[str, Destination] | None = None,
             peers: dict[str, Peer] | None = None,
+            deidentify: dict[str, DeidentifySettings] | None = None,
         ) -> Source:
             peers = peers or {"PACS": Peer(ae_title="PACS", host="127.0.0.1", port=port)}
             node = start_node(peers=peers, ae_title="SOURCE")
@@ -130,6 +132,7 @@ def source(start_node: Callable[..., Running], tmp_path: Path) -> Iterator[Calla
                 peers=peers,
                 routes=routes,
                 destinations=destinations or {},
+                deidentify=deidentify or {},
             )
             return Source(node, settings, opened)
 
@@ -322,15 +325,18 @@ def test_storage_commitment_proves_arrival_and_what_is_not_kept_is_sent_again(
     assert until(lambda: there.count("commitment_reports_total{outcome=reported}") >= 2)
 
 
-def test_a_report_that_comes_later_on_an_association_of_the_peer_counts(
-    source: Callable[..., Source], start_node: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+def test_a_report_that_comes_later_on_an_association_of_the_peer_counts_also_with_other_uids(
+    source: Callable[..., Source], start_node: Callable[..., Running], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("node.association.client.commitment.REPORT_SECONDS", 0.0)
     there_port = free_port()
     peers = {"PACS": Peer(ae_title="PACS", host="127.0.0.1", port=there_port)}
-    node = source({"all": Route(when="series-quiet", to=("PACS",), confirm=True)}, peers=peers)
+    new_key_file(tmp_path / "key")
+    trial = {"trial": DeidentifySettings(key=tmp_path / "key")}
+    route = Route(when="series-quiet", to=("PACS",), confirm=True, deidentify="trial")
+    node = source({"all": route}, peers=peers, deidentify=trial)
     us = {"US": Peer(ae_title="SOURCE", host="127.0.0.1", port=node.node.port)}
-    start_node(peers=us, ae_title="PACS", port=there_port)
+    there = start_node(peers=us, ae_title="PACS", port=there_port)
     series = CT(2)
     node.take(series)
     node.quiet(series[0])
@@ -339,6 +345,7 @@ def test_a_report_that_comes_later_on_an_association_of_the_peer_counts(
     unknown = {one.sop_instance_uid for one in node.node.ingest.index.routes.owed("all/PACS", node.clock())}
     assert unknown == set()
     assert not node.node.ingest.index.routes.note_commitment("2.25.1", set(), {}, node.clock())
+    assert {row["sop_instance_uid"] for row in there.rows()}.isdisjoint(uids(series))
 
 
 def test_a_bucket_has_each_instance_once_with_its_checksum_and_what_is_wrong_with_it_is_told(
