@@ -86,11 +86,13 @@ def copy_of(answer: bytes) -> Copy:
     """
     try:
         content = json.loads(answer)
-        if "reason" in content:
-            refusal = NotDeidentified(Reason(content["reason"]), str(content["detail"])[:MAX_DETAIL_CHARACTERS])
-        else:
-            return Copy(**content)
-    except (ValueError, TypeError, KeyError) as error:
+        if "reason" not in content:
+            copy = Copy(**content)
+            if all(isinstance(value, int if name == "data_set_offset" else str) for name, value in content.items()):
+                return copy
+            raise Garbled
+        refusal = NotDeidentified(Reason(content["reason"]), str(content["detail"])[:MAX_DETAIL_CHARACTERS])
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise Garbled from error
     raise refusal
 

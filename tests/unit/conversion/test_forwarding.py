@@ -69,6 +69,15 @@ def test_what_is_refused_is_not_written_and_an_answer_that_is_none_is_found(tmp_
             copy_of(answer)
         assert raised.value.reason is reason
     assert (tmp_path / "out").stat().st_size == 0
-    for garbled in (b"", b"{}", b'{"reason": "because", "detail": ""}', b'["reason"]', b'{"sop_class_uid": "1"}'):
+    uids = b'{"sop_class_uid": "1", "sop_instance_uid": "2", "transfer_syntax_uid": "3"'
+    for garbled in (
+        b"",
+        b"{}",
+        b'{"reason": "because", "detail": ""}',
+        b'["reason"]',
+        uids + b"}",
+        uids + b', "data_set_offset": "4"}',
+        b"[" * 100_000,
+    ):
         with pytest.raises(Garbled):
             copy_of(garbled)
