@@ -799,6 +799,7 @@ class Route(SettingsSection):
 
 _OF_COPIES = (
     "priority", "transfer_syntax", "set", "replace", "remove", "confirm", "delete_confirmed", "return_to_sender",
+    "deidentify",
 )  # fmt: skip
 """Keys of a route that are about copies of instances."""
 
