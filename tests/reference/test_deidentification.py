@@ -37,6 +37,9 @@ KEY = PseudonymKey("test", bytes(range(32)))
 EVERYTHING = tuple(option for option in Option if option is not Option.FULL_DATES)
 CHOICES = [(), *((option,) for option in Option), EVERYTHING]
 VOXELS, HEADER_BYTES = (".nii.gz", ".zraw", ".png"), 1 << 12
+OF_SIDECARS = frozenset(("matrices", "orientations", "project"))
+"""Words of descriptions in the corpus that warnings and options in every sidecar have as well ("projections")."""
+
 NOT_CLEAN = {Reason.STRUCTURED_REPORT, Reason.ENCAPSULATED_DOCUMENT, Reason.NO_IDENTITY}
 
 
@@ -142,7 +145,8 @@ def test_nothing_leaks_from_what_routes_send_and_from_what_downloads_contain(cor
                 new.save_as(stream)
                 found += [(path, leak) for leak in leaks(original, stream.getvalue(), way.profile)]
             if series in volumes:
-                found += [(path, "volume", leak) for leak in leaks(original, volumes[series], way.profile)]
+                of_volume = leaks(original, volumes[series], way.profile)
+                found += [(path, leak) for leak in of_volume if leak.value.casefold() not in OF_SIDECARS]
         print(f"{len(originals)} instances, {len(downloaded)} copies, {len(volumes)} series with volumes, {left_out}")
         assert found == []
         refused = sum(count for what, count in left_out.items() if what.startswith("dicom"))
