@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
+from io import BufferedReader, RawIOBase
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from isal import igzip
+from isal import igzip, isal_zlib
 from nibabel import nifti1, nifti2
 
 from node.volume.model import Array, Geometry, Kind, Volume
 from node.writers.bodymask import BODY_HU, body_mask, masked
-from node.writers.nifti import COMPRESSION_LEVEL
+from node.writers.metaimage import ELEMENT_TYPES
+from node.writers.nifti import COMPRESSION_LEVEL, HEADERS, LPS_TO_RAS, MAX_NIFTI1_DIMENSION, RGB
+
+PIECE_BYTES = 1 << 20
 
 
-def reduced(path: Path, max_voxels: int, *, only_body: bool = False) -> bytes:
-    """Return a ``.nii.gz`` with every n-th voxel of the first time of a NIfTI file.
+def reduced(path: Path, voxel_file: Path, max_voxels: int, *, only_body: bool = False) -> bytes:
+    """Return a ``.nii.gz`` with every n-th voxel of the first time of a NIfTI or MetaImage file.
 
     Voxels are picked, never averaged: values of label volumes and of phases have no mean. The steps along the axes
     make the voxels as nearly cubic as they can be.
@@ -24,18 +28,19 @@ def reduced(path: Path, max_voxels: int, *, only_body: bool = False) -> bytes:
     Parameters
     ----------
     path : Path
-        ``.nii`` or ``.nii.gz``, written by this package.
+        ``.nii``, ``.nii.gz``, or the header of a pair: ``.hdr``, ``.mhd``; written by this package.
+    voxel_file : Path
+        The other file of a pair, else `path`.
     max_voxels : int
         Largest number of voxels of the copy.
     only_body : bool
         Of a CT in HU: replace everything outside of the body, such as the table, with air.
     """
-    with _opened(path) as stream:
-        head = _header(stream)
+    head, stream = _opened(path, voxel_file)
+    with stream:
         columns, rows, slices = _first_time(head)
         steps = steps_of((columns, rows, slices), head.get_zooms()[:3], max_voxels)
         pixel: np.dtype[Any] = head.get_data_dtype()
-        _skip(stream, int(head["vox_offset"]) - head.sizeof_hdr)
         planes = []
         for index in range(slices):
             if index % steps[2]:
@@ -60,8 +65,19 @@ def steps_of(shape: tuple[int, ...], spacing_mm: tuple[float, ...], max_voxels: 
     return steps
 
 
-def _opened(path: Path) -> IO[bytes]:
-    return igzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+def _opened(path: Path, voxel_file: Path) -> tuple[Any, IO[bytes]]:
+    """Return the NIfTI header of a volume, and its voxels from the first one on."""
+    if path.suffix == ".mhd":
+        file = voxel_file.open("rb", buffering=0)
+        is_packed = voxel_file.suffix == ".zraw"
+        return _header_of_metaimage(path), BufferedReader(_Inflated(file) if is_packed else file, PIECE_BYTES)
+    stream = igzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+    head = _header(stream)
+    if voxel_file != path:
+        stream.close()
+        return head, voxel_file.open("rb")
+    _skip(stream, int(head["vox_offset"]) - head.sizeof_hdr)
+    return head, stream
 
 
 def _header(stream: IO[bytes]) -> Any:
@@ -72,13 +88,63 @@ def _header(stream: IO[bytes]) -> Any:
     return header(size + stream.read(header.sizeof_hdr - len(size)), endianness="<")
 
 
+def _header_of_metaimage(path: Path) -> Any:
+    """Return the NIfTI header for the grid of a MetaImage file; a plane of two axes has no place in the patient."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    fields = {name.strip(): value.strip() for name, _, value in (line.partition("=") for line in lines)}
+    axes = int(fields["NDims"])
+    size = [*(int(number) for number in fields["DimSize"].split()), 1][: max(axes, 3)]
+    spacing = [*(float(number) for number in fields["ElementSpacing"].split()), 1.0][: max(axes, 3)]
+    head = HEADERS[max(size) > MAX_NIFTI1_DIMENSION, False](endianness="<")
+    dtypes = {name: dtype for dtype, name in ELEMENT_TYPES.items()}
+    head.set_data_dtype(RGB if "ElementNumberOfChannels" in fields else dtypes[fields["ElementType"]])
+    head.set_data_shape(size)
+    head.set_zooms(spacing)
+    if axes > 2:
+        direction = np.array(fields["TransformMatrix"].split(), float).reshape(axes, axes).T
+        affine = np.eye(4)
+        affine[:3, :3] = direction[:3, :3] * spacing[:3]
+        affine[:3, 3] = np.array(fields["Offset"].split(), float)[:3]
+        head.set_sform(LPS_TO_RAS @ affine, code="scanner")
+    return head
+
+
+class _Inflated(RawIOBase):
+    """What a zlib stream in a file holds."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._unpacker = isal_zlib.decompressobj()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        piece = b""
+        while not piece and not self._unpacker.eof:
+            packed = self._unpacker.unconsumed_tail or self._file.read(PIECE_BYTES)
+            if not packed:
+                raise EOFError("the voxels are cut off")
+            piece = self._unpacker.decompress(packed, len(buffer))
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
 def _first_time(head: Any) -> tuple[int, int, int]:
     columns, rows, slices = (*head.get_data_shape(), 1, 1)[:3]
     return columns, rows, slices
 
 
 def _skip(stream: IO[bytes], count: int) -> None:
-    stream.seek(count, 1)
+    if stream.seekable():
+        stream.seek(count, 1)
+        return
+    while count > 0:
+        count -= len(stream.read(min(count, PIECE_BYTES))) or count
 
 
 def _coarser(head: Any, voxels: Array, steps: list[int]) -> Any:

@@ -75,6 +75,14 @@ def test_a_reduced_volume_is_a_nifti_file_that_a_browser_may_ask_for_again(fille
     assert wrong.status_code == 422
 
 
+def test_metaimage_is_reduced_as_nifti_is(filled: Site) -> None:
+    client = filled.client()
+    copies = [client.get(f"{PLACE}/files/1/{name}/reduced").content for name in ("volume.mhd", "volume.nii.gz")]
+    ours, theirs = (nibabel.Nifti1Image.from_bytes(gzip.decompress(copy)) for copy in copies)
+    assert (ours.get_fdata() == theirs.get_fdata()).all()
+    assert (ours.affine == theirs.affine).all()
+
+
 @pytest.mark.parametrize("name", ["volume.json", "volume.zraw", "no.nii.gz", "..%2fx.nii.gz"])
 def test_what_cannot_be_reduced_is_not_found(filled: Site, name: str) -> None:
     assert filled.client().get(f"{PLACE}/files/1/{name}/reduced").status_code == 404
@@ -114,6 +122,7 @@ def test_text_is_compressed_for_those_who_take_it(filled: Site) -> None:
     for path, part in (
         ("/status", "Series by state"),
         ("/static/voxelnode.css", ":root"),
+        ("/static/pages.js", "htmx"),
         ("/queue/rows", "Under way"),
     ):
         answer = client.get(path, headers={"Accept-Encoding": "gzip"})

@@ -422,6 +422,17 @@ def test_nothing_is_asked_of_any_other_machine(visitor: Visitor, shown: Shown) -
     assert [url for url in visitor.asked if not url.startswith((shown.site.url, "data:"))] == []
 
 
+def test_the_first_page_of_a_series_is_light(visitor: Visitor, shown: Shown) -> None:
+    page = visitor.open(shown.head)
+    page.wait_for_selector("#viewer[data-shown]")
+    weights = page.evaluate(
+        "performance.getEntries().filter((one) => one.transferSize).map((one) => [one.name, one.transferSize])"
+    )
+    transferred = {name: weight for name, weight in weights if not name.endswith("/badges")}
+    assert len(transferred) <= 8, transferred
+    assert sum(weight for name, weight in transferred.items() if not name.endswith("volume.nii.gz")) < 100_000
+
+
 def test_an_empty_node_tells_how_to_send(site: Site, visit: Callable[[Site], Visitor]) -> None:
     visitor = visit(site)
     page = visitor.open("/")

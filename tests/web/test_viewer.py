@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
 
-from node.web.pages import files
+from node.web.pages import files, viewable
 from tests import make
 from tests.web.conftest import Site, open_site
 from tests.web.pages import NARROW, Visitor, accessibility_faults, greys, is_wider_than_window, start_browser
@@ -24,6 +24,8 @@ FIRST_DOT, LAST_DOT = (10, 30), (50, 60)  # column and row of two bright voxels
 PIXEL_MM = (0.5, 1.2)  # between rows, then between columns
 MARGIN = 60
 """Pixels at the edges of a plane in which words may be."""
+MAX_REQUESTS = 7
+"""For the first picture of a series, without the icon of the page, for which this browser does not ask."""
 APART_MM = float(np.hypot((50 - 10) * 1.2, (60 - 30) * 0.5))
 
 
@@ -239,6 +241,15 @@ def test_the_volume_in_space_is_loaded_when_it_is_asked_for(visitor: Visitor, vi
     assert np.abs(greys(canvas) - soft).mean() > 1
 
 
+def test_other_pictures_wait_for_the_first_of_the_viewer(visitor: Visitor, view: Callable[..., Page]) -> None:
+    page = view(CT)
+    expect(page.locator(".rail img").first).to_have_attribute("src", re.compile("thumbnail"))
+    asked = [url for url in visitor.asked if not url.endswith("/badges")]
+    first = asked.index(next(url for url in asked if url.endswith("volume.nii.gz"))) + 1
+    assert first <= MAX_REQUESTS
+    assert [url for url in asked[:first] if "thumbnail" in url] == []
+
+
 def test_without_webgl_planes_are_shown_and_space_says_why_not(visitor: Visitor) -> None:
     page = visitor.open("/status")
     page.add_init_script(
@@ -252,10 +263,13 @@ def test_without_webgl_planes_are_shown_and_space_says_why_not(visitor: Visitor)
     expect(plane(page, "space")).to_contain_text("WebGL 2 is missing")
 
 
+@pytest.mark.parametrize("voxels", ["volume.nii.gz", "volume.zraw"])
 def test_a_large_volume_is_shown_reduced_before_it_is_complete(
-    visitor: Visitor, site: Site, monkeypatch: pytest.MonkeyPatch
+    visitor: Visitor, site: Site, monkeypatch: pytest.MonkeyPatch, voxels: str
 ) -> None:
     monkeypatch.setattr(files, "REDUCED_VOXELS", 20_000)
+    if voxels == "volume.zraw":  # as on a node that writes MetaImage alone
+        monkeypatch.setattr(viewable, "VIEWED_FORMATS", ("mhd",))
     page = visitor.open("/status")
     held: list[Route] = []
 
@@ -269,7 +283,7 @@ def test_a_large_volume_is_shown_reduced_before_it_is_complete(
             route.continue_()
 
     page.route("**/volume.js*", small)
-    page.route("**/volume.nii.gz", hold_second)
+    page.route(f"**/{voxels}", hold_second)
     page.goto(f"/studies/{STUDY}/series/{CT}")
     expect(page.locator("#notes")).to_contain_text("One of 1 × 4 × 1 voxels is shown; the rest is loading")
     expect(caption(page, "coronal")).to_have_text("Coronal 45 of 90")

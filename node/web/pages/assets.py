@@ -23,30 +23,47 @@ CACHED = "public, max-age=31536000, immutable"
 """For a year, since a new version of the node has new URLs (`static_url`)."""
 
 
+JOINED = {"pages.js": ("vendor/htmx-2.0.11.min.js", "voxelnode.js")}
+"""Scripts that every page needs, by the name under which they are served as one: a request less for the first page."""
+
 COMPRESSED = frozenset({".js", ".css", ".svg"})
 HTTP_OK = 200
 
 
 def static_url(name: str) -> str:
-    """Return the URL of a file of `FOLDER` in this version."""
+    """Return the URL of a file of `FOLDER`, or of `JOINED`, in this version."""
     return f"/static/{name}?v={__version__}"
 
 
 class Assets(StaticFiles):
-    """Serves `FOLDER`; files requested by their `static_url` may be cached for a year."""
+    """Serves `FOLDER` and `JOINED`; files requested by their `static_url` may be cached for a year."""
 
     def __init__(self) -> None:
         super().__init__(directory=FOLDER)
 
+    async def get_response(self, path: str, scope: Any) -> Response:
+        if path not in JOINED or scope["method"] not in ("GET", "HEAD"):
+            return await super().get_response(path, scope)
+        is_compressed = accepts_gzip(Headers(scope=scope))
+        response = Response(_joined(path, is_compressed), media_type="text/javascript")
+        if is_compressed:
+            response.headers["Content-Encoding"] = "gzip"
+        response.headers["Vary"] = "Accept-Encoding"
+        response.headers["Cache-Control"] = _cache_control(scope)
+        return response
+
     def file_response(self, full_path: Any, stat_result: Any, scope: Any, status_code: int = 200) -> Response:
         response = super().file_response(full_path, stat_result, scope, status_code)
-        is_named_by_version = scope["query_string"] == f"v={__version__}".encode()
         if Path(full_path).suffix in COMPRESSED:
             if accepts_gzip(Headers(scope=scope)) and status_code == HTTP_OK and "range" not in Headers(scope=scope):
                 response = _gzip_response(Path(full_path), response, scope)
             response.headers["Vary"] = "Accept-Encoding"
-        response.headers["Cache-Control"] = CACHED if is_named_by_version else "no-cache"
+        response.headers["Cache-Control"] = _cache_control(scope)
         return response
+
+
+def _cache_control(scope: Any) -> str:
+    return CACHED if scope["query_string"] == f"v={__version__}".encode() else "no-cache"
 
 
 def _gzip_response(path: Path, plain: Response, scope: Any) -> Response:
@@ -63,3 +80,9 @@ def _gzip_response(path: Path, plain: Response, scope: Any) -> Response:
 @cache
 def _compressed(path: Path) -> bytes:
     return gzip.compress(path.read_bytes(), mtime=0)
+
+
+@cache
+def _joined(name: str, is_compressed: bool) -> bytes:
+    content = b";\n".join((FOLDER / part).read_bytes() for part in JOINED[name])
+    return gzip.compress(content, mtime=0) if is_compressed else content

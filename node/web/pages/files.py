@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from io import BytesIO
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated
 
 from fastapi import APIRouter, HTTPException, Request, Response
@@ -20,6 +20,7 @@ from node.web.deidentified import Content, deidentified_zip
 from node.web.errors import ResourceNotFound
 from node.web.files import RangedFile
 from node.web.headers import has_etag
+from node.web.pages.viewable import VIEWED_FORMATS
 from node.web.services import Node, Services
 from node.web.streaming import Streamed
 from node.web.zip_stream import MEDIA_TYPE, Member, zip_stream
@@ -32,6 +33,9 @@ CHUNK_BYTES = 1 << 20
 
 REDUCED_VOXELS = 1 << 23
 """Largest number of voxels of a reduced volume: about 10 MB, and every third voxel along each axis of a whole body."""
+
+VOXEL_FILES = {".mhd": (".zraw", ".raw"), ".hdr": (".img",)}
+"""Suffixes that the voxels beside a header may have."""
 
 SMALL_PIXELS, SMALL_QUALITY = 64, 50
 """Longer side of a picture in a list, half as much again as it takes there; quality of WebP in percent. A list of 50
@@ -82,9 +86,12 @@ def reduced(
     audit: RequestAudit,
     only_body: bool = False,
 ) -> Response:
-    """A NIfTI file of a revision with at most `REDUCED_VOXELS` voxels of its first time, as ``.nii.gz``."""
+    """A volume of a revision with at most `REDUCED_VOXELS` voxels of its first time, as ``.nii.gz``."""
     path = _file_of(node, study_instance_uid, series_instance_uid, revision, name)
-    if not name.endswith((".nii", ".nii.gz")):
+    with node.index.reading() as index:
+        files = index.volumes.of_series(study_instance_uid, series_instance_uid)
+    formats = {file["format"] for file in files if (file["revision"], PurePath(file["path"]).name) == (revision, name)}
+    if formats.isdisjoint(VIEWED_FORMATS):
         raise ResourceNotFound("reduced volume")
     series = {"study_instance_uid": study_instance_uid, "series_instance_uid": series_instance_uid}
     audit.transferred([series], f"a reduced volume of revision {revision}")
@@ -94,10 +101,15 @@ def reduced(
     if has_etag(request.headers, etag):
         return Response(status_code=304, headers=headers)
     try:
-        content = node.decoder.run(reduced_volume, path, REDUCED_VOXELS, only_body)
+        content = node.decoder.run(reduced_volume, path, _voxel_file(path), REDUCED_VOXELS, only_body)
     except NotDecoded as error:
         raise HTTPException(500, f"the volume cannot be reduced: {error}") from error
     return Response(content, media_type="application/gzip", headers=headers)
+
+
+def _voxel_file(path: Path) -> Path:
+    beside = (path.with_suffix(suffix) for suffix in VOXEL_FILES.get(path.suffix, ()))
+    return next((file for file in beside if file.exists()), path)
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/thumbnails/{revision}/{name}")

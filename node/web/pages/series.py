@@ -18,7 +18,7 @@ from node.web.pages.files import revision_files
 from node.web.pages.filters import listed
 from node.web.pages.rendering import fragment, page
 from node.web.pages.studies import audit_study_access, study_row
-from node.web.pages.viewable import file_url, study_series, viewable
+from node.web.pages.viewable import file_url, sidecar_of, study_series, viewable
 from node.web.pages.viewers import ohif_url
 from node.web.services import Node, Services
 
@@ -60,6 +60,7 @@ def series(request: Request, node: Node, account: Reader, audit: RequestAudit, k
         row = series_row(index, *key)
         files = index.volumes.of_series(*key)
         newest = row["revision"]
+        volumes = viewable(files, row, node.archive.root)
         rail = study_series(index, study_instance_uid, node.archive.root)
         return page(
             request,
@@ -72,7 +73,8 @@ def series(request: Request, node: Node, account: Reader, audit: RequestAudit, k
             current=[file for file in files if not file["superseded"]],
             origin=_origin(index.instances.summary(*key)),
             revisions=_revisions(files, lambda revision: revision_files(node, index, *key, revision)),
-            volumes=viewable(files, row, node.archive.root),
+            volumes=volumes,
+            sidecar=sidecar_of(volumes[0], node.archive.root) if volumes else {},
             rail=rail,
             others=[series for series in rail if series["viewable"] and series["series_instance_uid"] != key[1]],
             pictures=_pictures(files),

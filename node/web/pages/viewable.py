@@ -11,9 +11,12 @@ from node.index.read import ReadIndex
 from node.web.pages.rendering import series_url
 
 VIEWED_FORMATS = ("nifti", "mhd", "nifti-pair")
-"""Formats that the viewer reads, best first."""
+"""Formats that the viewer and `node.writers.reduced` read, best first."""
 
 VIEWED_KINDS = frozenset(("volume", "resampled", "suv", "mask", "masked"))
+
+SIDECAR_FIELDS = ("FrameOfReferenceUID", "ImageType", "Units", "inverted", "roi", "segments")
+"""Fields of a sidecar that the viewer reads."""
 
 OVERLAID_MODALITIES = frozenset(("SEG", "RTSTRUCT", "RTDOSE", "PT", "NM"))
 """Modalities whose volumes can be laid over those of another series."""
@@ -90,14 +93,25 @@ def _described(file: Mapping[str, Any], series: Mapping[str, Any], root: Path) -
 
 def _region(path: Path, suffix: str) -> str:
     """Return the name of the region or the segment that a file contains, from its sidecar; "" if there is none."""
-    try:
-        sidecar = json.loads((path.parent / f"{_stem({'path': path})}.json").read_bytes())
-    except (OSError, ValueError):
-        return ""
+    sidecar = _sidecar(path)
     if "roi" in sidecar:
         return str(sidecar["roi"].get("name") or suffix)
     labels = {f"seg{segment.get('number')}": segment.get("label") for segment in sidecar.get("segments", ())}
     return str(labels.get(suffix) or "")
+
+
+def sidecar_of(file: Mapping[str, Any], root: Path) -> dict[str, Any]:
+    """Return the `SIDECAR_FIELDS` of a file of `viewable`; empty if it has no sidecar."""
+    sidecar = _sidecar(root / file["path"])
+    return {name: sidecar[name] for name in SIDECAR_FIELDS if name in sidecar}
+
+
+def _sidecar(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads((path.parent / f"{_stem({'path': path})}.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content
 
 
 def _stem(file: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 
 from node.volume.model import Geometry, Kind, Volume
-from node.writers.nifti import write_nifti
+from node.writers.metaimage import write_metaimage
+from node.writers.nifti import write_nifti, write_pair
 from node.writers.options import WriteOptions
 from node.writers.reduced import reduced, steps_of
 
@@ -26,7 +28,7 @@ def copy_of(
     shown: Volume, folder: Path, max_voxels: int, *, compress: bool, only_body: bool = False
 ) -> nibabel.Nifti1Image:
     file = write_nifti(shown, folder, "volume", WriteOptions(compress=compress), b'{"a": 1}')
-    content = gzip.decompress(reduced(file.path, max_voxels, only_body=only_body))
+    content = gzip.decompress(reduced(file.path, file.path, max_voxels, only_body=only_body))
     return nibabel.Nifti1Image.from_bytes(content)
 
 
@@ -66,3 +68,37 @@ def test_the_table_is_removed_around_a_body(tmp_path: Path) -> None:
     middle = image.get_fdata()[:, :, 4]
     assert middle.max() == 40
     assert (middle == 40).sum() * np.prod(np.array([120, 120]) / middle.shape) == pytest.approx(np.pi * 40**2, rel=0.05)
+
+
+@pytest.mark.parametrize("compress", [True, False])
+@pytest.mark.parametrize("dtype", [np.int16, np.uint8, np.float32])
+def test_a_copy_is_the_same_whatever_format_it_is_made_of(tmp_path: Path, dtype: type, compress: bool) -> None:
+    voxels = np.random.default_rng(1).integers(0, 250, (2, 7, 30, 41)).astype(dtype)
+    shown, options = volume(voxels), WriteOptions(compress=compress)
+    expected = copy_of(shown, tmp_path, 1000, compress=compress)
+    for write in (write_metaimage, write_pair):
+        written = write(shown, tmp_path, "v", options)
+        content = reduced(written.path, written.companions[0], 1000)
+        copy = nibabel.Nifti1Image.from_bytes(gzip.decompress(content))
+        assert np.array_equal(copy.get_fdata(), expected.get_fdata())
+        assert np.allclose(copy.affine, expected.affine)
+        assert copy.header["sform_code"] == expected.header["sform_code"]
+
+
+def test_colours_and_a_plane_without_a_place_are_copied_out_of_metaimage(tmp_path: Path) -> None:
+    voxels = np.random.default_rng(1).integers(0, 255, (1, 1, 4, 5, 3), np.uint8)
+    plane = replace(volume(voxels), affine_lps=None)
+    written = write_metaimage(plane, tmp_path, "plane", WriteOptions())
+    image = nibabel.Nifti1Image.from_bytes(gzip.decompress(reduced(written.path, written.companions[0], 1000)))
+    assert image.shape == (5, 4, 1)
+    assert image.header["sform_code"] == 0
+    pixels = np.asarray(image.dataobj)
+    assert np.array_equal(np.stack([pixels[part] for part in "RGB"], -1), voxels[0].transpose(2, 1, 0, 3))
+
+
+def test_voxels_that_are_cut_off_are_refused(tmp_path: Path) -> None:
+    path = write_metaimage(volume(np.ones((1, 7, 30, 41), np.int16)), tmp_path, "cut", WriteOptions()).path
+    data = path.with_suffix(".zraw")
+    data.write_bytes(data.read_bytes()[:-20])
+    with pytest.raises(EOFError, match="cut off"):
+        reduced(path, data, 1000)

@@ -36,7 +36,9 @@
   document.addEventListener("htmx:load", (event) => showTimes(event.detail.elt));
   setInterval(() => document.querySelectorAll("time[data-countdown]").forEach(showCountdown), 1000);
 
-  // A picture is loaded when its row is seen; browsers by themselves load far ahead.
+  // A picture is loaded when its row is seen; browsers by themselves load far ahead. Beside a viewer, pictures wait until
+  // it shows something: a browser has six connections, and the volume needs one.
+  const viewer = byId("viewer");
   const seen = new IntersectionObserver((entries) => {
     for (const { isIntersecting, target } of entries) {
       if (!isIntersecting) continue;
@@ -44,8 +46,12 @@
       seen.unobserve(target);
     }
   });
-  const watchPictures = (within) => within.querySelectorAll?.("img[data-picture]:not([src])").forEach((one) => seen.observe(one));
+  const watchPictures = (within) => {
+    if (viewer && !("settled" in viewer.dataset)) return;
+    within.querySelectorAll?.("img[data-picture]:not([src])").forEach((one) => seen.observe(one));
+  };
   watchPictures(document);
+  viewer?.addEventListener("settled", () => watchPictures(document));
   document.addEventListener("htmx:load", (event) => watchPictures(event.detail.elt));
 
   // The series of a study below its row. htmx sends one request of an element at a time, so each button is the source of

@@ -23,8 +23,7 @@ export async function openSpace(canvas, { library: address, url, isCt, isLabels,
   });
   await viewer.attachToCanvas(canvas);
   viewer.setSliceType(viewer.sliceTypeRender);
-  const name = url.includes("/reduced") ? "volume.nii.gz" : url.slice(url.lastIndexOf("/") + 1);
-  await viewer.loadVolumes([{ url, name }]);
+  await viewer.loadVolumes([{ url, name: "reduced.nii.gz" }]);
   const [volume] = viewer.volumes;
   viewer.setColormap(volume.id, isLabels ? "random" : "gray");
   if (isCt) await viewer.setVolumeRenderIllumination(0.6);

@@ -24,6 +24,12 @@ const overlays = new Map(); // by URL
 let active = null; // the pane that was used last
 
 const readable = (number) => Math.abs(number) >= 100 ? number.toFixed(0) : Number(number.toPrecision(4)).toString();
+// There is a picture, or there will be none: other pictures of the page may be loaded.
+const settle = () => {
+  if ("settled" in box.dataset) return;
+  box.dataset.settled = "";
+  box.dispatchEvent(new Event("settled"));
+};
 const say = (words) => { veil.textContent = words; veil.hidden = !words; };
 const announce = (words) => { byId("announcer").textContent = words; };
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
@@ -33,6 +39,15 @@ const element = (name, properties = {}, ...children) => {
   made.append(...children);
   return made;
 };
+
+// The sidecar of a volume. That of the first one comes with the page.
+async function sidecarOf({ sidecar }, signal) {
+  if (sidecar === fields.volume.options[0].dataset.sidecar) return JSON.parse(box.dataset.sidecar);
+  const answer = await fetch(sidecar, { signal });
+  if (answer.ok) return answer.json();
+  if (answer.status === 404) return {};
+  throw new Error(`the node answered with HTTP status ${answer.status}`);
+}
 
 // A volume with its window, its place and its panes.
 class View {
@@ -66,11 +81,11 @@ class View {
     this.panes.at(-1).close();
     delete this.root.dataset.shown;
     say("Loading…");
-    const sidecar = fetch(option.dataset.sidecar, { signal: abort.signal }).then((answer) => answer.ok ? answer.json() : {}).catch(() => ({}));
     try {
-      await this.load(option.value, abort.signal, await sidecar);
+      await this.load(option.value, abort.signal, await sidecarOf(option.dataset, abort.signal));
     } catch (error) {
       if (abort.signal.aborted) return;
+      settle();
       if (this.volume) this.problem = error.message;
       else say(`The volume cannot be displayed: ${error.message}.`);
       drawAll();
@@ -78,7 +93,6 @@ class View {
   }
 
   async load(url, signal, sidecar) {
-    const isReducible = /\.nii(\.gz)?$/.test(url);
     const show = (volume) => { if (!signal.aborted) this.show(volume, sidecar); };
     const progress = (at, all) => { this.loaded = at / all; refresh(this); };
     let shown = null;
@@ -88,12 +102,11 @@ class View {
       return !signal.aborted;
     };
     try {
-      const limit = isReducible ? REDUCED_FROM_BYTES : MAX_BYTES;
-      await load(url, { signal, onTime, onBytes: progress, maxBytes: limit });
+      await load(url, { signal, onTime, onBytes: progress, maxBytes: REDUCED_FROM_BYTES });
       drawAll();
       return;
     } catch (error) {
-      if (!(error instanceof TooLarge) || !isReducible) throw error;
+      if (!(error instanceof TooLarge)) throw error;
       const full = error.volume, isTooLarge = full.bytesOfTime > MAX_BYTES;
       try {
         const reduced = await load(reducedUrl(url), { signal });
@@ -131,6 +144,7 @@ class View {
     arrange();
     showControls();
     drawAll();
+    settle();
     this.root.dataset.shown = this.about.url;
     if (views.every((one) => one.volume)) box.dataset.shown = views.map((one) => one.about.url).join(" ");
   }
@@ -315,13 +329,12 @@ class SpacePane {
     canvas.addEventListener("focus", () => activate(this));
     this.root.prepend(canvas);
     const isCt = about.modality === "CT" && ["volume", "resampled", "masked"].includes(about.kind);
-    const isReducible = /\.nii(\.gz)?$/.test(about.url);
     this.tell("Loading…");
     try {
       const { openSpace } = await import(`./space.js${version}`);
       const opened = await openSpace(canvas, {
         library: box.dataset.niivue, isCt, isLabels: this.view.isLabels,
-        url: isReducible ? reducedUrl(about.url, isCt) : about.url, low: isCt ? AIR_HU : this.view.low, high: isCt ? 700 : this.view.high,
+        url: reducedUrl(about.url, isCt), low: isCt ? AIR_HU : this.view.low, high: isCt ? 700 : this.view.high,
       });
       if (this.canvas !== canvas) { opened.close(); return; }
       this.space = opened;
@@ -648,13 +661,13 @@ async function setOverlay(input) {
   const overlay = { ...input.dataset, name: input.dataset.name, version: 0, volume: null };
   overlays.set(url, overlay);
   try {
-    const sidecar = await fetch(overlay.sidecar).then((answer) => answer.ok ? answer.json() : {});
+    const sidecar = await sidecarOf(overlay);
     let volume;
     try {
       volume = await load(url, { maxBytes: REDUCED_FROM_BYTES });
     } catch (error) {
       if (!(error instanceof TooLarge)) throw error;
-      volume = await load(/\.nii(\.gz)?$/.test(url) ? reducedUrl(url) : url);
+      volume = await load(reducedUrl(url));
     }
     if (overlays.get(url) !== overlay) return;
     Object.assign(overlay, { sidecar, volume });

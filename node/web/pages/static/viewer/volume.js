@@ -123,7 +123,7 @@ export async function load(url, { signal, onTime = () => true, onBytes = () => {
   return volume;
 }
 
-// The node's reduced copy of a NIfTI file.
+// The node's reduced copy of a volume, a NIfTI file whatever the volume is.
 export const reducedUrl = (url, onlyBody = false) => `${url}/reduced?only_body=${onlyBody}`;
 
 export class TooLarge extends Error {
