@@ -173,6 +173,43 @@ def test_a_distance_is_that_of_the_patient(view: Callable[..., Page]) -> None:
     expect(page.locator("#distance")).to_have_text("12.0 mm")
 
 
+def test_one_finger_scrolls_or_does_what_the_tool_says_and_two_zoom_and_move(view: Callable[..., Page]) -> None:
+    page = view(CT, has_touch=True)
+    page.keyboard.press("x")
+    canvas = plane(page, "axial").locator("canvas")
+    box = canvas.bounding_box()
+    assert box is not None
+    middle = np.array([box["x"] + box["width"] / 2, box["y"] + box["height"] / 2])
+    session = page.context.new_cdp_session(page)
+
+    def touch(*ways: tuple[tuple[float, float], tuple[float, float]]) -> None:
+        """Put a finger for each way at its beginning, from the middle of the canvas, and move them to its ends."""
+        for kind, share in (("touchStart", 0.0), ("touchMove", 0.5), ("touchMove", 1.0), ("touchEnd", 1.0)):
+            places = [middle + np.array(start) * (1 - share) + np.array(end) * share for start, end in ways]
+            points = [{"x": x, "y": y, "id": number} for number, (x, y) in enumerate(places)]
+            session.send(
+                "Input.dispatchTouchEvent", {"type": kind, "touchPoints": [] if kind == "touchEnd" else points}
+            )
+
+    touch(((0, 0), (0, -80)))
+    expect(caption(page, "axial")).to_have_text("Axial 10 of 12")  # a slice is 24 pixels
+    touch(((0, 0), (0, 80)))
+    expect(page.locator("#place")).to_contain_text("voxel 35, 45, 6 ")
+    touch(((30, 0), (30, 2)))
+    expect(page.locator("#place")).not_to_contain_text("voxel 35, 45, 6 ")
+    touch(((-100, 0), (-50, 0)), ((100, 0), (50, 0)))
+    half = np.argwhere(tissue(canvas) > 40)
+    touch(((-100, 0), (-110, 20)), ((100, 0), (190, 20)))  # 3/2 as large, about a middle that moves by 40 and 20
+    larger = np.argwhere(tissue(canvas) > 40)
+    assert np.ptp(larger, axis=0) / np.ptp(half, axis=0) == pytest.approx(1.5, rel=0.04)
+    moved = (larger.min(axis=0) + larger.max(axis=0) - half.min(axis=0) - half.max(axis=0)) / 2
+    assert moved == pytest.approx((20, 40), abs=6)
+    expect(caption(page, "axial")).to_have_text("Axial 7 of 12")
+    page.keyboard.press("w")
+    touch(((0, 0), (60, 0)))
+    expect(page.locator("#window")).to_have_value("Chosen")
+
+
 def _of(page: Page, series: str) -> str:
     return page.locator(f"#beside option[data-series='{series}']").get_attribute("value") or ""
 

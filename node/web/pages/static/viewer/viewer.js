@@ -16,6 +16,7 @@ const PRESETS = {
   SUV: [["SUV 0 to 5", 2.5, 5], ["SUV 0 to 10", 5, 10]],
 };
 const MAX_LABELS = 200; // in a legend
+const TAP_PIXELS = 8; // that a finger may move while it taps
 const AIR_HU = -250; // initial threshold in space: between air and skin
 
 let tool = "cross", hasCrosshair = true, hasOverlays = true, timer = 0, asked = 0;
@@ -565,15 +566,18 @@ function showThreshold(value) {
 
 // --- pointer
 
+// One pointer acts as the tool says; a finger of the tool "cross" scrolls slices, and places by a tap. Two fingers zoom
+// and move.
 function followPointer(pane) {
   const { canvas } = pane;
-  let drag = null;
+  const fingers = new Map(); // on the canvas: {x, y} by pointer
+  let drag = null, pinch = null;
   canvas.addEventListener("contextmenu", (event) => event.preventDefault());
   canvas.addEventListener("wheel", (event) => {
     if (!pane.plane) return;
     event.preventDefault();
     activate(pane);
-    if (event.ctrlKey) zoom(pane, event.deltaY < 0 ? 1.15 : 1 / 1.15);
+    if (event.ctrlKey) zoom(pane, event.deltaY < 0 ? 1.15 : 1 / 1.15, at(event));
     else pane.view.step(pane.plane, -Math.sign(event.deltaY));
   }, { passive: false });
   canvas.addEventListener("pointerdown", (event) => {
@@ -581,10 +585,19 @@ function followPointer(pane) {
     activate(pane);
     canvas.focus({ preventScroll: true });
     canvas.setPointerCapture(event.pointerId);
+    if (event.pointerType === "touch") fingers.set(event.pointerId, at(event));
+    if (fingers.size > 1) {
+      if (drag?.as === "distance") pane.view.measured = null;
+      drag = null;
+      pinch = fingers.size === 2 ? grip() : null;
+      drawAll();
+      return;
+    }
     const { view: own } = pane;
+    const usual = event.pointerType === "touch" && tool === "cross" ? "scroll" : tool;
     drag = {
-      as: event.button === 2 ? "window" : event.button === 1 || event.shiftKey ? "move" : tool,
-      x: event.clientX, y: event.clientY, low: own.low, high: own.high, pan: pane.pan,
+      as: event.button === 2 ? "window" : event.button === 1 || event.shiftKey ? "move" : usual,
+      x: event.clientX, y: event.clientY, low: own.low, high: own.high, pan: pane.pan, slices: 0,
     };
     if (drag.as === "distance") {
       const place = own.volume.toPlace(pane.voxelAt(event));
@@ -594,20 +607,51 @@ function followPointer(pane) {
   });
   canvas.addEventListener("pointermove", (event) => {
     if (!pane.plane) return;
-    if (drag) act(event);
+    if (fingers.has(event.pointerId)) fingers.set(event.pointerId, at(event));
+    if (pinch) stretch();
+    else if (drag) act(event);
+    if (event.pointerType === "touch") return;
     pane.view.hover = { pane, clientX: event.clientX, clientY: event.clientY };
     showPlace(pane.view);
   });
   canvas.addEventListener("pointerleave", () => { pane.view.hover = null; showState(); });
-  for (const name of ["pointerup", "pointercancel"]) canvas.addEventListener(name, () => {
+  for (const name of ["pointerup", "pointercancel"]) canvas.addEventListener(name, (event) => {
+    fingers.delete(event.pointerId);
+    pinch = null;
     if (drag?.as === "distance") announce(distance(pane.view));
+    if (drag?.as === "scroll" && name === "pointerup" && !isMoved(event)) pane.view.goTo(pane.view.volume.toPlace(pane.voxelAt(event)));
     drag = null;
   });
+
+  const isMoved = (event) => drag.slices !== 0 || Math.hypot(event.clientX - drag.x, event.clientY - drag.y) > TAP_PIXELS;
+
+  // A point of the canvas from its middle, in its own pixels.
+  function at(event) {
+    const bounds = canvas.getBoundingClientRect(), ratio = canvas.width / bounds.width;
+    return { x: (event.clientX - bounds.left) * ratio - canvas.width / 2, y: (event.clientY - bounds.top) * ratio - canvas.height / 2 };
+  }
+
+  function grip() {
+    const [one, other] = [...fingers.values()];
+    return { apart: Math.max(1, Math.hypot(one.x - other.x, one.y - other.y)), x: (one.x + other.x) / 2, y: (one.y + other.y) / 2 };
+  }
+
+  function stretch() {
+    const next = grip();
+    zoom(pane, next.apart / pinch.apart, pinch);
+    pane.pan = [pane.pan[0] + next.x - pinch.x, pane.pan[1] + next.y - pinch.y];
+    pinch = next;
+  }
 
   function act(event) {
     const { view: own } = pane, dx = event.clientX - drag.x, dy = event.clientY - drag.y;
     if (drag.as === "cross") own.goTo(own.volume.toPlace(pane.voxelAt(event)));
-    else if (drag.as === "distance") own.measured.to = own.volume.toPlace(pane.voxelAt(event));
+    else if (drag.as === "scroll") {
+      // The length of the canvas is all slices, but a slice is neither too short for a finger nor further than one likes.
+      const slices = Math.trunc(-dy / clamp(canvas.clientHeight / pane.plane.slices, 4, 24));
+      if (slices !== drag.slices) own.step(pane.plane, slices - drag.slices);
+      drag.slices = slices;
+    } else if (drag.as === "distance") own.measured.to = own.volume.toPlace(pane.voxelAt(event));
     else if (drag.as === "move") pane.pan = [drag.pan[0] + dx * devicePixelRatio, drag.pan[1] + dy * devicePixelRatio];
     else if (!own.volume.isColour) {
       const unit = (drag.high - drag.low) / 200, width = Math.max((drag.high - drag.low) + dx * unit, unit / 10);
@@ -617,10 +661,13 @@ function followPointer(pane) {
   }
 }
 
-function zoom(pane, factor) {
+// Zoom about a point of the canvas, which is given from its middle: what lies there stays there.
+function zoom(pane, factor, { x, y } = { x: 0, y: 0 }) {
   if (!pane.plane) return;
-  pane.zoom = clamp(pane.zoom * factor, 0.5, 40);
-  pane.pan = pane.pan.map((part) => part * factor);
+  const before = pane.zoom;
+  pane.zoom = clamp(before * factor, 0.5, 40);
+  const grown = pane.zoom / before;
+  pane.pan = [x + (pane.pan[0] - x) * grown, y + (pane.pan[1] - y) * grown];
   drawAll();
 }
 
