@@ -304,7 +304,9 @@ def spacing_warnings(along: Float, *, equally_thick: bool = True) -> list[Volume
         return [uneven]
     spacing_mm, missing = gaps
     before = ", ".join(str(index + 1) for index in np.flatnonzero(missing)[:20])
-    detail = f"{missing.sum()} slices are missing at {spacing_mm:.4g} mm spacing, after slices {before}"
+    count = int(missing.sum())
+    what = "1 slice is missing" if count == 1 else f"{count} slices are missing"
+    detail = f"{what} at {spacing_mm:.4g} mm spacing, after slice{'s' * (',' in before)} {before}"
     gap = VolumeWarning(WarningKind.MISSING_SLICE, detail)
     return [gap] if spacing_mm == step_mm else [gap, uneven]
 

@@ -14,7 +14,7 @@ from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile
 
 import pytest
-from playwright.sync_api import Browser, Request, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Request, Response, Route, expect, sync_playwright
 from pydicom import Dataset
 from pydicom.uid import MRImageStorage
 
@@ -305,6 +305,48 @@ def test_a_row_may_be_replaced_before_its_series_arrive(visitor: Visitor) -> Non
     expect(page.locator(".expansion tbody tr")).to_have_count(4)
 
 
+def test_what_is_asked_for_twice_is_done_once(visitor: Visitor) -> None:
+    page = visitor.open("/")
+    answered: list[str] = []
+
+    def is_second(response: Response) -> bool:
+        answered.extend(url for url in (response.url,) if url.endswith("/list"))
+        return len(answered) == 2
+
+    with page.expect_response(is_second):
+        page.locator("#rows > tr").filter(has_text="Müller").locator("button.expand").evaluate(
+            "button => { button.click(); button.click(); button.click(); }"
+        )
+    page.route("**/reconvert", lambda route: None)
+    expect(page.locator(".expansion")).to_have_count(1)
+    page.goto("/studies/1.2.65")
+    with page.expect_request("**/reconvert"):
+        page.get_by_role("button", name="Convert again").evaluate("button => { button.click(); button.click(); }")
+    page.goto("/status")
+    assert len([url for url in visitor.asked if url.endswith("reconvert")]) == 1
+
+
+def test_what_was_not_answered_can_be_asked_for_again(visitor: Visitor) -> None:
+    page = visitor.open("/studies/1.2.65/series/1.2.65.4")
+    page.route("**/header", lambda route: route.fulfill(status=500), times=1)
+    page.get_by_text("Elements of the first instance").click()
+    page.get_by_role("button", name="Not loaded. Try again").click()
+    expect(page.locator("#header-rows tr").filter(has_text="PatientName")).to_contain_text("Müller^Anna")
+    page.goto("/")
+    page.route("**/list", lambda route: route.fulfill(status=500), times=1)
+    page.route("**/selected/reconvert", lambda route: route.fulfill(status=503), times=1)
+    row = page.locator("#rows > tr").filter(has_text="Müller")
+    row.locator("button.expand").click()
+    expect(page.locator("#announcer")).to_have_text("The node answered with HTTP status 500.")
+    row.locator("button.expand").click()
+    expect(page.locator(".expansion")).to_have_count(1)
+    row.get_by_role("checkbox").check()
+    page.locator("#selected").get_by_role("button", name="Convert again").click()
+    expect(page.locator("#selected-count")).to_contain_text("status 503: nothing was done")
+    visitor.expect_answer(500)
+    visitor.expect_answer(503)
+
+
 def test_a_search_may_replace_one_that_is_not_answered(visitor: Visitor) -> None:
     page = visitor.open("/")
     held: list[Route] = []
@@ -483,13 +525,26 @@ def test_news_that_come_with_an_update_of_a_row_are_not_lost(site: Site, visit: 
 
 
 def test_whoever_reads_the_list_is_asked_before_it_changes(site: Site, visit: Callable[[Site], Visitor]) -> None:
-    site.take(make.instance(PatientID="FIRST"))
-    page = visit(site).open("/")
+    site.take(make.instance(study_uid="1.2.1", PatientID="FIRST"))
+    visitor = visit(site)
+    page = visitor.open("/")
     page.keyboard.press("j")
     site.take(make.instance(PatientID="SECOND"))
-    page.get_by_role("button", name="1 new study: show").click()
+    news = page.get_by_role("button", name="1 new study: show")
+    expect(news).to_be_visible()
+    page.route("/", lambda route: None if route.request.method == "POST" else route.continue_(), times=1)
+    with page.expect_request(lambda request: request.method == "POST"):
+        news.click()
+    with page.expect_event("requestfailed", lambda request: request.method == "POST"):  # a search takes its place
+        page.get_by_label("Patient, ID or accession").fill("FIRST")
+    expect(page.locator("#rows tr:not([hidden])")).to_have_count(1)
+    page.get_by_role("button", name="Clear", exact=True).click()
     expect(page.locator("#rows")).to_contain_text("SECOND")
     expect(page.locator("#news button")).to_have_count(0)
+    site.services.actions["delete"](level="study", uid="1.2.1", study_instance_uid="1.2.1", who="another")
+    page.locator("#rows > tr").filter(has_text="FIRST").locator("button.expand").click()
+    expect(page.locator("#rows tr:not([hidden])")).to_have_count(1)
+    visitor.expect_answer(404)
 
 
 def test_the_list_follows_what_happens(site: Site, visit: Callable[[Site], Visitor]) -> None:

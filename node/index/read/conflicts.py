@@ -84,15 +84,19 @@ class ReadConflicts(PagedRepository):
         """Return what is to be decided, newest first: one row for all conflicts of one kind, study and sender.
 
         ``count`` is their number; ``id``, ``detail`` and ``has_version`` are those of the newest one, and
-        ``current_study`` and ``current_series`` are those of the current version of its instance.
+        ``current_study`` and ``current_series`` are those of the current version of its instance. Patient and date are
+        those of that study, or else of the study in conflict.
         """
         return self._rows(
             """
-            SELECT grouped.*, i.study_instance_uid AS current_study, i.series_instance_uid AS current_series
+            SELECT grouped.*, i.study_instance_uid AS current_study, i.series_instance_uid AS current_series,
+                   s.patient_name, s.patient_id, s.study_date
             FROM (SELECT max(id) AS id, kind, study_instance_uid, calling_ae_title, count(*) AS count, detail, found_at,
                          sop_instance_uid, path IS NOT NULL AS has_version
                   FROM v_conflicts WHERE decision IS NULL GROUP BY kind, study_instance_uid, calling_ae_title) grouped
             LEFT JOIN v_images i ON i.sop_instance_uid = grouped.sop_instance_uid
+            LEFT JOIN v_studies s
+                ON s.study_instance_uid = coalesce(i.study_instance_uid, grouped.study_instance_uid)
             ORDER BY grouped.id DESC LIMIT :limit OFFSET :skip
             """,
             limit=limit,

@@ -42,10 +42,14 @@ class ReadEvents(PagedRepository):
         return self._rows_of_study(source, study_instance_uid, series_instance_uid, rest, limit=limit)
 
     def conversions(self, limit: int) -> list[Row]:
-        """Return the final events of the last conversions, with series and patient, newest first."""
+        """Return the final events of the last conversions, with series and patient, newest first.
+
+        ``certainty`` is that of the series, if the conversion is its current one.
+        """
         return self._rows(
             "SELECT e.kind, e.revision, e.detail, e.happened_at, e.study_instance_uid, e.series_instance_uid, "
-            "se.series_number, se.series_description, se.modality, st.patient_name, st.patient_id "
+            "se.series_number, se.series_description, se.modality, st.patient_name, st.patient_id, "
+            "CASE WHEN se.revision = e.revision THEN se.certainty END AS certainty "
             "FROM (SELECT * FROM v_events WHERE +kind IN "  # unary plus: scan by id, not by kind
             "('series-converted', 'series-refused', 'series-failed', 'series-unchanged', 'conversion-cancelled') "
             "ORDER BY id DESC LIMIT :limit) e JOIN v_series se USING (study_instance_uid, series_instance_uid) "

@@ -125,6 +125,11 @@ def breakable(uid: str | None) -> str:
     return Markup("<wbr>").join(Markup("{}").format(part) for part in _parts(shown(uid)))
 
 
+def wrappable(text: Any) -> str:
+    """Return text that `shown` returns, which wraps after underscores as well, as names of sequences have them."""
+    return Markup("_<wbr>").join(Markup("{}").format(part) for part in shown(text).split("_"))
+
+
 def _parts(uid: str) -> list[str]:
     first, *others = uid.split(".")
     return [first, *(f".{part}" for part in others)]
@@ -148,6 +153,7 @@ FILTERS: Mapping[str, Any] = {
         uid_name,
         joined,
         breakable,
+        wrappable,
     )
 }
 """The filters by name."""

@@ -168,7 +168,6 @@ def upload(request: Request, node: Node, account: Writer) -> Response:
         account,
         "upload.html",
         listener=node.settings.dicom,
-        host=node.settings.bind_host,
         headings=HEADINGS,
     )
 

@@ -98,6 +98,7 @@ def page(
             may_delete=account.role >= Role.ADMIN,
             has_jobs=has_jobs,
             ae_title=node.settings.dicom.ae_title,
+            host=_dicom_host(request, node),
             receivers=node.settings.receivers,
             called_peers=node.settings.called_peers,
             has_routes=bool(node.settings.receivers or node.settings.routes),
@@ -120,6 +121,12 @@ def _html(request: Request, content: str, headers: Mapping[str, str] | None = No
 def badge_counts(index: ReadIndex) -> dict[str, int]:
     """Return the numbers in the menu: series under way, and what a person has to settle."""
     return {"open": index.series.count_open(), "wrong": index.problems.count() + index.conflicts.count_undecided()}
+
+
+def _dicom_host(request: Request, node: Services) -> str:
+    """Return the host to which a sender connects: a listener on all addresses is where the browser found the pages."""
+    host = node.settings.bind_host
+    return request.url.hostname or host if host in ("0.0.0.0", "::") else host
 
 
 def _theme(request: Request) -> str:

@@ -91,7 +91,7 @@ def warning_chips(volumes: Iterable[Mapping[str, Any]]) -> list[StatusChip]:
 
 
 _OUTCOMES: Mapping[str, StatusChip] = {
-    "series-converted": StatusChip("good", "converted"),
+    "series-converted": StatusChip("plain", "converted"),
     "series-unchanged": StatusChip("plain", "unchanged"),
     "conversion-cancelled": StatusChip("plain", "cancelled"),
     "series-refused": StatusChip("bad", "refused"),
@@ -103,6 +103,9 @@ def event_chip(event: Mapping[str, Any]) -> StatusChip:
     """Return the chip of a row of ``v_events`` that ends a conversion."""
     if event["kind"] == "series-refused" and (event["detail"] or "").startswith("not-an-image"):
         return StatusChip("plain", "no image")
+    if event["kind"] == "series-converted" and event["certainty"] is not None:
+        chip = certainty_chip(event["certainty"])
+        return chip if chip.tone == "warning" else replace(chip, label="converted")
     return _OUTCOMES[event["kind"]]
 
 

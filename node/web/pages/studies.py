@@ -156,7 +156,6 @@ def _page(request: Request, node: Node, account: Reader, audit: RequestAudit, se
             headings=HEADINGS,
             columns=CHOSEN_COLUMNS,
             listener=node.settings.dicom,
-            host=node.settings.bind_host,
         )
 
 

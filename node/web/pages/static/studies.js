@@ -121,11 +121,22 @@
     const button = event.submitter;
     if (!button || button.dataset.quiet === undefined) return;
     event.preventDefault();
-    const answer = await fetch(button.formAction, { method: "POST", body: new URLSearchParams(new FormData(selected)), redirect: "manual" });
-    const isDone = answer.type === "opaqueredirect";
-    byId("announcer").textContent = isDone ? `${chosen.size} studies ${button.dataset.quiet}` : "The node did not do it.";
-    if (isDone) choose([...chosen], false);
-    search();
+    const uids = [...chosen], body = new URLSearchParams(new FormData(selected));
+    button.disabled = true;
+    let trouble = "";
+    try {
+      // As htmx asks, so that a session that is over is no redirect, as that of an action that was done.
+      const answer = await fetch(button.formAction, { method: "POST", body, redirect: "manual", headers: { "HX-Request": "true" } });
+      if (answer.status === 401) location.href = "/login";
+      if (answer.type !== "opaqueredirect") trouble = `The node answered with HTTP status ${answer.status}: nothing was done`;
+    } catch {
+      trouble = "The node does not answer: it may not have been done";
+    }
+    button.disabled = false;
+    if (!trouble) choose(uids, false);
+    else byId("selected-count").textContent = trouble;
+    byId("announcer").textContent = trouble || `${uids.length} studies ${button.dataset.quiet}`;
+    if (!trouble) search();
   });
 
   document.addEventListener("htmx:load", showSelection);

@@ -93,7 +93,10 @@ import { isZip, members } from "./zip.js";
     byId("stored").hidden = false;
     // htmx sends one request of an element at a time, so each row asks for itself.
     const row = byId("stored-rows").insertRow();
-    htmx.ajax("GET", `/studies/${uid}/row`, { source: row, target: row, swap: "outerHTML" });
+    htmx.ajax("GET", `/studies/${uid}/row`, { source: row, target: row, swap: "outerHTML" }).catch(() => {
+      row.remove();
+      studies.delete(uid); // the next file of the study asks again
+    });
   }
 
   function skip(file, shown, why) {

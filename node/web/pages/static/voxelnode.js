@@ -13,6 +13,12 @@
     byId("announcer").textContent = `${root.dataset.theme} colours`;
   });
 
+  // On a narrow screen, menus are wider than it: the page that is open is in sight.
+  for (const here of document.querySelectorAll(".top [aria-current], .tabs [aria-current]")) {
+    const menu = here.closest("nav"), { left, width } = here.getBoundingClientRect();
+    menu.scrollLeft += left + width / 2 - menu.getBoundingClientRect().left - menu.clientWidth / 2;
+  }
+
   // Times in the time zone of this computer, and countdowns.
   const two = (number) => String(number).padStart(2, "0");
   const showMoment = (time) => {
@@ -56,15 +62,21 @@
 
   // The series of a study below its row. htmx sends one request of an element at a time, so each button is the source of
   // its own. A row that was replaced while they were asked for gets nothing below it; the row in its place asks again.
+  // Who opens, closes and opens again asks twice: the first answer is shown.
   const openSeries = new Set();
-  const swapIfShown = (event) => { if (!event.currentTarget.isConnected) event.preventDefault(); };
+  const isBelow = (row) => row.nextElementSibling?.classList.contains("expansion");
+  const swapOnce = (event) => {
+    const row = event.currentTarget, isOfSeries = event.detail.requestConfig?.elt.matches("button.expand");
+    if (isOfSeries && (!row.isConnected || isBelow(row))) event.preventDefault();
+  };
   const expand = (button, isOpen) => {
-    const row = button.closest("tr"), below = row.nextElementSibling;
+    const row = button.closest("tr");
     button.setAttribute("aria-expanded", String(isOpen));
-    if (below?.classList.contains("expansion")) below.hidden = !isOpen;
+    if (isBelow(row)) row.nextElementSibling.hidden = !isOpen;
     else if (isOpen) {
-      row.addEventListener("htmx:beforeSwap", swapIfShown);
-      htmx.ajax("GET", button.dataset.series, { source: button, target: row, swap: "afterend" });
+      row.addEventListener("htmx:beforeSwap", swapOnce);
+      htmx.ajax("GET", button.dataset.series, { source: button, target: row, swap: "afterend" })
+        .catch(() => expand(button, false)); // what went wrong is announced below
     }
     if (isOpen) openSeries.add(button.dataset.series); else openSeries.delete(button.dataset.series);
   };
@@ -73,7 +85,9 @@
     if (button) expand(button, button.getAttribute("aria-expanded") !== "true");
   });
   document.addEventListener("htmx:load", (event) => {
-    for (const button of event.detail.elt.querySelectorAll?.("button.expand") || []) {
+    const { elt } = event.detail;
+    if (elt.matches?.("tr.expansion")) elt.hidden = elt.previousElementSibling.querySelector("button.expand").getAttribute("aria-expanded") !== "true";
+    for (const button of elt.querySelectorAll?.("button.expand") || []) {
       if (openSeries.has(button.dataset.series)) expand(button, true);
     }
   });
@@ -98,11 +112,39 @@
     document.body.classList.remove("lost");
   });
 
-  // On 404 the page itself says that the object is gone; other errors are announced here.
+  // On 404 a row of a list goes, and a page says itself that its object is gone; other errors are announced here.
   document.addEventListener("htmx:responseError", (event) => {
-    const status = event.detail.xhr.status;
-    if (status === 404) location.reload();
-    else if (status !== 401) announce(`The node answered with HTTP status ${status}.`);
+    const { elt, xhr: { status } } = event.detail;
+    if (status === 404) {
+      const row = elt.closest("#rows > tr, #stored-rows > tr");
+      if (row && isBelow(row)) row.nextElementSibling.remove();
+      if (row) row.remove();
+      else if (elt.isConnected) location.reload();
+    } else if (status !== 401) announce(`The node answered with HTTP status ${status}.`);
+    if (elt.matches("button.expand")) expand(elt, false);
+  });
+
+  // A part of a page that is loaded once can be asked for again if that failed.
+  const offerAgain = (event) => {
+    const { elt, target } = event.detail;
+    if (!target?.matches(".loaded")) return;
+    const button = document.createElement("button");
+    button.textContent = "Not loaded. Try again";
+    button.addEventListener("click", () => htmx.ajax("GET", elt.getAttribute("hx-get"), { source: elt, target }).catch(() => {}));
+    target.replaceChildren(button);
+  };
+  document.addEventListener("htmx:sendError", offerAgain);
+  document.addEventListener("htmx:responseError", offerAgain);
+
+  // A second click while the answer to the first is on its way would do an action twice. The page stays if the answer is
+  // a file, so it does not wait for ever.
+  const REPEAT_MS = 3000;
+  const sentAt = new WeakMap();
+  document.addEventListener("submit", (event) => {
+    if (event.defaultPrevented || event.target.method !== "post") return;
+    const by = event.submitter || event.target;
+    if (event.timeStamp < sentAt.get(by) + REPEAT_MS) event.preventDefault();
+    else sentAt.set(by, event.timeStamp);
   });
 
   // A converted series has a volume now: reload its page.

@@ -132,7 +132,7 @@ class View {
     if (this.isLabels) this.byLabel = new Map(volume.labels(MAX_LABELS).map((label) => [label, planes.labelColour(label)]));
     if (isFirst) {
       this.main = planes.acquired(volume, this.planes);
-      this.place = volume.toPlace(volume.dims.slice(0, 3).map((size) => Math.floor(size / 2)));
+      this.place = volume.toPlace(volume.middle(this.isLabels));
       this.colours = this.isLabels ? "labels" : this.about.modality === "PT" ? "inverse" : "gray";
       this.isInverted = sidecar.inverted === true; // MONOCHROME1
       this.windows = windowsOf(this);
@@ -815,7 +815,7 @@ function resetView() {
   for (const own of views) {
     if (!own.volume) continue;
     own.reset();
-    own.place = own.volume.toPlace(own.volume.dims.slice(0, 3).map((size) => Math.floor(size / 2)));
+    own.place = own.volume.toPlace(own.volume.middle(own.isLabels));
     own.useWindow(own.windows.find((one) => one.isUsual));
     own.isInverted = own.sidecar.inverted === true;
   }

@@ -79,6 +79,18 @@ export class Volume {
     return this.known;
   }
 
+  // The voxel in the middle: of what is not 0 in a label volume, if anything is, else of the grid.
+  middle(isLabels) {
+    const [columns, rows, slices] = this.dims, sum = [0, 0, 0];
+    let count = 0;
+    for (let at = 0, k = 0; isLabels && k < slices; k++) for (let j = 0; j < rows; j++) for (let i = 0; i < columns; i++, at++) {
+      if (!this.data[at]) continue;
+      sum[0] += i; sum[1] += j; sum[2] += k;
+      count++;
+    }
+    return count ? sum.map((part) => Math.round(part / count)) : this.dims.slice(0, 3).map((size) => Math.floor(size / 2));
+  }
+
   // The values of the first time that are not 0, ascending, at most `most` of them.
   labels(most) {
     const found = new Set();
