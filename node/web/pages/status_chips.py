@@ -114,7 +114,7 @@ def study_chip(study: ListedStudy) -> StatusChip:
     failed = study.states.get("failed", 0) + study.states.get("refused", 0)
     opened = study.states.get("receiving", 0) + study.states.get("converting", 0)
     if failed:
-        return StatusChip("bad", "no volume" if study.series == 1 else f"{failed} of {study.series} without volume")
+        return StatusChip("bad", "no volume" if study.series == 1 else f"{failed} of {study.series} no volume")
     if opened:
         state = "receiving" if study.states.get("receiving") else "converting"
         return StatusChip("busy", state if study.series == 1 else f"{opened} of {study.series} {state}")
