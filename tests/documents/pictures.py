@@ -26,8 +26,9 @@ from tests.documents.tour import send
 from tests.web.pages import ARGUMENTS, CHROMIUM
 
 STUDY_SIZE, SERIES_SIZE = {"width": 1180, "height": 740}, {"width": 1180, "height": 860}
-REGIONS = {"Left hemisphere": (62, 92, 18, 34), "Brain stem": (88, 118, 9, 12)}
+REGIONS = {"Right hemisphere": (62, 92, 18, 34), "Cerebellum": (88, 148, 24, 12)}
 """Middle (column, row) and radii of ellipses on the slices of the head, in pixels."""
+COLOURS = ([230, 80, 70], [90, 210, 130])
 SECONDS = 120
 """Longest wait for the volume in space, which the processor renders."""
 DOSE_MM, DOSE_GRID, DOSE_RADIUS_MM = 4.0, 30, 15.0
@@ -47,6 +48,8 @@ def study() -> list[Dataset]:
         {name: [make.contour(_ellipse(ds, *where), [ds]) for ds in head[22:40]] for name, where in REGIONS.items()},
         **about | {"SeriesNumber": 3, "SeriesDescription": "Contours"},
     )
+    for drawn, colour in zip(contours.ROIContourSequence, COLOURS, strict=True):
+        drawn.ROIDisplayColor = colour
     return [
         *head,
         *_without_slices(head),
@@ -121,7 +124,7 @@ def take_series(browser: Browser, url: str, path: Path) -> None:
     page.set_default_timeout(SECONDS * 1000)
     page.goto(url)
     page.wait_for_selector("#viewer[data-shown]")
-    for overlay in ("Left hemisphere", "Brain stem", "4 Plan dose"):
+    for overlay in (*REGIONS, "4 Plan dose"):
         page.get_by_role("checkbox", name=overlay).check()
     expect(page.locator("#legend li")).to_have_count(3)
     page.locator("#layout").select_option("four")

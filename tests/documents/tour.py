@@ -29,7 +29,7 @@ from tests.web.pages import ARGUMENTS, CHROMIUM
 
 SIZE = {"width": 1080, "height": 680}
 MAX_BYTES = 3_000_000
-SECONDS = 40.0
+SECONDS = 120.0
 """Longest wait for anything that the pages are to show."""
 
 
@@ -171,6 +171,7 @@ def record(path: Path) -> None:
             assert found is not None
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
             page = browser.new_page(viewport=SIZE, base_url=found[0], color_scheme="dark")
+            page.set_default_timeout(SECONDS * 1000)
             size = tour(page, node, folder).write(path)
             browser.close()
     if size > MAX_BYTES:

@@ -141,6 +141,18 @@
 
   document.addEventListener("htmx:load", showSelection);
 
+  // A search that was not answered is sent again as soon as the node answers anything: the rows are not those that the
+  // fields say.
+  let isStale = false;
+  for (const name of ["htmx:sendError", "htmx:responseError"]) {
+    document.addEventListener(name, (event) => { isStale ||= event.detail.elt === filters; });
+  }
+  document.addEventListener("htmx:afterOnLoad", (event) => {
+    if (!isStale || !event.detail.successful) return;
+    isStale = false;
+    if (event.detail.elt !== filters) search();
+  });
+
   // A form of its own, which htmx does not send.
   byId("csv").addEventListener("click", () => {
     const form = document.createElement("form");

@@ -98,18 +98,20 @@
     if (isPolling && document.hidden) event.preventDefault();
   });
 
-  // Announce once when the node stops answering, and once when it answers again.
+  // Announce once when the node stops answering, and once when it answers again. The top of the page shows what is wrong
+  // until something is answered.
   let isLost = false;
   const announce = (words) => { const announcer = byId("announcer"); if (announcer) announcer.textContent = words; };
+  const showTrouble = (words) => { document.querySelector(".top").dataset.trouble = words; };
   document.addEventListener("htmx:sendError", () => {
     if (!isLost) announce("The node does not answer. Retrying.");
     isLost = true;
-    document.body.classList.add("lost");
+    showTrouble("The node does not answer");
   });
-  document.addEventListener("htmx:afterOnLoad", () => {
+  document.addEventListener("htmx:afterOnLoad", (event) => {
     if (isLost) announce("The node answers again.");
     isLost = false;
-    document.body.classList.remove("lost");
+    if (event.detail.successful) showTrouble("");
   });
 
   // On 404 a row of a list goes, and a page says itself that its object is gone; other errors are announced here.
@@ -120,7 +122,10 @@
       if (row && isBelow(row)) row.nextElementSibling.remove();
       if (row) row.remove();
       else if (elt.isConnected) location.reload();
-    } else if (status !== 401) announce(`The node answered with HTTP status ${status}.`);
+    } else if (status !== 401) {
+      announce(`The node answered with HTTP status ${status}.`);
+      showTrouble(`HTTP status ${status}`);
+    }
     if (elt.matches("button.expand")) expand(elt, false);
   });
 
