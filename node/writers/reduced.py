@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from io import BufferedReader, RawIOBase
 from pathlib import Path
 from typing import IO, Any
 
@@ -65,13 +64,12 @@ def steps_of(shape: tuple[int, ...], spacing_mm: tuple[float, ...], max_voxels: 
     return steps
 
 
-def _opened(path: Path, voxel_file: Path) -> tuple[Any, IO[bytes]]:
+def _opened(path: Path, voxel_file: Path) -> tuple[Any, IO[bytes] | _Inflated]:
     """Return the NIfTI header of a volume, and its voxels from the first one on."""
     if path.suffix == ".mhd":
-        file = voxel_file.open("rb", buffering=0)
         is_packed = voxel_file.suffix == ".zraw"
-        return _header_of_metaimage(path), BufferedReader(_Inflated(file) if is_packed else file, PIECE_BYTES)
-    stream = igzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+        return _header_of_metaimage(path), _Inflated(voxel_file) if is_packed else voxel_file.open("rb")
+    stream: IO[bytes] = igzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
     head = _header(stream)
     if voxel_file != path:
         stream.close()
@@ -109,29 +107,36 @@ def _header_of_metaimage(path: Path) -> Any:
     return head
 
 
-class _Inflated(RawIOBase):
-    """What a zlib stream in a file holds."""
+class _Inflated:
+    """The content of a zlib stream in a file, to be read from beginning to end."""
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
         self._unpacker = isal_zlib.decompressobj()
 
-    def readable(self) -> bool:
-        return True
+    def __enter__(self) -> _Inflated:
+        return self
 
-    def readinto(self, buffer: Any) -> int:
-        piece = b""
-        while not piece and not self._unpacker.eof:
-            packed = self._unpacker.unconsumed_tail or self._file.read(PIECE_BYTES)
-            if not packed:
-                raise EOFError("the voxels are cut off")
-            piece = self._unpacker.decompress(packed, len(buffer))
-        buffer[: len(piece)] = piece
-        return len(piece)
-
-    def close(self) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._file.close()
-        super().close()
+
+    def read(self, count: int) -> bytes:
+        """Return `count` bytes, or fewer at the end.
+
+        Raises
+        ------
+        EOFError
+            The file ends before the stream does.
+        """
+        pieces = []
+        while count > 0 and not self._unpacker.eof:
+            packed = self._unpacker.unconsumed_tail or self._file.read(PIECE_BYTES)
+            piece = self._unpacker.decompress(packed, count)  # it may hold back some of what it has read
+            if not packed and not piece:
+                raise EOFError("the voxels are cut off")
+            pieces.append(piece)
+            count -= len(piece)
+        return b"".join(pieces)
 
 
 def _first_time(head: Any) -> tuple[int, int, int]:
@@ -139,8 +144,8 @@ def _first_time(head: Any) -> tuple[int, int, int]:
     return columns, rows, slices
 
 
-def _skip(stream: IO[bytes], count: int) -> None:
-    if stream.seekable():
+def _skip(stream: IO[bytes] | _Inflated, count: int) -> None:
+    if not isinstance(stream, _Inflated):
         stream.seek(count, 1)
         return
     while count > 0:

@@ -136,19 +136,22 @@ def take_series(browser: Browser, url: str, path: Path) -> None:
 
 def record(folder: Path) -> None:
     """Take both pictures."""
-    with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
-        with Served(Path(name) / "root") as node:
-            assert node.process is not None
-            found = re.search(r"http://\S+:\d+", node.process.stdout.readline())
-            assert found is not None
-            send(node, study(), Path(name) / "study").wait()
-            node.wait_until_settled()
-            [row] = node.rows("SELECT * FROM v_series WHERE series_number = 1")
-            url = f"{found[0]}/studies/{row['study_instance_uid']}"
-            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-            take_study(browser, url, folder / "study.png")
-            take_series(browser, f"{url}/series/{row['series_instance_uid']}", folder / "series.png")
-            browser.close()
+    with (
+        tempfile.TemporaryDirectory() as name,
+        sync_playwright() as playwright,
+        Served(Path(name) / "root") as node,
+    ):
+        assert node.process is not None
+        found = re.search(r"http://\S+:\d+", node.process.stdout.readline())
+        assert found is not None
+        send(node, study(), Path(name) / "study").wait()
+        node.wait_until_settled()
+        [row] = node.rows("SELECT * FROM v_series WHERE series_number = 1")
+        url = f"{found[0]}/studies/{row['study_instance_uid']}"
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        take_study(browser, url, folder / "study.png")
+        take_series(browser, f"{url}/series/{row['series_instance_uid']}", folder / "series.png")
+        browser.close()
 
 
 if __name__ == "__main__":
