@@ -256,6 +256,7 @@ def test_studies_are_sorted_chosen_and_looked_into(visitor: Visitor) -> None:
 
     page.locator("#columns input[value=accession]").evaluate("box => box.click()")
     expect(page.locator("th.c-accession")).to_be_hidden()
+    expect(page.locator("tr.expansion > td")).to_have_attribute("colspan", "11")
     row.get_by_role("checkbox").check()
     page.get_by_label("Patient, ID or accession").fill("phantom")
     expect(page.locator("#selected-count")).to_have_text("1 selected, 1 of them not shown")

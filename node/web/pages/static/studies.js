@@ -73,7 +73,17 @@
   const boxes = [...byId("columns").querySelectorAll("input")];
   let out = [];
   try { out = JSON.parse(localStorage.getItem(COLUMNS)) || []; } catch { /* storage is disabled, or holds something else */ }
-  const showColumns = () => { for (const box of boxes) table.classList.toggle(`no-${box.value}`, !box.checked); };
+  const showColumns = () => {
+    for (const box of boxes) table.classList.toggle(`no-${box.value}`, !box.checked);
+    spanColumns();
+  };
+  // Rows of one cell span the columns that are there: one more would take a share of the width.
+  function spanColumns() {
+    const count = [...table.tHead.rows[0].cells].filter((cell) => cell.offsetWidth > 0).length;
+    for (const cell of table.querySelectorAll("tbody > tr > td[colspan]")) cell.colSpan = count || cell.colSpan;
+  }
+  document.addEventListener("htmx:load", spanColumns);
+  addEventListener("resize", spanColumns);
   for (const box of boxes) {
     box.checked = !out.includes(box.value);
     box.addEventListener("input", (event) => {
