@@ -112,16 +112,14 @@ def _from_bytes(vr: str, value: bytes, little: bool) -> Json | None:
     """Return an element with a simple VR, or None if pydicom must convert it."""
     if not value:
         return {"vr": vr} if len(vr) == 2 else None
-    if vr in _STRINGS:
+    if vr in _STRINGS or vr == "PN":
         if not value.isascii() or b"\x1b" in value:
             return None
-        return _with_values(vr, [part.strip(" \0") or None for part in value.decode("ascii").split("\\")])
-    if vr == "PN":
-        return _names(value)
+        return text_element(vr, value.decode("ascii"))
     if vr in _WORDS:
         return _with_values(vr, [finite(word) for word in _words(vr, value, little)])
     if vr in ("DS", "IS"):
-        return _numbers(vr, value)
+        return text_element(vr, value.decode("ascii", "replace"))
     if vr in _BINARY:
         data = value if little else little_endian(vr, value)
         return {"vr": vr, "InlineBinary": base64.b64encode(data).decode("ascii")}
@@ -137,12 +135,20 @@ def _from_short_bytes(vr: str, value: bytes, little: bool) -> Json | None:
         return None
 
 
-def _names(value: bytes) -> Json | None:
-    """Return an element of names without other characters than those of ASCII (PS3.18 F.2.2)."""
-    if not value.isascii() or b"\x1b" in value:
-        return None
-    names = (part.rstrip(" \0") for part in value.decode("ascii").split("\\"))
-    return _with_values("PN", [name_groups(name) or None for name in names])
+def text_element(vr: str, text: str) -> Json:
+    """Return an element of text that is decoded, with backslashes between several values.
+
+    Numbers, which may be of US as well, are decimal text; others than numbers are omitted.
+    """
+    parts = text.split("\\") if text else []
+    if vr == "PN":
+        return _with_values(vr, [name_groups(part.rstrip(" \0")) or None for part in parts])
+    if vr in ("DS", "IS", "US"):
+        try:
+            return _with_values(vr, [_number(vr, part.strip(" \0")) for part in parts])
+        except ValueError:
+            return {"vr": vr}
+    return _with_values(vr, [part.strip(" \0") or None for part in parts])
 
 
 def name_groups(name: str) -> dict[str, str]:
@@ -178,19 +184,10 @@ def _value_of(vr: str, value: Any) -> Any:
     return value
 
 
-def _numbers(vr: str, value: bytes) -> Json | None:
-    """Return an element of decimal or integer strings."""
-    texts = value.decode("ascii", "replace").split("\\")
-    try:
-        return _with_values(vr, [_number(vr, part.strip(" \0")) for part in texts])
-    except ValueError:
-        return {"vr": vr}
-
-
 def _number(vr: str, text: str) -> float | int | str | None:
     if not text:
         return None
-    return int(float(text)) if vr == "IS" else finite(float(text))
+    return finite(float(text)) if vr == "DS" else int(float(text))
 
 
 def _words(vr: str, value: bytes, little: bool) -> tuple[Any, ...]:

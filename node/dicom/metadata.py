@@ -25,6 +25,10 @@ MAX_DEPTH = 16
 """Deepest nesting of sequences in a path to bulk data."""
 
 
+_JSON = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":"))
+"""Models have no cycles, and looking for one doubles the time."""
+
+
 class NoSuchValue(Exception):
     """The data set does not contain the requested bulk data."""
 
@@ -62,7 +66,7 @@ def encoded_model(model: Json, *, as_xml: bool = False) -> bytes:
     model = dict(sorted(model.items()))
     if as_xml:
         return native_model(model)
-    return json.dumps(model, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8", "replace")
+    return _JSON.encode(model).encode("utf-8", "replace")
 
 
 def bulk_data_paths(path: Path, transfer_syntax_uid: str, max_bytes: int | None = None) -> list[str]:

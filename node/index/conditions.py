@@ -77,9 +77,12 @@ def _of_children(conditions: Sequence[Condition], level: Level) -> list[ColumnEl
     return [TABLES[level].id.in_(select(PARENT[child]).where(*restricting))]  # type: ignore[attr-defined]
 
 
+_PATIENT = aliased(PatientRow)
+
+
 def _patients(conditions: Sequence[Condition]) -> Select[Any]:
     """Select the matching patients. A merged patient stands for its target: both identities find the same studies."""
-    patient = aliased(PatientRow)
+    patient = _PATIENT
     matching = [_condition(condition, patient) for condition in conditions]
     return select(func.coalesce(patient.merged_into, patient.id)).where(*matching)
 

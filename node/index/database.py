@@ -7,10 +7,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
-from pydicom.dataset import Dataset
 from sqlalchemy.exc import SQLAlchemyError
 
 from node.background import SupervisedThread
+from node.dicom.answers import Answer
 from node.dicom.matching import Query
 from node.index.about import CLOSED, AboutRepository, about, set_about
 from node.index.accounts import AccountRepository
@@ -127,7 +127,7 @@ class Index:
 
     def find(
         self, query: Query, maximum: int | None = None, stop: Callable[[], bool] = lambda: False
-    ) -> Iterator[Dataset]:
+    ) -> Iterator[Answer]:
         """Answer a query beside the writer, a page of rows at a time. See `node.index.finder.Finder.find`."""
         self.ahead.require_caught_up()
         return self._finder.find(query, maximum, stop)

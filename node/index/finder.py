@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import cast
 
-from pydicom.dataset import Dataset
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import OperationalError
 
+from node.dicom.answers import Answer
 from node.dicom.matching import Query
 from node.errors import VoxelnodeError
 from node.index.queries import PAGE, answers, matching_ids
@@ -79,7 +79,7 @@ class Finder:
 
     def find(
         self, query: Query, maximum: int | None = None, stop: Callable[[], bool] = lambda: False
-    ) -> Iterator[Dataset]:
+    ) -> Iterator[Answer]:
         """Answer a query as `node.index.queries.find` does, reading one page of rows at a time.
 
         Instances stored or deleted during the query may or may not be in the answers.

@@ -1,29 +1,29 @@
-"""Answers to queries, for both C-FIND and QIDO-RS."""
+"""Answers to queries, for both C-FIND and QIDO-RS.
+
+The statements return text as data sets have it, and all of their rows in one step: this work is SQLite's, which does
+it without the interpreter's lock.
+"""
 
 from __future__ import annotations
 
-import datetime as dt
+import json
 from array import array
-from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
-from pydicom.dataelem import DataElement, RawDataElement
-from pydicom.dataset import Dataset
-from pydicom.tag import BaseTag
-from sqlalchemy import Connection, Select, UnaryExpression, func, select, text
+from sqlalchemy import Connection, Select, String, UnaryExpression, bindparam, cast, func, literal, select, text
 from sqlalchemy.sql.operators import custom_op
 
+from node.dicom.answers import Answer, Item
 from node.dicom.keys import Key, Level, key_of
 from node.dicom.matching import Query
-from node.dicom.values import standard_tag
 from node.index.conditions import PARENT, TABLES, restrictions
 from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
+from node.index.prepared import PreparedRows
 
 PAGE = 200
 """Answers read at a time."""
-
-_UTF_8 = RawDataElement(standard_tag("SpecificCharacterSet"), "CS", 10, b"ISO_IR 192", 0, False, True)
 
 _ORDER: Mapping[Level, tuple[Any, ...]] = {
     Level.PATIENT: (PatientRow.id,),
@@ -40,12 +40,14 @@ _COUNTED = {
     "NumberOfSeriesRelatedInstances": Level.IMAGE,
 }
 
+_WANTED = select(func.json_each(bindparam("ids", type_=String)).table_valued("value").c.value)
+"""The row ids of a statement: a JSON array, so that its text is the same for any number of them."""
 
-def find(connection: Connection, query: Query) -> Iterator[Dataset]:
+
+def find(connection: Connection, query: Query) -> Iterator[Answer]:
     """Yield the answers to a query, in an order that is stable while nothing is stored or deleted.
 
-    Each answer has the requested attributes, empty where the index has no value, and *Specific Character Set*
-    (0008,0005) if a value needs it: ``ISO_IR 192``.
+    Each answer has the requested attributes, as stored even if they violate their value representation.
     """
     ids = matching_ids(connection, query)
     for at in range(0, len(ids), PAGE):
@@ -60,28 +62,71 @@ def matching_ids(connection: Connection, query: Query) -> array[int]:
         # The unary plus makes SQLite sort the few studies of these patients; else it would scan all studies by date.
         order = (UnaryExpression(StudyRow.__table__.c.study_date, operator=custom_op("+")).desc(), StudyRow.id.desc())
     matching = select(table.id).where(*restrictions(query)).order_by(*order)
-    return array("q", connection.scalars(matching.limit(query.limit).offset(query.offset)))
+    # A limit, if only -1 for none, keeps the order of a subquery.
+    rows = matching.limit(-1 if query.limit is None else query.limit).offset(query.offset).subquery()
+    return array("q", json.loads(connection.execute(select(func.json_group_array(rows.c.id))).scalar_one()))
 
 
-def answers(connection: Connection, query: Query, ids: Sequence[int]) -> list[Dataset]:
+def answers(connection: Connection, query: Query, ids: Sequence[int]) -> list[Answer]:
     """Return the answers for the rows `ids` of the query's level; rows deleted meanwhile are omitted."""
-    table: Any = TABLES[query.level]
-    rows = {row.row_id: row for row in connection.execute(_rows(query).where(table.id.in_(ids)))}
-    computed = _computed(connection, query, rows.values())
-    return [_data_set(query, rows[id], computed) for id in ids if id in rows]
+    return _attributes(query.level, query.returned).read(connection, query, ids)
 
 
-def _rows(query: Query) -> Select[Any]:
-    """Select the requested attributes that are stored, labelled by keyword, and the row ids, labelled by level."""
-    table: Any = TABLES[query.level]
-    keys = [_key(keyword, query.level) for keyword in query.returned]
-    levels = [level for level in Level if level <= query.level]
-    columns = [getattr(TABLES[key.level], key.column).label(key.keyword) for key in keys if key.column is not None]
-    owners = [_id(level).label(level.name) for level in levels]
-    statement = select(table.id.label("row_id"), *owners, *columns).select_from(table)
-    for level in reversed(levels[1:]):
-        statement = statement.join(TABLES[Level(level - 1)], _id(Level(level - 1)) == PARENT[level])
-    return statement
+class _Attributes:
+    """How the attributes of the answers to a kind of query are read."""
+
+    def __init__(self, level: Level, keywords: Sequence[str]) -> None:
+        table: Any = TABLES[level]
+        self._levels = [above for above in Level if above <= level]
+        keys = [_key(keyword, level) for keyword in keywords]
+        self._stored = [key for key in keys if key.column is not None]
+        self._sequences = [key.keyword for key in keys if key.items]
+        self._computed = [(key.keyword, key.level) for key in keys if key.column is None]
+        columns = [_text_of(key).label(key.keyword) for key in self._stored]
+        statement = select(*(_id(above).label(above.name) for above in self._levels), *columns).select_from(table)
+        for below in reversed(self._levels[1:]):
+            statement = statement.join(TABLES[Level(below - 1)], _id(Level(below - 1)) == PARENT[below])
+        self._rows = PreparedRows(statement.where(table.id.in_(_WANTED)))
+
+    def read(self, connection: Connection, query: Query, ids: Sequence[int]) -> list[Answer]:
+        """Return the answers for rows of the level."""
+        levels, stored = len(self._levels), [key.keyword for key in self._stored]
+        by_id = {row[levels - 1]: row for row in self._rows.read(connection, ids=_listed(ids))}
+        computed = [
+            (keyword, owner, _computed(connection, keyword, owner, {row[owner] for row in by_id.values()}))
+            for keyword, owner in self._computed
+        ]
+        found: list[Answer] = []
+        for row in (by_id[id] for id in ids if id in by_id):
+            answer: dict[str, str | list[Item]] = dict(zip(stored, row[levels:], strict=True))
+            for keyword, owner, values in computed:
+                answer[keyword] = values[row[owner]]
+            for keyword in self._sequences:
+                answer[keyword] = _items(row[levels + stored.index(keyword)], query.items[keyword])
+            found.append(answer)
+        return found
+
+
+_attributes = lru_cache(maxsize=64)(_Attributes)
+
+
+def _text_of(key: Key) -> Any:
+    """Return the expression for the text of a stored attribute, empty if there is none."""
+    assert key.column is not None
+    column: Any = cast(getattr(TABLES[key.level], key.column), String)
+    if key.vr == "DA":
+        column = func.replace(column, "-", "")
+    elif key.vr == "TM":
+        column = func.replace(func.replace(column, ":", ""), ".000000", "")
+    return func.coalesce(column, "")
+
+
+def _items(text: str, keywords: Sequence[str]) -> list[Item]:
+    return [{keyword: item.get(keyword) or "" for keyword in keywords} for item in json.loads(text or "[]") or ()]
+
+
+def _listed(ids: Collection[int]) -> str:
+    return json.dumps(list(ids))
 
 
 def _key(keyword: str, level: Level) -> Key:
@@ -95,109 +140,58 @@ def _id(level: Level) -> Any:
     return table.id
 
 
-def _computed(connection: Connection, query: Query, rows: Collection[Any]) -> dict[str, Mapping[int, Any]]:
-    """Return the requested attributes that are computed from lower levels: keyword -> row id -> value."""
-    computed: dict[str, Mapping[int, Any]] = {}
-    for keyword in query.returned:
-        owner = _key(keyword, query.level).level
-        ids = {getattr(row, owner.name) for row in rows}
-        if keyword in _COUNTED:
-            computed[keyword] = _counts(connection, owner, _COUNTED[keyword], ids)
-        elif keyword == "ModalitiesInStudy":
-            computed[keyword] = _several(connection, select(SeriesRow.study_id, SeriesRow.modality), ids)
-        elif keyword == "SOPClassesInStudy":
-            classes = select(SeriesRow.study_id, ImageRow.sop_class_uid).join(
-                ImageRow, ImageRow.series_id == SeriesRow.id
-            )
-            computed[keyword] = _several(connection, classes, ids)
-        elif keyword == "InstanceAvailability":
-            computed[keyword] = _availability(connection, owner, ids)
-    return computed
+def _computed(connection: Connection, keyword: str, owner: Level, ids: Collection[int]) -> Mapping[int, str]:
+    """Return an attribute that is computed from lower levels, by the row id of its owner."""
+    if keyword in _COUNTED:
+        counts = _counts(owner, _COUNTED[keyword]).read(connection, ids=_listed(ids))
+        return dict.fromkeys(ids, "0") | {id: str(count) for id, count in counts}
+    if keyword == "InstanceAvailability":
+        return _availability(connection, owner, ids)
+    values: dict[int, list[str]] = {id: [] for id in ids}
+    for id, value in _several(keyword).read(connection, ids=_listed(ids)):
+        values[id].append(value)
+    return {id: "\\".join(sorted(texts)) for id, texts in values.items()}
 
 
 def _below(owner: Level, counted: Level) -> Select[Any]:
-    """Select the rows of level `counted`, each with the row id of its ancestor at level `owner` as `owner_id`."""
+    """Select the wanted rows of level `owner`, each as often as it has rows of level `counted`."""
     statement: Select[Any] = select(PARENT[Level(owner + 1)].label("owner_id")).select_from(TABLES[counted])
     for level in range(counted, owner + 1, -1):
         statement = statement.join(TABLES[Level(level - 1)], _id(Level(level - 1)) == PARENT[Level(level)])
-    return statement
+    return statement.where(PARENT[Level(owner + 1)].in_(_WANTED))
 
 
-def _counts(connection: Connection, owner: Level, counted: Level, ids: Collection[int]) -> dict[int, int]:
-    column = PARENT[Level(owner + 1)]
-    statement = _below(owner, counted).add_columns(func.count()).where(column.in_(ids)).group_by(column)
-    return dict.fromkeys(ids, 0) | {row[0]: row[1] for row in connection.execute(statement)}
+@lru_cache
+def _counts(owner: Level, counted: Level) -> PreparedRows:
+    return PreparedRows(_counted(_below(owner, counted), owner))
 
 
-def _several(connection: Connection, statement: Any, ids: Collection[int]) -> dict[int, list[str]]:
-    by_study: defaultdict[int, list[str]] = defaultdict(list)
-    for study_id, value in connection.execute(statement.where(SeriesRow.study_id.in_(ids)).distinct()):
-        if value is not None:
-            by_study[study_id].append(value)
-    return {study_id: sorted(values) for study_id, values in by_study.items()}
+def _counted(statement: Select[Any], owner: Level) -> Select[Any]:
+    return statement.add_columns(func.count().label("count")).group_by(PARENT[Level(owner + 1)])
+
+
+@lru_cache
+def _several(keyword: str) -> PreparedRows:
+    """Select the different values of an attribute of the series or images of studies."""
+    modalities = keyword == "ModalitiesInStudy"
+    column: Any = SeriesRow.modality if modalities else ImageRow.sop_class_uid
+    below = _below(Level.STUDY, Level.SERIES if modalities else Level.IMAGE)
+    return PreparedRows(below.add_columns(column).where(column.is_not(None)).distinct())
+
+
+@lru_cache
+def _missing(owner: Level) -> PreparedRows:
+    """Count the images below whose file is missing."""
+    missing_file = text("images.file_missing")  # the exact text of the partial index, else SQLite ignores it
+    if owner == Level.IMAGE:
+        return PreparedRows(select(ImageRow.id, literal(1)).where(missing_file, ImageRow.id.in_(_WANTED)))
+    return PreparedRows(_counted(_below(owner, Level.IMAGE).where(missing_file), owner))
 
 
 def _availability(connection: Connection, owner: Level, ids: Collection[int]) -> dict[int, str]:
     """Return ``UNAVAILABLE`` for rows whose files are all missing, else ``ONLINE`` (PS3.3 C.4.23.1.1)."""
-    missing_file = text("images.file_missing")  # the exact text of the partial index, else SQLite ignores it
-    if owner == Level.IMAGE:
-        gone = set(connection.scalars(select(ImageRow.id).where(missing_file, ImageRow.id.in_(ids))))
-    else:
-        column = PARENT[Level(owner + 1)]
-        lost = _below(owner, Level.IMAGE).add_columns(func.count()).where(missing_file, column.in_(ids))
-        missing = {row[0]: row[1] for row in connection.execute(lost.group_by(column))}
-        counts = _counts(connection, owner, Level.IMAGE, missing.keys()) if missing else {}
-        gone = {id for id, count in missing.items() if count == counts[id]}
+    gone = {id: missing for id, missing in _missing(owner).read(connection, ids=_listed(ids))}
+    if gone and owner != Level.IMAGE:
+        counts = _counts(owner, Level.IMAGE).read(connection, ids=_listed(gone))
+        gone = {id: count for id, count in counts if count == gone[id]}
     return {id: "UNAVAILABLE" if id in gone else "ONLINE" for id in ids}
-
-
-def _data_set(query: Query, row: Any, computed: Mapping[str, Mapping[int, Any]]) -> Dataset:
-    """Return an answer of elements that are not converted, as if read: conversion would be most of a query's work.
-
-    Values are returned as stored, even if they violate their value representation.
-    """
-    elements: dict[BaseTag, DataElement | RawDataElement] = {}
-    values, is_ascii = row._mapping, True
-    for keyword in query.returned:
-        key = _key(keyword, query.level)
-        if key.items:
-            items = [_item(item, query.items[keyword]) for item in values[keyword] or ()]
-            is_ascii &= all(text.isascii() for item in values[keyword] or () for text in item.values())
-            tag = standard_tag(keyword)
-            elements[tag] = DataElement(tag, "SQ", items)
-            continue
-        vr, owner = key.vr, key.level
-        value = _encoded(vr, computed[keyword].get(values[owner.name]) if keyword in computed else values[keyword])
-        is_ascii &= value.isascii() or vr == "US"
-        tag = standard_tag(keyword)
-        elements[tag] = RawDataElement(tag, vr, len(value), value, 0, False, True)
-    if not is_ascii:
-        elements[_UTF_8.tag] = _UTF_8
-    ds = Dataset(elements)
-    ds.set_original_encoding(False, True, "utf8")
-    return ds
-
-
-def _item(item: Mapping[str, str], keywords: Sequence[str]) -> Dataset:
-    ds = Dataset()
-    for keyword in keywords:
-        setattr(ds, keyword, item.get(keyword))
-    return ds
-
-
-def _encoded(vr: str, value: Any) -> bytes:
-    """Return a value of the index as bytes of an element, little endian, not padded."""
-    match value:
-        case None:
-            return b""
-        case int() if vr == "US":
-            return value.to_bytes(2, "little")
-        case dt.date():
-            text = value.isoformat().replace("-", "")
-        case dt.time():
-            text = f"{value:%H%M%S}" + (f".{value.microsecond:06d}" if value.microsecond else "")
-        case list():
-            text = "\\".join(value)
-        case _:
-            text = str(value)
-    return text.encode()

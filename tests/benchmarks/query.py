@@ -27,7 +27,7 @@ from pydicom import Dataset
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from node.dicom.flat import encode_flat  # noqa: E402
+from node.dicom.answers import AnswerEncoder  # noqa: E402
 from node.dicom.matching import read_query  # noqa: E402
 from node.dicom.names import folded_groups  # noqa: E402
 from node.dicom.uids import EXPLICIT_LITTLE_ENDIAN  # noqa: E402
@@ -257,7 +257,9 @@ def by_find_ms(port: int, keys: dict[str, str]) -> float:
 
 
 def asked_directly(index: ReadIndex, ds: Dataset) -> int:
-    return len([encode_flat(answer, EXPLICIT_LITTLE_ENDIAN) for answer in index.find(read_query(ds))])
+    query = read_query(ds)
+    encode = AnswerEncoder(query.returned, EXPLICIT_LITTLE_ENDIAN).encode
+    return len([encode(answer) for answer in index.find(query)])
 
 
 def qido(client: httpx.Client, keys: dict[str, str]) -> int:

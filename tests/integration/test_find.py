@@ -12,6 +12,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from pydicom import DataElement, Dataset
 from pydicom import config as pydicom_config
+from pydicom.filereader import read_dataset
 from pydicom.multival import MultiValue
-from pydicom.uid import generate_uid
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from sqlalchemy import insert
 
+from node.dicom.answers import AnswerEncoder
 from node.dicom.keys import KEYS, SUPPORTED, UNIQUE_KEYS, Level, QueryModel
 from node.dicom.matching import Options, Query, read_query
 from node.index.database import Index
@@ -265,9 +268,18 @@ def identifier(level: Level, keys: dict[str, str]) -> Dataset:
     return ds
 
 
+def answered(index: Index, query: Query) -> list[Dataset]:
+    """The answers to a query as pydicom reads what a peer is sent."""
+    encode = AnswerEncoder(query.returned, ExplicitVRLittleEndian, query.items).encode
+    return [
+        read_dataset(BytesIO(encode(answer)), is_implicit_VR=False, is_little_endian=True)
+        for answer in index.find(query)
+    ]
+
+
 def identities(world: World, query: Query) -> set[int]:
     """The rows that a query found, by the unique key."""
-    found = list(world.index.find(query))
+    found = answered(world.index, query)
     keyword = UNIQUE_KEYS[query.level]
     by_uid = {row.values[keyword]: row.id for row in world.rows[query.level]}
     assert len({one[keyword].value for one in found}) == len(found)
@@ -339,7 +351,7 @@ def test_patients_are_found_as_by_a_plain_reading(world: World, keys: dict[str, 
     keywords = list(world.rows[Level.PATIENT][0].values)
     query = read_query(identifier(Level.PATIENT, keys), QueryModel.PATIENT_ROOT, RELATIONAL)
     query = replace(query, returned=tuple(keywords))  # a Patient ID is not unique here: compared by all that is known
-    found = Counter(tuple(text_of(one[keyword].value) for keyword in keywords) for one in world.index.find(query))
+    found = Counter(tuple(text_of(one[keyword].value) for keyword in keywords) for one in answered(world.index, query))
     wanted = expected(world.rows[Level.PATIENT], keys)
     rows = [row for row in world.rows[Level.PATIENT] if row.id in wanted]
     assert found == Counter(tuple(row.values[keyword] or "" for keyword in keywords) for row in rows)
@@ -398,7 +410,7 @@ def test_pages_hold_every_study_once_the_newest_first(world: World) -> None:
     def page(limit: int | None, offset: int) -> list[Dataset]:
         ds = identifier(Level.STUDY, {})
         ds.StudyDate = None
-        return list(world.index.find(read_query(ds, limit=limit, offset=offset)))
+        return answered(world.index, read_query(ds, limit=limit, offset=offset))
 
     whole = [one.StudyInstanceUID for one in page(None, 0)]
     assert len(whole) == len(world.rows[Level.STUDY])
@@ -414,7 +426,7 @@ def test_counts_and_collections_are_those_of_the_rows(world: World) -> None:
     for keyword in (*counted, "ModalitiesInStudy", "SOPClassesInStudy", "InstanceAvailability"):
         setattr(ds, keyword, None)
     images = {row.values["SOPInstanceUID"]: row for row in world.rows[Level.IMAGE]}
-    answers = list(world.index.find(read_query(ds, QueryModel.PATIENT_ROOT, RELATIONAL)))
+    answers = answered(world.index, read_query(ds, QueryModel.PATIENT_ROOT, RELATIONAL))
     assert len(answers) == len(images)
     for answer in answers:
         series = images[answer.SOPInstanceUID].parent
@@ -452,7 +464,7 @@ def test_a_series_is_available_until_its_last_file_is_gone(open_root: Callable[[
     def availability(level: Level) -> list[str]:
         ds = identifier(level, {"StudyInstanceUID": study_uid})
         ds.InstanceAvailability = None
-        return [one.InstanceAvailability for one in root.index.find(read_query(ds, options=RELATIONAL))]
+        return [one.InstanceAvailability for one in answered(root.index, read_query(ds, options=RELATIONAL))]
 
     keys = [row["path"].removeprefix(f"{root.folder}/") for row in rows_of(root.index, "SELECT path FROM v_images")]
     root.index.instances.mark_files(keys[:1], missing=True, now=root.clock())

@@ -19,6 +19,7 @@ from node.association.acceptor import PeerGone
 from node.association.operation import NotDecodable, Operation
 from node.association.outgoing import encoded
 from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
+from node.dicom.answers import AnswerEncoder
 from node.dicom.command import C_FIND_RQ, Element
 from node.dicom.flat import NotFlat, encode_flat
 from node.dicom.keys import IdentifierMismatch, InvalidQuery, QueryModel
@@ -187,15 +188,15 @@ class _Find:
         is_supported, answers = self._found(stopped)
         pending = PENDING if is_supported else PENDING_WITHOUT_KEYS
         for answer in answers:
-            self._send(pending, _encoded(answer, self._syntax))
+            self._send(pending, answer)
             if self._waiting_bytes >= SEND_BYTES or self.count == 0:
                 self._flush()
                 if stopped():
                     raise QueryStopped
             self.count += 1
 
-    def _found(self, stopped: Callable[[], bool]) -> tuple[bool, Iterator[Dataset]]:
-        """Return whether all keys of the query are supported, and its answers."""
+    def _found(self, stopped: Callable[[], bool]) -> tuple[bool, Iterator[bytes]]:
+        """Return whether all keys of the query are supported, and its encoded answers."""
         operation, service = self._operation, self._service
         sop_class_uid = operation.context.abstract_syntax
         model = MODELS.get(sop_class_uid)
@@ -205,11 +206,13 @@ class _Find:
         self._keys = _audited_keys(identifier)
         if model is None:
             steps = read_worklist_query(identifier)
-            return not steps.unsupported, service.worklist.find(steps, service.maximum_results, stopped)
+            entries = service.worklist.find(steps, service.maximum_results, stopped)
+            return not steps.unsupported, (_encoded(entry, self._syntax) for entry in entries)
         query = read_query(identifier, model, _options(operation.association.extended_negotiation, sop_class_uid))
-        added = Dataset()
-        added.QueryRetrieveLevel, added.RetrieveAETitle = query.level.name, service.ae_title
-        return not query.unsupported, _with(service.index.find(query, service.maximum_results, stopped), added)
+        added = {"QueryRetrieveLevel": query.level.name, "RetrieveAETitle": service.ae_title}
+        encode = AnswerEncoder((*query.returned, *added), self._syntax, query.items).encode
+        answers = service.index.find(query, service.maximum_results, stopped)
+        return not query.unsupported, (encode({**answer, **added}) for answer in answers)
 
     def _send(
         self, status: int, identifier: bytes | None = None, comment: str = "", offending: int | None = None
@@ -242,12 +245,6 @@ class _Find:
             f"{self.count} answers, 0x{status:04X}",
         )
         self._service.audit.note(message)
-
-
-def _with(answers: Iterator[Dataset], added: Dataset) -> Iterator[Dataset]:
-    for answer in answers:
-        answer.update(added)
-        yield answer
 
 
 def _encoded(answer: Dataset, transfer_syntax_uid: str) -> bytes:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import PurePath
 
-from pydicom.dataset import Dataset
 from sqlalchemy import Connection, func, select, text
 
+from node.dicom.answers import Answer
 from node.dicom.matching import Query
 from node.index import queries
 from node.index.about import APPLIED, SCRUB, about
@@ -89,7 +89,7 @@ class ReadIndex:
         """How far the background comparison of the archive is; see `node.lifecycle.scrub.scrub_state`."""
         return about(self._connection, SCRUB)
 
-    def find(self, query: Query) -> Iterator[Dataset]:
+    def find(self, query: Query) -> Iterator[Answer]:
         """Answer a query. See `node.index.queries.find`."""
         return queries.find(self._connection, query)
 

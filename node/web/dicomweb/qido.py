@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 
-from node.dicom.json_model import Json, json_model
+from node.dicom.answers import Answer, answer_model
 from node.dicom.keys import SUPPORTED, InvalidQuery, Level
 from node.dicom.matching import Options, read_query
 from node.dicom.metadata import encoded_model
@@ -117,18 +117,13 @@ def _search(request: Request, audit: RequestAudit, node: Node, level: Level) -> 
     return respond_data_sets(request, answers, form, etag_of(answers, form), headers)
 
 
-def _encoded(answer: Dataset, level: Level, base: str, form: DocumentForm) -> bytes:
+def _encoded(answer: Answer, level: Level, base: str, form: DocumentForm) -> bytes:
     """Return an answer in JSON or XML, with Retrieve URL (0008,1190)."""
     keywords = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")[: level - Level.PATIENT]
-    attributes: Json = json_model(answer, lambda path: None)
-    attributes["00081190"] = {
-        "vr": "UR",
-        "Value": [resource_url(base, *(str(answer[keyword].value) for keyword in keywords))],
-    }
-    if "Value" in (syntaxes := attributes.get("00083002", {})):
-        given = dict.fromkeys(web_transfer_syntax(syntax) for syntax in syntaxes["Value"])
-        attributes["00083002"] = {"vr": "UI", "Value": list(given)}
-    return encoded_model(attributes, as_xml=form.media_type == DICOM_XML)
+    added = {"RetrieveURL": resource_url(base, *(str(answer[keyword]) for keyword in keywords))}
+    if syntax := str(answer.get("AvailableTransferSyntaxUID", "")):
+        added["AvailableTransferSyntaxUID"] = web_transfer_syntax(syntax)
+    return encoded_model(answer_model({**answer, **added}), as_xml=form.media_type == DICOM_XML)
 
 
 def _page(request: Request) -> tuple[int, int, list[str]]:
