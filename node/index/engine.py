@@ -16,6 +16,7 @@ from sqlalchemy.exc import DatabaseError
 from sqlalchemy.pool import QueuePool
 
 from node.errors import VoxelnodeError
+from node.index.clocked import ClockedConnection
 from node.index.models import REVISION, Base
 
 if TYPE_CHECKING:
@@ -76,7 +77,8 @@ def open_engine(path: Path, *, read_only: bool = False) -> Engine:
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     """Open a database file, whichever characters its path has."""
     uri = path.absolute().as_uri() + ("?mode=ro" if read_only else "")
-    return sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
+    kind = ClockedConnection if read_only else sqlite3.Connection
+    return sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, check_same_thread=False, factory=kind)
 
 
 def upgrade(path: Path) -> tuple[str | None, str]:

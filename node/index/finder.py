@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,6 +17,7 @@ from sqlalchemy.exc import OperationalError
 from node.dicom.answers import Answer
 from node.dicom.matching import Query
 from node.errors import VoxelnodeError
+from node.index.clocked import ClockedConnection
 from node.index.queries import PAGE, answers, matching_ids
 
 MAX_RUNNING = 2
@@ -33,8 +35,11 @@ MAX_RUN_SECONDS = 30.0
 """Longest run time of one statement."""
 
 REST_FACTOR = 4.0
-"""While instances arrive, queries pause this many times as long as they ran: they use a fifth of a processor. Only
-one Python thread runs at a time: more would delay the receiving threads, and less would let queries wait."""
+"""While instances arrive, queries pause this many times as long as Python ran for them: a fifth of the time is theirs.
+Only one Python thread runs at a time: more would delay the receiving threads, and less would let queries wait."""
+
+SQLITE_REST_FACTOR = 1.0
+"""How many times as long as SQLite ran for them. It keeps a processor busy, but no thread waits for it."""
 
 ARRIVING_SECONDS = 0.5
 """Further instances are expected for this long after an instance."""
@@ -100,13 +105,16 @@ class Finder:
         """
         if maximum is not None and (query.limit is None or query.limit > maximum):
             query = replace(query, limit=maximum + 1)
-        with self.turn(stop) as connection:
-            ids = matching_ids(connection, query)
-        if maximum is not None and len(ids) > maximum:
-            raise QueryRefused(f"more than {maximum} answers: narrow the query")
-        for at in range(0, len(ids), PAGE):
+        ids: array[int] | None = None
+        read = 0
+        while ids is None or read < len(ids):
             with self.turn(stop) as connection:
-                page = answers(connection, query, ids[at : at + PAGE])
+                if ids is None:
+                    ids = matching_ids(connection, query)
+                    if maximum is not None and len(ids) > maximum:
+                        raise QueryRefused(f"more than {maximum} answers: narrow the query")
+                page = answers(connection, query, ids[read : read + PAGE])
+            read += PAGE
             began_at = time.thread_time()
             yield from page
             self._charge(time.thread_time() - began_at)  # the run time of the code that used the answers
@@ -124,21 +132,28 @@ class Finder:
             self._rest(stop, until)
             if not self._turns.acquire(timeout=max(0.0, until - time.monotonic())):
                 raise QueryRefused(TOO_MANY)
-            began_at = time.thread_time()
+            began_at, in_sqlite = time.thread_time(), 0.0
             try:
-                with self._reader.connect() as connection, _bounded(connection, stop):
-                    yield connection
+                with self._reader.begin() as connection:
+                    driver = cast(ClockedConnection, connection.connection.dbapi_connection)
+                    before = driver.seconds
+                    try:
+                        with _bounded(driver, stop):
+                            yield connection
+                    finally:
+                        in_sqlite = driver.seconds - before
             finally:
-                self._charge(time.thread_time() - began_at)
+                self._charge(time.thread_time() - began_at - in_sqlite, in_sqlite)
                 self._turns.release()
         finally:
             self._places.release()
 
-    def _charge(self, seconds: float) -> None:
-        """Make the next query wait for the `seconds` that this one ran; this one is not delayed."""
+    def _charge(self, in_python: float, in_sqlite: float = 0.0) -> None:
+        """Make the next query wait for the seconds that this one ran; this one is not delayed."""
+        pause = in_python * REST_FACTOR + in_sqlite * SQLITE_REST_FACTOR
         with self._lock:
             now = time.monotonic()
-            self._rested_at = min(max(self._rested_at, now) + seconds * REST_FACTOR, now + MAX_REST_SECONDS)
+            self._rested_at = min(max(self._rested_at, now) + pause, now + MAX_REST_SECONDS)
 
     def _rest(self, stop: Callable[[], bool], until: float) -> None:
         """Wait while instances arrive and the pause after earlier queries is not over."""
@@ -151,8 +166,7 @@ class Finder:
 
 
 @contextmanager
-def _bounded(connection: Connection, stop: Callable[[], bool]) -> Iterator[None]:
-    driver = cast(sqlite3.Connection, connection.connection.dbapi_connection)
+def _bounded(driver: sqlite3.Connection, stop: Callable[[], bool]) -> Iterator[None]:
     deadline = time.monotonic() + MAX_RUN_SECONDS
     if stop():
         raise QueryStopped
