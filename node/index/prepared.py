@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
-from sqlalchemy import ClauseElement, Connection, Select, func, select
+from sqlalchemy import ClauseElement, Connection, Select, String, bindparam, func, select
 from sqlalchemy.dialects import sqlite
 
 
@@ -58,10 +58,11 @@ class Prepared:
 
 
 class PreparedRows:
-    """A SELECT compiled once, whose rows arrive in one step, as a JSON array.
+    """A SELECT compiled once, whose rows are read in one step.
 
-    The driver gives up the interpreter's lock for each row and waits for it afterwards. While other threads compute,
-    each of these waits takes up to a turn of theirs, and delays them as well.
+    The driver gives up the interpreter's lock for each step and waits for it afterwards. While other threads compute,
+    each of these waits takes up to a turn of theirs, and delays them as well. One step therefore returns all rows, as a
+    JSON array.
     """
 
     def __init__(self, statement: Select[*tuple[Any, ...]]) -> None:
@@ -72,6 +73,21 @@ class PreparedRows:
         """Return the rows: texts, numbers and None. Raises the same exceptions as `Prepared.execute`."""
         rows: list[list[Any]] = json.loads(self._prepared.execute(connection, values).fetchone()[0])
         return rows
+
+
+def read_ids(connection: Connection, statement: Select[int]) -> list[int]:
+    """Return the row ids that a SELECT with a LIMIT finds, in its order and in one step; see `PreparedRows`.
+
+    SQLite keeps the order of a subquery that has a limit.
+    """
+    rows = statement.subquery()
+    ids: list[int] = json.loads(connection.execute(select(func.json_group_array(*rows.c))).scalar_one())
+    return ids
+
+
+def listed_ids() -> Select[Any]:
+    """Return a SELECT of row ids that are bound as ``ids``, a JSON array: one text for any number of them."""
+    return select(func.json_each(bindparam("ids", type_=String)).table_valued("value").c.value)
 
 
 def _driver(connection: Connection) -> sqlite3.Connection:

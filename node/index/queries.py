@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Select, String, UnaryExpression, bindparam, cast, func, literal, select, text
+from sqlalchemy import Connection, Select, String, UnaryExpression, cast, func, literal, select, text
 from sqlalchemy.sql.operators import custom_op
 
 from node.dicom.answers import Answer, Item
@@ -20,7 +20,7 @@ from node.dicom.keys import Key, Level, key_of
 from node.dicom.matching import Query
 from node.index.conditions import PARENT, TABLES, restrictions
 from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
-from node.index.prepared import PreparedRows
+from node.index.prepared import PreparedRows, listed_ids, read_ids
 
 PAGE = 200
 """Answers read at a time."""
@@ -40,8 +40,7 @@ _COUNTED = {
     "NumberOfSeriesRelatedInstances": Level.IMAGE,
 }
 
-_WANTED = select(func.json_each(bindparam("ids", type_=String)).table_valued("value").c.value)
-"""The row ids of a statement: a JSON array, so that its text is the same for any number of them."""
+_WANTED = listed_ids()
 
 
 def find(connection: Connection, query: Query) -> Iterator[Answer]:
@@ -62,9 +61,8 @@ def matching_ids(connection: Connection, query: Query) -> array[int]:
         # The unary plus makes SQLite sort the few studies of these patients; else it would scan all studies by date.
         order = (UnaryExpression(StudyRow.__table__.c.study_date, operator=custom_op("+")).desc(), StudyRow.id.desc())
     matching = select(table.id).where(*restrictions(query)).order_by(*order)
-    # A limit, if only -1 for none, keeps the order of a subquery.
-    rows = matching.limit(-1 if query.limit is None else query.limit).offset(query.offset).subquery()
-    return array("q", json.loads(connection.execute(select(func.json_group_array(rows.c.id))).scalar_one()))
+    limited = matching.limit(-1 if query.limit is None else query.limit).offset(query.offset)
+    return array("q", read_ids(connection, limited))
 
 
 def answers(connection: Connection, query: Query, ids: Sequence[int]) -> list[Answer]:

@@ -19,6 +19,7 @@ from sqlalchemy.orm import aliased, join
 from node.completeness import COUNTED_RULES, Certainty, certainty
 from node.dicom.names import folded
 from node.index.models import OPEN_STATES, ConversionRow, ImageRow, PatientRow, SeriesRow, StudyRow, VolumeRow
+from node.index.prepared import read_ids
 from node.index.read.rows import ReadRepository, Row
 from node.index.records import StoredStudy
 from node.index.studies import stored_studies
@@ -151,7 +152,7 @@ _STUDIES_OF_PATIENTS = StudyRow.patient_id == literal_column("+patients.id")
 class ReadStudies(ReadRepository):
     """Searches for studies, and rows of ``v_studies``."""
 
-    def listed(
+    def matching(
         self,
         wanted: StudyFilter,
         order: StudyOrder = "arrival",
@@ -159,18 +160,29 @@ class ReadStudies(ReadRepository):
         limit: int = 50,
         *,
         reverse: bool = False,
-    ) -> list[ListedStudy]:
-        """Return the next studies of a list after the study `after`; fewer than `limit` at its end.
+    ) -> list[int]:
+        """Return the next studies of a list after the study `after`, by the `id` of their cursors.
 
         The newest come first in orders by time, and in orders by text those without a text; `reverse` turns that round.
+        There are fewer than `limit` at the end of the list.
         """
-        text = _TEXTS.get(order, null())
         is_by_patient = order in ("name", "patient-id")
+        query = (
+            select(StudyRow.id)
+            .select_from(join(PatientRow, StudyRow, _STUDIES_OF_PATIENTS if is_by_patient else _SAME_PATIENT))
+            .where(*_conditions(wanted))
+            .limit(limit)
+        )
+        is_descending = (order in ("arrival", "date")) != reverse
+        return read_ids(self._connection, _ordered(query, order, after, is_descending=is_descending))
+
+    def summaries(self, study_ids: Sequence[int], order: StudyOrder = "arrival") -> list[ListedStudy]:
+        """Return the rows of a list for studies found by `matching`, with cursors for its order."""
         query = (
             select(
                 StudyRow.id,
                 StudyRow.study_date,
-                text.label("text"),
+                _TEXTS.get(order, null()).label("text"),
                 StudyRow.study_instance_uid,
                 PatientRow.patient_name,
                 PatientRow.patient_id,
@@ -180,16 +192,27 @@ class ReadStudies(ReadRepository):
                 StudyRow.accession_number,
                 StudyRow.study_description,
             )
-            .select_from(join(PatientRow, StudyRow, _STUDIES_OF_PATIENTS if is_by_patient else _SAME_PATIENT))
-            .where(*_conditions(wanted))
-            .limit(limit)
+            .join(PatientRow, _SAME_PATIENT)
+            .where(StudyRow.id.in_(study_ids))
         )
-        is_descending = (order in ("arrival", "date")) != reverse
-        rows = self._connection.execute(_ordered(query, order, after, is_descending=is_descending)).all()
-        summaries = _summaries(self._connection, [row.id for row in rows])
+        rows = {row.id: row for row in self._connection.execute(query).all()}
+        details = _summaries(self._connection, study_ids)
         return [
-            ListedStudy(StudyCursor(row.id, row.study_date, row.text), *row[3:], **summaries[row.id]) for row in rows
+            ListedStudy(StudyCursor(row.id, row.study_date, row.text), *row[3:], **details[row.id])
+            for row in (rows[id] for id in study_ids)
         ]
+
+    def listed(
+        self,
+        wanted: StudyFilter,
+        order: StudyOrder = "arrival",
+        after: StudyCursor | None = None,
+        limit: int = 50,
+        *,
+        reverse: bool = False,
+    ) -> list[ListedStudy]:
+        """Return the rows of a list for the next studies; see `matching`."""
+        return self.summaries(self.matching(wanted, order, after, limit, reverse=reverse), order)
 
     def thumbnails(self, study_ids: Sequence[int]) -> dict[int, Thumbnail]:
         """Return the pictures of studies that have one, by the `id` of their cursors."""
@@ -215,11 +238,6 @@ class ReadStudies(ReadRepository):
         return {
             row.study_id: Thumbnail(*row[1:4], row.path.rpartition("/")[2]) for row in self._connection.execute(query)
         }
-
-    def count_up_to(self, wanted: StudyFilter, limit: int) -> int:
-        """Count the studies that match, but no further than `limit`."""
-        matching = select(StudyRow.id).join(PatientRow, _SAME_PATIENT).where(*_conditions(wanted)).limit(limit)
-        return int(self._connection.execute(select(func.count()).select_from(matching.subquery())).scalar_one())
 
     def count_matching(self, wanted: StudyFilter) -> int:
         """Count all studies that match; this reads every one of them."""
@@ -259,9 +277,7 @@ class ReadStudies(ReadRepository):
         return int(self._connection.execute(query).scalar_one())
 
 
-def _ordered(
-    query: Select[*tuple[Any, ...]], order: StudyOrder, after: StudyCursor | None, *, is_descending: bool
-) -> Select[*tuple[Any, ...]]:
+def _ordered(query: Select[int], order: StudyOrder, after: StudyCursor | None, *, is_descending: bool) -> Select[int]:
     """Sort by an index, from where the last page ended. SQLite takes NULL for less than any value."""
     number = StudyRow.id
     by_number = number.desc() if is_descending else number.asc()
@@ -286,7 +302,7 @@ def _conditions(wanted: StudyFilter) -> list[ColumnElement[bool]]:
 
     What is asked of patients and series is asked once, not for each study: their numbers become a list.
     """
-    conditions = [_has_word(word) for word in wanted.words.translate(_WORD_SEPARATORS).split()]
+    conditions = _has_words(wanted.words.translate(_WORD_SEPARATORS).split())
     if wanted.description:
         of_series = SeriesRow.series_description.contains(wanted.description, autoescape=True)
         of_study = StudyRow.study_description.contains(wanted.description, autoescape=True)
@@ -309,11 +325,30 @@ def _conditions(wanted: StudyFilter) -> list[ColumnElement[bool]]:
     return conditions + [column == value for column, value in exact if value is not None]
 
 
-def _has_word(word: str) -> ColumnElement[bool]:
+def _has_words(words: Sequence[str]) -> list[ColumnElement[bool]]:
+    """Return that a study has each word: the patients with the longest are listed, and others are compared with these.
+
+    Listing the patients with a word takes as long for a word that nobody has as for a letter that everybody has.
+    """
+    if not words:
+        return []
+    listed, *compared = sorted(words, key=len, reverse=True)
     patient = aliased(PatientRow)
-    names = (getattr(patient, column.key).contains(folded(word), autoescape=True) for column in _FOLDED_NAMES)
-    patients = select(patient.id).where(or_(patient.patient_id.contains(word, autoescape=True), *names))
-    return or_(StudyRow.patient_id.in_(patients), StudyRow.accession_number.contains(word, autoescape=True))
+    patients = StudyRow.patient_id.in_(select(patient.id).where(_patient_has(patient, listed)))
+    return [
+        or_(patients, StudyRow.accession_number.contains(listed, autoescape=True)),
+        *(
+            or_(_patient_has(PatientRow, word), StudyRow.accession_number.contains(word, autoescape=True))
+            for word in compared
+        ),
+    ]
+
+
+def _patient_has(patient: Any, word: str) -> ColumnElement[bool]:
+    """Return that a word is part of a name or the ID of a patient."""
+    # instr() is quicker than LIKE, and folded names need no more.
+    names = (func.instr(getattr(patient, column.key), folded(word)) > 0 for column in _FOLDED_NAMES)
+    return or_(*names, patient.patient_id.contains(word, autoescape=True))
 
 
 _DOUBTED = literal_column(

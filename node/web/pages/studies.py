@@ -161,29 +161,22 @@ def _page(request: Request, node: Node, account: Reader, audit: RequestAudit, se
 
 def _found(index: ReadIndex, audit: RequestAudit, search: StudySearch) -> dict[str, Any]:
     """Search, and record the search in the audit log."""
-    rows = _listed(index, search, search.cursor(), PAGE_STUDIES + 1)
-    more = len(rows) > PAGE_STUDIES
-    rows = rows[:PAGE_STUDIES]
+    total, wanted, order = index.studies.count(), search.filter(), search.study_order
+    is_counted = not search.after and wanted != StudyFilter()
+    limit = MAX_COUNTED if is_counted else PAGE_STUDIES
+    matching = index.studies.matching(wanted, order, search.cursor(), limit + 1, reverse=bool(search.reverse))
+    rows, more = index.studies.summaries(matching[:PAGE_STUDIES], order), len(matching) > PAGE_STUDIES
     audit.queried(_search_detail(search), len(rows))
-    total, wanted = index.studies.count(), search.filter()
-    if search.after or wanted == StudyFilter():
-        found = total
-    else:
-        found = index.studies.count_up_to(wanted, MAX_COUNTED + 1) if more else len(rows)
     return {
         "studies": rows,
         "thumbnails": _thumbnails(index, rows),
         "after": search.cursor_after(rows[-1]) if more else "",
         "search": search,
         "total": total,
-        "found": found,
+        "found": len(matching) if is_counted else total,
         "most": MAX_COUNTED,
         "newest": index.studies.newest(),
     }
-
-
-def _listed(index: ReadIndex, search: StudySearch, after: StudyCursor | None, limit: int) -> list[ListedStudy]:
-    return index.studies.listed(search.filter(), search.study_order, after, limit, reverse=bool(search.reverse))
 
 
 def _thumbnails(index: ReadIndex, studies: list[ListedStudy]) -> dict[int, str]:
@@ -211,7 +204,9 @@ def written_studies(
         after, written = None, 0
         while written < MAX_WRITTEN:
             with node.index.searching() as index:
-                rows = _listed(index, search, after, PAGE_WRITTEN)
+                rows = index.studies.listed(
+                    search.filter(), search.study_order, after, PAGE_WRITTEN, reverse=bool(search.reverse)
+                )
             yield b"".join(csv_line(_csv_cells(study)) for study in rows)
             written += len(rows)
             if len(rows) < PAGE_WRITTEN:
