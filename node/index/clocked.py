@@ -16,8 +16,12 @@ class ClockedConnection(sqlite3.Connection):
     seconds = 0.0
 
     def cursor(self, factory: Any = None) -> Any:
-        """Return a cursor that counts; also called by `execute`."""
+        """Return a cursor that counts."""
         return super().cursor(_ClockedCursor)
+
+    def execute(self, *statement: Any) -> Any:
+        """Run a statement on such a cursor."""
+        return self.cursor().execute(*statement)
 
 
 class _ClockedCursor(sqlite3.Cursor):

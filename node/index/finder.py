@@ -54,6 +54,11 @@ STEPS = 20_000
 """Steps of SQLite's virtual machine between two checks of the clock: about a millisecond."""
 
 
+def pause_seconds(in_python: float, in_sqlite: float) -> float:
+    """Return how long queries pause after one that ran for so many seconds of the processor."""
+    return in_python * REST_FACTOR + in_sqlite * SQLITE_REST_FACTOR
+
+
 class QueryRefused(VoxelnodeError):
     """A query is too large or takes too long; the message says what to do."""
 
@@ -150,9 +155,8 @@ class Finder:
 
     def _charge(self, in_python: float, in_sqlite: float = 0.0) -> None:
         """Make the next query wait for the seconds that this one ran; this one is not delayed."""
-        pause = in_python * REST_FACTOR + in_sqlite * SQLITE_REST_FACTOR
         with self._lock:
-            now = time.monotonic()
+            now, pause = time.monotonic(), pause_seconds(in_python, in_sqlite)
             self._rested_at = min(max(self._rested_at, now) + pause, now + MAX_REST_SECONDS)
 
     def _rest(self, stop: Callable[[], bool], until: float) -> None:
