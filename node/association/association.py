@@ -14,11 +14,11 @@ from pydicom.dataset import Dataset
 from node.association.outgoing import (
     MAXIMUM_PDU_BYTES,
     InstanceBytes,
+    command_pdus,
     encoded,
     fragment_bytes,
     fragment_pdus,
     message_pdus,
-    request_pdus,
 )
 from node.dicom.command import Command, Element
 
@@ -109,7 +109,7 @@ class Association(ABC):
             The file could not be read to its end; the association cannot continue.
         """
         size = self.fragment_bytes
-        pdus = bytearray(request_pdus(context_id, elements, size))
+        pdus = bytearray(command_pdus(context_id, elements, size))
         with source.fragments(max(SENT_AT_ONCE // size, 1) * size) as fragments:
             for pdu in fragment_pdus(context_id, False, fragments, size):
                 pdus += pdu

@@ -6,7 +6,7 @@ connection while it serves.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from typing import Any
 
@@ -16,7 +16,7 @@ from pynetdicom.dsutils import decode
 
 from node.association.acceptor import AcceptedAssociation
 from node.association.association import Message
-from node.association.outgoing import InstanceBytes, encoded, message_pdus
+from node.association.outgoing import InstanceBytes, command_pdus, encoded, fragment_pdus, message_pdus
 from node.association.services.c_store import StoreService
 from node.dicom.command import RESPONSE, Command, Element
 from node.dicom.header import require_few_elements
@@ -112,16 +112,24 @@ class Operation:
         comment: str = "",
     ) -> bytes:
         """Encode a response for `respond`; `data_set` is already encoded."""
-        response: dict[Element, int | str | bytes] = {
+        response = self._response(command_field, status) | dict(elements or {})
+        if comment:
+            response[Element.ERROR_COMMENT] = error_comment(comment)
+        return message_pdus(self.context.context_id, response, self.association.fragment_bytes, data_set)
+
+    def responses_pdus(self, command_field: int, status: int) -> Callable[[bytes], bytes]:
+        """Return the encoder of responses that differ only in their data sets: their command set is encoded once."""
+        context_id, size = self.context.context_id, self.association.fragment_bytes
+        command = command_pdus(context_id, self._response(command_field, status), size)
+        return lambda data_set: command + b"".join(fragment_pdus(context_id, False, [data_set], size))
+
+    def _response(self, command_field: int, status: int) -> dict[Element, int | str | bytes]:
+        return {
             Element.COMMAND_FIELD: command_field | RESPONSE,
             Element.MESSAGE_ID_RESPONDED_TO: self.message_id,
             Element.AFFECTED_SOP_CLASS_UID: self.context.abstract_syntax,
             Element.STATUS: status,
-            **(elements or {}),
         }
-        if comment:
-            response[Element.ERROR_COMMENT] = error_comment(comment)
-        return message_pdus(self.context.context_id, response, self.association.fragment_bytes, data_set)
 
     # Our own requests on the same association
 

@@ -41,7 +41,7 @@ def message_pdus(
     return b"".join(pdus)
 
 
-def request_pdus(context_id: int, elements: Mapping[Element, int | str], size: int) -> bytes:
+def command_pdus(context_id: int, elements: Mapping[Element, int | str | bytes], size: int) -> bytes:
     """Encode the command set of a message; its data set follows separately."""
     command = encode_command({**elements, Element.DATA_SET_TYPE: DATA_SET})
     return b"".join(fragment_pdus(context_id, True, [command], size))

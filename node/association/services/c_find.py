@@ -153,7 +153,8 @@ class _Find:
         PeerGone
         """
         last = self._serve()
-        self._send(last.status, comment=last.comment, offending=last.offending)
+        elements = {} if last.offending is None else {Element.OFFENDING_ELEMENT: last.offending}
+        self._queue(self._operation.response_pdus(C_FIND_RQ, last.status, elements, comment=last.comment))
         self._flush()
         return last
 
@@ -187,8 +188,9 @@ class _Find:
         stopped = self._operation.is_cancelled
         is_supported, answers = self._found(stopped)
         pending = PENDING if is_supported else PENDING_WITHOUT_KEYS
+        response_pdus = self._operation.responses_pdus(C_FIND_RQ, pending)
         for answer in answers:
-            self._send(pending, answer)
+            self._queue(response_pdus(answer))
             if self._waiting_bytes >= SEND_BYTES or self.count == 0:
                 self._flush()
                 if stopped():
@@ -214,12 +216,7 @@ class _Find:
         answers = service.index.find(query, service.maximum_results, stopped)
         return not query.unsupported, (encode({**answer, **added}) for answer in answers)
 
-    def _send(
-        self, status: int, identifier: bytes | None = None, comment: str = "", offending: int | None = None
-    ) -> None:
-        """Queue a response."""
-        elements = {} if offending is None else {Element.OFFENDING_ELEMENT: offending}
-        pdus = self._operation.response_pdus(C_FIND_RQ, status, elements, identifier, comment)
+    def _queue(self, pdus: bytes) -> None:
         self._waiting.append(pdus)
         self._waiting_bytes += len(pdus)
 

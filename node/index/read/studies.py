@@ -236,7 +236,8 @@ class ReadStudies(ReadRepository):
             .order_by(is_image, slices, SeriesRow.id.desc(), VolumeRow.stack.desc())  # the last one stays
         )
         return {
-            row.study_id: Thumbnail(*row[1:4], row.path.rpartition("/")[2]) for row in self._connection.execute(query)
+            row.study_id: Thumbnail(*row[1:4], row.path.rpartition("/")[2])
+            for row in self._connection.execute(query).all()
         }
 
     def count_matching(self, wanted: StudyFilter) -> int:
@@ -396,7 +397,7 @@ def _summaries(connection: Connection, study_ids: Sequence[int]) -> dict[int, di
         SeriesRow.last_received_at,
     )
     series: dict[int, list[Any]] = {study_id: [] for study_id in study_ids}
-    for row in connection.execute(query.where(of_these)):
+    for row in connection.execute(query.where(of_these)).all():
         series[row.study_id].append(row)
     counts = (
         select(SeriesRow.study_id, func.count())
@@ -404,7 +405,7 @@ def _summaries(connection: Connection, study_ids: Sequence[int]) -> dict[int, di
         .where(of_these)
         .group_by(SeriesRow.study_id)
     )
-    instances = {study_id: count for study_id, count in connection.execute(counts)}
+    instances = {study_id: count for study_id, count in connection.execute(counts).all()}
     return {
         study_id: {
             "series": len(rows),

@@ -51,6 +51,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("node.web.pages"),
         autoescape=True,
+        auto_reload=False,  # else each row of a list looks whether files of templates have changed
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
