@@ -1,4 +1,4 @@
-"""Encode data sets of text and small numbers, such as query answers, at a tenth of pydicom's cost."""
+"""Encode data sets of text and small numbers, such as entries of a worklist, at a tenth of pydicom's cost."""
 
 from __future__ import annotations
 
