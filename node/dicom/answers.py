@@ -1,7 +1,7 @@
 """Answers to queries for stored objects, and their encodings for C-FIND and QIDO-RS.
 
-An answer is a mapping and not a pydicom data set, which would take several times as long to build and to encode. Threads that
-receive wait for that time, because Python runs one thread at a time.
+An answer is a mapping and not a pydicom data set, which would take several times as long to build and to encode.
+Threads that receive wait for that time, because Python runs one thread at a time.
 """
 
 from __future__ import annotations
