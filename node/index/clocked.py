@@ -15,7 +15,7 @@ class ClockedConnection(sqlite3.Connection):
 
     seconds = 0.0
 
-    def cursor(self, factory: Any = None) -> Any:
+    def cursor(self, *_: Any, **__: Any) -> Any:
         """Return a cursor that counts."""
         return super().cursor(_ClockedCursor)
 
