@@ -15,6 +15,7 @@ from node.archive.intact import problem_with
 from node.completeness import COUNT_KEYWORDS, InstanceCounts
 from node.conversion.evidence import InstanceHeader, header_of
 from node.dicom.reading import read_instance
+from node.dicom.remembered import remembered
 from node.dicom.values import text, whole
 from node.errors import is_out_of_memory
 from node.index.converted import ClaimedInstance
@@ -63,7 +64,7 @@ class SeriesFiles:
                 detail = f"{type(error).__name__} while reading the data set"
                 self.unreadable.append(Exclusion(sop_instance_uid, 0, Reason.UNREADABLE, detail))
                 continue
-            counts = InstanceCounts(*(whole(dataset, keyword) for keyword in COUNT_KEYWORDS))
+            counts = InstanceCounts(whole(dataset, COUNT_KEYWORDS[0]), *_counts_of_series(dataset))
             self.counts.append(counts)
             if self._paths.setdefault(sop_instance_uid, path) == path:
                 self._last = sop_instance_uid, dataset
@@ -81,6 +82,12 @@ class SeriesFiles:
         if self._last is None or self._last[0] != sop_instance_uid:
             self._last = sop_instance_uid, _opened(self._paths[sop_instance_uid], sop_instance_uid, _LONG_VALUE_BYTES)
         return self._last[1]
+
+
+@remembered
+def _counts_of_series(dataset: Dataset) -> tuple[int | None, ...]:
+    """Return all counts but the first, Instance Number (0020,0013), which each instance has to itself."""
+    return tuple(whole(dataset, keyword) for keyword in COUNT_KEYWORDS[1:])
 
 
 def _opened(path: Path, sop_instance_uid: str, defer_bytes: int | None = None) -> Dataset:

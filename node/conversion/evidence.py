@@ -18,6 +18,7 @@ from pydicom import Dataset
 
 from node.completeness import Evidence, InstanceCounts
 from node.dicom import values
+from node.dicom.remembered import remembered
 from node.volume.geometry import missing_slices
 from node.volume.model import Assembly, Float, Geometry, Kind, Volume
 from node.volume.reasons import Reason, WarningKind
@@ -54,14 +55,22 @@ class InstanceHeader:
 
 def header_of(ds: Dataset, counts: InstanceCounts) -> InstanceHeader:
     """Return the header of an instance with these counts."""
+    thickness_mm, spacing_between_mm, is_derived = _header_of_series(ds)
     return InstanceHeader(
         counts.instance_number,
-        _distance(ds, "SliceThickness"),
-        _distance(ds, "SpacingBetweenSlices"),
+        thickness_mm,
+        spacing_between_mm,
         counts.number_of_temporal_positions,
         values.numbers(ds, "ImagePositionPatient", 3),
-        (values.text(ds, "ImageType") or "").upper().startswith("DERIVED"),
+        is_derived,
     )
+
+
+@remembered
+def _header_of_series(ds: Dataset) -> tuple[float | None, float | None, bool]:
+    """Return thickness and distance of slices in mm, and whether the image is derived: equal in most instances."""
+    is_derived = (values.text(ds, "ImageType") or "").upper().startswith("DERIVED")
+    return _distance(ds, "SliceThickness"), _distance(ds, "SpacingBetweenSlices"), is_derived
 
 
 def _distance(ds: Dataset, keyword: str) -> float | None:

@@ -41,6 +41,11 @@ MAX_WINDOW_BYTES = 16 << 20
 
 _LONG_VRS = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
 _SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
+_NUMBERS = {
+    order: (struct.Struct(order + "HH2sH").unpack_from, struct.Struct(order + "L").unpack_from) for order in "<>"
+}
+"""Functions that unpack group, element, VR and short length of an element, and a long length, by the byte order."""
+
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 
 
@@ -212,9 +217,7 @@ class _Walker:
         self.implicit = transfer_syntax_uid == IMPLICIT_LITTLE_ENDIAN
         self.vr = b""
         order = ">" if transfer_syntax_uid == EXPLICIT_BIG_ENDIAN else "<"
-        self._tag_and_vr = struct.Struct(order + "HH2sH").unpack_from
-        self._tag_and_length = struct.Struct(order + "HHL").unpack_from
-        self._length = struct.Struct(order + "L").unpack_from
+        self._tag_and_vr, self._length = _NUMBERS[order]
 
     def values(self, wanted: frozenset[int], elements: dict[int, bytes]) -> dict[int, bytes]:
         """Add the values of the wanted tags to `elements`; sequences of undefined length are skipped."""

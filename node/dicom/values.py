@@ -33,11 +33,13 @@ CONVERSION_ERRORS = (
 )
 """Exceptions that pydicom raises when it converts a value that contradicts its header."""
 
-STANDARD_TAGS: dict[int, BaseTag] = {}
-"""Tags requested by keyword, one object for each.
+TAGS: dict[int, BaseTag] = {}
+"""One object for each tag that was requested by its keyword, and for the first `MAX_TAGS` that were read.
 
 An element stored in a data set under one of these objects is found at a tenth of the cost, because pydicom compares
 different objects of the same tag in Python."""
+
+MAX_TAGS = 4096
 
 CACHED_VALUES, MAX_CACHED_BYTES = 4096, 256
 """Number and maximum size of cached values: most values are the same in all instances of a series."""
@@ -73,11 +75,16 @@ def held_elements(ds: Dataset) -> Mapping[BaseTag, DataElement | RawDataElement]
 
 @lru_cache(maxsize=1024)
 def standard_tag(keyword: str) -> BaseTag:
-    """Return the tag of a keyword of the standard, one object of `STANDARD_TAGS`."""
+    """Return the tag of a keyword of the standard, one object of `TAGS`."""
     tag = tag_for_keyword(keyword)
     if tag is None:
         raise KeyError(f"{keyword} is not a keyword of PS3.6")
-    return STANDARD_TAGS.setdefault(tag, BaseTag(tag))
+    return TAGS.setdefault(tag, BaseTag(tag))
+
+
+def tag_read(tag: int) -> BaseTag:
+    """Return a tag that was read from a data set, an object of `TAGS` if there is room."""
+    return TAGS.get(tag) or (TAGS.setdefault(tag, BaseTag(tag)) if len(TAGS) < MAX_TAGS else BaseTag(tag))
 
 
 def numbers(ds: Dataset, keyword: str, count: int | None = None) -> tuple[float, ...] | None:

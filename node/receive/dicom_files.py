@@ -43,6 +43,8 @@ MEDIA_STORAGE_DIRECTORY = "1.2.840.10008.1.3.10"
 _UID = re.compile(r"[0-9.]{1,64}")
 _SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES = 0x00080016, 0x00080018, 0x0020000D, 0x0020000E
 _RECOGNITION_CODE = 0x00080010  # retired: the version of ACR-NEMA
+_META_READ = frozenset((0x0002, 0x0003, 0x0010))  # SOP Class UID, SOP Instance UID, Transfer Syntax UID
+_META_ELEMENT = struct.Struct("<H2sH").unpack_from
 _LONG_VRS = (b"OB", b"OW", b"UN", b"SQ", b"UT")
 
 
@@ -172,15 +174,16 @@ def identify(head: bytes) -> Identity:
 
 
 def _file_meta(head: bytes, at: int) -> tuple[dict[int, str], int]:
-    """Return the text of each element of group 0002, and where the group ends (its own length is often wrong)."""
+    """Return the texts of group 0002 that identify an instance, and its end (its own length is often wrong)."""
     values: dict[int, str] = {}
     while head[at : at + 2] == b"\x02\x00" and at + 12 <= len(head):
-        number, vr, length = struct.unpack_from("<H2sH", head, at + 2)
+        number, vr, length = _META_ELEMENT(head, at + 2)
         at += 8
         if vr in _LONG_VRS:
             (length,) = struct.unpack_from("<L", head, at)
             at += 4
-        values[number] = _text(head[at : at + length])
+        if number in _META_READ:
+            values[number] = _text(head[at : at + length])
         at += length
     return values, at
 
@@ -245,7 +248,7 @@ def _in_file(path: Path, seen: set[tuple[int, int]]) -> Iterator[MediaFile | Ski
         if (status.st_dev, status.st_ino) in seen:
             return  # the same file by another name
         seen.add((status.st_dev, status.st_ino))
-        with path.open("rb", HEAD_BYTES) as stream:
+        with open(path, "rb", buffering=0) as stream:  # a buffer would be filled for one read
             head = stream.read(HEAD_BYTES)
             is_zip = head.startswith(b"PK\x03\x04") and zipfile.is_zipfile(path)
             identity = None if is_zip else _identified(head, stream)

@@ -4,8 +4,9 @@
 
 PROGRAM is that of an environment with nothing but voxelnode in it: pydicom loads more where there is more to load.
 `voxelnode convert` without thumbnails against `dcm2niix -b y`, each started anew, files in the page cache, modules
-compiled as an installed package has them (one turn before the measured ones sees to that).  Peak memory is that of the
-process, beside twice the output plus 300 MB, which is the most that a conversion may take.
+compiled as an installed package has them (one turn before the measured ones sees to that).  Processor time is that of
+the process and of all that it starts.  Peak memory is that of the largest of these, beside twice the output plus
+300 MB, which is the most that a conversion may take.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +34,7 @@ from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, generate_uid
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from node.child_process.confinement import adopt_orphans  # noqa: E402
 from tests.make import ct_series, mr_series  # noqa: E402
 
 MEGABYTE = 1 << 20
@@ -119,7 +123,10 @@ def theirs(load: Load, source: Path, out: Path) -> list[str]:
 
 
 def run(command: list[str], out: Path, bytecode: Path) -> tuple[float, float, int]:
-    """Seconds on the clock, seconds of processor time and peak resident bytes of one process."""
+    """Seconds on the clock, seconds of processor time and peak resident bytes of one command.
+
+    Its children are this process's orphans if the command ends before they were waited for; they count as well.
+    """
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
@@ -129,11 +136,19 @@ def run(command: list[str], out: Path, bytecode: Path) -> tuple[float, float, in
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - began
     process.returncode = os.waitstatus_to_exitcode(status)
+    usages = [usage, *_usage_of_orphans()]
     if process.returncode:
         raise SystemExit(f"{command[0]} ended with {process.returncode}")
     if not any(out.rglob("*.nii*")):
         raise SystemExit(f"{command[0]} wrote no volume")
-    return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
+    processor = sum(usage.ru_utime + usage.ru_stime for usage in usages)
+    return seconds, processor, max(usage.ru_maxrss for usage in usages) * 1024
+
+
+def _usage_of_orphans() -> Iterator[resource.struct_rusage]:
+    with suppress(ChildProcessError):
+        while True:
+            yield os.wait4(-1, 0)[2]
 
 
 def measure(program: Path, load: Load, folder: Path, rounds: int) -> dict[str, object]:
@@ -182,6 +197,7 @@ def main() -> None:
     if asked.make:
         {load.make.__name__: load.make for load in LOADS}[asked.make[0]](Path(asked.make[1]))
         return
+    adopt_orphans()
     with tempfile.TemporaryDirectory() as temporary:
         folder = asked.folder or Path(temporary)
         folder.mkdir(exist_ok=True)

@@ -144,7 +144,7 @@ def _pairs(times: Sequence[_Time]) -> list[tuple[_Time, _Time]] | None:
         return None
     pairs = []
     for time in times:
-        slices = _slices_of(time, min(whole, key=lambda other: _number_distance(time, other)))
+        slices = _slices_of(time, whole)
         if slices is None:
             return None
         pairs.append((time, whole[0].only(slices)))
@@ -156,14 +156,15 @@ def _number_distance(time: _Time, other: _Time) -> int:
     return abs(instance_order(time.frames[0])[0] - instance_order(other.frames[0])[0])
 
 
-def _slices_of(time: _Time, whole: _Time) -> list[int] | None:
-    """Return the slice numbers of the planes of a time, by a whole time; None if they are uncertain."""
-    if len(time.frames) == len(whole.frames):
+def _slices_of(time: _Time, whole: Sequence[_Time]) -> list[int] | None:
+    """Return the slice numbers of the planes of a time, by the nearest whole time; None if they are uncertain."""
+    if len(time.frames) == len(whole[0].frames):
         return list(range(len(time.frames)))
-    normal = whole.axes[:, 2]
-    steps = np.abs((time.positions @ normal)[:, None] - whole.positions @ normal)
+    nearby = min(whole, key=lambda other: _number_distance(time, other))
+    normal = nearby.axes[:, 2]
+    steps = np.abs((time.positions @ normal)[:, None] - nearby.positions @ normal)
     nearest: list[int] = steps.argmin(axis=1).tolist()
-    half = float(np.diff(whole.positions @ normal).min()) / 2
+    half = float(np.diff(nearby.positions @ normal).min()) / 2
     return nearest if steps.min(axis=1).max() < half and len(set(nearest)) == len(nearest) else None
 
 

@@ -169,7 +169,10 @@ def _split_uneven(frames: Sequence[Frame], labels: Any) -> list[list[Frame]]:
 
 def _divisions(frames: Sequence[Frame], names: Sequence[str]) -> Iterator[list[list[Frame]]]:
     """Yield the frames split by each attribute that differs between them; parts are in order of first appearance."""
+    variants = list({id(frame.variant_key): frame.variant_key for frame in frames}.values())  # equal frames share one
     for name in names:
+        if all(name in variant for variant in variants) and len({variant[name] for variant in variants}) < 2:
+            continue
         parts = [] if name == COLLAPSE_FLAG and _are_weighted(frames) else _by(frames, partial(_key, name))
         if len(parts) > 1:
             yield parts

@@ -46,23 +46,24 @@ def parameters_by_time(planes: Sequence[Sequence[Frame]]) -> dict[str, list[floa
     """
     fields = {}
     for key, (name, unit) in TIME_PARAMETERS.items():
-        values = [_parameters(time[0]).get(key) for time in planes]
+        values = [_parameter(time[0], key) for time in planes]
         known = [value for value in values if isinstance(value, float)]
         if len(known) == len(planes) and is_varying(known):
             fields[name] = [float(f"{value * unit:.9g}") for value in known]
     return fields
 
 
-def _parameters(frame: Frame) -> dict[str, Any]:
-    return {**frame.time_key, **frame.variant_key, **frame.split_key}
+def _parameter(frame: Frame, name: str) -> Any:
+    """Return a frame's value of a split, variant or time key; None if it has none."""
+    return next((key[name] for key in (frame.split_key, frame.variant_key, frame.time_key) if name in key), None)
 
 
 def varying_parameters(frames: Sequence[Frame]) -> list[VolumeWarning]:
     """Return warnings about parameters that differ between the slices of one volume."""
+    unlike = {(id(frame.split_key), id(frame.variant_key)): frame for frame in frames}.values()  # equal ones share keys
     warnings = []
     for name, label in CONSTANT_PARAMETERS.items():
-        keys = (_parameters(frame).get(name) for frame in frames)
-        values = {key for key in keys if key not in (None, ())}
+        values = {_parameter(frame, name) for frame in unlike} - {None, ()}
         numeric = [value for value in values if isinstance(value, float)]
         if len(values) < 2 or (numeric and not is_varying(numeric)):
             continue

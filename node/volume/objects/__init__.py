@@ -42,7 +42,9 @@ def _is_of_a_slide(ds: Dataset, sop_class: str) -> bool:
     PS3.3 C.7.6.17.3, C.8.12.6 and C.8.12.14; Dimension Organization Type (0020,9311) is optional. Only the functional
     groups of segmentations are read: parsing those of a large enhanced image takes seconds.
     """
-    if text(ds, "DimensionOrganizationType").startswith("TILED") or "TotalPixelMatrixColumns" in ds:
+    if text(ds, "DimensionOrganizationType").startswith("TILED"):
+        return True
+    if held(ds, standard_tag("TotalPixelMatrixColumns")) is not None:
         return True
     if sop_class not in segmentation.SOP_CLASSES:
         return False

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from pydicom import Dataset
 
+from node.dicom.remembered import remembered
 from node.dicom.values import held, standard_tag
 from node.errors import ConversionRefused
 from node.volume import vendors
@@ -90,74 +91,112 @@ def frames_of(ds: Dataset) -> list[Frame]:
 
 def _common(ds: Dataset, reader: FrameReader) -> FrameArguments:
     """Return the arguments of `Frame` that all frames of an instance share."""
-    image_type = texts(ds, "ImageType")
     modality = text(ds, "Modality") or ""
     instance_number = number(ds, "InstanceNumber")
     slope, intercept = (1.0, 0.0) if reader.modality_lut else rescale(ds)
-    diffusion = diffusion_of(ds) if modality == "MR" else None
+    diffusion = _diffusion(ds) if modality == "MR" else None
     slice_time_s = vendors.slice_time_s(ds) if modality == "MR" else None
-    echo_time = number(ds, "EchoTime")
-    duration_ms = number(ds, "ActualFrameDuration")
     return {
+        **_common_of_series(
+            ds,
+            placed=held(ds, standard_tag("ImagePositionPatient")) is not None,
+            map=is_diffusion_map(diffusion),
+            scaled=modality not in RESCALED_MODALITIES or reader.modality_lut or _is_scaled(ds),
+            signed=reader.dtype.kind == "i",
+            lossy=reader.lossy,
+            intercept=intercept,
+        ),
         "sop_instance_uid": text(ds, "SOPInstanceUID") or "",
         "rows": reader.rows,
         "columns": reader.columns,
-        "dtype": np.dtype(reader.dtype),
+        "dtype": reader.dtype,
         "colour": reader.colour,
         "lossy": reader.lossy,
-        "pixel_spacing": pixel_spacing(ds, placed=held(ds, standard_tag("ImagePositionPatient")) is not None),
         "slope": slope,
         "intercept": intercept,
-        "slice_thickness_mm": number(ds, "SliceThickness"),
-        "spacing_between_slices_mm": number(ds, "SpacingBetweenSlices"),
         "instance_number": None if instance_number is None else int(instance_number),
         "diffusion": diffusion,
-        "acquisition_time_s": seconds_of_day(text(ds, "AcquisitionTime")) if slice_time_s is None else slice_time_s,
-        "duration_s": duration_ms / 1000 if duration_ms and duration_ms > 0 else None,
-        "split_key": {
-            "sop_class": text(ds, "SOPClassUID"),
-            "patient": text(ds, "PatientID"),
-            "modality": modality or None,
-            "frame_of_reference": text(ds, "FrameOfReferenceUID"),
-            "derived": image_type[:1] == ("DERIVED",),
-            "localizer": image_type[2:3] == ("LOCALIZER",),
-            "component": (vendors.component(ds) or "magnitude") if modality == "MR" else None,
-            "echo_time": echo_time or None,
-            "echo": numbers(ds, "EchoNumbers"),
-            "inversion_time": number(ds, "InversionTime") or None,
-            "map": is_diffusion_map(diffusion),
-            "maps_field": modality == "MR" and vendors.maps_field(ds),
-            "quantity": texts(ds, "DoseUnits") + texts(ds, "DoseType") if modality == "RTDOSE" else None,
-            "inverted": text(ds, "PhotometricInterpretation") == "MONOCHROME1",
-            "scaled": modality not in RESCALED_MODALITIES or reader.modality_lut or _is_scaled(ds),
-        },
-        "variant_key": {
-            "image_type": image_type,
-            "kernel": texts(ds, "ConvolutionKernel"),
-            "sequence": text(ds, "SequenceName"),
-            "kvp": number(ds, "KVP"),
-            "flip_angle": number(ds, "FlipAngle"),
-            "repetition_time": number(ds, "RepetitionTime"),
-            "slice_thickness": number(ds, "SliceThickness"),
-            "collapse_flag": vendors.collapse_flag(ds) if modality == "MR" else None,
-            "signed": np.dtype(reader.dtype).kind == "i" if modality == "MR" else None,
-            "raw_data_run": vendors.raw_data_run(ds) if modality == "MR" else None,
-            "intercept": intercept if modality == "MR" else None,  # below zero in phase images
-            "lossy": reader.lossy,  # PS3.3 C.7.6.1.1.5: a lossy version is a separate image
-        },
+        "acquisition_time_s": _acquisition_time_s(ds) if slice_time_s is None else slice_time_s,
         "time_key": {
-            "temporal_position": number(ds, "TemporalPositionIdentifier"),
+            **_time_key(ds),
             "time_slice": _time_slice(ds) if modality == "PT" else None,
             "trigger_time": number(ds, "TriggerTime"),
-            "cardiac_phase": number(ds, "NominalPercentageOfCardiacPhase"),
-            "frame_reference_time": number(ds, "FrameReferenceTime"),
-            "acquisition_number": number(ds, "AcquisitionNumber"),
-            "acquisition_time": acquisition_instant(ds),
-            "content_time": instant(text(ds, "ContentDate"), text(ds, "ContentTime")),
             "slice_location": number(ds, "SliceLocation")
             if reader.frames == 1 and modality in SECTIONAL_MODALITIES
             else None,
         },
+    }
+
+
+_diffusion = remembered(diffusion_of)
+
+
+@remembered
+def _acquisition_time_s(ds: Dataset) -> float | None:
+    return seconds_of_day(text(ds, "AcquisitionTime"))
+
+
+@remembered
+def _time_key(ds: Dataset) -> FrameArguments:
+    """Return the values that order frames in time, but those that differ between the slices of one time."""
+    return {
+        "temporal_position": number(ds, "TemporalPositionIdentifier"),
+        "cardiac_phase": number(ds, "NominalPercentageOfCardiacPhase"),
+        "frame_reference_time": number(ds, "FrameReferenceTime"),
+        "acquisition_number": number(ds, "AcquisitionNumber"),
+        "acquisition_time": acquisition_instant(ds),
+        "content_time": instant(text(ds, "ContentDate"), text(ds, "ContentTime")),
+    }
+
+
+@remembered
+def _common_of_series(
+    ds: Dataset, *, placed: bool, map: bool, scaled: bool, signed: bool, lossy: bool, intercept: float
+) -> FrameArguments:
+    """Return the arguments of `Frame` that most instances of a series share."""
+    image_type = texts(ds, "ImageType")
+    modality = text(ds, "Modality") or ""
+    duration_ms = number(ds, "ActualFrameDuration")
+    return {
+        "pixel_spacing": pixel_spacing(ds, placed=placed),
+        "slice_thickness_mm": number(ds, "SliceThickness"),
+        "spacing_between_slices_mm": number(ds, "SpacingBetweenSlices"),
+        "duration_s": duration_ms / 1000 if duration_ms and duration_ms > 0 else None,
+        "split_key": _shared_mapping(
+            {
+                "sop_class": text(ds, "SOPClassUID"),
+                "patient": text(ds, "PatientID"),
+                "modality": modality or None,
+                "frame_of_reference": text(ds, "FrameOfReferenceUID"),
+                "derived": image_type[:1] == ("DERIVED",),
+                "localizer": image_type[2:3] == ("LOCALIZER",),
+                "component": (vendors.component(ds) or "magnitude") if modality == "MR" else None,
+                "echo_time": number(ds, "EchoTime") or None,
+                "echo": numbers(ds, "EchoNumbers"),
+                "inversion_time": number(ds, "InversionTime") or None,
+                "map": map,
+                "maps_field": modality == "MR" and vendors.maps_field(ds),
+                "quantity": texts(ds, "DoseUnits") + texts(ds, "DoseType") if modality == "RTDOSE" else None,
+                "inverted": text(ds, "PhotometricInterpretation") == "MONOCHROME1",
+                "scaled": scaled,
+            }
+        ),
+        "variant_key": _shared_mapping(
+            {
+                "image_type": image_type,
+                "kernel": texts(ds, "ConvolutionKernel"),
+                "sequence": text(ds, "SequenceName"),
+                "kvp": number(ds, "KVP"),
+                "flip_angle": number(ds, "FlipAngle"),
+                "repetition_time": number(ds, "RepetitionTime"),
+                "slice_thickness": number(ds, "SliceThickness"),
+                "collapse_flag": vendors.collapse_flag(ds) if modality == "MR" else None,
+                "signed": signed if modality == "MR" else None,
+                "raw_data_run": vendors.raw_data_run(ds) if modality == "MR" else None,
+                "intercept": intercept if modality == "MR" else None,  # below zero in phase images
+                "lossy": lossy,  # PS3.3 C.7.6.1.1.5: a lossy version is a separate image
+            }
+        ),
     }
 
 
@@ -177,7 +216,7 @@ def _is_scaled(ds: Dataset) -> bool:
 def _frame(reader: FrameReader, common: FrameArguments, index: int, **own: Any) -> Frame:
     """Return frame `index` (from 0) of an instance, from the shared arguments, overridden by `own`."""
     keys: FrameArguments = {
-        name: _shared(tuple((common[name] | own.pop(name, {})).items())) for name in ("split_key", "variant_key")
+        name: _shared_mapping(common[name] | own.pop(name)) for name in ("split_key", "variant_key") if name in own
     }
     numbers_of_frame = {"instance": (common["instance_number"] or 0, index + 1)}
     keys["time_key"] = common["time_key"] | own.pop("time_key", {}) | numbers_of_frame
@@ -185,9 +224,13 @@ def _frame(reader: FrameReader, common: FrameArguments, index: int, **own: Any) 
     return Frame(**(given | common | keys | own))
 
 
+def _shared_mapping(mapping: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a mapping shared by all equal frames of a series: 20,000 copies would take a tenth of all memory."""
+    return _shared(tuple(mapping.items()))
+
+
 @lru_cache(maxsize=1024)
 def _shared(items: tuple[tuple[str, Any], ...]) -> Mapping[str, Any]:
-    """Return a mapping shared by all equal frames of a series: 20,000 copies would take a tenth of all memory."""
     return MappingProxyType(dict(items))
 
 
@@ -197,12 +240,10 @@ def _plain(ds: Dataset, reader: FrameReader, common: FrameArguments) -> list[Fra
     own_stack = {}
     if position is None and (reader.frames > 1 or text(ds, "Modality") in SEPARATE_MODALITIES):
         own_stack = {"instance": common["sop_instance_uid"]}  # a clip or a picture is a stack of its own
-    common["split_key"] |= own_stack
-    timing = _frame_timing(ds, reader.frames, common["duration_s"])
-    steps, slices = [start for start, _ in timing], _slice_numbers(ds, reader.frames)
+    timing, slices, views, counted = _counted(ds, reader.frames, common["duration_s"])
+    steps = [start for start, _ in timing]
     if reader.frames == 1:
         slices = [common["time_key"]["slice_location"]]
-    views, counted = _views_and_times(ds, reader.frames)
     if reader.frames > 1 and text(ds, "Modality") == "OPT" and None in slices and None in steps:
         raise unplaced_tomography(reader.frames)
     if position is not None and reader.frames > 1 and None in steps:
@@ -220,7 +261,7 @@ def _plain(ds: Dataset, reader: FrameReader, common: FrameArguments) -> list[Fra
             position=position,
             orientation=orientation,
             duration_s=timing[index][1],
-            split_key={"view": views[index]},
+            split_key={**own_stack, "view": views[index]},
             time_key={"frame_time": steps[index], "slice": slices[index], "dimensions": counted[index]},
         )
         for index in range(reader.frames)
@@ -314,6 +355,14 @@ def _reconstructed(
         )
         for index in range(reader.frames)
     ]
+
+
+@remembered
+def _counted(
+    ds: Dataset, frames: int, duration_s: float | None
+) -> tuple[Sequence[Timing], Sequence[float | None], Sequence[Counts], Sequence[Counts | None]]:
+    """Return what the vectors of an instance say of each frame: its timing, its slice, its view, and its time."""
+    return _frame_timing(ds, frames, duration_s), _slice_numbers(ds, frames), *_views_and_times(ds, frames)
 
 
 def _views_and_times(ds: Dataset, frames: int) -> tuple[list[Counts], list[Counts | None]]:

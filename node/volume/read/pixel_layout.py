@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from pydicom.dataset import Dataset
 
+from node.dicom.remembered import remembered
 from node.dicom.values import held, standard_tag
 from node.errors import ConversionRefused
 from node.volume.elements import number, text
@@ -61,6 +62,7 @@ class PixelLayout:
         return self.pixels * samples * self.bits_allocated
 
 
+@remembered
 def pixel_layout(ds: Dataset, keyword: str) -> PixelLayout:
     """Return the layout of the samples of the pixel data element `keyword`.
 

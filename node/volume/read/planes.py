@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -101,6 +102,12 @@ def checked_plane(position: Numbers | None, orientation: Numbers | None) -> tupl
         return None, None
     if len(position) != 3 or not all(abs(value) <= MAX_COORDINATE_MM for value in position):
         raise _bad("Image Position (Patient) (0020,0032) must be three numbers, none beyond 1 km")
+    return np.array(position, float), _checked_orientation(orientation)
+
+
+@lru_cache(maxsize=64)
+def _checked_orientation(orientation: Numbers) -> Any:
+    """Return direction cosines as an array that all planes with the same ones share."""
     if len(orientation) != 6 or not all(map(math.isfinite, orientation)):
         raise _bad("Image Orientation (Patient) (0020,0037) must be six finite numbers")
     a, b, c, d, e, f = orientation
@@ -110,7 +117,9 @@ def checked_plane(position: Numbers | None, orientation: Numbers | None) -> tupl
             "Image Orientation (Patient) (0020,0037) must be two unit vectors at a right angle (PS3.3 C.7.6.2.1.1): "
             f"their lengths are {lengths[0]:.4g} and {lengths[1]:.4g}, their dot product is {a * d + b * e + c * f:.4g}"
         )
-    return np.array(position, float), np.array(orientation, float)
+    array = np.array(orientation, float)
+    array.flags.writeable = False
+    return array
 
 
 def pixel_spacing(ds: Dataset, placed: bool) -> tuple[float, float] | None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from io import BytesIO
 from pathlib import Path
+from random import Random
 
 import pydicom
 import pydicom.data
@@ -171,6 +172,24 @@ def test_a_file_like_the_one_before_gives_its_own_values(tmp_path: Path) -> None
         (tmp_path / str(turn)).mkdir()
         path = saved(tmp_path / str(turn), bytes([turn]) * 2 * LONG_PIXELS, **elements)
         assert read_instance(path) == pydicom.dcmread(path)
+
+
+def test_files_of_a_series_give_their_own_values_however_they_differ(tmp_path: Path) -> None:
+    """Runs of elements grow over the files that are alike, break where one differs, and grow again."""
+    random = Random(0)
+    [ds] = ct_series(1)
+    changes = [("PatientName", "A", "A^Longer"), ("StudyTime", "10", "1011"), ("KVP", 80, None), ("Rows", 16, 512)]
+    for turn in range(100):
+        for keyword, *values in random.sample(changes, random.choice((0, 0, 1, 2))):
+            setattr(ds, keyword, random.choice(values))
+        for keyword, value in (("BodyPartExamined", "HEAD"), ("StudyID", "7")):
+            if random.random() < 0.1:
+                setattr(ds, keyword, value) if keyword not in ds else delattr(ds, keyword)
+        ds.InstanceNumber = turn
+        ds.save_as(tmp_path / "1.dcm", enforce_file_format=True)
+        read = read_instance(tmp_path / "1.dcm")
+        assert list(read.keys()) == sorted(read.keys())
+        assert read == pydicom.dcmread(tmp_path / "1.dcm")
 
 
 @pytest.mark.parametrize("cut", [1, 2, 9, 100])
