@@ -15,13 +15,15 @@ from dataclasses import asdict
 from functools import cache
 from itertools import chain
 from pathlib import Path
-
-from pydantic import TypeAdapter, ValidationError
+from typing import TYPE_CHECKING
 
 from node.conversion.job import ConversionJob, Converted
 from node.dicom.attributes import is_identifier
 from node.errors import VoxelnodeError
 from node.index.converted import ConvertedFile
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 MAX_INTEGER = (1 << 63) - 1
 """Largest integer of SQLite."""
@@ -48,6 +50,8 @@ def read_answer(content: bytes, job: ConversionJob) -> Converted:
     NoAnswer
         It is not of the right form, names what does not belong to the job, or the folder holds other files.
     """
+    from pydantic import ValidationError  # here, because the child that writes answers does not need it
+
     try:
         converted = _adapter().validate_python(json.loads(content, parse_int=_integer))
     except ValidationError as error:  # its text would quote the answer
@@ -71,6 +75,8 @@ def _integer(digits: str) -> int:
 
 @cache
 def _adapter() -> TypeAdapter[Converted]:
+    from pydantic import TypeAdapter
+
     return TypeAdapter(Converted)
 
 

@@ -34,6 +34,11 @@ class WriteOptions:
     split_times: bool = False
 
     @property
+    def makes_pictures(self) -> bool:
+        """Whether a volume may have a picture beside it."""
+        return self.thumbnails or self.previews or self.projections or self.montages or self.slices
+
+    @property
     def segments_body(self) -> bool:
         """Whether a file of a CT requires the body to be found in it."""
         return self.body_masks or self.body_contours or self.masked_volumes or self.projections

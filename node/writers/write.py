@@ -17,7 +17,6 @@ from node.writers.nifti import write_nifti, write_pair
 from node.writers.npz import write_npz
 from node.writers.nrrd import write_nrrd
 from node.writers.options import WriteOptions
-from node.writers.pictures import write_pictures
 from node.writers.sidecar import ascii_json, sidecar_fields, write_sidecar
 
 WITHOUT_SCALING = {"mhd": "MetaImage", "nrrd": "NRRD"}
@@ -55,7 +54,10 @@ def write_volume(volume: Volume, folder: Path, stem: str, options: WriteOptions)
     files = [replace(file, companions=(*file.companions, *beside)) for file in files]
     if volume.kind in (Kind.MASK, Kind.MASKED):
         return files
-    files += write_pictures(volume, folder, stem, options)
+    if options.makes_pictures:
+        from node.writers.pictures import write_pictures  # here, because it loads Pillow
+
+        files += write_pictures(volume, folder, stem, options)
     if volume.modality == "CT" and not volume.colour:
         files += _write_body(volume, folder, stem, options)
     return files

@@ -180,6 +180,10 @@ def test_a_conversion_loads_no_codec_that_its_frames_do_not_need(tmp_path: Path)
     assert packages.isdisjoint(OF_DECODING | OF_SERVERS | OF_COMMANDS | {"SimpleITK", "typer"})
 
 
+def test_a_conversion_without_pictures_loads_neither_pillow_nor_what_checks_its_answer(tmp_path: Path) -> None:
+    assert converting(tmp_path, "CT_small.dcm", thumbnails=False).isdisjoint({"PIL", "pydantic"})
+
+
 @pytest.mark.parametrize(
     ("name", "codec"), [("JPEG2000.dcm", "openjpeg"), ("JPEG-LL.dcm", "gdcm"), ("MR_small_RLE.dcm", "rle")]
 )
