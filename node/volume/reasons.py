@@ -52,6 +52,7 @@ class Reason(StrEnum):
     BAD_GEOMETRY = "bad-geometry"  # singular orientation, NaN or zero spacing
     UNPROVEN_LAYOUT = "unproven-layout"  # e.g. a mosaic whose tile order cannot be known
     TILED_SLIDE = "tiled-slide"  # whole-slide microscopy: tiles that do not become one picture
+    SURFACES = "surfaces"  # meshes, which are not drawn on slices
     PROJECTIONS = "projections"  # from several angles, not reconstructed yet
     SAME_POSITION_TWICE = "same-position-twice"
     INCOMPLETE = "incomplete"

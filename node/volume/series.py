@@ -23,6 +23,9 @@ from node.volume.volumes import DatasetOf
 
 ExcludedFrame = tuple[Frame, Reason, str]
 
+WITHOUT_PIXELS = (Reason.NOT_AN_IMAGE, Reason.SURFACES)
+"""Reasons of exclusions of instances that could not have been a slice."""
+
 COPIES = frozenset((Reason.DUPLICATE_SLICE, Reason.SAME_POSITION_TWICE))
 """Reasons of exclusions that take no slice away: another frame has its place."""
 
@@ -56,7 +59,7 @@ class SeriesUnderAssembly:
     def add(self, instance: SourceInstance) -> None:
         """Add the content of one instance."""
         self.frames += instance.frames
-        damaged = instance.exclusion is not None and instance.exclusion.reason is not Reason.NOT_AN_IMAGE
+        damaged = instance.exclusion is not None and instance.exclusion.reason not in WITHOUT_PIXELS
         if isfinite(instance.order[0]) and not damaged:
             self.numbers.add(int(instance.order[0]))
         if instance.concatenation is not None:
@@ -157,7 +160,7 @@ class SeriesUnderAssembly:
 def _exclusion_warnings(exclusions: Sequence[Exclusion]) -> tuple[VolumeWarning, ...]:
     """Return warnings about instances that are in no volume."""
     reasons = Counter(exclusion.reason for exclusion in exclusions)
-    no_images = reasons.pop(Reason.NOT_AN_IMAGE, 0)
+    no_images = sum(reasons.pop(reason, 0) for reason in WITHOUT_PIXELS)
     conflicting = reasons.pop(Reason.SAME_POSITION_TWICE, 0)
     reasons.pop(Reason.DUPLICATE_SLICE, 0)  # the volume that they copy has a warning of its own
     unread = sum(reasons.values())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pydicom.dataset import Dataset
-from pydicom.uid import UID
+from pydicom.uid import UID, SurfaceSegmentationStorage
 
 from node.dicom.values import held, items, number, standard_tag, text
 from node.errors import ConversionRefused
@@ -20,14 +20,22 @@ def is_image(ds: Dataset) -> bool:
     """Return whether an instance has pixels.
 
     Plans, reports, key objects, presentation states, value maps, encapsulated documents, waveforms,
-    annotations and raw data have none. They are stored, excluded as ``not-an-image``, and never a failure.
+    annotations and raw data have none. They are stored, excluded as ``not-an-image``, and never a failure. Surface
+    segmentations have none either, and are excluded as ``surfaces``.
     """
     return any(held(ds, standard_tag(keyword)) is not None for keyword in PIXELS)
 
 
 def without_pixels(ds: Dataset) -> ConversionRefused:
     """Return why an instance without pixels has no volume: its class (PS3.4 B.5) has no pixels, or they were lost."""
-    name = UID(text(ds, "SOPClassUID") or "").name
+    sop_class = UID(text(ds, "SOPClassUID") or "")
+    name = sop_class.name
+    if sop_class == SurfaceSegmentationStorage:
+        detail = (
+            f"{name}: the triangles of its surfaces (PS3.3 C.27.1) are not drawn on slices; export the segments as "
+            "Segmentation Storage or as an RT structure set"
+        )
+        return ConversionRefused(Reason.SURFACES, detail)
     if name and "Image" not in name:
         return ConversionRefused(Reason.NOT_AN_IMAGE, name)
     if not name:

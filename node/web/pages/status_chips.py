@@ -132,6 +132,7 @@ REMEDIES: Mapping[str, str] = {
     "bad-geometry": "Orientation or spacing in the header is impossible. Check the scanner or the anonymiser.",
     "unproven-layout": "Export the series as single images or as Enhanced MR, which give the position of each slice.",
     "tiled-slide": "Whole-slide microscopy is stored and served as DICOM; only its small levels become pictures.",
+    "surfaces": "Export the segments as Segmentation or as an RT structure set: surfaces are not drawn on slices.",
     "projections": "Send the slices that the scanner reconstructs from these projections.",
     "same-position-twice": "Send the parts as separate series, or with attributes that distinguish them.",
     "incomplete": "Send the missing instances; the series is then converted again automatically.",

@@ -379,13 +379,12 @@ def test_objects_that_differ_in_an_item_of_a_sequence_are_two() -> None:
         uids.EncapsulatedPDFStorage,
         uids.EncapsulatedCDAStorage,
         uids.RTStructureSetStorage,
-        uids.SurfaceSegmentationStorage,
         uids.RealWorldValueMappingStorage,
         uids.KeyObjectSelectionDocumentStorage,
         uids.Comprehensive3DSRStorage,
     ],
 )
-def test_documents_surfaces_and_reports_beside_images_are_left_out_by_their_name(sop_class_uid: uids.UID) -> None:
+def test_documents_and_reports_beside_images_are_left_out_by_their_name(sop_class_uid: uids.UID) -> None:
     document = make.instance(sop_class_uid=sop_class_uid, study_uid="1.2", series_uid="1.2.3")
     document.EncapsulatedDocument = b"solid a\0"
     assembly = assemble([*make.ct_series(3, study_uid="1.2", series_uid="1.2.3"), document])
@@ -397,6 +396,24 @@ def test_documents_surfaces_and_reports_beside_images_are_left_out_by_their_name
     assert exclusion.detail == sop_class_uid.name
     [refusal] = assemble([document]).refusals
     assert refusal.reason is Reason.NOT_AN_IMAGE
+
+
+def test_a_surface_segmentation_is_refused_with_what_to_send_instead() -> None:
+    surfaces = make.instance(sop_class_uid=uids.SurfaceSegmentationStorage, study_uid="1.2", series_uid="1.2.3")
+    [refusal] = assemble([surfaces]).refusals
+    assert refusal.reason is Reason.SURFACES
+    assert "export the segments as Segmentation Storage or as an RT structure set" in refusal.detail
+
+
+def test_a_surface_segmentation_beside_images_takes_no_slice_from_them() -> None:
+    images = make.ct_series(3, study_uid="1.2", series_uid="1.2.3")
+    surfaces = make.instance(sop_class_uid=uids.SurfaceSegmentationStorage, study_uid="1.2", series_uid="1.2.3")
+    assembly = assemble([*images, surfaces])
+    [volume] = assembly.volumes
+    assert {warning.name for warning in volume.warnings} == {WarningKind.PARTLY_NOT_AN_IMAGE}
+    assert [(each.sop_instance_uid, each.reason) for each in assembly.exclusions] == [
+        (surfaces.SOPInstanceUID, Reason.SURFACES)
+    ]
 
 
 def test_instances_without_pixels_are_no_images() -> None:
