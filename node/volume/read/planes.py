@@ -118,7 +118,7 @@ def _checked_orientation(orientation: Numbers) -> Any:
             f"their lengths are {lengths[0]:.4g} and {lengths[1]:.4g}, their dot product is {a * d + b * e + c * f:.4g}"
         )
     array = np.array(orientation, float)
-    array.flags.writeable = False
+    array.setflags(write=False)
     return array
 
 
