@@ -109,15 +109,18 @@ class Association(ABC):
             The file could not be read to its end; the association cannot continue.
         """
         size = self.fragment_bytes
-        pdus = bytearray(command_pdus(context_id, elements, size))
+        pdus = [command_pdus(context_id, elements, size)]
+        left = SENT_AT_ONCE - len(pdus[0])
         with source.fragments(max(SENT_AT_ONCE // size, 1) * size) as fragments:
             for pdu in fragment_pdus(context_id, False, fragments, size):
-                pdus += pdu
-                if len(pdus) >= SENT_AT_ONCE:
-                    self.send_pdus(bytes(pdus))
+                pdus.append(pdu)
+                left -= len(pdu)
+                if left <= 0:
+                    self.send_pdus(b"".join(pdus))
                     pdus.clear()
+                    left = SENT_AT_ONCE
         if pdus:
-            self.send_pdus(bytes(pdus))
+            self.send_pdus(b"".join(pdus))
 
     @abstractmethod
     def send_pdus(self, data: bytes) -> None:

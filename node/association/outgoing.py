@@ -49,12 +49,13 @@ def command_pdus(context_id: int, elements: Mapping[Element, int | str | bytes],
 
 def fragment_pdus(context_id: int, is_command: bool, fragments: Iterable[bytes], size: int) -> Iterator[bytes]:
     """Yield P-DATA-TF PDUs with `size` bytes of a command set or data set each; the final PDU is marked as last."""
-    pending: bytes | None = None
+    pending: bytes | memoryview | None = None
     for fragment in fragments:
-        for at in range(0, max(len(fragment), 1), size):
+        view = memoryview(fragment)
+        for at in range(0, max(len(view), 1), size):
             if pending is not None:
                 yield data_pdu(context_id, is_command, False, pending)
-            pending = fragment[at : at + size]
+            pending = view[at : at + size]
     yield data_pdu(context_id, is_command, True, pending or b"")
 
 

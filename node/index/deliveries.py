@@ -153,10 +153,11 @@ class DeliveryRepository(IndexRepository):
     @on_writer
     def begin_hooks(
         self, connection: Connection, wants_instances: Mapping[str, bool], *, are_routes: bool = False
-    ) -> None:
+    ) -> int:
         """Match the rows to the configuration: a new hook starts with the next event, a removed hook is deleted.
 
-        Runs at startup, for the hooks and for the destinations of routes.
+        Runs at startup, for the hooks and for the destinations of routes. Returns the number of messages that waited
+        for those that were removed, and are dropped.
 
         Parameters
         ----------
@@ -170,7 +171,8 @@ class DeliveryRepository(IndexRepository):
         orphans = update(DeliveryRow).where(
             DeliveryRow.hook.not_in(names), DeliveryRow.hook.contains("/") == are_routes, DeliveryRow.state == "waiting"
         )
-        connection.execute(orphans.values(state="dropped", due_at=None, reason="it is no longer configured"))
+        dropped = orphans.values(state="dropped", due_at=None, reason="it is no longer configured")
+        count = connection.execute(dropped).rowcount
         last_event = connection.execute(select(func.coalesce(func.max(EventRow.id), 0))).scalar_one()
         last_image = connection.execute(select(func.coalesce(func.max(ImageRow.id), 0))).scalar_one()
         for name, wanted in wants_instances.items():
@@ -178,6 +180,7 @@ class DeliveryRepository(IndexRepository):
             connection.execute(insert(HookRow).values(values).on_conflict_do_nothing())
             image_id = func.coalesce(HookRow.image_id, last_image) if wanted else None
             connection.execute(update(HookRow).where(HookRow.name == name).values(image_id=image_id))
+        return count
 
     @on_reader
     def work(

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-from node.association.client.send import Outgoing
 from node.errors import NotUnderstood, UsageError
 from node.index.routes import DueInstance, OwedInstance
 from node.notify.channel import Interrupted
@@ -133,9 +132,6 @@ class BucketDestination:
         self._mode: Literal["create", "overwrite"] = "create"
         self._store: S3Store | None = None
         self._threads: ThreadPoolExecutor | None = None
-
-    def announce(self, instances: Iterable[Outgoing]) -> None:
-        """Do nothing: there is no association."""
 
     def deliver(self, instances: Iterable[Prepared], is_abandoned: Callable[[], bool]) -> Iterator[Delivered]:
         """Write objects, several at a time; the outcomes are in the order of the instances. See `Destination`."""

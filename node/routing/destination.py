@@ -39,20 +39,20 @@ class Unreachable(VoxelnodeError):
         self.retry_after = retry_after
 
 
-class ConnectionBroken(VoxelnodeError):
-    """A connection was lost while an instance was sent: whether it arrived is unknown."""
-
-
 class NotConfirmable(VoxelnodeError):
     """A destination cannot be asked whether it keeps what it took; the message gives reason and remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """An instance that can be sent: its row, and the file that leaves, which is that of the archive or a copy."""
+    """An instance that can be sent: its row, and the file that leaves, which is that of the archive or a copy.
+
+    `holds_back`: if it is not taken now, the later instances of its series wait for it.
+    """
 
     due: DueInstance
     outgoing: Outgoing
+    holds_back: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +78,15 @@ class Confirmation:
 class Destination(Protocol):
     """A way to send instances. Not thread-safe."""
 
-    def announce(self, instances: Iterable[Outgoing]) -> None:
-        """Note what is sent next, so that one association suffices."""
-
     def deliver(self, instances: Iterable[Prepared], is_abandoned: Callable[[], bool]) -> Iterator[Delivered]:
-        """Send instances in their order, and yield the outcome of each once it is known.
+        """Send instances, those of a series in their order, and yield the outcome of each once it is known.
+
+        A connection that is lost while an instance is sent is a problem of that instance, if the destination still
+        answers on a new one: it may be what ends the connection. What has no outcome was not sent.
 
         Raises
         ------
         Unreachable
-        ConnectionBroken
         """
 
     def confirm(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from errno import EEXIST, EISDIR, ENAMETOOLONG, ENOTDIR
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
-from node.association.client.send import Outgoing
 from node.conversion.naming import safe_name
 from node.dicom.attributes import attributes_by_windows
 from node.durable import sync_folder
@@ -17,6 +17,10 @@ from node.index.routes import DueInstance, OwedInstance
 from node.routing.destination import Confirmation, Delivered, NotTaken, Prepared, Unreachable
 
 COPY_BYTES = 1 << 20
+
+OF_ITS_NAME = frozenset({EEXIST, EISDIR, ENAMETOOLONG, ENOTDIR})
+"""Errors that concern one file; any other concerns the folder, such as a full disk."""
+
 NAME_LENGTH = 60
 
 
@@ -34,24 +38,34 @@ class FolderDestination:
     def __init__(self, folder: Path, layout: Literal["names", "archive"], *, is_read_again: bool) -> None:
         self._folder, self._layout, self._is_read_again = folder, layout, is_read_again
 
-    def announce(self, instances: Iterable[Outgoing]) -> None:
-        """Do nothing: there is no association."""
-
     def deliver(self, instances: Iterable[Prepared], is_abandoned: Callable[[], bool]) -> Iterator[Delivered]:
         """Write files. See `Destination.deliver`."""
         for prepared in instances:
             if not self._folder.is_dir():
                 raise Unreachable(f"{self._folder} is not a folder: create it, or mount what belongs there")
             try:
-                name = file_name(prepared, self._layout)
-            except NotUnderstood as error:
-                yield Delivered(prepared, NotTaken(f"its attributes cannot be read: {error}", is_final=True))
+                source = prepared.outgoing.path.open("rb", buffering=0)
+            except OSError as error:  # such as one that was deleted or replaced meanwhile
+                yield Delivered(prepared, NotTaken(f"its file cannot be read now: {error.strerror}"))
                 continue
-            try:
-                self._write(prepared.outgoing.path, self._folder / name)
-            except OSError as error:
-                raise Unreachable(f"{self._folder} cannot be written: {error.strerror}") from error
-            yield Delivered(prepared, is_confirmed=self._is_read_again)
+            with source:
+                yield self._delivered(prepared, source)
+
+    def _delivered(self, prepared: Prepared, source: BinaryIO) -> Delivered:
+        try:
+            name = file_name(prepared, self._layout)
+        except NotUnderstood as error:
+            return Delivered(prepared, NotTaken(f"its attributes cannot be read: {error}", is_final=True))
+        except OSError as error:
+            return Delivered(prepared, NotTaken(f"its file cannot be read now: {error.strerror}"))
+        try:
+            self._write(source, self._folder / name)
+        except OSError as error:
+            if error.errno in OF_ITS_NAME:
+                problem = f"what is below {self._folder} is in the way of its name ({error.strerror}): remove it"
+                return Delivered(prepared, NotTaken(problem))
+            raise Unreachable(f"{self._folder} cannot be written: {error.strerror}") from error
+        return Delivered(prepared, is_confirmed=self._is_read_again)
 
     def confirm(
         self, owed: Sequence[OwedInstance], transaction_uid: str, is_abandoned: Callable[[], bool]
@@ -66,8 +80,8 @@ class FolderDestination:
     def rest(self) -> None:
         """Do nothing: no file stays open."""
 
-    def _write(self, source: Path, target: Path) -> None:
-        """Write a file durably under its name.
+    def _write(self, source: BinaryIO, target: Path) -> None:
+        """Write the copy of a file durably under its name.
 
         Raises
         ------
@@ -82,9 +96,9 @@ class FolderDestination:
         part = target.with_name(f".{target.name}.part")  # the next attempt after a crash writes the same one
         try:
             digest = hashlib.sha256()
-            with source.open("rb", buffering=0) as read, part.open("wb", buffering=0) as written:
+            with part.open("wb", buffering=0) as written:
                 os.fchmod(written.fileno(), 0o600)
-                while chunk := read.read(COPY_BYTES):
+                while chunk := source.read(COPY_BYTES):
                     digest.update(chunk)
                     view = memoryview(chunk)
                     while view:

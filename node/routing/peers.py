@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 
+from node.archive.intact import MISSING
 from node.association.client.association import Address, AssociationLost, RequestedAssociation, association
 from node.association.client.commitment import CommitmentRefused, request_commitment
+from node.association.client.echo import EchoFailed, verify
 from node.association.client.negotiation import MAXIMUM_CONTEXTS, NoAssociation, NothingAccepted, contexts_of
 from node.association.client.send import (
+    NoCopy,
+    NotAsStored,
+    NotReadable,
     NotSendable,
     Outgoing,
     SendOutcome,
@@ -22,7 +27,6 @@ from node.dicom.command import HIGH_PRIORITY, LOW_PRIORITY, MEDIUM_PRIORITY
 from node.index.routes import DueInstance, OwedInstance
 from node.routing.destination import (
     Confirmation,
-    ConnectionBroken,
     Delivered,
     NotConfirmable,
     NotTaken,
@@ -32,8 +36,12 @@ from node.routing.destination import (
 
 PRIORITIES = {"high": HIGH_PRIORITY, "medium": MEDIUM_PRIORITY, "low": LOW_PRIORITY}
 
-TEMPORARY = range(0xA700, 0xA800)
-"""Out of resources (PS3.4 B.2.3): later attempts may succeed. Any other failure concerns the instance."""
+OUT_OF_RESOURCES = range(0xA700, 0xA800)
+"""Statuses of PS3.4 B.2.3 that say nothing of the instance."""
+
+TEMPORARY = frozenset({0x0110, 0x0124, 0x0213})
+"""Processing failure, not authorized, resource limitation (PS3.7 C.5): what a peer answers whose database or disk has
+failed, or who does not know us yet. Later attempts may succeed. Any other failure concerns the instance."""
 
 
 class PeerDestination:
@@ -50,23 +58,28 @@ class PeerDestination:
         Longest wait for the connection, its acceptance and each response.
     priority : str
         A key of `PRIORITIES`.
+    opening : Lock, optional
+        Held while an association is opened, by all connections to the peer: of several at once, a peer that is near
+        its limit may reject all.
     """
 
-    def __init__(self, peer: Address, ae_title: str, transcode: Transcode, timeout: float, priority: str) -> None:
+    def __init__(
+        self,
+        peer: Address,
+        ae_title: str,
+        transcode: Transcode,
+        timeout: float,
+        priority: str,
+        opening: AbstractContextManager[object] | None = None,
+    ) -> None:
         self._peer, self._ae_title, self._transcode, self._timeout = peer, ae_title, transcode, timeout
+        self._opening = opening or nullcontext()
         self._priority = PRIORITIES[priority]
-        self._kinds: dict[tuple[str, str], Outgoing] = {}  # one instance of each that was announced, the newest last
+        self._kinds: dict[tuple[str, str], Outgoing] = {}  # an instance of each that was sent, the newest last
         self._proposed: frozenset[tuple[str, str]] = frozenset()
         self._opened = ExitStack()
         self._association: RequestedAssociation | None = None
         self._is_used = False  # it has taken something: it may have been idle since
-
-    def announce(self, instances: Iterable[Outgoing]) -> None:
-        """Note what is sent next. See `Destination.announce`."""
-        for instance in instances:
-            kind = instance.sop_class_uid, instance.transfer_syntax_uid
-            self._kinds.pop(kind, None)
-            self._kinds[kind] = instance
 
     def deliver(self, instances: Iterable[Prepared], is_abandoned: Callable[[], bool]) -> Iterator[Delivered]:
         """Send instances, each after the answer to the one before. See `Destination.deliver`."""
@@ -109,13 +122,31 @@ class PeerDestination:
             return self._send(instance, is_abandoned)
         except AssociationLost as error:
             self._hang_up()
-            if not was_used or is_abandoned():
-                raise ConnectionBroken(f"{self._peer}: {error}") from error
-        try:  # the peer may have ended an association that was idle
-            return self._send(instance, is_abandoned)
-        except AssociationLost as error:
-            self._hang_up()
-            raise ConnectionBroken(f"{self._peer}: {error}") from error
+            lost = error
+        if was_used and not is_abandoned():
+            try:  # the peer may have ended an association that was idle
+                return self._send(instance, is_abandoned)
+            except AssociationLost as error:
+                self._hang_up()
+                lost = error
+        if not is_abandoned():
+            self._require_answer()
+        return NotTaken(f"{self._peer}: {lost}")
+
+    def _require_answer(self) -> None:
+        """Tell a peer that hangs or is down from an instance at which it ends the association.
+
+        Raises
+        ------
+        Unreachable
+            It does not answer C-ECHO.
+        """
+        try:
+            verify(self._peer, self._ae_title, self._timeout)
+        except NothingAccepted:
+            pass  # it works, but does not offer verification
+        except (NoAssociation, EchoFailed) as error:
+            raise Unreachable(str(error)) from error
 
     def _send(self, instance: Outgoing, is_abandoned: Callable[[], bool]) -> NotTaken | None:
         try:
@@ -127,16 +158,22 @@ class PeerDestination:
         try:
             accepted = assoc.accepted_for(instance.sop_class_uid)
             with bytes_for_peer(instance, accepted, self._transcode) as (context_id, source):
-                request = store_request(instance, assoc.next_message_id(), priority=self._priority)
-                assoc.send_instance(context_id, request, source)
-                answer = assoc.receive().command
+                message_id = assoc.next_message_id()
+                assoc.send_instance(context_id, store_request(instance, message_id, priority=self._priority), source)
+                answer = assoc.answer_to(message_id)
+        except NotAsStored as error:  # a missing file may have made room for another version meanwhile
+            return NotTaken(str(error), is_final=error.problem != MISSING)
+        except NotReadable as error:
+            return NotTaken(str(error))
+        except NoCopy as error:
+            raise Unreachable(f"copies cannot be made here now: {error}") from error
         except NotSendable as error:
             return NotTaken(f"{error}: {_ACCEPT}", is_final=True)
         self._is_used = True
         sent = sent_with_status(instance, answer.status, answer.comment)
         if sent.fate is not SendOutcome.FAILED:
             return None
-        is_temporary = answer.status is None or answer.status in TEMPORARY
+        is_temporary = answer.status is None or answer.status in OUT_OF_RESOURCES or answer.status in TEMPORARY
         return NotTaken(f"{self._peer.ae_title} {sent.reason}: {_REFUSED}", is_final=not is_temporary)
 
     def _open(self, instance: Outgoing, is_abandoned: Callable[[], bool]) -> RequestedAssociation:
@@ -150,12 +187,14 @@ class PeerDestination:
         if self._association is not None and kind in self._proposed:
             return self._association
         self.rest()
-        self.announce([instance])
+        self._kinds.pop(kind, None)
+        self._kinds[kind] = instance
         while len(proposals(self._kinds.values())) > MAXIMUM_CONTEXTS:
             del self._kinds[next(iter(self._kinds))]
         contexts = contexts_of(proposals(self._kinds.values()))
         opening = association(self._peer, self._ae_title, contexts, self._timeout, is_abandoned=is_abandoned)
-        self._association = self._opened.enter_context(opening)
+        with self._opening:
+            self._association = self._opened.enter_context(opening)
         self._proposed, self._is_used = frozenset(self._kinds), False
         return self._association
 

@@ -1,4 +1,4 @@
-"""Instances are compared with their digests, and changed if the route says so, while the one before them is sent."""
+"""Instances are compared with their digests, and changed if the route says so, while those before them are sent."""
 
 from __future__ import annotations
 
@@ -15,36 +15,38 @@ from node.conversion.decoder import Decoder, DecoderBusy, NotDecoded
 from node.conversion.forwarding import Change, copy_of, forward
 from node.deidentify.refusal import NotDeidentified
 from node.index.routes import DueInstance
-from node.routing.destination import NotTaken, Prepared
+from node.routing.destination import NotTaken, Prepared, Unreachable
 
 BATCH_INSTANCES, BATCH_BYTES = 32, 4_000_000
 """Instances that are prepared in one turn of the thread: switching to it for each would cost more than a small one."""
 
-BATCHES_AHEAD = 2
-
 _LEAVE_OUT = "leave it out by `where` of the route"
 
-_Outcome = tuple[int, Prepared | NotTaken]
+_Outcome = tuple[int, Prepared | NotTaken | Unreachable]
 """The id of the row of an instance, and what became of it."""
 
 
 class Preparer:
-    """Prepares instances on a thread of its own. For one worker.
+    """Prepares instances on threads of its own. For one worker.
 
     Parameters
     ----------
+    name : str
+        Of the threads.
     root : Path
         Root of the archive; copies lie in its folder ``incoming``, where the next start removes them after a crash.
     change : Change
         How copies differ from what is stored.
+    threads : int
     """
 
-    def __init__(self, name: str, root: Path, decoder: Decoder, change: Change) -> None:
+    def __init__(self, name: str, root: Path, decoder: Decoder, change: Change, threads: int = 1) -> None:
         self._root, self._decoder, self.change = root, decoder, change
-        self._threads = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._batches_ahead = threads + 1
         self._expected: deque[DueInstance] = deque()
         self._under_way: deque[Future[list[_Outcome]]] = deque()
-        self._ready: dict[int, Prepared | NotTaken] = {}
+        self._ready: dict[int, Prepared | NotTaken | Unreachable] = {}
 
     def expect(self, dues: Iterable[DueInstance]) -> None:
         """Note which instances are taken next, in this order."""
@@ -58,13 +60,15 @@ class Preparer:
         ------
         NotTaken
             Its file is missing or damaged, or it cannot be changed as the route demands.
+        Unreachable
+            This node has no room for copies, or too much else to do.
         """
         self._begin_next()
         while due.image_id not in self._ready and self._under_way:
             self._ready |= self._under_way.popleft().result()
             self._begin_next()
         outcome = self._ready.pop(due.image_id, None) or self._outcome(due)[1]
-        if isinstance(outcome, NotTaken):
+        if not isinstance(outcome, Prepared):
             raise outcome
         return outcome
 
@@ -79,7 +83,7 @@ class Preparer:
         self._threads.shutdown()
 
     def _begin_next(self) -> None:
-        while self._expected and len(self._under_way) < BATCHES_AHEAD:
+        while self._expected and len(self._under_way) < self._batches_ahead:
             batch: list[DueInstance] = []
             size = 0
             while self._expected and len(batch) < BATCH_INSTANCES and size < BATCH_BYTES:
@@ -105,7 +109,7 @@ class Preparer:
     def _outcome(self, due: DueInstance) -> _Outcome:
         try:
             return due.image_id, self._prepared(due)
-        except NotTaken as problem:
+        except (NotTaken, Unreachable) as problem:
             return due.image_id, problem
 
     def _path(self, due: DueInstance) -> Path:
@@ -146,9 +150,9 @@ class Preparer:
         except (NotDecoded, Garbled) as error:
             into.unlink(missing_ok=True)
             raise NotTaken(f"it cannot be changed as the route demands: {error}", is_final=True) from error
-        except (DecoderBusy, OSError) as error:
+        except (DecoderBusy, OSError) as error:  # of this node: no instance is to blame
             into.unlink(missing_ok=True)
-            raise NotTaken(f"it cannot be changed now: {error}") from error
+            raise Unreachable(f"copies cannot be made here now: {error}") from error
         return Outgoing(
             into, copy.sop_class_uid, copy.sop_instance_uid, copy.transfer_syntax_uid, copy.data_set_offset, length
         )

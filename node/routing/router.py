@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import structlog
 
 from node.association.addresses import address_of
 from node.association.services.stored import Transcoder
@@ -22,6 +25,7 @@ from node.metrics import Metrics
 from node.notify.ledger import stop_workers
 from node.routing.destination import Destination
 from node.routing.folder import FolderDestination
+from node.routing.parallel import ParallelDestination
 from node.routing.peers import PeerDestination
 from node.routing.preparing import Preparer
 from node.routing.turns import Turns
@@ -30,6 +34,8 @@ from node.settings.model import Route, Settings
 
 if TYPE_CHECKING:
     from node.routing.datasets import DatasetWorker
+
+log = structlog.get_logger()
 
 
 class Router:
@@ -69,8 +75,9 @@ class Router:
                 self.workers.append(
                     RouteWorker(
                         route_name, name, route,
-                        destination_of(settings, route, name, Transcoder(decoder, root)),
-                        Preparer(thread, root, decoder, changes[route_name]), turns[name], index, metrics, audit,
+                        _connected(settings, route, name, Transcoder(decoder, root)),
+                        Preparer(thread, root, decoder, changes[route_name], route.connections), turns[name], index,
+                        metrics, audit,
                         settings.dicom.ae_title, partial(delete_confirmed, route_name) if number == 0 else None,
                     )
                 )  # fmt: skip
@@ -78,7 +85,9 @@ class Router:
     def start(self) -> None:
         """Start to send. A new destination of a route receives events from now on."""
         wants_instances = {worker.subscriber: worker.wants_instances for worker in self.workers}
-        self._index.deliveries.begin_hooks(wants_instances, are_routes=True)
+        dropped = self._index.deliveries.begin_hooks(wants_instances, are_routes=True)
+        if dropped:
+            log.warning("route_messages_dropped", count=dropped, reason="their route is no longer in the configuration")
         for worker in self.workers:
             worker.start()
 
@@ -95,8 +104,9 @@ class Router:
 def _routes(settings: Settings) -> Iterator[tuple[str, Route]]:
     """Yield the routes, and the one without a name by which people send to each destination."""
     yield from settings.routes.items()
-    if settings.receivers:
-        yield "", Route(to=tuple(settings.receivers))
+    for name in settings.receivers:
+        connections = max((route.connections for route in settings.routes.values() if name in route.to), default=1)
+        yield "", Route(to=(name,), connections=connections)
 
 
 def change_of(settings: Settings, route: Route) -> Change:
@@ -112,8 +122,17 @@ def change_of(settings: Settings, route: Route) -> Change:
     return Change(coercion, route.transfer_syntax, how)
 
 
-def destination_of(settings: Settings, route: Route, name: str, transcoder: Transcoder) -> Destination:
-    """Return a destination of a route.
+def _connected(settings: Settings, route: Route, name: str, transcoder: Transcoder) -> Destination:
+    """Return a destination with as many connections as a route may have."""
+    opening = threading.Lock()
+    connections = [destination_of(settings, route, name, transcoder, opening) for _ in range(route.connections)]
+    return ParallelDestination(f"send {name}", connections) if len(connections) > 1 else connections[0]
+
+
+def destination_of(
+    settings: Settings, route: Route, name: str, transcoder: Transcoder, opening: threading.Lock
+) -> Destination:
+    """Return a destination of a route; `opening` is shared by its connections.
 
     Raises
     ------
@@ -122,7 +141,7 @@ def destination_of(settings: Settings, route: Route, name: str, transcoder: Tran
     """
     if name in settings.peers:
         timeout, ae_title = settings.dicom.response_seconds, settings.dicom.ae_title
-        return PeerDestination(address_of(name, settings), ae_title, transcoder, timeout, route.priority)
+        return PeerDestination(address_of(name, settings), ae_title, transcoder, timeout, route.priority, opening)
     described = settings.destinations[name]
     if described.folder is not None:
         return FolderDestination(described.folder.absolute(), described.layout, is_read_again=route.confirm)

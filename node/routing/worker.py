@@ -4,6 +4,10 @@ It is a subscriber of the ledger (`node.notify.ledger`): a message stands for an
 delivered once the destination has taken all of its instances. What was taken is recorded every second: an attempt after
 a failure or a kill sends the rest, and what was sent in the last second once more.
 
+The instances of the messages that are due are sent together, so that a request or a connection serves many. An instance
+that is not taken now keeps the later ones of its series back, which keeps a series in order; at the last attempt of its
+message they pass it.
+
 A destination that cannot be reached, a pause and the hours of the route hold everything; none of them costs an attempt.
 """
 
@@ -11,10 +15,10 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from time import monotonic
 
 import structlog
@@ -39,7 +43,6 @@ from node.metrics import Metrics
 from node.notify.channel import Interrupted
 from node.notify.ledger import MAX_SLEEP_SECONDS, REASON_LENGTH, SETTLE_SECONDS, Outcomes
 from node.routing.destination import (
-    ConnectionBroken,
     Delivered,
     Destination,
     NotConfirmable,
@@ -48,6 +51,7 @@ from node.routing.destination import (
     Unreachable,
 )
 from node.routing.held import HeldWorker
+from node.routing.parallel import interleaved
 from node.routing.preparing import Preparer
 from node.routing.turns import Turns
 from node.selector import compile_selector
@@ -67,11 +71,26 @@ TURN_SECONDS = 1.0
 ASK_AGAIN_SECONDS = 3600.0
 """Time without a report after which a destination is asked again whether it keeps what it took."""
 
+GROUP_INSTANCES = 1000
+"""Instances beyond which no further message joins those that are sent together."""
+
 DELETE_SECONDS = 30.0
 """Least time between two looks for series that may be deleted."""
 
 BY_HAND: frozenset[LedgerEvent] = frozenset({"send", "resend"})
 """Messages that no rule of the route judges: a person, or an earlier judgement, has decided."""
+
+
+_UNTRIED = NotTaken("not tried yet")
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a message asks for: the instances that the route wants, and those of them that are not sent yet."""
+
+    dues: Sequence[DueInstance]
+    wanted: Sequence[DueInstance]
+    left: Sequence[DueInstance]
 
 
 class RouteWorker(HeldWorker):
@@ -111,14 +130,22 @@ class RouteWorker(HeldWorker):
         self._destination, self._preparer, self._turns = destination, preparer, turns
         self._metrics, self._audit, self._ae_title, self._delete_confirmed = metrics, audit, ae_title, delete_confirmed
         self._selector = compile_selector(route.where) if route.where is not None else None
-        self._due: dict[str, list[DueInstance]] = {}
+        self._queue: deque[PendingEvent] = deque()  # messages of this step that were not sent with others yet
+        self._asked: dict[str, _Asked] = {}  # by the messages that were
+        self._due: Mapping[str, Sequence[DueInstance]] = {}
         self._judged: dict[tuple[str, str, int | None], bool] = {}
-        self._taken: dict[int, str] = {}  # in this step: digests by the ids of rows
+        self._outcomes: dict[tuple[int, str], NotTaken | None] = {}  # in this step, by row and digest; None: taken
+        self._held_back: set[tuple[str, str]] = set()  # series of which an instance was not taken
+        self._lasting: Mapping[int, str] = {}  # see `_send`
+        self._got_on: set[str] = set()  # messages of which an instance was taken in this step
+        self._is_cut = False  # the step ended before all that it asked for was tried
         self._unrecorded: list[SentInstance] = []
         self._record_at = 0.0
-        self._outstanding: list[Prepared] = []
+        self._outstanding: dict[int, Prepared | None] = {}  # by row; None while it is prepared
         self._is_open = False  # the destination may have an open connection
         self._idle_at = self._delete_at = 0.0
+        self._sent = metrics.route_instances.labels(route_name, destination_name, "sent")
+        self._bytes = metrics.route_bytes.labels(route_name, destination_name)
         self._audited: dict[tuple[str, str], Counter[str]] = {}
         self._audited_at = 0.0
 
@@ -163,52 +190,51 @@ class RouteWorker(HeldWorker):
 
     def work(self) -> bool:
         """Attempt the due messages, and record what was taken."""
+        self._record()  # what could not be recorded is not sent again
         try:
             return super().work()
         finally:
-            self._due, self._judged, self._taken = {}, {}, {}
+            self._queue.clear()
+            self._held_back.clear()
+            self._got_on.clear()
+            self._asked, self._due, self._judged, self._outcomes, self._is_cut = {}, {}, {}, {}, False
 
     def _begin(self, work: Work) -> None:
-        """Read the instances of all messages about single ones at once, and have them prepared in their order."""
-        singles = [one for one in (*work.again, *work.new) if one.sop_instance_uid is not None]
+        """Read the instances of all messages about single ones at once."""
+        self._queue.extend(work.again)
+        self._queue.extend(one for one in work.new if one.study_instance_uid not in work.held)
+        singles = [one for one in self._queue if one.sop_instance_uid is not None]
         if singles:
             self._due = self._index.routes.due(self._subscriber, singles)
-            attempted = [one for one in singles if one.study_instance_uid not in work.held]
-            self._expect([due for one in attempted for due in self._due[one.message_id]])
 
     def _attempt(self, pending: PendingEvent) -> Attempt:
-        dues = self._due.get(pending.message_id)
-        if dues is None:
-            dues = self._index.routes.due(self._subscriber, [pending])[pending.message_id]
-        if not dues:
+        if pending.message_id not in self._asked:
+            self._attempt_together(pending)
+        asked = self._asked.pop(pending.message_id)
+        if not asked.dues:
             return Attempt(pending, "dropped", pending.attempts, reason="the object was deleted")
-        wanted = [due for due in dues if self._is_wanted(pending, due)]
-        if not wanted:
+        if not asked.wanted:
             return Attempt(pending, "dropped", pending.attempts, reason="the route leaves it out")
-        left = [due for due in wanted if not due.is_sent and self._taken.get(due.image_id) != due.sha256]
-        if not left:
+        if not asked.left:
             return Attempt(pending, "delivered", pending.attempts)
-        if pending.sop_instance_uid is None:
-            self._expect(left)
-        try:
-            problems = self._send(left)
-        except ConnectionBroken as error:
-            self._count("failed", 1)
-            return self._failed(pending, str(error), is_final=False)
-        except VoxelnodeError:
-            raise
-        except Exception as error:  # a bug must not block all other messages
-            log.exception("route_failed", service=self.name)
-            return self._failed(pending, f"{type(error).__name__} while sending", is_final=False)
-        if not problems:
+        tried = [self._outcomes[key] for due in asked.left if (key := _key(due)) in self._outcomes]
+        problems = [problem for problem in tried if problem is not None]
+        is_whole = len(tried) == len(asked.left)
+        if not is_whole and self._is_cut:
+            raise Interrupted
+        if is_whole and not problems:
             return Attempt(pending, "delivered", pending.attempts + 1)
-        is_final = all(problem.is_final for problem in problems)
-        self._count("given-up" if is_final else "failed", len(problems))
-        number = f"{len(problems)} of {len(wanted)} instances were not taken: " if len(wanted) > 1 else ""
-        return self._failed(pending, f"{number}{problems[0]}", is_final=is_final)
+        # A message that gets on is not given up: a connection that often breaks costs a long series many attempts.
+        before = 0 if len(tried) > len(problems) else pending.attempts
+        if not problems:
+            return self._failed(pending, before, "an earlier instance of its series was not taken", is_final=False)
+        is_final = is_whole and all(problem.is_final for problem in problems)
+        number = f"{len(problems)} of {len(asked.wanted)} instances were not taken: " if len(asked.wanted) > 1 else ""
+        return self._failed(pending, before, f"{number}{problems[0]}", is_final=is_final)
 
-    def _failed(self, pending: PendingEvent, reason: str, *, is_final: bool) -> Attempt:
-        attempts = pending.attempts + 1
+    def _failed(self, pending: PendingEvent, before: int, reason: str, *, is_final: bool) -> Attempt:
+        """Return the outcome of an attempt that failed, after so many before it that count."""
+        attempts = before + 1
         is_final = is_final or attempts >= self._route.attempts
         log.warning(
             "route_given_up" if is_final else "route_failed", service=self.name, kind=pending.event, attempt=attempts,
@@ -217,7 +243,37 @@ class RouteWorker(HeldWorker):
         )  # fmt: skip
         if is_final:
             return Attempt(pending, "given-up", attempts, reason=reason[:REASON_LENGTH])
-        return self._again_later(pending, reason)
+        return self._again_later(replace(pending, attempts=before), reason)
+
+    def _attempt_together(self, first: PendingEvent) -> None:
+        """Send what a message and those behind it ask for, as far as they are not sent and go together."""
+        if self._is_cut:
+            raise Interrupted
+        left: dict[tuple[int, str], DueInstance] = {}
+        lasting: dict[int, str] = {}
+        while self._queue and len(left) < GROUP_INSTANCES:
+            pending = self._queue.popleft()
+            if first.message_id not in self._asked and pending is not first:
+                continue  # it waits: an earlier message of its study failed
+            asked = self._asks_for(pending)
+            self._asked[pending.message_id] = asked
+            left |= {_key(due): due for due in asked.left if _key(due) not in left}
+            if pending.attempts + 1 >= self._route.attempts:
+                lasting |= {due.image_id: pending.message_id for due in asked.left}
+        if left:
+            self._send(interleaved(left.values(), _series, self._route.connections), lasting)
+
+    def _asks_for(self, pending: PendingEvent) -> _Asked:
+        dues = self._due.get(pending.message_id)
+        if dues is None:
+            dues = self._index.routes.due(self._subscriber, [pending])[pending.message_id]
+        wanted = [due for due in dues if self._is_wanted(pending, due)]
+        left = [due for due in wanted if not due.is_sent and not self._is_taken(due)]
+        return _Asked(dues, wanted, left)
+
+    def _is_taken(self, due: DueInstance) -> bool:
+        """Return whether an instance was taken in this step."""
+        return self._outcomes.get(_key(due), _UNTRIED) is None
 
     # What the route leaves out
 
@@ -253,37 +309,43 @@ class RouteWorker(HeldWorker):
 
     # Sending
 
-    def _expect(self, dues: Sequence[DueInstance]) -> None:
-        self._preparer.expect(due for due in dues if not due.is_sent)
+    def _send(self, dues: Sequence[DueInstance], lasting: Mapping[int, str]) -> None:
+        """Send instances, those of a series in their order, and note the outcome of each that was tried.
 
-    def _send(self, dues: Sequence[DueInstance]) -> list[NotTaken]:
-        """Send instances in their order; return the problems of those that were not taken.
-
-        Raises
-        ------
-        Interrupted
-            The node stops, or the destination is held.
-        ConnectionBroken
+        Parameters
+        ----------
+        lasting : mapping of int to str
+            Rows of instances whose message is attempted for the last time, and its id: they keep no later one back,
+            unless the message got on before.
         """
-        problems: list[NotTaken] = []
+        self._lasting = lasting
+        self._preparer.expect(dues)
         try:
             with self._turn():
                 self._is_open = True
-                prepared = self._prepared(dues, problems)
+                prepared = self._prepared(dues)
                 for delivered in self._destination.deliver(prepared, self._cancelled.is_set):
-                    self._note(delivered, problems)
+                    self._note(delivered)
         except Unreachable as error:
             self._note_trouble(error)
-            raise Interrupted from error
-        except ConnectionBroken:
-            if self._cancelled.is_set():
-                raise Interrupted from None
+            self._is_cut = True
+        except Interrupted:
+            self._is_cut = True
+        except VoxelnodeError:
             raise
+        except Exception as error:  # a bug must not block all other messages
+            if not self._outstanding:
+                raise
+            log.exception("route_failed", service=self.name)
+            problem = NotTaken(f"{type(error).__name__} while sending")
+            self._outcomes |= {_key(due): problem for due in dues if due.image_id in self._outstanding}
+            self._destination.rest()
+            self._is_cut = True
         finally:
-            for left in self._outstanding:
-                self._preparer.release(left)
-            self._outstanding = []
-        return problems
+            for left in self._outstanding.values():
+                if left is not None:
+                    self._preparer.release(left)
+            self._outstanding.clear()
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -295,7 +357,7 @@ class RouteWorker(HeldWorker):
                     return
         raise Interrupted
 
-    def _prepared(self, dues: Sequence[DueInstance], problems: list[NotTaken]) -> Iterator[Prepared]:
+    def _prepared(self, dues: Sequence[DueInstance]) -> Iterator[Prepared]:
         """Yield instances that are ready to leave, until the node stops or the destination is held."""
         for due in dues:
             if self._stopping.is_set():
@@ -304,33 +366,51 @@ class RouteWorker(HeldWorker):
                 self._record()
                 if self._held_seconds() is not None:
                     raise Interrupted
+            if _series(due) in self._held_back:
+                continue
+            self._outstanding[due.image_id] = None
             try:
                 prepared = self._preparer.take(due)
             except NotTaken as problem:
-                problems.append(problem)
+                self._note_problem(due, problem, is_last=self._is_last(due))
+                del self._outstanding[due.image_id]
                 continue
-            self._outstanding.append(prepared)
-            self._destination.announce([prepared.outgoing])
-            yield prepared
+            self._outstanding[due.image_id] = prepared
+            yield replace(prepared, holds_back=False) if self._is_last(due) else prepared
 
-    def _note(self, delivered: Delivered, problems: list[NotTaken]) -> None:
+    def _note(self, delivered: Delivered) -> None:
         prepared, due = delivered.prepared, delivered.prepared.due
-        self._outstanding.remove(prepared)
+        del self._outstanding[due.image_id]
         self._preparer.release(prepared)
+        if delivered.problem is not None:
+            if self._cancelled.is_set():  # the connection was cut because the node stops
+                raise Interrupted
+            self._note_problem(due, delivered.problem, is_last=not prepared.holds_back)
+            return
         if self._trouble:
             self._note_reached()
-        if delivered.problem is not None:
-            problems.append(delivered.problem)
-            return
         reached("instance-forwarded")
         state = "confirmed" if delivered.is_confirmed else "owed" if self._route.confirm else "sent"
         outgoing = prepared.outgoing
         self._unrecorded.append(SentInstance(due, outgoing.sop_class_uid, outgoing.sop_instance_uid, state))
-        self._taken[due.image_id] = due.sha256
-        self._count("sent", 1)
-        self._metrics.route_bytes.labels(self.route_name, self.destination_name).inc(outgoing.bytes)
+        self._outcomes[_key(due)] = None
+        if due.image_id in self._lasting:
+            self._got_on.add(self._lasting[due.image_id])
+        self._sent.inc()
+        self._bytes.inc(outgoing.bytes)
         study = due.study_instance_uid, due.patient_id or ""
         self._audited.setdefault(study, Counter())[outgoing.sop_class_uid] += 1
+
+    def _is_last(self, due: DueInstance) -> bool:
+        """Return whether the message of an instance is given up if the instance is not taken."""
+        message_id = self._lasting.get(due.image_id)
+        return message_id is not None and message_id not in self._got_on
+
+    def _note_problem(self, due: DueInstance, problem: NotTaken, *, is_last: bool) -> None:
+        self._outcomes[_key(due)] = problem
+        self._count("given-up" if problem.is_final or is_last else "failed", 1)
+        if not problem.is_final and not is_last:
+            self._held_back.add(_series(due))
 
     def _settle(self, outcomes: Outcomes) -> None:
         """Record what was taken before the messages that it belongs to."""
@@ -429,3 +509,11 @@ class RouteWorker(HeldWorker):
             AuditMessage(AuditEvent.INSTANCES_TRANSFERRED, Action.READ, Result.SUCCESS, participants, studies, detail)
         )
         self._audited = {}
+
+
+def _key(due: DueInstance) -> tuple[int, str]:
+    return due.image_id, due.sha256
+
+
+def _series(due: DueInstance) -> tuple[str, str]:
+    return due.study_instance_uid, due.series_instance_uid

@@ -727,6 +727,13 @@ class Route(SettingsSection):
         "medium",
         description="which of several routes to one destination goes first; also the priority of its C-STORE requests",
     )
+    connections: int = Field(
+        1,
+        ge=1,
+        le=16,
+        description="associations or connections to a destination at the same time; the instances of a series are sent "
+        "in order on one of them, so that only several series are faster",
+    )
     between: str | None = Field(
         None,
         pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$",
@@ -798,8 +805,8 @@ class Route(SettingsSection):
 
 
 _OF_COPIES = (
-    "priority", "transfer_syntax", "set", "replace", "remove", "confirm", "delete_confirmed", "return_to_sender",
-    "deidentify",
+    "priority", "connections", "transfer_syntax", "set", "replace", "remove", "confirm", "delete_confirmed",
+    "return_to_sender", "deidentify",
 )  # fmt: skip
 """Keys of a route that are about copies of instances."""
 

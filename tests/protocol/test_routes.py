@@ -6,6 +6,7 @@ import base64
 import datetime as dt
 import hashlib
 import re
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 from pydicom import FileDataset, dcmread
+from pydicom.uid import RLELossless
 
 from node.audit.audit_log import Audit
 from node.conversion.decoder import Decoder
@@ -28,7 +30,7 @@ from tests import make
 from tests.ingest import indexed
 from tests.interop.conftest import free_port
 from tests.object_store import object_store
-from tests.peers import Pacs
+from tests.peers import Pacs, Proxy, Stow
 from tests.protocol.conftest import Running, data_set_bytes, until
 from tests.receivers import Answer, Receiver
 from tests.rows import view_rows
@@ -61,7 +63,7 @@ class Source:
         index = self.node.ingest.index
         router = Router(self.settings, self.node.root, index, self.node.metrics, self.audit, decoder, lambda name: None)
         wants = {worker.subscriber: worker.wants_instances for worker in router.workers}
-        index.deliveries.begin_hooks(wants, are_routes=True)
+        self.dropped = index.deliveries.begin_hooks(wants, are_routes=True)
         for worker in router.workers:
             worker._now = self.clock  # type: ignore[assignment]
             self.opened.callback(worker._rest)
@@ -91,6 +93,12 @@ class Source:
         route, _, destination = name.partition("/")
         [row] = self.rows(f"SELECT * FROM v_routes WHERE route = '{route}' AND destination = '{destination}'")
         return row
+
+    def later(self, name: str, times: int = 1) -> None:
+        """Take the steps that are due when the waits are over."""
+        for _ in range(times):
+            self.clock.moment += dt.timedelta(hours=2)
+            self.run(name)
 
     def quiet(self, ds: FileDataset) -> None:
         """Let the series of an instance become quiet, without converting it."""
@@ -124,11 +132,14 @@ def source(start_node: Callable[..., Running], tmp_path: Path) -> Iterator[Calla
             destinations: dict[str, Destination] | None = None,
             peers: dict[str, Peer] | None = None,
             deidentify: dict[str, DeidentifySettings] | None = None,
+            ae_title: str = "SOURCE",
+            response_seconds: float = 10,
+            listens: int = 0,
         ) -> Source:
             peers = peers or {"PACS": Peer(ae_title="PACS", host="127.0.0.1", port=port)}
-            node = start_node(peers=peers, ae_title="SOURCE")
+            node = start_node(peers=peers, ae_title=ae_title, port=listens)
             settings = Settings(
-                dicom=Dicom(ae_title="SOURCE", response_seconds=10),
+                dicom=Dicom(ae_title=ae_title, response_seconds=response_seconds),
                 peers=peers,
                 routes=routes,
                 destinations=destinations or {},
@@ -424,3 +435,294 @@ VERSIONED = (
     '<VersioningConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Status>Enabled</Status>'
     "</VersioningConfiguration>"
 )
+
+
+def test_an_instance_that_is_refused_for_now_keeps_its_series_in_order_and_others_pass(
+    source: Callable[..., Source], pacs: Pacs
+) -> None:
+    node = source({"all": Route(when="study-quiet", to=("PACS",), attempts=2)}, pacs.port)
+    one, two = CT(4, study_uid="1.2.3", series_uid="1.2.3.1"), CT(2, study_uid="1.2.3", series_uid="1.2.3.2")
+    node.take(one + two)
+    node.node.ingest.index.routes.send("all/PACS", "1.2.3", None, node.clock())
+    pacs.answer = lambda uid: 0x0110 if uid == one[1].SOPInstanceUID else 0
+    node.run("all/PACS")
+    assert pacs.taken == [uids(one)[0], *uids(two)]
+    pacs.answer = lambda uid: 0
+    node.later("all/PACS")
+    assert pacs.taken == [uids(one)[0], *uids(two), *uids(one)[1:]]
+
+
+def test_an_instance_at_which_a_peer_ends_the_association_is_given_up_and_holds_no_other_for_ever(
+    source: Callable[..., Source], pacs: Pacs
+) -> None:
+    node = source({"all": Route(when="series-quiet", to=("PACS",), attempts=2)}, pacs.port)
+    series = CT(6)
+    node.take(series)
+    node.quiet(series[0])
+
+    def dies(uid: str) -> int:
+        if uid == series[2].SOPInstanceUID:
+            for assoc in pacs._server.active_associations:
+                assoc.abort()
+            return 0xC001
+        return 0
+
+    pacs.answer = dies
+    node.run("all/PACS")
+    assert pacs.taken == uids(series)[:2]
+    node.later("all/PACS")  # the last attempt: the others pass, which is progress
+    assert pacs.taken == uids(series)[:2] + uids(series)[3:]
+    assert node.state()["waiting"] == 1
+    node.later("all/PACS", 2)
+    assert (node.state()["waiting"], node.state()["given_up"]) == (0, 1)
+
+
+def test_a_peer_that_often_breaks_the_connection_gets_all_of_a_long_series(
+    source: Callable[..., Source], pacs: Pacs
+) -> None:
+    node = source({"all": Route(when="series-quiet", to=("PACS",), attempts=2)}, pacs.port)
+    series = CT(9)
+    node.take(series)
+    node.quiet(series[0])
+    counted = iter(range(1000))
+
+    def breaks(uid: str) -> int:
+        if next(counted) % 4 > 1:  # two in a row: an association that is new breaks as well
+            for assoc in pacs._server.active_associations:
+                assoc.abort()
+            return 0xA700
+        return 0
+
+    pacs.answer = breaks
+    node.run("all/PACS")
+    node.later("all/PACS", 6)
+    assert list(dict.fromkeys(pacs.taken)) == uids(series)
+    assert node.state()["given_up"] == 0
+
+
+def test_a_peer_that_hangs_costs_no_attempt_and_an_answer_to_another_request_does_not_count(
+    source: Callable[..., Source], pacs: Pacs
+) -> None:
+    number = b"\x00\x00\x20\x01\x02\x00\x00\x00"  # Message ID Being Responded To
+
+    def wrong_once(answer: bytes) -> bytes:
+        at = answer.find(number) + len(number)
+        if at < len(number) or proxy.changed is not wrong_once:
+            return answer
+        proxy.changed = lambda same: same
+        return answer[:at] + b"\x63\x00" + answer[at + 2 :]
+
+    with Proxy(pacs.port) as proxy:
+        node = source(
+            {"all": Route(when="instance-stored", to=("PACS",), attempts=1)}, proxy.port, response_seconds=0.5
+        )
+        one, two = CT(2), CT(2)
+        node.take(one)
+        node.run("all/PACS")
+        proxy.changed = wrong_once
+        node.take(two)
+        node.run("all/PACS")
+        assert pacs.taken == [*uids(one), uids(two)[0], *uids(two)]  # sent again: its answer was to nothing
+        three = CT(2)
+        node.take(three)
+        proxy.is_frozen = True
+        node.run("all/PACS")
+        state = node.state()
+        assert "did not answer" in state["trouble"]
+        assert (state["given_up"], state["waiting"], state["instances_behind"]) == (0, 0, 2)
+        proxy.is_frozen = False
+        node.later("all/PACS")
+        assert pacs.taken[-2:] == uids(three)
+
+
+def test_several_connections_keep_each_series_in_order_and_do_with_those_that_the_peer_accepts(
+    source: Callable[..., Source], pacs: Pacs
+) -> None:
+    def take() -> list[list[FileDataset]]:
+        series = [CT(6) for _ in range(5)]
+        node.take([ds for together in zip(*series, strict=True) for ds in together])
+        return series
+
+    with Proxy(pacs.port) as proxy:
+        node = source({"all": Route(when="instance-stored", to=("PACS",), connections=4)}, proxy.port)
+        proxy.limit = 1
+        few = take()
+        node.run("all/PACS")
+        assert (node.state()["trouble"], pacs.associations, len(pacs.taken)) == (None, 1, 30)
+        proxy.limit = None
+        many, two_at_once = take(), threading.Barrier(2)
+        waits, busy = iter((True, True)), many[4][3].SOPInstanceUID
+
+        def answer(uid: str) -> int:
+            if next(waits, False):
+                two_at_once.wait(10)
+            return 0xA700 if uid == busy else 0
+
+        pacs.answer = answer
+        node.run("all/PACS")
+        assert not two_at_once.broken
+        assert (node.state()["trouble"], node.state()["waiting"], len(pacs.taken)) == (None, 3, 57)
+        pacs.answer = lambda uid: 0
+        node.later("all/PACS")
+        for one in few + many:
+            assert [uid for uid in pacs.taken if uid in uids(one)] == uids(one)
+        assert len(pacs.taken) == 60
+
+
+def test_a_web_server_gets_many_instances_in_a_request_and_its_answer_counts_for_each(
+    source: Callable[..., Source],
+) -> None:
+    with Stow() as web:
+        cloud = {"CLOUD": Destination(url=web.url, timeout_seconds=5)}
+        routes = {"all": Route(when="instance-stored", to=("CLOUD",), attempts=3, connections=2)}
+        node = source(routes, destinations=cloud)
+        name = "all/CLOUD"
+
+        def sent() -> set[str]:
+            return {row["sop_instance_uid"] for row in node.rows("SELECT * FROM v_sent_instances")}
+
+        one = CT(5)
+        busy, bad = one[2].SOPInstanceUID, one[3].SOPInstanceUID
+        failed = {busy: 0xA700, bad: 0xC000}
+        web.answer = lambda asked: (202, web.stored(asked, {uid: why for uid, why in failed.items() if uid in asked}))
+        node.take(one)
+        node.run(name)
+        assert web.requests == [uids(one)]
+        assert sent() == set(uids(one)) - {busy, bad}
+        del failed[busy]
+        node.later(name)
+        assert sent() == set(uids(one)) - {bad}
+        assert node.state(name)["given_up"] == 1
+
+        two = CT(4)  # at one of which the server fails
+        web.requests.clear()
+        web.answer = lambda asked: (500, None) if two[1].SOPInstanceUID in asked else (200, web.stored(asked))
+        node.take(two)
+        node.run(name)
+        assert sent() & set(uids(two)) == {two[0].SOPInstanceUID}  # the later ones wait
+        node.later(name, 3)
+        assert sent() >= set(uids(two)) - {two[1].SOPInstanceUID}
+        assert node.state(name)["given_up"] == 2
+        assert node.state(name)["waiting"] == 0
+
+        [three] = CT(1)  # of which the server says what is not true, or nothing
+        node.take([three])
+        for status, content, words in (
+            (200, web.stored(["1.2.3"]), "stored other instances"),
+            (200, {"error": "login"}, "not one of STOW-RS"),
+            (302, None, "redirect"),
+            (503, None, "503"),
+            (500, None, "searches, too"),
+        ):
+            web.search, web.answer = 500, lambda asked, said=(status, content): said  # type: ignore[misc]
+            node.later(name)
+            troubles = [
+                node.state(name)["trouble"],
+                *(r["reason"] for r in node.rows("SELECT * FROM v_route_messages")),
+            ]
+            assert any(words in trouble for trouble in troubles if trouble), (words, troubles)
+            assert three.SOPInstanceUID not in sent()
+        assert node.state(name)["given_up"] == 2
+        web.answer = lambda asked: (200, web.stored(asked))
+        node.later(name)
+        assert three.SOPInstanceUID in sent()
+
+
+def test_what_is_deleted_or_in_the_way_while_it_waits_holds_nothing_else(
+    source: Callable[..., Source], tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    routes = {"files": Route(when="instance-stored", to=("SHARE",), attempts=1)}
+    node = source(routes, destinations={"SHARE": Destination(folder=folder, layout="archive")})
+    gone, hindered, fine = CT(1), CT(1), CT(2)
+    node.take(gone + hindered + fine)
+    [path] = [row["path"] for row in node.node.rows() if row["sop_instance_uid"] == hindered[0].SOPInstanceUID]
+    (folder / Path(path).relative_to(node.node.root)).mkdir(parents=True)
+    worker = node.worker("files/SHARE")
+    taken = worker._preparer.take
+
+    def taken_before_its_end(due: Any) -> Any:
+        prepared = taken(due)
+        if due.sop_instance_uid == gone[0].SOPInstanceUID:
+            (node.node.root / due.key).unlink()
+        return prepared
+
+    worker._preparer.take = taken_before_its_end  # type: ignore[method-assign]
+    node.run("files/SHARE")
+    state = node.state("files/SHARE")
+    assert (state["trouble"], state["given_up"]) == (None, 2)
+    assert len([path for path in folder.rglob("*.dcm") if path.is_file()]) == 2
+
+
+def test_no_room_for_copies_holds_a_route_and_costs_no_attempt(source: Callable[..., Source], pacs: Pacs) -> None:
+    routes = {
+        "decompressed": Route(when="instance-stored", to=("PACS",), attempts=1),
+        "changed": Route(when="instance-stored", to=("PACS",), attempts=1, set={"InstitutionName": "Here"}),
+    }
+    node = source(routes, pacs.port)
+    series = CT(2)
+    for ds in series:
+        ds.compress(RLELossless)
+    node.take(series)
+    incoming = node.node.root / "incoming"
+    incoming.rename(node.node.root / "elsewhere")
+    for name in ("decompressed/PACS", "changed/PACS"):
+        node.run(name)
+        state = node.state(name)
+        assert "copies cannot be made here now" in state["trouble"]
+        assert (state["given_up"], state["instances_behind"]) == (0, 2)
+    (node.node.root / "elsewhere").rename(incoming)
+    for name in ("decompressed/PACS", "changed/PACS"):
+        node.later(name)
+    assert pacs.taken == uids(series) * 2
+
+
+def test_what_waits_is_judged_by_the_new_configuration_and_forgotten_with_its_route(
+    source: Callable[..., Source], pacs: Pacs
+) -> None:
+    node = source({"all": Route(when="instance-stored", to=("PACS",))}, pacs.port)
+    pacs.answer = lambda uid: 0xA700
+    node.take(CT(1))
+    node.run("all/PACS")
+    pacs.answer = lambda uid: 0
+    where = Route(when="instance-stored", to=("PACS",), where='modality == "MR"')
+    node.settings = node.settings.model_copy(update={"routes": {"all": where}})
+    node.router = node.start()
+    node.later("all/PACS")
+    assert (pacs.taken, node.dropped, node.state()["waiting"]) == ([], 0, 0)
+    node.settings = node.settings.model_copy(update={"routes": {"all": Route(when="instance-stored", to=("PACS",))}})
+    node.router = node.start()
+    pacs.answer = lambda uid: 0xA700
+    node.take(CT(1))
+    node.run("all/PACS")
+    pacs.answer = lambda uid: 0
+    node.settings = node.settings.model_copy(update={"routes": {"new": Route(when="instance-stored", to=("PACS",))}})
+    node.router = node.start()
+    assert node.dropped == 1
+    new = CT(2)
+    node.take(new)
+    node.later("new/PACS")
+    assert pacs.taken == uids(new)
+
+
+def test_two_nodes_that_route_to_each_other_do_not_send_for_ever(source: Callable[..., Source]) -> None:
+    ports = {"ONE": free_port(), "TWO": free_port()}
+    both = {}
+    for name, other in (("ONE", "TWO"), ("TWO", "ONE")):
+        peers = {other: Peer(ae_title=other, host="127.0.0.1", port=ports[other])}
+        routes = {
+            "on": Route(when="instance-stored", to=(other,)),
+            "back": Route(when="instance-stored", to=(other,), return_to_sender=True),
+        }
+        both[name] = source(routes, peers=peers, ae_title=name, listens=ports[name])
+    both["ONE"].take(CT(2))
+    for _ in range(3):
+        both["ONE"].run("on/TWO")
+        both["TWO"].run("on/ONE")
+    assert both["ONE"].state("on/TWO")["delivered"] == 2
+    assert both["TWO"].state("on/ONE")["delivered"] == 0
+    for _ in range(3):  # even so, since the same bytes are no new instance
+        both["ONE"].run("back/TWO")
+        both["TWO"].run("back/ONE")
+    assert both["ONE"].state("back/TWO")["delivered"] == both["TWO"].state("back/ONE")["delivered"] == 2

@@ -242,6 +242,19 @@ class RequestedAssociation(Association):
         self.send_command(context_id, elements, data_set)
         return self.receive()
 
+    def answer_to(self, message_id: int) -> Command:
+        """Return the response to a request that has one response only, without its data set.
+
+        Raises
+        ------
+        AssociationLost
+            The peer sent something else first: its answers would be taken for those of other requests.
+        """
+        answer = self.receive().command
+        if not answer.is_response or answer.responded_to != message_id:
+            raise AssociationLost("it violates the protocol: its answer is not to the request that was sent")
+        return answer
+
     def decoded(self, message: Message) -> Dataset:
         """Return the decoded data set of a message.
 

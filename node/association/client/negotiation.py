@@ -66,7 +66,7 @@ def accepted_contexts(
         if isinstance(item, SCP_SCU_RoleSelectionNegotiation)
     }
     for answer in primitive.presentation_context_definition_results_list:
-        if answer.result != 0 or answer.context_id not in abstract:
+        if answer.result != 0 or answer.context_id not in abstract or not answer.transfer_syntax:
             continue
         syntax = abstract[answer.context_id]
         scu, scp = True, False

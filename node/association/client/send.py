@@ -41,6 +41,14 @@ class NotAsStored(NotSendable):
         self.problem = problem
 
 
+class NotReadable(NotSendable):
+    """The file of an instance cannot be read at present."""
+
+
+class NoCopy(NotSendable):
+    """This node has no room, or no time, for the copy that the peer needs; no instance is to blame."""
+
+
 _Bytes = bytes  # `Outgoing` has a field of that name
 
 
@@ -154,9 +162,10 @@ class _InstanceSender:
         accepted = self._assoc.accepted_for(instance.sop_class_uid)
         try:
             with bytes_for_peer(instance, accepted, transcode) as (context_id, source):
-                request = store_request(instance, self._assoc.next_message_id(), self._originator)
+                message_id = self._assoc.next_message_id()
+                request = store_request(instance, message_id, self._originator)
                 self._assoc.send_instance(context_id, request, source)
-                answer = self._assoc.receive().command
+                answer = self._assoc.answer_to(message_id)
         except NotSendable as error:
             return Sent.not_sent(instance, error)
         except AssociationLost as error:
@@ -235,7 +244,7 @@ def _require_intact(instance: Outgoing) -> None:
     try:
         problem = problem_with(instance.path, instance.offset, instance.bytes, instance.sha256)
     except OSError as error:
-        raise NotSendable(f"its file cannot be read now: {error.strerror}") from error
+        raise NotReadable(f"its file cannot be read now: {error.strerror}") from error
     if problem is not None:
         raise NotAsStored(problem)
 

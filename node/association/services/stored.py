@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from node.association.client.send import NotSendable, Outgoing
+from node.association.client.send import NoCopy, NotSendable, Outgoing
 from node.association.outgoing import InstanceBytes
 from node.conversion.decoder import Decoder, DecoderBusy, NotDecoded
 from node.conversion.decoding import transcode
@@ -50,6 +50,8 @@ class Transcoder:
         ------
         NotSendable
             It cannot be transcoded.
+        NoCopy
+            It cannot be transcoded now.
         """
         return self._transcoded(path, target)
 
@@ -61,8 +63,10 @@ class Transcoder:
                 into.touch(0o600)
                 self._decoder.run(transcode, path, target, into=into)
                 length = into.stat().st_size
-            except (NotDecoded, DecoderBusy, OSError) as error:
+            except NotDecoded as error:
                 raise NotSendable(f"it cannot be transcoded to {target}: {error}") from error
+            except (DecoderBusy, OSError) as error:
+                raise NoCopy(f"it cannot be transcoded to {target} now: {error}") from error
             yield InstanceBytes(into, 0, length)
         finally:
             into.unlink(missing_ok=True)

@@ -15,6 +15,7 @@ from node.control.checks import problems, warnings
 from node.dicom.coercion import Coercion, NotCoerced
 from node.errors import UsageError
 from node.routing.hours import seconds_until_open
+from node.routing.parallel import interleaved
 from node.routing.turns import Turns
 from node.settings.model import Settings
 
@@ -192,3 +193,11 @@ def test_a_bucket_needs_its_library_and_its_keys(tmp_path: Path, monkeypatch: py
             bucket(**wrong)
     monkeypatch.setitem(sys.modules, "obstore", None)
     assert "pip install 'voxelnode[s3]'" in "".join(bucket())
+
+
+def test_groups_take_turns_and_keep_their_order() -> None:
+    items = ["a1", "a2", "a3", "b1", "c1", "c2", "d1"]
+    assert interleaved(items, lambda item: item[0], 1) == items
+    assert interleaved(items, lambda item: item[0], 2) == ["a1", "b1", "a2", "c1", "a3", "c2", "d1"]
+    assert interleaved(items, lambda item: item[0], 9) == ["a1", "b1", "c1", "d1", "a2", "c2", "a3"]
+    assert interleaved([], lambda item: item, 3) == []
