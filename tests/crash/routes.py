@@ -1,0 +1,308 @@
+"""Faults of routes: ``python -m tests.crash.routes --instances 10000 --series 100``.
+
+A node receives series and forwards each instance at once, on three associations, to a second node, and each series that
+is quiet to a folder. Meanwhile either node is killed (SIGKILL) and started again, the second one is down for long, and
+the disks of the first node and of the folder are full, at random. In the end, everything that the first node
+acknowledged must be at both destinations, and must have come to the second node in the order of its series; no message
+may have been given up. Waits between attempts begin at 0.3 s instead of 30 s. Full disks need root, for a tmpfs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydicom.uid import generate_uid
+
+from node.association.client.association import Address
+from node.association.client.negotiation import NoAssociation
+from node.association.client.send import Outgoing, SendOutcome, never_transcode, send
+from node.errors import VoxelnodeError
+from tests.acceptance.served import READY
+from tests.crash.small_disk import fill, mount_small
+from tests.interop.conftest import free_port
+from tests.make import instance, set_pixels
+from tests.preloaded import FIRST_WAIT, Process
+from tests.protocol.conftest import data_set_bytes
+from tests.rows import view_rows
+
+SENDERS = 4
+SETTLE_SECONDS = 900.0
+FULL_SECONDS = 2.0
+FAULTS = ("destination killed", "node killed", "node's disk full", "folder's disk full")
+
+ENVIRONMENT = {
+    "VOXELNODE_DICOM__HOST": "127.0.0.1",
+    "VOXELNODE_LOG__LEVEL": "error",
+    "VOXELNODE_STORAGE__RESERVE_BYTES": "0",
+    "VOXELNODE_STORAGE__JOURNAL_BYTES": "16777216",
+    "VOXELNODE_WEB__PORT": "0",
+    FIRST_WAIT: "0.3",
+}
+
+
+class Node:
+    """A served node at a port of its own, which is killed and started again."""
+
+    def __init__(self, root: Path, port: int, log: Path, **environment: str) -> None:
+        self.root, self.port = root, port
+        self._environment, self._log = ENVIRONMENT | environment, log
+        self._process: Process | None = None
+
+    def start(self) -> None:
+        """Start it, again if its disk is too full for a start."""
+        deadline = time.monotonic() + 60
+        while True:
+            with self._log.open("a") as log:
+                arguments = ["serve", "--root", str(self.root), "--port", str(self.port)]
+                self._process = Process(arguments, self._environment, log)
+            if READY.fullmatch(self._process.stdout.readline().strip()):
+                return
+            self.kill()
+            assert time.monotonic() < deadline, f"no start: {self._log.read_text()[-2000:]}"
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process.stdout.close()
+            self._process = None
+
+
+@dataclass(slots=True)
+class Faults:
+    """One run below `folder`: `done` counts the faults, `problems` says what was wrong."""
+
+    folder: Path
+    instances: int = 10_000
+    series: int = 100
+    outage: float = 120.0
+    times: int = 2
+    pause: float = 4.0
+    seed: int = 0
+    kinds: tuple[str, ...] = FAULTS
+    done: Counter[str] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+
+    def run(self) -> None:
+        """Send everything while faults happen, and compare what has arrived."""
+        there_port, here_port = free_port(), free_port()
+        folders = {name: self.folder / name for name in ("here", "share", "there")}
+        for place in folders.values():
+            place.mkdir()
+        config = self.folder / "here.toml"
+        config.write_text(_configuration(there_port, folders["share"]))
+        here = Node(folders["here"] / "root", here_port, self.folder / "here.log", VOXELNODE_CONFIG=str(config))
+        there = Node(
+            folders["there"] / "root", there_port, self.folder / "there.log",
+            VOXELNODE_DICOM__AE_TITLE="THERE", VOXELNODE_SERIES__QUIET_SECONDS="86400",
+        )  # fmt: skip
+        sent = self._sent()
+        with ExitStack() as opened:
+            for place, size in (("here", "400m"), ("share", "300m")):
+                if f"{'node' if place == 'here' else 'folder'}'s disk full" in self.kinds:
+                    opened.enter_context(_small_disk(folders[place], size))
+            for node in (here, there):
+                opened.callback(node.kill)
+                node.start()
+            work = [sent[number::SENDERS] for number in range(SENDERS)]
+            senders = [threading.Thread(target=self._send, args=(share, here_port), daemon=True) for share in work]
+            for sender in senders:
+                sender.start()
+            self._harm(here, there, folders, lambda: any(sender.is_alive() for sender in senders))
+            for sender in senders:
+                sender.join(SETTLE_SECONDS)
+            uids = {one.sop_instance_uid for series in sent for one in series}
+            self._settle(here, there, folders["share"], uids)
+            self._compare(here, there, folders["share"], uids)
+
+    def _sent(self) -> list[list[Outgoing]]:
+        pixels = np.random.default_rng(self.seed).integers(0, 2000, (32, 32), np.int16)
+        made = []
+        for _ in range(self.series):
+            study, series = generate_uid(), generate_uid()
+            one = []
+            for number in range(self.instances // self.series):
+                ds = instance(study_uid=study, series_uid=series, InstanceNumber=number + 1)
+                data = data_set_bytes(set_pixels(ds, pixels))
+                uid, kind = ds.SOPInstanceUID, ds.file_meta.TransferSyntaxUID
+                one.append(Outgoing(self.folder, ds.SOPClassUID, uid, kind, 0, len(data), data=data))
+            made.append(one)
+        return made
+
+    def _send(self, work: list[list[Outgoing]], port: int) -> None:
+        """Send series after series as a modality does that never gives up."""
+        address = Address("VOXELNODE", "127.0.0.1", port)
+        for series in work:
+            left = list(series)
+            while left:
+                with suppress(NoAssociation, VoxelnodeError):
+                    for sent in send(list(left), address, "MODALITY", never_transcode, 10):
+                        if sent.fate is SendOutcome.FAILED:
+                            break
+                        left.pop(0)
+                if left:
+                    time.sleep(0.2)
+
+    def _harm(self, here: Node, there: Node, folders: dict[str, Path], is_sending: Callable[[], bool]) -> None:
+        """Do harm while instances come, and each kind at least `times`."""
+        random_ = random.Random(self.seed)
+        harms: list[str] = []
+        while is_sending() or any(self.done[kind] < self.times for kind in self.kinds):
+            if not harms:
+                harms = random_.sample(self.kinds, len(self.kinds))
+            kind = harms.pop()
+            self.done[kind] += 1
+            time.sleep(random_.uniform(self.pause / 4, self.pause))
+            if kind == "destination killed":
+                there.kill()
+                time.sleep(random_.uniform(0, self.pause / 2))
+                there.start()
+            elif kind == "node killed":
+                here.kill()
+                here.start()
+            else:
+                with _full(folders["here" if kind == "node's disk full" else "share"]):
+                    time.sleep(FULL_SECONDS)
+            if self.outage and self.done.total() == len(self.kinds):
+                self.done[f"destination down for {self.outage:g} s"] += 1
+                there.kill()
+                time.sleep(self.outage)
+                there.start()
+
+    def _settle(self, here: Node, there: Node, share: Path, uids: set[str]) -> None:
+        """Wait until both destinations have everything, or nothing waits any more."""
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while time.monotonic() < deadline:
+            if len(_arrived(there)) >= len(uids) and len(_files(share)) >= len(uids) and not _waiting(here):
+                return
+            time.sleep(0.2)
+        self.problems.append(f"after {SETTLE_SECONDS:g} s there still waits {_waiting(here)}")
+
+    def _compare(self, here: Node, there: Node, share: Path, uids: set[str]) -> None:
+        arrived = _arrived(there)
+        if missing := uids - {uid for _, _, uid in arrived}:
+            self.problems.append(f"{len(missing)} of {len(uids)} instances did not come to the second node")
+        if missing := uids - _files(share):
+            self.problems.append(f"{len(missing)} of {len(uids)} instances did not come to the folder")
+        for _, rows in groupby(sorted(arrived, key=lambda row: row[0]), key=lambda row: row[0]):
+            numbers = [number for _, number, _ in rows]
+            if numbers != sorted(numbers):
+                self.problems.append(f"a series came out of order: {numbers}")
+        given_up = view_rows(here.root, "SELECT reason FROM v_route_messages WHERE state = 'given-up'")
+        self.problems += [f"given up: {row['reason']}" for row in given_up]
+
+
+def _configuration(there_port: int, share: Path) -> str:
+    tables: dict[str, dict[str, Any]] = {
+        "series": {"quiet_seconds": 1, "aborted_grace_seconds": 1},
+        "peers.MODALITY": {"ae_title": "MODALITY"},
+        "peers.THERE": {"ae_title": "THERE", "host": "127.0.0.1", "port": there_port},
+        "destinations.SHARE": {"folder": str(share), "layout": "archive"},
+        "routes.now": {"when": "instance-stored", "to": ["THERE"], "connections": 3},
+        "routes.whole": {"when": "series-quiet", "to": ["SHARE"]},
+    }
+    return "\n".join(
+        f"[{name}]\n" + "\n".join(f"{key} = {json.dumps(value)}" for key, value in keys.items())
+        for name, keys in tables.items()
+    )
+
+
+@contextmanager
+def _small_disk(place: Path, size: str) -> Iterator[None]:
+    if not mount_small(place, f"size={size}"):
+        raise SystemExit("a tmpfs cannot be mounted: run as root, or leave out full disks with --no-full-disks")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)
+
+
+@contextmanager
+def _full(place: Path) -> Iterator[None]:
+    ballast = place / "ballast"
+    fill(ballast)
+    try:
+        yield
+    finally:
+        ballast.unlink()
+
+
+def _arrived(there: Node) -> list[tuple[str, int, str]]:
+    """Series, number and UID of each instance, in the order in which the second node took them."""
+    query = (
+        "SELECT series_instance_uid, instance_number, sop_instance_uid FROM images JOIN series "
+        "ON series.id = images.series_id ORDER BY images.id"
+    )
+    with closing(sqlite3.connect(f"file:{there.root / 'index.sqlite'}?mode=ro", uri=True)) as index:
+        return index.execute(query).fetchall()
+
+
+def _files(share: Path) -> set[str]:
+    """The UIDs of what is in the folder, from the File Meta Information of each file."""
+    return {_uid_of(path) for path in share.rglob("*.dcm")}
+
+
+def _uid_of(path: Path) -> str:
+    with path.open("rb") as file:
+        head = file.read(512)
+    at = head.index(b"\x02\x00\x03\x00UI") + 6
+    length = int.from_bytes(head[at : at + 2], "little")
+    return head[at + 2 : at + 2 + length].rstrip(b"\0").decode("ascii")
+
+
+def _waiting(here: Node) -> list[dict[str, Any]]:
+    query = "SELECT route, destination, waiting, instances_behind, trouble FROM v_routes WHERE route <> ''"
+    return [row for row in view_rows(here.root, query) if row["waiting"] or row["instances_behind"]]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--instances", type=int, default=10_000)
+    parser.add_argument("--series", type=int, default=100)
+    parser.add_argument("--times", type=int, default=2, help="least number of each fault")
+    parser.add_argument("--outage", type=float, default=120.0, help="seconds of the long outage of the second node")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no-full-disks", action="store_true")
+    options = parser.parse_args()
+    kinds = FAULTS[:2] if options.no_full_disks else FAULTS
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="voxelnode-routes-") as folder:
+        faults = Faults(
+            Path(folder),
+            options.instances,
+            options.series,
+            options.outage,
+            options.times,
+            seed=options.seed,
+            kinds=kinds,
+        )
+        faults.run()
+    print(f"{options.instances} instances in {options.series} series, seed {options.seed}: ", end="")
+    print(
+        f"{time.monotonic() - began:.0f} s",
+        *(f"{count} x {what}" for what, count in sorted(faults.done.items())),
+        sep=", ",
+    )
+    print(*(faults.problems or ["each came to both destinations, in order"]), sep="\n")
+    return 1 if faults.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
