@@ -34,7 +34,9 @@ sys.path.insert(0, str(ROOT))
 from tests.make import instance  # noqa: E402
 from tests.programs import SYSTEM_PATH  # noqa: E402
 
+# pynetdicom has programs of the same names, which a virtual environment puts first.
 STORESCU = shutil.which("storescu", path=SYSTEM_PATH) or "storescu"
+STORESCP = shutil.which("storescp", path=SYSTEM_PATH) or "storescp"
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(command: list[str], port: int, nodelay: str, **environment: str) -> Iterator[int]:
+def running(command: list[str], port: int, nodelay: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
         command,
         env=os.environ | environment | {"TCP_NODELAY": nodelay},
@@ -120,7 +122,7 @@ def running(command: list[str], port: int, nodelay: str, **environment: str) -> 
                 if time.monotonic() > deadline or process.poll() is not None:
                     raise SystemExit(f"{command[0]} does not listen") from None
                 time.sleep(0.05)
-        yield port
+        yield process
     finally:
         process.terminate()
         process.wait()
@@ -164,7 +166,7 @@ def orthanc(folder: Path, nodelay: str) -> Iterator[int]:
 def storescp(folder: Path, nodelay: str) -> Iterator[int]:
     port, place = free_port(), folder / "storescp"
     place.mkdir()
-    with running(["storescp", "--fork", "+B", "-od", str(place), str(port)], port, nodelay):
+    with running([STORESCP, "--fork", "+B", "-od", str(place), str(port)], port, nodelay):
         yield port
 
 
