@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
 from pynetdicom.association import Association
 
 from tests.made_once import share_indexes
@@ -25,6 +26,9 @@ MISSING = {"peers": "is not installed", "corpus": "no corpus of real series"}
 
 
 share_indexes()
+
+settings.register_profile("whatever the load", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("whatever the load")
 
 # Without bytecode, each process that a test starts would compile the whole package again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

@@ -338,7 +338,7 @@ def asked(draw: st.DrawFn) -> dict[str, str]:
     return {keyword: draw(KEY_VALUES[keyword]) for keyword in keywords}
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(keys=asked(), level=st.sampled_from([Level.STUDY, Level.SERIES, Level.IMAGE]))
 def test_the_index_finds_what_a_plain_reading_of_the_standard_finds(
     world: World, keys: dict[str, str], level: Level
@@ -347,7 +347,7 @@ def test_the_index_finds_what_a_plain_reading_of_the_standard_finds(
     assert identities(world, query) == expected(world.rows[level], keys)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(keys=asked())
 def test_patients_are_found_as_by_a_plain_reading(world: World, keys: dict[str, str]) -> None:
     keywords = list(world.rows[Level.PATIENT][0].values)
@@ -359,7 +359,7 @@ def test_patients_are_found_as_by_a_plain_reading(world: World, keys: dict[str, 
     assert found == Counter(tuple(row.values[keyword] or "" for keyword in keywords) for row in rows)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     dates=st.lists(st.sampled_from(DATES[:-1]), min_size=2, max_size=2).map(sorted),
     times=st.tuples(*[st.sampled_from(["00", "1015", "101530", "101530.5", "2359"])] * 2),

@@ -314,7 +314,7 @@ CHECKS = list(HealthCheck)
 
 
 @pytest.mark.parametrize("holds", PROPERTIES, ids=lambda holds: holds.__name__)
-@settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, suppress_health_check=CHECKS)
+@settings(max_examples=EXAMPLES, derandomize=True, database=None, suppress_health_check=CHECKS)
 @given(data=st.data())
 def test_a_change_of_a_real_series(few_series: Library, holds: Property, data: st.DataObject) -> None:
     check(few_series, holds, data)
@@ -323,7 +323,7 @@ def test_a_change_of_a_real_series(few_series: Library, holds: Property, data: s
 @pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("holds", PROPERTIES, ids=lambda holds: holds.__name__)
-@settings(max_examples=LONG_EXAMPLES, deadline=None, suppress_health_check=CHECKS)
+@settings(max_examples=LONG_EXAMPLES, suppress_health_check=CHECKS)
 @given(data=st.data())
 def test_many_changes_of_real_series(all_series: Library, holds: Property, data: st.DataObject) -> None:
     check(all_series, holds, data)

@@ -62,7 +62,7 @@ def test_no_request_is_a_server_error(fuzzed: Site, requests: int) -> None:
         wrong = operation.as_strategy(generation_mode=GenerationMode.NEGATIVE)
 
         @given(case=valid | wrong, is_there=st.booleans(), token=st.sampled_from(tokens))
-        @settings(max_examples=requests, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+        @settings(max_examples=requests, suppress_health_check=list(HealthCheck), derandomize=True)
         def probe(case: schemathesis.Case, is_there: bool, token: str) -> None:
             case.headers["Authorization"] = f"Bearer {token}"
             if is_there:

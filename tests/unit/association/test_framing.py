@@ -6,7 +6,7 @@ import contextlib
 import struct
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from node.association.framing import ABORT, ASSOCIATE_RQ, RELEASE_RQ, Framing, OtherPdu, Piece, Violation, data_pdu
@@ -55,7 +55,6 @@ def messages(found: list[Piece | OtherPdu]) -> list[tuple[int, bool, bytes] | by
 part = st.tuples(st.integers(1, 255), st.booleans(), st.lists(st.binary(max_size=300), min_size=1, max_size=5))
 
 
-@settings(deadline=None)
 @given(parts=st.lists(part, max_size=6), step=st.integers(1, 4096), pdvs_a_pdu=st.integers(1, 4))
 def test_whatever_the_cuts_the_same_messages_come_out(
     parts: list[tuple[int, bool, list[bytes]]], step: int, pdvs_a_pdu: int
@@ -76,7 +75,6 @@ def test_whatever_the_cuts_the_same_messages_come_out(
     ]
 
 
-@settings(deadline=None)
 @given(noise=st.binary(max_size=600), step=st.integers(1, 600), data=st.booleans())
 def test_noise_is_understood_or_a_violation_and_nothing_else(noise: bytes, step: int, data: bool) -> None:
     with contextlib.suppress(Violation):

@@ -56,7 +56,7 @@ def test_a_series_is_one_volume_of_its_stored_values():
     assert (volume.suffix, volume.stack, volume.modality, volume.warnings) == ("", 0, "CT", ())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     order=st.permutations(range(6)),
     orientation=st.sampled_from([make.AXIAL, make.SAGITTAL, make.CORONAL, make.OBLIQUE]),
@@ -389,7 +389,7 @@ SERIES = [encoded(series) for series in (make.ct_series(3), make.time_series(2, 
 
 
 @pytest.mark.filterwarnings("ignore")  # what pydicom says of damaged values
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     files=st.sampled_from(SERIES),
     damage=st.lists(

@@ -39,7 +39,7 @@ def truth(voxels, affine):
     return places @ [3.0, -2.0, 5.0]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     shear=st.tuples(*[st.floats(-0.8, 0.8)] * 2),
     missing=st.sets(st.integers(1, 8), max_size=3),

@@ -68,7 +68,7 @@ def read_nrrd(path: Path, one: Volume) -> tuple[np.ndarray, np.ndarray]:
     return read_metaimage(path)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(one=volumes(), compress=st.booleans())
 def test_nifti_metaimage_and_nrrd_give_back_every_voxel_and_corner(one: Volume, compress: bool) -> None:
     with TemporaryDirectory() as folder:
@@ -90,7 +90,7 @@ def test_nifti_metaimage_and_nrrd_give_back_every_voxel_and_corner(one: Volume, 
                 np.testing.assert_allclose(data, real(one), rtol=1e-6, atol=1e-6 * np.abs(real(one)).max())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(one=volumes(), compress=st.booleans(), has_place=st.booleans())
 def test_the_header_of_a_metaimage_is_the_one_that_simpleitk_writes(
     one: Volume, compress: bool, has_place: bool
@@ -112,7 +112,7 @@ def test_the_header_of_a_metaimage_is_the_one_that_simpleitk_writes(
         assert ours == theirs
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(one=volumes())
 def test_a_qform_that_is_kept_puts_no_corner_off_by_more_than_a_tenth_of_a_voxel(one: Volume) -> None:
     with TemporaryDirectory() as folder:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from node.errors import ConversionRefused
@@ -53,7 +53,6 @@ def in_time(times: int, slices: int, key: str, *, descending: bool = False, firs
     ]
 
 
-@settings(deadline=None)
 @given(data=st.data())
 def test_what_is_left_of_a_series_with_a_hole_holds_one_time_in_each_volume(data: st.DataObject) -> None:
     times, slices = data.draw(st.integers(3, 5)), data.draw(st.integers(3, 6))

@@ -289,7 +289,7 @@ def pseudo_code(ds: Dataset, sex: str) -> dict[str, float]:
     half_life=st.sampled_from(("6586.2", "1223.4", "4057.7")),
     waited=st.integers(0, 7200),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_factors_are_those_of_the_pseudo_code(
     weight: int, height_cm: int, sex: str, dose_mbq: int, half_life: str, waited: int
 ) -> None:

@@ -81,7 +81,7 @@ def test_native_values_come_back_as_they_were_stored(dtype: str) -> None:
 
 
 @given(st.integers(1, 16), st.integers(0, 15), st.booleans(), st.lists(st.integers(0, 65535), min_size=12, max_size=12))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_bits_above_and_below_the_stored_ones_never_show(bits: int, shift: int, signed: bool, words: list[int]) -> None:
     shift = min(shift, 16 - bits)
     dirty = np.array(words, np.uint16).reshape(3, 4)
@@ -479,7 +479,7 @@ def test_an_instance_without_pixels_is_no_image() -> None:
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_damaged_codestreams_are_decoded_or_refused_and_nothing_else(data: st.DataObject) -> None:
     ds = compressed(data.draw(st.sampled_from([RLELossless, JPEGLSLossless, JPEG2000Lossless])))
     frame = bytearray(next(pydicom.encaps.generate_frames(ds.PixelData, number_of_frames=1)))
