@@ -14,7 +14,7 @@ import structlog
 from hypothesis import HealthCheck, settings
 from pynetdicom.association import Association
 
-from tests.made_once import share_indexes
+from tests.made_once import IN_POSTGRESQL, drop_indexes, share_indexes
 from tests.preloaded import close_forkers
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,6 +61,10 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest tests, so that no worker ends long after the others."""
+    if IN_POSTGRESQL:
+        for item in items:
+            if item.get_closest_marker("sqlite") is not None:
+                item.add_marker(pytest.mark.skip(reason="about the file of SQLite"))
     items.sort(key=lambda item: item.get_closest_marker("gate") is None)
 
 
@@ -80,6 +84,13 @@ def _logging_as_before() -> Iterator[None]:
         root.handlers, root.level = before
         logging.captureWarnings(False)
         structlog.reset_defaults()
+
+
+@pytest.fixture(autouse=IN_POSTGRESQL)
+def _drop_indexes(tmp_path: Path) -> Iterator[None]:
+    """Keep no databases of tests that are over."""
+    yield
+    drop_indexes(tmp_path)
 
 
 def pytest_xdist_auto_num_workers() -> int:

@@ -2,21 +2,33 @@
 
 An empty index takes a tenth of a second, because it goes through all migrations. That they make one out of nothing is
 what tests/integration/test_index_schema.py is for, and the nodes of tests/acceptance/test_cli_serve.py start like that.
+
+With ``TESTS_INDEX=postgresql``, the indexes of tests are databases of a PostgreSQL server, one for each root.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
 import tempfile
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 from node.index import database
-from node.index.engine import FILE_NAME, upgrade
+from node.index.backend import Place, ServerPlace
+from node.index.engine import FILE_NAME, exists, upgrade
+from node.index.models import REVISION
+from tests.postgresql import shared
+
+IN_POSTGRESQL = os.environ.get("TESTS_INDEX") == "postgresql"
 
 
 def share_indexes() -> None:
     """Have new indexes of this process, and of those that it forks, begin as a copy of one that was migrated."""
     database.upgrade = _copy_or_upgrade  # type: ignore[attr-defined]
+    if IN_POSTGRESQL:
+        _put_into_postgresql()
 
 
 @cache
@@ -28,10 +40,52 @@ def migrated() -> tuple[bytes, str]:
         return path.read_bytes(), revision  # the write-ahead log went into it when the last connection was closed
 
 
-def _copy_or_upgrade(path: Path) -> tuple[str | None, str]:
-    if path.exists():
-        return upgrade(path)
+def _copy_or_upgrade(place: Place) -> tuple[str | None, str]:
+    if exists(place):
+        return upgrade(place)
+    if not isinstance(place, Path):
+        return _copy_in_postgresql(place)
     content, revision = migrated()
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path.write_bytes(content)
+    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    place.write_bytes(content)
     return None, revision
+
+
+def _put_into_postgresql() -> None:
+    from node.control import checks, repository
+    from node.index import engine, postgresql
+    from node.lifecycle import fsck
+
+    in_configuration = engine.place_of
+
+    def place_of(root: Path, url: str | None) -> Place:
+        return in_configuration(root, url or shared().url(_name(root)))
+
+    for module in (checks, database, engine, fsck, repository):
+        module.place_of = place_of  # type: ignore[attr-defined]
+    postgresql.require_durable = lambda connection: None
+
+
+def _name(root: Path) -> str:
+    return f"root_{hashlib.sha256(bytes(root.absolute())).hexdigest()[:32]}"
+
+
+def _copy_in_postgresql(place: ServerPlace) -> tuple[str | None, str]:
+    server = shared()
+    template = f"migrated_{REVISION}"
+    if not server.run(f"SELECT 1 FROM pg_database WHERE datname = '{template}'"):
+        server.create(template)
+        upgrade(ServerPlace(server.url(template), place.root))
+    name = _name(place.root)
+    (server.folder / name).write_text(str(place.root))
+    server.create(name, template)
+    return None, REVISION
+
+
+def drop_indexes(folder: Path) -> None:
+    """Drop the databases of the roots below a folder."""
+    for note in shared().folder.glob("root_*"):
+        with suppress(FileNotFoundError):  # of another process
+            if Path(note.read_text()).is_relative_to(folder):
+                shared().run(f'DROP DATABASE IF EXISTS "{note.name}" WITH (FORCE)')
+                note.unlink()

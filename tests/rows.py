@@ -11,8 +11,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from node.index.database import reading
 from node.index.engine import FILE_NAME
 from node.journal.inspect import inspect
+from tests.made_once import IN_POSTGRESQL
 
 CATCH_UP_SECONDS = 10.0
 
@@ -20,8 +22,7 @@ CATCH_UP_SECONDS = 10.0
 def view_rows(root: Path, query: str, **values: Any) -> list[dict[str, Any]]:
     """The rows that a query gives, in a transaction of its own; `values` fill its ``:names``."""
     wait_until_applied(root)
-    with closing(_opened(root)) as connection:
-        return [dict(row) for row in connection.execute(query, values)]
+    return read_rows(root, query, **values)
 
 
 def wait_until_applied(root: Path, seconds: float = CATCH_UP_SECONDS) -> None:
@@ -47,9 +48,17 @@ def _is_held(journal: Path) -> bool:
 
 
 def _applied(root: Path) -> int:
+    rows = read_rows(root, "SELECT value FROM about WHERE key = 'applied'")
+    return int(rows[0]["value"].rpartition(":")[2]) if rows else 0
+
+
+def read_rows(root: Path, query: str, **values: Any) -> list[dict[str, Any]]:
+    """The rows that a query gives at once."""
+    if IN_POSTGRESQL:
+        with reading(root) as index:
+            return index.series._rows(query, **values)
     with closing(_opened(root)) as connection:
-        row = connection.execute("SELECT value FROM about WHERE key = 'applied'").fetchone()
-    return int(row[0].rpartition(":")[2]) if row is not None else 0
+        return [dict(row) for row in connection.execute(query, values)]
 
 
 def _opened(root: Path) -> sqlite3.Connection:

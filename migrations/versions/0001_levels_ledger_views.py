@@ -284,7 +284,7 @@ def upgrade() -> None:
         sa.Column("number_of_slices", sa.Integer(), nullable=True),
         sa.Column("number_of_time_slices", sa.Integer(), nullable=True),
         sa.Column("number_of_series_related_instances", sa.Integer(), nullable=True),
-        sa.Column("file_missing", sa.Boolean(), server_default=sa.text("0"), nullable=False),
+        sa.Column("file_missing", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.Column("bytes", sa.BigInteger(), nullable=False),
         sa.Column("sha256", sa.String(length=64), nullable=False),
         sa.Column("data_set_offset", sa.Integer(), nullable=False),

@@ -25,9 +25,7 @@ def upgrade() -> None:
         _fold(table, name)
     for group in GROUPS:
         op.create_index(f"ix_patients_patient_name_{group}", "patients", [f"patient_name_{group}"], unique=False)
-    op.create_index(
-        "ix_images_series_id_missing", "images", ["series_id"], unique=False, sqlite_where=sa.text("file_missing")
-    )
+    op.execute("CREATE INDEX ix_images_series_id_missing ON images (series_id) WHERE file_missing")
 
 
 def _fold(table: str, name: str) -> None:

@@ -11,7 +11,7 @@ depends_on = None
 SENDERS = """
     CREATE VIEW v_senders AS
         SELECT calling_ae_title, quiet_seconds, json_array_length(gaps) AS series,
-               (SELECT max(value) FROM json_each(gaps)) AS longest_gap_seconds, learnt_at
+               (SELECT max(CAST(value AS FLOAT)) FROM json_each(gaps)) AS longest_gap_seconds, learnt_at
         FROM senders
 """
 

@@ -1,5 +1,6 @@
 """Store what seems to be missing from a series, in words."""
 
+import sqlalchemy as sa
 from alembic import op
 
 revision = "0010"
@@ -22,7 +23,7 @@ SERIES = """
 
 def upgrade() -> None:
     op.execute("DROP VIEW v_series")
-    op.execute("ALTER TABLE series ADD COLUMN missing_detail TEXT")
+    op.add_column("series", sa.Column("missing_detail", sa.Text(), nullable=True))
     op.execute(SERIES.format(missing_detail="se.missing_detail,"))
 
 

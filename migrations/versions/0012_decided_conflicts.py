@@ -1,5 +1,6 @@
 """Keep the decision about a conflict; those that `overwrite_policy = "replace"` left behind are decided already."""
 
+import sqlalchemy as sa
 from alembic import op
 
 from node.index.view_changes import change_view
@@ -9,12 +10,13 @@ down_revision = "0011"
 branch_labels = None
 depends_on = None
 
+COLUMNS_OF_DECISION = {"decision": sa.String(16), "decided_at": sa.DateTime(), "decided_by": sa.String(64)}
 COLUMNS = ("calling_ae_title, found_at", "calling_ae_title, found_at, decision, decided_at, decided_by")
 
 
 def upgrade() -> None:
-    for column in ("decision VARCHAR(16)", "decided_at DATETIME", "decided_by VARCHAR(64)"):
-        op.execute(f"ALTER TABLE conflicts ADD COLUMN {column}")
+    for name, kind in COLUMNS_OF_DECISION.items():
+        op.add_column("conflicts", sa.Column(name, kind, nullable=True))
     op.execute(
         "UPDATE conflicts SET decision = 'accepted', decided_at = found_at, decided_by = '[storage] overwrite_policy' "
         "WHERE kind = 'instance-replaced'"
@@ -24,5 +26,5 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     change_view(op.get_bind(), "v_conflicts", [COLUMNS[::-1]])
-    for column in ("decision", "decided_at", "decided_by"):
+    for column in COLUMNS_OF_DECISION:
         op.execute(f"ALTER TABLE conflicts DROP COLUMN {column}")

@@ -13,16 +13,16 @@ branch_labels = None
 depends_on = None
 
 COLUMNS = (
-    ("studies", "timezone_offset_from_utc", "VARCHAR(16)"),
-    ("series", "timezone_offset_from_utc", "VARCHAR(16)"),
-    ("series", "request_attributes", "JSON"),
-    ("images", "timezone_offset_from_utc", "VARCHAR(16)"),
+    ("studies", "timezone_offset_from_utc", sa.String(16)),
+    ("series", "timezone_offset_from_utc", sa.String(16)),
+    ("series", "request_attributes", sa.JSON()),
+    ("images", "timezone_offset_from_utc", sa.String(16)),
 )
 
 
 def upgrade() -> None:
     for table, column, kind in COLUMNS:
-        op.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
+        op.add_column(table, sa.Column(column, kind, nullable=True))
     op.create_table(
         "scheduled_steps",
         sa.Column("id", sa.Integer(), nullable=False),

@@ -1,5 +1,6 @@
 """Store the orientation of a volume's slices; that of earlier conversions is unknown."""
 
+import sqlalchemy as sa
 from alembic import op
 
 from node.index.view_changes import change_view
@@ -13,7 +14,7 @@ COLUMNS = ("v.geometry,", "v.geometry, v.orientation,")
 
 
 def upgrade() -> None:
-    op.execute("ALTER TABLE volumes ADD COLUMN orientation VARCHAR(8)")
+    op.add_column("volumes", sa.Column("orientation", sa.String(8), nullable=True))
     change_view(op.get_bind(), "v_volumes", [COLUMNS])
 
 

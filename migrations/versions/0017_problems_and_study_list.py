@@ -1,5 +1,6 @@
 """Keep what a person says about the problems of a series; a word for its certainty; indexes for lists of studies."""
 
+import sqlalchemy as sa
 from alembic import op
 
 from node.index.view_changes import change_view
@@ -10,10 +11,10 @@ branch_labels = None
 depends_on = None
 
 COLUMNS = (
-    ("acknowledged_problem", "VARCHAR(64)"),
-    ("acknowledged_reason", "TEXT"),
-    ("acknowledged_by", "VARCHAR(64)"),
-    ("acknowledged_at", "DATETIME"),
+    ("acknowledged_problem", sa.String(64)),
+    ("acknowledged_reason", sa.Text()),
+    ("acknowledged_by", sa.String(64)),
+    ("acknowledged_at", sa.DateTime()),
 )
 CERTAINTY = (
     "CASE WHEN se.verdict <> 'complete' THEN se.verdict "
@@ -33,7 +34,7 @@ CHANGES = (
 
 def upgrade() -> None:
     for name, kind in COLUMNS:
-        op.execute(f"ALTER TABLE series ADD COLUMN {name} {kind}")
+        op.add_column("series", sa.Column(name, kind, nullable=True))
     op.execute("CREATE INDEX ix_series_doubted ON series (study_id) WHERE verdict IN ('suspect', 'incomplete')")
     op.execute("CREATE INDEX ix_failures_of_images ON failures (series_id) WHERE reason <> 'not-an-image'")
     op.execute("DROP INDEX ix_series_modality")

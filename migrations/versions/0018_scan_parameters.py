@@ -3,6 +3,7 @@
 Those of earlier conversions are unknown: the files have them, and a migration reads no files.
 """
 
+import sqlalchemy as sa
 from alembic import op
 
 from node.index.view_changes import change_view
@@ -13,17 +14,17 @@ branch_labels = None
 depends_on = None
 
 COLUMNS = {
-    "affine_lps": "JSON",
-    "slice_thickness_mm": "FLOAT",
-    "repetition_time_ms": "FLOAT",
-    "echo_time_ms": "FLOAT",
-    "inversion_time_ms": "FLOAT",
-    "flip_angle_degrees": "FLOAT",
-    "magnetic_field_strength_t": "FLOAT",
-    "sequence": "VARCHAR(64)",
-    "weighting": "VARCHAR(8)",
-    "contrast_agent": "VARCHAR(16)",
-    "convolution_kernel": "VARCHAR(64)",
+    "affine_lps": sa.JSON(),
+    "slice_thickness_mm": sa.Float(),
+    "repetition_time_ms": sa.Float(),
+    "echo_time_ms": sa.Float(),
+    "inversion_time_ms": sa.Float(),
+    "flip_angle_degrees": sa.Float(),
+    "magnetic_field_strength_t": sa.Float(),
+    "sequence": sa.String(64),
+    "weighting": sa.String(8),
+    "contrast_agent": sa.String(16),
+    "convolution_kernel": sa.String(64),
 }
 SCAN = ", ".join(f"v.{name}" for name in COLUMNS)
 VOLUMES = ("v.orientation,", f"v.orientation, {SCAN},")
@@ -34,7 +35,7 @@ VOLUMES = ("v.orientation,", f"v.orientation, {SCAN},")
 CATALOG = """
     SELECT st.study_instance_uid, se.series_instance_uid, c.revision, v.stack, v.suffix,
            st.patient_id AS patient, p.patient_id, p.patient_sex,
-           CASE WHEN st.patient_age GLOB '[0-9][0-9][0-9][YMWD]' THEN substr(st.patient_age, 1, 3) /
+           CASE WHEN st.patient_age GLOB '[0-9][0-9][0-9][YMWD]' THEN CAST(substr(st.patient_age, 1, 3) AS FLOAT) /
                CASE substr(st.patient_age, 4) WHEN 'Y' THEN 1.0 WHEN 'M' THEN 12.0 WHEN 'W' THEN 52.1775
                ELSE 365.2425 END END AS patient_age,
            st.study_date, st.study_description, st.accession_number,
@@ -66,7 +67,7 @@ CATALOG = """
 
 def upgrade() -> None:
     for name, kind in COLUMNS.items():
-        op.execute(f"ALTER TABLE volumes ADD COLUMN {name} {kind}")
+        op.add_column("volumes", sa.Column(name, kind, nullable=True))
     change_view(op.get_bind(), "v_volumes", [VOLUMES])
     op.execute(f"CREATE VIEW v_catalog AS {CATALOG}")
 

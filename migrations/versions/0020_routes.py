@@ -10,12 +10,7 @@ down_revision = "0019"
 branch_labels = None
 depends_on = None
 
-COLUMNS = {
-    "paused": "BOOLEAN NOT NULL DEFAULT 0",
-    "trouble": "TEXT",
-    "trouble_since": "DATETIME",
-    "retry_at": "DATETIME",
-}
+COLUMNS = {"trouble": sa.Text(), "trouble_since": sa.DateTime(), "retry_at": sa.DateTime()}
 ONLY_HOOKS = {
     "v_hooks": ("FROM hooks h", "FROM hooks h WHERE instr(h.name, '/') = 0"),
     "v_deliveries": ("FROM deliveries", "FROM deliveries WHERE instr(hook, '/') = 0"),
@@ -46,8 +41,9 @@ VIEWS = {
 
 
 def upgrade() -> None:
+    op.add_column("hooks", sa.Column("paused", sa.Boolean(), server_default=sa.false(), nullable=False))
     for name, kind in COLUMNS.items():
-        op.execute(f"ALTER TABLE hooks ADD COLUMN {name} {kind}")
+        op.add_column("hooks", sa.Column(name, kind, nullable=True))
     op.create_table(
         "sent_instances",
         sa.Column("image_id", sa.Integer(), nullable=False),
@@ -68,11 +64,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("image_id", "subscriber", name="pk_sent_instances"),
     )
     op.create_index("ix_sent_instances_transaction_uid", "sent_instances", ["transaction_uid"])
-    op.create_index(
-        "ix_sent_instances_unconfirmed",
-        "sent_instances",
-        ["subscriber"],
-        sqlite_where=sa.text("state IN ('owed', 'asked')"),
+    op.execute(
+        "CREATE INDEX ix_sent_instances_unconfirmed ON sent_instances (subscriber) WHERE state IN ('owed', 'asked')"
     )
     for view, change in ONLY_HOOKS.items():
         change_view(op.get_bind(), view, [change])
@@ -90,5 +83,5 @@ def downgrade() -> None:
     op.drop_table("sent_instances")
     op.execute("DELETE FROM hooks WHERE instr(name, '/') > 0")
     op.execute("DELETE FROM deliveries WHERE instr(hook, '/') > 0")
-    for name in COLUMNS:
+    for name in ("paused", *COLUMNS):
         op.execute(f"ALTER TABLE hooks DROP COLUMN {name}")

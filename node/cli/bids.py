@@ -134,7 +134,7 @@ def _from_node(settings: Settings) -> Iterator[tuple[Source, Path]]:
     from node.bids.sources import IndexSource
     from node.index.database import reading
 
-    with reading(settings.storage.root) as index:
+    with reading(settings.storage.root, settings.index.url) as index:
         yield IndexSource(index), settings.storage.root
 
 

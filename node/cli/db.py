@@ -1,4 +1,4 @@
-"""``voxelnode db path|upgrade|check|backup|export|rebuild``."""
+"""``voxelnode db path|upgrade|check|backup|copy|export|rebuild``."""
 
 from __future__ import annotations
 
@@ -10,21 +10,26 @@ import typer
 
 from node.cli.options import ConfigFile, Json, Root, load, settings_for_change
 from node.cli.output import print_json, report_problems, sized
+from node.errors import UsageError
 
 if TYPE_CHECKING:
     from node.control.repository import Rebuilt
+    from node.index.backend import Place
+    from node.settings.model import Settings
 
 app = typer.Typer(help="Maintain the index database.", no_args_is_help=True)
 
 
 @app.command()
 def path(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
-    """Print the path of the database file."""
-    file = _database(config, root)
+    """Print where the database is: its file, or its URL."""
+    from node.index.engine import exists
+
+    place = _place(load(config, storage__root=root).settings)
     if json:
-        print_json({"path": file, "exists": file.exists()})
+        print_json({"path": str(place), "exists": exists(place)})
     else:
-        print(file)
+        print(place)
 
 
 @app.command()
@@ -33,15 +38,16 @@ def upgrade(config: ConfigFile = None, root: Root = None, json: Json = False) ->
     from node.control.repository import require_index
     from node.index.engine import upgrade as upgrade_database
 
-    file = _database(config, root)
-    require_index(file.parent)
-    before, after = upgrade_database(file)
+    settings = load(config, storage__root=root).settings
+    place = _place(settings)
+    require_index(settings.storage.root.absolute(), settings.index.url)
+    before, after = upgrade_database(place)
     if json:
-        print_json({"path": file, "before": before, "after": after})
+        print_json({"path": str(place), "before": before, "after": after})
     elif before == after:
-        print(f"{file}: already at schema {after}")
+        print(f"{place}: already at schema {after}")
     else:
-        print(f"{file}: {f'migrated from schema {before} to' if before else 'created at schema'} {after}")
+        print(f"{place}: {f'migrated from schema {before} to' if before else 'created at schema'} {after}")
 
 
 @app.command()
@@ -52,8 +58,8 @@ def check(config: ConfigFile = None, root: Root = None, json: Json = False) -> N
     """
     from node.index.engine import check as problems_of
 
-    file = _database(config, root)
-    report_problems(file, problems_of(file), "no problems found", json)
+    place = _place(load(config, storage__root=root).settings)
+    report_problems(place, problems_of(place), "no problems found", json)
 
 
 @app.command()
@@ -70,12 +76,40 @@ def backup(
     """
     from node.index.engine import backup as copy_database
 
-    file = _database(config, root)
-    size = copy_database(file, target.absolute())
+    settings = load(config, storage__root=root).settings
+    size = copy_database(_place(settings), target.absolute())
     if json:
         print_json({"path": target, "bytes": size})
         return
-    print(f"{target}: {sized(size)} written; now copy the folders of {file.parent}, the journal first")
+    print(f"{target}: {sized(size)} written; now copy the folders of {settings.storage.root}, the journal first")
+
+
+@app.command()
+def copy(
+    to: Annotated[str, typer.Option(metavar="URL", help='Database of PostgreSQL, or "sqlite" for a file in the root.')],
+    config: ConfigFile = None,
+    root: Root = None,
+    json: Json = False,
+) -> None:
+    """Move the index to another database: PostgreSQL, or SQLite.
+
+    Stop the node first. The database must be empty. All rows are compared when they have been copied; an interrupted
+    copy goes on when the command is run again. Afterwards set [index] url to the new database, or remove it for SQLite:
+    no node opens the old one again.
+    """
+    settings = settings_for_change(config, root)
+    url = None if to == "sqlite" else load(config, storage__root=root, index__url=to).settings.index.url
+
+    from node.control.repository import copy_index
+    from node.index.engine import place_of
+
+    target = place_of(settings.storage.root, url)
+    rows = copy_index(settings, url)
+    if json:
+        print_json({"path": str(target), "rows": rows})
+        return
+    print(f"{target}: {sum(rows.values())} rows of {len(rows)} tables copied and compared")
+    print("now remove url from [index]" if url is None else f'now set url = "{url}" in [index]')
 
 
 @app.command()
@@ -98,9 +132,11 @@ def export(
     from node.lifecycle.export import export as export_to
 
     settings = settings_for_change(config, root)
+    if settings.index.url is not None:
+        raise UsageError("an export needs an index in SQLite: unset [index] url, or read the views of the database")
     target = folder.absolute()
     with audited_export(settings, f"voxelnode db export to {target}, for {group or 'its owner'}") as outcome:
-        done = export_to(_database(config, root).parent, target, group)
+        done = export_to(settings.storage.root.absolute(), target, group)
         outcome.counts = f"{done.copied} conversions copied, {done.kept} already there, {done.removed} removed"
     if json:
         print_json({"path": folder, **asdict(done)})
@@ -178,8 +214,7 @@ def _print_rebuilt(done: Rebuilt) -> None:
         print("\n".join(done.unread))
 
 
-def _database(config: Path | None, root: Path | None) -> Path:
-    from node.index.engine import FILE_NAME
+def _place(settings: Settings) -> Place:
+    from node.index.engine import place_of
 
-    folder: Path = load(config, storage__root=root).settings.storage.root
-    return folder.absolute() / FILE_NAME
+    return place_of(settings.storage.root, settings.index.url)

@@ -37,7 +37,7 @@ def delete(
 
     from node.index.database import reading
 
-    with reading(settings.storage.root) as index:
+    with reading(settings.storage.root, settings.index.url) as index:
         plan = index.deletions.plan(_level(index, uid), uid, study)
     if not json:
         _print(plan)

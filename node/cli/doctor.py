@@ -197,23 +197,18 @@ def _disk(settings: Settings) -> Iterator[Check]:
 
 def _index(settings: Settings) -> Iterator[Check]:
     from node.control.repository import require_index
-    from node.index.engine import FILE_NAME, IndexUnusable, check
+    from node.index.engine import IndexUnusable, check, exists, place_of
 
-    path = settings.storage.root.absolute() / FILE_NAME
+    place = place_of(settings.storage.root, settings.index.url)
     try:
-        require_index(path.parent)
+        require_index(settings.storage.root.absolute(), settings.index.url)
+        if not exists(place):
+            yield Check("index", "ok", f"{place} does not exist yet; the first start creates it")
+            return
     except IndexUnusable as error:
         yield Check("index", "broken", str(error), "restore a backup, or run `voxelnode db rebuild`")
         return
-    if not path.exists():
-        try:
-            require_index(path.parent)
-        except IndexUnusable as error:
-            yield Check("index", "broken", f"{path} is missing", str(error).partition(": ")[2])
-        else:
-            yield Check("index", "ok", f"{path} does not exist yet; the first start creates it")
-        return
-    problems = check(path)
+    problems = check(place)
     for problem in problems:
         yield Check(
             "index",
@@ -223,7 +218,7 @@ def _index(settings: Settings) -> Iterator[Check]:
         )
     yield from _missing_files(settings)
     if not problems:
-        yield Check("index", "ok", str(path))
+        yield Check("index", "ok", str(place))
 
 
 def _missing_files(settings: Settings) -> Iterator[Check]:
@@ -231,7 +226,7 @@ def _missing_files(settings: Settings) -> Iterator[Check]:
     from node.index.engine import IndexUnusable
 
     try:
-        with reading(settings.storage.root) as index:
+        with reading(settings.storage.root, settings.index.url) as index:
             missing = index.instances.count_missing_files()
     except IndexUnusable:  # reported already
         return
@@ -316,7 +311,7 @@ def _clock(settings: Settings) -> Iterator[Check]:
 
     now = dt.datetime.now(dt.UTC)
     try:
-        with reading(settings.storage.root) as index:
+        with reading(settings.storage.root, settings.index.url) as index:
             newest = index.series.last_received_at()
     except IndexUnusable:
         newest = None

@@ -75,11 +75,12 @@ def _stored(uid: str, config: Path | None, root: Path | None) -> Path:
     """Return the file of a stored instance."""
     if not _UID.fullmatch(uid):
         raise UsageError(f"{uid}: neither a file nor a SOP Instance UID")
-    folder: Path = load(config, storage__root=root).settings.storage.root
+    settings = load(config, storage__root=root).settings
+    folder = settings.storage.root
 
     from node.index.database import reading
 
-    with reading(folder) as index:
+    with reading(folder, settings.index.url) as index:
         row = index.instances.row(uid)
     if row is None:
         raise UsageError(f"{uid}: no stored instance has this SOP Instance UID and no file has this name; check --root")

@@ -45,7 +45,7 @@ def list_(config: ConfigFile = None, root: Root = None, json: Json = False) -> N
 
     from node.index.database import reading
 
-    with reading(settings.storage.root) as index:
+    with reading(settings.storage.root, settings.index.url) as index:
         progress = index.hooks.progress()
     rows = [_described(name, hook) | progress.get(name, {}) for name, hook in settings.hooks.items()]
     if json:
@@ -93,7 +93,7 @@ def deliveries(
 
     from node.index.database import reading
 
-    with reading(settings.storage.root) as index:
+    with reading(settings.storage.root, settings.index.url) as index:
         rows = index.hooks.deliveries(last, hook=hook, state=state)
     if json:
         print_json(rows)
@@ -195,7 +195,8 @@ def _test_message(
     from node.notify.message import NothingLeft, compose_test
     from node.selector import compile_selector
 
-    with reading(root) as index:
+    url = settings.index.url if root == settings.storage.root else None
+    with reading(root, url) as index:
         found = index.series.with_uid(series) if series is not None else index.series.newest(1)
         if len(found) != 1:
             number = "several studies have a" if found else "there is no"
@@ -252,7 +253,7 @@ def replay(
     if not events:
         raise UsageError(f"hook {name} receives none of the events that can be replayed: {', '.join(REPLAYED)}")
     selector = compile_selector(where)
-    with reading(settings.storage.root) as index:
+    with reading(settings.storage.root, settings.index.url) as index:
         left = list(index.facts.selected(selector))[::-1]
     total: dict[str, Any] = {"hook": name, "series": len(left), "queued": [], "waiting": 0, "delivered": 0}
     total |= {"without_event": 0, "left": len(left), "dry_run": dry_run}

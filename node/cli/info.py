@@ -64,11 +64,12 @@ def info(
     Higher levels are shown as well, failures and excluded instances with their reasons, and of the first instance what
     the index does not have: institution, age, weight, spacing, thickness, orientation, position.
     """
-    folder = load(config, storage__root=root).settings.storage.root
+    settings = load(config, storage__root=root).settings
+    folder = settings.storage.root
 
     from node.index.database import reading
 
-    with reading(folder) as index:
+    with reading(folder, settings.index.url) as index:
         description = _describe(index, uid)
     if not description:
         raise UsageError(

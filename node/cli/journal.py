@@ -36,7 +36,7 @@ def status(config: ConfigFile = None, root: Root = None, json: Json = False) -> 
 
     folder = settings.storage.root.absolute()
     try:
-        with reading(folder) as index:
+        with reading(folder, settings.index.url) as index:
             applied = index.applied
     except IndexUnusable:  # the journal tells what a new index gets from it
         applied = Applied.of(None)

@@ -52,5 +52,6 @@ def reading_index(config: Path | None, root: Path | None) -> Iterator[ReadIndex]
     """Open the index of a command's root for reading; see `node.index.database.reading`."""
     from node.index.database import reading
 
-    with reading(load(config, storage__root=root).settings.storage.root) as index:
+    settings = load(config, storage__root=root).settings
+    with reading(settings.storage.root, settings.index.url) as index:
         yield index

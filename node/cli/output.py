@@ -27,7 +27,7 @@ def print_json(value: Any) -> None:
     print()
 
 
-def report_problems(path: Path, problems: Sequence[str], none: str, as_json: bool) -> None:
+def report_problems(path: object, problems: Sequence[str], none: str, as_json: bool) -> None:
     """Print the problems of a file, or the text `none`.
 
     Raises
@@ -36,7 +36,7 @@ def report_problems(path: Path, problems: Sequence[str], none: str, as_json: boo
         With status 1 if there are problems.
     """
     if as_json:
-        print_json({"path": path, "ok": not problems, "problems": problems})
+        print_json({"path": str(path), "ok": not problems, "problems": problems})
     else:
         print("\n".join(problems) or f"{path}: {none}")
     if problems:

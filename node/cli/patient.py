@@ -55,7 +55,7 @@ def merge(
 
     from node.index.database import reading
 
-    with reading(settings.storage.root) as index:
+    with reading(settings.storage.root, settings.index.url) as index:
         numbers = _number(index, source), _number(index, target)
     done = perform(settings, "merge-patients", source=numbers[0], target=numbers[1])
     if json:

@@ -41,7 +41,7 @@ def reconvert(
     selectors = [compile_selector(FAILED if failed else CLOSED)]
     if where is not None:
         selectors.append(compile_selector(where))
-    with reading(settings.storage.root) as index:
+    with reading(settings.storage.root, settings.index.url) as index:
         series = list(index.facts.selected(*selectors))
     owed = 0
     if series and not dry_run:

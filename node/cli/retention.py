@@ -18,7 +18,7 @@ def retention(config: ConfigFile = None, root: Root = None, json: Json = False) 
     from node.index.database import reading
     from node.lifecycle.retention import expired_studies, kept_studies
 
-    with reading(settings.storage.root) as index:
+    with reading(settings.storage.root, settings.index.url) as index:
         studies = index.studies.stored()
         kept = kept_studies(index, settings.retention)
     expired = expired_studies(studies, settings.retention, dt.datetime.now(dt.UTC), kept)

@@ -41,7 +41,7 @@ def list_(config: ConfigFile = None, root: Root = None, json: Json = False) -> N
 
     from node.index.database import reading
 
-    with reading(settings.storage.root) as index:
+    with reading(settings.storage.root, settings.index.url) as index:
         rows = index.routes.destinations()
     known = [(name, to) for name, route in settings.routes.items() for to in route.to]
     there = {(row["route"], row["destination"]) for row in rows}
@@ -86,7 +86,7 @@ def waiting(
 
     from node.index.database import reading
 
-    with reading(settings.storage.root) as index:
+    with reading(settings.storage.root, settings.index.url) as index:
         filters = {"route": route if name is not None else None, "destination": destination if slash else None}
         rows = [
             row
@@ -171,7 +171,7 @@ def replay(
     from node.selector import compile_selector
 
     selector = compile_selector(where)
-    with reading(settings.storage.root) as index:
+    with reading(settings.storage.root, settings.index.url) as index:
         found = list(index.facts.selected(selector))[::-1]
     total: dict[str, Any] = {"series": len(found), "queued": 0, "waiting": 0, "sent": 0, "left": 0, "dry_run": dry_run}
     for subscriber in subscribers if not dry_run else ():

@@ -30,6 +30,7 @@ def sample_root(settings: Settings) -> Iterator[Path]:
     from node.conversion.pipeline import convert
     from node.conversion.series import record_outcome, write_volumes
     from node.receive.import_files import import_instances
+    from node.settings.model import IndexSettings
     from node.writers.options import write_options
 
     def now() -> dt.datetime:
@@ -39,7 +40,8 @@ def sample_root(settings: Settings) -> Iterator[Path]:
         storage = settings.storage.model_copy(
             update={"root": Path(folder), "reserve_bytes": 0, "journal_bytes": 16_777_216}
         )
-        with Repository(settings.model_copy(update={"storage": storage})) as repository:
+        own = settings.model_copy(update={"storage": storage, "index": IndexSettings()})
+        with Repository(own) as repository:
             repository.ingest.quiet_seconds = lambda calling_ae_title: 0.0
             import_instances(shipped_with_pydicom(CT_SERIES), repository.ingest)
             repository.applier.require_caught_up()

@@ -51,7 +51,7 @@ def send(
     from node.index.database import reading
 
     peer = address_of(to, settings)
-    with reading(folder) as index:
+    with reading(folder, settings.index.url) as index:
         instances = [
             instance for selected in _selected(index, uids or [], patient) for instance in outgoing_of(selected, folder)
         ]

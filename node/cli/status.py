@@ -53,7 +53,7 @@ def status(uids: Uids = False, config: ConfigFile = None, root: Root = None, jso
 
     folder = settings.storage.root.absolute()
     live = read_counters(folder)
-    with _readable(reading(folder), live) as index:
+    with _readable(reading(folder, settings.index.url), live) as index:
         journal = journal_report(folder, index.applied)
         levels, stored = index.count_levels(), index.instances.totals()
         failures = index.failures.newest(SHOWN_FAILURES)

@@ -18,7 +18,7 @@ from node.control.availability import hook_channel
 from node.deidentify.deidentification import configured_by_name
 from node.errors import UsageError, VoxelnodeError
 from node.index.database import reading
-from node.index.engine import FILE_NAME
+from node.index.engine import exists, place_of
 from node.routing.router import check_destination
 from node.settings.model import Peer, Route, Settings, Web, is_loopback
 from node.tls import server_context
@@ -190,9 +190,9 @@ def _check_provider(settings: Settings) -> None:
 
 
 def _require_account(settings: Settings) -> None:
-    root = settings.storage.root
-    if (root / FILE_NAME).exists():
-        with reading(root) as index:
+    root, url = settings.storage.root, settings.index.url
+    if exists(place_of(root, url)):
+        with reading(root, url) as index:
             if index.accounts.listed():
                 return
     raise UsageError(missing_account(settings.web))

@@ -30,13 +30,15 @@ from node.control.control_socket import REQUEST_SECONDS, NoControlSocket, NotPer
 from node.dicom.worklist import entry_text
 from node.durable import locked, make_folder, sync_folder, write_durably
 from node.errors import VoxelnodeError
+from node.index import copying
 from node.index.database import Index, reading
 from node.index.deletions import NotThere
-from node.index.engine import FILE_NAME, IndexUnusable, aside_name, discard, missing_index, set_aside
+from node.index.engine import FILE_NAME, IndexUnusable, exists, missing_index, place_of
 from node.index.read import ReadIndex
 from node.index.records import Level
 from node.index.routes import subscriber
 from node.index.salvage import OldIndex, Salvaged
+from node.index.sqlite import aside_name, discard, set_aside
 from node.index.terms import Terms
 from node.journal.inspect import inspect
 from node.journal.journal import MARK_FILE, SEGMENT_BYTES, Journal, segment_files
@@ -113,7 +115,7 @@ class Repository:
         self._locks = locked_root(root)
         try:
             if not new_index:
-                require_index(root)
+                require_index(root, settings.index.url)
             with Ballast(root).dropped():  # a root on a full disk can be opened, to delete something
                 self._open(root, settings, previous, new_index=new_index)
         except BaseException:
@@ -126,7 +128,7 @@ class Repository:
         self._transfers = Transfers(self.audit)
         self.archive = Archive(root, settings.storage.reserve_bytes, settings.storage.low_bytes)
         self.metrics.intake_open.set_function(lambda: float(self.archive.intake.has_room()))
-        self.index = Index(root, self.metrics, self.archive.intake.stop)
+        self.index = Index(root, self.metrics, self.archive.intake.stop, settings.index.url)
         segment_bytes = min(SEGMENT_BYTES, settings.storage.journal_bytes // MIN_SEGMENTS)
         self.journal = Journal(root / JOURNAL_FOLDER, segment_bytes, settings.storage.journal_bytes)
         self.applier = Applier(self.journal, self.archive, self.index, self.metrics, self.audit)
@@ -169,7 +171,7 @@ class Repository:
         self.applier.checkpoint()
         self.applier.start()
         self.index.ahead = self.applier
-        self.archive.intake.watch((root, root / LOCK_FILE, self.index.path, root / JOURNAL_FOLDER))
+        self.archive.intake.watch((root, root / LOCK_FILE, *self.index.files, root / JOURNAL_FOLDER))
 
     def _is_index_older(self) -> bool:
         """Return whether the journal has let go of records that the index lacks: a copy of the index was restored."""
@@ -401,8 +403,9 @@ def perform_action(
         The action was refused.
     """
     root = settings.storage.root.absolute()
-    if not may_create_index and not (root / FILE_NAME).exists():
-        raise IndexUnusable(missing_index(root / FILE_NAME))
+    place = place_of(root, settings.index.url)
+    if not may_create_index and not exists(place):
+        raise IndexUnusable(missing_index(place))
     deadline = monotonic() + REQUEST_SECONDS
     while True:
         try:
@@ -456,8 +459,8 @@ def check_repository(settings: Settings, *, digests: bool, repair: bool, force: 
     """
     root = settings.storage.root.absolute()
     held = root.is_dir() and is_held(root)
-    with reading(root) as index:
-        findings = list(examine(root, index, digests=digests, serving=held))
+    with reading(root, settings.index.url) as index:
+        findings = list(examine(root, index, digests=digests, serving=held, url=settings.index.url))
         instances = index.count_levels()["instances"]
     if not repair:
         return findings
@@ -495,6 +498,11 @@ def rebuild_index(settings: Settings) -> Rebuilt:
     RootInUse
         A node or an import holds the lock of the root.
     """
+    if settings.index.url is not None:
+        raise IndexUnusable(
+            "an index in PostgreSQL is not built in its place: copy it with `voxelnode db copy --to sqlite`, unset "
+            "[index] url, run `voxelnode db rebuild`, and copy it to a new database with `voxelnode db copy --to URL`"
+        )
     root = settings.storage.root.absolute()
     make_folder(root)
     with locked_root(root):
@@ -528,6 +536,29 @@ def _set_aside(root: Path) -> Path | None:
     return root / name if name is not None else None
 
 
+def copy_index(settings: Settings, url: str | None) -> dict[str, int]:
+    """Copy the index of a root to another database; see `node.index.copying.copy_index`.
+
+    Parameters
+    ----------
+    url : str or None
+        Of PostgreSQL; None: ``index.sqlite`` in the root. One that was moved from there makes room: it is renamed.
+
+    Raises
+    ------
+    RootInUse
+        A node or an import holds the lock of the root.
+    IndexUnusable
+    """
+    root = settings.storage.root.absolute()
+    source, target = place_of(root, settings.index.url), place_of(root, url)
+    with locked_root(root):
+        if isinstance(target, Path) and copying.was_moved(target):
+            set_aside(root, aside_name(root, dt.datetime.now(dt.UTC)))
+            sync_folder(root)
+        return copying.copy_index(source, target)
+
+
 class JournalNotEmpty(VoxelnodeError):
     """The journal holds instances that are not durable elsewhere: it cannot be removed."""
 
@@ -545,8 +576,9 @@ def drain_journal(settings: Settings) -> Replayed:
         Some instances could not be applied, or were received meanwhile.
     """
     root = settings.storage.root.absolute()
-    if not (root / FILE_NAME).exists():
-        raise IndexUnusable(missing_index(root / FILE_NAME))
+    place = place_of(root, settings.index.url)
+    if not exists(place):
+        raise IndexUnusable(missing_index(place))
     with Repository(settings) as repository:
         replayed = repository.replayed
     with locked_root(root):
@@ -564,7 +596,7 @@ def drain_journal(settings: Settings) -> Replayed:
     return replayed
 
 
-def require_index(root: Path) -> None:
+def require_index(root: Path, url: str | None = None) -> None:
     """Refuse a root that has instances, in the archive or in the journal, but no index.
 
     A start would build a new index from the instances and then remove all volumes as unknown.
@@ -576,11 +608,12 @@ def require_index(root: Path) -> None:
     """
     if (root / REBUILDING_FILE).exists():
         raise IndexUnusable(f"the index of {root} is not finished: run `voxelnode db rebuild` again")
-    if (root / FILE_NAME).exists():
+    place = place_of(root, url)
+    if exists(place):
         return
     journal = inspect(root / JOURNAL_FOLDER)
     if journal.last > journal.freed or next((root / "objects").glob("*/*.dcm"), None) is not None:
-        raise IndexUnusable(missing_index(root / FILE_NAME))
+        raise IndexUnusable(missing_index(place))
 
 
 def is_held(root: Path) -> bool:

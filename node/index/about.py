@@ -21,6 +21,12 @@ CHECKPOINT = "checkpoint"
 SCRUB = "scrub"
 """How far the background comparison of the archive is, see `node.lifecycle.scrub`."""
 
+COPYING = "copying"
+"""The index of which this is a copy that is not finished, see `node.index.copying`."""
+
+MOVED = "moved"
+"""Where the index is now: this is not the newest any more."""
+
 _INSERT = insert(AboutRow)
 _SET = Prepared(
     _INSERT.on_conflict_do_update(index_elements=["key"], set_={"value": _INSERT.excluded.value}), ["key", "value"]

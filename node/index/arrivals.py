@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import PurePath
 
-from sqlalchemy import Connection, bindparam, case, func, insert, select, update
+from sqlalchemy import JSON, Connection, bindparam, case, func, insert, select, update
 
 from node.index.departures import leave_series
 from node.index.levels import (
@@ -20,6 +20,7 @@ from node.index.levels import (
     record_conflict,
     series_row,
 )
+from node.index.listed import listed_in
 from node.index.models import OPEN_STATES, ConflictRow, ImageRow, SeriesRow, StudyRow
 from node.index.performed_series import is_all_here
 from node.index.prepared import Prepared
@@ -56,7 +57,7 @@ class _Growth:
 
 _FIND_IMAGES = Prepared(
     select(ImageRow.sop_instance_uid, ImageRow.sha256, ImageRow.key, ImageRow.series_id, ImageRow.file_missing).where(
-        ImageRow.sop_instance_uid.in_(select(func.json_each(bindparam("uids")).table_valued("value").c.value))
+        listed_in(ImageRow.sop_instance_uid, bindparam("uids", type_=JSON))
     )
 )
 _FIND_LOSERS = select(ConflictRow.key).where(
@@ -210,7 +211,7 @@ def _record_growth(connection: Connection, series_id: int, growth: _Growth) -> N
 
 def _held(connection: Connection, uids: Iterable[str]) -> dict[str, _Held]:
     """Return those of `uids` that are in the index."""
-    rows = _FIND_IMAGES.execute(connection, {"uids": json.dumps(list(uids))})
+    rows = _FIND_IMAGES.execute(connection, {"uids": list(uids)})
     return {uid: _Held(*row) for uid, *row in rows}
 
 

@@ -5,18 +5,19 @@ Conditions on a higher level are subqueries for the rows below it, so that SQLit
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, String, and_, bindparam, false, func, or_, select, type_coerce
+from sqlalchemy import ColumnElement, Dialect, Select, String, and_, bindparam, false, func, or_, select, type_coerce
 from sqlalchemy import Time as SqlTime
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, aliased
+from sqlalchemy.types import TypeDecorator
 
 from node.dicom.key_values import Between, InItem, Like, Match, Moments, NameLike, NameWords, OneOf
 from node.dicom.keys import Key, Level
 from node.dicom.matching import Condition, Query
+from node.index.listed import listed_in
 from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
 
 TABLES: dict[Level, type[DeclarativeBase]] = {
@@ -129,17 +130,33 @@ def _text(match: Match, column: ColumnElement[Any] | InstrumentedAttribute[Any])
         case OneOf((value,)):
             return column == value
         case OneOf(values):  # one parameter for any number of values
-            listed = func.json_each(bindparam(None, json.dumps(values), type_=String)).table_valued("value")
-            return column.in_(select(listed.c.value))
+            return listed_in(column, values)
         case Like(pattern):
             return _like(column, pattern)
     return false()
 
 
+class GlobPattern(TypeDecorator[str]):
+    """A pattern of ``*`` and ``?``, for GLOB of SQLite and for LIKE of PostgreSQL."""
+
+    impl = String
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        if value is None:
+            return None
+        if dialect.name == "sqlite":
+            return value.replace("[", "[[]")
+        return re.sub(r"([\\%_])", r"\\\1", value).translate(_LIKE)
+
+
+_LIKE = str.maketrans("*?", "%_")
+
+
 def _like(column: ColumnElement[Any] | InstrumentedAttribute[Any], pattern: str) -> ColumnElement[bool]:
     """Match by GLOB, which is case-sensitive; add a range for the text before the first wildcard, to use an index."""
     prefix = re.split("[*?]", pattern, maxsplit=1)[0]
-    alike = column.op("GLOB", is_comparison=True)(pattern.replace("[", "[[]"))
+    alike = column.op("GLOB", is_comparison=True)(bindparam(None, pattern, type_=GlobPattern))
     return and_(column >= prefix, column < prefix + _AFTER_ALL_TEXT, alike) if prefix else alike
 
 

@@ -14,12 +14,14 @@ from node.dicom.answers import Answer
 from node.dicom.matching import Query
 from node.index.about import CLOSED, AboutRepository, about, set_about
 from node.index.accounts import AccountRepository
+from node.index.backend import backend_of, reason_of
 from node.index.commitments import CommitmentRepository
 from node.index.conflicts import ConflictRepository
 from node.index.conversions import ConversionRepository
+from node.index.copying import require_current
 from node.index.deletions import DeletionRepository
 from node.index.deliveries import DeliveryRepository
-from node.index.engine import FILE_NAME, IndexUnusable, missing_index, open_engine, require_sound, upgrade
+from node.index.engine import IndexUnusable, exists, missing_index, open_engine, place_of, require_sound, upgrade
 from node.index.finder import Finder
 from node.index.instances import InstanceRepository
 from node.index.jobs import JobRepository
@@ -71,7 +73,8 @@ class Index:
     Parameters
     ----------
     root : Path
-        Holds ``index.sqlite``, which is created or upgraded.
+    url : str or None
+        ``[index] url``; None: ``index.sqlite`` in the root. The database is created or upgraded.
     on_disk_error : callable
         See `IndexWriter`.
 
@@ -86,16 +89,24 @@ class Index:
         root: Path,
         metrics: Metrics,
         on_disk_error: Callable[[str], None] = lambda reason: None,
+        url: str | None = None,
     ) -> None:
-        self.path = root.absolute() / FILE_NAME
-        upgrade(self.path)
-        self._engine = open_engine(self.path)
-        with self._engine.connect() as connection:
-            closed = about(connection, CLOSED)
+        self.root = root.absolute()
+        self.place = place = place_of(root, url)
+        upgrade(place)
+        self._engine = open_engine(place)
+        try:
+            with self._engine.connect() as connection:
+                closed = about(connection, CLOSED)
+                require_current(connection, place)
+                backend_of(connection).enter(connection, place)
+        except BaseException:
+            self._engine.dispose()
+            raise
         if closed != "yes":  # reading all of it takes seconds for a million instances: only after a crash
-            require_sound(self.path)
-        self._reader = open_engine(self.path, read_only=True)  # for queries from outside
-        self._watcher = open_engine(self.path, read_only=True)  # for the threads of the node, which wait for no query
+            require_sound(place)
+        self._reader = open_engine(place, read_only=True)  # for queries from outside
+        self._watcher = open_engine(place, read_only=True)  # for the threads of the node, which wait for no query
         self._finder = Finder(self._reader)
         self._writer = writer = IndexWriter(self._engine, metrics, on_disk_error)
         self.about = AboutRepository(writer, self._watcher)
@@ -171,6 +182,11 @@ class Index:
         return self._writer.commit_listeners
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that must stay where they are while the index is open."""
+        return (self.place,) if isinstance(self.place, Path) else ()
+
+    @property
     def thread(self) -> SupervisedThread:
         """The thread of the one writer."""
         return self._writer.thread
@@ -196,22 +212,22 @@ class Index:
 
 
 @contextmanager
-def reading(root: Path) -> Iterator[ReadIndex]:
-    """Open the index of a root for reading only, also while a node writes to it.
+def reading(root: Path, url: str | None = None) -> Iterator[ReadIndex]:
+    """Open the index of a root, by ``[index] url``, for reading only, also while a node writes to it.
 
     Raises
     ------
     IndexUnusable
         There is none, or it cannot be read.
     """
-    path = root.absolute() / FILE_NAME
-    if not path.exists():
-        raise IndexUnusable(missing_index(path))
-    engine = open_engine(path, read_only=True)
+    place = place_of(root, url)
+    if not exists(place):
+        raise IndexUnusable(missing_index(place))
+    engine = open_engine(place, read_only=True)
     try:
         with engine.connect() as connection:
             yield ReadIndex(connection)
     except SQLAlchemyError as error:
-        raise IndexUnusable(f"{path} cannot be read: {getattr(error, 'orig', error)}") from error
+        raise IndexUnusable(f"{place} cannot be read: {reason_of(error)}") from error
     finally:
         engine.dispose()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 import time
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import cast
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import OperationalError
@@ -17,7 +15,7 @@ from sqlalchemy.exc import OperationalError
 from node.dicom.answers import Answer
 from node.dicom.matching import Query
 from node.errors import VoxelnodeError
-from node.index.clocked import ClockedConnection
+from node.index.backend import backend_of
 from node.index.queries import PAGE, answers, matching_ids
 
 MAX_RUNNING = 2
@@ -49,9 +47,6 @@ MAX_REST_SECONDS = 2.0
 
 REST_STEP_SECONDS = 0.05
 """Interval at which a paused query checks whether instances still arrive."""
-
-STEPS = 20_000
-"""Steps of SQLite's virtual machine between two checks of the clock: about a millisecond."""
 
 
 def pause_seconds(in_python: float, in_sqlite: float) -> float:
@@ -140,13 +135,13 @@ class Finder:
             began_at, in_sqlite = time.thread_time(), 0.0
             try:
                 with self._reader.begin() as connection:
-                    driver = cast(ClockedConnection, connection.connection.dbapi_connection)
-                    before = driver.seconds
+                    clock = connection.connection.dbapi_connection
+                    before = getattr(clock, "seconds", 0.0)  # no time of this processor in PostgreSQL
                     try:
-                        with _bounded(driver, stop):
+                        with _bounded(connection, stop):
                             yield connection
                     finally:
-                        in_sqlite = driver.seconds - before
+                        in_sqlite = getattr(clock, "seconds", 0.0) - before
             finally:
                 self._charge(time.thread_time() - began_at - in_sqlite, in_sqlite)
                 self._turns.release()
@@ -170,18 +165,17 @@ class Finder:
 
 
 @contextmanager
-def _bounded(driver: sqlite3.Connection, stop: Callable[[], bool]) -> Iterator[None]:
+def _bounded(connection: Connection, stop: Callable[[], bool]) -> Iterator[None]:
     deadline = time.monotonic() + MAX_RUN_SECONDS
     if stop():
         raise QueryStopped
-    driver.set_progress_handler(lambda: stop() or time.monotonic() > deadline, STEPS)
+    database = backend_of(connection)
     try:
-        yield
-    except (OperationalError, sqlite3.OperationalError) as error:
+        with database.bounded(connection, lambda: stop() or time.monotonic() > deadline):
+            yield
+    except (OperationalError, database.Error) as error:
         if stop():
             raise QueryStopped from error
         if time.monotonic() > deadline:
             raise QueryRefused(f"not found within {MAX_RUN_SECONDS:g} s: narrow the query") from error
         raise
-    finally:
-        driver.set_progress_handler(None, STEPS)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
-import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Engine, Row, Select, bindparam, func, insert, select, true, update
+from sqlalchemy import JSON, Connection, Engine, Row, Select, bindparam, func, insert, select, true, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import join
 
@@ -17,8 +15,10 @@ from node.errors import VoxelnodeError
 from node.failpoints import reached
 from node.index.about import APPLIED, set_about
 from node.index.arrivals import DIGEST_MENDED, add_instances
+from node.index.backend import backend_of
 from node.index.events import EventKind, EventUids, record_event
 from node.index.levels import record_conflict
+from node.index.listed import listed_in
 from node.index.models import ConflictRow, ImageRow, SeriesRow, StudyRow
 from node.index.prepared import Prepared
 from node.index.records import Applied, Arrived, Flaw, Kept
@@ -33,7 +33,7 @@ _FIND_HELD = Prepared(
         ImageRow.data_set_offset,
         ImageRow.bytes,
         ImageRow.file_missing,
-    ).where(ImageRow.sop_instance_uid.in_(select(func.json_each(bindparam("uids")).table_valued("value").c.value)))
+    ).where(listed_in(ImageRow.sop_instance_uid, bindparam("uids", type_=JSON)))
 )
 
 
@@ -120,12 +120,13 @@ class InstanceRepository(IndexRepository):
         self._note_arrival()
 
         def write(connection: Connection) -> list[Kept]:
+            database = backend_of(connection)
             try:
                 kept = add_instances(connection, batch, flaws or {})
-            except (SQLAlchemyError, sqlite3.Error, ValueError, TypeError, OverflowError) as error:
+            except (SQLAlchemyError, database.Error, ValueError, TypeError, OverflowError) as error:
+                if not database.is_of_rows(error):
+                    raise  # no room, or the disk, or the server
                 cause = getattr(error, "orig", error)
-                if isinstance(cause, sqlite3.OperationalError) or type(cause) is sqlite3.DatabaseError:
-                    raise  # no room, or the disk: not for the sake of the instances
                 raise NotIndexable(f"the index does not take it: {type(cause).__name__}") from error
             if applied is not None:
                 set_about(connection, APPLIED, str(applied))
@@ -151,7 +152,7 @@ class InstanceRepository(IndexRepository):
     def held(self, connection: Connection, sop_instance_uids: Collection[str]) -> list[HeldFile]:
         """Return the files that are kept under these UIDs, with those that lost."""
         uids = list(sop_instance_uids)
-        found = _FIND_HELD.execute(connection, {"uids": json.dumps(uids)}).fetchall()
+        found = _FIND_HELD.execute(connection, {"uids": uids}).fetchall()
         if not found:
             return []
         files = [

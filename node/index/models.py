@@ -74,6 +74,10 @@ class Base(DeclarativeBase):
     )
 
 
+def _partial_index(name: str, column: str, condition: str) -> Index:
+    return Index(name, column, sqlite_where=text(condition), postgresql_where=text(condition))
+
+
 def _folded_group(column: str, group: int) -> MappedColumn[str | None]:
     """Return a column for a component group of the name in `column`, folded for comparison and filled at insertion."""
 
@@ -142,7 +146,7 @@ class SeriesRow(Base):
         Index("ix_series_state_due_at", "state", "due_at"),
         Index(None, "modality", "study_id"),
         Index(None, "series_description", "study_id"),
-        Index("ix_series_doubted", "study_id", sqlite_where=text("verdict IN ('suspect', 'incomplete')")),
+        _partial_index("ix_series_doubted", "study_id", "verdict IN ('suspect', 'incomplete')"),
         CheckConstraint("state IN ({})".format(", ".join(f"'{s}'" for s in SERIES_STATES)), name="state"),
     )
 
@@ -195,7 +199,7 @@ class ImageRow(Base):
     """A stored instance of any kind; the level is called Image for historical reasons (PS3.4 C.6)."""
 
     __tablename__ = "images"
-    __table_args__ = (Index("ix_images_series_id_missing", "series_id", sqlite_where=text("file_missing")),)
+    __table_args__ = (_partial_index("ix_images_series_id_missing", "series_id", "file_missing"),)
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     series_id: Mapped[int] = mapped_column(ForeignKey("series.id"), index=True)
@@ -313,7 +317,7 @@ class FailureRow(Base):
     """The reason why a series, or one stack of it, has no volume in a `revision`."""
 
     __tablename__ = "failures"
-    __table_args__ = (Index("ix_failures_of_images", "series_id", sqlite_where=text("reason <> 'not-an-image'")),)
+    __table_args__ = (_partial_index("ix_failures_of_images", "series_id", "reason <> 'not-an-image'"),)
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     series_id: Mapped[int] = mapped_column(ForeignKey("series.id"), index=True)
@@ -677,7 +681,7 @@ class SentInstanceRow(Base):
     __tablename__ = "sent_instances"
     __table_args__ = (
         CheckConstraint("state IN ({})".format(", ".join(f"'{s}'" for s in SENT_STATES)), name="state"),
-        Index("ix_sent_instances_unconfirmed", "subscriber", sqlite_where=text("state IN ('owed', 'asked')")),
+        _partial_index("ix_sent_instances_unconfirmed", "subscriber", "state IN ('owed', 'asked')"),
     )
 
     image_id: Mapped[int] = mapped_column(ForeignKey("images.id", ondelete="CASCADE"), primary_key=True)

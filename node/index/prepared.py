@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, cast
+from functools import cached_property
+from typing import Any
 
-from sqlalchemy import ClauseElement, Connection, Select, String, bindparam, func, select
+from sqlalchemy import ClauseElement, Connection, Dialect, Integer, Select, String, bindparam, cast, func, select
 from sqlalchemy.dialects import sqlite
 
 
@@ -26,30 +27,61 @@ class Prepared:
     """
 
     def __init__(self, statement: ClauseElement, columns: Iterable[str] | None = None) -> None:
-        dialect = sqlite.dialect(paramstyle="qmark")
-        compiled: Any = statement.compile(dialect=dialect, column_keys=list(columns) if columns else None)
-        self._sql = str(compiled)
+        self._statement, self._columns = statement, list(columns) if columns else None
+        self._sqlite = _Compiled(statement, self._columns, sqlite.dialect(paramstyle="qmark"))
+
+    def execute(self, connection: Connection, values: Mapping[str, Any]) -> Any:
+        """Run the statement once, in the transaction of `connection`; return the cursor of the driver.
+
+        Rows have the values that SQLite gives them, whichever the database is.
+
+        Raises
+        ------
+        Exception
+            From the driver, not wrapped by SQLAlchemy; see `node.index.backend.Backend.Error`.
+        """
+        driver: Any = connection.connection.dbapi_connection
+        if isinstance(driver, sqlite3.Connection):
+            return driver.execute(self._sqlite.sql, self._sqlite.bound(values))
+        compiled = self._in_postgresql
+        cursor = _cursor(driver)
+        cursor.execute(compiled.sql, compiled.bound(values))
+        return cursor
+
+    def execute_many(self, connection: Connection, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Run the statement for each of `rows`. Raises the same exceptions as `execute`."""
+        driver: Any = connection.connection.dbapi_connection
+        if isinstance(driver, sqlite3.Connection):
+            driver.executemany(self._sqlite.sql, [self._sqlite.bound(values) for values in rows])
+            return
+        compiled = self._in_postgresql
+        _cursor(driver).executemany(compiled.sql, [compiled.bound(values) for values in rows])
+
+    @cached_property
+    def _in_postgresql(self) -> _Compiled:
+        from sqlalchemy.dialects.postgresql.psycopg import dialect
+
+        from node.index.postgresql import to_json
+        from node.index.postgresql_sql import in_postgresql
+
+        compiled = _Compiled(self._statement, self._columns, dialect(paramstyle="format", json_serializer=to_json))  # type: ignore[no-untyped-call]
+        compiled.sql = in_postgresql(compiled.sql)
+        return compiled
+
+
+class _Compiled:
+    """A statement in the SQL of a dialect, with its parameters in order and the conversion of each value."""
+
+    def __init__(self, statement: ClauseElement, columns: list[str] | None, dialect: Dialect) -> None:
+        compiled: Any = statement.compile(dialect=dialect, column_keys=columns)
+        self.sql = str(compiled)
         self._parameters: list[tuple[str, Callable[[Any], Any] | None, Any]] = []
         for name in compiled.positiontup:
             bind = compiled.binds[name]
             process = bind.type.dialect_impl(dialect).bind_processor(dialect)
             self._parameters.append((name, process, None if bind.required else bind.value))
 
-    def execute(self, connection: Connection, values: Mapping[str, Any]) -> sqlite3.Cursor:
-        """Run the statement once, in the transaction of `connection`.
-
-        Raises
-        ------
-        sqlite3.Error
-            From the driver, not wrapped by SQLAlchemy.
-        """
-        return _driver(connection).execute(self._sql, self._bound(values))
-
-    def execute_many(self, connection: Connection, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Run the statement for each of `rows`. Raises the same exceptions as `execute`."""
-        _driver(connection).executemany(self._sql, [self._bound(values) for values in rows])
-
-    def _bound(self, values: Mapping[str, Any]) -> list[Any]:
+    def bound(self, values: Mapping[str, Any]) -> list[Any]:
         return [
             process(value) if process is not None and value is not None else value
             for name, process, default in self._parameters
@@ -81,14 +113,17 @@ def read_ids(connection: Connection, statement: Select[int]) -> list[int]:
     SQLite keeps the order of a subquery that has a limit.
     """
     rows = statement.subquery()
-    ids: list[int] = json.loads(connection.execute(select(func.json_group_array(*rows.c))).scalar_one())
+    found = connection.execute(select(func.json_group_array(*rows.c))).scalar_one()
+    ids: list[int] = json.loads(found) if isinstance(found, str) else found  # the driver of PostgreSQL parses JSON
     return ids
 
 
 def listed_ids() -> Select[Any]:
     """Return a SELECT of row ids that are bound as ``ids``, a JSON array: one text for any number of them."""
-    return select(func.json_each(bindparam("ids", type_=String)).table_valued("value").c.value)
+    return select(cast(func.json_each(bindparam("ids", type_=String)).table_valued("value").c.value, Integer))
 
 
-def _driver(connection: Connection) -> sqlite3.Connection:
-    return cast(sqlite3.Connection, connection.connection.dbapi_connection)
+def _cursor(driver: Any) -> Any:
+    from node.index.postgresql import rows_as_sqlite
+
+    return driver.cursor(row_factory=rows_as_sqlite)

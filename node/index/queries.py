@@ -22,6 +22,9 @@ from node.index.conditions import PARENT, TABLES, restrictions
 from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.prepared import PreparedRows, listed_ids, read_ids
 
+MAX_ROWS = (1 << 63) - 1
+"""No limit: SQLite and PostgreSQL have no other number for it in common."""
+
 PAGE = 200
 """Answers read at a time."""
 
@@ -61,7 +64,7 @@ def matching_ids(connection: Connection, query: Query) -> array[int]:
         # The unary plus makes SQLite sort the few studies of these patients; else it would scan all studies by date.
         order = (UnaryExpression(StudyRow.__table__.c.study_date, operator=custom_op("+")).desc(), StudyRow.id.desc())
     matching = select(table.id).where(*restrictions(query)).order_by(*order)
-    limited = matching.limit(-1 if query.limit is None else query.limit).offset(query.offset)
+    limited = matching.limit(MAX_ROWS if query.limit is None else query.limit).offset(query.offset)
     return array("q", read_ids(connection, limited))
 
 

@@ -19,7 +19,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from node.index.engine import IndexUnusable
+from node.index.backend import IndexUnusable, reason_of
 from node.index.writer import IndexWriter
 
 P = ParamSpec("P")
@@ -70,6 +70,6 @@ def on_reader(method: Callable[Concatenate[Rows, Connection, P], R]) -> Callable
             with repository._reader.connect() as connection:
                 return method(repository, connection, *args, **kwargs)
         except SQLAlchemyError as error:
-            raise IndexUnusable(f"the index cannot be read: {getattr(error, 'orig', error)}") from error
+            raise IndexUnusable(f"the index cannot be read: {reason_of(error)}") from error
 
     return run

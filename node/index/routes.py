@@ -8,13 +8,12 @@ event of the same series, sends the others only.
 from __future__ import annotations
 
 import datetime as dt
-import json
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, String, and_, bindparam, delete, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, or_, select, update
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.orm import join
 
@@ -29,6 +28,7 @@ from node.index.deliveries import (
     kinds_of,
     waiting_by_study,
 )
+from node.index.listed import listed_in
 from node.index.models import (
     OPEN_STATES,
     ConflictRow,
@@ -181,7 +181,7 @@ class RouteRepository(IndexRepository):
         )
         found: dict[str, list[DueInstance]] = {one.message_id: [] for one in pending}
         singles = {one.sop_instance_uid: one for one in pending if one.sop_instance_uid is not None}
-        for due in _due(connection, query, _listed(ImageRow.sop_instance_uid, list(singles))) if singles else ():
+        for due in _due(connection, query, listed_in(ImageRow.sop_instance_uid, list(singles))) if singles else ():
             one = singles[due.sop_instance_uid]
             if (due.study_instance_uid, due.series_instance_uid) == (one.study_instance_uid, one.series_instance_uid):
                 found[one.message_id].append(due)
@@ -205,7 +205,7 @@ class RouteRepository(IndexRepository):
             for one in sent
         ]  # fmt: skip
         ids = [one.due.image_id for one in sent]
-        there = set(connection.scalars(select(ImageRow.id).where(_listed_ids(ImageRow.id, ids))))
+        there = set(connection.scalars(select(ImageRow.id).where(listed_in(ImageRow.id, ids))))
         rows = [row for row in rows if row["image_id"] in there]  # the others were deleted meanwhile
         if not rows:
             return
@@ -269,7 +269,7 @@ class RouteRepository(IndexRepository):
         self, connection: Connection, name: str, owed: Sequence[OwedInstance], transaction_uid: str, now: dt.datetime
     ) -> None:
         """Record a request for commitment, before it is made."""
-        these = SentInstanceRow.subscriber == name, _listed_ids(SentInstanceRow.image_id, [o.image_id for o in owed])
+        these = SentInstanceRow.subscriber == name, listed_in(SentInstanceRow.image_id, [o.image_id for o in owed])
         values = {
             "state": "asked",
             "transaction_uid": transaction_uid,
@@ -313,13 +313,13 @@ class RouteRepository(IndexRepository):
         kept = [row.image_id for row in rows if row.sop_instance_uid in committed]
         connection.execute(
             update(SentInstanceRow)
-            .where(*asked, _listed_ids(SentInstanceRow.image_id, kept))
+            .where(*asked, listed_in(SentInstanceRow.image_id, kept))
             .values(state="confirmed", confirmed_at=now)
         )
         lost = [row for row in rows if row.sop_instance_uid in failed]
         connection.execute(
             update(SentInstanceRow)
-            .where(*asked, _listed_ids(SentInstanceRow.image_id, [row.image_id for row in lost]))
+            .where(*asked, listed_in(SentInstanceRow.image_id, [row.image_id for row in lost]))
             .values(state="lost")
         )
         for row in lost:
@@ -482,17 +482,6 @@ def _due(connection: Connection, query: object, condition: ColumnElement[bool]) 
         values: list[Any] = list(row)
         values[-1] = bool(values[-1])
         yield DueInstance(*values)
-
-
-def _listed(column: object, values: Sequence[str]) -> ColumnElement[bool]:
-    """Return the condition that a column has one of `values`, as one parameter of the statement."""
-    listed = func.json_each(bindparam(None, json.dumps(values), type_=String)).table_valued("value")
-    condition: ColumnElement[bool] = column.in_(select(listed.c.value))  # type: ignore[attr-defined]
-    return condition
-
-
-def _listed_ids(column: object, ids: Sequence[int]) -> ColumnElement[bool]:
-    return _listed(column, ids)  # type: ignore[arg-type]
 
 
 def _has_taken(name: str) -> ColumnElement[bool]:

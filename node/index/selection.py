@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, String, bindparam, func, select
+from sqlalchemy import Connection, Select, func, select
 from sqlalchemy.orm import aliased, join
 
 from node.dicom.retrieval import Selection
+from node.index.listed import listed_in
 from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
 
 
@@ -119,6 +119,5 @@ def _of(
         if len(uids) == 1:
             query = query.where(column == next(iter(uids)))
         elif uids:
-            listed = func.json_each(bindparam(None, json.dumps(list(uids)), type_=String)).table_valued("value")
-            query = query.where(column.in_(select(listed.c.value)))
+            query = query.where(listed_in(column, uids))
     return query

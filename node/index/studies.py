@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 
-from sqlalchemy import ColumnElement, Connection, and_, func, select, update
+from sqlalchemy import ColumnElement, Connection, and_, case, func, select, update
 
 from node.index.events import record_event
 from node.index.models import OPEN_STATES, ImageRow, SeriesRow, StudyRow
@@ -65,15 +65,16 @@ def stored_studies(connection: Connection) -> list[StoredStudy]:
     for study_id, title in connection.execute(senders):
         titles.setdefault(study_id, set()).add(title or "")
     last = func.max(SeriesRow.last_received_at)
+    settled = func.min(case((SeriesRow.state.in_(SETTLED_STATES), 1), else_=0))
     rows = connection.execute(
-        select(StudyRow.id, StudyRow.study_instance_uid, last, func.min(SeriesRow.state.in_(SETTLED_STATES)))
+        select(StudyRow.id, StudyRow.study_instance_uid, last, settled)
         .join(SeriesRow, SeriesRow.study_id == StudyRow.id)
         .group_by(StudyRow.id)
         .order_by(last, StudyRow.id)
     )
     return [
-        StoredStudy(uid, last_received_at, bool(settled), frozenset(titles.get(study_id, ())))
-        for study_id, uid, last_received_at, settled in rows
+        StoredStudy(uid, last_received_at, bool(is_settled), frozenset(titles.get(study_id, ())))
+        for study_id, uid, last_received_at, is_settled in rows
     ]
 
 

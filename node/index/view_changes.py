@@ -6,11 +6,12 @@ from collections.abc import Iterable
 
 from sqlalchemy import Connection
 
+from node.index.backend import backend_of
+
 
 def change_view(connection: Connection, view: str, changes: Iterable[tuple[str, str]]) -> None:
     """Create a view again with each first text of `changes` replaced by the second."""
-    query = f"SELECT sql FROM sqlite_master WHERE type = 'view' AND name = '{view}'"
-    text = connection.exec_driver_sql(query).scalar_one()
+    text = backend_of(connection).words_of_view(connection, view)
     for old, new in changes:
         text = text.replace(old, new)
     connection.exec_driver_sql(f"DROP VIEW {view}")

@@ -1,14 +1,13 @@
 """The one writer of the index: collects a batch of work, commits once, and then answers all callers.
 
-A commit in SQLite costs a sync of the disk; during a commit the next batch collects by itself. Work that can be derived
-again, such as the rows of instances that the journal still holds, is committed without a sync. The next durable commit
-makes it durable too: SQLite's write-ahead log keeps the order.
+A commit costs a sync of the disk; during a commit the next batch collects by itself. Work that can be derived
+again, such as the rows of instances that the journal still holds, is committed in SQLite without a sync. The next
+durable commit makes it durable too: SQLite's write-ahead log keeps the order.
 """
 
 from __future__ import annotations
 
 import queue
-import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -23,6 +22,7 @@ from sqlalchemy import Connection, Engine
 
 from node.background import SupervisedThread
 from node.errors import OutOfResources
+from node.index.backend import backend_of
 from node.metrics import Metrics
 
 log = structlog.get_logger()
@@ -30,8 +30,8 @@ log = structlog.get_logger()
 T = TypeVar("T")
 MAX_BATCH = 256
 
-UNTRUSTED = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_READONLY})
-"""Primary result codes after which nothing more may be written; a full or a busy database recovers."""
+
+Done = list[tuple[Future[Any], Any]]
 
 
 @dataclass(slots=True)
@@ -68,6 +68,7 @@ class IndexWriter:
         self._closed = False
         self._lock = threading.Lock()  # nothing is queued behind the end
         connection = engine.connect()
+        self._database = backend_of(connection)
         self._has_ended = False
         self.thread = SupervisedThread("index-writer", partial(self._run, connection))
         self.thread.start()
@@ -149,11 +150,11 @@ class IndexWriter:
                         work.future.set_exception(OutOfResources("the index did not commit"))
 
     def _commit(self, connection: Connection, batch: list[_Work]) -> None:
-        started, changes = perf_counter(), _changes(connection)
+        started = perf_counter()
         try:
             if self._failed is not None:
                 raise OutOfResources(self._failed)
-            done = _written(connection, batch)
+            done, has_changed = self._written(connection, batch)
         except Exception as error:  # of any kind: no caller may wait for ever, or take it for a success
             log.exception("index_commit_failed", batch=len(batch))
             self._note_disk_error(error)
@@ -164,43 +165,28 @@ class IndexWriter:
         self._metrics.commit_seconds.observe(perf_counter() - started)
         for future, result in done:
             future.set_result(result)
-        if _changes(connection) != changes:
+        if has_changed:
             for listener in tuple(self.commit_listeners):
                 listener()
 
+    def _written(self, connection: Connection, batch: list[_Work]) -> tuple[Done, bool]:
+        """Write all rows in one transaction, durably if any work asks for it; return also whether rows have changed."""
+        before = self._database.begin_batch(connection, durable=any(work.durable for work in batch))
+        done: Done = []
+        with connection.begin():
+            for work in batch:
+                try:
+                    with connection.begin_nested():
+                        done.append((work.future, work.run(connection)))
+                except Exception as error:  # of any kind: it goes to the caller of the work
+                    if self._database.spoils_batch(connection, error):
+                        raise
+                    work.future.set_exception(error)
+            has_changed = self._database.has_changed(connection, before)
+        return done, has_changed
+
     def _note_disk_error(self, error: Exception) -> None:
-        cause = disk_error(error)
+        cause = self._database.disk_failure(error)
         if cause is not None and self._failed is None:
-            self._failed = f"index: {cause.sqlite_errorname}: {cause}"
+            self._failed = f"index: {cause}"
             self._on_disk_error(self._failed)
-
-
-def _changes(connection: Connection) -> int:
-    """Rows that this connection has changed since it was opened."""
-    return int(connection.connection.driver_connection.total_changes)  # type: ignore[union-attr]
-
-
-def disk_error(error: Exception) -> sqlite3.Error | None:
-    """Return the error of SQLite if it means that the disk or the file cannot be trusted, else None."""
-    cause = getattr(error, "orig", error)
-    return cause if isinstance(cause, sqlite3.Error) and cause.sqlite_errorcode & 0xFF in UNTRUSTED else None
-
-
-Done = list[tuple[Future[Any], Any]]
-
-
-def _written(connection: Connection, batch: list[_Work]) -> Done:
-    """Write all rows in one transaction, which is synced if any work asks for it."""
-    level = "FULL" if any(work.durable for work in batch) else "NORMAL"
-    connection.connection.driver_connection.execute(f"PRAGMA synchronous = {level}")  # type: ignore[union-attr]
-    done: Done = []
-    with connection.begin():
-        for work in batch:
-            try:
-                with connection.begin_nested():
-                    done.append((work.future, work.run(connection)))
-            except Exception as error:  # of any kind: it goes to the caller of the work
-                if disk_error(error) is not None:
-                    raise
-                work.future.set_exception(error)
-    return done

@@ -21,7 +21,7 @@ from node.dicom.reading import read_instance
 from node.errors import VoxelnodeError, is_out_of_memory
 from node.index.conversions import folders_of
 from node.index.database import Index, reading
-from node.index.engine import check
+from node.index.engine import check, place_of
 from node.index.instances import InstanceFile
 from node.index.read import ReadIndex
 from node.lifecycle.journal import JOURNAL_FOLDER, damaged_records, journal_report, waiting_keys
@@ -62,7 +62,7 @@ class Finding:
     mended: str | None = None
 
 
-def examine(root: Path, index: ReadIndex, *, digests: bool, serving: bool) -> Iterator[Finding]:
+def examine(root: Path, index: ReadIndex, *, digests: bool, serving: bool, url: str | None = None) -> Iterator[Finding]:
     """Yield every difference between the index and the files below `root`.
 
     Parameters
@@ -73,8 +73,12 @@ def examine(root: Path, index: ReadIndex, *, digests: bool, serving: bool) -> It
         Compare the SHA-256 of every file; otherwise only the length.
     serving : bool
         A node is serving the root: instances being received are not differences.
+    url : str or None
+        ``[index] url``.
     """
-    yield from (Finding("index-damaged", "index.sqlite", problem) for problem in check(root / "index.sqlite"))
+    place = place_of(root, url)
+    name = place.name if isinstance(place, Path) else str(place)
+    yield from (Finding("index-damaged", name, problem) for problem in check(place))
     yield from _journal(root, index, serving=serving)
     losers = index.instances.loser_keys()
     unknown = []
@@ -83,7 +87,7 @@ def examine(root: Path, index: ReadIndex, *, digests: bool, serving: bool) -> It
             unknown.append(finding)
         else:
             yield finding
-    yield from _still_unknown(root, unknown)
+    yield from _still_unknown(root, url, unknown)
     yield from _losers(root, index, digests=digests)
     yield from _volumes(root, index, digests=digests)
 
@@ -250,12 +254,12 @@ def _journal(root: Path, index: ReadIndex, *, serving: bool) -> Iterator[Finding
         yield Finding("journal-waiting", JOURNAL_FOLDER, detail)
 
 
-def _still_unknown(root: Path, findings: list[Finding]) -> Iterator[Finding]:
+def _still_unknown(root: Path, url: str | None, findings: list[Finding]) -> Iterator[Finding]:
     """Yield the findings of files that have no row by now either, and that no record of the journal will give one."""
     if not findings:
         return
     waiting = waiting_keys(root)
-    with reading(root) as index:
+    with reading(root, url) as index:
         for begin in range(0, len(findings), MAX_FILES_PER_FOLDER):
             batch = findings[begin : begin + MAX_FILES_PER_FOLDER]
             named = waiting | index.instances.named_keys([finding.path for finding in batch])

@@ -878,10 +878,29 @@ class Log(SettingsSection):
     file_count: int = Field(5, ge=1, le=100, description="number of renamed files that are kept")
 
 
+class IndexSettings(SettingsSection):
+    """[index]: the database of the index."""
+
+    url: str | None = Field(
+        None,
+        description='database of PostgreSQL for the index, as "postgresql://user@host/name", without a password: '
+        "PGPASSWORD or a password file has it; unset: index.sqlite in the root",
+    )
+
+    def _mistakes(self) -> Iterator[str]:
+        if self.url is None:
+            return
+        if not self.url.startswith(("postgresql://", "postgresql+psycopg://")):
+            yield "url must begin with postgresql:// or postgresql+psycopg://"
+        elif urlsplit(self.url).password is not None or "password=" in urlsplit(self.url).query:
+            yield "url has a password, which this file and messages would show: use PGPASSWORD or a password file"
+
+
 class Settings(SettingsSection):
     """The whole configuration."""
 
     storage: Storage = Storage()
+    index: IndexSettings = IndexSettings()
     dicom: Dicom = Dicom()
     peers: dict[str, Peer] = {}
     series: SeriesSettings = SeriesSettings()

@@ -47,6 +47,8 @@ NOT_RUN = {
     r"python rescue\.py": "the tests of journal.md run this program",
     r"voxelnode bids .*--rules": "needs a file of rules; tests/acceptance/test_bids.py",
     r"python3 -m venv": ".ci/run",
+    r"pip install 'voxelnode\[cluster\]'": "needs a package registry",
+    r"voxelnode db copy": "needs a server of PostgreSQL; tests/integration/test_postgresql.py",
     r"curl .*pacs\.example\.org": "names a host that is not there",
     r"curl -N ": "does not end",
     r"curl .*\$JOB": "needs the token of a job; tests/web/test_jobs.py has the requests",

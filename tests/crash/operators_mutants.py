@@ -28,7 +28,7 @@ from node.control import repository
 from node.conversion import series, volume_files
 from node.conversion.datasets import SeriesFiles
 from node.errors import NotUnderstood
-from node.index import arrivals, deletions, engine, salvage
+from node.index import arrivals, deletions, salvage, sqlite
 from node.lifecycle import fsck
 from node.receive import apply, kept, recovery
 
@@ -104,12 +104,12 @@ def losers_are_not_compared() -> None:
 
 def paths_are_decoded_twice() -> None:
     """8: the index is where its path leads when it is taken for a URL."""
-    real = engine.connect
+    real = sqlite.connect
 
     def connect(path: Path, **options: Any) -> Any:
         return real(Path(unquote(str(path.absolute()).partition("#")[0].partition("?")[0])), **options)
 
-    engine.connect = connect
+    sqlite.connect = connect
 
 
 def damage_is_converted() -> None:

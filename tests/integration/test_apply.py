@@ -21,7 +21,7 @@ from pydicom import FileDataset
 from node.archive.filesystem import Archive
 from node.audit.audit_log import Audit
 from node.errors import OutOfResources
-from node.index import engine, instances
+from node.index import instances, sqlite
 from node.index.database import Index
 from node.index.finder import QueryRefused
 from node.index.records import Outcome
@@ -37,6 +37,7 @@ from node.settings.model import OverwritePolicy
 from tests import make
 from tests.ingest import large_instance
 from tests.integration.conftest import announced, data_set_bytes
+from tests.rows import read_rows
 
 NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 ORIGIN = Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1")
@@ -71,9 +72,7 @@ class Parts:
         return replayed
 
     def rows(self, query: str = "SELECT * FROM v_images ORDER BY sop_instance_uid") -> list[dict[str, Any]]:
-        with closing(sqlite3.connect(self.index.path)) as connection:
-            connection.row_factory = sqlite3.Row
-            return [dict(row) for row in connection.execute(query)]
+        return read_rows(self.index.root, query)
 
     def require(self, *sent: FileDataset) -> None:
         """Exactly these instances are indexed, their files are as they were sent, and there are no others."""
@@ -147,7 +146,7 @@ def test_records_whose_rows_are_there_already_cost_no_file(started: Started, pol
     parts.applier.step()
     rows, conflicts = parts.rows(), parts.rows("SELECT * FROM v_conflicts")
     content = {path: path.read_bytes() for path in parts.folder.glob("*/*/*.dcm")}
-    with closing(sqlite3.connect(parts.index.path)) as connection, connection:
+    with closing(sqlite3.connect(parts.index.place)) as connection, connection:
         connection.execute("DELETE FROM about WHERE key = 'applied'")
     parts = started(policy=policy)
     assert parts.rows() == rows
@@ -245,6 +244,7 @@ def test_a_deleted_instance_does_not_come_back_from_the_journal(started: Started
     started().require(second)  # the index was rebuilt
 
 
+@pytest.mark.sqlite
 def test_a_new_index_is_made_of_files_and_journal(started: Started) -> None:
     first, second, third = make.ct_series(3)
     parts = started()
@@ -259,19 +259,20 @@ def test_a_new_index_is_made_of_files_and_journal(started: Started) -> None:
     started().require(first, second, third)
 
 
+@pytest.mark.sqlite
 def test_an_index_that_is_older_than_the_journal_takes_what_it_lacks_from_it(started: Started, tmp_path: Path) -> None:
     sent = make.ct_series(4)
     parts = started()
     parts.receive(sent[0])
     parts.applier.step()
-    with closing(sqlite3.connect(parts.index.path)) as source, closing(sqlite3.connect(tmp_path / "old")) as target:
+    with closing(sqlite3.connect(parts.index.place)) as source, closing(sqlite3.connect(tmp_path / "old")) as target:
         source.backup(target)
     for ds in sent[1:]:
         parts.receive(ds)
         parts.applier.step()
     for path in parts.folder.glob("index.sqlite*"):
         path.unlink()
-    shutil.copy(tmp_path / "old", parts.index.path)
+    shutil.copy(tmp_path / "old", parts.index.place)
     started().require(*sent)
 
 
@@ -301,12 +302,13 @@ def test_a_journal_whose_headers_are_all_damaged_costs_no_file(started: Started)
     started().require(*sent)
 
 
+@pytest.mark.sqlite
 def test_a_root_from_before_the_journal_is_opened_with_all_its_instances(started: Started) -> None:
     first, second = make.ct_series(2)
     parts = started()
     parts.receive(first)
     parts.applier.step()
-    with closing(sqlite3.connect(parts.index.path)) as connection, connection:
+    with closing(sqlite3.connect(parts.index.place)) as connection, connection:
         connection.execute("DELETE FROM about WHERE key IN ('applied', 'checkpoint')")
     shutil.rmtree(parts.folder / "journal")
     parts = started()
@@ -439,16 +441,17 @@ def test_a_checkpoint_beside_a_batch_syncs_every_file_before_its_record_is_freed
     assert {row["path"] for row in parts.rows()} == {str(parts.archive.path(key)) for key in synced}
 
 
+@pytest.mark.sqlite
 def test_an_index_that_is_locked_for_long_delays_rows_and_no_acknowledgement(
     started: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
     monkeypatch.setattr(Applier.catch_up, "__defaults__", (0.05,))
     monkeypatch.setattr("node.background.PAUSE_SECONDS", 0.05)
     sent = make.ct_series(3)
     parts = started()
     parts.index.ahead = parts.applier
-    with closing(sqlite3.connect(parts.index.path, isolation_level=None)) as other:
+    with closing(sqlite3.connect(parts.index.place, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         parts.applier.start()
         outcomes = [parts.receive(ds) for ds in sent]
@@ -463,13 +466,14 @@ def test_an_index_that_is_locked_for_long_delays_rows_and_no_acknowledgement(
         parts.require(*sent)
 
 
+@pytest.mark.sqlite
 def test_commits_that_fail_leave_one_file_a_record_however_often_they_are_tried(
     started: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "BUSY_SECONDS", 0.01)
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.01)
     [ds] = make.ct_series(1)
     parts = started()
-    with closing(sqlite3.connect(parts.index.path, isolation_level=None)) as other:
+    with closing(sqlite3.connect(parts.index.place, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         for _ in range(3):
             parts.receive(ds)  # the sender repeats what it sent

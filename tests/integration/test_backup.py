@@ -20,6 +20,8 @@ from tests.preloaded import run
 from tests.rows import view_rows
 from tests.rsync import Rsync
 
+pytestmark = pytest.mark.sqlite
+
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 POLICIES = ("never", "keep_both", "replace")
 

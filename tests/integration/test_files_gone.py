@@ -20,6 +20,8 @@ from node.settings.model import Settings
 from tests import make
 from tests.integration.conftest import announced
 
+pytestmark = pytest.mark.sqlite
+
 
 class _OneRound(threading.Event):
     """An order to stop that comes after one round of waiting."""

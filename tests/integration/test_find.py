@@ -147,7 +147,8 @@ def below(rows: list[Row]) -> list[Row]:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     root = tmp_path_factory.mktemp("world")
-    upgrade(root / FILE_NAME)
+    empty = Index(root, Metrics())
+    empty.close()
     patients, merged = population()
     rows = {Level.PATIENT: patients}
     for level in (Level.STUDY, Level.SERIES, Level.IMAGE):
@@ -162,7 +163,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             "data_set_offset": 0, "key": str(row.id), "source": "dicom", "received_at": now,
         },
     }  # fmt: skip
-    engine = open_engine(root / FILE_NAME)
+    engine = open_engine(empty.place)
     with engine.begin() as connection:
         for level, table in (
             (Level.PATIENT, PatientRow),
@@ -478,7 +479,7 @@ def test_a_series_is_available_until_its_last_file_is_gone(open_root: Callable[[
 
 
 def rows_of(index: Index, query: str) -> list[dict[str, Any]]:
-    return view_rows(index.path.parent, query)
+    return view_rows(index.root, query)
 
 
 def test_what_is_stored_is_found_by_any_writing_of_the_name(open_root: Callable[[], Any]) -> None:
@@ -533,16 +534,18 @@ def test_more_answers_than_allowed_are_none(world: World) -> None:
     assert len(list(world.index.find(replace(every_image(), limit=3), maximum=3))) == 3
 
 
+@pytest.mark.sqlite
 def test_a_query_that_nobody_waits_for_is_stopped(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("node.index.finder.STEPS", 10)
+    monkeypatch.setattr("node.index.sqlite.STEPS", 10)
     asked_often = iter([False] * 3)
     with pytest.raises(QueryStopped):
         list(world.index.find(every_image(), stop=lambda: next(asked_often, True)))
     assert next(asked_often, None) is None
 
 
+@pytest.mark.sqlite
 def test_a_query_that_takes_too_long_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("node.index.finder.STEPS", 10)
+    monkeypatch.setattr("node.index.sqlite.STEPS", 10)
     monkeypatch.setattr("node.index.finder.MAX_RUN_SECONDS", 0.0)
     with pytest.raises(QueryRefused, match="not found within"):
         list(world.index.find(every_image()))
@@ -556,9 +559,10 @@ def test_a_reader_of_answers_that_stops_to_read_keeps_nobody_waiting(world: Worl
     assert len(list(world.index.find(every_image()))) == len(world.rows[Level.IMAGE])
 
 
+@pytest.mark.sqlite
 def test_queries_wait_for_their_turn(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("node.index.finder.MAX_WAIT_SECONDS", 0.05)
-    monkeypatch.setattr("node.index.finder.STEPS", 10)
+    monkeypatch.setattr("node.index.sqlite.STEPS", 10)
     held, go_on = threading.Semaphore(0), threading.Event()
 
     def hold() -> bool:
@@ -643,6 +647,7 @@ def test_rows_that_are_read_in_one_step_are_what_was_stored(world: World) -> Non
     assert rows == [texts]
 
 
+@pytest.mark.sqlite
 def test_names_of_an_older_index_are_folded_when_it_is_upgraded(tmp_path: Path) -> None:
     path = tmp_path / FILE_NAME
     upgrade(path)

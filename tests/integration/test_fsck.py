@@ -26,6 +26,8 @@ from tests.crash.journal import Sent, new_series
 from tests.ingest import take
 from tests.rows import view_rows
 
+pytestmark = pytest.mark.sqlite
+
 FAR = dt.datetime(2100, 1, 1, tzinfo=dt.UTC)
 
 

@@ -81,6 +81,7 @@ def test_a_write_that_fails_undoes_nothing_of_others(root: Root) -> None:
     assert root.index.about.get("kept") == "yes"
 
 
+@pytest.mark.sqlite
 def test_a_read_of_a_damaged_index_says_so(root: Root) -> None:
     connection = sqlite3.connect(root.folder / FILE_NAME)
     connection.execute("DROP VIEW v_deletions")
@@ -113,6 +114,7 @@ def test_an_index_counts_as_closed_only_after_its_last_commit(root: Root, monkey
     assert closed["value"] == ("yes" if str(refusal.value) == "the index is closed" else "no")
 
 
+@pytest.mark.sqlite
 def test_an_index_whose_disk_failed_does_not_count_as_closed(root: Root) -> None:
     with pytest.raises(OutOfResources):
         root.index._writer.run(disk_error)

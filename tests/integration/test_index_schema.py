@@ -15,6 +15,8 @@ from node.index.engine import FILE_NAME, IndexUnusable, check, open_engine, upgr
 from node.index.models import REVISION
 from tests.integration.conftest import downgrade
 
+pytestmark = pytest.mark.sqlite
+
 PROMISED = {
     "v_patients": {"patient_id", "patient_name"},
     "v_studies": {"study_instance_uid", "patient_id", "patient_name", "study_date", "accession_number"},
@@ -76,7 +78,7 @@ def test_a_database_of_a_newer_version_is_refused(database: Path) -> None:
 def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / FILE_NAME
     path.write_bytes(b"not a database at all" * 100)
-    with pytest.raises(IndexUnusable, match="no usable SQLite database"):
+    with pytest.raises(IndexUnusable, match="no usable database"):
         upgrade(path)
     assert path.read_bytes().startswith(b"not a database")
 

@@ -15,7 +15,8 @@ from sqlalchemy import text
 from node.association.client.send import send_files
 from node.control.repository import Repository, check_repository
 from node.index.database import reading
-from node.index.engine import FILE_NAME, backup, check, connect, open_engine
+from node.index.engine import FILE_NAME, backup, check, open_engine
+from node.index.sqlite import connect
 from node.settings.model import Settings, Storage
 from tests import make
 from tests.acceptance.served import Served
@@ -23,6 +24,8 @@ from tests.crash.journal import new_series
 from tests.ingest import take
 from tests.preloaded import run
 from tests.rows import view_rows
+
+pytestmark = pytest.mark.sqlite
 
 CHARACTERS = sorted({*string.printable, "é", "日", "\u202e", "\x7f", "\udcff"} - {"/"})
 

@@ -28,6 +28,8 @@ from tests.integration.conftest import data_set_bytes
 from tests.preloaded import run
 from tests.rows import view_rows
 
+pytestmark = pytest.mark.sqlite
+
 FAR = dt.datetime(2100, 1, 1, tzinfo=dt.UTC)
 
 

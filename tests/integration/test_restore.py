@@ -19,6 +19,8 @@ from tests.crash.journal import Sent, new_series
 from tests.ingest import take
 from tests.rows import view_rows
 
+pytestmark = pytest.mark.sqlite
+
 
 @pytest.fixture(params=["start", "repair"])
 def how(request: pytest.FixtureRequest) -> str:

@@ -24,7 +24,7 @@ from node.conversion.pipeline import convert
 from node.conversion.pool import ConverterDied, ShortOfResources
 from node.conversion.scheduler import CLOCK_SECONDS, ROOM_SECONDS, Worker
 from node.errors import OutOfResources
-from node.index import deliveries, engine
+from node.index import deliveries, sqlite
 from node.index.follower import IndexFollower
 from node.index.records import Refused
 from node.metrics import Metrics
@@ -255,7 +255,7 @@ def test_refusals_that_the_index_does_not_take_are_written_later(root: Root, mon
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give a lock up after a moment, and try again after a moment; used before the root is opened."""
-    monkeypatch.setattr(engine, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
     monkeypatch.setattr(background, "PAUSE_SECONDS", 0.05)
     monkeypatch.setattr(background, "MAX_PAUSE_SECONDS", 0.05)
     monkeypatch.setattr(scheduler, "RETRY_SECONDS", 0.05)
@@ -442,6 +442,7 @@ def begin_unrecorded(begin: Begin, conversion: Callable[[ConversionJob], Convert
 
 
 @pytest.mark.usefixtures("impatient")
+@pytest.mark.sqlite
 def test_an_outcome_that_the_index_does_not_take_is_recorded_when_it_does(
     root: Root, locked: Locked, begin: Begin
 ) -> None:
@@ -463,6 +464,7 @@ def test_an_outcome_that_the_index_does_not_take_is_recorded_when_it_does(
 
 
 @pytest.mark.usefixtures("impatient")
+@pytest.mark.sqlite
 def test_a_crash_that_the_index_does_not_take_is_counted_when_it_does(root: Root, locked: Locked, begin: Begin) -> None:
     root.take(make.ct_series(1)[0])
 
@@ -477,6 +479,7 @@ def test_a_crash_that_the_index_does_not_take_is_counted_when_it_does(root: Root
 
 
 @pytest.mark.usefixtures("impatient")
+@pytest.mark.sqlite
 def test_a_stop_records_what_the_index_did_not_take_before(root: Root, locked: Locked, begin: Begin) -> None:
     root.take(make.ct_series(1)[0])
 
@@ -646,6 +649,7 @@ def test_a_series_whose_thread_cannot_begin_is_converted_later_and_once(
 
 
 @pytest.mark.usefixtures("impatient")
+@pytest.mark.sqlite
 def test_two_conversions_of_one_series_never_run_at_once(root: Root, locked: Locked, begin: Begin) -> None:
     first, *late = make.ct_series(4)
     root.take(first)

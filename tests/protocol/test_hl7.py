@@ -154,7 +154,7 @@ def test_an_order_is_scheduled_changed_and_cancelled(listening: Any) -> None:
         assert sender.send(written(control="CA", number=4))[1] == "AA"
         assert sender.send(written(control="CA", number=5))[1] == "AA"
     assert entries(listening) == {}
-    lines = (listening.index.path.parent / "audit.jsonl").read_text().splitlines()
+    lines = (listening.index.root / "audit.jsonl").read_text().splitlines()
     assert sum("1 steps scheduled" in line for line in lines) == 3
 
 

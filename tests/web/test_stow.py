@@ -72,7 +72,7 @@ def test_instances_are_stored_with_the_very_bytes_that_came(site: Site) -> None:
             assert kept[:128] == bytes(128)
             assert told[one.sop_instance_uid]["00081190"] == f"{site.url}{origin.path}"
             assert site.client().get(origin.path).status_code == 200
-        rows = view_rows(site.store.index.path.parent, "SELECT DISTINCT source, calling_ae_title, peer FROM v_images")
+        rows = view_rows(site.store.index.root, "SELECT DISTINCT source, calling_ae_title, peer FROM v_images")
     assert [row["source"] for row in rows] == ["stow"]
     assert rows[0]["peer"].startswith("127.0.0.1:")
 

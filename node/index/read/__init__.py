@@ -7,14 +7,14 @@ first query.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import PurePath
 
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import Connection, func, select
 
 from node.dicom.answers import Answer
 from node.dicom.matching import Query
 from node.index import queries
 from node.index.about import APPLIED, SCRUB, about
+from node.index.backend import backend_of
 from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.read.accounts import ReadAccounts
 from node.index.read.conflicts import ReadConflicts
@@ -76,8 +76,7 @@ class ReadIndex:
     @property
     def root(self) -> str:
         """The folder that the paths in the tables are relative to: the one that the database is in."""
-        file = self._connection.execute(text("SELECT file FROM pragma_database_list WHERE name = 'main'")).scalar_one()
-        return str(PurePath(file).parent)
+        return backend_of(self._connection).root(self._connection)
 
     @property
     def applied(self) -> Applied:

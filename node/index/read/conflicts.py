@@ -89,15 +89,17 @@ class ReadConflicts(PagedRepository):
         """
         return self._rows(
             """
-            SELECT grouped.*, i.study_instance_uid AS current_study, i.series_instance_uid AS current_series,
+            SELECT newest.id, newest.kind, newest.study_instance_uid, newest.calling_ae_title, grouped.count,
+                   newest.detail, newest.found_at, newest.sop_instance_uid, newest.path IS NOT NULL AS has_version,
+                   i.study_instance_uid AS current_study, i.series_instance_uid AS current_series,
                    s.patient_name, s.patient_id, s.study_date
-            FROM (SELECT max(id) AS id, kind, study_instance_uid, calling_ae_title, count(*) AS count, detail, found_at,
-                         sop_instance_uid, path IS NOT NULL AS has_version
-                  FROM v_conflicts WHERE decision IS NULL GROUP BY kind, study_instance_uid, calling_ae_title) grouped
-            LEFT JOIN v_images i ON i.sop_instance_uid = grouped.sop_instance_uid
+            FROM (SELECT max(id) AS id, count(*) AS count FROM v_conflicts WHERE decision IS NULL
+                  GROUP BY kind, study_instance_uid, calling_ae_title) grouped
+            JOIN v_conflicts newest ON newest.id = grouped.id
+            LEFT JOIN v_images i ON i.sop_instance_uid = newest.sop_instance_uid
             LEFT JOIN v_studies s
-                ON s.study_instance_uid = coalesce(i.study_instance_uid, grouped.study_instance_uid)
-            ORDER BY grouped.id DESC LIMIT :limit OFFSET :skip
+                ON s.study_instance_uid = coalesce(i.study_instance_uid, newest.study_instance_uid)
+            ORDER BY newest.id DESC LIMIT :limit OFFSET :skip
             """,
             limit=limit,
             skip=skip,

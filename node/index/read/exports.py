@@ -52,4 +52,4 @@ class ReadExports(ReadRepository):
 
     def _of_ids(self, query: str, ids: Sequence[int]) -> list[Row]:
         statement = text(query).bindparams(bindparam("ids", expanding=True))
-        return [dict(row) for row in self._connection.execute(statement, {"ids": list(ids)}).mappings()]
+        return self._plain(self._connection.execute(statement, {"ids": list(ids)}))

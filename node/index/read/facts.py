@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import bindparam, text
 
+from node.index.backend import backend_of
 from node.index.converted import SeriesKey
 from node.index.read.certainty import certainty_of
 from node.index.read.rows import ReadRepository
@@ -18,7 +19,7 @@ from node.selector import FIELDS, Facts, Selector
 CHUNK_ROWS = 500
 """Series of one query: so many rows are in memory at a time, and many queries cost little."""
 
-_AGE = """CASE WHEN st.patient_age GLOB '[0-9][0-9][0-9][YMWD]' THEN substr(st.patient_age, 1, 3) /
+_AGE = """CASE WHEN st.patient_age GLOB '[0-9][0-9][0-9][YMWD]' THEN CAST(substr(st.patient_age, 1, 3) AS FLOAT) /
     CASE substr(st.patient_age, 4) WHEN 'Y' THEN 1.0 WHEN 'M' THEN 12.0 WHEN 'W' THEN 52.1775 ELSE 365.2425 END END"""
 _IMAGES = "FROM images i WHERE i.series_id = se.id"
 _REVISION = "CASE WHEN :revision IS NULL THEN NOT c.superseded ELSE c.revision = :revision END"
@@ -115,9 +116,9 @@ class ReadFacts(ReadRepository):
         return next((one.facts for one in found), None)
 
     def of_study(self, fields: Collection[str], study_instance_uid: str) -> Iterator[Facts]:
-        """Yield facts of each series of a study."""
-        for one in self._described(fields, "st.study_instance_uid = :study", None, study=study_instance_uid, limit=-1):
-            yield one.facts
+        """Return facts of each series of a study."""
+        condition = "st.study_instance_uid = :study"
+        return (one.facts for one in self._described(fields, condition, None, limit=None, study=study_instance_uid))
 
     def all(self, fields: Collection[str]) -> Iterator[Described]:
         """Yield facts of every series, newest first."""
@@ -137,11 +138,11 @@ class ReadFacts(ReadRepository):
 
     def of_rows(self, fields: Collection[str], ids: Iterable[int]) -> dict[int, Facts]:
         """Return facts of the series with these ids, by id."""
-        found = self._described(fields, "se.id IN :ids", None, ids=list(ids), limit=-1)
+        found = self._described(fields, "se.id IN :ids", None, ids=list(ids), limit=None)
         return {one.id: one.facts for one in found}
 
     def _described(
-        self, fields: Collection[str], condition: str, revision: int | None, **values: Any
+        self, fields: Collection[str], condition: str, revision: int | None, *, limit: int | None, **values: Any
     ) -> Iterator[Described]:
         wanted = sorted(fields)
         columns = "".join(f", {COLUMNS[name]}" for name in wanted)
@@ -149,14 +150,17 @@ class ReadFacts(ReadRepository):
         query = (
             f"SELECT se.id, st.study_instance_uid, se.series_instance_uid{columns} FROM series se "
             f"JOIN studies st ON st.id = se.study_id JOIN patients p ON p.id = st.patient_id {largest} "
-            f"WHERE {condition} ORDER BY se.id DESC LIMIT :limit"
+            f"WHERE {condition} ORDER BY se.id DESC"
         )
+        if limit is not None:
+            query += f" LIMIT {limit}"
         values |= {"revision": revision, "now": dt.datetime.now(dt.UTC).replace(tzinfo=None).isoformat(" ")}
         used = {name: value for name, value in values.items() if f":{name}" in query}
         statement = text(query)
         if "ids" in used:
             statement = statement.bindparams(bindparam("ids", expanding=True))
-        for id_, study, series, *found in self._connection.execute(statement, used):
+        rows = backend_of(self._connection).plain(self._connection.execute(statement, used))
+        for id_, study, series, *found in rows:
             facts = {name: _value(name, value) for name, value in zip(wanted, found, strict=True)}
             yield Described(id_, (study, series), facts)
 

@@ -137,7 +137,7 @@ class ReadInstances(PagedRepository):
         return self._rows_of_study(
             "SELECT count(*) AS instances, sum(bytes) AS bytes, min(received_at) AS first_at, "
             'max(received_at) AS last_at, max("rows") AS "rows", max("columns") AS "columns", '
-            "sum(file_missing) AS missing, json_group_array(DISTINCT sop_class_uid) AS classes, "
+            "count(CASE WHEN file_missing THEN 1 END) AS missing, json_group_array(DISTINCT sop_class_uid) AS classes, "
             "json_group_array(DISTINCT transfer_syntax_uid) AS syntaxes, "
             "json_group_array(DISTINCT source || ' ' || coalesce(calling_ae_title, '') || ' ' || coalesce(peer, '')) "
             "AS senders FROM v_images",

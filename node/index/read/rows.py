@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from sqlalchemy import Connection, UnaryExpression, func, text
+from sqlalchemy import Connection, Result, UnaryExpression, func, text
 from sqlalchemy.sql.operators import custom_op
+
+from node.index.backend import backend_of
 
 Row = dict[str, Any]
 
@@ -26,7 +28,12 @@ class ReadRepository:
 
         docs/data.md describes the values: times and lists are text.
         """
-        return [dict(row) for row in self._connection.execute(text(query), values).mappings()]
+        return self._plain(self._connection.execute(text(query), values))
+
+    def _plain(self, result: Result[Any]) -> list[Row]:
+        """Return the rows of a statement that was written out."""
+        names = result.keys()
+        return [dict(zip(names, row, strict=True)) for row in backend_of(self._connection).plain(result)]
 
     def _rows_of_study(
         self, source: str, study_instance_uid: str, series_instance_uid: str | None, rest: str = "", **values: Any

@@ -1,0 +1,140 @@
+"""What SQLite and PostgreSQL do differently: `node.index.sqlite` and `node.index.postgresql` are the two backends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.types import TypeEngine
+
+from node.errors import VoxelnodeError
+
+REMEDY = "restore it from a backup, or build a new one with `voxelnode db rebuild`"
+
+
+class IndexUnusable(VoxelnodeError):
+    """The database is missing, damaged, in use, or of another version than this program."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerPlace:
+    """A database of PostgreSQL: the URL of ``[index] url``, and the root whose index it is."""
+
+    url: str
+    root: Path
+
+    def __str__(self) -> str:
+        return self.url
+
+
+Place = Path | ServerPlace
+"""Where an index is: a file of SQLite, or a database of PostgreSQL."""
+
+
+class Backend(Protocol):
+    """The functions of the module of a database system."""
+
+    Error: type[Exception]
+    """The base class of the errors of its driver, for statements that do not pass through SQLAlchemy."""
+
+    def open_engine(self, place: Any, *, read_only: bool = False) -> Engine:
+        """Return an engine for the one writer, or for readers: each transaction of these sees one snapshot."""
+
+    def exists(self, place: Any) -> bool:
+        """Return whether there is a database that has a schema."""
+
+    def missing_index(self, place: Any) -> str:
+        """Return that there is no index, and what to do about it."""
+
+    def prepare(self, place: Any) -> None:
+        """Make room for a database, or raise IndexUnusable if an index cannot be made there."""
+
+    def enter(self, connection: Connection, place: Any) -> None:
+        """Note whose index it is when a node opens it; raise IndexUnusable if it is the index of another root."""
+
+    def problems(self, connection: Connection) -> list[str]:
+        """Return what is damaged, as sentences; reads the whole database."""
+
+    def require_sound(self, place: Any) -> None:
+        """Return if the database can be used after a crash, else raise IndexUnusable."""
+
+    def backup(self, place: Any, target: Path) -> int:
+        """Copy a database to a file, also while a node writes to it; return the bytes of the copy."""
+
+    def begin_batch(self, connection: Connection, *, durable: bool) -> int:
+        """Prepare a transaction of the writer; without `durable`, its commit may be lost if later ones are, too.
+
+        Returns
+        -------
+        int
+            For `has_changed`.
+        """
+
+    def has_changed(self, connection: Connection, before: int) -> bool:
+        """Return whether the transaction of the writer has changed rows."""
+
+    def spoils_batch(self, connection: Connection, error: BaseException) -> bool:
+        """Return whether an error of one piece of work means that the transaction of all cannot be committed."""
+
+    def disk_failure(self, error: BaseException) -> str | None:
+        """Return what failed if the database cannot be trusted any more, else None: trying again may help."""
+
+    def is_of_rows(self, error: BaseException) -> bool:
+        """Return whether an error of the driver is about the rows that were written: trying again does not help."""
+
+    def bounded(self, connection: Connection, is_over: Callable[[], bool]) -> AbstractContextManager[None]:
+        """Interrupt statements when `is_over`, which is polled, returns True."""
+
+    def is_other_type(
+        self, _: object, __: object, ___: object, there: TypeEngine[Any], known: TypeEngine[Any]
+    ) -> bool | None:
+        """Return whether the type of a column is not that of the models; None: as Alembic says."""
+
+    def last_numbers(self, connection: Connection) -> dict[str, int]:
+        """Return the largest id that each table ever gave a row, of tables whose ids are not used again."""
+
+    def number_after(self, connection: Connection, last: Mapping[str, int]) -> None:
+        """Give new rows larger ids than these, and than those that are there."""
+
+    def words_of_view(self, connection: Connection, view: str) -> str:
+        """Return the statement that created a view, as a migration wrote it."""
+
+    def plain(self, rows: Iterable[Sequence[Any]]) -> Iterable[Sequence[Any]]:
+        """Return rows of a statement that was written out: times and lists are text, truth is 0 or 1."""
+
+    def root(self, connection: Connection) -> str:
+        """Return the folder that the paths in the tables are relative to."""
+
+
+@cache
+def backend(name: str) -> Backend:
+    """Return the backend of a dialect of SQLAlchemy; only a node on PostgreSQL loads its driver."""
+    try:
+        return cast(Backend, import_module(f"node.index.{name}"))
+    except ModuleNotFoundError as error:
+        raise IndexUnusable(
+            f"[index] url needs {error.name}, which is not installed: pip install 'voxelnode[cluster]'"
+        ) from error
+
+
+def backend_at(place: Place) -> Backend:
+    """Return the backend of a place."""
+    return backend("sqlite" if isinstance(place, Path) else "postgresql")
+
+
+def backend_of(connection: Connection) -> Backend:
+    """Return the backend of a connection."""
+    return backend(connection.dialect.name)
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the reason that a database gives for an error, for a person; PostgreSQL's may quote rows, its code not."""
+    cause = getattr(error, "orig", None) or error
+    code = getattr(cause, "sqlstate", None)
+    return str(cause).strip() if code is None else f"{type(cause).__name__}, SQLSTATE {code}"

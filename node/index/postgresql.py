@@ -1,0 +1,379 @@
+"""The index in a database of a PostgreSQL server: how it is opened, locked, written to, checked and copied.
+
+One process writes to an index. Its connection holds an advisory lock as long as it lives, so that a second node is
+refused, and nothing is written once the lock is lost with the connection.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import re
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg.abc import Buffer
+from psycopg.errors import DataError, IntegrityError, LockNotAvailable
+from psycopg.types.string import StrDumperUnknown
+from sqlalchemy import Column, Connection, Engine, Integer, String, create_engine, event, make_url, text
+from sqlalchemy.dialects.postgresql.base import PGDDLCompiler
+from sqlalchemy.dialects.sqlite.dml import OnConflictDoNothing, OnConflictDoUpdate
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.types import TypeEngine
+
+from node.index.backend import IndexUnusable, ServerPlace
+from node.index.postgresql_sql import in_postgresql
+
+Error = psycopg.Error
+FIRST_VERSION = 15
+SORTED_BY_CODE_POINT = frozenset({"C", "POSIX", "C.UTF-8", "C.utf8"})
+NEW_DATABASE = "CREATE DATABASE name TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C.UTF-8'"
+
+LOCK = 0x766F78656C  # "voxel"
+"""The advisory lock of the process that writes; locks of other databases are others."""
+
+LOCK_SECONDS = 5
+"""Longest wait for the lock: the server may notice later than we that the last process is gone."""
+
+MAX_CONNECTIONS = 44
+"""Of each of the two engines of readers; a server has 97 by default."""
+
+POLL_SECONDS = 0.1
+
+_SESSION = {
+    "timezone": "UTC",
+    "datestyle": "ISO",
+    "synchronous_commit": "on",
+    "lock_timeout": f"{LOCK_SECONDS}s",
+}
+_READERS = {"default_transaction_read_only": "on", "default_transaction_isolation": r"repeatable\ read"}
+_NETWORK = {"connect_timeout": 5, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+
+
+class DatabaseMissing(IndexUnusable):
+    """The server has no such database."""
+
+
+def open_engine(place: ServerPlace, *, read_only: bool = False) -> Engine:
+    """See `node.index.backend.Backend`; so for the functions below."""
+    options = " ".join(f"-c {name}={value}" for name, value in {**_SESSION, **(_READERS if read_only else {})}.items())
+    engine = create_engine(
+        make_url(place.url).set(drivername="postgresql+psycopg"),
+        connect_args={
+            "options": options,
+            "application_name": "voxelnode",
+            # The server cannot always tell the type of a parameter that is NULL: statements of readers get values.
+            "cursor_factory": psycopg.ClientCursor if read_only else psycopg.Cursor,
+            **_NETWORK,
+        },
+        hide_parameters=True,
+        json_serializer=to_json,
+        pool_pre_ping=read_only,
+        pool_size=min(5, MAX_CONNECTIONS) if read_only else 1,
+        max_overflow=MAX_CONNECTIONS - 5 if read_only else 0,
+    )
+    engine.dialect.ddl_compiler = _Ddl
+    event.listen(engine, "connect", _replace_nul)
+    if not read_only:
+        event.listen(engine, "connect", _lock)
+
+    @event.listens_for(engine, "before_cursor_execute", retval=True)
+    def translate(connection: Connection, cursor: Any, statement: str, parameters: Any, *_: object) -> tuple[str, Any]:
+        return in_postgresql(statement), parameters
+
+    return engine
+
+
+class _TextDumper(StrDumperUnknown):
+    """Text of PostgreSQL has no NUL. It becomes U+FFFD, in what is stored as in what is looked for."""
+
+    def dump(self, obj: str) -> Buffer | None:
+        return super().dump(obj.replace("\0", "\ufffd"))
+
+
+def _replace_nul(connection: psycopg.Connection[Any], _: object) -> None:
+    connection.adapters.register_dumper(str, _TextDumper)
+
+
+def to_json(value: Any) -> str:
+    """Return a value as JSON, its texts as those of `_TextDumper`."""
+    return _NUL.sub(r"\1\\ufffd", json.dumps(value))
+
+
+_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
+
+
+def _lock(connection: psycopg.Connection[Any], _: object) -> None:
+    """Take the lock of the one process that writes."""
+    try:
+        connection.execute("SELECT pg_advisory_lock(%s)", [LOCK])
+        connection.commit()
+    except LockNotAvailable:
+        connection.rollback()
+        database = connection.info.dbname
+        holder = connection.execute(
+            "SELECT coalesce(host(client_addr), 'this host'), backend_start FROM pg_stat_activity "
+            "WHERE pid IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted "
+            "AND ((classid::bigint << 32) | objid::bigint) = %s "
+            "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))",
+            [LOCK],
+        ).fetchone()
+        connection.close()
+        whose = f" from {holder[0]}, connected since {holder[1]:%Y-%m-%d %H:%M:%S} UTC" if holder else ""
+        raise IndexUnusable(
+            f"the index in PostgreSQL (database {database}) is in use by another process{whose}: "
+            "one node writes to an index; stop that one, or give each node a database of its own"
+        ) from None
+
+
+def exists(place: ServerPlace) -> bool:
+    try:
+        with _reading(place) as connection:
+            return connection.scalar(text("SELECT to_regclass('alembic_version')")) is not None
+    except DatabaseMissing:
+        return False
+
+
+def missing_index(place: ServerPlace) -> str:
+    instances = (place.root / "objects").glob("*/*.dcm"), (place.root / "journal").glob("*.journal")
+    if any(next(files, None) is not None for files in instances):
+        return (
+            f"no index in {place}, but there are instances: check [index] url, restore a backup, or copy another index "
+            "of this root there with `voxelnode db copy --to URL`"
+        )
+    return f"no index in {place}: is [index] url right? `voxelnode db upgrade` makes a new index"
+
+
+def prepare(place: ServerPlace) -> None:
+    """Require a server and a database on which an index is right: another order of text would find other instances."""
+    with _reading(place) as connection:
+        version = int(connection.execute(text("SHOW server_version_num")).scalar_one())
+        if version < FIRST_VERSION * 10_000:
+            raise IndexUnusable(f"{place}: PostgreSQL {version // 10_000} is too old, {FIRST_VERSION} is needed")
+        encoding, collation, provider = connection.execute(
+            text(
+                "SELECT pg_encoding_to_char(encoding), datcollate, datlocprovider FROM pg_database "
+                "WHERE datname = current_database()"
+            )
+        ).one()
+        if encoding != "UTF8" or collation not in SORTED_BY_CODE_POINT or provider == "i":
+            raise IndexUnusable(
+                f"{place}: the encoding of the database is {encoding} and its collation {collation}, not UTF8 and C: "
+                f"create another one with {NEW_DATABASE}"
+            )
+        require_durable(connection)
+
+
+def enter(connection: Connection, place: ServerPlace) -> None:
+    """Note the root, from which views make paths. It may have been moved; then it has the files of the index."""
+    of_root = connection.exec_driver_sql("SELECT value FROM about WHERE key = 'root'").scalar()
+    key = connection.exec_driver_sql("SELECT key FROM images WHERE NOT file_missing ORDER BY id DESC LIMIT 1").scalar()
+    if of_root not in (None, str(place.root)) and key is not None and not (place.root / key).exists():
+        raise IndexUnusable(
+            f"{place} is the index of {of_root}, and {place.root} lacks its file {key}: check [storage] root and "
+            "[index] url, or make a database of its own for this root"
+        )
+    connection.execute(
+        text("INSERT INTO about VALUES ('root', :root) ON CONFLICT (key) DO UPDATE SET value = excluded.value"),
+        {"root": str(place.root)},
+    )
+    connection.commit()
+
+
+def require_durable(connection: Connection) -> None:
+    """Refuse a server that answers a commit before it is on the disk."""
+    if connection.execute(text("SHOW fsync")).scalar_one() != "on":
+        raise IndexUnusable(
+            "PostgreSQL runs with fsync = off: a power cut would lose what was acknowledged; set fsync = on"
+        )
+
+
+def problems(connection: Connection) -> list[str]:
+    """The server itself reports damaged pages when it reads them, if it has checksums."""
+    failures = connection.execute(
+        text("SELECT coalesce(checksum_failures, 0) FROM pg_stat_database WHERE datname = current_database()")
+    ).scalar_one()
+    return [f"integrity: {failures} pages with a wrong checksum; see the log of the server"] if failures else []
+
+
+def require_sound(place: ServerPlace) -> None:
+    """The server has recovered from its own crash before it accepts a connection."""
+
+
+def backup(place: ServerPlace, target: Path) -> int:
+    """An archive of `pg_dump` in its custom format, for `pg_restore`."""
+    program = shutil.which("pg_dump")
+    if program is None:
+        raise IndexUnusable("pg_dump is not installed: install PostgreSQL's client programs")
+    url = make_url(place.url).set(drivername="postgresql").render_as_string(hide_password=False)
+    part = target.with_name(f"{target.name}.part")
+    done = subprocess.run(
+        [program, "--format=custom", f"--file={part}", f"--dbname={url}"], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        part.unlink(missing_ok=True)
+        raise IndexUnusable(f"{place} cannot be copied: {done.stderr.strip()}")
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    os.rename(part, target)
+    return target.stat().st_size
+
+
+def begin_batch(connection: Connection, *, durable: bool) -> int:
+    """Each commit is durable: the server may crash without the node, which would not notice what was lost."""
+    return 0
+
+
+def has_changed(connection: Connection, before: int) -> bool:
+    """A transaction gets a number when it first writes."""
+    return connection.exec_driver_sql("SELECT pg_current_xact_id_if_assigned()").scalar() is not None
+
+
+def spoils_batch(connection: Connection, error: BaseException) -> bool:
+    return connection.invalidated or bool(connection.connection.dbapi_connection.closed)  # type: ignore[union-attr]
+
+
+def disk_failure(error: BaseException) -> str | None:
+    """The server looks after its disk: it fails if it could not make a commit durable, and recovers."""
+    return None
+
+
+def is_of_rows(error: BaseException) -> bool:
+    cause = getattr(error, "orig", error)
+    return not isinstance(cause, psycopg.Error) or isinstance(cause, DataError | IntegrityError)
+
+
+@contextmanager
+def bounded(connection: Connection, is_over: Callable[[], bool]) -> Iterator[None]:
+    driver: Any = connection.connection.dbapi_connection
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(POLL_SECONDS):
+            if is_over():
+                driver.cancel_safe(timeout=LOCK_SECONDS)
+
+    watcher = threading.Thread(target=watch, name="query-watcher", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+
+
+def is_other_type(_: object, __: object, ___: object, there: TypeEngine[Any], known: TypeEngine[Any]) -> bool | None:
+    """Integers and texts have no bounds; see `_Ddl`."""
+    same = any(isinstance(there, kind) and isinstance(known, kind) for kind in (Integer, String))
+    return False if same else None
+
+
+_SEQUENCES = (
+    "SELECT c.relname, pg_get_serial_sequence(quote_ident(c.relname), 'id') FROM pg_class c "
+    "JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'id' "
+    "WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace"
+)
+
+
+def last_numbers(connection: Connection) -> dict[str, int]:
+    return {
+        table: connection.exec_driver_sql(f"SELECT last_value FROM {sequence}").scalar_one()
+        for table, sequence in connection.exec_driver_sql(_SEQUENCES).all()
+        if connection.exec_driver_sql(f"SELECT is_called FROM {sequence}").scalar_one()
+    }
+
+
+def number_after(connection: Connection, last: Mapping[str, int]) -> None:
+    for table, sequence in connection.exec_driver_sql(_SEQUENCES).all():
+        there = connection.exec_driver_sql(f'SELECT max(id) FROM "{table}"').scalar_one() or 0
+        if (number := max(there, last.get(table, 0))) > 0:
+            connection.exec_driver_sql(f"SELECT setval('{sequence}', {number})")
+
+
+def words_of_view(connection: Connection, view: str) -> str:
+    """`in_postgresql` keeps them as a comment: the server knows only its own."""
+    return str(connection.exec_driver_sql(f"SELECT obj_description('{view}'::regclass)").scalar_one())
+
+
+def plain(rows: Iterable[Sequence[Any]]) -> Iterable[Sequence[Any]]:
+    return (tuple(map(as_sqlite, row)) for row in rows)
+
+
+def root(connection: Connection) -> str:
+    """The folder of the node that writes."""
+    return str(connection.exec_driver_sql("SELECT value FROM about WHERE key = 'root'").scalar_one())
+
+
+def as_sqlite(value: Any) -> Any:
+    """Return a value as SQLite has it: times and lists are text, truth is a number."""
+    match value:
+        case dt.datetime():
+            return value.isoformat(" ", "microseconds")
+        case dt.date():
+            return value.isoformat()
+        case dt.time():
+            return value.isoformat("microseconds")
+        case bool():
+            return int(value)
+        case Decimal():
+            return int(value) if int(value.as_tuple().exponent) >= 0 else float(value)
+        case dict() | list():
+            return json.dumps(value)
+    return value
+
+
+def rows_as_sqlite(_: psycopg.Cursor[Any]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
+    """A row factory of psycopg, for statements whose rows are used as the driver gives them."""
+    return lambda values: tuple(map(as_sqlite, values))
+
+
+@contextmanager
+def _reading(place: ServerPlace) -> Iterator[Connection]:
+    engine = open_engine(place, read_only=True)
+    try:
+        with engine.connect() as connection:
+            yield connection
+    except DBAPIError as error:
+        reason = str(error.orig).strip()
+        if reason.endswith(" does not exist") and 'FATAL:  database "' in reason:
+            raise DatabaseMissing(f"{place}: {reason}; create it with {NEW_DATABASE}") from error
+        raise IndexUnusable(f"{place}: {reason}") from error
+    finally:
+        engine.dispose()
+
+
+class _Ddl(PGDDLCompiler):
+    """Neither the length of a text nor an integer of 64 bits is bounded, as in SQLite: peers send what the standard
+    does not allow, and it is stored."""
+
+    def get_column_specification(self, column: Column[Any], **keywords: Any) -> str:
+        specification = str(super().get_column_specification(column, **keywords))  # type: ignore[no-untyped-call]
+        return _BOUNDED.sub(lambda match: _UNBOUNDED[match[1]], specification)
+
+
+_UNBOUNDED = {"INTEGER": "BIGINT", "SERIAL": "BIGSERIAL", "VARCHAR": "VARCHAR"}
+_BOUNDED = re.compile(r"\b(INTEGER|SERIAL|VARCHAR)\b(?:\(\d+\))?")
+
+
+# INSERT ... ON CONFLICT is the same in both, but each dialect of SQLAlchemy has classes of its own.
+
+
+@compiles(OnConflictDoNothing, "postgresql")
+def _do_nothing(clause: Any, compiler: Any, **keywords: Any) -> str:
+    clause.constraint_target = None
+    return str(compiler.visit_on_conflict_do_nothing(clause, **keywords))
+
+
+@compiles(OnConflictDoUpdate, "postgresql")
+def _do_update(clause: Any, compiler: Any, **keywords: Any) -> str:
+    clause.constraint_target = None
+    return str(compiler.visit_on_conflict_do_update(clause, **keywords))

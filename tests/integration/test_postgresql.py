@@ -1,0 +1,291 @@
+"""The index in PostgreSQL: the same schema and answers as in SQLite, one node at a time, nothing lost."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import inspect, select, text
+from sqlalchemy.exc import OperationalError
+
+from node.control.repository import copy_index
+from node.errors import OutOfResources
+from node.index import copying
+from node.index.backend import IndexUnusable, ServerPlace, backend_of
+from node.index.database import Index, reading
+from node.index.engine import FILE_NAME, check, open_engine, upgrade
+from node.index.models import REVISION, Base
+from node.metrics import Metrics
+from node.settings.model import IndexSettings, Settings, Storage
+from tests import make
+from tests.acceptance.served import Served, until
+from tests.acceptance.test_kill import Sender
+from tests.integration.conftest import Root
+from tests.integration.test_conversion import converted
+from tests.made_once import IN_POSTGRESQL
+from tests.postgresql import Server, start
+
+pytest.importorskip("psycopg", reason="psycopg is not installed")
+
+from node.index import postgresql
+from node.index.postgresql_sql import in_postgresql
+
+pytestmark = pytest.mark.skipif(IN_POSTGRESQL, reason="starts from SQLite")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with start() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def place(server: Server, tmp_path_factory: pytest.TempPathFactory) -> ServerPlace:
+    """A database with the newest schema."""
+    place = ServerPlace(server.create("migrated"), tmp_path_factory.mktemp("root"))
+    assert upgrade(place) == (None, REVISION)
+    return place
+
+
+def schema(place: Path | ServerPlace) -> dict[str, Any]:
+    engine = open_engine(place, read_only=True)
+    with engine.connect() as connection:
+        of = inspect(connection)
+        tables = {
+            table: (
+                [(column["name"], column["nullable"]) for column in of.get_columns(table)],
+                of.get_pk_constraint(table)["constrained_columns"],
+                {index["name"] for index in of.get_indexes(table) if not index["unique"]},
+                sorted(unique["column_names"] for unique in of.get_unique_constraints(table)),
+                sorted((key["constrained_columns"], key["referred_table"]) for key in of.get_foreign_keys(table)),
+            )
+            for table in of.get_table_names()
+        }
+        views = {view: [column["name"] for column in of.get_columns(view)] for view in of.get_view_names()}
+    engine.dispose()
+    return {**tables, **views}
+
+
+def test_tables_and_views_are_those_of_sqlite(place: ServerPlace, tmp_path: Path) -> None:
+    upgrade(tmp_path / FILE_NAME)
+    assert schema(place) == schema(tmp_path / FILE_NAME)
+    assert check(place) == []
+
+
+@pytest.mark.parametrize(
+    ("statement", "translated"),
+    [
+        ("SELECT x FROM t ORDER BY x DESC, id LIMIT 1", "SELECT x FROM t ORDER BY x DESC NULLS LAST, id LIMIT 1"),
+        (
+            "SELECT (SELECT a FROM t ORDER BY coalesce(a, b), c LIMIT 1) FROM u",
+            "SELECT (SELECT a FROM t ORDER BY coalesce(a, b) NULLS FIRST, c NULLS FIRST LIMIT 1) FROM u",
+        ),
+        ("CREATE INDEX i ON studies (study_date, id)", "CREATE INDEX i ON studies (study_date NULLS FIRST, id)"),
+        ("SELECT +se.modality, 1 + 2, a +b.c, (+ s_1.x)", "SELECT se.modality, 1 + 2, a +b.c, (s_1.x)"),
+        ("a LIKE %(a)s OR b GLOB '[0-9]*' OR c GLOB %(c)s", "a ILIKE %(a)s OR b ~ '^[0-9].*$' OR c LIKE %(c)s"),
+        ("a IS %(a)s OR b IS NOT (c)", "a IS NOT DISTINCT FROM %(a)s OR b IS DISTINCT FROM (c)"),
+        ("json_group_array(DISTINCT f(x) || g(h(y)))", "coalesce(json_agg(DISTINCT f(x) || g(h(y))), '[]')"),
+        (
+            "julianday(date(%(now)s)) - 1",
+            "(extract(epoch FROM CAST(CAST(%(now)s AS DATE) AS TIMESTAMP)) / 86400) - 1",
+        ),
+    ],
+)  # fmt: skip
+def test_a_statement_is_said_in_the_words_of_postgresql(statement: str, translated: str) -> None:
+    assert in_postgresql(statement) == translated
+
+
+# One node at a time
+
+
+@pytest.mark.usefixtures("place")
+def test_one_node_writes_and_survives_the_loss_of_its_connections(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = server.create("one", "migrated")
+
+    def require_refusal() -> None:
+        with monkeypatch.context() as impatient:
+            impatient.setitem(postgresql._SESSION, "lock_timeout", "200ms")
+            with pytest.raises(IndexUnusable, match="in use by another process"):
+                Index(tmp_path, Metrics(), url=url)
+
+    with closing(Index(tmp_path, Metrics(), url=url)) as index:
+        require_refusal()
+        index.about.set("scrub", "1")
+        server.run("SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE application_name = 'voxelnode'")
+        with pytest.raises(OutOfResources):
+            index.about.set("scrub", "2")
+        assert index.about.get("scrub") == "1"
+        index.about.set("scrub", "3")
+        with index.reading() as view:
+            assert (view.scrub, view.root) == ("3", str(tmp_path))
+        require_refusal()  # the new connection has the lock again
+
+
+def test_a_database_on_which_queries_would_answer_otherwise_is_refused(server: Server, tmp_path: Path) -> None:
+    server.run("CREATE DATABASE latin TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'")
+    with pytest.raises(IndexUnusable, match="encoding of the database is LATIN1"):
+        upgrade(ServerPlace(server.url("latin"), tmp_path))
+    with pytest.raises(IndexUnusable, match="does not exist; create it"):
+        upgrade(ServerPlace(server.url("missing"), tmp_path))
+
+
+def test_a_query_in_postgresql_ends_when_nobody_waits_for_it(place: ServerPlace) -> None:
+    engine = open_engine(place, read_only=True)
+    with engine.connect() as connection:
+        polled = threading.Event()
+
+        def is_over() -> bool:
+            polled.set()
+            return True
+
+        with pytest.raises(OperationalError), postgresql.bounded(connection, is_over):
+            connection.execute(text("SELECT pg_sleep(60)"))
+        assert polled.is_set()
+    engine.dispose()
+
+
+def test_a_nul_is_another_character_in_texts_and_lists(server: Server, place: ServerPlace, tmp_path: Path) -> None:
+    with closing(Index(tmp_path, Metrics(), url=server.create("nul", "migrated"))) as index:
+        index.about.set("a", "b\0c")
+        assert index.about.get("a") == "b\ufffdc"
+        assert index.instances.held(["1.2\0", "1.3"]) == []
+    assert json.loads(postgresql.to_json(["\0", "\\u0000", "\\\0"])) == ["\ufffd", "\\u0000", "\\\ufffd"]
+
+
+# A served node
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("place")
+def test_a_served_node_keeps_what_it_acknowledged_when_it_is_killed(server: Server, tmp_path: Path) -> None:
+    url, root = server.create("served", "migrated"), tmp_path / "root"
+    sent = make.ct_series(12)
+    with Served(root, VOXELNODE_INDEX__URL=url) as node:
+        sender = Sender(node.port, sent)
+        sender.start()
+        until(lambda: len(sender.acknowledged) > 3, 30, "acknowledgements")
+        node.kill()
+        sender.join()
+        node.start()
+        again = Sender(node.port, sent, seconds=30)
+        again.start()
+        again.join()
+        assert len(again.acknowledged) == len(sent)
+
+        def series() -> list[dict[str, Any]]:
+            with reading(root, url) as index:
+                return index.series.with_uid(sent[0].SeriesInstanceUID)
+
+        until(lambda: [one["state"] for one in series()] == ["converted"], 60, "the conversion")
+        assert series()[0]["instances"] == len(sent)
+        with reading(root, url) as index:
+            volumes = index.volumes.of_series(sent[0].StudyInstanceUID, sent[0].SeriesInstanceUID)
+        assert {volume["format"] for volume in volumes} == {"nifti", "mhd", "png"}
+        assert all((root / volume["path"]).is_file() for volume in volumes)
+        assert node.terminate() == 0
+
+
+# Copies
+
+
+@pytest.fixture
+def filled(root: Root) -> Path:
+    """The folder of a root that is closed, with rows of most kinds."""
+    first, second = make.ct_series(2), make.ct_series(1, PatientID="OTHER")
+    for ds in (*first, *second):
+        root.take(ds)
+    changed = second[0]
+    changed.PatientName = "Other^Bytes"
+    root.take(changed)
+    root.clock.move(61)
+    claimed = root.index.series.claim_due(root.clock())
+    assert claimed is not None
+    assert converted(root, claimed)
+    root.index.patients.merge(1, 2, root.clock())
+    root.index.close()
+    with closing(sqlite3.connect(root.folder / FILE_NAME)) as connection, connection:
+        connection.execute("INSERT INTO sqlite_sequence VALUES ('workitems', 7)")  # of workitems that were deleted
+    return root.folder
+
+
+def last_workitem(place: Path | ServerPlace) -> int:
+    engine = open_engine(place, read_only=True)
+    with engine.connect() as connection:
+        number = backend_of(connection).last_numbers(connection)["workitems"]
+    engine.dispose()
+    return number
+
+
+def rows_of(place: Path | ServerPlace) -> dict[str, list[tuple[Any, ...]]]:
+    engine = open_engine(place, read_only=True)
+    with engine.connect() as connection:
+        rows = {
+            table.name: [tuple(row) for row in connection.execute(select(table).order_by(*table.primary_key))]
+            for table in Base.metadata.sorted_tables
+        }
+    engine.dispose()
+    rows["about"] = [row for row in rows["about"] if row[0] not in ("root", "moved")]
+    return rows
+
+
+def test_an_index_moves_to_postgresql_and_back(filled: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copying, "CHUNK_ROWS", 2)
+    url, file = server.create("moved"), filled / FILE_NAME
+    there = ServerPlace(url, filled)
+    of_file = Settings(storage=Storage(root=filled, reserve_bytes=0))
+    before = rows_of(file)
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(copying, "_compare", lambda *_: (_ for _ in ()).throw(InterruptedError))
+        with pytest.raises(InterruptedError):
+            copy_index(of_file, url)
+    with pytest.raises(IndexUnusable, match="run `voxelnode db copy` again"):
+        Index(filled, Metrics(), url=url)
+    assert copy_index(of_file, url)["images"] == 3
+    assert rows_of(there) == before
+    assert last_workitem(there) == 7
+    with pytest.raises(IndexUnusable, match="was moved"):
+        Index(filled, Metrics())
+    with pytest.raises(IndexUnusable, match="copy that one"):
+        copy_index(of_file, server.create("other"))
+    with closing(Index(filled, Metrics(), url=url)) as index:  # new rows are numbered after those that are there
+        index.instances.record_damage("a record", dt.datetime.now(dt.UTC))
+    after = rows_of(there)
+    assert len(after["events"]) == len(before["events"]) + 1
+    copy_index(of_file.model_copy(update={"index": IndexSettings(url=url)}), None)
+    assert rows_of(file) == after
+    assert last_workitem(file) == 7
+    assert len(list(filled.glob("index-*.sqlite"))) == 1
+    with pytest.raises(IndexUnusable, match="was moved"):
+        Index(filled, Metrics(), url=url)
+
+
+@pytest.mark.usefixtures("place")
+def test_a_copy_that_differs_is_not_used(filled: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    used = server.create("used", "migrated")
+    Index(filled, Metrics(), url=used).close()
+    with pytest.raises(IndexUnusable, match="has an index already"):
+        copy_index(Settings(storage=Storage(root=filled, reserve_bytes=0)), used)
+    url = server.create("different")
+    real = copying._copy_rows
+
+    def copy_rows(reader: Any, copy: Any, table: Any) -> None:
+        real(reader, copy, table)
+        if table.name == "images":
+            with copy.begin():
+                copy.execute(table.update().values(bytes=1))
+
+    monkeypatch.setattr(copying, "_copy_rows", copy_rows)
+    with pytest.raises(IndexUnusable, match="a row of images differs"):
+        copy_index(Settings(storage=Storage(root=filled, reserve_bytes=0)), url)
+    with pytest.raises(IndexUnusable, match="not finished"):
+        Index(filled, Metrics(), url=url)
+    Index(filled, Metrics()).close()
