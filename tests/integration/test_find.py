@@ -625,6 +625,7 @@ def test_queries_give_way_while_instances_arrive(open_root: Callable[[], Any]) -
     assert share(0.3) < MAX_SHARE
 
 
+@pytest.mark.sqlite
 def test_queries_pause_longer_for_python_than_for_sqlite(world: World) -> None:
     with world.index.searching() as index:
         driver = index._connection.connection.dbapi_connection
@@ -639,6 +640,7 @@ def test_queries_pause_longer_for_python_than_for_sqlite(world: World) -> None:
     assert pause_seconds(0.1, 0.0) >= 3 * pause_seconds(0.0, 0.1) > 0
 
 
+@pytest.mark.sqlite
 def test_rows_that_are_read_in_one_step_are_what_was_stored(world: World) -> None:
     texts = ["", "a\0b", '"\\/', "\n\x1f\x7f", "山\U0010ffff", "é", None]
     echo = PreparedRows(select(*(bindparam(f"n{number}", type_=String) for number in range(len(texts)))))
