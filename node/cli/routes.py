@@ -80,7 +80,7 @@ def waiting(
     root: Root = None,
     json: Json = False,
 ) -> None:
-    """List what waits, was given up, or was left out of a data set, with the reason."""
+    """List what waits, was given up or left out, and why."""
     settings: Settings = load(config, storage__root=root).settings
     route, slash, destination = (name or "").partition("/")
 
@@ -119,7 +119,7 @@ def _brief(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 @app.command()
 def retry(name: Name, config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
-    """Try again what waits, was given up, or was left out of a data set.
+    """Try again what waits, was given up or left out.
 
     Destinations that could not be reached are tried, too. A running node does so at once, otherwise the next start.
     """

@@ -97,7 +97,7 @@ def test_lungs_come_back_as_segmentations_and_measurements(served: tuple[Setting
     def jobs() -> list[dict[str, Any]]:
         return list(client.get("/api/v1/jobs").json()["items"])
 
-    until(lambda: len(jobs()) == 3 and all(job["ended_at"] for job in jobs()), 60, "three jobs")
+    until(lambda: len(jobs()) == 3 and all(job["ended_at"] for job in jobs()), 120, "three jobs")
     assert {job["hook"]: (job["state"], job["detail"]) for job in jobs()} == {
         name: ("succeeded", None) for name in settings.hooks
     }
@@ -133,7 +133,7 @@ def test_lungs_come_back_as_segmentations_and_measurements(served: tuple[Setting
     results = client.get(f"/api/v1/jobs/{of_command}").json()["results"]
     uid = next(result["series_instance_uid"] for result in results if result["kind"] == "segmentation")
     converted = f"SELECT 1 FROM v_series WHERE series_instance_uid = '{uid}' AND state = 'converted'"
-    until(lambda: view_rows(root, converted), 60, "a label volume")
+    until(lambda: view_rows(root, converted), 120, "a label volume")
     path = f"studies/{series[0].StudyInstanceUID}/series/{series[0].SeriesInstanceUID}"
     with sync_playwright() as playwright:
         for browser in start_browser(playwright):
