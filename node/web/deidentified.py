@@ -34,6 +34,7 @@ from node.web.access import Caller, RequestAudit
 from node.web.audit_trail import of_study
 from node.web.dicomweb.resources import Instances
 from node.web.errors import DownloadsBusy, ResourceNotFound
+from node.web.files import OCTETS
 from node.web.kept_files import Damaged, whole_file
 from node.web.services import Services
 from node.web.zip_stream import MEDIA_TYPE, Member, zip_stream
@@ -149,7 +150,11 @@ def deidentified_zip(
         result = Result.SUCCESS if download.is_whole else Result.MINOR_FAILURE
         audit.changed(AuditEvent.EXPORT, Action.READ, objects, f"{order}: {outcome}, {download.counts}", result)
 
-    headers = {"Content-Type": MEDIA_TYPE, "Content-Disposition": 'attachment; filename="deidentified.zip"'}
+    headers = {
+        "Content-Type": OCTETS if request.headers.get("accept") == OCTETS else MEDIA_TYPE,
+        "Content-Disposition": 'attachment; filename="deidentified.zip"',
+        "Vary": "Accept",
+    }
     return _Answer(zip_stream(download.members()), headers, close)
 
 

@@ -120,7 +120,12 @@ def test_a_download_has_no_identities_and_tells_what_it_leaves_out(here: Site) -
     assert {row["reason"] for row in report["left_out"]} == REFUSED
     assert len(instances_in(dicom)) == 4
 
-    one = client.get(f"/api/v1/studies/{STUDY}/series/{SERIES}/deidentified?profile=trial").content
+    of_series = client.get(
+        f"/api/v1/studies/{STUDY}/series/{SERIES}/deidentified?profile=trial",
+        headers={"Accept": "application/octet-stream"},
+    )
+    assert of_series.headers["content-type"] == "application/octet-stream"
+    one = of_series.content
     assert instances_in(one) == instances_in(dicom)
     assert report_in(one)["left_out"] == []
 

@@ -7,9 +7,11 @@ from typing import Annotated, Any
 from fastapi import Query, Request, Response
 
 from node.web.access import Reader, RequestAudit
+from node.web.api.models import BINARY
 from node.web.api.resources import SeriesUid, StudyUid
 from node.web.api.routing import api_router, problems
 from node.web.deidentified import Content, deidentified_zip
+from node.web.files import OCTETS
 from node.web.problem_types import INVALID_REQUEST, NOT_FOUND
 from node.web.services import Node
 from node.web.zip_stream import MEDIA_TYPE
@@ -28,7 +30,7 @@ ZIP: dict[int | str, dict[str, Any]] = {
     **problems(NOT_FOUND, INVALID_REQUEST),
     200: {
         "description": "A ZIP file; its last member, deidentification.json, says what was left out, and why",
-        "content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}},
+        "content": {media_type: {"schema": BINARY} for media_type in (MEDIA_TYPE, OCTETS)},
     },
 }
 
@@ -43,7 +45,10 @@ def download_deidentified_study(
     profile: Profile,
     content: Wanted = "dicom",
 ) -> Response:
-    """A study without identities, as a ZIP file; what cannot be called clean is left out."""
+    """A study without identities, as a ZIP file; what cannot be called clean is left out.
+
+    It is application/zip, or application/octet-stream if the request accepts only this.
+    """
     return deidentified_zip(request, node, account, audit, profile, content, [study_instance_uid])
 
 
@@ -63,5 +68,8 @@ def download_deidentified_series(
     profile: Profile,
     content: Wanted = "dicom",
 ) -> Response:
-    """A series without identities, as a ZIP file; what cannot be called clean is left out."""
+    """A series without identities, as a ZIP file; what cannot be called clean is left out.
+
+    It is application/zip, or application/octet-stream if the request accepts only this.
+    """
     return deidentified_zip(request, node, account, audit, profile, content, [study_instance_uid], series_instance_uid)
