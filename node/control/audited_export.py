@@ -9,8 +9,7 @@ from __future__ import annotations
 import getpass
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
-from time import monotonic, sleep
+from contextlib import closing, contextmanager
 
 import structlog
 
@@ -59,25 +58,12 @@ def _note(settings: Settings, detail: str, result: Result) -> None:
 
 
 def _write(settings: Settings, detail: str, result: Result) -> None:
-    from node.control.control_socket import REQUEST_SECONDS, NoControlSocket, request_action
-    from node.control.repository import RETRY_SECONDS, RootInUse, export_message, locked_root  # a second of imports
+    from node.control.repository import export_message, hold_or_request, locked_root  # here: a second of imports
 
     root, who = settings.storage.root.absolute(), getpass.getuser()
-    deadline = monotonic() + REQUEST_SECONDS
-    while True:
-        try:
-            with locked_root(root):
-                audit = Audit(root, settings.dicom.ae_title, settings.audit)
-                try:
-                    audit.note(export_message(detail, result, who))
-                finally:
-                    audit.close()
-            return
-        except RootInUse:
-            try:
-                request_action(root, "note-export", {"detail": detail, "result": result.value, "who": who})
-                return
-            except NoControlSocket:
-                if monotonic() > deadline:
-                    raise
-            sleep(RETRY_SECONDS)
+    arguments = {"detail": detail, "result": result.value, "who": who}
+    held = hold_or_request(root, lambda: locked_root(root), "note-export", arguments)
+    if isinstance(held, dict):
+        return
+    with held, closing(Audit(root, settings.dicom.ae_title, settings.audit)) as audit:
+        audit.note(export_message(detail, result, who))

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic, sleep
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -374,6 +374,8 @@ def export_message(detail: str, result: Result, who: str) -> AuditMessage:
     )
 
 
+_Held = TypeVar("_Held")
+
 RETRY_SECONDS = 0.2
 """Interval at which a command retries while the process that holds the root has no control socket."""
 
@@ -406,10 +408,27 @@ def perform_action(
     place = place_of(root, settings.index.url)
     if not may_create_index and not exists(place):
         raise IndexUnusable(missing_index(place))
+    held = hold_or_request(root, lambda: Repository(settings), action, arguments)
+    if isinstance(held, Repository):
+        with held as repository:
+            return dict(repository.actions[action](**arguments))
+    return held
+
+
+def hold_or_request(
+    root: Path, hold: Callable[[], _Held], action: str, arguments: Mapping[str, Any]
+) -> _Held | dict[str, Any]:
+    """Hold a root and return the result of `hold`, or return the answer of the process that holds the root already.
+
+    Raises
+    ------
+    NotPerformed
+        The node refused or failed, or no process was ready within `REQUEST_SECONDS`.
+    """
     deadline = monotonic() + REQUEST_SECONDS
     while True:
         try:
-            repository = Repository(settings)
+            return hold()
         except RootInUse:
             try:
                 return request_action(root, action, arguments)
@@ -419,10 +438,7 @@ def perform_action(
                         f"the process that holds {root} accepted no request within {REQUEST_SECONDS:g} s; it may be an "
                         "import, or a node that is still starting: try again later"
                     ) from None
-            sleep(RETRY_SECONDS)
-        else:
-            with repository:
-                return dict(repository.actions[action](**arguments))
+        sleep(RETRY_SECONDS)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import datetime as dt
 import hashlib
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
 from importlib.util import find_spec
@@ -22,10 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-from node.errors import NotUnderstood, UsageError
-from node.index.routes import DueInstance, OwedInstance
+from node.errors import UsageError
 from node.notify.channel import Interrupted
-from node.routing.destination import Confirmation, Delivered, NotTaken, Prepared, Unreachable
+from node.routing.destination import Delivered, NotTaken, Prepared, Unreachable, WrittenDestination
 from node.routing.folder import file_name
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ _REMEDIES = {
 """Codes of errors that say something of the bucket or of our access to it, not of an instance."""
 
 
-class BucketDestination:
+class BucketDestination(WrittenDestination):
     """Writes DICOM files into a bucket.
 
     Parameters
@@ -153,16 +152,6 @@ class BucketDestination:
             for _, _, upload in under_way:
                 upload.cancel()
 
-    def confirm(
-        self, owed: Sequence[OwedInstance], transaction_uid: str, is_abandoned: Callable[[], bool]
-    ) -> Confirmation | None:
-        """Confirm what was written before the route asked for proof: it is sent, and read, again."""
-        return Confirmation(frozenset(), {one.sop_instance_uid: "it was not read again" for one in owed})
-
-    def is_origin(self, due: DueInstance) -> bool:
-        """Return False: nothing comes from a bucket by itself."""
-        return False
-
     def rest(self) -> None:
         """Close connections."""
         if self._threads is not None:
@@ -226,11 +215,9 @@ class BucketDestination:
         ------
         NotTaken, Unreachable
         """
+        name = file_name(prepared, self._layout).as_posix()
         try:
-            name = file_name(prepared, self._layout).as_posix()
             content = _Content(prepared.outgoing.path)
-        except NotUnderstood as error:
-            raise NotTaken(f"its attributes cannot be read: {error}", is_final=True) from error
         except OSError as error:
             raise NotTaken(f"its file cannot be read now: {error.strerror}") from error
         from obstore.exceptions import BaseError

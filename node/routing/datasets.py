@@ -137,18 +137,20 @@ class DatasetWorker(HeldWorker):
             if study not in self._reports:
                 self._reports[study] = self._exported(study)
         except UsageError as error:
-            return self._failed(pending, _nameless(str(error)), is_final=True)
+            return self._failed(pending, pending.attempts, _nameless(str(error)), is_final=True)
         except (VoxelnodeError, Interrupted):
             raise
         except Exception as error:  # a bug must not block all other messages
             log.exception("route_failed", service=self.name)
-            return self._failed(pending, f"{type(error).__name__} while the data set was changed", is_final=False)
+            return self._failed(
+                pending, pending.attempts, f"{type(error).__name__} while the data set was changed", is_final=False
+            )
         report = self._reports[study]
         for problems, is_final in ((report.change.failed, False), (report.change.conflicts, True)):
             if problems:
                 path, reason = problems[0]
                 more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
-                return self._failed(pending, f"{_nameless(path)}: {reason}{more}", is_final=is_final)
+                return self._failed(pending, pending.attempts, f"{_nameless(path)}: {reason}{more}", is_final=is_final)
         series = pending.series_instance_uid
         left_out = _reasons(report).get(series) if pending.event != "changed" else None
         if left_out is not None:
@@ -194,18 +196,10 @@ class DatasetWorker(HeldWorker):
         except UsageError as error:
             raise DatasetUnusable(str(error)) from error
 
-    def _failed(self, pending: PendingEvent, reason: str, *, is_final: bool) -> Attempt:
-        attempts = pending.attempts + 1
-        is_final = is_final or attempts >= self._route.attempts
-        log.warning(
-            "route_given_up" if is_final else "route_failed", service=self.name, kind=pending.event, attempt=attempts,
-            reason=reason, study_instance_uid=pending.study_instance_uid,
-            series_instance_uid=pending.series_instance_uid,
-        )  # fmt: skip
-        self._count("given-up" if is_final else "failed", 1)
-        if is_final:
-            return Attempt(pending, "given-up", attempts, reason=reason[:REASON_LENGTH])
-        return self._again_later(pending, reason)
+    def _failed(self, pending: PendingEvent, before: int, reason: str, *, is_final: bool) -> Attempt:
+        attempt = super()._failed(pending, before, reason, is_final=is_final)
+        self._count("given-up" if attempt.state == "given-up" else "failed", 1)
+        return attempt
 
     # Records
 

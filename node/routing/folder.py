@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from errno import EEXIST, EISDIR, ENAMETOOLONG, ENOTDIR
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -13,8 +13,7 @@ from node.conversion.naming import safe_name
 from node.dicom.attributes import attributes_by_windows
 from node.durable import sync_folder
 from node.errors import NotUnderstood
-from node.index.routes import DueInstance, OwedInstance
-from node.routing.destination import Confirmation, Delivered, NotTaken, Prepared, Unreachable
+from node.routing.destination import Delivered, NotTaken, Prepared, Unreachable, WrittenDestination
 
 COPY_BYTES = 1 << 20
 
@@ -24,7 +23,7 @@ OF_ITS_NAME = frozenset({EEXIST, EISDIR, ENAMETOOLONG, ENOTDIR})
 NAME_LENGTH = 60
 
 
-class FolderDestination:
+class FolderDestination(WrittenDestination):
     """Writes DICOM files below a folder, which must exist: a share that is not mounted takes nothing.
 
     Parameters
@@ -54,10 +53,8 @@ class FolderDestination:
     def _delivered(self, prepared: Prepared, source: BinaryIO) -> Delivered:
         try:
             name = file_name(prepared, self._layout)
-        except NotUnderstood as error:
-            return Delivered(prepared, NotTaken(f"its attributes cannot be read: {error}", is_final=True))
-        except OSError as error:
-            return Delivered(prepared, NotTaken(f"its file cannot be read now: {error.strerror}"))
+        except NotTaken as unnamed:
+            return Delivered(prepared, unnamed)
         try:
             self._write(source, self._folder / name)
         except OSError as error:
@@ -66,16 +63,6 @@ class FolderDestination:
                 return Delivered(prepared, NotTaken(problem))
             raise Unreachable(f"{self._folder} cannot be written: {error.strerror}") from error
         return Delivered(prepared, is_confirmed=self._is_read_again)
-
-    def confirm(
-        self, owed: Sequence[OwedInstance], transaction_uid: str, is_abandoned: Callable[[], bool]
-    ) -> Confirmation | None:
-        """Confirm what was written before the route asked for proof: it is sent, and read, again."""
-        return Confirmation(frozenset(), {one.sop_instance_uid: "it was not read again" for one in owed})
-
-    def is_origin(self, due: DueInstance) -> bool:
-        """Return False: nothing comes from a folder by itself."""
-        return False
 
     def rest(self) -> None:
         """Do nothing: no file stays open."""
@@ -125,18 +112,23 @@ def file_name(prepared: Prepared, layout: Literal["names", "archive"]) -> Path:
 
     Raises
     ------
-    NotUnderstood
-        The attributes of the copy cannot be read.
+    NotTaken
+        The copy cannot be read, or its attributes.
     """
     if layout == "archive":
         return Path(prepared.due.key)
     outgoing = prepared.outgoing
-    with outgoing.path.open("rb", buffering=0) as file:
+    try:
+        with outgoing.path.open("rb", buffering=0) as file:
 
-        def read(offset: int, length: int) -> bytes:
-            return os.pread(file.fileno(), length, outgoing.offset + offset)
+            def read(offset: int, length: int) -> bytes:
+                return os.pread(file.fileno(), length, outgoing.offset + offset)
 
-        found = attributes_by_windows(read, outgoing.transfer_syntax_uid)
+            found = attributes_by_windows(read, outgoing.transfer_syntax_uid)
+    except NotUnderstood as error:
+        raise NotTaken(f"its attributes cannot be read: {error}", is_final=True) from error
+    except OSError as error:
+        raise NotTaken(f"its file cannot be read now: {error.strerror}") from error
     study, series, image = found.study, found.series, found.image
     return Path(
         _part(found.patient["patient_id"] or "no-id"),

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Collection
+from dataclasses import replace
 
 import structlog
 
 from node.index.database import Index
-from node.index.deliveries import LedgerEvent
+from node.index.deliveries import Attempt, LedgerEvent, PendingEvent
 from node.notify.ledger import REASON_LENGTH, LedgerWorker
 from node.retries import MAX_WAIT_SECONDS, wait_seconds
 from node.routing.hours import seconds_until_open
@@ -66,6 +67,19 @@ class HeldWorker(LedgerWorker):
         if state.retry_at is not None and state.retry_at > now:
             return (state.retry_at - now).total_seconds()
         return seconds_until_open(self._route.between, now) or None
+
+    def _failed(self, pending: PendingEvent, before: int, reason: str, *, is_final: bool) -> Attempt:
+        """Return the outcome of an attempt that failed, after so many before it that count."""
+        attempts = before + 1
+        is_final = is_final or attempts >= self._route.attempts
+        log.warning(
+            "route_given_up" if is_final else "route_failed", service=self.name, kind=pending.event, attempt=attempts,
+            reason=reason, study_instance_uid=pending.study_instance_uid,
+            series_instance_uid=pending.series_instance_uid,
+        )  # fmt: skip
+        if is_final:
+            return Attempt(pending, "given-up", attempts, reason=reason[:REASON_LENGTH])
+        return self._again_later(replace(pending, attempts=before), reason)
 
     def _hold(self, reason: str, retry_after: float | None = None) -> None:
         """Record that the destination cannot be reached, and when it is tried again.

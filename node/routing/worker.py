@@ -232,19 +232,6 @@ class RouteWorker(HeldWorker):
         number = f"{len(problems)} of {len(asked.wanted)} instances were not taken: " if len(asked.wanted) > 1 else ""
         return self._failed(pending, before, f"{number}{problems[0]}", is_final=is_final)
 
-    def _failed(self, pending: PendingEvent, before: int, reason: str, *, is_final: bool) -> Attempt:
-        """Return the outcome of an attempt that failed, after so many before it that count."""
-        attempts = before + 1
-        is_final = is_final or attempts >= self._route.attempts
-        log.warning(
-            "route_given_up" if is_final else "route_failed", service=self.name, kind=pending.event, attempt=attempts,
-            reason=reason, study_instance_uid=pending.study_instance_uid,
-            series_instance_uid=pending.series_instance_uid,
-        )  # fmt: skip
-        if is_final:
-            return Attempt(pending, "given-up", attempts, reason=reason[:REASON_LENGTH])
-        return self._again_later(replace(pending, attempts=before), reason)
-
     def _attempt_together(self, first: PendingEvent) -> None:
         """Send what a message and those behind it ask for, as far as they are not sent and go together."""
         if self._is_cut:

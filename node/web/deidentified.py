@@ -216,19 +216,21 @@ class _Download:
     def _of_study(self, study: str, series_instance_uid: str | None) -> Iterator[Member]:
         with self._node.index.reading(wait=False) as index:
             rows = index.series.of_study(study)
+            wanted = [row for row in rows if series_instance_uid in (None, row["series_instance_uid"])]
             with_volumes = {series for series, _ in index.volumes.current_revisions(study)}
             series = {
                 row["series_instance_uid"]: list(index.instances.stored(study, row["series_instance_uid"]))
-                for row in rows
+                for row in (rows if self._order[1] == "volumes" else wanted)  # a volume may need another series
             }
-            damaged = {uid: index.instances.count_unavailable(study, uid) for uid in series}
+            damaged = {
+                row["series_instance_uid"]: index.instances.count_unavailable(study, row["series_instance_uid"])
+                for row in wanted
+            }
         if not rows:
             why = LeftOut("not-here", "the study is not here, or was deleted meanwhile")
             self._left_out.append({"study_instance_uid": self._deidentifier.uid(study), **why.told})
-        for row in rows:
+        for row in wanted:
             uid = row["series_instance_uid"]
-            if series_instance_uid not in (None, uid):
-                continue
             if damaged[uid]:
                 self._leave_out(study, uid, LeftOut("damaged", f"{damaged[uid]} files are missing or damaged"))
             if self._order[1] == "dicom":

@@ -64,8 +64,8 @@ class PatientResource(Resource):
     merged_into: int | None
 
 
-class StudyResource(Resource):
-    """A study, with its number of series in each state."""
+class DescribedStudy(Resource):
+    """The attributes of a study that are the same on every node."""
 
     study_instance_uid: str
     patient_id: str | None
@@ -77,6 +77,11 @@ class StudyResource(Resource):
     accession_number: str | None
     study_description: str | None
     modalities: list[str]
+
+
+class StudyResource(DescribedStudy):
+    """A study, with its number of series in each state."""
+
     series: int
     instances: int
     states: dict[str, int]
@@ -391,22 +396,12 @@ class PeerResource(Resource):
     port: int
 
 
-class PeerStudyResource(Resource):
+class PeerStudyResource(DescribedStudy):
     """A study that a peer has, as the peer describes it; it may not count its series and instances.
 
     `stored` is the number of its instances that this node has.
     """
 
-    study_instance_uid: str
-    patient_id: str | None
-    patient_name: str | None
-    patient_birth_date: dt.date | None
-    patient_sex: str | None
-    study_date: dt.date | None
-    study_time: TimeOfDay
-    accession_number: str | None
-    study_description: str | None
-    modalities: list[str]
     series: int | None
     instances: int | None
     stored: int
