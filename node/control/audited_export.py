@@ -22,7 +22,7 @@ log = structlog.get_logger()
 
 
 class Outcome:
-    """What a command has done, in words; empty: it did not end."""
+    """The result of a command as a sentence; empty if the command did not end."""
 
     def __init__(self) -> None:
         self.counts = ""

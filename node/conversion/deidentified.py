@@ -46,7 +46,7 @@ class LeftOut(VoxelnodeError):
 
     @property
     def told(self) -> dict[str, str]:
-        """Reason and detail by their names in a report."""
+        """The reason and the detail, as a report has them."""
         return {"reason": self.reason, "detail": self.detail}
 
 

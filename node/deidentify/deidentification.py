@@ -46,7 +46,7 @@ class Deidentification:
 
 
 def configured(settings: DeidentifySettings) -> Deidentification:
-    """Return what a table [deidentify.NAME] of the configuration asks for.
+    """Return the de-identification that a table [deidentify.NAME] of the configuration describes.
 
     Raises
     ------
@@ -62,7 +62,7 @@ def configured(settings: DeidentifySettings) -> Deidentification:
 
 
 def configured_by_name(sections: Mapping[str, DeidentifySettings], name: str) -> Deidentification:
-    """Return what the table of a name asks for.
+    """Return the de-identification that the table with a name describes.
 
     Raises
     ------

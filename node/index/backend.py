@@ -50,7 +50,7 @@ class Backend(Protocol):
         """Return whether there is a database that has a schema."""
 
     def missing_index(self, place: Any) -> str:
-        """Return that there is no index, and what to do about it."""
+        """Return a message that there is no index, with the remedy."""
 
     def prepare(self, place: Any) -> None:
         """Make room for a database, or raise IndexUnusable if an index cannot be made there."""

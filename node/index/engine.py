@@ -37,7 +37,7 @@ def exists(place: Place) -> bool:
 
 
 def missing_index(place: Place) -> str:
-    """Return that there is no index, and what to do about it."""
+    """Return a message that there is no index, with the remedy."""
     return backend_at(place).missing_index(place)
 
 

@@ -26,7 +26,7 @@ MAX_CONNECTIONS = 64
 
 
 def missing_index(path: Path) -> str:
-    """Return that there is no database at `path`, and what to do about it."""
+    """Return a message that there is no database at `path`, with the remedy."""
     instances = (path.parent / "objects").glob("*/*.dcm"), (path.parent / "journal").glob("*.journal")
     if any(next(files, None) is not None for files in instances):
         return f"{path} is missing, but there are instances: restore it from a backup, or run `voxelnode db rebuild`"

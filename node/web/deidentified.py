@@ -64,7 +64,7 @@ class Deidentifications:
         self._turns: Counter[str] = Counter()
 
     def named(self, name: str) -> Deidentification:
-        """Return the way of a name.
+        """Return the de-identification that a table describes.
 
         Raises
         ------
@@ -77,7 +77,7 @@ class Deidentifications:
         return self._by_name[name]
 
     def take_turn(self, account: str) -> Callable[[], None]:
-        """Return what ends the turn of an account.
+        """Count a download of an account until the returned function is called.
 
         Raises
         ------

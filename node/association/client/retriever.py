@@ -1,4 +1,4 @@
-"""Retrieve from peers what people asked for (`node.index.retrievals`), in the background.
+"""Perform the retrievals that people request (`node.index.retrievals`), in the background.
 
 Each peer has one retrieval at a time, on a thread of its own, so a peer that is slow or dead delays no other. If the
 node stops, a retrieval under way stays in the index as running, and the next start repeats it.
@@ -61,7 +61,7 @@ class Retriever(IndexFollower):
         self._threads: dict[str, threading.Thread] = {}
 
     def start(self) -> None:
-        """Let what the last process left wait again, and begin."""
+        """Queue the retrievals that the last process left under way, and start."""
         self._index.retrievals.resume(self._ingest.now())
         super().start()
 
@@ -121,7 +121,7 @@ class Retriever(IndexFollower):
 
 
 class _Run:
-    """One retrieval on its thread: what it counts, and who cancelled it."""
+    """One retrieval on its thread: its counts, and the account that cancelled it."""
 
     def __init__(
         self,
@@ -136,7 +136,7 @@ class _Run:
         self._on_refusal, self._stopping = on_refusal, stopping
         self._counts = self._reported = Counts()
         self._refusal = ""
-        """Why the node refused the first one."""
+        """The reason of the first refusal by the node."""
         self._cancelled_by: str | None = None
         self._look_at = 0.0
 
