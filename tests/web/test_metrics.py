@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sqlite3
 from contextlib import closing
@@ -22,6 +23,7 @@ from tests.web.conftest import Site, until
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES, DOCUMENT = ROOT / "deploy" / "prometheus-alerts.yml", ROOT / "docs" / "web.md"
+DASHBOARD = ROOT / "deploy" / "grafana-dashboard.json"
 
 
 def samples(site: Site) -> dict[str, float]:
@@ -48,12 +50,16 @@ def test_metrics_tell_what_is_there_and_what_was_done(site: Site) -> None:
     assert found["voxelnode_http_requests_total{method=GET}{status=200}"] >= 1
 
 
-def test_every_metric_of_an_alert_and_of_the_documentation_is_there(site: Site) -> None:
+def test_every_metric_of_alerts_dashboard_and_documentation_is_there(site: Site) -> None:
     known = set(re.findall(r"^# TYPE (\w+) ", site.client().get("/metrics").text, flags=re.MULTILINE))
     rules = [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
     assert len(rules) >= 6
     assert all(rule["annotations"]["remedy"] for rule in rules)
-    expressions = " ".join(rule["expr"] for rule in rules)
+    panels = [panel for panel in json.loads(DASHBOARD.read_text())["panels"] if panel["type"] != "row"]
+    shown = [target["expr"] for panel in panels for target in panel["targets"]]
+    assert len({panel["title"] for panel in panels}) > 15
+    assert all('instance=~"$instance"' in expression for expression in shown)
+    expressions = " ".join([*(rule["expr"] for rule in rules), *shown])
     documented = re.findall(r"`(voxelnode_\w+)`", DOCUMENT.read_text(encoding="utf-8"))
     assert len(documented) > 10
     for name in [*re.findall(r"\bvoxelnode_\w+", expressions), *documented]:
