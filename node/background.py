@@ -24,6 +24,10 @@ TROUBLE_FAILURES = 3
 """Failures in a row after which a thread is in trouble: one may have been an accident."""
 
 
+ASK_AGAIN_SECONDS = 5.0
+"""Interval at which a service asks whether the work is its own; whoever gives it the work wakes it."""
+
+
 class SupervisedThread:
     """A long-lived thread: a function that is called again after a pause if it raises, until it returns.
 
@@ -117,6 +121,7 @@ class BackgroundService(ABC):
     def __init__(self, name: str) -> None:
         self.name = name
         self.steps = 0
+        self._was_ours = False
         self._stopping = threading.Event()
         self._rescheduled = threading.Condition()
         self._due_at = 0.0
@@ -131,6 +136,13 @@ class BackgroundService(ABC):
         float or None
             Seconds until the next step: 0 if there is more to do, None to sleep until `wake`.
         """
+
+    def _is_ours(self) -> bool:
+        """Return whether this process does the work, and not another host; until then, there are no steps."""
+        return True
+
+    def _take_up(self) -> None:  # noqa: B027  (most services have nothing to do)
+        """Prepare for the first step after another host did the work, or none."""
 
     def _close(self) -> None:  # noqa: B027  (most services hold nothing)
         """Release the resources of the steps; called once, on the thread of the service, after the last step."""
@@ -191,10 +203,17 @@ class BackgroundService(ABC):
             self._due_at = inf
         return not self._stopping.is_set()
 
+    def _step_if_ours(self) -> float | None:
+        is_ours = self._is_ours()
+        if is_ours and not self._was_ours:
+            self._take_up()
+        self._was_ours = is_ours
+        return self.step() if is_ours else ASK_AGAIN_SECONDS
+
     def _checked_step(self) -> float | None:
         self.steps += 1
         try:
-            seconds = self.step()
+            seconds = self._step_if_ours()
         except Exception as error:
             self._thread.failed(error)
             return 0.0

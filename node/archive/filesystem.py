@@ -7,6 +7,9 @@ again, with the same bytes. A full folder never changes again, since folder numb
     objects/<number>/<uuid>.dcm
     quarantine/<uuid>.dcm         kept for a person to examine, in no row of images
 
+Hosts that share an archive each have folders of their own: incoming/<host>, work/<host>, objects/<number>-<host>. No
+host ever writes to those of another one, nor compares them with the index.
+
 Writing a file does not make it durable. The journal keeps its bytes until `sync` has.
 """
 
@@ -43,17 +46,30 @@ class Archive:
         Created if missing, readable by the owner only.
     reserve_bytes, low_bytes : int
         See `Intake`.
+    host : str
+        The name of this host, if several share the archive.
+    of_host : Path or None
+        The root of this host then, which has its journal.
+
+    Attributes
+    ----------
+    incoming, work : Path
+        Folders for files that are not finished; the next start of this host empties them.
     """
 
-    def __init__(self, root: Path, reserve_bytes: int = 0, low_bytes: int = 0) -> None:
+    def __init__(
+        self, root: Path, reserve_bytes: int = 0, low_bytes: int = 0, *, host: str = "", of_host: Path | None = None
+    ) -> None:
         self.root = root.absolute()
-        self._incoming = self.root / "incoming"
+        self.host = host
+        self.incoming = self.root / "incoming" / host
+        self.work = self.root / "work" / host
         self._objects = self.root / "objects"
         self._quarantine = self.root / "quarantine"
-        for folder in (self.root, self._incoming, self._objects, self._quarantine):
+        for folder in (self.root, self.root / "incoming", self.incoming, self._objects, self._quarantine):
             make_folder(folder)
-        self.intake = Intake(self.root, reserve_bytes, low_bytes)
-        self.ballast = Ballast(self.root)
+        self.intake = Intake(of_host or self.root, reserve_bytes, low_bytes, self.root)
+        self.ballast = Ballast(of_host or self.root)
         self._lock = threading.Lock()
         self._moving = threading.Lock()  # guards `_moved_into`
         self._moved_into: set[Path] = set()  # folders that part files were moved into, not synced since
@@ -117,7 +133,7 @@ class Archive:
         """
         try:
             with self._moving:
-                os.rename(self._incoming / f"{_name(key)}.part", self.root / key)
+                os.rename(self.incoming / f"{_name(key)}.part", self.root / key)
                 self._moved_into.add(self.path(key).parent)
         except FileNotFoundError:
             return False
@@ -140,7 +156,7 @@ class Archive:
             for folder in self._moved_into:
                 sync_folder(folder)
             self._moved_into.clear()
-            sync_folder(self._incoming)
+            sync_folder(self.incoming)
 
     def sync(self, keys: Collection[str]) -> None:
         """Make files durable, and their names; those that are gone meanwhile are no error.
@@ -226,20 +242,25 @@ class Archive:
 
     def sweep_incoming(self) -> int:
         """Delete the part files that no record of the journal names; return their number."""
-        parts = list(self._incoming.glob("*.part"))
+        parts = list(self.incoming.glob("*.part"))
         for part in parts:
             part.unlink(missing_ok=True)
         return len(parts)
 
     def quarantine_parts(self) -> None:
         """Move all part files to quarantine: a record that can no longer be read may have named some of them."""
-        for part in self._incoming.glob("*.part"):
+        for part in self.incoming.glob("*.part"):
             os.rename(part, self._quarantine / f"{part.stem}.dcm")
         self.sync_folder(self._quarantine)
 
     def folders(self) -> list[str]:
-        """Return the names of the folders of `objects`, the oldest first."""
-        return sorted(folder.name for folder in self._objects.iterdir() if folder.name.isdecimal())
+        """Return the names of the folders of `objects` that this host has made, the oldest first."""
+        return sorted(folder.name for folder in self._objects.iterdir() if self.is_own(folder.name))
+
+    def is_own(self, folder: str) -> bool:
+        """Return whether a folder of `objects` is one of this host, by its name."""
+        number, hyphen, host = folder.partition("-")
+        return number.isdecimal() and host == self.host and bool(hyphen) == bool(host)
 
     def keys(self, folder: str) -> list[str]:
         """Return the keys of the files in one of the `folders`.
@@ -271,7 +292,8 @@ class Archive:
 
     def _new_folder(self) -> Path:
         folders = self.folders()
-        folder = self._objects / f"{int(folders[-1]) + 1 if folders else 0:08d}"
+        number = int(folders[-1].partition("-")[0]) + 1 if folders else 0
+        folder = self._objects / (f"{number:08d}-{self.host}" if self.host else f"{number:08d}")
         folder.mkdir(mode=0o700)
         reached("folder-made")
         try:
@@ -288,7 +310,7 @@ class PartFile:
 
     def __init__(self, archive: Archive, name: str) -> None:
         self._archive = archive
-        self._path = f"{archive.root}/incoming/{name}.part"
+        self._path = f"{archive.incoming}/{name}.part"
         with archive.intake.refusing():
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self._open = True

@@ -101,13 +101,19 @@ class Listener:
         self.step_service = StepService(ingest.index.performed_steps, settings.dicom.ae_title, audit, ingest.now)
         addresses = peer_addresses(settings)
         self.commitment_service = CommitmentService(
-            ingest.index, ingest.archive, settings.dicom.ae_title, addresses, settings.dicom.response_seconds, metrics
+            ingest.index,
+            ingest.archive,
+            settings.dicom.ae_title,
+            addresses,
+            settings.dicom.response_seconds,
+            metrics,
+            ingest.now,
         )
         self.committer = Committer(self.commitment_service, on_refusal)
         self.retrieve_service = RetrieveService(
             ingest.index,
             ingest.archive,
-            Transcoder(decoder, ingest.archive.root),
+            Transcoder(decoder, ingest.archive.incoming),
             settings.dicom.ae_title,
             addresses,
             threading.BoundedSemaphore(settings.dicom.maximum_retrieves),

@@ -135,7 +135,7 @@ def _from_node(settings: Settings) -> Iterator[tuple[Source, Path]]:
     from node.index.database import reading
 
     with reading(settings.storage.root, settings.index.url) as index:
-        yield IndexSource(index), settings.storage.root
+        yield IndexSource(index), settings.archive_folder
 
 
 @contextmanager

@@ -68,7 +68,7 @@ def show(conflict: Number, config: ConfigFile = None, root: Root = None, json: J
     from node.receive.conflicts import compared
 
     with reading_index(config, root) as index:
-        found = compared(settings.storage.root.absolute(), index, conflict)
+        found = compared(settings.archive_folder, index, conflict)
     if json:
         print_json(asdict(found))
         return

@@ -70,6 +70,7 @@ def demo(
     )
     node = Node(settings)
     address = node.start().dicom
+    assert address is not None  # by default, a node has all roles
     try:
         columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
         with Progress(*columns, console=console(), transient=True, disable=json) as progress:

@@ -242,7 +242,7 @@ def _journal(settings: Settings) -> Iterator[Check]:
 
     folder = settings.storage.root.absolute() / JOURNAL_FOLDER
     try:
-        report = journal_report(folder.parent, Applied.of(None))
+        report = journal_report(folder.parent, lambda journal: Applied.of(None))
     except JournalUnusable as error:
         yield Check("journal", "broken", str(error), "install that version")
         return

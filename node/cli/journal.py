@@ -37,10 +37,9 @@ def status(config: ConfigFile = None, root: Root = None, json: Json = False) -> 
     folder = settings.storage.root.absolute()
     try:
         with reading(folder, settings.index.url) as index:
-            applied = index.applied
+            report = journal_report(folder, index.applied)
     except IndexUnusable:  # the journal tells what a new index gets from it
-        applied = Applied.of(None)
-    report = journal_report(folder, applied)
+        report = journal_report(folder, lambda journal: Applied.of(None))
     if json:
         damage = [{**asdict(found), "segment": found.segment.name} for found in report.damage]
         print_json({"path": folder / JOURNAL_FOLDER, **asdict(report), "damage": damage})

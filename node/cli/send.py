@@ -43,7 +43,7 @@ def send(
     settings = load(config, storage__root=root).settings
     if not uids and patient is None:
         raise typer.BadParameter("Give UIDs, or --patient ID.")
-    folder = settings.storage.root.absolute()
+    folder = settings.archive_folder
 
     from node.association.addresses import address_of
     from node.association.client import send as sending
@@ -51,14 +51,14 @@ def send(
     from node.index.database import reading
 
     peer = address_of(to, settings)
-    with reading(folder, settings.index.url) as index:
+    with reading(settings.storage.root, settings.index.url) as index:
         instances = [
             instance for selected in _selected(index, uids or [], patient) for instance in outgoing_of(selected, folder)
         ]
     instances = list(dict.fromkeys(instances))
     calling = calling_aet or settings.dicom.ae_title
     results: list[Sent] = []
-    with _progress(len(instances)) as advance, _transcoder(folder) as transcode:
+    with _progress(len(instances)) as advance, _transcoder(folder / "incoming" / settings.archive_host) as transcode:
         for sent in sending.send(instances, peer, calling, transcode, settings.dicom.response_seconds):
             results.append(sent)
             advance()

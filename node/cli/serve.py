@@ -33,6 +33,10 @@ def serve(
     web_port: Annotated[
         int | None, typer.Option(metavar="N", help="TCP port for HTTP, 0 for any free port; overrides [web] port.")
     ] = None,
+    roles: Annotated[
+        str | None,
+        typer.Option(metavar="ROLES", help="What this host does: receive, convert, web; overrides [cluster] roles."),
+    ] = None,
     host: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Address to listen on for DICOM; overrides [dicom] host.")
     ] = None,
@@ -50,6 +54,7 @@ def serve(
         dicom__ae_title=aet,
         dicom__host=host,
         web__port=web_port,
+        cluster__roles=roles.split(",") if roles is not None else None,
     )
     settings = configuration.settings
 
@@ -78,7 +83,9 @@ def serve(
     endpoints = node.start()
     gc.freeze()
     gc.set_threshold(*SERVING)
-    listening = f"AE {endpoints.dicom.ae_title} on {endpoints.dicom.host}:{endpoints.dicom.port}"
+    listening = f"host {settings.cluster.name}, {', '.join(settings.cluster.roles)}"
+    if endpoints.dicom is not None:
+        listening = f"AE {endpoints.dicom.ae_title} on {endpoints.dicom.host}:{endpoints.dicom.port}"
     lines = [f"voxelnode ready: {listening}, root {settings.storage.root.absolute()}"]
     if endpoints.web is not None:
         lines.append(f"pages, REST and DICOMweb: {endpoints.web}")

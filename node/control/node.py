@@ -27,16 +27,18 @@ from node.child_process.confinement import offered
 from node.control.availability import hook_channel
 from node.control.checks import missing_account, require_closed, require_no_loops
 from node.control.control_socket import ControlServer
+from node.control.membership import Membership
 from node.control.repository import Repository
 from node.conversion.confirm_counts import Confirmer
 from node.conversion.decoder import Decoder
 from node.conversion.scheduler import Worker
 from node.conversion.volume_files import sweep
 from node.deidentify.deidentification import configured_by_name
-from node.errors import UsageError
+from node.errors import UsageError, VoxelnodeError
 from node.index.converted import SeriesKey
 from node.index.database import Index
 from node.index.engine import IndexUnusable
+from node.index.hosts import Member
 from node.index.records import Refused
 from node.lifecycle.retention import Retention
 from node.lifecycle.scrub import Scrub
@@ -59,7 +61,8 @@ log = structlog.get_logger()
 class Endpoints:
     """Addresses at which a running node accepts associations and HTTP requests."""
 
-    dicom: Address
+    dicom: Address | None
+    """None: this host does not receive ([cluster] roles)."""
     web: str | None = None
     """URL of the pages; None: [web] is disabled."""
 
@@ -77,6 +80,8 @@ class Node:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._root = settings.storage.root.absolute()
+        self._receives = "receive" in settings.cluster.roles
         self._ended: list[str] = []
         self._reasons: dict[str, str] = {}
         # First, so that what is misconfigured is reported before the root is opened.
@@ -96,15 +101,19 @@ class Node:
         self._decoder = Decoder()
         self._listener = Listener(settings, repository.ingest, metrics, self._decoder, self._rejections.record, audit)
         asked_seconds = repository.ingest.open_associations.asked_seconds
-        self._worker = Worker(archive, index, settings.convert, waits=settings.series, asked_seconds=asked_seconds)
-        self._optional = tuple(_optional_services(settings, repository, self._rejections))
+        self._worker = None
+        if "convert" in settings.cluster.roles:
+            self._worker = Worker(
+                archive, index, settings.convert, index.now, waits=settings.series, asked_seconds=asked_seconds
+            )
+        self._optional = tuple(_optional_services(settings, repository, self._rejections)) if self._receives else ()
         self._orders = None
-        if settings.worklist.hl7_port is not None:
+        if self._receives and settings.worklist.hl7_port is not None:
             steps = index.scheduled_steps
             self._orders = MllpListener(settings.worklist, settings.dicom.ae_title, steps, audit, repository.ingest.now)
         self._control = ControlServer(settings.storage.root, repository.actions)
         self._notifier = Notifier(
-            settings.hooks,
+            settings.hooks if self._receives else {},
             channels,
             index,
             metrics,
@@ -114,19 +123,27 @@ class Node:
             settings.web.public_url,
         )
         delete = repository.delete_confirmed
-        self._router = Router(settings, archive.root, index, metrics, audit, self._decoder, delete)
+        self._router = Router(settings, archive, index, metrics, audit, self._decoder, delete)
         self._web = self._web_server(settings)
+        self._membership = None
+        if index.has_hosts:
+            self._membership = Membership(index, repository.ingest, self._member())
         metrics.service_failures.counts = lambda: {name: part.failures for name, part in self._supervised().items()}
 
     def start(self) -> Endpoints:
-        """Start every service; return the addresses of the listeners."""
-        self._notifier.start()  # first: a new hook receives events from here on
-        self._router.start()
+        """Start every service of the roles of this host; return the addresses of the listeners."""
+        if self._membership is not None:
+            self._membership.start()
         self._rejections.start()
-        host, port = self._listener.start()
+        dicom = None
+        if self._receives:
+            self._notifier.start()  # first: a new hook receives events from here on
+            self._router.start()
+            dicom = Address(self._settings.dicom.ae_title, *self._listener.start())
         if self._orders is not None:
             log.info("hl7_ready", port=self._orders.start())
-        self._worker.start()
+        if self._worker is not None:
+            self._worker.start()
         for service in self._optional:
             service.start()
         self._control.start()
@@ -134,12 +151,14 @@ class Node:
         if self._web is not None:
             web_host, web_port = self._web.start()
             web = f"{self._web.scheme}://{f'[{web_host}]' if ':' in web_host else web_host}:{web_port}/"
-        endpoints = Endpoints(Address(self._settings.dicom.ae_title, host, port), web)
         self._note_activity("started")
         if not (offered().landlock and offered().seccomp):
             log.warning("decoders_not_confined", detail=str(offered()))
-        log.info("ready", host=host, port=port, ae_title=endpoints.dicom.ae_title)
-        return endpoints
+        if dicom is not None:
+            log.info("ready", host=dicom.host, port=dicom.port, ae_title=dicom.ae_title)
+        else:
+            log.info("ready")
+        return Endpoints(dicom, web)
 
     def serve_until(self, stop: threading.Event, notify_alive: Callable[[], None] = lambda: None) -> None:
         """Publish the counters every `PUBLISH_SECONDS` for `voxelnode status`; return when `stop` is set.
@@ -162,33 +181,46 @@ class Node:
             self._web.stop(drain_seconds)
         if self._orders is not None:
             self._orders.stop()
-        self._router.begin_stop()
-        self._listener.drain(drain_seconds)
-        self._router.stop(drain_seconds)
+        if self._receives:
+            self._router.begin_stop()
+            self._listener.drain(drain_seconds)
+            self._router.stop(drain_seconds)
         self._decoder.close()
         self._control.stop()
         for service in self._optional:
             service.stop()
-        self._worker.stop(drain_seconds)
+        if self._worker is not None:
+            self._worker.stop(drain_seconds)
         self._notifier.stop(drain_seconds)
         self._rejections.stop()
-        remove_counters(self._repository.archive.root)
+        if self._membership is not None:
+            with suppress(VoxelnodeError):  # the index is away: the lease ends by itself
+                self._membership.stop()
+        remove_counters(self._root)
         self._note_activity("stopped")
         self._repository.close()
         log.info("stopped")
 
     @property
+    def _serves_web(self) -> bool:
+        return self._settings.web.enabled and "web" in self._settings.cluster.roles
+
+    @property
     def services(self) -> tuple[BackgroundService, ...]:
         """All background services required by the configuration."""
-        return (
-            self._repository.applier,
-            self._worker,
-            self._rejections,
+        of_receiver = (
             self._listener.committer,
             self._listener.worklist,
             *self._notifier.workers,
             *self._router.workers,
             *self._optional,
+        )
+        return (
+            self._repository.applier,
+            self._rejections,
+            *((self._worker,) if self._worker is not None else ()),
+            *((self._membership,) if self._membership is not None else ()),
+            *(of_receiver if self._receives else ()),
         )
 
     def _alive(self) -> dict[str, Callable[[], bool]]:
@@ -196,15 +228,16 @@ class Node:
         parts: dict[str, Callable[[], bool]] = {
             name: partial(_is_alive, part) for name, part in self._supervised().items()
         }
-        parts["listener"] = lambda: self._listener.is_listening
-        if self._settings.web.enabled:
+        if self._receives:
+            parts["listener"] = lambda: self._listener.is_listening
+        if self._serves_web:
             parts["web"] = lambda: self._web is not None and self._web.is_alive
         return parts
 
     def _supervised(self) -> dict[str, SupervisedThread | BackgroundService]:
         """Everything that runs until the node stops, by name."""
         threads = {
-            "listener": self._listener.thread,
+            "listener": self._listener.thread if self._receives else None,
             "index": self._repository.index.thread,
             "control socket": self._control.thread,
             "hl7": self._orders.thread if self._orders is not None else None,
@@ -227,10 +260,10 @@ class Node:
         self._reasons = reasons
         with suppress(IndexUnusable):  # it is one of the reasons then
             self._repository.metrics.last_hour.waiting(self._repository.index.series.count_open())
-        write_counters(self._repository.metrics, self._repository.archive.root, reasons)
+        write_counters(self._repository.metrics, self._root, reasons)
 
     def _web_server(self, settings: Settings) -> WebServer | None:
-        if not settings.web.enabled:
+        if not self._serves_web:
             return None
         from node.web.application import application  # here: a node without HTTP does not load the web framework
         from node.web.server import WebServer
@@ -251,6 +284,12 @@ class Node:
             on_refusal=self._rejections.record,
         )
         return WebServer(settings.web, application(services))
+
+    def _member(self) -> Member:
+        cluster = self._settings.cluster
+        subscribers = [*self._settings.hooks, *(worker.subscriber for worker in self._router.workers)]
+        lease = dt.timedelta(seconds=cluster.lease_seconds)
+        return Member(cluster.name, cluster.roles, __version__, subscribers, lease)
 
     def _note_activity(self, activity: str) -> None:
         participants = [Participant(self._settings.dicom.ae_title, APPLICATION)]
@@ -301,10 +340,11 @@ def _optional_services(
     settings: Settings, repository: Repository, rejections: Rejections
 ) -> Iterator[BackgroundService]:
     """Yield the services that not every configuration needs."""
+    now = repository.index.now
     if settings.retention.is_active:
-        yield Retention(repository.archive, repository.index, repository.audit, settings.retention)
+        yield Retention(repository.archive, repository.index, repository.audit, settings.retention, now)
     if settings.storage.scrub_days:
-        scrub = Scrub(repository.archive, repository.index, repository.metrics, settings.storage.scrub_days)
+        scrub = Scrub(repository.archive, repository.index, repository.metrics, settings.storage.scrub_days, now)
         repository.applier.is_digest_due = scrub.is_digest_due
         yield scrub
     if any(hook.results for hook in settings.hooks.values()) or repository.index.jobs.open_ids():
@@ -329,4 +369,4 @@ def _confirmer(settings: Settings, index: Index) -> Confirmer:
             log.warning("series_not_confirmed", series_instance_uid=series[1], reason=str(error))
             return None
 
-    return Confirmer(index, peers.keys(), ask_sender)
+    return Confirmer(index, peers.keys(), ask_sender, index.now)

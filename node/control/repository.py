@@ -46,7 +46,7 @@ from node.lifecycle.deletion import Order, delete, resume_deletions
 from node.lifecycle.fsck import Finding, examine, mend, require_mounted
 from node.lifecycle.journal import JOURNAL_FOLDER
 from node.metrics import Metrics
-from node.receive.apply import Applier, Replayed, applied_of
+from node.receive.apply import Applier, Replayed
 from node.receive.conflicts import Conflicts
 from node.receive.ingest import Ingest
 from node.receive.quarantine import Quarantine, take_back
@@ -126,9 +126,17 @@ class Repository:
         self.metrics = Metrics()
         self.audit = Audit(root, settings.dicom.ae_title, settings.audit)
         self._transfers = Transfers(self.audit)
-        self.archive = Archive(root, settings.storage.reserve_bytes, settings.storage.low_bytes)
+        self.archive = Archive(
+            settings.archive_folder,
+            settings.storage.reserve_bytes,
+            settings.storage.low_bytes,
+            host=settings.archive_host,
+            of_host=root,
+        )
         self.metrics.intake_open.set_function(lambda: float(self.archive.intake.has_room()))
-        self.index = Index(root, self.metrics, self.archive.intake.stop, settings.index.url)
+        self.index = Index(
+            self.archive.root, self.metrics, self.archive.intake.stop, settings.index.url, settings.cluster.name
+        )
         segment_bytes = min(SEGMENT_BYTES, settings.storage.journal_bytes // MIN_SEGMENTS)
         self.journal = Journal(root / JOURNAL_FOLDER, segment_bytes, settings.storage.journal_bytes)
         self.applier = Applier(self.journal, self.archive, self.index, self.metrics, self.audit)
@@ -149,33 +157,37 @@ class Repository:
             conflict_answer=settings.dicom.conflict_answer,
             aborted_grace_seconds=settings.series.aborted_grace_seconds,
             transfers=self._transfers,
+            now=self.index.now,
         )
         self.results = ResultIntake(self.index, self.ingest, self.metrics)
         if previous is not None:
             self.index.salvage.begin(previous)
-        resume_deletions(self.archive, self.index, dt.datetime.now(dt.UTC))
+        resume_deletions(self.archive, self.index, self.index.now())
         marked: Mapping[str, set[str]] = {}
         is_older = self._is_index_older()
         if is_older:
-            marked = mark_all_missing(self.archive, self.index, dt.datetime.now(dt.UTC))
+            marked = mark_all_missing(self.archive, self.index, self.index.now())
         self.replayed = self.applier.replay()
-        self.recovered = recover(self.archive, self.index, quiet_seconds, dt.datetime.now(dt.UTC), marked)
+        self.recovered = recover(self.archive, self.index, quiet_seconds, self.index.now(), marked)
         self.taken_back: list[str] = []
         if new_index:
-            self.taken_back = take_back(self.archive, self.index, quiet_seconds, dt.datetime.now(dt.UTC))
+            self.taken_back = take_back(self.archive, self.index, quiet_seconds, self.index.now())
         if new_index or is_older:
-            record_quarantined(self.archive, self.index, dt.datetime.now(dt.UTC))
+            record_quarantined(self.archive, self.index, self.index.now())
         if previous is not None:
-            self.index.salvage.finish(previous, lambda path: (root / path).is_file(), dt.datetime.now(dt.UTC))
+            self.index.salvage.finish(previous, lambda path: (root / path).is_file(), self.index.now())
         self.results.sweep()
         self.applier.checkpoint()
         self.applier.start()
         self.index.ahead = self.applier
-        self.archive.intake.watch((root, root / LOCK_FILE, *self.index.files, root / JOURNAL_FOLDER))
+        watched = {root, self.archive.root, root / LOCK_FILE, *self.index.files, root / JOURNAL_FOLDER}
+        self.archive.intake.watch(watched)
 
     def _is_index_older(self) -> bool:
         """Return whether the journal has let go of records that the index lacks: a copy of the index was restored."""
-        applied = applied_of(self.index)
+        if self.archive.host and not self.journal.freed:  # a host that joins others
+            return False
+        applied = self.index.about.applied(self.journal.identity)
         return applied.journal != self.journal.identity or applied.sequence < self.journal.freed
 
     def __enter__(self) -> Repository:
@@ -246,33 +258,31 @@ class Repository:
     def _reconvert(self, series: list[tuple[str, str]], terms: Terms | None = None) -> Mapping[str, Any]:
         self.applier.require_caught_up()
         series_keys = [(study_instance_uid, series_instance_uid) for study_instance_uid, series_instance_uid in series]
-        return {"owed": self.index.series.reopen(series_keys, dt.datetime.now(dt.UTC), terms)}
+        return {"owed": self.index.series.reopen(series_keys, self.index.now(), terms)}
 
     def _retry_deliveries(self, hook: str, message_id: str | None) -> Mapping[str, Any]:
-        return {"waiting": self.index.deliveries.retry(hook, message_id, dt.datetime.now(dt.UTC))}
+        return {"waiting": self.index.deliveries.retry(hook, message_id, self.index.now())}
 
     def _replay_deliveries(
         self, hook: str, events: list[HookEvent], series: list[tuple[str, str]], before: str | None
     ) -> Mapping[str, Any]:
         moment = dt.datetime.fromisoformat(before) if before is not None else None
         keys = [(study_instance_uid, series_instance_uid) for study_instance_uid, series_instance_uid in series]
-        return asdict(self.index.deliveries.replay(hook, events, keys, moment, dt.datetime.now(dt.UTC)))
+        return asdict(self.index.deliveries.replay(hook, events, keys, moment, self.index.now()))
 
     def _pause_routes(self, names: list[str], paused: bool) -> Mapping[str, Any]:
         return {"changed": self.index.routes.pause(names, paused)}
 
     def _retry_routes(self, names: list[str]) -> Mapping[str, Any]:
-        return {"waiting": self.index.routes.retry(names, dt.datetime.now(dt.UTC))}
+        return {"waiting": self.index.routes.retry(names, self.index.now())}
 
     def _replay_route(self, name: str, series: list[tuple[str, str]], again: bool) -> Mapping[str, Any]:
         keys = [(study_instance_uid, series_instance_uid) for study_instance_uid, series_instance_uid in series]
-        return asdict(self.index.routes.replay(name, keys, again, dt.datetime.now(dt.UTC)))
+        return asdict(self.index.routes.replay(name, keys, again, self.index.now()))
 
     def _send(self, to: str, study_instance_uid: str, series_instance_uid: str | None = None) -> Mapping[str, Any]:
         name = subscriber("", to)
-        return {
-            "instances": self.index.routes.send(name, study_instance_uid, series_instance_uid, dt.datetime.now(dt.UTC))
-        }
+        return {"instances": self.index.routes.send(name, study_instance_uid, series_instance_uid, self.index.now())}
 
     def delete_confirmed(self, route_name: str) -> None:
         """Delete the series that every destination of a route has confirmed."""
@@ -298,7 +308,7 @@ class Repository:
 
     def _end_workitem(self, workitem: str, who: str) -> Mapping[str, Any]:
         reason = f"ended by {who}: its performer has vanished"
-        attributes = self.index.workitems.end(workitem, reason, dt.datetime.now(dt.UTC))
+        attributes = self.index.workitems.end(workitem, reason, self.index.now())
         participants = [Participant(who, APPLICATION, is_requestor=True)]
         objects = [{"patient_id": entry_text(attributes, "PatientID") or ""}]
         event, detail = AuditEvent.PROCEDURE_RECORD, f"workitem {workitem}: {reason}"
@@ -322,7 +332,7 @@ class Repository:
         with self.archive.ballast.dropped():  # what waits for room is applied, too
             self.applier.require_caught_up()
             plan = self.index.deletions.plan(level, uid, study_instance_uid)
-            delete(self.archive, self.index, self.audit, plan, Order(who, reason, terms), dt.datetime.now(dt.UTC))
+            delete(self.archive, self.index, self.audit, plan, Order(who, reason, terms), self.index.now())
         return {"series": plan.series, "instances": plan.instances, "bytes": plan.bytes}
 
     def _get(self, study: str, series: str, source: str) -> Mapping[str, Any]:
@@ -338,10 +348,10 @@ class Repository:
 
     def _retrieve(self, peer: str, wanted: list[tuple[str, str | None]], who: str) -> Mapping[str, Any]:
         pairs = [(study_instance_uid, series_instance_uid) for study_instance_uid, series_instance_uid in wanted]
-        return {"retrievals": self.index.retrievals.add(peer, pairs, who, dt.datetime.now(dt.UTC))}
+        return {"retrievals": self.index.retrievals.add(peer, pairs, who, self.index.now())}
 
     def _cancel_retrieval(self, retrieval: str, who: str) -> Mapping[str, Any]:
-        self.index.retrievals.cancel(retrieval, who, dt.datetime.now(dt.UTC))
+        self.index.retrievals.cancel(retrieval, who, self.index.now())
         return {"cancelled": retrieval}
 
     def _merge_patients(self, source: int, target: int, who: str, terms: Terms | None = None) -> Mapping[str, Any]:
@@ -358,7 +368,7 @@ class Repository:
         self.applier.require_caught_up()
         self.audit.require(message(Result.SUCCESS, f"ordered: merge patient #{source} into #{target}"))
         try:
-            merged = self.index.patients.merge(source, target, dt.datetime.now(dt.UTC), terms)
+            merged = self.index.patients.merge(source, target, self.index.now(), terms)
         except VoxelnodeError:
             self.audit.note(message(Result.SERIOUS_FAILURE, "not done: the index did not change"))
             raise
@@ -467,7 +477,7 @@ def check_repository(settings: Settings, *, digests: bool, repair: bool, force: 
     Raises
     ------
     VoxelnodeError
-        Repair was requested without `force`; nothing was changed.
+        Repair was requested without `force`, or while other hosts run; nothing was changed.
     RootInUse
         Repair was requested, but another process holds the lock of the root.
     IndexUnusable
@@ -475,13 +485,22 @@ def check_repository(settings: Settings, *, digests: bool, repair: bool, force: 
     """
     root = settings.storage.root.absolute()
     held = root.is_dir() and is_held(root)
+    folder = settings.archive_folder
     with reading(root, settings.index.url) as index:
-        findings = list(examine(root, index, digests=digests, serving=held, url=settings.index.url))
+        others = [host["name"] for host in index.hosts.living() if host["name"] != settings.cluster.name]
+        serving = held or bool(others)
+        findings = list(
+            examine(folder, index, digests=digests, serving=serving, url=settings.index.url, journal_of=root)
+        )
         instances = index.count_levels()["instances"]
     if not repair:
         return findings
+    if others:
+        raise VoxelnodeError(
+            f"{', '.join(others)}: stop all hosts of this index, whose files would be taken for strays"
+        )
     if not force:
-        require_mounted(root, findings, instances)
+        require_mounted(folder, findings, instances)
     with Repository(settings) as repository:
         now = dt.datetime.now(dt.UTC)
         fates = repository.recovered.fates

@@ -49,7 +49,7 @@ class Confirmer(IndexFollower):
         ask: Ask,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
     ) -> None:
-        super().__init__("confirmer", index, ASK_SECONDS)
+        super().__init__("confirmer", index, ASK_SECONDS, "confirmer")
         self._titles, self._ask, self._now = frozenset(calling_ae_titles), ask, now
         self._last_counts: dict[SeriesKey, int] = {}
         self._silent_until: dict[str, float] = {}

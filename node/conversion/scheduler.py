@@ -72,8 +72,9 @@ class Worker(IndexFollower):
     This process holds a claim in the index while a series is converted and until its outcome is recorded. If the index
     does not accept an outcome, it is kept and recorded later. Any other claim is stalled (its commit was reported as
     failed, or its thread could not start) and is released by the next step. A series is therefore never converted
-    twice at the same time, and no claim outlives its conversion. If the process dies, the next start releases all
-    claims.
+    twice at the same time, and no claim outlives its conversion. If the process dies, the next start of its host
+    releases its claims, or another host takes the series over once the lease of this one has ended; that counts as a
+    crash of the converter.
 
     Parameters
     ----------
@@ -114,7 +115,8 @@ class Worker(IndexFollower):
 
     def start(self) -> None:
         """Start claiming series."""
-        self._index.timers.correct(self._clock.moment)
+        if not self._index.has_hosts:
+            self._index.timers.correct(self._clock.moment)
         super().start()
 
     def stop(self, seconds: float | None = None) -> None:
@@ -135,7 +137,10 @@ class Worker(IndexFollower):
             return ROOM_SECONDS
         self._record_again()
         self._release_stalled()
-        seconds = min(CLOCK_SECONDS, self._housekeeping.work())
+        self._take_over()
+        seconds = CLOCK_SECONDS
+        if self._index.holds("housekeeping"):
+            seconds = min(seconds, self._housekeeping.work())
         # Use the time of that check: if the clock were set just now, every waiting series would be due.
         moment = self._clock.moment
         while self._is_free():
@@ -146,8 +151,11 @@ class Worker(IndexFollower):
         return seconds  # the end of a conversion wakes the worker
 
     def _follow_clock(self) -> None:
-        """Move all timers by what the clock was stepped, now or in an earlier step whose commit failed."""
-        if step := self._clock.step():
+        """Move all timers by what the clock was stepped, now or in an earlier step whose commit failed.
+
+        Hosts that share an index follow the clock of its database: none of them moves the timers of all.
+        """
+        if (step := self._clock.step()) and not self._index.has_hosts:
             log.warning("clock_stepped", seconds=step.total_seconds())
             self._unfollowed += step
         if self._unfollowed:
@@ -163,6 +171,8 @@ class Worker(IndexFollower):
             self._index.ahead.require_caught_up()
         except QueryRefused:
             return None
+        if self._index.has_hosts and self._index.hosts.is_another_behind(moment):
+            return None
         until = {key: moment + dt.timedelta(seconds=seconds) for key, seconds in asked.items()}
         self._index.series.keep_waiting(until, moment)
         return self._index.series.claim_due(moment, self._longest_wait)
@@ -175,7 +185,11 @@ class Worker(IndexFollower):
     def _seconds_until_due(self, moment: dt.datetime) -> float:
         seconds = RETRY_SECONDS if self._unrecorded else CLOCK_SECONDS
         due_at = self._index.series.next_due_at(self._longest_wait)
-        return min(seconds, (due_at - moment).total_seconds()) if due_at is not None else seconds
+        if due_at is None:
+            return seconds
+        # A series that is due and could not be claimed is being claimed by another host, or waits for one.
+        soonest = RETRY_SECONDS if self._index.has_hosts else 0.0
+        return min(seconds, max(soonest, (due_at - moment).total_seconds()))
 
     def _submit(self, claimed: ClaimedSeries) -> None:
         with self._lock:
@@ -264,6 +278,12 @@ class Worker(IndexFollower):
             held = [*self._under_way, *self._unrecorded]
         if count := self._index.series.release_stalled_claims(held, self._now()):
             log.warning("stalled_claims_released", claims=count)
+
+    def _take_over(self) -> None:
+        """Take over the series of hosts whose lease has ended."""
+        while self._index.has_hosts and (taken := self._index.series.take_over(self._now())) is not None:
+            claimed, host = taken
+            self._record_crash(claimed, f"host {host} vanished during the conversion")
 
     def _record_outcome(self, claimed: ClaimedSeries, outcome: SeriesOutcome) -> None:
         try:

@@ -85,7 +85,7 @@ def write_volumes(
     lost by then, as the series was deleted, nothing is moved: files of a deleted series do not appear again.
     """
     reached("series-claimed")
-    folder = archive.root / "work" / uuid.uuid4().hex
+    folder = archive.work / uuid.uuid4().hex
     folder.mkdir(mode=0o700, parents=True)
     try:
         used = _Used(claimed, archive, index)

@@ -88,12 +88,18 @@ def remove_folder(folder: Path, sync_folder: Callable[[Path], None] = lambda fol
 
 
 def sweep(archive: Archive, index: Index) -> int:
-    """Remove work folders, and volume folders that no row names; return their number. Runs before any conversion."""
-    unfinished = list((archive.root / "work").glob("*"))
+    """Remove work folders, and volume folders that no row names; return their number.
+
+    Runs before any conversion of this host. What other hosts have published and not recorded yet belongs to their
+    claims. The order matters: files, claims, rows; a claim ends with the commit of the rows.
+    """
+    unfinished = list(archive.work.glob("*"))
     for folder in unfinished:
         shutil.rmtree(folder, ignore_errors=True)
+    there = list((archive.root / "volumes").glob("*/*/*"))
+    claims = {claim[:CLAIM_LETTERS] for claim in index.series.claims()}
     live = {archive.root / folder for folder in index.conversions.live_folders()}
-    orphans = [folder for folder in (archive.root / "volumes").glob("*/*/*") if folder not in live]
+    orphans = [folder for folder in there if folder not in live and folder.name.rpartition("-")[2] not in claims]
     for folder in orphans:
         with suppress(OSError):
             remove_folder(folder)

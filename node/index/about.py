@@ -5,15 +5,18 @@ from __future__ import annotations
 from sqlalchemy import Connection, select
 from sqlalchemy.dialects.sqlite import insert
 
+from node.index.backend import backend_of
 from node.index.models import AboutRow
 from node.index.prepared import Prepared
+from node.index.records import Applied
 from node.index.repository import IndexRepository, on_reader, on_writer
 
 CLOSED = "closed"
 """``yes`` if the last process that wrote to the index shut down cleanly, else ``no``."""
 
 APPLIED = "applied"
-"""The last record of the journal whose instance is in the index, see `node.index.records.Applied`."""
+"""The last record of the journal whose instance is in the index, see `node.index.records.Applied`. If several hosts can
+share the index, there is one for each journal, with its identity behind a slash."""
 
 CHECKPOINT = "checkpoint"
 """The last record of the journal whose rows and files were durable at the last checkpoint."""
@@ -41,6 +44,11 @@ class AboutRepository(IndexRepository):
         """Return the value that `set` stored, or None."""
         return about(connection, key)
 
+    @on_reader
+    def applied(self, connection: Connection, journal: str) -> Applied:
+        """Return the last record of a journal that is in the index."""
+        return applied(connection, journal)
+
     @on_writer
     def set(self, connection: Connection, key: str, value: str) -> None:
         """Store a fact, replacing any value of `key`."""
@@ -55,3 +63,18 @@ def set_about(connection: Connection, key: str, value: str) -> None:
 def about(connection: Connection, key: str) -> str | None:
     """Return a fact about the index, or None."""
     return connection.scalar(select(AboutRow.value).where(AboutRow.key == key))
+
+
+def set_applied(connection: Connection, applied: Applied) -> None:
+    """Note the last record of a journal that is in the index."""
+    set_about(connection, _applied_key(connection, applied.journal), str(applied))
+
+
+def applied(connection: Connection, journal: str) -> Applied:
+    """Return the last record of a journal that is in the index; of another journal if none is."""
+    noted = about(connection, _applied_key(connection, journal))
+    return Applied.of(noted if noted is not None else about(connection, APPLIED))
+
+
+def _applied_key(connection: Connection, journal: str) -> str:
+    return f"{APPLIED}/{journal}" if backend_of(connection).HAS_HOSTS else APPLIED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import ColumnElement, Connection, Engine, true
 from sqlalchemy.types import TypeEngine
 
 from node.errors import VoxelnodeError
@@ -24,13 +25,29 @@ class IndexUnusable(VoxelnodeError):
 
 @dataclass(frozen=True, slots=True)
 class ServerPlace:
-    """A database of PostgreSQL: the URL of ``[index] url``, and the root whose index it is."""
+    """A database of PostgreSQL: the URL of ``[index] url``, the folder to which its paths are relative, and the host.
+
+    `host` is the name by which this process is one of several that write to the index.
+    """
 
     url: str
     root: Path
+    host: str = ""
 
     def __str__(self) -> str:
         return self.url
+
+
+FOLLOWED = ("events", "images", "series", "workitems", "workitem_reports")
+"""Tables whose rows are read in the order of their ids, behind a cursor."""
+
+Settled = Mapping[str, int]
+"""For each table of `FOLLOWED`, the id up to which every row is committed, or never will be: a cursor may pass it."""
+
+
+def is_settled(settled: Settled | None, id: Any) -> ColumnElement[bool]:
+    """Return the condition that a cursor may pass a row by its column `id`; None: it may pass all."""
+    return true() if settled is None else id <= settled[id.table.name]
 
 
 Place = Path | ServerPlace
@@ -40,11 +57,20 @@ Place = Path | ServerPlace
 class Backend(Protocol):
     """The functions of the module of a database system."""
 
+    HAS_HOSTS: bool
+    """Whether several hosts can share an index."""
+
     Error: type[Exception]
     """The base class of the errors of its driver, for statements that do not pass through SQLAlchemy."""
 
-    def open_engine(self, place: Any, *, read_only: bool = False) -> Engine:
-        """Return an engine for the one writer, or for readers: each transaction of these sees one snapshot."""
+    def open_engine(self, place: Any, *, read_only: bool = False, alone: bool = False) -> Engine:
+        """Return an engine for the writer of a host, or for readers: each transaction of these sees one snapshot.
+
+        Parameters
+        ----------
+        alone : bool
+            No other process writes to the index as long as the engine is connected: for migrations and copies.
+        """
 
     def exists(self, place: Any) -> bool:
         """Return whether there is a database that has a schema."""
@@ -101,6 +127,18 @@ class Backend(Protocol):
 
     def number_after(self, connection: Connection, last: Mapping[str, int]) -> None:
         """Give new rows larger ids than these, and than those that are there."""
+
+    def order_numbers(self, connection: Connection, tables: Iterable[str]) -> None:
+        """Prepare tables for `settled_numbers`, in a migration."""
+
+    def settled_numbers(self, engine: Engine) -> Callable[[], Settled | None]:
+        """Return a function, to be called before rows are read, that tells up to which ids a cursor may read them.
+
+        It returns None if that is all of them: one writer commits its rows in the order of their numbers.
+        """
+
+    def moment(self, connection: Connection) -> dt.datetime:
+        """Return the time of the clock that the hosts of an index share."""
 
     def words_of_view(self, connection: Connection, view: str) -> str:
         """Return the statement that created a view, as a migration wrote it."""

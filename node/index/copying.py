@@ -94,7 +94,7 @@ def was_moved(place: Place) -> bool:
 
 
 def _opened(opened: ExitStack, place: Place, *, read_only: bool = False) -> Engine:
-    engine = open_engine(place, read_only=read_only)
+    engine = open_engine(place, read_only=read_only, alone=not read_only)
     opened.callback(engine.dispose)
     return engine
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +17,7 @@ from node.dicom.answers import Answer
 from node.dicom.matching import Query
 from node.index.about import CLOSED, AboutRepository, about, set_about
 from node.index.accounts import AccountRepository
-from node.index.backend import backend_of, reason_of
+from node.index.backend import backend_at, backend_of, reason_of
 from node.index.commitments import CommitmentRepository
 from node.index.conflicts import ConflictRepository
 from node.index.conversions import ConversionRepository
@@ -23,6 +26,7 @@ from node.index.deletions import DeletionRepository
 from node.index.deliveries import DeliveryRepository
 from node.index.engine import IndexUnusable, exists, missing_index, open_engine, place_of, require_sound, upgrade
 from node.index.finder import Finder
+from node.index.hosts import HostRepository, Leases, SharedClock
 from node.index.instances import InstanceRepository
 from node.index.jobs import JobRepository
 from node.index.keyed_requests import KeyedRequestRepository
@@ -77,6 +81,15 @@ class Index:
         ``[index] url``; None: ``index.sqlite`` in the root. The database is created or upgraded.
     on_disk_error : callable
         See `IndexWriter`.
+    host : str
+        The name of this host, if several can share the index.
+
+    Attributes
+    ----------
+    now : callable () -> aware datetime
+        The clock that all hosts of the index share.
+    settled : callable
+        See `node.index.backend.Backend.settled_numbers`.
 
     Raises
     ------
@@ -90,9 +103,11 @@ class Index:
         metrics: Metrics,
         on_disk_error: Callable[[str], None] = lambda reason: None,
         url: str | None = None,
+        host: str = "",
     ) -> None:
         self.root = root.absolute()
-        self.place = place = place_of(root, url)
+        place = place_of(root, url)
+        self.place = place = place if isinstance(place, Path) else replace(place, host=host)
         upgrade(place)
         self._engine = open_engine(place)
         try:
@@ -108,14 +123,20 @@ class Index:
         self._reader = open_engine(place, read_only=True)  # for queries from outside
         self._watcher = open_engine(place, read_only=True)  # for the threads of the node, which wait for no query
         self._finder = Finder(self._reader)
-        self._writer = writer = IndexWriter(self._engine, metrics, on_disk_error)
+        self.has_hosts = backend_at(place).HAS_HOSTS
+        self._clock = SharedClock(self._watcher) if self.has_hosts else None
+        self.now: Callable[[], dt.datetime] = self._clock or partial(dt.datetime.now, dt.UTC)
+        self._leases: Leases | None = None
+        self.settled = backend_at(place).settled_numbers(self._watcher)
+        self._writer = writer = IndexWriter(self._engine, metrics, on_disk_error, host if self.has_hosts else None)
         self.about = AboutRepository(writer, self._watcher)
         self.accounts = AccountRepository(writer, self._reader)
         self.commitments = CommitmentRepository(writer, self._watcher)
         self.conflicts = ConflictRepository(writer, self._watcher)
         self.conversions = ConversionRepository(writer, self._watcher)
         self.deletions = DeletionRepository(writer, self._watcher)
-        self.deliveries = DeliveryRepository(writer, self._watcher)
+        self.deliveries = DeliveryRepository(writer, self._watcher, self.settled)
+        self.hosts = HostRepository(writer, self._watcher)
         self.instances = InstanceRepository(writer, self._watcher, self._finder.note_arrival)
         self.jobs = JobRepository(writer, self._watcher)
         self.keyed_requests = KeyedRequestRepository(writer, self._watcher)
@@ -144,7 +165,7 @@ class Index:
         return self._finder.find(query, maximum, stop)
 
     @contextmanager
-    def reading(self, *, wait: bool = True) -> Iterator[ReadIndex]:
+    def reading(self, *, wait: bool = True, following: bool = False) -> Iterator[ReadIndex]:
         """Open a view of the committed rows, beside the writer; for one thread.
 
         Parameters
@@ -152,6 +173,8 @@ class Index:
         wait : bool
             Wait until what was acknowledged before this call is in the view. Monitoring, and what follows commits, look
             at once instead.
+        following : bool
+            Rows are read behind a cursor: leave out those before which others may still be committed.
 
         Raises
         ------
@@ -160,8 +183,9 @@ class Index:
         """
         if wait:
             self.ahead.require_caught_up()
+        settled = self.settled() if following else None
         with self._reader.connect() as connection:
-            yield ReadIndex(connection)
+            yield ReadIndex(connection, settled)
 
     @contextmanager
     def searching(self) -> Iterator[ReadIndex]:
@@ -175,6 +199,25 @@ class Index:
         self.ahead.require_caught_up()
         with self._finder.turn() as connection:
             yield ReadIndex(connection)
+
+    def share(self, leases: Leases) -> None:
+        """Share the work with other hosts from now on: do what `leases` hold, and record nothing of anything else."""
+        self._leases = leases
+        self._writer.leased_to = self._writer.host
+
+    def holds(self, name: str) -> bool:
+        """Return whether this host is the one that does what several must not do at a time."""
+        return self._leases is None or self._leases.holds(name)
+
+    def measure_clock(self) -> None:
+        """Follow the clock that the hosts share."""
+        if self._clock is not None:
+            self._clock.measure()
+
+    def note_commits(self) -> None:
+        """Wake what follows commits: another host may have committed."""
+        for listener in tuple(self.commit_listeners):
+            listener()
 
     @property
     def commit_listeners(self) -> list[Callable[[], None]]:

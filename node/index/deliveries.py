@@ -6,8 +6,9 @@ cursor moves in the transaction that records the outcome of the attempts. If the
 that commit, the next start delivers the message again, with the same message id. The table `deliveries` holds the
 messages that wait for another attempt, and the outcome of all messages except those of single instances.
 
-One connection writes both tables, so ids are committed in ascending order. SQLite reuses the highest ids of `images`
-once their rows are deleted: `after_deletion` moves the cursors back in the same transaction.
+One writer commits ids in ascending order. Several hosts do not: a cursor stops before ids that may still be committed
+(`node.index.backend.Settled`), and one host at a time delivers to a subscriber. SQLite reuses the highest ids of
+`images` once their rows are deleted: `after_deletion` moves the cursors back in the same transaction.
 """
 
 from __future__ import annotations
@@ -16,19 +17,22 @@ import datetime as dt
 import heapq
 import uuid
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Row, Select, and_, delete, func, select, update
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.orm import aliased, join
 
 from node.index import jobs, retrievals
+from node.index.backend import Settled, is_settled
 from node.index.converted import SeriesKey
 from node.index.events import EventKind, record_event
+from node.index.hosts import others_subscribers, require_lease
 from node.index.models import DeliveryRow, EventRow, HookRow, ImageRow, SeriesRow, StudyRow
 from node.index.repository import IndexRepository, on_reader, on_writer
+from node.index.writer import IndexWriter
 from node.settings.model import HookEvent, RouteEvent
 
 MAX_READ_ROWS = 200
@@ -148,7 +152,17 @@ class Replay:
 
 
 class DeliveryRepository(IndexRepository):
-    """The messages to the hooks of a node, and the progress of each hook."""
+    """The messages to the hooks of a node, and the progress of each hook.
+
+    Parameters
+    ----------
+    settled : callable
+        See `node.index.backend.Backend.settled_numbers`.
+    """
+
+    def __init__(self, writer: IndexWriter, reader: Engine, settled: Callable[[], Settled | None]) -> None:
+        super().__init__(writer, reader)
+        self._settled = settled
 
     @on_writer
     def begin_hooks(
@@ -166,10 +180,11 @@ class DeliveryRepository(IndexRepository):
         """
         names = list(wants_instances)
         connection.execute(update(HookRow).where(HookRow.retry_at.is_not(None)).values(retry_at=None))
-        gone = HookRow.name.not_in(names), HookRow.name.contains("/") == are_routes
+        kept = [*names, *others_subscribers(connection, self._writer.leased_to)]
+        gone = HookRow.name.not_in(kept), HookRow.name.contains("/") == are_routes
         connection.execute(delete(HookRow).where(*gone))
         orphans = update(DeliveryRow).where(
-            DeliveryRow.hook.not_in(names), DeliveryRow.hook.contains("/") == are_routes, DeliveryRow.state == "waiting"
+            DeliveryRow.hook.not_in(kept), DeliveryRow.hook.contains("/") == are_routes, DeliveryRow.state == "waiting"
         )
         dropped = orphans.values(state="dropped", due_at=None, reason="it is no longer configured")
         count = connection.execute(dropped).rowcount
@@ -182,10 +197,7 @@ class DeliveryRepository(IndexRepository):
             connection.execute(update(HookRow).where(HookRow.name == name).values(image_id=image_id))
         return count
 
-    @on_reader
-    def work(
-        self, connection: Connection, hook: str, events: Collection[LedgerEvent], seen_event: int, now: dt.datetime
-    ) -> Work:
+    def work(self, hook: str, events: Collection[LedgerEvent], seen_event: int, now: dt.datetime) -> Work:
         """Return the messages that a hook has to deliver now, in the order of their events.
 
         Parameters
@@ -195,6 +207,18 @@ class DeliveryRepository(IndexRepository):
         seen_event : int
             Last row of `events` known to hold nothing for this hook; its stored cursor may be before that row.
         """
+        return self._work(hook, events, seen_event, now, self._settled())
+
+    @on_reader
+    def _work(
+        self,
+        connection: Connection,
+        hook: str,
+        events: Collection[LedgerEvent],
+        seen_event: int,
+        now: dt.datetime,
+        settled: Settled | None,
+    ) -> Work:
         row = connection.execute(select(HookRow).where(HookRow.name == hook)).one()
         stored = Cursors(row.event_id, row.image_id, row.rewinds)
         begin = replace(stored, event_id=max(row.event_id, seen_event))
@@ -203,7 +227,7 @@ class DeliveryRepository(IndexRepository):
         rest = waiting - Counter(pending.study_instance_uid for pending in again)
         if waiting.total() >= MAX_WAITING:
             return Work(stored, begin, begin, again, frozenset(rest))
-        new, end = _new(connection, begin, frozenset(events))
+        new, end = _new(connection, begin, frozenset(events), settled)
         return Work(stored, begin, end, again, frozenset(rest), new)
 
     @on_reader
@@ -224,7 +248,13 @@ class DeliveryRepository(IndexRepository):
 
         If ids of `images` may have been reused since `cursors` were read, the cursor on `images` stays, and the
         instances after it are delivered once more.
+
+        Raises
+        ------
+        LeaseLost
+            Another host delivers to this hook by now: it will deliver these messages once more.
         """
+        require_lease(connection, self._writer.leased_to, lease_of(hook))
         delivered = 0
         kept = []
         for attempt in attempts:
@@ -301,6 +331,11 @@ class DeliveryRepository(IndexRepository):
         return Replay(queued, states["waiting"], states["delivered"], states["none"], [])
 
 
+def lease_of(hook: str) -> str:
+    """Return the name of the lease of the host that delivers to a hook, or to a destination of a route."""
+    return f"deliver/{hook}"
+
+
 def _replayed(connection: Connection, events: Collection[HookEvent], series: SeriesKey) -> list[PendingEvent]:
     """Return the newest events about a series as it is now, in the order of their commits."""
     study_instance_uid, series_instance_uid = series
@@ -375,15 +410,20 @@ def _due(connection: Connection, hook: str, now: dt.datetime) -> tuple[PendingEv
 
 
 def _new(
-    connection: Connection, cursors: Cursors, events: frozenset[LedgerEvent]
+    connection: Connection, cursors: Cursors, events: frozenset[LedgerEvent], settled: Settled | None
 ) -> tuple[tuple[PendingEvent, ...], Cursors]:
     """Return the messages after the cursors, and the cursors after these messages."""
     event_rows = connection.execute(
-        select(EventRow).where(EventRow.id > cursors.event_id).order_by(EventRow.id).limit(MAX_READ_ROWS)
+        select(EventRow)
+        .where(EventRow.id > cursors.event_id, is_settled(settled, EventRow.id))
+        .order_by(EventRow.id)
+        .limit(MAX_READ_ROWS)
     ).all()
-    image_rows = _image_rows(connection, cursors.image_id) if cursors.image_id is not None else []
+    image_rows = _image_rows(connection, cursors.image_id, settled) if cursors.image_id is not None else []
     # If a table has more rows than were read, the other one must not run ahead of it.
-    ends = [rows[-1].happened_at for rows in (event_rows, image_rows) if len(rows) == MAX_READ_ROWS]
+    # (Several hosts do not number their rows in the order of time.)
+    tables = (event_rows, image_rows)
+    ends = [max(row.happened_at for row in rows) for rows in tables if len(rows) == MAX_READ_ROWS]
     if ends:
         event_rows, image_rows = _until(event_rows, min(ends)), _until(image_rows, min(ends))
     wanted = [
@@ -415,7 +455,7 @@ def kinds_of(events: Collection[LedgerEvent]) -> list[EventKind]:
     return [kind for kind in (*HOOK_EVENTS, *CHANGES) if _event_of(kind, events) is not None]
 
 
-def _image_rows(connection: Connection, after: int) -> Sequence[Row[Any]]:
+def _image_rows(connection: Connection, after: int, settled: Settled | None) -> Sequence[Row[Any]]:
     columns: list[Any] = [
         ImageRow.id,
         ImageRow.sop_instance_uid,
@@ -426,7 +466,7 @@ def _image_rows(connection: Connection, after: int) -> Sequence[Row[Any]]:
     statement: Select[Any] = (
         select(*columns)
         .select_from(join(ImageRow, SeriesRow).join(StudyRow))
-        .where(ImageRow.id > after)
+        .where(ImageRow.id > after, is_settled(settled, ImageRow.id))
         .order_by(ImageRow.id)
         .limit(MAX_READ_ROWS)
     )

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 __all__ = ["FILE_NAME", "REMEDY", "IndexUnusable", "Place"]  # for those that know no backend
 
 
-def place_of(root: Path, url: str | None) -> Place:
-    """Return where the index of a root is, by ``[index] url``."""
-    return root.absolute() / FILE_NAME if url is None else ServerPlace(url, root.absolute())
+def place_of(root: Path, url: str | None, host: str = "") -> Place:
+    """Return where the index of a root is, by ``[index] url``; `host` is the one that writes to it."""
+    return root.absolute() / FILE_NAME if url is None else ServerPlace(url, root.absolute(), host)
 
 
 def exists(place: Place) -> bool:
@@ -41,9 +41,9 @@ def missing_index(place: Place) -> str:
     return backend_at(place).missing_index(place)
 
 
-def open_engine(place: Place, *, read_only: bool = False) -> Engine:
-    """Return an engine on a database: for its one writer, or for any number of readers."""
-    return backend_at(place).open_engine(place, read_only=read_only)
+def open_engine(place: Place, *, read_only: bool = False, alone: bool = False) -> Engine:
+    """Return an engine on a database: for the writer of a host, for any number of readers, or for a process alone."""
+    return backend_at(place).open_engine(place, read_only=read_only, alone=alone)
 
 
 def upgrade(place: Place) -> tuple[str | None, str]:
@@ -60,7 +60,16 @@ def upgrade(place: Place) -> tuple[str | None, str]:
         It was written by a newer version, or is no usable database.
     """
     backend_at(place).prepare(place)
-    engine = open_engine(place)
+    if backend_at(place).HAS_HOSTS and exists(
+        place
+    ):  # other hosts may have it open, and only a migration needs it alone
+        engine = open_engine(place, read_only=True)
+        try:
+            if _revision(engine) == REVISION:
+                return REVISION, REVISION
+        finally:
+            engine.dispose()
+    engine = open_engine(place, alone=True)
     try:
         before = _revision(engine)
         if before != REVISION:

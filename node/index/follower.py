@@ -18,15 +18,20 @@ class IndexFollower(BackgroundService):
     ----------
     within : float, seconds
         Longest delay from a commit to the next step.
+    lease : str or None
+        If several hosts share the index, only the one that holds this lease does the work; None: all of them do.
     """
 
-    def __init__(self, name: str, index: Index, within: float = FOLLOW_SECONDS) -> None:
+    def __init__(self, name: str, index: Index, within: float = FOLLOW_SECONDS, lease: str | None = None) -> None:
         super().__init__(name)
-        self._index, self._within = index, within
+        self._index, self._within, self._lease = index, within, lease
 
     def start(self) -> None:
         self._index.commit_listeners.append(self._follow)
         super().start()
+
+    def _is_ours(self) -> bool:
+        return self._lease is None or self._index.holds(self._lease)
 
     def _close(self) -> None:
         self._index.commit_listeners.remove(self._follow)

@@ -13,7 +13,7 @@ from sqlalchemy.orm import join
 
 from node.errors import VoxelnodeError
 from node.failpoints import reached
-from node.index.about import APPLIED, set_about
+from node.index.about import set_applied
 from node.index.arrivals import DIGEST_MENDED, add_instances
 from node.index.backend import backend_of
 from node.index.events import EventKind, EventUids, record_event
@@ -129,7 +129,7 @@ class InstanceRepository(IndexRepository):
                 cause = getattr(error, "orig", error)
                 raise NotIndexable(f"the index does not take it: {type(cause).__name__}") from error
             if applied is not None:
-                set_about(connection, APPLIED, str(applied))
+                set_applied(connection, applied)
             reached("rows-written")
             return kept
 
@@ -141,7 +141,7 @@ class InstanceRepository(IndexRepository):
     def set_aside(self, connection: Connection, detail: str, applied: Applied, now: dt.datetime) -> None:
         """Record that an instance of the journal went to quarantine because it cannot be indexed."""
         record_event(connection, "instance-set-aside", now, detail=detail)
-        set_about(connection, APPLIED, str(applied))
+        set_applied(connection, applied)
 
     @on_writer
     def record_damage(self, connection: Connection, detail: str, now: dt.datetime) -> None:

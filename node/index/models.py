@@ -33,7 +33,7 @@ from sqlalchemy.types import TypeDecorator
 
 from node.dicom.names import folded_groups
 
-REVISION = "0022"
+REVISION = "0023"
 """The last migration, which gives a database the tables below."""
 
 SERIES_STATES = ("receiving", "converting", "converted", "refused", "not-an-image", "failed")
@@ -94,6 +94,30 @@ class AboutRow(Base):
 
     key: Mapped[str] = mapped_column(String(32), primary_key=True)
     value: Mapped[str] = mapped_column(Text)
+
+
+class HostRow(Base):
+    """A host of an index that several can share; see `node.index.hosts`."""
+
+    __tablename__ = "hosts"
+
+    name: Mapped[str] = mapped_column(String(63), primary_key=True)
+    roles: Mapped[list[str]] = mapped_column(JSON)
+    version: Mapped[str] = mapped_column(String(32))  # of voxelnode
+    subscribers: Mapped[list[str]] = mapped_column(JSON)  # in its configuration, as in `hooks`
+    is_behind: Mapped[bool] = mapped_column(default=False, server_default=false())  # has acknowledged more than it told
+    started_at: Mapped[dt.datetime] = mapped_column(Utc)
+    seen_at: Mapped[dt.datetime] = mapped_column(Utc)
+    lease_until: Mapped[dt.datetime | None] = mapped_column(Utc)  # None: it has stopped
+
+
+class LeaseRow(Base):
+    """What one host at a time does, and which host that is: while the lease of that host lasts."""
+
+    __tablename__ = "leases"
+
+    name: Mapped[str] = mapped_column(String(160), primary_key=True)
+    host: Mapped[str] = mapped_column(String(63))
 
 
 class PatientRow(Base):
@@ -179,6 +203,7 @@ class SeriesRow(Base):
     arrivals: Mapped[int] = mapped_column(Integer, default=0)  # incremented with every stored instance
     revision: Mapped[int] = mapped_column(Integer, default=0)
     claim: Mapped[str | None] = mapped_column(String(32))
+    claimed_by: Mapped[str | None] = mapped_column(String(63))  # host, if the index can have several
     claimed_arrivals: Mapped[int | None] = mapped_column(Integer)
     attempts: Mapped[int] = mapped_column(Integer, default=0)
     error: Mapped[str | None] = mapped_column(Text)

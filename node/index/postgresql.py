@@ -1,7 +1,8 @@
 """The index in a database of a PostgreSQL server: how it is opened, locked, written to, checked and copied.
 
-One process writes to an index. Its connection holds an advisory lock as long as it lives, so that a second node is
-refused, and nothing is written once the lock is lost with the connection.
+Several hosts write to an index, one process each. Its connection holds the lock of its host as long as it lives, so
+that a second process of that host is refused, and nothing is written once the lock is lost with the connection. All of
+them share another lock, which a migration or a copy takes for itself.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +32,20 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.types import TypeEngine
 
-from node.index.backend import IndexUnusable, ServerPlace
+from node.index.backend import FOLLOWED, IndexUnusable, ServerPlace, Settled
 from node.index.postgresql_sql import in_postgresql
 
 Error = psycopg.Error
+HAS_HOSTS = True
 FIRST_VERSION = 15
 SORTED_BY_CODE_POINT = frozenset({"C", "POSIX", "C.UTF-8", "C.utf8"})
 NEW_DATABASE = "CREATE DATABASE name TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C.UTF-8'"
 
 LOCK = 0x766F78656C  # "voxel"
-"""The advisory lock of the process that writes; locks of other databases are others."""
+"""The advisory lock that all processes share that write; locks of other databases are others."""
+
+HOST_LOCK = 0x766F78
+"""The first half of the advisory lock of a host; the second is a hash of its name."""
 
 LOCK_SECONDS = 5
 """Longest wait for the lock: the server may notice later than we that the last process is gone."""
@@ -55,6 +61,7 @@ _SESSION = {
     "synchronous_commit": "on",
     "lock_timeout": f"{LOCK_SECONDS}s",
 }
+_WRITERS = {"idle_in_transaction_session_timeout": "30s"}  # a host that hangs holds back the events of all others
 _READERS = {"default_transaction_read_only": "on", "default_transaction_isolation": r"repeatable\ read"}
 _NETWORK = {"connect_timeout": 5, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 
@@ -63,9 +70,10 @@ class DatabaseMissing(IndexUnusable):
     """The server has no such database."""
 
 
-def open_engine(place: ServerPlace, *, read_only: bool = False) -> Engine:
+def open_engine(place: ServerPlace, *, read_only: bool = False, alone: bool = False) -> Engine:
     """See `node.index.backend.Backend`; so for the functions below."""
-    options = " ".join(f"-c {name}={value}" for name, value in {**_SESSION, **(_READERS if read_only else {})}.items())
+    session = {**_SESSION, **(_READERS if read_only else _WRITERS)}
+    options = " ".join(f"-c {name}={value}" for name, value in session.items())
     engine = create_engine(
         make_url(place.url).set(drivername="postgresql+psycopg"),
         connect_args={
@@ -84,7 +92,7 @@ def open_engine(place: ServerPlace, *, read_only: bool = False) -> Engine:
     engine.dialect.ddl_compiler = _Ddl
     event.listen(engine, "connect", _replace_nul)
     if not read_only:
-        event.listen(engine, "connect", _lock)
+        event.listen(engine, "connect", partial(_lock_alone if alone else _lock, place.host))
 
     @event.listens_for(engine, "before_cursor_execute", retval=True)
     def translate(connection: Connection, cursor: Any, statement: str, parameters: Any, *_: object) -> tuple[str, Any]:
@@ -112,27 +120,50 @@ def to_json(value: Any) -> str:
 _NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 
 
-def _lock(connection: psycopg.Connection[Any], _: object) -> None:
-    """Take the lock of the one process that writes."""
+def _lock(host: str, connection: psycopg.Connection[Any], _: object) -> None:
+    """Take the lock of a host, and share the one of all that write."""
+    try:
+        connection.execute("SELECT pg_advisory_lock_shared(%s)", [LOCK])
+        connection.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", [HOST_LOCK, host])
+        connection.commit()
+    except LockNotAvailable:
+        connection.rollback()
+        held = "(classid::bigint, objid::bigint, objsubid) = (%s, hashtext(%s)::bigint & 4294967295, 2)"
+        holder = _holder(connection, held, HOST_LOCK, host)
+        index = f"the index in PostgreSQL (database {connection.info.dbname}) is"
+        connection.close()
+        if holder is None:
+            raise IndexUnusable(f"{index} being migrated or copied: try again later") from None
+        raise IndexUnusable(
+            f"{index} in use by another process of host {host!r}{holder}: stop that one, or give each host a "
+            "name of its own ([cluster] host)"
+        ) from None
+
+
+def _lock_alone(_: str, connection: psycopg.Connection[Any], __: object) -> None:
+    """Take the lock of all that write for one process."""
     try:
         connection.execute("SELECT pg_advisory_lock(%s)", [LOCK])
         connection.commit()
     except LockNotAvailable:
         connection.rollback()
-        database = connection.info.dbname
-        holder = connection.execute(
-            "SELECT coalesce(host(client_addr), 'this host'), backend_start FROM pg_stat_activity "
-            "WHERE pid IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted "
-            "AND ((classid::bigint << 32) | objid::bigint) = %s "
-            "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))",
-            [LOCK],
-        ).fetchone()
+        holder = _holder(connection, "(classid::bigint << 32 | objid::bigint, objsubid) = (%s, 1)", LOCK)
+        index = f"the index in PostgreSQL (database {connection.info.dbname}) is"
         connection.close()
-        whose = f" from {holder[0]}, connected since {holder[1]:%Y-%m-%d %H:%M:%S} UTC" if holder else ""
         raise IndexUnusable(
-            f"the index in PostgreSQL (database {database}) is in use by another process{whose}: "
-            "one node writes to an index; stop that one, or give each node a database of its own"
+            f"{index} in use by another process{holder or ''}: a migration or a copy needs it alone: stop all nodes"
         ) from None
+
+
+def _holder(connection: psycopg.Connection[Any], lock: str, *values: object) -> str | None:
+    """Return who holds an advisory lock, in words, or None."""
+    row = connection.execute(
+        "SELECT coalesce(host(client_addr), 'this host'), backend_start FROM pg_stat_activity "
+        f"WHERE pid IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND {lock} "
+        "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))".encode(),
+        values,
+    ).fetchone()
+    return f" from {row[0]}, connected since {row[1]:%Y-%m-%d %H:%M:%S} UTC" if row else None
 
 
 def exists(place: ServerPlace) -> bool:
@@ -174,14 +205,24 @@ def prepare(place: ServerPlace) -> None:
 
 
 def enter(connection: Connection, place: ServerPlace) -> None:
-    """Note the root, from which views make paths. It may have been moved; then it has the files of the index."""
+    """Note the folder from which views make paths. It may have been moved; then it has the files of the index."""
     of_root = connection.exec_driver_sql("SELECT value FROM about WHERE key = 'root'").scalar()
     key = connection.exec_driver_sql("SELECT key FROM images WHERE NOT file_missing ORDER BY id DESC LIMIT 1").scalar()
-    if of_root not in (None, str(place.root)) and key is not None and not (place.root / key).exists():
-        raise IndexUnusable(
-            f"{place} is the index of {of_root}, and {place.root} lacks its file {key}: check [storage] root and "
-            "[index] url, or make a database of its own for this root"
-        )
+    if of_root not in (None, str(place.root)):
+        others = connection.execute(
+            text("SELECT name FROM hosts WHERE name <> :host AND lease_until > timezone('utc', clock_timestamp())"),
+            {"host": place.host},
+        ).scalars()
+        if names := ", ".join(sorted(others)):
+            raise IndexUnusable(
+                f"{place} is in use by {names}, with files in {of_root}: set [storage] archive to the folder that all "
+                f"hosts share, at the same path on each; here it is {place.root}"
+            )
+        if key is not None and not (place.root / key).exists():
+            raise IndexUnusable(
+                f"{place} is the index of {of_root}, and {place.root} lacks its file {key}: check [storage] root and "
+                "[index] url, or make a database of its own for this root"
+            )
     connection.execute(
         text("INSERT INTO about VALUES ('root', :root) ON CONFLICT (key) DO UPDATE SET value = excluded.value"),
         {"root": str(place.root)},
@@ -297,6 +338,61 @@ def number_after(connection: Connection, last: Mapping[str, int]) -> None:
         there = connection.exec_driver_sql(f'SELECT max(id) FROM "{table}"').scalar_one() or 0
         if (number := max(there, last.get(table, 0))) > 0:
             connection.exec_driver_sql(f"SELECT setval('{sequence}', {number})")
+
+
+def order_numbers(connection: Connection, tables: Iterable[str]) -> None:
+    """A row gets its number from a transaction that has its own already: `settled_numbers` relies on that order."""
+    for table in tables:
+        connection.exec_driver_sql(
+            f"ALTER TABLE {table} ALTER COLUMN id SET DEFAULT "
+            f"CASE WHEN pg_current_xact_id() IS NOT NULL THEN nextval('{table}_id_seq'::regclass) END"
+        )
+
+
+def settled_numbers(engine: Engine) -> Callable[[], Settled | None]:
+    """Hosts commit in another order than they number their rows: rows with smaller numbers may be yet to come."""
+    return _SettledNumbers(engine)
+
+
+class _SettledNumbers:
+    """Follows the numbers that were given, and the transactions that gave them. Thread-safe.
+
+    A number was given by a transaction that began before the number was read. When all transactions have ended that
+    had begun by then, each row with that number or a smaller one is there, or never will be.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._lock = threading.Lock()
+        self._settled: Settled = dict.fromkeys(FOLLOWED, 0)
+        self._given: tuple[int, Settled] | None = None  # settled when the transactions before this one have ended
+
+    def __call__(self) -> Settled:
+        with self._lock, self._engine.connect() as connection:
+            given = dict(zip(FOLLOWED, connection.exec_driver_sql(_GIVEN).one(), strict=True))
+            connection.rollback()  # numbers first: those of a later snapshot could belong to later transactions
+            oldest, following = connection.exec_driver_sql(_TRANSACTIONS).one()
+            if self._given is not None and oldest >= self._given[0]:
+                self._settled, self._given = self._given[1], None
+            if oldest == following:
+                self._settled, self._given = given, None
+            elif self._given is None:
+                self._given = following, given
+            return self._settled
+
+
+_GIVEN = "SELECT {}".format(
+    ", ".join(f"(SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {table}_id_seq)" for table in FOLLOWED)
+)
+_TRANSACTIONS = (
+    "SELECT pg_snapshot_xmin(snapshot)::text::bigint, pg_snapshot_xmax(snapshot)::text::bigint "
+    "FROM pg_current_snapshot() snapshot"
+)
+
+
+def moment(connection: Connection) -> dt.datetime:
+    now: dt.datetime = connection.exec_driver_sql("SELECT clock_timestamp()").scalar_one()
+    return now.astimezone(dt.UTC)
 
 
 def words_of_view(connection: Connection, view: str) -> str:

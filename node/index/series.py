@@ -1,7 +1,7 @@
 """Series on their way to a volume: when each is due, who has claimed it, and the outcome.
 
-All state is in rows, so a restart loses nothing. A process that dies leaves its claims behind; the next start of the
-node releases them.
+All state is in rows, so a restart loses nothing. A process that dies leaves its claims behind; the next start of its
+host releases them, or another host takes them over when its lease is over.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func, null, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func, null, or_, select, true, update
 from sqlalchemy.orm import join
 
 from node.completeness import C_FIND, Completeness, Expectation, InstanceCounts, completeness_of, expectation
 from node.index.conversions import current_conversion, holds_what_is_stored, insert_conversion, replace_failures
 from node.index.converted import ClaimedInstance, SeriesKey
 from node.index.events import FINAL, EventKind, record_event
+from node.index.hosts import is_abandoned
 from node.index.models import OPEN_STATES, EventRow, ImageRow, SeriesRow, StudyRow
 from node.index.performed_series import performed_of
 from node.index.records import ClaimedSeries, SeriesOutcome, UnconfirmedSeries
@@ -90,11 +91,43 @@ class SeriesRepository(IndexRepository):
     ) -> ClaimedSeries | None:
         row = connection.execute(
             update(SeriesRow)
-            .where(SeriesRow.id == _due(now, longest_wait).scalar_subquery())
-            .values(state="converting", claim=uuid.uuid4().hex, claimed_arrivals=SeriesRow.arrivals)
+            .where(SeriesRow.id == _due(now, longest_wait).with_for_update(skip_locked=True).scalar_subquery())
+            .values(
+                state="converting",
+                claim=uuid.uuid4().hex,
+                claimed_by=self._writer.host,
+                claimed_arrivals=SeriesRow.arrivals,
+            )
             .returning(SeriesRow)
         ).first()
         return None if row is None else _claimed(connection, row, now)
+
+    def take_over(self, now: dt.datetime) -> tuple[ClaimedSeries, str] | None:
+        """Claim a series of a host whose lease is over; return it with the name of that host, None if there is none.
+
+        Whatever that host still does, its outcome will not count.
+        """
+        return self._take_over(now) if self._is_any_abandoned(now) else None
+
+    @on_reader
+    def _is_any_abandoned(self, connection: Connection, now: dt.datetime) -> bool:
+        return connection.execute(select(SeriesRow.id).where(*is_abandoned(now)).limit(1)).first() is not None
+
+    @on_writer
+    def _take_over(self, connection: Connection, now: dt.datetime) -> tuple[ClaimedSeries, str] | None:
+        abandoned = select(SeriesRow.id, SeriesRow.claimed_by).where(*is_abandoned(now)).limit(1)
+        found = connection.execute(abandoned.with_for_update(skip_locked=True)).first()
+        if found is None:
+            return None
+        taken = update(SeriesRow).where(SeriesRow.id == found.id)
+        values = {"claim": uuid.uuid4().hex, "claimed_by": self._writer.host}
+        row = connection.execute(taken.values(values).returning(SeriesRow)).one()
+        return _claimed(connection, row, now), str(found.claimed_by)
+
+    @on_reader
+    def claims(self, connection: Connection) -> list[str]:
+        """Return the claims of all conversions under way, of any host."""
+        return list(connection.scalars(select(SeriesRow.claim).where(SeriesRow.claim.is_not(None))))
 
     @on_reader
     def is_claimed(self, connection: Connection, series: ClaimedSeries) -> bool:
@@ -114,10 +147,8 @@ class SeriesRepository(IndexRepository):
             False if the claim is no longer ours, or an instance was replaced or deleted meanwhile. Nothing is then
             written, and the caller removes the files.
         """
-        revoked = select(SeriesRow.id).where(
-            SeriesRow.id == series.id, SeriesRow.claim == series.claim, SeriesRow.claimed_arrivals == REVOKED
-        )
-        if connection.execute(revoked).first() is not None:
+        held = select(SeriesRow.claimed_arrivals).where(SeriesRow.id == series.id, SeriesRow.claim == series.claim)
+        if connection.execute(held.with_for_update()).scalar() == REVOKED:
             _end_claim(connection, series, "receiving", now)
             return False
         if not _end_claim(connection, series, outcome.state, now, revision=series.revision, error=outcome.error):
@@ -232,20 +263,23 @@ class SeriesRepository(IndexRepository):
 
     @on_writer
     def release_all_claims(self, connection: Connection, now: dt.datetime) -> int:
-        """Release the claims of a dead process; return the number of claims."""
-        return _release_claims(connection, (), now)
+        """Release the claims of a dead process of this host; return the number of claims."""
+        return _release_claims(connection, (), self._writer.host, now)
 
     def release_stalled_claims(self, held: Collection[str], now: dt.datetime) -> int:
-        """Release every claim that is not `held` by a running conversion; return the number of claims released."""
+        """Release every claim of this host that no running conversion has (`held`); return how many were released."""
         return self._release_stalled_claims(held, now) if self._has_stalled_claim(held) else 0
 
     @on_reader
     def _has_stalled_claim(self, connection: Connection, held: Collection[str]) -> bool:
-        return connection.execute(select(SeriesRow.id).where(*_is_stalled(held)).limit(1)).first() is not None
+        return (
+            connection.execute(select(SeriesRow.id).where(*_is_stalled(held, self._writer.host)).limit(1)).first()
+            is not None
+        )
 
     @on_writer
     def _release_stalled_claims(self, connection: Connection, held: Collection[str], now: dt.datetime) -> int:
-        return _release_claims(connection, held, now)
+        return _release_claims(connection, held, self._writer.host, now)
 
     @on_writer
     def wait_after_abort(
@@ -297,7 +331,7 @@ class SeriesRepository(IndexRepository):
     def _keep_waiting(self, connection: Connection, asked: Mapping[SeriesKey, dt.datetime], now: dt.datetime) -> None:
         for key, until in asked.items():
             for row in connection.execute(_at(key).where(*_has_become_quiet(now))).all():
-                _update(connection, row.id, {"due_at": until})
+                _update(connection, row.id, {"due_at": max(until, row.due_at)})
 
     @on_writer
     def wait_no_longer(self, connection: Connection, keys: Collection[SeriesKey]) -> None:
@@ -421,13 +455,14 @@ class SeriesRepository(IndexRepository):
         return received >= count
 
 
-def _is_stalled(held: Collection[str]) -> tuple[ColumnElement[bool], ...]:
-    return SeriesRow.state == "converting", SeriesRow.claim.not_in(held)
+def _is_stalled(held: Collection[str], host: str | None) -> tuple[ColumnElement[bool], ...]:
+    of_host = true() if host is None else or_(SeriesRow.claimed_by == host, SeriesRow.claimed_by.is_(None))
+    return SeriesRow.state == "converting", SeriesRow.claim.not_in(held), of_host
 
 
-def _release_claims(connection: Connection, held: Collection[str], now: dt.datetime) -> int:
-    values = {"state": "receiving", "claim": None, "claimed_arrivals": None, "due_at": now}
-    return connection.execute(update(SeriesRow).where(*_is_stalled(held)).values(values)).rowcount
+def _release_claims(connection: Connection, held: Collection[str], host: str | None, now: dt.datetime) -> int:
+    values = {"state": "receiving", "claim": None, "claimed_by": None, "claimed_arrivals": None, "due_at": now}
+    return connection.execute(update(SeriesRow).where(*_is_stalled(held, host)).values(values)).rowcount
 
 
 def _has_become_quiet(now: dt.datetime) -> tuple[ColumnElement[bool], ...]:
@@ -603,6 +638,7 @@ def _end_claim(connection: Connection, series: ClaimedSeries, state: str, now: d
             waits=case((grown, SeriesRow.waits), else_=null()),
             open_since=case((grown, SeriesRow.last_received_at), else_=open_since),
             claim=None,
+            claimed_by=None,
             claimed_arrivals=None,
             **values,
         )

@@ -15,10 +15,11 @@ from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.pool import QueuePool
 
-from node.index.backend import REMEDY, IndexUnusable
+from node.index.backend import REMEDY, IndexUnusable, Settled
 from node.index.clocked import ClockedConnection
 
 Error = sqlite3.Error
+HAS_HOSTS = False
 FILE_NAME = "index.sqlite"
 BUSY_SECONDS = 5.0
 MAX_CONNECTIONS = 64
@@ -33,11 +34,12 @@ def missing_index(path: Path) -> str:
     return f"no index at {path}: is the root right? `voxelnode db upgrade` makes a new index"
 
 
-def open_engine(path: Path, *, read_only: bool = False) -> Engine:
+def open_engine(path: Path, *, read_only: bool = False, alone: bool = False) -> Engine:
     """Return an engine on one SQLite file.
 
     Write-ahead log with a sync at every commit, foreign keys enforced. Read-only engines never touch the file, so that
-    only one process ever checkpoints. No URL has the path: SQLAlchemy and SQLite would each decode it.
+    only one process ever checkpoints; the lock of the root keeps all others out. No URL has the path: SQLAlchemy and
+    SQLite would each decode it.
     """
     engine = create_engine(
         "sqlite://",
@@ -211,6 +213,18 @@ def number_after(connection: Connection, last: Mapping[str, int]) -> None:
         number = max(there.get(name, 0), last.get(name, 0))
         connection.exec_driver_sql("DELETE FROM sqlite_sequence WHERE name = ?", (name,))
         connection.exec_driver_sql("INSERT INTO sqlite_sequence VALUES (?, ?)", (name, number))
+
+
+def order_numbers(connection: Connection, tables: Iterable[str]) -> None:
+    """One writer commits its rows in the order of their numbers."""
+
+
+def settled_numbers(engine: Engine) -> Callable[[], Settled | None]:
+    return lambda: None
+
+
+def moment(connection: Connection) -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
 
 
 def words_of_view(connection: Connection, view: str) -> str:

@@ -52,6 +52,8 @@ class IndexWriter:
     on_disk_error : callable (str)
         Called once, with the reason, when the disk of the database fails. Nothing is written after that: after a
         failed sync a later success would prove nothing.
+    host : str or None
+        The name of this host; None: the index has one.
     """
 
     def __init__(
@@ -59,7 +61,10 @@ class IndexWriter:
         engine: Engine,
         metrics: Metrics,
         on_disk_error: Callable[[str], None] = lambda reason: None,
+        host: str | None = None,
     ) -> None:
+        self.host = host
+        self.leased_to: str | None = None  # the host, once it shares its work with others
         self._metrics = metrics
         self._on_disk_error = on_disk_error
         self.commit_listeners: list[Callable[[], None]] = []

@@ -62,7 +62,15 @@ class Finding:
     mended: str | None = None
 
 
-def examine(root: Path, index: ReadIndex, *, digests: bool, serving: bool, url: str | None = None) -> Iterator[Finding]:
+def examine(
+    root: Path,
+    index: ReadIndex,
+    *,
+    digests: bool,
+    serving: bool,
+    url: str | None = None,
+    journal_of: Path | None = None,
+) -> Iterator[Finding]:
     """Yield every difference between the index and the files below `root`.
 
     Parameters
@@ -75,11 +83,14 @@ def examine(root: Path, index: ReadIndex, *, digests: bool, serving: bool, url: 
         A node is serving the root: instances being received are not differences.
     url : str or None
         ``[index] url``.
+    journal_of : Path or None
+        The root of this host, which has its journal; None: `root`.
     """
-    place = place_of(root, url)
+    journal_of = journal_of or root
+    place = place_of(journal_of, url)
     name = place.name if isinstance(place, Path) else str(place)
     yield from (Finding("index-damaged", name, problem) for problem in check(place))
-    yield from _journal(root, index, serving=serving)
+    yield from _journal(journal_of, index, serving=serving)
     losers = index.instances.loser_keys()
     unknown = []
     for finding in _instances(root, index, losers, digests=digests, serving=serving):
@@ -87,7 +98,7 @@ def examine(root: Path, index: ReadIndex, *, digests: bool, serving: bool, url: 
             unknown.append(finding)
         else:
             yield finding
-    yield from _still_unknown(root, url, unknown)
+    yield from _still_unknown(journal_of, url, unknown)
     yield from _losers(root, index, digests=digests)
     yield from _volumes(root, index, digests=digests)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,9 +32,10 @@ class JournalReport:
     damage: tuple[Damage, ...]
 
 
-def journal_report(root: Path, applied: Applied) -> JournalReport:
-    """Return the state of the journal below `root`; `applied` is that of the index. Errors are those of `inspect`."""
+def journal_report(root: Path, applied_of: Callable[[str], Applied]) -> JournalReport:
+    """Return the state of the journal below `root`; `applied_of` is of the index. Errors are those of `inspect`."""
     state = inspect(root / JOURNAL_FOLDER)
+    applied = applied_of(state.identity)
     done = max(state.freed, applied.sequence if applied.journal == state.identity else 0)
     unreadable = sum(found.last - max(found.first, done + 1) + 1 for found in state.damage if found.last > done)
     return JournalReport(

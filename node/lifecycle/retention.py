@@ -102,6 +102,9 @@ class Retention(BackgroundService):
         super().__init__("retention")
         self._archive, self._index, self._audit, self._rules, self._now = archive, index, audit, rules, now
 
+    def _is_ours(self) -> bool:
+        return self._index.holds("retention")
+
     def step(self) -> float:
         """Delete expired studies. A deletion that fails ends the step; the next step repeats it."""
         self.run_once()

@@ -125,6 +125,12 @@ class Scrub(BackgroundService):
         metrics.scrub_damaged.set_function(lambda: float(self._state.last.damaged if self._state.last else 0))
         self._scrubbed = metrics.scrubbed_files
 
+    def _is_ours(self) -> bool:
+        return self._index.holds("scrub")
+
+    def _take_up(self) -> None:
+        self._state = scrub_state(self._index.about.get(SCRUB))
+
     def is_digest_due(self, key: str, received_at: dt.datetime) -> bool:
         """Return whether a file was last compared with its digest longer than a pass ago; see `node.receive.kept`."""
         current, last = self._state.current, self._state.last

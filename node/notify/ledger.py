@@ -17,7 +17,7 @@ from dataclasses import replace
 from time import monotonic
 
 from node.index.database import Index
-from node.index.deliveries import Attempt, LedgerEvent, PendingEvent, Work
+from node.index.deliveries import Attempt, LedgerEvent, PendingEvent, Work, lease_of
 from node.index.follower import FOLLOW_SECONDS, IndexFollower
 from node.notify.channel import Interrupted
 from node.retries import MAX_WAIT_SECONDS, wait_seconds
@@ -60,7 +60,7 @@ class LedgerWorker(IndexFollower):
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
         within: float = FOLLOW_SECONDS,
     ) -> None:
-        super().__init__(thread_name, index, within)
+        super().__init__(thread_name, index, within, lease_of(subscriber))
         self._subscriber, self._events, self._now = subscriber, events, now
         self._seen_event = 0
         self._cancelled = threading.Event()

@@ -39,7 +39,7 @@ class Notifier:
     ) -> None:
         self._index, self._hooks = index, hooks
         self.workers = [
-            HookWorker(name, hook, channels[name], index, metrics, audit, ae_title, results, public_url=public_url)
+            HookWorker(name, hook, channels[name], index, metrics, audit, ae_title, results, index.now, public_url)
             for name, hook in hooks.items()
         ]
 

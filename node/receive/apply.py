@@ -36,7 +36,7 @@ from node.dicom.attributes import InstanceAttributes, attributes_by_windows, ins
 from node.dicom.header import HeaderCut
 from node.errors import NotUnderstood, OutOfResources
 from node.failpoints import reached
-from node.index.about import APPLIED, CHECKPOINT
+from node.index.about import CHECKPOINT
 from node.index.database import Index
 from node.index.finder import QueryRefused
 from node.index.instances import NotIndexable
@@ -211,7 +211,7 @@ class Applier(BackgroundService):
         OutOfResources
             There is no room, or the index does not commit.
         """
-        mark = applied_of(self._index)
+        mark = self._index.about.applied(self._journal.identity)
         applied_before = mark.sequence if mark.journal == self._journal.identity else 0
         counts = {"applied": 0, "restored": 0, "damaged": 0}
         batch: list[Record] = []
@@ -482,8 +482,3 @@ def attributes_of(path: Path, data_set_offset: int, transfer_syntax_uid: str) ->
         return attributes_by_windows(
             lambda offset, length: os.pread(descriptor, length, data_set_offset + offset), transfer_syntax_uid
         )
-
-
-def applied_of(index: Index) -> Applied:
-    """Return the last record that is in the index; of no journal if none is."""
-    return Applied.of(index.about.get(APPLIED))

@@ -69,8 +69,8 @@ def recover(
 ) -> Recovered:
     """Make archive and index agree again, after `Applier.replay`; return what was done.
 
-    Compares only folders that no earlier start has compared: older folders never grow, and `fsck` compares all of
-    them.
+    Compares only folders of this host that no earlier start has compared: older folders never grow, and `fsck` compares
+    all of them.
 
     Parameters
     ----------
@@ -82,7 +82,8 @@ def recover(
     reached("parts-swept")
     settle_losers(archive, index)
     unread: list[str] = []  # folders with files that cannot be read now: the next start compares them again
-    compared = index.about.get("swept_folder") or ""
+    note = f"swept_folder/{archive.host}" if archive.host else "swept_folder"
+    compared = index.about.get(note) or ""
     folders = [folder for folder in archive.folders() if folder >= compared]
     gone = dict(marked)
     for folder in folders:
@@ -103,7 +104,7 @@ def recover(
         missing += sum(row.file_missing and row.key in keys for row in rows)
     reached("files-compared")
     if folders:
-        index.about.set("swept_folder", min([*unread, folders[-1]]))
+        index.about.set(note, min([*unread, folders[-1]]))
     claims = index.series.release_all_claims(now)
     reached("claims-released")
     log.info("recovered", parts=parts, adopted=adopted, quarantined=quarantined, missing=missing, claims=claims)
@@ -187,7 +188,7 @@ def mark_all_missing(archive: Archive, index: Index, now: dt.datetime) -> dict[s
 
     For an index that is older than the archive, before the journal is applied.
     """
-    folders = sorted({*archive.folders(), *index.instances.folders()})
+    folders = sorted({*archive.folders(), *filter(archive.is_own, index.instances.folders())})
     return {folder: mark_missing(archive, index, folder, now) for folder in folders}
 
 

@@ -34,14 +34,16 @@ class Preparer:
     name : str
         Of the threads.
     root : Path
-        Root of the archive; copies lie in its folder ``incoming``, where the next start removes them after a crash.
+        Root of the archive.
+    folder : Path
+        `Archive.incoming`: copies lie there, where the next start removes them after a crash.
     change : Change
         How copies differ from what is stored.
     threads : int
     """
 
-    def __init__(self, name: str, root: Path, decoder: Decoder, change: Change, threads: int = 1) -> None:
-        self._root, self._decoder, self.change = root, decoder, change
+    def __init__(self, name: str, root: Path, folder: Path, decoder: Decoder, change: Change, threads: int = 1) -> None:
+        self._root, self._folder, self._decoder, self.change = root, folder, decoder, change
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._batches_ahead = threads + 1
         self._expected: deque[DueInstance] = deque()
@@ -136,7 +138,7 @@ class Preparer:
         return Prepared(due, outgoing)
 
     def _copied(self, due: DueInstance, path: Path) -> Outgoing:
-        into = self._root / "incoming" / f"{uuid.uuid4().hex}.part"
+        into = self._folder / f"{uuid.uuid4().hex}.part"
         try:
             into.touch(0o600)
             copy = copy_of(self._decoder.run(forward, path, self.change, into=into))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from node.archive.filesystem import Archive
 from node.association.addresses import address_of
 from node.association.services.stored import Transcoder
 from node.audit.audit_log import Audit
@@ -44,8 +45,7 @@ class Router:
     Parameters
     ----------
     settings : Settings
-    root : Path
-        Root of the archive.
+    archive : Archive
     decoder : Decoder
         Changes and decompresses copies.
     delete_confirmed : callable (str)
@@ -55,7 +55,7 @@ class Router:
     def __init__(
         self,
         settings: Settings,
-        root: Path,
+        archive: Archive,
         index: Index,
         metrics: Metrics,
         audit: Audit,
@@ -69,16 +69,22 @@ class Router:
         for route_name, route in _routes(settings):
             for number, name in enumerate(route.to):
                 if name in settings.datasets:
-                    self.workers.append(_dataset_worker(settings, route_name, name, root, index, metrics, audit))
+                    self.workers.append(
+                        _dataset_worker(settings, route_name, name, archive.root, index, metrics, audit)
+                    )
                     continue
                 thread = f"prepare {subscriber(route_name, name)}"
                 self.workers.append(
                     RouteWorker(
                         route_name, name, route,
-                        _connected(settings, route, name, Transcoder(decoder, root)),
-                        Preparer(thread, root, decoder, changes[route_name], route.connections), turns[name], index,
+                        _connected(settings, route, name, Transcoder(decoder, archive.incoming)),
+                        Preparer(
+                            thread, archive.root, archive.incoming, decoder, changes[route_name], route.connections
+                        ),
+                        turns[name], index,
                         metrics, audit,
                         settings.dicom.ae_title, partial(delete_confirmed, route_name) if number == 0 else None,
+                        index.now,
                     )
                 )  # fmt: skip
 
@@ -180,7 +186,9 @@ def _dataset_worker(
 
     dataset = described(settings.destinations[name], root)
     ae_title = settings.dicom.ae_title
-    return DatasetWorker(route_name, name, settings.routes[route_name], dataset, index, metrics, audit, ae_title)
+    return DatasetWorker(
+        route_name, name, settings.routes[route_name], dataset, index, metrics, audit, ae_title, index.now
+    )
 
 
 def check_destination(settings: Settings, name: str) -> None:

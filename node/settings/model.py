@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from os.path import realpath
 from pathlib import Path
+from socket import gethostname
 from typing import Annotated, Any, Literal, Self, get_args
 from urllib.parse import urlsplit
 
@@ -116,6 +117,12 @@ class Storage(SettingsSection):
         le=3650,
         description="time in which every file of the archive is read again and compared with its SHA-256, in days, in "
         "the background; 0: never",
+    )
+
+    archive: Path | None = Field(
+        None,
+        description="folder of the instances and volumes, if several hosts share one index: all of them have it at the "
+        "same path, and each has a root of its own; unset: the root",
     )
 
     @property
@@ -896,11 +903,43 @@ class IndexSettings(SettingsSection):
             yield "url has a password, which this file and messages would show: use PGPASSWORD or a password file"
 
 
+Role = Literal["receive", "convert", "web"]
+HOST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,62}")
+
+
+class ClusterSettings(SettingsSection):
+    """[cluster]: this host among those that share an index in PostgreSQL."""
+
+    host: str | None = Field(None, description="name of this host, unique in the index; unset: the name of the machine")
+    roles: tuple[Role, ...] = Field(
+        ("receive", "convert", "web"),
+        min_length=1,
+        description="what this host does; receive: the DICOM listener, and what follows a conversion (hooks, routes, "
+        "retention); convert: conversions; web: HTTP, if [web] enabled",
+    )
+    lease_seconds: float = Field(
+        120.0,
+        ge=4,
+        le=3600,
+        description="time for which a host that says nothing keeps what it has claimed; then others take it over",
+    )
+
+    @property
+    def name(self) -> str:
+        """The name of this host."""
+        return self.host or gethostname()
+
+    def _mistakes(self) -> Iterator[str]:
+        if self.host is not None and HOST_NAME.fullmatch(self.host) is None:
+            yield "host must have 1 to 63 letters, digits, dots and hyphens, and begin with a letter or a digit"
+
+
 class Settings(SettingsSection):
     """The whole configuration."""
 
     storage: Storage = Storage()
     index: IndexSettings = IndexSettings()
+    cluster: ClusterSettings = ClusterSettings()
     dicom: Dicom = Dicom()
     peers: dict[str, Peer] = {}
     series: SeriesSettings = SeriesSettings()
@@ -914,6 +953,27 @@ class Settings(SettingsSection):
     destinations: dict[HookName, Destination] = {}
     routes: dict[HookName, Route] = {}
     log: Log = Log()
+
+    @model_validator(mode="after")
+    def _has_index_of_hosts(self) -> Settings:
+        if self.index.url is None:
+            if self.storage.archive is not None:
+                raise ValueError("storage: archive is for several hosts on one index: set [index] url, or unset it")
+            if set(self.cluster.roles) != set(get_args(Role)):
+                raise ValueError("cluster: roles share the work of several hosts on one index: set [index] url")
+        elif HOST_NAME.fullmatch(self.cluster.name) is None:
+            raise ValueError(f"cluster: the machine is called {self.cluster.name!r}: set host to a name without spaces")
+        return self
+
+    @property
+    def archive_folder(self) -> Path:
+        """The folder to which the paths of instances and volumes are relative."""
+        return (self.storage.archive or self.storage.root).absolute()
+
+    @property
+    def archive_host(self) -> str:
+        """The name of this host in the archive; empty if it has the archive for itself."""
+        return self.cluster.name if self.storage.archive is not None else ""
 
     @model_validator(mode="after")
     def _has_peers_of_hooks(self) -> Settings:

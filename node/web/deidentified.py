@@ -187,7 +187,7 @@ class _Download:
         stopping: threading.Event,
     ) -> None:
         self._node, self._how, self._order, self._what = node, how, order, what
-        work = node.archive.root / "work" / uuid.uuid4().hex
+        work = node.archive.work / uuid.uuid4().hex
         self._deidentifier = Deidentifier(work, node.decoder, how, self._whole_file, node.settings.convert, stopping)
         self._instances = self._files = 0
         self._series: list[dict[str, Any]] = []

@@ -14,7 +14,7 @@ from node.archive import filesystem
 from node.archive.filesystem import Archive
 from node.control import repository
 from node.conversion import volume_files
-from node.index.about import APPLIED, CHECKPOINT, AboutRepository, set_about
+from node.index.about import CHECKPOINT, AboutRepository, set_applied
 from node.index.instances import InstanceRepository
 from node.index.records import Applied, Arrived, Kept
 from node.index.series import SeriesRepository
@@ -178,7 +178,7 @@ def applied_before_rows() -> None:
 
     def add(self: InstanceRepository, batch: Sequence[Arrived], applied: Applied | None = None) -> list[Kept]:
         def write(connection: Connection) -> None:
-            set_about(connection, APPLIED, str(applied))
+            set_applied(connection, applied)
 
         self._writer.run(write)
         return real(self, batch, applied)

@@ -61,7 +61,9 @@ class Source:
         decoder = Decoder(workers=1)
         self.opened.callback(decoder.close)
         index = self.node.ingest.index
-        router = Router(self.settings, self.node.root, index, self.node.metrics, self.audit, decoder, lambda name: None)
+        router = Router(
+            self.settings, self.node.ingest.archive, index, self.node.metrics, self.audit, decoder, lambda name: None
+        )
         wants = {worker.subscriber: worker.wants_instances for worker in router.workers}
         self.dropped = index.deliveries.begin_hooks(wants, are_routes=True)
         for worker in router.workers:

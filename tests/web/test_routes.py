@@ -29,7 +29,7 @@ def run(site: Site, *names: str, decoder: Decoder | None = None) -> None:
     audit = Audit(site.root, "SOURCE")
     index = site.store.index
     router = Router(
-        site.services.settings, site.root, index, site.store.metrics, audit, decoder or own, lambda name: None
+        site.services.settings, site.store.archive, index, site.store.metrics, audit, decoder or own, lambda name: None
     )
     index.deliveries.begin_hooks({one.subscriber: one.wants_instances for one in router.workers}, are_routes=True)
     workers = [one for one in router.workers if one.subscriber in names]

@@ -1,7 +1,7 @@
 """Perform the retrievals that people request (`node.index.retrievals`), in the background.
 
 Each peer has one retrieval at a time, on a thread of its own, so a peer that is slow or dead delays no other. If the
-node stops, a retrieval under way stays in the index as running, and the next start repeats it.
+node stops, a retrieval under way stays in the index as running, and the next start repeats it, or another host.
 """
 
 from __future__ import annotations
@@ -55,15 +55,14 @@ class Retriever(IndexFollower):
         audit: Audit,
         on_refusal: Callable[[Refused], None] = lambda refused: None,
     ) -> None:
-        super().__init__("retrieve", index)
+        super().__init__("retrieve", index, lease="retrievals")
         self._settings, self._ingest, self._audit, self._on_refusal = settings, ingest, audit, on_refusal
         self._lock = threading.Lock()
         self._threads: dict[str, threading.Thread] = {}
 
-    def start(self) -> None:
-        """Queue the retrievals that the last process left under way, and start."""
+    def _take_up(self) -> None:
+        """Queue the retrievals that the last process left under way."""
         self._index.retrievals.resume(self._ingest.now())
-        super().start()
 
     def step(self) -> None:
         """Begin the first retrieval of each peer that has none under way."""

@@ -53,7 +53,7 @@ class Committer(IndexFollower):
         service: CommitmentService,
         on_refusal: Callable[[Refused], None] = lambda refused: None,
     ) -> None:
-        super().__init__("commitments", service.index)
+        super().__init__("commitments", service.index, lease="commitments")
         self._service, self._on_refusal = service, on_refusal
 
     def step(self) -> float | None:

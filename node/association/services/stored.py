@@ -36,12 +36,12 @@ class Transcoder:
     Parameters
     ----------
     decoder : Decoder
-    root : Path
-        Root of an archive. The files lie beside part files; after a crash the next start removes them.
+    folder : Path
+        `Archive.incoming`: the files lie beside part files; after a crash the next start removes them.
     """
 
-    def __init__(self, decoder: Decoder, root: Path) -> None:
-        self._decoder, self._folder = decoder, root / "incoming"
+    def __init__(self, decoder: Decoder, folder: Path) -> None:
+        self._decoder, self._folder = decoder, folder
 
     def __call__(self, path: Path, target: str) -> AbstractContextManager[InstanceBytes]:
         """Yield the data set of a file in the transfer syntax `target`.

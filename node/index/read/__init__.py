@@ -13,8 +13,8 @@ from sqlalchemy import Connection, func, select
 from node.dicom.answers import Answer
 from node.dicom.matching import Query
 from node.index import queries
-from node.index.about import APPLIED, SCRUB, about
-from node.index.backend import backend_of
+from node.index.about import SCRUB, about, applied
+from node.index.backend import Settled, backend_of
 from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.read.accounts import ReadAccounts
 from node.index.read.conflicts import ReadConflicts
@@ -26,6 +26,7 @@ from node.index.read.exports import ReadExports
 from node.index.read.facts import ReadFacts
 from node.index.read.failures import ReadFailures
 from node.index.read.hooks import ReadHooks
+from node.index.read.hosts import ReadHosts
 from node.index.read.instances import ReadInstances
 from node.index.read.jobs import ReadJobs
 from node.index.read.patients import ReadPatients
@@ -44,20 +45,27 @@ from node.index.records import Applied
 
 
 class ReadIndex:
-    """A view of the index on one read-only connection. Not thread-safe."""
+    """A view of the index on one read-only connection. Not thread-safe.
 
-    def __init__(self, connection: Connection) -> None:
+    Parameters
+    ----------
+    settled : Settled or None
+        How far cursors may read; None: to the end. Read before the first query.
+    """
+
+    def __init__(self, connection: Connection, settled: Settled | None = None) -> None:
         self._connection = connection
         self.accounts = ReadAccounts(connection)
         self.conflicts = ReadConflicts(connection)
-        self.created_workitems = ReadCreatedWorkitems(connection)
+        self.created_workitems = ReadCreatedWorkitems(connection, settled)
         self.deletions = ReadDeletions(connection)
-        self.events = ReadEvents(connection)
+        self.events = ReadEvents(connection, settled)
         self.exclusions = ReadExclusions(connection)
         self.exports = ReadExports(connection)
         self.facts = ReadFacts(connection)
         self.failures = ReadFailures(connection)
         self.hooks = ReadHooks(connection)
+        self.hosts = ReadHosts(connection)
         self.instances = ReadInstances(connection)
         self.jobs = ReadJobs(connection)
         self.patients = ReadPatients(connection)
@@ -71,17 +79,16 @@ class ReadIndex:
         self.series = ReadSeries(connection)
         self.studies = ReadStudies(connection)
         self.volumes = ReadVolumes(connection)
-        self.workitems = ReadWorkitems(connection)
+        self.workitems = ReadWorkitems(connection, settled)
 
     @property
     def root(self) -> str:
         """The folder that the paths in the tables are relative to: the one that the database is in."""
         return backend_of(self._connection).root(self._connection)
 
-    @property
-    def applied(self) -> Applied:
-        """The last record of the journal that is in the index."""
-        return Applied.of(about(self._connection, APPLIED))
+    def applied(self, journal: str) -> Applied:
+        """Return the last record of a journal that is in the index."""
+        return applied(self._connection, journal)
 
     @property
     def scrub(self) -> str | None:

@@ -6,11 +6,12 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy import Connection, Select, select
 from sqlalchemy import Row as Selected
-from sqlalchemy import Select, select
 
 from node.dicom.json_model import Json
 from node.dicom.unified_steps import FINAL, State
+from node.index.backend import Settled, is_settled
 from node.index.models import WorkitemReportRow, WorkitemRow
 from node.index.read.rows import PagedRepository, Row, unindexed
 
@@ -38,7 +39,11 @@ class WorkitemReport:
 
 
 class ReadCreatedWorkitems(PagedRepository):
-    """Rows of ``workitems`` and ``workitem_reports``."""
+    """Rows of ``workitems`` and ``workitem_reports``; see `node.index.read.ReadIndex`."""
+
+    def __init__(self, connection: Connection, settled: Settled | None) -> None:
+        super().__init__(connection)
+        self._settled = settled
 
     listing = select(*_COLUMNS, WorkitemRow.created_by, WorkitemRow.created_at, WorkitemRow.ended_at)
     filters = (WorkitemRow.sop_instance_uid, WorkitemRow.state)
@@ -91,7 +96,8 @@ class ReadCreatedWorkitems(PagedRepository):
         query = select(
             report.id, report.event_type, report.report, *(column.label(f"w_{column.key}") for column in _COLUMNS)
         )
-        rows = query.join(WorkitemRow).where(report.id > after).order_by(report.id).limit(limit)
+        rows = query.join(WorkitemRow).where(report.id > after, is_settled(self._settled, report.id))
+        rows = rows.order_by(report.id).limit(limit)
         return [
             WorkitemReport(
                 row.id,

@@ -1,15 +1,20 @@
-"""Events in commit order."""
+"""Events, in the order in which they were recorded."""
 
 from __future__ import annotations
 
-from sqlalchemy import func, select
+from sqlalchemy import Connection, func, select
 
+from node.index.backend import Settled, is_settled
 from node.index.models import EventRow
 from node.index.read.rows import PagedRepository, Row
 
 
 class ReadEvents(PagedRepository):
-    """Rows of ``events`` and ``v_events``."""
+    """Rows of ``events`` and ``v_events``; see `node.index.read.ReadIndex`."""
+
+    def __init__(self, connection: Connection, settled: Settled | None) -> None:
+        super().__init__(connection)
+        self._is_settled = is_settled(settled, EventRow.id)
 
     listing = select(
         EventRow.id,
@@ -25,7 +30,9 @@ class ReadEvents(PagedRepository):
 
     def since(self, id: int, limit: int) -> list[Row]:
         """Return at most `limit` events after the event `id`, oldest first."""
-        rows = self._connection.execute(self.listing.where(EventRow.id > id).order_by(EventRow.id).limit(limit))
+        rows = self._connection.execute(
+            self.listing.where(EventRow.id > id, self._is_settled).order_by(EventRow.id).limit(limit)
+        )
         return [dict(row) for row in rows.mappings()]
 
     def set_aside(self) -> list[Row]:
@@ -34,7 +41,7 @@ class ReadEvents(PagedRepository):
 
     def newest(self) -> int:
         """Return the id of the newest event, or 0 if there are no events."""
-        return int(self._connection.execute(select(func.max(EventRow.id))).scalar() or 0)
+        return int(self._connection.execute(select(func.max(EventRow.id)).where(self._is_settled)).scalar() or 0)
 
     def of_series(self, study_instance_uid: str, series_instance_uid: str, limit: int) -> list[Row]:
         """Return the last events of a series, newest first."""

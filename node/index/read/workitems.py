@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, case, func, literal, null, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, literal, null, or_, select
 from sqlalchemy.orm import aliased
 
 from node.dicom.matching import Query
 from node.dicom.unified_steps import State
+from node.index.backend import Settled, is_settled
 from node.index.conditions import restrictions
 from node.index.events import FINAL, EventKind
 from node.index.models import (
@@ -115,6 +116,10 @@ class WorkitemChange:
 class ReadWorkitems(ReadRepository):
     """Conversions that are scheduled, under way or ended, of the series that are stored."""
 
+    def __init__(self, connection: Connection, settled: Settled | None) -> None:
+        super().__init__(connection)
+        self._settled = settled
+
     def find(self, query: Query, states: Sequence[State], limit: int, offset: int) -> list[Workitem]:
         """Return a page of the workitems in one of `states`: first those that have not ended, then the newest.
 
@@ -145,7 +150,10 @@ class ReadWorkitems(ReadRepository):
 
     def cursor(self) -> WorkitemCursor:
         """Return the cursor after which every change is yet to come."""
-        last = (self._connection.scalar(select(func.max(table.id))) or 0 for table in _TABLES)
+        last = (
+            self._connection.scalar(select(func.max(table.id)).where(is_settled(self._settled, table.id))) or 0
+            for table in _TABLES
+        )
         return WorkitemCursor(*last)
 
     def changes(self, after: WorkitemCursor, limit: int) -> tuple[list[WorkitemChange], WorkitemCursor]:
@@ -156,7 +164,8 @@ class ReadWorkitems(ReadRepository):
         """
         last_series = self.cursor().series_id
         begin = min(after.series_id, last_series)
-        rows = select(SeriesRow.id).where(SeriesRow.id > begin).order_by(SeriesRow.id).limit(limit)
+        rows = select(SeriesRow.id).where(SeriesRow.id > begin, SeriesRow.id <= last_series)
+        rows = rows.order_by(SeriesRow.id).limit(limit)
         new = list(self._connection.scalars(rows))
         changes = [WorkitemChange(workitem, "SCHEDULED") for id in new for workitem in self.of_series(id)[-1:]]
         events = self._connection.execute(
@@ -170,7 +179,7 @@ class ReadWorkitems(ReadRepository):
                     SeriesRow.series_instance_uid == EventRow.series_instance_uid,
                 ),
             )
-            .where(EventRow.id > after.event_id)
+            .where(EventRow.id > after.event_id, is_settled(self._settled, EventRow.id))
             .order_by(EventRow.id)
             .limit(limit)
         ).all()

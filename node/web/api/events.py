@@ -68,10 +68,10 @@ def _begin(node: Services, after: int | None, last_event_id: str | None) -> int:
         return min(int(last_event_id), MAX_ID)
     if after is not None:
         return after
-    with node.index.reading(wait=False) as index:
+    with node.index.reading(wait=False, following=True) as index:
         return index.events.newest()
 
 
 def _since(node: Services, last: int) -> list[dict[str, Any]]:
-    with node.index.reading(wait=False) as index:
+    with node.index.reading(wait=False, following=True) as index:
         return index.events.since(last, MAX_EVENTS_PER_READ)

@@ -31,7 +31,7 @@ def decoded_file(node: Services, function: Callable[..., bytes], *arguments: Any
         The file cannot be read now.
     """
     file: IO[bytes] = NamedTemporaryFile(  # noqa: SIM115 - the reader closes it
-        dir=node.archive.root / "incoming", prefix="decoded-", suffix=".part"
+        dir=node.archive.incoming, prefix="decoded-", suffix=".part"
     )
     try:
         node.decoder.run(function, *arguments, into=Path(file.name))

@@ -118,7 +118,7 @@ class MetadataTransaction(StoreTransaction):
 
     def _new_file(self) -> IO[bytes]:
         """Return a file on the disk of the archive, which is deleted when it is closed; 503 if there is no room."""
-        folder = self._node.archive.root / "incoming"
+        folder = self._node.archive.incoming
         try:
             file: IO[bytes] = NamedTemporaryFile(dir=folder, prefix="stow-", suffix=".part")  # noqa: SIM115 - see close
         except OSError as error:

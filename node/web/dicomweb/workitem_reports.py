@@ -128,7 +128,7 @@ def unsubscribe(request: Request, account: Reader, workitem: str, aetitle: str) 
 @router.post(f"/workitems/{FILTERED_WORKLIST}/subscribers/{{aetitle}}/suspend")
 def suspend(request: Request, account: Reader, node: Node, aetitle: str) -> Response:
     """Subscribe an AE title to no further workitems; those that exist are still reported."""
-    with node.index.reading() as index:
+    with node.index.reading(following=True) as index:
         now = index.workitems.cursor()
     if not _subscriptions(request).suspend(_subscriber(account.name, aetitle), now):
         raise HTTPException(404, "there is no subscription to the worklist")
@@ -186,7 +186,7 @@ async def _report(
 
 
 def _newest(node: Services) -> WorkitemCursor:
-    with node.index.reading() as index:
+    with node.index.reading(following=True) as index:
         return index.workitems.cursor()
 
 
@@ -208,7 +208,7 @@ def _reports(
             reports.append((uid, STATE_REPORT, state_report(found.attributes)))
         elif found is not None:
             reports.append((uid, *conversion_report(WorkitemChange(found, found.state))))
-    with node.index.reading(wait=False) as index:
+    with node.index.reading(wait=False, following=True) as index:
         changes, cursor = index.workitems.changes(after, MAX_CHANGES)
         events = index.created_workitems.reports(after.report_id, MAX_CHANGES)
     for change in changes:

@@ -1,0 +1,191 @@
+"""The hosts that share an index, and what only one of them does at a time.
+
+A host says every few seconds that it lives, which lengthens its lease. While that lasts, nobody else touches what it
+has claimed: series under conversion, and the leases in the table of that name (a hook, a destination of a route,
+retention). Once it is over, others take them over. All moments are of the clock of the database.
+
+A lease does not stop a host that was only slow, so what such a host writes is fenced: by the claim of a series, and by
+`require_lease` for everything else.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from math import inf
+from time import monotonic
+
+from sqlalchemy import ColumnElement, Connection, Engine, delete, exists, select, update
+from sqlalchemy.dialects.sqlite import insert
+
+from node.errors import UsageError, VoxelnodeError
+from node.index.backend import backend_of
+from node.index.models import HostRow, LeaseRow, SeriesRow
+from node.index.repository import IndexRepository, on_reader, on_writer
+
+
+class LeaseLost(VoxelnodeError):
+    """Another host does by now what this one was about to record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A host as it joins. `subscribers` are the hooks and destinations of its configuration, as in the ledger."""
+
+    name: str
+    roles: Sequence[str]
+    version: str
+    subscribers: Sequence[str]
+    lease: dt.timedelta
+
+
+class HostRepository(IndexRepository):
+    """The hosts of an index, and their leases."""
+
+    @on_writer
+    def beat(
+        self,
+        connection: Connection,
+        member: Member,
+        wanted: Collection[str],
+        started_at: dt.datetime,
+        now: dt.datetime,
+        *,
+        is_behind: bool,
+    ) -> frozenset[str]:
+        """Lengthen the lease of a host, and take what it wants and no living host has; return what it holds."""
+        values = {
+            "roles": list(member.roles),
+            "version": member.version,
+            "subscribers": list(member.subscribers),
+            "is_behind": is_behind,
+            "started_at": started_at,
+            "seen_at": now,
+            "lease_until": now + member.lease,
+        }
+        joined = insert(HostRow).values(name=member.name, **values)
+        connection.execute(joined.on_conflict_do_update(index_elements=["name"], set_=values))
+        is_free = LeaseRow.host.not_in(select(HostRow.name).where(HostRow.lease_until > now))
+        mine = select(LeaseRow.name).where(LeaseRow.host == member.name)
+        for name in sorted(set(wanted) - set(connection.scalars(mine))):
+            taken = insert(LeaseRow).values(name=name, host=member.name)
+            connection.execute(
+                taken.on_conflict_do_update(index_elements=["name"], set_={"host": member.name}, where=is_free)
+            )
+        return frozenset(connection.scalars(mine))
+
+    @on_writer
+    def leave(self, connection: Connection, name: str, now: dt.datetime) -> None:
+        """Give back what a host has, because it stops; its row stays."""
+        connection.execute(delete(LeaseRow).where(LeaseRow.host == name))
+        connection.execute(update(HostRow).where(HostRow.name == name).values(lease_until=None, seen_at=now))
+
+    @on_writer
+    def forget(self, connection: Connection, name: str, now: dt.datetime) -> None:
+        """Delete the row of a host that will not come back.
+
+        Raises
+        ------
+        UsageError
+            There is none, or the host lives.
+        """
+        row = connection.execute(select(HostRow).where(HostRow.name == name)).first()
+        if row is None:
+            raise UsageError(f"no host {name!r}; `voxelnode cluster hosts` lists them")
+        if row.lease_until is not None and row.lease_until > now:
+            raise UsageError(f"{name} was seen {(now - row.seen_at).total_seconds():.0f} s ago: stop it first")
+        connection.execute(delete(LeaseRow).where(LeaseRow.host == name))
+        connection.execute(delete(HostRow).where(HostRow.name == name))
+
+    @on_reader
+    def is_another_behind(self, connection: Connection, now: dt.datetime) -> bool:
+        """Return whether a living host has acknowledged instances that are not in the index after a second."""
+        behind = select(HostRow.name).where(HostRow.is_behind, HostRow.lease_until > now)
+        return connection.execute(behind.where(HostRow.name != self._writer.host).limit(1)).first() is not None
+
+
+def is_abandoned(now: dt.datetime) -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions of series that a host has claimed whose lease is over."""
+    living = exists().where(HostRow.name == SeriesRow.claimed_by, HostRow.lease_until > now)
+    return SeriesRow.state == "converting", SeriesRow.claimed_by.is_not(None), ~living
+
+
+def others_subscribers(connection: Connection, host: str | None) -> set[str]:
+    """Return the hooks and destinations in the configurations of other hosts, living or not."""
+    if host is None:
+        return set()
+    lists = connection.scalars(select(HostRow.subscribers).where(HostRow.name != host))
+    return {name for names in lists for name in names}
+
+
+def require_lease(connection: Connection, host: str | None, name: str) -> None:
+    """Return if a host holds a lease, and nobody takes it before this transaction ends.
+
+    Parameters
+    ----------
+    host : str or None
+        None: the index has one host.
+
+    Raises
+    ------
+    LeaseLost
+    """
+    if host is None:
+        return
+    held = select(LeaseRow.name).where(LeaseRow.name == name, LeaseRow.host == host).with_for_update(read=True)
+    if connection.execute(held).first() is None:
+        raise LeaseLost(f"another host has taken over {name}")
+
+
+class Leases:
+    """The leases that this host holds, as far as it can know. Thread-safe.
+
+    Asking for a lease makes the host want it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._wanted: set[str] = set()
+        self._held: frozenset[str] = frozenset()
+        self._until = -inf
+
+    @property
+    def wanted(self) -> frozenset[str]:
+        """The leases that were asked for."""
+        with self._lock:
+            return frozenset(self._wanted)
+
+    def holds(self, name: str) -> bool:
+        """Return whether this host is the one that does this."""
+        with self._lock:
+            self._wanted.add(name)
+            return name in self._held and monotonic() < self._until
+
+    def renew(self, held: frozenset[str], until: float) -> bool:
+        """Note what this host holds, and until when; return whether that is more than before."""
+        with self._lock:
+            before = self._held if monotonic() < self._until else frozenset()
+            self._held, self._until = held, until
+            return not held <= before
+
+
+class SharedClock:
+    """The clock of the database, followed by the monotonic clock of this machine: its wall clock may be wrong."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.measure()
+
+    def measure(self) -> None:
+        """Ask the database for the time."""
+        with self._engine.connect() as connection:
+            began = monotonic()
+            moment = backend_of(connection).moment(connection)
+            self._measured = moment, (began + monotonic()) / 2
+
+    def __call__(self) -> dt.datetime:
+        """Return the time in UTC."""
+        moment, at = self._measured  # both of one measurement
+        return moment + dt.timedelta(seconds=monotonic() - at)

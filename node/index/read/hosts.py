@@ -1,0 +1,53 @@
+"""The hosts of an index that several share."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+from sqlalchemy import select
+
+from node.index.backend import backend_of
+from node.index.models import HostRow, LeaseRow
+from node.index.read.rows import ReadRepository, Row
+
+
+class ReadHosts(ReadRepository):
+    """Rows of ``hosts`` and ``leases``."""
+
+    def all(self, now: dt.datetime) -> list[Row]:
+        """Return every host by name, with what it alone does; empty if only one can write to the index.
+
+        `state`: alive, stopped, or lost, if it has said nothing for as long as its lease.
+        """
+        leases: dict[str, list[str]] = {}
+        for row in self._connection.execute(select(LeaseRow).order_by(LeaseRow.name)):
+            leases.setdefault(row.host, []).append(row.name)
+        hosts = self._connection.execute(select(HostRow).order_by(HostRow.name))
+        return [
+            {
+                "name": row.name,
+                "state": _state(row, now),
+                "roles": row.roles,
+                "version": row.version,
+                "started_at": row.started_at,
+                "seen_at": row.seen_at,
+                "is_behind": row.is_behind,
+                "leases": leases.get(row.name, []),
+            }
+            for row in hosts
+        ]
+
+    def living(self) -> list[Row]:
+        """Return the hosts that are alive by the clock of the index."""
+        return [host for host in self.all(self.now()) if host["state"] == "alive"]
+
+    def now(self) -> dt.datetime:
+        """Return the time by the clock of the index."""
+        return backend_of(self._connection).moment(self._connection)
+
+
+def _state(row: Any, now: dt.datetime) -> str:
+    if row.lease_until is None:
+        return "stopped"
+    return "alive" if row.lease_until > now else "lost"

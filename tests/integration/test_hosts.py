@@ -1,0 +1,302 @@
+"""Hosts that share an index in PostgreSQL: claims, leases, the clock, and cursors behind what several commit."""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection
+
+from node.archive.filesystem import Archive
+from node.conversion.scheduler import Worker
+from node.conversion.volume_files import revision_folder, sweep
+from node.dicom.attributes import instance_attributes
+from node.errors import UsageError
+from node.index.backend import IndexUnusable, ServerPlace
+from node.index.database import Index
+from node.index.deliveries import lease_of
+from node.index.engine import upgrade
+from node.index.events import record_event
+from node.index.hosts import LeaseLost, Leases, Member
+from node.index.records import Arrived, ClaimedSeries, StoredFile
+from node.metrics import Metrics
+from node.settings.model import Convert
+from tests import make
+from tests.integration.conftest import Clock, data_set_bytes
+from tests.made_once import IN_POSTGRESQL
+from tests.postgresql import Server, start
+
+pytest.importorskip("psycopg", reason="psycopg is not installed")
+
+pytestmark = pytest.mark.skipif(IN_POSTGRESQL, reason="has databases of its own")
+
+LEASE = dt.timedelta(seconds=60)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with start() as server:
+        upgrade(ServerPlace(server.create("migrated"), tmp_path_factory.mktemp("root")))
+        yield server
+
+
+class Host:
+    """A host of an index, without its services."""
+
+    def __init__(self, index: Index, name: str) -> None:
+        self.index, self.leases = index, Leases()
+        self.member = Member(name, ["convert"], "1", [], LEASE)
+
+    def beat(self, now: dt.datetime, *wanted: str, is_behind: bool = False) -> frozenset[str]:
+        self.index.share(self.leases)
+        return self.index.hosts.beat(self.member, wanted, now, now, is_behind=is_behind)
+
+
+@pytest.fixture
+def hosts(server: Server, tmp_path: Path) -> Iterator[Callable[[str], Host]]:
+    """Open the index of a test as another host."""
+    url = server.create(tmp_path.name, "migrated")
+    with ExitStack() as opened:
+
+        def host(name: str) -> Host:
+            return Host(opened.enter_context(closing(Index(tmp_path, Metrics(), url=url, host=name))), name)
+
+        yield host
+
+
+def add(index: Index, now: dt.datetime) -> None:
+    """Add an instance whose series has been due for a while."""
+    [ds] = make.ct_series(1)
+    syntax, data = str(ds.file_meta.TransferSyntaxUID), data_set_bytes(ds)
+    key = f"objects/00000000/{ds.SOPInstanceUID}.dcm"
+    received_at = now - dt.timedelta(seconds=10)
+    file = StoredFile(key, f"quarantine/{key}", len(data), "0" * 64, 0, syntax, "dicom", "CT", "", "", received_at)
+    index.instances.add([Arrived(instance_attributes(data, syntax), file, 1.0)])
+
+
+def test_a_series_is_claimed_by_one_host_and_taken_over_when_that_one_vanishes(hosts: Callable[[str], Host]) -> None:
+    a, b = hosts("a"), hosts("b")
+    now = a.index.now()
+    a.beat(now), b.beat(now)
+    add(a.index, now)
+    claimed = a.index.series.claim_due(now)
+    assert claimed is not None
+    assert b.index.series.claim_due(now) is None
+    # Neither a start of another host, nor its look for stalled claims, nor one before the end of the lease takes it.
+    assert b.index.series.release_all_claims(now) == b.index.series.release_stalled_claims([], now) == 0
+    assert b.index.series.take_over(now + LEASE / 2) is None
+    later = now + LEASE + dt.timedelta(seconds=1)
+    b.beat(later)
+    taken, of = b.index.series.take_over(later) or (None, "")
+    assert (taken and taken.id, of) == (claimed.id, "a")
+    assert taken is not None
+    assert a.index.series.is_claimed(claimed) is False
+    assert b.index.series.record_crash(taken, "host a vanished", 3, later) is True
+    with b.index.reading() as view:
+        [row] = view.series.under_way(10)
+        assert (row["state"], row["error"]) == ("receiving", "host a vanished")
+    again = b.index.series.claim_due(later + dt.timedelta(hours=1))
+    assert again is not None
+    a.index.series.release_claim(claimed, later)  # of a claim that was lost
+    assert b.index.series.claims() == [again.claim]
+    assert b.index.series.release_all_claims(later) == 1  # a start of the host itself
+
+
+def test_hosts_that_claim_at_once_claim_each_series_once(hosts: Callable[[str], Host]) -> None:
+    both = hosts("a"), hosts("b")
+    now = both[0].index.now()
+    for _ in range(20):
+        add(both[0].index, now)
+    claims: list[ClaimedSeries] = []
+
+    def claim(host: Host) -> None:
+        while (claimed := host.index.series.claim_due(now)) is not None:
+            claims.append(claimed)
+
+    threads = [threading.Thread(target=claim, args=(host,)) for host in both for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    claims += [claimed for host in both if (claimed := host.index.series.claim_due(now)) is not None]
+    assert len({claimed.id for claimed in claims}) == len(claims) == 20
+
+
+def test_what_exists_once_is_done_by_one_living_host(hosts: Callable[[str], Host]) -> None:
+    a, b = hosts("a"), hosts("b")
+    now, name = a.index.now(), lease_of("hook")
+    a.index.deliveries.begin_hooks({"hook": False})
+    assert a.beat(now, name, "scrub") == {name, "scrub"}
+    assert b.beat(now, name, "retention") == {"retention"}
+    cursors = a.index.deliveries.work("hook", ["series-quiet"], 0, now).end
+    b_later = now + LEASE + dt.timedelta(seconds=1)
+    assert b.beat(b_later, name) == {name, "retention"}
+    with pytest.raises(LeaseLost):  # it was slow, and does not know
+        a.index.deliveries.settle("hook", [], cursors, now)
+    b.index.deliveries.settle("hook", [], cursors, now)
+    with pytest.raises(UsageError, match="b was seen 0 s ago: stop it first"):
+        a.index.hosts.forget("b", b_later)
+    b.index.hosts.leave("b", b_later)
+    assert a.beat(b_later, name) == {name, "scrub"}
+    a.index.hosts.forget("b", b_later)
+    with a.index.reading() as view:
+        [row] = view.hosts.all(b_later)
+        assert (row["name"], row["state"], row["leases"]) == ("a", "alive", [name, "scrub"])
+
+
+def test_a_lease_is_not_used_after_its_end_and_asked_for_by_its_use() -> None:
+    leases = Leases()
+    assert leases.holds("scrub") is False
+    assert leases.wanted == {"scrub"}
+    assert leases.renew(frozenset({"scrub"}), float("inf")) is True
+    assert leases.holds("scrub") is True
+    assert leases.renew(frozenset({"scrub"}), float("-inf")) is False
+    assert leases.holds("scrub") is False
+
+
+def test_a_start_deletes_no_hook_of_another_host(hosts: Callable[[str], Host]) -> None:
+    a, b = hosts("a"), hosts("b")
+    a.member = Member("a", ["receive"], "1", ["mine", "route/to"], LEASE)
+    a.beat(a.index.now())
+    a.index.deliveries.begin_hooks({"mine": False})
+    a.index.deliveries.begin_hooks({"route/to": False}, are_routes=True)
+    b.beat(b.index.now())
+    b.index.deliveries.begin_hooks({})
+    b.index.deliveries.begin_hooks({}, are_routes=True)
+    assert a.index.deliveries.work("mine", ["series-quiet"], 0, a.index.now())
+    assert a.index.deliveries.work("route/to", ["series-quiet"], 0, a.index.now())
+    a.index.hosts.leave("a", a.index.now())
+    b.index.hosts.forget("a", b.index.now())
+    b.index.deliveries.begin_hooks({})
+    with b.index.reading() as view:
+        assert "mine" not in view.hooks.progress()
+
+
+def test_files_of_a_conversion_of_another_host_are_no_strays(hosts: Callable[[str], Host], tmp_path: Path) -> None:
+    a, b = hosts("a"), hosts("b")
+    now = a.index.now()
+    add(a.index, now)
+    claimed = a.index.series.claim_due(now)
+    assert claimed is not None
+    archive, of_a = Archive(tmp_path / "archive", host="b"), Archive(tmp_path / "archive", host="a")
+    published, stray = archive.root / revision_folder(claimed), archive.root / "volumes/1.2/3.4/1-01234567"
+    for folder in (published, stray, archive.work / "x", of_a.work / "y"):
+        folder.mkdir(parents=True)
+    (of_a.incoming / "large.part").touch()
+    keys = of_a.new_key(), archive.new_key()
+    assert keys[0].startswith("objects/00000000-a/")
+    assert keys[1].startswith("objects/00000000-b/")
+    sweep(archive, b.index)
+    assert (published.exists(), stray.exists(), list(archive.work.iterdir())) == (True, False, [])
+    assert archive.sweep_incoming() == 0
+    assert (of_a.work / "y").exists()
+    assert (archive.folders(), of_a.folders()) == (["00000000-b"], ["00000000-a"])
+
+
+def test_no_host_claims_while_another_one_is_behind(hosts: Callable[[str], Host]) -> None:
+    a, b = hosts("a"), hosts("b")
+    now = a.index.now()
+    a.beat(now, is_behind=True)
+    assert (a.index.hosts.is_another_behind(now), b.index.hosts.is_another_behind(now)) == (False, True)
+    assert not b.index.hosts.is_another_behind(
+        now + LEASE
+    )  # it vanished: its instances reopen the series when they come
+
+
+def test_a_cursor_passes_no_event_that_is_still_to_be_committed(hosts: Callable[[str], Host]) -> None:
+    a, b = hosts("a"), hosts("b")
+    a.index.deliveries.begin_hooks({"hook": False})
+    is_written, may_commit = threading.Event(), threading.Event()
+
+    def record(index: Index, detail: str, *, slowly: bool = False) -> None:
+        def write(connection: Connection) -> None:
+            record_event(connection, "study-quiet", index.now(), study_instance_uid="1.2", detail=detail)
+            if slowly:
+                is_written.set()
+                assert may_commit.wait(30)
+
+        index._writer.run(write)
+
+    def followed() -> list[str]:
+        with a.index.reading(wait=False, following=True) as view:
+            streamed = [row["detail"] for row in view.events.since(0, 10)]
+        work = a.index.deliveries.work("hook", ["study-quiet"], 0, a.index.now())
+        assert [pending.detail for pending in work.new] == streamed
+        return streamed
+
+    record(b.index, "before")
+    assert followed() == ["before"]
+    slow = threading.Thread(target=record, args=(a.index, "first"), kwargs={"slowly": True})
+    slow.start()
+    assert is_written.wait(30)
+    record(b.index, "second")
+    with a.index.reading(wait=False) as view:  # a cursor that passes it would never see the first one
+        assert [row["detail"] for row in view.events.since(0, 10)] == ["before", "second"]
+    assert followed() == ["before"]
+    may_commit.set()
+    slow.join()
+    assert followed() == ["before", "first", "second"]
+
+
+@pytest.mark.long
+def test_six_hosts_that_write_lose_no_event_of_ten_thousand(hosts: Callable[[str], Host]) -> None:
+    writers = [hosts(f"writer{number}") for number in range(6)]
+    reader = hosts("reader").index
+
+    def write(index: Index, number: int) -> None:
+        for count in range(10_000 // 6 + 1):
+            event = {"study_instance_uid": f"1.{number}", "detail": str(count)}
+            index._writer.run(
+                lambda connection, event=event: record_event(connection, "study-quiet", index.now(), **event)
+            )  # type: ignore[misc]
+
+    threads = [threading.Thread(target=write, args=(host.index, number)) for number, host in enumerate(writers)]
+    for thread in threads:
+        thread.start()
+    followed: dict[str, list[int]] = {}
+    last, is_over = 0, False
+    while not is_over:
+        is_over = not any(thread.is_alive() for thread in threads)
+        while True:
+            with reader.reading(wait=False, following=True) as view:
+                rows = view.events.since(last, 500)
+            for row in rows:
+                followed.setdefault(row["study_instance_uid"], []).append(int(row["detail"]))
+            if not rows:
+                break
+            last = rows[-1]["id"]
+    assert followed == {f"1.{number}": list(range(10_000 // 6 + 1)) for number in range(6)}
+
+
+def test_a_wrong_clock_of_one_host_changes_no_wait(hosts: Callable[[str], Host], tmp_path: Path) -> None:
+    a, b = hosts("a"), hosts("b")
+    now = dt.datetime.now(dt.UTC)
+    moment = a.index.now()
+    assert abs(moment - b.index.now()) < dt.timedelta(minutes=1)
+    assert abs(moment - now) < dt.timedelta(minutes=1)  # both are of this machine, so the clock of the server is right
+    add(a.index, moment)
+    with a.index.reading() as view:
+        [due_at] = [row["due_at"] for row in view.series.under_way(10)]
+
+    clock = Clock(now)
+    worker = Worker(Archive(tmp_path), b.index, Convert(), clock)
+    worker._follow_clock()
+    clock.move(3600)  # as if the machine of this host were set
+    worker._follow_clock()
+    with a.index.reading() as view:
+        assert [row["due_at"] for row in view.series.under_way(10)] == [due_at]
+
+
+def test_a_host_with_another_archive_is_refused_while_one_lives(server: Server, tmp_path: Path) -> None:
+    url = server.create("archives", "migrated")
+    with closing(Index(tmp_path / "one", Metrics(), url=url, host="a")) as index:
+        host = Host(index, "a")
+        host.beat(index.now())
+        with pytest.raises(IndexUnusable, match=r"in use by a, with files in .*one: set \[storage\] archive"):
+            Index(tmp_path / "two", Metrics(), url=url, host="b")
+        index.hosts.leave("a", index.now())
+    Index(tmp_path / "two", Metrics(), url=url, host="b").close()
