@@ -35,6 +35,7 @@ PANELS = {
         "patient",
         "pseudonyms",
         "account",
+        "cluster",
         "viewers",
     ),
 }

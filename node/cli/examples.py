@@ -60,6 +60,7 @@ EXAMPLES = {
     "patient": ("voxelnode patient list",),
     "pseudonyms": ("voxelnode pseudonyms new trial.key", "voxelnode pseudonyms map trial.key scans"),
     "account": ("voxelnode account add doe", "voxelnode account list"),
+    "cluster": ("voxelnode cluster hosts", "voxelnode cluster forget HOST"),
     "viewers": ("voxelnode viewers list", "voxelnode viewers install ohif"),
 }
 """By command, the empty name for the whole program."""

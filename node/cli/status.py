@@ -75,6 +75,7 @@ def status(uids: Uids = False, config: ConfigFile = None, root: Root = None, jso
             "incomplete_series": index.series.count_incomplete(),
             "failures": index.failures.count(),
             "senders": index.senders.all(),
+            "hosts": index.hosts.all(index.hosts.now()),
             "oldest_due_at": index.series.next_due_at(),
             "free_bytes": os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize,
         }
@@ -158,6 +159,15 @@ def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]], *, uids: bo
             "free": sized(facts["free_bytes"]),
         }
     )
+    if facts["hosts"]:
+        print_fitted(
+            "hosts of this index",
+            {"host": 20, "state": 8, "seen": 16, "roles": 21, "version": 12},
+            [
+                (row["name"], row["state"], minute(row["seen_at"]), ", ".join(row["roles"]), row["version"])
+                for row in facts["hosts"]
+            ],
+        )
     if facts["senders"]:
         print_fitted(
             'learnt from senders, for [series] quiet_seconds = "auto"',

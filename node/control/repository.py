@@ -237,6 +237,7 @@ class Repository:
             "cancel-job": self._cancel_job,
             "end-workitem": self._end_workitem,
             "note-export": self._note_export,
+            "forget-host": self._forget_host,
             "set-account": accounts.set_account,
             "set-role": accounts.set_role,
             "remove-account": accounts.remove_account,
@@ -314,6 +315,10 @@ class Repository:
         event, detail = AuditEvent.PROCEDURE_RECORD, f"workitem {workitem}: {reason}"
         self.audit.note(AuditMessage(event, Action.UPDATE, Result.SUCCESS, participants, objects, detail))
         return {"ended": workitem}
+
+    def _forget_host(self, host: str) -> Mapping[str, Any]:
+        self.index.hosts.forget(host, self.index.now())
+        return {"forgotten": host}
 
     def _note_export(self, detail: str, result: int, who: str) -> Mapping[str, Any]:
         self.audit.note(export_message(detail, Result(result), who))

@@ -41,8 +41,11 @@ class ServerPlace:
 FOLLOWED = ("events", "images", "series", "workitems", "workitem_reports")
 """Tables whose rows are read in the order of their ids, behind a cursor."""
 
+COMPLETED = "completed"
+
 Settled = Mapping[str, int]
-"""For each table of `FOLLOWED`, the id up to which every row is committed, or never will be: a cursor may pass it."""
+"""For each table of `FOLLOWED`, the id up to which every row is committed, or never will be: a cursor may pass it; as
+`COMPLETED`, a number that is another one after each commit."""
 
 
 def is_settled(settled: Settled | None, id: Any) -> ColumnElement[bool]:

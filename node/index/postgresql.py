@@ -32,7 +32,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.types import TypeEngine
 
-from node.index.backend import FOLLOWED, IndexUnusable, ServerPlace, Settled
+from node.index.backend import COMPLETED, FOLLOWED, IndexUnusable, ServerPlace, Settled
 from node.index.postgresql_sql import in_postgresql
 
 Error = psycopg.Error
@@ -355,39 +355,42 @@ def settled_numbers(engine: Engine) -> Callable[[], Settled | None]:
 
 
 class _SettledNumbers:
-    """Follows the numbers that were given, and the transactions that gave them. Thread-safe.
+    """Follows the numbers that were given, and the transactions under way that may have given them. Thread-safe.
 
-    A number was given by a transaction that began before the number was read. When all transactions have ended that
-    had begun by then, each row with that number or a smaller one is there, or never will be.
+    A transaction locks its own number before it gives one to a row, until all see what it has committed. When all have
+    ended that were under way after numbers were read, each row with one of these numbers or a smaller one is there, or
+    never will be. (A snapshot is no help: it does not know transactions that began after the last one that has ended.)
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._lock = threading.Lock()
         self._settled: Settled = dict.fromkeys(FOLLOWED, 0)
-        self._given: tuple[int, Settled] | None = None  # settled when the transactions before this one have ended
+        self._given: Settled = self._settled
+        self._awaited: set[str] = set()
 
     def __call__(self) -> Settled:
         with self._lock, self._engine.connect() as connection:
             given = dict(zip(FOLLOWED, connection.exec_driver_sql(_GIVEN).one(), strict=True))
-            connection.rollback()  # numbers first: those of a later snapshot could belong to later transactions
-            oldest, following = connection.exec_driver_sql(_TRANSACTIONS).one()
-            if self._given is not None and oldest >= self._given[0]:
-                self._settled, self._given = self._given[1], None
-            if oldest == following:
-                self._settled, self._given = given, None
-            elif self._given is None:
-                self._given = following, given
-            return self._settled
+            under_way = set(connection.exec_driver_sql(_UNDER_WAY).scalars())
+            self._awaited &= under_way
+            if not self._awaited:
+                self._settled = self._given
+                self._given, self._awaited = given, under_way
+            if not under_way:
+                self._settled = given
+            completed = connection.exec_driver_sql(_COMPLETED).scalar_one()
+            return {**self._settled, COMPLETED: completed}
 
 
 _GIVEN = "SELECT {}".format(
     ", ".join(f"(SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {table}_id_seq)" for table in FOLLOWED)
 )
-_TRANSACTIONS = (
-    "SELECT pg_snapshot_xmin(snapshot)::text::bigint, pg_snapshot_xmax(snapshot)::text::bigint "
-    "FROM pg_current_snapshot() snapshot"
+_UNDER_WAY = (
+    "SELECT transactionid::text FROM pg_locks WHERE locktype = 'transactionid' AND mode = 'ExclusiveLock' "
+    "AND coalesce(pid IN (SELECT pid FROM pg_stat_activity WHERE datname = current_database()), true)"
 )
+_COMPLETED = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
 
 
 def moment(connection: Connection) -> dt.datetime:

@@ -234,8 +234,9 @@ class ResultIntake:
 
     def sweep(self) -> None:
         """Remove the folders of jobs that have ended: by a deletion, or while a file of theirs arrived."""
+        there = list(self._folder.glob("*"))  # first: another host may begin a job, whose row comes before its folder
         is_open = self._index.jobs.open_ids()
-        for folder in self._folder.glob("*"):
+        for folder in there:
             if folder.name not in is_open:
                 shutil.rmtree(folder, ignore_errors=True)
 

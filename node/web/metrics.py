@@ -38,6 +38,7 @@ class NodeGauges(Collector):
             states, oldest = index.series.count_by_state(), index.series.oldest_unconverted()
             failures = index.failures.count_by_reason()
             routes = index.routes.destinations()
+            hosts = index.hosts.all(self._node.index.now())
         series = GaugeMetricFamily("voxelnode_series", "Series, by state", labels=["state"])
         for state in SERIES_STATES:  # include states without series: alert rules compare with an hour ago
             series.add_metric([state], states.get(state, 0))
@@ -46,10 +47,11 @@ class NodeGauges(Collector):
         )
         for reason, count in failures.items():
             reasons.add_metric([reason], count)
-        age = (dt.datetime.now(dt.UTC) - oldest).total_seconds() if oldest is not None else 0.0
+        age = (self._node.index.now() - oldest).total_seconds() if oldest is not None else 0.0
         yield series
         yield reasons
         yield from _of_routes(routes)
+        yield from _of_hosts(hosts, self._node.index.now())
         yield GaugeMetricFamily(
             "voxelnode_oldest_unconverted_seconds",
             "Arrival time of the oldest instance that no conversion has seen; 0 if there is none",
@@ -63,6 +65,20 @@ class NodeGauges(Collector):
             "Free space below which instances are refused ([storage] reserve_bytes)",
             value=self._node.settings.storage.reserve_bytes,
         )
+
+
+def _of_hosts(rows: Sequence[Mapping[str, Any]], now: dt.datetime) -> Iterator[GaugeMetricFamily]:
+    """Yield the gauge of the hosts that share the index; those that were stopped are left out."""
+    if rows:
+        seen = GaugeMetricFamily(
+            "voxelnode_host_unseen_seconds",
+            "Time since a host that was not stopped said that it lives",
+            labels=["host"],
+        )
+        for row in rows:
+            if row["state"] != "stopped":
+                seen.add_metric([row["name"]], max(0.0, (now - row["seen_at"]).total_seconds()))
+        yield seen
 
 
 def _of_routes(rows: Sequence[Mapping[str, Any]]) -> Iterator[GaugeMetricFamily]:

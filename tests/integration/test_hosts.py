@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import Connection
 
 from node.archive.filesystem import Archive
+from node.control.membership import Membership
 from node.conversion.scheduler import Worker
 from node.conversion.volume_files import revision_folder, sweep
 from node.dicom.attributes import instance_attributes
@@ -26,6 +27,7 @@ from node.index.records import Arrived, ClaimedSeries, StoredFile
 from node.metrics import Metrics
 from node.settings.model import Convert
 from tests import make
+from tests.ingest import opened_ingest
 from tests.integration.conftest import Clock, data_set_bytes
 from tests.made_once import IN_POSTGRESQL
 from tests.postgresql import Server, start
@@ -195,6 +197,22 @@ def test_files_of_a_conversion_of_another_host_are_no_strays(hosts: Callable[[st
     assert archive.sweep_incoming() == 0
     assert (of_a.work / "y").exists()
     assert (archive.folders(), of_a.folders()) == (["00000000-b"], ["00000000-a"])
+
+
+def test_an_open_association_of_another_host_keeps_its_series_waiting(
+    hosts: Callable[[str], Host], tmp_path: Path
+) -> None:
+    a, b = hosts("a"), hosts("b")
+    now = a.index.now()
+    add(a.index, now)
+    with b.index.reading() as view:
+        [row] = view.series.under_way(10)
+    with opened_ingest(Archive(tmp_path), a.index, Metrics(), lambda sender: 1.0, 1 << 20) as ingest:
+        ingest.open_associations.brought("open", "CT", (row["study_instance_uid"], row["series_instance_uid"]))
+        Membership(a.index, ingest, a.member).step()
+        assert b.index.series.claim_due(now) is None
+        ingest.association_ended("open", "released")
+    assert b.index.series.claim_due(now) is not None
 
 
 def test_no_host_claims_while_another_one_is_behind(hosts: Callable[[str], Host]) -> None:

@@ -486,6 +486,19 @@ class SenderResource(Resource):
     learnt_at: dt.datetime
 
 
+class HostResource(Resource):
+    """A host of an index that several share; `leases` is what it does alone."""
+
+    name: str
+    state: Literal["alive", "stopped", "lost"]
+    roles: list[str]
+    version: str
+    started_at: dt.datetime
+    seen_at: dt.datetime
+    is_behind: bool
+    leases: list[str]
+
+
 class NodeStatus(Resource):
     """The state of the node.
 
@@ -503,6 +516,7 @@ class NodeStatus(Resource):
     failures: dict[str, int]
     oldest_unconverted_at: dt.datetime | None
     senders: list[SenderResource]
+    hosts: list[HostResource]
     last_event: int
 
 

@@ -93,7 +93,7 @@ def list_history(
 def show_status(account: Reader, node: Node) -> models.NodeStatus:
     """The state of the node: queues, failures, and whether instances are accepted."""
     applier = node.ingest.applier
-    with node.index.reading(wait=False) as index:
+    with node.index.reading(wait=False, following=True) as index:
         return models.NodeStatus(
             version=__version__,
             ae_title=node.settings.dicom.ae_title,
@@ -106,5 +106,6 @@ def show_status(account: Reader, node: Node) -> models.NodeStatus:
             failures=index.failures.count_by_reason(),
             oldest_unconverted_at=index.series.oldest_unconverted(),
             senders=[models.SenderResource.of(row) for row in index.senders.all()],
+            hosts=[models.HostResource.of(row) for row in index.hosts.all(node.index.now())],
             last_event=index.events.newest(),
         )

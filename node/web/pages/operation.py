@@ -203,8 +203,10 @@ def _status(node: Services) -> dict[str, Any]:
     with node.index.reading(wait=False) as index:
         levels, series = index.count_levels(), index.series
         states, oldest = series.count_by_state(), series.oldest_unconverted()
+        hosts = index.hosts.all(node.index.now())
     return {
         "levels": levels,
+        "hosts": hosts,
         "states": states,
         "oldest": oldest,
         "disk": _disk(node),

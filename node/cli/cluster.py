@@ -1,0 +1,58 @@
+"""``voxelnode cluster hosts|forget``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from node.cli.actions import perform
+from node.cli.options import ConfigFile, Json, Root, reading_index, settings_for_change
+from node.cli.output import minute, print_fitted, print_json
+
+app = typer.Typer(help="List and forget the hosts that share an index in PostgreSQL.", no_args_is_help=True)
+
+HOSTS = {"host": 16, "state": 8, "seen": 16, "roles": 21, "version": 12, "does alone": 21}
+"""Columns and widths of a line."""
+
+
+@app.command()
+def hosts(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
+    """List the hosts of the index, and what each of them does alone.
+
+    A host is alive, has stopped, or is lost: it has said nothing for as long as its lease.
+    """
+    with reading_index(config, root) as index:
+        rows = index.hosts.all(index.hosts.now())
+    if json:
+        print_json(rows)
+        return
+    print_fitted(
+        f"{len(rows)} hosts" if rows else "no hosts: the index is a file, or no node has opened it yet",
+        HOSTS,
+        (
+            (
+                row["name"],
+                row["state"],
+                minute(row["seen_at"]),
+                ", ".join(row["roles"]),
+                row["version"],
+                ", ".join(row["leases"]),
+            )
+            for row in rows
+        ),
+    )
+
+
+@app.command()
+def forget(
+    host: Annotated[str, typer.Argument(metavar="HOST", help="Name of a host that will not come back.")],
+    config: ConfigFile = None,
+    root: Root = None,
+) -> None:
+    """Forget a host that is gone for good.
+
+    What its journal had and the index lacks is lost with its disk: senders that keep their images send them again.
+    """
+    perform(settings_for_change(config, root), "forget-host", host=host)
+    print(f"{host} is forgotten")
