@@ -124,10 +124,10 @@ class Node:
         )
         delete = repository.delete_confirmed
         self._router = Router(settings, archive, index, metrics, audit, self._decoder, delete)
-        self._web = self._web_server(settings)
         self._membership = None
         if index.has_hosts:
             self._membership = Membership(index, repository.ingest, self._member())
+        self._web = self._web_server(settings)
         metrics.service_failures.counts = lambda: {name: part.failures for name, part in self._supervised().items()}
 
     def start(self) -> Endpoints:
