@@ -1,0 +1,92 @@
+{{- define "voxelnode.labels" -}}
+app.kubernetes.io/name: voxelnode
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "voxelnode.pod" -}}
+metadata:
+  labels:
+    {{- include "voxelnode.labels" . | nindent 4 }}
+    app.kubernetes.io/component: {{ .component }}
+  annotations:
+    checksum/config: {{ .Values.config | sha256sum }}
+spec:
+  terminationGracePeriodSeconds: {{ .Values.terminationGracePeriodSeconds }}
+  automountServiceAccountToken: false
+  securityContext:
+    runAsNonRoot: true
+    runAsUser: 10001
+    runAsGroup: 10001
+    fsGroup: 10001
+    fsGroupChangePolicy: OnRootMismatch
+    seccompProfile:
+      type: RuntimeDefault
+  containers:
+    - name: node
+      image: "{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}"
+      imagePullPolicy: {{ .Values.image.pullPolicy }}
+      env:
+        - name: VOXELNODE_INDEX__URL
+          value: {{ .Values.index.url | quote }}
+        - name: PGPASSWORD
+          valueFrom:
+            secretKeyRef:
+              name: {{ .Values.index.passwordSecret }}
+              key: password
+        - name: VOXELNODE_CLUSTER__HOST
+          valueFrom:
+            fieldRef:
+              fieldPath: metadata.name
+        - name: VOXELNODE_CLUSTER__ROLES
+          value: {{ .roles | quote }}
+        - name: VOXELNODE_STORAGE__ARCHIVE
+          value: /var/lib/voxelnode-archive
+        - name: VOXELNODE_DICOM__PORT
+          value: "11112"
+        - name: VOXELNODE_WEB__PORT
+          value: "8080"
+      ports:
+        - name: dicom
+          containerPort: 11112
+        - name: web
+          containerPort: 8080
+      startupProbe:
+        httpGet: {path: /healthz, port: web}
+        periodSeconds: 5
+        failureThreshold: 720
+      livenessProbe:
+        httpGet: {path: /healthz, port: web}
+        periodSeconds: 30
+        timeoutSeconds: 10
+      readinessProbe:
+        httpGet: {path: /readyz, port: web}
+        periodSeconds: 10
+        timeoutSeconds: 10
+      resources:
+        {{- .resources | toYaml | nindent 8 }}
+      securityContext:
+        allowPrivilegeEscalation: false
+        readOnlyRootFilesystem: true
+        capabilities:
+          drop: [ALL]
+      volumeMounts:
+        - name: root
+          mountPath: /var/lib/voxelnode
+        - name: archive
+          mountPath: /var/lib/voxelnode-archive
+        - name: config
+          mountPath: /etc/voxelnode/voxelnode.toml
+          subPath: voxelnode.toml
+          readOnly: true
+        - name: tmp
+          mountPath: /tmp
+  volumes:
+    - name: archive
+      persistentVolumeClaim:
+        claimName: {{ .Values.archive.existingClaim | default (printf "%s-archive" .Release.Name) }}
+    - name: config
+      configMap:
+        name: {{ .Release.Name }}
+    - name: tmp
+      emptyDir: {}
+{{- end }}

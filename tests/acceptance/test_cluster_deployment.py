@@ -1,0 +1,100 @@
+"""deploy/helm and deploy/compose.cluster.yaml: what they tell the hosts, and whether Kubernetes would take it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from node.settings.load import load
+from node.settings.model import Settings
+from tests.documents.chart import Chart
+
+DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
+EVERYTHING = {
+    "archive.existingClaim": "shared",
+    "archive.storageClass": "nfs",
+    "receive.root.storageClass": "fast",
+    "convert.root.storageClass": "fast",
+    "dicom.type": "ClusterIP",
+    "dicom.annotations": {"example.org/address": "10.1.2.3"},
+    "convert.autoscaling.enabled": True,
+    "serviceMonitor.enabled": True,
+    "networkPolicy.enabled": True,
+}
+
+
+def settings_of(environment: dict[str, str], file: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """The settings of a host in a container."""
+    path = folder / "voxelnode.toml"
+    path.write_text(file)
+    with monkeypatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("VOXELNODE_")]:
+            patch.delenv(name)
+        patch.setenv("VOXELNODE_DEFAULTS", str(DEPLOY / "container.toml"))
+        patch.setenv("VOXELNODE_CONFIG", str(path))
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        return load(None, {}).settings
+
+
+def hosts_of_chart(manifests: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
+    """The environments of the first host of each set, by its name."""
+    found = {}
+    for manifest in manifests:
+        if manifest["kind"] == "StatefulSet":
+            name = f"{manifest['metadata']['name']}-0"
+            [container] = manifest["spec"]["template"]["spec"]["containers"]
+            found[name] = {one["name"]: one.get("value", name) for one in container["env"]}
+    return found
+
+
+def test_hosts_of_the_chart_and_of_compose_get_roles_and_share_index_and_archive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chart = Chart(DEPLOY / "helm" / "voxelnode").manifests("imaging", {})
+    [file] = [manifest["data"]["voxelnode.toml"] for manifest in chart if manifest["kind"] == "ConfigMap"]
+    of_chart = hosts_of_chart(chart)
+    services = yaml.safe_load((DEPLOY / "compose.cluster.yaml").read_text())["services"]
+    of_compose = {name: one["environment"] for name, one in services.items() if one["image"] == "voxelnode"}
+    assert list(of_compose) == ["receive-1", "receive-2", "convert-1", "convert-2"]
+    for hosts in (of_chart, of_compose):
+        given = {name: settings_of(environment, file, tmp_path, monkeypatch) for name, environment in hosts.items()}
+        assert {name: settings.cluster.name for name, settings in given.items()} == {name: name for name in given}
+        for name, settings in given.items():
+            assert settings.cluster.roles == (("convert" if "convert" in name else "receive"), "web")
+        assert len({settings.index.url for settings in given.values()}) == 1
+        assert {str(settings.archive_folder) for settings in given.values()} == {"/var/lib/voxelnode-archive"}
+        assert {str(settings.storage.root) for settings in given.values()} == {"/var/lib/voxelnode"}
+
+
+def test_the_balancer_knows_all_receivers() -> None:
+    services = yaml.safe_load((DEPLOY / "compose.cluster.yaml").read_text())["services"]
+    known = re.findall(r"^ +server (\S+) (\S+):(\d+)$", (DEPLOY / "haproxy.cfg").read_text(), flags=re.MULTILINE)
+    receivers = [name for name in services if name.startswith("receive-")]
+    assert known == [(name, name, port) for port in ("11112", "8080") for name in receivers]
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("changed", [{}, EVERYTHING], ids=["default", "everything"])
+def test_the_schemas_of_kubernetes_take_the_chart(changed: dict[str, Any], tmp_path: Path) -> None:
+    manifests = Chart(DEPLOY / "helm" / "voxelnode").manifests("imaging", changed)
+    assert {one["kind"] for one in manifests} >= {"StatefulSet", "Service", "ConfigMap", "PodDisruptionBudget"}
+    validate = Path(os.environ.get("VOXELNODE_CLIENT_VENV", "")) / "bin" / "kubernetes-validate"
+    if not validate.is_file():
+        pytest.skip(f"{validate} is not installed")
+    own = [one for one in manifests if one["apiVersion"].partition("/")[0] not in ("keda.sh", "monitoring.coreos.com")]
+    (tmp_path / "chart.yaml").write_text(yaml.safe_dump_all(own))
+    done = subprocess.run(
+        [validate, "--strict", "--quiet", tmp_path / "chart.yaml"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
