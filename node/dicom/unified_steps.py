@@ -232,13 +232,22 @@ def created(model: Json, now: dt.datetime) -> tuple[Json, bool]:
         if values_of(model, keyword):
             raise InvalidStep(f"{_named(keyword)} of a new step must be empty (PS3.4 table CC.2.5-3)")
     _check(model)
-    added = elements(dict.fromkeys(keyword for keyword in _EMPTY_OR_MORE if _tag(keyword) not in model))
+    added = _lacking(model)
     if not entry_text(model, "WorklistLabel"):
         added |= elements({"WorklistLabel": DEFAULT_WORKLIST})
     step = {**model, **added}
     for keyword in ("SOPClassUID", "SOPInstanceUID", "TransactionUID"):
         step.pop(_tag(keyword), None)
-    return _modified(step, now), bool(added)
+    return modified(step, now), bool(added)
+
+
+def completed_by_empty(step: Json, now: dt.datetime) -> Json:
+    """Return a new step of the node with the attributes of type 2 that it lacks, empty."""
+    return modified({**step, **_lacking(step)}, now)
+
+
+def _lacking(model: Json) -> Json:
+    return elements(dict.fromkeys(keyword for keyword in _EMPTY_OR_MORE if _tag(keyword) not in model))
 
 
 def updated(before: Json, changes: Json, now: dt.datetime) -> Json:
@@ -256,7 +265,7 @@ def updated(before: Json, changes: Json, now: dt.datetime) -> Json:
             raise InvalidStep(f"{_named(keyword)} must have a value (PS3.4 table CC.2.5-3)")
     _check(changes)
     new = {name: element for name, element in changes.items() if name != _tag("TransactionUID")}
-    return _modified({**before, **new}, now)
+    return modified({**before, **new}, now)
 
 
 def changed(step: Json, state: State, now: dt.datetime) -> Json | Status:
@@ -265,7 +274,7 @@ def changed(step: Json, state: State, now: dt.datetime) -> Json | Status:
     A step that becomes CANCELED gets the current time if it has no *Procedure Step Cancellation DateTime*, and an
     unspecified reason if it has no code of a reason, so that it can be cancelled without an update (CC.2.5.1.3.2).
     """
-    after = _modified({**step, **elements({"ProcedureStepState": state})}, now)
+    after = modified({**step, **elements({"ProcedureStepState": state})}, now)
     if state == "CANCELED":
         after = _with_cancellation(after, {}, now)
     if state in FINAL and not all(values_of(step, keyword) for keyword in _AT_END):
@@ -375,7 +384,8 @@ def _items(model: Json) -> Iterator[tuple[str, Json]]:
                 yield from _items(item)
 
 
-def _modified(step: Json, now: dt.datetime) -> Json:
+def modified(step: Json, now: dt.datetime) -> Json:
+    """Return a step in the order of its tags, with the time of its change."""
     return dict(sorted({**step, **elements({"ScheduledProcedureStepModificationDateTime": now})}.items()))
 
 

@@ -31,6 +31,7 @@ from node.index.converted import SeriesKey
 from node.index.events import EventKind, record_event
 from node.index.hosts import others_subscribers, require_lease
 from node.index.models import DeliveryRow, EventRow, HookRow, ImageRow, SeriesRow, StudyRow
+from node.index.own_workitems import OwnWork, Standing, end_others, follow
 from node.index.repository import IndexRepository, on_reader, on_writer
 from node.index.writer import IndexWriter
 from node.settings.model import HookEvent, RouteEvent
@@ -188,6 +189,8 @@ class DeliveryRepository(IndexRepository):
         )
         dropped = orphans.values(state="dropped", due_at=None, reason="it is no longer configured")
         count = connection.execute(dropped).rowcount
+        if are_routes:
+            end_others(connection, names, dt.datetime.now(dt.UTC))
         last_event = connection.execute(select(func.coalesce(func.max(EventRow.id), 0))).scalar_one()
         last_image = connection.execute(select(func.coalesce(func.max(ImageRow.id), 0))).scalar_one()
         for name, wanted in wants_instances.items():
@@ -400,12 +403,14 @@ def _due(connection: Connection, hook: str, now: dt.datetime) -> tuple[PendingEv
         .order_by(DeliveryRow.id)
         .limit(MAX_READ_ROWS)
     )
-    return tuple(
-        PendingEvent(
-            row.message_id, row.event, row.happened_at, row.study_instance_uid, row.series_instance_uid,
-            row.sop_instance_uid, row.revision, row.detail, row.attempts,
-        )
-        for row in rows
+    return tuple(map(pending_of, rows))
+
+
+def pending_of(row: Row[Any]) -> PendingEvent:
+    """Return the event of a row of ``deliveries``."""
+    return PendingEvent(
+        row.message_id, row.event, row.happened_at, row.study_instance_uid, row.series_instance_uid,
+        row.sop_instance_uid, row.revision, row.detail, row.attempts,
     )  # fmt: skip
 
 
@@ -514,6 +519,8 @@ def keep(connection: Connection, hook: str, attempt: Attempt, now: dt.datetime) 
     row = {"hook": hook} | {name: getattr(pending, name) for name in names} | values
     upsert = insert(DeliveryRow).values(row).on_conflict_do_update(index_elements=["hook", "message_id"], set_=values)
     connection.execute(upsert)
+    if is_send(hook, pending):
+        follow(connection, send_of(hook, pending), _standing(attempt), now)
     if attempt.state == "given-up":
         record_event(
             connection,
@@ -525,6 +532,34 @@ def keep(connection: Connection, hook: str, attempt: Attempt, now: dt.datetime) 
             revision=pending.revision,
             detail=f"{_described(hook)} did not take {pending.event} in {attempt.attempts} attempts: {attempt.reason}",
         )
+
+
+def is_send(hook: str, pending: PendingEvent) -> bool:
+    """Return whether a message is a workitem: of a route, and about more than one instance or a change of what is here.
+
+    Messages of single instances are so many that nobody watches them.
+    """
+    return "/" in hook and pending.sop_instance_uid is None and pending.event != "changed"
+
+
+def send_of(hook: str, pending: PendingEvent) -> OwnWork:
+    """Return what the workitem of a message follows."""
+    route = hook.partition("/")[0]
+    requested_by = f"route {route}" if route else "a person"
+    uids = pending.study_instance_uid, pending.series_instance_uid
+    return OwnWork("send", hook, pending.message_id, *uids, requested_by)
+
+
+def _standing(attempt: Attempt) -> Standing:
+    reason = attempt.reason or ""
+    match attempt.state:
+        case "waiting":
+            return Standing("IN PROGRESS" if attempt.attempts else "SCHEDULED", reason)
+        case "delivered":
+            return Standing("COMPLETED")
+        case "given-up":
+            return Standing("CANCELED", reason, is_failure=True)
+    return Standing("CANCELED", reason)
 
 
 def _described(name: str) -> str:

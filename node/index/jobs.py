@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import datetime as dt
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from sqlalchemy import Connection, and_, delete, exists, func, insert, select, update
 
+from node.dicom.unified_steps import State
 from node.errors import VoxelnodeError
 from node.index.events import record_event
 from node.index.models import ImageRow, JobRow, ResultRow, SeriesRow, StudyRow
+from node.index.own_workitems import OwnWork, Standing, follow
 from node.index.repository import IndexRepository, on_reader, on_writer
 
 if TYPE_CHECKING:  # which tells jobs of replays and deletions
@@ -131,6 +133,7 @@ class JobRepository(IndexRepository):
         values |= {"created_at": now, "changed_at": now}
         added = connection.execute(insert(JobRow).values(values).returning(JobRow.id)).scalar_one()
         _forget_old(connection)
+        _follow(connection, added, now)
         return _job(connection, added), token
 
     @on_writer
@@ -141,6 +144,23 @@ class JobRepository(IndexRepository):
         its = JobRow.id == id, JobRow.state == "waiting"
         values = {"state": "running", "location": location, "due_at": due_at, "changed_at": now}
         connection.execute(update(JobRow).where(*its).values(values))
+        _follow(connection, id, now)
+
+    @on_writer
+    def begin_here(self, connection: Connection, id: int, now: dt.datetime) -> None:
+        """Record that a command or a plugin of this machine works on a job."""
+        _move(connection, id, "waiting", "running", now)
+
+    @on_writer
+    def wait_here(self, connection: Connection, id: int, now: dt.datetime) -> None:
+        """Record that a command or a plugin of this machine failed: the job waits for the next attempt."""
+        _move(connection, id, "running", "waiting", now)
+
+    @on_reader
+    def cancelled_among(self, connection: Connection, job_ids: Collection[str]) -> set[str]:
+        """Return which of these jobs were cancelled."""
+        its = JobRow.job_id.in_(job_ids), JobRow.state == "cancelled"
+        return set(connection.execute(select(JobRow.job_id).where(*its)).scalars())
 
     @on_reader
     def with_id(self, connection: Connection, job_id: str) -> Job:
@@ -173,6 +193,7 @@ class JobRepository(IndexRepository):
         values: dict[str, Any] = {"percent": percent, "detail": detail}
         told = {name: value for name, value in values.items() if value is not None}
         connection.execute(update(JobRow).where(JobRow.id == job.id).values(changed_at=now, **told))
+        _follow(connection, job.id, now)
 
     @on_writer
     def expect(self, connection: Connection, job_id: str, results: Sequence[NewResult]) -> list[NewResult]:
@@ -296,6 +317,7 @@ def _end(connection: Connection, job: Job, state: JobState, detail: str | None, 
     if detail is not None:
         values["detail"] = detail
     connection.execute(update(JobRow).where(JobRow.id == job.id).values(values))
+    _follow(connection, job.id, now)
     its = ResultRow.job_id == job.id, ResultRow.stored_at.is_not(None)
     results = connection.execute(select(func.count()).select_from(ResultRow).where(*its)).scalar_one()
     record_event(
@@ -307,6 +329,33 @@ def _end(connection: Connection, job: Job, state: JobState, detail: str | None, 
         revision=job.revision,
         detail=f"the job of hook {job.hook} has {_ENDED[state]}, with {results} results",
     )
+
+
+_STATES: dict[JobState, State] = {
+    "waiting": "SCHEDULED",
+    "running": "IN PROGRESS",
+    "succeeded": "COMPLETED",
+    "failed": "CANCELED",
+    "cancelled": "CANCELED",
+    "expired": "CANCELED",
+}
+
+
+def _move(connection: Connection, id: int, before: JobState, after: JobState, now: dt.datetime) -> None:
+    its = JobRow.id == id, JobRow.state == before
+    if connection.execute(update(JobRow).where(*its).values(state=after, changed_at=now)).rowcount:
+        _follow(connection, id, now)
+
+
+def _follow(connection: Connection, id: int, now: dt.datetime) -> None:
+    """Let the workitem of a job follow it. What its hook says of it is not part of it: it may name the patient."""
+    row = connection.execute(select(JobRow).where(JobRow.id == id)).one()
+    state = _STATES[cast(JobState, row.state)]
+    if state == "SCHEDULED" and row.percent is not None:
+        state = "IN PROGRESS"
+    text = f"the job has {_ENDED[row.state]}: see job {row.job_id}" if state == "CANCELED" else ""
+    work = OwnWork("job", row.hook, row.job_id, row.study_instance_uid, row.series_instance_uid, f"hook {row.hook}")
+    follow(connection, work, Standing(state, text, row.percent, is_failure=row.state != "cancelled"), now)
 
 
 def _forget_old(connection: Connection) -> None:

@@ -537,11 +537,16 @@ class PerformedSeriesRow(Base):
 
 
 class WorkitemRow(Base):
-    """A Unified Procedure Step that a client created (PS3.4 CC); conversions have no row here."""
+    """A Unified Procedure Step (PS3.4 CC) of a client, or of work that the node does; conversions have no row here.
+
+    The columns from ``work`` on are of the work of the node only; see `node.index.own_workitems`.
+    """
 
     __tablename__ = "workitems"
     __table_args__ = (
         CheckConstraint("state IN ('SCHEDULED', 'IN PROGRESS', 'COMPLETED', 'CANCELED')", name="state"),
+        Index("ix_workitems_work_key_work_of", "work_key", "work_of"),
+        _partial_index("ix_workitems_under_cancellation", "work_of", "cancelled_by IS NOT NULL AND ended_at IS NULL"),
         {"sqlite_autoincrement": True},  # a suspended subscription knows the last workitem that there was
     )
 
@@ -551,13 +556,19 @@ class WorkitemRow(Base):
     transaction_uid: Mapped[str | None] = mapped_column(String(64))  # the lock of its performer; never returned
     patient_id: Mapped[str | None] = mapped_column(String(64), index=True)
     attributes: Mapped[dict[str, Any]] = mapped_column(JSON)  # DICOM JSON Model
-    created_by: Mapped[str] = mapped_column(String(64))  # account
+    created_by: Mapped[str] = mapped_column(String(64))  # account, or who asked the node
     created_at: Mapped[dt.datetime] = mapped_column(Utc)
     ended_at: Mapped[dt.datetime | None] = mapped_column(Utc)
+    work: Mapped[str | None] = mapped_column(String(16))  # send, retrieval, job; None: of a client
+    work_of: Mapped[str | None] = mapped_column(String(130))  # ROUTE/DESTINATION, peer or hook
+    work_key: Mapped[str | None] = mapped_column(String(36))  # message_id, retrieval_id or job_id
+    study_instance_uid: Mapped[str | None] = mapped_column(String(64))
+    series_instance_uid: Mapped[str | None] = mapped_column(String(64))  # None: the whole study
+    cancelled_by: Mapped[str | None] = mapped_column(String(64))  # who wants a send to end
 
 
 class WorkitemReportRow(Base):
-    """An event of a workitem that a client created, as its subscribers are told (PS3.4 CC.2.4)."""
+    """An event of a workitem of ``workitems``, as its subscribers are told (PS3.4 CC.2.4)."""
 
     __tablename__ = "workitem_reports"
     __table_args__ = ({"sqlite_autoincrement": True},)

@@ -12,10 +12,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, insert, select, update
 
 from node.errors import UsageError, VoxelnodeError
+from node.index.listed import listed_in
 from node.index.models import RetrievalRow
+from node.index.own_workitems import OwnWork, Standing, follow
 from node.index.repository import IndexRepository, on_reader, on_writer
 
 RetrievalState = Literal["waiting", "running", "succeeded", "incomplete", "failed", "cancelled"]
@@ -105,6 +107,7 @@ class RetrievalRepository(IndexRepository):
                 }
                 values |= {"study_instance_uid": study, "series_instance_uid": series}
                 connection.execute(insert(RetrievalRow).values(values | {"created_at": now, "changed_at": now}))
+                _follow(connection, now, RetrievalRow.retrieval_id == known)
             ids.append(known)
         _forget_old(connection)
         return ids
@@ -125,12 +128,15 @@ class RetrievalRepository(IndexRepository):
     def begin(self, connection: Connection, id: int, now: dt.datetime) -> bool:
         """Record that a retrieval runs; return whether it was still waiting."""
         values = {"state": "running", "attempts": RetrievalRow.attempts + 1, "changed_at": now}
-        return _update(connection, values, RetrievalRow.id == id, RetrievalRow.state == "waiting") > 0
+        is_begun = _update(connection, values, RetrievalRow.id == id, RetrievalRow.state == "waiting") > 0
+        _follow(connection, now, RetrievalRow.id == id)
+        return is_begun
 
     @on_writer
     def report(self, connection: Connection, id: int, counts: Counts, now: dt.datetime) -> None:
         """Record the progress of a retrieval."""
         _update(connection, {**_values(counts), "changed_at": now}, RetrievalRow.id == id)
+        _follow(connection, now, RetrievalRow.id == id)
 
     @on_writer
     def end(
@@ -139,6 +145,7 @@ class RetrievalRepository(IndexRepository):
         """Record the outcome of a retrieval that ran."""
         values = {"state": state, "detail": detail, "changed_at": now, "ended_at": now}
         _update(connection, values | _values(counts), RetrievalRow.id == id, RetrievalRow.state == "running")
+        _follow(connection, now, RetrievalRow.id == id)
 
     @on_writer
     def cancel(self, connection: Connection, retrieval_id: str, who: str, now: dt.datetime) -> None:
@@ -159,6 +166,7 @@ class RetrievalRepository(IndexRepository):
         if row.state == "waiting":
             values |= {"state": "cancelled", "detail": f"cancelled by {who} before it began", "ended_at": now}
         _update(connection, values, RetrievalRow.id == row.id)
+        _follow(connection, now, RetrievalRow.id == row.id)
 
     @on_reader
     def cancelled_by(self, connection: Connection, id: int) -> str | None:
@@ -169,6 +177,7 @@ class RetrievalRepository(IndexRepository):
     def resume(self, connection: Connection, now: dt.datetime) -> None:
         """Let retrievals wait again that ran when the node ended, but not those that were cancelled or tried often."""
         ran = RetrievalRow.state == "running"
+        ids = connection.scalars(select(RetrievalRow.id).where(ran)).all()
         ended = {"changed_at": now, "ended_at": now}
         cancelled = "cancelled by " + RetrievalRow.cancelled_by
         _update(
@@ -181,12 +190,35 @@ class RetrievalRepository(IndexRepository):
         is_often = RetrievalRow.attempts >= MAX_ATTEMPTS
         _update(connection, {"state": "failed", "detail": often, **ended}, ran, is_often)
         _update(connection, {"state": "waiting", "changed_at": now}, ran)
+        _follow(connection, now, listed_in(RetrievalRow.id, ids))
 
 
 def forget_deleted(connection: Connection, study_instance_uid: str) -> None:
     """Delete the retrievals of a study that have ended: what the peer said may name the patient."""
     its = RetrievalRow.study_instance_uid == study_instance_uid
     connection.execute(delete(RetrievalRow).where(its, RetrievalRow.state.not_in(OPEN)))
+
+
+def _follow(connection: Connection, now: dt.datetime, condition: ColumnElement[bool]) -> None:
+    """Let the workitems of retrievals follow them."""
+    for row in connection.execute(select(RetrievalRow.__table__).where(condition)).all():
+        uids = row.study_instance_uid, row.series_instance_uid
+        work = OwnWork("retrieval", row.peer, row.retrieval_id, *uids, row.requested_by)
+        follow(connection, work, _standing(row), now)
+
+
+def _standing(row: Row[Any]) -> Standing:
+    text = f"{row.stored} instances came" if row.stored else ""
+    if row.state in OPEN:
+        done = row.stored + row.refused + row.failed
+        percent = min(100 * done // row.announced, 100) if row.announced else None
+        return Standing("SCHEDULED" if row.state == "waiting" else "IN PROGRESS", text, percent)
+    if row.state == "succeeded":
+        return Standing("COMPLETED", text, 100)
+    if row.state == "cancelled":
+        return Standing("CANCELED", f"cancelled by {row.cancelled_by}; {row.stored} instances came")
+    counts = f"{row.stored} instances came, {row.refused} were refused, {row.failed} failed at the peer"
+    return Standing("CANCELED", f"{row.state}: {counts}; see retrieval {row.retrieval_id}", is_failure=True)
 
 
 def _values(counts: Counts) -> dict[str, Any]:

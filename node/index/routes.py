@@ -24,8 +24,11 @@ from node.index.deliveries import (
     LedgerEvent,
     PendingEvent,
     Replay,
+    is_send,
     keep,
     kinds_of,
+    pending_of,
+    send_of,
     waiting_by_study,
 )
 from node.index.listed import listed_in
@@ -41,6 +44,7 @@ from node.index.models import (
     SeriesRow,
     StudyRow,
 )
+from node.index.own_workitems import Standing, follow
 from node.index.repository import IndexRepository, on_reader, on_writer
 
 ASKED_AT_ONCE = 1000
@@ -167,8 +171,27 @@ class RouteRepository(IndexRepository):
         """
         connection.execute(update(HookRow).where(HookRow.name.in_(names)).values(retry_at=None))
         these = DeliveryRow.hook.in_(names), DeliveryRow.state.in_(("given-up", "waiting", "skipped"))
+        ended = connection.execute(select(DeliveryRow).where(*these, DeliveryRow.state != "waiting")).all()
         again = {"state": "waiting", "attempts": 0, "due_at": now}
-        return connection.execute(update(DeliveryRow).where(*these).values(again)).rowcount
+        count = connection.execute(update(DeliveryRow).where(*these).values(again)).rowcount
+        for row in ended:
+            if is_send(row.hook, pending := pending_of(row)):
+                follow(connection, send_of(row.hook, pending), Standing("SCHEDULED"), now)
+        return count
+
+    @on_writer
+    def drop_cancelled(self, connection: Connection, name: str, cancelled: Mapping[str, str], now: dt.datetime) -> None:
+        """Drop the waiting messages to a destination, of which nothing is under way, whose workitems were cancelled.
+
+        Parameters
+        ----------
+        cancelled : mapping of str to str
+            By the id of the message, who wants it.
+        """
+        these = DeliveryRow.hook == name, listed_in(DeliveryRow.message_id, list(cancelled))
+        for row in connection.execute(select(DeliveryRow).where(*these, DeliveryRow.state == "waiting")).all():
+            reason = f"cancelled by {cancelled[row.message_id]}"
+            keep(connection, name, Attempt(pending_of(row), "dropped", row.attempts, reason=reason), now)
 
     @on_reader
     def due(self, connection: Connection, name: str, pending: Sequence[PendingEvent]) -> dict[str, list[DueInstance]]:

@@ -63,15 +63,16 @@ class WorkitemRepository(IndexRepository):
         """
         if _row(connection, uid) is not None:
             return False
-        if connection.execute(select(func.count()).select_from(WorkitemRow)).scalar_one() >= MAX_WORKITEMS:
+        of_clients = select(func.count()).select_from(WorkitemRow).where(WorkitemRow.work.is_(None))
+        if connection.execute(of_clients).scalar_one() >= MAX_WORKITEMS:
             raise OutOfResources(f"there are {MAX_WORKITEMS} workitems: end or cancel those that nobody performs")
         values = {"sop_instance_uid": uid, "state": "SCHEDULED", "created_by": account, "created_at": now}
         patient_id = (entry_text(attributes, "PatientID") or "")[:64] or None
         added = insert(WorkitemRow).values({**values, "patient_id": patient_id, "attributes": attributes})
         id = connection.execute(added.returning(WorkitemRow.id)).scalar_one()
-        _report(connection, id, rules.STATE_REPORT, rules.state_report(attributes))
+        report(connection, id, rules.STATE_REPORT, rules.state_report(attributes))
         if rules.assigned_report(attributes):
-            _report(connection, id, rules.ASSIGNED)
+            report(connection, id, rules.ASSIGNED)
         _lock(connection, [id], locked_by)
         return True
 
@@ -95,10 +96,10 @@ class WorkitemRepository(IndexRepository):
         if row.state == "IN PROGRESS" and transaction_uid != row.transaction_uid:
             return Status.WRONG_TRANSACTION_UID
         attributes = rules.updated(row.attributes, changes, now)
-        _change(connection, row.id, attributes=attributes)
+        change(connection, row.id, attributes=attributes)
         for event in rules.events_of(row.attributes, changes):
-            report = rules.state_report(attributes) if event == rules.STATE_REPORT else {}
-            _report(connection, row.id, event, report)
+            told = rules.state_report(attributes) if event == rules.STATE_REPORT else {}
+            report(connection, row.id, event, told)
         return Status.SUCCESS
 
     @on_writer
@@ -117,8 +118,8 @@ class WorkitemRepository(IndexRepository):
         if isinstance(attributes, Status):
             return attributes
         ended = {"ended_at": now} if wanted in rules.FINAL else {"transaction_uid": transaction_uid}
-        _change(connection, row.id, attributes=attributes, state=wanted, **ended)
-        _report(connection, row.id, rules.STATE_REPORT, rules.state_report(attributes))
+        change(connection, row.id, attributes=attributes, state=wanted, **ended)
+        report(connection, row.id, rules.STATE_REPORT, rules.state_report(attributes))
         return Status.SUCCESS
 
     @on_writer
@@ -145,7 +146,7 @@ class WorkitemRepository(IndexRepository):
         if not states and not is_heard:
             return Status.NO_PERFORMER
         asked = dict(sorted({**request, **elements({"RequestingAE": requestor})}.items()))
-        _report(connection, row.id, rules.CANCEL_REQUESTED, asked)
+        report(connection, row.id, rules.CANCEL_REQUESTED, asked)
         return _cancel(connection, row, states, request, now)
 
     @on_writer
@@ -157,10 +158,11 @@ class WorkitemRepository(IndexRepository):
         Raises
         ------
         NoSuchWorkitem
+            None was created by a client.
         WorkitemEnded
         """
         row = _row(connection, uid)
-        if row is None:
+        if row is None or row.work is not None:
             raise NoSuchWorkitem
         states = rules.transition(Event.REQUEST_CANCEL, row.state)
         if not isinstance(states, Status):
@@ -233,9 +235,9 @@ def _cancel(connection: Connection, row: Row[Any], states: Sequence[State], requ
         if isinstance(after, Status):
             return after
         attributes = after
-        _report(connection, row.id, rules.STATE_REPORT, rules.state_report(attributes))
+        report(connection, row.id, rules.STATE_REPORT, rules.state_report(attributes))
     if states:
-        _change(connection, row.id, attributes=attributes, state=states[-1], ended_at=now)
+        change(connection, row.id, attributes=attributes, state=states[-1], ended_at=now)
     return Status.SUCCESS
 
 
@@ -245,12 +247,14 @@ def _ids(connection: Connection, uids: Sequence[str]) -> Iterator[list[int]]:
         yield list(connection.scalars(select(WorkitemRow.id).where(named)))
 
 
-def _change(connection: Connection, id: int, **values: Any) -> None:
+def change(connection: Connection, id: int, **values: Any) -> None:
+    """Change the row of a workitem."""
     connection.execute(update(WorkitemRow).where(WorkitemRow.id == id).values(values))
 
 
-def _report(connection: Connection, workitem_id: int, event_type: int, report: Json | None = None) -> None:
-    values = {"workitem_id": workitem_id, "event_type": event_type, "report": report or {}}
+def report(connection: Connection, workitem_id: int, event_type: int, told: Json | None = None) -> None:
+    """Record an event of a workitem, of which its subscribers are told."""
+    values = {"workitem_id": workitem_id, "event_type": event_type, "report": told or {}}
     added = insert(WorkitemReportRow).values(values).returning(WorkitemReportRow.id)
     last = connection.execute(added).scalar_one()
     connection.execute(delete(WorkitemReportRow).where(WorkitemReportRow.id <= last - MAX_REPORTS))

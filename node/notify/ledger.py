@@ -113,7 +113,7 @@ class LedgerWorker(IndexFollower):
             attempt = self._attempt(pending)
         if attempt.state == "waiting":
             outcomes.failed.add(study)
-        if not (is_new and attempt.state == "dropped"):  # unwanted events get no row
+        if not (is_new and self._is_unwanted(attempt)):
             outcomes.attempts.append(attempt)
         outcomes.cursors = replace(
             outcomes.cursors,
@@ -122,6 +122,10 @@ class LedgerWorker(IndexFollower):
         )
         if monotonic() >= outcomes.settle_at:
             self._settle(outcomes)
+
+    def _is_unwanted(self, attempt: Attempt) -> bool:
+        """Return whether the outcome of the first attempt of a message needs no row."""
+        return attempt.state == "dropped"
 
     def _again_later(self, pending: PendingEvent, reason: str, retry_after: float | None = None) -> Attempt:
         """Return the outcome of a failed attempt that is to be repeated."""

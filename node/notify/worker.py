@@ -136,6 +136,8 @@ class HookWorker(LedgerWorker):
         with self._results.under_way(job.job_id) as self._ends_delivery:
             if self._cancelled.is_set():  # before `cancel` saw the new event
                 raise Interrupted
+            if self._hook.url is None:
+                self._index.jobs.begin_here(job.id, self._now())
             try:
                 return self._channel.deliver(message, self._ends_delivery)
             except Interrupted:
@@ -234,6 +236,8 @@ class HookWorker(LedgerWorker):
                 with suppress(JobEnded):
                     self._results.end(job.job_id, "failed", reason)
             return Attempt(pending, "given-up", attempts, reason=reason, output=error.output)
+        if job is not None and self._hook.url is None:
+            self._index.jobs.wait_here(job.id, self._now())
         return replace(self._again_later(pending, reason, error.retry_after), output=error.output)
 
 

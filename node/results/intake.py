@@ -233,7 +233,11 @@ class ResultIntake:
         log.info("job_ended", hook=job.hook, state=state, series_instance_uid=job.series_instance_uid)
 
     def sweep(self) -> None:
-        """Remove the folders of jobs that have ended: by a deletion, or while a file of theirs arrived."""
+        """End what runs for jobs that a deletion cancelled; remove the folders of jobs that have ended."""
+        if self._under_way:
+            for job_id in self._index.jobs.cancelled_among(tuple(self._under_way)):
+                if (under_way := self._under_way.get(job_id)) is not None:
+                    under_way.set()
         there = list(self._folder.glob("*"))  # first: another host may begin a job, whose row comes before its folder
         is_open = self._index.jobs.open_ids()
         for folder in there:

@@ -115,6 +115,7 @@ class DatasetWorker(HeldWorker):
 
     def step(self) -> float | None:
         """Make the data set agree with what happened; return the seconds until there may be more to do."""
+        self._drop_cancelled()
         held = self._held_seconds()
         if held is not None:
             return min(held, MAX_SLEEP_SECONDS) if held > 0 else None

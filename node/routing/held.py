@@ -59,6 +59,16 @@ class HeldWorker(LedgerWorker):
         """Whether there are messages of single instances."""
         return "instance-stored" in self._events
 
+    def _drop_cancelled(self) -> dict[str, str]:
+        """Drop what somebody has cancelled of the messages that wait; return who did, by the ids of the messages.
+
+        Those that were never attempted may have no row yet: they are dropped when their turn comes.
+        """
+        cancelled = self._index.own_workitems.under_cancellation(self._subscriber)
+        if cancelled:
+            self._index.routes.drop_cancelled(self._subscriber, cancelled, self._now())
+        return cancelled
+
     def _held_seconds(self) -> float | None:
         """Return the seconds for which everything is held; 0: until somebody lets it go on; None: nothing is."""
         state, now = self._index.routes.state(self._subscriber), self._now()

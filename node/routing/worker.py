@@ -37,7 +37,8 @@ from node.audit.audit_log import (
 from node.errors import VoxelnodeError
 from node.failpoints import reached
 from node.index.database import Index
-from node.index.deliveries import Attempt, LedgerEvent, PendingEvent, Work
+from node.index.deliveries import Attempt, LedgerEvent, PendingEvent, Work, is_send, send_of
+from node.index.own_workitems import Standing
 from node.index.routes import DueInstance, OwedInstance, SentInstance, subscriber
 from node.metrics import Metrics
 from node.notify.channel import Interrupted
@@ -88,6 +89,7 @@ _UNTRIED = NotTaken("not tried yet")
 class _Asked:
     """What a message asks for: the instances that the route wants, and those of them that are not sent yet."""
 
+    pending: PendingEvent
     dues: Sequence[DueInstance]
     wanted: Sequence[DueInstance]
     left: Sequence[DueInstance]
@@ -139,6 +141,10 @@ class RouteWorker(HeldWorker):
         self._lasting: Mapping[int, str] = {}  # see `_send`
         self._got_on: set[str] = set()  # messages of which an instance was taken in this step
         self._is_cut = False  # the step ended before all that it asked for was tried
+        self._cancelled_by: dict[str, str] = {}  # messages whose workitems somebody cancelled, and who
+        self._skipped: set[tuple[int, str]] = set()  # instances that only those ask for, by row and digest
+        self._shown: set[str] | None = None  # messages whose workitems have not ended; None: not read yet
+        self._taken: dict[str, int] = {}  # instances, by the messages whose workitems say so
         self._unrecorded: list[SentInstance] = []
         self._record_at = 0.0
         self._outstanding: dict[int, Prepared | None] = {}  # by row; None while it is prepared
@@ -153,6 +159,7 @@ class RouteWorker(HeldWorker):
 
     def step(self) -> float | None:
         """Send what is due; return the seconds until there may be more to do, or None to wait for a commit."""
+        self._cancelled_by = self._drop_cancelled()
         held = self._held_seconds()
         if held is not None:
             self._rest()
@@ -198,6 +205,8 @@ class RouteWorker(HeldWorker):
             self._held_back.clear()
             self._got_on.clear()
             self._asked, self._due, self._judged, self._outcomes, self._is_cut = {}, {}, {}, {}, False
+            self._skipped = set()
+            self._taken.clear()
 
     def _begin(self, work: Work) -> None:
         """Read the instances of all messages about single ones at once."""
@@ -211,6 +220,8 @@ class RouteWorker(HeldWorker):
         if pending.message_id not in self._asked:
             self._attempt_together(pending)
         asked = self._asked.pop(pending.message_id)
+        if (who := self._cancelled_by.get(pending.message_id)) is not None:
+            return Attempt(pending, "dropped", pending.attempts + 1, reason=f"cancelled by {who}")
         if not asked.dues:
             return Attempt(pending, "dropped", pending.attempts, reason="the object was deleted")
         if not asked.wanted:
@@ -250,13 +261,22 @@ class RouteWorker(HeldWorker):
         if left:
             self._send(interleaved(left.values(), _series, self._route.connections), lasting)
 
+    def _is_unwanted(self, attempt: Attempt) -> bool:
+        """Return whether a message needs no row: the route leaves it out, and it has no workitem that is to end."""
+        if self._shown is None:
+            self._shown = self._index.own_workitems.open_keys(self._subscriber)
+        is_shown = attempt.pending.message_id in self._shown
+        self._shown.discard(attempt.pending.message_id)
+        return not is_shown and super()._is_unwanted(attempt)
+
     def _asks_for(self, pending: PendingEvent) -> _Asked:
         dues = self._due.get(pending.message_id)
         if dues is None:
             dues = self._index.routes.due(self._subscriber, [pending])[pending.message_id]
         wanted = [due for due in dues if self._is_wanted(pending, due)]
-        left = [due for due in wanted if not due.is_sent and not self._is_taken(due)]
-        return _Asked(dues, wanted, left)
+        is_cancelled = pending.message_id in self._cancelled_by
+        left = [due for due in wanted if not (is_cancelled or due.is_sent or self._is_taken(due))]
+        return _Asked(pending, dues, wanted, left)
 
     def _is_taken(self, due: DueInstance) -> bool:
         """Return whether an instance was taken in this step."""
@@ -351,9 +371,11 @@ class RouteWorker(HeldWorker):
                 raise Interrupted
             if monotonic() >= self._record_at:
                 self._record()
+                self._show_progress()
+                self._note_cancelled()
                 if self._held_seconds() is not None:
                     raise Interrupted
-            if _series(due) in self._held_back:
+            if _series(due) in self._held_back or _key(due) in self._skipped:
                 continue
             self._outstanding[due.image_id] = None
             try:
@@ -388,6 +410,16 @@ class RouteWorker(HeldWorker):
         study = due.study_instance_uid, due.patient_id or ""
         self._audited.setdefault(study, Counter())[outgoing.sop_class_uid] += 1
 
+    def _note_cancelled(self) -> None:
+        """Skip the instances that only messages ask for that somebody has cancelled since the step began."""
+        self._cancelled_by = self._index.own_workitems.under_cancellation(self._subscriber)
+        if self._cancelled_by.keys().isdisjoint(self._asked):
+            return
+        keys: dict[bool, set[tuple[int, str]]] = {True: set(), False: set()}
+        for message_id, asked in self._asked.items():
+            keys[message_id in self._cancelled_by].update(map(_key, asked.left))
+        self._skipped = keys[True] - keys[False]
+
     def _is_last(self, due: DueInstance) -> bool:
         """Return whether the message of an instance is given up if the instance is not taken."""
         message_id = self._lasting.get(due.image_id)
@@ -412,6 +444,23 @@ class RouteWorker(HeldWorker):
         self._record_at = monotonic() + SETTLE_SECONDS
         if self._audited and monotonic() > self._audited_at + MAX_LINE_SECONDS:
             self._write_audit()
+
+    def _show_progress(self) -> None:
+        """Record in workitems how far the messages are of which some instances were taken, but not all."""
+        standings = []
+        for message_id, asked in self._asked.items():
+            if not asked.left or not is_send(self._subscriber, asked.pending):
+                continue
+            missing = sum(not self._is_taken(due) for due in asked.left)
+            taken, count = len(asked.wanted) - missing, len(asked.wanted)
+            if missing and missing < len(asked.left) and self._taken.get(message_id) != taken:
+                standing = Standing("IN PROGRESS", f"{taken} of {count} instances", 100 * taken // count)
+                standings.append((send_of(self._subscriber, asked.pending), standing))
+                self._taken[message_id] = taken
+        if standings:
+            self._index.own_workitems.follow(standings, self._now())
+            if self._shown is not None:
+                self._shown |= self._taken.keys()
 
     # Trouble
 

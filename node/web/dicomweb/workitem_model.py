@@ -9,9 +9,11 @@ from typing import Any
 from uuid import UUID
 
 from node.dicom.json_model import Json, elements
-from node.dicom.unified_steps import PROGRESS, PROGRESS_REPORT, STATE_REPORT, UPS_PUSH
+from node.dicom.unified_steps import PERFORMED, PROGRESS, PROGRESS_REPORT, STATE_REPORT, UPS_PUSH, values_of
+from node.dicom.values import standard_tag
 from node.index.read.created_workitems import CreatedWorkitem
 from node.index.read.workitems import Workitem, WorkitemChange
+from node.settings.model import Settings
 from node.web.dicomweb.resources import resource_url
 
 UPS_EVENT = "1.2.840.10008.5.1.4.34.6.4"
@@ -22,6 +24,9 @@ MAX_REFERENCED_INSTANCES = 10_000
 
 PRIORITY, LABEL, WORKLIST = "MEDIUM", "Conversion to volumes", "Conversions"
 CODE = ("110001", "DCM", "Image Processing")
+
+STATION_SCHEME = "99VOXELNODE"
+"""*Coding Scheme Designator* of the code of the node as a station, which is its AE title."""
 
 _UUID_8 = 8 << 76 | 2 << 62
 """Version and variant of a UUID with a layout of its own (RFC 9562 5.8)."""
@@ -129,6 +134,63 @@ def created_model(workitem: CreatedWorkitem) -> Json:
         }
     )
     return dict(sorted({**workitem.attributes, **uids}.items()))
+
+
+def own_model(
+    workitem: CreatedWorkitem,
+    settings: Settings,
+    base: str,
+    instances: Sequence[tuple[str, str]] | None = None,
+) -> Json:
+    """Return a workitem that the node performs, and that has a row, as a data set; see `workitem_model`."""
+    uids = [uid for uid in (workitem.study_instance_uid, workitem.series_instance_uid) if uid is not None]
+    here = {"WADORSRetrievalSequence": [{"RetrieveURL": resource_url(base, *uids)}]}
+    [inputs] = values_of(workitem.attributes, "InputInformationSequence")
+    stored = {**inputs, **elements(here)}
+    if instances is not None:
+        references = [
+            {"ReferencedSOPClassUID": of_class, "ReferencedSOPInstanceUID": uid} for of_class, uid in instances
+        ]
+        stored |= elements({"ReferencedSOPSequence": references})
+    output: list[Json] = []
+    of = (workitem.work_of or "").rpartition("/")[2]
+    peer = settings.peers.get(of)
+    added: Json = {}
+    if workitem.work == "retrieval":
+        output = [_sorted(stored)] if instances else []
+        at_peer = {"DICOMRetrievalSequence": [{"RetrieveAETitle": peer.ae_title}]} if peer is not None else {}
+        stored = {**inputs, **elements(at_peer)}
+    elif workitem.work == "send":
+        added = elements({"OutputDestinationSequence": _destination(settings, of)})
+    performed = [
+        _sorted({**item, **_sequence("OutputInformationSequence", output), **elements(_station(settings))})
+        for item in values_of(workitem.attributes, PERFORMED)
+    ]
+    added |= _sequence("InputInformationSequence", [_sorted(stored)]) | _sequence(PERFORMED, performed)
+    return _sorted({**created_model(workitem), **added})
+
+
+def _destination(settings: Settings, name: str) -> list[dict[str, Any]]:
+    """Return where a send goes, if DICOM has words for it (PS3.3 C.30.2)."""
+    if (peer := settings.peers.get(name)) is not None:
+        return [{"DICOMStorageSequence": [{"DestinationAE": peer.ae_title}]}]
+    destination = settings.destinations.get(name)
+    if destination is not None and destination.url is not None:
+        return [{"STOWRSStorageSequence": [{"StorageURL": f"{destination.url.rstrip('/')}/studies"}]}]
+    return []
+
+
+def _station(settings: Settings) -> dict[str, Any]:
+    title = settings.dicom.ae_title
+    return {"PerformedStationNameCodeSequence": [_code((title, STATION_SCHEME, title))]}
+
+
+def _sequence(keyword: str, items: Sequence[Json]) -> Json:
+    return {f"{standard_tag(keyword):08X}": {"vr": "SQ", "Value": list(items)} if items else {"vr": "SQ"}}
+
+
+def _sorted(model: Json) -> Json:
+    return dict(sorted(model.items()))
 
 
 def event_report(uid: str, event_type: int, report: Json, message_id: int) -> Json:

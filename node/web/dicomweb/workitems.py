@@ -1,4 +1,4 @@
-"""UPS-RS: workitems of clients, which others perform, and the conversions of the node (PS3.18 11)."""
+"""UPS-RS: workitems of clients, which others perform, and of what the node does (PS3.18 11)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from node.dicom.metadata import encoded_model
 from node.dicom.unified_steps import STATES, Event, Status, checked_request, created, transition, values_of
 from node.dicom.worklist import entry_text
 from node.dicom.xml_model import NotNative, json_from_native
+from node.index.jobs import JobEnded, NoSuchJob
 from node.index.read.created_workitems import CreatedWorkitem
 from node.index.read.workitems import Workitem, WorkitemCursor
+from node.index.retrievals import NoSuchRetrieval, RetrievalEnded
 from node.web.access import Caller, Reader, RequestAudit, Writer
 from node.web.audit_trail import of_study
 from node.web.dicomweb.documents import etag_of, quotable, respond_data_sets, warning_header
@@ -32,10 +34,12 @@ from node.web.dicomweb.workitem_keys import WorkitemQuery, read_keys
 from node.web.dicomweb.workitem_model import (
     MAX_REFERENCED_INSTANCES,
     created_model,
+    own_model,
     series_id_of,
     workitem_model,
     workitem_uid,
 )
+from node.web.peers import cancel_retrieval
 from node.web.services import Node, Services
 from node.worklist.entries import checked_data_set
 
@@ -85,7 +89,7 @@ REFUSALS: Mapping[Status, tuple[int, str, str]] = {
 """Status code, Warning and detail for each failure (PS3.18 11.4.3 to 11.8.3)."""
 
 Found = Workitem | CreatedWorkitem
-"""A conversion, or a workitem of a client."""
+"""A conversion, or a workitem that has a row."""
 
 
 def find_workitem(node: Node, _account: Reader, workitem: str) -> Found:
@@ -169,8 +173,7 @@ def _update(request: Request, body: bytes, found: Found, audit: RequestAudit, no
     given = read_data_set(request, body, MAX_WORKITEM_BYTES)
     if given is None:
         raise HTTPException(400, "the body must hold the attributes to change (PS3.18 11.6.1.4)")
-    if isinstance(found, Workitem):
-        raise _performed_here()
+    found = _of_client(found)
     changes = checked_data_set(given, MAX_ELEMENTS)
     transaction_uid = _transaction_uid(request, given)
     status = node.index.workitems.update(found.sop_instance_uid, changes, transaction_uid, node.ingest.now())
@@ -209,8 +212,7 @@ def _change_state(request: Request, body: bytes, found: Found, audit: RequestAud
         raise HTTPException(
             400, f"Procedure Step State (0074,1000) must be one of {', '.join(STATES)} (PS3.18 11.7.1.4)"
         )
-    if isinstance(found, Workitem):
-        raise _performed_here()
+    found = _of_client(found)
     transaction_uid = next((str(uid) for uid in _first(given, "00081195")), None)
     status = node.index.workitems.change_state(found.sop_instance_uid, state, transaction_uid, node.ingest.now())
     if status in (Status.ALREADY_CANCELED, Status.ALREADY_COMPLETED):
@@ -244,11 +246,8 @@ def search_workitems(request: Request, _account: Reader, audit: RequestAudit, no
         warnings.append(f"These parameters name no attribute of PS3.6 and are ignored: {quotable(unknown)}")
     if query.unsupported:
         warnings.append(f"These attributes are not matched, or not those of conversions: {quotable(query.unsupported)}")
-    base, title = base_url(request), node.settings.dicom.ae_title
-    models = (
-        created_model(one) if isinstance(one, CreatedWorkitem) else workitem_model(one, title, base) for one in found
-    )
-    answers = [encoded_model(model, as_xml=form.media_type == DICOM_XML) for model in models]
+    base = base_url(request)
+    answers = [encoded_model(_model(one, node, base), as_xml=form.media_type == DICOM_XML) for one in found]
     headers = {"Warning": warning_header(warnings)} if warnings else {}
     return respond_data_sets(request, answers, form, etag_of(answers, form), headers)
 
@@ -257,23 +256,30 @@ def search_workitems(request: Request, _account: Reader, audit: RequestAudit, no
 def retrieve_workitem(request: Request, found: Requested, audit: RequestAudit, node: Node) -> Response:
     """One workitem; the Transaction UID of a workitem is never returned."""
     form = document_form(accepted(request), is_single=True)
-    if isinstance(found, CreatedWorkitem):
-        model = created_model(found)
-        audit.accessed([_object(found.attributes)], "workitem")
-    else:
-        with node.index.reading() as index:
+    with node.index.reading() as index:
+        if isinstance(found, CreatedWorkitem):
+            instances = index.created_workitems.instances(found, MAX_REFERENCED_INSTANCES)
+        else:
             instances = index.workitems.instances(found.series_id, MAX_REFERENCED_INSTANCES)
-        audit.accessed([of_study(found.study_instance_uid, found.patient_id)], "workitem")
-        model = workitem_model(found, node.settings.dicom.ae_title, base_url(request), instances)
+    audit.accessed([_about(found)], "workitem")
+    model = _model(found, node, base_url(request), instances)
     answers = [encoded_model(model, as_xml=form.media_type == DICOM_XML)]
     return respond_data_sets(request, answers, form, etag_of(answers, form))
+
+
+def _model(found: Found, node: Services, base: str, instances: Sequence[tuple[str, str]] | None = None) -> Json:
+    if isinstance(found, Workitem):
+        return workitem_model(found, node.settings.dicom.ae_title, base, instances)
+    if found.work is None:
+        return created_model(found)
+    return own_model(found, node.settings, base, instances)
 
 
 @router.post("/workitems/{workitem}/cancelrequest")
 async def request_cancellation(
     request: Request, account: Writer, found: Requested, audit: RequestAudit, node: Node
 ) -> Response:
-    """Cancel a workitem that nobody performs yet, or ask its performer to do so."""
+    """Cancel a workitem that nobody performs yet, or ask its performer to do so; the node is one of them."""
     body = await request.body()
     return await run_in_threadpool(_cancel, request, body, found, account, audit, node)
 
@@ -284,6 +290,8 @@ def _cancel(
     asked = checked_request(checked_data_set(read_data_set(request, body, MAX_PAYLOAD_BYTES) or {}))
     if isinstance(found, Workitem):
         status = _cancel_conversion(found, audit, node)
+    elif found.work is not None:
+        status = _cancel_work(found, account, audit, node)
     else:
         subscriptions: Subscriptions = request.app.state.subscriptions
         is_heard = subscriptions.is_heard(found.sop_instance_uid, began(found), found.attributes)
@@ -313,6 +321,29 @@ def _cancel_conversion(found: Workitem, audit: RequestAudit, node: Services) -> 
     return Status.SUCCESS
 
 
+def _cancel_work(found: CreatedWorkitem, account: Caller, audit: RequestAudit, node: Services) -> Status:
+    """End what the node sends or retrieves, or has a hook do."""
+    states = transition(Event.REQUEST_CANCEL, found.state)
+    if isinstance(states, Status):
+        return states
+    uid, key = found.sop_instance_uid, found.work_key or ""
+    try:
+        if found.work == "retrieval":
+            cancel_retrieval(node, account, audit, key)
+        elif found.work == "job":
+            node.actions["cancel-job"](job=key, who=account.name)
+        else:
+            status = node.index.own_workitems.request_cancel(uid, account.name)
+            if status == Status.SUCCESS:
+                audit.changed(AuditEvent.BEGIN_TRANSFERRING, Action.EXECUTE, [_about(found)], "a send was cancelled")
+            return status
+    except (JobEnded, NoSuchJob, NoSuchRetrieval, RetrievalEnded):  # meanwhile
+        now = workitem_with_uid(node, uid)
+        ended = transition(Event.REQUEST_CANCEL, now.state if now is not None else None)
+        return ended if isinstance(ended, Status) else Status.NO_PERFORMER
+    return Status.SUCCESS
+
+
 def began(found: Found) -> WorkitemCursor:
     """Return what there was before a workitem."""
     if isinstance(found, Workitem):
@@ -335,8 +366,18 @@ def _not_updated(status: Status, transaction_uid: str | None) -> HTTPException:
     return _warned(code, warning, str(refused.detail))
 
 
-def _performed_here() -> HTTPException:
-    return _warned(409, INCONSISTENT, "the node performs this workitem itself: only its cancellation can be requested")
+def _of_client(found: Found) -> CreatedWorkitem:
+    """Return a workitem that a client created: the node performs the others itself.
+
+    Raises
+    ------
+    HTTPException
+        409
+    """
+    if isinstance(found, Workitem) or found.work is not None:
+        why = "the node performs this workitem itself: only its cancellation can be requested"
+        raise _warned(409, INCONSISTENT, why)
+    return found
 
 
 def _warned(status: int, warning: str, detail: str) -> HTTPException:
@@ -346,6 +387,12 @@ def _warned(status: int, warning: str, detail: str) -> HTTPException:
 def _record(audit: RequestAudit, action: Action, found: CreatedWorkitem, what: str) -> None:
     detail = f"workitem {found.sop_instance_uid}: {what}"
     audit.changed(AuditEvent.PROCEDURE_RECORD, action, [_object(found.attributes)], detail)
+
+
+def _about(found: Found) -> dict[str, str]:
+    if isinstance(found, Workitem):
+        return of_study(found.study_instance_uid, found.patient_id)
+    return _object(found.attributes)
 
 
 def _object(attributes: Json) -> dict[str, str]:
@@ -400,7 +447,7 @@ def _only_part(boundary: bytes, body: bytes) -> bytes:
 
 
 def _found(node: Services, query: WorkitemQuery, limit: int, offset: int) -> list[Found]:
-    """Return a page of the workitems that match: those of clients, then conversions."""
+    """Return a page of the workitems that match: those that have a row, then conversions."""
     with node.index.searching() as index:
         created = index.created_workitems.all(query.states, query.uids, query.patient_id)
         matching = (workitem for workitem in created if query.matches(workitem.attributes))

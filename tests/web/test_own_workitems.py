@@ -1,0 +1,212 @@
+"""What the node sends and retrieves, and has hooks do, as workitems: watched, searched and cancelled over UPS-RS."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from node.index.deliveries import PendingEvent
+from node.index.events import record_event
+from node.index.retrievals import Counts
+from node.settings.model import Route
+from tests import make
+from tests.peers import Pacs
+from tests.web.conftest import Site
+from tests.web.test_created_workitems import change, update
+from tests.web.test_routes import run
+from tests.web.test_workitem_reports import ALL, SUBSCRIBER, WORKITEMS, channel, post
+
+STUDY, SERIES = "1.2.3", "1.2.3.1"
+HAND, RULE = "/PACS", "quiet/PACS"
+UID, STATE, TYPE, PROGRESS = "00080018", "00741000", "00001002", "00741002"
+JSON = {"Content-Type": "application/dicom+json"}
+
+
+@pytest.fixture(scope="module")
+def pacs() -> Iterator[Pacs]:
+    with Pacs() as peer:
+        yield peer
+
+
+@pytest.fixture
+def site(start_site: Callable[..., Site], pacs: Pacs) -> Site:
+    """A site with a CT of twelve slices, a peer, and a route to it by rule."""
+    pacs.forget()
+    peers = {"PACS": {"ae_title": "PACS", "host": "127.0.0.1", "port": pacs.port}}
+    site = start_site({"peers": peers, "routes": {"quiet": Route(when="series-quiet", to=("PACS",))}})
+    site.take(*make.ct_series(12, study_uid=STUDY, series_uid=SERIES, PatientID="4711", PatientName="Doe^Ann"))
+    return site
+
+
+def search(site: Site, **keys: str) -> list[dict[str, Any]]:
+    answer = site.client().get(WORKITEMS, params=keys)
+    assert answer.status_code == 200, answer.text
+    items: list[dict[str, Any]] = answer.json()
+    return items
+
+
+def value(item: dict[str, Any], *path: str) -> Any:
+    for tag in path:
+        item = item[tag]["Value"][0]
+    return item
+
+
+def cancel(site: Site, uid: str) -> tuple[int, str]:
+    answer = site.client().post(f"{WORKITEMS}/{uid}/cancelrequest")
+    return answer.status_code, answer.headers.get("warning", "")
+
+
+def told(connection: Any, number: int) -> list[tuple[str, str]]:
+    """UID and state of the next reports, or ``progress``."""
+    reports = [json.loads(connection.recv(timeout=15)) for _ in range(number)]
+    return [(value(one, "00001000"), value(one, STATE) if value(one, TYPE) == 1 else "progress") for one in reports]
+
+
+def quiet(site: Site) -> None:
+    """Let the series become quiet, without converting it."""
+    with site.store.index._engine.begin() as connection:
+        record_event(
+            connection,
+            "series-quiet",
+            site.store.ingest.now(),
+            study_instance_uid=STUDY,
+            series_instance_uid=SERIES,
+        )
+
+
+def test_what_a_person_sends_is_watched_searched_and_cancelled(site: Site, pacs: Pacs) -> None:
+    run(site, HAND)
+    client = site.client()
+    post(site, f"{ALL}/{SUBSCRIBER}")
+    with channel(site) as connection:
+        assert client.post(f"/api/v1/studies/{STUDY}/send", params={"to": "PACS"}).json() == {"instances": 12}
+        [item] = search(site, WorklistLabel="Sends", ProcedureStepState="SCHEDULED", PatientID="4711")
+        first = value(item, UID)
+        assert value(item, "00741204") == "Send to PACS"
+        assert value(item, "00404018", "00080100") == "110106"
+        assert value(item, "00404021", "0020000D") == STUDY
+        assert value(item, "00404070", "00404071", "21000140") == "PACS"
+        assert value(item, "00100010")["Alphabetic"] == "Doe^Ann"
+        assert client.get(f"{value(item, '00404021', '0040E025', '00081190')}/metadata").status_code == 200
+        [whole] = client.get(f"{WORKITEMS}/{first}").json()
+        assert len(whole["00404021"]["Value"][0]["00081199"]["Value"]) == 12
+        assert (
+            change(site, first, "IN PROGRESS", "9.9").status_code,
+            update(site, first, WorklistLabel="x").status_code,
+        ) == (
+            409,
+            409,
+        )
+        assert cancel(site, first)[0] == 202
+        run(site, HAND)
+        assert pacs.taken == []
+        assert told(connection, 3) == [(first, "SCHEDULED"), (first, "IN PROGRESS"), (first, "CANCELED")]
+        [ended] = client.get(f"{WORKITEMS}/{first}").json()
+        assert value(ended, PROGRESS, "00741238") == "cancelled by local"
+        status, warning = cancel(site, first)
+        assert (status, "already in the requested state of CANCELED" in warning) == (202, True)
+        client.post(f"/api/v1/studies/{STUDY}/send", params={"to": "PACS"})
+        [item] = search(site, ProcedureStepState="SCHEDULED", WorklistLabel="Sends")
+        second = value(item, UID)
+        run(site, HAND)
+        assert told(connection, 3) == [(second, state) for state in ("SCHEDULED", "IN PROGRESS", "COMPLETED")]
+    assert (first != second, len(pacs.taken)) == (True, 12)
+    [done] = search(site, SOPInstanceUID=second)
+    assert value(done, "00741216", "00404028", "00080100") == "VOXELNODE"
+    assert value(done, "00741216", "00404051") >= value(done, "00741216", "00404050")
+    assert (cancel(site, second)[0], client.get("/api/v1/workitems").json()["items"]) == (409, [])
+    assert client.post(f"/api/v1/workitems/{second}/end").status_code == 404
+    # The patient is read with the workitem: none of it is left after a deletion.
+    assert client.delete(f"/api/v1/studies/{STUDY}").status_code in (200, 204)
+    assert search(site, PatientID="4711") == []
+    [left] = search(site, SOPInstanceUID=second)
+    assert "Value" not in left["00100010"]
+
+
+def test_a_send_by_rule_says_how_far_it_is_and_ends_where_it_was_cancelled(
+    site: Site, pacs: Pacs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.routing.worker.SETTLE_SECONDS", 0.0)
+    run(site, RULE)
+    post(site, f"{ALL}/{SUBSCRIBER}")
+    cancelled: list[int] = []
+
+    def cancels(uid: str) -> int:
+        items = search(site, ProcedureStepState="IN PROGRESS", WorklistLabel="Sends")
+        if items and not cancelled:
+            cancelled.append(cancel(site, value(items[0], UID))[0])
+        return 0x0000
+
+    pacs.answer = cancels
+    quiet(site)
+    with channel(site) as connection:
+        run(site, RULE)
+        states = [told(connection, 1)[0][1] for _ in range(2)]
+        while states[-1] != "CANCELED":
+            states += [told(connection, 1)[0][1]]
+    assert states[:2] == ["SCHEDULED", "IN PROGRESS"]
+    assert set(states[2:-1]) <= {"progress"}
+    assert cancelled == [202]
+    assert 0 < len(pacs.taken) < 12
+    [item] = search(site, WorklistLabel="Sends")
+    assert value(item, STATE) == "CANCELED"
+    assert value(item, "00404041") == "READY"
+    run(site, RULE)
+    assert len(pacs.taken) < 12  # nothing is sent again
+
+
+def test_a_destination_that_refuses_for_good_cancels_with_the_reason_and_a_retry_is_another_workitem(
+    site: Site, pacs: Pacs
+) -> None:
+    run(site, HAND, RULE)
+    quiet(site)
+    pacs.answer = lambda uid: 0xC001
+    run(site, RULE)
+    [failed] = search(site, WorklistLabel="Sends")
+    assert value(failed, STATE) == "CANCELED"
+    assert "0xC001" in value(failed, PROGRESS, "00741238")
+    assert value(failed, PROGRESS, "0074100E", "00080100") == "110501"
+    pacs.answer = lambda uid: 0x0000
+    assert site.client().post("/api/v1/routes/quiet/PACS/retry").status_code == 200
+    run(site, RULE)
+    assert [value(item, STATE) for item in search(site, WorklistLabel="Sends")] == ["COMPLETED", "CANCELED"]
+    # A destination that is no longer configured sends nothing any more.
+    site.client().post(f"/api/v1/studies/{STUDY}/send", params={"to": "PACS"})
+    site.store.index.deliveries.begin_hooks({}, are_routes=True)
+    assert search(site, WorklistLabel="Sends", ProcedureStepState="SCHEDULED,IN PROGRESS") == []
+
+
+def test_retrievals_and_jobs_are_workitems_that_are_watched_and_cancelled(site: Site) -> None:
+    client, rows, now = site.client(), site.store.index.retrievals, site.store.ingest.now()
+    wanted = {"items": [{"study_instance_uid": uid} for uid in (STUDY, "1.2.9")]}
+    post(site, f"{ALL}/{SUBSCRIBER}")
+    with channel(site) as connection:
+        assert client.post("/api/v1/peers/PACS/retrievals", json=wanted).status_code == 202
+        [other, one] = search(site, WorklistLabel="Retrievals")
+        assert value(one, "00404021", "0040E021", "00080054") == "PACS"
+        uid, unknown = value(one, UID), value(other, UID)
+        [first] = [row.id for row in rows.waiting()]
+        rows.begin(first, now)
+        rows.report(first, Counts(announced=12, stored=3), now)
+        assert value(search(site, SOPInstanceUID=uid)[0], PROGRESS, "00741004") == "25"
+        rows.end(first, "succeeded", Counts(12, 12), "12 instances came", now)
+        assert cancel(site, unknown)[0] == 202
+        assert told(connection, 7) == [
+            (uid, "SCHEDULED"), (unknown, "SCHEDULED"), (uid, "IN PROGRESS"), (uid, "progress"),
+            (uid, "COMPLETED"), (unknown, "IN PROGRESS"), (unknown, "CANCELED"),
+        ]  # fmt: skip
+    [done] = client.get(f"{WORKITEMS}/{uid}").json()
+    assert len(value(done, "00741216", "00404033")["00081199"]["Value"]) == 12
+    pending = PendingEvent("m", "volume-written", now, STUDY, SERIES, None, 1)
+    job, _ = site.store.index.jobs.begin("lung", pending, now, dt.timedelta(days=1))
+    site.store.index.jobs.begin_here(job.id, now)
+    [item] = search(site, WorklistLabel="Jobs", ProcedureStepState="IN PROGRESS")
+    assert value(item, "00741204") == "Job of hook lung"
+    assert cancel(site, value(item, UID))[0] == 202
+    assert client.get(f"/api/v1/jobs/{job.job_id}").json()["state"] == "cancelled"
+    [item] = search(site, SOPInstanceUID=value(item, UID))
+    assert value(item, STATE) == "CANCELED"
