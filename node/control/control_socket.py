@@ -138,6 +138,17 @@ def request_action(root: Path, action: str, arguments: Mapping[str, Any]) -> dic
     raise (UsageError if status == HTTPStatus.BAD_REQUEST else NotPerformed)(str(answer.get("detail")))
 
 
+def is_served(root: Path) -> bool:
+    """Return whether a node that accepts requests holds `root`."""
+    try:
+        _Connection(root).close()
+    except NoControlSocket:
+        return False
+    except NotPerformed:  # it is busy
+        return True
+    return True
+
+
 @contextmanager
 def _folder(root: Path) -> Iterator[int]:
     descriptor = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

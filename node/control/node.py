@@ -349,9 +349,7 @@ def _optional_services(
         yield scrub
     if any(hook.results for hook in settings.hooks.values()) or repository.index.jobs.open_ids():
         yield JobExpiry(repository.index, repository.results, repository.ingest.now)
-    if settings.called_peers or repository.index.retrievals.waiting():
-        index, ingest = repository.index, repository.ingest
-        yield Retriever(settings, index, ingest, repository.audit, rejections.record)
+    yield Retriever(settings, repository.index, repository.ingest, repository.audit, rejections.record)
     if any(peer.confirm_by_find for peer in settings.peers.values()):
         yield _confirmer(settings, repository.index)
 

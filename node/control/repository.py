@@ -29,7 +29,7 @@ from node.control.accounts import AccountAdministration
 from node.control.control_socket import REQUEST_SECONDS, NoControlSocket, NotPerformed, request_action
 from node.dicom.worklist import entry_text
 from node.durable import locked, make_folder, sync_folder, write_durably
-from node.errors import VoxelnodeError
+from node.errors import UsageError, VoxelnodeError
 from node.index import copying
 from node.index.database import Index, reading
 from node.index.deletions import NotThere
@@ -223,7 +223,6 @@ class Repository:
             "reconvert": self._reconvert,
             "delete": self._delete,
             "merge-patients": self._merge_patients,
-            "get": self._get,
             "echo": self._echo,
             "search-peer": self._search_peer,
             "retrieve": self._retrieve,
@@ -340,7 +339,8 @@ class Repository:
             delete(self.archive, self.index, self.audit, plan, Order(who, reason, terms), self.index.now())
         return {"series": plan.series, "instances": plan.instances, "bytes": plan.bytes}
 
-    def _get(self, study: str, series: str, source: str) -> Mapping[str, Any]:
+    def get(self, study: str, series: str, source: str) -> Mapping[str, Any]:
+        """Retrieve a study or a series, and return the counts; a serving node has a queue of retrievals instead."""
         peer = address_of(source, self._settings)
         return asdict(get(RetrieveTarget(study, series), peer, self._settings.dicom, self.ingest))
 
@@ -352,6 +352,9 @@ class Repository:
         return asdict(self._searches.find(peer, level, keys))
 
     def _retrieve(self, peer: str, wanted: list[tuple[str, str | None]], who: str) -> Mapping[str, Any]:
+        address_of(peer, self._settings)
+        if len(peer) > MAX_PEER:
+            raise UsageError(f"{peer[:32]}... has more than {MAX_PEER} characters: give it a name in [peers]")
         pairs = [(study_instance_uid, series_instance_uid) for study_instance_uid, series_instance_uid in wanted]
         return {"retrievals": self.index.retrievals.add(peer, pairs, who, self.index.now())}
 
@@ -391,6 +394,9 @@ def export_message(detail: str, result: Result, who: str) -> AuditMessage:
 
 _Held = TypeVar("_Held")
 
+MAX_PEER = 64
+"""Characters of the name or address of a peer in the list of retrievals."""
+
 RETRY_SECONDS = 0.2
 """Interval at which a command retries while the process that holds the root has no control socket."""
 
@@ -420,14 +426,25 @@ def perform_action(
         The action was refused.
     """
     root = settings.storage.root.absolute()
-    place = place_of(root, settings.index.url)
-    if not may_create_index and not exists(place):
-        raise IndexUnusable(missing_index(place))
+    if not may_create_index:
+        require_created(settings)
     held = hold_or_request(root, lambda: Repository(settings), action, arguments)
     if isinstance(held, Repository):
         with held as repository:
             return dict(repository.actions[action](**arguments))
     return held
+
+
+def require_created(settings: Settings) -> None:
+    """Refuse a root that has no index yet.
+
+    Raises
+    ------
+    IndexUnusable
+    """
+    place = place_of(settings.storage.root.absolute(), settings.index.url)
+    if not exists(place):
+        raise IndexUnusable(missing_index(place))
 
 
 def hold_or_request(

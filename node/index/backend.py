@@ -149,6 +149,9 @@ class Backend(Protocol):
     def plain(self, rows: Iterable[Sequence[Any]]) -> Iterable[Sequence[Any]]:
         """Return rows of a statement that was written out: times and lists are text, truth is 0 or 1."""
 
+    def software(self, connection: Connection) -> tuple[str, str]:
+        """Return the name and the version of the database system."""
+
     def root(self, connection: Connection) -> str:
         """Return the folder that the paths in the tables are relative to."""
 

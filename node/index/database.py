@@ -166,6 +166,19 @@ class Index:
         self.ahead.require_caught_up()
         return self._finder.find(query, maximum, stop)
 
+    def software(self) -> tuple[str, str]:
+        """Return the name and the version of the database system.
+
+        Raises
+        ------
+        IndexUnusable
+        """
+        try:
+            with self._reader.connect() as connection:
+                return backend_of(connection).software(connection)
+        except SQLAlchemyError as error:
+            raise IndexUnusable(f"{self.place} cannot be read: {reason_of(error)}") from error
+
     @contextmanager
     def reading(self, *, wait: bool = True, following: bool = False) -> Iterator[ReadIndex]:
         """Open a view of the committed rows, beside the writer; for one thread.

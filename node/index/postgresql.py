@@ -407,6 +407,11 @@ def plain(rows: Iterable[Sequence[Any]]) -> Iterable[Sequence[Any]]:
     return (tuple(map(as_sqlite, row)) for row in rows)
 
 
+def software(connection: Connection) -> tuple[str, str]:
+    """The server, which may be of another version than the driver."""
+    return "PostgreSQL", str(connection.exec_driver_sql("SHOW server_version").scalar_one())
+
+
 def root(connection: Connection) -> str:
     """The folder of the node that writes."""
     return str(connection.exec_driver_sql("SELECT value FROM about WHERE key = 'root'").scalar_one())

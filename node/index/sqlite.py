@@ -236,6 +236,11 @@ def plain(rows: Iterable[Sequence[Any]]) -> Iterable[Sequence[Any]]:
     return rows
 
 
+def software(connection: Connection) -> tuple[str, str]:
+    """The library that this process has loaded."""
+    return "SQLite", str(connection.exec_driver_sql("SELECT sqlite_version()").scalar_one())
+
+
 def root(connection: Connection) -> str:
     """The folder of the file."""
     file = connection.execute(text("SELECT file FROM pragma_database_list WHERE name = 'main'")).scalar_one()

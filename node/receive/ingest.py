@@ -26,6 +26,7 @@ from node.audit.audit_log import Transfers
 from node.dicom.attributes import InstanceAttributes, attributes_by_windows, instance_attributes, is_identifier
 from node.dicom.header import HeaderCut
 from node.dicom.part10 import file_head
+from node.dicom.status import NotPermitted
 from node.errors import ArrivalRefused, ClassMismatch, NotUnderstood, OutOfResources
 from node.index.database import Index
 from node.index.records import ArrivalPolicy, Outcome
@@ -48,6 +49,7 @@ class Origin:
 
     `peer` is an address with a port, or a host name. `association` names the association, if there is one, which began
     at `began_at`: `Ingest.association_ended` hears how it ended. `certificate` is the one that the peer has shown.
+    `wanted` are the study and the series that a peer was asked for, whose others are refused; an empty series: all.
     """
 
     source: str
@@ -57,6 +59,7 @@ class Origin:
     association: str = ""
     began_at: dt.datetime | None = None
     certificate: str = ""
+    wanted: tuple[str, str] | None = None
 
     @property
     def address(self) -> str:
@@ -253,6 +256,8 @@ class Arrival:
             The data set cannot be read, or lacks an identifying UID.
         ClassMismatch
             Its class or UID is not the announced one.
+        NotPermitted
+            It is of another study or series than the peer was asked for.
         OutOfResources
             It could not be made durable.
         """
@@ -260,6 +265,7 @@ class Arrival:
         try:
             attributes = self._attributes(data_set)
             self._require_announced(attributes)
+            self._require_wanted(attributes)
             self._note_series(attributes)
             with self._ingest.metrics.sync_seconds.time():
                 self._keep(attributes, data_set, outcome)
@@ -357,6 +363,16 @@ class Arrival:
         ):
             if announced != actual:
                 raise ClassMismatch(f"{name} of the data set is not the announced one (PS3.4 B.2.3)")
+
+    def _require_wanted(self, attributes: InstanceAttributes) -> None:
+        """Refuse what a peer sends besides what it was asked for: C-GET must not let peers in that may not store."""
+        if self._origin.wanted is None:
+            return
+        study, series = self._origin.wanted
+        if attributes.study["study_instance_uid"] != study:
+            raise NotPermitted("the instance is of another study than the peer was asked for (PS3.4 C.4.3.2)")
+        if series and attributes.series["series_instance_uid"] != series:
+            raise NotPermitted("the instance is of another series than the peer was asked for (PS3.4 C.4.3.2)")
 
 
 class _LargeDataSet:

@@ -23,7 +23,7 @@ from node.results.intake import JobExpiry
 from node.settings.model import HookSettings
 from tests import make
 from tests.integration.conftest import Root
-from tests.integration.test_hooks import rows, settle, take
+from tests.integration.test_hooks import remove, rows, settle, take
 from tests.receivers import Answer, Received, Receiver
 
 WRITE = 'printf "%%PDF-1.4 %%%%EOF" > "$0/report.pdf"'
@@ -138,6 +138,7 @@ def test_a_cancelled_job_ends_its_command_which_runs_again_only_if_somebody_asks
     thread.start()
     with held.open("rb") as pipe:  # opens once the grandchild runs
         [job] = jobs(root)
+        assert job["state"] == "running"
         root.results.end(job["job_id"], "cancelled", "cancelled by anna")
         assert pipe.read() == b""
     thread.join(30)
@@ -152,6 +153,31 @@ def test_a_cancelled_job_ends_its_command_which_runs_again_only_if_somebody_asks
     root.index.deliveries.retry("one", None, root.clock())
     worker.work()
     assert [job["state"] for job in jobs(root)] == ["succeeded", "cancelled"]
+
+
+def test_a_deletion_ends_the_command_of_its_job_and_one_that_fails_waits(
+    root: Root, begin: Begin, tmp_path: Path
+) -> None:
+    held = tmp_path / "held"
+    os.mkfifo(held)
+    worker = begin("one", script=f"[ -e {tmp_path}/again ] || exit 1; sleep 600 > {held} & wait")
+    [ct] = make.ct_series(1)
+    take(root, [ct])
+    settle(root)
+    worker.work()
+    assert [job["state"] for job in jobs(root)] == ["waiting"]
+    (tmp_path / "again").touch()
+    root.clock.move(100_000)
+    thread = threading.Thread(target=worker.work)
+    thread.start()
+    with held.open("rb") as pipe:
+        assert [job["state"] for job in jobs(root)] == ["running"]
+        remove(root, "study", ct.StudyInstanceUID)
+        JobExpiry(root.index, root.results, root.clock).step()
+        assert pipe.read() == b""
+    thread.join(30)
+    assert not thread.is_alive()
+    assert [(job["state"], job["detail"]) for job in jobs(root)] == [("cancelled", None)]
 
 
 def test_a_webhook_that_accepts_has_time_until_it_expires_and_a_replay_is_a_new_job(root: Root, begin: Begin) -> None:

@@ -155,6 +155,7 @@ def test_a_query_in_postgresql_ends_when_nobody_waits_for_it(place: ServerPlace)
 
 def test_a_nul_is_another_character_in_texts_and_lists(server: Server, place: ServerPlace, tmp_path: Path) -> None:
     with closing(Index(tmp_path, Metrics(), url=server.create("nul", "migrated"))) as index:
+        assert index.software()[0] == "PostgreSQL"
         index.about.set("a", "b\0c")
         assert index.about.get("a") == "b\ufffdc"
         assert index.instances.held(["1.2\0", "1.3"]) == []

@@ -24,6 +24,7 @@ class Peer:
     def __init__(self) -> None:
         self.sop_class_uids: list[str] = []
         self.proposed: list[str] = []
+        self.studies = [("1.2.3", "1.2.3.4")]
         ae = AE("PACS")
         ae.add_supported_context(STUDY_ROOT_FIND)
         ae.add_supported_context(STUDY_ROOT_GET)
@@ -43,9 +44,10 @@ class Peer:
             yield 0xFF00, ds
 
     def _get(self, event: Any) -> Iterator[Any]:
-        """One of two instances, then a failure."""
-        yield 2
-        yield 0xFF00, ct_series(1, study_uid="1.2.3", series_uid="1.2.3.4")[0]
+        """An instance of each of `studies`, then a failure."""
+        yield len(self.studies) + 1
+        for study, series in self.studies:
+            yield 0xFF00, ct_series(1, study_uid=study, series_uid=series)[0]
         yield 0xC001, None
 
     def _requested(self, event: Any) -> None:
@@ -85,3 +87,23 @@ def test_a_failure_after_some_instances_is_a_failure(start_node: Callable[..., R
         get(target, peer.address, Dicom(ae_title="ASKER"), node.ingest, on_answer=statuses.append)
     assert statuses == [0x0000]
     assert len(node.rows()) == 1
+
+
+def test_what_was_not_asked_for_is_refused_and_stays_at_the_peer(
+    start_node: Callable[..., Running], peer: Peer
+) -> None:
+    peer.sop_class_uids, node, statuses, reasons = [CTImageStorage], start_node(), list[int](), list[str]()
+    peer.studies = [("1.2.9", "1.2.3.4"), ("1.2.3", "1.2.3.9"), ("1.2.3", "1.2.3.4")]
+    target = RetrieveTarget("1.2.3", "1.2.3.4")
+    with pytest.raises(GetFailed):
+        get(
+            target,
+            peer.address,
+            Dicom(ae_title="ASKER"),
+            node.ingest,
+            on_answer=statuses.append,
+            on_refusal=lambda refused: reasons.append(refused.reason),
+        )
+    assert statuses == [0x0124, 0x0124, 0x0000]
+    assert [reason.split()[5] for reason in reasons] == ["study", "series"]
+    assert [(row["study_instance_uid"], row["series_instance_uid"]) for row in node.rows()] == [("1.2.3", "1.2.3.4")]

@@ -166,6 +166,8 @@ def test_a_destination_that_refuses_for_good_cancels_with_the_reason_and_a_retry
     quiet(site)
     pacs.answer = lambda uid: 0xC001
     run(site, RULE)
+    behind = [row["instances_behind"] for row in site.client().get("/api/v1/routes").json()["items"] if row["route"]]
+    assert behind == [None]  # it sends no single instances
     [failed] = search(site, WorklistLabel="Sends")
     assert value(failed, STATE) == "CANCELED"
     assert "0xC001" in value(failed, PROGRESS, "00741238")
@@ -206,6 +208,8 @@ def test_retrievals_and_jobs_are_workitems_that_are_watched_and_cancelled(site: 
     site.store.index.jobs.begin_here(job.id, now)
     [item] = search(site, WorklistLabel="Jobs", ProcedureStepState="IN PROGRESS")
     assert value(item, "00741204") == "Job of hook lung"
+    shown = client.get("/jobs").text
+    assert ("Doe, Ann" in shown, "4711" in shown) == (True, True)
     assert cancel(site, value(item, UID))[0] == 202
     assert client.get(f"/api/v1/jobs/{job.job_id}").json()["state"] == "cancelled"
     [item] = search(site, SOPInstanceUID=value(item, UID))

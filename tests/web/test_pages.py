@@ -598,6 +598,12 @@ def test_a_series_is_converted_again_and_the_old_revision_stays_to_look_at(
     revisions = page.locator("summary").filter(has_text=re.compile("^Revision"))
     expect(revisions).to_contain_text([re.compile("Revision 2 .*current"), re.compile("Revision 1 .*superseded")])
     assert "superseded" in page.locator("#volume option").last.inner_text()
+    page.get_by_role("button", name="Convert again").click()
+    expect(page.locator("#state")).to_contain_text("receiving")
+    page.locator("summary").filter(has_text=re.compile("^Revision 1")).click()
+    site.convert()
+    page.get_by_role("button", name="Show the new revision").click()  # it does not reload what somebody reads
+    expect(page.locator("#state")).to_contain_text("no gap seen")
 
 
 def test_deleting_names_what_goes_and_asks(site: Site, visit: Callable[[Site], Visitor]) -> None:

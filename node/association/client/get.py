@@ -95,6 +95,7 @@ def get(
 ) -> SubOperationCounts:
     """Retrieve a study or a series of a peer into the archive.
 
+    Instances of other studies or series are refused, as not authorized (PS3.7 C.5.16), and stay at the peer.
     C-FIND first asks the peer for the SOP classes, because Role Selection has to name them (PS3.7 D.3.3.4).
 
     Parameters
@@ -123,7 +124,8 @@ def get(
         raise GetFailed(f"{peer} has no instances of {target.series_instance_uid or target.study_instance_uid}")
     kinds = _proposed(classes)
     roles = dict.fromkeys(classes, (False, True))
-    origin = Origin("get", peer.ae_title, dicom.ae_title, f"{peer.host}:{peer.port}", uuid.uuid4().hex[:12])
+    name, wanted = uuid.uuid4().hex[:12], (target.study_instance_uid, target.series_instance_uid)
+    origin = Origin("get", peer.ae_title, dicom.ae_title, f"{peer.host}:{peer.port}", name, wanted=wanted)
     service = StoreService(ingest, origin, origin.association, ingest.metrics, on_refusal, on_answer)
     outcome = "lost"
     try:

@@ -162,7 +162,7 @@ class _Run:
 
     def _retrieve(self) -> None:
         name, dicom = self._retrieval.peer, self._settings.dicom
-        if name not in self._settings.called_peers:
+        if "@" not in name and name not in self._settings.called_peers:
             raise UsageError(f"[peers] has no {name} with a host any more")
         target = RetrieveTarget(self._retrieval.study_instance_uid, self._retrieval.series_instance_uid or "")
         peer = address_of(name, self._settings)

@@ -6,7 +6,7 @@ import datetime as dt
 
 from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
 
-from node.index.models import ImageRow, JobRow, ResultRow, SeriesRow, StudyRow
+from node.index.models import ImageRow, JobRow, PatientRow, ResultRow, SeriesRow, StudyRow
 from node.index.read.rows import PagedRepository, Row
 
 _NOT_SHOWN = ("tokens", "message_id", "replayed")
@@ -44,8 +44,11 @@ class ReadJobs(PagedRepository):
     )
 
     def newest(self, limit: int, offset: int) -> list[Row]:
-        """Return a page of all jobs, newest first."""
-        rows = self._connection.execute(self.listing.order_by(JobRow.id.desc()).limit(limit).offset(offset))
+        """Return a page of all jobs, newest first, with their patients."""
+        listing = self.listing.add_columns(PatientRow.patient_name, PatientRow.patient_id).outerjoin(
+            PatientRow, PatientRow.id == StudyRow.patient_id
+        )
+        rows = self._connection.execute(listing.order_by(JobRow.id.desc()).limit(limit).offset(offset))
         return [dict(row) for row in rows.mappings()]
 
     def results(self, id: int) -> list[Row]:

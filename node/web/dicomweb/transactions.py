@@ -180,7 +180,7 @@ TRANSACTIONS: Mapping[Callable[..., Any], Transaction] = {
         "11.10",
         (),
         {
-            "deletionlock": "true or false; granted for workitems of clients, to accounts with the role write",
+            "deletionlock": "true or false; granted for all but conversions, to accounts with the role write",
             "filter": "of the filtered worklist: attribute=value, several separated by commas",
         },
         (),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import sqlite3
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import Annotated, Any
@@ -176,7 +175,14 @@ def upload(request: Request, node: Node, account: Writer) -> Response:
 def status(request: Request, node: Node, account: Reader) -> Response:
     """The state of the node and its configuration."""
     return page(
-        request, node, account, "status.html", settings=node.settings, versions=_versions(), digest="", **_status(node)
+        request,
+        node,
+        account,
+        "status.html",
+        settings=node.settings,
+        versions=_versions(node),
+        digest="",
+        **_status(node),
     )
 
 
@@ -243,10 +249,11 @@ def _total(samples: Mapping[str, float], name: str) -> float:
     return sum(value for sample, value in samples.items() if sample == name or sample.startswith(f"{name}{{"))
 
 
-def _versions() -> dict[str, str]:
+def _versions(node: Services) -> dict[str, str]:
+    database, version_of_database = node.index.software()
     return {
         "voxelnode": __version__,
         "Python": platform.python_version(),
-        "SQLite": sqlite3.sqlite_version,
+        database: version_of_database,
         **{name: version(name) for name in LIBRARIES},
     }

@@ -152,10 +152,19 @@
     else sentAt.set(by, event.timeStamp);
   });
 
-  // A converted series has a volume now: reload its page.
+  // A converted series has a volume now: reload its page, or offer that to those who look at something else.
+  const OLDER_REVISION = "#revisions ~ details.revision ~ details.revision[open]";
   document.addEventListener("htmx:afterSwap", (event) => {
     const state = event.detail.target;
-    if (state.id === "state" && !byId("state").hasAttribute("data-open")) location.reload();
+    if (state.id !== "state" || byId("state").hasAttribute("data-open")) return;
+    const isChosen = byId("volume") && byId("volume").selectedIndex > 0;
+    if (!isChosen && !document.querySelector(OLDER_REVISION)) return location.reload();
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = "Show the new revision";
+    button.addEventListener("click", () => location.reload());
+    byId("state").append(button);
+    announce("The series was converted.");
   });
 
   // A list that nobody is reading updates automatically; otherwise a button offers the update. Wait until htmx has
