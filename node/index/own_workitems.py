@@ -31,6 +31,9 @@ Kind = Literal["send", "retrieval", "job"]
 MAX_KEPT = 10_000
 """Newest rows of ``workitems`` among which those of the node are kept after their end; older ones are removed."""
 
+PRUNED_EVERY = 100
+"""Rows of ``workitems`` after which old ones are looked for."""
+
 LABELS: Mapping[Kind, tuple[str, str]] = {
     "send": ("Send to", "Sends"),
     "retrieval": ("Retrieve from", "Retrievals"),
@@ -130,14 +133,19 @@ def follow(connection: Connection, work: OwnWork, standing: Standing, now: dt.da
 
     What was cancelled, but did not fail, before there was a workitem was never asked for: it gets none.
     """
-    its = WorkitemRow.work_key == work.key, WorkitemRow.work_of == work.of
-    row = connection.execute(select(WorkitemRow.__table__).where(*its).order_by(WorkitemRow.id.desc()).limit(1)).first()
+    row = _newest(connection, work.of, work.key)
     if row is None and standing.state == "CANCELED" and not standing.is_failure:
         return
     if row is None or (row.state in FINAL and standing.state not in FINAL):
-        row = _added(connection, work, now)
-    if row.state not in FINAL:
+        _begin(connection, work, standing, now)
+    elif row.state not in FINAL:
         _go_on(connection, row, standing, now)
+
+
+def is_under_cancellation(connection: Connection, of: str, key: str) -> bool:
+    """Return whether somebody has cancelled a workitem that has not ended."""
+    row = _newest(connection, of, key)
+    return row is not None and row.ended_at is None and row.cancelled_by is not None
 
 
 def end_others(connection: Connection, names: Collection[str], now: dt.datetime) -> None:
@@ -146,57 +154,73 @@ def end_others(connection: Connection, names: Collection[str], now: dt.datetime)
         _go_on(connection, row, Standing("CANCELED", "the destination is no longer configured"), now)
 
 
+def _newest(connection: Connection, of: str, key: str) -> Row[Any] | None:
+    its = WorkitemRow.work_key == key, WorkitemRow.work_of == of
+    newest = select(WorkitemRow.__table__).where(*its).order_by(WorkitemRow.id.desc()).limit(1)
+    return connection.execute(newest).first()
+
+
 def _open(connection: Connection, *conditions: Any) -> list[Row[Any]]:
     open_rows = select(WorkitemRow.__table__).where(*conditions, WorkitemRow.ended_at.is_(None))
     return list(connection.execute(open_rows))
 
 
-def _added(connection: Connection, work: OwnWork, now: dt.datetime) -> Row[Any]:
-    attributes = _scheduled(work, now)
+def _begin(connection: Connection, work: OwnWork, standing: Standing, now: dt.datetime) -> None:
+    scheduled = _scheduled(work, now)
+    state, attributes, told = _moved(work.kind, "SCHEDULED", scheduled, standing, now)
     values = {
         "sop_instance_uid": f"2.25.{uuid.uuid4().int}",
-        "state": "SCHEDULED",
+        "state": state,
         "attributes": attributes,
         "created_by": work.requested_by[:64],
         "created_at": now,
+        "ended_at": now if state in FINAL else None,
         "work": work.kind,
         "work_of": work.of,
         "work_key": work.key,
         "study_instance_uid": work.study_instance_uid,
         "series_instance_uid": work.series_instance_uid,
     }
-    added = insert(WorkitemRow).values(values).returning(WorkitemRow.__table__)
-    row = connection.execute(added).one()
-    report(connection, row.id, rules.STATE_REPORT, rules.state_report(attributes))
-    is_locked = exists().where(WorkitemLockRow.workitem_id == WorkitemRow.id)
-    old = WorkitemRow.work.is_not(None), WorkitemRow.ended_at.is_not(None), WorkitemRow.id <= row.id - MAX_KEPT
-    connection.execute(delete(WorkitemRow).where(*old, ~is_locked))
-    return row
+    id = connection.execute(insert(WorkitemRow).values(values).returning(WorkitemRow.id)).scalar_one()
+    report(connection, id, (rules.STATE_REPORT, rules.state_report(scheduled)), *told)
+    if id % PRUNED_EVERY == 0:
+        is_locked = exists().where(WorkitemLockRow.workitem_id == WorkitemRow.id)
+        old = WorkitemRow.work.is_not(None), WorkitemRow.ended_at.is_not(None), WorkitemRow.id <= id - MAX_KEPT
+        connection.execute(delete(WorkitemRow).where(*old, ~is_locked))
 
 
 def _go_on(connection: Connection, row: Row[Any], standing: Standing, now: dt.datetime) -> None:
-    """Let a workitem go through the states up to that of its record, and tell each to its subscribers."""
-    attributes: Json = row.attributes
-    told = elements({rules.PROGRESS: _progress(standing, now)})
-    told = told if rules.values_of(told, rules.PROGRESS) and not told.items() <= attributes.items() else {}
-    path = [state for state in _PATHS[standing.state] if STATES.index(state) > STATES.index(row.state)]
-    for state in path:
-        if state in FINAL:
-            [performed] = rules.values_of(attributes, rules.PERFORMED)
-            performed = dict(sorted({**performed, **elements({"PerformedProcedureStepEndDateTime": now})}.items()))
-            attributes = {**attributes, **told, **elements({"ProcedureStepState": state})}
-            attributes[f"{standard_tag(rules.PERFORMED):08X}"] = {"vr": "SQ", "Value": [performed]}
+    state, attributes, told = _moved(row.work, row.state, row.attributes, standing, now)
+    if told:
+        ended = {"ended_at": now} if state in FINAL else {}
+        change(connection, row.id, attributes=attributes, state=state, **ended)
+        report(connection, row.id, *told)
+
+
+def _moved(
+    kind: Kind, state: State, attributes: Json, standing: Standing, now: dt.datetime
+) -> tuple[State, Json, list[tuple[int, Json]]]:
+    """Return state and attributes of a workitem that follows its record, and the events on its way."""
+    told: list[tuple[int, Json]] = []
+    progress = elements({rules.PROGRESS: _progress(standing, now)})
+    if not rules.values_of(progress, rules.PROGRESS) or progress.items() <= attributes.items():
+        progress = {}
+    for after in _PATHS[standing.state]:
+        if STATES.index(after) <= STATES.index(state):
+            continue
+        if after in FINAL:
+            [begun] = rules.values_of(attributes, rules.PERFORMED)
+            ended = dict(sorted({**begun, **elements({"PerformedProcedureStepEndDateTime": now})}.items()))
+            performed: Json = {f"{standard_tag(rules.PERFORMED):08X}": {"vr": "SQ", "Value": [ended]}}
         else:
-            begun = {"ProcedureStepState": state, rules.PERFORMED: [_performed(row.work, now)]}
-            attributes = {**attributes, **told, **elements(begun)}
-        attributes = rules.modified(attributes, now)
-        report(connection, row.id, rules.STATE_REPORT, rules.state_report(attributes))
-    if told and not path:
-        attributes = rules.modified({**attributes, **told}, now)
-        report(connection, row.id, rules.PROGRESS_REPORT)
-    if told or path:
-        ended = {"ended_at": now} if standing.state in FINAL else {}
-        change(connection, row.id, attributes=attributes, state=path[-1] if path else row.state, **ended)
+            performed = elements({rules.PERFORMED: [_performed(kind, now)]})
+        changed = {**attributes, **progress, **performed, **elements({"ProcedureStepState": after})}
+        state, attributes = after, rules.modified(changed, now)
+        told.append((rules.STATE_REPORT, rules.state_report(attributes)))
+    if progress and not told:
+        attributes = rules.modified({**attributes, **progress}, now)
+        told.append((rules.PROGRESS_REPORT, {}))
+    return state, attributes, told
 
 
 _PATHS: Mapping[State, tuple[State, ...]] = {

@@ -17,6 +17,7 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, or
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.orm import join
 
+from node.errors import VoxelnodeError
 from node.index.converted import SeriesKey
 from node.index.deliveries import (
     MAX_REPLAYED,
@@ -44,7 +45,7 @@ from node.index.models import (
     SeriesRow,
     StudyRow,
 )
-from node.index.own_workitems import Standing, follow
+from node.index.own_workitems import Standing, follow, is_under_cancellation
 from node.index.repository import IndexRepository, on_reader, on_writer
 
 ASKED_AT_ONCE = 1000
@@ -54,6 +55,10 @@ MAX_ASKS = 5
 """Requests for commitment of an instance after which one that the destination does not keep is given up."""
 
 _NAMESPACE = uuid.UUID("2f3c7b52-9c3f-4d0e-8a0f-5d1f7e6b1c44")
+
+
+class SendBeingCancelled(VoxelnodeError):
+    """A worker still sends the same, and has not heard yet that it was cancelled."""
 
 
 def subscriber(route: str, destination: str) -> str:
@@ -412,7 +417,12 @@ class RouteRepository(IndexRepository):
         series_instance_uid: str | None,
         now: dt.datetime,
     ) -> int:
-        """Queue what a person sends to a destination: a study or a series; return the number of its instances."""
+        """Queue what a person sends to a destination: a study or a series; return the number of its instances.
+
+        Raises
+        ------
+        SendBeingCancelled
+        """
         condition = StudyRow.study_instance_uid == study_instance_uid
         if series_instance_uid is not None:
             condition = and_(condition, SeriesRow.series_instance_uid == series_instance_uid)
@@ -422,6 +432,8 @@ class RouteRepository(IndexRepository):
             _message_id("send", name, study_instance_uid, series_instance_uid), "send", now, study_instance_uid,
             series_instance_uid,
         )  # fmt: skip
+        if count and is_under_cancellation(connection, name, pending.message_id):
+            raise SendBeingCancelled("an earlier send of the same is being cancelled: try again in a few seconds")
         if count and not _is_waiting(connection, name, pending):
             taken = SentInstanceRow.subscriber == name, SentInstanceRow.image_id.in_(images)
             connection.execute(delete(SentInstanceRow).where(*taken))

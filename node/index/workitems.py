@@ -70,9 +70,9 @@ class WorkitemRepository(IndexRepository):
         patient_id = (entry_text(attributes, "PatientID") or "")[:64] or None
         added = insert(WorkitemRow).values({**values, "patient_id": patient_id, "attributes": attributes})
         id = connection.execute(added.returning(WorkitemRow.id)).scalar_one()
-        report(connection, id, rules.STATE_REPORT, rules.state_report(attributes))
+        report(connection, id, (rules.STATE_REPORT, rules.state_report(attributes)))
         if rules.assigned_report(attributes):
-            report(connection, id, rules.ASSIGNED)
+            report(connection, id, (rules.ASSIGNED, {}))
         _lock(connection, [id], locked_by)
         return True
 
@@ -99,7 +99,7 @@ class WorkitemRepository(IndexRepository):
         change(connection, row.id, attributes=attributes)
         for event in rules.events_of(row.attributes, changes):
             told = rules.state_report(attributes) if event == rules.STATE_REPORT else {}
-            report(connection, row.id, event, told)
+            report(connection, row.id, (event, told))
         return Status.SUCCESS
 
     @on_writer
@@ -119,7 +119,7 @@ class WorkitemRepository(IndexRepository):
             return attributes
         ended = {"ended_at": now} if wanted in rules.FINAL else {"transaction_uid": transaction_uid}
         change(connection, row.id, attributes=attributes, state=wanted, **ended)
-        report(connection, row.id, rules.STATE_REPORT, rules.state_report(attributes))
+        report(connection, row.id, (rules.STATE_REPORT, rules.state_report(attributes)))
         return Status.SUCCESS
 
     @on_writer
@@ -146,7 +146,7 @@ class WorkitemRepository(IndexRepository):
         if not states and not is_heard:
             return Status.NO_PERFORMER
         asked = dict(sorted({**request, **elements({"RequestingAE": requestor})}.items()))
-        report(connection, row.id, rules.CANCEL_REQUESTED, asked)
+        report(connection, row.id, (rules.CANCEL_REQUESTED, asked))
         return _cancel(connection, row, states, request, now)
 
     @on_writer
@@ -235,7 +235,7 @@ def _cancel(connection: Connection, row: Row[Any], states: Sequence[State], requ
         if isinstance(after, Status):
             return after
         attributes = after
-        report(connection, row.id, rules.STATE_REPORT, rules.state_report(attributes))
+        report(connection, row.id, (rules.STATE_REPORT, rules.state_report(attributes)))
     if states:
         change(connection, row.id, attributes=attributes, state=states[-1], ended_at=now)
     return Status.SUCCESS
@@ -252,11 +252,11 @@ def change(connection: Connection, id: int, **values: Any) -> None:
     connection.execute(update(WorkitemRow).where(WorkitemRow.id == id).values(values))
 
 
-def report(connection: Connection, workitem_id: int, event_type: int, told: Json | None = None) -> None:
-    """Record an event of a workitem, of which its subscribers are told."""
-    values = {"workitem_id": workitem_id, "event_type": event_type, "report": told or {}}
-    added = insert(WorkitemReportRow).values(values).returning(WorkitemReportRow.id)
-    last = connection.execute(added).scalar_one()
+def report(connection: Connection, workitem_id: int, *events: tuple[int, Json]) -> None:
+    """Record events of a workitem, Event Type ID and report, of which its subscribers are told."""
+    rows = [{"workitem_id": workitem_id, "event_type": event, "report": told} for event, told in events]
+    added = insert(WorkitemReportRow).values(rows).returning(WorkitemReportRow.id)
+    last = max(connection.execute(added).scalars())
     connection.execute(delete(WorkitemReportRow).where(WorkitemReportRow.id <= last - MAX_REPORTS))
 
 

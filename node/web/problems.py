@@ -21,6 +21,7 @@ from node.index.jobs import JobEnded, NoSuchJob, ResultThere
 from node.index.keyed_requests import KeyReused, KeyUnderWay, TooManyKeys
 from node.index.patients import NoSuchPatient
 from node.index.retrievals import NoSuchRetrieval, RetrievalEnded
+from node.index.routes import SendBeingCancelled
 from node.index.workitems import NoSuchWorkitem, WorkitemEnded
 from node.receive.conflicts import NoSuchConflict, NotDecidable
 from node.receive.quarantine import NotInQuarantine, NotReleased
@@ -69,6 +70,7 @@ TYPES: tuple[tuple[type[VoxelnodeError], ProblemType], ...] = (
     (ResultsBusy, types.BUSY),
     (NoSuchRetrieval, types.NOT_FOUND),
     (RetrievalEnded, types.CONFLICT),
+    (SendBeingCancelled, types.CONFLICT),
     (NoSuchWorkitem, types.NOT_FOUND),
     (WorkitemEnded, types.CONFLICT),
     (PeerBusy, types.BUSY),

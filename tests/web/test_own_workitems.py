@@ -102,6 +102,8 @@ def test_what_a_person_sends_is_watched_searched_and_cancelled(site: Site, pacs:
             409,
         )
         assert cancel(site, first)[0] == 202
+        again = client.post(f"/api/v1/studies/{STUDY}/send", params={"to": "PACS"})
+        assert (again.status_code, "being cancelled" in again.json()["detail"]) == (409, True)
         run(site, HAND)
         assert pacs.taken == []
         assert told(connection, 3) == [(first, "SCHEDULED"), (first, "IN PROGRESS"), (first, "CANCELED")]

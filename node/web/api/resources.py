@@ -35,7 +35,7 @@ from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
 from node.web.files import OCTETS, file_response
 from node.web.kept_files import DAMAGED, Damaged, whole_file
-from node.web.problem_types import AMBIGUOUS, INVALID_REQUEST, WRONG_CURSOR
+from node.web.problem_types import AMBIGUOUS, CONFLICT, INVALID_REQUEST, WRONG_CURSOR
 from node.web.services import Node, Services
 
 router = api_router()
@@ -181,7 +181,12 @@ def reconvert_study(
     return change.make(models.ReconvertResult, lambda index: _study(index, study_instance_uid), act)
 
 
-@router.post("/studies/{study_instance_uid}/send", status_code=202, responses=problems(*OF_CHANGES), tags=["studies"])
+@router.post(
+    "/studies/{study_instance_uid}/send",
+    status_code=202,
+    responses=problems(*OF_CHANGES, CONFLICT),
+    tags=["studies"],
+)
 def send_study(
     account: Writer, node: Node, audit: RequestAudit, change: Change, study_instance_uid: StudyUid, to: To
 ) -> models.SendResult:
@@ -279,7 +284,7 @@ def reconvert_series(
 @router.post(
     "/studies/{study_instance_uid}/series/{series_instance_uid}/send",
     status_code=202,
-    responses=problems(*OF_CHANGES),
+    responses=problems(*OF_CHANGES, CONFLICT),
     tags=["series"],
 )
 def send_series(
