@@ -220,7 +220,8 @@ class RouteWorker(HeldWorker):
         if pending.message_id not in self._asked:
             self._attempt_together(pending)
         asked = self._asked.pop(pending.message_id)
-        if (who := self._cancelled_by.get(pending.message_id)) is not None:
+        who = self._cancelled_by.get(pending.message_id)
+        if who is not None and not all(due.is_sent or self._is_taken(due) for due in asked.wanted):
             return Attempt(pending, "dropped", pending.attempts + 1, reason=f"cancelled by {who}")
         if not asked.dues:
             return Attempt(pending, "dropped", pending.attempts, reason="the object was deleted")
