@@ -190,7 +190,7 @@ class DeliveryRepository(IndexRepository):
         dropped = orphans.values(state="dropped", due_at=None, reason="it is no longer configured")
         count = connection.execute(dropped).rowcount
         if are_routes:
-            end_others(connection, names, dt.datetime.now(dt.UTC))
+            end_others(connection, kept, dt.datetime.now(dt.UTC))
         last_event = connection.execute(select(func.coalesce(func.max(EventRow.id), 0))).scalar_one()
         last_image = connection.execute(select(func.coalesce(func.max(ImageRow.id), 0))).scalar_one()
         for name, wanted in wants_instances.items():
