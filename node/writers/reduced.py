@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
+import zipfile
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
@@ -10,16 +14,21 @@ import numpy as np
 from isal import igzip, isal_zlib
 from nibabel import nifti1, nifti2
 
-from node.volume.model import Array, Geometry, Kind, Volume
+from node.volume.model import Array, Float, Geometry, Kind, Volume
+from node.volume.rendering import nearest_axes
 from node.writers.bodymask import BODY_HU, body_mask, masked
 from node.writers.metaimage import ELEMENT_TYPES
 from node.writers.nifti import COMPRESSION_LEVEL, HEADERS, LPS_TO_RAS, MAX_NIFTI1_DIMENSION, RGB
+from node.writers.nrrd import TYPES
 
 PIECE_BYTES = 1 << 20
 
+PAIR_MAGIC = {nifti1.Nifti1Header.sizeof_hdr: b"ni1", nifti2.Nifti2Header.sizeof_hdr: b"ni2"}
+"""What the header of a NIfTI pair says of itself, by its size; that of Analyze has something else there."""
+
 
 def reduced(path: Path, voxel_file: Path, max_voxels: int, *, only_body: bool = False) -> bytes:
-    """Return a ``.nii.gz`` with every n-th voxel of the first time of a NIfTI or MetaImage file.
+    """Return a ``.nii.gz`` with every n-th voxel of the first time of a volume, whatever its format.
 
     Voxels are picked, never averaged: values of label volumes and of phases have no mean. The steps along the axes
     make the voxels as nearly cubic as they can be.
@@ -27,7 +36,8 @@ def reduced(path: Path, voxel_file: Path, max_voxels: int, *, only_body: bool = 
     Parameters
     ----------
     path : Path
-        ``.nii``, ``.nii.gz``, or the header of a pair: ``.hdr``, ``.mhd``; written by this package.
+        ``.nii``, ``.nii.gz``, ``.nrrd``, ``.npz``, or the header of a pair: ``.hdr`` (of NIfTI or Analyze), ``.mhd``;
+        written by this package.
     voxel_file : Path
         The other file of a pair, else `path`.
     max_voxels : int
@@ -35,8 +45,8 @@ def reduced(path: Path, voxel_file: Path, max_voxels: int, *, only_body: bool = 
     only_body : bool
         Of a CT in HU: replace everything outside of the body, such as the table, with air.
     """
-    head, stream = _opened(path, voxel_file)
-    with stream:
+    with ExitStack() as files:
+        head, stream = _opened(path, voxel_file, files)
         columns, rows, slices = _first_time(head)
         steps = steps_of((columns, rows, slices), head.get_zooms()[:3], max_voxels)
         pixel: np.dtype[Any] = head.get_data_dtype()
@@ -64,18 +74,24 @@ def steps_of(shape: tuple[int, ...], spacing_mm: tuple[float, ...], max_voxels: 
     return steps
 
 
-def _opened(path: Path, voxel_file: Path) -> tuple[Any, IO[bytes] | _Inflated]:
-    """Return the NIfTI header of a volume, and its voxels from the first one on."""
+def _opened(path: Path, voxel_file: Path, files: ExitStack) -> tuple[Any, IO[bytes] | _Inflated]:
+    """Return the NIfTI header of a volume, and its voxels from the first one on; `files` closes what is open."""
+    if path.suffix == ".nrrd":
+        return _opened_nrrd(path, files)
+    if path.suffix == ".npz":
+        return _opened_npz(path, files)
     if path.suffix == ".mhd":
         is_packed = voxel_file.suffix == ".zraw"
-        return _header_of_metaimage(path), _Inflated(voxel_file) if is_packed else voxel_file.open("rb")
-    stream: IO[bytes] = igzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+        voxels = files.enter_context(_Inflated(voxel_file) if is_packed else voxel_file.open("rb"))
+        return _header_of_metaimage(path), voxels
+    stream: IO[bytes] = files.enter_context(igzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb"))
     head = _header(stream)
-    if voxel_file != path:
-        stream.close()
-        return head, voxel_file.open("rb")
-    _skip(stream, int(head["vox_offset"]) - head.sizeof_hdr)
-    return head, stream
+    if voxel_file == path:
+        _skip(stream, int(head["vox_offset"]) - head.sizeof_hdr)
+        return head, stream
+    if head["magic"] != PAIR_MAGIC[head.sizeof_hdr]:
+        head = _header_of_analyze(path, head)
+    return head, files.enter_context(voxel_file.open("rb"))
 
 
 def _header(stream: IO[bytes]) -> Any:
@@ -83,28 +99,108 @@ def _header(stream: IO[bytes]) -> Any:
     size = stream.read(4)
     is_short = int.from_bytes(size, "little") == nifti1.Nifti1Header.sizeof_hdr
     header: Any = nifti1.Nifti1Header if is_short else nifti2.Nifti2Header
-    return header(size + stream.read(header.sizeof_hdr - len(size)), endianness="<")
+    return header(size + stream.read(header.sizeof_hdr - len(size)), endianness="<", check=False)
+
+
+def _header_for(
+    size: Sequence[int],
+    spacing_mm: Sequence[float],
+    dtype: Any,
+    affine_lps: Float | None,
+    scaling: tuple[float, float] = (1.0, 0.0),
+) -> Any:
+    """Return the NIfTI header for a grid of (columns, rows, slices, times); one without an affine has no place."""
+    head = HEADERS[max(size) > MAX_NIFTI1_DIMENSION, False](endianness="<")
+    head.set_data_dtype(dtype)
+    head.set_data_shape(size)
+    head.set_zooms([*spacing_mm[:3], *(1.0 for _ in size[3:])])
+    head.set_slope_inter(*scaling)
+    if affine_lps is not None:
+        head.set_sform(LPS_TO_RAS @ affine_lps, code="scanner")
+    return head
 
 
 def _header_of_metaimage(path: Path) -> Any:
-    """Return the NIfTI header for the grid of a MetaImage file; a plane of two axes has no place in the patient."""
+    """A plane of two axes has no place in the patient."""
     lines = path.read_text(encoding="utf-8").splitlines()
     fields = {name.strip(): value.strip() for name, _, value in (line.partition("=") for line in lines)}
     axes = int(fields["NDims"])
     size = [*(int(number) for number in fields["DimSize"].split()), 1][: max(axes, 3)]
-    spacing = [*(float(number) for number in fields["ElementSpacing"].split()), 1.0][: max(axes, 3)]
-    head = HEADERS[max(size) > MAX_NIFTI1_DIMENSION, False](endianness="<")
+    spacing = [*(float(number) for number in fields["ElementSpacing"].split()), 1.0][:3]
     dtypes = {name: dtype for dtype, name in ELEMENT_TYPES.items()}
-    head.set_data_dtype(RGB if "ElementNumberOfChannels" in fields else dtypes[fields["ElementType"]])
-    head.set_data_shape(size)
-    head.set_zooms(spacing)
+    affine = None
     if axes > 2:
         direction = np.array(fields["TransformMatrix"].split(), float).reshape(axes, axes).T
         affine = np.eye(4)
-        affine[:3, :3] = direction[:3, :3] * spacing[:3]
+        affine[:3, :3] = direction[:3, :3] * spacing
         affine[:3, 3] = np.array(fields["Offset"].split(), float)[:3]
-        head.set_sform(LPS_TO_RAS @ affine, code="scanner")
-    return head
+    dtype = RGB if "ElementNumberOfChannels" in fields else dtypes[fields["ElementType"]]
+    return _header_for(size, spacing, dtype, affine)
+
+
+def _opened_nrrd(path: Path, files: ExitStack) -> tuple[Any, IO[bytes]]:
+    stream = files.enter_context(path.open("rb"))
+    fields = {}
+    while line := stream.readline().decode("ascii").strip():
+        name, _, content = line.partition(": ")
+        fields[name] = content
+    is_colour = fields["kinds"].startswith("RGB-color")
+    size = [int(number) for number in fields["sizes"].split()][is_colour:]
+    dtypes = {name: dtype for dtype, name in TYPES.items()}
+    dtype = RGB if is_colour else dtypes.get(fields["type"], fields["type"])
+    affine = None
+    if "space origin" in fields:
+        columns = [_numbers(part) for part in fields["space directions"].split()[is_colour:][:3]]
+        affine = np.eye(4)
+        affine[:3, :3] = np.transpose(columns)
+        affine[:3, 3] = _numbers(fields["space origin"])
+        spacing = np.linalg.norm(affine[:3, :3], axis=0).tolist()
+    else:
+        spacing = [float(number) for number in fields["spacings"].split()[is_colour:][:3]]
+    voxels = files.enter_context(igzip.open(stream, "rb")) if fields["encoding"] == "gzip" else stream
+    return _header_for(size, spacing, dtype, affine), voxels
+
+
+def _numbers(vector: str) -> list[float]:
+    return [float(number) for number in vector.strip("()").split(",")]
+
+
+def _opened_npz(path: Path, files: ExitStack) -> tuple[Any, IO[bytes]]:
+    with np.load(path, allow_pickle=False) as arrays:
+        affine, spacing = arrays["affine"], arrays["spacing"]
+        scaling = float(arrays["slope"]), float(arrays["intercept"])
+    stream = files.enter_context(files.enter_context(zipfile.ZipFile(path)).open("data.npy"))
+    np.lib.format.read_magic(stream)
+    shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+    is_colour = dtype == np.uint8 and len(shape) > 3 and shape[-1] == 3
+    size = shape[: len(shape) - is_colour][::-1]
+    affine_lps = None if np.isnan(affine).any() else LPS_TO_RAS @ affine
+    return _header_for(size, spacing.tolist(), RGB if is_colour else dtype, affine_lps, scaling), stream
+
+
+def _header_of_analyze(path: Path, head: Any) -> Any:
+    """Return the header with the position that Analyze cannot hold; `affine_lps` of the sidecar has it.
+
+    The voxels of `head` were turned: right to left, posterior to anterior, inferior to superior.
+    """
+    size = head.get_data_shape()
+    stem = path.name.removesuffix("_analyze.hdr")
+    sidecar = json.loads((path.parent / f"{stem}.json").read_bytes())
+    spacing = list(head.get_zooms()[:3])
+    if sidecar.get("affine_lps") is None:
+        return _header_for(size, spacing, head.get_data_dtype(), None)
+    affine = np.array(sidecar["affine_lps"], float)
+    patient_axis = nearest_axes(affine[:3, :3])
+    turned = np.eye(4)
+    turned[:3, 3] = affine[:3, 3]
+    for axis, count in enumerate(size[:3]):
+        column = affine[:3, patient_axis.index(axis)]
+        # To the left, to anterior and to superior: in LPS+, y has the other sign.
+        sign = math.copysign(1, column[axis]) * (-1 if axis == 1 else 1)
+        turned[:3, axis] = sign * column
+        if sign < 0:
+            turned[:3, 3] += (count - 1) * column
+    return _header_for(size, spacing, head.get_data_dtype(), turned)
 
 
 class _Inflated:

@@ -424,6 +424,7 @@ def test_files_of_a_revision_can_be_taken_away(visitor: Visitor, shown: Shown) -
     with page.expect_download() as download:
         files.get_by_role("link", name="volume.nii.gz").click()
     assert Path(download.value.path()).read_bytes()[:2] == b"\x1f\x8b"
+    page.get_by_text("De-identified…").click()
     page.get_by_label("What is downloaded").select_option("Volumes")
     with page.expect_download() as download:
         page.get_by_role("button", name="Download de-identified").click()

@@ -161,16 +161,62 @@ def test_a_distance_is_that_of_the_patient(view: Callable[..., Page]) -> None:
     page.mouse.down()
     page.mouse.move(box["x"] + x1 + MARGIN + 0.5, box["y"] + y1 + MARGIN + 0.5, steps=4)
     page.mouse.up()
-    drawn(page)
-    shown = page.locator("#distance").inner_text()
-    assert float(shown.removesuffix(" mm")) == pytest.approx(APART_MM, abs=0.6)
+    measures = page.locator("#measures li")
+    expect(measures).to_have_count(1)
+    [shown] = measures.locator("button").first.all_inner_texts()
+    assert float(shown.removeprefix("Distance ").removesuffix(" mm")) == pytest.approx(APART_MM, abs=0.6)
     expect(page.locator("#place")).to_contain_text("voxel 50, 60, 6 · value 1000 HU")
     page.keyboard.press("Escape")
-    expect(page.locator("#distance")).to_have_text("")
     page.keyboard.press("d")
     for _ in range(10):
         page.keyboard.press("Shift+ArrowRight")
-    expect(page.locator("#distance")).to_have_text("12.0 mm")
+    expect(measures.nth(1)).to_contain_text("Distance 12.0 mm")
+    page.keyboard.press("Delete")
+    measures.get_by_role("button", name=re.compile("^Remove Distance")).click()
+    expect(measures).to_have_count(0)
+
+
+def test_angles_and_regions_are_measured_by_keys_on_a_turned_and_flipped_plane(view: Callable[..., Page]) -> None:
+    page = view(CT)
+    axial = plane(page, "axial")
+
+    def letters() -> list[str]:
+        return [axial.locator(f".to-{side}").inner_text() for side in ("left", "right", "top", "bottom")]
+
+    def move(key: str, times: int) -> None:
+        for _ in range(times):
+            page.keyboard.press(f"Shift+Arrow{key}")
+
+    page.keyboard.press("t")
+    expect(axial.locator(".to-top")).to_have_text("R")
+    assert letters() == [*("P", "A", "R", "L")]
+    page.keyboard.press("h")
+    expect(axial.locator(".to-left")).to_have_text("A")
+    page.keyboard.press("t")  # the flip comes after the turn: what was at the left is at the top now
+    expect(axial.locator(".to-top")).to_have_text("A")
+    assert letters() == [*("L", "R", "A", "P")]
+    measures = page.locator("#measures li")
+    page.keyboard.press("e")
+    move("Right", 10)  # 12 mm
+    move("Down", 20)  # 10 mm
+    page.keyboard.press("e")
+    # Soft tissue of slice 7 has 60 HU; an ellipse of 12 by 10 mm.
+    expect(measures).to_contain_text(["Region 0.942 cm² · mean 60 HU · SD 0 · 60 to 60"])
+    page.keyboard.press("y")
+    move("Right", 5)  # 6 mm
+    page.keyboard.press("y")
+    move("Down", 12)  # 6 mm
+    page.keyboard.press("y")
+    expect(measures.nth(1)).to_contain_text("Angle 90.0°")
+    page.get_by_role("button", name="Save").focus()
+    with page.expect_download() as saved:
+        page.keyboard.press("Enter")
+    assert saved.value.suggested_filename == "axial-7.png"
+    with Image.open(saved.value.path()) as picture:
+        assert picture.width > 300
+    page.keyboard.press("r")
+    expect(measures).to_have_count(0)
+    assert letters() == [*("R", "L", "A", "P")]
 
 
 def test_one_finger_scrolls_or_does_what_the_tool_says_and_two_zoom_and_move(view: Callable[..., Page]) -> None:
@@ -224,6 +270,11 @@ def test_two_series_beside_each_other_share_the_cross_hair(view: Callable[..., P
     for _ in range(10):
         page.keyboard.press("Shift+ArrowLeft")  # 12 mm to the right of the patient: three slices of the MR
     expect(caption(page, "sagittal", 1)).to_have_text("Sagittal 9 of 20")
+    page.keyboard.press("x")
+    without = colours(plane(page, "sagittal", 1).locator("canvas"))
+    page.keyboard.press("x")
+    seen = colours(plane(page, "sagittal", 1).locator("canvas"))  # the axial slice is a dashed line in it
+    assert np.count_nonzero((seen - without)[..., 0] - (seen - without)[..., 2] > 80) > 50
     page.get_by_label("Beside").select_option(_of(page, ELSEWHERE))
     expect(page.locator("#notes")).to_contain_text("not linked: the series have different frames of reference")
     page.get_by_label("Beside").select_option("")
@@ -254,7 +305,7 @@ def test_times_play_and_colours_are_as_they_are(view: Callable[..., Page]) -> No
     expect(page.locator("#time-number")).to_contain_text("1 of 3")
     page.keyboard.press("ArrowRight")
     expect(page.locator("#time-number")).to_contain_text("2 of 3")
-    page.get_by_label("times per second").fill("30")
+    page.get_by_label("per second").fill("30")
     page.get_by_role("button", name="Play").click()
     expect(page.locator("#time-number")).not_to_contain_text("2 of 3")
     page = view(COLOUR, size=NARROW)
@@ -299,6 +350,15 @@ def test_without_webgl_planes_are_shown_and_space_says_why_not(visitor: Visitor)
     expect(caption(page, "axial")).to_have_text("Axial 7 of 12")
     page.locator("#layout").select_option("four")
     expect(plane(page, "space")).to_contain_text("WebGL 2 is missing")
+
+
+def test_files_that_a_browser_does_not_read_are_shown_as_the_copy_of_the_node(
+    view: Callable[..., Page], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(viewable, "BROWSER_FORMATS", frozenset())  # as on a node that writes NRRD alone
+    page = view(STEADY)
+    expect(page.locator("#notes")).to_contain_text("Only the first time is shown: of files in this format")
+    expect(caption(page, "coronal")).to_contain_text("Coronal")
 
 
 @pytest.mark.parametrize("voxels", ["volume.nii.gz", "volume.zraw"])

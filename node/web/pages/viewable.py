@@ -10,8 +10,11 @@ from typing import Any
 from node.index.read import ReadIndex
 from node.web.pages.rendering import series_url
 
-VIEWED_FORMATS = ("nifti", "mhd", "nifti-pair")
-"""Formats that the viewer and `node.writers.reduced` read, best first."""
+VIEWED_FORMATS = ("nifti", "mhd", "nifti-pair", "nrrd", "npz", "analyze")
+"""Formats that `node.writers.reduced` reads, best first."""
+
+BROWSER_FORMATS = frozenset(("nifti", "mhd", "nifti-pair"))
+"""Formats that the viewer reads by itself; of others it shows the node's copy."""
 
 VIEWED_KINDS = frozenset(("volume", "resampled", "suv", "mask", "masked"))
 
@@ -83,6 +86,7 @@ def _described(file: Mapping[str, Any], series: Mapping[str, Any], root: Path) -
         **file,
         "name": name,
         "stem": _stem(file),
+        "is_copied": file["format"] not in BROWSER_FORMATS,
         "url": file_url(file, name),
         "sidecar": file_url(file, f"{_stem(file)}.json"),
         "modality": series["modality"],
@@ -116,7 +120,7 @@ def _sidecar(path: Path) -> dict[str, Any]:
 
 def _stem(file: Mapping[str, Any]) -> str:
     name = PurePath(file["path"]).name
-    return name.removesuffix(".gz").rpartition(".")[0]
+    return name.removesuffix(".gz").rpartition(".")[0].removesuffix("_analyze")
 
 
 def _thumbnail(file: Mapping[str, Any] | None) -> str:

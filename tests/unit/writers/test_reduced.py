@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import nibabel
@@ -11,10 +13,15 @@ import numpy as np
 import pytest
 
 from node.volume.model import Geometry, Kind, Volume
+from node.writers.analyze import write_analyze
+from node.writers.base import WrittenFile
 from node.writers.metaimage import write_metaimage
 from node.writers.nifti import write_nifti, write_pair
+from node.writers.npz import write_npz
+from node.writers.nrrd import write_nrrd
 from node.writers.options import WriteOptions
 from node.writers.reduced import reduced, steps_of
+from node.writers.sidecar import write_sidecar
 
 AFFINE = np.array([[0.0, 0.0, 3.0, -10.0], [0.8, 0.0, 0.0, 20.0], [0.0, -0.9, 0.0, 5.0], [0.0, 0.0, 0.0, 1.0]])
 
@@ -76,24 +83,42 @@ def test_a_copy_is_the_same_whatever_format_it_is_made_of(tmp_path: Path, dtype:
     voxels = np.random.default_rng(1).integers(0, 250, (2, 7, 30, 41)).astype(dtype)
     shown, options = volume(voxels), WriteOptions(compress=compress)
     expected = copy_of(shown, tmp_path, 1000, compress=compress)
-    for write in (write_metaimage, write_pair):
+    for write in (write_metaimage, write_pair, write_nrrd, write_npz):
         written = write(shown, tmp_path, "v", options)
-        content = reduced(written.path, written.companions[0], 1000)
+        content = reduced(written.path, written.companions[0] if written.companions else written.path, 1000)
         copy = nibabel.Nifti1Image.from_bytes(gzip.decompress(content))
         assert np.array_equal(copy.get_fdata(), expected.get_fdata())
         assert np.allclose(copy.affine, expected.affine)
         assert copy.header["sform_code"] == expected.header["sform_code"]
 
 
-def test_colours_and_a_plane_without_a_place_are_copied_out_of_metaimage(tmp_path: Path) -> None:
+@pytest.mark.parametrize("signs", list(product((1, -1), repeat=3)))
+def test_a_voxel_of_analyze_lies_where_that_of_nifti_does(tmp_path: Path, signs: tuple[int, ...]) -> None:
+    voxels = np.random.default_rng(1).integers(0, 250, (1, 4, 5, 6)).astype(np.int16)
+    shown = replace(volume(voxels), affine_lps=AFFINE @ np.diag([*signs, 1]))
+    expected = copy_of(shown, tmp_path, 1000, compress=False)
+    written = write_analyze(shown, tmp_path, "v", WriteOptions())
+    write_sidecar({"affine_lps": shown.affine_lps.tolist()}, tmp_path, "v")
+    copy = nibabel.Nifti1Image.from_bytes(gzip.decompress(reduced(written.path, written.companions[0], 1000)))
+    to_expected = np.linalg.inv(expected.affine) @ copy.affine
+    for index in np.ndindex(copy.shape):
+        there = np.rint(to_expected @ [*index, 1])[:3].astype(int)
+        assert copy.dataobj[index] == expected.dataobj[tuple(there)]
+
+
+@pytest.mark.parametrize("write", [write_metaimage, write_nrrd, write_npz, write_analyze])
+def test_colours_and_a_plane_without_a_place_are_copied(tmp_path: Path, write: Callable[..., WrittenFile]) -> None:
     voxels = np.random.default_rng(1).integers(0, 255, (1, 1, 4, 5, 3), np.uint8)
     plane = replace(volume(voxels), affine_lps=None)
-    written = write_metaimage(plane, tmp_path, "plane", WriteOptions())
-    image = nibabel.Nifti1Image.from_bytes(gzip.decompress(reduced(written.path, written.companions[0], 1000)))
+    written = write(plane, tmp_path, "plane", WriteOptions())
+    write_sidecar({"affine_lps": None}, tmp_path, "plane")
+    voxel_file = written.companions[0] if written.companions else written.path
+    image = nibabel.Nifti1Image.from_bytes(gzip.decompress(reduced(written.path, voxel_file, 1000)))
     assert image.shape == (5, 4, 1)
     assert image.header["sform_code"] == 0
     pixels = np.asarray(image.dataobj)
-    assert np.array_equal(np.stack([pixels[part] for part in "RGB"], -1), voxels[0].transpose(2, 1, 0, 3))
+    shown = voxels[0, :, ::-1] if write is write_analyze else voxels[0]  # Analyze's rows run to anterior
+    assert np.array_equal(np.stack([pixels[part] for part in "RGB"], -1), shown.transpose(2, 1, 0, 3))
 
 
 def test_voxels_that_are_cut_off_are_refused(tmp_path: Path) -> None:

@@ -185,6 +185,16 @@
     row.querySelector("th.name a")?.click();
   });
 
+  // A panel closes by a click elsewhere, and by Escape.
+  const closePanels = (but) => document.querySelectorAll("details.popover[open]").forEach((one) => { if (one !== but) one.open = false; });
+  document.addEventListener("click", (event) => closePanels(event.target.closest("details.popover")));
+  document.addEventListener("keydown", (event) => {
+    const panel = event.key === "Escape" && event.target.closest?.("details.popover[open]");
+    if (!panel) return;
+    panel.open = false;
+    panel.querySelector("summary").focus();
+  });
+
   // Keys.
   const isTyping = (target) => target.closest("input, select, textarea, [contenteditable], canvas, dialog");
   const move = (step) => {

@@ -53,6 +53,21 @@ function ends(cosine, sign) {
     .map((axis) => LETTERS[axis][cosine[axis] * sign > 0 ? 1 : 0]).join("");
 }
 
+// A plane turned clockwise by quarters, then flipped from left to right.
+export function turned(plane, quarters, isFlipped) {
+  let { right, down, rightSign, downSign, letters, columns, rows, columnMm, rowMm } = plane;
+  for (let quarter = 0; quarter < quarters; quarter++) {
+    [right, down, rightSign, downSign] = [down, right, -downSign, rightSign];
+    [columns, rows, columnMm, rowMm] = [rows, columns, rowMm, columnMm];
+    letters &&= { top: letters.left, right: letters.top, bottom: letters.right, left: letters.bottom };
+  }
+  if (isFlipped) {
+    rightSign = -rightSign;
+    letters &&= { ...letters, left: letters.right, right: letters.left };
+  }
+  return { ...plane, right, down, rightSign, downSign, letters, columns, rows, columnMm, rowMm };
+}
+
 // Column and row of a voxel in a plane as it lies on the screen, and back.
 export function toPixel(plane, voxel) {
   const u = voxel[plane.right], v = voxel[plane.down];

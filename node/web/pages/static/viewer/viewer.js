@@ -19,7 +19,11 @@ const MAX_LABELS = 200; // in a legend
 const TAP_PIXELS = 8; // that a finger may move while it taps
 const AIR_HU = -250; // initial threshold in space: between air and skin
 
+const MEASURING = ["distance", "angle", "region"];
+const LEAST_SHARE = 0.05; // of what is not air, which a window must show to be of use
+
 let tool = "cross", hasCrosshair = true, hasOverlays = true, timer = 0, asked = 0;
+let measuring = null; // the module, once a measure was begun
 const views = []; // one, or two beside each other
 const overlays = new Map(); // by URL
 let active = null; // the pane that was used last
@@ -61,8 +65,8 @@ class View {
   }
 
   reset() {
-    Object.assign(this, { time: 0, isInverted: false, slab: "slice", thicknessMm: 10, measured: null });
-    for (const pane of this.panes) Object.assign(pane, { zoom: 1, pan: [0, 0] });
+    Object.assign(this, { time: 0, isInverted: false, slab: "slice", thicknessMm: 10, measures: [] });
+    for (const pane of this.panes) Object.assign(pane, { zoom: 1, pan: [0, 0], quarters: 0, isFlipped: false });
   }
 
   close() {
@@ -96,6 +100,10 @@ class View {
   async load(url, signal, sidecar) {
     const show = (volume) => { if (!signal.aborted) this.show(volume, sidecar); };
     const progress = (at, all) => { this.loaded = at / all; refresh(this); };
+    if ("copied" in this.about) {
+      show(await this.reduced(url, signal));
+      return;
+    }
     let shown = null;
     const onTime = (volume) => {
       if (volume === shown) refresh(this);
@@ -110,9 +118,7 @@ class View {
       if (!(error instanceof TooLarge)) throw error;
       const full = error.volume, isTooLarge = full.bytesOfTime > MAX_BYTES;
       try {
-        const reduced = await load(reducedUrl(url), { signal });
-        const steps = reduced.spacing.map((mm, axis) => Math.round(mm / full.spacing[axis]));
-        show(Object.assign(reduced, { fullDims: full.dims, isTooLarge, steps }));
+        show(Object.assign(await this.reduced(url, signal), { isTooLarge }));
       } catch (problem) {
         if (isTooLarge) throw problem;
       }
@@ -120,6 +126,14 @@ class View {
     }
     await load(url, { signal, onTime, onBytes: progress });
     drawAll();
+  }
+
+  // The node's copy: some voxels of the first time.
+  async reduced(url, signal) {
+    const volume = await load(reducedUrl(url), { signal });
+    const spacing = JSON.parse(this.about.spacing), [columns, rows, slices = 1, times = 1] = JSON.parse(this.about.shape);
+    const steps = volume.spacing.map((mm, axis) => Math.max(1, Math.round(mm / (spacing[axis] || mm))));
+    return Object.assign(volume, { steps, fullDims: [columns, rows, slices, times] });
   }
 
   show(volume, sidecar) {
@@ -156,12 +170,15 @@ class View {
 
   get voxel() { return this.volume.toVoxel(this.place); }
 
+  get unit() { return unitOf(this); }
+
   slice(plane) { return clamp(Math.round(this.voxel[plane.across]), 0, plane.slices - 1); }
 
   // Move to a place in the patient, and with it the views that are linked.
   goTo(place) {
     for (const one of views) if (one === this || isLinked(this, one)) one.place = place;
-    if (this.measured?.isOpen) this.measured.to = place;
+    const open = this.measures.at(-1);
+    if (open?.isOpen) open.points[open.points.length - 1] = place;
     drawAll();
   }
 
@@ -181,7 +198,7 @@ class View {
 // A canvas with a plane, its letters and its slider.
 class Pane {
   constructor(ofView, name) {
-    Object.assign(this, { view: ofView, name, zoom: 1, pan: [0, 0], key: "" });
+    Object.assign(this, { view: ofView, name, zoom: 1, pan: [0, 0], quarters: 0, isFlipped: false, key: "" });
     this.canvas = element("canvas", { tabIndex: 0 });
     this.caption = element("figcaption", { className: "tabular" });
     this.slider = element("input", { type: "range", min: 1, step: 1 });
@@ -195,7 +212,11 @@ class Pane {
     followPointer(this);
   }
 
-  get plane() { return this.view.planes?.[this.name]; }
+  // The plane as it is turned and flipped here.
+  get plane() {
+    const plane = this.view.planes?.[this.name];
+    return plane && planes.turned(plane, this.quarters, this.isFlipped);
+  }
 
   get step() { return this.view.volume.steps?.[this.plane.across] || 1; }
 
@@ -237,8 +258,11 @@ class Pane {
     context.imageSmoothingEnabled = !own.isLabels && !own.isPhase;
     context.imageSmoothingQuality = "high";
     context.drawImage(this.picture, x, y, plane.columns * plane.columnMm * perMm, plane.rows * plane.rowMm * perMm);
-    if (hasCrosshair) this.drawCrosshair(context, ratio);
-    this.drawMeasure(context, ratio);
+    if (hasCrosshair) {
+      this.drawCrosshair(context, ratio);
+      this.drawReference(context, ratio);
+    }
+    measuring?.draw(context, ratio, this);
     this.describe();
   }
 
@@ -250,7 +274,7 @@ class Pane {
       slice, time: own.time, slab: own.slab, thickness: Math.max(1, Math.round(own.thicknessMm / plane.sliceMm)),
       low: own.low, high: own.high, isInverted: own.isInverted !== (own.colours === "inverse"), opacity: Number(fields.opacity.value) / 100,
     };
-    const key = JSON.stringify([look, own.colours, own.about.url, own.volume.dims, shown.map((one) => [one.url, one.version])]);
+    const key = JSON.stringify([look, own.colours, own.about.url, own.volume.dims, this.quarters, this.isFlipped, shown.map((one) => [one.url, one.version])]);
     if (key === this.key) return;
     this.key = key;
     if (this.picture?.width !== plane.columns || this.picture?.height !== plane.rows) this.picture = element("canvas", { width: plane.columns, height: plane.rows });
@@ -276,24 +300,29 @@ class Pane {
     context.stroke();
   }
 
-  drawMeasure(context, ratio) {
-    const measured = this.view.measured;
-    if (!measured || measured.plane !== this.name) return;
-    const ends = [measured.from, measured.to].map((place) => this.view.volume.toVoxel(place));
-    if (ends.some((voxel) => Math.abs(voxel[this.plane.across] - this.view.slice(this.plane)) > 0.5)) return;
-    const [[x0, y0], [x1, y1]] = ends.map((voxel) => this.toScreen(voxel));
-    context.strokeStyle = context.fillStyle = "#ffd75e";
-    context.lineWidth = 1.5 * ratio;
+  // Where the plane that was used last, of the series beside this one, cuts this plane.
+  drawReference(context, ratio) {
+    const { view: own, plane } = this, other = active?.view;
+    if (!other || other === own || !active.plane || !isLinked(own, other)) return;
+    const { across } = active.plane, slice = other.slice(active.plane), here = own.slice(plane);
+    const beyond = (u, v) => other.volume.toVoxel(own.volume.toPlace(planes.toVoxel(plane, [u, v], here)))[across] - slice;
+    const [columns, rows] = [plane.columns - 1, plane.rows - 1];
+    const edges = [[0, 0, columns, 0], [columns, 0, columns, rows], [columns, rows, 0, rows], [0, rows, 0, 0]];
+    const cuts = edges.flatMap(([u0, v0, u1, v1]) => {
+      const from = beyond(u0, v0), to = beyond(u1, v1);
+      if (from === to || from * to > 0) return [];
+      const share = from / (from - to);
+      return [this.toScreen(planes.toVoxel(plane, [u0 + share * (u1 - u0), v0 + share * (v1 - v0)], here))];
+    });
+    if (cuts.length < 2) return;
+    context.strokeStyle = "rgb(255 160 70 / .9)";
+    context.lineWidth = ratio;
+    context.setLineDash([6 * ratio, 4 * ratio]);
     context.beginPath();
-    context.moveTo(x0, y0);
-    context.lineTo(x1, y1);
+    context.moveTo(...cuts[0]);
+    context.lineTo(...cuts.at(-1));
     context.stroke();
-    for (const [x, y] of [[x0, y0], [x1, y1]]) context.fillRect(x - 2 * ratio, y - 2 * ratio, 4 * ratio, 4 * ratio);
-    context.font = `${13 * ratio}px system-ui, sans-serif`;
-    context.shadowColor = "#000";
-    context.shadowBlur = 4 * ratio;
-    context.fillText(distance(this.view), clamp(x1 + 8 * ratio, 0, context.canvas.width - 90 * ratio), clamp(y1 - 8 * ratio, 16 * ratio, context.canvas.height));
-    context.shadowBlur = 0;
+    context.setLineDash([]);
   }
 
   describe() {
@@ -396,7 +425,7 @@ function fits(overlay, own) {
 function windowsOf({ volume, about, sidecar, isPhase, isLabels }) {
   const of = (name, low, high, isUsual = false) => ({ name, low, high, isUsual });
   if (volume.isColour) return [of("Colours", 0, 255, true)];
-  const { low, high, usualLow, usualHigh } = volume.range;
+  const { low, high, usualLow, usualHigh, share } = volume.range;
   const isSuv = about.kind === "suv", isCt = about.modality === "CT" && !isLabels;
   const presets = (isCt ? PRESETS.CT : isSuv ? PRESETS.SUV : []).map(([name, centre, width]) => of(name, centre - width / 2, centre + width / 2));
   const own = volume.window ? [of("Of the images", ...volume.window)] : [];
@@ -404,8 +433,8 @@ function windowsOf({ volume, about, sidecar, isPhase, isLabels }) {
   const body = /HEAD|BRAIN|SKULL/i.test(box.dataset.body) ? "Brain" : "Soft tissue";
   const usual = isPhase || isLabels ? "Whole range" : isCt ? body : isSuv ? "SUV 0 to 10" : volume.window ? "Of the images" : "Automatic";
   const chosen = windows.find((one) => one.name === usual);
-  // A window in which the picture would be uniformly grey is of no use.
-  (usualHigh <= chosen.low || usualLow >= chosen.high ? windows[0] : chosen).isUsual = true;
+  // A window in which the picture would be uniformly black and white is of no use.
+  (share(chosen.low, chosen.high) < LEAST_SHARE ? windows[0] : chosen).isUsual = true;
   return windows;
 }
 
@@ -414,15 +443,6 @@ const unitOf = ({ about, sidecar }) => {
   if (about.modality === "CT" && about.kind !== "mask") return "HU";
   return { BQML: "Bq/ml", CNTS: "counts" }[sidecar.Units] || "";
 };
-
-function distance({ volume, measured, about, planes: own }) {
-  if (!measured) return "";
-  const apart = (a, b) => Math.hypot(...a.map((part, axis) => part - b[axis]));
-  // Without a position in the patient, the size of a pixel may be unknown, or be that of a detector.
-  if (!volume.hasPlace) return `${apart(volume.toVoxel(measured.from), volume.toVoxel(measured.to)).toFixed(1)} pixels`;
-  if (about.geometry === "irregular" && own[measured.plane].across !== 2) return "uneven slices";
-  return `${apart(measured.from, measured.to).toFixed(1)} mm`;
-}
 
 // --- the page
 
@@ -509,7 +529,8 @@ function showState() {
   fields.plane.value = own.main;
   byId("invert").setAttribute("aria-pressed", String(own.isInverted));
   byId("crosshair").setAttribute("aria-pressed", String(hasCrosshair));
-  byId("times").hidden = volume.dims[3] < 2;
+  byId("times").hidden = volume.dims[3] < 2 && !timer;
+  byId("time-of").hidden = volume.dims[3] < 2;
   fields.time.max = volume.times;
   fields.time.value = own.time + 1;
   const missing = volume.times < volume.dims[3] ? ` (${volume.times} loaded)` : "";
@@ -517,7 +538,9 @@ function showState() {
   byId("time-number").textContent = `${own.time + 1} of ${volume.dims[3]}${missing}${at}`;
   byId("play").setAttribute("aria-pressed", String(Boolean(timer)));
   for (const button of box.querySelectorAll("[data-tool]")) button.setAttribute("aria-pressed", String(button.dataset.tool === tool));
-  byId("distance").textContent = own.measured ? distance(own) : "";
+  byId("play").disabled = volume.dims[3] < 2 && volume.dims[2] < 2;
+  byId("flip").setAttribute("aria-pressed", String(Boolean(active?.isFlipped)));
+  showMeasures(own);
   showNotes(own);
   showPlace(own);
 }
@@ -527,7 +550,11 @@ const setUnlessTyping = (field, value) => { if (document.activeElement !== field
 function showNotes(own) {
   const { volume } = own, notes = [];
   if (own.problem) notes.push(`The rest of the volume cannot be loaded: ${own.problem}.`);
-  if (volume.steps && !own.problem) {
+  if ("copied" in own.about) {
+    const isWhole = volume.steps.every((step) => step === 1), isFirst = volume.fullDims[3] > 1;
+    const what = [isWhole ? "" : `one of ${volume.steps.join(" × ")} voxels`, isFirst ? "the first time" : ""].filter(Boolean).join(" of ");
+    if (what) notes.push(`Only ${what} is shown: of files in this format, the viewer shows a copy. With "nifti" in [convert] formats it shows everything.`);
+  } else if (volume.steps && !own.problem) {
     const rest = volume.isTooLarge ? "the whole volume is too large for this browser" : `the rest is loading (${Math.round((own.loaded || 0) * 100)} %)`;
     notes.push(`One of ${volume.steps.join(" × ")} voxels is shown; ${rest}.`);
   }
@@ -537,6 +564,22 @@ function showNotes(own) {
     if (reason) notes.push(`The cross-hairs are not linked: ${reason}.`);
   }
   byId("notes").textContent = notes.join(" ");
+}
+
+// The measures of the view, each with buttons that lead to it and remove it. Built again only if something has changed.
+function showMeasures(own) {
+  const list = byId("measures"), words = measuring ? own.measures.map((one) => `${measuring.describe(one, own)}, ${one.plane} ${own.volume.hasPlace ? own.slice(own.planes[one.plane]) : ""}`) : [];
+  const said = JSON.stringify(words);
+  if (list.dataset.said === said) return;
+  list.dataset.said = said;
+  list.replaceChildren(...own.measures.map((one) => {
+    const text = measuring.describe(one, own);
+    const go = element("button", { type: "button", className: "link", textContent: text, title: "Go to its slice" });
+    go.addEventListener("click", () => { setMain(one.plane); own.goTo(one.points[0]); });
+    const remove = element("button", { type: "button", className: "quiet small", textContent: "×", ariaLabel: `Remove ${text}` });
+    remove.addEventListener("click", () => { own.measures = own.measures.filter((other) => other !== one); drawAll(); active?.canvas?.focus(); });
+    return element("li", {}, go, remove);
+  }));
 }
 
 // Where the voxel below the pointer is, or else that of the cross-hair, and what it holds: in radiology's LPS+ words.
@@ -587,7 +630,7 @@ function followPointer(pane) {
     canvas.setPointerCapture(event.pointerId);
     if (event.pointerType === "touch") fingers.set(event.pointerId, at(event));
     if (fingers.size > 1) {
-      if (drag?.as === "distance") pane.view.measured = null;
+      if (drag?.point?.isNew) pane.view.measures.pop();
       drag = null;
       pinch = fingers.size === 2 ? grip() : null;
       drawAll();
@@ -597,11 +640,11 @@ function followPointer(pane) {
     const usual = event.pointerType === "touch" && tool === "cross" ? "scroll" : tool;
     drag = {
       as: event.button === 2 ? "window" : event.button === 1 || event.shiftKey ? "move" : usual,
-      x: event.clientX, y: event.clientY, low: own.low, high: own.high, pan: pane.pan, slices: 0,
+      x: event.clientX, y: event.clientY, low: own.low, high: own.high, pan: pane.pan, zoom: pane.zoom, middle: at(event), slices: 0,
     };
-    if (drag.as === "distance") {
-      const place = own.volume.toPlace(pane.voxelAt(event));
-      own.measured = { plane: pane.name, from: place, to: place };
+    if (MEASURING.includes(drag.as)) {
+      if (!measuring) { drag = null; return; } // it is being loaded
+      drag.point = grasp(event);
     }
     act(event);
   });
@@ -613,17 +656,49 @@ function followPointer(pane) {
     if (event.pointerType === "touch") return;
     pane.view.hover = { pane, clientX: event.clientX, clientY: event.clientY };
     showPlace(pane.view);
+    const open = pane.view.measures.at(-1);
+    if (!drag && open?.isOpen && open.plane === pane.name && tool === open.kind) {
+      open.points[open.points.length - 1] = pane.view.volume.toPlace(pane.voxelAt(event));
+      drawAll();
+    }
   });
   canvas.addEventListener("pointerleave", () => { pane.view.hover = null; showState(); });
   for (const name of ["pointerup", "pointercancel"]) canvas.addEventListener(name, (event) => {
     fingers.delete(event.pointerId);
     pinch = null;
-    if (drag?.as === "distance") announce(distance(pane.view));
+    if (drag?.point) letGo(event);
     if (drag?.as === "scroll" && name === "pointerup" && !isMoved(event)) pane.view.goTo(pane.view.volume.toPlace(pane.voxelAt(event)));
     drag = null;
   });
 
   const isMoved = (event) => drag.slices !== 0 || Math.hypot(event.clientX - drag.x, event.clientY - drag.y) > TAP_PIXELS;
+
+  // The point of a measure that the pointer moves: one that is there, the next one of an open measure, or a new measure.
+  function grasp(event) {
+    const { view: own } = pane, ratio = canvas.width / canvas.clientWidth, { x, y } = at(event);
+    const open = own.measures.at(-1);
+    if (open?.isOpen && open.plane === pane.name) return { measure: open, number: open.points.length - 1 };
+    const known = measuring.pointAt(pane, [x + canvas.width / 2, y + canvas.height / 2], ratio);
+    if (known) return known;
+    const place = own.volume.toPlace(pane.voxelAt(event));
+    const measure = { kind: drag.as, plane: pane.name, points: [place, place], isOpen: false };
+    own.measures.push(measure);
+    return { measure, number: 1, isNew: true };
+  }
+
+  // A press without a drag measures nothing; an angle has a third point, which follows the pointer until the next press.
+  function letGo(event) {
+    const { view: own } = pane, { measure, isNew } = drag.point;
+    if (isNew && Math.hypot(event.clientX - drag.x, event.clientY - drag.y) < 3) own.measures.pop();
+    else if (isNew && measure.points.length < measuring.POINTS[measure.kind]) {
+      measure.points.push(measure.points.at(-1));
+      measure.isOpen = true;
+    } else {
+      measure.isOpen = false;
+      announce(measuring.describe(measure, own));
+    }
+    drawAll();
+  }
 
   // A point of the canvas from its middle, in its own pixels.
   function at(event) {
@@ -651,7 +726,8 @@ function followPointer(pane) {
       const slices = Math.trunc(-dy / clamp(canvas.clientHeight / pane.plane.slices, 4, 24));
       if (slices !== drag.slices) own.step(pane.plane, slices - drag.slices);
       drag.slices = slices;
-    } else if (drag.as === "distance") own.measured.to = own.volume.toPlace(pane.voxelAt(event));
+    } else if (drag.point) drag.point.measure.points[drag.point.number] = own.volume.toPlace(pane.voxelAt(event));
+    else if (drag.as === "zoom") zoom(pane, drag.zoom * 1.01 ** -dy / pane.zoom, drag.middle);
     else if (drag.as === "move") pane.pan = [drag.pan[0] + dx * devicePixelRatio, drag.pan[1] + dy * devicePixelRatio];
     else if (!own.volume.isColour) {
       const unit = (drag.high - drag.low) / 200, width = Math.max((drag.high - drag.low) + dx * unit, unit / 10);
@@ -711,7 +787,7 @@ async function setOverlay(input) {
     const sidecar = await sidecarOf(overlay);
     let volume;
     try {
-      volume = await load(url, { maxBytes: REDUCED_FROM_BYTES });
+      volume = await load("copied" in overlay ? reducedUrl(url) : url, { maxBytes: REDUCED_FROM_BYTES });
     } catch (error) {
       if (!(error instanceof TooLarge)) throw error;
       volume = await load(reducedUrl(url));
@@ -787,19 +863,85 @@ function play(isOn) {
 function setTool(name) {
   tool = name;
   const own = view();
-  if (own?.measured?.isOpen) own.measured.isOpen = false;
+  if (own?.measures.at(-1)?.isOpen) own.measures.pop();
+  if (MEASURING.includes(name)) loadMeasures();
   showState();
 }
 
-// Measure by keys: from the cross-hair to where it moves next.
-function measureHere() {
+async function loadMeasures() {
+  measuring ||= await import(`./measures.js${version}`);
+  drawAll();
+}
+
+// Measure by keys: from the cross-hair to where it moves next; the same key again fixes the point.
+async function measureHere(kind) {
   const own = view();
   if (!own?.volume || !active?.plane) return;
-  if (own.measured?.isOpen) { own.measured.isOpen = false; announce(distance(own)); return; }
-  tool = "distance";
-  own.measured = { plane: active.name, from: own.place, to: own.place, isOpen: true };
-  announce("The distance goes from here: move the cross-hair with Shift and the arrow keys");
+  const from = own.place;
+  await loadMeasures(); // meanwhile, the cross-hair may move
+  const open = own.measures.at(-1);
+  if (open?.isOpen && open.kind === kind) {
+    if (open.points.length < measuring.POINTS[kind]) {
+      open.points.push(own.place);
+      announce("Move to the end of the second side");
+    } else {
+      open.isOpen = false;
+      announce(measuring.describe(open, own));
+    }
+  } else {
+    setTool(kind);
+    own.measures.push({ kind, plane: active.name, points: [from, own.place], isOpen: true });
+    announce(`${kind} from here: move the cross-hair with Shift and the arrow keys`);
+  }
   drawAll();
+}
+
+function removeMeasure() {
+  const own = view(), gone = own.measures.pop();
+  if (gone) announce(`Removed: ${measuring.describe(gone, own)}`);
+  drawAll();
+}
+
+// --- turn, flip, save
+
+function turn() {
+  if (!active?.plane) return;
+  active.quarters = (active.quarters + (active.isFlipped ? 3 : 1)) % 4; // the flip comes after the turn
+  active.pan = [0, 0];
+  announce("Turned clockwise");
+  drawAll();
+}
+
+function flip() {
+  if (!active?.plane) return;
+  active.isFlipped = !active.isFlipped;
+  active.pan = [-active.pan[0], active.pan[1]];
+  announce("Flipped from left to right");
+  drawAll();
+}
+
+// Save what the pane that was used last shows, with its caption and its letters, as PNG.
+function savePicture() {
+  if (!active?.plane) return;
+  const { canvas, caption, letters, name, number } = active, ratio = canvas.width / canvas.clientWidth;
+  const whole = element("canvas", { width: canvas.width, height: canvas.height }), context = whole.getContext("2d");
+  context.fillRect(0, 0, whole.width, whole.height);
+  context.drawImage(canvas, 0, 0);
+  context.fillStyle = "#c9d1d8";
+  context.font = `${13 * ratio}px system-ui, sans-serif`;
+  context.textBaseline = "middle";
+  const edge = 10 * ratio, { width, height } = whole;
+  context.fillText(caption.textContent, edge, 1.5 * edge);
+  const places = { top: [width / 2, 1.5 * edge, "center"], bottom: [width / 2, height - 1.5 * edge, "center"], left: [edge, height / 2, "left"], right: [width - edge, height / 2, "right"] };
+  for (const [side, [x, y, align]] of Object.entries(places)) {
+    context.textAlign = align;
+    context.fillText(letters[side].textContent, x, y);
+  }
+  whole.toBlob((blob) => {
+    const link = element("a", { href: URL.createObjectURL(blob), download: `${name}-${number}.png` });
+    link.click();
+    URL.revokeObjectURL(link.href);
+  });
 }
 
 function moveInPlane(right, down) {
@@ -863,14 +1005,16 @@ const KEYS = {
   a: () => setMain("axial"), c: () => setMain("coronal"), s: () => setMain("sagittal"),
   l: () => nextOf(fields.layout), v: () => setLayout("space"), b: () => fields.beside && nextOf(fields.beside),
   m: () => nextOf(fields.slab), "[": () => changeThickness(1 / 1.5), "]": () => changeThickness(1.5),
-  n: nextPane, d: measureHere, w: () => setTool(tool === "window" ? "cross" : "window"), p: () => setTool(tool === "move" ? "cross" : "move"),
+  n: nextPane, d: () => measureHere("distance"), e: () => measureHere("region"), y: () => measureHere("angle"),
+  Delete: removeMeasure, Backspace: removeMeasure, h: flip, t: turn, q: savePicture,
+  z: () => setTool(tool === "zoom" ? "cross" : "zoom"), w: () => setTool(tool === "window" ? "cross" : "window"), p: () => setTool(tool === "move" ? "cross" : "move"),
   x: () => { hasCrosshair = !hasCrosshair; drawAll(); },
   o: () => { hasOverlays = !hasOverlays; drawAll(); },
   i: () => { view().isInverted = !view().isInverted; drawAll(); },
   "+": () => zoom(active, 1.25), "=": () => zoom(active, 1.25), "-": () => zoom(active, 0.8),
   ",": () => stepThreshold(-1), ".": () => stepThreshold(1),
   f: toggleFullScreen, r: resetView,
-  Escape: () => { view().measured = null; setTool("cross"); drawAll(); },
+  Escape: () => { setTool("cross"); drawAll(); },
   "?": () => byId("keys").showModal(),
 };
 for (let digit = 0; digit < 10; digit++) KEYS[digit] = () => {
@@ -938,6 +1082,9 @@ function start() {
   byId("play").addEventListener("click", () => play(!timer));
   byId("crosshair").addEventListener("click", KEYS.x);
   byId("invert").addEventListener("click", KEYS.i);
+  byId("flip").addEventListener("click", flip);
+  byId("turn").addEventListener("click", turn);
+  byId("save").addEventListener("click", savePicture);
   byId("reset").addEventListener("click", resetView);
   byId("full").addEventListener("click", toggleFullScreen);
   byId("viewer-keys").addEventListener("click", KEYS["?"]);

@@ -52,7 +52,8 @@ export class Volume {
     return this.isColour ? [...this.data.subarray(at, at + 3)] : this.data[at] * this.slope + this.intercept;
   }
 
-  // {low, high}: the range of the values of the first time; {usualLow, usualHigh}: without the outermost 1 %.
+  // {low, high}: the range of the values of the first time; {usualLow, usualHigh}: without the outermost 1 %;
+  // share(from, to): which part of what is not air lies between two values.
   get range() {
     if (this.known) return this.known;
     const every = Math.max(1, Math.floor(this.perTime / SAMPLES));
@@ -75,6 +76,7 @@ export class Volume {
     this.known = {
       low: Math.min(first, last), high: Math.max(first, last),
       usualLow: Math.min(from, to), usualHigh: from === to ? to + 1 : Math.max(from, to),
+      share: (lowest, highest) => usual.filter((value) => real(value) >= lowest && real(value) <= highest).length / (usual.length || 1),
     };
     return this.known;
   }
