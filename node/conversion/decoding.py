@@ -181,11 +181,11 @@ def report_file(path: Path, into: Path) -> bytes:
     return b""
 
 
-def reduced_volume(path: Path, voxel_file: Path, max_voxels: int, only_body: bool) -> bytes:
+def reduced_volume(path: Path, voxel_file: Path, sidecar: Path | None, max_voxels: int, only_body: bool) -> bytes:
     """Return a coarser copy of a volume; see `node.writers.reduced.reduced`."""
     from node.writers.reduced import reduced
 
-    return reduced(path, voxel_file, max_voxels, only_body=only_body)
+    return reduced(path, voxel_file, max_voxels, only_body=only_body, sidecar=sidecar)
 
 
 def transcode(path: Path, transfer_syntax_uid: str, into: Path) -> bytes:

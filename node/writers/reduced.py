@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
@@ -27,7 +27,9 @@ PAIR_MAGIC = {nifti1.Nifti1Header.sizeof_hdr: b"ni1", nifti2.Nifti2Header.sizeof
 """What the header of a NIfTI pair says of itself, by its size; that of Analyze has something else there."""
 
 
-def reduced(path: Path, voxel_file: Path, max_voxels: int, *, only_body: bool = False) -> bytes:
+def reduced(
+    path: Path, voxel_file: Path, max_voxels: int, *, only_body: bool = False, sidecar: Path | None = None
+) -> bytes:
     """Return a ``.nii.gz`` with every n-th voxel of the first time of a volume, whatever its format.
 
     Voxels are picked, never averaged: values of label volumes and of phases have no mean. The steps along the axes
@@ -44,9 +46,11 @@ def reduced(path: Path, voxel_file: Path, max_voxels: int, *, only_body: bool = 
         Largest number of voxels of the copy.
     only_body : bool
         Of a CT in HU: replace everything outside of the body, such as the table, with air.
+    sidecar : Path, optional
+        The sidecar of the volume, which has the position that Analyze lacks; other formats need none.
     """
     with ExitStack() as files:
-        head, stream = _opened(path, voxel_file, files)
+        head, stream = _opened(path, voxel_file, sidecar, files)
         columns, rows, slices = _first_time(head)
         steps = steps_of((columns, rows, slices), head.get_zooms()[:3], max_voxels)
         pixel: np.dtype[Any] = head.get_data_dtype()
@@ -74,15 +78,15 @@ def steps_of(shape: tuple[int, ...], spacing_mm: tuple[float, ...], max_voxels: 
     return steps
 
 
-def _opened(path: Path, voxel_file: Path, files: ExitStack) -> tuple[Any, IO[bytes] | _Inflated]:
+def _opened(path: Path, voxel_file: Path, sidecar: Path | None, files: ExitStack) -> tuple[Any, IO[bytes] | _Inflated]:
     """Return the NIfTI header of a volume, and its voxels from the first one on; `files` closes what is open."""
     if path.suffix == ".nrrd":
         return _opened_nrrd(path, files)
     if path.suffix == ".npz":
         return _opened_npz(path, files)
     if path.suffix == ".mhd":
-        is_packed = voxel_file.suffix == ".zraw"
-        voxels = files.enter_context(_Inflated(voxel_file) if is_packed else voxel_file.open("rb"))
+        voxels = _Inflated(voxel_file) if voxel_file.suffix == ".zraw" else voxel_file.open("rb")
+        files.callback(voxels.close)
         return _header_of_metaimage(path), voxels
     stream: IO[bytes] = files.enter_context(igzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb"))
     head = _header(stream)
@@ -90,7 +94,7 @@ def _opened(path: Path, voxel_file: Path, files: ExitStack) -> tuple[Any, IO[byt
         _skip(stream, int(head["vox_offset"]) - head.sizeof_hdr)
         return head, stream
     if head["magic"] != PAIR_MAGIC[head.sizeof_hdr]:
-        head = _header_of_analyze(path, head)
+        head = _header_of_analyze(head, json.loads(sidecar.read_bytes()) if sidecar else {})
     return head, files.enter_context(voxel_file.open("rb"))
 
 
@@ -178,18 +182,16 @@ def _opened_npz(path: Path, files: ExitStack) -> tuple[Any, IO[bytes]]:
     return _header_for(size, spacing.tolist(), RGB if is_colour else dtype, affine_lps, scaling), stream
 
 
-def _header_of_analyze(path: Path, head: Any) -> Any:
-    """Return the header with the position that Analyze cannot hold; `affine_lps` of the sidecar has it.
+def _header_of_analyze(head: Any, fields: Mapping[str, Any]) -> Any:
+    """Return the header with the position that Analyze cannot hold; `affine_lps` in the fields of the sidecar has it.
 
     The voxels of `head` were turned: right to left, posterior to anterior, inferior to superior.
     """
     size = head.get_data_shape()
-    stem = path.name.removesuffix("_analyze.hdr")
-    sidecar = json.loads((path.parent / f"{stem}.json").read_bytes())
     spacing = list(head.get_zooms()[:3])
-    if sidecar.get("affine_lps") is None:
+    if fields.get("affine_lps") is None:
         return _header_for(size, spacing, head.get_data_dtype(), None)
-    affine = np.array(sidecar["affine_lps"], float)
+    affine = np.array(fields["affine_lps"], float)
     patient_axis = nearest_axes(affine[:3, :3])
     turned = np.eye(4)
     turned[:3, 3] = affine[:3, 3]
@@ -210,10 +212,7 @@ class _Inflated:
         self._file = path.open("rb")
         self._unpacker = isal_zlib.decompressobj()
 
-    def __enter__(self) -> _Inflated:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
+    def close(self) -> None:
         self._file.close()
 
     def read(self, count: int) -> bytes:

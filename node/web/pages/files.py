@@ -20,7 +20,7 @@ from node.web.deidentified import Content, deidentified_zip
 from node.web.errors import ResourceNotFound
 from node.web.files import RangedFile
 from node.web.headers import has_etag
-from node.web.pages.viewable import VIEWED_FORMATS
+from node.web.pages.viewable import VIEWED_FORMATS, stem_of
 from node.web.services import Node, Services
 from node.web.streaming import Streamed
 from node.web.zip_stream import MEDIA_TYPE, Member, zip_stream
@@ -101,7 +101,7 @@ def reduced(
     if has_etag(request.headers, etag):
         return Response(status_code=304, headers=headers)
     try:
-        content = node.decoder.run(reduced_volume, path, _voxel_file(path), REDUCED_VOXELS, only_body)
+        content = node.decoder.run(reduced_volume, path, _voxel_file(path), _sidecar(path), REDUCED_VOXELS, only_body)
     except NotDecoded as error:
         raise HTTPException(500, f"the volume cannot be reduced: {error}") from error
     return Response(content, media_type="application/gzip", headers=headers)
@@ -110,6 +110,11 @@ def reduced(
 def _voxel_file(path: Path) -> Path:
     beside = (path.with_suffix(suffix) for suffix in VOXEL_FILES.get(path.suffix, ()))
     return next((file for file in beside if file.exists()), path)
+
+
+def _sidecar(path: Path) -> Path | None:
+    sidecar = path.parent / f"{stem_of(path.name)}.json"
+    return sidecar if sidecar.exists() else None
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/thumbnails/{revision}/{name}")

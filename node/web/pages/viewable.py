@@ -42,7 +42,7 @@ def viewable(files: Iterable[Mapping[str, Any]], series: Mapping[str, Any], root
             continue
         if file["kind"] not in VIEWED_KINDS or file["format"] not in VIEWED_FORMATS:
             continue
-        identity = (file["revision"], file["stack"], file["kind"], file["suffix"], _stem(file))
+        identity = (file["revision"], file["stack"], file["kind"], file["suffix"], stem_of(PurePath(file["path"]).name))
         known = best.get(identity)
         if known is None or VIEWED_FORMATS.index(file["format"]) < VIEWED_FORMATS.index(known["format"]):
             best[identity] = file
@@ -85,10 +85,10 @@ def _described(file: Mapping[str, Any], series: Mapping[str, Any], root: Path) -
     return {
         **file,
         "name": name,
-        "stem": _stem(file),
+        "stem": stem_of(name),
         "is_copied": file["format"] not in BROWSER_FORMATS,
         "url": file_url(file, name),
-        "sidecar": file_url(file, f"{_stem(file)}.json"),
+        "sidecar": file_url(file, f"{stem_of(name)}.json"),
         "modality": series["modality"],
         "region": _region(root / file["path"], file["suffix"]) if series["modality"] in ("RTSTRUCT", "SEG") else "",
         "is_overlay": file["kind"] == "mask" or series["modality"] in OVERLAID_MODALITIES,
@@ -112,14 +112,14 @@ def sidecar_of(file: Mapping[str, Any], root: Path) -> dict[str, Any]:
 
 def _sidecar(path: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = json.loads((path.parent / f"{_stem({'path': path})}.json").read_bytes())
+        content: dict[str, Any] = json.loads((path.parent / f"{stem_of(path.name)}.json").read_bytes())
     except (OSError, ValueError):
         return {}
     return content
 
 
-def _stem(file: Mapping[str, Any]) -> str:
-    name = PurePath(file["path"]).name
+def stem_of(name: str) -> str:
+    """Return the name of a file of a volume without what its format adds; its sidecar is STEM.json."""
     return name.removesuffix(".gz").rpartition(".")[0].removesuffix("_analyze")
 
 

@@ -98,8 +98,9 @@ def test_a_voxel_of_analyze_lies_where_that_of_nifti_does(tmp_path: Path, signs:
     shown = replace(volume(voxels), affine_lps=AFFINE @ np.diag([*signs, 1]))
     expected = copy_of(shown, tmp_path, 1000, compress=False)
     written = write_analyze(shown, tmp_path, "v", WriteOptions())
-    write_sidecar({"affine_lps": shown.affine_lps.tolist()}, tmp_path, "v")
-    copy = nibabel.Nifti1Image.from_bytes(gzip.decompress(reduced(written.path, written.companions[0], 1000)))
+    sidecar = write_sidecar({"affine_lps": shown.affine_lps.tolist()}, tmp_path, "v")
+    content = reduced(written.path, written.companions[0], 1000, sidecar=sidecar)
+    copy = nibabel.Nifti1Image.from_bytes(gzip.decompress(content))
     to_expected = np.linalg.inv(expected.affine) @ copy.affine
     for index in np.ndindex(copy.shape):
         there = np.rint(to_expected @ [*index, 1])[:3].astype(int)
@@ -111,7 +112,6 @@ def test_colours_and_a_plane_without_a_place_are_copied(tmp_path: Path, write: C
     voxels = np.random.default_rng(1).integers(0, 255, (1, 1, 4, 5, 3), np.uint8)
     plane = replace(volume(voxels), affine_lps=None)
     written = write(plane, tmp_path, "plane", WriteOptions())
-    write_sidecar({"affine_lps": None}, tmp_path, "plane")
     voxel_file = written.companions[0] if written.companions else written.path
     image = nibabel.Nifti1Image.from_bytes(gzip.decompress(reduced(written.path, voxel_file, 1000)))
     assert image.shape == (5, 4, 1)
