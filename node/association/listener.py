@@ -124,6 +124,7 @@ class Listener:
         )
         self.admission = Admission(settings.dicom, settings.peers, metrics, ingest.refusal, on_refusal)
         self.tls: ssl.SSLContext | None = tls_context(settings.dicom, settings.peers)
+        self.port = settings.dicom.port
         self._socket: socket.socket | None = None
         self.thread: SupervisedThread | None = None
 
@@ -148,7 +149,8 @@ class Listener:
         self.committer.start()
         self.worklist.start()
         host, port = listening.getsockname()[:2]
-        return str(host), int(port)
+        self.port = int(port)
+        return str(host), self.port
 
     @property
     def is_listening(self) -> bool:

@@ -281,6 +281,7 @@ class Node:
             self._decoder,
             repository.results,
             parts=self._troubles(),
+            dicom_port=lambda: self._listener.port,
             on_refusal=self._rejections.record,
         )
         return WebServer(settings.web, application(services))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import structlog
 from fastapi import FastAPI, Request, Response
@@ -139,7 +139,8 @@ async def _expected(request: Request, error: Exception) -> Response:
 def _log_in_first(request: Request, detail: str) -> Response:
     """Redirect a person to the login; challenge a program for credentials."""
     if request.headers.get("hx-request"):  # the session of an open page has ended: htmx opens the login page
-        return Response(status_code=401, headers={"HX-Redirect": "/login"})
+        open_page = urlsplit(request.headers.get("hx-current-url", "")).path or "/"  # without the search behind its "#"
+        return Response(status_code=401, headers={"HX-Redirect": f"/login?next={quote(open_page, safe='')}"})
     if wants_page(request):
         path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
         location = f"/login?next={quote(path, safe='')}" if request.method == "GET" else "/login"

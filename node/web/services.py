@@ -37,6 +37,8 @@ class Services:
     verified: RecentlyVerified = field(default_factory=RecentlyVerified)
     parts: Mapping[str, Callable[[], str | None]] = field(default_factory=dict)
     """What is wrong with the other parts that must work for the node to be ready, by name; None: nothing."""
+    dicom_port: Callable[[], int] | None = None
+    """The port on which DICOM is received, which is only known once the node listens; None: that of the settings."""
     on_refusal: Callable[[Refused], None] = lambda refused: None
     """Called with each refused instance (see `node.receive.refusals`)."""
 

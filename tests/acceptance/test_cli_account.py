@@ -103,5 +103,6 @@ def test_an_account_that_is_made_while_the_node_runs_may_log_in_at_once(
             assert client.get("/api/v1/status").json()["ae_title"] == "VOXELNODE"
             assert client.delete("/api/v1/studies/1.2").status_code == 403
             assert client.get("/readyz").json() == {"ready": True, "reasons": {}}  # listener and worker too
+            assert f"dcmsend -aec VOXELNODE +sd +r --no-halt 127.0.0.1 {served.port}" in client.get("/").text
             assert account(served.root, "remove", "anna").status == 0
             assert client.get("/api/v1/status").status_code == 401

@@ -75,6 +75,12 @@ def test_a_person_is_led_to_the_form_and_back(guarded: Site) -> None:
     assert answer.headers["location"] == "/studies/1.2.3?x=1"
 
 
+def test_an_open_page_whose_session_has_ended_is_led_back_to_itself_without_its_search(guarded: Site) -> None:
+    current = f"{guarded.url}/studies/1.2.3#words=schmidt"
+    answer = guarded.client().get("/badges", headers={"HX-Request": "true", "HX-Current-URL": current})
+    assert answer.headers["hx-redirect"] == "/login?next=%2Fstudies%2F1.2.3"
+
+
 @pytest.mark.parametrize(
     "elsewhere", ["//evil.example", "/\\evil.example", "https://evil.example", "javascript:1", "/\r\nX: y"]
 )

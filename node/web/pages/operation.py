@@ -52,7 +52,7 @@ def queue(request: Request, node: Node, account: Reader, audit: RequestAudit) ->
     with node.index.reading(wait=False) as index:
         shown = _queue(index)
         audit.queried("queue", len(shown["waiting"]) + len(shown["done"]))
-        return page(request, node, account, "queue.html", **shown, digest="", listener=node.settings.dicom)
+        return page(request, node, account, "queue.html", **shown, digest="")
 
 
 @router.get("/queue/rows")
@@ -166,7 +166,6 @@ def upload(request: Request, node: Node, account: Writer) -> Response:
         node,
         account,
         "upload.html",
-        listener=node.settings.dicom,
         headings=HEADINGS,
     )
 

@@ -100,6 +100,7 @@ def page(
             has_jobs=has_jobs,
             ae_title=node.settings.dicom.ae_title,
             host=_dicom_host(request, node),
+            dicom_port=node.dicom_port() if node.dicom_port else node.settings.dicom.port,
             receivers=node.settings.receivers,
             called_peers=node.settings.called_peers,
             has_routes=bool(node.settings.receivers or node.settings.routes),

@@ -155,7 +155,6 @@ def _page(request: Request, node: Node, account: Reader, audit: RequestAudit, se
             conditions=CONDITIONS,
             headings=HEADINGS,
             columns=CHOSEN_COLUMNS,
-            listener=node.settings.dicom,
         )
 
 

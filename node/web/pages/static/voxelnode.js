@@ -205,7 +205,7 @@
     all[next].focus();
     all[next].closest("tr, [data-row]")?.scrollIntoView({ block: "nearest" });
   };
-  const places = { s: "/", q: "/queue", p: "/problems" };
+  const places = { s: "/", q: "/queue", w: "/worklist", p: "/problems", r: "/routes", j: "/jobs", e: "/peers", u: "/upload", t: "/status" };
   let isGoing = false;
   const onKey = {
     "/": () => (document.querySelector("[data-find]") || document.querySelector("input[type=search]"))?.focus(),
@@ -225,7 +225,8 @@
       if (event.key === "ArrowDown" && event.target.matches("[data-find]")) { event.preventDefault(); move(1); }
       return;
     }
-    if (isGoing && places[event.key]) { location.href = places[event.key]; return; }
+    const place = isGoing && document.querySelector(`.top nav a[href="${places[event.key]}"]`); // if the menu has it
+    if (place) { place.click(); return; }
     if (!onKey[event.key]) return;
     if (event.key.startsWith("Arrow") && !links().length) return;
     event.preventDefault();

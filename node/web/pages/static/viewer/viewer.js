@@ -199,7 +199,7 @@ class View {
 class Pane {
   constructor(ofView, name) {
     Object.assign(this, { view: ofView, name, zoom: 1, pan: [0, 0], quarters: 0, isFlipped: false, key: "" });
-    this.canvas = element("canvas", { tabIndex: 0 });
+    this.canvas = element("canvas", { tabIndex: 0, role: "img" });
     this.caption = element("figcaption", { className: "tabular" });
     this.slider = element("input", { type: "range", min: 1, step: 1 });
     this.letters = Object.fromEntries(["top", "bottom", "left", "right"].map((side) => [side, element("span", { className: `letter to-${side}`, ariaHidden: "true" })]));
