@@ -30,6 +30,9 @@ from node.child_process.messages import DEATH, read_request, write_answer, write
 SIGNALS_LEFT_TO_THE_NODE = (signal.SIGINT, signal.SIGTERM)
 """Ignored by children: the node decides when a child ends, and kills it with SIGKILL."""
 
+_ADDED_BYTES = 1 << 20
+"""By how much the copy of a file may be longer."""
+
 _THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
 
 
@@ -269,7 +272,7 @@ class _Keeper:
                         apart.assistants, partial(self._confine_assistant, apart.limits), self._assistance.compute
                     )
                     self._assistance.lend(assistants)
-                confine(self._means, apart.reads, apart.writes, apart.limits.memory_bytes)
+                confine(self._means, apart.reads, apart.writes, max_file_bytes(apart))
             limit_memory(self._loaded_bytes + apart.limits.memory_bytes)
             limit_processor_time(apart.limits.cpu_seconds)
             write_answer(self._channel.answers_to, identity, self._work(apart.work, apart.limits))
@@ -308,6 +311,12 @@ def _let_go_of_descriptors(kept: set[int]) -> None:
             with suppress(OSError):  # that of the listing
                 os.fstat(descriptor)
                 os.dup2(nothing, descriptor, inheritable=False)
+
+
+def max_file_bytes(apart: Apart) -> int:
+    """Return the length of the longest file that a process may write: what its memory holds, or a copy of its files."""
+    read = sum(path.stat().st_size for path in apart.reads if path.is_file())
+    return max(apart.limits.memory_bytes, read + _ADDED_BYTES)
 
 
 def use_one_thread() -> None:

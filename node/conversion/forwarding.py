@@ -13,6 +13,7 @@ from typing import Literal
 
 from pydicom import Dataset, dcmread, uid
 from pydicom.filebase import DicomBytesIO
+from pydicom.filereader import read_file_meta_info
 from pydicom.filewriter import dcmwrite, write_file_meta_info
 
 from node.child_process.messages import Garbled
@@ -22,11 +23,15 @@ from node.dicom.coercion import Coercion, NotCoerced
 from node.dicom.reading import read_instance
 from node.dicom.values import text
 from node.errors import ConversionRefused
-from node.volume.read.transfer_syntaxes import TARGETS, NotTranscodable
+from node.volume.read.transfer_syntaxes import NATIVE, TARGETS, NotTranscodable
 
 Encoding = Literal["keep", "uncompressed", "jpeg2000-lossless"]
 
 MAX_DETAIL_CHARACTERS = 500
+
+MAX_COMPRESSED_BYTES = 750_000_000
+"""Largest file with compressed frames that is de-identified: they are held in memory three times, and a child may use
+4 GB. Native frames are copied from file to file."""
 
 _PREAMBLE = bytes(128) + b"DICM"
 
@@ -144,7 +149,13 @@ def _forwarded(path: Path, change: Change, into: Path) -> Copy:
 
 def _read_whole(path: Path) -> Dataset:
     try:
+        size = path.stat().st_size
+        if size > MAX_COMPRESSED_BYTES and text(read_file_meta_info(path), "TransferSyntaxUID") not in NATIVE:
+            detail = f"the file has {size} bytes with compressed frames; the limit is {MAX_COMPRESSED_BYTES}"
+            raise NotDeidentified(Reason.TOO_LARGE, f"{detail}; `voxelnode deidentify` has none")
         return read_instance(path)
+    except NotDeidentified:
+        raise
     except Exception as error:  # pydicom raises anything for a damaged file
         raise NotDeidentified(Reason.UNREADABLE, f"the file cannot be read: {type(error).__name__}") from error
 

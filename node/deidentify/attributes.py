@@ -27,12 +27,14 @@ MAX_DEPTH = 64
 
 _Element = DataElement | RawDataElement
 
-PATIENT_ID, ACCESSION_NUMBER = 0x00100020, 0x00080050
+PATIENT_ID, ACCESSION_NUMBER, PATIENT_AGE = 0x00100020, 0x00080050, 0x00101010
 _OVERLAY_TYPE, _OVERLAY_DATA, _OVERLAY_COMMENTS = 0x0040, 0x3000, 0x4000
 
 TEXT_VRS = frozenset(("AE", "CS", "LO", "LT", "SH", "ST", "UC", "UR", "UT"))
+_PARAGRAPHS = frozenset(("LT", "ST", "UT"))
 _BYTES = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN"))
 _TEXT_OF_NUMBERS = frozenset(("DS", "IS"))
+_NUMBERS = _TEXT_OF_NUMBERS | {"AT", "FD", "FL", "SL", "SS", "SV", "UL", "US", "UV"}
 _TEMPORAL_VRS = frozenset(("DA", "DT", "TM"))
 _UNKNOWN_VRS = frozenset((None, "UN"))
 
@@ -76,8 +78,30 @@ DUMMIES: Mapping[str, Any] = {
 _ENCRYPTED_ATTRIBUTES = 0x04000500
 """Encrypted Attributes Sequence: identities, for whoever has the key of an earlier de-identification (PS3.15 E.1.1)."""
 
-_NUMBERS = re.compile(rb"[-+0-9.eE \\\0]*")
-_UID = re.compile(r"[0-9.]{1,64}")
+_NOT_LISTED = frozenset(
+    (0x00100033, 0x00100034, 0x00401006, 0x00401007, 0x00402006, 0x00402007, 0x04000120, 0x04000520)
+)
+"""Not in Table E.1-1, but what it removes in other attributes: dates in other calendars, numbers of orders, signatures
+and encrypted contents."""
+
+_PIXEL_GROUPS, _PIXEL_GROUP = range(0x7F00, 0x8000), 0x7FE0
+_PIXEL_ELEMENTS = frozenset((0x0001, 0x0002, 0x0008, 0x0009, 0x0010))
+"""Pixel data of PS3.3 C.7.6 and the offsets of frames; not retired elements, such as coefficients."""
+
+_FORMS = {
+    "AS": re.compile(r"\d{3}[DWMY]"),
+    "DA": re.compile(r"[\d.]{8,10}"),
+    "DT": re.compile(r"\d{4}[\d.]*([-+]\d{4})?"),
+    "TM": re.compile(r"[\d.:]+"),
+    "UI": re.compile(r"[\d.]{1,64}"),
+}
+"""What values look like that may be kept (PS3.5 6.2): anything else would be a text."""
+
+_DAYS = {"D": 1, "W": 7, "M": 365.25 / 12, "Y": 365.25}
+_OLDEST, _OLD = 89, "090Y"
+"""Ages above this one are few, and would tell who it is; they become one (45 CFR 164.514(b)(2)(i)(C))."""
+
+_DECIMALS = re.compile(rb"[-+0-9.eE \\\0]*")
 _CLASS_UIDS = re.compile(r"(?:SOPClass|TransferSyntax|CodingScheme|ContextGroup|ContextUID|MappingResource|Class)\w*")
 """Keywords of UIDs that name a kind, not an instance; a private one of them says who made the device at most."""
 
@@ -137,14 +161,16 @@ class Cleaner:
             return None
         if tag.is_private:
             return self._private(ds, tag, element, creators, depth)
-        if 0x5000 <= tag.group <= 0x501E or 0x6000 <= tag.group <= 0x601E:
-            return self._graphics(ds, tag, element, free_text, depth)
+        if tag.group >> 8 in (0x50, 0x60):
+            return self._graphics(ds, tag, element, depth)
+        if tag.group in _PIXEL_GROUPS and (depth or tag.group != _PIXEL_GROUP or tag.element not in _PIXEL_ELEMENTS):
+            return None  # another picture than that of the instance
         action = self.profile.action(tag)
-        if action is Action.REMOVE or tag == _ENCRYPTED_ATTRIBUTES:
+        if action is Action.REMOVE or tag == _ENCRYPTED_ATTRIBUTES or tag in _NOT_LISTED:
             return None
         vr = _vr(tag, element)
-        if vr is None or (action is None and _contradicts_dictionary(tag, vr)):
-            return None  # nobody knows what it is
+        if vr is None or (action is None and (tag.group < 0x0008 or _contradicts_dictionary(tag, vr))):
+            return None  # nobody knows what it is, or it is of a command, a file or a directory
         try:
             if action is None:
                 return self._unlisted(ds, tag, element, vr, free_text, depth)
@@ -161,7 +187,7 @@ class Cleaner:
         if vr == "SQ":
             return self._sequence(ds, tag, action, depth)
         if action is Action.KEEP:
-            return element
+            return self._kept(ds, tag, element, vr)
         if action is Action.UID or (action is Action.DUMMY and vr == "UI"):
             return _made(tag, vr, [self.key.uid(uid) for uid in _texts(ds, tag)])
         if action is Action.CLEAN:
@@ -171,6 +197,23 @@ class Cleaner:
         if tag == ACCESSION_NUMBER:
             return _made(tag, vr, [self.key.accession(number) for number in _texts(ds, tag) if number])
         return DataElement(tag, vr, DUMMIES[vr] if action is Action.DUMMY else None)
+
+    def _kept(self, ds: Dataset, tag: BaseTag, element: _Element, vr: str) -> _Element:
+        """Return an element as it is, without values that are not what its VR says."""
+        if vr in _TEXT_OF_NUMBERS:
+            return element if _is_numeric(element) else DataElement(tag, vr, None)
+        if vr not in _FORMS:
+            return element
+        values = _texts(ds, tag)
+        kept = [value if _FORMS[vr].fullmatch(value.strip()) else self._replaced(vr, value) for value in values]
+        if tag == PATIENT_AGE:
+            kept = [
+                _OLD if each and int(each[:3]) * _DAYS[each[3]] >= (_OLDEST + 1) * _DAYS["Y"] else each for each in kept
+            ]
+        return element if kept == values else _made(tag, vr, kept if all(kept) else [])
+
+    def _replaced(self, vr: str, value: str) -> str:
+        return self.key.uid(value) if vr == "UI" else ""
 
     def _sequence(self, ds: Dataset, tag: BaseTag, action: Action, depth: int) -> DataElement | None:
         if action is Action.EMPTY:
@@ -208,7 +251,7 @@ class Cleaner:
 
     def _temporal(self, ds: Dataset, tag: BaseTag, vr: str) -> _Element:
         if vr == "TM":
-            return held_elements(ds)[tag]
+            return self._kept(ds, tag, held_elements(ds)[tag], vr)
         days = self.key.days_earlier(self.patient)
         shifted = shifted_date if vr == "DA" else shifted_datetime
         values = [shifted(each, days) for each in _texts(ds, tag)]
@@ -237,22 +280,21 @@ class Cleaner:
         values = _texts(ds, tag)
         if vr == "UR" and not keyword_for_tag(tag).startswith(("CodingScheme", "URNCodeValue")):
             return DataElement(tag, vr, None)  # where it was retrieved from, with its UIDs
-        if free_text and vr not in ("CS", "SH"):
+        if vr in _PARAGRAPHS or (free_text and vr not in ("CS", "SH")):
             return _made(tag, vr, [self.identities.cleaned(each) or "ANON" for each in values])
         without = [self.identities.without(each) for each in values]
         return element if without == values else _made(tag, vr, without)
 
     def _unlisted_uids(self, ds: Dataset, tag: BaseTag, element: _Element) -> _Element:
+        if Option.UIDS in self.profile.options or _CLASS_UIDS.search(keyword_for_tag(tag)):
+            return self._kept(ds, tag, element, "UI")
         uids = _texts(ds, tag)
-        stay = Option.UIDS in self.profile.options or _CLASS_UIDS.search(keyword_for_tag(tag))
-        if stay and all(map(_UID.fullmatch, uids)):
-            return element
         replaced = [self.key.uid(uid) for uid in uids]
         return element if replaced == uids else _made(tag, "UI", replaced)
 
     def _unlisted_time(self, ds: Dataset, tag: BaseTag, element: _Element, vr: str) -> _Element:
         if Option.FULL_DATES in self.profile.options:
-            return element
+            return self._kept(ds, tag, element, vr)
         if Option.MODIFIED_DATES in self.profile.options:
             return self._temporal(ds, tag, vr)
         return DataElement(tag, vr, None)
@@ -283,7 +325,7 @@ class Cleaner:
         except CONVERSION_ERRORS:
             return None
 
-    def _graphics(self, ds: Dataset, tag: BaseTag, element: _Element, free_text: bool, depth: int) -> _Element | None:
+    def _graphics(self, ds: Dataset, tag: BaseTag, element: _Element, depth: int) -> _Element | None:
         """Return an element of an overlay that shows a region of interest; curves and other overlays go as a whole.
 
         An overlay is a bitmap, which cannot be cleaned: that of the type G may be text (PS3.3 C.9.2).
@@ -294,7 +336,7 @@ class Cleaner:
         if (group | _OVERLAY_DATA) not in ds or _texts(ds, BaseTag(group | _OVERLAY_TYPE)) != ["R"]:
             return None
         vr = _vr(tag, element)
-        return None if vr is None else self._unlisted(ds, tag, element, vr, free_text, depth)
+        return None if vr is None else self._unlisted(ds, tag, element, vr, True, depth)
 
 
 def identities_of(ds: Dataset, profile: Profile) -> Identities:
@@ -331,11 +373,20 @@ def _identities(ds: Dataset, identifying: frozenset[int], depth: int) -> Iterato
 def _identities_in(values: list[str], vr: str | None) -> Iterator[str]:
     for each in values:
         if vr == "PN":
-            yield from re.split(r"[\^=\s,]+", each)
+            for group in each.split("="):
+                yield from _names(re.split(r"[\^\s,]+", group.strip("^ ")))
         elif vr in ("DA", "DT"):
             yield from written_forms(each)
         elif vr in TEXT_VRS and each.lower() not in vocabulary():  # "Siemens" in an address is the manufacturer too
             yield each
+
+
+def _names(components: list[str]) -> Iterator[str]:
+    """Yield the parts of a name, and its first two together: alone, they may be too short to be searched for."""
+    yield from components
+    if len(components) > 1:
+        yield " ".join(components[:2])
+        yield " ".join(components[1::-1])
 
 
 def patient_of(ds: Dataset) -> Patient:
@@ -348,12 +399,12 @@ def patient_of(ds: Dataset) -> Patient:
 
 def _vr(tag: BaseTag, element: _Element) -> str | None:
     """Return the VR of an element, that of the dictionary where the file has none or UN; None if it is unknown."""
-    if element.VR not in _UNKNOWN_VRS:
-        return str(element.VR)
+    vr = element.VR
     try:
-        return str(dictionary_VR(tag)).split(" or ")[-1]
+        vr = str(dictionary_VR(tag) if vr in _UNKNOWN_VRS else vr).split(" or ")[-1]
     except KeyError:
         return None
+    return vr if vr in DUMMIES or vr == "SQ" else None
 
 
 def _texts(ds: Dataset, tag: BaseTag) -> list[str]:
@@ -367,16 +418,23 @@ def _texts(ds: Dataset, tag: BaseTag) -> list[str]:
 
 
 def _contradicts_dictionary(tag: BaseTag, vr: str) -> bool:
-    """Return whether a file has bytes where the standard has values: nobody can tell what is in them."""
+    """Return whether a file has another kind of value than the standard: nobody can tell what is in it."""
     try:
-        return vr in _BYTES and not any(each in _BYTES for each in dictionary_VR(tag).split(" or "))
+        return _kind(vr) not in map(_kind, dictionary_VR(tag).split(" or "))
     except KeyError:
         return True
 
 
+def _kind(vr: str) -> str:
+    """Return whether values are bytes, numbers, items or texts, to which names, dates and UIDs belong."""
+    if vr == "SQ":
+        return "items"
+    return "bytes" if vr in _BYTES else "numbers" if vr in _NUMBERS else "texts"
+
+
 def _is_numeric(element: _Element) -> bool:
     """Return whether the text of a number is one; pydicom has checked those that it has converted."""
-    return not isinstance(element.value, bytes) or _NUMBERS.fullmatch(element.value) is not None
+    return not isinstance(element.value, bytes) or _DECIMALS.fullmatch(element.value) is not None
 
 
 def _made(tag: BaseTag, vr: str, values: list[str]) -> DataElement:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
+from node.deidentify.hidden import CHUNK_BYTES, padding_value, spare_bits_used, value_bits
 from node.deidentify.pixel_rules import PixelRule, Rectangle
 from node.deidentify.refusal import NotDeidentified, Reason
 from node.dicom.reading import stored_bytes
@@ -34,9 +35,9 @@ _ULTRASOUND_MODALITIES = frozenset(("US", "IVUS"))
 _CAPTURED = frozenset(("DF", "DRW", "DV", "SD", "SI", "WSD"))
 """Conversion Types (0008,0064) of digitized films, drawings, videos, scanned documents and workstations."""
 
-_OVERLAY_GROUPS = tuple(range(0x6000, 0x6020, 2))
+_OVERLAY_GROUPS = tuple(range(0x6000, 0x6100, 2))
 _OVERLAY_DATA, _OVERLAY_BITS_ALLOCATED = 0x3000, 0x0100
-_CHUNK_BYTES = 1 << 20
+_MAX_VALUE_BYTES = (1 << 32) - 2
 
 
 def risks_of(ds: Dataset) -> Iterator[tuple[Reason, str]]:
@@ -126,6 +127,7 @@ def blank(ds: Dataset, mask: NDArray[np.bool_] | None, *, unused_bits: bool = Fa
     """
     try:
         if text(ds.file_meta, "TransferSyntaxUID") not in NATIVE:
+            _refuse_longer_than_a_value(pixel_layout(ds, "PixelData"))
             decompress(ds)
             ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         layout = pixel_layout(ds, "PixelData")
@@ -137,18 +139,32 @@ def blank(ds: Dataset, mask: NDArray[np.bool_] | None, *, unused_bits: bool = Fa
     except (ConversionRefused, NotTranscodable) as error:
         raise NotDeidentified(Reason.UNDECODABLE, f"the pixels cannot be cleaned: {error}") from error
     copy = BytesIO()
-    for start in range(0, len(stored), _CHUNK_BYTES):
-        copy.write(stored[start : start + _CHUNK_BYTES])
+    for start in range(0, len(stored), CHUNK_BYTES):
+        copy.write(stored[start : start + CHUNK_BYTES])
     del ds.PixelData
     with copy.getbuffer() as pixels:
         if unused_bits and layout.bits_allocated > 1:
-            words = _samples(pixels, layout)
-            words &= words.dtype.type(((1 << layout.bits_stored) - 1) << layout.shift)
-            del words
+            _clear_spare_bits(_samples(pixels, layout), layout, padding_value(ds))
         if mask is not None:
             _blank(pixels, layout, mask)
     vr = "OW" if layout.bits_allocated > 8 or ds.original_encoding[0] else "OB"
     ds.add_new("PixelData", vr, copy.getvalue())  # the bytes of `copy` themselves: CPython copies when either changes
+
+
+def _refuse_longer_than_a_value(layout: PixelLayout) -> None:
+    """Refuse frames before they are decoded, if native pixel data cannot hold them (PS3.5 7.1.1)."""
+    length = -(-layout.frame_bits * layout.frames // 8)
+    if length > _MAX_VALUE_BYTES:
+        detail = f"the {layout.frames} frames take {length} bytes uncompressed; the limit is {_MAX_VALUE_BYTES}"
+        raise NotDeidentified(Reason.UNDECODABLE, detail)
+
+
+def _clear_spare_bits(words: NDArray[Any], layout: PixelLayout, padding: int | None) -> None:
+    used = spare_bits_used(words, layout, padding)
+    words[used] &= words.dtype.type(value_bits(layout))
+    if layout.signed and not layout.shift:  # readers that do not look at Bits Stored rely on the extension of the sign
+        negative = used & (words >> (layout.bits_stored - 1) & 1).astype(bool)
+        words[negative] |= ~words.dtype.type(value_bits(layout))
 
 
 def _samples(pixels: memoryview, layout: PixelLayout) -> NDArray[Any]:

@@ -28,6 +28,8 @@ from node.errors import UsageError
 from node.receive.dicom_files import MediaFile, SkippedFile, find_instances
 
 _PIXEL_DATA = BaseTag(0x7FE00010)
+_UNDEFINED_LENGTH = 0xFFFFFFFF
+_SEQUENCE_DELIMITATION = b"\xfe\xff\xdd\xe0\0\0\0\0"
 _CHUNK_BYTES = 1 << 20
 
 
@@ -187,7 +189,7 @@ def _place(out: Path, ds: Dataset) -> Path:
 def write(ds: Dataset, path: Path) -> None:
     """Write a de-identified data set as a file of PS3.10; its folders are created.
 
-    Native pixels that are still in the file of the original are copied in pieces, without being held in memory.
+    Pixels are written in pieces; native ones that are still in the file of the original are never held in memory.
 
     Raises
     ------
@@ -230,16 +232,18 @@ def pieces(ds: Dataset) -> Iterator[bytes]:
     implicit = syntax == ImplicitVRLittleEndian
     yield file_head(text(ds, "SOPClassUID"), text(ds, "SOPInstanceUID"), syntax)
     pixels, encapsulated = stored_bytes(ds, "PixelData")
-    if pixels is None or encapsulated:
+    if pixels is None:
         yield _encoded(ds, implicit)
         return
     vr = str(held_elements(ds)[_PIXEL_DATA].VR or "OW").encode("ascii")
     yield _encoded(_part(ds, lambda tag: tag < _PIXEL_DATA), implicit)
     group = _PIXEL_DATA.group.to_bytes(2, "little") + _PIXEL_DATA.element.to_bytes(2, "little")
-    yield group + (b"" if implicit else vr + b"\0\0") + (len(pixels) + len(pixels) % 2).to_bytes(4, "little")
+    length = _UNDEFINED_LENGTH if encapsulated else len(pixels) + len(pixels) % 2
+    yield group + (b"" if implicit else vr + b"\0\0") + length.to_bytes(4, "little")
     for start in range(0, len(pixels), _CHUNK_BYTES):
         yield pixels[start : start + _CHUNK_BYTES]
-    yield b"\0" * (len(pixels) % 2) + _encoded(_part(ds, lambda tag: tag > _PIXEL_DATA), implicit)
+    end = _SEQUENCE_DELIMITATION if encapsulated else b"\0" * (len(pixels) % 2)
+    yield end + _encoded(_part(ds, lambda tag: tag > _PIXEL_DATA), implicit)
 
 
 def _part(ds: Dataset, wanted: Callable[[BaseTag], bool]) -> Dataset:

@@ -22,6 +22,7 @@ from node import __version__
 from node.deidentify.attributes import Cleaner, identities_of, patient_of
 from node.deidentify.burned_in import blank, has_overlays_in_pixels, has_pixels, regions, risks_of
 from node.deidentify.deidentification import UID_FORM, Deidentification
+from node.deidentify.hidden import drop_hidden, uses_spare_bits
 from node.deidentify.profile import BASIC_PROFILE, CODES, Option, edition, safe_private
 from node.deidentify.pseudonyms import NO_KEY
 from node.deidentify.refusal import NotDeidentified, Reason
@@ -91,7 +92,8 @@ def _deidentified(ds: Dataset, how: Deidentification) -> Dataset:
     cleaned = cleaner.data_set(ds)
     new = with_elements(ds, dict(held_elements(cleaned)))
     new.file_meta = _file_meta(new, text(ds.file_meta, "TransferSyntaxUID"))
-    unused_bits = has_overlays_in_pixels(ds) and "PixelData" in ds
+    drop_hidden(new)
+    unused_bits = (has_overlays_in_pixels(ds) and "PixelData" in ds) or uses_spare_bits(new)
     if unused_bits or (mask is not None and mask.any()):
         blank(new, mask, unused_bits=unused_bits)
     new.PatientID = new.PatientName = how.key.patient(patient)

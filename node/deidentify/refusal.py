@@ -20,6 +20,7 @@ class Reason(StrEnum):
     RECOGNIZABLE = "recognizable"
     UNDECODABLE = "undecodable"
     UNREADABLE = "unreadable"
+    TOO_LARGE = "too-large"
     NO_IDENTITY = "no-identity"
     DEIDENTIFIED = "de-identified"
     DUPLICATE = "duplicate"

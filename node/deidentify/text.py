@@ -7,8 +7,9 @@ own codes and attributes, anatomy above all, and those of common protocols.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from functools import cache
+import unicodedata
+from collections.abc import Iterable, Sequence
+from functools import cache, lru_cache
 
 _PROTOCOL = """
 2d 3d 4d abd abdo acq act adc adj ap art arterial asl avg axi axial b0 bh bold brain brainstem breath breathhold bravo
@@ -26,7 +27,7 @@ topogram tr tra trace tracking trans transversal transverse trig trigger true tr
 venous vessel vibe view vol volume w wait water wb whole with without wo wip x y z
 """
 
-_UID = r"(?<![0-9.])(?!1\.2\.840\.10008\.)[0-2](?:\.[0-9]+){5,}"
+_UID = r"(?<![0-9.])(?:2\.25\.[0-9]{6,}|(?!1\.2\.840\.10008\.)[0-2](?:\.[0-9]+){5,})"
 
 _TOKEN = re.compile(r"[^\W_]+", re.UNICODE)
 _PARAMETER = re.compile(r"[a-z]{0,2}\d{1,4}[a-z]{0,2}")
@@ -39,6 +40,14 @@ MIN_CHARACTERS = 3
 
 _SUBSTRING_CHARACTERS = 5
 """Identities of this length are removed from within longer words too."""
+
+_MIN_IDEOGRAPHS = 2
+_FIRST_WITHOUT_SPACES = "\u0e00"
+"""From Thai on, most scripts write words without spaces between them, and names of two characters."""
+
+_SPELLED_OUT = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ø": "oe", "å": "aa", "æ": "ae", "ß": "ss"})
+_STROKES = str.maketrans("øØłŁđĐıħ", "oOlLdDih")
+"""How names are written where the keyboard or the character set lacks a letter; strokes are no accents in Unicode."""
 
 
 @cache
@@ -70,20 +79,22 @@ class Identities:
     """
 
     def __init__(self, values: Iterable[str], *, uids: bool = False) -> None:
-        shown = sorted({value.strip() for value in values if len(value.strip()) >= MIN_CHARACTERS}, key=len)
-        patterns = [
-            re.escape(value) if len(value) >= _SUBSTRING_CHARACTERS else rf"(?<![^\W_]){re.escape(value)}(?![^\W_])"
-            for value in reversed(shown)
-        ]
+        shown = {form for value in values for form in _spellings(" ".join(value.split())) if _is_searched(form)}
+        patterns = [_pattern(value) for value in sorted(shown, key=lambda value: (-len(value), value))]
         if uids:
             patterns.insert(0, _UID)
         self._pattern = re.compile("|".join(patterns), re.IGNORECASE) if patterns else None
 
     def without(self, text: str) -> str:
-        """Return a text without these identities; the same object if it has none."""
-        if self._pattern is None or not self._pattern.search(text):
+        """Return a text without these identities, however they are accented; the same object if it has none."""
+        if self._pattern is None:
             return text
-        return " ".join(self._pattern.sub(" ", text).split())
+        plain, places = _plain(text)
+        kept, end = [], 0
+        for match in self._pattern.finditer(plain):
+            kept.append(text[end : places[match.start()]])
+            end = places[match.end()]
+        return " ".join(" ".join((*kept, text[end:])).split()) if kept else text
 
     def cleaned(self, text: str) -> str:
         """Return the words of a text that are known to be harmless, and the marks between them."""
@@ -98,3 +109,44 @@ class Identities:
             elif kept and kept[-1] != " ":
                 kept.append(" ")
         return " ".join("".join(kept).split())
+
+
+def _spellings(value: str) -> tuple[str, ...]:
+    """Return an identity without accents, and as it is spelled without the letters that have them."""
+    spelled = unicodedata.normalize("NFC", value).lower().translate(_SPELLED_OUT)
+    return _plain(value)[0], _plain(spelled)[0]
+
+
+def _plain(text: str) -> tuple[str, Sequence[int]]:
+    """Return a text without accents and wide forms, and where in `text` each of its characters is, and its end."""
+    if text.isascii():
+        return text, range(len(text) + 1)
+    characters, places = [], []
+    for place, character in enumerate(text):
+        for each in unicodedata.normalize("NFC", _without_marks(character)):
+            characters.append(each)
+            places.append(place)
+    return "".join(characters), [*places, len(text)]
+
+
+@lru_cache(maxsize=4096)
+def _without_marks(character: str) -> str:
+    parts = unicodedata.normalize("NFKD", character)
+    return "".join(part for part in parts if unicodedata.category(part) != "Mn").translate(_STROKES)
+
+
+def _has_spaces(value: str) -> bool:
+    return all(character < _FIRST_WITHOUT_SPACES for character in value)
+
+
+def _is_searched(value: str) -> bool:
+    characters = len(value) - value.count(" ")
+    return characters >= (MIN_CHARACTERS if _has_spaces(value) else _MIN_IDEOGRAPHS)
+
+
+def _pattern(value: str) -> str:
+    """Return the regular expression of an identity, with any or no marks between its words."""
+    words = r"[\W_]*".join(map(re.escape, value.split()))
+    if len(value) - value.count(" ") >= _SUBSTRING_CHARACTERS or not _has_spaces(value):
+        return words
+    return rf"(?<![^\W_]){words}(?![^\W_])"

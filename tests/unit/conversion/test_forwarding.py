@@ -10,6 +10,7 @@ from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
 from node.child_process.messages import Garbled
+from node.child_process.serving import Apart, ChildLimits, max_file_bytes
 from node.conversion.forwarding import Change, Encoding, copy_of, forward
 from node.deidentify.deidentification import Deidentification
 from node.deidentify.profile import Profile
@@ -81,3 +82,25 @@ def test_what_is_refused_is_not_written_and_an_answer_that_is_none_is_found(tmp_
     ):
         with pytest.raises(Garbled):
             copy_of(garbled)
+
+
+def test_compressed_files_that_do_not_fit_into_memory_are_refused_before_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.conversion.forwarding.MAX_COMPRESSED_BYTES", 1000)
+    change = Change(deidentification=HOW)
+    [ds] = make.ct_series(1, rows=64, columns=64)
+    ds.save_as(tmp_path / "native.dcm", enforce_file_format=True)
+    ds.compress(RLELossless, generate_instance_uid=False)
+    ds.save_as(tmp_path / "compressed.dcm", enforce_file_format=True)
+    copy_of(forward(tmp_path / "native.dcm", change, tmp_path / "out"))
+    with pytest.raises(NotDeidentified, match=r"too-large: the file has .* bytes with compressed frames; the limit"):
+        copy_of(forward(tmp_path / "compressed.dcm", change, tmp_path / "out"))
+
+
+def test_a_copy_may_be_as_long_as_its_original(tmp_path: Path) -> None:
+    limits = ChildLimits(1000, 1, 1.0)
+    with (tmp_path / "long").open("wb") as file:
+        file.truncate(1 << 33)
+    assert max_file_bytes(Apart(None, limits, (tmp_path / "long",))) > 1 << 33
+    assert max_file_bytes(Apart(None, ChildLimits(4_000_000_000, 1, 1.0))) == 4_000_000_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import runpy
 from collections import Counter
+from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args
 
@@ -115,6 +116,20 @@ def test_the_table_is_whole() -> None:
         Option.GRAPHICS: 4,
     }  # fmt: skip
     assert safe_private()["SIEMENS MR HEADER", 0x0019, 0x0C] == "IS"
+
+
+def test_another_project_has_read_the_same_table() -> None:
+    """dicom-anonymizer has the Basic Profile of edition 2026c, made from the same text by other code."""
+    other = import_module("dicomanonymizer.dicom_anonymization_databases.dicomfields_2026c")
+    theirs = {
+        (group << 16 | element): "/".join(("X", "Z", "U*") if kind == "X_Z_U_STAR" else kind.split("_"))
+        for kind in ("X", "Z", "D", "U", "X_Z", "X_D", "Z_D", "X_Z_D", "X_Z_U_STAR")
+        for group, element, *mask in getattr(other, f"{kind}_TAGS")
+        if not mask  # curves and overlays
+    }
+    ours = {int(tag_of(row)): row.basic for row in PLAIN_ROWS}
+    assert ours.pop(0x3004007F) == "X", "Dose Calculation Model Name, new in 2026d"
+    assert theirs == ours
 
 
 def test_options_that_contradict_or_do_not_exist_are_refused() -> None:
