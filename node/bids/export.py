@@ -25,7 +25,7 @@ from node.bids.plan import (
 from node.bids.pseudonyms import Pseudonyms
 from node.bids.rules import NotExported, Rules
 from node.bids.sources import Source
-from node.bids.subjects import ambiguous_labels, read_map, subject_label
+from node.bids.subjects import Patient, ambiguous_labels, read_map, subject_label
 from node.selector import Facts, Selector
 
 MAX_STATED_AGE = 89
@@ -124,14 +124,17 @@ class Exporter:
     def _export(self, out: Path, study_instance_uid: str | None, *, dry_run: bool, link: bool) -> Report:
         report = Report()
         with _dry(out) if dry_run else opened(out, link=link) as dataset:
-            by_subject, refused = self._by_subject()
             if not dry_run:
                 dataset.write_top(self._rules.dataset)
             if study_instance_uid is None:
+                by_subject, refused = self._by_subject(self._source.patients())
                 subjects, mark = sorted({*by_subject, *dataset.subjects()}), None
             else:
                 patient, mark = self._source.patient_of(study_instance_uid), self._pseudonyms.mark(study_instance_uid)
+                by_subject, refused = self._by_subject(self._namesakes(patient))
                 subjects = _subjects_of(dataset, by_subject, patient, mark)
+                if not by_subject.keys() >= set(subjects):  # it had another patient before
+                    by_subject, refused = self._by_subject(self._source.patients())
                 refused = {patient: refused[patient]} if patient in refused else {}
             for series in self._source.series_of(list(refused)) if refused else ():
                 if self._planner.selects(series):
@@ -148,11 +151,17 @@ class Exporter:
         keys = self._source.series_keys()
         return None if keys is None else {self._pseudonyms.mark(series_key(*key)) for key in keys}
 
-    def _by_subject(self) -> tuple[dict[str, list[int]], dict[int, str]]:
+    def _namesakes(self, patient: int | None) -> Mapping[int, Patient]:
+        """Return the patients that may have the label of one of them: pseudonyms are of one patient alone."""
+        if self._subject_map is None and self._rules.subjects.labels == "pseudonym":
+            return {} if patient is None else self._source.patients(patient)
+        return self._source.patients()
+
+    def _by_subject(self, patients: Mapping[int, Patient]) -> tuple[dict[str, list[int]], dict[int, str]]:
         """Return the patients of each subject, and why other patients have none."""
         labels: dict[int, str] = {}
         refused: dict[int, str] = {}
-        for number, patient in self._source.patients().items():
+        for number, patient in patients.items():
             try:
                 labels[number] = subject_label(patient, self._rules.subjects, self._subject_map, self._pseudonyms)
             except NotExported as reason:

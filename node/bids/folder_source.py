@@ -53,9 +53,13 @@ class FolderSource:
         identities = dict.fromkeys(map(_identity, self._attributes.values()))
         self._numbers = {identity: number for number, identity in enumerate(identities)}
 
-    def patients(self) -> Mapping[int, Patient]:
+    def patients(self, number: int | None = None) -> Mapping[int, Patient]:
         known = {_identity(found): found.get("patient_id") for found in self._attributes.values()}
-        return {number: Patient(identity, known[identity]) for identity, number in self._numbers.items()}
+        return {
+            each: Patient(identity, known[identity])
+            for identity, each in self._numbers.items()
+            if number in (None, each)
+        }
 
     def patient_of(self, study_instance_uid: str) -> int | None:
         found = (each for each in self._attributes.values() if each["study_instance_uid"] == study_instance_uid)

@@ -21,8 +21,8 @@ NO_NIFTI = "it has no NIfTI files: add nifti to [convert] formats and convert it
 class Source(Protocol):
     """Patients and their series, by numbers of patients that hold for this source."""
 
-    def patients(self) -> Mapping[int, Patient]:
-        """Return every patient."""
+    def patients(self, number: int | None = None) -> Mapping[int, Patient]:
+        """Return every patient, or the one with a number."""
 
     def patient_of(self, study_instance_uid: str) -> int | None:
         """Return the patient of a study; None if there is no such study."""
@@ -40,8 +40,8 @@ class IndexSource:
     def __init__(self, index: ReadIndex) -> None:
         self._index = index
 
-    def patients(self) -> Mapping[int, Patient]:
-        rows = self._index.exports.patients()
+    def patients(self, number: int | None = None) -> Mapping[int, Patient]:
+        rows = self._index.exports.patients(number)
         return {row["id"]: Patient(row["identity"], row["patient_id"]) for row in rows}
 
     def patient_of(self, study_instance_uid: str) -> int | None:

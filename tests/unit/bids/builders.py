@@ -50,7 +50,7 @@ class Listed:
     def __init__(self, *series: Series) -> None:
         self.series = series
 
-    def patients(self) -> dict[int, Patient]:
+    def patients(self, number: int | None = None) -> dict[int, Patient]:
         return {1: Patient("\\P1", "P1")}
 
     def patient_of(self, study_instance_uid: str) -> int | None:

@@ -1,0 +1,68 @@
+"""One study of many: only its own patient is looked at, unless others may have the same label."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from node.bids.export import Exporter
+from node.bids.plan import Series
+from node.bids.pseudonyms import Pseudonyms
+from node.bids.subjects import Patient
+from node.deidentify.pseudonyms import PseudonymKey
+from tests.unit.bids.builders import Scanner, rules_of
+
+PSEUDONYMS = Pseudonyms(PseudonymKey("test", b"k" * 32))
+
+
+class Clinic:
+    """A source of many patients, each with one study of the number of the patient, that notes which it is asked for."""
+
+    def __init__(self, folder: Path, patients: int) -> None:
+        scanner = Scanner(folder)
+        self.series = [replace(scanner.series("t1_mprage", study=n), patient=n) for n in range(1, patients + 1)]
+        self.asked: list[int | None] = []
+
+    def patients(self, number: int | None = None) -> dict[int, Patient]:
+        self.asked.append(number)
+        numbers = {series.patient for series in self.series}
+        return {each: Patient(f"\\P{each}", f"P{each}") for each in numbers if number in (None, each)}
+
+    def patient_of(self, study_instance_uid: str) -> int | None:
+        return next((each.patient for each in self.series if each.study_instance_uid == study_instance_uid), None)
+
+    def series_of(self, patients: Sequence[int]) -> Iterator[Series]:
+        yield from (series for series in self.series if series.patient in patients)
+
+    def series_keys(self) -> list[tuple[str, str]]:
+        return [(series.study_instance_uid, series.series_instance_uid) for series in self.series]
+
+
+@pytest.mark.parametrize(("labels", "asked"), [("pseudonym", 2), ("patient_id", None)])
+def test_a_study_asks_for_the_patients_that_may_have_its_label(tmp_path: Path, labels: str, asked: int | None) -> None:
+    clinic = Clinic(tmp_path, 3)
+    exporter = Exporter(clinic, rules_of(f'[subjects]\nlabels = "{labels}"\n', tmp_path), PSEUDONYMS)
+    report = exporter.export_study(tmp_path / "out", "1.2.2")
+    assert len(report.change.added) == report.subjects == 1
+    assert clinic.asked == [asked]
+
+
+def test_a_study_of_another_patient_than_before_updates_both(tmp_path: Path) -> None:
+    clinic, out = Clinic(tmp_path, 3), tmp_path / "out"
+    clinic.series.append(replace(clinic.series[0], series_instance_uid="1.2.1.9"))
+    exporter = Exporter(clinic, rules_of("", tmp_path), PSEUDONYMS, prune=True)
+    exporter.export(out)
+    one, other = (f"sub-{PSEUDONYMS.subject(chr(92) + patient)}" for patient in ("P1", "P3"))
+    assert len([*out.glob(f"{one}/**/*.nii.gz")]) == 2
+    clinic.series = [replace(series, patient=3) for series in clinic.series]
+    exporter = Exporter(clinic, rules_of("", tmp_path), PSEUDONYMS, prune=True)
+    report = exporter.export_study(out, "1.2.1")
+    assert (len(report.change.added), len(report.change.removed)) == (2, 2)
+    assert not [*out.glob(f"{one}/**/*.nii.gz")]
+    assert len([*out.glob(f"{other}/**/*.nii.gz")]) == 4
+    clinic.series = clinic.series[1:3]
+    report = Exporter(clinic, rules_of("", tmp_path), PSEUDONYMS, prune=True).export_study(out, "1.2.1")
+    assert len(report.change.removed) == 2
