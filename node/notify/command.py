@@ -14,7 +14,8 @@ import signal
 import subprocess
 import threading
 from collections.abc import Mapping, Sequence
-from pathlib import PurePath
+from contextlib import suppress
+from pathlib import Path, PurePath
 from time import monotonic
 
 from node.errors import UsageError
@@ -85,6 +86,19 @@ class HookCommand:
 
     def close(self) -> None:
         """Do nothing: no program runs between messages."""
+
+
+def end_leftovers(folder: Path) -> None:
+    """Kill the programs that an earlier attempt has left, perhaps of a node that was killed, with a folder for results.
+
+    They would write into the folder of the next attempt. Programs know the folder by their environment, and so do their
+    children.
+    """
+    mark = f"{ENVIRONMENT_PREFIX}OUT={folder}".encode()
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended, or is of another user
+            if mark in (process / "environ").read_bytes().split(b"\0"):
+                os.kill(int(process.name), signal.SIGKILL)
 
 
 def _values(message: HookMessage) -> dict[str, str]:

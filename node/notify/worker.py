@@ -20,6 +20,7 @@ from node.index.jobs import Job, JobEnded, ResultThere
 from node.index.read import ReadIndex
 from node.metrics import Metrics
 from node.notify.channel import Channel, Delivered, Interrupted, NotDelivered
+from node.notify.command import end_leftovers
 from node.notify.ledger import REASON_LENGTH, LedgerWorker
 from node.notify.message import HookMessage, NothingLeft, compose, with_job
 from node.results.intake import ResultIntake, ResultsBusy
@@ -155,6 +156,8 @@ class HookWorker(LedgerWorker):
     def _for_job(self, message: HookMessage, job: Job, token: str) -> HookMessage:
         """Return a message with its job: an address and a token, and a folder for receivers on this machine."""
         is_here = self._hook.url is None
+        if is_here:
+            end_leftovers(self._results.folder(job.job_id))
         folder = str(self._results.empty_folder(job.job_id)) if is_here else None
         return with_job(message, job.job_id, f"{self._public_url}/api/v1/jobs/{job.job_id}", token, folder)
 

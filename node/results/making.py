@@ -190,6 +190,8 @@ def _instance(making: Making) -> dict[str, Any]:
     """Accept an instance that is DICOM already: it must be of the patient and the study of its source."""
     from pydicom import dcmread
 
+    from node.dicom.values import items, text
+
     ds, sample = dcmread(making.file, stop_before_pixels=True), sample_of(making)
     for keyword in ("StudyInstanceUID", "PatientID"):
         if ds.get(keyword, "") != sample.get(keyword, ""):
@@ -199,6 +201,9 @@ def _instance(making: Making) -> dict[str, Any]:
         raise ResultRefused("it lacks a UID of its study, series, instance or class")
     if found["series_instance_uid"] == making.source.series_instance_uid:
         raise ResultRefused("it is in the series of its source; give it a series of its own")
+    referred = [text(item, "SeriesInstanceUID") for item in items(ds, "ReferencedSeriesSequence")]
+    if referred and making.source.series_instance_uid not in referred:
+        raise ResultRefused("it refers to other series than that of the job: name its series by series_instance_uid")
     return found
 
 

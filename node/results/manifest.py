@@ -129,7 +129,7 @@ class Measured(_Model):
     """A measurement of a report."""
 
     name: LongString | Coded
-    value: float = Field(allow_inf_nan=False)
+    value: float = Field(allow_inf_nan=False, strict=True)
     unit: ShortString = Field(description="of UCUM, such as mm, mL, [hnsf'U] or 1")
     site: LongString | Coded | None = Field(None, description="finding site")
 

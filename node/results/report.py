@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections.abc import Iterator
 from typing import Any
 
 from highdicom.sr import (
@@ -34,6 +36,7 @@ SCHEME = "99VOXELNODE"
 """Coding scheme of names that are not coded (PS3.16 8: private designators begin with 99)."""
 
 MAX_JSON_BYTES = 4_000_000
+_NO_TEXT = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f\ud800-\udfff]")
 MAX_TEXTS = 1000
 MAX_TEXT_CHARACTERS = 10_000
 
@@ -57,6 +60,7 @@ def make_report(making: Making) -> dict[str, Any]:
         raise ResultRefused("the file is no JSON in UTF-8") from error
     if not isinstance(content, dict):
         raise ResultRefused("the file is no JSON object")
+    _require_text(content)
     tree = _measurements(content, making) if "measurements" in content else _texts(content, making)
     sample = sample_of(making)
     now = local_time(making, sample)
@@ -79,6 +83,25 @@ def make_report(making: Making) -> dict[str, Any]:
         specific_character_set="ISO_IR 192",
     )
     return finished(report, making, sample)
+
+
+def _require_text(content: object) -> None:
+    """Refuse characters that no text of a report may have (PS3.5 6.1.3): surrogates, and controls other than breaks."""
+    for text in _texts_in(content):
+        if not text.isprintable() and _NO_TEXT.search(text):
+            raise ResultRefused("the JSON has a control character or half of a surrogate pair in a text")
+
+
+def _texts_in(content: object) -> Iterator[str]:
+    waiting = [content]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, str):
+            yield one
+        elif isinstance(one, dict):
+            waiting += (*one, *one.values())
+        elif isinstance(one, list):
+            waiting += one
 
 
 def _refused(constant: str) -> None:

@@ -180,6 +180,22 @@ def test_a_deletion_ends_the_command_of_its_job_and_one_that_fails_waits(
     assert [(job["state"], job["detail"]) for job in jobs(root)] == [("cancelled", None)]
 
 
+def test_what_an_attempt_left_running_is_killed_before_the_next_one(root: Root, begin: Begin, tmp_path: Path) -> None:
+    """As the command of a node that was killed: it is not in the group of any command of this process."""
+    held = tmp_path / "held"
+    os.mkfifo(held)
+    worker = begin("one", script=f"[ -e {tmp_path}/again ] && {WRITE} && exit; setsid sleep 600 > {held} & exit 1")
+    take(root, make.ct_series(1))
+    settle(root)
+    worker.work()
+    with held.open("rb") as pipe:  # opens once it runs
+        (tmp_path / "again").touch()
+        root.clock.move(60)
+        worker.work()
+        assert pipe.read() == b""
+    assert [job["state"] for job in jobs(root)] == ["succeeded"]
+
+
 def test_a_webhook_that_accepts_has_time_until_it_expires_and_a_replay_is_a_new_job(root: Root, begin: Begin) -> None:
     def later(received: Received) -> Answer:
         return Answer(202, (("location", "/status/7"),))

@@ -53,15 +53,18 @@ def outcome_of_instances(site: Site, series: tuple[str, str], path: str, token: 
     """Of instances that are DICOM already, one of the study of the job is stored, and no other."""
     client, headers = site.client(), bearer(token)
 
-    def outcome(**uids: str) -> httpx2.Response:
+    def outcome(referred: str | None = None, **uids: str) -> httpx2.Response:
         ds = make.rgb_capture(study_uid=uids.get("study_uid", series[0]), series_uid=uids.get("series_uid"))
+        if referred is not None:
+            ds.ReferencedSeriesSequence = [make.dataset(SeriesInstanceUID=referred)]
         ds.save_as(folder / "capture.dcm", enforce_file_format=True)
         client.put(f"{path}/files/capture.dcm", headers=headers, content=(folder / "capture.dcm").read_bytes())
         return client.post(f"{path}/outcome", headers=headers, json={"state": "succeeded"})
 
     assert "StudyInstanceUID is not that of the source" in outcome(study_uid="1.2.3").json()["detail"]
     assert "in the series of its source" in outcome(series_uid=series[1]).json()["detail"]
-    assert outcome().json()["results"][0]["kind"] == "instance"
+    assert "refers to other series than that of the job" in outcome(referred="1.2.3").json()["detail"]
+    assert outcome(referred=series[1]).json()["results"][0]["kind"] == "instance"
 
 
 def test_a_receiver_reports_progress_and_results_with_its_token_alone(

@@ -78,6 +78,9 @@ def test_other_json_is_a_list_of_texts(making: Making) -> None:
         ('{"measurements": [{"name": "x", "value": 1}]}', "measurements.0.unit: Field required"),
         ('{"measurements": []}', "at least 1"),
         ("[" * 100_000, "no JSON in UTF-8"),
+        ('{"measurements": [{"name": "x", "value": true, "unit": "mm"}]}', "a valid number"),
+        ('{"a": [{"b\\u0000": 1}]}', "a control character"),
+        ('{"\\ud800": "x"}', "half of a surrogate pair"),
     ],
 )
 def test_json_that_is_no_report_is_refused(making: Making, content: str, reason: str) -> None:
