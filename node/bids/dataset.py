@@ -35,6 +35,8 @@ from node.failpoints import reached
 OWN_FOLDER = ".voxelnode"
 STATE_FILE = ".voxelnode.json"
 STATE_VERSION = 1
+KEY_FILE = ".voxelnode.key.json"
+"""In the top folder: by which key the subjects have their labels, without the key."""
 
 _STEM = re.compile(r"[a-z]+/[A-Za-z0-9_-]+")
 _EXTENSION = re.compile(r"[a-z]*(\.[a-z]+){1,2}")
@@ -122,6 +124,26 @@ class Dataset:
         """Return the subjects of which this program wrote something."""
         files = (*self.out.glob(f"sub-*/{STATE_FILE}"), *self.out.glob(f"sub-*/ses-*/{STATE_FILE}"))
         return sorted({file.relative_to(self.out).parts[0].removeprefix("sub-") for file in files})
+
+    def require_key(self, mark: str) -> None:
+        """Record by which key a data set is made; `mark` is a pseudonym of nothing, by that key.
+
+        Raises
+        ------
+        DatasetUnusable
+            It was made by another one.
+        """
+        file = self.out / KEY_FILE
+        self._write_if_missing(KEY_FILE, json_text({"version": STATE_VERSION, "mark": mark}))
+        try:
+            known = json.loads(file.read_bytes())["mark"]
+        except (ValueError, TypeError, KeyError):
+            raise DatasetUnusable(f"{file} is damaged: restore it, or remove it if the key is the same") from None
+        if known != mark:
+            raise DatasetUnusable(
+                f"{self.out} was made with another key: every patient would become a second subject; "
+                "name its key, as by --key, or choose an empty folder"
+            )
 
     def write_top(self, settings: DatasetTable) -> None:
         """Write the files that describe a data set, each unless it is there."""

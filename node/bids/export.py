@@ -125,6 +125,7 @@ class Exporter:
         report = Report()
         with _dry(out) if dry_run else opened(out, link=link) as dataset:
             if not dry_run:
+                dataset.require_key(self._pseudonyms.mark(OF_DATASET))
                 dataset.write_top(self._rules.dataset)
             if study_instance_uid is None:
                 by_subject, refused = self._by_subject(self._source.patients())
@@ -260,6 +261,9 @@ class Exporter:
                 row[column] = next(filter(None, (read(series.facts) for series in ordered)), "n/a")
         return row
 
+
+OF_DATASET = "data set"
+"""What the mark of a key is made of; it is no UID."""
 
 OF_ANOTHER = "its series is of another subject now"
 DELETED = "its series was deleted from the node"

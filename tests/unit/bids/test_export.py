@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from node.bids.dataset import DatasetUnusable
 from node.bids.export import Exporter
 from node.bids.plan import Series
 from node.bids.pseudonyms import Pseudonyms
@@ -48,6 +49,19 @@ def test_a_study_asks_for_the_patients_that_may_have_its_label(tmp_path: Path, l
     report = exporter.export_study(tmp_path / "out", "1.2.2")
     assert len(report.change.added) == report.subjects == 1
     assert clinic.asked == [asked]
+
+
+def test_a_data_set_takes_only_the_key_with_which_it_was_begun(tmp_path: Path) -> None:
+    clinic, out = Clinic(tmp_path, 1), tmp_path / "out"
+    Exporter(clinic, rules_of("", tmp_path), PSEUDONYMS).export(out)
+    before = sorted(out.rglob("*"))
+    other = Exporter(clinic, rules_of("", tmp_path), Pseudonyms(PseudonymKey("test", b"o" * 32)))
+    with pytest.raises(DatasetUnusable, match="another key: every patient would become a second subject"):
+        other.export(out)
+    assert sorted(out.rglob("*")) == before
+    (out / ".voxelnode.key.json").write_text("[]")
+    with pytest.raises(DatasetUnusable, match="damaged"):
+        other.export_study(out, "1.2.1")
 
 
 def test_a_study_of_another_patient_than_before_updates_both(tmp_path: Path) -> None:
