@@ -102,6 +102,7 @@ def test_the_sidecars_of_a_case_are_those_of_dcm2niix_but_for_what_is_explained(
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 @pytest.mark.corpus
 @pytest.mark.filterwarnings("ignore")  # what pydicom says of the values of old scanners
 def test_every_explanation_is_needed_and_no_series_of_the_packages_needs_another(corpus: Path, tmp_path: Path) -> None:
