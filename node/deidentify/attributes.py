@@ -89,11 +89,11 @@ _PIXEL_ELEMENTS = frozenset((0x0001, 0x0002, 0x0008, 0x0009, 0x0010))
 """Pixel data of PS3.3 C.7.6 and the offsets of frames; not retired elements, such as coefficients."""
 
 _FORMS = {
-    "AS": re.compile(r"\d{3}[DWMY]"),
-    "DA": re.compile(r"[\d.]{8,10}"),
-    "DT": re.compile(r"\d{4}[\d.]*([-+]\d{4})?"),
-    "TM": re.compile(r"[\d.:]+"),
-    "UI": re.compile(r"[\d.]{1,64}"),
+    "AS": re.compile(r"[0-9]{3}[DWMY]"),
+    "DA": re.compile(r"[0-9.]{8,10}"),
+    "DT": re.compile(r"[0-9]{4}[0-9.]*([-+][0-9]{4})?"),
+    "TM": re.compile(r"[0-9.:]+"),
+    "UI": re.compile(r"[0-9.]{1,64}"),
 }
 """What values look like that may be kept (PS3.5 6.2): anything else would be a text."""
 
@@ -199,13 +199,15 @@ class Cleaner:
         return DataElement(tag, vr, DUMMIES[vr] if action is Action.DUMMY else None)
 
     def _kept(self, ds: Dataset, tag: BaseTag, element: _Element, vr: str) -> _Element:
-        """Return an element as it is, without values that are not what its VR says."""
+        """Return an element as it is, without values that are not what its VR says, and without identities in texts."""
         if vr in _TEXT_OF_NUMBERS:
             return element if _is_numeric(element) else DataElement(tag, vr, None)
+        if vr in TEXT_VRS:
+            return self._without_identities(ds, tag, element, vr)
         if vr not in _FORMS:
             return element
         values = _texts(ds, tag)
-        kept = [value if _FORMS[vr].fullmatch(value.strip()) else self._replaced(vr, value) for value in values]
+        kept = [value if _FORMS[vr].fullmatch(value) else self._replaced(vr, value) for value in values]
         if tag == PATIENT_AGE:
             kept = [
                 _OLD if each and int(each[:3]) * _DAYS[each[3]] >= (_OLDEST + 1) * _DAYS["Y"] else each for each in kept
@@ -277,11 +279,14 @@ class Cleaner:
             return element if _is_numeric(element) else DataElement(tag, vr, None)
         if vr not in TEXT_VRS:
             return element
-        values = _texts(ds, tag)
         if vr == "UR" and not keyword_for_tag(tag).startswith(("CodingScheme", "URNCodeValue")):
             return DataElement(tag, vr, None)  # where it was retrieved from, with its UIDs
         if vr in _PARAGRAPHS or (free_text and vr not in ("CS", "SH")):
-            return _made(tag, vr, [self.identities.cleaned(each) or "ANON" for each in values])
+            return _made(tag, vr, [self.identities.cleaned(each) or "ANON" for each in _texts(ds, tag)])
+        return self._without_identities(ds, tag, element, vr)
+
+    def _without_identities(self, ds: Dataset, tag: BaseTag, element: _Element, vr: str) -> _Element:
+        values = _texts(ds, tag)
         without = [self.identities.without(each) for each in values]
         return element if without == values else _made(tag, vr, without)
 

@@ -54,7 +54,7 @@ def drop_hidden(ds: Dataset) -> None:
     syntax = text(ds.file_meta, "TransferSyntaxUID")
     for keyword in PIXELS:
         stored, encapsulated = stored_bytes(ds, keyword)
-        if stored is None:
+        if not stored:
             continue
         if encapsulated is (syntax in NATIVE):
             raise NotDeidentified(Reason.UNREADABLE, "the pixel data are not encoded as their transfer syntax says")

@@ -78,11 +78,12 @@ OVERLAY = ((0x60000040, "CS", b"R "), (0x60003000, "OW", b"\1\0"))
         lambda: raw(ct(), *OVERLAY, (0x60000022, "LO", b"of Mrs Secret"), (0x60001500, "LO", b"Secret")),
         lambda: raw(ct(), (0x30040006, "LO", b"1.2"), (0x00620006, "ST", b"of Mrs Secret")),
         lambda: nested(make.dataset(TextValue="call Mrs Secret")),
+        lambda: ct(PatientName="Secret^Person", DeviceSerialNumber="4711 Secret", InstitutionName="House of Secret"),
     ],
     ids=[
         "odd overlays and curves", "retired pixels", "nested pixels and documents", "signatures", "not in the table",
         "file meta information", "commands and directories", "contradicting VR", "times", "numbers and UIDs",
-        "texts of overlays", "descriptions", "nested texts",
+        "texts of overlays", "descriptions", "nested texts", "names in what is kept",
     ],
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore:Invalid value|Value|A value")
