@@ -34,6 +34,7 @@ from node.association.client.negotiation import NoAssociation
 from node.association.client.send import Outgoing, SendOutcome, never_transcode, send
 from node.errors import VoxelnodeError
 from tests.acceptance.served import READY
+from tests.benchmarks.forward import worked_seconds
 from tests.crash.small_disk import fill, mount_small
 from tests.interop.conftest import free_port
 from tests.make import instance, set_pixels
@@ -52,8 +53,8 @@ ENVIRONMENT = {
     "VOXELNODE_STORAGE__RESERVE_BYTES": "0",
     "VOXELNODE_STORAGE__JOURNAL_BYTES": "16777216",
     "VOXELNODE_WEB__PORT": "0",
-    FIRST_WAIT: "0.3",
 }
+SHORT_WAITS = {FIRST_WAIT: "0.3"}
 
 
 class Node:
@@ -84,6 +85,16 @@ class Node:
             self._process.stdout.close()
             self._process = None
 
+    def send_signal(self, number: int) -> None:
+        """Stop it, or let it go on."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def worked_seconds(self) -> float:
+        """Return the processor time that it has used since its start."""
+        assert self._process is not None
+        return worked_seconds(self._process.pid)
+
 
 @dataclass(slots=True)
 class Faults:
@@ -107,13 +118,16 @@ class Faults:
         for place in folders.values():
             place.mkdir()
         config = self.folder / "here.toml"
-        config.write_text(_configuration(there_port, folders["share"]))
-        here = Node(folders["here"] / "root", here_port, self.folder / "here.log", VOXELNODE_CONFIG=str(config))
+        config.write_text(configuration(there_port, folders["share"]))
+        here = Node(
+            folders["here"] / "root", here_port, self.folder / "here.log", VOXELNODE_CONFIG=str(config), **SHORT_WAITS
+        )
         there = Node(
             folders["there"] / "root", there_port, self.folder / "there.log",
             VOXELNODE_DICOM__AE_TITLE="THERE", VOXELNODE_SERIES__QUIET_SECONDS="86400",
+            **SHORT_WAITS,
         )  # fmt: skip
-        sent = self._sent()
+        sent = made_series(self.folder, self.series, self.instances // self.series, self.seed)
         with ExitStack() as opened:
             for place, size in (("here", "400m"), ("share", "300m")):
                 if f"{'node' if place == 'here' else 'folder'}'s disk full" in self.kinds:
@@ -122,7 +136,7 @@ class Faults:
                 opened.callback(node.kill)
                 node.start()
             work = [sent[number::SENDERS] for number in range(SENDERS)]
-            senders = [threading.Thread(target=self._send, args=(share, here_port), daemon=True) for share in work]
+            senders = [threading.Thread(target=send_all, args=(share, here_port), daemon=True) for share in work]
             for sender in senders:
                 sender.start()
             self._harm(here, there, folders, lambda: any(sender.is_alive() for sender in senders))
@@ -131,34 +145,6 @@ class Faults:
             uids = {one.sop_instance_uid for series in sent for one in series}
             self._settle(here, there, folders["share"], uids)
             self._compare(here, there, folders["share"], uids)
-
-    def _sent(self) -> list[list[Outgoing]]:
-        pixels = np.random.default_rng(self.seed).integers(0, 2000, (32, 32), np.int16)
-        made = []
-        for _ in range(self.series):
-            study, series = generate_uid(), generate_uid()
-            one = []
-            for number in range(self.instances // self.series):
-                ds = instance(study_uid=study, series_uid=series, InstanceNumber=number + 1)
-                data = data_set_bytes(set_pixels(ds, pixels))
-                uid, kind = ds.SOPInstanceUID, ds.file_meta.TransferSyntaxUID
-                one.append(Outgoing(self.folder, ds.SOPClassUID, uid, kind, 0, len(data), data=data))
-            made.append(one)
-        return made
-
-    def _send(self, work: list[list[Outgoing]], port: int) -> None:
-        """Send series after series as a modality does that never gives up."""
-        address = Address("VOXELNODE", "127.0.0.1", port)
-        for series in work:
-            left = list(series)
-            while left:
-                with suppress(NoAssociation, VoxelnodeError):
-                    for sent in send(list(left), address, "MODALITY", never_transcode, 10):
-                        if sent.fate is SendOutcome.FAILED:
-                            break
-                        left.pop(0)
-                if left:
-                    time.sleep(0.2)
 
     def _harm(self, here: Node, there: Node, folders: dict[str, Path], is_sending: Callable[[], bool]) -> None:
         """Do harm while instances come, and each kind at least `times`."""
@@ -190,26 +176,52 @@ class Faults:
         """Wait until both destinations have everything, or nothing waits any more."""
         deadline = time.monotonic() + SETTLE_SECONDS
         while time.monotonic() < deadline:
-            if len(_arrived(there)) >= len(uids) and len(_files(share)) >= len(uids) and not _waiting(here):
+            if len(arrived_at(there)) >= len(uids) and len(files_in(share)) >= len(uids) and not waiting_at(here):
                 return
             time.sleep(0.2)
-        self.problems.append(f"after {SETTLE_SECONDS:g} s there still waits {_waiting(here)}")
+        self.problems.append(f"after {SETTLE_SECONDS:g} s there still waits {waiting_at(here)}")
 
     def _compare(self, here: Node, there: Node, share: Path, uids: set[str]) -> None:
-        arrived = _arrived(there)
+        arrived = arrived_at(there)
         if missing := uids - {uid for _, _, uid in arrived}:
             self.problems.append(f"{len(missing)} of {len(uids)} instances did not come to the second node")
-        if missing := uids - _files(share):
+        if missing := uids - files_in(share):
             self.problems.append(f"{len(missing)} of {len(uids)} instances did not come to the folder")
-        for _, rows in groupby(sorted(arrived, key=lambda row: row[0]), key=lambda row: row[0]):
-            numbers = [number for _, number, _ in rows]
-            if numbers != sorted(numbers):
-                self.problems.append(f"a series came out of order: {numbers}")
-        given_up = view_rows(here.root, "SELECT reason FROM v_route_messages WHERE state = 'given-up'")
-        self.problems += [f"given up: {row['reason']}" for row in given_up]
+        self.problems += [*out_of_order(arrived), *given_up(here)]
 
 
-def _configuration(there_port: int, share: Path) -> str:
+def made_series(folder: Path, series: int, instances: int, seed: int) -> list[list[Outgoing]]:
+    """Return so many series, each of a study of its own, with so many small instances, by Instance Number."""
+    pixels = np.random.default_rng(seed).integers(0, 2000, (32, 32), np.int16)
+    made = []
+    for _ in range(series):
+        study, uid_of_series = generate_uid(), generate_uid()
+        one = []
+        for number in range(instances):
+            ds = instance(study_uid=study, series_uid=uid_of_series, InstanceNumber=number + 1)
+            data = data_set_bytes(set_pixels(ds, pixels))
+            uid, kind = ds.SOPInstanceUID, ds.file_meta.TransferSyntaxUID
+            one.append(Outgoing(folder, ds.SOPClassUID, uid, kind, 0, len(data), data=data))
+        made.append(one)
+    return made
+
+
+def send_all(work: list[list[Outgoing]], port: int) -> None:
+    """Send series after series as a modality does that never gives up."""
+    address = Address("VOXELNODE", "127.0.0.1", port)
+    for series in work:
+        left = list(series)
+        while left:
+            with suppress(NoAssociation, VoxelnodeError):
+                for sent in send(list(left), address, "MODALITY", never_transcode, 10):
+                    if sent.fate is SendOutcome.FAILED:
+                        break
+                    left.pop(0)
+            if left:
+                time.sleep(0.2)
+
+
+def configuration(there_port: int, share: Path) -> str:
     tables: dict[str, dict[str, Any]] = {
         "series": {"quiet_seconds": 1, "aborted_grace_seconds": 1},
         "peers.MODALITY": {"ae_title": "MODALITY"},
@@ -218,6 +230,10 @@ def _configuration(there_port: int, share: Path) -> str:
         "routes.now": {"when": "instance-stored", "to": ["THERE"], "connections": 3},
         "routes.whole": {"when": "series-quiet", "to": ["SHARE"]},
     }
+    return as_toml(tables)
+
+
+def as_toml(tables: dict[str, dict[str, Any]]) -> str:
     return "\n".join(
         f"[{name}]\n" + "\n".join(f"{key} = {json.dumps(value)}" for key, value in keys.items())
         for name, keys in tables.items()
@@ -244,7 +260,23 @@ def _full(place: Path) -> Iterator[None]:
         ballast.unlink()
 
 
-def _arrived(there: Node) -> list[tuple[str, int, str]]:
+def out_of_order(arrived: list[tuple[str, int, str]]) -> list[str]:
+    """Return what is wrong with the order in which instances came; see `arrived_at`."""
+    problems = []
+    for _, rows in groupby(sorted(arrived, key=lambda row: row[0]), key=lambda row: row[0]):
+        numbers = [number for _, number, _ in rows]
+        if numbers != sorted(numbers):
+            problems.append(f"a series came out of order: {numbers}")
+    return problems
+
+
+def given_up(here: Node) -> list[str]:
+    """Return the reasons of messages that were given up."""
+    rows = view_rows(here.root, "SELECT reason FROM v_route_messages WHERE state = 'given-up'")
+    return [f"given up: {row['reason']}" for row in rows]
+
+
+def arrived_at(there: Node) -> list[tuple[str, int, str]]:
     """Series, number and UID of each instance, in the order in which the second node took them."""
     query = (
         "SELECT series_instance_uid, instance_number, sop_instance_uid FROM images JOIN series "
@@ -254,7 +286,7 @@ def _arrived(there: Node) -> list[tuple[str, int, str]]:
         return index.execute(query).fetchall()
 
 
-def _files(share: Path) -> set[str]:
+def files_in(share: Path) -> set[str]:
     """The UIDs of what is in the folder, from the File Meta Information of each file."""
     return {_uid_of(path) for path in share.rglob("*.dcm")}
 
@@ -267,7 +299,7 @@ def _uid_of(path: Path) -> str:
     return head[at + 2 : at + 2 + length].rstrip(b"\0").decode("ascii")
 
 
-def _waiting(here: Node) -> list[dict[str, Any]]:
+def waiting_at(here: Node) -> list[dict[str, Any]]:
     query = "SELECT route, destination, waiting, instances_behind, trouble FROM v_routes WHERE route <> ''"
     return [row for row in view_rows(here.root, query) if row["waiting"] or row["instances_behind"]]
 
