@@ -215,8 +215,8 @@ class AcceptedAssociation(Association):
         if self.is_open:
             self._happens(Event.ABORT, _Ending("given up", _SERVICE_USER))
 
-    def send_pdus(self, data: bytes) -> None:
-        """Send encoded P-DATA-TF PDUs.
+    def send_pdus(self, *parts: bytes | memoryview) -> None:
+        """Send encoded P-DATA-TF PDUs, given in parts that follow each other.
 
         Raises
         ------
@@ -225,7 +225,7 @@ class AcceptedAssociation(Association):
         """
         if not self.is_open:
             raise PeerGone
-        self._happens(Event.SEND_DATA, data)
+        self._happens(Event.SEND_DATA, parts)
 
     # The thread
 
@@ -355,8 +355,8 @@ class AcceptedAssociation(Association):
         self._send(rejection_pdu(rejection))
         self._over()
 
-    def _send_data(self, data: bytes) -> None:
-        self._send(data)
+    def _send_data(self, parts: tuple[bytes | memoryview, ...]) -> None:
+        self._send(*parts)
 
     def _indicate_data(self, piece: Piece) -> None:
         self.connection.is_used = True
@@ -408,9 +408,9 @@ class AcceptedAssociation(Association):
         if messages is not None:
             messages.abandon()
 
-    def _send(self, data: bytes) -> None:
+    def _send(self, *parts: bytes | memoryview) -> None:
         try:
-            self._transport.send(data)
+            self._transport.send(*parts)
         except OSError as error:
             self._happens(Event.CONNECTION_CLOSED)
             raise PeerGone from error

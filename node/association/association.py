@@ -22,7 +22,7 @@ from node.association.outgoing import (
 )
 from node.dicom.command import Command, Element
 
-SENT_AT_ONCE = 131072
+SENT_AT_ONCE = 1_048_576
 """Bytes of a request and its instance that are handed to the kernel at once: a small instance wakes its receiver once,
 and one for a peer that takes small PDUs costs few calls."""
 
@@ -109,22 +109,22 @@ class Association(ABC):
             The file could not be read to its end; the association cannot continue.
         """
         size = self.fragment_bytes
-        pdus = [command_pdus(context_id, elements, size)]
-        left = SENT_AT_ONCE - len(pdus[0])
+        parts: list[bytes | memoryview] = [command_pdus(context_id, elements, size)]
+        left = SENT_AT_ONCE
         with source.fragments(max(SENT_AT_ONCE // size, 1) * size) as fragments:
-            for pdu in fragment_pdus(context_id, False, fragments, size):
-                pdus.append(pdu)
-                left -= len(pdu)
+            for part in fragment_pdus(context_id, False, fragments, size):
+                parts.append(part)
+                left -= len(part)
                 if left <= 0:
-                    self.send_pdus(b"".join(pdus))
-                    pdus.clear()
+                    self.send_pdus(*parts)
+                    parts.clear()
                     left = SENT_AT_ONCE
-        if pdus:
-            self.send_pdus(b"".join(pdus))
+        if parts:
+            self.send_pdus(*parts)
 
     @abstractmethod
-    def send_pdus(self, data: bytes) -> None:
-        """Send encoded PDUs.
+    def send_pdus(self, *parts: bytes | memoryview) -> None:
+        """Send encoded PDUs, given in parts that follow each other.
 
         Raises
         ------

@@ -230,8 +230,8 @@ class Framing:
         return OtherPdu(kind, encoded)
 
 
-def data_pdu(context_id: int, is_command: bool, last: bool, fragment: bytes | memoryview) -> bytes:
-    """Encode a P-DATA-TF PDU with one PDV (PS3.8 9.3.5, E.2)."""
+def data_header(context_id: int, is_command: bool, last: bool, fragment_bytes: int) -> bytes:
+    """Encode what precedes the fragment of a P-DATA-TF PDU with one PDV (PS3.8 9.3.5, E.2)."""
     control = int(is_command) | int(last) << 1
-    length = len(fragment) + _CONTROL
-    return _PDU.pack(P_DATA, length + 4) + _PDV.pack(length, context_id, control) + fragment
+    length = fragment_bytes + _CONTROL
+    return _PDU.pack(P_DATA, length + 4) + _PDV.pack(length, context_id, control)

@@ -29,8 +29,8 @@ class MessageCarrier(Protocol):
     def fragment_bytes(self) -> int:
         """Size of the fragments that the peer takes."""
 
-    def send_pdus(self, data: bytes) -> None:
-        """Send encoded PDUs to the peer."""
+    def send_pdus(self, *parts: bytes | memoryview) -> None:
+        """Send encoded PDUs to the peer, given in parts that follow each other."""
 
 
 class Messages:
@@ -169,7 +169,7 @@ class Messages:
 
     def _respond(self, request: Command, context_id: int, answer: Answer) -> None:
         body = encode_c_store_response(request, answer)
-        self._carrier.send_pdus(b"".join(fragment_pdus(context_id, True, [body], self._carrier.fragment_bytes)))
+        self._carrier.send_pdus(*fragment_pdus(context_id, True, [body], self._carrier.fragment_bytes))
 
 
 def _has_ignored_data(command: Command) -> bool:

@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 from pynetdicom.dsutils import encode
 
-from node.association.framing import PDV_HEADER_BYTES, data_pdu
+from node.association.framing import PDV_HEADER_BYTES, data_header
 from node.dicom.command import DATA_SET, NO_DATA_SET, Element, encode_command
 from node.errors import VoxelnodeError
 
@@ -47,16 +47,25 @@ def command_pdus(context_id: int, elements: Mapping[Element, int | str | bytes],
     return b"".join(fragment_pdus(context_id, True, [command], size))
 
 
-def fragment_pdus(context_id: int, is_command: bool, fragments: Iterable[bytes], size: int) -> Iterator[bytes]:
-    """Yield P-DATA-TF PDUs with `size` bytes of a command set or data set each; the final PDU is marked as last."""
-    pending: bytes | memoryview | None = None
+def fragment_pdus(
+    context_id: int, is_command: bool, fragments: Iterable[bytes], size: int
+) -> Iterator[bytes | memoryview]:
+    """Yield the parts of P-DATA-TF PDUs: a header, and behind it up to `size` bytes of a command set or data set.
+
+    The final PDU is marked as last. Nothing is copied: a part is valid as long as its fragment is.
+    """
+    full = data_header(context_id, is_command, False, size)
+    pending = memoryview(b"")
+    is_first = True
     for fragment in fragments:
         view = memoryview(fragment)
-        for at in range(0, max(len(view), 1), size):
-            if pending is not None:
-                yield data_pdu(context_id, is_command, False, pending)
-            pending = view[at : at + size]
-    yield data_pdu(context_id, is_command, True, pending or b"")
+        for at in range(0, len(view), size):
+            if not is_first:
+                yield full if len(pending) == size else data_header(context_id, is_command, False, len(pending))
+                yield pending
+            pending, is_first = view[at : at + size], False
+    yield data_header(context_id, is_command, True, len(pending))
+    yield pending
 
 
 @dataclass(frozen=True, slots=True)

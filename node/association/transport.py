@@ -1,7 +1,7 @@
 """The transport connection of an accepted association (PS3.8 9.1.4): TCP, with or without TLS.
 
 The invariant: no call waits longer than its bound, whatever the peer does or leaves undone. One thread reads and
-writes; another one may only call `hang_up`.
+writes; another one may only call `hang_up`. `bound_waits` and `send_parts` serve requested associations, too.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import select
 import socket
 import ssl
 import struct
+from collections.abc import Sequence
 from contextlib import suppress
 from time import monotonic
 
@@ -17,6 +18,9 @@ from node.association.tls import PeerCertificate, certificate_of
 
 MIN_BYTES_PER_SECOND = 1024
 """Slowest rate of a PDU in either direction; it extends the time that [dicom] pdu_seconds grants to every PDU."""
+
+MAX_PARTS = 1000
+"""Parts that are handed to the kernel at once; it takes up to 1024 (IOV_MAX)."""
 
 _NOT_YET = (BlockingIOError, TimeoutError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _GONE = select.POLLRDHUP | select.POLLHUP | select.POLLERR | select.POLLNVAL
@@ -61,11 +65,7 @@ class Transport:
             secure.do_handshake()
             self.certificate = certificate_of(secure)
             return
-        # Kernel timeouts cost one system call that releases the GIL, Python's timeouts cost two. TLS sockets support
-        # only Python's.
-        tcp.setblocking(True)
-        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(self._tick_seconds))
-        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(self._send_seconds))
+        bound_waits(tcp, self._tick_seconds, self._send_seconds)
 
     def receive(self, space: memoryview, seconds: float | None = None) -> int | None:
         """Read into `space` and return the number of bytes: 0 if none came in time, None if the connection is closed.
@@ -111,26 +111,15 @@ class Transport:
         found = poll.poll(seconds * 1000)
         return found[0][1] if found else 0
 
-    def send(self, data: bytes) -> None:
-        """Send all of `data`.
+    def send(self, *parts: bytes | memoryview) -> None:
+        """Send all of `parts`, one after another.
 
         Raises
         ------
         OSError
             The peer is gone, or reads too little; the connection cannot be used any more.
         """
-        if self._tls is not None:
-            self._socket.settimeout(self._send_seconds)
-        sent = self._socket.send(data)
-        if sent < len(data):
-            self._send_rest(memoryview(data)[sent:])
-
-    def _send_rest(self, rest: memoryview) -> None:
-        deadline = monotonic() + self._send_seconds + len(rest) / MIN_BYTES_PER_SECOND
-        while rest:
-            if monotonic() > deadline:
-                raise TimeoutError("the peer reads too little")
-            rest = rest[self._socket.send(rest) :]
+        send_parts(self._socket, parts, self._send_seconds)
 
     def end_sending(self) -> None:
         """Close the node's half of the connection; the peer may still read what was sent. TLS has no such half."""
@@ -148,6 +137,48 @@ class Transport:
         """Close the connection."""
         with suppress(OSError):  # it was reset
             self._socket.close()
+
+
+def bound_waits(tcp: socket.socket, receive_seconds: float, send_seconds: float) -> None:
+    """Set the longest wait of each read and each write of a connection without TLS.
+
+    Timeouts of the kernel cost one system call that releases the GIL, Python's timeouts cost two. TLS sockets support
+    only Python's.
+    """
+    tcp.setblocking(True)
+    tcp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(receive_seconds))
+    tcp.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(send_seconds))
+
+
+def send_parts(connection: socket.socket, parts: Sequence[bytes | memoryview], seconds: float) -> None:
+    """Send all of `parts` over a connection whose waits are bounded, or over TLS.
+
+    Parameters
+    ----------
+    seconds : float
+        Longest wait for a peer that reads nothing; `MIN_BYTES_PER_SECOND` extends it.
+
+    Raises
+    ------
+    OSError
+        The peer is gone, or reads too little; the connection cannot be used any more.
+    """
+    if isinstance(connection, ssl.SSLSocket):  # which takes one part at a time, and would send each as a record
+        connection.settimeout(seconds)
+        parts = [b"".join(parts)]
+    for at in range(0, len(parts), MAX_PARTS):
+        some = parts[at : at + MAX_PARTS]
+        sent = connection.send(some[0]) if len(some) == 1 else connection.sendmsg(some)
+        if sent < sum(map(len, some)):
+            _send_rest(connection, memoryview(b"".join(some))[sent:], seconds)
+
+
+def _send_rest(connection: socket.socket, rest: memoryview, seconds: float) -> None:
+    deadline = monotonic() + seconds + len(rest) / MIN_BYTES_PER_SECOND
+    while rest:
+        if monotonic() > deadline:
+            raise TimeoutError("the peer reads too little")
+        rest = rest[connection.send(rest) :]
 
 
 def _timeval(seconds: float) -> bytes:

@@ -183,7 +183,7 @@ def encode_command(elements: Mapping[Element, int | str | bytes]) -> bytes:
     elements : mapping
         Numbers are unsigned shorts; *Offending Element* (0000,0901) is a tag; text is ASCII; bytes are used unchanged.
     """
-    body = b"".join(_element(number, _value(number, value)) for number, value in sorted(elements.items()))
+    body = b"".join([_element(number, _value(number, elements[number])) for number in sorted(elements)])
     return _element(0x0000, struct.pack("<L", len(body))) + body
 
 

@@ -47,12 +47,14 @@ class NotConfirmable(VoxelnodeError):
 class Prepared:
     """An instance that can be sent: its row, and the file that leaves, which is that of the archive or a copy.
 
-    `holds_back`: if it is not taken now, the later instances of its series wait for it.
+    `holds_back`: if it is not taken now, the later instances of its series wait for it. `is_copy`: the file is removed
+    once it was sent.
     """
 
     due: DueInstance
     outgoing: Outgoing
     holds_back: bool = True
+    is_copy: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ from node.association.client.negotiation import (
 from node.association.framing import Framing, OtherPdu, Piece, Violation
 from node.association.outgoing import MAXIMUM_PDU_BYTES, InstanceBytes, SourceLost
 from node.association.primitives import UndecodablePdu, decoded_primitive, encoded_pdu, peer_maximum_bytes
+from node.association.transport import bound_waits, send_parts
 from node.dicom.command import Command, Element, MalformedCommand, decode_command
 from node.errors import VoxelnodeError
 from node.tls import failure_reason
@@ -139,8 +140,11 @@ class RequestedAssociation(Association):
         self.is_abandoned: Callable[[], bool] = lambda: False
         self.maximum_data_set_bytes = MAXIMUM_DATA_SET_BYTES
         self._socket = connected
+        if not isinstance(connected, ssl.SSLSocket):
+            bound_waits(connected, min(LOOK_SECONDS, timeout), timeout)
         self._framing = Framing(BUFFER_BYTES, MAXIMUM_PDU_BYTES, MAXIMUM_PDU_BYTES)
         self._is_open = False
+        self._has_read = False  # since something was sent, which acknowledges what was read before
 
     # Negotiation
 
@@ -301,16 +305,16 @@ class RequestedAssociation(Association):
 
     # The connection
 
-    def send_pdus(self, data: bytes) -> None:
-        """Send encoded PDUs.
+    def send_pdus(self, *parts: bytes | memoryview) -> None:
+        """Send encoded PDUs, given in parts that follow each other.
 
         Raises
         ------
         AssociationLost
         """
+        self._has_read = False
         try:
-            self._socket.settimeout(self.timeout)
-            self._socket.sendall(data)
+            send_parts(self._socket, parts, self.timeout)
         except OSError as error:
             self._is_open = False
             raise AssociationLost(f"the connection failed ({_reason(error)})") from error
@@ -330,18 +334,20 @@ class RequestedAssociation(Association):
                 raise AssociationLost(f"it violates the protocol: {violation}") from violation
             if unit is not None:
                 return unit
-            self._read(max(deadline - monotonic(), 0.0), seconds)
+            self._read(deadline, seconds)
 
-    def _read(self, left: float, seconds: float) -> None:
+    def _read(self, deadline: float, seconds: float) -> None:
         try:
-            self._socket.settimeout(max(min(left, LOOK_SECONDS), 0.001))
-            # A peer with Nagle's algorithm sends the rest of an answer only after we acknowledged its beginning.
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+            if isinstance(self._socket, ssl.SSLSocket):
+                self._socket.settimeout(min(LOOK_SECONDS, seconds))
+            if self._has_read:
+                # A peer with Nagle's algorithm sends the rest of an answer only after we acknowledged its beginning.
+                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
             count = self._socket.recv_into(self._framing.space())
-        except TimeoutError as error:
+        except (TimeoutError, BlockingIOError) as error:
             if self.is_abandoned():
                 raise AssociationLost("nobody waits for its answer any more") from error
-            if left > LOOK_SECONDS:
+            if monotonic() < deadline:
                 return
             raise AssociationLost(f"it did not answer within {seconds:g} s") from error
         except OSError as error:
@@ -349,6 +355,7 @@ class RequestedAssociation(Association):
         if not count:
             self._is_open = False
             raise AssociationLost("it closed the connection")
+        self._has_read = True
         self._framing.filled(count)
 
     def _command(self, encoded_command: bytes) -> Command:
@@ -363,4 +370,4 @@ class RequestedAssociation(Association):
 
 
 def _reason(error: OSError) -> str:
-    return error.strerror or type(error).__name__
+    return error.strerror or str(error) or type(error).__name__
