@@ -50,22 +50,27 @@ def require_no_loops(settings: Settings) -> None:
     ------
     UsageError
     """
+    if loops := list(_loops(settings)):
+        raise UsageError("\n".join(loops))
+
+
+def _loops(settings: Settings) -> Iterator[str]:
     dicom, web = settings.dicom, settings.web
     for name, route in settings.routes.items():
         for to in route.to:
             if (peer := settings.peers.get(to)) is not None:
                 if peer.ae_title == dicom.ae_title:
-                    raise UsageError(
+                    yield (
                         f"[routes.{name}] to: [peers.{to}] has our own AE title {dicom.ae_title}, by which loops are "
                         "found: give one of the nodes another"
                     )
-                if peer.port == dicom.port and _is_this_machine(peer.host or "", settings.bind_host):
-                    raise UsageError(f"[routes.{name}] to: [peers.{to}] is our own listener: remove it from the route")
+                elif peer.port == dicom.port and _is_this_machine(peer.host or "", settings.bind_host):
+                    yield f"[routes.{name}] to: [peers.{to}] is our own listener: remove it from the route"
             elif (url := settings.destinations[to].url) is not None and web.enabled:
                 parts = urlsplit(url)
                 port = parts.port or (443 if parts.scheme == "https" else 80)
                 if port == web.port and _is_this_machine(parts.hostname or "", web.host):
-                    raise UsageError(f"[routes.{name}] to: [destinations.{to}] is this node: remove it from the route")
+                    yield f"[routes.{name}] to: [destinations.{to}] is this node: remove it from the route"
 
 
 def _is_this_machine(host: str, bound: str) -> bool:
@@ -94,7 +99,7 @@ def missing_account(web: Web) -> str:
 
 def problems(settings: Settings) -> list[str]:
     """Return why `serve` would refuse these settings; empty if it would not."""
-    return [problem for check in _checks(settings) for problem in _problem(check)]
+    return [line for check in _checks(settings) for problem in _problem(check) for line in problem.splitlines()]
 
 
 def warnings(settings: Settings) -> list[str]:

@@ -5,20 +5,26 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 from pydicom.config import RAISE
 from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag, Tag
-from pydicom.valuerep import validate_value
+from pydicom.valuerep import PersonName, validate_value
 
 from node.dicom.values import text
+from node.dicom.values import value as value_of
 from node.errors import UsageError, VoxelnodeError, nearest
 
 TEXT_REPRESENTATIONS = frozenset(
     ("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UR", "UT")
 )
 """Value representations whose values are text (PS3.5 6.2); UIDs are not set, since they identify."""
+
+FILLING_REPRESENTATIONS = TEXT_REPRESENTATIONS | {"UI", "US", "SS", "UL", "SL", "UV", "SV", "FL", "FD", "US or SS"}
+"""Value representations that a placeholder may stand for."""
 
 KEPT = frozenset(
     (
@@ -120,8 +126,13 @@ def _settable(name: str, value: str, key: str) -> int:
     if vr not in TEXT_REPRESENTATIONS:
         raise UsageError(f"{key}: {name} has no text as its value (VR {vr}): it can only be removed")
     for placeholder in _PLACEHOLDER.findall(value):
-        if tag_for_keyword(placeholder) is None:
+        filling = tag_for_keyword(placeholder)
+        if filling is None:
             raise UsageError(f"{key}: {{{placeholder}}} in the value of {name} is no keyword of PS3.6")
+        if dictionary_VR(filling) not in FILLING_REPRESENTATIONS:
+            raise UsageError(
+                f"{key}: {{{placeholder}}} in the value of {name} has neither text nor a number as its value"
+            )
     if not _PLACEHOLDER.search(value) and not _is_value(vr, value):
         raise UsageError(f"{key}: {value!r} is no value of {name} (VR {vr}, PS3.5 6.2)")
     return tag
@@ -137,7 +148,15 @@ def _is_value(vr: str, value: str) -> bool:
 
 
 def _filled(template: str, ds: Dataset) -> str:
-    return _PLACEHOLDER.sub(lambda found: text(ds, found[1]), template)
+    return _PLACEHOLDER.sub(lambda found: text(ds, found[1]) or _plain(ds, found[1]), template)
+
+
+def _plain(ds: Dataset, keyword: str) -> str:
+    """Return the (first) value of an element that is a name or a number; empty if it is absent, or something else."""
+    content = value_of(ds, keyword)
+    if isinstance(content, MultiValue):
+        content = content[0]
+    return str(content).strip() if isinstance(content, PersonName | int | float | Decimal) else ""
 
 
 def _remove(ds: Dataset, tag: BaseTag) -> None:

@@ -36,7 +36,7 @@ from node.metrics import Metrics
 from node.notify.channel import Interrupted
 from node.notify.ledger import MAX_SLEEP_SECONDS, REASON_LENGTH
 from node.routing.held import HeldWorker
-from node.selector import compile_selector
+from node.selector import Selector
 from node.settings.model import Destination, Route
 
 log = structlog.get_logger()
@@ -92,6 +92,8 @@ class DatasetWorker(HeldWorker):
     route_name, destination_name : str
     route : node.settings.model.Route
     dataset : Described
+    selector : Selector or None
+        What the route sends; None: all.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class DatasetWorker(HeldWorker):
         destination_name: str,
         route: Route,
         dataset: Described,
+        selector: Selector | None,
         index: Index,
         metrics: Metrics,
         audit: Audit,
@@ -109,7 +112,7 @@ class DatasetWorker(HeldWorker):
         super().__init__(subscriber(route_name, destination_name), route, events_of(route), index, now, FOLLOW_SECONDS)
         self._names = route_name, destination_name
         self._dataset, self._pseudonyms = dataset, Pseudonyms(dataset.key)
-        self._selector = compile_selector(route.where) if route.where is not None else None
+        self._selector = selector
         self._metrics, self._audit, self._ae_title = metrics, audit, ae_title
         self._reports: dict[str, Report] = {}  # of this step, by study: one export serves all of its messages
 

@@ -31,6 +31,7 @@ from node.routing.peers import PeerDestination
 from node.routing.preparing import Preparer
 from node.routing.turns import Turns
 from node.routing.worker import RouteWorker
+from node.selector import Selector, compile_selector, without
 from node.settings.model import Route, Settings
 
 if TYPE_CHECKING:
@@ -83,7 +84,8 @@ class Router:
                         ),
                         turns[name], index,
                         metrics, audit,
-                        settings.dicom.ae_title, partial(delete_confirmed, route_name) if number == 0 else None,
+                        settings.dicom.ae_title, selector_of(settings, route),
+                        partial(delete_confirmed, route_name) if number == 0 else None,
                         index.now,
                     )
                 )  # fmt: skip
@@ -113,6 +115,13 @@ def _routes(settings: Settings) -> Iterator[tuple[str, Route]]:
     for name in settings.receivers:
         connections = max((route.connections for route in settings.routes.values() if name in route.to), default=1)
         yield "", Route(to=(name,), connections=connections)
+
+
+def selector_of(settings: Settings, route: Route) -> Selector | None:
+    """Return what a route sends: what fits its `where`, and none of the routes that it names in `otherwise`."""
+    own = compile_selector(route.where) if route.where is not None else None
+    others = [selector_of(settings, settings.routes[name]) for name in route.otherwise]
+    return without(own, [other for other in others if other is not None])
 
 
 def change_of(settings: Settings, route: Route) -> Change:
@@ -186,9 +195,9 @@ def _dataset_worker(
 
     dataset = described(settings.destinations[name], root)
     ae_title = settings.dicom.ae_title
-    return DatasetWorker(
-        route_name, name, settings.routes[route_name], dataset, index, metrics, audit, ae_title, index.now
-    )
+    route = settings.routes[route_name]
+    selector = selector_of(settings, route)
+    return DatasetWorker(route_name, name, route, dataset, selector, index, metrics, audit, ae_title, index.now)
 
 
 def check_destination(settings: Settings, name: str) -> None:

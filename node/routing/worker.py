@@ -55,13 +55,13 @@ from node.routing.held import HeldWorker
 from node.routing.parallel import interleaved
 from node.routing.preparing import Preparer
 from node.routing.turns import Turns
-from node.selector import compile_selector
+from node.selector import Selector
 from node.settings.model import Route
 
 log = structlog.get_logger()
 
 SOON_SECONDS = 0.05
-"""Longest delay from a commit to the next step."""
+"""Least time from one step to the next that a commit causes, and so the longest delay after a commit."""
 
 IDLE_SECONDS = 5.0
 """Time without an instance after which connections are closed: shorter, and slow senders would cost one each."""
@@ -106,6 +106,8 @@ class RouteWorker(HeldWorker):
     route : node.settings.model.Route
     turns : Turns
         Of the destination, shared by the workers of all routes to it.
+    selector : Selector or None
+        What the route sends; None: all.
     delete_confirmed : callable () or None
         Deletes what all destinations of the route have confirmed; None: another worker does.
     """
@@ -122,6 +124,7 @@ class RouteWorker(HeldWorker):
         metrics: Metrics,
         audit: Audit,
         ae_title: str,
+        selector: Selector | None = None,
         delete_confirmed: Callable[[], None] | None = None,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
     ) -> None:
@@ -131,7 +134,7 @@ class RouteWorker(HeldWorker):
         self.route_name, self.destination_name = route_name, destination_name
         self._destination, self._preparer, self._turns = destination, preparer, turns
         self._metrics, self._audit, self._ae_title, self._delete_confirmed = metrics, audit, ae_title, delete_confirmed
-        self._selector = compile_selector(route.where) if route.where is not None else None
+        self._selector = selector
         self._queue: deque[PendingEvent] = deque()  # messages of this step that were not sent with others yet
         self._asked: dict[str, _Asked] = {}  # by the messages that were
         self._due: Mapping[str, Sequence[DueInstance]] = {}
@@ -146,10 +149,11 @@ class RouteWorker(HeldWorker):
         self._shown: set[str] | None = None  # messages whose workitems have not ended; None: not read yet
         self._taken: dict[str, int] = {}  # instances, by the messages whose workitems say so
         self._unrecorded: list[SentInstance] = []
+        self._unrecorded_bytes = 0
         self._record_at = 0.0
         self._outstanding: dict[int, Prepared | None] = {}  # by row; None while it is prepared
         self._is_open = False  # the destination may have an open connection
-        self._idle_at = self._delete_at = 0.0
+        self._stepped_at = self._idle_at = self._delete_at = 0.0
         self._sent = metrics.route_instances.labels(route_name, destination_name, "sent")
         self._bytes = metrics.route_bytes.labels(route_name, destination_name)
         self._audited: dict[tuple[str, str], Counter[str]] = {}
@@ -160,6 +164,7 @@ class RouteWorker(HeldWorker):
     def step(self) -> float | None:
         """Send what is due; return the seconds until there may be more to do, or None to wait for a commit."""
         self._cancelled_by = self._drop_cancelled()
+        self._stepped_at = monotonic()
         held = self._held_seconds()
         if held is not None:
             self._rest()
@@ -172,6 +177,10 @@ class RouteWorker(HeldWorker):
             return 0.0
         waits = [due_in, self._asks_in(), self._rests_in(), self._deletes_in()]
         return min((wait for wait in waits if wait is not None), default=None)
+
+    def _follow(self) -> None:
+        """Wake for a commit: at once, unless a step began just before; later commits share one."""
+        self.wake(max(0.0, self._stepped_at + SOON_SECONDS - monotonic()))
 
     def _close(self) -> None:
         self._rest()
@@ -406,8 +415,7 @@ class RouteWorker(HeldWorker):
         self._outcomes[_key(due)] = None
         if due.image_id in self._lasting:
             self._got_on.add(self._lasting[due.image_id])
-        self._sent.inc()
-        self._bytes.inc(outgoing.bytes)
+        self._unrecorded_bytes += outgoing.bytes
         study = due.study_instance_uid, due.patient_id or ""
         self._audited.setdefault(study, Counter())[outgoing.sop_class_uid] += 1
 
@@ -440,7 +448,9 @@ class RouteWorker(HeldWorker):
     def _record(self) -> None:
         if self._unrecorded:
             self._index.routes.record_sent(self._subscriber, self._unrecorded, self._now())
-            self._unrecorded = []
+            self._sent.inc(len(self._unrecorded))
+            self._bytes.inc(self._unrecorded_bytes)
+            self._unrecorded, self._unrecorded_bytes = [], 0
             reached("forwarded-recorded")
         self._record_at = monotonic() + SETTLE_SECONDS
         if self._audited and monotonic() > self._audited_at + MAX_LINE_SECONDS:

@@ -7,7 +7,17 @@ expressions. The time that a match takes therefore grows with the length of the 
 come from the network.
 """
 
-from node.selector.expression import MAX_LENGTH, Facts, Selector, WrongSelector, compile_selector
+from node.selector.expression import MAX_LENGTH, Facts, Selector, WrongSelector, compile_selector, without
 from node.selector.fields import FIELDS, Field, Group
 
-__all__ = ["FIELDS", "MAX_LENGTH", "Facts", "Field", "Group", "Selector", "WrongSelector", "compile_selector"]
+__all__ = [
+    "FIELDS",
+    "MAX_LENGTH",
+    "Facts",
+    "Field",
+    "Group",
+    "Selector",
+    "WrongSelector",
+    "compile_selector",
+    "without",
+]

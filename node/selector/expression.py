@@ -100,6 +100,16 @@ def compile_selector(where: str | Mapping[str, Any], fields: Fields = FIELDS) ->
     return Selector(where, _All(tuple(_of_table(name, value, fields) for name, value in where.items())))
 
 
+def without(selector: Selector | None, others: Sequence[Selector]) -> Selector | None:
+    """Return what selects the series that `selector` selects and none of `others` does; None selects all."""
+    conditions = [selector._condition] if selector is not None else []
+    conditions += [_Not(other._condition, f"not ({other})") for other in others]
+    sources = [str(selector)] if selector is not None else []
+    if not conditions:
+        return None
+    return Selector(" and ".join(sources + [f"not ({other})" for other in others]), _All(tuple(conditions)))
+
+
 class _Condition:
     """A part of a selector, of which each kind says whether it holds."""
 

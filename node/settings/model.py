@@ -725,6 +725,11 @@ class Route(SettingsSection):
         description='send only series that fit: a table such as { modality = "CT", body_part = "CHEST" }, or an '
         "expression of docs/select.md; unset: all",
     )
+    otherwise: tuple[HookName, ...] = Field(
+        (),
+        description="names of other routes with the same when: send only series that none of them selects, which makes "
+        "this route the default one",
+    )
     to: tuple[str, ...] = Field(
         min_length=1,
         description="names of [peers] with a host, or of [destinations]; each receives everything by itself",
@@ -954,17 +959,6 @@ class Settings(SettingsSection):
     routes: dict[HookName, Route] = {}
     log: Log = Log()
 
-    @model_validator(mode="after")
-    def _has_index_of_hosts(self) -> Settings:
-        if self.index.url is None:
-            if self.storage.archive is not None:
-                raise ValueError("storage: archive is for several hosts on one index: set [index] url, or unset it")
-            if set(self.cluster.roles) != set(get_args(Role)):
-                raise ValueError("cluster: roles share the work of several hosts on one index: set [index] url")
-        elif HOST_NAME.fullmatch(self.cluster.name) is None:
-            raise ValueError(f"cluster: the machine is called {self.cluster.name!r}: set host to a name without spaces")
-        return self
-
     @property
     def archive_folder(self) -> Path:
         """The folder to which the paths of instances and volumes are relative."""
@@ -975,57 +969,85 @@ class Settings(SettingsSection):
         """The name of this host in the archive; empty if it has the archive for itself."""
         return self.cluster.name if self.storage.archive is not None else ""
 
-    @model_validator(mode="after")
-    def _has_peers_of_hooks(self) -> Settings:
+    def _mistakes(self) -> Iterator[str]:
+        yield from self._mistakes_of_hosts()
+        yield from self._mistakes_of_hooks()
+        yield from self._mistakes_of_destinations()
+        yield from self._mistakes_of_datasets()
+        for name, route in self.routes.items():
+            if route.deidentify is not None and route.deidentify not in self.deidentify:
+                known = nearest(route.deidentify, self.deidentify) if self.deidentify else "; there are none"
+                yield f"routes.{name}: deidentify: no table [deidentify.{route.deidentify}]{known}"
+            for mistake in self._mistakes_of_otherwise(name, route):
+                yield f"routes.{name}: otherwise: {mistake}"
+
+    def _mistakes_of_hosts(self) -> Iterator[str]:
+        if self.index.url is None:
+            if self.storage.archive is not None:
+                yield "storage: archive is for several hosts on one index: set [index] url, or unset it"
+            if set(self.cluster.roles) != set(get_args(Role)):
+                yield "cluster: roles share the work of several hosts on one index: set [index] url"
+        elif HOST_NAME.fullmatch(self.cluster.name) is None:
+            yield f"cluster: the machine is called {self.cluster.name!r}: set host to a name without spaces"
+
+    def _mistakes_of_hooks(self) -> Iterator[str]:
         for name, hook in self.hooks.items():
             peer = self.peers.get(hook.peer) if hook.peer is not None else None
             if hook.peer is not None and (peer is None or peer.host is None):
-                raise ValueError(f"hooks.{name}: peer must be the name of a peer in [peers] that has a host")
-        return self
+                yield f"hooks.{name}: peer must be the name of a peer in [peers] that has a host"
+            if hook.results and hook.url is not None and not self.web.enabled:
+                yield f"hooks.{name}: a webhook gives its results over HTTP: [web] enabled must be true"
 
-    @model_validator(mode="after")
-    def _has_destinations_of_routes(self) -> Settings:
-        if both := sorted(self.peers.keys() & self.destinations.keys()):
-            raise ValueError(
-                f"destinations.{both[0]}: [peers] has the same name, so that a route could not tell them apart"
-            )
+    def _mistakes_of_destinations(self) -> Iterator[str]:
+        for both in sorted(self.peers.keys() & self.destinations.keys()):
+            yield f"destinations.{both}: [peers] has the same name, so that a route could not tell them apart"
         known = [*self.receivers, *self.datasets]
         if "-" in self.routes:
-            raise ValueError("routes.-: the name stands for what is sent by hand")
+            yield "routes.-: the name stands for what is sent by hand"
         for name, route in self.routes.items():
             for destination in route.to:
                 if destination not in known:
-                    raise ValueError(
+                    yield (
                         f"routes.{name}: to: {destination!r} is neither a name in [destinations] nor that of a peer in "
-                        f"[peers] with a host{nearest(destination, known)}"
+                        f"[peers] with a host{nearest(destination, known) if known else ''}"
                     )
-        return self
 
-    @model_validator(mode="after")
-    def _has_routes_of_datasets(self) -> Settings:
+    def _mistakes_of_otherwise(self, name: str, route: Route) -> Iterator[str]:
+        for other_name in route.otherwise:
+            other = self.routes.get(other_name)
+            if other is None:
+                yield f"{other_name!r} is no route{nearest(other_name, self.routes)}"
+            elif name in self._before(other_name):
+                yield f"routes.{other_name} is in turn for what this route leaves: one of them must go first"
+            elif other.where is None and not other.otherwise:
+                yield f"routes.{other_name} has no where and takes everything, so that nothing is left for this route"
+            elif other.when != route.when:
+                yield f"routes.{other_name} has when = {other.when!r}, which must be that of this route"
+
+    def _before(self, name: str) -> set[str]:
+        """Return a route, and all that go before it by `otherwise`."""
+        found: set[str] = set()
+        left = [name]
+        while left:
+            one = left.pop()
+            if one in self.routes and one not in found:
+                found.add(one)
+                left += self.routes[one].otherwise
+        return found
+
+    def _mistakes_of_datasets(self) -> Iterator[str]:
         owners: dict[Path, str] = {}
         for name, route in self.routes.items():
             of_route = [to for to in route.to if to in self.datasets]
             if not of_route:
                 continue
-            if mistakes := list(_mistakes_of_dataset_route(route)):
-                raise ValueError("\n".join(f"routes.{name}: to: {of_route[0]}: {mistake}" for mistake in mistakes))
+            for mistake in _mistakes_of_dataset_route(route):
+                yield f"routes.{name}: to: {of_route[0]}: {mistake}"
             if "nifti" not in self.convert.formats:
-                raise ValueError(f"routes.{name}: to: {of_route[0]}: [convert] formats must contain nifti")
+                yield f"routes.{name}: to: {of_route[0]}: [convert] formats must contain nifti"
             place = Path(realpath(self.datasets[of_route[0]]))
             if (other := owners.setdefault(place, name)) != name:
-                raise ValueError(
-                    f"routes.{name}: to: {place} is the data set of routes.{other}: widen where of one route"
-                )
-        return self
-
-    @model_validator(mode="after")
-    def _has_deidentification_of_routes(self) -> Settings:
-        for name, route in self.routes.items():
-            if route.deidentify is not None and route.deidentify not in self.deidentify:
-                known = nearest(route.deidentify, self.deidentify) if self.deidentify else "; there are none"
-                raise ValueError(f"routes.{name}: deidentify: no table [deidentify.{route.deidentify}]{known}")
-        return self
+                yield f"routes.{name}: to: {place} is the data set of routes.{other}: widen where of one route"
 
     @property
     def receivers(self) -> list[str]:
@@ -1041,13 +1063,6 @@ class Settings(SettingsSection):
     def datasets(self) -> dict[str, Path]:
         """The folders of BIDS data sets by the names of their destinations."""
         return {name: one.bids for name, one in self.destinations.items() if one.bids is not None}
-
-    @model_validator(mode="after")
-    def _has_address_for_results(self) -> Settings:
-        for name, hook in self.hooks.items():
-            if hook.results and hook.url is not None and not self.web.enabled:
-                raise ValueError(f"hooks.{name}: a webhook gives its results over HTTP: [web] enabled must be true")
-        return self
 
     @property
     def bind_host(self) -> str:

@@ -261,6 +261,7 @@ def test_a_route_leaves_out_what_came_from_its_destination_and_what_it_does_not_
     routes = {
         "all": Route(when="instance-stored", to=("PACS",)),
         "back": Route(when="instance-stored", to=("PACS",), return_to_sender=True, where='modality == "MR"'),
+        "rest": Route(when="instance-stored", to=("PACS",), return_to_sender=True, otherwise=("back",)),
     }
     node = source(routes, pacs.port)
     node.take(CT(2), title="PACS")
@@ -268,6 +269,8 @@ def test_a_route_leaves_out_what_came_from_its_destination_and_what_it_does_not_
         node.run(name)
     assert pacs.taken == []
     assert node.rows("SELECT * FROM v_route_messages") == []
+    node.run("rest/PACS")
+    assert len(pacs.taken) == 2
 
 
 def test_copies_are_changed_on_their_way_and_the_archive_keeps_what_came(

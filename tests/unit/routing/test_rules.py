@@ -16,6 +16,7 @@ from node.dicom.coercion import Coercion, NotCoerced
 from node.errors import UsageError
 from node.routing.hours import seconds_until_open
 from node.routing.parallel import interleaved
+from node.routing.router import selector_of
 from node.routing.turns import Turns
 from node.settings.model import Settings
 
@@ -86,6 +87,16 @@ def test_attributes_are_set_replaced_and_removed_at_every_level() -> None:
         Coercion.of({"StudyDate": "{PatientID}"}, {}, ()).apply(ds)
 
 
+def test_placeholders_give_names_and_numbers_too() -> None:
+    ds = Dataset()
+    ds.PatientName, ds.SeriesNumber, ds.InstanceNumber, ds.SliceThickness, ds.Rows = "Doe^Jane", 7, None, "1.50", 64
+    ds.ImageType = ["ORIGINAL", "PRIMARY"]
+    Coercion.of({"PatientID": "{PatientName}", "StudyID": "{SeriesNumber}/{InstanceNumber}{Rows}"}, {}, ()).apply(ds)
+    assert (ds.PatientID, ds.StudyID) == ("Doe^Jane", "7/64")
+    Coercion.of({"StudyID": "{SliceThickness} {ImageType}"}, {}, ()).apply(ds)
+    assert ds.StudyID == "1.50 ORIGINAL"
+
+
 @pytest.mark.parametrize(
     ("set_", "remove", "words"),
     [
@@ -94,6 +105,7 @@ def test_attributes_are_set_replaced_and_removed_at_every_level() -> None:
         ({"FrameOfReferenceUID": "1.2"}, (), "only be removed"),
         ({"StudyDate": "today"}, (), "no value of StudyDate"),
         ({"PatientID": "{Nobody}"}, (), "{Nobody}"),
+        ({"PatientID": "{PixelData}"}, (), "neither text nor a number"),
         ({}, ("PixelData",), "cannot be changed"),
         ({}, ("(0002,0010)",), "cannot be changed"),
     ],
@@ -134,6 +146,47 @@ def test_routes_to_the_node_itself_are_refused_and_doubtful_ones_are_told(tmp_pa
     ):
         with pytest.raises(ValueError, match=words):
             settings({}, routes={"r": wrong})
+
+
+def test_a_route_for_what_others_leave_names_routes_that_leave_something() -> None:
+    ct, mr = {"to": ["P"], "where": {"modality": "CT"}}, {"to": ["P"], "where": {"modality": "MR"}}
+
+    def told(**routes: dict[str, Any]) -> str:
+        with pytest.raises(ValueError, match="otherwise") as raised:
+            settings({}, routes=routes)
+        return str(raised.value)
+
+    rest = settings({}, routes={"ct": ct, "mr": mr, "rest": {"to": ["P"], "otherwise": ["ct", "mr"]}})
+    selector = selector_of(rest, rest.routes["rest"])
+    assert [selector.matches({"modality": one}) for one in ("CT", "MR", "PT", None)] == [False, False, True, True]
+    last = {"to": ["P"], "where": {"modality": ["PT", "CT"]}, "otherwise": ["rest"]}
+    chain = settings({}, routes={"ct": ct, "rest": {"to": ["P"], "otherwise": ["ct"]}, "last": last})
+    selector = selector_of(chain, chain.routes["last"])
+    assert [selector.matches({"modality": one}) for one in ("CT", "PT")] == [True, False]
+    assert 'mean "ct"' in told(ct=ct, rest={"to": ["P"], "otherwise": ["cy"]})
+    assert "in turn" in told(rest={"to": ["P"], "otherwise": ["rest"]})
+    assert "in turn" in told(a={"to": ["P"], "otherwise": ["b"]}, b={"to": ["P"], "otherwise": ["a"]})
+    assert "takes everything" in told(all={"to": ["P"]}, rest={"to": ["P"], "otherwise": ["all"]})
+    assert "must be that of this route" in told(
+        ct=ct, rest={"to": ["P"], "when": "instance-stored", "otherwise": ["ct"]}
+    )
+
+
+def test_every_mistake_of_every_route_is_told_at_once() -> None:
+    peers = {"P": {"ae_title": "P", "host": "192.0.2.1"}, "D": {"ae_title": "D"}}
+    routes = {
+        "a": {"to": ["P", "Q"]},
+        "b": {"to": ["D", "R"], "deidentify": "t"},
+        "c": {"to": ["P"], "otherwise": ["d"]},
+    }
+    with pytest.raises(ValueError, match="routes") as raised:
+        Settings.model_validate(
+            {"peers": peers, "routes": routes, "hooks": {"h": {"on": ["study-quiet"], "peer": "X"}}}
+        )
+    for words in ("a: to: 'Q'", "b: to: 'D'", "b: to: 'R'", "b: deidentify", "c: otherwise", "hooks.h: peer"):
+        assert words in str(raised.value)
+    us = settings({"ae_title": "US"}, dicom={"ae_title": "US"}, routes={one: {"to": ["P"]} for one in "ab"})
+    assert len([problem for problem in problems(us) if "our own AE title" in problem]) == 2
 
 
 def dataset(tmp_path: Path, destination: dict[str, Any] | None = None, **route: Any) -> Settings:

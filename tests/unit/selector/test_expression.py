@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.selector import FIELDS, MAX_LENGTH, WrongSelector, compile_selector
+from node.selector import FIELDS, MAX_LENGTH, WrongSelector, compile_selector, without
 
 FACTS: dict[str, Any] = {name: [] if field.several else None for name, field in FIELDS.items()} | {
     "modality": "CT",
@@ -149,6 +149,22 @@ def test_the_clauses_that_fail_are_told_with_their_values() -> None:
         ('modality in ["MR", "PT"]', 'modality is "CT"'),
         ('warnings == "lossy"', 'warnings is ["gantry-tilt", "missing-slice"]'),
     ]
+
+
+def test_what_others_select_can_be_left_out() -> None:
+    ct, thick = compile_selector({"modality": "CT"}), compile_selector("slices > 3")
+    assert without(None, []) is None
+    rest = without(ct, [thick])
+    assert rest is not None
+    assert rest.fields == {"modality", "slices"}
+    for modality, slices, fits in (("CT", 1, True), ("CT", 5, False), ("MR", 1, False), ("CT", None, True)):
+        facts = {"modality": modality, "slices": slices}
+        assert rest.matches(facts) is fits
+        assert bool(rest.why_not(facts)) is not fits
+    default = without(None, [ct, thick])
+    assert default is not None
+    assert default.matches({"modality": "MR", "slices": None})
+    assert default.why_not({"modality": "CT", "slices": 1}) == [("not ({'modality': 'CT'})", 'modality is "CT"')]
 
 
 def test_it_reads_only_the_fields_that_it_names() -> None:
