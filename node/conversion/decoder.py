@@ -51,6 +51,10 @@ class NotDecoded(VoxelnodeError):
     """The pixels cannot be decoded or converted; the message gives the reason, without patient data."""
 
 
+class NotDecodedNow(NotDecoded):
+    """The decoder was killed from outside, or the node stops: the data may be right, and another try may succeed."""
+
+
 class DecoderBusy(OutOfResources):
     """Too many jobs wait for a decoder, or this one took too long; try again later."""
 
@@ -158,25 +162,30 @@ class Decoder:
         try:
             return self._children.call(apart, apart.limits.deadline_seconds)
         except ChildCancelled:
-            raise NotDecoded(STOPPING) from None
+            raise NotDecodedNow(STOPPING) from None
         except ChildLate:
             raise DecoderBusy from None
         except ChildDied as died:
             refusal = NO_MEMORY if died.out_of_memory else "the decoder crashed"
             if died.signal_name == "SIGXCPU":
                 refusal = f"it took more than {apart.limits.cpu_seconds} s of processor time"
-            if died.signal_name != "SIGKILL":  # by the kernel, which may have chosen any process
-                self._refusals.remember(subject and subject.whole_file, refusal)
+            if died.signal_name == "SIGKILL":  # by the kernel, which may have chosen any process
+                raise NotDecodedNow(refusal) from died
+            self._refusals.remember(subject and subject.whole_file, refusal)
             raise NotDecoded(refusal) from died
 
 
 @dataclass(frozen=True, slots=True)
 class _Subject:
-    """What a job is about: a function, a file by its place on the disk, and what it is asked for of that file."""
+    """What a job is about: a function, a file by its place on the disk, and what it is asked for of that file.
+
+    `changes` are those that a copy is to have: what is wrong with one says nothing about another.
+    """
 
     function: str
     file: tuple[int, int, int, int]
     asked: tuple[object, ...] = ()
+    changes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, function: Callable[..., object], arguments: tuple[object, ...]) -> _Subject | None:
@@ -190,7 +199,10 @@ class _Subject:
         # How a frame is to be shown does not matter: decoding comes before.
         asked = tuple(getattr(argument, "frame_number", argument) for argument in arguments[1:])
         asked = tuple(what for what in asked if isinstance(what, int | str))
-        return cls(function.__name__, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns), asked)
+        changes = tuple(repr(argument) for argument in arguments if isinstance(argument, Change))
+        return cls(
+            function.__name__, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns), asked, changes
+        )
 
     @property
     def whole_file(self) -> _Subject:

@@ -13,9 +13,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, or_, select, true, update
 from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.orm import join
+from sqlalchemy.orm import aliased, join
 
 from node.errors import VoxelnodeError
 from node.index.converted import SeriesKey
@@ -470,11 +470,19 @@ def deletable_series(
     confirmed = select(SentInstanceRow.image_id).where(
         SentInstanceRow.subscriber == next(iter(names)), SentInstanceRow.state == "confirmed"
     )
+    other = aliased(SeriesRow)
     candidates = select(ImageRow.series_id).where(ImageRow.id.in_(confirmed)).distinct()
+    # A study that is not quiet yet has an event to come.
+    is_waited_for = any("study-quiet" in events for events in subscribers.values())
+    is_to_be_quiet = or_(
+        StudyRow.closed_at.is_not(None),
+        exists().where(other.study_id == StudyRow.id, other.state.in_(OPEN_STATES)).correlate(StudyRow),
+    )
     rows = connection.execute(
         select(StudyRow.study_instance_uid, SeriesRow.series_instance_uid, func.max(ImageRow.id).label("last_image"))
         .select_from(join(ImageRow, SeriesRow).join(StudyRow))
         .where(SeriesRow.id.in_(candidates), SeriesRow.state.not_in(OPEN_STATES))
+        .where(~is_to_be_quiet if is_waited_for else true())
         .where(~exists().where(ImageRow.series_id == SeriesRow.id, or_(*unconfirmed)).correlate(SeriesRow))
         .where(
             ~exists().where(

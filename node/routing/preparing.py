@@ -11,7 +11,7 @@ from pathlib import Path
 from node.archive.intact import MISSING, intact_bytes, problem_with
 from node.association.client.send import Outgoing
 from node.child_process.messages import Garbled
-from node.conversion.decoder import Decoder, DecoderBusy, NotDecoded
+from node.conversion.decoder import Decoder, DecoderBusy, NotDecoded, NotDecodedNow
 from node.conversion.forwarding import Change, copy_of, forward
 from node.deidentify.refusal import NotDeidentified
 from node.index.routes import DueInstance
@@ -76,7 +76,7 @@ class Preparer:
 
     def release(self, prepared: Prepared) -> None:
         """Remove the copy of an instance."""
-        if prepared.outgoing.path != self._path(prepared.due):
+        if prepared.is_copy:
             prepared.outgoing.path.unlink(missing_ok=True)
 
     def close(self) -> None:
@@ -114,11 +114,8 @@ class Preparer:
         except (NotTaken, Unreachable) as problem:
             return due.image_id, problem
 
-    def _path(self, due: DueInstance) -> Path:
-        return self._root / due.key
-
     def _prepared(self, due: DueInstance) -> Prepared:
-        path = self._path(due)
+        path = self._root / due.key
         found: bytes | str | None
         try:
             if due.bytes > BATCH_BYTES or self.change.concerns(due.transfer_syntax_uid):
@@ -130,7 +127,7 @@ class Preparer:
         if isinstance(found, str):  # a missing one may have made room for another version meanwhile
             raise NotTaken(f"its file {found}: send the instance to this node again", is_final=found != MISSING)
         if self.change.concerns(due.transfer_syntax_uid):
-            return Prepared(due, self._copied(due, path))
+            return Prepared(due, self._copied(due, path), is_copy=True)
         outgoing = Outgoing(
             path, due.sop_class_uid, due.sop_instance_uid, due.transfer_syntax_uid, due.data_set_offset, due.bytes,
             data=found,
@@ -149,6 +146,9 @@ class Preparer:
         except NotDeidentified as error:
             into.unlink(missing_ok=True)
             raise NotTaken(f"it cannot be de-identified: {error}; or {_LEAVE_OUT}", is_final=True) from error
+        except NotDecodedNow as error:
+            into.unlink(missing_ok=True)
+            raise NotTaken(f"it cannot be changed now: {error}") from error
         except (NotDecoded, Garbled) as error:
             into.unlink(missing_ok=True)
             raise NotTaken(f"it cannot be changed as the route demands: {error}", is_final=True) from error

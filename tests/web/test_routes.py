@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -123,10 +124,12 @@ def test_a_series_is_deleted_only_when_every_destination_keeps_it_and_nobody_wai
         (tmp_path / folder).mkdir()
     keys: dict[str, Any] = {"when": "instance-stored", "confirm": True, "delete_confirmed": True}
     routes = {"away": Route(to=("one", "two"), **keys), "other": Route(when="volume-written", to=("one",))}
+    routes["last"] = Route(when="study-quiet", to=("two",))
     here = start_site({"destinations": folders, "routes": routes})
     index = here.store.index
     index.deliveries.begin_hooks(
-        {"away/one": True, "away/two": True, "other/one": False, "/one": False, "/two": False}, are_routes=True
+        {"away/one": True, "away/two": True, "other/one": False, "last/two": False, "/one": False, "/two": False},
+        are_routes=True,
     )
     first, late = make.ct_series(4, study_uid="1.2.3", series_uid="1.2.3.1"), []
     late = first[3:]
@@ -149,6 +152,11 @@ def test_a_series_is_deleted_only_when_every_destination_keeps_it_and_nobody_wai
     run(here, "other/one")
     assert left() == 4  # one destination lacks the late instance
     run(here, "away/two")
+    assert left() == 4  # an event to come is awaited, too
+    quiet = dt.timedelta(0)
+    assert index.studies.mark_quiet(quiet, dt.datetime.now(dt.UTC) + dt.timedelta(days=1)) == 1
+    assert left() == 4
+    run(here, "last/two")
     assert left() == 0
     assert len(list((tmp_path / "two").rglob("*.dcm"))) == 4
     [deleted] = [line for line in here.audited("DICOM Instances Accessed") if line["detail"] == "done"]

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from node.association.client.send import NoCopy, NotSendable, Outgoing
+from node.association.client.send import NoCopy, NotReadable, NotSendable, Outgoing
 from node.association.outgoing import InstanceBytes
-from node.conversion.decoder import Decoder, DecoderBusy, NotDecoded
+from node.conversion.decoder import Decoder, DecoderBusy, NotDecoded, NotDecodedNow
 from node.conversion.decoding import transcode
 from node.index.selection import Selected
 
@@ -50,6 +50,8 @@ class Transcoder:
         ------
         NotSendable
             It cannot be transcoded.
+        NotReadable
+            The decoder was killed.
         NoCopy
             It cannot be transcoded now.
         """
@@ -63,6 +65,8 @@ class Transcoder:
                 into.touch(0o600)
                 self._decoder.run(transcode, path, target, into=into)
                 length = into.stat().st_size
+            except NotDecodedNow as error:
+                raise NotReadable(f"it cannot be transcoded to {target} now: {error}") from error
             except NotDecoded as error:
                 raise NotSendable(f"it cannot be transcoded to {target}: {error}") from error
             except (DecoderBusy, OSError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +16,18 @@ import pytest
 from PIL import Image
 from pydicom import dcmread
 
-from node.conversion.decoder import MAX_REMEMBERED, Decoder, DecoderBusy, NotDecoded, _Refusals, _Subject
+from node.conversion.decoder import (
+    MAX_REMEMBERED,
+    Decoder,
+    DecoderBusy,
+    NotDecoded,
+    NotDecodedNow,
+    _Refusals,
+    _Subject,
+)
 from node.conversion.decoding import PictureOrder, frame, picture, stored_frame, transcode
+from node.conversion.forwarding import Change, forward
+from node.dicom.coercion import Coercion
 from node.dicom.pixel_element import pixel_element
 from tests.make import PYDICOM_FILES
 from tests.web.conftest import until
@@ -166,6 +177,20 @@ def test_a_refusal_is_forgotten_after_its_time(tmp_path: Path, monkeypatch: pyte
         monkeypatch.setattr("node.conversion.decoder.REMEMBERED_SECONDS", 0.0)
         with pytest.raises(NotDecoded, match="cannot decode"):
             decoder.run(frame, hostile, 1)
+
+
+def test_a_crash_under_one_change_says_nothing_about_another(tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    path = PYDICOM_FILES / "CT_small.dcm"
+    one, other = (Change(Coercion.of({"PatientID": name}, {}, ())) for name in "ab")
+    with closing(Decoder()) as decoder:
+        decoder._refusals.remember(_Subject.of(forward, (path, one)), "the decoder crashed")
+        with pytest.raises(NotDecoded, match="crashed"):
+            decoder.run(forward, path, one, into=tmp_path / "out")
+        decoder.run(forward, path, other, into=tmp_path / "out")
+        assert b"LO\x02\x00b " in (tmp_path / "out").read_bytes()
+        with pytest.raises(NotDecodedNow, match="crashed"):  # by whom is not known: any process may be chosen
+            decoder.run(signal.raise_signal, signal.SIGKILL)  # type: ignore[arg-type]  # returns nothing
 
 
 def test_refusals_have_a_bound() -> None:
