@@ -6,11 +6,12 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from node.association import transport
-from node.association.transport import Transport
+from node.association.transport import Transport, send_parts
 from tests.protocol.conftest import DEADLINE_SECONDS
 
 
@@ -81,6 +82,23 @@ def test_a_peer_that_reads_in_drops_is_not_waited_for(
         connection.close()
         reader.join()
     assert time.monotonic() - began < 10
+
+
+class Short(socket.socket):
+    """A socket of which one call sends a part of what it is given, as the kernel may."""
+
+    def sendmsg(self, parts: Any) -> int:  # type: ignore[override]
+        return self.send(b"".join(parts)[:1000])
+
+
+def test_parts_arrive_whole_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "MAX_PARTS", 100)
+    parts = [bytes([number % 251]) * (number % 31) for number in range(1005)]
+    one, peer = socket.socketpair()
+    with peer, Short(fileno=one.detach()) as sending:
+        send_parts(sending, parts, DEADLINE_SECONDS)
+        sending.shutdown(socket.SHUT_WR)
+        assert b"".join(iter(lambda: peer.recv(65536), b"")) == b"".join(parts)
 
 
 def test_another_thread_can_hang_up(pair: tuple[Transport, socket.socket]) -> None:
