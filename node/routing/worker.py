@@ -163,8 +163,8 @@ class RouteWorker(HeldWorker):
 
     def step(self) -> float | None:
         """Send what is due; return the seconds until there may be more to do, or None to wait for a commit."""
-        self._cancelled_by = self._drop_cancelled()
         self._stepped_at = monotonic()
+        self._cancelled_by = self._drop_cancelled()
         held = self._held_seconds()
         if held is not None:
             self._rest()
