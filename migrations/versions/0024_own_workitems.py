@@ -1,6 +1,7 @@
 """What the node sends, retrieves and has hooks do, as workitems.
 
-`instances_behind` of v_hooks and v_routes is empty for those that want no messages of single instances, as documented.
+`instances_behind` of v_hooks and v_routes is empty for those that want no messages of single instances, as documented;
+`series_behind` of v_routes counts for those what a destination that cannot be reached has not looked at.
 """
 
 import sqlalchemy as sa
@@ -23,6 +24,13 @@ COLUMNS = {
 }
 BEHIND = "(SELECT count(*) FROM images i WHERE i.id > h.image_id)"
 BEHIND_OR_NULL = f"CASE WHEN h.image_id IS NOT NULL THEN {BEHIND} END"
+SERIES_BEHIND = """CASE WHEN h.image_id IS NULL THEN (
+                   SELECT count(DISTINCT e.series_instance_uid) FROM events e WHERE e.id > h.event_id
+               ) END AS series_behind"""
+CHANGES = {
+    "v_hooks": (BEHIND, BEHIND_OR_NULL),
+    "v_routes": (f"{BEHIND} AS instances_behind,", f"{BEHIND_OR_NULL} AS instances_behind, {SERIES_BEHIND},"),
+}
 UNDER_CANCELLATION = sa.text("cancelled_by IS NOT NULL AND ended_at IS NULL")
 
 
@@ -38,13 +46,13 @@ def upgrade() -> None:
         sqlite_where=UNDER_CANCELLATION,
         postgresql_where=UNDER_CANCELLATION,
     )
-    for view in ("v_hooks", "v_routes"):
-        change_view(op.get_bind(), view, [(BEHIND, BEHIND_OR_NULL)])
+    for view, (old, new) in CHANGES.items():
+        change_view(op.get_bind(), view, [(old, new)])
 
 
 def downgrade() -> None:
-    for view in ("v_hooks", "v_routes"):
-        change_view(op.get_bind(), view, [(BEHIND_OR_NULL, BEHIND)])
+    for view, (old, new) in CHANGES.items():
+        change_view(op.get_bind(), view, [(new, old)])
     for name in ("ix_workitems_under_cancellation", "ix_workitems_work_key_work_of"):
         op.drop_index(name, table_name="workitems")
     for name in reversed(COLUMNS):

@@ -50,10 +50,11 @@ def list_(config: ConfigFile = None, root: Root = None, json: Json = False) -> N
     if json:
         print_json(rows)
         return
-    columns = ("delivered", "delivered_at", "waiting", "instances_behind", "given_up", "unconfirmed")
+    columns = ("delivered", "delivered_at", "waiting", "instances_behind", "series_behind", "given_up", "unconfirmed")
+    behind = ("instances behind", "series behind")
     print_table(
         f"{len(rows)} destinations",
-        ("route", "to", "state", "delivered", "last", "waiting", "instances behind", "given up", "unconfirmed"),
+        ("route", "to", "state", "delivered", "last", "waiting", *behind, "given up", "unconfirmed"),
         [
             (row["route"] or BY_HAND, row["destination"], _state(row), *(row.get(name) for name in columns))
             for row in rows

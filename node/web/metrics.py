@@ -85,7 +85,7 @@ def _of_routes(rows: Sequence[Mapping[str, Any]]) -> Iterator[GaugeMetricFamily]
     """Yield the gauges of the destinations of routes; what is sent by hand has no name of a route."""
     now = dt.datetime.now(dt.UTC)
     gauges = {
-        "waiting": "Messages and instances that wait to be sent",
+        "waiting": "Messages that wait to be sent, and instances or series that have none yet",
         "given_up": "Messages that were given up",
         "unconfirmed": "Instances that were sent, and that the destination has not confirmed yet",
         "paused": "1 while a person holds the destination",
@@ -98,7 +98,8 @@ def _of_routes(rows: Sequence[Mapping[str, Any]]) -> Iterator[GaugeMetricFamily]
     for row in rows:
         labels = [row["route"], row["destination"]]
         since = dt.datetime.fromisoformat(row["trouble_since"]).replace(tzinfo=dt.UTC) if row["trouble_since"] else now
-        values = {**row, "waiting": row["waiting"] + (row["instances_behind"] or 0)}
+        behind = (row["instances_behind"] or 0) + (row["series_behind"] or 0)
+        values = {**row, "waiting": row["waiting"] + behind}
         values["unreachable_seconds"] = max(0.0, (now - since).total_seconds())
         for name, family in families.items():
             family.add_metric(labels, values[name])

@@ -197,6 +197,20 @@ def test_what_a_destination_that_is_down_misses_waits_and_is_sent_when_it_is_bac
     assert node.state()["trouble"] is None
 
 
+def test_series_that_wait_for_a_destination_that_is_down_are_counted(source: Callable[..., Source], pacs: Pacs) -> None:
+    node = source({"all": Route(when="series-quiet", to=("PACS",))}, pacs.port)
+    pacs.down()
+    for series in (CT(2), CT(3)):
+        node.take(series)
+        node.quiet(series[0])
+    node.run("all/PACS")
+    state = node.state()
+    assert (state["waiting"], state["instances_behind"], state["series_behind"]) == (0, None, 2)
+    pacs.up()
+    node.later("all/PACS")
+    assert (len(pacs.taken), node.state()["series_behind"]) == (5, 0)
+
+
 def test_an_instance_that_is_refused_for_now_holds_its_study_and_a_final_refusal_is_a_dead_letter(
     source: Callable[..., Source], pacs: Pacs
 ) -> None:

@@ -329,6 +329,7 @@ class RouteResource(Resource):
     trouble_since: dt.datetime | None
     retry_at: dt.datetime | None
     instances_behind: int | None
+    series_behind: int | None
     waiting: int
     waiting_since: dt.datetime | None
     given_up: int
