@@ -51,7 +51,7 @@ class NodeGauges(Collector):
         yield series
         yield reasons
         yield from _of_routes(routes)
-        yield from _of_hosts(hosts, self._node.index.now())
+        yield _of_hosts(hosts, self._node.index.now())
         yield GaugeMetricFamily(
             "voxelnode_oldest_unconverted_seconds",
             "Arrival time of the oldest instance that no conversion has seen; 0 if there is none",
@@ -67,18 +67,14 @@ class NodeGauges(Collector):
         )
 
 
-def _of_hosts(rows: Sequence[Mapping[str, Any]], now: dt.datetime) -> Iterator[GaugeMetricFamily]:
-    """Yield the gauge of the hosts that share the index; those that were stopped are left out."""
-    if rows:
-        seen = GaugeMetricFamily(
-            "voxelnode_host_unseen_seconds",
-            "Time since a host that was not stopped said that it lives",
-            labels=["host"],
-        )
-        for row in rows:
-            if row["state"] != "stopped":
-                seen.add_metric([row["name"]], max(0.0, (now - row["seen_at"]).total_seconds()))
-        yield seen
+def _of_hosts(rows: Sequence[Mapping[str, Any]], now: dt.datetime) -> GaugeMetricFamily:
+    """Return the gauge of the hosts that share the index, without those that were stopped."""
+    text = "Time since a host of this index, unless it was stopped, said that it lives"
+    unseen = GaugeMetricFamily("voxelnode_host_unseen_seconds", text, labels=["host"])
+    for row in rows:
+        if row["state"] != "stopped":
+            unseen.add_metric([row["name"]], max(0.0, (now - row["seen_at"]).total_seconds()))
+    return unseen
 
 
 def _of_routes(rows: Sequence[Mapping[str, Any]]) -> Iterator[GaugeMetricFamily]:
