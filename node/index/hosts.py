@@ -106,10 +106,10 @@ class HostRepository(IndexRepository):
         return connection.execute(behind.where(HostRow.name != self._writer.host).limit(1)).first() is not None
 
 
-def is_abandoned(now: dt.datetime) -> tuple[ColumnElement[bool], ...]:
-    """Return the conditions of series that a host has claimed whose lease is over."""
+def is_abandoned(now: dt.datetime, host: str | None) -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions of series that another host than `host` has claimed, and whose lease is over."""
     living = exists().where(HostRow.name == SeriesRow.claimed_by, HostRow.lease_until > now)
-    return SeriesRow.state == "converting", SeriesRow.claimed_by.is_not(None), ~living
+    return SeriesRow.state == "converting", SeriesRow.claimed_by != host, ~living
 
 
 def others_subscribers(connection: Connection, host: str | None) -> set[str]:

@@ -111,11 +111,14 @@ class SeriesRepository(IndexRepository):
 
     @on_reader
     def _is_any_abandoned(self, connection: Connection, now: dt.datetime) -> bool:
-        return connection.execute(select(SeriesRow.id).where(*is_abandoned(now)).limit(1)).first() is not None
+        return (
+            connection.execute(select(SeriesRow.id).where(*is_abandoned(now, self._writer.host)).limit(1)).first()
+            is not None
+        )
 
     @on_writer
     def _take_over(self, connection: Connection, now: dt.datetime) -> tuple[ClaimedSeries, str] | None:
-        abandoned = select(SeriesRow.id, SeriesRow.claimed_by).where(*is_abandoned(now)).limit(1)
+        abandoned = select(SeriesRow.id, SeriesRow.claimed_by).where(*is_abandoned(now, self._writer.host)).limit(1)
         found = connection.execute(abandoned.with_for_update(skip_locked=True)).first()
         if found is None:
             return None

@@ -93,6 +93,7 @@ def test_a_series_is_claimed_by_one_host_and_taken_over_when_that_one_vanishes(h
     assert b.index.series.take_over(now + LEASE / 2) is None
     later = now + LEASE + dt.timedelta(seconds=1)
     b.beat(later)
+    assert a.index.series.take_over(later) is None  # its own: it knows what it does
     taken, of = b.index.series.take_over(later) or (None, "")
     assert (taken and taken.id, of) == (claimed.id, "a")
     assert taken is not None
