@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from node.settings.load import ENVIRONMENT_PREFIX, load
+from node.settings.files import ENVIRONMENT_PREFIX
+from node.settings.load import load
 from node.settings.model import Settings
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -19,7 +19,7 @@ from node.dicom.part10 import IMPLEMENTATION_VERSION_NAME
 from node.index.engine import upgrade
 from node.index.events import EventKind
 from node.lifecycle.fsck import Kind
-from node.settings.load import ENVIRONMENT_PREFIX
+from node.settings.files import ENVIRONMENT_PREFIX
 from node.settings.model import PLACEHOLDERS, HookEvent, Settings
 from node.settings.removed import REMOVED_KEYS
 

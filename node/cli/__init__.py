@@ -21,6 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _open_standard_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
     gc.set_threshold(*LOADING)
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # its search for them reads the metadata of all packages
     with ExitStack() as at_the_end:
         at_the_end.callback(gc.freeze)  # otherwise the exit collects garbage in all modules
         if given[:1] == ["convert"] and not {"-h", "--help"} & set(given):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,11 +14,12 @@ import typer
 
 from node.cli.options import ConfigFile, Json, load
 from node.cli.output import print_json, printable
+from node.settings.files import is_configured
 
 if TYPE_CHECKING:
     from node.conversion.chosen import Chosen
     from node.conversion.offline import Layout
-    from node.settings.model import Convert
+    from node.settings.convert import Convert
 
 MAX_SKIPPED_SHOWN = 10
 
@@ -158,21 +160,32 @@ def _settings(
 ) -> Convert:
     """Return [convert] of the configuration with the options of the command; without either, NIfTI alone."""
     given = [name for listed in formats or () for name in listed.split(",") if name]
-    configuration = load(
-        config,
-        convert__formats=given or None,
-        convert__compress=compress,
-        convert__thumbnails=thumbnails,
-        convert__workers=workers,
-        convert__montages=montage or None,
-        convert__projections=mip or None,
-        convert__body_masks=mask or None,
-    )
-    section: Convert = configuration.settings.convert
+    flags = {
+        "formats": given or None,
+        "compress": compress,
+        "thumbnails": thumbnails,
+        "workers": workers,
+        "montages": montage or None,
+        "projections": mip or None,
+        "body_masks": mask or None,
+    }
+    section, keys = _section(config, {key: value for key, value in flags.items() if value is not None})
     unset = {"formats": ("nifti",), "thumbnails": False}
-    return section.model_copy(
-        update={key: value for key, value in unset.items() if f"convert.{key}" not in configuration.origins}
-    )
+    return section.model_copy(update={key: value for key, value in unset.items() if key not in keys})
+
+
+def _section(config: Path | None, flags: dict[str, Any]) -> tuple[Convert, set[str]]:
+    """Return [convert] and its keys that are set. Without a configuration, no other table is defined or checked."""
+    if config is None and not is_configured():
+        from pydantic import ValidationError
+
+        from node.settings.convert import Convert
+
+        with suppress(ValidationError):  # `load` explains it
+            return Convert(**flags), set(flags)
+    configuration = load(config, **{f"convert__{key}": value for key, value in flags.items()})
+    section: Convert = configuration.settings.convert
+    return section, {key.removeprefix("convert.") for key in configuration.origins if key.startswith("convert.")}
 
 
 def _layout(name: str | None, *, flat: bool, anonymous: bool) -> Layout:
@@ -181,7 +194,7 @@ def _layout(name: str | None, *, flat: bool, anonymous: bool) -> Layout:
     from node.conversion.naming import ANONYMOUS, DEFAULT, parse
     from node.conversion.offline import Layout
     from node.errors import UsageError
-    from node.settings.model import VolumeFormat
+    from node.settings.convert import VolumeFormat
 
     if name in get_args(VolumeFormat):
         raise UsageError(f"-f {name}: -f names the files, as in dcm2niix; for the format {name}, use --format {name}")

@@ -14,7 +14,7 @@ def init(
     """Write a commented configuration file, voxelnode.toml."""
     from node.errors import UsageError
     from node.settings.example import example_toml
-    from node.settings.load import DEFAULT_FILE
+    from node.settings.files import DEFAULT_FILE
 
     file = folder / DEFAULT_FILE
     folder.mkdir(parents=True, exist_ok=True)

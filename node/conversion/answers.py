@@ -12,18 +12,14 @@ import re
 import stat
 from collections.abc import Iterator
 from dataclasses import asdict
-from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from node.child_process.typed import WrongType, of_type
 from node.conversion.job import ConversionJob, Converted
 from node.dicom.attributes import is_identifier
 from node.errors import VoxelnodeError
 from node.index.converted import ConvertedFile
-
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter
 
 MAX_INTEGER = (1 << 63) - 1
 """Largest integer of SQLite."""
@@ -50,13 +46,10 @@ def read_answer(content: bytes, job: ConversionJob) -> Converted:
     NoAnswer
         It is not of the right form, names what does not belong to the job, or the folder holds other files.
     """
-    from pydantic import ValidationError  # here, because the child that writes answers does not need it
-
     try:
-        converted = _adapter().validate_python(json.loads(content, parse_int=_integer))
-    except ValidationError as error:  # its text would quote the answer
-        where = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        raise NoAnswer(f"{'.'.join(map(str, where['loc']))}: {where['type']}") from None
+        converted: Converted = of_type(Converted, json.loads(content, parse_int=_integer))
+    except WrongType as error:
+        raise NoAnswer(str(error)) from None
     except (ValueError, RecursionError):
         raise NoAnswer("it is not JSON") from None
     if strangers := set(_uids(converted)) - set(job.files.values()):
@@ -71,13 +64,6 @@ def _integer(digits: str) -> int:
     if len(digits) > 20 or abs(number := int(digits)) > MAX_INTEGER:
         raise ValueError
     return number
-
-
-@cache
-def _adapter() -> TypeAdapter[Converted]:
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(Converted)
 
 
 def _uids(converted: Converted) -> Iterator[str]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from node.errors import UsageError
-from node.selector import Facts, Selector, compile_selector
+
+if TYPE_CHECKING:
+    from node.selector import Facts, Selector
 
 ATTRIBUTES = (
     "patient_id", "patient_name", "patient_birth_date", "patient_sex", "study_instance_uid", "study_date",
@@ -74,6 +76,8 @@ def chosen(include: str | None, exclude: str | None) -> Chosen:
 def _compiled(option: str, expression: str | None) -> Selector | None:
     if expression is None:
         return None
+    from node.selector import compile_selector  # here, because most conversions have no expression
+
     try:
         selector = compile_selector(expression)
     except UsageError as error:

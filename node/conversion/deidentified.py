@@ -27,7 +27,7 @@ from node.deidentify.refusal import NotDeidentified, Reason
 from node.errors import OutOfResources, VoxelnodeError
 from node.index.converted import SeriesKey
 from node.index.selection import StoredInstance
-from node.settings.model import Convert
+from node.settings.convert import Convert
 from node.volume.reasons import Reason as NoVolume
 from node.writers.options import write_options
 

@@ -19,7 +19,7 @@ from node.volume.reasons import Exclusion, Reason, Refusal
 from node.writers.options import WriteOptions
 
 if TYPE_CHECKING:
-    from node.settings.model import Convert
+    from node.settings.convert import Convert
 
 
 @dataclass(frozen=True, slots=True)

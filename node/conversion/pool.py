@@ -154,12 +154,19 @@ def _loaded() -> tuple[Callable[[ConversionJob], Converted], Callable[[Converted
 
 
 def _load_for(job: ConversionJob) -> None:
-    """Load the codecs of a job, and what its options need: SimpleITK would use 300 MB of the conversion's limit."""
+    """Load the codecs of a job, and the libraries that its options need.
+
+    SimpleITK would use 300 MB of the conversion's limit.
+    """
     if job.has_codestreams:
         from node.volume.read.decoders import load_codec
 
         for uid in job.transfer_syntax_uids:
             load_codec(uid)
+    if job.options.compress:
+        import_module("isal.igzip_threaded")
+    if "analyze" in job.options.formats:
+        import_module("nibabel.analyze")
     if job.options.makes_pictures:
         import_module("node.writers.pictures")
     if job.options.segments_body:

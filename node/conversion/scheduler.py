@@ -34,7 +34,8 @@ from node.index.follower import IndexFollower
 from node.index.records import ClaimedSeries, SeriesOutcome
 from node.receive.kept import report_damage
 from node.retries import wait_seconds
-from node.settings.model import Convert, SeriesSettings
+from node.settings.convert import Convert
+from node.settings.model import SeriesSettings
 from node.writers.options import write_options
 
 log = structlog.get_logger()

@@ -7,18 +7,25 @@ Frames are decoded by `node.volume.read.decoders`, which loads the codec of a fr
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import LazyLoader
+from types import ModuleType
 
 LOADED_BY_PYDICOM = ("gdcm", "jpeg_ls", "openjpeg", "PIL", "pylibjpeg", "requests", "rle", "tqdm")
 """Libraries that pydicom loads if they are installed."""
+
+HARDLY_USED_BY_PYDICOM = ("pydicom.examples", "urllib.error", "urllib.request")
+"""Modules that pydicom always loads, for its example files and for downloads of more of them."""
 
 
 def load_pydicom() -> None:
     """Load pydicom, with NumPy for its lookup tables, for a process that reads pixels."""
     import_module("numpy")
-    with absent(*LOADED_BY_PYDICOM):
+    with absent(*LOADED_BY_PYDICOM), on_first_use(*HARDLY_USED_BY_PYDICOM):
         import_module("pydicom")
 
 
@@ -32,3 +39,30 @@ def absent(*libraries: str) -> Iterator[None]:
     finally:
         for name in hidden:
             del sys.modules[name]
+
+
+@contextmanager
+def on_first_use(*modules: str) -> Iterator[None]:
+    """Let an import of `modules` give modules that load themselves when an attribute of theirs is used.
+
+    Only ``import name`` gains time; ``from name import attribute`` is a use.
+    """
+    finder = _LazyFinder(modules)
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+
+
+class _LazyFinder(MetaPathFinder):
+    def __init__(self, modules: Sequence[str]) -> None:
+        self._modules = modules
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(fullname, path, target) if fullname in self._modules else None
+        if spec is not None and spec.loader is not None:
+            spec.loader = LazyLoader(spec.loader)
+        return spec

@@ -94,6 +94,7 @@ Lists are replaced, never changed, so that threads can read files at the same ti
 
 
 _EMPTY_DATASET = vars(Dataset())
+_DICTS_OF_DATASET = tuple(name for name, value in _EMPTY_DATASET.items() if isinstance(value, dict) and name != "_dict")
 
 
 class _Unusual(Exception):
@@ -225,8 +226,10 @@ def _read(path: Path, data: bytes, whole: bool) -> Dataset:
 
 def _with_elements(ds: Any, elements: _Elements) -> Any:
     """Initialize a new data set as `Dataset.__init__` does, which takes ten times as long."""
-    state = {name: value.copy() if isinstance(value, dict) else value for name, value in _EMPTY_DATASET.items()}
-    vars(ds).update(state, _dict=elements)
+    state = vars(ds)
+    state.update(_EMPTY_DATASET, _dict=elements)
+    for name in _DICTS_OF_DATASET:
+        state[name] = state[name].copy()
     return ds
 
 

@@ -51,7 +51,8 @@ def remembered(
         watched = _Watched(elements)
         fact = function(with_elements(ds, watched), *arguments, **named)
         if watched.can_be_compared():
-            last = _Remembered((arguments, named), watched.seen, watched.tags, fact)
+            seen = tuple(watched.seen), tuple(watched.seen.values())
+            last = _Remembered((arguments, named), *seen, watched.tags, fact)
         return fact
 
     update_wrapper(call, function)
@@ -59,20 +60,18 @@ def remembered(
 
 
 class _Remembered(NamedTuple):
-    """A result, and what it came from: arguments, elements by tag, and all tags if they were listed."""
+    """A result, and what it came from: arguments, elements by tag (None: absent), and all tags if they were listed."""
 
     arguments: tuple[Any, Any]
-    seen: dict[BaseTag, Any]
+    looked_up: tuple[BaseTag, ...]
+    found: tuple[RawDataElement | None, ...]
     tags: tuple[BaseTag, ...] | None
     fact: Any
 
     def came_from(self, elements: Any) -> bool:
-        """Return whether elements are the ones that the result came from."""
-        element_at = elements.get
-        for tag, element in self.seen.items():
-            if element_at(tag) is not element:
-                return False
-        return self.tags is None or self.tags == tuple(elements)
+        """Return whether elements are the ones that the result came from, or equal ones at the same place."""
+        is_same = self.found == tuple(map(elements.get, self.looked_up))
+        return is_same and (self.tags is None or self.tags == tuple(elements))
 
 
 class _Watched(dict[BaseTag, Any]):

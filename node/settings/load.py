@@ -18,16 +18,13 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from node.errors import UsageError, nearest
+from node.settings.files import DEFAULT_FILE, ENVIRONMENT_PREFIX
 from node.settings.model import Settings
 from node.settings.removed import take_removed
 
-ENVIRONMENT_PREFIX = "VOXELNODE_"
 NESTING = "__"
 DEFAULTS_VARIABLE = f"{ENVIRONMENT_PREFIX}DEFAULTS"
 """Names a TOML file of other defaults, such as those of a container, below the configuration file."""
-
-DEFAULT_FILE = Path("voxelnode.toml")
-"""Read from the working directory if neither ``--config`` nor ``VOXELNODE_CONFIG`` names another file."""
 
 
 @dataclass(frozen=True, slots=True)

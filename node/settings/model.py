@@ -12,26 +12,25 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 from os.path import realpath
 from pathlib import Path
 from socket import gethostname
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from node.errors import UsageError, nearest
 from node.selector import FIELDS, compile_selector
+from node.settings.convert import Convert
+from node.settings.section import Seconds, SettingsSection
 
 AETitle = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=16, pattern=r"^[ -\[\]-~]+$")
 ]
 """An AE title, PS3.5 6.2: 1 to 16 characters, no backslash, no control characters; surrounding spaces are removed."""
 
-Seconds = Annotated[float, Field(gt=0, le=7 * 86400)]
 QuietTime = Seconds | Literal["auto"]
 Days = Annotated[float, Field(gt=0, le=36525)]
 OverwritePolicy = Literal["never", "replace", "keep_both"]
 Verb = Literal["echo", "store", "query", "retrieve", "commit", "worklist", "mpps"]
-VolumeFormat = Literal["nifti", "nifti-pair", "analyze", "mhd", "nrrd", "npz"]
-SuvTypeName = Literal["BW", "LBM", "LBMJAMES128", "BSA"]
 HookEvent = Literal[
     "instance-stored", "series-quiet", "volume-written", "volume-superseded", "series-failed", "study-quiet"
 ]
@@ -62,22 +61,6 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-class SettingsSection(BaseModel):
-    """A table of the configuration: unknown keys are errors, and values are immutable."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @model_validator(mode="after")
-    def _breaks_no_rule(self) -> Self:
-        if mistakes := list(self._mistakes()):
-            raise ValueError("\n".join(mistakes))
-        return self
-
-    def _mistakes(self) -> Iterator[str]:
-        """Yield a line for each rule between keys that the values break."""
-        return iter(())
 
 
 Retained = Literal["safe-private", "uids", "device", "institution", "patient", "full-dates", "modified-dates"]
@@ -257,64 +240,6 @@ class SeriesSettings(SettingsSection):
         900,
         description="time since the last conversion after which a study is quiet, unless one of its series is not "
         "converted yet",
-    )
-
-
-class Convert(SettingsSection):
-    """[convert]: the files made from a quiet series, and the limits of a conversion."""
-
-    formats: tuple[VolumeFormat, ...] = Field(("nifti", "mhd"), min_length=1, description="file formats of each volume")
-    compress: bool = Field(True, description="write .nii.gz and .zraw instead of .nii and .raw")
-    nifti_extension: bool = Field(
-        False, description="put the sidecar into the header of NIfTI files, too, as an extension of code 6 (comment)"
-    )
-    thumbnails: bool = Field(True, description="write a PNG of the middle slice beside each volume")
-    thumbnail_pixels: int = Field(256, ge=16, le=4096, description="long side of a thumbnail, in pixels")
-    previews: bool = Field(False, description="write a PNG of three orthogonal planes beside each volume")
-    projections: bool = Field(
-        False,
-        description="write PNGs of the maximum and minimum intensity projections along three axes; those of a head "
-        "show the face",
-    )
-    montages: bool = Field(False, description="write a PNG of every fifth slice beside each volume")
-    body_masks: bool = Field(False, description="write a label volume of the body beside each CT volume")
-    body_contours: bool = Field(
-        False, description="write the outlines of the body beside each CT volume: polygons in mm, as JSON"
-    )
-    masked_volumes: bool = Field(
-        False, description="write a second volume beside each CT volume, with air outside of the body"
-    )
-    body_threshold_hu: float = Field(
-        -300.0, ge=-1024, le=3071, description="value in HU above which a voxel of a CT may belong to the body"
-    )
-    suv: bool = Field(
-        False,
-        description="write volumes of standardised uptake values beside each PET volume, one for each of suv_types",
-    )
-    suv_types: tuple[SuvTypeName, ...] = Field(
-        ("BW",),
-        min_length=1,
-        description="what uptake is standardised by: BW (body weight), LBM (lean body mass, formula with 120), "
-        "LBMJAMES128 (with 128), BSA (body surface)",
-    )
-    workers: int = Field(1, ge=1, le=64, description="series converted at the same time, each in its own process")
-    memory_bytes: int = Field(
-        8_000_000_000,
-        ge=500_000_000,
-        description="address space of one conversion beyond that of its program, in bytes; each of up to four "
-        "processes that decode for it has a quarter",
-    )
-    deadline_seconds: Seconds = Field(
-        1800, description="time limit of one conversion, for wall time and for processor time"
-    )
-    attempts: int = Field(
-        3,
-        ge=1,
-        le=100,
-        description="attempts at a crashing conversion before the series is set aside as failed",
-    )
-    keep_superseded_hours: float = Field(
-        24, ge=0, description="time that the files of a conversion are kept after a newer conversion replaced them"
     )
 
 
@@ -946,17 +871,17 @@ class Settings(SettingsSection):
     index: IndexSettings = IndexSettings()
     cluster: ClusterSettings = ClusterSettings()
     dicom: Dicom = Dicom()
-    peers: dict[str, Peer] = {}
+    peers: dict[str, Peer] = Field(default_factory=dict)
     series: SeriesSettings = SeriesSettings()
     convert: Convert = Convert()
     worklist: WorklistSettings = WorklistSettings()
     retention: RetentionSettings = RetentionSettings()
     audit: AuditSettings = AuditSettings()
     web: Web = Web()
-    hooks: dict[HookName, HookSettings] = {}
-    deidentify: dict[HookName, DeidentifySettings] = {}
-    destinations: dict[HookName, Destination] = {}
-    routes: dict[HookName, Route] = {}
+    hooks: dict[HookName, HookSettings] = Field(default_factory=dict)
+    deidentify: dict[HookName, DeidentifySettings] = Field(default_factory=dict)
+    destinations: dict[HookName, Destination] = Field(default_factory=dict)
+    routes: dict[HookName, Route] = Field(default_factory=dict)
     log: Log = Log()
 
     @property

@@ -2,7 +2,7 @@
 
 Stored values are written unchanged, with slope and intercept in the header. An array of (times, slices, rows, columns)
 in C order is, byte for byte, NIfTI's (columns, rows, slices, times) with the first axis fastest, so nothing is
-transposed. nibabel makes the header; the voxels are streamed after it: nibabel would copy and might rescale them.
+transposed. The voxels are streamed after the header.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from isal import igzip_threaded
-from nibabel import nifti1, nifti2
 
 from node import __version__
 from node.volume.model import Float, Volume
 from node.writers.base import SCALING_TOLERANCE, NewFile, WrittenFile, grid_of, stored_slabs, write_file
 from node.writers.nifti_fields import header_extension, set_acquisition, set_display_range, set_intent
+from node.writers.nifti_header import RGB, NiftiHeader
 from node.writers.options import WriteOptions
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -35,15 +34,6 @@ QFORM_TOLERANCE_VOXELS = 0.1
 
 A stack counts as sheared from the same shift."""
 
-HEADERS: dict[tuple[bool, bool], Any] = {  # by (too large for NIfTI-1, a pair of files)
-    (False, False): nifti1.Nifti1Header,
-    (False, True): nifti1.Nifti1PairHeader,
-    (True, False): nifti2.Nifti2Header,
-    (True, True): nifti2.Nifti2PairHeader,
-}
-
-RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
-
 
 def write_nifti(volume: Volume, folder: Path, stem: str, options: WriteOptions, extension: bytes = b"") -> WrittenFile:
     """Write a ``.nii.gz``, or ``.nii`` without compression; `extension` is the text of a header extension."""
@@ -52,6 +42,8 @@ def write_nifti(volume: Volume, folder: Path, stem: str, options: WriteOptions, 
     with NewFile(path) as stream:
         if options.compress:
             # The bytes do not depend on the number of threads, and isal writes no time or name into the header.
+            from isal import igzip_threaded  # here, because it loads much that nothing else here needs
+
             threads = min(4, os.cpu_count() or 1)
             with igzip_threaded.open(stream, "wb", compresslevel=COMPRESSION_LEVEL, threads=threads) as packed:
                 _write_body(packed, head, volume, extension)
@@ -67,12 +59,12 @@ def write_pair(volume: Volume, folder: Path, stem: str, options: WriteOptions, e
         for slab in stored_slabs(volume.voxels):
             stream.write(slab)
     head = nifti_header(volume, pair=True)
-    header = write_file(folder / f"{stem}.hdr", head.binaryblock + _extensions(extension))
+    header = write_file(folder / f"{stem}.hdr", bytes(head) + _extensions(extension))
     return header.written(volume.kind, "nifti-pair", grid_of(volume), (image,))
 
 
-def _write_body(stream: Any, head: Any, volume: Volume, extension: bytes) -> None:
-    stream.write(head.binaryblock + _extensions(extension))
+def _write_body(stream: Any, head: NiftiHeader, volume: Volume, extension: bytes) -> None:
+    stream.write(bytes(head) + _extensions(extension))
     for slab in stored_slabs(volume.voxels):
         stream.write(slab)
 
@@ -82,22 +74,20 @@ def _extensions(text: bytes) -> bytes:
     return bytes((1, 0, 0, 0)) + header_extension(text) if text else bytes(4)
 
 
-def nifti_header(volume: Volume, *, pair: bool, extension: bytes = b"") -> Any:
-    """Return nibabel's header for `volume`; NIfTI-2 if a dimension or the scaling requires it.
+def nifti_header(volume: Volume, *, pair: bool, extension: bytes = b"") -> NiftiHeader:
+    """Return the header for `volume`; NIfTI-2 if a dimension or the scaling requires it.
 
     sform and qform both have code 1 (scanner), the qform only if a rotation and zooms can represent the affine. Without
     a position in the patient, both codes are 0, and the header gives only the voxel size.
     """
     large = max(volume.shape) > MAX_NIFTI1_DIMENSION or not _float32_holds_scaling(volume)
-    head = HEADERS[large, pair](endianness="<")
-    head.set_data_dtype(RGB if volume.colour else volume.voxels.dtype)
-    head.set_data_shape(volume.shape)
-    head.set_zooms((*volume.spacing_mm, volume.time_step_s or 0.0)[: len(volume.shape)])
-    head.set_xyzt_units("mm", "sec")
-    head.set_slope_inter(volume.slope, volume.intercept)
+    dtype = RGB if volume.colour else volume.voxels.dtype
+    zooms = (*volume.spacing_mm, volume.time_step_s or 0.0)[: len(volume.shape)]
+    head = NiftiHeader(dtype, volume.shape, zooms, large=large, pair=pair)
+    head["scl_slope"], head["scl_inter"] = volume.slope, volume.intercept
     head["descrip"] = f"voxelnode {__version__}".encode("ascii")
     if not pair:
-        head["vox_offset"] = len(head.binaryblock) + len(_extensions(extension))
+        head["vox_offset"] += len(_extensions(extension)) - 4
     set_acquisition(head, volume)
     set_display_range(head, volume)
     set_intent(head, volume)
@@ -114,11 +104,10 @@ def _float32_holds_scaling(volume: Volume) -> bool:
     return math.isclose(slope, volume.slope, rel_tol=1e-6) and off <= SCALING_TOLERANCE * abs(volume.slope)
 
 
-def _place(head: Any, affine_ras: Float, volume: Volume) -> None:
+def _place(head: NiftiHeader, affine_ras: Float, volume: Volume) -> None:
     """Set the sform and, if it can represent the affine, the qform."""
-    head.set_qform(affine_ras, code=1, strip_shears=True)
     corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(volume.shape[:3]) - 1)
-    off = (head.get_qform() - affine_ras)[:3, :3] @ corners.T
+    off = (head.set_qform(affine_ras) - affine_ras)[:3, :3] @ corners.T
     if np.linalg.norm(off, axis=0).max() > QFORM_TOLERANCE_VOXELS * min(volume.spacing_mm):
         head["qform_code"] = 0
-    head.set_sform(affine_ras, code=1)
+    head.set_sform(affine_ras)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from node.volume.describe.scan_parameters import MAPS
 from node.volume.model import Kind, Volume
 from node.volume.rendering import is_sane, sample
 from node.writers.base import slice_timing_of
+from node.writers.nifti_header import NiftiHeader
 
 SLICE_TIME_TOLERANCE = 0.1
 """Largest deviation of a slice from an even order, in times per slice; scanners write rounded times."""
@@ -28,12 +28,12 @@ COMMENT_CODE = 6
 EXTENSION_ALIGNMENT = 16
 
 
-def set_acquisition(head: Any, volume: Volume) -> None:
+def set_acquisition(head: NiftiHeader, volume: Volume) -> None:
     """Set the axes of an MR image (``dim_info``), the order of its slices, and the start of its time axis."""
     stated = volume.attributes.get("PhaseEncodingDirection") or volume.attributes.get("PhaseEncodingAxis") or ""
     phase = {"i": 0, "j": 1}.get(str(stated)[:1])
     if volume.modality == "MR" and volume.affine_lps is not None:
-        head.set_dim_info(None if phase is None else 1 - phase, phase, 2)
+        head.set_axes(phase)
         order = slice_order(slice_timing_of(volume) or ())
         if order is not None:
             head["slice_code"], head["slice_duration"] = order
@@ -75,7 +75,7 @@ def _first_trigger_s(volume: Volume) -> float:
     return float(triggers[0]) if steady else 0.0
 
 
-def set_display_range(head: Any, volume: Volume) -> None:
+def set_display_range(head: NiftiHeader, volume: Volume) -> None:
     """Set ``cal_min`` and ``cal_max`` to the first window of the data set that shows anything of the volume."""
     windows = () if volume.colour else volume.display.windows
     visible = sample(volume) if windows else np.empty(0)
@@ -85,11 +85,11 @@ def set_display_range(head: Any, volume: Volume) -> None:
             return
 
 
-def set_intent(head: Any, volume: Volume) -> None:
+def set_intent(head: NiftiHeader, volume: Volume) -> None:
     """Set the intent of labels (``label``) and of maps (``estimate``: a parameter that was computed)."""
     intent = _intent(volume)
     if intent is not None:
-        head.set_intent(intent[0], name=intent[1])
+        head.set_intent(*intent)
 
 
 def _intent(volume: Volume) -> tuple[str, str] | None:

@@ -18,7 +18,8 @@ from node.volume.model import Array, Float, Geometry, Kind, Volume
 from node.volume.rendering import nearest_axes
 from node.writers.bodymask import BODY_HU, body_mask, masked
 from node.writers.metaimage import ELEMENT_TYPES
-from node.writers.nifti import COMPRESSION_LEVEL, HEADERS, LPS_TO_RAS, MAX_NIFTI1_DIMENSION, RGB
+from node.writers.nifti import COMPRESSION_LEVEL, LPS_TO_RAS, MAX_NIFTI1_DIMENSION
+from node.writers.nifti_header import RGB
 from node.writers.nrrd import TYPES
 
 PIECE_BYTES = 1 << 20
@@ -114,7 +115,8 @@ def _header_for(
     scaling: tuple[float, float] = (1.0, 0.0),
 ) -> Any:
     """Return the NIfTI header for a grid of (columns, rows, slices, times); one without an affine has no place."""
-    head = HEADERS[max(size) > MAX_NIFTI1_DIMENSION, False](endianness="<")
+    header: Any = nifti2.Nifti2Header if max(size) > MAX_NIFTI1_DIMENSION else nifti1.Nifti1Header
+    head = header(endianness="<")
     head.set_data_dtype(dtype)
     head.set_data_shape(size)
     head.set_zooms([*spacing_mm[:3], *(1.0 for _ in size[3:])])

@@ -30,7 +30,7 @@ from node.conversion.scheduler import Worker
 from node.conversion.series import is_unchanged, write_volumes
 from node.conversion.volume_files import folder_name, revision_folder, sweep
 from node.index.records import ClaimedSeries
-from node.settings.model import Convert
+from node.settings.convert import Convert
 from node.writers.options import write_options
 from tests import make
 from tests.converting import convert_series

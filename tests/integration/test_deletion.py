@@ -19,7 +19,7 @@ from node.conversion.pipeline import convert
 from node.index.deletions import NotThere, SeveralSeries
 from node.index.records import ClaimedSeries, Outcome
 from node.lifecycle.deletion import Order, Unsafe, delete, resume_deletions
-from node.settings.model import Convert
+from node.settings.convert import Convert
 from node.writers.options import write_options
 from tests import make
 from tests.converting import convert_series

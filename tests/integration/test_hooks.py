@@ -22,7 +22,8 @@ from node.notify.message import HookMessage
 from node.notify.notifier import Notifier, channel_of
 from node.notify.worker import HookWorker
 from node.receive.ingest import Origin
-from node.settings.model import Convert, HookSettings
+from node.settings.convert import Convert
+from node.settings.model import HookSettings
 from node.writers.options import write_options
 from tests import make
 from tests.converting import convert_series

@@ -33,7 +33,7 @@ from node.index.senders import MAX_QUIET_SECONDS, MIN_QUIET_SECONDS, MIN_SERIES,
 from node.receive.ingest import Origin
 from node.receive.open_associations import OPEN_SECONDS, OpenAssociations
 from node.receive.quiet_times import quiet_seconds_of
-from node.settings.model import Convert
+from node.settings.convert import Convert
 from node.writers.options import write_options
 from tests import make
 from tests.converting import convert_series

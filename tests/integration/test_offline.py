@@ -26,7 +26,7 @@ from node.conversion.naming import ANONYMOUS, parse
 from node.conversion.offline import Layout, convert_folder, planned
 from node.conversion.pool import ConverterDied
 from node.errors import UsageError
-from node.settings.model import Convert
+from node.settings.convert import Convert
 from node.writers.options import write_options
 from tests import make
 from tests.converting import here

@@ -10,7 +10,8 @@ from node.audit.audit_log import Audit, AuditFailed
 from node.conversion.pipeline import convert
 from node.lifecycle.retention import Retention
 from node.receive.ingest import Origin
-from node.settings.model import Convert, RetentionSettings
+from node.settings.convert import Convert
+from node.settings.model import RetentionSettings
 from node.writers.options import write_options
 from tests import make
 from tests.converting import convert_series

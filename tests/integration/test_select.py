@@ -14,7 +14,8 @@ from node.index.read.facts import CHUNK_ROWS
 from node.lifecycle.retention import Retention
 from node.receive.ingest import Origin
 from node.selector import FIELDS, compile_selector
-from node.settings.model import Convert, RetentionSettings
+from node.settings.convert import Convert
+from node.settings.model import RetentionSettings
 from node.writers.options import write_options
 from tests import make
 from tests.converting import convert_series

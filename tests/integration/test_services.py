@@ -32,7 +32,8 @@ from node.notify.notifier import channel_of
 from node.notify.worker import HookWorker
 from node.receive.ingest import Origin
 from node.receive.refusals import Rejections
-from node.settings.model import Convert, HookSettings
+from node.settings.convert import Convert
+from node.settings.model import HookSettings
 from tests import make
 from tests.integration.conftest import Root
 from tests.receivers import Answer, Receiver

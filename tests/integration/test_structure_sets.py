@@ -17,7 +17,7 @@ from node.conversion.scheduler import REFERENCE_WAIT, Worker
 from node.conversion.series import ReferencedSeriesOpen, SeriesDamaged, is_unchanged
 from node.index.records import ClaimedSeries
 from node.lifecycle.deletion import Order, delete
-from node.settings.model import Convert
+from node.settings.convert import Convert
 from node.writers.options import write_options
 from tests import make
 from tests.converting import convert_series

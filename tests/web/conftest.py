@@ -22,7 +22,8 @@ from node.conversion.decoder import Decoder
 from node.conversion.scheduler import Worker
 from node.index.accounts import Role
 from node.receive.ingest import Announced, Origin
-from node.settings.model import Convert, Settings, Storage, Web
+from node.settings.convert import Convert
+from node.settings.model import Settings, Storage, Web
 from node.web.application import application
 from node.web.credentials import digest, hash_password, new_token
 from node.web.server import WebServer

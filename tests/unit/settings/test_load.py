@@ -9,9 +9,10 @@ from node.conversion.job import limits
 from node.errors import UsageError
 from node.notify import worker
 from node.retries import wait_seconds
+from node.settings.convert import Convert
 from node.settings.example import example_toml
 from node.settings.load import Configuration, load
-from node.settings.model import Convert, DeidentifySettings, HookSettings, Settings, Storage
+from node.settings.model import DeidentifySettings, HookSettings, Settings, Storage
 from node.settings.removed import REMOVED_KEYS
 from node.web import places
 from node.writers import pictures

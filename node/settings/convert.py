@@ -1,0 +1,70 @@
+"""[convert], apart from the other tables: to define those takes longer than the conversion of a slice."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from node.settings.section import Seconds, SettingsSection
+
+VolumeFormat = Literal["nifti", "nifti-pair", "analyze", "mhd", "nrrd", "npz"]
+SuvTypeName = Literal["BW", "LBM", "LBMJAMES128", "BSA"]
+
+
+class Convert(SettingsSection):
+    """[convert]: the files made from a quiet series, and the limits of a conversion."""
+
+    formats: tuple[VolumeFormat, ...] = Field(("nifti", "mhd"), min_length=1, description="file formats of each volume")
+    compress: bool = Field(True, description="write .nii.gz and .zraw instead of .nii and .raw")
+    nifti_extension: bool = Field(
+        False, description="put the sidecar into the header of NIfTI files, too, as an extension of code 6 (comment)"
+    )
+    thumbnails: bool = Field(True, description="write a PNG of the middle slice beside each volume")
+    thumbnail_pixels: int = Field(256, ge=16, le=4096, description="long side of a thumbnail, in pixels")
+    previews: bool = Field(False, description="write a PNG of three orthogonal planes beside each volume")
+    projections: bool = Field(
+        False,
+        description="write PNGs of the maximum and minimum intensity projections along three axes; those of a head "
+        "show the face",
+    )
+    montages: bool = Field(False, description="write a PNG of every fifth slice beside each volume")
+    body_masks: bool = Field(False, description="write a label volume of the body beside each CT volume")
+    body_contours: bool = Field(
+        False, description="write the outlines of the body beside each CT volume: polygons in mm, as JSON"
+    )
+    masked_volumes: bool = Field(
+        False, description="write a second volume beside each CT volume, with air outside of the body"
+    )
+    body_threshold_hu: float = Field(
+        -300.0, ge=-1024, le=3071, description="value in HU above which a voxel of a CT may belong to the body"
+    )
+    suv: bool = Field(
+        False,
+        description="write volumes of standardised uptake values beside each PET volume, one for each of suv_types",
+    )
+    suv_types: tuple[SuvTypeName, ...] = Field(
+        ("BW",),
+        min_length=1,
+        description="what uptake is standardised by: BW (body weight), LBM (lean body mass, formula with 120), "
+        "LBMJAMES128 (with 128), BSA (body surface)",
+    )
+    workers: int = Field(1, ge=1, le=64, description="series converted at the same time, each in its own process")
+    memory_bytes: int = Field(
+        8_000_000_000,
+        ge=500_000_000,
+        description="address space of one conversion beyond that of its program, in bytes; each of up to four "
+        "processes that decode for it has a quarter",
+    )
+    deadline_seconds: Seconds = Field(
+        1800, description="time limit of one conversion, for wall time and for processor time"
+    )
+    attempts: int = Field(
+        3,
+        ge=1,
+        le=100,
+        description="attempts at a crashing conversion before the series is set aside as failed",
+    )
+    keep_superseded_hours: float = Field(
+        24, ge=0, description="time that the files of a conversion are kept after a newer conversion replaced them"
+    )
