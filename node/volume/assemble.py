@@ -12,7 +12,7 @@ from node.errors import ConversionRefused
 from node.volume import objects
 from node.volume.arrange.copied_frames import COPY_DETAIL, copy_warnings, find_copies
 from node.volume.arrange.dimensions import arrange
-from node.volume.arrange.duplicates import has_same_pixels
+from node.volume.arrange.duplicates import has_same_pixels, states_another_place
 from node.volume.arrange.quantities import split_by_sign
 from node.volume.arrange.stacks import Stack, frames_without_position, frames_without_rescale, split
 from node.volume.arrange.temporal.timing import unwrap_midnight
@@ -99,8 +99,13 @@ def _distinct(datasets: Iterable[Dataset], series: SeriesUnderAssembly) -> list[
         if uid not in series.uids:
             series.uids.add(uid)
             instances.append(_instance(ds, uid))
-        elif not has_same_pixels(series.dataset_of(uid), ds):
-            detail = "another instance with this SOP Instance UID (0008,0018) has different pixels; the first is used"
+            continue
+        first = series.dataset_of(uid)
+        differs = "different pixels" if not has_same_pixels(first, ds) else None
+        if differs is None and states_another_place(first, ds):
+            differs = "another position, number or time"
+        if differs is not None:
+            detail = f"another instance with this SOP Instance UID (0008,0018) has {differs}; the first is used"
             series.exclusions.append(Exclusion(uid, 0, Reason.SAME_POSITION_TWICE, detail))
     return instances
 

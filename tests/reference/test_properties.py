@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from pydicom import FileDataset
-from pydicom.uid import generate_uid
+from pydicom import FileDataset, dcmread, dcmwrite
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 
 from node.dicom.values import whole
 from node.volume.assemble import assemble
@@ -280,6 +285,271 @@ def truncated_pixels_are_in_no_volume(origin: RealSeries, draw: Draw, _: Sibling
         }
 
 
+# What senders write wrongly
+
+
+def raw(ds: FileDataset, keyword: str, content: bytes) -> FileDataset:
+    """Return an instance with the bytes of one element replaced."""
+    out, tag = edited(ds), Tag(keyword)
+    out[tag] = RawDataElement(tag, dictionary_VR(tag), len(content), content, 0, False, True)
+    return out
+
+
+def some_of(origin: RealSeries, draw: Draw) -> set[int]:
+    return set(draw(st.lists(st.sampled_from(range(len(origin.datasets))), min_size=1, unique=True)))
+
+
+def assert_values_kept(assembly: Assembly, datasets: Sequence[FileDataset], origin: RealSeries) -> None:
+    """Check that each slice has the values that its own instance states, whatever others state."""
+    rescaled = {str(ds.SOPInstanceUID): (rescaling(ds), rescaling(before)) for ds, before in pairs(datasets, origin)}
+    before = {
+        (source.sop_instance_uid, source.frame_number): real_plane(volume, source.time_index, source.slice_index)
+        for volume in origin.volumes
+        for source in volume.sources
+    }
+    for volume in volumes_of(assembly):
+        for source in volume.sources:
+            (slope, intercept), (old_slope, old_intercept) = rescaled[source.sop_instance_uid]
+            stored = (before[source.sop_instance_uid, source.frame_number] - old_intercept) / old_slope
+            found = real_plane(volume, source.time_index, source.slice_index)
+            scale = max(1.0, float(np.abs(stored).max()) * abs(slope))
+            np.testing.assert_allclose(found, stored * slope + intercept, atol=2e-5 * scale)
+
+
+def assert_all_accounted(assembly: Assembly, origin: RealSeries) -> None:
+    """Check that no frame of a whole series is lost without a word."""
+    before, after = (sum(len(volume.sources) for volume in volumes_of(each)) for each in (origin.assembly, assembly))
+    assert after >= before or assembly.refusals or assembly.exclusions
+
+
+def pairs(datasets: Sequence[FileDataset], origin: RealSeries) -> Iterator[tuple[FileDataset, FileDataset]]:
+    known = {str(ds.SOPInstanceUID): ds for ds in origin.datasets}
+    return ((ds, known[str(ds.SOPInstanceUID)]) for ds in datasets)
+
+
+def rescaling(ds: FileDataset) -> tuple[float, float]:
+    return float(ds.get("RescaleSlope") or 1), float(ds.get("RescaleIntercept") or 0)
+
+
+def is_classic(origin: RealSeries) -> bool:
+    """Return whether each instance is one slice with one rescaling."""
+    first = origin.datasets[0]
+    frames = sum(len(volume.sources) for volume in origin.volumes)
+    return frames == len(origin.datasets) and "PerFrameFunctionalGroupsSequence" not in first
+
+
+def other_encodings_give_the_same(origin: RealSeries, draw: Draw, _: Sibling) -> None:
+    syntax = draw(st.sampled_from((ExplicitVRBigEndian, ImplicitVRLittleEndian, ExplicitVRLittleEndian)))
+    assume(not any(ds.file_meta.TransferSyntaxUID.is_compressed for ds in origin.datasets))
+    again = []
+    for ds in origin.datasets:
+        stream = BytesIO()
+        other = deepcopy(ds)
+        if syntax.is_little_endian != ds.file_meta.TransferSyntaxUID.is_little_endian:
+            other.PixelData = np.frombuffer(ds.PixelData, f"u{ds.BitsAllocated // 8}").byteswap().tobytes()
+            other["PixelData"].VR = "OW"
+        other.file_meta.TransferSyntaxUID = syntax
+        dcmwrite(stream, other, implicit_vr=syntax.is_implicit_VR, little_endian=syntax.is_little_endian)
+        stream.seek(0)
+        again.append(dcmread(stream))
+    assert_same_volumes(assemble(again), origin.assembly)
+
+
+def a_jitter_of_positions_is_small_or_told(origin: RealSeries, draw: Draw, _: Sibling) -> None:
+    assume(all("ImagePositionPatient" in ds for ds in origin.datasets))
+    random = np.random.default_rng(draw(st.integers(0, 2**32)))
+    width_mm = draw(st.sampled_from((1e-5, 1e-3, 0.01, 0.05, 0.3)))
+    moved = [
+        edited(
+            ds,
+            ImagePositionPatient=[
+                f"{value + step:.6g}"
+                for value, step in zip(ds.ImagePositionPatient, random.uniform(-1, 1, 3) * width_mm, strict=True)
+            ],
+        )
+        for ds in origin.datasets
+    ]
+    assembly = assemble(moved)
+    assert_sound(assembly, moved, origin)
+    if width_mm <= 1e-3:
+        shapes = [[volume.shape for volume in volumes_of(each)] for each in (assembly, origin.assembly)]
+        assert sorted(shapes[0]) == sorted(shapes[1])
+
+
+UNEVEN = {WarningKind.IRREGULAR_SPACING, WarningKind.MISSING_SLICE, WarningKind.SAME_POSITION_TWICE}
+
+BROKEN_NUMBERS = (b"nan", b"inf\0\0", b"1e9\0\0", b"-1e30\0\0", b"1,5\0\0", b"\\", b"0", b"1\\2\\3\\4", b"\xff\0\0")
+
+
+def a_broken_position_is_in_no_volume(origin: RealSeries, draw: Draw, _: Sibling) -> None:
+    broken = some_of(origin, draw)
+    assume(all("ImagePositionPatient" in origin.datasets[index] for index in broken))
+    assume(is_classic(origin) and len(broken) < len(origin.datasets))
+    content = draw(st.sampled_from(BROKEN_NUMBERS))
+    datasets = [
+        raw(ds, "ImagePositionPatient", content) if index in broken else ds for index, ds in enumerate(origin.datasets)
+    ]
+    assembly = assemble(datasets)
+    assert_sound(assembly, [ds for index, ds in enumerate(datasets) if index not in broken] + datasets, origin)
+    wrong = {str(datasets[index].SOPInstanceUID) for index in broken}
+    for volume in volumes_of(assembly):
+        assert wrong.isdisjoint(source.sop_instance_uid for source in volume.sources)
+
+
+def missing_positions_are_told(origin: RealSeries, draw: Draw, _: Sibling) -> None:
+    lacking = some_of(origin, draw)
+    assume(is_classic(origin) and len(lacking) < len(origin.datasets))
+    datasets = [
+        edited(ds, ImagePositionPatient=None) if index in lacking else ds for index, ds in enumerate(origin.datasets)
+    ]
+    assembly = assemble(datasets)
+    wrong = {str(datasets[index].SOPInstanceUID) for index in lacking}
+    assert assembly.refusals or assembly.exclusions or told(assembly) - told(origin.assembly)
+    for volume in volumes_of(assembly):
+        uids = {source.sop_instance_uid for source in volume.sources}
+        assert uids <= wrong or uids.isdisjoint(wrong)
+
+
+def missing_numbers_mix_no_times(origin: RealSeries, draw: Draw, _: Sibling) -> None:
+    lacking = some_of(origin, draw)
+    datasets = [edited(ds, InstanceNumber=None) if index in lacking else ds for index, ds in enumerate(origin.datasets)]
+    assembly = assemble(datasets)
+    assert_sound(assembly, datasets, origin)
+    assert_all_accounted(assembly, origin)
+
+
+def slopes_of_slices_are_applied(origin: RealSeries, draw: Draw, _: Sibling) -> None:
+    assume(is_classic(origin) and all("RescaleSlope" in ds for ds in origin.datasets))
+    changed = some_of(origin, draw)
+    slope, intercept = draw(st.sampled_from((("2", "0"), ("0.5", "-7"), ("1.25", "-1024"), ("0.001", "3"))))
+    datasets = [
+        edited(ds, RescaleSlope=slope, RescaleIntercept=intercept) if index in changed else ds
+        for index, ds in enumerate(origin.datasets)
+    ]
+    assert_values_kept(assemble(datasets), datasets, origin)
+
+
+def signs_and_bits_of_slices_change_no_value(origin: RealSeries, draw: Draw, _: Sibling) -> None:
+    """Instances state another Bits Stored or Pixel Representation, both of which hold their values."""
+    assume(is_classic(origin) and not any(ds.file_meta.TransferSyntaxUID.is_compressed for ds in origin.datasets))
+    assume(all(ds.BitsAllocated == 16 and ds.get("PixelRepresentation") == 0 for ds in origin.datasets))
+    assume(all(int(ds.pixel_array.max()) < 1 << 15 for ds in origin.datasets))
+    changed = some_of(origin, draw)
+    own = draw(
+        st.sampled_from(
+            ({"PixelRepresentation": 1, "BitsStored": 16, "HighBit": 15}, {"BitsStored": 16, "HighBit": 15})
+        )
+    )
+    masked = {"SmallestImagePixelValue": None, "LargestImagePixelValue": None, "PixelPaddingValue": None}
+    datasets = [edited(ds, **own, **masked) if index in changed else ds for index, ds in enumerate(origin.datasets)]
+    assembly = assemble(datasets)
+    assert_values_kept(assembly, datasets, origin)
+    assert_sound(assembly, datasets, origin)
+    assert_all_accounted(assembly, origin)
+
+
+def the_same_series_elsewhere_is_not_mixed(origin: RealSeries, draw: Draw, _: Sibling) -> None:
+    """Two series of one UID: the other one is moved, or turned, and has instances of its own."""
+    assume(is_classic(origin) and all("ImagePositionPatient" in ds for ds in origin.datasets))
+    assume(all(volume.shape[2] > 2 for volume in origin.volumes))  # two slices are never uneven
+    turned = draw(st.booleans())
+    shift = draw(st.sampled_from(((7.3, 0, 0), (0, -13.1, 0), (0, 0, 1000), (0.4, 0.4, 0.4))))
+    moved = []
+    for ds in origin.datasets:
+        orientation = [float(value) for value in ds.ImageOrientationPatient]
+        position = np.array(ds.ImagePositionPatient, float) + shift
+        values = {"ImagePositionPatient": [f"{value:.6g}" for value in position]}
+        if turned:
+            values["ImageOrientationPatient"] = [*orientation[3:], *orientation[:3]]
+        moved.append(with_new_identity(ds, **values))
+    own = {str(ds.SOPInstanceUID) for ds in origin.datasets}
+    for volume in volumes_of(assemble([*origin.datasets, *moved])):
+        from_origin = {source.sop_instance_uid in own for source in volume.sources}
+        assert len(from_origin) == 1 or {warning.name for warning in volume.warnings} & UNEVEN
+
+
+def equal_identities_are_told(origin: RealSeries, draw: Draw, _: Sibling) -> None:
+    assume(len(origin.datasets) > 1)
+    first, second = draw(st.lists(st.sampled_from(range(len(origin.datasets))), min_size=2, max_size=2, unique=True))
+    blank = draw(st.booleans()) and not origin.datasets[0].file_meta.TransferSyntaxUID.is_compressed
+    datasets = [
+        edited(
+            ds,
+            SOPInstanceUID=str(origin.datasets[first].SOPInstanceUID) if index == second else str(ds.SOPInstanceUID),
+            **({"PixelData": bytes(len(ds.PixelData))} if blank and index in (first, second) else {}),
+        )
+        for index, ds in enumerate(origin.datasets)
+    ]
+    told_of = judged(datasets, assembly := assemble(datasets)).state
+    assert assembly.refusals or assembly.exclusions or told_of != "complete"
+
+
+def without_private_elements_nothing_is_mixed(origin: RealSeries, draw: Draw, _: Sibling) -> None:
+    bare = []
+    for ds in origin.datasets:
+        out = edited(ds)
+        for tag in [tag for tag in list(out.keys()) if tag.is_private]:
+            del out[tag]
+        bare.append(out)
+    assembly = assemble(bare)
+    assert_sound(assembly, bare, origin)
+    assert_all_accounted(assembly, origin)
+
+
+def a_slice_lost_of_each_time_is_told(origin: RealSeries, draw: Draw, _: Sibling) -> None:
+    volume = draw(st.sampled_from([volume for volume in origin.volumes if volume.times > 1] or [None]))
+    assume(volume is not None and is_classic(origin) and volume.shape[2] > 2)
+    lost = set()
+    for time, uids in enumerate(origin.instances_by_time(volume)):
+        if draw(st.booleans()) or time == 0:
+            lost.add(draw(st.sampled_from(sorted(uids))))
+    left = [ds for ds in origin.datasets if str(ds.SOPInstanceUID) not in lost]
+    assembly = assemble(left)
+    assert_sound(assembly, left, origin)
+    assert judged(left, assembly).state != "complete"
+
+
+def dropped_frames_are_told(origin: RealSeries, draw: Draw, _: Sibling) -> None:
+    index = draw(st.sampled_from(range(len(origin.datasets))))
+    ds = origin.datasets[index]
+    groups = ds.get("PerFrameFunctionalGroupsSequence")
+    assume(groups and len(groups) > 3 and not ds.file_meta.TransferSyntaxUID.is_compressed)
+    lost = draw(st.integers(1, len(groups) - 2))
+    size = len(ds.PixelData) // len(groups)
+    pixels = ds.PixelData[: lost * size] + ds.PixelData[(lost + 1) * size : len(groups) * size]
+    cut = edited(ds, NumberOfFrames=len(groups) - 1, PixelData=pixels + bytes(len(pixels) % 2))
+    cut.PerFrameFunctionalGroupsSequence = [group for number, group in enumerate(groups) if number != lost]
+    datasets = [cut if each is ds else each for each in origin.datasets]
+    assembly = assemble(datasets)
+    assert judged(datasets, assembly).state != "complete" or assembly.refusals or told(assembly) - told(origin.assembly)
+
+
+def a_negative_spacing_changes_nothing(origin: RealSeries, draw: Draw, _: Sibling) -> None:
+    assume(is_classic(origin) and all("ImagePositionPatient" in ds for ds in origin.datasets))
+    value = draw(st.sampled_from((b"-3", b"-0.001", b"nan", b"1e30", b"0")))
+    datasets = [raw(ds, "SpacingBetweenSlices", value) for ds in origin.datasets]
+    plain = assemble([edited(ds, SpacingBetweenSlices=None) for ds in origin.datasets])
+    assume(not plain.refusals and all(volume.shape[2] > 1 for volume in volumes_of(plain)))
+    one, other = (
+        [(volume.shape, volume.suffix) for volume in volumes_of(each)] for each in (assemble(datasets), plain)
+    )
+    assert sorted(one) == sorted(other)
+    for mine in volumes_of(assemble(datasets)):
+        assert np.isfinite(mine.affine_lps).all()
+
+
+def far_away_is_the_same_shape(origin: RealSeries, draw: Draw, _: Sibling) -> None:
+    assume(is_classic(origin) and all("ImagePositionPatient" in ds for ds in origin.datasets))
+    shift = draw(st.sampled_from((1e4, -5e4, 9e5)))
+    moved = [
+        edited(ds, ImagePositionPatient=[f"{float(value) + shift:.10f}"[:16] for value in ds.ImagePositionPatient])
+        for ds in origin.datasets
+    ]
+    assembly = assemble(moved)
+    assert_sound(assembly, moved, origin)
+    assert sorted(each.shape for each in volumes_of(assembly)) == sorted(each.shape for each in origin.volumes)
+
+
 PROPERTIES: tuple[Property, ...] = (
     any_order_gives_the_same,
     new_identities_give_the_same,
@@ -293,6 +563,20 @@ PROPERTIES: tuple[Property, ...] = (
     an_echo_that_lost_slices_is_told,
     two_series_in_one_are_not_mixed,
     truncated_pixels_are_in_no_volume,
+    other_encodings_give_the_same,
+    a_jitter_of_positions_is_small_or_told,
+    a_broken_position_is_in_no_volume,
+    missing_positions_are_told,
+    missing_numbers_mix_no_times,
+    slopes_of_slices_are_applied,
+    signs_and_bits_of_slices_change_no_value,
+    the_same_series_elsewhere_is_not_mixed,
+    equal_identities_are_told,
+    without_private_elements_nothing_is_mixed,
+    a_slice_lost_of_each_time_is_told,
+    dropped_frames_are_told,
+    a_negative_spacing_changes_nothing,
+    far_away_is_the_same_shape,
 )
 
 

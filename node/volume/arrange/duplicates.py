@@ -11,6 +11,7 @@ from pydicom.multival import MultiValue
 
 from node.dicom.values import CONVERSION_ERRORS
 from node.errors import ConversionRefused
+from node.volume.elements import numbers, text
 from node.volume.read.pixel_layout import PIXELS
 from node.volume.read.pixels import frame_reader
 
@@ -24,6 +25,12 @@ MAY_DIFFER_IN_COPIES = frozenset(
     )
 )
 """Attributes that a second export of the same object changes, in addition to its unique identifiers."""
+
+_PLACE_AND_TIME = (
+    *("ImagePositionPatient", "ImageOrientationPatient", "SliceLocation", "EchoTime", "TriggerTime"),
+    *("InstanceNumber", "AcquisitionNumber", "TemporalPositionIdentifier", "FrameReferenceTime"),
+)
+_CLOCKS = ("AcquisitionDateTime", "AcquisitionDate", "AcquisitionTime")
 
 _PIXEL_TAGS = frozenset(map(tag_for_keyword, PIXELS))
 
@@ -77,3 +84,16 @@ def has_same_pixels(first: Dataset, second: Dataset) -> bool:
         )
     except (ConversionRefused, *CONVERSION_ERRORS, ArithmeticError):
         return False  # an instance that cannot be decoded is not a copy
+
+
+def states_another_place(first: Dataset, second: Dataset) -> bool:
+    """Return whether two data sets state different positions, numbers or times, so that equal pixels prove nothing.
+
+    Blank and masked slices have equal pixels; a sender that gives them one SOP Instance UID loses one of them.
+    """
+    return any(
+        None not in (found := (numbers(first, keyword), numbers(second, keyword))) and found[0] != found[1]
+        for keyword in _PLACE_AND_TIME
+    ) or any(
+        all(found := (text(first, keyword), text(second, keyword))) and found[0] != found[1] for keyword in _CLOCKS
+    )

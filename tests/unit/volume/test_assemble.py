@@ -110,6 +110,28 @@ def test_one_identity_with_two_pictures_is_reported():
     ]
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"ImagePositionPatient": ["-50", "-40", "42.5"]},
+        {"InstanceNumber": "9"},
+        {"AcquisitionTime": "101112.5"},
+        {"TemporalPositionIdentifier": 2},
+    ],
+    ids=lambda values: next(iter(values)),
+)
+def test_one_identity_with_two_places_of_equal_pixels_is_reported(values):
+    series = make.ct_series(4, AcquisitionTime="101010", TemporalPositionIdentifier=1)
+    other = deepcopy(series[1])
+    for keyword, value in values.items():
+        setattr(other, keyword, value)
+    assembly = assemble([*series, other])
+    assert names(only(assembly)) == [WarningKind.SAME_POSITION_TWICE]
+    (excluded,) = assembly.exclusions
+    assert (excluded.sop_instance_uid, excluded.reason) == (other.SOPInstanceUID, Reason.SAME_POSITION_TWICE)
+    assert "another position, number or time" in excluded.detail
+
+
 def test_a_tilted_stack_has_an_upright_one_beside_it():
     assembly = assemble(make.tilted_ct_series(8, degrees=20))
     volume, upright = only(assembly), only(assembly, Kind.RESAMPLED)
