@@ -59,6 +59,7 @@ CASES = (
 """Small series of the corpus, of many kinds, one in each case."""
 
 EXAMPLES = 8
+EXAMPLES_WRITTEN_WRONGLY = 2
 LONG_EXAMPLES = 300
 LONG_BYTES = 16 << 20
 
@@ -370,10 +371,10 @@ def a_jitter_of_positions_is_small_or_told(origin: RealSeries, draw: Draw, _: Si
         for ds in origin.datasets
     ]
     assembly = assemble(moved)
-    assert_sound(assembly, moved, origin)
-    if width_mm <= 1e-3:
-        shapes = [[volume.shape for volume in volumes_of(each)] for each in (assembly, origin.assembly)]
-        assert sorted(shapes[0]) == sorted(shapes[1])
+    shapes = [sorted(volume.shape for volume in volumes_of(each)) for each in (assembly, origin.assembly)]
+    if width_mm <= 0.01:
+        assert_sound(assembly, moved, origin)
+    assert shapes[0] == shapes[1] or (width_mm > 1e-3 and (assembly.refusals or told(assembly) - told(origin.assembly)))
 
 
 UNEVEN = {WarningKind.IRREGULAR_SPACING, WarningKind.MISSING_SLICE, WarningKind.SAME_POSITION_TWICE}
@@ -433,7 +434,7 @@ def signs_and_bits_of_slices_change_no_value(origin: RealSeries, draw: Draw, _: 
     """Instances state another Bits Stored or Pixel Representation, both of which hold their values."""
     assume(is_classic(origin) and not any(ds.file_meta.TransferSyntaxUID.is_compressed for ds in origin.datasets))
     assume(all(ds.BitsAllocated == 16 and ds.get("PixelRepresentation") == 0 for ds in origin.datasets))
-    assume(all(int(ds.pixel_array.max()) < 1 << 15 for ds in origin.datasets))
+    assume(all(np.frombuffer(ds.PixelData, "<u2").max() < 1 << 15 for ds in origin.datasets))
     changed = some_of(origin, draw)
     own = draw(
         st.sampled_from(
@@ -499,10 +500,15 @@ def without_private_elements_nothing_is_mixed(origin: RealSeries, draw: Draw, _:
 def a_slice_lost_of_each_time_is_told(origin: RealSeries, draw: Draw, _: Sibling) -> None:
     volume = draw(st.sampled_from([volume for volume in origin.volumes if volume.times > 1] or [None]))
     assume(volume is not None and is_classic(origin) and volume.shape[2] > 2)
-    lost = set()
-    for time, uids in enumerate(origin.instances_by_time(volume)):
-        if draw(st.booleans()) or time == 0:
-            lost.add(draw(st.sampled_from(sorted(uids))))
+    at = {(entry.time_index, entry.slice_index): entry.sop_instance_uid for entry in volume.sources}
+    places = [
+        (time, draw(st.integers(0, volume.shape[2] - 1)))
+        for time in range(volume.times)
+        if time == 0 or draw(st.booleans())
+    ]
+    # Without numbers, nobody knows of a first or last slice that all times have lost.
+    assume(is_numbered(origin.datasets) or len(places) < volume.times or len({index for _, index in places}) > 1)
+    lost = {at[place] for place in places}
     left = [ds for ds in origin.datasets if str(ds.SOPInstanceUID) not in lost]
     assembly = assemble(left)
     assert_sound(assembly, left, origin)
@@ -563,6 +569,9 @@ PROPERTIES: tuple[Property, ...] = (
     an_echo_that_lost_slices_is_told,
     two_series_in_one_are_not_mixed,
     truncated_pixels_are_in_no_volume,
+)
+
+WRITTEN_WRONGLY: tuple[Property, ...] = (
     other_encodings_give_the_same,
     a_jitter_of_positions_is_small_or_told,
     a_broken_position_is_in_no_volume,
@@ -604,9 +613,16 @@ def test_a_change_of_a_real_series(few_series: Library, holds: Property, data: s
     check(few_series, holds, data)
 
 
+@pytest.mark.parametrize("holds", WRITTEN_WRONGLY, ids=lambda holds: holds.__name__)
+@settings(max_examples=EXAMPLES_WRITTEN_WRONGLY, derandomize=True, database=None, suppress_health_check=CHECKS)
+@given(data=st.data())
+def test_a_real_series_written_wrongly(few_series: Library, holds: Property, data: st.DataObject) -> None:
+    check(few_series, holds, data)
+
+
 @pytest.mark.long
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("holds", PROPERTIES, ids=lambda holds: holds.__name__)
+@pytest.mark.parametrize("holds", [*PROPERTIES, *WRITTEN_WRONGLY], ids=lambda holds: holds.__name__)
 @settings(max_examples=LONG_EXAMPLES, suppress_health_check=CHECKS)
 @given(data=st.data())
 def test_many_changes_of_real_series(all_series: Library, holds: Property, data: st.DataObject) -> None:

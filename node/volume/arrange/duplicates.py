@@ -91,9 +91,6 @@ def states_another_place(first: Dataset, second: Dataset) -> bool:
 
     Blank and masked slices have equal pixels; a sender that gives them one SOP Instance UID loses one of them.
     """
-    return any(
-        None not in (found := (numbers(first, keyword), numbers(second, keyword))) and found[0] != found[1]
-        for keyword in _PLACE_AND_TIME
-    ) or any(
-        all(found := (text(first, keyword), text(second, keyword))) and found[0] != found[1] for keyword in _CLOCKS
-    )
+    stated = [(numbers(first, keyword), numbers(second, keyword)) for keyword in _PLACE_AND_TIME]
+    clocks = [(text(first, keyword), text(second, keyword)) for keyword in _CLOCKS]
+    return any(None not in pair and pair[0] != pair[1] for pair in (*stated, *clocks))
