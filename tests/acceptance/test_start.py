@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 import sys
@@ -147,7 +148,8 @@ OF_DECODING = {"gdcm", "openjpeg", "rle", "jpeg_ls", "pylibjpeg"}
 def run(folder: Path, *arguments: object) -> set[str]:
     """Run a command to its end; return the packages that it loaded."""
     command = [sys.executable, "-c", COMMAND, folder / "modules", *map(str, arguments)]
-    subprocess.run(command, cwd=PROJECT, stdout=subprocess.DEVNULL, check=True, timeout=60)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("VOXELNODE_")}
+    subprocess.run(command, cwd=PROJECT, env=environment, stdout=subprocess.DEVNULL, check=True, timeout=60)
     return loaded(folder)
 
 
@@ -161,6 +163,7 @@ def test_the_command_of_a_conversion_loads_nothing_that_only_its_child_needs(tmp
     packages = run(tmp_path, "convert", source, "-o", tmp_path / "out", "--json")
     assert (tmp_path / "out" / "conversion.json").is_file()
     assert packages.isdisjoint(OF_SERVERS | OF_CHILDREN | {"pydicom", "rich"})
+    assert {"node.settings.model", "node.selector"}.isdisjoint((tmp_path / "modules").read_text().splitlines())
 
 
 def converting(folder: Path, name: str, **options: Any) -> set[str]:
