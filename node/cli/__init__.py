@@ -21,12 +21,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _open_standard_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
     gc.set_threshold(*LOADING)
-    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # its search for them reads the metadata of all packages
     with ExitStack() as at_the_end:
         at_the_end.callback(gc.freeze)  # otherwise the exit collects garbage in all modules
         if given[:1] == ["convert"] and not {"-h", "--help"} & set(given):
             from node.cli.converters import close_converters, converters
 
+            # Its search for plugins reads the metadata of all packages. Programs of hooks may want theirs.
+            os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")
             at_the_end.callback(close_converters)
             converters().start()  # the child loads NumPy and codecs while we load the command line and find the files
 

@@ -523,8 +523,8 @@ def dropped_frames_are_told(origin: RealSeries, draw: Draw, _: Sibling) -> None:
     lost = draw(st.integers(1, len(groups) - 2))
     size = len(ds.PixelData) // len(groups)
     pixels = ds.PixelData[: lost * size] + ds.PixelData[(lost + 1) * size : len(groups) * size]
-    cut = edited(ds, NumberOfFrames=len(groups) - 1, PixelData=pixels + bytes(len(pixels) % 2))
-    cut.PerFrameFunctionalGroupsSequence = [group for number, group in enumerate(groups) if number != lost]
+    left = {"PerFrameFunctionalGroupsSequence": [group for number, group in enumerate(groups) if number != lost]}
+    cut = edited(ds, NumberOfFrames=len(groups) - 1, PixelData=pixels + bytes(len(pixels) % 2), **left)
     datasets = [cut if each is ds else each for each in origin.datasets]
     assembly = assemble(datasets)
     assert judged(datasets, assembly).state != "complete" or assembly.refusals or told(assembly) - told(origin.assembly)
