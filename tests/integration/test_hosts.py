@@ -25,7 +25,7 @@ from node.index.events import record_event
 from node.index.hosts import LeaseLost, Leases, Member
 from node.index.records import Arrived, ClaimedSeries, StoredFile
 from node.metrics import Metrics
-from node.settings.model import Convert
+from node.settings.convert import Convert
 from tests import make
 from tests.ingest import opened_ingest
 from tests.integration.conftest import Clock, data_set_bytes
