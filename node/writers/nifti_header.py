@@ -122,7 +122,9 @@ class NiftiHeader:
 
     def _read_qform(self) -> NDArray[Any]:
         b, c, d = (float(part) for part in self["quatern"])
-        a = max(1.0 - (b * b + c * c + d * d), 0.0) ** 0.5
+        rest = 1.0 - (b * b + c * c + d * d)
+        rounding = 3 * float(np.finfo(self["quatern"].dtype).eps)  # below it, readers take a half turn
+        a = rest**0.5 if rest > rounding else 0.0
         norm = a * a + b * b + c * c + d * d
         rotation = np.array(
             [

@@ -77,12 +77,16 @@ def test_every_field_is_that_of_nibabel(
     head.set_sform(affine)
     read = head.set_qform(affine)
     found = type(expected)(bytes(head), "<")  # which checks it
-    np.testing.assert_allclose(found.get_qform(), expected.get_qform(), atol=1e-4)
-    np.testing.assert_allclose(read, found.get_qform(), atol=1e-4)
+    # Readers compute the first part of a quaternion from three rounded ones: near a half turn, 1e-7 becomes 5e-4.
+    edge = float(np.abs(affine[:3, :3]).max())
+    np.testing.assert_allclose(found.get_qform(), expected.get_qform(), atol=1e-4 * edge if large else 2e-3 * edge)
+    np.testing.assert_allclose(read, found.get_qform(), atol=1e-4 * edge)
     for name in ("quatern_b", "quatern_c", "quatern_d"):
         found[name] = expected[name] = 0  # q and -q are the same half turn
     for name in expected:
-        if name != "regular":
+        if expected[name].dtype.kind == "f":
+            np.testing.assert_allclose(found[name], expected[name], rtol=1e-6, err_msg=name)
+        elif name != "regular":
             np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
 
 
