@@ -15,7 +15,7 @@ from socket import gethostname
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints
 
 from node.errors import UsageError, nearest
 from node.selector import FIELDS, compile_selector
