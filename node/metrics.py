@@ -71,6 +71,7 @@ class Metrics:
             "voxelnode_sync_seconds", "One append to the journal, with its sync", buckets=_SECONDS
         )
         self.commit_seconds = histogram("voxelnode_commit_seconds", "One commit of the index", buckets=_SECONDS)
+        self.commit_conflicts = counter("voxelnode_commit_conflicts", "Commits that were repeated for other writers")
         self.commit_instances = histogram("voxelnode_commit_instances", "Instances in one commit", buckets=_BATCH)
         self.intake_open = gauge("voxelnode_intake_open", "1 while the disk has free space and has not failed")
         self.retrieve_answers = counter(

@@ -11,14 +11,18 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from node.index import database
 from node.index.backend import Place, ServerPlace
 from node.index.engine import FILE_NAME, exists, upgrade
-from node.index.models import REVISION
+from node.index.models import REVISION, Base
 from tests.postgresql import shared
 
 IN_POSTGRESQL = os.environ.get("TESTS_INDEX") == "postgresql"
@@ -80,6 +84,34 @@ def _copy_in_postgresql(place: ServerPlace) -> tuple[str | None, str]:
     (server.folder / name).write_text(str(place.root))
     server.create(name, template)
     return None, REVISION
+
+
+def write_in_postgresql(root: Path, statement: str, values: Mapping[str, Any]) -> None:
+    """Run a statement on the index of a root, beside its node."""
+    with _connected(root) as connection:
+        connection.execute(statement.encode(), values)
+
+
+def give_locks_up_in_postgresql(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    from node.index import postgresql
+
+    monkeypatch.setitem(postgresql._SESSION, "lock_timeout", f"{seconds:g}s")
+
+
+@contextmanager
+def locked_in_postgresql(root: Path) -> Iterator[None]:
+    """Let nobody else write to any table of the index of a root."""
+    with _connected(root) as connection:
+        tables = ", ".join(f'"{table}"' for table in Base.metadata.tables)
+        connection.execute(f"LOCK TABLE {tables} IN EXCLUSIVE MODE".encode())
+        yield
+        connection.rollback()
+
+
+def _connected(root: Path) -> Any:
+    import psycopg
+
+    return psycopg.connect(host=str(shared().folder), user="voxelnode", dbname=_name(root))
 
 
 def drop_indexes(folder: Path) -> None:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import sqlite3
 import threading
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from node.index import sqlite
 from node.index.database import reading
 from node.index.engine import FILE_NAME
 from node.journal.inspect import inspect
-from tests.made_once import IN_POSTGRESQL
+from tests.made_once import IN_POSTGRESQL, give_locks_up_in_postgresql, locked_in_postgresql, write_in_postgresql
 
 CATCH_UP_SECONDS = 10.0
 
@@ -59,6 +64,34 @@ def read_rows(root: Path, query: str, **values: Any) -> list[dict[str, Any]]:
             return index.series._rows(query, **values)
     with closing(_opened(root)) as connection:
         return [dict(row) for row in connection.execute(query, values)]
+
+
+def write_rows(root: Path, statement: str, **values: Any) -> None:
+    """Change rows beside the node; `values` fill the ``:names`` of the statement."""
+    if IN_POSTGRESQL:
+        write_in_postgresql(root, re.sub(r"(?<!:):([a-z]\w*)", r"%(\1)s", statement), values)
+        return
+    with closing(sqlite3.connect(root / FILE_NAME, timeout=10)) as connection, connection:
+        connection.execute(statement, values)
+
+
+def give_locks_up_after(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let an index that is opened later wait no longer for locks of others."""
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", seconds)
+    if IN_POSTGRESQL:
+        give_locks_up_in_postgresql(seconds, monkeypatch)
+
+
+@contextmanager
+def index_locked(root: Path) -> Iterator[None]:
+    """Let nobody else write to an index, from another connection."""
+    if IN_POSTGRESQL:
+        with locked_in_postgresql(root):
+            yield
+        return
+    with closing(sqlite3.connect(root / FILE_NAME, isolation_level=None, check_same_thread=False)) as stranger:
+        stranger.execute("BEGIN IMMEDIATE")
+        yield
 
 
 def _opened(root: Path) -> sqlite3.Connection:

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import PurePath
 
-from sqlalchemy import JSON, Connection, bindparam, case, func, insert, select, update
+from sqlalchemy import JSON, Connection, bindparam, case, func, select, update
 
+from node.index.backend import Overtaken
 from node.index.departures import leave_series
 from node.index.levels import (
     correct_levels,
     find_series,
+    hold_new_places,
     patient_identity,
     record_arrival_event,
     record_conflict,
     series_row,
 )
 from node.index.listed import listed_in
-from node.index.models import OPEN_STATES, ConflictRow, ImageRow, SeriesRow, StudyRow
+from node.index.models import OPEN_STATES, Base, ConflictRow, ImageRow, SeriesRow, StudyRow
 from node.index.performed_series import is_all_here
-from node.index.prepared import Prepared
+from node.index.prepared import Prepared, PreparedInsert
 from node.index.records import Arrived, Flaw, Kept, Outcome
 from node.index.reopening import revoke_claim
 from node.index.waits import Waits, after_arrival, due_at
@@ -55,11 +57,11 @@ class _Growth:
     replaced: bool = False
 
 
-_FIND_IMAGES = Prepared(
-    select(ImageRow.sop_instance_uid, ImageRow.sha256, ImageRow.key, ImageRow.series_id, ImageRow.file_missing).where(
-        listed_in(ImageRow.sop_instance_uid, bindparam("uids", type_=JSON))
-    )
-)
+_IMAGES = select(
+    ImageRow.sop_instance_uid, ImageRow.sha256, ImageRow.key, ImageRow.series_id, ImageRow.file_missing
+).where(listed_in(ImageRow.sop_instance_uid, bindparam("uids", type_=JSON)))
+_FIND_IMAGES = Prepared(_IMAGES)
+_HOLD_IMAGES = Prepared(_IMAGES.order_by(ImageRow.sop_instance_uid).with_for_update())
 _FIND_LOSERS = select(ConflictRow.key).where(
     ConflictRow.sop_instance_uid == bindparam("uid"),
     ConflictRow.sha256 == bindparam("sha256"),
@@ -70,9 +72,7 @@ _FIND_MENDED = select(ConflictRow.id).where(
     ConflictRow.sha256 == bindparam("sha256"),
     ConflictRow.kind == DIGEST_MENDED,
 )
-_INSERT_IMAGES = Prepared(
-    insert(ImageRow), [column.name for column in ImageRow.__table__.columns if column.name != "id"]
-)
+_INSERT_IMAGES = PreparedInsert(Base.metadata.tables[ImageRow.__tablename__], order_by="sop_instance_uid")
 _SERIES_GREW = Prepared(
     update(SeriesRow)
     .where(SeriesRow.id == bindparam("series"))
@@ -88,7 +88,11 @@ _SERIES_GREW = Prepared(
     )
 )
 
-_FIND_WAITS = Prepared(select(SeriesRow.state, SeriesRow.waits).where(SeriesRow.id == bindparam("series")))
+_HOLD_WAITS = Prepared(
+    select(SeriesRow.state, SeriesRow.waits)
+    .where(SeriesRow.id == bindparam("series"))
+    .with_for_update(key_share=True)  # others insert images of the series meanwhile
+)
 _SERIES_ALIVE = Prepared(
     update(SeriesRow)
     .where(SeriesRow.id == bindparam("series"))
@@ -101,7 +105,8 @@ def add_instances(
 ) -> list[Kept]:
     """Insert instances with their patients, studies and series, and move the `due_at` of each series that grew.
 
-    Runs inside the writer's transaction.
+    Runs inside the writer's transaction. Other writers may be adding instances to the same index: all of them hold new
+    places, then images, then series, each kind in its order, so that none waits for another that waits for it.
 
     Parameters
     ----------
@@ -135,6 +140,7 @@ def add_instances(
     If the kept file is missing or damaged, arriving bytes of the same series take its place, whatever the policy is;
     the same bytes also take the place of a file that cannot be read.
     """
+    hold_new_places(connection, batch)
     _forget_losers(connection, flaws)
     kept: list[Kept] = []
     for is_decided, some in groupby(batch, lambda arrived: arrived.overwrite_policy == "accept"):
@@ -144,7 +150,7 @@ def add_instances(
 
 
 def _add_instances(connection: Connection, batch: Sequence[Arrived], flaws: Mapping[str, Flaw]) -> list[Kept]:
-    held = _held(connection, {arrived.attributes.sop_instance_uid for arrived in batch})
+    held = _held(connection, batch, flaws)
     images: dict[str, dict[str, object]] = {}
     grown: dict[int, _Growth] = {}
     series_ids: dict[tuple[object, ...], int] = {}
@@ -181,14 +187,17 @@ def _add_instances(connection: Connection, batch: Sequence[Arrived], flaws: Mapp
         growth.last, growth.count = arrived, growth.count + 1
         growth.replaced |= first is not None
     if images:
-        _INSERT_IMAGES.execute_many(connection, images.values())
-    for series_id, growth in grown.items():
-        _record_growth(connection, series_id, growth)
+        _INSERT_IMAGES.execute(connection, list(images.values()))
+    for series_id in sorted(grown):
+        _record_growth(connection, series_id, grown[series_id])
     return kept
 
 
 def _record_growth(connection: Connection, series_id: int, growth: _Growth) -> None:
-    state, stored = _FIND_WAITS.execute(connection, {"series": series_id}).fetchone()
+    row = _HOLD_WAITS.execute(connection, {"series": series_id}).fetchone()
+    if row is None:
+        raise Overtaken("another writer has deleted the series of an instance meanwhile")
+    state, stored = row
     if growth.last is None and state not in OPEN_STATES:
         return
     waits: Waits = json.loads(stored) if stored else {}
@@ -209,10 +218,20 @@ def _record_growth(connection: Connection, series_id: int, growth: _Growth) -> N
         revoke_claim(connection, series_id)
 
 
-def _held(connection: Connection, uids: Iterable[str]) -> dict[str, _Held]:
-    """Return those of `uids` that are in the index."""
-    rows = _FIND_IMAGES.execute(connection, {"uids": list(uids)})
-    return {uid: _Held(*row) for uid, *row in rows}
+def _held(connection: Connection, batch: Sequence[Arrived], flaws: Mapping[str, Flaw]) -> dict[str, _Held]:
+    """Return the instances of a batch that are in the index; no other writer changes a row that may change here."""
+    uids = {arrived.attributes.sop_instance_uid for arrived in batch}
+    held = {uid: _Held(*row) for uid, *row in _FIND_IMAGES.execute(connection, {"uids": list(uids)})}
+    changing = []
+    for arrived in batch:
+        first = held.get(arrived.attributes.sop_instance_uid)
+        if first is not None and (first.sha256 != arrived.file.sha256 or first.file_missing or first.key in flaws):
+            changing.append(arrived.attributes.sop_instance_uid)
+    if changing:
+        for uid in changing:
+            held.pop(uid, None)  # another writer may have deleted it
+        held |= {uid: _Held(*row) for uid, *row in _HOLD_IMAGES.execute(connection, {"uids": changing})}
+    return held
 
 
 def _series_id(connection: Connection, arrived: Arrived, known: dict[tuple[object, ...], int]) -> int:

@@ -14,13 +14,17 @@ from typing import Any, Protocol, cast
 from sqlalchemy import ColumnElement, Connection, Engine, true
 from sqlalchemy.types import TypeEngine
 
-from node.errors import VoxelnodeError
+from node.errors import OutOfResources, VoxelnodeError
 
 REMEDY = "restore it from a backup, or build a new one with `voxelnode db rebuild`"
 
 
 class IndexUnusable(VoxelnodeError):
     """The database is missing, damaged, in use, or of another version than this program."""
+
+
+class Overtaken(OutOfResources):
+    """Another writer has just inserted a row that this one was about to insert: done again, the work finds it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +114,12 @@ class Backend(Protocol):
 
     def spoils_batch(self, connection: Connection, error: BaseException) -> bool:
         """Return whether an error of one piece of work means that the transaction of all cannot be committed."""
+
+    def is_of_other_writers(self, error: BaseException) -> bool:
+        """Return whether work failed because of what another writer did meanwhile: it may succeed when done again."""
+
+    def hold(self, connection: Connection, names: Iterable[str]) -> None:
+        """Let no other writer hold any of `names` until the end of the transaction; wait for those that do."""
 
     def disk_failure(self, error: BaseException) -> str | None:
         """Return what failed if the database cannot be trusted any more, else None: trying again may help."""

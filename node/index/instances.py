@@ -15,7 +15,6 @@ from node.errors import VoxelnodeError
 from node.failpoints import reached
 from node.index.about import set_applied
 from node.index.arrivals import DIGEST_MENDED, add_instances
-from node.index.backend import backend_of
 from node.index.events import EventKind, EventUids, record_event
 from node.index.levels import record_conflict
 from node.index.listed import listed_in
@@ -120,20 +119,19 @@ class InstanceRepository(IndexRepository):
         self._note_arrival()
 
         def write(connection: Connection) -> list[Kept]:
-            database = backend_of(connection)
-            try:
-                kept = add_instances(connection, batch, flaws or {})
-            except (SQLAlchemyError, database.Error, ValueError, TypeError, OverflowError) as error:
-                if not database.is_of_rows(error):
-                    raise  # no room, or the disk, or the server
-                cause = getattr(error, "orig", error)
-                raise NotIndexable(f"the index does not take it: {type(cause).__name__}") from error
+            kept = add_instances(connection, batch, flaws or {})
             if applied is not None:
                 set_applied(connection, applied)
             reached("rows-written")
             return kept
 
-        kept = self._writer.run(write, durable=applied is None)
+        try:
+            kept = self._writer.run(write, durable=applied is None)
+        except (SQLAlchemyError, self._writer.database.Error, ValueError, TypeError, OverflowError) as error:
+            if not self._writer.database.is_of_rows(error):
+                raise  # no room, or the disk, or the server
+            cause = getattr(error, "orig", error)
+            raise NotIndexable(f"the index does not take it: {type(cause).__name__}") from error
         reached("rows-committed")
         return kept
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import structlog
-from sqlalchemy import Connection, and_, bindparam, insert, select, update
+from sqlalchemy import JSON, Connection, and_, bindparam, insert, select, update
+from sqlalchemy.dialects.sqlite import insert as insert_or_not
 from sqlalchemy.orm import aliased, join
 
 from node.dicom.attributes import InstanceAttributes
+from node.index.backend import Overtaken, backend_of
 from node.index.departures import delete_empty_patient
 from node.index.events import EventKind, EventUids, record_event
+from node.index.listed import listed_in
 from node.index.models import ConflictRow, PatientRow, SeriesRow, StudyRow
 from node.index.orders import Imaged, compare_with_orders, folded_name
 from node.index.prepared import Prepared
@@ -26,6 +29,27 @@ _FIND_SERIES = Prepared(
     .select_from(join(SeriesRow, StudyRow).join(PatientRow))
     .where(StudyRow.study_instance_uid == bindparam("study"), SeriesRow.series_instance_uid == bindparam("series"))
 )
+
+_FIND_PLACES = Prepared(
+    select(StudyRow.study_instance_uid, SeriesRow.series_instance_uid)
+    .select_from(join(SeriesRow, StudyRow))
+    .where(listed_in(SeriesRow.series_instance_uid, bindparam("series", type_=JSON)))
+)
+
+
+def hold_new_places(connection: Connection, batch: Sequence[Arrived]) -> None:
+    """Let no other writer insert patients, studies and series that a batch is about to insert, or compare with."""
+    database = backend_of(connection)
+    if not database.HAS_HOSTS:
+        return
+    places = {(one.attributes.study_instance_uid, one.attributes.series_instance_uid) for one in batch}
+    found = set(map(tuple, _FIND_PLACES.execute(connection, {"series": [series for _, series in places]})))
+    names: set[str] = set()
+    for attributes in (arrived.attributes for arrived in batch):
+        if (place := (attributes.study_instance_uid, attributes.series_instance_uid)) not in found:
+            names |= {*place, patient_identity(attributes)}
+    if names:
+        database.hold(connection, names)
 
 
 def patient_identity(attributes: InstanceAttributes) -> str:
@@ -151,12 +175,15 @@ def _compare_persons(connection: Connection, arrived: Arrived, known: Any) -> No
 def _inserted(
     connection: Connection, table: type[PatientRow | StudyRow | SeriesRow], values: Mapping[str, object]
 ) -> int:
-    key = connection.execute(insert(table).values(values)).inserted_primary_key
-    return int(key[0]) if key is not None else 0
+    inserted = insert_or_not(table).values(values).on_conflict_do_nothing().returning(table.id)
+    if (row_id := connection.scalar(inserted)) is None:
+        raise Overtaken(f"another writer has inserted a row of {table.__tablename__} meanwhile")
+    return int(row_id)
 
 
 def _record_patient_conflict(connection: Connection, arrived: Arrived, identity: str, of_study: str) -> None:
     """Record one conflict per series, unless the two patients were merged."""
+    backend_of(connection).hold(connection, [arrived.attributes.study_instance_uid])
     known, arriving = aliased(PatientRow), aliased(PatientRow)
     merged = select(known.id).where(
         known.identity == of_study, arriving.identity == identity, arriving.merged_into == known.id

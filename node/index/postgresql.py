@@ -18,12 +18,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from functools import partial
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import psycopg
 from psycopg.abc import Buffer
-from psycopg.errors import DataError, IntegrityError, LockNotAvailable
+from psycopg.errors import (
+    DataError,
+    DeadlockDetected,
+    ForeignKeyViolation,
+    IntegrityError,
+    LockNotAvailable,
+    SerializationFailure,
+    UniqueViolation,
+)
 from psycopg.types.string import StrDumperUnknown
 from sqlalchemy import Column, Connection, Engine, Integer, String, create_engine, event, make_url, text
 from sqlalchemy.dialects.postgresql.base import PGDDLCompiler
@@ -32,7 +41,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.types import TypeEngine
 
-from node.index.backend import COMPLETED, FOLLOWED, IndexUnusable, ServerPlace, Settled
+from node.index.backend import COMPLETED, FOLLOWED, IndexUnusable, Overtaken, ServerPlace, Settled
 from node.index.postgresql_sql import in_postgresql
 
 Error = psycopg.Error
@@ -280,7 +289,22 @@ def has_changed(connection: Connection, before: int) -> bool:
 
 
 def spoils_batch(connection: Connection, error: BaseException) -> bool:
-    return connection.invalidated or bool(connection.connection.dbapi_connection.closed)  # type: ignore[union-attr]
+    cause = getattr(error, "orig", error)
+    is_closed = connection.invalidated or bool(connection.connection.dbapi_connection.closed)  # type: ignore[union-attr]
+    return is_closed or isinstance(cause, LockNotAvailable)  # whoever has it has it for all
+
+
+def is_of_other_writers(error: BaseException) -> bool:
+    """The row that another one refers to may be gone meanwhile, and a row that was not found may be there."""
+    cause = getattr(error, "orig", None) or error
+    kinds = Overtaken, DeadlockDetected, SerializationFailure, UniqueViolation, ForeignKeyViolation
+    return isinstance(cause, kinds)
+
+
+def hold(connection: Connection, names: Iterable[str]) -> None:
+    """Advisory locks, in the same order for all writers. Two names may share a lock, which costs time only."""
+    keys = sorted({int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), signed=True) for name in names})
+    connection.exec_driver_sql("SELECT count(pg_advisory_xact_lock(key)) FROM unnest(%s::bigint[]) AS key", (keys,))
 
 
 def disk_failure(error: BaseException) -> str | None:
@@ -461,7 +485,12 @@ class _Ddl(PGDDLCompiler):
 
     def get_column_specification(self, column: Column[Any], **keywords: Any) -> str:
         specification = str(super().get_column_specification(column, **keywords))  # type: ignore[no-untyped-call]
-        return _BOUNDED.sub(lambda match: _UNBOUNDED[match[1]], specification)
+        return unbounded(specification)
+
+
+def unbounded(specification: str) -> str:
+    """Return the type of a column, or what begins with it, without a bound of its values."""
+    return _BOUNDED.sub(lambda match: _UNBOUNDED[match[1]], specification)
 
 
 _UNBOUNDED = {"INTEGER": "BIGINT", "SERIAL": "BIGSERIAL", "VARCHAR": "VARCHAR"}

@@ -7,12 +7,28 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
+from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import ClauseElement, Connection, Dialect, Integer, Select, String, bindparam, cast, func, select
+from sqlalchemy import (
+    ClauseElement,
+    Connection,
+    Dialect,
+    Integer,
+    Select,
+    String,
+    Table,
+    bindparam,
+    cast,
+    func,
+    insert,
+    select,
+)
 from sqlalchemy.dialects import sqlite
+
+from node.index.backend import Overtaken
 
 
 class Prepared:
@@ -48,25 +64,62 @@ class Prepared:
         cursor.execute(compiled.sql, compiled.bound(values))
         return cursor
 
-    def execute_many(self, connection: Connection, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Run the statement for each of `rows`. Raises the same exceptions as `execute`."""
+    @cached_property
+    def _in_postgresql(self) -> _Compiled:
+        from node.index.postgresql_sql import in_postgresql
+
+        compiled = _Compiled(self._statement, self._columns, _postgresql())
+        compiled.sql = in_postgresql(compiled.sql)
+        return compiled
+
+
+class PreparedInsert:
+    """An INSERT of any number of rows with an `id`, none of which is in the table.
+
+    SQLite gets them one by one. PostgreSQL gets them in one statement with an array for each column, sorted, so that
+    of two writers with the same rows one waits for the other.
+
+    Parameters
+    ----------
+    order_by : str
+        A column whose values are unique.
+    """
+
+    def __init__(self, table: Table, order_by: str) -> None:
+        self._table, self._order_by = table, order_by
+        self._names = [column.name for column in table.columns if column.name != "id"]
+        self._sqlite = _Compiled(insert(table), self._names, sqlite.dialect(paramstyle="qmark"))
+
+    def execute(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Insert rows, in the transaction of `connection`; they have a value for each column.
+
+        Raises
+        ------
+        Overtaken
+            Another writer has inserted a row with the same unique values.
+        Exception
+            From the driver, not wrapped by SQLAlchemy; see `node.index.backend.Backend.Error`.
+        """
         driver: Any = connection.connection.dbapi_connection
         if isinstance(driver, sqlite3.Connection):
             driver.executemany(self._sqlite.sql, [self._sqlite.bound(values) for values in rows])
             return
-        compiled = self._in_postgresql
-        _cursor(driver).executemany(compiled.sql, [compiled.bound(values) for values in rows])
+        statement, compiled = self._in_postgresql
+        bound = zip(*map(compiled.bound, sorted(rows, key=itemgetter(self._order_by))), strict=True)
+        if driver.execute(statement, [list(values) for values in bound]).rowcount < len(rows):
+            raise Overtaken(f"another writer has inserted a row of {self._table.name} meanwhile")
 
     @cached_property
-    def _in_postgresql(self) -> _Compiled:
-        from sqlalchemy.dialects.postgresql.psycopg import dialect
+    def _in_postgresql(self) -> tuple[str, _Compiled]:
+        from node.index.postgresql import unbounded
 
-        from node.index.postgresql import to_json
-        from node.index.postgresql_sql import in_postgresql
-
-        compiled = _Compiled(self._statement, self._columns, dialect(paramstyle="format", json_serializer=to_json))  # type: ignore[no-untyped-call]
-        compiled.sql = in_postgresql(compiled.sql)
-        return compiled
+        dialect = _postgresql()
+        types = (unbounded(self._table.c[name].type.compile(dialect)) for name in self._names)
+        arrays = ", ".join(f"%s::{kind}[]" for kind in types)
+        columns = ", ".join(f'"{name}"' for name in self._names)
+        source = f"SELECT * FROM unnest({arrays})"
+        statement = f'INSERT INTO "{self._table.name}" ({columns}) {source} ON CONFLICT DO NOTHING'
+        return statement, _Compiled(insert(self._table), self._names, dialect)
 
 
 class _Compiled:
@@ -121,6 +174,14 @@ def read_ids(connection: Connection, statement: Select[int]) -> list[int]:
 def listed_ids() -> Select[Any]:
     """Return a SELECT of row ids that are bound as ``ids``, a JSON array: one text for any number of them."""
     return select(cast(func.json_each(bindparam("ids", type_=String)).table_valued("value").c.value, Integer))
+
+
+def _postgresql() -> Dialect:
+    from sqlalchemy.dialects.postgresql.psycopg import dialect
+
+    from node.index.postgresql import to_json
+
+    return dialect(paramstyle="format", json_serializer=to_json)  # type: ignore[no-untyped-call]
 
 
 def _cursor(driver: Any) -> Any:

@@ -174,6 +174,14 @@ def spoils_batch(connection: Connection, error: BaseException) -> bool:
     return disk_failure(error) is not None
 
 
+def is_of_other_writers(error: BaseException) -> bool:
+    return False
+
+
+def hold(connection: Connection, names: Iterable[str]) -> None:
+    """A transaction that writes is alone."""
+
+
 def disk_failure(error: BaseException) -> str | None:
     cause = getattr(error, "orig", error)
     if isinstance(cause, sqlite3.Error) and cause.sqlite_errorcode & 0xFF in UNTRUSTED:

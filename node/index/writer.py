@@ -3,18 +3,23 @@
 A commit costs a sync of the disk; during a commit the next batch collects by itself. Work that can be derived
 again, such as the rows of instances that the journal still holds, is committed in SQLite without a sync. The next
 durable commit makes it durable too: SQLite's write-ahead log keeps the order.
+
+An index in PostgreSQL has several writers. A batch in which one of them was in the way of another is undone, and each
+piece of its work is done again in a transaction of its own: work that takes its locks in an order is not held up by the
+locks of other work in the batch.
 """
 
 from __future__ import annotations
 
 import queue
+import random
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any, TypeVar
 
 import structlog
@@ -22,13 +27,19 @@ from sqlalchemy import Connection, Engine
 
 from node.background import SupervisedThread
 from node.errors import OutOfResources
-from node.index.backend import backend_of
+from node.index.backend import backend_of, reason_of
 from node.metrics import Metrics
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
 MAX_BATCH = 256
+
+MAX_ATTEMPTS = 8
+"""At work that meets other writers."""
+
+PAUSE_SECONDS = 0.005
+"""Mean pause before the second attempt at one piece of work; it doubles with each."""
 
 
 Done = list[tuple[Future[Any], Any]]
@@ -43,8 +54,18 @@ class _Work:
     durable: bool
 
 
+class _OtherWriters(Exception):
+    """Work has met other writers."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__()
+        self.cause = cause
+
+
 class IndexWriter:
     """Run pieces of work in shared transactions, on one connection in one thread.
+
+    Work may be run several times, of which all but the last were undone.
 
     Parameters
     ----------
@@ -73,7 +94,7 @@ class IndexWriter:
         self._closed = False
         self._lock = threading.Lock()  # nothing is queued behind the end
         connection = engine.connect()
-        self._database = backend_of(connection)
+        self.database = backend_of(connection)
         self._has_ended = False
         self.thread = SupervisedThread("index-writer", partial(self._run, connection))
         self.thread.start()
@@ -154,12 +175,15 @@ class IndexWriter:
                     if not work.future.done():
                         work.future.set_exception(OutOfResources("the index did not commit"))
 
-    def _commit(self, connection: Connection, batch: list[_Work]) -> None:
+    def _commit(self, connection: Connection, batch: list[_Work], attempt: int = 1) -> None:
         started = perf_counter()
         try:
             if self._failed is not None:
                 raise OutOfResources(self._failed)
             done, has_changed = self._written(connection, batch)
+        except _OtherWriters as error:
+            self._commit_again(connection, batch, attempt, error)
+            return
         except Exception as error:  # of any kind: no caller may wait for ever, or take it for a success
             log.exception("index_commit_failed", batch=len(batch))
             self._note_disk_error(error)
@@ -174,9 +198,25 @@ class IndexWriter:
             for listener in tuple(self.commit_listeners):
                 listener()
 
+    def _commit_again(self, connection: Connection, batch: list[_Work], attempt: int, error: _OtherWriters) -> None:
+        """Commit work that has met other writers, piece by piece."""
+        self._metrics.commit_conflicts.inc()
+        if attempt == MAX_ATTEMPTS:
+            reason = reason_of(error.cause)
+            log.warning("index_commit_conflicts", attempts=attempt, reason=reason)
+            is_of_rows = self.database.is_of_rows(error.cause)
+            for work in batch:
+                work.future.set_exception(error.cause if is_of_rows else OutOfResources(f"other writers: {reason}"))
+            return
+        if len(batch) == 1:
+            sleep(PAUSE_SECONDS * 2**attempt * random.random())  # so that two do not meet again
+        for work in batch:
+            if not work.future.done():
+                self._commit(connection, [work], attempt + 1)
+
     def _written(self, connection: Connection, batch: list[_Work]) -> tuple[Done, bool]:
         """Write all rows in one transaction, durably if any work asks for it; return also whether rows have changed."""
-        before = self._database.begin_batch(connection, durable=any(work.durable for work in batch))
+        before = self.database.begin_batch(connection, durable=any(work.durable for work in batch))
         done: Done = []
         with connection.begin():
             for work in batch:
@@ -184,14 +224,16 @@ class IndexWriter:
                     with connection.begin_nested():
                         done.append((work.future, work.run(connection)))
                 except Exception as error:  # of any kind: it goes to the caller of the work
-                    if self._database.spoils_batch(connection, error):
+                    if self.database.is_of_other_writers(error):
+                        raise _OtherWriters(error) from error
+                    if self.database.spoils_batch(connection, error):
                         raise
                     work.future.set_exception(error)
-            has_changed = self._database.has_changed(connection, before)
+            has_changed = self.database.has_changed(connection, before)
         return done, has_changed
 
     def _note_disk_error(self, error: Exception) -> None:
-        cause = self._database.disk_failure(error)
+        cause = self.database.disk_failure(error)
         if cause is not None and self._failed is None:
             self._failed = f"index: {cause}"
             self._on_disk_error(self._failed)

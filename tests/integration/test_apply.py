@@ -21,7 +21,7 @@ from pydicom import FileDataset
 from node.archive.filesystem import Archive
 from node.audit.audit_log import Audit
 from node.errors import OutOfResources
-from node.index import instances, sqlite
+from node.index import instances
 from node.index.database import Index
 from node.index.finder import QueryRefused
 from node.index.records import Outcome
@@ -37,7 +37,7 @@ from node.settings.model import OverwritePolicy
 from tests import make
 from tests.ingest import large_instance
 from tests.integration.conftest import announced, data_set_bytes
-from tests.rows import read_rows
+from tests.rows import give_locks_up_after, index_locked, read_rows, write_rows
 
 NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 ORIGIN = Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1")
@@ -146,8 +146,7 @@ def test_records_whose_rows_are_there_already_cost_no_file(started: Started, pol
     parts.applier.step()
     rows, conflicts = parts.rows(), parts.rows("SELECT * FROM v_conflicts")
     content = {path: path.read_bytes() for path in parts.folder.glob("*/*/*.dcm")}
-    with closing(sqlite3.connect(parts.index.place)) as connection, connection:
-        connection.execute("DELETE FROM about WHERE key = 'applied'")
+    write_rows(parts.folder, "DELETE FROM about WHERE key = 'applied'")
     parts = started(policy=policy)
     assert parts.rows() == rows
     assert parts.rows("SELECT * FROM v_conflicts") == conflicts
@@ -302,14 +301,12 @@ def test_a_journal_whose_headers_are_all_damaged_costs_no_file(started: Started)
     started().require(*sent)
 
 
-@pytest.mark.sqlite
 def test_a_root_from_before_the_journal_is_opened_with_all_its_instances(started: Started) -> None:
     first, second = make.ct_series(2)
     parts = started()
     parts.receive(first)
     parts.applier.step()
-    with closing(sqlite3.connect(parts.index.place)) as connection, connection:
-        connection.execute("DELETE FROM about WHERE key IN ('applied', 'checkpoint')")
+    write_rows(parts.folder, "DELETE FROM about WHERE key IN ('applied', 'checkpoint')")
     shutil.rmtree(parts.folder / "journal")
     parts = started()
     parts.require(first)
@@ -441,18 +438,16 @@ def test_a_checkpoint_beside_a_batch_syncs_every_file_before_its_record_is_freed
     assert {row["path"] for row in parts.rows()} == {str(parts.archive.path(key)) for key in synced}
 
 
-@pytest.mark.sqlite
 def test_an_index_that_is_locked_for_long_delays_rows_and_no_acknowledgement(
     started: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
+    give_locks_up_after(0.05, monkeypatch)
     monkeypatch.setattr(Applier.catch_up, "__defaults__", (0.05,))
     monkeypatch.setattr("node.background.PAUSE_SECONDS", 0.05)
     sent = make.ct_series(3)
     parts = started()
     parts.index.ahead = parts.applier
-    with closing(sqlite3.connect(parts.index.place, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
+    with index_locked(parts.folder):
         parts.applier.start()
         outcomes = [parts.receive(ds) for ds in sent]
         with pytest.raises(QueryRefused, match="3 instances behind"), parts.index.reading():
@@ -460,28 +455,24 @@ def test_an_index_that_is_locked_for_long_delays_rows_and_no_acknowledgement(
         assert not any(outcome.done() for outcome in outcomes)
         assert parts.applier.lag == 3
         assert parts.applier.lag_seconds > 0
-        other.execute("ROLLBACK")
     assert [outcome.result(30) for outcome in outcomes] == [Outcome.STORED] * 3
     with parts.index.reading():
         parts.require(*sent)
 
 
-@pytest.mark.sqlite
 def test_commits_that_fail_leave_one_file_a_record_however_often_they_are_tried(
     started: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.01)
+    give_locks_up_after(0.01, monkeypatch)
     [ds] = make.ct_series(1)
     parts = started()
-    with closing(sqlite3.connect(parts.index.place, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
+    with index_locked(parts.folder):
         for _ in range(3):
             parts.receive(ds)  # the sender repeats what it sent
         for _ in range(3):
             with pytest.raises(OutOfResources):
                 parts.applier.step()
             assert len(list(parts.folder.glob("objects/*/*"))) == 3
-        other.execute("ROLLBACK")
     parts.applier.step()
     parts.require(ds)
 

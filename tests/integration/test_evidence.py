@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ from tests import make
 from tests.ingest import indexed
 from tests.integration.conftest import Root, announced, data_set_bytes
 from tests.integration.test_fsck import convert_all, flip, objects
-from tests.rows import view_rows
+from tests.rows import view_rows, write_rows
 
 
 @pytest.fixture
@@ -65,9 +63,8 @@ def events(settings: Settings) -> list[str]:
 def test_a_whole_file_is_not_set_aside_for_the_word_of_its_row(settings: Settings, convert: bool) -> None:
     sent = make.ct_series(3)
     take(settings, *sent, convert=convert)
-    with closing(sqlite3.connect(settings.storage.root / "index.sqlite")) as connection, connection:
-        wrong = ("0" * 64, str(sent[1].SOPInstanceUID))
-        connection.execute("UPDATE images SET sha256 = ? WHERE sop_instance_uid = ?", wrong)
+    wrong = {"sha256": "0" * 64, "uid": str(sent[1].SOPInstanceUID)}
+    write_rows(settings.storage.root, "UPDATE images SET sha256 = :sha256 WHERE sop_instance_uid = :uid", **wrong)
     [finding] = repaired(settings)
     assert (finding.kind, finding.mended) == ("file-altered", "kept: the digest of its row was mended")
     row = row_of(settings, sent[1])
@@ -220,8 +217,7 @@ def test_a_damaged_file_that_was_marked_is_not_taken_for_one_that_is_back(settin
     with Repository(settings) as store:
         key = str(objects(settings.storage.root)[0].relative_to(settings.storage.root))
         store.index.instances.mark_files([key], missing=True, now=store.ingest.now(), damage="test")
-    with closing(sqlite3.connect(settings.storage.root / "index.sqlite")) as connection, connection:
-        connection.execute("DELETE FROM about WHERE key = 'checkpoint'")
+    write_rows(settings.storage.root, "DELETE FROM about WHERE key = 'checkpoint'")
     with Repository(settings):
         pass
     assert row_of(settings, ds)["file_missing"]

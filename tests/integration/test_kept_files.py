@@ -120,7 +120,10 @@ def test_known_other_bytes_are_kept_again_if_their_file_is_not_whole(root: Root,
     digests = {hashlib.sha256(data_set_bytes(ds)).hexdigest(): data_set_bytes(ds) for ds in (first, second)}
     kept = {
         row["sha256"]: Path(row["path"]).read_bytes()
-        for query in ("SELECT sha256, path FROM v_images", "SELECT sha256, path FROM v_conflicts WHERE sha256 NOT NULL")
+        for query in (
+            "SELECT sha256, path FROM v_images",
+            "SELECT sha256, path FROM v_conflicts WHERE sha256 IS NOT NULL",
+        )
         for row in rows(root, query)
         if row["path"] is not None
     }

@@ -182,7 +182,7 @@ def test_an_instance_whose_file_is_gone_is_taken_again(root: Root) -> None:
     root.take(ds)
     [image] = rows(root, "SELECT path FROM v_images")
     Path(image["path"]).unlink()
-    root.index._writer.run(lambda connection: connection.exec_driver_sql("UPDATE images SET file_missing = 1"))
+    root.index._writer.run(lambda connection: connection.exec_driver_sql("UPDATE images SET file_missing = true"))
     assert root.take(ds) is Outcome.STORED
     assert current(root) == (digest(ds), data_set_bytes(ds))
 

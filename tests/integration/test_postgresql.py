@@ -6,8 +6,9 @@ import datetime as dt
 import json
 import sqlite3
 import threading
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,14 @@ from node.index.engine import FILE_NAME, check, open_engine, upgrade
 from node.index.models import REVISION, Base
 from node.metrics import Metrics
 from node.settings.model import IndexSettings, Settings, Storage
-from tests import make
+from tests import make, several_writers
 from tests.acceptance.served import Served, until
 from tests.acceptance.test_kill import Sender
 from tests.integration.conftest import Root
 from tests.integration.test_conversion import converted
 from tests.made_once import IN_POSTGRESQL
 from tests.postgresql import Server, start
+from tests.several_writers import INSTANCES, SERIES
 
 pytest.importorskip("psycopg", reason="psycopg is not installed")
 
@@ -128,6 +130,24 @@ def test_one_node_writes_and_survives_the_loss_of_its_connections(
         with index.reading() as view:
             assert (view.scrub, view.root) == ("3", str(tmp_path))
         require_refusal()  # the new connection has the lock again
+
+
+@pytest.mark.usefixtures("place")
+def test_processes_that_add_the_same_instances_add_each_once(server: Server, tmp_path: Path) -> None:
+    url = server.create("several", "migrated")
+    outcomes = Counter[str]()
+    with ExitStack() as started:
+        writers = [started.enter_context(several_writers.begin(url, tmp_path, number)) for number in range(3)]
+        for writer in writers:
+            several_writers.go(writer)
+        for writer in writers:
+            outcomes += Counter(json.loads(writer.communicate()[0]))
+    assert outcomes == {"STORED": INSTANCES, "ALREADY_THERE": 2 * INSTANCES}
+    with reading(tmp_path, url) as index:
+        assert index.count_levels() == {"patients": 1, "studies": 3, "series": SERIES, "instances": INSTANCES}
+    series = server.run("SELECT arrivals, (SELECT count(*) FROM json_object_keys(waits)) FROM series", "several")
+    assert series == [(INSTANCES // SERIES, 3)] * SERIES
+    assert server.run("SELECT kind FROM conflicts", "several") == []
 
 
 def test_a_database_on_which_queries_would_answer_otherwise_is_refused(server: Server, tmp_path: Path) -> None:

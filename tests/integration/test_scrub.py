@@ -53,7 +53,7 @@ def flip(path: Path) -> None:
 
 
 def events(root: Root) -> list[tuple[str, str]]:
-    rows = view_rows(root.folder, "SELECT kind, sop_instance_uid FROM v_events WHERE kind LIKE 'file-%' ORDER BY rowid")
+    rows = view_rows(root.folder, "SELECT kind, sop_instance_uid FROM v_events WHERE kind LIKE 'file-%' ORDER BY id")
     return [(row["kind"], row["sop_instance_uid"]) for row in rows]
 
 

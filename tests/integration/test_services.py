@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import errno
-import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -24,7 +24,7 @@ from node.conversion.pipeline import convert
 from node.conversion.pool import ConverterDied, ShortOfResources
 from node.conversion.scheduler import CLOCK_SECONDS, ROOM_SECONDS, Worker
 from node.errors import OutOfResources
-from node.index import deliveries, sqlite
+from node.index import deliveries
 from node.index.follower import IndexFollower
 from node.index.records import Refused
 from node.metrics import Metrics
@@ -37,7 +37,7 @@ from node.settings.model import HookSettings
 from tests import make
 from tests.integration.conftest import Root
 from tests.receivers import Answer, Receiver
-from tests.rows import view_rows
+from tests.rows import give_locks_up_after, index_locked, view_rows
 
 DEADLINE_SECONDS = 30.0
 WORKERS = 2
@@ -256,7 +256,7 @@ def test_refusals_that_the_index_does_not_take_are_written_later(root: Root, mon
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give a lock up after a moment, and try again after a moment; used before the root is opened."""
-    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
+    give_locks_up_after(0.05, monkeypatch)
     monkeypatch.setattr(background, "PAUSE_SECONDS", 0.05)
     monkeypatch.setattr(background, "MAX_PAUSE_SECONDS", 0.05)
     monkeypatch.setattr(scheduler, "RETRY_SECONDS", 0.05)
@@ -266,18 +266,13 @@ class Locked:
     """The database, locked by somebody else while the block runs."""
 
     def __init__(self, folder: Path) -> None:
-        self._connection = sqlite3.connect(
-            folder / "index.sqlite", isolation_level=None, timeout=DEADLINE_SECONDS, check_same_thread=False
-        )
+        self._folder, self._held = folder, ExitStack()
 
     def lock(self) -> None:
-        self._connection.execute("BEGIN IMMEDIATE")
+        self._held.enter_context(index_locked(self._folder))
 
     def unlock(self) -> None:
-        self._connection.execute("ROLLBACK")
-
-    def close(self) -> None:
-        self._connection.close()
+        self._held.close()
 
 
 Run = Callable[[ConversionJob], Converted]
@@ -420,7 +415,7 @@ def test_a_disk_that_fills_up_during_a_step_ends_the_claims(
 def locked(root: Root) -> Iterator[Locked]:
     lock = Locked(root.folder)
     yield lock
-    lock.close()
+    lock.unlock()
 
 
 def converting_and_locking(locked: Locked, conversions: list[ConversionJob]) -> Callable[[ConversionJob], Converted]:
@@ -444,7 +439,6 @@ def begin_unrecorded(begin: Begin, conversion: Callable[[ConversionJob], Convert
 
 
 @pytest.mark.usefixtures("impatient")
-@pytest.mark.sqlite
 def test_an_outcome_that_the_index_does_not_take_is_recorded_when_it_does(
     root: Root, locked: Locked, begin: Begin
 ) -> None:
@@ -466,7 +460,6 @@ def test_an_outcome_that_the_index_does_not_take_is_recorded_when_it_does(
 
 
 @pytest.mark.usefixtures("impatient")
-@pytest.mark.sqlite
 def test_a_crash_that_the_index_does_not_take_is_counted_when_it_does(root: Root, locked: Locked, begin: Begin) -> None:
     root.take(make.ct_series(1)[0])
 
@@ -481,7 +474,6 @@ def test_a_crash_that_the_index_does_not_take_is_counted_when_it_does(root: Root
 
 
 @pytest.mark.usefixtures("impatient")
-@pytest.mark.sqlite
 def test_a_stop_records_what_the_index_did_not_take_before(root: Root, locked: Locked, begin: Begin) -> None:
     root.take(make.ct_series(1)[0])
 
@@ -651,7 +643,6 @@ def test_a_series_whose_thread_cannot_begin_is_converted_later_and_once(
 
 
 @pytest.mark.usefixtures("impatient")
-@pytest.mark.sqlite
 def test_two_conversions_of_one_series_never_run_at_once(root: Root, locked: Locked, begin: Begin) -> None:
     first, *late = make.ct_series(4)
     root.take(first)

@@ -48,6 +48,7 @@ from tests.protocol.conftest import (
     thread_count,
     until,
 )
+from tests.rows import index_locked
 
 SHORT = {"request_seconds": 0.6, "pdu_seconds": 0.6, "idle_seconds": 1.5}
 
@@ -631,22 +632,12 @@ def test_while_the_index_is_locked_instances_are_kept_and_indexed_later(
     start_node: Callable[..., Running],
 ) -> None:
     node = start_node()
-    holder = (
-        "import sqlite3, sys\n"
-        "connection = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
-        "connection.execute('BEGIN IMMEDIATE'); print('held', flush=True); sys.stdin.read()\n"
-    )
-    command_line = [sys.executable, "-c", holder, str(node.root / "index.sqlite")]
     first, second = ct_series(2)
     assoc = associate(node)
-    with subprocess.Popen(command_line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdin is not None
-        assert process.stdout.readline() == "held\n"
+    with index_locked(node.root):
         assert [assoc.send_c_store(ds).Status for ds in (first, second)] == [0x0000, 0x0000]
         assert echo_seconds(node) < 2
         assert not node.ingest.applier.catch_up(0.2)
-        process.stdin.close()
     assert node.ingest.applier.catch_up(60)
     assoc.release()
     assert len(node.rows()) == 2

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
-import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from typing import Any
 
 import httpx2
@@ -16,6 +14,7 @@ import pytest
 from node.index import keyed_requests
 from node.web.problem_types import KEY_REUSED, KEY_UNDER_WAY, PRECONDITION_FAILED, TOO_MANY_KEYS
 from tests import make
+from tests.rows import read_rows, write_rows
 from tests.web.conftest import Site
 
 STUDY, SERIES, INSTANCE = "1.2.3", "1.2.3.1", "1.2.3.1.1"
@@ -140,12 +139,6 @@ def keyed(site: Site, kind: str, verb: str, key: str = "one", **options: Any) ->
     return change(site, kind, verb, headers=headers, **options)
 
 
-def statement(site: Site, query: str) -> list[Any]:
-    """Run SQL on the index, beside the node."""
-    with closing(sqlite3.connect(site.root / "index.sqlite")) as connection, connection:
-        return connection.execute(query).fetchall()
-
-
 @pytest.mark.parametrize(("kind", "verb"), CHANGES)
 def test_a_repetition_with_the_same_key_has_the_same_answer(stored: Site, kind: str, verb: str) -> None:
     client, path = stored.client(), paths(stored)[kind]
@@ -212,7 +205,7 @@ def test_an_answer_is_kept_for_a_day(stored: Site, monkeypatch: pytest.MonkeyPat
     for hours, replayed in ((0, False), (23, True), (25, False)):
         monkeypatch.setattr(stored.services.ingest, "now", lambda hours=hours: now + dt.timedelta(hours=hours))
         assert ("idempotent-replayed" in keyed(stored, "study", "reconvert").headers) is replayed
-    assert statement(stored, "SELECT count(*) FROM keyed_requests") == [(1,)]
+    assert len(read_rows(stored.root, "SELECT id FROM keyed_requests")) == 1
 
 
 def test_while_the_first_request_is_under_way_its_repetition_waits(
@@ -242,7 +235,7 @@ def test_a_request_without_an_answer_is_carried_out_again(stored: Site) -> None:
     """As after a crash between the change and its answer, where these are not one transaction."""
     path, headers = f"{paths(stored)['conflict']}/accept", {"Idempotency-Key": "one"}
     first = stored.client().post(path, headers=headers).json()
-    statement(stored, "UPDATE keyed_requests SET answer = NULL")
+    write_rows(stored.root, "UPDATE keyed_requests SET answer = NULL")
     again = stored.client().post(path, headers=headers)
     assert (again.status_code, again.json()) == (200, first)
     assert "idempotent-replayed" not in again.headers

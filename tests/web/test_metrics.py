@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sqlite3
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +11,12 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from node.index.engine import FILE_NAME
 from node.receive import readiness
 from node.receive.apply import CATCH_UP_SECONDS
 from node.receive.ingest import Announced, Origin
 from tests import make
 from tests.integration.conftest import data_set_bytes
+from tests.rows import index_locked
 from tests.web.conftest import Site, until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,8 +100,7 @@ def test_monitoring_tells_an_index_that_lags_and_does_not_wait_for_it(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = site.client()
-    with closing(sqlite3.connect(site.root / FILE_NAME, isolation_level=None)) as stranger:
-        stranger.execute("BEGIN IMMEDIATE")
+    with index_locked(site.root):
         receive(site)
         monkeypatch.setattr(readiness, "MAX_LAG_SECONDS", 0.0)
         took = {}
@@ -127,7 +124,6 @@ def test_monitoring_tells_an_index_that_lags_and_does_not_wait_for_it(
 
 
 def test_a_short_lag_is_no_reason_to_be_told(site: Site) -> None:
-    with closing(sqlite3.connect(site.root / FILE_NAME, isolation_level=None)) as stranger:
-        stranger.execute("BEGIN IMMEDIATE")
+    with index_locked(site.root):
         receive(site)
         assert site.client().get("/readyz").json() == {"ready": True, "reasons": {}}

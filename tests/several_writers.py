@@ -1,0 +1,98 @@
+"""A process that adds the same 500 instances as others do at the same time, from four threads.
+
+    python -m tests.several_writers URL ROOT NUMBER
+
+It begins when it gets a line, and prints how many instances had which outcome.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import random
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+from node.dicom.attributes import instance_attributes
+from node.index import postgresql
+from node.index.database import Index
+from node.index.records import Arrived, StoredFile
+from node.metrics import Metrics
+from tests import make
+from tests.integration.conftest import data_set_bytes
+from tests.preloaded import PROJECT
+
+INSTANCES, SERIES, THREADS = 500, 5, 4
+
+
+def arrivals(writer: int) -> list[Arrived]:
+    """The same instances for each writer, in files and an order of its own; two series are of one study."""
+    [ds] = make.ct_series(1, rows=2, columns=2, PatientID="SHARED")
+    ds.SOPInstanceUID, ds.SeriesInstanceUID, ds.StudyInstanceUID = "1.2.1.1000", "1.2.2.1000", "1.2.3.1000"
+    template, syntax = data_set_bytes(ds), str(ds.file_meta.TransferSyntaxUID)
+    made = []
+    for number in range(INSTANCES):
+        series = number % SERIES
+        data = template
+        for level, value in ((b"1", number), (b"2", series), (b"3", series // 2)):
+            data = data.replace(b"1.2.%s.1000" % level, b"1.2.%s.%d" % (level, 1000 + value))
+        file = StoredFile(
+            key=f"objects/00000000/{writer}-{number}.dcm",
+            quarantine_key=f"quarantine/{writer}-{number}.dcm",
+            bytes=len(data),
+            sha256=f"{number:064}",
+            data_set_offset=0,
+            transfer_syntax_uid=syntax,
+            source="dicom",
+            calling_ae_title=f"HOST{writer}",
+            called_ae_title="VOXELNODE",
+            peer="",
+            received_at=dt.datetime.now(dt.UTC),
+        )
+        made.append(Arrived(instance_attributes(data, syntax), file, 60))
+    random.Random(writer).shuffle(made)
+    return made
+
+
+def batches(made: Sequence[Arrived], writer: int) -> list[list[Arrived]]:
+    sizes, rest, cut = random.Random(writer), list(made), []
+    while rest:
+        size = sizes.randint(1, 40)
+        cut.append(rest[:size])
+        del rest[:size]
+    return cut
+
+
+def begin(url: str, root: Path, number: int) -> subprocess.Popen[str]:
+    """Start a process that waits for `go`."""
+    command = [sys.executable, "-m", "tests.several_writers", url, str(root), str(number)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=PROJECT, text=True)
+
+
+def go(process: subprocess.Popen[str]) -> None:
+    """Have a process begin, once it is ready."""
+    assert process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout.readline() == "ready\n"
+    process.stdin.write("go\n")
+    process.stdin.flush()
+
+
+def main(url: str, root: Path, writer: int) -> None:
+    postgresql._lock = lambda *_: None  # type: ignore[assignment]
+    metrics = Metrics()
+    with closing(Index(root, metrics, url=url)) as index, ThreadPoolExecutor(THREADS) as threads:
+        work = batches(arrivals(writer), writer)
+        print("ready", flush=True)
+        sys.stdin.readline()
+        outcomes = Counter(kept.outcome.name for batch in threads.map(index.instances.add, work) for kept in batch)
+    print(json.dumps(outcomes))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
