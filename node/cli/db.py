@@ -10,7 +10,6 @@ import typer
 
 from node.cli.options import ConfigFile, Json, Root, load, settings_for_change
 from node.cli.output import print_json, report_problems, sized
-from node.errors import UsageError
 
 if TYPE_CHECKING:
     from node.control.repository import Rebuilt
@@ -132,11 +131,9 @@ def export(
     from node.lifecycle.export import export as export_to
 
     settings = settings_for_change(config, root)
-    if settings.index.url is not None:
-        raise UsageError("an export needs an index in SQLite: unset [index] url, or read the views of the database")
     target = folder.absolute()
     with audited_export(settings, f"voxelnode db export to {target}, for {group or 'its owner'}") as outcome:
-        done = export_to(settings.storage.root.absolute(), target, group)
+        done = export_to(settings.storage.root.absolute(), target, group, settings.index.url)
         outcome.counts = f"{done.copied} conversions copied, {done.kept} already there, {done.removed} removed"
     if json:
         print_json({"path": folder, **asdict(done)})
@@ -199,7 +196,8 @@ def _print_rebuilt(done: Rebuilt) -> None:
     if done.previous_index is None:
         print("there was no previous index: deletions, merged patients, accounts, senders and revisions are not known")
     else:
-        print(f"the previous index was kept as {done.previous_index}")
+        kind = "" if isinstance(done.previous_index, Path) else "schema "
+        print(f"the previous index was kept as {kind}{done.previous_index}")
     for table, count in salvaged.rows.items():
         print(f"  {table}: {count} rows taken over")
     for table, reason in salvaged.unread.items():

@@ -33,11 +33,11 @@ from node.errors import UsageError, VoxelnodeError
 from node.index import copying
 from node.index.database import Index, reading
 from node.index.deletions import NotThere
-from node.index.engine import FILE_NAME, IndexUnusable, exists, missing_index, place_of
+from node.index.engine import IndexUnusable, Place, exists, missing_index, place_of
 from node.index.read import ReadIndex
 from node.index.records import Level
 from node.index.routes import subscriber
-from node.index.salvage import OldIndex, Salvaged
+from node.index.salvage import OldFile, OldIndex, Salvaged
 from node.index.sqlite import aside_name, discard, set_aside
 from node.index.terms import Terms
 from node.journal.inspect import inspect
@@ -533,11 +533,12 @@ def check_repository(settings: Settings, *, digests: bool, repair: bool, force: 
 class Rebuilt:
     """A new index: where the previous one is, and what came from it, from the journal and from the files.
 
+    `previous_index` is a file, or the name of a schema in the database.
     `taken_back` are the names of files that were in quarantine and are the only ones of their instances; `unread` the
     keys of files that cannot be read now: they stay where they are, and the index lacks them.
     """
 
-    previous_index: Path | None
+    previous_index: Path | str | None
     salvaged: Salvaged
     replayed: Replayed
     recovered: Recovered
@@ -555,17 +556,14 @@ def rebuild_index(settings: Settings) -> Rebuilt:
     RootInUse
         A node or an import holds the lock of the root.
     """
-    if settings.index.url is not None:
-        raise IndexUnusable(
-            "an index in PostgreSQL is not built in its place: copy it with `voxelnode db copy --to sqlite`, unset "
-            "[index] url, run `voxelnode db rebuild`, and copy it to a new database with `voxelnode db copy --to URL`"
-        )
     root = settings.storage.root.absolute()
+    place = place_of(root, settings.index.url)
     make_folder(root)
     with locked_root(root):
-        previous = _set_aside(root)
+        name = _set_aside(root, place)
+    previous = root / name if name is not None and isinstance(place, Path) else name
     with ExitStack() as opened:
-        old = opened.enter_context(OldIndex(previous)) if previous is not None else None
+        old = opened.enter_context(_old_index(place, name)) if name is not None else None
         repository = opened.enter_context(Repository(settings, new_index=True, previous=old))
         (root / REBUILDING_FILE).unlink()
         sync_folder(root)
@@ -578,19 +576,34 @@ def rebuild_index(settings: Settings) -> Rebuilt:
         return Rebuilt(previous, salvaged, repository.replayed, repository.recovered, repository.taken_back, unread)
 
 
-def _set_aside(root: Path) -> Path | None:
-    """Rename the index, and return its new path; of an interrupted rebuild, the index from which that one began."""
-    note = root / REBUILDING_FILE
+def _set_aside(root: Path, place: Place) -> str | None:
+    """Rename the index, and return its new name; of an interrupted rebuild, the index from which that one began."""
+    note, now = root / REBUILDING_FILE, dt.datetime.now(dt.UTC)
     if not note.exists():
-        name = aside_name(root, dt.datetime.now(dt.UTC)) if (root / FILE_NAME).exists() else None
-        write_durably(note, json.dumps({"previous_index": name}).encode())
-    name = json.loads(note.read_bytes())["previous_index"]
-    if name is None or (root / name).exists():
+        if isinstance(place, Path):
+            previous = aside_name(root, now) if place.exists() else None
+        else:
+            previous = _aside().aside_name(place, now)
+        write_durably(note, json.dumps({"previous_index": previous}).encode())
+    name: str | None = json.loads(note.read_bytes())["previous_index"]
+    if not isinstance(place, Path):
+        _aside().make_room(place, name)
+    elif name is None or (root / name).exists():
         discard(root)
     else:
         set_aside(root, name)
     sync_folder(root)
-    return root / name if name is not None else None
+    return name
+
+
+def _old_index(place: Place, name: str) -> OldIndex:
+    return OldFile(place.with_name(name)) if isinstance(place, Path) else _aside().OldSchema(place, name)
+
+
+def _aside() -> Any:
+    from node.index import postgresql_aside  # here: a node on SQLite loads no driver of PostgreSQL
+
+    return postgresql_aside
 
 
 def copy_index(settings: Settings, url: str | None) -> dict[str, int]:

@@ -6,7 +6,7 @@ is, which would be behind. If the process dies between the two notes, both are c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from itertools import zip_longest
 from typing import Any
@@ -15,7 +15,7 @@ from sqlalchemy import Column, Connection, Engine, Table, delete, func, insert, 
 from sqlalchemy.exc import SQLAlchemyError
 
 from node.index.about import COPYING, MOVED, about, set_about
-from node.index.backend import IndexUnusable, Place, backend_of
+from node.index.backend import IndexUnusable, Place, backend_of, reason_of
 from node.index.engine import exists, missing_index, open_engine, require_newest, upgrade
 from node.index.models import AboutRow, Base
 
@@ -51,22 +51,45 @@ def copy_index(source: Place, target: Place) -> dict[str, int]:
         copy = opened.enter_context(_opened(opened, target).connect())
         with copy.begin():
             set_about(copy, COPYING, str(source))
-        reader = _opened(opened, source, read_only=True)
+        reader = opened.enter_context(_opened(opened, source, read_only=True).connect())
         for table in Base.metadata.sorted_tables:
             try:
                 _copy_rows(reader, copy, table)
             except (SQLAlchemyError, ValueError) as error:
                 reason = type(getattr(error, "orig", None) or error).__name__
                 raise IndexUnusable(f"{target}: a row of {table.name} cannot be copied ({reason})") from error
-        with copy.begin(), reader.connect() as connection:
-            backend_of(copy).number_after(copy, backend_of(connection).last_numbers(connection))
-        copied = _opened(opened, target, read_only=True)
+        with copy.begin():
+            backend_of(copy).number_after(copy, backend_of(reader).last_numbers(reader))
+        copied = opened.enter_context(_opened(opened, target, read_only=True).connect())
         counts = {table.name: _compare(reader, copied, table, target) for table in Base.metadata.sorted_tables}
         with origin.begin():
             set_about(origin, MOVED, str(target))
         with copy.begin():
             copy.execute(delete(AboutRow).where(AboutRow.key.in_(OF_ONE_DATABASE)))
     return counts
+
+
+def copy_tables(source: Place, target: Place, names: Collection[str]) -> None:
+    """Copy some tables as they are at one moment to a new database, also while a node writes to them.
+
+    Raises
+    ------
+    IndexUnusable
+        There is no index at `source`, or of another schema, or it cannot be read.
+    """
+    if not exists(source):
+        raise IndexUnusable(missing_index(source))
+    require_newest(source)
+    upgrade(target)
+    with ExitStack() as opened:
+        reader = opened.enter_context(_opened(opened, source, read_only=True).connect())
+        copy = opened.enter_context(_opened(opened, target).connect())
+        try:
+            for table in Base.metadata.sorted_tables:
+                if table.name in names:
+                    _copy_rows(reader, copy, table)
+        except SQLAlchemyError as error:
+            raise IndexUnusable(f"{source} cannot be copied: {reason_of(error)}") from error
 
 
 def require_current(connection: Connection, place: Place) -> None:
@@ -117,7 +140,7 @@ def _require_no_index(source: Place, target: Place) -> None:
             raise IndexUnusable(f"{target} has an index already: name an empty database, or remove that index")
 
 
-def _copy_rows(reader: Engine, copy: Connection, table: Table) -> None:
+def _copy_rows(reader: Connection, copy: Connection, table: Table) -> None:
     """Copy the rows behind the last one that the copy has."""
     later = [column for column in table.columns if any(key.column.table is table for key in column.foreign_keys)]
     with copy.begin():
@@ -138,7 +161,7 @@ def _refer(copy: Connection, table: Table, column: Column[Any], rows: list[dict[
 
 
 def _chunks(
-    reader: Engine, table: Table, last: Any, required: Column[Any] | None = None
+    reader: Connection, table: Table, last: Any, required: Column[Any] | None = None
 ) -> Iterator[list[dict[str, Any]]]:
     """Yield the rows behind the primary key `last` in the order of their keys, those with a value of `required`."""
     keys = list(table.primary_key)
@@ -148,15 +171,14 @@ def _chunks(
             query = query.where(required.is_not(None))
         if last is not None:
             query = query.where(tuple_(*keys) > tuple_(*last) if len(keys) > 1 else keys[0] > last[0])
-        with reader.connect() as connection:
-            rows = [dict(row) for row in connection.execute(query).mappings()]
+        rows = [dict(row) for row in reader.execute(query).mappings()]
         if not rows:
             return
         yield rows
         last = [rows[-1][key.key] for key in keys]
 
 
-def _compare(reader: Engine, copied: Engine, table: Table, target: Place) -> int:
+def _compare(reader: Connection, copied: Connection, table: Table, target: Place) -> int:
     """Require that all rows of a table are the same in both; return how many there are."""
     count = 0
     for rows, others in zip_longest(_chunks(reader, table, None), _chunks(copied, table, None)):

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from node.durable import sync_file
 from node.errors import VoxelnodeError
-from node.index.engine import IndexUnusable, backup
+from node.index.copying import copy_tables
+from node.index.engine import IndexUnusable, Place, backup
 from node.index.models import Base
 
 KEPT_TABLES = frozenset(
@@ -36,7 +37,7 @@ class ExportedFile(NamedTuple):
     sha256: str
 
 
-def copy_for_readers(path: Path, target: Path) -> None:
+def copy_for_readers(place: Place, target: Path) -> None:
     """Write a copy of an index with `KEPT_TABLES` and the current conversions to `target`, also while a node runs.
 
     Raises
@@ -44,15 +45,21 @@ def copy_for_readers(path: Path, target: Path) -> None:
     IndexUnusable
         There is no index, or it cannot be read.
     """
-    backup(path, target)
+    if isinstance(place, Path):  # pages are copied faster than rows
+        backup(place, target)
+        root = place.parent
+    else:
+        copy_tables(place, target, KEPT_TABLES)
+        root = place.root
     try:
         with closing(sqlite3.connect(target, isolation_level=None)) as copy:
-            _reduce(copy, path.parent)
+            _reduce(copy, root)
     except sqlite3.Error as error:
-        raise IndexUnusable(f"{path}: {error}; `voxelnode db check` tells what is wrong") from error
+        raise IndexUnusable(f"{place}: {error}; `voxelnode db check` tells what is wrong") from error
 
 
 def _reduce(copy: sqlite3.Connection, root: Path) -> None:
+    copy.execute("PRAGMA journal_mode = DELETE")
     copy.execute("PRAGMA secure_delete = ON")
     copy.execute("BEGIN")
     for table in Base.metadata.sorted_tables[::-1]:

@@ -187,8 +187,8 @@ def missing_index(place: ServerPlace) -> str:
     instances = (place.root / "objects").glob("*/*.dcm"), (place.root / "journal").glob("*.journal")
     if any(next(files, None) is not None for files in instances):
         return (
-            f"no index in {place}, but there are instances: check [index] url, restore a backup, or copy another index "
-            "of this root there with `voxelnode db copy --to URL`"
+            f"no index in {place}, but there are instances: check [index] url, restore a backup, copy another index of "
+            "this root there with `voxelnode db copy --to URL`, or build one with `voxelnode db rebuild`"
         )
     return f"no index in {place}: is [index] url right? `voxelnode db upgrade` makes a new index"
 

@@ -1,26 +1,31 @@
 """What a new index takes over from the one before it: everything that files and journal do not tell.
 
 Patients, studies, series and instances are read from the files, which are the evidence. The rest is read from the old
-index, as far as it can be read: a damaged table is read from both ends up to the damage. Rows about an instance are
-taken over only if its file is the one that the old index knew: it has the same digest.
+index, as far as it can be read: a damaged table in SQLite is read from both ends up to the damage. Rows about an
+instance are taken over only if its file is the one that the old index knew: it has the same digest.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 import sqlite3
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Boolean, Connection, CursorResult, insert, select, update
+from sqlalchemy.exc import DataError, IntegrityError
 
 from node.index.arrivals import DIGEST_MENDED
+from node.index.backend import backend_of
 from node.index.deletions import is_deletable
 from node.index.events import record_event
 from node.index.models import OPEN_STATES, Base, ConflictRow, ImageRow, VolumeSourceRow
@@ -46,9 +51,13 @@ CLOSED_SERIES = (
 )  # fmt: skip
 """Columns of a series whose instances have not changed since its outcome was recorded."""
 
-_OLD_IMAGES = f"""
-    CREATE TEMP TABLE old_images (id INTEGER, series_id INTEGER, sop_instance_uid TEXT, "key" TEXT PRIMARY KEY,
-        sha256 TEXT, {", ".join(FACTS)})
+CHUNK_ROWS = 500
+"""Rows of one savepoint; if one of them breaks a rule of the schema, each gets one of its own."""
+
+_OLD_IMAGES = """
+    CREATE TEMP TABLE old_images (id BIGINT UNIQUE, series_id BIGINT, sop_instance_uid TEXT UNIQUE,
+        "key" TEXT PRIMARY KEY, sha256 TEXT, source TEXT, calling_ae_title TEXT, called_ae_title TEXT, peer TEXT,
+        received_at TIMESTAMP, UNIQUE (series_id, sop_instance_uid))
 """
 _SAME_BYTES = "o.sop_instance_uid = images.sop_instance_uid AND o.sha256 = images.sha256"
 
@@ -68,7 +77,19 @@ class Salvaged:
 
 
 class OldIndex(AbstractContextManager["OldIndex"]):
-    """The tables of an index that may be damaged or of an older schema.
+    """The tables of an index that may be damaged or of an older schema."""
+
+    def __init__(self) -> None:
+        self.salvaged = Salvaged()
+
+    @abstractmethod
+    def rows(self, table: str, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Yield the rows of a table that can be read, with the values that SQLite has; columns that its schema lacks
+        are None."""
+
+
+class OldFile(OldIndex):
+    """An index in a file of SQLite.
 
     Parameters
     ----------
@@ -77,7 +98,7 @@ class OldIndex(AbstractContextManager["OldIndex"]):
     """
 
     def __init__(self, path: Path) -> None:
-        self.salvaged = Salvaged()
+        super().__init__()
         self._connection = sqlite3.connect(path.absolute().as_uri(), uri=True, check_same_thread=False)
 
     def __exit__(
@@ -86,7 +107,6 @@ class OldIndex(AbstractContextManager["OldIndex"]):
         self._connection.close()
 
     def rows(self, table: str, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Yield the rows of a table that can be read; columns that its schema lacks are None."""
         try:
             there = {str(row[1]) for row in self._connection.execute(f'PRAGMA table_info("{table}")')}
         except sqlite3.DatabaseError as error:
@@ -94,7 +114,7 @@ class OldIndex(AbstractContextManager["OldIndex"]):
             return
         if not there:  # of a schema that did not have it yet
             return
-        columns = ", ".join(_column(name, there) for name in names)
+        columns = ", ".join(column(name, there) for name in names)
         query = f'SELECT rowid, {columns} FROM "{table}" NOT INDEXED WHERE rowid > ? ORDER BY rowid'
         last = -(1 << 63)
         try:
@@ -126,6 +146,7 @@ class SalvageRepository(IndexRepository):
         # Their files are not indexed: other files of the same instances are.
         kept = (row for row in old.rows("conflicts", _names("conflicts")) if row["key"] is not None)
         _insert(connection, old, "conflicts", kept)
+        backend_of(connection).number_after(connection, {})
 
     @on_writer
     def finish(self, connection: Connection, old: OldIndex, has_file: Callable[[str], bool], now: dt.datetime) -> None:
@@ -143,10 +164,12 @@ class SalvageRepository(IndexRepository):
         _take_over_conflicts(connection, old)
         _compare_digests(connection, old, now)
         _delete_patients_without_studies(connection)
-        connection.exec_driver_sql("DROP TABLE old_images")
+        backend_of(connection).number_after(connection, {})
+        _run(connection, "DROP TABLE old_images")
 
 
-def _column(name: str, there: set[str]) -> str:
+def column(name: str, there: set[str]) -> str:
+    """Return the column of an old table that has the values of one of today, in SQL."""
     known = name if name in there else FORMER_NAMES.get(name)
     return f'"{known}"' if known in there else "NULL"
 
@@ -157,26 +180,52 @@ def _names(table: str) -> list[str]:
 
 def _insert(connection: Connection, old: OldIndex, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
     """Insert rows; those that break a rule of the schema are counted as unread."""
-    names = _names(table)
-    statement = 'INSERT OR IGNORE INTO "{}" ({}) VALUES ({})'.format(
-        table, ", ".join(f'"{name}"' for name in names), ", ".join("?" * len(names))
-    )
     unusable = 0
-    for row in rows:
-        if _executed(connection, statement, [row[name] for name in names]):
-            old.salvaged.rows[table] += 1
-        else:
-            unusable += 1
+    rows = iter(rows)
+    while chunk := list(islice(rows, CHUNK_ROWS)):
+        inserted = _inserted(connection, table, chunk)
+        old.salvaged.rows[table] += inserted
+        unusable += len(chunk) - inserted
     if unusable:
         old.salvaged.unread.setdefault(table, f"{unusable} rows break a rule of the schema")
 
 
-def _executed(connection: Connection, statement: str, values: Sequence[Any]) -> bool:
-    driver: sqlite3.Connection = connection.connection.driver_connection  # type: ignore[assignment]
+def _inserted(connection: Connection, table: str, rows: Sequence[Mapping[str, Any]]) -> int:
+    """Insert rows, at once if none of them breaks a rule of the schema; return how many were inserted."""
+    names = list(rows[0])
+    statement = 'INSERT INTO "{}" ({}) VALUES ({}) ON CONFLICT DO NOTHING'.format(
+        table, ", ".join(f'"{name}"' for name in names), ", ".join(f":{name}" for name in names)
+    )
+    truths = [column.name for column in Base.metadata.tables[table].columns if isinstance(column.type, Boolean)]
+    values = [{**row, **{name: bool(row[name]) for name in truths if row.get(name) is not None}} for row in rows]
     try:
-        return driver.execute(statement, values).rowcount == 1
-    except sqlite3.IntegrityError:  # the row that it refers to could not be read
+        with connection.begin_nested():
+            return _run(connection, statement, values).rowcount
+    except (IntegrityError, DataError):
+        return sum(_is_executed(connection, statement, one) for one in values)
+
+
+def _is_executed(connection: Connection, statement: str, values: Mapping[str, Any]) -> bool:
+    """Return whether a statement changed a row; one that breaks a rule of the schema changes nothing."""
+    try:
+        with connection.begin_nested():
+            return _run(connection, statement, values).rowcount == 1
+    except (IntegrityError, DataError):  # such as of a row that refers to one that could not be read
         return False
+
+
+def _run(
+    connection: Connection,
+    statement: str,
+    values: Mapping[str, Any] | Sequence[Mapping[str, Any]] = MappingProxyType({}),
+) -> CursorResult[Any]:
+    """Run SQL with parameters as ``:name``, once or for each of `values`; these are bound as the old index has them."""
+    if connection.dialect.paramstyle == "pyformat":
+        statement = _PARAMETER.sub(r"%(\1)s", statement)
+    return connection.exec_driver_sql(statement, dict(values) if isinstance(values, Mapping) else list(values))
+
+
+_PARAMETER = re.compile(r":(\w+)")
 
 
 def _is_harmless(tombstone: Mapping[str, Any]) -> bool:
@@ -196,23 +245,22 @@ def _merged_patients(old: OldIndex) -> list[dict[str, Any]]:
 
 def _read_images(connection: Connection, old: OldIndex) -> None:
     names = ("id", "series_id", "sop_instance_uid", "key", "sha256", *FACTS)
-    connection.exec_driver_sql(_OLD_IMAGES)
-    insert = f"INSERT OR IGNORE INTO old_images VALUES ({', '.join('?' * len(names))})"
-    for row in old.rows("images", names):
-        _executed(connection, insert, tuple(row.values()))
-    connection.exec_driver_sql("CREATE INDEX temp.ix_old_images ON old_images (series_id, sop_instance_uid)")
-    connection.exec_driver_sql("CREATE INDEX temp.ix_old_instances ON old_images (sop_instance_uid)")
+    _run(connection, _OLD_IMAGES)
+    insert_ = "INSERT INTO old_images ({}) VALUES ({}) ON CONFLICT DO NOTHING".format(
+        ", ".join(f'"{name}"' for name in names), ", ".join(f":{name}" for name in names)
+    )
+    rows = old.rows("images", names)
+    while chunk := list(islice(rows, CHUNK_ROWS)):
+        _run(connection, insert_, chunk)
 
 
 def _take_over_facts(connection: Connection, old: OldIndex) -> None:
     facts = ", ".join(f"{name} = coalesce(o.{name}, images.{name})" for name in FACTS)
-    taken = connection.exec_driver_sql(
-        f"UPDATE images SET {facts} FROM old_images o WHERE {_SAME_BYTES} AND images.source = 'recovered'"
+    taken = _run(
+        connection, f"UPDATE images SET {facts} FROM old_images o WHERE {_SAME_BYTES} AND images.source = 'recovered'"
     )
     old.salvaged.rows["images"] += taken.rowcount
-    gone = connection.exec_driver_sql(
-        "SELECT sop_instance_uid FROM old_images EXCEPT SELECT sop_instance_uid FROM images"
-    )
+    gone = _run(connection, "SELECT sop_instance_uid FROM old_images EXCEPT SELECT sop_instance_uid FROM images")
     old.salvaged.gone = [row[0] for row in gone]
 
 
@@ -222,12 +270,13 @@ def _compare_digests(connection: Connection, old: OldIndex, now: dt.datetime) ->
     As with `fsck --hash --repair`, the file is believed, unless volumes were made of the instance with the old digest:
     then the file is damaged.
     """
-    altered = connection.exec_driver_sql(
+    altered = _run(
+        connection,
         'SELECT images.id, images."key", o.sha256 AS sha256, images.sha256 AS of_file, images.sop_instance_uid, '
         "images.calling_ae_title, se.series_instance_uid, st.study_instance_uid FROM images "
         'JOIN old_images o ON o."key" = images."key" AND o.sop_instance_uid = images.sop_instance_uid '
         "JOIN series se ON se.id = images.series_id JOIN studies st ON st.id = se.study_id "
-        "WHERE o.sha256 != images.sha256"
+        "WHERE o.sha256 != images.sha256",
     ).all()
     old.salvaged.altered = [row.key for row in altered]
     for row in altered:
@@ -248,14 +297,14 @@ def _compare_digests(connection: Connection, old: OldIndex, now: dt.datetime) ->
 
 def _take_over_ids(connection: Connection) -> None:
     """Number the instances as before: a hook has finished all of them up to a number."""
-    cursor = connection.exec_driver_sql("SELECT max(image_id) FROM hooks").scalar()
+    cursor = _run(connection, "SELECT max(image_id) FROM hooks").scalar()
     if cursor is None:
         return
-    largest = "SELECT max((SELECT coalesce(max(id), 0) FROM old_images), (SELECT coalesce(max(id), 0) FROM images), ?)"
-    base = connection.exec_driver_sql(largest, (cursor,)).scalar_one()
-    connection.exec_driver_sql("UPDATE images SET id = -id")
-    connection.exec_driver_sql(f"UPDATE OR IGNORE images SET id = o.id FROM old_images o WHERE {_SAME_BYTES}")
-    connection.exec_driver_sql("UPDATE images SET id = ? - id WHERE id < 0", (base,))
+    numbers = "SELECT max(id) AS id FROM old_images UNION ALL SELECT max(id) FROM images"
+    base = max(cursor, _run(connection, f"SELECT coalesce(max(id), 0) FROM ({numbers}) AS numbers").scalar_one())
+    _run(connection, "UPDATE images SET id = -id")
+    _run(connection, f"UPDATE images SET id = o.id FROM old_images o WHERE {_SAME_BYTES}")
+    _run(connection, "UPDATE images SET id = :base - id WHERE id < 0", {"base": base})
 
 
 def _take_over_conversions(connection: Connection, old: OldIndex, has_file: Callable[[str], bool]) -> None:
@@ -290,11 +339,12 @@ def _take_over_conversions(connection: Connection, old: OldIndex, has_file: Call
 def _known_series(connection: Connection, old: OldIndex) -> dict[int, dict[str, Any]]:
     """Return the series of the old index that exist, by their old numbers, with their new ones as `new_id`."""
     studies = {row["id"]: row["study_instance_uid"] for row in old.rows("studies", ("id", "study_instance_uid"))}
-    rows = connection.exec_driver_sql(
+    rows = _run(
+        connection,
         "SELECT st.study_instance_uid, se.series_instance_uid, se.id FROM series se JOIN studies st "
-        "ON st.id = se.study_id"
+        "ON st.id = se.study_id",
     )
-    new = {(study, uid): new_id for study, uid, new_id in rows}
+    new = {(row.study_instance_uid, row.series_instance_uid): row.id for row in rows}
     known = {}
     for row in old.rows("series", _names("series")):
         new_id = new.get((studies.get(row["study_id"], ""), row["series_instance_uid"]))
@@ -306,45 +356,49 @@ def _known_series(connection: Connection, old: OldIndex) -> dict[int, dict[str, 
 def _take_over_series(connection: Connection, row: Mapping[str, Any], old_id: int, *, is_whole: bool) -> None:
     """Take over the outcome of a series if it is that of its instances; else only its last revision."""
     new_id = row["new_id"]
-    same = connection.exec_driver_sql(
-        "SELECT (SELECT count(*) FROM images WHERE series_id = ?), "
-        "(SELECT count(*) FROM old_images WHERE series_id = ?), "
-        "(SELECT count(*) FROM images i JOIN old_images o ON o.series_id = ? AND o.sop_instance_uid = "
-        "i.sop_instance_uid AND o.sha256 = i.sha256 WHERE i.series_id = ?)",
-        (new_id, old_id, old_id, new_id),
+    same = _run(
+        connection,
+        "SELECT (SELECT count(*) FROM images WHERE series_id = :new), "
+        "(SELECT count(*) FROM old_images WHERE series_id = :old), "
+        "(SELECT count(*) FROM images i JOIN old_images o ON o.series_id = :old AND o.sop_instance_uid = "
+        "i.sop_instance_uid AND o.sha256 = i.sha256 WHERE i.series_id = :new)",
+        {"new": new_id, "old": old_id},
     ).one()
     names = ["revision"]
     if is_whole and len(set(same)) == 1 and row["state"] not in OPEN_STATES:
         names += CLOSED_SERIES
-        connection.exec_driver_sql("UPDATE series SET due_at = NULL, open_since = NULL WHERE id = ?", (new_id,))
-    changes = ", ".join(f'"{name}" = ?' for name in names)
-    _executed(connection, f"UPDATE series SET {changes} WHERE id = ?", [*(row[name] for name in names), new_id])
+        _run(connection, "UPDATE series SET due_at = NULL, open_since = NULL WHERE id = :new_id", {"new_id": new_id})
+    changes = ", ".join(f'"{name}" = :{name}' for name in names)
+    values = {name: row[name] for name in (*names, "new_id")}
+    _is_executed(connection, f"UPDATE series SET {changes} WHERE id = :new_id", values)
 
 
 def _take_over_studies(connection: Connection, old: OldIndex) -> None:
     """Take over when studies became quiet, of those that have no open series now."""
     for row in old.rows("studies", ("study_instance_uid", "closed_at", "quiet_at")):
-        connection.exec_driver_sql(
-            "UPDATE studies SET closed_at = ?, quiet_at = ? WHERE study_instance_uid = ? AND NOT EXISTS "
+        _run(
+            connection,
+            "UPDATE studies SET closed_at = :closed_at, quiet_at = :quiet_at "
+            "WHERE study_instance_uid = :study_instance_uid AND NOT EXISTS "
             "(SELECT 1 FROM series WHERE study_id = studies.id AND state IN ('receiving', 'converting'))",
-            (row["closed_at"], row["quiet_at"], row["study_instance_uid"]),
+            row,
         )
 
 
 def _take_over_conflicts(connection: Connection, old: OldIndex) -> None:
     """Take over the conflicts that indexing the files has not found again."""
     uids = ("kind", "study_instance_uid", "series_instance_uid", "sop_instance_uid")
-    found = {tuple(row) for row in connection.exec_driver_sql(f"SELECT {', '.join(uids)} FROM conflicts")}
-    rows = [row | {"id": None} for row in old.rows("conflicts", _names("conflicts")) if row["key"] is None]
+    found = {tuple(row) for row in _run(connection, f"SELECT {', '.join(uids)} FROM conflicts")}
+    names = [name for name in _names("conflicts") if name != "id"]
+    rows = [row for row in old.rows("conflicts", names) if row["key"] is None]
     _insert(connection, old, "conflicts", [row for row in rows if tuple(row[name] for name in uids) not in found])
 
 
 def _delete_patients_without_studies(connection: Connection) -> None:
     """Delete merged patients that no file is of any more."""
     has_no_study = "NOT EXISTS (SELECT 1 FROM studies WHERE patient_id = {})"
-    connection.exec_driver_sql(
-        f"DELETE FROM patients WHERE merged_into IS NOT NULL AND {has_no_study.format('patients.merged_into')}"
+    _run(
+        connection,
+        f"DELETE FROM patients WHERE merged_into IS NOT NULL AND {has_no_study.format('patients.merged_into')}",
     )
-    connection.exec_driver_sql(
-        f"DELETE FROM patients WHERE merged_into IS NULL AND {has_no_study.format('patients.id')}"
-    )
+    _run(connection, f"DELETE FROM patients WHERE merged_into IS NULL AND {has_no_study.format('patients.id')}")

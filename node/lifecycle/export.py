@@ -19,7 +19,7 @@ from pathlib import Path
 
 from node.durable import locked, make_folder, sync_file, sync_folder
 from node.errors import UsageError, VoxelnodeError
-from node.index.engine import FILE_NAME
+from node.index.engine import FILE_NAME, Place, place_of
 from node.index.exported import ExportedFile, copy_for_readers, files_of, finish, require_export
 
 _WORK = "export.part"
@@ -37,7 +37,7 @@ class Exported:
     absent: tuple[str, ...]
 
 
-def export(root: Path, target: Path, group: str | None = None) -> Exported:
+def export(root: Path, target: Path, group: str | None = None, url: str | None = None) -> Exported:
     """Bring an export of a root up to date, also while a node runs.
 
     Parameters
@@ -46,6 +46,8 @@ def export(root: Path, target: Path, group: str | None = None) -> Exported:
         Absolute. `target` is created if it does not exist.
     group : str or None
         Group that may read the export; None: only the owner.
+    url : str or None
+        ``[index] url``.
 
     Raises
     ------
@@ -67,7 +69,7 @@ def export(root: Path, target: Path, group: str | None = None) -> Exported:
     if lock is None:
         raise VoxelnodeError(f"another process exports to {target}: try again when it has ended")
     try:
-        return _export(root, target, gid)
+        return _export(root, place_of(root, url), target, gid)
     finally:
         os.close(lock)
 
@@ -84,11 +86,11 @@ def _gid(group: str | None) -> int | None:
     return gid
 
 
-def _export(root: Path, target: Path, gid: int | None) -> Exported:
+def _export(root: Path, place: Place, target: Path, gid: int | None) -> Exported:
     work = target / _WORK
     shutil.rmtree(work, ignore_errors=True)  # of an export that was interrupted
     work.mkdir(mode=0o700)
-    copy_for_readers(root / FILE_NAME, work / FILE_NAME)
+    copy_for_readers(place, work / FILE_NAME)
     folders, absent, copied, size = files_of(work / FILE_NAME), [], 0, 0
     for folder, files in folders.items():
         if (target / folder).is_dir():

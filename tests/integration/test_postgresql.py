@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
+import shutil
 import sqlite3
+import subprocess
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -13,16 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import inspect, select, text
+from sqlalchemy import inspect, make_url, select, text
 from sqlalchemy.exc import OperationalError
 
-from node.control.repository import copy_index
+from node.control.repository import copy_index, rebuild_index
 from node.errors import OutOfResources
 from node.index import copying
 from node.index.backend import IndexUnusable, ServerPlace, backend_of
 from node.index.database import Index, reading
-from node.index.engine import FILE_NAME, check, open_engine, upgrade
+from node.index.engine import FILE_NAME, backup, check, open_engine, upgrade
+from node.index.exported import KEPT_TABLES
 from node.index.models import REVISION, Base
+from node.lifecycle.export import export
 from node.metrics import Metrics
 from node.settings.model import IndexSettings, Settings, Storage
 from tests import make, several_writers
@@ -31,7 +36,8 @@ from tests.acceptance.test_kill import Sender
 from tests.integration.conftest import Root
 from tests.integration.test_conversion import converted
 from tests.made_once import IN_POSTGRESQL
-from tests.postgresql import Server, start
+from tests.postgresql import Server, programs, start
+from tests.rows import view_rows
 from tests.several_writers import INSTANCES, SERIES
 
 pytest.importorskip("psycopg", reason="psycopg is not installed")
@@ -310,3 +316,82 @@ def test_a_copy_that_differs_is_not_used(filled: Path, server: Server, monkeypat
     with pytest.raises(IndexUnusable, match="not finished"):
         Index(filled, Metrics(), url=url)
     Index(filled, Metrics()).close()
+
+
+# Exports, backups and new indexes
+
+
+@pytest.fixture
+def moved(filled: Path, server: Server, request: pytest.FixtureRequest) -> ServerPlace:
+    """A root that is closed, whose index is in a database with the name of the test."""
+    url = server.create(request.node.name[-60:])
+    copy_index(Settings(storage=Storage(root=filled, reserve_bytes=0)), url)
+    return ServerPlace(url, filled)
+
+
+def test_an_export_of_an_index_in_postgresql_is_one_of_sqlite(moved: ServerPlace, tmp_path: Path) -> None:
+    folder = tmp_path / "export"
+    done = export(moved.root, folder, url=moved.url)
+    assert (done.copied, done.absent) == (1, ())
+    before, exported = rows_of(moved), rows_of(folder / FILE_NAME)
+    assert {name for name, rows in exported.items() if rows} <= KEPT_TABLES | {"about"}
+    for table in KEPT_TABLES:
+        assert exported[table] == before[table]
+    rows = view_rows(folder, "SELECT path FROM v_volumes")
+    assert len(rows) == 3
+    assert all(Path(row["path"]).is_relative_to(folder) and Path(row["path"]).is_file() for row in rows)
+    assert not list(folder.glob("index.sqlite-*"))
+    done = export(moved.root, folder, url=moved.url)
+    assert (done.copied, done.kept) == (0, 1)
+
+
+def test_a_backup_is_restored_by_pg_restore(
+    moved: ServerPlace, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bin_ = programs()
+    assert bin_ is not None
+    monkeypatch.setenv("PATH", f"{bin_}:{os.environ['PATH']}")
+    size = backup(moved, tmp_path / "index.dump")
+    assert size == (tmp_path / "index.dump").stat().st_size > 0
+    restored = ServerPlace(server.create("restored"), moved.root)
+    url = restored.url.replace("+psycopg", "")
+    subprocess.run(
+        ["pg_restore", "--no-owner", "--exit-on-error", f"--dbname={url}", tmp_path / "index.dump"], check=True
+    )
+    assert rows_of(restored) == rows_of(moved)
+    assert check(restored) == []
+    assert last_workitem(restored) == 7
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(IndexUnusable, match="install PostgreSQL's client programs"):
+        backup(moved, tmp_path / "other.dump")
+
+
+def test_a_new_index_takes_over_what_pages_can_be_read(moved: ServerPlace, server: Server, tmp_path: Path) -> None:
+    """The server has no page of the copy in its memory yet."""
+    database = make_url(moved.url).database or ""
+    server.run("INSERT INTO events (kind, detail, happened_at) SELECT 'deleted', repeat('x', 200), '2026-01-01' "
+               "FROM generate_series(1, 1000)", database)  # fmt: skip
+    before = rows_of(moved)
+    [(file,)] = server.run("SELECT relfilenode FROM pg_class WHERE relname = 'events'", database)
+    server.run(f'CREATE DATABASE damaged TEMPLATE "{database}" STRATEGY file_copy')
+    [(folder,)] = server.run("SELECT oid FROM pg_database WHERE datname = 'damaged'")
+    with (server.folder / "data" / "base" / str(folder) / str(file)).open("r+b") as pages:
+        pages.seek(2 * 8192)
+        pages.write(b"\xa5" * 8192)
+    shutil.copytree(moved.root, tmp_path / "copy", ignore=shutil.ignore_patterns("journal"))  # which is still open
+    there = ServerPlace(server.url("damaged"), tmp_path / "copy")
+    settings = Settings(storage=Storage(root=there.root, reserve_bytes=0), index=IndexSettings(url=there.url))
+    done = rebuild_index(settings)
+    assert list(done.salvaged.unread) == ["events"]
+    assert done.salvaged.gone == done.salvaged.altered == done.unread == []
+    after = rows_of(there)
+    assert 950 < len(after["events"]) < 1000
+    changing = {"about", "events", "patients", "studies", "series", "images", "conflicts"}
+    assert {table: after[table] for table in after.keys() - changing} == {
+        table: before[table] for table in before.keys() - changing
+    }
+    assert len(after["images"]) == len(before["images"])
+    states = "SELECT state FROM {}series ORDER BY series_instance_uid"
+    aside = states.format(f"{done.previous_index}.")
+    assert server.run(states.format(""), "damaged") == server.run(aside, "damaged")
+    assert server.run("SELECT count(*) FROM v_images WHERE path LIKE '%.dcm'", "damaged") == [(3,)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -18,6 +17,7 @@ from node.control.repository import Repository, check_repository, rebuild_index
 from node.conversion.pipeline import convert
 from node.index import arrivals
 from node.index.engine import FILE_NAME, IndexUnusable
+from node.index.models import Base
 from node.settings.model import Settings, Storage
 from node.writers.options import WriteOptions
 from tests import make
@@ -25,10 +25,9 @@ from tests.converting import convert_series
 from tests.crash.journal import Sent, new_series
 from tests.ingest import take
 from tests.integration.conftest import data_set_bytes
+from tests.made_once import IN_POSTGRESQL, copy_root, lose_index
 from tests.preloaded import run
-from tests.rows import view_rows
-
-pytestmark = pytest.mark.sqlite
+from tests.rows import read_rows, view_rows
 
 FAR = dt.datetime(2100, 1, 1, tzinfo=dt.UTC)
 
@@ -43,13 +42,18 @@ def convert_due(repository: Repository) -> int:
 
 def contents(root: Path, *, but: frozenset[str] = frozenset()) -> dict[str, list[tuple[object, ...]]]:
     """The rows of every table, without the columns that a rebuild need not keep."""
-    with closing(sqlite3.connect(root / FILE_NAME)) as connection:
-        tables = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        return {
-            table: sorted(connection.execute(f'SELECT * FROM "{table}"'), key=repr)
-            for table in tables
-            if table not in but
-        }
+    return {
+        table: sorted((tuple(row.values()) for row in read_rows(root, f'SELECT * FROM "{table}"')), key=repr)
+        for table in Base.metadata.tables
+        if table not in but
+    }
+
+
+def previous_indexes(root: Path) -> int:
+    """How many indexes of a root were set aside."""
+    if IN_POSTGRESQL:
+        return len(read_rows(root, "SELECT nspname FROM pg_namespace WHERE nspname LIKE 'index%'"))
+    return len(list(root.glob("index-*.sqlite")))
 
 
 def study_of(root: Path, one: Sent) -> str:
@@ -88,7 +92,7 @@ def lived_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def lived(settings: Settings, lived_once: Path) -> Path:
     """A copy of that root; its journal had nothing that is not elsewhere."""
-    shutil.copytree(lived_once, settings.storage.root, ignore=shutil.ignore_patterns("journal"))
+    copy_root(lived_once, settings.storage.root, "journal")
     return settings.storage.root
 
 
@@ -108,8 +112,7 @@ def test_everything_that_can_be_read_is_taken_over(settings: Settings, lived: Pa
     after_series = view_rows(lived, "SELECT * FROM v_series ORDER BY series_instance_uid")
     assert after_series == series
     conflicts = "SELECT kind, study_instance_uid, path, sha256 FROM v_conflicts ORDER BY kind, study_instance_uid"
-    with closing(sqlite3.connect(rebuilt.previous_index or "")) as old:
-        assert len(view_rows(lived, conflicts)) == old.execute("SELECT count(*) FROM conflicts").fetchone()[0]
+    assert len(view_rows(lived, conflicts)) == len(before["conflicts"])
     with Repository(settings) as repository:
         assert convert_due(repository) == 0, "nothing has to be converted again"
     assert check_repository(settings, digests=True, repair=False) == []
@@ -162,8 +165,7 @@ def test_a_deletion_that_was_killed_after_its_order_is_not_undone(
 def test_after_a_rebuild_a_deletion_finds_what_lies_in_quarantine(settings: Settings, lived: Path, harm: str) -> None:
     assert len(list(lived.glob("quarantine/*.dcm"))) == 1
     if harm == "gone":
-        for path in lived.glob("index.sqlite*"):
-            path.unlink()
+        lose_index(lived)
     rebuild_index(settings)
     [conflict] = view_rows(lived, "SELECT * FROM v_conflicts WHERE path IS NOT NULL")
     assert conflict["kind"] == ("instance-bytes" if harm == "sound" else "instance-quarantined")
@@ -184,8 +186,7 @@ def test_an_instance_that_only_quarantine_has_is_taken_back(settings: Settings, 
     (root / "quarantine" / "cut.dcm").write_bytes(next(root.glob("objects/*/*.dcm")).read_bytes()[:-10])
     (root / "quarantine" / "other.dcm").write_bytes(b"no DICOM")
     if index == "gone":
-        for path in root.glob("index.sqlite*"):
-            path.unlink()
+        lose_index(root)
     rebuilt = rebuild_index(settings)
     assert len(rebuilt.taken_back) == 1
     assert rebuilt.salvaged.gone == []
@@ -237,6 +238,7 @@ def damage(path: Path, table: str) -> None:
         file.write(b"\xa5" * size)
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize("table", ["images", "conversions", "events", "tombstones", "accounts", "series", "patients"])
 def test_a_table_that_cannot_be_read_is_named_and_the_others_are_taken_over(
     settings: Settings, lived: Path, table: str
@@ -255,6 +257,7 @@ def test_a_table_that_cannot_be_read_is_named_and_the_others_are_taken_over(
     assert check_repository(settings, digests=True, repair=False) == []
 
 
+@pytest.mark.sqlite
 def test_a_table_is_read_on_both_sides_of_its_damage(settings: Settings) -> None:
     with Repository(settings) as repository:
         take(repository.ingest, new_series(1))
@@ -286,13 +289,13 @@ def test_a_rebuild_that_dies_is_done_again_with_the_same_previous_index(
     before = contents(lived)["conversions"]
     if step == "aside":
         with monkeypatch.context() as patch:
-            patch.setattr(repositories, "OldIndex", None)
+            patch.setattr(repositories, "_old_index", None)
             with pytest.raises(TypeError):
                 rebuild_index(settings)
     elif step == "finished":
         done = rebuild_index(settings).previous_index
         assert done is not None
-        (lived / "rebuilding.json").write_text(json.dumps({"previous_index": done.name}))
+        (lived / "rebuilding.json").write_text(json.dumps({"previous_index": Path(done).name}))
     else:
         killed = run("db", "rebuild", "--root", lived, environment={"VOXELNODE_FAILPOINT": step})
         assert killed.returncode != 0
@@ -300,13 +303,13 @@ def test_a_rebuild_that_dies_is_done_again_with_the_same_previous_index(
         Repository(settings)
     rebuild_index(settings)
     assert contents(lived)["conversions"] == before
-    assert len(list(lived.glob("index-*.sqlite"))) == 1
+    assert previous_indexes(lived) == 1
     Repository(settings).close()
 
 
 def test_two_rebuilds_within_a_second_keep_both_previous_indexes(settings: Settings, lived: Path) -> None:
     assert rebuild_index(settings).previous_index != rebuild_index(settings).previous_index
-    assert len(list(lived.glob("index-*.sqlite"))) == 2
+    assert previous_indexes(lived) == 2
 
 
 def test_a_file_that_is_not_as_the_previous_index_recorded_it_is_named(settings: Settings) -> None:
@@ -348,8 +351,8 @@ def test_after_a_rebuild_an_instance_takes_the_place_of_its_file_that_was_altere
 
 def test_hooks_hear_of_no_instance_twice_and_of_none_never(settings: Settings, lived: Path) -> None:
     def ids() -> list[tuple[object, ...]]:
-        with closing(sqlite3.connect(lived / FILE_NAME)) as connection:
-            return connection.execute("SELECT sop_instance_uid, id FROM images ORDER BY id").fetchall()
+        rows = read_rows(lived, "SELECT sop_instance_uid, id FROM images ORDER BY id")
+        return [tuple(row.values()) for row in rows]
 
     before = ids()
     stray = next(lived.glob("objects/*/*.dcm")).with_name(f"{'a' * 32}.dcm")

@@ -36,6 +36,7 @@ from tests.protocol.conftest import (
     padded,
     pdv,
 )
+from tests.rows import write_rows
 
 PENDING, PENDING_WITHOUT_KEYS = 0xFF00, 0xFF01
 
@@ -235,14 +236,13 @@ def test_a_query_with_too_many_answers_gets_none(start_node: Callable[..., Runni
 
 def fill(node: Running, studies: int) -> None:
     """Put studies into the index, without anything in them."""
-    connection = sqlite3.connect(node.root / "index.sqlite")
-    with connection:
-        connection.execute("INSERT INTO patients (id, identity, patient_id) VALUES (1, '\\P', 'P')")
-        connection.executemany(
-            "INSERT INTO studies (id, patient_id, study_instance_uid, study_id) VALUES (?, 1, ?, ?)",
-            [(number, f"1.2.{number}", str(number)) for number in range(1, studies + 1)],
-        )
-    connection.close()
+    write_rows(node.root, "INSERT INTO patients (id, identity, patient_id) VALUES (1, '\\P', 'P')")
+    write_rows(
+        node.root,
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :studies) "
+        "INSERT INTO studies (id, patient_id, study_instance_uid, study_id) SELECT i, 1, '1.2.' || i, '' || i FROM n",
+        studies=studies,
+    )
 
 
 def test_a_cancel_ends_a_query(node: Running) -> None:
@@ -370,6 +370,7 @@ def test_a_query_ends_when_the_node_stops(start_node: Callable[..., Running]) ->
     assert last.get("Status", 0xA700) == 0xA700  # or the association ended before it was read
 
 
+@pytest.mark.sqlite
 def test_a_peer_that_does_not_read_its_answers_holds_nothing_in_the_index(start_node: Callable[..., Running]) -> None:
     node = start_node(pdu_seconds=60)
     fill(node, 50_000)

@@ -85,6 +85,7 @@ class Sender:
 @pytest.fixture
 def listening(tmp_path: Path) -> Iterator[Callable[..., int]]:
     index = Index(tmp_path / "root", Metrics())
+    (tmp_path / "root").mkdir(exist_ok=True)  # an index in PostgreSQL does not make it
     audit = Audit(tmp_path / "root", "VOXELNODE")
     started: list[MllpListener] = []
 

@@ -33,7 +33,7 @@ from tests.object_store import object_store
 from tests.peers import Pacs, Proxy, Stow
 from tests.protocol.conftest import Running, data_set_bytes, until
 from tests.receivers import Answer, Receiver
-from tests.rows import view_rows
+from tests.rows import view_rows, write_rows
 
 CT = make.ct_series
 
@@ -104,12 +104,13 @@ class Source:
 
     def quiet(self, ds: FileDataset) -> None:
         """Let the series of an instance become quiet, without converting it."""
-        index = self.node.ingest.index
-        with index._engine.begin() as connection:
-            connection.exec_driver_sql(
-                "INSERT INTO events (kind, study_instance_uid, series_instance_uid, happened_at) VALUES (?, ?, ?, ?)",
-                ("series-quiet", ds.StudyInstanceUID, ds.SeriesInstanceUID, "2026-01-01 12:00:00.000000"),
-            )
+        write_rows(
+            self.node.root,
+            "INSERT INTO events (kind, study_instance_uid, series_instance_uid, happened_at) "
+            "VALUES ('series-quiet', :study, :series, '2026-01-01 12:00:00.000000')",
+            study=str(ds.StudyInstanceUID),
+            series=str(ds.SeriesInstanceUID),
+        )
 
 
 @pytest.fixture(scope="module")
