@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 
 from node.dicom.attributes import instance_attributes
@@ -23,6 +24,7 @@ from node.index import postgresql
 from node.index.database import Index
 from node.index.records import Arrived, StoredFile
 from node.metrics import Metrics
+from node.settings.model import OverwritePolicy
 from tests import make
 from tests.integration.conftest import data_set_bytes
 from tests.preloaded import PROJECT
@@ -30,31 +32,42 @@ from tests.preloaded import PROJECT
 INSTANCES, SERIES, THREADS = 500, 5, 4
 
 
-def arrivals(writer: int) -> list[Arrived]:
-    """The same instances for each writer, in files and an order of its own; two series are of one study."""
+@cache
+def template() -> tuple[bytes, str]:
+    """A data set, and its transfer syntax; the UIDs of its instance, series and study end in 1000."""
     [ds] = make.ct_series(1, rows=2, columns=2, PatientID="SHARED")
     ds.SOPInstanceUID, ds.SeriesInstanceUID, ds.StudyInstanceUID = "1.2.1.1000", "1.2.2.1000", "1.2.3.1000"
-    template, syntax = data_set_bytes(ds), str(ds.file_meta.TransferSyntaxUID)
-    made = []
-    for number in range(INSTANCES):
-        series = number % SERIES
-        data = template
-        for level, value in ((b"1", number), (b"2", series), (b"3", series // 2)):
-            data = data.replace(b"1.2.%s.1000" % level, b"1.2.%s.%d" % (level, 1000 + value))
-        file = StoredFile(
-            key=f"objects/00000000/{writer}-{number}.dcm",
-            quarantine_key=f"quarantine/{writer}-{number}.dcm",
-            bytes=len(data),
-            sha256=f"{number:064}",
-            data_set_offset=0,
-            transfer_syntax_uid=syntax,
-            source="dicom",
-            calling_ae_title=f"HOST{writer}",
-            called_ae_title="VOXELNODE",
-            peer="",
-            received_at=dt.datetime.now(dt.UTC),
-        )
-        made.append(Arrived(instance_attributes(data, syntax), file, 60))
+    return data_set_bytes(ds), str(ds.file_meta.TransferSyntaxUID)
+
+
+def arrived(
+    writer: int, number: int, *, study: int | None = None, sha256: str = "0", policy: OverwritePolicy = "never"
+) -> Arrived:
+    """One of the instances, as a writer received it; by default, two series are of one study."""
+    series = number % SERIES
+    data, syntax = template()
+    for level, value in ((b"1", number), (b"2", series), (b"3", series // 2 if study is None else study)):
+        data = data.replace(b"1.2.%s.1000" % level, b"1.2.%s.%d" % (level, 1000 + value))
+    name = f"{writer}-{number}-{sha256}.dcm"
+    file = StoredFile(
+        key=f"objects/00000000/{name}",
+        quarantine_key=f"quarantine/{name}",
+        bytes=len(data),
+        sha256=sha256,
+        data_set_offset=0,
+        transfer_syntax_uid=syntax,
+        source="dicom",
+        calling_ae_title=f"HOST{writer}",
+        called_ae_title="VOXELNODE",
+        peer="",
+        received_at=dt.datetime.now(dt.UTC),
+    )
+    return Arrived(instance_attributes(data, syntax), file, 60, policy)
+
+
+def arrivals(writer: int) -> list[Arrived]:
+    """The same instances for each writer, in an order of its own."""
+    made = [arrived(writer, number) for number in range(INSTANCES)]
     random.Random(writer).shuffle(made)
     return made
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import PurePath
+from typing import NamedTuple
 
 from sqlalchemy import JSON, Connection, bindparam, case, func, select, update
 
@@ -45,6 +46,15 @@ class _Held:
     series_id: int
     file_missing: bool = False
     pending: bool = False
+
+
+class _Seen(NamedTuple):
+    """An instance that a series has seen; `counts` unless it was there already."""
+
+    series_id: int
+    arrived: Arrived
+    counts: bool = False
+    replaces: bool = False
 
 
 @dataclass(slots=True)
@@ -150,11 +160,28 @@ def add_instances(
 
 
 def _add_instances(connection: Connection, batch: Sequence[Arrived], flaws: Mapping[str, Flaw]) -> list[Kept]:
+    kept, seen = _decided(connection, batch, flaws)
+    grown: dict[int, _Growth] = {}
+    for one in seen:
+        growth = grown.setdefault(one.series_id, _Growth())
+        growth.senders[one.arrived.file.calling_ae_title] = one.arrived
+        if one.counts:
+            growth.last, growth.count = one.arrived, growth.count + 1
+            growth.replaced |= one.replaces
+    for series_id in sorted(grown):
+        _record_growth(connection, series_id, grown[series_id])
+    return kept
+
+
+def _decided(
+    connection: Connection, batch: Sequence[Arrived], flaws: Mapping[str, Flaw]
+) -> tuple[list[Kept], list[_Seen]]:
+    """Insert and change the rows of images; return also which series have seen which instances."""
     held = _held(connection, batch, flaws)
     images: dict[str, dict[str, object]] = {}
-    grown: dict[int, _Growth] = {}
     series_ids: dict[tuple[object, ...], int] = {}
     kept: list[Kept] = []
+    seen: list[_Seen] = []
     for arrived in batch:
         uid = arrived.attributes.sop_instance_uid
         first = held.get(uid)
@@ -178,19 +205,32 @@ def _add_instances(connection: Connection, batch: Sequence[Arrived], flaws: Mapp
                 _note_found(connection, arrived)
                 held[uid] = replace(first, file_missing=False)
             kept.append(_not_taken(connection, arrived, first, flaws))
-            grown.setdefault(first.series_id, _Growth()).senders[arrived.file.calling_ae_title] = arrived
+            seen.append(_Seen(first.series_id, arrived))
             continue
         kept.append(result)
         held[uid] = _Held(arrived.file.sha256, arrived.file.key, series_id, pending=uid in images)
-        growth = grown.setdefault(series_id, _Growth())
-        growth.senders[arrived.file.calling_ae_title] = arrived
-        growth.last, growth.count = arrived, growth.count + 1
-        growth.replaced |= first is not None
-    if images:
-        _INSERT_IMAGES.execute(connection, list(images.values()))
-    for series_id in sorted(grown):
-        _record_growth(connection, series_id, grown[series_id])
-    return kept
+        seen.append(_Seen(series_id, arrived, counts=True, replaces=first is not None))
+    if images and (taken := _INSERT_IMAGES.execute(connection, list(images.values()))):
+        return _decided_again(connection, batch, flaws, taken, kept, seen)
+    return kept, seen
+
+
+def _decided_again(
+    connection: Connection,
+    batch: Sequence[Arrived],
+    flaws: Mapping[str, Flaw],
+    taken: set[str],
+    kept: list[Kept],
+    seen: list[_Seen],
+) -> tuple[list[Kept], list[_Seen]]:
+    """Decide once more about instances that another writer has inserted meanwhile: they are held by now."""
+    again = [number for number, arrived in enumerate(batch) if arrived.attributes.sop_instance_uid in taken]
+    if len(again) > len(taken):  # what was decided about the second of one UID depends on the first
+        raise Overtaken("another writer has inserted an instance meanwhile that the batch has twice")
+    kept_now, seen_now = _decided(connection, [batch[number] for number in again], flaws)
+    for number, one in zip(again, kept_now, strict=True):
+        kept[number] = one
+    return kept, [one for one in seen if one.arrived.attributes.sop_instance_uid not in taken] + seen_now
 
 
 def _record_growth(connection: Connection, series_id: int, growth: _Growth) -> None:

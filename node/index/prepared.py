@@ -28,8 +28,6 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import sqlite
 
-from node.index.backend import Overtaken
-
 
 class Prepared:
     """A SQLAlchemy statement compiled to SQL, with its parameters in order and the conversion of each value.
@@ -90,24 +88,27 @@ class PreparedInsert:
         self._names = [column.name for column in table.columns if column.name != "id"]
         self._sqlite = _Compiled(insert(table), self._names, sqlite.dialect(paramstyle="qmark"))
 
-    def execute(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    def execute(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> set[Any]:
         """Insert rows, in the transaction of `connection`; they have a value for each column.
+
+        Returns
+        -------
+        set
+            The values of `order_by` of rows that another writer has inserted meanwhile, and committed.
 
         Raises
         ------
-        Overtaken
-            Another writer has inserted a row with the same unique values.
         Exception
             From the driver, not wrapped by SQLAlchemy; see `node.index.backend.Backend.Error`.
         """
         driver: Any = connection.connection.dbapi_connection
         if isinstance(driver, sqlite3.Connection):
             driver.executemany(self._sqlite.sql, [self._sqlite.bound(values) for values in rows])
-            return
+            return set()
         statement, compiled = self._in_postgresql
         bound = zip(*map(compiled.bound, sorted(rows, key=itemgetter(self._order_by))), strict=True)
-        if driver.execute(statement, [list(values) for values in bound]).rowcount < len(rows):
-            raise Overtaken(f"another writer has inserted a row of {self._table.name} meanwhile")
+        inserted = driver.execute(statement, [list(values) for values in bound])
+        return {row[self._order_by] for row in rows}.difference(*zip(*inserted, strict=True))
 
     @cached_property
     def _in_postgresql(self) -> tuple[str, _Compiled]:
@@ -118,7 +119,8 @@ class PreparedInsert:
         arrays = ", ".join(f"%s::{kind}[]" for kind in types)
         columns = ", ".join(f'"{name}"' for name in self._names)
         source = f"SELECT * FROM unnest({arrays})"
-        statement = f'INSERT INTO "{self._table.name}" ({columns}) {source} ON CONFLICT DO NOTHING'
+        source += f' ON CONFLICT DO NOTHING RETURNING "{self._order_by}"'
+        statement = f'INSERT INTO "{self._table.name}" ({columns}) {source}'
         return statement, _Compiled(insert(self._table), self._names, dialect)
 
 

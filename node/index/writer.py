@@ -177,19 +177,22 @@ class IndexWriter:
 
     def _commit(self, connection: Connection, batch: list[_Work], attempt: int = 1) -> None:
         started = perf_counter()
+        met: Exception | None = None
         try:
             if self._failed is not None:
                 raise OutOfResources(self._failed)
             done, has_changed = self._written(connection, batch)
         except _OtherWriters as error:
-            self._commit_again(connection, batch, attempt, error)
-            return
+            met = error.cause
         except Exception as error:  # of any kind: no caller may wait for ever, or take it for a success
             log.exception("index_commit_failed", batch=len(batch))
             self._note_disk_error(error)
             for work in batch:
                 if not work.future.done():
                     work.future.set_exception(OutOfResources(f"the index did not commit: {type(error).__name__}"))
+            return
+        if met is not None:
+            self._commit_again(connection, batch, attempt, met)
             return
         self._metrics.commit_seconds.observe(perf_counter() - started)
         for future, result in done:
@@ -198,15 +201,15 @@ class IndexWriter:
             for listener in tuple(self.commit_listeners):
                 listener()
 
-    def _commit_again(self, connection: Connection, batch: list[_Work], attempt: int, error: _OtherWriters) -> None:
+    def _commit_again(self, connection: Connection, batch: list[_Work], attempt: int, met: Exception) -> None:
         """Commit work that has met other writers, piece by piece."""
         self._metrics.commit_conflicts.inc()
         if attempt == MAX_ATTEMPTS:
-            reason = reason_of(error.cause)
+            reason = reason_of(met)
             log.warning("index_commit_conflicts", attempts=attempt, reason=reason)
-            is_of_rows = self.database.is_of_rows(error.cause)
+            is_of_rows = self.database.is_of_rows(met)
             for work in batch:
-                work.future.set_exception(error.cause if is_of_rows else OutOfResources(f"other writers: {reason}"))
+                work.future.set_exception(met if is_of_rows else OutOfResources(f"other writers: {reason}"))
             return
         if len(batch) == 1:
             sleep(PAUSE_SECONDS * 2**attempt * random.random())  # so that two do not meet again

@@ -10,23 +10,27 @@ import sqlite3
 import subprocess
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import inspect, make_url, select, text
+from sqlalchemy import Connection, inspect, make_url, select, text
 from sqlalchemy.exc import OperationalError
 
 from node.control.repository import copy_index, rebuild_index
 from node.errors import OutOfResources
 from node.index import copying
+from node.index.about import set_about
+from node.index.arrivals import add_instances
 from node.index.backend import IndexUnusable, ServerPlace, backend_of
 from node.index.database import Index, reading
 from node.index.engine import FILE_NAME, backup, check, open_engine, upgrade
 from node.index.exported import KEPT_TABLES
 from node.index.models import REVISION, Base
+from node.index.records import Arrived, Kept, Outcome
 from node.lifecycle.export import export
 from node.metrics import Metrics
 from node.settings.model import IndexSettings, Settings, Storage
@@ -38,7 +42,7 @@ from tests.integration.test_conversion import converted
 from tests.made_once import IN_POSTGRESQL
 from tests.postgresql import Server, programs, start
 from tests.rows import view_rows
-from tests.several_writers import INSTANCES, SERIES
+from tests.several_writers import INSTANCES, SERIES, arrived
 
 pytest.importorskip("psycopg", reason="psycopg is not installed")
 
@@ -154,6 +158,78 @@ def test_processes_that_add_the_same_instances_add_each_once(server: Server, tmp
     series = server.run("SELECT arrivals, (SELECT count(*) FROM json_object_keys(waits)) FROM series", "several")
     assert series == [(INSTANCES // SERIES, 3)] * SERIES
     assert server.run("SELECT kind FROM conflicts", "several") == []
+
+
+@pytest.fixture
+def hosts(server: Server, place: ServerPlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Index]]:
+    """Two hosts on one index."""
+    monkeypatch.setattr(postgresql, "_lock", lambda *_: None)
+    monkeypatch.setitem(postgresql._SESSION, "lock_timeout", "60s")
+    url = server.create(tmp_path.name, "migrated")
+    with closing(Index(tmp_path, Metrics(), url=url)) as first, closing(Index(tmp_path, Metrics(), url=url)) as second:
+        yield [first, second]
+
+
+def added_while(server: Server, hosts: list[Index], first: Arrived, second: Arrived) -> list[Kept]:
+    """Add an instance on one host, and another on the other host before the first one is committed."""
+    written, waiting = threading.Event(), threading.Event()
+
+    def add(connection: Connection) -> list[Kept]:
+        kept = add_instances(connection, [first])
+        written.set()
+        assert waiting.wait(60)
+        return kept
+
+    with ThreadPoolExecutor() as pool:
+        one = pool.submit(hosts[0]._writer.run, add)
+        assert written.wait(60)
+        other = pool.submit(hosts[1].instances.add, [second])
+        waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        until(lambda: server.run(waits, make_url(str(hosts[0].place)).database or ""), 60, "the second host")
+        waiting.set()
+        return [*one.result(), *other.result()]
+
+
+def test_two_hosts_add_one_instance_at_the_same_time(server: Server, hosts: list[Index]) -> None:
+    first, second = arrived(1, 1), arrived(2, 1)
+    assert [kept.outcome for kept in added_while(server, hosts, first, second)] == [
+        Outcome.STORED,
+        Outcome.ALREADY_THERE,
+    ]
+    third, fourth = (arrived(host, 1, sha256=str(host), policy="replace") for host in (1, 2))
+    kept = added_while(server, hosts, third, fourth)
+    assert [one.outcome for one in kept] == [Outcome.REPLACED] * 2
+    assert [one.quarantine for one in kept] == [first.file.key, third.file.key]
+
+
+def test_two_hosts_add_a_series_to_two_studies_at_the_same_time(server: Server, hosts: list[Index]) -> None:
+    kept = added_while(server, hosts, arrived(1, 1), arrived(2, 1 + SERIES, study=9))
+    assert [one.outcome for one in kept] == [Outcome.STORED] * 2
+    with hosts[0].reading() as view:
+        assert [row["kind"] for row in view.conflicts.all(decided=False)] == ["series-in-two-studies"]
+
+
+def test_work_of_two_hosts_that_wait_for_each_other_is_done(hosts: list[Index]) -> None:
+    barrier = threading.Barrier(2, timeout=60)
+    attempts = []
+
+    def work(mine: str, others: str) -> Callable[[Connection], None]:
+        def set_both(connection: Connection) -> None:
+            attempts.append(mine)
+            set_about(connection, mine, mine)
+            if len(attempts) <= 2:
+                barrier.wait()
+            set_about(connection, others, mine)
+
+        return set_both
+
+    with ThreadPoolExecutor() as pool:
+        done = [
+            pool.submit(host._writer.run, work(*names))
+            for host, names in zip(hosts, (("a", "b"), ("b", "a")), strict=True)
+        ]
+    assert [one.result() for one in done] == [None, None]
+    assert len(attempts) == 3
 
 
 def test_a_database_on_which_queries_would_answer_otherwise_is_refused(server: Server, tmp_path: Path) -> None:
