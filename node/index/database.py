@@ -263,7 +263,11 @@ class Index:
         was_open = self._writer.is_alive  # a second call changes nothing: the index may be in other hands by now
         self._writer.close()
         if was_open and self._writer.failed is None:
-            with suppress(SQLAlchemyError), self._engine.connect() as connection, connection.begin():
+            with (
+                suppress(SQLAlchemyError, self._writer.database.Error),
+                self._engine.connect() as connection,
+                connection.begin(),
+            ):
                 set_about(connection, CLOSED, "yes")
         for engine in (self._watcher, self._reader, self._engine):
             engine.dispose()

@@ -490,7 +490,7 @@ def deletable_series(
             )
         )
         .where(~exists().where(ConflictRow.series_instance_uid == SeriesRow.series_instance_uid))
-        .group_by(SeriesRow.id)
+        .group_by(SeriesRow.id, StudyRow.id)
         .limit(100)
     ).all()
     return [

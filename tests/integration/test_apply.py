@@ -37,6 +37,7 @@ from node.settings.model import OverwritePolicy
 from tests import make
 from tests.ingest import large_instance
 from tests.integration.conftest import announced, data_set_bytes
+from tests.made_once import lose_index
 from tests.rows import give_locks_up_after, index_locked, read_rows, write_rows
 
 NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
@@ -238,12 +239,10 @@ def test_a_deleted_instance_does_not_come_back_from_the_journal(started: Started
     delete(parts.archive, parts.index, audit, plan, Order("someone", "by command"), NOW)
     audit.close()
     started().require(second)
-    for path in parts.folder.glob("index.sqlite*"):
-        path.unlink()
+    lose_index(parts.folder)
     started().require(second)  # the index was rebuilt
 
 
-@pytest.mark.sqlite
 def test_a_new_index_is_made_of_files_and_journal(started: Started) -> None:
     first, second, third = make.ct_series(3)
     parts = started()
@@ -253,8 +252,7 @@ def test_a_new_index_is_made_of_files_and_journal(started: Started) -> None:
     parts.receive(second)
     parts.applier.step()
     parts.receive(third)
-    for path in parts.folder.glob("index.sqlite*"):
-        path.unlink()
+    lose_index(parts.folder)
     started().require(first, second, third)
 
 

@@ -20,8 +20,6 @@ from node.settings.model import Settings
 from tests import make
 from tests.integration.conftest import announced
 
-pytestmark = pytest.mark.sqlite
-
 
 class _OneRound(threading.Event):
     """An order to stop that comes after one round of waiting."""
@@ -62,7 +60,7 @@ def _replace(path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [_remove, _replace])
-@pytest.mark.parametrize("name", ["index.sqlite", "lock", "journal"])
+@pytest.mark.parametrize("name", [pytest.param("index.sqlite", marks=pytest.mark.sqlite), "lock", "journal"])
 def test_intake_stops_and_everything_says_so(
     settings: Settings, node: Node, name: str, change: Callable[[Path], None]
 ) -> None:

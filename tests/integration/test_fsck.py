@@ -24,9 +24,8 @@ from tests import make
 from tests.converting import convert_series
 from tests.crash.journal import Sent, new_series
 from tests.ingest import take
+from tests.made_once import copy_root, lose_index
 from tests.rows import view_rows
-
-pytestmark = pytest.mark.sqlite
 
 FAR = dt.datetime(2100, 1, 1, tzinfo=dt.UTC)
 
@@ -44,7 +43,7 @@ def filled_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def filled(settings: Settings, filled_once: Path) -> Path:
     """A copy of that root."""
-    shutil.copytree(filled_once, settings.storage.root)
+    copy_root(filled_once, settings.storage.root)
     return settings.storage.root
 
 
@@ -203,13 +202,12 @@ def images(root: Path) -> list[dict[str, object]]:
     return view_rows(root, f"SELECT {columns} FROM v_images ORDER BY sop_instance_uid")
 
 
-@pytest.mark.parametrize("harm", ["deleted", "damaged", "sound"])
+@pytest.mark.parametrize("harm", ["deleted", pytest.param("damaged", marks=pytest.mark.sqlite), "sound"])
 def test_the_index_is_rebuilt_from_the_files_alone(settings: Settings, filled: Path, harm: str) -> None:
     before = images(filled)
     [told] = view_rows(filled, "SELECT min(received_at) AS first FROM v_images")
     if harm == "deleted":
-        for path in filled.glob("index.sqlite*"):
-            path.unlink()
+        lose_index(filled)
     elif harm == "damaged":
         (filled / "index.sqlite").write_bytes(b"no database" * 1000)
     rebuilt = rebuild_index(settings)
@@ -227,6 +225,7 @@ def test_the_index_is_rebuilt_from_the_files_alone(settings: Settings, filled: P
     assert found(settings, digests=True, repair=True) == []
 
 
+@pytest.mark.sqlite
 def test_a_backup_that_is_made_while_the_node_receives_restores_everything_in_it(
     settings: Settings, tmp_path: Path
 ) -> None:
@@ -262,6 +261,7 @@ def test_a_backup_that_is_made_while_the_node_receives_restores_everything_in_it
     assert len(images(copy)) == len(objects(copy)) >= rows
 
 
+@pytest.mark.sqlite
 def test_files_copied_before_the_index_leave_rows_without_files(settings: Settings, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     with Repository(settings) as store:
