@@ -302,8 +302,12 @@ def is_of_other_writers(error: BaseException) -> bool:
 
 
 def hold(connection: Connection, names: Iterable[str]) -> None:
-    """Advisory locks, in the same order for all writers. Two names may share a lock, which costs time only."""
-    keys = sorted({int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), signed=True) for name in names})
+    """Advisory locks, in the same order for all writers.
+
+    There are 256 of them, because the server has room for some thousand: names that share one cost time only.
+    """
+    encoded = (name.encode("utf-8", "surrogatepass") for name in names)
+    keys = sorted({LOCK << 8 | blake2b(name, digest_size=1).digest()[0] for name in encoded})
     connection.exec_driver_sql("SELECT count(pg_advisory_xact_lock(key)) FROM unnest(%s::bigint[]) AS key", (keys,))
 
 

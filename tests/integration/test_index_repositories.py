@@ -84,7 +84,7 @@ def test_a_write_that_fails_undoes_nothing_of_others(root: Root) -> None:
 def test_a_read_of_a_damaged_index_says_so(root: Root) -> None:
     write_rows(root.folder, "DROP VIEW v_deletions")
     write_rows(root.folder, "DROP TABLE tombstones")
-    with pytest.raises(IndexUnusable, match="no such table: tombstones|UndefinedTable"):
+    with pytest.raises(IndexUnusable, match=r"no such table: tombstones|UndefinedTable"):
         root.index.deletions.unfinished()
 
 
