@@ -76,17 +76,23 @@ def _name(root: Path) -> str:
 
 
 def _copy_in_postgresql(place: ServerPlace) -> tuple[str | None, str]:
-    server = shared()
-    template = f"migrated_{REVISION}"
-    if not server.run(f"SELECT 1 FROM pg_database WHERE datname = '{template}'"):
-        server.create(template)
-        upgrade(ServerPlace(server.url(template), place.root))
+    server, template = migrated_in_postgresql()
     name = _name(place.root)
     if _has_database(server, name):  # whose index was lost or set aside
         return upgrade(place)
     (server.folder / name).write_text(str(place.root))
     server.create(name, template)
     return None, REVISION
+
+
+@cache
+def migrated_in_postgresql() -> tuple[Server, str]:
+    """The server of this process, and a database there with the newest schema."""
+    server, template = shared(), f"migrated_{REVISION}"
+    if not _has_database(server, template):
+        server.create(template)
+        upgrade(ServerPlace(server.url(template), Path("/nowhere")))
+    return server, template
 
 
 def _has_database(server: Server, name: str) -> bool:

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from tests.made_once import migrated, share_indexes
+from tests.made_once import IN_POSTGRESQL, migrated, migrated_in_postgresql, share_indexes
 
 PROJECT = Path(__file__).resolve().parents[1]
 ORDER_BYTES = 1 << 17
@@ -36,6 +36,8 @@ class Forker:
     """
 
     def __init__(self, preload: str) -> None:
+        if IN_POSTGRESQL:
+            migrated_in_postgresql()  # processes that are forked have the same server
         self._orders, its_orders = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with its_orders:
             self._process = subprocess.Popen(

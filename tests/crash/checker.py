@@ -11,7 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from node.index import engine
+from node.index.copying import copy_tables
+from node.index.engine import FILE_NAME
+from node.index.models import Base
 from tests.crash.journal import Journal
+from tests.made_once import IN_POSTGRESQL
 from tests.rows import wait_until_applied
 
 
@@ -109,8 +114,17 @@ class Checker:
 
 
 def opened(root: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(f"{(root / 'index.sqlite').absolute().as_uri()}?mode=ro", uri=True, timeout=10)
+    """The index as a file of SQLite; of one in PostgreSQL, a copy that is gone when the connection is closed."""
+    path = root / FILE_NAME
+    if IN_POSTGRESQL:
+        copy_tables(engine.place_of(root, None), path, Base.metadata.tables)
+        with closing(sqlite3.connect(path)) as copy:
+            copy.execute("PRAGMA journal_mode = DELETE")
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10)
     connection.row_factory = sqlite3.Row
+    if IN_POSTGRESQL:
+        connection.execute("SELECT 1 FROM about").fetchone()
+        path.unlink()
     return connection
 
 

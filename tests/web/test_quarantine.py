@@ -51,14 +51,14 @@ def test_the_list_has_pages(site: Site) -> None:
     assert ([item["name"] for item in rest["items"]], rest["next"]) == (["c.dcm"], None)
 
 
-@pytest.mark.parametrize("name", ["..%2findex.sqlite", "missing.dcm"])
+@pytest.mark.parametrize("name", ["..%2flock", "missing.dcm"])
 def test_a_name_that_is_not_there_is_not_found(site: Site, name: str) -> None:
     client = site.client()
     assert client.get(f"/api/v1/quarantine/{name}").status_code == 404
     assert client.get(f"/api/v1/quarantine/{name}/file").status_code == 404
     assert client.delete(f"/api/v1/quarantine/{name}").status_code in (404, 405)
     assert client.post(f"/api/v1/quarantine/{name}/release").status_code == 404
-    assert (site.root / "index.sqlite").exists()
+    assert (site.root / "lock").exists()
 
 
 def test_the_page_shows_the_reason_and_decides(site: Site, versions: tuple[FileDataset, FileDataset]) -> None:
