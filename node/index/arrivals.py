@@ -174,7 +174,7 @@ def _add_instances(connection: Connection, batch: Sequence[Arrived], flaws: Mapp
 
 
 def _decided(
-    connection: Connection, batch: Sequence[Arrived], flaws: Mapping[str, Flaw]
+    connection: Connection, batch: Sequence[Arrived], flaws: Mapping[str, Flaw], *, is_again: bool = False
 ) -> tuple[list[Kept], list[_Seen]]:
     """Insert and change the rows of images; return also which series have seen which instances."""
     held = _held(connection, batch, flaws)
@@ -211,6 +211,8 @@ def _decided(
         held[uid] = _Held(arrived.file.sha256, arrived.file.key, series_id, pending=uid in images)
         seen.append(_Seen(series_id, arrived, counts=True, replaces=first is not None))
     if images and (taken := _INSERT_IMAGES.execute(connection, list(images.values()))):
+        if is_again:
+            raise ValueError("the index neither has an instance nor takes it")
         return _decided_again(connection, batch, flaws, taken, kept, seen)
     return kept, seen
 
@@ -227,7 +229,7 @@ def _decided_again(
     again = [number for number, arrived in enumerate(batch) if arrived.attributes.sop_instance_uid in taken]
     if len(again) > len(taken):  # what was decided about the second of one UID depends on the first
         raise Overtaken("another writer has inserted an instance meanwhile that the batch has twice")
-    kept_now, seen_now = _decided(connection, [batch[number] for number in again], flaws)
+    kept_now, seen_now = _decided(connection, [batch[number] for number in again], flaws, is_again=True)
     for number, one in zip(again, kept_now, strict=True):
         kept[number] = one
     return kept, [one for one in seen if one.arrived.attributes.sop_instance_uid not in taken] + seen_now

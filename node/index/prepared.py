@@ -107,8 +107,10 @@ class PreparedInsert:
             return set()
         statement, compiled = self._in_postgresql
         bound = zip(*map(compiled.bound, sorted(rows, key=itemgetter(self._order_by))), strict=True)
-        inserted = driver.execute(statement, [list(values) for values in bound])
-        return {row[self._order_by] for row in rows}.difference(*zip(*inserted, strict=True))
+        inserted = driver.execute(statement, [list(values) for values in bound]).fetchall()
+        if len(inserted) == len(rows):
+            return set()
+        return {row[self._order_by] for row in rows}.difference(value for (value,) in inserted)
 
     @cached_property
     def _in_postgresql(self) -> tuple[str, _Compiled]:

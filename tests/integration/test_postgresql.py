@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from node.index.backend import IndexUnusable, ServerPlace, backend_of
 from node.index.database import Index, reading
 from node.index.engine import FILE_NAME, backup, check, open_engine, upgrade
 from node.index.exported import KEPT_TABLES
+from node.index.instances import NotIndexable
 from node.index.models import REVISION, Base
 from node.index.records import Arrived, Kept, Outcome
 from node.lifecycle.export import export
@@ -261,6 +263,11 @@ def test_a_nul_is_another_character_in_texts_and_lists(server: Server, place: Se
         index.about.set("a", "b\0c")
         assert index.about.get("a") == "b\ufffdc"
         assert index.instances.held(["1.2\0", "1.3"]) == []
+        one = arrived(1, 1)
+        one.attributes.image["sop_instance_uid"] = "1.2\0"  # type: ignore[index]
+        assert [kept.outcome for kept in index.instances.add([one])] == [Outcome.STORED]
+        with pytest.raises(NotIndexable):
+            index.instances.add([replace(one, file=replace(one.file, key="objects/0/other"))])
     assert json.loads(postgresql.to_json(["\0", "\\u0000", "\\\0"])) == ["\ufffd", "\\u0000", "\\\ufffd"]
 
 
