@@ -20,7 +20,6 @@ from functools import cache
 from pathlib import Path
 
 from node.dicom.attributes import instance_attributes
-from node.index import postgresql
 from node.index.database import Index
 from node.index.records import Arrived, StoredFile
 from node.metrics import Metrics
@@ -97,9 +96,8 @@ def go(process: subprocess.Popen[str]) -> None:
 
 
 def main(url: str, root: Path, writer: int) -> None:
-    postgresql._lock = lambda *_: None  # type: ignore[assignment]
     metrics = Metrics()
-    with closing(Index(root, metrics, url=url)) as index, ThreadPoolExecutor(THREADS) as threads:
+    with closing(Index(root, metrics, url=url, host=f"host{writer}")) as index, ThreadPoolExecutor(THREADS) as threads:
         work = batches(arrivals(writer), writer)
         print("ready", flush=True)
         sys.stdin.readline()

@@ -133,7 +133,7 @@ def export(
     settings = settings_for_change(config, root)
     target = folder.absolute()
     with audited_export(settings, f"voxelnode db export to {target}, for {group or 'its owner'}") as outcome:
-        done = export_to(settings.storage.root.absolute(), target, group, settings.index.url)
+        done = export_to(settings.archive_folder, target, group, settings.index.url)
         outcome.counts = f"{done.copied} conversions copied, {done.kept} already there, {done.removed} removed"
     if json:
         print_json({"path": folder, **asdict(done)})

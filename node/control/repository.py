@@ -175,7 +175,7 @@ class Repository:
         if new_index or is_older:
             record_quarantined(self.archive, self.index, self.index.now())
         if previous is not None:
-            self.index.salvage.finish(previous, lambda path: (root / path).is_file(), self.index.now())
+            self.index.salvage.finish(previous, lambda path: (self.archive.root / path).is_file(), self.index.now())
         self.results.sweep()
         self.applier.checkpoint()
         self.applier.start()

@@ -42,7 +42,7 @@ def aside_name(place: ServerPlace, now: dt.datetime) -> str | None:
 
 def make_room(place: ServerPlace, name: str | None) -> None:
     """Move an index to the schema `name`. If that has one already, or without a name, drop what was built since."""
-    engine = open_engine(place)
+    engine = open_engine(place, alone=True)
     try:
         with engine.connect() as connection, connection.begin():
             relations = [(f'public."{relation}"', is_view) for relation, is_view in connection.execute(_RELATIONS)]

@@ -165,11 +165,11 @@ def test_processes_that_add_the_same_instances_add_each_once(server: Server, tmp
 @pytest.fixture
 def hosts(server: Server, place: ServerPlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Index]]:
     """Two hosts on one index."""
-    monkeypatch.setattr(postgresql, "_lock", lambda *_: None)
     monkeypatch.setitem(postgresql._SESSION, "lock_timeout", "60s")
+    monkeypatch.setitem(postgresql._WRITERS, "idle_in_transaction_session_timeout", "60s")
     url = server.create(tmp_path.name, "migrated")
-    with closing(Index(tmp_path, Metrics(), url=url)) as first, closing(Index(tmp_path, Metrics(), url=url)) as second:
-        yield [first, second]
+    with ExitStack() as opened:
+        yield [opened.enter_context(closing(Index(tmp_path, Metrics(), url=url, host=name))) for name in ("a", "b")]
 
 
 def added_while(server: Server, hosts: list[Index], first: Arrived, second: Arrived) -> list[Kept]:
