@@ -439,7 +439,7 @@ def test_a_backup_is_restored_by_pg_restore(
     restored = ServerPlace(server.create("restored"), moved.root)
     url = restored.url.replace("+psycopg", "")
     subprocess.run(
-        ["pg_restore", "--no-owner", "--exit-on-error", f"--dbname={url}", tmp_path / "index.dump"], check=True
+        ["pg_restore", tmp_path / "index.dump", "--no-owner", "--exit-on-error", f"--dbname={url}"], check=True
     )
     assert rows_of(restored) == rows_of(moved)
     assert check(restored) == []
