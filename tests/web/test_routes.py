@@ -67,7 +67,8 @@ def test_a_route_stores_by_stow_and_is_shown_paused_retried_and_asked_to_send(
     assert "401" in row["trouble"]
     assert "token_file" in row["trouble"]
     held = RouteResource.of(row)
-    assert (held.instances_behind, held.waiting, held.waiting_since, held.given_up) == (3, 0, None, 0)
+    assert (held.instances_behind, held.series_behind, held.waiting, held.given_up) == (3, None, 0, 0)
+    assert held.waiting_since is None
     assert "check the token" in client.get("/routes").text
     token.write_text(there.token("writer"))
     path = "/api/v1/routes/up/CLOUD"
