@@ -34,7 +34,9 @@ class ObjectStore:
         self.process, self.url = process, url
 
     def ask(self, method: str, path: str, content: str = "", **headers: str) -> httpx2.Response:
-        answer = httpx2.request(method, self.url + path, content=content, headers={"authorization": SIGNED, **headers})
+        answer = httpx2.request(
+            method, self.url + path, content=content, headers={"authorization": SIGNED, **headers}, timeout=60
+        )
         assert answer.status_code < 300, answer.text
         return answer
 

@@ -26,6 +26,8 @@ PROJECT = Path(__file__).resolve().parents[1]
 ORDER_BYTES = 1 << 17
 
 FIRST_WAIT = "TESTS_FIRST_WAIT_SECONDS"
+STAYS = "TESTS_STAYS_SECONDS"
+"""For how long the copy of an object stays after it was used."""
 """Variable of a node that tries again sooner, after these seconds: series, messages, and services that failed."""
 
 
@@ -194,6 +196,7 @@ def _serve(order: dict[str, Any], output: int, log: int) -> None:
     """Become the node; never returns."""
     import node.__main__
     from node import background, failpoints, retries
+    from node.archive import remote
     from node.cli import main as voxelnode
     from tests.crash import held, mutants, small_journal
 
@@ -206,6 +209,8 @@ def _serve(order: dict[str, Any], output: int, log: int) -> None:
         os.environ.clear()
         os.environ.update(order["environment"])
         importlib.reload(failpoints)  # reads its variable
+        if (stays := os.environ.get(STAYS)) is not None:
+            remote.STAYS_SECONDS = float(stays)
         if (wait := os.environ.get(FIRST_WAIT)) is not None:
             retries.FIRST_WAIT_SECONDS = background.PAUSE_SECONDS = background.MAX_PAUSE_SECONDS = float(wait)
         small_journal.make_small()

@@ -16,17 +16,25 @@ Writing a file does not make it durable. The journal keeps its bytes until `sync
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import threading
 import uuid
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from node.archive.ballast import Ballast
 from node.archive.intake import Intake
 from node.durable import make_folder, sync_file, sync_file_system, sync_folder
 from node.failpoints import reached
+
+if TYPE_CHECKING:
+    from node.archive.base import KeptFile, LocalFile
+    from node.archive.remote import Remote
+
+    File = TypeVar("File", bound=KeptFile)
 
 MAX_FILES_PER_FOLDER = 1024
 
@@ -35,6 +43,14 @@ NAMES_AT_ONCE = 256
 
 MAX_SINGLE_SYNCS = 256
 """Largest number of files that are synced one by one; for more, one sync of the file system takes less time."""
+
+
+_KEY = re.compile(r"objects/[0-9]{8,12}/[0-9a-f]{32}\.dcm")
+
+
+def is_key(text: str) -> bool:
+    """Return whether a text, such as the name of an object, is a key that `Archive.new_key` may have given."""
+    return _KEY.fullmatch(text) is not None
 
 
 class Archive:
@@ -55,6 +71,8 @@ class Archive:
     ----------
     incoming, work : Path
         Folders for files that are not finished; the next start of this host empties them.
+    remote : Remote or None
+        The object store behind the local files; None: the local files are all there is.
     """
 
     def __init__(
@@ -76,6 +94,7 @@ class Archive:
         self._random: list[bytes] = []
         self._folder: Path | None = None
         self._in_folder = 0
+        self.remote: Remote | None = None
 
     def new_key(self) -> str:
         """Return the key that a new instance will have.
@@ -189,9 +208,51 @@ class Archive:
         with self.intake.refusing():
             sync_folder(folder)
 
+    def in_turn(self, files: Sequence[KeptFile]) -> LocalFile | None:
+        """Return what gives files that are asked for in about this order, and fetches those that follow meanwhile."""
+        remote = self.remote
+        if remote is None:
+            return None
+        ahead = remote.ahead(files)
+
+        def local(file: KeptFile) -> Path:
+            next(ahead, None)
+            return remote.local(file)
+
+        return local
+
     def path(self, key: str) -> Path:
-        """Return the path of the file with an archive key."""
+        """Return the path of the file with an archive key; to read the file of an instance, ask for `local`."""
         return self.root / key
+
+    @property
+    def place_of_new(self) -> str | None:
+        """What the row of a new instance has as its place; see `node.index.models.ImageRow`."""
+        return None if self.remote is None else "spool"
+
+    def local(self, file: KeptFile) -> Path:
+        """Return the path of the file of an instance, after fetching it if only the object store has it.
+
+        Raises
+        ------
+        OSError
+            It cannot be fetched now.
+        """
+        return self.path(file.key) if self.remote is None else self.remote.local(file)
+
+    def held(self, files: Sequence[KeptFile]) -> AbstractContextManager[None]:
+        """Fetch the files of instances as `local` does, and keep them at their paths during the block.
+
+        Raises
+        ------
+        OSError
+            One of them cannot be fetched now.
+        """
+        return nullcontext() if self.remote is None else self.remote.held(files)
+
+    def ahead(self, files: Iterable[File]) -> Iterator[File]:
+        """Yield files in their order; those that follow are fetched meanwhile, to be `local` when they are read."""
+        return iter(files) if self.remote is None else self.remote.ahead(files)
 
     def remove(self, key: str) -> None:
         """Delete a file, if it still exists."""
@@ -211,6 +272,20 @@ class Archive:
     def quarantine(self, key: str) -> None:
         """Move a file that no row of images names to its `quarantine_key`."""
         os.rename(self.path(key), self.path(self.quarantine_key(key)))
+        self.sync_folder(self._quarantine)
+
+    def take_in(self, key: str, part: Path | None) -> bool:
+        """Move a part file to a key; return False if there is no part file."""
+        if part is None:
+            return False
+        make_folder(self.path(key).parent)
+        os.rename(part, self.path(key))
+        return True
+
+    def keep_aside(self, part: Path, key: str) -> None:
+        """Move a part file to the `quarantine_key` of a file, durably."""
+        sync_file(part)
+        os.rename(part, self.path(self.quarantine_key(key)))
         self.sync_folder(self._quarantine)
 
     def take_back(self, name: str) -> str:

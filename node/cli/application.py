@@ -28,6 +28,7 @@ PANELS = {
     "Maintain": (
         "fsck",
         "db",
+        "archive",
         "journal",
         "quarantine",
         "delete",

@@ -65,10 +65,13 @@ def show(conflict: Number, config: ConfigFile = None, root: Root = None, json: J
     """Compare a version with the current one, by attribute."""
     settings = load(config, storage__root=root).settings
 
+    from node.archive.objects import configured_store
+    from node.archive.remote import fetching
     from node.receive.conflicts import compared
 
-    with reading_index(config, root) as index:
-        found = compared(settings.archive_folder, index, conflict)
+    folder = settings.archive_folder
+    with reading_index(config, root) as index, fetching(folder, configured_store(settings.storage)) as local:
+        found = compared(folder, index, conflict, local)
     if json:
         print_json(asdict(found))
         return

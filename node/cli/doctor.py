@@ -11,6 +11,7 @@ import sqlite3
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -60,16 +61,16 @@ def doctor(
 ) -> None:
     """Check that the node can run on this machine.
 
-    Checks Python, SQLite, decoders, their confinement, permissions, disk, index, journal, the running node, port, open
-    files and clock.
+    Checks Python, SQLite, decoders, their confinement, permissions, disk, index, object store, journal, the running
+    node, port, open files and clock.
     Exit 1 if a check fails.
     """
     settings: Settings = load(config, storage__root=root).settings
     if mend and (folder := settings.storage.root.absolute()).is_dir():
         make_private(folder)
     checks: tuple[Callable[[Settings], Iterator[Check]], ...] = (
-        _python, _sqlite, _decoders, _confinement, _root, _privacy, _disk, _index, _journal, _node, _port, _files,
-        _clock,
+        _python, _sqlite, _decoders, _confinement, _root, _privacy, _disk, _index, _objects, _journal, _node, _port,
+        _files, _clock,
     )  # fmt: skip
     findings = [finding for check in checks for finding in check(settings)]
     if json:
@@ -233,6 +234,36 @@ def _missing_files(settings: Settings) -> Iterator[Check]:
     if missing:
         remedy = "send the instances again, or restore the files from a backup and run `voxelnode fsck --repair`"
         yield Check("archive", "broken", f"the files of {missing} instances are missing or damaged", remedy)
+
+
+def _objects(settings: Settings) -> Iterator[Check]:
+    """Try what the archive needs of an object store: create an object only if there is none, read and remove it."""
+    from node.archive.base import NotTaken, StoreAway
+    from node.archive.objects import configured_store
+    from node.archive.trial import try_store
+    from node.errors import UsageError
+    from node.index.database import reading
+    from node.index.engine import IndexUnusable
+
+    try:
+        store = configured_store(settings.storage)
+    except UsageError as error:
+        yield Check("object store", "broken", str(error), "correct [storage]")
+        return
+    if store is None:
+        return
+    identity = None
+    with suppress(IndexUnusable), reading(settings.storage.root, settings.index.url) as index:
+        identity = index.archive_in_store
+    try:
+        problem = try_store(store, identity)
+    except (StoreAway, NotTaken) as error:
+        problem = str(getattr(error, "strerror", None) or error)
+    if problem is None:
+        yield Check("object store", "ok", f"{store.place} creates, returns and removes objects")
+    else:
+        remedy = "instances stay on the local disk until it works; correct [storage], the bucket or its rights"
+        yield Check("object store", "broken", problem, remedy)
 
 
 def _journal(settings: Settings) -> Iterator[Check]:

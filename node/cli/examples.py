@@ -53,6 +53,7 @@ EXAMPLES = {
     "audit": ("voxelnode audit", "voxelnode audit --verify"),
     "fsck": ("voxelnode fsck", "voxelnode fsck --hash"),
     "db": ("voxelnode db path", "voxelnode db backup index-copy.sqlite", "voxelnode db export shared --group users"),
+    "archive": ("voxelnode archive status", "voxelnode archive copy --to store"),
     "journal": ("voxelnode journal status",),
     "quarantine": ("voxelnode quarantine list",),
     "delete": ("voxelnode delete 1.2.840.1 --dry-run",),

@@ -45,6 +45,8 @@ def send(
         raise typer.BadParameter("Give UIDs, or --patient ID.")
     folder = settings.archive_folder
 
+    from node.archive.objects import configured_store
+    from node.archive.remote import fetching
     from node.association.addresses import address_of
     from node.association.client import send as sending
     from node.association.services.stored import outgoing_of
@@ -52,13 +54,15 @@ def send(
 
     peer = address_of(to, settings)
     with reading(settings.storage.root, settings.index.url) as index:
-        instances = [
-            instance for selected in _selected(index, uids or [], patient) for instance in outgoing_of(selected, folder)
-        ]
-    instances = list(dict.fromkeys(instances))
+        chosen = {one.sop_instance_uid: one for few in _selected(index, uids or [], patient) for one in few.instances}
     calling = calling_aet or settings.dicom.ae_title
     results: list[Sent] = []
-    with _progress(len(instances)) as advance, _transcoder(folder / "incoming" / settings.archive_host) as transcode:
+    with (
+        fetching(folder, configured_store(settings.storage)) as local,
+        _progress(len(chosen)) as advance,
+        _transcoder(folder / "incoming" / settings.archive_host) as transcode,
+    ):
+        instances = outgoing_of(chosen.values(), folder, local)
         for sent in sending.send(instances, peer, calling, transcode, settings.dicom.response_seconds):
             results.append(sent)
             advance()

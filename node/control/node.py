@@ -42,6 +42,7 @@ from node.index.hosts import Member
 from node.index.records import Refused
 from node.lifecycle.retention import Retention
 from node.lifecycle.scrub import Scrub
+from node.lifecycle.uploads import Uploads
 from node.metrics import remove_counters, write_counters
 from node.notify.notifier import Notifier
 from node.receive.readiness import reasons_not_ready
@@ -344,6 +345,15 @@ def _optional_services(
     now = repository.index.now
     if settings.retention.is_active:
         yield Retention(repository.archive, repository.index, repository.audit, settings.retention, now)
+    if repository.archive.remote is not None:
+        yield Uploads(
+            repository.archive,
+            repository.archive.remote,
+            repository.index,
+            repository.metrics,
+            verify=settings.storage.verify_uploads,
+            now=now,
+        )
     if settings.storage.scrub_days:
         scrub = Scrub(repository.archive, repository.index, repository.metrics, settings.storage.scrub_days, now)
         repository.applier.is_digest_due = scrub.is_digest_due

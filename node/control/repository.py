@@ -5,20 +5,23 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic, sleep
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import structlog
 
 from node.archive.ballast import Ballast
 from node.archive.filesystem import Archive
 from node.archive.locks import lock_problem
+from node.archive.objects import configured_store
 from node.archive.permissions import keep_private, others_may
+from node.archive.remote import Remote, marked
 from node.association.addresses import address_of
 from node.association.client.echo import verify
 from node.association.client.get import RetrieveTarget, get
@@ -31,6 +34,7 @@ from node.dicom.worklist import entry_text
 from node.durable import locked, make_folder, sync_folder, write_durably
 from node.errors import UsageError, VoxelnodeError
 from node.index import copying
+from node.index.about import STORE, STORE_SPOOLED
 from node.index.database import Index, reading
 from node.index.deletions import NotThere
 from node.index.engine import IndexUnusable, Place, exists, missing_index, place_of
@@ -42,19 +46,21 @@ from node.index.sqlite import aside_name, discard, set_aside
 from node.index.terms import Terms
 from node.journal.inspect import inspect
 from node.journal.journal import MARK_FILE, SEGMENT_BYTES, Journal, segment_files
+from node.lifecycle.archive_copy import Copied, copy_to_folder, copy_to_store
 from node.lifecycle.deletion import Order, delete, resume_deletions
 from node.lifecycle.fsck import Finding, examine, mend, require_mounted
 from node.lifecycle.journal import JOURNAL_FOLDER
+from node.lifecycle.uploads import Uploads
 from node.metrics import Metrics
 from node.receive.apply import Applier, Replayed
 from node.receive.conflicts import Conflicts
 from node.receive.ingest import Ingest
 from node.receive.quarantine import Quarantine, take_back
 from node.receive.quiet_times import quiet_seconds_of
-from node.receive.recovery import Recovered, mark_all_missing, record_quarantined, recover
+from node.receive.recovery import Recovered, adopt_all_objects, mark_all_missing, record_quarantined, recover
 from node.results.intake import ResultIntake
 from node.routing.router import subscriptions
-from node.settings.model import HookEvent, Settings
+from node.settings.model import HookEvent, Settings, Storage
 
 log = structlog.get_logger()
 
@@ -77,6 +83,16 @@ class RootInUse(VoxelnodeError):
 
 class LocksUnusable(VoxelnodeError):
     """Locks do not work on the file system of this root."""
+
+
+class StoreNeeded(VoxelnodeError):
+    """Instances of this root are in an object store that the configuration does not name."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "instances of this root are in an object store: set [storage] url again; to do without it, run "
+            "`voxelnode archive copy --to folder` first"
+        )
 
 
 class Repository:
@@ -137,6 +153,7 @@ class Repository:
         self.index = Index(
             self.archive.root, self.metrics, self.archive.intake.stop, settings.index.url, settings.cluster.name
         )
+        self.archive.remote = self._remote(settings.storage, new_index=new_index)
         segment_bytes = min(SEGMENT_BYTES, settings.storage.journal_bytes // MIN_SEGMENTS)
         self.journal = Journal(root / JOURNAL_FOLDER, segment_bytes, settings.storage.journal_bytes)
         self.applier = Applier(self.journal, self.archive, self.index, self.metrics, self.audit)
@@ -172,6 +189,7 @@ class Repository:
         self.taken_back: list[str] = []
         if new_index:
             self.taken_back = take_back(self.archive, self.index, quiet_seconds, self.index.now())
+            adopt_all_objects(self.archive, self.index, quiet_seconds, self.index.now())
         if new_index or is_older:
             record_quarantined(self.archive, self.index, self.index.now())
         if previous is not None:
@@ -182,6 +200,27 @@ class Repository:
         self.index.ahead = self.applier
         watched = {root, self.archive.root, root / LOCK_FILE, *self.index.files, root / JOURNAL_FOLDER}
         self.archive.intake.watch(watched)
+
+    def _remote(self, storage: Storage, *, new_index: bool) -> Remote | None:
+        """Return the object store of the archive, of which nothing is asked unless the index is new.
+
+        Raises
+        ------
+        StoreNeeded
+            There is none in the configuration, and instances are in one.
+        StoreAway
+            A new index needs to know whose store it is.
+        """
+        identity = self.index.about.get(STORE)
+        store = configured_store(storage)
+        if store is None:
+            if identity and self.index.about.get(STORE_SPOOLED) == "yes":
+                raise StoreNeeded
+            return None
+        if not identity:
+            identity = (marked(store) if new_index else None) or uuid.uuid4().hex
+            self.index.about.set(STORE, identity)
+        return Remote(store, self.archive.root, self.archive.intake, storage.cache_bytes, identity)
 
     def _is_index_older(self) -> bool:
         """Return whether the journal has let go of records that the index lacks: a copy of the index was restored."""
@@ -204,6 +243,8 @@ class Repository:
         self.ingest.close()
         self._transfers.close()
         self.applier.finish()
+        if self.archive.remote is not None:
+            self.archive.remote.close()
         self.index.close()
         self.journal.close()
         self.audit.close()
@@ -508,11 +549,14 @@ def check_repository(settings: Settings, *, digests: bool, repair: bool, force: 
     root = settings.storage.root.absolute()
     held = root.is_dir() and is_held(root)
     folder = settings.archive_folder
+    store = configured_store(settings.storage)
     with reading(root, settings.index.url) as index:
         others = [host["name"] for host in index.hosts.living() if host["name"] != settings.cluster.name]
         serving = held or bool(others)
         findings = list(
-            examine(folder, index, digests=digests, serving=serving, url=settings.index.url, journal_of=root)
+            examine(
+                folder, index, digests=digests, serving=serving, url=settings.index.url, journal_of=root, store=store
+            )
         )
         instances = index.count_levels()["instances"]
     if not repair:
@@ -544,6 +588,27 @@ class Rebuilt:
     recovered: Recovered
     taken_back: list[str]
     unread: list[str]
+
+
+def copy_archive(settings: Settings, to: Literal["store", "folder"]) -> Copied:
+    """Move all instances of a root to its object store, or back to the folder; see `node.lifecycle.archive_copy`.
+
+    Raises
+    ------
+    UsageError
+        ``[storage] url`` is not set.
+    RootInUse
+        A node or an import holds the lock of the root.
+    NotCopied
+        The store does not answer.
+    """
+    if settings.storage.url is None:
+        raise UsageError("set [storage] url to the object store of the root")
+    with Repository(settings) as repository:
+        archive, index, remote = repository.archive, repository.index, repository.archive.remote
+        assert remote is not None
+        uploads = Uploads(archive, remote, index, repository.metrics, verify=settings.storage.verify_uploads)
+        return copy_to_store(uploads, index) if to == "store" else copy_to_folder(uploads, archive, remote, index)
 
 
 def rebuild_index(settings: Settings) -> Rebuilt:

@@ -13,6 +13,7 @@ from time import monotonic
 
 import structlog
 
+from node.archive.base import StoreAway
 from node.archive.filesystem import Archive
 from node.child_process.messages import ChildCancelled
 from node.conversion.cleanup import Housekeeping
@@ -238,7 +239,7 @@ class Worker(IndexFollower):
         except ReferencedSeriesOpen as error:
             return partial(self._wait_for, claimed, error)
         except (ConverterDied, OSError, OutOfResources) as error:
-            cause = f"disk: {error.strerror}" if isinstance(error, OSError) else str(error)
+            cause = f"{_origin(error)}: {error.strerror}" if isinstance(error, OSError) else str(error)
             if self._is_short(error):
                 return partial(self._postpone, claimed, cause)
             return partial(self._record_crash, claimed, cause)
@@ -247,7 +248,7 @@ class Worker(IndexFollower):
     def _is_short(self, error: Exception) -> bool:
         """Return whether the machine lacks something: then it is not the fault of the series."""
         intake = self._archive.intake
-        is_named = isinstance(error, OSError) and error.errno in SHORTAGES
+        is_named = isinstance(error, StoreAway) or (isinstance(error, OSError) and error.errno in SHORTAGES)
         return is_named or is_out_of_memory(error) or intake.shortage is not None or not intake.has_room()
 
     def _record(self, claimed: ClaimedSeries, record: Callable[[], None]) -> None:
@@ -327,6 +328,10 @@ class Worker(IndexFollower):
     def _record_crash(self, claimed: ClaimedSeries, detail: str) -> None:
         again = self._index.series.record_crash(claimed, detail, self._settings.attempts, self._now())
         _log(claimed).warning("conversion_crashed", reason=detail, tried_again=again)
+
+
+def _origin(error: OSError) -> str:
+    return "object store" if isinstance(error, StoreAway) else "disk"
 
 
 def _log(claimed: ClaimedSeries) -> structlog.stdlib.BoundLogger:

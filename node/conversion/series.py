@@ -8,7 +8,7 @@ import json
 import shutil
 import uuid
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,8 +87,9 @@ def write_volumes(
     reached("series-claimed")
     folder = archive.work / uuid.uuid4().hex
     folder.mkdir(mode=0o700, parents=True)
-    try:
-        used = _Used(claimed, archive, index)
+    with ExitStack() as held:
+        held.callback(shutil.rmtree, folder, ignore_errors=True)
+        used = _Used(claimed, archive, index, held)
         # Looking up the referenced series adds their files to `as_received`, before the job is sent to a child.
         job = ConversionJob(
             _files_of(claimed.instances, archive),
@@ -107,15 +108,16 @@ def write_volumes(
             publish(folder, archive.root / destination, archive.sync_folder)
         reached("volumes-published")
         return _outcome(claimed, converted, destination, options, used)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 class _Used:
-    """The files that a conversion uses: those of the claimed series, and of the series to which it refers."""
+    """The files that a conversion uses: those of the claimed series, and of the series to which it refers.
 
-    def __init__(self, claimed: ClaimedSeries, archive: Archive, index: Index) -> None:
-        self._claimed, self._archive, self._index = claimed, archive, index
+    They stay at their paths until `held` is closed.
+    """
+
+    def __init__(self, claimed: ClaimedSeries, archive: Archive, index: Index, held: ExitStack) -> None:
+        self._claimed, self._archive, self._index, self._held = claimed, archive, index, held
         self.as_received: dict[Path, ClaimedInstance] = {}
         self.found: tuple[FoundSeries, ...] = ()
         self._add(claimed.instances)
@@ -126,6 +128,7 @@ class _Used:
         return [(found.key, found.revision) for found in self.found]
 
     def _add(self, instances: Sequence[ClaimedInstance]) -> None:
+        self._held.enter_context(self._archive.held(instances))
         self.as_received.update((self._archive.path(instance.key), instance) for instance in instances)
 
     def look_up(self, keys: Sequence[SeriesKey]) -> tuple[ReferencedSeries, ...]:

@@ -24,6 +24,12 @@ CHECKPOINT = "checkpoint"
 SCRUB = "scrub"
 """How far the background comparison of the archive is, see `node.lifecycle.scrub`."""
 
+STORE = "store"
+"""Identity of the archive in its object store; empty after everything was copied back to the folder."""
+
+STORE_SPOOLED = "store_spooled"
+"""``yes`` once the instances from before the object store are noted as to be moved to it."""
+
 COPYING = "copying"
 """The index of which this is a copy that is not finished, see `node.index.copying`."""
 

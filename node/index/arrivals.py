@@ -13,7 +13,7 @@ from typing import NamedTuple
 from sqlalchemy import JSON, Connection, bindparam, case, func, select, update
 
 from node.index.backend import Overtaken
-from node.index.departures import leave_series
+from node.index.departures import leave_series, owe_removals
 from node.index.levels import (
     correct_levels,
     find_series,
@@ -313,12 +313,13 @@ def _restore(connection: Connection, arrived: Arrived, first: _Held, flaw: Flaw)
     the version that a later one replaced, in an archive that is newer than the index.
     """
     uid = arrived.attributes.sop_instance_uid
+    owe_removals(connection, ImageRow.sop_instance_uid == uid, arrived.file.received_at)
     connection.execute(
         update(ImageRow).where(ImageRow.sop_instance_uid == uid).values(_image(arrived, first.series_id))
     )
     detail = f"the kept file {flaw.value}; first received with SHA-256 {first.sha256}, now with {arrived.file.sha256}"
     record_arrival_event(connection, "file-restored", arrived, detail)
-    if flaw is Flaw.MISSING:
+    if flaw in (Flaw.MISSING, Flaw.AWAY):
         return Kept(Outcome.STORED, restored=detail)
     if flaw is Flaw.ASIDE:
         if first.sha256 != arrived.file.sha256:
@@ -386,6 +387,7 @@ def _replace(
     if first.pending:
         images[uid] = _image(arrived, series_id)
     else:
+        owe_removals(connection, ImageRow.sop_instance_uid == uid, arrived.file.received_at)
         connection.execute(update(ImageRow).where(ImageRow.sop_instance_uid == uid).values(_image(arrived, series_id)))
     detail = f"the instance came again with other bytes{_elsewhere(connection, arrived, first)}; the second is current"
     if series_id != first.series_id:
@@ -431,6 +433,7 @@ def _image(arrived: Arrived, series_id: int) -> dict[str, object]:
         "sha256": file.sha256,
         "data_set_offset": file.data_set_offset,
         "key": file.key,
+        "place": file.place,
         "source": file.source,
         "calling_ae_title": file.calling_ae_title or None,
         "called_ae_title": file.called_ae_title or None,

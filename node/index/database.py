@@ -30,6 +30,7 @@ from node.index.hosts import HostRepository, Leases, SharedClock
 from node.index.instances import InstanceRepository
 from node.index.jobs import JobRepository
 from node.index.keyed_requests import KeyedRequestRepository
+from node.index.objects import ObjectRepository
 from node.index.own_workitems import OwnWorkitemRepository
 from node.index.patients import PatientRepository
 from node.index.performed_steps import PerformedStepRepository
@@ -141,6 +142,7 @@ class Index:
         self.instances = InstanceRepository(writer, self._watcher, self._finder.note_arrival)
         self.jobs = JobRepository(writer, self._watcher)
         self.keyed_requests = KeyedRequestRepository(writer, self._watcher)
+        self.objects = ObjectRepository(writer, self._watcher)
         self.own_workitems = OwnWorkitemRepository(writer, self._watcher)
         self.patients = PatientRepository(writer, self._watcher)
         self.performed_steps = PerformedStepRepository(writer, self._watcher)

@@ -24,6 +24,7 @@ from node.index.departures import (
     delete_empty_levels,
     delete_series_rows,
     drop_volumes_of,
+    owe_removals,
 )
 from node.index.events import record_event
 from node.index.models import (
@@ -125,6 +126,14 @@ class DeletionRepository(IndexRepository):
         rows = connection.execute(select(TombstoneRow.id, TombstoneRow.paths).where(TombstoneRow.finished_at.is_(None)))
         return [Deletion(row.id, tuple(path for path in row.paths if not _in_use(connection, path))) for row in rows]
 
+    @on_reader
+    def deleted_among(self, connection: Connection, keys: Collection[str]) -> set[str]:
+        """Return those of `keys` that a deletion has named; reads all deletions if there are any keys."""
+        if not keys:
+            return set()
+        wanted = set(keys)
+        return {path for paths in connection.scalars(select(TombstoneRow.paths)) for path in paths if path in wanted}
+
     @on_writer
     def finish(self, connection: Connection, deletion: Deletion, now: dt.datetime) -> None:
         """Record that every file of a deletion is gone."""
@@ -207,6 +216,7 @@ def _delete_instance(connection: Connection, plan: DeletionPlan, now: dt.datetim
         return _delete_series(connection, [image.series_id], plan, now)
     folders = drop_volumes_of(connection, image.series_id, plan.uid, now)
     losers = _delete_conflicts(connection, [plan.uid])
+    owe_removals(connection, ImageRow.id == image.id, now)
     connection.execute(delete(ImageRow).where(ImageRow.id == image.id))
     reopen(connection, image.series_id, plan.study_instance_uid, plan.uid, now, "an instance was deleted")
     return [*folders, *sorted(losers), image.key]

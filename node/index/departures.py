@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, and_, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, insert, literal, select, update
+from sqlalchemy.dialects.sqlite import insert as insert_or_not
 
 from node.index.conversions import folders_of
 from node.index.deliveries import after_deletion
@@ -14,10 +15,12 @@ from node.index.models import (
     ExclusionRow,
     FailureRow,
     ImageRow,
+    ObjectRemovalRow,
     PatientRow,
     SeriesRow,
     StudyRow,
     TombstoneRow,
+    Utc,
     VolumeRow,
     VolumeSourceRow,
 )
@@ -65,10 +68,18 @@ def delete_series_rows(connection: Connection, series: Sequence[int], now: dt.da
     folders = folders_of(connection.scalars(select(VolumeRow.path).where(VolumeRow.conversion_id.in_(conversions))))
     for table in (VolumeRow, VolumeSourceRow, ExclusionRow):
         connection.execute(delete(table).where(table.conversion_id.in_(conversions)))
+    owe_removals(connection, ImageRow.series_id.in_(series), now)
     for owned in (ConversionRow, FailureRow, ImageRow):
         connection.execute(delete(owned).where(owned.series_id.in_(series)))
     connection.execute(delete(SeriesRow).where(SeriesRow.id.in_(series)))
     return sorted(folders)
+
+
+def owe_removals(connection: Connection, leaving: ColumnElement[bool], now: dt.datetime) -> None:
+    """Order the removal of the objects of images that are about to be deleted, or to get other files."""
+    keys = select(ImageRow.key, literal(now, Utc)).where(leaving, ImageRow.place.is_not(None))
+    order = insert_or_not(ObjectRemovalRow).from_select(["key", "ordered_at"], keys)
+    connection.execute(order.on_conflict_do_nothing())
 
 
 def delete_empty_levels(connection: Connection, study_id: int | None) -> None:

@@ -18,7 +18,7 @@ from node.index.arrivals import DIGEST_MENDED, add_instances
 from node.index.events import EventKind, EventUids, record_event
 from node.index.levels import record_conflict
 from node.index.listed import listed_in
-from node.index.models import ConflictRow, ImageRow, SeriesRow, StudyRow
+from node.index.models import ConflictRow, ImageRow, ObjectRemovalRow, SeriesRow, StudyRow
 from node.index.prepared import Prepared
 from node.index.records import Applied, Arrived, Flaw, Kept
 from node.index.repository import IndexRepository, on_reader, on_writer
@@ -32,6 +32,7 @@ _FIND_HELD = Prepared(
         ImageRow.data_set_offset,
         ImageRow.bytes,
         ImageRow.file_missing,
+        ImageRow.place,
     ).where(listed_in(ImageRow.sop_instance_uid, bindparam("uids", type_=JSON)))
 )
 
@@ -50,15 +51,17 @@ class InstanceFile:
     bytes: int
     sha256: str
     file_missing: bool
+    place: str | None = None  # see `node.index.models.ImageRow`
 
 
-_FILES: Select[*tuple[Any, ...]] = select(
+FILES: Select[*tuple[Any, ...]] = select(
     ImageRow.sop_instance_uid,
     ImageRow.key,
     ImageRow.data_set_offset,
     ImageRow.bytes,
     ImageRow.sha256,
     ImageRow.file_missing,
+    ImageRow.place,
 )
 """The columns of `InstanceFile`."""
 
@@ -76,6 +79,7 @@ class HeldFile:
     data_set_offset: int | None = None
     bytes: int | None = None
     file_missing: bool = False
+    place: str | None = None
 
 
 class InstanceRepository(IndexRepository):
@@ -155,9 +159,15 @@ class InstanceRepository(IndexRepository):
             return []
         files = [
             HeldFile(
-                key, sha256, dt.datetime.fromisoformat(received_at).replace(tzinfo=dt.UTC), offset, size, bool(gone)
+                key,
+                sha256,
+                dt.datetime.fromisoformat(received_at).replace(tzinfo=dt.UTC),
+                offset,
+                size,
+                bool(gone),
+                place,
             )
-            for key, sha256, received_at, offset, size, gone in found
+            for key, sha256, received_at, offset, size, gone, place in found
         ]
         return files + losers(connection, uids)
 
@@ -165,6 +175,12 @@ class InstanceRepository(IndexRepository):
     def files_after(self, connection: Connection, key: str, limit: int) -> list[InstanceFile]:
         """Return at most `limit` files that rows of images name, in the order of their keys, from behind `key`."""
         return list(instance_files(connection, after=key, limit=limit))
+
+    @on_reader
+    def of_key(self, connection: Connection, key: str) -> InstanceFile | None:
+        """Return the file that a row of images names by this key, or None."""
+        row = connection.execute(FILES.where(ImageRow.key == key)).first()
+        return None if row is None else InstanceFile(*row)
 
     @on_reader
     def current(self, connection: Connection, sop_instance_uid: str) -> InstanceFile | None:
@@ -195,6 +211,11 @@ class InstanceRepository(IndexRepository):
     def losers(self, connection: Connection) -> list[HeldFile]:
         """Return the files that lost against another file of their SOP Instance UID, with their digests."""
         return losers(connection)
+
+    @on_reader
+    def is_loser(self, connection: Connection, key: str) -> bool:
+        """Return whether a conflict names this file."""
+        return connection.execute(select(ConflictRow.id).where(ConflictRow.key == key).limit(1)).first() is not None
 
     @on_writer
     def mend_digest(self, connection: Connection, key: str, sha256: str, now: dt.datetime) -> None:
@@ -264,9 +285,8 @@ class InstanceRepository(IndexRepository):
 
     @on_reader
     def unknown_keys(self, connection: Connection, keys: Sequence[str]) -> list[str]:
-        """Return those of `keys` (at most a folder's worth) that no row names: of images, or of conflicts."""
-        named = named_keys(connection, keys)
-        return [key for key in keys if key not in named]
+        """Return those of `keys` (at most a folder's worth) that no row names: of images, conflicts or removals."""
+        return unknown_keys(connection, keys)
 
     @on_reader
     def loser_keys(self, connection: Connection) -> set[str]:
@@ -360,11 +380,18 @@ def named_keys(connection: Connection, keys: Sequence[str]) -> set[str]:
     return {*images, *(key for key in conflicts if key is not None)}
 
 
+def unknown_keys(connection: Connection, keys: Sequence[str]) -> list[str]:
+    """Return those of `keys` that no row names: of images, of conflicts, or of objects to be removed."""
+    removals = connection.scalars(select(ObjectRemovalRow.key).where(ObjectRemovalRow.key.in_(keys)))
+    named = {*named_keys(connection, keys), *removals}
+    return [key for key in keys if key not in named]
+
+
 def instance_files(
     connection: Connection, folder: str | None = None, after: str | None = None, limit: int | None = None
 ) -> Iterator[InstanceFile]:
     """Yield the files of instances in the order of their keys: of all, of one folder, or of `limit` behind a key."""
-    query = _FILES.order_by(ImageRow.key)
+    query = FILES.order_by(ImageRow.key)
     if folder is not None:
         query = query.where(ImageRow.key > f"{folder}/", ImageRow.key < f"{folder}0")  # "0" follows "/"
     if after is not None:
@@ -375,7 +402,7 @@ def instance_files(
 
 def current_file(connection: Connection, sop_instance_uid: str) -> InstanceFile | None:
     """Return the current file of an instance, or None."""
-    row = connection.execute(_FILES.where(ImageRow.sop_instance_uid == sop_instance_uid)).first()
+    row = connection.execute(FILES.where(ImageRow.sop_instance_uid == sop_instance_uid)).first()
     return None if row is None else InstanceFile(*row)
 
 

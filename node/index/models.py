@@ -33,13 +33,16 @@ from sqlalchemy.types import TypeDecorator
 
 from node.dicom.names import folded_groups
 
-REVISION = "0024"
+REVISION = "0025"
 """The last migration, which gives a database the tables below."""
 
 SERIES_STATES = ("receiving", "converting", "converted", "refused", "not-an-image", "failed")
 """receiving: waits to become quiet; converting: claimed by a worker; converted: has at least one volume;
 refused: has no volume, with a reason for each stack; not-an-image: contains no instance that could be in a volume;
 failed: the converter crashed too often."""
+
+SPOOL, STORE = "spool", "store"
+"""Places of an instance where the archive is in an object store: only on the local disk as yet, or in the store."""
 
 OPEN_STATES = ("receiving", "converting")
 """States in which a series still awaits the outcome of a conversion."""
@@ -224,7 +227,10 @@ class ImageRow(Base):
     """A stored instance of any kind; the level is called Image for historical reasons (PS3.4 C.6)."""
 
     __tablename__ = "images"
-    __table_args__ = (_partial_index("ix_images_series_id_missing", "series_id", "file_missing"),)
+    __table_args__ = (
+        _partial_index("ix_images_series_id_missing", "series_id", "file_missing"),
+        _partial_index("ix_images_spooled", "key", f"place = '{SPOOL}'"),
+    )
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     series_id: Mapped[int] = mapped_column(ForeignKey("series.id"), index=True)
@@ -249,11 +255,21 @@ class ImageRow(Base):
     sha256: Mapped[str] = mapped_column(String(64))  # of the data set as received
     data_set_offset: Mapped[int] = mapped_column(Integer)  # where it begins in the file
     key: Mapped[str] = mapped_column(String(200), unique=True)
+    place: Mapped[str | None] = mapped_column(String(8))  # None: the folder of the archive; else SPOOL or STORE
     source: Mapped[str] = mapped_column(String(16))  # dicom, get, stow, import, recovered
     calling_ae_title: Mapped[str | None] = mapped_column(String(16))
     called_ae_title: Mapped[str | None] = mapped_column(String(16))
     peer: Mapped[str | None] = mapped_column(String(64))
     received_at: Mapped[dt.datetime] = mapped_column(Utc)
+
+
+class ObjectRemovalRow(Base):
+    """An object that no row of images names any more, and that the store may still have."""
+
+    __tablename__ = "object_removals"
+
+    key: Mapped[str] = mapped_column(String(200), primary_key=True)
+    ordered_at: Mapped[dt.datetime] = mapped_column(Utc)
 
 
 class ConversionRow(Base):

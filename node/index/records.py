@@ -32,6 +32,7 @@ class StoredFile:
     called_ae_title: str
     peer: str
     received_at: dt.datetime
+    place: str | None = None  # SPOOL: it is to be moved to the object store
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,7 @@ class Flaw(Enum):
     MISSING = "is missing"
     ASIDE = "is in quarantine"  # whole, and missing where the row says
     DAMAGED = "is damaged"
+    AWAY = "cannot be looked up in the object store"
     UNREADABLE = "cannot be read"  # it may be whole: it stays where it is
 
 

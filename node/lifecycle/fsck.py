@@ -11,11 +11,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path, PurePath
+from tempfile import TemporaryDirectory
 from time import time
 from typing import Literal
 
-from node.archive.filesystem import MAX_FILES_PER_FOLDER, Archive
+from node.archive.base import ObjectStore, StoreAway, StoredObject
+from node.archive.filesystem import MAX_FILES_PER_FOLDER, Archive, is_key
 from node.archive.intact import MISSING, data_set_offset, problem_with
+from node.archive.remote import marked
 from node.conversion.volume_files import sweep
 from node.dicom.reading import read_instance
 from node.errors import VoxelnodeError, is_out_of_memory
@@ -23,9 +26,10 @@ from node.index.conversions import folders_of
 from node.index.database import Index, reading
 from node.index.engine import check, place_of
 from node.index.instances import InstanceFile
+from node.index.models import SPOOL, STORE
 from node.index.read import ReadIndex
 from node.lifecycle.journal import JOURNAL_FOLDER, damaged_records, journal_report, waiting_keys
-from node.receive.recovery import ADOPTED, adopt, return_from_quarantine, stored_instance
+from node.receive.recovery import ADOPTED, adopt, adopt_objects, return_from_quarantine, stored_instance
 
 Kind = Literal[
     "index-damaged",
@@ -38,6 +42,11 @@ Kind = Literal[
     "file-unknown",  # a file without a row
     "loser-missing",  # the file that a conflict names does not exist
     "loser-altered",  # it exists, and its digest is not that of the conflict
+    "copy-altered",  # the local copy of an object
+    "object-missing",  # a row without its object
+    "object-altered",
+    "object-unknown",  # an object without a row
+    "store-away",  # the object store does not answer: its objects were not compared
     "volume-missing",
     "volume-altered",
     "volume-unknown",  # a folder of volumes without a revision
@@ -70,6 +79,7 @@ def examine(
     serving: bool,
     url: str | None = None,
     journal_of: Path | None = None,
+    store: ObjectStore | None = None,
 ) -> Iterator[Finding]:
     """Yield every difference between the index and the files below `root`.
 
@@ -85,6 +95,8 @@ def examine(
         ``[index] url``.
     journal_of : Path or None
         The root of this host, which has its journal; None: `root`.
+    store : ObjectStore or None
+        Where the archive has its objects.
     """
     journal_of = journal_of or root
     place = place_of(journal_of, url)
@@ -100,6 +112,11 @@ def examine(
             yield finding
     yield from _still_unknown(journal_of, url, unknown)
     yield from _losers(root, index, digests=digests)
+    if store is not None:
+        try:
+            yield from _objects(root, index, store, losers, digests=digests, serving=serving)
+        except StoreAway as error:
+            yield Finding("store-away", store.place, str(error.strerror))
     yield from _volumes(root, index, digests=digests)
 
 
@@ -183,16 +200,43 @@ def _mended(
         case "loser-missing" | "loser-altered":
             index.instances.record_loser_damage(finding.path, finding.detail, now, gone=finding.kind == "loser-missing")
             return "marked"
+        case "copy-altered" | "object-missing" | "object-altered" | "object-unknown":
+            return _mended_object(finding, archive, index, quiet_seconds, now)
         case "volume-missing" | "volume-altered":
-            archive.remove(finding.path)  # a revision with a damaged file is converted again
-            if finding.series is None:
-                return "removed, superseded"
-            index.series.reopen([finding.series], now)
-            return "to be converted again"
+            return _mended_volume(finding, archive, index, now)
         case "volume-unknown":
             return "removed"
         case _:
             return None
+
+
+def _mended_volume(finding: Finding, archive: Archive, index: Index, now: dt.datetime) -> str:
+    archive.remove(finding.path)  # a revision with a damaged file is converted again
+    if finding.series is None:
+        return "removed, superseded"
+    index.series.reopen([finding.series], now)
+    return "to be converted again"
+
+
+def _mended_object(
+    finding: Finding, archive: Archive, index: Index, quiet_seconds: Callable[[str], float], now: dt.datetime
+) -> str | None:
+    """Have an object written again from its local copy, or mark its row; adopt one without a row."""
+    if finding.kind == "object-unknown":
+        return adopt_objects(archive, index, [finding.path], quiet_seconds, now).get(finding.path, "gone meanwhile")
+    if finding.kind == "copy-altered":
+        archive.remove(finding.path)
+        return "removed: it is fetched again when it is read"
+    row = index.instances.of_key(finding.path)
+    if row is None:
+        return "gone meanwhile"
+    path = archive.path(row.key)
+    if path.exists() and problem_with(path, row.data_set_offset, row.bytes, row.sha256) is None:
+        index.objects.record_spooled([row.key])
+        return "to be moved to the object store again"
+    damage = f"the object {finding.detail}: send the instance again" if finding.detail else None
+    index.instances.mark_files([row.key], missing=True, now=now, damage=damage)
+    return "marked"
 
 
 def _mended_stray(
@@ -209,6 +253,9 @@ def _mended_file(finding: Finding, archive: Archive, index: Index, now: dt.datet
         return "replaced by the instance that came again"  # its record was in the journal
     if _is_as_received(finding.path, archive, index):
         return "written again from the journal"
+    if (row := index.instances.of_key(finding.path)) is not None and row.place == SPOOL and _is_in_store(archive, row):
+        index.objects.record_stored([finding.path], now)
+        return "the object store has it"
     if finding.kind == "file-missing":
         index.instances.mark_files([finding.path], missing=True, now=now)
         returned = return_from_quarantine(archive, index, PurePath(finding.path).parent.name, now)
@@ -225,6 +272,14 @@ def _mended_file(finding: Finding, archive: Archive, index: Index, now: dt.datet
     index.instances.set_aside_damaged(finding.path, archive.quarantine_key(finding.path), finding.detail, now)
     archive.quarantine(finding.path)
     return "to quarantine, marked as missing"
+
+
+def _is_in_store(archive: Archive, row: InstanceFile) -> bool:
+    """Whether the object store has a file that is missing or damaged here; a damaged one is then replaced."""
+    try:
+        return archive.remote is not None and archive.remote.refreshed(row) is None
+    except OSError:
+        return False
 
 
 def _believed(key: str, archive: Archive, index: Index, now: dt.datetime) -> str | None:
@@ -295,7 +350,7 @@ def _instances(root: Path, index: ReadIndex, losers: set[str], *, digests: bool,
 def _instance(root: Path, row: InstanceFile, is_there: bool, *, digests: bool) -> Iterator[Finding]:
     uid = row.sop_instance_uid
     if not is_there:
-        if not row.file_missing:
+        if not row.file_missing and row.place != STORE:
             yield Finding("file-missing", row.key, sop_instance_uid=uid)
         return
     sha256 = row.sha256 if digests or row.file_missing else None  # marked may mean damaged
@@ -304,10 +359,66 @@ def _instance(root: Path, row: InstanceFile, is_there: bool, *, digests: bool) -
     except OSError as error:
         yield Finding("file-unreadable", row.key, str(error.strerror), sop_instance_uid=uid)
         return
-    if problem is not None:
+    if problem is not None and row.place == STORE:
+        yield Finding("copy-altered", row.key, problem, sop_instance_uid=uid)
+    elif problem is not None:
         yield Finding("file-altered", row.key, problem, sop_instance_uid=uid)
     elif row.file_missing:
         yield Finding("file-back", row.key, sop_instance_uid=uid)
+
+
+def _objects(
+    root: Path, index: ReadIndex, store: ObjectStore, losers: set[str], *, digests: bool, serving: bool
+) -> Iterator[Finding]:
+    """Compare the objects of the store with the rows that name them, a folder at a time."""
+    with TemporaryDirectory(prefix="voxelnode-") as temporary:
+        if marked(store) != index.archive_in_store:
+            yield Finding("store-away", store.place, "it is not the store of this archive")
+            return
+        stored = (row for row in index.instances.files() if row.place == STORE)
+        for folder, rows in groupby(stored, key=lambda row: row.key.rpartition("/")[0]):
+            objects = {found.key: found for found in store.objects(folder)}
+            for row in rows:
+                if not row.file_missing:
+                    yield from _object(store, row, objects.get(row.key), Path(temporary) if digests else None)
+    batch: list[str] = []
+    for found in store.objects("objects"):
+        if (
+            is_key(found.key)
+            and found.key not in losers
+            and not (serving and time() - found.written_at < ARRIVING_SECONDS)
+        ):
+            batch.append(found.key)
+        if len(batch) == MAX_FILES_PER_FOLDER:
+            yield from _unknown_objects(index, batch)
+            batch = []
+    yield from _unknown_objects(index, batch)
+
+
+def _object(
+    store: ObjectStore, row: InstanceFile, found: StoredObject | None, folder: Path | None
+) -> Iterator[Finding]:
+    problem = MISSING if found is None else None
+    if found is not None and found.bytes != row.data_set_offset + row.bytes:
+        problem = f"has {found.bytes} bytes instead of {row.data_set_offset + row.bytes}"
+    elif found is not None and folder is not None:
+        copy = folder / "object"
+        try:
+            store.fetch(row.key, copy)
+            problem = problem_with(copy, row.data_set_offset, row.bytes, row.sha256)
+        except FileNotFoundError:
+            problem = MISSING
+        finally:
+            copy.unlink(missing_ok=True)
+    if problem == MISSING:
+        yield Finding("object-missing", row.key, sop_instance_uid=row.sop_instance_uid)
+    elif problem is not None:
+        yield Finding("object-altered", row.key, problem, sop_instance_uid=row.sop_instance_uid)
+
+
+def _unknown_objects(index: ReadIndex, keys: list[str]) -> Iterator[Finding]:
+    for key in index.instances.unknown_keys(keys):
+        yield Finding("object-unknown", key)
 
 
 def _losers(root: Path, index: ReadIndex, *, digests: bool) -> Iterator[Finding]:

@@ -28,6 +28,7 @@ from node.errors import OutOfResources
 from node.index.about import SCRUB
 from node.index.database import Index
 from node.index.instances import InstanceFile
+from node.index.models import STORE
 from node.metrics import Metrics
 from node.receive.kept import report_damage
 
@@ -188,7 +189,7 @@ class Scrub(BackgroundService):
         self._keep(ScrubState(None, ended))
 
     def _compared(self, current: ScrubPass, file: InstanceFile) -> ScrubPass:
-        problem = self._problem(file.key, file.data_set_offset, file.bytes, file.sha256)
+        problem = self._problem_of(file)
         self._scrubbed.inc()
         if problem is not None and file.key not in self._index.instances.named_keys([file.key]):
             problem = None  # deleted or replaced meanwhile
@@ -198,6 +199,17 @@ class Scrub(BackgroundService):
         elif problem is not None and problem != UNREADABLE:
             report_damage(self._archive, self._index, file.key, problem, now)
         return replace(current.counting(problem, file.bytes), key=file.key)
+
+    def _problem_of(self, file: InstanceFile) -> str | None:
+        """Compare a file; of one that only the object store has, whether the object is there."""
+        remote = self._archive.remote
+        if remote is None or file.place != STORE or self._archive.path(file.key).exists():
+            return self._problem(file.key, file.data_set_offset, file.bytes, file.sha256)
+        try:
+            return None if remote.has(file) else remote.object_problem(file)
+        except OSError as error:
+            log.error("object_not_compared", path=file.key, reason=error.strerror)
+            return UNREADABLE
 
     def _problem(self, key: str, offset: int | None, length: int | None, sha256: str) -> str | None:
         path = self._archive.path(key)

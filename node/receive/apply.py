@@ -462,6 +462,7 @@ class Applier(BackgroundService):
             called_ae_title=its.called_ae_title,
             peer=its.peer,
             received_at=its.received_at,
+            place=self._archive.place_of_new,
         )
         return Arrived(attributes, file, its.quiet_seconds, its.overwrite_policy, its.began_at)
 

@@ -8,6 +8,7 @@ undecided, and accepting it again finishes what is left.
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 from pydicom.errors import InvalidDicomError
 
+from node.archive.base import LocalFile
 from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.dicom.attributes import InstanceAttributes
 from node.dicom.header import HeaderCut
@@ -58,8 +60,13 @@ class Compared:
     differences: list[Difference]
 
 
-def compared(root: Path, index: ReadIndex, conflict: int) -> Compared:
+def compared(root: Path, index: ReadIndex, conflict: int, local: LocalFile) -> Compared:
     """Compare the two versions of a conflict.
+
+    Parameters
+    ----------
+    local : LocalFile
+        Of the archive below `root`.
 
     Raises
     ------
@@ -73,7 +80,7 @@ def compared(root: Path, index: ReadIndex, conflict: int) -> Compared:
     current = index.instances.current(row["sop_instance_uid"])
     if current is None:
         return Compared(row, "no version of the instance is current", [])
-    mine, theirs = _attributes(root, current.key), _attributes(root, key)
+    mine, theirs = _attributes(lambda: local(current)), _attributes(lambda: root / key)
     if mine is None or theirs is None:
         which = "current" if mine is None else "other"
         return Compared(row, f"the file of the {which} version cannot be read", [])
@@ -91,9 +98,10 @@ def _row(index: ReadIndex, conflict: int) -> dict[str, Any]:
     return row
 
 
-def _attributes(root: Path, key: str) -> InstanceAttributes | None:
+def _attributes(file: Callable[[], Path]) -> InstanceAttributes | None:
     with suppress(OSError, NotUnderstood, HeaderCut, InvalidDicomError, AttributeError, ValueError, EOFError):
-        return stored_instance(root, key, dt.datetime.now(dt.UTC))[0]
+        path = file()
+        return stored_instance(path.parent, path.name, dt.datetime.now(dt.UTC))[0]
     return None
 
 

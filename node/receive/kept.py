@@ -22,6 +22,7 @@ from node.durable import NO_ROOM
 from node.errors import OutOfResources
 from node.index.database import Index
 from node.index.instances import HeldFile
+from node.index.models import STORE
 from node.index.records import Arrived, Flaw
 
 log = structlog.get_logger()
@@ -53,19 +54,36 @@ def flaws_of(
     """
     own = {key for one in batch for key in (one.file.key, one.file.quarantine_key)}
     flaws = {}
+    only_in_store = []
     for held in index.instances.held({one.attributes.sop_instance_uid for one in batch}):
         if held.key in own:  # applied before
+            continue
+        if held.place == STORE and not held.file_missing and not archive.path(held.key).exists():
+            only_in_store.append(held)
             continue
         flaw = _flaw(archive, held, is_digest_due)
         if flaw is not None:
             flaws[held.key] = flaw
+    if archive.remote is not None:
+        for file, is_there in archive.remote.presence(only_in_store):
+            if not is_there:
+                flaws[file.key] = Flaw.AWAY if is_there is None else Flaw.MISSING
+        _pardon_expected(flaws, archive, index)
     return flaws
+
+
+def _pardon_expected(flaws: dict[str, Flaw], archive: Archive, index: Index) -> None:
+    """Drop the flaws of files that quarantine lacks because they are still to be fetched from the object store."""
+    if Flaw.MISSING in flaws.values():
+        for key in index.objects.removals():
+            flaws.pop(archive.quarantine_key(key), None)
 
 
 def report_damage(archive: Archive, index: Index, key: str, problem: str, now: dt.datetime) -> None:
     """Record that the file of an instance is not as it was received: it must be sent again. Repetitions do nothing.
 
-    The file stays where it is, for a person to examine.
+    The file stays where it is, for a person to examine. If the object store has the instance whole, the file is written
+    again from there instead; if the store is away, nothing is recorded.
 
     Parameters
     ----------
@@ -77,8 +95,20 @@ def report_damage(archive: Archive, index: Index, key: str, problem: str, now: d
     OutOfResources
         The index did not commit.
     """
+    if archive.remote is not None:
+        file = index.instances.of_key(key)
+        if file is None:
+            return
+        try:
+            problem_of_object = archive.remote.refreshed(file)
+        except OSError as error:
+            log.warning("file_not_fetched", path=key, reason=error.strerror)
+            return
+        if problem_of_object is None:
+            log.warning("file_fetched_again", path=key, reason=problem)
+            return
     is_missing = problem == MISSING
-    if is_missing and not archive.path(key).parent.is_dir():  # the archive is not mounted
+    if is_missing and archive.remote is None and not archive.path(key).parent.is_dir():  # the archive is not mounted
         return
     damage = None if is_missing else f"the file {problem}: send the instance again"
     if index.instances.mark_files([key], missing=True, now=now, damage=damage):

@@ -19,12 +19,13 @@ from typing import Any
 from pydicom.errors import InvalidDicomError
 
 from node.archive.filesystem import Archive
-from node.archive.intact import data_set_offset, problem_with
+from node.archive.intact import problem_with
 from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.dicom.attributes import InstanceAttributes
 from node.dicom.header import HeaderCut
 from node.errors import NotUnderstood, OutOfResources, UsageError
 from node.index.database import Index
+from node.index.instances import InstanceFile
 from node.index.read import ReadIndex
 from node.index.records import ArrivalPolicy, Outcome, StoredFile
 from node.receive.ingest import Announced, Ingest, Origin
@@ -226,7 +227,7 @@ class Quarantine:
         uid = attributes.sop_instance_uid
         subject = {"name": name, "study_instance_uid": attributes.study_instance_uid, "sop_instance_uid": uid}
         current = self._index.instances.current(uid)
-        is_kept = current is not None and self._is_whole(current.key, current.sha256)
+        is_kept = current is not None and self._is_whole(current)
         if current is not None and is_kept and current.sha256 != file.sha256 and not replace:
             raise NotReleased(
                 f"another version of {uid} is current: compare the two, and use --replace to make this one current"
@@ -266,11 +267,8 @@ class Quarantine:
         if name not in os.listdir(self._archive.root / FOLDER):
             raise NotInQuarantine
 
-    def _is_whole(self, key: str, sha256: str) -> bool:
-        path = self._archive.path(key)
-        if not path.exists():
-            return False
-        return problem_with(path, data_set_offset(path) or 0, None, sha256) is None
+    def _is_whole(self, file: InstanceFile) -> bool:
+        return problem_with(self._archive.local(file), file.data_set_offset, file.bytes, file.sha256) is None
 
     def _taken(self, attributes: InstanceAttributes, file: StoredFile, policy: ArrivalPolicy) -> Outcome:
         """Take the bytes in as an instance that arrives."""

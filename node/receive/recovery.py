@@ -16,7 +16,8 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path, PurePath
 from types import MappingProxyType
 
@@ -24,7 +25,7 @@ import structlog
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 
-from node.archive.filesystem import Archive
+from node.archive.filesystem import Archive, is_key
 from node.archive.intact import problem_with
 from node.dicom.attributes import InstanceAttributes
 from node.dicom.header import HeaderCut
@@ -33,6 +34,7 @@ from node.errors import NotUnderstood
 from node.failpoints import reached
 from node.index.database import Index
 from node.index.instances import InstanceFile, NotIndexable
+from node.index.models import STORE
 from node.index.records import Arrived, Kept, Outcome, StoredFile
 from node.receive.apply import MAX_BATCH, attributes_of, settle
 from node.receive.kept import flaws_of
@@ -135,6 +137,7 @@ def adopt(
         except OSError as error:  # it says nothing about the bytes: the file stays
             log.error("file_unreadable", path=key, reason=error.strerror)
         else:
+            file = replace(file, place=archive.place_of_new)
             readable.append(Arrived(attributes, file, quiet_seconds(file.calling_ae_title)))
     for begin in range(0, len(readable), MAX_BATCH):
         fates |= _indexed(archive, index, readable[begin : begin + MAX_BATCH])
@@ -176,7 +179,7 @@ def mark_missing(archive: Archive, index: Index, folder: str, now: dt.datetime) 
     back = [row.key for row in rows if row.file_missing and row.key in there and _is_whole(archive, row)]
     if back:
         index.instances.mark_files(back, missing=False, now=now)
-    gone = [row.key for row in rows if not row.file_missing and row.key not in there]
+    gone = [row.key for row in rows if not row.file_missing and row.key not in there and row.place != STORE]
     if gone:
         log.error("files_missing", folder=folder, count=len(gone))
         index.instances.mark_files(gone, missing=True, now=now)
@@ -266,6 +269,50 @@ def stored_instance(root: Path, key: str, now: dt.datetime) -> tuple[InstanceAtt
         peer="",
         received_at=min(written_at, now),  # the clock may have been set back since
     )
+
+
+def adopt_all_objects(archive: Archive, index: Index, quiet_seconds: Callable[[str], float], now: dt.datetime) -> None:
+    """Index the objects of the store that no row names, if there is a store; see `adopt_objects`.
+
+    Raises
+    ------
+    StoreAway
+    """
+    if archive.remote is None:
+        return
+    keys = (found.key for found in archive.remote.store.objects("objects") if is_key(found.key))
+    while batch := list(islice(keys, MAX_BATCH)):
+        adopt_objects(archive, index, batch, quiet_seconds, now)
+
+
+def adopt_objects(
+    archive: Archive, index: Index, keys: Sequence[str], quiet_seconds: Callable[[str], float], now: dt.datetime
+) -> dict[str, str]:
+    """Index objects that no row names, as `adopt` does with files; those that were deleted are removed.
+
+    Returns
+    -------
+    dict
+        What became of each object, in words.
+
+    Raises
+    ------
+    StoreAway
+    """
+    remote = archive.remote
+    assert remote is not None
+    remote.require_own()
+    deleted = index.deletions.deleted_among(keys)
+    index.objects.remove(sorted(deleted), now)
+    unknown = [
+        key
+        for key in index.instances.unknown_keys(keys)
+        if key not in deleted and archive.take_in(key, remote.downloaded(key))
+    ]
+    fates = adopt(archive, index, unknown, quiet_seconds, now)
+    stored = index.objects.record_stored(unknown, now)
+    remote.note_copies((key, archive.path(key).stat().st_size) for key in stored)
+    return fates | dict.fromkeys(deleted, "removed: it was deleted")
 
 
 def settle_losers(archive: Archive, index: Index) -> int:

@@ -322,7 +322,7 @@ class ResultIntake:
 
     def _intact(self, one: StoredInstance) -> Path:
         """Return the file of an image, after comparing it with what was received: a result has its patient from it."""
-        path = self._ingest.archive.path(one.key)
+        path = self._ingest.archive.local(one)
         problem = problem_with(path, one.data_set_offset, one.bytes, one.sha256)
         if problem is not None:
             report_damage(self._ingest.archive, self._index, one.key, problem, self._ingest.now())

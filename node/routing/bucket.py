@@ -9,10 +9,7 @@ its end (obstore 0.12.1).
 
 from __future__ import annotations
 
-import configparser
-import datetime as dt
 import hashlib
-import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,25 +19,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
+from node.archive.objects import (
+    MAX_WHOLE_BYTES,
+    PART_BYTES,
+    REMEDIES,
+    RETRIES,
+    bucket_options,
+    credentials_of,
+    provider_of,
+    word_of,
+)
 from node.errors import UsageError
 from node.notify.channel import Interrupted
 from node.routing.destination import Delivered, NotTaken, Prepared, Unreachable, WrittenDestination
 from node.routing.folder import file_name
 
 if TYPE_CHECKING:
-    from obstore.store import ClientConfig, RetryConfig, S3Config, S3Credential, S3Store
+    from obstore.store import S3Store
 
 MAX_UPLOADS, MAX_BYTES = 8, 32_000_000
 """Uploads at a time, and their bytes, so that a slow line ends each of them in time; one instance may be larger."""
-
-MAX_WHOLE_BYTES, PART_BYTES = 16_000_000, 16_000_000
-"""Length of an object beyond which it is sent in parts, and that of a part."""
-
-RETRIES: RetryConfig = {"max_retries": 2, "retry_timeout": dt.timedelta(seconds=10)}
-"""Of the library, for errors that pass at once; the ledger has the longer waits."""
-
-CREDENTIALS_MINUTES = 5
-"""Time after which the file of credentials is read again."""
 
 LOOK_SECONDS = 0.5
 """Interval at which a wait for an upload looks whether it is abandoned."""
@@ -48,22 +46,12 @@ LOOK_SECONDS = 0.5
 DIGEST = "sha256"
 """Metadata of an object (x-amz-meta-sha256): the digest of its content."""
 
-_CODE = re.compile(r"<Code>(\w{1,60})</Code>")
-_STATUS = re.compile(r"status code: (\d{3})")
-
 _REMEDIES = {
+    **REMEDIES,
     "NoSuchBucket": "create the bucket, or correct s3",
     "AccessDenied": "the credentials need s3:PutObject and s3:GetObject on the bucket",
     "status 403": "the credentials need s3:PutObject and s3:GetObject on the bucket",
-    "InvalidAccessKeyId": "correct the credentials",
-    "SignatureDoesNotMatch": "correct the credentials",
-    "ExpiredToken": "renew the credentials",
-    "InvalidToken": "renew the credentials",
-    "RequestTimeTooSkewed": "set the clock of this machine",
-    "PermanentRedirect": "set region to that of the bucket",
-    "AuthorizationHeaderMalformed": "set region to that of the bucket",
 }
-"""Codes of errors that say something of the bucket or of our access to it, not of an instance."""
 
 
 class BucketDestination(WrittenDestination):
@@ -111,21 +99,7 @@ class BucketDestination(WrittenDestination):
         self._bucket, self._prefix = parts.netloc, parts.path.strip("/")
         self._place = f"s3://{self._bucket}" + (f" at {endpoint}" if endpoint else "")
         self._layout, self._is_read_again, self._credentials_file = layout, is_read_again, credentials_file
-        self._config: S3Config = {"checksum_algorithm": "SHA256"}
-        if endpoint is not None:
-            self._config["endpoint"] = endpoint
-        if region is not None:
-            self._config["region"] = region
-        self._client: ClientConfig = {
-            "timeout": dt.timedelta(seconds=timeout),
-            "connect_timeout": dt.timedelta(seconds=min(timeout, 10)),
-            "allow_http": endpoint is not None and endpoint.startswith("http://"),
-        }
-        if ca_file is not None:
-            try:
-                self._client["root_certificate"] = ca_file.read_bytes()
-            except OSError as error:
-                raise UsageError(f"ca_file {ca_file} cannot be used: {error.strerror}") from error
+        self._config, self._client = bucket_options(endpoint, region, ca_file, timeout)
         if credentials_file is not None:
             credentials_of(credentials_file)
         self._mode: Literal["create", "overwrite"] = "create"
@@ -162,23 +136,18 @@ class BucketDestination(WrittenDestination):
         if self._store is None:
             from obstore.store import S3Store  # here: config check must not start its threads
 
-            provider = None
-            if (file := self._credentials_file) is not None:
+            if self._credentials_file is not None:
                 try:
-                    credentials_of(file)
+                    credentials_of(self._credentials_file)
                 except UsageError as error:
                     raise Unreachable(str(error)) from error
-
-                def provider() -> S3Credential:
-                    return credentials_of(file)
-
             self._store = S3Store(
                 self._bucket,
                 prefix=self._prefix or None,
                 config=self._config,
                 client_options=self._client,
                 retry_config=RETRIES,
-                credential_provider=provider,
+                credential_provider=provider_of(self._credentials_file),
             )
         return self._store
 
@@ -254,9 +223,7 @@ class BucketDestination(WrittenDestination):
 
     def _problem(self, error: Exception) -> NotTaken | Unreachable:
         """Return what an error of the library means, without its text, which has the names of objects."""
-        code, status = _CODE.search(str(error)), _STATUS.search(str(error))
-        word = code[1] if code else f"status {status[1]}" if status else "no answer"
-        number = int(status[1]) if status else 0
+        word, number = word_of(error)
         if remedy := _REMEDIES.get(word):
             return Unreachable(f"{self._place}: {word}: {remedy}")
         if 400 <= number < 500 and number not in (401, 403, 404, 408, 429):
@@ -296,30 +263,3 @@ def _digest_of(store: S3Store, name: str) -> str:
     for chunk in obstore.get(store, name).stream():
         digest.update(chunk)
     return digest.hexdigest()
-
-
-def credentials_of(file: Path) -> S3Credential:
-    """Return the keys of a file as ``~/.aws/credentials``: of its section ``default``, or its only one.
-
-    Raises
-    ------
-    UsageError
-        The message has nothing of the content.
-    """
-    parser = configparser.ConfigParser(interpolation=None, default_section="")
-    try:
-        parser.read_string(file.read_text(encoding="utf-8"))
-        names = parser.sections()
-        section = parser["default" if "default" in names or len(names) != 1 else names[0]]
-        return {
-            "access_key_id": section["aws_access_key_id"],
-            "secret_access_key": section["aws_secret_access_key"],
-            "token": section.get("aws_session_token"),
-            "expires_at": dt.datetime.now(dt.UTC) + dt.timedelta(minutes=CREDENTIALS_MINUTES),
-        }
-    except OSError as error:
-        raise UsageError(f"credentials_file {file} cannot be read: {error.strerror}") from None
-    except (configparser.Error, KeyError, UnicodeDecodeError):
-        raise UsageError(
-            f"credentials_file {file} must have aws_access_key_id and aws_secret_access_key below [default]"
-        ) from None

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from node.archive.base import LocalFile, StoreAway
 from node.archive.intact import MISSING, intact_bytes, problem_with
 from node.association.client.send import Outgoing
 from node.child_process.messages import Garbled
@@ -40,10 +41,21 @@ class Preparer:
     change : Change
         How copies differ from what is stored.
     threads : int
+    local : LocalFile or None
+        Fetches files that are not below the root; None: all of them are.
     """
 
-    def __init__(self, name: str, root: Path, folder: Path, decoder: Decoder, change: Change, threads: int = 1) -> None:
-        self._root, self._folder, self._decoder, self.change = root, folder, decoder, change
+    def __init__(
+        self,
+        name: str,
+        root: Path,
+        folder: Path,
+        decoder: Decoder,
+        change: Change,
+        threads: int = 1,
+        local: LocalFile | None = None,
+    ) -> None:
+        self._root, self._folder, self._decoder, self.change, self._local = root, folder, decoder, change, local
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._batches_ahead = threads + 1
         self._expected: deque[DueInstance] = deque()
@@ -118,10 +130,14 @@ class Preparer:
         path = self._root / due.key
         found: bytes | str | None
         try:
+            if self._local is not None:
+                self._local(due)
             if due.bytes > BATCH_BYTES or self.change.concerns(due.transfer_syntax_uid):
                 found = problem_with(path, due.data_set_offset, due.bytes, due.sha256)
             else:
                 found = intact_bytes(path, due.data_set_offset, due.bytes, due.sha256)
+        except StoreAway as error:
+            raise Unreachable(f"files cannot be fetched from the archive: {error.strerror}") from error
         except OSError as error:
             raise NotTaken(f"its file cannot be read now: {error.strerror}") from error
         if isinstance(found, str):  # a missing one may have made room for another version meanwhile

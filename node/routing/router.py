@@ -80,7 +80,8 @@ class Router:
                         route_name, name, route,
                         _connected(settings, route, name, Transcoder(decoder, archive.incoming)),
                         Preparer(
-                            thread, archive.root, archive.incoming, decoder, changes[route_name], route.connections
+                            thread, archive.root, archive.incoming, decoder, changes[route_name], route.connections,
+                            None if archive.remote is None else archive.local,
                         ),
                         turns[name], index,
                         metrics, audit,

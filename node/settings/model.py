@@ -68,6 +68,18 @@ Cleaned = Literal["descriptors", "structured", "graphics", "pixels"]
 AllowedRisk = Literal["secondary-capture", "ultrasound", "photograph", "burned-in", "recognizable"]
 
 
+_BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/(?!\.{1,2}(/|$))[A-Za-z0-9!_.*'()=@+-]+)*/?")
+_FOLDER_URL = re.compile(r"file:///[^?#]+")
+
+
+def _mistakes_of_endpoint(endpoint: str) -> Iterator[str]:
+    parts = urlsplit(endpoint)
+    if parts.scheme not in ("https", "http") or not parts.hostname or parts.path.strip("/") or parts.query:
+        yield "endpoint must begin with https:// or http:// and name a host, without a path"
+    if parts.username or parts.password:
+        yield "endpoint must not contain keys: use credentials_file"
+
+
 class Storage(SettingsSection):
     """[storage]: where the archive, the index and the volumes are."""
 
@@ -107,6 +119,48 @@ class Storage(SettingsSection):
         description="folder of the instances and volumes, if several hosts share one index: all of them have it at the "
         "same path, and each has a root of its own; unset: the root",
     )
+    url: str | None = Field(
+        None,
+        description="object store of the instances, s3://BUCKET/PREFIX (needs: pip install 'voxelnode[s3]') or "
+        "file:///FOLDER; root then has what was not moved there yet, and copies (docs/object-store.md); unset: "
+        "instances stay in root",
+    )
+    endpoint: str | None = Field(
+        None, description='address of the server of s3://, such as "https://s3.example.org:9000"; unset: Amazon S3'
+    )
+    region: str | None = Field(None, description="region of the bucket; unset: AWS_REGION, or us-east-1")
+    credentials_file: Path | None = Field(
+        None,
+        description="keys for s3://, in a file as ~/.aws/credentials; unset: AWS_ACCESS_KEY_ID and "
+        "AWS_SECRET_ACCESS_KEY, or the role of the machine",
+    )
+    ca_file: Path | None = Field(
+        None, description="PEM file of a further CA that may have signed the certificate of endpoint"
+    )
+    storage_class: str | None = Field(
+        None, pattern="^[A-Z0-9_]{1,40}$", description='class of new objects, such as "STANDARD_IA"; unset: the usual'
+    )
+    cache_bytes: int = Field(
+        20_000_000_000,
+        ge=0,
+        description="largest size of local copies of objects, in bytes; those in use stay beyond it",
+    )
+    verify_uploads: bool = Field(
+        False, description="read each object again, and compare its SHA-256, before the local file may be removed"
+    )
+    store_seconds: Seconds = Field(60, description="longest time of a request to the object store")
+
+    def _mistakes(self) -> Iterator[str]:
+        if self.url is not None and not (_BUCKET.fullmatch(self.url) or _FOLDER_URL.fullmatch(self.url)):
+            yield "url must be s3://BUCKET, s3://BUCKET/PREFIX or file:///FOLDER"
+        if self.url is not None and self.archive is not None:
+            yield "url and archive exclude each other: several hosts cannot share an object store"
+        is_bucket = self.url is not None and self.url.startswith("s3://")
+        of_bucket = (self.endpoint, self.region, self.credentials_file, self.ca_file, self.storage_class)
+        if not is_bucket and any(value is not None for value in of_bucket):
+            yield "endpoint, region, credentials_file, ca_file and storage_class require an s3:// url"
+        if self.endpoint is not None:
+            yield from _mistakes_of_endpoint(self.endpoint)
 
     @property
     def low_bytes(self) -> int:
@@ -558,9 +612,6 @@ class HookSettings(SettingsSection):
         return compile_selector(self.where).fields if self.where is not None else frozenset()
 
 
-_BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/(?!\.{1,2}(/|$))[A-Za-z0-9!_.*'()=@+-]+)*/?")
-
-
 class Destination(SettingsSection):
     """[destinations.NAME]: a receiver of routes that is not in [peers]: a server, a folder, or a BIDS data set."""
 
@@ -630,11 +681,7 @@ class Destination(SettingsSection):
         if self.s3 is not None and not _BUCKET.fullmatch(self.s3):
             yield "s3 must be s3://BUCKET or s3://BUCKET/PREFIX"
         if self.endpoint is not None:
-            parts = urlsplit(self.endpoint)
-            if parts.scheme not in ("https", "http") or not parts.hostname or parts.path.strip("/") or parts.query:
-                yield "endpoint must begin with https:// or http:// and name a host, without a path"
-            if parts.username or parts.password:
-                yield "endpoint must not contain keys: use credentials_file"
+            yield from _mistakes_of_endpoint(self.endpoint)
 
 
 class Route(SettingsSection):

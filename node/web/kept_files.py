@@ -34,7 +34,7 @@ def whole_file(node: Services, instance: StoredInstance) -> Path:
     Unavailable
         It cannot be read now.
     """
-    path = node.archive.path(instance.key)
+    path = local_file(node, instance)
     try:
         problem = node.verified.problem_with(path, instance.data_set_offset, instance.bytes, instance.sha256)
     except OSError as error:
@@ -42,6 +42,20 @@ def whole_file(node: Services, instance: StoredInstance) -> Path:
     if problem is not None:
         raise damaged(node, instance, problem)
     return path
+
+
+def local_file(node: Services, instance: StoredInstance) -> Path:
+    """Return the path of the file of an instance, which is fetched if only the object store has it.
+
+    Raises
+    ------
+    Unavailable
+        It cannot be fetched now.
+    """
+    try:
+        return node.archive.local(instance)
+    except OSError as error:
+        raise Unavailable(f"a file of the archive cannot be fetched: {error.strerror}") from error
 
 
 def damaged(node: Services, instance: StoredInstance, problem: str) -> Damaged:

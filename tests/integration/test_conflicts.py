@@ -40,7 +40,7 @@ def accept(root: Root, *, alike: bool = False) -> None:
 
 def compare(root: Root, conflict: int) -> Compared:
     with reading(root.folder) as index:
-        return compared(root.folder, index, conflict)
+        return compared(root.folder, index, conflict, root.archive.local)
 
 
 def corrected(series: list[FileDataset], **changed: Any) -> list[FileDataset]:

@@ -58,6 +58,7 @@ class Outgoing:
 
     The UIDs are those of the data set; the File Meta Information may differ. `sha256` is the digest of the data set;
     if it is given, the file is verified before it is sent. `data` is the data set, if it was read and verified already.
+    `fetch` gives the path of the file when it is to be read, and raises an OSError if it cannot be had now.
     """
 
     path: Path
@@ -68,6 +69,7 @@ class Outgoing:
     bytes: int
     sha256: str | None = None
     data: _Bytes | None = field(default=None, repr=False)
+    fetch: Callable[[], Path] | None = field(default=None, repr=False, compare=False)
 
 
 class SendOutcome(Enum):
@@ -228,25 +230,26 @@ def bytes_for_peer(
         raise NotSendable(
             f"the peer does not accept {instance.sop_class_uid} in {instance.transfer_syntax_uid}; accepted: {syntaxes}"
         )
-    if instance.data is None:
-        _require_intact(instance)
+    path = _intact(instance) if instance.data is None else instance.path
     if target == instance.transfer_syntax_uid and instance.data is not None:
         yield accepted[target], InstanceBytes(data=instance.data)
     elif target == instance.transfer_syntax_uid:
-        yield accepted[target], InstanceBytes(instance.path, instance.offset, instance.bytes)
+        yield accepted[target], InstanceBytes(path, instance.offset, instance.bytes)
     else:
-        with transcode(instance.path, target) as source:
+        with transcode(path, target) as source:
             yield accepted[target], source
 
 
-def _require_intact(instance: Outgoing) -> None:
-    """Raise unless the file holds the stored bytes: a damaged instance is never sent."""
+def _intact(instance: Outgoing) -> Path:
+    """Return the path of a file that holds the stored bytes: a damaged instance is never sent."""
     try:
-        problem = problem_with(instance.path, instance.offset, instance.bytes, instance.sha256)
+        path = instance.path if instance.fetch is None else instance.fetch()
+        problem = problem_with(path, instance.offset, instance.bytes, instance.sha256)
     except OSError as error:
         raise NotReadable(f"its file cannot be read now: {error.strerror}") from error
     if problem is not None:
         raise NotAsStored(problem)
+    return path
 
 
 def proposals(instances: Iterable[Outgoing]) -> list[tuple[str, list[str]]]:

@@ -138,7 +138,7 @@ def _failure_reason(service: CommitmentService, reference: Reference, stored: St
     if stored.sop_class_uid != reference[0]:
         return CLASS_INSTANCE_CONFLICT
     try:
-        problem = problem_with(service.archive.path(stored.key), stored.data_set_offset, stored.bytes, stored.sha256)
+        problem = problem_with(service.archive.local(stored), stored.data_set_offset, stored.bytes, stored.sha256)
     except OSError as error:
         logger.error("instance_not_committed", sop_instance_uid=stored.sop_instance_uid, reason=error.strerror)
         return PROCESSING_FAILURE

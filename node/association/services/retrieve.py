@@ -195,7 +195,8 @@ class Retrieve:
         self._selected, self._destination = selected, destination
         self._tally = Tally(len(selected.instances))
         self._reasons: Counter[str] = Counter()
-        self.outgoing = outgoing_of(selected, service.archive.root)
+        archive, instances = service.archive, selected.instances
+        self.outgoing = outgoing_of(instances, archive.root, archive.in_turn(instances))
 
     def run(self, sub_operations: Iterator[Sent]) -> None:
         """Report each sub-operation, and send the final response when the last has ended or the peer cancels.

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 
+from node.archive.base import LocalFile
 from node.association.client.send import NoCopy, NotReadable, NotSendable, Outgoing
 from node.association.outgoing import InstanceBytes
 from node.conversion.decoder import Decoder, DecoderBusy, NotDecoded, NotDecodedNow
 from node.conversion.decoding import transcode
-from node.index.selection import Selected
+from node.index.selection import StoredInstance
 
 
-def outgoing_of(selected: Selected, root: Path) -> list[Outgoing]:
-    """Return the selected instances with their files below the root of the archive."""
+def outgoing_of(instances: Iterable[StoredInstance], root: Path, local: LocalFile | None = None) -> list[Outgoing]:
+    """Return the selected instances with their files below the root of the archive.
+
+    Parameters
+    ----------
+    local : LocalFile or None
+        Fetches files that are not there; None: all of them are.
+    """
     return [
         Outgoing(
             root / instance.key,
@@ -25,8 +33,9 @@ def outgoing_of(selected: Selected, root: Path) -> list[Outgoing]:
             instance.data_set_offset,
             instance.bytes,
             instance.sha256,
+            fetch=None if local is None else partial(local, instance),
         )
-        for instance in selected.instances
+        for instance in instances
     ]
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, func, select
 from node.dicom.answers import Answer
 from node.dicom.matching import Query
 from node.index import queries
-from node.index.about import SCRUB, about, applied
+from node.index.about import SCRUB, STORE, about, applied
 from node.index.backend import Settled, backend_of
 from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.read.accounts import ReadAccounts
@@ -89,6 +89,11 @@ class ReadIndex:
     def applied(self, journal: str) -> Applied:
         """Return the last record of a journal that is in the index."""
         return applied(self._connection, journal)
+
+    @property
+    def archive_in_store(self) -> str | None:
+        """The identity of the archive in its object store; None if it has none."""
+        return about(self._connection, STORE) or None
 
     @property
     def scrub(self) -> str | None:

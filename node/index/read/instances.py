@@ -8,8 +8,18 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import join
 
 from node.dicom.retrieval import Selection
-from node.index.instances import HeldFile, InstanceFile, current_file, instance_files, loser_keys, losers, named_keys
-from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
+from node.index.instances import (
+    HeldFile,
+    InstanceFile,
+    current_file,
+    instance_files,
+    loser_keys,
+    losers,
+    named_keys,
+    unknown_keys,
+)
+from node.index.models import SPOOL, STORE, ImageRow, PatientRow, SeriesRow, StudyRow
+from node.index.objects import PlaceCount
 from node.index.read.rows import PagedRepository, Row
 from node.index.selection import INSTANCE_COLUMNS, Selected, StoredInstance, selected_instances, stored_instances
 
@@ -54,6 +64,19 @@ class ReadInstances(PagedRepository):
     def named_keys(self, keys: Sequence[str]) -> set[str]:
         """Return those of `keys` (at most a folder's worth) that rows name: of images, or of conflicts."""
         return named_keys(self._connection, keys)
+
+    def count_by_place(self) -> dict[str, PlaceCount]:
+        """Return the instances in each place: ``folder``, ``spool``, ``store``. Reads all rows."""
+        rows = self._rows(
+            "SELECT coalesce(place, 'folder') AS place, count(*) AS instances, sum(bytes) AS bytes FROM v_images "
+            "GROUP BY coalesce(place, 'folder')"
+        )
+        counts = dict.fromkeys(("folder", SPOOL, STORE), PlaceCount(0, 0))
+        return counts | {row["place"]: PlaceCount(int(row["instances"]), int(row["bytes"])) for row in rows}
+
+    def unknown_keys(self, keys: Sequence[str]) -> list[str]:
+        """Return those of `keys` (at most a folder's worth) that no row names: of images, conflicts or removals."""
+        return unknown_keys(self._connection, keys)
 
     def current(self, sop_instance_uid: str) -> InstanceFile | None:
         """Return the current file of an instance, or None."""

@@ -70,4 +70,4 @@ def keep_conflict(
 
 
 def _compared(node: Services, index: ReadIndex, conflict: int) -> models.ComparedConflict:
-    return models.ComparedConflict.of(asdict(compared(node.archive.root, index, conflict)))
+    return models.ComparedConflict.of(asdict(compared(node.archive.root, index, conflict, node.archive.local)))

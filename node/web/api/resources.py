@@ -341,12 +341,12 @@ def download_instance(
     if stored is None:
         raise HTTPException(410, DAMAGED)
     try:
-        whole_file(node, stored)
+        path = whole_file(node, stored)
     except Damaged as error:
         raise HTTPException(410, str(error)) from error
     audit.transferred([of_study(row["study_instance_uid"], row["patient_id"])])
     media_type = OCTETS if request.headers.get("accept") == OCTETS else DICOM
-    response = file_response(node.archive.path(row["key"]), media_type, f"{sop_instance_uid}.dcm", row["sha256"])
+    response = file_response(path, media_type, f"{sop_instance_uid}.dcm", row["sha256"])
     response.headers.add_vary_header("Accept")
     return response
 

@@ -14,6 +14,7 @@ from node.web.dicomweb.documents import respond_data_sets
 from node.web.dicomweb.media_types import DICOM_XML, accepted, document_form
 from node.web.dicomweb.resources import READ, RequestedInstances, instance_url
 from node.web.dicomweb.routing import dicomweb_router
+from node.web.kept_files import local_file
 from node.web.services import Services
 
 log = structlog.get_logger()
@@ -35,7 +36,7 @@ def retrieve_metadata(target: RequestedInstances) -> Response:
     etag = target.etag(f"metadata {form} {target.base}")
     data_sets = (
         instance_metadata(target.node, instance, instance_url(target.base, instance), as_xml=as_xml)
-        for instance in target.instances
+        for instance in target.node.archive.ahead(target.instances)
     )
     return respond_data_sets(target.request, data_sets, form, etag)
 
@@ -52,7 +53,7 @@ def instance_metadata(node: Services, instance: StoredInstance, url: str, *, as_
     ------
     DecoderBusy
     """
-    path, syntax = node.archive.path(instance.key), instance.transfer_syntax_uid
+    path, syntax = local_file(node, instance), instance.transfer_syntax_uid
     try:
         try:
             encoded = metadata(path, syntax, url, MAX_HEADER_BYTES, as_xml=as_xml)

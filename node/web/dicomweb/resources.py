@@ -20,7 +20,7 @@ from node.index.selection import StoredInstance
 from node.web.access import Reader, RequestAudit
 from node.web.audit_trail import AccountAuditTrail
 from node.web.headers import has_etag
-from node.web.kept_files import DAMAGED, Damaged, Unavailable, damaged
+from node.web.kept_files import DAMAGED, Damaged, Unavailable, damaged, local_file
 from node.web.public_url import public_url
 from node.web.services import Node, Services
 from node.web.streaming import Streamed
@@ -177,7 +177,7 @@ def stored_file(node: Services, instance: StoredInstance) -> Iterator[bytes]:
     """
     digest, left = hashlib.sha256(), file_length(instance)
     try:
-        with node.archive.path(instance.key).open("rb", buffering=0) as file:
+        with local_file(node, instance).open("rb", buffering=0) as file:
             piece = file.read(instance.data_set_offset)
             left -= len(piece)
             while left > 0:

@@ -124,7 +124,7 @@ def _files(node: Services, given: Sequence[Given]) -> Iterator[Iterator[bytes]]:
     threads = ThreadPoolExecutor(AHEAD, thread_name_prefix="transcode")
     waiting: deque[tuple[Given, Future[IO[bytes]] | None]] = deque()
     try:
-        for instance, syntax in given:
+        for (instance, syntax), _ in zip(given, node.archive.ahead([one for one, _ in given]), strict=True):
             as_stored = syntax == instance.transfer_syntax_uid
             future = None if as_stored else threads.submit(_transcoded, node, instance, syntax)
             waiting.append(((instance, syntax), future))
@@ -165,6 +165,6 @@ def _zipped(target: Target) -> Response:
 
 def _zip(target: Target) -> Iterator[Member]:
     for number, instances in enumerate(by_series(target.instances).values(), start=1):
-        for index, instance in enumerate(instances, start=1):
+        for index, instance in enumerate(target.node.archive.ahead(instances), start=1):
             name = f"{number:03d}/{index:06d}.dcm"
             yield Member(name, file_length(instance), stored_file(target.node, instance))

@@ -140,7 +140,7 @@ def _members(node: Services, study_instance_uids: list[str]) -> Iterator[Member]
         with node.index.reading(wait=False) as index:
             instances = _instances(index, uid)
         for number, of_series in enumerate(by_series(instances).values(), start=1):
-            for position, instance in enumerate(of_series, start=1):
+            for position, instance in enumerate(node.archive.ahead(of_series), start=1):
                 name = f"{at:03d}/{number:03d}/{position:06d}.dcm"
                 yield Member(name, file_length(instance), stored_file(node, instance))
 

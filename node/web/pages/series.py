@@ -11,9 +11,11 @@ from fastapi import APIRouter, Depends, Request, Response
 from node.dicom.dump import Dump, dump
 from node.index.converted import SeriesKey
 from node.index.read import ReadIndex
+from node.index.selection import StoredInstance
 from node.web.access import Reader, RequestAudit
 from node.web.background_requests import background_request
 from node.web.errors import ResourceNotFound
+from node.web.kept_files import Unavailable, local_file
 from node.web.pages.files import revision_files
 from node.web.pages.filters import listed
 from node.web.pages.rendering import fragment, page
@@ -113,7 +115,7 @@ def header(request: Request, node: Node, account: Reader, audit: RequestAudit, k
         request,
         account,
         "series_header.html",
-        dump=_dump(node, first.key),
+        dump=_dump(node, first),
         sop_instance_uid=first.sop_instance_uid,
         characters=SHOWN_CHARACTERS,
     )
@@ -133,10 +135,12 @@ def series_row(index: ReadIndex, study: str, series: str) -> dict[str, Any]:
     return row
 
 
-def _dump(node: Services, key: str) -> Dump:
+def _dump(node: Services, instance: StoredInstance) -> Dump:
     try:
-        with open(node.archive.root / key, "rb") as file:
+        with open(local_file(node, instance), "rb") as file:
             return dump(file)
+    except Unavailable as error:
+        return Dump((), str(error))
     except FileNotFoundError:
         return Dump((), "the file is missing: run voxelnode fsck on this node, then send the instance again")
 

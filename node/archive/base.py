@@ -1,0 +1,121 @@
+"""What an object store is to the archive, whichever kind it is."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+class StoreAway(OSError):
+    """The object store does not answer, or not as the store of this archive: it says nothing about its objects."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(errno.EHOSTUNREACH, reason)
+
+
+class NotTaken(Exception):
+    """The object store refuses one object; the message has neither its name nor its content."""
+
+
+class KeptFile(Protocol):
+    """The file of an instance, as its row has it: `bytes` and `sha256` are of the data set, from the offset on."""
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def data_set_offset(self) -> int: ...
+
+    @property
+    def bytes(self) -> int: ...
+
+    @property
+    def sha256(self) -> str: ...
+
+
+LocalFile = Callable[[KeptFile], Path]
+"""Gives the path of the file of an instance, after fetching it if only the object store has it.
+
+It raises an OSError if the file cannot be fetched now.
+"""
+
+
+class FoundFile(Protocol):
+    """A file whose length may be unknown."""
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def data_set_offset(self) -> int | None: ...
+
+    @property
+    def bytes(self) -> int | None: ...
+
+    @property
+    def sha256(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """An object of a store; `sha256` is that of the data set, if the store keeps it beside the object."""
+
+    key: str
+    bytes: int
+    written_at: float
+    sha256: str | None = None
+
+
+class ObjectStore(Protocol):
+    """A store of objects, by archive key. Thread-safe.
+
+    Every method raises `StoreAway` unless the store has answered.
+
+    Attributes
+    ----------
+    place : str
+        Where it is, for messages; without credentials.
+    """
+
+    place: str
+
+    def put(self, file: KeptFile, content: bytes | Path, *, replace: bool = False) -> bool:
+        """Create the object of a file from its bytes or, in parts, from a local path; durable when this returns.
+
+        Returns
+        -------
+        bool
+            False if there is an object with this key already, which is left as it is.
+
+        Raises
+        ------
+        NotTaken
+        FileNotFoundError
+            There is no local file.
+        """
+
+    def put_bytes(self, key: str, content: bytes) -> bool:
+        """Create a small object; as `put`."""
+
+    def find(self, key: str) -> StoredObject | None:
+        """Return what the store has under a key, or None."""
+
+    def fetch(self, key: str, into: Path) -> None:
+        """Copy an object to a new local file.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no object with this key.
+        OSError
+            The file cannot be written.
+        """
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Delete objects; those that do not exist are no error."""
+
+    def objects(self, folder: str) -> Iterator[StoredObject]:
+        """Yield the objects whose keys begin with ``folder/``, in any order."""

@@ -1,0 +1,409 @@
+"""Object stores: a bucket of S3, or a folder on another file system.
+
+In a bucket, the store checks each upload by its SHA-256. Objects have the digest of their data set as metadata
+(``x-amz-meta-sha256``). The synchronous calls of the library are used, from threads: after its asynchronous ones, one
+process in six aborts at its end (obstore 0.12.1). It is imported when a store is opened, and by nothing else.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from node.archive.base import KeptFile, NotTaken, ObjectStore, StoreAway, StoredObject
+from node.durable import make_folder, sync_file, sync_folder
+from node.errors import UsageError
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsRead
+    from obstore.store import ClientConfig, RetryConfig, S3Config, S3Credential, S3Store
+
+    from node.settings.model import Storage
+
+MAX_WHOLE_BYTES, PART_BYTES = 16_000_000, 16_000_000
+"""Length of an object beyond which it is sent in parts, and that of a part."""
+
+RETRIES: RetryConfig = {"max_retries": 2, "retry_timeout": dt.timedelta(seconds=10)}
+"""Of the library, for errors that pass at once."""
+
+CREDENTIALS_MINUTES = 5
+"""Time after which a file of credentials is read again."""
+
+FETCH_BYTES = 1 << 20
+
+_CODE = re.compile(r"<Code>(\w{1,60})</Code>")
+_STATUS = re.compile(r"status code: (\d{3})")
+
+REMEDIES = {
+    "NoSuchBucket": "create the bucket, or correct its name",
+    "AccessDenied": "the credentials need s3:PutObject, s3:GetObject, s3:DeleteObject and s3:ListBucket on the bucket",
+    "status 403": "the credentials need s3:PutObject, s3:GetObject, s3:DeleteObject and s3:ListBucket on the bucket",
+    "InvalidAccessKeyId": "correct the credentials",
+    "SignatureDoesNotMatch": "correct the credentials",
+    "ExpiredToken": "renew the credentials",
+    "InvalidToken": "renew the credentials",
+    "RequestTimeTooSkewed": "set the clock of this machine",
+    "PermanentRedirect": "set region to that of the bucket",
+    "AuthorizationHeaderMalformed": "set region to that of the bucket",
+    "InvalidStorageClass": "correct [storage] storage_class",
+}
+"""Codes of errors that say something of the bucket or of our access to it, not of an object."""
+
+
+def configured_store(storage: Storage) -> ObjectStore | None:
+    """Return the store of ``[storage] url``, of which nothing is asked yet; None if there is none.
+
+    Raises
+    ------
+    UsageError
+        The library is missing, or a file cannot be read.
+    """
+    if storage.url is None:
+        return None
+    parts = urlsplit(storage.url)
+    if parts.scheme == "file":
+        return FolderStore(Path(unquote(parts.path)))
+    if find_spec("obstore") is None:
+        raise UsageError("[storage] url needs a library that is not installed: pip install 'voxelnode[s3]'")
+    config, client = bucket_options(storage.endpoint, storage.region, storage.ca_file, storage.store_seconds)
+    if storage.credentials_file is not None:
+        credentials_of(storage.credentials_file)
+    from obstore.store import S3Store
+
+    store = S3Store(
+        parts.netloc,
+        prefix=parts.path.strip("/") or None,
+        config=config,
+        client_options=client,
+        retry_config=RETRIES,
+        credential_provider=provider_of(storage.credentials_file),
+    )
+    place = f"s3://{parts.netloc}" + (f" at {storage.endpoint}" if storage.endpoint else "")
+    return BucketStore(store, place, storage.storage_class)
+
+
+def bucket_options(
+    endpoint: str | None, region: str | None, ca_file: Path | None, timeout: float
+) -> tuple[S3Config, ClientConfig]:
+    """Return the options of the library for a bucket.
+
+    Parameters
+    ----------
+    endpoint : str or None
+        Address of a server that is not Amazon's.
+    region : str or None
+        None: of the environment.
+    ca_file : Path or None
+        Certificate authorities in addition to those of the system.
+    timeout : float, seconds
+        Longest time of a request.
+
+    Raises
+    ------
+    UsageError
+        `ca_file` cannot be read.
+    """
+    config: S3Config = {"checksum_algorithm": "SHA256"}
+    if endpoint is not None:
+        config["endpoint"] = endpoint
+    if region is not None:
+        config["region"] = region
+    client: ClientConfig = {
+        "timeout": dt.timedelta(seconds=timeout),
+        "connect_timeout": dt.timedelta(seconds=min(timeout, 10)),
+        "allow_http": endpoint is not None and endpoint.startswith("http://"),
+    }
+    if ca_file is not None:
+        try:
+            client["root_certificate"] = ca_file.read_bytes()
+        except OSError as error:
+            raise UsageError(f"ca_file {ca_file} cannot be used: {error.strerror}") from error
+    return config, client
+
+
+def provider_of(credentials_file: Path | None) -> Callable[[], S3Credential] | None:
+    """Return what gives the library the keys of a file; None for the usual chain."""
+    return None if credentials_file is None else lambda: credentials_of(credentials_file)
+
+
+class BucketStore:
+    """A bucket of S3, below a prefix; see `ObjectStore`."""
+
+    def __init__(self, store: S3Store, place: str, storage_class: str | None = None) -> None:
+        self._store, self.place = store, place
+        self._class = {} if storage_class is None else {"Storage-Class": storage_class}
+        self._is_conditional = True
+
+    def put(self, file: KeptFile, content: bytes | Path, *, replace: bool = False) -> bool:
+        """See `ObjectStore.put`."""
+        described = {"Content-Type": "application/dicom", "sha256": file.sha256, **self._class}
+        if isinstance(content, bytes):
+            return self._put(file.key, content, described, replace=replace)
+        if not replace and self.find(file.key) is not None:  # uploads in parts cannot be conditional
+            return False
+        import obstore
+
+        with self._asking(), content.open("rb") as parts:
+            obstore.put(
+                self._store, file.key, parts, attributes=described, use_multipart=True, chunk_size=PART_BYTES,
+                max_concurrency=4,
+            )  # fmt: skip
+        return True
+
+    def put_bytes(self, key: str, content: bytes) -> bool:
+        """See `ObjectStore.put_bytes`."""
+        return self._put(key, content, {}, replace=False)
+
+    def _put(self, key: str, content: bytes, described: Any, *, replace: bool) -> bool:
+        import obstore
+        from obstore.exceptions import AlreadyExistsError, NotSupportedError
+
+        with self._asking():
+            if not replace and self._is_conditional:
+                try:
+                    obstore.put(self._store, key, content, attributes=described, mode="create", use_multipart=False)
+                except AlreadyExistsError:
+                    return False
+                except (NotSupportedError, NotImplementedError):
+                    self._is_conditional = False
+                else:
+                    return True
+        if not replace and self.find(key) is not None:
+            return False
+        with self._asking():
+            obstore.put(self._store, key, content, attributes=described, use_multipart=False)
+        return True
+
+    def find(self, key: str) -> StoredObject | None:
+        """See `ObjectStore.find`."""
+        import obstore
+
+        with self._asking():
+            try:
+                found = obstore.get(self._store, key, options={"head": True})
+            except FileNotFoundError:
+                return None
+            meta, sha256 = found.meta, found.attributes.get("sha256")
+        return StoredObject(key, meta["size"], meta["last_modified"].timestamp(), str(sha256) if sha256 else None)
+
+    def fetch(self, key: str, into: Path) -> None:
+        """See `ObjectStore.fetch`."""
+        import obstore
+
+        with self._asking():
+            content = obstore.get(self._store, key).stream(FETCH_BYTES)
+        file = os.open(into, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(file, "wb", buffering=0) as output:
+            chunks = iter(content)
+            while True:
+                with self._asking():
+                    chunk = next(chunks, None)
+                if chunk is None:
+                    return
+                _write_all(output.fileno(), memoryview(chunk))
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """See `ObjectStore.delete`."""
+        import obstore
+
+        with self._asking():
+            obstore.delete(self._store, list(keys))
+
+    def objects(self, folder: str) -> Iterator[StoredObject]:
+        """See `ObjectStore.objects`."""
+        import obstore
+
+        with self._asking():
+            pages = iter(obstore.list(self._store, folder))
+        while True:
+            with self._asking():
+                page = next(pages, None)
+            if page is None:
+                return
+            yield from (StoredObject(one["path"], one["size"], one["last_modified"].timestamp()) for one in page)
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Turn errors of the library into `StoreAway` and `NotTaken`, without its text, which has names of objects."""
+        from obstore.exceptions import BaseError
+
+        try:
+            yield
+        except UsageError as error:  # of the file of credentials
+            raise StoreAway(str(error)) from error
+        except FileNotFoundError as error:
+            if word_of(error)[0] == "NoSuchBucket":
+                raise self._away("NoSuchBucket") from error
+            raise
+        except (BaseError, OSError) as error:  # the library raises OSErrors of its own
+            from obstore.exceptions import AlreadyExistsError, NotSupportedError
+
+            if isinstance(error, AlreadyExistsError | NotSupportedError):
+                raise
+            word, number = word_of(error)
+            if word not in REMEDIES and 400 <= number < 500 and number not in (401, 403, 404, 408, 429):
+                raise NotTaken(f"{self.place} refused it: {word}") from error
+            raise self._away(word) from error
+
+    def _away(self, word: str) -> StoreAway:
+        remedy = REMEDIES.get(word)
+        return StoreAway(f"{self.place}: {word}{f': {remedy}' if remedy else ''}")
+
+
+class FolderStore:
+    """A folder, such as a mounted file system; files are synced, and created only where there is none.
+
+    See `ObjectStore`. The folder must exist: a file system that is not mounted is not an empty store.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self.place = folder, f"file://{folder}"
+
+    def put(self, file: KeptFile, content: bytes | Path, *, replace: bool = False) -> bool:
+        """See `ObjectStore.put`."""
+        if isinstance(content, bytes):
+            return self._put(file.key, BytesIO(content), replace=replace)
+        with content.open("rb", buffering=0) as parts:
+            return self._put(file.key, parts, replace=replace)
+
+    def put_bytes(self, key: str, content: bytes) -> bool:
+        """See `ObjectStore.put_bytes`."""
+        return self._put(key, BytesIO(content), replace=False)
+
+    def _put(self, key: str, content: SupportsRead[bytes], *, replace: bool) -> bool:
+        with self._asking():
+            target = self._path(key)
+            if not replace and target.exists():
+                return False
+            if not target.parent.is_dir():
+                make_folder(target.parent)
+            part = target.with_name(f".{uuid.uuid4().hex}.part")
+            try:
+                with open(part, "xb", opener=_opened_privately) as output:
+                    shutil.copyfileobj(content, output, FETCH_BYTES)
+                sync_file(part)
+                if replace:
+                    os.replace(part, target)
+                else:
+                    try:
+                        os.link(part, target)
+                    except FileExistsError:
+                        return False
+            finally:
+                part.unlink(missing_ok=True)
+            sync_folder(target.parent)
+        return True
+
+    def find(self, key: str) -> StoredObject | None:
+        """See `ObjectStore.find`."""
+        with self._asking():
+            try:
+                status = self._path(key).stat()
+            except FileNotFoundError:
+                return None
+        return StoredObject(key, status.st_size, status.st_mtime)
+
+    def fetch(self, key: str, into: Path) -> None:
+        """See `ObjectStore.fetch`."""
+        with self._asking():
+            source = self._path(key).open("rb", buffering=0)
+        with source, open(into, "xb", opener=_opened_privately) as output:
+            while True:
+                with self._asking():
+                    chunk = source.read(FETCH_BYTES)
+                if not chunk:
+                    return
+                output.write(chunk)
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """See `ObjectStore.delete`."""
+        with self._asking():
+            touched = set()
+            for key in keys:
+                path = self._path(key)
+                with suppress(FileNotFoundError):
+                    path.unlink()
+                    touched.add(path.parent)
+            for folder in touched:
+                sync_folder(folder)
+
+    def objects(self, folder: str) -> Iterator[StoredObject]:
+        """See `ObjectStore.objects`."""
+        with self._asking():
+            begin = self._path(folder)
+        for path in begin.rglob("*.dcm"):
+            with self._asking():
+                try:
+                    status = path.stat()
+                except FileNotFoundError:
+                    continue
+            yield StoredObject(str(path.relative_to(self._folder)), status.st_size, status.st_mtime)
+
+    def _path(self, key: str) -> Path:
+        if not self._folder.is_dir():
+            raise StoreAway(f"{self.place} is not there: create it, or mount its file system")
+        return self._folder / key
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        try:
+            yield
+        except (FileNotFoundError, StoreAway):
+            raise
+        except OSError as error:
+            raise StoreAway(f"{self.place}: {error.strerror}") from error
+
+
+def credentials_of(file: Path) -> S3Credential:
+    """Return the keys of a file as ``~/.aws/credentials``: of its section ``default``, or its only one.
+
+    Raises
+    ------
+    UsageError
+        The message has nothing of the content.
+    """
+    import configparser
+
+    parser = configparser.ConfigParser(interpolation=None, default_section="")
+    try:
+        parser.read_string(file.read_text(encoding="utf-8"))
+        names = parser.sections()
+        section = parser["default" if "default" in names or len(names) != 1 else names[0]]
+        return {
+            "access_key_id": section["aws_access_key_id"],
+            "secret_access_key": section["aws_secret_access_key"],
+            "token": section.get("aws_session_token"),
+            "expires_at": dt.datetime.now(dt.UTC) + dt.timedelta(minutes=CREDENTIALS_MINUTES),
+        }
+    except OSError as error:
+        raise UsageError(f"credentials_file {file} cannot be read: {error.strerror}") from None
+    except (configparser.Error, KeyError, UnicodeDecodeError):
+        raise UsageError(
+            f"credentials_file {file} must have aws_access_key_id and aws_secret_access_key below [default]"
+        ) from None
+
+
+def word_of(error: Exception) -> tuple[str, int]:
+    """Return the code of an error of the library, and its status; without its text, which has the names of objects."""
+    code, status = _CODE.search(str(error)), _STATUS.search(str(error))
+    number = int(status[1]) if status else 0
+    return code[1] if code else f"status {number}" if number else "no answer", number
+
+
+def _opened_privately(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+
+def _write_all(file: int, content: memoryview) -> None:
+    while content:
+        content = content[os.write(file, content) :]

@@ -1,0 +1,445 @@
+"""The object store behind a local archive, and the local files that are copies of its objects.
+
+A local file is one of two: the only one of its instance, until its object is in the store and its row says so; or a
+copy of that object, which may be removed at any time and is fetched when something reads it. Both have the same path.
+Copies have a bound; those in use, and those used in the last minute, stay beyond it.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import threading
+import uuid
+from collections import Counter, OrderedDict, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import monotonic
+from typing import TypeVar
+
+import structlog
+
+from node.archive.base import FoundFile, KeptFile, LocalFile, ObjectStore, StoreAway
+from node.archive.intact import MISSING, problem_with
+from node.archive.intake import Intake
+from node.durable import make_folder
+
+log = structlog.get_logger()
+
+MARKER = "voxelnode-archive.json"
+"""The object that says whose archive the others are."""
+
+IN_FLIGHT = 8
+"""Requests at a time."""
+
+AHEAD = 2 * IN_FLIGHT
+"""Files that are fetched before they are asked for."""
+
+FETCHES = 2
+"""Downloads of an object before other bytes than expected are those of the object, and not of the way here."""
+
+PRESENCE_SECONDS = 5.0
+"""Longest wait of instances that come again for whether the store has them."""
+
+STAYS_SECONDS = 60.0
+"""A copy that was used so short a time ago stays: its reader may be about to open it."""
+
+_LOCKS = 64
+
+File = TypeVar("File", bound=KeptFile)
+Found = TypeVar("Found", bound=FoundFile)
+
+
+@dataclass(slots=True)
+class _Copy:
+    bytes: int
+    used_at: float
+
+
+class Remote:
+    """The store of one archive. Thread-safe.
+
+    Parameters
+    ----------
+    store : ObjectStore
+    root : Path
+        Of the local archive.
+    intake : Intake
+        Of the same root; nothing is fetched while its disk has no room.
+    cache_bytes : int
+        Bound of the local copies.
+    identity : str
+        Of this archive. A store of another one is never read or written.
+
+    Attributes
+    ----------
+    is_away : bool
+        Whether the last upload found that the store does not answer.
+    """
+
+    def __init__(self, store: ObjectStore, root: Path, intake: Intake, cache_bytes: int, identity: str) -> None:
+        self.store = store
+        self.identity = identity
+        self.stays_seconds = STAYS_SECONDS
+        self._root, self._intake, self._cache_bytes = root, intake, cache_bytes
+        self.is_away = False
+        self._is_own = False
+        self._lock = threading.Lock()  # guards the next four
+        self._copies: OrderedDict[str, _Copy] = OrderedDict()
+        self._bytes = 0
+        self._held: Counter[str] = Counter()
+        self._threads: ThreadPoolExecutor | None = None
+        self._fetching = [threading.Lock() for _ in range(_LOCKS)]
+
+    @property
+    def threads(self) -> ThreadPoolExecutor:
+        """The threads of requests to the store."""
+        with self._lock:
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="objects")
+            return self._threads
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def attach(self) -> None:
+        """Make the store that of this archive if it is of none yet; only before anything is in it.
+
+        Raises
+        ------
+        StoreAway
+            It does not answer, or it is of another archive.
+        """
+        if not self._is_own:
+            self.store.put_bytes(MARKER, json.dumps({"archive": self.identity}).encode())
+            self.require_own()
+
+    def require_own(self) -> None:
+        """Raise unless the store is that of this archive: another one has none of its objects.
+
+        Raises
+        ------
+        StoreAway
+        """
+        if self._is_own:
+            return
+        found = marked(self.store)
+        if found is None:
+            raise StoreAway(f"{self.store.place} is of no archive: {MARKER} is missing")
+        if found != self.identity:
+            raise StoreAway(
+                f"{self.store.place} is of another archive: correct [storage] url; if the index of this root was lost, "
+                "run `voxelnode db rebuild`"
+            )
+        self._is_own = True
+
+    def local(self, file: KeptFile) -> Path:
+        """Return the path of the local file of an instance, which is fetched if it is only in the store.
+
+        If the store has no such object either, there is no file. If the object has other bytes, the file has them too.
+
+        Raises
+        ------
+        StoreAway
+        OSError
+            There is no room for it.
+        """
+        path = self._root / file.key
+        with self._lock:
+            if (copy := self._copies.get(file.key)) is not None:
+                copy.used_at = monotonic()
+                self._copies.move_to_end(file.key)
+        if not path.exists():
+            self._fetch(file, path)
+        return path
+
+    def ahead(self, files: Iterable[File]) -> Iterator[File]:
+        """Yield files in their order, while those that follow are fetched."""
+        following: deque[tuple[File, Future[object] | None]] = deque()
+        for file in files:
+            is_local = (self._root / file.key).exists()
+            following.append((file, None if is_local else self.threads.submit(self._try_fetch, file)))
+            if len(following) > AHEAD:
+                yield self._arrived(*following.popleft())
+        while following:
+            yield self._arrived(*following.popleft())
+
+    @contextmanager
+    def held(self, files: Sequence[KeptFile]) -> Iterator[None]:
+        """Fetch files, and keep all of them during the block.
+
+        Raises
+        ------
+        StoreAway
+        OSError
+            There is no room for them.
+        """
+        keys = [file.key for file in files]
+        with self._lock:
+            self._held.update(keys)
+        try:
+            absent = [file for file in files if not (self._root / file.key).exists()]
+            for _ in self.threads.map(self.local, absent) if absent else ():
+                pass
+            yield
+        finally:
+            with self._lock:
+                self._held.subtract(keys)
+                self._held = +self._held
+            self.trim()
+
+    def refreshed(self, file: KeptFile) -> str | None:
+        """Fetch the object of a file whose local file is missing or damaged.
+
+        Returns
+        -------
+        str or None
+            None if the local file is whole now; else how the object differs from what was received, and the local file
+            is left as it is.
+
+        Raises
+        ------
+        StoreAway
+        OSError
+            There is no room for it.
+        """
+        path = self._root / file.key
+        with self._fetching[hash(file.key) % _LOCKS]:
+            part, problem = self._downloaded(file)
+            try:
+                if problem is None:
+                    self._place(part, file, path)
+            finally:
+                part.unlink(missing_ok=True)
+        return problem
+
+    def has(self, file: FoundFile) -> bool:
+        """Return whether the store has the object of a file, by its noted digest, and its length if that is known.
+
+        Raises
+        ------
+        StoreAway
+        """
+        self.require_own()
+        found = self.store.find(file.key)
+        if found is None:
+            self.recheck()
+            return False
+        is_of_length = file.bytes is None or found.bytes == (file.data_set_offset or 0) + file.bytes
+        return is_of_length and found.sha256 in (None, file.sha256)
+
+    def presence(self, files: Sequence[Found]) -> Iterator[tuple[Found, bool | None]]:
+        """Yield whether the store has the object of each file; None if it does not say so soon."""
+        if self.is_away:
+            yield from ((file, None) for file in files)
+            return
+        asked = [(file, self.threads.submit(self.has, file)) for file in files]
+        deadline = monotonic() + PRESENCE_SECONDS
+        for file, answer in asked:
+            try:
+                yield file, answer.result(max(0.0, deadline - monotonic()))
+            except (OSError, TimeoutError):
+                yield file, None
+
+    def object_problem(self, file: KeptFile) -> str | None:
+        """Return how the object of a file differs from what was received; None if it is whole. Reads all of it.
+
+        Raises
+        ------
+        StoreAway
+        OSError
+            There is no room for it.
+        """
+        part, problem = self._downloaded(file)
+        part.unlink(missing_ok=True)
+        return problem
+
+    def downloaded(self, key: str) -> Path | None:
+        """Copy an object of any content to a new file in `incoming`, and return its path; None if there is none.
+
+        Raises
+        ------
+        StoreAway
+        OSError
+            There is no room for it.
+        """
+        self.require_own()
+        part = self._new_part()
+        try:
+            self.store.fetch(key, part)
+        except FileNotFoundError:
+            self.recheck()
+            return None
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        return part
+
+    def keep(self, keys: Iterable[str]) -> None:
+        """Take local files as copies no more: they stay."""
+        with self._lock:
+            for key in keys:
+                if (copy := self._copies.pop(key, None)) is not None:
+                    self._bytes -= copy.bytes
+
+    def release(self) -> None:
+        """Make the store that of no archive.
+
+        Raises
+        ------
+        StoreAway
+        """
+        self.store.delete([MARKER])
+        self._is_own = False
+
+    def forget(self, key: str) -> None:
+        """Remove the local copy of an object that was removed."""
+        with self._fetching[hash(key) % _LOCKS], self._lock:
+            if (copy := self._copies.pop(key, None)) is not None:
+                self._bytes -= copy.bytes
+            (self._root / key).unlink(missing_ok=True)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there are more copies than their bound allows."""
+        return self._bytes > self._cache_bytes
+
+    def note_copies(self, files: Iterable[tuple[str, int]]) -> None:
+        """Take local files (keys and lengths) as copies: their rows say that the store has them."""
+        now = monotonic()
+        with self._lock:
+            for key, length in files:
+                self._note(key, length, now)
+        self.trim()
+
+    def trim(self) -> None:
+        """Remove copies until they keep their bound, and while the disk has little room."""
+        is_short = self._intake.refusal() is not None
+        with self._lock:
+            if self._bytes <= self._cache_bytes and not is_short:
+                return
+            limit, latest = (0 if is_short else self._cache_bytes), monotonic() - self.stays_seconds
+            for key, copy in list(self._copies.items()):
+                if self._bytes <= limit or copy.used_at > latest:
+                    break
+                if key not in self._held:
+                    self._bytes -= self._copies.pop(key).bytes
+                    with suppress(OSError):  # within the lock: `local` finds a file or fetches it
+                        os.unlink(self._root / key)
+
+    def _try_fetch(self, file: KeptFile) -> None:
+        with suppress(OSError):  # the reader meets it again
+            self.local(file)
+
+    @staticmethod
+    def _arrived(file: File, fetch: Future[object] | None) -> File:
+        if fetch is not None:
+            fetch.result()
+        return file
+
+    def _fetch(self, file: KeptFile, path: Path) -> None:
+        with self._fetching[hash(file.key) % _LOCKS]:
+            if path.exists():
+                return
+            part, problem = self._downloaded(file)
+            try:
+                if problem != MISSING:
+                    self._place(part, file, path)
+            finally:
+                part.unlink(missing_ok=True)
+
+    def _place(self, part: Path, file: KeptFile, path: Path) -> None:
+        if not path.parent.is_dir():
+            make_folder(path.parent)
+        length = part.stat().st_size
+        os.replace(part, path)
+        with self._lock:
+            self._note(file.key, length, monotonic())
+        self.trim()
+
+    def _note(self, key: str, length: int, now: float) -> None:
+        if (known := self._copies.pop(key, None)) is not None:
+            self._bytes -= known.bytes
+        self._copies[key] = _Copy(length, now)
+        self._bytes += length
+
+    def _downloaded(self, file: KeptFile) -> tuple[Path, str | None]:
+        """Copy an object into a part file; return it, and how it differs from what was received."""
+        part, problem = self.downloaded(file.key), None
+        for attempt in range(FETCHES):
+            if part is None:
+                return self._new_part(), MISSING
+            problem = problem_with(part, file.data_set_offset, file.bytes, file.sha256)
+            if problem is None or attempt + 1 == FETCHES:
+                break
+            part.unlink(missing_ok=True)
+            part = self.downloaded(file.key)
+        assert part is not None
+        return part, problem
+
+    def _new_part(self) -> Path:
+        """Return the path of a new part file, if the disk has room for it."""
+        if not self._intake.has_room():
+            self.trim()
+            if not self._intake.has_room():
+                raise OSError(errno.ENOSPC, "no room on the local disk for files of the object store")
+        return self._root / "incoming" / f"{uuid.uuid4().hex}.part"
+
+    def recheck(self) -> None:
+        """Look again whether the store is ours: an emptied or exchanged one has no objects either.
+
+        Raises
+        ------
+        StoreAway
+        """
+        self._is_own = False
+        self.require_own()
+
+
+@contextmanager
+def fetching(root: Path, store: ObjectStore | None) -> Iterator[LocalFile]:
+    """Yield what gives the files of an archive to a process that does not hold its lock.
+
+    Files that only the store has are copied into a temporary folder.
+    """
+    if store is None:
+        yield lambda file: root / file.key
+        return
+    with TemporaryDirectory(prefix="voxelnode-") as folder:
+
+        def local(file: KeptFile) -> Path:
+            path = root / file.key
+            if path.exists():
+                return path
+            copy = Path(folder, file.key.replace("/", "-"))
+            if not copy.exists():
+                with suppress(FileNotFoundError):
+                    store.fetch(file.key, copy)
+            return copy
+
+        yield local
+
+
+def marked(store: ObjectStore) -> str | None:
+    """Return the identity of the archive to which a store belongs, or None.
+
+    Raises
+    ------
+    StoreAway
+    """
+    with TemporaryDirectory(prefix="voxelnode-") as folder:
+        copy = Path(folder, "marker")
+        try:
+            store.fetch(MARKER, copy)
+            return str(json.loads(copy.read_bytes())["archive"])
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreAway(f"{store.place}: {MARKER} is damaged") from error

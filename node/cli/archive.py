@@ -1,0 +1,77 @@
+"""``voxelnode archive status|copy``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
+
+import typer
+
+from node.cli.options import ConfigFile, Json, Root, load, settings_for_change
+from node.cli.output import print_fields, print_json, sized
+
+app = typer.Typer(help="Move instances to the object store, or back.", no_args_is_help=True)
+
+
+@app.command()
+def status(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
+    """Show where the instances are.
+
+    Tells how many are in the folder and in the object store, and whether that answers. Exit 1 if it does not.
+    """
+    settings = load(config, storage__root=root).settings
+
+    from node.archive.base import StoreAway
+    from node.archive.objects import configured_store
+    from node.archive.remote import marked
+    from node.index.database import reading
+
+    folder = settings.storage.root.absolute()
+    with reading(folder, settings.index.url) as index:
+        counts, identity = index.instances.count_by_place(), index.archive_in_store
+    store = configured_store(settings.storage)
+    problem: str | None = None
+    if store is not None:
+        try:
+            if identity and marked(store) not in (None, identity):
+                problem = "it is the store of another archive"
+        except StoreAway as error:
+            problem = str(error.strerror)
+    if json:
+        numbers = {place: asdict(count) for place, count in counts.items()}
+        print_json({"object_store": None if store is None else store.place, "problem": problem, **numbers})
+    else:
+        answers = "none" if store is None else f"{store.place}, {problem or 'it answers'}"
+        fields: dict[str, Any] = {"object store": answers}
+        for name, place in (("folder", "folder"), ("to be moved", "spool"), ("in the object store", "store")):
+            fields[name] = f"{counts[place].instances} instances, {sized(counts[place].bytes)}"
+        print_fields(fields)
+    if problem is not None:
+        raise typer.Exit(1)
+
+
+@app.command()
+def copy(
+    to: Annotated[Literal["store", "folder"], typer.Option("--to", help="Where to.")],
+    config: ConfigFile = None,
+    root: Root = None,
+    json: Json = False,
+) -> None:
+    """Move all instances to the object store, or back.
+
+    The store is [storage] url. Stop the node first. Every instance is compared with its SHA-256. If the command is
+    interrupted, run it again. Exit 1 if instances are left.
+    """
+    settings = settings_for_change(config, root)
+
+    from node.control.repository import copy_archive
+
+    copied = copy_archive(settings, to)
+    if json:
+        print_json(asdict(copied))
+    else:
+        print(f"{copied.instances} instances moved, {copied.left} left{': see the log' if copied.left else ''}")
+        if to == "folder" and not copied.left:
+            print("now remove [storage] url; the objects are still in the store, remove them there")
+    if copied.left:
+        raise typer.Exit(1)

@@ -1,0 +1,271 @@
+"""Move instances to the object store, behind their acknowledgement, and remove the objects that nobody needs any more.
+
+    local file, compared with its digest -> object, created if there is none -> rows of a batch, one durable commit
+                                         -> the local file is a copy, which may be removed
+
+If the process dies in between, the file is still there, and the object is found to be there already when it is put
+again. While the store is away, instances stay on the local disk.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from pathlib import Path
+
+import structlog
+
+from node.archive.base import NotTaken, StoreAway
+from node.archive.filesystem import Archive
+from node.archive.intact import MISSING, problem_with
+from node.archive.objects import MAX_WHOLE_BYTES
+from node.archive.remote import Remote
+from node.background import BackgroundService
+from node.failpoints import reached
+from node.index.about import STORE_SPOOLED
+from node.index.database import Index
+from node.index.instances import InstanceFile
+from node.index.models import SPOOL
+from node.metrics import Metrics
+from node.receive.kept import report_damage
+
+log = structlog.get_logger()
+
+BATCH = 128
+"""Instances whose rows are committed together."""
+
+REMOVALS = 500
+
+GATHER_SECONDS = 0.2
+"""Between a commit and the batch that it may have work for."""
+
+RETRY_SECONDS = 60.0
+"""Wait before what the store or the disk refused for its own sake is tried again."""
+
+LOOK_SECONDS = 0.5
+"""Interval at which a wait for an upload looks whether the node stops."""
+
+MIN_AWAY_SECONDS, MAX_AWAY_SECONDS = 2.0, 60.0
+"""Waits for a store that is away."""
+
+
+class Uploads(BackgroundService):
+    """Uploads and removals of an archive that has an object store.
+
+    Parameters
+    ----------
+    verify : bool
+        Read each object again, and compare its digest, before the store is believed to have it.
+    now : callable () -> aware datetime
+
+    Attributes
+    ----------
+    away : str or None
+        Why nothing can be moved now.
+    """
+
+    def __init__(
+        self,
+        archive: Archive,
+        remote: Remote,
+        index: Index,
+        metrics: Metrics,
+        *,
+        verify: bool = False,
+        now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
+    ) -> None:
+        super().__init__("uploads")
+        self._archive, self._remote, self._index, self._verify, self._now = archive, remote, index, verify, now
+        self._has_begun = False
+        self._after = ""  # the last key that this round has seen
+        self._refused = 0  # instances of this round that are left
+        self._is_first_round = True
+        self._attempts = 0
+        self.away: str | None = None
+        metrics.object_store_up.set_function(lambda: float(self.away is None))
+        self._spooled = metrics.spooled_instances
+        self._uploaded = metrics.uploaded_instances
+        index.commit_listeners.append(self._wake_by_commit)
+
+    def step(self) -> float | None:
+        """Move one batch, and remove what is to be removed."""
+        self._spooled.set(self._index.objects.count(SPOOL).instances)
+        try:
+            seconds = self.move_batch()
+        except StoreAway as error:
+            if self.away is None:
+                log.warning("object_store_away", reason=error.strerror)
+            self._remote.is_away, self._after = True, ""
+            self._attempts, self.away = self._attempts + 1, str(error.strerror)
+            return float(min(MIN_AWAY_SECONDS * 2.0 ** min(self._attempts - 1, 10), MAX_AWAY_SECONDS))
+        if self.away is not None:
+            log.info("object_store_back")
+        self._remote.is_away = False
+        self._attempts, self.away = 0, None
+        return seconds
+
+    def move_batch(self) -> float | None:
+        """Do one step; return the seconds until the next.
+
+        Raises
+        ------
+        StoreAway
+        """
+        self.begin()
+        self._remote.require_own()
+        waiting = self.remove_objects()
+        batch = self._index.objects.spooled(self._after, BATCH, missing=self._is_first_round)
+        if batch:
+            self._after = batch[-1].key
+            self._upload(batch)
+            return 0.0
+        refused, self._refused = self._refused, 0
+        self._after, self._is_first_round = "", False
+        self._remote.trim()
+        return RETRY_SECONDS if refused or waiting or self._remote.is_over else None
+
+    def _wake_by_commit(self) -> None:
+        if self.away is None:
+            self.wake(GATHER_SECONDS)
+
+    def begin(self) -> None:
+        """Note what came before there was a store as to be moved, and which local files are copies; once.
+
+        Raises
+        ------
+        StoreAway
+        """
+        if self._has_begun:
+            return
+        if self._index.about.get(STORE_SPOOLED) != "yes":  # later, an empty store is not ours
+            self._remote.attach()
+            self._index.objects.spool_all()
+        for folder in self._archive.folders():
+            self._note_copies(self._index.objects.stored_among(self._archive.keys(folder)))
+        self._has_begun = True
+
+    def _note_copies(self, keys: set[str]) -> None:
+        found = []
+        for key in keys:
+            try:
+                status = self._archive.path(key).stat()
+            except FileNotFoundError:
+                continue
+            found.append((status.st_mtime, key, status.st_size))
+        self._remote.note_copies((key, size) for _, key, size in sorted(found))
+
+    def _upload(self, batch: Sequence[InstanceFile]) -> None:
+        puts = [(file, self._remote.threads.submit(self._put, file)) for file in batch]
+        done, away = [], None
+        for file, put in puts:
+            try:
+                if self._is_stored(put):
+                    done.append(file)
+                else:
+                    self._refused += 1
+            except StoreAway as error:
+                away = error
+        if done:
+            self._remote.recheck()  # a file system that was unmounted leaves an empty folder, which takes files as well
+            stored = self._index.objects.record_stored([file.key for file in done], self._now())
+            reached("objects-recorded")
+            self._uploaded.inc(len(stored))
+            self._note_copies(stored)
+        if away is not None:
+            raise away
+
+    def _is_stored(self, put: Future[bool]) -> bool:
+        """Wait for an upload, unless the node stops: what it uploads then is found to be there by the next one."""
+        while not self._stopping.is_set():
+            with suppress(TimeoutError):
+                return put.result(LOOK_SECONDS)
+        return not put.cancel() and put.done() and put.result()
+
+    def _put(self, file: InstanceFile) -> bool:
+        """Put the object of an instance; return whether the store has it now, as it was received."""
+        try:
+            content, problem = self._content(file)
+        except OSError as error:
+            log.error("file_unreadable", path=file.key, reason=error.strerror)
+            return False
+        if problem is not None or file.file_missing:
+            return self._is_saved(file, problem or MISSING)
+        try:
+            return self._is_put(file, content)
+        except NotTaken as error:
+            log.error("object_not_taken", path=file.key, reason=str(error))
+        except FileNotFoundError:  # a long file that was deleted meanwhile
+            pass
+        return False
+
+    def _is_saved(self, file: InstanceFile, problem: str) -> bool:
+        """Return whether the store has an instance whose local file is missing or damaged; else report the damage."""
+        if self._remote.object_problem(file) is None:
+            return True
+        if not file.file_missing and self._index.instances.named_keys([file.key]):  # else deleted or replaced meanwhile
+            report_damage(self._archive, self._index, file.key, problem, self._now())
+        return False
+
+    def _is_put(self, file: InstanceFile, content: bytes | Path) -> bool:
+        is_new = self._remote.store.put(file, content)
+        reached("object-put")
+        if not is_new and self._remote.object_problem(file) is not None:
+            log.error("object_replaced", path=file.key, reason="the store had other bytes under its key")
+            self._remote.store.put(file, content, replace=True)
+        if not self._verify and isinstance(content, bytes):
+            return True
+        problem = self._remote.object_problem(file)
+        if problem is not None:
+            log.error("object_not_as_received", path=file.key, reason=problem)
+        return problem is None
+
+    def _content(self, file: InstanceFile) -> tuple[bytes | Path, str | None]:
+        """Return the bytes of a file, or the path of a long one, and how it differs from what was received."""
+        path = self._archive.path(file.key)
+        if file.data_set_offset + file.bytes > MAX_WHOLE_BYTES:
+            return path, problem_with(path, file.data_set_offset, file.bytes, file.sha256)
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return b"", MISSING
+        digest = hashlib.sha256(memoryview(content)[file.data_set_offset :]).hexdigest()
+        is_whole = digest == file.sha256
+        return content, None if is_whole else f"has the SHA-256 {digest} instead of {file.sha256}"
+
+    def _is_set_aside(self, key: str) -> bool:
+        """Return whether quarantine has the file of an object that a conflict wants there, after fetching it."""
+        aside = self._archive.quarantine_key(key)
+        if not self._index.instances.is_loser(aside) or self._archive.path(aside).exists():
+            return True
+        if self._archive.path(key).exists():  # it is about to be moved there
+            return False
+        part = self._remote.downloaded(key)
+        if part is not None:
+            self._archive.keep_aside(part, key)
+        return True
+
+    def remove_objects(self) -> bool:
+        """Remove the objects that are to be removed; return whether some are left.
+
+        Raises
+        ------
+        StoreAway
+        """
+        keys = self._index.objects.removals(REMOVALS)
+        if not keys:
+            return False
+        named = self._index.instances.named_keys(keys)
+        ready = [key for key in keys if key not in named and self._is_set_aside(key)]
+        if ready:
+            self._remote.store.delete(ready)
+        gone = [key for key in ready if self._remote.store.find(key) is None]
+        for key in gone:  # somebody may have fetched it since its row went
+            self._remote.forget(key)
+        reached("objects-removed")
+        if gone:
+            self._remote.recheck()
+        self._index.objects.removed([*gone, *named])
+        return len(gone) + len(named) < len(keys)

@@ -1,0 +1,266 @@
+"""Faults of an object store: ``python -m tests.crash.objects --cycles 200``.
+
+A node receives series and moves them to a bucket. Meanwhile it is killed (SIGKILL) at named steps of an upload and at
+random moments, and the line to the store refuses connections, breaks in the middle of requests and answers, is slow, or
+answers with status 500, at random. Studies are deleted, too. In the end, everything that was acknowledged and not
+deleted must be in the store, byte for byte, and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import re
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from pydicom.uid import generate_uid
+
+from node.association.client.association import Address
+from node.association.client.negotiation import NoAssociation
+from node.association.client.send import Outgoing, SendOutcome, never_transcode, send
+from node.control.repository import check_repository, perform_action
+from node.errors import VoxelnodeError
+from node.failpoints import UPLOADING
+from node.failpoints import VARIABLE as FAILPOINT
+from node.settings.model import Settings, Storage
+from tests.crash.routes import Node
+from tests.interop.conftest import free_port
+from tests.make import instance, set_pixels
+from tests.object_store import ObjectStore, object_store
+from tests.preloaded import FIRST_WAIT, STAYS
+from tests.protocol.conftest import data_set_bytes
+from tests.rows import view_rows
+
+SETTLE_SECONDS = 300.0
+FAULTS = ("away", "cut", "error", "slow")
+ERROR = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+
+class Line:
+    """A line to a server that does harm while it is told to."""
+
+    def __init__(self, server: str, random_: random.Random) -> None:
+        host, port = re.fullmatch(r"http://([\d.]+):(\d+)", server).groups()  # type: ignore[union-attr]
+        self._server, self._random = (host, int(port)), random_
+        self.fault: str | None = None
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            client, _ = self._listener.accept()
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, suppress(OSError):
+            if self.fault == "away":
+                return
+            if self.fault == "error":
+                client.recv(65536)
+                client.sendall(ERROR)
+                return
+            with socket.create_connection(self._server) as server:
+                back = threading.Thread(target=self._pump, args=(server, client), daemon=True)
+                back.start()
+                self._pump(client, server)
+                back.join()
+
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(16384):
+                if self.fault == "slow":
+                    time.sleep(self._random.uniform(0, 1.5))
+                if self.fault in ("cut", "away"):
+                    sink.sendall(data[: self._random.randrange(len(data))])
+                    break
+                sink.sendall(data)
+        for end in (source, sink):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+@dataclass(slots=True)
+class Faults:
+    """One run below `folder`: `done` counts the faults, `problems` says what was wrong."""
+
+    folder: Path
+    cycles: int
+    seed: int = 0
+    done: Counter[str] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+    acknowledged: dict[str, bytes] = field(default_factory=dict)
+    deleted: set[str] = field(default_factory=set)
+    _studies: list[tuple[str, set[str]]] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def run(self) -> None:
+        random_ = random.Random(self.seed)
+        with ExitStack() as opened:
+            store = opened.enter_context(object_store())
+            store.ask("PUT", "/archive")
+            keys = self.folder / "keys"
+            keys.write_text("[default]\naws_access_key_id = a\naws_secret_access_key = b\n")
+            line = Line(store.url, random_)
+            config = self.folder / "config.toml"
+            config.write_text(
+                f'[storage]\nurl = "s3://archive/one"\nendpoint = "{line.url}"\nregion = "us-east-1"\n'
+                f'credentials_file = "{keys}"\ncache_bytes = 20000\nstore_seconds = 2\n'
+                '[peers.MODALITY]\nae_title = "MODALITY"\n[series]\nquiet_seconds = 2\n'
+            )
+            port = free_port()
+            root = self.folder / "root"
+            environment = {"VOXELNODE_CONFIG": str(config), STAYS: "0.5", FIRST_WAIT: "0.3"}
+            node = Node(root, port, self.folder / "log", **environment)
+            opened.callback(node.kill)
+            stop = threading.Event()
+            senders = [threading.Thread(target=self._send, args=(port, number, stop)) for number in range(2)]
+            node.start()
+            for sender in senders:
+                sender.start()
+            storage = Storage(
+                root=root, url="s3://archive/one", endpoint=store.url, region="us-east-1", credentials_file=keys
+            )
+            settings = Settings(storage=storage)
+            for _ in range(self.cycles):
+                self._cycle(node, line, settings, random_)
+            stop.set()
+            for sender in senders:
+                sender.join()
+            line.fault = None
+            node.kill()
+            node = Node(root, port, self.folder / "log", **environment)
+            opened.callback(node.kill)
+            node.start()
+            self._settle(root)
+            node.kill()
+            self._compare(store, settings)
+
+    def _cycle(self, node: Node, line: Line, settings: Settings, random_: random.Random) -> None:
+        line.fault = random_.choice((None, *FAULTS))
+        self.done[line.fault or "no fault"] += 1
+        time.sleep(random_.uniform(0.2, 1.5))
+        if random_.random() < 0.5:
+            line.fault = None
+        point = random_.choice((None, *UPLOADING))
+        node.kill()
+        self.done["killed"] += 1
+        node.set_environment(FAILPOINT, None if point is None else f"{point}:{random_.randint(1, 20)}")
+        node.start()
+        if random_.random() < 0.3:
+            self._delete(settings, random_)
+
+    def _delete(self, settings: Settings, random_: random.Random) -> None:
+        with self._lock:
+            if len(self._studies) < 3:
+                return
+            study, uids = self._studies.pop(random_.randrange(len(self._studies)))
+        try:
+            perform_action(settings, "delete", level="study", uid=study, study_instance_uid=None, who="crash")
+        except (VoxelnodeError, OSError):  # the node died meanwhile: it may have been deleted
+            self.done["deletion of unknown outcome"] += 1
+            with self._lock:
+                for uid in uids:
+                    self.acknowledged.pop(uid, None)
+            return
+        self.done["deleted"] += 1
+        self.deleted |= uids
+        with self._lock:
+            for uid in uids:
+                self.acknowledged.pop(uid, None)
+
+    def _send(self, port: int, number: int, stop: threading.Event) -> None:
+        """Send series after series as a modality does that never gives up, and each instance again at times."""
+        address, random_ = Address("VOXELNODE", "127.0.0.1", port), random.Random(self.seed * 100 + number)
+        pixels = np.random.default_rng(number).integers(0, 2000, (64, 64), np.int16)
+        while not stop.is_set():
+            study, series, made = generate_uid(), generate_uid(), []
+            for index in range(random_.randint(1, 12)):
+                ds = instance(study_uid=study, series_uid=series, InstanceNumber=index + 1)
+                data = data_set_bytes(set_pixels(ds, pixels))
+                kind = ds.file_meta.TransferSyntaxUID
+                made.append(Outgoing(self.folder, ds.SOPClassUID, ds.SOPInstanceUID, kind, 0, len(data), data=data))
+            again = list(made) if random_.random() < 0.3 else []
+            left = [*made, *again]
+            while left:
+                with suppress(NoAssociation, VoxelnodeError, OSError):
+                    for sent in send(list(left), address, "MODALITY", never_transcode, 10):
+                        if sent.fate is SendOutcome.FAILED:
+                            break
+                        left.pop(0)
+                if left:
+                    time.sleep(0.2)
+            with self._lock:
+                self.acknowledged |= {one.sop_instance_uid: one.data or b"" for one in made}
+                self._studies.append((study, {one.sop_instance_uid for one in made}))
+            time.sleep(random_.uniform(0, 0.3))
+
+    def _settle(self, root: Path) -> None:
+        deadline = time.monotonic() + SETTLE_SECONDS
+        left: list[object] = []
+        while time.monotonic() < deadline:
+            left = view_rows(root, "SELECT key FROM images WHERE place IS NOT 'store'")
+            left += view_rows(root, "SELECT key FROM object_removals")
+            if not left:
+                return
+            time.sleep(0.2)
+        self.problems.append(f"after {SETTLE_SECONDS:g} s there still wait {left}")
+
+    def _compare(self, store: ObjectStore, settings: Settings) -> None:
+        findings = check_repository(settings, digests=True, repair=False)
+        # The last kill may have interrupted a conversion: the next start removes its folder.
+        self.problems += [f"fsck: {finding}" for finding in findings if finding.kind != "volume-unknown"]
+        rows = view_rows(settings.storage.root, "SELECT sop_instance_uid, key, data_set_offset FROM images")
+        kept = {row["sop_instance_uid"]: row for row in rows}
+        if lost := self.acknowledged.keys() - kept.keys():
+            self.problems.append(f"{len(lost)} of {len(self.acknowledged)} acknowledged instances are lost")
+        if back := self.deleted & kept.keys():
+            self.problems.append(f"{len(back)} deleted instances are back")
+        for uid, data in self.acknowledged.items():
+            if uid in kept:
+                content = store.ask("GET", f"/archive/one/{kept[uid]['key']}").content
+                if content[kept[uid]["data_set_offset"] :] != data:
+                    self.problems.append(f"{uid} has other bytes in the store")
+        listed = set(re.findall(r"<Key>one/(objects/.*?)</Key>", _listing(store)))
+        if listed != {row["key"] for row in rows}:
+            self.problems.append(f"the store has {len(listed)} objects instead of {len(rows)}")
+        self.done["instances in the end"] = len(rows)
+
+
+def _listing(store: ObjectStore) -> str:
+    text, after = "", ""
+    while True:
+        page = store.ask("GET", f"/archive?list-type=2&start-after={after}").text
+        text += page
+        found = re.findall(r"<Key>(.*?)</Key>", page)
+        if not found or "<IsTruncated>true" not in page:
+            return text
+        after = found[-1]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cycles", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="voxelnode-objects-") as folder:
+        faults = Faults(Path(folder), options.cycles, options.seed)
+        faults.run()
+    print(f"{options.cycles} cycles, seed {options.seed}: {time.monotonic() - began:.0f} s", end=", ")
+    print(*(f"{count} x {what}" for what, count in sorted(faults.done.items())), sep=", ")
+    print(*(faults.problems or ["what was acknowledged is in the store, and nothing else"]), sep="\n")
+    return 1 if faults.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,411 @@
+"""An archive whose instances are in an object store: local files are a spool, and copies."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import FileDataset
+
+from node.archive.base import StoreAway
+from node.archive.intact import problem_with
+from node.archive.objects import configured_store
+from node.archive.trial import try_store
+from node.control.repository import Repository, StoreNeeded, check_repository, copy_archive, rebuild_index
+from node.conversion.scheduler import Worker
+from node.index.instances import InstanceFile
+from node.index.records import Outcome
+from node.lifecycle.archive_copy import Copied
+from node.lifecycle.uploads import Uploads
+from node.receive.ingest import Origin
+from node.receive.kept import report_damage
+from node.settings.model import Convert as ConvertSettings
+from node.settings.model import SeriesSettings, Settings, Storage
+from tests import make
+from tests.acceptance.served import until
+from tests.ingest import indexed
+from tests.integration.conftest import announced, data_set_bytes
+from tests.object_store import object_store
+from tests.receivers import Answer, Receiver
+from tests.rows import view_rows
+
+NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+
+
+class Served:
+    """A root with a store, opened as a node does, whose uploads run when a test says so."""
+
+    def __init__(self, root: Path, url: str, **storage: Any) -> None:
+        self.root = root
+        self.settings = Settings(
+            storage=Storage(root=root, url=url, reserve_bytes=0, **storage), series=SeriesSettings(quiet_seconds=1)
+        )
+        self.repository = Repository(self.settings)
+        self.is_open = True
+        remote = self.repository.archive.remote
+        assert remote is not None
+        self.remote = remote
+        self.uploads = Uploads(self.repository.archive, remote, self.repository.index, self.repository.metrics)
+
+    def take(self, *instances: FileDataset) -> list[Outcome]:
+        ingest = self.repository.ingest
+        outcomes = []
+        for ds in instances:
+            arrival = ingest.begin(announced(ds), Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
+            arrival.write(data_set_bytes(ds))
+            outcomes.append(indexed(arrival))
+        return outcomes
+
+    def upload(self) -> str | None:
+        """Move everything; return why that cannot be done now."""
+        while self.uploads.step() == 0.0:
+            pass
+        return self.uploads.away
+
+    def forget(self) -> None:
+        """Remove all copies, as if they had not been used for long."""
+        self.remote.stays_seconds = 0.0
+        self.remote.trim()
+        self.remote.stays_seconds = 60.0
+
+    def content(self, ds: FileDataset) -> bytes | None:
+        """Read the data set of an instance as every reader does."""
+        [file] = [file for file in self.files() if file.sop_instance_uid == ds.SOPInstanceUID]
+        path = self.repository.archive.local(file)
+        return path.read_bytes()[file.data_set_offset :] if path.exists() else None
+
+    def key_of(self, ds: FileDataset) -> str:
+        """Return the key of an instance, also after `close`."""
+        query = f"SELECT key FROM images WHERE sop_instance_uid = '{ds.SOPInstanceUID}'"
+        return str(self.rows(query)[0]["key"])
+
+    def places(self) -> list[str]:
+        return [row["place"] for row in self.rows("SELECT place FROM v_images ORDER BY received_at")]
+
+    def rows(self, query: str) -> list[dict[str, Any]]:
+        return view_rows(self.root, query)
+
+    def files(self) -> list[InstanceFile]:
+        with self.repository.index.reading() as index:
+            return list(index.instances.files())
+
+    def local(self) -> list[Path]:
+        return sorted(self.root.glob("objects/*/*.dcm"))
+
+    def close(self) -> None:
+        if self.is_open:
+            self.is_open = False
+            self.repository.close()
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
+    """Open the same root, as often as a test restarts its node."""
+    (tmp_path / "store").mkdir()
+    with ExitStack() as opened:
+
+        def open_(**storage: Any) -> Served:
+            opened.close()
+            served = Served(tmp_path / "root", f"file://{tmp_path}/store", **storage)
+            opened.callback(served.close)
+            return served
+
+        yield open_
+
+
+def test_instances_move_to_the_store_and_come_back_when_they_are_read(serve: Callable[..., Served]) -> None:
+    node = serve(cache_bytes=0)
+    series = make.ct_series(3)
+    node.take(*series)
+    assert node.places() == ["spool"] * 3
+    assert node.upload() is None
+    assert node.places() == ["store"] * 3
+    assert len(node.local()) == 3  # copies that may be about to be read
+    node.forget()
+    assert node.local() == []
+    assert [node.content(ds) for ds in series] == [data_set_bytes(ds) for ds in series]
+    assert len(node.local()) == 3
+    node.forget()
+    assert check_repository(node.settings, digests=True, repair=False) == []
+    with node.repository.archive.held(node.files()):
+        node.forget()
+        assert len(node.local()) == 3  # in use
+    node.forget()
+    assert node.take(series[0]) == [Outcome.ALREADY_THERE]
+    assert node.places() == ["store"] * 3
+
+
+def test_a_start_knows_its_copies_and_keeps_their_bound(serve: Callable[..., Served]) -> None:
+    node = serve()
+    node.take(*make.ct_series(4))
+    node.upload()
+    size = max(path.stat().st_size for path in node.local())
+    node = serve(cache_bytes=2 * size)
+    assert node.upload() is None
+    assert len(node.local()) == 4
+    node.forget()
+    assert len(node.local()) == 2
+
+
+def test_a_store_that_is_away_delays_and_loses_nothing(serve: Callable[..., Served], tmp_path: Path) -> None:
+    node = serve(cache_bytes=0)
+    before, after = make.ct_series(2), make.ct_series(2)
+    node.take(*before)
+    node.upload()
+    node.forget()
+    store = tmp_path / "store"
+    store.rename(tmp_path / "elsewhere")
+    assert node.take(*after) == [Outcome.STORED] * 2
+    told = f"file://{store} is not there: create it, or mount its file system"
+    assert node.upload() == told
+    assert node.uploads.step() > 0.0  # and again later
+    with pytest.raises(StoreAway, match="is not there"):
+        node.content(before[0])
+    # What nobody can look up is not dropped when it comes again.
+    assert node.take(before[0]) == [Outcome.STORED]
+    store.mkdir()  # an empty store is not ours: its objects are not lost
+    assert node.upload() == f"file://{store} is of no archive: voxelnode-archive.json is missing"
+    with pytest.raises(StoreAway, match="is of no archive"):
+        node.content(before[1])
+    shutil.rmtree(store)
+    (tmp_path / "elsewhere").rename(store)
+    assert node.upload() is None
+    assert set(node.places()) == {"store"}
+    node.forget()
+    assert [node.content(ds) for ds in (*before, *after)] == [data_set_bytes(ds) for ds in (*before, *after)]
+    assert node.rows("SELECT count(*) AS lost FROM v_images WHERE file_missing") == [{"lost": 0}]
+    assert objects(tmp_path) == keys(node)  # the object of the file that came again took the place of the other
+
+
+@pytest.mark.parametrize("step", ["object-put", "objects-recorded"])
+def test_an_upload_that_was_interrupted_is_found_to_be_there(
+    serve: Callable[..., Served], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    node = serve(cache_bytes=0)
+    series = make.ct_series(2)
+    node.take(*series)
+
+    def die(name: str) -> None:
+        if name == step:
+            raise KeyError(name)
+
+    monkeypatch.setattr("node.lifecycle.uploads.reached", die)
+    with pytest.raises(KeyError):
+        node.upload()
+    monkeypatch.undo()
+    assert len(node.local()) == 2
+    if step == "object-put":
+        (tmp_path / "store" / node.files()[0].key).write_bytes(b"something else")
+    node = serve(cache_bytes=0)
+    assert node.upload() is None
+    node.forget()
+    assert node.content(series[1]) == data_set_bytes(series[1])
+    assert check_repository(node.settings, digests=True, repair=False) == []
+
+
+def test_what_the_store_lost_or_altered_is_told_and_taken_again(serve: Callable[..., Served], tmp_path: Path) -> None:
+    node = serve(cache_bytes=0)
+    series = make.ct_series(4)
+    node.take(*series)
+    node.upload()
+    node.forget()
+    store = tmp_path / "store"
+    whole, gone, altered, cached = (
+        store / next(file.key for file in node.files() if file.sop_instance_uid == ds.SOPInstanceUID) for ds in series
+    )
+    node.content(series[3])
+    for path in (gone, cached):
+        path.unlink()
+    altered.write_bytes(altered.read_bytes()[:-1] + b"?")
+    (store / "objects/00000000/0123456789abcdef0123456789abcdef.dcm").write_bytes(whole.read_bytes())
+    found = check_repository(node.settings, digests=True, repair=False)
+    assert sorted(finding.kind for finding in found) == [
+        "object-altered", "object-missing", "object-missing",
+    ]  # fmt: skip
+    # A reader meets them, too.
+    for ds in series[1:3]:
+        [file] = [file for file in node.files() if file.sop_instance_uid == ds.SOPInstanceUID]
+        path = node.repository.archive.local(file)
+        problem = problem_with(path, file.data_set_offset, file.bytes, file.sha256)
+        assert problem is not None
+        report_damage(node.repository.archive, node.repository.index, file.key, problem, NOW)
+    assert node.rows("SELECT count(*) AS lost FROM v_images WHERE file_missing") == [{"lost": 2}]
+    node.close()
+    mended = check_repository(node.settings, digests=True, repair=True)
+    assert {(finding.kind, finding.mended) for finding in mended} == {
+        ("copy-altered", "removed: it is fetched again when it is read"),
+        ("object-missing", "to be moved to the object store again"),
+        ("object-unknown", "removed: objects/00000000/" + whole.name + " has the same bytes"),
+    }
+    node = serve(cache_bytes=0)
+    assert node.take(*series[1:3]) == [Outcome.STORED] * 2
+    assert node.upload() is None
+    node.forget()
+    assert [node.content(ds) for ds in series] == [data_set_bytes(ds) for ds in series]
+    assert node.rows("SELECT count(*) AS lost FROM v_images WHERE file_missing") == [{"lost": 0}]
+
+
+def test_what_is_deleted_or_replaced_leaves_the_store(serve: Callable[..., Served], tmp_path: Path) -> None:
+    node = serve(cache_bytes=0, overwrite_policy="replace")
+    series = make.ct_series(3)
+    node.take(*series)
+    node.upload()
+    node.forget()
+    other = make.ct_series(3)[0]
+    other.SOPInstanceUID, other.SeriesInstanceUID = series[0].SOPInstanceUID, series[0].SeriesInstanceUID
+    other.StudyInstanceUID, other.PatientComments = series[0].StudyInstanceUID, "second version"
+    store = tmp_path / "store"
+    store.rename(tmp_path / "elsewhere")
+    assert node.take(other) == [Outcome.REPLACED]
+    assert node.take(series[0], other) == [Outcome.REPLACED] * 2  # the first version is expected in quarantine
+    node.repository.actions["delete"](
+        level="instance", uid=str(series[1].SOPInstanceUID), study_instance_uid=None, who="somebody"
+    )
+    node.upload()
+    (tmp_path / "elsewhere").rename(store)
+    node = serve(cache_bytes=0)
+    assert node.upload() is None
+    assert node.upload() is None
+    assert objects(tmp_path) == keys(node)
+    kept = [path.read_bytes() for path in (node.root / "quarantine").iterdir()]
+    assert any(content.endswith(data_set_bytes(series[0])) for content in kept)
+    assert node.content(other) == data_set_bytes(other)
+    assert node.local() == [node.root / file.key for file in node.files() if (node.root / file.key).exists()]
+
+
+@pytest.mark.sqlite
+def test_a_new_index_is_made_of_the_store_and_another_archive_is_refused(
+    serve: Callable[..., Served], tmp_path: Path
+) -> None:
+    node = serve(cache_bytes=0)
+    series = make.ct_series(3)
+    node.take(*series)
+    node.upload()
+    node.forget()
+    node.close()
+    (node.root / "index.sqlite").unlink()
+    other = serve(cache_bytes=0)  # with an empty index
+    assert "is of another archive" in str(other.upload())
+    other.close()
+    rebuild_index(node.settings)
+    node = serve(cache_bytes=0)
+    assert node.upload() is None
+    assert node.places() == ["store"] * 3
+    node.forget()
+    assert [node.content(ds) for ds in series] == [data_set_bytes(ds) for ds in series]
+    without = node.settings.model_copy(update={"storage": Storage(root=node.root)})
+    node.close()
+    with pytest.raises(StoreNeeded):
+        Repository(without)
+
+
+def test_everything_moves_back_to_the_folder(serve: Callable[..., Served], tmp_path: Path) -> None:
+    node = serve(cache_bytes=0)
+    series = make.ct_series(3)
+    node.take(*series)
+    node.upload()
+    node.forget()
+    node.take(*make.ct_series(1))
+    node.close()
+    stored = tmp_path / "store" / node.key_of(series[0])
+    content = stored.read_bytes()
+    stored.unlink()
+    assert copy_archive(node.settings, "folder") == Copied(2, 1)
+    stored.write_bytes(content)
+    assert copy_archive(node.settings, "folder") == Copied(1, 0)
+    alone = Repository(Settings(storage=Storage(root=node.root)))
+    alone.close()
+    found = check_repository(Settings(storage=Storage(root=node.root)), digests=True, repair=False)
+    assert found == []
+    assert len(node.local()) == 4
+    assert copy_archive(node.settings, "store") == Copied(4, 0)
+    assert copy_archive(node.settings, "store") == Copied(0, 0)
+
+
+@pytest.mark.sqlite  # in PostgreSQL, claims end unless a whole node keeps them
+def test_a_conversion_fetches_its_series_and_waits_for_a_store_that_is_away(
+    serve: Callable[..., Served], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = serve(cache_bytes=0)
+    node.take(*make.ct_series(3))
+    node.upload()
+    node.forget()
+    (tmp_path / "store").rename(tmp_path / "elsewhere")
+    monkeypatch.setattr("node.conversion.scheduler.wait_seconds", lambda attempts: 0.5)
+    worker = Worker(node.repository.archive, node.repository.index, ConvertSettings())
+    worker.start()
+    query = "SELECT state, attempts, error FROM v_series"
+    until(lambda: node.rows(query)[0]["error"] is not None, 60, "postponed")
+    [row] = node.rows(query)
+    assert row["attempts"] == 0
+    assert row["error"].startswith("waits: object store: file://")
+    (tmp_path / "elsewhere").rename(tmp_path / "store")
+    until(lambda: node.rows("SELECT state FROM v_series") == [{"state": "converted"}], 60, "converted")
+    worker.stop()
+
+
+def test_a_bucket_has_the_digest_of_each_object_and_no_credentials_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys_file = tmp_path / "keys"
+    keys_file.write_text("[default]\naws_access_key_id = AKIATEST\naws_secret_access_key = hidden\n")
+    series = make.ct_series(4)
+    with object_store() as server, ExitStack() as opened:
+        node = Served(
+            tmp_path / "root", "s3://scans/archive", endpoint=server.url, region="us-east-1",
+            credentials_file=keys_file, storage_class="STANDARD_IA", cache_bytes=0, store_seconds=5,
+        )  # fmt: skip
+        opened.callback(node.close)
+        node.take(*series)
+        place = f"s3://scans at {server.url}"
+        assert node.upload() == f"{place}: NoSuchBucket: create the bucket, or correct its name"
+        server.ask("PUT", "/scans")
+        monkeypatch.setattr("node.lifecycle.uploads.MAX_WHOLE_BYTES", 1000)  # in parts
+        assert node.upload() is None
+        monkeypatch.undo()
+        for file in node.files():
+            stored = server.ask("GET", f"/scans/archive/{file.key}")
+            assert hashlib.sha256(stored.content[file.data_set_offset :]).hexdigest() == file.sha256
+            assert stored.headers["x-amz-meta-sha256"] == file.sha256
+            assert stored.headers["x-amz-storage-class"] == "STANDARD_IA"
+        node.take(*make.ct_series(1))
+        [waiting] = [file for file in node.files() if file.place == "spool"]
+        server.ask("PUT", f"/scans/archive/{waiting.key}", "something else")
+        assert node.upload() is None
+        node.forget()
+        assert node.local() == []
+        assert node.content(series[0]) == data_set_bytes(series[0])
+        assert try_store(node.remote.store, node.remote.identity) is None
+        assert try_store(node.remote.store, None) == f"{place} is of another archive: choose another prefix"
+        server.ask("DELETE", f"/scans/archive/{waiting.key}")
+        found = check_repository(node.settings, digests=True, repair=False)
+        assert [(one.kind, one.path) for one in found] == [("object-missing", waiting.key)]
+        node.take(*make.ct_series(1))
+        with Receiver(lambda received: Answer(500)) as broken:
+            node.remote.store = configured_store(
+                node.settings.storage.model_copy(update={"endpoint": broken.url.removesuffix("/told")})
+            )
+            assert str(node.upload()).endswith(": status 500")
+        node.remote.store = configured_store(node.settings.storage)
+        server.kill()
+        assert node.upload() == f"{place}: no answer"
+        with pytest.raises(StoreAway):
+            node.content(series[1])
+    said = caplog.text + "".join(capfd.readouterr())
+    assert "hidden" not in said
+    assert "AKIATEST" not in said
+
+
+def objects(folder: Path) -> set[str]:
+    store = folder / "store"
+    return {str(path.relative_to(store)) for path in store.glob("objects/*/*")}
+
+
+def keys(node: Served) -> set[str]:
+    return {file.key for file in node.files()}
