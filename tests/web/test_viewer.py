@@ -172,6 +172,7 @@ def test_a_distance_is_that_of_the_patient(view: Callable[..., Page]) -> None:
         page.keyboard.press("Shift+ArrowRight")
     expect(measures.nth(1)).to_contain_text("Distance 12.0 mm")
     page.keyboard.press("Delete")
+    expect(measures).to_have_count(1)
     measures.get_by_role("button", name=re.compile("^Remove Distance")).click()
     expect(measures).to_have_count(0)
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.association.framing import ABORT, ASSOCIATE_RQ, RELEASE_RQ, Framing, OtherPdu, Piece, Violation, data_pdu
+from node.association.framing import ABORT, ASSOCIATE_RQ, RELEASE_RQ, Framing, OtherPdu, Piece, Violation, data_header
 
 
 def framing(buffer_bytes: int = 4096, maximum_pdu_bytes: int = 2000, data: bool = True) -> Framing:
@@ -17,6 +17,10 @@ def framing(buffer_bytes: int = 4096, maximum_pdu_bytes: int = 2000, data: bool 
     if data:
         made.expect_data()
     return made
+
+
+def data_pdu(context_id: int, is_command: bool, last: bool, fragment: bytes) -> bytes:
+    return data_header(context_id, is_command, last, len(fragment)) + fragment
 
 
 def feed(made: Framing, stream: bytes, step: int) -> list[Piece | OtherPdu]:
