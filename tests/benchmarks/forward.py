@@ -110,11 +110,12 @@ def route(connections: int) -> Any:
             f'[peers.THERE]\nae_title = "ANY"\nhost = "127.0.0.1"\nport = {port}\n'
             f'[routes.all]\nto = ["THERE"]\nconnections = {connections}\n[web]\nport = {web}\n'
         )
-        environment = {"VOXELNODE_CONFIG": str(config), "VOXELNODE_LOG__LEVEL": "warning"}
+        # No series becomes quiet: its conversion would take time from the sending.
+        quiet = {"VOXELNODE_SERIES__QUIET_SECONDS": "3600", "VOXELNODE_SERIES__STUDY_QUIET_SECONDS": "3600"}
+        environment = {"VOXELNODE_CONFIG": str(config), "VOXELNODE_LOG__LEVEL": "warning"} | quiet
         base = [sys.executable, "-m", "node"]
         command = [*base, "import", "--root", str(root), str(files)]
         subprocess.run(command, check=True, env=os.environ | environment, cwd=ROOT, stdout=subprocess.DEVNULL)
-        environment["VOXELNODE_SERIES__QUIET_SECONDS"] = "3600"
         command = [*base, "serve", "--root", str(root), "--port", str(listening)]
         with running(command, web, "1", **environment) as process:
             url = f"http://127.0.0.1:{web}/api/v1"
