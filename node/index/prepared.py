@@ -120,8 +120,7 @@ class PreparedInsert:
         types = (unbounded(self._table.c[name].type.compile(dialect)) for name in self._names)
         arrays = ", ".join(f"%s::{kind}[]" for kind in types)
         columns = ", ".join(f'"{name}"' for name in self._names)
-        source = f"SELECT * FROM unnest({arrays})"
-        source += f' ON CONFLICT DO NOTHING RETURNING "{self._order_by}"'
+        source = f'SELECT * FROM unnest({arrays}) ON CONFLICT DO NOTHING RETURNING "{self._order_by}"'
         statement = f'INSERT INTO "{self._table.name}" ({columns}) {source}'
         return statement, _Compiled(insert(self._table), self._names, dialect)
 

@@ -12,6 +12,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from node.index.models import SERIES_STATES
+from node.index.read.routes import outstanding
 from node.web.access import Reader
 from node.web.services import Node, Services
 
@@ -81,7 +82,7 @@ def _of_routes(rows: Sequence[Mapping[str, Any]]) -> Iterator[GaugeMetricFamily]
     """Yield the gauges of the destinations of routes; what is sent by hand has no name of a route."""
     now = dt.datetime.now(dt.UTC)
     gauges = {
-        "waiting": "Messages that wait to be sent, and instances or series that have none yet",
+        "waiting": "Messages that wait to be sent, and instances or series that have no message yet",
         "given_up": "Messages that were given up",
         "unconfirmed": "Instances that were sent, and that the destination has not confirmed yet",
         "paused": "1 while a person holds the destination",
@@ -94,8 +95,7 @@ def _of_routes(rows: Sequence[Mapping[str, Any]]) -> Iterator[GaugeMetricFamily]
     for row in rows:
         labels = [row["route"], row["destination"]]
         since = dt.datetime.fromisoformat(row["trouble_since"]).replace(tzinfo=dt.UTC) if row["trouble_since"] else now
-        behind = (row["instances_behind"] or 0) + (row["series_behind"] or 0)
-        values = {**row, "waiting": row["waiting"] + behind}
+        values = {**row, "waiting": outstanding(row)}
         values["unreachable_seconds"] = max(0.0, (now - since).total_seconds())
         for name, family in families.items():
             family.add_metric(labels, values[name])

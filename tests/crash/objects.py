@@ -24,15 +24,13 @@ from pathlib import Path
 import numpy as np
 from pydicom.uid import generate_uid
 
-from node.association.client.association import Address
-from node.association.client.negotiation import NoAssociation
-from node.association.client.send import Outgoing, SendOutcome, never_transcode, send
+from node.association.client.send import Outgoing
 from node.control.repository import check_repository, perform_action
 from node.errors import VoxelnodeError
 from node.failpoints import UPLOADING
 from node.failpoints import VARIABLE as FAILPOINT
 from node.settings.model import Settings, Storage
-from tests.crash.routes import Node
+from tests.crash.routes import Node, send_all
 from tests.interop.conftest import free_port
 from tests.make import instance, set_pixels
 from tests.object_store import ObjectStore, object_store
@@ -180,7 +178,7 @@ class Faults:
 
     def _send(self, port: int, number: int, stop: threading.Event) -> None:
         """Send series after series as a modality does that never gives up, and each instance again at times."""
-        address, random_ = Address("VOXELNODE", "127.0.0.1", port), random.Random(self.seed * 100 + number)
+        random_ = random.Random(self.seed * 100 + number)
         pixels = np.random.default_rng(number).integers(0, 2000, (64, 64), np.int16)
         while not stop.is_set():
             study, series, made = generate_uid(), generate_uid(), []
@@ -190,15 +188,7 @@ class Faults:
                 kind = ds.file_meta.TransferSyntaxUID
                 made.append(Outgoing(self.folder, ds.SOPClassUID, ds.SOPInstanceUID, kind, 0, len(data), data=data))
             again = list(made) if random_.random() < 0.3 else []
-            left = [*made, *again]
-            while left:
-                with suppress(NoAssociation, VoxelnodeError, OSError):
-                    for sent in send(list(left), address, "MODALITY", never_transcode, 10):
-                        if sent.fate is SendOutcome.FAILED:
-                            break
-                        left.pop(0)
-                if left:
-                    time.sleep(0.2)
+            send_all([[*made, *again]], port)
             with self._lock:
                 self.acknowledged |= {one.sop_instance_uid: one.data or b"" for one in made}
                 self._studies.append((study, {one.sop_instance_uid for one in made}))

@@ -218,7 +218,7 @@ def send_all(work: list[list[Outgoing]], port: int) -> None:
     for series in work:
         left = list(series)
         while left:
-            with suppress(NoAssociation, VoxelnodeError):
+            with suppress(NoAssociation, VoxelnodeError, OSError):
                 for sent in send(list(left), address, "MODALITY", never_transcode, 10):
                     if sent.fate is SendOutcome.FAILED:
                         break

@@ -20,6 +20,7 @@ from tests.web.conftest import Site
 from tests.web.test_created_workitems import change, update
 from tests.web.test_routes import run
 from tests.web.test_workitem_reports import ALL, SUBSCRIBER, WORKITEMS, channel, post
+from tests.web.test_workitems import found, value
 
 STUDY, SERIES = "1.2.3", "1.2.3.1"
 HAND, RULE = "/PACS", "quiet/PACS"
@@ -41,19 +42,6 @@ def site(start_site: Callable[..., Site], pacs: Pacs) -> Site:
     site = start_site({"peers": peers, "routes": {"quiet": Route(when="series-quiet", to=("PACS",))}})
     site.take(*make.ct_series(12, study_uid=STUDY, series_uid=SERIES, PatientID="4711", PatientName="Doe^Ann"))
     return site
-
-
-def search(site: Site, **keys: str) -> list[dict[str, Any]]:
-    answer = site.client().get(WORKITEMS, params=keys)
-    assert answer.status_code == 200, answer.text
-    items: list[dict[str, Any]] = answer.json()
-    return items
-
-
-def value(item: dict[str, Any], *path: str) -> Any:
-    for tag in path:
-        item = item[tag]["Value"][0]
-    return item
 
 
 def cancel(site: Site, uid: str) -> tuple[int, str]:
@@ -79,7 +67,7 @@ def test_what_a_person_sends_is_watched_searched_and_cancelled(site: Site, pacs:
     post(site, f"{ALL}/{SUBSCRIBER}")
     with channel(site) as connection:
         assert client.post(f"/api/v1/studies/{STUDY}/send", params={"to": "PACS"}).json() == {"instances": 12}
-        [item] = search(site, WorklistLabel="Sends", ProcedureStepState="SCHEDULED", PatientID="4711")
+        [item] = found(site, WorklistLabel="Sends", ProcedureStepState="SCHEDULED", PatientID="4711")
         first = value(item, UID)
         assert value(item, "00741204") == "Send to PACS"
         assert value(item, "00404018", "00080100") == "110106"
@@ -107,12 +95,12 @@ def test_what_a_person_sends_is_watched_searched_and_cancelled(site: Site, pacs:
         status, warning = cancel(site, first)
         assert (status, "already in the requested state of CANCELED" in warning) == (202, True)
         client.post(f"/api/v1/studies/{STUDY}/send", params={"to": "PACS"})
-        [item] = search(site, ProcedureStepState="SCHEDULED", WorklistLabel="Sends")
+        [item] = found(site, ProcedureStepState="SCHEDULED", WorklistLabel="Sends")
         second = value(item, UID)
         run(site, HAND)
         assert told(connection, 3) == [(second, state) for state in ("SCHEDULED", "IN PROGRESS", "COMPLETED")]
     assert (first != second, len(pacs.taken)) == (True, 12)
-    [done] = search(site, SOPInstanceUID=second)
+    [done] = found(site, SOPInstanceUID=second)
     [performed] = Dataset.from_json(done).UnifiedProcedureStepPerformedProcedureSequence
     assert performed.PerformedStationNameCodeSequence[0].CodeValue == "VOXELNODE"
     assert performed.PerformedProcedureStepEndDateTime >= performed.PerformedProcedureStepStartDateTime
@@ -120,8 +108,8 @@ def test_what_a_person_sends_is_watched_searched_and_cancelled(site: Site, pacs:
     assert client.post(f"/api/v1/workitems/{second}/end").status_code == 404
     # The patient is read with the workitem: none of it is left after a deletion.
     assert client.delete(f"/api/v1/studies/{STUDY}").status_code in (200, 204)
-    assert search(site, PatientID="4711") == []
-    [left] = search(site, SOPInstanceUID=second)
+    assert found(site, PatientID="4711") == []
+    [left] = found(site, SOPInstanceUID=second)
     assert "Value" not in left["00100010"]
 
 
@@ -134,7 +122,7 @@ def test_a_send_by_rule_says_how_far_it_is_and_ends_where_it_was_cancelled(
     cancelled: list[int] = []
 
     def cancels(uid: str) -> int:
-        items = search(site, ProcedureStepState="IN PROGRESS", WorklistLabel="Sends")
+        items = found(site, ProcedureStepState="IN PROGRESS", WorklistLabel="Sends")
         if items and not cancelled:
             cancelled.append(cancel(site, value(items[0], UID))[0])
         return 0x0000
@@ -150,7 +138,7 @@ def test_a_send_by_rule_says_how_far_it_is_and_ends_where_it_was_cancelled(
     assert set(states[2:-1]) <= {"progress"}
     assert cancelled == [202]
     assert 0 < len(pacs.taken) < 12
-    [item] = search(site, WorklistLabel="Sends")
+    [item] = found(site, WorklistLabel="Sends")
     assert value(item, STATE) == "CANCELED"
     assert value(item, "00404041") == "READY"
     run(site, RULE)
@@ -166,18 +154,18 @@ def test_a_destination_that_refuses_for_good_cancels_with_the_reason_and_a_retry
     run(site, RULE)
     behind = [row["instances_behind"] for row in site.client().get("/api/v1/routes").json()["items"] if row["route"]]
     assert behind == [None]  # it sends no single instances
-    [failed] = search(site, WorklistLabel="Sends")
+    [failed] = found(site, WorklistLabel="Sends")
     assert value(failed, STATE) == "CANCELED"
     assert "0xC001" in value(failed, PROGRESS, "00741238")
     assert value(failed, PROGRESS, "0074100E", "00080100") == "110501"
     pacs.answer = lambda uid: 0x0000
     assert site.client().post("/api/v1/routes/quiet/PACS/retry").status_code == 200
     run(site, RULE)
-    assert [value(item, STATE) for item in search(site, WorklistLabel="Sends")] == ["COMPLETED", "CANCELED"]
+    assert [value(item, STATE) for item in found(site, WorklistLabel="Sends")] == ["COMPLETED", "CANCELED"]
     # A destination that is no longer configured sends nothing any more.
     site.client().post(f"/api/v1/studies/{STUDY}/send", params={"to": "PACS"})
     site.store.index.deliveries.begin_hooks({}, are_routes=True)
-    assert search(site, WorklistLabel="Sends", ProcedureStepState="SCHEDULED,IN PROGRESS") == []
+    assert found(site, WorklistLabel="Sends", ProcedureStepState="SCHEDULED,IN PROGRESS") == []
 
 
 def test_retrievals_and_jobs_are_workitems_that_are_watched_and_cancelled(site: Site) -> None:
@@ -186,13 +174,13 @@ def test_retrievals_and_jobs_are_workitems_that_are_watched_and_cancelled(site: 
     post(site, f"{ALL}/{SUBSCRIBER}")
     with channel(site) as connection:
         assert client.post("/api/v1/peers/PACS/retrievals", json=wanted).status_code == 202
-        [other, one] = search(site, WorklistLabel="Retrievals")
+        [other, one] = found(site, WorklistLabel="Retrievals")
         assert value(one, "00404021", "0040E021", "00080054") == "PACS"
         uid, unknown = value(one, UID), value(other, UID)
         [first] = [row.id for row in rows.waiting()]
         rows.begin(first, now)
         rows.report(first, Counts(announced=12, stored=3), now)
-        assert value(search(site, SOPInstanceUID=uid)[0], PROGRESS, "00741004") == "25"
+        assert value(found(site, SOPInstanceUID=uid)[0], PROGRESS, "00741004") == "25"
         rows.end(first, "succeeded", Counts(12, 12), "12 instances came", now)
         assert cancel(site, unknown)[0] == 202
         assert told(connection, 7) == [
@@ -204,11 +192,11 @@ def test_retrievals_and_jobs_are_workitems_that_are_watched_and_cancelled(site: 
     pending = PendingEvent("m", "volume-written", now, STUDY, SERIES, None, 1)
     job, _ = site.store.index.jobs.begin("lung", pending, now, dt.timedelta(days=1))
     site.store.index.jobs.begin_here(job.id, now)
-    [item] = search(site, WorklistLabel="Jobs", ProcedureStepState="IN PROGRESS")
+    [item] = found(site, WorklistLabel="Jobs", ProcedureStepState="IN PROGRESS")
     assert value(item, "00741204") == "Job of hook lung"
     shown = client.get("/jobs").text
     assert ("Doe, Ann" in shown, "4711" in shown) == (True, True)
     assert cancel(site, value(item, UID))[0] == 202
     assert client.get(f"/api/v1/jobs/{job.job_id}").json()["state"] == "cancelled"
-    [item] = search(site, SOPInstanceUID=value(item, UID))
+    [item] = found(site, SOPInstanceUID=value(item, UID))
     assert value(item, STATE) == "CANCELED"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 from sqlalchemy import func, select
 
@@ -15,6 +16,11 @@ from node.index.routes import deletable_series
 _SLASH = func.instr(DeliveryRow.hook, "/")
 _ROUTE = func.substr(DeliveryRow.hook, 1, _SLASH - 1).label("route")
 _DESTINATION = func.substr(DeliveryRow.hook, _SLASH + 1).label("destination")
+
+
+def outstanding(row: Mapping[str, Any]) -> int:
+    """Return how many messages of a row of ``v_routes`` wait, and how many instances or series have no message yet."""
+    return int(row["waiting"] + (row["instances_behind"] or 0) + (row["series_behind"] or 0))
 
 
 class ReadRoutes(PagedRepository):

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Form, Request, Response
 from fastapi.responses import RedirectResponse
 
+from node.index.read.routes import outstanding
 from node.web import actions
 from node.web.access import Reader, RequestAudit, Writer
 from node.web.background_requests import background_request
@@ -58,4 +59,8 @@ def _shown(node: Services) -> dict[str, Any]:
         ]
     # What people may send by hand is shown once somebody did.
     rows = [row for row in rows if row["route"] or row["delivered"] or row["waiting"] or row["given_up"]]
-    return {"destinations": rows, "messages": messages, "by_hand": actions.BY_HAND}
+    return {
+        "destinations": [{**row, "outstanding": outstanding(row)} for row in rows],
+        "messages": messages,
+        "by_hand": actions.BY_HAND,
+    }
