@@ -8,7 +8,7 @@ import threading
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from node.association.client.association import Address
 from tests.preloaded import Process
@@ -47,7 +47,7 @@ class Served:
         """Where it listens, for our own requestor."""
         return Address("VOXELNODE", "127.0.0.1", self.port)
 
-    def start(self) -> Served:
+    def start(self) -> Self:
         self._close()
         with (self.root.parent / "serve.log").open("a") as log:
             self.process = Process(["serve", "--root", str(self.root), "--port", "0"], self._environment, log)
@@ -84,7 +84,7 @@ class Served:
         )
         until(lambda: not self.rows(open_series), seconds, "every series converted or refused")
 
-    def __enter__(self) -> Served:
+    def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(
