@@ -70,6 +70,11 @@ class Metrics:
         self.sync_seconds = histogram(
             "voxelnode_sync_seconds", "One append to the journal, with its sync", buckets=_SECONDS
         )
+        self.acknowledge_seconds = histogram(
+            "voxelnode_acknowledge_seconds",
+            "Wait for index or object store of an instance that is in the journal, before it is acknowledged",
+            buckets=_SECONDS,
+        )
         self.commit_seconds = histogram("voxelnode_commit_seconds", "One commit of the index", buckets=_SECONDS)
         self.commit_conflicts = counter("voxelnode_commit_conflicts", "Commits that were repeated for other writers")
         self.commit_instances = histogram("voxelnode_commit_instances", "Instances in one commit", buckets=_BATCH)

@@ -57,7 +57,8 @@ def opened_ingest(
     """Replay the journal of a root, and take instances in; `arguments` and `options` are those of `Ingest`."""
     journal = Journal(archive.root / "journal", SEGMENT_BYTES)
     audit = Audit(archive.root, "VOXELNODE")
-    applier = Applier(journal, archive, index, metrics, audit)
+    is_awaited = options.get("acknowledge", "local") != "local"
+    applier = Applier(journal, archive, index, metrics, audit, is_awaited=is_awaited)
     applier.replay()
     applier.start()
     index.ahead = applier

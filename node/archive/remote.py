@@ -24,6 +24,7 @@ from typing import TypeVar
 
 import structlog
 
+from node.archive.awaited import AwaitedUploads
 from node.archive.base import FoundFile, KeptFile, LocalFile, ObjectStore, StoreAway
 from node.archive.intact import MISSING, problem_with
 from node.archive.intake import Intake
@@ -80,6 +81,8 @@ class Remote:
     ----------
     is_away : bool
         Whether the last upload found that the store does not answer.
+    awaited : AwaitedUploads or None
+        The uploads for which senders wait; None: nobody waits for uploads.
     """
 
     def __init__(self, store: ObjectStore, root: Path, intake: Intake, cache_bytes: int, identity: str) -> None:
@@ -88,6 +91,7 @@ class Remote:
         self.stays_seconds = STAYS_SECONDS
         self._root, self._intake, self._cache_bytes = root, intake, cache_bytes
         self.is_away = False
+        self.awaited: AwaitedUploads | None = None
         self._is_own = False
         self._lock = threading.Lock()  # guards the next four
         self._copies: OrderedDict[str, _Copy] = OrderedDict()

@@ -107,6 +107,7 @@ class Listener:
             addresses,
             settings.dicom.response_seconds,
             metrics,
+            settings.acknowledge == "object",
             ingest.now,
         )
         self.committer = Committer(self.commitment_service, on_refusal)

@@ -25,7 +25,7 @@ from node.archive.permissions import make_private, open_to_others, others_may
 from node.child_process.confinement import offered
 from node.cli.options import ConfigFile, Json, Root, load
 from node.cli.output import print_json, print_table, sized
-from node.cli.status import MAX_AGE_SECONDS, readiness_of
+from node.cli.status import ACKNOWLEDGED, MAX_AGE_SECONDS, readiness_of
 from node.durable import NO_ROOM
 
 if TYPE_CHECKING:
@@ -69,8 +69,8 @@ def doctor(
     if mend and (folder := settings.storage.root.absolute()).is_dir():
         make_private(folder)
     checks: tuple[Callable[[Settings], Iterator[Check]], ...] = (
-        _python, _sqlite, _decoders, _confinement, _root, _privacy, _disk, _index, _objects, _journal, _node, _port,
-        _files, _clock,
+        _python, _sqlite, _decoders, _confinement, _root, _privacy, _disk, _index, _objects, _journal, _acknowledgement,
+        _node, _port, _files, _clock,
     )  # fmt: skip
     findings = [finding for check in checks for finding in check(settings)]
     if json:
@@ -290,6 +290,22 @@ def _journal(settings: Settings) -> Iterator[Check]:
         )
     if not report.damage:
         yield Check("journal", "ok", f"{folder}, {sized(report.bytes)}")
+
+
+def _acknowledgement(settings: Settings) -> Iterator[Check]:
+    """Tell what senders wait for, and whether the index can lose it."""
+    from node.index.database import reading
+    from node.index.engine import IndexUnusable
+
+    weakness = None
+    if settings.acknowledge != "local":
+        with suppress(IndexUnusable), reading(settings.storage.root, settings.index.url) as index:
+            weakness = index.weakness()
+    found = f"{settings.acknowledge}: instances are acknowledged {ACKNOWLEDGED[settings.acknowledge]}"
+    if weakness is None:
+        yield Check("acknowledge", "ok", found)
+    else:
+        yield Check("acknowledge", "warning", f"{found}; {weakness}", "set synchronous_standby_names on the server")
 
 
 def _node(settings: Settings) -> Iterator[Check]:

@@ -38,6 +38,13 @@ FAILURES = {
 }
 """Columns and widths of a line of 100 characters."""
 
+ACKNOWLEDGED = {
+    "local": "once in the journal of this host",
+    "index": "once in journal and index",
+    "object": "once in journal, index and object store",
+}
+"""What senders wait for, by [journal] acknowledge."""
+
 MAX_AGE_SECONDS = 15.0
 """A running node writes its state every three seconds."""
 
@@ -59,6 +66,7 @@ def status(uids: Uids = False, config: ConfigFile = None, root: Root = None, jso
         failures = index.failures.newest(SHOWN_FAILURES)
         facts: dict[str, Any] = {
             "root": folder,
+            "acknowledge": settings.acknowledge,
             "intake": intake_of(settings),
             "ready": readiness_of(live),
             "patients": levels["patients"],
@@ -144,6 +152,7 @@ def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]], *, uids: bo
     print_fields(
         {
             "root": facts["root"],
+            "acknowledged": ACKNOWLEDGED[facts["acknowledge"]],
             "intake": facts["intake"],
             "ready": facts["ready"],
             "patients": facts["patients"],

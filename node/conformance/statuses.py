@@ -11,15 +11,29 @@ _FAILURE_REASON = "N-EVENT-REPORT, Failure Reason (0008,1197)"
 
 _DIMSE = (
     ("C-ECHO", status.SUCCESS, "always"),
-    ("C-STORE", status.SUCCESS, "the instance is durable, or already stored with the same bytes"),
+    (
+        "C-STORE",
+        status.SUCCESS,
+        "the instance is durable, or already stored with the same bytes; [journal] acknowledge says where: on the disk "
+        "of this host, in the index, or in the object store",
+    ),
     (
         "C-STORE",
         status.ANOTHER_VERSION_IS_CURRENT,
         'the instance is durable, but another version is current; only with [dicom] conflict_answer = "warning"',
     ),
-    ("C-STORE", status.OUT_OF_RESOURCES, "disk full, commit failed, data set too large, or node stopping: retry later"),
+    (
+        "C-STORE",
+        status.OUT_OF_RESOURCES,
+        "disk full, commit failed, data set too large, node stopping, or not in time where [journal] acknowledge says: "
+        "retry later",
+    ),
     ("C-STORE", status.CLASS_MISMATCH, "request, presentation context and data set name different objects"),
-    ("C-STORE", status.CANNOT_UNDERSTAND, "the data set is unreadable, or lacks an identifying UID"),
+    (
+        "C-STORE",
+        status.CANNOT_UNDERSTAND,
+        "the data set is unreadable, lacks an identifying UID, or cannot be indexed",
+    ),
     ("C-STORE", status.SOP_CLASS_NOT_SUPPORTED, "the presentation context is that of another service"),
     ("C-STORE", status.NOT_AUTHORIZED, "the peer may not store"),
     ("C-FIND", status.PENDING, "one match"),

@@ -107,7 +107,8 @@ class Node:
             self._worker = Worker(
                 archive, index, settings.convert, index.now, waits=settings.series, asked_seconds=asked_seconds
             )
-        self._optional = tuple(_optional_services(settings, repository, self._rejections)) if self._receives else ()
+        of_receiver = _optional_services(settings, repository, self._rejections) if self._receives else ()
+        self._optional = (*_uploads(settings, repository), *of_receiver)
         self._orders = None
         if self._receives and settings.worklist.hl7_port is not None:
             steps = index.scheduled_steps
@@ -133,6 +134,7 @@ class Node:
 
     def start(self) -> Endpoints:
         """Start every service of the roles of this host; return the addresses of the listeners."""
+        self._warn_of_standbys()
         if self._membership is not None:
             self._membership.start()
         self._rejections.start()
@@ -160,6 +162,13 @@ class Node:
         else:
             log.info("ready")
         return Endpoints(dicom, web)
+
+    def _warn_of_standbys(self) -> None:
+        """Warn if the index can lose what is acknowledged because it was there."""
+        if self._settings.acknowledge != "local":
+            with self._repository.index.reading(wait=False) as index:
+                if (weakness := index.weakness()) is not None:
+                    log.warning("acknowledgement_weak", detail=weakness)
 
     def serve_until(self, stop: threading.Event, notify_alive: Callable[[], None] = lambda: None) -> None:
         """Publish the counters every `PUBLISH_SECONDS` for `voxelnode status`; return when `stop` is set.
@@ -214,11 +223,11 @@ class Node:
             self._listener.worklist,
             *self._notifier.workers,
             *self._router.workers,
-            *self._optional,
         )
         return (
             self._repository.applier,
             self._rejections,
+            *self._optional,
             *((self._worker,) if self._worker is not None else ()),
             *((self._membership,) if self._membership is not None else ()),
             *(of_receiver if self._receives else ()),
@@ -338,13 +347,8 @@ def _trouble(name: str, part: SupervisedThread | BackgroundService) -> str | Non
     return f"the {name} {part.trouble}" if part.trouble is not None else None
 
 
-def _optional_services(
-    settings: Settings, repository: Repository, rejections: Rejections
-) -> Iterator[BackgroundService]:
-    """Yield the services that not every configuration needs."""
-    now = repository.index.now
-    if settings.retention.is_active:
-        yield Retention(repository.archive, repository.index, repository.audit, settings.retention, now)
+def _uploads(settings: Settings, repository: Repository) -> Iterator[BackgroundService]:
+    """Yield what moves to the object store what this host takes in, by whichever role."""
     if repository.archive.remote is not None:
         yield Uploads(
             repository.archive,
@@ -352,8 +356,18 @@ def _optional_services(
             repository.index,
             repository.metrics,
             verify=settings.storage.verify_uploads,
-            now=now,
+            awaited=settings.acknowledge == "object",
+            now=repository.index.now,
         )
+
+
+def _optional_services(
+    settings: Settings, repository: Repository, rejections: Rejections
+) -> Iterator[BackgroundService]:
+    """Yield the services that not every configuration of a receiver needs."""
+    now = repository.index.now
+    if settings.retention.is_active:
+        yield Retention(repository.archive, repository.index, repository.audit, settings.retention, now)
     if settings.storage.scrub_days:
         scrub = Scrub(repository.archive, repository.index, repository.metrics, settings.storage.scrub_days, now)
         repository.applier.is_digest_due = scrub.is_digest_due

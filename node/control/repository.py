@@ -156,7 +156,16 @@ class Repository:
         self.archive.remote = self._remote(settings.storage, new_index=new_index)
         segment_bytes = min(SEGMENT_BYTES, settings.storage.journal_bytes // MIN_SEGMENTS)
         self.journal = Journal(root / JOURNAL_FOLDER, segment_bytes, settings.storage.journal_bytes)
-        self.applier = Applier(self.journal, self.archive, self.index, self.metrics, self.audit)
+        is_awaited = settings.acknowledge != "local"
+        self.applier = Applier(
+            self.journal,
+            self.archive,
+            self.index,
+            self.metrics,
+            self.audit,
+            is_awaited=is_awaited,
+            syncs_files=is_awaited and settings.archive_host != "",  # the index outlives the disk that has the journal
+        )
         quiet_seconds = quiet_seconds_of(
             settings.series.quiet_seconds,
             settings.series.quiet_seconds_by_calling_ae_title,
@@ -175,6 +184,8 @@ class Repository:
             aborted_grace_seconds=settings.series.aborted_grace_seconds,
             transfers=self._transfers,
             now=self.index.now,
+            acknowledge=settings.acknowledge,
+            acknowledge_seconds=settings.journal.acknowledge_seconds,
         )
         self.results = ResultIntake(self.index, self.ingest, self.metrics)
         if previous is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from node.errors import ArrivalRefused, ClassMismatch, NotUnderstood, OutOfResources
 
 SUCCESS = 0x0000
-"""The instance is durable and its index row is committed (PS3.4 B.2.3, PS3.7 C.1.1)."""
+"""The instance is durable, where [journal] acknowledge says (PS3.4 B.2.3, PS3.7 C.1.1)."""
 
 SOP_CLASS_NOT_SUPPORTED = 0x0122
 """The SOP class of the presentation context is not a storage class (PS3.7 C.5.6)."""

@@ -162,6 +162,9 @@ class Backend(Protocol):
     def software(self, connection: Connection) -> tuple[str, str]:
         """Return the name and the version of the database system."""
 
+    def weakness(self, connection: Connection) -> str | None:
+        """Return why a commit may be lost although it was durable, or None."""
+
     def root(self, connection: Connection) -> str:
         """Return the folder that the paths in the tables are relative to."""
 

@@ -43,6 +43,11 @@ class ObjectRepository(IndexRepository):
         spooled = FILES.where(_SPOOLED, ImageRow.key > after).order_by(ImageRow.key).limit(limit)
         return _files(connection, spooled if missing else spooled.where(ImageRow.file_missing.is_(False)))
 
+    @on_reader
+    def of_keys(self, connection: Connection, keys: Collection[str]) -> list[InstanceFile]:
+        """Return the instances with these keys, as far as there are any."""
+        return _files(connection, FILES.where(ImageRow.key.in_(keys)))
+
     @on_writer
     def spool_all(self, connection: Connection) -> None:
         """Note that the instances from before the object store are to be moved there."""

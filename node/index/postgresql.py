@@ -440,6 +440,19 @@ def software(connection: Connection) -> tuple[str, str]:
     return "PostgreSQL", str(connection.exec_driver_sql("SHOW server_version").scalar_one())
 
 
+def weakness(connection: Connection) -> str | None:
+    """Without rights of monitoring, a role sees how many follow the server, and not what they are."""
+    followers = connection.exec_driver_sql(
+        "SELECT count(*) FROM pg_stat_replication WHERE state IS DISTINCT FROM 'backup'"
+    ).scalar_one()
+    if not followers or connection.exec_driver_sql("SHOW synchronous_standby_names").scalar_one():
+        return None
+    return (
+        f"standbys of PostgreSQL that follow asynchronously: {followers}; a failover to one of them may lose the last "
+        "commits, although instances were acknowledged after them"
+    )
+
+
 def root(connection: Connection) -> str:
     """The folder of the node that writes."""
     return str(connection.exec_driver_sql("SELECT value FROM about WHERE key = 'root'").scalar_one())

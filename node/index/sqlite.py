@@ -249,6 +249,10 @@ def software(connection: Connection) -> tuple[str, str]:
     return "SQLite", str(connection.exec_driver_sql("SELECT sqlite_version()").scalar_one())
 
 
+def weakness(connection: Connection) -> str | None:
+    return None
+
+
 def root(connection: Connection) -> str:
     """The folder of the file."""
     file = connection.execute(text("SELECT file FROM pragma_database_list WHERE name = 'main'")).scalar_one()

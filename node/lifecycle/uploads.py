@@ -18,17 +18,18 @@ from pathlib import Path
 
 import structlog
 
+from node.archive.awaited import AwaitedUploads
 from node.archive.base import NotTaken, StoreAway
 from node.archive.filesystem import Archive
 from node.archive.intact import MISSING, problem_with
 from node.archive.objects import MAX_WHOLE_BYTES
-from node.archive.remote import Remote
+from node.archive.remote import IN_FLIGHT, Remote
 from node.background import BackgroundService
 from node.failpoints import reached
 from node.index.about import STORE_SPOOLED
 from node.index.database import Index
 from node.index.instances import InstanceFile
-from node.index.models import SPOOL
+from node.index.models import SPOOL, STORE
 from node.metrics import Metrics
 from node.receive.kept import report_damage
 
@@ -51,6 +52,9 @@ LOOK_SECONDS = 0.5
 MIN_AWAY_SECONDS, MAX_AWAY_SECONDS = 2.0, 60.0
 """Waits for a store that is away."""
 
+MAX_AWAITED_SECONDS = 5.0
+"""Longest of them if senders wait for uploads: until the store is back, they are refused."""
+
 
 class Uploads(BackgroundService):
     """Uploads and removals of an archive that has an object store.
@@ -59,6 +63,8 @@ class Uploads(BackgroundService):
     ----------
     verify : bool
         Read each object again, and compare its digest, before the store is believed to have it.
+    awaited : bool
+        Senders wait for the upload of what they send: it goes first.
     now : callable () -> aware datetime
 
     Attributes
@@ -75,6 +81,7 @@ class Uploads(BackgroundService):
         metrics: Metrics,
         *,
         verify: bool = False,
+        awaited: bool = False,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
     ) -> None:
         super().__init__("uploads")
@@ -84,6 +91,8 @@ class Uploads(BackgroundService):
         self._refused = 0  # instances of this round that are left
         self._is_first_round = True
         self._attempts = 0
+        self._was_awaited = False
+        self._awaited = remote.awaited = AwaitedUploads(self.wake) if awaited else None
         self.away: str | None = None
         metrics.object_store_up.set_function(lambda: float(self.away is None))
         self._spooled = metrics.spooled_instances
@@ -100,7 +109,8 @@ class Uploads(BackgroundService):
                 log.warning("object_store_away", reason=error.strerror)
             self._remote.is_away, self._after = True, ""
             self._attempts, self.away = self._attempts + 1, str(error.strerror)
-            return float(min(MIN_AWAY_SECONDS * 2.0 ** min(self._attempts - 1, 10), MAX_AWAY_SECONDS))
+            longest = MAX_AWAY_SECONDS if self._awaited is None else MAX_AWAITED_SECONDS
+            return float(min(MIN_AWAY_SECONDS * 2.0 ** min(self._attempts - 1, 10), longest))
         if self.away is not None:
             log.info("object_store_back")
         self._remote.is_away = False
@@ -116,8 +126,14 @@ class Uploads(BackgroundService):
         """
         self.begin()
         self._remote.require_own()
+        if self._awaited is not None and not self._was_awaited and (batch := self._batch_of(self._awaited)):
+            self._was_awaited = True  # in turn with all else
+            self._upload(batch)
+            return 0.0
+        self._was_awaited = False
         waiting = self.remove_objects()
-        batch = self._index.objects.spooled(self._after, BATCH, missing=self._is_first_round)
+        limit = BATCH if self._awaited is None else IN_FLIGHT
+        batch = self._index.objects.spooled(self._after, limit, missing=self._is_first_round)
         if batch:
             self._after = batch[-1].key
             self._upload(batch)
@@ -125,7 +141,21 @@ class Uploads(BackgroundService):
         refused, self._refused = self._refused, 0
         self._after, self._is_first_round = "", False
         self._remote.trim()
+        if self._awaited is not None and self._awaited.keys(1):  # since its last turn
+            return 0.0
         return RETRY_SECONDS if refused or waiting or self._remote.is_over else None
+
+    def _batch_of(self, awaited: AwaitedUploads) -> list[InstanceFile]:
+        """Return instances for whose upload somebody waits."""
+        keys = awaited.keys(BATCH)
+        files = self._index.objects.of_keys(keys) if keys else []
+        awaited.stored([file.key for file in files if file.place == STORE])
+        awaited.failed(set(keys) - {file.key for file in files}, "the instance was deleted or replaced meanwhile")
+        return [file for file in files if file.place != STORE]
+
+    def _close(self) -> None:
+        if self._awaited is not None:
+            self._awaited.close()
 
     def _wake_by_commit(self) -> None:
         if self.away is None:
@@ -159,13 +189,13 @@ class Uploads(BackgroundService):
 
     def _upload(self, batch: Sequence[InstanceFile]) -> None:
         puts = [(file, self._remote.threads.submit(self._put, file)) for file in batch]
-        done, away = [], None
+        done, refused, away = [], [], None
         for file, put in puts:
             try:
                 if self._is_stored(put):
                     done.append(file)
                 else:
-                    self._refused += 1
+                    refused.append(file.key)
             except StoreAway as error:
                 away = error
         if done:
@@ -174,6 +204,11 @@ class Uploads(BackgroundService):
             reached("objects-recorded")
             self._uploaded.inc(len(stored))
             self._note_copies(stored)
+            if self._awaited is not None:
+                self._awaited.stored(stored)
+        self._refused += len(refused)
+        if self._awaited is not None and not self._stopping.is_set():
+            self._awaited.failed(refused, "the object store does not take it: see the log of this node")
         if away is not None:
             raise away
 

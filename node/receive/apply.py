@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from time import monotonic
@@ -40,7 +41,7 @@ from node.index.about import CHECKPOINT
 from node.index.database import Index
 from node.index.finder import QueryRefused
 from node.index.instances import NotIndexable
-from node.index.records import Applied, Arrived, Kept, Outcome, StoredFile
+from node.index.records import NOT_CURRENT_OUTCOMES, Applied, Arrived, Kept, Outcome, StoredFile
 from node.journal.journal import Journal
 from node.journal.segment import Damage, Record
 from node.metrics import Metrics
@@ -89,6 +90,10 @@ class Applier(BackgroundService):
     index : Index
     metrics : Metrics
     audit : Audit or None
+    is_awaited : bool
+        Senders wait for the index: records are applied at once.
+    syncs_files : bool
+        Files are synced before their rows are committed.
 
     Attributes
     ----------
@@ -97,9 +102,19 @@ class Applier(BackgroundService):
     """
 
     def __init__(
-        self, journal: Journal, archive: Archive, index: Index, metrics: Metrics, audit: Audit | None = None
+        self,
+        journal: Journal,
+        archive: Archive,
+        index: Index,
+        metrics: Metrics,
+        audit: Audit | None = None,
+        *,
+        is_awaited: bool = False,
+        syncs_files: bool = False,
     ) -> None:
         super().__init__("apply")
+        self._gather_seconds = 0.0 if is_awaited else GATHER_SECONDS
+        self._syncs_files = syncs_files
         self._audit = audit
         self.is_digest_due: IsDigestDue = lambda key, received_at: True
         self._journal, self._archive, self._index, self._metrics = journal, archive, index, metrics
@@ -161,7 +176,7 @@ class Applier(BackgroundService):
 
     def appended(self) -> None:
         """Apply what was appended, in a moment."""
-        self.wake(GATHER_SECONDS)
+        self.wake(self._gather_seconds)
 
     def catch_up(self, seconds: float = CATCH_UP_SECONDS) -> bool:
         """Wait until what was acknowledged before this call is in the index; return False if that takes longer."""
@@ -198,7 +213,7 @@ class Applier(BackgroundService):
         self._journal.prepare()
         if not self.lag:
             return None
-        return 0.0 if len(records) == MAX_BATCH else GATHER_SECONDS
+        return 0.0 if len(records) == MAX_BATCH else self._gather_seconds
 
     def replay(self) -> Replayed:
         """Apply what the processes before have left in the journal; before `start`.
@@ -310,6 +325,8 @@ class Applier(BackgroundService):
             return
         sequence = batch[-1][0].sequence
         flaws = flaws_of(self._archive, self._index, arrived, self.is_digest_due)
+        if self._syncs_files:
+            self._sync([one.file.key for one in arrived])
         kept = self._index.instances.add(arrived, Applied(self._journal.identity, sequence), flaws)
         self._committed = sequence
         self._metrics.commit_instances.observe(len(arrived))
@@ -328,7 +345,21 @@ class Applier(BackgroundService):
             if done.restored is not None:
                 self._note_restored(arrived, done.restored)
             if (outcome := self._awaited(arrived.file.key)) is not None:
-                outcome.set_result(done.outcome)
+                self._tell(outcome, arrived.file.key, done)
+
+    def _sync(self, keys: list[str]) -> None:
+        self._archive.sync(keys)
+        with self._lock:
+            self._unsynced.difference_update(keys)
+
+    def _tell(self, outcome: Future[Outcome], key: str, done: Kept) -> None:
+        """Tell the outcome to who waits for it, or have the instance uploaded before."""
+        remote = self._archive.remote
+        awaited = remote.awaited if remote is not None else None
+        if awaited is None or done.outcome in NOT_CURRENT_OUTCOMES:
+            outcome.set_result(done.outcome)
+        else:
+            awaited.upload(done.repeats or key).add_done_callback(partial(_pass_on, outcome, done.outcome))
 
     def _note_restored(self, arrived: Arrived, detail: str) -> None:
         log.warning("file_restored", sop_instance_uid=arrived.attributes.sop_instance_uid, detail=detail)
@@ -370,7 +401,7 @@ class Applier(BackgroundService):
         self._index.instances.set_aside(f"{reason}: {quarantined}", applied, dt.datetime.now(dt.UTC))
         self._committed = record.sequence
         if (outcome := self._awaited(key)) is not None:
-            outcome.set_exception(OutOfResources(reason))
+            outcome.set_exception(NotUnderstood(reason))
 
     def _note_applied(self, sequence: int) -> None:
         with self._progress:
@@ -422,6 +453,10 @@ class Applier(BackgroundService):
             self.stop()
         with suppress(OutOfResources, OSError):
             self.checkpoint()
+        with self._lock:
+            waiting = [one.outcome for one in self._expected.values() if one.outcome is not None]
+        for outcome in (one for one in waiting if not one.done()):
+            outcome.set_exception(OutOfResources("the node is stopping, and the index did not take it"))
 
     def _attributes(self, its: Receipt, payload: bytes) -> InstanceAttributes:
         with self._lock:
@@ -465,6 +500,14 @@ class Applier(BackgroundService):
             place=self._archive.place_of_new,
         )
         return Arrived(attributes, file, its.quiet_seconds, its.overwrite_policy, its.began_at)
+
+
+def _pass_on(outcome: Future[Outcome], kept: Outcome, upload: Future[None]) -> None:
+    error = upload.exception()
+    if error is None:
+        outcome.set_result(kept)
+    else:
+        outcome.set_exception(error)
 
 
 def settle(archive: Archive, kept: Kept) -> None:

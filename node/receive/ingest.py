@@ -6,9 +6,10 @@ Every source of instances (an association, an import, a request over HTTP) does 
     arrival.write(fragment)                       # for each fragment: into memory, or into a part file if it is large
     arrival.finish()                              # header -> journal, one sync
 
-The instance is durable when `finish` returns, and only then it may be acknowledged. File, row and timer are derived
-behind it (`node.receive.apply`). Everything that can refuse an instance is therefore decided before its record is
-written. If the process dies earlier, nobody was told of the instance, and the next start deletes its part file.
+The instance is durable when `finish` returns, and only then it may be acknowledged, or later, after
+`Ingest.acknowledgement`. File, row and timer are derived behind it (`node.receive.apply`). Everything that can refuse
+an instance is therefore decided before its record is written. If the process dies earlier, nobody was told of the
+instance, and the next start deletes its part file.
 """
 
 from __future__ import annotations
@@ -32,9 +33,11 @@ from node.index.database import Index
 from node.index.records import ArrivalPolicy, Outcome
 from node.journal.journal import Journal, JournalFull, JournalUnusable
 from node.metrics import Metrics
+from node.receive.acknowledgement import Acknowledgement
 from node.receive.apply import Applier
 from node.receive.open_associations import OpenAssociations
 from node.receive.record import Receipt
+from node.settings.model import Acknowledge
 
 LARGE_BYTES = 1 << 20
 """A larger data set goes to a part file while it arrives: an association holds no more than this in memory."""
@@ -98,6 +101,14 @@ class Ingest:
         Wait of a series after its last instance if its association was not released.
     conflict_answer : {"success", "warning"}
         Whether the sender of a version that is not current is told so.
+    acknowledge : {"local", "index", "object"}
+    acknowledge_seconds : float
+        See `Acknowledgement`.
+
+    Attributes
+    ----------
+    acknowledgement : Acknowledgement or None
+        What is to be waited for after `Arrival.finish`; None: an instance may be acknowledged at once.
     """
 
     def __init__(
@@ -114,8 +125,13 @@ class Ingest:
         aborted_grace_seconds: float = 300.0,
         transfers: Transfers | None = None,
         conflict_answer: Literal["success", "warning"] = "success",
+        acknowledge: Acknowledge = "local",
+        acknowledge_seconds: float = 20.0,
     ) -> None:
         self.transfers = transfers
+        self.acknowledgement: Acknowledgement | None = None
+        if acknowledge != "local":
+            self.acknowledgement = Acknowledgement(acknowledge, acknowledge_seconds, applier, archive, metrics)
         self._warns = conflict_answer == "warning"
         self.archive, self.index, self.journal, self.applier = archive, index, journal, applier
         self.metrics, self.now = metrics, now
@@ -136,12 +152,14 @@ class Ingest:
         Raises
         ------
         OutOfResources
-            The disk is down to its reserve, or intake has stopped.
+            The disk is down to its reserve, intake has stopped, or the instance could not be acknowledged.
         NotUnderstood
             A UID is missing or longer than 64 characters.
         """
         if self._closed.is_set():
             raise OutOfResources("the node is stopping")
+        if self.acknowledgement is not None and (refusal := self.acknowledgement.refusal()) is not None:
+            raise OutOfResources(refusal)
         for name, uid in (
             ("SOP Class UID", announced.sop_class_uid),
             ("SOP Instance UID", announced.sop_instance_uid),
@@ -153,13 +171,16 @@ class Ingest:
 
     def is_conflict_told(self, sop_instance_uid: str) -> bool:
         """Return whether a sender waits for the outcome: the instance is known, or another version is on its way."""
-        if not self._warns:
-            return False
+        if not self._warns or self.acknowledgement is not None:
+            return self._warns
         return self.applier.is_expected(sop_instance_uid) or self.index.instances.current(sop_instance_uid) is not None
 
     def refusal(self) -> str | None:
         """Return why no new association should be accepted now; None if it may be."""
-        return self.archive.intake.refusal()
+        refusal = self.archive.intake.refusal()
+        if refusal is None and self.acknowledgement is not None:
+            refusal = self.acknowledgement.refusal()
+        return refusal
 
     def take_buffer(self) -> bytearray:
         """Return a buffer of `LARGE_BYTES` for one data set; memory that is used again costs no page faults."""

@@ -22,7 +22,7 @@ def reasons_not_ready(ingest: Ingest, parts: Mapping[str, Callable[[], str | Non
     intake = ingest.archive.intake
     shortage = f"an error for lack of room, less than a minute ago: {intake.shortage}" if intake.shortage else None
     reasons = {
-        "intake": intake.refusal() or shortage,
+        "intake": ingest.refusal() or shortage,
         "index": None if ingest.index.is_alive else "the writer of the index has stopped: restart the node",
         "journal": _lag(ingest.applier),
         **{name: trouble() for name, trouble in parts.items()},

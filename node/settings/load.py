@@ -42,7 +42,9 @@ class Configuration:
 
     def values(self) -> Iterator[tuple[str, Any, str]]:
         """Yield each key in dotted form, its value as JSON, and its origin."""
-        for key, value in _leaves(self.settings.model_dump(mode="json")):
+        values = dict(_leaves(self.settings.model_dump(mode="json")))
+        values["journal.acknowledge"] = self.settings.acknowledge  # its default depends on other keys
+        for key, value in values.items():
             yield key, value, self.origins.get(key, "default")
 
 
@@ -186,6 +188,8 @@ def _explained(errors: list[ErrorDetails], file: Path | None, origins: Mapping[s
 
 def _place(location: list[str], file: Path | None, origins: Mapping[str, str]) -> str:
     """Return where the value at `location` was set: in a table of the file, an environment variable or a flag."""
+    if not location:  # a rule between tables
+        return str(file) if file else "environment and flags"
     key = ".".join(location)
     # The origin may be that of the table (of a missing key), or of the key (of an item in its list).
     around = (o for k, o in origins.items() if k == key or key.startswith(f"{k}.") or k.startswith(f"{key}."))

@@ -30,6 +30,7 @@ AETitle = Annotated[
 QuietTime = Seconds | Literal["auto"]
 Days = Annotated[float, Field(gt=0, le=36525)]
 OverwritePolicy = Literal["never", "replace", "keep_both"]
+Acknowledge = Literal["local", "index", "object"]
 Verb = Literal["echo", "store", "query", "retrieve", "commit", "worklist", "mpps"]
 HookEvent = Literal[
     "instance-stored", "series-quiet", "volume-written", "volume-superseded", "series-failed", "study-quiet"
@@ -166,6 +167,22 @@ class Storage(SettingsSection):
     def low_bytes(self) -> int:
         """Free space below which new associations are rejected, so that open ones can finish above the reserve."""
         return 2 * self.reserve_bytes
+
+
+class JournalSettings(SettingsSection):
+    """[journal]: when an instance is acknowledged, by C-STORE and STOW-RS."""
+
+    acknowledge: Acknowledge | None = Field(
+        None,
+        description="local: once it is synced in the journal of this host; index: once its row is committed in the "
+        "index, too; object: once it is in the object store as well, which needs [storage] url (docs/journal.md); "
+        "unset: index if hosts share the index ([index] url, with [storage] archive or url, or [cluster] host or "
+        "roles), else local",
+    )
+    acknowledge_seconds: Seconds = Field(
+        20,
+        description="longest wait for index or store; then the answer is 0xA700. Senders must wait longer than that",
+    )
 
 
 class Dicom(SettingsSection):
@@ -915,6 +932,7 @@ class Settings(SettingsSection):
     """The whole configuration."""
 
     storage: Storage = Storage()
+    journal: JournalSettings = JournalSettings()
     index: IndexSettings = IndexSettings()
     cluster: ClusterSettings = ClusterSettings()
     dicom: Dicom = Dicom()
@@ -941,8 +959,26 @@ class Settings(SettingsSection):
         """The name of this host in the archive; empty if it has the archive for itself."""
         return self.cluster.name if self.storage.archive is not None else ""
 
+    @property
+    def shares_index(self) -> bool:
+        """Whether several hosts share the index, as far as the configuration says so."""
+        is_one_of_several = (
+            self.storage.archive is not None
+            or self.storage.url is not None
+            or self.cluster.host is not None
+            or set(self.cluster.roles) != set(get_args(Role))
+        )
+        return self.index.url is not None and is_one_of_several
+
+    @property
+    def acknowledge(self) -> Acknowledge:
+        """What an instance waits for before it is acknowledged: as configured, or the default."""
+        return self.journal.acknowledge or ("index" if self.shares_index else "local")
+
     def _mistakes(self) -> Iterator[str]:
         yield from self._mistakes_of_hosts()
+        if self.journal.acknowledge == "object" and self.storage.url is None:
+            yield 'journal: acknowledge = "object" needs an object store: set [storage] url, or use "index"'
         yield from self._mistakes_of_hooks()
         yield from self._mistakes_of_destinations()
         yield from self._mistakes_of_datasets()

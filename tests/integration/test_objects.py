@@ -6,6 +6,7 @@ import datetime as dt
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,19 @@ from node.archive.base import StoreAway
 from node.archive.intact import problem_with
 from node.archive.objects import configured_store
 from node.archive.trial import try_store
+from node.association.services.commitment import CommitmentService, verify
 from node.control.repository import Repository, StoreNeeded, check_repository, copy_archive, rebuild_index
 from node.conversion.scheduler import Worker
+from node.errors import OutOfResources
+from node.index.commitments import OwedCommitment
 from node.index.instances import InstanceFile
 from node.index.records import Outcome
 from node.lifecycle.archive_copy import Copied
 from node.lifecycle.uploads import Uploads
 from node.receive.ingest import Origin
 from node.receive.kept import report_damage
+from node.settings.model import Acknowledge, JournalSettings, SeriesSettings, Settings, Storage
 from node.settings.model import Convert as ConvertSettings
-from node.settings.model import SeriesSettings, Settings, Storage
 from tests import make
 from tests.acceptance.served import until
 from tests.ingest import indexed
@@ -41,17 +45,34 @@ NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 class Served:
     """A root with a store, opened as a node does, whose uploads run when a test says so."""
 
-    def __init__(self, root: Path, url: str, **storage: Any) -> None:
+    def __init__(self, root: Path, url: str, acknowledge: Acknowledge = "local", **storage: Any) -> None:
         self.root = root
         self.settings = Settings(
-            storage=Storage(root=root, url=url, reserve_bytes=0, **storage), series=SeriesSettings(quiet_seconds=1)
+            storage=Storage(root=root, url=url, reserve_bytes=0, **storage),
+            journal=JournalSettings(acknowledge=acknowledge),
+            series=SeriesSettings(quiet_seconds=1),
         )
         self.repository = Repository(self.settings)
         self.is_open = True
         remote = self.repository.archive.remote
         assert remote is not None
         self.remote = remote
-        self.uploads = Uploads(self.repository.archive, remote, self.repository.index, self.repository.metrics)
+        self.uploads = Uploads(
+            self.repository.archive,
+            remote,
+            self.repository.index,
+            self.repository.metrics,
+            awaited=acknowledge == "object",
+        )
+
+    def receive(self, ds: FileDataset) -> Future[Outcome]:
+        """Have an instance in the index; what it is acknowledged by may be yet to come."""
+        arrival = self.repository.ingest.begin(announced(ds), Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
+        arrival.write(data_set_bytes(ds))
+        outcome: Future[Outcome] = Future()
+        arrival.finish(outcome)
+        assert self.repository.applier.catch_up()
+        return outcome
 
     def take(self, *instances: FileDataset) -> list[Outcome]:
         ingest = self.repository.ingest
@@ -181,6 +202,72 @@ def test_a_store_that_is_away_delays_and_loses_nothing(serve: Callable[..., Serv
     assert [node.content(ds) for ds in (*before, *after)] == [data_set_bytes(ds) for ds in (*before, *after)]
     assert node.rows("SELECT count(*) AS lost FROM v_images WHERE file_missing") == [{"lost": 0}]
     assert objects(tmp_path) == keys(node)  # the object of the file that came again took the place of the other
+
+
+def committed(node: Served, ds: FileDataset) -> int:
+    """The number of instances that storage commitment confirms of one."""
+    repository = node.repository
+    service = CommitmentService(
+        repository.index, repository.archive, "VOXELNODE", {}, 5.0, repository.metrics, needs_object=True
+    )
+    owed = OwedCommitment(1, "1.2.3", "MODALITY", "127.0.0.1", ((ds.SOPClassUID, ds.SOPInstanceUID),), 0)
+    result = verify(service, owed, lambda: False)
+    assert result is not None
+    return len(result.committed)
+
+
+def test_a_promise_of_the_store_is_kept_before_the_acknowledgement(
+    serve: Callable[..., Served], tmp_path: Path
+) -> None:
+    node = serve(acknowledge="object")
+    promise = node.repository.ingest.acknowledgement
+    assert promise is not None
+    promise.seconds = 600.0
+    first, second, third = make.ct_series(3)
+    early = node.receive(first)
+    assert not early.done()
+    assert committed(node, first) == 0
+    node.uploads.start()
+    assert promise.wait(early) is Outcome.STORED
+    assert node.places() == ["store"]
+    assert committed(node, first) == 1
+    with pytest.raises(OutOfResources, match="other bytes are current"):  # quarantine is on this disk only
+        promise.wait(node.receive(make.corrected(first)))
+    (tmp_path / "store").rename(tmp_path / "elsewhere")
+    late, again = node.receive(second), node.receive(second)
+    with pytest.raises(OutOfResources, match="not in the object store within 600 s: send it again"):
+        promise.wait(late, 0.0)
+    promise.seconds = 0.0
+    assert "the object store has not taken what was received" in str(node.repository.ingest.refusal())
+    with pytest.raises(OutOfResources, match="the object store has not taken"):
+        node.receive(third)
+    assert not again.done()  # nor may it be acknowledged because the instance is there already
+    (tmp_path / "elsewhere").rename(tmp_path / "store")
+    node.uploads.wake()
+    promise.seconds = 600.0
+    assert [promise.wait(one) for one in (late, again)] == [Outcome.STORED, Outcome.ALREADY_THERE]
+    assert node.repository.ingest.refusal() is None
+    assert promise.wait(node.receive(second)) is Outcome.ALREADY_THERE
+    (tmp_path / "store").rename(tmp_path / "elsewhere")
+    left = node.receive(third)
+    node.uploads.stop()
+    with pytest.raises(OutOfResources, match="stopping"):
+        promise.wait(left)
+    (tmp_path / "elsewhere").rename(tmp_path / "store")
+
+
+def test_an_upload_for_which_somebody_waits_is_not_left_because_others_had_their_turn(
+    serve: Callable[..., Served],
+) -> None:
+    node = serve(acknowledge="object")
+    first, second = (node.receive(ds) for ds in make.ct_series(2))
+    seen = node.uploads.step()
+    assert (seen, first.done(), second.done()) == (0.0, True, True)
+    third = node.receive(*make.ct_series(1))
+    node.uploads._after = "p"  # a round of all others has passed its key
+    while node.uploads.step() == 0.0:
+        pass
+    assert third.done()
 
 
 @pytest.mark.parametrize("step", ["object-put", "objects-recorded"])

@@ -35,7 +35,7 @@ from node.index.models import REVISION, Base
 from node.index.records import Arrived, Kept, Outcome
 from node.lifecycle.export import export
 from node.metrics import Metrics
-from node.settings.model import IndexSettings, Settings, Storage
+from node.settings.model import IndexSettings, JournalSettings, Settings, Storage
 from tests import make, several_writers
 from tests.acceptance.served import Served, until
 from tests.acceptance.test_kill import Sender
@@ -48,6 +48,9 @@ from tests.several_writers import INSTANCES, SERIES, arrived
 
 pytest.importorskip("psycopg", reason="psycopg is not installed")
 
+import psycopg
+
+from node.cli import doctor
 from node.index import postgresql
 from node.index.postgresql_sql import in_postgresql
 
@@ -478,3 +481,21 @@ def test_a_new_index_takes_over_what_pages_can_be_read(moved: ServerPlace, serve
     aside = states.format(f"{done.previous_index}.")
     assert server.run(states.format(""), "damaged") == server.run(aside, "damaged")
     assert server.run("SELECT count(*) FROM v_images WHERE path LIKE '%.dcm'", "damaged") == [(3,)]
+
+
+def test_the_doctor_warns_of_a_promise_that_a_failover_may_break(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = server.create("followed")
+    upgrade(ServerPlace(url, tmp_path))
+    settings = Settings(
+        storage=Storage(root=tmp_path), index=IndexSettings(url=url), journal=JournalSettings(acknowledge="index")
+    )
+    assert [check.state for check in doctor._acknowledgement(settings)] == ["ok"]
+    asked = {"user": "voxelnode", "host": str(server.folder), "dbname": "followed"}
+    with psycopg.connect(**asked, replication="database", autocommit=True):  # as a standby connects
+        [check] = doctor._acknowledgement(settings)
+        assert check.state == "warning"
+        assert "follow asynchronously: 1" in check.found
+        local = settings.model_copy(update={"journal": JournalSettings(acknowledge="local")})
+        assert [check.state for check in doctor._acknowledgement(local)] == ["ok"]

@@ -35,7 +35,7 @@ from node.index.database import Index
 from node.metrics import Metrics
 from node.receive.ingest import Announced, Arrival, Ingest, Origin
 from node.receive.refusals import Rejections
-from node.settings.model import Dicom, Peer, Settings, WorklistSettings
+from node.settings.model import Acknowledge, Dicom, Peer, Settings, WorklistSettings
 from tests.ingest import opened_ingest
 from tests.rows import view_rows
 
@@ -143,6 +143,7 @@ def start_node(tmp_path: Path) -> Iterator[Callable[..., Running]]:
         audit: Audit | None = None,
         root: Path | None = None,
         worklist: WorklistSettings | None = None,
+        acknowledge: Acknowledge = "local",
         **dicom: Any,
     ) -> Running:
         root = root or tmp_path / f"root{len(started)}"
@@ -164,6 +165,7 @@ def start_node(tmp_path: Path) -> Iterator[Callable[..., Running]]:
                 lambda title: 60.0,
                 settings.dicom.maximum_instance_bytes,
                 conflict_answer=settings.dicom.conflict_answer,
+                acknowledge=acknowledge,
             )
         )
         rejections = Rejections(index)

@@ -17,6 +17,7 @@ from pydicom.uid import (
 )
 from pynetdicom import build_context
 
+from node.receive.readiness import reasons_not_ready
 from tests.make import corrected, ct_series, instance
 from tests.protocol.conftest import (
     CT_IMAGE_STORAGE,
@@ -30,7 +31,9 @@ from tests.protocol.conftest import (
     p_data,
     pdv,
     status_of,
+    until,
 )
+from tests.rows import index_locked, read_rows
 
 
 def test_what_was_sent_is_stored_byte_for_byte(node: Running) -> None:
@@ -62,6 +65,36 @@ def test_a_sender_is_warned_of_a_version_that_is_not_current_if_so_configured(
         comments = [response.get("ErrorComment", "") for response in responses]
     assert statuses == {"success": [0] * 6, "warning": [0, 0xB000, 0xB000, 0, 0, 0]}
     assert "another version is current" in comments[1]
+
+
+def test_a_sender_that_is_promised_the_index_hears_of_success_once_the_row_is_there(
+    start_node: Callable[..., Running],
+) -> None:
+    first, second, third = ct_series(3)
+    node = start_node(acknowledge="index", conflict_answer="warning")
+    promise = node.ingest.acknowledgement
+    assert promise is not None
+    promise.seconds = 600.0
+    assoc = associate(node)
+    assert assoc.send_c_store(first).Status == 0
+    held = [{"sop_instance_uid": first.SOPInstanceUID}]
+    assert read_rows(node.root, "SELECT sop_instance_uid FROM v_images") == held
+    assert assoc.send_c_store(corrected(first)).Status == 0xB000
+    with index_locked(node.root):
+        promise.seconds = 0.1
+        response = assoc.send_c_store(second)
+        assert (response.Status, response.ErrorComment) == (0xA700, "not in the index within 0.1 s: send it again")
+        response = assoc.send_c_store(third)
+        assert response.Status == 0xA700
+        assert response.ErrorComment.startswith("the index has not taken what was received for")
+        assert not associate(node).is_established
+        assert list(reasons_not_ready(node.ingest, {})) == ["intake"]
+    assert until(lambda: node.ingest.applier.lag == 0)
+    promise.seconds = 600.0
+    assert [assoc.send_c_store(ds).Status for ds in (second, third)] == [0, 0]
+    assoc.release()
+    assert node.stored_data_sets() == {ds.SOPInstanceUID: data_set_bytes(ds) for ds in (first, second, third)}
+    assert node.count("acknowledge_seconds_count") == 5
 
 
 def test_stored_files_read_back_as_dicom_files(node: Running) -> None:

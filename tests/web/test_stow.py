@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from typing import Any
@@ -16,7 +16,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from node.index.records import Refused
 from node.web.dicomweb import store_transaction
 from tests import make
-from tests.rows import view_rows
+from tests.rows import index_locked, view_rows
 from tests.web.conftest import Site, until
 from tests.web.mixed import NAMES, data_set, sample
 
@@ -55,6 +55,30 @@ def part_files(site: Site) -> list[Any]:
 
 
 REFERENCED, FAILED, OTHERS = "00081199", "00081198", "0008119A"
+
+
+def test_what_the_index_does_not_take_in_time_is_not_stored_where_the_index_is_promised(
+    start_site: Callable[..., Site],
+) -> None:
+    site = start_site(tables={"journal": {"acknowledge": "index"}})
+    promise = site.services.ingest.acknowledgement
+    assert promise is not None
+    files = [file_of(ds) for ds in make.ct_series(3)]
+    with index_locked(site.root):
+        promise.seconds = 0.1
+        response = post(site, body_of(*files))
+        assert response.status_code == 503
+        assert {item["00081197"] for item in items(response, FAILED)} == {0xA700}
+        assert len(items(response, FAILED)) == 3
+        assert items(response, REFERENCED) == []
+        refused = post(site, body_of(*files))  # before its parts are read
+        assert refused.status_code == 503
+        assert "the index has not taken" in refused.text
+    promise.seconds = 600.0
+    until(lambda: site.services.ingest.applier.lag == 0)
+    response = post(site, body_of(*files))
+    assert response.status_code == 200
+    assert len(items(response, REFERENCED)) == 3
 
 
 def test_instances_are_stored_with_the_very_bytes_that_came(site: Site) -> None:

@@ -1,6 +1,7 @@
 """C-STORE as a service provider: request and data set -> `ingest` -> status (PS3.4 B.2.3, PS3.7 9.1.1).
 
-The invariant: 0x0000 is answered only after the bytes are durable and the rows are committed (`Reception.finish`).
+The invariant: 0x0000 is answered only after the bytes are durable, and where [journal] acknowledge says so, the row is
+committed and the object stored (`Reception.finish`).
 """
 
 from __future__ import annotations
@@ -123,16 +124,13 @@ class Reception:
             self._refuse(error)
 
     def finish(self) -> Answer:
-        """Make the instance durable and indexed, and return the answer; never raises."""
+        """Make the instance durable, and return the answer; never raises."""
         metrics, received_at = self._service.metrics, perf_counter()
         metrics.receive_seconds.observe(received_at - self._began_at)
         metrics.received_bytes.inc(self._bytes)
         if self._answer is None and self._arrival is not None:
             try:
-                is_told = self._service.ingest.is_conflict_told(self._request.sop_instance_uid)
-                outcome: Future[Outcome] | None = Future() if is_told else None
-                self._arrival.finish(outcome)
-                self._answer = STORED if outcome is None else self._told(outcome)
+                self._answer = self._kept(self._arrival)
                 metrics.keep_seconds.observe(perf_counter() - received_at)
             except Exception as error:
                 self._refuse(error)
@@ -140,6 +138,19 @@ class Reception:
         metrics.c_store_answers.labels(status=f"0x{answer.status:04X}").inc()
         self._service.on_answer(answer.status)
         return answer
+
+    def _kept(self, arrival: Arrival) -> Answer:
+        """Make the instance durable, wait for what else its acknowledgement promises, and return the answer."""
+        ingest = self._service.ingest
+        is_told = ingest.is_conflict_told(self._request.sop_instance_uid)
+        outcome: Future[Outcome] | None = None if ingest.acknowledgement is None and not is_told else Future()
+        arrival.finish(outcome)
+        if outcome is None:
+            return STORED
+        if ingest.acknowledgement is None:
+            return self._told(outcome)
+        is_other = ingest.acknowledgement.wait(outcome) in NOT_CURRENT_OUTCOMES
+        return NOT_CURRENT if is_other and is_told else STORED
 
     def _told(self, outcome: Future[Outcome]) -> Answer:
         """Return the answer for an instance that is durable, once it is indexed, or will not be soon."""

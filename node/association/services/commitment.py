@@ -75,6 +75,8 @@ class CommitmentService:
         Receivers of results for which the association that asked did not wait.
     timeout : float, seconds
         Longest wait for an answer to a report.
+    needs_object : bool
+        An instance is committed only if the object store has it.
     """
 
     index: Index
@@ -83,6 +85,7 @@ class CommitmentService:
     peers: Mapping[str, Address]
     timeout: float
     metrics: Metrics
+    needs_object: bool
     now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC)
 
 
@@ -109,6 +112,8 @@ def verify(service: CommitmentService, commitment: OwedCommitment, stop: Callabl
         stored = _stored(service, uids)
         with service.index.reading() as index:
             lost = index.conflicts.lost_to_another(uids, commitment.calling_ae_title)
+        keys = {one.key for one in stored.values()}
+        promised = service.index.objects.stored_among(keys) if service.needs_object else keys
         for reference in page:
             if stop():
                 return None
@@ -118,6 +123,9 @@ def verify(service: CommitmentService, commitment: OwedCommitment, stop: Callabl
                 logger.error(
                     "instance_not_committed", sop_instance_uid=reference[1], reason="another version is current"
                 )
+            if reason is None and stored[reference[1]].key not in promised:
+                reason = PROCESSING_FAILURE
+                logger.error("instance_not_committed", sop_instance_uid=reference[1], reason="not in the object store")
             if reason is None:
                 committed.append(reference)
             else:

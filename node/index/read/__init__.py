@@ -90,6 +90,10 @@ class ReadIndex:
         """Return the last record of a journal that is in the index."""
         return applied(self._connection, journal)
 
+    def weakness(self) -> str | None:
+        """Return why a commit of the index may be lost although it was durable, or None."""
+        return backend_of(self._connection).weakness(self._connection)
+
     @property
     def archive_in_store(self) -> str | None:
         """The identity of the archive in its object store; None if it has none."""

@@ -14,7 +14,7 @@ from node.web.dicomweb.store_transaction import PartFailure, StoreReport
 
 def store_response(index: Index, report: StoreReport, base: str) -> dict[str, Any]:
     """Return the answer in the DICOM JSON Model; `base` is the URL of the service."""
-    stored = list(_stored(index, report.stored))
+    stored = list(_stored(index, report))
     identified = [failure for failure in report.failures if failure.identity is not None]
     unidentified = [failure for failure in report.failures if failure.identity is None]
     response: dict[str, Any] = {}
@@ -31,8 +31,11 @@ def store_response(index: Index, report: StoreReport, base: str) -> dict[str, An
     return response
 
 
-def _stored(index: Index, uids: list[str]) -> Iterator[StoredInstance]:
-    with index.reading() as view:
+def _stored(index: Index, report: StoreReport) -> Iterator[StoredInstance]:
+    uids = report.stored
+    if not uids:
+        return
+    with index.reading(wait=not report.is_indexed) as view:
         for at in range(0, len(uids), 500):
             yield from view.instances.stored(sop_instance_uids=uids[at : at + 500])
 

@@ -26,6 +26,7 @@ from node.dicom.status import (
 from node.dicom.uids import is_accepted_transfer_syntax, is_storage_class
 from node.errors import ArrivalRefused
 from node.index.records import NOT_CURRENT_OUTCOMES, Outcome, Refused
+from node.receive.acknowledgement import Acknowledgement
 from node.receive.dicom_files import HEAD_BYTES, LONG_HEAD_BYTES, Identity, NotDicom, identify
 from node.receive.ingest import Announced, Arrival, Ingest, Origin
 from node.web.dicomweb.media_types import DICOM
@@ -60,11 +61,12 @@ class PartFailure:
 
 @dataclass(slots=True)
 class StoreReport:
-    """The stored instances and the failed parts."""
+    """The stored instances and the failed parts; `is_indexed` if the index is known to have what is stored."""
 
     stored: list[str] = field(default_factory=list)  # SOP Instance UIDs
     failures: list[PartFailure] = field(default_factory=list)
     not_current: set[str] = field(default_factory=set)  # those of `stored` of which another version is current
+    is_indexed: bool = False
 
     @property
     def status(self) -> int:
@@ -94,8 +96,8 @@ class StoreTransaction:
         self._header: tuple[bytes, bytes] = b"", b""
         self.part_headers: dict[bytes, bytes] = {}
         self._parts, self._whole = 0, False
-        self._finishing: list[tuple[Identity, Future[object]]] = []
-        self._outcomes: list[tuple[str, Future[Outcome]]] = []  # of what is stored
+        self._finishing: list[tuple[Identity, Future[object], Future[Outcome]]] = []
+        self._outcomes: list[tuple[Identity, Future[Outcome]]] = []  # of what is stored
         self._threads = ThreadPoolExecutor(FINISHING, thread_name_prefix="stow")
         self.report = StoreReport()
         self.studies: set[str] = set()
@@ -154,11 +156,31 @@ class StoreTransaction:
             )
         if not self._parts:
             raise HTTPException(400, "the body has no parts")
+        if self._ingest.acknowledgement is not None:
+            self._await(self._ingest.acknowledgement)
+            return self.report
         self._ingest.applier.catch_up()
-        for uid, outcome in self._outcomes:  # what is not indexed by now is durable all the same
-            if outcome.done() and outcome.exception() is None and outcome.result() in NOT_CURRENT_OUTCOMES:
-                self.report.not_current.add(uid)
+        for identity, outcome in self._outcomes:  # what is not indexed by now is durable all the same
+            if outcome.done() and outcome.exception() is None:
+                self._note(identity, outcome.result())
         return self.report
+
+    def _await(self, acknowledgement: Acknowledgement) -> None:
+        """Wait until what is durable may be acknowledged; what may not be, in time, counts as not stored."""
+        self.report.is_indexed = True
+        seconds = acknowledgement.seconds
+        for identity, outcome in self._outcomes:
+            try:
+                self._note(identity, acknowledgement.wait(outcome, seconds))
+            except ArrivalRefused as error:
+                if not outcome.done():
+                    seconds = 0.0  # all others have waited as long
+                self.report.stored.remove(identity.sop_instance_uid)
+                self.refused(_failure(error, identity))
+
+    def _note(self, identity: Identity, outcome: Outcome) -> None:
+        if outcome in NOT_CURRENT_OUTCOMES:
+            self.report.not_current.add(identity.sop_instance_uid)
 
     def close(self) -> None:
         """Discard an incomplete part, and wait until complete ones are stored."""
@@ -232,18 +254,18 @@ class StoreTransaction:
         elif arrival is not None and part.identity is not None:
             self._settle(FINISHING - 1)
             outcome: Future[Outcome] = Future()
-            self._finishing.append((part.identity, self._threads.submit(arrival.finish, outcome)))
-            self._outcomes.append((part.identity.sop_instance_uid, outcome))
+            self._finishing.append((part.identity, self._threads.submit(arrival.finish, outcome), outcome))
 
     def _settle(self, left: int) -> None:
         """Record the outcome of instances that wait for the disk, until at most `left` wait."""
         while len(self._finishing) > left:
-            identity, future = self._finishing.pop(0)
+            identity, future, outcome = self._finishing.pop(0)
             try:
                 future.result()
             except Exception as error:
                 self.refused(_failure(error, identity))
             else:
+                self._outcomes.append((identity, outcome))
                 self.report.stored.append(identity.sop_instance_uid)
                 self.studies.add(identity.study_instance_uid)
 

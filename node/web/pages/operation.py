@@ -215,7 +215,7 @@ def _status(node: Services) -> dict[str, Any]:
         "states": states,
         "oldest": oldest,
         "disk": _disk(node),
-        "refusal": node.archive.intake.refusal(),
+        "refusal": node.ingest.refusal(),
         "waiting": node.ingest.applier.lag,
         "charts": hour_charts(node.metrics.last_hour.minutes()),
         "senders": node.metrics.last_words.all(),

@@ -258,3 +258,37 @@ def test_a_wrong_identity_provider_is_explained(lines: str, expected: str) -> No
     with pytest.raises(UsageError) as caught:
         load()
     assert str(caught.value).startswith(f"voxelnode.toml: {expected}")
+
+
+POSTGRESQL = '[index]\nurl = "postgresql://v@db/v"\n'
+
+
+@pytest.mark.parametrize(
+    ("tables", "acknowledge"),
+    [
+        ("", "local"),
+        (POSTGRESQL, "local"),
+        (POSTGRESQL + '[cluster]\nhost = "r1"\n', "index"),
+        (POSTGRESQL + '[cluster]\nroles = ["receive"]\n', "index"),
+        (POSTGRESQL + '[storage]\narchive = "/srv/voxelnode"\n', "index"),
+        (POSTGRESQL + '[storage]\nurl = "file:///srv/store"\n', "index"),
+        (POSTGRESQL + '[cluster]\nhost = "r1"\n[journal]\nacknowledge = "local"\n', "local"),
+        ('[storage]\nurl = "file:///srv/store"\n[journal]\nacknowledge = "object"\n', "object"),
+    ],
+)
+def test_hosts_that_share_an_index_acknowledge_once_it_has_the_instance(
+    tmp_path: Path, tables: str, acknowledge: str
+) -> None:
+    (tmp_path / "c.toml").write_text(tables)
+    configuration = load(tmp_path / "c.toml")
+    assert configuration.settings.acknowledge == acknowledge
+    [(value, origin)] = [(v, origin) for key, v, origin in configuration.values() if key == "journal.acknowledge"]
+    assert (value, origin) == (acknowledge, "file" if "[journal]" in tables else "default")
+
+
+def test_a_promise_of_the_object_store_needs_one(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text('[journal]\nacknowledge = "object"\n')
+    with pytest.raises(
+        UsageError, match=r'c.toml: journal: acknowledge = "object" needs an object store: set \[storage\]'
+    ):
+        load(tmp_path / "c.toml")

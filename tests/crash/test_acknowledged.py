@@ -1,0 +1,59 @@
+"""What an acknowledgement promises beyond the journal: a node is killed before it has kept its promise.
+
+The long form, with PostgreSQL: ``python -m tests.crash.acknowledged``.
+"""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import closing
+from pathlib import Path
+
+from node.control.repository import rebuild_index
+from node.failpoints import VARIABLE
+from node.settings.model import Settings, Storage
+from tests.crash.acknowledged import without_bytes
+from tests.crash.harness import Node
+from tests.crash.journal import Journal, Sender, Sent, new_series
+from tests.rows import read_rows
+
+UIDS = "SELECT sop_instance_uid FROM images ORDER BY id"
+
+
+def send(node: Node, instances: list[Sent], journal: Journal) -> None:
+    sender = Sender(node.port, instances, journal)
+    sender.start()
+    sender.join()
+
+
+def test_a_kill_before_the_commit_leaves_no_success_where_the_index_is_promised(tmp_path: Path) -> None:
+    series, root = new_series(5), tmp_path / "root"
+    uids = [one.sop_instance_uid for one in series]
+    with closing(Journal(tmp_path / "journal")) as journal, Node(root) as node:
+        promised = {"VOXELNODE_JOURNAL__ACKNOWLEDGE": "index"}
+        assert node.start({**promised, VARIABLE: "rows-written:3"})
+        send(node, series, journal)
+        assert node.end() != 0
+        assert [uid for uid, _ in journal.acknowledged()] == uids[:2]
+        assert [row["sop_instance_uid"] for row in read_rows(root, UIDS)] == uids[:2]
+        assert node.start(promised)
+        assert [row["sop_instance_uid"] for row in read_rows(root, UIDS)] == uids[:3]  # from the journal
+        send(node, series, journal)
+        assert [uid for uid, _ in journal.acknowledged()] == uids
+        assert [row["sop_instance_uid"] for row in read_rows(root, UIDS)] == uids
+
+
+def test_what_was_acknowledged_is_in_the_store_although_the_disk_of_the_host_is_lost(tmp_path: Path) -> None:
+    series, store, root = new_series(5), tmp_path / "store", tmp_path / "root"
+    store.mkdir()
+    environment = {"VOXELNODE_JOURNAL__ACKNOWLEDGE": "object", "VOXELNODE_STORAGE__URL": f"file://{store}"}
+    with closing(Journal(tmp_path / "journal")) as journal, Node(root, environment=environment) as node:
+        assert node.start({VARIABLE: "objects-recorded:3"})
+        send(node, series, journal)
+        assert node.end() != 0
+        shutil.rmtree(root)
+        assert [uid for uid, _ in journal.acknowledged()] == [one.sop_instance_uid for one in series[:2]]
+        assert without_bytes(store, journal) == []
+    rebuild_index(Settings(storage=Storage(root=root, url=f"file://{store}", reserve_bytes=0)))
+    found = {row["sop_instance_uid"] for row in read_rows(root, "SELECT sop_instance_uid FROM v_images")}
+    assert found == {one.sop_instance_uid for one in series[:3]}
