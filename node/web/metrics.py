@@ -36,10 +36,12 @@ class NodeGauges(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the gauges of series, failures and the disk."""
         with self._node.index.reading(wait=False) as index:
+            now = self._node.index.now()
             states, oldest = index.series.count_by_state(), index.series.oldest_unconverted()
+            due = index.series.oldest_due(now)
             failures = index.failures.count_by_reason()
             routes = index.routes.destinations()
-            hosts = index.hosts.all(self._node.index.now())
+            hosts = index.hosts.all(now)
         series = GaugeMetricFamily("voxelnode_series", "Series, by state", labels=["state"])
         for state in SERIES_STATES:  # include states without series: alert rules compare with an hour ago
             series.add_metric([state], states.get(state, 0))
@@ -48,15 +50,19 @@ class NodeGauges(Collector):
         )
         for reason, count in failures.items():
             reasons.add_metric([reason], count)
-        age = (self._node.index.now() - oldest).total_seconds() if oldest is not None else 0.0
         yield series
         yield reasons
         yield from _of_routes(routes)
-        yield _of_hosts(hosts, self._node.index.now())
+        yield _of_hosts(hosts, now)
         yield GaugeMetricFamily(
             "voxelnode_oldest_unconverted_seconds",
             "Arrival time of the oldest instance that no conversion has seen; 0 if there is none",
-            value=max(0.0, age),
+            value=_age(oldest, now),
+        )
+        yield GaugeMetricFamily(
+            "voxelnode_oldest_due_seconds",
+            "For how long a series has been due and no converter has taken it; 0 if there is none",
+            value=_age(due, now),
         )
         yield GaugeMetricFamily(
             "voxelnode_disk_free_bytes", "Free disk space of the root", value=self._node.archive.intake.free_bytes()
@@ -66,6 +72,11 @@ class NodeGauges(Collector):
             "Free space below which instances are refused ([storage] reserve_bytes)",
             value=self._node.settings.storage.reserve_bytes,
         )
+
+
+def _age(since: dt.datetime | None, now: dt.datetime) -> float:
+    """Return the seconds since a moment; 0 without one."""
+    return max(0.0, (now - since).total_seconds()) if since is not None else 0.0
 
 
 def _of_hosts(rows: Sequence[Mapping[str, Any]], now: dt.datetime) -> GaugeMetricFamily:

@@ -128,9 +128,15 @@ def test_a_series_is_due_when_it_is_quiet_or_has_waited_longest(root: Root) -> N
     root.take(last)
     assert root.index.series.next_due_at() == root.clock() + dt.timedelta(seconds=60)
     assert root.index.series.next_due_at(LONG) == began + LONG
+    with root.index.reading() as index:
+        assert index.series.oldest_due(root.clock()) is None
     root.clock.move(61)
+    with root.index.reading() as index:
+        assert index.series.oldest_due(root.clock()) == root.clock() - dt.timedelta(seconds=1)
     assert root.index.series.claim_due(root.clock()) is not None
     assert root.index.series.next_due_at(LONG) is None
+    with root.index.reading() as index:
+        assert index.series.oldest_due(root.clock()) is None
 
 
 def test_a_study_is_quiet_a_while_after_its_last_conversion(root: Root) -> None:

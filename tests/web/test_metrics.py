@@ -39,12 +39,13 @@ def test_metrics_tell_what_is_there_and_what_was_done(site: Site) -> None:
     found = samples(site)
     assert found["voxelnode_series{state=receiving}"] == 1
     assert 0 < found["voxelnode_oldest_unconverted_seconds"] < 60
+    assert 0 < found["voxelnode_oldest_due_seconds"] < 60
     assert found["voxelnode_disk_free_bytes"] > 0
     assert found["voxelnode_intake_open"] == 1
     site.convert()
     found = samples(site)
     assert found["voxelnode_series{state=converted}"] == 1
-    assert found["voxelnode_oldest_unconverted_seconds"] == 0
+    assert found["voxelnode_oldest_unconverted_seconds"] == found["voxelnode_oldest_due_seconds"] == 0
     assert found["voxelnode_http_requests_total{method=GET}{status=200}"] >= 1
 
 

@@ -191,6 +191,11 @@ class ReadSeries(PagedRepository):
         waits = SeriesRow.state.in_(OPEN_STATES)
         return self._connection.execute(select(func.min(SeriesRow.open_since)).where(waits)).scalar()
 
+    def oldest_due(self, now: dt.datetime) -> dt.datetime | None:
+        """Return since when a series has been due and waits for a converter, of the one that waits longest, or None."""
+        is_due = SeriesRow.state == "receiving", SeriesRow.due_at <= now
+        return self._connection.execute(select(func.min(SeriesRow.due_at)).where(*is_due)).scalar()
+
     def next_due_at(self) -> str | None:
         """Return when the next waiting series is due, in the format of ``v_series``, or None if no series waits."""
         due_at: str | None = self._rows("SELECT min(due_at) AS due_at FROM v_series WHERE state = 'receiving'")[0][
