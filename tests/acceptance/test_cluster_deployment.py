@@ -13,20 +13,28 @@ import yaml
 
 from node.settings.load import load
 from node.settings.model import Settings
-from tests.documents.chart import Chart
+from tests.helm import ENVIRONMENT, Templated, template
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
-EVERYTHING = {
-    "archive.existingClaim": "shared",
-    "archive.storageClass": "nfs",
-    "receive.root.storageClass": "fast",
-    "convert.root.storageClass": "fast",
-    "dicom.type": "ClusterIP",
-    "dicom.annotations": {"example.org/address": "10.1.2.3"},
-    "convert.autoscaling.enabled": True,
-    "serviceMonitor.enabled": True,
-    "networkPolicy.enabled": True,
+OPERATORS = ("keda.sh", "monitoring.coreos.com")
+"""Groups of resources whose schemas are not those of Kubernetes."""
+
+CHART = DEPLOY / "helm" / "voxelnode"
+EVERYTHING: dict[str, Any] = {
+    "archive": {"existingClaim": "shared", "storageClass": "nfs"},
+    "receive": {"root": {"storageClass": "fast"}},
+    "convert": {"root": {"storageClass": "fast"}, "autoscaling": {"enabled": True}},
+    "dicom": {"type": "ClusterIP", "annotations": {"example.org/address": "10.1.2.3"}},
+    "serviceMonitor": {"enabled": True},
+    "networkPolicy": {"enabled": True},
 }
+BY_METRIC: dict[str, Any] = {"convert": {"autoscaling": {"enabled": True, "by": "hpa"}}}
+
+
+@pytest.fixture(scope="module")
+def chart() -> Templated:
+    """The chart with its defaults, with everything that it has, and scaled by a metric."""
+    return template(CHART, "imaging", [{}, EVERYTHING, BY_METRIC])
 
 
 def settings_of(environment: dict[str, str], file: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
@@ -54,12 +62,13 @@ def hosts_of_chart(manifests: list[dict[str, Any]]) -> dict[str, dict[str, str]]
     return found
 
 
+@pytest.mark.peer
 def test_hosts_of_the_chart_and_of_compose_get_roles_and_share_index_and_archive(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    chart: Templated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chart = Chart(DEPLOY / "helm" / "voxelnode").manifests("imaging", {})
-    [file] = [manifest["data"]["voxelnode.toml"] for manifest in chart if manifest["kind"] == "ConfigMap"]
-    of_chart = hosts_of_chart(chart)
+    manifests = chart.manifests[0]
+    [file] = [manifest["data"]["voxelnode.toml"] for manifest in manifests if manifest["kind"] == "ConfigMap"]
+    of_chart = hosts_of_chart(manifests)
     services = yaml.safe_load((DEPLOY / "compose.cluster.yaml").read_text())["services"]
     of_compose = {name: one["environment"] for name, one in services.items() if one["image"] == "voxelnode"}
     assert list(of_compose) == ["receive-1", "receive-2", "convert-1", "convert-2"]
@@ -81,17 +90,17 @@ def test_the_balancer_knows_all_receivers() -> None:
 
 
 @pytest.mark.peer
-@pytest.mark.parametrize("changed", [{}, EVERYTHING], ids=["default", "everything"])
-def test_the_schemas_of_kubernetes_take_the_chart(changed: dict[str, Any], tmp_path: Path) -> None:
-    manifests = Chart(DEPLOY / "helm" / "voxelnode").manifests("imaging", changed)
-    assert {one["kind"] for one in manifests} >= {"StatefulSet", "Service", "ConfigMap", "PodDisruptionBudget"}
-    validate = Path(os.environ.get("VOXELNODE_CLIENT_VENV", "")) / "bin" / "kubernetes-validate"
+def test_helm_and_the_schemas_of_kubernetes_take_the_chart(chart: Templated, tmp_path: Path) -> None:
+    assert chart.problems == []
+    validate = ENVIRONMENT / "bin" / "kubernetes-validate"
     if not validate.is_file():
         pytest.skip(f"{validate} is not installed")
-    own = [one for one in manifests if one["apiVersion"].partition("/")[0] not in ("keda.sh", "monitoring.coreos.com")]
-    (tmp_path / "chart.yaml").write_text(yaml.safe_dump_all(own))
+    for number, manifests in enumerate(chart.manifests):
+        assert {one["kind"] for one in manifests} >= {"StatefulSet", "Service", "ConfigMap", "PodDisruptionBudget"}
+        own = [one for one in manifests if one["apiVersion"].partition("/")[0] not in OPERATORS]
+        (tmp_path / f"{number}.yaml").write_text(yaml.safe_dump_all(own))
     done = subprocess.run(
-        [validate, "--strict", "--quiet", tmp_path / "chart.yaml"],
+        [validate, "--strict", "--quiet", *sorted(tmp_path.glob("*.yaml"))],
         capture_output=True,
         text=True,
         timeout=120,

@@ -38,7 +38,9 @@ from node.metrics import Metrics
 from node.settings.model import IndexSettings, JournalSettings, Settings, Storage
 from tests import make, several_writers
 from tests.acceptance.served import Served, until
+from tests.acceptance.test_cluster_deployment import CHART
 from tests.acceptance.test_kill import Sender
+from tests.helm import template
 from tests.integration.conftest import Root
 from tests.integration.test_conversion import converted
 from tests.made_once import IN_POSTGRESQL
@@ -117,6 +119,35 @@ def test_tables_and_views_are_those_of_sqlite(place: ServerPlace, tmp_path: Path
 )  # fmt: skip
 def test_a_statement_is_said_in_the_words_of_postgresql(statement: str, translated: str) -> None:
     assert in_postgresql(statement) == translated
+
+
+@pytest.mark.peer
+def test_converters_are_scaled_by_how_long_the_oldest_series_has_been_due(server: Server, place: ServerPlace) -> None:
+    autoscaling = ({"enabled": True, "by": by} for by in ("keda", "hpa"))
+    rendered = template(CHART, "imaging", [{"convert": {"autoscaling": one}} for one in autoscaling])
+    by_query, by_metric = ({one["kind"]: one.get("spec") for one in manifests} for manifests in rendered.manifests)
+    [trigger] = by_query["ScaledObject"]["triggers"]
+    [metric] = by_metric["HorizontalPodAutoscaler"]["metrics"]
+    assert metric["external"]["metric"]["name"] == "voxelnode_oldest_due_seconds"
+    assert metric["external"]["target"]["averageValue"] == trigger["metadata"]["targetQueryValue"] == "60"
+
+    url, query = server.create("scaled", "migrated"), trigger["metadata"]["query"]
+    assert server.run(query, "scaled") == [(0,)]
+    server.run("INSERT INTO patients (id, identity) VALUES (1, '1')", "scaled")
+    server.run("INSERT INTO studies (id, patient_id, study_instance_uid) VALUES (1, 1, '1')", "scaled")
+    for uid, state, seconds in (("1", "receiving", 90), ("2", "receiving", -9), ("3", "converting", 900)):
+        server.run(
+            "INSERT INTO series (study_id, series_instance_uid, state, arrivals, revision, attempts,"
+            f" last_received_at, due_at) SELECT 1, '{uid}', '{state}', 1, 0, 0, moment, moment"
+            f" FROM (SELECT timezone('utc', clock_timestamp()) - interval '{seconds} s') AS t (moment)",
+            "scaled",
+        )
+    [(age,)] = server.run(query, "scaled")
+    with reading(place.root, url) as index:
+        now = index.hosts.now()
+        oldest = index.series.oldest_due(now)
+    assert oldest is not None
+    assert 90 <= age <= (now - oldest).total_seconds() + 1
 
 
 # One node at a time
