@@ -20,8 +20,10 @@ from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+DEPENDENCIES: list[str] = PROJECT["project"]["dependencies"]
+EXTRAS = PROJECT["project"]["optional-dependencies"]
 LOCKS = {
-    "requirements.lock": PROJECT["project"]["dependencies"],
+    "requirements.lock": [*DEPENDENCIES, *EXTRAS["s3"], *EXTRAS["cluster"]],
     "build.lock": PROJECT["build-system"]["requires"],
 }
 CONTAINER = {"python_version": "3.11", "python_full_version": "3.11.0", "sys_platform": "linux", "extra": ""}
@@ -124,7 +126,7 @@ def test_every_vendored_file_is_in_the_bill_with_its_digest(bill: ModuleType) ->
 
 
 def test_no_dependency_of_the_node_is_copyleft(bill: ModuleType) -> None:
-    for name in {requirement.name for requirement in needed(LOCKS["requirements.lock"])}:
+    for name in {requirement.name for requirement in needed(DEPENDENCIES)}:
         try:
             about = distribution(name).metadata
         except PackageNotFoundError:
