@@ -16,6 +16,13 @@ class StoreAway(OSError):
         super().__init__(errno.EHOSTUNREACH, reason)
 
 
+class HostAway(StoreAway):
+    """The object store does not have a file yet, which another host is to move there."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__(f"host {host} alone has the file, and has not moved it to the object store yet")
+
+
 class NotTaken(Exception):
     """The object store refuses one object; the message has neither its name nor its content."""
 

@@ -8,7 +8,8 @@ again, with the same bytes. A full folder never changes again, since folder numb
     quarantine/<uuid>.dcm         kept for a person to examine, in no row of images
 
 Hosts that share an archive each have folders of their own: incoming/<host>, work/<host>, objects/<number>-<host>. No
-host ever writes to those of another one, nor compares them with the index.
+host ever writes to those of another one, nor compares them with the index. Hosts that share an object store have roots
+of their own; a root has copies of objects in the folders of other hosts, and only there.
 
 Writing a file does not make it durable. The journal keeps its bytes until `sync` has.
 """
@@ -45,7 +46,7 @@ MAX_SINGLE_SYNCS = 256
 """Largest number of files that are synced one by one; for more, one sync of the file system takes less time."""
 
 
-_KEY = re.compile(r"objects/[0-9]{8,12}/[0-9a-f]{32}\.dcm")
+_KEY = re.compile(r"objects/[0-9]{8,12}(-[A-Za-z0-9][A-Za-z0-9.-]{0,62})?/[0-9a-f]{32}\.dcm")
 
 
 def is_key(text: str) -> bool:
@@ -63,14 +64,16 @@ class Archive:
     reserve_bytes, low_bytes : int
         See `Intake`.
     host : str
-        The name of this host, if several share the archive.
+        The name of this host, if several share the archive or its object store.
     of_host : Path or None
-        The root of this host then, which has its journal.
+        The root of this host, which has its journal, if they share the archive itself.
 
     Attributes
     ----------
     incoming, work : Path
         Folders for files that are not finished; the next start of this host empties them.
+    spool_host : str or None
+        The name of this host, if files are on its disk alone until they are in an object store that several share.
     remote : Remote or None
         The object store behind the local files; None: the local files are all there is.
     """
@@ -80,8 +83,10 @@ class Archive:
     ) -> None:
         self.root = root.absolute()
         self.host = host
-        self.incoming = self.root / "incoming" / host
-        self.work = self.root / "work" / host
+        self.spool_host = host if host and of_host is None else None
+        of_shared = host if of_host is not None else ""
+        self.incoming = self.root / "incoming" / of_shared
+        self.work = self.root / "work" / of_shared
         self._objects = self.root / "objects"
         self._quarantine = self.root / "quarantine"
         for folder in (self.root, self.root / "incoming", self.incoming, self._objects, self._quarantine):
@@ -335,7 +340,16 @@ class Archive:
     def is_own(self, folder: str) -> bool:
         """Return whether a folder of `objects` is one of this host, by its name."""
         number, hyphen, host = folder.partition("-")
-        return number.isdecimal() and host == self.host and bool(hyphen) == bool(host)
+        is_from_before = self.spool_host is not None and not hyphen  # the index had one host
+        return number.isdecimal() and (is_from_before or (host == self.host and bool(hyphen) == bool(host)))
+
+    def is_elsewhere(self, spool_host: str | None) -> bool:
+        """Return whether a file is on the disk of another host, by the host that its row names."""
+        return spool_host is not None and spool_host != self.spool_host
+
+    def local_folders(self) -> list[str]:
+        """Return the names of all folders of `objects`, also those with copies of what other hosts received."""
+        return sorted(folder.name for folder in self._objects.iterdir())
 
     def keys(self, folder: str) -> list[str]:
         """Return the keys of the files in one of the `folders`.

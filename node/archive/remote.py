@@ -13,7 +13,7 @@ import os
 import threading
 import uuid
 from collections import Counter, OrderedDict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from typing import TypeVar
 import structlog
 
 from node.archive.awaited import AwaitedUploads
-from node.archive.base import FoundFile, KeptFile, LocalFile, ObjectStore, StoreAway
+from node.archive.base import FoundFile, HostAway, KeptFile, LocalFile, ObjectStore, StoreAway
 from node.archive.intact import MISSING, problem_with
 from node.archive.intake import Intake
 from node.durable import make_folder
@@ -49,6 +49,12 @@ PRESENCE_SECONDS = 5.0
 
 STAYS_SECONDS = 60.0
 """A copy that was used so short a time ago stays: its reader may be about to open it."""
+
+HOST_SECONDS = 10.0
+"""Longest wait of a reader for a file that another host has received, and is about to move to the store."""
+
+HOST_LOOK_SECONDS = 0.2
+"""Interval at which that wait looks at the index."""
 
 _LOCKS = 64
 
@@ -76,6 +82,8 @@ class Remote:
         Bound of the local copies.
     identity : str
         Of this archive. A store of another one is never read or written.
+    host_of : callable (key) -> str or None
+        Asks the index which other host alone has the file of an instance; see `node.index.objects`.
 
     Attributes
     ----------
@@ -85,10 +93,21 @@ class Remote:
         The uploads for which senders wait; None: nobody waits for uploads.
     """
 
-    def __init__(self, store: ObjectStore, root: Path, intake: Intake, cache_bytes: int, identity: str) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        root: Path,
+        intake: Intake,
+        cache_bytes: int,
+        identity: str,
+        host_of: Callable[[str], str | None] = lambda key: None,
+    ) -> None:
         self.store = store
         self.identity = identity
-        self.stays_seconds = STAYS_SECONDS
+        self.stays_seconds, self.host_seconds = STAYS_SECONDS, HOST_SECONDS
+        self._host_of = host_of
+        self._closing = threading.Event()
+        self._awaited_in_vain: dict[str, float] = {}  # hosts, and until when nobody waits for them
         self._root, self._intake, self._cache_bytes = root, intake, cache_bytes
         self.is_away = False
         self.awaited: AwaitedUploads | None = None
@@ -110,6 +129,7 @@ class Remote:
 
     def close(self) -> None:
         """End the threads."""
+        self._closing.set()
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
@@ -152,6 +172,8 @@ class Remote:
         Raises
         ------
         StoreAway
+        HostAway
+            Another host alone has the file, and does not move it to the store within `HOST_SECONDS`.
         OSError
             There is no room for it.
         """
@@ -160,7 +182,8 @@ class Remote:
             if (copy := self._copies.get(file.key)) is not None:
                 copy.used_at = monotonic()
                 self._copies.move_to_end(file.key)
-        if not path.exists():
+        if not path.exists() and not self._fetch(file, path) and (host := self._host_of(file.key)) is not None:
+            self._await(host, file.key)
             self._fetch(file, path)
         return path
 
@@ -348,16 +371,36 @@ class Remote:
             fetch.result()
         return file
 
-    def _fetch(self, file: KeptFile, path: Path) -> None:
+    def _fetch(self, file: KeptFile, path: Path) -> bool:
+        """Copy an object to its local file; return False if there is none."""
         with self._fetching[hash(file.key) % _LOCKS]:
             if path.exists():
-                return
+                return True
             part, problem = self._downloaded(file)
             try:
                 if problem != MISSING:
                     self._place(part, file, path)
             finally:
                 part.unlink(missing_ok=True)
+        return problem != MISSING
+
+    def _await(self, host: str, key: str) -> None:
+        """Wait until a file is in the store that another host has; not again for one that was just awaited in vain.
+
+        Raises
+        ------
+        HostAway
+        """
+        deadline = monotonic() + self.host_seconds
+        while self._host_of(key) is not None:
+            now = monotonic()
+            if now < self._awaited_in_vain.get(host, 0.0):
+                raise HostAway(host)
+            if now >= deadline:
+                self._awaited_in_vain[host] = now + self.host_seconds
+                raise HostAway(host)
+            if self._closing.wait(HOST_LOOK_SECONDS):
+                raise HostAway(host)
 
     def _place(self, part: Path, file: KeptFile, path: Path) -> None:
         if not path.parent.is_dir():

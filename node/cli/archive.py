@@ -29,6 +29,7 @@ def status(config: ConfigFile = None, root: Root = None, json: Json = False) -> 
     folder = settings.storage.root.absolute()
     with reading(folder, settings.index.url) as index:
         counts, identity = index.instances.count_by_place(), index.archive_in_store
+        by_host = index.instances.count_by_spool_host()
     store = configured_store(settings.storage)
     problem: str | None = None
     if store is not None:
@@ -39,12 +40,15 @@ def status(config: ConfigFile = None, root: Root = None, json: Json = False) -> 
             problem = str(error.strerror)
     if json:
         numbers = {place: asdict(count) for place, count in counts.items()}
-        print_json({"object_store": None if store is None else store.place, "problem": problem, **numbers})
+        print_json(
+            {"object_store": None if store is None else store.place, "problem": problem, **numbers, "hosts": by_host}
+        )
     else:
         answers = "none" if store is None else f"{store.place}, {problem or 'it answers'}"
         fields: dict[str, Any] = {"object store": answers}
         for name, place in (("folder", "folder"), ("to be moved", "spool"), ("in the object store", "store")):
             fields[name] = f"{counts[place].instances} instances, {sized(counts[place].bytes)}"
+        fields |= {f"  on {host}": f"{instances} instances" for host, instances in by_host.items()}
         print_fields(fields)
     if problem is not None:
         raise typer.Exit(1)

@@ -12,7 +12,7 @@ from node.cli.output import minute, print_fitted, print_json
 
 app = typer.Typer(help="List and forget the hosts that share an index in PostgreSQL.", no_args_is_help=True)
 
-HOSTS = {"host": 16, "state": 8, "seen": 16, "roles": 21, "version": 12, "does alone": 21}
+HOSTS = {"host": 16, "state": 8, "seen": 16, "roles": 21, "version": 12, "alone has": 9, "does alone": 21}
 """Columns and widths of a line."""
 
 
@@ -20,7 +20,8 @@ HOSTS = {"host": 16, "state": 8, "seen": 16, "roles": 21, "version": 12, "does a
 def hosts(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
     """List the hosts of the index, and what each of them does alone.
 
-    A host is alive, has stopped, or is lost: it has said nothing for as long as its lease.
+    A host is alive, has stopped, or is lost: it has said nothing for as long as its lease. What it alone has are
+    instances that it has not moved to the object store yet.
     """
     with reading_index(config, root) as index:
         rows = index.hosts.all(index.hosts.now())
@@ -37,6 +38,7 @@ def hosts(config: ConfigFile = None, root: Root = None, json: Json = False) -> N
                 minute(row["seen_at"]),
                 ", ".join(row["roles"]),
                 row["version"],
+                str(row["spooled_instances"] or ""),
                 ", ".join(row["leases"]),
             )
             for row in rows
@@ -53,6 +55,11 @@ def forget(
     """Forget a host that is gone for good.
 
     What its journal had and the index lacks is lost with its disk: senders that keep their images send them again.
+    Instances that it alone had, because they were not in the object store yet, are listed by series and marked as
+    missing: their next arrival takes the place.
     """
-    perform(settings_for_change(config, root), "forget-host", host=host)
+    answer = perform(settings_for_change(config, root), "forget-host", host=host)
+    for lost in answer["lost"]:
+        uids = f"study {lost['study_instance_uid']}, series {lost['series_instance_uid']}"
+        print(f"missing: {lost['instances']} instances of {uids}")
     print(f"{host} is forgotten")

@@ -171,9 +171,16 @@ def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]], *, uids: bo
     if facts["hosts"]:
         print_fitted(
             "hosts of this index",
-            {"host": 20, "state": 8, "seen": 16, "roles": 21, "version": 12},
+            {"host": 20, "state": 8, "seen": 16, "roles": 21, "version": 12, "alone has": 9},
             [
-                (row["name"], row["state"], minute(row["seen_at"]), ", ".join(row["roles"]), row["version"])
+                (
+                    row["name"],
+                    row["state"],
+                    minute(row["seen_at"]),
+                    ", ".join(row["roles"]),
+                    row["version"],
+                    str(row["spooled_instances"] or ""),
+                )
                 for row in facts["hosts"]
             ],
         )

@@ -74,6 +74,8 @@ class Membership(BackgroundService):
         held = self._index.hosts.beat(
             self._member, wanted, self._started_at, self._index.now(), is_behind=self._is_behind
         )
+        # A series waits for each upload of its instances, usually for less than a second.
+        self._index.series.note_hosts_awaited(self._index.now() - self._member.lease / 4)
         seconds = self._member.lease.total_seconds()
         self._wanted = wanted
         self._beat_at = began + seconds / 4

@@ -348,7 +348,7 @@ def _trouble(name: str, part: SupervisedThread | BackgroundService) -> str | Non
 
 
 def _uploads(settings: Settings, repository: Repository) -> Iterator[BackgroundService]:
-    """Yield what moves to the object store what this host takes in, by whichever role."""
+    """Yield what moves to the object store what this host takes in, by whichever role, and looks after its copies."""
     if repository.archive.remote is not None:
         yield Uploads(
             repository.archive,

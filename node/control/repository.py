@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 import structlog
 
 from node.archive.ballast import Ballast
+from node.archive.base import StoreAway
 from node.archive.filesystem import Archive
 from node.archive.locks import lock_problem
 from node.archive.objects import configured_store
@@ -146,12 +147,17 @@ class Repository:
             settings.archive_folder,
             settings.storage.reserve_bytes,
             settings.storage.low_bytes,
-            host=settings.archive_host,
-            of_host=root,
+            host=settings.archive_host or settings.spool_host,
+            of_host=root if settings.archive_host else None,
         )
         self.metrics.intake_open.set_function(lambda: float(self.archive.intake.has_room()))
         self.index = Index(
-            self.archive.root, self.metrics, self.archive.intake.stop, settings.index.url, settings.cluster.name
+            self.archive.root,
+            self.metrics,
+            self.archive.intake.stop,
+            settings.index.url,
+            settings.cluster.name,
+            has_roots=bool(settings.spool_host),
         )
         self.archive.remote = self._remote(settings.storage, new_index=new_index)
         segment_bytes = min(SEGMENT_BYTES, settings.storage.journal_bytes // MIN_SEGMENTS)
@@ -230,8 +236,13 @@ class Repository:
             return None
         if not identity:
             identity = (marked(store) if new_index else None) or uuid.uuid4().hex
-            self.index.about.set(STORE, identity)
-        return Remote(store, self.archive.root, self.archive.intake, storage.cache_bytes, identity)
+            identity = self.index.about.settle(STORE, identity)
+        if self.archive.spool_host is not None:
+            key = self.index.objects.of_no_host()
+            if key is not None and self.archive.path(key).exists():
+                self.index.objects.own_spool()
+        host_of = self.index.objects.host_of
+        return Remote(store, self.archive.root, self.archive.intake, storage.cache_bytes, identity, host_of)
 
     def _is_index_older(self) -> bool:
         """Return whether the journal has let go of records that the index lacks: a copy of the index was restored."""
@@ -368,8 +379,23 @@ class Repository:
         return {"ended": workitem}
 
     def _forget_host(self, host: str) -> Mapping[str, Any]:
-        self.index.hosts.forget(host, self.index.now())
-        return {"forgotten": host}
+        self.index.hosts.require_gone(host, self.index.now())
+        remote = self.archive.remote
+        if remote is not None:
+            self._record_uploaded(remote, host)
+        lost = self.index.hosts.forget(host, self.index.now())
+        return {"forgotten": host, "lost": [asdict(files) for files in lost]}
+
+    def _record_uploaded(self, remote: Remote, host: str) -> None:
+        """Note what a host has put into the store and did not live to record."""
+        files = self.index.objects.only_at(host)
+        try:
+            problems = list(remote.threads.map(remote.object_problem, files))
+        except StoreAway as error:
+            raise UsageError(f"{error.strerror}: {host} can be forgotten when the store tells what it has") from error
+        stored = [file.key for file, problem in zip(files, problems, strict=True) if problem is None]
+        if stored:
+            self.index.objects.record_stored(stored, self.index.now())
 
     def _note_export(self, detail: str, result: int, who: str) -> Mapping[str, Any]:
         self.audit.note(export_message(detail, Result(result), who))
@@ -566,13 +592,20 @@ def check_repository(settings: Settings, *, digests: bool, repair: bool, force: 
         serving = held or bool(others)
         findings = list(
             examine(
-                folder, index, digests=digests, serving=serving, url=settings.index.url, journal_of=root, store=store
+                folder,
+                index,
+                digests=digests,
+                serving=serving,
+                url=settings.index.url,
+                journal_of=root,
+                store=store,
+                host=settings.spool_host or None,
             )
         )
         instances = index.count_levels()["instances"]
     if not repair:
         return findings
-    if others:
+    if others and not settings.spool_host:
         raise VoxelnodeError(
             f"{', '.join(others)}: stop all hosts of this index, whose files would be taken for strays"
         )
@@ -607,7 +640,7 @@ def copy_archive(settings: Settings, to: Literal["store", "folder"]) -> Copied:
     Raises
     ------
     UsageError
-        ``[storage] url`` is not set.
+        ``[storage] url`` is not set, or other hosts need the store.
     RootInUse
         A node or an import holds the lock of the root.
     NotCopied
@@ -618,8 +651,23 @@ def copy_archive(settings: Settings, to: Literal["store", "folder"]) -> Copied:
     with Repository(settings) as repository:
         archive, index, remote = repository.archive, repository.index, repository.archive.remote
         assert remote is not None
+        if to == "folder" and settings.spool_host:
+            _require_alone(index, settings.spool_host)
         uploads = Uploads(archive, remote, index, repository.metrics, verify=settings.storage.verify_uploads)
         return copy_to_store(uploads, index) if to == "store" else copy_to_folder(uploads, archive, remote, index)
+
+
+def _require_alone(index: Index, host: str) -> None:
+    """Refuse to bring back instances from a store that other hosts use, or are to move instances to."""
+    with index.reading() as view:
+        others = [row for row in view.hosts.all(view.hosts.now()) if row["name"] != host]
+    if living := [row["name"] for row in others if row["state"] == "alive"]:
+        raise UsageError(f"{', '.join(living)}: stop all other hosts, which need the object store")
+    if spooling := [row["name"] for row in others if row["spooled_instances"]]:
+        raise UsageError(
+            f"{', '.join(spooling)}: has instances that are not in the object store; first run "
+            "`voxelnode archive copy --to store` there, or `voxelnode cluster forget`"
+        )
 
 
 def rebuild_index(settings: Settings) -> Rebuilt:

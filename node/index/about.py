@@ -60,6 +60,14 @@ class AboutRepository(IndexRepository):
         """Store a fact, replacing any value of `key`."""
         set_about(connection, key, value)
 
+    @on_writer
+    def settle(self, connection: Connection, key: str, value: str) -> str:
+        """Store a fact unless another host has done so before, and return what is stored."""
+        absent = _INSERT.values(key=key, value=value)
+        is_empty = AboutRow.value == ""
+        connection.execute(absent.on_conflict_do_update(index_elements=["key"], set_={"value": value}, where=is_empty))
+        return about(connection, key) or value
+
 
 def set_about(connection: Connection, key: str, value: str) -> None:
     """Store a fact about the index, replacing any value of `key`."""

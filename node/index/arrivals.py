@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import PurePath
 from typing import NamedTuple
 
-from sqlalchemy import JSON, Connection, bindparam, case, func, select, update
+from sqlalchemy import JSON, Connection, bindparam, case, func, or_, select, update
 
 from node.index.backend import Overtaken
 from node.index.departures import leave_series, owe_removals
@@ -45,6 +45,7 @@ class _Held:
     key: str
     series_id: int
     file_missing: bool = False
+    spool_host: str | None = None
     pending: bool = False
 
 
@@ -68,7 +69,12 @@ class _Growth:
 
 
 _IMAGES = select(
-    ImageRow.sop_instance_uid, ImageRow.sha256, ImageRow.key, ImageRow.series_id, ImageRow.file_missing
+    ImageRow.sop_instance_uid,
+    ImageRow.sha256,
+    ImageRow.key,
+    ImageRow.series_id,
+    ImageRow.file_missing,
+    ImageRow.spool_host,
 ).where(listed_in(ImageRow.sop_instance_uid, bindparam("uids", type_=JSON)))
 _FIND_IMAGES = Prepared(_IMAGES)
 _HOLD_IMAGES = Prepared(_IMAGES.order_by(ImageRow.sop_instance_uid).with_for_update())
@@ -76,6 +82,7 @@ _FIND_LOSERS = select(ConflictRow.key).where(
     ConflictRow.sop_instance_uid == bindparam("uid"),
     ConflictRow.sha256 == bindparam("sha256"),
     ConflictRow.key.is_not(None),
+    or_(ConflictRow.host.is_(None), ConflictRow.host == bindparam("host")),
 )
 _FIND_MENDED = select(ConflictRow.id).where(
     ConflictRow.sop_instance_uid == bindparam("uid"),
@@ -208,7 +215,9 @@ def _decided(
             seen.append(_Seen(first.series_id, arrived))
             continue
         kept.append(result)
-        held[uid] = _Held(arrived.file.sha256, arrived.file.key, series_id, pending=uid in images)
+        held[uid] = _Held(
+            arrived.file.sha256, arrived.file.key, series_id, spool_host=arrived.file.host, pending=uid in images
+        )
         seen.append(_Seen(series_id, arrived, counts=True, replaces=first is not None))
     if images and (taken := _INSERT_IMAGES.execute(connection, list(images.values()))):
         if is_again:
@@ -336,7 +345,7 @@ def _not_taken(connection: Connection, arrived: Arrived, first: _Held, flaws: Ma
     """Leave the row as it is; known bytes are not kept twice."""
     if first.sha256 == arrived.file.sha256:
         return Kept(Outcome.ALREADY_THERE, remove=arrived.file.key, repeats=first.key)
-    aside = _aside(connection, arrived.attributes.sop_instance_uid, arrived.file.sha256, flaws)
+    aside = _aside(connection, arrived, arrived.file.sha256, flaws)
     if aside == arrived.file.key:  # applied before, and kept where it is
         return Kept(Outcome.OTHER_BYTES)
     if aside == arrived.file.quarantine_key:  # a crash came between the commit and the move
@@ -394,11 +403,13 @@ def _replace(
         detail += ", and the instance leaves its series"
         leave_series(connection, first.series_id, uid, arrived.file.received_at, "another version was accepted")
     record_arrival_event(connection, "instance-replaced", arrived, detail)
-    if _aside(connection, uid, first.sha256, flaws) is not None:
+    if _aside(connection, arrived, first.sha256, flaws) is not None:
         return Kept(Outcome.REPLACED, remove=first.key)
     quarantine_key = _beside(arrived.file.quarantine_key, first.key)
     decided_by = "[storage] overwrite_policy" if arrived.overwrite_policy == "replace" else "the person who accepted"
-    record_conflict(connection, "instance-replaced", arrived, detail, quarantine_key, first.sha256, decided_by)
+    record_conflict(
+        connection, "instance-replaced", arrived, detail, quarantine_key, first.sha256, decided_by, first.spool_host
+    )
     return Kept(Outcome.REPLACED, quarantine=first.key)
 
 
@@ -407,9 +418,13 @@ def _beside(quarantine_key: str, key: str) -> str:
     return str(PurePath(quarantine_key).with_name(PurePath(key).name))
 
 
-def _aside(connection: Connection, sop_instance_uid: str, sha256: str, flaws: Mapping[str, Flaw]) -> str | None:
-    """Return the key of the file with these bytes that was set aside before; None if there is none that is whole."""
-    keys = connection.scalars(_FIND_LOSERS, {"uid": sop_instance_uid, "sha256": sha256}).all()
+def _aside(connection: Connection, arrived: Arrived, sha256: str, flaws: Mapping[str, Flaw]) -> str | None:
+    """Return the key of the file with these bytes that was set aside before; None if there is none that is whole.
+
+    What other hosts have set aside cannot be read here, and does not count.
+    """
+    wanted = {"uid": arrived.attributes.sop_instance_uid, "sha256": sha256, "host": arrived.file.host}
+    keys = connection.scalars(_FIND_LOSERS, wanted).all()
     return next((key for key in keys if key not in flaws), None)
 
 
@@ -434,6 +449,7 @@ def _image(arrived: Arrived, series_id: int) -> dict[str, object]:
         "data_set_offset": file.data_set_offset,
         "key": file.key,
         "place": file.place,
+        "spool_host": file.host,
         "source": file.source,
         "calling_ae_title": file.calling_ae_title or None,
         "called_ae_title": file.called_ae_title or None,

@@ -31,12 +31,14 @@ class Overtaken(OutOfResources):
 class ServerPlace:
     """A database of PostgreSQL: the URL of ``[index] url``, the folder to which its paths are relative, and the host.
 
-    `host` is the name by which this process is one of several that write to the index.
+    `host` is the name by which this process is one of several that write to the index. With `has_roots`, each of them
+    has a root of its own, and they share an object store.
     """
 
     url: str
     root: Path
     host: str = ""
+    has_roots: bool = False
 
     def __str__(self) -> str:
         return self.url

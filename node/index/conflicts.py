@@ -6,10 +6,10 @@ import datetime as dt
 from collections.abc import Collection
 from typing import Literal
 
-from sqlalchemy import Connection, update
+from sqlalchemy import Connection, select, update
 
 from node.index.models import ConflictRow
-from node.index.repository import IndexRepository, on_writer
+from node.index.repository import IndexRepository, on_reader, on_writer
 
 Decision = Literal["accepted", "kept"]
 """Of the two versions, the one in the conflict is accepted, or the current one is kept."""
@@ -17,6 +17,12 @@ Decision = Literal["accepted", "kept"]
 
 class ConflictRepository(IndexRepository):
     """The conflicts of a node; `node.index.levels.record_conflict` adds them."""
+
+    @on_reader
+    def host_of(self, connection: Connection, conflict: int) -> str | None:
+        """Return the host whose disk has the file of a conflict; None: the archive of all hosts, if there is a file."""
+        host: str | None = connection.scalar(select(ConflictRow.host).where(ConflictRow.id == conflict))
+        return host
 
     @on_writer
     def decide(

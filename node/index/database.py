@@ -85,6 +85,8 @@ class Index:
         See `IndexWriter`.
     host : str
         The name of this host, if several can share the index.
+    has_roots : bool
+        Each of them has a root of its own, and they share an object store.
 
     Attributes
     ----------
@@ -106,10 +108,12 @@ class Index:
         on_disk_error: Callable[[str], None] = lambda reason: None,
         url: str | None = None,
         host: str = "",
+        *,
+        has_roots: bool = False,
     ) -> None:
         self.root = root.absolute()
         place = place_of(root, url)
-        self.place = place = place if isinstance(place, Path) else replace(place, host=host)
+        self.place = place = place if isinstance(place, Path) else replace(place, host=host, has_roots=has_roots)
         upgrade(place)
         self._engine = open_engine(place)
         try:
@@ -142,7 +146,7 @@ class Index:
         self.instances = InstanceRepository(writer, self._watcher, self._finder.note_arrival)
         self.jobs = JobRepository(writer, self._watcher)
         self.keyed_requests = KeyedRequestRepository(writer, self._watcher)
-        self.objects = ObjectRepository(writer, self._watcher)
+        self.objects = ObjectRepository(writer, self._watcher, host if has_roots else None)
         self.own_workitems = OwnWorkitemRepository(writer, self._watcher)
         self.patients = PatientRepository(writer, self._watcher)
         self.performed_steps = PerformedStepRepository(writer, self._watcher)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, insert, literal, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, insert, literal, select, true, update
 from sqlalchemy.dialects.sqlite import insert as insert_or_not
+from sqlalchemy.orm import join
 
+from node.index.about import STORE, about
 from node.index.conversions import folders_of
 from node.index.deliveries import after_deletion
 from node.index.models import (
     ConversionRow,
     ExclusionRow,
     FailureRow,
+    HostRemovalRow,
+    HostRow,
     ImageRow,
     ObjectRemovalRow,
     PatientRow,
@@ -80,6 +84,20 @@ def owe_removals(connection: Connection, leaving: ColumnElement[bool], now: dt.d
     keys = select(ImageRow.key, literal(now, Utc)).where(leaving, ImageRow.place.is_not(None))
     order = insert_or_not(ObjectRemovalRow).from_select(["key", "ordered_at"], keys)
     connection.execute(order.on_conflict_do_nothing())
+    of_hosts = select(HostRow.name, ImageRow.key, literal(now, Utc)).select_from(join(ImageRow, HostRow, true()))
+    of_hosts = of_hosts.where(leaving, ImageRow.place.is_not(None))
+    there = insert_or_not(HostRemovalRow).from_select(["host", "path", "ordered_at"], of_hosts)
+    connection.execute(there.on_conflict_do_nothing())
+
+
+def owe_host_removals(connection: Connection, paths: Sequence[str], now: dt.datetime) -> None:
+    """Order the removal of files and folders from the disk of every host, if each has a root of its own."""
+    if not about(connection, STORE):
+        return
+    hosts = list(connection.scalars(select(HostRow.name).order_by(HostRow.name)))
+    rows = [{"host": host, "path": path, "ordered_at": now} for host in hosts for path in sorted(paths)]
+    if rows:
+        connection.execute(insert_or_not(HostRemovalRow).on_conflict_do_nothing(), rows)
 
 
 def delete_empty_levels(connection: Connection, study_id: int | None) -> None:
@@ -104,5 +122,6 @@ def add_tombstone(
     connection: Connection, level: str, uid: str, reason: str, paths: Sequence[str], now: dt.datetime
 ) -> int:
     """Record that files are to be deleted; return the number of the tombstone."""
+    owe_host_removals(connection, paths, now)
     tombstone = insert(TombstoneRow).values(level=level, uid=uid, reason=reason, paths=list(paths), ordered_at=now)
     return int(connection.execute(tombstone.returning(TombstoneRow.id)).scalar_one())

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -19,10 +20,21 @@ from time import monotonic
 
 from sqlalchemy import ColumnElement, Connection, Engine, delete, exists, select, update
 from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.orm import join
 
 from node.errors import UsageError, VoxelnodeError
 from node.index.backend import backend_of
-from node.index.models import HostRow, LeaseRow, SeriesRow
+from node.index.events import record_event
+from node.index.models import (
+    ConflictRow,
+    HostRemovalRow,
+    HostRow,
+    ImageRow,
+    LeaseRow,
+    SeriesRow,
+    StudyRow,
+    is_only_at_host,
+)
 from node.index.repository import IndexRepository, on_reader, on_writer
 
 
@@ -39,6 +51,15 @@ class Member:
     version: str
     subscribers: Sequence[str]
     lease: dt.timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class LostFiles:
+    """Instances of one series whose files only a forgotten host had."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    instances: int
 
 
 class HostRepository(IndexRepository):
@@ -83,27 +104,64 @@ class HostRepository(IndexRepository):
         connection.execute(update(HostRow).where(HostRow.name == name).values(lease_until=None, seen_at=now))
 
     @on_writer
-    def forget(self, connection: Connection, name: str, now: dt.datetime) -> None:
-        """Delete the row of a host that will not come back.
+    def forget(self, connection: Connection, name: str, now: dt.datetime) -> list[LostFiles]:
+        """Delete the row of a host that will not come back; return what its disk alone had, which is marked as missing.
+
+        The next arrival of such an instance takes its place. If the host does come back, its next start has the files.
 
         Raises
         ------
         UsageError
             There is none, or the host lives.
         """
-        row = connection.execute(select(HostRow).where(HostRow.name == name)).first()
-        if row is None:
-            raise UsageError(f"no host {name!r}; `voxelnode cluster hosts` lists them")
-        if row.lease_until is not None and row.lease_until > now:
-            raise UsageError(f"{name} was seen {(now - row.seen_at).total_seconds():.0f} s ago: stop it first")
+        require_gone(connection, name, now)
         connection.execute(delete(LeaseRow).where(LeaseRow.host == name))
+        connection.execute(delete(HostRemovalRow).where(HostRemovalRow.host == name))
+        connection.execute(update(ConflictRow).where(ConflictRow.host == name).values(key=None, host=None))
         connection.execute(delete(HostRow).where(HostRow.name == name))
+        lost = connection.execute(
+            select(ImageRow.id, ImageRow.sop_instance_uid, SeriesRow.series_instance_uid, StudyRow.study_instance_uid)
+            .select_from(join(ImageRow, SeriesRow).join(StudyRow))
+            .where(*is_only_at_host(), ImageRow.spool_host == name)
+            .order_by(ImageRow.id)
+        ).all()
+        connection.execute(
+            update(ImageRow).where(*is_only_at_host(), ImageRow.spool_host == name).values(file_missing=True)
+        )
+        counts: Counter[tuple[str, str]] = Counter()
+        for row in lost:
+            uids = row._asdict()
+            del uids["id"]
+            counts[row.study_instance_uid, row.series_instance_uid] += 1
+            record_event(
+                connection, "file-missing", now, detail=f"only host {name} had it, which was forgotten", **uids
+            )
+        return [LostFiles(*uids, count) for uids, count in sorted(counts.items())]
+
+    @on_reader
+    def require_gone(self, connection: Connection, name: str, now: dt.datetime) -> None:
+        """Raise unless a host can be forgotten; see `forget`.
+
+        Raises
+        ------
+        UsageError
+        """
+        require_gone(connection, name, now)
 
     @on_reader
     def is_another_behind(self, connection: Connection, now: dt.datetime) -> bool:
         """Return whether a living host has acknowledged instances that are not in the index after a second."""
         behind = select(HostRow.name).where(HostRow.is_behind, HostRow.lease_until > now)
         return connection.execute(behind.where(HostRow.name != self._writer.host).limit(1)).first() is not None
+
+
+def require_gone(connection: Connection, name: str, now: dt.datetime) -> None:
+    """Raise UsageError unless there is a host with this name, and it does not live."""
+    row = connection.execute(select(HostRow).where(HostRow.name == name)).first()
+    if row is None:
+        raise UsageError(f"no host {name!r}; `voxelnode cluster hosts` lists them")
+    if row.lease_until is not None and row.lease_until > now:
+        raise UsageError(f"{name} was seen {(now - row.seen_at).total_seconds():.0f} s ago: stop it first")
 
 
 def is_abandoned(now: dt.datetime, host: str | None) -> tuple[ColumnElement[bool], ...]:

@@ -7,7 +7,20 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import JSON, Connection, Engine, Row, Select, bindparam, func, insert, select, true, update
+from sqlalchemy import (
+    JSON,
+    Connection,
+    Engine,
+    Row,
+    Select,
+    bindparam,
+    func,
+    insert,
+    or_,
+    select,
+    true,
+    update,
+)
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import join
 
@@ -18,7 +31,7 @@ from node.index.arrivals import DIGEST_MENDED, add_instances
 from node.index.events import EventKind, EventUids, record_event
 from node.index.levels import record_conflict
 from node.index.listed import listed_in
-from node.index.models import ConflictRow, ImageRow, ObjectRemovalRow, SeriesRow, StudyRow
+from node.index.models import ConflictRow, HostRemovalRow, ImageRow, ObjectRemovalRow, SeriesRow, StudyRow
 from node.index.prepared import Prepared
 from node.index.records import Applied, Arrived, Flaw, Kept
 from node.index.repository import IndexRepository, on_reader, on_writer
@@ -33,6 +46,7 @@ _FIND_HELD = Prepared(
         ImageRow.bytes,
         ImageRow.file_missing,
         ImageRow.place,
+        ImageRow.spool_host,
     ).where(listed_in(ImageRow.sop_instance_uid, bindparam("uids", type_=JSON)))
 )
 
@@ -52,6 +66,7 @@ class InstanceFile:
     sha256: str
     file_missing: bool
     place: str | None = None  # see `node.index.models.ImageRow`
+    spool_host: str | None = None
 
 
 FILES: Select[*tuple[Any, ...]] = select(
@@ -62,6 +77,7 @@ FILES: Select[*tuple[Any, ...]] = select(
     ImageRow.sha256,
     ImageRow.file_missing,
     ImageRow.place,
+    ImageRow.spool_host,
 )
 """The columns of `InstanceFile`."""
 
@@ -70,7 +86,7 @@ FILES: Select[*tuple[Any, ...]] = select(
 class HeldFile:
     """A file that is kept under a SOP Instance UID: the current version, or a version that lost against it.
 
-    The length and the offset of a loser are not in the index.
+    The length and the offset of a loser are not in the index. `spool_host` is the only host that has the file.
     """
 
     key: str
@@ -80,6 +96,7 @@ class HeldFile:
     bytes: int | None = None
     file_missing: bool = False
     place: str | None = None
+    spool_host: str | None = None
 
 
 class InstanceRepository(IndexRepository):
@@ -166,8 +183,9 @@ class InstanceRepository(IndexRepository):
                 size,
                 bool(gone),
                 place,
+                host,
             )
-            for key, sha256, received_at, offset, size, gone, place in found
+            for key, sha256, received_at, offset, size, gone, place, host in found
         ]
         return files + losers(connection, uids)
 
@@ -231,14 +249,20 @@ class InstanceRepository(IndexRepository):
 
     @on_writer
     def set_aside_damaged(
-        self, connection: Connection, key: str, quarantine_key: str, detail: str, now: dt.datetime
+        self,
+        connection: Connection,
+        key: str,
+        quarantine_key: str,
+        detail: str,
+        now: dt.datetime,
+        host: str | None = None,
     ) -> None:
-        """Mark the row of a damaged file that is about to be moved to quarantine."""
+        """Mark the row of a damaged file that is about to be moved to quarantine, on the disk of a host."""
         row = connection.execute(_row_of(key)).one()
         connection.execute(update(ImageRow).where(ImageRow.key == key).values(file_missing=True))
         asked = f"the file {detail}: send the instance again"
         record_event(connection, "file-damaged", now, detail=asked, **_uids(row))
-        _insert_conflict(connection, "instance-damaged", row, f"the file {detail}", now, key=quarantine_key)
+        _insert_conflict(connection, "instance-damaged", row, f"the file {detail}", now, key=quarantine_key, host=host)
 
     @on_writer
     def record_loser_damage(
@@ -289,12 +313,12 @@ class InstanceRepository(IndexRepository):
         return unknown_keys(connection, keys)
 
     @on_reader
-    def loser_keys(self, connection: Connection) -> set[str]:
-        """Return the keys of the files that lost against another file of their SOP Instance UID.
+    def loser_keys(self, connection: Connection, host: str | None = None) -> set[str]:
+        """Return the keys of the files that lost against another file of their SOP Instance UID; see `loser_keys`.
 
         A crash between the commit and the move leaves such a file where it was received.
         """
-        return loser_keys(connection)
+        return loser_keys(connection, host)
 
     @on_writer
     def mark_files(
@@ -383,7 +407,8 @@ def named_keys(connection: Connection, keys: Sequence[str]) -> set[str]:
 def unknown_keys(connection: Connection, keys: Sequence[str]) -> list[str]:
     """Return those of `keys` that no row names: of images, of conflicts, or of objects to be removed."""
     removals = connection.scalars(select(ObjectRemovalRow.key).where(ObjectRemovalRow.key.in_(keys)))
-    named = {*named_keys(connection, keys), *removals}
+    local = connection.scalars(select(HostRemovalRow.path).where(HostRemovalRow.path.in_(keys)))
+    named = {*named_keys(connection, keys), *removals, *local}
     return [key for key in keys if key not in named]
 
 
@@ -408,15 +433,27 @@ def current_file(connection: Connection, sop_instance_uid: str) -> InstanceFile 
 
 def losers(connection: Connection, sop_instance_uids: Collection[str] | None = None) -> list[HeldFile]:
     """Return the files that lost and have a digest: of all instances, or of some."""
-    query = select(ConflictRow.key, ConflictRow.sha256, ConflictRow.found_at).where(
+    query = select(ConflictRow.key, ConflictRow.sha256, ConflictRow.found_at, ConflictRow.host).where(
         ConflictRow.key.is_not(None), ConflictRow.sha256.is_not(None)
     )
     if sop_instance_uids is not None:
         query = query.where(ConflictRow.sop_instance_uid.in_(sop_instance_uids))
-    return [HeldFile(row.key or "", row.sha256 or "", row.found_at) for row in connection.execute(query)]
+    return [
+        HeldFile(row.key or "", row.sha256 or "", row.found_at, spool_host=row.host)
+        for row in connection.execute(query)
+    ]
 
 
-def loser_keys(connection: Connection) -> set[str]:
-    """Return the keys of the files that lost against another file of their SOP Instance UID, and are kept."""
-    keys = connection.scalars(select(ConflictRow.key).where(ConflictRow.key.is_not(None)).distinct())
+def loser_keys(connection: Connection, host: str | None = None) -> set[str]:
+    """Return the keys of the files that lost against another file of their SOP Instance UID, and are kept.
+
+    Parameters
+    ----------
+    host : str or None
+        Leave out those that only another host has.
+    """
+    query = select(ConflictRow.key).where(ConflictRow.key.is_not(None)).distinct()
+    if host is not None:
+        query = query.where(or_(ConflictRow.host.is_(None), ConflictRow.host == host))
+    keys = connection.scalars(query)
     return {key for key in keys if key is not None}

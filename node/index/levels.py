@@ -219,8 +219,11 @@ def record_conflict(
     key: str | None = None,
     sha256: str | None = None,
     decided_by: str | None = None,
+    host: str | None = None,
 ) -> None:
     """Record an identity conflict; `key` and `sha256` are those of a second file of the instance that is kept.
+
+    `host` is the one that has this file, if it is not the one that received the instance.
 
     `decided_by` is given if there is nothing left to decide: the instance that arrived was accepted.
     """
@@ -231,6 +234,7 @@ def record_conflict(
             detail=detail,
             key=key,
             sha256=sha256,
+            host=(host or arrived.file.host) if key is not None else None,
             calling_ae_title=arrived.file.calling_ae_title or None,
             found_at=arrived.file.received_at,
             decision="accepted" if decided_by is not None else None,

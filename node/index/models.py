@@ -12,6 +12,7 @@ from sqlalchemy import (
     JSON,
     BigInteger,
     CheckConstraint,
+    ColumnElement,
     Date,
     DateTime,
     Float,
@@ -33,7 +34,7 @@ from sqlalchemy.types import TypeDecorator
 
 from node.dicom.names import folded_groups
 
-REVISION = "0025"
+REVISION = "0026"
 """The last migration, which gives a database the tables below."""
 
 SERIES_STATES = ("receiving", "converting", "converted", "refused", "not-an-image", "failed")
@@ -77,8 +78,9 @@ class Base(DeclarativeBase):
     )
 
 
-def _partial_index(name: str, column: str, condition: str) -> Index:
-    return Index(name, column, sqlite_where=text(condition), postgresql_where=text(condition))
+def _partial_index(name: str, columns: str | tuple[str, ...], condition: str) -> Index:
+    names = (columns,) if isinstance(columns, str) else columns
+    return Index(name, *names, sqlite_where=text(condition), postgresql_where=text(condition))
 
 
 def _folded_group(column: str, group: int) -> MappedColumn[str | None]:
@@ -230,6 +232,7 @@ class ImageRow(Base):
     __table_args__ = (
         _partial_index("ix_images_series_id_missing", "series_id", "file_missing"),
         _partial_index("ix_images_spooled", "key", f"place = '{SPOOL}'"),
+        _partial_index("ix_images_series_id_spool_host", ("series_id", "spool_host"), "spool_host IS NOT NULL"),
     )
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
@@ -256,11 +259,17 @@ class ImageRow(Base):
     data_set_offset: Mapped[int] = mapped_column(Integer)  # where it begins in the file
     key: Mapped[str] = mapped_column(String(200), unique=True)
     place: Mapped[str | None] = mapped_column(String(8))  # None: the folder of the archive; else SPOOL or STORE
+    spool_host: Mapped[str | None] = mapped_column(String(63))  # of several, the one whose disk has it; SPOOL only
     source: Mapped[str] = mapped_column(String(16))  # dicom, get, stow, import, recovered
     calling_ae_title: Mapped[str | None] = mapped_column(String(16))
     called_ae_title: Mapped[str | None] = mapped_column(String(16))
     peer: Mapped[str | None] = mapped_column(String(64))
     received_at: Mapped[dt.datetime] = mapped_column(Utc)
+
+
+def is_only_at_host() -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions of images whose file only one of several hosts has, on its own disk."""
+    return ImageRow.spool_host.is_not(None), ImageRow.file_missing.is_(False)
 
 
 class ObjectRemovalRow(Base):
@@ -269,6 +278,19 @@ class ObjectRemovalRow(Base):
     __tablename__ = "object_removals"
 
     key: Mapped[str] = mapped_column(String(200), primary_key=True)
+    ordered_at: Mapped[dt.datetime] = mapped_column(Utc)
+
+
+class HostRemovalRow(Base):
+    """A file or folder that is to be removed from the disk of a host, because no row names it any more.
+
+    It is removed after its object: nothing fetches it again then.
+    """
+
+    __tablename__ = "host_removals"
+
+    host: Mapped[str] = mapped_column(String(63), primary_key=True)
+    path: Mapped[str] = mapped_column(String(200), primary_key=True)  # relative to the root of the host
     ordered_at: Mapped[dt.datetime] = mapped_column(Utc)
 
 
@@ -394,6 +416,7 @@ class ConflictRow(Base):
     detail: Mapped[str] = mapped_column(Text)
     key: Mapped[str | None] = mapped_column(String(200), index=True)  # of the file with the bytes that were not indexed
     sha256: Mapped[str | None] = mapped_column(String(64))  # of the data set in that file
+    host: Mapped[str | None] = mapped_column(String(63))  # whose disk has that file, if each has a root of its own
     calling_ae_title: Mapped[str | None] = mapped_column(String(16))
     found_at: Mapped[dt.datetime] = mapped_column(Utc)
     decision: Mapped[str | None] = mapped_column(String(16))  # accepted (what arrived counts), kept (what was there)

@@ -215,6 +215,9 @@ def prepare(place: ServerPlace) -> None:
 
 def enter(connection: Connection, place: ServerPlace) -> None:
     """Note the folder from which views make paths. It may have been moved; then it has the files of the index."""
+    if place.has_roots:
+        _enter_with_own_root(connection, place)
+        return
     of_root = connection.exec_driver_sql("SELECT value FROM about WHERE key = 'root'").scalar()
     key = connection.exec_driver_sql("SELECT key FROM images WHERE NOT file_missing ORDER BY id DESC LIMIT 1").scalar()
     if of_root not in (None, str(place.root)):
@@ -232,6 +235,23 @@ def enter(connection: Connection, place: ServerPlace) -> None:
                 f"{place} is the index of {of_root}, and {place.root} lacks its file {key}: check [storage] root and "
                 "[index] url, or make a database of its own for this root"
             )
+    _note_root(connection, place)
+
+
+def _enter_with_own_root(connection: Connection, place: ServerPlace) -> None:
+    """Refuse a root that lacks the instances from before the object store: its host would not move them there."""
+    has_moved = connection.exec_driver_sql("SELECT value FROM about WHERE key = 'store_spooled'").scalar() == "yes"
+    query = "SELECT key FROM images WHERE NOT file_missing AND place IS NULL ORDER BY id DESC LIMIT 1"
+    key = None if has_moved else connection.exec_driver_sql(query).scalar()
+    if key is not None and not (place.root / key).exists():
+        raise IndexUnusable(
+            f"{place} has instances that are in no object store yet, and {place.root} lacks their file {key}: first "
+            "start the host that has these files, with [storage] url"
+        )
+    _note_root(connection, place)
+
+
+def _note_root(connection: Connection, place: ServerPlace) -> None:
     connection.execute(
         text("INSERT INTO about VALUES ('root', :root) ON CONFLICT (key) DO UPDATE SET value = excluded.value"),
         {"root": str(place.root)},

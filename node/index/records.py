@@ -33,6 +33,7 @@ class StoredFile:
     peer: str
     received_at: dt.datetime
     place: str | None = None  # SPOOL: it is to be moved to the object store
+    host: str | None = None  # the one whose disk has the file, if several share an object store
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ class Flaw(Enum):
     MISSING = "is missing"
     ASIDE = "is in quarantine"  # whole, and missing where the row says
     DAMAGED = "is damaged"
-    AWAY = "cannot be looked up in the object store"
+    AWAY = "cannot be looked up in the object store, or on the disk of another host"
     UNREADABLE = "cannot be read"  # it may be whole: it stays where it is
 
 

@@ -12,7 +12,21 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func, null, or_, select, true, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    and_,
+    case,
+    exists,
+    func,
+    null,
+    or_,
+    select,
+    true,
+    update,
+)
 from sqlalchemy.orm import join
 
 from node.completeness import C_FIND, Completeness, Expectation, InstanceCounts, completeness_of, expectation
@@ -20,7 +34,7 @@ from node.index.conversions import current_conversion, holds_what_is_stored, ins
 from node.index.converted import ClaimedInstance, SeriesKey
 from node.index.events import FINAL, EventKind, record_event
 from node.index.hosts import is_abandoned
-from node.index.models import OPEN_STATES, EventRow, ImageRow, SeriesRow, StudyRow
+from node.index.models import OPEN_STATES, EventRow, ImageRow, SeriesRow, StudyRow, is_only_at_host
 from node.index.performed_series import performed_of
 from node.index.records import ClaimedSeries, SeriesOutcome, UnconfirmedSeries
 from node.index.references import (
@@ -77,7 +91,7 @@ class SeriesRepository(IndexRepository):
     @on_reader
     def is_due(self, connection: Connection, now: dt.datetime, longest_wait: dt.timedelta | None = None) -> bool:
         """Return whether `claim_due` would find a series."""
-        return connection.execute(_due(now, longest_wait)).first() is not None
+        return connection.execute(_due(now, longest_wait, self._writer.host)).first() is not None
 
     @on_reader
     def count_open(self, connection: Connection) -> int:
@@ -91,7 +105,10 @@ class SeriesRepository(IndexRepository):
     ) -> ClaimedSeries | None:
         row = connection.execute(
             update(SeriesRow)
-            .where(SeriesRow.id == _due(now, longest_wait).with_for_update(skip_locked=True).scalar_subquery())
+            .where(
+                SeriesRow.id
+                == _due(now, longest_wait, self._writer.host).with_for_update(skip_locked=True).scalar_subquery()
+            )
             .values(
                 state="converting",
                 claim=uuid.uuid4().hex,
@@ -263,6 +280,24 @@ class SeriesRepository(IndexRepository):
         if _end_claim(connection, series, "receiving", now, error=f"waits: {why}"):
             replace_references(connection, series.id, [(key, None) for key in references])
             _update(connection, series.id, {"due_at": now + wait})
+
+    def note_hosts_awaited(self, since: dt.datetime) -> None:
+        """Let series that have been due since a moment tell for which host they wait, as `v_series.error`.
+
+        That host alone has instances of them, on its disk.
+        """
+        if self._hosts_awaited(since):
+            self._note_hosts_awaited(since)
+
+    @on_reader
+    def _hosts_awaited(self, connection: Connection, since: dt.datetime) -> bool:
+        return bool(_hosts_awaited(connection, since))
+
+    @on_writer
+    def _note_hosts_awaited(self, connection: Connection, since: dt.datetime) -> None:
+        for series_id, error in _hosts_awaited(connection, since).items():
+            is_waiting = SeriesRow.id == series_id, SeriesRow.state == "receiving"
+            connection.execute(update(SeriesRow).where(*is_waiting).values(error=error))
 
     @on_writer
     def release_all_claims(self, connection: Connection, now: dt.datetime) -> int:
@@ -472,11 +507,35 @@ def _has_become_quiet(now: dt.datetime) -> tuple[ColumnElement[bool], ...]:
     return SeriesRow.state == "receiving", SeriesRow.waits.is_not(None), SeriesRow.due_at <= now
 
 
-def _due(now: dt.datetime, longest_wait: dt.timedelta | None) -> Select[Any]:
+def _due(now: dt.datetime, longest_wait: dt.timedelta | None, host: str | None) -> Select[Any]:
+    """Select the series that has been due the longest, of those whose instances `host` can read."""
     is_due = SeriesRow.due_at <= now
     if longest_wait is not None:
         is_due = or_(is_due, and_(SeriesRow.open_since <= now - longest_wait, SeriesRow.attempts == 0))
-    return select(SeriesRow.id).where(SeriesRow.state == "receiving", is_due).order_by(SeriesRow.due_at).limit(1)
+    waiting = select(SeriesRow.id).where(SeriesRow.state == "receiving", is_due)
+    if host is not None:
+        elsewhere = exists().where(ImageRow.series_id == SeriesRow.id, *is_only_at_host(), ImageRow.spool_host != host)
+        waiting = waiting.where(~elsewhere)
+    return waiting.order_by(SeriesRow.due_at).limit(1)
+
+
+def _hosts_awaited(connection: Connection, since: dt.datetime) -> dict[int, str]:
+    """Return what each series that waits for hosts is to tell, by its id; none of those that tell it already."""
+    found = connection.execute(
+        select(SeriesRow.id, SeriesRow.error, ImageRow.spool_host, func.count().label("instances"))
+        .select_from(join(ImageRow, SeriesRow))
+        .where(*is_only_at_host(), SeriesRow.state == "receiving", SeriesRow.due_at <= since)
+        .group_by(SeriesRow.id, SeriesRow.error, ImageRow.spool_host)
+        .order_by(SeriesRow.id, ImageRow.spool_host)
+    ).all()
+    awaited: dict[int, list[str]] = {}
+    for row in found:
+        awaited.setdefault(row.id, []).append(
+            f"host {row.spool_host}, which alone has {row.instances} of its instances"
+        )
+    told = {row.id: row.error for row in found}
+    errors = {series_id: f"waits: for {', and '.join(hosts)}" for series_id, hosts in awaited.items()}
+    return {series_id: error for series_id, error in errors.items() if error != told[series_id]}
 
 
 def _claimed(connection: Connection, row: Row[Any], now: dt.datetime) -> ClaimedSeries:

@@ -79,12 +79,12 @@ def resume_deletions(archive: Archive, index: Index, now: dt.datetime) -> int:
 
 
 def _finish(archive: Archive, index: Index, ordered: Deletion, now: dt.datetime) -> None:
-    _unlink(archive, ordered.paths)
+    unlink(archive, ordered.paths)
     reached("deletion-unlinked")
     index.deletions.finish(ordered, now)
 
 
-def _unlink(archive: Archive, paths: Iterable[str]) -> None:
+def unlink(archive: Archive, paths: Iterable[str]) -> None:
     """Delete files and folders below the root durably; files already gone are ignored."""
     touched: set[Path] = set()
     for path in paths:

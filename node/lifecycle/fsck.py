@@ -29,7 +29,14 @@ from node.index.instances import InstanceFile
 from node.index.models import SPOOL, STORE
 from node.index.read import ReadIndex
 from node.lifecycle.journal import JOURNAL_FOLDER, damaged_records, journal_report, waiting_keys
-from node.receive.recovery import ADOPTED, adopt, adopt_objects, return_from_quarantine, stored_instance
+from node.receive.recovery import (
+    ADOPTED,
+    adopt,
+    adopt_objects,
+    return_from_quarantine,
+    stored_instance,
+    without_deleted,
+)
 
 Kind = Literal[
     "index-damaged",
@@ -80,6 +87,7 @@ def examine(
     url: str | None = None,
     journal_of: Path | None = None,
     store: ObjectStore | None = None,
+    host: str | None = None,
 ) -> Iterator[Finding]:
     """Yield every difference between the index and the files below `root`.
 
@@ -97,6 +105,9 @@ def examine(
         The root of this host, which has its journal; None: `root`.
     store : ObjectStore or None
         Where the archive has its objects.
+    host : str or None
+        The host whose root this is, if several with roots of their own share the store. What only others have is not
+        compared: files that are still to be moved to the store, quarantine, and volumes.
     """
     journal_of = journal_of or root
     place = place_of(journal_of, url)
@@ -105,19 +116,19 @@ def examine(
     yield from _journal(journal_of, index, serving=serving)
     losers = index.instances.loser_keys()
     unknown = []
-    for finding in _instances(root, index, losers, digests=digests, serving=serving):
+    for finding in _instances(root, index, losers, digests=digests, serving=serving, host=host):
         if finding.kind == "file-unknown":
             unknown.append(finding)
         else:
             yield finding
     yield from _still_unknown(journal_of, url, unknown)
-    yield from _losers(root, index, digests=digests)
+    yield from _losers(root, index, digests=digests, host=host)
     if store is not None:
         try:
             yield from _objects(root, index, store, losers, digests=digests, serving=serving)
         except StoreAway as error:
             yield Finding("store-away", store.place, str(error.strerror))
-    yield from _volumes(root, index, digests=digests)
+    yield from _volumes(root, index, digests=digests, host=host)
 
 
 def require_mounted(root: Path, findings: list[Finding], instances: int) -> None:
@@ -244,7 +255,9 @@ def _mended_stray(
 ) -> str | None:
     if not archive.path(key).exists():
         return "gone meanwhile"
-    strays = index.instances.unknown_keys([key])
+    strays = without_deleted(archive, index, index.instances.unknown_keys([key]))
+    if not archive.path(key).exists():
+        return "removed: it was deleted"
     return adopt(archive, index, strays, quiet_seconds, now).get(key) if strays else ADOPTED
 
 
@@ -269,7 +282,8 @@ def _mended_file(finding: Finding, archive: Archive, index: Index, now: dt.datet
     if sha256 is not None:
         index.instances.mend_digest(finding.path, sha256, now)
         return "kept: the digest of its row was mended"
-    index.instances.set_aside_damaged(finding.path, archive.quarantine_key(finding.path), finding.detail, now)
+    aside = archive.quarantine_key(finding.path)
+    index.instances.set_aside_damaged(finding.path, aside, finding.detail, now, archive.spool_host)
     archive.quarantine(finding.path)
     return "to quarantine, marked as missing"
 
@@ -328,17 +342,20 @@ def _still_unknown(root: Path, url: str | None, findings: list[Finding]) -> Iter
     with reading(root, url) as index:
         for begin in range(0, len(findings), MAX_FILES_PER_FOLDER):
             batch = findings[begin : begin + MAX_FILES_PER_FOLDER]
-            named = waiting | index.instances.named_keys([finding.path for finding in batch])
-            yield from (finding for finding in batch if finding.path not in named)
+            unknown = set(index.instances.unknown_keys([finding.path for finding in batch])) - waiting
+            yield from (finding for finding in batch if finding.path in unknown)
 
 
-def _instances(root: Path, index: ReadIndex, losers: set[str], *, digests: bool, serving: bool) -> Iterator[Finding]:
+def _instances(
+    root: Path, index: ReadIndex, losers: set[str], *, digests: bool, serving: bool, host: str | None
+) -> Iterator[Finding]:
     compared = set()
     for folder, rows in groupby(index.instances.files(), key=lambda row: row.key.rpartition("/")[0]):
         compared.add(folder)
         there = _listed(root, folder)
         for row in rows:
-            yield from _instance(root, row, row.key in there, digests=digests)
+            if row.spool_host in (None, host):
+                yield from _instance(root, row, row.key in there, digests=digests)
             there.discard(row.key)
         yield from _unknown(root, there - losers, serving=serving)
     for path in sorted((root / "objects").glob("*/")):
@@ -421,10 +438,10 @@ def _unknown_objects(index: ReadIndex, keys: list[str]) -> Iterator[Finding]:
         yield Finding("object-unknown", key)
 
 
-def _losers(root: Path, index: ReadIndex, *, digests: bool) -> Iterator[Finding]:
+def _losers(root: Path, index: ReadIndex, *, digests: bool, host: str | None) -> Iterator[Finding]:
     """Compare the files of conflicts, which are versions of instances like any other."""
     known = {loser.key: loser.sha256 for loser in index.instances.losers()}
-    for key in sorted(index.instances.loser_keys()):
+    for key in sorted(index.instances.loser_keys(host)):
         try:
             if not (root / key).is_file():
                 yield Finding("loser-missing", key, "the file is missing")
@@ -446,7 +463,7 @@ def _unknown(root: Path, keys: set[str], *, serving: bool) -> Iterator[Finding]:
             yield Finding("file-unknown", key)
 
 
-def _volumes(root: Path, index: ReadIndex, *, digests: bool) -> Iterator[Finding]:
+def _volumes(root: Path, index: ReadIndex, *, digests: bool, host: str | None) -> Iterator[Finding]:
     named = set()
     for row in index.volumes.files():
         path = root / row.path
@@ -458,6 +475,8 @@ def _volumes(root: Path, index: ReadIndex, *, digests: bool) -> Iterator[Finding
             problem = problem_with(path, 0, row.bytes, row.sha256 if digests else None)
         except OSError as error:
             yield Finding("file-unreadable", row.path, f"{detail}: {error.strerror}")
+            continue
+        if problem == MISSING and host is not None:  # the host that has converted has it
             continue
         if problem == MISSING:
             yield Finding("volume-missing", row.path, detail, series=affected)

@@ -20,7 +20,7 @@ import structlog
 
 from node.archive.awaited import AwaitedUploads
 from node.archive.base import NotTaken, StoreAway
-from node.archive.filesystem import Archive
+from node.archive.filesystem import Archive, is_key
 from node.archive.intact import MISSING, problem_with
 from node.archive.objects import MAX_WHOLE_BYTES
 from node.archive.remote import IN_FLIGHT, Remote
@@ -30,6 +30,7 @@ from node.index.about import STORE_SPOOLED
 from node.index.database import Index
 from node.index.instances import InstanceFile
 from node.index.models import SPOOL, STORE
+from node.lifecycle.deletion import unlink
 from node.metrics import Metrics
 from node.receive.kept import report_damage
 
@@ -102,6 +103,7 @@ class Uploads(BackgroundService):
     def step(self) -> float | None:
         """Move one batch, and remove what is to be removed."""
         self._spooled.set(self._index.objects.count(SPOOL).instances)
+        self.remove_local()
         try:
             seconds = self.move_batch()
         except StoreAway as error:
@@ -173,7 +175,7 @@ class Uploads(BackgroundService):
         if self._index.about.get(STORE_SPOOLED) != "yes":  # later, an empty store is not ours
             self._remote.attach()
             self._index.objects.spool_all()
-        for folder in self._archive.folders():
+        for folder in self._archive.local_folders():
             self._note_copies(self._index.objects.stored_among(self._archive.keys(folder)))
         self._has_begun = True
 
@@ -226,8 +228,10 @@ class Uploads(BackgroundService):
         except OSError as error:
             log.error("file_unreadable", path=file.key, reason=error.strerror)
             return False
-        if problem is not None or file.file_missing:
-            return self._is_saved(file, problem or MISSING)
+        if problem is not None:
+            return self._is_saved(file, problem)
+        if file.file_missing:  # its disk is back
+            self._index.instances.mark_files([file.key], missing=False, now=self._now())
         try:
             return self._is_put(file, content)
         except NotTaken as error:
@@ -275,11 +279,32 @@ class Uploads(BackgroundService):
         aside = self._archive.quarantine_key(key)
         if not self._index.instances.is_loser(aside) or self._archive.path(aside).exists():
             return True
-        if self._archive.path(key).exists():  # it is about to be moved there
-            return False
+        if self._archive.path(key).exists():  # another host has received the version that replaces it
+            with suppress(FileNotFoundError):  # or this one has, which is about to move it
+                self._archive.quarantine(key)
+            return self._archive.path(aside).exists()
         part = self._remote.downloaded(key)
         if part is not None:
             self._archive.keep_aside(part, key)
+        return True
+
+    def remove_local(self) -> None:
+        """Remove from this disk what other hosts have deleted or replaced, after its object is gone."""
+        paths = self._index.objects.host_removals(REMOVALS)
+        if not paths:
+            return
+        named = self._index.instances.named_keys(paths)
+        gone = [path for path in paths if path in named or self._is_removed(path)]
+        self._index.objects.removed_here(gone)
+
+    def _is_removed(self, path: str) -> bool:
+        try:
+            if is_key(path):
+                self._remote.forget(path)
+            unlink(self._archive, [path])
+        except OSError as error:  # tried again; the uploads do not wait for it
+            log.error("file_not_removed", path=path, reason=error.strerror)
+            return False
         return True
 
     def remove_objects(self) -> bool:

@@ -151,6 +151,9 @@ class Conflicts:
                 decided.append(row["id"])
                 continue
             if not self._has_file(row["key"]):
+                host = self._index.conflicts.host_of(row["id"])
+                if row["key"] is not None and self._ingest.archive.is_elsewhere(host):
+                    raise NotDecidable(f"the file of conflict {row['id']} is in the quarantine of {host}: decide there")
                 raise NotDecidable(
                     f"the file of conflict {row['id']} is not there any more: have the sender send that version again"
                 )

@@ -61,6 +61,10 @@ def flaws_of(
         if held.place == STORE and not held.file_missing and not archive.path(held.key).exists():
             only_in_store.append(held)
             continue
+        if archive.is_elsewhere(held.spool_host):
+            if held.data_set_offset is not None:  # the file of a row; what others have set aside is theirs
+                flaws[held.key] = Flaw.MISSING if held.file_missing else Flaw.AWAY
+            continue
         flaw = _flaw(archive, held, is_digest_due)
         if flaw is not None:
             flaws[held.key] = flaw
@@ -97,7 +101,7 @@ def report_damage(archive: Archive, index: Index, key: str, problem: str, now: d
     """
     if archive.remote is not None:
         file = index.instances.of_key(key)
-        if file is None:
+        if file is None or archive.is_elsewhere(file.spool_host):
             return
         try:
             problem_of_object = archive.remote.refreshed(file)

@@ -93,7 +93,7 @@ def recover(
     adopted = quarantined = missing = 0
     fates: dict[str, str] = {}
     for folder in folders:
-        strays = index.instances.unknown_keys(archive.keys(folder))
+        strays = without_deleted(archive, index, index.instances.unknown_keys(archive.keys(folder)))
         of_folder = adopt(archive, index, strays, quiet_seconds, now)
         adopted += sum(fate in (ADOPTED, IN_PLACE) for fate in of_folder.values())
         quarantined += sum(fate.startswith("to quarantine") for fate in of_folder.values())
@@ -137,11 +137,21 @@ def adopt(
         except OSError as error:  # it says nothing about the bytes: the file stays
             log.error("file_unreadable", path=key, reason=error.strerror)
         else:
-            file = replace(file, place=archive.place_of_new)
+            file = replace(file, place=archive.place_of_new, host=archive.spool_host)
             readable.append(Arrived(attributes, file, quiet_seconds(file.calling_ae_title)))
     for begin in range(0, len(readable), MAX_BATCH):
         fates |= _indexed(archive, index, readable[begin : begin + MAX_BATCH])
     return fates
+
+
+def without_deleted(archive: Archive, index: Index, keys: Sequence[str]) -> list[str]:
+    """Remove those of `keys` that another host has deleted while this one was away; return the others."""
+    if archive.spool_host is None:
+        return list(keys)
+    deleted = index.deletions.deleted_among(keys)
+    for key in deleted:
+        archive.remove(key)
+    return [key for key in keys if key not in deleted]
 
 
 def _indexed(archive: Archive, index: Index, batch: Sequence[Arrived]) -> dict[str, str]:
@@ -179,7 +189,11 @@ def mark_missing(archive: Archive, index: Index, folder: str, now: dt.datetime) 
     back = [row.key for row in rows if row.file_missing and row.key in there and _is_whole(archive, row)]
     if back:
         index.instances.mark_files(back, missing=False, now=now)
-    gone = [row.key for row in rows if not row.file_missing and row.key not in there and row.place != STORE]
+    gone = [
+        row.key
+        for row in rows
+        if not (row.file_missing or row.key in there or row.place == STORE or archive.is_elsewhere(row.spool_host))
+    ]
     if gone:
         log.error("files_missing", folder=folder, count=len(gone))
         index.instances.mark_files(gone, missing=True, now=now)
@@ -242,7 +256,7 @@ def record_quarantined(archive: Archive, index: Index, now: dt.datetime) -> int:
             attributes, file = stored_instance(archive.root, key, now)
         except (NotUnderstood, HeaderCut, InvalidDicomError, AttributeError, ValueError, EOFError, OSError):
             continue  # nothing tells whose it is
-        index.instances.record_quarantined(Arrived(attributes, file, 0.0))
+        index.instances.record_quarantined(Arrived(attributes, replace(file, host=archive.spool_host), 0.0))
         recorded += 1
     return recorded
 
@@ -317,7 +331,7 @@ def adopt_objects(
 
 def settle_losers(archive: Archive, index: Index) -> int:
     """Move files that lost a conflict to quarantine, if a crash came before the move; return how many."""
-    misplaced = [key for key in index.instances.loser_keys() if not archive.path(key).exists()]
+    misplaced = [key for key in index.instances.loser_keys(archive.spool_host) if not archive.path(key).exists()]
     folders = archive.folders() if misplaced else []
     moved = 0
     for name in (PurePath(key).name for key in misplaced):

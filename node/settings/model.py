@@ -117,8 +117,8 @@ class Storage(SettingsSection):
 
     archive: Path | None = Field(
         None,
-        description="folder of the instances and volumes, if several hosts share one index: all of them have it at the "
-        "same path, and each has a root of its own; unset: the root",
+        description="folder of the instances and volumes, if several hosts share one index and no object store (url): "
+        "all of them have it at the same path, and each has a root of its own; unset: the root",
     )
     url: str | None = Field(
         None,
@@ -155,7 +155,7 @@ class Storage(SettingsSection):
         if self.url is not None and not (_BUCKET.fullmatch(self.url) or _FOLDER_URL.fullmatch(self.url)):
             yield "url must be s3://BUCKET, s3://BUCKET/PREFIX or file:///FOLDER"
         if self.url is not None and self.archive is not None:
-            yield "url and archive exclude each other: several hosts cannot share an object store"
+            yield "url and archive exclude each other: hosts that share an object store have roots of their own"
         is_bucket = self.url is not None and self.url.startswith("s3://")
         of_bucket = (self.endpoint, self.region, self.credentials_file, self.ca_file, self.storage_class)
         if not is_bucket and any(value is not None for value in of_bucket):
@@ -974,6 +974,11 @@ class Settings(SettingsSection):
     def acknowledge(self) -> Acknowledge:
         """What an instance waits for before it is acknowledged: as configured, or the default."""
         return self.journal.acknowledge or ("index" if self.shares_index else "local")
+
+    @property
+    def spool_host(self) -> str:
+        """The name of this host among those that may share the object store; empty if it has that for itself."""
+        return self.cluster.name if self.index.url is not None and self.storage.url is not None else ""
 
     def _mistakes(self) -> Iterator[str]:
         yield from self._mistakes_of_hosts()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -24,12 +24,21 @@ pytestmark = pytest.mark.skipif(IN_POSTGRESQL, reason="has databases of its own"
 class Host(Served):
     """A served host, with a root of its own in a folder in which the archive is, too."""
 
-    def __init__(self, folder: Path, url: str, name: str, roles: str = '["receive", "convert"]', **more: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        url: str,
+        name: str,
+        roles: str = '["receive", "convert"]',
+        storage: Mapping[str, str] | None = None,
+        **more: str,
+    ) -> None:
         self.name, self.url = name, url
+        shared = {"ARCHIVE": str(folder / "archive")} if storage is None else storage
         super().__init__(
             folder / name,
             VOXELNODE_INDEX__URL=url,
-            VOXELNODE_STORAGE__ARCHIVE=str(folder / "archive"),
+            **{f"VOXELNODE_STORAGE__{key}": value for key, value in shared.items()},
             VOXELNODE_CLUSTER__HOST=name,
             VOXELNODE_CLUSTER__ROLES=roles,
             VOXELNODE_CLUSTER__LEASE_SECONDS="4",
@@ -45,6 +54,16 @@ class Host(Served):
         """The states of series."""
         with reading(self.root, self.url) as index:
             return [row["state"] for uid in uids for row in index.series.with_uid(uid)]
+
+    def errors(self, *uids: str) -> list[str | None]:
+        """Why series wait, or have no volumes."""
+        with reading(self.root, self.url) as index:
+            return [row["error"] for uid in uids for row in index.series.with_uid(uid)]
+
+    def spooled(self) -> dict[str, int]:
+        """How many instances each host alone has."""
+        with reading(self.root, self.url) as index:
+            return index.instances.count_by_spool_host()
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +100,32 @@ def test_hosts_receive_and_convert_for_each_other(server: Server, tmp_path: Path
             assert all((tmp_path / "archive" / volume["path"]).is_file() for volume in volumes)
             assert c.terminate() == 0
         assert a.terminate() == 0
+
+
+@pytest.mark.long
+def test_a_series_waits_for_the_receiver_that_has_it_and_goes_on_when_that_is_back(
+    server: Server, tmp_path: Path
+) -> None:
+    url, store = server.create("stores", "migrated"), tmp_path / "store"
+    store.mkdir()
+    storage = {"URL": f"file://{store}"}
+    first, second = make.ct_series(3), make.ct_series(3)
+    uids = [one[0].SeriesInstanceUID for one in (first, second)]
+    with (
+        Host(tmp_path, url, "r1", '["receive"]', storage) as r1,
+        Host(tmp_path, url, "c1", '["convert"]', storage) as c1,
+    ):
+        send(r1, first)
+        until(lambda: c1.states(uids[0]) == ["converted"], 60, "the conversion from the store")
+        away = store.rename(tmp_path / "away")
+        send(r1, second)
+        until(lambda: c1.spooled() == {"r1": 3}, 60, "the rows of what r1 alone has")
+        r1.kill()
+        away.rename(store)
+        waits = "waits: for host r1, which alone has 3 of its instances"
+        until(lambda: c1.errors(uids[1]) == [waits], 60, "the reason why the series waits")
+        assert c1.states(uids[1]) == ["receiving"]
+        r1.start()
+        until(lambda: c1.states(uids[1]) == ["converted"], 60, "the conversion after the upload")
+        assert c1.errors(uids[1]) == [None]
+        assert len(list(store.glob("objects/*-r1/*.dcm"))) == 6

@@ -5,6 +5,10 @@ association breaks. Meanwhile a host is killed (SIGKILL) and started again in ea
 crashes and recovers. In the end, everything that was acknowledged must be in the index, with its file as it was sent;
 each series must be converted from all of its instances, have one current revision, and no volume may lie in the archive
 that no row names. Leases last 4 s and series are quiet after 1 s.
+
+With ``--store``, each host has a root of its own, and the instances are in a bucket. Then the line to the bucket also
+refuses, breaks, delays and fails requests for some seconds, and a host is cut off from PostgreSQL, shorter and longer
+than its lease. In the end, the bucket must have every instance, and nothing else.
 """
 
 from __future__ import annotations
@@ -14,6 +18,9 @@ import hashlib
 import json
 import os
 import random
+import re
+import shutil
+import socket
 import subprocess
 import tempfile
 import threading
@@ -25,20 +32,133 @@ from typing import Any
 
 from pydicom import FileDataset
 
+from node.control.repository import check_repository
 from node.conversion.volume_files import folder_name
 from node.index.backend import ServerPlace
 from node.index.database import reading
 from node.index.engine import upgrade
+from node.settings.model import ClusterSettings, IndexSettings, Settings, Storage
 from tests import make
 from tests.acceptance.test_cluster import Host
 from tests.acceptance.test_kill import Sender
+from tests.crash.objects import FAULTS, HELD, Line, line_to, listing
 from tests.integration.conftest import data_set_bytes
+from tests.object_store import ObjectStore, object_store
 from tests.postgresql import ACCOUNT, Server, programs, start
 
 ROLES = {"r1": '["receive"]', "r2": '["receive"]', "c1": '["convert"]', "c2": '["convert"]'}
 SENDERS = 4
 SETTLE_SECONDS = 600.0
 START_SECONDS = 120.0
+
+
+SOCKET = ".s.PGSQL.5432"
+
+
+class Cluster:
+    """The hosts, and what is between them and the servers that they share."""
+
+    def __init__(self, folder: Path, server: Server, chance: random.Random, store: ObjectStore | None) -> None:
+        self.folder, self._store, self._chance = folder, store, chance
+        self.url = server.create("cluster")
+        upgrade(ServerPlace(self.url, folder / "archive"))
+        self.to_store: Line | None = None
+        self.to_server: dict[str, Line] = {}
+        self.storage: dict[str, str] | None = None
+        if store is not None:
+            store.ask("PUT", "/archive")
+            keys = folder / "keys"
+            keys.write_text("[default]\naws_access_key_id = a\naws_secret_access_key = b\n")
+            self.to_store, endpoint = line_to(store.url, chance)
+            self.storage = {
+                "URL": "s3://archive/one", "ENDPOINT": endpoint, "REGION": "us-east-1", "CREDENTIALS_FILE": str(keys),
+                "CACHE_BYTES": "20000", "STORE_SECONDS": "2",
+            }  # fmt: skip
+        self.hosts = {name: self._host(server, name, roles) for name, roles in ROLES.items()}
+        self.receivers = [self.hosts["r1"], self.hosts["r2"]]
+
+    def _host(self, server: Server, name: str, roles: str) -> Host:
+        if self.storage is None:
+            return Host(self.folder, self.url, name, roles)
+        near = Path(tempfile.mkdtemp(prefix=f"{name}-", dir="/tmp"))  # the path of a socket is short
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(near / SOCKET))
+        listener.listen()
+
+        def connect() -> socket.socket:
+            far = socket.socket(socket.AF_UNIX)
+            far.connect(str(server.folder / SOCKET))
+            return far
+
+        self.to_server[name] = Line(listener, connect, self._chance)
+        return Host(self.folder, f"{self.url.partition('?')[0]}?host={near}", name, roles, self.storage)
+
+    def close(self) -> None:
+        """Remove the sockets."""
+        for host in self.hosts.values():
+            near = Path(host.url.partition("?host=")[2])
+            if near.name.startswith(f"{host.name}-"):
+                shutil.rmtree(near)
+
+    def rows(self, query: str) -> list[dict[str, Any]]:
+        with reading(self.folder, self.url) as index:
+            return index.series._rows(query)
+
+    def disturb(self) -> str:
+        """Do harm to one line for some seconds; return what was done."""
+        assert self.to_store is not None
+        line, fault = self.to_store, self._chance.choice(FAULTS)
+        what = f"store {fault}"
+        if self._chance.random() < 0.5:
+            name = self._chance.choice([*self.to_server])
+            line, fault = self.to_server[name], self._chance.choice(["away", HELD])
+            what = f"{name} {fault} from the server"
+        line.fault = fault
+        time.sleep(self._chance.choice([1.0, 3.0, 7.0]))
+        line.fault = None
+        return what
+
+    def settle(self, expected: int) -> None:
+        """Wait until every series is converted, and every instance in its place."""
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while True:
+            states = Counter(row["state"] for row in self.rows("SELECT state FROM v_series"))
+            moving = 0
+            if self.storage is not None:
+                moving = self.rows("SELECT count(*) AS n FROM images WHERE place IS DISTINCT FROM 'store'")[0]["n"]
+                for table in ("object_removals", "host_removals"):
+                    moving += self.rows(f"SELECT count(*) AS n FROM {table}")[0]["n"]
+            if set(states) == {"converted"} and states["converted"] == expected and not moving:
+                return
+            assert time.monotonic() < deadline, f"not settled: {dict(states)}, {moving} to be moved"
+            time.sleep(0.5)
+
+    def mistakes(self, sent: list[Sent]) -> list[str]:
+        """Return what is wrong in the end, as sentences."""
+        found = mistakes(self, sent)
+        if self._store is None or self.storage is None:
+            return found
+        keys = {row["key"] for row in self.rows("SELECT key FROM images")}
+        objects = set(re.findall(r"<Key>one/(objects/.*?)</Key>", listing(self._store)))
+        if objects != keys:
+            found.append(f"the store lacks {len(keys - objects)} instances, and has {len(objects - keys)} others")
+        storage = {key.lower(): value for key, value in self.storage.items()}
+        for host in self.hosts.values():
+            settings = Settings(
+                storage=Storage(root=host.root, **storage),
+                index=IndexSettings(url=self.url),
+                cluster=ClusterSettings(host=host.name),
+            )
+            findings = check_repository(settings, digests=False, repair=False)  # each object was read above
+            found += [f"fsck of {host.name}: {finding}" for finding in findings]
+        return found
+
+    def is_as_sent(self, image: dict[str, Any], digest: str) -> bool:
+        """Whether an instance has the bytes that were sent."""
+        if self._store is None:
+            return image["sha256"] == digest and (self.folder / "archive" / image["key"]).is_file()
+        content = self._store.ask("GET", f"/archive/one/{image['key']}").content
+        return hashlib.sha256(content[image["data_set_offset"] :]).hexdigest() == digest
 
 
 class Sent:
@@ -97,26 +217,16 @@ def rows(host: Host, query: str) -> list[dict[str, Any]]:
         return index.series._rows(query)
 
 
-def settle(host: Host, expected: int) -> None:
-    """Wait until every series is converted."""
-    deadline = time.monotonic() + SETTLE_SECONDS
-    while True:
-        states = Counter(row["state"] for row in rows(host, "SELECT state FROM v_series"))
-        if set(states) == {"converted"} and states["converted"] == expected:
-            return
-        assert time.monotonic() < deadline, f"not settled: {dict(states)}"
-        time.sleep(0.5)
-
-
-def mistakes(host: Host, archive: Path, sent: list[Sent]) -> list[str]:
-    """Return what is wrong in the end, as sentences."""
+def mistakes(cluster: Cluster, sent: list[Sent]) -> list[str]:
+    """Return what is lost, altered, not converted, or left over."""
     found = []
     digests = {uid: digest for one in sent for uid, digest in one.digests.items()}
-    images = {row["sop_instance_uid"]: row for row in rows(host, "SELECT sop_instance_uid, sha256, path FROM v_images")}
+    query = "SELECT sop_instance_uid, sha256, key, data_set_offset FROM images"
+    images = {row["sop_instance_uid"]: row for row in cluster.rows(query)}
     for uid, digest in digests.items():
         if uid not in images:
             found.append(f"instance {uid} was acknowledged and is lost")
-        elif images[uid]["sha256"] != digest or not Path(images[uid]["path"]).is_file():
+        elif not cluster.is_as_sent(images[uid], digest):
             found.append(f"instance {uid} is not as it was sent")
     series = {uid: uids for one in sent for uid, uids in one.series.items()}
     current: dict[str, list[dict[str, Any]]] = {}
@@ -124,18 +234,20 @@ def mistakes(host: Host, archive: Path, sent: list[Sent]) -> list[str]:
         "SELECT se.series_instance_uid, c.revision, c.instances FROM conversions c "
         "JOIN series se ON se.id = c.series_id WHERE NOT c.superseded"
     )
-    for row in rows(host, query):
+    for row in cluster.rows(query):
         current.setdefault(row["series_instance_uid"], []).append(row)
     for uid, uids in series.items():
         its = current.get(uid, [])
         if [row["instances"] for row in its] != [len(uids)]:
             found.append(f"series {uid} of {len(uids)} instances has the current revisions {its}")
-    named = {str(Path(row["path"]).parent) for row in rows(host, "SELECT path FROM v_volumes")}
+    named = {str(Path(row["path"]).parent) for row in cluster.rows("SELECT path FROM volumes")}
+    archives = [cluster.folder / "archive", *(host.root for host in cluster.hosts.values())]
     for uid in series:
         found += [
             f"no row names {folder}"
+            for archive in archives
             for folder in archive.glob(f"volumes/*/{folder_name(uid)}/*")
-            if str(folder) not in named
+            if str(folder.relative_to(archive)) not in named
         ]
     return found
 
@@ -144,6 +256,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--cycles", type=int, default=20)
     arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--store", action="store_true", help="share an object store instead of a folder")
     options = arguments.parse_args()
     chance = random.Random(options.seed)
     counts: Counter[str] = Counter()
@@ -151,35 +264,40 @@ def main() -> None:
         folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="cluster-")))
         server = opened.enter_context(start())
         opened.callback(crash, server, "stop")  # `start` knows only the process that it started
-        url = server.create("cluster")
-        upgrade(ServerPlace(url, folder / "archive"))
-        hosts = {name: opened.enter_context(Host(folder, url, name, roles)) for name, roles in ROLES.items()}
-        receivers = [hosts["r1"], hosts["r2"]]
+        store = opened.enter_context(object_store()) if options.store else None
+        cluster = Cluster(folder, server, chance, store)
+        opened.callback(cluster.close)
+        hosts = cluster.hosts
+        for host in hosts.values():
+            opened.enter_context(host)
         stop = threading.Event()
         sent = [Sent() for _ in range(SENDERS)]
         threads = [
-            threading.Thread(target=send_until, args=(stop, receivers, one, options.seed * SENDERS + number))
+            threading.Thread(target=send_until, args=(stop, cluster.receivers, one, options.seed * SENDERS + number))
             for number, one in enumerate(sent)
         ]
         for thread in threads:
             thread.start()
         for _ in range(options.cycles):
             time.sleep(chance.uniform(0.5, 4.0))
-            victim = chance.choice([*hosts, *hosts, "server"])
-            counts[victim] += 1
-            if victim == "server":
+            lines = ["line"] * 4 if options.store else []
+            victim = chance.choice([*hosts, *hosts, "server", *lines])
+            if victim == "line":
+                victim = cluster.disturb()
+            elif victim == "server":
                 crash(server)
             else:
                 hosts[victim].kill()
                 time.sleep(chance.choice([0.0, 1.0, 6.0]))  # shorter and longer than a lease
                 begin(hosts[victim])
+            counts[victim] += 1
         stop.set()
         for thread in threads:
             thread.join()
-        settle(receivers[0], sum(len(one.series) for one in sent))
-        wrong = mistakes(receivers[0], folder / "archive", sent)
-        attempts = rows(receivers[0], "SELECT kind, count(*) AS n FROM v_events GROUP BY kind")
-        revisions = rows(receivers[0], "SELECT count(*) AS n FROM conversions")[0]["n"]
+        cluster.settle(sum(len(one.series) for one in sent))
+        wrong = cluster.mistakes(sent)
+        attempts = cluster.rows("SELECT kind, count(*) AS n FROM v_events GROUP BY kind")
+        revisions = cluster.rows("SELECT count(*) AS n FROM conversions")[0]["n"]
         print(
             json.dumps(
                 {

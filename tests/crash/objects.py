@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,18 +41,16 @@ from tests.rows import view_rows
 
 SETTLE_SECONDS = 300.0
 FAULTS = ("away", "cut", "error", "slow")
+HELD = "held"
 ERROR = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 class Line:
-    """A line to a server that does harm while it is told to."""
+    """A line to a server that does harm while it is told to: one of `FAULTS`, or `HELD`, when nothing passes."""
 
-    def __init__(self, server: str, random_: random.Random) -> None:
-        host, port = re.fullmatch(r"http://([\d.]+):(\d+)", server).groups()  # type: ignore[union-attr]
-        self._server, self._random = (host, int(port)), random_
+    def __init__(self, listener: socket.socket, connect: Callable[[], socket.socket], random_: random.Random) -> None:
+        self._listener, self._connect, self._random = listener, connect, random_
         self.fault: str | None = None
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self) -> None:
@@ -67,7 +66,8 @@ class Line:
                 client.recv(65536)
                 client.sendall(ERROR)
                 return
-            with socket.create_connection(self._server) as server:
+            self._hold()
+            with self._connect() as server:
                 back = threading.Thread(target=self._pump, args=(server, client), daemon=True)
                 back.start()
                 self._pump(client, server)
@@ -76,6 +76,7 @@ class Line:
     def _pump(self, source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):
             while data := source.recv(16384):
+                self._hold()
                 if self.fault == "slow":
                     time.sleep(self._random.uniform(0, 1.5))
                 if self.fault in ("cut", "away"):
@@ -85,6 +86,18 @@ class Line:
         for end in (source, sink):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+
+    def _hold(self) -> None:
+        while self.fault == HELD:
+            time.sleep(0.05)
+
+
+def line_to(server: str, random_: random.Random) -> tuple[Line, str]:
+    """Return a line to a server of HTTP, and the URL of its near end."""
+    host, port = re.fullmatch(r"http://([\d.]+):(\d+)", server).groups()  # type: ignore[union-attr]
+    listener = socket.create_server(("127.0.0.1", 0))
+    line = Line(listener, lambda: socket.create_connection((host, int(port))), random_)
+    return line, f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 @dataclass(slots=True)
@@ -108,10 +121,10 @@ class Faults:
             store.ask("PUT", "/archive")
             keys = self.folder / "keys"
             keys.write_text("[default]\naws_access_key_id = a\naws_secret_access_key = b\n")
-            line = Line(store.url, random_)
+            line, endpoint = line_to(store.url, random_)
             config = self.folder / "config.toml"
             config.write_text(
-                f'[storage]\nurl = "s3://archive/one"\nendpoint = "{line.url}"\nregion = "us-east-1"\n'
+                f'[storage]\nurl = "s3://archive/one"\nendpoint = "{endpoint}"\nregion = "us-east-1"\n'
                 f'credentials_file = "{keys}"\ncache_bytes = 20000\nstore_seconds = 2\n'
                 '[peers.MODALITY]\nae_title = "MODALITY"\n[series]\nquiet_seconds = 2\n'
             )
@@ -220,13 +233,13 @@ class Faults:
                 content = store.ask("GET", f"/archive/one/{kept[uid]['key']}").content
                 if content[kept[uid]["data_set_offset"] :] != data:
                     self.problems.append(f"{uid} has other bytes in the store")
-        listed = set(re.findall(r"<Key>one/(objects/.*?)</Key>", _listing(store)))
+        listed = set(re.findall(r"<Key>one/(objects/.*?)</Key>", listing(store)))
         if listed != {row["key"] for row in rows}:
             self.problems.append(f"the store has {len(listed)} objects instead of {len(rows)}")
         self.done["instances in the end"] = len(rows)
 
 
-def _listing(store: ObjectStore) -> str:
+def listing(store: ObjectStore) -> str:
     text, after = "", ""
     while True:
         page = store.ask("GET", f"/archive?list-type=2&start-after={after}").text

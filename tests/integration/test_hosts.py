@@ -185,7 +185,7 @@ def test_files_of_a_conversion_of_another_host_are_no_strays(hosts: Callable[[st
     add(a.index, now)
     claimed = a.index.series.claim_due(now)
     assert claimed is not None
-    archive, of_a = Archive(tmp_path / "archive", host="b"), Archive(tmp_path / "archive", host="a")
+    archive, of_a = (Archive(tmp_path / "archive", host=name, of_host=tmp_path) for name in "ba")
     published, stray = archive.root / revision_folder(claimed), archive.root / "volumes/1.2/3.4/1-01234567"
     for folder in (published, stray, archive.work / "x", of_a.work / "y"):
         folder.mkdir(parents=True)

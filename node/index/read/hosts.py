@@ -5,10 +5,10 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from node.index.backend import backend_of
-from node.index.models import HostRow, LeaseRow
+from node.index.models import HostRow, ImageRow, LeaseRow, is_only_at_host
 from node.index.read.rows import ReadRepository, Row
 
 
@@ -18,8 +18,11 @@ class ReadHosts(ReadRepository):
     def all(self, now: dt.datetime) -> list[Row]:
         """Return every host by name, with what it alone does; empty if only one can write to the index.
 
-        `state`: alive, stopped, or lost, if it has said nothing for as long as its lease.
+        `state`: alive, stopped, or lost, if it has said nothing for as long as its lease. `spooled_instances`: whose
+        files it alone has, because they have not been moved to the object store.
         """
+        spooled = select(ImageRow.spool_host, func.count()).where(*is_only_at_host()).group_by(ImageRow.spool_host)
+        counts = {host: count for host, count in self._connection.execute(spooled)}
         leases: dict[str, list[str]] = {}
         for row in self._connection.execute(select(LeaseRow).order_by(LeaseRow.name)):
             leases.setdefault(row.host, []).append(row.name)
@@ -34,6 +37,7 @@ class ReadHosts(ReadRepository):
                 "seen_at": row.seen_at,
                 "is_behind": row.is_behind,
                 "leases": leases.get(row.name, []),
+                "spooled_instances": counts.get(row.name, 0),
             }
             for row in hosts
         ]

@@ -74,6 +74,14 @@ class ReadInstances(PagedRepository):
         counts = dict.fromkeys(("folder", SPOOL, STORE), PlaceCount(0, 0))
         return counts | {row["place"]: PlaceCount(int(row["instances"]), int(row["bytes"])) for row in rows}
 
+    def count_by_spool_host(self) -> dict[str, int]:
+        """Return how many instances are still to be moved to the store from the disk of each host."""
+        rows = self._rows(
+            "SELECT spool_host, count(*) AS instances FROM v_images WHERE spool_host IS NOT NULL "
+            "GROUP BY spool_host ORDER BY spool_host"
+        )
+        return {row["spool_host"]: int(row["instances"]) for row in rows}
+
     def unknown_keys(self, keys: Sequence[str]) -> list[str]:
         """Return those of `keys` (at most a folder's worth) that no row names: of images, conflicts or removals."""
         return unknown_keys(self._connection, keys)
@@ -86,9 +94,15 @@ class ReadInstances(PagedRepository):
         """Return the kept files whose SOP Instance UID is served from another file, with their digests."""
         return losers(self._connection)
 
-    def loser_keys(self) -> set[str]:
-        """Return the keys of the kept files whose SOP Instance UID is served from another file."""
-        return loser_keys(self._connection)
+    def loser_keys(self, host: str | None = None) -> set[str]:
+        """Return the keys of the kept files whose SOP Instance UID is served from another file.
+
+        Parameters
+        ----------
+        host : str or None
+            Leave out those that only another host has.
+        """
+        return loser_keys(self._connection, host)
 
     def row(self, sop_instance_uid: str) -> Row | None:
         """Return the row of ``v_images`` of an instance, or None."""

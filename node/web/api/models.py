@@ -488,7 +488,11 @@ class SenderResource(Resource):
 
 
 class HostResource(Resource):
-    """A host of an index that several share; `leases` is what it does alone."""
+    """A host of an index that several share.
+
+    `leases` is what it does alone; `spooled_instances` are those whose files it alone has, because they are still to be
+    moved to the object store.
+    """
 
     name: str
     state: Literal["alive", "stopped", "lost"]
@@ -498,6 +502,7 @@ class HostResource(Resource):
     seen_at: dt.datetime
     is_behind: bool
     leases: list[str]
+    spooled_instances: int
 
 
 class NodeStatus(Resource):

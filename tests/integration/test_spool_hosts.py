@@ -1,0 +1,309 @@
+"""Hosts that share an index in PostgreSQL and an object store, each with a root of its own."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import FileDataset
+
+from node.archive.base import HostAway
+from node.archive.filesystem import is_key
+from node.control.repository import Repository, check_repository, copy_archive
+from node.conversion.scheduler import Worker
+from node.errors import UsageError
+from node.index.backend import IndexUnusable, ServerPlace
+from node.index.engine import upgrade
+from node.index.hosts import Member
+from node.index.instances import InstanceFile
+from node.index.records import Outcome
+from node.lifecycle.scrub import Scrub
+from node.lifecycle.uploads import Uploads
+from node.receive.conflicts import NotDecidable
+from node.receive.ingest import Origin
+from node.receive.kept import report_damage
+from node.settings.convert import Convert
+from node.settings.model import ClusterSettings, IndexSettings, SeriesSettings, Settings, Storage
+from tests import make
+from tests.ingest import indexed
+from tests.integration.conftest import announced, data_set_bytes
+from tests.made_once import IN_POSTGRESQL
+from tests.postgresql import Server, start
+
+pytest.importorskip("psycopg", reason="psycopg is not installed")
+
+pytestmark = pytest.mark.skipif(IN_POSTGRESQL, reason="has databases of its own")
+
+LEASE = dt.timedelta(seconds=60)
+
+
+class Host:
+    """A host as a node opens it, whose uploads run when a test says so."""
+
+    def __init__(self, folder: Path, url: str, name: str, **storage: Any) -> None:
+        self.name, self.store = name, folder / "store"
+        self.root = folder / name
+        self.settings = Settings(
+            storage=Storage(root=self.root, url=f"file://{self.store}", reserve_bytes=0, **storage),
+            index=IndexSettings(url=url),
+            cluster=ClusterSettings(host=name),
+            series=SeriesSettings(quiet_seconds=1),
+        )
+        self.open()
+
+    def open(self) -> None:
+        """Start, and say that it lives."""
+        self.repository = repository = Repository(self.settings)
+        self.index, self.archive = repository.index, repository.archive
+        assert repository.archive.remote is not None
+        self.remote = repository.archive.remote
+        self.remote.host_seconds = 0.0
+        self.uploads = Uploads(self.archive, self.remote, self.index, repository.metrics)
+        now = self.index.now()
+        self.index.hosts.beat(Member(self.name, ["receive"], "1", [], LEASE), (), now, now, is_behind=False)
+        self.is_open = True
+
+    def close(self) -> None:
+        """Stop, and say so."""
+        if self.is_open:
+            self.is_open = False
+            self.index.hosts.leave(self.name, self.index.now())
+            self.repository.close()
+
+    def take(self, *instances: FileDataset) -> list[Outcome]:
+        outcomes = []
+        for ds in instances:
+            arrival = self.repository.ingest.begin(announced(ds), Origin("dicom", "CT", "VOXELNODE", "127.0.0.1:1"))
+            arrival.write(data_set_bytes(ds))
+            outcomes.append(indexed(arrival))
+        return outcomes
+
+    def upload(self) -> None:
+        """Do everything that is to be moved to the store, or removed."""
+        while self.uploads.step() == 0.0:
+            pass
+
+    def file(self, ds: FileDataset) -> InstanceFile:
+        found = self.index.instances.current(ds.SOPInstanceUID)
+        assert found is not None
+        return found
+
+    def content(self, ds: FileDataset) -> bytes:
+        """Read the data set of an instance as every reader does."""
+        file = self.file(ds)
+        return self.archive.local(file).read_bytes()[file.data_set_offset :]
+
+    def spooled(self) -> dict[str, int]:
+        """How many instances each host alone has."""
+        with self.index.reading() as index:
+            return index.instances.count_by_spool_host()
+
+    def claim(self) -> str | None:
+        """The series that this host would convert, after the quiet time."""
+        claimed = self.index.series.claim_due(self.index.now() + dt.timedelta(seconds=5))
+        if claimed is None:
+            return None
+        self.index.series.release_claim(claimed, self.index.now())
+        return claimed.series_instance_uid
+
+    def row(self, query: str) -> dict[str, Any]:
+        with self.index.reading() as index:
+            return index.series._rows(query)[0]
+
+    def copies(self) -> set[str]:
+        """Names of the instances on its disk."""
+        return {path.name for path in self.root.glob("objects/*/*.dcm")}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with start() as server:
+        upgrade(ServerPlace(server.create("migrated"), tmp_path_factory.mktemp("root")))
+        yield server
+
+
+@pytest.fixture
+def hosts(server: Server, tmp_path: Path) -> Iterator[Callable[[str], Host]]:
+    url = server.create(tmp_path.name, "migrated")
+    (tmp_path / "store").mkdir()
+    with ExitStack() as opened:
+
+        def host(name: str) -> Host:
+            made = Host(tmp_path, url, name)
+            opened.callback(made.close)
+            made.upload()  # the first one makes the store that of the index
+            return made
+
+        yield host
+
+
+def test_a_series_waits_for_the_host_that_alone_has_its_instances(hosts: Callable[[str], Host]) -> None:
+    r1, c1 = hosts("r1"), hosts("c1")
+    series = make.ct_series(3)
+    uid = series[0].SeriesInstanceUID
+    r1.take(*series)
+    file = r1.file(series[0])
+    assert (file.place, file.spool_host, is_key(file.key)) == ("spool", "r1", True)
+    assert (r1.claim(), c1.claim()) == (uid, None)
+    r1.close()
+    since = c1.index.now() + dt.timedelta(seconds=5)
+    c1.index.series.note_hosts_awaited(since)
+    waits = "waits: for host r1, which alone has 3 of its instances"
+    assert c1.row("SELECT state, error FROM v_series") == {"state": "receiving", "error": waits}
+    with pytest.raises(HostAway, match="host r1 alone has the file"):
+        c1.content(series[0])
+    with c1.index.reading() as index:
+        [of_r1] = [row for row in index.hosts.all(index.hosts.now()) if row["name"] == "r1"]
+    assert (of_r1["state"], of_r1["spooled_instances"]) == ("stopped", 3)
+
+    # What another host cannot read is neither missing nor damaged.
+    report_damage(c1.archive, c1.index, file.key, "is missing", c1.index.now())
+    scrub = Scrub(c1.archive, c1.index, c1.repository.metrics, 1e-9, c1.index.now)
+    while scrub.step() == 0.0:
+        pass
+    c1.upload()
+    assert check_repository(c1.settings, digests=True, repair=False) == []
+    c1.close()
+    assert check_repository(c1.settings, digests=True, repair=True) == []
+    c1.open()
+    assert (c1.spooled(), c1.file(series[0]).file_missing) == ({"r1": 3}, False)
+
+    r1.open()
+    r1.upload()
+    assert (r1.spooled(), c1.file(series[0]).place) == ({}, "store")
+    assert [c1.content(ds) for ds in series] == [data_set_bytes(ds) for ds in series]
+    worker = Worker(c1.archive, c1.index, Convert(formats=("nifti",)), lambda: c1.index.now() + dt.timedelta(seconds=5))
+    worker.step()
+    worker.stop()
+    assert c1.row("SELECT state, error FROM v_series") == {"state": "converted", "error": None}
+    for host in (r1, c1):
+        assert check_repository(host.settings, digests=True, repair=False) == []
+
+
+def test_the_same_instance_through_another_host_takes_the_place_of_what_cannot_be_read(
+    hosts: Callable[[str], Host],
+) -> None:
+    r1, r2 = hosts("r1"), hosts("r2")
+    series = make.ct_series(2)
+    r1.take(*series)
+    old = r1.file(series[0]).key
+    assert r2.take(series[0]) == [Outcome.STORED]  # the file of r1 cannot be compared here
+    assert r2.spooled() == {"r1": 1, "r2": 1}
+    assert (r1.claim(), r2.claim()) == (None, None)
+    r2.upload()
+    assert r1.claim() == series[0].SeriesInstanceUID
+    r1.upload()
+    r2.upload()
+    r1.upload()
+    assert Path(old).name not in r1.copies()
+    assert r1.take(series[0]) == [Outcome.ALREADY_THERE]
+    assert r2.take(series[1]) == [Outcome.ALREADY_THERE]
+    assert {path.name for path in r1.store.glob("objects/*/*.dcm")} == {Path(r1.file(ds).key).name for ds in series}
+    for host in (r1, r2):
+        assert check_repository(host.settings, digests=True, repair=False) == []
+
+
+def test_versions_are_in_quarantine_of_the_host_that_has_them(hosts: Callable[[str], Host]) -> None:
+    r1, r2 = hosts("r1"), hosts("r2")
+    first, stored = make.ct_series(2)
+    r1.take(stored)
+    r1.upload()
+    r1.take(first)
+    r2.repository.ingest.overwrite_policy = "replace"
+    replaced = {ds.SOPInstanceUID: r1.file(ds).key for ds in (first, stored)}
+    for ds in (first, stored):
+        ds.ImageComments = "again"
+        assert r2.take(ds) == [Outcome.REPLACED]
+    for host in (r2, r1, r2, r1):
+        host.upload()
+    aside = {host.name: {path.name for path in host.root.glob("quarantine/*")} for host in (r1, r2)}
+    names = {uid: Path(key).name for uid, key in replaced.items()}
+    assert aside == {"r1": {names[first.SOPInstanceUID]}, "r2": {names[stored.SOPInstanceUID]}}
+    assert not (r1.copies() | r2.copies()) & set(names.values())
+    assert [r2.content(ds) for ds in (first, stored)] == [data_set_bytes(ds) for ds in (first, stored)]
+    for host in (r1, r2):
+        assert check_repository(host.settings, digests=True, repair=False) == []
+    r1.close()
+    r1.open()
+    with r1.index.reading() as index:
+        assert len(index.instances.losers()) == 2
+
+    conflict = r1.row(f"SELECT id FROM conflicts WHERE sop_instance_uid = '{stored.SOPInstanceUID}'")["id"]
+    with pytest.raises(NotDecidable, match="in the quarantine of r2: decide there"):
+        r1.repository.actions["accept-conflict"](conflict=conflict, who="test")
+
+    # A deletion reaches every disk: rows at once, files with the objects.
+    copies = [r1.content(ds) for ds in (first, stored)]
+    assert len(copies) == len(r1.copies()) == 2
+    r2.repository.actions["delete"](level="study", uid=first.StudyInstanceUID, study_instance_uid=None, who="test")
+    for host in (r1, r2, r1):
+        host.upload()
+    for host in (r1, r2):
+        assert not [*host.root.glob("objects/*/*.dcm"), *host.root.glob("quarantine/*")]
+    assert not list(r1.store.glob("objects/*/*.dcm"))
+
+
+def test_what_was_deleted_while_a_host_was_away_is_gone_from_its_disk_when_it_is_back(
+    hosts: Callable[[str], Host],
+) -> None:
+    r1, r2 = hosts("r1"), hosts("r2")
+    series = make.ct_series(2)
+    r1.take(*series)
+    r1.close()
+    r2.repository.actions["delete"](level="study", uid=series[0].StudyInstanceUID, study_instance_uid=None, who="test")
+    r2.upload()
+    assert len(r1.copies()) == 2
+    r1.open()
+    assert r1.repository.recovered.adopted == 0
+    r1.upload()
+    assert (r1.copies(), r1.row("SELECT count(*) AS n FROM images")) == (set(), {"n": 0})
+
+
+def test_a_host_that_is_gone_is_forgotten_with_what_it_alone_had(hosts: Callable[[str], Host]) -> None:
+    r1, r2 = hosts("r1"), hosts("r2")
+    put, lost, sent_again = make.ct_series(3)
+    forget = r2.repository.actions["forget-host"]
+    r1.take(put, lost, sent_again)
+    with pytest.raises(UsageError, match="stop it first"):
+        forget(host="r1")
+    r2.remote.store.put(r1.file(put), r1.archive.path(r1.file(put).key).read_bytes())  # and r1 did not record it
+    r1.close()
+    away = r2.store.rename(r2.store.with_name("away"))
+    with pytest.raises(UsageError, match="when the store tells"):
+        forget(host="r1")
+    away.rename(r2.store)
+    uids = {"study_instance_uid": put.StudyInstanceUID, "series_instance_uid": put.SeriesInstanceUID}
+    assert forget(host="r1") == {"forgotten": "r1", "lost": [uids | {"instances": 2}]}
+    assert r2.content(put) == data_set_bytes(put)
+    assert [r2.file(ds).file_missing for ds in (put, lost, sent_again)] == [False, True, True]
+    assert r2.claim() == put.SeriesInstanceUID  # nobody waits for r1 any more
+    assert r2.take(sent_again) == [Outcome.STORED]
+    r2.upload()
+    r1.open()  # its disk was found
+    r1.upload()
+    r2.upload()
+    r1.upload()
+    assert r2.spooled() == {}
+    assert [r2.content(ds) for ds in (put, lost, sent_again)] == [data_set_bytes(ds) for ds in (put, lost, sent_again)]
+    for host in (r1, r2):
+        assert check_repository(host.settings, digests=True, repair=False) == []
+
+
+def test_everything_comes_back_to_a_folder_only_if_no_host_needs_the_store(hosts: Callable[[str], Host]) -> None:
+    r1, r2 = hosts("r1"), hosts("r2")
+    r1.take(*make.ct_series(2))
+    r2.close()
+    with pytest.raises(UsageError, match="r1: stop all other hosts"):
+        copy_archive(r2.settings, "folder")
+    r1.close()
+    with pytest.raises(UsageError, match="r1: has instances that are not in the object store"):
+        copy_archive(r2.settings, "folder")
+    assert copy_archive(r1.settings, "store").left == 0
+    assert copy_archive(r2.settings, "folder").instances == 2
+    assert len(r2.copies()) == 2
+    with pytest.raises(IndexUnusable, match="first start the host that has these files"):
+        hosts("r3")
