@@ -101,6 +101,9 @@ class Metrics:
         self.journal_bytes = gauge("voxelnode_journal_bytes", "Size of the journal on the disk")
         self.uploaded_instances = counter("voxelnode_uploaded_instances", "Instances moved to the object store")
         self.spooled_instances = gauge("voxelnode_spooled_instances", "Instances still to be moved to the object store")
+        self.spooled_volume_files = gauge(
+            "voxelnode_spooled_volume_files", "Files of volumes still to be moved to the object store"
+        )
         self.object_store_up = gauge("voxelnode_object_store_up", "1 while the object store answers; 0 without one")
         self.scrubbed_files = counter(
             "voxelnode_scrubbed_files", "Files of the archive that were compared in background"

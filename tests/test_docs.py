@@ -1,6 +1,7 @@
 """The documents agree with the program."""
 
 import datetime as dt
+import json
 import os
 import re
 import sqlite3
@@ -12,7 +13,10 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from pydantic import ValidationError
 
+from node.archive.base import VOLUMES
+from node.archive.filesystem import is_key
 from node.deidentify.profile import CLEAN, RETAIN
 from node.deidentify.refusal import Reason
 from node.dicom.part10 import IMPLEMENTATION_VERSION_NAME
@@ -20,7 +24,7 @@ from node.index.engine import upgrade
 from node.index.events import EventKind
 from node.lifecycle.fsck import Kind
 from node.settings.files import ENVIRONMENT_PREFIX
-from node.settings.model import PLACEHOLDERS, HookEvent, Settings
+from node.settings.model import COLD_CLASSES, PLACEHOLDERS, HookEvent, Settings, Storage
 from node.settings.removed import REMOVED_KEYS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -291,3 +295,21 @@ def test_every_attribute_that_can_be_asked_for_is_documented() -> None:
     rows = re.findall(r"^\| ([A-Z]+) \| (.*) \|$", text, flags=re.MULTILINE)
     documented = {level: set(re.findall(r"`(\w+)`", attributes)) for level, attributes in rows}
     assert documented == {level.name: set(keywords) for level, keywords in SUPPORTED.items()}
+
+
+def test_the_rules_for_storage_classes_are_for_the_keys_of_objects_and_for_classes_that_can_be_read() -> None:
+    document = (ROOT / "docs" / "object-store.md").read_text()
+    [block] = re.findall(r"^    \{\n(?:    .*\n)+?    \}$", document, re.MULTILINE)
+    rules = {rule["Filter"]["Prefix"]: rule for rule in json.loads(block)["Rules"]}
+    prefix = Storage(url=re.findall(r'url = "(s3://.*)"', document)[0]).url.split("/")[3]  # type: ignore[union-attr]
+    assert is_key("objects/00000012/" + "0" * 32 + ".dcm")
+    assert set(rules) == {f"{prefix}/objects/", f"{prefix}/{VOLUMES}/", f"{prefix}/"}
+    for rule in rules.values():
+        assert "Expiration" not in rule
+        assert COLD_CLASSES.isdisjoint(move["StorageClass"] for move in rule.get("Transitions", ()))
+
+
+@pytest.mark.parametrize("cold", sorted(COLD_CLASSES))
+def test_a_storage_class_that_needs_a_restore_is_refused(cold: str) -> None:
+    with pytest.raises(ValidationError, match="needs a restore before each read"):
+        Storage(url="s3://bucket", storage_class=cold)

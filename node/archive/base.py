@@ -27,8 +27,21 @@ class NotTaken(Exception):
     """The object store refuses one object; the message has neither its name nor its content."""
 
 
+VOLUMES = "volumes"
+"""Folder of the files of revisions, and the beginning of the keys of their objects."""
+
+
+def is_of_revision(key: str) -> bool:
+    """Return whether a key is that of a file of a revision, and not of an instance."""
+    return key.startswith(f"{VOLUMES}/")
+
+
 class KeptFile(Protocol):
-    """The file of an instance, as its row has it: `bytes` and `sha256` are of the data set, from the offset on."""
+    """A file of the archive, as its row has it.
+
+    Of an instance, `bytes` and `sha256` are those of the data set, from the offset on; of a file of a revision, they
+    are those of all of it, and the offset is 0.
+    """
 
     @property
     def key(self) -> str: ...
@@ -44,9 +57,9 @@ class KeptFile(Protocol):
 
 
 LocalFile = Callable[[KeptFile], Path]
-"""Gives the path of the file of an instance, after fetching it if only the object store has it.
+"""Gives the path of a file of the archive, after fetching it if only the object store has it.
 
-It raises an OSError if the file cannot be fetched now.
+It raises an OSError if the file cannot be fetched now, and if the object of a file of a revision has other bytes.
 """
 
 

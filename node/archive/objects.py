@@ -11,6 +11,7 @@ import datetime as dt
 import os
 import re
 import shutil
+import stat
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from node.archive.base import KeptFile, NotTaken, ObjectStore, StoreAway, StoredObject
+from node.archive.base import KeptFile, NotTaken, ObjectStore, StoreAway, StoredObject, is_of_revision
 from node.durable import make_folder, sync_file, sync_folder
 from node.errors import UsageError
 
@@ -56,6 +57,7 @@ REMEDIES = {
     "PermanentRedirect": "set region to that of the bucket",
     "AuthorizationHeaderMalformed": "set region to that of the bucket",
     "InvalidStorageClass": "correct [storage] storage_class",
+    "InvalidObjectState": "restore the object, and end the rule of the bucket that moved it to a class without reads",
 }
 """Codes of errors that say something of the bucket or of our access to it, not of an object."""
 
@@ -146,7 +148,8 @@ class BucketStore:
 
     def put(self, file: KeptFile, content: bytes | Path, *, replace: bool = False) -> bool:
         """See `ObjectStore.put`."""
-        described = {"Content-Type": "application/dicom", "sha256": file.sha256, **self._class}
+        media_type = "application/octet-stream" if is_of_revision(file.key) else "application/dicom"
+        described = {"Content-Type": media_type, "sha256": file.sha256, **self._class}
         if isinstance(content, bytes):
             return self._put(file.key, content, described, replace=replace)
         if not replace and self.find(file.key) is not None:  # uploads in parts cannot be conditional
@@ -341,12 +344,14 @@ class FolderStore:
         """See `ObjectStore.objects`."""
         with self._asking():
             begin = self._path(folder)
-        for path in begin.rglob("*.dcm"):
+        for path in begin.rglob("[!.]*"):  # part files have a dot
             with self._asking():
                 try:
                     status = path.stat()
                 except FileNotFoundError:
                     continue
+            if not stat.S_ISREG(status.st_mode):
+                continue
             yield StoredObject(str(path.relative_to(self._folder)), status.st_size, status.st_mtime)
 
     def _path(self, key: str) -> Path:

@@ -1,8 +1,11 @@
 """The object store behind a local archive, and the local files that are copies of its objects.
 
-A local file is one of two: the only one of its instance, until its object is in the store and its row says so; or a
-copy of that object, which may be removed at any time and is fetched when something reads it. Both have the same path.
-Copies have a bound; those in use, and those used in the last minute, stay beyond it.
+A local file is one of two: the only one there is, until its object is in the store and its row says so; or a copy of
+that object, which may be removed at any time and is fetched when something reads it. Both have the same path. Copies
+have a bound; those in use, and those used in the last minute, stay beyond it.
+
+Readers of instances compare them with their digests themselves, and record damage. Those of volumes do not: an object
+of a revision that has other bytes never becomes a local file.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from typing import TypeVar
 import structlog
 
 from node.archive.awaited import AwaitedUploads
-from node.archive.base import FoundFile, HostAway, KeptFile, LocalFile, ObjectStore, StoreAway
+from node.archive.base import FoundFile, HostAway, KeptFile, LocalFile, ObjectStore, StoreAway, is_of_revision
 from node.archive.intact import MISSING, problem_with
 from node.archive.intake import Intake
 from node.durable import make_folder
@@ -47,6 +50,9 @@ FETCHES = 2
 PRESENCE_SECONDS = 5.0
 """Longest wait of instances that come again for whether the store has them."""
 
+MAX_FETCHED_BYTES, MIN_FETCHED_FILES = 1_000_000_000, 16
+"""Of the copies of a process without the lock; more go when others come, the oldest first, but never the last ones."""
+
 STAYS_SECONDS = 60.0
 """A copy that was used so short a time ago stays: its reader may be about to open it."""
 
@@ -55,6 +61,11 @@ HOST_SECONDS = 10.0
 
 HOST_LOOK_SECONDS = 0.2
 """Interval at which that wait looks at the index."""
+
+DAMAGE = (errno.EIO, errno.ENOENT)
+"""Of the errors of a file of a revision that the store has not, or with other bytes."""
+
+LOST = "neither the disk nor the object store has it"
 
 _LOCKS = 64
 
@@ -165,26 +176,32 @@ class Remote:
         self._is_own = True
 
     def local(self, file: KeptFile) -> Path:
-        """Return the path of the local file of an instance, which is fetched if it is only in the store.
+        """Return the path of the local file, which is fetched if it is only in the store.
 
-        If the store has no such object either, there is no file. If the object has other bytes, the file has them too.
+        If the store has no object of an instance either, there is no file; if the object has other bytes, the file has
+        them too.
 
         Raises
         ------
         StoreAway
         HostAway
             Another host alone has the file, and does not move it to the store within `HOST_SECONDS`.
+        FileNotFoundError
+            A file of a revision is neither here nor in the store.
         OSError
-            There is no room for it.
+            There is no room for it, or the object of a file of a revision has other bytes.
         """
         path = self._root / file.key
         with self._lock:
             if (copy := self._copies.get(file.key)) is not None:
                 copy.used_at = monotonic()
                 self._copies.move_to_end(file.key)
-        if not path.exists() and not self._fetch(file, path) and (host := self._host_of(file.key)) is not None:
-            self._await(host, file.key)
-            self._fetch(file, path)
+        if not path.exists() and not self._fetch(file, path):
+            if (host := self._host_of(file.key)) is not None:
+                self._await(host, file.key)
+                self._fetch(file, path)
+            if is_of_revision(file.key) and not path.exists():
+                raise FileNotFoundError(errno.ENOENT, LOST)
         return path
 
     def ahead(self, files: Iterable[File]) -> Iterator[File]:
@@ -199,21 +216,26 @@ class Remote:
             yield self._arrived(*following.popleft())
 
     @contextmanager
-    def held(self, files: Sequence[KeptFile]) -> Iterator[None]:
+    def held(self, files: Sequence[KeptFile], *, damaged: bool = False) -> Iterator[None]:
         """Fetch files, and keep all of them during the block.
+
+        Parameters
+        ----------
+        damaged : bool
+            Leave out files of revisions that the store has not, or with other bytes.
 
         Raises
         ------
         StoreAway
         OSError
-            There is no room for them.
+            There is no room for them, or a file of a revision cannot be had.
         """
         keys = [file.key for file in files]
         with self._lock:
             self._held.update(keys)
         try:
             absent = [file for file in files if not (self._root / file.key).exists()]
-            for _ in self.threads.map(self.local, absent) if absent else ():
+            for _ in self.threads.map(self._fetch_whole if damaged else self.local, absent) if absent else ():
                 pass
             yield
         finally:
@@ -331,7 +353,11 @@ class Remote:
         with self._fetching[hash(key) % _LOCKS], self._lock:
             if (copy := self._copies.pop(key, None)) is not None:
                 self._bytes -= copy.bytes
-            (self._root / key).unlink(missing_ok=True)
+            path = self._root / key
+            path.unlink(missing_ok=True)
+            if is_of_revision(key):  # its folder may be there again, because of a reader
+                with suppress(OSError):
+                    path.parent.rmdir()
 
     @property
     def is_over(self) -> bool:
@@ -361,6 +387,13 @@ class Remote:
                     with suppress(OSError):  # within the lock: `local` finds a file or fetches it
                         os.unlink(self._root / key)
 
+    def _fetch_whole(self, file: KeptFile) -> None:
+        try:
+            self.local(file)
+        except OSError as error:
+            if error.errno not in DAMAGE:
+                raise
+
     def _try_fetch(self, file: KeptFile) -> None:
         with suppress(OSError):  # the reader meets it again
             self.local(file)
@@ -378,6 +411,8 @@ class Remote:
                 return True
             part, problem = self._downloaded(file)
             try:
+                if problem not in (None, MISSING) and is_of_revision(file.key):
+                    raise OSError(errno.EIO, f"its object {problem}: run `voxelnode fsck --hash`")
                 if problem != MISSING:
                     self._place(part, file, path)
             finally:
@@ -460,15 +495,29 @@ def fetching(root: Path, store: ObjectStore | None) -> Iterator[LocalFile]:
         yield lambda file: root / file.key
         return
     with TemporaryDirectory(prefix="voxelnode-") as folder:
+        fetched: deque[tuple[Path, int]] = deque()
 
         def local(file: KeptFile) -> Path:
             path = root / file.key
             if path.exists():
                 return path
-            copy = Path(folder, file.key.replace("/", "-"))
+            copy = Path(folder, file.key)
             if not copy.exists():
+                copy.parent.mkdir(parents=True, exist_ok=True)
                 with suppress(FileNotFoundError):
                     store.fetch(file.key, copy)
+                if is_of_revision(file.key):
+                    problem = problem_with(copy, file.data_set_offset, file.bytes, file.sha256)
+                    if problem is not None:
+                        copy.unlink(missing_ok=True)
+                        raise (
+                            FileNotFoundError(errno.ENOENT, LOST)
+                            if problem == MISSING
+                            else OSError(errno.EIO, f"its object {problem}: run `voxelnode fsck --hash`")
+                        )
+                fetched.append((copy, file.bytes))
+                while len(fetched) > MIN_FETCHED_FILES and sum(size for _, size in fetched) > MAX_FETCHED_BYTES:
+                    fetched.popleft()[0].unlink(missing_ok=True)
             return copy
 
         yield local

@@ -6,7 +6,7 @@ import fcntl
 import hashlib
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -30,11 +30,15 @@ _EXTENSION = {348: (352, "<f", 108), 540: (544, "<q", 168)}
 
 @dataclass(frozen=True, slots=True)
 class NiftiCopy:
-    """A volume of a node, compressed; with its header extension, which has its sidecar, or without it."""
+    """A volume of a node, compressed; with its header extension, which has its sidecar, or without it.
+
+    `local` gives the place from which `file` can be read now, and raises an OSError.
+    """
 
     file: Path
     sha256: str
     without_extension: bool
+    local: Callable[[Path], Path] = Path
 
     @property
     def identity(self) -> str:
@@ -53,20 +57,23 @@ class NiftiCopy:
         ------
         NotExported
             The volume is no longer there, or its bytes are not those that the node wrote.
+        OSError
+            It cannot be read now.
         """
         try:
-            with self.file.open("rb") as source:
+            local = self.local(self.file)
+            with local.open("rb") as source:
                 self._require(hashlib.file_digest(source, "sha256").hexdigest())
                 source.seek(0)
                 compressed = self.file.name.endswith(".gz")
                 if compressed and not (self.without_extension and _has_extension(source)):
-                    return self._as_it_is(source, path, link=link)
+                    return self._as_it_is(source, local, path, link=link)
                 return self._rewritten(source, path)
         except FileNotFoundError:
             raise NotExported("its files were replaced or removed meanwhile: the next run has the new ones") from None
 
-    def _as_it_is(self, source: BufferedReader, path: Path, *, link: bool) -> str:
-        if link and _linked(self.file, path):
+    def _as_it_is(self, source: BufferedReader, local: Path, path: Path, *, link: bool) -> str:
+        if link and _linked(local, path):
             return self.sha256
         with path.open("xb") as out:
             if not _cloned(source, out):

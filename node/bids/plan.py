@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,17 @@ WITHOUT_AFFINE = frozenset({"irregular", "none"})
 
 @dataclass(frozen=True, slots=True)
 class VolumeFile:
-    """A volume of a series, as a node wrote it; `geometry` has the facts of the volume by the names of selectors."""
+    """A volume of a series, as a node wrote it; `geometry` has the facts of the volume by the names of selectors.
+
+    `local` gives the place from which a file of the node can be read now, and raises an OSError.
+    """
 
     stack: int
     suffix: str
     file: Path
     sha256: str
     geometry: Mapping[str, Any]
+    local: Callable[[Path], Path] = Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +139,7 @@ class PlannedVolume:
 
     def files(self, *, anonymous: bool) -> dict[str, Content]:
         """Return the content of each file by its extension."""
-        image = NiftiCopy(self.volume.file, self.volume.sha256, without_extension=anonymous)
+        image = NiftiCopy(self.volume.file, self.volume.sha256, without_extension=anonymous, local=self.volume.local)
         return {".nii.gz": image, ".json": json_text(self.fields), **self.extra}
 
 
@@ -238,8 +242,8 @@ class Planner:
                 f"its geometry is {volume.geometry['geometry']}: no affine gives the place of every voxel"
             )
         beside = volume.file.with_name(volume.file.name.removesuffix(".gz").removesuffix(".nii"))
-        sidecar = _read_json(Path(f"{beside}.json"))
-        extra = {suffix: _read_bytes(Path(f"{beside}{suffix}")) for suffix in (".bval", ".bvec")}
+        sidecar = _read_json(Path(f"{beside}.json"), volume.local)
+        extra = {suffix: _read_bytes(Path(f"{beside}{suffix}"), volume.local) for suffix in (".bval", ".bvec")}
         suffixes = [other.suffix for other in series.volumes]
         own = volume_facts(volume.suffix, suffixes, sidecar, _directions(extra[".bvec"]))
         facts = {**series.facts, **volume.geometry, **own}
@@ -325,9 +329,9 @@ def _order(series: Series) -> tuple[Any, ...]:
     )
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def _read_json(file: Path, local: Callable[[Path], Path]) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_bytes())
+        content = json.loads(local(file).read_bytes())
     except FileNotFoundError:
         raise NotExported("its files were replaced or removed meanwhile: the next run has the new ones") from None
     if not isinstance(content, dict):
@@ -335,9 +339,9 @@ def _read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def _read_bytes(file: Path) -> bytes:
+def _read_bytes(file: Path, local: Callable[[Path], Path]) -> bytes:
     try:
-        return file.read_bytes()
+        return local(file).read_bytes()
     except FileNotFoundError:
         return b""
 

@@ -9,8 +9,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from node.archive.base import LocalFile
 from node.bids.plan import Series, VolumeFile
 from node.bids.subjects import Patient
+from node.conversion.volume_files import by_path
 from node.index.read import ReadIndex
 from node.selector import FIELDS
 
@@ -35,10 +37,21 @@ class Source(Protocol):
 
 
 class IndexSource:
-    """The index of a root, and the volumes in it."""
+    """The index of a root, and the volumes in it.
 
-    def __init__(self, index: ReadIndex) -> None:
-        self._index = index
+    Parameters
+    ----------
+    index : ReadIndex
+    local : LocalFile
+        Gives those that are in an object store.
+    """
+
+    def __init__(self, index: ReadIndex, local: LocalFile) -> None:
+        self._index, self._root = index, Path(index.root)
+        self._by_path = by_path(self._root, index, local)
+
+    def _local(self, file: Path) -> Path:
+        return self._by_path(str(file.relative_to(self._root)))
 
     def patients(self, number: int | None = None) -> Mapping[int, Patient]:
         rows = self._index.exports.patients(number)
@@ -56,7 +69,7 @@ class IndexSource:
         facts = self._index.facts.of_rows(FIELDS, ids)
         volumes: dict[int, list[VolumeFile]] = defaultdict(list)
         for row in self._index.exports.nifti_of(ids):
-            volumes[row["series_id"]].append(_volume_file(Path(self._index.root), row))
+            volumes[row["series_id"]].append(self._volume_file(row))
         for row in rows:
             yield Series(
                 row["patient"],
@@ -70,6 +83,11 @@ class IndexSource:
                 tuple(volumes[row["id"]]),
             )
 
+    def _volume_file(self, row: Mapping[str, Any]) -> VolumeFile:
+        read = {name: json.loads(row[name]) for name in ("shape", "spacing_mm", "warnings")}
+        geometry = geometry_of({**row, **read})
+        return VolumeFile(row["stack"], row["suffix"], self._root / row["path"], row["sha256"], geometry, self._local)
+
 
 def _problem(row: Mapping[str, Any], has_volumes: bool) -> str | None:
     """Return why a series has no volumes that may be exported; None if it has."""
@@ -82,11 +100,6 @@ def _problem(row: Mapping[str, Any], has_volumes: bool) -> str | None:
     if row["failure"]:
         return f"a part of it has no volume: {row['failure']}"
     return None if has_volumes else NO_NIFTI
-
-
-def _volume_file(root: Path, row: Mapping[str, Any]) -> VolumeFile:
-    read = {name: json.loads(row[name]) for name in ("shape", "spacing_mm", "warnings")}
-    return VolumeFile(row["stack"], row["suffix"], root / row["path"], row["sha256"], geometry_of({**row, **read}))
 
 
 def geometry_of(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,12 +10,12 @@ import typer
 from node.cli.options import ConfigFile, Json, Root, load, settings_for_change
 from node.cli.output import print_fields, print_json, sized
 
-app = typer.Typer(help="Move instances to the object store, or back.", no_args_is_help=True)
+app = typer.Typer(help="Move instances and volumes to the object store, or back.", no_args_is_help=True)
 
 
 @app.command()
 def status(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
-    """Show where the instances are.
+    """Show where the instances and the files of volumes are.
 
     Tells how many are in the folder and in the object store, and whether that answers. Exit 1 if it does not.
     """
@@ -30,6 +30,7 @@ def status(config: ConfigFile = None, root: Root = None, json: Json = False) -> 
     with reading(folder, settings.index.url) as index:
         counts, identity = index.instances.count_by_place(), index.archive_in_store
         by_host = index.instances.count_by_spool_host()
+        files = index.volumes.count_by_place()
     store = configured_store(settings.storage)
     problem: str | None = None
     if store is not None:
@@ -40,14 +41,17 @@ def status(config: ConfigFile = None, root: Root = None, json: Json = False) -> 
             problem = str(error.strerror)
     if json:
         numbers = {place: asdict(count) for place, count in counts.items()}
-        print_json(
-            {"object_store": None if store is None else store.place, "problem": problem, **numbers, "hosts": by_host}
-        )
+        volumes = {place: {"files": count, "bytes": size} for place, (count, size) in files.items()}
+        where = {"object_store": None if store is None else store.place, "problem": problem}
+        print_json({**where, **numbers, "volumes": volumes, "hosts": by_host})
     else:
         answers = "none" if store is None else f"{store.place}, {problem or 'it answers'}"
         fields: dict[str, Any] = {"object store": answers}
         for name, place in (("folder", "folder"), ("to be moved", "spool"), ("in the object store", "store")):
             fields[name] = f"{counts[place].instances} instances, {sized(counts[place].bytes)}"
+            number, size = files[place]
+            if number or place != "folder":
+                fields[name] += f"; {number} files of volumes, {sized(size)}"
         fields |= {f"  on {host}": f"{instances} instances" for host, instances in by_host.items()}
         print_fields(fields)
     if problem is not None:
@@ -61,21 +65,24 @@ def copy(
     root: Root = None,
     json: Json = False,
 ) -> None:
-    """Move all instances to the object store, or back.
+    """Move all instances and volumes to the object store, or back.
 
-    The store is [storage] url. Stop the node first. Every instance is compared with its SHA-256. If the command is
-    interrupted, run it again. Exit 1 if instances are left.
+    The store is [storage] url. Stop the node first. Every file is compared with its SHA-256. If the command is
+    interrupted, run it again. Exit 1 if files are left.
     """
     settings = settings_for_change(config, root)
 
     from node.control.repository import copy_archive
 
     copied = copy_archive(settings, to)
+    left = copied.left + copied.files_left
     if json:
         print_json(asdict(copied))
     else:
-        print(f"{copied.instances} instances moved, {copied.left} left{': see the log' if copied.left else ''}")
-        if to == "folder" and not copied.left:
+        print(f"{copied.instances} instances and {copied.files} files of volumes moved")
+        if left:
+            print(f"{copied.left} instances and {copied.files_left} files of volumes left: see the log")
+        elif to == "folder":
             print("now remove [storage] url; the objects are still in the store, remove them there")
-    if copied.left:
+    if left:
         raise typer.Exit(1)

@@ -131,11 +131,16 @@ def bids(
 @contextmanager
 def _from_node(settings: Settings) -> Iterator[tuple[Source, Path]]:
     """Open the index of a root; yield it as a source, and the folder for the key."""
+    from node.archive.objects import configured_store
+    from node.archive.remote import fetching
     from node.bids.sources import IndexSource
     from node.index.database import reading
 
-    with reading(settings.storage.root, settings.index.url) as index:
-        yield IndexSource(index), settings.archive_folder
+    with (
+        reading(settings.storage.root, settings.index.url) as index,
+        fetching(settings.archive_folder, configured_store(settings.storage)) as local,
+    ):
+        yield IndexSource(index, local), settings.archive_folder
 
 
 @contextmanager

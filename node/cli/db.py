@@ -127,13 +127,14 @@ def export(
     bring the copy up to date: it copies only new volumes, and removes those that were replaced or deleted. Exit 1 if
     files of volumes are missing or damaged in the root: the copy has no rows for them.
     """
+    from node.archive.objects import configured_store
     from node.control.audited_export import audited_export
     from node.lifecycle.export import export as export_to
 
     settings = settings_for_change(config, root)
     target = folder.absolute()
     with audited_export(settings, f"voxelnode db export to {target}, for {group or 'its owner'}") as outcome:
-        done = export_to(settings.archive_folder, target, group, settings.index.url)
+        done = export_to(settings.archive_folder, target, group, settings.index.url, configured_store(settings.storage))
         outcome.counts = f"{done.copied} conversions copied, {done.kept} already there, {done.removed} removed"
     if json:
         print_json({"path": folder, **asdict(done)})

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -161,6 +161,8 @@ def try_(
         opened.callback(channel.close)
         folder = settings.storage.root if series is not None else opened.enter_context(sample_root(settings))
         message, misfits = _test_message(folder, settings, hook, wanted, series)
+        if series is not None and hook.url is None:
+            message = opened.enter_context(_with_files(message, settings))
         out = None
         if hook.results and hook.url is None:
             out = opened.enter_context(TemporaryDirectory(prefix="voxelnode-test-"))
@@ -185,6 +187,22 @@ def try_(
     print(f"hook {name} accepted {message.event} {message.id}")
     if misfits and series is not None:
         print(f"without a test, the hook does not receive this series: {'; '.join(misfits)}")
+
+
+@contextmanager
+def _with_files(message: HookMessage, settings: Settings) -> Iterator[HookMessage]:
+    """Yield a message whose paths are those of temporary copies where only the object store has the files."""
+    from node.archive.objects import configured_store
+    from node.archive.remote import fetching
+    from node.index.database import reading
+    from node.notify.message import files_of, with_paths
+
+    root = settings.archive_folder
+    with (
+        reading(settings.storage.root, settings.index.url) as index,
+        fetching(root, configured_store(settings.storage)) as local,
+    ):
+        yield with_paths(message, {str(root / file.key): str(local(file)) for file in files_of(index, message)})
 
 
 def _test_message(

@@ -123,6 +123,7 @@ class Node:
             settings.dicom.ae_title,
             repository.results,
             settings.web.public_url,
+            archive.held,
         )
         delete = repository.delete_confirmed
         self._router = Router(settings, archive, index, metrics, audit, self._decoder, delete)

@@ -58,7 +58,14 @@ from node.receive.conflicts import Conflicts
 from node.receive.ingest import Ingest
 from node.receive.quarantine import Quarantine, take_back
 from node.receive.quiet_times import quiet_seconds_of
-from node.receive.recovery import Recovered, adopt_all_objects, mark_all_missing, record_quarantined, recover
+from node.receive.recovery import (
+    Recovered,
+    adopt_all_objects,
+    mark_all_missing,
+    record_quarantined,
+    recover,
+    remove_unknown_volumes,
+)
 from node.results.intake import ResultIntake
 from node.routing.router import subscriptions
 from node.settings.model import HookEvent, Settings, Storage
@@ -211,6 +218,8 @@ class Repository:
             record_quarantined(self.archive, self.index, self.index.now())
         if previous is not None:
             self.index.salvage.finish(previous, lambda path: (self.archive.root / path).is_file(), self.index.now())
+        if new_index:
+            remove_unknown_volumes(self.archive, self.index, self.index.now())
         self.results.sweep()
         self.applier.checkpoint()
         self.applier.start()
@@ -384,6 +393,7 @@ class Repository:
         if remote is not None:
             self._record_uploaded(remote, host)
         lost = self.index.hosts.forget(host, self.index.now())
+        self.index.series.reopen(self.index.objects.give_up(host), self.index.now())  # of volumes that it alone had
         return {"forgotten": host, "lost": [asdict(files) for files in lost]}
 
     def _record_uploaded(self, remote: Remote, host: str) -> None:

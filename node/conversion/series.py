@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from node import __version__
 from node.conversion.job import ConversionJob, Converted, ReferencedSeries, absent, run_with_references
-from node.conversion.volume_files import publish, remove_folder, revision_folder
+from node.conversion.volume_files import kept_files, publish, remove_folder, revision_folder
 from node.errors import VoxelnodeError
 from node.failpoints import reached
 from node.index.converted import ClaimedInstance, SeriesKey
@@ -103,11 +103,15 @@ def write_volumes(
         if converted.damaged:
             raise SeriesDamaged(converted, used)
         destination = revision_folder(claimed)
+        outcome = _outcome(claimed, converted, destination, options, used)
+        if archive.remote is not None and converted.files:
+            known = {file.path: file.sha256 for file in outcome.files}
+            outcome = replace(outcome, kept=kept_files(folder, str(destination), known, archive.spool_host))
         reached("volumes-written")
         if converted.files and index.series.is_claimed(claimed):
             publish(folder, archive.root / destination, archive.sync_folder)
         reached("volumes-published")
-        return _outcome(claimed, converted, destination, options, used)
+        return outcome
 
 
 class _Used:
@@ -203,7 +207,10 @@ def _digests(instances: Sequence[ClaimedInstance]) -> list[tuple[str, str]]:
 
 
 def is_unchanged(claimed: ClaimedSeries, archive: Archive, options: WriteOptions) -> bool:
-    """Return whether a conversion would repeat the current volumes, and their files exist in full length."""
+    """Return whether a conversion would repeat the current volumes, and their files exist in full length.
+
+    Those that the object store has are believed to exist.
+    """
     current = claimed.current
     if (
         current is None

@@ -12,18 +12,23 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from node.durable import sync_file
+from node.index.records import RevisionFile
 
 if TYPE_CHECKING:
+    from node.archive.base import LocalFile
     from node.archive.filesystem import Archive
     from node.index.database import Index
+    from node.index.read import ReadIndex
     from node.index.records import ClaimedSeries
 
+LocalPath = Callable[[str], Path]
+"""Gives the local path of a file of a revision by its path relative to the root, after fetching it."""
 
 CLAIM_LETTERS = 8
 """Of a claim in the name of its folder."""
@@ -47,6 +52,59 @@ def folder_name(uid: str) -> str:
     if len(uid) <= 64 and _UID.fullmatch(uid):
         return uid
     return "uid-" + hashlib.sha256(uid.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
+def kept_files(folder: Path, key: str, known: Mapping[str, str], host: str | None) -> list[RevisionFile]:
+    """Return all files in a folder of a revision, as an object store is to have them.
+
+    Parameters
+    ----------
+    folder : Path
+    key : str
+        The folder of the revision, relative to the root.
+    known : mapping
+        Digests of some of the files, by their keys; the other files are read.
+    host : str or None
+        The host that alone has them, if several share the store.
+
+    Raises
+    ------
+    OSError
+    """
+    files = []
+    for path in sorted(folder.iterdir()):
+        name = f"{key}/{path.name}"
+        if (sha256 := known.get(name)) is None:
+            with path.open("rb", buffering=0) as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        files.append(RevisionFile(name, path.stat().st_size, sha256, spool_host=host))
+    return files
+
+
+def revision_files(root: Path, index: ReadIndex, folder: str) -> list[RevisionFile]:
+    """Return the files of a revision by its folder relative to the root, sorted by name; empty if there are none."""
+    if noted := index.volumes.kept_in(folder):
+        return noted
+    with suppress(FileNotFoundError):
+        return [
+            RevisionFile(f"{folder}/{path.name}", path.stat().st_size)
+            for path in sorted((root / folder).iterdir())
+            if path.is_file()
+        ]
+    return []
+
+
+def by_path(root: Path, index: ReadIndex, local: LocalFile) -> LocalPath:
+    """Return what gives files of revisions by their paths relative to the root; it raises an OSError as `local` does.
+
+    Without an object store, the file may be missing.
+    """
+
+    def path_of(path: str) -> Path:
+        file = index.volumes.kept(path)
+        return root / path if file is None else local(file)
+
+    return path_of
 
 
 def publish(folder: Path, destination: Path, sync_folder: Callable[[Path], None]) -> None:

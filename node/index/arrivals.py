@@ -13,7 +13,7 @@ from typing import NamedTuple
 from sqlalchemy import JSON, Connection, bindparam, case, func, or_, select, update
 
 from node.index.backend import Overtaken
-from node.index.departures import leave_series, owe_removals
+from node.index.departures import leave_series
 from node.index.levels import (
     correct_levels,
     find_series,
@@ -28,6 +28,7 @@ from node.index.models import OPEN_STATES, Base, ConflictRow, ImageRow, SeriesRo
 from node.index.performed_series import is_all_here
 from node.index.prepared import Prepared, PreparedInsert
 from node.index.records import Arrived, Flaw, Kept, Outcome
+from node.index.removals import owe_removals
 from node.index.reopening import revoke_claim
 from node.index.waits import Waits, after_arrival, due_at
 

@@ -13,15 +13,19 @@ from sqlalchemy.orm import aliased, join
 
 from node.index.events import record_event
 from node.index.models import (
+    SPOOL,
+    STORE,
     ConversionRow,
     ExclusionRow,
     FailureRow,
     ImageRow,
+    RevisionFileRow,
     SeriesRow,
     VolumeRow,
     VolumeSourceRow,
 )
 from node.index.records import ClaimedSeries, CurrentConversion, SeriesOutcome, SupersededConversion
+from node.index.removals import owe_files
 from node.index.repository import IndexRepository, on_reader, on_writer
 
 
@@ -68,7 +72,11 @@ class ConversionRepository(IndexRepository):
 
     @on_writer
     def record_files_removed(self, connection: Connection, conversion: SupersededConversion, now: dt.datetime) -> None:
-        """Record that the files of a superseded conversion are gone; its rows stay."""
+        """Record that the local files of a superseded conversion are gone, and order those of its objects.
+
+        Its other rows stay.
+        """
+        owe_files(connection, RevisionFileRow.conversion_id == conversion.id, now)
         connection.execute(update(ConversionRow).where(ConversionRow.id == conversion.id).values(files_removed_at=now))
 
 
@@ -89,10 +97,14 @@ def current_conversion(connection: Connection, series_id: int) -> CurrentConvers
     row = connection.execute(current).first()
     if row is None:
         return None
-    columns = select(VolumeRow.path, VolumeRow.bytes, VolumeRow.shape)
-    files = connection.execute(columns.where(VolumeRow.conversion_id == row.id)).all()
-    sizes = tuple((file.path, file.bytes) for file in files)
-    return CurrentConversion(row.input_sha256, sizes, any(file.shape for file in files))
+    columns = select(VolumeRow.path, VolumeRow.bytes, VolumeRow.shape).where(VolumeRow.conversion_id == row.id)
+    volumes = connection.execute(columns).all()
+    columns_of_all = select(RevisionFileRow.key, RevisionFileRow.bytes, RevisionFileRow.place)
+    kept = connection.execute(columns_of_all.where(RevisionFileRow.conversion_id == row.id)).all()
+    stored = {file.key for file in kept if file.place == STORE}
+    sizes = {file.path: file.bytes for file in volumes} | {file.key: file.bytes for file in kept}
+    local = tuple((path, size) for path, size in sizes.items() if path not in stored)
+    return CurrentConversion(row.input_sha256, local, any(file.shape for file in volumes))
 
 
 def holds_what_is_stored(connection: Connection, series_id: int) -> bool:
@@ -213,6 +225,12 @@ def _insert_details(connection: Connection, series: ClaimedSeries, outcome: Seri
         {"conversion_id": conversion_id, "sop_instance_uid": uid, "frames": frames, "reason": reason, "detail": detail}
         for uid, frames, reason, detail in outcome.exclusions
     ]
-    for table, rows in ((VolumeRow, volumes), (VolumeSourceRow, sources), (ExclusionRow, exclusions)):
+    kept = [
+        {"conversion_id": conversion_id, "place": SPOOL}
+        | {name: getattr(file, name) for name in ("key", "bytes", "sha256", "spool_host")}
+        for file in outcome.kept
+    ]
+    tables = (VolumeRow, volumes), (VolumeSourceRow, sources), (ExclusionRow, exclusions), (RevisionFileRow, kept)
+    for table, rows in tables:
         if rows:
             connection.execute(insert(table), rows)

@@ -24,7 +24,6 @@ from node.index.departures import (
     delete_empty_levels,
     delete_series_rows,
     drop_volumes_of,
-    owe_removals,
 )
 from node.index.events import record_event
 from node.index.models import (
@@ -38,6 +37,7 @@ from node.index.models import (
     VolumeRow,
 )
 from node.index.records import Deletion, DeletionPlan, Level
+from node.index.removals import owe_removals
 from node.index.reopening import reopen
 from node.index.repository import IndexRepository, on_reader, on_writer
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, insert, literal, select, true, update
+from sqlalchemy import Connection, and_, delete, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as insert_or_not
-from sqlalchemy.orm import join
 
 from node.index.about import STORE, about
 from node.index.conversions import folders_of
@@ -19,16 +18,16 @@ from node.index.models import (
     HostRemovalRow,
     HostRow,
     ImageRow,
-    ObjectRemovalRow,
     PatientRow,
+    RevisionFileRow,
     SeriesRow,
     StudyRow,
     TombstoneRow,
-    Utc,
     VolumeRow,
     VolumeSourceRow,
 )
 from node.index.references import delete_references
+from node.index.removals import owe_files, owe_removals
 from node.index.reopening import reopen
 
 LIVE = ConversionRow.files_removed_at.is_(None)
@@ -61,6 +60,7 @@ def drop_volumes_of(connection: Connection, series_id: int, sop_instance_uid: st
     sources = select(VolumeSourceRow.conversion_id).where(VolumeSourceRow.sop_instance_uid == sop_instance_uid)
     holds_it = and_(ConversionRow.series_id == series_id, ConversionRow.id.in_(sources))
     folders = folders_of(connection.scalars(select(VolumeRow.path).join(ConversionRow).where(holds_it)))
+    owe_files(connection, RevisionFileRow.conversion_id.in_(select(ConversionRow.id).where(holds_it)), now)
     connection.execute(update(ConversionRow).where(holds_it, LIVE).values(superseded=True, files_removed_at=now))
     return sorted(folders)
 
@@ -70,6 +70,7 @@ def delete_series_rows(connection: Connection, series: Sequence[int], now: dt.da
     delete_references(connection, series, now)
     conversions = list(connection.scalars(select(ConversionRow.id).where(ConversionRow.series_id.in_(series))))
     folders = folders_of(connection.scalars(select(VolumeRow.path).where(VolumeRow.conversion_id.in_(conversions))))
+    owe_files(connection, RevisionFileRow.conversion_id.in_(conversions), now)
     for table in (VolumeRow, VolumeSourceRow, ExclusionRow):
         connection.execute(delete(table).where(table.conversion_id.in_(conversions)))
     owe_removals(connection, ImageRow.series_id.in_(series), now)
@@ -77,17 +78,6 @@ def delete_series_rows(connection: Connection, series: Sequence[int], now: dt.da
         connection.execute(delete(owned).where(owned.series_id.in_(series)))
     connection.execute(delete(SeriesRow).where(SeriesRow.id.in_(series)))
     return sorted(folders)
-
-
-def owe_removals(connection: Connection, leaving: ColumnElement[bool], now: dt.datetime) -> None:
-    """Order the removal of the objects of images that are about to be deleted, or to get other files."""
-    keys = select(ImageRow.key, literal(now, Utc)).where(leaving, ImageRow.place.is_not(None))
-    order = insert_or_not(ObjectRemovalRow).from_select(["key", "ordered_at"], keys)
-    connection.execute(order.on_conflict_do_nothing())
-    of_hosts = select(HostRow.name, ImageRow.key, literal(now, Utc)).select_from(join(ImageRow, HostRow, true()))
-    of_hosts = of_hosts.where(leaving, ImageRow.place.is_not(None))
-    there = insert_or_not(HostRemovalRow).from_select(["host", "path", "ordered_at"], of_hosts)
-    connection.execute(there.on_conflict_do_nothing())
 
 
 def owe_host_removals(connection: Connection, paths: Sequence[str], now: dt.datetime) -> None:

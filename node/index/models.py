@@ -34,7 +34,7 @@ from sqlalchemy.types import TypeDecorator
 
 from node.dicom.names import folded_groups
 
-REVISION = "0026"
+REVISION = "0027"
 """The last migration, which gives a database the tables below."""
 
 SERIES_STATES = ("receiving", "converting", "converted", "refused", "not-an-image", "failed")
@@ -292,6 +292,21 @@ class HostRemovalRow(Base):
     host: Mapped[str] = mapped_column(String(63), primary_key=True)
     path: Mapped[str] = mapped_column(String(200), primary_key=True)  # relative to the root of the host
     ordered_at: Mapped[dt.datetime] = mapped_column(Utc)
+
+
+class RevisionFileRow(Base):
+    """A file of a revision, if there is an object store: a volume, a picture, or what lies beside them."""
+
+    __tablename__ = "revision_files"
+    __table_args__ = (_partial_index("ix_revision_files_spooled", "key", f"place = '{SPOOL}'"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    conversion_id: Mapped[int] = mapped_column(ForeignKey("conversions.id"), index=True)
+    key: Mapped[str] = mapped_column(String(400), unique=True)  # path relative to the root
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(String(64))
+    place: Mapped[str | None] = mapped_column(String(8))  # None: the folder of the archive; else SPOOL or STORE
+    spool_host: Mapped[str | None] = mapped_column(String(63))  # whose disk alone has it; see ImageRow
 
 
 class ConversionRow(Base):

@@ -1,6 +1,7 @@
-"""Which instances the object store has, which are still to be moved there, and which objects are to be removed.
+"""Which files the object store has, which are still to be moved there, and which objects are to be removed.
 
-Hosts that share a store move what is on their own disks. What is to be moved is, here, always what this host has.
+These are the files of instances, and those of revisions: volumes, and what lies beside them. Hosts that share a store
+move what is on their own disks. What is to be moved is, here, always what this host has.
 """
 
 from __future__ import annotations
@@ -15,17 +16,24 @@ from sqlalchemy.dialects.sqlite import insert
 
 from node.index.about import STORE as STORE_IDENTITY
 from node.index.about import STORE_SPOOLED, set_about
+from node.index.converted import SeriesKey
 from node.index.instances import FILES, InstanceFile, named_keys
 from node.index.models import (
     SPOOL,
     STORE,
     ConflictRow,
+    ConversionRow,
     HostRemovalRow,
     HostRow,
     ImageRow,
     ObjectRemovalRow,
+    RevisionFileRow,
+    SeriesRow,
+    StudyRow,
+    VolumeRow,
     is_only_at_host,
 )
+from node.index.records import RevisionFile
 from node.index.repository import IndexRepository, on_reader, on_writer
 from node.index.writer import IndexWriter
 
@@ -34,6 +42,17 @@ _SPOOLED = text(f"images.place = '{SPOOL}'")
 
 
 _NAME_LENGTH = len("0123456789abcdef0123456789abcdef.dcm")
+
+REVISION_FILES = select(
+    RevisionFileRow.key,
+    RevisionFileRow.bytes,
+    RevisionFileRow.sha256,
+    RevisionFileRow.place,
+    RevisionFileRow.spool_host,
+)
+"""The columns of `RevisionFile`."""
+
+_SPOOLED_FILES = text(f"revision_files.place = '{SPOOL}'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +63,17 @@ class PlaceCount:
     bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class UnnotedRevision:
+    """A revision from before the object store: its folder, and the digests of its volumes by their paths."""
+
+    conversion_id: int
+    folder: str
+    sha256: dict[str, str]
+
+
 class ObjectRepository(IndexRepository):
-    """The places of instances, and the objects that no instance needs any more.
+    """The places of files, and the objects that nothing needs any more.
 
     Parameters
     ----------
@@ -58,16 +86,65 @@ class ObjectRepository(IndexRepository):
         self._host = host
 
     @on_reader
-    def spooled(self, connection: Connection, after: str, limit: int, *, missing: bool) -> list[InstanceFile]:
-        """Return instances to be moved to the store, in the order of their keys, from behind one.
+    def spooled(
+        self, connection: Connection, after: str, limit: int, *, missing: bool
+    ) -> list[InstanceFile | RevisionFile]:
+        """Return files to be moved to the store, in the order of their keys, from behind one: instances first.
 
         Parameters
         ----------
         missing : bool
-            Also those whose local file is known to be missing: the store may have them.
+            Also instances whose local file is known to be missing: the store may have them.
         """
-        spooled = FILES.where(_SPOOLED, self._is_here, ImageRow.key > after).order_by(ImageRow.key).limit(limit)
-        return _files(connection, spooled if missing else spooled.where(ImageRow.file_missing.is_(False)))
+        images = (
+            FILES.where(_SPOOLED, self._is_here(ImageRow), ImageRow.key > after).order_by(ImageRow.key).limit(limit)
+        )
+        of_revisions = _SPOOLED_FILES, self._is_here(RevisionFileRow), RevisionFileRow.key > after
+        files = REVISION_FILES.where(*of_revisions).order_by(RevisionFileRow.key)
+        instances = _files(connection, images if missing else images.where(ImageRow.file_missing.is_(False)))
+        return [*instances, *_revision_files(connection, files.limit(limit - len(instances)))]
+
+    @on_reader
+    def unnoted(self, connection: Connection, after: int, limit: int) -> list[UnnotedRevision]:
+        """Return revisions whose files exist and have no rows of places, from behind the number of one."""
+        rows = connection.execute(
+            select(ConversionRow.id)
+            .where(
+                ConversionRow.id > after,
+                ConversionRow.files_removed_at.is_(None),
+                select(VolumeRow.id).where(VolumeRow.conversion_id == ConversionRow.id).exists(),
+                ~select(RevisionFileRow.id).where(RevisionFileRow.conversion_id == ConversionRow.id).exists(),
+            )
+            .order_by(ConversionRow.id)
+            .limit(limit)
+        )
+        found = []
+        for number in rows.scalars().all():
+            volumes = connection.execute(
+                select(VolumeRow.path, VolumeRow.sha256).where(VolumeRow.conversion_id == number)
+            ).all()
+            found.append(
+                UnnotedRevision(
+                    number, volumes[0].path.rpartition("/")[0], {volume.path: volume.sha256 for volume in volumes}
+                )
+            )
+        return found
+
+    @on_writer
+    def note_files(self, connection: Connection, conversion_id: int, files: Sequence[RevisionFile]) -> None:
+        """Note the files of an `unnoted` revision as to be moved, unless they were removed meanwhile."""
+        live = select(ConversionRow.id).where(
+            ConversionRow.id == conversion_id, ConversionRow.files_removed_at.is_(None)
+        )
+        if files and connection.execute(live).first() is not None:
+            rows = [
+                {
+                    "conversion_id": conversion_id, "key": file.key, "bytes": file.bytes, "sha256": file.sha256,
+                    "place": SPOOL, "spool_host": self._host,
+                }
+                for file in files
+            ]  # fmt: skip
+            connection.execute(insert(RevisionFileRow).on_conflict_do_nothing(), rows)
 
     @on_reader
     def of_keys(self, connection: Connection, keys: Collection[str]) -> list[InstanceFile]:
@@ -76,72 +153,120 @@ class ObjectRepository(IndexRepository):
 
     @on_writer
     def spool_all(self, connection: Connection) -> None:
-        """Note that the instances from before the object store are to be moved there."""
-        spooled = {"place": SPOOL, "spool_host": self._host}
-        connection.execute(update(ImageRow).where(ImageRow.place.is_(None)).values(spooled))
+        """Note that the files that are in the folder alone are to be moved to the store."""
+        for table in (ImageRow, RevisionFileRow):
+            spooled = {"place": SPOOL, "spool_host": self._host}
+            connection.execute(update(table).where(table.place.is_(None)).values(spooled))
         set_about(connection, STORE_SPOOLED, "yes")
 
     @on_reader
     def of_no_host(self, connection: Connection) -> str | None:
-        """Return the key of an instance that is to be moved to the store by no host yet, or None."""
-        unowned = select(ImageRow.key).where(_SPOOLED, ImageRow.spool_host.is_(None), ImageRow.file_missing.is_(False))
-        return connection.scalar(unowned.limit(1))
+        """Return the key of a file that is to be moved to the store by no host yet, or None."""
+        images = select(ImageRow.key).where(_SPOOLED, ImageRow.spool_host.is_(None), ImageRow.file_missing.is_(False))
+        files = select(RevisionFileRow.key).where(_SPOOLED_FILES, RevisionFileRow.spool_host.is_(None))
+        return connection.scalar(images.limit(1)) or connection.scalar(files.limit(1))
 
     @on_writer
     def own_spool(self, connection: Connection) -> None:
         """Note that this host has what is to be moved, from when the index had one host."""
-        unowned = update(ImageRow).where(_SPOOLED, ImageRow.spool_host.is_(None))
-        connection.execute(unowned.values(spool_host=self._host))
+        for table, is_spooled in ((ImageRow, _SPOOLED), (RevisionFileRow, _SPOOLED_FILES)):
+            unowned = update(table).where(is_spooled, table.spool_host.is_(None))
+            connection.execute(unowned.values(spool_host=self._host))
 
     @on_writer
     def record_stored(self, connection: Connection, keys: Sequence[str], now: dt.datetime) -> set[str]:
-        """Note that the store has the objects of instances, and return their keys.
+        """Note that the store has the objects of files, and return their keys.
 
-        The objects of instances that were deleted or replaced meanwhile are to be removed.
+        The objects of files that were deleted or replaced meanwhile are to be removed.
         """
         stored = update(ImageRow).where(ImageRow.key.in_(keys)).values(place=STORE, spool_host=None, file_missing=False)
-        noted = set(connection.scalars(stored.returning(ImageRow.key)))
+        files = update(RevisionFileRow).where(RevisionFileRow.key.in_(keys)).values(place=STORE, spool_host=None)
+        noted = {
+            *connection.scalars(stored.returning(ImageRow.key)),
+            *connection.scalars(files.returning(RevisionFileRow.key)),
+        }
         _owe(connection, [key for key in keys if key not in noted], now)
         return noted
 
     @on_writer
     def record_spooled(self, connection: Connection, keys: Sequence[str]) -> None:
-        """Note that instances are to be moved to the store again: it lacks their objects, or has other bytes."""
+        """Note that files are to be moved to the store again: it lacks their objects, or has other bytes."""
         spooled = {"place": SPOOL, "spool_host": self._host}
         connection.execute(update(ImageRow).where(ImageRow.key.in_(keys)).values(spooled))
+        connection.execute(update(RevisionFileRow).where(RevisionFileRow.key.in_(keys)).values(spooled))
 
     @on_reader
     def host_of(self, connection: Connection, key: str) -> str | None:
-        """Return which other host alone has the file of an instance; None if it is in the store, here, or lost."""
-        host = connection.scalar(select(ImageRow.spool_host).where(ImageRow.key == key, *is_only_at_host()))
+        """Return which other host alone has a file; None if it is in the store, here, or lost."""
+        of_image = select(ImageRow.spool_host).where(ImageRow.key == key, *is_only_at_host())
+        of_revision = select(RevisionFileRow.spool_host).where(RevisionFileRow.key == key)
+        host = connection.scalar(of_image) or connection.scalar(of_revision)
         return host if host != self._host else None
 
     @on_reader
-    def only_at(self, connection: Connection, host: str) -> list[InstanceFile]:
-        """Return the instances whose file a host alone has."""
-        at_host = FILES.where(_SPOOLED, *is_only_at_host(), ImageRow.spool_host == host)
-        return _files(connection, at_host.order_by(ImageRow.key))
+    def only_at(self, connection: Connection, host: str) -> list[InstanceFile | RevisionFile]:
+        """Return the files that a host alone has, instances first."""
+        images = FILES.where(_SPOOLED, *is_only_at_host(), ImageRow.spool_host == host)
+        files = REVISION_FILES.where(_SPOOLED_FILES, RevisionFileRow.spool_host == host)
+        return [
+            *_files(connection, images.order_by(ImageRow.key)),
+            *_revision_files(connection, files.order_by(RevisionFileRow.key)),
+        ]
+
+    @on_writer
+    def give_up(self, connection: Connection, host: str) -> list[SeriesKey]:
+        """Note that the files of revisions are lost that a host alone had; return the series that lack them now."""
+        lost = _SPOOLED_FILES, RevisionFileRow.spool_host == host
+        series = (
+            select(StudyRow.study_instance_uid, SeriesRow.series_instance_uid)
+            .select_from(RevisionFileRow)
+            .join(ConversionRow, ConversionRow.id == RevisionFileRow.conversion_id)
+            .join(SeriesRow, SeriesRow.id == ConversionRow.series_id)
+            .join(StudyRow, StudyRow.id == SeriesRow.study_id)
+            .where(*lost, ConversionRow.superseded.is_(False))
+            .distinct()
+        )
+        keys = [(row.study_instance_uid, row.series_instance_uid) for row in connection.execute(series)]
+        connection.execute(update(RevisionFileRow).where(*lost).values(spool_host=None))
+        return keys
 
     @on_reader
-    def stored(self, connection: Connection, after: str, limit: int) -> list[InstanceFile]:
-        """Return instances that the store has, in the order of their keys, from behind one."""
-        return _files(
-            connection, FILES.where(ImageRow.place == STORE, ImageRow.key > after).order_by(ImageRow.key).limit(limit)
-        )
+    def stored(self, connection: Connection, after: str, limit: int) -> list[InstanceFile | RevisionFile]:
+        """Return files that the store has, in the order of their keys, from behind one: instances first."""
+        images = FILES.where(ImageRow.place == STORE, ImageRow.key > after).order_by(ImageRow.key).limit(limit)
+        files = REVISION_FILES.where(RevisionFileRow.place == STORE, RevisionFileRow.key > after)
+        instances = _files(connection, images)
+        return [
+            *instances,
+            *_revision_files(connection, files.order_by(RevisionFileRow.key).limit(limit - len(instances))),
+        ]
 
     @on_reader
     def stored_among(self, connection: Connection, keys: Collection[str]) -> set[str]:
-        """Return those of `keys` (at most a folder's worth) whose instances the store has."""
-        return set(connection.scalars(select(ImageRow.key).where(ImageRow.key.in_(keys), ImageRow.place == STORE)))
+        """Return those of `keys` (at most a folder's worth) that the store has."""
+        images = select(ImageRow.key).where(ImageRow.key.in_(keys), ImageRow.place == STORE)
+        files = select(RevisionFileRow.key).where(RevisionFileRow.key.in_(keys), RevisionFileRow.place == STORE)
+        return {*connection.scalars(images), *connection.scalars(files)}
+
+    @on_reader
+    def revision_file(self, connection: Connection, key: str) -> RevisionFile | None:
+        """Return the row of places of a file of a revision, or None."""
+        return next(iter(_revision_files(connection, REVISION_FILES.where(RevisionFileRow.key == key))), None)
+
+    @on_reader
+    def named(self, connection: Connection, keys: Sequence[str]) -> set[str]:
+        """Return those of `keys` whose objects rows name: of images, conflicts or files of revisions."""
+        return _named(connection, keys)
 
     @on_writer
     def record_local(self, connection: Connection, keys: Sequence[str]) -> None:
-        """Note that the durable files of instances are in the folder of the archive, and in no store."""
-        connection.execute(update(ImageRow).where(ImageRow.key.in_(keys)).values(place=None, spool_host=None))
+        """Note that durable files are in the folder of the archive, and in no store."""
+        for table in (ImageRow, RevisionFileRow):
+            connection.execute(update(table).where(table.key.in_(keys)).values(place=None, spool_host=None))
 
     @on_writer
     def leave_store(self, connection: Connection) -> None:
-        """Note that no instance is in the store, or on its way there.
+        """Note that no file is in the store, or on its way there.
 
         Raises
         ------
@@ -149,7 +274,9 @@ class ObjectRepository(IndexRepository):
             One of them is.
         """
         connection.execute(update(ImageRow).where(ImageRow.place == SPOOL).values(place=None, spool_host=None))
-        assert connection.execute(select(ImageRow.id).where(ImageRow.place == STORE).limit(1)).first() is None
+        for table in (ImageRow, RevisionFileRow):
+            assert connection.execute(select(table.id).where(table.place == STORE).limit(1)).first() is None
+        connection.execute(delete(RevisionFileRow))
         connection.execute(delete(ObjectRemovalRow))
         connection.execute(delete(HostRemovalRow))
         mine = update(ConflictRow).where(ConflictRow.host == self._host)
@@ -190,24 +317,38 @@ class ObjectRepository(IndexRepository):
     @on_writer
     def remove(self, connection: Connection, keys: Sequence[str], now: dt.datetime) -> None:
         """Order the removal of objects that no row names."""
-        named = named_keys(connection, keys)
+        named = _named(connection, keys)
         _owe(connection, [key for key in keys if key not in named], now)
 
     @on_reader
     def count(self, connection: Connection, place: str) -> PlaceCount:
         """Return how many instances are in one place; those in the store are counted one by one."""
-        conditions = (_SPOOLED, self._is_here) if place == SPOOL else (ImageRow.place == place,)
+        conditions = (_SPOOLED, self._is_here(ImageRow)) if place == SPOOL else (ImageRow.place == place,)
         query = select(func.count(), func.coalesce(func.sum(ImageRow.bytes), 0)).where(*conditions)
         instances, size = connection.execute(query).one()
         return PlaceCount(int(instances), int(size))
 
-    @property
-    def _is_here(self) -> ColumnElement[bool]:
-        return ImageRow.spool_host.is_(None) if self._host is None else ImageRow.spool_host == self._host
+    def _is_here(self, table: type[ImageRow | RevisionFileRow]) -> ColumnElement[bool]:
+        return table.spool_host.is_(None) if self._host is None else table.spool_host == self._host
+
+    @on_reader
+    def count_spooled_files(self, connection: Connection) -> int:
+        """Return how many files of revisions are to be moved to the store."""
+        query = select(func.count()).select_from(RevisionFileRow).where(_SPOOLED_FILES, self._is_here(RevisionFileRow))
+        return int(connection.execute(query).scalar_one())
 
 
 def _files(connection: Connection, query: Select[*tuple[Any, ...]]) -> list[InstanceFile]:
     return [InstanceFile(*row) for row in connection.execute(query)]
+
+
+def _revision_files(connection: Connection, query: Select[*tuple[Any, ...]]) -> list[RevisionFile]:
+    return [RevisionFile(*row) for row in connection.execute(query)]
+
+
+def _named(connection: Connection, keys: Sequence[str]) -> set[str]:
+    files = connection.scalars(select(RevisionFileRow.key).where(RevisionFileRow.key.in_(keys)))
+    return {*named_keys(connection, keys), *files}
 
 
 def _owe(connection: Connection, keys: Sequence[str], now: dt.datetime) -> None:

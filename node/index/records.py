@@ -170,6 +170,7 @@ class FoundSeries:
 class CurrentConversion:
     """The current conversion of a claimed series: the digest of its input, and its files as (path, bytes).
 
+    `files` are those that no object store has.
     `has_volumes`: not all of them are files of reports.
     """
 
@@ -205,11 +206,32 @@ class ClaimedSeries:
 
 
 @dataclass(frozen=True, slots=True)
+class RevisionFile:
+    """A file of a revision, whose `key` is its path relative to the root.
+
+    `place` and `spool_host` are those of the file in `node.index.models.RevisionFileRow`. Without an object store there
+    are none, and no digest is known of what lies beside a volume: it is empty then.
+    """
+
+    key: str
+    bytes: int
+    sha256: str = ""
+    place: str | None = None
+    spool_host: str | None = None
+
+    @property
+    def data_set_offset(self) -> int:
+        """Where the content begins in the file, as `node.archive.base.KeptFile` has it."""
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
 class SeriesOutcome:
     """The result of one conversion.
 
     `sources` are (stack, SOP Instance UID, frames), `exclusions` (SOP Instance UID, frames, reason, detail), `failures`
-    (stack or None, reason, detail), `references` (series, revision that was used).
+    (stack or None, reason, detail), `references` (series, revision that was used). `kept` are all files of the
+    revision, if they are to be moved to an object store.
     """
 
     state: str
@@ -224,6 +246,7 @@ class SeriesOutcome:
     input_sha256: str | None = None
     error: str | None = None
     references: Sequence[tuple[SeriesKey, int]] = ()
+    kept: Sequence[RevisionFile] = ()
 
 
 Level = Literal["study", "series", "instance"]

@@ -28,7 +28,7 @@ from node.index.arrivals import DIGEST_MENDED
 from node.index.backend import backend_of
 from node.index.deletions import is_deletable
 from node.index.events import record_event
-from node.index.models import OPEN_STATES, Base, ConflictRow, ImageRow, VolumeSourceRow
+from node.index.models import OPEN_STATES, STORE, Base, ConflictRow, ImageRow, VolumeSourceRow
 from node.index.repository import IndexRepository, on_writer
 
 HISTORY = (
@@ -318,6 +318,9 @@ def _take_over_conversions(connection: Connection, old: OldIndex, has_file: Call
     volumes = [row for row in old.rows("volumes", _names("volumes")) if row["conversion_id"] in conversions]
     _insert(connection, old, "conversions", conversions.values())
     _insert(connection, old, "volumes", volumes)
+    files = [row for row in old.rows("revision_files", _names("revision_files")) if row["conversion_id"] in conversions]
+    _insert(connection, old, "revision_files", files)
+    in_store = {row["key"] for row in files if row["place"] == STORE}
     for table in ("volume_sources", "exclusions"):
         rows = old.rows(table, _names(table))
         _insert(connection, old, table, (row for row in rows if row["conversion_id"] in conversions))
@@ -329,6 +332,7 @@ def _take_over_conversions(connection: Connection, old: OldIndex, has_file: Call
         for row in volumes
         if conversions[row["conversion_id"]]["files_removed_at"] is None
         and not conversions[row["conversion_id"]]["superseded"]
+        and row["path"] not in in_store
         and not has_file(row["path"])
     }
     for old_id, row in series.items():

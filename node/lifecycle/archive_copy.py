@@ -1,10 +1,11 @@
-"""Move the instances of a root to its object store, or back to the folder, while no node runs; resumable."""
+"""Move the files of a root to its object store, or back to the folder, while no node runs; resumable."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
-from node.archive.base import StoreAway
+from node.archive.base import StoreAway, is_of_revision
 from node.archive.filesystem import Archive
 from node.archive.intact import problem_with
 from node.archive.remote import Remote
@@ -12,6 +13,7 @@ from node.errors import VoxelnodeError
 from node.index.database import Index
 from node.index.instances import InstanceFile
 from node.index.models import SPOOL
+from node.index.records import RevisionFile
 from node.lifecycle.uploads import BATCH, Uploads
 
 
@@ -21,10 +23,12 @@ class NotCopied(VoxelnodeError):
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """The instances that were moved, and those that are left; the log has the reason of each."""
+    """The instances that were moved, those that are left, and the same of files of volumes; the log has the reasons."""
 
     instances: int
     left: int
+    files: int = 0
+    files_left: int = 0
 
 
 def copy_to_store(uploads: Uploads, index: Index) -> Copied:
@@ -34,16 +38,14 @@ def copy_to_store(uploads: Uploads, index: Index) -> Copied:
     ------
     NotCopied
     """
-    moved = 0
     try:
         uploads.begin()
-        waiting = index.objects.count(SPOOL).instances
-        while True:
-            seconds = uploads.move_batch()
-            left = index.objects.count(SPOOL).instances
-            moved, waiting = moved + waiting - left, left
-            if seconds != 0.0:
-                return Copied(moved, left)
+        index.objects.spool_all()  # some are in the folder again if the way back was interrupted
+        before = uploads.moved
+        while uploads.move_batch() == 0.0:
+            pass
+        instances, files = (now - then for now, then in zip(uploads.moved, before, strict=True))
+        return Copied(instances, index.objects.count(SPOOL).instances, files, index.objects.count_spooled_files())
     except StoreAway as error:
         raise NotCopied(f"{error.strerror}; run the command again to go on") from error
 
@@ -57,27 +59,31 @@ def copy_to_folder(uploads: Uploads, archive: Archive, remote: Remote, index: In
     OutOfResources
         The disk has no room.
     """
-    total = left = 0
+    total: Counter[bool] = Counter()  # instances, or files of revisions
+    left: Counter[bool] = Counter()
     after = ""
     try:
         while batch := index.objects.stored(after, BATCH):
             after = batch[-1].key
-            with remote.held([file for file in batch if not file.file_missing]):
+            there = [file for file in batch if not (isinstance(file, InstanceFile) and file.file_missing)]
+            with remote.held(there, damaged=True):
                 whole = [file.key for file in batch if _is_whole(archive, remote, file)]
                 archive.sync(whole)
                 index.objects.record_local(whole)
                 remote.keep(whole)
-            total, left = total + len(whole), left + len(batch) - len(whole)
-        if not left:
+            of_revisions = Counter(map(is_of_revision, whole))
+            total += of_revisions
+            left += Counter(is_of_revision(file.key) for file in batch) - of_revisions
+        if not left.total():
             uploads.remove_objects()
             remote.release()
             index.objects.leave_store()
     except StoreAway as error:
         raise NotCopied(f"{error.strerror}; run the command again to go on") from error
-    return Copied(total, left)
+    return Copied(total[False], left[False], total[True], left[True])
 
 
-def _is_whole(archive: Archive, remote: Remote, file: InstanceFile) -> bool:
+def _is_whole(archive: Archive, remote: Remote, file: InstanceFile | RevisionFile) -> bool:
     path = archive.path(file.key)
     if problem_with(path, file.data_set_offset, file.bytes, file.sha256) is None:
         return True

@@ -17,10 +17,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from node.archive.base import LocalFile, ObjectStore
+from node.archive.remote import fetching
+from node.conversion.volume_files import revision_files
 from node.durable import locked, make_folder, sync_file, sync_folder
 from node.errors import UsageError, VoxelnodeError
+from node.index.database import reading
 from node.index.engine import FILE_NAME, Place, place_of
 from node.index.exported import ExportedFile, copy_for_readers, files_of, finish, require_export
+from node.index.read import ReadIndex
+from node.index.records import RevisionFile
 
 _WORK = "export.part"
 """Folder of what is not finished, which only the owner may read: its index still has everything at first."""
@@ -37,7 +43,9 @@ class Exported:
     absent: tuple[str, ...]
 
 
-def export(root: Path, target: Path, group: str | None = None, url: str | None = None) -> Exported:
+def export(
+    root: Path, target: Path, group: str | None = None, url: str | None = None, store: ObjectStore | None = None
+) -> Exported:
     """Bring an export of a root up to date, also while a node runs.
 
     Parameters
@@ -48,6 +56,8 @@ def export(root: Path, target: Path, group: str | None = None, url: str | None =
         Group that may read the export; None: only the owner.
     url : str or None
         ``[index] url``.
+    store : ObjectStore or None
+        Where the archive has its objects.
 
     Raises
     ------
@@ -69,7 +79,8 @@ def export(root: Path, target: Path, group: str | None = None, url: str | None =
     if lock is None:
         raise VoxelnodeError(f"another process exports to {target}: try again when it has ended")
     try:
-        return _export(root, place_of(root, url), target, gid)
+        with reading(root, url) as index:
+            return _export(root, place_of(root, url), target, gid, index, store)
     finally:
         os.close(lock)
 
@@ -86,7 +97,9 @@ def _gid(group: str | None) -> int | None:
     return gid
 
 
-def _export(root: Path, place: Place, target: Path, gid: int | None) -> Exported:
+def _export(
+    root: Path, place: Place, target: Path, gid: int | None, index: ReadIndex, store: ObjectStore | None
+) -> Exported:
     work = target / _WORK
     shutil.rmtree(work, ignore_errors=True)  # of an export that was interrupted
     work.mkdir(mode=0o700)
@@ -95,7 +108,9 @@ def _export(root: Path, place: Place, target: Path, gid: int | None) -> Exported
     for folder, files in folders.items():
         if (target / folder).is_dir():
             continue
-        if not _copy(root / folder, files, work / "folder"):
+        with fetching(root, store) as local:
+            is_copied = _copy(revision_files(root, index, folder), files, work / "folder", local)
+        if not is_copied:
             absent.append(folder)
             continue
         make_folder((target / folder).parent)
@@ -111,12 +126,13 @@ def _export(root: Path, place: Place, target: Path, gid: int | None) -> Exported
     return Exported(copied, len(folders) - copied - len(absent), removed, size, tuple(absent))
 
 
-def _copy(source: Path, files: Sequence[ExportedFile], copy: Path) -> bool:
-    """Copy a folder of a conversion; return whether all of its files are as the index records them."""
+def _copy(kept: Sequence[RevisionFile], files: Sequence[ExportedFile], copy: Path, local: LocalFile) -> bool:
+    """Copy the files of a conversion; return whether all of them are as the index records them."""
     shutil.rmtree(copy, ignore_errors=True)
     copy.mkdir()
     try:
-        for path in source.iterdir():
+        for file in kept:
+            path = local(file)
             shutil.copyfile(path, copy / path.name, follow_symlinks=False)
             sync_file(copy / path.name)
     except FileNotFoundError:  # removed meanwhile, by a newer conversion or a deletion

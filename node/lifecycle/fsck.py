@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
 from time import time
-from typing import Literal
+from typing import Literal, TypeVar
 
-from node.archive.base import ObjectStore, StoreAway, StoredObject
+from node.archive.base import VOLUMES, KeptFile, ObjectStore, StoreAway, StoredObject, is_of_revision
 from node.archive.filesystem import MAX_FILES_PER_FOLDER, Archive, is_key
 from node.archive.intact import MISSING, data_set_offset, problem_with
 from node.archive.remote import marked
@@ -28,6 +28,7 @@ from node.index.engine import check, place_of
 from node.index.instances import InstanceFile
 from node.index.models import SPOOL, STORE
 from node.index.read import ReadIndex
+from node.index.read.volumes import VolumeFile
 from node.lifecycle.journal import JOURNAL_FOLDER, damaged_records, journal_report, waiting_keys
 from node.receive.recovery import (
     ADOPTED,
@@ -57,7 +58,10 @@ Kind = Literal[
     "volume-missing",
     "volume-altered",
     "volume-unknown",  # a folder of volumes without a revision
+    "volume-object",  # the object of a file of a revision is missing or altered
 ]
+
+File = TypeVar("File", bound=KeptFile)
 
 ARRIVING_SECONDS = 60.0
 """While a node serves, a younger file without a row is taken as still being received."""
@@ -164,7 +168,7 @@ def mend(
     * a row without a file is marked: the next arrival of its UID restores it;
     * an altered file goes to quarantine and its row is marked, unless the digest of the row is what is wrong;
     * a series whose volumes are missing or altered is converted again;
-    * folders of volumes that no row names are removed.
+    * folders and objects of volumes that no row names are removed.
 
     Parameters
     ----------
@@ -213,7 +217,7 @@ def _mended(
             return "marked"
         case "copy-altered" | "object-missing" | "object-altered" | "object-unknown":
             return _mended_object(finding, archive, index, quiet_seconds, now)
-        case "volume-missing" | "volume-altered":
+        case "volume-missing" | "volume-altered" | "volume-object":
             return _mended_volume(finding, archive, index, now)
         case "volume-unknown":
             return "removed"
@@ -222,7 +226,13 @@ def _mended(
 
 
 def _mended_volume(finding: Finding, archive: Archive, index: Index, now: dt.datetime) -> str:
-    archive.remove(finding.path)  # a revision with a damaged file is converted again
+    """Have a revision with a damaged file converted again; an object is written again if its local file is whole."""
+    file = index.objects.revision_file(finding.path) if finding.kind == "volume-object" else None
+    if file is not None:
+        index.objects.record_spooled([file.key])
+        if problem_with(archive.path(file.key), 0, file.bytes, file.sha256) is None:
+            return "to be moved to the object store again"
+    archive.remove(finding.path)
     if finding.series is None:
         return "removed, superseded"
     index.series.reopen([finding.series], now)
@@ -233,6 +243,9 @@ def _mended_object(
     finding: Finding, archive: Archive, index: Index, quiet_seconds: Callable[[str], float], now: dt.datetime
 ) -> str | None:
     """Have an object written again from its local copy, or mark its row; adopt one without a row."""
+    if finding.kind == "object-unknown" and is_of_revision(finding.path):
+        index.objects.remove([finding.path], now)
+        return "to be removed"
     if finding.kind == "object-unknown":
         return adopt_objects(archive, index, [finding.path], quiet_seconds, now).get(finding.path, "gone meanwhile")
     if finding.kind == "copy-altered":
@@ -392,50 +405,54 @@ def _objects(
         if marked(store) != index.archive_in_store:
             yield Finding("store-away", store.place, "it is not the store of this archive")
             return
-        stored = (row for row in index.instances.files() if row.place == STORE)
-        for folder, rows in groupby(stored, key=lambda row: row.key.rpartition("/")[0]):
-            objects = {found.key: found for found in store.objects(folder)}
-            for row in rows:
-                if not row.file_missing:
-                    yield from _object(store, row, objects.get(row.key), Path(temporary) if digests else None)
-    batch: list[str] = []
-    for found in store.objects("objects"):
-        if (
-            is_key(found.key)
-            and found.key not in losers
-            and not (serving and time() - found.written_at < ARRIVING_SECONDS)
-        ):
-            batch.append(found.key)
-        if len(batch) == MAX_FILES_PER_FOLDER:
-            yield from _unknown_objects(index, batch)
-            batch = []
-    yield from _unknown_objects(index, batch)
+        folder = Path(temporary) if digests else None
+        stored = (row for row in index.instances.files() if row.place == STORE and not row.file_missing)
+        for row, found in _with_objects(store, stored):
+            problem = _object_problem(store, row, found, folder)
+            if problem == MISSING:
+                yield Finding("object-missing", row.key, sop_instance_uid=row.sop_instance_uid)
+            elif problem is not None:
+                yield Finding("object-altered", row.key, problem, sop_instance_uid=row.sop_instance_uid)
+        volumes = (file for file in index.volumes.files() if file.place == STORE)
+        for file, found in _with_objects(store, volumes):
+            problem = _object_problem(store, file, found, folder)
+            if problem is not None:
+                yield Finding("volume-object", file.path, f"{_revision(file)}: the object {problem}", series=_of(file))
+
+    def known(found: StoredObject) -> bool:
+        return found.key in losers or (serving and time() - found.written_at < ARRIVING_SECONDS)
+
+    strays = (found.key for found in store.objects("objects") if is_key(found.key) and not known(found))
+    while batch := list(islice(strays, MAX_FILES_PER_FOLDER)):
+        yield from (Finding("object-unknown", key) for key in index.instances.unknown_keys(batch))
+    strays = (found.key for found in store.objects(VOLUMES) if not known(found))
+    while batch := list(islice(strays, MAX_FILES_PER_FOLDER)):
+        yield from (Finding("object-unknown", key) for key in index.volumes.unknown_keys(batch))
 
 
-def _object(
-    store: ObjectStore, row: InstanceFile, found: StoredObject | None, folder: Path | None
-) -> Iterator[Finding]:
-    problem = MISSING if found is None else None
-    if found is not None and found.bytes != row.data_set_offset + row.bytes:
-        problem = f"has {found.bytes} bytes instead of {row.data_set_offset + row.bytes}"
-    elif found is not None and folder is not None:
-        copy = folder / "object"
-        try:
-            store.fetch(row.key, copy)
-            problem = problem_with(copy, row.data_set_offset, row.bytes, row.sha256)
-        except FileNotFoundError:
-            problem = MISSING
-        finally:
-            copy.unlink(missing_ok=True)
-    if problem == MISSING:
-        yield Finding("object-missing", row.key, sop_instance_uid=row.sop_instance_uid)
-    elif problem is not None:
-        yield Finding("object-altered", row.key, problem, sop_instance_uid=row.sop_instance_uid)
+def _with_objects(store: ObjectStore, files: Iterable[File]) -> Iterator[tuple[File, StoredObject | None]]:
+    """Yield files, which are sorted by their keys, with their objects; the store is asked a folder at a time."""
+    for folder, rows in groupby(files, key=lambda file: file.key.rpartition("/")[0]):
+        objects = {found.key: found for found in store.objects(folder)}
+        yield from ((row, objects.get(row.key)) for row in rows)
 
 
-def _unknown_objects(index: ReadIndex, keys: list[str]) -> Iterator[Finding]:
-    for key in index.instances.unknown_keys(keys):
-        yield Finding("object-unknown", key)
+def _object_problem(store: ObjectStore, file: KeptFile, found: StoredObject | None, folder: Path | None) -> str | None:
+    """Return what is wrong with an object; its digest is compared if there is a `folder` for a copy."""
+    if found is None:
+        return MISSING
+    if found.bytes != file.data_set_offset + file.bytes:
+        return f"has {found.bytes} bytes instead of {file.data_set_offset + file.bytes}"
+    if folder is None:
+        return None
+    copy = folder / "object"
+    try:
+        store.fetch(file.key, copy)
+        return problem_with(copy, file.data_set_offset, file.bytes, file.sha256)
+    except FileNotFoundError:
+        return MISSING
+    finally:
+        copy.unlink(missing_ok=True)
 
 
 def _losers(root: Path, index: ReadIndex, *, digests: bool, host: str | None) -> Iterator[Finding]:
@@ -468,23 +485,37 @@ def _volumes(root: Path, index: ReadIndex, *, digests: bool, host: str | None) -
     for row in index.volumes.files():
         path = root / row.path
         named |= folders_of([row.path])
-        series = (row.study_instance_uid, row.series_instance_uid)
-        detail = f"revision {row.revision}{', superseded' if row.superseded else ''}"
-        affected = None if row.superseded else series
+        detail = _revision(row)
         try:
             problem = problem_with(path, 0, row.bytes, row.sha256 if digests else None)
         except OSError as error:
             yield Finding("file-unreadable", row.path, f"{detail}: {error.strerror}")
             continue
-        if problem == MISSING and host is not None:  # the host that has converted has it
+        if problem is None or (problem == MISSING and (row.place == STORE or not _is_here(row, host))):
             continue
-        if problem == MISSING:
-            yield Finding("volume-missing", row.path, detail, series=affected)
-        elif problem is not None:
-            yield Finding("volume-altered", row.path, f"{detail}: {problem}", series=affected)
-    for folder in sorted((root / "volumes").glob("*/*/*/")):
+        if row.place == STORE:
+            yield Finding("copy-altered", row.path, f"{detail}: {problem}")
+        elif problem == MISSING:
+            yield Finding("volume-missing", row.path, detail, series=_of(row))
+        else:
+            yield Finding("volume-altered", row.path, f"{detail}: {problem}", series=_of(row))
+    for folder in sorted((root / VOLUMES).glob("*/*/*/")):
         if str(folder.relative_to(root)) not in named:
             yield Finding("volume-unknown", str(folder.relative_to(root)))
+
+
+def _revision(row: VolumeFile) -> str:
+    return f"revision {row.revision}{', superseded' if row.superseded else ''}"
+
+
+def _is_here(row: VolumeFile, host: str | None) -> bool:
+    """Return whether a file that no store has is on this disk, as far as its row says."""
+    return host is None or (row.place is not None and row.spool_host in (None, host))
+
+
+def _of(row: VolumeFile) -> tuple[str, str] | None:
+    """Return the series that is to be converted again if a file is damaged; None if the file is superseded."""
+    return None if row.superseded else (row.study_instance_uid, row.series_instance_uid)
 
 
 def _listed(root: Path, folder: str) -> set[str]:

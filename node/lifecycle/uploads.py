@@ -1,10 +1,12 @@
-"""Move instances to the object store, behind their acknowledgement, and remove the objects that nobody needs any more.
+"""Move files to the object store, and remove the objects that nobody needs any more.
+
+Instances move behind their acknowledgement, the files of a revision behind the outcome of their conversion:
 
     local file, compared with its digest -> object, created if there is none -> rows of a batch, one durable commit
                                          -> the local file is a copy, which may be removed
 
 If the process dies in between, the file is still there, and the object is found to be there already when it is put
-again. While the store is away, instances stay on the local disk.
+again. While the store is away, files stay on the local disk.
 """
 
 from __future__ import annotations
@@ -19,17 +21,19 @@ from pathlib import Path
 import structlog
 
 from node.archive.awaited import AwaitedUploads
-from node.archive.base import NotTaken, StoreAway
+from node.archive.base import VOLUMES, NotTaken, StoreAway, is_of_revision
 from node.archive.filesystem import Archive, is_key
 from node.archive.intact import MISSING, problem_with
 from node.archive.objects import MAX_WHOLE_BYTES
 from node.archive.remote import IN_FLIGHT, Remote
 from node.background import BackgroundService
+from node.conversion.volume_files import kept_files
 from node.failpoints import reached
 from node.index.about import STORE_SPOOLED
 from node.index.database import Index
 from node.index.instances import InstanceFile
 from node.index.models import SPOOL, STORE
+from node.index.records import RevisionFile
 from node.lifecycle.deletion import unlink
 from node.metrics import Metrics
 from node.receive.kept import report_damage
@@ -37,7 +41,10 @@ from node.receive.kept import report_damage
 log = structlog.get_logger()
 
 BATCH = 128
-"""Instances whose rows are committed together."""
+"""Files whose rows are committed together."""
+
+REVISIONS = 16
+"""Revisions from before the store that are looked at in one step."""
 
 REMOVALS = 500
 
@@ -46,6 +53,9 @@ GATHER_SECONDS = 0.2
 
 RETRY_SECONDS = 60.0
 """Wait before what the store or the disk refused for its own sake is tried again."""
+
+MAX_KEYS = 1000
+"""Keys in one question to the index."""
 
 LOOK_SECONDS = 0.5
 """Interval at which a wait for an upload looks whether the node stops."""
@@ -72,6 +82,8 @@ class Uploads(BackgroundService):
     ----------
     away : str or None
         Why nothing can be moved now.
+    moved : (int, int)
+        Instances, and files of revisions, that were moved.
     """
 
     def __init__(
@@ -89,20 +101,24 @@ class Uploads(BackgroundService):
         self._archive, self._remote, self._index, self._verify, self._now = archive, remote, index, verify, now
         self._has_begun = False
         self._after = ""  # the last key that this round has seen
-        self._refused = 0  # instances of this round that are left
+        self._refused = 0  # files of this round that are left
         self._is_first_round = True
+        self._noted = 0  # the last revision from before the store that was looked at
         self._attempts = 0
         self._was_awaited = False
         self._awaited = remote.awaited = AwaitedUploads(self.wake) if awaited else None
         self.away: str | None = None
+        self.moved = 0, 0
         metrics.object_store_up.set_function(lambda: float(self.away is None))
         self._spooled = metrics.spooled_instances
+        self._spooled_files = metrics.spooled_volume_files
         self._uploaded = metrics.uploaded_instances
         index.commit_listeners.append(self._wake_by_commit)
 
     def step(self) -> float | None:
         """Move one batch, and remove what is to be removed."""
         self._spooled.set(self._index.objects.count(SPOOL).instances)
+        self._spooled_files.set(self._index.objects.count_spooled_files())
         self.remove_local()
         try:
             seconds = self.move_batch()
@@ -140,6 +156,8 @@ class Uploads(BackgroundService):
             self._after = batch[-1].key
             self._upload(batch)
             return 0.0
+        if self._note_revisions():
+            return 0.0
         refused, self._refused = self._refused, 0
         self._after, self._is_first_round = "", False
         self._remote.trim()
@@ -147,7 +165,7 @@ class Uploads(BackgroundService):
             return 0.0
         return RETRY_SECONDS if refused or waiting or self._remote.is_over else None
 
-    def _batch_of(self, awaited: AwaitedUploads) -> list[InstanceFile]:
+    def _batch_of(self, awaited: AwaitedUploads) -> list[InstanceFile | RevisionFile]:
         """Return instances for whose upload somebody waits."""
         keys = awaited.keys(BATCH)
         files = self._index.objects.of_keys(keys) if keys else []
@@ -177,7 +195,28 @@ class Uploads(BackgroundService):
             self._index.objects.spool_all()
         for folder in self._archive.local_folders():
             self._note_copies(self._index.objects.stored_among(self._archive.keys(folder)))
+        for study in self._archive.path(VOLUMES).glob("*"):
+            keys = [str(path.relative_to(self._archive.root)) for path in study.glob("*/*/*")]
+            for begin in range(0, len(keys), MAX_KEYS):
+                self._note_copies(self._index.objects.stored_among(keys[begin : begin + MAX_KEYS]))
         self._has_begun = True
+
+    def _note_revisions(self) -> bool:
+        """Note the files of some revisions from before the store as to be moved; return False if there are none left.
+
+        Those whose folder is missing stay as they are: `voxelnode fsck` says so.
+        """
+        revisions = self._index.objects.unnoted(self._noted, REVISIONS)
+        for revision in revisions:
+            self._noted = revision.conversion_id
+            with suppress(FileNotFoundError):
+                files = kept_files(
+                    self._archive.path(revision.folder), revision.folder, revision.sha256, self._archive.spool_host
+                )
+                self._index.objects.note_files(revision.conversion_id, files)
+        if revisions:
+            self._after = ""
+        return bool(revisions)
 
     def _note_copies(self, keys: set[str]) -> None:
         found = []
@@ -189,7 +228,7 @@ class Uploads(BackgroundService):
             found.append((status.st_mtime, key, status.st_size))
         self._remote.note_copies((key, size) for _, key, size in sorted(found))
 
-    def _upload(self, batch: Sequence[InstanceFile]) -> None:
+    def _upload(self, batch: Sequence[InstanceFile | RevisionFile]) -> None:
         puts = [(file, self._remote.threads.submit(self._put, file)) for file in batch]
         done, refused, away = [], [], None
         for file, put in puts:
@@ -204,7 +243,9 @@ class Uploads(BackgroundService):
             self._remote.recheck()  # a file system that was unmounted leaves an empty folder, which takes files as well
             stored = self._index.objects.record_stored([file.key for file in done], self._now())
             reached("objects-recorded")
-            self._uploaded.inc(len(stored))
+            instances = sum(not is_of_revision(key) for key in stored)
+            self._uploaded.inc(instances)
+            self.moved = self.moved[0] + instances, self.moved[1] + len(stored) - instances
             self._note_copies(stored)
             if self._awaited is not None:
                 self._awaited.stored(stored)
@@ -221,16 +262,20 @@ class Uploads(BackgroundService):
                 return put.result(LOOK_SECONDS)
         return not put.cancel() and put.done() and put.result()
 
-    def _put(self, file: InstanceFile) -> bool:
-        """Put the object of an instance; return whether the store has it now, as it was received."""
+    def _put(self, file: InstanceFile | RevisionFile) -> bool:
+        """Put the object of a file; return whether the store has it now, as its row has it."""
         try:
             content, problem = self._content(file)
         except OSError as error:
             log.error("file_unreadable", path=file.key, reason=error.strerror)
             return False
         if problem is not None:
-            return self._is_saved(file, problem)
-        if file.file_missing:  # its disk is back
+            return (
+                self._is_revision_saved(file, problem)
+                if isinstance(file, RevisionFile)
+                else self._is_saved(file, problem)
+            )
+        if isinstance(file, InstanceFile) and file.file_missing:  # its disk is back
             self._index.instances.mark_files([file.key], missing=False, now=self._now())
         try:
             return self._is_put(file, content)
@@ -248,7 +293,15 @@ class Uploads(BackgroundService):
             report_damage(self._archive, self._index, file.key, problem, self._now())
         return False
 
-    def _is_put(self, file: InstanceFile, content: bytes | Path) -> bool:
+    def _is_revision_saved(self, file: RevisionFile, problem: str) -> bool:
+        """Return whether the store has a file of a revision whose local file is missing or damaged; else say so."""
+        if self._remote.object_problem(file) is None:
+            return True
+        if self._index.objects.revision_file(file.key) is not None:
+            log.error("volume_damaged", path=file.key, reason=f"{problem}: `voxelnode fsck --repair` has it made again")
+        return False
+
+    def _is_put(self, file: InstanceFile | RevisionFile, content: bytes | Path) -> bool:
         is_new = self._remote.store.put(file, content)
         reached("object-put")
         if not is_new and self._remote.object_problem(file) is not None:
@@ -261,8 +314,8 @@ class Uploads(BackgroundService):
             log.error("object_not_as_received", path=file.key, reason=problem)
         return problem is None
 
-    def _content(self, file: InstanceFile) -> tuple[bytes | Path, str | None]:
-        """Return the bytes of a file, or the path of a long one, and how it differs from what was received."""
+    def _content(self, file: InstanceFile | RevisionFile) -> tuple[bytes | Path, str | None]:
+        """Return the bytes of a file, or the path of a long one, and how it differs from its row."""
         path = self._archive.path(file.key)
         if file.data_set_offset + file.bytes > MAX_WHOLE_BYTES:
             return path, problem_with(path, file.data_set_offset, file.bytes, file.sha256)
@@ -293,13 +346,13 @@ class Uploads(BackgroundService):
         paths = self._index.objects.host_removals(REMOVALS)
         if not paths:
             return
-        named = self._index.instances.named_keys(paths)
+        named = self._index.objects.named(paths)
         gone = [path for path in paths if path in named or self._is_removed(path)]
         self._index.objects.removed_here(gone)
 
     def _is_removed(self, path: str) -> bool:
         try:
-            if is_key(path):
+            if is_key(path) or (is_of_revision(path) and not self._archive.path(path).is_dir()):
                 self._remote.forget(path)
             unlink(self._archive, [path])
         except OSError as error:  # tried again; the uploads do not wait for it
@@ -317,7 +370,7 @@ class Uploads(BackgroundService):
         keys = self._index.objects.removals(REMOVALS)
         if not keys:
             return False
-        named = self._index.instances.named_keys(keys)
+        named = self._index.objects.named(keys)
         ready = [key for key in keys if key not in named and self._is_set_aside(key)]
         if ready:
             self._remote.store.delete(ready)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import itemgetter
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -15,6 +15,7 @@ from node.errors import VoxelnodeError
 from node.settings.model import HookEvent
 
 if TYPE_CHECKING:  # the child process of a plugin needs no index
+    from node.archive.base import KeptFile
     from node.index.converted import SeriesKey
     from node.index.deliveries import PendingEvent
     from node.index.read import ReadIndex
@@ -134,6 +135,26 @@ def compose_test(
     if event == "volume-written" and message.path is None:
         raise NothingLeft
     return HookMessage({**message.content, "test": True})
+
+
+def files_of(index: ReadIndex, message: HookMessage) -> list[KeptFile]:
+    """Return the files that a message names and that an object store may have, with what lies beside the volumes."""
+    root = Path(index.root)
+    if message.content["instance"] is not None:
+        stored = index.instances.current(message.content["sop_instance_uid"])
+        return [] if stored is None else [stored]
+    paths = [Path(volume["path"]) for volume in message.content["volumes"] if volume["path"] is not None]
+    folders = dict.fromkeys(str(path.parent.relative_to(root)) for path in paths)
+    return [file for folder in folders for file in index.volumes.kept_in(folder)]
+
+
+def with_paths(message: HookMessage, paths: Mapping[str, str]) -> HookMessage:
+    """Return a message with other paths of its files."""
+    volumes = [{**volume, "path": paths.get(volume["path"], volume["path"])} for volume in message.content["volumes"]]
+    instance = message.content["instance"]
+    if instance is not None:
+        instance = {**instance, "path": paths.get(instance["path"], instance["path"])}
+    return HookMessage({**message.content, "volumes": volumes, "instance": instance})
 
 
 def with_job(message: HookMessage, job_id: str, url: str, token: str, folder: str | None) -> HookMessage:

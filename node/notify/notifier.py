@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 
 from node.audit.audit_log import Audit
 from node.errors import UsageError
@@ -11,7 +12,7 @@ from node.metrics import Metrics
 from node.notify.channel import Channel
 from node.notify.command import HookCommand
 from node.notify.ledger import stop_workers
-from node.notify.worker import HookWorker
+from node.notify.worker import Held, HookWorker
 from node.results.intake import ResultIntake
 from node.settings.model import HookSettings
 
@@ -36,10 +37,13 @@ class Notifier:
         ae_title: str,
         results: ResultIntake,
         public_url: str = "",
+        held: Held = lambda files: nullcontext(),
     ) -> None:
         self._index, self._hooks = index, hooks
         self.workers = [
-            HookWorker(name, hook, channels[name], index, metrics, audit, ae_title, results, index.now, public_url)
+            HookWorker(
+                name, hook, channels[name], index, metrics, audit, ae_title, results, index.now, public_url, held
+            )
             for name, hook in hooks.items()
         ]
 

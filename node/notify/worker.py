@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from time import monotonic
 from urllib.parse import urlsplit
 
 import structlog
 
+from node.archive.base import KeptFile
 from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.errors import OutOfResources
 from node.failpoints import reached
@@ -22,7 +23,7 @@ from node.metrics import Metrics
 from node.notify.channel import Channel, Delivered, Interrupted, NotDelivered
 from node.notify.command import end_leftovers
 from node.notify.ledger import REASON_LENGTH, LedgerWorker
-from node.notify.message import HookMessage, NothingLeft, compose, with_job
+from node.notify.message import HookMessage, NothingLeft, compose, files_of, with_job
 from node.results.intake import ResultIntake, ResultsBusy
 from node.results.manifest import Manifest, ResultRefused
 from node.selector import compile_selector
@@ -36,6 +37,9 @@ MAX_MESSAGES_PER_SECOND = 50
 
 MAX_TURN_SECONDS = 3600.0
 """Longest wait of a job for the results of other jobs: its command or plugin would have to run again."""
+
+
+Held = Callable[[Sequence[KeptFile]], AbstractContextManager[None]]
 
 
 class HookWorker(LedgerWorker):
@@ -53,6 +57,8 @@ class HookWorker(LedgerWorker):
     now : callable () -> aware datetime
     public_url : str
         Address of the node's pages in messages; may be empty.
+    held : callable (sequence of KeptFile) -> context manager
+        Keeps the files of a message at their paths while a receiver on this machine has it; raises an OSError.
     """
 
     def __init__(
@@ -67,11 +73,12 @@ class HookWorker(LedgerWorker):
         results: ResultIntake,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
         public_url: str = "",
+        held: Held = lambda files: nullcontext(),
     ) -> None:
         super().__init__(f"hook {name}", name, hook.on, index, now)
         self._hook_name, self._hook, self._channel = name, hook, channel
         self._metrics, self._audit, self._ae_title = metrics, audit, ae_title
-        self._results, self._public_url = results, public_url
+        self._results, self._public_url, self._held = results, public_url, held
         self._job_time = dt.timedelta(seconds=hook.job_seconds)
         self._titles = frozenset(title.strip() for title in hook.calling_ae_titles)
         self._selector = compile_selector(hook.where) if hook.where is not None else None
@@ -92,6 +99,7 @@ class HookWorker(LedgerWorker):
             with self._index.reading(wait=False) as index:  # the event is committed
                 message = compose(index, pending, self._ae_title, include_patient=self._hook.include_patient)
                 is_wanted = self._is_wanted(message) and self._is_selected(index, pending)
+                files = files_of(index, message) if is_wanted and self._hook.url is None else []
                 is_own = is_wanted and self._hook.results and self._is_own(index, pending)
         except NothingLeft:
             return Attempt(pending, "dropped", pending.attempts, reason="the object was deleted")
@@ -109,7 +117,8 @@ class HookWorker(LedgerWorker):
                 if not job.is_open:  # a receiver that was not heard in time has done its work
                     return _done_before(pending, job)
                 message = self._for_job(message, job, token)
-            delivered = self._deliver(message, job)
+            with self._at_hand(files):
+                delivered = self._deliver(message, job)
             reached("message-delivered")
             if job is not None:
                 self._take_results(job, delivered)
@@ -124,6 +133,22 @@ class HookWorker(LedgerWorker):
         self._audit_export(message, Result.SUCCESS)
         self._metrics.hook_messages.labels(self._hook_name, "delivered").inc()
         return Attempt(pending, "delivered", attempts, output=delivered.output)
+
+    @contextmanager
+    def _at_hand(self, files: Sequence[KeptFile]) -> Iterator[None]:
+        """Keep the files of a message at their paths.
+
+        Raises
+        ------
+        NotDelivered
+            They cannot be fetched now.
+        """
+        with ExitStack() as held:
+            try:
+                held.enter_context(self._held(files))
+            except OSError as error:
+                raise NotDelivered(f"a file of the message cannot be fetched: {error.strerror}") from error
+            yield
 
     def _deliver(self, message: HookMessage, job: Job | None) -> Delivered:
         """Deliver a message; end the command, plugin or request if its job is cancelled meanwhile.

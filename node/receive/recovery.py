@@ -25,6 +25,7 @@ import structlog
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 
+from node.archive.base import VOLUMES
 from node.archive.filesystem import Archive, is_key
 from node.archive.intact import problem_with
 from node.dicom.attributes import InstanceAttributes
@@ -297,6 +298,22 @@ def adopt_all_objects(archive: Archive, index: Index, quiet_seconds: Callable[[s
     keys = (found.key for found in archive.remote.store.objects("objects") if is_key(found.key))
     while batch := list(islice(keys, MAX_BATCH)):
         adopt_objects(archive, index, batch, quiet_seconds, now)
+
+
+def remove_unknown_volumes(archive: Archive, index: Index, now: dt.datetime) -> None:
+    """Order the removal of the objects of revisions that no row names, if there is a store.
+
+    Their series are converted again.
+
+    Raises
+    ------
+    StoreAway
+    """
+    if archive.remote is None:
+        return
+    keys = (found.key for found in archive.remote.store.objects(VOLUMES))
+    while batch := list(islice(keys, MAX_BATCH)):
+        index.objects.remove(batch, now)
 
 
 def adopt_objects(

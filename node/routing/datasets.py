@@ -18,6 +18,7 @@ from pathlib import Path
 
 import structlog
 
+from node.archive.base import LocalFile, StoreAway
 from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.bids.dataset import DatasetUnusable
 from node.bids.export import Exporter, Report
@@ -94,6 +95,8 @@ class DatasetWorker(HeldWorker):
     dataset : Described
     selector : Selector or None
         What the route sends; None: all.
+    local : LocalFile
+        Gives volumes that are in an object store.
     """
 
     def __init__(
@@ -103,6 +106,7 @@ class DatasetWorker(HeldWorker):
         route: Route,
         dataset: Described,
         selector: Selector | None,
+        local: LocalFile,
         index: Index,
         metrics: Metrics,
         audit: Audit,
@@ -112,7 +116,7 @@ class DatasetWorker(HeldWorker):
         super().__init__(subscriber(route_name, destination_name), route, events_of(route), index, now, FOLLOW_SECONDS)
         self._names = route_name, destination_name
         self._dataset, self._pseudonyms = dataset, Pseudonyms(dataset.key)
-        self._selector = selector
+        self._selector, self._local = selector, local
         self._metrics, self._audit, self._ae_title = metrics, audit, ae_title
         self._reports: dict[str, Report] = {}  # of this step, by study: one export serves all of its messages
 
@@ -177,10 +181,13 @@ class DatasetWorker(HeldWorker):
             if not folder.is_dir():
                 raise DatasetUnusable(f"{folder} is not a folder: create it, or mount what belongs there")
             with self._index.reading(wait=False) as index:
-                exporter = self._exporter(IndexSource(index))
+                exporter = self._exporter(IndexSource(index, self._local))
                 report = exporter.export_study(folder, study_instance_uid)
         except DatasetUnusable as error:
             self._hold(str(error))
+            raise Interrupted from error
+        except StoreAway as error:
+            self._hold(f"object store: {error.strerror}")
             raise Interrupted from error
         except OSError as error:
             self._hold(f"{folder} cannot be changed: {error.strerror}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
@@ -70,9 +69,7 @@ class Router:
         for route_name, route in _routes(settings):
             for number, name in enumerate(route.to):
                 if name in settings.datasets:
-                    self.workers.append(
-                        _dataset_worker(settings, route_name, name, archive.root, index, metrics, audit)
-                    )
+                    self.workers.append(_dataset_worker(settings, route_name, name, archive, index, metrics, audit))
                     continue
                 thread = f"prepare {subscriber(route_name, name)}"
                 self.workers.append(
@@ -190,15 +187,17 @@ def _web_destination(settings: Settings, name: str) -> Destination:
 
 
 def _dataset_worker(
-    settings: Settings, route_name: str, name: str, root: Path, index: Index, metrics: Metrics, audit: Audit
+    settings: Settings, route_name: str, name: str, archive: Archive, index: Index, metrics: Metrics, audit: Audit
 ) -> DatasetWorker:
     from node.routing.datasets import DatasetWorker, described  # here: only nodes that need it load what reads rules
 
-    dataset = described(settings.destinations[name], root)
+    dataset = described(settings.destinations[name], archive.root)
     ae_title = settings.dicom.ae_title
     route = settings.routes[route_name]
     selector = selector_of(settings, route)
-    return DatasetWorker(route_name, name, route, dataset, selector, index, metrics, audit, ae_title, index.now)
+    return DatasetWorker(
+        route_name, name, route, dataset, selector, archive.local, index, metrics, audit, ae_title, index.now
+    )
 
 
 def check_destination(settings: Settings, name: str) -> None:

@@ -70,6 +70,9 @@ AllowedRisk = Literal["secondary-capture", "ultrasound", "photograph", "burned-i
 
 
 _BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/(?!\.{1,2}(/|$))[A-Za-z0-9!_.*'()=@+-]+)*/?")
+COLD_CLASSES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
+"""Storage classes of S3 whose objects cannot be read before they are restored."""
+
 _FOLDER_URL = re.compile(r"file:///[^?#]+")
 
 
@@ -122,9 +125,9 @@ class Storage(SettingsSection):
     )
     url: str | None = Field(
         None,
-        description="object store of the instances, s3://BUCKET/PREFIX (needs: pip install 'voxelnode[s3]') or "
-        "file:///FOLDER; root then has what was not moved there yet, and copies (docs/object-store.md); unset: "
-        "instances stay in root",
+        description="object store of the instances and volumes, s3://BUCKET/PREFIX (needs: pip install "
+        "'voxelnode[s3]') or file:///FOLDER; root then has what was not moved there yet, and copies "
+        "(docs/object-store.md); unset: they stay in root",
     )
     endpoint: str | None = Field(
         None, description='address of the server of s3://, such as "https://s3.example.org:9000"; unset: Amazon S3'
@@ -139,7 +142,10 @@ class Storage(SettingsSection):
         None, description="PEM file of a further CA that may have signed the certificate of endpoint"
     )
     storage_class: str | None = Field(
-        None, pattern="^[A-Z0-9_]{1,40}$", description='class of new objects, such as "STANDARD_IA"; unset: the usual'
+        None,
+        pattern="^[A-Z0-9_]{1,40}$",
+        description='class of new objects, such as "STANDARD_IA"; GLACIER and DEEP_ARCHIVE, which cannot be read at '
+        "once, are refused; unset: the usual",
     )
     cache_bytes: int = Field(
         20_000_000_000,
@@ -160,6 +166,8 @@ class Storage(SettingsSection):
         of_bucket = (self.endpoint, self.region, self.credentials_file, self.ca_file, self.storage_class)
         if not is_bucket and any(value is not None for value in of_bucket):
             yield "endpoint, region, credentials_file, ca_file and storage_class require an s3:// url"
+        if self.storage_class in COLD_CLASSES:
+            yield f"storage_class {self.storage_class} needs a restore before each read: GLACIER_IR needs none"
         if self.endpoint is not None:
             yield from _mistakes_of_endpoint(self.endpoint)
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
+from starlette.exceptions import HTTPException
+
+from node.archive.base import KeptFile
 from node.errors import OutOfResources, VoxelnodeError
 from node.index.selection import StoredInstance
 from node.receive.kept import report_damage
+from node.web.files import FILE_MISSING
 from node.web.services import Services
 
 
@@ -44,18 +48,38 @@ def whole_file(node: Services, instance: StoredInstance) -> Path:
     return path
 
 
-def local_file(node: Services, instance: StoredInstance) -> Path:
-    """Return the path of the file of an instance, which is fetched if only the object store has it.
+def local_file(node: Services, file: KeptFile) -> Path:
+    """Return the path of a file of the archive, which is fetched if only the object store has it.
 
     Raises
     ------
     Unavailable
         It cannot be fetched now.
+    FileNotFoundError
+        Neither the disk nor the object store has a file of a revision.
     """
     try:
-        return node.archive.local(instance)
+        return node.archive.local(file)
+    except FileNotFoundError:
+        raise
     except OSError as error:
         raise Unavailable(f"a file of the archive cannot be fetched: {error.strerror}") from error
+
+
+def local_or_gone(node: Services, file: KeptFile) -> Path:
+    """Return the path of a file of a revision, which is fetched if only the object store has it.
+
+    Raises
+    ------
+    Unavailable
+        It cannot be fetched now.
+    HTTPException
+        410: neither the disk nor the object store has it.
+    """
+    try:
+        return local_file(node, file)
+    except FileNotFoundError:
+        raise HTTPException(410, FILE_MISSING) from None
 
 
 def damaged(node: Services, instance: StoredInstance, problem: str) -> Damaged:

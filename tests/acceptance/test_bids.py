@@ -44,7 +44,9 @@ def bids(*arguments: object, status: int = 0) -> dict[str, Any]:
 def export(root: Path, rules: Path, out: Path, study: str | None = None) -> Report:
     """Bring all of a data set up to date, or the subject of one study, as a destination of routes does."""
     with reading(root) as index:
-        exporter = Exporter(IndexSource(index), read_rules(rules), Pseudonyms(made_key(root / "bids.key")))
+        exporter = Exporter(
+            IndexSource(index, lambda file: root / file.key), read_rules(rules), Pseudonyms(made_key(root / "bids.key"))
+        )
         return exporter.export(out) if study is None else exporter.export_study(out, study)
 
 

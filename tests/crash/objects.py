@@ -1,14 +1,16 @@
 """Faults of an object store: ``python -m tests.crash.objects --cycles 200``.
 
-A node receives series and moves them to a bucket. Meanwhile it is killed (SIGKILL) at named steps of an upload and at
-random moments, and the line to the store refuses connections, breaks in the middle of requests and answers, is slow, or
-answers with status 500, at random. Studies are deleted, too. In the end, everything that was acknowledged and not
-deleted must be in the store, byte for byte, and nothing else.
+A node receives series, converts them, and moves instances and volumes to a bucket. Meanwhile it is killed (SIGKILL) at
+named steps of conversions and uploads and at random moments, and the line to the store refuses connections, breaks in
+the middle of requests and answers, is slow, or answers with status 500, at random. Studies are deleted, too. In the
+end, everything that was acknowledged and not deleted must be in the store, byte for byte, with the volumes of all of
+its series, and nothing else.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import random
 import re
 import socket
@@ -28,7 +30,7 @@ from pydicom.uid import generate_uid
 from node.association.client.send import Outgoing
 from node.control.repository import check_repository, perform_action
 from node.errors import VoxelnodeError
-from node.failpoints import UPLOADING
+from node.failpoints import CONVERTING, UPLOADING
 from node.failpoints import VARIABLE as FAILPOINT
 from node.settings.model import Settings, Storage
 from tests.crash.routes import Node, send_all
@@ -162,7 +164,7 @@ class Faults:
         time.sleep(random_.uniform(0.2, 1.5))
         if random_.random() < 0.5:
             line.fault = None
-        point = random_.choice((None, *UPLOADING))
+        point = random_.choice((None, *CONVERTING, *UPLOADING))
         node.kill()
         self.done["killed"] += 1
         node.set_environment(FAILPOINT, None if point is None else f"{point}:{random_.randint(1, 20)}")
@@ -212,7 +214,9 @@ class Faults:
         left: list[object] = []
         while time.monotonic() < deadline:
             left = view_rows(root, "SELECT key FROM images WHERE place IS NOT 'store'")
+            left += view_rows(root, "SELECT key FROM revision_files WHERE place IS NOT 'store'")
             left += view_rows(root, "SELECT key FROM object_removals")
+            left += view_rows(root, "SELECT series_instance_uid FROM series WHERE state IN ('receiving', 'converting')")
             if not left:
                 return
             time.sleep(0.2)
@@ -233,10 +237,34 @@ class Faults:
                 content = store.ask("GET", f"/archive/one/{kept[uid]['key']}").content
                 if content[kept[uid]["data_set_offset"] :] != data:
                     self.problems.append(f"{uid} has other bytes in the store")
-        listed = set(re.findall(r"<Key>one/(objects/.*?)</Key>", listing(store)))
-        if listed != {row["key"] for row in rows}:
-            self.problems.append(f"the store has {len(listed)} objects instead of {len(rows)}")
-        self.done["instances in the end"] = len(rows)
+        files = view_rows(settings.storage.root, "SELECT key, bytes, sha256 FROM revision_files")
+        for file in files:
+            content = store.ask("GET", f"/archive/one/{file['key']}").content
+            if (len(content), hashlib.sha256(content).hexdigest()) != (file["bytes"], file["sha256"]):
+                self.problems.append(f"{file['key']} has other bytes in the store")
+        listed = set(re.findall(r"<Key>one/((?:objects|volumes)/.*?)</Key>", listing(store)))
+        if listed != {row["key"] for row in (*rows, *files)}:
+            self.problems.append(f"the store has {len(listed)} objects instead of {len(rows) + len(files)}")
+        self._compare_series(settings.storage.root, {file["key"] for file in files})
+        self.done["instances in the end"], self.done["files of volumes in the end"] = len(rows), len(files)
+
+    def _compare_series(self, root: Path, keys: set[str]) -> None:
+        """Each series has a current revision of all of its instances, whose volumes and sidecars are in the store."""
+        for series in view_rows(root, "SELECT * FROM v_series"):
+            uid, state = series["series_instance_uid"], series["state"]
+            volumes = view_rows(
+                root, f"SELECT path FROM v_volumes WHERE NOT superseded AND series_instance_uid = '{uid}'"
+            )
+            sources = view_rows(
+                root,
+                f"SELECT DISTINCT sop_instance_uid FROM v_sources s WHERE series_instance_uid = '{uid}' AND revision = "
+                f"{series['revision']}",
+            )
+            paths = {volume["path"].partition("/volumes/")[2] for volume in volumes}
+            named = {f"volumes/{path}" for path in paths}
+            named |= {f"{key.rpartition('/')[0]}/volume.json" for key in named}
+            if state != "converted" or len(sources) != series["instances"] or not named or not named <= keys:
+                self.problems.append(f"series {uid} is {state}, with {len(sources)} sources, and lacks {named - keys}")
 
 
 def listing(store: ObjectStore) -> str:

@@ -20,25 +20,30 @@ from node.archive.objects import configured_store
 from node.archive.trial import try_store
 from node.association.services.commitment import CommitmentService, verify
 from node.control.repository import Repository, StoreNeeded, check_repository, copy_archive, rebuild_index
+from node.conversion.pipeline import convert
 from node.conversion.scheduler import Worker
+from node.conversion.series import is_unchanged
 from node.errors import OutOfResources
 from node.index.commitments import OwedCommitment
 from node.index.instances import InstanceFile
-from node.index.records import Outcome
+from node.index.records import Outcome, RevisionFile
 from node.lifecycle.archive_copy import Copied
 from node.lifecycle.uploads import Uploads
 from node.receive.ingest import Origin
 from node.receive.kept import report_damage
 from node.settings.model import Acknowledge, JournalSettings, SeriesSettings, Settings, Storage
 from node.settings.model import Convert as ConvertSettings
+from node.writers.options import write_options
 from tests import make
 from tests.acceptance.served import until
+from tests.converting import convert_series
 from tests.ingest import indexed
 from tests.integration.conftest import announced, data_set_bytes
 from tests.object_store import object_store
 from tests.receivers import Answer, Receiver
 from tests.rows import view_rows
 
+OPTIONS = write_options(ConvertSettings(thumbnails=False, formats=("nifti", "mhd")))
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
 
@@ -118,6 +123,25 @@ class Served:
 
     def local(self) -> list[Path]:
         return sorted(self.root.glob("objects/*/*.dcm"))
+
+    def convert(self) -> None:
+        """Convert what is due, in this process."""
+        index, now = self.repository.index, lambda: self.repository.index.now() + dt.timedelta(hours=1)
+        while (claimed := index.series.claim_due(now())) is not None:
+            if is_unchanged(claimed, self.repository.archive, OPTIONS):
+                index.series.record_unchanged(claimed, now())
+            else:
+                convert_series(claimed, self.repository.archive, index, OPTIONS, convert, now)
+
+    def revision(self) -> dict[str, bytes]:
+        """Return the local files of revisions by their keys."""
+        folder = self.root / "volumes"
+        return {str(path.relative_to(self.root)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    def kept(self) -> list[RevisionFile]:
+        with self.repository.index.reading() as index:
+            rows = view_rows(self.root, "SELECT key FROM revision_files ORDER BY key")
+            return [file for row in rows if (file := index.volumes.kept(row["key"])) is not None]
 
     def close(self) -> None:
         if self.is_open:
@@ -461,6 +485,19 @@ def test_a_bucket_has_the_digest_of_each_object_and_no_credentials_are_told(
             assert hashlib.sha256(stored.content[file.data_set_offset :]).hexdigest() == file.sha256
             assert stored.headers["x-amz-meta-sha256"] == file.sha256
             assert stored.headers["x-amz-storage-class"] == "STANDARD_IA"
+        node.convert()
+        made = node.revision()
+        monkeypatch.setattr("node.lifecycle.uploads.MAX_WHOLE_BYTES", 1000)
+        assert node.upload() is None
+        monkeypatch.undo()
+        for volume in node.kept():
+            stored = server.ask("GET", f"/scans/archive/{volume.key}")
+            assert stored.content == made[volume.key]
+            assert stored.headers["x-amz-meta-sha256"] == volume.sha256
+            assert stored.headers["content-type"] == "application/octet-stream"
+        node.forget()
+        assert node.revision() == {}
+        assert {volume.key: node.repository.archive.local(volume).read_bytes() for volume in node.kept()} == made
         node.take(*make.ct_series(1))
         [waiting] = [file for file in node.files() if file.place == "spool"]
         server.ask("PUT", f"/scans/archive/{waiting.key}", "something else")
@@ -487,6 +524,111 @@ def test_a_bucket_has_the_digest_of_each_object_and_no_credentials_are_told(
     said = caplog.text + "".join(capfd.readouterr())
     assert "hidden" not in said
     assert "AKIATEST" not in said
+
+
+def test_volumes_move_to_the_store_and_come_back_when_they_are_read(
+    serve: Callable[..., Served], tmp_path: Path
+) -> None:
+    node = serve(cache_bytes=0)
+    node.take(*make.ct_series(3))
+    (tmp_path / "store").rename(tmp_path / "elsewhere")
+    node.convert()  # while the store is away
+    made = node.revision()
+    assert {Path(key).name for key in made} == {"volume.nii.gz", "volume.mhd", "volume.zraw", "volume.json"}
+    assert {file.place for file in node.kept()} == {"spool"}
+    assert node.upload() is not None
+    (tmp_path / "elsewhere").rename(tmp_path / "store")
+    assert node.upload() is None
+    assert volumes(tmp_path) == made
+    node.forget()
+    assert node.revision() == {}
+    archive, index = node.repository.archive, node.repository.index
+    assert check_repository(node.settings, digests=True, repair=False) == []
+    assert {file.key: archive.local(file).read_bytes() for file in node.kept()} == made
+
+    node.forget()
+    index.series.reopen([key_of(node)], NOW)
+    node.convert()
+    assert node.rows("SELECT DISTINCT revision FROM v_volumes") == [{"revision": 1}]  # nothing to do again
+    assert node.revision() == {}
+
+    altered, lost = (tmp_path / "store" / file.key for file in node.kept()[:2])
+    altered.write_bytes(altered.read_bytes()[::-1])
+    lost.unlink()
+    with pytest.raises(OSError, match="has the SHA-256"):
+        archive.local(node.kept()[0])
+    with pytest.raises(FileNotFoundError):
+        archive.local(node.kept()[1])
+    with pytest.raises(OSError, match="has the SHA-256"), archive.held(node.kept()[:1]):
+        pass
+    stray = tmp_path / "store" / "volumes" / "1" / "2" / "1-01234567" / "volume.json"
+    stray.parent.mkdir(parents=True)
+    stray.write_bytes(b"{}")
+    node.close()
+    found = check_repository(node.settings, digests=True, repair=True)
+    assert [(one.kind, one.mended) for one in found] == [
+        ("volume-object", "to be converted again"),
+        ("volume-object", "to be converted again"),
+        ("object-unknown", "to be removed"),
+    ]
+    node = serve(cache_bytes=0)
+    node.convert()
+    assert node.rows("SELECT DISTINCT revision FROM v_volumes WHERE NOT superseded") == [{"revision": 2}]
+    node.upload()
+    assert not stray.exists()
+    [first] = node.repository.index.conversions.superseded_before(node.repository.index.now() + dt.timedelta(days=1))
+    node.repository.index.conversions.record_files_removed(first, NOW)
+    node.upload()
+    assert {key.split("/")[3][0] for key in volumes(tmp_path)} == {"2"}
+
+    node.repository.actions["delete"](level="study", uid=key_of(node)[0], study_instance_uid=None, who="somebody")
+    node.upload()
+    assert volumes(tmp_path) == node.revision() == {}
+    assert node.rows("SELECT * FROM revision_files") == node.rows("SELECT * FROM object_removals") == []
+
+
+def test_volumes_from_before_the_store_move_as_well_and_everything_back(
+    serve: Callable[..., Served], tmp_path: Path
+) -> None:
+    node = serve()
+    node.take(*make.ct_series(3))
+    remote, node.repository.archive.remote = node.repository.archive.remote, None
+    node.convert()
+    node.repository.archive.remote = remote
+    made = node.revision()
+    assert node.kept() == []
+    node.close()
+    assert copy_archive(node.settings, "store") == Copied(3, 0, 4, 0)
+    assert volumes(tmp_path) == made
+    shutil.rmtree(tmp_path / "root" / "volumes")
+    lost = tmp_path / "store" / sorted(made)[0]
+    lost.rename(tmp_path / "lost")
+    assert copy_archive(node.settings, "folder") == Copied(3, 0, 3, 1)
+    (tmp_path / "lost").rename(lost)
+
+    (tmp_path / "store" / "volumes" / "stray").write_bytes(b"of a conversion that the old index does not know")
+    rebuilt = rebuild_index(node.settings)
+    assert rebuilt.salvaged.rows["revision_files"] == 4
+    node = serve()
+    assert node.rows("SELECT state FROM v_series") == [{"state": "converted"}]
+    node.upload()
+    assert volumes(tmp_path) == made
+    assert check_repository(node.settings, digests=True, repair=False) == []
+    node.close()
+    assert copy_archive(node.settings, "folder") == Copied(3, 0, 4, 0)
+    assert check_repository(Settings(storage=Storage(root=node.root)), digests=True, repair=False) == []
+    assert node.revision() == made
+
+
+def key_of(node: Served) -> tuple[str, str]:
+    [row] = node.rows("SELECT study_instance_uid, series_instance_uid FROM v_series")
+    return row["study_instance_uid"], row["series_instance_uid"]
+
+
+def volumes(folder: Path) -> dict[str, bytes]:
+    """Return the objects of revisions by their keys."""
+    store = folder / "store"
+    return {str(path.relative_to(store)): path.read_bytes() for path in store.glob("volumes/**/*") if path.is_file()}
 
 
 def objects(folder: Path) -> set[str]:

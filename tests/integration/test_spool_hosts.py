@@ -15,6 +15,7 @@ from node.archive.base import HostAway
 from node.archive.filesystem import is_key
 from node.control.repository import Repository, check_repository, copy_archive
 from node.conversion.scheduler import Worker
+from node.conversion.volume_files import sweep
 from node.errors import UsageError
 from node.index.backend import IndexUnusable, ServerPlace
 from node.index.engine import upgrade
@@ -113,6 +114,10 @@ class Host:
     def row(self, query: str) -> dict[str, Any]:
         with self.index.reading() as index:
             return index.series._rows(query)[0]
+
+    def volumes(self) -> dict[str, bytes]:
+        """Files of volumes on its disk by their names."""
+        return {path.name: path.read_bytes() for path in self.root.glob("volumes/*/*/*/*")}
 
     def copies(self) -> set[str]:
         """Names of the instances on its disk."""
@@ -291,6 +296,57 @@ def test_a_host_that_is_gone_is_forgotten_with_what_it_alone_had(hosts: Callable
     assert [r2.content(ds) for ds in (put, lost, sent_again)] == [data_set_bytes(ds) for ds in (put, lost, sent_again)]
     for host in (r1, r2):
         assert check_repository(host.settings, digests=True, repair=False) == []
+
+
+def test_volumes_are_read_on_every_host_and_made_again_if_the_host_that_has_them_is_gone(
+    hosts: Callable[[str], Host],
+) -> None:
+    r1, c1 = hosts("r1"), hosts("c1")
+    ds = make.ct_series(1)[0]
+    r1.take(ds)
+    r1.upload()
+    convert(c1)
+    made = c1.volumes()
+    assert (sorted(made), r1.volumes()) == (["volume.json", "volume.nii.gz"], {})
+    with r1.index.reading() as index:
+        volume = next(file for file in index.volumes.files() if file.path.endswith(".nii.gz"))
+    assert (volume.place, volume.spool_host) == ("spool", "c1")
+    with pytest.raises(HostAway, match="host c1 alone has the file"):
+        r1.archive.local(volume)
+    r1.upload()
+    assert check_repository(r1.settings, digests=True, repair=False) == []
+    c1.upload()
+    assert r1.archive.local(volume).read_bytes() == made["volume.nii.gz"]
+
+    r1.index.series.reopen([(ds.StudyInstanceUID, ds.SeriesInstanceUID)], r1.index.now())
+    convert(c1, nifti_extension=True)
+    c1.close()
+    lost = c1.root.rename(c1.root.with_name("gone"))
+    r1.repository.actions["forget-host"](host="c1")
+    with r1.index.reading() as index:
+        [current] = [file for file in index.volumes.files() if not file.superseded and file.path.endswith(".nii.gz")]
+    with pytest.raises(FileNotFoundError):
+        r1.archive.local(current)
+    convert(r1, nifti_extension=True)
+    r1.upload()
+    assert check_repository(r1.settings, digests=True, repair=False)[0].kind == "volume-missing"  # superseded
+
+    lost.rename(c1.root)
+    r1.repository.actions["delete"](level="study", uid=ds.StudyInstanceUID, study_instance_uid=None, who="somebody")
+    r1.upload()
+    c1.open()
+    sweep(c1.archive, c1.index)  # as its start does
+    c1.upload()
+    assert (r1.volumes(), c1.volumes()) == ({}, {})
+    assert not [path for path in r1.store.glob("volumes/**/*") if path.is_file()]
+
+
+def convert(host: Host, **options: Any) -> None:
+    """Convert what is due on a host."""
+    soon = host.index.now() + dt.timedelta(seconds=5)
+    worker = Worker(host.archive, host.index, Convert(formats=("nifti",), thumbnails=False, **options), lambda: soon)
+    worker.step()
+    worker.stop()
 
 
 def test_everything_comes_back_to_a_folder_only_if_no_host_needs_the_store(hosts: Callable[[str], Host]) -> None:

@@ -115,11 +115,13 @@ def until(condition: Callable[[], bool], seconds: float = DEADLINE_SECONDS) -> N
         pause.wait(0.02)
 
 
-def open_site(root: Path, tables: Mapping[str, Any] | None = None, **web: Any) -> Site:
+def open_site(
+    root: Path, tables: Mapping[str, Any] | None = None, storage: Mapping[str, Any] | None = None, **web: Any
+) -> Site:
     """Serve a root; keyword arguments are keys of [web], `tables` are other tables of the configuration."""
     settings = Settings(
         **(tables or {}),
-        storage=Storage(root=root, reserve_bytes=0),
+        storage=Storage(root=root, reserve_bytes=0, **(storage or {})),
         convert=Convert(formats=("nifti", "mhd"), thumbnails=True),
         web=Web(**({"port": 0} | web)),
     )

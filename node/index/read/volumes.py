@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import select, union_all
 from sqlalchemy.orm import join
 
-from node.index.models import ConversionRow, PatientRow, SeriesRow, StudyRow, VolumeRow
+from node.index.models import (
+    SPOOL,
+    STORE,
+    ConversionRow,
+    ObjectRemovalRow,
+    PatientRow,
+    RevisionFileRow,
+    SeriesRow,
+    StudyRow,
+    VolumeRow,
+)
+from node.index.objects import REVISION_FILES
 from node.index.read.rows import PagedRepository, Row
+from node.index.records import RevisionFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +35,18 @@ class VolumeFile:
     path: str
     bytes: int
     sha256: str
+    place: str | None = None  # see `node.index.models.RevisionFileRow`
+    spool_host: str | None = None
+
+    @property
+    def key(self) -> str:
+        """The name of its object."""
+        return self.path
+
+    @property
+    def data_set_offset(self) -> int:
+        """Where the content begins in the file, as `node.archive.base.KeptFile` has it."""
+        return 0
 
 
 class ReadVolumes(PagedRepository):
@@ -136,20 +160,68 @@ class ReadVolumes(PagedRepository):
         return self._rows_of_revision(columns, "v_sources", study_instance_uid, series_instance_uid, revision, limit)
 
     def files(self) -> Iterator[VolumeFile]:
-        """Yield every file of a revision that should exist, sorted by path."""
-        query = (
+        """Yield every file of a revision that should exist and has a digest, sorted by path.
+
+        Where there is an object store, those are all files; elsewhere, what lies beside a volume is not in the index.
+        """
+        above = (
+            StudyRow.study_instance_uid,
+            SeriesRow.series_instance_uid,
+            ConversionRow.revision,
+            ConversionRow.superseded,
+        )
+        volumes = (
             select(
-                StudyRow.study_instance_uid,
-                SeriesRow.series_instance_uid,
-                ConversionRow.revision,
-                ConversionRow.superseded,
+                *above,
                 VolumeRow.path,
                 VolumeRow.bytes,
                 VolumeRow.sha256,
+                RevisionFileRow.place,
+                RevisionFileRow.spool_host,
             )
             .select_from(join(VolumeRow, ConversionRow).join(SeriesRow).join(StudyRow))
+            .outerjoin(RevisionFileRow, RevisionFileRow.key == VolumeRow.path)
             .where(ConversionRow.files_removed_at.is_(None))
-            .order_by(VolumeRow.path)
         )
-        for row in self._connection.execute(query):
+        beside = (
+            select(*above, *REVISION_FILES.selected_columns)
+            .select_from(join(RevisionFileRow, ConversionRow).join(SeriesRow).join(StudyRow))
+            .where(
+                ~select(VolumeRow.id)
+                .where(VolumeRow.path == RevisionFileRow.key, VolumeRow.conversion_id == ConversionRow.id)
+                .exists()
+            )
+        )
+        for row in self._connection.execute(union_all(volumes, beside).order_by("path")):
             yield VolumeFile(*row)
+
+    def kept(self, path: str) -> RevisionFile | None:
+        """Return a file of a revision by its path, if its place is noted; see `node.index.models.RevisionFileRow`."""
+        row = self._connection.execute(REVISION_FILES.where(RevisionFileRow.key == path)).first()
+        return None if row is None else RevisionFile(*row)
+
+    def kept_in(self, folder: str) -> list[RevisionFile]:
+        """Return the files of a revision by its folder, sorted by name; empty if their places are not noted."""
+        inside = RevisionFileRow.key > f"{folder}/", RevisionFileRow.key < f"{folder}0"  # "0" follows "/"
+        return [
+            RevisionFile(*row)
+            for row in self._connection.execute(REVISION_FILES.where(*inside).order_by(RevisionFileRow.key))
+        ]
+
+    def count_by_place(self) -> dict[str, tuple[int, int]]:
+        """Return the number of files of revisions and their bytes by places: ``folder``, ``spool``, ``store``.
+
+        Without an object store, there are none.
+        """
+        rows = self._rows(
+            "SELECT coalesce(place, 'folder') AS place, count(*) AS files, sum(bytes) AS bytes FROM revision_files "
+            "GROUP BY coalesce(place, 'folder')"
+        )
+        counts = dict.fromkeys(("folder", SPOOL, STORE), (0, 0))
+        return counts | {row["place"]: (int(row["files"]), int(row["bytes"])) for row in rows}
+
+    def unknown_keys(self, keys: Sequence[str]) -> list[str]:
+        """Return those of `keys` that neither a file of a revision has, nor an object that is to be removed."""
+        named = set(self._connection.scalars(select(RevisionFileRow.key).where(RevisionFileRow.key.in_(keys))))
+        named.update(self._connection.scalars(select(ObjectRemovalRow.key).where(ObjectRemovalRow.key.in_(keys))))
+        return [key for key in keys if key not in named]

@@ -15,6 +15,7 @@ from node.web.api.routing import api_router, downloads, problems
 from node.web.audit_trail import AccountAuditTrail, of_study
 from node.web.errors import ResourceNotFound
 from node.web.files import OCTETS, file_response
+from node.web.kept_files import local_or_gone
 from node.web.problem_types import NOT_FOUND, WRONG_CURSOR
 from node.web.services import Node, Services
 
@@ -78,7 +79,10 @@ def _file(node: Services, audit: AccountAuditTrail, row: dict[str, Any]) -> Resp
     audit.transferred([of_study(row["study_instance_uid"], row["patient_id"])])
     name = PurePath(row["path"]).name
     media_type = MEDIA_TYPES.get(PurePath(name).suffix, OCTETS)
-    return file_response(node.archive.root / row["path"], media_type, name, row["sha256"])
+    with node.index.reading() as index:
+        kept = index.volumes.kept(row["path"])
+    path = node.archive.path(row["path"]) if kept is None else local_or_gone(node, kept)
+    return file_response(path, media_type, name, row["sha256"])
 
 
 def _volume(node: Services, id: int) -> dict[str, Any]:

@@ -12,14 +12,16 @@ from fastapi import Path as FromPath
 
 from node.conversion.decoder import NotDecoded
 from node.conversion.decoding import reduced_volume
-from node.conversion.volume_files import folder_name
+from node.conversion.volume_files import folder_name, revision_files
 from node.index.read import ReadIndex
+from node.index.records import RevisionFile
 from node.web.access import Reader, RequestAudit
 from node.web.audit_trail import of_study
 from node.web.deidentified import Content, deidentified_zip
 from node.web.errors import ResourceNotFound
 from node.web.files import RangedFile
 from node.web.headers import has_etag
+from node.web.kept_files import local_or_gone
 from node.web.pages.viewable import VIEWED_FORMATS, stem_of
 from node.web.services import Node, Services
 from node.web.streaming import Streamed
@@ -90,6 +92,10 @@ def reduced(
     path = _file_of(node, study_instance_uid, series_instance_uid, revision, name)
     with node.index.reading() as index:
         files = index.volumes.of_series(study_instance_uid, series_instance_uid)
+        beside = {
+            PurePath(file.key).name: file
+            for file in files_of(node, index, study_instance_uid, series_instance_uid, revision)
+        }
     formats = {file["format"] for file in files if (file["revision"], PurePath(file["path"]).name) == (revision, name)}
     if formats.isdisjoint(VIEWED_FORMATS):
         raise ResourceNotFound("reduced volume")
@@ -100,21 +106,15 @@ def reduced(
     headers = {"Cache-Control": "private, no-cache", "ETag": etag}
     if has_etag(request.headers, etag):
         return Response(status_code=304, headers=headers)
+    others = [path.with_suffix(suffix).name for suffix in VOXEL_FILES.get(path.suffix, ())]
+    voxels = next((local_or_gone(node, beside[other]) for other in others if other in beside), path)
+    sidecar = beside.get(f"{stem_of(name)}.json")
+    sidecar_path = None if sidecar is None else local_or_gone(node, sidecar)
     try:
-        content = node.decoder.run(reduced_volume, path, _voxel_file(path), _sidecar(path), REDUCED_VOXELS, only_body)
+        content = node.decoder.run(reduced_volume, path, voxels, sidecar_path, REDUCED_VOXELS, only_body)
     except NotDecoded as error:
         raise HTTPException(500, f"the volume cannot be reduced: {error}") from error
     return Response(content, media_type="application/gzip", headers=headers)
-
-
-def _voxel_file(path: Path) -> Path:
-    beside = (path.with_suffix(suffix) for suffix in VOXEL_FILES.get(path.suffix, ()))
-    return next((file for file in beside if file.exists()), path)
-
-
-def _sidecar(path: Path) -> Path | None:
-    sidecar = path.parent / f"{stem_of(path.name)}.json"
-    return sidecar if sidecar.exists() else None
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/thumbnails/{revision}/{name}")
@@ -130,14 +130,15 @@ def small_thumbnail(
 ) -> Response:
     """A thumbnail of a revision, as small as a list shows it."""
     with node.index.reading(wait=False) as index:
-        files = revision_files(node, index, study_instance_uid, series_instance_uid, revision)
+        files = files_of(node, index, study_instance_uid, series_instance_uid, revision)
         patient_id = index.studies.patient_id(study_instance_uid)
-    path = next((path for path in files if path.name == name and path.suffix == ".png"), None)
-    if path is None:
+    found = next((file for file in files if PurePath(file.key).name == name and name.endswith(".png")), None)
+    if found is None:
         raise ResourceNotFound("picture")
     audit.accessed([of_study(study_instance_uid, patient_id)], "pages: pictures in lists")
-    found = path.stat()
-    headers = {"ETag": f'"{found.st_mtime_ns:x}-{found.st_size:x}"', "Cache-Control": "private, no-cache"}
+    path = local_or_gone(node, found)
+    status = path.stat()
+    headers = {"ETag": f'"{status.st_mtime_ns:x}-{status.st_size:x}"', "Cache-Control": "private, no-cache"}
     if has_etag(request.headers, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     return Response(_small(path), media_type="image/webp", headers=headers)
@@ -206,13 +207,16 @@ def _file_of(node: Services, study: str, series: str, revision: int, name: str) 
     Raises
     ------
     ResourceNotFound
+    Unavailable
+    HTTPException
+        410: it is lost.
     """
     with node.index.reading() as index:
-        files = revision_files(node, index, study, series, revision)
-    path = next((path for path in files if path.name == name), None)
-    if path is None:
+        files = files_of(node, index, study, series, revision)
+    found = next((file for file in files if PurePath(file.key).name == name), None)
+    if found is None:
         raise ResourceNotFound("file")
-    return path
+    return local_or_gone(node, found)
 
 
 def volumes_zip(
@@ -230,31 +234,36 @@ def volumes_zip(
     """
     with node.index.reading() as index:
         files = [
-            (f"{folder_name(study)}/" * (len(study_instance_uids) > 1) + f"{folder_name(series)}/{path.name}", path)
+            (
+                f"{folder_name(study)}/" * (len(study_instance_uids) > 1)
+                + f"{folder_name(series)}/{PurePath(file.key).name}",
+                file,
+            )
             for study in study_instance_uids
             for series, revision in index.volumes.current_revisions(study, series_instance_uid)
-            for path in revision_files(node, index, study, series, revision)
+            for file in files_of(node, index, study, series, revision)
         ]
     if not files:
         raise ResourceNotFound("volume")
     objects = [{"study_instance_uid": study} for study in study_instance_uids]
     audit.transferred(objects, f"{len(files)} files of volumes as a ZIP file")
     return Streamed(
-        zip_stream(Member(name, path.stat().st_size, _pieces(path)) for name, path in files),
+        zip_stream(
+            Member(name, file.bytes, _pieces(node, file))
+            for (name, _), file in zip(files, node.archive.ahead([file for _, file in files]), strict=True)
+        ),
         200,
         {"Content-Type": MEDIA_TYPE, "Content-Disposition": 'attachment; filename="volumes.zip"'},
     )
 
 
-def _pieces(path: Path) -> Iterator[bytes]:
-    with open(path, "rb") as file:
+def _pieces(node: Services, kept: RevisionFile) -> Iterator[bytes]:
+    with open(node.archive.local(kept), "rb") as file:
         while piece := file.read(CHUNK_BYTES):
             yield piece
 
 
-def revision_files(node: Services, index: ReadIndex, study: str, series: str, revision: int) -> list[Path]:
+def files_of(node: Services, index: ReadIndex, study: str, series: str, revision: int) -> list[RevisionFile]:
     """Return the files of a revision, sorted by name; empty if it is not in the index or its files are gone."""
     folder = index.volumes.folder(study, series, revision)
-    if folder is None or not (node.archive.root / folder).is_dir():
-        return []
-    return sorted(path for path in (node.archive.root / folder).iterdir() if path.is_file())
+    return [] if folder is None else revision_files(node.archive.root, index, folder)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
+from node.conversion.volume_files import by_path
 from node.dicom.dump import Dump, dump
 from node.index.converted import SeriesKey
 from node.index.read import ReadIndex
+from node.index.records import RevisionFile
 from node.index.selection import StoredInstance
 from node.web.access import Reader, RequestAudit
 from node.web.background_requests import background_request
 from node.web.errors import ResourceNotFound
 from node.web.kept_files import Unavailable, local_file
-from node.web.pages.files import revision_files
+from node.web.pages.files import files_of
 from node.web.pages.filters import listed
 from node.web.pages.rendering import fragment, page
 from node.web.pages.studies import audit_study_access, study_row
@@ -62,8 +64,9 @@ def series(request: Request, node: Node, account: Reader, audit: RequestAudit, k
         row = series_row(index, *key)
         files = index.volumes.of_series(*key)
         newest = row["revision"]
-        volumes = viewable(files, row, node.archive.root)
-        rail = study_series(index, study_instance_uid, node.archive.root)
+        local = by_path(node.archive.root, index, node.archive.local)
+        volumes = viewable(files, row, local)
+        rail = study_series(index, study_instance_uid, local)
         return page(
             request,
             node,
@@ -74,9 +77,9 @@ def series(request: Request, node: Node, account: Reader, audit: RequestAudit, k
             series=row,
             current=[file for file in files if not file["superseded"]],
             origin=_origin(index.instances.summary(*key)),
-            revisions=_revisions(files, lambda revision: revision_files(node, index, *key, revision)),
+            revisions=_revisions(files, lambda revision: files_of(node, index, *key, revision)),
             volumes=volumes,
-            sidecar=sidecar_of(volumes[0], node.archive.root) if volumes else {},
+            sidecar=sidecar_of(volumes[0], local) if volumes else {},
             rail=rail,
             others=[series for series in rail if series["viewable"] and series["series_instance_uid"] != key[1]],
             pictures=_pictures(files),
@@ -163,7 +166,7 @@ def _named(file: Mapping[str, Any]) -> dict[str, Any]:
     return {**file, "name": name, "url": file_url(file, name), "warnings": listed(file["warnings"])}
 
 
-def _revisions(files: list[dict[str, Any]], on_disk: Callable[[int], list[Path]]) -> list[dict[str, Any]]:
+def _revisions(files: list[dict[str, Any]], kept: Callable[[int], list[RevisionFile]]) -> list[dict[str, Any]]:
     """Return the files of each revision, newest first; `beside` are files without a row, such as sidecars."""
     revisions: dict[int, dict[str, Any]] = {}
     for file in files:
@@ -172,9 +175,9 @@ def _revisions(files: list[dict[str, Any]], on_disk: Callable[[int], list[Path]]
     for number, revision in revisions.items():
         known = {file["name"] for file in revision["files"]}
         revision["beside"] = [
-            {"name": path.name, "url": file_url(revision, path.name), "bytes": path.stat().st_size}
-            for path in on_disk(number)
-            if path.name not in known
+            {"name": name, "url": file_url(revision, name), "bytes": file.bytes}
+            for file in kept(number)
+            if (name := PurePath(file.key).name) not in known
         ]
     return list(revisions.values())
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any
 
+from node.conversion.volume_files import LocalPath
 from node.index.read import ReadIndex
 from node.web.pages.rendering import series_url
 
@@ -25,7 +26,7 @@ OVERLAID_MODALITIES = frozenset(("SEG", "RTSTRUCT", "RTDOSE", "PT", "NM"))
 """Modalities whose volumes can be laid over those of another series."""
 
 
-def viewable(files: Iterable[Mapping[str, Any]], series: Mapping[str, Any], root: Path) -> list[dict[str, Any]]:
+def viewable(files: Iterable[Mapping[str, Any]], series: Mapping[str, Any], local: LocalPath) -> list[dict[str, Any]]:
     """Return the volumes, masks and resampled copies among the files of a series, each in the best format.
 
     Parameters
@@ -33,8 +34,8 @@ def viewable(files: Iterable[Mapping[str, Any]], series: Mapping[str, Any], root
     files : iterable of rows of ``v_volumes``
         They may be of other series too.
     series : row of ``v_series``
-    root : Path
-        Root of the node; masks of a structure set have their names in their sidecars there.
+    local : LocalPath
+        Gives the sidecars, in which masks of a structure set have their names.
     """
     best: dict[tuple[Any, ...], Mapping[str, Any]] = {}
     for file in files:
@@ -46,10 +47,10 @@ def viewable(files: Iterable[Mapping[str, Any]], series: Mapping[str, Any], root
         known = best.get(identity)
         if known is None or VIEWED_FORMATS.index(file["format"]) < VIEWED_FORMATS.index(known["format"]):
             best[identity] = file
-    return [_described(file, series, root) for file in best.values()]
+    return [_described(file, series, local) for file in best.values()]
 
 
-def study_series(index: ReadIndex, study_instance_uid: str, root: Path) -> list[dict[str, Any]]:
+def study_series(index: ReadIndex, study_instance_uid: str, local: LocalPath) -> list[dict[str, Any]]:
     """Return the series of the study in order, with ``viewable``, ``title`` and ``thumbnail``: a URL, or ""."""
     files = index.volumes.current(study_instance_uid)
     pictures: dict[str, Mapping[str, Any]] = {}
@@ -59,7 +60,7 @@ def study_series(index: ReadIndex, study_instance_uid: str, root: Path) -> list[
     return [
         {
             **series,
-            "viewable": viewable(files, series, root),
+            "viewable": viewable(files, series, local),
             "title": _title(series),
             "thumbnail": _thumbnail(pictures.get(series["series_instance_uid"])),
         }
@@ -80,7 +81,7 @@ def _title(series: Mapping[str, Any]) -> str:
     )
 
 
-def _described(file: Mapping[str, Any], series: Mapping[str, Any], root: Path) -> dict[str, Any]:
+def _described(file: Mapping[str, Any], series: Mapping[str, Any], local: LocalPath) -> dict[str, Any]:
     name = PurePath(file["path"]).name
     return {
         **file,
@@ -90,29 +91,30 @@ def _described(file: Mapping[str, Any], series: Mapping[str, Any], root: Path) -
         "url": file_url(file, name),
         "sidecar": file_url(file, f"{stem_of(name)}.json"),
         "modality": series["modality"],
-        "region": _region(root / file["path"], file["suffix"]) if series["modality"] in ("RTSTRUCT", "SEG") else "",
+        "region": _region(file["path"], file["suffix"], local) if series["modality"] in ("RTSTRUCT", "SEG") else "",
         "is_overlay": file["kind"] == "mask" or series["modality"] in OVERLAID_MODALITIES,
     }
 
 
-def _region(path: Path, suffix: str) -> str:
+def _region(path: str, suffix: str, local: LocalPath) -> str:
     """Return the name of the region or the segment that a file contains, from its sidecar; "" if there is none."""
-    sidecar = _sidecar(path)
+    sidecar = _sidecar(path, local)
     if "roi" in sidecar:
         return str(sidecar["roi"].get("name") or suffix)
     labels = {f"seg{segment.get('number')}": segment.get("label") for segment in sidecar.get("segments", ())}
     return str(labels.get(suffix) or "")
 
 
-def sidecar_of(file: Mapping[str, Any], root: Path) -> dict[str, Any]:
+def sidecar_of(file: Mapping[str, Any], local: LocalPath) -> dict[str, Any]:
     """Return the `SIDECAR_FIELDS` of a file of `viewable`; empty if it has no sidecar."""
-    sidecar = _sidecar(root / file["path"])
+    sidecar = _sidecar(file["path"], local)
     return {name: sidecar[name] for name in SIDECAR_FIELDS if name in sidecar}
 
 
-def _sidecar(path: Path) -> dict[str, Any]:
+def _sidecar(path: str, local: LocalPath) -> dict[str, Any]:
+    file = PurePath(path)
     try:
-        content: dict[str, Any] = json.loads((path.parent / f"{stem_of(path.name)}.json").read_bytes())
+        content: dict[str, Any] = json.loads(local(str(file.with_name(f"{stem_of(file.name)}.json"))).read_bytes())
     except (OSError, ValueError):
         return {}
     return content
