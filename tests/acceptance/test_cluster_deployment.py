@@ -21,7 +21,7 @@ OPERATORS = ("keda.sh", "monitoring.coreos.com")
 
 CHART = DEPLOY / "helm" / "voxelnode"
 EVERYTHING: dict[str, Any] = {
-    "archive": {"existingClaim": "shared", "storageClass": "nfs"},
+    "objects": {"endpoint": "https://s3.example.org:9000", "region": "eu-central-1", "secret": "voxelnode-objects"},
     "receive": {"root": {"storageClass": "fast"}},
     "convert": {"root": {"storageClass": "fast"}, "autoscaling": {"enabled": True}},
     "dicom": {"type": "ClusterIP", "annotations": {"example.org/address": "10.1.2.3"}},
@@ -63,7 +63,7 @@ def hosts_of_chart(manifests: list[dict[str, Any]]) -> dict[str, dict[str, str]]
 
 
 @pytest.mark.peer
-def test_hosts_of_the_chart_and_of_compose_get_roles_and_share_index_and_archive(
+def test_hosts_of_the_chart_and_of_compose_get_roles_and_share_index_and_object_store(
     chart: Templated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifests = chart.manifests[0]
@@ -78,8 +78,19 @@ def test_hosts_of_the_chart_and_of_compose_get_roles_and_share_index_and_archive
         for name, settings in given.items():
             assert settings.cluster.roles == (("convert" if "convert" in name else "receive"), "web")
         assert len({settings.index.url for settings in given.values()}) == 1
-        assert {str(settings.archive_folder) for settings in given.values()} == {"/var/lib/voxelnode-archive"}
+        assert {(settings.storage.url, settings.storage.archive) for settings in given.values()} == {
+            ("s3://voxelnode/archive", None)
+        }
         assert {str(settings.storage.root) for settings in given.values()} == {"/var/lib/voxelnode"}
+
+
+@pytest.mark.peer
+def test_each_host_has_a_disk_of_its_own_and_none_is_shared(chart: Templated) -> None:
+    assert [one for manifests in chart.manifests for one in manifests if one["kind"] == "PersistentVolumeClaim"] == []
+    for one in chart.manifests[0]:
+        if one["kind"] == "StatefulSet":
+            [claim] = one["spec"]["volumeClaimTemplates"]
+            assert (claim["metadata"]["name"], claim["spec"]["accessModes"]) == ("root", ["ReadWriteOnce"])
 
 
 def test_the_balancer_knows_all_receivers() -> None:

@@ -39,8 +39,28 @@ spec:
               fieldPath: metadata.name
         - name: VOXELNODE_CLUSTER__ROLES
           value: {{ .roles | quote }}
-        - name: VOXELNODE_STORAGE__ARCHIVE
-          value: /var/lib/voxelnode-archive
+        - name: VOXELNODE_STORAGE__URL
+          value: {{ .Values.objects.url | quote }}
+        {{- with .Values.objects.endpoint }}
+        - name: VOXELNODE_STORAGE__ENDPOINT
+          value: {{ . | quote }}
+        {{- end }}
+        {{- with .Values.objects.region }}
+        - name: VOXELNODE_STORAGE__REGION
+          value: {{ . | quote }}
+        {{- end }}
+        {{- with .Values.objects.secret }}
+        - name: AWS_ACCESS_KEY_ID
+          valueFrom:
+            secretKeyRef:
+              name: {{ . }}
+              key: AWS_ACCESS_KEY_ID
+        - name: AWS_SECRET_ACCESS_KEY
+          valueFrom:
+            secretKeyRef:
+              name: {{ . }}
+              key: AWS_SECRET_ACCESS_KEY
+        {{- end }}
         - name: VOXELNODE_DICOM__PORT
           value: "11112"
         - name: VOXELNODE_WEB__PORT
@@ -72,8 +92,6 @@ spec:
       volumeMounts:
         - name: root
           mountPath: /var/lib/voxelnode
-        - name: archive
-          mountPath: /var/lib/voxelnode-archive
         - name: config
           mountPath: /etc/voxelnode/voxelnode.toml
           subPath: voxelnode.toml
@@ -81,9 +99,6 @@ spec:
         - name: tmp
           mountPath: /tmp
   volumes:
-    - name: archive
-      persistentVolumeClaim:
-        claimName: {{ .Values.archive.existingClaim | default (printf "%s-archive" .Release.Name) }}
     - name: config
       configMap:
         name: {{ .Release.Name }}
