@@ -23,7 +23,7 @@ CHART = DEPLOY / "helm" / "voxelnode"
 EVERYTHING: dict[str, Any] = {
     "objects": {"endpoint": "https://s3.example.org:9000", "region": "eu-central-1", "secret": "voxelnode-objects"},
     "receive": {"root": {"storageClass": "fast"}},
-    "convert": {"root": {"storageClass": "fast"}, "autoscaling": {"enabled": True}},
+    "convert": {"autoscaling": {"enabled": True}},
     "dicom": {"type": "ClusterIP", "annotations": {"example.org/address": "10.1.2.3"}},
     "serviceMonitor": {"enabled": True},
     "networkPolicy": {"enabled": True},
@@ -85,12 +85,13 @@ def test_hosts_of_the_chart_and_of_compose_get_roles_and_share_index_and_object_
 
 
 @pytest.mark.peer
-def test_each_host_has_a_disk_of_its_own_and_none_is_shared(chart: Templated) -> None:
-    assert [one for manifests in chart.manifests for one in manifests if one["kind"] == "PersistentVolumeClaim"] == []
-    for one in chart.manifests[0]:
-        if one["kind"] == "StatefulSet":
-            [claim] = one["spec"]["volumeClaimTemplates"]
-            assert (claim["metadata"]["name"], claim["spec"]["accessModes"]) == ("root", ["ReadWriteOnce"])
+def test_receivers_keep_their_disks_and_converters_need_none(chart: Templated) -> None:
+    sets = {one["metadata"]["name"]: one["spec"] for one in chart.manifests[0] if one["kind"] == "StatefulSet"}
+    [claim] = sets["imaging-receive"]["volumeClaimTemplates"]
+    assert (claim["metadata"]["name"], claim["spec"]["accessModes"]) == ("root", ["ReadWriteOnce"])
+    assert "volumeClaimTemplates" not in sets["imaging-convert"]
+    volumes = {one["name"]: one for one in sets["imaging-convert"]["template"]["spec"]["volumes"]}
+    assert volumes["root"] == {"name": "root", "emptyDir": {"sizeLimit": "50Gi"}}
 
 
 def test_the_balancer_knows_all_receivers() -> None:

@@ -99,6 +99,11 @@ spec:
         - name: tmp
           mountPath: /tmp
   volumes:
+    {{- with .scratch }}
+    - name: root
+      emptyDir:
+        sizeLimit: {{ . }}
+    {{- end }}
     - name: config
       configMap:
         name: {{ .Release.Name }}
