@@ -125,8 +125,8 @@ class Cluster:
             states = Counter(row["state"] for row in self.rows("SELECT state FROM v_series"))
             moving = 0
             if self.storage is not None:
-                moving = self.rows("SELECT count(*) AS n FROM images WHERE place IS DISTINCT FROM 'store'")[0]["n"]
-                for table in ("object_removals", "host_removals"):
+                elsewhere = "WHERE place IS DISTINCT FROM 'store'"
+                for table in (f"images {elsewhere}", f"revision_files {elsewhere}", "object_removals", "host_removals"):
                     moving += self.rows(f"SELECT count(*) AS n FROM {table}")[0]["n"]
             if set(states) == {"converted"} and states["converted"] == expected and not moving:
                 return
@@ -138,10 +138,14 @@ class Cluster:
         found = mistakes(self, sent)
         if self._store is None or self.storage is None:
             return found
-        keys = {row["key"] for row in self.rows("SELECT key FROM images")}
-        objects = set(re.findall(r"<Key>one/(objects/.*?)</Key>", listing(self._store)))
+        keys = {row["key"] for row in self.rows("SELECT key FROM images UNION ALL SELECT key FROM revision_files")}
+        objects = set(re.findall(r"<Key>one/((?:objects|volumes)/.*?)</Key>", listing(self._store)))
         if objects != keys:
-            found.append(f"the store lacks {len(keys - objects)} instances, and has {len(objects - keys)} others")
+            found.append(f"the store lacks {len(keys - objects)} files, and has {len(objects - keys)} others")
+        for file in self.rows("SELECT key, sha256 FROM revision_files"):
+            content = self._store.ask("GET", f"/archive/one/{file['key']}").content
+            if hashlib.sha256(content).hexdigest() != file["sha256"]:
+                found.append(f"{file['key']} has other bytes in the store")
         storage = {key.lower(): value for key, value in self.storage.items()}
         for host in self.hosts.values():
             settings = Settings(
