@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import random
+from collections.abc import Callable
 from time import monotonic
 
 import structlog
@@ -24,6 +25,40 @@ BEHIND_SECONDS = 1.0
 AHEAD = dt.timedelta(seconds=3)
 """How long before a series is due its receiver says that an open association keeps it waiting."""
 
+SILENT_SECONDS = 10.0
+"""A host that has not been answered for longer is not ready for what needs the index."""
+
+
+class LeaseWatch(BackgroundService):
+    """Tells when nobody has confirmed the lease of this host for half of it. It asks nobody, so nothing can delay it.
+
+    Parameters
+    ----------
+    on_cut_off : callable
+        Called once; another host takes over when the other half of the lease is over.
+    """
+
+    def __init__(self, lease: dt.timedelta, on_cut_off: Callable[[], None]) -> None:
+        super().__init__("lease")
+        self._seconds, self._on_cut_off = lease.total_seconds() / 2, on_cut_off
+        self._renewed_at = monotonic()
+        self._is_cut_off = False
+
+    def renewed(self, at: float) -> None:
+        """Note that the lease was lengthened at a moment of the monotonic clock."""
+        self._renewed_at, self._is_cut_off = at, False
+
+    def step(self) -> float:
+        """Look at the clock; return the seconds until the next look."""
+        left = self._renewed_at + self._seconds - monotonic()
+        if left > 0:
+            return left
+        if not self._is_cut_off:
+            self._is_cut_off = True
+            log.warning("cut_off", detail="PostgreSQL has not confirmed the lease of this host for half of it")
+            self._on_cut_off()
+        return self._seconds / 4
+
 
 class Membership(BackgroundService):
     """Lengthen the lease of this host, take what no living host does, and wake what follows commits.
@@ -33,11 +68,21 @@ class Membership(BackgroundService):
     member : Member
     ingest : Ingest
         Knows the open associations of this host, and how far behind the index is.
+    on_cut_off : callable
+        See `LeaseWatch`.
+
+    Attributes
+    ----------
+    watch : LeaseWatch
     """
 
-    def __init__(self, index: Index, ingest: Ingest, member: Member) -> None:
+    def __init__(
+        self, index: Index, ingest: Ingest, member: Member, on_cut_off: Callable[[], None] = lambda: None
+    ) -> None:
         super().__init__("cluster")
         self._index, self._ingest, self._member = index, ingest, member
+        self.watch = LeaseWatch(member.lease, on_cut_off)
+        self._answered_at = monotonic()
         self._leases = Leases()
         self._started_at = index.now()
         self._seen = index.settled()
@@ -49,12 +94,22 @@ class Membership(BackgroundService):
         """Join the hosts of the index. From here on, this one does only what it holds a lease for."""
         self._index.share(self._leases)
         self._beat()
+        self.watch.start()
         super().start()
 
     def stop(self, seconds: float | None = None) -> None:
         """Give back what this host holds; everything that works with it has stopped."""
         super().stop(seconds)
+        self.watch.stop()
         self._index.hosts.leave(self._member.name, self._index.now())
+
+    @property
+    def trouble(self) -> str | None:
+        """As of every service; also that the index has not answered for a while, whether it refuses or is silent."""
+        silent = monotonic() - self._answered_at
+        if silent > min(SILENT_SECONDS, self._member.lease.total_seconds() / 2):
+            return f"has had no answer from PostgreSQL for {silent:.0f} s"
+        return super().trouble
 
     def step(self) -> float:
         """Look at the index; return the seconds until the next look."""
@@ -66,6 +121,7 @@ class Membership(BackgroundService):
         if (settled := self._index.settled()) != self._seen:
             self._seen = settled
             self._index.note_commits()
+        self._answered_at = monotonic()
         return LOOK_SECONDS * random.uniform(0.75, 1.25)
 
     def _beat(self) -> None:
@@ -77,6 +133,7 @@ class Membership(BackgroundService):
         # A series waits for each upload of its instances, usually for less than a second.
         self._index.series.note_hosts_awaited(self._index.now() - self._member.lease / 4)
         seconds = self._member.lease.total_seconds()
+        self.watch.renewed(began)
         self._wanted = wanted
         self._beat_at = began + seconds / 4
         if self._leases.renew(held, began + seconds):

@@ -129,7 +129,8 @@ class Node:
         self._router = Router(settings, archive, index, metrics, audit, self._decoder, delete)
         self._membership = None
         if index.has_hosts:
-            self._membership = Membership(index, repository.ingest, self._member())
+            interrupt = self._worker.interrupt if self._worker is not None else lambda: None
+            self._membership = Membership(index, repository.ingest, self._member(), interrupt)
         self._web = self._web_server(settings)
         metrics.service_failures.counts = lambda: {name: part.failures for name, part in self._supervised().items()}
 
@@ -230,7 +231,7 @@ class Node:
             self._rejections,
             *self._optional,
             *((self._worker,) if self._worker is not None else ()),
-            *((self._membership,) if self._membership is not None else ()),
+            *((self._membership, self._membership.watch) if self._membership is not None else ()),
             *(of_receiver if self._receives else ()),
         )
 

@@ -30,6 +30,7 @@ from node.durable import NO_ROOM
 from node.errors import OutOfResources, VoxelnodeError, is_out_of_memory, type_and_location
 from node.index.converted import SeriesKey
 from node.index.database import Index
+from node.index.engine import IndexUnusable
 from node.index.finder import QueryRefused
 from node.index.follower import IndexFollower
 from node.index.records import ClaimedSeries, SeriesOutcome
@@ -105,12 +106,11 @@ class Worker(IndexFollower):
             dt.timedelta(hours=settings.keep_superseded_hours),
             now,
         )
-        self._cancelled = threading.Event()
         self._converters = Converters(NICENESS)
         self._pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="conversion")
         self._clock = _Clock(now)
         self._lock = threading.Lock()
-        self._under_way: set[str] = set()
+        self._under_way: dict[str, threading.Event] = {}  # claims, and what interrupts their conversions
         self._unrecorded: dict[str, Callable[[], None]] = {}
         self._shortage_logged_at = -inf
         self._unfollowed = dt.timedelta()
@@ -123,13 +123,19 @@ class Worker(IndexFollower):
 
     def stop(self, seconds: float | None = None) -> None:
         """Stop claiming series. Conversions not finished within `seconds` are interrupted; their series stay due."""
-        cancel = threading.Timer(seconds if seconds is not None else threading.TIMEOUT_MAX, self._cancelled.set)
+        cancel = threading.Timer(seconds if seconds is not None else threading.TIMEOUT_MAX, self.interrupt)
         cancel.start()
         super().stop()
         self._pool.shutdown(wait=True)
         cancel.cancel()
         self._converters.close()
         self._record_again()
+
+    def interrupt(self) -> None:
+        """End the children of all conversions under way, and return at once: their series stay due."""
+        with self._lock:
+            for interrupted in self._under_way.values():
+                interrupted.set()
 
     def step(self) -> float:
         """Claim due series while a converter is free; return the seconds until the next step."""
@@ -139,6 +145,7 @@ class Worker(IndexFollower):
             return ROOM_SECONDS
         self._record_again()
         self._release_stalled()
+        self._interrupt_lost()
         self._take_over()
         seconds = CLOCK_SECONDS
         if self._index.holds("housekeeping"):
@@ -194,21 +201,22 @@ class Worker(IndexFollower):
         return min(seconds, max(soonest, (due_at - moment).total_seconds()))
 
     def _submit(self, claimed: ClaimedSeries) -> None:
+        interrupted = threading.Event()
         with self._lock:
-            self._under_way.add(claimed.claim)
+            self._under_way[claimed.claim] = interrupted
         try:
-            self._pool.submit(self._convert, claimed)
+            self._pool.submit(self._convert, claimed, interrupted)
         except RuntimeError:  # the thread could not start; the next step releases the claim
             with self._lock:
-                self._under_way.discard(claimed.claim)
+                del self._under_way[claimed.claim]
             raise
 
-    def _convert(self, claimed: ClaimedSeries) -> None:
+    def _convert(self, claimed: ClaimedSeries, interrupted: threading.Event) -> None:
         with self._lock:
             if claimed.claim not in self._under_way:  # queued although its thread could not start
                 return
         try:
-            record = self._converted(claimed)
+            record = self._converted(claimed, interrupted)
         except Exception as error:  # any error concerns this series only
             cause = f"{type(error).__name__} while converting"
             if self._is_short(error):
@@ -218,7 +226,7 @@ class Worker(IndexFollower):
                 record = partial(self._record_crash, claimed, cause)
         self._record(claimed, record)
 
-    def _converted(self, claimed: ClaimedSeries) -> Callable[[], None]:
+    def _converted(self, claimed: ClaimedSeries, interrupted: threading.Event) -> Callable[[], None]:
         """Convert a series; return the function that records the outcome."""
         try:
             if is_unchanged(claimed, self._archive, self._options):
@@ -228,7 +236,7 @@ class Worker(IndexFollower):
                 self._archive,
                 self._index,
                 self._options,
-                lambda job: self._converters.run(job, self._limits, self._cancelled),
+                lambda job: self._converters.run(job, self._limits, interrupted),
             )
         except ChildCancelled:
             return partial(self._hand_back, claimed)
@@ -248,7 +256,9 @@ class Worker(IndexFollower):
     def _is_short(self, error: Exception) -> bool:
         """Return whether the machine lacks something: then it is not the fault of the series."""
         intake = self._archive.intake
-        is_named = isinstance(error, StoreAway) or (isinstance(error, OSError) and error.errno in SHORTAGES)
+        is_named = isinstance(error, StoreAway | IndexUnusable) or (
+            isinstance(error, OSError) and error.errno in SHORTAGES
+        )
         return is_named or is_out_of_memory(error) or intake.shortage is not None or not intake.has_room()
 
     def _record(self, claimed: ClaimedSeries, record: Callable[[], None]) -> None:
@@ -260,7 +270,7 @@ class Worker(IndexFollower):
             with self._lock:
                 self._unrecorded[claimed.claim] = record
         with self._lock:
-            self._under_way.discard(claimed.claim)
+            del self._under_way[claimed.claim]
         self.wake()
 
     def _record_again(self) -> None:
@@ -280,6 +290,17 @@ class Worker(IndexFollower):
             held = [*self._under_way, *self._unrecorded]
         if count := self._index.series.release_stalled_claims(held, self._now()):
             log.warning("stalled_claims_released", claims=count)
+
+    def _interrupt_lost(self) -> None:
+        """Interrupt conversions whose outcomes would not be recorded."""
+        with self._lock:
+            under_way = dict(self._under_way)
+        if not under_way:
+            return
+        for claim in under_way.keys() - self._index.series.held(under_way):
+            if not under_way[claim].is_set():
+                log.warning("claim_lost", detail="its conversion is interrupted")
+                under_way[claim].set()
 
     def _take_over(self) -> None:
         """Take over the series of hosts whose lease has ended."""
@@ -317,8 +338,8 @@ class Worker(IndexFollower):
             log.warning("conversions_wait", reason=why)
 
     def _hand_back(self, claimed: ClaimedSeries) -> None:
-        self._index.series.release_claim(claimed, self._now())
-        _log(claimed).info("conversion_handed_back")
+        if self._index.series.release_claim(claimed, self._now()):
+            _log(claimed).info("conversion_handed_back")
 
     def _record_damaged(self, claimed: ClaimedSeries, error: SeriesDamaged) -> None:
         for key, problem in error.damaged:

@@ -69,10 +69,22 @@ _SESSION = {
     "datestyle": "ISO",
     "synchronous_commit": "on",
     "lock_timeout": f"{LOCK_SECONDS}s",
+    # A machine that vanished closes no connection: its sessions must not hold its locks for the two hours of the kernel.
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "15s",
 }
 _WRITERS = {"idle_in_transaction_session_timeout": "30s"}  # a host that hangs holds back the events of all others
 _READERS = {"default_transaction_read_only": "on", "default_transaction_isolation": r"repeatable\ read"}
-_NETWORK = {"connect_timeout": 5, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+_NETWORK = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+"""Parameters of libpq that the URL does not have: a line that is silent counts as broken after 15 to 25 s."""
 
 
 class DatabaseMissing(IndexUnusable):
@@ -83,14 +95,15 @@ def open_engine(place: ServerPlace, *, read_only: bool = False, alone: bool = Fa
     """See `node.index.backend.Backend`; so for the functions below."""
     session = {**_SESSION, **(_READERS if read_only else _WRITERS)}
     options = " ".join(f"-c {name}={value}" for name, value in session.items())
+    url = make_url(place.url).set(drivername="postgresql+psycopg")
     engine = create_engine(
-        make_url(place.url).set(drivername="postgresql+psycopg"),
+        url,
         connect_args={
             "options": options,
             "application_name": "voxelnode",
             # The server cannot always tell the type of a parameter that is NULL: statements of readers get values.
             "cursor_factory": psycopg.ClientCursor if read_only else psycopg.Cursor,
-            **_NETWORK,
+            **{name: value for name, value in _NETWORK.items() if name not in url.query},
         },
         hide_parameters=True,
         json_serializer=to_json,
@@ -101,7 +114,7 @@ def open_engine(place: ServerPlace, *, read_only: bool = False, alone: bool = Fa
     engine.dialect.ddl_compiler = _Ddl
     event.listen(engine, "connect", _replace_nul)
     if not read_only:
-        event.listen(engine, "connect", partial(_lock_alone if alone else _lock, place.host))
+        event.listen(engine, "connect", partial(_lock_alone, place.host) if alone else _HostLock(place.host))
 
     @event.listens_for(engine, "before_cursor_execute", retval=True)
     def translate(connection: Connection, cursor: Any, statement: str, parameters: Any, *_: object) -> tuple[str, Any]:
@@ -129,8 +142,35 @@ def to_json(value: Any) -> str:
 _NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 
 
+class _HostLock:
+    """Takes the lock of a host for a connection, and shares the one of all that write.
+
+    The server may still know the connection that was lost before, and hold the lock for it. It ends that one: nothing
+    of it is to be committed behind our back either.
+    """
+
+    def __init__(self, host: str) -> None:
+        self._host = host
+        self._session: tuple[int, dt.datetime] | None = None
+
+    def __call__(self, connection: psycopg.Connection[Any], record: object) -> None:
+        try:
+            if self._session is not None:
+                connection.execute(_END_SESSION, self._session)
+                connection.commit()
+            _lock(self._host, connection, record)
+            self._session = connection.execute(_OWN_SESSION).fetchone()
+            connection.commit()
+        except BaseException:
+            connection.close()  # the pool does not know it yet
+            raise
+
+
+_OWN_SESSION = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+_END_SESSION = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE (pid, backend_start) = (%s, %s)"
+
+
 def _lock(host: str, connection: psycopg.Connection[Any], _: object) -> None:
-    """Take the lock of a host, and share the one of all that write."""
     try:
         connection.execute("SELECT pg_advisory_lock_shared(%s)", [LOCK])
         connection.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", [HOST_LOCK, host])

@@ -155,6 +155,12 @@ class SeriesRepository(IndexRepository):
         held = SeriesRow.id == series.id, SeriesRow.claim == series.claim, SeriesRow.claimed_arrivals != REVOKED
         return connection.execute(select(SeriesRow.id).where(*held)).first() is not None
 
+    @on_reader
+    def held(self, connection: Connection, claims: Collection[str]) -> set[str]:
+        """Return which of these claims still hold a series."""
+        is_held = SeriesRow.state == "converting", SeriesRow.claim.in_(claims), SeriesRow.claimed_arrivals != REVOKED
+        return set(connection.scalars(select(SeriesRow.claim).where(*is_held)))
+
     @on_writer
     def record_outcome(
         self, connection: Connection, series: ClaimedSeries, outcome: SeriesOutcome, now: dt.datetime
@@ -253,10 +259,19 @@ class SeriesRepository(IndexRepository):
             _record(connection, "series-failed", _key(series), now, detail, series.revision)
 
     @on_writer
-    def release_claim(self, connection: Connection, series: ClaimedSeries, now: dt.datetime) -> None:
-        """Give up a claim without a conversion: the series is due at once."""
-        if _end_claim(connection, series, "receiving", now):
-            _update(connection, series.id, {"due_at": now})
+    def release_claim(self, connection: Connection, series: ClaimedSeries, now: dt.datetime) -> bool:
+        """Give up a claim without a conversion: the series is due at once, or when it is quiet again if it has grown.
+
+        Returns
+        -------
+        bool
+            Whether the claim was ours.
+        """
+        if not _end_claim(connection, series, "receiving", now):
+            return False
+        is_still_due = SeriesRow.id == series.id, SeriesRow.due_at.is_(None)
+        connection.execute(update(SeriesRow).where(*is_still_due).values(due_at=now))
+        return True
 
     @on_writer
     def postpone(

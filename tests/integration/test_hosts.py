@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import datetime as dt
+import multiprocessing
+import os
+import select
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
+from pydicom import FileDataset
 from sqlalchemy import Connection
+from structlog.testing import capture_logs
 
 from node.archive.filesystem import Archive
 from node.control.membership import Membership
 from node.conversion.scheduler import Worker
 from node.conversion.volume_files import revision_folder, sweep
 from node.dicom.attributes import instance_attributes
-from node.errors import UsageError
+from node.errors import OutOfResources, UsageError
 from node.index.backend import IndexUnusable, ServerPlace
 from node.index.database import Index
 from node.index.deliveries import lease_of
@@ -27,10 +33,12 @@ from node.index.records import Arrived, ClaimedSeries, StoredFile
 from node.metrics import Metrics
 from node.settings.convert import Convert
 from tests import make
+from tests.acceptance.served import until
 from tests.ingest import opened_ingest
 from tests.integration.conftest import Clock, data_set_bytes
 from tests.made_once import IN_POSTGRESQL
 from tests.postgresql import Server, start
+from tests.silent_line import Line, line_to
 
 pytest.importorskip("psycopg", reason="psycopg is not installed")
 
@@ -70,9 +78,20 @@ def hosts(server: Server, tmp_path: Path) -> Iterator[Callable[[str], Host]]:
         yield host
 
 
-def add(index: Index, now: dt.datetime) -> None:
+@pytest.fixture
+def line(server: Server) -> Iterator[Line]:
+    with line_to(server) as line:
+        yield line
+
+
+SOON = {"tcp_user_timeout": "300", "connect_timeout": "2"}
+"""Parameters of libpq with which a silent line is noticed soon."""
+
+
+def add(index: Index, now: dt.datetime, ds: FileDataset | None = None) -> None:
     """Add an instance whose series has been due for a while."""
-    [ds] = make.ct_series(1)
+    if ds is None:
+        [ds] = make.ct_series(1)
     syntax, data = str(ds.file_meta.TransferSyntaxUID), data_set_bytes(ds)
     key = f"objects/00000000/{ds.SOPInstanceUID}.dcm"
     received_at = now - dt.timedelta(seconds=10)
@@ -319,3 +338,111 @@ def test_a_host_with_another_archive_is_refused_while_one_lives(server: Server, 
             Index(tmp_path / "two", Metrics(), url=url, host="b")
         index.hosts.leave("a", index.now())
     Index(tmp_path / "two", Metrics(), url=url, host="b").close()
+
+
+def test_a_host_writes_again_after_silence_though_the_server_still_knows_its_old_session(
+    server: Server, line: Line, tmp_path: Path
+) -> None:
+    server.create("silence", "migrated")
+    with closing(Index(tmp_path, Metrics(), url=line.url("silence", **SOON), host="a")) as index:
+        host = Host(index, "a")
+        host.beat(index.now())
+        line.silence()
+        with capture_logs(), pytest.raises(OutOfResources):  # and does not wait for ever
+            host.beat(dt.datetime.now(dt.UTC))
+        line.heal()
+        host.beat(index.now())
+        [(locks,)] = server.run("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2")
+        assert locks == 1  # of its name
+
+
+class Converting:
+    """A host that converts, with a child process that has been stopped: its conversion goes on until it is ended."""
+
+    def __init__(self, host: Host, root: Path) -> None:
+        self.index, self.host = host.index, host
+        self.worker = Worker(Archive(root), host.index, Convert(), host.index.now)
+        known = set(multiprocessing.active_children())
+        self.worker._converters.start()
+        [child] = set(multiprocessing.active_children()) - known
+        assert child.pid is not None
+        self._child = os.pidfd_open(child.pid)
+        signal.pidfd_send_signal(self._child, signal.SIGSTOP)
+
+    def begin(self) -> str:
+        """Have it claim a series; return the claim."""
+        self.worker.start()
+        until(lambda: bool(self.worker._under_way), 30, "a conversion")
+        [claim] = self.worker._under_way
+        return claim
+
+    def has_ended(self) -> bool:
+        """Whether the child has, which by itself it cannot."""
+        return bool(select.select([self._child], [], [], 30)[0])
+
+    def stop(self) -> None:
+        self.worker.stop(0)
+        os.close(self._child)
+
+
+def test_a_conversion_ends_when_its_claim_is_lost_or_its_host_is_cut_off(
+    server: Server, line: Line, tmp_path: Path
+) -> None:
+    url = server.create("claims", "migrated")
+    with ExitStack() as opened, capture_logs() as lines:
+        a = Host(opened.enter_context(closing(Index(tmp_path, Metrics(), url=url, host="a"))), "a")
+        b = Host(opened.enter_context(closing(Index(tmp_path, Metrics(), url=url, host="b"))), "b")
+        c = Host(
+            opened.enter_context(closing(Index(tmp_path, Metrics(), url=line.url("claims", **SOON), host="c"))), "c"
+        )
+        now = a.index.now()
+        a.beat(now), b.beat(now)
+        add(a.index, now)
+        first = Converting(a, tmp_path)
+        opened.callback(first.stop)
+        claim = first.begin()
+        assert a.index.series.held([claim]) == {claim}
+        later = now + LEASE + dt.timedelta(seconds=1)
+        b.beat(later)
+        taken, _ = b.index.series.take_over(later) or (None, "")
+        assert taken is not None
+        first.worker.wake()
+        assert first.has_ended()
+        until(lambda: not first.worker._under_way, 30, "the end of the conversion")
+        assert "claim_lost" in [line["event"] for line in lines]
+        assert b.index.series.claims() == [taken.claim]  # the lost claim took nothing with it
+        first.worker.begin_stop()
+
+        b.index.series.release_claim(taken, now)
+        second = Converting(c, tmp_path)
+        opened.callback(second.stop)
+        ingest = opened.enter_context(opened_ingest(Archive(tmp_path), c.index, Metrics(), lambda sender: 1.0, 1 << 20))
+        member = Member("c", ["convert"], "1", [], dt.timedelta(seconds=1))
+        membership = Membership(c.index, ingest, member, second.worker.interrupt)
+        membership.start()
+        opened.callback(membership.watch.stop)
+        opened.callback(membership.begin_stop)
+        second.begin()
+        line.silence()
+        assert second.has_ended()
+        until(lambda: membership.trouble is not None, 30, "that the host knows that it is cut off")
+        assert "cut_off" in [line["event"] for line in lines]
+        line.heal()
+        until(lambda: membership.trouble is None, 60, "an answer")
+
+
+def test_a_claim_that_is_given_up_leaves_a_series_that_has_grown_quiet_first(hosts: Callable[[str], Host]) -> None:
+    a = hosts("a")
+    now = a.index.now()
+    add(a.index, now)
+    claimed = a.index.series.claim_due(now)
+    assert claimed is not None
+    assert a.index.series.release_claim(claimed, now) is True
+    assert a.index.series.release_claim(claimed, now) is False
+    claimed = a.index.series.claim_due(now)
+    assert claimed is not None
+    [ds] = make.ct_series(1)
+    ds.StudyInstanceUID, ds.SeriesInstanceUID = claimed.study_instance_uid, claimed.series_instance_uid
+    add(a.index, now + dt.timedelta(hours=1), ds)
+    assert a.index.series.release_claim(claimed, now) is True
+    assert a.index.series.claim_due(now) is None
