@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from node.durable import sync_folder
@@ -74,18 +74,106 @@ def verify(folder: Path) -> list[str]:
                 problems.append(f"{where} is not a line of the audit log: torn by a power cut, or inserted")
             elif previous and digest != previous:
                 problems.append(f"{where} does not follow the line before it: one was changed or removed")
-            previous = hashlib.sha256(line).hexdigest()
+            previous = digest_of(line)
     return problems
+
+
+def copy_problems(copies: Iterable[tuple[int, bytes]]) -> Iterator[str]:
+    """Yield a sentence for each fault in the chain of a copy of a log: its lines with their numbers, in their order."""
+    before, previous = 0, ""
+    for number, line in copies:
+        digest = _digest_in(line)
+        if previous and number != before + 1:
+            yield f"lines {before + 1} to {number - 1} are missing"
+        elif digest is None:
+            yield f"line {number} is not a line of the audit log: torn by a power cut, or inserted"
+        elif previous and digest == FIRST:
+            yield f"line {number} begins a new log: the root of the host is new, or its log was removed"
+        elif previous and digest != previous:
+            yield f"line {number} does not follow the line before it: one was changed or removed"
+        before, previous = number, digest_of(line)
+
+
+def digest_of(line: bytes) -> str:
+    """Return the digest that the line behind this one contains."""
+    return hashlib.sha256(line).hexdigest()
+
+
+def position_behind(folder: Path, digest: str) -> tuple[Path, int] | None:
+    """Return the file of a log and the offset in it behind the line with a digest; None if there is no such line."""
+    for path in reversed(audit_files(folder)):
+        with path.open("rb") as file:
+            offset = 0
+            for line in file:
+                offset += len(line)
+                if digest_of(line) == digest:
+                    return path, offset
+    return None
+
+
+class LogTail:
+    """Reads the lines of an audit log behind one of them, also those that are still to be written. Not thread-safe.
+
+    Parameters
+    ----------
+    folder : Path
+        The root.
+    digest : str
+        Of the line before the first one; empty, or of a line that is not there: from the oldest line on.
+    """
+
+    def __init__(self, folder: Path, digest: str) -> None:
+        self._folder = folder
+        path, offset = (position_behind(folder, digest) if digest else None) or (audit_files(folder)[0], 0)
+        self._file = path.open("rb")
+        self._file.seek(offset)
+
+    def read(self, count: int) -> list[bytes]:
+        """Return the next lines, at most `count`; they are durable."""
+        lines: list[bytes] = []
+        while len(lines) < count:
+            following = self._following()
+            line = self._file.readline()
+            if line.endswith(b"\n"):
+                lines.append(line)
+            elif line or following is None:
+                self._file.seek(-len(line), os.SEEK_CUR)  # the rest of it is yet to come
+                break
+            else:  # nothing was written to this file any more when the following one began
+                self._sync(lines)
+                self._file.close()
+                self._file = following.open("rb")
+        self._sync(lines)
+        return lines
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _sync(self, lines: Sequence[bytes]) -> None:
+        if lines:
+            os.fdatasync(self._file.fileno())
+
+    def _following(self) -> Path | None:
+        files = audit_files(self._folder)
+        own = os.fstat(self._file.fileno())
+        places = [place for place, path in enumerate(files) if os.path.samestat(path.stat(), own)]
+        behind = files[places[0] + 1 :] if places else files  # the oldest ones may have been moved elsewhere
+        return behind[0] if behind else None
+
+
+def _digest_in(line: bytes) -> str | None:
+    try:
+        return str(json.loads(line)["previous"])
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _digests(path: Path) -> Iterator[tuple[int, bytes, str | None]]:
     """Yield number and bytes of each line, and the digest that it contains."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
-            try:
-                yield number, line, str(json.loads(line)["previous"])
-            except (ValueError, KeyError, TypeError):
-                yield number, line, None
+            yield number, line, _digest_in(line)
 
 
 def _full_files(folder: Path) -> list[tuple[int, Path]]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
 
 import typer
 
 from node.cli.actions import perform
 from node.cli.options import ConfigFile, Json, Root, reading_index, settings_for_change
-from node.cli.output import minute, print_fitted, print_json
+from node.cli.output import host_state, minute, print_fitted, print_json
 
 app = typer.Typer(help="List and forget the hosts that share an index in PostgreSQL.", no_args_is_help=True)
 
-HOSTS = {"host": 16, "state": 8, "seen": 16, "roles": 21, "version": 12, "alone has": 9, "does alone": 21}
+HOSTS = {"host": 16, "state": 9, "seen": 16, "roles": 21, "version": 12, "alone has": 9, "does alone": 20}
 """Columns and widths of a line."""
 
 
@@ -20,8 +21,8 @@ HOSTS = {"host": 16, "state": 8, "seen": 16, "roles": 21, "version": 12, "alone 
 def hosts(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
     """List the hosts of the index, and what each of them does alone.
 
-    A host is alive, has stopped, or is lost: it has said nothing for as long as its lease. What it alone has are
-    instances that it has not moved to the object store yet.
+    A host is alive, not ready (--json says why), has stopped, or is lost: it has said nothing for as long as its lease.
+    What it alone has are instances that it has not moved to the object store yet.
     """
     with reading_index(config, root) as index:
         rows = index.hosts.all(index.hosts.now())
@@ -34,7 +35,7 @@ def hosts(config: ConfigFile = None, root: Root = None, json: Json = False) -> N
         (
             (
                 row["name"],
-                row["state"],
+                host_state(row),
                 minute(row["seen_at"]),
                 ", ".join(row["roles"]),
                 row["version"],
@@ -52,14 +53,29 @@ def forget(
     config: ConfigFile = None,
     root: Root = None,
 ) -> None:
-    """Forget a host that is gone for good.
+    """Forget a host that is gone for good, and say what it alone had.
 
     What its journal had and the index lacks is lost with its disk: senders that keep their images send them again.
     Instances that it alone had, because they were not in the object store yet, are listed by series and marked as
     missing: their next arrival takes the place.
     """
-    answer = perform(settings_for_change(config, root), "forget-host", host=host)
-    for lost in answer["lost"]:
+    done = perform(settings_for_change(config, root), "forget-host", host=host)
+    for lost in done["lost"]:
         uids = f"study {lost['study_instance_uid']}, series {lost['series_instance_uid']}"
         print(f"missing: {lost['instances']} instances of {uids}")
     print(f"{host} is forgotten")
+    for line in _left(done):
+        print(line)
+
+
+def _left(done: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what a forgotten host alone had, and what becomes of it."""
+    if done["subscribers"]:
+        only = ", ".join(done["subscribers"])
+        yield f"only it had {only} in its configuration: the next start of a host deletes what waits for them"
+    if done["claims"]:
+        yield f"it was converting {done['claims']} series: other hosts begin them again"
+    if done["leases"]:
+        yield f"it alone did {', '.join(done['leases'])}: other hosts do it now"
+    if done["is_behind"]:
+        yield "it had acknowledged instances that are not in the index: have them sent again"

@@ -27,6 +27,11 @@ def print_json(value: Any) -> None:
     print()
 
 
+def host_state(row: Mapping[str, Any]) -> str:
+    """Return the state of a host of the index in two words at most."""
+    return "not ready" if row["state"] == "alive" and row["not_ready"] else str(row["state"])
+
+
 def report_problems(path: object, problems: Sequence[str], none: str, as_json: bool) -> None:
     """Print the problems of a file, or the text `none`.
 

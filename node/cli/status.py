@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from node.cli.options import ConfigFile, Json, Root, Uids, load
 from node.cli.output import (
     UID_END,
+    host_state,
     minute,
     person,
     print_fields,
@@ -171,11 +172,11 @@ def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]], *, uids: bo
     if facts["hosts"]:
         print_fitted(
             "hosts of this index",
-            {"host": 20, "state": 8, "seen": 16, "roles": 21, "version": 12, "alone has": 9},
+            {"host": 20, "state": 9, "seen": 16, "roles": 21, "version": 12, "alone has": 9},
             [
                 (
                     row["name"],
-                    row["state"],
+                    host_state(row),
                     minute(row["seen_at"]),
                     ", ".join(row["roles"]),
                     row["version"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from time import monotonic
 
 import structlog
@@ -35,7 +35,8 @@ class LeaseWatch(BackgroundService):
     Parameters
     ----------
     on_cut_off : callable
-        Called once; another host takes over when the other half of the lease is over.
+        Called again and again until the lease is lengthened: what was begun late ends, too. Another host takes over
+        when the other half of the lease is over.
     """
 
     def __init__(self, lease: dt.timedelta, on_cut_off: Callable[[], None]) -> None:
@@ -56,7 +57,7 @@ class LeaseWatch(BackgroundService):
         if not self._is_cut_off:
             self._is_cut_off = True
             log.warning("cut_off", detail="PostgreSQL has not confirmed the lease of this host for half of it")
-            self._on_cut_off()
+        self._on_cut_off()
         return self._seconds / 4
 
 
@@ -70,6 +71,8 @@ class Membership(BackgroundService):
         Knows the open associations of this host, and how far behind the index is.
     on_cut_off : callable
         See `LeaseWatch`.
+    not_ready : callable
+        Returns why this host is not ready, by role.
 
     Attributes
     ----------
@@ -77,10 +80,17 @@ class Membership(BackgroundService):
     """
 
     def __init__(
-        self, index: Index, ingest: Ingest, member: Member, on_cut_off: Callable[[], None] = lambda: None
+        self,
+        index: Index,
+        ingest: Ingest,
+        member: Member,
+        on_cut_off: Callable[[], None] = lambda: None,
+        not_ready: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         super().__init__("cluster")
         self._index, self._ingest, self._member = index, ingest, member
+        self._why_not_ready = not_ready
+        self._not_ready: Mapping[str, str] = {}
         self.watch = LeaseWatch(member.lease, on_cut_off)
         self._answered_at = monotonic()
         self._leases = Leases()
@@ -93,6 +103,7 @@ class Membership(BackgroundService):
     def start(self) -> None:
         """Join the hosts of the index. From here on, this one does only what it holds a lease for."""
         self._index.share(self._leases)
+        self._not_ready = self._why_not_ready()
         self._beat()
         self.watch.start()
         super().start()
@@ -114,9 +125,10 @@ class Membership(BackgroundService):
     def step(self) -> float:
         """Look at the index; return the seconds until the next look."""
         self._keep_waiting()
-        is_behind = self._ingest.applier.lag_seconds > BEHIND_SECONDS
-        if monotonic() >= self._beat_at or is_behind != self._is_behind or self._leases.wanted != self._wanted:
-            self._is_behind = is_behind
+        says = self._ingest.applier.lag_seconds > BEHIND_SECONDS, self._why_not_ready()
+        is_news = says != (self._is_behind, self._not_ready) or self._leases.wanted != self._wanted
+        if is_news or monotonic() >= self._beat_at:
+            self._is_behind, self._not_ready = says
             self._beat()
         if (settled := self._index.settled()) != self._seen:
             self._seen = settled
@@ -128,7 +140,12 @@ class Membership(BackgroundService):
         self._index.measure_clock()
         began, wanted = monotonic(), self._leases.wanted
         held = self._index.hosts.beat(
-            self._member, wanted, self._started_at, self._index.now(), is_behind=self._is_behind
+            self._member,
+            wanted,
+            self._started_at,
+            self._index.now(),
+            is_behind=self._is_behind,
+            not_ready=self._not_ready,
         )
         # A series waits for each upload of its instances, usually for less than a second.
         self._index.series.note_hosts_awaited(self._index.now() - self._member.lease / 4)

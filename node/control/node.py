@@ -24,6 +24,7 @@ from node.association.listener import Listener
 from node.audit.audit_log import APPLICATION, SOURCE, Action, AuditEvent, AuditMessage, Participant, Result
 from node.background import BackgroundService, SupervisedThread
 from node.child_process.confinement import offered
+from node.control.audit_copies import AuditCopies
 from node.control.availability import hook_channel
 from node.control.checks import missing_account, require_closed, require_no_loops
 from node.control.control_socket import ControlServer
@@ -43,7 +44,7 @@ from node.index.records import Refused
 from node.lifecycle.retention import Retention
 from node.lifecycle.scrub import Scrub
 from node.lifecycle.uploads import Uploads
-from node.metrics import remove_counters, write_counters
+from node.metrics import Metrics, remove_counters, write_counters
 from node.notify.notifier import Notifier
 from node.receive.readiness import reasons_not_ready
 from node.receive.refusals import Rejections
@@ -130,7 +131,10 @@ class Node:
         self._membership = None
         if index.has_hosts:
             interrupt = self._worker.interrupt if self._worker is not None else lambda: None
-            self._membership = Membership(index, repository.ingest, self._member(), interrupt)
+            self._membership = Membership(index, repository.ingest, self._member(), interrupt, self._not_ready)
+        self._beside: tuple[BackgroundService, ...] = (
+            (AuditCopies(index, self._root), _Charts(index, metrics)) if index.has_hosts else ()
+        )
         self._web = self._web_server(settings)
         metrics.service_failures.counts = lambda: {name: part.failures for name, part in self._supervised().items()}
 
@@ -149,7 +153,7 @@ class Node:
             log.info("hl7_ready", port=self._orders.start())
         if self._worker is not None:
             self._worker.start()
-        for service in self._optional:
+        for service in (*self._optional, *self._beside):
             service.start()
         self._control.start()
         web = None
@@ -199,7 +203,7 @@ class Node:
             self._router.stop(drain_seconds)
         self._decoder.close()
         self._control.stop()
-        for service in self._optional:
+        for service in (*self._optional, *self._beside):
             service.stop()
         if self._worker is not None:
             self._worker.stop(drain_seconds)
@@ -231,6 +235,7 @@ class Node:
             self._rejections,
             *self._optional,
             *((self._worker,) if self._worker is not None else ()),
+            *self._beside,
             *((self._membership, self._membership.watch) if self._membership is not None else ()),
             *(of_receiver if self._receives else ()),
         )
@@ -259,10 +264,16 @@ class Node:
 
     def _troubles(self) -> dict[str, Callable[[], str | None]]:
         """What is wrong with each part, by name."""
-        troubles: dict[str, Callable[[], str | None]] = {
-            name: partial(_stopped, name, is_alive) for name, is_alive in self._alive().items()
+        parts = self._supervised()
+        return {name: partial(_trouble, name, is_alive, parts.get(name)) for name, is_alive in self._alive().items()}
+
+    def _not_ready(self) -> dict[str, str]:
+        """Return why this host is not ready, by role; what it says of itself is no news of the cluster."""
+        parts = {name: trouble for name, trouble in self._troubles().items() if name != "cluster"}
+        reasons = {
+            role: reasons_not_ready(self._repository.ingest, parts, role) for role in self._settings.cluster.roles
         }
-        return troubles | {name: partial(_trouble, name, part) for name, part in self._supervised().items()}
+        return {role: "; ".join(found.values()) for role, found in reasons.items() if found}
 
     def _publish(self) -> None:
         """Write for other processes what this one counts, and why it is not ready; intake stops if a file is gone."""
@@ -270,8 +281,8 @@ class Node:
         if reasons.keys() != self._reasons.keys():
             log.warning("not_ready" if reasons else "ready_again", detail="; ".join(reasons.values()))
         self._reasons = reasons
-        with suppress(IndexUnusable):  # it is one of the reasons then
-            self._repository.metrics.last_hour.waiting(self._repository.index.series.count_open())
+        if not self._repository.index.has_hosts:  # else, `_Charts` waits for the server
+            _note_open(self._repository.index, self._repository.metrics)
         write_counters(self._repository.metrics, self._root, reasons)
 
     def _web_server(self, settings: Settings) -> WebServer | None:
@@ -326,6 +337,25 @@ class Node:
             self._repository.audit.note(message)
 
 
+def _note_open(index: Index, metrics: Metrics) -> None:
+    """Note for the charts how many series are open."""
+    with suppress(IndexUnusable):  # told by `reasons_not_ready`
+        metrics.last_hour.waiting(index.series.count_open())
+
+
+class _Charts(BackgroundService):
+    """Does `_note_open`, which may wait long for a server; the pulse of the node must not."""
+
+    def __init__(self, index: Index, metrics: Metrics) -> None:
+        super().__init__("charts")
+        self._index, self._metrics = index, metrics
+
+    def step(self) -> float:
+        """Count them; return the seconds until the next time."""
+        _note_open(self._index, self._metrics)
+        return PUBLISH_SECONDS
+
+
 def _require_account(web: Web, repository: Repository) -> None:
     """Close the root and refuse to start if HTTP requests need an account and none exists."""
     if web.enabled and web.needs_account and not web.oidc.issuer and not repository.index.accounts.any():
@@ -341,12 +371,10 @@ def _is_alive(part: SupervisedThread | BackgroundService) -> bool:
     return part.is_alive
 
 
-def _stopped(name: str, is_alive: Callable[[], bool]) -> str | None:
+def _trouble(name: str, is_alive: Callable[[], bool], part: SupervisedThread | BackgroundService | None) -> str | None:
+    if part is not None and (trouble := part.trouble) is not None:
+        return f"the {name} {trouble}"
     return None if is_alive() else f"the {name} has stopped: see the log"
-
-
-def _trouble(name: str, part: SupervisedThread | BackgroundService) -> str | None:
-    return f"the {name} {part.trouble}" if part.trouble is not None else None
 
 
 def _uploads(settings: Settings, repository: Repository) -> Iterator[BackgroundService]:

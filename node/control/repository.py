@@ -387,14 +387,17 @@ class Repository:
         self.audit.note(AuditMessage(event, Action.UPDATE, Result.SUCCESS, participants, objects, detail))
         return {"ended": workitem}
 
-    def _forget_host(self, host: str) -> Mapping[str, Any]:
+    def _forget_host(self, host: str, who: str) -> Mapping[str, Any]:
         self.index.hosts.require_gone(host, self.index.now())
         remote = self.archive.remote
         if remote is not None:
             self._record_uploaded(remote, host)
-        lost = self.index.hosts.forget(host, self.index.now())
+        forgotten = asdict(self.index.hosts.forget(host, self.index.now()))
         self.index.series.reopen(self.index.objects.give_up(host), self.index.now())  # of volumes that it alone had
-        return {"forgotten": host, "lost": [asdict(files) for files in lost]}
+        participants = [Participant(who, APPLICATION, is_requestor=True)]
+        event, detail = AuditEvent.APPLICATION_ACTIVITY, f"host {host} of the index was forgotten"
+        self.audit.note(AuditMessage(event, Action.DELETE, Result.SUCCESS, participants, detail=detail))
+        return {"forgotten": host, **forgotten}
 
     def _record_uploaded(self, remote: Remote, host: str) -> None:
         """Note what a host has put into the store and did not live to record."""

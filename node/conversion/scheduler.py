@@ -110,7 +110,9 @@ class Worker(IndexFollower):
         self._pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="conversion")
         self._clock = _Clock(now)
         self._lock = threading.Lock()
-        self._under_way: dict[str, threading.Event] = {}  # claims, and what interrupts their conversions
+        self._under_way: set[str] = set()
+        self._interrupts: dict[str, threading.Event] = {}  # of claims whose outcome is not known yet
+        self._is_cut_short = False
         self._unrecorded: dict[str, Callable[[], None]] = {}
         self._shortage_logged_at = -inf
         self._unfollowed = dt.timedelta()
@@ -123,7 +125,7 @@ class Worker(IndexFollower):
 
     def stop(self, seconds: float | None = None) -> None:
         """Stop claiming series. Conversions not finished within `seconds` are interrupted; their series stay due."""
-        cancel = threading.Timer(seconds if seconds is not None else threading.TIMEOUT_MAX, self.interrupt)
+        cancel = threading.Timer(seconds if seconds is not None else threading.TIMEOUT_MAX, self._cut_short)
         cancel.start()
         super().stop()
         self._pool.shutdown(wait=True)
@@ -134,8 +136,13 @@ class Worker(IndexFollower):
     def interrupt(self) -> None:
         """End the children of all conversions under way, and return at once: their series stay due."""
         with self._lock:
-            for interrupted in self._under_way.values():
+            for interrupted in self._interrupts.values():
                 interrupted.set()
+
+    def _cut_short(self) -> None:
+        """Interrupt conversions under way, and those that the last step may still begin."""
+        self._is_cut_short = True
+        self.interrupt()
 
     def step(self) -> float:
         """Claim due series while a converter is free; return the seconds until the next step."""
@@ -203,12 +210,16 @@ class Worker(IndexFollower):
     def _submit(self, claimed: ClaimedSeries) -> None:
         interrupted = threading.Event()
         with self._lock:
-            self._under_way[claimed.claim] = interrupted
+            self._under_way.add(claimed.claim)
+            self._interrupts[claimed.claim] = interrupted
+            if self._is_cut_short:
+                interrupted.set()
         try:
             self._pool.submit(self._convert, claimed, interrupted)
         except RuntimeError:  # the thread could not start; the next step releases the claim
             with self._lock:
-                del self._under_way[claimed.claim]
+                self._under_way.discard(claimed.claim)
+                del self._interrupts[claimed.claim]
             raise
 
     def _convert(self, claimed: ClaimedSeries, interrupted: threading.Event) -> None:
@@ -224,6 +235,8 @@ class Worker(IndexFollower):
             else:
                 log.exception("conversion_failed", series_instance_uid=claimed.series_instance_uid)
                 record = partial(self._record_crash, claimed, cause)
+        with self._lock:
+            del self._interrupts[claimed.claim]  # before the claim is ended
         self._record(claimed, record)
 
     def _converted(self, claimed: ClaimedSeries, interrupted: threading.Event) -> Callable[[], None]:
@@ -270,7 +283,7 @@ class Worker(IndexFollower):
             with self._lock:
                 self._unrecorded[claimed.claim] = record
         with self._lock:
-            del self._under_way[claimed.claim]
+            self._under_way.discard(claimed.claim)
         self.wake()
 
     def _record_again(self) -> None:
@@ -294,13 +307,14 @@ class Worker(IndexFollower):
     def _interrupt_lost(self) -> None:
         """Interrupt conversions whose outcomes would not be recorded."""
         with self._lock:
-            under_way = dict(self._under_way)
-        if not under_way:
-            return
-        for claim in under_way.keys() - self._index.series.held(under_way):
-            if not under_way[claim].is_set():
+            claims = set(self._interrupts)
+        lost = claims - self._index.series.held(claims) if claims else set()
+        for claim in lost:
+            with self._lock:
+                interrupted = self._interrupts.get(claim)
+            if interrupted is not None and not interrupted.is_set():
                 log.warning("claim_lost", detail="its conversion is interrupted")
-                under_way[claim].set()
+                interrupted.set()
 
     def _take_over(self) -> None:
         """Take over the series of hosts whose lease has ended."""

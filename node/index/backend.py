@@ -155,6 +155,9 @@ class Backend(Protocol):
     def moment(self, connection: Connection) -> dt.datetime:
         """Return the time of the clock that the hosts of an index share."""
 
+    def standbys(self, connection: Connection) -> dict[str, int]:
+        """Return how many standbys the server has, by how they follow; ``unknown`` without the right to see it."""
+
     def words_of_view(self, connection: Connection, view: str) -> str:
         """Return the statement that created a view, as a migration wrote it."""
 

@@ -17,6 +17,7 @@ from node.dicom.answers import Answer
 from node.dicom.matching import Query
 from node.index.about import CLOSED, AboutRepository, about, set_about
 from node.index.accounts import AccountRepository
+from node.index.audit_lines import AuditLineRepository
 from node.index.backend import backend_at, backend_of, reason_of
 from node.index.commitments import CommitmentRepository
 from node.index.conflicts import ConflictRepository
@@ -137,6 +138,7 @@ class Index:
         self._writer = writer = IndexWriter(self._engine, metrics, on_disk_error, host if self.has_hosts else None)
         self.about = AboutRepository(writer, self._watcher)
         self.accounts = AccountRepository(writer, self._reader)
+        self.audit_lines = AuditLineRepository(writer, self._watcher)
         self.commitments = CommitmentRepository(writer, self._watcher)
         self.conflicts = ConflictRepository(writer, self._watcher)
         self.conversions = ConversionRepository(writer, self._watcher)

@@ -13,12 +13,12 @@ from __future__ import annotations
 import datetime as dt
 import threading
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from time import monotonic
 
-from sqlalchemy import ColumnElement, Connection, Engine, delete, exists, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, delete, exists, func, select, update
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.orm import join
 
@@ -36,6 +36,8 @@ from node.index.models import (
     is_only_at_host,
 )
 from node.index.repository import IndexRepository, on_reader, on_writer
+
+NOTHING: Mapping[str, str] = {}
 
 
 class LeaseLost(VoxelnodeError):
@@ -62,6 +64,31 @@ class LostFiles:
     instances: int
 
 
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """What a host had that was forgotten.
+
+    Attributes
+    ----------
+    subscribers : sequence of str
+        Hooks, and destinations of routes, that no other host has in its configuration.
+    leases : sequence of str
+        What it did alone; another host takes it.
+    claims : int
+        Series that it was converting; another host takes them over.
+    is_behind : bool
+        When it was last heard, it had acknowledged instances that were not in the index.
+    lost : sequence of LostFiles
+        What its disk alone had.
+    """
+
+    subscribers: Sequence[str]
+    leases: Sequence[str]
+    claims: int
+    is_behind: bool
+    lost: Sequence[LostFiles]
+
+
 class HostRepository(IndexRepository):
     """The hosts of an index, and their leases."""
 
@@ -75,13 +102,23 @@ class HostRepository(IndexRepository):
         now: dt.datetime,
         *,
         is_behind: bool,
+        not_ready: Mapping[str, str] = NOTHING,
     ) -> frozenset[str]:
-        """Lengthen the lease of a host, and take what it wants and no living host has; return what it holds."""
+        """Lengthen the lease of a host, and take what it wants and no living host has; return what it holds.
+
+        Parameters
+        ----------
+        is_behind : bool
+            It has acknowledged instances that are not in the index after a second.
+        not_ready : mapping of str to str
+            Why it is not ready, by role.
+        """
         values = {
             "roles": list(member.roles),
             "version": member.version,
             "subscribers": list(member.subscribers),
             "is_behind": is_behind,
+            "not_ready": dict(not_ready),
             "started_at": started_at,
             "seen_at": now,
             "lease_until": now + member.lease,
@@ -104,10 +141,11 @@ class HostRepository(IndexRepository):
         connection.execute(update(HostRow).where(HostRow.name == name).values(lease_until=None, seen_at=now))
 
     @on_writer
-    def forget(self, connection: Connection, name: str, now: dt.datetime) -> list[LostFiles]:
-        """Delete the row of a host that will not come back; return what its disk alone had, which is marked as missing.
+    def forget(self, connection: Connection, name: str, now: dt.datetime) -> Forgotten:
+        """Delete the row of a host that will not come back; return what it alone had.
 
-        The next arrival of such an instance takes its place. If the host does come back, its next start has the files.
+        What its disk alone had is marked as missing: the next arrival of such an instance takes its place. If the host
+        does come back, its next start has the files.
 
         Raises
         ------
@@ -115,11 +153,14 @@ class HostRepository(IndexRepository):
             There is none, or the host lives.
         """
         require_gone(connection, name, now)
+        row = connection.execute(select(HostRow).where(HostRow.name == name)).one()
+        leases = sorted(connection.scalars(select(LeaseRow.name).where(LeaseRow.host == name)))
+        claims = select(func.count()).where(SeriesRow.state == "converting", SeriesRow.claimed_by == name)
         connection.execute(delete(LeaseRow).where(LeaseRow.host == name))
         connection.execute(delete(HostRemovalRow).where(HostRemovalRow.host == name))
         connection.execute(update(ConflictRow).where(ConflictRow.host == name).values(key=None, host=None))
         connection.execute(delete(HostRow).where(HostRow.name == name))
-        lost = connection.execute(
+        files = connection.execute(
             select(ImageRow.id, ImageRow.sop_instance_uid, SeriesRow.series_instance_uid, StudyRow.study_instance_uid)
             .select_from(join(ImageRow, SeriesRow).join(StudyRow))
             .where(*is_only_at_host(), ImageRow.spool_host == name)
@@ -129,14 +170,16 @@ class HostRepository(IndexRepository):
             update(ImageRow).where(*is_only_at_host(), ImageRow.spool_host == name).values(file_missing=True)
         )
         counts: Counter[tuple[str, str]] = Counter()
-        for row in lost:
-            uids = row._asdict()
+        for file in files:
+            uids = file._asdict()
             del uids["id"]
-            counts[row.study_instance_uid, row.series_instance_uid] += 1
+            counts[file.study_instance_uid, file.series_instance_uid] += 1
             record_event(
                 connection, "file-missing", now, detail=f"only host {name} had it, which was forgotten", **uids
             )
-        return [LostFiles(*uids, count) for uids, count in sorted(counts.items())]
+        only_its = sorted(set(row.subscribers) - others_subscribers(connection, name))
+        lost = [LostFiles(*uids, count) for uids, count in sorted(counts.items())]
+        return Forgotten(only_its, leases, int(connection.execute(claims).scalar_one()), row.is_behind, lost)
 
     @on_reader
     def require_gone(self, connection: Connection, name: str, now: dt.datetime) -> None:

@@ -34,7 +34,7 @@ from sqlalchemy.types import TypeDecorator
 
 from node.dicom.names import folded_groups
 
-REVISION = "0027"
+REVISION = "0028"
 """The last migration, which gives a database the tables below."""
 
 SERIES_STATES = ("receiving", "converting", "converted", "refused", "not-an-image", "failed")
@@ -111,6 +111,7 @@ class HostRow(Base):
     version: Mapped[str] = mapped_column(String(32))  # of voxelnode
     subscribers: Mapped[list[str]] = mapped_column(JSON)  # in its configuration, as in `hooks`
     is_behind: Mapped[bool] = mapped_column(default=False, server_default=false())  # has acknowledged more than it told
+    not_ready: Mapped[dict[str, str]] = mapped_column(JSON, server_default="{}")  # why, by role
     started_at: Mapped[dt.datetime] = mapped_column(Utc)
     seen_at: Mapped[dt.datetime] = mapped_column(Utc)
     lease_until: Mapped[dt.datetime | None] = mapped_column(Utc)  # None: it has stopped
@@ -123,6 +124,17 @@ class LeaseRow(Base):
 
     name: Mapped[str] = mapped_column(String(160), primary_key=True)
     host: Mapped[str] = mapped_column(String(63))
+
+
+class AuditLineRow(Base):
+    """A line of the audit log of a host, as it is in its file: a copy for all hosts; see `node.index.audit_lines`."""
+
+    __tablename__ = "audit_lines"
+
+    host: Mapped[str] = mapped_column(String(63), primary_key=True)
+    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)  # of a host, without gaps
+    at: Mapped[dt.datetime] = mapped_column(Utc, index=True)
+    line: Mapped[str] = mapped_column(Text)
 
 
 class PatientRow(Base):

@@ -69,7 +69,7 @@ _SESSION = {
     "datestyle": "ISO",
     "synchronous_commit": "on",
     "lock_timeout": f"{LOCK_SECONDS}s",
-    # A machine that vanished closes no connection: its sessions must not hold its locks for the two hours of the kernel.
+    # A machine that vanished closes no connection: its sessions must not hold locks for the two hours of the kernel.
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
@@ -484,6 +484,14 @@ _COMPLETED = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
 def moment(connection: Connection) -> dt.datetime:
     now: dt.datetime = connection.exec_driver_sql("SELECT clock_timestamp()").scalar_one()
     return now.astimezone(dt.UTC)
+
+
+def standbys(connection: Connection) -> dict[str, int]:
+    """By `sync_state`: ``sync``, ``quorum``, ``potential`` or ``async``; seen with the rights of ``pg_monitor``."""
+    rows = connection.exec_driver_sql(
+        "SELECT coalesce(sync_state, 'unknown'), count(*) FROM pg_stat_replication GROUP BY 1"
+    )
+    return {state: count for state, count in rows}
 
 
 def words_of_view(connection: Connection, view: str) -> str:

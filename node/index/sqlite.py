@@ -235,6 +235,10 @@ def moment(connection: Connection) -> dt.datetime:
     return dt.datetime.now(dt.UTC)
 
 
+def standbys(connection: Connection) -> dict[str, int]:
+    return {}
+
+
 def words_of_view(connection: Connection, view: str) -> str:
     query = f"SELECT sql FROM sqlite_master WHERE type = 'view' AND name = '{view}'"
     return str(connection.exec_driver_sql(query).scalar_one())

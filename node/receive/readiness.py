@@ -6,18 +6,33 @@ from collections.abc import Callable, Mapping
 
 from node.receive.apply import Applier
 from node.receive.ingest import Ingest
+from node.settings.model import Role
 
 MAX_LAG_SECONDS = 60.0
 """Longer than that, received instances are not found by queries and not converted: somebody should look."""
 
+NEEDED: Mapping[Role, frozenset[str]] = {
+    "receive": frozenset({"intake", "listener"}),
+    "convert": frozenset({"intake", "object store", "index", "cluster", "worker"}),
+    "web": frozenset({"index", "cluster", "web"}),
+}
+"""The parts without which a host does not do what a role is for."""
 
-def reasons_not_ready(ingest: Ingest, parts: Mapping[str, Callable[[], str | None]]) -> dict[str, str]:
+NEEDED_TO_ACKNOWLEDGE = frozenset({"index", "cluster"})
+"""What a receiver needs as well, unless it acknowledges from its own journal."""
+
+
+def reasons_not_ready(
+    ingest: Ingest, parts: Mapping[str, Callable[[], str | None]], role: Role | None = None
+) -> dict[str, str]:
     """Return why a node is not ready, by part; empty if it is.
 
     Parameters
     ----------
     parts : mapping of name to callable
         Each returns what is wrong with one of the other parts of the node, or None.
+    role : str or None
+        Look only at what this role needs; None: at everything that a person should look at.
     """
     intake = ingest.archive.intake
     shortage = f"an error for lack of room, less than a minute ago: {intake.shortage}" if intake.shortage else None
@@ -27,7 +42,15 @@ def reasons_not_ready(ingest: Ingest, parts: Mapping[str, Callable[[], str | Non
         "journal": _lag(ingest.applier),
         **{name: trouble() for name, trouble in parts.items()},
     }
-    return {name: reason for name, reason in reasons.items() if reason is not None}
+    found = {name: reason for name, reason in reasons.items() if reason is not None}
+    if role is None:
+        return found
+    if (remote := ingest.archive.remote) is not None and remote.is_away:
+        found["object store"] = "it does not answer"
+    needed = NEEDED[role]
+    if role == "receive" and ingest.acknowledgement is not None:
+        needed |= NEEDED_TO_ACKNOWLEDGE
+    return {name: reason for name, reason in found.items() if name in needed}
 
 
 def _lag(applier: Applier) -> str | None:

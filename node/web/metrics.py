@@ -11,6 +11,7 @@ from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, gener
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from node import __version__
 from node.index.models import SERIES_STATES
 from node.index.read.routes import outstanding
 from node.web.access import Reader
@@ -42,6 +43,7 @@ class NodeGauges(Collector):
             failures = index.failures.count_by_reason()
             routes = index.routes.destinations()
             hosts = index.hosts.all(now)
+            standbys = index.hosts.standbys()
         series = GaugeMetricFamily("voxelnode_series", "Series, by state", labels=["state"])
         for state in SERIES_STATES:  # include states without series: alert rules compare with an hour ago
             series.add_metric([state], states.get(state, 0))
@@ -54,6 +56,8 @@ class NodeGauges(Collector):
         yield reasons
         yield from _of_routes(routes)
         yield _of_hosts(hosts, now)
+        yield self._of_this_host()
+        yield _of_standbys(standbys)
         yield GaugeMetricFamily(
             "voxelnode_oldest_unconverted_seconds",
             "Arrival time of the oldest instance that no conversion has seen; 0 if there is none",
@@ -72,6 +76,22 @@ class NodeGauges(Collector):
             "Free space below which instances are refused ([storage] reserve_bytes)",
             value=self._node.settings.storage.reserve_bytes,
         )
+
+    def _of_this_host(self) -> GaugeMetricFamily:
+        """Return the name of this host, to be joined with its other metrics."""
+        cluster, text = self._node.settings.cluster, "1; name, roles and version of this host"
+        info = GaugeMetricFamily("voxelnode_host_info", text, labels=["host", "roles", "version"])
+        info.add_metric([cluster.name, ",".join(cluster.roles), __version__], 1)
+        return info
+
+
+def _of_standbys(standbys: Mapping[str, int]) -> GaugeMetricFamily:
+    """Return the gauge of the standbys of the server of the index."""
+    text = "Standbys of the server of the index, by how they follow: sync, quorum, potential, async, unknown"
+    family = GaugeMetricFamily("voxelnode_index_standbys", text, labels=["state"])
+    for state, count in standbys.items():
+        family.add_metric([state], count)
+    return family
 
 
 def _age(since: dt.datetime | None, now: dt.datetime) -> float:

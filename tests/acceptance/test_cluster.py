@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
+import httpx2
 import pytest
+from pydicom import FileDataset
 
 from node.index.backend import ServerPlace
 from node.index.database import reading
 from node.index.engine import upgrade
+from node.index.read import ReadIndex
+from node.metrics import read_counters
 from tests import make
 from tests.acceptance.served import Served, until
 from tests.acceptance.test_kill import Sender
 from tests.made_once import IN_POSTGRESQL
 from tests.postgresql import Server, start
+from tests.preloaded import run
+from tests.silent_line import line_to
 
 pytest.importorskip("psycopg", reason="psycopg is not installed")
 
@@ -35,16 +44,21 @@ class Host(Served):
     ) -> None:
         self.name, self.url = name, url
         shared = {"ARCHIVE": str(folder / "archive")} if storage is None else storage
-        super().__init__(
-            folder / name,
-            VOXELNODE_INDEX__URL=url,
+        self.environment = {
+            "VOXELNODE_INDEX__URL": url,
             **{f"VOXELNODE_STORAGE__{key}": value for key, value in shared.items()},
-            VOXELNODE_CLUSTER__HOST=name,
-            VOXELNODE_CLUSTER__ROLES=roles,
-            VOXELNODE_CLUSTER__LEASE_SECONDS="4",
-            VOXELNODE_CONVERT__FORMATS='["nifti"]',
+            "VOXELNODE_CLUSTER__HOST": name,
+            "VOXELNODE_CLUSTER__ROLES": roles,
+            "VOXELNODE_CLUSTER__LEASE_SECONDS": "4",
+            "VOXELNODE_CONVERT__FORMATS": '["nifti"]',
             **more,
-        )
+        }
+        super().__init__(folder / name, **self.environment)
+
+    def command(self, *arguments: str) -> str:
+        """Run a command on this host; return what it prints."""
+        environment = {**self.environment, "VOXELNODE_STORAGE__ROOT": str(self.root)}
+        return run(*arguments, environment=environment, check=True).stdout
 
     def port_of(self, line: str) -> int:
         """A host that does not receive has none."""
@@ -80,29 +94,101 @@ def send(host: Host, instances: list) -> None:
     assert len(sender.acknowledged) == len(instances)
 
 
-def test_hosts_receive_and_convert_for_each_other(server: Server, tmp_path: Path) -> None:
+def events_until(client: httpx2.Client, kind: str, after: int) -> tuple[int, list[str]]:
+    """Follow the stream of events behind one until one of a kind comes; return its id, and the kinds up to it."""
+    kinds: list[str] = []
+    number = after
+    with client.stream("GET", f"/api/v1/events?after={after}") as answer:
+        for line in answer.iter_lines():
+            name, _, value = line.partition(": ")
+            if name == "event":
+                kinds.append(value)
+            elif name == "id":
+                number = int(value)
+            elif not line and kind in kinds:
+                break
+    return number, kinds
+
+
+def ready(client: httpx2.Client, query: str = "") -> tuple[int, dict[str, Any]]:
+    answer = client.get(f"/readyz{query}")
+    return answer.status_code, answer.json()
+
+
+def test_hosts_receive_and_convert_for_each_other_and_each_tells_of_all(server: Server, tmp_path: Path) -> None:
     url = server.create("hosts", "migrated")
-    first, second = make.ct_series(4), make.ct_series(4)
-    uids = [one[0].SeriesInstanceUID for one in (first, second)]
-    with Host(tmp_path, url, "a", '["receive"]') as a, Host(tmp_path, url, "b", '["convert"]') as b:
+    first, second, late = make.ct_series(4), make.ct_series(4), make.ct_series(1)
+    uids = [str(one[0].SeriesInstanceUID) for one in (first, second, late)]
+    with line_to(server) as line, ExitStack() as running:
+        b = running.enter_context(Host(tmp_path, url, "b", '["convert"]'))
+        cut = line.url("hosts", tcp_user_timeout="300", connect_timeout="2")
+        own = {"VOXELNODE_JOURNAL__ACKNOWLEDGE": "local"}
+        a = running.enter_context(Host(tmp_path, cut, "a", '["receive", "web"]', **own))
+        assert a.process is not None
+        address = a.process.stdout.readline().split()[-1]
+        client = running.enter_context(httpx2.Client(base_url=address, timeout=60))
         send(a, first)
-        until(lambda: a.states(uids[0]) == ["converted"], 60, "the conversion by the other host")
+        last, kinds = events_until(client, "series-converted", 0)  # by the other host
+        reconvert = f"/api/v1/studies/{first[0].StudyInstanceUID}/series/{uids[0]}/reconvert"
+        assert client.post(reconvert).json() == {"owed": 1}
+        _, again = events_until(client, "series-unchanged", last)
+        assert ("series-quiet" in kinds, "series-reopened" in again) == (True, True)
+        until(lambda: ready(client) == (200, {"ready": True, "reasons": {}}), 30, "a host that is ready")
+        reason = {"roles": "this host does not convert ([cluster] roles)"}
+        assert ready(client, "?role=convert") == (503, {"ready": False, "reasons": reason})
+        assert client.get("/readyz?role=store").status_code == 422
+
         b.kill()
-        with Host(tmp_path, url, "c", '["receive", "convert"]') as c:
-            send(c, second)
-            until(lambda: c.states(uids[1]) == ["converted"], 60, "the conversion without that host")
-            with reading(a.root, url) as index:
-                hosts = {row["name"]: row for row in index.hosts.all(index.hosts.now())}
-                volumes = [row for uid in uids for row in index.volumes.of_series(first[0].StudyInstanceUID, uid)]
-            assert {name: row["roles"] for name, row in hosts.items()} == {
-                "a": ["receive"], "b": ["convert"], "c": ["receive", "convert"],
-            }  # fmt: skip
-            assert all((tmp_path / "archive" / volume["path"]).is_file() for volume in volumes)
-            assert c.terminate() == 0
-        assert a.terminate() == 0
+        c = running.enter_context(Host(tmp_path, url, "c", '["receive", "convert"]'))
+        send(c, second)
+        until(lambda: c.states(uids[1]) == ["converted"], 60, "the conversion without that host")
+        with reading(a.root, url) as index:
+            hosts = {row["name"]: row for row in index.hosts.all(index.hosts.now())}
+            volumes = [row for one in (first, second) for row in of_series(index, one[0])]
+        assert {name: row["roles"] for name, row in hosts.items()} == {
+            "a": ["receive", "web"], "b": ["convert"], "c": ["receive", "convert"],
+        }  # fmt: skip
+        assert len(volumes) >= 2
+        assert all((tmp_path / "archive" / volume["path"]).is_file() for volume in volumes)
+
+        alive = {"a": "alive", "b": "lost", "c": "alive"}
+
+        def of_cluster() -> tuple[int, dict[str, str]]:
+            status, content = ready(client, "?scope=cluster")
+            return status, content.get("hosts", {})
+
+        until(lambda: of_cluster() == (200, alive), 30, "the truth of the cluster")
+        assert c.command("cluster", "forget", "b").startswith("b is forgotten\n")
+
+        def logs() -> set[str]:
+            return {line["log"] for line in json.loads(c.command("audit", "--json"))}
+
+        until(lambda: logs() >= {"a", "c"}, 30, "lines of several audit logs at one host")
+        c.command("audit", "--verify")
+
+        line.silence()
+        send(a, late)
+        assert ready(client, "?role=receive") == (200, {"ready": True, "reasons": {}})
+        until(lambda: ready(client)[0] == 503, 30, "that the host says that it is cut off")
+        for query in ("", "?role=web", "?scope=cluster"):
+            status, content = ready(client, query)
+            assert (status, "no answer from PostgreSQL" in content["reasons"]["cluster"]) == (503, True)
+        assert client.get("/healthz").text == "ok\n"
+        until(lambda: "cluster" in (read_counters(a.root) or {"reasons": {}})["reasons"], 30, "what commands are told")
+        line.heal()
+        until(lambda: c.states(uids[2]) != [], 60, "what came meanwhile in the index")
+        until(lambda: ready(client)[0] == 200, 60, "the host to be back")
+        assert a.terminate() == c.terminate() == 0
+    (a.root / "audit.jsonl").write_bytes(b"")
+    environment = {**a.environment, "VOXELNODE_STORAGE__ROOT": str(a.root), "VOXELNODE_INDEX__URL": url}
+    done = run("audit", "--verify", environment=environment)
+    assert (done.returncode, "its end was removed" in done.stdout) == (1, True)
 
 
-@pytest.mark.long
+def of_series(index: ReadIndex, ds: FileDataset) -> list[dict[str, Any]]:
+    return index.volumes.of_series(str(ds.StudyInstanceUID), str(ds.SeriesInstanceUID))
+
+
 def test_a_series_waits_for_the_receiver_that_has_it_and_goes_on_when_that_is_back(
     server: Server, tmp_path: Path
 ) -> None:

@@ -10,7 +10,9 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
+from time import monotonic
 
 import pytest
 from pydicom import FileDataset
@@ -18,7 +20,7 @@ from sqlalchemy import Connection
 from structlog.testing import capture_logs
 
 from node.archive.filesystem import Archive
-from node.control.membership import Membership
+from node.control.membership import LeaseWatch, Membership
 from node.conversion.scheduler import Worker
 from node.conversion.volume_files import revision_folder, sweep
 from node.dicom.attributes import instance_attributes
@@ -28,7 +30,7 @@ from node.index.database import Index
 from node.index.deliveries import lease_of
 from node.index.engine import upgrade
 from node.index.events import record_event
-from node.index.hosts import LeaseLost, Leases, Member
+from node.index.hosts import Forgotten, LeaseLost, Leases, Member
 from node.index.records import Arrived, ClaimedSeries, StoredFile
 from node.metrics import Metrics
 from node.settings.convert import Convert
@@ -40,7 +42,7 @@ from tests.made_once import IN_POSTGRESQL
 from tests.postgresql import Server, start
 from tests.silent_line import Line, line_to
 
-pytest.importorskip("psycopg", reason="psycopg is not installed")
+psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed")
 
 pytestmark = pytest.mark.skipif(IN_POSTGRESQL, reason="has databases of its own")
 
@@ -163,8 +165,14 @@ def test_what_exists_once_is_done_by_one_living_host(hosts: Callable[[str], Host
     with pytest.raises(UsageError, match="b was seen 0 s ago: stop it first"):
         a.index.hosts.forget("b", b_later)
     b.index.hosts.leave("b", b_later)
+    add(b.index, now)
+    assert b.index.series.claim_due(b_later) is not None
     assert a.beat(b_later, name) == {name, "scrub"}
-    a.index.hosts.forget("b", b_later)
+    b.member = replace(b.member, subscribers=["hook", "only/b"])
+    b.beat(now, "b's", is_behind=True)
+    a.member = replace(a.member, subscribers=["hook"])
+    a.beat(b_later)
+    assert a.index.hosts.forget("b", b_later) == Forgotten(["only/b"], ["b's"], 1, True, [])
     with a.index.reading() as view:
         [row] = view.hosts.all(b_later)
         assert (row["name"], row["state"], row["leases"]) == ("a", "alive", [name, "scrub"])
@@ -329,6 +337,21 @@ def test_a_wrong_clock_of_one_host_changes_no_wait(hosts: Callable[[str], Host],
         assert [row["due_at"] for row in view.series.under_way(10)] == [due_at]
 
 
+def test_standbys_are_counted_by_how_they_follow(hosts: Callable[[str], Host], server: Server) -> None:
+    a = hosts("a")
+    with a.index.reading(wait=False) as view:
+        assert view.hosts.standbys() == {}
+    [(position,)] = server.run("SELECT pg_current_wal_flush_lsn()::text")
+    with closing(psycopg.connect(f"host={server.folder} user=voxelnode replication=true")) as standby:
+        standby.pgconn.send_query(f"START_REPLICATION {position}".encode())
+
+        def standbys() -> dict[str, int]:
+            with a.index.reading(wait=False) as view:
+                return view.hosts.standbys()
+
+        until(lambda: standbys() == {"async": 1}, 30, "the standby")
+
+
 def test_a_host_with_another_archive_is_refused_while_one_lives(server: Server, tmp_path: Path) -> None:
     url = server.create("archives", "migrated")
     with closing(Index(tmp_path / "one", Metrics(), url=url, host="a")) as index:
@@ -369,16 +392,14 @@ class Converting:
         self._child = os.pidfd_open(child.pid)
         signal.pidfd_send_signal(self._child, signal.SIGSTOP)
 
-    def begin(self) -> str:
-        """Have it claim a series; return the claim."""
+    def begin(self) -> None:
+        """Have it claim a series."""
         self.worker.start()
-        until(lambda: bool(self.worker._under_way), 30, "a conversion")
-        [claim] = self.worker._under_way
-        return claim
+        until(lambda: bool(self.worker._under_way) or self.has_ended(0), 60, "a conversion")
 
-    def has_ended(self) -> bool:
+    def has_ended(self, seconds: float = 60) -> bool:
         """Whether the child has, which by itself it cannot."""
-        return bool(select.select([self._child], [], [], 30)[0])
+        return bool(select.select([self._child], [], [], seconds)[0])
 
     def stop(self) -> None:
         self.worker.stop(0)
@@ -400,8 +421,9 @@ def test_a_conversion_ends_when_its_claim_is_lost_or_its_host_is_cut_off(
         add(a.index, now)
         first = Converting(a, tmp_path)
         opened.callback(first.stop)
-        claim = first.begin()
-        assert a.index.series.held([claim]) == {claim}
+        first.begin()
+        claims = a.index.series.claims()
+        assert a.index.series.held(claims) == set(claims) == first.worker._under_way
         later = now + LEASE + dt.timedelta(seconds=1)
         b.beat(later)
         taken, _ = b.index.series.take_over(later) or (None, "")
@@ -411,13 +433,13 @@ def test_a_conversion_ends_when_its_claim_is_lost_or_its_host_is_cut_off(
         until(lambda: not first.worker._under_way, 30, "the end of the conversion")
         assert "claim_lost" in [line["event"] for line in lines]
         assert b.index.series.claims() == [taken.claim]  # the lost claim took nothing with it
-        first.worker.begin_stop()
+        first.worker.stop(0)
 
         b.index.series.release_claim(taken, now)
         second = Converting(c, tmp_path)
         opened.callback(second.stop)
         ingest = opened.enter_context(opened_ingest(Archive(tmp_path), c.index, Metrics(), lambda sender: 1.0, 1 << 20))
-        member = Member("c", ["convert"], "1", [], dt.timedelta(seconds=1))
+        member = Member("c", ["convert"], "1", [], dt.timedelta(seconds=2))
         membership = Membership(c.index, ingest, member, second.worker.interrupt)
         membership.start()
         opened.callback(membership.watch.stop)
@@ -429,6 +451,19 @@ def test_a_conversion_ends_when_its_claim_is_lost_or_its_host_is_cut_off(
         assert "cut_off" in [line["event"] for line in lines]
         line.heal()
         until(lambda: membership.trouble is None, 60, "an answer")
+
+
+def test_a_host_without_an_answer_for_half_of_its_lease_is_told_until_it_has_one() -> None:
+    told: list[bool] = []
+    watch = LeaseWatch(dt.timedelta(seconds=60), lambda: told.append(True))
+    assert watch.step() > 25
+    watch.renewed(monotonic() - 31)
+    with capture_logs() as lines:
+        watch.step(), watch.step()
+    assert (len(told), [line["event"] for line in lines]) == (2, ["cut_off"])
+    watch.renewed(monotonic())
+    assert watch.step() > 25
+    assert len(told) == 2
 
 
 def test_a_claim_that_is_given_up_leaves_a_series_that_has_grown_quiet_first(hosts: Callable[[str], Host]) -> None:

@@ -25,6 +25,7 @@ from node.conversion.pool import ConverterDied, ShortOfResources
 from node.conversion.scheduler import CLOCK_SECONDS, ROOM_SECONDS, Worker
 from node.errors import OutOfResources
 from node.index import deliveries
+from node.index.engine import IndexUnusable
 from node.index.follower import IndexFollower
 from node.index.records import Refused
 from node.metrics import Metrics
@@ -500,6 +501,7 @@ SHORTAGES = [
     MemoryError(),
     RuntimeError("can't start new thread"),
     ShortOfResources("disk: No space left on device"),
+    IndexUnusable("the index cannot be read: the server of PostgreSQL is away"),
 ]
 
 

@@ -274,15 +274,15 @@ def test_a_host_that_is_gone_is_forgotten_with_what_it_alone_had(hosts: Callable
     forget = r2.repository.actions["forget-host"]
     r1.take(put, lost, sent_again)
     with pytest.raises(UsageError, match="stop it first"):
-        forget(host="r1")
+        forget(host="r1", who="admin")
     r2.remote.store.put(r1.file(put), r1.archive.path(r1.file(put).key).read_bytes())  # and r1 did not record it
     r1.close()
     away = r2.store.rename(r2.store.with_name("away"))
     with pytest.raises(UsageError, match="when the store tells"):
-        forget(host="r1")
+        forget(host="r1", who="admin")
     away.rename(r2.store)
     uids = {"study_instance_uid": put.StudyInstanceUID, "series_instance_uid": put.SeriesInstanceUID}
-    assert forget(host="r1") == {"forgotten": "r1", "lost": [uids | {"instances": 2}]}
+    assert forget(host="r1", who="admin")["lost"] == [uids | {"instances": 2}]
     assert r2.content(put) == data_set_bytes(put)
     assert [r2.file(ds).file_missing for ds in (put, lost, sent_again)] == [False, True, True]
     assert r2.claim() == put.SeriesInstanceUID  # nobody waits for r1 any more
@@ -322,7 +322,7 @@ def test_volumes_are_read_on_every_host_and_made_again_if_the_host_that_has_them
     convert(c1, nifti_extension=True)
     c1.close()
     lost = c1.root.rename(c1.root.with_name("gone"))
-    r1.repository.actions["forget-host"](host="c1")
+    r1.repository.actions["forget-host"](host="c1", who="admin")
     with r1.index.reading() as index:
         [current] = [file for file in index.volumes.files() if not file.superseded and file.path.endswith(".nii.gz")]
     with pytest.raises(FileNotFoundError):

@@ -11,9 +11,12 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from node.control.repository import Repository
 from node.receive import readiness
 from node.receive.apply import CATCH_UP_SECONDS
-from node.receive.ingest import Announced, Origin
+from node.receive.ingest import Announced, Ingest, Origin
+from node.settings.model import Settings, Storage
+from node.web.health import ROLES
 from tests import make
 from tests.integration.conftest import data_set_bytes
 from tests.rows import index_locked
@@ -86,6 +89,23 @@ def test_a_listener_that_has_gone_makes_a_node_not_ready(site: Site) -> None:
     answer = site.client().get("/readyz")
     assert answer.status_code == 503
     assert set(answer.json()["reasons"]) == {"listener"}
+
+
+def test_each_role_needs_other_parts(tmp_path: Path) -> None:
+    parts = {"cluster": lambda: "is silent", "worker": lambda: "has stopped", "listener": lambda: None}
+
+    def needed(ingest: Ingest) -> dict[str, list[str]]:
+        return {role: sorted(readiness.reasons_not_ready(ingest, parts, role)) for role in ROLES}
+
+    for acknowledge, of_receiver in (("local", []), ("index", ["cluster"])):
+        settings = Settings(
+            storage=Storage(root=tmp_path / acknowledge, reserve_bytes=0), journal={"acknowledge": acknowledge}
+        )
+        with Repository(settings) as repository:
+            expected = {"receive": of_receiver, "convert": ["cluster", "worker"], "web": ["cluster"]}
+            assert needed(repository.ingest) == expected
+            repository.archive.intake.stop("a sync failed")
+            assert needed(repository.ingest)["receive"] == sorted([*of_receiver, "intake"])
 
 
 def receive(site: Site) -> None:

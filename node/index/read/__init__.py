@@ -17,6 +17,7 @@ from node.index.about import SCRUB, STORE, about, applied
 from node.index.backend import Settled, backend_of
 from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.read.accounts import ReadAccounts
+from node.index.read.audit_lines import ReadAuditLines
 from node.index.read.conflicts import ReadConflicts
 from node.index.read.created_workitems import ReadCreatedWorkitems
 from node.index.read.deletions import ReadDeletions
@@ -56,6 +57,7 @@ class ReadIndex:
     def __init__(self, connection: Connection, settled: Settled | None = None) -> None:
         self._connection = connection
         self.accounts = ReadAccounts(connection)
+        self.audit_lines = ReadAuditLines(connection)
         self.conflicts = ReadConflicts(connection)
         self.created_workitems = ReadCreatedWorkitems(connection, settled)
         self.deletions = ReadDeletions(connection)

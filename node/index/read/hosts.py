@@ -18,8 +18,9 @@ class ReadHosts(ReadRepository):
     def all(self, now: dt.datetime) -> list[Row]:
         """Return every host by name, with what it alone does; empty if only one can write to the index.
 
-        `state`: alive, stopped, or lost, if it has said nothing for as long as its lease. `spooled_instances`: whose
-        files it alone has, because they have not been moved to the object store.
+        `state`: alive, stopped, or lost, if it has said nothing for as long as its lease. `not_ready`: why it is not
+        ready, as it said last, by role. `spooled_instances`: whose files it alone has, because they have not been moved
+        to the object store.
         """
         spooled = select(ImageRow.spool_host, func.count()).where(*is_only_at_host()).group_by(ImageRow.spool_host)
         counts = {host: count for host, count in self._connection.execute(spooled)}
@@ -36,6 +37,7 @@ class ReadHosts(ReadRepository):
                 "started_at": row.started_at,
                 "seen_at": row.seen_at,
                 "is_behind": row.is_behind,
+                "not_ready": row.not_ready,
                 "leases": leases.get(row.name, []),
                 "spooled_instances": counts.get(row.name, 0),
             }
@@ -45,6 +47,10 @@ class ReadHosts(ReadRepository):
     def living(self) -> list[Row]:
         """Return the hosts that are alive by the clock of the index."""
         return [host for host in self.all(self.now()) if host["state"] == "alive"]
+
+    def standbys(self) -> dict[str, int]:
+        """Return how many standbys the server of the index has, by how they follow it."""
+        return backend_of(self._connection).standbys(self._connection)
 
     def now(self) -> dt.datetime:
         """Return the time by the clock of the index."""

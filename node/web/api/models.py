@@ -490,8 +490,8 @@ class SenderResource(Resource):
 class HostResource(Resource):
     """A host of an index that several share.
 
-    `leases` is what it does alone; `spooled_instances` are those whose files it alone has, because they are still to be
-    moved to the object store.
+    `not_ready` says why it is not, by role; `leases` is what it does alone; `spooled_instances` are those whose files
+    it alone has, because they are still to be moved to the object store.
     """
 
     name: str
@@ -501,6 +501,7 @@ class HostResource(Resource):
     started_at: dt.datetime
     seen_at: dt.datetime
     is_behind: bool
+    not_ready: dict[str, str]
     leases: list[str]
     spooled_instances: int
 

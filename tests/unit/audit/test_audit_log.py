@@ -11,7 +11,16 @@ from typing import Any
 import pytest
 
 from node.audit import audit_log as module
-from node.audit.audit_files import FIRST, audit_files, last_lines, set_full_file_aside, verify
+from node.audit.audit_files import (
+    FIRST,
+    LogTail,
+    audit_files,
+    copy_problems,
+    digest_of,
+    last_lines,
+    set_full_file_aside,
+    verify,
+)
 from node.audit.audit_log import (
     SOURCE,
     Action,
@@ -296,3 +305,50 @@ def test_storing_goes_on_when_the_audit_log_cannot_be_written(tmp_path: Path, mo
 
     monkeypatch.setattr("node.audit.audit_log.os.write", full)
     transfers.ended(SENDER, "released")
+
+
+def test_lines_are_read_behind_one_of_them_while_others_are_written_and_files_change(tmp_path: Path) -> None:
+    audit = Audit(tmp_path, "VOXELNODE", AuditSettings(maximum_bytes=1 << 16))
+    tail = LogTail(tmp_path, "")
+    read: list[bytes] = []
+    for number in range(9):
+        tell(audit, f"{number} " + "x" * 30_000)
+        if number % 4 == 3:
+            read += tail.read(2)
+    read += tail.read(100)
+    assert len(audit_files(tmp_path)) > 3
+    assert read == last_lines(tmp_path, 9)
+    assert tail.read(1) == []
+    with (tmp_path / "audit.jsonl").open("ab") as file:
+        file.write(b"torn")
+    assert tail.read(1) == []
+    tail.close()
+    behind = LogTail(tmp_path, digest_of(read[5]))
+    assert behind.read(100) == read[6:]
+    behind.close()
+    unknown = LogTail(tmp_path, "0" * 64)
+    assert unknown.read(1) == read[:1]
+    unknown.close()
+
+
+def test_a_copy_shows_what_was_removed_from_it_or_from_the_log(tmp_path: Path) -> None:
+    audit = Audit(tmp_path, "VOXELNODE")
+    for number in range(5):
+        tell(audit, str(number))
+    copies = list(enumerate(last_lines(tmp_path, 5), start=1))
+    assert list(copy_problems(copies)) == []
+    assert list(copy_problems(copies[2:])) == []  # the oldest ones may be removed
+    assert list(copy_problems([*copies[:2], *copies[3:]])) == ["lines 3 to 3 are missing"]
+    audit.close()
+    path = tmp_path / "audit.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:3]))  # its end
+    tell(Audit(tmp_path, "VOXELNODE"), "after")
+    copies.append((6, last_lines(tmp_path, 1)[0]))
+    [problem] = copy_problems(copies)
+    assert problem.startswith("line 6 does not follow")
+    path.unlink()
+    tell(Audit(tmp_path, "VOXELNODE"), "in a new root")
+    [problem] = copy_problems([*copies[:5], (6, last_lines(tmp_path, 1)[0])])
+    assert problem.startswith("line 6 begins a new log")
+    [torn] = copy_problems([(1, b"torn\n")])
+    assert torn.startswith("line 1 is not a line")

@@ -79,7 +79,7 @@ spec:
         periodSeconds: 30
         timeoutSeconds: 10
       readinessProbe:
-        httpGet: {path: /readyz, port: web}
+        httpGet: {path: "/readyz?role={{ .component }}", port: web}
         periodSeconds: 10
         timeoutSeconds: 10
       resources:
