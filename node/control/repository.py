@@ -392,8 +392,9 @@ class Repository:
         remote = self.archive.remote
         if remote is not None:
             self._record_uploaded(remote, host)
+        self.index.series.reopen(self.index.objects.current_only_at(host), self.index.now())
+        self.index.objects.give_up(host)
         forgotten = asdict(self.index.hosts.forget(host, self.index.now()))
-        self.index.series.reopen(self.index.objects.give_up(host), self.index.now())  # of volumes that it alone had
         participants = [Participant(who, APPLICATION, is_requestor=True)]
         event, detail = AuditEvent.APPLICATION_ACTIVITY, f"host {host} of the index was forgotten"
         self.audit.note(AuditMessage(event, Action.DELETE, Result.SUCCESS, participants, detail=detail))

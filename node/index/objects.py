@@ -34,6 +34,7 @@ from node.index.models import (
     is_only_at_host,
 )
 from node.index.records import RevisionFile
+from node.index.removals import owe_files
 from node.index.repository import IndexRepository, on_reader, on_writer
 from node.index.writer import IndexWriter
 
@@ -213,22 +214,26 @@ class ObjectRepository(IndexRepository):
             *_revision_files(connection, files.order_by(RevisionFileRow.key)),
         ]
 
+    @on_reader
+    def current_only_at(self, connection: Connection, host: str) -> list[SeriesKey]:
+        """Return the series of whose current volumes a host alone has a file."""
+        return _current(connection, _SPOOLED_FILES & (RevisionFileRow.spool_host == host))
+
     @on_writer
-    def give_up(self, connection: Connection, host: str) -> list[SeriesKey]:
-        """Note that the files of revisions are lost that a host alone had; return the series that lack them now."""
+    def give_up(self, connection: Connection, host: str) -> None:
+        """Note that the files of revisions are lost that a host alone had."""
         lost = _SPOOLED_FILES, RevisionFileRow.spool_host == host
-        series = (
-            select(StudyRow.study_instance_uid, SeriesRow.series_instance_uid)
-            .select_from(RevisionFileRow)
-            .join(ConversionRow, ConversionRow.id == RevisionFileRow.conversion_id)
-            .join(SeriesRow, SeriesRow.id == ConversionRow.series_id)
-            .join(StudyRow, StudyRow.id == SeriesRow.study_id)
-            .where(*lost, ConversionRow.superseded.is_(False))
-            .distinct()
-        )
-        keys = [(row.study_instance_uid, row.series_instance_uid) for row in connection.execute(series)]
         connection.execute(update(RevisionFileRow).where(*lost).values(spool_host=None))
-        return keys
+
+    @on_reader
+    def current_of(self, connection: Connection, key: str) -> list[SeriesKey]:
+        """Return the series to whose current volumes a file of a revision belongs, if there is one."""
+        return _current(connection, RevisionFileRow.key == key)
+
+    @on_writer
+    def record_lost(self, connection: Connection, key: str, now: dt.datetime) -> None:
+        """Note that no disk and no store has a file of a revision: it is not to be moved any more."""
+        owe_files(connection, RevisionFileRow.key == key, now)
 
     @on_reader
     def stored(self, connection: Connection, after: str, limit: int) -> list[InstanceFile | RevisionFile]:
@@ -340,6 +345,20 @@ class ObjectRepository(IndexRepository):
 
 def _files(connection: Connection, query: Select[*tuple[Any, ...]]) -> list[InstanceFile]:
     return [InstanceFile(*row) for row in connection.execute(query)]
+
+
+def _current(connection: Connection, files: ColumnElement[bool]) -> list[SeriesKey]:
+    """Return the series to whose current revisions files belong."""
+    series = (
+        select(StudyRow.study_instance_uid, SeriesRow.series_instance_uid)
+        .select_from(RevisionFileRow)
+        .join(ConversionRow, ConversionRow.id == RevisionFileRow.conversion_id)
+        .join(SeriesRow, SeriesRow.id == ConversionRow.series_id)
+        .join(StudyRow, StudyRow.id == SeriesRow.study_id)
+        .where(files, ConversionRow.superseded.is_(False))
+        .distinct()
+    )
+    return [(row.study_instance_uid, row.series_instance_uid) for row in connection.execute(series)]
 
 
 def _revision_files(connection: Connection, query: Select[*tuple[Any, ...]]) -> list[RevisionFile]:

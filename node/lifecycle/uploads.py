@@ -294,11 +294,17 @@ class Uploads(BackgroundService):
         return False
 
     def _is_revision_saved(self, file: RevisionFile, problem: str) -> bool:
-        """Return whether the store has a file of a revision whose local file is missing or damaged; else say so."""
+        """Return whether the store has a file of a revision whose local file is missing or damaged; else make it again.
+
+        So a host that lost its disk heals by itself: volumes are made of instances.
+        """
         if self._remote.object_problem(file) is None:
             return True
         if self._index.objects.revision_file(file.key) is not None:
-            log.error("volume_damaged", path=file.key, reason=f"{problem}: `voxelnode fsck --repair` has it made again")
+            log.error("volume_damaged", path=file.key, reason=f"{problem}: its series is converted again")
+            self._archive.remove(file.key)
+            self._index.series.reopen(self._index.objects.current_of(file.key), self._now())
+            self._index.objects.record_lost(file.key, self._now())
         return False
 
     def _is_put(self, file: InstanceFile | RevisionFile, content: bytes | Path) -> bool:

@@ -587,6 +587,25 @@ def test_volumes_move_to_the_store_and_come_back_when_they_are_read(
     assert node.rows("SELECT * FROM revision_files") == node.rows("SELECT * FROM object_removals") == []
 
 
+def test_volumes_that_are_lost_before_they_move_are_made_again(serve: Callable[..., Served], tmp_path: Path) -> None:
+    node = serve()
+    node.take(*make.ct_series(3))
+    node.convert()
+    first = node.kept()
+    altered = node.root / first[0].key
+    altered.write_bytes(altered.read_bytes()[::-1])
+    (node.root / first[1].key).unlink()
+    node.upload()
+    assert [row["state"] for row in node.rows("SELECT state FROM v_series")] == ["receiving"]
+    node.convert()
+    node.upload()
+    assert [row["state"] for row in node.rows("SELECT state FROM v_series")] == ["converted"]
+    current = {key: content for key, content in node.revision().items() if key.split("/")[3][0] == "2"}
+    assert len(current) == 4
+    assert current.items() <= volumes(tmp_path).items()
+    assert {file.place for file in node.kept()} == {"store"}
+
+
 def test_volumes_from_before_the_store_move_as_well_and_everything_back(
     serve: Callable[..., Served], tmp_path: Path
 ) -> None:
