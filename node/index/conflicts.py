@@ -8,6 +8,7 @@ from typing import Literal
 
 from sqlalchemy import Connection, select, update
 
+from node.index.listed import listed_in
 from node.index.models import ConflictRow
 from node.index.repository import IndexRepository, on_reader, on_writer
 
@@ -29,5 +30,5 @@ class ConflictRepository(IndexRepository):
         self, connection: Connection, ids: Collection[int], decision: Decision, who: str, now: dt.datetime
     ) -> None:
         """Record what a person has decided about conflicts."""
-        decided = update(ConflictRow).where(ConflictRow.id.in_(ids))
+        decided = update(ConflictRow).where(listed_in(ConflictRow.id, ids))
         connection.execute(decided.values(decision=decision, decided_at=now, decided_by=who))

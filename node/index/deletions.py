@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, select, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, delete, select, update
 from sqlalchemy.orm import join
 
 from node.errors import UsageError
@@ -97,7 +97,7 @@ class DeletionRepository(IndexRepository):
         else:
             if plan.level == "series":
                 of_study = of_study.where(SeriesRow.series_instance_uid == plan.uid)
-            paths = _delete_series(connection, list(connection.scalars(of_study)), plan, now)
+            paths = _delete_series(connection, _hold(connection, of_study), plan, now)
         if not paths:
             raise NotThere(f"{plan.level} {plan.uid} has already been deleted")
         delete_empty_levels(connection, study_id)
@@ -191,6 +191,14 @@ def _in_use(connection: Connection, path: str) -> bool:
     return connection.execute(select(VolumeRow.id).join(ConversionRow).where(inside, LIVE).limit(1)).first() is not None
 
 
+def _hold(connection: Connection, series: Select[int]) -> list[int]:
+    """Return the ids of series. Until the end of the transaction, no other writer adds an instance to one of them.
+
+    Without that, an instance could be committed between the SELECT that names the files and the DELETE of the rows.
+    """
+    return list(connection.scalars(series.order_by(SeriesRow.id).with_for_update(of=SeriesRow)))
+
+
 def _delete_series(connection: Connection, series: Sequence[int], plan: DeletionPlan, now: dt.datetime) -> list[str]:
     """Delete whole series with their conversions and failures; return their files, volumes first."""
     images = connection.execute(
@@ -208,7 +216,9 @@ def _delete_series(connection: Connection, series: Sequence[int], plan: Deletion
 
 def _delete_instance(connection: Connection, plan: DeletionPlan, now: dt.datetime) -> list[str]:
     """Delete one instance and the volumes made from it. Reopen its series, or delete the series if it is now empty."""
-    image = connection.execute(select(ImageRow).where(ImageRow.sop_instance_uid == plan.uid)).first()
+    is_it = ImageRow.sop_instance_uid == plan.uid
+    held = _hold(connection, select(SeriesRow.id).join(ImageRow, ImageRow.series_id == SeriesRow.id).where(is_it))
+    image = connection.execute(select(ImageRow).where(is_it, ImageRow.series_id.in_(held))).first()
     if image is None:
         return []
     others = select(ImageRow.id).where(ImageRow.series_id == image.series_id, ImageRow.id != image.id)

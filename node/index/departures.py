@@ -43,6 +43,7 @@ def leave_series(connection: Connection, series_id: int, sop_instance_uid: str, 
         select(SeriesRow.study_id, SeriesRow.series_instance_uid, StudyRow.study_instance_uid)
         .join(StudyRow)
         .where(SeriesRow.id == series_id)
+        .with_for_update(of=SeriesRow)  # no other writer adds an instance to one that may be deleted
     ).one()
     if connection.execute(select(ImageRow.id).where(ImageRow.series_id == series_id).limit(1)).first() is None:
         folders = delete_series_rows(connection, [series_id], now)

@@ -19,6 +19,7 @@ from sqlalchemy import Connection, and_, delete, exists, func, insert, select, u
 from node.dicom.unified_steps import State
 from node.errors import VoxelnodeError
 from node.index.events import record_event
+from node.index.listed import listed_in
 from node.index.models import ImageRow, JobRow, ResultRow, SeriesRow, StudyRow
 from node.index.own_workitems import OwnWork, Standing, follow
 from node.index.repository import IndexRepository, on_reader, on_writer
@@ -244,8 +245,8 @@ class JobRepository(IndexRepository):
     @on_writer
     def expire(self, connection: Connection, now: dt.datetime) -> list[Job]:
         """End the jobs whose outcome is late; return them."""
-        late = connection.execute(select(JobRow.id).where(JobRow.state.in_(OPEN), JobRow.due_at <= now)).scalars()
-        jobs = [_job(connection, id) for id in late]
+        late = select(JobRow.id).where(JobRow.state.in_(OPEN), JobRow.due_at <= now).order_by(JobRow.id)
+        jobs = [_job(connection, id) for id in connection.scalars(late.with_for_update(key_share=True))]
         for job in jobs:
             _end(connection, job, "expired", "the hook reported no outcome in time ([hooks.NAME] job_seconds)", now)
         return jobs
@@ -263,7 +264,7 @@ class JobRepository(IndexRepository):
 
 def replay(connection: Connection, hook: str, message_ids: Sequence[str]) -> None:
     """Let the next delivery of messages begin new jobs: a person wants the ended ones again."""
-    its = JobRow.hook == hook, JobRow.message_id.in_(message_ids), JobRow.state.not_in(OPEN)
+    its = JobRow.hook == hook, listed_in(JobRow.message_id, message_ids), JobRow.state.not_in(OPEN)
     connection.execute(update(JobRow).where(*its).values(replayed=True))
 
 
@@ -303,6 +304,7 @@ def _job(connection: Connection, id: int) -> Job:
 
 
 def _open(connection: Connection, job_id: str) -> Job:
+    connection.execute(select(JobRow.id).where(JobRow.job_id == job_id).with_for_update(key_share=True))
     job = _job(connection, _row_id(connection, job_id))
     if not job.is_open:
         raise JobEnded(f"the job has {_ENDED[job.state]}: it takes no reports and no results any more")

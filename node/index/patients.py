@@ -7,6 +7,7 @@ import datetime as dt
 from sqlalchemy import Connection, select, update
 
 from node.errors import UsageError
+from node.index.backend import backend_of
 from node.index.events import record_event
 from node.index.models import PatientRow, StudyRow
 from node.index.records import PatientMerge
@@ -43,6 +44,8 @@ class PatientRepository(IndexRepository):
         if terms is not None:
             terms.require(connection)
         both = select(PatientRow).where(PatientRow.id.in_((source, target)))
+        # No other writer adds a study to one of them meanwhile, or merges them the other way round.
+        backend_of(connection).hold(connection, [row.identity for row in connection.execute(both)])
         rows = {row.id: row for row in connection.execute(both)}
         for wanted in (source, target):
             if wanted not in rows:

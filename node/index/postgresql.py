@@ -30,6 +30,7 @@ from psycopg.errors import (
     ForeignKeyViolation,
     IntegrityError,
     LockNotAvailable,
+    ProgramLimitExceeded,
     SerializationFailure,
     UniqueViolation,
 )
@@ -377,8 +378,9 @@ def disk_failure(error: BaseException) -> str | None:
 
 
 def is_of_rows(error: BaseException) -> bool:
+    """A limit is that of an entry of an index: 2704 bytes, compressed."""
     cause = getattr(error, "orig", error)
-    return not isinstance(cause, psycopg.Error) or isinstance(cause, DataError | IntegrityError)
+    return not isinstance(cause, psycopg.Error) or isinstance(cause, DataError | IntegrityError | ProgramLimitExceeded)
 
 
 @contextmanager

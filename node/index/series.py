@@ -356,7 +356,7 @@ class SeriesRepository(IndexRepository):
             How the association ended, in one word.
         """
         for key in keys:
-            for row in connection.execute(_at(key).where(SeriesRow.state.in_(OPEN_STATES))).all():
+            for row in connection.execute(_held_at(key).where(SeriesRow.state.in_(OPEN_STATES))).all():
                 last = min(row.last_received_at, now)  # the clock may have been set back since
                 waits = after_abort(row.waits or {}, calling_ae_title, last + grace, now)
                 _update(connection, row.id, {"due_at": max(due_at(waits), row.due_at or last), "waits": waits})
@@ -383,7 +383,7 @@ class SeriesRepository(IndexRepository):
     @on_writer
     def _keep_waiting(self, connection: Connection, asked: Mapping[SeriesKey, dt.datetime], now: dt.datetime) -> None:
         for key, until in asked.items():
-            for row in connection.execute(_at(key).where(*_has_become_quiet(now))).all():
+            for row in connection.execute(_held_at(key).where(*_has_become_quiet(now))).all():
                 _update(connection, row.id, {"due_at": max(until, row.due_at)})
 
     @on_writer
@@ -391,7 +391,7 @@ class SeriesRepository(IndexRepository):
         """Let series that waited for an open association wait only for what their senders ask."""
         is_kept = SeriesRow.state == "receiving", SeriesRow.waits.is_not(None)
         for key in keys:
-            for row in connection.execute(_at(key).where(*is_kept)).all():
+            for row in connection.execute(_held_at(key).where(*is_kept)).all():
                 _update(connection, row.id, {"due_at": due_at(row.waits)})
 
     @on_writer
@@ -403,7 +403,7 @@ class SeriesRepository(IndexRepository):
             terms.require(connection)
         reopened = 0
         for key in keys:
-            for row in connection.execute(_at(key).where(SeriesRow.state.not_in(OPEN_STATES))).all():
+            for row in connection.execute(_held_at(key).where(SeriesRow.state.not_in(OPEN_STATES))).all():
                 _update(connection, row.id, {"state": "receiving", "due_at": now, "open_since": now, "attempts": 0})
                 _record(connection, "series-reopened", key, now, RECONVERSION_REQUESTED)
                 reopened += 1
@@ -431,6 +431,7 @@ class SeriesRepository(IndexRepository):
             select(SeriesRow, StudyRow.study_instance_uid)
             .join(StudyRow)
             .where(SeriesRow.id == series_id, SeriesRow.state == "receiving")
+            .with_for_update(key_share=True, of=SeriesRow)
         ).first()
         if row is None:
             return False
@@ -494,7 +495,7 @@ class SeriesRepository(IndexRepository):
         bool
             Whether all of them are stored.
         """
-        row = connection.execute(_at(key).where(SeriesRow.state == "receiving")).first()
+        row = connection.execute(_held_at(key).where(SeriesRow.state == "receiving")).first()
         if row is None:
             return False
         received = connection.execute(select(func.count()).where(ImageRow.series_id == row.id)).scalar_one()
@@ -624,7 +625,8 @@ def judge_by_list(connection: Connection, key: SeriesKey, now: dt.datetime, *, i
     """
     study_instance_uid, series_instance_uid = key
     columns = select(SeriesRow.id, SeriesRow.state, StudyRow.study_instance_uid).select_from(join(SeriesRow, StudyRow))
-    for row in connection.execute(columns.where(SeriesRow.series_instance_uid == series_instance_uid)).all():
+    held = columns.where(SeriesRow.series_instance_uid == series_instance_uid)
+    for row in connection.execute(held.with_for_update(key_share=True, of=SeriesRow)).all():
         performed = performed_of(connection, row.id, row.study_instance_uid, series_instance_uid)
         if performed is None or study_instance_uid not in ("", row.study_instance_uid):
             continue
@@ -756,6 +758,11 @@ def _at(key: SeriesKey) -> Select[Any]:
         .select_from(join(SeriesRow, StudyRow))
         .where(StudyRow.study_instance_uid == study_instance_uid, SeriesRow.series_instance_uid == series_instance_uid)
     )
+
+
+def _held_at(key: SeriesKey) -> Select[Any]:
+    """As `_at`, of a series that is about to change: no other writer changes it meanwhile."""
+    return _at(key).with_for_update(key_share=True, of=SeriesRow)
 
 
 def _key(series: ClaimedSeries) -> SeriesKey:

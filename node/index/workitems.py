@@ -222,7 +222,9 @@ class WorkitemRepository(IndexRepository):
 
 
 def _row(connection: Connection, uid: str) -> Row[Any] | None:
-    return connection.execute(select(WorkitemRow.__table__).where(WorkitemRow.sop_instance_uid == uid)).first()
+    """Return the row of a workitem, which no other writer changes until the end of the transaction."""
+    its = select(WorkitemRow.__table__).where(WorkitemRow.sop_instance_uid == uid)
+    return connection.execute(its.with_for_update(key_share=True)).first()
 
 
 def _cancel(connection: Connection, row: Row[Any], states: Sequence[State], request: Json, now: dt.datetime) -> Status:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
 from node.errors import OutOfResources
-from node.index import writer
+from node.index import jobs, writer
 from node.index.engine import IndexUnusable
 from tests import make
 from tests.integration.conftest import Root
@@ -79,6 +79,15 @@ def test_a_write_that_fails_undoes_nothing_of_others(root: Root) -> None:
         failing.result()
     writing.result()
     assert root.index.about.get("kept") == "yes"
+
+
+def test_one_statement_is_about_any_number_of_rows(root: Root) -> None:
+    """SQLite allows 32766 parameters, PostgreSQL 65535."""
+    root.take(make.ct_series(1, PatientID="")[0])  # the first conflict
+    root.index.conflicts.decide(range(70_000), "kept", "someone", root.clock())
+    assert [row["decision"] for row in view_rows(root.folder, "SELECT decision FROM v_conflicts")] == ["kept"]
+    messages = [str(number) for number in range(70_000)]
+    root.index._writer.run(lambda connection: jobs.replay(connection, "hook", messages))
 
 
 def test_a_read_of_a_damaged_index_says_so(root: Root) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
+import random
 import shutil
 import sqlite3
 import subprocess
@@ -15,15 +16,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from string import ascii_letters
+from typing import Any, TypeVar
 
 import pytest
 from sqlalchemy import Connection, inspect, make_url, select, text
 from sqlalchemy.exc import OperationalError
 
 from node.control.repository import copy_index, rebuild_index
+from node.dicom.json_model import elements
+from node.dicom.unified_steps import Status
 from node.errors import OutOfResources
-from node.index import copying
+from node.index import copying, deletions, patients, series, workitems
 from node.index.about import set_about
 from node.index.arrivals import add_instances
 from node.index.backend import IndexUnusable, ServerPlace, backend_of
@@ -57,6 +61,9 @@ from node.index import postgresql
 from node.index.postgresql_sql import in_postgresql
 
 pytestmark = pytest.mark.skipif(IN_POSTGRESQL, reason="starts from SQLite")
+
+NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+One, Other = TypeVar("One"), TypeVar("Other")
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +213,16 @@ def hosts(server: Server, place: ServerPlace, tmp_path: Path, monkeypatch: pytes
         yield [opened.enter_context(closing(Index(tmp_path, Metrics(), url=url, host=name))) for name in ("a", "b")]
 
 
+def is_waiting(server: Server, host: Index) -> bool:
+    """Whether a connection to an index waits for the lock of another one."""
+    waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    return bool(server.run(waits, database_of(host)))
+
+
+def database_of(host: Index) -> str:
+    return make_url(str(host.place)).database or ""
+
+
 def added_while(server: Server, hosts: list[Index], first: Arrived, second: Arrived) -> list[Kept]:
     """Add an instance on one host, and another on the other host before the first one is committed."""
     written, waiting = threading.Event(), threading.Event()
@@ -220,8 +237,7 @@ def added_while(server: Server, hosts: list[Index], first: Arrived, second: Arri
         one = pool.submit(hosts[0]._writer.run, add)
         assert written.wait(60)
         other = pool.submit(hosts[1].instances.add, [second])
-        waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-        until(lambda: server.run(waits, make_url(str(hosts[0].place)).database or ""), 60, "the second host")
+        until(lambda: is_waiting(server, hosts[0]), 60, "the second host")
         waiting.set()
         return [*one.result(), *other.result()]
 
@@ -243,6 +259,95 @@ def test_two_hosts_add_a_series_to_two_studies_at_the_same_time(server: Server, 
     assert [one.outcome for one in kept] == [Outcome.STORED] * 2
     with hosts[0].reading() as view:
         assert [row["kind"] for row in view.conflicts.all(decided=False)] == ["series-in-two-studies"]
+
+
+def meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+    server: Server,
+    hosts: list[Index],
+    step: tuple[Any, str],
+    first: Callable[[], One],
+    second: Callable[[], Other],
+) -> tuple[One, Other]:
+    """Run `second` while `first`, on the first host, calls a function of a module, before it is committed."""
+    module, name = step
+    real, reached, go_on = getattr(module, name), threading.Event(), threading.Event()
+
+    def pause(*args: Any, **keywords: Any) -> Any:
+        if not reached.is_set():
+            reached.set()
+            assert go_on.wait(60)
+        return real(*args, **keywords)
+
+    monkeypatch.setattr(module, name, pause)
+    with ThreadPoolExecutor() as pool:
+        one = pool.submit(first)
+        assert reached.wait(60)
+        other = pool.submit(second)
+        until(lambda: other.done() or is_waiting(server, hosts[1]), 60, "the second host")
+        go_on.set()
+        return one.result(), other.result()
+
+
+def test_what_comes_while_its_series_is_deleted_is_deleted_with_its_file_or_stays(
+    server: Server, hosts: list[Index], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If only its row went, the instance would be lost, and its file would stay on the disk."""
+    first, second = arrived(1, 1), arrived(2, 1 + SERIES)
+    hosts[0].instances.add([first])
+    uids = first.attributes
+    plan = hosts[0].deletions.plan("series", uids.series_instance_uid, uids.study_instance_uid)
+    deletion, [kept] = meanwhile(
+        monkeypatch, server, hosts, (deletions, "_delete_conflicts"),
+        lambda: hosts[0].deletions.order(plan, "a test", NOW), lambda: hosts[1].instances.add([second]),
+    )  # fmt: skip
+    assert kept.outcome == Outcome.STORED
+    with hosts[0].reading() as view:
+        assert [file.key for file in view.instances.files()] == [second.file.key]
+    assert deletion.paths == (first.file.key,)
+
+
+def test_a_sender_that_sends_while_the_association_of_another_breaks_is_waited_for(
+    server: Server, hosts: list[Index], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = arrived(1, 1)
+    hosts[0].instances.add([first])
+    key, title = (first.attributes.study_instance_uid, first.attributes.series_instance_uid), "HOST1"
+    meanwhile(
+        monkeypatch, server, hosts, (series, "after_abort"),
+        lambda: hosts[0].series.wait_after_abort([key], title, dt.timedelta(seconds=60), "abort", NOW),
+        lambda: hosts[1].instances.add([arrived(2, 1 + SERIES)]),
+    )  # fmt: skip
+    with hosts[0].reading() as view:
+        [row] = view.series._rows("SELECT waits FROM series")
+    assert json.loads(row["waits"]).keys() == {"HOST1", "HOST2"}
+
+
+def test_a_study_that_comes_while_its_patient_is_merged_is_one_of_the_target(
+    server: Server, hosts: list[Index], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosts[0].instances.add([arrived(1, 1)])
+    server.run("INSERT INTO patients (id, identity) VALUES (1000, 'other')", database_of(hosts[0]))
+    meanwhile(
+        monkeypatch, server, hosts, (patients, "record_event"),
+        lambda: hosts[0].patients.merge(1, 1000, NOW), lambda: hosts[1].instances.add([arrived(2, 2, study=9)]),
+    )  # fmt: skip
+    assert server.run("SELECT patient_id FROM studies", database_of(hosts[0])) == [(1000,), (1000,)]
+
+
+def test_of_two_performers_that_claim_a_workitem_on_two_hosts_one_gets_it(
+    server: Server, hosts: list[Index], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = elements({"ProcedureStepState": "SCHEDULED", "InputReadinessState": "READY"})
+    assert hosts[0].workitems.create("1.2.3", step, "account", NOW)
+
+    def claim(host: Index, transaction_uid: str) -> Callable[[], Status]:
+        return lambda: host.workitems.change_state("1.2.3", "IN PROGRESS", transaction_uid, NOW)
+
+    answers = meanwhile(
+        monkeypatch, server, hosts, (workitems, "report"), claim(hosts[0], "1.2.4"), claim(hosts[1], "1.2.5")
+    )
+    assert answers == (Status.SUCCESS, Status.WRONG_TRANSACTION_UID)
 
 
 def test_work_of_two_hosts_that_wait_for_each_other_is_done(hosts: list[Index]) -> None:
@@ -291,7 +396,9 @@ def test_a_query_in_postgresql_ends_when_nobody_waits_for_it(place: ServerPlace)
     engine.dispose()
 
 
-def test_a_nul_is_another_character_in_texts_and_lists(server: Server, place: ServerPlace, tmp_path: Path) -> None:
+def test_a_nul_is_another_character_and_what_no_index_takes_is_refused(
+    server: Server, place: ServerPlace, tmp_path: Path
+) -> None:
     with closing(Index(tmp_path, Metrics(), url=server.create("nul", "migrated"))) as index:
         assert index.software()[0] == "PostgreSQL"
         index.about.set("a", "b\0c")
@@ -302,6 +409,13 @@ def test_a_nul_is_another_character_in_texts_and_lists(server: Server, place: Se
         assert [kept.outcome for kept in index.instances.add([one])] == [Outcome.STORED]
         with pytest.raises(NotIndexable):
             index.instances.add([replace(one, file=replace(one.file, key="objects/0/other"))])
+        other = arrived(1, 2, study=7)
+        name = "".join(
+            random.Random(1).choices(ascii_letters, k=5000)
+        )  # longer than an entry of an index of PostgreSQL
+        patient = {**other.attributes.patient, "patient_id": "long", "patient_name": name}
+        with pytest.raises(NotIndexable, match="ProgramLimitExceeded"):
+            index.instances.add([replace(other, attributes=replace(other.attributes, patient=patient))])
     assert json.loads(postgresql.to_json(["\0", "\\u0000", "\\\0"])) == ["\ufffd", "\\u0000", "\\\ufffd"]
 
 
