@@ -36,6 +36,7 @@ _WORDS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r" LIKE ", " ILIKE "),
     (r" GLOB '([^']*)'", lambda match: f" ~ '^{match[1].replace('*', '.*').replace('?', '.')}$'"),
     (r" GLOB ", " LIKE "),  # of a pattern by `node.index.conditions.GlobPattern`
+    (r" AS INTEGER\)", " AS BIGINT)"),
     (r"(?<=[%)]s)::INTEGER\b", ""),  # the driver gives an integer the size that it needs
     (r" IS NOT (?=%?\()", " IS DISTINCT FROM "),
     (r" IS (?=%?\()", " IS NOT DISTINCT FROM "),

@@ -20,11 +20,13 @@ from string import ascii_letters
 from typing import Any, TypeVar
 
 import pytest
+from pydicom import Dataset
 from sqlalchemy import Connection, inspect, make_url, select, text
 from sqlalchemy.exc import OperationalError
 
 from node.control.repository import copy_index, rebuild_index
 from node.dicom.json_model import elements
+from node.dicom.matching import Options, read_query
 from node.dicom.unified_steps import Status
 from node.errors import OutOfResources
 from node.index import copying, deletions, patients, series, workitems
@@ -34,8 +36,10 @@ from node.index.backend import IndexUnusable, ServerPlace, backend_of
 from node.index.database import Index, reading
 from node.index.engine import FILE_NAME, backup, check, open_engine, upgrade
 from node.index.exported import KEPT_TABLES
+from node.index.finder import QueryRefused, QueryStopped
 from node.index.instances import NotIndexable
 from node.index.models import REVISION, Base
+from node.index.read.studies import StudyFilter
 from node.index.records import Arrived, Kept, Outcome
 from node.lifecycle.export import export
 from node.metrics import Metrics
@@ -394,6 +398,46 @@ def test_a_query_in_postgresql_ends_when_nobody_waits_for_it(place: ServerPlace)
             connection.execute(text("SELECT pg_sleep(60)"))
         assert polled.is_set()
     engine.dispose()
+
+
+def test_rows_have_numbers_of_more_than_32_bits(server: Server, hosts: list[Index]) -> None:
+    """An id is used up by each row, and by each attempt to insert one."""
+    for table in ("patients", "studies", "series", "images", "conflicts", "events"):
+        server.run(f"ALTER SEQUENCE {table}_id_seq RESTART {3 << 31}", database_of(hosts[0]))
+    first, second = arrived(1, 1), arrived(1, 1, sha256="1")
+    assert [kept.outcome for kept in hosts[0].instances.add([first, second])] == [Outcome.STORED, Outcome.OTHER_BYTES]
+    everything = Dataset()
+    everything.QueryRetrieveLevel = "IMAGE"
+    everything.NumberOfPatientRelatedInstances = None
+    assert len(list(hosts[0].find(read_query(everything, options=Options(relational=True))))) == 1
+    with hosts[0].reading() as view:
+        [conflict] = view.conflicts.all(decided=False)
+        [study] = view.studies.listed(StudyFilter(words="SHARED"))
+    assert (conflict["id"], study.cursor.id) == (3 << 31, 3 << 31)
+    hosts[0].conflicts.decide([conflict["id"]], "kept", "someone", NOW)
+    plan = hosts[0].deletions.plan("study", study.study_instance_uid)
+    assert len(hosts[0].deletions.order(plan, "a test", NOW).paths) == 2
+    with hosts[0].reading() as view:
+        assert view.conflicts.all(decided=True) == []
+
+
+def test_a_query_that_is_not_wanted_any_more_or_takes_too_long_ends(
+    server: Server, hosts: list[Index], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything = Dataset()
+    everything.QueryRetrieveLevel = "STUDY"
+    query = read_query(everything)
+    assert list(hosts[0].find(query)) == []
+    with psycopg.connect(host=str(server.folder), user="voxelnode", dbname=database_of(hosts[0])) as stranger:
+        stranger.execute("LOCK TABLE studies IN ACCESS EXCLUSIVE MODE")
+        asked_often = iter([False])
+        with pytest.raises(QueryStopped):
+            list(hosts[0].find(query, stop=lambda: next(asked_often, True)))
+        monkeypatch.setattr("node.index.finder.MAX_RUN_SECONDS", 0.1)
+        with pytest.raises(QueryRefused, match="not found within"):
+            list(hosts[0].find(query))
+    monkeypatch.undo()
+    assert list(hosts[0].find(query)) == []  # on the same connection
 
 
 def test_a_nul_is_another_character_and_what_no_index_takes_is_refused(
