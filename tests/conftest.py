@@ -63,8 +63,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest tests, so that no worker ends long after the others."""
     if IN_POSTGRESQL:
         for item in items:
-            if item.get_closest_marker("sqlite") is not None:
-                item.add_marker(pytest.mark.skip(reason="about the file of SQLite"))
+            if (marker := item.get_closest_marker("sqlite")) is not None:
+                item.add_marker(pytest.mark.skip(reason=f"about SQLite: {marker.args[0]}"))
     items.sort(key=lambda item: item.get_closest_marker("gate") is None)
 
 

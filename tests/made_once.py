@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,9 +23,9 @@ import pytest
 
 from node.index import database
 from node.index.backend import Place, ServerPlace
-from node.index.engine import FILE_NAME, exists, upgrade
+from node.index.engine import FILE_NAME, backup, exists, upgrade
 from node.index.models import REVISION, Base
-from tests.postgresql import Server, shared
+from tests.postgresql import Server, programs, shared
 
 IN_POSTGRESQL = os.environ.get("TESTS_INDEX") == "postgresql"
 
@@ -69,6 +70,8 @@ def _put_into_postgresql() -> None:
     for module in (checks, database, engine, fsck, repository):
         module.place_of = place_of  # type: ignore[attr-defined]
     postgresql.require_durable = lambda connection: None
+    if (folder := programs()) is not None:
+        os.environ["PATH"] = f"{folder}:{os.environ['PATH']}"  # has pg_dump
 
 
 def _name(root: Path) -> str:
@@ -112,9 +115,37 @@ def copy_root(source: Path, target: Path, *without: str) -> None:
 def lose_index(root: Path) -> None:
     """Remove the index of a closed root."""
     if IN_POSTGRESQL:
-        shared().run("DROP SCHEMA public CASCADE; CREATE SCHEMA public", _name(root))
+        _empty(root)
     for path in root.glob("index.sqlite*"):
         path.unlink()
+
+
+def _empty(root: Path) -> None:
+    shared().run("DROP SCHEMA public CASCADE; CREATE SCHEMA public", _name(root))
+
+
+def save_index(root: Path, copy: Path) -> None:
+    """Copy the index of a root to a file, as `voxelnode db backup` does."""
+    if IN_POSTGRESQL:
+        backup(ServerPlace(shared().url(_name(root)), root), copy)
+    else:
+        backup(root / FILE_NAME, copy)
+
+
+def put_index_back(root: Path, copy: Path) -> None:
+    """Give a closed root the index of a file by `save_index`, as docs/upgrade.md and docs/cluster.md say."""
+    if IN_POSTGRESQL:
+        server, name = shared(), _name(root)
+        if not _has_database(server, name):
+            (server.folder / name).write_text(str(root))
+            server.create(name)
+        _empty(root)
+        url = server.url(name).replace("+psycopg", "")
+        subprocess.run(["pg_restore", copy, "--no-owner", "--exit-on-error", f"--dbname={url}"], check=True)
+        return
+    for path in root.glob(f"{FILE_NAME}-*"):
+        path.unlink()
+    shutil.copy(copy, root / FILE_NAME)
 
 
 def write_in_postgresql(root: Path, statement: str, values: Mapping[str, Any]) -> None:
@@ -137,6 +168,12 @@ def locked_in_postgresql(root: Path) -> Iterator[None]:
         connection.execute(f"LOCK TABLE {tables} IN EXCLUSIVE MODE".encode())
         yield
         connection.rollback()
+
+
+def is_read_in_postgresql(root: Path) -> bool:
+    """Whether a transaction of a reader is open that is at nothing."""
+    query = "SELECT 1 FROM pg_stat_activity WHERE state LIKE 'idle in transaction%' AND datname = current_database()"
+    return bool(shared().run(query, _name(root)))
 
 
 def _connected(root: Path) -> Any:

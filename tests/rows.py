@@ -19,7 +19,13 @@ from node.index import sqlite
 from node.index.database import reading
 from node.index.engine import FILE_NAME
 from node.journal.inspect import inspect
-from tests.made_once import IN_POSTGRESQL, give_locks_up_in_postgresql, locked_in_postgresql, write_in_postgresql
+from tests.made_once import (
+    IN_POSTGRESQL,
+    give_locks_up_in_postgresql,
+    is_read_in_postgresql,
+    locked_in_postgresql,
+    write_in_postgresql,
+)
 
 CATCH_UP_SECONDS = 10.0
 
@@ -92,6 +98,14 @@ def index_locked(root: Path) -> Iterator[None]:
     with closing(sqlite3.connect(root / FILE_NAME, isolation_level=None, check_same_thread=False)) as stranger:
         stranger.execute("BEGIN IMMEDIATE")
         yield
+
+
+def is_read(root: Path) -> bool:
+    """Whether a node holds a view of the rows of an index, so that old versions of them stay."""
+    if IN_POSTGRESQL:
+        return is_read_in_postgresql(root)
+    with closing(sqlite3.connect(root / FILE_NAME)) as connection:
+        return bool(connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
 
 
 def _opened(root: Path) -> sqlite3.Connection:

@@ -6,7 +6,6 @@ import datetime as dt
 import errno
 import os
 import shutil
-import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -37,7 +36,7 @@ from node.settings.model import OverwritePolicy
 from tests import make
 from tests.ingest import large_instance
 from tests.integration.conftest import announced, data_set_bytes
-from tests.made_once import lose_index
+from tests.made_once import lose_index, put_index_back, save_index
 from tests.rows import give_locks_up_after, index_locked, read_rows, write_rows
 
 NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
@@ -256,20 +255,16 @@ def test_a_new_index_is_made_of_files_and_journal(started: Started) -> None:
     started().require(first, second, third)
 
 
-@pytest.mark.sqlite
 def test_an_index_that_is_older_than_the_journal_takes_what_it_lacks_from_it(started: Started, tmp_path: Path) -> None:
     sent = make.ct_series(4)
     parts = started()
     parts.receive(sent[0])
     parts.applier.step()
-    with closing(sqlite3.connect(parts.index.place)) as source, closing(sqlite3.connect(tmp_path / "old")) as target:
-        source.backup(target)
+    save_index(parts.folder, tmp_path / "old")
     for ds in sent[1:]:
         parts.receive(ds)
         parts.applier.step()
-    for path in parts.folder.glob("index.sqlite*"):
-        path.unlink()
-    shutil.copy(tmp_path / "old", parts.index.place)
+    put_index_back(parts.folder, tmp_path / "old")
     started().require(*sent)
 
 

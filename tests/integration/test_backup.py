@@ -5,22 +5,19 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from node.control.repository import Repository, check_repository
-from node.index.engine import FILE_NAME
 from node.settings.model import OverwritePolicy, Settings, Storage
 from tests.crash.journal import Sent, new_series
 from tests.ingest import take
+from tests.made_once import IN_POSTGRESQL, copy_root, put_index_back
 from tests.preloaded import run
 from tests.rows import view_rows
 from tests.rsync import Rsync
-
-pytestmark = pytest.mark.sqlite
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 POLICIES = ("never", "keep_both", "replace")
@@ -103,6 +100,8 @@ def test_a_copy_that_is_made_while_the_node_receives_has_all_that_was_acknowledg
             else:
                 Rsync(senders.go_on)(here)
             repository.applier.checkpoint()
+    if IN_POSTGRESQL:
+        put_index_back(copy, copy / "index.sqlite")
     settings = settings_of(copy, policy)
     fsck, _ = documented("backup.md", "Restore")
     assert fsck[:4] == ["voxelnode", "fsck", "--root", "/restored"]
@@ -131,8 +130,8 @@ def test_the_way_back_after_an_upgrade_keeps_what_was_received_since(tmp_path: P
             for path in line[2:]:
                 Path(path).unlink(missing_ok=True)
         elif line[0] == "install":
-            shutil.copy(line[-2], line[-1])
-    assert (root / FILE_NAME).exists()
+            assert line[-2:] == [str(copy), f"{root}/index.sqlite"]
+            put_index_back(root, copy)
     require(root, settings_of(root, policy), senders.versions, senders.versions)
     if policy == "replace":
         assert served(root) == {uid: versions[-1].sha256 for uid, versions in senders.versions.items()}
@@ -146,7 +145,7 @@ def test_a_root_that_is_copied_while_no_node_runs_is_the_same(tmp_path: Path, ho
         senders.take(*new_series(3))
         senders.go_on()
     expected = served(root)
-    shutil.copytree(root, copy, ignore=shutil.ignore_patterns("journal") if how == "without a journal" else None)
+    copy_root(root, copy, *(["journal"] if how == "without a journal" else []))
     Repository(settings_of(copy, "replace")).close()
     assert served(copy) == expected
     require(copy, settings_of(copy, "replace"), senders.versions, senders.versions)

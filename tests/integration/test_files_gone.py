@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -60,7 +61,9 @@ def _replace(path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [_remove, _replace])
-@pytest.mark.parametrize("name", [pytest.param("index.sqlite", marks=pytest.mark.sqlite), "lock", "journal"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("index.sqlite", marks=pytest.mark.sqlite("renames the file")), "lock", "journal"]
+)
 def test_intake_stops_and_everything_says_so(
     settings: Settings, node: Node, name: str, change: Callable[[Path], None]
 ) -> None:
@@ -68,12 +71,13 @@ def test_intake_stops_and_everything_says_so(
     root = settings.storage.root
     change(root / name)
     node.serve_until(_OneRound())
-    reason = f"{root / name} was {'removed' if change is _remove else 'replaced'} while the node was running"
+    how = "removed" if change is _remove else "re(moved|placed)"  # who looks before the other is there sees it removed
+    reason = re.compile(f"{re.escape(str(root / name))} was {how} while the node was running")
     answer = httpx2.get(f"{address.web}readyz", trust_env=False)
     assert answer.status_code == 503
-    assert reason in answer.json()["reasons"]["intake"]
-    assert reason in intake_of(settings)
-    assert reason in readiness_of(read_counters(root))
+    assert reason.search(answer.json()["reasons"]["intake"])
+    assert reason.search(intake_of(settings) or "")
+    assert reason.search(readiness_of(read_counters(root)))
     with pytest.raises(OutOfResources, match="was re"):
         node._repository.ingest.begin(announced(make.ct_series(1)[0]), Origin("dicom", "MODALITY"))
 

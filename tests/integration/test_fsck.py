@@ -15,7 +15,6 @@ from node.conversion.pipeline import convert
 from node.conversion.volume_files import sweep
 from node.errors import VoxelnodeError
 from node.index.database import reading
-from node.index.engine import backup
 from node.lifecycle.fsck import Finding, examine
 from node.receive.ingest import Ingest
 from node.settings.model import Settings, Storage
@@ -24,7 +23,7 @@ from tests import make
 from tests.converting import convert_series
 from tests.crash.journal import Sent, new_series
 from tests.ingest import take
-from tests.made_once import copy_root, lose_index
+from tests.made_once import copy_root, lose_index, put_index_back, save_index
 from tests.rows import view_rows
 
 FAR = dt.datetime(2100, 1, 1, tzinfo=dt.UTC)
@@ -202,7 +201,9 @@ def images(root: Path) -> list[dict[str, object]]:
     return view_rows(root, f"SELECT {columns} FROM v_images ORDER BY sop_instance_uid")
 
 
-@pytest.mark.parametrize("harm", ["deleted", pytest.param("damaged", marks=pytest.mark.sqlite), "sound"])
+@pytest.mark.parametrize(
+    "harm", ["deleted", pytest.param("damaged", marks=pytest.mark.sqlite("writes over the file")), "sound"]
+)
 def test_the_index_is_rebuilt_from_the_files_alone(settings: Settings, filled: Path, harm: str) -> None:
     before = images(filled)
     [told] = view_rows(filled, "SELECT min(received_at) AS first FROM v_images")
@@ -225,7 +226,6 @@ def test_the_index_is_rebuilt_from_the_files_alone(settings: Settings, filled: P
     assert found(settings, digests=True, repair=True) == []
 
 
-@pytest.mark.sqlite
 def test_a_backup_that_is_made_while_the_node_receives_restores_everything_in_it(
     settings: Settings, tmp_path: Path
 ) -> None:
@@ -244,13 +244,14 @@ def test_a_backup_that_is_made_while_the_node_receives_restores_everything_in_it
         receiver.start()
         try:
             assert half.wait(60)
-            backup(settings.storage.root / "index.sqlite", copy / "index.sqlite")  # the index first,
+            save_index(settings.storage.root, tmp_path / "index")  # the index first,
             for name in ("objects", "quarantine"):  # then the files: each row of the copy finds its own
                 shutil.copytree(settings.storage.root / name, copy / name)
             assert receiver.is_alive()
         finally:
             copied.set()
             receiver.join()
+    put_index_back(copy, tmp_path / "index")
     restored = Settings(storage=Storage(root=copy, reserve_bytes=0))
     rows = len(view_rows(copy, "SELECT 1 FROM v_images"))
     assert rows >= 33
@@ -261,13 +262,14 @@ def test_a_backup_that_is_made_while_the_node_receives_restores_everything_in_it
     assert len(images(copy)) == len(objects(copy)) >= rows
 
 
-@pytest.mark.sqlite
+@pytest.mark.sqlite("an index of a server is not opened for another folder without the newest of its files")
 def test_files_copied_before_the_index_leave_rows_without_files(settings: Settings, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     with Repository(settings) as store:
         take(store.ingest, new_series(2))
         shutil.copytree(settings.storage.root / "objects", copy / "objects")
         take(store.ingest, new_series(3))
-        backup(settings.storage.root / "index.sqlite", copy / "index.sqlite")
+        save_index(settings.storage.root, tmp_path / "index")
+    put_index_back(copy, tmp_path / "index")
     with Repository(Settings(storage=Storage(root=copy, reserve_bytes=0))) as store:
         assert store.recovered.missing == 3

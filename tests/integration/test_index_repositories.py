@@ -120,7 +120,7 @@ def test_an_index_counts_as_closed_only_after_its_last_commit(root: Root, monkey
     assert closed["value"] == ("yes" if str(refusal.value) == "the index is closed" else "no")
 
 
-@pytest.mark.sqlite
+@pytest.mark.sqlite("the server looks after its disk")
 def test_an_index_whose_disk_failed_does_not_count_as_closed(root: Root) -> None:
     with pytest.raises(OutOfResources):
         root.index._writer.run(disk_error)

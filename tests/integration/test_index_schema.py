@@ -1,21 +1,23 @@
-"""The database file: created, upgraded, checked; its views hold what they promise."""
+"""The database: created, upgraded, checked; its views hold what they promise."""
 
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
+from collections.abc import Sequence
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
+from node.index.backend import Place, ServerPlace
 from node.index.database import reading
 from node.index.engine import FILE_NAME, IndexUnusable, check, open_engine, upgrade
 from node.index.models import REVISION
 from tests.integration.conftest import downgrade
-
-pytestmark = pytest.mark.sqlite
+from tests.made_once import IN_POSTGRESQL
+from tests.postgresql import shared
 
 PROMISED = {
     "v_patients": {"patient_id", "patient_name"},
@@ -42,39 +44,43 @@ PROMISED = {
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Path:
-    path = tmp_path / FILE_NAME
-    upgrade(path)
-    return path
+def database(tmp_path: Path) -> Place:
+    """A new index, made by all migrations."""
+    place: Place = tmp_path / FILE_NAME
+    if IN_POSTGRESQL:
+        place = ServerPlace(shared().create(f"schema_{uuid4().hex}"), tmp_path)
+    upgrade(place)
+    return place
+
+
+def run(place: Place, *statements: str) -> Sequence[str]:
+    """Commit statements; return the names of the columns of the last one."""
+    engine = open_engine(place)
+    try:
+        with engine.begin() as connection:
+            *_, last = [connection.execute(text(statement)) for statement in statements]
+            return list(last.keys()) if last.returns_rows else []
+    finally:
+        engine.dispose()
 
 
 @pytest.mark.parametrize("view", PROMISED)
-def test_a_view_has_the_columns_that_it_promises(database: Path, view: str) -> None:
-    with sqlite3.connect(database) as connection:
-        names = {column[0] for column in connection.execute(f"SELECT * FROM {view}").description}
-    connection.close()
-    assert names >= PROMISED[view]
+def test_a_view_has_the_columns_that_it_promises(database: Place, view: str) -> None:
+    assert set(run(database, f"SELECT * FROM {view}")) >= PROMISED[view]
 
 
-def test_upgrading_twice_changes_nothing(database: Path) -> None:
-    before, after = upgrade(database)
-    assert before == after
+def test_upgrading_twice_changes_nothing(database: Place) -> None:
+    assert upgrade(database) == (REVISION, REVISION), "the last migration leads to the revision of the models"
     assert check(database) == []
 
 
-def test_the_last_migration_leads_to_the_revision_of_the_models(database: Path) -> None:
-    with closing(sqlite3.connect(database)) as connection:
-        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [(REVISION,)]
-
-
-def test_a_database_of_a_newer_version_is_refused(database: Path) -> None:
-    with sqlite3.connect(database) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = 'from the future'")
-    connection.close()
+def test_a_database_of_a_newer_version_is_refused(database: Place) -> None:
+    run(database, "UPDATE alembic_version SET version_num = 'from the future'")
     with pytest.raises(IndexUnusable, match="install the newer one"):
         upgrade(database)
 
 
+@pytest.mark.sqlite("the file")
 def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / FILE_NAME
     path.write_bytes(b"not a database at all" * 100)
@@ -83,18 +89,14 @@ def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(tmp_path: Path)
     assert path.read_bytes().startswith(b"not a database")
 
 
-def test_a_missing_table_is_found_by_the_check(database: Path) -> None:
-    with sqlite3.connect(database) as connection:
-        connection.execute("DROP TABLE exclusions")
-    connection.close()
+def test_a_missing_table_is_found_by_the_check(database: Place) -> None:
+    run(database, "DROP VIEW v_exclusions", "DROP TABLE exclusions")
     assert any("exclusions" in problem for problem in check(database))
 
 
-def test_foreign_keys_are_enforced(database: Path) -> None:
-    engine = open_engine(database)
-    with engine.connect() as connection, connection.begin(), pytest.raises(IntegrityError):
-        connection.execute(text("INSERT INTO studies (patient_id, study_instance_uid) VALUES (99, '1.2')"))
-    engine.dispose()
+def test_foreign_keys_are_enforced(database: Place) -> None:
+    with pytest.raises(IntegrityError):
+        run(database, "INSERT INTO studies (patient_id, study_instance_uid) VALUES (99, '1.2')")
 
 
 def test_reading_where_there_is_no_index_says_what_to_do(tmp_path: Path) -> None:
@@ -102,7 +104,10 @@ def test_reading_where_there_is_no_index_says_what_to_do(tmp_path: Path) -> None
         pass
 
 
-def test_instances_of_an_older_schema_keep_the_way_by_which_they_came(database: Path) -> None:
+@pytest.mark.sqlite("no index of a server is older than revision 0023")
+def test_instances_of_an_older_schema_keep_the_way_by_which_they_came(tmp_path: Path) -> None:
+    database = tmp_path / FILE_NAME
+    upgrade(database)
     downgrade(database, "0006")
     with sqlite3.connect(database) as connection:
         connection.execute(

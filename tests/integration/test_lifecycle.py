@@ -447,7 +447,7 @@ def test_no_table_waits_by_a_clock_of_its_own() -> None:
     assert waiting == {"series", "deliveries", "commitments", "jobs"}
 
 
-@pytest.mark.sqlite
+@pytest.mark.sqlite("hosts follow the clock of the server, which has no steps")
 def test_a_step_of_the_clock_that_the_index_does_not_take_is_followed_later(
     root: Root, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -772,7 +772,7 @@ def test_a_study_that_gets_another_instance_is_no_longer_quiet_and_then_quiet_ag
 # The worker
 
 
-@pytest.mark.sqlite
+@pytest.mark.sqlite("hosts follow the clock of the server, which has no steps")
 @pytest.mark.parametrize("hours", [1, -1])
 def test_a_worker_follows_a_step_of_the_clock_while_a_series_waits(root: Root, hours: int) -> None:
     clock = Clock(dt.datetime.now(dt.UTC))

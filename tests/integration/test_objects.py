@@ -39,6 +39,7 @@ from tests.acceptance.served import until
 from tests.converting import convert_series
 from tests.ingest import indexed
 from tests.integration.conftest import announced, data_set_bytes
+from tests.made_once import lose_index
 from tests.object_store import object_store
 from tests.receivers import Answer, Receiver
 from tests.rows import view_rows
@@ -390,7 +391,6 @@ def test_what_is_deleted_or_replaced_leaves_the_store(serve: Callable[..., Serve
     assert node.local() == [node.root / file.key for file in node.files() if (node.root / file.key).exists()]
 
 
-@pytest.mark.sqlite
 def test_a_new_index_is_made_of_the_store_and_another_archive_is_refused(
     serve: Callable[..., Served], tmp_path: Path
 ) -> None:
@@ -400,7 +400,7 @@ def test_a_new_index_is_made_of_the_store_and_another_archive_is_refused(
     node.upload()
     node.forget()
     node.close()
-    (node.root / "index.sqlite").unlink()
+    lose_index(node.root)
     other = serve(cache_bytes=0)  # with an empty index
     assert "is of another archive" in str(other.upload())
     other.close()
@@ -439,7 +439,7 @@ def test_everything_moves_back_to_the_folder(serve: Callable[..., Served], tmp_p
     assert copy_archive(node.settings, "store") == Copied(0, 0)
 
 
-@pytest.mark.sqlite  # in PostgreSQL, claims end unless a whole node keeps them
+@pytest.mark.sqlite("in PostgreSQL, claims end unless a whole node keeps them")
 def test_a_conversion_fetches_its_series_and_waits_for_a_store_that_is_away(
     serve: Callable[..., Served], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ from sqlalchemy import text
 
 from node.association.client.send import send_files
 from node.control.repository import Repository, check_repository
+from node.index import engine
 from node.index.database import reading
 from node.index.engine import FILE_NAME, backup, check, open_engine
 from node.index.sqlite import connect
@@ -24,8 +25,6 @@ from tests.crash.journal import new_series
 from tests.ingest import take
 from tests.preloaded import run
 from tests.rows import view_rows
-
-pytestmark = pytest.mark.sqlite
 
 CHARACTERS = sorted({*string.printable, "é", "日", "\u202e", "\x7f", "\udcff"} - {"/"})
 
@@ -40,6 +39,7 @@ def paths(root: Path) -> list[Path]:
     return [Path(row["path"]) for row in view_rows(root, "SELECT path FROM v_images")]
 
 
+@pytest.mark.sqlite("the name of the file")
 @pytest.mark.parametrize("read_only", [False, True])
 def test_a_database_is_at_its_path_whichever_characters_that_has(tmp_path: Path, read_only: bool) -> None:
     expected = {}
@@ -51,10 +51,10 @@ def test_a_database_is_at_its_path_whichever_characters_that_has(tmp_path: Path,
             with closing(sqlite3.connect(folder / FILE_NAME)) as made, made:
                 made.execute("CREATE TABLE IF NOT EXISTS here (name)")
     for path in expected:
-        engine = open_engine(path, read_only=read_only)
-        with engine.connect() as connection:
+        opened = open_engine(path, read_only=read_only)
+        with opened.connect() as connection:
             assert connection.execute(text("SELECT count(*) FROM here")).scalar() == 0
-        engine.dispose()
+        opened.dispose()
         if read_only:
             with closing(connect(path, read_only=True)) as direct:  # as a backup reads it
                 assert direct.execute("SELECT count(*) FROM here").fetchone() == (0,)
@@ -79,7 +79,7 @@ def test_everything_about_a_root_works_at_any_path(tmp_path: Path, kind: str, mo
     assert path.is_file()
     settings = Settings(storage=Storage(root=root, reserve_bytes=0))
     assert check_repository(settings, digests=True, repair=False) == []
-    assert check(root.absolute() / FILE_NAME) == []
+    assert check(engine.place_of(root.absolute(), None)) == []
     with reading(root) as index:
         assert Path(index.root).samefile(root)
 
@@ -100,6 +100,7 @@ def test_a_node_converts_and_deletes_at_any_path(tmp_path: Path) -> None:
     assert [entry.name for entry in (tmp_path / HOSTILE).iterdir() if entry.is_dir()] == ["root"]
 
 
+@pytest.mark.sqlite("a root with the file in it; an index of a server follows its root at the next start")
 @pytest.mark.parametrize("how", ["moved", "copied"])
 def test_a_root_at_another_path_is_right_at_once(tmp_path: Path, how: str) -> None:
     first, second = filled(tmp_path / "first"), tmp_path / "second"
@@ -119,6 +120,7 @@ def test_a_root_at_another_path_is_right_at_once(tmp_path: Path, how: str) -> No
     assert check_repository(settings, digests=True, repair=False) == []
 
 
+@pytest.mark.sqlite("the file elsewhere")
 def test_an_index_that_lies_in_no_root_has_relative_paths(tmp_path: Path) -> None:
     root = filled(tmp_path / "root")
     [path] = paths(root)

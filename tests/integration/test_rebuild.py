@@ -238,7 +238,7 @@ def damage(path: Path, table: str) -> None:
         file.write(b"\xa5" * size)
 
 
-@pytest.mark.sqlite
+@pytest.mark.sqlite("damages pages of the file; test_postgresql damages one of the server")
 @pytest.mark.parametrize("table", ["images", "conversions", "events", "tombstones", "accounts", "series", "patients"])
 def test_a_table_that_cannot_be_read_is_named_and_the_others_are_taken_over(
     settings: Settings, lived: Path, table: str
@@ -257,7 +257,7 @@ def test_a_table_that_cannot_be_read_is_named_and_the_others_are_taken_over(
     assert check_repository(settings, digests=True, repair=False) == []
 
 
-@pytest.mark.sqlite
+@pytest.mark.sqlite("damages pages of the file; test_postgresql damages one of the server")
 def test_a_table_is_read_on_both_sides_of_its_damage(settings: Settings) -> None:
     with Repository(settings) as repository:
         take(repository.ingest, new_series(1))

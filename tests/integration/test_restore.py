@@ -11,15 +11,13 @@ from typing import Any
 import pytest
 
 from node.control.repository import Repository, check_repository
-from node.index.engine import FILE_NAME, backup
 from node.lifecycle.fsck import Finding
 from node.receive.apply import Applier
 from node.settings.model import OverwritePolicy, Settings
 from tests.crash.journal import Sent, new_series
 from tests.ingest import take
+from tests.made_once import put_index_back, save_index
 from tests.rows import view_rows
-
-pytestmark = pytest.mark.sqlite
 
 
 @pytest.fixture(params=["start", "repair"])
@@ -60,13 +58,6 @@ def repeated(settings: Settings) -> tuple[Path, Sent, Path, Path]:
     return root, one, kept, stray
 
 
-def restored(root: Path, copy: Path) -> None:
-    """Put a copy of the index back, as docs/upgrade.md says."""
-    for path in root.glob(f"{FILE_NAME}-*"):
-        path.unlink()
-    shutil.copy(copy, root / FILE_NAME)
-
-
 def opened_or_repaired(settings: Settings, how: str) -> list[Finding]:
     if how == "repair":
         return check_repository(settings, digests=False, repair=True)
@@ -82,7 +73,7 @@ def test_the_file_that_came_for_a_lost_one_is_not_taken_for_a_repetition_of_it(
     received(settings, sent)
     received(settings, new_series(1))
     received(settings, [])  # the folder of the first series will not be compared again by a start
-    backup(root / FILE_NAME, tmp_path / "copy")
+    save_index(root, tmp_path / "copy")
     lost = file_of(root, sent[0])
     lost.unlink()
     check_repository(settings, digests=False, repair=True)
@@ -92,7 +83,7 @@ def test_the_file_that_came_for_a_lost_one_is_not_taken_for_a_repetition_of_it(
         received(settings, sent[:1])
     came = file_of(root, sent[0])
     assert came != lost
-    restored(root, tmp_path / "copy")
+    put_index_back(root, tmp_path / "copy")
     findings = opened_or_repaired(settings, how)
     assert {uid: served(root)[uid] for uid in [one.sop_instance_uid for one in sent]} == {
         one.sop_instance_uid: one.sha256 for one in sent
@@ -115,12 +106,12 @@ def test_the_version_that_replaced_another_is_served_and_the_other_stays_recorde
     received(settings, [first])
     received(settings, new_series(1))
     received(settings, [])
-    backup(root / FILE_NAME, tmp_path / "copy")
+    save_index(root, tmp_path / "copy")
     with monkeypatch.context() as patch:
         if journal == "kept":
             patch.setattr(Applier, "checkpoint", lambda self: None)
         received(settings, [second])
-    restored(root, tmp_path / "copy")
+    put_index_back(root, tmp_path / "copy")
     opened_or_repaired(settings, how)
     assert served(root)[first.sop_instance_uid] == second.sha256
     [conflict] = view_rows(root, "SELECT kind, path, sha256 FROM v_conflicts WHERE path IS NOT NULL")
@@ -197,9 +188,9 @@ def test_a_deletion_finds_in_quarantine_what_came_after_the_index_that_was_put_b
 ) -> None:
     root, [one] = settings.storage.root, new_series(1)
     received(settings, [one])
-    backup(root / FILE_NAME, tmp_path / "older.sqlite")
+    save_index(root, tmp_path / "older.sqlite")
     received(settings, [one.altered()])
-    shutil.copy(tmp_path / "older.sqlite", root / FILE_NAME)
+    put_index_back(root, tmp_path / "older.sqlite")
     with Repository(settings) as repository:
         [conflict] = view_rows(root, "SELECT * FROM v_conflicts WHERE path IS NOT NULL")
         assert conflict["kind"] == "instance-quarantined"
@@ -215,12 +206,12 @@ def test_a_copied_row_gets_its_bytes_back_from_the_version_in_quarantine_that_ha
     root, [one] = settings.storage.root, new_series(1)
     for version in (one, one.altered(), one):
         received(settings, [version])
-    backup(root / FILE_NAME, tmp_path / "copy")
+    save_index(root, tmp_path / "copy")
     current = file_of(root, one)
     received(settings, [one.altered()])
     assert not current.exists(), "its bytes were in quarantine already: it was removed"
     file_of(root, one).unlink()  # the copy of the folder was made before it came
-    restored(root, tmp_path / "copy")
+    put_index_back(root, tmp_path / "copy")
     Repository(settings).close()
     assert served(root) == {one.sop_instance_uid: one.sha256}
     assert [finding.kind for finding in check_repository(settings, digests=True, repair=False)] == []

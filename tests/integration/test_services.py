@@ -357,7 +357,7 @@ def test_the_end_of_a_conversion_wakes_the_worker_for_what_is_due_besides(root: 
     until(lambda: all(row["state"] == "converted" for row in rows(root, "SELECT state FROM v_series")))
 
 
-@pytest.mark.sqlite
+@pytest.mark.sqlite("hosts follow the clock of the server, which has no steps")
 def test_the_worker_notices_a_step_of_the_clock_without_being_woken(
     root: Root, begin: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
