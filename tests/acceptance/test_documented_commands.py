@@ -154,6 +154,7 @@ def test_a_command_of_the_documents_works(document: str, command: str, site: Sit
     assert done.returncode == 0, f"{document}: {command}\n{done.stdout}\n{done.stderr}"
 
 
+@pytest.mark.sqlite("the notebook opens the file")
 def test_the_notebook_runs_and_ends_with_a_picture(site: Site) -> None:
     """Its cells run in one process as they are, one after the other, as Jupyter does it."""
     cells = json.loads((ROOT / "docs" / "explore.ipynb").read_text(encoding="utf-8"))["cells"]
