@@ -433,10 +433,12 @@ def number_after(connection: Connection, last: Mapping[str, int]) -> None:
 def order_numbers(connection: Connection, tables: Iterable[str]) -> None:
     """A row gets its number from a transaction that has its own already: `settled_numbers` relies on that order."""
     for table in tables:
-        connection.exec_driver_sql(
-            f"ALTER TABLE {table} ALTER COLUMN id SET DEFAULT "
-            f"CASE WHEN pg_current_xact_id() IS NOT NULL THEN nextval('{table}_id_seq'::regclass) END"
-        )
+        connection.exec_driver_sql(f"ALTER TABLE {table} ALTER COLUMN id SET DEFAULT {next_number(table)}")
+
+
+def next_number(table: str) -> str:
+    """Return the expression for the id of a new row of a table of `FOLLOWED`."""
+    return f"CASE WHEN pg_current_xact_id() IS NOT NULL THEN nextval('{table}_id_seq'::regclass) END"
 
 
 def settled_numbers(engine: Engine) -> Callable[[], Settled | None]:

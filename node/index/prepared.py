@@ -9,7 +9,6 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import (
@@ -74,8 +73,8 @@ class Prepared:
 class PreparedInsert:
     """An INSERT of any number of rows with an `id`, none of which is in the table.
 
-    SQLite gets them one by one. PostgreSQL gets them in one statement with an array for each column, sorted, so that
-    of two writers with the same rows one waits for the other.
+    SQLite gets them one by one. PostgreSQL gets them in one statement with an array for each column, and inserts them
+    sorted, so that of two writers with the same rows one waits for the other. Ids are in the order of the rows in both.
 
     Parameters
     ----------
@@ -106,22 +105,29 @@ class PreparedInsert:
             driver.executemany(self._sqlite.sql, [self._sqlite.bound(values) for values in rows])
             return set()
         statement, compiled = self._in_postgresql
-        bound = zip(*map(compiled.bound, sorted(rows, key=itemgetter(self._order_by))), strict=True)
-        inserted = driver.execute(statement, [list(values) for values in bound]).fetchall()
+        bound = zip(*map(compiled.bound, rows), strict=True)
+        numbers = list(range(1, len(rows) + 1))
+        inserted = driver.execute(statement, [len(rows), *(list(values) for values in bound), numbers]).fetchall()
         if len(inserted) == len(rows):
             return set()
         return {row[self._order_by] for row in rows}.difference(value for (value,) in inserted)
 
     @cached_property
     def _in_postgresql(self) -> tuple[str, _Compiled]:
-        from node.index.postgresql import unbounded
+        from node.index.postgresql import next_number, unbounded
 
         dialect = _postgresql()
         types = (unbounded(self._table.c[name].type.compile(dialect)) for name in self._names)
         arrays = ", ".join(f"%s::{kind}[]" for kind in types)
         columns = ", ".join(f'"{name}"' for name in self._names)
-        source = f'SELECT * FROM unnest({arrays}) ON CONFLICT DO NOTHING RETURNING "{self._order_by}"'
-        statement = f'INSERT INTO "{self._table.name}" ({columns}) {source}'
+        statement = (
+            f"WITH numbered AS MATERIALIZED "
+            f"(SELECT nth, {next_number(self._table.name)} AS id FROM generate_series(1, %s::BIGINT) AS nth) "
+            f'INSERT INTO "{self._table.name}" (id, {columns}) '
+            f"SELECT numbered.id, {columns} FROM unnest({arrays}, %s::BIGINT[]) AS new ({columns}, nth) "
+            f'JOIN numbered USING (nth) ORDER BY "{self._order_by}" '
+            f'ON CONFLICT DO NOTHING RETURNING "{self._order_by}"'
+        )
         return statement, _Compiled(insert(self._table), self._names, dialect)
 
 

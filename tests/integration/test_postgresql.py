@@ -400,6 +400,15 @@ def test_a_query_in_postgresql_ends_when_nobody_waits_for_it(place: ServerPlace)
     engine.dispose()
 
 
+def test_instances_are_numbered_in_the_order_of_their_arrival(hosts: list[Index]) -> None:
+    """Routes and hooks follow their numbers."""
+    came = [arrived(1, number) for number in (9, 3, 7, 1)]
+    hosts[0].instances.add(came)
+    with hosts[0].reading() as view:
+        rows = view.series._rows("SELECT sop_instance_uid AS uid FROM images ORDER BY id")
+    assert [row["uid"] for row in rows] == [one.attributes.sop_instance_uid for one in came]
+
+
 def test_rows_have_numbers_of_more_than_32_bits(server: Server, hosts: list[Index]) -> None:
     """An id is used up by each row, and by each attempt to insert one."""
     for table in ("patients", "studies", "series", "images", "conflicts", "events"):
