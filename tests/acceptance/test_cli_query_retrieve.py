@@ -12,7 +12,8 @@ from pydicom import FileDataset
 from pydicom.uid import RLELossless, generate_uid
 
 from node.association.client.send import send_files
-from node.index.engine import upgrade
+from node.index.database import Index
+from node.metrics import Metrics
 from tests.acceptance.served import Served
 from tests.make import ct_series, mr_series
 from tests.preloaded import run
@@ -77,7 +78,7 @@ def test_find_lists_the_studies_of_another_node(source: Served) -> None:
 @pytest.mark.parametrize("running", [False, True], ids=["into a free root", "into a running node"])
 def test_get_brings_a_study_byte_for_byte(source: Served, tmp_path: Path, running: bool) -> None:
     root = tmp_path / "root"
-    upgrade(root.absolute() / "index.sqlite")
+    Index(root.absolute(), Metrics()).close()
     peer = f"VOXELNODE@127.0.0.1:{source.port}"
     if running:
         with Served(root, **NO_WEB) as node:

@@ -68,6 +68,7 @@ def test_a_study_is_deleted_beside_a_serving_node(tmp_path: Path) -> None:
     assert voxelnode(tmp_path / "root", "audit", "--verify")["ok"]
 
 
+@pytest.mark.sqlite("starts commands that look for the index in the root")
 @pytest.mark.parametrize("point", ["deletion-ordered", "deletion-unlinked"])
 def test_a_node_killed_within_a_deletion_finishes_it_when_it_starts_again(tmp_path: Path, point: str) -> None:
     study = make.ct_series(3)

@@ -122,6 +122,7 @@ def nothing_of_accounts_is_in(index: Path) -> None:
     assert sorted(path.name for path in index.parent.iterdir()) == ["index.sqlite", "volumes"]
 
 
+@pytest.mark.sqlite("looks at the owner of the file")
 def test_an_export_without_damaged_volumes_and_of_its_owner_alone(tmp_path: Path) -> None:
     root, target = tmp_path / "root", tmp_path / "shared"
     series(tmp_path / "first", "first")

@@ -6,11 +6,9 @@ import json
 import os
 import re
 import signal
-import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,12 +16,13 @@ import pytest
 from pydicom import FileDataset
 
 from node.cli import main
-from node.index.engine import FILE_NAME
 from node.receive.ingest import LARGE_BYTES
 from tests import make
 from tests.acceptance.served import Served, until
 from tests.acceptance.test_kill import Sender
 from tests.integration.conftest import data_set_bytes
+from tests.made_once import lose_index, put_index_back
+from tests.rows import index_locked, read_rows
 from tests.rsync import Rsync
 
 pytestmark = pytest.mark.timeout(300)
@@ -63,14 +62,6 @@ def run(capfd: pytest.CaptureFixture[str], root: Path) -> Run:
     return run_command
 
 
-@contextmanager
-def locked_index(root: Path) -> Iterator[None]:
-    """Lock the index as a program that writes to it would: nothing is applied."""
-    with closing(sqlite3.connect(root / FILE_NAME, isolation_level=None)) as connection:
-        connection.execute("BEGIN IMMEDIATE")
-        yield
-
-
 def send(node: Served, *instances: FileDataset) -> None:
     """Send instances on one association, all of them acknowledged."""
     sender = Sender(node.port, list(instances), seconds=60)
@@ -87,7 +78,7 @@ def large_instance() -> FileDataset:
 
 def kill_with_records_that_wait(root: Path, *instances: FileDataset) -> None:
     """Leave a root with all instances in the journal and none of them in the index."""
-    with Served(root) as node, locked_index(root):
+    with Served(root) as node, index_locked(root):
         send(node, *instances)
         node.kill()
 
@@ -97,8 +88,7 @@ def objects(root: Path) -> list[Path]:
 
 
 def index_rows(root: Path, query: str) -> list[Any]:
-    with closing(sqlite3.connect(f"file:{root / FILE_NAME}?mode=ro", uri=True)) as connection:
-        return [row[0] for row in connection.execute(query)]
+    return [next(iter(row.values())) for row in read_rows(root, query)]
 
 
 def flip_a_byte_of_record(root: Path, number: int) -> None:
@@ -116,7 +106,7 @@ def test_the_reader_of_the_document_rescues_every_instance(root: Path, tmp_path:
     reader = tmp_path / "rescue.py"
     reader.write_text(script, encoding="utf-8")
     moved, small, large = large_instance(), make.ct_series(5), large_instance()
-    with Served(root) as node, locked_index(root):
+    with Served(root) as node, index_locked(root):
         send(node, moved)  # applied as far as its file, and no further
         until(lambda: objects(root), 30, "the file of the first instance")
         send(node, *small, large)
@@ -156,7 +146,7 @@ def test_the_reader_of_the_document_passes_over_a_damaged_record(root: Path, tmp
 
 def test_status_tells_what_waits_beside_a_running_node_and_after_it_was_killed(root: Path, run: Run) -> None:
     with Served(root) as node:
-        with locked_index(root):
+        with index_locked(root):
             send(node, *make.ct_series(3))
             told = run("journal", "status", "--json")
             assert (told.status, told.json["waiting"], told.json["damage"]) == (0, 3, [])
@@ -174,8 +164,7 @@ def test_status_tells_what_waits_beside_a_running_node_and_after_it_was_killed(r
 
 def test_status_of_a_root_without_an_index_tells_what_a_new_one_would_get(root: Path, run: Run) -> None:
     kill_with_records_that_wait(root, *make.ct_series(2))
-    for path in root.glob(f"{FILE_NAME}*"):
-        path.unlink()
+    lose_index(root)
     assert run("journal", "status", "--json").json["waiting"] == 2
     told = run("db", "rebuild", "--json").json
     assert (told["from_journal"], told["damaged_in_journal"], told["instances"]) == (2, 0, 0)
@@ -193,7 +182,7 @@ def test_rebuild_tells_what_came_from_files_and_what_from_the_journal(root: Path
 
 
 def test_fsck_reports_what_waits_without_a_node_and_repair_applies_it(root: Path, run: Run) -> None:
-    with Served(root) as node, locked_index(root):
+    with Served(root) as node, index_locked(root):
         send(node, *make.ct_series(3))
         until(lambda: objects(root), 30, "a file that has no row yet: no finding of its own")
         node.kill()
@@ -209,7 +198,7 @@ def test_fsck_reports_what_waits_without_a_node_and_repair_applies_it(root: Path
 
 
 def test_fsck_beside_a_node_is_quiet_about_what_is_being_applied(root: Path, run: Run) -> None:
-    with Served(root) as node, locked_index(root):
+    with Served(root) as node, index_locked(root):
         send(node, *make.ct_series(3))
         until(lambda: len(objects(root)) == 3, 30, "files without rows")
         for path in objects(root):
@@ -282,12 +271,13 @@ def test_a_backup_in_the_documented_order_has_what_waits_in_the_journal(root: Pa
     copy.mkdir(parents=True)
     rsync = Rsync(lambda: None)
     with Served(root) as node:
-        with locked_index(root):
+        with index_locked(root):
             send(node, *make.ct_series(3), large_instance())
-            assert run("db", "backup", str(copy / FILE_NAME)).status == 0
+            assert run("db", "backup", str(tmp_path / "index")).status == 0
             rsync([str(root / "journal"), str(root / "incoming"), str(copy)])  # files may vanish meanwhile
         until(lambda: node.rows("SELECT count(*) AS n FROM v_images") == [{"n": 4}], 60, "all applied")
         rsync([str(root / "objects"), str(root / "quarantine"), str(copy)])
+    put_index_back(copy, tmp_path / "index")
     with Served(copy) as restored:
         rows = restored.rows("SELECT calling_ae_title FROM v_images")
         assert [row["calling_ae_title"] for row in rows] == ["SENDER"] * 4

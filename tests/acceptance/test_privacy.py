@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from node.archive.permissions import others_may
 from tests import make
 from tests.acceptance.served import Served, until
@@ -33,6 +35,7 @@ def exposed(root: Path) -> set[str]:
     return {str(path.relative_to(root)) for path in [root, *root.rglob("*")] if others_may(path)}
 
 
+@pytest.mark.sqlite("starts commands that look for the index in the root")
 def test_nobody_else_may_read_what_a_node_wrote(tmp_path: Path) -> None:
     with ServedForAll(tmp_path / "root") as node:
         send(node, tmp_path / "out", *make.ct_series(3))

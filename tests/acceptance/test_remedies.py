@@ -19,7 +19,7 @@ from tests.acceptance.served import Served
 from tests.crash.journal import new_series
 from tests.ingest import take
 from tests.preloaded import run
-from tests.rows import view_rows
+from tests.rows import view_rows, write_rows
 
 LOOKING = (
     ("status",),
@@ -69,6 +69,7 @@ def remove_index(root: Path) -> None:
         path.unlink()
 
 
+@pytest.mark.sqlite("removes or damages the file")
 @pytest.mark.parametrize("command", [("serve",), ("db", "upgrade"), ("db", "check"), ("account", "add", "ann",
     *PASSWORD_FREE), *LOOKING], ids=" ".join)  # fmt: skip
 def test_an_index_that_is_gone_is_built_again(root: Path, command: tuple[str, ...]) -> None:
@@ -81,6 +82,7 @@ def test_an_index_that_is_gone_is_built_again(root: Path, command: tuple[str, ..
         assert len(view_rows(root, "SELECT 1 FROM v_images")) == 3
 
 
+@pytest.mark.sqlite("a database of a server is created by its administrator")
 @pytest.mark.parametrize("command", [("db", "check"), *LOOKING], ids=" ".join)
 def test_a_root_without_anything_gets_an_index(tmp_path: Path, command: tuple[str, ...]) -> None:
     said = refused(tmp_path / "new", *command)
@@ -90,6 +92,7 @@ def test_a_root_without_anything_gets_an_index(tmp_path: Path, command: tuple[st
         run("status", "--root", tmp_path / "new", check=True)
 
 
+@pytest.mark.sqlite("removes or damages the file")
 def test_doctor_tells_a_new_root_from_one_that_lost_its_index(root: Path, tmp_path: Path) -> None:
     def index(folder: Path) -> dict[str, str]:
         found = json.loads(run("doctor", "--root", folder, "--json").stdout)["findings"]
@@ -114,6 +117,7 @@ def test_a_node_that_requires_accounts_starts_on_a_fresh_root(tmp_path: Path, fi
     starts(fresh, **public)
 
 
+@pytest.mark.sqlite("removes or damages the file")
 @pytest.mark.parametrize("harm", ["no database", "newer", "empty"])
 def test_an_index_that_cannot_be_used_is_built_again_or_waits_for_a_newer_program(root: Path, harm: str) -> None:
     if harm == "no database":
@@ -149,11 +153,11 @@ def test_a_rebuild_that_was_interrupted_is_done_again(root: Path) -> None:
 
 def test_a_damaged_deletion_does_not_keep_the_node_from_starting_for_ever(root: Path, tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("")
-    with closing(sqlite3.connect(root / FILE_NAME)) as connection, connection:
-        connection.execute(
-            "INSERT INTO tombstones (level, uid, reason, paths, ordered_at) "
-            "VALUES ('study', '1.2', 'by command', '[\"objects/../../precious\"]', '2026-01-01 00:00:00')"
-        )
+    write_rows(
+        root,
+        "INSERT INTO tombstones (level, uid, reason, paths, ordered_at) "
+        "VALUES ('study', '1.2', 'by command', '[\"objects/../../precious\"]', '2026-01-01 00:00:00')",
+    )
     follow(root, refused(root, "serve"))
     assert (tmp_path / "precious").exists()
     starts(root)
