@@ -116,7 +116,14 @@ class BackgroundService(ABC):
     ----------
     name : str
         Name of the thread.
+
+    Attributes
+    ----------
+    lease : str or None
+        What only one host does at a time, and this service does with it; None: each host does it.
     """
+
+    lease: str | None = None
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -172,6 +179,11 @@ class BackgroundService(ABC):
         """Prevent further steps, and wait at most `seconds` for the one under way."""
         self.begin_stop()
         self._thread.join(seconds)
+
+    def join(self, seconds: float) -> bool:
+        """Wait for the end of the thread, for `seconds` at most; return whether it has ended."""
+        self._thread.join(seconds)
+        return not self.is_alive
 
     @property
     def is_alive(self) -> bool:

@@ -32,7 +32,7 @@ from node.association.acceptance import (
     rejection_pdu,
     release_answer_pdu,
 )
-from node.association.admission import Admission, Connection, Rejection
+from node.association.admission import UNUSED_SECONDS, Admission, Connection, Rejection
 from node.association.association import Association, Message
 from node.association.contexts import Proposal, accepted_of, answer_contexts
 from node.association.deadlines import Deadlines, Overdue
@@ -129,7 +129,8 @@ class AcceptedAssociation(Association):
         self._framing = Framing(buffer_bytes, dicom.maximum_pdu_bytes, framing.MAX_REQUEST_BYTES)
         self._tick_seconds = tick_seconds(dicom)
         self._state = State.IDLE
-        self._draining = self._hung_up = False
+        self._hung_up = False
+        self._drain_at: float | None = None  # when the association ends at the next boundary between messages
         self._deadlines = Deadlines(dicom)
         self._messages: Messages | None = None  # while the association is open
         self._cancelled: set[int] = set()
@@ -147,9 +148,15 @@ class AcceptedAssociation(Association):
 
     # For other threads
 
-    def drain(self) -> None:
-        """End at the next boundary between messages; an instance that is arriving is still answered."""
-        self._draining = True
+    def drain(self, finish_seconds: float = 0.0) -> None:
+        """End at the next boundary between messages; an instance that is arriving is still answered.
+
+        Parameters
+        ----------
+        finish_seconds : float
+            Go on for this long, unless the peer sends nothing for `UNUSED_SECONDS`.
+        """
+        self._drain_at = monotonic() + finish_seconds
 
     def hang_up(self) -> None:
         """End at once; nothing more is read or sent."""
@@ -161,7 +168,7 @@ class AcceptedAssociation(Association):
     @property
     def is_draining(self) -> bool:
         """Whether the association ends at the next boundary between messages."""
-        return self._draining
+        return self._drain_at is not None and monotonic() >= self._drain_at
 
     @property
     def is_open(self) -> bool:
@@ -181,7 +188,7 @@ class AcceptedAssociation(Association):
         for _ in range(MAX_PIECES_PER_LOOK):
             if not self.listen(0.0):
                 break
-        return message_id in self._cancelled or self._draining or not self.is_open
+        return message_id in self._cancelled or self.is_draining or not self.is_open
 
     def answer_to(self, message_id: int, seconds: float) -> Command | None:
         """Return the answer to a request that we sent on this association, or None if it does not come in time."""
@@ -266,13 +273,16 @@ class AcceptedAssociation(Association):
             self._happens(Event.CONNECTION_CLOSED)
         elif overdue is not None:
             self._act_on(overdue)
-        elif self._draining and self._state is State.AWAITING_REQUEST:
+        elif self._drain_at is not None and self._state is State.AWAITING_REQUEST:
             self._happens(Event.CONNECTION_CLOSED)
-        elif self._draining and self._messages is not None and not self._messages.under_way:
+        elif self._is_to_drain() and self._messages is not None and not self._messages.under_way:
             self._happens(Event.ABORT, _Ending("drained", _SERVICE_USER))
         else:
             return False
         return True
+
+    def _is_to_drain(self) -> bool:
+        return self.is_draining or (self._drain_at is not None and self._deadlines.silent_seconds >= UNUSED_SECONDS)
 
     def _act_on(self, overdue: Overdue) -> None:
         match overdue:

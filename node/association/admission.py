@@ -64,7 +64,8 @@ MAX_PENDING_CONNECTIONS = 128
 """Connections that have not asked for an association; beyond that the oldest of them gives way."""
 
 UNUSED_SECONDS = 1.0
-"""Age from which an association without a request gives way to a new one when all are taken."""
+"""Age from which an association without a request gives way to a new one when all are taken; also the silence after
+which one is not waited for when the node stops."""
 
 KNOWN_SHARE = 4
 """One in so many associations is kept for peers with a network or certificate, if there are such peers."""
@@ -92,8 +93,8 @@ def refusal_of(rejection: Rejection, address: str, requested: AssociationRequest
 class Closable(Protocol):
     """The part of a connection's thread that admission uses."""
 
-    def drain(self) -> None:
-        """End at the next boundary between messages."""
+    def drain(self, finish_seconds: float) -> None:
+        """End at the next boundary between messages; a peer that sends more of them has `finish_seconds` before."""
 
     def hang_up(self) -> None:
         """End at once: nothing more is read or sent."""
@@ -226,10 +227,16 @@ class Admission:
             self._count()
             self._changed.notify_all()
 
-    def drain(self) -> None:
-        """Ask every connection to end at its next boundary between messages."""
+    def drain(self, finish_seconds: float) -> None:
+        """Ask every connection to end at its next boundary between messages.
+
+        Parameters
+        ----------
+        finish_seconds : float
+            Time before that for associations whose peers send further messages.
+        """
         for connection in self._all():
-            connection.thread.drain()
+            connection.thread.drain(finish_seconds)
 
     def hang_up(self) -> None:
         """End every connection at once."""

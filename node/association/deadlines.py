@@ -29,7 +29,7 @@ class Deadlines:
         self._timer_at: float | None = None
         self._idle_at: float | None = None
         self._pdu: tuple[int, float] | None = None  # the PDU that is arriving, by its number, and its deadline
-        self._read_at = monotonic()
+        self._read_at = self._served_at = monotonic()
 
     def overdue(self) -> Overdue | None:
         """Return a deadline that has passed."""
@@ -42,6 +42,11 @@ class Deadlines:
             return Overdue.PDU
         return Overdue.IDLE if now > self._idle_at else None
 
+    @property
+    def silent_seconds(self) -> float:
+        """For how long no bytes have arrived since the last request was served."""
+        return monotonic() - max(self._read_at, self._served_at)
+
     def start_timer(self) -> None:
         """Start or restart ARTIM, which bounds the wait for a request and for the end of the connection."""
         self._timer_at = monotonic() + self._dicom.request_seconds
@@ -53,7 +58,8 @@ class Deadlines:
     def start_idling(self) -> None:
         """Start the deadlines of an open association, at its beginning and after each request that was served."""
         self._pdu = None
-        self._idle_at = monotonic() + self._dicom.idle_seconds
+        self._served_at = monotonic()
+        self._idle_at = self._served_at + self._dicom.idle_seconds
 
     def stop_idling(self) -> None:
         """Stop the deadlines of an open association."""

@@ -158,14 +158,15 @@ class Listener:
         """Whether the listener accepts connections."""
         return self._socket is not None and self.thread is not None and self.thread.is_alive
 
-    def drain(self, seconds: float) -> None:
+    def drain(self, seconds: float, finish_seconds: float = 0.0) -> None:
         """Stop accepting, let each association finish its current instance, and return when none is left.
 
-        After `seconds` the rest is cut off; their instances were not acknowledged.
+        Associations that are in use go on for `finish_seconds` before. After `seconds` more, the rest is cut off; their
+        instances were not acknowledged.
         """
         self._stop_accepting()
-        self.admission.drain()
-        self.admission.wait_until_empty(seconds)
+        self.admission.drain(finish_seconds)
+        self.admission.wait_until_empty(finish_seconds + seconds)
         self.stop_now()
 
     def stop_now(self) -> None:

@@ -1,8 +1,10 @@
-"""``voxelnode cluster hosts|forget``."""
+"""``voxelnode cluster hosts|drain|forget``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
+from time import monotonic, sleep
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +17,9 @@ app = typer.Typer(help="List and forget the hosts that share an index in Postgre
 
 HOSTS = {"host": 16, "state": 9, "seen": 16, "roles": 21, "version": 12, "alone has": 9, "does alone": 20}
 """Columns and widths of a line."""
+
+
+LOOK_SECONDS = 0.5
 
 
 @app.command()
@@ -40,11 +45,45 @@ def hosts(config: ConfigFile = None, root: Root = None, json: Json = False) -> N
                 ", ".join(row["roles"]),
                 row["version"],
                 str(row["spooled_instances"] or ""),
-                ", ".join(row["leases"]),
+                ", ".join(row["leases"]) or (f"left {row['left_behind']} files" if row["left_behind"] else ""),
             )
             for row in rows
         ),
     )
+
+
+@app.command()
+def drain(
+    host: Annotated[
+        str | None, typer.Argument(metavar="HOST", help="Name of the host; by default the one of this configuration.")
+    ] = None,
+    config: ConfigFile = None,
+    root: Root = None,
+    seconds: Annotated[float, typer.Option("--wait", metavar="SECONDS", min=0, help="Longest wait for its end.")] = 300,
+) -> None:
+    """Stop a host, and wait for its end.
+
+    As at SIGTERM, it fails its readiness, gives back what it does alone, finishes its associations, and empties its
+    journal into the index. Exit 1 if it has not ended in time, or if something is on its disk only.
+    """
+    settings = settings_for_change(config, root)
+    name = host or settings.cluster.name
+    perform(settings, "drain-host", host=name)
+    deadline = monotonic() + seconds
+    while (row := _host(config, root, name))["state"] == "draining" and monotonic() < deadline:
+        sleep(LOOK_SECONDS)
+    if row["state"] != "stopped":
+        print(f"{name} is {row['state']} after {seconds:g} s: see its log")
+        raise typer.Exit(1)
+    if row["left_behind"]:
+        print(f"{name} has stopped; {row['left_behind']} instances or files of volumes are on its disk only")
+        raise typer.Exit(1)
+    print(f"{name} has stopped, and nothing is on its disk only")
+
+
+def _host(config: Path | None, root: Path | None, name: str) -> dict[str, Any]:
+    with reading_index(config, root) as index:
+        return next(row for row in index.hosts.all(index.hosts.now()) if row["name"] == name)
 
 
 @app.command()

@@ -101,10 +101,12 @@ def serve(
 
 def stop_at_signal(stop: threading.Event) -> None:
     """Set `stop` at the first SIGTERM or SIGINT; at the second, exit at once without draining."""
+    was_signalled = threading.Event()  # `stop` may be set by `voxelnode cluster drain`, too
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
-        if stop.is_set():
+        if was_signalled.is_set():
             os._exit(1)
+        was_signalled.set()
         stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import random
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Collection, Mapping
 from time import monotonic
 
 import structlog
@@ -99,20 +100,47 @@ class Membership(BackgroundService):
         self._beat_at = 0.0
         self._is_behind = False
         self._wanted: frozenset[str] = frozenset()
+        self._ending: Mapping[str, BackgroundService] = {}
+        self._is_asked_to_drain = threading.Event()
+        self._on_drain: Callable[[], None] = lambda: None
 
     def start(self) -> None:
         """Join the hosts of the index. From here on, this one does only what it holds a lease for."""
         self._index.share(self._leases)
         self._not_ready = self._why_not_ready()
         self._beat()
+        self._index.hosts.set_drain(self._member.name, None)
         self.watch.start()
         super().start()
 
-    def stop(self, seconds: float | None = None) -> None:
-        """Give back what this host holds; everything that works with it has stopped."""
-        super().stop(seconds)
+    def when_asked_to_drain(self, act: Callable[[], None]) -> None:
+        """Call `act` when somebody asks this host to drain, or at once if somebody has."""
+        self._on_drain = act
+        if self._is_asked_to_drain.is_set():
+            act()
+
+    def hand_over(self, services: Mapping[str, BackgroundService]) -> None:
+        """Take nothing more, and give back each lease once the service that works with it has ended.
+
+        Parameters
+        ----------
+        services : mapping of lease to BackgroundService
+        """
+        self._leases.close()
+        self._ending = services
+        self.wake()
+
+    def leave(self, left_behind: int) -> None:
+        """Give back what this host still holds; everything that works with it has stopped.
+
+        Parameters
+        ----------
+        left_behind : int
+            Instances that only its disk has.
+        """
+        self.stop()
         self.watch.stop()
-        self._index.hosts.leave(self._member.name, self._index.now())
+        self._index.hosts.leave(self._member.name, self._index.now(), left_behind)
 
     @property
     def trouble(self) -> str | None:
@@ -125,18 +153,30 @@ class Membership(BackgroundService):
     def step(self) -> float:
         """Look at the index; return the seconds until the next look."""
         self._keep_waiting()
-        says = self._ingest.applier.lag_seconds > BEHIND_SECONDS, self._why_not_ready()
-        is_news = says != (self._is_behind, self._not_ready) or self._leases.wanted != self._wanted
-        if is_news or monotonic() >= self._beat_at:
-            self._is_behind, self._not_ready = says
-            self._beat()
         if (settled := self._index.settled()) != self._seen:
+            self._hear()
             self._seen = settled
             self._index.note_commits()
         self._answered_at = monotonic()
+        ended = [lease for lease, service in self._ending.items() if not service.is_alive]
+        says = self._ingest.applier.lag_seconds > BEHIND_SECONDS, self._why_not_ready()
+        is_news = says != (self._is_behind, self._not_ready) or self._leases.wanted != self._wanted or bool(ended)
+        if is_news or monotonic() >= self._beat_at:
+            self._is_behind, self._not_ready = says
+            self._beat(ended)
+            self._ending = {lease: service for lease, service in self._ending.items() if lease not in ended}
         return LOOK_SECONDS * random.uniform(0.75, 1.25)
 
-    def _beat(self) -> None:
+    def _hear(self) -> None:
+        """Do what another process has asked for, and take what another host has given back."""
+        news = self._index.hosts.news(self._member.name)
+        if news.is_asked_to_drain and not self._is_asked_to_drain.is_set():
+            self._is_asked_to_drain.set()
+            self._on_drain()
+        if self._leases.wanted - news.held:
+            self._beat_at = 0.0
+
+    def _beat(self, gives: Collection[str] = ()) -> None:
         self._index.measure_clock()
         began, wanted = monotonic(), self._leases.wanted
         held = self._index.hosts.beat(
@@ -146,6 +186,7 @@ class Membership(BackgroundService):
             self._index.now(),
             is_behind=self._is_behind,
             not_ready=self._not_ready,
+            gives=gives,
         )
         # A series waits for each upload of its instances, usually for less than a second.
         self._index.series.note_hosts_awaited(self._index.now() - self._member.lease / 4)
@@ -163,4 +204,4 @@ class Membership(BackgroundService):
         now = self._index.now()
         until = {key: now + dt.timedelta(seconds=seconds) for key, seconds in asked.items()}
         if until:
-            self._index.series.keep_waiting(until, now + AHEAD)
+            self._index.series.keep_waiting(until, now + AHEAD, self._ingest.open_associations.asked_seconds)

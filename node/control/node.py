@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
 import structlog
@@ -39,7 +40,7 @@ from node.errors import UsageError, VoxelnodeError
 from node.index.converted import SeriesKey
 from node.index.database import Index
 from node.index.engine import IndexUnusable
-from node.index.hosts import Member
+from node.index.hosts import BEGUN, Member
 from node.index.records import Refused
 from node.lifecycle.retention import Retention
 from node.lifecycle.scrub import Scrub
@@ -73,6 +74,11 @@ STRANGERS = frozenset({"calling AE title", "called AE title", "peer address", "p
 """Rules that reject an unauthorized peer; only their refusals are security alerts."""
 
 
+DRAINING = "this host stops, and takes no new work"
+
+HAND_OVER_SECONDS = 0.5
+"""Wait for the services of a host that drains to end; the leases of those that take longer are given back later."""
+
 PUBLISH_SECONDS = 3.0
 """Maximum age of the counters shown by `voxelnode status`."""
 
@@ -84,6 +90,7 @@ class Node:
         self._settings = settings
         self._root = settings.storage.root.absolute()
         self._receives = "receive" in settings.cluster.roles
+        self._is_draining = threading.Event()
         self._ended: list[str] = []
         self._reasons: dict[str, str] = {}
         # First, so that what is misconfigured is reported before the root is opened.
@@ -181,6 +188,8 @@ class Node:
 
         `notify_alive` is called at the same interval while every part of the node is alive; dead parts are logged.
         """
+        if self._membership is not None:
+            self._membership.when_asked_to_drain(stop.set)
         self._publish()
         while not stop.wait(PUBLISH_SECONDS):
             ended = [name for name, is_alive in self._alive().items() if not is_alive()]
@@ -192,30 +201,85 @@ class Node:
             self._publish()
 
     def stop(self, drain_seconds: float) -> None:
-        """Stop accepting work, finish or hand back instances and conversions under way, and close the root."""
+        """Stop accepting work, finish or hand back instances and conversions under way, and close the root.
+
+        A host that shares its index first lets the others take over what it does alone, and fails its readiness for
+        ``[cluster] announce_seconds``. Senders have found another host when it accepts no associations any more.
+        """
+        self._is_draining.set()
+        if self._membership is not None:
+            self._hand_over(self._membership)
+        self._stop_intake(drain_seconds)
+        self._decoder.close()
+        self._control.stop()
+        for service in (*self._optional, *self._beside):
+            if service not in self._uploads:
+                service.stop()
+        if self._worker is not None:
+            self._worker.stop(drain_seconds)
+        self._notifier.stop(drain_seconds)
+        self._rejections.stop()
+        left_behind = self._empty_disk(drain_seconds) if self._membership is not None else 0
+        for uploads in self._uploads:
+            uploads.stop()
+        if self._membership is not None:
+            with suppress(VoxelnodeError):  # the index is away: the lease ends by itself
+                self._membership.leave(left_behind)
+        remove_counters(self._root)
+        self._note_activity("stopped")
+        self._repository.close()
+        log.info("stopped")
+
+    def _hand_over(self, membership: Membership) -> None:
+        """Claim nothing more, and let other hosts do what this one does alone; then wait until balancers know."""
+        services = {service.lease: service for service in self.services if service.lease is not None}
+        if self._worker is not None:
+            services["housekeeping"] = self._worker
+        for service in services.values():
+            service.begin_stop()
+        with suppress(VoxelnodeError):  # the index is away
+            self._repository.index.hosts.set_drain(self._settings.cluster.name, BEGUN)
+        deadline = monotonic() + HAND_OVER_SECONDS
+        for service in services.values():
+            service.join(max(0.0, deadline - monotonic()))
+        membership.hand_over(services)
+        deadline = monotonic() + self._settings.cluster.announce_seconds
+        while (left := deadline - monotonic()) > 0:
+            self._publish()
+            sleep(min(left, PUBLISH_SECONDS))
+
+    def _stop_intake(self, drain_seconds: float) -> None:
+        if self._receives:
+            self._router.begin_stop()
+            finish_seconds = self._settings.cluster.finish_seconds if self._membership is not None else 0.0
+            self._listener.drain(drain_seconds, finish_seconds)
         if self._web is not None:
             self._web.stop(drain_seconds)
         if self._orders is not None:
             self._orders.stop()
         if self._receives:
-            self._router.begin_stop()
-            self._listener.drain(drain_seconds)
             self._router.stop(drain_seconds)
-        self._decoder.close()
-        self._control.stop()
-        for service in (*self._optional, *self._beside):
-            service.stop()
-        if self._worker is not None:
-            self._worker.stop(drain_seconds)
-        self._notifier.stop(drain_seconds)
-        self._rejections.stop()
-        if self._membership is not None:
-            with suppress(VoxelnodeError):  # the index is away: the lease ends by itself
-                self._membership.stop()
-        remove_counters(self._root)
-        self._note_activity("stopped")
-        self._repository.close()
-        log.info("stopped")
+
+    def _empty_disk(self, seconds: float) -> int:
+        """Bring what only the disk of this host has to where the other hosts find it; return how much is left."""
+        deadline = monotonic() + seconds
+        applier = self._repository.applier
+        applier.catch_up(seconds)
+        left = applier.lag
+        for uploads in self._uploads:
+            with suppress(VoxelnodeError):  # the index is away
+                left += uploads.finish(max(0.0, deadline - monotonic()))
+        if left:
+            log.warning(
+                "drained_in_part",
+                count=left,
+                detail="instances and files of volumes that only the disk of this host has",
+            )
+        return left
+
+    @property
+    def _uploads(self) -> list[Uploads]:
+        return [service for service in self._optional if isinstance(service, Uploads)]
 
     @property
     def _serves_web(self) -> bool:
@@ -265,7 +329,10 @@ class Node:
     def _troubles(self) -> dict[str, Callable[[], str | None]]:
         """What is wrong with each part, by name."""
         parts = self._supervised()
-        return {name: partial(_trouble, name, is_alive, parts.get(name)) for name, is_alive in self._alive().items()}
+        troubles: dict[str, Callable[[], str | None]] = {
+            name: partial(_trouble, name, is_alive, parts.get(name)) for name, is_alive in self._alive().items()
+        }
+        return troubles | {"drain": lambda: DRAINING if self._is_draining.is_set() else None}
 
     def _not_ready(self) -> dict[str, str]:
         """Return why this host is not ready, by role; what it says of itself is no news of the cluster."""

@@ -308,6 +308,7 @@ class Repository:
             "cancel-job": self._cancel_job,
             "end-workitem": self._end_workitem,
             "note-export": self._note_export,
+            "drain-host": self._drain_host,
             "forget-host": self._forget_host,
             "set-account": accounts.set_account,
             "set-role": accounts.set_role,
@@ -386,6 +387,13 @@ class Repository:
         event, detail = AuditEvent.PROCEDURE_RECORD, f"workitem {workitem}: {reason}"
         self.audit.note(AuditMessage(event, Action.UPDATE, Result.SUCCESS, participants, objects, detail))
         return {"ended": workitem}
+
+    def _drain_host(self, host: str, who: str) -> Mapping[str, Any]:
+        if not self.index.has_hosts:
+            raise UsageError("the index is a file, and has no hosts: stop the node with SIGTERM")
+        self.index.hosts.ask_to_drain(host, self.index.now())
+        log.info("drain_asked", host=host, detail=f"by {who}")
+        return {"asked": host}
 
     def _forget_host(self, host: str, who: str) -> Mapping[str, Any]:
         self.index.hosts.require_gone(host, self.index.now())

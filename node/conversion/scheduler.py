@@ -190,7 +190,7 @@ class Worker(IndexFollower):
         if self._index.has_hosts and self._index.hosts.is_another_behind(moment):
             return None
         until = {key: moment + dt.timedelta(seconds=seconds) for key, seconds in asked.items()}
-        self._index.series.keep_waiting(until, moment)
+        self._index.series.keep_waiting(until, moment, self._asked_seconds)
         return self._index.series.claim_due(moment, self._longest_wait)
 
     def _is_free(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, delete, select
 from sqlalchemy.dialects.sqlite import insert
 
 from node.index.backend import backend_of
@@ -32,6 +32,9 @@ STORE_SPOOLED = "store_spooled"
 
 COPYING = "copying"
 """The index of which this is a copy that is not finished, see `node.index.copying`."""
+
+OWED_INDEXES = "owed_indexes"
+"""Indexes that are still to be built, see `node.index.postgresql_expansion`."""
 
 MOVED = "moved"
 """Where the index is now: this is not the newest any more."""
@@ -72,6 +75,11 @@ class AboutRepository(IndexRepository):
 def set_about(connection: Connection, key: str, value: str) -> None:
     """Store a fact about the index, replacing any value of `key`."""
     _SET.execute(connection, {"key": key, "value": value})
+
+
+def remove_about(connection: Connection, key: str) -> None:
+    """Remove a fact about the index."""
+    connection.execute(delete(AboutRow).where(AboutRow.key == key))
 
 
 def about(connection: Connection, key: str) -> str | None:

@@ -72,13 +72,15 @@ class Backend(Protocol):
     Error: type[Exception]
     """The base class of the errors of its driver, for statements that do not pass through SQLAlchemy."""
 
-    def open_engine(self, place: Any, *, read_only: bool = False, alone: bool = False) -> Engine:
+    def open_engine(self, place: Any, *, read_only: bool = False, alone: bool = False, beside: bool = False) -> Engine:
         """Return an engine for the writer of a host, or for readers: each transaction of these sees one snapshot.
 
         Parameters
         ----------
         alone : bool
             No other process writes to the index as long as the engine is connected: for migrations and copies.
+        beside : bool
+            For a migration beside the hosts that write; only of a system that has hosts.
         """
 
     def exists(self, place: Any) -> bool:

@@ -272,7 +272,7 @@ class Index:
         self._writer.close()
         if was_open and self._writer.failed is None:
             with (
-                suppress(SQLAlchemyError, self._writer.database.Error),
+                suppress(SQLAlchemyError, self._writer.database.Error, IndexUnusable),
                 self._engine.connect() as connection,
                 connection.begin(),
             ):

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sqlalchemy import Engine, Index, inspect, text
+from sqlalchemy import Engine, Index
 from sqlalchemy.exc import DatabaseError
 
+from node.index.about import OWED_INDEXES, about
 from node.index.backend import REMEDY, IndexUnusable, Place, ServerPlace, backend_at, backend_of
 from node.index.models import REVISION, Base
+from node.index.schema import migrate, other_schema, pending_migrations, schema
 from node.index.sqlite import FILE_NAME
-
-if TYPE_CHECKING:
-    from alembic.config import Config
 
 __all__ = ["FILE_NAME", "REMEDY", "IndexUnusable", "Place"]  # for those that know no backend
 
@@ -41,13 +41,15 @@ def missing_index(place: Place) -> str:
     return backend_at(place).missing_index(place)
 
 
-def open_engine(place: Place, *, read_only: bool = False, alone: bool = False) -> Engine:
-    """Return an engine on a database: for the writer of a host, for any number of readers, or for a process alone."""
-    return backend_at(place).open_engine(place, read_only=read_only, alone=alone)
+def open_engine(place: Place, *, read_only: bool = False, alone: bool = False, beside: bool = False) -> Engine:
+    """Return an engine on a database; see `node.index.backend.Backend.open_engine`."""
+    return backend_at(place).open_engine(place, read_only=read_only, alone=alone, beside=beside)
 
 
 def upgrade(place: Place) -> tuple[str | None, str]:
-    """Create the database, or bring it to the newest schema.
+    """Create the database, bring it to the newest schema, or accept a newer one on which this version can work.
+
+    If all migrations expand the schema (`node.index.schema`), other hosts of the index go on meanwhile.
 
     Returns
     -------
@@ -57,39 +59,54 @@ def upgrade(place: Place) -> tuple[str | None, str]:
     Raises
     ------
     IndexUnusable
-        It was written by a newer version, or is no usable database.
+        It was written by a newer version, other hosts cannot work on the newest schema, or it is no usable database.
     """
-    backend_at(place).prepare(place)
-    if backend_at(place).HAS_HOSTS and exists(
-        place
-    ):  # other hosts may have it open, and only a migration needs it alone
-        engine = open_engine(place, read_only=True)
-        try:
-            if _revision(engine) == REVISION:
-                return REVISION, REVISION
-        finally:
-            engine.dispose()
-    engine = open_engine(place, alone=True)
+    backend = backend_at(place)
+    backend.prepare(place)
     try:
-        before = _revision(engine)
-        if before != REVISION:
-            _migrate(engine, place, before)
-        return before, REVISION
+        if not isinstance(place, Path) and exists(place) and (done := _upgrade_beside_hosts(place)) is not None:
+            return done
+        with _opened(open_engine(place, alone=True)) as engine, engine.connect() as connection, connection.begin():
+            before = schema(connection)
+            if before.is_usable:
+                return before.revision, str(before.revision)
+            pending_migrations(place, before.revision)
+            migrate(connection)
+            return before.revision, REVISION
     except DatabaseError as error:
         raise IndexUnusable(f"{place} is no usable database ({error.orig}): {REMEDY}") from error
+
+
+def _upgrade_beside_hosts(place: ServerPlace) -> tuple[str | None, str] | None:
+    """Upgrade an index that other hosts may have open; return None if it must be done by a process that is alone.
+
+    Raises
+    ------
+    IndexUnusable
+        There are hosts that cannot work on the newest schema.
+    """
+    with _opened(open_engine(place, read_only=True)) as engine, engine.connect() as connection:
+        before = schema(connection)
+        owes_indexes = about(connection, OWED_INDEXES) is not None
+    if before.is_usable and not owes_indexes:
+        return before.revision, str(before.revision)
+    from node.index.postgresql_expansion import expand, require_no_hosts  # here: few starts migrate
+
+    pending = [] if before.is_usable else pending_migrations(place, before.revision)
+    if not all(migration.expands for migration in pending):
+        require_no_hosts(place, pending)
+        return None
+    with _opened(open_engine(place, beside=True)) as engine:
+        expand(engine, pending)
+    return before.revision, str(before.revision if before.is_usable else REVISION)
+
+
+@contextmanager
+def _opened(engine: Engine) -> Iterator[Engine]:
+    try:
+        yield engine
     finally:
         engine.dispose()
-
-
-def _migrate(engine: Engine, place: Place, before: str | None) -> None:
-    from alembic import command  # here and below: only a migration and a check need Alembic
-
-    config = _alembic()
-    if before is not None and before not in _known_revisions(config):
-        raise IndexUnusable(f"{place}: {_other_schema(before)}")
-    with engine.connect() as connection, connection.begin():
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
 
 
 def require_newest(place: Place) -> None:
@@ -99,13 +116,10 @@ def require_newest(place: Place) -> None:
     ------
     IndexUnusable
     """
-    engine = open_engine(place, read_only=True)
-    try:
-        revision = _revision(engine)
-    finally:
-        engine.dispose()
+    with _opened(open_engine(place, read_only=True)) as engine, engine.connect() as connection:
+        revision = schema(connection).revision
     if revision != REVISION:
-        raise IndexUnusable(f"{place}: {_other_schema(revision)}")
+        raise IndexUnusable(f"{place}: {other_schema(revision)}")
 
 
 def require_sound(place: Place) -> None:
@@ -136,69 +150,46 @@ def check(place: Place) -> list[str]:
     """Return the problems of a database as sentences; empty if there are none."""
     if not exists(place):
         return [missing_index(place)]
-    engine = open_engine(place, read_only=True)
     problems: list[str] = []
     try:
-        with engine.connect() as connection:
-            problems += backend_of(connection).problems(connection)
-        if (revision := _revision(engine)) != REVISION:
-            problems.append(_other_schema(revision))
-        elif differences := schema_differences(engine):
-            problems += [f"schema differs from the models: {difference}" for difference in differences]
+        with _opened(open_engine(place, read_only=True)) as engine:
+            with engine.connect() as connection:
+                problems += backend_of(connection).problems(connection)
+                found = schema(connection)
+            if not found.is_usable:
+                problems.append(other_schema(found.revision))
+            else:
+                differences = schema_differences(engine, is_newer=found.revision != REVISION)
+                problems += [f"schema differs from the models: {difference}" for difference in differences]
     except DatabaseError as error:
         problems.append(f"not a usable database: {error.orig}")
-    finally:
-        engine.dispose()
     return problems
 
 
-def _other_schema(revision: str | None) -> str:
-    """Return what to do about a database whose schema is not that of this program."""
-    if revision is None or revision in _known_revisions(_alembic()):
-        return f"schema is {revision or 'empty'}, newest is {REVISION}; `voxelnode db upgrade` upgrades it"
-    return f"schema is {revision}, which this version of voxelnode does not know: install the newer one"
+def schema_differences(engine: Engine, *, is_newer: bool = False) -> list[str]:
+    """Return the differences between the tables of a database and the models.
 
-
-def schema_differences(engine: Engine) -> list[str]:
-    """Return the differences between the tables of a database and the models."""
-    from alembic.autogenerate import compare_metadata
+    Parameters
+    ----------
+    is_newer : bool
+        The database may have more than the models.
+    """
+    from alembic.autogenerate import compare_metadata  # here: only a migration and a check need Alembic
     from alembic.migration import MigrationContext
 
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": backend_of(connection).is_other_type})
         differences = compare_metadata(context, Base.metadata)
     indexes = Counter(_index_columns(index) for kind, index, *_ in differences if kind in ("add_index", "remove_index"))
-    return [str(one) for one in differences if one[0][-6:] != "_index" or indexes[_index_columns(one[1])] < 2]
+    return [
+        str(one)
+        for one in differences
+        if (one[0][-6:] != "_index" or indexes[_index_columns(one[1])] < 2)
+        and not (is_newer and one[0].startswith("remove_"))
+    ]
 
 
 def _index_columns(index: Index) -> tuple[str, ...]:
     """Return name and columns of an index. In PostgreSQL they say where NULL goes, and are no columns for Alembic."""
     expressions: list[Any] = list(index.expressions)
     return str(index.name), *(str(getattr(one, "element", one).key) for one in expressions)
-
-
-def _revision(engine: Engine) -> str | None:
-    with engine.connect() as connection:
-        if not inspect(connection).has_table("alembic_version"):
-            return None
-        revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
-        return revision
-
-
-def _known_revisions(config: Config) -> set[str]:
-    from alembic.script import ScriptDirectory
-
-    return {revision.revision for revision in ScriptDirectory.from_config(config).walk_revisions()}
-
-
-def _alembic() -> Config:
-    from alembic.config import Config
-
-    # A wheel has the migrations inside the package, a checkout beside it.
-    installed = Path(__file__).parent / "migrations"
-    config = Config()
-    config.set_main_option(
-        "script_location", str(installed if installed.is_dir() else Path(__file__).parents[2] / "migrations")
-    )
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    return config

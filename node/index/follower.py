@@ -24,14 +24,14 @@ class IndexFollower(BackgroundService):
 
     def __init__(self, name: str, index: Index, within: float = FOLLOW_SECONDS, lease: str | None = None) -> None:
         super().__init__(name)
-        self._index, self._within, self._lease = index, within, lease
+        self._index, self._within, self.lease = index, within, lease
 
     def start(self) -> None:
         self._index.commit_listeners.append(self._follow)
         super().start()
 
     def _is_ours(self) -> bool:
-        return self._lease is None or self._index.holds(self._lease)
+        return self.lease is None or self._index.holds(self.lease)
 
     def _close(self) -> None:
         self._index.commit_listeners.remove(self._follow)

@@ -39,6 +39,9 @@ from node.index.repository import IndexRepository, on_reader, on_writer
 
 NOTHING: Mapping[str, str] = {}
 
+ASKED, BEGUN = "asked", "begun"
+"""Why a host drains: somebody has asked it to, or it has begun."""
+
 
 class LeaseLost(VoxelnodeError):
     """Another host does by now what this one was about to record."""
@@ -89,6 +92,14 @@ class Forgotten:
     lost: Sequence[LostFiles]
 
 
+@dataclass(frozen=True, slots=True)
+class News:
+    """Whether somebody has asked a host to drain, and the leases that any host holds."""
+
+    is_asked_to_drain: bool
+    held: frozenset[str]
+
+
 class HostRepository(IndexRepository):
     """The hosts of an index, and their leases."""
 
@@ -103,6 +114,7 @@ class HostRepository(IndexRepository):
         *,
         is_behind: bool,
         not_ready: Mapping[str, str] = NOTHING,
+        gives: Collection[str] = (),
     ) -> frozenset[str]:
         """Lengthen the lease of a host, and take what it wants and no living host has; return what it holds.
 
@@ -112,6 +124,8 @@ class HostRepository(IndexRepository):
             It has acknowledged instances that are not in the index after a second.
         not_ready : mapping of str to str
             Why it is not ready, by role.
+        gives : collection of str
+            What it does no more: another host takes it at once.
         """
         values = {
             "roles": list(member.roles),
@@ -127,6 +141,8 @@ class HostRepository(IndexRepository):
         connection.execute(joined.on_conflict_do_update(index_elements=["name"], set_=values))
         is_free = LeaseRow.host.not_in(select(HostRow.name).where(HostRow.lease_until > now))
         mine = select(LeaseRow.name).where(LeaseRow.host == member.name)
+        if gives:
+            connection.execute(delete(LeaseRow).where(LeaseRow.host == member.name, LeaseRow.name.in_(gives)))
         for name in sorted(set(wanted) - set(connection.scalars(mine))):
             taken = insert(LeaseRow).values(name=name, host=member.name)
             connection.execute(
@@ -135,10 +151,45 @@ class HostRepository(IndexRepository):
         return frozenset(connection.scalars(mine))
 
     @on_writer
-    def leave(self, connection: Connection, name: str, now: dt.datetime) -> None:
-        """Give back what a host has, because it stops; its row stays."""
+    def leave(self, connection: Connection, name: str, now: dt.datetime, left_behind: int | None = None) -> None:
+        """Give back what a host has, because it stops; its row stays.
+
+        Parameters
+        ----------
+        left_behind : int or None
+            Instances that only the disk of the host has.
+        """
         connection.execute(delete(LeaseRow).where(LeaseRow.host == name))
-        connection.execute(update(HostRow).where(HostRow.name == name).values(lease_until=None, seen_at=now))
+        values = {"lease_until": None, "seen_at": now, "drain": None, "left_behind": left_behind}
+        connection.execute(update(HostRow).where(HostRow.name == name).values(values))
+
+    @on_writer
+    def set_drain(self, connection: Connection, name: str, drain: str | None) -> None:
+        """Note that a host drains, or that it has started."""
+        connection.execute(update(HostRow).where(HostRow.name == name).values(drain=drain, left_behind=None))
+
+    @on_writer
+    def ask_to_drain(self, connection: Connection, name: str, now: dt.datetime) -> None:
+        """Ask a host to stop; it hears that within a second.
+
+        Raises
+        ------
+        UsageError
+            There is none, or it does not live.
+        """
+        row = connection.execute(select(HostRow).where(HostRow.name == name)).first()
+        if row is None:
+            raise UsageError(f"no host {name!r}; `voxelnode cluster hosts` lists them")
+        if row.lease_until is None or row.lease_until <= now:
+            raise UsageError(f"{name} does not run")
+        if row.drain is None:
+            connection.execute(update(HostRow).where(HostRow.name == name).values(drain=ASKED))
+
+    @on_reader
+    def news(self, connection: Connection, name: str) -> News:
+        """Return what a host has to know of what others have written."""
+        drain = connection.scalar(select(HostRow.drain).where(HostRow.name == name))
+        return News(drain == ASKED, frozenset(connection.scalars(select(LeaseRow.name))))
 
     @on_writer
     def forget(self, connection: Connection, name: str, now: dt.datetime) -> Forgotten:
@@ -251,6 +302,13 @@ class Leases:
         self._wanted: set[str] = set()
         self._held: frozenset[str] = frozenset()
         self._until = -inf
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Want nothing any more, and hold nothing as far as new work is concerned."""
+        with self._lock:
+            self._is_closed = True
+            self._wanted.clear()
 
     @property
     def wanted(self) -> frozenset[str]:
@@ -261,6 +319,8 @@ class Leases:
     def holds(self, name: str) -> bool:
         """Return whether this host is the one that does this."""
         with self._lock:
+            if self._is_closed:
+                return False
             self._wanted.add(name)
             return name in self._held and monotonic() < self._until
 

@@ -34,7 +34,7 @@ from sqlalchemy.types import TypeDecorator
 
 from node.dicom.names import folded_groups
 
-REVISION = "0028"
+REVISION = "0029"
 """The last migration, which gives a database the tables below."""
 
 SERIES_STATES = ("receiving", "converting", "converted", "refused", "not-an-image", "failed")
@@ -115,6 +115,8 @@ class HostRow(Base):
     started_at: Mapped[dt.datetime] = mapped_column(Utc)
     seen_at: Mapped[dt.datetime] = mapped_column(Utc)
     lease_until: Mapped[dt.datetime | None] = mapped_column(Utc)  # None: it has stopped
+    drain: Mapped[str | None] = mapped_column(String(8))  # asked: somebody wants it to stop; begun: it does
+    left_behind: Mapped[int | None] = mapped_column(Integer)  # what only its disk has, since it stopped
 
 
 class LeaseRow(Base):

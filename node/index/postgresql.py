@@ -44,6 +44,7 @@ from sqlalchemy.types import TypeEngine
 
 from node.index.backend import COMPLETED, FOLLOWED, IndexUnusable, Overtaken, ServerPlace, Settled
 from node.index.postgresql_sql import in_postgresql
+from node.index.schema import OLDEST_SCHEMA, Schema
 
 Error = psycopg.Error
 HAS_HOSTS = True
@@ -92,7 +93,7 @@ class DatabaseMissing(IndexUnusable):
     """The server has no such database."""
 
 
-def open_engine(place: ServerPlace, *, read_only: bool = False, alone: bool = False) -> Engine:
+def open_engine(place: ServerPlace, *, read_only: bool = False, alone: bool = False, beside: bool = False) -> Engine:
     """See `node.index.backend.Backend`; so for the functions below."""
     session = {**_SESSION, **(_READERS if read_only else _WRITERS)}
     options = " ".join(f"-c {name}={value}" for name, value in session.items())
@@ -115,7 +116,11 @@ def open_engine(place: ServerPlace, *, read_only: bool = False, alone: bool = Fa
     engine.dialect.ddl_compiler = _Ddl
     event.listen(engine, "connect", _replace_nul)
     if not read_only:
-        event.listen(engine, "connect", partial(_lock_alone, place.host) if alone else _HostLock(place.host))
+        if alone:
+            lock: Callable[..., None] = partial(_lock_alone, place.host)
+        else:
+            lock = partial(_lock_shared, place.host) if beside else _HostLock(place.host)
+        event.listen(engine, "connect", lock)
 
     @event.listens_for(engine, "before_cursor_execute", retval=True)
     def translate(connection: Connection, cursor: Any, statement: str, parameters: Any, *_: object) -> tuple[str, Any]:
@@ -169,6 +174,10 @@ class _HostLock:
 
 _OWN_SESSION = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
 _END_SESSION = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE (pid, backend_start) = (%s, %s)"
+_ALL = "(classid::bigint << 32 | objid::bigint, objsubid) = (%s, 1)"
+"""The rows of ``pg_locks`` of the lock of all that write."""
+
+_BEING_MIGRATED = "being migrated or copied: try again later"
 
 
 def _lock(host: str, connection: psycopg.Connection[Any], _: object) -> None:
@@ -176,6 +185,7 @@ def _lock(host: str, connection: psycopg.Connection[Any], _: object) -> None:
         connection.execute("SELECT pg_advisory_lock_shared(%s)", [LOCK])
         connection.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", [HOST_LOCK, host])
         connection.commit()
+        _require_usable(connection)
     except LockNotAvailable:
         connection.rollback()
         held = "(classid::bigint, objid::bigint, objsubid) = (%s, hashtext(%s)::bigint & 4294967295, 2)"
@@ -183,11 +193,40 @@ def _lock(host: str, connection: psycopg.Connection[Any], _: object) -> None:
         index = f"the index in PostgreSQL (database {connection.info.dbname}) is"
         connection.close()
         if holder is None:
-            raise IndexUnusable(f"{index} being migrated or copied: try again later") from None
+            raise IndexUnusable(f"{index} {_BEING_MIGRATED}") from None
         raise IndexUnusable(
             f"{index} in use by another process of host {host!r}{holder}: stop that one, or give each host a "
             "name of its own ([cluster] host)"
         ) from None
+
+
+def _require_usable(connection: psycopg.Connection[Any]) -> None:
+    """Refuse a schema to which another host has migrated the index while this one was away."""
+    oldest = "SELECT version_num, (SELECT value FROM about WHERE key = %s) FROM alembic_version"
+    [found] = connection.execute(oldest, [OLDEST_SCHEMA]).fetchall()
+    connection.commit()
+    if not Schema(*found).is_usable:
+        connection.close()
+        raise IndexUnusable(
+            f"schema is {found[0]}, on which this version of voxelnode cannot work: install the newer one"
+        )
+
+
+def _lock_shared(_: str, connection: psycopg.Connection[Any], __: object) -> None:
+    """Share the lock of all that write."""
+    try:
+        connection.execute("SELECT pg_advisory_lock_shared(%s)", [LOCK])
+        connection.commit()
+    except LockNotAvailable:
+        connection.close()
+        index = f"the index in PostgreSQL (database {connection.info.dbname}) is"
+        raise IndexUnusable(f"{index} {_BEING_MIGRATED}") from None
+
+
+def has_writers(connection: Connection) -> bool:
+    """Return whether a process is connected that writes to the index."""
+    driver: Any = connection.connection.dbapi_connection
+    return _holder(driver, _ALL, LOCK) is not None
 
 
 def _lock_alone(_: str, connection: psycopg.Connection[Any], __: object) -> None:
@@ -197,7 +236,7 @@ def _lock_alone(_: str, connection: psycopg.Connection[Any], __: object) -> None
         connection.commit()
     except LockNotAvailable:
         connection.rollback()
-        holder = _holder(connection, "(classid::bigint << 32 | objid::bigint, objsubid) = (%s, 1)", LOCK)
+        holder = _holder(connection, _ALL, LOCK)
         index = f"the index in PostgreSQL (database {connection.info.dbname}) is"
         connection.close()
         raise IndexUnusable(
@@ -353,6 +392,11 @@ def spoils_batch(connection: Connection, error: BaseException) -> bool:
     cause = getattr(error, "orig", error)
     is_closed = connection.invalidated or bool(connection.connection.dbapi_connection.closed)  # type: ignore[union-attr]
     return is_closed or isinstance(cause, LockNotAvailable)  # whoever has it has it for all
+
+
+def is_of_locks(error: DBAPIError) -> bool:
+    """Return whether a statement failed because others have locked what it wanted."""
+    return isinstance(error.orig, LockNotAvailable | DeadlockDetected)
 
 
 def is_of_other_writers(error: BaseException) -> bool:

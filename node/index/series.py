@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -363,7 +363,12 @@ class SeriesRepository(IndexRepository):
                 detail = f"the association did not end by release: {why}"
                 _record(connection, "sender-aborted", key, now, detail)
 
-    def keep_waiting(self, asked: Mapping[SeriesKey, dt.datetime], now: dt.datetime) -> None:
+    def keep_waiting(
+        self,
+        asked: Mapping[SeriesKey, dt.datetime],
+        now: dt.datetime,
+        still_asked: Callable[[], Collection[SeriesKey]],
+    ) -> None:
         """Let series that are due wait longer, because open associations ask for it.
 
         A series that is due for another reason than its quiet time, such as a count that is reached, is not changed.
@@ -372,9 +377,13 @@ class SeriesRepository(IndexRepository):
         ----------
         asked : mapping of (Study Instance UID, Series Instance UID) to datetime
             When each series will be quiet if nothing more comes.
+        still_asked : callable
+            The series of associations that are open now. One that has ended meanwhile may have said that before this.
         """
         if any(self._has_become_quiet(key, now) for key in asked):
             self._keep_waiting(asked, now)
+            if ended := asked.keys() - set(still_asked()):
+                self.wait_no_longer(ended)
 
     @on_reader
     def _has_become_quiet(self, connection: Connection, key: SeriesKey, now: dt.datetime) -> bool:

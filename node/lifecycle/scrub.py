@@ -108,6 +108,8 @@ class Scrub(BackgroundService):
     now : callable () -> aware datetime
     """
 
+    lease: str = "scrub"
+
     def __init__(
         self,
         archive: Archive,
@@ -127,7 +129,7 @@ class Scrub(BackgroundService):
         self._scrubbed = metrics.scrubbed_files
 
     def _is_ours(self) -> bool:
-        return self._index.holds("scrub")
+        return self._index.holds(self.lease)
 
     def _take_up(self) -> None:
         self._state = scrub_state(self._index.about.get(SCRUB))

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
+from time import monotonic
 
 import structlog
 
@@ -176,6 +177,16 @@ class Uploads(BackgroundService):
     def _close(self) -> None:
         if self._awaited is not None:
             self._awaited.close()
+
+    def finish(self, seconds: float) -> int:
+        """Wait until all is in the store, for `seconds` at most; return how many files are not."""
+        deadline = monotonic() + seconds
+        while True:
+            left = self._index.objects.count(SPOOL).instances + self._index.objects.count_spooled_files()
+            if not left or self.away is not None or monotonic() >= deadline:
+                return left
+            self.wake()
+            self._stopping.wait(LOOK_SECONDS)
 
     def _wake_by_commit(self) -> None:
         if self.away is None:

@@ -12,9 +12,9 @@ MAX_LAG_SECONDS = 60.0
 """Longer than that, received instances are not found by queries and not converted: somebody should look."""
 
 NEEDED: Mapping[Role, frozenset[str]] = {
-    "receive": frozenset({"intake", "listener"}),
-    "convert": frozenset({"intake", "object store", "index", "cluster", "worker"}),
-    "web": frozenset({"index", "cluster", "web"}),
+    "receive": frozenset({"intake", "listener", "drain"}),
+    "convert": frozenset({"intake", "object store", "index", "cluster", "worker", "drain"}),
+    "web": frozenset({"index", "cluster", "web", "drain"}),
 }
 """The parts without which a host does not do what a role is for."""
 

@@ -925,6 +925,20 @@ class ClusterSettings(SettingsSection):
         le=3600,
         description="time for which a host that says nothing keeps what it has claimed; then others take it over",
     )
+    announce_seconds: float = Field(
+        0.0,
+        ge=0,
+        le=300,
+        description="time for which a host that stops still accepts associations, while /readyz tells balancers "
+        "that it does",
+    )
+    finish_seconds: float = Field(
+        10.0,
+        ge=0,
+        le=300,
+        description="time after that in which open associations of such a host may go on; then each ends after the "
+        "instance that is arriving",
+    )
 
     @property
     def name(self) -> str:

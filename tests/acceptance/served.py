@@ -38,7 +38,7 @@ class Served:
 
     def __init__(self, root: Path, **environment: str) -> None:
         self.root = root
-        self._environment = {"VOXELNODE_SERIES__QUIET_SECONDS": "1", "VOXELNODE_WEB__PORT": "0", **environment}
+        self.environment = {"VOXELNODE_SERIES__QUIET_SECONDS": "1", "VOXELNODE_WEB__PORT": "0", **environment}
         self.process: Process | None = None
         self.port = 0
 
@@ -50,7 +50,7 @@ class Served:
     def start(self) -> Self:
         self._close()
         with (self.root.parent / "serve.log").open("a") as log:
-            self.process = Process(["serve", "--root", str(self.root), "--port", "0"], self._environment, log)
+            self.process = Process(["serve", "--root", str(self.root), "--port", "0"], self.environment, log)
         self.port = self.port_of(self.process.stdout.readline())
         return self
 

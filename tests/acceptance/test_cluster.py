@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
 import pytest
 from pydicom import FileDataset
+from pynetdicom import AE
 
 from node.index.backend import ServerPlace
 from node.index.database import reading
 from node.index.engine import upgrade
 from node.index.read import ReadIndex
 from node.metrics import read_counters
-from tests import make
+from tests import make, newer
 from tests.acceptance.served import Served, until
 from tests.acceptance.test_kill import Sender
 from tests.made_once import IN_POSTGRESQL
+from tests.newer import newer_migrations
 from tests.postgresql import Server, start
 from tests.preloaded import run
+from tests.protocol.conftest import Raw, c_store_rq, data_set_bytes, p_data, pdv, status_of
 from tests.silent_line import line_to
 
 pytest.importorskip("psycopg", reason="psycopg is not installed")
@@ -63,6 +69,16 @@ class Host(Served):
     def port_of(self, line: str) -> int:
         """A host that does not receive has none."""
         return 0 if line.startswith(f"voxelnode ready: host {self.name}, ") else super().port_of(line)
+
+    def restart(self, **environment: str) -> None:
+        """Start again, with other variables."""
+        self.environment |= environment
+        self.start()
+
+    def hosts(self) -> dict[str, Any]:
+        """The hosts of the index by name."""
+        with reading(self.root, self.url) as index:
+            return {row["name"]: row for row in index.hosts.all(index.hosts.now())}
 
     def states(self, *uids: str) -> list[str]:
         """The states of series."""
@@ -215,3 +231,100 @@ def test_a_series_waits_for_the_receiver_that_has_it_and_goes_on_when_that_is_ba
         until(lambda: c1.states(uids[1]) == ["converted"], 60, "the conversion after the upload")
         assert c1.errors(uids[1]) == [None]
         assert len(list(store.glob("objects/*-r1/*.dcm"))) == 6
+
+
+class Modality(threading.Thread):
+    """Sends a series, a few instances on each association, to one of some hosts, and to another when that fails."""
+
+    def __init__(self, hosts: list[Host]) -> None:
+        super().__init__(daemon=True)
+        self.hosts = hosts
+        self.done = threading.Event()
+        self.statuses: Counter[int] = Counter()
+        self.attempts: dict[str, int] = {}
+        self.instances = make.ct_series(600)  # more than it sends
+
+    def run(self) -> None:
+        while not self.done.wait(0.5):
+            waiting = [self.instances.pop() for _ in range(3)]
+            while waiting:
+                self._send(waiting)
+                if waiting:
+                    self.hosts.append(self.hosts.pop(0))
+
+    def _send(self, waiting: list[Any]) -> None:
+        """Send instances on one association, as far as it goes."""
+        ae = AE("MODALITY")
+        ae.network_timeout = ae.dimse_timeout = ae.acse_timeout = 60
+        ae.add_requested_context(waiting[0].SOPClassUID, waiting[0].file_meta.TransferSyntaxUID)
+        assoc = ae.associate("127.0.0.1", self.hosts[0].port, ae_title="VOXELNODE")
+        while waiting and assoc.is_established:
+            uid = str(waiting[0].SOPInstanceUID)
+            self.attempts[uid] = self.attempts.get(uid, 0) + 1
+            with suppress(RuntimeError):  # the association has ended meanwhile
+                status = assoc.send_c_store(waiting[0])
+                if "Status" in status:
+                    self.statuses[status.Status] += 1
+                    waiting.pop(0)
+        if assoc.is_established:
+            assoc.release()
+
+
+EXPANDS = """\
+op.add_column("images", sa.Column("colour", sa.String(8), nullable=True))
+op.create_index("ix_images_colour", "images", ["colour"])
+change_view(op.get_bind(), "v_images", [("i.file_missing,", "i.file_missing, i.colour,")])
+"""
+
+
+def test_hosts_are_upgraded_one_after_the_other_under_a_sender(server: Server, tmp_path: Path) -> None:
+    url = server.create("rolling", "migrated")
+    expanded = newer_migrations(tmp_path / "expanded", EXPANDS, expands=True)
+    settings = {
+        "VOXELNODE_CLUSTER__LEASE_SECONDS": "600",
+        "VOXELNODE_CLUSTER__ANNOUNCE_SECONDS": "0.1",
+        "VOXELNODE_CLUSTER__FINISH_SECONDS": "60",
+        "VOXELNODE_SERIES__ABORTED_GRACE_SECONDS": "1",
+    }
+    with Host(tmp_path, url, "a", '["receive", "web"]', **settings) as a, Host(tmp_path, url, "b", **settings) as b:
+        pages = a.process.stdout.readline().split()[-1]
+        until(lambda: a.hosts()["a"]["leases"], 30, "what one host does alone")
+        alone = set(a.hosts()["a"]["leases"])
+        modality = Modality([a, b])
+        modality.start()
+        until(lambda: modality.statuses[0], 60, "instances through the first host")
+
+        # One host drains: the others do what it did alone, while it waits for the end of an instance.
+        ds = make.ct_series(1)[0]
+        data = data_set_bytes(ds)
+        with Raw(SimpleNamespace(host="127.0.0.1", port=a.port)).associate() as peer:
+            peer.send(p_data(pdv(1, 3, c_store_rq(ds.SOPInstanceUID))) + p_data(pdv(1, 0, data[:100])))
+            a.process.terminate()
+            until(lambda: alone <= set(b.hosts()["b"]["leases"]), 60, "the other host takes over")
+            assert b.hosts()["a"]["state"] == "draining"
+            ready = httpx2.get(f"{pages}readyz", timeout=60)
+            assert (ready.status_code, "drain" in ready.json()["reasons"]) == (503, True)
+            until(lambda: modality.hosts[0] is b, 60, "the sender goes on with the other host")
+            peer.send(p_data(pdv(1, 2, data[100:])))
+            assert status_of(peer.receive()) == 0x0000
+        assert a.process.wait(60) == 0
+        assert (b.hosts()["a"]["state"], b.hosts()["a"]["left_behind"]) == ("stopped", 0)
+
+        # It comes back as a newer version, which migrates the index; the other one goes on, and can start again.
+        sent = modality.statuses[0]
+        a.restart(**{newer.VARIABLE: str(expanded)})
+        until(lambda: modality.statuses[0] > sent + 3, 60, "instances through the older version")
+        drained = run("cluster", "drain", "b", "--root", a.root, environment=a.environment)
+        assert (drained.returncode, drained.stdout) == (0, "b has stopped, and nothing is on its disk only\n")
+        assert b.process.wait(60) == 0
+        until(lambda: modality.hosts[0] is a, 60, "the sender goes on with the newer version")
+        b.start()
+        modality.done.set()
+        modality.join()
+        assert set(modality.statuses) == {0x0000}
+        assert max(modality.attempts.values()) <= 2
+        uids = modality.instances[0].SeriesInstanceUID, ds.SeriesInstanceUID
+        until(lambda: a.states(*uids) == ["converted"] * 2, 60, "the conversions by the older version")
+        assert server.run("SELECT count(*) FROM images", "rolling") == [(len(modality.attempts) + 1,)]
+        twice = "SELECT series_id, instances FROM conversions GROUP BY 1, 2 HAVING count(*) > 1"
+        assert server.run(twice, "rolling") == []

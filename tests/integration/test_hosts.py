@@ -25,12 +25,14 @@ from node.conversion.scheduler import Worker
 from node.conversion.volume_files import revision_folder, sweep
 from node.dicom.attributes import instance_attributes
 from node.errors import OutOfResources, UsageError
+from node.index import postgresql_expansion
 from node.index.backend import IndexUnusable, ServerPlace
 from node.index.database import Index
 from node.index.deliveries import lease_of
-from node.index.engine import upgrade
+from node.index.engine import check, upgrade
 from node.index.events import record_event
 from node.index.hosts import Forgotten, LeaseLost, Leases, Member
+from node.index.models import REVISION
 from node.index.records import Arrived, ClaimedSeries, StoredFile
 from node.metrics import Metrics
 from node.settings.convert import Convert
@@ -39,6 +41,7 @@ from tests.acceptance.served import until
 from tests.ingest import opened_ingest
 from tests.integration.conftest import Clock, data_set_bytes
 from tests.made_once import IN_POSTGRESQL
+from tests.newer import newer, newer_migrations
 from tests.postgresql import Server, start
 from tests.silent_line import Line, line_to
 
@@ -241,6 +244,22 @@ def test_an_open_association_of_another_host_keeps_its_series_waiting(
         assert b.index.series.claim_due(now) is None
         ingest.association_ended("open", "released")
     assert b.index.series.claim_due(now) is not None
+
+
+def test_a_series_does_not_wait_for_an_association_that_ended_while_its_host_said_that_it_is_open(
+    hosts: Callable[[str], Host],
+) -> None:
+    index = hosts("a").index
+    now = index.now()
+    add(index, now)
+    with index.reading() as view:
+        [row] = view.series.under_way(10)
+    asked = {(row["study_instance_uid"], row["series_instance_uid"]): now + dt.timedelta(seconds=300)}
+    index.series.keep_waiting(asked, now, lambda: asked)
+    assert index.series.claim_due(now) is None
+    index.series.wait_no_longer(asked)
+    index.series.keep_waiting(asked, now, lambda: ())
+    assert index.series.claim_due(now) is not None
 
 
 def test_no_host_claims_while_another_one_is_behind(hosts: Callable[[str], Host]) -> None:
@@ -481,3 +500,80 @@ def test_a_claim_that_is_given_up_leaves_a_series_that_has_grown_quiet_first(hos
     add(a.index, now + dt.timedelta(hours=1), ds)
     assert a.index.series.release_claim(claimed, now) is True
     assert a.index.series.claim_due(now) is None
+
+
+EXPANDS = """\
+op.add_column("images", sa.Column("colour", sa.String(8), nullable=True))
+op.create_table("colours", sa.Column("name", sa.String(8), primary_key=True))
+op.create_index("ix_images_colour", "images", ["colour"])
+op.create_index("ix_colours_name", "colours", ["name"])
+change_view(op.get_bind(), "v_images", [("i.file_missing,", "i.file_missing, i.colour,")])
+"""
+
+
+def test_a_newer_version_migrates_while_others_read_and_write(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, place = server.create("expanded", "migrated"), ServerPlace(server.url("expanded"), tmp_path, "b")
+    expanded = newer_migrations(tmp_path / "expanded", EXPANDS, expands=True)
+    contracted = newer_migrations(tmp_path / "contracted", 'op.drop_table("colours")', expands=False, before=expanded)
+    revisions = [f"{int(REVISION) + more:04}" for more in range(3)]
+    was_in_the_way = threading.Event()
+
+    def pause() -> float:
+        was_in_the_way.set()
+        return 0.01
+
+    monkeypatch.setattr(postgresql_expansion, "_pause", pause)
+    index = Index(tmp_path, Metrics(), url=url, host="a")
+    now = index.now()
+    Host(index, "a").beat(now)
+    add(index, now)
+    migrated: list[object] = []
+    migrating = threading.Thread(target=lambda: migrated.append(upgrade(place)))
+    with newer(expanded):
+        with (
+            index.reading() as view
+        ):  # as a long export: the migration waits for it, and nobody waits for the migration
+            assert view.instances.totals()["instances"] == 1
+            assert view.instances.row("1.2") is None
+            migrating.start()
+            assert was_in_the_way.wait(60)
+            add(index, now)
+        migrating.join(60)
+    assert migrated == [(revisions[0], revisions[1])]
+    assert server.run("SELECT key FROM about WHERE key = 'owed_indexes'", "expanded") == []
+    assert server.run(
+        "SELECT relname FROM pg_index JOIN pg_class ON oid = indexrelid WHERE indisvalid AND relname LIKE '%_colour%'"
+        " AND relname LIKE 'ix%' ORDER BY 1",
+        "expanded",
+    ) == [("ix_colours_name",), ("ix_images_colour",)]
+    add(index, now)  # the version before goes on
+    with index.reading() as view:
+        assert view.instances.totals()["instances"] == 3
+    Index(tmp_path, Metrics(), url=url, host="c").close()  # and starts on it
+    assert check(place) == []
+
+    with newer(contracted), pytest.raises(IndexUnusable, match=r"\(migration .*\): stop a \(voxelnode 1\), then start"):
+        upgrade(place)
+    server.run("SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity WHERE datname = 'expanded'")
+    with newer(contracted):  # while the other host has lost its connection
+        assert upgrade(place) == (revisions[1], revisions[2])
+    for _ in range(2):  # the second one finds another schema when it connects
+        with pytest.raises(OutOfResources):
+            add(index, now)
+    index.close()
+    with pytest.raises(IndexUnusable, match="install the newer one"):
+        upgrade(place)
+
+
+def test_an_index_that_was_not_finished_is_built_by_the_next_start(server: Server, tmp_path: Path) -> None:
+    place = ServerPlace(server.create("owing", "migrated"), tmp_path, "b")
+    statement = "CREATE INDEX ix_images_owed ON images (sha256)"
+    server.run(f"INSERT INTO about VALUES ('owed_indexes', '[\"{statement}\"]')", "owing")
+    server.run(statement, "owing")
+    valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = 'ix_images_owed'::regclass"
+    server.run("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'ix_images_owed'::regclass", "owing")
+    assert upgrade(place) == (REVISION, REVISION)
+    assert server.run(valid, "owing") == [(True,)]
+    assert server.run("SELECT key FROM about WHERE key = 'owed_indexes'", "owing") == []

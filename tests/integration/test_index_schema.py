@@ -75,7 +75,11 @@ def test_upgrading_twice_changes_nothing(database: Place) -> None:
 
 
 def test_a_database_of_a_newer_version_is_refused(database: Place) -> None:
-    run(database, "UPDATE alembic_version SET version_num = 'from the future'")
+    run(
+        database,
+        "UPDATE alembic_version SET version_num = 'from the future'",
+        "UPDATE about SET value = 'from the future' WHERE key = 'oldest_schema'",
+    )
     with pytest.raises(IndexUnusable, match="install the newer one"):
         upgrade(database)
 

@@ -310,7 +310,9 @@ def test_a_wait_for_an_open_association_does_not_delay_what_is_due_for_another_r
     ds = make.ct_series(1)[0]
     root.take(ds, origin("a1"))
     root.index.series.confirm_count(place_of(ds), 1, root.clock())
-    root.index.series.keep_waiting({place_of(ds): root.clock() + dt.timedelta(seconds=60)}, root.clock())
+    root.index.series.keep_waiting(
+        {place_of(ds): root.clock() + dt.timedelta(seconds=60)}, root.clock(), lambda: [place_of(ds)]
+    )
     assert due(root) is not None
 
 

@@ -51,6 +51,27 @@ def test_the_instance_under_way_is_answered_and_the_association_then_ended(node:
     assert node.stored_data_sets() == {ds.SOPInstanceUID: data}
 
 
+def test_an_association_in_use_may_go_on_for_a_while_and_ends_once_its_peer_is_silent(node: Running) -> None:
+    instances = [instance() for _ in range(3)]
+    begins = [p_data(pdv(1, 3, c_store_rq(ds.SOPInstanceUID))) + p_data(pdv(1, 0, b"")) for ds in instances]
+    rests = [p_data(pdv(1, 2, data_set_bytes(ds))) for ds in instances]
+    begun = node.beginning()
+    with Raw(node).associate() as peer:
+        peer.send(begins[0])
+        assert begun.wait(DEADLINE_SECONDS)
+        thread = threading.Thread(target=node.listener.drain, args=[60, 60])
+        thread.start()
+        assert until(lambda: not node.listener.is_listening)
+        for rest, next_begin in zip(rests, [*begins[1:], b""], strict=True):
+            peer.send(rest + next_begin)
+            assert status_of(peer.receive()) == 0x0000
+        assert peer.aborted() == (0, 0)
+        peer.socket.close()
+        thread.join(30)
+        assert not thread.is_alive()
+    assert node.stored_data_sets().keys() == {ds.SOPInstanceUID for ds in instances}
+
+
 def test_idle_and_silent_peers_are_not_waited_for(node: Running) -> None:
     silent = Raw(node)
     assoc = associate(node)

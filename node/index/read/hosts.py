@@ -18,9 +18,10 @@ class ReadHosts(ReadRepository):
     def all(self, now: dt.datetime) -> list[Row]:
         """Return every host by name, with what it alone does; empty if only one can write to the index.
 
-        `state`: alive, stopped, or lost, if it has said nothing for as long as its lease. `not_ready`: why it is not
-        ready, as it said last, by role. `spooled_instances`: whose files it alone has, because they have not been moved
-        to the object store.
+        `state`: alive, draining, stopped, or lost, if it has said nothing for as long as its lease. `not_ready`: why it
+        is not ready, as it said last, by role. `spooled_instances`: whose files it alone has, because they have not
+        been moved to the object store. `left_behind`: those that only its disk had when it stopped; None if it was not
+        counted.
         """
         spooled = select(ImageRow.spool_host, func.count()).where(*is_only_at_host()).group_by(ImageRow.spool_host)
         counts = {host: count for host, count in self._connection.execute(spooled)}
@@ -40,13 +41,14 @@ class ReadHosts(ReadRepository):
                 "not_ready": row.not_ready,
                 "leases": leases.get(row.name, []),
                 "spooled_instances": counts.get(row.name, 0),
+                "left_behind": row.left_behind,
             }
             for row in hosts
         ]
 
     def living(self) -> list[Row]:
         """Return the hosts that are alive by the clock of the index."""
-        return [host for host in self.all(self.now()) if host["state"] == "alive"]
+        return [host for host in self.all(self.now()) if host["state"] in ("alive", "draining")]
 
     def standbys(self) -> dict[str, int]:
         """Return how many standbys the server of the index has, by how they follow it."""
@@ -60,4 +62,6 @@ class ReadHosts(ReadRepository):
 def _state(row: Any, now: dt.datetime) -> str:
     if row.lease_until is None:
         return "stopped"
-    return "alive" if row.lease_until > now else "lost"
+    if row.lease_until <= now:
+        return "lost"
+    return "alive" if row.drain is None else "draining"

@@ -491,11 +491,12 @@ class HostResource(Resource):
     """A host of an index that several share.
 
     `not_ready` says why it is not, by role; `leases` is what it does alone; `spooled_instances` are those whose files
-    it alone has, because they are still to be moved to the object store.
+    it alone has, because they are still to be moved to the object store. `left_behind` are those that only its disk had
+    when it stopped.
     """
 
     name: str
-    state: Literal["alive", "stopped", "lost"]
+    state: Literal["alive", "draining", "stopped", "lost"]
     roles: list[str]
     version: str
     started_at: dt.datetime
@@ -504,6 +505,7 @@ class HostResource(Resource):
     not_ready: dict[str, str]
     leases: list[str]
     spooled_instances: int
+    left_behind: int | None
 
 
 class NodeStatus(Resource):

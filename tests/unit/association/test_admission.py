@@ -20,7 +20,7 @@ class Thread:
     def __init__(self) -> None:
         self.told: list[str] = []
 
-    def drain(self) -> None:
+    def drain(self, finish_seconds: float) -> None:
         self.told.append("drain")
 
     def hang_up(self) -> None:
