@@ -76,7 +76,7 @@ class ReadConflicts(PagedRepository):
         """Count the rows of `undecided`."""
         rows = self._rows(
             "SELECT count(*) AS count FROM (SELECT 1 FROM conflicts WHERE decision IS NULL "
-            "GROUP BY kind, study_instance_uid, calling_ae_title)"
+            "GROUP BY kind, study_instance_uid, calling_ae_title) grouped"
         )
         return int(rows[0]["count"])
 

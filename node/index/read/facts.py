@@ -40,7 +40,7 @@ _SERIES = (
 
 
 def _list(column: str, rows: str) -> str:
-    return f"(SELECT json_group_array(x) FROM (SELECT DISTINCT {column} AS x {rows} AND {column} IS NOT NULL))"
+    return f"(SELECT json_group_array(x) FROM (SELECT DISTINCT {column} AS x {rows} AND {column} IS NOT NULL) listed)"
 
 
 COLUMNS: Mapping[str, str] = {
