@@ -76,6 +76,7 @@ _SESSION = {
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
     "tcp_user_timeout": "15s",
+    "jit": "off",  # to compile a statement takes 0.1 s or more, and none of ours runs for long
 }
 _WRITERS = {"idle_in_transaction_session_timeout": "30s"}  # a host that hangs holds back the events of all others
 _READERS = {"default_transaction_read_only": "on", "default_transaction_isolation": r"repeatable\ read"}

@@ -147,7 +147,8 @@ class SeriesRepository(IndexRepository):
     @on_reader
     def claims(self, connection: Connection) -> list[str]:
         """Return the claims of all conversions under way, of any host."""
-        return list(connection.scalars(select(SeriesRow.claim).where(SeriesRow.claim.is_not(None))))
+        is_claimed = SeriesRow.state == "converting", SeriesRow.claim.is_not(None)
+        return list(connection.scalars(select(SeriesRow.claim).where(*is_claimed)))
 
     @on_reader
     def is_claimed(self, connection: Connection, series: ClaimedSeries) -> bool:
