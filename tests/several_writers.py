@@ -33,20 +33,26 @@ INSTANCES, SERIES, THREADS = 500, 5, 4
 
 @cache
 def template() -> tuple[bytes, str]:
-    """A data set, and its transfer syntax; the UIDs of its instance, series and study end in 1000."""
+    """A data set, and its transfer syntax; the UIDs of its instance, series and study end in 1000000."""
     [ds] = make.ct_series(1, rows=2, columns=2, PatientID="SHARED")
-    ds.SOPInstanceUID, ds.SeriesInstanceUID, ds.StudyInstanceUID = "1.2.1.1000", "1.2.2.1000", "1.2.3.1000"
+    ds.SOPInstanceUID, ds.SeriesInstanceUID, ds.StudyInstanceUID = "1.2.1.1000000", "1.2.2.1000000", "1.2.3.1000000"
     return data_set_bytes(ds), str(ds.file_meta.TransferSyntaxUID)
 
 
 def arrived(
-    writer: int, number: int, *, study: int | None = None, sha256: str = "0", policy: OverwritePolicy = "never"
+    writer: int,
+    number: int,
+    *,
+    series: int | None = None,
+    study: int | None = None,
+    sha256: str = "0",
+    policy: OverwritePolicy = "never",
 ) -> Arrived:
     """One of the instances, as a writer received it; by default, two series are of one study."""
-    series = number % SERIES
+    series = number % SERIES if series is None else series
     data, syntax = template()
     for level, value in ((b"1", number), (b"2", series), (b"3", series // 2 if study is None else study)):
-        data = data.replace(b"1.2.%s.1000" % level, b"1.2.%s.%d" % (level, 1000 + value))
+        data = data.replace(b"1.2.%s.1000000" % level, b"1.2.%s.%d" % (level, 1_000_000 + value))
     name = f"{writer}-{number}-{sha256}.dcm"
     file = StoredFile(
         key=f"objects/00000000/{name}",

@@ -25,7 +25,7 @@ from node.index.levels import (
 )
 from node.index.listed import listed_in
 from node.index.models import OPEN_STATES, Base, ConflictRow, ImageRow, SeriesRow, StudyRow
-from node.index.performed_series import is_all_here
+from node.index.performed_series import is_all_here, listed_series
 from node.index.prepared import Prepared, PreparedInsert
 from node.index.records import Arrived, Flaw, Kept, Outcome
 from node.index.removals import owe_removals
@@ -107,8 +107,9 @@ _SERIES_GREW = Prepared(
 )
 
 _HOLD_WAITS = Prepared(
-    select(SeriesRow.state, SeriesRow.waits)
-    .where(SeriesRow.id == bindparam("series"))
+    select(SeriesRow.id, SeriesRow.state, SeriesRow.waits)
+    .where(listed_in(SeriesRow.id, bindparam("ids", type_=JSON)))
+    .order_by(SeriesRow.id)
     .with_for_update(key_share=True)  # others insert images of the series meanwhile
 )
 _SERIES_ALIVE = Prepared(
@@ -176,8 +177,8 @@ def _add_instances(connection: Connection, batch: Sequence[Arrived], flaws: Mapp
         if one.counts:
             growth.last, growth.count = one.arrived, growth.count + 1
             growth.replaced |= one.replaces
-    for series_id in sorted(grown):
-        _record_growth(connection, series_id, grown[series_id])
+    if grown:
+        _record_growth(connection, grown)
     return kept
 
 
@@ -245,29 +246,37 @@ def _decided_again(
     return kept, [one for one in seen if one.arrived.attributes.sop_instance_uid not in taken] + seen_now
 
 
-def _record_growth(connection: Connection, series_id: int, growth: _Growth) -> None:
-    row = _HOLD_WAITS.execute(connection, {"series": series_id}).fetchone()
-    if row is None:
+def _record_growth(connection: Connection, grown: Mapping[int, _Growth]) -> None:
+    rows = {id: (state, waits) for id, state, waits in _HOLD_WAITS.execute(connection, {"ids": list(grown)})}
+    if len(rows) < len(grown):
         raise Overtaken("another writer has deleted the series of an instance meanwhile")
-    state, stored = row
-    if growth.last is None and state not in OPEN_STATES:
-        return
-    waits: Waits = json.loads(stored) if stored else {}
-    for sender, arrived in growth.senders.items():
-        received = arrived.file.received_at
-        quiet_at = received + dt.timedelta(seconds=arrived.quiet_seconds)
-        waits = after_arrival(waits, sender, quiet_at, arrived.began_at or received, received)
-    values = {"series": series_id, "due": due_at(waits), "waits": waits}
-    if growth.last is None:
-        _SERIES_ALIVE.execute(connection, values)
-    else:
+    uids = {growth.last.attributes.series_instance_uid for growth in grown.values() if growth.last}
+    listed = listed_series(connection, uids) if uids else set()
+    alive, grew = [], []
+    for series_id in sorted(grown):
+        growth = grown[series_id]
+        state, stored = rows[series_id]
+        if growth.last is None and state not in OPEN_STATES:
+            continue
+        waits: Waits = json.loads(stored) if stored else {}
+        for sender, arrived in growth.senders.items():
+            received = arrived.file.received_at
+            quiet_at = received + dt.timedelta(seconds=arrived.quiet_seconds)
+            waits = after_arrival(waits, sender, quiet_at, arrived.began_at or received, received)
+        values = {"series": series_id, "due": due_at(waits), "waits": waits}
+        if growth.last is None:
+            alive.append(values)
+            continue
         attributes, received = growth.last.attributes, growth.last.file.received_at
-        if is_all_here(connection, series_id, attributes.study_instance_uid, attributes.series_instance_uid):
+        uid = attributes.series_instance_uid
+        if uid in listed and is_all_here(connection, series_id, attributes.study_instance_uid, uid):
             values |= {"due": received, "waits": None}
-        values |= {"count": growth.count, "received": growth.last.file.received_at}
-        _SERIES_GREW.execute(connection, values)
-    if growth.replaced:
-        revoke_claim(connection, series_id)
+        grew.append(values | {"count": growth.count, "received": received})
+    _SERIES_ALIVE.execute_each(connection, alive)
+    _SERIES_GREW.execute_each(connection, grew)
+    for series_id, growth in grown.items():
+        if growth.replaced:
+            revoke_claim(connection, series_id)
 
 
 def _held(connection: Connection, batch: Sequence[Arrived], flaws: Mapping[str, Flaw]) -> dict[str, _Held]:

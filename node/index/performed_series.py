@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 
-from sqlalchemy import Connection, bindparam, func, or_, select
+from sqlalchemy import JSON, Connection, bindparam, func, or_, select
 
 from node.completeness import Performed, performed
+from node.index.listed import listed_in
 from node.index.models import ImageRow, PerformedSeriesRow
 from node.index.prepared import Prepared
 
@@ -17,6 +19,11 @@ _LISTS = Prepared(
             PerformedSeriesRow.study_instance_uid == bindparam("study"),
             PerformedSeriesRow.study_instance_uid.is_(None),
         ),
+    )
+)
+_LISTED = Prepared(
+    select(PerformedSeriesRow.series_instance_uid).where(
+        listed_in(PerformedSeriesRow.series_instance_uid, bindparam("uids", type_=JSON))
     )
 )
 _COUNT = Prepared(select(func.count()).where(ImageRow.series_id == bindparam("id")))
@@ -31,8 +38,13 @@ def performed_of(
     return performed(listed, _stored(connection, series_id)) if listed else None
 
 
+def listed_series(connection: Connection, series_instance_uids: Collection[str]) -> set[str]:
+    """Return which of some Series Instance UIDs steps list; asked for each batch that arrives."""
+    return {uid for (uid,) in _LISTED.execute(connection, {"uids": list(series_instance_uids)})}
+
+
 def is_all_here(connection: Connection, series_id: int, study_instance_uid: str, series_instance_uid: str) -> bool:
-    """Return whether a step lists a series, and every listed instance is stored; asked for each batch that arrives."""
+    """Return whether a step lists a series, and every listed instance is stored."""
     listed = _listed(connection, study_instance_uid, series_instance_uid)
     if not listed or _COUNT.execute(connection, {"id": series_id}).fetchone()[0] < len(listed):
         return False

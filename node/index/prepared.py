@@ -61,6 +61,16 @@ class Prepared:
         cursor.execute(compiled.sql, compiled.bound(values))
         return cursor
 
+    def execute_each(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Run an UPDATE once for each of some rows, in their order; PostgreSQL gets all of them at once."""
+        if len(rows) < 2:
+            for values in rows:
+                self.execute(connection, values)
+            return
+        driver: Any = connection.connection.dbapi_connection
+        compiled = self._sqlite if isinstance(driver, sqlite3.Connection) else self._in_postgresql
+        driver.cursor().executemany(compiled.sql, [compiled.bound(values) for values in rows])
+
     @cached_property
     def _in_postgresql(self) -> _Compiled:
         from node.index.postgresql_sql import in_postgresql

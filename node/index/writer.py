@@ -16,7 +16,7 @@ import random
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter, sleep
@@ -221,17 +221,22 @@ class IndexWriter:
         """Write all rows in one transaction, durably if any work asks for it; return also whether rows have changed."""
         before = self.database.begin_batch(connection, durable=any(work.durable for work in batch))
         done: Done = []
-        with connection.begin():
+        is_alone = len(batch) == 1  # then there is no other work that its failure must not undo
+        with connection.begin() as transaction:
             for work in batch:
                 try:
-                    with connection.begin_nested():
+                    with nullcontext() if is_alone else connection.begin_nested():
                         done.append((work.future, work.run(connection)))
                 except Exception as error:  # of any kind: it goes to the caller of the work
                     if self.database.is_of_other_writers(error):
                         raise _OtherWriters(error) from error
                     if self.database.spoils_batch(connection, error):
                         raise
+                    if is_alone:
+                        transaction.rollback()
                     work.future.set_exception(error)
+                    if is_alone:
+                        return done, False
             has_changed = self.database.has_changed(connection, before)
         return done, has_changed
 

@@ -15,10 +15,12 @@ from sqlalchemy.exc import OperationalError
 
 from node.errors import OutOfResources
 from node.index import jobs, writer
+from node.index.about import set_about
 from node.index.engine import IndexUnusable
 from tests import make
 from tests.integration.conftest import Root
-from tests.rows import view_rows, write_rows
+from tests.rows import read_rows, view_rows, write_rows
+from tests.several_writers import arrived
 
 
 @contextmanager
@@ -88,6 +90,33 @@ def test_one_statement_is_about_any_number_of_rows(root: Root) -> None:
     assert [row["decision"] for row in view_rows(root.folder, "SELECT decision FROM v_conflicts")] == ["kept"]
     messages = [str(number) for number in range(70_000)]
     root.index._writer.run(lambda connection: jobs.replay(connection, "hook", messages))
+
+
+def test_a_write_that_fails_alone_undoes_what_it_wrote(root: Root) -> None:
+    def fail(connection: Connection) -> None:
+        set_about(connection, "kept", "no")
+        raise ValueError("after a row")
+
+    with pytest.raises(ValueError, match="after a row"):
+        root.index._writer.run(fail)
+    assert root.index.about.get("kept") is None
+    root.index.about.set("kept", "yes")
+    assert root.index.about.get("kept") == "yes"
+
+
+def test_each_series_of_a_batch_grows_by_its_own_instances(root: Root) -> None:
+    series = [0, 1, 0, 2, 0, 1]
+    batch = [arrived(0, number, series=of) for number, of in enumerate(series)]
+    root.index.instances.add(batch[:3])
+    root.index.instances.add([*batch[2:], batch[0]])
+    rows = read_rows(root.folder, "SELECT series_instance_uid, arrivals, state FROM series ORDER BY 1")
+    assert [(row["series_instance_uid"][-1], row["arrivals"], row["state"]) for row in rows] == [
+        ("0", 3, "receiving"),
+        ("1", 2, "receiving"),
+        ("2", 1, "receiving"),
+    ]
+    with root.index.reading() as index:
+        assert index.series.modalities() == ["CT"]
 
 
 def test_a_read_of_a_damaged_index_says_so(root: Root) -> None:
