@@ -61,6 +61,11 @@ class Server:
         )
         return self.url(database)
 
+    @property
+    def process(self) -> int:
+        """The process that starts those of all connections."""
+        return int((self.folder / "data" / "postmaster.pid").read_text().split()[0])
+
 
 def programs() -> Path | None:
     """Return the folder of PostgreSQL's programs: by ``TESTS_POSTGRESQL_BIN``, of the wheel, or of Debian's package."""

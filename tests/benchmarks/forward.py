@@ -200,10 +200,10 @@ def main() -> None:
                     with tempfile.TemporaryDirectory(prefix="voxelnode-benchmark-") as temporary:
                         files, study = write_study(Path(temporary, "sent"), load, series)
                         with (
-                            DESTINATIONS[to](Path(temporary), load.nodelay) as port,
-                            sender(Path(temporary), files, study, port) as send,
+                            DESTINATIONS[to](Path(temporary), load.nodelay) as receiver,
+                            sender(Path(temporary), files, study, receiver.ports[0]) as send,
                         ):
-                            seconds, worked = send(port)
+                            seconds, worked = send(receiver.ports[0])
                             rates[name].append(load.instances / seconds)
                             times[name].append(worked / load.instances * 1e6)
                             loads.append(os.getloadavg()[0])

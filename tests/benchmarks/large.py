@@ -32,15 +32,6 @@ def memory(process_id: int, key: str) -> int:
     return next(int(line.split()[1]) // 1024 for line in lines if line.startswith(f"{key}:"))
 
 
-def node_process(folder: Path) -> int:
-    """The process that serves a root below `folder`."""
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        arguments = path.read_bytes().split(b"\0")
-        if str(folder / "voxelnode").encode() in arguments:
-            return int(path.parent.name)
-    raise SystemExit("the node does not run")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=8)
@@ -52,8 +43,8 @@ def main() -> None:
     # instance holds several elements; Pixel Data goes last.
     head = data_set_bytes(ds)
     with tempfile.TemporaryDirectory(prefix="voxelnode-benchmark-", dir=options.folder) as temporary:
-        with voxelnode(Path(temporary), "1") as port:
-            process_id = node_process(Path(temporary))
+        with voxelnode(Path(temporary), "1") as receiver:
+            [port], [process_id] = receiver.ports, receiver.processes
             peer = Raw(Address("VOXELNODE", "127.0.0.1", port), 600)
             with peer.associate():
                 before = memory(process_id, "VmRSS")

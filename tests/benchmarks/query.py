@@ -1,14 +1,16 @@
 """How long queries take in an index of a million instances, and what receiving loses while they are asked.
 
-    python tests/benchmarks/query.py [FOLDER]
+    python tests/benchmarks/query.py [FOLDER] [--postgresql]
 
-makes the index in FOLDER (unless it is there) or in a folder of its own, without files of instances, and asks it
-directly, by C-FIND and by QIDO-RS on loopback.  Then `storescu` sends to the same node, in turns alone and beside ten
-`findscu` that ask again as soon as they are answered.  Needs Debian's `dcmtk`.
+makes the index in FOLDER (unless it is there) or in a folder of its own, without files of instances, or a copy of it in
+a PostgreSQL server of its own, and asks it directly, by C-FIND and by QIDO-RS on loopback.  Then `storescu` sends to
+the same node, in turns alone and beside ten `findscu` that ask again as soon as they are answered.  Needs Debian's
+`dcmtk`.
 """
 
 from __future__ import annotations
 
+import argparse
 import sqlite3
 import statistics
 import subprocess
@@ -16,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,9 @@ from node.index.database import reading  # noqa: E402
 from node.index.engine import FILE_NAME  # noqa: E402
 from node.index.read import ReadIndex  # noqa: E402
 from tests.acceptance.served import Served  # noqa: E402
+from tests.benchmarks.in_postgresql import copied  # noqa: E402
 from tests.benchmarks.receive import Load, send, write_instances  # noqa: E402
+from tests.postgresql import start  # noqa: E402
 
 PATIENTS, STUDIES, SERIES, INSTANCES = 20_000, 25_000, 100_000, 1_000_000
 ROUNDS = 15
@@ -60,7 +64,7 @@ def emptied(path: Path) -> Iterator[sqlite3.Connection]:
     """Open a new index that knows its journal, without its rows; what is written is kept at the end."""
     with tempfile.TemporaryDirectory() as folder, Served(path.parent) as node:
         # With an instance in it, the index is known to be of this journal; else the node would look for every file.
-        send(write_instances(Path(folder), Load("one", 1, 8, 1, "1")), node.port, "1")
+        send(write_instances(Path(folder), Load("one", 1, 8, 1, "1")), [node.port], "1")
         node.terminate()
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA synchronous = OFF")
@@ -167,26 +171,55 @@ def median_ms(call: Callable[[], int], clock: Callable[[], float] = time.perf_co
     return 1000 * statistics.median(seconds), count
 
 
-def main(root: Path) -> None:
-    if not (root / FILE_NAME).exists():
-        began = time.perf_counter()
-        fill(root / FILE_NAME)
-        seconds, size = time.perf_counter() - began, (root / FILE_NAME).stat().st_size
-        print(f"index of {INSTANCES} instances made in {seconds:.0f} s, {size / 1e6:.0f} MB")
-    limits = {"VOXELNODE_STORAGE__RESERVE_BYTES": "0", "VOXELNODE_STORAGE__SCRUB_DAYS": "0"}
-    with Served(root, VOXELNODE_LOG__LEVEL="error", VOXELNODE_SERIES__QUIET_SECONDS="3600", **limits) as node:
-        assert node.process is not None
-        assert node.process.stdout is not None
-        web = node.process.stdout.readline().split()[-1]
-        ask(root, node.port, web)
+def main(root: Path, *, is_in_postgresql: bool) -> None:
+    with served(root, fill, is_in_postgresql=is_in_postgresql) as (node, web, url):
+        ask(root, url, node.port, web)
         receive(node.port)
         ask_while_receiving(node.port, web)
 
 
-def ask(root: Path, port: int, web: str) -> None:
+@contextmanager
+def served(
+    root: Path, fill: Callable[[Path], None], *, is_in_postgresql: bool
+) -> Iterator[tuple[Served, str, str | None]]:
+    """Serve an index, filled unless it is there, or a copy in PostgreSQL; the URLs are of HTTP and of the index."""
+    path = root / FILE_NAME
+    if not path.exists():
+        began = time.perf_counter()
+        fill(path)
+        print(f"index made in {time.perf_counter() - began:.0f} s, {path.stat().st_size / 1e6:.0f} MB")
+    settings = {
+        "VOXELNODE_LOG__LEVEL": "error",
+        "VOXELNODE_SERIES__QUIET_SECONDS": "3600",
+        "VOXELNODE_STORAGE__RESERVE_BYTES": "0",
+        "VOXELNODE_STORAGE__SCRUB_DAYS": "0",
+    }
+    with ExitStack() as opened:
+        url = None
+        if is_in_postgresql:
+            began = time.perf_counter()
+            server = opened.enter_context(start())
+            settings["VOXELNODE_INDEX__URL"] = url = copied(path, server, "benchmark")
+            print(f"copied to PostgreSQL in {time.perf_counter() - began:.0f} s")
+        node = opened.enter_context(Served(root, **settings))
+        assert node.process is not None
+        assert node.process.stdout is not None
+        yield node, node.process.stdout.readline().split()[-1], url
+
+
+def arguments(description: str) -> tuple[Path | None, bool]:
+    """Return the folder, and whether the index is to be in PostgreSQL."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("folder", nargs="?", type=Path, help="where the index is, or will be; it stays")
+    parser.add_argument("--postgresql", action="store_true", help="ask a copy in PostgreSQL")
+    options = parser.parse_args()
+    return options.folder, options.postgresql
+
+
+def ask(root: Path, url: str | None, port: int, web: str) -> None:
     """Print what queries take: of the processor, from key to encoded answers, and of the time of their clients."""
     print(f"{'ms':36} {'answers':>8} {'processor':>9} {'C-FIND':>9} {'QIDO-RS':>9}")
-    with httpx.Client(base_url=web, timeout=60) as client, reading(root) as index:
+    with httpx.Client(base_url=web, timeout=60) as client, reading(root, url) as index:
         for what, keys in QUERIES.items():
             ds = identifier("STUDY", **keys)
             direct, count = median_ms(partial(asked_directly, index, ds), time.process_time)
@@ -205,7 +238,7 @@ def receive(port: int) -> None:
             folders = write_instances(Path(folder) / str(number), LOAD)
             clients = [find_again_and_again(port) for _ in range(CLIENTS)] if number % 2 else []
             time.sleep(2.0)  # until they have connected
-            (beside if number % 2 else alone).append(send(folders, port, LOAD.nodelay))
+            (beside if number % 2 else alone).append(send(folders, [port], LOAD.nodelay))
             for client in clients:
                 client.terminate()
                 client.wait()
@@ -270,8 +303,6 @@ def qido(client: httpx.Client, keys: dict[str, str]) -> int:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        main(Path(sys.argv[1]))
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            main(Path(folder))
+    folder, is_in_postgresql = arguments(__doc__)
+    with tempfile.TemporaryDirectory() as temporary:
+        main(folder or Path(temporary), is_in_postgresql=is_in_postgresql)

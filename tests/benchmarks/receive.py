@@ -1,11 +1,18 @@
 """How fast the node receives, beside other receivers, in turns within one run: only the ratios count.
 
-    python tests/benchmarks/receive.py [--rounds N] [--only NAME ...]
+    python tests/benchmarks/receive.py [--rounds N] [--only LOAD ...] [--receivers NAME ...] [--before CHECKOUT]
 
 The node runs as it does at a site (sync, index, digest, quiet state), Debian's Orthanc with its defaults (SQLite,
-synced storage), `storescp --fork` without any of it.  Senders are DCMTK's `storescu`, without Nagle's algorithm
-(`TCP_NODELAY=1`) and with its defaults, as many modalities send.  The variable is set for the receivers too: those made
-of DCMTK would else wait for our acknowledgements themselves.  Needs Debian's `dcmtk` and `orthanc`.
+synced storage), `storescp --fork` without any of it.  `postgresql` is a node with its index in PostgreSQL, `hosts` are
+four receivers of one index, each with its share of the associations, that acknowledge what is in the index, and
+`hosts-local` what is in their journals; `before` is the node of another checkout.
+
+Senders are DCMTK's `storescu`, without Nagle's algorithm (`TCP_NODELAY=1`) and with its defaults, as many modalities
+send.  The variable is set for the receivers too: those made of DCMTK would else wait for our acknowledgements
+themselves.  Needs Debian's `dcmtk` and `orthanc`.
+
+The last columns are the processor time of the receiver for an instance until it rests, and that of the server of
+PostgreSQL in addition.
 """
 
 from __future__ import annotations
@@ -20,9 +27,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +40,11 @@ from pydicom.uid import generate_uid
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from node.index.backend import ServerPlace  # noqa: E402
+from node.index.engine import upgrade  # noqa: E402
+from tests.benchmarks import processor  # noqa: E402
 from tests.make import instance  # noqa: E402
+from tests.postgresql import start  # noqa: E402
 from tests.programs import SYSTEM_PATH  # noqa: E402
 
 # pynetdicom has programs of the same names, which a virtual environment puts first.
@@ -50,13 +63,39 @@ class Load:
     nodelay: str
 
 
+@dataclass(frozen=True)
+class Receiver:
+    """Where a receiver listens, and its processes: of itself, and of the server of its index."""
+
+    ports: Sequence[int]
+    processes: Sequence[int]
+    server: int | None = None
+
+    def used(self) -> tuple[float, float]:
+        """Return the processor time of the receiver and of the server, in seconds."""
+        server = processor.seconds(self.server) if self.server is not None else 0.0
+        return sum(map(processor.seconds, self.processes)), server
+
+    def await_rest(self) -> None:
+        """Return when everything that was received is indexed."""
+        for process in (*self.processes, *([self.server] if self.server is not None else [])):
+            processor.await_rest(process)
+
+
+HOSTS = 4
+
 LOADS = [
     Load("N ct", 400, 512, 1, "1"),
     Load("N small", 2000, 64, 4, "1"),
     Load("N small x1", 1000, 64, 1, "1"),
+    Load("N small x16", 4000, 64, 16, "1"),
     Load("D ct", 100, 512, 1, "0"),
     Load("D small", 400, 64, 4, "0"),
 ]
+
+
+ALONE = [load.name for load in LOADS if load.name != "N small x16"]
+"""Loads that one receiver gets."""
 
 
 def write_instances(folder: Path, load: Load) -> list[Path]:
@@ -80,8 +119,8 @@ def write_instances(folder: Path, load: Load) -> list[Path]:
     return folders
 
 
-def send(folders: list[Path], port: int, nodelay: str) -> float:
-    """Seconds until every sender has ended."""
+def send(folders: Sequence[Path], ports: Sequence[int], nodelay: str) -> float:
+    """Seconds until every sender has ended; they take the ports in turns."""
     began = time.perf_counter()
     senders = [
         subprocess.Popen(
@@ -90,7 +129,7 @@ def send(folders: list[Path], port: int, nodelay: str) -> float:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        for folder in folders
+        for folder, port in zip(folders, cycle(ports), strict=False)
     ]
     codes = [sender.wait() for sender in senders]
     if any(codes):
@@ -104,16 +143,19 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(command: list[str], port: int, nodelay: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+def running(
+    command: list[str], port: int, nodelay: str, folder: Path = ROOT, **environment: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a receiver in a folder, as soon as it listens."""
     process = subprocess.Popen(
         command,
-        env=os.environ | environment | {"TCP_NODELAY": nodelay},
-        cwd=ROOT,
+        env=os.environ | environment | {"TCP_NODELAY": nodelay, "PYTHONPATH": str(folder)},
+        cwd=folder,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while True:
             try:
                 socket.create_connection(("127.0.0.1", port), 1).close()
@@ -129,20 +171,49 @@ def running(command: list[str], port: int, nodelay: str, **environment: str) -> 
 
 
 @contextmanager
-def voxelnode(folder: Path, nodelay: str) -> Iterator[int]:
+def node(
+    root: Path, nodelay: str, checkout: Path = ROOT, **environment: str
+) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+    """Serve a root, with the program of a checkout."""
     port = free_port()
     environment = {
         "VOXELNODE_SERIES__QUIET_SECONDS": "3600",
         "VOXELNODE_LOG__LEVEL": "warning",
         "VOXELNODE_WEB__PORT": "0",
+        **environment,
     }
-    command = [sys.executable, "-m", "node", "serve", "--root", str(folder / "voxelnode"), "--port", str(port)]
-    with running(command, port, nodelay, **environment):
-        yield port
+    command = [sys.executable, "-m", "node", "serve", "--root", str(root), "--port", str(port)]
+    with running(command, port, nodelay, checkout, **environment) as process:
+        yield port, process
 
 
 @contextmanager
-def orthanc(folder: Path, nodelay: str) -> Iterator[int]:
+def voxelnode(folder: Path, nodelay: str, checkout: Path = ROOT) -> Iterator[Receiver]:
+    with node(folder / "voxelnode", nodelay, checkout) as (port, process):
+        yield Receiver([port], [process.pid])
+
+
+@contextmanager
+def in_postgresql(folder: Path, nodelay: str, hosts: int, acknowledge: str) -> Iterator[Receiver]:
+    """So many receivers of one index and one archive, with a promise of `[journal] acknowledge`."""
+    with ExitStack() as opened:
+        server = opened.enter_context(start())
+        environment = {
+            "VOXELNODE_INDEX__URL": server.create("benchmark"),
+            "VOXELNODE_STORAGE__ARCHIVE": str(folder / "archive"),
+            "VOXELNODE_JOURNAL__ACKNOWLEDGE": acknowledge,
+            "VOXELNODE_CLUSTER__ROLES": '["receive"]' if hosts > 1 else '["receive", "convert", "web"]',
+        }
+        upgrade(ServerPlace(environment["VOXELNODE_INDEX__URL"], folder / "archive"))
+        served = [
+            opened.enter_context(node(folder / name, nodelay, VOXELNODE_CLUSTER__HOST=name, **environment))
+            for name in (f"r{number}" for number in range(hosts))
+        ]
+        yield Receiver([port for port, _ in served], [process.pid for _, process in served], server.process)
+
+
+@contextmanager
+def orthanc(folder: Path, nodelay: str) -> Iterator[Receiver]:
     port = free_port()
     configuration = folder / "orthanc.json"
     configuration.write_text(
@@ -158,16 +229,26 @@ def orthanc(folder: Path, nodelay: str) -> Iterator[int]:
             }
         )
     )
-    with running([shutil.which("Orthanc") or "/usr/sbin/Orthanc", str(configuration)], port, nodelay):
-        yield port
+    with running([shutil.which("Orthanc") or "/usr/sbin/Orthanc", str(configuration)], port, nodelay) as process:
+        yield Receiver([port], [process.pid])
 
 
 @contextmanager
-def storescp(folder: Path, nodelay: str) -> Iterator[int]:
+def storescp(folder: Path, nodelay: str) -> Iterator[Receiver]:
     port, place = free_port(), folder / "storescp"
     place.mkdir()
-    with running([STORESCP, "--fork", "+B", "-od", str(place), str(port)], port, nodelay):
-        yield port
+    with running([STORESCP, "--fork", "+B", "-od", str(place), str(port)], port, nodelay) as process:
+        yield Receiver([port], [process.pid])
+
+
+def measured(receiver: Receiver, folders: list[Path], load: Load) -> tuple[float, float, float]:
+    """Seconds until all was sent, and milliseconds of a processor for an instance: of the receiver, of its server."""
+    receiver.await_rest()  # its start may go on
+    before = receiver.used()
+    seconds = send(folders, receiver.ports, load.nodelay)
+    receiver.await_rest()
+    own, server = (1000 * (now - then) / load.instances for then, now in zip(before, receiver.used(), strict=True))
+    return seconds, own, server
 
 
 def main() -> None:
@@ -175,29 +256,37 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="*", help="names of loads")
     parser.add_argument("--receivers", nargs="*", help="names of receivers")
+    parser.add_argument("--before", type=Path, metavar="CHECKOUT", help="another checkout, as the receiver `before`")
     options = parser.parse_args()
-    receivers: dict[str, Callable[[Path, str], AbstractContextManager[int]]] = {
+    receivers: dict[str, Callable[[Path, str], AbstractContextManager[Receiver]]] = {
         "voxelnode": voxelnode,
         "orthanc": orthanc,
         "storescp": storescp,
+        "postgresql": partial(in_postgresql, hosts=1, acknowledge="local"),
+        "hosts": partial(in_postgresql, hosts=HOSTS, acknowledge="index"),
+        "hosts-local": partial(in_postgresql, hosts=HOSTS, acknowledge="local"),
     }
-    if options.receivers:
-        receivers = {name: receivers[name] for name in options.receivers}
-    loads = [load for load in LOADS if not options.only or load.name in options.only]
-    print(
-        f"{'load':12}" + "".join(f"{name:>18}" for name in receivers) + "   seconds, median; then ratios to voxelnode"
-    )
+    if options.before is not None:
+        receivers["before"] = partial(voxelnode, checkout=options.before.absolute())
+    names = options.receivers or [name for name in receivers if name not in ("postgresql", "hosts", "hosts-local")]
+    loads = [load for load in LOADS if load.name in (options.only or ALONE)]
+    print(f"{'load':12}{'receiver':12} seconds  per second  ratio   ms of processor  ratio  of the server")
     for load in loads:
-        seconds: dict[str, list[float]] = {name: [] for name in receivers}
-        for _ in range(options.rounds):
-            for name, receiver in receivers.items():
+        rounds: dict[str, list[tuple[float, float, float]]] = {name: [] for name in names}
+        for number in range(options.rounds):
+            for name in names if number % 2 == 0 else reversed(names):
                 with tempfile.TemporaryDirectory(prefix="voxelnode-benchmark-") as temporary:
                     folders = write_instances(Path(temporary, "sent"), load)
-                    with receiver(Path(temporary), load.nodelay) as port:
-                        seconds[name].append(send(folders, port, load.nodelay))
-        medians = {name: statistics.median(values) for name, values in seconds.items()}
-        ratios = "  ".join(f"{name} {medians[name] / next(iter(medians.values())):.2f}" for name in medians)
-        print(f"{load.name:12}" + "".join(f"{medians[name]:18.2f}" for name in receivers) + f"   {ratios}", flush=True)
+                    with receivers[name](Path(temporary), load.nodelay) as receiver:
+                        rounds[name].append(measured(receiver, folders, load))
+        medians = {name: [statistics.median(values) for values in zip(*rounds[name], strict=True)] for name in names}
+        first, first_own, _ = medians[names[0]]
+        for name, (seconds, own, server) in medians.items():
+            print(
+                f"{load.name:12}{name:12}{seconds:8.2f}{load.instances / seconds:12.0f}{seconds / first:7.2f}"
+                f"{own:18.3f}{own / first_own:7.3f}{server:15.3f}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """How long the list of studies takes to answer somebody who types, among 100 000 studies.
 
-    python tests/benchmarks/studies.py [FOLDER]
+    python tests/benchmarks/studies.py [FOLDER] [--postgresql]
 
-makes the index in FOLDER (unless it is there) or in a folder of its own, without files of instances, serves it, and
-asks as the page does: letter by letter, by each order, filter and page.  Then it asks again while instances arrive.
-Beside the time until the rows are there, it prints the processor time that the node used for them, which other work on
-the machine changes less.
+makes the index in FOLDER (unless it is there) or in a folder of its own, without files of instances, serves it or a
+copy of it in a PostgreSQL server of its own, and asks as the page does: letter by letter, by each order, filter and
+page.  Then it asks again while instances arrive.  Beside the time until the rows are there, it prints the processor
+time that the node used for them, which other work on the machine changes less.
 """
 
 from __future__ import annotations
@@ -22,9 +22,14 @@ import httpx2 as httpx
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from node.index.engine import FILE_NAME  # noqa: E402
-from tests.acceptance.served import Served  # noqa: E402
-from tests.benchmarks.query import NUMBERS, emptied, insert_instances, insert_studies  # noqa: E402
+from tests.benchmarks.query import (  # noqa: E402
+    NUMBERS,
+    arguments,
+    emptied,
+    insert_instances,
+    insert_studies,
+    served,
+)
 
 PATIENTS, STUDIES, SERIES, INSTANCES = 60_000, 100_000, 300_000, 900_000
 AIM_MS = 100
@@ -144,17 +149,9 @@ def report(client: httpx.Client, pid: int) -> None:
     print(f"worst {worst:.0f} ms, the aim is {AIM_MS} ms")
 
 
-def main(root: Path) -> None:
-    if not (root / FILE_NAME).exists():
-        began = time.perf_counter()
-        fill(root / FILE_NAME)
-        size = (root / FILE_NAME).stat().st_size
-        print(f"index of {STUDIES} studies made in {time.perf_counter() - began:.0f} s, {size / 1e6:.0f} MB")
-    limits = {"VOXELNODE_STORAGE__RESERVE_BYTES": "0", "VOXELNODE_STORAGE__SCRUB_DAYS": "0"}
-    with Served(root, VOXELNODE_LOG__LEVEL="error", VOXELNODE_SERIES__QUIET_SECONDS="3600", **limits) as node:
+def main(root: Path, *, is_in_postgresql: bool) -> None:
+    with served(root, fill, is_in_postgresql=is_in_postgresql) as (node, web, _):
         assert node.process is not None
-        assert node.process.stdout is not None
-        web = node.process.stdout.readline().split()[-1]
         with httpx.Client(base_url=web, timeout=60) as client:
             page = client.get("/")
             print(f"the page has {len(page.content)} bytes; badges {asked_badges(client):.0f} ms")
@@ -177,8 +174,6 @@ def asked_badges(client: httpx.Client) -> float:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        main(Path(sys.argv[1]))
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            main(Path(folder))
+    folder, is_in_postgresql = arguments(__doc__)
+    with tempfile.TemporaryDirectory() as temporary:
+        main(folder or Path(temporary), is_in_postgresql=is_in_postgresql)
