@@ -116,8 +116,7 @@ class PreparedInsert:
             return set()
         statement, compiled = self._in_postgresql
         bound = zip(*map(compiled.bound, rows), strict=True)
-        numbers = list(range(1, len(rows) + 1))
-        inserted = driver.execute(statement, [len(rows), *(list(values) for values in bound), numbers]).fetchall()
+        inserted = driver.execute(statement, [list(values) for values in bound]).fetchall()
         if len(inserted) == len(rows):
             return set()
         return {row[self._order_by] for row in rows}.difference(value for (value,) in inserted)
@@ -130,13 +129,11 @@ class PreparedInsert:
         types = (unbounded(self._table.c[name].type.compile(dialect)) for name in self._names)
         arrays = ", ".join(f"%s::{kind}[]" for kind in types)
         columns = ", ".join(f'"{name}"' for name in self._names)
+        # OFFSET 0 keeps the subquery apart: rows get their ids before they are sorted.
+        numbered = f"SELECT {next_number(self._table.name)} AS id, * FROM unnest({arrays}) AS new ({columns}) OFFSET 0"
         statement = (
-            f"WITH numbered AS MATERIALIZED "
-            f"(SELECT nth, {next_number(self._table.name)} AS id FROM generate_series(1, %s::BIGINT) AS nth) "
-            f'INSERT INTO "{self._table.name}" (id, {columns}) '
-            f"SELECT numbered.id, {columns} FROM unnest({arrays}, %s::BIGINT[]) AS new ({columns}, nth) "
-            f'JOIN numbered USING (nth) ORDER BY "{self._order_by}" '
-            f'ON CONFLICT DO NOTHING RETURNING "{self._order_by}"'
+            f'INSERT INTO "{self._table.name}" (id, {columns}) SELECT * FROM ({numbered}) AS numbered '
+            f'ORDER BY "{self._order_by}" ON CONFLICT DO NOTHING RETURNING "{self._order_by}"'
         )
         return statement, _Compiled(insert(self._table), self._names, dialect)
 
