@@ -1,6 +1,7 @@
 """Real series into two receivers, converted by two other hosts: one index, one archive, and the same volumes.
 
-Every series arrives in two associations, one with each receiver.
+Every series arrives in two associations, one with each receiver. The archive is a shared folder, or a bucket of S3 from
+which each host has copies only; volumes are then read from the bucket.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +25,7 @@ from tests.acceptance.served import until
 from tests.acceptance.test_cluster import Host
 from tests.acceptance.test_corpus_through_the_node import OUT_OF_SCOPE, as_file
 from tests.crash.cluster import ROLES, rows
+from tests.object_store import ObjectStore, object_store
 from tests.postgresql import start
 
 pytest.importorskip("psycopg", reason="psycopg is not installed")
@@ -38,22 +42,61 @@ def sent(corpus: Path) -> dict[str, MediaFile]:
     }
 
 
-@pytest.fixture(scope="module")
-def converted(sent: dict[str, MediaFile], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    """A receiver of a cluster that has received the corpus and converted it."""
+@dataclass
+class Cluster:
+    """What has received the corpus and converted it; `folder` has the volumes."""
+
+    receiver: Host
+    folder: Path
+    store: ObjectStore | None
+
+    def volumes(self) -> list[dict[str, Any]]:
+        """The rows of current volumes, whose paths lead to the files of the archive, or to copies of its objects."""
+        found = rows(self.receiver, "SELECT * FROM v_volumes WHERE NOT superseded")
+        if self.store is None:
+            return found
+        for row in rows(self.receiver, "SELECT key FROM revision_files"):
+            copy = self.folder / row["key"]
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(self.store.ask("GET", f"/archive/one/{row['key']}").content)
+        return [row | {"path": str(self.folder / "volumes" / row["path"].partition("/volumes/")[2])} for row in found]
+
+
+@pytest.fixture(scope="module", params=["folder", "S3"])
+def converted(
+    sent: dict[str, MediaFile], tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("cluster")
     with ExitStack() as opened:
-        server = opened.enter_context(start())
-        url = server.create("corpus")
+        url = opened.enter_context(start()).create("corpus")
         upgrade(ServerPlace(url, folder / "archive"))
-        hosts = {name: opened.enter_context(Host(folder, url, name, roles)) for name, roles in ROLES.items()}
+        store = opened.enter_context(object_store()) if request.param == "S3" else None
+        storage = None if store is None else in_bucket(store, folder)
+        hosts = {name: opened.enter_context(Host(folder, url, name, roles, storage)) for name, roles in ROLES.items()}
         receivers = [hosts["r1"], hosts["r2"]]
         files = [as_file(one, folder) for one in sent.values()]
         for number, receiver in enumerate(receivers):
             part = files[number::2]
             assert send_files(part, receiver.address, "SENDER") == len(part)
         until(lambda: is_settled(receivers[0], len(sent)), 600, "every instance indexed, every series converted")
-        yield receivers[0]
+        if store is not None:
+            until(lambda: not rows(receivers[0], NOT_MOVED), 120, "every file in the store")
+        yield Cluster(receivers[0], folder / "copies", store)
+
+
+NOT_MOVED = (
+    "SELECT key FROM images WHERE place IS DISTINCT FROM 'store' UNION ALL "
+    "SELECT key FROM revision_files WHERE place IS DISTINCT FROM 'store'"
+)
+
+
+def in_bucket(store: ObjectStore, folder: Path) -> dict[str, str]:
+    """Make a bucket; return the settings of hosts that share it, with copies of few files only."""
+    store.ask("PUT", "/archive")
+    keys = folder / "keys"
+    keys.write_text("[default]\naws_access_key_id = a\naws_secret_access_key = b\n")
+    place = {"URL": "s3://archive/one", "ENDPOINT": store.url, "REGION": "us-east-1"}
+    return place | {"CREDENTIALS_FILE": str(keys), "CACHE_BYTES": "1000000"}
 
 
 def is_settled(host: Host, instances: int) -> bool:
@@ -62,10 +105,10 @@ def is_settled(host: Host, instances: int) -> bool:
     return indexed == instances and not rows(host, open_series)
 
 
-def test_every_case_is_right_and_every_series_accounted_for(converted: Host, corpus: Path, tmp_path: Path) -> None:
+def test_every_case_is_right_and_every_series_accounted_for(converted: Cluster, corpus: Path, tmp_path: Path) -> None:
     listing = {
-        "volumes": rows(converted, "SELECT * FROM v_volumes WHERE NOT superseded"),
-        "refusals": rows(converted, "SELECT series_instance_uid, reason, detail FROM v_failures"),
+        "volumes": converted.volumes(),
+        "refusals": rows(converted.receiver, "SELECT series_instance_uid, reason, detail FROM v_failures"),
     }
     (tmp_path / "conversion.json").write_text(json.dumps(listing, default=str))
     done = subprocess.run(
@@ -76,15 +119,15 @@ def test_every_case_is_right_and_every_series_accounted_for(converted: Host, cor
     assert done.returncode == 0, done.stdout
 
 
-def test_instances_in_are_slices_out_and_explained_exclusions(converted: Host, sent: dict[str, MediaFile]) -> None:
+def test_instances_in_are_slices_out_and_explained_exclusions(converted: Cluster, sent: dict[str, MediaFile]) -> None:
     explained = rows(
-        converted,
+        converted.receiver,
         "SELECT sop_instance_uid FROM v_sources UNION SELECT sop_instance_uid FROM v_exclusions UNION "
         "SELECT i.sop_instance_uid FROM v_images i JOIN v_failures f USING (series_instance_uid) WHERE f.stack IS NULL",
     )
     assert sent.keys() <= {row["sop_instance_uid"] for row in explained}
 
 
-def test_every_series_has_one_current_revision(converted: Host) -> None:
+def test_every_series_has_one_current_revision(converted: Cluster) -> None:
     query = "SELECT series_id FROM conversions WHERE NOT superseded GROUP BY series_id HAVING count(*) > 1"
-    assert rows(converted, query) == []
+    assert rows(converted.receiver, query) == []
