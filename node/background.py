@@ -39,12 +39,21 @@ class SupervisedThread:
         Returns when it is to end.
     stopping : Event or None
         Ends the pauses.
+    max_pause_seconds : float
+        Longest pause.
     """
 
-    def __init__(self, name: str, run: Callable[[], None], stopping: threading.Event | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        run: Callable[[], None],
+        stopping: threading.Event | None = None,
+        max_pause_seconds: float = MAX_PAUSE_SECONDS,
+    ) -> None:
         self.name = name
         self.failures = 0
         self._run, self._stopping = run, stopping or threading.Event()
+        self._max_pause_seconds = max_pause_seconds
         self._in_a_row = 0
         self._last_failure = ""
         self._was_started = False
@@ -88,7 +97,7 @@ class SupervisedThread:
             self._last_failure = failure
             with suppress(Exception):  # such as no memory; the thread goes on
                 log.exception("service_failed", service=self.name, reason=failure)
-        self._stopping.wait(min(PAUSE_SECONDS * 2.0 ** min(self._in_a_row - 1, 10), MAX_PAUSE_SECONDS))
+        self._stopping.wait(min(PAUSE_SECONDS * 2.0 ** min(self._in_a_row - 1, 10), self._max_pause_seconds))
 
     def recovered(self) -> None:
         """Note that the thread works."""
@@ -121,9 +130,12 @@ class BackgroundService(ABC):
     ----------
     lease : str or None
         What only one host does at a time, and this service does with it; None: each host does it.
+    max_pause_seconds : float
+        Longest pause after failures.
     """
 
     lease: str | None = None
+    max_pause_seconds = MAX_PAUSE_SECONDS
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -132,7 +144,7 @@ class BackgroundService(ABC):
         self._stopping = threading.Event()
         self._rescheduled = threading.Condition()
         self._due_at = 0.0
-        self._thread = SupervisedThread(name, self._run, self._stopping)
+        self._thread = SupervisedThread(name, self._run, self._stopping, self.max_pause_seconds)
 
     @abstractmethod
     def step(self) -> float | None:

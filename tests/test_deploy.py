@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "deploy"
 UNIT = DEPLOY / "voxelnode.service"
 DEFAULTS = Settings()
-WAITS_AT_THE_END = 3
-"""Requests over HTTP, associations and conversions are each given ``[dicom] drain_seconds``."""
+WAITS_AT_THE_END = 6
+"""Associations, HTTP, routes, conversions, hooks and the disk of a host are each given ``[dicom] drain_seconds``."""
 
 
 @pytest.fixture

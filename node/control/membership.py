@@ -12,7 +12,7 @@ import structlog
 
 from node.background import BackgroundService
 from node.index.database import Index
-from node.index.hosts import Leases, Member
+from node.index.hosts import BEGUN, Leases, Member
 from node.receive.ingest import Ingest
 
 log = structlog.get_logger()
@@ -80,6 +80,8 @@ class Membership(BackgroundService):
     watch : LeaseWatch
     """
 
+    max_pause_seconds = 1.0  # the lease ends meanwhile, and this host is not ready until the next answer
+
     def __init__(
         self,
         index: Index,
@@ -103,6 +105,7 @@ class Membership(BackgroundService):
         self._ending: Mapping[str, BackgroundService] = {}
         self._is_asked_to_drain = threading.Event()
         self._on_drain: Callable[[], None] = lambda: None
+        self._begins_to_drain = False
 
     def start(self) -> None:
         """Join the hosts of the index. From here on, this one does only what it holds a lease for."""
@@ -118,6 +121,11 @@ class Membership(BackgroundService):
         self._on_drain = act
         if self._is_asked_to_drain.is_set():
             act()
+
+    def begin_to_drain(self) -> None:
+        """Have the index say that this host drains. The thread of the host does that, which may wait for the server."""
+        self._begins_to_drain = True
+        self.wake()
 
     def hand_over(self, services: Mapping[str, BackgroundService]) -> None:
         """Take nothing more, and give back each lease once the service that works with it has ended.
@@ -153,6 +161,9 @@ class Membership(BackgroundService):
     def step(self) -> float:
         """Look at the index; return the seconds until the next look."""
         self._keep_waiting()
+        if self._begins_to_drain:
+            self._index.hosts.set_drain(self._member.name, BEGUN)
+            self._begins_to_drain = False
         if (settled := self._index.settled()) != self._seen:
             self._hear()
             self._seen = settled
@@ -188,8 +199,6 @@ class Membership(BackgroundService):
             not_ready=self._not_ready,
             gives=gives,
         )
-        # A series waits for each upload of its instances, usually for less than a second.
-        self._index.series.note_hosts_awaited(self._index.now() - self._member.lease / 4)
         seconds = self._member.lease.total_seconds()
         self.watch.renewed(began)
         self._wanted = wanted
@@ -197,6 +206,8 @@ class Membership(BackgroundService):
         if self._leases.renew(held, began + seconds):
             log.info("leases_taken", count=len(held))
             self._index.note_commits()
+        # A series waits for each upload of its instances, usually for less than a second.
+        self._index.series.note_hosts_awaited(self._index.now() - self._member.lease / 4)
 
     def _keep_waiting(self) -> None:
         """Let series wait for the open associations of this host, before another one finds them due."""

@@ -40,7 +40,7 @@ from node.errors import UsageError, VoxelnodeError
 from node.index.converted import SeriesKey
 from node.index.database import Index
 from node.index.engine import IndexUnusable
-from node.index.hosts import BEGUN, Member
+from node.index.hosts import Member
 from node.index.records import Refused
 from node.lifecycle.retention import Retention
 from node.lifecycle.scrub import Scrub
@@ -237,8 +237,7 @@ class Node:
             services["housekeeping"] = self._worker
         for service in services.values():
             service.begin_stop()
-        with suppress(VoxelnodeError):  # the index is away
-            self._repository.index.hosts.set_drain(self._settings.cluster.name, BEGUN)
+        membership.begin_to_drain()
         deadline = monotonic() + HAND_OVER_SECONDS
         for service in services.values():
             service.join(max(0.0, deadline - monotonic()))

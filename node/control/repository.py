@@ -683,11 +683,11 @@ def _require_alone(index: Index, host: str) -> None:
     """Refuse to bring back instances from a store that other hosts use, or are to move instances to."""
     with index.reading() as view:
         others = [row for row in view.hosts.all(view.hosts.now()) if row["name"] != host]
-    if living := [row["name"] for row in others if row["state"] == "alive"]:
+    if living := [row["name"] for row in others if row["state"] in ("alive", "draining")]:
         raise UsageError(f"{', '.join(living)}: stop all other hosts, which need the object store")
-    if spooling := [row["name"] for row in others if row["spooled_instances"]]:
+    if spooling := [row["name"] for row in others if index.objects.only_at(row["name"])]:
         raise UsageError(
-            f"{', '.join(spooling)}: has instances that are not in the object store; first run "
+            f"{', '.join(spooling)}: has instances or volumes that are not in the object store; first run "
             "`voxelnode archive copy --to store` there, or `voxelnode cluster forget`"
         )
 
@@ -765,14 +765,28 @@ def copy_index(settings: Settings, url: str | None) -> dict[str, int]:
     RootInUse
         A node or an import holds the lock of the root.
     IndexUnusable
+    UsageError
+        Hosts have files that are not in the object store: in a file, the index has no hosts that could move them.
     """
     root = settings.storage.root.absolute()
     source, target = place_of(root, settings.index.url), place_of(root, url)
     with locked_root(root):
+        if url is None and settings.index.url is not None:
+            _require_all_moved(root, settings.index.url)
         if isinstance(target, Path) and copying.was_moved(target):
             set_aside(root, aside_name(root, dt.datetime.now(dt.UTC)))
             sync_folder(root)
         return copying.copy_index(source, target)
+
+
+def _require_all_moved(root: Path, url: str) -> None:
+    with reading(root, url) as index:
+        hosts = index.hosts.spooling()
+    if hosts:
+        raise UsageError(
+            f"{', '.join(hosts)}: has files that are not in the object store; first run `voxelnode archive copy --to "
+            "store` there, or `voxelnode cluster forget`"
+        )
 
 
 class JournalNotEmpty(VoxelnodeError):

@@ -241,6 +241,9 @@ def _decided_again(
     if len(again) > len(taken):  # what was decided about the second of one UID depends on the first
         raise Overtaken("another writer has inserted an instance meanwhile that the batch has twice")
     kept_now, seen_now = _decided(connection, [batch[number] for number in again], flaws, is_again=True)
+    before = {one.arrived.attributes.sop_instance_uid: one.series_id for one in seen}
+    if any(one.series_id != before[one.arrived.attributes.sop_instance_uid] for one in seen_now):  # which is empty now
+        raise Overtaken("another writer has inserted an instance meanwhile in another series")
     for number, one in zip(again, kept_now, strict=True):
         kept[number] = one
     return kept, [one for one in seen if one.arrived.attributes.sop_instance_uid not in taken] + seen_now

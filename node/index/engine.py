@@ -179,7 +179,8 @@ def schema_differences(engine: Engine, *, is_newer: bool = False) -> list[str]:
 
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": backend_of(connection).is_other_type})
-        differences = compare_metadata(context, Base.metadata)
+        compared = compare_metadata(context, Base.metadata)
+    differences = [one for each in compared for one in (each if isinstance(each, list) else [each])]  # of one column
     indexes = Counter(_index_columns(index) for kind, index, *_ in differences if kind in ("add_index", "remove_index"))
     return [
         str(one)

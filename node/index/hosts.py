@@ -23,6 +23,7 @@ from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.orm import join
 
 from node.errors import UsageError, VoxelnodeError
+from node.index.about import set_about
 from node.index.backend import backend_of
 from node.index.events import record_event
 from node.index.models import (
@@ -35,6 +36,7 @@ from node.index.models import (
     StudyRow,
     is_only_at_host,
 )
+from node.index.removals import aside_of_order
 from node.index.repository import IndexRepository, on_reader, on_writer
 
 NOTHING: Mapping[str, str] = {}
@@ -209,7 +211,12 @@ class HostRepository(IndexRepository):
         claims = select(func.count()).where(SeriesRow.state == "converting", SeriesRow.claimed_by == name)
         connection.execute(delete(LeaseRow).where(LeaseRow.host == name))
         connection.execute(delete(HostRemovalRow).where(HostRemovalRow.host == name))
-        connection.execute(update(ConflictRow).where(ConflictRow.host == name).values(key=None, host=None))
+        # A replaced version that the store still has is set aside by this host instead.
+        is_in_store = exists().where(aside_of_order() == ConflictRow.key)
+        its = ConflictRow.host == name
+        connection.execute(update(ConflictRow).where(its, is_in_store).values(host=self._writer.host))
+        connection.execute(update(ConflictRow).where(its).values(key=None, host=None))
+        set_about(connection, f"swept_folder/{name}", "")  # if it starts again, it compares all of its folders
         connection.execute(delete(HostRow).where(HostRow.name == name))
         files = connection.execute(
             select(ImageRow.id, ImageRow.sop_instance_uid, SeriesRow.series_instance_uid, StudyRow.study_instance_uid)

@@ -34,6 +34,7 @@ from node.index.listed import listed_in
 from node.index.models import ConflictRow, HostRemovalRow, ImageRow, ObjectRemovalRow, SeriesRow, StudyRow
 from node.index.prepared import Prepared
 from node.index.records import Applied, Arrived, Flaw, Kept
+from node.index.removals import aside_of_order
 from node.index.repository import IndexRepository, on_reader, on_writer
 from node.index.writer import IndexWriter
 
@@ -268,7 +269,12 @@ class InstanceRepository(IndexRepository):
     def record_loser_damage(
         self, connection: Connection, key: str, detail: str, now: dt.datetime, *, gone: bool = False
     ) -> None:
-        """Record that a file that lost is damaged or gone: its row has no digest any more, or names no file."""
+        """Record that a file that lost is damaged or gone: its row has no digest any more, or names no file.
+
+        One that is still to be fetched from the object store is not gone.
+        """
+        if gone and connection.execute(select(ObjectRemovalRow.key).where(aside_of_order() == key)).first() is not None:
+            return
         rows = connection.execute(
             update(ConflictRow)
             .where(ConflictRow.key == key, true() if gone else ConflictRow.sha256.is_not(None))

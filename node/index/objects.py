@@ -34,15 +34,13 @@ from node.index.models import (
     is_only_at_host,
 )
 from node.index.records import RevisionFile
-from node.index.removals import owe_files
+from node.index.removals import aside_of_order, owe_files
 from node.index.repository import IndexRepository, on_reader, on_writer
 from node.index.writer import IndexWriter
 
 _SPOOLED = text(f"images.place = '{SPOOL}'")
 """In words: with a parameter, SQLite does not use the index of these rows."""
 
-
-_NAME_LENGTH = len("0123456789abcdef0123456789abcdef.dcm")
 
 REVISION_FILES = select(
     RevisionFileRow.key,
@@ -232,7 +230,9 @@ class ObjectRepository(IndexRepository):
 
     @on_writer
     def record_lost(self, connection: Connection, key: str, now: dt.datetime) -> None:
-        """Note that no disk and no store has a file of a revision: it is not to be moved any more."""
+        """Note that no disk and no store has a file of a revision: that its series is unchanged does not help it."""
+        conversion = select(RevisionFileRow.conversion_id).where(RevisionFileRow.key == key)
+        connection.execute(update(ConversionRow).where(ConversionRow.id.in_(conversion)).values(input_sha256=None))
         owe_files(connection, RevisionFileRow.key == key, now)
 
     @on_reader
@@ -291,13 +291,23 @@ class ObjectRepository(IndexRepository):
 
     @on_reader
     def removals(self, connection: Connection, limit: int | None = None) -> list[str]:
-        """Return keys of objects to be removed, without those that another host is to set aside first."""
+        """Return keys of objects that may be removed now, in their order.
+
+        Those of instances that came again stay until the new object is in the store: it may be all that a lost disk
+        leaves. Those that another host is to set aside wait for that host.
+        """
         removals = select(ObjectRemovalRow.key).order_by(ObjectRemovalRow.key).limit(limit)
+        came_again = select(ImageRow.received_at).where(_SPOOLED)  # the moment of their orders
+        removals = removals.where(ObjectRemovalRow.ordered_at.not_in(came_again))
         if self._host is not None:
-            name = func.substr(ObjectRemovalRow.key, func.length(ObjectRemovalRow.key) - _NAME_LENGTH + 1)
-            aside = exists().where(ConflictRow.key == "quarantine/" + name, ConflictRow.host != self._host)
+            aside = exists().where(ConflictRow.key == aside_of_order(), ConflictRow.host != self._host)
             removals = removals.where(~aside)
         return list(connection.scalars(removals))
+
+    @on_reader
+    def ordered_removals(self, connection: Connection) -> list[str]:
+        """Return the keys of all objects that are to be removed, now or later."""
+        return list(connection.scalars(select(ObjectRemovalRow.key)))
 
     @on_reader
     def host_removals(self, connection: Connection, limit: int) -> list[str]:

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import datetime as dt
 
-from sqlalchemy import ColumnElement, Connection, delete, literal, select, true
+from sqlalchemy import ColumnElement, Connection, delete, func, literal, select, true
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.orm import InstrumentedAttribute, join
 
 from node.index.models import HostRemovalRow, HostRow, ImageRow, ObjectRemovalRow, RevisionFileRow, Utc
 
+_NAME_LENGTH = len("0123456789abcdef0123456789abcdef.dcm")
+
+
+def aside_of_order() -> ColumnElement[str]:
+    """Return the key that the object of an order has in quarantine, if a conflict wants it there."""
+    name = func.substr(ObjectRemovalRow.key, func.length(ObjectRemovalRow.key) - _NAME_LENGTH + 1)
+    return literal("quarantine/") + name
+
 
 def owe_removals(connection: Connection, leaving: ColumnElement[bool], now: dt.datetime) -> None:
-    """Order the removal of the objects of images that are about to be deleted, or to get other files."""
+    """Order the removal of the objects of images that are about to be deleted, or to get other files.
+
+    In the second case, `now` is when the other file was received: the order waits until that one is in the store.
+    """
     _owe(connection, ImageRow, ImageRow.key, leaving & ImageRow.place.is_not(None), now)
 
 

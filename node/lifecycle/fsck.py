@@ -458,7 +458,7 @@ def _object_problem(store: ObjectStore, file: KeptFile, found: StoredObject | No
 def _losers(root: Path, index: ReadIndex, *, digests: bool, host: str | None) -> Iterator[Finding]:
     """Compare the files of conflicts, which are versions of instances like any other."""
     known = {loser.key: loser.sha256 for loser in index.instances.losers()}
-    for key in sorted(index.instances.loser_keys(host)):
+    for key in sorted(index.instances.loser_keys(host) - index.instances.to_be_set_aside()):
         try:
             if not (root / key).is_file():
                 yield Finding("loser-missing", key, "the file is missing")

@@ -49,6 +49,9 @@ REVISIONS = 16
 
 REMOVALS = 500
 
+FILE_DEPTH = 4
+"""Slashes in the key of a file of a revision; its folder has fewer."""
+
 GATHER_SECONDS = 0.2
 """Between a commit and the batch that it may have work for."""
 
@@ -347,12 +350,15 @@ class Uploads(BackgroundService):
     def _is_set_aside(self, key: str) -> bool:
         """Return whether quarantine has the file of an object that a conflict wants there, after fetching it."""
         aside = self._archive.quarantine_key(key)
-        if not self._index.instances.is_loser(aside) or self._archive.path(aside).exists():
+        if not self._index.instances.is_loser(aside):
             return True
-        if self._archive.path(key).exists():  # another host has received the version that replaces it
-            with suppress(FileNotFoundError):  # or this one has, which is about to move it
+        # Another host may have received the version that replaces it, or this one has, and is about to move it.
+        if not self._archive.path(aside).exists() and self._archive.path(key).exists():
+            with suppress(FileNotFoundError):
                 self._archive.quarantine(key)
-            return self._archive.path(aside).exists()
+        if self._archive.path(aside).exists():
+            self._archive.sync([aside])  # it may have been a copy
+            return True
         part = self._remote.downloaded(key)
         if part is not None:
             self._archive.keep_aside(part, key)
@@ -364,6 +370,15 @@ class Uploads(BackgroundService):
         if not paths:
             return
         named = self._index.objects.named(paths)
+        # This host may have put an object while another one removed it.
+        keys = [
+            path
+            for path in paths
+            if path not in named and (is_key(path) or (is_of_revision(path) and path.count("/") == FILE_DEPTH))
+        ]
+        if keys:
+            self._remote.require_own()
+            self._remote.store.delete(keys)
         gone = [path for path in paths if path in named or self._is_removed(path)]
         self._index.objects.removed_here(gone)
 

@@ -79,7 +79,7 @@ def flaws_of(
 def _pardon_expected(flaws: dict[str, Flaw], archive: Archive, index: Index) -> None:
     """Drop the flaws of files that quarantine lacks because they are still to be fetched from the object store."""
     if Flaw.MISSING in flaws.values():
-        for key in index.objects.removals():
+        for key in index.objects.ordered_removals():
             flaws.pop(archive.quarantine_key(key), None)
 
 

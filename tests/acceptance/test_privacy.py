@@ -21,7 +21,7 @@ class ServedForAll(Served):
 
     def start(self) -> Served:
         command = [sys.executable, "-m", "node", "serve", "--root", str(self.root), "--port", "0"]
-        environment = {**os.environ, **self._environment}
+        environment = {**os.environ, **self.environment}
         with (self.root.parent / "serve.log").open("a") as log:
             self.process = subprocess.Popen(  # type: ignore[assignment]
                 command, umask=0, stdout=subprocess.PIPE, stderr=log, text=True, env=environment

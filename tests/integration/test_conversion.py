@@ -197,7 +197,7 @@ def convert_due(root: Root, worker: Worker) -> None:
     root.clock.move(61)
     worker._converters.run = lambda job, limits, cancelled: convert(job)  # type: ignore[method-assign]
     while (claimed := root.index.series.claim_due(root.clock())) is not None:
-        worker._converted(claimed)()
+        worker._converted(claimed, threading.Event())()
 
 
 def test_a_file_that_cannot_be_read_now_is_not_left_out(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -606,6 +606,61 @@ def test_volumes_that_are_lost_before_they_move_are_made_again(serve: Callable[.
     assert {file.place for file in node.kept()} == {"store"}
 
 
+def test_voxels_that_are_lost_before_they_move_are_made_again_with_their_header(
+    serve: Callable[..., Served], tmp_path: Path
+) -> None:
+    node = serve()
+    node.take(*make.ct_series(3))
+    node.convert()
+    [voxels] = [file for file in node.kept() if file.key.endswith(".zraw")]
+    (node.root / voxels.key).unlink()
+    node.upload()
+    node.convert()
+    node.upload()
+    assert sorted(Path(key).suffix for key in volumes(tmp_path) if key.split("/")[3][0] == "2") == [
+        ".gz", ".json", ".mhd", ".zraw",
+    ]  # fmt: skip
+
+
+def test_an_object_stays_until_the_file_that_came_instead_is_in_the_store(
+    serve: Callable[..., Served], tmp_path: Path
+) -> None:
+    node = serve(cache_bytes=0)
+    [ds] = make.ct_series(1)
+    node.take(ds)
+    node.upload()
+    node.forget()
+    first = tmp_path / "store" / node.key_of(ds)
+    (tmp_path / "store").rename(tmp_path / "elsewhere")
+    node.upload()
+    assert node.take(ds) == [Outcome.STORED]  # its object cannot be compared now
+    (tmp_path / "elsewhere").rename(tmp_path / "store")
+    node.uploads.remove_objects()
+    assert first.exists()
+    node.upload()
+    assert (tmp_path / "store" / node.key_of(ds)).exists()
+    assert not first.exists()
+
+
+def test_a_version_that_is_still_to_be_fetched_from_the_store_is_not_missing(
+    serve: Callable[..., Served], tmp_path: Path
+) -> None:
+    node = serve(cache_bytes=0, overwrite_policy="replace")
+    [ds] = make.ct_series(1)
+    node.take(ds)
+    node.upload()
+    node.forget()
+    first = data_set_bytes(ds)
+    ds.PatientComments = "second version"
+    assert node.take(ds) == [Outcome.REPLACED]
+    node.close()
+    assert check_repository(node.settings, digests=False, repair=True) == []
+    node = serve(cache_bytes=0)
+    node.upload()
+    [kept] = (node.root / "quarantine").iterdir()
+    assert kept.read_bytes().endswith(first)
+
+
 def test_volumes_from_before_the_store_move_as_well_and_everything_back(
     serve: Callable[..., Served], tmp_path: Path
 ) -> None:

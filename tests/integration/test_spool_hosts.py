@@ -356,7 +356,7 @@ def test_everything_comes_back_to_a_folder_only_if_no_host_needs_the_store(hosts
     with pytest.raises(UsageError, match="r1: stop all other hosts"):
         copy_archive(r2.settings, "folder")
     r1.close()
-    with pytest.raises(UsageError, match="r1: has instances that are not in the object store"):
+    with pytest.raises(UsageError, match="r1: has instances or volumes that are not in"):
         copy_archive(r2.settings, "folder")
     assert copy_archive(r1.settings, "store").left == 0
     assert copy_archive(r2.settings, "folder").instances == 2

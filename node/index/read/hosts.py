@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import func, select
 
 from node.index.backend import backend_of
-from node.index.models import HostRow, ImageRow, LeaseRow, is_only_at_host
+from node.index.models import HostRow, ImageRow, LeaseRow, RevisionFileRow, is_only_at_host
 from node.index.read.rows import ReadRepository, Row
 
 
@@ -49,6 +49,12 @@ class ReadHosts(ReadRepository):
     def living(self) -> list[Row]:
         """Return the hosts that are alive by the clock of the index."""
         return [host for host in self.all(self.now()) if host["state"] in ("alive", "draining")]
+
+    def spooling(self) -> list[str]:
+        """Return the hosts that alone have files, because these are not in the object store yet."""
+        images = select(ImageRow.spool_host).where(*is_only_at_host())
+        files = select(RevisionFileRow.spool_host).where(RevisionFileRow.spool_host.is_not(None))
+        return sorted({*self._connection.scalars(images), *self._connection.scalars(files)})
 
     def standbys(self) -> dict[str, int]:
         """Return how many standbys the server of the index has, by how they follow it."""

@@ -21,6 +21,7 @@ from node.index.instances import (
 from node.index.models import SPOOL, STORE, ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.objects import PlaceCount
 from node.index.read.rows import PagedRepository, Row
+from node.index.removals import aside_of_order
 from node.index.selection import INSTANCE_COLUMNS, Selected, StoredInstance, selected_instances, stored_instances
 
 
@@ -103,6 +104,10 @@ class ReadInstances(PagedRepository):
             Leave out those that only another host has.
         """
         return loser_keys(self._connection, host)
+
+    def to_be_set_aside(self) -> set[str]:
+        """Return the keys in quarantine of replaced versions that are still to be fetched from the object store."""
+        return set(self._connection.scalars(select(aside_of_order())))
 
     def row(self, sop_instance_uid: str) -> Row | None:
         """Return the row of ``v_images`` of an instance, or None."""
