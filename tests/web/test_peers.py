@@ -6,6 +6,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -35,27 +36,38 @@ MARKUP = "<script>alert(1)</script>"
 @pytest.fixture(scope="module")
 def dcmtk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """DCMTK's archive with a study of two series; its port."""
-    folder, port = tmp_path_factory.mktemp("dcmqrscp"), free_port()
+    folder = tmp_path_factory.mktemp("dcmqrscp")
     (folder / "db").mkdir()
-    config = folder / "dcmqrscp.cfg"
-    config.write_text(
-        f"NetworkTCPPort = {port}\nMaxPDUSize = 16384\nMaxAssociations = 16\nHostTable BEGIN\nHostTable END\n"
-        f"VendorTable BEGIN\nVendorTable END\nAETable BEGIN\nDCMTK {folder / 'db'} RW (9, 1024mb) ANY\nAETable END\n"
-    )
     about = {"study_uid": STUDY, "PatientID": "P-90", "PatientName": NAME, "SpecificCharacterSet": "ISO_IR 192"}
     instances = [*make.ct_series(4, series_uid=CT, **about), *make.mr_series(3, series_uid=MR, **about)]
     paths = []
     for ds in instances:
         paths.append(folder / f"{ds.SOPInstanceUID}.dcm")
         ds.save_as(paths[-1], enforce_file_format=True)
-    program = needs("dcmqrscp", "dcmtk")
-    with subprocess.Popen([program, "-c", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as peer:
+    peer, port = started(folder)
+    with peer:
         try:
-            until(lambda: is_answered(port))
             send_files(paths, Address("DCMTK", "127.0.0.1", port), "VOXELNODE")
             yield port
         finally:
             peer.terminate()
+
+
+def started(folder: Path) -> tuple[subprocess.Popen[bytes], int]:
+    """Start DCMTK's archive on a free port; on another one, if somebody takes that one meanwhile."""
+    program, config = needs("dcmqrscp", "dcmtk"), folder / "dcmqrscp.cfg"
+    for _ in range(5):
+        port = free_port()
+        config.write_text(
+            f"NetworkTCPPort = {port}\nMaxPDUSize = 16384\nMaxAssociations = 16\n"
+            "HostTable BEGIN\nHostTable END\nVendorTable BEGIN\nVendorTable END\n"
+            f"AETable BEGIN\nDCMTK {folder / 'db'} RW (9, 1024mb) ANY\nAETable END\n"
+        )
+        peer = subprocess.Popen([program, "-c", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        until(lambda peer=peer, port=port: peer.poll() is not None or is_answered(port))
+        if peer.poll() is None:
+            return peer, port
+    raise AssertionError("dcmqrscp does not start")
 
 
 class Stranger:
