@@ -16,8 +16,8 @@ STOPPING = "the node is stopping"
 class AwaitedUploads:
     """The instances for whose objects somebody waits, by their keys. Thread-safe.
 
-    A key stays until its upload has succeeded or failed, also after those who waited have given up: how long the first
-    one has waited tells whether the store takes anything.
+    A key stays until its upload has succeeded or failed, also after those who waited have given up: the longest wait
+    tells whether the store takes anything.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ class AwaitedUploads:
             return list(islice(self._waiting, limit))
 
     def oldest_seconds(self) -> float:
-        """Return how long the first one has waited; 0 if none waits."""
+        """Return how long the oldest key has waited; 0 if there is none."""
         with self._lock:
             return max((monotonic() - since for since, _ in islice(self._waiting.values(), 1)), default=0.0)
 

@@ -11,7 +11,7 @@ import typer
 
 from node.cli.actions import perform
 from node.cli.options import ConfigFile, Json, Root, reading_index, settings_for_change
-from node.cli.output import host_state, minute, print_fitted, print_json
+from node.cli.output import host_cells, print_fitted, print_json
 
 app = typer.Typer(help="List and forget the hosts that share an index in PostgreSQL.", no_args_is_help=True)
 
@@ -39,12 +39,7 @@ def hosts(config: ConfigFile = None, root: Root = None, json: Json = False) -> N
         HOSTS,
         (
             (
-                row["name"],
-                host_state(row),
-                minute(row["seen_at"]),
-                ", ".join(row["roles"]),
-                row["version"],
-                str(row["spooled_instances"] or ""),
+                *host_cells(row),
                 ", ".join(row["leases"]) or (f"left {row['left_behind']} files" if row["left_behind"] else ""),
             )
             for row in rows

@@ -27,9 +27,16 @@ def print_json(value: Any) -> None:
     print()
 
 
-def host_state(row: Mapping[str, Any]) -> str:
-    """Return the state of a host of the index in two words at most."""
-    return "not ready" if row["state"] == "alive" and row["not_ready"] else str(row["state"])
+def host_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return name, state, last sign of life, roles and version of a host, and how many instances it alone has."""
+    return (
+        row["name"],
+        "not ready" if row["state"] == "alive" and row["not_ready"] else row["state"],
+        minute(row["seen_at"]),
+        ", ".join(row["roles"]),
+        row["version"],
+        str(row["spooled_instances"] or ""),
+    )
 
 
 def report_problems(path: object, problems: Sequence[str], none: str, as_json: bool) -> None:

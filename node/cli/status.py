@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from node.cli.options import ConfigFile, Json, Root, Uids, load
 from node.cli.output import (
     UID_END,
-    host_state,
+    host_cells,
     minute,
     person,
     print_fields,
@@ -173,17 +173,7 @@ def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]], *, uids: bo
         print_fitted(
             "hosts of this index",
             {"host": 20, "state": 9, "seen": 16, "roles": 21, "version": 12, "alone has": 9},
-            [
-                (
-                    row["name"],
-                    host_state(row),
-                    minute(row["seen_at"]),
-                    ", ".join(row["roles"]),
-                    row["version"],
-                    str(row["spooled_instances"] or ""),
-                )
-                for row in facts["hosts"]
-            ],
+            [host_cells(row) for row in facts["hosts"]],
         )
     if facts["senders"]:
         print_fitted(

@@ -230,7 +230,7 @@ class ObjectRepository(IndexRepository):
 
     @on_writer
     def record_lost(self, connection: Connection, key: str, now: dt.datetime) -> None:
-        """Note that no disk and no store has a file of a revision: that its series is unchanged does not help it."""
+        """Note that neither a disk nor the store has a file of a revision, which thus no longer counts as unchanged."""
         conversion = select(RevisionFileRow.conversion_id).where(RevisionFileRow.key == key)
         connection.execute(update(ConversionRow).where(ConversionRow.id.in_(conversion)).values(input_sha256=None))
         owe_files(connection, RevisionFileRow.key == key, now)
