@@ -148,7 +148,7 @@ class InstanceRepository(IndexRepository):
             return kept
 
         try:
-            kept = self._writer.run(write, durable=applied is None)
+            kept = self._writer.run(write, durable=applied is None, takes_many_locks=True)
         except (SQLAlchemyError, self._writer.database.Error, ValueError, TypeError, OverflowError) as error:
             if not self._writer.database.is_of_rows(error):
                 raise  # no room, or the disk, or the server

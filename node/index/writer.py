@@ -4,9 +4,10 @@ A commit costs a sync of the disk; during a commit the next batch collects by it
 again, such as the rows of instances that the journal still holds, is committed in SQLite without a sync. The next
 durable commit makes it durable too: SQLite's write-ahead log keeps the order.
 
-An index in PostgreSQL has several writers. A batch in which one of them was in the way of another is undone, and each
-piece of its work is done again in a transaction of its own: work that takes its locks in an order is not held up by the
-locks of other work in the batch.
+An index in PostgreSQL has several writers. Work that takes many locks takes them in an order, so that no two writers
+wait for each other, and has a transaction of its own there: behind the locks of other work, its order would be none. A
+batch in which one writer was in the way of another all the same is undone, and each piece of its work is done again in
+a transaction of its own.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from __future__ import annotations
 import queue
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from time import perf_counter, sleep
 from typing import Any, TypeVar
 
@@ -52,6 +54,7 @@ class _Work:
     run: Callable[[Connection], Any]
     future: Future[Any]
     durable: bool
+    takes_many_locks: bool
 
 
 class _OtherWriters(Exception):
@@ -99,13 +102,15 @@ class IndexWriter:
         self.thread = SupervisedThread("index-writer", partial(self._run, connection))
         self.thread.start()
 
-    def run(self, work: Callable[[Connection], T], *, durable: bool = True) -> T:
+    def run(self, work: Callable[[Connection], T], *, durable: bool = True, takes_many_locks: bool = False) -> T:
         """Return the result of `work` after its writes are committed; an exception undoes its own writes only.
 
         Parameters
         ----------
         durable : bool
             Sync the commit. Without it, a power cut may undo this commit, but no durable one that came before it.
+        takes_many_locks : bool
+            On rows that other writers may be about to lock.
 
         Raises
         ------
@@ -113,7 +118,7 @@ class IndexWriter:
             The commit failed or may have failed.
         """
         future: Future[T] = Future()
-        self._put(_Work(work, future, durable))
+        self._put(_Work(work, future, durable, takes_many_locks))
         return future.result()
 
     def _put(self, pending: _Work) -> None:
@@ -168,12 +173,18 @@ class IndexWriter:
             self._has_ended = None in taken
             batch = [work for work in taken if work is not None]
             try:
-                if batch:
-                    self._commit(connection, batch)
+                for together in self._transactions(batch):
+                    self._commit(connection, together)
             finally:  # such as a listener that raises: nobody waits for ever
                 for work in batch:
                     if not work.future.done():
                         work.future.set_exception(OutOfResources("the index did not commit"))
+
+    def _transactions(self, batch: list[_Work]) -> Iterator[list[_Work]]:
+        """Yield the work of a batch, in its order, by transaction."""
+        for is_apart, some in groupby(batch, lambda work: work.takes_many_locks and self.database.HAS_HOSTS):
+            together = list(some)
+            yield from ([work] for work in together) if is_apart else [together]
 
     def _commit(self, connection: Connection, batch: list[_Work], attempt: int = 1) -> None:
         started = perf_counter()

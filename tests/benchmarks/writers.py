@@ -76,7 +76,7 @@ def answer(process: subprocess.Popen[str]) -> str:
     """Return what a writer says in the end."""
     said, _ = process.communicate()
     if process.returncode != 0:
-        raise SystemExit("a writer has failed")
+        raise SystemExit(f"a writer has failed: {said}")
     return said
 
 

@@ -206,6 +206,7 @@ def test_processes_that_add_the_same_instances_add_each_once(server: Server, tmp
     series = server.run("SELECT arrivals, (SELECT count(*) FROM json_object_keys(waits)) FROM series", "several")
     assert series == [(INSTANCES // SERIES, 3)] * SERIES
     assert server.run("SELECT kind FROM conflicts", "several") == []
+    assert server.run("SELECT deadlocks FROM pg_stat_database WHERE datname = 'several'") == [(0,)]
 
 
 @pytest.fixture
