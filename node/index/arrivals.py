@@ -12,9 +12,11 @@ from typing import NamedTuple
 
 from sqlalchemy import JSON, Connection, bindparam, case, func, or_, select, update
 
+from node.errors import VoxelnodeError
 from node.index.backend import Overtaken
 from node.index.departures import leave_series
 from node.index.levels import (
+    Places,
     correct_levels,
     find_series,
     hold_new_places,
@@ -25,7 +27,7 @@ from node.index.levels import (
 )
 from node.index.listed import listed_in
 from node.index.models import OPEN_STATES, Base, ConflictRow, ImageRow, SeriesRow, StudyRow
-from node.index.performed_series import is_all_here, listed_series
+from node.index.performed_series import is_all_here, is_listed
 from node.index.prepared import Prepared, PreparedInsert
 from node.index.records import Arrived, Flaw, Kept, Outcome
 from node.index.removals import owe_removals
@@ -36,6 +38,10 @@ DIGEST_MENDED = "digest-mended"
 """Kind of the conflict that keeps the digest which a row had before `fsck` believed its file."""
 
 _NO_FLAWS: Mapping[str, Flaw] = {}
+
+
+class NotCompared(VoxelnodeError):
+    """The index has an instance already, and nobody has looked whether its file is still whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +113,7 @@ _SERIES_GREW = Prepared(
 )
 
 _HOLD_WAITS = Prepared(
-    select(SeriesRow.id, SeriesRow.state, SeriesRow.waits)
+    select(SeriesRow.id, SeriesRow.state, SeriesRow.waits, is_listed(SeriesRow.series_instance_uid))
     .where(listed_in(SeriesRow.id, bindparam("ids", type_=JSON)))
     .order_by(SeriesRow.id)
     .with_for_update(key_share=True)  # others insert images of the series meanwhile
@@ -120,7 +126,7 @@ _SERIES_ALIVE = Prepared(
 
 
 def add_instances(
-    connection: Connection, batch: Sequence[Arrived], flaws: Mapping[str, Flaw] = _NO_FLAWS
+    connection: Connection, batch: Sequence[Arrived], flaws: Mapping[str, Flaw] | None = _NO_FLAWS
 ) -> list[Kept]:
     """Insert instances with their patients, studies and series, and move the `due_at` of each series that grew.
 
@@ -129,13 +135,19 @@ def add_instances(
 
     Parameters
     ----------
-    flaws : mapping
-        The kept files under the UIDs of the batch that were just found not to be whole, by key.
+    flaws : mapping or None
+        The kept files under the UIDs of the batch that were just found not to be whole, by key; None: most instances
+        are new, and nothing was compared yet.
 
     Returns
     -------
     list of Kept
         In the order of `batch`.
+
+    Raises
+    ------
+    NotCompared
+        An instance is there already, and `flaws` is None.
 
     Notes
     -----
@@ -159,17 +171,21 @@ def add_instances(
     If the kept file is missing or damaged, arriving bytes of the same series take its place, whatever the policy is;
     the same bytes also take the place of a file that cannot be read.
     """
-    hold_new_places(connection, batch)
-    _forget_losers(connection, flaws)
+    places = hold_new_places(connection, batch)
+    _forget_losers(connection, flaws or _NO_FLAWS)
     kept: list[Kept] = []
     for is_decided, some in groupby(batch, lambda arrived: arrived.overwrite_policy == "accept"):
+        if is_decided:  # it may correct the patient of a study
+            places = {}
         for together in [[one] for one in some] if is_decided else [list(some)]:
-            kept += _add_instances(connection, together, flaws)
+            kept += _add_instances(connection, together, flaws, places)
     return kept
 
 
-def _add_instances(connection: Connection, batch: Sequence[Arrived], flaws: Mapping[str, Flaw]) -> list[Kept]:
-    kept, seen = _decided(connection, batch, flaws)
+def _add_instances(
+    connection: Connection, batch: Sequence[Arrived], flaws: Mapping[str, Flaw] | None, places: Places
+) -> list[Kept]:
+    kept, seen = _decided(connection, batch, flaws, places)
     grown: dict[int, _Growth] = {}
     for one in seen:
         growth = grown.setdefault(one.series_id, _Growth())
@@ -183,10 +199,16 @@ def _add_instances(connection: Connection, batch: Sequence[Arrived], flaws: Mapp
 
 
 def _decided(
-    connection: Connection, batch: Sequence[Arrived], flaws: Mapping[str, Flaw], *, is_again: bool = False
+    connection: Connection,
+    batch: Sequence[Arrived],
+    compared: Mapping[str, Flaw] | None,
+    places: Places,
+    *,
+    is_again: bool = False,
 ) -> tuple[list[Kept], list[_Seen]]:
     """Insert and change the rows of images; return also which series have seen which instances."""
-    held = _held(connection, batch, flaws)
+    held = _held(connection, batch, compared)
+    flaws = compared or _NO_FLAWS
     images: dict[str, dict[str, object]] = {}
     series_ids: dict[tuple[object, ...], int] = {}
     kept: list[Kept] = []
@@ -198,7 +220,7 @@ def _decided(
             kept.append(Kept(Outcome.STORED))
             continue
         if first is None:
-            series_id = _series_id(connection, arrived, series_ids)
+            series_id = _series_id(connection, arrived, series_ids, places)
             images[uid] = _image(arrived, series_id)
             result = Kept(Outcome.STORED)
         elif (flaw := _decisive_flaw(connection, arrived, first, flaws)) is not None:
@@ -207,7 +229,7 @@ def _decided(
         elif first.sha256 != arrived.file.sha256 and _replaces(connection, arrived, first):
             if arrived.overwrite_policy == "accept":
                 correct_levels(connection, arrived, patient_identity(arrived.attributes))
-            series_id = _series_id(connection, arrived, series_ids)
+            series_id = _series_id(connection, arrived, series_ids, places)
             result = _replace(connection, arrived, first, images, flaws, series_id)
         else:
             if first.file_missing and first.key not in flaws:
@@ -224,14 +246,15 @@ def _decided(
     if images and (taken := _INSERT_IMAGES.execute(connection, list(images.values()))):
         if is_again:
             raise ValueError("the index neither has an instance nor takes it")
-        return _decided_again(connection, batch, flaws, taken, kept, seen)
+        return _decided_again(connection, batch, compared, places, taken, kept, seen)
     return kept, seen
 
 
 def _decided_again(
     connection: Connection,
     batch: Sequence[Arrived],
-    flaws: Mapping[str, Flaw],
+    compared: Mapping[str, Flaw] | None,
+    places: Places,
     taken: set[str],
     kept: list[Kept],
     seen: list[_Seen],
@@ -240,7 +263,7 @@ def _decided_again(
     again = [number for number, arrived in enumerate(batch) if arrived.attributes.sop_instance_uid in taken]
     if len(again) > len(taken):  # what was decided about the second of one UID depends on the first
         raise Overtaken("another writer has inserted an instance meanwhile that the batch has twice")
-    kept_now, seen_now = _decided(connection, [batch[number] for number in again], flaws, is_again=True)
+    kept_now, seen_now = _decided(connection, [batch[number] for number in again], compared, places, is_again=True)
     before = {one.arrived.attributes.sop_instance_uid: one.series_id for one in seen}
     if any(one.series_id != before[one.arrived.attributes.sop_instance_uid] for one in seen_now):  # which is empty now
         raise Overtaken("another writer has inserted an instance meanwhile in another series")
@@ -250,15 +273,13 @@ def _decided_again(
 
 
 def _record_growth(connection: Connection, grown: Mapping[int, _Growth]) -> None:
-    rows = {id: (state, waits) for id, state, waits in _HOLD_WAITS.execute(connection, {"ids": list(grown)})}
+    rows = {id: row for id, *row in _HOLD_WAITS.execute(connection, {"ids": list(grown)})}
     if len(rows) < len(grown):
         raise Overtaken("another writer has deleted the series of an instance meanwhile")
-    uids = {growth.last.attributes.series_instance_uid for growth in grown.values() if growth.last}
-    listed = listed_series(connection, uids) if uids else set()
     alive, grew = [], []
     for series_id in sorted(grown):
         growth = grown[series_id]
-        state, stored = rows[series_id]
+        state, stored, listed = rows[series_id]
         if growth.last is None and state not in OPEN_STATES:
             continue
         waits: Waits = json.loads(stored) if stored else {}
@@ -271,8 +292,8 @@ def _record_growth(connection: Connection, grown: Mapping[int, _Growth]) -> None
             alive.append(values)
             continue
         attributes, received = growth.last.attributes, growth.last.file.received_at
-        uid = attributes.series_instance_uid
-        if uid in listed and is_all_here(connection, series_id, attributes.study_instance_uid, uid):
+        study, series = attributes.study_instance_uid, attributes.series_instance_uid
+        if listed and is_all_here(connection, series_id, study, series):
             values |= {"due": received, "waits": None}
         grew.append(values | {"count": growth.count, "received": received})
     _SERIES_ALIVE.execute_each(connection, alive)
@@ -282,10 +303,13 @@ def _record_growth(connection: Connection, grown: Mapping[int, _Growth]) -> None
             revoke_claim(connection, series_id)
 
 
-def _held(connection: Connection, batch: Sequence[Arrived], flaws: Mapping[str, Flaw]) -> dict[str, _Held]:
+def _held(connection: Connection, batch: Sequence[Arrived], flaws: Mapping[str, Flaw] | None) -> dict[str, _Held]:
     """Return the instances of a batch that are in the index; no other writer changes a row that may change here."""
     uids = {arrived.attributes.sop_instance_uid for arrived in batch}
     held = {uid: _Held(*row) for uid, *row in _FIND_IMAGES.execute(connection, {"uids": list(uids)})}
+    if flaws is None and {one.key for one in held.values()}.difference(arrived.file.key for arrived in batch):
+        raise NotCompared
+    flaws = flaws or _NO_FLAWS
     changing = []
     for arrived in batch:
         first = held.get(arrived.attributes.sop_instance_uid)
@@ -298,12 +322,12 @@ def _held(connection: Connection, batch: Sequence[Arrived], flaws: Mapping[str, 
     return held
 
 
-def _series_id(connection: Connection, arrived: Arrived, known: dict[tuple[object, ...], int]) -> int:
-    """Return the id of the series of an instance; `known` are those that the batch has looked up."""
+def _series_id(connection: Connection, arrived: Arrived, known: dict[tuple[object, ...], int], places: Places) -> int:
+    """Return the id of the series of an instance; `known` are those of the batch until now."""
     identity = patient_identity(arrived.attributes)
     key = (arrived.attributes.study["study_instance_uid"], arrived.attributes.series["series_instance_uid"], identity)
     if key not in known:
-        known[key] = series_row(connection, arrived, identity)
+        known[key] = series_row(connection, arrived, identity, places)
     return known[key]
 
 

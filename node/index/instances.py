@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 from sqlalchemy import (
@@ -114,7 +115,10 @@ class InstanceRepository(IndexRepository):
         self._note_arrival = note_arrival
 
     def add(
-        self, batch: Sequence[Arrived], applied: Applied | None = None, flaws: Mapping[str, Flaw] | None = None
+        self,
+        batch: Sequence[Arrived],
+        applied: Applied | None = None,
+        flaws: Mapping[str, Flaw] | None = MappingProxyType({}),
     ) -> list[Kept]:
         """Index instances in one transaction; see `node.index.arrivals.add_instances`.
 
@@ -123,8 +127,8 @@ class InstanceRepository(IndexRepository):
         applied : Applied or None
             The last record of the journal that they came from, noted in the same transaction: the commit is not synced
             then, because the journal still has them. Without it, the commit is durable when this returns.
-        flaws : mapping
-            The kept files that are not whole, by key; see `node.receive.kept.flaws_of`.
+        flaws : mapping or None
+            The kept files that are not whole, by key; None: nothing was compared. See `node.receive.kept.add_compared`.
 
         Returns
         -------
@@ -133,6 +137,8 @@ class InstanceRepository(IndexRepository):
 
         Raises
         ------
+        NotCompared
+            An instance is there already, and `flaws` is None; nothing of the batch was written.
         NotIndexable
             The rows of an instance cannot be written; nothing of the batch was.
         OutOfResources
@@ -141,7 +147,7 @@ class InstanceRepository(IndexRepository):
         self._note_arrival()
 
         def write(connection: Connection) -> list[Kept]:
-            kept = add_instances(connection, batch, flaws or {})
+            kept = add_instances(connection, batch, flaws)
             if applied is not None:
                 set_applied(connection, applied)
             reached("rows-written")

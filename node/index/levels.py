@@ -31,25 +31,39 @@ _FIND_SERIES = Prepared(
 )
 
 _FIND_PLACES = Prepared(
-    select(StudyRow.study_instance_uid, SeriesRow.series_instance_uid)
-    .select_from(join(SeriesRow, StudyRow))
+    select(
+        StudyRow.study_instance_uid,
+        SeriesRow.series_instance_uid,
+        SeriesRow.id,
+        PatientRow.identity,
+        SeriesRow.state,
+    )
+    .select_from(join(SeriesRow, StudyRow).join(PatientRow))
     .where(listed_in(SeriesRow.series_instance_uid, bindparam("series", type_=JSON)))
 )
 
+Places = Mapping[tuple[str, str], tuple[int, str, str]]
+"""Row id, identity of the patient and state of series, by Study and Series Instance UID."""
 
-def hold_new_places(connection: Connection, batch: Sequence[Arrived]) -> None:
-    """Let no other writer insert patients, studies and series that a batch is about to insert, or compare with."""
-    database = backend_of(connection)
-    if not database.HAS_HOSTS:
-        return
-    places = {(one.attributes.study_instance_uid, one.attributes.series_instance_uid) for one in batch}
-    found = set(map(tuple, _FIND_PLACES.execute(connection, {"series": [series for _, series in places]})))
+
+def hold_new_places(connection: Connection, batch: Sequence[Arrived]) -> Places:
+    """Let no other writer insert patients, studies and series that a batch is about to insert, or compare with.
+
+    Returns
+    -------
+    mapping
+        The series of the batch that are there already.
+    """
+    uids = {one.attributes.series_instance_uid for one in batch}
+    found = _FIND_PLACES.execute(connection, {"series": list(uids)})
+    places = {(study, series): (series_id, identity, state) for study, series, series_id, identity, state in found}
     names: set[str] = set()
     for attributes in (arrived.attributes for arrived in batch):
-        if (place := (attributes.study_instance_uid, attributes.series_instance_uid)) not in found:
+        if (place := (attributes.study_instance_uid, attributes.series_instance_uid)) not in places:
             names |= {*place, patient_identity(attributes)}
     if names:
-        database.hold(connection, names)
+        backend_of(connection).hold(connection, names)
+    return places
 
 
 def patient_identity(attributes: InstanceAttributes) -> str:
@@ -72,9 +86,12 @@ def find_series(connection: Connection, arrived: Arrived) -> tuple[int, str, str
     return row
 
 
-def series_row(connection: Connection, arrived: Arrived, identity: str) -> int:
+def series_row(connection: Connection, arrived: Arrived, identity: str, places: Places) -> int:
     """Return the row id of the series of an instance; insert the series, its study and its patient if they are new."""
-    row = find_series(connection, arrived)
+    attributes = arrived.attributes
+    row = places.get((attributes.study_instance_uid, attributes.series_instance_uid)) or find_series(
+        connection, arrived
+    )
     if row is not None:
         series_id, of_study, state = row
         if of_study != identity:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from typing import Any
 
-from sqlalchemy import JSON, Connection, bindparam, func, or_, select
+from sqlalchemy import ColumnElement, Connection, bindparam, exists, func, or_, select
 
 from node.completeness import Performed, performed
-from node.index.listed import listed_in
 from node.index.models import ImageRow, PerformedSeriesRow
 from node.index.prepared import Prepared
 
@@ -19,11 +18,6 @@ _LISTS = Prepared(
             PerformedSeriesRow.study_instance_uid == bindparam("study"),
             PerformedSeriesRow.study_instance_uid.is_(None),
         ),
-    )
-)
-_LISTED = Prepared(
-    select(PerformedSeriesRow.series_instance_uid).where(
-        listed_in(PerformedSeriesRow.series_instance_uid, bindparam("uids", type_=JSON))
     )
 )
 _COUNT = Prepared(select(func.count()).where(ImageRow.series_id == bindparam("id")))
@@ -38,9 +32,9 @@ def performed_of(
     return performed(listed, _stored(connection, series_id)) if listed else None
 
 
-def listed_series(connection: Connection, series_instance_uids: Collection[str]) -> set[str]:
-    """Return which of some Series Instance UIDs steps list; asked for each batch that arrives."""
-    return {uid for (uid,) in _LISTED.execute(connection, {"uids": list(series_instance_uids)})}
+def is_listed(series_instance_uid: Any) -> ColumnElement[bool]:
+    """Return the condition that a step lists the Series Instance UID of a column; asked for each batch that arrives."""
+    return exists().where(PerformedSeriesRow.series_instance_uid == series_instance_uid)
 
 
 def is_all_here(connection: Connection, series_id: int, study_instance_uid: str, series_instance_uid: str) -> bool:

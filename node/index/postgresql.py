@@ -78,7 +78,11 @@ _SESSION = {
     "tcp_user_timeout": "15s",
     "jit": "off",  # to compile a statement takes 0.1 s or more, and none of ours runs for long
 }
-_WRITERS = {"idle_in_transaction_session_timeout": "30s"}  # a host that hangs holds back the events of all others
+_WRITERS = {
+    "idle_in_transaction_session_timeout": "30s",  # a host that hangs holds back the events of all others
+    # A plan that was made while a table was empty is kept until the table is analyzed, minutes and many rows later.
+    "enable_seqscan": "off",
+}
 _READERS = {"default_transaction_read_only": "on", "default_transaction_isolation": r"repeatable\ read"}
 _NETWORK = {
     "connect_timeout": 5,
@@ -386,7 +390,9 @@ def begin_batch(connection: Connection, *, durable: bool) -> int:
 
 def has_changed(connection: Connection, before: int) -> bool:
     """A transaction gets a number when it first writes."""
-    return connection.exec_driver_sql("SELECT pg_current_xact_id_if_assigned()").scalar() is not None
+    driver: Any = connection.connection.dbapi_connection  # asked for each transaction: without SQLAlchemy
+    row: tuple[bool] = driver.execute("SELECT pg_current_xact_id_if_assigned() IS NOT NULL").fetchone()
+    return row[0]
 
 
 def spoils_batch(connection: Connection, error: BaseException) -> bool:

@@ -45,7 +45,7 @@ from node.index.records import NOT_CURRENT_OUTCOMES, Applied, Arrived, Kept, Out
 from node.journal.journal import Journal
 from node.journal.segment import Damage, Record
 from node.metrics import Metrics
-from node.receive.kept import IsDigestDue, flaws_of
+from node.receive.kept import IsDigestDue, add_compared
 from node.receive.record import Receipt, receipt
 
 log = structlog.get_logger()
@@ -53,7 +53,9 @@ log = structlog.get_logger()
 MAX_BATCH = 256
 MAX_BATCH_BYTES = 32 << 20
 GATHER_SECONDS = 0.05
-"""Between an append and the batch that applies it: others join it meanwhile, and nobody waits for it."""
+"""Between an append and the batch that applies it, while nobody waits for it: others join it meanwhile. Where senders
+wait, those that were answered last may join with their next instance for as long as a batch takes, and no longer than
+this."""
 
 MAX_EXPECTED = 4096
 """Records whose attributes are kept in memory from the receipt on."""
@@ -113,7 +115,10 @@ class Applier(BackgroundService):
         syncs_files: bool = False,
     ) -> None:
         super().__init__("apply")
+        self._is_awaited = is_awaited
         self._gather_seconds = 0.0 if is_awaited else GATHER_SECONDS
+        self._batch_seconds = 0.0  # of the last one
+        self._company = 1  # senders that wait at the same time
         self._syncs_files = syncs_files
         self._audit = audit
         self.is_digest_due: IsDigestDue = lambda key, received_at: True
@@ -177,6 +182,9 @@ class Applier(BackgroundService):
     def appended(self) -> None:
         """Apply what was appended, in a moment."""
         self.wake(self._gather_seconds)
+        if self._is_awaited and self.lag >= self._company:
+            with self._progress:
+                self._progress.notify_all()
 
     def catch_up(self, seconds: float = CATCH_UP_SECONDS) -> bool:
         """Wait until what was acknowledged before this call is in the index; return False if that takes longer."""
@@ -204,9 +212,14 @@ class Applier(BackgroundService):
             return self._step()
 
     def _step(self) -> float | None:
+        if self._is_awaited:
+            self._await_company()
         records, cursor = self._journal.read(self._cursor, MAX_BATCH, MAX_BATCH_BYTES)
         if records:
+            began = monotonic()
             self.apply(records)
+            self._batch_seconds = monotonic() - began
+            self._company = len(records) + self.lag
             self._cursor = cursor
             if self._journal.has_whole_segment(self._applied):
                 self.checkpoint()
@@ -214,6 +227,17 @@ class Applier(BackgroundService):
         if not self.lag:
             return None
         return 0.0 if len(records) == MAX_BATCH else self._gather_seconds
+
+    def _await_company(self) -> None:
+        """Let as many senders share a commit as have waited for the last one or during it.
+
+        Each sends its next instance once the last one is acknowledged: without this, some of them would always wait for
+        the commit of the others.
+        """
+        with self._progress:
+            self._progress.wait_for(
+                lambda: self.lag >= self._company or self._stopping.is_set(), min(self._batch_seconds, GATHER_SECONDS)
+            )
 
     def replay(self) -> Replayed:
         """Apply what the processes before have left in the journal; before `start`.
@@ -324,10 +348,10 @@ class Applier(BackgroundService):
         if not arrived:
             return
         sequence = batch[-1][0].sequence
-        flaws = flaws_of(self._archive, self._index, arrived, self.is_digest_due)
         if self._syncs_files:
             self._sync([one.file.key for one in arrived])
-        kept = self._index.instances.add(arrived, Applied(self._journal.identity, sequence), flaws)
+        applied = Applied(self._journal.identity, sequence)
+        kept = add_compared(self._archive, self._index, arrived, applied, self.is_digest_due)
         self._committed = sequence
         self._metrics.commit_instances.observe(len(arrived))
         self._unsettled += zip(arrived, kept, strict=True)

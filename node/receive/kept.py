@@ -20,10 +20,11 @@ from node.archive.filesystem import Archive
 from node.archive.intact import MISSING, data_set_offset, problem_with
 from node.durable import NO_ROOM
 from node.errors import OutOfResources
+from node.index.arrivals import NotCompared
 from node.index.database import Index
 from node.index.instances import HeldFile
 from node.index.models import STORE
-from node.index.records import Arrived, Flaw
+from node.index.records import Applied, Arrived, Flaw, Kept
 
 log = structlog.get_logger()
 
@@ -37,6 +38,23 @@ MAX_VERIFIED = 4096
 
 IsDigestDue = Callable[[str, dt.datetime], bool]
 """Whether to read a long file (its key, and when it was received): it was not verified for long."""
+
+
+def add_compared(
+    archive: Archive,
+    index: Index,
+    batch: Sequence[Arrived],
+    applied: Applied | None = None,
+    is_digest_due: IsDigestDue = lambda key, received_at: True,
+) -> list[Kept]:
+    """Index instances; where the index has them already, after a look at the files that are kept.
+
+    Errors are those of `flaws_of` and `InstanceRepository.add`.
+    """
+    try:
+        return index.instances.add(batch, applied, None)
+    except NotCompared:
+        return index.instances.add(batch, applied, flaws_of(archive, index, batch, is_digest_due))
 
 
 def flaws_of(

@@ -38,7 +38,7 @@ from node.index.instances import InstanceFile, NotIndexable
 from node.index.models import STORE
 from node.index.records import Arrived, Kept, Outcome, StoredFile
 from node.receive.apply import MAX_BATCH, attributes_of, settle
-from node.receive.kept import flaws_of
+from node.receive.kept import add_compared
 
 log = structlog.get_logger()
 
@@ -158,7 +158,7 @@ def without_deleted(archive: Archive, index: Index, keys: Sequence[str]) -> list
 def _indexed(archive: Archive, index: Index, batch: Sequence[Arrived]) -> dict[str, str]:
     """Index files; quarantine those whose rows cannot be written."""
     try:
-        kept = index.instances.add(batch, flaws=flaws_of(archive, index, batch))
+        kept = add_compared(archive, index, batch)
     except NotIndexable as error:
         if len(batch) > 1:
             return {key: fate for one in batch for key, fate in _indexed(archive, index, [one]).items()}

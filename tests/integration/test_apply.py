@@ -94,13 +94,13 @@ def open_parts(tmp_path: Path) -> Iterator[Open]:
     """Open a root; the process that had it before died without another word."""
     with ExitStack() as ends:
 
-        def open_(policy: OverwritePolicy = "never") -> Parts:
+        def open_(policy: OverwritePolicy = "never", *, is_awaited: bool = False) -> Parts:
             ends.close()
             metrics, folder = Metrics(), tmp_path / "root"
             archive = Archive(folder)
             index = ends.enter_context(closing(Index(folder, metrics)))
             journal = ends.enter_context(closing(Journal(folder / "journal", 4 << 20)))
-            applier = Applier(journal, archive, index, metrics)
+            applier = Applier(journal, archive, index, metrics, is_awaited=is_awaited)
             ends.callback(applier.stop)
             quiet = quiet_seconds_of(60, {})
             ingest = Ingest(
@@ -352,6 +352,28 @@ def test_a_record_that_cannot_be_applied_is_set_aside_and_nothing_stops_behind_i
     [kept] = parts.folder.glob("quarantine/*")
     assert kept.read_bytes() == payload
     assert kept.name in event["detail"]
+
+
+def test_senders_that_wait_for_the_index_share_commits(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apply, "GATHER_SECONDS", 60.0)
+    first, second, third, fourth, fifth, one = make.ct_series(6)
+    parts = started(is_awaited=True)
+
+    def is_done_after(step: Future[float | None], *outcomes: Future[Outcome]) -> bool:
+        step.result(30)
+        return all(outcome.done() for outcome in outcomes)
+
+    with ThreadPoolExecutor(1) as thread:
+        outcome = parts.receive(first)
+        assert is_done_after(thread.submit(parts.applier.step), outcome)  # alone, it waits for nobody
+        together = [parts.receive(second), parts.receive(third)]
+        assert is_done_after(thread.submit(parts.applier.step), *together)
+        parts.applier._batch_seconds = 60.0
+        step = thread.submit(parts.applier.step)
+        assert is_done_after(step, parts.receive(fourth), parts.receive(fifth))
+        parts.applier._batch_seconds = 0.0
+        outcome = parts.receive(one)
+        assert is_done_after(thread.submit(parts.applier.step), outcome)  # the other has nothing more to send
 
 
 def test_an_instance_that_the_index_refuses_is_set_aside_alone(
