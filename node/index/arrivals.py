@@ -27,7 +27,7 @@ from node.index.levels import (
 )
 from node.index.listed import listed_in
 from node.index.models import OPEN_STATES, Base, ConflictRow, ImageRow, SeriesRow, StudyRow
-from node.index.performed_series import is_all_here, is_listed
+from node.index.performed_series import is_all_here, listed_series
 from node.index.prepared import Prepared, PreparedInsert
 from node.index.records import Arrived, Flaw, Kept, Outcome
 from node.index.removals import owe_removals
@@ -113,7 +113,7 @@ _SERIES_GREW = Prepared(
 )
 
 _HOLD_WAITS = Prepared(
-    select(SeriesRow.id, SeriesRow.state, SeriesRow.waits, is_listed(SeriesRow.series_instance_uid))
+    select(SeriesRow.id, SeriesRow.state, SeriesRow.waits)
     .where(listed_in(SeriesRow.id, bindparam("ids", type_=JSON)))
     .order_by(SeriesRow.id)
     .with_for_update(key_share=True)  # others insert images of the series meanwhile
@@ -273,13 +273,15 @@ def _decided_again(
 
 
 def _record_growth(connection: Connection, grown: Mapping[int, _Growth]) -> None:
-    rows = {id: row for id, *row in _HOLD_WAITS.execute(connection, {"ids": list(grown)})}
+    rows = {id: (state, waits) for id, state, waits in _HOLD_WAITS.execute(connection, {"ids": list(grown)})}
     if len(rows) < len(grown):
         raise Overtaken("another writer has deleted the series of an instance meanwhile")
+    uids = {growth.last.attributes.series_instance_uid for growth in grown.values() if growth.last}
+    listed = listed_series(connection, uids) if uids else set()
     alive, grew = [], []
     for series_id in sorted(grown):
         growth = grown[series_id]
-        state, stored, listed = rows[series_id]
+        state, stored = rows[series_id]
         if growth.last is None and state not in OPEN_STATES:
             continue
         waits: Waits = json.loads(stored) if stored else {}
@@ -293,7 +295,7 @@ def _record_growth(connection: Connection, grown: Mapping[int, _Growth]) -> None
             continue
         attributes, received = growth.last.attributes, growth.last.file.received_at
         study, series = attributes.study_instance_uid, attributes.series_instance_uid
-        if listed and is_all_here(connection, series_id, study, series):
+        if series in listed and is_all_here(connection, series_id, study, series):
             values |= {"due": received, "waits": None}
         grew.append(values | {"count": growth.count, "received": received})
     _SERIES_ALIVE.execute_each(connection, alive)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Collection
 
-from sqlalchemy import ColumnElement, Connection, bindparam, exists, func, or_, select
+from sqlalchemy import JSON, Connection, bindparam, func, or_, select
 
 from node.completeness import Performed, performed
+from node.index.listed import listed_in
 from node.index.models import ImageRow, PerformedSeriesRow
 from node.index.prepared import Prepared
 
@@ -18,6 +19,11 @@ _LISTS = Prepared(
             PerformedSeriesRow.study_instance_uid == bindparam("study"),
             PerformedSeriesRow.study_instance_uid.is_(None),
         ),
+    )
+)
+_LISTED = Prepared(
+    select(PerformedSeriesRow.series_instance_uid).where(
+        listed_in(PerformedSeriesRow.series_instance_uid, bindparam("uids", type_=JSON))
     )
 )
 _COUNT = Prepared(select(func.count()).where(ImageRow.series_id == bindparam("id")))
@@ -32,9 +38,12 @@ def performed_of(
     return performed(listed, _stored(connection, series_id)) if listed else None
 
 
-def is_listed(series_instance_uid: Any) -> ColumnElement[bool]:
-    """Return the condition that a step lists the Series Instance UID of a column; asked for each batch that arrives."""
-    return exists().where(PerformedSeriesRow.series_instance_uid == series_instance_uid)
+def listed_series(connection: Connection, series_instance_uids: Collection[str]) -> set[str]:
+    """Return which of some Series Instance UIDs steps list; asked for each batch that arrives.
+
+    The rows of the series are locked before: a step that ends at the same time is seen here, or sees what arrives.
+    """
+    return {uid for (uid,) in _LISTED.execute(connection, {"uids": list(series_instance_uids)})}
 
 
 def is_all_here(connection: Connection, series_id: int, study_instance_uid: str, series_instance_uid: str) -> bool:

@@ -39,6 +39,7 @@ from node.index.exported import KEPT_TABLES
 from node.index.finder import QueryRefused, QueryStopped
 from node.index.instances import NotIndexable
 from node.index.models import REVISION, Base
+from node.index.performed_steps import ListedSeries, PerformedStep
 from node.index.read.studies import StudyFilter
 from node.index.records import Arrived, Kept, Outcome
 from node.lifecycle.export import export
@@ -327,6 +328,23 @@ def test_a_sender_that_sends_while_the_association_of_another_breaks_is_waited_f
     with hosts[0].reading() as view:
         [row] = view.series._rows("SELECT waits FROM series")
     assert json.loads(row["waits"]).keys() == {"HOST1", "HOST2"}
+
+
+def test_a_series_whose_last_instance_comes_while_its_step_ends_is_due_at_once(
+    server: Server, hosts: list[Index], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, last = arrived(1, 1), arrived(2, 1 + SERIES)
+    hosts[0].instances.add([first])
+    one, other = first.attributes, last.attributes
+    listed = ListedSeries(one.series_instance_uid, (one.sop_instance_uid, other.sop_instance_uid))
+    step = PerformedStep("1.2.9", "IN PROGRESS", one.study_instance_uid, *[None] * 5, (), (), {})
+    hosts[0].performed_steps.create(step, "CT1", NOW)
+    ended = replace(step, state="COMPLETED", series=(listed,))
+    meanwhile(
+        monkeypatch, server, hosts, (series, "completeness_of"),
+        lambda: hosts[0].performed_steps.change(ended, "CT1", NOW, NOW), lambda: hosts[1].instances.add([last]),
+    )  # fmt: skip
+    assert server.run("SELECT due_at = last_received_at FROM series", database_of(hosts[0])) == [(True,)]
 
 
 def test_a_study_that_comes_while_its_patient_is_merged_is_one_of_the_target(
