@@ -214,12 +214,13 @@ class Applier(BackgroundService):
     def _step(self) -> float | None:
         if self._is_awaited:
             self._await_company()
+        last = self._journal.last
         records, cursor = self._journal.read(self._cursor, MAX_BATCH, MAX_BATCH_BYTES)
         if records:
             began = monotonic()
             self.apply(records)
             self._batch_seconds = monotonic() - began
-            self._company = len(records) + self.lag
+            self._company = len(records) + self.lag if records[-1].sequence >= last else 1  # a batch is there already
             self._cursor = cursor
             if self._journal.has_whole_segment(self._applied):
                 self.checkpoint()

@@ -376,6 +376,18 @@ def test_senders_that_wait_for_the_index_share_commits(started: Started, monkeyp
         assert is_done_after(thread.submit(parts.applier.step), outcome)  # the other has nothing more to send
 
 
+def test_what_a_batch_has_left_waits_for_nobody(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apply, "GATHER_SECONDS", 60.0)
+    monkeypatch.setattr(apply, "MAX_BATCH", 2)
+    parts = started(is_awaited=True)
+    outcomes = [parts.receive(ds) for ds in make.ct_series(4)]
+    with ThreadPoolExecutor(1) as thread:
+        for _ in range(2):
+            thread.submit(parts.applier.step).result(30)
+            parts.applier._batch_seconds = 60.0
+    assert all(outcome.done() for outcome in outcomes)
+
+
 def test_an_instance_that_the_index_refuses_is_set_aside_alone(
     started: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:
