@@ -40,14 +40,13 @@ _WORDS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"(?<=[%)]s)::INTEGER\b", ""),  # the driver gives an integer the size that it needs
     (r" IS NOT (?=%?\()", " IS DISTINCT FROM "),
     (r" IS (?=%?\()", " IS NOT DISTINCT FROM "),
-    # An array is looked up in an index; of a list that comes from JSON, the server would rather compare all rows.
-    (
-        r"(?<!NOT) IN \((SELECT (?:anon_\d+\.value|CAST\(anon_\d+\.value AS BIGINT\) AS value) \n"
-        r"FROM json_array_elements_text\((?:%s|%\(\w+\)s)::JSON\) AS anon_\d+)\)",
-        r" = ANY (ARRAY(\1))",
-    ),
 )
 _REPLACED = tuple((re.compile(pattern, re.DOTALL), words) for pattern, words in _WORDS)
+
+_LIST = re.compile(
+    r"(?<!NOT) IN \((SELECT (?:anon_\d+\.value|CAST\(anon_\d+\.value AS BIGINT\) AS value) \n"
+    r"FROM json_array_elements_text\((?:%s|%\(\w+\)s)::JSON\) AS anon_\d+)\)"
+)
 
 _NEVER_NULL = {column.name for table in Base.metadata.tables.values() for column in table.columns} - {
     column.name for table in Base.metadata.tables.values() for column in table.columns if column.nullable
@@ -78,6 +77,15 @@ def in_postgresql(statement: str) -> str:
         comment = statement.replace("'", "''")
         translated = f"{translated}; COMMENT ON VIEW {view['name']} IS '{comment}'"
     return translated
+
+
+def with_arrays(statement: str) -> str:
+    """Return a statement of PostgreSQL whose lists are arrays, which are looked up in the index of their column.
+
+    A list that comes from JSON is hashed, and the server would rather compare all rows with it. But where no index
+    helps, it compares each row with each value of an array: only for statements whose columns have one.
+    """
+    return _LIST.sub(r" = ANY (ARRAY(\1))", statement)
 
 
 def _with_null_first(statement: str) -> str:

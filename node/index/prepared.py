@@ -34,7 +34,7 @@ class Prepared:
     Parameters
     ----------
     statement : ClauseElement
-        An INSERT, UPDATE or SELECT; rows are returned as the driver gives them.
+        An INSERT, UPDATE or SELECT; rows are returned as the driver gives them. Columns with lists have an index.
     columns : iterable of str or None
         The columns that an INSERT sets.
     """
@@ -73,10 +73,10 @@ class Prepared:
 
     @cached_property
     def _in_postgresql(self) -> _Compiled:
-        from node.index.postgresql_sql import in_postgresql
+        from node.index.postgresql_sql import in_postgresql, with_arrays
 
         compiled = _Compiled(self._statement, self._columns, _postgresql())
-        compiled.sql = in_postgresql(compiled.sql)
+        compiled.sql = with_arrays(in_postgresql(compiled.sql))
         return compiled
 
 
