@@ -20,7 +20,9 @@ class HostAway(StoreAway):
     """The object store does not have a file yet, which another host is to move there."""
 
     def __init__(self, host: str) -> None:
-        super().__init__(f"host {host} alone has the file, and has not moved it to the object store yet")
+        super().__init__(
+            f"host {host} alone has the file, and has not moved it to the object store yet: try again when {host} runs"
+        )
 
 
 class NotTaken(Exception):

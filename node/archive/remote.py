@@ -69,14 +69,57 @@ LOST = "neither the disk nor the object store has it"
 
 _LOCKS = 64
 
+HostOf = Callable[[str], str | None]
+"""Asks the index which other host alone has the file with a key; see `node.index.objects`."""
+
 File = TypeVar("File", bound=KeptFile)
 Found = TypeVar("Found", bound=FoundFile)
+
+
+def _no_other(key: str) -> None:
+    """Return which other host alone has a file, where no others share the store."""
 
 
 @dataclass(slots=True)
 class _Copy:
     bytes: int
     used_at: float
+
+
+class _Hosts:
+    """The other hosts that share a store, and waits for what they are about to move there. Thread-safe.
+
+    Attributes
+    ----------
+    seconds : float
+        Longest wait.
+    closing : Event
+        Ends waits.
+    """
+
+    def __init__(self, host_of: HostOf) -> None:
+        self._host_of = host_of
+        self._in_vain: dict[str, float] = {}  # until when nobody waits for a host
+        self.seconds = HOST_SECONDS
+        self.closing = threading.Event()
+
+    def wait(self, key: str) -> None:
+        """Wait while another host alone has a file; not again for a host that was just awaited in vain.
+
+        Raises
+        ------
+        HostAway
+        """
+        deadline = monotonic() + self.seconds
+        while (host := self._host_of(key)) is not None:
+            now = monotonic()
+            if now < self._in_vain.get(host, 0.0):
+                raise HostAway(host)
+            if now >= deadline:
+                self._in_vain[host] = now + self.seconds
+                raise HostAway(host)
+            if self.closing.wait(HOST_LOOK_SECONDS):
+                raise HostAway(host)
 
 
 class Remote:
@@ -93,8 +136,7 @@ class Remote:
         Bound of the local copies.
     identity : str
         Of this archive. A store of another one is never read or written.
-    host_of : callable (key) -> str or None
-        Asks the index which other host alone has the file of an instance; see `node.index.objects`.
+    host_of : HostOf
 
     Attributes
     ----------
@@ -111,14 +153,11 @@ class Remote:
         intake: Intake,
         cache_bytes: int,
         identity: str,
-        host_of: Callable[[str], str | None] = lambda key: None,
+        host_of: HostOf = _no_other,
     ) -> None:
         self.store = store
         self.identity = identity
-        self.stays_seconds, self.host_seconds = STAYS_SECONDS, HOST_SECONDS
-        self._host_of = host_of
-        self._closing = threading.Event()
-        self._awaited_in_vain: dict[str, float] = {}  # hosts, and until when nobody waits for them
+        self.stays_seconds, self.hosts = STAYS_SECONDS, _Hosts(host_of)
         self._root, self._intake, self._cache_bytes = root, intake, cache_bytes
         self.is_away = False
         self.awaited: AwaitedUploads | None = None
@@ -140,7 +179,7 @@ class Remote:
 
     def close(self) -> None:
         """End the threads."""
-        self._closing.set()
+        self.hosts.closing.set()
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
@@ -197,9 +236,8 @@ class Remote:
                 copy.used_at = monotonic()
                 self._copies.move_to_end(file.key)
         if not path.exists() and not self._fetch(file, path):
-            if (host := self._host_of(file.key)) is not None:
-                self._await(host, file.key)
-                self._fetch(file, path)
+            self.hosts.wait(file.key)
+            self._fetch(file, path)  # a host may have moved it since we asked the store
             if is_of_revision(file.key) and not path.exists():
                 raise FileNotFoundError(errno.ENOENT, LOST)
         return path
@@ -419,24 +457,6 @@ class Remote:
                 part.unlink(missing_ok=True)
         return problem != MISSING
 
-    def _await(self, host: str, key: str) -> None:
-        """Wait until a file is in the store that another host has; not again for one that was just awaited in vain.
-
-        Raises
-        ------
-        HostAway
-        """
-        deadline = monotonic() + self.host_seconds
-        while self._host_of(key) is not None:
-            now = monotonic()
-            if now < self._awaited_in_vain.get(host, 0.0):
-                raise HostAway(host)
-            if now >= deadline:
-                self._awaited_in_vain[host] = now + self.host_seconds
-                raise HostAway(host)
-            if self._closing.wait(HOST_LOOK_SECONDS):
-                raise HostAway(host)
-
     def _place(self, part: Path, file: KeptFile, path: Path) -> None:
         if not path.parent.is_dir():
             make_folder(path.parent)
@@ -486,14 +506,16 @@ class Remote:
 
 
 @contextmanager
-def fetching(root: Path, store: ObjectStore | None) -> Iterator[LocalFile]:
+def fetching(root: Path, store: ObjectStore | None, host_of: HostOf = _no_other) -> Iterator[LocalFile]:
     """Yield what gives the files of an archive to a process that does not hold its lock.
 
-    Files that only the store has are copied into a temporary folder.
+    Files that only the store has are copied into a temporary folder. What it yields waits for other hosts and raises
+    errors as `Remote.local` does, but does not compare the objects of instances.
     """
     if store is None:
         yield lambda file: root / file.key
         return
+    hosts = _Hosts(host_of)
     with TemporaryDirectory(prefix="voxelnode-") as folder:
         fetched: deque[tuple[Path, int]] = deque()
 
@@ -504,8 +526,9 @@ def fetching(root: Path, store: ObjectStore | None) -> Iterator[LocalFile]:
             copy = Path(folder, file.key)
             if not copy.exists():
                 copy.parent.mkdir(parents=True, exist_ok=True)
-                with suppress(FileNotFoundError):
-                    store.fetch(file.key, copy)
+                if not _is_fetched(store, file.key, copy):
+                    hosts.wait(file.key)
+                    _is_fetched(store, file.key, copy)
                 if is_of_revision(file.key):
                     problem = problem_with(copy, file.data_set_offset, file.bytes, file.sha256)
                     if problem is not None:
@@ -521,6 +544,14 @@ def fetching(root: Path, store: ObjectStore | None) -> Iterator[LocalFile]:
             return copy
 
         yield local
+
+
+def _is_fetched(store: ObjectStore, key: str, into: Path) -> bool:
+    try:
+        store.fetch(key, into)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def marked(store: ObjectStore) -> str | None:

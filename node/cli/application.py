@@ -122,7 +122,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         stop_printing()
         status = 0
     except OSError as error:
-        status = _failed(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
+        reason = error.strerror or str(error)
+        status = _failed(f"{error.filename}: {reason}" if error.filename else reason, 1)
     except Exception as error:
         if os.environ.get("VOXELNODE_TRACEBACK"):
             raise

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from node.cli.options import ConfigFile, Json, Root, load
+from node.cli.options import ConfigFile, Json, Root, archive_files, load
 from node.cli.output import print_json, printable
 
 if TYPE_CHECKING:
@@ -131,14 +131,12 @@ def bids(
 @contextmanager
 def _from_node(settings: Settings) -> Iterator[tuple[Source, Path]]:
     """Open the index of a root; yield it as a source, and the folder for the key."""
-    from node.archive.objects import configured_store
-    from node.archive.remote import fetching
     from node.bids.sources import IndexSource
     from node.index.database import reading
 
     with (
         reading(settings.storage.root, settings.index.url) as index,
-        fetching(settings.archive_folder, configured_store(settings.storage)) as local,
+        archive_files(settings) as local,
     ):
         yield IndexSource(index, local), settings.archive_folder
 

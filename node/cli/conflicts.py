@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from node.cli.actions import perform
-from node.cli.options import ConfigFile, Json, Root, load, reading_index, settings_for_change
+from node.cli.options import ConfigFile, Json, Root, archive_files, load, reading_index, settings_for_change
 from node.cli.output import print_fields, print_json, print_table
 
 app = typer.Typer(
@@ -65,13 +65,10 @@ def show(conflict: Number, config: ConfigFile = None, root: Root = None, json: J
     """Compare a version with the current one, by attribute."""
     settings = load(config, storage__root=root).settings
 
-    from node.archive.objects import configured_store
-    from node.archive.remote import fetching
     from node.receive.conflicts import compared
 
-    folder = settings.archive_folder
-    with reading_index(config, root) as index, fetching(folder, configured_store(settings.storage)) as local:
-        found = compared(folder, index, conflict, local)
+    with reading_index(config, root) as index, archive_files(settings) as local:
+        found = compared(settings.archive_folder, index, conflict, local)
     if json:
         print_json(asdict(found))
         return

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from node.cli.options import ConfigFile, Json, Root, load
+from node.cli.options import ConfigFile, Json, Root, archive_files, load
 from node.cli.output import print_json, printable
-from node.errors import UsageError
+from node.errors import UsageError, VoxelnodeError
 
 if TYPE_CHECKING:
-    from node.dicom.dump import DumpedElement
+    from node.dicom.dump import Dump, DumpedElement
 
 SHOWN_CHARACTERS = 200
 """Maximum length of a value in the text format; TSV and JSON show values in full."""
@@ -49,13 +49,10 @@ def dump(
     """
     format = DumpFormat.JSON if json else format
     path = Path(file_or_uid)
-    if not path.is_file():
-        path = _stored(file_or_uid, config, root)
-
-    from node.dicom.dump import dump as dumped
-
-    with path.open("rb") as file:
-        header = dumped(file)
+    if path.is_file():
+        header = _dumped(path)
+    else:
+        path, header = _of_stored(file_or_uid, config, root)
     if format is DumpFormat.JSON:
         print_json({"path": path, "elements": _as_json(header.elements), "error": header.error})
     elif format is DumpFormat.TSV:
@@ -71,20 +68,31 @@ def dump(
         raise typer.Exit(1)
 
 
-def _stored(uid: str, config: Path | None, root: Path | None) -> Path:
-    """Return the file of a stored instance."""
+def _of_stored(uid: str, config: Path | None, root: Path | None) -> tuple[Path, Dump]:
+    """Return the path of a stored instance in the archive, and its header, which is fetched if it is elsewhere."""
     if not _UID.fullmatch(uid):
         raise UsageError(f"{uid}: neither a file nor a SOP Instance UID")
     settings = load(config, storage__root=root).settings
-    folder = settings.storage.root
 
     from node.index.database import reading
 
-    with reading(folder, settings.index.url) as index:
-        row = index.instances.row(uid)
-    if row is None:
+    with reading(settings.storage.root, settings.index.url) as index:
+        file = index.instances.current(uid)
+    if file is None:
         raise UsageError(f"{uid}: no stored instance has this SOP Instance UID and no file has this name; check --root")
-    return Path(row["path"])
+    path = settings.archive_folder / file.key
+    with archive_files(settings) as local:
+        try:
+            return path, _dumped(local(file))
+        except FileNotFoundError:
+            raise VoxelnodeError(f"{path} is missing: run `voxelnode fsck`") from None
+
+
+def _dumped(path: Path) -> Dump:
+    from node.dicom.dump import dump as dumped
+
+    with path.open("rb") as file:
+        return dumped(file)
 
 
 def _lines(elements: Sequence[DumpedElement], indent: str) -> Iterator[str]:

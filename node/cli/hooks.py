@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from node.cli.options import ConfigFile, Json, Root, Uids, load, settings_for_change
+from node.cli.options import ConfigFile, Json, Root, Uids, archive_files, load, settings_for_change
 from node.cli.output import minute, print_fitted, print_json, print_table, short_uid
 from node.errors import UsageError, VoxelnodeError
 
@@ -192,15 +192,13 @@ def try_(
 @contextmanager
 def _with_files(message: HookMessage, settings: Settings) -> Iterator[HookMessage]:
     """Yield a message whose paths are those of temporary copies where only the object store has the files."""
-    from node.archive.objects import configured_store
-    from node.archive.remote import fetching
     from node.index.database import reading
     from node.notify.message import files_of, with_paths
 
     root = settings.archive_folder
     with (
         reading(settings.storage.root, settings.index.url) as index,
-        fetching(root, configured_store(settings.storage)) as local,
+        archive_files(settings) as local,
     ):
         yield with_paths(message, {str(root / file.key): str(local(file)) for file in files_of(index, message)})
 

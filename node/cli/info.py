@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from node.cli.options import ConfigFile, Json, Root, load
+from node.cli.options import ConfigFile, Json, Root, archive_files, load
 from node.cli.output import print_fields, print_json, print_table, printable
 from node.errors import UsageError
 
 if TYPE_CHECKING:
+    from node.archive.base import LocalFile
     from node.dicom.dump import DumpedElement
+    from node.index.instances import InstanceFile
     from node.index.read import ReadIndex
 
 Row = dict[str, Any]
@@ -65,12 +67,11 @@ def info(
     the index does not have: institution, age, weight, spacing, thickness, orientation, position.
     """
     settings = load(config, storage__root=root).settings
-    folder = settings.storage.root
 
     from node.index.database import reading
 
-    with reading(folder, settings.index.url) as index:
-        description = _describe(index, uid)
+    with reading(settings.storage.root, settings.index.url) as index, archive_files(settings) as local:
+        description = _Describer(index, local).describe(uid)
     if not description:
         raise UsageError(
             f"{uid}: no patient, study, series or instance in the index has this UID, ID or name; check --root"
@@ -81,78 +82,120 @@ def info(
         _print(description)
 
 
-def _describe(index: ReadIndex, uid: str) -> Row:
-    """Return the level with the UID and the levels above it, or an empty row."""
-    return (
-        _image(index, uid)
-        or _series(index, uid)
-        or _study(index, uid)
-        or _patients(index, index.patients.with_patient_id(uid))
-        or _series_ending(index, uid)
-        or _patients(index, index.patients.named(uid, MAX_PATIENTS))
-    )
+class _Describer:
+    """Describes what an index has, and what the headers of instances tell."""
 
+    def __init__(self, index: ReadIndex, local: LocalFile) -> None:
+        self._index, self._local = index, local
 
-def _series_ending(index: ReadIndex, uid: str) -> Row:
-    """Return the series whose UID ends as given, such as ``..50794718``.
+    def describe(self, uid: str) -> Row:
+        """Return the level with the UID and the levels above it, or an empty row."""
+        patients = self._index.patients
+        return (
+            self._image(uid)
+            or self._series(uid)
+            or self._study(uid)
+            or self._patients(patients.with_patient_id(uid))
+            or self._series_ending(uid)
+            or self._patients(patients.named(uid, MAX_PATIENTS))
+        )
 
-    Raises
-    ------
-    UsageError
-        There are several.
-    """
-    end = uid.lstrip(".")
-    if not _END_OF_UID.fullmatch(end):
-        return {}
-    found = index.series.uids_ending(end, 2)
-    if len(found) > 1:
-        raise UsageError(f"{uid}: several series have UIDs that end so; give more of it (voxelnode series --uids)")
-    return _series(index, found[0]) if found else {}
+    def _series_ending(self, uid: str) -> Row:
+        """Return the series whose UID ends as given, such as ``..50794718``.
 
+        Raises
+        ------
+        UsageError
+            There are several.
+        """
+        end = uid.lstrip(".")
+        if not _END_OF_UID.fullmatch(end):
+            return {}
+        found = self._index.series.uids_ending(end, 2)
+        if len(found) > 1:
+            raise UsageError(f"{uid}: several series have UIDs that end so; give more of it (voxelnode series --uids)")
+        return self._series(found[0]) if found else {}
 
-def _image(index: ReadIndex, uid: str) -> Row:
-    row = index.instances.row(uid)
-    if row is None:
-        return {}
-    above = _series(index, row["series_instance_uid"], row["study_instance_uid"])
-    volumes = _volumes(index.volumes.holding(row["study_instance_uid"], uid))
-    return {
-        **above, "level": "instance", "instance": row, "header": header_fields(Path(row["path"])), "volumes": volumes,
-        "exclusions": index.exclusions.of_instance(uid),
-    }  # fmt: skip
+    def _image(self, uid: str) -> Row:
+        row = self._index.instances.row(uid)
+        if row is None:
+            return {}
+        above = self._series(row["series_instance_uid"], row["study_instance_uid"])
+        volumes = _volumes(self._index.volumes.holding(row["study_instance_uid"], uid))
+        return {
+            **above, "level": "instance", "instance": row, "header": self._header(self._index.instances.current(uid)),
+            "volumes": volumes, "exclusions": self._index.exclusions.of_instance(uid),
+        }  # fmt: skip
 
+    def _series(self, uid: str, study: str | None = None) -> Row:
+        """Return a series: the one in `study` if given, else the one in the first study that contains it."""
+        rows = [row for row in self._index.series.with_uid(uid) if study in (None, row["study_instance_uid"])]
+        if not rows:
+            return {}
+        study = rows[0]["study_instance_uid"]
+        header = self._header(self._index.instances.first_file(study, uid))
+        series = {**self._study(study), "level": "series", "series": rows[0], "header": header}
+        series["waits"] = self._waits(study, uid)
+        return series | self._outcome(study, uid)
 
-def _series(index: ReadIndex, uid: str, study: str | None = None) -> Row:
-    """Return a series: the one in `study` if given, else the one in the first study that contains it."""
-    rows = [row for row in index.series.with_uid(uid) if study in (None, row["study_instance_uid"])]
-    if not rows:
-        return {}
-    study = rows[0]["study_instance_uid"]
-    header = _first_header(index, study, uid)
-    series = {**_study(index, study), "level": "series", "series": rows[0], "header": header}
-    series["waits"] = _waits(index, study, uid)
-    return series | _outcome(index, study, uid)
+    def _header(self, file: InstanceFile | None) -> Row:
+        """Return what the header of an instance tells, or as ``problem`` why it cannot be read."""
+        if file is None:
+            return {}
+        try:
+            return header_fields(self._local(file))
+        except FileNotFoundError:
+            return {"problem": "the file is missing: run `voxelnode fsck`"}
+        except OSError as error:
+            return {"problem": error.strerror}
 
+    def _waits(self, study: str, uid: str) -> list[Row]:
+        """Return what a series waits for, with what was learnt of each sender."""
+        learnt = {row["calling_ae_title"]: row for row in self._index.senders.all()}
+        waits = self._index.series.waits(study, uid)
+        return [{**wait, "learnt": learnt.get(wait["calling_ae_title"])} for wait in waits]
 
-def _first_header(index: ReadIndex, study: str, series: str | None = None) -> Row:
-    """Return what the header of the first instance of a series or study tells; empty if its file is missing."""
-    path = index.instances.first_path(study, series)
-    return {} if path is None else header_fields(Path(path))
+    def _study(self, uid: str) -> Row:
+        row = self._index.studies.row(uid)
+        if row is None:
+            return {}
+        patient = {name: row.pop(name) for name in PATIENT_COLUMNS}
+        header = self._header(self._index.instances.first_file(uid))
+        its = {name: value for name, value in header.items() if name in (*OF_STUDY, "problem")}
+        return {"level": "study", "patient": patient, "study": row, "header": its} | self._outcome(uid)
+
+    def _patients(self, rows: list[Row]) -> Row:
+        """Return patients with their studies."""
+        if not rows:
+            return {}
+        studies = self._index.studies.of_patients([row.pop("id") for row in rows])  # which means nothing outside of it
+        return {
+            "level": "patient",
+            "patients": rows,
+            "study_instance_uids": [row["study_instance_uid"] for row in studies],
+            "studies": studies,
+        }
+
+    def _outcome(self, study: str, series: str | None = None) -> Row:
+        """Return the current volumes and the failures of a study or a series."""
+        failures = sorted(self._index.failures.of_study(study, series), key=itemgetter("failed_at"))
+        return {"volumes": _volumes(self._index.volumes.current(study, series)), "failures": failures}
 
 
 def header_fields(path: Path) -> Row:
     """Return what the header of an instance tells beyond the index, by keyword, from its first frame if it has several.
 
     ``orientation`` is the plane of the patient: axial, sagittal or coronal, perhaps oblique.
+
+    Raises
+    ------
+    OSError
     """
     from node.dicom.dump import dump
 
     fields: Row = {}
-    try:
-        with path.open("rb") as file:
-            _collect(dump(file).elements, fields)
-    except OSError:
-        return {}
+    with path.open("rb") as file:
+        _collect(dump(file).elements, fields)
     ordered = {name: fields[name] for name in HEADER_FIELDS if name in fields}
     plane = plane_of(fields.get("ImageOrientationPatient"))
     return ordered | ({"orientation": plane} if plane else {})
@@ -175,40 +218,6 @@ def plane_of(cosines: Any) -> str | None:
     normal = [abs(y1 * z2 - z1 * y2), abs(z1 * x2 - x1 * z2), abs(x1 * y2 - y1 * x2)]
     nearest = ("sagittal", "coronal", "axial")[normal.index(max(normal))]
     return nearest if max(normal) > PLAIN_COSINE else f"oblique, nearest to {nearest}"
-
-
-def _waits(index: ReadIndex, study: str, uid: str) -> list[Row]:
-    """Return what a series waits for, with what was learnt of each sender."""
-    learnt = {row["calling_ae_title"]: row for row in index.senders.all()}
-    return [{**wait, "learnt": learnt.get(wait["calling_ae_title"])} for wait in index.series.waits(study, uid)]
-
-
-def _study(index: ReadIndex, uid: str) -> Row:
-    row = index.studies.row(uid)
-    if row is None:
-        return {}
-    patient = {name: row.pop(name) for name in PATIENT_COLUMNS}
-    header = {name: value for name, value in _first_header(index, uid).items() if name in OF_STUDY}
-    return {"level": "study", "patient": patient, "study": row, "header": header} | _outcome(index, uid)
-
-
-def _patients(index: ReadIndex, rows: list[Row]) -> Row:
-    """Return patients with their studies."""
-    if not rows:
-        return {}
-    studies = index.studies.of_patients([row.pop("id") for row in rows])  # which has a meaning only inside the index
-    return {
-        "level": "patient",
-        "patients": rows,
-        "study_instance_uids": [row["study_instance_uid"] for row in studies],
-        "studies": studies,
-    }
-
-
-def _outcome(index: ReadIndex, study: str, series: str | None = None) -> Row:
-    """Return the current volumes and the failures of a study or a series."""
-    failures = sorted(index.failures.of_study(study, series), key=itemgetter("failed_at"))
-    return {"volumes": _volumes(index.volumes.current(study, series)), "failures": failures}
 
 
 def _volumes(rows: list[Row]) -> list[Row]:

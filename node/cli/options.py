@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from node.archive.base import LocalFile
     from node.index.read import ReadIndex
     from node.settings.model import Settings
 
@@ -55,3 +56,15 @@ def reading_index(config: Path | None, root: Path | None) -> Iterator[ReadIndex]
     settings = load(config, storage__root=root).settings
     with reading(settings.storage.root, settings.index.url) as index:
         yield index
+
+
+@contextmanager
+def archive_files(settings: Settings) -> Iterator[LocalFile]:
+    """Yield what gives the files of the archive; see `node.archive.remote.fetching`."""
+    from node.archive.objects import configured_store
+    from node.archive.remote import fetching
+    from node.index.database import other_host_of
+
+    others = other_host_of(settings.storage.root, settings.index.url, settings.spool_host)
+    with fetching(settings.archive_folder, configured_store(settings.storage), others) as local:
+        yield local

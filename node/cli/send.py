@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from node.cli.options import ConfigFile, Json, Root, load
+from node.cli.options import ConfigFile, Json, Root, archive_files, load
 from node.cli.output import print_fields, print_json, printable
 
 if TYPE_CHECKING:
@@ -45,8 +45,6 @@ def send(
         raise typer.BadParameter("Give UIDs, or --patient ID.")
     folder = settings.archive_folder
 
-    from node.archive.objects import configured_store
-    from node.archive.remote import fetching
     from node.association.addresses import address_of
     from node.association.client import send as sending
     from node.association.services.stored import outgoing_of
@@ -58,7 +56,7 @@ def send(
     calling = calling_aet or settings.dicom.ae_title
     results: list[Sent] = []
     with (
-        fetching(folder, configured_store(settings.storage)) as local,
+        archive_files(settings) as local,
         _progress(len(chosen)) as advance,
         _transcoder(folder / "incoming" / settings.archive_host) as transcode,
     ):

@@ -301,3 +301,22 @@ def reading(root: Path, url: str | None = None) -> Iterator[ReadIndex]:
         raise IndexUnusable(f"{place} cannot be read: {reason_of(error)}") from error
     finally:
         engine.dispose()
+
+
+def other_host_of(root: Path, url: str | None, host: str) -> Callable[[str], str | None]:
+    """Return what asks which host other than `host` alone has the file with a key, by what is committed then.
+
+    Parameters
+    ----------
+    host : str
+        The name of this host, if several share the object store; empty: there is no other.
+    """
+
+    def asked(key: str) -> str | None:
+        if not host:
+            return None
+        with reading(root, url) as index:
+            found = index.hosts.only_host_of(key)
+        return found if found != host else None
+
+    return asked

@@ -197,9 +197,7 @@ class ObjectRepository(IndexRepository):
     @on_reader
     def host_of(self, connection: Connection, key: str) -> str | None:
         """Return which other host alone has a file; None if it is in the store, here, or lost."""
-        of_image = select(ImageRow.spool_host).where(ImageRow.key == key, *is_only_at_host())
-        of_revision = select(RevisionFileRow.spool_host).where(RevisionFileRow.key == key)
-        host = connection.scalar(of_image) or connection.scalar(of_revision)
+        host = only_host_of(connection, key)
         return host if host != self._host else None
 
     @on_reader
@@ -351,6 +349,14 @@ class ObjectRepository(IndexRepository):
         """Return how many files of revisions are to be moved to the store."""
         query = select(func.count()).select_from(RevisionFileRow).where(_SPOOLED_FILES, self._is_here(RevisionFileRow))
         return int(connection.execute(query).scalar_one())
+
+
+def only_host_of(connection: Connection, key: str) -> str | None:
+    """Return which host alone has a file, of several that share an object store."""
+    of_image = select(ImageRow.spool_host).where(ImageRow.key == key, *is_only_at_host())
+    of_revision = select(RevisionFileRow.spool_host).where(RevisionFileRow.key == key)
+    host: str | None = connection.scalar(of_image) or connection.scalar(of_revision)
+    return host
 
 
 def _files(connection: Connection, query: Select[*tuple[Any, ...]]) -> list[InstanceFile]:

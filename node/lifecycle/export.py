@@ -12,9 +12,10 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from node.archive.base import LocalFile, ObjectStore
@@ -22,7 +23,7 @@ from node.archive.remote import fetching
 from node.conversion.volume_files import revision_files
 from node.durable import locked, make_folder, sync_file, sync_folder
 from node.errors import UsageError, VoxelnodeError
-from node.index.database import reading
+from node.index.database import other_host_of, reading
 from node.index.engine import FILE_NAME, Place, place_of
 from node.index.exported import ExportedFile, copy_for_readers, files_of, finish, require_export
 from node.index.read import ReadIndex
@@ -44,7 +45,12 @@ class Exported:
 
 
 def export(
-    root: Path, target: Path, group: str | None = None, url: str | None = None, store: ObjectStore | None = None
+    root: Path,
+    target: Path,
+    group: str | None = None,
+    url: str | None = None,
+    store: ObjectStore | None = None,
+    host: str = "",
 ) -> Exported:
     """Bring an export of a root up to date, also while a node runs.
 
@@ -58,6 +64,8 @@ def export(
         ``[index] url``.
     store : ObjectStore or None
         Where the archive has its objects.
+    host : str
+        The name of this host, if several share the store.
 
     Raises
     ------
@@ -67,6 +75,7 @@ def export(
         `target` has other files or is an export of another root, or another process writes to it.
     IndexUnusable
     OSError
+        The store does not answer, or another host has a file and does not move it there.
     """
     gid = _gid(group)
     root, target = root.resolve(), target.resolve()
@@ -80,7 +89,8 @@ def export(
         raise VoxelnodeError(f"another process exports to {target}: try again when it has ended")
     try:
         with reading(root, url) as index:
-            return _export(root, place_of(root, url), target, gid, index, store)
+            open_files = partial(fetching, root, store, other_host_of(root, url, host))
+            return _export(root, place_of(root, url), target, gid, index, open_files)
     finally:
         os.close(lock)
 
@@ -98,7 +108,12 @@ def _gid(group: str | None) -> int | None:
 
 
 def _export(
-    root: Path, place: Place, target: Path, gid: int | None, index: ReadIndex, store: ObjectStore | None
+    root: Path,
+    place: Place,
+    target: Path,
+    gid: int | None,
+    index: ReadIndex,
+    open_files: Callable[[], AbstractContextManager[LocalFile]],
 ) -> Exported:
     work = target / _WORK
     shutil.rmtree(work, ignore_errors=True)  # of an export that was interrupted
@@ -108,7 +123,7 @@ def _export(
     for folder, files in folders.items():
         if (target / folder).is_dir():
             continue
-        with fetching(root, store) as local:
+        with open_files() as local:
             is_copied = _copy(revision_files(root, index, folder), files, work / "folder", local)
         if not is_copied:
             absent.append(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import Any
 import pytest
 from pydicom import FileDataset
 
+from node.archive import remote
 from node.archive.base import HostAway
 from node.archive.filesystem import is_key
+from node.cli import main
 from node.control.repository import Repository, check_repository, copy_archive
 from node.conversion.scheduler import Worker
 from node.conversion.volume_files import sweep
@@ -33,6 +36,7 @@ from tests import make
 from tests.ingest import indexed
 from tests.integration.conftest import announced, data_set_bytes
 from tests.made_once import IN_POSTGRESQL
+from tests.peers import Pacs
 from tests.postgresql import Server, start
 
 pytest.importorskip("psycopg", reason="psycopg is not installed")
@@ -62,7 +66,7 @@ class Host:
         self.index, self.archive = repository.index, repository.archive
         assert repository.archive.remote is not None
         self.remote = repository.archive.remote
-        self.remote.host_seconds = 0.0
+        self.remote.hosts.seconds = 0.0
         self.uploads = Uploads(self.archive, self.remote, self.index, repository.metrics)
         now = self.index.now()
         self.index.hosts.beat(Member(self.name, ["receive"], "1", [], LEASE), (), now, now, is_behind=False)
@@ -363,3 +367,51 @@ def test_everything_comes_back_to_a_folder_only_if_no_host_needs_the_store(hosts
     assert len(r2.copies()) == 2
     with pytest.raises(IndexUnusable, match="first start the host that has these files"):
         hosts("r3")
+
+
+def test_commands_fetch_what_they_read_or_name_the_host_that_alone_has_it(
+    hosts: Callable[[str], Host], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(remote, "HOST_SECONDS", 0.0)
+    r1, c1 = hosts("r1"), hosts("c1")
+    stored, spooled = (make.ct_series(1, StationName=name)[0] for name in ("STORED", "SPOOLED"))
+    r1.take(stored)
+    r1.upload()
+    r1.take(spooled)
+    config = tmp_path / "c1.toml"
+    config.write_text(
+        f'[storage]\nroot = "{c1.root}"\nurl = "file://{c1.store}"\n'
+        f'[index]\nurl = "{c1.settings.index.url}"\n[cluster]\nhost = "c1"\n'
+    )
+
+    capsys.readouterr()
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main([*arguments, "--config", str(config), "--json"])
+        return ended.value.code, *capsys.readouterr()
+
+    reason = "host r1 alone has the file, and has not moved it to the object store yet: try again when r1 runs"
+    status, out, _ = run("dump", stored.SOPInstanceUID)
+    dumped = json.loads(out)
+    assert (status, dumped["path"]) == (0, str(c1.archive.path(c1.file(stored).key)))
+    assert "STORED" in [element.get("values", [""])[0] for element in dumped["elements"]]
+    assert run("dump", spooled.SOPInstanceUID) == (1, "", f"voxelnode: {reason}\n")
+    for level in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"):
+        headers = [json.loads(run("info", str(ds[level].value))[1])["header"] for ds in (stored, spooled)]
+        assert headers[0].get("StationName") == (None if level == "StudyInstanceUID" else "STORED")
+        assert "problem" not in headers[0]
+        assert headers[1] == {"problem": reason}
+
+    with Pacs() as pacs:
+        both = stored.StudyInstanceUID, spooled.StudyInstanceUID
+        status, out, _ = run("send", *both, "--to", f"PACS@127.0.0.1:{pacs.port}")
+    failure = {"sop_instance_uid": spooled.SOPInstanceUID, "reason": f"its file cannot be read now: {reason}"}
+    assert (status, json.loads(out)) == (1, {"sent": 1, "warnings": 0, "failed": [failure]})
+    assert pacs.taken == [stored.SOPInstanceUID]
+
+    c1.store.rename(c1.store.with_name("away"))
+    status, _, told = run("dump", stored.SOPInstanceUID)
+    assert (status, told.startswith("voxelnode: "), "Errno" in told) == (1, True, False)
+    assert str(c1.store) in json.loads(run("info", stored.SOPInstanceUID)[1])["header"]["problem"]
+    assert not list(c1.root.glob("objects/*/*.dcm"))

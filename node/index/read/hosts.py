@@ -9,6 +9,7 @@ from sqlalchemy import func, select
 
 from node.index.backend import backend_of
 from node.index.models import HostRow, ImageRow, LeaseRow, RevisionFileRow, is_only_at_host
+from node.index.objects import only_host_of
 from node.index.read.rows import ReadRepository, Row
 
 
@@ -55,6 +56,10 @@ class ReadHosts(ReadRepository):
         images = select(ImageRow.spool_host).where(*is_only_at_host())
         files = select(RevisionFileRow.spool_host).where(RevisionFileRow.spool_host.is_not(None))
         return sorted({*self._connection.scalars(images), *self._connection.scalars(files)})
+
+    def only_host_of(self, key: str) -> str | None:
+        """Return which host alone has a file, because it is not in the object store yet; None if none has."""
+        return only_host_of(self._connection, key)
 
     def standbys(self) -> dict[str, int]:
         """Return how many standbys the server of the index has, by how they follow it."""

@@ -9,6 +9,7 @@ from sqlalchemy.orm import join
 
 from node.dicom.retrieval import Selection
 from node.index.instances import (
+    FILES,
     HeldFile,
     InstanceFile,
     current_file,
@@ -113,16 +114,18 @@ class ReadInstances(PagedRepository):
         """Return the row of ``v_images`` of an instance, or None."""
         return self._row("SELECT * FROM v_images WHERE sop_instance_uid = :uid", uid=sop_instance_uid)
 
-    def first_path(self, study_instance_uid: str, series_instance_uid: str | None = None) -> str | None:
+    def first_file(self, study_instance_uid: str, series_instance_uid: str | None = None) -> InstanceFile | None:
         """Return the file of the first instance of a study or series, by Instance Number; None if it has none."""
-        row = self._row(
-            "SELECT path FROM v_images WHERE study_instance_uid = :study "
-            "AND (:series IS NULL OR series_instance_uid = :series) AND NOT file_missing "
-            "ORDER BY series_instance_uid, instance_number, sop_instance_uid LIMIT 1",
-            study=study_instance_uid,
-            series=series_instance_uid,
+        files = (
+            FILES.join(SeriesRow, SeriesRow.id == ImageRow.series_id)
+            .join(StudyRow)
+            .where(StudyRow.study_instance_uid == study_instance_uid, ImageRow.file_missing.is_(False))
         )
-        return None if row is None else str(row["path"])
+        if series_instance_uid is not None:
+            files = files.where(SeriesRow.series_instance_uid == series_instance_uid)
+        order = SeriesRow.series_instance_uid, ImageRow.instance_number, ImageRow.sop_instance_uid
+        row = self._connection.execute(files.order_by(*order).limit(1)).first()
+        return None if row is None else InstanceFile(*row)
 
     def totals(self) -> Row:
         """Return the total numbers of ``instances`` and ``bytes``."""

@@ -114,9 +114,9 @@ class ReadVolumes(PagedRepository):
     def holding(self, study_instance_uid: str, sop_instance_uid: str) -> list[Row]:
         """Return the current rows of ``v_volumes`` that contain an instance, sorted by path."""
         return self._rows(
-            "SELECT DISTINCT v.* FROM v_volumes v "
-            "JOIN v_sources s USING (study_instance_uid, series_instance_uid, revision, stack) "
-            "WHERE s.sop_instance_uid = :uid AND v.study_instance_uid = :study AND NOT v.superseded ORDER BY v.path",
+            "SELECT * FROM v_volumes WHERE study_instance_uid = :study AND NOT superseded "
+            "AND (series_instance_uid, revision, stack) IN (SELECT series_instance_uid, revision, stack FROM v_sources "
+            "WHERE study_instance_uid = :study AND sop_instance_uid = :uid) ORDER BY path",
             study=study_instance_uid,
             uid=sop_instance_uid,
         )

@@ -183,7 +183,10 @@ def test_the_header_of_a_series_tells_what_the_index_does_not_have(run, tmp_path
     assert "\x1b" not in text
     path = Path(json.loads(run("info", ds.SOPInstanceUID, "--root", "here", "--json")[1])["instance"]["path"])
     path.unlink()
-    assert header(ds.SOPInstanceUID) == {}
+    assert header(ds.SOPInstanceUID) == {"problem": "the file is missing: run `voxelnode fsck`"}
+    assert (
+        run("dump", ds.SOPInstanceUID, "--root", "here")[2] == f"voxelnode: {path} is missing: run `voxelnode fsck`\n"
+    )
 
 
 @pytest.mark.parametrize(
