@@ -116,7 +116,8 @@ class Node:
                 archive, index, settings.convert, index.now, waits=settings.series, asked_seconds=asked_seconds
             )
         of_receiver = _optional_services(settings, repository, self._rejections) if self._receives else ()
-        self._optional = (*_uploads(settings, repository), *of_receiver)
+        self._uploads = tuple(_uploads_of(settings, repository))
+        self._optional = (*self._uploads, *of_receiver)
         self._orders = None
         if self._receives and settings.worklist.hl7_port is not None:
             steps = index.scheduled_steps
@@ -275,10 +276,6 @@ class Node:
                 detail="instances and files of volumes that only the disk of this host has",
             )
         return left
-
-    @property
-    def _uploads(self) -> list[Uploads]:
-        return [service for service in self._optional if isinstance(service, Uploads)]
 
     @property
     def _serves_web(self) -> bool:
@@ -443,7 +440,7 @@ def _trouble(name: str, is_alive: Callable[[], bool], part: SupervisedThread | B
     return None if is_alive() else f"the {name} has stopped: see the log"
 
 
-def _uploads(settings: Settings, repository: Repository) -> Iterator[BackgroundService]:
+def _uploads_of(settings: Settings, repository: Repository) -> Iterator[Uploads]:
     """Yield what moves to the object store what this host takes in, by whichever role, and looks after its copies."""
     if repository.archive.remote is not None:
         yield Uploads(
