@@ -122,6 +122,9 @@ class Backend(Protocol):
     def is_of_other_writers(self, error: BaseException) -> bool:
         """Return whether work failed because of what another writer did meanwhile: it may succeed when done again."""
 
+    def blocked(self, place: Any, error: BaseException) -> str | None:
+        """Return who has locked what a failed statement wanted, and what to do; None if it failed otherwise."""
+
     def hold(self, connection: Connection, names: Iterable[str]) -> None:
         """Let no other writer hold any of `names` until the end of the transaction; wait for those that do."""
 

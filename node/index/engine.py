@@ -71,10 +71,17 @@ def upgrade(place: Place) -> tuple[str | None, str]:
             if before.is_usable:
                 return before.revision, str(before.revision)
             pending_migrations(place, before.revision)
+            if not isinstance(place, Path) and before.revision is not None:
+                from node.index.postgresql_expansion import build_owed  # here: few starts migrate
+
+                build_owed(connection)
             migrate(connection)
             return before.revision, REVISION
-    except DatabaseError as error:
-        raise IndexUnusable(f"{place} is no usable database ({error.orig}): {REMEDY}") from error
+    except (DatabaseError, backend.Error) as error:
+        if (reason := backend.blocked(place, error)) is not None:
+            raise IndexUnusable(f"{place}: {reason}") from error
+        cause = getattr(error, "orig", error)
+        raise IndexUnusable(f"{place} is no usable database ({cause}): {REMEDY}") from error
 
 
 def _upgrade_beside_hosts(place: ServerPlace) -> tuple[str | None, str] | None:

@@ -401,9 +401,46 @@ def spoils_batch(connection: Connection, error: BaseException) -> bool:
     return is_closed or isinstance(cause, LockNotAvailable)  # whoever has it has it for all
 
 
-def is_of_locks(error: DBAPIError) -> bool:
+def is_of_locks(error: BaseException) -> bool:
     """Return whether a statement failed because others have locked what it wanted."""
-    return isinstance(error.orig, LockNotAvailable | DeadlockDetected)
+    return isinstance(getattr(error, "orig", error), LockNotAvailable | DeadlockDetected)
+
+
+def blocked(place: ServerPlace, error: BaseException) -> str | None:
+    if not is_of_locks(error):
+        return None
+    engine = open_engine(place, read_only=True)
+    try:
+        with engine.connect() as connection:
+            return in_the_way(connection)
+    finally:
+        engine.dispose()
+
+
+_USERS_OF_TABLES = """
+SELECT pid, coalesce(nullif(application_name, ''), 'a program'), coalesce(usename, '?'), host(client_addr),
+    xact_start AT TIME ZONE 'utc'
+FROM pg_stat_activity
+WHERE pid <> pg_backend_pid() AND pid IN (
+    SELECT pid FROM pg_locks JOIN pg_class ON pg_class.oid = relation AND relkind IN ('r', 'v')
+    WHERE granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND relnamespace = to_regnamespace(current_schema())::oid)
+ORDER BY xact_start, pid LIMIT 3
+"""
+
+
+def in_the_way(connection: Connection) -> str:
+    """Return which transactions use tables of the index, those that began first, and what to do about them."""
+    users = [
+        f"process {pid} ({program} of role {role}{f' from {host}' if host else ''}"
+        f"{f', since {since:%Y-%m-%d %H:%M:%S} UTC' if since else ''})"
+        for pid, program, role, host, since in connection.exec_driver_sql(_USERS_OF_TABLES)
+    ]
+    named = f": {', '.join(users)}" if users else ", in transactions that have ended meanwhile"
+    return (
+        f"others have locked its tables{named}. Wait until they have ended, or end them with `SELECT "
+        "pg_terminate_backend(PROCESS)`, then start again"
+    )
 
 
 def is_of_other_writers(error: BaseException) -> bool:

@@ -3,7 +3,8 @@
 A statement that alters a table waits for the transactions that use the table, and whatever else wants the table waits
 behind that statement. So it gives up soon: its migration is undone, and tried again a moment later. Indexes of tables
 that are there are built afterwards, beside those that write to them; the index records what is still to be built. If
-the process dies in between, the next start of a host builds them.
+the process dies in between, the next start of a host builds them. A migration that does not expand the schema may name
+them, or drop what they are of: they are built before it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from sqlalchemy.exc import DBAPIError
 from node.index.about import OWED_INDEXES, about, remove_about, set_about
 from node.index.backend import IndexUnusable, ServerPlace
 from node.index.models import HostRow
-from node.index.postgresql import LOCK, has_writers, is_of_locks, moment, open_engine
+from node.index.postgresql import LOCK, has_writers, in_the_way, is_of_locks, moment, open_engine
 from node.index.schema import Migration, migrate, schema
 
 MIGRATION_LOCK = LOCK + 1
@@ -109,10 +110,9 @@ def _run(engine: Engine, migration: Migration) -> None:
             if not is_of_locks(error):
                 raise
             if monotonic() >= deadline:
-                raise IndexUnusable(
-                    f"migration {migration.revision} has waited {PATIENCE_SECONDS:.0f} s for transactions that use its "
-                    "tables, such as that of a backup (pg_stat_activity lists them): try again later"
-                ) from error
+                waited = f"migration {migration.revision} has waited {PATIENCE_SECONDS:.0f} s"
+                with engine.connect() as connection:
+                    raise IndexUnusable(f"{waited}: {in_the_way(connection)}") from error
         sleep(_pause())
 
 
@@ -123,6 +123,13 @@ def _migrate(engine: Engine, migration: Migration) -> None:
             migrate(connection, migration.revision)
         if left_out:
             set_about(connection, OWED_INDEXES, json.dumps(_owed(connection) + left_out))
+
+
+def build_owed(connection: Connection) -> None:
+    """Build the indexes that migrations owe, in the transaction of a process that has the index alone."""
+    for statement in _owed(connection):
+        _build(connection, statement, concurrently="")
+    remove_about(connection, OWED_INDEXES)
 
 
 def _build_indexes(engine: Engine) -> None:
@@ -136,16 +143,16 @@ def _build_indexes(engine: Engine) -> None:
                 remove_about(connection, OWED_INDEXES)
 
 
-def _build(connection: Connection, statement: str) -> None:
+def _build(connection: Connection, statement: str, *, concurrently: str = "CONCURRENTLY") -> None:
     found = _CREATE_INDEX.match(statement)
     assert found is not None
     name = found["name"]
     state = text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)")
     is_valid = connection.execute(state, {"name": name}).scalar()
     if is_valid is False:  # the process died that built it
-        connection.exec_driver_sql(f"DROP INDEX CONCURRENTLY {name}")
+        connection.exec_driver_sql(f"DROP INDEX {concurrently} {name}")
     if not is_valid:
-        connection.exec_driver_sql(statement.replace("CREATE INDEX", "CREATE INDEX CONCURRENTLY", 1))
+        connection.exec_driver_sql(statement.replace("CREATE INDEX", f"CREATE INDEX {concurrently}", 1))
 
 
 def _owed(connection: Connection) -> list[str]:

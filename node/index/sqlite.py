@@ -174,6 +174,13 @@ def spoils_batch(connection: Connection, error: BaseException) -> bool:
     return disk_failure(error) is not None
 
 
+def blocked(path: Path, error: BaseException) -> str | None:
+    code = getattr(getattr(error, "orig", error), "sqlite_errorcode", 0)
+    if code & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return None
+    return f"another program has locked it: close that program (`fuser {path}` finds it), then start again"
+
+
 def is_of_other_writers(error: BaseException) -> bool:
     return False
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, event, inspect
 
-from node.index import schema
+from node.index import schema, sqlite
 from node.index.engine import IndexUnusable, check, open_engine, upgrade
 from node.index.models import REVISION
 from node.index.schema import Migration, migrate, migrations
@@ -178,4 +179,19 @@ def test_a_version_opens_an_index_that_a_newer_one_has_expanded_and_no_other(tmp
     with newer(contracted):
         upgrade(path)
     with pytest.raises(IndexUnusable, match="install the newer one"):
+        upgrade(path)
+
+
+def test_a_migration_of_a_file_that_another_program_has_locked_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "index.sqlite"
+    path.write_bytes(migrated()[0])
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
+    with newer(newer_migrations(tmp_path / "expanded", EXPANDS, expands=True)):
+        with closing(sqlite3.connect(path)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(IndexUnusable, match=r"another program has locked it: close .*, then start") as refused:
+                upgrade(path)
+        assert "backup" not in str(refused.value)
         upgrade(path)

@@ -25,7 +25,7 @@ from node.conversion.scheduler import Worker
 from node.conversion.volume_files import revision_folder, sweep
 from node.dicom.attributes import instance_attributes
 from node.errors import OutOfResources, UsageError
-from node.index import postgresql_expansion
+from node.index import postgresql, postgresql_expansion
 from node.index.backend import IndexUnusable, ServerPlace
 from node.index.database import Index
 from node.index.deliveries import lease_of
@@ -577,3 +577,53 @@ def test_an_index_that_was_not_finished_is_built_by_the_next_start(server: Serve
     assert upgrade(place) == (REVISION, REVISION)
     assert server.run(valid, "owing") == [(True,)]
     assert server.run("SELECT key FROM about WHERE key = 'owed_indexes'", "owing") == []
+
+
+OWES = """\
+op.add_column("images", sa.Column("colour", sa.String(8), nullable=True))
+op.create_index("ix_images_colour", "images", ["colour"])
+op.create_index("ix_images_sha256", "images", ["sha256"])
+"""
+CONTRACTS = """\
+op.drop_index("ix_images_colour", "images")
+op.drop_column("images", "colour")
+"""
+
+
+def test_a_migration_that_contracts_the_schema_first_builds_what_one_that_was_killed_owes(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = server.create("contracted", "migrated")
+    place = ServerPlace(url, tmp_path, "b")
+    expanded = newer_migrations(tmp_path / "expanded", OWES, expands=True)
+    contracted = newer_migrations(tmp_path / "contracted", CONTRACTS, expands=False, before=expanded)
+    last = f"{int(REVISION) + 2:04}"
+
+    def die(*_: object) -> None:
+        raise SystemExit("killed")
+
+    with newer(expanded), monkeypatch.context() as killed:
+        killed.setattr(postgresql_expansion, "_build", die)
+        with pytest.raises(SystemExit):
+            upgrade(place)
+    assert server.run("SELECT key FROM about WHERE key = 'owed_indexes'", "contracted") == [("owed_indexes",)]
+    nobody = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'contracted'"
+    until(lambda: server.run(nobody) == [(0,)], 60, "the connections of the killed process end")
+    with newer(contracted):
+        reading = psycopg.connect(url.replace("+psycopg", ""), application_name="nightly report")
+        with monkeypatch.context() as short, reading as reader:
+            short.setitem(postgresql._SESSION, "lock_timeout", "0.2s")
+            reader.execute("SELECT count(*) FROM images")
+            reason = (
+                r"others have locked.*process \d+ \(nightly report of role voxelnode, since .* UTC\).*"
+                r"pg_terminate_backend.*then start again"
+            )
+            with pytest.raises(IndexUnusable, match=reason) as refused:
+                upgrade(place)
+            assert "backup" not in str(refused.value)
+        assert upgrade(place) == (f"{int(REVISION) + 1:04}", last)
+        assert upgrade(place) == (last, last)
+        Index(tmp_path, Metrics(), url=url, host="c").close()
+    assert server.run("SELECT key FROM about WHERE key = 'owed_indexes'", "contracted") == []
+    indexes = "SELECT indexname FROM pg_indexes WHERE indexname IN ('ix_images_colour', 'ix_images_sha256')"
+    assert server.run(indexes, "contracted") == [("ix_images_sha256",)]
