@@ -128,6 +128,18 @@ class Backend(Protocol):
     def hold(self, connection: Connection, names: Iterable[str]) -> None:
         """Let no other writer hold any of `names` until the end of the transaction; wait for those that do."""
 
+    def claim(self, connection: Connection, name: str) -> bool:
+        """Take a name for this host until `release`, or until its process or connection ends; not twice.
+
+        Returns
+        -------
+        bool
+            False if another host has it.
+        """
+
+    def release(self, connection: Connection, name: str) -> None:
+        """Give a name back that this host may have taken."""
+
     def disk_failure(self, error: BaseException) -> str | None:
         """Return what failed if the database cannot be trusted any more, else None: trying again may help."""
 

@@ -1,12 +1,14 @@
 """Requests with an idempotency key: their answers are kept for a day, so that a repetition does not do them again.
 
 A row is committed before the change, and its answer with the change or after it. If the process dies in between, the
-row has no answer, and the repetition is carried out.
+row has no answer, and the repetition is carried out. Of several hosts, the one that carries a request out holds its
+key.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +17,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Engine, delete, func, insert, select, update
 
 from node.errors import OutOfResources, UsageError
+from node.index.backend import backend_of
 from node.index.models import KeyedRequestRow
 from node.index.repository import IndexRepository, on_writer
 from node.index.writer import IndexWriter
@@ -74,16 +77,26 @@ class KeyedRequestRepository(IndexRepository):
                 raise KeyUnderWay
             self._under_way.add((account, key))
         try:
-            request = self._begin(account, key, fingerprint, now)
-            try:
-                yield request
-            except BaseException:
-                with suppress(OutOfResources):  # the repetition is carried out
-                    self._forget(request.id)
-                raise
+            with self._held(account, key):
+                request = self._begin(account, key, fingerprint, now)
+                try:
+                    yield request
+                except BaseException:
+                    with suppress(OutOfResources):  # the repetition is carried out
+                        self._forget(request.id)
+                    raise
         finally:
             with self._lock:
                 self._under_way.discard((account, key))
+
+    @contextmanager
+    def _held(self, account: str, key: str) -> Iterator[None]:
+        """Release at the end what `_begin` holds among hosts; the end of the connection does so, too."""
+        try:
+            yield
+        finally:
+            with suppress(OutOfResources):
+                self._release(account, key)
 
     @on_writer
     def finish(self, connection: Connection, id: int, answer: str) -> None:
@@ -95,6 +108,8 @@ class KeyedRequestRepository(IndexRepository):
         self, connection: Connection, account: str, key: str, fingerprint: str, now: dt.datetime
     ) -> KeyedRequest:
         connection.execute(delete(KeyedRequestRow).where(KeyedRequestRow.began_at < now - KEPT))
+        if not backend_of(connection).claim(connection, _name(account, key)):
+            raise KeyUnderWay
         of_account = KeyedRequestRow.account == account
         row = connection.execute(select(KeyedRequestRow).where(of_account, KeyedRequestRow.key == key)).first()
         if row is not None:
@@ -108,8 +123,16 @@ class KeyedRequestRepository(IndexRepository):
         return KeyedRequest(added.scalar_one(), None)
 
     @on_writer
+    def _release(self, connection: Connection, account: str, key: str) -> None:
+        backend_of(connection).release(connection, _name(account, key))
+
+    @on_writer
     def _forget(self, connection: Connection, id: int) -> None:
         connection.execute(delete(KeyedRequestRow).where(KeyedRequestRow.id == id, KeyedRequestRow.answer.is_(None)))
+
+
+def _name(account: str, key: str) -> str:
+    return json.dumps([KeyedRequestRow.__tablename__, account, key])
 
 
 def record_answer(connection: Connection, id: int, answer: str) -> None:

@@ -450,6 +450,30 @@ def is_of_other_writers(error: BaseException) -> bool:
     return isinstance(cause, kinds)
 
 
+def claim(connection: Connection, name: str) -> bool:
+    """An advisory lock of the session: a batch that is undone and done again leaves one lock, and not two."""
+    if connection.execute(_HOLDS_NAME, {"name": _number_of(name)}).first() is not None:
+        return True
+    return bool(connection.exec_driver_sql("SELECT pg_try_advisory_lock(%s)", (_number_of(name),)).scalar_one())
+
+
+def release(connection: Connection, name: str) -> None:
+    if connection.execute(_HOLDS_NAME, {"name": _number_of(name)}).first() is not None:
+        connection.exec_driver_sql("SELECT pg_advisory_unlock(%s)", (_number_of(name),))
+
+
+_HOLDS_NAME = text(
+    "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid = pg_backend_pid() AND objsubid = 1 "
+    "AND classid::bigint << 32 | objid::bigint = :name"
+)
+
+
+def _number_of(name: str) -> int:
+    """Return the number of the lock of a name, beyond those of `LOCK` and `hold`."""
+    digest = blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest) >> 2 | 1 << 61
+
+
 def hold(connection: Connection, names: Iterable[str]) -> None:
     """Advisory locks, in the same order for all writers.
 

@@ -9,7 +9,7 @@ import select
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
@@ -32,6 +32,7 @@ from node.index.deliveries import lease_of
 from node.index.engine import check, upgrade
 from node.index.events import record_event
 from node.index.hosts import Forgotten, LeaseLost, Leases, Member
+from node.index.keyed_requests import KeyReused, KeyUnderWay
 from node.index.models import REVISION
 from node.index.records import Arrived, ClaimedSeries, StoredFile
 from node.metrics import Metrics
@@ -627,3 +628,40 @@ def test_a_migration_that_contracts_the_schema_first_builds_what_one_that_was_ki
     assert server.run("SELECT key FROM about WHERE key = 'owed_indexes'", "contracted") == []
     indexes = "SELECT indexname FROM pg_indexes WHERE indexname IN ('ix_images_colour', 'ix_images_sha256')"
     assert server.run(indexes, "contracted") == [("ix_images_sha256",)]
+
+
+def test_a_request_with_a_key_is_under_way_on_one_host_only(server: Server, tmp_path: Path) -> None:
+    url = server.create("keyed", "migrated")
+    with ExitStack() as opened:
+        a, b = (Index(tmp_path, Metrics(), url=url, host=host) for host in ("a", "b"))
+        for index in (a, b):
+            opened.callback(index.close)
+        request = "admin", "key", "fingerprint", a.now()
+        other = "admin", "another key", "fingerprint", a.now()
+
+        with a.keyed_requests.claimed(*request) as first:
+            assert first.answer is None
+            with pytest.raises(KeyUnderWay), b.keyed_requests.claimed(*request):
+                pass
+            with b.keyed_requests.claimed(*other):
+                pass
+            a.keyed_requests.finish(first.id, "done")
+        with b.keyed_requests.claimed(*request) as again:
+            assert again.answer == "done"
+        with pytest.raises(KeyReused), b.keyed_requests.claimed("admin", "key", "another request", a.now()):
+            pass
+        with a.keyed_requests.claimed(*request) as again:  # b holds nothing of what it refused
+            assert again.answer == "done"
+
+        with b.keyed_requests.claimed("admin", "third", "fingerprint", a.now()):
+            with pytest.raises(KeyUnderWay), a.keyed_requests.claimed("admin", "third", "fingerprint", a.now()):
+                pass
+            server.run("SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity WHERE datname = 'keyed'")
+            until(lambda: is_carried_out(a, "third"), 60, "the key of a host that is gone is free")
+
+
+def is_carried_out(index: Index, key: str) -> bool:
+    """Whether a host takes a request with a key, as soon as it has its connection again."""
+    with suppress(OutOfResources, KeyUnderWay), index.keyed_requests.claimed("admin", key, "fingerprint", index.now()):
+        return True
+    return False
