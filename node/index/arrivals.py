@@ -70,6 +70,7 @@ class _Growth:
     """The instances of a batch that belong to one series; `count` is without those that were there already."""
 
     senders: dict[str, Arrived] = field(default_factory=dict)  # the last instance of each
+    began_at: dict[str, dt.datetime] = field(default_factory=dict)  # the last association of each that began
     last: Arrived | None = None  # of those that count
     count: int = 0
     replaced: bool = False
@@ -189,7 +190,9 @@ def _add_instances(
     grown: dict[int, _Growth] = {}
     for one in seen:
         growth = grown.setdefault(one.series_id, _Growth())
-        growth.senders[one.arrived.file.calling_ae_title] = one.arrived
+        sender, began_at = one.arrived.file.calling_ae_title, one.arrived.began_at or one.arrived.file.received_at
+        growth.senders[sender] = one.arrived
+        growth.began_at[sender] = max(began_at, growth.began_at.get(sender, began_at))
         if one.counts:
             growth.last, growth.count = one.arrived, growth.count + 1
             growth.replaced |= one.replaces
@@ -288,7 +291,7 @@ def _record_growth(connection: Connection, grown: Mapping[int, _Growth]) -> None
         for sender, arrived in growth.senders.items():
             received = arrived.file.received_at
             quiet_at = received + dt.timedelta(seconds=arrived.quiet_seconds)
-            waits = after_arrival(waits, sender, quiet_at, arrived.began_at or received, received)
+            waits = after_arrival(waits, sender, quiet_at, growth.began_at[sender], received)
         values = {"series": series_id, "due": due_at(waits), "waits": waits}
         if growth.last is None:
             alive.append(values)

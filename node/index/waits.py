@@ -11,11 +11,16 @@ from collections.abc import Mapping
 from typing import Any
 
 Waits = Mapping[str, Mapping[str, str]]
-"""By calling AE title: ``quiet_at`` after its last instance; ``grace_until`` and ``aborted_at`` after an abort."""
+"""By calling AE title: ``quiet_at`` after its last instance, which came at ``received_at``; ``grace_until`` and
+``aborted_at`` after an abort."""
 
 
-def after_arrival(waits: Waits, sender: str, quiet_at: dt.datetime, began_at: dt.datetime, now: dt.datetime) -> Waits:
+def after_arrival(
+    waits: Waits, sender: str, quiet_at: dt.datetime, began_at: dt.datetime, received_at: dt.datetime
+) -> Waits:
     """Return the waits after an instance; those that are over are dropped.
+
+    An instance that another host has received before, and adds to the index after the last one, shortens no wait.
 
     Parameters
     ----------
@@ -24,10 +29,12 @@ def after_arrival(waits: Waits, sender: str, quiet_at: dt.datetime, began_at: dt
         back. Another association that was open already brings what it would have brought anyway.
     """
     before = waits.get(sender, {})
-    wait = {"quiet_at": quiet_at.isoformat()}
+    others = {other: its for other, its in waits.items() if other != sender and _end(its) > received_at}
+    if "received_at" in before and received_at < (last := dt.datetime.fromisoformat(before["received_at"])):
+        quiet_at, received_at = max(quiet_at, dt.datetime.fromisoformat(before["quiet_at"])), last
+    wait = {"quiet_at": quiet_at.isoformat(), "received_at": received_at.isoformat()}
     if "aborted_at" in before and began_at < dt.datetime.fromisoformat(before["aborted_at"]):
         wait |= {name: before[name] for name in ("grace_until", "aborted_at")}
-    others = {other: its for other, its in waits.items() if other != sender and _end(its) > now}
     return {**others, sender: wait}
 
 

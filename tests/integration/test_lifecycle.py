@@ -23,12 +23,13 @@ from node.conversion.job import ConversionJob, Converted
 from node.conversion.pipeline import convert
 from node.conversion.scheduler import Worker
 from node.conversion.series import input_sha256, is_unchanged
+from node.dicom.attributes import instance_attributes
 from node.errors import OutOfResources, VoxelnodeError
 from node.index.converted import SeriesKey
 from node.index.deliveries import Attempt, Cursors, PendingEvent
 from node.index.engine import IndexUnusable
 from node.index.models import Base
-from node.index.records import ClaimedSeries, Outcome
+from node.index.records import Arrived, ClaimedSeries, Outcome, StoredFile
 from node.index.senders import MAX_QUIET_SECONDS, MIN_QUIET_SECONDS, MIN_SERIES, quiet_seconds_after
 from node.receive.ingest import Origin
 from node.receive.open_associations import OPEN_SECONDS, OpenAssociations
@@ -37,7 +38,7 @@ from node.settings.convert import Convert
 from node.writers.options import write_options
 from tests import make
 from tests.converting import convert_series
-from tests.integration.conftest import Clock, Root
+from tests.integration.conftest import Clock, Root, data_set_bytes
 from tests.rows import view_rows
 
 OPTIONS = write_options(Convert(thumbnails=False))
@@ -268,6 +269,32 @@ def test_an_association_that_was_open_at_an_abort_does_not_end_its_grace_and_a_l
     root.take(third, back)
     root.clock.move(61)
     assert due(root) is not None
+
+
+def test_instances_in_another_order_than_they_came_neither_shorten_a_wait_nor_prolong_a_grace(root: Root) -> None:
+    begin, second = root.clock(), dt.timedelta(seconds=1)
+    first, *datasets = make.ct_series(5)
+    root.take(first, origin("a1"))
+
+    def arrived(at: int, began: int) -> Arrived:
+        ds = datasets.pop()
+        syntax, data = str(ds.file_meta.TransferSyntaxUID), data_set_bytes(ds)
+        origin = "dicom", "MODALITY", "VOXELNODE", "", begin + at * second
+        file = StoredFile(f"objects/00000000/{at}.dcm", "", len(data), "0" * 64, 0, syntax, *origin)
+        return Arrived(instance_attributes(data, syntax), file, 60.0, began_at=begin + began * second)
+
+    def due_seconds() -> float:
+        [row] = rows(root, "SELECT due_at FROM v_series")
+        return (dt.datetime.fromisoformat(row["due_at"]).replace(tzinfo=dt.UTC) - begin).total_seconds()
+
+    root.index.instances.add([arrived(20, 0)])
+    root.index.instances.add([arrived(10, 0)])  # as another host does that was late
+    assert due_seconds() == 80
+    root.clock.move(30)
+    root.ingest.association_ended("a1", "aborted")
+    assert due_seconds() > 80
+    root.index.instances.add([arrived(41, 40), arrived(42, 0)])  # the sender is back, and has another association open
+    assert due_seconds() == 102
 
 
 def test_instances_that_are_there_already_are_signs_of_life_and_reopen_nothing(root: Root) -> None:
