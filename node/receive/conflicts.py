@@ -60,26 +60,30 @@ class Compared:
     differences: list[Difference]
 
 
-def compared(root: Path, index: ReadIndex, conflict: int, local: LocalFile) -> Compared:
+def compared(root: Path, index: ReadIndex, conflict: int, local: LocalFile, host: str | None = None) -> Compared:
     """Compare the two versions of a conflict.
 
     Parameters
     ----------
     local : LocalFile
         Of the archive below `root`.
+    host : str or None
+        The name of this host, if several with roots of their own share the archive.
 
     Raises
     ------
     NoSuchConflict
     """
     row = _row(index, conflict)
-    key = row.pop("key")
+    key, its_host = row.pop("key"), index.conflicts.host_of(conflict)
     row["path"] = None if key is None else str(root / key)
     if key is None:
         return Compared(row, "the conflict has no file of another version", [])
     current = index.instances.current(row["sop_instance_uid"])
     if current is None:
         return Compared(row, "no version of the instance is current", [])
+    if its_host not in (None, host) and not (root / key).exists():
+        return Compared(row, f"the file of the other version is in the quarantine of {its_host}: compare there", [])
     mine, theirs = _attributes(lambda: local(current)), _attributes(lambda: root / key)
     if mine is None or theirs is None:
         which = "current" if mine is None else "other"

@@ -653,7 +653,7 @@ def test_a_request_with_a_key_is_under_way_on_one_host_only(server: Server, tmp_
         with a.keyed_requests.claimed(*request) as again:  # b holds nothing of what it refused
             assert again.answer == "done"
 
-        with b.keyed_requests.claimed("admin", "third", "fingerprint", a.now()):
+        with capture_logs(), b.keyed_requests.claimed("admin", "third", "fingerprint", a.now()):
             with pytest.raises(KeyUnderWay), a.keyed_requests.claimed("admin", "third", "fingerprint", a.now()):
                 pass
             server.run("SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity WHERE datname = 'keyed'")

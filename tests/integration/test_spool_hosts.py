@@ -27,7 +27,7 @@ from node.index.instances import InstanceFile
 from node.index.records import Outcome
 from node.lifecycle.scrub import Scrub
 from node.lifecycle.uploads import Uploads
-from node.receive.conflicts import NotDecidable
+from node.receive.conflicts import NotDecidable, compared
 from node.receive.ingest import Origin
 from node.receive.kept import report_damage
 from node.settings.convert import Convert
@@ -244,6 +244,12 @@ def test_versions_are_in_quarantine_of_the_host_that_has_them(hosts: Callable[[s
     conflict = r1.row(f"SELECT id FROM conflicts WHERE sop_instance_uid = '{stored.SOPInstanceUID}'")["id"]
     with pytest.raises(NotDecidable, match="in the quarantine of r2: decide there"):
         r1.repository.actions["accept-conflict"](conflict=conflict, who="test")
+    for host, problem in (
+        (r1, "the file of the other version is in the quarantine of r2: compare there"),
+        (r2, None),
+    ):
+        with host.index.reading() as index:
+            assert compared(host.root, index, conflict, host.archive.local, host.name).problem == problem
 
     # A deletion reaches every disk: rows at once, files with the objects.
     copies = [r1.content(ds) for ds in (first, stored)]

@@ -41,6 +41,11 @@ class ReadConflicts(PagedRepository):
         row = self._connection.execute(query).mappings().first()
         return None if row is None else dict(row)
 
+    def host_of(self, conflict: int) -> str | None:
+        """Return the host whose disk has the file of a conflict; see `node.index.conflicts`."""
+        host: str | None = self._connection.scalar(select(ConflictRow.host).where(ConflictRow.id == conflict))
+        return host
+
     def alike(self, conflict: int) -> list[Row]:
         """Return the undecided conflicts of the same kind, study and sender as `one` does, oldest first."""
         named = aliased(ConflictRow)

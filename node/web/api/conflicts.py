@@ -70,4 +70,6 @@ def keep_conflict(
 
 
 def _compared(node: Services, index: ReadIndex, conflict: int) -> models.ComparedConflict:
-    return models.ComparedConflict.of(asdict(compared(node.archive.root, index, conflict, node.archive.local)))
+    archive = node.archive
+    found = compared(archive.root, index, conflict, archive.local, archive.spool_host)
+    return models.ComparedConflict.of(asdict(found))
