@@ -83,7 +83,11 @@ _WRITERS = {
     # A plan that was made while a table was empty is kept until the table is analyzed, minutes and many rows later.
     "enable_seqscan": "off",
 }
-_READERS = {"default_transaction_read_only": "on", "default_transaction_isolation": r"repeatable\ read"}
+_READERS = {
+    "default_transaction_read_only": "on",
+    "default_transaction_isolation": r"repeatable\ read",
+    "parallel_setup_cost": "20000",  # starting processes takes longer than searches take that cost less
+}
 _NETWORK = {
     "connect_timeout": 5,
     "keepalives_idle": 10,

@@ -184,6 +184,7 @@ def served(
 ) -> Iterator[tuple[Served, str, str | None]]:
     """Serve an index, filled unless it is there, or a copy in PostgreSQL; the URLs are of HTTP and of the index."""
     path = root / FILE_NAME
+    root.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         began = time.perf_counter()
         fill(path)

@@ -122,6 +122,10 @@ def test_tables_and_views_are_those_of_sqlite(place: ServerPlace, tmp_path: Path
         ("CREATE INDEX i ON studies (study_date, id)", "CREATE INDEX i ON studies (study_date NULLS FIRST, id)"),
         ("SELECT +se.modality, 1 + 2, a +b.c, (+ s_1.x)", "SELECT se.modality, 1 + 2, a +b.c, (s_1.x)"),
         ("a LIKE %(a)s OR b", 'a COLLATE "C" ILIKE %(a)s OR b'),
+        (
+            "t.a LIKE '%%' || %(a)s::VARCHAR || '%%' ESCAPE '/'",
+            "lower(t.a COLLATE \"C\") LIKE '%%' || lower(%(a)s::VARCHAR COLLATE \"C\") || '%%' ESCAPE '/'",
+        ),
         ("b GLOB '[0-9]*' OR c GLOB %(c)s", "b ~ '^[0-9].*$' OR c LIKE %(c)s"),
         ("a IS %(a)s OR b IS NOT (c)", "a IS NOT DISTINCT FROM %(a)s OR b IS DISTINCT FROM (c)"),
         ("json_group_array(DISTINCT f(x) || g(h(y)))", "coalesce(json_agg(DISTINCT f(x) || g(h(y))), '[]')"),

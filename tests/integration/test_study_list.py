@@ -13,6 +13,7 @@ import pytest
 from pydicom import Dataset, dcmwrite
 
 from node.control.repository import Repository
+from node.index.read import studies
 from node.index.read.studies import StudyFilter, StudyOrder
 from node.receive.ingest import Announced, Origin
 from node.settings.model import Settings, Storage
@@ -117,3 +118,38 @@ def test_a_study_is_listed_with_what_it_has(store: Repository) -> None:
         assert (study.series, study.instances, study.modalities) == (1, 2, ("CT",))
         assert dict(study.states) == {"receiving": 1}
         assert index.count_levels() == {"patients": 1, "studies": 2, "series": 2, "instances": 3}
+
+
+def test_a_search_finds_the_same_by_a_list_and_by_lookups(store: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which way is taken depends on how common a text is, and all of these ways have to find the same."""
+    texts = {1: ("Anna^A", "A1", "X-1", "Head"), 2: ("Ben^B", "a-2", "ANNA", "head 2"), 3: ("Carl", "3", "Y", "knee %")}
+    for number, (name, id, accession, description) in texts.items():
+        about = {"PatientName": name, "PatientID": id, "AccessionNumber": accession}
+        take(store, number, **about, SeriesDescription=description, StudyDescription="")
+    by_words = {
+        "anna": "21",
+        "anna a": "21",
+        "a-2 anna": "2",
+        "anna x-1": "1",
+        "x-1 y": "",
+        "qq": "",
+        "%": "",
+        "A": "321",
+    }
+    by_description = {"head": "21", "HEAD 2": "2", "knee %": "3", "%": "3", "_": "", "e": "321", "qq": ""}
+
+    def require(field: str, expected: dict[str, str]) -> None:
+        with store.index.reading() as index:
+            for text, numbers in expected.items():
+                wanted = StudyFilter(**{field: text})  # type: ignore[arg-type]
+                assert [f"1.2.{number}" for number in numbers] == found(store, **{field: text}), text
+                assert len(index.studies.matching(wanted, "name")) == len(numbers), text
+                assert index.studies.count_matching(wanted) == len(numbers), text
+
+    for least in (0, 9):
+        monkeypatch.setattr(studies, "COMMON_STUDIES", least)
+        require("words", by_words)
+    for share, most in ((0.0, 9), (1.0, 9), (1.0, 0)):
+        monkeypatch.setattr(studies, "COMMON_DESCRIPTIONS", share)
+        monkeypatch.setattr(studies, "MAX_DESCRIPTIONS", most)
+        require("description", by_description)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from sqlalchemy import Connection, Result, UnaryExpression, func, text
+from sqlalchemy import Connection, Result, Select, UnaryExpression, func, select, text
 from sqlalchemy.sql.operators import custom_op
 
 from node.index.backend import backend_of
@@ -15,6 +15,17 @@ Row = dict[str, Any]
 def unindexed(column: Any) -> Any:
     """Return a column with a unary plus: SQLite then searches by another one, or reads the rows in their order."""
     return UnaryExpression(column, operator=custom_op("+"), type_=column.type)
+
+
+def distinct_values(column: Any) -> Select[Any]:
+    """Return a SELECT of the distinct values of a column, as ``value``, in their order and without NULL.
+
+    They are looked up one by one in the index of the column: DISTINCT would read all rows.
+    """
+    known = select(func.min(column).label("value")).cte("known", recursive=True)
+    following = select(func.min(column)).where(column > known.c.value).scalar_subquery()
+    known = known.union_all(select(following).where(known.c.value.is_not(None)))
+    return select(known.c.value).where(known.c.value.is_not(None))
 
 
 class ReadRepository:

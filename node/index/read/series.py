@@ -13,7 +13,7 @@ from sqlalchemy.orm import join
 from node.index.models import OPEN_STATES, ImageRow, SeriesRow, StudyRow
 from node.index.read.certainty import certainty_of
 from node.index.read.facts import CHUNK_ROWS, ReadFacts
-from node.index.read.rows import PagedRepository, Row
+from node.index.read.rows import PagedRepository, Row, distinct_values
 from node.selector import Selector
 
 
@@ -166,11 +166,7 @@ class ReadSeries(PagedRepository):
 
     def modalities(self) -> list[str]:
         """Return the distinct modalities of all series."""
-        # Looked up one by one in their order: DISTINCT would read all series.
-        known = select(func.min(SeriesRow.modality).label("modality")).cte("known", recursive=True)
-        following = select(func.min(SeriesRow.modality)).where(SeriesRow.modality > known.c.modality).scalar_subquery()
-        known = known.union_all(select(following).where(known.c.modality.is_not(None)))
-        return [modality for modality in self._connection.scalars(select(known.c.modality)) if modality]
+        return [modality for modality in self._connection.scalars(distinct_values(SeriesRow.modality)) if modality]
 
     def count_by_state(self) -> dict[str, int]:
         """Count the series by state."""

@@ -2,6 +2,10 @@
 
 A list must appear at once for any number of studies. Rows are therefore read along an index from where the last page
 ended, and only the series and instances of the studies on the page are counted.
+
+What a study must fulfil is either listed once or looked up for each study that is read. A list is better if few studies
+fulfil it, because many are read then; else the lookups soon end, when the page is full. `matching` asks a sample which
+of both a search is; the answer is the same.
 """
 
 from __future__ import annotations
@@ -12,15 +16,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sqlalchemy import Boolean, ColumnElement, Connection, Select, and_, func, literal_column, null, or_, select
-from sqlalchemy import false as nothing
+from sqlalchemy import Boolean, ColumnElement, Connection, Select, and_, case, func, literal_column, null, or_, select
 from sqlalchemy.orm import aliased, join
 
 from node.completeness import COUNTED_RULES, Certainty, certainty
 from node.dicom.names import folded
+from node.index.listed import listed_in
 from node.index.models import OPEN_STATES, ConversionRow, ImageRow, PatientRow, SeriesRow, StudyRow, VolumeRow
 from node.index.prepared import read_ids
-from node.index.read.rows import ReadRepository, Row
+from node.index.read.rows import ReadRepository, Row, distinct_values
 from node.index.records import StoredStudy
 from node.index.studies import stored_studies
 
@@ -49,6 +53,18 @@ _FOLDED_NAMES = (
     PatientRow.patient_name_ideographic,
     PatientRow.patient_name_phonetic,
 )
+
+SAMPLE_STUDIES = 200
+"""The newest studies, in which words are looked for to see how common they are."""
+
+COMMON_STUDIES = SAMPLE_STUDIES // 10
+"""Words of so many of them are common: 1000 matches are found among some 10 000 studies."""
+
+MAX_DESCRIPTIONS = 2000
+"""Different descriptions of series that are looked up one by one; if there are more, all series are compared."""
+
+COMMON_DESCRIPTIONS = 0.1
+"""A text in such a share of the different descriptions is common."""
 
 _WORD_SEPARATORS = str.maketrans(",^=", "   ")
 """Data sets write names as ``Family^Given``, people as ``Family, Given``."""
@@ -166,13 +182,14 @@ class ReadStudies(ReadRepository):
         The newest come first in orders by time, and in orders by text those without a text; `reverse` turns that round.
         There are fewer than `limit` at the end of the list.
         """
+        words = wanted.words.translate(_WORD_SEPARATORS).split()
+        is_compared = self._are_common(words)
+        has_words = map(_study_has, words) if is_compared else _listed_with(words)
         is_by_patient = order in ("name", "patient-id")
-        query = (
-            select(StudyRow.id)
-            .select_from(join(PatientRow, StudyRow, _STUDIES_OF_PATIENTS if is_by_patient else _SAME_PATIENT))
-            .where(*_conditions(wanted))
-            .limit(limit)
-        )
+        query = select(StudyRow.id).where(*self._conditions(wanted), *has_words).limit(limit)
+        if is_by_patient or is_compared or wanted.patient_id is not None:
+            of_patient = _STUDIES_OF_PATIENTS if is_by_patient else _SAME_PATIENT
+            query = query.select_from(join(PatientRow, StudyRow, of_patient))
         is_descending = (order in ("arrival", "date")) != reverse
         return read_ids(self._connection, _ordered(query, order, after, is_descending=is_descending))
 
@@ -193,7 +210,7 @@ class ReadStudies(ReadRepository):
                 StudyRow.study_description,
             )
             .join(PatientRow, _SAME_PATIENT)
-            .where(StudyRow.id.in_(study_ids))
+            .where(listed_in(StudyRow.id, study_ids))
         )
         rows = {row.id: row for row in self._connection.execute(query).all()}
         details = _summaries(self._connection, study_ids)
@@ -228,7 +245,7 @@ class ReadStudies(ReadRepository):
             )
             .select_from(join(VolumeRow, ConversionRow).join(SeriesRow).join(StudyRow))
             .where(
-                SeriesRow.study_id.in_(study_ids),
+                listed_in(SeriesRow.study_id, study_ids),
                 VolumeRow.kind == "thumbnail",
                 ~ConversionRow.superseded,
                 ConversionRow.files_removed_at.is_(None),
@@ -242,8 +259,59 @@ class ReadStudies(ReadRepository):
 
     def count_matching(self, wanted: StudyFilter) -> int:
         """Count all studies that match; this reads every one of them."""
-        query = select(func.count()).select_from(join(StudyRow, PatientRow)).where(*_conditions(wanted))
+        words = wanted.words.translate(_WORD_SEPARATORS).split()
+        conditions = *self._conditions(wanted), *_listed_with(words)
+        query = select(func.count()).select_from(join(StudyRow, PatientRow, _SAME_PATIENT)).where(*conditions)
         return int(self._connection.execute(query).scalar_one())
+
+    def _conditions(self, wanted: StudyFilter) -> list[ColumnElement[bool]]:
+        """Return what a study must fulfil, except for its words."""
+        conditions: list[ColumnElement[bool]] = []
+        if wanted.description:
+            of_study = StudyRow.study_description.contains(wanted.description, autoescape=True)
+            conditions.append(or_(of_study, self._has_series_with_description(wanted.description)))
+        if wanted.modality:
+            conditions.append(_any_series(SeriesRow.modality == wanted.modality))
+        if wanted.modalities:
+            conditions.append(_any_series(SeriesRow.modality.in_(wanted.modalities)))
+        if wanted.first_date is not None:
+            conditions.append(StudyRow.study_date >= wanted.first_date)
+        if wanted.last_date is not None:
+            conditions.append(StudyRow.study_date <= wanted.last_date)
+        if wanted.condition is not None:
+            conditions.append(_in_condition(wanted.condition))
+        exact = (
+            (StudyRow.study_instance_uid, wanted.study_instance_uid),
+            (PatientRow.patient_id, wanted.patient_id),
+            (StudyRow.accession_number, wanted.accession_number),
+        )
+        return conditions + [column == value for column, value in exact if value is not None]
+
+    def _has_series_with_description(self, part: str) -> ColumnElement[bool]:
+        """Return that a text is part of the description of a series: most series share theirs with many others."""
+        is_part = SeriesRow.series_description.contains(part, autoescape=True)
+        known = distinct_values(SeriesRow.series_description).limit(MAX_DESCRIPTIONS + 1).subquery()
+        rows = self._connection.execute(select(known.c.value, known.c.value.contains(part, autoescape=True))).all()
+        having = [value for value, has_part in rows if has_part]
+        if len(rows) > MAX_DESCRIPTIONS:
+            return _any_series(is_part)
+        if len(having) > COMMON_DESCRIPTIONS * len(rows):
+            return _its_series(_number_of(is_part) > 0)
+        return _any_series(listed_in(SeriesRow.series_description, having))
+
+    def _are_common(self, words: Sequence[str]) -> bool:
+        """Return whether many of the newest studies have all of some words."""
+        if not words:
+            return False
+        newest = (
+            select(and_(*map(_study_has, words)).label("has_words"))
+            .select_from(join(StudyRow, PatientRow, _SAME_PATIENT))
+            .order_by(StudyRow.id.desc())
+            .limit(SAMPLE_STUDIES)
+            .subquery()
+        )
+        having = self._connection.execute(select(func.count()).select_from(newest).where(newest.c.has_words))
+        return int(having.scalar_one()) >= COMMON_STUDIES
 
     def stored(self) -> list[StoredStudy]:
         """Return every study as retention sees it, in the order of their last arrivals."""
@@ -268,12 +336,15 @@ class ReadStudies(ReadRepository):
         """Count all studies."""
         return int(self._connection.execute(select(func.count()).select_from(StudyRow)).scalar_one())
 
-    def newest(self) -> int:
-        """Return the number of the study that arrived last, or 0 if there are no studies."""
-        return self._connection.execute(select(func.max(StudyRow.id))).scalar() or 0
+    def count_and_newest(self) -> tuple[int, int]:
+        """Count all studies, and return the number of the one that arrived last, or 0 if there are none."""
+        counted = select(func.count()).select_from(StudyRow).scalar_subquery()
+        newest = select(func.max(StudyRow.id)).scalar_subquery()
+        count, number = self._connection.execute(select(counted, newest)).one()
+        return int(count), int(number or 0)
 
     def count_since(self, number: int) -> int:
-        """Count the studies that arrived after the study with this number; see `newest`."""
+        """Count the studies that arrived after the study with this number; see `count_and_newest`."""
         query = select(func.count()).select_from(StudyRow).where(StudyRow.id > number)
         return int(self._connection.execute(query).scalar_one())
 
@@ -298,51 +369,30 @@ def _ordered(query: Select[int], order: StudyOrder, after: StudyCursor | None, *
     return query.where(column >= value, or_(column > value, same))
 
 
-def _conditions(wanted: StudyFilter) -> list[ColumnElement[bool]]:
-    """Return what a study must fulfil.
-
-    What is asked of patients and series is asked once, not for each study: their numbers become a list.
-    """
-    conditions = _has_words(wanted.words.translate(_WORD_SEPARATORS).split())
-    if wanted.description:
-        of_series = SeriesRow.series_description.contains(wanted.description, autoescape=True)
-        of_study = StudyRow.study_description.contains(wanted.description, autoescape=True)
-        conditions.append(or_(of_study, _any_series(of_series)))
-    if wanted.modality:
-        conditions.append(_any_series(SeriesRow.modality == wanted.modality))
-    if wanted.modalities:
-        conditions.append(_any_series(SeriesRow.modality.in_(wanted.modalities)))
-    if wanted.first_date is not None:
-        conditions.append(StudyRow.study_date >= wanted.first_date)
-    if wanted.last_date is not None:
-        conditions.append(StudyRow.study_date <= wanted.last_date)
-    if wanted.condition is not None:
-        conditions.append(_in_condition(wanted.condition))
-    exact = (
-        (StudyRow.study_instance_uid, wanted.study_instance_uid),
-        (PatientRow.patient_id, wanted.patient_id),
-        (StudyRow.accession_number, wanted.accession_number),
-    )
-    return conditions + [column == value for column, value in exact if value is not None]
+def _study_has(word: str) -> ColumnElement[bool]:
+    """Return that a study has a word, by its own row and that of its patient."""
+    return or_(_patient_has(PatientRow, word), _accession_has(StudyRow, word))
 
 
-def _has_words(words: Sequence[str]) -> list[ColumnElement[bool]]:
-    """Return that a study has each word: the patients with the longest are listed, and others are compared with these.
+def _listed_with(words: Sequence[str]) -> list[ColumnElement[bool]]:
+    """Return that a study is one of those that have each word, of which there are few.
 
-    Listing the patients with a word takes as long for a word that nobody has as for a letter that everybody has.
+    Either the patient has all words, or the accession number has one of them; few have that, and are compared.
     """
     if not words:
         return []
-    listed, *compared = sorted(words, key=len, reverse=True)
-    patient = aliased(PatientRow)
-    patients = StudyRow.patient_id.in_(select(patient.id).where(_patient_has(patient, listed)))
-    return [
-        or_(patients, StudyRow.accession_number.contains(listed, autoescape=True)),
-        *(
-            or_(_patient_has(PatientRow, word), StudyRow.accession_number.contains(word, autoescape=True))
-            for word in compared
-        ),
-    ]
+    study, patient = aliased(StudyRow), aliased(PatientRow)
+    patients = select(patient.id).where(*(_patient_has(patient, word) for word in words))
+    by_accession = select(study.id).where(or_(*(_accession_has(study, word) for word in words)))
+    if len(words) > 1:
+        rest = (or_(_patient_has(patient, word), _accession_has(study, word)) for word in words)
+        by_accession = by_accession.join(patient, study.patient_id == patient.id).where(*rest)
+    return [StudyRow.id.in_(select(study.id).where(study.patient_id.in_(patients)).union_all(by_accession))]
+
+
+def _accession_has(study: Any, word: str) -> ColumnElement[bool]:
+    accession: ColumnElement[bool] = study.accession_number.contains(word, autoescape=True)
+    return accession
 
 
 def _patient_has(patient: Any, word: str) -> ColumnElement[bool]:
@@ -368,11 +418,13 @@ def _in_condition(condition: StudyCondition) -> ColumnElement[bool]:
     if condition == "refused":
         return _any_series(SeriesRow.state.in_(REFUSED_STATES))
     unlike = or_(_any_series(SeriesRow.state.in_((*OPEN_STATES, *REFUSED_STATES))), _DOUBTED)
-    is_complete = and_(~unlike, _its_series(SeriesRow.verdict == "complete"))
-    if condition == "complete":
-        return is_complete
-    uncounted = _its_series(and_(SeriesRow.state == "converted", SeriesRow.verdict_rule.not_in(COUNTED_RULES)))
-    return and_(is_complete, uncounted if condition == "no-gap-seen" else ~uncounted)
+    complete = _number_of(SeriesRow.verdict == "complete")
+    uncounted = _number_of(and_(SeriesRow.state == "converted", SeriesRow.verdict_rule.not_in(COUNTED_RULES)))
+    if condition == "verified":
+        return and_(~unlike, _its_series(and_(complete > 0, uncounted == 0)))
+    if condition == "no-gap-seen":
+        return and_(~unlike, _its_series(and_(complete > 0, uncounted > 0)))
+    return and_(~unlike, _its_series(complete > 0))
 
 
 def _any_series(condition: ColumnElement[bool]) -> ColumnElement[bool]:
@@ -381,13 +433,22 @@ def _any_series(condition: ColumnElement[bool]) -> ColumnElement[bool]:
 
 
 def _its_series(condition: ColumnElement[bool]) -> ColumnElement[bool]:
-    """Return that a series of the study fulfils a condition that most series fulfil."""
-    return select(SeriesRow.id).where(SeriesRow.study_id == StudyRow.id, condition).correlate(StudyRow).exists()
+    """Return that the series of the study together fulfil a condition that most studies fulfil.
+
+    PostgreSQL looks them up for each study that it reads. Of an EXISTS, it would rather read all series and sort.
+    """
+    of_study = select(condition).where(SeriesRow.study_id == StudyRow.id).correlate(StudyRow)
+    return of_study.scalar_subquery()
+
+
+def _number_of(condition: ColumnElement[bool]) -> ColumnElement[int]:
+    """Return how many series of a group fulfil a condition."""
+    return func.count(case((condition, 1)))
 
 
 def _summaries(connection: Connection, study_ids: Sequence[int]) -> dict[int, dict[str, Any]]:
     """Return keyword arguments for `ListedStudy`, by `StudyRow.id`."""
-    of_these = SeriesRow.study_id.in_(study_ids) if study_ids else nothing()
+    instances = select(func.count()).where(ImageRow.series_id == SeriesRow.id).correlate(SeriesRow)
     query = select(
         SeriesRow.study_id,
         SeriesRow.modality,
@@ -395,21 +456,15 @@ def _summaries(connection: Connection, study_ids: Sequence[int]) -> dict[int, di
         SeriesRow.verdict,
         SeriesRow.verdict_rule,
         SeriesRow.last_received_at,
+        instances.scalar_subquery().label("instances"),
     )
     series: dict[int, list[Any]] = {study_id: [] for study_id in study_ids}
-    for row in connection.execute(query.where(of_these)).all():
+    for row in connection.execute(query.where(listed_in(SeriesRow.study_id, study_ids))).all():
         series[row.study_id].append(row)
-    counts = (
-        select(SeriesRow.study_id, func.count())
-        .join(ImageRow, ImageRow.series_id == SeriesRow.id)
-        .where(of_these)
-        .group_by(SeriesRow.study_id)
-    )
-    instances = {study_id: count for study_id, count in connection.execute(counts).all()}
     return {
         study_id: {
             "series": len(rows),
-            "instances": instances.get(study_id, 0),
+            "instances": sum(row.instances for row in rows),
             "modalities": tuple(sorted({row.modality for row in rows if row.modality})),
             "states": Counter(row.state for row in rows),
             "incomplete": sum(row.verdict not in (None, "complete") for row in rows),

@@ -160,7 +160,7 @@ def _page(request: Request, node: Node, account: Reader, audit: RequestAudit, se
 
 def _found(index: ReadIndex, audit: RequestAudit, search: StudySearch) -> dict[str, Any]:
     """Search, and record the search in the audit log."""
-    total, wanted, order = index.studies.count(), search.filter(), search.study_order
+    (total, newest), wanted, order = index.studies.count_and_newest(), search.filter(), search.study_order
     is_counted = not search.after and wanted != StudyFilter()
     limit = MAX_COUNTED if is_counted else PAGE_STUDIES
     matching = index.studies.matching(wanted, order, search.cursor(), limit + 1, reverse=bool(search.reverse))
@@ -174,7 +174,7 @@ def _found(index: ReadIndex, audit: RequestAudit, search: StudySearch) -> dict[s
         "total": total,
         "found": len(matching) if is_counted else total,
         "most": MAX_COUNTED,
-        "newest": index.studies.newest(),
+        "newest": newest,
     }
 
 
