@@ -31,6 +31,7 @@ from node.index.hosts import HostRepository, Leases, SharedClock
 from node.index.instances import InstanceRepository
 from node.index.jobs import JobRepository
 from node.index.keyed_requests import KeyedRequestRepository
+from node.index.large_counts import LargeCounts
 from node.index.objects import ObjectRepository
 from node.index.own_workitems import OwnWorkitemRepository
 from node.index.patients import PatientRepository
@@ -95,6 +96,8 @@ class Index:
         The clock that all hosts of the index share.
     settled : callable
         See `node.index.backend.Backend.settled_numbers`.
+    large_counts : LargeCounts
+        Counts that read whole tables.
 
     Raises
     ------
@@ -130,6 +133,7 @@ class Index:
         self._reader = open_engine(place, read_only=True)  # for queries from outside
         self._watcher = open_engine(place, read_only=True)  # for the threads of the node, which wait for no query
         self._finder = Finder(self._reader)
+        self.large_counts = LargeCounts()
         self.has_hosts = backend_at(place).HAS_HOSTS
         self._clock = SharedClock(self._watcher) if self.has_hosts else None
         self.now: Callable[[], dt.datetime] = self._clock or partial(dt.datetime.now, dt.UTC)

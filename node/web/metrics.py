@@ -38,9 +38,9 @@ class NodeGauges(Collector):
         """Yield the gauges of series, failures and the disk."""
         with self._node.index.reading(wait=False) as index:
             now = self._node.index.now()
-            states, oldest = index.series.count_by_state(), index.series.oldest_unconverted()
+            counts, oldest = self._node.index.large_counts, index.series.oldest_unconverted()
+            states, failures = counts.states(index).numbers, counts.failures(index).numbers
             due = index.series.oldest_due(now)
-            failures = index.failures.count_by_reason()
             routes = index.routes.destinations()
             hosts = index.hosts.all(now)
             standbys = index.hosts.standbys()

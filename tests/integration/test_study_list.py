@@ -13,6 +13,7 @@ import pytest
 from pydicom import Dataset, dcmwrite
 
 from node.control.repository import Repository
+from node.index import large_counts
 from node.index.read import studies
 from node.index.read.studies import StudyFilter, StudyOrder
 from node.receive.ingest import Announced, Origin
@@ -153,3 +154,29 @@ def test_a_search_finds_the_same_by_a_list_and_by_lookups(store: Repository, mon
         monkeypatch.setattr(studies, "COMMON_DESCRIPTIONS", share)
         monkeypatch.setattr(studies, "MAX_DESCRIPTIONS", most)
         require("description", by_description)
+
+
+def test_counts_of_a_large_index_are_kept_for_a_while_except_those_of_open_series(
+    store: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    counts = large_counts.LargeCounts(lambda: now[0])
+
+    def seen() -> tuple[int, dict[str, int]]:
+        with store.index.reading() as index:
+            levels, states, failures = counts.levels(index), counts.states(index), counts.failures(index)
+            assert (levels.at is None) == (states.at is None) == (large_counts.LARGE_ROWS > 0)
+            assert failures == large_counts.Counted({})
+            return levels.numbers["instances"], dict(states.numbers)
+
+    take(store, 1)
+    assert seen() == (1, {"receiving": 1})
+    take(store, 2)
+    assert seen() == (2, {"receiving": 2})  # the index is small
+    monkeypatch.setattr(large_counts, "LARGE_ROWS", 0)
+    assert seen() == (2, {"receiving": 2})
+    take(store, 3)
+    now[0] = large_counts.KEPT_SECONDS - 1
+    assert seen() == (2, {"receiving": 3})
+    now[0] = large_counts.KEPT_SECONDS
+    assert seen() == (3, {"receiving": 3})

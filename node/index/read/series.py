@@ -173,6 +173,11 @@ class ReadSeries(PagedRepository):
         query = select(SeriesRow.state, func.count()).group_by(SeriesRow.state).order_by(SeriesRow.state)
         return {state: count for state, count in self._connection.execute(query)}
 
+    def count_open_by_state(self) -> dict[str, int]:
+        """Count the series that wait or are being converted by state; an index finds them."""
+        query = select(SeriesRow.state, func.count()).where(SeriesRow.state.in_(OPEN_STATES)).group_by(SeriesRow.state)
+        return {state: count for state, count in self._connection.execute(query)}
+
     def count_open(self) -> int:
         """Count the series that wait or are being converted."""
         return self._count(SeriesRow.state.in_(OPEN_STATES))

@@ -206,13 +206,13 @@ def status_numbers(request: Request, node: Node, account: Reader) -> Response:
 
 def _status(node: Services) -> dict[str, Any]:
     with node.index.reading(wait=False) as index:
-        levels, series = index.count_levels(), index.series
-        states, oldest = series.count_by_state(), series.oldest_unconverted()
+        counts, oldest = node.index.large_counts, index.series.oldest_unconverted()
+        levels, states = counts.levels(index), counts.states(index)
         hosts = index.hosts.all(node.index.now())
     return {
         "levels": levels,
-        "hosts": hosts,
         "states": states,
+        "hosts": hosts,
         "oldest": oldest,
         "disk": _disk(node),
         "refusal": node.ingest.refusal(),
