@@ -332,10 +332,6 @@ class ReadStudies(ReadRepository):
         row = self._connection.execute(query.where(StudyRow.study_instance_uid == study_instance_uid)).first()
         return None if row is None else str(row[0] or "")
 
-    def count(self) -> int:
-        """Count all studies."""
-        return int(self._connection.execute(select(func.count()).select_from(StudyRow)).scalar_one())
-
     def count_and_newest(self) -> tuple[int, int]:
         """Count all studies, and return the number of the one that arrived last, or 0 if there are none."""
         counted = select(func.count()).select_from(StudyRow).scalar_subquery()
