@@ -95,7 +95,7 @@ def start(*options: str) -> Iterator[Server]:
         process = subprocess.Popen(command, user=account, cwd="/", stdout=log, stderr=log)
     try:
         server = Server(folder)
-        _await(server, process)
+        await_server(server, process)
         yield server
     finally:
         process.send_signal(signal.SIGQUIT)  # without a checkpoint: nobody needs its files any more
@@ -103,7 +103,7 @@ def start(*options: str) -> Iterator[Server]:
         shutil.rmtree(folder)
 
 
-def _await(server: Server, process: subprocess.Popen[bytes]) -> None:
+def await_server(server: Server, process: subprocess.Popen[bytes]) -> None:
     """Wait until a server accepts connections."""
     import psycopg
 

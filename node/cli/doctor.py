@@ -297,10 +297,13 @@ def _acknowledgement(settings: Settings) -> Iterator[Check]:
     from node.index.database import reading
     from node.index.engine import IndexUnusable
 
-    weakness = None
-    if settings.acknowledge != "local":
-        with suppress(IndexUnusable), reading(settings.storage.root, settings.index.url) as index:
-            weakness = index.weakness()
+    weakness = stall = None
+    with suppress(IndexUnusable), reading(settings.storage.root, settings.index.url) as index:
+        weakness = index.weakness() if settings.acknowledge != "local" else None
+        stall = index.stall()
+    if stall is not None:
+        remedy = "start the standby again, or, if it will not come back, change synchronous_standby_names on the server"
+        yield Check("index", "broken", stall, remedy)
     found = f"{settings.acknowledge}: instances are acknowledged {ACKNOWLEDGED[settings.acknowledge]}"
     if weakness is None:
         yield Check("acknowledge", "ok", found)

@@ -208,6 +208,7 @@ class Node:
         ``[cluster] announce_seconds``. Senders have found another host when it accepts no associations any more.
         """
         self._is_draining.set()
+        self._repository.index.begin_stop()
         if self._membership is not None:
             self._hand_over(self._membership)
         self._stop_intake(drain_seconds)
@@ -292,6 +293,7 @@ class Node:
         )
         return (
             self._repository.applier,
+            *((watch,) if (watch := self._repository.index.watch) is not None else ()),
             self._rejections,
             *self._optional,
             *((self._worker,) if self._worker is not None else ()),
@@ -328,7 +330,9 @@ class Node:
         troubles: dict[str, Callable[[], str | None]] = {
             name: partial(_trouble, name, is_alive, parts.get(name)) for name, is_alive in self._alive().items()
         }
-        return troubles | {"drain": lambda: DRAINING if self._is_draining.is_set() else None}
+        watch = self._repository.index.watch
+        former = {"former server": lambda: watch.former} if watch is not None else {}
+        return troubles | former | {"drain": lambda: DRAINING if self._is_draining.is_set() else None}
 
     def _not_ready(self) -> dict[str, str]:
         """Return why this host is not ready, by role; what it says of itself is no news of the cluster."""

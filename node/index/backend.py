@@ -187,6 +187,18 @@ class Backend(Protocol):
     def weakness(self, connection: Connection) -> str | None:
         """Return why a commit may be lost although it was durable, or None."""
 
+    def stall(self, connection: Connection) -> str | None:
+        """Return why no commit ends at present, or None."""
+
+    def look(self, place: Any) -> str | None:
+        """Find the server that has the index, and leave one that has lost it; return what is wrong with others."""
+
+    def interrupt(self, place: Any) -> None:
+        """Cut the connection of the writer of this process: whatever it waits for fails."""
+
+    def why_waiting(self, place: Any) -> str | None:
+        """Return what keeps the writer of this process waiting, to be read after "the server"; None: unknown."""
+
     def root(self, connection: Connection) -> str:
         """Return the folder that the paths in the tables are relative to."""
 

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from node.background import SupervisedThread
@@ -46,11 +47,14 @@ from node.index.salvage import SalvageRepository
 from node.index.scheduled_steps import ScheduledStepRepository
 from node.index.senders import SenderRepository
 from node.index.series import SeriesRepository
+from node.index.server_watch import ServerWatch
 from node.index.studies import StudyRepository
 from node.index.timers import TimerRepository
 from node.index.workitems import WorkitemRepository
 from node.index.writer import IndexWriter
 from node.metrics import Metrics
+
+log = structlog.get_logger()
 
 
 class Ahead(Protocol):
@@ -98,6 +102,8 @@ class Index:
         See `node.index.backend.Backend.settled_numbers`.
     large_counts : LargeCounts
         Counts that read whole tables.
+    watch : ServerWatch or None
+        None: the index is a file.
 
     Raises
     ------
@@ -124,6 +130,8 @@ class Index:
             with self._engine.connect() as connection:
                 closed = about(connection, CLOSED)
                 require_current(connection, place)
+                if (stall := backend_of(connection).stall(connection)) is not None:
+                    log.warning("index_stalled", detail=stall)
                 backend_of(connection).enter(connection, place)
         except BaseException:
             self._engine.dispose()
@@ -169,6 +177,9 @@ class Index:
         self.timers = TimerRepository(writer, self._watcher)
         self.workitems = WorkitemRepository(writer, self._watcher)
         self.ahead: Ahead = _NothingAhead()
+        self.watch = ServerWatch(place, writer) if self.has_hosts else None
+        if self.watch is not None:
+            self.watch.start()
         self.about.set(CLOSED, "no")
 
     def find(
@@ -252,6 +263,11 @@ class Index:
         return self._writer.commit_listeners
 
     @property
+    def stall(self) -> str | None:
+        """What keeps commits waiting, to be read after "the server of the index"; None if nothing does."""
+        return self.watch.trouble if self.watch is not None else None
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """The files that must stay where they are while the index is open."""
         return (self.place,) if isinstance(self.place, Path) else ()
@@ -265,6 +281,11 @@ class Index:
     def is_alive(self) -> bool:
         """Whether the one writer works."""
         return self._writer.is_alive
+
+    def begin_stop(self) -> None:
+        """From now on, commit nothing more once the server keeps a commit waiting: nobody knows for how long."""
+        if self.watch is not None:
+            self.watch.give_up_stalls()
 
     def close(self) -> None:
         """Commit what is queued and close the file.
@@ -281,6 +302,8 @@ class Index:
                 connection.begin(),
             ):
                 set_about(connection, CLOSED, "yes")
+        if self.watch is not None:
+            self.watch.stop()
         for engine in (self._watcher, self._reader, self._engine):
             engine.dispose()
 

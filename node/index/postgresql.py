@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from decimal import Decimal
 from functools import partial
 from hashlib import blake2b
@@ -35,7 +35,7 @@ from psycopg.errors import (
     UniqueViolation,
 )
 from psycopg.types.string import StrDumperUnknown
-from sqlalchemy import Column, Connection, Engine, Integer, String, create_engine, event, make_url, text
+from sqlalchemy import Column, Connection, Engine, Integer, String, create_engine, event, text
 from sqlalchemy.dialects.postgresql.base import PGDDLCompiler
 from sqlalchemy.dialects.sqlite.dml import OnConflictDoNothing, OnConflictDoUpdate
 from sqlalchemy.exc import DBAPIError
@@ -43,6 +43,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.types import TypeEngine
 
 from node.index.backend import COMPLETED, FOLLOWED, IndexUnusable, Overtaken, ServerPlace, Settled
+from node.index.postgresql_servers import STANDBYS, WriterConnection, for_libpq, in_words, servers_of
 from node.index.postgresql_sql import in_postgresql
 from node.index.schema import OLDEST_SCHEMA, Schema
 
@@ -106,15 +107,15 @@ def open_engine(place: ServerPlace, *, read_only: bool = False, alone: bool = Fa
     """See `node.index.backend.Backend`; so for the functions below."""
     session = {**_SESSION, **(_READERS if read_only else _WRITERS)}
     options = " ".join(f"-c {name}={value}" for name, value in session.items())
-    url = make_url(place.url).set(drivername="postgresql+psycopg")
+    servers = servers_of(place.url)
     engine = create_engine(
-        url,
+        "postgresql+psycopg://",  # libpq reads the URL: SQLAlchemy does not know lists of hosts with ports
         connect_args={
             "options": options,
             "application_name": "voxelnode",
             # The server cannot always tell the type of a parameter that is NULL: statements of readers get values.
             "cursor_factory": psycopg.ClientCursor if read_only else psycopg.Cursor,
-            **{name: value for name, value in _NETWORK.items() if name not in url.query},
+            **_NETWORK,
         },
         hide_parameters=True,
         json_serializer=to_json,
@@ -123,6 +124,8 @@ def open_engine(place: ServerPlace, *, read_only: bool = False, alone: bool = Fa
         max_overflow=MAX_CONNECTIONS - 5 if read_only else 0,
     )
     engine.dialect.ddl_compiler = _Ddl
+    kind = psycopg.Connection if read_only else WriterConnection
+    event.listen(engine, "do_connect", lambda dialect, record, _, parameters: servers.connect(kind, **parameters))
     event.listen(engine, "connect", _replace_nul)
     if not read_only:
         if alone:
@@ -373,10 +376,12 @@ def backup(place: ServerPlace, target: Path) -> int:
     program = shutil.which("pg_dump")
     if program is None:
         raise IndexUnusable("pg_dump is not installed: install PostgreSQL's client programs")
-    url = make_url(place.url).set(drivername="postgresql").render_as_string(hide_password=False)
     part = target.with_name(f"{target.name}.part")
     done = subprocess.run(
-        [program, "--format=custom", f"--file={part}", f"--dbname={url}"], capture_output=True, text=True, check=False
+        [program, "--format=custom", f"--file={part}", f"--dbname={for_libpq(place.url)}"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode != 0:
         part.unlink(missing_ok=True)
@@ -629,16 +634,35 @@ def software(connection: Connection) -> tuple[str, str]:
 
 
 def weakness(connection: Connection) -> str | None:
-    """Without rights of monitoring, a role sees how many follow the server, and not what they are."""
-    followers = connection.exec_driver_sql(
-        "SELECT count(*) FROM pg_stat_replication WHERE state IS DISTINCT FROM 'backup'"
-    ).scalar_one()
-    if not followers or connection.exec_driver_sql("SHOW synchronous_standby_names").scalar_one():
+    names, followers, _, _ = connection.exec_driver_sql(STANDBYS).one()
+    if not followers or names:
         return None
     return (
         f"standbys of PostgreSQL that follow asynchronously: {followers}; a failover to one of them may lose the last "
         "commits, although instances were acknowledged after them"
     )
+
+
+def stall(connection: Connection) -> str | None:
+    names, _, waited_for, who = connection.exec_driver_sql(STANDBYS).one()
+    return None if waited_for or not names else f"commits wait for a standby: {in_words(names, who)}"
+
+
+def look(place: ServerPlace) -> str | None:
+    """Two servers that take commits would each have a part of the index."""
+    servers = servers_of(place.url)
+    if servers.are_several:
+        with suppress(psycopg.Error):
+            servers.look()
+    return servers.former
+
+
+def interrupt(place: ServerPlace) -> None:
+    servers_of(place.url).cut_writer()
+
+
+def why_waiting(place: ServerPlace) -> str | None:
+    return servers_of(place.url).why_waiting()
 
 
 def root(connection: Connection) -> str:

@@ -273,6 +273,21 @@ def weakness(connection: Connection) -> str | None:
     return None
 
 
+def stall(connection: Connection) -> str | None:
+    return None
+
+
+def look(path: Path) -> str | None:
+    return None
+
+
+def interrupt(path: Path) -> None: ...
+
+
+def why_waiting(path: Path) -> str | None:
+    return None
+
+
 def root(connection: Connection) -> str:
     """The folder of the file."""
     file = connection.execute(text("SELECT file FROM pragma_database_list WHERE name = 'main'")).scalar_one()

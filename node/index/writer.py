@@ -21,7 +21,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from time import perf_counter, sleep
+from time import monotonic, perf_counter, sleep
 from typing import Any, TypeVar
 
 import structlog
@@ -99,6 +99,7 @@ class IndexWriter:
         connection = engine.connect()
         self.database = backend_of(connection)
         self._has_ended = False
+        self._busy_since: float | None = None
         self.thread = SupervisedThread("index-writer", partial(self._run, connection))
         self.thread.start()
 
@@ -133,9 +134,19 @@ class IndexWriter:
         return self.thread.is_alive
 
     @property
+    def busy_seconds(self) -> float:
+        """For how long the batch under way has been so."""
+        since = self._busy_since
+        return 0.0 if since is None else monotonic() - since
+
+    @property
     def failed(self) -> str | None:
-        """The error of the disk after which nothing is written any more; None if there was none."""
+        """Why nothing is written any more, such as an error of the disk; None if it is."""
         return self._failed
+
+    def give_up(self, reason: str) -> None:
+        """Commit nothing more; the commit under way, which somebody has to interrupt, counts as failed."""
+        self._failed = reason
 
     def close(self) -> None:
         """Commit what is queued and stop."""
@@ -172,10 +183,12 @@ class IndexWriter:
                     taken.append(self._queue.get_nowait())
             self._has_ended = None in taken
             batch = [work for work in taken if work is not None]
+            self._busy_since = monotonic()
             try:
                 for together in self._transactions(batch):
                     self._commit(connection, together)
             finally:  # such as a listener that raises: nobody waits for ever
+                self._busy_since = None
                 for work in batch:
                     if not work.future.done():
                         work.future.set_exception(OutOfResources("the index did not commit"))

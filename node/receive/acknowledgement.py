@@ -38,11 +38,16 @@ class Acknowledgement:
     def refusal(self) -> str | None:
         """Return why nothing can be acknowledged now; None if it can, or nobody has tried for long."""
         if (seconds := self._applier.lag_seconds) > self.seconds:
-            return f"the index has not taken what was received for {seconds:.0f} s"
+            return f"the index has not taken what was received for {seconds:.0f} s{self._reason()}"
         awaited = self._archive.remote.awaited if self._archive.remote is not None else None
         if awaited is not None and (seconds := awaited.oldest_seconds()) > self.seconds:
             return f"the object store has not taken what was received for {seconds:.0f} s"
         return None
+
+    def _reason(self) -> str:
+        """Return why the index takes nothing, in brackets, if that is known."""
+        stall = self._applier.index_stall
+        return f" (its server {stall})" if stall is not None else ""
 
     def wait(self, outcome: Future[Outcome], seconds: float | None = None) -> Outcome:
         """Return the outcome of an instance that is in the journal, once it may be acknowledged.
@@ -66,7 +71,8 @@ class Acknowledgement:
                 kept = outcome.result(self.seconds if seconds is None else seconds)
             except TimeoutError:
                 place = "the object store" if self._promise == "object" else "the index"
-                raise OutOfResources(f"not in {place} within {self.seconds:g} s: send it again") from None
+                took = f"not in {place} within {self.seconds:g} s{self._reason()}"
+                raise OutOfResources(f"{took}: send it again") from None
         if self._promise == "object" and kept in NOT_CURRENT_OUTCOMES:
             raise OutOfResources("other bytes are current; these are only on the disk of this host, in quarantine")
         return kept

@@ -150,6 +150,11 @@ class Applier(BackgroundService):
         """For how long acknowledged instances have not been in the index; 0 while it is up to date."""
         return monotonic() - self._caught_up_at if self.lag else 0.0
 
+    @property
+    def index_stall(self) -> str | None:
+        """See `Index.stall`."""
+        return self._index.stall
+
     def expect(self, key: str, attributes: InstanceAttributes, outcome: Future[Outcome] | None = None) -> None:
         """Hand over what the receiving thread has read already, before it appends the record.
 

@@ -13,12 +13,12 @@ MAX_LAG_SECONDS = 60.0
 
 NEEDED: Mapping[Role, frozenset[str]] = {
     "receive": frozenset({"intake", "listener", "drain"}),
-    "convert": frozenset({"intake", "object store", "index", "cluster", "worker", "drain"}),
+    "convert": frozenset({"intake", "object store", "index", "server of the index", "cluster", "worker", "drain"}),
     "web": frozenset({"index", "cluster", "web", "drain"}),
 }
 """The parts without which a host does not do what a role is for."""
 
-NEEDED_TO_ACKNOWLEDGE = frozenset({"index", "cluster"})
+NEEDED_TO_ACKNOWLEDGE = frozenset({"index", "server of the index", "cluster"})
 """What a receiver needs as well, unless it acknowledges from its own journal."""
 
 

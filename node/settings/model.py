@@ -13,7 +13,7 @@ from os.path import realpath
 from pathlib import Path
 from socket import gethostname
 from typing import Annotated, Any, Literal, get_args
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import BeforeValidator, Field, StringConstraints
 
@@ -892,8 +892,9 @@ class IndexSettings(SettingsSection):
 
     url: str | None = Field(
         None,
-        description='database of PostgreSQL for the index, as "postgresql://user@host/name", without a password: '
-        "PGPASSWORD or a password file has it; unset: index.sqlite in the root",
+        description='database of PostgreSQL for the index, as "postgresql://user@host/name" or, with a standby, '
+        '"postgresql://user@host1,host2/name", without a password: PGPASSWORD or a password file has it; unset: '
+        "index.sqlite in the root",
     )
 
     def _mistakes(self) -> Iterator[str]:
@@ -901,7 +902,12 @@ class IndexSettings(SettingsSection):
             return
         if not self.url.startswith(("postgresql://", "postgresql+psycopg://")):
             yield "url must begin with postgresql:// or postgresql+psycopg://"
-        elif urlsplit(self.url).password is not None or "password=" in urlsplit(self.url).query:
+            return
+        parts = urlsplit(self.url)
+        parameters = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
+        if twice := sorted(name for name in set(parameters) if parameters.count(name) > 1):
+            yield f"url has {', '.join(twice)} twice: several servers are postgresql://user@host1:port1,host2:port2/name"
+        if parts.password is not None or any(name.endswith("password") for name in parameters):
             yield "url has a password, which this file and messages would show: use PGPASSWORD or a password file"
 
 

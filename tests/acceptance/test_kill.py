@@ -25,6 +25,7 @@ class Sender(threading.Thread):
         super().__init__()
         self._port, self._instances, self._seconds = port, instances, seconds
         self.acknowledged: list[str] = []
+        self.statuses: list[int] = []
 
     def run(self) -> None:
         ae = AE("SENDER")
@@ -38,6 +39,8 @@ class Sender(threading.Thread):
                 status = assoc.send_c_store(ds)
             except RuntimeError:  # the peer has died
                 break
+            if status:
+                self.statuses.append(status.Status)
             if status and status.Status == 0x0000:
                 self.acknowledged.append(str(ds.SOPInstanceUID))
         if assoc.is_established:

@@ -171,6 +171,7 @@ class Sent:
     def __init__(self) -> None:
         self.series: dict[str, set[str]] = {}
         self.digests: dict[str, str] = {}
+        self.statuses: Counter[int] = Counter()
 
 
 def send_until(stop: threading.Event, receivers: list[Host], sent: Sent, seed: int) -> None:
@@ -184,6 +185,7 @@ def send_until(stop: threading.Event, receivers: list[Host], sent: Sent, seed: i
         while left:
             sender = Sender(chance.choice(receivers).port, list(left.values()), seconds=10)
             sender.run()  # on this thread
+            sent.statuses.update(sender.statuses)
             for uid in sender.acknowledged:
                 sent.digests[uid] = digests[uid]
                 del left[uid]

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import pytest
 from pydicom import Dataset
 from sqlalchemy import Connection, event, inspect, make_url, select, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from node.control.repository import copy_index, rebuild_index
 from node.dicom.json_model import elements
@@ -64,6 +64,7 @@ import psycopg
 
 from node.cli import doctor
 from node.index import postgresql
+from node.index.postgresql_servers import Timeline, servers_of
 from node.index.postgresql_sql import in_postgresql
 
 pytestmark = pytest.mark.skipif(IN_POSTGRESQL, reason="starts from SQLite")
@@ -206,6 +207,56 @@ def test_one_node_writes_and_survives_the_loss_of_its_connections(
         with index.reading() as view:
             assert (view.scrub, view.root) == ("3", str(tmp_path))
         require_refusal()  # the new connection has the lock again
+
+
+@pytest.mark.usefixtures("place")
+def test_a_commit_that_no_standby_has_is_none_and_the_administrator_is_told(server: Server, tmp_path: Path) -> None:
+    url = server.create("unfollowed", "migrated")
+    settings = Settings(storage=Storage(root=tmp_path), index=IndexSettings(url=url))
+    waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND datname = current_database()"
+    with ExitStack() as opened:
+        index = opened.enter_context(closing(Index(tmp_path, Metrics(), url=url)))
+        threads = opened.enter_context(ThreadPoolExecutor())
+        opened.callback(server.run, "SELECT pg_reload_conf()")
+        opened.callback(server.run, "ALTER SYSTEM RESET synchronous_standby_names")
+        server.run("ALTER SYSTEM SET synchronous_standby_names = 'standby1'")
+        server.run("SELECT pg_reload_conf()")
+        commit = threads.submit(index.about.set, "scrub", "1")
+        until(lambda: server.run(waiting, "unfollowed"), 30, "a commit that waits")
+        reason = "for a standby: synchronous_standby_names is 'standby1', and no standby follows"
+        assert postgresql.why_waiting(index.place) == f"keeps commits waiting {reason}"
+        assert [check.found for check in doctor._acknowledgement(settings)][:1] == [f"commits wait {reason}"]
+        [(session,)] = server.run(waiting, "unfollowed")
+        server.run(f"SELECT pg_cancel_backend({session})")  # the server calls that a success
+        with pytest.raises(OutOfResources):
+            commit.result(60)
+    with closing(Index(tmp_path, Metrics(), url=url)) as index:
+        index.about.set("scrub", "2")
+
+
+@pytest.mark.usefixtures("place")
+def test_of_several_servers_the_one_that_was_promoted_last_is_right(server: Server, tmp_path: Path) -> None:
+    server.create("promoted", "migrated")
+    (nowhere := tmp_path / "nowhere").mkdir()
+    url = f"postgresql://voxelnode@/promoted?host={nowhere},{server.folder}&target_session_attrs=read-write"
+    with closing(Index(tmp_path, Metrics(), url=url)) as index:
+        index.about.set("scrub", "1")
+        with index.reading() as view:  # a session of a reader is read-only itself
+            assert view.scrub == "1"
+        servers = servers_of(url)
+        [(system,)] = server.run("SELECT system_identifier FROM pg_control_system()")
+        with index.reading() as view:
+            servers._note(Timeline(int(str(system)), "000000FF"))  # of another server
+            with pytest.raises(DBAPIError):
+                view.scrub  # noqa: B018
+        with pytest.raises(OutOfResources):
+            index.about.set("scrub", "2")
+        with pytest.raises(IndexUnusable, match=r"pg-\w+ has lost its place to another server, which was promoted"):
+            Index(tmp_path, Metrics(), url=url)
+        stop = f"{server.folder} takes commits, although another server was promoted: stop it"
+        assert postgresql.look(index.place) == stop
+    with pytest.raises(IndexUnusable, match="2 of host and 3 of port: give each server one"):
+        open_engine(ServerPlace("postgresql://u@a:1,b/x?port=1,2,3", tmp_path))
 
 
 @pytest.mark.usefixtures("place")

@@ -96,6 +96,10 @@ class ReadIndex:
         """Return why a commit of the index may be lost although it was durable, or None."""
         return backend_of(self._connection).weakness(self._connection)
 
+    def stall(self) -> str | None:
+        """Return why no commit of the index ends at present, or None."""
+        return backend_of(self._connection).stall(self._connection)
+
     @property
     def archive_in_store(self) -> str | None:
         """The identity of the archive in its object store; None if it has none."""

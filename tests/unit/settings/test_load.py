@@ -260,6 +260,22 @@ def test_a_wrong_identity_provider_is_explained(lines: str, expected: str) -> No
     assert str(caught.value).startswith(f"voxelnode.toml: {expected}")
 
 
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("postgresql://v:secret@a:5432,b:5432/v", "url has a password"),
+        ("postgresql://v@a,b/v?p%61ssword=secret", "url has a password"),
+        ("postgresql://v@/v?host=a:5432&host=b:5432", "url has host twice: several servers are postgresql://"),
+    ],
+)
+def test_the_servers_of_an_index_have_no_password_and_are_in_one_list(url: str, problem: str) -> None:
+    [told] = problems(written(f'[index]\nurl = "{url}"\n'))
+    assert problem in told
+    assert "secret" not in told
+    several = "postgresql://v@a:5432,[::1]:5433/v?target_session_attrs=read-write"
+    assert load(written(f'[index]\nurl = "{several}"\n')).settings.index.url == several
+
+
 POSTGRESQL = '[index]\nurl = "postgresql://v@db/v"\n'
 
 

@@ -1,0 +1,274 @@
+"""The servers that [index] url names: one takes commits, the others follow it and may take its place.
+
+A standby that is promoted begins a timeline of its own. A server on an older one has lost its place, although it may
+still take commits: no other server will ever have them. So nothing connects to a server on an older timeline than that
+of another one which this process has seen, and connections to such a server are cut.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Mapping
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from functools import cache
+from itertools import cycle, islice
+from typing import Any
+from weakref import WeakKeyDictionary, ref
+
+import psycopg
+import structlog
+from psycopg.conninfo import conninfo_to_dict
+
+from node.index.backend import IndexUnusable
+
+log = structlog.get_logger()
+_ADDRESS = ("host", "hostaddr", "port")
+_LOOK_SECONDS = 5
+
+_TIMELINE = (
+    "SELECT system_identifier, left(pg_walfile_name(pg_current_wal_lsn()), 8), pg_postmaster_start_time()::text "
+    "FROM pg_control_system()"
+)
+_WAITS_FOR = "SELECT wait_event_type, wait_event FROM pg_stat_activity WHERE pid = %s"
+STANDBYS = (
+    "SELECT current_setting('synchronous_standby_names') AS names, count(*) AS followers, "
+    "count(*) FILTER (WHERE coalesce(sync_state, 'sync') IN ('sync', 'quorum')) AS waited_for, "
+    "coalesce(string_agg(application_name || coalesce(' (' || sync_state || ')', ''), ', '), 'no standby') AS who "
+    "FROM pg_stat_replication WHERE state IS DISTINCT FROM 'backup'"
+)
+"""Without rights of monitoring, a role sees which servers follow, and not how: each may be one to wait for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """A history: all servers that follow one another are of one `system`; `number` has 8 hexadecimal digits."""
+
+    system: int
+    number: str
+
+    def is_older(self, other: Timeline | None) -> bool:
+        return other is not None and self.system == other.system and self.number < other.number
+
+
+class Unreplicated(psycopg.OperationalError):
+    """A commit is on the disk of the primary, and perhaps nowhere else."""
+
+
+class WriterConnection(psycopg.Connection[Any]):
+    """A commit whose wait for a standby was cancelled has failed: the server only warns of it."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self._is_unreplicated = False
+        self.add_notice_handler(self._note)
+
+    def _note(self, notice: psycopg.errors.Diagnostic) -> None:
+        if "synchronous replication" in (notice.message_primary or ""):
+            self._is_unreplicated = True
+
+    def commit(self) -> None:
+        super().commit()
+        if self._is_unreplicated:
+            self.close()
+            raise Unreplicated("somebody has cancelled the wait of a commit for a synchronous standby")
+
+
+class Servers:
+    """Connects to the server that takes commits. Thread-safe.
+
+    Parameters
+    ----------
+    url : str
+        As in ``[index] url``.
+
+    Attributes
+    ----------
+    former : str or None
+        What is wrong if servers take commits besides the right one, as of the last look.
+
+    Raises
+    ------
+    IndexUnusable
+        libpq does not understand the URL.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            parameters = conninfo_to_dict(for_libpq(url))
+        except psycopg.ProgrammingError as error:
+            raise IndexUnusable(f"[index] url: {str(error).strip()}") from error
+        self._parameters: dict[str, Any] = {"target_session_attrs": "read-write", **parameters}
+        self._addresses = _addresses(self._parameters)
+        self.former: str | None = None
+        self._lock = threading.Lock()
+        self._newest: Timeline | None = None
+        self._timelines: WeakKeyDictionary[psycopg.Connection[Any], Timeline] = WeakKeyDictionary()
+        self._writer: ref[psycopg.Connection[Any]] | None = None
+
+    @property
+    def are_several(self) -> bool:
+        """Whether the URL names more than one."""
+        return len(self._addresses) > 1
+
+    def connect(self, kind: type[psycopg.Connection[Any]], **defaults: Any) -> psycopg.Connection[Any]:
+        """Return a connection, a `WriterConnection` or one that only reads.
+
+        Parameters
+        ----------
+        **defaults
+            Parameters of libpq that the URL may override, but for `options`.
+
+        Raises
+        ------
+        psycopg.OperationalError
+            No server takes commits, or it cannot be known which of them is right.
+        """
+        parameters = {**defaults, **self._parameters, "options": defaults["options"]}
+        is_writer = kind is WriterConnection
+        if not is_writer and parameters["target_session_attrs"] == "read-write":
+            parameters["target_session_attrs"] = "primary"  # its own options make a session of a reader read-only
+        connection = self._connected_to_newest(kind, parameters) if self.are_several else kind.connect(**parameters)
+        if is_writer:
+            self._writer = ref(connection)
+        return connection
+
+    def _connected_to_newest(
+        self, kind: type[psycopg.Connection[Any]], parameters: Mapping[str, Any]
+    ) -> psycopg.Connection[Any]:
+        if self._newest is None or kind is WriterConnection:
+            self.look()
+        failures: list[str] = []
+        for address in self._addresses:
+            try:
+                connection = kind.connect(**{**parameters, **address})
+            except psycopg.OperationalError as error:
+                failures.append(str(error).strip())
+                continue
+            timeline, _ = _timeline_of(connection)
+            if not timeline.is_older(self._newest):
+                with self._lock:
+                    self._timelines[connection] = timeline
+                self._note(timeline)
+                return connection
+            connection.close()
+            failures.append(f"{_name(address)} has lost its place to another server, which was promoted")
+        raise psycopg.OperationalError("; ".join(failures))
+
+    def look(self) -> None:
+        """Ask all servers whether they take commits, and leave one that has lost its place.
+
+        Raises
+        ------
+        psycopg.OperationalError
+            Several have been promoted alike.
+        """
+        found: dict[tuple[Timeline, str], str] = {}
+        for address in self._addresses:
+            with suppress(psycopg.Error), closing(self._looking(address)) as connection:
+                found[_timeline_of(connection)] = _name(address)
+        newest = [one for one in found if not any(one[0].is_older(other) for other, _ in found)]
+        for timeline, _ in newest:
+            self._note(timeline)
+        old = sorted(name for (timeline, _), name in found.items() if timeline.is_older(self._newest))
+        self.former = f"{', '.join(old)} takes commits, although another server was promoted: stop it" if old else None
+        if len(newest) > 1:
+            names = ", ".join(sorted(found[one] for one in newest))
+            self.former = f"{names} take commits, each by itself: stop all of them but the right one"
+            raise psycopg.OperationalError(self.former)
+
+    def why_waiting(self) -> str | None:
+        """Return what keeps the last writer of this process waiting, to be read after "the server"; None: unknown."""
+        writer = None if self._writer is None else self._writer()
+        if writer is None or writer.closed:
+            return None
+        try:
+            with closing(self._looking({"host": writer.info.host, "port": str(writer.info.port)})) as connection:
+                kind, event = connection.execute(_WAITS_FOR, [writer.info.backend_pid]).fetchone() or (None, None)
+                if event == "SyncRep":
+                    names, _, _, who = connection.execute(STANDBYS).fetchone() or ("", 0, 0, "")
+                    return f"keeps commits waiting for a standby: {in_words(names, who)}"
+                return "keeps a statement waiting for a lock: see pg_stat_activity" if kind == "Lock" else None
+        except psycopg.Error:
+            return "does not answer"
+
+    def cut_writer(self) -> None:
+        """Cut the connection of the last writer of this process."""
+        if self._writer is not None and (connection := self._writer()) is not None:
+            _cut(connection)
+
+    def _looking(self, address: Mapping[str, str]) -> psycopg.Connection[Any]:
+        parameters = {"connect_timeout": _LOOK_SECONDS, **self._parameters, "application_name": "voxelnode"}
+        return psycopg.connect(autocommit=True, **{**parameters, **address})
+
+    def _note(self, timeline: Timeline) -> None:
+        """Note a server that takes commits; cut connections to those whose place it has taken."""
+        with self._lock:
+            if timeline.is_older(self._newest):
+                return
+            self._newest = timeline
+            old = [connection for connection, its in list(self._timelines.items()) if its.is_older(timeline)]
+            for connection in old:
+                del self._timelines[connection]
+        for connection in old:
+            _cut(connection)
+        if old:
+            log.warning("primary_changed", detail="connections to the one before were cut", count=len(old))
+
+
+def _cut(connection: psycopg.Connection[Any]) -> None:
+    """Have whoever waits for an answer get an error; the thread that uses the connection closes it."""
+    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as line:
+        line.shutdown(socket.SHUT_RDWR)
+
+
+def in_words(names: str, who: str) -> str:
+    """Return the state of the standbys of a server, by a row of `STANDBYS`."""
+    return f"synchronous_standby_names is {names!r}, and {who} follows"
+
+
+def _addresses(parameters: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return the parameters that differ between the servers, which have lists of them, for each.
+
+    Raises
+    ------
+    IndexUnusable
+        The lists differ in length.
+    """
+    lists = {name: str(parameters[name]).split(",") for name in _ADDRESS if name in parameters}
+    length = max(map(len, lists.values()), default=1)
+    if any(len(some) not in (1, length) for some in lists.values()):
+        counts = " and ".join(f"{len(some)} of {name}" for name, some in lists.items())
+        raise IndexUnusable(f"[index] url has {counts}: give each server one, or all the same")
+    columns = [list(islice(cycle(some), length)) for some in lists.values()]
+    return [dict(zip(lists, one, strict=True)) for one in zip(*columns, strict=True)] or [{}]
+
+
+def _name(address: Mapping[str, str]) -> str:
+    place = address.get("host") or address.get("hostaddr", "localhost")
+    return f"{place}:{address['port']}" if address.get("port") else place
+
+
+def _timeline_of(connection: psycopg.Connection[Any]) -> tuple[Timeline, str]:
+    """Return on which timeline a server is, and since when it runs; services that hide the timeline have none."""
+    try:
+        row = connection.execute(_TIMELINE).fetchone()
+    except psycopg.Error:
+        row = None
+    if not connection.autocommit:
+        connection.rollback()
+    system, number, since = row or (0, "", "")
+    return Timeline(system, number), since
+
+
+def for_libpq(url: str) -> str:
+    """Return a URL as the programs of PostgreSQL take it."""
+    return url.replace("postgresql+psycopg://", "postgresql://", 1)
+
+
+@cache
+def servers_of(url: str) -> Servers:
+    """Return the servers of a URL, the same to all of this process: what one connection has seen holds for all."""
+    return Servers(url)
