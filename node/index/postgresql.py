@@ -573,6 +573,9 @@ class _SettledNumbers:
     A transaction locks its own number before it gives one to a row, until all see what it has committed. When all have
     ended that were under way after numbers were read, each row with one of these numbers or a smaller one is there, or
     never will be. (A snapshot is no help: it does not know transactions that began after the last one that has ended.)
+
+    A server that has crashed, or another one that was promoted, may give numbers again that were given to transactions
+    under way: these are not waited for, and neither do their numbers count.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -581,11 +584,15 @@ class _SettledNumbers:
         self._settled: Settled = dict.fromkeys(FOLLOWED, 0)
         self._given: Settled = self._settled
         self._awaited: set[str] = set()
+        self._server: Any = None
 
     def __call__(self) -> Settled:
         with self._lock, self._engine.connect() as connection:
-            given = dict(zip(FOLLOWED, connection.exec_driver_sql(_GIVEN).one(), strict=True))
+            server, *numbers = connection.exec_driver_sql(_GIVEN).one()
+            given = dict(zip(FOLLOWED, numbers, strict=True))
             under_way = set(connection.exec_driver_sql(_UNDER_WAY).scalars())
+            if server != self._server:
+                self._server, self._given, self._awaited = server, given, under_way
             self._awaited &= under_way
             if not self._awaited:
                 self._settled = self._given
@@ -596,7 +603,8 @@ class _SettledNumbers:
             return {**self._settled, COMPLETED: completed}
 
 
-_GIVEN = "SELECT {}".format(
+# A server loses its statistics in a crash, and those of a standby are its own.
+_GIVEN = "SELECT (SELECT stats_reset FROM pg_stat_bgwriter), {}".format(
     ", ".join(f"(SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {table}_id_seq)" for table in FOLLOWED)
 )
 _UNDER_WAY = (

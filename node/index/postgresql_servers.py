@@ -152,6 +152,8 @@ class Servers:
                 with self._lock:
                     self._timelines[connection] = timeline
                 self._note(timeline)
+                # The next one need not wait for a machine that is gone.
+                self._addresses = [address, *(other for other in self._addresses if other != address)]
                 return connection
             connection.close()
             failures.append(f"{_name(address)} has lost its place to another server, which was promoted")

@@ -259,6 +259,32 @@ def test_of_several_servers_the_one_that_was_promoted_last_is_right(server: Serv
         open_engine(ServerPlace("postgresql://u@a:1,b/x?port=1,2,3", tmp_path))
 
 
+def test_a_number_that_is_given_again_after_a_crash_is_waited_for(server: Server, place: ServerPlace) -> None:
+    asked = {"user": "voxelnode", "host": str(server.folder), "dbname": "migrated"}
+    engine = open_engine(place, read_only=True)
+    settled = postgresql.settled_numbers(engine)
+
+    def insert(connection: psycopg.Connection[Any]) -> int:
+        row = connection.execute(f"SELECT {postgresql.next_number('events')}".encode()).fetchone()
+        return int(row[0])  # type: ignore[index]
+
+    with psycopg.connect(**asked) as first:
+        insert(first)
+        first.commit()
+        lost = insert(first)
+        for _ in range(2):
+            assert settled()["events"] < lost
+    server.run(f"SELECT setval('events_id_seq', {lost - 1})", "migrated")  # as if its log had not been written
+    server.run("SELECT pg_stat_reset_shared('bgwriter')")
+    with psycopg.connect(**asked) as second:
+        assert insert(second) == lost
+        for _ in range(2):
+            assert settled()["events"] < lost
+        second.commit()
+        assert settled()["events"] == lost
+    engine.dispose()
+
+
 @pytest.mark.usefixtures("place")
 def test_processes_that_add_the_same_instances_add_each_once(server: Server, tmp_path: Path) -> None:
     url = server.create("several", "migrated")
