@@ -265,7 +265,7 @@ class Index:
     @property
     def stall(self) -> str | None:
         """What keeps commits waiting, to be read after "the server of the index"; None if nothing does."""
-        return self.watch.trouble if self.watch is not None else None
+        return self.watch.stall if self.watch is not None else None
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -293,6 +293,7 @@ class Index:
         The index counts as closed only after its last commit. After an error of the disk it does not: the next start
         then reads all of it.
         """
+        self.begin_stop()
         was_open = self._writer.is_alive  # a second call changes nothing: the index may be in other hands by now
         self._writer.close()
         if was_open and self._writer.failed is None:

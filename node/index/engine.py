@@ -153,6 +153,11 @@ def backup(place: Place, target: Path) -> int:
     return backend_at(place).backup(place, target)
 
 
+def former_server(place: Place) -> str | None:
+    """Return what is wrong if a server takes commits that has lost its place to another one of the same URL."""
+    return backend_at(place).look(place)
+
+
 def check(place: Place) -> list[str]:
     """Return the problems of a database as sentences; empty if there are none."""
     if not exists(place):

@@ -709,7 +709,7 @@ def _reading(place: ServerPlace) -> Iterator[Connection]:
             yield connection
     except DBAPIError as error:
         reason = str(error.orig).strip()
-        if reason.endswith(" does not exist") and 'FATAL:  database "' in reason:
+        if " does not exist" in reason and 'FATAL:  database "' in reason:
             raise DatabaseMissing(f"{place}: {reason}; create it with {NEW_DATABASE}") from error
         raise IndexUnusable(f"{place}: {reason}") from error
     finally:

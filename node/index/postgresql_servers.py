@@ -32,7 +32,7 @@ _TIMELINE = (
     "SELECT system_identifier, left(pg_walfile_name(pg_current_wal_lsn()), 8), pg_postmaster_start_time()::text "
     "FROM pg_control_system()"
 )
-_WAITS_FOR = "SELECT wait_event_type, wait_event FROM pg_stat_activity WHERE pid = %s"
+_WAITS = "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND wait_event = 'SyncRep'"
 STANDBYS = (
     "SELECT current_setting('synchronous_standby_names') AS names, count(*) AS followers, "
     "count(*) FILTER (WHERE coalesce(sync_state, 'sync') IN ('sync', 'quorum')) AS waited_for, "
@@ -66,7 +66,7 @@ class WriterConnection(psycopg.Connection[Any]):
         self.add_notice_handler(self._note)
 
     def _note(self, notice: psycopg.errors.Diagnostic) -> None:
-        if "synchronous replication" in (notice.message_primary or ""):
+        if notice.source_function == "SyncRepWaitForLSN":  # its words are those of the language of the server
             self._is_unreplicated = True
 
     def commit(self) -> None:
@@ -107,6 +107,7 @@ class Servers:
         self._newest: Timeline | None = None
         self._timelines: WeakKeyDictionary[psycopg.Connection[Any], Timeline] = WeakKeyDictionary()
         self._writer: ref[psycopg.Connection[Any]] | None = None
+        self._writers_address = self._addresses[0]
 
     @property
     def are_several(self) -> bool:
@@ -130,14 +131,18 @@ class Servers:
         is_writer = kind is WriterConnection
         if not is_writer and parameters["target_session_attrs"] == "read-write":
             parameters["target_session_attrs"] = "primary"  # its own options make a session of a reader read-only
-        connection = self._connected_to_newest(kind, parameters) if self.are_several else kind.connect(**parameters)
+        address = self._addresses[0]
+        if self.are_several:
+            connection, address = self._connected_to_newest(kind, parameters)
+        else:
+            connection = kind.connect(**parameters)
         if is_writer:
-            self._writer = ref(connection)
+            self._writer, self._writers_address = ref(connection), address
         return connection
 
     def _connected_to_newest(
         self, kind: type[psycopg.Connection[Any]], parameters: Mapping[str, Any]
-    ) -> psycopg.Connection[Any]:
+    ) -> tuple[psycopg.Connection[Any], dict[str, str]]:
         if self._newest is None or kind is WriterConnection:
             self.look()
         failures: list[str] = []
@@ -154,7 +159,7 @@ class Servers:
                 self._note(timeline)
                 # The next one need not wait for a machine that is gone.
                 self._addresses = [address, *(other for other in self._addresses if other != address)]
-                return connection
+                return connection, address
             connection.close()
             failures.append(f"{_name(address)} has lost its place to another server, which was promoted")
         raise psycopg.OperationalError("; ".join(failures))
@@ -187,12 +192,11 @@ class Servers:
         if writer is None or writer.closed:
             return None
         try:
-            with closing(self._looking({"host": writer.info.host, "port": str(writer.info.port)})) as connection:
-                kind, event = connection.execute(_WAITS_FOR, [writer.info.backend_pid]).fetchone() or (None, None)
-                if event == "SyncRep":
-                    names, _, _, who = connection.execute(STANDBYS).fetchone() or ("", 0, 0, "")
-                    return f"keeps commits waiting for a standby: {in_words(names, who)}"
-                return "keeps a statement waiting for a lock: see pg_stat_activity" if kind == "Lock" else None
+            with closing(self._looking(self._writers_address)) as connection:
+                if connection.execute(_WAITS, [writer.info.backend_pid]).fetchone() is None:
+                    return None
+                names, _, _, who = connection.execute(STANDBYS).fetchone() or ("", 0, 0, "")
+                return f"keeps commits waiting for a standby: {in_words(names, who)}"
         except psycopg.Error:
             return "does not answer"
 

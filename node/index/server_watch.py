@@ -25,6 +25,8 @@ class ServerWatch(BackgroundService):
 
     Attributes
     ----------
+    stall : str or None
+        What keeps commits waiting, to be read after "the server of the index".
     former : str or None
         What is wrong if a server takes commits that has lost its place.
     """
@@ -34,14 +36,14 @@ class ServerWatch(BackgroundService):
         self._place, self._writer = place, writer
         self._backend = backend_at(place)
         self._looked_at = monotonic()
-        self._stall: str | None = None
+        self.stall: str | None = None
         self._gives_up = False
         self.former: str | None = None
 
     @property
     def trouble(self) -> str | None:
         """As of every service; also what keeps the writer waiting."""
-        return self._stall or super().trouble
+        return self.stall or super().trouble
 
     def give_up_stalls(self) -> None:
         """From now on, end the writing of this process when the server keeps it waiting."""
@@ -54,9 +56,9 @@ class ServerWatch(BackgroundService):
             self._note_former(self._backend.look(self._place))
             self._looked_at = monotonic()
         stall = self._backend.why_waiting(self._place) if is_stalled else None
-        if stall is not None and self._stall is None:
+        if stall is not None and self.stall is None:
             log.warning("index_stalled", detail=f"the {self.name} {stall}")
-        self._stall = stall
+        self.stall = stall
         if stall is not None and self._gives_up:
             self._writer.give_up(f"the {self.name} {stall}, and the node stops")
             self._backend.interrupt(self._place)
