@@ -51,7 +51,7 @@ class Site:
         servers.primary.create("failover")
         self.url = servers.url("failover")
         upgrade(ServerPlace(self.url, folder / "archive"))
-        waits = {"VOXELNODE_JOURNAL__ACKNOWLEDGE_SECONDS": "5"}
+        waits = {"VOXELNODE_JOURNAL__ACKNOWLEDGE_SECONDS": "5", "VOXELNODE_SERIES__ABORTED_GRACE_SECONDS": "2"}
         self.hosts = {name: Host(folder, self.url, name, roles, **waits) for name, roles in ROLES.items()}
         self.receivers = [self.hosts["r1"], self.hosts["r2"]]
 
