@@ -12,7 +12,7 @@ import subprocess
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
@@ -221,15 +221,21 @@ def test_a_commit_that_no_standby_has_is_none_and_the_administrator_is_told(serv
         opened.callback(server.run, "ALTER SYSTEM RESET synchronous_standby_names")
         server.run("ALTER SYSTEM SET synchronous_standby_names = 'standby1'")
         server.run("SELECT pg_reload_conf()")
-        commit = threads.submit(index.about.set, "scrub", "1")
-        until(lambda: server.run(waiting, "unfollowed"), 30, "a commit that waits")
+        commits: list[Future[None]] = []
+
+        def is_waiting() -> bool:
+            if not commits or commits[-1].done():  # the server takes a moment to know its new settings
+                commits.append(threads.submit(index.about.set, "scrub", "1"))
+            return bool(server.run(waiting, "unfollowed"))
+
+        until(is_waiting, 30, "a commit that waits")
         reason = "for a standby: synchronous_standby_names is 'standby1', and no standby follows"
         assert postgresql.why_waiting(index.place) == f"keeps commits waiting {reason}"
         assert [check.found for check in doctor._acknowledgement(settings)][:1] == [f"commits wait {reason}"]
         [(session,)] = server.run(waiting, "unfollowed")
         server.run(f"SELECT pg_cancel_backend({session})")  # the server calls that a success
         with pytest.raises(OutOfResources):
-            commit.result(60)
+            commits[-1].result(60)
     with closing(Index(tmp_path, Metrics(), url=url)) as index:
         index.about.set("scrub", "2")
 
