@@ -259,12 +259,15 @@ def _lock_alone(_: str, connection: psycopg.Connection[Any], __: object) -> None
 def _holder(connection: psycopg.Connection[Any], lock: str, *values: object) -> str | None:
     """Return who holds an advisory lock, in words, or None."""
     row = connection.execute(
-        "SELECT coalesce(host(client_addr), 'this host'), backend_start FROM pg_stat_activity "
+        "SELECT coalesce(host(client_addr), 'this host'), backend_start, wait_event FROM pg_stat_activity "
         f"WHERE pid IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND {lock} "
         "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))".encode(),
         values,
     ).fetchone()
-    return f" from {row[0]}, connected since {row[1]:%Y-%m-%d %H:%M:%S} UTC" if row else None
+    if row is None:
+        return None
+    waits = ", whose commit waits for a synchronous standby" if row[2] == "SyncRep" else ""
+    return f" from {row[0]}, connected since {row[1]:%Y-%m-%d %H:%M:%S} UTC{waits}"
 
 
 def exists(place: ServerPlace) -> bool:

@@ -141,7 +141,7 @@ class IndexWriter:
 
     @property
     def failed(self) -> str | None:
-        """Why nothing is written any more, such as an error of the disk; None if it is."""
+        """Why nothing is written any more, such as an error of the disk; None while rows are."""
         return self._failed
 
     def give_up(self, reason: str) -> None:

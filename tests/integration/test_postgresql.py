@@ -210,7 +210,9 @@ def test_one_node_writes_and_survives_the_loss_of_its_connections(
 
 
 @pytest.mark.usefixtures("place")
-def test_a_commit_that_no_standby_has_is_none_and_the_administrator_is_told(server: Server, tmp_path: Path) -> None:
+def test_a_commit_that_no_standby_has_is_none_and_the_administrator_is_told(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url = server.create("unfollowed", "migrated")
     settings = Settings(storage=Storage(root=tmp_path), index=IndexSettings(url=url))
     waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND datname = current_database()"
@@ -232,6 +234,10 @@ def test_a_commit_that_no_standby_has_is_none_and_the_administrator_is_told(serv
         reason = "for a standby: synchronous_standby_names is 'standby1', and no standby follows"
         assert postgresql.why_waiting(index.place) == f"keeps commits waiting {reason}"
         assert [check.found for check in doctor._acknowledgement(settings)][:1] == [f"commits wait {reason}"]
+        monkeypatch.setitem(postgresql._SESSION, "lock_timeout", "200ms")
+        with pytest.raises(IndexUnusable, match="whose commit waits for a synchronous standby"):
+            Index(tmp_path, Metrics(), url=url)
+        monkeypatch.undo()
         [(session,)] = server.run(waiting, "unfollowed")
         server.run(f"SELECT pg_cancel_backend({session})")  # the server calls that a success
         with pytest.raises(OutOfResources):
