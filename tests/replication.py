@@ -49,6 +49,7 @@ class Replicated:
     def run(self, server: Server, names: str = WAITS) -> None:
         """Run a server, and wait until it answers."""
         options = ("listen_addresses=", f"unix_socket_directories={server.folder}", "max_connections=300", names)
+        (server.folder / "data" / "postmaster.pid").unlink(missing_ok=True)  # its number may be that of another process
         command = [self._programs / "postgres", "-D", server.folder / "data"]
         with (server.folder / "log").open("a") as log:
             process = subprocess.Popen(

@@ -5,7 +5,8 @@ both servers. Four senders send series to either receiver, the rest again to eit
 Meanwhile, in each cycle,
 
 - ``lost``: the primary is killed (SIGKILL) and its files are deleted; the standby is promoted,
-- ``back``: the same, but the killed primary comes back as a second one that waits for no standby,
+- ``back``: the same, but the killed primary comes back as a second one that waits for no standby, and most often the
+  one that was promoted is then away for a while,
 - ``hangs``: the primary answers nothing any more (SIGSTOP), and the standby is promoted; then it goes on for a while,
 - ``away``: the standby is killed, and comes back.
 
@@ -81,8 +82,11 @@ class Site:
         servers.promote()
         time.sleep(chance.choice([0.0, 2.0]))
         if fault == "back":
-            (primary.folder / "data" / "postmaster.pid").unlink()
             servers.run(primary, ALONE)
+            if chance.random() < 0.7:
+                servers.kill(servers.primary)
+                time.sleep(2.0)
+                servers.run(servers.primary)
         elif fault == "hangs":
             servers.signal(primary, signal.SIGCONT)
         if fault != "lost":
