@@ -6,6 +6,7 @@ starts, and ends by itself, is what tests/acceptance/test_cli_serve.py is for.
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import importlib
 import json
@@ -206,6 +207,7 @@ def _serve(order: dict[str, Any], output: int, log: int) -> None:
         for descriptor, stream in ((os.open(os.devnull, os.O_RDONLY), 0), (output, 1), (log, 2)):
             os.dup2(descriptor, stream)
             os.close(descriptor)
+        faulthandler.enable()  # SIGABRT writes the stack of each thread to the log
         os.chdir(order["folder"])
         os.environ.clear()
         os.environ.update(order["environment"])

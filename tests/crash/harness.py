@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import signal
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -35,6 +36,9 @@ SETTINGS = {
     "VOXELNODE_CONVERT__FORMATS": '["nifti"]',
     VARIABLE_OF_JOURNAL: SINGLE_SYNCS,
 }
+
+STOP_SECONDS = 120.0
+"""How long a node may take to end, on a machine with much other work."""
 
 ONCE = ("folder-made", "rows-written", "rows-committed", "batch-settled", "journal-freed", *CONVERTING, *RECOVERING)
 """Steps that are not reached for each instance: the node dies at the first time."""
@@ -87,7 +91,12 @@ class Node:
         if number is not None:
             process.send_signal(number)
         with process.stdout:
-            return process.wait()
+            try:
+                return process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGABRT)
+                process.wait()
+                raise AssertionError(f"the node did not end:\n{self.log.read_text()[-20_000:]}") from None
 
     def __enter__(self) -> Node:
         return self
