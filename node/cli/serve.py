@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from importlib import import_module
+from queue import SimpleQueue
 from types import FrameType
 from typing import Annotated
 
@@ -100,14 +101,25 @@ def serve(
 
 
 def stop_at_signal(stop: threading.Event) -> None:
-    """Set `stop` at the first SIGTERM or SIGINT; at the second, exit at once without draining."""
-    was_signalled = threading.Event()  # `stop` may be set by `voxelnode cluster drain`, too
+    """Set `stop` at the first SIGTERM or SIGINT; at the second, exit at once without draining.
 
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        if was_signalled.is_set():
+    A signal may come while the main thread holds the lock of `stop`, which its handler would wait for until the end of
+    time: the handler only puts the signal into a queue, which has no such lock, and another thread sets `stop`.
+    """
+    signals: SimpleQueue[int] = SimpleQueue()
+    is_first = True  # `stop` may be set by `voxelnode cluster drain`, too
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        nonlocal is_first
+        if not is_first:
             os._exit(1)
-        was_signalled.set()
+        is_first = False
+        signals.put(number)
+
+    def wait() -> None:
+        signals.get()
         stop.set()
 
+    threading.Thread(target=wait, name="signals", daemon=True).start()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)

@@ -88,15 +88,19 @@ def test_serve_tells_once_that_it_is_ready_answers_and_ends_with_0(serve, tmp_pa
 
 @pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
 def test_the_first_signal_asks_to_stop_and_the_second_aborts(first: signal.Signals) -> None:
-    code = (
-        "import threading; from node.cli.serve import stop_at_signal; stop = threading.Event(); "
-        "stop_at_signal(stop); print('running', flush=True); stop.wait(); "
-        "print('draining', flush=True); threading.Event().wait()"
-    )
+    code = f"""
+import signal, threading
+from node.cli.serve import stop_at_signal
+stop = threading.Event()
+stop_at_signal(stop)
+with stop._cond:  # as while it begins to wait
+    signal.raise_signal({int(first)})
+stop.wait()
+print("draining", flush=True)
+threading.Event().wait()
+"""
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "running\n"
-        process.send_signal(first)
         assert process.stdout.readline() == "draining\n"
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 1
