@@ -464,20 +464,25 @@ def is_of_other_writers(error: BaseException) -> bool:
 
 def claim(connection: Connection, name: str) -> bool:
     """An advisory lock of the session: a batch that is undone and done again leaves one lock, and not two."""
-    if connection.execute(_HOLDS_NAME, {"name": _number_of(name)}).first() is not None:
-        return True
-    return bool(connection.exec_driver_sql("SELECT pg_try_advisory_lock(%s)", (_number_of(name),)).scalar_one())
+    number = _number_of(name)
+    return _holds(connection, number) or bool(
+        connection.exec_driver_sql("SELECT pg_try_advisory_lock(%s)", (number,)).scalar_one()
+    )
 
 
 def release(connection: Connection, name: str) -> None:
-    if connection.execute(_HOLDS_NAME, {"name": _number_of(name)}).first() is not None:
-        connection.exec_driver_sql("SELECT pg_advisory_unlock(%s)", (_number_of(name),))
+    number = _number_of(name)
+    if _holds(connection, number):
+        connection.exec_driver_sql("SELECT pg_advisory_unlock(%s)", (number,))
 
 
-_HOLDS_NAME = text(
-    "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid = pg_backend_pid() AND objsubid = 1 "
-    "AND classid::bigint << 32 | objid::bigint = :name"
-)
+def _holds(connection: Connection, number: int) -> bool:
+    """Return whether this session has the advisory lock with a number."""
+    query = (
+        "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid = pg_backend_pid() AND objsubid = 1 "
+        "AND classid::bigint << 32 | objid::bigint = %s"
+    )
+    return connection.exec_driver_sql(query, (number,)).first() is not None
 
 
 def _number_of(name: str) -> int:

@@ -1,4 +1,4 @@
-"""Watches the server of an index beside the writer, which waits for the server and can tell nothing meanwhile."""
+"""Watches the server of an index beside the writer, which cannot tell why it waits while it waits for the server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOOK_SECONDS = 10.0
 """Interval between two looks for a server that has taken the place of the one that the writer knows."""
 
 STALL_SECONDS = 5.0
-"""After which time the server is asked for what a batch waits."""
+"""The age of a batch at which the server is asked what the batch waits for."""
 
 
 class ServerWatch(BackgroundService):

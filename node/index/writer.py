@@ -135,7 +135,7 @@ class IndexWriter:
 
     @property
     def busy_seconds(self) -> float:
-        """For how long the batch under way has been so."""
+        """The age of the batch that is being committed; 0 between batches."""
         since = self._busy_since
         return 0.0 if since is None else monotonic() - since
 

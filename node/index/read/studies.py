@@ -182,7 +182,7 @@ class ReadStudies(ReadRepository):
         The newest come first in orders by time, and in orders by text those without a text; `reverse` turns that round.
         There are fewer than `limit` at the end of the list.
         """
-        words = wanted.words.translate(_WORD_SEPARATORS).split()
+        words = _words(wanted)
         is_compared = self._are_common(words)
         has_words = map(_study_has, words) if is_compared else _listed_with(words)
         is_by_patient = order in ("name", "patient-id")
@@ -259,8 +259,7 @@ class ReadStudies(ReadRepository):
 
     def count_matching(self, wanted: StudyFilter) -> int:
         """Count all studies that match; this reads every one of them."""
-        words = wanted.words.translate(_WORD_SEPARATORS).split()
-        conditions = *self._conditions(wanted), *_listed_with(words)
+        conditions = *self._conditions(wanted), *_listed_with(_words(wanted))
         query = select(func.count()).select_from(join(StudyRow, PatientRow, _SAME_PATIENT)).where(*conditions)
         return int(self._connection.execute(query).scalar_one())
 
@@ -363,6 +362,10 @@ def _ordered(query: Select[int], order: StudyOrder, after: StudyCursor | None, *
     if is_descending:
         return query.where(or_(column < value, same, column.is_(None)))
     return query.where(column >= value, or_(column > value, same))
+
+
+def _words(wanted: StudyFilter) -> list[str]:
+    return wanted.words.translate(_WORD_SEPARATORS).split()
 
 
 def _study_has(word: str) -> ColumnElement[bool]:
