@@ -55,9 +55,10 @@ with open_for_import(Settings(storage=Storage(root=Path(sys.argv[1]), reserve_by
 """
 
 REQUEST = """
-import sys
+import signal, sys
 from pathlib import Path
 from node.control.control_socket import request_action
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored in what a shell starts in the background
 request_action(Path(sys.argv[1]), sys.argv[2], {})
 """
 

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from pydicom import Dataset
 from pydicom.uid import generate_uid
 
@@ -67,7 +68,7 @@ def test_the_order_of_arrival_does_not_matter(tmp_path: Path) -> None:
     assert digests(tmp_path / "first") == digests(tmp_path / "second")
 
 
-def test_a_data_set_is_let_go_when_the_next_one_is_read() -> None:
+def test_a_data_set_is_let_go_when_the_next_one_is_read(request: pytest.FixtureRequest) -> None:
     series = {str(ds.SOPInstanceUID): ds for ds in make.ct_series(6)}
     read: list[weakref.ref[Dataset]] = []
 
@@ -81,5 +82,7 @@ def test_a_data_set_is_let_go_when_the_next_one_is_read() -> None:
             yield ds
 
     kept: dict[str, dict] = {}
+    request.addfinalizer(gc.unfreeze)
+    gc.freeze()  # what earlier tests left is not looked through for each data set
     (volume,) = assemble(one_by_one(), lambda uid: Dataset(kept[uid])).volumes
     assert volume.shape[2] == len(read) == 6

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from node.child_process import child as child_process
 from node.child_process.child import Child, ChildDied, ChildPool
 from node.child_process.messages import ANSWER, IDENTITY_BYTES, ChildCancelled, ChildLate
 from node.child_process.serving import Channel, limit_memory
@@ -111,7 +112,8 @@ def test_an_answer_to_another_request_is_dropped() -> None:
             child.call(("write", ahead), 0.5)
 
 
-def test_a_request_that_is_not_read_is_not_waited_for() -> None:
+def test_a_request_that_is_not_read_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child_process, "_END_SECONDS", 0.1)  # the deaf child does not end by itself
     with closing(a_child()) as child:
         call(child, "pid")
         with pytest.raises(ChildLate):

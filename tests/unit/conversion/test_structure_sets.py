@@ -438,15 +438,23 @@ def test_images_and_a_structure_set_of_one_series_are_told_apart(convert: Conver
     assert result.reasons == ["contradictory"]
 
 
-def test_a_million_points_and_too_many_pixels(convert: Convert, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_points_and_too_many_of_them(convert: Convert, monkeypatch: pytest.MonkeyPatch) -> None:
     images = make.ct_series(1, rows=64, columns=64)
-    turn = np.linspace(0, 2 * np.pi, 300_000, endpoint=False)
-    circle = np.column_stack((32 + 20.3 * np.cos(turn), 32 + 20.3 * np.sin(turn))).round(3)
-    ds = make.structure_set(images, {"circle": on_slices(images, circle)}, transfer_syntax_uid="1.2.840.10008.1.2")
-    assert convert([*images, ds]).masks[1].sum() == pytest.approx(np.pi * 20.3**2, rel=0.02)
-    monkeypatch.setattr(contour_masks, "MAX_WORK", 100_000)
+
+    def circle(points: int) -> FileDataset:
+        turn = np.linspace(0, 2 * np.pi, points, endpoint=False)
+        circle = np.column_stack((32 + 20.3 * np.cos(turn), 32 + 20.3 * np.sin(turn))).round(3)
+        return make.structure_set(
+            images, {"circle": on_slices(images, circle)}, transfer_syntax_uid="1.2.840.10008.1.2"
+        )
+
+    area = pytest.approx(np.pi * 20.3**2, rel=0.02)
+    assert convert([*images, circle(100_000)]).masks[1].sum() == area
+    ds = circle(3000)
+    assert convert([*images, ds]).masks[1].sum() == area
+    monkeypatch.setattr(contour_masks, "MAX_WORK", 1000)
     assert convert([*images, ds]).reasons == ["too-large"]
-    monkeypatch.setattr(structure_set, "MAX_POINTS", 100_000)
+    monkeypatch.setattr(structure_set, "MAX_POINTS", 1000)
     assert convert([*images, ds]).reasons == ["too-large"]
 
 
