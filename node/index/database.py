@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -294,15 +294,7 @@ class Index:
         then reads all of it.
         """
         self.begin_stop()
-        was_open = self._writer.is_alive  # a second call changes nothing: the index may be in other hands by now
-        self._writer.close()
-        if was_open and self._writer.failed is None:
-            with (
-                suppress(SQLAlchemyError, self._writer.database.Error, IndexUnusable),
-                self._engine.connect() as connection,
-                connection.begin(),
-            ):
-                set_about(connection, CLOSED, "yes")
+        self._writer.close(partial(set_about, key=CLOSED, value="yes"))
         if self.watch is not None:
             self.watch.stop()
         for engine in (self._watcher, self._reader, self._engine):

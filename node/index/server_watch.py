@@ -17,11 +17,11 @@ LOOK_SECONDS = 10.0
 """Interval between two looks for a server that has taken the place of the one that the writer knows."""
 
 STALL_SECONDS = 5.0
-"""The age of a batch at which the server is asked what the batch waits for."""
+"""The age of a transaction at which the server is asked what the transaction waits for."""
 
 
 class ServerWatch(BackgroundService):
-    """Finds out why a batch is not committed, and whether another server has been promoted.
+    """Finds out why a transaction is not committed, and whether another server has been promoted.
 
     Attributes
     ----------

@@ -135,7 +135,7 @@ class IndexWriter:
 
     @property
     def busy_seconds(self) -> float:
-        """The age of the batch that is being committed; 0 between batches."""
+        """The age of the transaction that is being committed; 0 if there is none."""
         since = self._busy_since
         return 0.0 if since is None else monotonic() - since
 
@@ -148,11 +148,14 @@ class IndexWriter:
         """Commit nothing more; the commit under way, which somebody has to interrupt, counts as failed."""
         self._failed = reason
 
-    def close(self) -> None:
-        """Commit what is queued and stop."""
+    def close(self, last: Callable[[Connection], None]) -> None:
+        """Commit what is queued and, unless the disk has failed, `last` as the last work; then stop, once."""
         with self._lock:
+            if not self._closed:
+                if self._failed is None:
+                    self._queue.put(_Work(last, Future(), durable=True, takes_many_locks=False))
+                self._queue.put(None)
             self._closed = True
-            self._queue.put(None)
         self.thread.join()
 
     def _run(self, connection: Connection) -> None:
@@ -183,9 +186,9 @@ class IndexWriter:
                     taken.append(self._queue.get_nowait())
             self._has_ended = None in taken
             batch = [work for work in taken if work is not None]
-            self._busy_since = monotonic()
             try:
                 for together in self._transactions(batch):
+                    self._busy_since = monotonic()
                     self._commit(connection, together)
             finally:  # such as a listener that raises: nobody waits for ever
                 self._busy_since = None

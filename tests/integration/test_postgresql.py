@@ -29,7 +29,7 @@ from node.dicom.json_model import elements
 from node.dicom.matching import Options, read_query
 from node.dicom.unified_steps import Status
 from node.errors import OutOfResources
-from node.index import copying, deletions, patients, series, workitems
+from node.index import copying, deletions, patients, series, server_watch, workitems
 from node.index.about import set_about
 from node.index.arrivals import add_instances
 from node.index.backend import IndexUnusable, ServerPlace, backend_of
@@ -214,6 +214,8 @@ def test_a_commit_that_no_standby_has_is_none_and_the_administrator_is_told(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = server.create("unfollowed", "migrated")
+    monkeypatch.setattr(server_watch, "STALL_SECONDS", 0.2)
+    monkeypatch.setattr(server_watch, "STEP_SECONDS", 0.1)
     settings = Settings(storage=Storage(root=tmp_path), index=IndexSettings(url=url))
     waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND datname = current_database()"
     with ExitStack() as opened:
@@ -234,14 +236,15 @@ def test_a_commit_that_no_standby_has_is_none_and_the_administrator_is_told(
         reason = "for a standby: synchronous_standby_names is 'standby1', and no standby follows"
         assert postgresql.why_waiting(index.place) == f"keeps commits waiting {reason}"
         assert [check.found for check in doctor._acknowledgement(settings)][:1] == [f"commits wait {reason}"]
-        monkeypatch.setitem(postgresql._SESSION, "lock_timeout", "200ms")
-        with pytest.raises(IndexUnusable, match="whose commit waits for a synchronous standby"):
-            Index(tmp_path, Metrics(), url=url)
-        monkeypatch.undo()
+        with monkeypatch.context() as impatient:
+            impatient.setitem(postgresql._SESSION, "lock_timeout", "200ms")
+            with pytest.raises(IndexUnusable, match="whose commit waits for a synchronous standby"):
+                Index(tmp_path, Metrics(), url=url)
         [(session,)] = server.run(waiting, "unfollowed")
         server.run(f"SELECT pg_cancel_backend({session})")  # the server calls that a success
         with pytest.raises(OutOfResources):
             commits[-1].result(60)
+        threads.submit(index.close).result(60)  # its last commit waits for nobody either
     with closing(Index(tmp_path, Metrics(), url=url)) as index:
         index.about.set("scrub", "2")
 
