@@ -71,6 +71,7 @@ _SESSION = {
     "timezone": "UTC",
     "datestyle": "ISO",
     "synchronous_commit": "on",
+    "client_min_messages": "warning",  # `WriterConnection` hears by one that a commit is no success
     "lock_timeout": f"{LOCK_SECONDS}s",
     # A machine that vanished closes no connection: its sessions must not hold locks for the two hours of the kernel.
     "tcp_keepalives_idle": "10",

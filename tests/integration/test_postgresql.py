@@ -214,6 +214,7 @@ def test_a_commit_that_no_standby_has_is_none_and_the_administrator_is_told(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = server.create("unfollowed", "migrated")
+    server.run("ALTER DATABASE unfollowed SET client_min_messages = 'error'")
     monkeypatch.setattr(server_watch, "STALL_SECONDS", 0.2)
     monkeypatch.setattr(server_watch, "STEP_SECONDS", 0.1)
     settings = Settings(storage=Storage(root=tmp_path), index=IndexSettings(url=url))
