@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Mapping
-from contextlib import closing, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from itertools import cycle, islice
@@ -44,7 +44,8 @@ STANDBYS = (
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """A history: all servers that follow one another are of one `system`; `number` has 8 hexadecimal digits."""
+    """A history: all servers that follow one another are of one `system`; `number` has 8 hexadecimal digits, or none if
+    the server hides it."""
 
     system: int
     number: str
@@ -149,14 +150,13 @@ class Servers:
         for address in self._addresses:
             try:
                 connection = kind.connect(**{**parameters, **address})
+                timeline, _ = _timeline_of(connection)
             except psycopg.OperationalError as error:
                 failures.append(str(error).strip())
                 continue
-            timeline, _ = _timeline_of(connection)
-            if not timeline.is_older(self._newest):
-                with self._lock:
-                    self._timelines[connection] = timeline
-                self._note(timeline)
+            with self._lock:  # a promotion that is noted from here on cuts this connection
+                self._timelines[connection] = timeline
+            if self._note(timeline):
                 # The next one need not wait for a machine that is gone.
                 self._addresses = [address, *(other for other in self._addresses if other != address)]
                 return connection, address
@@ -192,13 +192,13 @@ class Servers:
         if writer is None or writer.closed:
             return None
         try:
-            with closing(self._looking(self._writers_address)) as connection:
+            with closing(self._looking(self._writers_address)) as connection, _answering(connection):
                 if connection.execute(_WAITS, [writer.info.backend_pid]).fetchone() is None:
                     return None
                 names, _, _, who = connection.execute(STANDBYS).fetchone() or ("", 0, 0, "")
                 return f"keeps commits waiting for a standby: {in_words(names, who)}"
         except psycopg.Error:
-            return "does not answer"
+            return None if writer.closed else "does not answer"
 
     def cut_writer(self) -> None:
         """Cut the connection of the last writer of this process."""
@@ -209,12 +209,19 @@ class Servers:
         parameters = {"connect_timeout": _LOOK_SECONDS, **self._parameters, "application_name": "voxelnode"}
         return psycopg.connect(autocommit=True, **{**parameters, **address})
 
-    def _note(self, timeline: Timeline) -> None:
-        """Note a server that takes commits; cut connections to those whose place it has taken."""
+    def _note(self, timeline: Timeline) -> bool:
+        """Note a server that takes commits; cut connections to those whose place it has taken.
+
+        Returns
+        -------
+        bool
+            False if another one has taken the place of this one.
+        """
         with self._lock:
             if timeline.is_older(self._newest):
-                return
-            self._newest = timeline
+                return False
+            if timeline.number or self._newest is None:  # one that hides its timeline is no news
+                self._newest = timeline
             old = [connection for connection, its in list(self._timelines.items()) if its.is_older(timeline)]
             for connection in old:
                 del self._timelines[connection]
@@ -222,6 +229,20 @@ class Servers:
             _cut(connection)
         if old:
             log.warning("primary_changed", detail="connections to the one before were cut", count=len(old))
+        return True
+
+
+@contextmanager
+def _answering(connection: psycopg.Connection[Any]) -> Iterator[None]:
+    """Cut a connection whose server has answered, and then hangs: no time limit of libpq ends that wait."""
+    timer = threading.Timer(_LOOK_SECONDS, _cut, [connection])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
 
 
 def _cut(connection: psycopg.Connection[Any]) -> None:
@@ -258,10 +279,19 @@ def _name(address: Mapping[str, str]) -> str:
 
 
 def _timeline_of(connection: psycopg.Connection[Any]) -> tuple[Timeline, str]:
-    """Return on which timeline a server is, and since when it runs; services that hide the timeline have none."""
+    """Return on which timeline a server is, and since when it runs; services that hide the timeline have none.
+
+    Raises
+    ------
+    psycopg.OperationalError
+        The server does not answer.
+    """
     try:
-        row = connection.execute(_TIMELINE).fetchone()
+        with _answering(connection):
+            row = connection.execute(_TIMELINE).fetchone()
     except psycopg.Error:
+        if connection.closed:
+            raise
         row = None
     if not connection.autocommit:
         connection.rollback()

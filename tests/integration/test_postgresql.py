@@ -7,13 +7,14 @@ import json
 import os
 import random
 import shutil
+import socket
 import sqlite3
 import subprocess
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from string import ascii_letters
@@ -63,7 +64,7 @@ pytest.importorskip("psycopg", reason="psycopg is not installed")
 import psycopg
 
 from node.cli import doctor
-from node.index import postgresql
+from node.index import postgresql, postgresql_servers
 from node.index.postgresql_servers import Timeline, servers_of
 from node.index.postgresql_sql import in_postgresql
 
@@ -250,6 +251,46 @@ def test_a_commit_that_no_standby_has_is_none_and_the_administrator_is_told(
         index.about.set("scrub", "2")
 
 
+@contextmanager
+def silent(server: Server) -> Iterator[Path]:
+    """Yield the folder of a server that greets whoever connects, and then answers nothing."""
+    (folder := server.folder / "silent").mkdir()
+    lines: list[socket.socket] = []
+
+    def connected(listener: socket.socket) -> None:
+        while True:
+            line, _ = listener.accept()
+            lines.extend((line, server_line := socket.socket(socket.AF_UNIX)))
+            server_line.connect(str(server.folder / ".s.PGSQL.5432"))
+            server_line.sendall(line.recv(65536))
+            greeting = b""
+            while not greeting.endswith(b"Z\0\0\0\5I"):
+                greeting += server_line.recv(65536)
+            line.sendall(greeting)
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(folder / ".s.PGSQL.5432"))
+        listener.listen()
+        threading.Thread(target=connected, args=[listener], daemon=True).start()
+        yield folder
+    for line in lines:
+        line.close()
+
+
+@pytest.mark.usefixtures("place")
+def test_of_several_servers_one_that_answers_nothing_hangs_nobody(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.create("beside", "migrated")
+    monkeypatch.setattr(postgresql_servers, "_LOOK_SECONDS", 1)
+    with silent(server) as folder, ThreadPoolExecutor() as threads:
+        place = ServerPlace(f"postgresql://voxelnode@/beside?host={folder},{server.folder}", tmp_path)
+        try:
+            assert threads.submit(postgresql.look, place).result(30) is None
+        finally:
+            server.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'beside'")
+
+
 @pytest.mark.usefixtures("place")
 def test_of_several_servers_the_one_that_was_promoted_last_is_right(server: Server, tmp_path: Path) -> None:
     server.create("promoted", "migrated")
@@ -267,6 +308,16 @@ def test_of_several_servers_the_one_that_was_promoted_last_is_right(server: Serv
                 view.scrub  # noqa: B018
         with pytest.raises(OutOfResources):
             index.about.set("scrub", "2")
+
+        class Ended(psycopg.Connection[Any]):
+            """The server ends it before its first statement."""
+
+            def execute(self, *arguments: Any, **keywords: Any) -> Any:
+                server.run(f"SELECT pg_terminate_backend({self.info.backend_pid}, 60000)")
+                return super().execute(*arguments, **keywords)
+
+        with pytest.raises(psycopg.OperationalError, match="terminating connection"):
+            servers.connect(Ended, options="")
         with pytest.raises(IndexUnusable, match=r"pg-\w+ has lost its place to another server, which was promoted"):
             Index(tmp_path, Metrics(), url=url)
         stop = f"{server.folder} takes commits, although another server was promoted: stop it"
