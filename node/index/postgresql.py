@@ -571,6 +571,9 @@ def next_number(table: str) -> str:
     return f"CASE WHEN pg_current_xact_id() IS NOT NULL THEN nextval('{table}_id_seq'::regclass) END"
 
 
+_NO_NUMBERS: Settled = dict.fromkeys(FOLLOWED, 0)
+
+
 def settled_numbers(engine: Engine) -> Callable[[], Settled | None]:
     """Hosts commit in another order than they number their rows: rows with smaller numbers may be yet to come."""
     return _SettledNumbers(engine)
@@ -583,15 +586,14 @@ class _SettledNumbers:
     ended that were under way after numbers were read, each row with one of these numbers or a smaller one is there, or
     never will be. (A snapshot is no help: it does not know transactions that began after the last one that has ended.)
 
-    A server that has crashed, or another one that was promoted, may give numbers again that were given to transactions
-    under way: these are not waited for, and neither do their numbers count.
+    A server that has crashed, or another one that was promoted, may give again the numbers of transactions that never
+    committed. What was known of the server before is therefore forgotten.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._lock = threading.Lock()
-        self._settled: Settled = dict.fromkeys(FOLLOWED, 0)
-        self._given: Settled = self._settled
+        self._settled = self._given = _NO_NUMBERS
         self._awaited: set[str] = set()
         self._server: Any = None
 
@@ -601,7 +603,7 @@ class _SettledNumbers:
             given = dict(zip(FOLLOWED, numbers, strict=True))
             under_way = set(connection.exec_driver_sql(_UNDER_WAY).scalars())
             if server != self._server:
-                self._server, self._given, self._awaited = server, given, under_way
+                self._server, self._settled, self._given, self._awaited = server, _NO_NUMBERS, given, under_way
             self._awaited &= under_way
             if not self._awaited:
                 self._settled = self._given
