@@ -903,11 +903,13 @@ class IndexSettings(SettingsSection):
         if not self.url.startswith(("postgresql://", "postgresql+psycopg://")):
             yield "url must begin with postgresql:// or postgresql+psycopg://"
             return
-        parts = urlsplit(self.url)
-        parameters = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
+        # By hand: `urlsplit` takes no list of hosts in which one is an IPv6 address.
+        place, _, query = self.url.partition("://")[2].partition("?")
+        user = place.partition("/")[0].rpartition("@")[0]
+        parameters = [name for name, _ in parse_qsl(query, keep_blank_values=True)]
         if twice := sorted(name for name in set(parameters) if parameters.count(name) > 1):
             yield f"url has {', '.join(twice)} twice: several servers are postgresql://user@host1:port1,host2:port2/name"
-        if parts.password is not None or any(name.endswith("password") for name in parameters):
+        if ":" in user or any(name.endswith("password") for name in parameters):
             yield "url has a password, which this file and messages would show: use PGPASSWORD or a password file"
 
 
