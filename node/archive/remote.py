@@ -77,7 +77,7 @@ Found = TypeVar("Found", bound=FoundFile)
 
 
 def _no_other(key: str) -> None:
-    """Return which other host alone has a file, where no others share the store."""
+    """Return None: no other host shares the store."""
 
 
 @dataclass(slots=True)

@@ -103,8 +103,8 @@ def serve(
 def stop_at_signal(stop: threading.Event) -> None:
     """Set `stop` at the first SIGTERM or SIGINT; at the second, exit at once without draining.
 
-    A signal may come while the main thread holds the lock of `stop`, which its handler would wait for until the end of
-    time: the handler only puts the signal into a queue, which has no such lock, and another thread sets `stop`.
+    A signal may come while the main thread holds the lock of `stop`, for which its handler would wait for ever. So the
+    handler only puts the signal into a queue, which has no such lock, and another thread sets `stop`.
     """
     signals: SimpleQueue[int] = SimpleQueue()
     is_first = True  # `stop` may be set by `voxelnode cluster drain`, too

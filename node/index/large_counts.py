@@ -22,7 +22,7 @@ KEPT_SECONDS = 60.0
 """Shortest time for which the counts of a larger table are kept."""
 
 KEPT_FACTOR = 50.0
-"""They are kept as many times as long as counting took: it takes at most a fiftieth of a processor."""
+"""Counts are kept for this many times as long as counting took, so it takes at most a fiftieth of a processor."""
 
 
 @dataclass(frozen=True, slots=True)

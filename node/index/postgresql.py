@@ -88,7 +88,7 @@ _WRITERS = {
 _READERS = {
     "default_transaction_read_only": "on",
     "default_transaction_isolation": r"repeatable\ read",
-    "parallel_setup_cost": "20000",  # starting processes takes longer than searches take that cost less
+    "parallel_setup_cost": "20000",  # starting processes takes longer than a search that costs less
 }
 _NETWORK = {
     "connect_timeout": 5,

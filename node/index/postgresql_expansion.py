@@ -3,8 +3,8 @@
 A statement that alters a table waits for the transactions that use the table, and whatever else wants the table waits
 behind that statement. So it gives up soon: its migration is undone, and tried again a moment later. Indexes of tables
 that are there are built afterwards, beside those that write to them; the index records what is still to be built. If
-the process dies in between, the next start of a host builds them. A migration that does not expand the schema may name
-them, or drop what they are of: they are built before it.
+the process dies in between, the next start of a host builds them, before any migration that does not expand the
+schema: such a migration may name them, or drop their columns.
 """
 
 from __future__ import annotations

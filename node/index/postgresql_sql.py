@@ -84,8 +84,8 @@ def in_postgresql(statement: str) -> str:
 def with_arrays(statement: str) -> str:
     """Return a statement of PostgreSQL whose lists are arrays, which are looked up in the index of their column.
 
-    A list that comes from JSON is hashed, and the server would rather compare all rows with it. But where no index
-    helps, it compares each row with each value of an array: only for statements whose columns have one.
+    The server hashes a list that comes from JSON, and compares all rows with it instead of using an index. Without an
+    index, an array is worse, because each row is compared with each of its values: columns must have one.
     """
     return _LIST.sub(r" = ANY (ARRAY(\1))", statement)
 

@@ -34,7 +34,8 @@ class Prepared:
     Parameters
     ----------
     statement : ClauseElement
-        An INSERT, UPDATE or SELECT; rows are returned as the driver gives them. Columns with lists have an index.
+        An INSERT, UPDATE or SELECT; rows are returned as the driver gives them. Columns that it compares
+        with a list have an index; see `node.index.postgresql_sql.with_arrays`.
     columns : iterable of str or None
         The columns that an INSERT sets.
     """

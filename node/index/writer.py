@@ -5,9 +5,9 @@ again, such as the rows of instances that the journal still holds, is committed 
 durable commit makes it durable too: SQLite's write-ahead log keeps the order.
 
 An index in PostgreSQL has several writers. Work that takes many locks takes them in an order, so that no two writers
-wait for each other, and has a transaction of its own there: behind the locks of other work, its order would be none. A
-batch in which one writer was in the way of another all the same is undone, and each piece of its work is done again in
-a transaction of its own.
+wait for each other. It has a transaction of its own there, because the locks of other work before it would break that
+order. If writers wait for each other all the same, the batch of one is undone, and each piece of its work is done again
+in a transaction of its own.
 """
 
 from __future__ import annotations

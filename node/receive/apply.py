@@ -53,9 +53,8 @@ log = structlog.get_logger()
 MAX_BATCH = 256
 MAX_BATCH_BYTES = 32 << 20
 GATHER_SECONDS = 0.05
-"""Between an append and the batch that applies it, while nobody waits for it: others join it meanwhile. Where senders
-wait, those that were answered last may join with their next instance for as long as a batch takes, and no longer than
-this."""
+"""Time between an append and the batch that applies it, while nobody waits for it: others join it meanwhile. Where
+senders wait, a batch waits for those that were answered last, as long as the last batch took and at most this long."""
 
 MAX_EXPECTED = 4096
 """Records whose attributes are kept in memory from the receipt on."""

@@ -3,9 +3,9 @@
 A list must appear at once for any number of studies. Rows are therefore read along an index from where the last page
 ended, and only the series and instances of the studies on the page are counted.
 
-What a study must fulfil is either listed once or looked up for each study that is read. A list is better if few studies
-fulfil it, because many are read then; else the lookups soon end, when the page is full. `matching` asks a sample which
-of both a search is; the answer is the same.
+What a study must fulfil is either listed once or looked up for each study that is read. If few studies fulfil it, a
+list is better, because most studies are read before the page is full. If many do, lookups are better, because they end
+soon. `matching` takes a sample to choose; what it finds is the same.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ SAMPLE_STUDIES = 200
 """The newest studies, in which words are looked for to see how common they are."""
 
 COMMON_STUDIES = SAMPLE_STUDIES // 10
-"""Words of so many of them are common: 1000 matches are found among some 10 000 studies."""
+"""Words that so many of them have are common: 1000 matches are found among some 10 000 studies."""
 
 MAX_DESCRIPTIONS = 2000
 """Different descriptions of series that are looked up one by one; if there are more, all series are compared."""
@@ -376,7 +376,8 @@ def _study_has(word: str) -> ColumnElement[bool]:
 def _listed_with(words: Sequence[str]) -> list[ColumnElement[bool]]:
     """Return that a study is one of those that have each word, of which there are few.
 
-    Either the patient has all words, or the accession number has one of them; few have that, and are compared.
+    Either the patient has all words, or the accession number has at least one. Few studies have such an accession
+    number; they are compared with the other words.
     """
     if not words:
         return []
@@ -434,7 +435,7 @@ def _any_series(condition: ColumnElement[bool]) -> ColumnElement[bool]:
 def _its_series(condition: ColumnElement[bool]) -> ColumnElement[bool]:
     """Return that the series of the study together fulfil a condition that most studies fulfil.
 
-    PostgreSQL looks them up for each study that it reads. Of an EXISTS, it would rather read all series and sort.
+    PostgreSQL looks them up for each study that it reads. For an EXISTS, it would read and sort all series instead.
     """
     of_study = select(condition).where(SeriesRow.study_id == StudyRow.id).correlate(StudyRow)
     return of_study.scalar_subquery()
