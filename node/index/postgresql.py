@@ -24,6 +24,7 @@ from typing import Any
 
 import psycopg
 from psycopg.abc import Buffer
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.errors import (
     DataError,
     DeadlockDetected,
@@ -43,7 +44,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.types import TypeEngine
 
 from node.index.backend import COMPLETED, FOLLOWED, IndexUnusable, Overtaken, ServerPlace, Settled
-from node.index.postgresql_servers import STANDBYS, WriterConnection, for_libpq, in_words, servers_of
+from node.index.postgresql_servers import STANDBYS, WriterConnection, in_words, servers_of
 from node.index.postgresql_sql import in_postgresql
 from node.index.schema import OLDEST_SCHEMA, Schema
 
@@ -381,8 +382,12 @@ def backup(place: ServerPlace, target: Path) -> int:
     if program is None:
         raise IndexUnusable("pg_dump is not installed: install PostgreSQL's client programs")
     part = target.with_name(f"{target.name}.part")
+    with _reading(place) as connection:  # it finds the right one of several servers, which the program would not
+        driver: Any = connection.connection.dbapi_connection
+        server: dict[str, Any] = conninfo_to_dict(driver.info.dsn)
+        del server["options"]
     done = subprocess.run(
-        [program, "--format=custom", f"--file={part}", f"--dbname={for_libpq(place.url)}"],
+        [program, "--format=custom", f"--file={part}", f"--dbname={make_conninfo(**server)}"],
         capture_output=True,
         text=True,
         check=False,

@@ -98,7 +98,7 @@ class Servers:
 
     def __init__(self, url: str) -> None:
         try:
-            parameters = conninfo_to_dict(for_libpq(url))
+            parameters = conninfo_to_dict(url.replace("postgresql+psycopg://", "postgresql://", 1))
         except psycopg.ProgrammingError as error:
             raise IndexUnusable(f"[index] url: {str(error).strip()}") from error
         self._parameters: dict[str, Any] = {"target_session_attrs": "read-write", **parameters}
@@ -297,11 +297,6 @@ def _timeline_of(connection: psycopg.Connection[Any]) -> tuple[Timeline, str]:
         connection.rollback()
     system, number, since = row or (0, "", "")
     return Timeline(system, number), since
-
-
-def for_libpq(url: str) -> str:
-    """Return a URL as the programs of PostgreSQL take it."""
-    return url.replace("postgresql+psycopg://", "postgresql://", 1)
 
 
 @cache

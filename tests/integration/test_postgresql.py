@@ -292,7 +292,9 @@ def test_of_several_servers_one_that_answers_nothing_hangs_nobody(
 
 
 @pytest.mark.usefixtures("place")
-def test_of_several_servers_the_one_that_was_promoted_last_is_right(server: Server, tmp_path: Path) -> None:
+def test_of_several_servers_the_one_that_was_promoted_last_is_right(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server.create("promoted", "migrated")
     (nowhere := tmp_path / "nowhere").mkdir()
     url = f"postgresql://voxelnode@/promoted?host={nowhere},{server.folder}&target_session_attrs=read-write"
@@ -300,6 +302,11 @@ def test_of_several_servers_the_one_that_was_promoted_last_is_right(server: Serv
         index.about.set("scrub", "1")
         with index.reading() as view:  # a session of a reader is read-only itself
             assert view.scrub == "1"
+        (program := tmp_path / "pg_dump").write_text('#!/bin/sh\nfor last; do :; done; echo "$last" > "${2#--file=}"\n')
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        backup(index.place, tmp_path / "index.dump")
+        assert str(nowhere) not in (tmp_path / "index.dump").read_text()  # pg_dump might take a former server
         servers = servers_of(url)
         [(system,)] = server.run("SELECT system_identifier FROM pg_control_system()")
         with index.reading() as view:
