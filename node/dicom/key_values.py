@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 from calendar import isleap, monthrange
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from node.dicom.attributes import date_of, time_of
@@ -135,6 +136,20 @@ def matches_of(key: Key, texts: list[str], *, fuzzy: bool) -> tuple[Match, ...]:
         case "PN":
             return _words(wanted) if fuzzy else _names(key, wanted)
     return tuple(_literal(text) for text in wanted)
+
+
+def compared(matches: Iterable[Match]) -> int:
+    """Return how many values and wildcards are compared; a list that is looked up counts as one."""
+    return sum(_compared(match) for match in matches)
+
+
+def _compared(match: Match) -> int:
+    match match:
+        case NameWords(words):
+            return len(words)
+        case InItem(keys):
+            return sum(compared(inner) for _, inner in keys)
+    return 1
 
 
 def combined_moments(date: Between, time_key: Key, time: Between) -> Moments | None:

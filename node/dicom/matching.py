@@ -15,7 +15,16 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
 
-from node.dicom.key_values import Between, InItem, Match, OneOf, combined_moments, matches_of, require_order
+from node.dicom.key_values import (
+    Between,
+    InItem,
+    Match,
+    OneOf,
+    combined_moments,
+    compared,
+    matches_of,
+    require_order,
+)
 from node.dicom.keys import TIMEZONE, UNIQUE_KEYS, IdentifierMismatch, InvalidQuery, Key, Level, QueryModel, key_of
 from node.dicom.values import CONVERSION_ERRORS, held, items, standard_tag
 
@@ -276,14 +285,10 @@ def _combined(conditions: list[Condition]) -> list[Condition]:
 def _require_few_matches(conditions: list[Condition]) -> None:
     count = 0
     for condition in conditions:
-        count += sum(_count(match) for match in condition.matches)
+        count += compared(condition.matches)
         if count > MAX_MATCHES:
             tag = standard_tag(condition.key.keyword)
             raise InvalidQuery(tag, f"a query must not have more than {MAX_MATCHES} values and wildcards: narrow it")
-
-
-def _count(match: Match) -> int:
-    return sum(len(inner) for _, inner in match.keys) if isinstance(match, InItem) else 1
 
 
 def _require_order(conditions: list[Condition]) -> None:

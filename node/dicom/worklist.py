@@ -17,7 +17,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
 from node.dicom.json_model import NAME_GROUPS, Json
-from node.dicom.key_values import Match, matches_of, require_order
+from node.dicom.key_values import Match, compared, matches_of, require_order
 from node.dicom.keys import InvalidQuery, Key, Level
 from node.dicom.matching import MAX_MATCHES, key_item, texts_of
 from node.dicom.value_matching import matches_any
@@ -83,7 +83,7 @@ def read_worklist_query(identifier: Dataset, *, fuzzy: bool = False) -> Worklist
 
 
 def _count(key: WorklistKey) -> int:
-    return len(key.matches) + sum(map(_count, key.inner))
+    return compared(key.matches) + sum(map(_count, key.inner))
 
 
 def _keys(identifier: Dataset, unsupported: list[str], depth: int, fuzzy: bool) -> Iterator[WorklistKey]:

@@ -184,6 +184,21 @@ def test_a_search_that_makes_no_sense_is_answered(filled: Site, search: dict[str
     assert filled.client().post("/", data=search, headers={"HX-Request": "true"}).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("search", "status"),
+    [
+        ({"words": "a " * 100}, 200),
+        ({"words": "a " * 300}, 422),
+        ({"words": "a" * 60_000}, 422),
+        ({"description": "a" * 60_000}, 422),
+        ({"modalities": "a" * 60_000}, 422),
+    ],
+    ids=["100 words", "300 words", "a long word", "a long description", "a long modality"],
+)
+def test_a_search_is_as_long_as_its_fields_at_most(filled: Site, search: dict[str, str], status: int) -> None:
+    assert filled.client().post("/", data=search).status_code == status
+
+
 def test_what_is_not_ours_is_what_its_licence_list_says() -> None:
     vendor = FOLDER / "vendor"
     told = dict(re.findall(r"^\| `([^`]+)` \| `([0-9a-f]{64})` \|", (vendor / "LICENSES.md").read_text(), re.MULTILINE))

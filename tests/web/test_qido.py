@@ -259,6 +259,13 @@ def test_thousands_of_wildcards_are_refused_in_words(client: httpx2.Client, keyw
     assert client.get("/dicom-web/studies", params={keyword: patterns}).status_code == 200
 
 
+def test_hundreds_of_words_of_a_name_are_refused_in_words(client: httpx2.Client) -> None:
+    for words, status in ((MAX_MATCHES, 200), (MAX_MATCHES + 1, 400)):
+        query = {"PatientName": " ".join(["a"] * words), "fuzzymatching": "true"}
+        for level in ("studies", "series", "instances", "workitems"):
+            assert client.get(f"/dicom-web/{level}", params=query).status_code == status
+
+
 def test_an_answer_is_not_sent_again_to_who_has_it_and_is_compressed_if_asked_for(site: Site) -> None:
     site.take(*make.ct_series(3, study_uid="1.2.3", series_uid="1.2.3.1"))
     client = site.client()

@@ -78,9 +78,9 @@ CHOSEN_COLUMNS = (("born", "Born, sex"), *((name, label) for name, label, _ in H
 class StudySearch(BaseModel):
     """The fields of the search form, sent in a request body to keep names out of the logs of proxies."""
 
-    words: str = ""
-    description: str = ""
-    modalities: Annotated[list[str], Field(max_length=MAX_MODALITIES)] = []
+    words: Annotated[str, Field(max_length=200)] = ""
+    description: Annotated[str, Field(max_length=64)] = ""
+    modalities: Annotated[list[Annotated[str, Field(max_length=16)]], Field(max_length=MAX_MODALITIES)] = []
     first_date: str = ""
     last_date: str = ""
     condition: str = ""
