@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import PurePath
 from typing import NamedTuple
 
-from sqlalchemy import JSON, Connection, bindparam, case, func, or_, select, update
+from sqlalchemy import JSON, Connection, bindparam, case, or_, select, update
 
 from node.errors import VoxelnodeError
 from node.index.backend import Overtaken
@@ -67,13 +67,34 @@ class _Seen(NamedTuple):
 
 @dataclass(slots=True)
 class _Growth:
-    """The instances of a batch that belong to one series; `count` is without those that were there already."""
+    """The instances of a batch that belong to one series, by their reception: a host may be late.
+
+    `first`, `last` and `count` are without those that were there already.
+    """
 
     senders: dict[str, Arrived] = field(default_factory=dict)  # the last instance of each
     began_at: dict[str, dt.datetime] = field(default_factory=dict)  # the last association of each that began
-    last: Arrived | None = None  # of those that count
+    first: Arrived | None = None
+    last: Arrived | None = None
     count: int = 0
     replaced: bool = False
+
+    def add(self, one: _Seen) -> None:
+        """Note an instance."""
+        arrived, sender, received = one.arrived, one.arrived.file.calling_ae_title, one.arrived.file.received_at
+        began_at = arrived.began_at or received
+        self.senders[sender] = _later(self.senders.get(sender), arrived)
+        self.began_at[sender] = max(began_at, self.began_at.get(sender, began_at))
+        if one.counts:
+            self.last = _later(self.last, arrived)
+            if self.first is None or received < self.first.file.received_at:
+                self.first = arrived
+            self.count += 1
+            self.replaced |= one.replaces
+
+
+def _later(before: Arrived | None, arrived: Arrived) -> Arrived:
+    return arrived if before is None or arrived.file.received_at >= before.file.received_at else before
 
 
 _IMAGES = select(
@@ -98,13 +119,15 @@ _FIND_MENDED = select(ConflictRow.id).where(
     ConflictRow.kind == DIGEST_MENDED,
 )
 _INSERT_IMAGES = PreparedInsert(Base.metadata.tables[ImageRow.__tablename__], order_by="sop_instance_uid")
+_FIRST = bindparam("first", type_=SeriesRow.open_since.type)
+_LAST = bindparam("last", type_=SeriesRow.last_received_at.type)
 _SERIES_GREW = Prepared(
     update(SeriesRow)
     .where(SeriesRow.id == bindparam("series"))
     .values(
         arrivals=SeriesRow.arrivals + bindparam("count"),
-        open_since=func.coalesce(SeriesRow.open_since, bindparam("received")),
-        last_received_at=bindparam("received"),
+        open_since=case((SeriesRow.open_since < _FIRST, SeriesRow.open_since), else_=_FIRST),
+        last_received_at=case((SeriesRow.last_received_at > _LAST, SeriesRow.last_received_at), else_=_LAST),
         due_at=bindparam("due"),
         waits=bindparam("waits", type_=SeriesRow.waits.type),
         attempts=0,
@@ -189,13 +212,7 @@ def _add_instances(
     kept, seen = _decided(connection, batch, flaws, places)
     grown: dict[int, _Growth] = {}
     for one in seen:
-        growth = grown.setdefault(one.series_id, _Growth())
-        sender, began_at = one.arrived.file.calling_ae_title, one.arrived.began_at or one.arrived.file.received_at
-        growth.senders[sender] = one.arrived
-        growth.began_at[sender] = max(began_at, growth.began_at.get(sender, began_at))
-        if one.counts:
-            growth.last, growth.count = one.arrived, growth.count + 1
-            growth.replaced |= one.replaces
+        grown.setdefault(one.series_id, _Growth()).add(one)
     if grown:
         _record_growth(connection, grown)
     return kept
@@ -293,14 +310,14 @@ def _record_growth(connection: Connection, grown: Mapping[int, _Growth]) -> None
             quiet_at = received + dt.timedelta(seconds=arrived.quiet_seconds)
             waits = after_arrival(waits, sender, quiet_at, growth.began_at[sender], received)
         values = {"series": series_id, "due": due_at(waits), "waits": waits}
-        if growth.last is None:
+        if growth.first is None or growth.last is None:
             alive.append(values)
             continue
         attributes, received = growth.last.attributes, growth.last.file.received_at
         study, series = attributes.study_instance_uid, attributes.series_instance_uid
         if series in listed and is_all_here(connection, series_id, study, series):
             values |= {"due": received, "waits": None}
-        grew.append(values | {"count": growth.count, "received": received})
+        grew.append(values | {"count": growth.count, "first": growth.first.file.received_at, "last": received})
     _SERIES_ALIVE.execute_each(connection, alive)
     _SERIES_GREW.execute_each(connection, grew)
     for series_id, growth in grown.items():

@@ -717,28 +717,37 @@ def _record_quiet(
 def _end_claim(connection: Connection, series: ClaimedSeries, state: str, now: dt.datetime, **values: Any) -> bool:
     """Leave the state `converting`. A series that grew meanwhile is receiving again, with its current due time."""
     grown = SeriesRow.arrivals != SeriesRow.claimed_arrivals
-    open_since = SeriesRow.open_since if state == "receiving" else null()
-    changed = connection.execute(
+    ended = connection.execute(
         update(SeriesRow)
         .where(SeriesRow.id == series.id, SeriesRow.claim == series.claim)
         .values(
             state=case((grown, "receiving"), else_=state),
             due_at=case((grown, SeriesRow.due_at), else_=null()),
             waits=case((grown, SeriesRow.waits), else_=null()),
-            open_since=case((grown, SeriesRow.last_received_at), else_=open_since),
+            open_since=SeriesRow.open_since if state == "receiving" else null(),
             claim=None,
             claimed_by=None,
             claimed_arrivals=None,
             **values,
         )
-    )
-    if changed.rowcount != 1:
+        .returning(SeriesRow.state)
+    ).scalar()
+    if ended is None:
         return False
     if state != "receiving":
+        if ended != state:
+            _update(connection, series.id, {"open_since": _first_received_since(connection, series) or now})
         end_waits_for(connection, series.series_instance_uid, now)
         study_id = select(SeriesRow.study_id).where(SeriesRow.id == series.id).scalar_subquery()
         connection.execute(update(StudyRow).where(StudyRow.id == study_id).values(closed_at=now))
     return True
+
+
+def _first_received_since(connection: Connection, series: ClaimedSeries) -> dt.datetime | None:
+    """Return when the first instance was received that a claim does not have; None: it has all."""
+    had = {instance.key for instance in series.instances}
+    rows = connection.execute(select(ImageRow.key, ImageRow.received_at).where(ImageRow.series_id == series.id))
+    return min((received_at for key, received_at in rows if key not in had), default=None)
 
 
 def _completeness_columns(completeness: Completeness | None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Row, select, update
 from node.index.jobs import OPEN
 from node.index.models import OPEN_STATES, CommitmentRow, DeliveryRow, JobRow, SeriesRow, StudyRow
 from node.index.repository import IndexRepository, on_writer
-from node.index.waits import shifted
+from node.index.waits import last_sign, shifted
 from node.retries import MAX_WAIT_SECONDS
 
 _RETRIED = (
@@ -48,9 +48,12 @@ class TimerRepository(IndexRepository):
 
         Series wait from `now` on. What is tried again is due at once if it would have to wait longer than it ever does.
         """
-        ahead = select(SeriesRow).where(SeriesRow.state.in_(OPEN_STATES), SeriesRow.last_received_at > now)
-        for row in connection.execute(ahead).all():
-            _shift_series(connection, row, now - row.last_received_at)
+        waiting = select(SeriesRow).where(SeriesRow.state.in_(OPEN_STATES), SeriesRow.due_at > now)
+        for row in connection.execute(waiting).all():
+            # `shift` moves the waits, and not when an instance was received.
+            begun = last_sign(row.waits or {}) or row.last_received_at
+            if begun > now:
+                _shift_series(connection, row, now - begun)
         longest = now + dt.timedelta(seconds=MAX_WAIT_SECONDS)
         for table, waits in _RETRIED:
             connection.execute(update(table).where(waits, table.due_at > longest).values(due_at=now))

@@ -57,5 +57,11 @@ def shifted(waits: Waits, step: dt.timedelta) -> Waits:
     }
 
 
+def last_sign(waits: Waits) -> dt.datetime | None:
+    """Return when a sender was heard last; None: no sender has been."""
+    heard = (wait[name] for wait in waits.values() for name in ("received_at", "aborted_at") if name in wait)
+    return max(map(dt.datetime.fromisoformat, heard), default=None)
+
+
 def _end(wait: Mapping[str, Any]) -> dt.datetime:
     return max(dt.datetime.fromisoformat(wait[name]) for name in ("quiet_at", "grace_until") if name in wait)

@@ -87,6 +87,14 @@ def events(root: Root) -> list[str]:
     return [row["kind"] for row in rows(root, "SELECT kind FROM v_events ORDER BY id")]
 
 
+def arrived_at(ds: FileDataset, received_at: dt.datetime, began_at: dt.datetime | None = None) -> Arrived:
+    """An instance that a host received, and that its index may get much later."""
+    syntax, data = str(ds.file_meta.TransferSyntaxUID), data_set_bytes(ds)
+    origin = "dicom", "MODALITY", "VOXELNODE", "", received_at
+    file = StoredFile(f"objects/00000000/{ds.SOPInstanceUID}.dcm", "", len(data), "0" * 64, 0, syntax, *origin)
+    return Arrived(instance_attributes(data, syntax), file, 60.0, began_at=began_at)
+
+
 def place_of(ds: FileDataset) -> SeriesKey:
     return str(ds.StudyInstanceUID), str(ds.SeriesInstanceUID)
 
@@ -277,11 +285,7 @@ def test_instances_in_another_order_than_they_came_neither_shorten_a_wait_nor_pr
     root.take(first, origin("a1"))
 
     def arrived(at: int, began: int) -> Arrived:
-        ds = datasets.pop()
-        syntax, data = str(ds.file_meta.TransferSyntaxUID), data_set_bytes(ds)
-        origin = "dicom", "MODALITY", "VOXELNODE", "", begin + at * second
-        file = StoredFile(f"objects/00000000/{at}.dcm", "", len(data), "0" * 64, 0, syntax, *origin)
-        return Arrived(instance_attributes(data, syntax), file, 60.0, began_at=begin + began * second)
+        return arrived_at(datasets.pop(), begin + at * second, began_at=begin + began * second)
 
     def due_seconds() -> float:
         [row] = rows(root, "SELECT due_at FROM v_series")
@@ -295,6 +299,28 @@ def test_instances_in_another_order_than_they_came_neither_shorten_a_wait_nor_pr
     assert due_seconds() > 80
     root.index.instances.add([arrived(41, 40), arrived(42, 0)])  # the sender is back, and has another association open
     assert due_seconds() == 102
+
+
+def test_a_late_instance_is_neither_the_last_nor_the_end_of_an_association_that_broke(root: Root) -> None:
+    begin, second = root.clock(), dt.timedelta(seconds=1)
+    first, back, last, *late = make.ct_series(6)
+    root.take(first, origin("a1"))
+    root.clock.move(10)
+    root.ingest.association_ended("a1", "aborted")
+    root.clock.move(10)
+    root.take(back, replace(origin("a2"), began_at=root.clock()))
+    root.index.instances.add([arrived_at(last, begin + 40 * second), arrived_at(late.pop(), begin + 30 * second)])
+    root.index.instances.add([arrived_at(late.pop(), begin + 5 * second)])  # as another host does that was late
+    assert the_series(root)["last_received_at"] == "2026-01-01 12:00:40.000000"
+    assert the_series(root)["open_since"] == "2026-01-01 12:00:00.000000"
+    root.index.instances.add([arrived_at(late.pop(), begin - 5 * second)])
+    assert the_series(root)["open_since"] == "2026-01-01 11:59:55.000000"
+    root.clock.move(79)
+    assert due(root) is None
+    root.clock.move(2)
+    claimed = due(root)
+    assert claimed is not None
+    assert not claimed.expectation.aborted, "the sender has come back"
 
 
 def test_instances_that_are_there_already_are_signs_of_life_and_reopen_nothing(root: Root) -> None:
@@ -348,6 +374,7 @@ def test_a_step_of_the_clock_changes_no_wait_of_a_sender(root: Root) -> None:
     root.take(slow, origin("a1", "SLOW"))
     root.clock.move(-3600)
     root.index.timers.shift(dt.timedelta(hours=-1))
+    root.index.timers.correct(root.clock())  # by the next start
     root.take(quick, origin("a2"))
     require_due_in(root, 300)
 
@@ -378,6 +405,29 @@ def test_a_gap_that_split_a_series_is_learnt_and_one_of_hours_is_not(root: Root)
     root.take(third, origin("a3", "CT1"))
     settle(root)
     assert json.loads(rows(root, "SELECT gaps FROM senders")[0]["gaps"]) == [90.0]
+
+
+def test_a_series_that_grows_during_its_conversion_is_open_since_the_first_that_is_not_converted(root: Root) -> None:
+    first, second, third, fourth = make.ct_series(4)
+    root.take(first, origin("a1", "CT1"))
+    root.clock.move(90)
+    claimed = due(root)
+    assert claimed is not None
+    root.take(second, origin("a1", "CT1"))
+    root.index.series.release_claim(claimed, root.clock())
+    assert the_series(root)["open_since"] == "2026-01-01 12:00:00.000000"
+
+    def grows(job: ConversionJob) -> Converted:
+        root.take(third, origin("a1", "CT1"))
+        root.clock.move(20)
+        root.take(fourth, origin("a1", "CT1"))
+        return convert(job)
+
+    settle(root, run=grows)
+    assert the_series(root)["open_since"] == "2026-01-01 12:02:31.000000"
+    settle(root)
+    gaps = json.loads(rows(root, "SELECT gaps FROM senders")[0]["gaps"])
+    assert gaps == [90.0, 61.0], "also the gap that made it be converted too early"
 
 
 @pytest.mark.parametrize(
