@@ -7,10 +7,12 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from queue import SimpleQueue
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -22,6 +24,10 @@ from node.dicom.lean_import import LOADED_BY_PYDICOM, absent
 SWITCH_SECONDS = 0.0005
 """Longest turn of a thread that computes. A thread that comes back from the disk or from a socket waits for one such
 turn, twice for each instance; with Python's default of 5 ms, receiving stood still beside a query."""
+
+
+GIVE_UP_SECONDS = 5.0
+"""Longest time that a start takes to end after a signal."""
 
 
 def serve(
@@ -44,8 +50,8 @@ def serve(
 ) -> None:
     """Receive, archive and convert until SIGTERM or Ctrl-C.
 
-    The first signal refuses new work and lets running work finish within [dicom] drain_seconds. A second signal ends
-    the process at once.
+    The first signal refuses new work and lets running work finish within [dicom] drain_seconds; before the node is
+    ready, it ends the process. A second signal ends the process at once.
     """
     gc.disable()  # until the modules are loaded, and exempt
     configuration = load(
@@ -78,10 +84,11 @@ def serve(
         structlog.get_logger().warning("configuration_key_ignored", detail=warning)
     sys.setswitchinterval(SWITCH_SECONDS)
     stop = threading.Event()
-    stop_at_signal(stop)
+    start = stop_at_signal(stop)
     manager = ServiceManager()
-    node = Node(settings)
-    endpoints = node.start()
+    with start.ended_by_signal():
+        node = Node(settings)
+        endpoints = node.start()
     gc.freeze()
     gc.set_threshold(*SERVING)
     listening = f"host {settings.cluster.name}, {', '.join(settings.cluster.roles)}"
@@ -100,12 +107,72 @@ def serve(
     node.stop(settings.dicom.drain_seconds)
 
 
-def stop_at_signal(stop: threading.Event) -> None:
+class StartEnded(KeyboardInterrupt):
+    """A signal has come before the node was ready. Of this kind, so that psycopg cancels a statement that waits."""
+
+
+class Start:
+    """The start of a node, which may wait for minutes, or without end: for a server, its standby, or a lock."""
+
+    def __init__(self) -> None:
+        self._is_under_way = False
+        self._is_over = threading.Event()
+        self._signal: int | None = None
+
+    @contextmanager
+    def ended_by_signal(self) -> Iterator[None]:
+        """End the process at the first signal, with exit status 0: what is not ready yet has nothing to drain."""
+        try:
+            self._is_under_way = True
+            if self._signal is not None:
+                raise StartEnded
+            yield
+        except StartEnded:
+            self._is_over.set()
+            _end_process(self._signal)
+        finally:
+            self._is_under_way = False
+            self._is_over.set()
+
+    def on_signal(self, number: int) -> None:
+        """Break off the start, in the thread that starts.
+
+        Raises
+        ------
+        StartEnded
+        """
+        self._signal = number
+        if self._is_under_way:
+            raise StartEnded
+
+    def follow_signal(self) -> None:
+        """End the process if its start goes on all the same: a library may have dropped the exception, or waits."""
+        if self._is_under_way and not self._is_over.wait(GIVE_UP_SECONDS):
+            _end_process(self._signal)
+
+
+def _end_process(number: int | None) -> NoReturn:
+    """End the process as a crash would, which loses nothing: other threads may wait for the same as the start did."""
+    import structlog
+
+    detail = f"{signal.Signals(number or signal.SIGTERM).name} has ended the start before the node was ready"
+    structlog.get_logger().warning("start_ended", detail=detail)
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def stop_at_signal(stop: threading.Event) -> Start:
     """Set `stop` at the first SIGTERM or SIGINT; at the second, exit at once without draining.
 
     A signal may come while the main thread holds the lock of `stop`, for which its handler would wait for ever. So the
     handler only puts the signal into a queue, which has no such lock, and another thread sets `stop`.
+
+    Returns
+    -------
+    Start
+        For callers that start a node.
     """
+    start = Start()
     signals: SimpleQueue[int] = SimpleQueue()
     is_first = True  # `stop` may be set by `voxelnode cluster drain`, too
 
@@ -115,11 +182,14 @@ def stop_at_signal(stop: threading.Event) -> None:
             os._exit(1)
         is_first = False
         signals.put(number)
+        start.on_signal(number)
 
     def wait() -> None:
         signals.get()
         stop.set()
+        start.follow_signal()
 
     threading.Thread(target=wait, name="signals", daemon=True).start()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
+    return start

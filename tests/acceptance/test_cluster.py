@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -27,11 +28,11 @@ from tests.acceptance.test_kill import Sender
 from tests.made_once import IN_POSTGRESQL
 from tests.newer import newer_migrations
 from tests.postgresql import Server, start
-from tests.preloaded import run
+from tests.preloaded import Process, run
 from tests.protocol.conftest import Raw, c_store_rq, data_set_bytes, p_data, pdv, status_of
 from tests.silent_line import line_to
 
-pytest.importorskip("psycopg", reason="psycopg is not installed")
+psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed")
 
 pytestmark = pytest.mark.skipif(IN_POSTGRESQL, reason="has databases of its own")
 
@@ -199,6 +200,51 @@ def test_hosts_receive_and_convert_for_each_other_and_each_tells_of_all(server: 
     environment = {**a.environment, "VOXELNODE_STORAGE__ROOT": str(a.root), "VOXELNODE_INDEX__URL": url}
     done = run("audit", "--verify", environment=environment)
     assert (done.returncode, "its end was removed" in done.stdout) == (1, True)
+
+
+def test_a_start_that_waits_ends_when_it_is_told_to_stop(server: Server, tmp_path: Path) -> None:
+    urls = {name: server.create(name, "migrated") for name in ("blocked", "unfollowed")}
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type "
+    with ExitStack() as opened:
+        silent = opened.enter_context(socket.create_server(("127.0.0.1", 0)))
+        silent.settimeout(60)
+        port = silent.getsockname()[1]
+        urls["silent"] = f"postgresql://voxelnode@127.0.0.1:{port}/voxelnode?connect_timeout=600"
+
+        def starts(name: str) -> Process:
+            log = opened.enter_context((tmp_path / name).open("w"))
+            variables = {"VOXELNODE_INDEX__URL": urls[name], "VOXELNODE_CLUSTER__HOST": name}
+            process = Process(["serve", "--root", str(tmp_path / f"root-{name}"), "--port", "0"], variables, log)
+            opened.callback(process.stdout.close)
+            opened.callback(process.kill)
+            return process
+
+        def ends(name: str, process: Process) -> None:
+            process.terminate()
+            assert process.wait(60) == 0
+            ended = "SIGTERM has ended the start before the node was ready"
+            assert ended in (tmp_path / name).read_text()
+
+        process = starts("silent")
+        opened.enter_context(silent.accept()[0])
+        ends("silent", process)
+
+        owed = "CREATE INDEX ix_images_owed ON images (sha256)"
+        server.run(f"INSERT INTO about VALUES ('owed_indexes', '[\"{owed}\"]')", "blocked")
+        other = opened.enter_context(psycopg.connect(urls["blocked"].replace("+psycopg", "")))
+        other.execute("LOCK images IN ROW EXCLUSIVE MODE")
+        process = starts("blocked")
+        until(lambda: server.run(f"{waiting} = 'Lock'", "blocked"), 60, "a migration that waits")
+        ends("blocked", process)
+        until(lambda: not server.run(f"{waiting} = 'Lock'", "blocked"), 60, "the end of its statement")
+
+        opened.callback(server.run, "SELECT pg_reload_conf()")
+        opened.callback(server.run, "ALTER SYSTEM RESET synchronous_standby_names")
+        server.run("ALTER SYSTEM SET synchronous_standby_names = 'standby1'")
+        server.run("SELECT pg_reload_conf()")
+        process = starts("unfollowed")
+        until(lambda: server.run(f"{waiting} = 'IPC'", "unfollowed"), 60, "a start that waits for the standby")
+        ends("unfollowed", process)
 
 
 def of_series(index: ReadIndex, ds: FileDataset) -> list[dict[str, Any]]:
