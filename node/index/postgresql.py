@@ -110,6 +110,8 @@ def open_engine(place: ServerPlace, *, read_only: bool = False, alone: bool = Fa
     session = {**_SESSION, **(_READERS if read_only else _WRITERS)}
     options = " ".join(f"-c {name}={value}" for name, value in session.items())
     servers = servers_of(place.url)
+    if place.host:  # commands of people have no host
+        servers.remember(place.root / f"timeline-{place.host}")
     engine = create_engine(
         "postgresql+psycopg://",  # libpq reads the URL: SQLAlchemy does not know lists of hosts with ports
         connect_args={

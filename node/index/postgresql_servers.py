@@ -2,7 +2,8 @@
 
 A standby that is promoted begins a timeline of its own. A server on an older one has lost its place, although it may
 still take commits: no other server will ever have them. So nothing connects to a server on an older timeline than that
-of another one which this process has seen, and connections to such a server are cut.
+of another one which this process has seen, and connections to such a server are cut. The newest timeline is also in a
+file of the host: after a restart, it may reach the former server only.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from itertools import cycle, islice
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
@@ -22,6 +24,7 @@ import psycopg
 import structlog
 from psycopg.conninfo import conninfo_to_dict
 
+from node.durable import write_durably
 from node.index.backend import IndexUnusable
 
 log = structlog.get_logger()
@@ -52,6 +55,9 @@ class Timeline:
 
     def is_older(self, other: Timeline | None) -> bool:
         return other is not None and self.system == other.system and self.number < other.number
+
+    def __str__(self) -> str:
+        return f"timeline {int(self.number, 16)} of system {self.system}"
 
 
 class Unreplicated(psycopg.OperationalError):
@@ -106,6 +112,7 @@ class Servers:
         self.former: str | None = None
         self._lock = threading.Lock()
         self._newest: Timeline | None = None
+        self._memory: Path | None = None
         self._timelines: WeakKeyDictionary[psycopg.Connection[Any], Timeline] = WeakKeyDictionary()
         self._writer: ref[psycopg.Connection[Any]] | None = None
         self._writers_address = self._addresses[0]
@@ -114,6 +121,32 @@ class Servers:
     def are_several(self) -> bool:
         """Whether the URL names more than one."""
         return len(self._addresses) > 1
+
+    def remember(self, file: Path) -> None:
+        """Keep the newest timeline in a file, and connect to none that is older than the one that it has.
+
+        Raises
+        ------
+        IndexUnusable
+            The file cannot be read.
+        """
+        with self._lock:
+            if not self.are_several or self._memory == file:
+                return
+            stored = _read_timeline(file)
+            self._memory = file
+            if stored is None or stored.is_older(self._newest):
+                self._write_newest()
+            else:
+                self._newest = stored
+
+    def _write_newest(self) -> None:
+        if self._memory is None or self._newest is None or not self._newest.system:  # some services hide it
+            return
+        try:
+            write_durably(self._memory, f"{self._newest.system} {self._newest.number}\n".encode())
+        except OSError as error:
+            log.warning("timeline_not_noted", path=str(self._memory), reason=error.strerror)
 
     def connect(self, kind: type[psycopg.Connection[Any]], **defaults: Any) -> psycopg.Connection[Any]:
         """Return a connection, a `WriterConnection` or one that only reads.
@@ -161,8 +194,18 @@ class Servers:
                 self._addresses = [address, *(other for other in self._addresses if other != address)]
                 return connection, address
             connection.close()
-            failures.append(f"{_name(address)} has lost its place to another server, which was promoted")
+            failures.append(f"{_name(address)} {self._why_former(timeline)}")
         raise psycopg.OperationalError("; ".join(failures))
+
+    def _why_former(self, timeline: Timeline) -> str:
+        why = "has lost its place to another server, which was promoted: "
+        why += f"it is on {timeline}, and {self._newest} was seen"
+        remedy = "stop it, and start the one that was promoted"
+        if self._memory is not None:
+            remedy += (
+                f"; if it is right all the same, as after a restored backup, delete {self._memory} and start again"
+            )
+        return f"{why}; {remedy}"
 
     def look(self) -> None:
         """Ask all servers whether they take commits, and leave one that has lost its place.
@@ -220,8 +263,10 @@ class Servers:
         with self._lock:
             if timeline.is_older(self._newest):
                 return False
-            if timeline.number or self._newest is None:  # one that hides its timeline is no news
+            is_news = bool(timeline.number) or self._newest is None  # one that hides its timeline is none
+            if is_news and timeline != self._newest:
                 self._newest = timeline
+                self._write_newest()
             old = [connection for connection, its in list(self._timelines.items()) if its.is_older(timeline)]
             for connection in old:
                 del self._timelines[connection]
@@ -243,6 +288,20 @@ def _answering(connection: psycopg.Connection[Any]) -> Iterator[None]:
     finally:
         timer.cancel()
         timer.join()
+
+
+def _read_timeline(file: Path) -> Timeline | None:
+    """Return what `Servers` has noted; None: nothing."""
+    try:
+        system, number = file.read_text("ascii").split()
+        return Timeline(int(system), f"{int(number, 16):08X}")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise IndexUnusable(
+            f"{file}, with the newest timeline of the servers, cannot be read ({error}): delete it if no former "
+            "primary runs"
+        ) from error
 
 
 def _cut(connection: psycopg.Connection[Any]) -> None:

@@ -298,7 +298,7 @@ def test_of_several_servers_the_one_that_was_promoted_last_is_right(
     server.create("promoted", "migrated")
     (nowhere := tmp_path / "nowhere").mkdir()
     url = f"postgresql://voxelnode@/promoted?host={nowhere},{server.folder}&target_session_attrs=read-write"
-    with closing(Index(tmp_path, Metrics(), url=url)) as index:
+    with closing(Index(tmp_path, Metrics(), url=url, host="a")) as index:
         index.about.set("scrub", "1")
         with index.reading() as view:  # a session of a reader is read-only itself
             assert view.scrub == "1"
@@ -329,6 +329,20 @@ def test_of_several_servers_the_one_that_was_promoted_last_is_right(
             Index(tmp_path, Metrics(), url=url)
         stop = f"{server.folder} takes commits, although another server was promoted: stop it"
         assert postgresql.look(index.place) == stop
+    servers_of.cache_clear()  # as another process of the host, which can only reach the former server
+    memory = tmp_path / "timeline-a"
+    with pytest.raises(
+        IndexUnusable, match=rf"is on timeline 1 of .*timeline 255 of system {system} .*delete {memory}"
+    ):
+        Index(tmp_path, Metrics(), url=url, host="a")
+    memory.write_text("")
+    servers_of.cache_clear()
+    with pytest.raises(IndexUnusable, match=f"{memory}, .* cannot be read .*: delete it if no former primary runs"):
+        Index(tmp_path, Metrics(), url=url, host="a")
+    memory.unlink()
+    servers_of.cache_clear()
+    Index(tmp_path, Metrics(), url=url, host="a").close()
+    assert memory.read_text() == f"{system} 00000001\n"
     with pytest.raises(IndexUnusable, match="2 of host and 3 of port: give each server one"):
         open_engine(ServerPlace("postgresql://u@a:1,b/x?port=1,2,3", tmp_path))
 
