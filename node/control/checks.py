@@ -18,7 +18,7 @@ from node.control.availability import hook_channel
 from node.deidentify.deidentification import configured_by_name
 from node.errors import UsageError, VoxelnodeError
 from node.index.database import reading
-from node.index.engine import exists, place_of
+from node.index.engine import exists, mistakes_of, place_of
 from node.routing.router import check_destination
 from node.settings.model import Peer, Route, Settings, Web, is_loopback
 from node.tls import server_context
@@ -140,6 +140,7 @@ def _checks(settings: Settings) -> Iterator[Callable[[], object]]:
     yield partial(require_closed, settings)
     yield partial(_require_ports, settings)
     yield partial(require_no_loops, settings)
+    yield partial(_require_index, settings)
     yield partial(tls_context, dicom, settings.peers)
     for name, peer in settings.peers.items():
         yield partial(_check_peer, name, peer, settings)
@@ -179,6 +180,11 @@ def _require_ports(settings: Settings) -> None:
         is_one_host = host == another or host in _EVERY_ADDRESS or another in _EVERY_ADDRESS
         if port == same != 0 and is_one_host:
             raise UsageError(f"{one} and {other} are both {port}: give one of them another number")
+
+
+def _require_index(settings: Settings) -> None:
+    if mistakes := mistakes_of(place_of(settings.storage.root, settings.index.url)):
+        raise UsageError("\n".join(mistakes))
 
 
 def _check_peer(name: str, peer: Peer, settings: Settings) -> None:

@@ -190,6 +190,9 @@ class Backend(Protocol):
     def stall(self, connection: Connection) -> str | None:
         """Return why no commit ends at present, or None."""
 
+    def mistakes(self, place: Any) -> list[str]:
+        """Return what is wrong with the configuration, without a connection."""
+
     def look(self, place: Any) -> str | None:
         """Find the server that has the index, and leave one that has lost it; return what is wrong with others."""
 

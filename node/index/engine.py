@@ -153,6 +153,11 @@ def backup(place: Place, target: Path) -> int:
     return backend_at(place).backup(place, target)
 
 
+def mistakes_of(place: Place) -> list[str]:
+    """Return what is wrong with a configured place as sentences, as far as can be told without a connection."""
+    return backend_at(place).mistakes(place)
+
+
 def former_server(place: Place) -> str | None:
     """Return what is wrong if a server takes commits that has lost its place to another one of the same URL."""
     return backend_at(place).look(place)

@@ -44,7 +44,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.types import TypeEngine
 
 from node.index.backend import COMPLETED, FOLLOWED, IndexUnusable, Overtaken, ServerPlace, Settled
-from node.index.postgresql_servers import STANDBYS, WriterConnection, in_words, servers_of
+from node.index.postgresql_servers import STANDBYS, WriterConnection, in_words, mistakes_in, servers_of
 from node.index.postgresql_sql import in_postgresql
 from node.index.schema import OLDEST_SCHEMA, Schema
 
@@ -672,6 +672,10 @@ def weakness(connection: Connection) -> str | None:
 def stall(connection: Connection) -> str | None:
     names, _, waited_for, who = connection.exec_driver_sql(STANDBYS).one()
     return None if waited_for or not names else f"commits wait for a standby: {in_words(names, who)}"
+
+
+def mistakes(place: ServerPlace) -> list[str]:
+    return mistakes_in(place.url)
 
 
 def look(place: ServerPlace) -> str | None:

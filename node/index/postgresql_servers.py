@@ -9,6 +9,7 @@ file of the host: after a restart, it may reach the former server only.
 from __future__ import annotations
 
 import os
+import re
 import socket
 import threading
 from collections.abc import Iterator, Mapping
@@ -30,6 +31,19 @@ from node.index.backend import IndexUnusable
 log = structlog.get_logger()
 _ADDRESS = ("host", "hostaddr", "port")
 _LOOK_SECONDS = 5
+
+_WORDS = {
+    "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
+    "target_session_attrs": ("any", "read-write", "primary"),  # libpq has more, with which no node can write
+    "channel_binding": ("disable", "prefer", "require"),
+}
+_NUMBERS = (
+    "connect_timeout", "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout",
+)  # fmt: skip
+_NAME = re.compile(r"[a-z_]+|\W")
+"""What a message of libpq may quote: a name, or a character of the syntax."""
+
+_FILES = ("passfile", "sslcert", "sslkey", "sslrootcert", "sslcrl")
 
 _TIMELINE = (
     "SELECT system_identifier, left(pg_walfile_name(pg_current_wal_lsn()), 8), pg_postmaster_start_time()::text "
@@ -103,11 +117,7 @@ class Servers:
     """
 
     def __init__(self, url: str) -> None:
-        try:
-            parameters = conninfo_to_dict(url.replace("postgresql+psycopg://", "postgresql://", 1))
-        except psycopg.ProgrammingError as error:
-            raise IndexUnusable(f"[index] url: {str(error).strip()}") from error
-        self._parameters: dict[str, Any] = {"target_session_attrs": "read-write", **parameters}
+        self._parameters: dict[str, Any] = {"target_session_attrs": "read-write", **_parameters(url)}
         self._addresses = _addresses(self._parameters)
         self.former: str | None = None
         self._lock = threading.Lock()
@@ -313,6 +323,56 @@ def _cut(connection: psycopg.Connection[Any]) -> None:
 def in_words(names: str, who: str) -> str:
     """Return the state of the standbys of a server, by a row of `STANDBYS`."""
     return f"synchronous_standby_names is {names!r}, and {who} follows"
+
+
+def mistakes_in(url: str) -> list[str]:
+    """Return what is wrong with ``[index] url`` as sentences, as far as can be told without a connection."""
+    try:
+        parameters = _parameters(url)
+        addresses = _addresses(parameters)
+    except IndexUnusable as error:
+        return [str(error)]
+    found = [
+        f"port = {port!r} is no number from 1 to 65535"
+        for port in (address.get("port") for address in addresses)
+        if port and not (port.isdecimal() and 0 < int(port) < 1 << 16)
+    ]
+    for name, words in _WORDS.items():
+        if parameters.get(name, words[0]) not in words:
+            found.append(f"{name} = {parameters[name]!r} must be {', '.join(words[:-1])} or {words[-1]}")
+    for name in _NUMBERS:
+        if re.fullmatch(r"-?\d+", value := str(parameters.get(name, 0))) is None:
+            found.append(f"{name} = {value!r} is no whole number")
+    for name in _FILES:
+        if (file := parameters.get(name)) is not None and (name, file) != ("sslrootcert", "system"):
+            found += _mistakes_in_file(name, file)
+    return [f"[index] url: {mistake}" for mistake in found]
+
+
+def _mistakes_in_file(name: str, file: str) -> Iterator[str]:
+    try:
+        with open(file, "rb") as opened:
+            mode = os.fstat(opened.fileno()).st_mode
+    except OSError as error:
+        yield f"{name} = {file!r} cannot be read ({error.strerror}): correct the path"
+        return
+    if name == "passfile" and mode & 0o077:
+        yield f"passfile = {file!r} may be read by others, and libpq ignores it: run `chmod 600 {file}`"
+
+
+def _parameters(url: str) -> dict[str, Any]:
+    """Return the parameters that libpq finds in a URL.
+
+    Raises
+    ------
+    IndexUnusable
+        It finds a mistake. What it quotes may be a password in the wrong place, unless it is a name.
+    """
+    try:
+        return conninfo_to_dict(url.replace("postgresql+psycopg://", "postgresql://", 1))
+    except psycopg.ProgrammingError as error:
+        reason = re.sub(r'"([^"]*)"', lambda quoted: quoted[0] if _NAME.fullmatch(quoted[1]) else '"..."', str(error))
+        raise IndexUnusable(f"[index] url: {reason.strip()}") from error
 
 
 def _addresses(parameters: Mapping[str, Any]) -> list[dict[str, str]]:

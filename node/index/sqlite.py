@@ -277,6 +277,10 @@ def stall(connection: Connection) -> str | None:
     return None
 
 
+def mistakes(path: Path) -> list[str]:
+    return []
+
+
 def look(path: Path) -> str | None:
     return None
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from node.control import checks
+from node.settings.model import IndexSettings, Settings, Storage
 from tests.preloaded import run
 
 HOOK = '[hooks.one]\non = ["volume-written"]\n'
@@ -60,6 +62,48 @@ def check(folder: Path, text: str) -> dict[str, Any]:
 def test_what_a_start_would_refuse_is_a_problem(tmp_path: Path, text: str, problem: str) -> None:
     [told] = check(tmp_path, text)["problems"]
     assert problem in told
+
+
+@pytest.mark.parametrize(
+    ("parameters", "problems"),
+    [
+        ("db/v?sslmod=require", ['[index] url: invalid URI query parameter: "sslmod"']),
+        ("db/v?pass:geheim", ['[index] url: missing key/value separator "=" in URI query parameter: "..."']),
+        ("a:1,b/v?port=1,2,3", ["[index] url has 2 of host and 3 of port: give each server one, or all the same"]),
+        ("a:1,b:x,c/v", ["[index] url: port = 'x' is no number from 1 to 65535"]),
+        (
+            "db/v?target_session_attrs=standby&connect_timeout=soon&sslmode=full",
+            [
+                "[index] url: sslmode = 'full' must be disable, allow, prefer, require, verify-ca or verify-full",
+                "[index] url: target_session_attrs = 'standby' must be any, read-write or primary",
+                "[index] url: connect_timeout = 'soon' is no whole number",
+            ],
+        ),
+        (
+            "db/v?passfile=/nowhere/p&sslrootcert=/nowhere/ca",
+            [
+                "[index] url: passfile = '/nowhere/p' cannot be read (No such file or directory): correct the path",
+                "[index] url: sslrootcert = '/nowhere/ca' cannot be read (No such file or directory): correct the path",
+            ],
+        ),
+        (
+            "db/v?passfile={open}",
+            ["[index] url: passfile = '{open}' may be read by others, and libpq ignores it: run `chmod 600 {open}`"],
+        ),
+        ("a:5433,[::1]/v?target_session_attrs=read-write&sslmode=verify-full&sslrootcert=system", []),
+        ("/v?host=a,b&port=5433&passfile={closed}&keepalives_idle=5", []),
+    ],
+)
+def test_a_url_of_an_index_is_examined_without_a_connection(
+    tmp_path: Path, parameters: str, problems: list[str]
+) -> None:
+    pytest.importorskip("psycopg", reason="psycopg is not installed")
+    files = {"open": tmp_path / "open", "closed": tmp_path / "closed"}
+    for name, file in files.items():
+        file.touch(0o644 if name == "open" else 0o600)
+    url = f"postgresql+psycopg://v@{parameters.format(**files)}"
+    settings = Settings(storage=Storage(root=tmp_path / "root"), index=IndexSettings(url=url))
+    assert checks.problems(settings) == [problem.format(**files) for problem in problems]
 
 
 @pytest.mark.parametrize(
