@@ -20,7 +20,9 @@ OPERATORS = ("keda.sh", "monitoring.coreos.com")
 """Groups of resources whose schemas are not those of Kubernetes."""
 
 CHART = DEPLOY / "helm" / "voxelnode"
+SERVERS = "postgresql://voxelnode@db1:5432,[fd00::2]:5432/voxelnode?target_session_attrs=read-write&sslmode=require"
 EVERYTHING: dict[str, Any] = {
+    "index": {"url": SERVERS},
     "objects": {"endpoint": "https://s3.example.org:9000", "region": "eu-central-1", "secret": "voxelnode-objects"},
     "receive": {"root": {"storageClass": "fast"}},
     "convert": {"autoscaling": {"enabled": True}},
@@ -82,6 +84,8 @@ def test_hosts_of_the_chart_and_of_compose_get_roles_and_share_index_and_object_
             ("s3://voxelnode/archive", None)
         }
         assert {str(settings.storage.root) for settings in given.values()} == {"/var/lib/voxelnode"}
+    for environment in hosts_of_chart(chart.manifests[1]).values():
+        assert settings_of(environment, file, tmp_path, monkeypatch).index.url == SERVERS
 
 
 @pytest.mark.peer
