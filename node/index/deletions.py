@@ -86,18 +86,22 @@ class DeletionRepository(IndexRepository):
         NotThere
             It was deleted after the plan was made.
         """
-        if terms is not None:
-            terms.require(connection)
         study_id = connection.execute(
             select(StudyRow.id).where(StudyRow.study_instance_uid == plan.study_instance_uid)
         ).scalar()
-        of_study = select(SeriesRow.id).where(SeriesRow.study_id == study_id)
-        if plan.level == "instance":
-            paths = _delete_instance(connection, plan, now)
-        else:
-            if plan.level == "series":
-                of_study = of_study.where(SeriesRow.series_instance_uid == plan.uid)
-            paths = _delete_series(connection, _hold(connection, of_study), plan, now)
+        series = select(SeriesRow.id).where(SeriesRow.study_id == study_id)
+        is_it = ImageRow.sop_instance_uid == plan.uid
+        if plan.level == "series":
+            series = series.where(SeriesRow.series_instance_uid == plan.uid)
+        elif plan.level == "instance":
+            series = select(SeriesRow.id).join(ImageRow, ImageRow.series_id == SeriesRow.id).where(is_it)
+        held = _hold(connection, series)
+        if terms is not None:
+            if plan.level == "instance":  # no other writer replaces it
+                connection.execute(select(ImageRow.id).where(is_it).with_for_update())
+            terms.require(connection)
+        delete_rows = _delete_instance if plan.level == "instance" else _delete_series
+        paths = delete_rows(connection, held, plan, now)
         if not paths:
             raise NotThere(f"{plan.level} {plan.uid} has already been deleted")
         delete_empty_levels(connection, study_id)
@@ -214,11 +218,10 @@ def _delete_series(connection: Connection, series: Sequence[int], plan: Deletion
     return [*folders, *sorted(losers), *(image.key for image in images)]
 
 
-def _delete_instance(connection: Connection, plan: DeletionPlan, now: dt.datetime) -> list[str]:
+def _delete_instance(connection: Connection, series: Sequence[int], plan: DeletionPlan, now: dt.datetime) -> list[str]:
     """Delete one instance and the volumes made from it. Reopen its series, or delete the series if it is now empty."""
     is_it = ImageRow.sop_instance_uid == plan.uid
-    held = _hold(connection, select(SeriesRow.id).join(ImageRow, ImageRow.series_id == SeriesRow.id).where(is_it))
-    image = connection.execute(select(ImageRow).where(is_it, ImageRow.series_id.in_(held))).first()
+    image = connection.execute(select(ImageRow).where(is_it, ImageRow.series_id.in_(series))).first()
     if image is None:
         return []
     others = select(ImageRow.id).where(ImageRow.series_id == image.series_id, ImageRow.id != image.id)

@@ -41,11 +41,11 @@ class PatientRepository(IndexRepository):
         NoSuchPatient
             One of them does not exist or was merged into another patient, or both are the same.
         """
-        if terms is not None:
-            terms.require(connection)
         both = select(PatientRow).where(PatientRow.id.in_((source, target)))
         # No other writer adds a study to one of them meanwhile, or merges them the other way round.
         backend_of(connection).hold(connection, [row.identity for row in connection.execute(both)])
+        if terms is not None:
+            terms.require(connection)
         rows = {row.id: row for row in connection.execute(both)}
         for wanted in (source, target):
             if wanted not in rows:

@@ -410,6 +410,8 @@ class SeriesRepository(IndexRepository):
     ) -> int:
         """Make closed series due for another conversion; return how many were closed. Open series are not changed."""
         if terms is not None:
+            for key in sorted(keys):
+                connection.execute(_held_at(key))
             terms.require(connection)
         reopened = 0
         for key in keys:

@@ -35,7 +35,11 @@ class Terms:
         return replace(self, answer=answer)
 
     def require(self, connection: Connection) -> None:
-        """Check before the change, on the connection of the writer: nothing can come in between."""
+        """Check before the change, on the connection of the writer.
+
+        The change holds its rows by then: what a writer of another host does to them has been committed and is seen
+        here, or comes after the change.
+        """
         self.check(ReadIndex(connection))
 
     def fulfil(self, connection: Connection, result: object) -> None:

@@ -18,6 +18,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from string import ascii_letters
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
@@ -42,8 +43,10 @@ from node.index.instances import NotIndexable
 from node.index.listed import listed_in
 from node.index.models import REVISION, Base, ImageRow
 from node.index.performed_steps import ListedSeries, PerformedStep
+from node.index.read import ReadIndex
 from node.index.read.studies import StudyFilter
 from node.index.records import Arrived, Kept, Outcome
+from node.index.terms import Terms
 from node.lifecycle.export import export
 from node.metrics import Metrics
 from node.settings.model import IndexSettings, JournalSettings, Settings, Storage
@@ -497,6 +500,50 @@ def test_what_comes_while_its_series_is_deleted_is_deleted_with_its_file_or_stay
     with hosts[0].reading() as view:
         assert [file.key for file in view.instances.files()] == [second.file.key]
     assert deletion.paths == (first.file.key,)
+
+
+class Changed(Exception):
+    """A resource is not as its client has seen it."""
+
+
+def test_what_a_change_demands_is_still_so_when_it_is_made(
+    server: Server, hosts: list[Index], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as If-Match, or that every destination has confirmed what a route deletes."""
+    first, second = arrived(1, 1), arrived(2, 1 + SERIES)
+    uids = first.attributes
+    study, uid = uids.study_instance_uid, uids.series_instance_uid
+    hosts[0].instances.add([first])
+    server.run("UPDATE series SET state = 'converted', due_at = NULL, waits = NULL", database_of(hosts[0]))
+    demand = SimpleNamespace(has_been_checked=lambda: None)
+
+    def require_converted(view: ReadIndex) -> None:
+        [row] = view.series.with_uid(uid)
+        if row["state"] != "converted":
+            raise Changed
+        demand.has_been_checked()
+
+    terms, step = Terms(require_converted), (demand, "has_been_checked")
+
+    def reopen_too() -> None:
+        with pytest.raises(Changed):
+            hosts[1].series.reopen([(study, uid)], NOW, terms)
+
+    reopened, _ = meanwhile(
+        monkeypatch, server, hosts, step,
+        lambda: hosts[0].series.reopen([(study, uid)], NOW, terms), reopen_too,
+    )  # fmt: skip
+    assert reopened == 1
+
+    server.run("UPDATE series SET state = 'converted', due_at = NULL, waits = NULL", database_of(hosts[0]))
+    plan = hosts[0].deletions.plan("series", uid, study)
+    deletion, [kept] = meanwhile(
+        monkeypatch, server, hosts, step,
+        lambda: hosts[0].deletions.order(plan, "a test", NOW, terms), lambda: hosts[1].instances.add([second]),
+    )  # fmt: skip
+    assert (deletion.paths, kept.outcome) == ((first.file.key,), Outcome.STORED)
+    with hosts[0].reading() as view:
+        assert [file.key for file in view.instances.files()] == [second.file.key]
 
 
 def test_a_sender_that_sends_while_the_association_of_another_breaks_is_waited_for(
