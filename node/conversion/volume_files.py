@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -145,6 +145,21 @@ def remove_folder(folder: Path, sync_folder: Callable[[Path], None] = lambda fol
         sync_folder(next(parent for parent in folder.parents if parent.is_dir()))
 
 
+def _revision_folders(root: Path) -> Iterator[str]:
+    """Yield the folders of all revisions relative to the root; paths of `pathlib` would take most of a start."""
+    for study in _names(f"{root}/volumes"):
+        for series in _names(f"{root}/volumes/{study}"):
+            for revision in _names(f"{root}/volumes/{study}/{series}"):
+                yield f"volumes/{study}/{series}/{revision}"
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:  # no folder, or one that cannot be read
+        return []
+
+
 def sweep(archive: Archive, index: Index) -> int:
     """Remove work folders, and volume folders that no row names; return their number.
 
@@ -154,11 +169,11 @@ def sweep(archive: Archive, index: Index) -> int:
     unfinished = list(archive.work.glob("*"))
     for folder in unfinished:
         shutil.rmtree(folder, ignore_errors=True)
-    there = list((archive.root / "volumes").glob("*/*/*"))
+    there = list(_revision_folders(archive.root))
     claims = {claim[:CLAIM_LETTERS] for claim in index.series.claims()}
-    live = {archive.root / folder for folder in index.conversions.live_folders()}
-    orphans = [folder for folder in there if folder not in live and folder.name.rpartition("-")[2] not in claims]
-    for folder in orphans:
+    live = index.conversions.live_folders() if there else set()  # with an object store, few are on the disk
+    orphans = [folder for folder in there if folder not in live and folder.rpartition("-")[2] not in claims]
+    for orphan in orphans:
         with suppress(OSError):
-            remove_folder(folder)
+            remove_folder(archive.root / orphan)
     return len(unfinished) + len(orphans)
