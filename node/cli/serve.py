@@ -25,7 +25,6 @@ SWITCH_SECONDS = 0.0005
 """Longest turn of a thread that computes. A thread that comes back from the disk or from a socket waits for one such
 turn, twice for each instance; with Python's default of 5 ms, receiving stood still beside a query."""
 
-
 GIVE_UP_SECONDS = 5.0
 """Longest time that a start takes to end after a signal."""
 
