@@ -71,7 +71,8 @@ class Timeline:
         return other is not None and self.system == other.system and self.number < other.number
 
     def __str__(self) -> str:
-        return f"timeline {int(self.number, 16)} of system {self.system}"
+        number = str(int(self.number, 16)) if self.number else "unknown"
+        return f"timeline {number} of system {self.system}"
 
 
 class Unreplicated(psycopg.OperationalError):
@@ -151,7 +152,7 @@ class Servers:
                 self._newest = stored
 
     def _write_newest(self) -> None:
-        if self._memory is None or self._newest is None or not self._newest.system:  # some services hide it
+        if self._memory is None or self._newest is None or not self._newest.number:  # some services hide it
             return
         try:
             write_durably(self._memory, f"{self._newest.system} {self._newest.number}\n".encode())
