@@ -7,8 +7,6 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import import_module
 from queue import SimpleQueue
 from types import FrameType
@@ -85,9 +83,16 @@ def serve(
     stop = threading.Event()
     start = stop_at_signal(stop)
     manager = ServiceManager()
-    with start.ended_by_signal():
+    try:  # around each instruction at which a signal may end the start
+        start.begin()
         node = Node(settings)
         endpoints = node.start()
+        start.end()
+    except StartEnded:
+        start.end_process()
+    except BaseException:
+        start.end()
+        raise
     gc.freeze()
     gc.set_threshold(*SERVING)
     listening = f"host {settings.cluster.name}, {', '.join(settings.cluster.roles)}"
@@ -118,20 +123,22 @@ class Start:
         self._is_over = threading.Event()
         self._signal: int | None = None
 
-    @contextmanager
-    def ended_by_signal(self) -> Iterator[None]:
-        """End the process at the first signal, with exit status 0: what is not ready yet has nothing to drain."""
-        try:
-            self._is_under_way = True
-            if self._signal is not None:
-                raise StartEnded
-            yield
-        except StartEnded:
-            self._is_over.set()
-            _end_process(self._signal)
-        finally:
-            self._is_under_way = False
-            self._is_over.set()
+    def begin(self) -> None:
+        """From here on, a signal breaks off the start.
+
+        Raises
+        ------
+        StartEnded
+            One has come before.
+        """
+        self._is_under_way = True
+        if self._signal is not None:
+            raise StartEnded
+
+    def end(self) -> None:
+        """From here on, a signal breaks off nothing."""
+        self._is_under_way = False
+        self._is_over.set()
 
     def on_signal(self, number: int) -> None:
         """Break off the start, in the thread that starts.
@@ -147,17 +154,19 @@ class Start:
     def follow_signal(self) -> None:
         """End the process if its start goes on all the same: a library may have dropped the exception, or waits."""
         if self._is_under_way and not self._is_over.wait(GIVE_UP_SECONDS):
-            _end_process(self._signal)
+            self.end_process()
 
+    def end_process(self) -> NoReturn:
+        """End the process with exit status 0: what is not ready yet has nothing to drain.
 
-def _end_process(number: int | None) -> NoReturn:
-    """End the process as a crash would, which loses nothing: other threads may wait for the same as the start did."""
-    import structlog
+        It ends as by a crash, which loses nothing: other threads may wait for the same as the start did.
+        """
+        import structlog
 
-    detail = f"{signal.Signals(number or signal.SIGTERM).name} has ended the start before the node was ready"
-    structlog.get_logger().warning("start_ended", detail=detail)
-    sys.stderr.flush()
-    os._exit(0)
+        detail = f"{signal.Signals(self._signal or signal.SIGTERM).name} has ended the start before the node was ready"
+        structlog.get_logger().warning("start_ended", detail=detail)
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def stop_at_signal(stop: threading.Event) -> Start:
