@@ -45,6 +45,11 @@ def service() -> dict[str, Any]:
     return node
 
 
+def cluster_services() -> dict[str, Any]:
+    services: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.cluster.yaml").read_text(encoding="utf-8"))["services"]
+    return services
+
+
 def test_systemd_finds_no_fault_in_the_unit(tmp_path: Path) -> None:
     analyze = shutil.which("systemd-analyze")
     if analyze is None:
@@ -121,6 +126,19 @@ def test_compose_builds_from_the_containerfile_and_waits_until_the_node_has_drai
     assert (context / service["build"]["dockerfile"]).is_file()
     minutes = int(service["stop_grace_period"].removesuffix("m"))
     assert minutes * 60 > WAITS_AT_THE_END * DEFAULTS.dicom.drain_seconds
+
+
+def test_a_host_of_compose_hears_sigterm_from_its_first_moment(service: dict[str, Any]) -> None:
+    assert service["init"] is True  # for the first process of a container, the kernel drops signals without a handler
+    for name, host in cluster_services().items():
+        assert host.get("init", False) is (host["image"] == "voxelnode"), name
+
+
+def test_hosts_wait_for_the_server_that_stays_and_not_for_a_bucket_for_ever() -> None:
+    services = cluster_services()
+    check = services["index"]["healthcheck"]["test"]
+    assert check[check.index("-h") + 1] == "127.0.0.1"  # the image makes the database with a server on a socket
+    assert services["bucket"]["command"][0].startswith("timeout ")
 
 
 def test_compose_writes_only_where_a_volume_is(service: dict[str, Any]) -> None:
