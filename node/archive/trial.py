@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from node.archive.base import ObjectStore
-from node.archive.remote import marked
+from node.archive.remote import MARKER, marked
 
 CONTENT = b"voxelnode tries its object store"
 
@@ -22,21 +22,37 @@ class _Trial:
     sha256: str = sha256(CONTENT).hexdigest()
 
 
-def try_store(store: ObjectStore, identity: str | None) -> str | None:
-    """Return what a store does not do as it should, or None.
+def owner_problem(store: ObjectStore, identity: str | None, has_used_store: bool) -> str | None:
+    """Return why a store is not that of an archive, or None.
 
     Parameters
     ----------
     identity : str or None
-        Of the archive to which it belongs; None: to none yet.
+        Of the archive; None if it has none yet.
+    has_used_store : bool
+        Whether it has made a store its own before.
+
+    Raises
+    ------
+    StoreAway
+    """
+    found = marked(store)
+    if found is None and has_used_store:
+        return f"{store.place} is of no archive: {MARKER} is missing"
+    if found not in (None, identity):
+        return f"{store.place} is of another archive: choose another prefix"
+    return None
+
+
+def try_store(store: ObjectStore, identity: str | None, has_used_store: bool) -> str | None:
+    """Return what a store does not do as it should, or None; parameters are those of `owner_problem`.
 
     Raises
     ------
     StoreAway, NotTaken
     """
-    found = marked(store)
-    if found is not None and found != identity:
-        return f"{store.place} is of another archive: choose another prefix"
+    if (problem := owner_problem(store, identity, has_used_store)) is not None:
+        return problem
     trial = _Trial(f"trial-{uuid.uuid4().hex}")
     try:
         if not store.put(trial, CONTENT):

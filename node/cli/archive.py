@@ -23,20 +23,23 @@ def status(config: ConfigFile = None, root: Root = None, json: Json = False) -> 
 
     from node.archive.base import StoreAway
     from node.archive.objects import configured_store
-    from node.archive.remote import marked
+    from node.archive.trial import owner_problem
     from node.index.database import reading
 
     folder = settings.storage.root.absolute()
     with reading(folder, settings.index.url) as index:
-        counts, identity = index.instances.count_by_place(), index.archive_in_store
+        counts, identity, has_used_store = (
+            index.instances.count_by_place(),
+            index.archive_in_store,
+            index.has_used_store,
+        )
         by_host = index.instances.count_by_spool_host()
         files = index.volumes.count_by_place()
     store = configured_store(settings.storage)
     problem: str | None = None
     if store is not None:
         try:
-            if identity and marked(store) not in (None, identity):
-                problem = "it is the store of another archive"
+            problem = owner_problem(store, identity, has_used_store)
         except StoreAway as error:
             problem = str(error.strerror)
     if json:

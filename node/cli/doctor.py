@@ -254,11 +254,11 @@ def _objects(settings: Settings) -> Iterator[Check]:
         return
     if store is None:
         return
-    identity = None
+    identity, has_used_store = None, False
     with suppress(IndexUnusable), reading(settings.storage.root, settings.index.url) as index:
-        identity = index.archive_in_store
+        identity, has_used_store = index.archive_in_store, index.has_used_store
     try:
-        problem = try_store(store, identity)
+        problem = try_store(store, identity, has_used_store)
     except (StoreAway, NotTaken) as error:
         problem = str(getattr(error, "strerror", None) or error)
     if problem is None:

@@ -1,4 +1,4 @@
-"""Requests that an open page repeats automatically, which do not count as user activity."""
+"""Requests that open pages and probes repeat automatically, which do not count as user activity."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _background_routes: set[object] = set()
 
 
 def background_request(route: _Route) -> _Route:
-    """Mark a route that pages poll: its requests extend no session and write no log line."""
+    """Mark a route that programs poll: its requests extend no session and write no log line."""
     _background_routes.add(route)
     return route
 

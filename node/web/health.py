@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 
 from node.receive.readiness import reasons_not_ready
 from node.settings.model import Role
+from node.web.background_requests import background_request
 from node.web.services import Node, Services
 
 router = APIRouter(include_in_schema=False)
@@ -32,12 +33,14 @@ _readers = ThreadPoolExecutor(1, thread_name_prefix="cluster-readiness")
 
 
 @router.get("/healthz")
+@background_request
 async def healthz() -> PlainTextResponse:
     """Answer ``ok``."""
     return PlainTextResponse("ok\n")
 
 
 @router.get("/readyz")
+@background_request
 async def readyz(node: Node, role: Role | None = None, scope: Literal["host", "cluster"] = "host") -> Response:
     """Answer 200 if instances are accepted and converted, else 503 with the reason of each part that is not ready.
 

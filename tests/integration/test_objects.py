@@ -25,6 +25,7 @@ from node.conversion.scheduler import Worker
 from node.conversion.series import is_unchanged
 from node.errors import OutOfResources
 from node.index.commitments import OwedCommitment
+from node.index.database import reading
 from node.index.instances import InstanceFile
 from node.index.records import Outcome, RevisionFile
 from node.lifecycle.archive_copy import Copied
@@ -216,7 +217,10 @@ def test_a_store_that_is_away_delays_and_loses_nothing(serve: Callable[..., Serv
     # What nobody can look up is not dropped when it comes again.
     assert node.take(before[0]) == [Outcome.STORED]
     store.mkdir()  # an empty store is not ours: its objects are not lost
-    assert node.upload() == f"file://{store} is of no archive: voxelnode-archive.json is missing"
+    emptied = f"file://{store} is of no archive: voxelnode-archive.json is missing"
+    assert node.upload() == emptied
+    with reading(node.settings.storage.root, node.settings.index.url) as index:  # as `voxelnode doctor` does
+        assert try_store(node.remote.store, index.archive_in_store, index.has_used_store) == emptied
     with pytest.raises(StoreAway, match="is of no archive"):
         node.content(before[1])
     shutil.rmtree(store)
@@ -505,8 +509,10 @@ def test_a_bucket_has_the_digest_of_each_object_and_no_credentials_are_told(
         node.forget()
         assert node.local() == []
         assert node.content(series[0]) == data_set_bytes(series[0])
-        assert try_store(node.remote.store, node.remote.identity) is None
-        assert try_store(node.remote.store, None) == f"{place} is of another archive: choose another prefix"
+        assert try_store(node.remote.store, node.remote.identity, has_used_store=True) is None
+        assert try_store(node.remote.store, None, has_used_store=False) == (
+            f"{place} is of another archive: choose another prefix"
+        )
         server.ask("DELETE", f"/scans/archive/{waiting.key}")
         found = check_repository(node.settings, digests=True, repair=False)
         assert [(one.kind, one.path) for one in found] == [("object-missing", waiting.key)]

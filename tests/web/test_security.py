@@ -429,17 +429,27 @@ def test_log_lines_name_the_route_and_never_what_was_asked_for(empty: Site) -> N
     assert {key for line in lines for key in line} <= ALLOWED_FIELDS | {"log_level"}
 
 
-def test_what_a_page_asks_by_itself_is_no_line_of_the_log(empty: Site) -> None:
+def test_what_pages_and_probes_ask_by_themselves_is_no_line_of_the_log(empty: Site) -> None:
     client = empty.client()
     with capture_logs() as lines:
-        for path in ("/news?since=0", "/badges", "/queue/rows", "/status/numbers", "/queue"):
+        for path in (
+            "/news?since=0",
+            "/badges",
+            "/queue/rows",
+            "/status/numbers",
+            "/healthz",
+            "/readyz?role=receive",
+            "/queue",
+        ):
             assert client.get(path).status_code == 200
-        until(lambda: len(lines) >= 5)
+        until(lambda: len(lines) >= 7)
     assert [(line["route"], line["log_level"]) for line in lines] == [
         ("/news", "debug"),
         ("/badges", "debug"),
         ("/queue/rows", "debug"),
         ("/status/numbers", "debug"),
+        ("/healthz", "debug"),
+        ("/readyz", "debug"),
         ("/queue", "info"),
     ]
 

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, func, select
 from node.dicom.answers import Answer
 from node.dicom.matching import Query
 from node.index import queries
-from node.index.about import SCRUB, STORE, about, applied
+from node.index.about import SCRUB, STORE, STORE_SPOOLED, about, applied
 from node.index.backend import Settled, backend_of
 from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.read.accounts import ReadAccounts
@@ -104,6 +104,11 @@ class ReadIndex:
     def archive_in_store(self) -> str | None:
         """The identity of the archive in its object store; None if it has none."""
         return about(self._connection, STORE) or None
+
+    @property
+    def has_used_store(self) -> bool:
+        """Whether the archive has made an object store its own: an empty one is then another one, or was emptied."""
+        return about(self._connection, STORE_SPOOLED) == "yes"
 
     @property
     def scrub(self) -> str | None:
