@@ -96,6 +96,8 @@ def test_receivers_keep_their_disks_and_converters_need_none(chart: Templated) -
     assert "volumeClaimTemplates" not in sets["imaging-convert"]
     volumes = {one["name"]: one for one in sets["imaging-convert"]["template"]["spec"]["volumes"]}
     assert volumes["root"] == {"name": "root", "emptyDir": {"sizeLimit": "50Gi"}}
+    for one in sets.values():  # a host that is the first process hears no SIGTERM in its first second
+        assert one["template"]["spec"]["shareProcessNamespace"] is True
 
 
 def test_the_balancer_knows_all_receivers() -> None:

@@ -12,6 +12,7 @@ metadata:
     checksum/config: {{ .Values.config | sha256sum }}
 spec:
   terminationGracePeriodSeconds: {{ .Values.terminationGracePeriodSeconds }}
+  shareProcessNamespace: true  # a first process would ignore SIGTERM until it has loaded the program
   automountServiceAccountToken: false
   securityContext:
     runAsNonRoot: true
