@@ -9,8 +9,11 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from node.control.node import Node
+from node.control.audit_copies import COPY_SECONDS
+from node.control.membership import LOOK_SECONDS
+from node.control.node import PUBLISH_SECONDS, Node
 from node.conversion.scheduler import CLOCK_SECONDS
+from node.index.server_watch import STEP_SECONDS
 from node.settings.model import Settings
 from node.systemd import ServiceManager
 from tests.made_once import IN_POSTGRESQL
@@ -108,7 +111,8 @@ def test_a_listener_whose_loop_raises_accepts_again_and_every_failure_is_counted
 
 SERVICES = [
     "apply", "worker", "rejections", "commitments", "hook nobody", "route /pacs", "retention", "scrub", "confirmer",
-    "worklist", "retrieve", *(["cluster"] if IN_POSTGRESQL else []),
+    "worklist", "retrieve",
+    *(["cluster", "lease", "server of the index", "audit-copy", "charts"] if IN_POSTGRESQL else []),
 ]  # fmt: skip
 
 
@@ -129,6 +133,7 @@ def test_a_node_with_a_service_that_ended_is_not_alive_and_says_which(
             broken.setattr(service, "step", _end_the_thread)
             service.wake()
             service._thread.join(10)
+        service._close()  # which a thread that is told to stop does itself
         node.serve_until(_Rounds(2), lambda: signs.append("alive after death"))
         assert signs == ["alive", "alive"]
         answer = httpx2.get(f"{address.web}readyz", trust_env=False)
@@ -142,20 +147,32 @@ def _end_the_thread() -> None:
     raise SystemExit
 
 
+AT_REST = {
+    "worker": 6 / CLOCK_SECONDS + 1,  # looks at the clock
+    "scrub": 1,  # looks whether a pass is due
+    "confirmer": 1,  # follows the commit with which the scrub began
+    "retrieve": 1,
+    "cluster": 6 / (0.75 * LOOK_SECONDS) + 1,  # this one and the others below only in PostgreSQL
+    "server of the index": 6 / STEP_SECONDS + 1,
+    "audit-copy": 6 / COPY_SECONDS + 1,
+    "charts": 6 / PUBLISH_SECONDS + 1,
+}
+"""How many steps services make in six seconds while nothing happens; the others make none."""
+
+
 def test_the_services_of_an_idle_node_sleep(tmp_path: Path) -> None:
     node = Node(Settings.model_validate(EVERYTHING | {"storage": {"root": tmp_path / "root"}}))
     node.start()
-    pause = threading.Event()
+    pause, restless = threading.Event(), dict[str, int]()
     try:
         pause.wait(1.0)  # what the start left to do
-        before = {service.name: service.steps for service in node.services}
-        pause.wait(6.0)
-        steps = {service.name: service.steps - before[service.name] for service in node.services}
-        assert steps.pop("worker") <= 6 / CLOCK_SECONDS + 1, "it looks at the clock"
-        assert steps.pop("scrub") <= 1, "it looks whether a pass is due"
-        for name in ("confirmer", "retrieve"):
-            assert steps.pop(name) <= 1, "it follows the commit with which the scrub began"
-        looks = steps.pop("cluster", 0)  # in PostgreSQL, a service looks when anybody has committed anything
-        assert all(0 <= count <= looks for count in steps.values()), steps
+        for _ in range(5):  # which takes longer in PostgreSQL, until this host has all leases
+            before = {service.name: service.steps for service in node.services}
+            pause.wait(6.0)
+            steps = {service.name: service.steps - before[service.name] for service in node.services}
+            restless = {name: count for name, count in steps.items() if count > AT_REST.get(name, 0)}
+            if not restless:
+                break
+        assert restless == {}
     finally:
         node.stop(1)
