@@ -100,8 +100,8 @@ class ReadSeries(PagedRepository):
     def uids_ending(self, end: str, limit: int) -> list[str]:
         """Return at most `limit` Series Instance UIDs that end in `end`."""
         rows = self._rows(
-            "SELECT DISTINCT series_instance_uid FROM series WHERE substr(series_instance_uid, -length(:end)) = :end "
-            "LIMIT :limit",
+            "SELECT DISTINCT series_instance_uid FROM series "
+            "WHERE substr(series_instance_uid, length(series_instance_uid) - length(:end) + 1) = :end LIMIT :limit",
             end=end,
             limit=limit,
         )

@@ -14,6 +14,9 @@ from node import __version__
 from node.cli import main
 from node.cli.application import PANELS, application
 from node.cli.examples import EXAMPLES
+from node.index.database import Index
+from node.metrics import Metrics
+from tests.made_once import IN_POSTGRESQL
 from tests.test_docs import unknown_commands
 
 
@@ -131,6 +134,10 @@ def test_every_command_that_reads_prints_json() -> None:
 def test_json_is_the_same_as_the_format_of_that_name(run) -> None:
     assert json.loads(run("config", "example", "--json").out)["properties"].keys() >= {"storage", "dicom"}
     assert run("conformance", "--json").out == run("conformance", "--format", "json").out
+
+
+@pytest.mark.sqlite("a database of a server is created by its administrator")
+def test_a_new_index_and_its_copy_are_told_as_json(run) -> None:
     done = json.loads(run("db", "upgrade", "--root", "here", "--json").out)
     assert (done["before"], done["after"] is None) == (None, False)
     copied = json.loads(run("db", "backup", "copy.sqlite", "--root", "here", "--json").out)
@@ -194,6 +201,7 @@ def test_the_example_is_printed(run) -> None:
     assert tomllib.loads(run("config", "example").out).keys() >= {"storage", "dicom", "series", "convert", "log"}
 
 
+@pytest.mark.sqlite("the file")
 def test_the_database_is_found_created_and_checked(run, tmp_path: Path) -> None:
     database = tmp_path / "here" / "index.sqlite"
     assert run("db", "path", "--root", "here").out == f"{database}\n"
@@ -206,6 +214,7 @@ def test_the_database_is_found_created_and_checked(run, tmp_path: Path) -> None:
     assert json.loads(run("db", "check", "--root", "here", "--json").out)["ok"]
 
 
+@pytest.mark.sqlite("damages the file")
 def test_a_damaged_database_is_reported_with_status_1_and_no_traceback(run, tmp_path: Path) -> None:
     (tmp_path / "index.sqlite").write_bytes(b"no database" * 1000)
     for command in (("db", "check"), ("db", "upgrade"), ("status",)):
@@ -215,8 +224,10 @@ def test_a_damaged_database_is_reported_with_status_1_and_no_traceback(run, tmp_
         assert "Traceback" not in result.err
 
 
-def test_status_counts_stored_instances_series_and_failures(run) -> None:
-    run("db", "upgrade", "--root", "here")
+def test_status_counts_stored_instances_series_and_failures(run, tmp_path: Path) -> None:
+    root = tmp_path / "here"
+    root.mkdir()
+    Index(root, Metrics()).close()
     status = json.loads(run("status", "--root", "here", "--json").out)
     assert (status["instances"], status["series"], status["failures"]) == (0, {}, 0)
     assert "nothing is waiting" in run("status", "--root", "here").out
@@ -225,7 +236,7 @@ def test_status_counts_stored_instances_series_and_failures(run) -> None:
 def test_status_without_an_index_names_the_remedy(run) -> None:
     result = run("status", "--root", "nowhere")
     assert result.status == 1
-    assert "is the root right?" in result.err
+    assert ("is [index] url right?" if IN_POSTGRESQL else "is the root right?") in result.err
 
 
 def test_names_in_a_zip_file_reach_the_terminal_without_control_characters(run, tmp_path: Path) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import sqlite3
 import warnings
-from contextlib import closing
 from io import StringIO
 from pathlib import Path
 from unicodedata import combining, east_asian_width
@@ -17,8 +15,11 @@ from pydicom import Dataset
 
 from node.cli import main
 from node.cli.info import plane_of
+from node.index.database import Index
+from node.metrics import Metrics
 from tests import make
 from tests.converting import convert_series
+from tests.rows import read_rows, write_rows
 
 
 @pytest.fixture
@@ -89,8 +90,10 @@ def test_a_damaged_file_is_shown_as_far_as_it_goes_with_status_1(run, series, tm
         (("dump", "scan/0.dcm", "--format", "xml"), "Invalid value for '--format'"),
     ],
 )
-def test_an_unknown_uid_or_file_is_one_line_with_status_2(run, arguments: tuple[str, ...], message: str) -> None:
-    run("db", "upgrade", "--root", "here")
+def test_an_unknown_uid_or_file_is_one_line_with_status_2(
+    run, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    Index(tmp_path / "here", Metrics()).close()
     root = ("--root", "here")
     status, out, err = run(*arguments, *root)
     assert (status, out) == (2, "")
@@ -228,35 +231,38 @@ def test_tables_fit_a_hundred_columns_and_show_whole_uids_on_request(run, tmp_pa
 
 
 def make_failures_and_deliveries(root: Path) -> str:
-    """Give the newest series a failure and a message to a hook; return its UID."""
-    with closing(sqlite3.connect(root / "index.sqlite")) as index, index:
-        [series, uid] = index.execute("SELECT id, series_instance_uid FROM series ORDER BY id LIMIT 1").fetchone()
-        [study] = index.execute(
-            "SELECT study_instance_uid FROM v_series WHERE series_instance_uid = ?", [uid]
-        ).fetchone()
-        index.execute("UPDATE series SET verdict = 'incomplete', verdict_reason = 'one is missing'")
-        index.execute(
-            "INSERT INTO failures (series_id, revision, stack, reason, detail, failed_at) "
-            "VALUES (?, 1, NULL, 'unsupported-transfer-syntax', 'because of many things', '2026-01-01 12:00:00')",
-            [series],
-        )
-        index.execute(
-            "INSERT INTO deliveries (message_id, hook, event, study_instance_uid, series_instance_uid, happened_at, "
-            "state, attempts, reason) VALUES ('m-1', 'a-hook-with-a-long-name', 'series-converted', ?, ?, "
-            "'2026-01-01 12:00:00', 'given-up', 12, 'answered 500 Internal Server Error')",
-            [study, uid],
-        )
-    return str(uid)
+    """Give the oldest series a failure and a message to a hook; return its UID."""
+    [row] = read_rows(
+        root,
+        "SELECT series.id, series_instance_uid, study_instance_uid "
+        "FROM series JOIN v_series USING (series_instance_uid) ORDER BY 1 LIMIT 1",
+    )
+    write_rows(root, "UPDATE series SET verdict = 'incomplete', verdict_reason = 'one is missing'")
+    write_rows(
+        root,
+        "INSERT INTO failures (series_id, revision, stack, reason, detail, failed_at) VALUES "
+        "(:series, 1, NULL, 'unsupported-transfer-syntax', 'because of many things', '2026-01-01 12:00:00')",
+        series=row["id"],
+    )
+    write_rows(
+        root,
+        "INSERT INTO deliveries (message_id, hook, event, study_instance_uid, series_instance_uid, happened_at, "
+        "state, attempts, reason) VALUES ('m-1', 'a-hook-with-a-long-name', 'series-converted', :study, :series, "
+        "'2026-01-01 12:00:00', 'given-up', 12, 'answered 500 Internal Server Error')",
+        study=row["study_instance_uid"],
+        series=row["series_instance_uid"],
+    )
+    return str(row["series_instance_uid"])
 
 
 def test_an_open_series_is_shown_with_what_its_senders_ask_and_what_was_learnt_of_them(
     run, series: list[Dataset], tmp_path: Path
 ) -> None:
     run("import", "scan", "--root", "here")
-    with closing(sqlite3.connect(tmp_path / "here" / "index.sqlite")) as index, index:
-        waits = {"CT1": {"quiet_at": "2026-01-01T12:00:00+00:00"}}
-        index.execute("UPDATE series SET waits = ?", [json.dumps(waits)])
-        index.execute("INSERT INTO senders VALUES ('CT1', '[7.0, 11.0, 7.0, 7.0, 7.0]', 22.0, '2026-01-01 12:00:00')")
+    root, waits = tmp_path / "here", {"CT1": {"quiet_at": "2026-01-01T12:00:00+00:00"}}
+    write_rows(root, "UPDATE series SET waits = :waits", waits=json.dumps(waits))
+    gaps = "[7.0, 11.0, 7.0, 7.0, 7.0]"
+    write_rows(root, "INSERT INTO senders VALUES ('CT1', :gaps, 22.0, '2026-01-01 12:00:00')", gaps=gaps)
     uid = series[0].SeriesInstanceUID
     [wait] = json.loads(run("info", uid, "--root", "here", "--json")[1])["waits"]
     assert (wait["calling_ae_title"], wait["quiet_at"]) == ("CT1", waits["CT1"]["quiet_at"])
@@ -272,8 +278,6 @@ def test_the_volumes_of_a_series_are_listed(run, series: list[Dataset], tmp_path
 
     from node.archive.filesystem import Archive
     from node.conversion.pipeline import convert
-    from node.index.database import Index
-    from node.metrics import Metrics
     from node.writers.options import WriteOptions
 
     run("import", "scan", "--root", "here")
