@@ -9,6 +9,12 @@ import pytest
 
 from tests.crash.disk import Disk, built
 from tests.crash.journal import Journal
+from tests.made_once import IN_POSTGRESQL
+
+
+@pytest.fixture(autouse=IN_POSTGRESQL)
+def _about_the_file() -> None:
+    pytest.skip("about SQLite, or has databases of its own; cluster.py and failover.py kill nodes with a server")
 
 
 @pytest.fixture(scope="session")
