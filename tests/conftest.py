@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 from pynetdicom.association import Association
 
 from tests.made_once import IN_POSTGRESQL, drop_indexes, share_indexes
+from tests.postgresql import close_shared
 from tests.preloaded import close_forkers
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -97,6 +98,12 @@ def pytest_xdist_auto_num_workers() -> int:
     """Return how many workers ``-n auto`` starts: more than there are processors, for many tests wait."""
     processors = len(os.sched_getaffinity(0))
     return processors + min(processors, 4)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish() -> None:
+    """End the server of PostgreSQL: a worker has only 10 s for what comes later, and would leave its files."""
+    close_shared()
 
 
 def pytest_unconfigure() -> None:

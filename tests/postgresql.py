@@ -123,9 +123,16 @@ def shared() -> Server:
     """The server of this process and of those that it starts; it ends with this process."""
     if (folder := os.environ.get(SERVER)) is not None:
         return Server(Path(folder))
-    running = ExitStack()
-    server = running.enter_context(start(*UNSYNCED))
+    server = _running.enter_context(start(*UNSYNCED))
     os.environ[SERVER] = str(server.folder)
     owner = os.getpid()
-    atexit.register(lambda: running.close() if os.getpid() == owner else None)  # not in a fork of this process
+    atexit.register(lambda: close_shared() if os.getpid() == owner else None)  # not in a fork of this process
     return server
+
+
+def close_shared() -> None:
+    """End the server of this process, if there is one."""
+    _running.close()
+
+
+_running = ExitStack()
