@@ -163,9 +163,16 @@ def give_locks_up_in_postgresql(seconds: float, monkeypatch: pytest.MonkeyPatch)
 @contextmanager
 def locked_in_postgresql(root: Path) -> Iterator[None]:
     """Let nobody else write to any table of the index of a root."""
+    from psycopg.errors import DeadlockDetected
+
+    tables = ", ".join(f'"{table}"' for table in Base.metadata.tables)
     with _connected(root) as connection:
-        tables = ", ".join(f'"{table}"' for table in Base.metadata.tables)
-        connection.execute(f"LOCK TABLE {tables} IN EXCLUSIVE MODE".encode())
+        while True:
+            try:
+                connection.execute(f"LOCK TABLE {tables} IN EXCLUSIVE MODE".encode())
+                break
+            except DeadlockDetected:  # one after the other is locked, and the node has written to one meanwhile
+                connection.rollback()
         yield
         connection.rollback()
 

@@ -703,15 +703,17 @@ def test_readers_see_one_current_revision_at_every_moment(root: Root) -> None:
     for ds in most:
         root.take(ds)
     settle(root)
-    stop, seen = threading.Event(), set()
+    stop, has_read, seen = threading.Event(), threading.Event(), set()
 
     def read() -> None:
         query = "SELECT DISTINCT revision FROM v_volumes WHERE NOT superseded"
         while not stop.is_set():
             seen.add(tuple(row["revision"] for row in rows(root, query)))
+            has_read.set()
 
     reader = threading.Thread(target=read)
     reader.start()
+    assert has_read.wait(60)
     root.take(last)
     settle(root)
     stop.set()
