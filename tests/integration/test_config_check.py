@@ -100,7 +100,8 @@ def test_a_url_of_an_index_is_examined_without_a_connection(
     pytest.importorskip("psycopg", reason="psycopg is not installed")
     files = {"open": tmp_path / "open", "closed": tmp_path / "closed"}
     for name, file in files.items():
-        file.touch(0o644 if name == "open" else 0o600)
+        file.touch()
+        file.chmod(0o644 if name == "open" else 0o600)
     url = f"postgresql+psycopg://v@{parameters.format(**files)}"
     settings = Settings(storage=Storage(root=tmp_path / "root"), index=IndexSettings(url=url))
     assert checks.problems(settings) == [problem.format(**files) for problem in problems]
