@@ -204,14 +204,8 @@ class Remote:
         """
         if self._is_own:
             return
-        found = marked(self.store)
-        if found is None:
-            raise StoreAway(f"{self.store.place} is of no archive: {MARKER} is missing")
-        if found != self.identity:
-            raise StoreAway(
-                f"{self.store.place} is of another archive: correct [storage] url; if the index of this root was lost, "
-                "run `voxelnode db rebuild`"
-            )
+        if (problem := owner_problem(self.store, self.identity, has_used_store=True)) is not None:
+            raise StoreAway(problem)
         self._is_own = True
 
     def local(self, file: KeptFile) -> Path:
@@ -552,6 +546,31 @@ def _is_fetched(store: ObjectStore, key: str, into: Path) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def owner_problem(store: ObjectStore, identity: str | None, has_used_store: bool) -> str | None:
+    """Return why a store is not that of an archive, or None.
+
+    Parameters
+    ----------
+    identity : str or None
+        Of the archive; None if it has none yet.
+    has_used_store : bool
+        Whether the archive has made a store its own before: its store has a marker.
+
+    Raises
+    ------
+    StoreAway
+    """
+    found = marked(store)
+    if found is None and has_used_store:
+        return f"{store.place} is of no archive: {MARKER} is missing"
+    if found in (None, identity):
+        return None
+    remedy = "choose another prefix"
+    if identity is not None:
+        remedy = "correct [storage] url; if the index of this root was lost, run `voxelnode db rebuild`"
+    return f"{store.place} is of another archive: {remedy}"
 
 
 def marked(store: ObjectStore) -> str | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from node.archive.base import ObjectStore
-from node.archive.remote import MARKER, marked
+from node.archive.remote import owner_problem
 
 CONTENT = b"voxelnode tries its object store"
 
@@ -22,30 +22,9 @@ class _Trial:
     sha256: str = sha256(CONTENT).hexdigest()
 
 
-def owner_problem(store: ObjectStore, identity: str | None, has_used_store: bool) -> str | None:
-    """Return why a store is not that of an archive, or None.
-
-    Parameters
-    ----------
-    identity : str or None
-        Of the archive; None if it has none yet.
-    has_used_store : bool
-        Whether it has made a store its own before.
-
-    Raises
-    ------
-    StoreAway
-    """
-    found = marked(store)
-    if found is None and has_used_store:
-        return f"{store.place} is of no archive: {MARKER} is missing"
-    if found not in (None, identity):
-        return f"{store.place} is of another archive: choose another prefix"
-    return None
-
-
 def try_store(store: ObjectStore, identity: str | None, has_used_store: bool) -> str | None:
-    """Return what a store does not do as it should, or None; parameters are those of `owner_problem`.
+    """Return what a store does not do as it should, or None; parameters are those of
+    `node.archive.remote.owner_problem`.
 
     Raises
     ------

@@ -23,16 +23,13 @@ def status(config: ConfigFile = None, root: Root = None, json: Json = False) -> 
 
     from node.archive.base import StoreAway
     from node.archive.objects import configured_store
-    from node.archive.trial import owner_problem
+    from node.archive.remote import owner_problem
     from node.index.database import reading
 
     folder = settings.storage.root.absolute()
     with reading(folder, settings.index.url) as index:
-        counts, identity, has_used_store = (
-            index.instances.count_by_place(),
-            index.archive_in_store,
-            index.has_used_store,
-        )
+        counts = index.instances.count_by_place()
+        identity, has_used_store = index.archive_in_store, index.has_used_store
         by_host = index.instances.count_by_spool_host()
         files = index.volumes.count_by_place()
     store = configured_store(settings.storage)

@@ -112,7 +112,7 @@ def serve(
 
 
 class StartEnded(KeyboardInterrupt):
-    """A signal has come before the node was ready. Of this kind, so that psycopg cancels a statement that waits."""
+    """A signal has come before the node was ready. At a KeyboardInterrupt, psycopg cancels the statement that waits."""
 
 
 class Start:
@@ -152,7 +152,7 @@ class Start:
             raise StartEnded
 
     def follow_signal(self) -> None:
-        """End the process if its start goes on all the same: a library may have dropped the exception, or waits."""
+        """End the process if its start goes on all the same: a library may catch the exception, or not return."""
         if self._is_under_way and not self._is_over.wait(GIVE_UP_SECONDS):
             self.end_process()
 

@@ -72,7 +72,7 @@ _SESSION = {
     "timezone": "UTC",
     "datestyle": "ISO",
     "synchronous_commit": "on",
-    "client_min_messages": "warning",  # `WriterConnection` hears by one that a commit is no success
+    "client_min_messages": "warning",  # one tells `WriterConnection` that the wait for a standby was cancelled
     "lock_timeout": f"{LOCK_SECONDS}s",
     # A machine that vanished closes no connection: its sessions must not hold locks for the two hours of the kernel.
     "tcp_keepalives_idle": "10",

@@ -61,8 +61,8 @@ STANDBYS = (
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """A history: all servers that follow one another are of one `system`; `number` has 8 hexadecimal digits, or none if
-    the server hides it."""
+    """A history: all servers that follow one another are of one `system`; `number` has 8 hexadecimal digits, and is
+    empty if the server hides it."""
 
     system: int
     number: str
@@ -134,7 +134,7 @@ class Servers:
         return len(self._addresses) > 1
 
     def remember(self, file: Path) -> None:
-        """Keep the newest timeline in a file, and connect to none that is older than the one that it has.
+        """Keep the newest timeline in a file, and refuse servers on an older timeline than the file names.
 
         Raises
         ------
@@ -274,7 +274,7 @@ class Servers:
         with self._lock:
             if timeline.is_older(self._newest):
                 return False
-            is_news = bool(timeline.number) or self._newest is None  # one that hides its timeline is none
+            is_news = bool(timeline.number) or self._newest is None  # a hidden timeline is no news
             if is_news and timeline != self._newest:
                 self._newest = timeline
                 self._write_newest()
@@ -290,7 +290,7 @@ class Servers:
 
 @contextmanager
 def _answering(connection: psycopg.Connection[Any]) -> Iterator[None]:
-    """Cut a connection whose server has answered, and then hangs: no time limit of libpq ends that wait."""
+    """Cut a connection if its server does not answer in time: libpq limits only the time to connect."""
     timer = threading.Timer(_LOOK_SECONDS, _cut, [connection])
     timer.daemon = True
     timer.start()
@@ -302,7 +302,7 @@ def _answering(connection: psycopg.Connection[Any]) -> Iterator[None]:
 
 
 def _read_timeline(file: Path) -> Timeline | None:
-    """Return what `Servers` has noted; None: nothing."""
+    """Return the timeline in a file of `Servers.remember`, or None if there is no such file."""
     try:
         system, number = file.read_text("ascii").split()
         return Timeline(int(system), f"{int(number, 16):08X}")
@@ -367,7 +367,7 @@ def _parameters(url: str) -> dict[str, Any]:
     Raises
     ------
     IndexUnusable
-        It finds a mistake. What it quotes may be a password in the wrong place, unless it is a name.
+        libpq finds a mistake. Its message quotes names only: other text may be a password in the wrong place.
     """
     try:
         return conninfo_to_dict(url.replace("postgresql+psycopg://", "postgresql://", 1))

@@ -746,7 +746,7 @@ def _end_claim(connection: Connection, series: ClaimedSeries, state: str, now: d
 
 
 def _first_received_since(connection: Connection, series: ClaimedSeries) -> dt.datetime | None:
-    """Return when the first instance was received that a claim does not have; None: it has all."""
+    """Return the earliest reception of an instance that a claim does not have, or None if it has all."""
     had = {instance.key for instance in series.instances}
     rows = connection.execute(select(ImageRow.key, ImageRow.received_at).where(ImageRow.series_id == series.id))
     return min((received_at for key, received_at in rows if key not in had), default=None)

@@ -37,8 +37,8 @@ class Terms:
     def require(self, connection: Connection) -> None:
         """Check before the change, on the connection of the writer.
 
-        The change holds its rows by then: what a writer of another host does to them has been committed and is seen
-        here, or comes after the change.
+        The change has locked its rows by then: a change of these rows by another host is either committed and seen
+        here, or follows.
         """
         self.check(ReadIndex(connection))
 

@@ -58,7 +58,7 @@ def shifted(waits: Waits, step: dt.timedelta) -> Waits:
 
 
 def last_sign(waits: Waits) -> dt.datetime | None:
-    """Return when a sender was heard last; None: no sender has been."""
+    """Return the last moment at which any sender was heard, or None."""
     heard = (wait[name] for wait in waits.values() for name in ("received_at", "aborted_at") if name in wait)
     return max(map(dt.datetime.fromisoformat, heard), default=None)
 

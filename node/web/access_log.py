@@ -57,7 +57,7 @@ class AccessLog:
         self._metrics.http_seconds.observe(seconds)
         request = HTTPConnection(scope)
         account = getattr(request.state, "account", None)
-        is_asked = route and not is_background(scope)  # not stylesheets and scripts, nor what is polled
+        is_asked = route and not is_background(scope)  # not stylesheets and scripts, nor what programs poll
         level = log.info if is_asked or status >= 400 else log.debug
         level(
             "http_request",
