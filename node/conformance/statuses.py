@@ -90,20 +90,19 @@ _DIMSE = (
 )
 
 _HTTP = (
-    (101, "the notification connection is open"),
     (200, "the complete result, or an empty list; all instances were stored"),
-    (201, "the workitem or the subscription exists"),
+    (201, "the workitem exists"),
     (
         202,
         "instances were stored; the response lists the failed ones, and those of which another version is current; or "
-        "the workitem is cancelled, or its performer is asked to cancel it",
+        "the workitem is cancelled",
     ),
     (206, "instances that have no accepted representation were omitted; or the requested range"),
     (304, "not modified since the given entity tag"),
     (400, "the request is invalid; the response has the reason"),
     (401, "credentials are missing or wrong"),
     (403, "the role of the account does not permit it; or the request is cross-site or for an unknown host name"),
-    (404, "the study, series, instance, frame, bulk data, workitem or subscription does not exist"),
+    (404, "the study, series, instance, frame, bulk data or workitem does not exist"),
     (406, "none of the accepted media types is available; the response lists the available ones"),
     (408, "the body arrives too slowly"),
     (

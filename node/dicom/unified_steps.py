@@ -142,8 +142,8 @@ DEFAULT_WORKLIST = "Worklist"
 PROGRESS, PERFORMED = "ProcedureStepProgressInformationSequence", "UnifiedProcedureStepPerformedProcedureSequence"
 STATIONS, PERFORMERS = "ScheduledStationNameCodeSequence", "ScheduledHumanPerformersSequence"
 REASON_CODE = "ProcedureStepDiscontinuationReasonCodeSequence"
-CANCELLATION = ("ReasonForCancellation", REASON_CODE, "ContactURI", "ContactDisplayName")
-"""Attributes of a request for cancellation (PS3.4 table CC.2.2-1)."""
+CANCELLATION = ("ReasonForCancellation", REASON_CODE)
+"""Attributes of a request for cancellation that the step keeps (PS3.4 table CC.2.2-1)."""
 
 _UNSPECIFIED = {
     "CodeValue": "110513",
@@ -288,49 +288,8 @@ def changed(step: Json, state: State, now: dt.datetime) -> Json | Status:
 
 def cancelled(step: Json, request: Json, now: dt.datetime) -> Json | Status:
     """Return a step that a request for cancellation made CANCELED, with the reasons of the request."""
-    reasons = {_tag(keyword): request[_tag(keyword)] for keyword in CANCELLATION[:2] if values_of(request, keyword)}
+    reasons = {_tag(keyword): request[_tag(keyword)] for keyword in CANCELLATION if values_of(request, keyword)}
     return changed(_with_cancellation(step, reasons, now), "CANCELED", now)
-
-
-STATE_REPORT, CANCEL_REQUESTED, PROGRESS_REPORT, STATUS_CHANGE, ASSIGNED = 1, 2, 3, 4, 5
-"""Event Type IDs (PS3.4 table CC.2.4-1)."""
-
-
-def state_report(step: Json) -> Json:
-    """Return what a UPS State Report says of a step, with the reasons of a cancellation."""
-    told = {_tag(keyword): step[_tag(keyword)] for keyword in ("ProcedureStepState", "InputReadinessState")}
-    if entry_text(step, "ProcedureStepState") == "CANCELED":
-        item: Json = next(iter(values_of(step, PROGRESS)), {})
-        told |= {_tag(keyword): item[_tag(keyword)] for keyword in CANCELLATION[:2] if values_of(item, keyword)}
-    return dict(sorted(told.items()))
-
-
-def progress_report(step: Json) -> Json:
-    """Return what a UPS Progress Report says of a step."""
-    return {_tag(PROGRESS): step[_tag(PROGRESS)]}
-
-
-def assigned_report(step: Json) -> Json:
-    """Return what a UPS Assigned event says of a step; empty if it is assigned to nobody."""
-    performers = values_of(step, PERFORMERS)
-    told = {_tag(STATIONS): step[_tag(STATIONS)]} if values_of(step, STATIONS) else {}
-    codes = [code for performer in performers for code in values_of(performer, "HumanPerformerCodeSequence")]
-    if codes:
-        told[_tag("HumanPerformerCodeSequence")] = {"vr": "SQ", "Value": codes}
-        organization = next(iter(values_of(performers[0], "HumanPerformerOrganization")), None)
-        told |= elements({"HumanPerformerOrganization": organization})
-    return dict(sorted(told.items()))
-
-
-def events_of(before: Json, changes: Json) -> list[int]:
-    """Return the Event Type IDs of what an update tells the subscribers (PS3.4 CC.2.4.3)."""
-    readiness = entry_text(changes, "InputReadinessState")
-    told = {
-        STATE_REPORT: readiness is not None and readiness != entry_text(before, "InputReadinessState"),
-        PROGRESS_REPORT: _tag(PROGRESS) in changes,
-        ASSIGNED: _tag(STATIONS) in changes or _tag(PERFORMERS) in changes,
-    }
-    return [event for event, is_told in told.items() if is_told]
 
 
 def checked_request(request: Json) -> Json:

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from node.errors import UsageError
-from node.index.models import AccountRow, TokenRow, WebSessionRow, WorkitemLockRow, WorkitemSubscriberRow
+from node.index.models import AccountRow, TokenRow, WebSessionRow
 from node.index.repository import IndexRepository, on_reader, on_writer
 
 MAX_SESSIONS = 20
@@ -119,7 +119,7 @@ class AccountRepository(IndexRepository):
 
     @on_writer
     def remove(self, connection: Connection, name: str) -> None:
-        """Remove an account with its tokens, sessions and subscriptions to workitems.
+        """Remove an account with its tokens and sessions.
 
         Raises
         ------
@@ -127,8 +127,6 @@ class AccountRepository(IndexRepository):
         """
         if connection.execute(delete(AccountRow).where(AccountRow.name == name)).rowcount == 0:
             raise _unknown(name)
-        for table in (WorkitemSubscriberRow, WorkitemLockRow):
-            connection.execute(delete(table).where(table.account == name))
 
     @on_writer
     def add_token(

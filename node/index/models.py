@@ -615,7 +615,7 @@ class WorkitemRow(Base):
         CheckConstraint("state IN ('SCHEDULED', 'IN PROGRESS', 'COMPLETED', 'CANCELED')", name="state"),
         Index("ix_workitems_work_key_work_of", "work_key", "work_of"),
         _partial_index("ix_workitems_under_cancellation", "work_of", "cancelled_by IS NOT NULL AND ended_at IS NULL"),
-        {"sqlite_autoincrement": True},  # a suspended subscription knows the last workitem that there was
+        {"sqlite_autoincrement": True},  # no id is given twice
     )
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)

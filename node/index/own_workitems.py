@@ -16,15 +16,15 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, delete, exists, insert, select, update
+from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from node.dicom import unified_steps as rules
 from node.dicom.json_model import Json, elements
 from node.dicom.unified_steps import FINAL, STATES, Event, State, Status
 from node.dicom.values import standard_tag
-from node.index.models import WorkitemLockRow, WorkitemRow
+from node.index.models import WorkitemRow
 from node.index.repository import IndexRepository, on_reader, on_writer
-from node.index.workitems import change, report
+from node.index.workitems import change
 
 Kind = Literal["send", "retrieval", "job"]
 
@@ -129,7 +129,7 @@ class OwnWorkitemRepository(IndexRepository):
 
 
 def follow(connection: Connection, work: OwnWork, standing: Standing, now: dt.datetime) -> None:
-    """Let the workitem of a record follow it, and tell its subscribers.
+    """Let the workitem of a record follow it.
 
     What was cancelled, but did not fail, before there was a workitem was never asked for: it gets none.
     """
@@ -166,8 +166,7 @@ def _open(connection: Connection, *conditions: Any) -> list[Row[Any]]:
 
 
 def _begin(connection: Connection, work: OwnWork, standing: Standing, now: dt.datetime) -> None:
-    scheduled = _scheduled(work, now)
-    state, attributes, told = _moved(work.kind, "SCHEDULED", scheduled, standing, now)
+    state, attributes = _moved(work.kind, "SCHEDULED", _scheduled(work, now), standing, now)
     values = {
         "sop_instance_uid": f"2.25.{uuid.uuid4().int}",
         "state": state,
@@ -182,26 +181,21 @@ def _begin(connection: Connection, work: OwnWork, standing: Standing, now: dt.da
         "series_instance_uid": work.series_instance_uid,
     }
     id = connection.execute(insert(WorkitemRow).values(values).returning(WorkitemRow.id)).scalar_one()
-    report(connection, id, (rules.STATE_REPORT, rules.state_report(scheduled)), *told)
     if id % PRUNED_EVERY == 0:
-        is_locked = exists().where(WorkitemLockRow.workitem_id == WorkitemRow.id)
         old = WorkitemRow.work.is_not(None), WorkitemRow.ended_at.is_not(None), WorkitemRow.id <= id - MAX_KEPT
-        connection.execute(delete(WorkitemRow).where(*old, ~is_locked))
+        connection.execute(delete(WorkitemRow).where(*old))
 
 
 def _go_on(connection: Connection, row: Row[Any], standing: Standing, now: dt.datetime) -> None:
-    state, attributes, told = _moved(row.work, row.state, row.attributes, standing, now)
-    if told:
+    state, attributes = _moved(row.work, row.state, row.attributes, standing, now)
+    if attributes != row.attributes:
         ended = {"ended_at": now} if state in FINAL else {}
         change(connection, row.id, attributes=attributes, state=state, **ended)
-        report(connection, row.id, *told)
 
 
-def _moved(
-    kind: Kind, state: State, attributes: Json, standing: Standing, now: dt.datetime
-) -> tuple[State, Json, list[tuple[int, Json]]]:
-    """Return state and attributes of a workitem that follows its record, and the events on its way."""
-    told: list[tuple[int, Json]] = []
+def _moved(kind: Kind, state: State, attributes: Json, standing: Standing, now: dt.datetime) -> tuple[State, Json]:
+    """Return state and attributes of a workitem that follows its record; they are the same if nothing changes."""
+    before = state
     progress = elements({rules.PROGRESS: _progress(standing, now)})
     if not rules.values_of(progress, rules.PROGRESS) or progress.items() <= attributes.items():
         progress = {}
@@ -216,11 +210,9 @@ def _moved(
             performed = elements({rules.PERFORMED: [_performed(kind, now)]})
         changed = {**attributes, **progress, **performed, **elements({"ProcedureStepState": after})}
         state, attributes = after, rules.modified(changed, now)
-        told.append((rules.STATE_REPORT, rules.state_report(attributes)))
-    if progress and not told:
+    if progress and state == before:
         attributes = rules.modified({**attributes, **progress}, now)
-        told.append((rules.PROGRESS_REPORT, {}))
-    return state, attributes, told
+    return state, attributes
 
 
 _PATHS: Mapping[State, tuple[State, ...]] = {

@@ -1,4 +1,4 @@
-"""Workitems that clients create, which others than the node perform (PS3.4 CC), and who is subscribed to workitems.
+"""Workitems that clients create, which others than the node perform (PS3.4 CC).
 
 Each change is decided in the transaction that makes it: of two performers that claim a workitem, one gets it.
 """
@@ -6,26 +6,20 @@ Each change is decided in the transaction that makes it: of two performers that 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, delete, exists, func, insert, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from node.dicom import unified_steps as rules
 from node.dicom.json_model import Json, elements
 from node.dicom.unified_steps import Event, State, Status
 from node.dicom.worklist import entry_text
 from node.errors import OutOfResources, VoxelnodeError
-from node.index.models import WorkitemLockRow, WorkitemReportRow, WorkitemRow, WorkitemSubscriberRow
-from node.index.repository import IndexRepository, on_reader, on_writer
+from node.index.models import WorkitemRow
+from node.index.repository import IndexRepository, on_writer
 
-Subscriber = tuple[str, str]
-"""The name of an account, and an AE title: accounts cannot change the subscriptions of each other."""
-
-PAGE = 500
 MAX_WORKITEMS = 100_000
-MAX_REPORTS = 100_000
-"""Reports that are kept; older ones are removed, whether somebody was told or not."""
 
 
 class NoSuchWorkitem(VoxelnodeError):
@@ -40,21 +34,8 @@ class WorkitemRepository(IndexRepository):
     """The workitems of clients."""
 
     @on_writer
-    def create(
-        self,
-        connection: Connection,
-        uid: str,
-        attributes: Json,
-        account: str,
-        now: dt.datetime,
-        locked_by: Collection[Subscriber] = (),
-    ) -> bool:
+    def create(self, connection: Connection, uid: str, attributes: Json, account: str, now: dt.datetime) -> bool:
         """Add a workitem that is SCHEDULED; return False if there is one with its UID.
-
-        Parameters
-        ----------
-        locked_by : collection of Subscriber
-            Who is subscribed to all such workitems with a deletion lock.
 
         Raises
         ------
@@ -69,11 +50,7 @@ class WorkitemRepository(IndexRepository):
         values = {"sop_instance_uid": uid, "state": "SCHEDULED", "created_by": account, "created_at": now}
         patient_id = (entry_text(attributes, "PatientID") or "")[:64] or None
         added = insert(WorkitemRow).values({**values, "patient_id": patient_id, "attributes": attributes})
-        id = connection.execute(added.returning(WorkitemRow.id)).scalar_one()
-        report(connection, id, (rules.STATE_REPORT, rules.state_report(attributes)))
-        if rules.assigned_report(attributes):
-            report(connection, id, (rules.ASSIGNED, {}))
-        _lock(connection, [id], locked_by)
+        connection.execute(added)
         return True
 
     @on_writer
@@ -95,11 +72,7 @@ class WorkitemRepository(IndexRepository):
             return Status.NOT_IN_PROGRESS
         if row.state == "IN PROGRESS" and transaction_uid != row.transaction_uid:
             return Status.WRONG_TRANSACTION_UID
-        attributes = rules.updated(row.attributes, changes, now)
-        change(connection, row.id, attributes=attributes)
-        for event in rules.events_of(row.attributes, changes):
-            told = rules.state_report(attributes) if event == rules.STATE_REPORT else {}
-            report(connection, row.id, (event, told))
+        change(connection, row.id, attributes=rules.updated(row.attributes, changes, now))
         return Status.SUCCESS
 
     @on_writer
@@ -119,23 +92,16 @@ class WorkitemRepository(IndexRepository):
             return attributes
         ended = {"ended_at": now} if wanted in rules.FINAL else {"transaction_uid": transaction_uid}
         change(connection, row.id, attributes=attributes, state=wanted, **ended)
-        report(connection, row.id, (rules.STATE_REPORT, rules.state_report(attributes)))
         return Status.SUCCESS
 
     @on_writer
-    def request_cancel(
-        self, connection: Connection, uid: str, request: Json, requestor: str, now: dt.datetime, *, is_heard: bool
-    ) -> Status:
-        """Cancel a workitem that nobody has claimed; tell the performer of another one that somebody wants it to end.
+    def request_cancel(self, connection: Connection, uid: str, request: Json, now: dt.datetime) -> Status:
+        """Cancel a workitem that nobody has claimed. The performer of another one cannot be contacted.
 
         Parameters
         ----------
         request : Json
             See `node.dicom.unified_steps.checked_request`.
-        requestor : str
-            The *Requesting AE* (0074,1236).
-        is_heard : bool
-            Whether somebody is subscribed to the workitem: else no performer can learn of the request.
         """
         row = _row(connection, uid)
         if row is None:
@@ -143,10 +109,6 @@ class WorkitemRepository(IndexRepository):
         states = rules.transition(Event.REQUEST_CANCEL, row.state)
         if isinstance(states, Status):
             return states
-        if not states and not is_heard:
-            return Status.NO_PERFORMER
-        asked = dict(sorted({**request, **elements({"RequestingAE": requestor})}.items()))
-        report(connection, row.id, (rules.CANCEL_REQUESTED, asked))
         return _cancel(connection, row, states, request, now)
 
     @on_writer
@@ -174,51 +136,9 @@ class WorkitemRepository(IndexRepository):
 
     @on_writer
     def remove_ended(self, connection: Connection, before: dt.date) -> int:
-        """Remove workitems that ended before a day and that nobody has locked; return how many."""
+        """Remove workitems that ended before a day; return how many."""
         midnight = dt.datetime.combine(before, dt.time(), dt.UTC)
-        is_locked = exists().where(WorkitemLockRow.workitem_id == WorkitemRow.id)
-        removed = delete(WorkitemRow).where(WorkitemRow.ended_at < midnight, ~is_locked)
-        return connection.execute(removed).rowcount
-
-    @on_reader
-    def subscribers(self, connection: Connection) -> dict[Subscriber, dict[str, Any]]:
-        """Return the subscriptions of all subscribers."""
-        row = WorkitemSubscriberRow
-        rows = connection.execute(select(row.account, row.ae_title, row.subscriptions))
-        return {(account, ae_title): subscriptions for account, ae_title, subscriptions in rows}
-
-    @on_writer
-    def subscribe(
-        self,
-        connection: Connection,
-        subscriber: Subscriber,
-        subscriptions: Mapping[str, Any] | None,
-        locked: Sequence[str] = (),
-        unlocked: Sequence[str] = (),
-    ) -> None:
-        """Record the subscriptions of a subscriber, and its deletion locks.
-
-        Parameters
-        ----------
-        subscriptions : mapping or None
-            None: there are none any more, and no locks either.
-        locked, unlocked : sequence of str
-            UIDs of workitems of clients.
-        """
-        row, lock, (account, ae_title) = WorkitemSubscriberRow, WorkitemLockRow, subscriber
-        is_it, is_mine = (and_(table.account == account, table.ae_title == ae_title) for table in (row, lock))
-        if subscriptions is None:
-            connection.execute(delete(row).where(is_it))
-            connection.execute(delete(lock).where(is_mine))
-            return
-        values = {"subscriptions": dict(subscriptions)}
-        if connection.execute(update(row).where(is_it).values(values)).rowcount == 0:
-            connection.execute(insert(row).values({"account": account, "ae_title": ae_title, **values}))
-        for ids in _ids(connection, unlocked):
-            connection.execute(delete(lock).where(is_mine, lock.workitem_id.in_(ids)))
-        for ids in _ids(connection, locked):
-            connection.execute(delete(lock).where(is_mine, lock.workitem_id.in_(ids)))
-            _lock(connection, ids, [subscriber])
+        return connection.execute(delete(WorkitemRow).where(WorkitemRow.ended_at < midnight)).rowcount
 
 
 def _row(connection: Connection, uid: str) -> Row[Any] | None:
@@ -228,7 +148,9 @@ def _row(connection: Connection, uid: str) -> Row[Any] | None:
 
 
 def _cancel(connection: Connection, row: Row[Any], states: Sequence[State], request: Json, now: dt.datetime) -> Status:
-    """Let a workitem go through `states` to the last one, with the reasons of a request, and tell its subscribers."""
+    """Let a workitem go through `states` to the last one, with the reasons of a request."""
+    if not states:
+        return Status.NO_PERFORMER
     attributes = row.attributes
     for state in states:
         after = (
@@ -237,36 +159,10 @@ def _cancel(connection: Connection, row: Row[Any], states: Sequence[State], requ
         if isinstance(after, Status):
             return after
         attributes = after
-        report(connection, row.id, (rules.STATE_REPORT, rules.state_report(attributes)))
-    if states:
-        change(connection, row.id, attributes=attributes, state=states[-1], ended_at=now)
+    change(connection, row.id, attributes=attributes, state=states[-1], ended_at=now)
     return Status.SUCCESS
-
-
-def _ids(connection: Connection, uids: Sequence[str]) -> Iterator[list[int]]:
-    for at in range(0, len(uids), PAGE):
-        named = WorkitemRow.sop_instance_uid.in_(uids[at : at + PAGE])
-        yield list(connection.scalars(select(WorkitemRow.id).where(named)))
 
 
 def change(connection: Connection, id: int, **values: Any) -> None:
     """Change the row of a workitem."""
     connection.execute(update(WorkitemRow).where(WorkitemRow.id == id).values(values))
-
-
-def report(connection: Connection, workitem_id: int, *events: tuple[int, Json]) -> None:
-    """Record events of a workitem, Event Type ID and report, of which its subscribers are told."""
-    rows = [{"workitem_id": workitem_id, "event_type": event, "report": told} for event, told in events]
-    added = insert(WorkitemReportRow).values(rows).returning(WorkitemReportRow.id)
-    last = max(connection.execute(added).scalars())
-    connection.execute(delete(WorkitemReportRow).where(WorkitemReportRow.id <= last - MAX_REPORTS))
-
-
-def _lock(connection: Connection, ids: Collection[int], subscribers: Collection[Subscriber]) -> None:
-    """Lock workitems for those of `subscribers` who still have a subscription."""
-    row = WorkitemSubscriberRow
-    for account, ae_title in subscribers:
-        is_there = select(row.id).where(row.account == account, row.ae_title == ae_title)
-        if ids and connection.execute(is_there).first() is not None:
-            rows = [{"workitem_id": id, "account": account, "ae_title": ae_title} for id in ids]
-            connection.execute(insert(WorkitemLockRow), rows)

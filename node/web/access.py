@@ -51,9 +51,6 @@ COOKIE, SECURE_COOKIE = "voxelnode", "__Host-voxelnode"
 
 DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
-_HTTP_SCHEMES = {"ws": "http", "wss": "https"}
-"""The schemes of the pages that may open a WebSocket of a scheme."""
-
 JOBS_PATH = "/api/v1/jobs/"
 """Path below which tokens of jobs are valid."""
 
@@ -332,7 +329,6 @@ def is_forwarded(request: HTTPConnection) -> bool:
 def own_origin(headers: Headers, scheme: str) -> str:
     """Return the origin of our own pages in the browser that sent a request (RFC 6454 6.2): no default port."""
     host = headers.get("host", "").lower()
-    scheme = _HTTP_SCHEMES.get(scheme, scheme)
     return f"{scheme}://{host.removesuffix(DEFAULT_PORTS.get(scheme, ''))}"
 
 

@@ -20,9 +20,6 @@ log = structlog.get_logger()
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
-_WEBSOCKET_STATUSES = {"websocket.accept": 101, "websocket.close": 403}
-"""The statuses of a WebSocket that is accepted, and of one that is closed before that (ASGI)."""
-
 
 class AccessLog:
     """ASGI middleware: logs method, route, status, seconds, account and address."""
@@ -31,17 +28,15 @@ class AccessLog:
         self._app, self._metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket"):
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         began, status = perf_counter(), 0
 
         async def send_noted(message: Message) -> None:
             nonlocal status
-            if message["type"] in ("http.response.start", "websocket.http.response.start"):
+            if message["type"] == "http.response.start":
                 status = message["status"]
-            elif message["type"] in _WEBSOCKET_STATUSES:
-                status = status or _WEBSOCKET_STATUSES[message["type"]]
             await send(message)
 
         try:
@@ -50,8 +45,7 @@ class AccessLog:
             self._log(scope, status or 500, perf_counter() - began)
 
     def _log(self, scope: Scope, status: int, seconds: float) -> None:
-        asked = scope.get("method", "GET")  # a WebSocket begins as a GET
-        method = asked if asked in METHODS else "other"
+        method = scope["method"] if scope["method"] in METHODS else "other"
         route = template_of(scope)
         self._metrics.http_requests.labels(method=method, status=str(status)).inc()
         self._metrics.http_seconds.observe(seconds)

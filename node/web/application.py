@@ -21,7 +21,6 @@ from node.web.body_limits import BodyLimits
 from node.web.deidentified import Deidentifications
 from node.web.dicomweb import capabilities
 from node.web.dicomweb import service as dicomweb
-from node.web.dicomweb.subscriptions import Subscriptions
 from node.web.places import RequestPlaces
 from node.web.security import Security
 from node.web.services import Services
@@ -47,7 +46,7 @@ def application(services: Services) -> FastAPI:
     """Return the application that serves pages, REST and DICOMweb.
 
     ``app.state`` has `services`, `access`, `sign_ins` (None without an identity provider), `streams`,
-    `subscriptions`, `deidentifications`, and `stopping`, an event that ends endless streams.
+    `deidentifications`, and `stopping`, an event that ends endless streams.
     """
     app = FastAPI(
         title="voxelnode",
@@ -67,7 +66,6 @@ def application(services: Services) -> FastAPI:
     )
     app.state.stopping = threading.Event()
     app.state.streams = Streams()
-    app.state.subscriptions = Subscriptions(services.index.workitems)
     app.state.deidentifications = Deidentifications(services.settings.deidentify)
     problems.install(app)
     app.mount("/static", pages.Assets())

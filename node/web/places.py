@@ -153,7 +153,7 @@ class RequestPlaces:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_asked = scope["type"] in ("http", "websocket") and scope["path"] not in PATHS
+        is_asked = scope["type"] == "http" and scope["path"] not in PATHS
         if is_asked and scope["app"].state.places.are_exceeded:
             refusal = respond(HTTPConnection(scope), BUSY, "too many requests are under way", headers=RETRY)
             await refusal(scope, receive, send)

@@ -20,9 +20,6 @@ from node.web.problems import respond
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 """Methods that change nothing, RFC 9110 9.2.1."""
 
-WEBSOCKET = "websocket"
-"""In place of a method: a page of another site must not open a WebSocket with the cookies of a user (RFC 6455 10.2)."""
-
 
 class Security:
     """ASGI middleware: refuses requests for a foreign host name or from a foreign page, and adds the headers.
@@ -46,17 +43,17 @@ class Security:
         self._cors_origins = web.cors_origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket"):
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        is_secure = scope["scheme"] in ("https", "wss")
+        is_secure = scope["scheme"] == "https"
 
         async def send_secured(message: Message) -> None:
-            if message["type"] in ("http.response.start", "websocket.http.response.start"):
+            if message["type"] == "http.response.start":
                 add_headers(MutableHeaders(scope=message), is_secure=is_secure)
             await send(message)
 
-        refusal = self._refusal(scope.get("method", WEBSOCKET), scope["scheme"], Headers(scope=scope))
+        refusal = self._refusal(scope["method"], scope["scheme"], Headers(scope=scope))
         if refusal is None:
             await self._app(scope, receive, send_secured)
             return

@@ -9,7 +9,7 @@ import ssl
 import threading
 from contextlib import suppress
 from time import monotonic
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import structlog
 import uvicorn
@@ -20,9 +20,6 @@ from node.errors import UsageError
 from node.settings.model import Web, is_loopback
 from node.tls import server_context
 from node.web.places import Places
-
-if TYPE_CHECKING:
-    import h11
 
 log = structlog.get_logger()
 
@@ -41,9 +38,6 @@ HEAD_SECONDS = 20.0
 """Time in which the first request of a connection must start; later ones have `IDLE_SECONDS`."""
 
 IDLE_SECONDS = 10
-
-MAX_MESSAGE_BYTES = 4096
-"""Largest message that a client may send over a WebSocket; there is nothing to say."""
 
 
 class WebServer:
@@ -122,9 +116,7 @@ def _config(web: Web, app: FastAPI, tls: ssl.SSLContext | None, places: Places) 
     return uvicorn.Config(
         app,
         http=type("_PlacedProtocol", (_Protocol,), {"places": places}),
-        ws="wsproto",
-        ws_max_size=MAX_MESSAGE_BYTES,
-        ws_per_message_deflate=False,
+        ws="none",
         log_config=None,
         access_log=False,
         lifespan="on",
@@ -144,7 +136,6 @@ class _Protocol(H11Protocol):
 
     places: ClassVar[Places]
     _head_timer: asyncio.TimerHandle | None = None
-    _channel: Any = None  # the protocol of the WebSocket that took over the connection
     since = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -158,33 +149,21 @@ class _Protocol(H11Protocol):
         if was_idle and not self.is_idle:
             self.since = monotonic()
 
-    def handle_websocket_upgrade(self, event: h11.Request) -> None:
-        self._cancel()
-        super().handle_websocket_upgrade(event)
-        self._channel = self.transport.get_protocol()
-
     @property
     def is_idle(self) -> bool:
         """Whether no request is under way."""
-        if self._channel is not None:
-            return False
         return self.cycle is None or self.cycle.response_complete
 
     @property
     def is_known(self) -> bool:
         """Whether a request of an identified caller is under way (`node.web.access`)."""
-        return not self.is_idle and "account" in self._scope["state"]
+        return not self.is_idle and "account" in self.scope["state"]
 
     @property
     def client_address(self) -> str:
         """The address of the client of the request under way, or empty."""
-        client = None if self.is_idle else self._scope["client"]
+        client = None if self.is_idle else self.scope["client"]
         return client[0] if client is not None else ""
-
-    @property
-    def _scope(self) -> Any:
-        """The scope of the request under way; a WebSocket whose handshake is wrong has none of its own."""
-        return getattr(self._channel, "scope", self.scope)
 
     @property
     def is_closing(self) -> bool:

@@ -1,4 +1,4 @@
-"""Bounds on connections that stay open to report what happens: streams of events and channels of workitems."""
+"""Bounds on connections that stay open to report what happens: streams of events."""
 
 from __future__ import annotations
 

@@ -601,7 +601,7 @@ def test_of_two_performers_that_claim_a_workitem_on_two_hosts_one_gets_it(
         return lambda: host.workitems.change_state("1.2.3", "IN PROGRESS", transaction_uid, NOW)
 
     answers = meanwhile(
-        monkeypatch, server, hosts, (workitems, "report"), claim(hosts[0], "1.2.4"), claim(hosts[1], "1.2.5")
+        monkeypatch, server, hosts, (workitems, "change"), claim(hosts[0], "1.2.4"), claim(hosts[1], "1.2.5")
     )
     assert answers == (Status.SUCCESS, Status.WRONG_TRANSACTION_UID)
 

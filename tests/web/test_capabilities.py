@@ -7,7 +7,6 @@ from xml.etree import ElementTree
 
 import httpx2
 import pytest
-from fastapi.routing import APIWebSocketRoute
 
 from node.conformance.statement import statement_for_programs
 from node.settings.model import Settings
@@ -49,8 +48,6 @@ def test_every_route_is_described_with_its_methods(site: Site) -> None:
     for path, route in every_route(site.server._app.routes):
         if path.startswith("/dicom-web") and route.methods != {"OPTIONS"}:
             routes.setdefault(path, set()).update(route.methods - {"HEAD"})
-    sockets = {route.path for route in site.server._app.routes if isinstance(route, APIWebSocketRoute)}
-    routes |= {path: {"GET"} for path in sockets}
     told: dict[str, set[str]] = {}
     for resource in offered():
         told.setdefault(resource.path, set()).update(resource.methods)

@@ -63,8 +63,6 @@ NOT_READ = (
             "/peers/retrieve",
             "/peers/retrievals/{retrieval}/cancel",
             "/dicom-web/workitems/{workitem}/cancelrequest",
-            "/dicom-web/workitems/1.2.840.10008.5.1.4.34.5/subscribers/{aetitle}/suspend",
-            "/dicom-web/workitems/1.2.840.10008.5.1.4.34.5.1/subscribers/{aetitle}/suspend",
             "/login",
             "/logout",
         )
@@ -81,11 +79,10 @@ NOT_READ = (
         ("PUT", "/dicom-web/workitems/{workitem}/state"),
         ("PUT", "/api/v1/jobs/{job}/files/{file}"),
         ("DELETE", "/api/v1/worklist/{entry}"),
-        ("DELETE", "/dicom-web/workitems/{workitem}/subscribers/{aetitle}"),
     }
 )
-"""Routes that change something, which is recorded as a change, that end a subscription, or that need a selection or a
-peer (tests/web/test_peers.py)."""
+"""Routes that change something, which is recorded as a change, or that need a selection or a peer
+(tests/web/test_peers.py)."""
 
 WITHOUT_PATIENTS = {
     "/healthz", "/readyz", "/metrics", "/login", "/login/oidc", "/login/oidc/callback", "/api/v1/openapi.json",

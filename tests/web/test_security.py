@@ -465,3 +465,11 @@ def test_every_page_that_names_patients_is_in_the_audit_log(filled: Site) -> Non
     [line] = [each for each in filled.audited("DICOM Instances Accessed") if "converted again" in each["detail"]]
     assert line["participants"][0]["user"] == "local"
     filled.convert()
+
+
+def test_no_websocket_is_opened_and_a_request_for_one_is_answered_as_any_other(guarded: Site) -> None:
+    upgrade = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: eA==")
+    for path, status in (("/healthz", 200), ("/dicom-web/studies", 401), ("/no/such", 404)):
+        with raw(guarded) as connection:
+            connection.sendall(request_head("GET", path, *upgrade))
+            assert status_of(connection) == status

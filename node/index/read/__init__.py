@@ -59,7 +59,7 @@ class ReadIndex:
         self.accounts = ReadAccounts(connection)
         self.audit_lines = ReadAuditLines(connection)
         self.conflicts = ReadConflicts(connection)
-        self.created_workitems = ReadCreatedWorkitems(connection, settled)
+        self.created_workitems = ReadCreatedWorkitems(connection)
         self.deletions = ReadDeletions(connection)
         self.events = ReadEvents(connection, settled)
         self.exclusions = ReadExclusions(connection)
@@ -81,7 +81,7 @@ class ReadIndex:
         self.series = ReadSeries(connection)
         self.studies = ReadStudies(connection)
         self.volumes = ReadVolumes(connection)
-        self.workitems = ReadWorkitems(connection, settled)
+        self.workitems = ReadWorkitems(connection)
 
     @property
     def root(self) -> str:

@@ -6,13 +6,12 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, or_, select
 from sqlalchemy import Row as Selected
+from sqlalchemy import Select, or_, select
 
 from node.dicom.json_model import Json, elements
 from node.dicom.unified_steps import FINAL, State
-from node.index.backend import Settled, is_settled
-from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow, WorkitemReportRow, WorkitemRow
+from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow, WorkitemRow
 from node.index.own_workitems import Kind
 from node.index.read.rows import PagedRepository, Row, unindexed
 
@@ -59,22 +58,8 @@ class CreatedWorkitem:
     series_instance_uid: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class WorkitemReport:
-    """An event of a workitem: its Event Type ID, and what a report of it says beside the current attributes."""
-
-    id: int
-    workitem: CreatedWorkitem
-    event_type: int
-    report: Json
-
-
 class ReadCreatedWorkitems(PagedRepository):
-    """Rows of ``workitems`` and ``workitem_reports``; see `node.index.read.ReadIndex`."""
-
-    def __init__(self, connection: Connection, settled: Settled | None) -> None:
-        super().__init__(connection)
-        self._settled = settled
+    """Rows of ``workitems``; see `node.index.read.ReadIndex`."""
 
     listing = select(
         WorkitemRow.id,
@@ -130,17 +115,6 @@ class ReadCreatedWorkitems(PagedRepository):
         listed = query.where(unindexed(WorkitemRow.state).in_(states))
         for row in self._connection.execute(listed):
             yield _workitem(row)
-
-    def reports(self, after: int, limit: int) -> list[WorkitemReport]:
-        """Return at most `limit` reports after one, in their order."""
-        report = WorkitemReportRow
-        query = _with_patient((report.id.label("report_id"), report.event_type, report.report, *_COLUMNS))
-        rows = query.join(report, report.workitem_id == WorkitemRow.id)
-        rows = rows.where(report.id > after, is_settled(self._settled, report.id))
-        return [
-            WorkitemReport(row.report_id, _workitem(row), row.event_type, row.report)
-            for row in self._connection.execute(rows.order_by(report.id).limit(limit))
-        ]
 
     def instances(self, workitem: CreatedWorkitem, limit: int) -> list[tuple[str, str]]:
         """Return SOP Class and SOP Instance UIDs of at most `limit` instances that a workitem of the node is about."""

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, literal, null, or_, select
+from sqlalchemy import ColumnElement, Select, and_, case, func, literal, null, or_, select
 from sqlalchemy.orm import aliased
 
 from node.dicom.matching import Query
 from node.dicom.unified_steps import State
-from node.index.backend import Settled, is_settled
 from node.index.conditions import restrictions
 from node.index.events import FINAL, EventKind
 from node.index.models import (
@@ -27,16 +26,12 @@ from node.index.models import (
     PatientRow,
     SeriesRow,
     StudyRow,
-    WorkitemReportRow,
-    WorkitemRow,
 )
 from node.index.read.rows import ReadRepository, unindexed
 
 COMPLETING: tuple[EventKind, ...] = ("series-converted", "series-unchanged")
 """The events after which a conversion is COMPLETED; after the other final ones it is CANCELED."""
 
-_EVENTS_OF_NOTE = (*FINAL, "series-quiet", "series-reopened")
-_TABLES = (EventRow, SeriesRow, WorkitemRow, WorkitemReportRow)
 _PATIENT = (
     PatientRow.patient_name,
     PatientRow.patient_id,
@@ -94,31 +89,8 @@ class Workitem:
         return "SCHEDULED" if self.started_at is None else "IN PROGRESS"
 
 
-@dataclass(frozen=True, slots=True)
-class WorkitemCursor:
-    """The last rows that were read: of ``events`` and ``series``, of workitems of clients, and of their reports."""
-
-    event_id: int
-    series_id: int
-    workitem_id: int = 0
-    report_id: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class WorkitemChange:
-    """A change of a workitem to a state, or another beginning of its conversion (`is_progress`)."""
-
-    workitem: Workitem
-    state: State
-    is_progress: bool = False
-
-
 class ReadWorkitems(ReadRepository):
     """Conversions that are scheduled, under way or ended, of the series that are stored."""
-
-    def __init__(self, connection: Connection, settled: Settled | None) -> None:
-        super().__init__(connection)
-        self._settled = settled
 
     def find(self, query: Query, states: Sequence[State], limit: int, offset: int) -> list[Workitem]:
         """Return a page of the workitems in one of `states`: first those that have not ended, then the newest.
@@ -147,76 +119,6 @@ class ReadWorkitems(ReadRepository):
         rows = select(ImageRow.sop_class_uid, ImageRow.sop_instance_uid).where(ImageRow.series_id == series_id)
         ordered = rows.order_by(ImageRow.instance_number, ImageRow.sop_instance_uid)
         return [(row[0], row[1]) for row in self._connection.execute(ordered.limit(limit))]
-
-    def cursor(self) -> WorkitemCursor:
-        """Return the cursor after which every change is yet to come."""
-        last = (
-            self._connection.scalar(select(func.max(table.id)).where(is_settled(self._settled, table.id))) or 0
-            for table in _TABLES
-        )
-        return WorkitemCursor(*last)
-
-    def changes(self, after: WorkitemCursor, limit: int) -> tuple[list[WorkitemChange], WorkitemCursor]:
-        """Return the changes after a cursor, in their order, and the cursor after them.
-
-        At most `limit` events and `limit` new series are read at a time. SQLite reuses the highest ids of ``series``
-        after a deletion, so the cursor never stays beyond the last row.
-        """
-        last_series = self.cursor().series_id
-        begin = min(after.series_id, last_series)
-        rows = select(SeriesRow.id).where(SeriesRow.id > begin, SeriesRow.id <= last_series)
-        rows = rows.order_by(SeriesRow.id).limit(limit)
-        new = list(self._connection.scalars(rows))
-        changes = [WorkitemChange(workitem, "SCHEDULED") for id in new for workitem in self.of_series(id)[-1:]]
-        events = self._connection.execute(
-            select(EventRow.id, EventRow.kind, SeriesRow.id.label("series_id"))
-            .select_from(EventRow)
-            .outerjoin(StudyRow, StudyRow.study_instance_uid == EventRow.study_instance_uid)
-            .outerjoin(
-                SeriesRow,
-                and_(
-                    SeriesRow.study_id == StudyRow.id,
-                    SeriesRow.series_instance_uid == EventRow.series_instance_uid,
-                ),
-            )
-            .where(EventRow.id > after.event_id, is_settled(self._settled, EventRow.id))
-            .order_by(EventRow.id)
-            .limit(limit)
-        ).all()
-        of_note = [event for event in events if event.kind in _EVENTS_OF_NOTE and event.series_id is not None]
-        workitems = {series_id: self.of_series(series_id) for series_id in {event.series_id for event in of_note}}
-        for event in of_note:
-            changes += self._changes_by(event, workitems[event.series_id])
-        read = replace(after, event_id=events[-1].id if events else after.event_id, series_id=new[-1] if new else begin)
-        return changes, read
-
-    def _changes_by(self, event: Any, items: Sequence[Workitem]) -> list[WorkitemChange]:
-        """Return the changes by an event of a series with these workitems."""
-        before = max((item.predecessor for item in items if item.predecessor < event.id), default=0)
-        item = next((item for item in items if item.predecessor == before), None)
-        if event.kind in FINAL:
-            changes = [WorkitemChange(item, item.state)] if item is not None and item.ended_by else []
-            grown = next((item for item in items if item.predecessor == event.id), None)
-            if grown is not None and not self._has_event(grown, event.id, None, "series-reopened"):
-                changes.append(WorkitemChange(grown, "SCHEDULED"))
-            return changes
-        if item is None:
-            return []
-        if event.kind == "series-reopened":
-            return [WorkitemChange(item, "SCHEDULED")]
-        is_again = self._has_event(item, before, event.id, "series-quiet")
-        return [WorkitemChange(item, "IN PROGRESS", is_progress=is_again)]
-
-    def _has_event(self, item: Workitem, after: int, before: int | None, kind: EventKind) -> bool:
-        rows = select(EventRow.id).where(
-            EventRow.series_instance_uid == item.series_instance_uid,
-            EventRow.study_instance_uid == item.study_instance_uid,
-            EventRow.kind == kind,
-            EventRow.id > after,
-        )
-        if before is not None:
-            rows = rows.where(EventRow.id < before)
-        return self._connection.execute(rows.limit(1)).first() is not None
 
     def _workitems(self, rows: Select[Any]) -> list[Workitem]:
         return [Workitem(**row) for row in self._connection.execute(rows).mappings()]

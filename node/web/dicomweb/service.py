@@ -13,7 +13,6 @@ from node.web.dicomweb import (
     stow,
     wado,
     wado_uri,
-    workitem_reports,
     workitems,
 )
 from node.web.dicomweb.resources import PREFIX
@@ -21,7 +20,7 @@ from node.web.dicomweb.transactions import Resource, resources
 
 OFFERED: list[BaseRoute] = [
     route
-    for part in (qido, stow, wado, metadata, bulk_data, frames, rendered, wado_uri, workitems, workitem_reports)
+    for part in (qido, stow, wado, metadata, bulk_data, frames, rendered, wado_uri, workitems)
     for route in part.router.routes
 ]
 """The routes of the Studies Service, the URI Service and the Worklist Service."""
@@ -34,4 +33,4 @@ def offered() -> list[Resource]:
 
 def is_of_worklist(path: str) -> bool:
     """Return whether a path is a resource of the Worklist Service (PS3.18 11.1)."""
-    return path.startswith((f"{PREFIX}/workitems", f"{PREFIX}/subscribers"))
+    return path.startswith(f"{PREFIX}/workitems")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi.routing import APIRoute, APIWebSocketRoute
+from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute
 
 from node.dicom.annotation import ANNOTATIONS
@@ -19,7 +19,6 @@ from node.web.dicomweb import (
     stow,
     wado,
     wado_uri,
-    workitem_reports,
     workitems,
 )
 from node.web.dicomweb.media_types import (
@@ -175,21 +174,6 @@ TRANSACTIONS: Mapping[Callable[..., Any], Transaction] = {
         _DOCUMENT,
     ),
     workitems.request_cancellation: Transaction("Request Cancellation", "11.8", (), {}, ("Content-Type",), _WORKITEM),
-    workitem_reports.subscribe: Transaction(
-        "Subscribe",
-        "11.10",
-        (),
-        {
-            "deletionlock": "true or false; granted for all but conversions, to accounts with the role write",
-            "filter": "of the filtered worklist: attribute=value, several separated by commas",
-        },
-        (),
-    ),
-    workitem_reports.unsubscribe: Transaction("Unsubscribe", "11.11", (), {}, ()),
-    workitem_reports.suspend: Transaction("Suspend Global Subscription", "11.12", (), {}, ()),
-    workitem_reports.open_channel: Transaction(
-        "Open Notification Connection", "8.10.4", (), {}, ("Connection", "Upgrade", "Sec-WebSocket-Key")
-    ),
     wado_uri.retrieve_by_uri: Transaction(
         "Retrieve (URI)", "9.4", (*rendered.FORMATS, DICOM), wado_uri.PARAMETERS, ("If-None-Match",)
     ),
@@ -221,9 +205,7 @@ def resources(routes: list[BaseRoute]) -> Iterator[Resource]:
     KeyError
         A route has no transaction.
     """
-    for route in sorted(
-        (route for route in routes if isinstance(route, APIRoute | APIWebSocketRoute)), key=lambda route: route.path
-    ):
-        methods = tuple(sorted((route.methods or set()) - {"HEAD"})) if isinstance(route, APIRoute) else ("GET",)
+    for route in sorted((route for route in routes if isinstance(route, APIRoute)), key=lambda route: route.path):
+        methods = tuple(sorted((route.methods or set()) - {"HEAD"}))
         purpose = (route.endpoint.__doc__ or "").partition("\n")[0]
         yield Resource(route.path, methods, purpose, TRANSACTIONS[route.endpoint])

@@ -9,15 +9,12 @@ from typing import Any
 from uuid import UUID
 
 from node.dicom.json_model import Json, elements
-from node.dicom.unified_steps import PERFORMED, PROGRESS, PROGRESS_REPORT, STATE_REPORT, UPS_PUSH, values_of
+from node.dicom.unified_steps import PERFORMED, UPS_PUSH, values_of
 from node.dicom.values import standard_tag
 from node.index.read.created_workitems import CreatedWorkitem
-from node.index.read.workitems import Workitem, WorkitemChange
+from node.index.read.workitems import Workitem
 from node.settings.model import Settings
 from node.web.dicomweb.resources import resource_url
-
-UPS_EVENT = "1.2.840.10008.5.1.4.34.6.4"
-"""SOP Class of event reports: UPS Event (PS3.4 CC.2.4)."""
 
 MAX_REFERENCED_INSTANCES = 10_000
 """Instances that a retrieved workitem lists; the others are in the series at its Retrieve URL."""
@@ -191,36 +188,6 @@ def _sequence(keyword: str, items: Sequence[Json]) -> Json:
 
 def _sorted(model: Json) -> Json:
     return dict(sorted(model.items()))
-
-
-def event_report(uid: str, event_type: int, report: Json, message_id: int) -> Json:
-    """Return an event report (PS3.18 11.13), with the command elements of an N-EVENT-REPORT (PS3.7 table 10.3-1)."""
-    return {
-        "00000002": {"vr": "UI", "Value": [UPS_EVENT]},
-        "00000110": {"vr": "US", "Value": [message_id]},
-        "00001000": {"vr": "UI", "Value": [uid]},
-        "00001002": {"vr": "US", "Value": [event_type]},
-        **report,
-    }
-
-
-def conversion_report(change: WorkitemChange) -> tuple[int, Json]:
-    """Return the Event Type ID of a change of a conversion, and what is reported of it (PS3.4 table CC.2.4-1)."""
-    if change.is_progress:
-        return PROGRESS_REPORT, elements({PROGRESS: [_progress(change.workitem)]})
-    report: dict[str, Any] = {
-        "InputReadinessState": "INCOMPLETE" if change.state == "SCHEDULED" else "READY",
-        "ProcedureStepState": change.state,
-    }
-    if change.state == "CANCELED":
-        report |= _cancellation(change.workitem)
-    return STATE_REPORT, elements(report)
-
-
-def status_report(status: str) -> Json:
-    """Return what an SCP Status Change says: RESTARTED or GOING DOWN; subscriptions and workitems outlive both."""
-    kept = {"SubscriptionListStatus": "WARM START", "UnifiedProcedureStepListStatus": "WARM START"}
-    return elements({"SCPStatus": status, **kept})
 
 
 def _progress(workitem: Workitem) -> dict[str, Any]:

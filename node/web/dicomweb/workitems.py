@@ -20,7 +20,7 @@ from node.dicom.worklist import entry_text
 from node.dicom.xml_model import NotNative, json_from_native
 from node.index.jobs import JobEnded, NoSuchJob
 from node.index.read.created_workitems import CreatedWorkitem
-from node.index.read.workitems import Workitem, WorkitemCursor
+from node.index.read.workitems import Workitem
 from node.index.retrievals import NoSuchRetrieval, RetrievalEnded
 from node.web.access import Caller, Reader, RequestAudit, Writer
 from node.web.audit_trail import of_study
@@ -29,7 +29,6 @@ from node.web.dicomweb.media_types import DICOM_JSON, DICOM_XML, JSON, MULTIPART
 from node.web.dicomweb.qido import CONTROLS, MAX_PARAMETERS, attribute_path, is_fuzzy, whole_number
 from node.web.dicomweb.resources import READ, base_url
 from node.web.dicomweb.routing import dicomweb_router
-from node.web.dicomweb.subscriptions import Subscriptions
 from node.web.dicomweb.workitem_keys import WorkitemQuery, read_keys
 from node.web.dicomweb.workitem_model import (
     MAX_REFERENCED_INSTANCES,
@@ -56,9 +55,8 @@ MAX_WORKITEM_BYTES, MAX_ELEMENTS = 1_000_000, 20_000
 
 _UID = re.compile(r"(?=.{1,64}$)[0-9]+(\.[0-9]+)*")
 
-WORKLIST, FILTERED_WORKLIST = "1.2.840.10008.5.1.4.34.5", "1.2.840.10008.5.1.4.34.5.1"
-WORKLISTS = (WORKLIST, FILTERED_WORKLIST)
-"""UIDs that stand for all workitems, and for those that match a filter (PS3.4 CC.2.3.1)."""
+RESERVED = ("1.2.840.10008.5.1.4.34.5", "1.2.840.10008.5.1.4.34.5.1")
+"""UIDs that stand for all workitems, and for those that match a filter (PS3.4 CC.2.3.1): no workitem has one."""
 
 ALREADY_CANCELED = "The UPS is already in the requested state of CANCELED."
 ALREADY_COMPLETED = "The UPS is already COMPLETED."
@@ -84,7 +82,11 @@ REFUSALS: Mapping[Status, tuple[int, str, str]] = {
     Status.NO_SUCH_STEP: (404, "The Workitem does not exist.", "there is no workitem with this UID"),
     Status.NOT_IN_PROGRESS: (409, INCONSISTENT, "the workitem is not IN PROGRESS: claim it first"),
     Status.IS_COMPLETED: (409, ALREADY_COMPLETED, "the workitem has ended"),
-    Status.NO_PERFORMER: (409, "The performer cannot be contacted.", "nobody is subscribed to the workitem"),
+    Status.NO_PERFORMER: (
+        409,
+        "The performer cannot be contacted.",
+        "the workitem is IN PROGRESS, and only its performer or an administrator ends it",
+    ),
 }
 """Status code, Warning and detail for each failure (PS3.18 11.4.3 to 11.8.3)."""
 
@@ -133,10 +135,7 @@ def _create(request: Request, body: bytes, account: Caller, audit: RequestAudit,
     attributes, is_modified = created(kept, node.ingest.now())
     if workitem_with_uid(node, uid) is not None:
         raise _refused(Status.DUPLICATE)
-    subscriptions: Subscriptions = request.app.state.subscriptions
-    with subscriptions.locking(attributes) as locked_by:
-        is_new = node.index.workitems.create(uid, attributes, account.name, node.ingest.now(), locked_by)
-    if not is_new:
+    if not node.index.workitems.create(uid, attributes, account.name, node.ingest.now()):
         raise _refused(Status.DUPLICATE)
     audit.changed(AuditEvent.PROCEDURE_RECORD, Action.CREATE, [_object(attributes)], f"workitem {uid}")
     url = f"{base_url(request)}/workitems/{uid}"
@@ -155,7 +154,7 @@ def _new_uid(request: Request, given: Json) -> str:
     if len(named) != 1:
         raise HTTPException(400, "the UID of the workitem must be given once: as /workitems?{uid} (PS3.18 11.4.1.1)")
     uid = named.pop()
-    if not _UID.fullmatch(uid) or uid in WORKLISTS:
+    if not _UID.fullmatch(uid) or uid in RESERVED:
         raise HTTPException(400, "the UID of the workitem must be 1 to 64 digits and dots (PS3.5 9.1)")
     return uid
 
@@ -279,7 +278,7 @@ def _model(found: Found, node: Services, base: str, instances: Sequence[tuple[st
 async def request_cancellation(
     request: Request, account: Writer, found: Requested, audit: RequestAudit, node: Node
 ) -> Response:
-    """Cancel a workitem that nobody performs yet, or ask its performer to do so; the node is one of them."""
+    """Cancel a workitem that nobody performs yet, or one that the node performs."""
     body = await request.body()
     return await run_in_threadpool(_cancel, request, body, found, account, audit, node)
 
@@ -293,12 +292,7 @@ def _cancel(
     elif found.work is not None:
         status = _cancel_work(found, account, audit, node)
     else:
-        subscriptions: Subscriptions = request.app.state.subscriptions
-        is_heard = subscriptions.is_heard(found.sop_instance_uid, began(found), found.attributes)
-        title = "".join(c for c in account.name if c.isascii() and c.isalnum())[:16] or "CLIENT"
-        status = node.index.workitems.request_cancel(
-            found.sop_instance_uid, asked, title, node.ingest.now(), is_heard=is_heard
-        )
+        status = node.index.workitems.request_cancel(found.sop_instance_uid, asked, node.ingest.now())
         if status == Status.SUCCESS:
             _record(audit, Action.EXECUTE, found, "cancellation requested")
     if status == Status.ALREADY_CANCELED:
@@ -342,13 +336,6 @@ def _cancel_work(found: CreatedWorkitem, account: Caller, audit: RequestAudit, n
         ended = transition(Event.REQUEST_CANCEL, now.state if now is not None else None)
         return ended if isinstance(ended, Status) else Status.NO_PERFORMER
     return Status.SUCCESS
-
-
-def began(found: Found) -> WorkitemCursor:
-    """Return what there was before a workitem."""
-    if isinstance(found, Workitem):
-        return WorkitemCursor(found.predecessor, found.series_id)
-    return WorkitemCursor(0, 0, workitem_id=found.id)
 
 
 def _refused(status: Status, transaction_uid: str | None = "") -> HTTPException:

@@ -32,13 +32,10 @@ def test_a_protocol_has_what_ours_looks_at(protocol: H11Protocol) -> None:
     assert "response_complete" in inspect.getsource(RequestResponseCycle.__init__)
     assert list(inspect.signature(H11Protocol.timeout_keep_alive_handler).parameters) == ["self"]
     assert list(inspect.signature(H11Protocol.on_response_complete).parameters) == ["self"]
-    assert list(inspect.signature(H11Protocol.handle_websocket_upgrade).parameters) == ["self", "event"]
 
 
 def test_names_of_ours_are_none_of_the_protocol(protocol: H11Protocol) -> None:
-    overridden = {
-        "connection_made", "connection_lost", "data_received", "on_response_complete", "handle_websocket_upgrade",
-    }  # fmt: skip
+    overridden = {"connection_made", "connection_lost", "data_received", "on_response_complete"}
     ours = {name for name in vars(_Protocol) if not name.startswith("__")}
     assert ours & (set(vars(protocol)) | set(dir(H11Protocol))) == overridden
 
