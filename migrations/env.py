@@ -1,4 +1,4 @@
-"""Alembic's entry point; `node.index.engine` provides the connection."""
+"""Alembic's entry point; `node.index.engine.place` provides the connection."""
 
 from alembic import context
 

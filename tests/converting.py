@@ -10,7 +10,7 @@ from node.archive.filesystem import Archive
 from node.conversion.job import ConversionJob, Converted
 from node.conversion.pipeline import convert
 from node.conversion.series import record_outcome, write_volumes
-from node.index.database import Index
+from node.index.database.index import Index
 from node.index.records import ClaimedSeries
 from node.writers.options import WriteOptions
 

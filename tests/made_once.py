@@ -21,9 +21,9 @@ from typing import Any
 
 import pytest
 
-from node.index import database
-from node.index.backend import Place, ServerPlace
-from node.index.engine import FILE_NAME, backup, exists, upgrade
+from node.index.database import index as database
+from node.index.engine.backend import Place, ServerPlace
+from node.index.engine.place import FILE_NAME, backup, exists, upgrade
 from node.index.models import REVISION, Base
 from tests.postgresql import Server, programs, shared
 
@@ -59,7 +59,8 @@ def _copy_or_upgrade(place: Place) -> tuple[str | None, str]:
 
 def _put_into_postgresql() -> None:
     from node.control import checks, repository
-    from node.index import engine, postgresql
+    from node.index.engine import place as engine
+    from node.index.engine import postgresql
     from node.lifecycle import fsck
 
     in_configuration = engine.place_of
@@ -155,7 +156,7 @@ def write_in_postgresql(root: Path, statement: str, values: Mapping[str, Any]) -
 
 
 def give_locks_up_in_postgresql(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    from node.index import postgresql
+    from node.index.engine import postgresql
 
     monkeypatch.setitem(postgresql._SESSION, "lock_timeout", f"{seconds:g}s")
 

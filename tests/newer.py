@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from textwrap import indent
 
-from node.index import schema
+from node.index.engine import schema
 from node.index.models import REVISION
 
 VARIABLE = "TESTS_MIGRATIONS"
@@ -19,7 +19,7 @@ _MIGRATION = """\
 import sqlalchemy as sa
 from alembic import op
 
-from node.index.view_changes import change_view
+from node.index.engine.view_changes import change_view
 
 revision = "{revision}"
 down_revision = "{before}"

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from node.index import sqlite
-from node.index.database import reading
-from node.index.engine import FILE_NAME
+from node.index.database.index import reading
+from node.index.engine import sqlite
+from node.index.engine.place import FILE_NAME
 from node.journal.inspect import inspect
 from tests.made_once import (
     IN_POSTGRESQL,

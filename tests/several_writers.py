@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 
 from node.dicom.attributes import instance_attributes
-from node.index.database import Index
+from node.index.database.index import Index
 from node.index.records import Arrived, StoredFile
 from node.metrics import Metrics
 from node.settings.model import OverwritePolicy

@@ -20,8 +20,8 @@ from node.archive.filesystem import is_key
 from node.deidentify.profile import CLEAN, RETAIN
 from node.deidentify.refusal import Reason
 from node.dicom.part10 import IMPLEMENTATION_VERSION_NAME
-from node.index.engine import upgrade
-from node.index.events import EventKind
+from node.index.engine.place import upgrade
+from node.index.nouns.events import EventKind
 from node.lifecycle.fsck import Kind
 from node.settings.files import ENVIRONMENT_PREFIX
 from node.settings.model import COLD_CLASSES, PLACEHOLDERS, HookEvent, Settings, Storage

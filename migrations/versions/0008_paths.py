@@ -5,7 +5,7 @@ In a file that is not called `index.sqlite`, and so lies in no root, they are re
 
 from alembic import op
 
-from node.index.view_changes import change_view
+from node.index.engine.view_changes import change_view
 
 revision = "0008"
 down_revision = "0007"

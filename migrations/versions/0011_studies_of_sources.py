@@ -2,7 +2,7 @@
 
 from alembic import op
 
-from node.index.view_changes import change_view
+from node.index.engine.view_changes import change_view
 
 revision = "0011"
 down_revision = "0010"

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from node.index.view_changes import change_view
+from node.index.engine.view_changes import change_view
 
 revision = "0012"
 down_revision = "0011"

@@ -6,7 +6,7 @@ Those of earlier conversions are unknown: the files have them, and a migration r
 import sqlalchemy as sa
 from alembic import op
 
-from node.index.view_changes import change_view
+from node.index.engine.view_changes import change_view
 
 revision = "0018"
 down_revision = "0017"

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from node.index.backend import backend_of
+from node.index.engine.backend import backend_of
 
 revision = "0023"
 down_revision = "0022"

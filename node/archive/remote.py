@@ -70,7 +70,7 @@ LOST = "neither the disk nor the object store has it"
 _LOCKS = 64
 
 HostOf = Callable[[str], str | None]
-"""Asks the index which other host alone has the file with a key; see `node.index.objects`."""
+"""Asks the index which other host alone has the file with a key; see `node.index.nouns.objects`."""
 
 File = TypeVar("File", bound=KeptFile)
 Found = TypeVar("Found", bound=FoundFile)

@@ -39,7 +39,7 @@ from node.association.tls import tls_context
 from node.association.transport import Transport
 from node.audit.audit_log import Audit
 from node.background import SupervisedThread
-from node.conversion.decoder import Decoder
+from node.children.decoder import Decoder
 from node.dicom import command
 from node.errors import UsageError
 from node.index.records import Refused

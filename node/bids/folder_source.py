@@ -15,7 +15,7 @@ from node.bids.volume_fields import VOLUME_FIELDS
 from node.conversion.chosen import KNOWN, Chosen, known_facts
 from node.conversion.offline import Run, attributes_of_series, convert_folder
 from node.errors import UsageError
-from node.index.levels import identity_of
+from node.index.nouns.levels import identity_of
 from node.selector import FIELDS, Facts, Selector
 from node.writers.options import WriteOptions
 

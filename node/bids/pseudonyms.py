@@ -21,7 +21,7 @@ class Pseudonyms:
         self._key = key
 
     def subject(self, identity: str) -> str:
-        """Return the label of a patient, whose identity is that of `node.index.levels.identity_of`."""
+        """Return the label of a patient, whose identity is that of `node.index.nouns.levels.identity_of`."""
         issuer, has_id, patient_id = identity.partition("\\")
         patient = Patient(issuer, patient_id) if has_id else Patient("study", identity.removeprefix("study "))
         return self._key.patient(patient).lower()

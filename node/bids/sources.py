@@ -13,7 +13,7 @@ from node.archive.base import LocalFile
 from node.bids.plan import Series, VolumeFile
 from node.bids.subjects import Patient
 from node.conversion.volume_files import by_path
-from node.index.read import ReadIndex
+from node.index.database.reading import ReadIndex
 from node.selector import FIELDS
 
 STILL_OPEN = "it is still being received or converted"

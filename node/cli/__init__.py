@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with ExitStack() as at_the_end:
         at_the_end.callback(gc.freeze)  # otherwise the exit collects garbage in all modules
         if given[:1] == ["convert"] and not {"-h", "--help"} & set(given):
-            from node.cli.converters import close_converters, converters
+            from node.cli.convert.converters import close_converters, converters
 
             # Its search for plugins reads the metadata of all packages. Programs of hooks may want theirs.
             os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")

@@ -42,6 +42,9 @@ PANELS = {
 }
 """The commands in the order and under the titles of the help."""
 
+PANEL_OF = {command: panel for panel, commands in PANELS.items() for command in commands}
+"""The panel of each command; its module lies in the folder of this name."""
+
 MODULES = {"import": "import_command"}
 """The module of a command, if it is not the one with its name."""
 
@@ -61,7 +64,7 @@ class _Panels(typer.core.TyperGroup):
 
 def module_of(command: str) -> str:
     """Return the name of the module that implements a command: by `app` if it has subcommands, else by a function."""
-    return f"node.cli.{MODULES.get(command, command)}"
+    return f"node.cli.{PANEL_OF[command].lower()}.{MODULES.get(command, command)}"
 
 
 def application(wanted: str | None = None) -> typer.Typer:

@@ -11,7 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from node.archive.base import LocalFile
-    from node.index.read import ReadIndex
+    from node.index.database.reading import ReadIndex
     from node.settings.model import Settings
 
 ConfigFile = Annotated[
@@ -51,7 +51,7 @@ def settings_for_change(config: Path | None, root: Path | None) -> Settings:
 @contextmanager
 def reading_index(config: Path | None, root: Path | None) -> Iterator[ReadIndex]:
     """Open the index of a command's root for reading; see `node.index.database.reading`."""
-    from node.index.database import reading
+    from node.index.database.index import reading
 
     settings = load(config, storage__root=root).settings
     with reading(settings.storage.root, settings.index.url) as index:
@@ -63,7 +63,7 @@ def archive_files(settings: Settings) -> Iterator[LocalFile]:
     """Yield what gives the files of the archive; see `node.archive.remote.fetching`."""
     from node.archive.objects import configured_store
     from node.archive.remote import fetching
-    from node.index.database import other_host_of
+    from node.index.database.index import other_host_of
 
     others = other_host_of(settings.storage.root, settings.index.url, settings.spool_host)
     with fetching(settings.archive_folder, configured_store(settings.storage), others) as local:

@@ -8,7 +8,7 @@ from typing import Any
 
 from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.errors import UsageError, VoxelnodeError
-from node.index.accounts import AccountRepository, Role
+from node.index.nouns.accounts import AccountRepository, Role
 from node.web.credentials import require_name
 
 MAX_LABEL_CHARACTERS = 64

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from node.audit.audit_files import LogTail, digest_of
 from node.background import BackgroundService
-from node.index.database import Index
+from node.index.database.index import Index
 
 COPY_SECONDS = 2.0
 MAX_LINES = 500

@@ -8,7 +8,7 @@ import uuid
 from node.association.addresses import address_of
 from node.association.client.availability import NotNotified, notification_of, notify_peer
 from node.errors import UsageError
-from node.index.database import Index
+from node.index.database.index import Index
 from node.notify.channel import Channel, Delivered, Interrupted, NotDelivered
 from node.notify.message import HookMessage
 from node.notify.notifier import channel_of

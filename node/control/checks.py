@@ -17,8 +17,8 @@ from node.audit.audit_log import open_syslog
 from node.control.availability import hook_channel
 from node.deidentify.deidentification import configured_by_name
 from node.errors import UsageError, VoxelnodeError
-from node.index.database import reading
-from node.index.engine import exists, mistakes_of, place_of
+from node.index.database.index import reading
+from node.index.engine.place import exists, mistakes_of, place_of
 from node.routing.router import check_destination
 from node.settings.model import Peer, Route, Settings, Web, is_loopback
 from node.tls import server_context

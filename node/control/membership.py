@@ -11,8 +11,8 @@ from time import monotonic
 import structlog
 
 from node.background import BackgroundService
-from node.index.database import Index
-from node.index.hosts import BEGUN, Leases, Member
+from node.index.database.index import Index
+from node.index.nouns.hosts import BEGUN, Leases, Member
 from node.receive.ingest import Ingest
 
 log = structlog.get_logger()

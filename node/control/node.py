@@ -25,6 +25,7 @@ from node.association.listener import Listener
 from node.audit.audit_log import APPLICATION, SOURCE, Action, AuditEvent, AuditMessage, Participant, Result
 from node.background import BackgroundService, SupervisedThread
 from node.child_process.confinement import offered
+from node.children.decoder import Decoder
 from node.control.audit_copies import AuditCopies
 from node.control.availability import hook_channel
 from node.control.checks import missing_account, require_closed, require_no_loops
@@ -32,15 +33,14 @@ from node.control.control_socket import ControlServer
 from node.control.membership import Membership
 from node.control.repository import Repository
 from node.conversion.confirm_counts import Confirmer
-from node.conversion.decoder import Decoder
 from node.conversion.scheduler import Worker
 from node.conversion.volume_files import sweep
 from node.deidentify.deidentification import configured_by_name
 from node.errors import UsageError, VoxelnodeError
 from node.index.converted import SeriesKey
-from node.index.database import Index
-from node.index.engine import IndexUnusable
-from node.index.hosts import Member
+from node.index.database.index import Index
+from node.index.engine.place import IndexUnusable
+from node.index.nouns.hosts import Member
 from node.index.records import Refused
 from node.lifecycle.retention import Retention
 from node.lifecycle.scrub import Scrub

@@ -34,17 +34,17 @@ from node.control.control_socket import REQUEST_SECONDS, NoControlSocket, NotPer
 from node.dicom.worklist import entry_text
 from node.durable import locked, make_folder, sync_folder, write_durably
 from node.errors import UsageError, VoxelnodeError
-from node.index import copying
-from node.index.about import STORE, STORE_SPOOLED
-from node.index.database import Index, reading
-from node.index.deletions import NotThere
-from node.index.engine import IndexUnusable, Place, exists, missing_index, place_of
-from node.index.read import ReadIndex
+from node.index.care import copying
+from node.index.care.salvage import OldFile, OldIndex, Salvaged
+from node.index.database.index import Index, reading
+from node.index.database.reading import ReadIndex, checked
+from node.index.engine.about import STORE, STORE_SPOOLED
+from node.index.engine.place import IndexUnusable, Place, exists, missing_index, place_of
+from node.index.engine.sqlite import aside_name, discard, set_aside
+from node.index.nouns.deletions import NotThere
+from node.index.nouns.terms import Terms
 from node.index.records import Level
-from node.index.routes import subscriber
-from node.index.salvage import OldFile, OldIndex, Salvaged
-from node.index.sqlite import aside_name, discard, set_aside
-from node.index.terms import Terms
+from node.index.work.routes import subscriber
 from node.journal.inspect import inspect
 from node.journal.journal import MARK_FILE, SEGMENT_BYTES, Journal, segment_files
 from node.lifecycle.archive_copy import Copied, copy_to_folder, copy_to_store
@@ -369,7 +369,7 @@ class Repository:
         for key in self.index.routes.deletable(names, everybody):
             reason = f"every destination of route {route_name} has confirmed it"
             with suppress(NotThere):
-                self._delete("series", key[1], key[0], f"route {route_name}", reason, Terms(require_confirmed))
+                self._delete("series", key[1], key[0], f"route {route_name}", reason, Terms(checked(require_confirmed)))
 
     def _cancel_job(self, job: str, who: str) -> Mapping[str, Any]:
         uids = [{"study_instance_uid": self.index.jobs.with_id(job).study_instance_uid}]
@@ -747,13 +747,13 @@ def _old_index(place: Place, name: str) -> OldIndex:
 
 
 def _aside() -> Any:
-    from node.index import postgresql_aside  # here: a node on SQLite loads no driver of PostgreSQL
+    from node.index.care import postgresql_aside  # here: a node on SQLite loads no driver of PostgreSQL
 
     return postgresql_aside
 
 
 def copy_index(settings: Settings, url: str | None) -> dict[str, int]:
-    """Copy the index of a root to another database; see `node.index.copying.copy_index`.
+    """Copy the index of a root to another database; see `node.index.care.copying.copy_index`.
 
     Parameters
     ----------

@@ -11,7 +11,7 @@ import structlog
 
 from node.archive.filesystem import Archive
 from node.conversion.volume_files import remove_folder
-from node.index.database import Index
+from node.index.database.index import Index
 
 log = structlog.get_logger()
 

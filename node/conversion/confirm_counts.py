@@ -14,8 +14,8 @@ import structlog
 
 from node.errors import VoxelnodeError
 from node.index.converted import SeriesKey
-from node.index.database import Index
-from node.index.follower import IndexFollower
+from node.index.database.follower import IndexFollower
+from node.index.database.index import Index
 from node.index.records import UnconfirmedSeries
 
 log = structlog.get_logger()

@@ -25,7 +25,7 @@ from node.writers.options import WriteOptions
 
 if TYPE_CHECKING:
     from node.archive.filesystem import Archive
-    from node.index.database import Index
+    from node.index.database.index import Index
 
 
 class SeriesDamaged(VoxelnodeError):

@@ -23,8 +23,8 @@ from node.index.records import RevisionFile
 if TYPE_CHECKING:
     from node.archive.base import LocalFile
     from node.archive.filesystem import Archive
-    from node.index.database import Index
-    from node.index.read import ReadIndex
+    from node.index.database.index import Index
+    from node.index.database.reading import ReadIndex
     from node.index.records import ClaimedSeries
 
 LocalPath = Callable[[str], Path]

@@ -1,4 +1,4 @@
-"""Match values in memory by the rules of `node.dicom.key_values`; `node.index.conditions` has the same rules as SQL."""
+"""Match values in memory by the rules of `node.dicom.key_values`; `node.index.search.conditions` has them as SQL."""
 
 from __future__ import annotations
 

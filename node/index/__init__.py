@@ -1,1 +1,1 @@
-"""The index: a SQLite database. Only this package imports SQLAlchemy and Alembic."""
+"""The index: the rows of a root, in SQLite or PostgreSQL. Only this package imports SQLAlchemy and Alembic."""

@@ -102,7 +102,7 @@ class AboutRow(Base):
 
 
 class HostRow(Base):
-    """A host of an index that several can share; see `node.index.hosts`."""
+    """A host of an index that several can share; see `node.index.nouns.hosts`."""
 
     __tablename__ = "hosts"
 
@@ -129,7 +129,7 @@ class LeaseRow(Base):
 
 
 class AuditLineRow(Base):
-    """A line of the audit log of a host, as it is in its file: a copy for all hosts; see `node.index.audit_lines`."""
+    """A line of the audit log of a host, as it is in its file: a copy for all hosts (see `nouns.audit_lines`)."""
 
     __tablename__ = "audit_lines"
 
@@ -218,7 +218,9 @@ class SeriesRow(Base):
     open_since: Mapped[dt.datetime | None] = mapped_column(Utc)  # arrival of the first unconverted instance
     last_received_at: Mapped[dt.datetime] = mapped_column(Utc)
     due_at: Mapped[dt.datetime | None] = mapped_column(Utc)
-    waits: Mapped[dict[str, dict[str, str]] | None] = mapped_column(JSON(none_as_null=True))  # see `node.index.waits`
+    waits: Mapped[dict[str, dict[str, str]] | None] = mapped_column(
+        JSON(none_as_null=True)
+    )  # see `node.index.nouns.waits`
     arrivals: Mapped[int] = mapped_column(Integer, default=0)  # incremented with every stored instance
     revision: Mapped[int] = mapped_column(Integer, default=0)
     claim: Mapped[str | None] = mapped_column(String(32))
@@ -233,7 +235,7 @@ class SeriesRow(Base):
     expected_source: Mapped[str | None] = mapped_column(String(64))
     missing_instances: Mapped[int | None] = mapped_column(Integer)
     missing_detail: Mapped[str | None] = mapped_column(Text)
-    acknowledged_problem: Mapped[str | None] = mapped_column(String(64))  # see `node.index.problems`
+    acknowledged_problem: Mapped[str | None] = mapped_column(String(64))  # see `node.index.nouns.problems`
     acknowledged_reason: Mapped[str | None] = mapped_column(Text)
     acknowledged_by: Mapped[str | None] = mapped_column(String(64))
     acknowledged_at: Mapped[dt.datetime | None] = mapped_column(Utc)
@@ -473,7 +475,7 @@ class RejectionRow(Base):
 
 
 class SenderRow(Base):
-    """A sender, and the quiet time learnt from the longest gaps in its last series; see `node.index.senders`."""
+    """A sender, and the quiet time learnt from the longest gaps in its last series; see `node.index.nouns.senders`."""
 
     __tablename__ = "senders"
 
@@ -607,7 +609,7 @@ class PerformedSeriesRow(Base):
 class WorkitemRow(Base):
     """A Unified Procedure Step (PS3.4 CC) of a client, or of work that the node does; conversions have no row here.
 
-    The columns from ``work`` on are of the work of the node only; see `node.index.own_workitems`.
+    The columns from ``work`` on are of the work of the node only; see `node.index.work.own_workitems`.
     """
 
     __tablename__ = "workitems"
@@ -728,7 +730,7 @@ class HookRow(Base):
     """The cursors of a hook, or of a destination of a route: the last rows of `events` and `images` that it finished.
 
     Cursors instead of a queue: events that no hook wants cost no row. SQLite reuses the highest ids of `images` after
-    a deletion, which therefore moves `image_id` back and increments `rewinds`; see `node.index.deliveries`.
+    a deletion, which therefore moves `image_id` back and increments `rewinds`; see `node.index.work.deliveries`.
     """
 
     __tablename__ = "hooks"
@@ -780,7 +782,7 @@ keeps it; lost: and does not keep it."""
 
 
 class SentInstanceRow(Base):
-    """An instance that a destination of a route has taken; see `node.index.routes`."""
+    """An instance that a destination of a route has taken; see `node.index.work.routes`."""
 
     __tablename__ = "sent_instances"
     __table_args__ = (

@@ -10,9 +10,9 @@ from node.archive.filesystem import Archive
 from node.archive.intact import problem_with
 from node.archive.remote import Remote
 from node.errors import VoxelnodeError
-from node.index.database import Index
-from node.index.instances import InstanceFile
+from node.index.database.index import Index
 from node.index.models import SPOOL
+from node.index.nouns.instance_files import InstanceFile
 from node.index.records import RevisionFile
 from node.lifecycle.uploads import BATCH, Uploads
 

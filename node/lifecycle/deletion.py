@@ -20,11 +20,11 @@ from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMe
 from node.conversion.volume_files import remove_folder
 from node.errors import VoxelnodeError
 from node.failpoints import reached
-from node.index.database import Index
-from node.index.deletions import is_deletable
-from node.index.engine import REMEDY
+from node.index.database.index import Index
+from node.index.engine.place import REMEDY
+from node.index.nouns.deletions import is_deletable
+from node.index.nouns.terms import Terms
 from node.index.records import Deletion, DeletionPlan
-from node.index.terms import Terms
 
 log = structlog.get_logger()
 

@@ -22,13 +22,13 @@ from node.archive.remote import marked
 from node.conversion.volume_files import sweep
 from node.dicom.reading import read_instance
 from node.errors import VoxelnodeError, is_out_of_memory
-from node.index.conversions import folders_of
-from node.index.database import Index, reading
-from node.index.engine import check, place_of
-from node.index.instances import InstanceFile
+from node.index.database.index import Index, reading
+from node.index.database.reading import ReadIndex
+from node.index.engine.place import check, place_of
 from node.index.models import SPOOL, STORE
-from node.index.read import ReadIndex
-from node.index.read.volumes import VolumeFile
+from node.index.nouns.conversions import folders_of
+from node.index.nouns.instance_files import InstanceFile
+from node.index.nouns.volumes import VolumeFile
 from node.lifecycle.journal import JOURNAL_FOLDER, damaged_records, journal_report, waiting_keys
 from node.receive.recovery import (
     ADOPTED,

@@ -12,9 +12,9 @@ import structlog
 from node.archive.filesystem import Archive
 from node.audit.audit_log import Audit
 from node.background import BackgroundService
-from node.index.database import Index
-from node.index.deletions import NotThere
-from node.index.read import ReadIndex
+from node.index.database.index import Index
+from node.index.database.reading import ReadIndex
+from node.index.nouns.deletions import NotThere
 from node.index.records import StoredStudy
 from node.lifecycle.deletion import Order, delete
 from node.selector import compile_selector

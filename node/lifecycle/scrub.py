@@ -25,10 +25,10 @@ from node.archive.intact import MISSING, data_set_offset, problem_with
 from node.background import BackgroundService
 from node.durable import NO_ROOM
 from node.errors import OutOfResources
-from node.index.about import SCRUB
-from node.index.database import Index
-from node.index.instances import InstanceFile
+from node.index.database.index import Index
+from node.index.engine.about import SCRUB
 from node.index.models import STORE
+from node.index.nouns.instance_files import InstanceFile
 from node.metrics import Metrics
 from node.receive.kept import report_damage
 

@@ -30,10 +30,10 @@ from node.archive.remote import IN_FLIGHT, Remote
 from node.background import BackgroundService
 from node.conversion.volume_files import kept_files
 from node.failpoints import reached
-from node.index.about import STORE_SPOOLED
-from node.index.database import Index
-from node.index.instances import InstanceFile
+from node.index.database.index import Index
+from node.index.engine.about import STORE_SPOOLED
 from node.index.models import SPOOL, STORE
+from node.index.nouns.instance_files import InstanceFile
 from node.index.records import RevisionFile
 from node.lifecycle.deletion import unlink
 from node.metrics import Metrics

@@ -16,9 +16,9 @@ from contextlib import suppress
 from dataclasses import replace
 from time import monotonic
 
-from node.index.database import Index
-from node.index.deliveries import Attempt, LedgerEvent, PendingEvent, Work, lease_of
-from node.index.follower import FOLLOW_SECONDS, IndexFollower
+from node.index.database.follower import FOLLOW_SECONDS, IndexFollower
+from node.index.database.index import Index
+from node.index.work.deliveries import Attempt, LedgerEvent, PendingEvent, Work, lease_of
 from node.notify.channel import Interrupted
 from node.retries import MAX_WAIT_SECONDS, wait_seconds
 

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 
 from node.audit.audit_log import Audit
 from node.errors import UsageError
-from node.index.database import Index
+from node.index.database.index import Index
 from node.metrics import Metrics
 from node.notify.channel import Channel
 from node.notify.command import HookCommand

@@ -15,10 +15,10 @@ from node.archive.base import KeptFile
 from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.errors import OutOfResources
 from node.failpoints import reached
-from node.index.database import Index
-from node.index.deliveries import Attempt, PendingEvent
-from node.index.jobs import Job, JobEnded, ResultThere
-from node.index.read import ReadIndex
+from node.index.database.index import Index
+from node.index.database.reading import ReadIndex
+from node.index.work.deliveries import Attempt, PendingEvent
+from node.index.work.jobs import Job, JobEnded, ResultThere
 from node.metrics import Metrics
 from node.notify.channel import Channel, Delivered, Interrupted, NotDelivered
 from node.notify.command import end_leftovers

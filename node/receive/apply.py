@@ -37,11 +37,11 @@ from node.dicom.attributes import InstanceAttributes, attributes_by_windows, ins
 from node.dicom.header import HeaderCut
 from node.errors import NotUnderstood, OutOfResources
 from node.failpoints import reached
-from node.index.about import CHECKPOINT
-from node.index.database import Index
-from node.index.finder import QueryRefused
-from node.index.instances import NotIndexable
+from node.index.database.index import Index
+from node.index.engine.about import CHECKPOINT
+from node.index.nouns.instances import NotIndexable
 from node.index.records import NOT_CURRENT_OUTCOMES, Applied, Arrived, Kept, Outcome, StoredFile
+from node.index.search.finder import QueryRefused
 from node.journal.journal import Journal
 from node.journal.segment import Damage, Record
 from node.metrics import Metrics

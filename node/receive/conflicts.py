@@ -21,7 +21,7 @@ from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMe
 from node.dicom.attributes import InstanceAttributes
 from node.dicom.header import HeaderCut
 from node.errors import NotUnderstood, UsageError
-from node.index.read import ReadIndex
+from node.index.database.reading import ReadIndex
 from node.receive.ingest import Ingest
 from node.receive.quarantine import Quarantine
 from node.receive.recovery import stored_instance

@@ -29,7 +29,7 @@ from node.dicom.header import HeaderCut
 from node.dicom.part10 import file_head
 from node.dicom.status import NotPermitted
 from node.errors import ArrivalRefused, ClassMismatch, NotUnderstood, OutOfResources
-from node.index.database import Index
+from node.index.database.index import Index
 from node.index.records import ArrivalPolicy, Outcome
 from node.journal.journal import Journal, JournalFull, JournalUnusable
 from node.metrics import Metrics
@@ -94,7 +94,8 @@ class Ingest:
         Largest data set that is accepted.
     now : callable () -> aware datetime
     overwrite_policy : {"never", "replace", "keep_both"}
-        What happens to other bytes under a SOP Instance UID that is stored, see `node.index.arrivals.add_instances`.
+        What happens to other bytes under a SOP Instance UID that is stored; see
+        `node.index.nouns.arrivals.add_instances`.
     transfers : Transfers or None
         Notes each instance that is stored, for the audit log.
     aborted_grace_seconds : float

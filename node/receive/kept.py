@@ -20,10 +20,10 @@ from node.archive.filesystem import Archive
 from node.archive.intact import MISSING, data_set_offset, problem_with
 from node.durable import NO_ROOM
 from node.errors import OutOfResources
-from node.index.arrivals import NotCompared
-from node.index.database import Index
-from node.index.instances import HeldFile
+from node.index.database.index import Index
 from node.index.models import STORE
+from node.index.nouns.arrivals import NotCompared
+from node.index.nouns.instance_files import HeldFile
 from node.index.records import Applied, Arrived, Flaw, Kept
 
 log = structlog.get_logger()

@@ -24,9 +24,9 @@ from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMe
 from node.dicom.attributes import InstanceAttributes
 from node.dicom.header import HeaderCut
 from node.errors import NotUnderstood, OutOfResources, UsageError
-from node.index.database import Index
-from node.index.instances import InstanceFile
-from node.index.read import ReadIndex
+from node.index.database.index import Index
+from node.index.database.reading import ReadIndex
+from node.index.nouns.instance_files import InstanceFile
 from node.index.records import ArrivalPolicy, Outcome, StoredFile
 from node.receive.ingest import Announced, Ingest, Origin
 from node.receive.recovery import ADOPTED, adopt, stored_instance

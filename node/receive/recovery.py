@@ -33,9 +33,10 @@ from node.dicom.header import HeaderCut
 from node.durable import make_folder
 from node.errors import NotUnderstood
 from node.failpoints import reached
-from node.index.database import Index
-from node.index.instances import InstanceFile, NotIndexable
+from node.index.database.index import Index
 from node.index.models import STORE
+from node.index.nouns.instance_files import InstanceFile
+from node.index.nouns.instances import NotIndexable
 from node.index.records import Arrived, Kept, Outcome, StoredFile
 from node.receive.apply import MAX_BATCH, attributes_of, settle
 from node.receive.kept import add_compared

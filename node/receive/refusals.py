@@ -9,7 +9,7 @@ from dataclasses import replace
 from time import monotonic
 
 from node.background import BackgroundService
-from node.index.database import Index
+from node.index.database.index import Index
 from node.index.records import CountedRefusal, Refused, RefusedLevel
 
 WRITE_SECONDS = 2.0

@@ -27,12 +27,12 @@ import structlog
 from node.archive.intact import problem_with
 from node.durable import NO_ROOM, make_folder, sync_file
 from node.errors import ArrivalRefused, OutOfResources, VoxelnodeError
-from node.index.database import Index
-from node.index.follower import IndexFollower
-from node.index.jobs import Job, JobState, NewResult
-from node.index.read import ReadIndex
+from node.index.database.follower import IndexFollower
+from node.index.database.index import Index
+from node.index.database.reading import ReadIndex
 from node.index.records import NOT_CURRENT_OUTCOMES, Outcome
-from node.index.selection import StoredInstance
+from node.index.search.selection import StoredInstance
+from node.index.work.jobs import Job, JobState, NewResult
 from node.metrics import Metrics
 from node.receive.dicom_files import MediaFile, find_instances
 from node.receive.import_files import INDEX_SECONDS, take_in

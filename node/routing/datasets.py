@@ -29,10 +29,10 @@ from node.bids.subjects import read_map
 from node.deidentify.pseudonyms import PseudonymKey, made_key, read_keys
 from node.errors import UsageError, VoxelnodeError
 from node.failpoints import reached
-from node.index.database import Index
-from node.index.deliveries import Attempt, DeliveryState, LedgerEvent, PendingEvent
-from node.index.follower import FOLLOW_SECONDS
-from node.index.routes import subscriber
+from node.index.database.follower import FOLLOW_SECONDS
+from node.index.database.index import Index
+from node.index.work.deliveries import Attempt, DeliveryState, LedgerEvent, PendingEvent
+from node.index.work.routes import subscriber
 from node.metrics import Metrics
 from node.notify.channel import Interrupted
 from node.notify.ledger import MAX_SLEEP_SECONDS, REASON_LENGTH

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from node.association.client.send import Outgoing
 from node.errors import VoxelnodeError
-from node.index.routes import DueInstance, OwedInstance
+from node.index.work.routes import DueInstance, OwedInstance
 
 
 class NotTaken(VoxelnodeError):

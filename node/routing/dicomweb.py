@@ -19,7 +19,7 @@ import httpx2
 from node import __version__
 from node.association.client.send import Outgoing
 from node.errors import UsageError, VoxelnodeError
-from node.index.routes import DueInstance, OwedInstance
+from node.index.work.routes import DueInstance, OwedInstance
 from node.retries import seconds_of_retry_after
 from node.routing.destination import (
     Confirmation,

@@ -11,8 +11,8 @@ from dataclasses import replace
 
 import structlog
 
-from node.index.database import Index
-from node.index.deliveries import Attempt, LedgerEvent, PendingEvent
+from node.index.database.index import Index
+from node.index.work.deliveries import Attempt, LedgerEvent, PendingEvent
 from node.notify.ledger import REASON_LENGTH, LedgerWorker
 from node.retries import MAX_WAIT_SECONDS, wait_seconds
 from node.routing.hours import seconds_until_open

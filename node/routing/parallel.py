@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
-from node.index.routes import DueInstance, OwedInstance
+from node.index.work.routes import DueInstance, OwedInstance
 from node.routing.destination import Confirmation, Delivered, Destination, Prepared, Unreachable
 
 MAX_QUEUED = 4

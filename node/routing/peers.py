@@ -24,7 +24,7 @@ from node.association.client.send import (
     store_request,
 )
 from node.dicom.command import HIGH_PRIORITY, LOW_PRIORITY, MEDIUM_PRIORITY
-from node.index.routes import DueInstance, OwedInstance
+from node.index.work.routes import DueInstance, OwedInstance
 from node.routing.destination import (
     Confirmation,
     Delivered,

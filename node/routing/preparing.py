@@ -12,10 +12,10 @@ from node.archive.base import LocalFile, StoreAway
 from node.archive.intact import MISSING, intact_bytes, problem_with
 from node.association.client.send import Outgoing
 from node.child_process.messages import Garbled
-from node.conversion.decoder import Decoder, DecoderBusy, NotDecoded, NotDecodedNow
-from node.conversion.forwarding import Change, copy_of, forward
+from node.children.decoder import Decoder, DecoderBusy, NotDecoded, NotDecodedNow
+from node.children.forwarding import Change, copy_of, forward
 from node.deidentify.refusal import NotDeidentified
-from node.index.routes import DueInstance
+from node.index.work.routes import DueInstance
 from node.routing.destination import NotTaken, Prepared, Unreachable
 
 BATCH_INSTANCES, BATCH_BYTES = 32, 4_000_000

@@ -36,10 +36,10 @@ from node.audit.audit_log import (
 )
 from node.errors import VoxelnodeError
 from node.failpoints import reached
-from node.index.database import Index
-from node.index.deliveries import Attempt, LedgerEvent, PendingEvent, Work, is_send, send_of
-from node.index.own_workitems import Standing
-from node.index.routes import DueInstance, OwedInstance, SentInstance, subscriber
+from node.index.database.index import Index
+from node.index.work.deliveries import Attempt, LedgerEvent, PendingEvent, Work, is_send, send_of
+from node.index.work.own_workitems import Standing
+from node.index.work.routes import DueInstance, OwedInstance, SentInstance, subscriber
 from node.metrics import Metrics
 from node.notify.channel import Interrupted
 from node.notify.ledger import MAX_SLEEP_SECONDS, REASON_LENGTH, SETTLE_SECONDS, Outcomes

@@ -28,9 +28,9 @@ from starlette.requests import HTTPConnection
 
 from node.addresses import block_of
 from node.audit.audit_log import Action, AuditEvent, Result
-from node.index.accounts import AccountRepository, KnownAccount, Role
-from node.index.jobs import TOKEN_PREFIX as JOB_TOKEN_PREFIX
-from node.index.jobs import JobRepository
+from node.index.nouns.accounts import AccountRepository, KnownAccount, Role
+from node.index.work.jobs import TOKEN_PREFIX as JOB_TOKEN_PREFIX
+from node.index.work.jobs import JobRepository
 from node.settings.model import Web
 from node.web.audit_trail import AccountAuditTrail, AuditTrail
 from node.web.background_requests import is_background

@@ -22,13 +22,13 @@ from starlette.types import Receive, Scope, Send
 
 from node import __version__
 from node.audit.audit_log import Action, AuditEvent, Result
-from node.conversion.deidentified import CopiedInstance, Deidentifier, LeftOut
+from node.children.downloads import CopiedInstance, Deidentifier, LeftOut
 from node.deidentify.deidentification import Deidentification, configured_by_name
 from node.deidentify.profile import edition
 from node.errors import OutOfResources, UsageError, nearest
+from node.index.database.reading import ReadIndex
 from node.index.models import OPEN_STATES
-from node.index.read import ReadIndex
-from node.index.selection import StoredInstance
+from node.index.search.selection import StoredInstance
 from node.settings.model import DeidentifySettings
 from node.web.access import Caller, RequestAudit
 from node.web.audit_trail import of_study

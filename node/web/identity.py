@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from node.index.accounts import Role
+from node.index.nouns.accounts import Role
 
 SIGN_IN_SECONDS = 600
 """Time limit of a sign-in at the provider."""

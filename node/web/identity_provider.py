@@ -25,7 +25,7 @@ from joserfc.jwk import KeySet
 from joserfc.jwt import JWTClaimsRegistry
 
 from node.errors import UsageError
-from node.index.accounts import Role
+from node.index.nouns.accounts import Role
 from node.settings.model import Oidc
 from node.tls import client_context
 from node.web.errors import ProviderUnavailable, SignInFailed

@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 
 from node.archive.base import KeptFile
 from node.errors import OutOfResources, VoxelnodeError
-from node.index.selection import StoredInstance
+from node.index.search.selection import StoredInstance
 from node.receive.kept import report_damage
 from node.web.files import FILE_MISSING
 from node.web.services import Services

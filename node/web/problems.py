@@ -14,15 +14,15 @@ from starlette.requests import HTTPConnection
 
 from node.audit.audit_log import AuditFailed
 from node.errors import NotUnderstood, OutOfResources, PeerBusy, PeerFailed, UsageError, VoxelnodeError
-from node.index.deletions import NotThere, SeveralSeries
-from node.index.engine import IndexUnusable
-from node.index.finder import QueryRefused
-from node.index.jobs import JobEnded, NoSuchJob, ResultThere
-from node.index.keyed_requests import KeyReused, KeyUnderWay, TooManyKeys
-from node.index.patients import NoSuchPatient
-from node.index.retrievals import NoSuchRetrieval, RetrievalEnded
-from node.index.routes import SendBeingCancelled
-from node.index.workitems import NoSuchWorkitem, WorkitemEnded
+from node.index.engine.place import IndexUnusable
+from node.index.nouns.deletions import NotThere, SeveralSeries
+from node.index.nouns.keyed_requests import KeyReused, KeyUnderWay, TooManyKeys
+from node.index.nouns.patients import NoSuchPatient
+from node.index.search.finder import QueryRefused
+from node.index.work.jobs import JobEnded, NoSuchJob, ResultThere
+from node.index.work.retrievals import NoSuchRetrieval, RetrievalEnded
+from node.index.work.routes import SendBeingCancelled
+from node.index.work.workitems import NoSuchWorkitem, WorkitemEnded
 from node.receive.conflicts import NoSuchConflict, NotDecidable
 from node.receive.quarantine import NotInQuarantine, NotReleased
 from node.results.intake import ResultsBusy

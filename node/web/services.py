@@ -11,8 +11,8 @@ from starlette.requests import HTTPConnection
 
 from node.archive.filesystem import Archive
 from node.audit.audit_log import Audit
-from node.conversion.decoder import Decoder
-from node.index.database import Index
+from node.children.decoder import Decoder
+from node.index.database.index import Index
 from node.index.records import Refused
 from node.metrics import Metrics
 from node.receive.ingest import Ingest

@@ -15,7 +15,7 @@ from node.dicom.attributes import date_of, time_of
 from node.dicom.json_model import NAME_GROUPS, Json, json_model, name_groups
 from node.dicom.worklist import MAX_DEPTH, STEP_SEQUENCE, entry_text
 from node.errors import UsageError
-from node.index.scheduled_steps import ScheduledStep
+from node.index.nouns.scheduled_steps import ScheduledStep
 
 MAX_ELEMENTS = 1000
 """Elements and items of an entry; real ones have fifty."""

@@ -16,7 +16,7 @@ import structlog
 from pydicom import dcmread
 
 from node.dicom.json_model import Json
-from node.index.scheduled_steps import ScheduledStep, ScheduledStepRepository
+from node.index.nouns.scheduled_steps import ScheduledStep, ScheduledStepRepository
 from node.worklist.entries import InvalidEntry, checked, model_of, scheduled_step
 
 log = structlog.get_logger()

@@ -15,7 +15,7 @@ from typing import Literal
 from pydicom.datadict import tag_for_keyword
 
 from node.errors import VoxelnodeError
-from node.index.scheduled_steps import ScheduledStep
+from node.index.nouns.scheduled_steps import ScheduledStep
 from node.worklist.entries import InvalidEntry, element, step_of
 
 MAX_SEGMENTS = 500

@@ -14,7 +14,7 @@ from node.dicom.status import INVALID_ATTRIBUTE_VALUE, MISSING_ATTRIBUTE
 from node.dicom.values import standard_tag
 from node.dicom.worklist import entry_text
 from node.errors import VoxelnodeError
-from node.index.performed_steps import ListedSeries, PerformedStep, State
+from node.index.nouns.performed_steps import ListedSeries, PerformedStep, State
 
 SCHEDULED = "ScheduledStepAttributesSequence"
 STATUS = "PerformedProcedureStepStatus"

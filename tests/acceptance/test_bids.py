@@ -16,7 +16,7 @@ from node.bids.pseudonyms import Pseudonyms
 from node.bids.rules import read_rules
 from node.bids.sources import IndexSource
 from node.deidentify.pseudonyms import made_key
-from node.index.database import reading
+from node.index.database.index import reading
 from tests import make
 from tests.acceptance.served import Served
 from tests.preloaded import run

@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from node.cli import main
-from node.index.engine import upgrade
+from node.index.engine.place import upgrade
 from tests.acceptance.served import Served
 from tests.preloaded import run
 

@@ -10,8 +10,8 @@ import numpy as np
 import pydicom
 import pytest
 
-from node.cli.phantom import Phantom, head_phantom
-from node.cli.truth import Truth, difference
+from node.cli.run.phantom import Phantom, head_phantom
+from node.cli.run.truth import Truth, difference
 from node.writers.readback import read_metaimage, read_nifti
 from tests import make
 from tests.acceptance.served import until

@@ -12,7 +12,7 @@ from pydicom import FileDataset
 from pydicom.uid import RLELossless, generate_uid
 
 from node.association.client.send import send_files
-from node.index.database import Index
+from node.index.database.index import Index
 from node.metrics import Metrics
 from tests.acceptance.served import Served
 from tests.make import ct_series, mr_series

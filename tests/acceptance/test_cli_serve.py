@@ -90,7 +90,7 @@ def test_serve_tells_once_that_it_is_ready_answers_and_ends_with_0(serve, tmp_pa
 def test_the_first_signal_asks_to_stop_and_the_second_aborts(first: signal.Signals) -> None:
     code = f"""
 import signal, threading
-from node.cli.serve import stop_at_signal
+from node.cli.run.serve import stop_at_signal
 stop = threading.Event()
 stop_at_signal(stop)
 with stop._cond:  # as while it begins to wait

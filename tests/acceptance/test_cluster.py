@@ -17,10 +17,10 @@ import pytest
 from pydicom import FileDataset
 from pynetdicom import AE
 
-from node.index.backend import ServerPlace
-from node.index.database import reading
-from node.index.engine import upgrade
-from node.index.read import ReadIndex
+from node.index.database.index import reading
+from node.index.database.reading import ReadIndex
+from node.index.engine.backend import ServerPlace
+from node.index.engine.place import upgrade
 from node.metrics import read_counters
 from tests import make, newer
 from tests.acceptance.served import Served, until

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from node.association.client.send import send_files
-from node.index.backend import ServerPlace
-from node.index.engine import upgrade
+from node.index.engine.backend import ServerPlace
+from node.index.engine.place import upgrade
 from node.receive.dicom_files import MediaFile, SkippedFile, find_instances
 from tests.acceptance.served import until
 from tests.acceptance.test_cluster import Host

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from node.control.repository import Repository
-from node.index.engine import FILE_NAME
+from node.index.engine.place import FILE_NAME
 from node.settings.model import Settings, Storage
 from tests.acceptance.served import Served
 from tests.crash.journal import new_series

@@ -19,7 +19,7 @@ from pydicom import dcmread
 from pydicom.data import get_testdata_file
 
 from node.conversion.job import ConversionJob
-from node.index.engine import FILE_NAME, upgrade
+from node.index.engine.place import FILE_NAME, upgrade
 from node.writers.options import WriteOptions
 
 COMMAND = """

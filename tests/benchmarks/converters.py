@@ -29,8 +29,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from node.control.repository import open_for_import  # noqa: E402
-from node.index.backend import ServerPlace  # noqa: E402
-from node.index.engine import upgrade  # noqa: E402
+from node.index.engine.backend import ServerPlace  # noqa: E402
+from node.index.engine.place import upgrade  # noqa: E402
 from node.receive.ingest import Announced  # noqa: E402
 from node.settings.model import ClusterSettings, IndexSettings, Settings, Storage  # noqa: E402
 from tests import make  # noqa: E402

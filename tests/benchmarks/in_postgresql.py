@@ -8,11 +8,11 @@ from pathlib import Path
 
 import psycopg
 
-from node.index.about import CLOSED
-from node.index.backend import ServerPlace
-from node.index.engine import open_engine, upgrade
+from node.index.engine.about import CLOSED
+from node.index.engine.backend import ServerPlace
+from node.index.engine.place import open_engine, upgrade
+from node.index.engine.postgresql import number_after
 from node.index.models import Base
-from node.index.postgresql import number_after
 from tests.postgresql import Server
 
 

@@ -33,9 +33,9 @@ from node.dicom.answers import AnswerEncoder  # noqa: E402
 from node.dicom.matching import read_query  # noqa: E402
 from node.dicom.names import folded_groups  # noqa: E402
 from node.dicom.uids import EXPLICIT_LITTLE_ENDIAN  # noqa: E402
-from node.index.database import reading  # noqa: E402
-from node.index.engine import FILE_NAME  # noqa: E402
-from node.index.read import ReadIndex  # noqa: E402
+from node.index.database.index import reading  # noqa: E402
+from node.index.database.reading import ReadIndex  # noqa: E402
+from node.index.engine.place import FILE_NAME  # noqa: E402
 from tests.acceptance.served import Served  # noqa: E402
 from tests.benchmarks.in_postgresql import copied  # noqa: E402
 from tests.benchmarks.receive import Load, send, write_instances  # noqa: E402

@@ -40,8 +40,8 @@ from pydicom.uid import generate_uid
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from node.index.backend import ServerPlace  # noqa: E402
-from node.index.engine import upgrade  # noqa: E402
+from node.index.engine.backend import ServerPlace  # noqa: E402
+from node.index.engine.place import upgrade  # noqa: E402
 from tests.benchmarks import processor  # noqa: E402
 from tests.make import instance  # noqa: E402
 from tests.postgresql import start  # noqa: E402

@@ -24,9 +24,9 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from node.errors import OutOfResources  # noqa: E402
-from node.index.backend import ServerPlace  # noqa: E402
-from node.index.database import Index  # noqa: E402
-from node.index.engine import upgrade  # noqa: E402
+from node.index.database.index import Index  # noqa: E402
+from node.index.engine.backend import ServerPlace  # noqa: E402
+from node.index.engine.place import upgrade  # noqa: E402
 from node.index.records import Arrived  # noqa: E402
 from node.metrics import Metrics  # noqa: E402
 from tests import several_writers  # noqa: E402

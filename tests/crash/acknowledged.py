@@ -22,8 +22,8 @@ from pathlib import Path
 
 from node.archive.intact import data_set_offset
 from node.failpoints import RECEIVING, UPLOADING, VARIABLE
-from node.index.backend import ServerPlace
-from node.index.engine import upgrade
+from node.index.engine.backend import ServerPlace
+from node.index.engine.place import upgrade
 from tests.crash.harness import ONCE, Node, gone
 from tests.crash.journal import Journal, Sender, Sent, new_series
 from tests.postgresql import Server, start

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from node.index import engine
-from node.index.copying import copy_tables
-from node.index.engine import FILE_NAME
+from node.index.care.copying import copy_tables
+from node.index.engine import place as engine
+from node.index.engine.place import FILE_NAME
 from node.index.models import Base
 from tests.crash.journal import Journal
 from tests.made_once import IN_POSTGRESQL

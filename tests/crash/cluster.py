@@ -34,9 +34,9 @@ from pydicom import FileDataset
 
 from node.control.repository import check_repository
 from node.conversion.volume_files import folder_name
-from node.index.backend import ServerPlace
-from node.index.database import reading
-from node.index.engine import upgrade
+from node.index.database.index import reading
+from node.index.engine.backend import ServerPlace
+from node.index.engine.place import upgrade
 from node.settings.model import ClusterSettings, IndexSettings, Settings, Storage
 from tests import make
 from tests.acceptance.test_cluster import Host

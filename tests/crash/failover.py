@@ -31,9 +31,9 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from node.index.backend import ServerPlace
-from node.index.database import reading
-from node.index.engine import IndexUnusable, upgrade
+from node.index.database.index import reading
+from node.index.engine.backend import ServerPlace
+from node.index.engine.place import IndexUnusable, upgrade
 from tests.acceptance.test_cluster import Host
 from tests.crash.cluster import SENDERS, SETTLE_SECONDS, Sent, mistakes, send_until
 from tests.replication import Replicated, replicated

@@ -28,7 +28,9 @@ from node.control import repository
 from node.conversion import series, volume_files
 from node.conversion.datasets import SeriesFiles
 from node.errors import NotUnderstood
-from node.index import arrivals, deletions, salvage, sqlite
+from node.index.care import salvage
+from node.index.engine import sqlite
+from node.index.nouns import arrivals, deletions
 from node.lifecycle import fsck
 from node.receive import apply, kept, recovery
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from node.cli.status import intake_of
+from node.cli.look.status import intake_of
 from node.control.repository import perform_action
-from node.index.database import reading
+from node.index.database.index import reading
 from node.settings.model import Settings
 from tests.crash.checker import Checker
 from tests.crash.disk import Disk

@@ -16,8 +16,8 @@ from alembic.config import Config
 from pydicom import Dataset, FileDataset, dcmwrite
 
 from node.archive.filesystem import Archive
-from node.index.database import Index
-from node.index.engine import open_engine
+from node.index.database.index import Index
+from node.index.engine.place import open_engine
 from node.index.records import Outcome
 from node.metrics import Metrics
 from node.receive.ingest import Announced, Ingest, Origin

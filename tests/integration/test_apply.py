@@ -20,10 +20,10 @@ from pydicom import FileDataset
 from node.archive.filesystem import Archive
 from node.audit.audit_log import Audit
 from node.errors import NotUnderstood, OutOfResources
-from node.index import instances
-from node.index.database import Index
-from node.index.finder import QueryRefused
+from node.index.database.index import Index
+from node.index.nouns import instances
 from node.index.records import Outcome
+from node.index.search.finder import QueryRefused
 from node.journal.journal import Journal
 from node.lifecycle.deletion import Order, delete
 from node.metrics import Metrics

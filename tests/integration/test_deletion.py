@@ -16,7 +16,7 @@ from pydicom import FileDataset
 from node.audit.audit_log import Audit, AuditFailed
 from node.conversion.job import ConversionJob, Converted
 from node.conversion.pipeline import convert
-from node.index.deletions import NotThere, SeveralSeries
+from node.index.nouns.deletions import NotThere, SeveralSeries
 from node.index.records import ClaimedSeries, Outcome
 from node.lifecycle.deletion import Order, Unsafe, delete, resume_deletions
 from node.settings.convert import Convert

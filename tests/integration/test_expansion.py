@@ -13,10 +13,10 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, event, inspect
 
-from node.index import schema, sqlite
-from node.index.engine import IndexUnusable, check, open_engine, upgrade
+from node.index.engine import schema, sqlite
+from node.index.engine.place import IndexUnusable, check, open_engine, upgrade
+from node.index.engine.schema import Migration, migrate, migrations
 from node.index.models import REVISION
-from node.index.schema import Migration, migrate, migrations
 from tests.made_once import migrated
 from tests.newer import newer, newer_migrations
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from node.cli.status import intake_of, readiness_of
+from node.cli.look.status import intake_of, readiness_of
 from node.control.node import Node
 from node.control.repository import Repository, RootInUse
 from node.errors import OutOfResources

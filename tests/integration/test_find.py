@@ -29,13 +29,13 @@ from sqlalchemy import String, bindparam, insert, select
 from node.dicom.answers import AnswerEncoder
 from node.dicom.keys import KEYS, SUPPORTED, UNIQUE_KEYS, Level, QueryModel
 from node.dicom.matching import Options, Query, read_query
-from node.index.clocked import ClockedConnection
-from node.index.database import Index
-from node.index.engine import FILE_NAME, open_engine, upgrade
-from node.index.finder import MAX_RUNNING, QueryRefused, QueryStopped, pause_seconds
+from node.index.database.index import Index
+from node.index.engine.clocked import ClockedConnection
+from node.index.engine.hot_statements import PreparedRows
+from node.index.engine.place import FILE_NAME, open_engine, upgrade
 from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
-from node.index.prepared import PreparedRows
-from node.index.read.studies import StudyFilter
+from node.index.nouns.studies import StudyFilter
+from node.index.search.finder import MAX_RUNNING, QueryRefused, QueryStopped, pause_seconds
 from node.metrics import Metrics
 from tests import make
 from tests.integration.conftest import downgrade
@@ -537,7 +537,7 @@ def test_more_answers_than_allowed_are_none(world: World) -> None:
 
 @pytest.mark.sqlite("counts steps of its virtual machine; test_postgresql stops a query of the server")
 def test_a_query_that_nobody_waits_for_is_stopped(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("node.index.sqlite.STEPS", 10)
+    monkeypatch.setattr("node.index.engine.sqlite.STEPS", 10)
     asked_often = iter([False] * 3)
     with pytest.raises(QueryStopped):
         list(world.index.find(every_image(), stop=lambda: next(asked_often, True)))
@@ -546,8 +546,8 @@ def test_a_query_that_nobody_waits_for_is_stopped(world: World, monkeypatch: pyt
 
 @pytest.mark.sqlite("counts steps of its virtual machine; test_postgresql refuses a query of the server")
 def test_a_query_that_takes_too_long_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("node.index.sqlite.STEPS", 10)
-    monkeypatch.setattr("node.index.finder.MAX_RUN_SECONDS", 0.0)
+    monkeypatch.setattr("node.index.engine.sqlite.STEPS", 10)
+    monkeypatch.setattr("node.index.search.finder.MAX_RUN_SECONDS", 0.0)
     with pytest.raises(QueryRefused, match="not found within"):
         list(world.index.find(every_image()))
     monkeypatch.undo()
@@ -562,8 +562,8 @@ def test_a_reader_of_answers_that_stops_to_read_keeps_nobody_waiting(world: Worl
 
 @pytest.mark.sqlite("holds queries at steps of its virtual machine")
 def test_queries_wait_for_their_turn(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("node.index.finder.MAX_WAIT_SECONDS", 0.05)
-    monkeypatch.setattr("node.index.sqlite.STEPS", 10)
+    monkeypatch.setattr("node.index.search.finder.MAX_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr("node.index.engine.sqlite.STEPS", 10)
     held, go_on = threading.Semaphore(0), threading.Event()
 
     def hold() -> bool:

@@ -14,7 +14,7 @@ from node.control.repository import Repository, RootInUse, check_repository, reb
 from node.conversion.pipeline import convert
 from node.conversion.volume_files import sweep
 from node.errors import VoxelnodeError
-from node.index.database import reading
+from node.index.database.index import reading
 from node.lifecycle.fsck import Finding, examine
 from node.receive.ingest import Ingest
 from node.settings.model import Settings, Storage

@@ -14,7 +14,7 @@ from pydicom import FileDataset
 
 from node.audit.audit_log import Audit
 from node.conversion.pipeline import convert
-from node.index import deliveries
+from node.index.work import deliveries
 from node.lifecycle.deletion import Order, delete
 from node.metrics import Metrics
 from node.notify.ledger import jittered_wait_seconds

@@ -25,16 +25,16 @@ from node.conversion.scheduler import Worker
 from node.conversion.volume_files import revision_folder, sweep
 from node.dicom.attributes import instance_attributes
 from node.errors import OutOfResources, UsageError
-from node.index import postgresql, postgresql_expansion
-from node.index.backend import IndexUnusable, ServerPlace
-from node.index.database import Index
-from node.index.deliveries import lease_of
-from node.index.engine import check, upgrade
-from node.index.events import record_event
-from node.index.hosts import Forgotten, LeaseLost, Leases, Member
-from node.index.keyed_requests import KeyReused, KeyUnderWay
+from node.index.database.index import Index
+from node.index.engine import postgresql, postgresql_expansion
+from node.index.engine.backend import IndexUnusable, ServerPlace
+from node.index.engine.place import check, upgrade
 from node.index.models import REVISION
+from node.index.nouns.events import record_event
+from node.index.nouns.hosts import Forgotten, LeaseLost, Leases, Member
+from node.index.nouns.keyed_requests import KeyReused, KeyUnderWay
 from node.index.records import Arrived, ClaimedSeries, StoredFile
+from node.index.work.deliveries import lease_of
 from node.metrics import Metrics
 from node.settings.convert import Convert
 from tests import make

@@ -7,7 +7,7 @@ import pytest
 
 from node.archive.filesystem import Archive
 from node.errors import OutOfResources
-from node.index.database import Index
+from node.index.database.index import Index
 from node.metrics import Metrics
 from node.receive.dicom_files import MediaFile, find_instances
 from node.receive.import_files import import_instances

@@ -14,9 +14,10 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
 from node.errors import OutOfResources
-from node.index import jobs, writer
-from node.index.about import set_about
-from node.index.engine import IndexUnusable
+from node.index.engine import writer
+from node.index.engine.about import set_about
+from node.index.engine.place import IndexUnusable
+from node.index.work import jobs
 from tests import make
 from tests.integration.conftest import Root
 from tests.made_once import IN_POSTGRESQL

@@ -11,9 +11,9 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from node.index.backend import Place, ServerPlace
-from node.index.database import reading
-from node.index.engine import FILE_NAME, IndexUnusable, check, open_engine, upgrade
+from node.index.database.index import reading
+from node.index.engine.backend import Place, ServerPlace
+from node.index.engine.place import FILE_NAME, IndexUnusable, check, open_engine, upgrade
 from node.index.models import REVISION
 from tests.integration.conftest import downgrade
 from tests.made_once import IN_POSTGRESQL

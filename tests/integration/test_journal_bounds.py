@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from node.archive.filesystem import Archive
 from node.control.repository import MIN_SEGMENTS, Repository
-from node.index.database import Index
-from node.index.engine import IndexUnusable
+from node.index.database.index import Index
+from node.index.engine.place import IndexUnusable
 from node.journal import segment
 from node.journal.inspect import inspect
 from node.journal.journal import SEGMENT_BYTES, Journal, JournalUnusable

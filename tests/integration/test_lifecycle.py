@@ -26,11 +26,11 @@ from node.conversion.series import input_sha256, is_unchanged
 from node.dicom.attributes import instance_attributes
 from node.errors import OutOfResources, VoxelnodeError
 from node.index.converted import SeriesKey
-from node.index.deliveries import Attempt, Cursors, PendingEvent
-from node.index.engine import IndexUnusable
+from node.index.engine.place import IndexUnusable
 from node.index.models import Base
+from node.index.nouns.senders import MAX_QUIET_SECONDS, MIN_QUIET_SECONDS, MIN_SERIES, quiet_seconds_after
 from node.index.records import Arrived, ClaimedSeries, Outcome, StoredFile
-from node.index.senders import MAX_QUIET_SECONDS, MIN_QUIET_SECONDS, MIN_SERIES, quiet_seconds_after
+from node.index.work.deliveries import Attempt, Cursors, PendingEvent
 from node.receive.ingest import Origin
 from node.receive.open_associations import OPEN_SECONDS, OpenAssociations
 from node.receive.quiet_times import quiet_seconds_of

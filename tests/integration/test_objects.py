@@ -24,10 +24,10 @@ from node.conversion.pipeline import convert
 from node.conversion.scheduler import Worker
 from node.conversion.series import is_unchanged
 from node.errors import OutOfResources
-from node.index.commitments import OwedCommitment
-from node.index.database import reading
-from node.index.instances import InstanceFile
+from node.index.database.index import reading
+from node.index.nouns.instance_files import InstanceFile
 from node.index.records import Outcome, RevisionFile
+from node.index.work.commitments import OwedCommitment
 from node.lifecycle.archive_copy import Copied
 from node.lifecycle.uploads import Uploads
 from node.receive.ingest import Origin

@@ -14,10 +14,10 @@ from sqlalchemy import text
 
 from node.association.client.send import send_files
 from node.control.repository import Repository, check_repository
-from node.index import engine
-from node.index.database import reading
-from node.index.engine import FILE_NAME, backup, check, open_engine
-from node.index.sqlite import connect
+from node.index.database.index import reading
+from node.index.engine import place as engine
+from node.index.engine.place import FILE_NAME, backup, check, open_engine
+from node.index.engine.sqlite import connect
 from node.settings.model import Settings, Storage
 from tests import make
 from tests.acceptance.served import Served

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from node.index.patients import NoSuchPatient
+from node.index.nouns.patients import NoSuchPatient
 from tests import make
 from tests.integration.conftest import Root
 from tests.rows import view_rows

@@ -31,22 +31,26 @@ from node.dicom.json_model import elements
 from node.dicom.matching import Options, read_query
 from node.dicom.unified_steps import Status
 from node.errors import OutOfResources
-from node.index import copying, deletions, patients, series, server_watch, workitems
-from node.index.about import set_about
-from node.index.arrivals import add_instances
-from node.index.backend import IndexUnusable, ServerPlace, backend_of
-from node.index.database import Index, reading
-from node.index.engine import FILE_NAME, backup, check, open_engine, upgrade
-from node.index.exported import KEPT_TABLES
-from node.index.finder import QueryRefused, QueryStopped
-from node.index.instances import NotIndexable
-from node.index.listed import listed_in
+from node.index.care import copying
+from node.index.care.exported import KEPT_TABLES
+from node.index.database.index import Index, reading
+from node.index.database.reading import ReadIndex, checked
+from node.index.engine import server_watch
+from node.index.engine.about import set_about
+from node.index.engine.backend import IndexUnusable, ServerPlace, backend_of
+from node.index.engine.listed import listed_in
+from node.index.engine.place import FILE_NAME, backup, check, open_engine, upgrade
 from node.index.models import REVISION, Base, ImageRow
-from node.index.performed_steps import ListedSeries, PerformedStep
-from node.index.read import ReadIndex
-from node.index.read.studies import StudyFilter
+from node.index.nouns import deletions, patients
+from node.index.nouns import series_claims as series
+from node.index.nouns.arrivals import add_instances
+from node.index.nouns.instances import NotIndexable
+from node.index.nouns.performed_steps import ListedSeries, PerformedStep
+from node.index.nouns.studies import StudyFilter
+from node.index.nouns.terms import Terms
 from node.index.records import Arrived, Kept, Outcome
-from node.index.terms import Terms
+from node.index.search.finder import QueryRefused, QueryStopped
+from node.index.work import workitems
 from node.lifecycle.export import export
 from node.metrics import Metrics
 from node.settings.model import IndexSettings, JournalSettings, Settings, Storage
@@ -66,10 +70,10 @@ pytest.importorskip("psycopg", reason="psycopg is not installed")
 
 import psycopg
 
-from node.cli import doctor
-from node.index import postgresql, postgresql_servers
-from node.index.postgresql_servers import Timeline, servers_of
-from node.index.postgresql_sql import in_postgresql
+from node.cli.run import doctor
+from node.index.engine import postgresql, postgresql_servers
+from node.index.engine.postgresql_servers import Timeline, servers_of
+from node.index.engine.postgresql_sql import in_postgresql
 
 pytestmark = pytest.mark.skipif(IN_POSTGRESQL, reason="starts from SQLite")
 
@@ -523,7 +527,7 @@ def test_what_a_change_demands_is_still_so_when_it_is_made(
             raise Changed
         demand.has_been_checked()
 
-    terms, step = Terms(require_converted), (demand, "has_been_checked")
+    terms, step = Terms(checked(require_converted)), (demand, "has_been_checked")
 
     def reopen_too() -> None:
         with pytest.raises(Changed):
@@ -694,7 +698,7 @@ def test_a_query_that_is_not_wanted_any_more_or_takes_too_long_ends(
         asked_often = iter([False])
         with pytest.raises(QueryStopped):
             list(hosts[0].find(query, stop=lambda: next(asked_often, True)))
-        monkeypatch.setattr("node.index.finder.MAX_RUN_SECONDS", 0.1)
+        monkeypatch.setattr("node.index.search.finder.MAX_RUN_SECONDS", 0.1)
         with pytest.raises(QueryRefused, match="not found within"):
             list(hosts[0].find(query))
     monkeypatch.undo()

@@ -10,7 +10,7 @@ import pytest
 from pydicom import FileDataset
 
 from node.audit.audit_log import Audit
-from node.index.database import reading
+from node.index.database.index import reading
 from node.index.records import Applied
 from node.receive.quarantine import (
     NotInQuarantine,

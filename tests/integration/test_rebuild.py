@@ -15,9 +15,9 @@ from node.archive.filesystem import Archive
 from node.control import repository as repositories
 from node.control.repository import Repository, check_repository, rebuild_index
 from node.conversion.pipeline import convert
-from node.index import arrivals
-from node.index.engine import FILE_NAME, IndexUnusable
+from node.index.engine.place import FILE_NAME, IndexUnusable
 from node.index.models import Base
+from node.index.nouns import arrivals
 from node.settings.model import Settings, Storage
 from node.writers.options import WriteOptions
 from tests import make
@@ -220,7 +220,7 @@ def test_a_file_whose_rows_cannot_be_written_does_not_stop_the_others(
             raise OverflowError("Python int too large to convert to SQLite INTEGER")
         return real(connection, batch, flaws)
 
-    monkeypatch.setattr("node.index.instances.add_instances", refusing)
+    monkeypatch.setattr("node.index.nouns.instances.add_instances", refusing)
     recovered = rebuild_index(settings).recovered
     assert (recovered.adopted, recovered.quarantined) == (2, 1)
     assert len(view_rows(root, "SELECT 1 FROM v_images")) == 2

@@ -24,10 +24,10 @@ from node.conversion.pipeline import convert
 from node.conversion.pool import ConverterDied, ShortOfResources
 from node.conversion.scheduler import CLOCK_SECONDS, ROOM_SECONDS, Worker
 from node.errors import OutOfResources
-from node.index import deliveries
-from node.index.engine import IndexUnusable
-from node.index.follower import IndexFollower
+from node.index.database.follower import IndexFollower
+from node.index.engine.place import IndexUnusable
 from node.index.records import Refused
+from node.index.work import deliveries
 from node.metrics import Metrics
 from node.notify.notifier import channel_of
 from node.notify.worker import HookWorker

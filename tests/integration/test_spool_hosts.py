@@ -20,10 +20,10 @@ from node.control.repository import Repository, check_repository, copy_archive
 from node.conversion.scheduler import Worker
 from node.conversion.volume_files import sweep
 from node.errors import UsageError
-from node.index.backend import IndexUnusable, ServerPlace
-from node.index.engine import upgrade
-from node.index.hosts import Member
-from node.index.instances import InstanceFile
+from node.index.engine.backend import IndexUnusable, ServerPlace
+from node.index.engine.place import upgrade
+from node.index.nouns.hosts import Member
+from node.index.nouns.instance_files import InstanceFile
 from node.index.records import Outcome
 from node.lifecycle.scrub import Scrub
 from node.lifecycle.uploads import Uploads

@@ -13,9 +13,9 @@ import pytest
 from pydicom import Dataset, dcmwrite
 
 from node.control.repository import Repository
-from node.index import large_counts
-from node.index.read import studies
-from node.index.read.studies import StudyFilter, StudyOrder
+from node.index.database import large_counts
+from node.index.nouns import studies
+from node.index.nouns.studies import StudyFilter, StudyOrder
 from node.receive.ingest import Announced, Origin
 from node.settings.model import Settings, Storage
 from tests import make

@@ -13,7 +13,7 @@ from node.control.audit_copies import COPY_SECONDS
 from node.control.membership import LOOK_SECONDS
 from node.control.node import PUBLISH_SECONDS, Node
 from node.conversion.scheduler import CLOCK_SECONDS
-from node.index.server_watch import STEP_SECONDS
+from node.index.engine.server_watch import STEP_SECONDS
 from node.settings.model import Settings
 from node.systemd import ServiceManager
 from tests.made_once import IN_POSTGRESQL

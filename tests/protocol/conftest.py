@@ -30,8 +30,8 @@ from node.archive.filesystem import Archive
 from node.association.client.association import Address
 from node.association.listener import Listener
 from node.audit.audit_log import Audit
-from node.conversion.decoder import Decoder
-from node.index.database import Index
+from node.children.decoder import Decoder
+from node.index.database.index import Index
 from node.metrics import Metrics
 from node.receive.ingest import Announced, Arrival, Ingest, Origin
 from node.receive.refusals import Rejections

@@ -15,7 +15,7 @@ import pytest
 
 from node.audit.audit_log import Audit
 from node.control.checks import problems
-from node.index.database import Index
+from node.index.database.index import Index
 from node.metrics import Metrics
 from node.settings.model import Settings, WorklistSettings
 from node.worklist import mllp

@@ -32,7 +32,7 @@ from node.association.client.send import send_files
 from node.association.outgoing import encoded
 from node.audit.audit_log import Audit
 from node.dicom.uids import PATIENT_ROOT_GET, PATIENT_ROOT_MOVE, STUDY_ROOT_GET, STUDY_ROOT_MOVE
-from node.index.finder import QueryRefused
+from node.index.search.finder import QueryRefused
 from node.settings.model import Dicom, Peer
 from tests.make import ct_series, instance, mr_series, rgb_capture
 from tests.protocol.conftest import (

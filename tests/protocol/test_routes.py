@@ -19,7 +19,7 @@ from pydicom import FileDataset, dcmread
 from pydicom.uid import RLELossless
 
 from node.audit.audit_log import Audit
-from node.conversion.decoder import Decoder
+from node.children.decoder import Decoder
 from node.deidentify.pseudonyms import new_key_file
 from node.receive.ingest import Announced, Origin
 from node.routing.bucket import MAX_WHOLE_BYTES

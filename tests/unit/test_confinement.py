@@ -19,7 +19,7 @@ import pytest
 from node.child_process import confinement
 from node.child_process.confinement import MAX_OPEN_FILES, offered
 from node.child_process.messages import write_answer
-from node.conversion.decoder import Decoder, NotDecoded
+from node.children.decoder import Decoder, NotDecoded
 
 MEMORY_BYTES = 2_000_000_000
 

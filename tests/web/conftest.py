@@ -17,10 +17,10 @@ import pytest
 from fastapi.routing import APIRoute
 from pydicom import Dataset, FileDataset, dcmwrite
 
+from node.children.decoder import Decoder
 from node.control.repository import Repository
-from node.conversion.decoder import Decoder
 from node.conversion.scheduler import Worker
-from node.index.accounts import Role
+from node.index.nouns.accounts import Role
 from node.receive.ingest import Announced, Origin
 from node.settings.convert import Convert
 from node.settings.model import Settings, Storage, Web

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx2
 import pytest
 
-from node.index.accounts import MAX_SESSIONS, Role
+from node.index.nouns.accounts import MAX_SESSIONS, Role
 from node.web.access import (
     COOKIE,
     MAX_CONCURRENT_HASHES,

@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from node.index import keyed_requests
+from node.index.nouns import keyed_requests
 from node.web.problem_types import KEY_REUSED, KEY_UNDER_WAY, PRECONDITION_FAILED, TOO_MANY_KEYS
 from tests import make
 from tests.rows import read_rows, write_rows

@@ -11,7 +11,7 @@ import pytest
 
 from node.dicom.json_model import Json, elements
 from node.dicom.xml_model import native_model
-from node.index.accounts import Role
+from node.index.nouns.accounts import Role
 from node.worklist.worklist import Worklist
 from tests import make
 from tests.unit.dicom.test_unified_steps import CODE, DONE, STEP

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from node.index.accounts import Role
+from node.index.nouns.accounts import Role
 from tests import make
 from tests.web.conftest import PASSWORD, Site
 from tests.web.pages import start_browser

@@ -10,8 +10,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from node.index.accounts import Role
-from node.index.deliveries import PendingEvent
+from node.index.nouns.accounts import Role
+from node.index.work.deliveries import PendingEvent
 from tests import make
 from tests.rows import view_rows
 from tests.web.conftest import Site

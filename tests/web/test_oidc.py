@@ -18,7 +18,7 @@ from playwright.sync_api import expect, sync_playwright
 
 from node.control.node import _require_account
 from node.errors import UsageError
-from node.index.accounts import Role
+from node.index.nouns.accounts import Role
 from node.settings.model import Oidc
 from node.web import identity_provider, sign_ins
 from node.web.errors import ProviderUnavailable, SignInFailed

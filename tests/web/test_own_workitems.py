@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 import pytest
 from pydicom import Dataset
 
-from node.index.deliveries import PendingEvent
-from node.index.events import record_event
-from node.index.retrievals import Counts
+from node.index.nouns.events import record_event
+from node.index.work.deliveries import PendingEvent
+from node.index.work.retrievals import Counts
 from node.settings.model import Route
 from tests import make
 from tests.peers import Pacs

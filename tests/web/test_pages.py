@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, Request, Response, Route, expect, sync_
 from pydicom import Dataset
 from pydicom.uid import MRImageStorage
 
-from node.cli.phantom import head_phantom
+from node.cli.run.phantom import head_phantom
 from node.deidentify.pseudonyms import new_key_file
 from node.index.records import CountedRefusal, Refused
 from tests import make

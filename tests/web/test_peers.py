@@ -20,8 +20,8 @@ from node.association.client.association import Address
 from node.association.client.retriever import Retriever, outcome
 from node.association.client.send import send_files
 from node.dicom.uids import STUDY_ROOT_FIND, STUDY_ROOT_GET
-from node.index.accounts import Role
-from node.index.retrievals import MAX_ATTEMPTS, Counts
+from node.index.nouns.accounts import Role
+from node.index.work.retrievals import MAX_ATTEMPTS, Counts
 from tests import make
 from tests.interop.conftest import free_port, is_answered
 from tests.programs import needs

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from node.deidentify.pseudonyms import new_key_file
-from node.index.deliveries import PendingEvent
+from node.index.work.deliveries import PendingEvent
 from node.worklist.performed import created
 from tests import make
 from tests.protocol.test_performed_steps import begun

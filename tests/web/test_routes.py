@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from node.audit.audit_log import Audit
-from node.conversion.decoder import Decoder
-from node.index.accounts import Role
+from node.children.decoder import Decoder
+from node.index.nouns.accounts import Role
 from node.routing.router import Router
 from node.settings.model import Destination, Route
 from node.web.api.models import RouteResource

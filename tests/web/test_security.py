@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from structlog.testing import capture_logs
 
 from node.errors import UsageError
-from node.index.accounts import Role
+from node.index.nouns.accounts import Role
 from node.logs import ALLOWED_FIELDS
 from node.settings.model import Web
 from node.web import body_limits

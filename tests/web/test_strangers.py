@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from node.index.accounts import Role
+from node.index.nouns.accounts import Role
 from node.web.body_limits import LOGIN, MAX_LOGIN_BYTES
 from node.web.guesses import FREE_TRIES, FREE_TRIES_OF_ACCOUNT
 from tests.protocol.conftest import keys  # noqa: F401

@@ -15,7 +15,7 @@ from node.archive.objects import configured_store
 from node.archive.remote import fetching
 from node.bids.content import NiftiCopy
 from node.bids.sources import IndexSource
-from node.index.database import reading
+from node.index.database.index import reading
 from node.lifecycle.export import export
 from node.lifecycle.uploads import Uploads
 from node.notify.notifier import channel_of

@@ -17,7 +17,7 @@ from node.dicom.uids import (
     PERFORMED_PROCEDURE_STEP,
 )
 from node.errors import VoxelnodeError
-from node.index.selection import StoredInstance
+from node.index.search.selection import StoredInstance
 
 WARNINGS = range(0xB000, 0xC000)
 

@@ -1,4 +1,4 @@
-"""Perform the retrievals that people request (`node.index.retrievals`), in the background.
+"""Perform the retrievals that people request (`node.index.work.retrievals`), in the background.
 
 Each peer has one retrieval at a time, on a thread of its own, so a peer that is slow or dead delays no other. If the
 node stops, a retrieval under way stays in the index as running, and the next start repeats it, or another host.
@@ -19,10 +19,10 @@ from node.association.client.get import RetrieveTarget, SubOperationCounts, get
 from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.dicom.status import NOT_CURRENT, STORED
 from node.errors import UsageError, VoxelnodeError
-from node.index.database import Index
-from node.index.follower import IndexFollower
+from node.index.database.follower import IndexFollower
+from node.index.database.index import Index
 from node.index.records import Refused
-from node.index.retrievals import Counts, Retrieval, RetrievalState
+from node.index.work.retrievals import Counts, Retrieval, RetrievalState
 from node.receive.ingest import Ingest
 from node.settings.model import Settings
 

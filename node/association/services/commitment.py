@@ -40,9 +40,9 @@ from node.dicom.uids import (
 )
 from node.dicom.values import items, text
 from node.errors import OutOfResources
-from node.index.commitments import OwedCommitment, Reference
-from node.index.database import Index
-from node.index.selection import StoredInstance
+from node.index.database.index import Index
+from node.index.search.selection import StoredInstance
+from node.index.work.commitments import OwedCommitment, Reference
 from node.metrics import Metrics
 from node.receive.kept import report_damage
 

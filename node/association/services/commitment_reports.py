@@ -12,7 +12,7 @@ from node.dicom.command import N_EVENT_REPORT_RQ, Element
 from node.dicom.status import FAILED, INVALID_ARGUMENT, NO_SUCH_INSTANCE, SOP_CLASS_NOT_SUPPORTED, SUCCESS
 from node.dicom.uids import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
 from node.errors import OutOfResources
-from node.index.routes import RouteRepository
+from node.index.work.routes import RouteRepository
 
 
 def serve_n_event_report(operation: Operation, routes: RouteRepository, now: Callable[[], dt.datetime]) -> None:

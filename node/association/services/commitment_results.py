@@ -20,9 +20,9 @@ from node.association.services.commitment import (
 from node.dicom.status import SUCCESS
 from node.dicom.uids import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN, STORAGE_COMMITMENT
 from node.errors import VoxelnodeError
-from node.index.commitments import OwedCommitment
-from node.index.follower import IndexFollower
+from node.index.database.follower import IndexFollower
 from node.index.records import Refused
+from node.index.work.commitments import OwedCommitment
 from node.retries import wait_seconds
 
 logger = structlog.get_logger()

@@ -25,7 +25,7 @@ from node.dicom.status import (
     SUCCESS,
 )
 from node.dicom.uids import PERFORMED_PROCEDURE_STEP
-from node.index.performed_steps import PerformedStep, PerformedStepRepository
+from node.index.nouns.performed_steps import PerformedStep, PerformedStepRepository
 from node.worklist.performed import STEP_IS_OVER, StepRefused, changed, created
 
 MAXIMUM_ELEMENTS = 200_000

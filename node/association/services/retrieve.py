@@ -36,10 +36,10 @@ from node.dicom.status import (
     UNABLE_TO_PROCESS,
 )
 from node.errors import OutOfResources
-from node.index.database import Index
-from node.index.finder import QueryRefused
+from node.index.database.index import Index
 from node.index.records import Refused
-from node.index.selection import Selected
+from node.index.search.finder import QueryRefused
+from node.index.search.selection import Selected
 from node.metrics import Metrics
 from node.receive.kept import report_damage
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from node.archive.base import LocalFile
 from node.association.client.send import NoCopy, NotReadable, NotSendable, Outgoing
 from node.association.outgoing import InstanceBytes
-from node.conversion.decoder import Decoder, DecoderBusy, NotDecoded, NotDecodedNow
-from node.conversion.decoding import transcode
-from node.index.selection import StoredInstance
+from node.children.decoder import Decoder, DecoderBusy, NotDecoded, NotDecodedNow
+from node.children.decoding import transcode
+from node.index.search.selection import StoredInstance
 
 
 def outgoing_of(instances: Iterable[StoredInstance], root: Path, local: LocalFile | None = None) -> list[Outgoing]:

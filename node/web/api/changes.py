@@ -10,8 +10,8 @@ from typing import Annotated, TypeVar
 
 from fastapi import Depends, Header, Request, Response
 
-from node.index.read import ReadIndex
-from node.index.terms import Terms
+from node.index.database.reading import ReadIndex, checked
+from node.index.nouns.terms import Terms
 from node.web.access import Reader
 from node.web.api.models import Resource
 from node.web.errors import PreconditionFailed
@@ -90,7 +90,7 @@ class ChangeRequest:
         if self.if_match is not None:
             with self.node.index.reading() as index:
                 check(index)
-        return Terms(check, request_id)
+        return Terms(checked(check), request_id)
 
 
 def _matches(tags: str, etag: str) -> bool:

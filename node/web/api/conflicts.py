@@ -7,7 +7,7 @@ from typing import Annotated
 
 from fastapi import Path, Query, Response
 
-from node.index.read import ReadIndex
+from node.index.database.reading import ReadIndex
 from node.receive.conflicts import compared
 from node.web import actions
 from node.web.access import Admin, Reader, RequestAudit

@@ -15,9 +15,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from node.audit.audit_log import Action, AuditEvent
-from node.index.jobs import JobEnded
-from node.index.read import ReadIndex
-from node.index.terms import Terms
+from node.index.database.reading import ReadIndex
+from node.index.nouns.terms import Terms
+from node.index.work.jobs import JobEnded
 from node.results.manifest import FILE_NAME, Manifest
 from node.web.access import JobWorker, Reader, RequestAudit, Writer
 from node.web.api import models

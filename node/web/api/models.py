@@ -11,7 +11,7 @@ from urllib.parse import quote
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from node.dicom.worklist import entry_text
-from node.index.events import EventKind
+from node.index.nouns.events import EventKind
 from node.results.manifest import Algorithm, ManifestResult
 from node.web.problem_types import ProblemType
 

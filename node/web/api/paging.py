@@ -13,8 +13,8 @@ from typing import Annotated, Any, Generic, TypeVar
 from fastapi import Depends, Query
 from pydantic import BaseModel
 
-from node.index.read import ReadIndex
-from node.index.read.rows import PagedRepository, Row
+from node.index.database.reading import ReadIndex
+from node.index.engine.rows import PagedRepository, Row
 from node.web.access import RequestAudit
 from node.web.api.models import MAX_ID, Resource
 from node.web.audit_trail import AccountAuditTrail

@@ -7,8 +7,8 @@ from typing import Annotated
 from fastapi import Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from node.index.read import ReadIndex
-from node.index.terms import Terms
+from node.index.database.reading import ReadIndex
+from node.index.nouns.terms import Terms
 from node.web import peers
 from node.web.access import Reader, RequestAudit, Writer
 from node.web.api import models

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import Path, Query, Response
 
-from node.index.read import ReadIndex
+from node.index.database.reading import ReadIndex
 from node.receive.quarantine import FOLDER, examined, quarantined, quarantined_file
 from node.web import actions
 from node.web.access import Admin, RequestAudit

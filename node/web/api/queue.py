@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from fastapi import Query
 
 from node import __version__
-from node.index.events import EventKind
+from node.index.nouns.events import EventKind
 from node.web.access import Reader
 from node.web.api import models
 from node.web.api.paging import AuditedPage, OptionalSeriesUid, OptionalStudyUid, Page

@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal
 
 from fastapi import HTTPException, Path, Query, Request, Response
 
-from node.index.read import ReadIndex
-from node.index.read.rows import Row
-from node.index.read.studies import ListedStudy, StudyCondition, StudyCursor, StudyFilter
+from node.index.database.reading import ReadIndex
+from node.index.engine.rows import Row
+from node.index.nouns.studies import ListedStudy, StudyCondition, StudyCursor, StudyFilter
+from node.index.nouns.terms import Terms
 from node.index.records import Level
-from node.index.terms import Terms
 from node.selector import MAX_LENGTH, compile_selector
 from node.web import actions
 from node.web.access import Admin, Caller, Reader, RequestAudit, Writer

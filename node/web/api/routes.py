@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from fastapi import Path, Query
 
-from node.index.read import ReadIndex
+from node.index.database.reading import ReadIndex
 from node.web import actions
 from node.web.access import Reader, RequestAudit, Writer
 from node.web.api import models

@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 
 from fastapi import Path, Query
 
-from node.index.read import ReadIndex
-from node.index.terms import Terms
+from node.index.database.reading import ReadIndex
+from node.index.nouns.terms import Terms
 from node.web.access import Admin, Reader
 from node.web.api import models
 from node.web.api.changes import Change

@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 from fastapi import Path, Query, Response
 
 from node.audit.audit_log import Action, AuditEvent
-from node.index.read import ReadIndex
-from node.index.read.rows import Row
-from node.index.scheduled_steps import ScheduledStep
-from node.index.terms import Terms
+from node.index.database.reading import ReadIndex
+from node.index.engine.rows import Row
+from node.index.nouns.scheduled_steps import ScheduledStep
+from node.index.nouns.terms import Terms
 from node.web.access import Reader, RequestAudit, Writer
 from node.web.api import models
 from node.web.api.changes import Change, tagged

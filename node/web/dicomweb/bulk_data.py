@@ -9,14 +9,14 @@ from urllib.parse import quote
 
 from fastapi import HTTPException, Response
 
-from node.conversion.decoder import NotDecoded
-from node.conversion.decoding import value_file, value_paths
+from node.children.decoder import NotDecoded
+from node.children.decoding import value_file, value_paths
 from node.dicom.bounded import TooLong
 from node.dicom.header import DEFLATED_LITTLE_ENDIAN
 from node.dicom.json_model import PIXEL_TAGS
 from node.dicom.metadata import bulk_data_paths
 from node.dicom.pixel_element import FrameNotFound, PixelElement
-from node.index.selection import StoredInstance
+from node.index.search.selection import StoredInstance
 from node.web.dicomweb.decoded import decoded_file, length_of, pieces_of
 from node.web.dicomweb.frames import (
     accept_of,

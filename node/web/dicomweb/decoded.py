@@ -21,7 +21,7 @@ def decoded_file(node: Services, function: Callable[..., bytes], *arguments: Any
     Parameters
     ----------
     function : callable
-        A function of `node.conversion.decoding`; takes `arguments`, and the file to write as `into`.
+        A function of `node.children.decoding`; takes `arguments`, and the file to write as `into`.
 
     Raises
     ------

@@ -5,11 +5,11 @@ from __future__ import annotations
 import structlog
 from fastapi import Response
 
-from node.conversion.decoder import DecoderBusy
+from node.children.decoder import DecoderBusy
 from node.dicom.bounded import TooLong
 from node.dicom.json_model import Json
 from node.dicom.metadata import encoded_model, metadata
-from node.index.selection import StoredInstance
+from node.index.search.selection import StoredInstance
 from node.web.dicomweb.documents import respond_data_sets
 from node.web.dicomweb.media_types import DICOM_XML, accepted, document_form
 from node.web.dicomweb.resources import READ, RequestedInstances, instance_url

@@ -18,7 +18,7 @@ from node.dicom.keys import SUPPORTED, InvalidQuery, Level
 from node.dicom.matching import Options, read_query
 from node.dicom.metadata import encoded_model
 from node.dicom.uids import web_transfer_syntax
-from node.index.finder import QueryRefused
+from node.index.search.finder import QueryRefused
 from node.web.access import Reader, RequestAudit
 from node.web.dicomweb.documents import etag_of, quotable, respond_data_sets, warning_header
 from node.web.dicomweb.media_types import DICOM_XML, DocumentForm, accepted, document_form

@@ -10,10 +10,10 @@ from typing import get_args
 
 from fastapi import HTTPException, Response
 
-from node.conversion.decoder import NotDecoded
-from node.conversion.decoding import Crop, PictureFormat, PictureOrder, Profile, document_file, picture, report_file
+from node.children.decoder import NotDecoded
+from node.children.decoding import Crop, PictureFormat, PictureOrder, Profile, document_file, picture, report_file
 from node.dicom.annotation import ANNOTATIONS, Annotation
-from node.index.selection import StoredInstance
+from node.index.search.selection import StoredInstance
 from node.volume.window import Window
 from node.web.dicomweb.decoded import decoded_file, length_of, pieces_of
 from node.web.dicomweb.documents import quotable, warning_header

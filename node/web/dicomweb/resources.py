@@ -13,10 +13,10 @@ from fastapi import Depends, HTTPException, Request, Response
 from starlette.types import Receive, Scope, Send
 
 from node.archive.intact import MISSING
-from node.conversion.decoder import NotDecoded
+from node.children.decoder import NotDecoded
 from node.dicom.pixel_element import FrameNotFound
 from node.errors import OutOfResources
-from node.index.selection import StoredInstance
+from node.index.search.selection import StoredInstance
 from node.web.access import Reader, RequestAudit
 from node.web.audit_trail import AccountAuditTrail
 from node.web.headers import has_etag

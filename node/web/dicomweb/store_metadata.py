@@ -14,8 +14,8 @@ from typing import IO
 
 from fastapi import HTTPException
 
-from node.conversion.assembling import Assembled, SpooledPart, assemble_file, read_assembled
-from node.conversion.decoder import DecoderBusy, NotDecoded
+from node.children.assembling import Assembled, SpooledPart, assemble_file, read_assembled
+from node.children.decoder import DecoderBusy, NotDecoded
 from node.dicom.status import CANNOT_UNDERSTAND, OUT_OF_RESOURCES
 from node.dicom.uids import EXPLICIT_LITTLE_ENDIAN, is_accepted_transfer_syntax
 from node.receive.dicom_files import Identity

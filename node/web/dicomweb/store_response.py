@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from node.dicom.status import ANOTHER_VERSION_IS_CURRENT
-from node.index.database import Index
-from node.index.selection import StoredInstance
+from node.index.database.index import Index
+from node.index.search.selection import StoredInstance
 from node.web.dicomweb.resources import instance_url, resource_url
 from node.web.dicomweb.store_transaction import PartFailure, StoreReport
 

@@ -10,11 +10,11 @@ from typing import IO
 
 from fastapi import Response
 
-from node.conversion.decoder import NotDecoded
-from node.conversion.decoding import transcode
+from node.children.decoder import NotDecoded
+from node.children.decoding import transcode
 from node.dicom.part10 import file_head
 from node.dicom.uids import web_transfer_syntax
-from node.index.selection import StoredInstance
+from node.index.search.selection import StoredInstance
 from node.volume.read.transfer_syntaxes import choose_target
 from node.web.dicomweb.decoded import decoded_file, pieces_of
 from node.web.dicomweb.media_types import ANY, DICOM, MULTIPART, ZIP, NotAcceptable, accepted, dicom_form, names

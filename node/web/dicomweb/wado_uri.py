@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import HTTPException, Request, Response
 from starlette.datastructures import QueryParams
 
-from node.conversion.decoding import PictureOrder
+from node.children.decoding import PictureOrder
 from node.volume.window import Window
 from node.web.access import Reader, RequestAudit
 from node.web.dicomweb.media_types import (

@@ -11,8 +11,8 @@ from uuid import UUID
 from node.dicom.json_model import Json, elements
 from node.dicom.unified_steps import PERFORMED, UPS_PUSH, values_of
 from node.dicom.values import standard_tag
-from node.index.read.created_workitems import CreatedWorkitem
-from node.index.read.workitems import Workitem
+from node.index.work.created_workitems import CreatedWorkitem
+from node.index.work.workitems import Workitem
 from node.settings.model import Settings
 from node.web.dicomweb.resources import resource_url
 

@@ -18,10 +18,10 @@ from node.dicom.metadata import encoded_model
 from node.dicom.unified_steps import STATES, Event, Status, checked_request, created, transition, values_of
 from node.dicom.worklist import entry_text
 from node.dicom.xml_model import NotNative, json_from_native
-from node.index.jobs import JobEnded, NoSuchJob
-from node.index.read.created_workitems import CreatedWorkitem
-from node.index.read.workitems import Workitem
-from node.index.retrievals import NoSuchRetrieval, RetrievalEnded
+from node.index.work.created_workitems import CreatedWorkitem
+from node.index.work.jobs import JobEnded, NoSuchJob
+from node.index.work.retrievals import NoSuchRetrieval, RetrievalEnded
+from node.index.work.workitems import Workitem
 from node.web.access import Caller, Reader, RequestAudit, Writer
 from node.web.audit_trail import of_study
 from node.web.dicomweb.documents import etag_of, quotable, respond_data_sets, warning_header

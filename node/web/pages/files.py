@@ -10,10 +10,10 @@ from typing import Annotated
 from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi import Path as FromPath
 
-from node.conversion.decoder import NotDecoded
-from node.conversion.decoding import reduced_volume
+from node.children.decoder import NotDecoded
+from node.children.decoding import reduced_volume
 from node.conversion.volume_files import folder_name, revision_files
-from node.index.read import ReadIndex
+from node.index.database.reading import ReadIndex
 from node.index.records import RevisionFile
 from node.web.access import Reader, RequestAudit
 from node.web.audit_trail import of_study

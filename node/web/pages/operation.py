@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, StringConstraints
 
 from node import __version__
 from node.errors import VoxelnodeError
-from node.index.read import ReadIndex
+from node.index.database.reading import ReadIndex
 from node.web import actions
 from node.web.access import Reader, RequestAudit, Writer
 from node.web.background_requests import background_request

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from node.dicom.attributes import is_identifier
 from node.errors import VoxelnodeError
-from node.index.retrievals import RetrievalEnded
+from node.index.work.retrievals import RetrievalEnded
 from node.web import peers
 from node.web.access import Caller, RequestAudit, Writer
 from node.web.background_requests import background_request

@@ -14,7 +14,7 @@ from fastapi import Request, Response
 from fastapi.responses import HTMLResponse
 
 from node import __version__
-from node.index.read import ReadIndex
+from node.index.database.reading import ReadIndex
 from node.web.access import Caller, Role
 from node.web.headers import accepts_gzip
 from node.web.pages.assets import static_url

@@ -10,8 +10,8 @@ from fastapi import APIRouter, Form, Request, Response
 from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field
 
-from node.index.read import ReadIndex
-from node.index.selection import StoredInstance
+from node.index.database.reading import ReadIndex
+from node.index.search.selection import StoredInstance
 from node.web import actions
 from node.web.access import Admin, Reader, RequestAudit, Writer
 from node.web.audit_trail import of_study

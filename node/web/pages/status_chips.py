@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from node.completeness import CERTAINTIES, Certainty
-from node.index.read.studies import ListedStudy
+from node.index.nouns.studies import ListedStudy
 from node.web.pages.filters import listed
 
 Tone = Literal["good", "warning", "bad", "busy", "plain"]

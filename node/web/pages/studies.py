@@ -9,8 +9,8 @@ from typing import Annotated, Any, cast, get_args
 from fastapi import APIRouter, Form, Query, Request, Response
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from node.index.read import ReadIndex
-from node.index.read.studies import ListedStudy, StudyCondition, StudyCursor, StudyFilter, StudyOrder
+from node.index.database.reading import ReadIndex
+from node.index.nouns.studies import ListedStudy, StudyCondition, StudyCursor, StudyFilter, StudyOrder
 from node.web.access import Reader, RequestAudit
 from node.web.audit_trail import of_study
 from node.web.background_requests import background_request

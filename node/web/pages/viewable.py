@@ -8,7 +8,7 @@ from pathlib import PurePath
 from typing import Any
 
 from node.conversion.volume_files import LocalPath
-from node.index.read import ReadIndex
+from node.index.database.reading import ReadIndex
 from node.web.pages.rendering import series_url
 
 VIEWED_FORMATS = ("nifti", "mhd", "nifti-pair", "nrrd", "npz", "analyze")

@@ -15,7 +15,7 @@ from node.deidentify.deidentification import Deidentification
 from node.deidentify.instance import deidentified
 from node.deidentify.profile import Profile
 from node.deidentify.pseudonyms import PseudonymKey
-from node.index.levels import identity_of
+from node.index.nouns.levels import identity_of
 from node.writers.options import WriteOptions
 from node.writers.write import write_volume
 from tests import make

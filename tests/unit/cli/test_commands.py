@@ -14,7 +14,7 @@ from node import __version__
 from node.cli import main
 from node.cli.application import PANELS, application
 from node.cli.examples import EXAMPLES
-from node.index.database import Index
+from node.index.database.index import Index
 from node.metrics import Metrics
 from tests.made_once import IN_POSTGRESQL
 from tests.test_docs import unknown_commands

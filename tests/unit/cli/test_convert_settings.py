@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from node.cli.convert import _section
+from node.cli.convert.convert import _section
 from node.errors import UsageError
 
 

@@ -14,8 +14,8 @@ import pytest
 from pydicom import Dataset
 
 from node.cli import main
-from node.cli.info import plane_of
-from node.index.database import Index
+from node.cli.look.info import plane_of
+from node.index.database.index import Index
 from node.metrics import Metrics
 from tests import make
 from tests.converting import convert_series

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from node.children.assembling import Assembled, read_assembled
 from node.completeness import Completeness
 from node.conversion.answers import NoAnswer, read_answer, write_answer
-from node.conversion.assembling import Assembled, read_assembled
 from node.conversion.job import ConversionJob, Converted
 from node.index.converted import ConvertedFile
 from node.volume.reasons import Exclusion, Reason, Refusal

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from pydicom import dcmread
 
-from node.conversion.decoder import (
+from node.children.decoder import (
     MAX_REMEMBERED,
     Decoder,
     DecoderBusy,
@@ -25,8 +25,8 @@ from node.conversion.decoder import (
     _Refusals,
     _Subject,
 )
-from node.conversion.decoding import PictureOrder, frame, picture, stored_frame, transcode
-from node.conversion.forwarding import Change, forward
+from node.children.decoding import PictureOrder, frame, picture, stored_frame, transcode
+from node.children.forwarding import Change, forward
 from node.dicom.coercion import Coercion
 from node.dicom.pixel_element import pixel_element
 from tests.make import PYDICOM_FILES
@@ -174,7 +174,7 @@ def test_a_refusal_is_forgotten_after_its_time(tmp_path: Path, monkeypatch: pyte
             decoder.run(frame, hostile, 1)
         with pytest.raises(NotDecoded, match="no Pixel Data"):
             decoder.run(picture, PYDICOM_FILES / "rtplan.dcm", PictureOrder(1))
-        monkeypatch.setattr("node.conversion.decoder.REMEMBERED_SECONDS", 0.0)
+        monkeypatch.setattr("node.children.decoder.REMEMBERED_SECONDS", 0.0)
         with pytest.raises(NotDecoded, match="cannot decode"):
             decoder.run(frame, hostile, 1)
 

@@ -11,7 +11,7 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
 from node.child_process.messages import Garbled
 from node.child_process.serving import Apart, ChildLimits, max_file_bytes
-from node.conversion.forwarding import Change, Encoding, copy_of, forward
+from node.children.forwarding import Change, Encoding, copy_of, forward
 from node.deidentify.deidentification import Deidentification
 from node.deidentify.profile import Profile
 from node.deidentify.pseudonyms import Patient, PseudonymKey
@@ -87,7 +87,7 @@ def test_what_is_refused_is_not_written_and_an_answer_that_is_none_is_found(tmp_
 def test_compressed_files_that_do_not_fit_into_memory_are_refused_before_they_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.conversion.forwarding.MAX_COMPRESSED_BYTES", 1000)
+    monkeypatch.setattr("node.children.forwarding.MAX_COMPRESSED_BYTES", 1000)
     change = Change(deidentification=HOW)
     [ds] = make.ct_series(1, rows=64, columns=64)
     ds.save_as(tmp_path / "native.dcm", enforce_file_format=True)

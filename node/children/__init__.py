@@ -1,0 +1,1 @@
+"""What runs in child processes beside conversions: decoding, transcoding, forwarding, assembling, downloads."""

@@ -1,0 +1,275 @@
+"""Child processes that decode for pictures, frames and transfers, so that a crash or hang of a codec spares the node.
+
+A node has one `Decoder`, which HTTP and DICOM share: its limits are those of the node. The children run functions of
+`node.children.decoding`. Importing this module loads no codecs.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib import import_module
+from math import inf
+from pathlib import Path
+from time import monotonic
+from typing import ParamSpec
+
+from node.child_process.child import ChildDied, ChildPool
+from node.child_process.messages import ChildCancelled, ChildLate
+from node.child_process.serving import Apart, Channel, ChildLimits, serve_apart, use_one_thread
+from node.children.forwarding import Change
+from node.errors import OutOfResources, VoxelnodeError
+
+MAX_JOBS_PER_PROCESS = 2000
+"""A process decodes so many frames of one file at most, because codecs leak memory."""
+
+MAX_REASON_CHARACTERS = 500
+
+STOPPING = "the node is stopping"
+NO_MEMORY = "decoding needs more memory than a decoder may use"
+
+SLOW_SECONDS = 1.0
+"""A refusal that took longer is remembered."""
+
+REMEMBERED_SECONDS = 3600.0
+"""How long a refusal is remembered; a slow machine may have been the cause."""
+
+MAX_REMEMBERED = 1000
+
+Arguments = ParamSpec("Arguments")
+RESULT, REASON, ERROR = b"r", b"n", b"e"
+"""First byte of an answer; behind it the result, the reason why there is none, or the number of an `OSError`."""
+
+
+class NotDecoded(VoxelnodeError):
+    """The pixels cannot be decoded or converted; the message gives the reason, without patient data."""
+
+
+class NotDecodedNow(NotDecoded):
+    """The decoder was killed from outside, or the node stops: the data may be right, and another try may succeed."""
+
+
+class DecoderBusy(OutOfResources):
+    """Too many jobs wait for a decoder, or this one took too long; try again later."""
+
+
+class Decoder:
+    """Runs functions of `node.children.decoding` in child processes. Thread-safe.
+
+    The first job starts the children; `close` ends them. A file on which a function crashed or exceeded its budget is
+    refused for an hour without another try, and so is a frame whose refusal took long.
+
+    Parameters
+    ----------
+    workers : int
+        Number of jobs at once.
+    memory_bytes : int
+        Address space of a child beyond that of its loaded program.
+    cpu_seconds : int
+        Processor time of one job.
+    frame_cpu_seconds : int
+        Processor time of a job whose result is short enough for a pipe: a frame, a picture, a header.
+    deadline_seconds : float
+        Wall time of one job, and the longest wait for its turn.
+    max_waiting : int
+        Number of jobs that may wait. Another one is refused at once, so that waiting jobs never occupy all threads of
+        a server.
+    max_answer_bytes : int
+        Longest result; a function that may exceed it writes a file instead.
+    """
+
+    def __init__(
+        self,
+        workers: int = 4,
+        memory_bytes: int = 4_000_000_000,
+        cpu_seconds: int = 60,
+        frame_cpu_seconds: int = 20,
+        deadline_seconds: float = 120.0,
+        max_waiting: int = 20,
+        max_answer_bytes: int = 64_000_000,
+    ) -> None:
+        self._limits = ChildLimits(memory_bytes, cpu_seconds, deadline_seconds)
+        self._frame_cpu_seconds = min(cpu_seconds, frame_cpu_seconds)
+        self._refusals = _Refusals()
+        self._turns, self._queue = threading.Semaphore(workers), threading.Semaphore(workers + max_waiting)
+        self._children = ChildPool(
+            serve, max_answer_bytes, name="voxelnode-decoder", max_answer_bytes=1 + max_answer_bytes
+        )
+
+    def run(
+        self, function: Callable[Arguments, bytes], *arguments: Arguments.args, **keywords: Arguments.kwargs
+    ) -> bytes:
+        """Run one job in a child and return its result.
+
+        The job reads the files that are among its arguments, and writes the existing file that its keyword `into`
+        names.
+
+        Raises
+        ------
+        NotDecoded
+            The data cannot be decoded, the child crashed on them, or they need more than a job may use.
+        DecoderBusy
+            Too many jobs are waiting, or this one took longer than `deadline_seconds`.
+        OSError
+            The file cannot be read.
+        """
+        job = partial(function, *arguments, **keywords)
+        into = keywords.get("into")
+        reads = tuple(argument for argument in arguments if isinstance(argument, Path))
+        limits = self._limits if into else replace(self._limits, cpu_seconds=self._frame_cpu_seconds)
+        subject = _Subject.of(function, arguments)
+        self._refusals.check(subject)
+        with self._turn():
+            self._refusals.check(subject)  # many may have asked for the same
+            began = monotonic()
+            answer = self._call(Apart(job, limits, reads, (into,) if isinstance(into, Path) else ()), subject)
+        kind, content = answer[:1], answer[1:]
+        if kind == RESULT:
+            return content
+        if kind == ERROR and content.isdigit():
+            number = int(content[:4])
+            raise OSError(number, os.strerror(number))
+        refusal = content.decode("utf-8", "replace")[:MAX_REASON_CHARACTERS]
+        if monotonic() > began + SLOW_SECONDS:
+            self._refusals.remember(subject, refusal)
+        raise NotDecoded(refusal)
+
+    def close(self) -> None:
+        """Kill the children at once; jobs under way and later ones fail."""
+        self._children.close()
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        if not self._queue.acquire(blocking=False):
+            raise DecoderBusy
+        try:
+            if not self._turns.acquire(timeout=self._limits.deadline_seconds):
+                raise DecoderBusy
+            try:
+                yield
+            finally:
+                self._turns.release()
+        finally:
+            self._queue.release()
+
+    def _call(self, apart: Apart, subject: _Subject | None) -> bytes:
+        try:
+            return self._children.call(apart, apart.limits.deadline_seconds)
+        except ChildCancelled:
+            raise NotDecodedNow(STOPPING) from None
+        except ChildLate:
+            raise DecoderBusy from None
+        except ChildDied as died:
+            refusal = NO_MEMORY if died.out_of_memory else "the decoder crashed"
+            if died.signal_name == "SIGXCPU":
+                refusal = f"it took more than {apart.limits.cpu_seconds} s of processor time"
+            if died.signal_name == "SIGKILL":  # by the kernel, which may have chosen any process
+                raise NotDecodedNow(refusal) from died
+            self._refusals.remember(subject and subject.whole_file, refusal)
+            raise NotDecoded(refusal) from died
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """What a job is about: a function, a file by its place on the disk, and what it is asked for of that file.
+
+    `changes` are those that a copy is to have: what is wrong with one says nothing about another.
+    """
+
+    function: str
+    file: tuple[int, int, int, int]
+    asked: tuple[object, ...] = ()
+    changes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, function: Callable[..., object], arguments: tuple[object, ...]) -> _Subject | None:
+        """Return the subject of a job whose first argument is a file, else None."""
+        if not arguments or not isinstance(arguments[0], Path):
+            return None
+        try:
+            status = arguments[0].stat()
+        except OSError:  # the job tells
+            return None
+        # How a frame is to be shown does not matter: decoding comes before.
+        asked = tuple(getattr(argument, "frame_number", argument) for argument in arguments[1:])
+        asked = tuple(what for what in asked if isinstance(what, int | str))
+        changes = tuple(repr(argument) for argument in arguments if isinstance(argument, Change))
+        return cls(
+            function.__name__, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns), asked, changes
+        )
+
+    @property
+    def whole_file(self) -> _Subject:
+        """The same for all frames."""
+        return replace(self, asked=())
+
+
+class _Refusals:
+    """The refusals of the last hour that were costly. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: OrderedDict[_Subject, tuple[float, str]] = OrderedDict()
+
+    def check(self, subject: _Subject | None) -> None:
+        """Raise `NotDecoded` if a subject, or its whole file, was refused."""
+        if subject is None:
+            return
+        with self._lock:
+            for known in (subject, subject.whole_file):
+                moment, refusal = self._known.get(known, (-inf, ""))
+                if monotonic() < moment + REMEMBERED_SECONDS:
+                    raise NotDecoded(refusal)
+
+    def remember(self, subject: _Subject | None, refusal: str) -> None:
+        """Refuse this subject for the next hour."""
+        if subject is None:
+            return
+        with self._lock:
+            self._known[subject] = monotonic(), refusal
+            self._known.move_to_end(subject)
+            if len(self._known) > MAX_REMEMBERED:
+                self._known.popitem(last=False)
+
+
+def serve(channel: Channel, max_answer_bytes: int) -> None:
+    """Run jobs until the channel closes, those of each file in a process of its own."""
+    use_one_thread()
+    from node.children.decoding import LIBRARIES, result_of
+    from node.volume.read.decoders import load_codecs
+
+    for name in LIBRARIES:
+        import_module(name)
+    load_codecs()
+    gc.collect()
+    gc.freeze()  # otherwise a collection in a process copies the pages of all modules
+    serve_apart(channel, partial(_answer, result_of, max_answer_bytes), MAX_JOBS_PER_PROCESS, _load_for)
+
+
+def _load_for(job: partial[bytes]) -> None:
+    for argument in job.args:
+        if isinstance(argument, Change):
+            argument.load()
+
+
+def _answer(
+    result_of: Callable[[Callable[[], bytes], int], bytes | str | OSError],
+    max_answer_bytes: int,
+    job: Callable[[], bytes],
+    _limits: ChildLimits,
+) -> bytes:
+    try:
+        result = result_of(job, max_answer_bytes)
+    except MemoryError:
+        result = NO_MEMORY
+    if isinstance(result, bytes):
+        return RESULT + result
+    if isinstance(result, OSError):
+        return ERROR + b"%d" % (result.errno or 0)
+    return REASON + result[:MAX_REASON_CHARACTERS].encode("utf-8", "replace")

@@ -1,0 +1,210 @@
+"""Copies for the destinations of routes and for downloads: changed on their way, while the archive stays byte for byte.
+
+`forward` runs in a child of `node.children.decoder`. Importing this module loads neither NumPy nor codecs.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Literal
+
+from pydicom import Dataset, dcmread, uid
+from pydicom.filebase import DicomBytesIO
+from pydicom.filereader import read_file_meta_info
+from pydicom.filewriter import dcmwrite, write_file_meta_info
+
+from node.child_process.messages import Garbled
+from node.deidentify.deidentification import Deidentification
+from node.deidentify.refusal import NotDeidentified, Reason
+from node.dicom.coercion import Coercion, NotCoerced
+from node.dicom.reading import read_instance
+from node.dicom.values import text
+from node.errors import ConversionRefused
+from node.volume.read.transfer_syntaxes import NATIVE, TARGETS, NotTranscodable
+
+Encoding = Literal["keep", "uncompressed", "jpeg2000-lossless"]
+
+MAX_DETAIL_CHARACTERS = 500
+
+MAX_COMPRESSED_BYTES = 750_000_000
+"""Largest file with compressed frames that is de-identified: they are held in memory three times, and a child may use
+4 GB. Native frames are copied from file to file."""
+
+_PREAMBLE = bytes(128) + b"DICM"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """How copies differ from what is stored."""
+
+    coercion: Coercion = field(default_factory=Coercion)
+    encoding: Encoding = "keep"
+    deidentification: Deidentification | None = None
+
+    def concerns(self, transfer_syntax_uid: str) -> bool:
+        """Return whether a copy of an instance in this transfer syntax may differ from what is stored."""
+        if self.coercion or self.deidentification is not None:
+            return True
+        if self.encoding == "uncompressed":
+            return transfer_syntax_uid not in TARGETS
+        return self.encoding == "jpeg2000-lossless" and transfer_syntax_uid in TARGETS
+
+    def load(self) -> None:
+        """Load what `forward` needs for this change alone, in the process from which those of its files are forked."""
+        if self.deidentification is not None:
+            from node.deidentify.instance import load_tables  # here, because it loads NumPy
+
+            import_module("node.deidentify.files")
+            load_tables(self.deidentification)
+
+    def uid(self, uid: str) -> str:
+        """Return the UID that a copy has in the place of that of an instance, a series or a study."""
+        return uid if self.deidentification is None else self.deidentification.uid(uid)
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A written copy: its identity, its encoding, and where its data set begins in the file.
+
+    `patient` is the pseudonym of the patient, or empty if the copy is not de-identified.
+    """
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    data_set_offset: int
+    patient: str = ""
+
+
+def copy_of(answer: bytes) -> Copy:
+    """Return the copy that `forward` answers with.
+
+    Raises
+    ------
+    NotDeidentified
+        The instance cannot be called clean; there is no copy.
+    Garbled
+        It is no answer of `forward`.
+    """
+    try:
+        content = json.loads(answer)
+        if "reason" not in content:
+            copy = Copy(**content)
+            if all(isinstance(value, int if name == "data_set_offset" else str) for name, value in content.items()):
+                return copy
+            raise Garbled
+        refusal = NotDeidentified(Reason(content["reason"]), str(content["detail"])[:MAX_DETAIL_CHARACTERS])
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise Garbled from error
+    raise refusal
+
+
+def transformed(ds: Dataset, change: Change) -> Dataset:
+    """Return the data set that leaves: the only place where one changes on its way.
+
+    Identities go first: what a coercion fills in of the data set is of what is left.
+
+    Raises
+    ------
+    NotCoerced
+    NotDeidentified
+    """
+    if change.deidentification is not None:
+        from node.deidentify.instance import deidentified  # here, because it loads NumPy
+
+        ds = deidentified(ds, change.deidentification)
+    change.coercion.apply(ds)
+    return ds
+
+
+def forward(path: Path, change: Change, into: Path) -> bytes:
+    """Write the copy of a stored file, as a DICOM file; return what `copy_of` reads."""
+    try:
+        return json.dumps(asdict(_forwarded(path, change, into))).encode()
+    except NotDeidentified as refusal:
+        return json.dumps({"reason": refusal.reason, "detail": refusal.detail}).encode()
+    except NotCoerced as error:
+        raise NotTranscodable(str(error)) from error
+
+
+def _forwarded(path: Path, change: Change, into: Path) -> Copy:
+    is_deidentified = change.deidentification is not None
+    ds = transformed(_read_whole(path) if is_deidentified else dcmread(path), change)
+    syntax = text(ds.file_meta, "TransferSyntaxUID")
+    if change.encoding == "jpeg2000-lossless" and syntax in TARGETS:
+        _compress(ds)
+    if is_deidentified and (change.encoding != "uncompressed" or syntax in TARGETS):
+        from node.deidentify.files import write_pieces
+
+        with into.open("wb") as file:
+            offset = write_pieces(ds, file)
+    else:
+        offset = _write(ds, change.encoding, syntax, into)
+    patient = text(ds, "PatientID") if is_deidentified else ""
+    return Copy(str(ds.SOPClassUID), str(ds.SOPInstanceUID), str(ds.file_meta.TransferSyntaxUID), offset, patient)
+
+
+def _read_whole(path: Path) -> Dataset:
+    try:
+        size = path.stat().st_size
+        if size > MAX_COMPRESSED_BYTES and text(read_file_meta_info(path), "TransferSyntaxUID") not in NATIVE:
+            detail = f"the file has {size} bytes with compressed frames; the limit is {MAX_COMPRESSED_BYTES}"
+            raise NotDeidentified(Reason.TOO_LARGE, f"{detail}; `voxelnode deidentify` has none")
+        return read_instance(path)
+    except NotDeidentified:
+        raise
+    except Exception as error:  # pydicom raises anything for a damaged file
+        raise NotDeidentified(Reason.UNREADABLE, f"the file cannot be read: {type(error).__name__}") from error
+
+
+def _write(ds: Dataset, encoding: Encoding, stored: str, into: Path) -> int:
+    """Write a DICOM file; return where its data set begins."""
+    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
+    stream = DicomBytesIO()
+    if encoding == "uncompressed" and stored not in TARGETS:
+        from node.volume.read.transcoding import encoded
+
+        try:
+            data = encoded(ds, TARGETS[0])
+        except ConversionRefused as error:
+            raise NotTranscodable(f"the instance cannot be decompressed: {error}") from error
+        ds.file_meta.TransferSyntaxUID = uid.UID(TARGETS[0])
+        offset = _write_head(stream, ds)
+        stream.write(data)
+    else:
+        offset = _write_head(DicomBytesIO(), ds)
+        dcmwrite(stream, ds, enforce_file_format=True)
+    into.write_bytes(stream.getvalue())
+    return offset
+
+
+def _write_head(stream: DicomBytesIO, ds: Dataset) -> int:
+    stream.is_implicit_VR, stream.is_little_endian = False, True
+    stream.write(_PREAMBLE)
+    write_file_meta_info(stream, ds.file_meta, enforce_standard=True)
+    return int(stream.tell())
+
+
+def _compress(ds: Dataset) -> None:
+    """Compress the pixels by JPEG 2000, unless the encoder does not take them.
+
+    Raises
+    ------
+    NotTranscodable
+        The compressed pixels are not the same.
+    """
+    import numpy as np
+
+    if "PixelData" not in ds or ds.get("BitsAllocated") not in (8, 16) or ds.get("SamplesPerPixel") != 1:
+        return
+    try:
+        before = ds.pixel_array.copy()
+        ds.compress(uid.JPEG2000Lossless, encoding_plugin="pylibjpeg", generate_instance_uid=False)
+    except Exception:  # such as images of less than 32 pixels: they leave as they are stored
+        return
+    if not np.array_equal(before, ds.pixel_array):
+        raise NotTranscodable("JPEG 2000 did not keep the pixels: set transfer_syntax of the route to keep")

@@ -1,0 +1,201 @@
+"""``voxelnode bids``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from node.cli.options import ConfigFile, Json, Root, archive_files, load
+from node.cli.output import print_json, printable
+
+if TYPE_CHECKING:
+    from node.bids.export import Report
+    from node.bids.rules import Rules
+    from node.bids.sources import Source
+    from node.selector import Selector
+    from node.settings.model import Settings
+
+MAX_SKIPPED_SHOWN = 10
+"""Volumes under one reason."""
+
+
+def _print_default_rules(wanted: bool) -> None:
+    if wanted:
+        from node.bids.rules import default_rules
+
+        print(default_rules(), end="")
+        raise typer.Exit
+
+
+def bids(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the data set; created if missing.")],
+    sources: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--from",
+            metavar="IN",
+            exists=True,
+            help="Export DICOM files (folders, files, zip files) without a node; may be given several times.",
+        ),
+    ] = None,
+    rules: Annotated[
+        Path | None,
+        typer.Option(
+            "--rules", metavar="FILE", help="What is what (docs/bids.md). [default: rules for common protocols]"
+        ),
+    ] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            "--where",
+            metavar="EXPRESSION",
+            help="Add only series that fit (docs/select.md). Series that are in the data set stay, and are updated.",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show what would be written, and why other series would not; write nothing."),
+    ] = False,
+    prune: Annotated[
+        bool,
+        typer.Option(
+            "--prune", help="Remove volumes whose series was deleted, is not complete any more or fits no rule."
+        ),
+    ] = False,
+    link: Annotated[
+        bool,
+        typer.Option("--link", help="Make hard links of the volumes of the node, which nobody must change then."),
+    ] = False,
+    key: Annotated[
+        Path | None,
+        typer.Option(
+            "--key",
+            metavar="FILE",
+            help="Key of the pseudonyms; made if missing. [default: bids.key in the root; with --from, here]",
+        ),
+    ] = None,
+    default_rules: Annotated[
+        bool,
+        typer.Option(
+            "--default-rules",
+            callback=_print_default_rules,
+            is_eager=True,
+            help="Print the default rules, with which a file of rules may begin, and exit.",
+        ),
+    ] = False,
+    config: ConfigFile = None,
+    root: Root = None,
+    json: Json = False,
+) -> None:
+    """Write complete series as a BIDS data set, and update it.
+
+    A second run changes nothing, unless series were received, converted again or deleted meanwhile. Exit 1 if a file is
+    in the way or could not be written.
+    """
+    from node.bids.export import Exporter
+    from node.bids.pseudonyms import KEY_FILE, Pseudonyms
+    from node.bids.rules import read_rules
+    from node.control.audited_export import Outcome, audited_export
+    from node.deidentify.pseudonyms import made_key, passing_key
+    from node.selector import compile_selector
+
+    settings = load(config, storage__root=root).settings
+    read = read_rules(rules)
+    selector = compile_selector(where) if where is not None else None
+    with _from_files(sources, read, selector, settings) if sources else _from_node(settings) as (source, home):
+        file = key or home / KEY_FILE
+        if dry_run and not file.exists():
+            pseudonym_key = passing_key()
+            print(f"voxelnode: {file} does not exist yet: the subjects will have other labels", file=sys.stderr)
+        else:
+            pseudonym_key = made_key(file)
+        exporter = Exporter(source, read, Pseudonyms(pseudonym_key), selector, prune=prune)
+        order = f"voxelnode bids to {out.absolute()}, key {pseudonym_key.name}"
+        with nullcontext(Outcome()) if dry_run else audited_export(settings, order) as outcome:
+            report = exporter.export(out, dry_run=dry_run, link=link and not sources)
+            outcome.counts = f"{report.volumes} volumes of {report.subjects} subjects, {len(report.skipped)} left out"
+    if json:
+        print_json(asdict(report))
+    else:
+        _print(report, out, dry_run=dry_run)
+    if not report.is_settled:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _from_node(settings: Settings) -> Iterator[tuple[Source, Path]]:
+    """Open the index of a root; yield it as a source, and the folder for the key."""
+    from node.bids.sources import IndexSource
+    from node.index.database.index import reading
+
+    with (
+        reading(settings.storage.root, settings.index.url) as index,
+        archive_files(settings) as local,
+    ):
+        yield IndexSource(index, local), settings.archive_folder
+
+
+@contextmanager
+def _from_files(
+    paths: list[Path], rules: Rules, where: Selector | None, settings: Settings
+) -> Iterator[tuple[Source, Path]]:
+    """Convert files in a temporary folder; yield them as a source, and the folder for the key."""
+    from contextlib import closing
+    from tempfile import TemporaryDirectory
+
+    from node.bids.folder_source import FolderSource, require_known
+    from node.conversion.chosen import Chosen
+    from node.conversion.job import limits
+    from node.conversion.pool import Converters
+
+    require_known(rules, where)
+    bounds = limits(settings.convert)
+    with TemporaryDirectory(prefix="voxelnode-bids-") as work:
+        with closing(Converters()) as converters:
+            source = FolderSource(
+                paths,
+                Path(work),
+                lambda job, cancelled: converters.run(job, bounds, cancelled),
+                settings.convert.workers,
+                Chosen(include=where),
+            )
+        yield source, Path()
+
+
+def _print(report: Report, out: Path, *, dry_run: bool) -> None:
+    change = report.change
+    lines = [("add", path) for path in change.added] + [("replace", path) for path in change.replaced]
+    lines += [("rename", f"{old} -> {new}") for old, new in change.renamed]
+    lines += [("remove", path) for path in change.removed]
+    for verb, path in lines:
+        print(f"{verb:<8} {printable(path)}")
+    for path, reason in change.conflicts:
+        print(f"conflict {printable(path)} {reason}")
+    for path, reason in change.failed:
+        print(f"failed   {printable(path)}: {reason}")
+    for left in report.left:
+        print(f"left     {left.path}: {printable(left.reason)}; --prune removes it")
+    _print_skipped(report)
+    changes = len(lines)
+    end = "nothing was written" if dry_run else f"{changes} changes" if changes else "nothing changed"
+    print(f"{report.volumes} volumes of {report.subjects} subjects, {len(report.skipped)} not exported: {out}; {end}")
+
+
+def _print_skipped(report: Report) -> None:
+    """Print the series that are not exported, under the reasons."""
+    by_reason: dict[str, list[str]] = {}
+    for skipped in report.skipped:
+        described = f"{skipped.series_instance_uid}  {skipped.description} {skipped.volume}".strip()
+        by_reason.setdefault(skipped.reason, []).append(described)
+    for reason, found in sorted(by_reason.items(), key=lambda item: len(item[1]), reverse=True):
+        print(f"not exported, {len(found)}: {printable(reason)}")
+        for series in found[:MAX_SKIPPED_SHOWN]:
+            print(f"         {printable(series)}")
+        if len(found) > MAX_SKIPPED_SHOWN:
+            print(f"         and {len(found) - MAX_SKIPPED_SHOWN} more: --json lists all")

@@ -1,0 +1,279 @@
+"""``voxelnode convert``."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from node.cli.options import ConfigFile, Json, load
+from node.cli.output import print_json, printable
+from node.settings.files import is_configured
+
+if TYPE_CHECKING:
+    from node.conversion.chosen import Chosen
+    from node.conversion.offline import Layout
+    from node.settings.convert import Convert
+
+MAX_SKIPPED_SHOWN = 10
+
+
+def convert(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="IN", exists=True, help="Folders, files, zip files or DICOMDIRs.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="OUT", help="Folder for the volumes; created if missing.")
+    ],
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--name",
+            "-f",
+            metavar="TEMPLATE",
+            help="Names of the files, such as '{patient_id}_{series_number:03}', or with dcm2niix's letters, such as "
+            "'%i_%s'. The tokens are in docs/convert.md. [default: {series_number:03}_{series_description}]",
+        ),
+    ] = None,
+    flat: Annotated[
+        bool, typer.Option("--flat", help="Write all files into OUT, without a folder per series.")
+    ] = False,
+    include: Annotated[
+        str | None,
+        typer.Option(
+            "--include",
+            metavar="EXPRESSION",
+            help="Convert only series that fit, such as 'modality == \"MR\" and instances >= 20' (docs/select.md).",
+        ),
+    ] = None,
+    exclude: Annotated[
+        str | None, typer.Option("--exclude", metavar="EXPRESSION", help="Do not convert series that fit.")
+    ] = None,
+    list_only: Annotated[
+        bool, typer.Option("--list", help="Show each series with the name of its files, and write nothing.")
+    ] = False,
+    format: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help="nifti, nifti-pair, analyze, mhd, nrrd or npz; several with commas. [default: [convert] formats if it "
+            "is set, else nifti]",
+        ),
+    ] = None,
+    compress: Annotated[
+        bool | None, typer.Option("--compress/--no-compress", help="Compress the files. Overrides [convert] compress.")
+    ] = None,
+    split_times: Annotated[
+        bool, typer.Option("--split-times", help="Write a 3-D file for each time of a 4-D volume.")
+    ] = False,
+    thumbnails: Annotated[
+        bool | None,
+        typer.Option(
+            "--thumbnails/--no-thumbnails",
+            help="Write a small PNG beside each volume. [default: [convert] thumbnails if it is set, else no]",
+        ),
+    ] = None,
+    montage: Annotated[bool, typer.Option("--montage", help="Write a PNG of every fifth slice.")] = False,
+    mip: Annotated[
+        bool, typer.Option("--mip", help="Write PNGs of maximum and minimum intensity projections along three axes.")
+    ] = False,
+    png: Annotated[bool, typer.Option("--png", help="Write each slice as a PNG, of the middle time.")] = False,
+    mask: Annotated[bool, typer.Option("--mask", help="Write a label volume of the body beside each CT.")] = False,
+    anonymous: Annotated[
+        bool,
+        typer.Option(
+            "--anonymous",
+            help="Leave series description and protocol name out of names, sidecars and conversion.json. Pixels and "
+            "UIDs stay as they are.",
+        ),
+    ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            "-j",
+            metavar="N",
+            help="Series to convert at once, each in its own process. Overrides [convert] workers.",
+        ),
+    ] = None,
+    config: ConfigFile = None,
+    json: Json = False,
+) -> None:
+    """Convert DICOM files to volumes without a node.
+
+    The voxels are the same as those of a node. OUT/conversion.json lists the volumes, the refusals with their reasons,
+    and the skipped files. Exit 1 if there is no volume, or if a series failed.
+    """
+    began = time.monotonic()
+    settings = _settings(config, format, compress, thumbnails, workers, montage=montage, mip=mip, mask=mask)
+    layout = _layout(name, flat=flat, anonymous=anonymous)
+
+    from node.conversion.chosen import chosen
+
+    selection = chosen(include, exclude)
+    if list_only:
+        _list(paths, out, layout, selection, json)
+        return
+
+    from node.cli.convert.converters import converters
+    from node.conversion.job import limits
+    from node.conversion.offline import convert_folder
+    from node.writers.options import write_options
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # runs the cleanup of unfinished files
+    bounds = limits(settings)
+    listing = convert_folder(
+        paths,
+        out,
+        replace(write_options(settings), slices=png, split_times=split_times),
+        lambda job, cancelled: converters().run(job, bounds, cancelled),
+        settings.workers,
+        (lambda listing: None) if json else _print_series,
+        layout,
+        selection,
+    )
+    if json:
+        print_json(listing)
+    else:
+        _print_rest(listing, out, time.monotonic() - began)
+    if not listing["volumes"] or any(row["reason"] == "failed" for row in listing["refusals"]):
+        raise typer.Exit(1)
+
+
+def _settings(
+    config: Path | None,
+    formats: list[str] | None,
+    compress: bool | None,
+    thumbnails: bool | None,
+    workers: int | None,
+    *,
+    montage: bool,
+    mip: bool,
+    mask: bool,
+) -> Convert:
+    """Return [convert] of the configuration with the options of the command; without either, NIfTI alone."""
+    given = [name for listed in formats or () for name in listed.split(",") if name]
+    flags = {
+        "formats": given or None,
+        "compress": compress,
+        "thumbnails": thumbnails,
+        "workers": workers,
+        "montages": montage or None,
+        "projections": mip or None,
+        "body_masks": mask or None,
+    }
+    section, keys = _section(config, {key: value for key, value in flags.items() if value is not None})
+    unset = {"formats": ("nifti",), "thumbnails": False}
+    return section.model_copy(update={key: value for key, value in unset.items() if key not in keys})
+
+
+def _section(config: Path | None, flags: dict[str, Any]) -> tuple[Convert, set[str]]:
+    """Return [convert] and its keys that are set. Without a configuration, no other table is defined or checked."""
+    if config is None and not is_configured():
+        from pydantic import ValidationError
+
+        from node.settings.convert import Convert
+
+        with suppress(ValidationError):  # `load` explains it
+            return Convert(**flags), set(flags)
+    configuration = load(config, **{f"convert__{key}": value for key, value in flags.items()})
+    section: Convert = configuration.settings.convert
+    return section, {key.removeprefix("convert.") for key in configuration.origins if key.startswith("convert.")}
+
+
+def _layout(name: str | None, *, flat: bool, anonymous: bool) -> Layout:
+    from typing import get_args
+
+    from node.conversion.naming import ANONYMOUS, DEFAULT, parse
+    from node.conversion.offline import Layout
+    from node.errors import UsageError
+    from node.settings.convert import VolumeFormat
+
+    if name in get_args(VolumeFormat):
+        raise UsageError(f"-f {name}: -f names the files, as in dcm2niix; for the format {name}, use --format {name}")
+    template = parse(name or (ANONYMOUS if anonymous else DEFAULT), anonymous=anonymous)
+    if name and "%" in name:
+        print(f"voxelnode: -f {name!r}, of dcm2niix, is --name {template.text!r}", file=sys.stderr)
+    return Layout(template, flat, anonymous)
+
+
+def _list(paths: list[Path], out: Path, layout: Layout, selection: Chosen, as_json: bool) -> None:
+    """Show what would become what; only headers are read."""
+    from node.conversion.offline import planned
+
+    plan = planned(paths, out, layout, selection)
+    if as_json:
+        print_json(plan)
+        return
+    for row in plan["series"]:
+        place = out / row["name"] if layout.flat else out / row["name"] / row["name"]
+        print(f"{_head(row)}  {row['instances']:>5}  {printable(row['sop_class'])}  -> {printable(str(place))}")
+    _print_problems(plan)
+    instances = sum(row["instances"] for row in plan["series"])
+    print(f"{len(plan['series'])} series with {instances} instances; nothing was written")
+
+
+def _head(series: dict[str, Any]) -> str:
+    number = "" if series["series_number"] is None else series["series_number"]
+    return f"{number:>4}  {printable(series['modality'] or '?'):<3}"
+
+
+def _print_series(listing: dict[str, Any]) -> None:
+    """Print one series in one line: its first volume, and what else there is to know."""
+    [series] = listing["series"]
+    head = _head(series)
+    volumes = [row for row in listing["volumes"] if row["kind"] == "volume"] or listing["volumes"]
+    for refusal in listing["refusals"]:
+        subject = series["name"] if refusal["stack"] is None else f"{series['name']}, stack {refusal['stack'] + 1}"
+        print(f"{head}  refused {printable(subject)}: {refusal['reason']}: {printable(refusal['detail'])}")
+    if not volumes:
+        return
+    first = volumes[0]
+    shape = " x ".join(map(str, first["shape"]))
+    spacing = " x ".join(f"{length:.3g}" for length in first["spacing_mm"])
+    stacks = len({row["stack"] for row in volumes})
+    notes = [f"and {stacks - 1} more"] if stacks > 1 else []
+    notes += sorted({warning for row in volumes for warning in row["warnings"]})
+    if series["verdict"] and series["verdict"]["state"] in ("incomplete", "suspect"):
+        notes.append(_verdict(series["verdict"]))
+    told = f"  ({'; '.join(notes)})" if notes else ""
+    print(f"{head}  {shape:<20}  {spacing + ' mm':<24}  {printable(first['path'])}{told}", flush=True)
+
+
+def _verdict(verdict: dict[str, Any]) -> str:
+    if verdict["expected"]:
+        return f"{verdict['state']}: {verdict['received']} of {verdict['expected']} instances"
+    return f"{verdict['state']}: {printable(verdict['reason'])}"
+
+
+def _print_problems(listing: dict[str, Any]) -> None:
+    """Print what is no part of a series: files without one, and files that are not DICOM."""
+    for refusal in listing["refusals"]:
+        if not refusal["series_instance_uid"]:
+            print(f"refused {refusal['instances']} files: {refusal['reason']}: {refusal['detail']}")
+    for series in listing["not_chosen"]:
+        print(f"left out {series['series_instance_uid']}, {series['instances']} instances: it {series['reason']}")
+    skipped = listing["not_dicom"]
+    for file in skipped[:MAX_SKIPPED_SHOWN]:
+        print(f"skipped {printable(file['name'])}: {printable(file['reason'])}")
+    if len(skipped) > MAX_SKIPPED_SHOWN:
+        print(f"skipped {len(skipped) - MAX_SKIPPED_SHOWN} more files")
+
+
+def _print_rest(listing: dict[str, Any], out: Path, seconds: float) -> None:
+    _print_problems(listing)
+    counts = [f"{len(listing['series'])} series", f"{len(listing['volumes'])} files"]
+    if listing["refusals"]:
+        counts.append(f"{len(listing['refusals'])} refused")
+    if listing["not_chosen"]:
+        counts.append(f"{len(listing['not_chosen'])} left out")
+    if listing["not_dicom"]:
+        counts.append(f"{len(listing['not_dicom'])} skipped")
+    print(f"{', '.join(counts)} in {seconds:.1f} s: {out / 'conversion.json'}")

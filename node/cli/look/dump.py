@@ -1,0 +1,151 @@
+"""``voxelnode dump``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from node.cli.options import ConfigFile, Json, Root, archive_files, load
+from node.cli.output import print_json, printable
+from node.errors import UsageError, VoxelnodeError
+
+if TYPE_CHECKING:
+    from node.dicom.dump import Dump, DumpedElement
+
+SHOWN_CHARACTERS = 200
+"""Maximum length of a value in the text format; TSV and JSON show values in full."""
+
+_UID = re.compile(r"[0-9.]{1,64}")
+
+
+class DumpFormat(StrEnum):
+    """Format of a printed header."""
+
+    TEXT = "text"
+    TSV = "tsv"
+    JSON = "json"
+
+
+def dump(
+    file_or_uid: Annotated[
+        str, typer.Argument(metavar="FILE|UID", help="A file, or the SOP Instance UID of a stored instance.")
+    ],
+    format: Annotated[
+        DumpFormat, typer.Option("--format", "-f", help="One line per element, tab-separated values, or JSON.")
+    ] = DumpFormat.TEXT,
+    config: ConfigFile = None,
+    root: Root = None,
+    json: Json = False,
+) -> None:
+    """Print the header of a file or of a stored instance.
+
+    Every element is printed; pixel data and other binary values are printed as their length. Exit 1 if the file is
+    damaged.
+    """
+    format = DumpFormat.JSON if json else format
+    path = Path(file_or_uid)
+    if path.is_file():
+        header = _dumped(path)
+    else:
+        path, header = _of_stored(file_or_uid, config, root)
+    if format is DumpFormat.JSON:
+        print_json({"path": path, "elements": _as_json(header.elements), "error": header.error})
+    elif format is DumpFormat.TSV:
+        print("place\tvr\tkeyword\tcreator\tvalue\tlength\terror")
+        for row in _rows(header.elements, ""):
+            print("\t".join(row))
+    else:
+        for line in _lines(header.elements, ""):
+            print(line)
+    if header.error:
+        if format is not DumpFormat.JSON:
+            typer.echo(f"voxelnode: {path}: {header.error}", err=True)
+        raise typer.Exit(1)
+
+
+def _of_stored(uid: str, config: Path | None, root: Path | None) -> tuple[Path, Dump]:
+    """Return the path of a stored instance in the archive, and its header, which is fetched if it is elsewhere."""
+    if not _UID.fullmatch(uid):
+        raise UsageError(f"{uid}: neither a file nor a SOP Instance UID")
+    settings = load(config, storage__root=root).settings
+
+    from node.index.database.index import reading
+
+    with reading(settings.storage.root, settings.index.url) as index:
+        file = index.instances.current(uid)
+    if file is None:
+        raise UsageError(f"{uid}: no stored instance has this SOP Instance UID and no file has this name; check --root")
+    path = settings.archive_folder / file.key
+    with archive_files(settings) as local:
+        try:
+            return path, _dumped(local(file))
+        except FileNotFoundError:
+            raise VoxelnodeError(f"{path} is missing: run `voxelnode fsck`") from None
+
+
+def _dumped(path: Path) -> Dump:
+    from node.dicom.dump import dump as dumped
+
+    with path.open("rb") as file:
+        return dumped(file)
+
+
+def _lines(elements: Sequence[DumpedElement], indent: str) -> Iterator[str]:
+    for element in elements:
+        creator = f" [{printable(element.creator)}]" if element.creator else ""
+        keyword = printable(element.keyword) or "?"
+        yield f"{indent}{element.tag} {element.vr or '--'}{creator} {keyword}{_value(element)}"
+        for number, item in enumerate(element.items, 1):
+            yield f"{indent}  item {number}"
+            yield from _lines(item, f"{indent}    ")
+
+
+def _value(element: DumpedElement) -> str:
+    """Return the text after the name of an element."""
+    text = ""
+    if element.values:
+        shown = _joined(element)
+        cut = len(shown) > SHOWN_CHARACTERS
+        text = f" = {shown[:SHOWN_CHARACTERS]}" + (f"... ({len(element.values)} values)" if cut else "")
+    elif element.length is not None:
+        text = f" <{element.length} bytes>"
+    return f"{text} !! {element.error}" if element.error else text
+
+
+def _rows(elements: Sequence[DumpedElement], path: str) -> Iterator[Sequence[str]]:
+    """Yield the cells of each element; its path through sequences is written as ``(0008,1140)[1](0008,1155)``."""
+    for element in elements:
+        length = "" if element.length is None else str(element.length)
+        names = (element.vr, printable(element.keyword), printable(element.creator))
+        yield (path + element.tag, *names, _joined(element), length, element.error or "")
+        for number, item in enumerate(element.items, 1):
+            yield from _rows(item, f"{path}{element.tag}[{number}]")
+
+
+def _as_json(elements: Sequence[DumpedElement]) -> list[dict[str, Any]]:
+    """Return elements as JSON, without empty fields."""
+    rows = []
+    for element in elements:
+        row: dict[str, Any] = {
+            "tag": element.tag,
+            "vr": element.vr,
+            "keyword": element.keyword,
+            "creator": element.creator,
+            "values": list(element.values),
+            "length": element.length,
+            "error": element.error,
+        }
+        row = {name: value for name, value in row.items() if value not in ("", None, [])}
+        if element.vr == "SQ":
+            row["items"] = [_as_json(item) for item in element.items]
+        rows.append(row)
+    return rows
+
+
+def _joined(element: DumpedElement) -> str:
+    return printable("\\".join(map(str, element.values)))

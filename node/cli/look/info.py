@@ -1,0 +1,261 @@
+"""``voxelnode info``."""
+
+from __future__ import annotations
+
+import json as jsons
+import re
+from collections.abc import Sequence
+from operator import itemgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from node.cli.options import ConfigFile, Json, Root, archive_files, load
+from node.cli.output import print_fields, print_json, print_table, printable
+from node.errors import UsageError
+
+if TYPE_CHECKING:
+    from node.archive.base import LocalFile
+    from node.dicom.dump import DumpedElement
+    from node.index.database.reading import ReadIndex
+    from node.index.nouns.instance_files import InstanceFile
+
+Row = dict[str, Any]
+
+MAX_PATIENTS = 100
+"""Patients of one name that are shown."""
+
+PLAIN_COSINE = 0.9962
+"""Cosine of 5 degrees: planes that are turned less count as axial, sagittal or coronal."""
+
+OF_STUDY = ("InstitutionName", "PatientAge", "PatientSize", "PatientWeight")
+HEADER_FIELDS = (
+    *OF_STUDY,
+    *("StationName", "PatientPosition", "PixelSpacing", "ImagerPixelSpacing", "SliceThickness"),
+    *("SpacingBetweenSlices", "SliceLocation", "ImageOrientationPatient", "ImagePositionPatient"),
+)
+"""Attributes that are shown of a header; metres, kilograms and millimetres, as the standard has them."""
+
+OF_FRAMES = (
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *("PixelMeasuresSequence", "PlanePositionSequence", "PlaneOrientationSequence"),
+)
+"""Sequences of enhanced objects that hold them."""
+
+_END_OF_UID = re.compile(r"[0-9.]{4,64}")
+
+PATIENT_COLUMNS = ("patient_id", "patient_name", "patient_birth_date", "patient_sex")
+"""Columns of v_studies that belong to the patient."""
+
+
+def info(
+    uid: Annotated[
+        str,
+        typer.Argument(
+            metavar="UID|NAME",
+            help="UID of a study, series or instance, the end of that of a series, a Patient ID, or a part of a name.",
+        ),
+    ],
+    config: ConfigFile = None,
+    root: Root = None,
+    json: Json = False,
+) -> None:
+    """Show a patient, study, series or instance with its volumes.
+
+    Higher levels are shown as well, failures and excluded instances with their reasons, and of the first instance what
+    the index does not have: institution, age, weight, spacing, thickness, orientation, position.
+    """
+    settings = load(config, storage__root=root).settings
+
+    from node.index.database.index import reading
+
+    with reading(settings.storage.root, settings.index.url) as index, archive_files(settings) as local:
+        description = _Describer(index, local).describe(uid)
+    if not description:
+        raise UsageError(
+            f"{uid}: no patient, study, series or instance in the index has this UID, ID or name; check --root"
+        )
+    if json:
+        print_json(description)
+    else:
+        _print(description)
+
+
+class _Describer:
+    """Describes what an index has, and what the headers of instances tell."""
+
+    def __init__(self, index: ReadIndex, local: LocalFile) -> None:
+        self._index, self._local = index, local
+
+    def describe(self, uid: str) -> Row:
+        """Return the level with the UID and the levels above it, or an empty row."""
+        patients = self._index.patients
+        return (
+            self._image(uid)
+            or self._series(uid)
+            or self._study(uid)
+            or self._patients(patients.with_patient_id(uid))
+            or self._series_ending(uid)
+            or self._patients(patients.named(uid, MAX_PATIENTS))
+        )
+
+    def _series_ending(self, uid: str) -> Row:
+        """Return the series whose UID ends as given, such as ``..50794718``.
+
+        Raises
+        ------
+        UsageError
+            There are several.
+        """
+        end = uid.lstrip(".")
+        if not _END_OF_UID.fullmatch(end):
+            return {}
+        found = self._index.series.uids_ending(end, 2)
+        if len(found) > 1:
+            raise UsageError(f"{uid}: several series have UIDs that end so; give more of it (voxelnode series --uids)")
+        return self._series(found[0]) if found else {}
+
+    def _image(self, uid: str) -> Row:
+        row = self._index.instances.row(uid)
+        if row is None:
+            return {}
+        above = self._series(row["series_instance_uid"], row["study_instance_uid"])
+        volumes = _volumes(self._index.volumes.holding(row["study_instance_uid"], uid))
+        return {
+            **above, "level": "instance", "instance": row, "header": self._header(self._index.instances.current(uid)),
+            "volumes": volumes, "exclusions": self._index.exclusions.of_instance(uid),
+        }  # fmt: skip
+
+    def _series(self, uid: str, study: str | None = None) -> Row:
+        """Return a series: the one in `study` if given, else the one in the first study that contains it."""
+        rows = [row for row in self._index.series.with_uid(uid) if study in (None, row["study_instance_uid"])]
+        if not rows:
+            return {}
+        study = rows[0]["study_instance_uid"]
+        header = self._header(self._index.instances.first_file(study, uid))
+        series = {**self._study(study), "level": "series", "series": rows[0], "header": header}
+        series["waits"] = self._waits(study, uid)
+        return series | self._outcome(study, uid)
+
+    def _header(self, file: InstanceFile | None) -> Row:
+        """Return what the header of an instance tells, or as ``problem`` why it cannot be read."""
+        if file is None:
+            return {}
+        try:
+            return header_fields(self._local(file))
+        except FileNotFoundError:
+            return {"problem": "the file is missing: run `voxelnode fsck`"}
+        except OSError as error:
+            return {"problem": error.strerror}
+
+    def _waits(self, study: str, uid: str) -> list[Row]:
+        """Return what a series waits for, with what was learnt of each sender."""
+        learnt = {row["calling_ae_title"]: row for row in self._index.senders.all()}
+        waits = self._index.series.waits(study, uid)
+        return [{**wait, "learnt": learnt.get(wait["calling_ae_title"])} for wait in waits]
+
+    def _study(self, uid: str) -> Row:
+        row = self._index.studies.row(uid)
+        if row is None:
+            return {}
+        patient = {name: row.pop(name) for name in PATIENT_COLUMNS}
+        header = self._header(self._index.instances.first_file(uid))
+        its = {name: value for name, value in header.items() if name in (*OF_STUDY, "problem")}
+        return {"level": "study", "patient": patient, "study": row, "header": its} | self._outcome(uid)
+
+    def _patients(self, rows: list[Row]) -> Row:
+        """Return patients with their studies."""
+        if not rows:
+            return {}
+        studies = self._index.studies.of_patients([row.pop("id") for row in rows])  # which means nothing outside of it
+        return {
+            "level": "patient",
+            "patients": rows,
+            "study_instance_uids": [row["study_instance_uid"] for row in studies],
+            "studies": studies,
+        }
+
+    def _outcome(self, study: str, series: str | None = None) -> Row:
+        """Return the current volumes and the failures of a study or a series."""
+        failures = sorted(self._index.failures.of_study(study, series), key=itemgetter("failed_at"))
+        return {"volumes": _volumes(self._index.volumes.current(study, series)), "failures": failures}
+
+
+def header_fields(path: Path) -> Row:
+    """Return what the header of an instance tells beyond the index, by keyword, from its first frame if it has several.
+
+    ``orientation`` is the plane of the patient: axial, sagittal or coronal, perhaps oblique.
+
+    Raises
+    ------
+    OSError
+    """
+    from node.dicom.dump import dump
+
+    fields: Row = {}
+    with path.open("rb") as file:
+        _collect(dump(file).elements, fields)
+    ordered = {name: fields[name] for name in HEADER_FIELDS if name in fields}
+    plane = plane_of(fields.get("ImageOrientationPatient"))
+    return ordered | ({"orientation": plane} if plane else {})
+
+
+def _collect(elements: Sequence[DumpedElement], fields: Row) -> None:
+    for element in elements:
+        if element.keyword in HEADER_FIELDS and element.values:
+            fields.setdefault(element.keyword, element.values[0] if len(element.values) == 1 else list(element.values))
+        elif element.keyword in OF_FRAMES and element.items:
+            _collect(element.items[0], fields)
+
+
+def plane_of(cosines: Any) -> str | None:
+    """Return the plane of Image Orientation (Patient), six direction cosines (PS3.3 C.7.6.2.1.1)."""
+    try:
+        x1, y1, z1, x2, y2, z2 = map(float, cosines)
+    except (TypeError, ValueError):
+        return None
+    normal = [abs(y1 * z2 - z1 * y2), abs(z1 * x2 - x1 * z2), abs(x1 * y2 - y1 * x2)]
+    nearest = ("sagittal", "coronal", "axial")[normal.index(max(normal))]
+    return nearest if max(normal) > PLAIN_COSINE else f"oblique, nearest to {nearest}"
+
+
+def _volumes(rows: list[Row]) -> list[Row]:
+    """Return rows of v_volumes with their JSON columns parsed."""
+    lists = ("shape", "spacing_mm", "warnings", "affine_lps")
+    return [
+        {name: jsons.loads(value) if name in lists and value else value for name, value in row.items()} for row in rows
+    ]
+
+
+def _print_waits(waits: list[Row]) -> None:
+    columns = ("sender", "quiet at", "grace until", "learnt quiet seconds", "from series")
+    rows = []
+    for wait in waits:
+        learnt = wait["learnt"] or {"quiet_seconds": None, "series": None}
+        moments = (wait["calling_ae_title"], wait["quiet_at"], wait["grace_until"])
+        rows.append((*moments, learnt["quiet_seconds"], learnt["series"]))
+    print_table("waits for its senders", columns, rows)
+
+
+def _print(description: Row) -> None:
+    for level in ("patient", "study", "series", "instance", "header"):
+        if description.get(level):
+            print(level)
+            print_fields({f"  {name}": value for name, value in description[level].items()})
+    for patient in description.get("patients", ()):
+        print("patient")
+        print_fields({f"  {name}": value for name, value in patient.items()})
+    for study in description.get("studies", ()):
+        about = (study["study_date"], study["study_description"], f"{study['series']} series")
+        print(f"study {study['study_instance_uid']}  {printable(', '.join(str(part) for part in about if part))}")
+    if description.get("waits"):
+        _print_waits(description["waits"])
+    if description.get("volumes"):
+        print("volumes")
+        for row in description["volumes"]:
+            print(f"  {row['kind']:<10}  {' x '.join(map(str, row['shape'])):<20}  {row['path']}")
+    for what in ("failures", "exclusions"):
+        if description.get(what):
+            rows = [(row["revision"], row["reason"], row["detail"]) for row in description[what]]
+            print_table(what, ("revision", "reason", "detail"), rows)

@@ -1,0 +1,212 @@
+"""``voxelnode status``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from json import loads as json_of
+from typing import TYPE_CHECKING, Any
+
+from node.cli.options import ConfigFile, Json, Root, Uids, load
+from node.cli.output import (
+    UID_END,
+    host_cells,
+    minute,
+    person,
+    print_fields,
+    print_fitted,
+    print_json,
+    print_table,
+    short_uid,
+    sized,
+)
+
+if TYPE_CHECKING:
+    from node.index.database.reading import ReadIndex
+    from node.settings.model import Settings
+
+SHOWN_FAILURES = 10
+
+FAILURES = {
+    "failed": 16,
+    "patient": 12,
+    "no": 5,
+    "description": 14,
+    "reason": 14,
+    "detail": 17,
+    "uid": UID_END,
+}
+"""Columns and widths of a line of 100 characters."""
+
+ACKNOWLEDGED = {
+    "local": "once in the journal of this host",
+    "index": "once in journal and index",
+    "object": "once in journal, index and object store",
+}
+"""What senders wait for, by [journal] acknowledge."""
+
+MAX_AGE_SECONDS = 15.0
+"""A running node writes its state every three seconds."""
+
+
+def status(uids: Uids = False, config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
+    """Show what is stored, waiting, converted and failed."""
+    settings = load(config, storage__root=root).settings
+
+    from node.index.database.index import reading
+    from node.lifecycle.journal import damaged_records, journal_report
+    from node.lifecycle.scrub import scrub_state
+    from node.metrics import read_counters
+
+    folder = settings.storage.root.absolute()
+    live = read_counters(folder)
+    with _readable(reading(folder, settings.index.url), live) as index:
+        journal = journal_report(folder, index.applied)
+        levels, stored = index.count_levels(), index.instances.totals()
+        failures = index.failures.newest(SHOWN_FAILURES)
+        facts: dict[str, Any] = {
+            "root": folder,
+            "acknowledge": settings.acknowledge,
+            "intake": intake_of(settings),
+            "ready": readiness_of(live),
+            "patients": levels["patients"],
+            "studies": levels["studies"],
+            "series": index.series.count_by_state(),
+            "instances": stored["instances"],
+            "bytes": stored["bytes"],
+            "queued_instances": journal.waiting,
+            "journal_bytes": journal.bytes,
+            "journal_damage": [f"{found.segment.name}: {damaged_records(found)}" for found in journal.damage],
+            "missing_files": index.instances.count_missing_files(),
+            "scrub": json_of(scrub_state(index.scrub).encoded()),
+            "volume_files": index.volumes.count_current(),
+            "incomplete_series": index.series.count_incomplete(),
+            "failures": index.failures.count(),
+            "senders": index.senders.all(),
+            "hosts": index.hosts.all(index.hosts.now()),
+            "oldest_due_at": index.series.next_due_at(),
+            "free_bytes": os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize,
+        }
+    if json:
+        print_json({**facts, "last_failures": failures, "live": live})
+    else:
+        _print(facts, failures, uids=uids)
+
+
+@contextmanager
+def _readable(reader: AbstractContextManager[ReadIndex], live: Mapping[str, Any] | None) -> Iterator[ReadIndex]:
+    """Open the index; if that fails, tell also what a running node says of itself."""
+    from node.index.engine.place import IndexUnusable
+
+    with ExitStack() as opened:
+        try:
+            index = opened.enter_context(reader)
+        except IndexUnusable as error:
+            raise IndexUnusable(f"{error}; the node: {readiness_of(live)}" if live else str(error)) from error
+        yield index
+
+
+def readiness_of(live: Mapping[str, Any] | None) -> str:
+    """Return a description of whether the running node is ready, from what it wrote last."""
+    if live is None:
+        return "no node is running"
+    if live["age_seconds"] > MAX_AGE_SECONDS:
+        return f"unknown: the node wrote its state {live['age_seconds']:.0f} s ago; it was killed, or cannot write"
+    return "; ".join(f"no, {part}: {reason}" for part, reason in live["reasons"].items()) or "yes"
+
+
+def intake_of(settings: Settings) -> str:
+    """Return a description of whether a node on this root currently accepts instances."""
+    from node.archive.intake import MIN_FREE_BYTES, MIN_FREE_INODES, STOPPED_FILE, free_bytes_of, free_inodes_of
+
+    root = settings.storage.root.absolute()
+    with suppress(OSError, ValueError):
+        stopped = json_of((root / STOPPED_FILE).read_bytes())
+        return f"stopped at {stopped['at']}: {stopped['reason']}; check the disk, then restart the node"
+    free, inodes = free_bytes_of(root), free_inodes_of(root)
+    if inodes is not None and inodes < MIN_FREE_INODES:
+        return f"{inodes} inodes free: instances and associations are refused; remove files from the disk"
+    if free < max(settings.storage.reserve_bytes, MIN_FREE_BYTES):
+        return "the disk is full except for the reserve: instances and associations are refused"
+    if free < settings.storage.low_bytes:
+        return "disk space is low: new associations are refused"
+    return "open"
+
+
+def _journal(facts: Mapping[str, Any]) -> str:
+    if facts["journal_damage"]:
+        return "damaged: voxelnode journal status"
+    waiting = facts["queued_instances"]
+    return f"{waiting} instances wait for the index" if waiting else "nothing waits for the index"
+
+
+def _scrub(last: Mapping[str, Any] | None) -> str:
+    if last is None:
+        return "no full pass yet"
+    found = f"{last['files']} files compared, {last['damaged']} damaged or missing, {last['unreadable']} unreadable"
+    return f"ended {last['ended_at'][:19]}, {found}"
+
+
+def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]], *, uids: bool) -> None:
+    series = ", ".join(f"{count} {state}" for state, count in facts["series"].items()) or "none"
+    print_fields(
+        {
+            "root": facts["root"],
+            "acknowledged": ACKNOWLEDGED[facts["acknowledge"]],
+            "intake": facts["intake"],
+            "ready": facts["ready"],
+            "patients": facts["patients"],
+            "studies": facts["studies"],
+            "series": series,
+            "instances": f"{facts['instances']} ({sized(facts['bytes'])})",
+            "journal": _journal(facts),
+            "missing files": f"{facts['missing_files']} missing or damaged" if facts["missing_files"] else "none",
+            "last scrub": _scrub(facts["scrub"]["last"]),
+            "volume files": facts["volume_files"],
+            "incomplete": f"{facts['incomplete_series']} series" if facts["incomplete_series"] else "none",
+            "oldest due": minute(facts["oldest_due_at"]) or "nothing is waiting",
+            "free": sized(facts["free_bytes"]),
+        }
+    )
+    if facts["hosts"]:
+        print_fitted(
+            "hosts of this index",
+            {"host": 20, "state": 9, "seen": 16, "roles": 21, "version": 12, "alone has": 9},
+            [host_cells(row) for row in facts["hosts"]],
+        )
+    if facts["senders"]:
+        print_fitted(
+            'learnt from senders, for [series] quiet_seconds = "auto"',
+            {"sender": 16, "quiet s": 8, "from series": 11, "longest gap s": 13, "learnt": 16},
+            [
+                (
+                    row["calling_ae_title"],
+                    row["quiet_seconds"],
+                    row["series"],
+                    row["longest_gap_seconds"],
+                    minute(row["learnt_at"]),
+                )
+                for row in facts["senders"]
+            ],
+        )
+    if failures and uids:
+        print_table(
+            f"last of {facts['failures']} failures",
+            ("series", "stack", "reason", "detail"),
+            [(row["series_instance_uid"], row["stack"], row["reason"], row["detail"]) for row in failures],
+        )
+    elif failures:
+        print_fitted(f"last of {facts['failures']} failures (--uids: in full)", FAILURES, map(_failure, failures))
+
+
+def _failure(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return (
+        minute(row["failed_at"]),
+        person(row["patient_name"]) or row["patient_id"],
+        row["series_number"],
+        row["series_description"] or row["modality"],
+        row["reason"],
+        row["detail"],
+        short_uid(row["series_instance_uid"]),
+    )

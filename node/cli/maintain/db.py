@@ -1,0 +1,220 @@
+"""``voxelnode db path|upgrade|check|backup|copy|export|rebuild``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from node.cli.options import ConfigFile, Json, Root, load, settings_for_change
+from node.cli.output import print_json, report_problems, sized
+
+if TYPE_CHECKING:
+    from node.control.repository import Rebuilt
+    from node.index.engine.backend import Place
+    from node.settings.model import Settings
+
+app = typer.Typer(help="Maintain the index database.", no_args_is_help=True)
+
+
+@app.command()
+def path(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
+    """Print where the database is: its file, or its URL."""
+    from node.index.engine.place import exists
+
+    place = _place(load(config, storage__root=root).settings)
+    if json:
+        print_json({"path": str(place), "exists": exists(place)})
+    else:
+        print(place)
+
+
+@app.command()
+def upgrade(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
+    """Create the database, or migrate it to the newest schema."""
+    from node.control.repository import require_index
+    from node.index.engine.place import upgrade as upgrade_database
+
+    settings = load(config, storage__root=root).settings
+    place = _place(settings)
+    require_index(settings.storage.root.absolute(), settings.index.url)
+    before, after = upgrade_database(place)
+    if json:
+        print_json({"path": str(place), "before": before, "after": after})
+    elif before == after:
+        print(f"{place}: already at schema {after}")
+    else:
+        print(f"{place}: {f'migrated from schema {before} to' if before else 'created at schema'} {after}")
+
+
+@app.command()
+def check(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
+    """Check the database for damage.
+
+    Looks for damaged pages, broken references and an unknown schema. Exit 1 if there is a problem.
+    """
+    from node.index.engine.place import check as problems_of
+
+    place = _place(load(config, storage__root=root).settings)
+    report_problems(place, problems_of(place), "no problems found", json)
+
+
+@app.command()
+def backup(
+    target: Annotated[Path, typer.Argument(metavar="FILE", help="File to write; an existing file is replaced.")],
+    config: ConfigFile = None,
+    root: Root = None,
+    json: Json = False,
+) -> None:
+    """Copy the database to a file, even while a node writes to it.
+
+    Copy the journal and then the archive afterwards, never before, so that each row of the copy has its file, and each
+    instance that is not in the index yet is in the copy of the journal.
+    """
+    from node.index.engine.place import backup as copy_database
+
+    settings = load(config, storage__root=root).settings
+    size = copy_database(_place(settings), target.absolute())
+    if json:
+        print_json({"path": target, "bytes": size})
+        return
+    print(f"{target}: {sized(size)} written; now copy the folders of {settings.storage.root}, the journal first")
+
+
+@app.command()
+def copy(
+    to: Annotated[str, typer.Option(metavar="URL", help='Database of PostgreSQL, or "sqlite" for a file in the root.')],
+    config: ConfigFile = None,
+    root: Root = None,
+    json: Json = False,
+) -> None:
+    """Move the index to another database: PostgreSQL, or SQLite.
+
+    Stop the node first. The database must be empty. All rows are compared when they have been copied; an interrupted
+    copy goes on when the command is run again. Afterwards set [index] url to the new database, or remove it for SQLite:
+    no node opens the old one again.
+    """
+    settings = settings_for_change(config, root)
+    url = None if to == "sqlite" else load(config, storage__root=root, index__url=to).settings.index.url
+
+    from node.control.repository import copy_index
+    from node.index.engine.place import place_of
+
+    target = place_of(settings.storage.root, url)
+    rows = copy_index(settings, url)
+    if json:
+        print_json({"path": str(target), "rows": rows})
+        return
+    print(f"{target}: {sum(rows.values())} rows of {len(rows)} tables copied and compared")
+    print("now remove url from [index]" if url is None else f'now set url = "{url}" in [index]')
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="New folder, or an export to bring up to date.")],
+    group: Annotated[str | None, typer.Option(help="Group of accounts that may read it; by default only you.")] = None,
+    config: ConfigFile = None,
+    root: Root = None,
+    json: Json = False,
+) -> None:
+    """Copy index and current volumes for other accounts.
+
+    Others than the owner may not read the root, not even its volumes.
+
+    The copy has the same views without accounts, and can be read while the node runs or is stopped. Run it again to
+    bring the copy up to date: it copies only new volumes, and removes those that were replaced or deleted. Exit 1 if
+    files of volumes are missing or damaged in the root: the copy has no rows for them.
+    """
+    from node.archive.objects import configured_store
+    from node.control.audited_export import audited_export
+    from node.lifecycle.export import export as export_to
+
+    settings = settings_for_change(config, root)
+    target = folder.absolute()
+    with audited_export(settings, f"voxelnode db export to {target}, for {group or 'its owner'}") as outcome:
+        store = configured_store(settings.storage)
+        done = export_to(settings.archive_folder, target, group, settings.index.url, store, settings.spool_host)
+        outcome.counts = f"{done.copied} conversions copied, {done.kept} already there, {done.removed} removed"
+    if json:
+        print_json({"path": folder, **asdict(done)})
+    else:
+        print(
+            f"{folder}: {done.copied} conversions copied ({sized(done.bytes)}), {done.kept} already there, "
+            f"{done.removed} removed"
+        )
+        for absent in done.absent:
+            print(f"{absent}: its files are missing or damaged; `voxelnode fsck` tells more")
+    if done.absent:
+        raise typer.Exit(1)
+
+
+@app.command()
+def rebuild(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
+    """Rebuild the index from the archive and the journal.
+
+    What can be read of the previous index is taken over. Stop the node first. Exit 1 if files cannot be read: they stay
+    in the archive, and the next start adds them to the index once they can be read.
+    """
+    settings = settings_for_change(config, root)
+
+    from node.control.repository import rebuild_index
+
+    done = rebuild_index(settings)
+    salvaged, recovered, replayed = done.salvaged, done.recovered, done.replayed
+    if json:
+        print_json(
+            {
+                "previous_index": done.previous_index,
+                "instances": recovered.adopted,
+                "from_journal": replayed.applied,
+                "damaged_in_journal": replayed.damaged,
+                "quarantined": recovered.quarantined,
+                "from_quarantine": done.taken_back,
+                "taken_over": salvaged.rows,
+                "not_read": salvaged.unread,
+                "altered": salvaged.altered,
+                "gone": salvaged.gone,
+                "unread": done.unread,
+            }
+        )
+    else:
+        _print_rebuilt(done)
+    if done.unread:
+        raise typer.Exit(1)
+
+
+def _print_rebuilt(done: Rebuilt) -> None:
+    salvaged, recovered, replayed = done.salvaged, done.recovered, done.replayed
+    print(
+        f"{recovered.adopted} instances indexed, {replayed.applied} applied from the journal, "
+        f"{recovered.quarantined} unreadable files moved to quarantine"
+    )
+    if replayed.damaged:
+        print(f"{replayed.damaged} records of the journal cannot be read: their segment was copied to quarantine")
+    if done.taken_back:
+        print(f"{len(done.taken_back)} instances were only in quarantine, and are in the archive again")
+    if done.previous_index is None:
+        print("there was no previous index: deletions, merged patients, accounts, senders and revisions are not known")
+    else:
+        kind = "" if isinstance(done.previous_index, Path) else "schema "
+        print(f"the previous index was kept as {kind}{done.previous_index}")
+    for table, count in salvaged.rows.items():
+        print(f"  {table}: {count} rows taken over")
+    for table, reason in salvaged.unread.items():
+        print(f"  {table}: not all rows could be read: {reason}")
+    for key in salvaged.altered:
+        print(f"  {key} is not as the previous index recorded it")
+    if salvaged.gone:
+        print(f"{len(salvaged.gone)} instances of the previous index have no file, and are not in the new one:")
+        print("\n".join(salvaged.gone))
+    if done.unread:
+        print(f"{len(done.unread)} files cannot be read now, and are not in the index; check the disk and permissions:")
+        print("\n".join(done.unread))
+
+
+def _place(settings: Settings) -> Place:
+    from node.index.engine.place import place_of
+
+    return place_of(settings.storage.root, settings.index.url)

@@ -1,0 +1,220 @@
+"""``voxelnode demo``: the whole flow on this machine, with series whose volumes are known in advance."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from node.cli.options import Json
+from node.cli.output import console, print_fields, print_json, print_table, sized
+from node.cli.run.sample_series import CT_SERIES, shipped_with_pydicom
+from node.cli.run.serve import stop_at_signal
+from node.errors import UsageError, VoxelnodeError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from node.association.client.association import Address
+    from node.cli.run.truth import Truth
+
+QUIET_SECONDS = 1.0
+MAX_WAIT_SECONDS = 60.0
+POLL_SECONDS = 0.1
+CALLING_AE_TITLE = "DEMO"
+
+REAL_SERIES = {
+    "real CT, heart (5 slices cut to 16 x 16)": CT_SERIES,
+    "real CT, one slice": "CT_small.dcm",
+}
+"""Series among the test files that pydicom ships."""
+
+Row = Mapping[str, Any]
+
+
+class DemoFailed(VoxelnodeError):
+    """A volume is missing or differs from the expected one."""
+
+
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the node running until Ctrl-C.")] = False,
+    root: Annotated[
+        Path | None, typer.Option("--root", metavar="DIR", help="New or empty folder. [default: a temporary folder]")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Send known series through a node and check the volumes.
+
+    Starts a node on this machine, sends it two real CT series and a head phantom, and compares every volume with
+    the known voxels and positions. Exit 1 if a volume is missing or differs.
+    """
+    folder = _fresh(root)
+
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from node import logs
+    from node.control.node import Node
+    from node.settings.model import Dicom, SeriesSettings, Settings, Storage, Web
+
+    logs.configure("warning")
+    settings = Settings(
+        storage=Storage(root=folder, reserve_bytes=0),
+        dicom=Dicom(host="127.0.0.1", port=0),
+        series=SeriesSettings(quiet_seconds=QUIET_SECONDS),
+        web=Web(port=0),
+    )
+    node = Node(settings)
+    address = node.start().dicom
+    assert address is not None  # by default, a node has all roles
+    try:
+        columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+        with Progress(*columns, console=console(), transient=True, disable=json) as progress:
+            truths = _send(address, progress)
+            rows, counts = _converted(folder, len(truths), progress)
+            verdicts = {row["path"]: _verdict(row, truths) for row in rows}
+        _report(folder, rows, verdicts, truths, counts, json)
+        _require_right(rows, verdicts, truths, settings.convert.formats)
+        if keep:
+            _keep(node.serve_until, address)
+    finally:
+        node.stop(drain_seconds=5)
+
+
+def _fresh(root: Path | None) -> Path:
+    if root is None:
+        return Path(tempfile.mkdtemp(prefix="voxelnode-demo-"))
+    if root.is_dir() and any(root.iterdir()):
+        raise UsageError(f"{root} is not empty; the demo needs a new or empty folder")
+    return root.absolute()
+
+
+def _send(address: Address, progress: Progress) -> dict[str, Truth]:
+    """Send all series over associations; return the truth of each by Series Instance UID."""
+    from node.association.client.send import send_files
+    from node.cli.run.phantom import head_phantom
+    from node.cli.run.truth import Truth, truth_of_files
+
+    task = progress.add_task("scanning a head")
+    phantom = head_phantom()
+    truths = {phantom.series_instance_uid: Truth("oblique head phantom", phantom.hounsfield, phantom.affine_lps)}
+    with tempfile.TemporaryDirectory(prefix="voxelnode-scanner-") as scanner:
+        files = [Path(scanner, f"{number:03d}.dcm") for number in range(len(phantom.instances))]
+        for file, instance in zip(files, phantom.instances, strict=True):
+            instance.save_as(file, enforce_file_format=True)
+        for title, name in REAL_SERIES.items():
+            shipped = shipped_with_pydicom(name)
+            files += shipped
+            truths |= [truth_of_files(title, shipped)]
+        progress.update(task, description=f"sending {len(files)} instances to {address.ae_title}")
+        send_files(files, address, CALLING_AE_TITLE)
+    progress.remove_task(task)
+    return truths
+
+
+def _converted(folder: Path, series: int, progress: Progress) -> tuple[list[Row], dict[str, int]]:
+    """Wait until all series are converted; return the rows of ``v_volumes`` and the number of rows of each view."""
+    from node.index.database.index import reading
+
+    progress.add_task(f"waiting {QUIET_SECONDS:g} s until the series are quiet, then converting")
+    deadline = monotonic() + MAX_WAIT_SECONDS
+    pause = threading.Event()
+    while _waiting(folder, series):
+        if monotonic() > deadline:
+            raise DemoFailed(f"not every series was converted within {MAX_WAIT_SECONDS:g} s; see {folder}")
+        pause.wait(POLL_SECONDS)
+    with reading(folder) as index:
+        levels, volumes = index.count_levels(), index.volumes.all()
+        counts = {
+            "v_patients": levels["patients"],
+            "v_studies": levels["studies"],
+            "v_series": levels["series"],
+            "v_images": levels["instances"],
+            "v_volumes": len(volumes),
+            "v_failures": index.failures.count(),
+        }
+        return [*volumes], counts
+
+
+def _waiting(folder: Path, series: int) -> bool:
+    """Return whether fewer series are indexed, or some are not converted yet, as of the latest commit."""
+    from node.index.database.index import reading
+
+    with reading(folder) as index:
+        return index.count_levels()["series"] < series or index.series.count_open() > 0
+
+
+def _verdict(row: Row, truths: Mapping[str, Truth]) -> str:
+    """Return ``right``, or how the file differs from the truth; empty for files that are not volumes."""
+    from node.cli.run.truth import difference
+    from node.writers.readback import read_metaimage, read_nifti
+
+    read = {"nifti": read_nifti, "mhd": read_metaimage}.get(row["format"])
+    if row["kind"] != "volume" or read is None:
+        return ""
+    return difference(truths[row["series_instance_uid"]], *read(Path(row["path"]))) or "right"
+
+
+def _require_right(
+    rows: list[Row], verdicts: Mapping[str, str], truths: Mapping[str, Truth], formats: tuple[str, ...]
+) -> None:
+    right = {(row["series_instance_uid"], row["format"]) for row in rows if verdicts[row["path"]] == "right"}
+    wrong = [f"{path}: {verdict}" for path, verdict in verdicts.items() if verdict not in ("", "right")]
+    missing = [
+        f"{truth.title}: no {name} volume"
+        for uid, truth in truths.items()
+        for name in formats
+        if (uid, name) not in right
+    ]
+    if wrong or missing:
+        raise DemoFailed("\n".join([*wrong, *missing]))
+
+
+def _report(
+    folder: Path,
+    rows: list[Row],
+    verdicts: Mapping[str, str],
+    truths: Mapping[str, Truth],
+    counts: Mapping[str, int],
+    json: bool,
+) -> None:
+    if json:
+        files = [{**row, "verdict": verdicts[row["path"]]} for row in rows]
+        print_json({"root": folder, "rows": counts, "files": files})
+        return
+    print_table(
+        "files written (v_volumes)",
+        ("series", "kind", "shape", "file", "size", "read back"),
+        [
+            (
+                truths[row["series_instance_uid"]].title,
+                row["kind"],
+                row["shape"],
+                Path(row["path"]).name,
+                sized(row["bytes"]),
+                verdicts[row["path"]],
+            )
+            for row in rows
+        ],
+    )
+    print_table("rows of the index", tuple(counts), [tuple(counts.values())])
+    picture = max((row for row in rows if row["kind"] == "thumbnail"), key=lambda row: row["bytes"], default=None)
+    paths = {"everything": folder, "index": f"sqlite3 {folder / 'index.sqlite'} .tables"}
+    if picture:
+        paths |= {"the head": Path(picture["path"]).parent, "its thumbnail": picture["path"]}
+    print_fields(paths)
+
+
+def _keep(serve_until: Callable[[threading.Event], None], address: Address) -> None:
+    stop = threading.Event()
+    stop_at_signal(stop)
+    print(
+        f"\nThe node runs until Ctrl-C. Send it your own files:\n"
+        f"  dcmsend -aec {address.ae_title} +sd +r --no-halt {address.host} {address.port} FOLDER",
+        flush=True,
+    )
+    serve_until(stop)

@@ -1,0 +1,383 @@
+"""``voxelnode doctor``: can the node run here?"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import platform
+import resource
+import socket
+import sqlite3
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from node.archive.locks import NETWORK, file_system, lock_problem
+from node.archive.permissions import make_private, open_to_others, others_may
+from node.child_process.confinement import offered
+from node.cli.look.status import ACKNOWLEDGED, MAX_AGE_SECONDS, readiness_of
+from node.cli.options import ConfigFile, Json, Root, load
+from node.cli.output import print_json, print_table, sized
+from node.durable import NO_ROOM
+
+if TYPE_CHECKING:
+    from node.settings.model import Settings
+
+State = Literal["ok", "warning", "broken"]
+
+SQLITE_WITHOUT_WAL_RESET_BUG = (3, 51, 3)
+SLOW_SYNC_SECONDS = 0.2
+"""A slower sync of the root causes a warning: every instance waits for one."""
+
+
+SHOWN_PATHS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """The result of one check; `remedy` tells what to do."""
+
+    check: str
+    state: State
+    found: str
+    remedy: str = ""
+
+
+def doctor(
+    mend: Annotated[
+        bool, typer.Option("--mend", help="Take the rights of others than the owner on the root away.")
+    ] = False,
+    config: ConfigFile = None,
+    root: Root = None,
+    json: Json = False,
+) -> None:
+    """Check that the node can run on this machine.
+
+    Checks Python, SQLite, decoders, their confinement, permissions, disk, index, object store, journal, the running
+    node, port, open files and clock.
+    Exit 1 if a check fails.
+    """
+    settings: Settings = load(config, storage__root=root).settings
+    if mend and (folder := settings.storage.root.absolute()).is_dir():
+        make_private(folder)
+    checks: tuple[Callable[[Settings], Iterator[Check]], ...] = (
+        _python, _sqlite, _decoders, _confinement, _root, _privacy, _disk, _index, _objects, _journal, _acknowledgement,
+        _node, _port, _files, _clock,
+    )  # fmt: skip
+    findings = [finding for check in checks for finding in check(settings)]
+    if json:
+        print_json({"ok": not _broken(findings), "findings": [asdict(finding) for finding in findings]})
+    else:
+        print_table("", ("check", "state", "found", "remedy"), [tuple(asdict(f).values()) for f in findings])
+    if _broken(findings):
+        raise typer.Exit(1)
+
+
+def _broken(findings: list[Check]) -> bool:
+    return any(finding.state == "broken" for finding in findings)
+
+
+def _python(_: Settings) -> Iterator[Check]:
+    version = f"{platform.python_version()} at {sys.executable}"
+    if sys.flags.optimize:
+        yield Check(
+            "python", "broken", f"{version}, with -O", "run Python without -O: pynetdicom checks its input with assert"
+        )
+    else:
+        yield Check("python", "ok", version)
+
+
+def _sqlite(_: Settings) -> Iterator[Check]:
+    if sqlite3.sqlite_version_info < SQLITE_WITHOUT_WAL_RESET_BUG:
+        yield Check(
+            "sqlite",
+            "warning",
+            f"{sqlite3.sqlite_version}: before 3.51.3, concurrent writers can damage a WAL database",
+            "let no other program write to the index; the node by itself is safe",
+        )
+    else:
+        yield Check("sqlite", "ok", sqlite3.sqlite_version)
+
+
+def _decoders(_: Settings) -> Iterator[Check]:
+    from pydicom.uid import UID
+
+    try:
+        from node.volume.read.transfer_syntaxes import decoders_by_transfer_syntax
+    except ImportError as error:
+        yield Check("decoders", "broken", str(error), "reinstall voxelnode with its dependencies")
+        return
+    for syntax, packages in decoders_by_transfer_syntax().items():
+        yield Check("decoder", "ok", f"{syntax} {UID(syntax).name}: {', '.join(packages)}")
+
+
+def _confinement(_: Settings) -> Iterator[Check]:
+    found = offered()
+    yield Check(
+        "confinement",
+        "ok" if found.landlock and found.seccomp else "warning",
+        str(found),
+        ""
+        if found.landlock and found.seccomp
+        else "use Linux 5.13 or newer on x86-64 or 64-bit ARM with both, "
+        "and let the container pass their system calls; docs/security.md tells what they protect",
+    )
+
+
+def _root(settings: Settings) -> Iterator[Check]:
+    folder = _existing(settings.storage.root)
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"\x00" * 4096)
+            file.flush()
+            started = perf_counter()
+            os.fsync(file.fileno())
+            took = perf_counter() - started
+    except OSError as error:
+        remedy = "make the folder writable, or set storage.root"
+        if error.errno in NO_ROOM:
+            remedy = "free space on this disk, or remove files from it"
+        yield Check("root", "broken", f"{folder}: {error.strerror}", remedy)
+        return
+    slow = took > SLOW_SYNC_SECONDS
+    yield Check(
+        "root",
+        "warning" if slow else "ok",
+        f"{settings.storage.root.absolute()} is writable, a sync takes {took * 1000:.1f} ms",
+        "every instance waits for syncs before it is acknowledged; use a faster disk" if slow else "",
+    )
+    kind, _ = file_system(folder)
+    if (problem := lock_problem(folder)) is not None:
+        yield Check("root", "broken", problem, "use a local disk: the index needs locks")
+    elif kind in NETWORK:
+        remedy = "use a local disk; if you cannot, let no process on another machine open this root"
+        yield Check("root", "warning", f"{folder} is on {kind}: SQLite's write-ahead log serves one machine", remedy)
+
+
+def _privacy(settings: Settings) -> Iterator[Check]:
+    root = settings.storage.root.absolute()
+    if not root.is_dir():
+        return
+    is_open = others_may(root)
+    exposed = list(islice(open_to_others(root), SHOWN_PATHS)) if is_open else []
+    if len(exposed) > 1:
+        found = f"others have rights on {', '.join(map(str, exposed))}{' and more' * (len(exposed) == SHOWN_PATHS)}"
+        yield Check("privacy", "warning", found, "run `voxelnode doctor --mend` as the owner, or chmod -R go= the root")
+    elif is_open:
+        yield Check("privacy", "warning", f"others can list {root}", "run `voxelnode doctor --mend` as the owner")
+    else:
+        yield Check("privacy", "ok", f"only its owner can enter {root}")
+
+
+def _disk(settings: Settings) -> Iterator[Check]:
+    from node.archive.intake import MIN_FREE_BYTES, MIN_FREE_INODES, free_bytes_of, free_inodes_of
+
+    folder = _existing(settings.storage.root)
+    free, reserve = free_bytes_of(folder), settings.storage.reserve_bytes
+    inodes = free_inodes_of(folder)
+    space = f"{sized(free)} free, {sized(reserve)} of it reserved"
+    if inodes is not None and inodes < MIN_FREE_INODES:
+        yield Check("disk", "broken", f"{inodes} inodes free", "all instances are refused: remove files from this disk")
+    if free <= max(reserve, MIN_FREE_BYTES):
+        yield Check("disk", "broken", space, "all instances are refused: free space, or lower storage.reserve_bytes")
+    elif free <= settings.storage.low_bytes:
+        yield Check("disk", "broken", space, "associations are refused: free space, or lower storage.reserve_bytes")
+    elif free < 2 * settings.storage.low_bytes:
+        yield Check("disk", "warning", space, "free space soon")
+    else:
+        yield Check("disk", "ok", space)
+
+
+def _index(settings: Settings) -> Iterator[Check]:
+    from node.control.repository import require_index
+    from node.index.engine.place import IndexUnusable, check, exists, former_server, place_of
+
+    place = place_of(settings.storage.root, settings.index.url)
+    try:
+        require_index(settings.storage.root.absolute(), settings.index.url)
+        if not exists(place):
+            yield Check("index", "ok", f"{place} does not exist yet; the first start creates it")
+            return
+    except IndexUnusable as error:
+        yield Check("index", "broken", str(error), "restore a backup, or run `voxelnode db rebuild`")
+        return
+    problems = check(place)
+    for problem in problems:
+        yield Check(
+            "index",
+            "broken",
+            problem,
+            "restore a backup, run `voxelnode db upgrade` or, as a last resort, `voxelnode db rebuild`",
+        )
+    yield from _missing_files(settings)
+    if (former := former_server(place)) is not None:
+        yield Check("index", "broken", former, "make it a standby again; its commits since then are in no other server")
+    elif not problems:
+        yield Check("index", "ok", str(place))
+
+
+def _missing_files(settings: Settings) -> Iterator[Check]:
+    from node.index.database.index import reading
+    from node.index.engine.place import IndexUnusable
+
+    try:
+        with reading(settings.storage.root, settings.index.url) as index:
+            missing = index.instances.count_missing_files()
+    except IndexUnusable:  # reported already
+        return
+    if missing:
+        remedy = "send the instances again, or restore the files from a backup and run `voxelnode fsck --repair`"
+        yield Check("archive", "broken", f"the files of {missing} instances are missing or damaged", remedy)
+
+
+def _objects(settings: Settings) -> Iterator[Check]:
+    """Try what the archive needs of an object store: create an object only if there is none, read and remove it."""
+    from node.archive.base import NotTaken, StoreAway
+    from node.archive.objects import configured_store
+    from node.archive.trial import try_store
+    from node.errors import UsageError
+    from node.index.database.index import reading
+    from node.index.engine.place import IndexUnusable
+
+    try:
+        store = configured_store(settings.storage)
+    except UsageError as error:
+        yield Check("object store", "broken", str(error), "correct [storage]")
+        return
+    if store is None:
+        return
+    identity, has_used_store = None, False
+    with suppress(IndexUnusable), reading(settings.storage.root, settings.index.url) as index:
+        identity, has_used_store = index.archive_in_store, index.has_used_store
+    try:
+        problem = try_store(store, identity, has_used_store)
+    except (StoreAway, NotTaken) as error:
+        problem = str(getattr(error, "strerror", None) or error)
+    if problem is None:
+        yield Check("object store", "ok", f"{store.place} creates, returns and removes objects")
+    else:
+        remedy = "instances stay on the local disk until it works; correct [storage], the bucket or its rights"
+        yield Check("object store", "broken", problem, remedy)
+
+
+def _journal(settings: Settings) -> Iterator[Check]:
+    from node.index.records import Applied
+    from node.journal.journal import JournalUnusable
+    from node.lifecycle.journal import JOURNAL_FOLDER, damaged_records, journal_report
+
+    folder = settings.storage.root.absolute() / JOURNAL_FOLDER
+    try:
+        report = journal_report(folder.parent, lambda journal: Applied.of(None))
+    except JournalUnusable as error:
+        yield Check("journal", "broken", str(error), "install that version")
+        return
+    except OSError as error:
+        yield Check("journal", "broken", f"{folder}: {error.strerror}", "check the disk and the owner of the folder")
+        return
+    for damage in report.damage:
+        yield Check(
+            "journal",
+            "broken",
+            f"{damage.segment}: {damaged_records(damage)}",
+            "check the disk and keep a copy of the folder; the next start puts the segment into quarantine and goes "
+            "on; let the senders send these instances again",
+        )
+    if not report.damage:
+        yield Check("journal", "ok", f"{folder}, {sized(report.bytes)}")
+
+
+def _acknowledgement(settings: Settings) -> Iterator[Check]:
+    """Tell what senders wait for, and whether the index can lose it."""
+    from node.index.database.index import reading
+    from node.index.engine.place import IndexUnusable
+
+    weakness = stall = None
+    with suppress(IndexUnusable), reading(settings.storage.root, settings.index.url) as index:
+        weakness = index.weakness() if settings.acknowledge != "local" else None
+        stall = index.stall()
+    if stall is not None:
+        remedy = "start the standby again, or, if it will not come back, change synchronous_standby_names on the server"
+        yield Check("index", "broken", stall, remedy)
+    found = f"{settings.acknowledge}: instances are acknowledged {ACKNOWLEDGED[settings.acknowledge]}"
+    if weakness is None:
+        yield Check("acknowledge", "ok", found)
+    else:
+        yield Check("acknowledge", "warning", f"{found}; {weakness}", "set synchronous_standby_names on the server")
+
+
+def _node(settings: Settings) -> Iterator[Check]:
+    from node.metrics import read_counters
+
+    live = read_counters(settings.storage.root.absolute())
+    if live is None:
+        return
+    if live["age_seconds"] > MAX_AGE_SECONDS:
+        yield Check("node", "warning", readiness_of(live), "see the log; if the node was killed, start it again")
+    elif live["reasons"]:
+        for part, reason in live["reasons"].items():
+            yield Check("node", "broken", f"{part}: {reason}", "see the log; restart the node")
+    else:
+        yield Check("node", "ok", "the running node is ready")
+
+
+def _port(settings: Settings) -> Iterator[Check]:
+    host, port = settings.bind_host, settings.dicom.port
+    where = f"{host}:{port}"
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+    except PermissionError:
+        yield Check(
+            "port", "broken", f"{where}: permission denied", "set dicom.port above 1023, or grant CAP_NET_BIND_SERVICE"
+        )
+    except OSError as error:
+        remedy = "run `voxelnode echo` to see whether this node listens there; if not, set dicom.port or dicom.host"
+        yield Check("port", "warning", f"{where}: {error.strerror}", remedy)
+    else:
+        yield Check("port", "ok", f"{where} is free")
+
+
+def _files(settings: Settings) -> Iterator[Check]:
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    needed = 64 + 4 * settings.dicom.maximum_associations
+    if allowed < needed:
+        remedy = f"run ulimit -n {needed}, or lower dicom.maximum_associations"
+        yield Check("open files", "warning", f"{allowed} allowed, {needed} may be needed", remedy)
+    else:
+        yield Check("open files", "ok", f"{allowed} allowed")
+
+
+def _clock(settings: Settings) -> Iterator[Check]:
+    from node.index.database.index import reading
+    from node.index.engine.place import IndexUnusable
+
+    now = dt.datetime.now(dt.UTC)
+    try:
+        with reading(settings.storage.root, settings.index.url) as index:
+            newest = index.series.last_received_at()
+    except IndexUnusable:
+        newest = None
+    if newest is not None and newest > now:
+        yield Check(
+            "clock", "warning", f"{now:%F %T} UTC is earlier than the newest instance", "set the clock with NTP"
+        )
+    else:
+        yield Check("clock", "ok", f"{now:%F %T} UTC")
+
+
+def _existing(folder: Path) -> Path:
+    """Return `folder`, or its nearest parent that exists."""
+    folder = folder.absolute()
+    while not folder.is_dir():
+        folder = folder.parent
+    return folder

@@ -1,0 +1,408 @@
+"""What a new index takes over from the one before it: everything that files and journal do not tell.
+
+Patients, studies, series and instances are read from the files, which are the evidence. The rest is read from the old
+index, as far as it can be read: a damaged table in SQLite is read from both ends up to the damage. Rows about an
+instance are taken over only if its file is the one that the old index knew: it has the same digest.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import re
+import sqlite3
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any
+
+from sqlalchemy import Boolean, Connection, CursorResult, insert, select, update
+from sqlalchemy.exc import DataError, IntegrityError
+
+from node.index.engine.backend import backend_of
+from node.index.engine.repository import IndexRepository, on_writer
+from node.index.models import OPEN_STATES, STORE, Base, ConflictRow, ImageRow, VolumeSourceRow
+from node.index.nouns.arrivals import DIGEST_MENDED
+from node.index.nouns.deletions import is_deletable
+from node.index.nouns.events import record_event
+
+HISTORY = (
+    "accounts", "tokens", "web_sessions", "tombstones", "commitments", "rejections", "events", "hooks", "deliveries",
+    "senders", "keyed_requests", "scheduled_steps", "performed_steps", "performed_series", "workitems",
+    "workitem_reports", "workitem_subscribers", "workitem_locks", "jobs", "results", "retrievals",
+)  # fmt: skip
+"""Tables that are taken over row by row, with the numbers of their rows."""
+
+FORMER_NAMES = {"source": "door"}
+"""Columns that older schemas call otherwise."""
+
+FACTS = ("source", "calling_ae_title", "called_ae_title", "peer", "received_at")
+"""How an instance came, in columns of `images`."""
+
+CLOSED_SERIES = (
+    "state", "last_received_at", "attempts", "error", "verdict", "verdict_rule", "verdict_reason", "expected_instances",
+    "expected_source", "missing_instances", "missing_detail", "acknowledged_problem", "acknowledged_reason",
+    "acknowledged_by", "acknowledged_at",
+)  # fmt: skip
+"""Columns of a series whose instances have not changed since its outcome was recorded."""
+
+CHUNK_ROWS = 500
+"""Rows of one savepoint; if one of them breaks a rule of the schema, each gets one of its own."""
+
+_OLD_IMAGES = """
+    CREATE TEMP TABLE old_images (id BIGINT UNIQUE, series_id BIGINT, sop_instance_uid TEXT UNIQUE,
+        "key" TEXT PRIMARY KEY, sha256 TEXT, source TEXT, calling_ae_title TEXT, called_ae_title TEXT, peer TEXT,
+        received_at TIMESTAMP, UNIQUE (series_id, sop_instance_uid))
+"""
+_SAME_BYTES = "o.sop_instance_uid = images.sop_instance_uid AND o.sha256 = images.sha256"
+
+
+@dataclass(slots=True)
+class Salvaged:
+    """What was taken over: rows by table, and what could not be read.
+
+    `altered` are the keys of files that are not as the old index knew them, `gone` the SOP Instance UIDs of instances
+    that it knew and that have no file.
+    """
+
+    rows: Counter[str] = field(default_factory=Counter)
+    unread: dict[str, str] = field(default_factory=dict)
+    altered: list[str] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
+
+
+class OldIndex(AbstractContextManager["OldIndex"]):
+    """The tables of an index that may be damaged or of an older schema."""
+
+    def __init__(self) -> None:
+        self.salvaged = Salvaged()
+
+    @abstractmethod
+    def rows(self, table: str, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Yield the rows of a table that can be read, with the values that SQLite has; columns that its schema lacks
+        are None."""
+
+
+class OldFile(OldIndex):
+    """An index in a file of SQLite.
+
+    Parameters
+    ----------
+    path : Path
+        The database; its write-ahead log lies beside it and is part of it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._connection = sqlite3.connect(path.absolute().as_uri(), uri=True, check_same_thread=False)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._connection.close()
+
+    def rows(self, table: str, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        try:
+            there = {str(row[1]) for row in self._connection.execute(f'PRAGMA table_info("{table}")')}
+        except sqlite3.DatabaseError as error:
+            self.salvaged.unread[table] = str(error)
+            return
+        if not there:  # of a schema that did not have it yet
+            return
+        columns = ", ".join(column(name, there) for name in names)
+        query = f'SELECT rowid, {columns} FROM "{table}" NOT INDEXED WHERE rowid > ? ORDER BY rowid'
+        last = -(1 << 63)
+        try:
+            for row in self._connection.execute(query, (last,)):
+                last = row[0]
+                yield dict(zip(names, row[1:], strict=True))
+        except sqlite3.DatabaseError as error:
+            self.salvaged.unread[table] = str(error)
+            yield from self._rows_from_the_end(query, last, names)
+
+    def _rows_from_the_end(self, query: str, last: int, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        try:
+            for row in self._connection.execute(f"{query} DESC", (last,)):
+                yield dict(zip(names, row[1:], strict=True))
+        except sqlite3.DatabaseError:  # the other side of the damage
+            return
+
+
+class SalvageRepository(IndexRepository):
+    """Takes over what an old index has."""
+
+    @on_writer
+    def begin(self, connection: Connection, old: OldIndex) -> None:
+        """Take over what must be there before deletions are finished and files are indexed, into an empty index."""
+        for table in HISTORY:
+            rows = old.rows(table, _names(table))
+            _insert(connection, old, table, filter(_is_harmless, rows) if table == "tombstones" else rows)
+        _insert(connection, old, "patients", _merged_patients(old))
+        # Their files are not indexed: other files of the same instances are.
+        kept = (row for row in old.rows("conflicts", _names("conflicts")) if row["key"] is not None)
+        _insert(connection, old, "conflicts", kept)
+        backend_of(connection).number_after(connection, {})
+
+    @on_writer
+    def finish(self, connection: Connection, old: OldIndex, has_file: Callable[[str], bool], now: dt.datetime) -> None:
+        """Take over what is about instances and series, once their files are indexed.
+
+        Parameters
+        ----------
+        has_file : callable
+            Whether there is a file at a path below the root.
+        """
+        _read_images(connection, old)
+        _take_over_facts(connection, old)
+        _take_over_ids(connection)
+        _take_over_conversions(connection, old, has_file)
+        _take_over_conflicts(connection, old)
+        _compare_digests(connection, old, now)
+        _delete_patients_without_studies(connection)
+        backend_of(connection).number_after(connection, {})
+        _run(connection, "DROP TABLE old_images")
+
+
+def column(name: str, there: set[str]) -> str:
+    """Return the column of an old table that has the values of one of today, in SQL."""
+    known = name if name in there else FORMER_NAMES.get(name)
+    return f'"{known}"' if known in there else "NULL"
+
+
+def _names(table: str) -> list[str]:
+    return [column.name for column in Base.metadata.tables[table].columns]
+
+
+def _insert(connection: Connection, old: OldIndex, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Insert rows; those that break a rule of the schema are counted as unread."""
+    unusable = 0
+    rows = iter(rows)
+    while chunk := list(islice(rows, CHUNK_ROWS)):
+        inserted = _inserted(connection, table, chunk)
+        old.salvaged.rows[table] += inserted
+        unusable += len(chunk) - inserted
+    if unusable:
+        old.salvaged.unread.setdefault(table, f"{unusable} rows break a rule of the schema")
+
+
+def _inserted(connection: Connection, table: str, rows: Sequence[Mapping[str, Any]]) -> int:
+    """Insert rows, at once if none of them breaks a rule of the schema; return how many were inserted."""
+    names = list(rows[0])
+    statement = 'INSERT INTO "{}" ({}) VALUES ({}) ON CONFLICT DO NOTHING'.format(
+        table, ", ".join(f'"{name}"' for name in names), ", ".join(f":{name}" for name in names)
+    )
+    truths = [column.name for column in Base.metadata.tables[table].columns if isinstance(column.type, Boolean)]
+    values = [{**row, **{name: bool(row[name]) for name in truths if row.get(name) is not None}} for row in rows]
+    try:
+        with connection.begin_nested():
+            return _run(connection, statement, values).rowcount
+    except (IntegrityError, DataError):
+        return sum(_is_executed(connection, statement, one) for one in values)
+
+
+def _is_executed(connection: Connection, statement: str, values: Mapping[str, Any]) -> bool:
+    """Return whether a statement changed a row; one that breaks a rule of the schema changes nothing."""
+    try:
+        with connection.begin_nested():
+            return _run(connection, statement, values).rowcount == 1
+    except (IntegrityError, DataError):  # such as of a row that refers to one that could not be read
+        return False
+
+
+def _run(
+    connection: Connection,
+    statement: str,
+    values: Mapping[str, Any] | Sequence[Mapping[str, Any]] = MappingProxyType({}),
+) -> CursorResult[Any]:
+    """Run SQL with parameters as ``:name``, once or for each of `values`; these are bound as the old index has them."""
+    if connection.dialect.paramstyle == "pyformat":
+        statement = _PARAMETER.sub(r"%(\1)s", statement)
+    return connection.exec_driver_sql(statement, dict(values) if isinstance(values, Mapping) else list(values))
+
+
+_PARAMETER = re.compile(r":(\w+)")
+
+
+def _is_harmless(tombstone: Mapping[str, Any]) -> bool:
+    """Return whether a deletion removes nothing but files of the archive, if it can be read at all."""
+    try:
+        return all(is_deletable(path) for path in json.loads(tombstone["paths"]))
+    except (ValueError, TypeError):
+        return False
+
+
+def _merged_patients(old: OldIndex) -> list[dict[str, Any]]:
+    """Return the patients that were merged, after those that they were merged into."""
+    rows = list(old.rows("patients", _names("patients")))
+    targets = {row["merged_into"] for row in rows} - {None}
+    return [row for row in rows if row["id"] in targets] + [row for row in rows if row["merged_into"] is not None]
+
+
+def _read_images(connection: Connection, old: OldIndex) -> None:
+    names = ("id", "series_id", "sop_instance_uid", "key", "sha256", *FACTS)
+    _run(connection, _OLD_IMAGES)
+    insert_ = "INSERT INTO old_images ({}) VALUES ({}) ON CONFLICT DO NOTHING".format(
+        ", ".join(f'"{name}"' for name in names), ", ".join(f":{name}" for name in names)
+    )
+    rows = old.rows("images", names)
+    while chunk := list(islice(rows, CHUNK_ROWS)):
+        _run(connection, insert_, chunk)
+
+
+def _take_over_facts(connection: Connection, old: OldIndex) -> None:
+    facts = ", ".join(f"{name} = coalesce(o.{name}, images.{name})" for name in FACTS)
+    taken = _run(
+        connection, f"UPDATE images SET {facts} FROM old_images o WHERE {_SAME_BYTES} AND images.source = 'recovered'"
+    )
+    old.salvaged.rows["images"] += taken.rowcount
+    gone = _run(connection, "SELECT sop_instance_uid FROM old_images EXCEPT SELECT sop_instance_uid FROM images")
+    old.salvaged.gone = [row[0] for row in gone]
+
+
+def _compare_digests(connection: Connection, old: OldIndex, now: dt.datetime) -> None:
+    """Keep the digests of files that are not as the old index knew them: what is received with them takes their place.
+
+    As with `fsck --hash --repair`, the file is believed, unless volumes were made of the instance with the old digest:
+    then the file is damaged.
+    """
+    altered = _run(
+        connection,
+        'SELECT images.id, images."key", o.sha256 AS sha256, images.sha256 AS of_file, images.sop_instance_uid, '
+        "images.calling_ae_title, se.series_instance_uid, st.study_instance_uid FROM images "
+        'JOIN old_images o ON o."key" = images."key" AND o.sop_instance_uid = images.sop_instance_uid '
+        "JOIN series se ON se.id = images.series_id JOIN studies st ON st.id = se.study_id "
+        "WHERE o.sha256 != images.sha256",
+    ).all()
+    old.salvaged.altered = [row.key for row in altered]
+    for row in altered:
+        detail = f"the previous index had the SHA-256 {row.sha256}, the file has {row.of_file}"
+        uids = {name: getattr(row, name) for name in ("study_instance_uid", "series_instance_uid", "sop_instance_uid")}
+        sources = select(VolumeSourceRow.sha256).where(VolumeSourceRow.sop_instance_uid == row.sop_instance_uid)
+        used = set(connection.scalars(sources))
+        if row.sha256 in used and row.of_file not in used:
+            damaged = update(ImageRow).where(ImageRow.id == row.id)
+            connection.execute(damaged.values(sha256=row.sha256, file_missing=True))
+            record_event(connection, "file-damaged", now, detail=f"{detail}: send the instance again", **uids)
+        else:
+            mended = {"kind": DIGEST_MENDED, "sha256": row.sha256, "calling_ae_title": row.calling_ae_title}
+            detail += "; the file is believed"
+            connection.execute(insert(ConflictRow).values(detail=detail, found_at=now, **mended, **uids))
+            record_event(connection, "digest-mended", now, detail=detail, **uids)
+
+
+def _take_over_ids(connection: Connection) -> None:
+    """Number the instances as before: a hook has finished all of them up to a number."""
+    cursor = _run(connection, "SELECT max(image_id) FROM hooks").scalar()
+    if cursor is None:
+        return
+    numbers = "SELECT max(id) AS id FROM old_images UNION ALL SELECT max(id) FROM images"
+    base = max(cursor, _run(connection, f"SELECT coalesce(max(id), 0) FROM ({numbers}) AS numbers").scalar_one())
+    _run(connection, "UPDATE images SET id = -id")
+    _run(connection, f"UPDATE images SET id = o.id FROM old_images o WHERE {_SAME_BYTES}")
+    _run(connection, "UPDATE images SET id = :base - id WHERE id < 0", {"base": base})
+
+
+def _take_over_conversions(connection: Connection, old: OldIndex, has_file: Callable[[str], bool]) -> None:
+    """Take over the revisions of series. A series whose instances and volumes are as they were needs no conversion."""
+    series = _known_series(connection, old)
+    conversions = {}
+    for row in old.rows("conversions", _names("conversions")):
+        if row["series_id"] in series:
+            conversions[row["id"]] = row | {"series_id": series[row["series_id"]]["new_id"]}
+    of_series = {row["id"]: row["series_id"] for row in conversions.values()}
+    volumes = [row for row in old.rows("volumes", _names("volumes")) if row["conversion_id"] in conversions]
+    _insert(connection, old, "conversions", conversions.values())
+    _insert(connection, old, "volumes", volumes)
+    files = [row for row in old.rows("revision_files", _names("revision_files")) if row["conversion_id"] in conversions]
+    _insert(connection, old, "revision_files", files)
+    in_store = {row["key"] for row in files if row["place"] == STORE}
+    for table in ("volume_sources", "exclusions"):
+        rows = old.rows(table, _names(table))
+        _insert(connection, old, table, (row for row in rows if row["conversion_id"] in conversions))
+    for table in ("failures", "series_references"):
+        rows = (row for row in old.rows(table, _names(table)) if row["series_id"] in series)
+        _insert(connection, old, table, (row | {"series_id": series[row["series_id"]]["new_id"]} for row in rows))
+    incomplete = {
+        of_series[row["conversion_id"]]
+        for row in volumes
+        if conversions[row["conversion_id"]]["files_removed_at"] is None
+        and not conversions[row["conversion_id"]]["superseded"]
+        and row["path"] not in in_store
+        and not has_file(row["path"])
+    }
+    for old_id, row in series.items():
+        _take_over_series(connection, row, old_id, is_whole=row["new_id"] not in incomplete)
+    _take_over_studies(connection, old)
+
+
+def _known_series(connection: Connection, old: OldIndex) -> dict[int, dict[str, Any]]:
+    """Return the series of the old index that exist, by their old numbers, with their new ones as `new_id`."""
+    studies = {row["id"]: row["study_instance_uid"] for row in old.rows("studies", ("id", "study_instance_uid"))}
+    rows = _run(
+        connection,
+        "SELECT st.study_instance_uid, se.series_instance_uid, se.id FROM series se JOIN studies st "
+        "ON st.id = se.study_id",
+    )
+    new = {(row.study_instance_uid, row.series_instance_uid): row.id for row in rows}
+    known = {}
+    for row in old.rows("series", _names("series")):
+        new_id = new.get((studies.get(row["study_id"], ""), row["series_instance_uid"]))
+        if new_id is not None:
+            known[row["id"]] = row | {"new_id": new_id}
+    return known
+
+
+def _take_over_series(connection: Connection, row: Mapping[str, Any], old_id: int, *, is_whole: bool) -> None:
+    """Take over the outcome of a series if it is that of its instances; else only its last revision."""
+    new_id = row["new_id"]
+    same = _run(
+        connection,
+        "SELECT (SELECT count(*) FROM images WHERE series_id = :new), "
+        "(SELECT count(*) FROM old_images WHERE series_id = :old), "
+        "(SELECT count(*) FROM images i JOIN old_images o ON o.series_id = :old AND o.sop_instance_uid = "
+        "i.sop_instance_uid AND o.sha256 = i.sha256 WHERE i.series_id = :new)",
+        {"new": new_id, "old": old_id},
+    ).one()
+    names = ["revision"]
+    if is_whole and len(set(same)) == 1 and row["state"] not in OPEN_STATES:
+        names += CLOSED_SERIES
+        _run(connection, "UPDATE series SET due_at = NULL, open_since = NULL WHERE id = :new_id", {"new_id": new_id})
+    changes = ", ".join(f'"{name}" = :{name}' for name in names)
+    values = {name: row[name] for name in (*names, "new_id")}
+    _is_executed(connection, f"UPDATE series SET {changes} WHERE id = :new_id", values)
+
+
+def _take_over_studies(connection: Connection, old: OldIndex) -> None:
+    """Take over when studies became quiet, of those that have no open series now."""
+    for row in old.rows("studies", ("study_instance_uid", "closed_at", "quiet_at")):
+        _run(
+            connection,
+            "UPDATE studies SET closed_at = :closed_at, quiet_at = :quiet_at "
+            "WHERE study_instance_uid = :study_instance_uid AND NOT EXISTS "
+            "(SELECT 1 FROM series WHERE study_id = studies.id AND state IN ('receiving', 'converting'))",
+            row,
+        )
+
+
+def _take_over_conflicts(connection: Connection, old: OldIndex) -> None:
+    """Take over the conflicts that indexing the files has not found again."""
+    uids = ("kind", "study_instance_uid", "series_instance_uid", "sop_instance_uid")
+    found = {tuple(row) for row in _run(connection, f"SELECT {', '.join(uids)} FROM conflicts")}
+    names = [name for name in _names("conflicts") if name != "id"]
+    rows = [row for row in old.rows("conflicts", names) if row["key"] is None]
+    _insert(connection, old, "conflicts", [row for row in rows if tuple(row[name] for name in uids) not in found])
+
+
+def _delete_patients_without_studies(connection: Connection) -> None:
+    """Delete merged patients that no file is of any more."""
+    has_no_study = "NOT EXISTS (SELECT 1 FROM studies WHERE patient_id = {})"
+    _run(
+        connection,
+        f"DELETE FROM patients WHERE merged_into IS NOT NULL AND {has_no_study.format('patients.merged_into')}",
+    )
+    _run(connection, f"DELETE FROM patients WHERE merged_into IS NULL AND {has_no_study.format('patients.id')}")

@@ -1,0 +1,1 @@
+"""The index of one root as a whole: `Index` writes and reads, `ReadIndex` reads."""

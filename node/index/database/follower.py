@@ -1,0 +1,40 @@
+"""Background services that process what was committed to the index."""
+
+from __future__ import annotations
+
+from node.background import BackgroundService
+from node.index.database.index import Index
+
+FOLLOW_SECONDS = 0.25
+"""Longest delay from a commit to the next step; one step serves all commits of this time."""
+
+
+class IndexFollower(BackgroundService):
+    """A background service that wakes after each commit to the index.
+
+    A step that commits wakes its own service again. It must therefore commit only if it had something to do.
+
+    Parameters
+    ----------
+    within : float, seconds
+        Longest delay from a commit to the next step.
+    lease : str or None
+        If several hosts share the index, only the one that holds this lease does the work; None: all of them do.
+    """
+
+    def __init__(self, name: str, index: Index, within: float = FOLLOW_SECONDS, lease: str | None = None) -> None:
+        super().__init__(name)
+        self._index, self._within, self.lease = index, within, lease
+
+    def start(self) -> None:
+        self._index.commit_listeners.append(self._follow)
+        super().start()
+
+    def _is_ours(self) -> bool:
+        return self.lease is None or self._index.holds(self.lease)
+
+    def _close(self) -> None:
+        self._index.commit_listeners.remove(self._follow)
+
+    def _follow(self) -> None:
+        self.wake(self._within)

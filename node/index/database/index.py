@@ -1,0 +1,342 @@
+"""The index of one root as the node has it open: one repository a noun, one writer, and readers beside it."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from node.background import SupervisedThread
+from node.dicom.answers import Answer
+from node.dicom.matching import Query
+from node.index.care.copying import require_current
+from node.index.care.salvage import SalvageRepository
+from node.index.database.large_counts import LargeCounts
+from node.index.database.reading import ReadIndex
+from node.index.engine.about import CLOSED, AboutRepository, about, set_about
+from node.index.engine.backend import backend_at, backend_of, reason_of
+from node.index.engine.place import IndexUnusable, exists, missing_index, open_engine, place_of, require_sound, upgrade
+from node.index.engine.server_watch import ServerWatch
+from node.index.engine.writer import IndexWriter
+from node.index.nouns.accounts import AccountRepository
+from node.index.nouns.audit_lines import AuditLineRepository
+from node.index.nouns.conflicts import ConflictRepository
+from node.index.nouns.conversions import ConversionRepository
+from node.index.nouns.deletions import DeletionRepository
+from node.index.nouns.hosts import HostRepository, Leases, SharedClock
+from node.index.nouns.instances import InstanceRepository
+from node.index.nouns.keyed_requests import KeyedRequestRepository
+from node.index.nouns.objects import ObjectRepository
+from node.index.nouns.patients import PatientRepository
+from node.index.nouns.performed_steps import PerformedStepRepository
+from node.index.nouns.problems import ProblemRepository
+from node.index.nouns.references import ReferenceRepository
+from node.index.nouns.rejections import RejectionRepository
+from node.index.nouns.scheduled_steps import ScheduledStepRepository
+from node.index.nouns.senders import SenderRepository
+from node.index.nouns.series_claims import SeriesRepository
+from node.index.nouns.studies import StudyRepository
+from node.index.nouns.timers import TimerRepository
+from node.index.search.finder import Finder
+from node.index.work.commitments import CommitmentRepository
+from node.index.work.deliveries import DeliveryRepository
+from node.index.work.jobs import JobRepository
+from node.index.work.own_workitems import OwnWorkitemRepository
+from node.index.work.retrievals import RetrievalRepository
+from node.index.work.routes import RouteRepository
+from node.index.work.workitems import WorkitemRepository
+from node.metrics import Metrics
+
+log = structlog.get_logger()
+
+
+class Ahead(Protocol):
+    """What is ahead of the index: instances that were acknowledged and are not indexed yet."""
+
+    def require_caught_up(self) -> None:
+        """Return when everything that was acknowledged before this call is indexed.
+
+        Raises
+        ------
+        QueryRefused
+            That takes too long.
+        """
+
+    def checkpoint(self) -> None:
+        """Make what is indexed durable without what was ahead: it is never applied again."""
+
+
+class _NothingAhead:
+    def require_caught_up(self) -> None: ...
+
+    def checkpoint(self) -> None: ...
+
+
+class Index:
+    """The rows of one root, one repository a noun.
+
+    Parameters
+    ----------
+    root : Path
+    url : str or None
+        ``[index] url``; None: ``index.sqlite`` in the root. The database is created or upgraded.
+    on_disk_error : callable
+        See `IndexWriter`.
+    host : str
+        The name of this host, if several can share the index.
+    has_roots : bool
+        Each of them has a root of its own, and they share an object store.
+
+    Attributes
+    ----------
+    now : callable () -> aware datetime
+        The clock that all hosts of the index share.
+    settled : callable
+        See `node.index.engine.backend.Backend.settled_numbers`.
+    large_counts : LargeCounts
+        Counts that read whole tables.
+    watch : ServerWatch or None
+        None: the index is a file.
+
+    Raises
+    ------
+    IndexUnusable
+        The file is damaged or newer than this program.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        metrics: Metrics,
+        on_disk_error: Callable[[str], None] = lambda reason: None,
+        url: str | None = None,
+        host: str = "",
+        *,
+        has_roots: bool = False,
+    ) -> None:
+        self.root = root.absolute()
+        place = place_of(root, url)
+        self.place = place = place if isinstance(place, Path) else replace(place, host=host, has_roots=has_roots)
+        upgrade(place)
+        self._engine = open_engine(place)
+        try:
+            with self._engine.connect() as connection:
+                closed = about(connection, CLOSED)
+                require_current(connection, place)
+                if (stall := backend_of(connection).stall(connection)) is not None:
+                    log.warning("index_stalled", detail=stall)
+                backend_of(connection).enter(connection, place)
+        except BaseException:
+            self._engine.dispose()
+            raise
+        if closed != "yes":  # reading all of it takes seconds for a million instances: only after a crash
+            require_sound(place)
+        self._reader = open_engine(place, read_only=True)  # for queries from outside
+        self._watcher = open_engine(place, read_only=True)  # for the threads of the node, which wait for no query
+        self._finder = Finder(self._reader)
+        self.large_counts = LargeCounts()
+        self.has_hosts = backend_at(place).HAS_HOSTS
+        self._clock = SharedClock(self._watcher) if self.has_hosts else None
+        self.now: Callable[[], dt.datetime] = self._clock or partial(dt.datetime.now, dt.UTC)
+        self._leases: Leases | None = None
+        self.settled = backend_at(place).settled_numbers(self._watcher)
+        self._writer = writer = IndexWriter(self._engine, metrics, on_disk_error, host if self.has_hosts else None)
+        self.about = AboutRepository(writer, self._watcher)
+        self.accounts = AccountRepository(writer, self._reader)
+        self.audit_lines = AuditLineRepository(writer, self._watcher)
+        self.commitments = CommitmentRepository(writer, self._watcher)
+        self.conflicts = ConflictRepository(writer, self._watcher)
+        self.conversions = ConversionRepository(writer, self._watcher)
+        self.deletions = DeletionRepository(writer, self._watcher)
+        self.deliveries = DeliveryRepository(writer, self._watcher, self.settled)
+        self.hosts = HostRepository(writer, self._watcher)
+        self.instances = InstanceRepository(writer, self._watcher, self._finder.note_arrival)
+        self.jobs = JobRepository(writer, self._watcher)
+        self.keyed_requests = KeyedRequestRepository(writer, self._watcher)
+        self.objects = ObjectRepository(writer, self._watcher, host if has_roots else None)
+        self.own_workitems = OwnWorkitemRepository(writer, self._watcher)
+        self.patients = PatientRepository(writer, self._watcher)
+        self.performed_steps = PerformedStepRepository(writer, self._watcher)
+        self.problems = ProblemRepository(writer, self._watcher)
+        self.references = ReferenceRepository(writer, self._watcher)
+        self.rejections = RejectionRepository(writer, self._watcher)
+        self.retrievals = RetrievalRepository(writer, self._watcher)
+        self.routes = RouteRepository(writer, self._watcher)
+        self.salvage = SalvageRepository(writer, self._watcher)
+        self.scheduled_steps = ScheduledStepRepository(writer, self._watcher)
+        self.senders = SenderRepository(writer, self._watcher)
+        self.series = SeriesRepository(writer, self._watcher)
+        self.studies = StudyRepository(writer, self._watcher)
+        self.timers = TimerRepository(writer, self._watcher)
+        self.workitems = WorkitemRepository(writer, self._watcher)
+        self.ahead: Ahead = _NothingAhead()
+        self.watch = ServerWatch(place, writer) if self.has_hosts else None
+        if self.watch is not None:
+            self.watch.start()
+        self.about.set(CLOSED, "no")
+
+    def find(
+        self, query: Query, maximum: int | None = None, stop: Callable[[], bool] = lambda: False
+    ) -> Iterator[Answer]:
+        """Answer a query beside the writer, a page of rows at a time. See `node.index.search.finder.Finder.find`."""
+        self.ahead.require_caught_up()
+        return self._finder.find(query, maximum, stop)
+
+    def software(self) -> tuple[str, str]:
+        """Return the name and the version of the database system.
+
+        Raises
+        ------
+        IndexUnusable
+        """
+        try:
+            with self._reader.connect() as connection:
+                return backend_of(connection).software(connection)
+        except SQLAlchemyError as error:
+            raise IndexUnusable(f"{self.place} cannot be read: {reason_of(error)}") from error
+
+    @contextmanager
+    def reading(self, *, wait: bool = True, following: bool = False) -> Iterator[ReadIndex]:
+        """Open a view of the committed rows, beside the writer; for one thread.
+
+        Parameters
+        ----------
+        wait : bool
+            Wait until what was acknowledged before this call is in the view. Monitoring, and what follows commits, look
+            at once instead.
+        following : bool
+            Rows are read behind a cursor: leave out those before which others may still be committed.
+
+        Raises
+        ------
+        QueryRefused
+            What was acknowledged does not become part of the view in time.
+        """
+        if wait:
+            self.ahead.require_caught_up()
+        settled = self.settled() if following else None
+        with self._reader.connect() as connection:
+            yield ReadIndex(connection, settled)
+
+    @contextmanager
+    def searching(self) -> Iterator[ReadIndex]:
+        """Open a view for searches and lists, which take longer: few at once, and they yield to instances that arrive.
+
+        Raises
+        ------
+        QueryRefused
+            There are too many of them, or one takes too long.
+        """
+        self.ahead.require_caught_up()
+        with self._finder.turn() as connection:
+            yield ReadIndex(connection)
+
+    def share(self, leases: Leases) -> None:
+        """Share the work with other hosts from now on: do what `leases` hold, and record nothing of anything else."""
+        self._leases = leases
+        self._writer.leased_to = self._writer.host
+
+    def holds(self, name: str) -> bool:
+        """Return whether this host is the one that does what several must not do at a time."""
+        return self._leases is None or self._leases.holds(name)
+
+    def measure_clock(self) -> None:
+        """Follow the clock that the hosts share."""
+        if self._clock is not None:
+            self._clock.measure()
+
+    def note_commits(self) -> None:
+        """Wake what follows commits: another host may have committed."""
+        for listener in tuple(self.commit_listeners):
+            listener()
+
+    @property
+    def commit_listeners(self) -> list[Callable[[], None]]:
+        """Called after each commit that changed rows, on the thread of the writer: they must not wait and not raise."""
+        return self._writer.commit_listeners
+
+    @property
+    def stall(self) -> str | None:
+        """What keeps commits waiting, to be read after "the server of the index"; None if nothing does."""
+        return self.watch.stall if self.watch is not None else None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that must stay where they are while the index is open."""
+        return (self.place,) if isinstance(self.place, Path) else ()
+
+    @property
+    def thread(self) -> SupervisedThread:
+        """The thread of the one writer."""
+        return self._writer.thread
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the one writer works."""
+        return self._writer.is_alive
+
+    def begin_stop(self) -> None:
+        """From now on, commit nothing more once the server keeps a commit waiting: nobody knows for how long."""
+        if self.watch is not None:
+            self.watch.give_up_stalls()
+
+    def close(self) -> None:
+        """Commit what is queued and close the file.
+
+        The index counts as closed only after its last commit. After an error of the disk it does not: the next start
+        then reads all of it.
+        """
+        self.begin_stop()
+        self._writer.close(partial(set_about, key=CLOSED, value="yes"))
+        if self.watch is not None:
+            self.watch.stop()
+        for engine in (self._watcher, self._reader, self._engine):
+            engine.dispose()
+
+
+@contextmanager
+def reading(root: Path, url: str | None = None) -> Iterator[ReadIndex]:
+    """Open the index of a root, by ``[index] url``, for reading only, also while a node writes to it.
+
+    Raises
+    ------
+    IndexUnusable
+        There is none, or it cannot be read.
+    """
+    place = place_of(root, url)
+    if not exists(place):
+        raise IndexUnusable(missing_index(place))
+    engine = open_engine(place, read_only=True)
+    try:
+        with engine.connect() as connection:
+            yield ReadIndex(connection)
+    except SQLAlchemyError as error:
+        raise IndexUnusable(f"{place} cannot be read: {reason_of(error)}") from error
+    finally:
+        engine.dispose()
+
+
+def other_host_of(root: Path, url: str | None, host: str) -> Callable[[str], str | None]:
+    """Return what asks which host other than `host` alone has the file with a key, by what is committed then.
+
+    Parameters
+    ----------
+    host : str
+        The name of this host, if several share the object store; empty: there is no other.
+    """
+
+    def asked(key: str) -> str | None:
+        if not host:
+            return None
+        with reading(root, url) as index:
+            found = index.hosts.only_host_of(key)
+        return found if found != host else None
+
+    return asked

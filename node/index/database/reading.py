@@ -1,0 +1,131 @@
+"""Read access to the index for pages, commands and messages: one repository per noun.
+
+No module outside of `node.index` contains SQL. A `ReadIndex` sees one snapshot of the index: the commits before its
+first query.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from sqlalchemy import Connection, func, select
+
+from node.dicom.answers import Answer
+from node.dicom.matching import Query
+from node.index.engine.about import SCRUB, STORE, STORE_SPOOLED, about, applied
+from node.index.engine.backend import Settled, backend_of
+from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
+from node.index.nouns.accounts import ReadAccounts
+from node.index.nouns.audit_lines import ReadAuditLines
+from node.index.nouns.conflicts import ReadConflicts
+from node.index.nouns.deletions import ReadDeletions
+from node.index.nouns.events import ReadEvents
+from node.index.nouns.exclusions import ReadExclusions
+from node.index.nouns.exports import ReadExports
+from node.index.nouns.failures import ReadFailures
+from node.index.nouns.hosts import ReadHosts
+from node.index.nouns.instances import ReadInstances
+from node.index.nouns.patients import ReadPatients
+from node.index.nouns.performed_steps import ReadPerformedSteps
+from node.index.nouns.problems import ReadProblems
+from node.index.nouns.rejections import ReadRejections
+from node.index.nouns.scheduled_steps import ReadScheduledSteps
+from node.index.nouns.senders import ReadSenders
+from node.index.nouns.series import ReadSeries
+from node.index.nouns.studies import ReadStudies
+from node.index.nouns.volumes import ReadVolumes
+from node.index.records import Applied
+from node.index.search import queries
+from node.index.search.facts import ReadFacts
+from node.index.work.created_workitems import ReadCreatedWorkitems
+from node.index.work.hooks import ReadHooks
+from node.index.work.jobs import ReadJobs
+from node.index.work.retrievals import ReadRetrievals
+from node.index.work.routes import ReadRoutes
+from node.index.work.workitems import ReadWorkitems
+
+
+class ReadIndex:
+    """A view of the index on one read-only connection. Not thread-safe.
+
+    Parameters
+    ----------
+    settled : Settled or None
+        How far cursors may read; None: to the end. Read before the first query.
+    """
+
+    def __init__(self, connection: Connection, settled: Settled | None = None) -> None:
+        self._connection = connection
+        self.accounts = ReadAccounts(connection)
+        self.audit_lines = ReadAuditLines(connection)
+        self.conflicts = ReadConflicts(connection)
+        self.created_workitems = ReadCreatedWorkitems(connection)
+        self.deletions = ReadDeletions(connection)
+        self.events = ReadEvents(connection, settled)
+        self.exclusions = ReadExclusions(connection)
+        self.exports = ReadExports(connection)
+        self.facts = ReadFacts(connection)
+        self.failures = ReadFailures(connection)
+        self.hooks = ReadHooks(connection)
+        self.hosts = ReadHosts(connection)
+        self.instances = ReadInstances(connection)
+        self.jobs = ReadJobs(connection)
+        self.patients = ReadPatients(connection)
+        self.performed_steps = ReadPerformedSteps(connection)
+        self.problems = ReadProblems(connection)
+        self.rejections = ReadRejections(connection)
+        self.retrievals = ReadRetrievals(connection)
+        self.routes = ReadRoutes(connection)
+        self.scheduled_steps = ReadScheduledSteps(connection)
+        self.senders = ReadSenders(connection)
+        self.series = ReadSeries(connection)
+        self.studies = ReadStudies(connection)
+        self.volumes = ReadVolumes(connection)
+        self.workitems = ReadWorkitems(connection)
+
+    @property
+    def root(self) -> str:
+        """The folder that the paths in the tables are relative to: the one that the database is in."""
+        return backend_of(self._connection).root(self._connection)
+
+    def applied(self, journal: str) -> Applied:
+        """Return the last record of a journal that is in the index."""
+        return applied(self._connection, journal)
+
+    def weakness(self) -> str | None:
+        """Return why a commit of the index may be lost although it was durable, or None."""
+        return backend_of(self._connection).weakness(self._connection)
+
+    def stall(self) -> str | None:
+        """Return why no commit of the index ends at present, or None."""
+        return backend_of(self._connection).stall(self._connection)
+
+    @property
+    def archive_in_store(self) -> str | None:
+        """The identity of the archive in its object store; None if it has none."""
+        return about(self._connection, STORE) or None
+
+    @property
+    def has_used_store(self) -> bool:
+        """Whether the archive has made an object store its own: an empty one is then another one, or was emptied."""
+        return about(self._connection, STORE_SPOOLED) == "yes"
+
+    @property
+    def scrub(self) -> str | None:
+        """How far the background comparison of the archive is; see `node.lifecycle.scrub.scrub_state`."""
+        return about(self._connection, SCRUB)
+
+    def find(self, query: Query) -> Iterator[Answer]:
+        """Answer a query. See `node.index.search.queries.find`."""
+        return queries.find(self._connection, query)
+
+    def count_levels(self) -> dict[str, int]:
+        """Count patients, studies, series and instances."""
+        tables = {"patients": PatientRow, "studies": StudyRow, "series": SeriesRow, "instances": ImageRow}
+        counts = {name: select(func.count()).select_from(table) for name, table in tables.items()}
+        return {name: int(self._connection.execute(query).scalar_one()) for name, query in counts.items()}
+
+
+def checked(check: Callable[[ReadIndex], None]) -> Callable[[Connection], None]:
+    """Return a check of `node.index.nouns.terms.Terms` that reads rows as pages and commands do."""
+    return lambda connection: check(ReadIndex(connection))

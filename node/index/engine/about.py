@@ -1,0 +1,102 @@
+"""Facts about the index itself, such as the last record of the journal that it has."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, delete, select
+from sqlalchemy.dialects.sqlite import insert
+
+from node.index.engine.backend import backend_of
+from node.index.engine.hot_statements import Prepared
+from node.index.engine.repository import IndexRepository, on_reader, on_writer
+from node.index.models import AboutRow
+from node.index.records import Applied
+
+CLOSED = "closed"
+"""``yes`` if the last process that wrote to the index shut down cleanly, else ``no``."""
+
+APPLIED = "applied"
+"""The last record of the journal whose instance is in the index, see `node.index.records.Applied`. If several hosts can
+share the index, there is one for each journal, with its identity behind a slash."""
+
+CHECKPOINT = "checkpoint"
+"""The last record of the journal whose rows and files were durable at the last checkpoint."""
+
+SCRUB = "scrub"
+"""How far the background comparison of the archive is, see `node.lifecycle.scrub`."""
+
+STORE = "store"
+"""Identity of the archive in its object store; empty after everything was copied back to the folder."""
+
+STORE_SPOOLED = "store_spooled"
+"""``yes`` once the instances from before the object store are noted as to be moved to it."""
+
+COPYING = "copying"
+"""The index of which this is a copy that is not finished, see `node.index.care.copying`."""
+
+OWED_INDEXES = "owed_indexes"
+"""Indexes that are still to be built, see `node.index.engine.postgresql_expansion`."""
+
+MOVED = "moved"
+"""Where the index is now: this is not the newest any more."""
+
+_INSERT = insert(AboutRow)
+_SET = Prepared(
+    _INSERT.on_conflict_do_update(index_elements=["key"], set_={"value": _INSERT.excluded.value}), ["key", "value"]
+)
+
+
+class AboutRepository(IndexRepository):
+    """Facts about the index, by key."""
+
+    @on_reader
+    def get(self, connection: Connection, key: str) -> str | None:
+        """Return the value that `set` stored, or None."""
+        return about(connection, key)
+
+    @on_reader
+    def applied(self, connection: Connection, journal: str) -> Applied:
+        """Return the last record of a journal that is in the index."""
+        return applied(connection, journal)
+
+    @on_writer
+    def set(self, connection: Connection, key: str, value: str) -> None:
+        """Store a fact, replacing any value of `key`."""
+        set_about(connection, key, value)
+
+    @on_writer
+    def settle(self, connection: Connection, key: str, value: str) -> str:
+        """Store a fact unless another host has done so before, and return what is stored."""
+        absent = _INSERT.values(key=key, value=value)
+        is_empty = AboutRow.value == ""
+        connection.execute(absent.on_conflict_do_update(index_elements=["key"], set_={"value": value}, where=is_empty))
+        return about(connection, key) or value
+
+
+def set_about(connection: Connection, key: str, value: str) -> None:
+    """Store a fact about the index, replacing any value of `key`."""
+    _SET.execute(connection, {"key": key, "value": value})
+
+
+def remove_about(connection: Connection, key: str) -> None:
+    """Remove a fact about the index."""
+    connection.execute(delete(AboutRow).where(AboutRow.key == key))
+
+
+def about(connection: Connection, key: str) -> str | None:
+    """Return a fact about the index, or None."""
+    return connection.scalar(select(AboutRow.value).where(AboutRow.key == key))
+
+
+def set_applied(connection: Connection, applied: Applied) -> None:
+    """Note the last record of a journal that is in the index."""
+    set_about(connection, _applied_key(connection, applied.journal), str(applied))
+
+
+def applied(connection: Connection, journal: str) -> Applied:
+    """Return the last record of a journal that is in the index; of another journal if none is."""
+    noted = about(connection, _applied_key(connection, journal))
+    return Applied.of(noted if noted is not None else about(connection, APPLIED))
+
+
+def _applied_key(connection: Connection, journal: str) -> str:
+    return f"{APPLIED}/{journal}" if backend_of(connection).HAS_HOSTS else APPLIED

@@ -1,0 +1,234 @@
+"""What SQLite and PostgreSQL do differently; the backends are `node.index.engine.sqlite` and `.postgresql`."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from sqlalchemy import ColumnElement, Connection, Engine, true
+from sqlalchemy.types import TypeEngine
+
+from node.errors import OutOfResources, VoxelnodeError
+
+REMEDY = "restore it from a backup, or build a new one with `voxelnode db rebuild`"
+
+
+class IndexUnusable(VoxelnodeError):
+    """The database is missing, damaged, in use, or of another version than this program."""
+
+
+class Overtaken(OutOfResources):
+    """Another writer has just inserted a row that this one was about to insert: done again, the work finds it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerPlace:
+    """A database of PostgreSQL: the URL of ``[index] url``, the folder to which its paths are relative, and the host.
+
+    `host` is the name by which this process is one of several that write to the index. With `has_roots`, each of them
+    has a root of its own, and they share an object store.
+    """
+
+    url: str
+    root: Path
+    host: str = ""
+    has_roots: bool = False
+
+    def __str__(self) -> str:
+        return self.url
+
+
+FOLLOWED = ("events", "images", "series", "workitems", "workitem_reports")
+"""Tables whose rows are read in the order of their ids, behind a cursor."""
+
+COMPLETED = "completed"
+
+Settled = Mapping[str, int]
+"""For each table of `FOLLOWED`, the id up to which every row is committed, or never will be: a cursor may pass it; as
+`COMPLETED`, a number that is another one after each commit."""
+
+
+def is_settled(settled: Settled | None, id: Any) -> ColumnElement[bool]:
+    """Return the condition that a cursor may pass a row by its column `id`; None: it may pass all."""
+    return true() if settled is None else id <= settled[id.table.name]
+
+
+Place = Path | ServerPlace
+"""Where an index is: a file of SQLite, or a database of PostgreSQL."""
+
+
+class Backend(Protocol):
+    """The functions of the module of a database system."""
+
+    HAS_HOSTS: bool
+    """Whether several hosts can share an index."""
+
+    Error: type[Exception]
+    """The base class of the errors of its driver, for statements that do not pass through SQLAlchemy."""
+
+    def open_engine(self, place: Any, *, read_only: bool = False, alone: bool = False, beside: bool = False) -> Engine:
+        """Return an engine for the writer of a host, or for readers: each transaction of these sees one snapshot.
+
+        Parameters
+        ----------
+        alone : bool
+            No other process writes to the index as long as the engine is connected: for migrations and copies.
+        beside : bool
+            For a migration beside the hosts that write; only of a system that has hosts.
+        """
+
+    def exists(self, place: Any) -> bool:
+        """Return whether there is a database that has a schema."""
+
+    def missing_index(self, place: Any) -> str:
+        """Return a message that there is no index, with the remedy."""
+
+    def prepare(self, place: Any) -> None:
+        """Make room for a database, or raise IndexUnusable if an index cannot be made there."""
+
+    def enter(self, connection: Connection, place: Any) -> None:
+        """Note whose index it is when a node opens it; raise IndexUnusable if it is the index of another root."""
+
+    def problems(self, connection: Connection) -> list[str]:
+        """Return what is damaged, as sentences; reads the whole database."""
+
+    def require_sound(self, place: Any) -> None:
+        """Return if the database can be used after a crash, else raise IndexUnusable."""
+
+    def backup(self, place: Any, target: Path) -> int:
+        """Copy a database to a file, also while a node writes to it; return the bytes of the copy."""
+
+    def begin_batch(self, connection: Connection, *, durable: bool) -> int:
+        """Prepare a transaction of the writer; without `durable`, its commit may be lost if later ones are, too.
+
+        Returns
+        -------
+        int
+            For `has_changed`.
+        """
+
+    def has_changed(self, connection: Connection, before: int) -> bool:
+        """Return whether the transaction of the writer has changed rows."""
+
+    def spoils_batch(self, connection: Connection, error: BaseException) -> bool:
+        """Return whether an error of one piece of work means that the transaction of all cannot be committed."""
+
+    def is_of_other_writers(self, error: BaseException) -> bool:
+        """Return whether work failed because of what another writer did meanwhile: it may succeed when done again."""
+
+    def blocked(self, place: Any, error: BaseException) -> str | None:
+        """Return who has locked what a failed statement wanted, and what to do; None if it failed otherwise."""
+
+    def hold(self, connection: Connection, names: Iterable[str]) -> None:
+        """Let no other writer hold any of `names` until the end of the transaction; wait for those that do."""
+
+    def claim(self, connection: Connection, name: str) -> bool:
+        """Take a name for this host until `release`, or until its process or connection ends; not twice.
+
+        Returns
+        -------
+        bool
+            False if another host has it.
+        """
+
+    def release(self, connection: Connection, name: str) -> None:
+        """Give a name back that this host may have taken."""
+
+    def disk_failure(self, error: BaseException) -> str | None:
+        """Return what failed if the database cannot be trusted any more, else None: trying again may help."""
+
+    def is_of_rows(self, error: BaseException) -> bool:
+        """Return whether an error of the driver is about the rows that were written: trying again does not help."""
+
+    def bounded(self, connection: Connection, is_over: Callable[[], bool]) -> AbstractContextManager[None]:
+        """Interrupt statements when `is_over`, which is polled, returns True."""
+
+    def is_other_type(
+        self, _: object, __: object, ___: object, there: TypeEngine[Any], known: TypeEngine[Any]
+    ) -> bool | None:
+        """Return whether the type of a column is not that of the models; None: as Alembic says."""
+
+    def last_numbers(self, connection: Connection) -> dict[str, int]:
+        """Return the largest id that each table ever gave a row, of tables whose ids are not used again."""
+
+    def number_after(self, connection: Connection, last: Mapping[str, int]) -> None:
+        """Give new rows larger ids than these, and than those that are there."""
+
+    def order_numbers(self, connection: Connection, tables: Iterable[str]) -> None:
+        """Prepare tables for `settled_numbers`, in a migration."""
+
+    def settled_numbers(self, engine: Engine) -> Callable[[], Settled | None]:
+        """Return a function, to be called before rows are read, that tells up to which ids a cursor may read them.
+
+        It returns None if that is all of them: one writer commits its rows in the order of their numbers.
+        """
+
+    def moment(self, connection: Connection) -> dt.datetime:
+        """Return the time of the clock that the hosts of an index share."""
+
+    def standbys(self, connection: Connection) -> dict[str, int]:
+        """Return how many standbys the server has, by how they follow; ``unknown`` without the right to see it."""
+
+    def words_of_view(self, connection: Connection, view: str) -> str:
+        """Return the statement that created a view, as a migration wrote it."""
+
+    def plain(self, rows: Iterable[Sequence[Any]]) -> Iterable[Sequence[Any]]:
+        """Return rows of a statement that was written out: times and lists are text, truth is 0 or 1."""
+
+    def software(self, connection: Connection) -> tuple[str, str]:
+        """Return the name and the version of the database system."""
+
+    def weakness(self, connection: Connection) -> str | None:
+        """Return why a commit may be lost although it was durable, or None."""
+
+    def stall(self, connection: Connection) -> str | None:
+        """Return why no commit ends at present, or None."""
+
+    def mistakes(self, place: Any) -> list[str]:
+        """Return what is wrong with the configuration, without a connection."""
+
+    def look(self, place: Any) -> str | None:
+        """Find the server that has the index, and leave one that has lost it; return what is wrong with others."""
+
+    def interrupt(self, place: Any) -> None:
+        """Cut the connection of the writer of this process: whatever it waits for fails."""
+
+    def why_waiting(self, place: Any) -> str | None:
+        """Return what keeps the writer of this process waiting, to be read after "the server"; None: unknown."""
+
+    def root(self, connection: Connection) -> str:
+        """Return the folder that the paths in the tables are relative to."""
+
+
+@cache
+def backend(name: str) -> Backend:
+    """Return the backend of a dialect of SQLAlchemy; only a node on PostgreSQL loads its driver."""
+    try:
+        return cast(Backend, import_module(f"node.index.engine.{name}"))
+    except ModuleNotFoundError as error:
+        raise IndexUnusable(
+            f"[index] url needs {error.name}, which is not installed: pip install 'voxelnode[cluster]'"
+        ) from error
+
+
+def backend_at(place: Place) -> Backend:
+    """Return the backend of a place."""
+    return backend("sqlite" if isinstance(place, Path) else "postgresql")
+
+
+def backend_of(connection: Connection) -> Backend:
+    """Return the backend of a connection."""
+    return backend(connection.dialect.name)
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the reason that a database gives for an error, for a person; PostgreSQL's may quote rows, its code not."""
+    cause = getattr(error, "orig", None) or error
+    code = getattr(cause, "sqlstate", None)
+    return str(cause).strip() if code is None else f"{type(cause).__name__}, SQLSTATE {code}"

@@ -1,0 +1,207 @@
+"""Statements that run for every instance: compiled once, then executed by the driver directly.
+
+SQLAlchemy's handling of a statement (cache key, context, result) takes five times as long as SQLite itself.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from sqlalchemy import (
+    ClauseElement,
+    Connection,
+    Dialect,
+    Integer,
+    Select,
+    String,
+    Table,
+    bindparam,
+    cast,
+    func,
+    insert,
+    select,
+)
+from sqlalchemy.dialects import sqlite
+
+
+class Prepared:
+    """A SQLAlchemy statement compiled to SQL, with its parameters in order and the conversion of each value.
+
+    Parameters
+    ----------
+    statement : ClauseElement
+        An INSERT, UPDATE or SELECT; rows are returned as the driver gives them. Columns that it compares
+        with a list have an index; see `node.index.engine.postgresql_sql.with_arrays`.
+    columns : iterable of str or None
+        The columns that an INSERT sets.
+    """
+
+    def __init__(self, statement: ClauseElement, columns: Iterable[str] | None = None) -> None:
+        self._statement, self._columns = statement, list(columns) if columns else None
+        self._sqlite = _Compiled(statement, self._columns, sqlite.dialect(paramstyle="qmark"))
+
+    def execute(self, connection: Connection, values: Mapping[str, Any]) -> Any:
+        """Run the statement once, in the transaction of `connection`; return the cursor of the driver.
+
+        Rows have the values that SQLite gives them, whichever the database is.
+
+        Raises
+        ------
+        Exception
+            From the driver, not wrapped by SQLAlchemy; see `node.index.engine.backend.Backend.Error`.
+        """
+        driver: Any = connection.connection.dbapi_connection
+        if isinstance(driver, sqlite3.Connection):
+            return driver.execute(self._sqlite.sql, self._sqlite.bound(values))
+        compiled = self._in_postgresql
+        cursor = _cursor(driver)
+        cursor.execute(compiled.sql, compiled.bound(values))
+        return cursor
+
+    def execute_each(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Run an UPDATE once for each of some rows, in their order; PostgreSQL gets all of them at once."""
+        if len(rows) < 2:
+            for values in rows:
+                self.execute(connection, values)
+            return
+        driver: Any = connection.connection.dbapi_connection
+        compiled = self._sqlite if isinstance(driver, sqlite3.Connection) else self._in_postgresql
+        driver.cursor().executemany(compiled.sql, [compiled.bound(values) for values in rows])
+
+    @cached_property
+    def _in_postgresql(self) -> _Compiled:
+        from node.index.engine.postgresql_sql import in_postgresql, with_arrays
+
+        compiled = _Compiled(self._statement, self._columns, _postgresql())
+        compiled.sql = with_arrays(in_postgresql(compiled.sql))
+        return compiled
+
+
+class PreparedInsert:
+    """An INSERT of any number of rows with an `id`, none of which is in the table.
+
+    SQLite gets them one by one. PostgreSQL gets them in one statement with an array for each column, and inserts them
+    sorted, so that of two writers with the same rows one waits for the other. Ids are in the order of the rows in both.
+
+    Parameters
+    ----------
+    order_by : str
+        A column whose values are unique.
+    """
+
+    def __init__(self, table: Table, order_by: str) -> None:
+        self._table, self._order_by = table, order_by
+        self._names = [column.name for column in table.columns if column.name != "id"]
+        self._sqlite = _Compiled(insert(table), self._names, sqlite.dialect(paramstyle="qmark"))
+
+    def execute(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> set[Any]:
+        """Insert rows, in the transaction of `connection`; they have a value for each column.
+
+        Returns
+        -------
+        set
+            The values of `order_by` of rows that another writer has inserted meanwhile, and committed.
+
+        Raises
+        ------
+        Exception
+            From the driver, not wrapped by SQLAlchemy; see `node.index.engine.backend.Backend.Error`.
+        """
+        driver: Any = connection.connection.dbapi_connection
+        if isinstance(driver, sqlite3.Connection):
+            driver.executemany(self._sqlite.sql, [self._sqlite.bound(values) for values in rows])
+            return set()
+        statement, compiled = self._in_postgresql
+        bound = zip(*map(compiled.bound, rows), strict=True)
+        inserted = driver.execute(statement, [list(values) for values in bound]).fetchall()
+        if len(inserted) == len(rows):
+            return set()
+        return {row[self._order_by] for row in rows}.difference(value for (value,) in inserted)
+
+    @cached_property
+    def _in_postgresql(self) -> tuple[str, _Compiled]:
+        from node.index.engine.postgresql import next_number, unbounded
+
+        dialect = _postgresql()
+        types = (unbounded(self._table.c[name].type.compile(dialect)) for name in self._names)
+        arrays = ", ".join(f"%s::{kind}[]" for kind in types)
+        columns = ", ".join(f'"{name}"' for name in self._names)
+        # OFFSET 0 keeps the subquery apart: rows get their ids before they are sorted.
+        numbered = f"SELECT {next_number(self._table.name)} AS id, * FROM unnest({arrays}) AS new ({columns}) OFFSET 0"
+        statement = (
+            f'INSERT INTO "{self._table.name}" (id, {columns}) SELECT * FROM ({numbered}) AS numbered '
+            f'ORDER BY "{self._order_by}" ON CONFLICT DO NOTHING RETURNING "{self._order_by}"'
+        )
+        return statement, _Compiled(insert(self._table), self._names, dialect)
+
+
+class _Compiled:
+    """A statement in the SQL of a dialect, with its parameters in order and the conversion of each value."""
+
+    def __init__(self, statement: ClauseElement, columns: list[str] | None, dialect: Dialect) -> None:
+        compiled: Any = statement.compile(dialect=dialect, column_keys=columns)
+        self.sql = str(compiled)
+        self._parameters: list[tuple[str, Callable[[Any], Any] | None, Any]] = []
+        for name in compiled.positiontup:
+            bind = compiled.binds[name]
+            process = bind.type.dialect_impl(dialect).bind_processor(dialect)
+            self._parameters.append((name, process, None if bind.required else bind.value))
+
+    def bound(self, values: Mapping[str, Any]) -> list[Any]:
+        return [
+            process(value) if process is not None and value is not None else value
+            for name, process, default in self._parameters
+            for value in (values.get(name, default),)
+        ]
+
+
+class PreparedRows:
+    """A SELECT compiled once, whose rows are read in one step.
+
+    The driver gives up the interpreter's lock for each step and waits for it afterwards. While other threads compute,
+    each of these waits takes up to a turn of theirs, and delays them as well. One step therefore returns all rows, as a
+    JSON array.
+    """
+
+    def __init__(self, statement: Select[*tuple[Any, ...]]) -> None:
+        rows = statement.subquery()
+        self._prepared = Prepared(select(func.json_group_array(func.json_array(*rows.c))))
+
+    def read(self, connection: Connection, **values: Any) -> list[list[Any]]:
+        """Return the rows: texts, numbers and None. Raises the same exceptions as `Prepared.execute`."""
+        rows: list[list[Any]] = json.loads(self._prepared.execute(connection, values).fetchone()[0])
+        return rows
+
+
+def read_ids(connection: Connection, statement: Select[int]) -> list[int]:
+    """Return the row ids that a SELECT with a LIMIT finds, in its order and in one step; see `PreparedRows`.
+
+    SQLite keeps the order of a subquery that has a limit.
+    """
+    rows = statement.subquery()
+    found = connection.execute(select(func.json_group_array(*rows.c))).scalar_one()
+    ids: list[int] = json.loads(found) if isinstance(found, str) else found  # the driver of PostgreSQL parses JSON
+    return ids
+
+
+def listed_ids() -> Select[Any]:
+    """Return a SELECT of row ids that are bound as ``ids``, a JSON array: one text for any number of them."""
+    return select(cast(func.json_each(bindparam("ids", type_=String)).table_valued("value").c.value, Integer))
+
+
+def _postgresql() -> Dialect:
+    from sqlalchemy.dialects.postgresql.psycopg import dialect
+
+    from node.index.engine.postgresql import to_json
+
+    return dialect(paramstyle="format", json_serializer=to_json)  # type: ignore[no-untyped-call]
+
+
+def _cursor(driver: Any) -> Any:
+    from node.index.engine.postgresql import rows_as_sqlite
+
+    return driver.cursor(row_factory=rows_as_sqlite)

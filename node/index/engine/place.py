@@ -1,0 +1,213 @@
+"""The database of an index, wherever it is: migrations and checks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, Index
+from sqlalchemy.exc import DatabaseError
+
+from node.index.engine.about import OWED_INDEXES, about
+from node.index.engine.backend import REMEDY, IndexUnusable, Place, ServerPlace, backend_at, backend_of
+from node.index.engine.schema import migrate, other_schema, pending_migrations, schema
+from node.index.engine.sqlite import FILE_NAME
+from node.index.models import REVISION, Base
+
+__all__ = ["FILE_NAME", "REMEDY", "IndexUnusable", "Place"]  # for those that know no backend
+
+
+def place_of(root: Path, url: str | None, host: str = "") -> Place:
+    """Return where the index of a root is, by ``[index] url``; `host` is the one that writes to it."""
+    return root.absolute() / FILE_NAME if url is None else ServerPlace(url, root.absolute(), host)
+
+
+def exists(place: Place) -> bool:
+    """Return whether there is an index, of whichever schema.
+
+    Raises
+    ------
+    IndexUnusable
+        The server of the database does not answer, or refuses.
+    """
+    return backend_at(place).exists(place)
+
+
+def missing_index(place: Place) -> str:
+    """Return a message that there is no index, with the remedy."""
+    return backend_at(place).missing_index(place)
+
+
+def open_engine(place: Place, *, read_only: bool = False, alone: bool = False, beside: bool = False) -> Engine:
+    """Return an engine on a database; see `node.index.engine.backend.Backend.open_engine`."""
+    return backend_at(place).open_engine(place, read_only=read_only, alone=alone, beside=beside)
+
+
+def upgrade(place: Place) -> tuple[str | None, str]:
+    """Create the database, bring it to the newest schema, or accept a newer one on which this version can work.
+
+    If all migrations expand the schema (`node.index.engine.schema`), other hosts of the index go on meanwhile.
+
+    Returns
+    -------
+    (str or None, str)
+        Revision before and after.
+
+    Raises
+    ------
+    IndexUnusable
+        It was written by a newer version, other hosts cannot work on the newest schema, or it is no usable database.
+    """
+    backend = backend_at(place)
+    backend.prepare(place)
+    try:
+        if not isinstance(place, Path) and exists(place) and (done := _upgrade_beside_hosts(place)) is not None:
+            return done
+        with _opened(open_engine(place, alone=True)) as engine, engine.connect() as connection, connection.begin():
+            before = schema(connection)
+            if before.is_usable:
+                return before.revision, str(before.revision)
+            pending_migrations(place, before.revision)
+            if not isinstance(place, Path) and before.revision is not None:
+                from node.index.engine.postgresql_expansion import build_owed  # here: few starts migrate
+
+                build_owed(connection)
+            migrate(connection)
+            return before.revision, REVISION
+    except (DatabaseError, backend.Error) as error:
+        if (reason := backend.blocked(place, error)) is not None:
+            raise IndexUnusable(f"{place}: {reason}") from error
+        cause = getattr(error, "orig", error)
+        raise IndexUnusable(f"{place} is no usable database ({cause}): {REMEDY}") from error
+
+
+def _upgrade_beside_hosts(place: ServerPlace) -> tuple[str | None, str] | None:
+    """Upgrade an index that other hosts may have open; return None if it must be done by a process that is alone.
+
+    Raises
+    ------
+    IndexUnusable
+        There are hosts that cannot work on the newest schema.
+    """
+    with _opened(open_engine(place, read_only=True)) as engine, engine.connect() as connection:
+        before = schema(connection)
+        owes_indexes = about(connection, OWED_INDEXES) is not None
+    if before.is_usable and not owes_indexes:
+        return before.revision, str(before.revision)
+    from node.index.engine.postgresql_expansion import expand, require_no_hosts  # here: few starts migrate
+
+    pending = [] if before.is_usable else pending_migrations(place, before.revision)
+    if not all(migration.expands for migration in pending):
+        require_no_hosts(place, pending)
+        return None
+    with _opened(open_engine(place, beside=True)) as engine:
+        expand(engine, pending)
+    return before.revision, str(before.revision if before.is_usable else REVISION)
+
+
+@contextmanager
+def _opened(engine: Engine) -> Iterator[Engine]:
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def require_newest(place: Place) -> None:
+    """Return if an index has the newest schema.
+
+    Raises
+    ------
+    IndexUnusable
+    """
+    with _opened(open_engine(place, read_only=True)) as engine, engine.connect() as connection:
+        revision = schema(connection).revision
+    if revision != REVISION:
+        raise IndexUnusable(f"{place}: {other_schema(revision)}")
+
+
+def require_sound(place: Place) -> None:
+    """Return if a database is whole after a crash, as far as can be told in seconds.
+
+    Raises
+    ------
+    IndexUnusable
+        It is damaged.
+    """
+    backend_at(place).require_sound(place)
+
+
+def backup(place: Place, target: Path) -> int:
+    """Copy a database to a file, also while a node writes to it; return the bytes of the copy.
+
+    Raises
+    ------
+    IndexUnusable
+        There is no database, or it cannot be read.
+    """
+    if not exists(place):
+        raise IndexUnusable(missing_index(place))
+    return backend_at(place).backup(place, target)
+
+
+def mistakes_of(place: Place) -> list[str]:
+    """Return what is wrong with a configured place as sentences, as far as can be told without a connection."""
+    return backend_at(place).mistakes(place)
+
+
+def former_server(place: Place) -> str | None:
+    """Return what is wrong if a server takes commits that has lost its place to another one of the same URL."""
+    return backend_at(place).look(place)
+
+
+def check(place: Place) -> list[str]:
+    """Return the problems of a database as sentences; empty if there are none."""
+    if not exists(place):
+        return [missing_index(place)]
+    problems: list[str] = []
+    try:
+        with _opened(open_engine(place, read_only=True)) as engine:
+            with engine.connect() as connection:
+                problems += backend_of(connection).problems(connection)
+                found = schema(connection)
+            if not found.is_usable:
+                problems.append(other_schema(found.revision))
+            else:
+                differences = schema_differences(engine, is_newer=found.revision != REVISION)
+                problems += [f"schema differs from the models: {difference}" for difference in differences]
+    except DatabaseError as error:
+        problems.append(f"not a usable database: {error.orig}")
+    return problems
+
+
+def schema_differences(engine: Engine, *, is_newer: bool = False) -> list[str]:
+    """Return the differences between the tables of a database and the models.
+
+    Parameters
+    ----------
+    is_newer : bool
+        The database may have more than the models.
+    """
+    from alembic.autogenerate import compare_metadata  # here: only a migration and a check need Alembic
+    from alembic.migration import MigrationContext
+
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": backend_of(connection).is_other_type})
+        compared = compare_metadata(context, Base.metadata)
+    differences = [one for each in compared for one in (each if isinstance(each, list) else [each])]  # of one column
+    indexes = Counter(_index_columns(index) for kind, index, *_ in differences if kind in ("add_index", "remove_index"))
+    return [
+        str(one)
+        for one in differences
+        if (one[0][-6:] != "_index" or indexes[_index_columns(one[1])] < 2)
+        and not (is_newer and one[0].startswith("remove_"))
+    ]
+
+
+def _index_columns(index: Index) -> tuple[str, ...]:
+    """Return name and columns of an index. In PostgreSQL they say where NULL goes, and are no columns for Alembic."""
+    expressions: list[Any] = list(index.expressions)
+    return str(index.name), *(str(getattr(one, "element", one).key) for one in expressions)

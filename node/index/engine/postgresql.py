@@ -1,0 +1,771 @@
+"""The index in a database of a PostgreSQL server: how it is opened, locked, written to, checked and copied.
+
+Several hosts write to an index, one process each. Its connection holds the lock of its host as long as it lives, so
+that a second process of that host is refused, and nothing is written once the lock is lost with the connection. All of
+them share another lock, which a migration or a copy takes for itself.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import re
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from decimal import Decimal
+from functools import partial
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg.abc import Buffer
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.errors import (
+    DataError,
+    DeadlockDetected,
+    ForeignKeyViolation,
+    IntegrityError,
+    LockNotAvailable,
+    ProgramLimitExceeded,
+    SerializationFailure,
+    UniqueViolation,
+)
+from psycopg.types.string import StrDumperUnknown
+from sqlalchemy import Column, Connection, Engine, Integer, String, create_engine, event, text
+from sqlalchemy.dialects.postgresql.base import PGDDLCompiler
+from sqlalchemy.dialects.sqlite.dml import OnConflictDoNothing, OnConflictDoUpdate
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.types import TypeEngine
+
+from node.index.engine.backend import COMPLETED, FOLLOWED, IndexUnusable, Overtaken, ServerPlace, Settled
+from node.index.engine.postgresql_servers import STANDBYS, WriterConnection, in_words, mistakes_in, servers_of
+from node.index.engine.postgresql_sql import in_postgresql
+from node.index.engine.schema import OLDEST_SCHEMA, Schema
+
+Error = psycopg.Error
+HAS_HOSTS = True
+FIRST_VERSION = 15
+SORTED_BY_CODE_POINT = frozenset({"C", "POSIX", "C.UTF-8", "C.utf8"})
+NEW_DATABASE = "CREATE DATABASE name TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C.UTF-8'"
+
+LOCK = 0x766F78656C  # "voxel"
+"""The advisory lock that all processes share that write; locks of other databases are others."""
+
+HOST_LOCK = 0x766F78
+"""The first half of the advisory lock of a host; the second is a hash of its name."""
+
+LOCK_SECONDS = 5
+"""Longest wait for the lock: the server may notice later than we that the last process is gone."""
+
+MAX_CONNECTIONS = 44
+"""Of each of the two engines of readers; a server has 97 by default."""
+
+POLL_SECONDS = 0.1
+
+_SESSION = {
+    "timezone": "UTC",
+    "datestyle": "ISO",
+    "synchronous_commit": "on",
+    "client_min_messages": "warning",  # one tells `WriterConnection` that the wait for a standby was cancelled
+    "lock_timeout": f"{LOCK_SECONDS}s",
+    # A machine that vanished closes no connection: its sessions must not hold locks for the two hours of the kernel.
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "15s",
+    "jit": "off",  # to compile a statement takes 0.1 s or more, and none of ours runs for long
+}
+_WRITERS = {
+    "idle_in_transaction_session_timeout": "30s",  # a host that hangs holds back the events of all others
+    # A plan that was made while a table was empty is kept until the table is analyzed, minutes and many rows later.
+    "enable_seqscan": "off",
+}
+_READERS = {
+    "default_transaction_read_only": "on",
+    "default_transaction_isolation": r"repeatable\ read",
+    "parallel_setup_cost": "20000",  # starting processes takes longer than a search that costs less
+}
+_NETWORK = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+"""Parameters of libpq that the URL does not have: a line that is silent counts as broken after 15 to 25 s."""
+
+
+class DatabaseMissing(IndexUnusable):
+    """The server has no such database."""
+
+
+def open_engine(place: ServerPlace, *, read_only: bool = False, alone: bool = False, beside: bool = False) -> Engine:
+    """See `node.index.engine.backend.Backend`; so for the functions below."""
+    session = {**_SESSION, **(_READERS if read_only else _WRITERS)}
+    options = " ".join(f"-c {name}={value}" for name, value in session.items())
+    servers = servers_of(place.url)
+    if place.host:  # commands of people have no host
+        servers.remember(place.root / f"timeline-{place.host}")
+    engine = create_engine(
+        "postgresql+psycopg://",  # libpq reads the URL: SQLAlchemy does not know lists of hosts with ports
+        connect_args={
+            "options": options,
+            "application_name": "voxelnode",
+            # The server cannot always tell the type of a parameter that is NULL: statements of readers get values.
+            "cursor_factory": psycopg.ClientCursor if read_only else psycopg.Cursor,
+            **_NETWORK,
+        },
+        hide_parameters=True,
+        json_serializer=to_json,
+        pool_pre_ping=read_only,
+        pool_size=min(5, MAX_CONNECTIONS) if read_only else 1,
+        max_overflow=MAX_CONNECTIONS - 5 if read_only else 0,
+    )
+    engine.dialect.ddl_compiler = _Ddl
+    kind = psycopg.Connection if read_only else WriterConnection
+    event.listen(engine, "do_connect", lambda dialect, record, _, parameters: servers.connect(kind, **parameters))
+    event.listen(engine, "connect", _replace_nul)
+    if not read_only:
+        if alone:
+            lock: Callable[..., None] = partial(_lock_alone, place.host)
+        else:
+            lock = partial(_lock_shared, place.host) if beside else _HostLock(place.host)
+        event.listen(engine, "connect", lock)
+
+    @event.listens_for(engine, "before_cursor_execute", retval=True)
+    def translate(connection: Connection, cursor: Any, statement: str, parameters: Any, *_: object) -> tuple[str, Any]:
+        return in_postgresql(statement), parameters
+
+    return engine
+
+
+class _TextDumper(StrDumperUnknown):
+    """Text of PostgreSQL has no NUL. It becomes U+FFFD, in what is stored as in what is looked for."""
+
+    def dump(self, obj: str) -> Buffer | None:
+        return super().dump(obj.replace("\0", "\ufffd"))
+
+
+def _replace_nul(connection: psycopg.Connection[Any], _: object) -> None:
+    connection.adapters.register_dumper(str, _TextDumper)
+
+
+def to_json(value: Any) -> str:
+    """Return a value as JSON, its texts as those of `_TextDumper`."""
+    return _NUL.sub(r"\1\\ufffd", json.dumps(value))
+
+
+_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
+
+
+class _HostLock:
+    """Takes the lock of a host for a connection, and shares the one of all that write.
+
+    The server may still know the connection that was lost before, and hold the lock for it. It ends that one: nothing
+    of it is to be committed behind our back either.
+    """
+
+    def __init__(self, host: str) -> None:
+        self._host = host
+        self._session: tuple[int, dt.datetime] | None = None
+
+    def __call__(self, connection: psycopg.Connection[Any], record: object) -> None:
+        try:
+            if self._session is not None:
+                connection.execute(_END_SESSION, self._session)
+                connection.commit()
+            _lock(self._host, connection, record)
+            self._session = connection.execute(_OWN_SESSION).fetchone()
+            connection.commit()
+        except BaseException:
+            connection.close()  # the pool does not know it yet
+            raise
+
+
+_OWN_SESSION = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+_END_SESSION = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE (pid, backend_start) = (%s, %s)"
+_ALL = "(classid::bigint << 32 | objid::bigint, objsubid) = (%s, 1)"
+"""The rows of ``pg_locks`` of the lock of all that write."""
+
+_BEING_MIGRATED = "being migrated or copied: try again later"
+
+
+def _lock(host: str, connection: psycopg.Connection[Any], _: object) -> None:
+    try:
+        connection.execute("SELECT pg_advisory_lock_shared(%s)", [LOCK])
+        connection.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", [HOST_LOCK, host])
+        connection.commit()
+        _require_usable(connection)
+    except LockNotAvailable:
+        connection.rollback()
+        held = "(classid::bigint, objid::bigint, objsubid) = (%s, hashtext(%s)::bigint & 4294967295, 2)"
+        holder = _holder(connection, held, HOST_LOCK, host)
+        index = f"the index in PostgreSQL (database {connection.info.dbname}) is"
+        connection.close()
+        if holder is None:
+            raise IndexUnusable(f"{index} {_BEING_MIGRATED}") from None
+        raise IndexUnusable(
+            f"{index} in use by another process of host {host!r}{holder}: stop that one, or give each host a "
+            "name of its own ([cluster] host)"
+        ) from None
+
+
+def _require_usable(connection: psycopg.Connection[Any]) -> None:
+    """Refuse a schema to which another host has migrated the index while this one was away."""
+    oldest = "SELECT version_num, (SELECT value FROM about WHERE key = %s) FROM alembic_version"
+    [found] = connection.execute(oldest, [OLDEST_SCHEMA]).fetchall()
+    connection.commit()
+    if not Schema(*found).is_usable:
+        connection.close()
+        raise IndexUnusable(
+            f"schema is {found[0]}, on which this version of voxelnode cannot work: install the newer one"
+        )
+
+
+def _lock_shared(_: str, connection: psycopg.Connection[Any], __: object) -> None:
+    """Share the lock of all that write."""
+    try:
+        connection.execute("SELECT pg_advisory_lock_shared(%s)", [LOCK])
+        connection.commit()
+    except LockNotAvailable:
+        connection.close()
+        index = f"the index in PostgreSQL (database {connection.info.dbname}) is"
+        raise IndexUnusable(f"{index} {_BEING_MIGRATED}") from None
+
+
+def has_writers(connection: Connection) -> bool:
+    """Return whether a process is connected that writes to the index."""
+    driver: Any = connection.connection.dbapi_connection
+    return _holder(driver, _ALL, LOCK) is not None
+
+
+def _lock_alone(_: str, connection: psycopg.Connection[Any], __: object) -> None:
+    """Take the lock of all that write for one process."""
+    try:
+        connection.execute("SELECT pg_advisory_lock(%s)", [LOCK])
+        connection.commit()
+    except LockNotAvailable:
+        connection.rollback()
+        holder = _holder(connection, _ALL, LOCK)
+        index = f"the index in PostgreSQL (database {connection.info.dbname}) is"
+        connection.close()
+        raise IndexUnusable(
+            f"{index} in use by another process{holder or ''}: a migration or a copy needs it alone: stop all nodes"
+        ) from None
+
+
+def _holder(connection: psycopg.Connection[Any], lock: str, *values: object) -> str | None:
+    """Return who holds an advisory lock, in words, or None."""
+    row = connection.execute(
+        "SELECT coalesce(host(client_addr), 'this host'), backend_start, wait_event FROM pg_stat_activity "
+        f"WHERE pid IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND {lock} "
+        "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))".encode(),
+        values,
+    ).fetchone()
+    if row is None:
+        return None
+    waits = ", whose commit waits for a synchronous standby" if row[2] == "SyncRep" else ""
+    return f" from {row[0]}, connected since {row[1]:%Y-%m-%d %H:%M:%S} UTC{waits}"
+
+
+def exists(place: ServerPlace) -> bool:
+    try:
+        with _reading(place) as connection:
+            return connection.scalar(text("SELECT to_regclass('alembic_version')")) is not None
+    except DatabaseMissing:
+        return False
+
+
+def missing_index(place: ServerPlace) -> str:
+    instances = (place.root / "objects").glob("*/*.dcm"), (place.root / "journal").glob("*.journal")
+    if any(next(files, None) is not None for files in instances):
+        return (
+            f"no index in {place}, but there are instances: check [index] url, restore a backup, copy another index of "
+            "this root there with `voxelnode db copy --to URL`, or build one with `voxelnode db rebuild`"
+        )
+    return f"no index in {place}: is [index] url right? `voxelnode db upgrade` makes a new index"
+
+
+def prepare(place: ServerPlace) -> None:
+    """Require a server and a database on which an index is right: another order of text would find other instances."""
+    with _reading(place) as connection:
+        version = int(connection.execute(text("SHOW server_version_num")).scalar_one())
+        if version < FIRST_VERSION * 10_000:
+            raise IndexUnusable(f"{place}: PostgreSQL {version // 10_000} is too old, {FIRST_VERSION} is needed")
+        encoding, collation, provider = connection.execute(
+            text(
+                "SELECT pg_encoding_to_char(encoding), datcollate, datlocprovider FROM pg_database "
+                "WHERE datname = current_database()"
+            )
+        ).one()
+        if encoding != "UTF8" or collation not in SORTED_BY_CODE_POINT or provider == "i":
+            raise IndexUnusable(
+                f"{place}: the encoding of the database is {encoding} and its collation {collation}, not UTF8 and C: "
+                f"create another one with {NEW_DATABASE}"
+            )
+        require_durable(connection)
+
+
+def enter(connection: Connection, place: ServerPlace) -> None:
+    """Note the folder from which views make paths. It may have been moved; then it has the files of the index."""
+    if place.has_roots:
+        _enter_with_own_root(connection, place)
+        return
+    of_root = connection.exec_driver_sql("SELECT value FROM about WHERE key = 'root'").scalar()
+    key = connection.exec_driver_sql("SELECT key FROM images WHERE NOT file_missing ORDER BY id DESC LIMIT 1").scalar()
+    if of_root not in (None, str(place.root)):
+        others = connection.execute(
+            text("SELECT name FROM hosts WHERE name <> :host AND lease_until > timezone('utc', clock_timestamp())"),
+            {"host": place.host},
+        ).scalars()
+        if names := ", ".join(sorted(others)):
+            raise IndexUnusable(
+                f"{place} is in use by {names}, with files in {of_root}: set [storage] archive to the folder that all "
+                f"hosts share, at the same path on each; here it is {place.root}"
+            )
+        if key is not None and not (place.root / key).exists():
+            raise IndexUnusable(
+                f"{place} is the index of {of_root}, and {place.root} lacks its file {key}: check [storage] root and "
+                "[index] url, or make a database of its own for this root"
+            )
+    _note_root(connection, place)
+
+
+def _enter_with_own_root(connection: Connection, place: ServerPlace) -> None:
+    """Refuse a root that lacks the instances from before the object store: its host would not move them there."""
+    has_moved = connection.exec_driver_sql("SELECT value FROM about WHERE key = 'store_spooled'").scalar() == "yes"
+    query = "SELECT key FROM images WHERE NOT file_missing AND place IS NULL ORDER BY id DESC LIMIT 1"
+    key = None if has_moved else connection.exec_driver_sql(query).scalar()
+    if key is not None and not (place.root / key).exists():
+        raise IndexUnusable(
+            f"{place} has instances that are in no object store yet, and {place.root} lacks their file {key}: first "
+            "start the host that has these files, with [storage] url"
+        )
+    _note_root(connection, place)
+
+
+def _note_root(connection: Connection, place: ServerPlace) -> None:
+    connection.execute(
+        text("INSERT INTO about VALUES ('root', :root) ON CONFLICT (key) DO UPDATE SET value = excluded.value"),
+        {"root": str(place.root)},
+    )
+    connection.commit()
+
+
+def require_durable(connection: Connection) -> None:
+    """Refuse a server that answers a commit before it is on the disk."""
+    if connection.execute(text("SHOW fsync")).scalar_one() != "on":
+        raise IndexUnusable(
+            "PostgreSQL runs with fsync = off: a power cut would lose what was acknowledged; set fsync = on"
+        )
+
+
+def problems(connection: Connection) -> list[str]:
+    """The server itself reports damaged pages when it reads them, if it has checksums."""
+    failures = connection.execute(
+        text("SELECT coalesce(checksum_failures, 0) FROM pg_stat_database WHERE datname = current_database()")
+    ).scalar_one()
+    return [f"integrity: {failures} pages with a wrong checksum; see the log of the server"] if failures else []
+
+
+def require_sound(place: ServerPlace) -> None:
+    """The server has recovered from its own crash before it accepts a connection."""
+
+
+def backup(place: ServerPlace, target: Path) -> int:
+    """An archive of `pg_dump` in its custom format, for `pg_restore`."""
+    program = shutil.which("pg_dump")
+    if program is None:
+        raise IndexUnusable("pg_dump is not installed: install PostgreSQL's client programs")
+    part = target.with_name(f"{target.name}.part")
+    with _reading(place) as connection:  # it finds the right one of several servers, which the program would not
+        driver: Any = connection.connection.dbapi_connection
+        server: dict[str, Any] = conninfo_to_dict(driver.info.dsn)
+        del server["options"]
+    done = subprocess.run(
+        [program, "--format=custom", f"--file={part}", f"--dbname={make_conninfo(**server)}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        part.unlink(missing_ok=True)
+        raise IndexUnusable(f"{place} cannot be copied: {done.stderr.strip()}")
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    os.rename(part, target)
+    return target.stat().st_size
+
+
+def begin_batch(connection: Connection, *, durable: bool) -> int:
+    """Each commit is durable: the server may crash without the node, which would not notice what was lost."""
+    return 0
+
+
+def has_changed(connection: Connection, before: int) -> bool:
+    """A transaction gets a number when it first writes."""
+    driver: Any = connection.connection.dbapi_connection  # asked for each transaction: without SQLAlchemy
+    row: tuple[bool] = driver.execute("SELECT pg_current_xact_id_if_assigned() IS NOT NULL").fetchone()
+    return row[0]
+
+
+def spoils_batch(connection: Connection, error: BaseException) -> bool:
+    cause = getattr(error, "orig", error)
+    is_closed = connection.invalidated or bool(connection.connection.dbapi_connection.closed)  # type: ignore[union-attr]
+    return is_closed or isinstance(cause, LockNotAvailable)  # whoever has it has it for all
+
+
+def is_of_locks(error: BaseException) -> bool:
+    """Return whether a statement failed because others have locked what it wanted."""
+    return isinstance(getattr(error, "orig", error), LockNotAvailable | DeadlockDetected)
+
+
+def blocked(place: ServerPlace, error: BaseException) -> str | None:
+    if not is_of_locks(error):
+        return None
+    engine = open_engine(place, read_only=True)
+    try:
+        with engine.connect() as connection:
+            return in_the_way(connection)
+    finally:
+        engine.dispose()
+
+
+_USERS_OF_TABLES = """
+SELECT pid, coalesce(nullif(application_name, ''), 'a program'), coalesce(usename, '?'), host(client_addr),
+    xact_start AT TIME ZONE 'utc'
+FROM pg_stat_activity
+WHERE pid <> pg_backend_pid() AND pid IN (
+    SELECT pid FROM pg_locks JOIN pg_class ON pg_class.oid = relation AND relkind IN ('r', 'v')
+    WHERE granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND relnamespace = to_regnamespace(current_schema())::oid)
+ORDER BY xact_start, pid LIMIT 3
+"""
+
+
+def in_the_way(connection: Connection) -> str:
+    """Return which transactions use tables of the index, those that began first, and what to do about them."""
+    users = [
+        f"process {pid} ({program} of role {role}{f' from {host}' if host else ''}"
+        f"{f', since {since:%Y-%m-%d %H:%M:%S} UTC' if since else ''})"
+        for pid, program, role, host, since in connection.exec_driver_sql(_USERS_OF_TABLES)
+    ]
+    named = f": {', '.join(users)}" if users else ", in transactions that have ended meanwhile"
+    return (
+        f"others have locked its tables{named}. Wait until they have ended, or end them with `SELECT "
+        "pg_terminate_backend(PROCESS)`, then start again"
+    )
+
+
+def is_of_other_writers(error: BaseException) -> bool:
+    """The row that another one refers to may be gone meanwhile, and a row that was not found may be there."""
+    cause = getattr(error, "orig", None) or error
+    kinds = Overtaken, DeadlockDetected, SerializationFailure, UniqueViolation, ForeignKeyViolation
+    return isinstance(cause, kinds)
+
+
+def claim(connection: Connection, name: str) -> bool:
+    """An advisory lock of the session: a batch that is undone and done again leaves one lock, and not two."""
+    number = _number_of(name)
+    return _holds(connection, number) or bool(
+        connection.exec_driver_sql("SELECT pg_try_advisory_lock(%s)", (number,)).scalar_one()
+    )
+
+
+def release(connection: Connection, name: str) -> None:
+    number = _number_of(name)
+    if _holds(connection, number):
+        connection.exec_driver_sql("SELECT pg_advisory_unlock(%s)", (number,))
+
+
+def _holds(connection: Connection, number: int) -> bool:
+    """Return whether this session has the advisory lock with a number."""
+    query = (
+        "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid = pg_backend_pid() AND objsubid = 1 "
+        "AND classid::bigint << 32 | objid::bigint = %s"
+    )
+    return connection.exec_driver_sql(query, (number,)).first() is not None
+
+
+def _number_of(name: str) -> int:
+    """Return the number of the lock of a name, beyond those of `LOCK` and `hold`."""
+    digest = blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest) >> 2 | 1 << 61
+
+
+def hold(connection: Connection, names: Iterable[str]) -> None:
+    """Advisory locks, in the same order for all writers.
+
+    There are 256 of them, because the server has room for some thousand: names that share one cost time only.
+    """
+    encoded = (name.encode("utf-8", "surrogatepass") for name in names)
+    keys = sorted({LOCK << 8 | blake2b(name, digest_size=1).digest()[0] for name in encoded})
+    connection.exec_driver_sql("SELECT count(pg_advisory_xact_lock(key)) FROM unnest(%s::bigint[]) AS key", (keys,))
+
+
+def disk_failure(error: BaseException) -> str | None:
+    """The server looks after its disk: it fails if it could not make a commit durable, and recovers."""
+    return None
+
+
+def is_of_rows(error: BaseException) -> bool:
+    """A limit is that of an entry of an index: 2704 bytes, compressed."""
+    cause = getattr(error, "orig", error)
+    return not isinstance(cause, psycopg.Error) or isinstance(cause, DataError | IntegrityError | ProgramLimitExceeded)
+
+
+@contextmanager
+def bounded(connection: Connection, is_over: Callable[[], bool]) -> Iterator[None]:
+    driver: Any = connection.connection.dbapi_connection
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(POLL_SECONDS):
+            if is_over():
+                driver.cancel_safe(timeout=LOCK_SECONDS)
+
+    watcher = threading.Thread(target=watch, name="query-watcher", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+
+
+def is_other_type(_: object, __: object, ___: object, there: TypeEngine[Any], known: TypeEngine[Any]) -> bool | None:
+    """Integers and texts have no bounds; see `_Ddl`."""
+    same = any(isinstance(there, kind) and isinstance(known, kind) for kind in (Integer, String))
+    return False if same else None
+
+
+_SEQUENCES = (
+    "SELECT c.relname, pg_get_serial_sequence(quote_ident(c.relname), 'id') FROM pg_class c "
+    "JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'id' "
+    "WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace"
+)
+
+
+def last_numbers(connection: Connection) -> dict[str, int]:
+    return {
+        table: connection.exec_driver_sql(f"SELECT last_value FROM {sequence}").scalar_one()
+        for table, sequence in connection.exec_driver_sql(_SEQUENCES).all()
+        if connection.exec_driver_sql(f"SELECT is_called FROM {sequence}").scalar_one()
+    }
+
+
+def number_after(connection: Connection, last: Mapping[str, int]) -> None:
+    for table, sequence in connection.exec_driver_sql(_SEQUENCES).all():
+        there = connection.exec_driver_sql(f'SELECT max(id) FROM "{table}"').scalar_one() or 0
+        if (number := max(there, last.get(table, 0))) > 0:
+            connection.exec_driver_sql(f"SELECT setval('{sequence}', {number})")
+
+
+def order_numbers(connection: Connection, tables: Iterable[str]) -> None:
+    """A row gets its number from a transaction that has its own already: `settled_numbers` relies on that order."""
+    for table in tables:
+        connection.exec_driver_sql(f"ALTER TABLE {table} ALTER COLUMN id SET DEFAULT {next_number(table)}")
+
+
+def next_number(table: str) -> str:
+    """Return the expression for the id of a new row of a table of `FOLLOWED`."""
+    return f"CASE WHEN pg_current_xact_id() IS NOT NULL THEN nextval('{table}_id_seq'::regclass) END"
+
+
+_NO_NUMBERS: Settled = dict.fromkeys(FOLLOWED, 0)
+
+
+def settled_numbers(engine: Engine) -> Callable[[], Settled | None]:
+    """Hosts commit in another order than they number their rows: rows with smaller numbers may be yet to come."""
+    return _SettledNumbers(engine)
+
+
+class _SettledNumbers:
+    """Follows the numbers that were given, and the transactions under way that may have given them. Thread-safe.
+
+    A transaction locks its own number before it gives one to a row, until all see what it has committed. When all have
+    ended that were under way after numbers were read, each row with one of these numbers or a smaller one is there, or
+    never will be. (A snapshot is no help: it does not know transactions that began after the last one that has ended.)
+
+    A server that has crashed, or another one that was promoted, may give again the numbers of transactions that never
+    committed. What was known of the server before is therefore forgotten.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._lock = threading.Lock()
+        self._settled = self._given = _NO_NUMBERS
+        self._awaited: set[str] = set()
+        self._server: Any = None
+
+    def __call__(self) -> Settled:
+        with self._lock, self._engine.connect() as connection:
+            server, *numbers = connection.exec_driver_sql(_GIVEN).one()
+            given = dict(zip(FOLLOWED, numbers, strict=True))
+            under_way = set(connection.exec_driver_sql(_UNDER_WAY).scalars())
+            if server != self._server:
+                self._server, self._settled, self._given, self._awaited = server, _NO_NUMBERS, given, under_way
+            self._awaited &= under_way
+            if not self._awaited:
+                self._settled = self._given
+                self._given, self._awaited = given, under_way
+            if not under_way:
+                self._settled = given
+            completed = connection.exec_driver_sql(_COMPLETED).scalar_one()
+            return {**self._settled, COMPLETED: completed}
+
+
+# A server loses its statistics in a crash, and those of a standby are its own.
+_GIVEN = "SELECT (SELECT stats_reset FROM pg_stat_bgwriter), {}".format(
+    ", ".join(f"(SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {table}_id_seq)" for table in FOLLOWED)
+)
+_UNDER_WAY = (
+    "SELECT transactionid::text FROM pg_locks WHERE locktype = 'transactionid' AND mode = 'ExclusiveLock' "
+    "AND coalesce(pid IN (SELECT pid FROM pg_stat_activity WHERE datname = current_database()), true)"
+)
+_COMPLETED = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
+
+
+def moment(connection: Connection) -> dt.datetime:
+    now: dt.datetime = connection.exec_driver_sql("SELECT clock_timestamp()").scalar_one()
+    return now.astimezone(dt.UTC)
+
+
+def standbys(connection: Connection) -> dict[str, int]:
+    """By `sync_state`: ``sync``, ``quorum``, ``potential`` or ``async``; seen with the rights of ``pg_monitor``."""
+    rows = connection.exec_driver_sql(
+        "SELECT coalesce(sync_state, 'unknown'), count(*) FROM pg_stat_replication GROUP BY 1"
+    )
+    return {state: count for state, count in rows}
+
+
+def words_of_view(connection: Connection, view: str) -> str:
+    """`in_postgresql` keeps them as a comment: the server knows only its own."""
+    return str(connection.exec_driver_sql(f"SELECT obj_description('{view}'::regclass)").scalar_one())
+
+
+def plain(rows: Iterable[Sequence[Any]]) -> Iterable[Sequence[Any]]:
+    return (tuple(map(as_sqlite, row)) for row in rows)
+
+
+def software(connection: Connection) -> tuple[str, str]:
+    """The server, which may be of another version than the driver."""
+    return "PostgreSQL", str(connection.exec_driver_sql("SHOW server_version").scalar_one())
+
+
+def weakness(connection: Connection) -> str | None:
+    names, followers, _, _ = connection.exec_driver_sql(STANDBYS).one()
+    if not followers or names:
+        return None
+    return (
+        f"standbys of PostgreSQL that follow asynchronously: {followers}; a failover to one of them may lose the last "
+        "commits, although instances were acknowledged after them"
+    )
+
+
+def stall(connection: Connection) -> str | None:
+    names, _, waited_for, who = connection.exec_driver_sql(STANDBYS).one()
+    return None if waited_for or not names else f"commits wait for a standby: {in_words(names, who)}"
+
+
+def mistakes(place: ServerPlace) -> list[str]:
+    return mistakes_in(place.url)
+
+
+def look(place: ServerPlace) -> str | None:
+    """Two servers that take commits would each have a part of the index."""
+    servers = servers_of(place.url)
+    if servers.are_several:
+        with suppress(psycopg.Error):
+            servers.look()
+    return servers.former
+
+
+def interrupt(place: ServerPlace) -> None:
+    servers_of(place.url).cut_writer()
+
+
+def why_waiting(place: ServerPlace) -> str | None:
+    return servers_of(place.url).why_waiting()
+
+
+def root(connection: Connection) -> str:
+    """The folder of the node that writes."""
+    return str(connection.exec_driver_sql("SELECT value FROM about WHERE key = 'root'").scalar_one())
+
+
+def as_sqlite(value: Any) -> Any:
+    """Return a value as SQLite has it: times and lists are text, truth is a number."""
+    match value:
+        case dt.datetime():
+            return value.isoformat(" ", "microseconds")
+        case dt.date():
+            return value.isoformat()
+        case dt.time():
+            return value.isoformat("microseconds")
+        case bool():
+            return int(value)
+        case Decimal():
+            return int(value) if int(value.as_tuple().exponent) >= 0 else float(value)
+        case dict() | list():
+            return json.dumps(value)
+    return value
+
+
+def rows_as_sqlite(_: psycopg.Cursor[Any]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
+    """A row factory of psycopg, for statements whose rows are used as the driver gives them."""
+    return lambda values: tuple(map(as_sqlite, values))
+
+
+@contextmanager
+def _reading(place: ServerPlace) -> Iterator[Connection]:
+    engine = open_engine(place, read_only=True)
+    try:
+        with engine.connect() as connection:
+            yield connection
+    except DBAPIError as error:
+        reason = str(error.orig).strip()
+        if " does not exist" in reason and 'FATAL:  database "' in reason:
+            raise DatabaseMissing(f"{place}: {reason}; create it with {NEW_DATABASE}") from error
+        raise IndexUnusable(f"{place}: {reason}") from error
+    finally:
+        engine.dispose()
+
+
+class _Ddl(PGDDLCompiler):
+    """Neither the length of a text nor an integer of 64 bits is bounded, as in SQLite: peers send what the standard
+    does not allow, and it is stored."""
+
+    def get_column_specification(self, column: Column[Any], **keywords: Any) -> str:
+        specification = str(super().get_column_specification(column, **keywords))  # type: ignore[no-untyped-call]
+        return unbounded(specification)
+
+
+def unbounded(specification: str) -> str:
+    """Return the type of a column, or what begins with it, without a bound of its values."""
+    return _BOUNDED.sub(lambda match: _UNBOUNDED[match[1]], specification)
+
+
+_UNBOUNDED = {"INTEGER": "BIGINT", "SERIAL": "BIGSERIAL", "VARCHAR": "VARCHAR"}
+_BOUNDED = re.compile(r"\b(INTEGER|SERIAL|VARCHAR)\b(?:\(\d+\))?")
+
+
+# INSERT ... ON CONFLICT is the same in both, but each dialect of SQLAlchemy has classes of its own.
+
+
+@compiles(OnConflictDoNothing, "postgresql")
+def _do_nothing(clause: Any, compiler: Any, **keywords: Any) -> str:
+    clause.constraint_target = None
+    return str(compiler.visit_on_conflict_do_nothing(clause, **keywords))
+
+
+@compiles(OnConflictDoUpdate, "postgresql")
+def _do_update(clause: Any, compiler: Any, **keywords: Any) -> str:
+    clause.constraint_target = None
+    return str(compiler.visit_on_conflict_do_update(clause, **keywords))

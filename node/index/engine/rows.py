@@ -1,0 +1,133 @@
+"""Base classes of the read repositories: rows of the documented views, and pages of tables."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from sqlalchemy import Connection, Result, Select, UnaryExpression, func, select, text
+from sqlalchemy.sql.operators import custom_op
+
+from node.index.engine.backend import backend_of
+
+Row = dict[str, Any]
+
+
+def unindexed(column: Any) -> Any:
+    """Return a column with a unary plus: SQLite then searches by another one, or reads the rows in their order."""
+    return UnaryExpression(column, operator=custom_op("+"), type_=column.type)
+
+
+def distinct_values(column: Any) -> Select[Any]:
+    """Return a SELECT of the distinct values of a column, as ``value``, in their order and without NULL.
+
+    They are looked up one by one in the index of the column: DISTINCT would read all rows.
+    """
+    known = select(func.min(column).label("value")).cte("known", recursive=True)
+    following = select(func.min(column)).where(column > known.c.value).scalar_subquery()
+    known = known.union_all(select(following).where(known.c.value.is_not(None)))
+    return select(known.c.value).where(known.c.value.is_not(None))
+
+
+class ReadRepository:
+    """Queries about one noun on one connection. Not thread-safe."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def _rows(self, query: str, **values: Any) -> list[Row]:
+        """Return the rows of a query on the views; `values` are bound to its ``:names``.
+
+        docs/data.md describes the values: times and lists are text.
+        """
+        return self._plain(self._connection.execute(text(query), values))
+
+    def _plain(self, result: Result[Any]) -> list[Row]:
+        """Return the rows of a statement that was written out."""
+        names = result.keys()
+        return [dict(zip(names, row, strict=True)) for row in backend_of(self._connection).plain(result)]
+
+    def _rows_of_study(
+        self, source: str, study_instance_uid: str, series_instance_uid: str | None, rest: str = "", **values: Any
+    ) -> list[Row]:
+        """Return the rows of a study, or of a series of it.
+
+        Parameters
+        ----------
+        source : str
+            ``SELECT`` columns ``FROM`` a view.
+        rest : str
+            What follows the condition on study and series: more conditions, an order, a limit.
+        values : any
+            Fill the ``:names`` in `rest`.
+        """
+        of_series = "" if series_instance_uid is None else " AND series_instance_uid = :series"
+        return self._rows(
+            f"{source} WHERE study_instance_uid = :study{of_series} {rest}",
+            study=study_instance_uid,
+            series=series_instance_uid,
+            **values,
+        )
+
+    def _rows_of_revision(
+        self, columns: str, view: str, study_instance_uid: str, series_instance_uid: str, revision: int, limit: int
+    ) -> list[Row]:
+        """Return the rows of a view for one revision of a series."""
+        return self._rows(
+            f"SELECT {columns} FROM {view} WHERE study_instance_uid = :study AND series_instance_uid = :series "
+            "AND revision = :revision LIMIT :limit",
+            study=study_instance_uid,
+            series=series_instance_uid,
+            revision=revision,
+            limit=limit,
+        )
+
+    def _row(self, query: str, **values: Any) -> Row | None:
+        return next(iter(self._rows(query, **values)), None)
+
+
+class PagedRepository(ReadRepository):
+    """A repository whose table is listed in pages, newest row first.
+
+    Attributes
+    ----------
+    listing : Select
+        Selects the columns of a row; ``id`` is the primary key of the listed table.
+    filters : sequence of columns
+        Columns by which a page can be filtered, addressed by name.
+    """
+
+    listing: ClassVar[Any]
+    filters: ClassVar[tuple[Any, ...]]
+
+    def page(self, after: int | None, limit: int, **wanted: Any) -> list[Row]:
+        """Return at most `limit` rows below the id `after`, newest first; `wanted` are filters, None matches all."""
+        return self._page(after, limit, **wanted)
+
+    def count_matching(self, **wanted: Any) -> int:
+        """Count all rows that match; this reads every one of them."""
+        query = self._matching(**wanted).with_only_columns(func.count(), maintain_column_froms=True)
+        return int(self._connection.execute(query).scalar_one())
+
+    def _matching(self, **wanted: Any) -> Any:
+        """Return the listing of the rows that match."""
+        columns = {column.key: column for column in self.filters}
+        return self.listing.where(*(columns[name] == value for name, value in wanted.items() if value is not None))
+
+    def _page(self, after: int | None, limit: int, **wanted: Any) -> list[Row]:
+        """Return the next page of the rows that match.
+
+        A page starts below the `id` where the previous page ended, and follows the primary key. The hundredth page
+        therefore costs as much as the first, and rows added meanwhile do not shift the pages.
+        """
+        query = self._matching(**wanted)
+        row_id = self.listing.selected_columns.id
+        if after is not None:
+            query = query.where(row_id < after)
+        rows = self._connection.execute(query.order_by(row_id.desc()).limit(limit))
+        return [dict(row) for row in rows.mappings()]
+
+    def _with_counts(self, rows: list[Row], name: str, query: Any, column: Any) -> list[Row]:
+        """Add to each row, as `name`, the number of rows of another table that belong to it."""
+        owned = query.where(column.in_([row["id"] for row in rows])).group_by(column)
+        counts = dict(self._connection.execute(owned).all())
+        return [{**row, name: counts.get(row["id"], 0)} for row in rows]

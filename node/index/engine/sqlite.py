@@ -1,0 +1,302 @@
+"""The index in a SQLite file: how it is opened, written to, checked, copied and set aside."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from itertools import chain, count
+from pathlib import Path, PurePath
+from typing import Any, cast
+
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.exc import DatabaseError
+from sqlalchemy.pool import QueuePool
+
+from node.index.engine.backend import REMEDY, IndexUnusable, Settled
+from node.index.engine.clocked import ClockedConnection
+
+Error = sqlite3.Error
+HAS_HOSTS = False
+FILE_NAME = "index.sqlite"
+BUSY_SECONDS = 5.0
+MAX_CONNECTIONS = 64
+"""More than there are threads that read at once, so that no thread waits for the page of another."""
+
+
+def missing_index(path: Path) -> str:
+    """Return a message that there is no database at `path`, with the remedy."""
+    instances = (path.parent / "objects").glob("*/*.dcm"), (path.parent / "journal").glob("*.journal")
+    if any(next(files, None) is not None for files in instances):
+        return f"{path} is missing, but there are instances: restore it from a backup, or run `voxelnode db rebuild`"
+    return f"no index at {path}: is the root right? `voxelnode db upgrade` makes a new index"
+
+
+def open_engine(path: Path, *, read_only: bool = False, alone: bool = False, beside: bool = False) -> Engine:
+    """Return an engine on one SQLite file.
+
+    Write-ahead log with a sync at every commit, foreign keys enforced. Read-only engines never touch the file, so that
+    only one process ever checkpoints; the lock of the root keeps all others out. No URL has the path: SQLAlchemy and
+    SQLite would each decode it.
+    """
+    engine = create_engine(
+        "sqlite://",
+        creator=lambda: connect(path, read_only=read_only),
+        poolclass=QueuePool,
+        hide_parameters=True,
+        max_overflow=MAX_CONNECTIONS,
+    )
+
+    @event.listens_for(engine, "connect")
+    def on_connect(connection: sqlite3.Connection, _: object) -> None:
+        connection.isolation_level = None  # transactions begin at our BEGIN, not where sqlite3 guesses
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA foreign_keys = ON")
+        if not read_only:
+            cursor.execute("PRAGMA journal_mode = WAL")
+            cursor.execute("PRAGMA synchronous = FULL")
+            cursor.execute("PRAGMA secure_delete = ON")  # deleted content is overwritten with zeros
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def on_begin(connection: Any) -> None:
+        connection.connection.dbapi_connection.execute("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    """Open a database file, whichever characters its path has."""
+    uri = path.absolute().as_uri() + ("?mode=ro" if read_only else "")
+    kind = ClockedConnection if read_only else sqlite3.Connection
+    return sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, check_same_thread=False, factory=kind)
+
+
+def aside_name(root: Path, now: dt.datetime) -> str:
+    """Return a file name that no index of a root has that was set aside before."""
+    names = (f"index-{now:%Y%m%dT%H%M%S}{ending}.sqlite" for ending in chain([""], (f"-{n}" for n in count(2))))
+    return next(name for name in names if not (root / name).exists())
+
+
+def set_aside(root: Path, name: str) -> None:
+    """Rename the index of a root, usable or not, to make room for a new one.
+
+    The write-ahead log is renamed with it: it belongs to that database alone.
+    """
+    for ending in ("-wal", "-shm", ""):  # the database last: after a crash in between it still has its name
+        old = root / f"{FILE_NAME}{ending}"
+        if old.exists():
+            os.rename(old, root / f"{name}{ending}")
+
+
+def discard(root: Path) -> None:
+    """Delete the index of a root: it was not finished."""
+    for ending in ("", "-wal", "-shm"):
+        (root / f"{FILE_NAME}{ending}").unlink(missing_ok=True)
+
+
+def exists(path: Path) -> bool:
+    """See `node.index.engine.backend.Backend`; so for the functions below."""
+    return path.exists()
+
+
+def prepare(path: Path) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def enter(connection: Connection, path: Path) -> None:
+    """A file in a root is the index of that root."""
+
+
+def problems(connection: Connection) -> list[str]:
+    found = [f"integrity: {row[0]}" for row in connection.execute(text("PRAGMA quick_check")) if row[0] != "ok"]
+    return found + [
+        f"foreign key: {table} row {row} names a missing {parent}"
+        for table, row, parent, _ in connection.execute(text("PRAGMA foreign_key_check"))
+    ]
+
+
+def require_sound(path: Path) -> None:
+    """Return if a database is whole, as far as SQLite can tell without checking its indexes; reads all of it."""
+    engine = open_engine(path, read_only=True)
+    try:
+        with engine.connect() as connection:
+            damage = [str(row[0]) for row in connection.execute(text("PRAGMA quick_check(1)"))]
+    except DatabaseError as error:
+        damage = [str(error.orig)]
+    finally:
+        engine.dispose()
+    if damage != ["ok"]:
+        raise IndexUnusable(f"{path} is damaged ({damage[0]}): {REMEDY}")
+
+
+def backup(path: Path, target: Path) -> int:
+    """The copy is a snapshot without a write-ahead log. It is synced, and gets its name by one rename."""
+    if not path.exists():
+        raise IndexUnusable(missing_index(path))
+    part = target.with_name(f"{target.name}.part")
+    part.unlink(missing_ok=True)
+    try:
+        with (
+            closing(connect(path, read_only=True)) as source,
+            closing(sqlite3.connect(part)) as copy,
+        ):
+            source.backup(copy)
+            copy.execute("PRAGMA journal_mode = DELETE")
+    except sqlite3.Error as error:
+        raise IndexUnusable(f"{path} cannot be copied: {error}") from error
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    os.rename(part, target)
+    return target.stat().st_size
+
+
+UNTRUSTED = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_READONLY})
+"""Primary result codes after which nothing more may be written; a full or a busy database recovers."""
+
+STEPS = 20_000
+"""Steps of SQLite's virtual machine between two checks of the clock: about a millisecond."""
+
+
+def begin_batch(connection: Connection, *, durable: bool) -> int:
+    driver = _driver(connection)
+    driver.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+    return driver.total_changes
+
+
+def has_changed(connection: Connection, before: int) -> bool:
+    return _driver(connection).total_changes != before
+
+
+def spoils_batch(connection: Connection, error: BaseException) -> bool:
+    return disk_failure(error) is not None
+
+
+def blocked(path: Path, error: BaseException) -> str | None:
+    code = getattr(getattr(error, "orig", error), "sqlite_errorcode", 0)
+    if code & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return None
+    return f"another program has locked it: close that program (`fuser {path}` finds it), then start again"
+
+
+def is_of_other_writers(error: BaseException) -> bool:
+    return False
+
+
+def claim(connection: Connection, name: str) -> bool:
+    """There are no other hosts."""
+    return True
+
+
+def release(connection: Connection, name: str) -> None:
+    """There are no other hosts."""
+
+
+def hold(connection: Connection, names: Iterable[str]) -> None:
+    """A transaction that writes is alone."""
+
+
+def disk_failure(error: BaseException) -> str | None:
+    cause = getattr(error, "orig", error)
+    if isinstance(cause, sqlite3.Error) and cause.sqlite_errorcode & 0xFF in UNTRUSTED:
+        return f"{cause.sqlite_errorname}: {cause}"
+    return None
+
+
+def is_of_rows(error: BaseException) -> bool:
+    """No room and errors of the disk are of other classes."""
+    cause = getattr(error, "orig", error)
+    return not isinstance(cause, sqlite3.OperationalError) and type(cause) is not sqlite3.DatabaseError
+
+
+@contextmanager
+def bounded(connection: Connection, is_over: Callable[[], bool]) -> Iterator[None]:
+    driver = _driver(connection)
+    driver.set_progress_handler(is_over, STEPS)
+    try:
+        yield
+    finally:
+        driver.set_progress_handler(None, STEPS)
+
+
+def is_other_type(*_: object) -> bool | None:
+    return None
+
+
+def last_numbers(connection: Connection) -> dict[str, int]:
+    """Others than tables with AUTOINCREMENT use the ids of deleted rows again."""
+    return {name: number for name, number in connection.exec_driver_sql("SELECT name, seq FROM sqlite_sequence")}
+
+
+def number_after(connection: Connection, last: Mapping[str, int]) -> None:
+    there = last_numbers(connection)
+    query = "SELECT name FROM sqlite_master WHERE type = 'table' AND sql LIKE '%AUTOINCREMENT%'"
+    for (name,) in connection.exec_driver_sql(query).all():
+        number = max(there.get(name, 0), last.get(name, 0))
+        connection.exec_driver_sql("DELETE FROM sqlite_sequence WHERE name = ?", (name,))
+        connection.exec_driver_sql("INSERT INTO sqlite_sequence VALUES (?, ?)", (name, number))
+
+
+def order_numbers(connection: Connection, tables: Iterable[str]) -> None:
+    """One writer commits its rows in the order of their numbers."""
+
+
+def settled_numbers(engine: Engine) -> Callable[[], Settled | None]:
+    return lambda: None
+
+
+def moment(connection: Connection) -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
+
+
+def standbys(connection: Connection) -> dict[str, int]:
+    return {}
+
+
+def words_of_view(connection: Connection, view: str) -> str:
+    query = f"SELECT sql FROM sqlite_master WHERE type = 'view' AND name = '{view}'"
+    return str(connection.exec_driver_sql(query).scalar_one())
+
+
+def plain(rows: Iterable[Sequence[Any]]) -> Iterable[Sequence[Any]]:
+    return rows
+
+
+def software(connection: Connection) -> tuple[str, str]:
+    """The library that this process has loaded."""
+    return "SQLite", str(connection.exec_driver_sql("SELECT sqlite_version()").scalar_one())
+
+
+def weakness(connection: Connection) -> str | None:
+    return None
+
+
+def stall(connection: Connection) -> str | None:
+    return None
+
+
+def mistakes(path: Path) -> list[str]:
+    return []
+
+
+def look(path: Path) -> str | None:
+    return None
+
+
+def interrupt(path: Path) -> None: ...
+
+
+def why_waiting(path: Path) -> str | None:
+    return None
+
+
+def root(connection: Connection) -> str:
+    """The folder of the file."""
+    file = connection.execute(text("SELECT file FROM pragma_database_list WHERE name = 'main'")).scalar_one()
+    return str(PurePath(file).parent)
+
+
+def _driver(connection: Connection) -> sqlite3.Connection:
+    return cast(sqlite3.Connection, connection.connection.dbapi_connection)

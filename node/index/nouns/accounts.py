@@ -1,0 +1,236 @@
+"""Accounts for HTTP, with their tokens and sessions."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+from sqlalchemy import Connection, delete, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
+
+from node.errors import UsageError
+from node.index.engine.repository import IndexRepository, on_reader, on_writer
+from node.index.engine.rows import ReadRepository
+from node.index.models import AccountRow, TokenRow, WebSessionRow
+
+MAX_SESSIONS = 20
+"""Sessions per account; opening another one ends the oldest."""
+
+
+class Role(IntEnum):
+    """The permissions of an account; each role includes the lower ones."""
+
+    READ = 1
+    WRITE = 2
+    ADMIN = 3
+
+
+class NoSuchAccount(UsageError):
+    """No account has this name."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownAccount:
+    """The fields of an account that authenticate and authorize a request."""
+
+    id: int
+    name: str
+    role: Role
+    password_hash: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ListedAccount:
+    """An account as shown to an administrator; `tokens` are (label, created at, expires at)."""
+
+    name: str
+    role: Role
+    has_password: bool
+    created_at: dt.datetime
+    tokens: tuple[tuple[str, dt.datetime, dt.datetime | None], ...]
+
+
+_KNOWN = select(AccountRow.id, AccountRow.name, AccountRow.role, AccountRow.password_hash)
+
+
+class AccountRepository(IndexRepository):
+    """The accounts of an index, with their tokens and sessions."""
+
+    @on_reader
+    def by_name(self, connection: Connection, name: str) -> KnownAccount | None:
+        """Return the account with this name, or None."""
+        return _by_name(connection, name)
+
+    @on_reader
+    def by_token(self, connection: Connection, sha256: str, now: dt.datetime) -> KnownAccount | None:
+        """Return the account of a token, or None if the token is unknown or has expired."""
+        query = _KNOWN.join(TokenRow, TokenRow.account_id == AccountRow.id).where(TokenRow.sha256 == sha256)
+        row = connection.execute(query.where(or_(TokenRow.expires_at.is_(None), TokenRow.expires_at > now))).first()
+        return None if row is None else _known(row)
+
+    @on_reader
+    def by_session(
+        self, connection: Connection, sha256: str, now: dt.datetime
+    ) -> tuple[KnownAccount, dt.datetime] | None:
+        """Return the account of a session cookie and when the session ends, or None if it has ended."""
+        query = _KNOWN.add_columns(WebSessionRow.expires_at)
+        query = query.join(WebSessionRow, WebSessionRow.account_id == AccountRow.id)
+        is_open = WebSessionRow.sha256 == sha256, WebSessionRow.expires_at > now
+        row = connection.execute(query.where(*is_open)).first()
+        return None if row is None else (_known(row), row.expires_at)
+
+    @on_reader
+    def any(self, connection: Connection) -> bool:
+        """Return whether any account exists."""
+        return connection.execute(select(AccountRow.id).limit(1)).first() is not None
+
+    @on_writer
+    def set(self, connection: Connection, name: str, role: Role, password_hash: str | None, now: dt.datetime) -> bool:
+        """Create an account, or change the role and password of an existing one.
+
+        A change ends the sessions of the account; its tokens stay valid.
+
+        Returns
+        -------
+        bool
+            Whether the account is new.
+        """
+        values = {"role": role.name.lower(), "password_hash": password_hash}
+        known = _by_name(connection, name)
+        if known is None:
+            connection.execute(insert(AccountRow).values(name=name, created_at=now, **values))
+            return True
+        connection.execute(update(AccountRow).where(AccountRow.id == known.id).values(values))
+        connection.execute(delete(WebSessionRow).where(WebSessionRow.account_id == known.id))
+        return False
+
+    @on_writer
+    def set_role(self, connection: Connection, name: str, role: Role) -> None:
+        """Change the role of an account, effective from its next request.
+
+        Raises
+        ------
+        NoSuchAccount
+        """
+        changed = connection.execute(update(AccountRow).where(AccountRow.name == name).values(role=role.name.lower()))
+        if changed.rowcount == 0:
+            raise _unknown(name)
+
+    @on_writer
+    def remove(self, connection: Connection, name: str) -> None:
+        """Remove an account with its tokens and sessions.
+
+        Raises
+        ------
+        NoSuchAccount
+        """
+        if connection.execute(delete(AccountRow).where(AccountRow.name == name)).rowcount == 0:
+            raise _unknown(name)
+
+    @on_writer
+    def add_token(
+        self,
+        connection: Connection,
+        name: str,
+        label: str,
+        sha256: str,
+        expires_at: dt.datetime | None,
+        now: dt.datetime,
+    ) -> None:
+        """Add a token to an account.
+
+        Raises
+        ------
+        NoSuchAccount
+        UsageError
+            The account already has a token with this label.
+        """
+        known = _by_name(connection, name)
+        if known is None:
+            raise _unknown(name)
+        row = {"account_id": known.id, "label": label, "sha256": sha256, "created_at": now, "expires_at": expires_at}
+        try:
+            connection.execute(insert(TokenRow).values(row))
+        except IntegrityError:
+            raise UsageError(f"{name} already has a token {label!r}: remove it, or choose another label") from None
+
+    @on_writer
+    def remove_token(self, connection: Connection, name: str, label: str) -> None:
+        """Remove a token: later requests with it are refused.
+
+        Raises
+        ------
+        NoSuchAccount
+            The account does not exist, or has no token with this label.
+        """
+        account_id = select(AccountRow.id).where(AccountRow.name == name).scalar_subquery()
+        removed = connection.execute(delete(TokenRow).where(TokenRow.account_id == account_id, TokenRow.label == label))
+        if removed.rowcount == 0:
+            raise NoSuchAccount(
+                f"no account {name!r} has a token {label!r}: `voxelnode account list` lists accounts and tokens"
+            )
+
+    @on_writer
+    def open_session(
+        self, connection: Connection, account_id: int, sha256: str, expires_at: dt.datetime, now: dt.datetime
+    ) -> None:
+        """Open a session for a browser; remove expired sessions, and the oldest ones beyond `MAX_SESSIONS`."""
+        connection.execute(delete(WebSessionRow).where(WebSessionRow.expires_at <= now))
+        connection.execute(
+            insert(WebSessionRow).values(account_id=account_id, sha256=sha256, created_at=now, expires_at=expires_at)
+        )
+        of_account = WebSessionRow.account_id == account_id
+        kept = select(WebSessionRow.id).where(of_account).order_by(WebSessionRow.id.desc()).limit(MAX_SESSIONS)
+        connection.execute(delete(WebSessionRow).where(of_account, WebSessionRow.id.not_in(kept)))
+
+    @on_writer
+    def extend_session(self, connection: Connection, sha256: str, expires_at: dt.datetime) -> None:
+        """Set a later expiry for a session that is in use."""
+        connection.execute(update(WebSessionRow).where(WebSessionRow.sha256 == sha256).values(expires_at=expires_at))
+
+    @on_writer
+    def close_session(self, connection: Connection, sha256: str) -> None:
+        """End a session; does nothing if it has already ended."""
+        connection.execute(delete(WebSessionRow).where(WebSessionRow.sha256 == sha256))
+
+
+def list_accounts(connection: Connection) -> list[ListedAccount]:
+    """Return all accounts, sorted by name."""
+    tokens: dict[int, list[tuple[str, dt.datetime, dt.datetime | None]]] = {}
+    query = select(TokenRow.account_id, TokenRow.label, TokenRow.created_at, TokenRow.expires_at).order_by(TokenRow.id)
+    for account_id, label, created_at, expires_at in connection.execute(query):
+        tokens.setdefault(account_id, []).append((label, created_at, expires_at))
+    rows = connection.execute(_KNOWN.add_columns(AccountRow.created_at).order_by(AccountRow.name))
+    return [
+        ListedAccount(
+            row.name,
+            Role[row.role.upper()],
+            row.password_hash is not None,
+            row.created_at,
+            tuple(tokens.get(row.id, ())),
+        )
+        for row in rows
+    ]
+
+
+def _by_name(connection: Connection, name: str) -> KnownAccount | None:
+    row = connection.execute(_KNOWN.where(AccountRow.name == name)).first()
+    return None if row is None else _known(row)
+
+
+def _known(row: Any) -> KnownAccount:
+    return KnownAccount(row.id, row.name, Role[row.role.upper()], row.password_hash)
+
+
+def _unknown(name: str) -> NoSuchAccount:
+    return NoSuchAccount(f"there is no account {name!r}: `voxelnode account list` lists accounts and tokens")
+
+
+class ReadAccounts(ReadRepository):
+    """Accounts for HTTP."""
+
+    def listed(self) -> list[ListedAccount]:
+        """Return all accounts, sorted by name."""
+        return list_accounts(self._connection)

@@ -1,0 +1,136 @@
+"""Identity conflicts (one UID or Patient ID, different content), and what people decided about them."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Collection
+from typing import Literal
+
+from sqlalchemy import Connection, and_, select, update
+from sqlalchemy.orm import aliased
+
+from node.index.engine.listed import listed_in
+from node.index.engine.repository import IndexRepository, on_reader, on_writer
+from node.index.engine.rows import PagedRepository, Row
+from node.index.models import ConflictRow
+
+Decision = Literal["accepted", "kept"]
+"""Of the two versions, the one in the conflict is accepted, or the current one is kept."""
+
+
+class ConflictRepository(IndexRepository):
+    """The conflicts of a node; `node.index.nouns.levels.record_conflict` adds them."""
+
+    @on_reader
+    def host_of(self, connection: Connection, conflict: int) -> str | None:
+        """Return the host whose disk has the file of a conflict; None: the archive of all hosts, if there is a file."""
+        host: str | None = connection.scalar(select(ConflictRow.host).where(ConflictRow.id == conflict))
+        return host
+
+    @on_writer
+    def decide(
+        self, connection: Connection, ids: Collection[int], decision: Decision, who: str, now: dt.datetime
+    ) -> None:
+        """Record what a person has decided about conflicts."""
+        decided = update(ConflictRow).where(listed_in(ConflictRow.id, ids))
+        connection.execute(decided.values(decision=decision, decided_at=now, decided_by=who))
+
+
+class ReadConflicts(PagedRepository):
+    """Rows of ``conflicts`` and ``v_conflicts``."""
+
+    listing = select(
+        ConflictRow.id,
+        ConflictRow.kind,
+        ConflictRow.study_instance_uid,
+        ConflictRow.series_instance_uid,
+        ConflictRow.sop_instance_uid,
+        ConflictRow.detail,
+        ConflictRow.sha256,
+        ConflictRow.calling_ae_title,
+        ConflictRow.found_at,
+        ConflictRow.decision,
+        ConflictRow.decided_at,
+        ConflictRow.decided_by,
+    )
+    filters = (ConflictRow.study_instance_uid, ConflictRow.id)
+
+    def all(self, *, decided: bool) -> list[Row]:
+        """Return rows of ``v_conflicts``, oldest first; those that are decided only if asked for."""
+        which = "" if decided else "WHERE decision IS NULL"
+        return self._rows(f"SELECT * FROM v_conflicts {which} ORDER BY found_at, id")
+
+    def one(self, conflict: int) -> Row | None:
+        """Return one conflict with the ``key`` of its file; None if there is none."""
+        query = self.listing.add_columns(ConflictRow.key).where(ConflictRow.id == conflict)
+        row = self._connection.execute(query).mappings().first()
+        return None if row is None else dict(row)
+
+    def host_of(self, conflict: int) -> str | None:
+        """Return the host whose disk has the file of a conflict; see `node.index.nouns.conflicts`."""
+        host: str | None = self._connection.scalar(select(ConflictRow.host).where(ConflictRow.id == conflict))
+        return host
+
+    def alike(self, conflict: int) -> list[Row]:
+        """Return the undecided conflicts of the same kind, study and sender as `one` does, oldest first."""
+        named = aliased(ConflictRow)
+        query = self.listing.add_columns(ConflictRow.key).join(
+            named,
+            and_(
+                ConflictRow.kind == named.kind,
+                ConflictRow.study_instance_uid.is_not_distinct_from(named.study_instance_uid),
+                ConflictRow.calling_ae_title.is_not_distinct_from(named.calling_ae_title),
+            ),
+        )
+        query = query.where(named.id == conflict, ConflictRow.decision.is_(None)).order_by(ConflictRow.id)
+        return [dict(row) for row in self._connection.execute(query).mappings()]
+
+    def lost_to_another(self, sop_instance_uids: Collection[str], calling_ae_title: str) -> set[str]:
+        """Return those of the instances of which a sender's own version is not current, by no decision for it."""
+        query = select(ConflictRow.sop_instance_uid).where(
+            ConflictRow.sop_instance_uid.in_(sop_instance_uids),
+            ConflictRow.calling_ae_title == calling_ae_title,
+            ConflictRow.kind.in_(("instance-bytes", "instance-versions")),
+            ConflictRow.decision.is_distinct_from("accepted"),
+        )
+        return {uid for uid in self._connection.scalars(query) if uid is not None}
+
+    def in_quarantine(self) -> list[Row]:
+        """Return the conflicts whose file is in quarantine: ``key``, ``reason``, ``detail``, UIDs and ``sha256``."""
+        return self._rows(
+            'SELECT "key", kind AS reason, detail, study_instance_uid, series_instance_uid, sop_instance_uid, sha256 '
+            "FROM conflicts WHERE \"key\" > 'quarantine/' AND \"key\" < 'quarantine0'"  # "0" follows "/"
+        )
+
+    def count_undecided(self) -> int:
+        """Count the rows of `undecided`."""
+        rows = self._rows(
+            "SELECT count(*) AS count FROM (SELECT 1 FROM conflicts WHERE decision IS NULL "
+            "GROUP BY kind, study_instance_uid, calling_ae_title) grouped"
+        )
+        return int(rows[0]["count"])
+
+    def undecided(self, limit: int, skip: int = 0) -> list[Row]:
+        """Return what is to be decided, newest first: one row for all conflicts of one kind, study and sender.
+
+        ``count`` is their number; ``id``, ``detail`` and ``has_version`` are those of the newest one, and
+        ``current_study`` and ``current_series`` are those of the current version of its instance. Patient and date are
+        those of that study, or else of the study in conflict.
+        """
+        return self._rows(
+            """
+            SELECT newest.id, newest.kind, newest.study_instance_uid, newest.calling_ae_title, grouped.count,
+                   newest.detail, newest.found_at, newest.sop_instance_uid, newest.path IS NOT NULL AS has_version,
+                   i.study_instance_uid AS current_study, i.series_instance_uid AS current_series,
+                   s.patient_name, s.patient_id, s.study_date
+            FROM (SELECT max(id) AS id, count(*) AS count FROM v_conflicts WHERE decision IS NULL
+                  GROUP BY kind, study_instance_uid, calling_ae_title) grouped
+            JOIN v_conflicts newest ON newest.id = grouped.id
+            LEFT JOIN v_images i ON i.sop_instance_uid = newest.sop_instance_uid
+            LEFT JOIN v_studies s
+                ON s.study_instance_uid = coalesce(i.study_instance_uid, newest.study_instance_uid)
+            ORDER BY newest.id DESC LIMIT :limit OFFSET :skip
+            """,
+            limit=limit,
+            skip=skip,
+        )

@@ -1,0 +1,236 @@
+"""Conversions: the revisions of a series with their volumes, sources and exclusions.
+
+A series has at most one current conversion; earlier ones are superseded. Their rows outlive their files.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Sequence
+
+from sqlalchemy import Connection, and_, delete, func, insert, select, update
+from sqlalchemy.orm import aliased, join
+
+from node.index.engine.repository import IndexRepository, on_reader, on_writer
+from node.index.models import (
+    SPOOL,
+    STORE,
+    ConversionRow,
+    ExclusionRow,
+    FailureRow,
+    ImageRow,
+    RevisionFileRow,
+    SeriesRow,
+    VolumeRow,
+    VolumeSourceRow,
+)
+from node.index.nouns.events import record_event
+from node.index.nouns.removals import owe_files
+from node.index.records import ClaimedSeries, CurrentConversion, SeriesOutcome, SupersededConversion
+
+
+class ConversionRepository(IndexRepository):
+    """The conversions of all series."""
+
+    @on_reader
+    def live_folders(self, connection: Connection) -> set[str]:
+        """Return the folders of all files of conversions, relative to the root."""
+        live = ConversionRow.files_removed_at.is_(None)
+        return folders_of(connection.scalars(select(VolumeRow.path).join(ConversionRow).where(live)))
+
+    @on_reader
+    def is_recorded(self, connection: Connection, series: ClaimedSeries, folder: str) -> bool:
+        """Return whether a row of a series names a file in this folder."""
+        rows = (
+            select(VolumeRow.id)
+            .join(ConversionRow)
+            .where(ConversionRow.series_id == series.id, VolumeRow.path.startswith(f"{folder}/", autoescape=True))
+        )
+        return connection.execute(rows.limit(1)).first() is not None
+
+    @on_reader
+    def source_digests(self, connection: Connection, sop_instance_uid: str) -> set[str]:
+        """Return the digests that an instance had when volumes were made of it."""
+        sources = select(VolumeSourceRow.sha256).where(VolumeSourceRow.sop_instance_uid == sop_instance_uid)
+        return set(connection.scalars(sources))
+
+    @on_reader
+    def superseded_before(self, connection: Connection, moment: dt.datetime) -> list[SupersededConversion]:
+        """Return the conversions superseded at or before `moment` whose files still exist."""
+        newer = aliased(ConversionRow)
+        since = (
+            select(func.min(newer.created_at))
+            .where(newer.series_id == ConversionRow.series_id, newer.revision > ConversionRow.revision)
+            .scalar_subquery()
+        )
+        rows = connection.execute(
+            select(ConversionRow.id, SeriesRow.series_instance_uid, ConversionRow.revision)
+            .select_from(join(ConversionRow, SeriesRow))
+            .where(ConversionRow.superseded, ConversionRow.files_removed_at.is_(None), since <= moment)
+        ).all()
+        return [SupersededConversion(*row, tuple(sorted(_folders(connection, row.id)))) for row in rows]
+
+    @on_writer
+    def record_files_removed(self, connection: Connection, conversion: SupersededConversion, now: dt.datetime) -> None:
+        """Record that the local files of a superseded conversion are gone, and order those of its objects.
+
+        Its other rows stay.
+        """
+        owe_files(connection, RevisionFileRow.conversion_id == conversion.id, now)
+        connection.execute(update(ConversionRow).where(ConversionRow.id == conversion.id).values(files_removed_at=now))
+
+
+def folders_of(paths: Iterable[str]) -> set[str]:
+    """Return the folders of files of conversions: each conversion has one of its own."""
+    return {path.rpartition("/")[0] for path in paths}
+
+
+def _folders(connection: Connection, conversion_id: int) -> set[str]:
+    return folders_of(connection.scalars(select(VolumeRow.path).where(VolumeRow.conversion_id == conversion_id)))
+
+
+def current_conversion(connection: Connection, series_id: int) -> CurrentConversion | None:
+    """Return the current conversion of a series, or None."""
+    current = select(ConversionRow.id, ConversionRow.input_sha256).where(
+        ConversionRow.series_id == series_id, ConversionRow.superseded.is_(False)
+    )
+    row = connection.execute(current).first()
+    if row is None:
+        return None
+    columns = select(VolumeRow.path, VolumeRow.bytes, VolumeRow.shape).where(VolumeRow.conversion_id == row.id)
+    volumes = connection.execute(columns).all()
+    columns_of_all = select(RevisionFileRow.key, RevisionFileRow.bytes, RevisionFileRow.place)
+    kept = connection.execute(columns_of_all.where(RevisionFileRow.conversion_id == row.id)).all()
+    stored = {file.key for file in kept if file.place == STORE}
+    sizes = {file.path: file.bytes for file in volumes} | {file.key: file.bytes for file in kept}
+    local = tuple((path, size) for path, size in sizes.items() if path not in stored)
+    return CurrentConversion(row.input_sha256, local, any(file.shape for file in volumes))
+
+
+def holds_what_is_stored(connection: Connection, series_id: int) -> bool:
+    """Return whether the current conversion of a series was made of exactly the instances that are stored now.
+
+    Exclusions have no digest: an excluded instance counts as the same if it was received before the conversion ended.
+    """
+    conversion = connection.execute(
+        select(ConversionRow.id, ConversionRow.instances, ConversionRow.created_at).where(
+            ConversionRow.series_id == series_id, ConversionRow.superseded.is_(False)
+        )
+    ).first()
+    stored = select(func.count()).where(ImageRow.series_id == series_id)
+    if conversion is None or connection.execute(stored).scalar_one() != conversion.instances:
+        return False
+    used = select(VolumeSourceRow.id).where(
+        VolumeSourceRow.conversion_id == conversion.id,
+        VolumeSourceRow.sop_instance_uid == ImageRow.sop_instance_uid,
+        VolumeSourceRow.sha256 == ImageRow.sha256,
+    )
+    excluded = select(ExclusionRow.id).where(
+        ExclusionRow.conversion_id == conversion.id, ExclusionRow.sop_instance_uid == ImageRow.sop_instance_uid
+    )
+    is_early = ImageRow.received_at <= conversion.created_at
+    other = select(ImageRow.id).where(
+        ImageRow.series_id == series_id, ~used.exists(), ~and_(excluded.exists(), is_early)
+    )
+    return connection.execute(other.limit(1)).first() is None
+
+
+def insert_conversion(connection: Connection, series: ClaimedSeries, outcome: SeriesOutcome, now: dt.datetime) -> None:
+    """Insert an outcome as the current conversion of its series, and supersede the previous one."""
+    _supersede(connection, series, now)
+    conversion_id = connection.execute(
+        insert(ConversionRow)
+        .values(
+            series_id=series.id,
+            revision=series.revision,
+            superseded=False,
+            input_sha256=outcome.input_sha256,
+            converter=outcome.converter,
+            options=dict(outcome.options),
+            instances=len(series.instances),
+            seconds=outcome.seconds,
+            created_at=now,
+        )
+        .returning(ConversionRow.id)
+    ).scalar_one()
+    _insert_details(connection, series, outcome, conversion_id)
+    replace_failures(connection, series, outcome.failures, now)
+
+
+def replace_failures(
+    connection: Connection,
+    series: ClaimedSeries,
+    failures: Sequence[tuple[int | None, str, str]],
+    now: dt.datetime,
+) -> None:
+    """Replace the failures of a series by those of its last conversion: (stack or None, reason, detail)."""
+    connection.execute(delete(FailureRow).where(FailureRow.series_id == series.id))
+    rows = [
+        {
+            "series_id": series.id,
+            "revision": series.revision,
+            "stack": stack,
+            "reason": reason,
+            "detail": detail,
+            "failed_at": now,
+        }
+        for stack, reason, detail in failures
+    ]
+    if rows:
+        connection.execute(insert(FailureRow), rows)
+
+
+def _supersede(connection: Connection, series: ClaimedSeries, now: dt.datetime) -> None:
+    """Mark the current conversion as superseded; record an event if it had volumes."""
+    current = ConversionRow.series_id == series.id, ConversionRow.superseded.is_(False)
+    had_volumes = select(ConversionRow.revision).where(
+        *current, select(VolumeRow.id).where(VolumeRow.conversion_id == ConversionRow.id).exists()
+    )
+    for revision in connection.scalars(had_volumes).all():
+        record_event(
+            connection,
+            "volume-superseded",
+            now,
+            study_instance_uid=series.study_instance_uid,
+            series_instance_uid=series.series_instance_uid,
+            revision=revision,
+            detail=f"replaced by revision {series.revision}",
+        )
+    connection.execute(update(ConversionRow).where(*current).values(superseded=True))
+
+
+def _insert_details(connection: Connection, series: ClaimedSeries, outcome: SeriesOutcome, conversion_id: int) -> None:
+    digests = {instance.sop_instance_uid: instance.sha256 for instance in series.instances}
+    volumes = [
+        {
+            "conversion_id": conversion_id,
+            **{name: getattr(file, name) for name in file.__slots__},
+            "shape": list(file.shape),
+            "spacing_mm": list(file.spacing_mm),
+            "warnings": list(file.warnings),
+        }
+        for file in outcome.files
+    ]
+    sources = [
+        {
+            "conversion_id": conversion_id,
+            "stack": stack,
+            "sop_instance_uid": uid,
+            "sha256": digests[uid],
+            "frames": frames,
+        }
+        for stack, uid, frames in outcome.sources
+    ]
+    exclusions = [
+        {"conversion_id": conversion_id, "sop_instance_uid": uid, "frames": frames, "reason": reason, "detail": detail}
+        for uid, frames, reason, detail in outcome.exclusions
+    ]
+    kept = [
+        {"conversion_id": conversion_id, "place": SPOOL}
+        | {name: getattr(file, name) for name in ("key", "bytes", "sha256", "spool_host")}
+        for file in outcome.kept
+    ]
+    tables = (VolumeRow, volumes), (VolumeSourceRow, sources), (ExclusionRow, exclusions), (RevisionFileRow, kept)
+    for table, rows in tables:
+        if rows:
+            connection.execute(insert(table), rows)

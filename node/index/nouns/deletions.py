@@ -1,0 +1,265 @@
+"""Deletions: remove a study, a series or an instance from the index, and record which files are to be deleted.
+
+One transaction removes the rows and adds a tombstone. After its commit, nothing lists, converts or serves the deleted
+instances. An instance that is sent again meanwhile is new: it gets its own file and row, which the deletion does not
+touch. (If the rows were removed last, that instance would be acknowledged as already stored, and then deleted.) If the
+process dies before the files are gone, the next start finds the unfinished tombstone with their names.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import PurePath
+from typing import TYPE_CHECKING
+
+from sqlalchemy import ColumnElement, Connection, Select, and_, delete, select, update
+from sqlalchemy.orm import join
+
+from node.errors import UsageError
+from node.index.engine.repository import IndexRepository, on_reader, on_writer
+from node.index.engine.rows import ReadRepository
+from node.index.models import (
+    ConflictRow,
+    ConversionRow,
+    ImageRow,
+    PatientRow,
+    SeriesRow,
+    StudyRow,
+    TombstoneRow,
+    VolumeRow,
+)
+from node.index.nouns.departures import (
+    LIVE,
+    add_tombstone,
+    delete_empty_levels,
+    delete_series_rows,
+    drop_volumes_of,
+)
+from node.index.nouns.events import record_event
+from node.index.nouns.removals import owe_removals
+from node.index.nouns.reopening import reopen
+from node.index.records import Deletion, DeletionPlan, Level
+from node.index.work.deliveries import after_deletion
+
+if TYPE_CHECKING:  # it reads everything, also deletions
+    from node.index.nouns.terms import Terms
+
+MAX_VALUES = 500
+"""Values per statement; SQLite allows 32766."""
+
+FOLDERS = frozenset({"objects", "quarantine", "volumes"})
+"""Folders below the root in which files may be deleted."""
+
+
+def is_deletable(path: str) -> bool:
+    """Return whether a path, relative to the root, is one that a deletion may remove."""
+    parts = PurePath(path).parts
+    return len(parts) >= 2 and parts[0] in FOLDERS and ".." not in parts
+
+
+class NotThere(UsageError):
+    """The study, series or instance is not in the index."""
+
+
+class SeveralSeries(UsageError):
+    """The Series Instance UID occurs in several studies: name the study too."""
+
+
+class DeletionRepository(IndexRepository):
+    """Deletions, from the plan until every file is gone."""
+
+    @on_reader
+    def plan(
+        self, connection: Connection, level: Level, uid: str, study_instance_uid: str | None = None
+    ) -> DeletionPlan:
+        """Return what a deletion would remove; see `plan_deletion`."""
+        return plan_deletion(connection, level, uid, study_instance_uid)
+
+    @on_writer
+    def order(
+        self, connection: Connection, plan: DeletionPlan, reason: str, now: dt.datetime, terms: Terms | None = None
+    ) -> Deletion:
+        """Remove the rows and add a tombstone that names the files.
+
+        Raises
+        ------
+        NotThere
+            It was deleted after the plan was made.
+        """
+        study_id = connection.execute(
+            select(StudyRow.id).where(StudyRow.study_instance_uid == plan.study_instance_uid)
+        ).scalar()
+        series = select(SeriesRow.id).where(SeriesRow.study_id == study_id)
+        is_it = ImageRow.sop_instance_uid == plan.uid
+        if plan.level == "series":
+            series = series.where(SeriesRow.series_instance_uid == plan.uid)
+        elif plan.level == "instance":
+            series = select(SeriesRow.id).join(ImageRow, ImageRow.series_id == SeriesRow.id).where(is_it)
+        held = _hold(connection, series)
+        if terms is not None:
+            if plan.level == "instance":  # no other writer replaces it
+                connection.execute(select(ImageRow.id).where(is_it).with_for_update())
+            terms.require(connection)
+        delete_rows = _delete_instance if plan.level == "instance" else _delete_series
+        paths = delete_rows(connection, held, plan, now)
+        if not paths:
+            raise NotThere(f"{plan.level} {plan.uid} has already been deleted")
+        delete_empty_levels(connection, study_id)
+        after_deletion(connection, plan.study_instance_uid, now)
+        record_event(
+            connection,
+            "deleted",
+            now,
+            study_instance_uid=plan.study_instance_uid,
+            series_instance_uid=plan.uid if plan.level == "series" else None,
+            sop_instance_uid=plan.uid if plan.level == "instance" else None,
+            detail=f"{plan.level}, {reason}",
+        )
+        deletion = Deletion(add_tombstone(connection, plan.level, plan.uid, reason, paths, now), tuple(paths))
+        if terms is not None:
+            terms.fulfil(connection, deletion)
+        return deletion
+
+    @on_reader
+    def unfinished(self, connection: Connection) -> list[Deletion]:
+        """Return the deletions whose files may still exist.
+
+        Tombstones of older versions name the folder of all revisions of a series. If the series was sent and converted
+        again before the next start, that folder is in use and omitted here; `sweep` removes the old files in it.
+        """
+        rows = connection.execute(select(TombstoneRow.id, TombstoneRow.paths).where(TombstoneRow.finished_at.is_(None)))
+        return [Deletion(row.id, tuple(path for path in row.paths if not _in_use(connection, path))) for row in rows]
+
+    @on_reader
+    def deleted_among(self, connection: Connection, keys: Collection[str]) -> set[str]:
+        """Return those of `keys` that a deletion has named; reads all deletions if there are any keys."""
+        if not keys:
+            return set()
+        wanted = set(keys)
+        return {path for paths in connection.scalars(select(TombstoneRow.paths)) for path in paths if path in wanted}
+
+    @on_writer
+    def finish(self, connection: Connection, deletion: Deletion, now: dt.datetime) -> None:
+        """Record that every file of a deletion is gone."""
+        connection.execute(update(TombstoneRow).where(TombstoneRow.id == deletion.id).values(finished_at=now))
+
+
+def plan_deletion(connection: Connection, level: Level, uid: str, study_instance_uid: str | None) -> DeletionPlan:
+    """Return what a deletion would remove.
+
+    Parameters
+    ----------
+    study_instance_uid : str or None
+        The study; required if the Series Instance UID occurs in several studies.
+
+    Raises
+    ------
+    NotThere
+    SeveralSeries
+        The series is in several studies, and `study_instance_uid` is None.
+    """
+    column = {
+        "study": StudyRow.study_instance_uid,
+        "series": SeriesRow.series_instance_uid,
+        "instance": ImageRow.sop_instance_uid,
+    }[level]
+    query = (
+        select(
+            ImageRow.id, ImageRow.bytes, SeriesRow.id, StudyRow.id, StudyRow.study_instance_uid, PatientRow.patient_id
+        )
+        .select_from(join(ImageRow, SeriesRow).join(StudyRow).join(PatientRow))
+        .where(column == uid)
+    )
+    if study_instance_uid is not None:
+        query = query.where(StudyRow.study_instance_uid == study_instance_uid)
+    rows = connection.execute(query).all()
+    if not rows:
+        raise NotThere(f"no {level} {uid} in the index: it may have been deleted; `voxelnode series` lists all")
+    if len({row[3] for row in rows}) > 1:
+        studies = ", ".join(sorted({row.study_instance_uid for row in rows}))
+        raise SeveralSeries(f"series {uid} is in several studies: choose one with --study: {studies}")
+    return DeletionPlan(
+        level=level,
+        uid=uid,
+        study_instance_uid=rows[0].study_instance_uid,
+        patient_id=rows[0].patient_id or "",
+        series=len({row[2] for row in rows}),
+        instances=len(rows),
+        bytes=sum(row.bytes for row in rows),
+    )
+
+
+def _in_use(connection: Connection, path: str) -> bool:
+    """Return whether a conversion has a volume in this folder."""
+    inside = VolumeRow.path.startswith(f"{path}/", autoescape=True)
+    return connection.execute(select(VolumeRow.id).join(ConversionRow).where(inside, LIVE).limit(1)).first() is not None
+
+
+def _hold(connection: Connection, series: Select[int]) -> list[int]:
+    """Return the ids of series. Until the end of the transaction, no other writer adds an instance to one of them.
+
+    Without that, an instance could be committed between the SELECT that names the files and the DELETE of the rows.
+    """
+    return list(connection.scalars(series.order_by(SeriesRow.id).with_for_update(of=SeriesRow)))
+
+
+def _delete_series(connection: Connection, series: Sequence[int], plan: DeletionPlan, now: dt.datetime) -> list[str]:
+    """Delete whole series with their conversions and failures; return their files, volumes first."""
+    images = connection.execute(
+        select(ImageRow.sop_instance_uid, ImageRow.key).where(ImageRow.series_id.in_(series)).order_by(ImageRow.key)
+    ).all()
+    if not images:
+        return []
+    in_scope = ConflictRow.study_instance_uid == plan.study_instance_uid
+    if plan.level == "series":
+        in_scope = and_(in_scope, ConflictRow.series_instance_uid == plan.uid)
+    losers = _delete_conflicts(connection, [image.sop_instance_uid for image in images], in_scope)
+    folders = delete_series_rows(connection, series, now)
+    return [*folders, *sorted(losers), *(image.key for image in images)]
+
+
+def _delete_instance(connection: Connection, series: Sequence[int], plan: DeletionPlan, now: dt.datetime) -> list[str]:
+    """Delete one instance and the volumes made from it. Reopen its series, or delete the series if it is now empty."""
+    is_it = ImageRow.sop_instance_uid == plan.uid
+    image = connection.execute(select(ImageRow).where(is_it, ImageRow.series_id.in_(series))).first()
+    if image is None:
+        return []
+    others = select(ImageRow.id).where(ImageRow.series_id == image.series_id, ImageRow.id != image.id)
+    if connection.execute(others.limit(1)).first() is None:
+        return _delete_series(connection, [image.series_id], plan, now)
+    folders = drop_volumes_of(connection, image.series_id, plan.uid, now)
+    losers = _delete_conflicts(connection, [plan.uid])
+    owe_removals(connection, ImageRow.id == image.id, now)
+    connection.execute(delete(ImageRow).where(ImageRow.id == image.id))
+    reopen(connection, image.series_id, plan.study_instance_uid, plan.uid, now, "an instance was deleted")
+    return [*folders, *sorted(losers), image.key]
+
+
+def _delete_conflicts(
+    connection: Connection, sop_instance_uids: Sequence[str], in_scope: ColumnElement[bool] | None = None
+) -> set[str]:
+    """Delete the conflicts of the instances, and those in scope; return the keys of the files kept for them."""
+    keys: set[str] = set()
+    conditions = [ConflictRow.sop_instance_uid.in_(some) for some in _batches(sop_instance_uids)]
+    for condition in (*conditions, *([in_scope] if in_scope is not None else [])):
+        gone = connection.scalars(delete(ConflictRow).where(condition).returning(ConflictRow.key))
+        keys.update(key for key in gone if key is not None)
+    return keys
+
+
+def _batches(values: Collection[str]) -> Iterable[list[str]]:
+    rest = list(values)
+    return [rest[start : start + MAX_VALUES] for start in range(0, len(rest), MAX_VALUES)]
+
+
+class ReadDeletions(ReadRepository):
+    """Rows of ``v_deletions``, and plans of further deletions."""
+
+    def plan(self, level: Level, uid: str, study_instance_uid: str | None = None) -> DeletionPlan:
+        """Return what a deletion would remove. See `node.index.nouns.deletions.plan_deletion`."""
+        return plan_deletion(self._connection, level, uid, study_instance_uid)
+
+    def has_deleted(self, *uids: str) -> bool:
+        """Return whether any of these UIDs, of any level, was deleted."""
+        return any(self._rows("SELECT 1 FROM v_deletions WHERE uid = :uid LIMIT 1", uid=uid) for uid in uids)

@@ -1,0 +1,130 @@
+"""Events. An event is written in the same transaction as the change that it records."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Literal, TypedDict, Unpack
+
+from sqlalchemy import Connection, func, insert, select
+
+from node.index.engine.backend import Settled, is_settled
+from node.index.engine.rows import PagedRepository, Row
+from node.index.models import EventRow
+
+EventKind = Literal[
+    "series-quiet",  # a conversion begins; `detail` gives the reason
+    "series-converted",
+    "series-refused",  # includes series without images
+    "series-failed",
+    "conversion-cancelled",  # a requested reconversion was cancelled; the volumes of before stay current
+    "series-unchanged",  # reconversion requested, but input, converter and options match the current revision
+    "series-reopened",  # an instance was added, deleted or replaced after the conversion, or reconversion requested
+    "series-confirmed",  # the sender was asked for its number of instances, or a performed procedure step listed them
+    "sender-aborted",  # an association that delivered instances did not end by release
+    "volume-superseded",
+    "study-quiet",
+    "instance-replaced",
+    "instance-conflict",
+    "instance-set-aside",  # an instance cannot be indexed; its file is in quarantine
+    "journal-damaged",  # acknowledged records cannot be read
+    "file-missing",  # fsck found a row without its file
+    "file-damaged",  # a file is not as it was received: the instance must be sent again
+    "file-found",  # a missing file is back, or a damaged one is whole again
+    "digest-mended",  # fsck or a rebuild believed a whole file against the digest of its row
+    "file-restored",  # an instance came again, and took the place of its file, which was not whole
+    "quarantine-released",  # a person took a file in quarantine back into the archive
+    "quarantine-purged",
+    "deleted",
+    "patient-merged",
+    "job-ended",  # a hook with results has done what it was asked to, failed, or was late
+    "problem-acknowledged",  # a person has seen that a series is incomplete or has no volume, and leaves it so
+    "problem-reopened",  # a person has withdrawn that
+    "message-given-up",  # every attempt to deliver a message to a hook failed
+]
+
+FINAL: tuple[EventKind, ...] = (
+    "series-converted",
+    "series-refused",
+    "series-failed",
+    "series-unchanged",
+    "conversion-cancelled",
+)
+"""The events that end a conversion, one for each conversion."""
+
+
+class EventUids(TypedDict, total=False):
+    """What an event is about."""
+
+    study_instance_uid: str | None
+    series_instance_uid: str | None
+    sop_instance_uid: str | None
+
+
+def record_event(
+    connection: Connection,
+    kind: EventKind,
+    happened_at: dt.datetime,
+    *,
+    revision: int | None = None,
+    detail: str | None = None,
+    **uids: Unpack[EventUids],
+) -> None:
+    """Add an event to the transaction of `connection`; `detail` is a sentence without patient data."""
+    values = {"kind": kind, "happened_at": happened_at, "revision": revision, "detail": detail, **uids}
+    connection.execute(insert(EventRow).values(values))
+
+
+class ReadEvents(PagedRepository):
+    """Rows of ``events`` and ``v_events``; see `node.index.database.reading.ReadIndex`."""
+
+    def __init__(self, connection: Connection, settled: Settled | None) -> None:
+        super().__init__(connection)
+        self._is_settled = is_settled(settled, EventRow.id)
+
+    listing = select(
+        EventRow.id,
+        EventRow.kind,
+        EventRow.study_instance_uid,
+        EventRow.series_instance_uid,
+        EventRow.sop_instance_uid,
+        EventRow.revision,
+        EventRow.detail,
+        EventRow.happened_at,
+    )
+    filters = (EventRow.kind, EventRow.series_instance_uid)
+
+    def since(self, id: int, limit: int) -> list[Row]:
+        """Return at most `limit` events after the event `id`, oldest first."""
+        rows = self._connection.execute(
+            self.listing.where(EventRow.id > id, self._is_settled).order_by(EventRow.id).limit(limit)
+        )
+        return [dict(row) for row in rows.mappings()]
+
+    def set_aside(self) -> list[Row]:
+        """Return kind and detail of the events whose detail ends with the key of a file in quarantine."""
+        return self._rows("SELECT kind, detail FROM v_events WHERE kind IN ('instance-set-aside', 'journal-damaged')")
+
+    def newest(self) -> int:
+        """Return the id of the newest event, or 0 if there are no events."""
+        return int(self._connection.execute(select(func.max(EventRow.id)).where(self._is_settled)).scalar() or 0)
+
+    def of_series(self, study_instance_uid: str, series_instance_uid: str, limit: int) -> list[Row]:
+        """Return the last events of a series, newest first."""
+        source, rest = "SELECT kind, revision, detail, happened_at FROM v_events", "ORDER BY id DESC LIMIT :limit"
+        return self._rows_of_study(source, study_instance_uid, series_instance_uid, rest, limit=limit)
+
+    def conversions(self, limit: int) -> list[Row]:
+        """Return the final events of the last conversions, with series and patient, newest first.
+
+        ``certainty`` is that of the series, if the conversion is its current one.
+        """
+        return self._rows(
+            "SELECT e.kind, e.revision, e.detail, e.happened_at, e.study_instance_uid, e.series_instance_uid, "
+            "se.series_number, se.series_description, se.modality, st.patient_name, st.patient_id, "
+            "CASE WHEN se.revision = e.revision THEN se.certainty END AS certainty "
+            "FROM (SELECT * FROM v_events WHERE +v_events.kind IN "  # unary plus: scan by id, not by kind
+            "('series-converted', 'series-refused', 'series-failed', 'series-unchanged', 'conversion-cancelled') "
+            "ORDER BY id DESC LIMIT :limit) e JOIN v_series se USING (study_instance_uid, series_instance_uid) "
+            "JOIN v_studies st USING (study_instance_uid) ORDER BY e.id DESC",
+            limit=limit,
+        )

@@ -1,0 +1,428 @@
+"""The hosts that share an index, and what only one of them does at a time.
+
+A host says every few seconds that it lives, which lengthens its lease. While that lasts, nobody else touches what it
+has claimed: series under conversion, and the leases in the table of that name (a hook, a destination of a route,
+retention). Once it is over, others take them over. All moments are of the clock of the database.
+
+A lease does not stop a host that was only slow, so what such a host writes is fenced: by the claim of a series, and by
+`require_lease` for everything else.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+from time import monotonic
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Engine, delete, exists, func, select, update
+from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.orm import join
+
+from node.errors import UsageError, VoxelnodeError
+from node.index.engine.about import set_about
+from node.index.engine.backend import backend_of
+from node.index.engine.repository import IndexRepository, on_reader, on_writer
+from node.index.engine.rows import ReadRepository, Row
+from node.index.models import (
+    ConflictRow,
+    HostRemovalRow,
+    HostRow,
+    ImageRow,
+    LeaseRow,
+    RevisionFileRow,
+    SeriesRow,
+    StudyRow,
+    is_only_at_host,
+)
+from node.index.nouns.events import record_event
+from node.index.nouns.objects import only_host_of
+from node.index.nouns.removals import aside_of_order
+
+NOTHING: Mapping[str, str] = {}
+
+ASKED, BEGUN = "asked", "begun"
+"""Why a host drains: somebody has asked it to, or it has begun."""
+
+
+class LeaseLost(VoxelnodeError):
+    """Another host does by now what this one was about to record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A host as it joins. `subscribers` are the hooks and destinations of its configuration, as in the ledger."""
+
+    name: str
+    roles: Sequence[str]
+    version: str
+    subscribers: Sequence[str]
+    lease: dt.timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class LostFiles:
+    """Instances of one series whose files only a forgotten host had."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    instances: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """What a host had that was forgotten.
+
+    Attributes
+    ----------
+    subscribers : sequence of str
+        Hooks, and destinations of routes, that no other host has in its configuration.
+    leases : sequence of str
+        What it did alone; another host takes it.
+    claims : int
+        Series that it was converting; another host takes them over.
+    is_behind : bool
+        When it was last heard, it had acknowledged instances that were not in the index.
+    lost : sequence of LostFiles
+        What its disk alone had.
+    """
+
+    subscribers: Sequence[str]
+    leases: Sequence[str]
+    claims: int
+    is_behind: bool
+    lost: Sequence[LostFiles]
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """Whether somebody has asked a host to drain, and the leases that any host holds."""
+
+    is_asked_to_drain: bool
+    held: frozenset[str]
+
+
+class HostRepository(IndexRepository):
+    """The hosts of an index, and their leases."""
+
+    @on_writer
+    def beat(
+        self,
+        connection: Connection,
+        member: Member,
+        wanted: Collection[str],
+        started_at: dt.datetime,
+        now: dt.datetime,
+        *,
+        is_behind: bool,
+        not_ready: Mapping[str, str] = NOTHING,
+        gives: Collection[str] = (),
+    ) -> frozenset[str]:
+        """Lengthen the lease of a host, and take what it wants and no living host has; return what it holds.
+
+        Parameters
+        ----------
+        is_behind : bool
+            It has acknowledged instances that are not in the index after a second.
+        not_ready : mapping of str to str
+            Why it is not ready, by role.
+        gives : collection of str
+            What it does no more: another host takes it at once.
+        """
+        values = {
+            "roles": list(member.roles),
+            "version": member.version,
+            "subscribers": list(member.subscribers),
+            "is_behind": is_behind,
+            "not_ready": dict(not_ready),
+            "started_at": started_at,
+            "seen_at": now,
+            "lease_until": now + member.lease,
+        }
+        joined = insert(HostRow).values(name=member.name, **values)
+        connection.execute(joined.on_conflict_do_update(index_elements=["name"], set_=values))
+        is_free = LeaseRow.host.not_in(select(HostRow.name).where(HostRow.lease_until > now))
+        mine = select(LeaseRow.name).where(LeaseRow.host == member.name)
+        if gives:
+            connection.execute(delete(LeaseRow).where(LeaseRow.host == member.name, LeaseRow.name.in_(gives)))
+        for name in sorted(set(wanted) - set(connection.scalars(mine))):
+            taken = insert(LeaseRow).values(name=name, host=member.name)
+            connection.execute(
+                taken.on_conflict_do_update(index_elements=["name"], set_={"host": member.name}, where=is_free)
+            )
+        return frozenset(connection.scalars(mine))
+
+    @on_writer
+    def leave(self, connection: Connection, name: str, now: dt.datetime, left_behind: int | None = None) -> None:
+        """Give back what a host has, because it stops; its row stays.
+
+        Parameters
+        ----------
+        left_behind : int or None
+            Instances that only the disk of the host has.
+        """
+        connection.execute(delete(LeaseRow).where(LeaseRow.host == name))
+        values = {"lease_until": None, "seen_at": now, "drain": None, "left_behind": left_behind}
+        connection.execute(update(HostRow).where(HostRow.name == name).values(values))
+
+    @on_writer
+    def set_drain(self, connection: Connection, name: str, drain: str | None) -> None:
+        """Note that a host drains, or that it has started."""
+        connection.execute(update(HostRow).where(HostRow.name == name).values(drain=drain, left_behind=None))
+
+    @on_writer
+    def ask_to_drain(self, connection: Connection, name: str, now: dt.datetime) -> None:
+        """Ask a host to stop; it hears that within a second.
+
+        Raises
+        ------
+        UsageError
+            There is none, or it does not live.
+        """
+        row = connection.execute(select(HostRow).where(HostRow.name == name)).first()
+        if row is None:
+            raise UsageError(f"no host {name!r}; `voxelnode cluster hosts` lists them")
+        if row.lease_until is None or row.lease_until <= now:
+            raise UsageError(f"{name} does not run")
+        if row.drain is None:
+            connection.execute(update(HostRow).where(HostRow.name == name).values(drain=ASKED))
+
+    @on_reader
+    def news(self, connection: Connection, name: str) -> News:
+        """Return what a host has to know of what others have written."""
+        drain = connection.scalar(select(HostRow.drain).where(HostRow.name == name))
+        return News(drain == ASKED, frozenset(connection.scalars(select(LeaseRow.name))))
+
+    @on_writer
+    def forget(self, connection: Connection, name: str, now: dt.datetime) -> Forgotten:
+        """Delete the row of a host that will not come back; return what it alone had.
+
+        What its disk alone had is marked as missing: the next arrival of such an instance takes its place. If the host
+        does come back, its next start has the files.
+
+        Raises
+        ------
+        UsageError
+            There is none, or the host lives.
+        """
+        require_gone(connection, name, now)
+        row = connection.execute(select(HostRow).where(HostRow.name == name)).one()
+        leases = sorted(connection.scalars(select(LeaseRow.name).where(LeaseRow.host == name)))
+        claims = select(func.count()).where(SeriesRow.state == "converting", SeriesRow.claimed_by == name)
+        connection.execute(delete(LeaseRow).where(LeaseRow.host == name))
+        connection.execute(delete(HostRemovalRow).where(HostRemovalRow.host == name))
+        # A replaced version that the store still has is set aside by this host instead.
+        is_in_store = exists().where(aside_of_order() == ConflictRow.key)
+        its = ConflictRow.host == name
+        connection.execute(update(ConflictRow).where(its, is_in_store).values(host=self._writer.host))
+        connection.execute(update(ConflictRow).where(its).values(key=None, host=None))
+        set_about(connection, f"swept_folder/{name}", "")  # if it starts again, it compares all of its folders
+        connection.execute(delete(HostRow).where(HostRow.name == name))
+        files = connection.execute(
+            select(ImageRow.id, ImageRow.sop_instance_uid, SeriesRow.series_instance_uid, StudyRow.study_instance_uid)
+            .select_from(join(ImageRow, SeriesRow).join(StudyRow))
+            .where(*is_only_at_host(), ImageRow.spool_host == name)
+            .order_by(ImageRow.id)
+        ).all()
+        connection.execute(
+            update(ImageRow).where(*is_only_at_host(), ImageRow.spool_host == name).values(file_missing=True)
+        )
+        counts: Counter[tuple[str, str]] = Counter()
+        for file in files:
+            uids = file._asdict()
+            del uids["id"]
+            counts[file.study_instance_uid, file.series_instance_uid] += 1
+            record_event(
+                connection, "file-missing", now, detail=f"only host {name} had it, which was forgotten", **uids
+            )
+        only_its = sorted(set(row.subscribers) - others_subscribers(connection, name))
+        lost = [LostFiles(*uids, count) for uids, count in sorted(counts.items())]
+        return Forgotten(only_its, leases, int(connection.execute(claims).scalar_one()), row.is_behind, lost)
+
+    @on_reader
+    def require_gone(self, connection: Connection, name: str, now: dt.datetime) -> None:
+        """Raise unless a host can be forgotten; see `forget`.
+
+        Raises
+        ------
+        UsageError
+        """
+        require_gone(connection, name, now)
+
+    @on_reader
+    def is_another_behind(self, connection: Connection, now: dt.datetime) -> bool:
+        """Return whether a living host has acknowledged instances that are not in the index after a second."""
+        behind = select(HostRow.name).where(HostRow.is_behind, HostRow.lease_until > now)
+        return connection.execute(behind.where(HostRow.name != self._writer.host).limit(1)).first() is not None
+
+
+def require_gone(connection: Connection, name: str, now: dt.datetime) -> None:
+    """Raise UsageError unless there is a host with this name, and it does not live."""
+    row = connection.execute(select(HostRow).where(HostRow.name == name)).first()
+    if row is None:
+        raise UsageError(f"no host {name!r}; `voxelnode cluster hosts` lists them")
+    if row.lease_until is not None and row.lease_until > now:
+        raise UsageError(f"{name} was seen {(now - row.seen_at).total_seconds():.0f} s ago: stop it first")
+
+
+def is_abandoned(now: dt.datetime, host: str | None) -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions of series that another host than `host` has claimed, and whose lease is over."""
+    living = exists().where(HostRow.name == SeriesRow.claimed_by, HostRow.lease_until > now)
+    return SeriesRow.state == "converting", SeriesRow.claimed_by != host, ~living
+
+
+def others_subscribers(connection: Connection, host: str | None) -> set[str]:
+    """Return the hooks and destinations in the configurations of other hosts, living or not."""
+    if host is None:
+        return set()
+    lists = connection.scalars(select(HostRow.subscribers).where(HostRow.name != host))
+    return {name for names in lists for name in names}
+
+
+def require_lease(connection: Connection, host: str | None, name: str) -> None:
+    """Return if a host holds a lease, and nobody takes it before this transaction ends.
+
+    Parameters
+    ----------
+    host : str or None
+        None: the index has one host.
+
+    Raises
+    ------
+    LeaseLost
+    """
+    if host is None:
+        return
+    held = select(LeaseRow.name).where(LeaseRow.name == name, LeaseRow.host == host).with_for_update(read=True)
+    if connection.execute(held).first() is None:
+        raise LeaseLost(f"another host has taken over {name}")
+
+
+class Leases:
+    """The leases that this host holds, as far as it can know. Thread-safe.
+
+    Asking for a lease makes the host want it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._wanted: set[str] = set()
+        self._held: frozenset[str] = frozenset()
+        self._until = -inf
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Want nothing any more, and hold nothing as far as new work is concerned."""
+        with self._lock:
+            self._is_closed = True
+            self._wanted.clear()
+
+    @property
+    def wanted(self) -> frozenset[str]:
+        """The leases that were asked for."""
+        with self._lock:
+            return frozenset(self._wanted)
+
+    def holds(self, name: str) -> bool:
+        """Return whether this host is the one that does this."""
+        with self._lock:
+            if self._is_closed:
+                return False
+            self._wanted.add(name)
+            return name in self._held and monotonic() < self._until
+
+    def renew(self, held: frozenset[str], until: float) -> bool:
+        """Note what this host holds, and until when; return whether that is more than before."""
+        with self._lock:
+            before = self._held if monotonic() < self._until else frozenset()
+            self._held, self._until = held, until
+            return not held <= before
+
+
+class SharedClock:
+    """The clock of the database, followed by the monotonic clock of this machine: its wall clock may be wrong."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.measure()
+
+    def measure(self) -> None:
+        """Ask the database for the time."""
+        with self._engine.connect() as connection:
+            began = monotonic()
+            moment = backend_of(connection).moment(connection)
+            self._measured = moment, (began + monotonic()) / 2
+
+    def __call__(self) -> dt.datetime:
+        """Return the time in UTC."""
+        moment, at = self._measured  # both of one measurement
+        return moment + dt.timedelta(seconds=monotonic() - at)
+
+
+class ReadHosts(ReadRepository):
+    """Rows of ``hosts`` and ``leases``."""
+
+    def all(self, now: dt.datetime) -> list[Row]:
+        """Return every host by name, with what it alone does; empty if only one can write to the index.
+
+        `state`: alive, draining, stopped, or lost, if it has said nothing for as long as its lease. `not_ready`: why it
+        is not ready, as it said last, by role. `spooled_instances`: whose files it alone has, because they have not
+        been moved to the object store. `left_behind`: those that only its disk had when it stopped; None if it was not
+        counted.
+        """
+        spooled = select(ImageRow.spool_host, func.count()).where(*is_only_at_host()).group_by(ImageRow.spool_host)
+        counts = {host: count for host, count in self._connection.execute(spooled)}
+        leases: dict[str, list[str]] = {}
+        for row in self._connection.execute(select(LeaseRow).order_by(LeaseRow.name)):
+            leases.setdefault(row.host, []).append(row.name)
+        hosts = self._connection.execute(select(HostRow).order_by(HostRow.name))
+        return [
+            {
+                "name": row.name,
+                "state": _state(row, now),
+                "roles": row.roles,
+                "version": row.version,
+                "started_at": row.started_at,
+                "seen_at": row.seen_at,
+                "is_behind": row.is_behind,
+                "not_ready": row.not_ready,
+                "leases": leases.get(row.name, []),
+                "spooled_instances": counts.get(row.name, 0),
+                "left_behind": row.left_behind,
+            }
+            for row in hosts
+        ]
+
+    def living(self) -> list[Row]:
+        """Return the hosts that are alive by the clock of the index."""
+        return [host for host in self.all(self.now()) if host["state"] in ("alive", "draining")]
+
+    def spooling(self) -> list[str]:
+        """Return the hosts that alone have files, because these are not in the object store yet."""
+        images = select(ImageRow.spool_host).where(*is_only_at_host())
+        files = select(RevisionFileRow.spool_host).where(RevisionFileRow.spool_host.is_not(None))
+        return sorted({*self._connection.scalars(images), *self._connection.scalars(files)})
+
+    def only_host_of(self, key: str) -> str | None:
+        """Return which host alone has a file, because it is not in the object store yet; None if none has."""
+        return only_host_of(self._connection, key)
+
+    def standbys(self) -> dict[str, int]:
+        """Return how many standbys the server of the index has, by how they follow it."""
+        return backend_of(self._connection).standbys(self._connection)
+
+    def now(self) -> dt.datetime:
+        """Return the time by the clock of the index."""
+        return backend_of(self._connection).moment(self._connection)
+
+
+def _state(row: Any, now: dt.datetime) -> str:
+    if row.lease_until is None:
+        return "stopped"
+    if row.lease_until <= now:
+        return "lost"
+    return "alive" if row.drain is None else "draining"

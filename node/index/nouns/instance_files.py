@@ -1,0 +1,118 @@
+"""The files that rows name: of instances, and of versions that lost against them."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Select, or_, select
+
+from node.index.models import ConflictRow, HostRemovalRow, ImageRow, ObjectRemovalRow
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceFile:
+    """The file that a row of images names; `bytes` and `sha256` are of the data set, which begins at the offset."""
+
+    sop_instance_uid: str
+    key: str
+    data_set_offset: int
+    bytes: int
+    sha256: str
+    file_missing: bool
+    place: str | None = None  # see `node.index.models.ImageRow`
+    spool_host: str | None = None
+
+
+FILES: Select[*tuple[Any, ...]] = select(
+    ImageRow.sop_instance_uid,
+    ImageRow.key,
+    ImageRow.data_set_offset,
+    ImageRow.bytes,
+    ImageRow.sha256,
+    ImageRow.file_missing,
+    ImageRow.place,
+    ImageRow.spool_host,
+)
+"""The columns of `InstanceFile`."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldFile:
+    """A file that is kept under a SOP Instance UID: the current version, or a version that lost against it.
+
+    The length and the offset of a loser are not in the index. `spool_host` is the only host that has the file.
+    """
+
+    key: str
+    sha256: str
+    received_at: dt.datetime
+    data_set_offset: int | None = None
+    bytes: int | None = None
+    file_missing: bool = False
+    place: str | None = None
+    spool_host: str | None = None
+
+
+def named_keys(connection: Connection, keys: Sequence[str]) -> set[str]:
+    """Return those of `keys` that rows name: of images, or of conflicts."""
+    images = connection.scalars(select(ImageRow.key).where(ImageRow.key.in_(keys)))
+    conflicts = connection.scalars(select(ConflictRow.key).where(ConflictRow.key.in_(keys)))
+    return {*images, *(key for key in conflicts if key is not None)}
+
+
+def unknown_keys(connection: Connection, keys: Sequence[str]) -> list[str]:
+    """Return those of `keys` that no row names: of images, of conflicts, or of objects to be removed."""
+    removals = connection.scalars(select(ObjectRemovalRow.key).where(ObjectRemovalRow.key.in_(keys)))
+    local = connection.scalars(select(HostRemovalRow.path).where(HostRemovalRow.path.in_(keys)))
+    named = {*named_keys(connection, keys), *removals, *local}
+    return [key for key in keys if key not in named]
+
+
+def instance_files(
+    connection: Connection, folder: str | None = None, after: str | None = None, limit: int | None = None
+) -> Iterator[InstanceFile]:
+    """Yield the files of instances in the order of their keys: of all, of one folder, or of `limit` behind a key."""
+    query = FILES.order_by(ImageRow.key)
+    if folder is not None:
+        query = query.where(ImageRow.key > f"{folder}/", ImageRow.key < f"{folder}0")  # "0" follows "/"
+    if after is not None:
+        query = query.where(ImageRow.key > after)
+    for row in connection.execute(query.limit(limit)):
+        yield InstanceFile(*row)
+
+
+def current_file(connection: Connection, sop_instance_uid: str) -> InstanceFile | None:
+    """Return the current file of an instance, or None."""
+    row = connection.execute(FILES.where(ImageRow.sop_instance_uid == sop_instance_uid)).first()
+    return None if row is None else InstanceFile(*row)
+
+
+def losers(connection: Connection, sop_instance_uids: Collection[str] | None = None) -> list[HeldFile]:
+    """Return the files that lost and have a digest: of all instances, or of some."""
+    query = select(ConflictRow.key, ConflictRow.sha256, ConflictRow.found_at, ConflictRow.host).where(
+        ConflictRow.key.is_not(None), ConflictRow.sha256.is_not(None)
+    )
+    if sop_instance_uids is not None:
+        query = query.where(ConflictRow.sop_instance_uid.in_(sop_instance_uids))
+    return [
+        HeldFile(row.key or "", row.sha256 or "", row.found_at, spool_host=row.host)
+        for row in connection.execute(query)
+    ]
+
+
+def loser_keys(connection: Connection, host: str | None = None) -> set[str]:
+    """Return the keys of the files that lost against another file of their SOP Instance UID, and are kept.
+
+    Parameters
+    ----------
+    host : str or None
+        Leave out those that only another host has.
+    """
+    query = select(ConflictRow.key).where(ConflictRow.key.is_not(None)).distinct()
+    if host is not None:
+        query = query.where(or_(ConflictRow.host.is_(None), ConflictRow.host == host))
+    keys = connection.scalars(query)
+    return {key for key in keys if key is not None}

@@ -1,0 +1,554 @@
+"""Instances: how they get into the index, their rows, and totals."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Literal
+
+from sqlalchemy import (
+    JSON,
+    Connection,
+    Engine,
+    Select,
+    bindparam,
+    func,
+    insert,
+    select,
+    true,
+    update,
+)
+from sqlalchemy import (
+    Row as SelectedRow,
+)
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import join
+
+from node.dicom.retrieval import Selection
+from node.errors import VoxelnodeError
+from node.failpoints import reached
+from node.index.engine.about import set_applied
+from node.index.engine.hot_statements import Prepared
+from node.index.engine.listed import listed_in
+from node.index.engine.repository import IndexRepository, on_reader, on_writer
+from node.index.engine.rows import PagedRepository, Row
+from node.index.engine.writer import IndexWriter
+from node.index.models import (
+    SPOOL,
+    STORE,
+    ConflictRow,
+    ImageRow,
+    ObjectRemovalRow,
+    PatientRow,
+    SeriesRow,
+    StudyRow,
+)
+from node.index.nouns.arrivals import DIGEST_MENDED, add_instances
+from node.index.nouns.events import EventKind, EventUids, record_event
+from node.index.nouns.instance_files import (
+    FILES,
+    HeldFile,
+    InstanceFile,
+    current_file,
+    instance_files,
+    loser_keys,
+    losers,
+    named_keys,
+    unknown_keys,
+)
+from node.index.nouns.levels import record_conflict
+from node.index.nouns.objects import PlaceCount
+from node.index.nouns.removals import aside_of_order
+from node.index.records import Applied, Arrived, Flaw, Kept
+from node.index.search.selection import INSTANCE_COLUMNS, Selected, StoredInstance, selected_instances, stored_instances
+
+_FIND_HELD = Prepared(
+    select(
+        ImageRow.key,
+        ImageRow.sha256,
+        ImageRow.received_at,
+        ImageRow.data_set_offset,
+        ImageRow.bytes,
+        ImageRow.file_missing,
+        ImageRow.place,
+        ImageRow.spool_host,
+    ).where(listed_in(ImageRow.sop_instance_uid, bindparam("uids", type_=JSON)))
+)
+
+
+class NotIndexable(VoxelnodeError):
+    """The rows of an instance cannot be written: trying again does not help."""
+
+
+class InstanceRepository(IndexRepository):
+    """The instances of an index.
+
+    Parameters
+    ----------
+    note_arrival : callable
+        Called for each instance: searches give way while instances arrive.
+    """
+
+    def __init__(self, writer: IndexWriter, reader: Engine, note_arrival: Callable[[], None]) -> None:
+        super().__init__(writer, reader)
+        self._note_arrival = note_arrival
+
+    def add(
+        self,
+        batch: Sequence[Arrived],
+        applied: Applied | None = None,
+        flaws: Mapping[str, Flaw] | None = MappingProxyType({}),
+    ) -> list[Kept]:
+        """Index instances in one transaction; see `node.index.nouns.arrivals.add_instances`.
+
+        Parameters
+        ----------
+        applied : Applied or None
+            The last record of the journal that they came from, noted in the same transaction: the commit is not synced
+            then, because the journal still has them. Without it, the commit is durable when this returns.
+        flaws : mapping or None
+            The kept files that are not whole, by key; None: nothing was compared. See `node.receive.kept.add_compared`.
+
+        Returns
+        -------
+        list of Kept
+            In the order of `batch`.
+
+        Raises
+        ------
+        NotCompared
+            An instance is there already, and `flaws` is None; nothing of the batch was written.
+        NotIndexable
+            The rows of an instance cannot be written; nothing of the batch was.
+        OutOfResources
+            The commit failed or may have failed: try again.
+        """
+        self._note_arrival()
+
+        def write(connection: Connection) -> list[Kept]:
+            kept = add_instances(connection, batch, flaws)
+            if applied is not None:
+                set_applied(connection, applied)
+            reached("rows-written")
+            return kept
+
+        try:
+            kept = self._writer.run(write, durable=applied is None, takes_many_locks=True)
+        except (SQLAlchemyError, self._writer.database.Error, ValueError, TypeError, OverflowError) as error:
+            if not self._writer.database.is_of_rows(error):
+                raise  # no room, or the disk, or the server
+            cause = getattr(error, "orig", error)
+            raise NotIndexable(f"the index does not take it: {type(cause).__name__}") from error
+        reached("rows-committed")
+        return kept
+
+    @on_writer
+    def set_aside(self, connection: Connection, detail: str, applied: Applied, now: dt.datetime) -> None:
+        """Record that an instance of the journal went to quarantine because it cannot be indexed."""
+        record_event(connection, "instance-set-aside", now, detail=detail)
+        set_applied(connection, applied)
+
+    @on_writer
+    def record_damage(self, connection: Connection, detail: str, now: dt.datetime) -> None:
+        """Record that instances were acknowledged and cannot be read from the journal."""
+        record_event(connection, "journal-damaged", now, detail=detail)
+
+    @on_reader
+    def held(self, connection: Connection, sop_instance_uids: Collection[str]) -> list[HeldFile]:
+        """Return the files that are kept under these UIDs, with those that lost."""
+        uids = list(sop_instance_uids)
+        found = _FIND_HELD.execute(connection, {"uids": uids}).fetchall()
+        if not found:
+            return []
+        files = [
+            HeldFile(
+                key,
+                sha256,
+                dt.datetime.fromisoformat(received_at).replace(tzinfo=dt.UTC),
+                offset,
+                size,
+                bool(gone),
+                place,
+                host,
+            )
+            for key, sha256, received_at, offset, size, gone, place, host in found
+        ]
+        return files + losers(connection, uids)
+
+    @on_reader
+    def files_after(self, connection: Connection, key: str, limit: int) -> list[InstanceFile]:
+        """Return at most `limit` files that rows of images name, in the order of their keys, from behind `key`."""
+        return list(instance_files(connection, after=key, limit=limit))
+
+    @on_reader
+    def of_key(self, connection: Connection, key: str) -> InstanceFile | None:
+        """Return the file that a row of images names by this key, or None."""
+        row = connection.execute(FILES.where(ImageRow.key == key)).first()
+        return None if row is None else InstanceFile(*row)
+
+    @on_reader
+    def current(self, connection: Connection, sop_instance_uid: str) -> InstanceFile | None:
+        """Return the current file of an instance, or None."""
+        return current_file(connection, sop_instance_uid)
+
+    @on_writer
+    def record_removed_from_quarantine(
+        self,
+        connection: Connection,
+        key: str,
+        kind: Literal["quarantine-released", "quarantine-purged"],
+        who: str,
+        now: dt.datetime,
+    ) -> None:
+        """Let conflicts name a file no more that was released or purged, and record the decision and the event."""
+        decision = "accepted" if kind == "quarantine-released" else "kept"
+        rows = connection.execute(
+            update(ConflictRow)
+            .where(ConflictRow.key == key)
+            .values(key=None, decision=decision, decided_at=now, decided_by=who)
+            .returning(ConflictRow.study_instance_uid, ConflictRow.series_instance_uid, ConflictRow.sop_instance_uid)
+        ).all()
+        uids = _uids(rows[0]) if rows else EventUids()
+        record_event(connection, kind, now, detail=key, **uids)
+
+    @on_reader
+    def losers(self, connection: Connection) -> list[HeldFile]:
+        """Return the files that lost against another file of their SOP Instance UID, with their digests."""
+        return losers(connection)
+
+    @on_reader
+    def is_loser(self, connection: Connection, key: str) -> bool:
+        """Return whether a conflict names this file."""
+        return connection.execute(select(ConflictRow.id).where(ConflictRow.key == key).limit(1)).first() is not None
+
+    @on_writer
+    def mend_digest(self, connection: Connection, key: str, sha256: str, now: dt.datetime) -> None:
+        """Give a row the digest of its file, which is whole.
+
+        The digest that it had is kept: if an instance with it comes, it was the file that was wrong.
+        """
+        row = connection.execute(_row_of(key)).one()
+        detail = f"the row had the SHA-256 {row.sha256}, the file has {sha256}; the file is believed"
+        connection.execute(update(ImageRow).where(ImageRow.key == key).values(sha256=sha256, file_missing=False))
+        record_event(connection, "digest-mended", now, detail=detail, **_uids(row))
+        _insert_conflict(connection, DIGEST_MENDED, row, detail, now, sha256=row.sha256)
+
+    @on_writer
+    def set_aside_damaged(
+        self,
+        connection: Connection,
+        key: str,
+        quarantine_key: str,
+        detail: str,
+        now: dt.datetime,
+        host: str | None = None,
+    ) -> None:
+        """Mark the row of a damaged file that is about to be moved to quarantine, on the disk of a host."""
+        row = connection.execute(_row_of(key)).one()
+        connection.execute(update(ImageRow).where(ImageRow.key == key).values(file_missing=True))
+        asked = f"the file {detail}: send the instance again"
+        record_event(connection, "file-damaged", now, detail=asked, **_uids(row))
+        _insert_conflict(connection, "instance-damaged", row, f"the file {detail}", now, key=quarantine_key, host=host)
+
+    @on_writer
+    def record_loser_damage(
+        self, connection: Connection, key: str, detail: str, now: dt.datetime, *, gone: bool = False
+    ) -> None:
+        """Record that a file that lost is damaged or gone: its row has no digest any more, or names no file.
+
+        One that is still to be fetched from the object store is not gone.
+        """
+        if gone and connection.execute(select(ObjectRemovalRow.key).where(aside_of_order() == key)).first() is not None:
+            return
+        rows = connection.execute(
+            update(ConflictRow)
+            .where(ConflictRow.key == key, true() if gone else ConflictRow.sha256.is_not(None))
+            .values({"key": None} if gone else {"sha256": None})
+            .returning(ConflictRow.study_instance_uid, ConflictRow.series_instance_uid, ConflictRow.sop_instance_uid)
+        ).all()
+        kind: EventKind = "file-missing" if gone else "file-damaged"
+        for row in rows:
+            record_event(connection, kind, now, detail=f"{key}, another version: {detail}", **_uids(row))
+
+    @on_reader
+    def total_bytes(self, connection: Connection) -> int:
+        """Return the bytes of all instances."""
+        return int(connection.execute(select(func.coalesce(func.sum(ImageRow.bytes), 0))).scalar_one())
+
+    @on_reader
+    def files(self, connection: Connection, folder: str) -> list[InstanceFile]:
+        """Return the files that rows of images name in one folder, such as ``objects/00000000``."""
+        return list(instance_files(connection, folder))
+
+    @on_reader
+    def folders(self, connection: Connection) -> list[str]:
+        """Return the names of the folders of `objects` that rows of images name; reads all of them."""
+        begin = len("objects/") + 1
+        length = func.instr(func.substr(ImageRow.key, begin), "/") - 1
+        return list(connection.scalars(select(func.substr(ImageRow.key, begin, length)).distinct()))
+
+    @on_writer
+    def record_quarantined(self, connection: Connection, found: Arrived) -> None:
+        """Record an instance that was found in quarantine."""
+        detail = "found in quarantine; the index did not know why it is there"
+        record_conflict(connection, "instance-quarantined", found, detail, found.file.key, found.file.sha256)
+
+    @on_reader
+    def named_keys(self, connection: Connection, keys: Sequence[str]) -> set[str]:
+        """Return those of `keys` (at most a folder's worth) that rows name: of images, or of conflicts."""
+        return named_keys(connection, keys)
+
+    @on_reader
+    def unknown_keys(self, connection: Connection, keys: Sequence[str]) -> list[str]:
+        """Return those of `keys` (at most a folder's worth) that no row names: of images, conflicts or removals."""
+        return unknown_keys(connection, keys)
+
+    @on_reader
+    def loser_keys(self, connection: Connection, host: str | None = None) -> set[str]:
+        """Return the keys of the files that lost against another file of their SOP Instance UID; see `loser_keys`.
+
+        A crash between the commit and the move leaves such a file where it was received.
+        """
+        return loser_keys(connection, host)
+
+    @on_writer
+    def mark_files(
+        self,
+        connection: Connection,
+        keys: Sequence[str],
+        *,
+        missing: bool,
+        now: dt.datetime,
+        damage: str | None = None,
+    ) -> int:
+        """Note that files (at most a folder's worth) are missing or damaged, or are there again.
+
+        An instance whose file is missing or damaged takes the next arrival under its UID as its own.
+
+        Parameters
+        ----------
+        damage : str or None
+            How the files differ from what was received; None if they do not exist.
+
+        Returns
+        -------
+        int
+            For how many instances that is news.
+        """
+        rows = connection.execute(
+            select(ImageRow.id, ImageRow.sop_instance_uid, SeriesRow.series_instance_uid, StudyRow.study_instance_uid)
+            .select_from(join(ImageRow, SeriesRow).join(StudyRow))
+            .where(ImageRow.key.in_(keys), ImageRow.file_missing.is_not(missing))
+        ).all()
+        marked = update(ImageRow).where(ImageRow.id.in_([row.id for row in rows]))
+        connection.execute(marked.values(file_missing=missing))
+        kind: EventKind = "file-found"
+        if missing:
+            kind = "file-missing" if damage is None else "file-damaged"
+        for row in rows:
+            record_event(connection, kind, now, detail=damage, **_uids(row))
+        return len(rows)
+
+
+def _row_of(key: str) -> Select[*tuple[Any, ...]]:
+    return (
+        select(
+            StudyRow.study_instance_uid,
+            SeriesRow.series_instance_uid,
+            ImageRow.sop_instance_uid,
+            ImageRow.sha256,
+            ImageRow.calling_ae_title,
+        )
+        .select_from(join(ImageRow, SeriesRow).join(StudyRow))
+        .where(ImageRow.key == key)
+    )
+
+
+def _uids(row: SelectedRow[*tuple[Any, ...]]) -> EventUids:
+    return {
+        "study_instance_uid": row.study_instance_uid,
+        "series_instance_uid": row.series_instance_uid,
+        "sop_instance_uid": row.sop_instance_uid,
+    }
+
+
+def _insert_conflict(
+    connection: Connection, kind: str, row: SelectedRow[Any], detail: str, now: dt.datetime, **values: str | None
+) -> None:
+    """Insert the conflict of a row of `_row_of` with itself."""
+    connection.execute(
+        insert(ConflictRow).values(
+            kind=kind,
+            calling_ae_title=row.calling_ae_title,
+            detail=detail,
+            found_at=now,
+            **_uids(row),
+            **values,
+        )
+    )
+
+
+class ReadInstances(PagedRepository):
+    """Rows of ``images`` and ``v_images``; the rows of `page` include `key`, the archive key of the file."""
+
+    listing = select(
+        ImageRow.id,
+        *INSTANCE_COLUMNS,
+        ImageRow.rows,
+        ImageRow.columns,
+        ImageRow.bytes,
+        ImageRow.sha256,
+        ImageRow.file_missing,
+        ImageRow.source,
+        ImageRow.calling_ae_title,
+        ImageRow.called_ae_title,
+        ImageRow.received_at,
+        ImageRow.key,
+        PatientRow.patient_id,
+    ).select_from(join(ImageRow, SeriesRow).join(StudyRow).join(PatientRow))
+    filters = (StudyRow.study_instance_uid, SeriesRow.series_instance_uid, ImageRow.sop_instance_uid)
+
+    def stored(
+        self,
+        study_instance_uid: str | None = None,
+        series_instance_uid: str | None = None,
+        sop_instance_uids: Collection[str] = (),
+    ) -> Iterator[StoredInstance]:
+        """Yield the instances that match the given UIDs. See `node.index.search.selection.stored_instances`."""
+        return stored_instances(self._connection, study_instance_uid, series_instance_uid, sop_instance_uids)
+
+    def selected(self, selection: Selection, limit: int | None = None) -> Selected:
+        """Return the instances that a retrieve requests. See `node.index.search.selection.selected_instances`."""
+        return selected_instances(self._connection, selection, limit)
+
+    def files(self) -> Iterator[InstanceFile]:
+        """Yield the file of every instance, sorted by folder."""
+        return instance_files(self._connection)
+
+    def named_keys(self, keys: Sequence[str]) -> set[str]:
+        """Return those of `keys` (at most a folder's worth) that rows name: of images, or of conflicts."""
+        return named_keys(self._connection, keys)
+
+    def count_by_place(self) -> dict[str, PlaceCount]:
+        """Return the instances in each place: ``folder``, ``spool``, ``store``. Reads all rows."""
+        rows = self._rows(
+            "SELECT coalesce(place, 'folder') AS place, count(*) AS instances, sum(bytes) AS bytes FROM v_images "
+            "GROUP BY coalesce(place, 'folder')"
+        )
+        counts = dict.fromkeys(("folder", SPOOL, STORE), PlaceCount(0, 0))
+        return counts | {row["place"]: PlaceCount(int(row["instances"]), int(row["bytes"])) for row in rows}
+
+    def count_by_spool_host(self) -> dict[str, int]:
+        """Return how many instances are still to be moved to the store from the disk of each host."""
+        rows = self._rows(
+            "SELECT spool_host, count(*) AS instances FROM v_images WHERE spool_host IS NOT NULL "
+            "GROUP BY spool_host ORDER BY spool_host"
+        )
+        return {row["spool_host"]: int(row["instances"]) for row in rows}
+
+    def unknown_keys(self, keys: Sequence[str]) -> list[str]:
+        """Return those of `keys` (at most a folder's worth) that no row names: of images, conflicts or removals."""
+        return unknown_keys(self._connection, keys)
+
+    def current(self, sop_instance_uid: str) -> InstanceFile | None:
+        """Return the current file of an instance, or None."""
+        return current_file(self._connection, sop_instance_uid)
+
+    def losers(self) -> list[HeldFile]:
+        """Return the kept files whose SOP Instance UID is served from another file, with their digests."""
+        return losers(self._connection)
+
+    def loser_keys(self, host: str | None = None) -> set[str]:
+        """Return the keys of the kept files whose SOP Instance UID is served from another file.
+
+        Parameters
+        ----------
+        host : str or None
+            Leave out those that only another host has.
+        """
+        return loser_keys(self._connection, host)
+
+    def to_be_set_aside(self) -> set[str]:
+        """Return the keys in quarantine of replaced versions that are still to be fetched from the object store."""
+        return set(self._connection.scalars(select(aside_of_order())))
+
+    def row(self, sop_instance_uid: str) -> Row | None:
+        """Return the row of ``v_images`` of an instance, or None."""
+        return self._row("SELECT * FROM v_images WHERE sop_instance_uid = :uid", uid=sop_instance_uid)
+
+    def first_file(self, study_instance_uid: str, series_instance_uid: str | None = None) -> InstanceFile | None:
+        """Return the file of the first instance of a study or series, by Instance Number; None if it has none."""
+        files = (
+            FILES.join(SeriesRow, SeriesRow.id == ImageRow.series_id)
+            .join(StudyRow)
+            .where(StudyRow.study_instance_uid == study_instance_uid, ImageRow.file_missing.is_(False))
+        )
+        if series_instance_uid is not None:
+            files = files.where(SeriesRow.series_instance_uid == series_instance_uid)
+        order = SeriesRow.series_instance_uid, ImageRow.instance_number, ImageRow.sop_instance_uid
+        row = self._connection.execute(files.order_by(*order).limit(1)).first()
+        return None if row is None else InstanceFile(*row)
+
+    def totals(self) -> Row:
+        """Return the total numbers of ``instances`` and ``bytes``."""
+        return self._rows("SELECT count(*) AS instances, coalesce(sum(bytes), 0) AS bytes FROM v_images")[0]
+
+    def count_unavailable(self, study: str, series: str | None = None, sop_instance: str | None = None) -> int:
+        """Count the instances of a study, of a series, or the one, whose file is known to be missing or damaged."""
+        rest = "AND file_missing" + ("" if sop_instance is None else " AND sop_instance_uid = :instance")
+        more = {} if sop_instance is None else {"instance": sop_instance}
+        rows = self._rows_of_study("SELECT count(*) AS missing FROM v_images", study, series, rest, **more)
+        return int(rows[0]["missing"])
+
+    def count_missing_files(self) -> int:
+        """Count the instances whose file is known to be missing or damaged."""
+        return int(self._rows("SELECT count(*) AS missing FROM v_images WHERE file_missing")[0]["missing"])
+
+    def bytes_by_series(self, study_instance_uid: str) -> dict[str, int]:
+        """Return the bytes of the instances of each series of a study, by Series Instance UID."""
+        rows = self._rows(
+            "SELECT series_instance_uid, sum(bytes) AS bytes FROM v_images WHERE study_instance_uid = :study "
+            "GROUP BY series_instance_uid",
+            study=study_instance_uid,
+        )
+        return {row["series_instance_uid"]: row["bytes"] for row in rows}
+
+    def count_by_study(self, study_instance_uids: Sequence[str]) -> dict[str, int]:
+        """Count the instances of those of some studies that are stored."""
+        query = select(StudyRow.study_instance_uid, func.count()).select_from(join(ImageRow, SeriesRow).join(StudyRow))
+        named = StudyRow.study_instance_uid.in_(study_instance_uids)
+        rows = self._connection.execute(query.where(named).group_by(StudyRow.study_instance_uid))
+        return {uid: count for uid, count in rows}
+
+    def count_by_series(self, study_instance_uid: str) -> dict[str, int]:
+        """Count the instances of each stored series of a study."""
+        query = select(SeriesRow.series_instance_uid, func.count()).select_from(
+            join(ImageRow, SeriesRow).join(StudyRow)
+        )
+        its = StudyRow.study_instance_uid == study_instance_uid
+        rows = self._connection.execute(query.where(its).group_by(SeriesRow.series_instance_uid))
+        return {uid: count for uid, count in rows}
+
+    def calling_ae_titles(self, study_instance_uid: str, series_instance_uid: str | None = None) -> list[str]:
+        """Return the distinct AE titles that sent instances of a study or a series, sorted."""
+        source, rest = "SELECT DISTINCT calling_ae_title FROM v_images", "AND calling_ae_title IS NOT NULL"
+        rows = self._rows_of_study(source, study_instance_uid, series_instance_uid, rest)
+        return sorted(row["calling_ae_title"] for row in rows)
+
+    def summary(self, study_instance_uid: str, series_instance_uid: str) -> Row:
+        """Return a summary of the instances of a series: counts, sizes, times, encodings and senders.
+
+        ``classes``, ``syntaxes`` and ``senders`` are JSON lists; a sender is source, calling AE title and peer,
+        separated by blanks.
+        """
+        return self._rows_of_study(
+            "SELECT count(*) AS instances, sum(bytes) AS bytes, min(received_at) AS first_at, "
+            'max(received_at) AS last_at, max("rows") AS "rows", max("columns") AS "columns", '
+            "count(CASE WHEN file_missing THEN 1 END) AS missing, json_group_array(DISTINCT sop_class_uid) AS classes, "
+            "json_group_array(DISTINCT transfer_syntax_uid) AS syntaxes, "
+            "json_group_array(DISTINCT source || ' ' || coalesce(calling_ae_title, '') || ' ' || coalesce(peer, '')) "
+            "AS senders FROM v_images",
+            study_instance_uid,
+            series_instance_uid,
+        )[0]

@@ -1,0 +1,272 @@
+"""The rows above an instance: patient, study and series, inserted if new, and the conflicts between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import structlog
+from sqlalchemy import JSON, Connection, and_, bindparam, insert, select, update
+from sqlalchemy.dialects.sqlite import insert as insert_or_not
+from sqlalchemy.orm import aliased, join
+
+from node.dicom.attributes import InstanceAttributes
+from node.index.engine.backend import Overtaken, backend_of
+from node.index.engine.hot_statements import Prepared
+from node.index.engine.listed import listed_in
+from node.index.models import ConflictRow, PatientRow, SeriesRow, StudyRow
+from node.index.nouns.departures import delete_empty_patient
+from node.index.nouns.events import EventKind, EventUids, record_event
+from node.index.nouns.orders import Imaged, compare_with_orders, folded_name
+from node.index.records import Arrived
+
+log = structlog.get_logger()
+
+_PERSON = ("patient_id", "patient_name", "patient_birth_date", "patient_sex")
+
+_FIND_SERIES = Prepared(
+    select(SeriesRow.id, PatientRow.identity, SeriesRow.state)
+    .select_from(join(SeriesRow, StudyRow).join(PatientRow))
+    .where(StudyRow.study_instance_uid == bindparam("study"), SeriesRow.series_instance_uid == bindparam("series"))
+)
+
+_FIND_PLACES = Prepared(
+    select(
+        StudyRow.study_instance_uid,
+        SeriesRow.series_instance_uid,
+        SeriesRow.id,
+        PatientRow.identity,
+        SeriesRow.state,
+    )
+    .select_from(join(SeriesRow, StudyRow).join(PatientRow))
+    .where(listed_in(SeriesRow.series_instance_uid, bindparam("series", type_=JSON)))
+)
+
+Places = Mapping[tuple[str, str], tuple[int, str, str]]
+"""Row id, identity of the patient and state of series, by Study and Series Instance UID."""
+
+
+def hold_new_places(connection: Connection, batch: Sequence[Arrived]) -> Places:
+    """Let no other writer insert patients, studies and series that a batch is about to insert, or compare with.
+
+    Returns
+    -------
+    mapping
+        The series of the batch that are there already.
+    """
+    uids = {one.attributes.series_instance_uid for one in batch}
+    found = _FIND_PLACES.execute(connection, {"series": list(uids)})
+    places = {(study, series): (series_id, identity, state) for study, series, series_id, identity, state in found}
+    names: set[str] = set()
+    for attributes in (arrived.attributes for arrived in batch):
+        if (place := (attributes.study_instance_uid, attributes.series_instance_uid)) not in places:
+            names |= {*place, patient_identity(attributes)}
+    if names:
+        backend_of(connection).hold(connection, names)
+    return places
+
+
+def patient_identity(attributes: InstanceAttributes) -> str:
+    """Return the identity of a patient: issuer and ID. Without an ID it is the study, so that strangers never merge."""
+    return identity_of(attributes.patient, attributes.study_instance_uid)
+
+
+def identity_of(patient: Mapping[str, Any], study_instance_uid: str) -> str:
+    """Return the identity of a patient by the columns of `node.dicom.attributes.PATIENT`; see `patient_identity`."""
+    if not patient.get("patient_id"):
+        return f"study {study_instance_uid}"
+    return f"{patient.get('issuer_of_patient_id') or ''}\\{patient['patient_id']}"
+
+
+def find_series(connection: Connection, arrived: Arrived) -> tuple[int, str, str] | None:
+    """Return (row id, identity of the patient, state) of the series of an instance, or None if the series is new."""
+    attributes = arrived.attributes
+    uids = {"study": attributes.study_instance_uid, "series": attributes.series_instance_uid}
+    row: tuple[int, str, str] | None = _FIND_SERIES.execute(connection, uids).fetchone()
+    return row
+
+
+def series_row(connection: Connection, arrived: Arrived, identity: str, places: Places) -> int:
+    """Return the row id of the series of an instance; insert the series, its study and its patient if they are new."""
+    attributes = arrived.attributes
+    row = places.get((attributes.study_instance_uid, attributes.series_instance_uid)) or find_series(
+        connection, arrived
+    )
+    if row is not None:
+        series_id, of_study, state = row
+        if of_study != identity:
+            _record_patient_conflict(connection, arrived, identity, of_study)
+        record_reopened(connection, arrived, state)
+        return int(series_id)
+    study_id = _study(connection, arrived, identity)
+    is_moved = arrived.overwrite_policy == "accept"  # out of the series of the other study
+    if (
+        not is_moved
+        and connection.execute(
+            select(SeriesRow.id).where(SeriesRow.series_instance_uid == arrived.attributes.series_instance_uid)
+        ).first()
+    ):
+        detail = "this series has also arrived in another study; the two are kept apart"
+        record_conflict(connection, "series-in-two-studies", arrived, detail)
+    values = {**arrived.attributes.series, "study_id": study_id, "last_received_at": arrived.file.received_at}
+    return _inserted(connection, SeriesRow, values)
+
+
+def correct_levels(connection: Connection, arrived: Arrived, identity: str) -> None:
+    """Let patient, study and series, if they exist, have the attributes of an instance for which a person has decided.
+
+    A study that was received under another patient becomes one of this patient.
+    """
+    attributes = arrived.attributes
+    of_study = StudyRow.study_instance_uid == attributes.study_instance_uid
+    study = connection.execute(
+        select(StudyRow.id, StudyRow.patient_id, PatientRow.identity).join(PatientRow).where(of_study)
+    ).first()
+    patient = connection.execute(
+        select(PatientRow.id, PatientRow.merged_into).where(PatientRow.identity == identity)
+    ).first()
+    if patient is not None:
+        connection.execute(update(PatientRow).where(PatientRow.id == patient.id).values(attributes.patient))
+    if study is None:
+        return
+    if study.identity != identity:
+        if patient is None:
+            patient_id = _inserted(connection, PatientRow, {**attributes.patient, "identity": identity})
+        else:
+            patient_id = patient.merged_into or patient.id
+        connection.execute(update(StudyRow).where(of_study).values(patient_id=patient_id))
+        if patient_id != study.patient_id:
+            delete_empty_patient(connection, study.patient_id)
+    connection.execute(update(StudyRow).where(of_study).values(attributes.study))
+    of_series = and_(
+        SeriesRow.study_id == study.id, SeriesRow.series_instance_uid == attributes.series["series_instance_uid"]
+    )
+    connection.execute(update(SeriesRow).where(of_series).values(attributes.series))
+
+
+def _study(connection: Connection, arrived: Arrived, identity: str) -> int:
+    """Return the row id of the study of a new series; insert the study and its patient if they are new."""
+    uid = arrived.attributes.study_instance_uid
+    find = select(StudyRow.id.label("study"), PatientRow).select_from(join(StudyRow, PatientRow))
+    row = connection.execute(find.where(StudyRow.study_instance_uid == uid)).first()
+    if row is not None:
+        if row.identity != identity:
+            _record_patient_conflict(connection, arrived, identity, row.identity)
+        else:
+            _compare_persons(connection, arrived, row)
+        return int(row.study)
+    patient = connection.execute(select(PatientRow).where(PatientRow.identity == identity)).first()
+    if patient is None:
+        patient_id = _inserted(connection, PatientRow, {**arrived.attributes.patient, "identity": identity})
+        if not arrived.attributes.patient["patient_id"]:
+            detail = "this study has no Patient ID (0010,0020); it gets a patient of its own"
+            record_conflict(connection, "no-patient-id", arrived, detail)
+    else:
+        patient_id = patient.merged_into or patient.id
+        _compare_persons(connection, arrived, patient)
+    study = arrived.attributes.study
+    study_id = _inserted(connection, StudyRow, {**study, "patient_id": patient_id})
+    person: Mapping[str, Any] = {name: arrived.attributes.patient[name] for name in _PERSON}
+    sender, now = arrived.file.calling_ae_title or None, arrived.file.received_at
+    accession_number = str(study["accession_number"] or "")
+    compare_with_orders(connection, Imaged(uid, patient_id, **person), accession_number, sender, now)
+    return study_id
+
+
+def _compare_persons(connection: Connection, arrived: Arrived, known: Any) -> None:
+    """Record one conflict per study if names, birth dates or sexes differ; a missing value is no contradiction."""
+    arriving = arrived.attributes.patient
+    pairs = [(known.patient_birth_date, arriving["patient_birth_date"]), (known.patient_sex, arriving["patient_sex"])]
+    pairs.append((folded_name(known.patient_name), folded_name(arriving["patient_name"])))
+    if not any(mine and theirs and mine != theirs for mine, theirs in pairs):
+        return
+    seen = select(ConflictRow.id).where(
+        ConflictRow.kind == "shared-patient-id",
+        ConflictRow.study_instance_uid == arrived.attributes.study_instance_uid,
+    )
+    if connection.execute(seen).first() is None:
+        detail = "this Patient ID has arrived with another name, birth date or sex; the study stays with its Patient ID"
+        record_conflict(connection, "shared-patient-id", arrived, detail)
+
+
+def _inserted(
+    connection: Connection, table: type[PatientRow | StudyRow | SeriesRow], values: Mapping[str, object]
+) -> int:
+    inserted = insert_or_not(table).values(values).on_conflict_do_nothing().returning(table.id)
+    if (row_id := connection.scalar(inserted)) is None:
+        raise Overtaken(f"another writer has inserted a row of {table.__tablename__} meanwhile")
+    return int(row_id)
+
+
+def _record_patient_conflict(connection: Connection, arrived: Arrived, identity: str, of_study: str) -> None:
+    """Record one conflict per series, unless the two patients were merged."""
+    backend_of(connection).hold(connection, [arrived.attributes.study_instance_uid])
+    known, arriving = aliased(PatientRow), aliased(PatientRow)
+    merged = select(known.id).where(
+        known.identity == of_study, arriving.identity == identity, arriving.merged_into == known.id
+    )
+    seen = select(ConflictRow.id).where(
+        ConflictRow.kind == "study-of-two-patients",
+        ConflictRow.study_instance_uid == arrived.attributes.study_instance_uid,
+        ConflictRow.series_instance_uid == arrived.attributes.series_instance_uid,
+    )
+    if connection.execute(merged).first() is None and connection.execute(seen).first() is None:
+        detail = "this study has arrived under another patient; it stays with the first one"
+        record_conflict(connection, "study-of-two-patients", arrived, detail)
+
+
+def record_reopened(connection: Connection, arrived: Arrived, state: str) -> None:
+    """Record that an instance arrived for a series that was converted, refused or set aside."""
+    if state not in ("receiving", "converting"):
+        record_arrival_event(
+            connection, "series-reopened", arrived, f"an instance arrived after the series was {state}"
+        )
+
+
+def record_arrival_event(connection: Connection, kind: EventKind, arrived: Arrived, detail: str) -> None:
+    """Record an event of an instance that has just arrived."""
+    record_event(connection, kind, arrived.file.received_at, detail=detail, **_uids(arrived))
+
+
+def record_conflict(
+    connection: Connection,
+    kind: str,
+    arrived: Arrived,
+    detail: str,
+    key: str | None = None,
+    sha256: str | None = None,
+    decided_by: str | None = None,
+    host: str | None = None,
+) -> None:
+    """Record an identity conflict; `key` and `sha256` are those of a second file of the instance that is kept.
+
+    `host` is the one that has this file, if it is not the one that received the instance.
+
+    `decided_by` is given if there is nothing left to decide: the instance that arrived was accepted.
+    """
+    uids = _uids(arrived)
+    connection.execute(
+        insert(ConflictRow).values(
+            kind=kind,
+            detail=detail,
+            key=key,
+            sha256=sha256,
+            host=(host or arrived.file.host) if key is not None else None,
+            calling_ae_title=arrived.file.calling_ae_title or None,
+            found_at=arrived.file.received_at,
+            decision="accepted" if decided_by is not None else None,
+            decided_at=arrived.file.received_at if decided_by is not None else None,
+            decided_by=decided_by,
+            **uids,
+        )
+    )
+    log.warning("conflict", kind=kind, detail=detail, **uids)
+
+
+def _uids(arrived: Arrived) -> EventUids:
+    attributes = arrived.attributes
+    return {
+        "study_instance_uid": attributes.study_instance_uid,
+        "series_instance_uid": attributes.series_instance_uid,
+        "sop_instance_uid": attributes.sop_instance_uid,
+    }

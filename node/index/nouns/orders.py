@@ -1,0 +1,111 @@
+"""Orders and images: whether a study is of the patient for whom it was ordered."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import structlog
+from sqlalchemy import Connection, bindparam, insert, or_, select
+from sqlalchemy.orm import join
+
+from node.dicom.attributes import date_of
+from node.dicom.json_model import Json
+from node.dicom.worklist import entry_text
+from node.index.engine.hot_statements import Prepared
+from node.index.models import ConflictRow, PatientRow, ScheduledStepRow, StudyRow
+
+log = structlog.get_logger()
+
+KIND = "other-patient-than-ordered"
+
+_ORDERS = Prepared(
+    select(ScheduledStepRow.id).where(
+        or_(
+            ScheduledStepRow.study_instance_uid == bindparam("study"),
+            ScheduledStepRow.accession_number == bindparam("accession"),
+        )
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Imaged:
+    """A study and its patient, as the images name him or her; `patient_row` is the patient that it is one of."""
+
+    study_instance_uid: str
+    patient_row: int
+    patient_id: str | None
+    patient_name: str | None
+    patient_birth_date: dt.date | None
+    patient_sex: str | None
+
+
+def compare_with_orders(
+    connection: Connection, study: Imaged, accession_number: str | None, sender: str | None, now: dt.datetime
+) -> None:
+    """Record a conflict if an order with the UID or the Accession Number of a new study is of another patient."""
+    named = {"study": study.study_instance_uid, "accession": accession_number or None}
+    ids = [id for (id,) in _ORDERS.execute(connection, named).fetchall()]
+    if ids:
+        orders = connection.execute(select(ScheduledStepRow.attributes).where(ScheduledStepRow.id.in_(ids)))
+        _compare(connection, study, orders.scalars().all(), sender, now)
+
+
+def compare_with_studies(
+    connection: Connection, study_instance_uid: str | None, accession_number: str | None, order: Json, now: dt.datetime
+) -> None:
+    """Record a conflict for each study that an order is for and that is of another patient."""
+    named = [StudyRow.study_instance_uid == study_instance_uid] if study_instance_uid else []
+    named += [StudyRow.accession_number == accession_number] if accession_number else []
+    if not named:
+        return
+    columns = (
+        StudyRow.study_instance_uid,
+        PatientRow.id,
+        PatientRow.patient_id,
+        PatientRow.patient_name,
+        PatientRow.patient_birth_date,
+        PatientRow.patient_sex,
+    )
+    for row in connection.execute(select(*columns).select_from(join(StudyRow, PatientRow)).where(or_(*named))).all():
+        _compare(connection, Imaged(*row), [order], None, now)
+
+
+def _compare(
+    connection: Connection, study: Imaged, orders: Sequence[Json], sender: str | None, now: dt.datetime
+) -> None:
+    """Record one conflict per study."""
+    differing = next((names for order in orders if (names := _differences(connection, study, order))), None)
+    seen = select(ConflictRow.id).where(
+        ConflictRow.kind == KIND, ConflictRow.study_instance_uid == study.study_instance_uid
+    )
+    if differing is None or connection.execute(seen).first() is not None:
+        return
+    detail = f"the order in the worklist has another {' and '.join(differing)}; the study stays with its Patient ID"
+    values = {"kind": KIND, "study_instance_uid": study.study_instance_uid, "detail": detail, "found_at": now}
+    connection.execute(insert(ConflictRow).values({**values, "calling_ae_title": sender}))
+    log.warning("conflict", kind=KIND, detail=detail, study_instance_uid=study.study_instance_uid)
+
+
+def _differences(connection: Connection, study: Imaged, order: Json) -> list[str]:
+    """Return in what the patients of a study and of an order differ; a missing value is no contradiction."""
+    ordered = entry_text(order, "PatientID")
+    if ordered and study.patient_id and ordered != study.patient_id:
+        is_same = or_(PatientRow.id == study.patient_row, PatientRow.merged_into == study.patient_row)
+        merged = select(PatientRow.id).where(PatientRow.patient_id == ordered, is_same)
+        if connection.execute(merged).first() is None:
+            return ["Patient ID"]
+    birth_date = date_of(entry_text(order, "PatientBirthDate") or "")
+    pairs = {
+        "name": (folded_name(study.patient_name), folded_name(entry_text(order, "PatientName"))),
+        "birth date": (study.patient_birth_date, birth_date),
+        "sex": (study.patient_sex, entry_text(order, "PatientSex")),
+    }
+    return [what for what, (mine, theirs) in pairs.items() if mine and theirs and mine != theirs]
+
+
+def folded_name(name: object) -> str:
+    """Return the alphabetic component group of a PN (PS3.5 6.2.1), equal for different spellings of a name."""
+    return " ".join(str(name or "").partition("=")[0].replace("^", " ").casefold().split())

@@ -1,0 +1,124 @@
+"""Patients, and the merge of two that someone has decided are the same person."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+from sqlalchemy import Connection, func, select, update
+
+from node.errors import UsageError
+from node.index.engine.backend import backend_of
+from node.index.engine.repository import IndexRepository, on_writer
+from node.index.engine.rows import PagedRepository, Row
+from node.index.models import PatientRow, StudyRow
+from node.index.nouns.events import record_event
+from node.index.nouns.terms import Terms
+from node.index.records import PatientMerge
+
+
+class NoSuchPatient(UsageError):
+    """No patient matches, or several do."""
+
+
+class PatientRepository(IndexRepository):
+    """The patients of an index."""
+
+    @on_writer
+    def merge(
+        self, connection: Connection, source: int, target: int, now: dt.datetime, terms: Terms | None = None
+    ) -> PatientMerge:
+        """Move the studies of patient `source` to patient `target`, including studies that arrive later.
+
+        The row of `source` stays and refers to `target`, so that a new study with its Patient ID is added to `target`.
+        The instances themselves do not change.
+
+        Parameters
+        ----------
+        source, target : int
+            `id` of `v_patients`.
+
+        Raises
+        ------
+        NoSuchPatient
+            One of them does not exist or was merged into another patient, or both are the same.
+        """
+        both = select(PatientRow).where(PatientRow.id.in_((source, target)))
+        # No other writer adds a study to one of them meanwhile, or merges them the other way round.
+        backend_of(connection).hold(connection, [row.identity for row in connection.execute(both)])
+        if terms is not None:
+            terms.require(connection)
+        rows = {row.id: row for row in connection.execute(both)}
+        for wanted in (source, target):
+            if wanted not in rows:
+                raise NoSuchPatient(f"there is no patient #{wanted}")
+            if (into := rows[wanted].merged_into) is not None:
+                raise NoSuchPatient(f"patient #{wanted} was merged into #{into}: use that number")
+        if source == target:
+            raise NoSuchPatient(f"#{source} cannot be merged into itself")
+        moved = connection.execute(
+            update(StudyRow)
+            .where(StudyRow.patient_id == source)
+            .values(patient_id=target)
+            .returning(StudyRow.study_instance_uid)
+        )
+        studies = tuple(sorted(moved.scalars()))
+        connection.execute(update(PatientRow).where(PatientRow.merged_into == source).values(merged_into=target))
+        connection.execute(update(PatientRow).where(PatientRow.id == source).values(merged_into=target))
+        for uid in studies:
+            detail = f"patient #{source} is now #{target}"
+            record_event(connection, "patient-merged", now, study_instance_uid=uid, detail=detail)
+        merged = PatientMerge(rows[source].patient_id or "", rows[target].patient_id or "", studies)
+        if terms is not None:
+            terms.fulfil(connection, merged)
+        return merged
+
+
+class ReadPatients(PagedRepository):
+    """Rows of ``patients`` and ``v_patients``."""
+
+    listing = select(
+        PatientRow.id,
+        PatientRow.patient_id,
+        PatientRow.issuer_of_patient_id,
+        PatientRow.patient_name,
+        PatientRow.patient_birth_date,
+        PatientRow.patient_sex,
+        PatientRow.merged_into,
+    )
+    filters = (PatientRow.id, PatientRow.patient_id)
+
+    def page(self, after: int | None, limit: int, *, name: str | None = None, **wanted: Any) -> list[Row]:
+        """Return the next page of patients with their numbers of studies, newest first.
+
+        Parameters
+        ----------
+        name : str or None
+            Beginning of the name; case is ignored.
+        """
+        rows = self._page(after, limit, name=name, **wanted)
+        return self._with_counts(rows, "studies", select(StudyRow.patient_id, func.count()), StudyRow.patient_id)
+
+    def _matching(self, *, name: str | None = None, **wanted: Any) -> Any:
+        query = super()._matching(**wanted)
+        return query if name is None else query.where(PatientRow.patient_name.istartswith(name, autoescape=True))
+
+    def all(self) -> list[Row]:
+        """Return all rows of ``v_patients``, sorted by name."""
+        return self._rows("SELECT * FROM v_patients ORDER BY patient_name, patient_id, id")
+
+    def named(self, text: str, limit: int) -> list[Row]:
+        """Return at most `limit` rows of ``v_patients`` whose name contains `text`, whose case is ignored, by name.
+
+        A space in `text` stands for the separator between parts of a name.
+        """
+        words = text.replace("\\", "\\\\").replace("%", r"\%").replace("_", r"\_").split()
+        return self._rows(
+            r"SELECT * FROM v_patients WHERE patient_name LIKE :name ESCAPE '\' ORDER BY patient_name, id LIMIT :limit",
+            name=f"%{'_'.join(words)}%",
+            limit=limit,
+        )
+
+    def with_patient_id(self, patient_id: str) -> list[Row]:
+        """Return the rows of ``v_patients`` with a Patient ID: one for each issuer."""
+        return self._rows("SELECT * FROM v_patients WHERE patient_id = :patient_id ORDER BY id", patient_id=patient_id)

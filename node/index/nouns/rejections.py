@@ -1,0 +1,88 @@
+"""Refusals: a bounded table; equal refusals within a minute share a row."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from node.index.engine.repository import IndexRepository, on_writer
+from node.index.engine.rows import PagedRepository, Row
+from node.index.models import RejectionRow
+from node.index.records import CountedRefusal, Refused
+
+ROW_TIME = dt.timedelta(minutes=1)
+"""Equal refusals at most this far apart share a row."""
+
+MAX_ROWS = 10_000
+"""Rows of each level that are kept; the oldest are deleted."""
+
+
+class RejectionRepository(IndexRepository):
+    """The refusals of a node."""
+
+    @on_writer
+    def record(self, connection: Connection, refusals: Sequence[CountedRefusal]) -> list[Refused]:
+        """Add refusals to the counts of their open rows, or insert new rows.
+
+        Returns
+        -------
+        list of Refused
+            The refusals for which a row was inserted.
+        """
+        news = [counted.refused for counted in refusals if not _counted(connection, counted)]
+        for what in {refused.what for refused in news}:
+            of_level = RejectionRow.what == what
+            oldest = select(RejectionRow.id).where(of_level).order_by(RejectionRow.id.desc()).offset(MAX_ROWS).limit(1)
+            connection.execute(delete(RejectionRow).where(of_level, RejectionRow.id <= oldest.scalar_subquery()))
+        return news
+
+
+def _counted(connection: Connection, counted: CountedRefusal) -> bool:
+    """Add a refusal to the open row of an equal one and return True; else insert a row and return False."""
+    same = asdict(counted.refused)
+    texts = {"reason": same.pop("reason"), "remedy": same.pop("remedy"), "last_at": counted.last_at}
+    open_row = connection.execute(
+        select(RejectionRow.id)
+        .where(*(getattr(RejectionRow, name) == value for name, value in same.items()))
+        .where(RejectionRow.last_at >= counted.first_at - ROW_TIME)
+        .order_by(RejectionRow.id.desc())
+        .limit(1)
+    ).scalar()
+    if open_row is None:
+        connection.execute(insert(RejectionRow).values(**same, **texts, count=counted.count, first_at=counted.first_at))
+        return False
+    connection.execute(
+        update(RejectionRow)
+        .where(RejectionRow.id == open_row)
+        .values(**texts, count=RejectionRow.count + counted.count)
+    )
+    return True
+
+
+class ReadRejections(PagedRepository):
+    """Rows of ``rejections`` and ``v_rejections``."""
+
+    listing = select(
+        RejectionRow.id,
+        RejectionRow.what,
+        RejectionRow.rule,
+        RejectionRow.peer,
+        RejectionRow.calling_ae_title,
+        RejectionRow.called_ae_title,
+        RejectionRow.offered,
+        RejectionRow.reason,
+        RejectionRow.remedy,
+        RejectionRow.count,
+        RejectionRow.first_at,
+        RejectionRow.last_at,
+    )
+    filters = (RejectionRow.rule,)
+
+    def newest(self, limit: int, skip: int = 0) -> list[Row]:
+        """Return at most `limit` rows of ``v_rejections``, last refusal first."""
+        return self._rows(
+            "SELECT * FROM v_rejections ORDER BY last_at DESC LIMIT :limit OFFSET :skip", limit=limit, skip=skip
+        )

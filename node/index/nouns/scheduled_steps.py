@@ -1,0 +1,249 @@
+"""The modality worklist: Scheduled Procedure Steps from every source (PS3.4 K.6)."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import Connection, and_, delete, func, insert, or_, select, update
+
+from node.dicom.json_model import Json
+from node.dicom.key_values import Match
+from node.index.engine.repository import IndexRepository, on_reader, on_writer
+from node.index.engine.rows import PagedRepository, Row
+from node.index.models import PatientRow, PerformedStepRow, ScheduledStepRow, SeriesRow, StudyRow
+from node.index.nouns.orders import compare_with_studies
+from node.index.search.conditions import condition_on
+
+PAGE = 500
+IN_PROGRESS = "in-progress"
+ENDED = ("completed", "discontinued")
+"""States of a step that is over: modalities are not given it any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledStep:
+    """A worklist entry: its attributes in the DICOM JSON Model, and those by which the index finds it."""
+
+    patient_id: str | None
+    patient_name: str | None
+    accession_number: str | None
+    study_instance_uid: str | None
+    requested_procedure_id: str | None
+    scheduled_procedure_step_id: str | None
+    modality: str | None
+    station_ae_title: str | None
+    start_date: dt.date | None
+    start_time: dt.time | None
+    description: str | None
+    attributes: Json
+
+    @property
+    def key(self) -> str:
+        """What distinguishes the step from others: its study and its ID."""
+        return f"{self.study_instance_uid or ''}\\{self.scheduled_procedure_step_id or ''}"
+
+    def values(self) -> dict[str, Any]:
+        """Return the columns of its row."""
+        return asdict(self)
+
+
+class ScheduledStepRepository(IndexRepository):
+    """The entries of the modality worklist."""
+
+    @on_writer
+    def add(self, connection: Connection, source: str, step: ScheduledStep, now: dt.datetime) -> int | None:
+        """Add an entry; return its number, or None if the source has one for the same step of the same study."""
+        values = {**step.values(), "source": source, "source_key": step.key, "created_at": now, "changed_at": now}
+        is_there = ScheduledStepRow.source == source, ScheduledStepRow.source_key == step.key
+        if connection.execute(select(ScheduledStepRow.id).where(*is_there)).first() is not None:
+            return None
+        added = insert(ScheduledStepRow).values({**values, "state": "scheduled"}).returning(ScheduledStepRow.id)
+        id = int(connection.execute(added).scalar_one())
+        _compare(connection, step, now)
+        return id
+
+    @on_writer
+    def apply_orders(
+        self, connection: Connection, orders: Mapping[str, ScheduledStep | None], now: dt.datetime
+    ) -> None:
+        """Add or change the entries of an order message, by their keys; None removes one, if it is there."""
+        for key, step in orders.items():
+            if step is not None:
+                _put(connection, "hl7", key, None, step, now)
+            else:
+                is_it = ScheduledStepRow.source == "hl7", ScheduledStepRow.source_key == key
+                connection.execute(delete(ScheduledStepRow).where(*is_it))
+
+    @on_writer
+    def change(self, connection: Connection, id: int, step: ScheduledStep, now: dt.datetime) -> None:
+        """Change an entry."""
+        _change(connection, ScheduledStepRow.id == id, step, now)
+        _compare(connection, step, now)
+
+    @on_writer
+    def remove(self, connection: Connection, id: int) -> None:
+        """Remove an entry."""
+        connection.execute(delete(ScheduledStepRow).where(ScheduledStepRow.id == id))
+
+    @on_writer
+    def set_state(
+        self, connection: Connection, study_instance_uid: str, scheduled_procedure_step_id: str, state: str
+    ) -> None:
+        """Note what a modality does with the step of a study."""
+        set_state(connection, study_instance_uid, scheduled_procedure_step_id, state)
+
+    @on_writer
+    def replace_files(
+        self,
+        connection: Connection,
+        changed: Mapping[str, tuple[str, ScheduledStep | None]],
+        gone: Sequence[str],
+        now: dt.datetime,
+    ) -> None:
+        """Let the worklist have what the files of a folder say.
+
+        Parameters
+        ----------
+        changed : mapping
+            Name of a file -> its version and its entry; None: it has none.
+        gone : sequence of str
+            Names of files that are no more.
+        """
+        for name, (version, step) in changed.items():
+            if step is not None:
+                _put(connection, "file", name, version, step, now)
+        lost = [*gone, *(name for name, (_, step) in changed.items() if step is None)]
+        for at in range(0, len(lost), PAGE):
+            named = ScheduledStepRow.source_key.in_(lost[at : at + PAGE])
+            connection.execute(delete(ScheduledStepRow).where(ScheduledStepRow.source == "file", named))
+
+    @on_writer
+    def remove_old(self, connection: Connection, before: dt.date) -> int:
+        """Remove steps that were to start before a day, and performed steps that ended before it; return how many."""
+        steps = delete(ScheduledStepRow).where(ScheduledStepRow.start_date < before, ScheduledStepRow.source != "file")
+        midnight = dt.datetime.combine(before, dt.time(), dt.UTC)
+        performed = delete(PerformedStepRow).where(PerformedStepRow.changed_at < midnight)
+        return connection.execute(steps).rowcount + connection.execute(performed).rowcount
+
+    @on_reader
+    def file_versions(self, connection: Connection) -> dict[str, str]:
+        """Return the names and versions of the files that have entries."""
+        rows = select(ScheduledStepRow.source_key, ScheduledStepRow.source_version)
+        return {str(row[0]): str(row[1]) for row in connection.execute(rows.where(ScheduledStepRow.source == "file"))}
+
+    def candidates(self, wanted: Mapping[str, Sequence[Match]]) -> Iterator[tuple[str, Json]]:
+        """Yield the state and the attributes of open entries, by start; an entry that ends meanwhile may be missing.
+
+        Parameters
+        ----------
+        wanted : mapping
+            Column -> its matches, one of which must hold.
+        """
+        after: tuple[Any, ...] | None = None
+        while page := self._candidates(wanted, after):
+            for row in page:
+                yield row.state, row.attributes
+            last = page[-1]
+            after = (last.start_date, last.id)
+
+    @on_reader
+    def _candidates(
+        self, connection: Connection, wanted: Mapping[str, Sequence[Match]], after: tuple[Any, ...] | None
+    ) -> Sequence[Any]:
+        row = ScheduledStepRow
+        query = select(row.id, row.start_date, row.state, row.attributes).where(row.state.not_in(ENDED))
+        for column, matches in wanted.items():
+            query = query.where(or_(*(condition_on(match, column, row) for match in matches)))
+        if after is not None:
+            date, id = after
+            same = row.start_date.is_(None) if date is None else row.start_date == date
+            later = row.start_date.is_not(None) if date is None else row.start_date > date
+            query = query.where(or_(later, and_(same, row.id > id)))
+        return connection.execute(query.order_by(row.start_date, row.id).limit(PAGE)).all()
+
+
+def _put(
+    connection: Connection, source: str, source_key: str, version: str | None, step: ScheduledStep, now: dt.datetime
+) -> bool:
+    _compare(connection, step, now)
+    is_it = and_(ScheduledStepRow.source == source, ScheduledStepRow.source_key == source_key)
+    if _change(connection, is_it, step, now, source_version=version):
+        return True
+    values = {**step.values(), "source": source, "source_key": source_key, "source_version": version}
+    connection.execute(
+        insert(ScheduledStepRow).values({**values, "state": "scheduled", "created_at": now, "changed_at": now})
+    )
+    return False
+
+
+def _compare(connection: Connection, step: ScheduledStep, now: dt.datetime) -> None:
+    compare_with_studies(connection, step.study_instance_uid, step.accession_number, step.attributes, now)
+
+
+def _change(connection: Connection, where: Any, step: ScheduledStep, now: dt.datetime, **values: Any) -> bool:
+    changed = update(ScheduledStepRow).where(where).values({**step.values(), **values, "changed_at": now})
+    return connection.execute(changed).rowcount == 1
+
+
+def set_state(connection: Connection, study_instance_uid: str, scheduled_procedure_step_id: str, state: str) -> None:
+    """Note what a modality does with the step of a study, in the transaction of `connection`."""
+    row = ScheduledStepRow
+    is_it = row.study_instance_uid == study_instance_uid, row.scheduled_procedure_step_id == scheduled_procedure_step_id
+    connection.execute(update(row).where(*is_it).values(state=state))
+
+
+MAX_SHOWN = 5
+"""Studies and performed steps that are shown of one entry."""
+
+_COLUMNS = tuple(column for column in ScheduledStepRow.__table__.columns if column.name != "attributes")
+
+
+class ReadScheduledSteps(PagedRepository):
+    """Rows of ``scheduled_steps``."""
+
+    listing = select(*_COLUMNS)
+    filters = (
+        ScheduledStepRow.id,
+        ScheduledStepRow.state,
+        ScheduledStepRow.start_date,
+        ScheduledStepRow.modality,
+        ScheduledStepRow.station_ae_title,
+        ScheduledStepRow.patient_id,
+        ScheduledStepRow.accession_number,
+    )
+
+    def with_studies(self, limit: int, skip: int = 0) -> list[Row]:
+        """Return entries, the last day first, with what was performed and received for each.
+
+        ``performed`` are rows of the steps that modalities report of its study; ``studies`` are the studies with its
+        Study Instance UID or Accession Number: ``study_instance_uid``, ``patient_id`` and the number of ``series``.
+        """
+        query = self.listing.order_by(ScheduledStepRow.start_date.desc(), ScheduledStepRow.id.desc())
+        rows = [dict(row) for row in self._connection.execute(query.limit(limit).offset(skip)).mappings()]
+        return [{**row, "performed": self._performed(row), "studies": self._studies(row)} for row in rows]
+
+    def _performed(self, row: Row) -> list[Row]:
+        if not row["study_instance_uid"]:
+            return []
+        step = PerformedStepRow
+        query = select(step.state, step.modality, step.series, step.instances)
+        of_study = query.where(step.study_instance_uid == row["study_instance_uid"]).order_by(step.id).limit(MAX_SHOWN)
+        return [dict(found) for found in self._connection.execute(of_study).mappings()]
+
+    def _studies(self, row: Row) -> list[Row]:
+        named = [StudyRow.study_instance_uid == row["study_instance_uid"]] if row["study_instance_uid"] else []
+        named += [StudyRow.accession_number == row["accession_number"]] if row["accession_number"] else []
+        if not named:
+            return []
+        series = select(func.count()).where(SeriesRow.study_id == StudyRow.id).correlate(StudyRow).scalar_subquery()
+        query = select(StudyRow.study_instance_uid, PatientRow.patient_id, series.label("series")).join(PatientRow)
+        found = query.where(or_(*named)).order_by(StudyRow.id).limit(MAX_SHOWN)
+        return [dict(study) for study in self._connection.execute(found).mappings()]
+
+    def entry(self, id: int) -> Row | None:
+        """Return an entry with its attributes, or None."""
+        row = self._connection.execute(select(ScheduledStepRow.__table__).where(ScheduledStepRow.id == id)).first()
+        return None if row is None else dict(row._mapping)

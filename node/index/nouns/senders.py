@@ -1,0 +1,110 @@
+"""Senders: the quiet time that each needs, learnt from the gaps that it makes.
+
+When a series is claimed, the longest gap between two of its instances from one sender is noted. A gap that exceeded the
+quiet time, so that the series was converted too early, counts as well: it is noted when the series is claimed again.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from math import ceil
+
+from sqlalchemy import Connection, select
+from sqlalchemy.dialects.sqlite import insert
+
+from node.index.engine.repository import IndexRepository, on_reader
+from node.index.engine.rows import ReadRepository, Row
+from node.index.models import ImageRow, SenderRow
+
+MAX_SERIES = 50
+"""Longest gaps of a sender that are kept, one for each of its last series."""
+
+MIN_SERIES = 5
+"""With fewer series, nothing is known about a sender."""
+
+MAX_GAP_SECONDS = 3600.0
+"""A longer gap lies between two sendings."""
+
+SHARE = 0.95
+"""Share of the series whose longest gap the quiet time covers, by `FACTOR`."""
+
+FACTOR = 2.0
+MIN_QUIET_SECONDS = 10.0
+MAX_QUIET_SECONDS = 600.0
+
+
+class SenderRepository(IndexRepository):
+    """What is known about the senders."""
+
+    @on_reader
+    def quiet_seconds(self, connection: Connection, calling_ae_title: str) -> float | None:
+        """Return the quiet time learnt for a sender, or None while too little is known."""
+        query = select(SenderRow.quiet_seconds).where(SenderRow.calling_ae_title == calling_ae_title)
+        return connection.execute(query).scalar()
+
+
+def learn_gaps(connection: Connection, series_id: int, since: dt.datetime | None, now: dt.datetime) -> None:
+    """Note the longest gap of each sender of a series, for those instances that no conversion has seen.
+
+    Parameters
+    ----------
+    since : datetime or None
+        Arrival of the first of them; None if there is none.
+    """
+    if since is None:
+        return
+    rows = connection.execute(
+        select(ImageRow.calling_ae_title, ImageRow.received_at)
+        .where(ImageRow.series_id == series_id, ImageRow.calling_ae_title.is_not(None))
+        .order_by(ImageRow.received_at)
+    )
+    arrivals = [(sender, received_at) for sender, received_at in rows if sender is not None]
+    for sender, gap in _longest_gaps(arrivals, since).items():
+        _note_gap(connection, sender, gap, now)
+
+
+def quiet_seconds_after(gaps: Sequence[float]) -> float | None:
+    """Return the quiet time for a sender whose last series had these longest gaps."""
+    if len(gaps) < MIN_SERIES:
+        return None
+    covered = sorted(gaps)[ceil(SHARE * len(gaps)) - 1]
+    return min(max(FACTOR * covered, MIN_QUIET_SECONDS), MAX_QUIET_SECONDS)
+
+
+def _longest_gaps(arrivals: Sequence[tuple[str, dt.datetime]], since: dt.datetime) -> Mapping[str, float]:
+    last: dict[str, dt.datetime] = {}
+    longest: dict[str, float] = {}
+    for sender, received_at in arrivals:
+        if sender in last and received_at >= since:
+            gap = (received_at - last[sender]).total_seconds()
+            if gap <= MAX_GAP_SECONDS:
+                longest[sender] = max(gap, longest.get(sender, 0.0))
+        last[sender] = received_at
+    return longest
+
+
+def _note_gap(connection: Connection, sender: str, gap: float, now: dt.datetime) -> None:
+    known = connection.execute(select(SenderRow.gaps).where(SenderRow.calling_ae_title == sender)).scalar() or []
+    gaps = [*known, round(gap, 3)][-MAX_SERIES:]
+    values = {"gaps": gaps, "quiet_seconds": quiet_seconds_after(gaps), "learnt_at": now}
+    row = insert(SenderRow).values(calling_ae_title=sender, **values)
+    connection.execute(row.on_conflict_do_update(index_elements=["calling_ae_title"], set_=values))
+
+
+class ReadSenders(ReadRepository):
+    """Rows of ``senders``."""
+
+    def all(self) -> list[Row]:
+        """Return what ``v_senders`` shows of all senders, by AE title."""
+        rows = self._connection.execute(select(SenderRow).order_by(SenderRow.calling_ae_title))
+        return [
+            {
+                "calling_ae_title": row.calling_ae_title,
+                "quiet_seconds": row.quiet_seconds,
+                "series": len(row.gaps),
+                "longest_gap_seconds": max(row.gaps),
+                "learnt_at": row.learnt_at,
+            }
+            for row in rows
+        ]

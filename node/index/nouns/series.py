@@ -1,0 +1,212 @@
+"""Series: their rows, states and counts."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+from sqlalchemy import String, func, literal_column, select
+from sqlalchemy.orm import join
+
+from node.index.engine.rows import PagedRepository, Row, distinct_values
+from node.index.models import OPEN_STATES, ImageRow, SeriesRow, StudyRow
+from node.index.search.certainty import certainty_of
+from node.index.search.facts import CHUNK_ROWS, ReadFacts
+from node.selector import Selector
+
+
+class ReadSeries(PagedRepository):
+    """Rows of ``series`` and ``v_series``."""
+
+    listing = select(
+        SeriesRow.id,
+        StudyRow.study_instance_uid,
+        SeriesRow.series_instance_uid,
+        SeriesRow.modality,
+        SeriesRow.series_number,
+        SeriesRow.series_description,
+        SeriesRow.body_part_examined,
+        SeriesRow.protocol_name,
+        SeriesRow.state,
+        SeriesRow.verdict,
+        literal_column(certainty_of("series"), String).label("certainty"),
+        SeriesRow.verdict_rule,
+        SeriesRow.verdict_reason,
+        SeriesRow.expected_instances,
+        SeriesRow.expected_source,
+        SeriesRow.missing_instances,
+        SeriesRow.missing_detail,
+        SeriesRow.revision,
+        SeriesRow.open_since,
+        SeriesRow.last_received_at,
+        SeriesRow.due_at,
+        SeriesRow.attempts,
+        SeriesRow.error,
+    ).select_from(join(SeriesRow, StudyRow))
+    filters = (StudyRow.study_instance_uid, SeriesRow.series_instance_uid, SeriesRow.modality, SeriesRow.verdict)
+
+    def page(
+        self,
+        after: int | None,
+        limit: int,
+        *,
+        states: Sequence[str] = (),
+        where: Selector | None = None,
+        **wanted: Any,
+    ) -> list[Row]:
+        """Return the next page of series with their numbers of instances, newest first."""
+        if where is None:
+            rows = self._page(after, limit, states=states, **wanted)
+        else:
+            rows = list(islice(self._selected(after, where, states=states, **wanted), limit))
+        return self._with_counts(rows, "instances", select(ImageRow.series_id, func.count()), ImageRow.series_id)
+
+    def count_matching(self, *, where: Selector | None = None, **wanted: Any) -> int:
+        """Count all series that match; this reads every one of them."""
+        if where is None:
+            return super().count_matching(**wanted)
+        return sum(1 for _ in self._selected(None, where, **wanted))
+
+    def _matching(self, *, states: Sequence[str] = (), **wanted: Any) -> Any:
+        query = super()._matching(**wanted)
+        return query.where(SeriesRow.state.in_(states)) if states else query
+
+    def _selected(self, after: int | None, where: Selector, **wanted: Any) -> Iterator[Row]:
+        """Yield the rows that match and whose series are selected."""
+        facts = ReadFacts(self._connection)
+        rows = self._page(after, CHUNK_ROWS, **wanted)
+        while rows:
+            known = facts.of_rows(where.fields, [row["id"] for row in rows])
+            yield from (row for row in rows if where.matches(known[row["id"]]))
+            rows = self._page(rows[-1]["id"], CHUNK_ROWS, **wanted)
+
+    def row(self, study_instance_uid: str, series_instance_uid: str) -> Row | None:
+        """Return the row of ``v_series`` of a series, or None."""
+        return self._row(
+            "SELECT * FROM v_series WHERE study_instance_uid = :study AND series_instance_uid = :series",
+            study=study_instance_uid,
+            series=series_instance_uid,
+        )
+
+    def with_uid(self, series_instance_uid: str) -> list[Row]:
+        """Return the rows of ``v_series`` with a Series Instance UID: one for each study that contains it."""
+        return self._rows(
+            "SELECT * FROM v_series WHERE series_instance_uid = :series ORDER BY study_instance_uid",
+            series=series_instance_uid,
+        )
+
+    def uids_ending(self, end: str, limit: int) -> list[str]:
+        """Return at most `limit` Series Instance UIDs that end in `end`."""
+        rows = self._rows(
+            "SELECT DISTINCT series_instance_uid FROM series "
+            "WHERE substr(series_instance_uid, length(series_instance_uid) - length(:end) + 1) = :end LIMIT :limit",
+            end=end,
+            limit=limit,
+        )
+        return [row["series_instance_uid"] for row in rows]
+
+    def waits(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]:
+        """Return what an open series waits for: ``calling_ae_title``, ``quiet_at``, ``grace_until`` of each sender."""
+        query = (
+            select(SeriesRow.waits)
+            .select_from(join(SeriesRow, StudyRow))
+            .where(
+                StudyRow.study_instance_uid == study_instance_uid, SeriesRow.series_instance_uid == series_instance_uid
+            )
+        )
+        waits = self._connection.execute(query).scalar() or {}
+        return [
+            {"calling_ae_title": sender, "quiet_at": its.get("quiet_at"), "grace_until": its.get("grace_until")}
+            for sender, its in sorted(waits.items())
+        ]
+
+    def of_study(self, study_instance_uid: str) -> list[Row]:
+        """Return the rows of ``v_series`` of a study, by Series Number; series without a number come last."""
+        return self._rows(
+            "SELECT * FROM v_series WHERE study_instance_uid = :study "
+            "ORDER BY series_number IS NULL, series_number, series_instance_uid",
+            study=study_instance_uid,
+        )
+
+    def newest(
+        self, limit: int, *, study: str | None = None, state: str | None = None, incomplete: bool = False
+    ) -> list[Row]:
+        """Return at most `limit` rows of ``v_series`` with their studies, the last to receive an instance first.
+
+        Parameters
+        ----------
+        study, state : str or None
+            Filters; None matches all.
+        incomplete : bool
+            Only those whose verdict is ``incomplete`` or ``suspect``.
+        """
+        return self._rows(
+            "SELECT se.*, st.patient_name, st.patient_id, st.study_date "
+            "FROM v_series se JOIN v_studies st USING (study_instance_uid) "
+            "WHERE (:study IS NULL OR study_instance_uid = :study) AND (:state IS NULL OR state = :state) "
+            "AND (NOT :incomplete OR verdict <> 'complete') ORDER BY se.last_received_at DESC LIMIT :limit",
+            study=study,
+            state=state,
+            incomplete=incomplete,
+            limit=limit,
+        )
+
+    def under_way(self, limit: int) -> list[Row]:
+        """Return the series that wait or are being converted, with their patients, earliest due first."""
+        return self._rows(
+            "SELECT se.study_instance_uid, se.series_instance_uid, se.series_number, se.series_description, "
+            "se.modality, se.state, se.instances, se.expected_instances, se.verdict, se.certainty, se.revision, "
+            "se.attempts, se.error, se.due_at, se.last_received_at, st.patient_name, st.patient_id "
+            "FROM v_series se JOIN v_studies st USING (study_instance_uid) "
+            "WHERE se.state IN ('receiving', 'converting') ORDER BY se.state, se.due_at LIMIT :limit",
+            limit=limit,
+        )
+
+    def modalities(self) -> list[str]:
+        """Return the distinct modalities of all series."""
+        return [modality for modality in self._connection.scalars(distinct_values(SeriesRow.modality)) if modality]
+
+    def count_by_state(self) -> dict[str, int]:
+        """Count the series by state."""
+        query = select(SeriesRow.state, func.count()).group_by(SeriesRow.state).order_by(SeriesRow.state)
+        return {state: count for state, count in self._connection.execute(query)}
+
+    def count_open_by_state(self) -> dict[str, int]:
+        """Count the series that wait or are being converted by state; an index finds them."""
+        query = select(SeriesRow.state, func.count()).where(SeriesRow.state.in_(OPEN_STATES)).group_by(SeriesRow.state)
+        return {state: count for state, count in self._connection.execute(query)}
+
+    def count_open(self) -> int:
+        """Count the series that wait or are being converted."""
+        return self._count(SeriesRow.state.in_(OPEN_STATES))
+
+    def count_incomplete(self) -> int:
+        """Count the series whose verdict is ``incomplete`` or ``suspect``."""
+        return self._count(SeriesRow.verdict != "complete")
+
+    def _count(self, condition: Any) -> int:
+        query = select(func.count()).select_from(SeriesRow).where(condition)
+        return int(self._connection.execute(query).scalar_one())
+
+    def oldest_unconverted(self) -> dt.datetime | None:
+        """Return when the oldest instance without a conversion arrived, or None if there is none."""
+        waits = SeriesRow.state.in_(OPEN_STATES)
+        return self._connection.execute(select(func.min(SeriesRow.open_since)).where(waits)).scalar()
+
+    def oldest_due(self, now: dt.datetime) -> dt.datetime | None:
+        """Return since when a series has been due and waits for a converter, of the one that waits longest, or None."""
+        is_due = SeriesRow.state == "receiving", SeriesRow.due_at <= now
+        return self._connection.execute(select(func.min(SeriesRow.due_at)).where(*is_due)).scalar()
+
+    def next_due_at(self) -> str | None:
+        """Return when the next waiting series is due, in the format of ``v_series``, or None if no series waits."""
+        due_at: str | None = self._rows("SELECT min(due_at) AS due_at FROM v_series WHERE state = 'receiving'")[0][
+            "due_at"
+        ]
+        return due_at
+
+    def last_received_at(self) -> dt.datetime | None:
+        """Return when the newest instance arrived, or None if there are no instances."""
+        return self._connection.execute(select(func.max(SeriesRow.last_received_at))).scalar()

@@ -1,0 +1,810 @@
+"""Series on their way to a volume: when each is due, who has claimed it, and the outcome.
+
+All state is in rows, so a restart loses nothing. A process that dies leaves its claims behind; the next start of its
+host releases them, or another host takes them over when its lease is over.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import uuid
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    and_,
+    case,
+    exists,
+    func,
+    null,
+    or_,
+    select,
+    true,
+    update,
+)
+from sqlalchemy.orm import join
+
+from node.completeness import C_FIND, Completeness, Expectation, InstanceCounts, completeness_of, expectation
+from node.index.converted import ClaimedInstance, SeriesKey
+from node.index.engine.repository import IndexRepository, on_reader, on_writer
+from node.index.models import OPEN_STATES, EventRow, ImageRow, SeriesRow, StudyRow, is_only_at_host
+from node.index.nouns.conversions import current_conversion, holds_what_is_stored, insert_conversion, replace_failures
+from node.index.nouns.events import FINAL, EventKind, record_event
+from node.index.nouns.hosts import is_abandoned
+from node.index.nouns.performed_series import performed_of
+from node.index.nouns.references import (
+    convert_referring,
+    end_waits_for,
+    find_series,
+    references_of,
+    replace_references,
+)
+from node.index.nouns.reopening import REVOKED, reopen
+from node.index.nouns.senders import learn_gaps
+from node.index.nouns.terms import Terms
+from node.index.nouns.waits import after_abort, due_at
+from node.index.records import ClaimedSeries, SeriesOutcome, UnconfirmedSeries
+from node.retries import wait_seconds
+
+RECONVERSION_REQUESTED = "reconversion requested"
+"""Detail of the event by which a series opens again on request."""
+
+_COUNTS = tuple(getattr(ImageRow, name) for name in InstanceCounts.__slots__)
+
+
+class SeriesRepository(IndexRepository):
+    """The series of an index, from their first instance to the outcome of their conversion."""
+
+    def claim_due(self, now: dt.datetime, longest_wait: dt.timedelta | None = None) -> ClaimedSeries | None:
+        """Claim the series that has been due the longest.
+
+        Parameters
+        ----------
+        longest_wait : timedelta or None
+            A series that has been open this long is claimed even if instances still arrive.
+
+        Returns
+        -------
+        ClaimedSeries or None
+            None if no series is due.
+        """
+        if not self.is_due(now, longest_wait):  # polled often: usually no write is needed
+            return None
+        return self._claim_due(now, longest_wait)
+
+    @on_reader
+    def next_due_at(self, connection: Connection, longest_wait: dt.timedelta | None = None) -> dt.datetime | None:
+        """Return when `claim_due` will find the next series, or None if no series waits."""
+        is_waiting = SeriesRow.state == "receiving"
+        moments = [connection.execute(select(func.min(SeriesRow.due_at)).where(is_waiting)).scalar()]
+        if longest_wait is not None:
+            oldest = select(func.min(SeriesRow.open_since)).where(is_waiting, SeriesRow.attempts == 0)
+            opened = connection.execute(oldest).scalar()
+            moments.append(opened and opened + longest_wait)
+        return min((moment for moment in moments if moment is not None), default=None)
+
+    @on_reader
+    def is_due(self, connection: Connection, now: dt.datetime, longest_wait: dt.timedelta | None = None) -> bool:
+        """Return whether `claim_due` would find a series."""
+        return connection.execute(_due(now, longest_wait, self._writer.host)).first() is not None
+
+    @on_reader
+    def count_open(self, connection: Connection) -> int:
+        """Count the series that wait or are being converted."""
+        query = select(func.count()).select_from(SeriesRow).where(SeriesRow.state.in_(OPEN_STATES))
+        return int(connection.execute(query).scalar_one())
+
+    @on_writer
+    def _claim_due(
+        self, connection: Connection, now: dt.datetime, longest_wait: dt.timedelta | None
+    ) -> ClaimedSeries | None:
+        row = connection.execute(
+            update(SeriesRow)
+            .where(
+                SeriesRow.id
+                == _due(now, longest_wait, self._writer.host).with_for_update(skip_locked=True).scalar_subquery()
+            )
+            .values(
+                state="converting",
+                claim=uuid.uuid4().hex,
+                claimed_by=self._writer.host,
+                claimed_arrivals=SeriesRow.arrivals,
+            )
+            .returning(SeriesRow)
+        ).first()
+        return None if row is None else _claimed(connection, row, now)
+
+    def take_over(self, now: dt.datetime) -> tuple[ClaimedSeries, str] | None:
+        """Claim a series of a host whose lease is over; return it with the name of that host, None if there is none.
+
+        Whatever that host still does, its outcome will not count.
+        """
+        return self._take_over(now) if self._is_any_abandoned(now) else None
+
+    @on_reader
+    def _is_any_abandoned(self, connection: Connection, now: dt.datetime) -> bool:
+        return (
+            connection.execute(select(SeriesRow.id).where(*is_abandoned(now, self._writer.host)).limit(1)).first()
+            is not None
+        )
+
+    @on_writer
+    def _take_over(self, connection: Connection, now: dt.datetime) -> tuple[ClaimedSeries, str] | None:
+        abandoned = select(SeriesRow.id, SeriesRow.claimed_by).where(*is_abandoned(now, self._writer.host)).limit(1)
+        found = connection.execute(abandoned.with_for_update(skip_locked=True)).first()
+        if found is None:
+            return None
+        taken = update(SeriesRow).where(SeriesRow.id == found.id)
+        values = {"claim": uuid.uuid4().hex, "claimed_by": self._writer.host}
+        row = connection.execute(taken.values(values).returning(SeriesRow)).one()
+        return _claimed(connection, row, now), str(found.claimed_by)
+
+    @on_reader
+    def claims(self, connection: Connection) -> list[str]:
+        """Return the claims of all conversions under way, of any host."""
+        is_claimed = SeriesRow.state == "converting", SeriesRow.claim.is_not(None)
+        return list(connection.scalars(select(SeriesRow.claim).where(*is_claimed)))
+
+    @on_reader
+    def is_claimed(self, connection: Connection, series: ClaimedSeries) -> bool:
+        """Return whether an outcome of this claim would be recorded now."""
+        held = SeriesRow.id == series.id, SeriesRow.claim == series.claim, SeriesRow.claimed_arrivals != REVOKED
+        return connection.execute(select(SeriesRow.id).where(*held)).first() is not None
+
+    @on_reader
+    def held(self, connection: Connection, claims: Collection[str]) -> set[str]:
+        """Return which of these claims still hold a series."""
+        is_held = SeriesRow.state == "converting", SeriesRow.claim.in_(claims), SeriesRow.claimed_arrivals != REVOKED
+        return set(connection.scalars(select(SeriesRow.claim).where(*is_held)))
+
+    @on_writer
+    def record_outcome(
+        self, connection: Connection, series: ClaimedSeries, outcome: SeriesOutcome, now: dt.datetime
+    ) -> bool:
+        """Write the revision and end the claim in one transaction: readers see the old volumes or the new ones.
+
+        Returns
+        -------
+        bool
+            False if the claim is no longer ours, or an instance was replaced or deleted meanwhile. Nothing is then
+            written, and the caller removes the files.
+        """
+        held = select(SeriesRow.claimed_arrivals).where(SeriesRow.id == series.id, SeriesRow.claim == series.claim)
+        if connection.execute(held.with_for_update()).scalar() == REVOKED:
+            _end_claim(connection, series, "receiving", now)
+            return False
+        if not _end_claim(connection, series, outcome.state, now, revision=series.revision, error=outcome.error):
+            return False
+        completeness = _last_verdict(connection, series, outcome.completeness)
+        _update(connection, series.id, {"attempts": 0} | _completeness_columns(completeness))
+        insert_conversion(connection, series, outcome, now)
+        is_stale = replace_references(connection, series.id, outcome.references)
+        kind: EventKind = "series-converted" if outcome.state == "converted" else "series-refused"
+        detail = outcome.error or (completeness.reason if completeness else None)
+        _record(connection, kind, _key(series), now, detail, series.revision)
+        if is_stale:
+            change = "a series to which it refers has changed meanwhile"
+            reopen(connection, series.id, series.study_instance_uid, None, now, change)
+        if not outcome.references:
+            convert_referring(connection, [series.series_instance_uid], now, f"has revision {series.revision}")
+        return True
+
+    @on_writer
+    def record_unchanged(self, connection: Connection, series: ClaimedSeries, now: dt.datetime) -> None:
+        """End a claim without a new revision, because the conversion would repeat the current one."""
+        if _end_claim(connection, series, "converted", now, error=None, attempts=0):
+            _record(connection, "series-unchanged", _key(series), now, None, series.revision - 1)
+
+    @on_writer
+    def record_crash(
+        self,
+        connection: Connection,
+        series: ClaimedSeries,
+        detail: str,
+        attempts: int,
+        now: dt.datetime,
+    ) -> bool:
+        """Record that the converter crashed on a series: it is due again later, or `failed` after too many attempts.
+
+        Parameters
+        ----------
+        detail : str
+            The cause, in a sentence.
+        attempts : int
+            Number of crashes after which the series is set aside.
+
+        Returns
+        -------
+        bool
+            Whether it will be tried again.
+        """
+        before = connection.execute(select(SeriesRow.attempts).where(SeriesRow.id == series.id)).scalar()
+        if before is None:  # the series was deleted meanwhile
+            return False
+        tried = before + 1
+        again = tried < attempts
+        if not _end_claim(connection, series, "receiving" if again else "failed", now, error=detail):
+            return again
+        values: dict[str, Any] = {"attempts": tried}
+        if again:
+            values["due_at"] = now + dt.timedelta(seconds=wait_seconds(tried))
+        else:
+            values |= _completeness_columns(completeness_of(series.expectation))
+            replace_failures(connection, series, [(None, "failed", detail)], now)
+            _record(connection, "series-failed", _key(series), now, detail, series.revision)
+        _update(connection, series.id, values)
+        return again
+
+    @on_writer
+    def record_damaged(
+        self,
+        connection: Connection,
+        series: ClaimedSeries,
+        detail: str,
+        references: Sequence[tuple[SeriesKey, int]],
+        now: dt.datetime,
+    ) -> None:
+        """Set a series aside because files that its conversion needs are not as received.
+
+        Its current volumes, made before, stay current. An instance that is received again makes the series due, and so
+        does a new revision of a series to which it refers.
+        """
+        if _end_claim(connection, series, "failed", now, error=f"damaged: {detail}", attempts=0):
+            replace_failures(connection, series, [(None, "damaged", detail)], now)
+            replace_references(connection, series.id, references)
+            _record(connection, "series-failed", _key(series), now, detail, series.revision)
+
+    @on_writer
+    def release_claim(self, connection: Connection, series: ClaimedSeries, now: dt.datetime) -> bool:
+        """Give up a claim without a conversion: the series is due at once, or when it is quiet again if it has grown.
+
+        Returns
+        -------
+        bool
+            Whether the claim was ours.
+        """
+        if not _end_claim(connection, series, "receiving", now):
+            return False
+        is_still_due = SeriesRow.id == series.id, SeriesRow.due_at.is_(None)
+        connection.execute(update(SeriesRow).where(*is_still_due).values(due_at=now))
+        return True
+
+    @on_writer
+    def postpone(
+        self, connection: Connection, series: ClaimedSeries, why: str, wait: dt.timedelta, now: dt.datetime
+    ) -> None:
+        """Give up a claim because the machine lacked something: the series is due again later, and did not fail."""
+        if _end_claim(connection, series, "receiving", now, error=f"waits: {why}"):
+            _update(connection, series.id, {"due_at": now + wait})
+
+    @on_writer
+    def wait_for(
+        self,
+        connection: Connection,
+        series: ClaimedSeries,
+        references: Sequence[SeriesKey],
+        why: str,
+        wait: dt.timedelta,
+        now: dt.datetime,
+    ) -> None:
+        """Give up a claim until the open series to which a series refers are closed, or for `wait` at most."""
+        if _end_claim(connection, series, "receiving", now, error=f"waits: {why}"):
+            replace_references(connection, series.id, [(key, None) for key in references])
+            _update(connection, series.id, {"due_at": now + wait})
+
+    def note_hosts_awaited(self, since: dt.datetime) -> None:
+        """Let series that have been due since a moment tell for which host they wait, as `v_series.error`.
+
+        That host alone has instances of them, on its disk.
+        """
+        if self._hosts_awaited(since):
+            self._note_hosts_awaited(since)
+
+    @on_reader
+    def _hosts_awaited(self, connection: Connection, since: dt.datetime) -> bool:
+        return bool(_hosts_awaited(connection, since))
+
+    @on_writer
+    def _note_hosts_awaited(self, connection: Connection, since: dt.datetime) -> None:
+        for series_id, error in _hosts_awaited(connection, since).items():
+            is_waiting = SeriesRow.id == series_id, SeriesRow.state == "receiving"
+            connection.execute(update(SeriesRow).where(*is_waiting).values(error=error))
+
+    @on_writer
+    def release_all_claims(self, connection: Connection, now: dt.datetime) -> int:
+        """Release the claims of a dead process of this host; return the number of claims."""
+        return _release_claims(connection, (), self._writer.host, now)
+
+    def release_stalled_claims(self, held: Collection[str], now: dt.datetime) -> int:
+        """Release every claim of this host that no running conversion has (`held`); return how many were released."""
+        return self._release_stalled_claims(held, now) if self._has_stalled_claim(held) else 0
+
+    @on_reader
+    def _has_stalled_claim(self, connection: Connection, held: Collection[str]) -> bool:
+        return (
+            connection.execute(select(SeriesRow.id).where(*_is_stalled(held, self._writer.host)).limit(1)).first()
+            is not None
+        )
+
+    @on_writer
+    def _release_stalled_claims(self, connection: Connection, held: Collection[str], now: dt.datetime) -> int:
+        return _release_claims(connection, held, self._writer.host, now)
+
+    @on_writer
+    def wait_after_abort(
+        self,
+        connection: Connection,
+        keys: Collection[SeriesKey],
+        calling_ae_title: str,
+        grace: dt.timedelta,
+        why: str,
+        now: dt.datetime,
+    ) -> None:
+        """Extend the wait for series whose association was not released, so that the sender can come back.
+
+        Parameters
+        ----------
+        calling_ae_title : str
+            The sender. Its grace ends when it comes back, with an association that begins later.
+        grace : timedelta
+            Wait after the last instance; never shortens a longer wait.
+        why : str
+            How the association ended, in one word.
+        """
+        for key in keys:
+            for row in connection.execute(_held_at(key).where(SeriesRow.state.in_(OPEN_STATES))).all():
+                last = min(row.last_received_at, now)  # the clock may have been set back since
+                waits = after_abort(row.waits or {}, calling_ae_title, last + grace, now)
+                _update(connection, row.id, {"due_at": max(due_at(waits), row.due_at or last), "waits": waits})
+                detail = f"the association did not end by release: {why}"
+                _record(connection, "sender-aborted", key, now, detail)
+
+    def keep_waiting(
+        self,
+        asked: Mapping[SeriesKey, dt.datetime],
+        now: dt.datetime,
+        still_asked: Callable[[], Collection[SeriesKey]],
+    ) -> None:
+        """Let series that are due wait longer, because open associations ask for it.
+
+        A series that is due for another reason than its quiet time, such as a count that is reached, is not changed.
+
+        Parameters
+        ----------
+        asked : mapping of (Study Instance UID, Series Instance UID) to datetime
+            When each series will be quiet if nothing more comes.
+        still_asked : callable
+            The series of associations that are open now. One that has ended meanwhile may have said that before this.
+        """
+        if any(self._has_become_quiet(key, now) for key in asked):
+            self._keep_waiting(asked, now)
+            if ended := asked.keys() - set(still_asked()):
+                self.wait_no_longer(ended)
+
+    @on_reader
+    def _has_become_quiet(self, connection: Connection, key: SeriesKey, now: dt.datetime) -> bool:
+        return connection.execute(_at(key).where(*_has_become_quiet(now))).first() is not None
+
+    @on_writer
+    def _keep_waiting(self, connection: Connection, asked: Mapping[SeriesKey, dt.datetime], now: dt.datetime) -> None:
+        for key, until in asked.items():
+            for row in connection.execute(_held_at(key).where(*_has_become_quiet(now))).all():
+                _update(connection, row.id, {"due_at": max(until, row.due_at)})
+
+    @on_writer
+    def wait_no_longer(self, connection: Connection, keys: Collection[SeriesKey]) -> None:
+        """Let series that waited for an open association wait only for what their senders ask."""
+        is_kept = SeriesRow.state == "receiving", SeriesRow.waits.is_not(None)
+        for key in keys:
+            for row in connection.execute(_held_at(key).where(*is_kept)).all():
+                _update(connection, row.id, {"due_at": due_at(row.waits)})
+
+    @on_writer
+    def reopen(
+        self, connection: Connection, keys: Collection[SeriesKey], now: dt.datetime, terms: Terms | None = None
+    ) -> int:
+        """Make closed series due for another conversion; return how many were closed. Open series are not changed."""
+        if terms is not None:
+            for key in sorted(keys):
+                connection.execute(_held_at(key))
+            terms.require(connection)
+        reopened = 0
+        for key in keys:
+            for row in connection.execute(_held_at(key).where(SeriesRow.state.not_in(OPEN_STATES))).all():
+                _update(connection, row.id, {"state": "receiving", "due_at": now, "open_since": now, "attempts": 0})
+                _record(connection, "series-reopened", key, now, RECONVERSION_REQUESTED)
+                reopened += 1
+        if terms is not None:
+            terms.fulfil(connection, reopened)
+        return reopened
+
+    @on_writer
+    def cancel_reconversion(self, connection: Connection, series_id: int, predecessor: int, now: dt.datetime) -> bool:
+        """Close a series again whose reconversion was requested but is not running.
+
+        Parameters
+        ----------
+        predecessor : int
+            The final event of the conversion before the one to be cancelled.
+
+        Returns
+        -------
+        bool
+            False, and nothing is changed, if that is not the conversion that the series waits for, if it is running, if
+            it has another cause than a request, if the series refers to others, which may have changed, or if the
+            current volumes do not hold exactly what is stored: then the node still owes a conversion.
+        """
+        row = connection.execute(
+            select(SeriesRow, StudyRow.study_instance_uid)
+            .join(StudyRow)
+            .where(SeriesRow.id == series_id, SeriesRow.state == "receiving")
+            .with_for_update(key_share=True, of=SeriesRow)
+        ).first()
+        if row is None:
+            return False
+        key = (row.study_instance_uid, row.series_instance_uid)
+        finals = connection.execute(
+            select(EventRow.id, EventRow.kind, EventRow.detail)
+            .where(EventRow.study_instance_uid == key[0], EventRow.series_instance_uid == key[1])
+            .where(EventRow.kind.in_(FINAL))
+            .order_by(EventRow.id.desc())
+        ).all()
+        outcome = next((final for final in finals if final.kind != "conversion-cancelled"), None)
+        is_current = bool(finals) and finals[0].id == predecessor
+        if outcome is None or outcome.kind == "series-failed" or not is_current:
+            return False
+        if references_of(connection, series_id) or not holds_what_is_stored(connection, series_id):
+            return False
+        reopened = select(EventRow.detail).where(
+            EventRow.study_instance_uid == key[0],
+            EventRow.series_instance_uid == key[1],
+            EventRow.kind == "series-reopened",
+            EventRow.id > predecessor,
+        )
+        if set(connection.scalars(reopened)) != {RECONVERSION_REQUESTED}:
+            return False
+        values: dict[str, Any] = {"due_at": None, "open_since": None, "waits": None, "attempts": 0}
+        if outcome.kind == "series-refused":
+            is_image = not (outcome.detail or "").startswith("not-an-image")
+            values |= {"state": "refused" if is_image else "not-an-image", "error": outcome.detail}
+        else:
+            values |= {"state": "converted", "error": None}
+        _update(connection, series_id, values)
+        connection.execute(update(StudyRow).where(StudyRow.id == row.study_id).values(closed_at=now))
+        end_waits_for(connection, row.series_instance_uid, now)
+        _record(connection, "conversion-cancelled", key, now, "the reconversion was cancelled", row.revision)
+        return True
+
+    @on_reader
+    def unconfirmed(self, connection: Connection, calling_ae_titles: Collection[str]) -> list[UnconfirmedSeries]:
+        """Return the waiting series whose newest instance came from one of these senders."""
+        newest = (
+            select(ImageRow.calling_ae_title)
+            .where(ImageRow.series_id == SeriesRow.id)
+            .order_by(ImageRow.received_at.desc(), ImageRow.id.desc())
+            .limit(1)
+            .scalar_subquery()
+        )
+        received = select(func.count()).where(ImageRow.series_id == SeriesRow.id).scalar_subquery()
+        rows = connection.execute(
+            select(StudyRow.study_instance_uid, SeriesRow.series_instance_uid, newest, received)
+            .select_from(join(SeriesRow, StudyRow))
+            .where(SeriesRow.state == "receiving", SeriesRow.attempts == 0, newest.in_(calling_ae_titles))
+        )
+        return [UnconfirmedSeries((study, series), title, count) for study, series, title, count in rows]
+
+    @on_writer
+    def confirm_count(self, connection: Connection, key: SeriesKey, count: int, now: dt.datetime) -> bool:
+        """Record how many instances the sender has; if all of them are stored, the series is due at once.
+
+        Returns
+        -------
+        bool
+            Whether all of them are stored.
+        """
+        row = connection.execute(_held_at(key).where(SeriesRow.state == "receiving")).first()
+        if row is None:
+            return False
+        received = connection.execute(select(func.count()).where(ImageRow.series_id == row.id)).scalar_one()
+        values: dict[str, Any] = {"expected_instances": count, "expected_source": C_FIND}
+        if received >= count:
+            values |= {"due_at": now, "waits": None}
+        if (row.expected_instances, row.expected_source) != (count, C_FIND):
+            detail = f"the sender has {count} instances, {received} are here"
+            _record(connection, "series-confirmed", key, now, detail)
+        _update(connection, row.id, values)
+        return received >= count
+
+
+def _is_stalled(held: Collection[str], host: str | None) -> tuple[ColumnElement[bool], ...]:
+    of_host = true() if host is None else or_(SeriesRow.claimed_by == host, SeriesRow.claimed_by.is_(None))
+    return SeriesRow.state == "converting", SeriesRow.claim.not_in(held), of_host
+
+
+def _release_claims(connection: Connection, held: Collection[str], host: str | None, now: dt.datetime) -> int:
+    values = {"state": "receiving", "claim": None, "claimed_by": None, "claimed_arrivals": None, "due_at": now}
+    return connection.execute(update(SeriesRow).where(*_is_stalled(held, host)).values(values)).rowcount
+
+
+def _has_become_quiet(now: dt.datetime) -> tuple[ColumnElement[bool], ...]:
+    return SeriesRow.state == "receiving", SeriesRow.waits.is_not(None), SeriesRow.due_at <= now
+
+
+def _due(now: dt.datetime, longest_wait: dt.timedelta | None, host: str | None) -> Select[Any]:
+    """Select the series that has been due the longest, of those whose instances `host` can read."""
+    is_due = SeriesRow.due_at <= now
+    if longest_wait is not None:
+        is_due = or_(is_due, and_(SeriesRow.open_since <= now - longest_wait, SeriesRow.attempts == 0))
+    waiting = select(SeriesRow.id).where(SeriesRow.state == "receiving", is_due)
+    if host is not None:
+        elsewhere = exists().where(ImageRow.series_id == SeriesRow.id, *is_only_at_host(), ImageRow.spool_host != host)
+        waiting = waiting.where(~elsewhere)
+    return waiting.order_by(SeriesRow.due_at).limit(1)
+
+
+def _hosts_awaited(connection: Connection, since: dt.datetime) -> dict[int, str]:
+    """Return what each series that waits for hosts is to tell, by its id; none of those that tell it already."""
+    found = connection.execute(
+        select(SeriesRow.id, SeriesRow.error, ImageRow.spool_host, func.count().label("instances"))
+        .select_from(join(ImageRow, SeriesRow))
+        .where(*is_only_at_host(), SeriesRow.state == "receiving", SeriesRow.due_at <= since)
+        .group_by(SeriesRow.id, SeriesRow.error, ImageRow.spool_host)
+        .order_by(SeriesRow.id, ImageRow.spool_host)
+    ).all()
+    awaited: dict[int, list[str]] = {}
+    for row in found:
+        awaited.setdefault(row.id, []).append(
+            f"host {row.spool_host}, which alone has {row.instances} of its instances"
+        )
+    told = {row.id: row.error for row in found}
+    errors = {series_id: f"waits: for {', and '.join(hosts)}" for series_id, hosts in awaited.items()}
+    return {series_id: error for series_id, error in errors.items() if error != told[series_id]}
+
+
+def _claimed(connection: Connection, row: Row[Any], now: dt.datetime) -> ClaimedSeries:
+    """Return a newly claimed series with its instances, and record that it became quiet."""
+    study_uid = connection.execute(select(StudyRow.study_instance_uid).where(StudyRow.id == row.study_id)).scalar_one()
+    images = connection.execute(
+        select(
+            ImageRow.sop_instance_uid,
+            ImageRow.key,
+            ImageRow.sha256,
+            ImageRow.data_set_offset,
+            ImageRow.bytes,
+            ImageRow.transfer_syntax_uid,
+            *_COUNTS,
+        )
+        .where(ImageRow.series_id == row.id)
+        .order_by(ImageRow.instance_number, ImageRow.sop_instance_uid)
+    ).all()
+    expected = _expectation(connection, row, study_uid, [InstanceCounts(*image[6:]) for image in images], now)
+    _record_quiet(connection, row, study_uid, expected, now)
+    learn_gaps(connection, row.id, row.open_since, now)
+    return ClaimedSeries(
+        id=row.id,
+        claim=row.claim,
+        study_instance_uid=study_uid,
+        series_instance_uid=row.series_instance_uid,
+        revision=row.revision + 1,
+        instances=tuple(ClaimedInstance(*image[:5]) for image in images),
+        expectation=expected,
+        current=current_conversion(connection, row.id),
+        referenced=tuple(find_series(connection, row.id, key) for key in references_of(connection, row.id)),
+        transfer_syntax_uids=frozenset(image.transfer_syntax_uid for image in images),
+    )
+
+
+def _expectation(
+    connection: Connection, row: Row[Any], study_uid: str, counts: Sequence[InstanceCounts], now: dt.datetime
+) -> Expectation:
+    aborted = select(EventRow.id).where(
+        EventRow.kind == "sender-aborted",
+        EventRow.series_instance_uid == row.series_instance_uid,
+        EventRow.study_instance_uid == study_uid,
+        EventRow.happened_at >= row.last_received_at,
+    )
+    return expectation(
+        counts,
+        confirmed=row.expected_instances if row.expected_source == C_FIND else None,
+        aborted=connection.execute(aborted.limit(1)).first() is not None,
+        forced=row.due_at is not None and row.due_at > now,
+        siblings=_siblings(connection, row),
+        split=_is_split(connection, row, counts),
+        performed=performed_of(connection, row.id, study_uid, row.series_instance_uid),
+    )
+
+
+def _last_verdict(
+    connection: Connection, series: ClaimedSeries, completeness: Completeness | None
+) -> Completeness | None:
+    """Return the verdict of a conversion, unless a performed procedure step ended meanwhile: its list decides."""
+    performed = performed_of(connection, series.id, *_key(series))
+    if completeness is None or performed is None or performed == series.expectation.performed:
+        return completeness
+    return completeness_of(replace(series.expectation, performed=performed))
+
+
+def judge_by_list(connection: Connection, key: SeriesKey, now: dt.datetime, *, is_over: bool) -> None:
+    """Let the list of a performed procedure step that has just ended count for a series, if there is one.
+
+    An open series is due at once if every listed instance is stored, or if nothing more comes (`is_over`). A closed one
+    gets another verdict. One under conversion gets it with its outcome.
+    """
+    study_instance_uid, series_instance_uid = key
+    columns = select(SeriesRow.id, SeriesRow.state, StudyRow.study_instance_uid).select_from(join(SeriesRow, StudyRow))
+    held = columns.where(SeriesRow.series_instance_uid == series_instance_uid)
+    for row in connection.execute(held.with_for_update(key_share=True, of=SeriesRow)).all():
+        performed = performed_of(connection, row.id, row.study_instance_uid, series_instance_uid)
+        if performed is None or study_instance_uid not in ("", row.study_instance_uid):
+            continue
+        received = performed.listed - performed.missing + performed.unlisted
+        verdict = completeness_of(Expectation(received, performed=performed))
+        if row.state == "receiving" and (is_over or not performed.missing):
+            _update(connection, row.id, {"due_at": now, "waits": None})
+        elif row.state not in OPEN_STATES:
+            _update(connection, row.id, _completeness_columns(verdict))
+        _record(connection, "series-confirmed", (row.study_instance_uid, series_instance_uid), now, verdict.reason)
+
+
+def _siblings(connection: Connection, row: Row[Any]) -> list[int]:
+    """Return the numbers of instances of the converted series that should have as many: same protocol, same matrix."""
+    own = connection.execute(_first_image(row.id)).first()
+    query = _of_same_protocol(row).where(
+        SeriesRow.state == "converted", SeriesRow.series_description == row.series_description
+    )
+    alike = [
+        series
+        for series in connection.execute(query).scalars().all()
+        if connection.execute(_first_image(series)).first() == own
+    ]
+    counts = (select(func.count()).where(ImageRow.series_id == series) for series in alike)
+    return [connection.execute(count).scalar_one() for count in counts]
+
+
+def _is_split(connection: Connection, row: Row[Any], counts: Sequence[InstanceCounts]) -> bool:
+    """Return whether another series of the protocol announces as many times: some senders make a series of each."""
+    times = max((count.number_of_temporal_positions or 0 for count in counts), default=0)
+    if times < 2:
+        return False
+    announced = (
+        connection.execute(
+            select(ImageRow.number_of_temporal_positions).where(ImageRow.series_id == series).limit(1)
+        ).scalar()
+        for series in connection.execute(_of_same_protocol(row)).scalars().all()
+    )
+    return times in announced
+
+
+def _first_image(series_id: int) -> Select[int | None, int | None]:
+    """Select the matrix of one image of a series."""
+    return select(ImageRow.rows, ImageRow.columns).where(ImageRow.series_id == series_id).limit(1)
+
+
+def _of_same_protocol(row: Row[Any]) -> Select[int]:
+    """Select the ids of the other series of the study with this modality and protocol; none without a protocol."""
+    return select(SeriesRow.id).where(
+        SeriesRow.study_id == row.study_id,
+        SeriesRow.id != row.id,
+        SeriesRow.modality == row.modality,
+        SeriesRow.protocol_name == row.protocol_name,
+        SeriesRow.protocol_name.is_not(None),
+    )
+
+
+def _record_quiet(
+    connection: Connection, row: Row[Any], study_uid: str, expected: Expectation, now: dt.datetime
+) -> None:
+    """Record the event once, even if the conversion begins several times."""
+    last = (
+        select(EventRow.kind)
+        .where(EventRow.series_instance_uid == row.series_instance_uid, EventRow.study_instance_uid == study_uid)
+        .order_by(EventRow.id.desc())
+        .limit(1)
+    )
+    if connection.execute(last).scalar() == "series-quiet":
+        return
+    why = f"{expected.received} instances"
+    if expected.forced:
+        why += ", more may follow; the longest wait is over"
+    elif expected.confirmed is not None and expected.received >= expected.confirmed:
+        why += f", all of the {expected.confirmed} that the sender has"
+    _record(connection, "series-quiet", (study_uid, row.series_instance_uid), now, why, row.revision + 1)
+
+
+def _end_claim(connection: Connection, series: ClaimedSeries, state: str, now: dt.datetime, **values: Any) -> bool:
+    """Leave the state `converting`. A series that grew meanwhile is receiving again, with its current due time."""
+    grown = SeriesRow.arrivals != SeriesRow.claimed_arrivals
+    ended = connection.execute(
+        update(SeriesRow)
+        .where(SeriesRow.id == series.id, SeriesRow.claim == series.claim)
+        .values(
+            state=case((grown, "receiving"), else_=state),
+            due_at=case((grown, SeriesRow.due_at), else_=null()),
+            waits=case((grown, SeriesRow.waits), else_=null()),
+            open_since=SeriesRow.open_since if state == "receiving" else null(),
+            claim=None,
+            claimed_by=None,
+            claimed_arrivals=None,
+            **values,
+        )
+        .returning(SeriesRow.state)
+    ).scalar()
+    if ended is None:
+        return False
+    if state != "receiving":
+        if ended != state:
+            _update(connection, series.id, {"open_since": _first_received_since(connection, series) or now})
+        end_waits_for(connection, series.series_instance_uid, now)
+        study_id = select(SeriesRow.study_id).where(SeriesRow.id == series.id).scalar_subquery()
+        connection.execute(update(StudyRow).where(StudyRow.id == study_id).values(closed_at=now))
+    return True
+
+
+def _first_received_since(connection: Connection, series: ClaimedSeries) -> dt.datetime | None:
+    """Return the earliest reception of an instance that a claim does not have, or None if it has all."""
+    had = {instance.key for instance in series.instances}
+    rows = connection.execute(select(ImageRow.key, ImageRow.received_at).where(ImageRow.series_id == series.id))
+    return min((received_at for key, received_at in rows if key not in had), default=None)
+
+
+def _completeness_columns(completeness: Completeness | None) -> dict[str, Any]:
+    if completeness is None:
+        return {}
+    return {
+        "verdict": completeness.state,
+        "verdict_rule": completeness.rule,
+        "verdict_reason": completeness.reason,
+        "expected_instances": completeness.expected,
+        "expected_source": completeness.expected_source,
+        "missing_instances": completeness.missing,
+        "missing_detail": completeness.missing_detail,
+    }
+
+
+def _update(connection: Connection, series_id: int, values: dict[str, Any]) -> None:
+    connection.execute(update(SeriesRow).where(SeriesRow.id == series_id).values(values))
+
+
+def _at(key: SeriesKey) -> Select[Any]:
+    """Select the row of a series by both UIDs; a Series Instance UID may occur in two studies."""
+    study_instance_uid, series_instance_uid = key
+    columns: list[Any] = [getattr(SeriesRow, name) for name in ("id", "last_received_at", "due_at", "waits")]
+    return (
+        select(*columns, SeriesRow.expected_instances, SeriesRow.expected_source)
+        .select_from(join(SeriesRow, StudyRow))
+        .where(StudyRow.study_instance_uid == study_instance_uid, SeriesRow.series_instance_uid == series_instance_uid)
+    )
+
+
+def _held_at(key: SeriesKey) -> Select[Any]:
+    """As `_at`, of a series that is about to change: no other writer changes it meanwhile."""
+    return _at(key).with_for_update(key_share=True, of=SeriesRow)
+
+
+def _key(series: ClaimedSeries) -> SeriesKey:
+    return series.study_instance_uid, series.series_instance_uid
+
+
+def _record(
+    connection: Connection,
+    kind: EventKind,
+    key: SeriesKey,
+    now: dt.datetime,
+    detail: str | None,
+    revision: int | None = None,
+) -> None:
+    study_instance_uid, series_instance_uid = key
+    record_event(
+        connection,
+        kind,
+        now,
+        study_instance_uid=study_instance_uid,
+        series_instance_uid=series_instance_uid,
+        revision=revision,
+        detail=detail,
+    )

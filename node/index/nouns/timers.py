@@ -1,0 +1,69 @@
+"""Timers: the moments in rows at which something is due, and what a step of the system clock does to them.
+
+A moment in a row means a wait that began when the row was written. If the clock is stepped, every such moment is moved
+by the step, so that no wait changes its length: of series and studies, of messages to hooks and their jobs, of storage
+commitments.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+from sqlalchemy import Connection, Row, select, update
+
+from node.index.engine.repository import IndexRepository, on_writer
+from node.index.models import OPEN_STATES, CommitmentRow, DeliveryRow, JobRow, SeriesRow, StudyRow
+from node.index.nouns.waits import last_sign, shifted
+from node.index.work.jobs import OPEN
+from node.retries import MAX_WAIT_SECONDS
+
+_RETRIED = (
+    (DeliveryRow, DeliveryRow.state == "waiting"),
+    (CommitmentRow, CommitmentRow.state == "owed"),
+)
+"""Rows that are tried again, and when they wait for it."""
+
+
+class TimerRepository(IndexRepository):
+    """All timers of an index."""
+
+    @on_writer
+    def shift(self, connection: Connection, step: dt.timedelta) -> None:
+        """Move all timers by a step of the system clock."""
+        for row in connection.execute(select(SeriesRow).where(SeriesRow.state.in_(OPEN_STATES))).all():
+            _shift_series(connection, row, step)
+        for table, waits in (*_RETRIED, (JobRow, JobRow.state.in_(OPEN))):
+            waiting = select(table.id, table.due_at).where(waits, table.due_at.is_not(None))
+            for id, due_at in connection.execute(waiting).all():
+                if due_at is not None:  # as the condition says, which the type checker cannot read
+                    connection.execute(update(table).where(table.id == id).values(due_at=due_at + step))
+        closed = select(StudyRow.id, StudyRow.closed_at).where(StudyRow.closed_at.is_not(None))
+        for study in connection.execute(closed).all():
+            connection.execute(update(StudyRow).where(StudyRow.id == study.id).values(closed_at=study.closed_at + step))
+
+    @on_writer
+    def correct(self, connection: Connection, now: dt.datetime) -> None:
+        """Move timers that are too far in the future, because the clock was set back while no node was running.
+
+        Series wait from `now` on. What is tried again is due at once if it would have to wait longer than it ever does.
+        """
+        waiting = select(SeriesRow).where(SeriesRow.state.in_(OPEN_STATES), SeriesRow.due_at > now)
+        for row in connection.execute(waiting).all():
+            # `shift` moves the waits, and not when an instance was received.
+            begun = last_sign(row.waits or {}) or row.last_received_at
+            if begun > now:
+                _shift_series(connection, row, now - begun)
+        longest = now + dt.timedelta(seconds=MAX_WAIT_SECONDS)
+        for table, waits in _RETRIED:
+            connection.execute(update(table).where(waits, table.due_at > longest).values(due_at=now))
+        connection.execute(update(StudyRow).where(StudyRow.closed_at > now).values(closed_at=now))
+
+
+def _shift_series(connection: Connection, row: Row[Any], step: dt.timedelta) -> None:
+    moments = {name: getattr(row, name) for name in ("due_at", "open_since")}
+    values: dict[str, Any] = {name: moment + step for name, moment in moments.items() if moment is not None}
+    if row.waits:
+        values["waits"] = shifted(row.waits, step)
+    if values:
+        connection.execute(update(SeriesRow).where(SeriesRow.id == row.id).values(values))

@@ -1,0 +1,227 @@
+"""Files of conversions, and the instances in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import select, union_all
+from sqlalchemy.orm import join
+
+from node.index.engine.rows import PagedRepository, Row
+from node.index.models import (
+    SPOOL,
+    STORE,
+    ConversionRow,
+    ObjectRemovalRow,
+    PatientRow,
+    RevisionFileRow,
+    SeriesRow,
+    StudyRow,
+    VolumeRow,
+)
+from node.index.nouns.objects import REVISION_FILES
+from node.index.records import RevisionFile
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeFile:
+    """A file of a revision that should exist; `path` is relative to the root."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    revision: int
+    superseded: bool
+    path: str
+    bytes: int
+    sha256: str
+    place: str | None = None  # see `node.index.models.RevisionFileRow`
+    spool_host: str | None = None
+
+    @property
+    def key(self) -> str:
+        """The name of its object."""
+        return self.path
+
+    @property
+    def data_set_offset(self) -> int:
+        """Where the content begins in the file, as `node.archive.base.KeptFile` has it."""
+        return 0
+
+
+class ReadVolumes(PagedRepository):
+    """Rows of ``volumes``, ``v_volumes`` and ``v_sources``; paths are relative to the root."""
+
+    listing = select(
+        VolumeRow.id,
+        StudyRow.study_instance_uid,
+        SeriesRow.series_instance_uid,
+        ConversionRow.revision,
+        ConversionRow.superseded,
+        VolumeRow.stack,
+        VolumeRow.suffix,
+        VolumeRow.kind,
+        VolumeRow.format,
+        VolumeRow.path,
+        VolumeRow.shape,
+        VolumeRow.spacing_mm,
+        VolumeRow.dtype,
+        VolumeRow.geometry,
+        VolumeRow.orientation,
+        VolumeRow.affine_lps,
+        VolumeRow.slice_thickness_mm,
+        VolumeRow.repetition_time_ms,
+        VolumeRow.echo_time_ms,
+        VolumeRow.inversion_time_ms,
+        VolumeRow.flip_angle_degrees,
+        VolumeRow.magnetic_field_strength_t,
+        VolumeRow.sequence,
+        VolumeRow.weighting,
+        VolumeRow.contrast_agent,
+        VolumeRow.convolution_kernel,
+        VolumeRow.instances,
+        VolumeRow.warnings,
+        VolumeRow.bytes,
+        VolumeRow.sha256,
+        ConversionRow.converter,
+        ConversionRow.created_at,
+        ConversionRow.files_removed_at,
+        PatientRow.patient_id,
+    ).select_from(join(VolumeRow, ConversionRow).join(SeriesRow).join(StudyRow).join(PatientRow))
+    filters = (
+        VolumeRow.id,
+        StudyRow.study_instance_uid,
+        SeriesRow.series_instance_uid,
+        VolumeRow.kind,
+        VolumeRow.format,
+        ConversionRow.superseded,
+    )
+
+    def all(self) -> list[Row]:
+        """Return all rows of ``v_volumes``, sorted by path."""
+        return self._rows("SELECT * FROM v_volumes ORDER BY path")
+
+    def of_series(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]:
+        """Return the rows of ``v_volumes`` of a series, newest revision first."""
+        order = "ORDER BY revision DESC, stack, path"
+        return self._rows_of_study("SELECT * FROM v_volumes", study_instance_uid, series_instance_uid, order)
+
+    def current(self, study_instance_uid: str, series_instance_uid: str | None = None) -> list[Row]:
+        """Return the rows of ``v_volumes`` of a study or a series that are not superseded, sorted by path."""
+        rest = "AND NOT superseded ORDER BY path"
+        return self._rows_of_study("SELECT * FROM v_volumes", study_instance_uid, series_instance_uid, rest)
+
+    def holding(self, study_instance_uid: str, sop_instance_uid: str) -> list[Row]:
+        """Return the current rows of ``v_volumes`` that contain an instance, sorted by path."""
+        return self._rows(
+            "SELECT * FROM v_volumes WHERE study_instance_uid = :study AND NOT superseded "
+            "AND (series_instance_uid, revision, stack) IN (SELECT series_instance_uid, revision, stack FROM v_sources "
+            "WHERE study_instance_uid = :study AND sop_instance_uid = :uid) ORDER BY path",
+            study=study_instance_uid,
+            uid=sop_instance_uid,
+        )
+
+    def current_revisions(
+        self, study_instance_uid: str, series_instance_uid: str | None = None
+    ) -> list[tuple[str, int]]:
+        """Return (Series Instance UID, revision) of the current conversions that have volumes."""
+        rows = self.current(study_instance_uid, series_instance_uid)
+        return sorted({(row["series_instance_uid"], row["revision"]) for row in rows})
+
+    def folder(self, study_instance_uid: str, series_instance_uid: str, revision: int) -> str | None:
+        """Return the folder of a revision, relative to the root; None if it has no files, or they were removed."""
+        query = (
+            select(VolumeRow.path)
+            .select_from(join(VolumeRow, ConversionRow).join(SeriesRow).join(StudyRow))
+            .where(
+                StudyRow.study_instance_uid == study_instance_uid,
+                SeriesRow.series_instance_uid == series_instance_uid,
+                ConversionRow.revision == revision,
+                ConversionRow.files_removed_at.is_(None),
+            )
+        )
+        path = self._connection.execute(query.limit(1)).scalar()
+        return path and path.rpartition("/")[0]
+
+    def totals(self, study_instance_uid: str, series_instance_uid: str | None = None) -> Row:
+        """Return the numbers of ``files`` and ``bytes`` that a study or a series has and that were not removed."""
+        source = "SELECT count(*) AS files, coalesce(sum(bytes), 0) AS bytes FROM v_volumes"
+        rest = "AND files_removed_at IS NULL"
+        return self._rows_of_study(source, study_instance_uid, series_instance_uid, rest)[0]
+
+    def count_current(self) -> int:
+        """Count the files of kind ``volume`` that are not superseded."""
+        rows = self._rows("SELECT count(*) AS files FROM v_volumes WHERE NOT superseded AND kind = 'volume'")
+        return int(rows[0]["files"])
+
+    def sources(self, study_instance_uid: str, series_instance_uid: str, revision: int, limit: int) -> list[Row]:
+        """Return the instances that are in the volumes of a revision."""
+        columns = "stack, frames, sop_instance_uid, sha256"
+        return self._rows_of_revision(columns, "v_sources", study_instance_uid, series_instance_uid, revision, limit)
+
+    def files(self) -> Iterator[VolumeFile]:
+        """Yield every file of a revision that should exist and has a digest, sorted by path.
+
+        Where there is an object store, those are all files; elsewhere, what lies beside a volume is not in the index.
+        """
+        above = (
+            StudyRow.study_instance_uid,
+            SeriesRow.series_instance_uid,
+            ConversionRow.revision,
+            ConversionRow.superseded,
+        )
+        volumes = (
+            select(
+                *above,
+                VolumeRow.path,
+                VolumeRow.bytes,
+                VolumeRow.sha256,
+                RevisionFileRow.place,
+                RevisionFileRow.spool_host,
+            )
+            .select_from(join(VolumeRow, ConversionRow).join(SeriesRow).join(StudyRow))
+            .outerjoin(RevisionFileRow, RevisionFileRow.key == VolumeRow.path)
+            .where(ConversionRow.files_removed_at.is_(None))
+        )
+        beside = (
+            select(*above, *REVISION_FILES.selected_columns)
+            .select_from(join(RevisionFileRow, ConversionRow).join(SeriesRow).join(StudyRow))
+            .where(
+                ~select(VolumeRow.id)
+                .where(VolumeRow.path == RevisionFileRow.key, VolumeRow.conversion_id == ConversionRow.id)
+                .exists()
+            )
+        )
+        for row in self._connection.execute(union_all(volumes, beside).order_by("path")):
+            yield VolumeFile(*row)
+
+    def kept(self, path: str) -> RevisionFile | None:
+        """Return a file of a revision by its path, if its place is noted; see `node.index.models.RevisionFileRow`."""
+        row = self._connection.execute(REVISION_FILES.where(RevisionFileRow.key == path)).first()
+        return None if row is None else RevisionFile(*row)
+
+    def kept_in(self, folder: str) -> list[RevisionFile]:
+        """Return the files of a revision by its folder, sorted by name; empty if their places are not noted."""
+        inside = RevisionFileRow.key > f"{folder}/", RevisionFileRow.key < f"{folder}0"  # "0" follows "/"
+        return [
+            RevisionFile(*row)
+            for row in self._connection.execute(REVISION_FILES.where(*inside).order_by(RevisionFileRow.key))
+        ]
+
+    def count_by_place(self) -> dict[str, tuple[int, int]]:
+        """Return the number of files of revisions and their bytes by places: ``folder``, ``spool``, ``store``.
+
+        Without an object store, there are none.
+        """
+        rows = self._rows(
+            "SELECT coalesce(place, 'folder') AS place, count(*) AS files, sum(bytes) AS bytes FROM revision_files "
+            "GROUP BY coalesce(place, 'folder')"
+        )
+        counts = dict.fromkeys(("folder", SPOOL, STORE), (0, 0))
+        return counts | {row["place"]: (int(row["files"]), int(row["bytes"])) for row in rows}
+
+    def unknown_keys(self, keys: Sequence[str]) -> list[str]:
+        """Return those of `keys` that neither a file of a revision has, nor an object that is to be removed."""
+        named = set(self._connection.scalars(select(RevisionFileRow.key).where(RevisionFileRow.key.in_(keys))))
+        named.update(self._connection.scalars(select(ObjectRemovalRow.key).where(ObjectRemovalRow.key.in_(keys))))
+        return [key for key in keys if key not in named]

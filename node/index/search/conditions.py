@@ -1,0 +1,191 @@
+"""Conditions of a query as SQL; `node.dicom.matching` defines each kind of match.
+
+Conditions on a higher level are subqueries for the rows below it, so that SQLite can start at any level.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Dialect, Select, String, and_, bindparam, false, func, or_, select, type_coerce
+from sqlalchemy import Time as SqlTime
+from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, aliased
+from sqlalchemy.types import TypeDecorator
+
+from node.dicom.key_values import Between, InItem, Like, Match, Moments, NameLike, NameWords, OneOf
+from node.dicom.keys import Key, Level
+from node.dicom.matching import Condition, Query
+from node.index.engine.listed import listed_in
+from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
+
+TABLES: dict[Level, type[DeclarativeBase]] = {
+    Level.PATIENT: PatientRow,
+    Level.STUDY: StudyRow,
+    Level.SERIES: SeriesRow,
+    Level.IMAGE: ImageRow,
+}
+PARENT: dict[Level, InstrumentedAttribute[int]] = {
+    Level.STUDY: StudyRow.patient_id,
+    Level.SERIES: SeriesRow.study_id,
+    Level.IMAGE: ImageRow.series_id,
+}
+_GROUPS = ("alphabetic", "ideographic", "phonetic")
+
+_AFTER_ALL_TEXT = "\U0010ffff"
+"""Sorts after every text with the same prefix."""
+
+
+def restrictions(query: Query) -> list[ColumnElement[bool]]:
+    """Return the conditions on the rows of the query's level, to be joined by AND."""
+    conditions = [*_own(query.conditions, query.level)]
+    if query.level != Level.PATIENT:
+        conditions += _of_parents(query.conditions, query.level)
+    if query.level != Level.IMAGE:
+        conditions += _of_children(query.conditions, query.level)
+    if query.level == Level.PATIENT:
+        conditions.append(PatientRow.merged_into.is_(None))
+    return conditions
+
+
+def _own(conditions: Sequence[Condition], level: Level) -> list[ColumnElement[bool]]:
+    own = [condition for condition in conditions if condition.key.level == level]
+    if level == Level.PATIENT:
+        return [PatientRow.id.in_(_patients(own))] if own else []
+    return [_condition(condition, TABLES[level]) for condition in own]
+
+
+def _of_parents(conditions: Sequence[Condition], level: Level) -> list[ColumnElement[bool]]:
+    above = [condition for condition in conditions if condition.key.level < level]
+    if not above:
+        return []
+    parent = Level(level - 1)
+    if parent == Level.PATIENT:
+        return [PARENT[level].in_(_patients(above))]
+    restricting = [*_own(above, parent), *_of_parents(above, parent)]
+    return [PARENT[level].in_(select(TABLES[parent].id).where(*restricting))]  # type: ignore[attr-defined]
+
+
+def _of_children(conditions: Sequence[Condition], level: Level) -> list[ColumnElement[bool]]:
+    below = [condition for condition in conditions if condition.key.level > level]
+    if not below:
+        return []
+    child = Level(level + 1)
+    restricting = [*_own(below, child)]
+    if child != Level.IMAGE:
+        restricting += _of_children(below, child)
+    return [TABLES[level].id.in_(select(PARENT[child]).where(*restricting))]  # type: ignore[attr-defined]
+
+
+_PATIENT = aliased(PatientRow)
+
+
+def _patients(conditions: Sequence[Condition]) -> Select[Any]:
+    """Select the matching patients. A merged patient stands for its target: both identities find the same studies."""
+    patient = _PATIENT
+    matching = [_condition(condition, patient) for condition in conditions]
+    return select(func.coalesce(patient.merged_into, patient.id)).where(*matching)
+
+
+def _condition(condition: Condition, table: Any) -> ColumnElement[bool]:
+    if condition.key.column is not None:
+        return or_(*(condition_on(match, condition.key.column, table) for match in condition.matches))
+    below = SeriesRow.modality if condition.key.keyword == "ModalitiesInStudy" else ImageRow.sop_class_uid
+    rows = select(SeriesRow.id).where(SeriesRow.study_id == table.id)
+    if below is ImageRow.sop_class_uid:
+        rows = rows.join(ImageRow, ImageRow.series_id == SeriesRow.id)
+    # A correlated subquery: few studies are left at this point, and an index finds the series of each.
+    return or_(*(rows.where(_text(match, below)).correlate(StudyRow).exists() for match in condition.matches))
+
+
+def condition_on(match: Match, column: str, table: Any) -> ColumnElement[bool]:
+    """Return the condition that a column of a table satisfies a match."""
+    match match:
+        case OneOf() | Like():
+            return _text(match, getattr(table, column))
+        case Between(first, last):
+            return _between(getattr(table, column), first, last)
+        case Moments(time, first, last):
+            return _moments(getattr(table, column), getattr(table, str(time.column)), first, last)
+        case InItem(keys):
+            return _in_item(keys, getattr(table, column))
+        case NameLike(patterns):
+            return _name(patterns, [getattr(table, f"{column}_{group}") for group in _GROUPS])
+        case NameWords(words):
+            return or_(*(_words(words, getattr(table, f"{column}_{group}")) for group in _GROUPS))
+    return false()  # no column has a DT
+
+
+def _in_item(keys: Sequence[tuple[Key, tuple[Match, ...]]], column: InstrumentedAttribute[Any]) -> ColumnElement[bool]:
+    """Match one of the items of a column, a JSON array of objects."""
+    listed = func.json_each(column).table_valued("value")
+    texts = {key.keyword: func.json_extract(listed.c.value, f"$.{key.keyword}") for key, _ in keys}
+    found = (or_(*(_text(match, texts[key.keyword]) for match in matches)) for key, matches in keys)
+    return and_(column.is_not(None), select(listed.c.value).where(*found).exists())
+
+
+def _text(match: Match, column: ColumnElement[Any] | InstrumentedAttribute[Any]) -> ColumnElement[bool]:
+    match match:
+        case OneOf((value,)):
+            return column == value
+        case OneOf(values):  # one parameter for any number of values
+            return listed_in(column, values)
+        case Like(pattern):
+            return _like(column, pattern)
+    return false()
+
+
+class GlobPattern(TypeDecorator[str]):
+    """A pattern of ``*`` and ``?``, for GLOB of SQLite and for LIKE of PostgreSQL."""
+
+    impl = String
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        if value is None:
+            return None
+        if dialect.name == "sqlite":
+            return value.replace("[", "[[]")
+        return re.sub(r"([\\%_])", r"\\\1", value).translate(_LIKE)
+
+
+_LIKE = str.maketrans("*?", "%_")
+
+
+def _like(column: ColumnElement[Any] | InstrumentedAttribute[Any], pattern: str) -> ColumnElement[bool]:
+    """Match by GLOB, which is case-sensitive; add a range for the text before the first wildcard, to use an index."""
+    prefix = re.split("[*?]", pattern, maxsplit=1)[0]
+    alike = column.op("GLOB", is_comparison=True)(bindparam(None, pattern, type_=GlobPattern))
+    return and_(column >= prefix, column < prefix + _AFTER_ALL_TEXT, alike) if prefix else alike
+
+
+def _between(column: InstrumentedAttribute[Any], first: Any, last: Any) -> ColumnElement[bool]:
+    bounds = [] if first is None else [column >= first]
+    bounds += [] if last is None else [column <= last]
+    return and_(*bounds)
+
+
+def _moments(date: InstrumentedAttribute[Any], time: Any, first: Any, last: Any) -> ColumnElement[bool]:
+    bounds: list[ColumnElement[bool]] = []
+    if first is not None:
+        bounds += [date >= first[0], or_(date > first[0], time >= type_coerce(first[1], SqlTime))]
+    if last is not None:
+        bounds += [date <= last[0], or_(date < last[0], time <= type_coerce(last[1], SqlTime))]
+    return and_(*bounds)
+
+
+def _name(patterns: tuple[str, ...], groups: Sequence[InstrumentedAttribute[Any]]) -> ColumnElement[bool]:
+    if len(patterns) == 1:
+        return or_(*(_group(patterns[0], group) for group in groups))
+    wanted = zip(patterns, groups, strict=True)
+    return and_(*(_group(pattern, group) for pattern, group in wanted if pattern not in ("", "*")))
+
+
+def _group(pattern: str, group: InstrumentedAttribute[Any]) -> ColumnElement[bool]:
+    return _like(group, pattern) if "*" in pattern or "?" in pattern else group == pattern
+
+
+def _words(words: Sequence[str], group: InstrumentedAttribute[Any]) -> ColumnElement[bool]:
+    spaced = func.replace(" " + group, "^", " ")
+    return and_(*(func.instr(spaced, f" {word}") > 0 for word in words))

@@ -1,0 +1,123 @@
+"""Stored instances and the location of their bytes, for C-MOVE, C-GET, WADO-RS and storage commitment."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Select, func, select
+from sqlalchemy.orm import aliased, join
+
+from node.dicom.retrieval import Selection
+from node.index.engine.listed import listed_in
+from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
+
+
+@dataclass(frozen=True, slots=True)
+class StoredInstance:
+    """A stored instance; its data set starts at byte `data_set_offset` of the file `key`."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    instance_number: int | None
+    number_of_frames: int | None
+    key: str
+    data_set_offset: int
+    bytes: int
+    sha256: str
+
+
+INSTANCE_COLUMNS: tuple[Any, ...] = (
+    StudyRow.study_instance_uid,
+    SeriesRow.series_instance_uid,
+    ImageRow.sop_instance_uid,
+    ImageRow.sop_class_uid,
+    ImageRow.transfer_syntax_uid,
+    ImageRow.instance_number,
+    ImageRow.number_of_frames,
+)
+"""Identity and encoding of an instance; part of every list of instances."""
+
+_STORED: Select[*tuple[Any, ...]] = (
+    select(
+        *INSTANCE_COLUMNS,
+        ImageRow.key,
+        ImageRow.data_set_offset,
+        ImageRow.bytes,
+        ImageRow.sha256,
+    )
+    .select_from(join(ImageRow, SeriesRow).join(StudyRow))
+    .order_by(SeriesRow.id, ImageRow.instance_number, ImageRow.id)
+)
+"""The fields of `StoredInstance`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """Instances by series and Instance Number; `patient_ids`, by Study Instance UID, are for the audit log."""
+
+    instances: list[StoredInstance]
+    patient_ids: dict[str, str]
+
+
+def stored_instances(
+    connection: Connection,
+    study_instance_uid: str | None = None,
+    series_instance_uid: str | None = None,
+    sop_instance_uids: Collection[str] = (),
+) -> Iterator[StoredInstance]:
+    """Yield the instances that match the given UIDs, by Instance Number; an unset UID matches all instances.
+
+    Instances with a file known to be missing are skipped.
+    """
+    studies = () if study_instance_uid is None else (study_instance_uid,)
+    series = () if series_instance_uid is None else (series_instance_uid,)
+    query = _of(_STORED.where(ImageRow.file_missing.is_(False)), studies, series, sop_instance_uids)
+    for row in connection.execute(query):
+        yield StoredInstance(*row)
+
+
+def selected_instances(connection: Connection, selection: Selection, limit: int | None = None) -> Selected:
+    """Return at most `limit` instances of a selection, including those with a file known to be missing.
+
+    A retrieve reports each instance that it cannot send; skipping one would look like success.
+    """
+    query = _of(
+        _STORED.add_columns(PatientRow.patient_id).join(PatientRow, PatientRow.id == StudyRow.patient_id).limit(limit),
+        selection.study_instance_uids,
+        selection.series_instance_uids,
+        selection.sop_instance_uids,
+    )
+    if selection.patient_id:
+        patient = aliased(PatientRow)
+        same = select(func.coalesce(patient.merged_into, patient.id)).where(patient.patient_id == selection.patient_id)
+        query = query.where(StudyRow.patient_id.in_(same))
+    instances, patient_ids = [], {}
+    for *fields, patient_id in connection.execute(query):
+        instance = StoredInstance(*fields)
+        instances.append(instance)
+        patient_ids[instance.study_instance_uid] = patient_id or ""
+    return Selected(instances, patient_ids)
+
+
+def _of(
+    query: Select[*tuple[Any, ...]], studies: Collection[str], series: Collection[str], sop_instances: Collection[str]
+) -> Select[*tuple[Any, ...]]:
+    """Restrict a query to these studies, series and instances; an empty collection does not restrict it.
+
+    Each collection is one parameter of the statement, whatever its length.
+    """
+    for column, uids in (
+        (StudyRow.study_instance_uid, studies),
+        (SeriesRow.series_instance_uid, series),
+        (ImageRow.sop_instance_uid, sop_instances),
+    ):
+        if len(uids) == 1:
+            query = query.where(column == next(iter(uids)))
+        elif uids:
+            query = query.where(listed_in(column, uids))
+    return query

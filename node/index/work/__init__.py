@@ -1,0 +1,1 @@
+"""What the node owes to others: messages, sends, retrievals, commitments and workitems."""
