@@ -61,12 +61,11 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest tests, so that no worker ends long after the others."""
+    """Leave out what an index in PostgreSQL does not have."""
     if IN_POSTGRESQL:
         for item in items:
             if (marker := item.get_closest_marker("sqlite")) is not None:
                 item.add_marker(pytest.mark.skip(reason=f"about SQLite: {marker.args[0]}"))
-    items.sort(key=lambda item: item.get_closest_marker("gate") is None)
 
 
 def pytest_collection_finish() -> None:

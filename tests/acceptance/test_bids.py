@@ -71,6 +71,7 @@ def person() -> dict[str, Any]:
     return {"study_uid": make.generate_uid(), "StudyDate": "20260131", **names}
 
 
+@pytest.mark.slow
 def test_a_data_set_follows_the_node(tmp_path: Path, person: dict[str, Any]) -> None:
     out, root, rules = tmp_path / "out", tmp_path / "root", tmp_path / "rules.toml"
     rules.write_text('[dataset]\nname = "Memory"\nparticipants = ["age", "sex"]\n')

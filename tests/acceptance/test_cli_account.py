@@ -72,6 +72,7 @@ def test_accounts_are_made_changed_and_removed(account: Callable[..., Result], t
         assert secret not in audited
 
 
+@pytest.mark.slow
 def test_a_mistake_is_reported_and_changes_nothing(account: Callable[..., Result], tmp_path: Path) -> None:
     root = tmp_path / "root"
     upgrade(root / "index.sqlite")
@@ -91,6 +92,7 @@ def test_a_mistake_is_reported_and_changes_nothing(account: Callable[..., Result
     assert listed(account, root) == []
 
 
+@pytest.mark.slow
 def test_an_account_that_is_made_while_the_node_runs_may_log_in_at_once(
     account: Callable[..., Result], tmp_path: Path
 ) -> None:

@@ -4,9 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.preloaded import Process, run
 
 
+@pytest.mark.slow
 def test_the_demo_converts_a_real_series_and_a_phantom_and_both_read_back_right(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "node", "demo", "--root", str(tmp_path / "demo"), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
@@ -23,6 +26,7 @@ def test_the_demo_converts_a_real_series_and_a_phantom_and_both_read_back_right(
         assert Path(file["path"]).stat().st_size == file["bytes"]
 
 
+@pytest.mark.slow
 def test_the_demo_fails_when_a_volume_is_not_the_truth(tmp_path: Path) -> None:
     # The scanner's truth is turned upside down: what comes out must no longer pass.
     code = (
@@ -47,6 +51,7 @@ def test_the_demo_needs_an_empty_folder(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["something"]
 
 
+@pytest.mark.slow
 def test_a_kept_demo_answers_until_it_is_stopped(tmp_path: Path) -> None:
     # Other signals: test_the_first_signal_asks_to_stop_and_the_second_aborts, which is about the same handler.
     with (tmp_path / "log").open("w") as log:

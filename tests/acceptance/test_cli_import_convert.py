@@ -63,6 +63,7 @@ def test_a_folder_and_its_zip_file_are_converted_right(phantom: Phantom, scan: P
         assert difference(truth, *read_metaimage(out / files["mhd"]["path"])) is None
 
 
+@pytest.mark.slow
 def test_the_formats_are_those_that_were_asked_for(scan: Path, tmp_path: Path) -> None:
     status, listing, _ = voxelnode("convert", scan, "-o", tmp_path / "out", "--no-compress")
     assert status == 0
@@ -133,6 +134,7 @@ def test_a_folder_without_a_volume_ends_with_1_and_says_why(tmp_path: Path) -> N
     assert [file["reason"] for file in listing["not_dicom"]] == ["not a DICOM file"]
 
 
+@pytest.mark.slow
 def test_import_takes_a_medium_once_and_a_dry_run_takes_nothing(tmp_path: Path) -> None:
     root = ("--root", tmp_path / "root")
     status, survey, _ = voxelnode("import", SHIPPED, "--dry-run", *root)
@@ -148,6 +150,7 @@ def test_import_takes_a_medium_once_and_a_dry_run_takes_nothing(tmp_path: Path) 
     assert set(told["series"]) == {"receiving"}
 
 
+@pytest.mark.slow
 def test_a_series_beyond_the_limits_fails_alone_and_the_status_tells(scan: Path, tmp_path: Path) -> None:
     huge, pixels = make.ct_series(1)[0], np.zeros((12_500, 12_500), np.int16)
     huge.Rows, huge.Columns, huge.PixelData = *pixels.shape, pixels.tobytes()
@@ -163,6 +166,7 @@ def test_a_series_beyond_the_limits_fails_alone_and_the_status_tells(scan: Path,
     assert {row["format"] for row in listing["volumes"]} == {"nifti"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_leaves_nothing_unfinished(number: signal.Signals, status: int, scan: Path, tmp_path: Path) -> None:
     for series in range(8):
@@ -182,6 +186,7 @@ def test_a_signal_leaves_nothing_unfinished(number: signal.Signals, status: int,
     assert not (out / "conversion.json").exists()
 
 
+@pytest.mark.slow
 def test_it_converts_where_nothing_is_open_to_read_or_print(scan: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "node", "convert", str(scan), "-o", str(tmp_path / "out")]
     closed = subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command], timeout=100, check=False)

@@ -91,6 +91,7 @@ def test_get_brings_a_study_byte_for_byte(source: Served, tmp_path: Path, runnin
     assert {row["source"] for row in images(root).values()} == {"get"}
 
 
+@pytest.mark.slow
 def test_send_brings_a_study_a_series_and_a_patient_to_a_peer_of_the_configuration(
     source: Served, series: list[FileDataset], tmp_path: Path
 ) -> None:
@@ -108,6 +109,7 @@ def test_send_brings_a_study_a_series_and_a_patient_to_a_peer_of_the_configurati
         assert digests(target.root) == digests(source.root)
 
 
+@pytest.mark.slow
 def test_a_mistake_is_reported_in_one_sentence(source: Served, tmp_path: Path) -> None:
     peer = f"VOXELNODE@127.0.0.1:{source.port}"
     for arguments, words in (

@@ -57,6 +57,7 @@ def echo(title: str, host: str, port: int) -> dict[str, object]:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_a_reader_that_closes_standard_output_does_not_end_the_node(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -106,6 +107,7 @@ threading.Event().wait()
         assert process.wait(timeout=30) == 1
 
 
+@pytest.mark.slow
 def test_systemd_hears_when_the_node_is_ready_alive_and_stopping(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))

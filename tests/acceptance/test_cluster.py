@@ -132,6 +132,7 @@ def ready(client: httpx2.Client, query: str = "") -> tuple[int, dict[str, Any]]:
     return answer.status_code, answer.json()
 
 
+@pytest.mark.slow
 def test_hosts_receive_and_convert_for_each_other_and_each_tells_of_all(server: Server, tmp_path: Path) -> None:
     url = server.create("hosts", "migrated")
     first, second, late = make.ct_series(4), make.ct_series(4), make.ct_series(1)
@@ -251,6 +252,7 @@ def of_series(index: ReadIndex, ds: FileDataset) -> list[dict[str, Any]]:
     return index.volumes.of_series(str(ds.StudyInstanceUID), str(ds.SeriesInstanceUID))
 
 
+@pytest.mark.slow
 def test_a_series_waits_for_the_receiver_that_has_it_and_goes_on_when_that_is_back(
     server: Server, tmp_path: Path
 ) -> None:
@@ -323,6 +325,7 @@ change_view(op.get_bind(), "v_images", [("i.file_missing,", "i.file_missing, i.c
 """
 
 
+@pytest.mark.slow
 def test_hosts_are_upgraded_one_after_the_other_under_a_sender(server: Server, tmp_path: Path) -> None:
     url = server.create("rolling", "migrated")
     expanded = newer_migrations(tmp_path / "expanded", EXPANDS, expands=True)

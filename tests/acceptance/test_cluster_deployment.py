@@ -107,6 +107,7 @@ def test_the_balancer_knows_all_receivers() -> None:
     assert known == [(name, name, port) for port in ("11112", "8080") for name in receivers]
 
 
+@pytest.mark.slow
 @pytest.mark.peer
 def test_helm_and_the_schemas_of_kubernetes_take_the_chart(chart: Templated, tmp_path: Path) -> None:
     assert chart.problems == []

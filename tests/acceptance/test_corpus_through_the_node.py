@@ -32,6 +32,7 @@ from tests.programs import needs
 pytestmark = [
     pytest.mark.corpus,
     pytest.mark.peer,
+    pytest.mark.slow,
     pytest.mark.timeout(600),
 ]
 

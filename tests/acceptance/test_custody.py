@@ -18,6 +18,8 @@ from tests import make
 from tests.acceptance.served import Served, until
 from tests.preloaded import run
 
+pytestmark = pytest.mark.slow
+
 
 def voxelnode(root: Path, *arguments: str, status: int = 0) -> Any:
     """Run a command on a root; what it printed, as JSON."""

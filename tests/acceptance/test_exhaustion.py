@@ -15,6 +15,7 @@ from time import monotonic
 from typing import Any
 from urllib.request import urlopen
 
+import pytest
 from pynetdicom import AE
 
 from tests.acceptance.served import Served
@@ -60,6 +61,7 @@ def test_without_threads_connections_are_refused_and_come_back(tmp_path: Path) -
         assert node.terminate() == 0
 
 
+@pytest.mark.slow
 def test_silent_connections_to_the_pages_leave_dicom_its_descriptors(tmp_path: Path) -> None:
     with Served(tmp_path / "root") as node, ExitStack() as held:
         assert node.process is not None
@@ -81,6 +83,7 @@ def test_silent_connections_to_the_pages_leave_dicom_its_descriptors(tmp_path: P
         assert len(told.splitlines()) < 50, told[-3000:]
 
 
+@pytest.mark.slow
 def test_an_idle_node_leaves_the_processor_alone(tmp_path: Path) -> None:
     hook = {"VOXELNODE_HOOKS__NOBODY__ON": '["instance-stored"]', "VOXELNODE_HOOKS__NOBODY__URL": "http://127.0.0.1:9/"}
     with Served(tmp_path / "root", **hook) as node:

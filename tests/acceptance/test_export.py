@@ -21,6 +21,8 @@ from tests import make
 from tests.acceptance.served import Served
 from tests.preloaded import run
 
+pytestmark = pytest.mark.slow
+
 OTHER_ACCOUNT, GROUP = 65534, "users"
 READ = """
 import json, sqlite3, sys

@@ -30,6 +30,7 @@ def hook(name: str, on: tuple[str, ...], **keys: Any) -> dict[str, str]:
     return {f"VOXELNODE_HOOKS__{name}__{key.upper()}": value for key, value in values.items()}
 
 
+@pytest.mark.slow
 def test_files_and_rows_of_a_message_exist_when_a_webhook_receives_it(tmp_path: Path) -> None:
     series = make.ct_series(4)
     found: list[str] = []
@@ -67,6 +68,7 @@ def test_files_and_rows_of_a_message_exist_when_a_webhook_receives_it(tmp_path: 
     assert found == ["instance True"] * 4 + ["nifti True", "mhd True", "png True"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("point", "on", "expected"),
     [
@@ -97,6 +99,7 @@ def test_a_node_that_is_killed_tells_after_its_next_start(
         assert receiver.events()[0] == on
 
 
+@pytest.mark.slow
 def test_commands_and_plugins_receive_messages_and_a_failing_one_affects_no_other(tmp_path: Path) -> None:
     told = tmp_path / "told"
     code = "import sys; open(sys.argv[1], 'a').write(' '.join(sys.argv[2:]) + chr(10))"
@@ -119,6 +122,7 @@ def test_commands_and_plugins_receive_messages_and_a_failing_one_affects_no_othe
     assert (event, study, path.endswith(".nii.gz")) == ("volume-written", str(series[0].StudyInstanceUID), True)
 
 
+@pytest.mark.slow
 def test_a_message_that_was_given_up_is_retried_by_the_running_node_on_command(tmp_path: Path) -> None:
     works = tmp_path / "works"
     program = tmp_path / "program"
@@ -151,6 +155,7 @@ def test_a_hook_that_cannot_work_stops_the_start(tmp_path: Path, keys: dict[str,
     assert not (tmp_path / "root" / "index.sqlite").exists()
 
 
+@pytest.mark.slow
 def test_a_test_message_names_files_that_exist(tmp_path: Path) -> None:
     found: list[tuple[str, bool, bool]] = []
 
@@ -170,6 +175,7 @@ def test_a_test_message_names_files_that_exist(tmp_path: Path) -> None:
     assert not Path(message["instance"]["path"]).exists()
 
 
+@pytest.mark.slow
 def test_a_replay_sends_what_is_here_with_the_ids_of_the_events(tmp_path: Path) -> None:
     small, large = make.ct_series(2), make.ct_series(4)
     with Served(tmp_path / "root") as node:

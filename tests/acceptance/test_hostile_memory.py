@@ -118,6 +118,7 @@ def read(url: str, accept: str) -> tuple[int, int, bytes]:
         return error.code, 0, error.read(500)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("study", "path", "accept", "status", "length"),
     [

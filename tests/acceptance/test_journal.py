@@ -100,6 +100,7 @@ def flip_a_byte_of_record(root: Path, number: int) -> None:
     path.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_the_reader_of_the_document_rescues_every_instance(root: Path, tmp_path: Path) -> None:
     [script] = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), flags=re.DOTALL)
     assert len(script.splitlines()) <= 50
@@ -181,6 +182,7 @@ def test_rebuild_tells_what_came_from_files_and_what_from_the_journal(root: Path
     assert index_rows(root, "SELECT count(*) FROM v_images") == [5]
 
 
+@pytest.mark.slow
 def test_fsck_reports_what_waits_without_a_node_and_repair_applies_it(root: Path, run: Run) -> None:
     with Served(root) as node, index_locked(root):
         send(node, *make.ct_series(3))
@@ -226,6 +228,7 @@ def test_a_file_that_a_power_cut_took_is_written_again_by_repair(root: Path, run
     assert run("fsck", "--hash").status == 0
 
 
+@pytest.mark.slow
 def test_a_damaged_record_is_told_by_every_command_and_the_start_keeps_its_segment(root: Path, run: Run) -> None:
     kill_with_records_that_wait(root, *make.ct_series(4))
     flip_a_byte_of_record(root, 2)
@@ -249,6 +252,7 @@ def test_a_damaged_record_is_told_by_every_command_and_the_start_keeps_its_segme
     assert run("journal", "status").status == 0
 
 
+@pytest.mark.slow
 def test_drain_is_the_way_back_to_a_version_without_a_journal(root: Path, run: Run) -> None:
     with Served(root) as node:
         refused = run("journal", "drain")
@@ -266,6 +270,7 @@ def test_drain_is_the_way_back_to_a_version_without_a_journal(root: Path, run: R
         until(lambda: node.rows("SELECT count(*) AS n FROM v_images") == [{"n": 6}], 30, "all applied")
 
 
+@pytest.mark.slow
 def test_a_backup_in_the_documented_order_has_what_waits_in_the_journal(root: Path, tmp_path: Path, run: Run) -> None:
     copy = tmp_path / "copy" / "root"
     copy.mkdir(parents=True)

@@ -47,6 +47,7 @@ class Sender(threading.Thread):
             assoc.release()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", [0, 1, 7, 20])
 def test_a_node_killed_while_it_receives_keeps_everything_acknowledged(tmp_path: Path, when: int) -> None:
     series = [make.ct_series(40) for _ in range(2)]
@@ -74,6 +75,7 @@ def test_a_node_killed_while_it_receives_keeps_everything_acknowledged(tmp_path:
         assert {row["sop_instance_uid"] for row in sources} == rows.keys()
 
 
+@pytest.mark.slow
 def test_a_node_killed_while_it_converts_converts_after_the_restart(tmp_path: Path) -> None:
     instances = make.ct_series(30, rows=256, columns=256)
     with Served(tmp_path / "root") as node:
@@ -101,6 +103,7 @@ def test_a_node_killed_in_the_quiet_time_still_owes_the_conversion(tmp_path: Pat
         assert [row["state"] for row in node.rows("SELECT state FROM v_series")] == ["converted"]
 
 
+@pytest.mark.slow
 def test_a_performed_step_outlives_a_kill_and_its_list_converts_the_series(tmp_path: Path) -> None:
     images = make.ct_series(4, study_uid="1.2.1")
     with Served(tmp_path / "root", VOXELNODE_SERIES__QUIET_SECONDS="3600") as node:

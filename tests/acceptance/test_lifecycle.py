@@ -71,6 +71,7 @@ def test_a_late_slice_makes_a_second_revision(tmp_path: Path) -> None:
         assert (volume["revision"], json.loads(volume["shape"])[2]) == (2, 6)
 
 
+@pytest.mark.slow
 def test_a_replaced_slice_makes_a_second_revision_of_the_new_bytes(tmp_path: Path) -> None:
     instances = make.ct_series(5)
     with Served(tmp_path / "root", VOXELNODE_STORAGE__OVERWRITE_POLICY="replace") as node:
@@ -86,6 +87,7 @@ def test_a_replaced_slice_makes_a_second_revision_of_the_new_bytes(tmp_path: Pat
         assert sorted(events(node)) == sorted([*FIRST, *NEXT, "instance-replaced"])
 
 
+@pytest.mark.slow
 def test_a_deleted_slice_makes_a_second_revision_without_it(tmp_path: Path) -> None:
     instances = make.ct_series(5)
     gone = str(instances[4].SOPInstanceUID)
@@ -101,6 +103,7 @@ def test_a_deleted_slice_makes_a_second_revision_without_it(tmp_path: Path) -> N
         assert sorted(told[2:]) == sorted(["deleted", "series-reopened", *FIRST])
 
 
+@pytest.mark.slow
 def test_a_resent_series_is_not_converted_again(tmp_path: Path) -> None:
     instances = make.ct_series(5)
     with Served(tmp_path / "root") as node:
@@ -113,6 +116,7 @@ def test_a_resent_series_is_not_converted_again(tmp_path: Path) -> None:
         assert events(node) == FIRST + FIRST
 
 
+@pytest.mark.slow
 def test_a_restart_in_the_quiet_time_forgets_nothing_and_converts_once(tmp_path: Path) -> None:
     with Served(tmp_path / "root", VOXELNODE_SERIES__QUIET_SECONDS="4") as node:
         send(node, make.ct_series(4))
@@ -122,6 +126,7 @@ def test_a_restart_in_the_quiet_time_forgets_nothing_and_converts_once(tmp_path:
         assert events(node) == FIRST
 
 
+@pytest.mark.slow
 def test_a_sender_that_pauses_longer_than_the_quiet_time_gives_two_revisions(tmp_path: Path) -> None:
     series = make.ct_series(6, ImagesInAcquisition=6)
     with Served(tmp_path / "root") as node:
@@ -132,6 +137,7 @@ def test_a_sender_that_pauses_longer_than_the_quiet_time_gives_two_revisions(tmp
         assert events(node) == FIRST + NEXT
 
 
+@pytest.mark.slow
 def test_one_association_for_each_image_is_one_series_and_one_revision(tmp_path: Path) -> None:
     with Served(tmp_path / "root", VOXELNODE_SERIES__QUIET_SECONDS="3") as node:
         for ds in make.ct_series(12, ImagesInAcquisition=12):
@@ -140,6 +146,7 @@ def test_one_association_for_each_image_is_one_series_and_one_revision(tmp_path:
         assert events(node) == FIRST
 
 
+@pytest.mark.slow
 def test_two_senders_of_one_series_give_one_revision_of_all_their_instances(tmp_path: Path) -> None:
     series = make.ct_series(10, ImagesInAcquisition=10)
     with Served(tmp_path / "root", VOXELNODE_SERIES__QUIET_SECONDS="3") as node:
@@ -155,6 +162,7 @@ def test_two_senders_of_one_series_give_one_revision_of_all_their_instances(tmp_
         assert events(node) == FIRST
 
 
+@pytest.mark.slow
 def test_an_aborted_sender_gets_time_to_come_back(tmp_path: Path) -> None:
     series = make.ct_series(6)
     with Served(tmp_path / "root", VOXELNODE_SERIES__ABORTED_GRACE_SECONDS="120") as node:
@@ -169,6 +177,7 @@ def test_an_aborted_sender_gets_time_to_come_back(tmp_path: Path) -> None:
         assert events(node) == ["sender-aborted", *FIRST]
 
 
+@pytest.mark.slow
 def test_an_aborted_sender_that_stays_away_leaves_an_incomplete_series(tmp_path: Path) -> None:
     with Served(tmp_path / "root", VOXELNODE_SERIES__ABORTED_GRACE_SECONDS="2") as node:
         assoc = associate(node)
@@ -184,6 +193,7 @@ def reconvert(node: Served, *options: str) -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
+@pytest.mark.slow
 def test_a_running_node_is_asked_to_convert_again_and_does_so_only_where_that_changes_something(tmp_path: Path) -> None:
     with Served(tmp_path / "root") as node:
         send(node, make.ct_series(4))

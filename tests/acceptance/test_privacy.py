@@ -35,6 +35,7 @@ def exposed(root: Path) -> set[str]:
     return {str(path.relative_to(root)) for path in [root, *root.rglob("*")] if others_may(path)}
 
 
+@pytest.mark.slow
 @pytest.mark.sqlite("starts commands that look for the index in the root")
 def test_nobody_else_may_read_what_a_node_wrote(tmp_path: Path) -> None:
     with ServedForAll(tmp_path / "root") as node:

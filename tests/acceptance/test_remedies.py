@@ -117,6 +117,7 @@ def test_a_node_that_requires_accounts_starts_on_a_fresh_root(tmp_path: Path, fi
     starts(fresh, **public)
 
 
+@pytest.mark.slow
 @pytest.mark.sqlite("removes or damages the file")
 @pytest.mark.parametrize("harm", ["no database", "newer", "empty"])
 def test_an_index_that_cannot_be_used_is_built_again_or_waits_for_a_newer_program(root: Path, harm: str) -> None:
@@ -144,6 +145,7 @@ def test_an_index_that_cannot_be_used_is_built_again_or_waits_for_a_newer_progra
         starts(root)
 
 
+@pytest.mark.slow
 def test_a_rebuild_that_was_interrupted_is_done_again(root: Path) -> None:
     assert run("db", "rebuild", "--root", root, environment={"VOXELNODE_FAILPOINT": "parts-swept"}).returncode != 0
     for command in (("serve",), ("db", "upgrade"), ("account", "add", "ann", *PASSWORD_FREE)):
@@ -152,6 +154,7 @@ def test_a_rebuild_that_was_interrupted_is_done_again(root: Path) -> None:
     starts(root)
 
 
+@pytest.mark.slow
 def test_a_damaged_deletion_does_not_keep_the_node_from_starting_for_ever(root: Path, tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("")
     write_rows(
@@ -182,6 +185,7 @@ def test_fsck_asks_whether_the_archive_is_mounted_and_force_marks_what_is_missin
     assert len(view_rows(root, "SELECT 1 FROM v_images WHERE file_missing")) == 3
 
 
+@pytest.mark.slow
 def test_a_missing_file_is_repaired_as_doctor_says(root: Path) -> None:
     [first, *_] = sorted(root.glob("objects/*/*.dcm"))
     content = first.read_bytes()

@@ -12,6 +12,8 @@ from node.association.client.send import send_files
 from tests import make
 from tests.acceptance.served import Served
 
+pytestmark = pytest.mark.slow
+
 STUDY = "1.2.3"
 KEY = {"Idempotency-Key": "8e03978e-40d5-43dd-bc93-6894a57f9324"}
 

@@ -38,6 +38,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.sqlite("the documents open the file")
 def test_the_ten_questions_are_answered_on_a_root_with_data(root: Path) -> None:
     answers = {}

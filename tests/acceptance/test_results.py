@@ -85,6 +85,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Se
     server.server_close()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_lungs_come_back_as_segmentations_and_measurements(served: tuple[Settings, Endpoints]) -> None:
     settings, endpoints = served

@@ -20,6 +20,7 @@ from tests.programs import needs
 pytestmark = pytest.mark.timeout(240)
 
 
+@pytest.mark.slow
 def test_each_instance_arrives_in_order_whoever_is_killed(tmp_path: Path) -> None:
     storescp, kept, port = needs("storescp"), tmp_path / "kept", free_port()
     kept.mkdir()

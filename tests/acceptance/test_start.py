@@ -105,6 +105,7 @@ def test_a_node_without_http_loads_neither_the_web_framework_nor_what_decodes_an
     assert loaded_by_node(tmp_path).isdisjoint(OF_CHILDREN | OF_COMMANDS | OF_HOOKS | OF_SIGN_INS | OF_HTTP)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["JPEG2000.dcm", "MR_small_bigendian.dcm"])
 def test_pixels_are_served_by_a_node_that_loads_nothing_that_decodes(tmp_path: Path, name: str) -> None:
     path = Path(str(get_testdata_file(name)))

@@ -37,6 +37,7 @@ def refused(node: Node) -> str:
     return node.log.read_text().splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_lost_write_ahead_log_loses_no_instance(node: Node, journal: Journal) -> None:
     (node.root / "index.sqlite-wal").unlink()
     assert node.start()
@@ -53,6 +54,7 @@ def test_a_lost_index_is_not_replaced_unasked_and_is_rebuilt_when_asked(node: No
     assert Checker(node.root).problems(journal) == []
 
 
+@pytest.mark.slow
 def test_a_damaged_page_of_the_index_is_noticed_at_the_start(node: Node, journal: Journal) -> None:
     assert node.start()
     node.kill()
@@ -87,6 +89,7 @@ def test_a_root_that_may_only_be_read_is_told(tmp_path: Path) -> None:
     assert "Traceback" not in told.stderr
 
 
+@pytest.mark.slow
 def test_a_removed_or_altered_file_is_found_by_fsck(node: Node, journal: Journal) -> None:
     assert run("journal", "drain", "--root", str(node.root)).returncode == 0  # or the journal would restore them
     first, second = sorted(node.root.glob("objects/*/*.dcm"))[:2]
@@ -113,6 +116,7 @@ def test_a_removed_or_altered_file_is_found_by_fsck(node: Node, journal: Journal
     assert Checker(node.root).problems(journal) == []
 
 
+@pytest.mark.slow
 def test_a_backup_by_command_beside_a_serving_node_starts_elsewhere_with_everything(
     node: Node, journal: Journal, tmp_path: Path
 ) -> None:

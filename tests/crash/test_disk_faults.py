@@ -108,6 +108,7 @@ def noted_reason(node: Node) -> str:
     return str(json.loads(noted.read_text())["reason"]).replace("IOERR", "EIO") if noted.exists() else ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", FAULTS)
 def test_after_an_error_of_the_disk_nothing_is_acknowledged_until_the_node_is_started_again(
     disk: Disk, node: Node, journal: Journal, place: str
@@ -131,6 +132,7 @@ def test_after_an_error_of_the_disk_nothing_is_acknowledged_until_the_node_is_st
     assert within(10, lambda: not Checker(node.root).problems(journal))  # the files of copies go behind their commit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", FAULTS_BEHIND | FAULTS_OF_CHECKPOINTS)
 def test_after_an_error_behind_the_answer_intake_stops_and_nothing_acknowledged_is_lost(
     disk: Disk, node: Node, journal: Journal, place: str
@@ -149,6 +151,7 @@ def test_after_an_error_behind_the_answer_intake_stops_and_nothing_acknowledged_
     assert within(10, lambda: not Checker(node.root).problems(journal))  # the files of copies go behind their commit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", FAULTS_BEHIND)
 def test_what_a_full_disk_keeps_from_being_applied_stays_in_the_journal_until_there_is_room(
     disk: Disk, node: Node, journal: Journal, place: str
@@ -164,6 +167,7 @@ def test_what_a_full_disk_keeps_from_being_applied_stays_in_the_journal_until_th
     assert Checker(node.root).problems(journal) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [place for place, (calls, _) in FAULTS.items() if calls != "s"])
 def test_a_full_disk_refuses_and_goes_on_by_itself_when_there_is_room(
     disk: Disk, node: Node, journal: Journal, place: str
@@ -179,6 +183,7 @@ def test_a_full_disk_refuses_and_goes_on_by_itself_when_there_is_room(
     assert Checker(node.root).problems(journal) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
 def test_a_conversion_that_the_disk_spoils_is_tried_again(disk: Disk, node: Node, journal: Journal, error: int) -> None:
     disk.fail("wo", error, "/work/")
@@ -234,6 +239,7 @@ def test_a_disk_that_fills_up_refuses_associations_then_stores_and_takes_both_ag
         assert Checker(node.root).problems(journal) == []
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_to_the_last_byte_loses_nothing_acknowledged(small_disk: Path, journal: Journal) -> None:
     series = [one for _ in range(6) for one in new_series(8)]
     with Node(small_disk / "root") as node:
@@ -257,6 +263,7 @@ def test_a_disk_that_is_full_to_the_last_byte_loses_nothing_acknowledged(small_d
         assert within(40, lambda: not Checker(node.root).unsettled())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_serving", [True, False], ids=["by the node", "after a kill, by the command"])
 @pytest.mark.parametrize("lacking", ["bytes", "inodes"])
 def test_a_study_can_be_deleted_from_a_disk_that_is_full(

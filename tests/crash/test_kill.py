@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.timeout(600)]
 CYCLES = 50
 
 
+@pytest.mark.slow
 def test_nothing_acknowledged_is_lost_altered_or_indexed_twice_and_all_is_converted(tmp_path: Path) -> None:
     result = Run(tmp_path, senders=4, slices=6).run(CYCLES)
     assert result.problems == []

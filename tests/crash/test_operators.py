@@ -9,7 +9,7 @@ import pytest
 
 from tests.crash.interleavings import try_interleavings
 
-pytestmark = [pytest.mark.long, pytest.mark.gate, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -487,6 +487,7 @@ def test_an_index_that_is_locked_for_long_delays_rows_and_no_acknowledgement(
         parts.require(*sent)
 
 
+@pytest.mark.slow
 def test_commits_that_fail_leave_one_file_a_record_however_often_they_are_tried(
     started: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,6 +78,7 @@ def require(root: Path, settings: Settings, before: dict[str, list[Sent]], sent:
     assert check_repository(settings, digests=True, repair=False) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_copy_that_is_made_while_the_node_receives_has_all_that_was_acknowledged_before(
     tmp_path: Path, policy: OverwritePolicy, monkeypatch: pytest.MonkeyPatch
@@ -109,6 +110,7 @@ def test_a_copy_that_is_made_while_the_node_receives_has_all_that_was_acknowledg
     require(copy, settings, before, senders.versions)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", POLICIES)
 def test_the_way_back_after_an_upgrade_keeps_what_was_received_since(tmp_path: Path, policy: OverwritePolicy) -> None:
     root, copy = tmp_path / "root", tmp_path / "index.sqlite"

@@ -353,6 +353,7 @@ def test_a_stop_answers_the_request_under_way_and_refuses_those_that_wait(
         request_action(tmp_path, "count", {})
 
 
+@pytest.mark.slow
 def test_an_idle_server_does_not_wake_up(server: ControlServer, tmp_path: Path) -> None:
     assert request_action(tmp_path, "add", {"a": 1, "b": 2}) == {"sum": 3}
     [thread] = [thread for thread in threading.enumerate() if thread.name == "control"]
@@ -476,6 +477,7 @@ def test_an_action_is_performed_by_the_process_that_holds_the_root(settings: Set
             server.stop()
 
 
+@pytest.mark.slow
 def test_a_command_waits_for_an_import_and_then_says_so(
     settings: Settings, run_child: Callable[..., subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -485,6 +487,7 @@ def test_a_command_waits_for_an_import_and_then_says_so(
         perform_action(settings, "reconvert", series=[])
 
 
+@pytest.mark.slow
 def test_a_command_that_waited_for_an_import_goes_on_when_it_ends(
     settings: Settings, run_child: Callable[..., subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

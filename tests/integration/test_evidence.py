@@ -59,6 +59,7 @@ def events(settings: Settings) -> list[str]:
     return [row["kind"] for row in rows]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("convert", [True, False])
 def test_a_whole_file_is_not_set_aside_for_the_word_of_its_row(settings: Settings, convert: bool) -> None:
     sent = make.ct_series(3)
@@ -75,6 +76,7 @@ def test_a_whole_file_is_not_set_aside_for_the_word_of_its_row(settings: Setting
     assert repaired(settings) == []
 
 
+@pytest.mark.slow
 def test_what_was_believed_wrongly_gives_way_to_the_instance_when_it_comes_again(settings: Settings) -> None:
     [ds] = make.ct_series(1)
     take(settings, ds)
@@ -87,6 +89,7 @@ def test_what_was_believed_wrongly_gives_way_to_the_instance_when_it_comes_again
     assert repaired(settings) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", ["cut", "no DICOM", "another instance"])
 def test_a_file_that_is_no_whole_instance_is_set_aside_and_its_study_takes_it_along_when_it_is_deleted(
     settings: Settings, harm: str
@@ -143,6 +146,7 @@ def meta_of(path_open: Any) -> Any:
 PASSING = [errno.EACCES, errno.EIO]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", PASSING)
 def test_a_rebuild_with_a_file_that_cannot_be_read_says_so_and_the_next_start_adds_it(
     settings: Settings, sent: list[FileDataset], monkeypatch: pytest.MonkeyPatch, number: int
@@ -194,6 +198,7 @@ def test_a_folder_that_cannot_be_listed_is_not_empty(root: Root, monkeypatch: py
     assert view_rows(root.folder, "SELECT 1 FROM v_events WHERE kind = 'file-missing'") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", ["gone", "flipped"])
 def test_a_version_that_is_not_current_is_compared_as_well(settings: Settings, harm: str) -> None:
     settings = Settings(storage=settings.storage.model_copy(update={"overwrite_policy": "keep_both"}))

@@ -340,6 +340,7 @@ def asked(draw: st.DrawFn) -> dict[str, str]:
     return {keyword: draw(KEY_VALUES[keyword]) for keyword in keywords}
 
 
+@pytest.mark.slow
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(keys=asked(), level=st.sampled_from([Level.STUDY, Level.SERIES, Level.IMAGE]))
 def test_the_index_finds_what_a_plain_reading_of_the_standard_finds(
@@ -349,6 +350,7 @@ def test_the_index_finds_what_a_plain_reading_of_the_standard_finds(
     assert identities(world, query) == expected(world.rows[level], keys)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(keys=asked())
 def test_patients_are_found_as_by_a_plain_reading(world: World, keys: dict[str, str]) -> None:
@@ -361,6 +363,7 @@ def test_patients_are_found_as_by_a_plain_reading(world: World, keys: dict[str, 
     assert found == Counter(tuple(row.values[keyword] or "" for keyword in keywords) for row in rows)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     dates=st.lists(st.sampled_from(DATES[:-1]), min_size=2, max_size=2).map(sorted),

@@ -135,6 +135,7 @@ def test_a_truncated_file_is_seen_without_reading_it(settings: Settings, filled:
     assert kinds(found(settings)) == ["file-altered"]
 
 
+@pytest.mark.slow
 def test_a_file_without_row_is_adopted_or_goes_to_quarantine(settings: Settings, filled: Path) -> None:
     folder = objects(filled)[0].parent
     stray = folder / f"{'a' * 32}.dcm"
@@ -158,6 +159,7 @@ def test_beside_a_serving_node_a_young_file_without_row_is_on_its_way_in(setting
         assert [finding.path for finding in found(settings)] == [str(old.relative_to(filled))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", ["lost", "flipped"])
 def test_a_volume_that_is_not_as_it_was_written_is_made_again(settings: Settings, filled: Path, harm: str) -> None:
     volume = next(filled.glob("volumes/*/*/1-*/*.nii.gz"))
@@ -172,6 +174,7 @@ def test_a_volume_that_is_not_as_it_was_written_is_made_again(settings: Settings
     assert Path(rows[0]["path"]).is_file()
 
 
+@pytest.mark.slow
 def test_volumes_without_rows_are_removed(settings: Settings, filled: Path) -> None:
     stray = filled / "volumes" / "1.2" / "3.4" / "1"
     stray.mkdir(parents=True)
@@ -201,6 +204,7 @@ def images(root: Path) -> list[dict[str, object]]:
     return view_rows(root, f"SELECT {columns} FROM v_images ORDER BY sop_instance_uid")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "harm", ["deleted", pytest.param("damaged", marks=pytest.mark.sqlite("writes over the file")), "sound"]
 )
@@ -226,6 +230,7 @@ def test_the_index_is_rebuilt_from_the_files_alone(settings: Settings, filled: P
     assert found(settings, digests=True, repair=True) == []
 
 
+@pytest.mark.slow
 def test_a_backup_that_is_made_while_the_node_receives_restores_everything_in_it(
     settings: Settings, tmp_path: Path
 ) -> None:

@@ -73,6 +73,7 @@ def test_a_plugin_that_raises_has_failed_and_its_text_is_not_told(install: Insta
     assert str(failure.value) == "ValueError at volume_written, line 8 of recorder_plugin.py"
 
 
+@pytest.mark.slow
 def test_a_plugin_that_hangs_is_ended_and_gets_the_next_message_in_a_new_process(install: Install) -> None:
     folder = install(
         """

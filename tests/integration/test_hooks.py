@@ -188,6 +188,7 @@ def test_a_restart_goes_on_where_the_last_process_ended(root: Root, start: Start
         assert receiver.events() == ["instance-stored"] * 2 + ["series-quiet", "volume-written"]
 
 
+@pytest.mark.slow
 def test_single_instances_cost_no_row_unless_they_fail(root: Root, start: Start) -> None:
     with Receiver(refusing(500)) as receiver:
         worker = start(receiver, ("instance-stored",))
@@ -204,6 +205,7 @@ def test_single_instances_cost_no_row_unless_they_fail(root: Root, start: Start)
     assert (hook["delivered"], hook["waiting"], hook["instances_behind"]) == (3, 2, 0)
 
 
+@pytest.mark.slow
 def test_what_failed_is_told_again_later_under_the_same_id(root: Root, start: Start) -> None:
     with Receiver(refusing(500, 503)) as receiver:
         worker = start(receiver, ("volume-written",))
@@ -225,6 +227,7 @@ def test_what_failed_is_told_again_later_under_the_same_id(root: Root, start: St
     assert (row["state"], row["attempts"], row["due_at"]) == ("delivered", 3, None)
 
 
+@pytest.mark.slow
 def test_what_happened_in_a_study_waits_behind_what_failed_of_it_and_other_studies_go_on(
     root: Root, start: Start
 ) -> None:
@@ -447,6 +450,7 @@ def test_an_instance_that_was_replaced_is_told_under_another_id(root: Root, star
     assert first.headers["webhook-id"] != second.headers["webhook-id"]
 
 
+@pytest.mark.slow
 def test_a_long_backlog_is_told_whole_and_in_order(root: Root, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deliveries, "MAX_READ_ROWS", 3)
     with Receiver() as receiver:
@@ -459,6 +463,7 @@ def test_a_long_backlog_is_told_whole_and_in_order(root: Root, start: Start, mon
         assert receiver.events() == (["instance-stored"] * 4 + ["series-quiet", "volume-written"]) * 4
 
 
+@pytest.mark.slow
 def test_a_hook_that_is_gone_lets_news_wait_without_rows(
     root: Root, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -527,6 +532,7 @@ def test_a_slow_hook_holds_up_no_other_and_a_stop_does_not_wait_for_it(root: Roo
         never.set()
 
 
+@pytest.mark.slow
 def test_an_error_of_ours_is_one_of_its_message_and_holds_up_no_other(
     root: Root, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -543,6 +549,7 @@ def test_an_error_of_ours_is_one_of_its_message_and_holds_up_no_other(
     assert (row["state"], row["reason"]) == ("waiting", "ZeroDivisionError while delivering")
 
 
+@pytest.mark.slow
 def test_a_replay_leaves_room_and_goes_on_where_it_ended(
     root: Root, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,6 +105,7 @@ def add(index: Index, now: dt.datetime, ds: FileDataset | None = None) -> None:
     index.instances.add([Arrived(instance_attributes(data, syntax), file, 1.0)])
 
 
+@pytest.mark.slow
 def test_a_series_is_claimed_by_one_host_and_taken_over_when_that_one_vanishes(hosts: Callable[[str], Host]) -> None:
     a, b = hosts("a"), hosts("b")
     now = a.index.now()
@@ -134,6 +135,7 @@ def test_a_series_is_claimed_by_one_host_and_taken_over_when_that_one_vanishes(h
     assert b.index.series.release_all_claims(later) == 1  # a start of the host itself
 
 
+@pytest.mark.slow
 def test_hosts_that_claim_at_once_claim_each_series_once(hosts: Callable[[str], Host]) -> None:
     both = hosts("a"), hosts("b")
     now = both[0].index.now()
@@ -231,6 +233,7 @@ def test_files_of_a_conversion_of_another_host_are_no_strays(hosts: Callable[[st
     assert (archive.folders(), of_a.folders()) == (["00000000-b"], ["00000000-a"])
 
 
+@pytest.mark.slow
 def test_an_open_association_of_another_host_keeps_its_series_waiting(
     hosts: Callable[[str], Host], tmp_path: Path
 ) -> None:
@@ -273,6 +276,7 @@ def test_no_host_claims_while_another_one_is_behind(hosts: Callable[[str], Host]
     )  # it vanished: its instances reopen the series when they come
 
 
+@pytest.mark.slow
 def test_a_cursor_passes_no_event_that_is_still_to_be_committed(hosts: Callable[[str], Host]) -> None:
     a, b = hosts("a"), hosts("b")
     a.index.deliveries.begin_hooks({"hook": False})
@@ -338,6 +342,7 @@ def test_six_hosts_that_write_lose_no_event_of_ten_thousand(hosts: Callable[[str
     assert followed == {f"1.{number}": list(range(10_000 // 6 + 1)) for number in range(6)}
 
 
+@pytest.mark.slow
 def test_a_wrong_clock_of_one_host_changes_no_wait(hosts: Callable[[str], Host], tmp_path: Path) -> None:
     a, b = hosts("a"), hosts("b")
     now = dt.datetime.now(dt.UTC)
@@ -372,6 +377,7 @@ def test_standbys_are_counted_by_how_they_follow(hosts: Callable[[str], Host], s
         until(lambda: standbys() == {"async": 1}, 30, "the standby")
 
 
+@pytest.mark.slow
 def test_a_host_with_another_archive_is_refused_while_one_lives(server: Server, tmp_path: Path) -> None:
     url = server.create("archives", "migrated")
     with closing(Index(tmp_path / "one", Metrics(), url=url, host="a")) as index:
@@ -383,6 +389,7 @@ def test_a_host_with_another_archive_is_refused_while_one_lives(server: Server, 
     Index(tmp_path / "two", Metrics(), url=url, host="b").close()
 
 
+@pytest.mark.slow
 def test_a_host_writes_again_after_silence_though_the_server_still_knows_its_old_session(
     server: Server, line: Line, tmp_path: Path
 ) -> None:
@@ -426,6 +433,7 @@ class Converting:
         os.close(self._child)
 
 
+@pytest.mark.slow
 def test_a_conversion_ends_when_its_claim_is_lost_or_its_host_is_cut_off(
     server: Server, line: Line, tmp_path: Path
 ) -> None:
@@ -512,6 +520,7 @@ change_view(op.get_bind(), "v_images", [("i.file_missing,", "i.file_missing, i.c
 """
 
 
+@pytest.mark.slow
 def test_a_newer_version_migrates_while_others_read_and_write(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -591,6 +600,7 @@ op.drop_column("images", "colour")
 """
 
 
+@pytest.mark.slow
 def test_a_migration_that_contracts_the_schema_first_builds_what_one_that_was_killed_owes(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -630,6 +640,7 @@ def test_a_migration_that_contracts_the_schema_first_builds_what_one_that_was_ki
     assert server.run(indexes, "contracted") == [("ix_images_sha256",)]
 
 
+@pytest.mark.slow
 def test_a_request_with_a_key_is_under_way_on_one_host_only(server: Server, tmp_path: Path) -> None:
     url = server.create("keyed", "migrated")
     with ExitStack() as opened:

@@ -38,6 +38,7 @@ def digests(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+@pytest.mark.slow
 def test_every_format_and_picture_is_the_same_twice(tmp_path: Path) -> None:
     for datasets in (
         make.tilted_ct_series(6),
@@ -60,6 +61,7 @@ def test_every_format_and_picture_is_the_same_twice(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_the_order_of_arrival_does_not_matter(tmp_path: Path) -> None:
     instances = saved([*make.duplicate_series(6), make.structured_report()], tmp_path / "in")
     for name, order in (("first", instances), ("second", instances[::-1])):

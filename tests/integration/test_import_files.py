@@ -107,6 +107,7 @@ def test_a_full_disk_stops_the_import_and_leaves_no_part_files(ingest: Ingest, t
     assert list((tmp_path / "root" / "incoming").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_member_that_unpacks_without_end_is_stopped(ingest: Ingest, tmp_path: Path) -> None:
     ds = make.instance()
     ds.add_new(0x00091001, "OB", bytes(50_000_000))

@@ -144,6 +144,7 @@ def until(condition: Callable[[], bool]) -> None:
         pause.wait(0.01)
 
 
+@pytest.mark.slow
 def test_an_index_counts_as_closed_only_after_its_last_commit(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "MAX_BATCH", 1)
     with ThreadPoolExecutor() as pool:

@@ -64,16 +64,19 @@ def run(place: Place, *statements: str) -> Sequence[str]:
         engine.dispose()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("view", PROMISED)
 def test_a_view_has_the_columns_that_it_promises(database: Place, view: str) -> None:
     assert set(run(database, f"SELECT * FROM {view}")) >= PROMISED[view]
 
 
+@pytest.mark.slow
 def test_upgrading_twice_changes_nothing(database: Place) -> None:
     assert upgrade(database) == (REVISION, REVISION), "the last migration leads to the revision of the models"
     assert check(database) == []
 
 
+@pytest.mark.slow
 def test_a_database_of_a_newer_version_is_refused(database: Place) -> None:
     run(
         database,
@@ -93,11 +96,13 @@ def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(tmp_path: Path)
     assert path.read_bytes().startswith(b"not a database")
 
 
+@pytest.mark.slow
 def test_a_missing_table_is_found_by_the_check(database: Place) -> None:
     run(database, "DROP VIEW v_exclusions", "DROP TABLE exclusions")
     assert any("exclusions" in problem for problem in check(database))
 
 
+@pytest.mark.slow
 def test_foreign_keys_are_enforced(database: Place) -> None:
     with pytest.raises(IntegrityError):
         run(database, "INSERT INTO studies (patient_id, study_instance_uid) VALUES (99, '1.2')")
@@ -108,6 +113,7 @@ def test_reading_where_there_is_no_index_says_what_to_do(tmp_path: Path) -> None
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.sqlite("no index of a server is older than revision 0023")
 def test_instances_of_an_older_schema_keep_the_way_by_which_they_came(tmp_path: Path) -> None:
     database = tmp_path / FILE_NAME

@@ -67,6 +67,7 @@ def work(root: Root, *workers: HookWorker) -> None:
     raise AssertionError("something always follows")
 
 
+@pytest.mark.slow
 def test_what_hooks_make_comes_to_an_end(root: Root, begin: Begin) -> None:
     """Also if two hooks work on what the other one makes; a chain has each hook once."""
     one, other = begin("one"), begin("other")
@@ -77,6 +78,7 @@ def test_what_hooks_make_comes_to_an_end(root: Root, begin: Begin) -> None:
     assert {job["state"] for job in jobs(root)} == {"succeeded"}
 
 
+@pytest.mark.slow
 def test_a_study_is_not_told_again_for_what_its_hooks_made(root: Root, begin: Begin) -> None:
     series = make.ct_series(1)
     manifest = json.dumps(
@@ -92,6 +94,7 @@ def test_a_study_is_not_told_again_for_what_its_hooks_made(root: Root, begin: Be
     assert [job["results_stored"] for job in jobs(root)] == [1, 1, 1, 1]
 
 
+@pytest.mark.slow
 def test_an_attempt_after_a_lost_record_finds_what_was_stored(
     root: Root, begin: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,6 +158,7 @@ def test_a_cancelled_job_ends_its_command_which_runs_again_only_if_somebody_asks
     assert [job["state"] for job in jobs(root)] == ["succeeded", "cancelled"]
 
 
+@pytest.mark.slow
 def test_a_deletion_ends_the_command_of_its_job_and_one_that_fails_waits(
     root: Root, begin: Begin, tmp_path: Path
 ) -> None:
@@ -180,6 +184,7 @@ def test_a_deletion_ends_the_command_of_its_job_and_one_that_fails_waits(
     assert [(job["state"], job["detail"]) for job in jobs(root)] == [("cancelled", None)]
 
 
+@pytest.mark.slow
 def test_what_an_attempt_left_running_is_killed_before_the_next_one(root: Root, begin: Begin, tmp_path: Path) -> None:
     """As the command of a node that was killed: it is not in the group of any command of this process."""
     held = tmp_path / "held"
@@ -196,6 +201,7 @@ def test_what_an_attempt_left_running_is_killed_before_the_next_one(root: Root, 
     assert [job["state"] for job in jobs(root)] == ["succeeded"]
 
 
+@pytest.mark.slow
 def test_a_webhook_that_accepts_has_time_until_it_expires_and_a_replay_is_a_new_job(root: Root, begin: Begin) -> None:
     def later(received: Received) -> Answer:
         return Answer(202, (("location", "/status/7"),))

@@ -38,6 +38,7 @@ def take(ingest: Ingest, pixel_bytes: int = 512) -> None:
     arrival.finish()
 
 
+@pytest.mark.slow
 def test_a_small_journal_has_smaller_segments_and_keeps_its_bound(tmp_path: Path) -> None:
     settings = Settings(storage=Storage(root=tmp_path, reserve_bytes=0, journal_bytes=SMALLEST))
     with Repository(settings) as store:

@@ -94,6 +94,7 @@ def test_what_comes_again_takes_the_place_of_a_file_that_is_not_whole(
     require_served(root, ds)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["never", "keep_both", "replace"])
 def test_other_bytes_take_the_place_of_a_damaged_file_whatever_the_policy(root: Root, policy: Any) -> None:
     root.ingest.overwrite_policy = policy
@@ -106,6 +107,7 @@ def test_other_bytes_take_the_place_of_a_damaged_file_whatever_the_policy(root: 
     assert len(list(root.folder.glob("quarantine/*.dcm"))) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", [remove, flip])
 @pytest.mark.parametrize("policy", ["never", "keep_both", "replace"])
 def test_known_other_bytes_are_kept_again_if_their_file_is_not_whole(root: Root, harm: Harm, policy: Any) -> None:

@@ -140,6 +140,7 @@ def test_a_last_slice_that_never_came_is_known_from_the_headers_only(root: Root)
     assert verdict(root) == ("incomplete", "headers", 6, 1)
 
 
+@pytest.mark.slow
 def test_times_and_images_of_each_are_multiplied(root: Root) -> None:
     series = make.time_series(3, 4, NumberOfTemporalPositions=3, ImagesInAcquisition=4)
     for ds in series[:8]:
@@ -458,6 +459,7 @@ def test_a_release_does_not_end_the_wait(root: Root) -> None:
     assert due(root) is None
 
 
+@pytest.mark.slow
 def test_a_series_that_never_gets_quiet_is_converted_after_the_longest_wait(root: Root) -> None:
     series = iter(make.ct_series(30))
     began, claimed = root.clock(), None

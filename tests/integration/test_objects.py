@@ -443,6 +443,7 @@ def test_everything_moves_back_to_the_folder(serve: Callable[..., Served], tmp_p
     assert copy_archive(node.settings, "store") == Copied(0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.sqlite("in PostgreSQL, claims end unless a whole node keeps them")
 def test_a_conversion_fetches_its_series_and_waits_for_a_store_that_is_away(
     serve: Callable[..., Served], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -465,6 +466,7 @@ def test_a_conversion_fetches_its_series_and_waits_for_a_store_that_is_away(
     worker.stop()
 
 
+@pytest.mark.slow
 def test_a_bucket_has_the_digest_of_each_object_and_no_credentials_are_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -667,6 +669,7 @@ def test_a_version_that_is_still_to_be_fetched_from_the_store_is_not_missing(
     assert kept.read_bytes().endswith(first)
 
 
+@pytest.mark.slow
 def test_volumes_from_before_the_store_move_as_well_and_everything_back(
     serve: Callable[..., Served], tmp_path: Path
 ) -> None:

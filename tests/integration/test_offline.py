@@ -178,6 +178,7 @@ def test_what_comes_of_it_does_not_depend_on_how_many_work_at_once(tmp_path: Pat
     assert len(one["volumes"]) == 5
 
 
+@pytest.mark.slow
 def test_what_a_killed_run_left_behind_is_removed_and_what_is_at_work_is_not(tmp_path: Path) -> None:
     folder, out = saved(make.ct_series(3, series_uid="1.2.3"), tmp_path / "in"), tmp_path / "out"
     program = """

@@ -39,6 +39,7 @@ def paths(root: Path) -> list[Path]:
     return [Path(row["path"]) for row in view_rows(root, "SELECT path FROM v_images")]
 
 
+@pytest.mark.slow
 @pytest.mark.sqlite("the name of the file")
 @pytest.mark.parametrize("read_only", [False, True])
 def test_a_database_is_at_its_path_whichever_characters_that_has(tmp_path: Path, read_only: bool) -> None:
@@ -84,6 +85,7 @@ def test_everything_about_a_root_works_at_any_path(tmp_path: Path, kind: str, mo
         assert Path(index.root).samefile(root)
 
 
+@pytest.mark.slow
 def test_a_node_converts_and_deletes_at_any_path(tmp_path: Path) -> None:
     (tmp_path / HOSTILE).mkdir()
     with Served(tmp_path / HOSTILE / "root") as node:

@@ -114,6 +114,7 @@ def schema(place: Path | ServerPlace) -> dict[str, Any]:
     return {**tables, **views}
 
 
+@pytest.mark.slow
 def test_tables_and_views_are_those_of_sqlite(place: ServerPlace, tmp_path: Path) -> None:
     upgrade(tmp_path / FILE_NAME)
     assert schema(place) == schema(tmp_path / FILE_NAME)
@@ -192,6 +193,7 @@ def test_converters_are_scaled_by_how_long_the_oldest_series_has_been_due(server
 # One node at a time
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("place")
 def test_one_node_writes_and_survives_the_loss_of_its_connections(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -217,6 +219,7 @@ def test_one_node_writes_and_survives_the_loss_of_its_connections(
         require_refusal()  # the new connection has the lock again
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("place")
 def test_a_commit_that_no_standby_has_is_none_and_the_administrator_is_told(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -284,6 +287,7 @@ def silent(server: Server) -> Iterator[Path]:
         line.close()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("place")
 def test_of_several_servers_one_that_answers_nothing_hangs_nobody(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -298,6 +302,7 @@ def test_of_several_servers_one_that_answers_nothing_hangs_nobody(
             server.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'beside'")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("place")
 def test_of_several_servers_the_one_that_was_promoted_last_is_right(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -383,6 +388,7 @@ def test_a_number_that_is_given_again_after_a_crash_is_waited_for(server: Server
     engine.dispose()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("place")
 def test_processes_that_add_the_same_instances_add_each_once(server: Server, tmp_path: Path) -> None:
     url = server.create("several", "migrated")
@@ -610,6 +616,7 @@ def test_of_two_performers_that_claim_a_workitem_on_two_hosts_one_gets_it(
     assert answers == (Status.SUCCESS, Status.WRONG_TRANSACTION_UID)
 
 
+@pytest.mark.slow
 def test_work_of_two_hosts_that_wait_for_each_other_is_done(hosts: list[Index]) -> None:
     barrier = threading.Barrier(2, timeout=60)
     attempts = []
@@ -665,6 +672,7 @@ def test_instances_are_numbered_in_the_order_of_their_arrival(hosts: list[Index]
     assert [row["uid"] for row in rows] == [one.attributes.sop_instance_uid for one in came]
 
 
+@pytest.mark.slow
 def test_rows_have_numbers_of_more_than_32_bits(server: Server, hosts: list[Index]) -> None:
     """An id is used up by each row, and by each attempt to insert one."""
     for table in ("patients", "studies", "series", "images", "conflicts", "events"):
@@ -686,6 +694,7 @@ def test_rows_have_numbers_of_more_than_32_bits(server: Server, hosts: list[Inde
         assert view.conflicts.all(decided=True) == []
 
 
+@pytest.mark.slow
 def test_a_query_that_is_not_wanted_any_more_or_takes_too_long_ends(
     server: Server, hosts: list[Index], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -804,6 +813,7 @@ def rows_of(place: Path | ServerPlace) -> dict[str, list[tuple[Any, ...]]]:
     return rows
 
 
+@pytest.mark.slow
 def test_an_index_moves_to_postgresql_and_back(filled: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copying, "CHUNK_ROWS", 2)
     url, file = server.create("moved"), filled / FILE_NAME
@@ -835,6 +845,7 @@ def test_an_index_moves_to_postgresql_and_back(filled: Path, server: Server, mon
         Index(filled, Metrics(), url=url)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("place")
 def test_a_copy_that_differs_is_not_used(filled: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     used = server.create("used", "migrated")
@@ -869,6 +880,7 @@ def moved(filled: Path, server: Server, request: pytest.FixtureRequest) -> Serve
     return ServerPlace(url, filled)
 
 
+@pytest.mark.slow
 def test_an_export_of_an_index_in_postgresql_is_one_of_sqlite(moved: ServerPlace, tmp_path: Path) -> None:
     folder = tmp_path / "export"
     done = export(moved.root, folder, url=moved.url)
@@ -885,6 +897,7 @@ def test_an_export_of_an_index_in_postgresql_is_one_of_sqlite(moved: ServerPlace
     assert (done.copied, done.kept) == (0, 1)
 
 
+@pytest.mark.slow
 def test_a_backup_is_restored_by_pg_restore(
     moved: ServerPlace, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -906,6 +919,7 @@ def test_a_backup_is_restored_by_pg_restore(
         backup(moved, tmp_path / "other.dump")
 
 
+@pytest.mark.slow
 def test_a_new_index_takes_over_what_pages_can_be_read(moved: ServerPlace, server: Server, tmp_path: Path) -> None:
     """The server has no page of the copy in its memory yet."""
     database = make_url(moved.url).database or ""
@@ -937,6 +951,7 @@ def test_a_new_index_takes_over_what_pages_can_be_read(moved: ServerPlace, serve
     assert server.run("SELECT count(*) FROM v_images WHERE path LIKE '%.dcm'", "damaged") == [(3,)]
 
 
+@pytest.mark.slow
 def test_the_doctor_warns_of_a_promise_that_a_failover_may_break(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -96,6 +96,7 @@ def lived(settings: Settings, lived_once: Path) -> Path:
     return settings.storage.root
 
 
+@pytest.mark.slow
 def test_everything_that_can_be_read_is_taken_over(settings: Settings, lived: Path) -> None:
     but = frozenset({"about", "patients", "studies", "series", "images"})
     before, images = contents(lived, but=but), view_rows(lived, "SELECT * FROM v_images ORDER BY sop_instance_uid")
@@ -175,6 +176,7 @@ def test_after_a_rebuild_a_deletion_finds_what_lies_in_quarantine(settings: Sett
     assert [path for folder in ("objects", "quarantine") for path in lived.glob(f"{folder}/**/*.dcm")] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", ["kept", "gone"])
 def test_an_instance_that_only_quarantine_has_is_taken_back(settings: Settings, index: str) -> None:
     root, [one, other] = settings.storage.root, new_series(2)
@@ -238,6 +240,7 @@ def damage(path: Path, table: str) -> None:
         file.write(b"\xa5" * size)
 
 
+@pytest.mark.slow
 @pytest.mark.sqlite("damages pages of the file; test_postgresql damages one of the server")
 @pytest.mark.parametrize("table", ["images", "conversions", "events", "tombstones", "accounts", "series", "patients"])
 def test_a_table_that_cannot_be_read_is_named_and_the_others_are_taken_over(
@@ -326,6 +329,7 @@ def test_a_file_that_is_not_as_the_previous_index_recorded_it_is_named(settings:
     assert [row["source"] for row in sources] == ["dicom", "recovered"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_converted", [False, True])
 def test_after_a_rebuild_an_instance_takes_the_place_of_its_file_that_was_altered_at_rest(
     settings: Settings, is_converted: bool

@@ -65,6 +65,7 @@ def opened_or_repaired(settings: Settings, how: str) -> list[Finding]:
         return []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("journal", ["freed", "kept"])
 def test_the_file_that_came_for_a_lost_one_is_not_taken_for_a_repetition_of_it(
     settings: Settings, tmp_path: Path, how: str, journal: str, monkeypatch: pytest.MonkeyPatch
@@ -96,6 +97,7 @@ def test_the_file_that_came_for_a_lost_one_is_not_taken_for_a_repetition_of_it(
     assert check_repository(settings, digests=True, repair=False) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("journal", ["freed", "kept"])
 def test_the_version_that_replaced_another_is_served_and_the_other_stays_recorded(
     settings: Settings, tmp_path: Path, how: str, journal: str, monkeypatch: pytest.MonkeyPatch

@@ -338,6 +338,7 @@ def test_five_images_at_long_intervals_on_one_association_make_one_revision(root
     assert the_series(root)["revision"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hourly")
 def test_the_worker_sleeps_until_a_series_is_due(root: Root, begin: Begin) -> None:
     root.ingest.now = lambda: dt.datetime.now(dt.UTC)
@@ -445,6 +446,7 @@ def begin_unrecorded(begin: Begin, conversion: Callable[[ConversionJob], Convert
     return worker
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 def test_an_outcome_that_the_index_does_not_take_is_recorded_when_it_does(
     root: Root, locked: Locked, begin: Begin
@@ -466,6 +468,7 @@ def test_an_outcome_that_the_index_does_not_take_is_recorded_when_it_does(
     until(lambda: not worker._unrecorded)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 def test_a_crash_that_the_index_does_not_take_is_counted_when_it_does(root: Root, locked: Locked, begin: Begin) -> None:
     root.take(make.ct_series(1)[0])
@@ -480,6 +483,7 @@ def test_a_crash_that_the_index_does_not_take_is_counted_when_it_does(root: Root
     assert the_series(root) == {"state": "receiving", "revision": 0, "attempts": 1, "error": "ended by SIGSEGV"}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 def test_a_stop_records_what_the_index_did_not_take_before(root: Root, locked: Locked, begin: Begin) -> None:
     root.take(make.ct_series(1)[0])

@@ -150,6 +150,7 @@ def hosts(server: Server, tmp_path: Path) -> Iterator[Callable[[str], Host]]:
         yield host
 
 
+@pytest.mark.slow
 def test_a_series_waits_for_the_host_that_alone_has_its_instances(hosts: Callable[[str], Host]) -> None:
     r1, c1 = hosts("r1"), hosts("c1")
     series = make.ct_series(3)
@@ -216,6 +217,7 @@ def test_the_same_instance_through_another_host_takes_the_place_of_what_cannot_b
         assert check_repository(host.settings, digests=True, repair=False) == []
 
 
+@pytest.mark.slow
 def test_versions_are_in_quarantine_of_the_host_that_has_them(hosts: Callable[[str], Host]) -> None:
     r1, r2 = hosts("r1"), hosts("r2")
     first, stored = make.ct_series(2)
@@ -262,6 +264,7 @@ def test_versions_are_in_quarantine_of_the_host_that_has_them(hosts: Callable[[s
     assert not list(r1.store.glob("objects/*/*.dcm"))
 
 
+@pytest.mark.slow
 def test_what_was_deleted_while_a_host_was_away_is_gone_from_its_disk_when_it_is_back(
     hosts: Callable[[str], Host],
 ) -> None:
@@ -278,6 +281,7 @@ def test_what_was_deleted_while_a_host_was_away_is_gone_from_its_disk_when_it_is
     assert (r1.copies(), r1.row("SELECT count(*) AS n FROM images")) == (set(), {"n": 0})
 
 
+@pytest.mark.slow
 def test_a_host_that_is_gone_is_forgotten_with_what_it_alone_had(hosts: Callable[[str], Host]) -> None:
     r1, r2 = hosts("r1"), hosts("r2")
     put, lost, sent_again = make.ct_series(3)
@@ -308,6 +312,7 @@ def test_a_host_that_is_gone_is_forgotten_with_what_it_alone_had(hosts: Callable
         assert check_repository(host.settings, digests=True, repair=False) == []
 
 
+@pytest.mark.slow
 def test_volumes_are_read_on_every_host_and_made_again_if_the_host_that_has_them_is_gone(
     hosts: Callable[[str], Host],
 ) -> None:
@@ -359,6 +364,7 @@ def convert(host: Host, **options: Any) -> None:
     worker.stop()
 
 
+@pytest.mark.slow
 def test_everything_comes_back_to_a_folder_only_if_no_host_needs_the_store(hosts: Callable[[str], Host]) -> None:
     r1, r2 = hosts("r1"), hosts("r2")
     r1.take(*make.ct_series(2))
@@ -375,6 +381,7 @@ def test_everything_comes_back_to_a_folder_only_if_no_host_needs_the_store(hosts
         hosts("r3")
 
 
+@pytest.mark.slow
 def test_commands_fetch_what_they_read_or_name_the_host_that_alone_has_it(
     hosts: Callable[[str], Host], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -151,6 +151,7 @@ def test_a_wait_ends_with_the_longest_wait_of_the_structure_set(
     assert len(masks(root)) == 1
 
 
+@pytest.mark.slow
 def test_another_revision_of_the_images_gives_another_revision_of_the_masks(
     root: Root, images: list[FileDataset], structures: FileDataset
 ) -> None:
@@ -162,6 +163,7 @@ def test_another_revision_of_the_images_gives_another_revision_of_the_masks(
     assert masks(root) == [(2, "[12, 16, 3]")]
 
 
+@pytest.mark.slow
 def test_masks_of_unchanged_images_are_not_made_again(
     root: Root, images: list[FileDataset], structures: FileDataset
 ) -> None:
@@ -207,6 +209,7 @@ def test_a_series_that_changes_while_the_masks_are_made_makes_them_due_again(
     assert masks(root) == [(2, "[12, 16, 3]")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", ["series", "instance"])
 def test_masks_follow_the_deletion_of_their_images(
     root: Root, images: list[FileDataset], structures: FileDataset, level: Any
@@ -237,6 +240,7 @@ def test_a_study_with_both_is_deleted_whole(root: Root, images: list[FileDataset
     assert list((root.folder / "volumes").rglob("*")) == []
 
 
+@pytest.mark.slow
 def test_images_of_another_patient_are_refused_until_the_patients_are_merged(root: Root) -> None:
     images = make.ct_series(2, PatientID="OTHER", PatientName="Other^Name")
     contours = [make.contour(make.on_slice(image, SQUARE)) for image in images]
@@ -270,6 +274,7 @@ def test_structure_sets_that_refer_to_each_other_end(root: Root, images: list[Fi
     assert {row["state"] for row in rows(root, "SELECT state FROM v_series")} == {"refused"}
 
 
+@pytest.mark.slow
 def test_a_damaged_image_keeps_the_masks_until_it_is_sent_again(
     root: Root, images: list[FileDataset], structures: FileDataset
 ) -> None:
@@ -296,6 +301,7 @@ def test_a_damaged_image_keeps_the_masks_until_it_is_sent_again(
     assert len(masks(root)) == 1
 
 
+@pytest.mark.slow
 def test_a_worker_makes_masks_of_a_study_that_comes_at_once(
     root: Root, images: list[FileDataset], structures: FileDataset
 ) -> None:

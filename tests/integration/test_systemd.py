@@ -116,6 +116,7 @@ SERVICES = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("name", SERVICES)
 def test_a_node_with_a_service_that_ended_is_not_alive_and_says_which(
@@ -160,6 +161,7 @@ AT_REST = {
 """How many steps services make in six seconds while nothing happens; the others make none."""
 
 
+@pytest.mark.slow
 def test_the_services_of_an_idle_node_sleep(tmp_path: Path) -> None:
     node = Node(Settings.model_validate(EVERYTHING | {"storage": {"root": tmp_path / "root"}}))
     node.start()

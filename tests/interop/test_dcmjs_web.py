@@ -28,6 +28,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
     site.close()
 
 
+@pytest.mark.slow
 def test_what_dcmjs_makes_of_our_metadata_is_stored_as_the_same_image(site: Site) -> None:
     (one,) = make.ct_series(1, study_uid="1.2.3", series_uid="1.2.3.1")
     site.take(one)

@@ -85,6 +85,7 @@ def test_movescu_gets_a_study_byte_for_byte(
     assert data_sets(tmp_path) == {ds.SOPInstanceUID: data_set_bytes(ds) for ds in study}
 
 
+@pytest.mark.slow
 def test_movescu_that_takes_no_compression_gets_the_pixels_uncompressed(
     node: Served, store_port: int, capture: FileDataset, tmp_path: Path
 ) -> None:
@@ -97,6 +98,7 @@ def test_movescu_that_takes_no_compression_gets_the_pixels_uncompressed(
     assert (received.pixel_array == capture.pixel_array).all()
 
 
+@pytest.mark.slow
 def test_movescu_cancels(node: Served, store_port: int, tmp_path: Path) -> None:
     keys = ["-k", "QueryRetrieveLevel=STUDY", "-k", f"StudyInstanceUID={STUDY}"]
     port = ["+P", str(store_port), "-od", str(tmp_path)]
@@ -133,6 +135,7 @@ def test_getscu_that_takes_no_compression_gets_the_pixels_uncompressed(
     assert (dcmread(path).pixel_array == capture.pixel_array).all()
 
 
+@pytest.mark.slow
 def test_a_peer_that_may_only_query_can_neither_get_nor_store(
     node: Served, study: list[FileDataset], tmp_path: Path
 ) -> None:

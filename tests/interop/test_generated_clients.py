@@ -18,7 +18,7 @@ from tests.interop.conftest import NODE_MODULES, STUDY, needs, run
 from tests.make import ct_series
 from tests.web.conftest import Site, open_site
 
-pytestmark = pytest.mark.peer
+pytestmark = [pytest.mark.peer, pytest.mark.slow]
 
 CLIENTS = Path(__file__).parent / "generated"
 

@@ -121,6 +121,7 @@ def test_orthanc_moves_to_the_node(node: Served, orthanc: Orthanc, tmp_path: Pat
     assert uids(series) <= held(node)
 
 
+@pytest.mark.slow
 @pytest.mark.sqlite("starts commands that look for the index in the root")
 def test_our_commands_find_get_and_send_with_orthanc(
     node: Served, orthanc: Orthanc, study: list[FileDataset], tmp_path: Path

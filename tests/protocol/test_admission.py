@@ -72,6 +72,7 @@ def test_one_address_cannot_take_every_association(start_node: Callable[..., Run
         assoc.release()
 
 
+@pytest.mark.slow
 def test_associations_without_a_request_give_way_when_all_are_taken(start_node: Callable[..., Running]) -> None:
     node = start_node(maximum_associations=4)
     hogs = [associate(node, bind_address=(f"127.0.0.{number}", 0)) for number in (2, 2, 2, 3)]

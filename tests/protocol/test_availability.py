@@ -85,6 +85,7 @@ def deliveries(node: Running) -> list[dict[str, Any]]:
         return index.hooks.deliveries(10)
 
 
+@pytest.mark.slow
 def test_a_peer_is_notified_of_every_instance_of_a_quiet_series(
     node: Running, pacs: Pacs, notified: Callable[..., None]
 ) -> None:
@@ -109,6 +110,7 @@ def test_a_peer_is_notified_of_every_instance_of_a_quiet_series(
     assert until(lambda: [row["state"] for row in deliveries(node)] == ["delivered"])
 
 
+@pytest.mark.slow
 def test_a_refusal_is_tried_again_with_the_same_uid(node: Running, pacs: Pacs, notified: Callable[..., None]) -> None:
     pacs.answers = [0x0110, 0x0111]
     notified(*make.ct_series(1))

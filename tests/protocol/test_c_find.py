@@ -216,6 +216,7 @@ def test_a_literal_percent_sign_underscore_and_bracket_are_found(archive: tuple[
         assert [one.StudyInstanceUID for one in found(node, identifier("STUDY", PatientID=pattern))] == [uids["other"]]
 
 
+@pytest.mark.slow
 def test_a_list_of_a_hundred_thousand_uids_is_answered(archive: tuple[Running, dict[str, str]]) -> None:
     node, uids = archive
     several = [f"1.2.3.{number}" for number in range(100_000)] + [uids["late"], uids["other"]]
@@ -355,6 +356,7 @@ def test_two_queries_at_once_are_answered_one_after_the_other(node: Running) -> 
             assert statuses(peer) == [(number, PENDING)] * 300 + [(number, 0x0000)]
 
 
+@pytest.mark.slow
 def test_a_query_ends_when_the_node_stops(start_node: Callable[..., Running]) -> None:
     node = start_node()
     fill(node, 50_000)

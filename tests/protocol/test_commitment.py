@@ -138,6 +138,7 @@ def test_a_result_comes_on_the_association_that_waits_for_it(
     assert (row["transaction_uid"], row["instances"], row["failed"]) == (transaction, 3, 0)
 
 
+@pytest.mark.slow
 def test_a_result_comes_on_another_association_when_the_first_is_released(
     start_node: Callable[..., Running], asker: Asker, tmp_path: Path
 ) -> None:
@@ -178,6 +179,7 @@ def test_each_instance_that_is_not_safe_is_told_with_its_reason(
     assert settled(node)["failed"] == 5
 
 
+@pytest.mark.slow
 def test_who_sent_another_version_than_the_current_one_is_told_no(
     start_node: Callable[..., Running], asker: Asker, tmp_path: Path
 ) -> None:
@@ -210,6 +212,7 @@ def test_more_references_than_are_looked_up_at_once_are_all_reported(
     assert len(report.FailedSOPSequence) == 1200
 
 
+@pytest.mark.slow
 def test_a_result_that_nobody_takes_is_tried_again(
     start_node: Callable[..., Running], asker: Asker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,6 +227,7 @@ def test_a_result_that_nobody_takes_is_tried_again(
     assert row["attempts"] >= 2
 
 
+@pytest.mark.slow
 def test_a_result_is_given_up_after_its_tries_and_the_remedy_is_told(
     start_node: Callable[..., Running], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,6 +245,7 @@ def test_a_result_is_given_up_after_its_tries_and_the_remedy_is_told(
     assert "[peers]" in told["remedy"]
 
 
+@pytest.mark.slow
 def test_what_is_owed_survives_a_restart(
     start_node: Callable[..., Running], asker: Asker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,6 +263,7 @@ def test_what_is_owed_survives_a_restart(
     settled(again)
 
 
+@pytest.mark.slow
 def test_the_same_request_again_is_answered_again(
     start_node: Callable[..., Running], asker: Asker, tmp_path: Path
 ) -> None:
@@ -292,6 +298,7 @@ def test_a_request_that_is_none_is_refused(
     assert node.rows(COMMITMENTS) == []
 
 
+@pytest.mark.slow
 def test_the_node_proposes_the_role_of_a_provider(
     start_node: Callable[..., Running], asker: Asker, tmp_path: Path
 ) -> None:

@@ -14,7 +14,7 @@ from node.dicom.uids import is_storage_class
 from tests.programs import needs
 from tests.protocol.conftest import Running, after_file_meta
 
-pytestmark = pytest.mark.corpus
+pytestmark = [pytest.mark.corpus, pytest.mark.slow]
 
 
 def instances(corpus: Path) -> Iterator[tuple[str, Path]]:

@@ -32,6 +32,7 @@ def draining(node: Running, seconds: float) -> threading.Thread:
     return thread
 
 
+@pytest.mark.slow
 def test_the_instance_under_way_is_answered_and_the_association_then_ended(node: Running) -> None:
     ds = instance()
     data = data_set_bytes(ds)
@@ -51,6 +52,7 @@ def test_the_instance_under_way_is_answered_and_the_association_then_ended(node:
     assert node.stored_data_sets() == {ds.SOPInstanceUID: data}
 
 
+@pytest.mark.slow
 def test_an_association_in_use_may_go_on_for_a_while_and_ends_once_its_peer_is_silent(node: Running) -> None:
     instances = [instance() for _ in range(3)]
     begins = [p_data(pdv(1, 3, c_store_rq(ds.SOPInstanceUID))) + p_data(pdv(1, 0, b"")) for ds in instances]
@@ -72,6 +74,7 @@ def test_an_association_in_use_may_go_on_for_a_while_and_ends_once_its_peer_is_s
     assert node.stored_data_sets().keys() == {ds.SOPInstanceUID for ds in instances}
 
 
+@pytest.mark.slow
 def test_idle_and_silent_peers_are_not_waited_for(node: Running) -> None:
     silent = Raw(node)
     assoc = associate(node)
@@ -89,6 +92,7 @@ def test_after_a_drain_nobody_is_accepted(node: Running) -> None:
         verify(node.address, "SENDER", 2)
 
 
+@pytest.mark.slow
 def test_a_peer_that_does_not_finish_is_cut_off_and_leaves_no_file(node: Running) -> None:
     begun = node.beginning()
     with Raw(node).associate() as peer:
@@ -126,6 +130,7 @@ class Held:
         return arrival
 
 
+@pytest.mark.slow
 def test_stopping_at_once_loses_nothing_that_was_acknowledged(start_node: Callable[..., Running]) -> None:
     holds: list[Held] = []
 

@@ -99,6 +99,7 @@ def store_head(uid: str = "1.2.3.4", **other: bytes) -> bytes:
 # Connections that do not get as far as an association
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "first",
     [b"", b"\x01", b"\x01\x00\x00\x00\x00\xcd", b"\x01\x00\x00\x00\x00\xcd\x00", associate_rq()[:-1]],
@@ -123,12 +124,14 @@ def test_a_request_in_drops_is_not_waited_for(guarded: Running) -> None:
             pytest.fail("still open after 5 seconds of one byte each 0.1 s")
 
 
+@pytest.mark.slow
 def test_many_connections_that_close_at_once_leave_nothing(guarded: Running) -> None:
     for _ in range(1000):
         socket.create_connection((guarded.host, guarded.port)).close()
     assert echo_seconds(guarded) < 2
 
 
+@pytest.mark.slow
 def test_many_connections_that_stay_silent_are_closed(guarded: Running) -> None:
     silent = [Raw(guarded) for _ in range(200)]
     assert echo_seconds(guarded) < 2
@@ -137,6 +140,7 @@ def test_many_connections_that_stay_silent_are_closed(guarded: Running) -> None:
         peer.socket.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "talk",
     [
@@ -161,6 +165,7 @@ def test_a_request_of_absurd_length_is_refused_unread(guarded: Running, length: 
         assert peer.closed()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [2, 3, 4, 5, 6, 7, 8, 0xFF])
 def test_no_pdu_but_a_request_may_come_first(guarded: Running, kind: int) -> None:
     with Raw(guarded) as peer:
@@ -202,6 +207,7 @@ def broken_requests() -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", broken_requests())
 def test_a_broken_request_is_rejected_or_aborted(guarded: Running, name: str) -> None:
     with Raw(guarded) as peer:
@@ -246,6 +252,7 @@ def test_an_unexpected_pdu_aborts_and_says_so(guarded: Running, kind: int) -> No
         assert peer.closed()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [1, 2, 3, 6, 8])
 def test_an_unexpected_pdu_within_an_instance_aborts_and_says_so(guarded: Running, kind: int) -> None:
     with Raw(guarded).associate() as peer:
@@ -334,6 +341,7 @@ def test_a_garbage_command_set_aborts(guarded: Running, name: str) -> None:
 # Stalls and deaths
 
 
+@pytest.mark.slow
 def test_a_pdu_that_stalls_is_aborted_and_the_part_file_removed(guarded: Running) -> None:
     with Raw(guarded).associate() as peer:
         peer.send(store_head())
@@ -346,6 +354,7 @@ def test_a_pdu_that_stalls_is_aborted_and_the_part_file_removed(guarded: Running
     assert guarded.part_files() == []
 
 
+@pytest.mark.slow
 def test_an_idle_association_is_aborted(guarded: Running) -> None:
     with Raw(guarded).associate() as peer:
         assert peer.aborted() is not None
@@ -353,6 +362,7 @@ def test_an_idle_association_is_aborted(guarded: Running) -> None:
     assert guarded.count("associations_total{outcome=idle}") == 1
 
 
+@pytest.mark.slow
 def test_a_data_set_that_never_ends_is_aborted_when_nothing_more_comes(guarded: Running) -> None:
     with Raw(guarded).associate() as peer:
         peer.send(store_head() + p_data(pdv(1, 0, bytes(1000))))
@@ -378,6 +388,7 @@ def test_a_peer_that_leaves_within_an_instance_leaves_no_file(guarded: Running, 
     assert guarded.rows() == []
 
 
+@pytest.mark.slow
 def test_a_peer_that_never_reads_its_answers_is_let_go(guarded: Running) -> None:
     peer = Raw(guarded)
     peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -391,6 +402,7 @@ def test_a_peer_that_never_reads_its_answers_is_let_go(guarded: Running) -> None
     peer.socket.close()
 
 
+@pytest.mark.slow
 def test_a_peer_that_was_stopped_is_let_go(guarded: Running) -> None:
     # Its kernel goes on to acknowledge what we send.
     talk = (associate_rq() + store_head() + p_data(pdv(1, 0, bytes(1000)))).hex()
@@ -430,6 +442,7 @@ def test_requests_without_waiting_for_answers_take_no_memory(guarded: Running) -
     assert answers == [0xA900] * 1000  # the data set names another instance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [300])
 def test_event_reports_that_nobody_asked_for_start_no_threads(guarded: Running, count: int) -> None:
     # pynetdicom serves each of them on a thread of its own.

@@ -37,6 +37,7 @@ from tests.protocol.conftest import (
 )
 
 
+@pytest.mark.slow
 def test_sixty_four_associations_at_once_all_finish(start_node: Callable[..., Running]) -> None:
     node = start_node(maximum_associations_per_address=64)
     together = threading.Barrier(64, timeout=60)
@@ -66,6 +67,7 @@ def test_sixty_four_associations_at_once_all_finish(start_node: Callable[..., Ru
     assert node.settled()
 
 
+@pytest.mark.slow
 def test_an_instance_of_any_size_takes_one_buffer_of_memory(tmp_path: Path) -> None:
     ds = instance()
     head = data_set_bytes(ds) + struct.pack("<HH2s2xL", 0x7FE0, 0x0010, b"OW", 300 << 20)
@@ -87,6 +89,7 @@ def test_an_instance_of_any_size_takes_one_buffer_of_memory(tmp_path: Path) -> N
         assert Path(row["path"]).stat().st_size > 300 << 20
 
 
+@pytest.mark.slow
 def test_a_sender_with_nagles_algorithm_does_not_wait_for_our_acknowledgements(node: Running) -> None:
     # A delayed ACK costs such a sender 40 ms for every instance, once the kernel has left its quick start. Other work
     # on the machine delays many instances, but not the quickest of them.
@@ -137,6 +140,7 @@ def test_an_operations_window_and_roles_of_other_services_are_declined(node: Run
     assoc.release()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [3600, -3600])
 def test_a_step_of_the_clock_ends_no_association(node: Running, monkeypatch: pytest.MonkeyPatch, step: float) -> None:
     # pynetdicom's timers look at the time of day.
@@ -148,6 +152,7 @@ def test_a_step_of_the_clock_ends_no_association(node: Running, monkeypatch: pyt
             assert peer.verify() == 0
 
 
+@pytest.mark.slow
 def test_idle_associations_cost_no_processor_time(node: Running) -> None:
     open_ones = [Raw(node).associate() for _ in range(10)]
     try:
@@ -173,6 +178,7 @@ def test_associations_leave_no_threads_and_no_files_behind(node: Running) -> Non
     assert until(lambda: threading.active_count() <= before)
 
 
+@pytest.mark.slow
 def test_without_file_descriptors_connections_wait_and_nothing_spins(start_node: Callable[..., Running]) -> None:
     node = start_node()
     assert echo_seconds(node) < 2
@@ -194,6 +200,7 @@ def test_without_file_descriptors_connections_wait_and_nothing_spins(start_node:
     assert echo_seconds(node) < 2
 
 
+@pytest.mark.slow
 def test_a_slow_instance_is_not_cut_off_while_its_bytes_arrive(start_node: Callable[..., Running]) -> None:
     # Each PDU takes 0.1 s, and each read of the node ends within one. The instance takes longer than any deadline.
     node = start_node(pdu_seconds=0.6, idle_seconds=0.8)

@@ -77,6 +77,7 @@ def test_what_dcmtk_sends_is_stored_as_dcmtk_itself_stores_it(
     assert node.count("c_store_answers_total{status=0x0000}") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.peer
 @pytest.mark.parametrize("nodelay", ["0", "1"], ids=["with Nagle", "without Nagle"])
 def test_a_series_by_dcmsend_is_stored_as_dcmtk_itself_stores_it(
@@ -106,6 +107,7 @@ def test_our_own_sender_sends_the_bytes_of_the_file(node: Running, name: str) ->
     assert [row["calling_ae_title"] for row in node.rows()] == ["SENDER"]
 
 
+@pytest.mark.slow
 def test_more_kinds_than_one_association_can_hold_are_sent_in_several(node: Running, tmp_path: Path) -> None:
     paths = []
     for number in range(130):

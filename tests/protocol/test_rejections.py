@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 from pynetdicom import build_context
 
@@ -48,6 +49,7 @@ def test_a_stranger_is_told_with_the_remedy(start_node: Callable[..., Running]) 
     assert row["count"] == 1
 
 
+@pytest.mark.slow
 def test_equal_refusals_within_a_minute_are_counted_in_one_row(start_node: Callable[..., Running]) -> None:
     node = start_node(peers={"CT1": Peer(ae_title="CT1")})
     for _ in range(5):
@@ -72,6 +74,7 @@ def test_each_refused_context_is_told_with_what_was_offered(node: Running) -> No
     assert "Little Endian" in syntax["remedy"]
 
 
+@pytest.mark.slow
 def test_an_association_of_128_contexts_is_one_row_for_each_rule(start_node: Callable[..., Running]) -> None:
     node = start_node(peers={"scanner": Peer(ae_title="GOOD", may=("store",)), "CT2": Peer(ae_title="CT2")})
     private = [build_context(f"1.2.999.{number}", [DeflatedExplicitVRLittleEndian]) for number in range(125)]
@@ -121,6 +124,7 @@ def test_a_peer_that_does_not_speak_tls_is_told(start_node: Callable[..., Runnin
     assert (row["rule"], row["peer"]) == ("TLS", "127.0.0.1")
 
 
+@pytest.mark.slow
 def test_a_flood_of_strangers_is_counted_and_the_node_stays_quick(start_node: Callable[..., Running]) -> None:
     node = start_node(peers={"CT1": Peer(ae_title="CT1"), "GOOD": Peer(ae_title="GOOD")})
     for number in range(200):

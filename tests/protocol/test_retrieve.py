@@ -212,6 +212,7 @@ def get(
 OFFERS = (JPEG2000Lossless, ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offered", [order for length in (1, 2, 3) for order in permutations(OFFERS, length)])
 def test_whatever_is_stored_is_got_in_a_context_with_many_transfer_syntaxes(
     start_node: Callable[..., Running], tmp_path: Path, offered: tuple[str, ...]
@@ -346,6 +347,7 @@ def test_what_the_destination_refuses_is_listed_and_the_rest_is_sent(
     assert failed.FailedSOPInstanceUIDList == series[1].SOPInstanceUID
 
 
+@pytest.mark.slow
 def test_a_compressed_instance_is_sent_as_stored_where_it_is_taken_and_decompressed_where_not(
     start_node: Callable[..., Running], start_destination: Callable[..., Destination], tmp_path: Path
 ) -> None:
@@ -529,6 +531,7 @@ def test_an_error_of_our_own_aborts_the_association_and_no_other(
     assert echo_seconds(node) < 5
 
 
+@pytest.mark.slow
 def test_classes_that_the_requestor_does_not_take_are_failures_with_the_reason(
     start_node: Callable[..., Running], tmp_path: Path
 ) -> None:
@@ -783,6 +786,7 @@ def asking(node: Running) -> Raw:
     return Raw(node).associate(associate_rq(*contexts, calling="ASKER"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("further", [b"", p_data(pdv(3, 3, c_echo_rq(8)))], ids=["alone", "behind a further request"])
 def test_a_requestor_that_vanishes_is_noticed_while_the_destination_says_nothing(
     start_node: Callable[..., Running], start_destination: Callable[..., Destination], tmp_path: Path, further: bytes
@@ -815,6 +819,7 @@ def test_a_destination_that_is_no_title_is_unknown_and_is_shown_safely(
     assert told["offered"].isprintable()
 
 
+@pytest.mark.slow
 def test_a_get_whose_answer_cannot_come_waits_without_work_and_is_given_up(
     start_node: Callable[..., Running], tmp_path: Path
 ) -> None:

@@ -288,6 +288,7 @@ def test_a_route_leaves_out_what_came_from_its_destination_and_what_it_does_not_
     assert len(pacs.taken) == 2
 
 
+@pytest.mark.slow
 def test_copies_are_changed_on_their_way_and_the_archive_keeps_what_came(
     source: Callable[..., Source], pacs: Pacs, tmp_path: Path
 ) -> None:
@@ -356,6 +357,7 @@ def test_storage_commitment_proves_arrival_and_what_is_not_kept_is_sent_again(
     assert until(lambda: there.count("commitment_reports_total{outcome=reported}") >= 2)
 
 
+@pytest.mark.slow
 def test_a_report_that_comes_later_on_an_association_of_the_peer_counts_also_with_other_uids(
     source: Callable[..., Source], start_node: Callable[..., Running], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -379,6 +381,7 @@ def test_a_report_that_comes_later_on_an_association_of_the_peer_counts_also_wit
     assert {row["sop_instance_uid"] for row in there.rows()}.isdisjoint(uids(series))
 
 
+@pytest.mark.slow
 def test_a_bucket_has_each_instance_once_with_its_checksum_and_what_is_wrong_with_it_is_told(
     source: Callable[..., Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -520,6 +523,7 @@ def test_a_peer_that_often_breaks_the_connection_gets_all_of_a_long_series(
     assert node.state()["given_up"] == 0
 
 
+@pytest.mark.slow
 def test_a_peer_that_hangs_costs_no_attempt_and_an_answer_to_another_request_does_not_count(
     source: Callable[..., Source], pacs: Pacs
 ) -> None:
@@ -589,6 +593,7 @@ def test_several_connections_keep_each_series_in_order_and_do_with_those_that_th
         assert len(pacs.taken) == 60
 
 
+@pytest.mark.slow
 def test_a_web_server_gets_many_instances_in_a_request_and_its_answer_counts_for_each(
     source: Callable[..., Source],
 ) -> None:
@@ -648,6 +653,7 @@ def test_a_web_server_gets_many_instances_in_a_request_and_its_answer_counts_for
         assert three.SOPInstanceUID in sent()
 
 
+@pytest.mark.slow
 def test_what_is_deleted_or_in_the_way_while_it_waits_holds_nothing_else(
     source: Callable[..., Source], tmp_path: Path
 ) -> None:
@@ -675,6 +681,7 @@ def test_what_is_deleted_or_in_the_way_while_it_waits_holds_nothing_else(
     assert len([path for path in folder.rglob("*.dcm") if path.is_file()]) == 2
 
 
+@pytest.mark.slow
 def test_no_room_for_copies_holds_a_route_and_costs_no_attempt(source: Callable[..., Source], pacs: Pacs) -> None:
     routes = {
         "decompressed": Route(when="instance-stored", to=("PACS",), attempts=1),

@@ -63,6 +63,7 @@ def test_instances_arrive_through_tls(tls_node: Running, keys: Path) -> None:
     assert tls_node.settled()
 
 
+@pytest.mark.slow
 def test_silent_clients_do_not_hold_up_the_handshake_of_others(tls_node: Running, keys: Path) -> None:
     silent = [Raw(tls_node) for _ in range(5)]
     began = dt.datetime.now(dt.UTC)
@@ -138,6 +139,7 @@ def test_a_certificate_that_nobody_asks_for_is_an_error_of_the_configuration(
         Peer(ae_title="CT1", certificate="sha256:1234")
 
 
+@pytest.mark.slow
 def test_an_idle_association_is_ended_within_tls_too(start_node: Callable[..., Running], keys: Path) -> None:
     files = {"tls_certificate": keys / "server.pem", "tls_key": keys / "server.key"}
     node = start_node(idle_seconds=0.5, **files)

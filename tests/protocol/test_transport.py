@@ -59,6 +59,7 @@ def test_a_peer_that_reads_nothing_is_not_waited_for(pair: tuple[Transport, sock
     assert time.monotonic() - began < 10
 
 
+@pytest.mark.slow
 def test_a_peer_that_reads_in_drops_is_not_waited_for(
     pair: tuple[Transport, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:

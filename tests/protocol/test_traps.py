@@ -139,6 +139,7 @@ def pushed(peer: Raw, data: bytes, times: int, seconds: float = DEADLINE_SECONDS
     return sent
 
 
+@pytest.mark.slow
 def test_p1_a_pdu_that_stalls_blocks_a_thread_for_ever(
     plain: Callable[..., Plain], start_node: Callable[..., Running]
 ) -> None:
@@ -154,6 +155,7 @@ def test_p1_a_pdu_that_stalls_blocks_a_thread_for_ever(
         assert all(peer.closed() for peer in peers)
 
 
+@pytest.mark.slow
 def test_p2_a_silent_client_holds_up_the_tls_handshakes_of_all(
     plain: Callable[..., Plain], start_node: Callable[..., Running], keys: Path
 ) -> None:
@@ -170,6 +172,7 @@ def test_p2_a_silent_client_holds_up_the_tls_handshakes_of_all(
         assert is_answered(node, client_context(keys, None))
 
 
+@pytest.mark.slow
 def test_p3_a_pdu_is_as_long_as_it_says_before_anybody_is_known(
     plain: Callable[..., Plain], start_node: Callable[..., Running]
 ) -> None:
@@ -184,6 +187,7 @@ def test_p3_a_pdu_is_as_long_as_it_says_before_anybody_is_known(
     assert grown(start_node(request_seconds=0.5), 1) < 8 * MEGABYTE
 
 
+@pytest.mark.slow
 def test_p4_a_message_is_as_long_as_its_fragments(
     plain: Callable[..., Plain], start_node: Callable[..., Running]
 ) -> None:
@@ -203,6 +207,7 @@ def test_p4_a_message_is_as_long_as_its_fragments(
     assert node.count("associations_total{outcome=violated}") == 1
 
 
+@pytest.mark.slow
 def test_an_instance_that_is_too_large_is_received_but_not_held(start_node: Callable[..., Running]) -> None:
     node = start_node(maximum_instance_bytes=20 * MEGABYTE)
     fragment = p_data(pdv(1, 0, bytes(60_000)))
@@ -232,6 +237,7 @@ class Slow:
         return self._real.begin(announced, origin)
 
 
+@pytest.mark.slow
 def test_p4_requests_queue_up_without_end(plain: Callable[..., Plain], start_node: Callable[..., Running]) -> None:
     request = p_data(pdv(1, 3, c_store_rq("1.2.3"))) + p_data(pdv(1, 2, bytes(16000)))
     let_go = threading.Event()
@@ -264,6 +270,7 @@ def test_p4_requests_queue_up_without_end(plain: Callable[..., Plain], start_nod
     assert node.settled()
 
 
+@pytest.mark.slow
 def test_p5_connections_that_ask_for_nothing_cost_threads(
     plain: Callable[..., Plain], start_node: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -444,6 +451,7 @@ def run_python(*arguments: str) -> str:
     return subprocess.run([sys.executable, *arguments], check=True, capture_output=True, text=True).stdout.strip()
 
 
+@pytest.mark.slow
 def test_p12_identifiers_of_patients_are_logged() -> None:
     show = (
         "import logging; from pynetdicom import _config; "
@@ -468,6 +476,7 @@ def test_p12_deflated_data_sets_of_any_size_are_accepted(
     assert accepted(start_node()) == {VERIFICATION}
 
 
+@pytest.mark.slow
 def test_p12_a_pdv_that_overruns_is_noticed_by_an_assertion_only() -> None:
     # `python -O` takes assertions out.
     decode = (

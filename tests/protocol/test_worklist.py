@@ -187,6 +187,7 @@ def oracle(files: Path) -> Iterator[Wlmscpfs]:
     running.process.wait(10)
 
 
+@pytest.mark.slow
 @pytest.mark.peer
 def test_the_same_entries_match_as_in_the_worklist_of_dcmtk(
     start_node: Callable[..., Running], files: Path, oracle: Wlmscpfs

@@ -28,7 +28,7 @@ from tests.reference.cases import corpus_cases, read_series
 
 DCM2NIIX = shutil.which("dcm2niix", path=str(Path(sys.executable).parent)) or shutil.which("dcm2niix")
 
-pytestmark = pytest.mark.skipif(DCM2NIIX is None, reason="dcm2niix is not installed")
+pytestmark = [pytest.mark.skipif(DCM2NIIX is None, reason="dcm2niix is not installed"), pytest.mark.slow]
 
 TOLERANCE_MM = 0.01
 

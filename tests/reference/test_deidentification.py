@@ -73,6 +73,7 @@ def what_leaks(path: Path, chosen: tuple[Option, ...]) -> list[object]:
         return [(path, chosen, leak) for leak in leaks(dcmread(path), b"".join(pieces(new)), profile)]
 
 
+@pytest.mark.slow
 def test_nothing_leaks_from_a_choice_of_instances(corpus: Path) -> None:
     chosen = list(islice(one_of_each_folder(corpus), 0, None, 6))
     assert len(chosen) > 15

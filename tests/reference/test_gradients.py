@@ -101,6 +101,7 @@ def directions_of_dcm2niix(folder: Path, out: Path) -> np.ndarray:
     return (np.diag([-1, -1, 1]) @ axes @ vectors).T
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vendor", ["SIEMENS", "PHILIPS", "GE", "CANON", "UIH"])
 @pytest.mark.parametrize("orientation", [make.AXIAL, TILTED, make.SAGITTAL, make.CORONAL])
 @pytest.mark.parametrize("phase", ["COL", "ROW"])

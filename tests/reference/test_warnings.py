@@ -63,6 +63,7 @@ def test_the_names_of_the_reference_are_names_of_warnings() -> None:
     assert names <= set(WarningKind)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "uid"), _with_warnings() or [("-", "-")])
 def test_a_series_is_told_with_the_warnings_of_the_reference(
     case: str, uid: str, told: dict[str, dict[str, set[str]]]

@@ -112,6 +112,7 @@ def test_an_answer_to_another_request_is_dropped() -> None:
             child.call(("write", ahead), 0.5)
 
 
+@pytest.mark.slow
 def test_a_request_that_is_not_read_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(child_process, "_END_SECONDS", 0.1)  # the deaf child does not end by itself
     with closing(a_child()) as child:

@@ -131,6 +131,7 @@ def test_a_line_that_cannot_be_rendered_is_reported_without_its_values(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_every_field_that_the_node_logs_is_allowed() -> None:
     unknown = {
         f"{path.relative_to(NODE)}:{call.lineno}: {keyword.arg}"

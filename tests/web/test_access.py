@@ -139,6 +139,7 @@ def test_a_page_that_is_left_open_does_not_keep_its_session_alive(start_site: Ca
             assert client.get(path).status_code == status, (minutes, path)
 
 
+@pytest.mark.slow
 def test_another_password_logs_out_and_shuts_out_the_old_one(guarded: Site) -> None:
     browser, script = logged_in(guarded, "reader"), guarded.client(auth=BASIC)
     assert script.get(API).status_code == 200
@@ -201,6 +202,7 @@ def test_the_wrong_password_is_refused_and_audited_without_it(guarded: Site) -> 
     assert "wrong horse" not in (guarded.root / "audit.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_guessing_passwords_is_slowed_down(guarded: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "node.web.guesses.monotonic", lambda: 0.0
@@ -269,6 +271,7 @@ def test_whoever_finds_too_many_waiting_is_refused_at_once(guarded: Site) -> Non
     assert time.monotonic() - began < 2
 
 
+@pytest.mark.slow
 def test_tries_at_once_are_no_more_than_one_by_one(guarded: Site) -> None:
     def guess(number: int) -> int:
         return guarded.client(auth=("reader", f"wrong horse {number:05d}")).get(API).status_code

@@ -314,6 +314,7 @@ def test_states_of_series_are_those_of_the_index() -> None:
     assert get_args(models.State) == SERIES_STATES
 
 
+@pytest.mark.slow
 def test_what_gave_no_volume_is_told_with_its_reason(site: Site) -> None:
     one, other = make.ct_series(2, series_uid="1.5", study_uid="1.4")
     other.PixelSpacing = one.PixelSpacing = ["0", "0"]
@@ -340,6 +341,7 @@ def test_what_was_refused_is_told_with_the_remedy(site: Site) -> None:
     assert (told["count"], told["calling_ae_title"], told["remedy"]) == (3, "STRANGER", "add it to [peers]")
 
 
+@pytest.mark.slow
 def test_a_series_is_converted_again_by_order(site: Site) -> None:
     site.take(*make.ct_series(3, study_uid="1.2", series_uid="1.3"))
     site.convert()
@@ -415,6 +417,7 @@ def blocks(lines: Iterator[str]) -> Iterator[dict[str, str]]:
             fields = {}
 
 
+@pytest.mark.slow
 def test_events_come_as_they_happen_and_none_is_missed_after_a_break(start_site: Callable[..., Site]) -> None:
     site = start_site()
     site.take(*make.ct_series(3, study_uid="1.2", series_uid="1.3"))

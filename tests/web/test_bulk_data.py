@@ -133,6 +133,7 @@ def test_a_part_of_bulk_data_can_be_asked_for(client: httpx2.Client, path: str, 
         assert (answer.status_code, answer.headers["content-range"]) == (416, f"bytes */{length}")
 
 
+@pytest.mark.slow
 def test_words_of_big_endian_are_given_in_little_endian(site: Site) -> None:
     ds = make.structured_report()
     ds.file_meta.TransferSyntaxUID = ExplicitVRBigEndian

@@ -82,6 +82,7 @@ CHANGES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "verb"), CHANGES)
 def test_a_change_is_made_only_to_what_the_client_has_seen(stored: Site, kind: str, verb: str) -> None:
     client, path = stored.client(), paths(stored)[kind]

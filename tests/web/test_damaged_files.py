@@ -51,6 +51,7 @@ READS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("read", READS)
 def test_a_damaged_instance_is_refused_and_asked_for_again(site: Site, damaged: FileDataset, read: str) -> None:
     url = READS[read].format(study=STUDY, series=SERIES, uid=damaged.SOPInstanceUID)
@@ -65,6 +66,7 @@ def test_a_damaged_instance_is_refused_and_asked_for_again(site: Site, damaged: 
     assert len(events(site, "file-restored")) == 1
 
 
+@pytest.mark.slow
 def test_a_series_without_its_damaged_instance_is_partial_content(site: Site, damaged: FileDataset) -> None:
     url = f"/dicom-web/studies/{STUDY}/series/{SERIES}"
     accept = {"Accept": 'multipart/related; type="application/dicom"; transfer-syntax=*'}
@@ -108,6 +110,7 @@ def test_a_file_that_cannot_be_read_now_is_not_damaged(
     assert events(site, "file-damaged") == []
 
 
+@pytest.mark.slow
 def test_a_picture_beyond_its_budget_is_refused_with_the_reason(site: Site) -> None:
     [ds] = make.ct_series(1)
     ds.file_meta.TransferSyntaxUID = RLELossless

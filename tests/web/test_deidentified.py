@@ -108,6 +108,7 @@ def report_in(content: bytes) -> dict[str, Any]:
         return report
 
 
+@pytest.mark.slow
 def test_a_download_has_no_identities_and_tells_what_it_leaves_out(here: Site) -> None:
     client = here.client()
     url = f"/api/v1/studies/{STUDY}/deidentified?profile=trial"
@@ -160,6 +161,7 @@ def saved(ds: FileDataset) -> bytes:
     return stream.getvalue()
 
 
+@pytest.mark.slow
 def test_two_nodes_and_a_command_make_the_same_of_an_instance_and_nothing_else_leaves(
     here: Site, start_site: Callable[..., Site], key: Path, tmp_path: Path
 ) -> None:

@@ -58,6 +58,7 @@ def test_a_series_goes_in_and_comes_out_the_same(site: Site, web: DICOMwebClient
     assert web.retrieve_instance_frames_rendered(*place, [1], media_types=("image/jpeg",)).startswith(b"\xff\xd8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "media_type", "syntax"),
     [
@@ -86,6 +87,7 @@ def test_pages_of_a_search_are_put_together(site: Site, web: DICOMwebClient) -> 
     assert len(web.search_for_studies(limit=3, get_remaining=True)) == 7
 
 
+@pytest.mark.slow
 @pytest.mark.corpus
 @pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom finds fault with real instances
 def test_every_series_of_the_corpus_comes_out_as_it_went_in(

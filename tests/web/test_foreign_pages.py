@@ -14,6 +14,8 @@ from tests import make
 from tests.web.conftest import PASSWORD, Site
 from tests.web.pages import start_browser
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:

@@ -6,6 +6,8 @@ import random
 import re
 from urllib.parse import quote
 
+import pytest
+
 from tests.web.conftest import Site, every_route
 
 VALUES = (
@@ -29,6 +31,7 @@ ACCEPTS = (
 TRIES = 6
 
 
+@pytest.mark.slow
 def test_no_route_fails_whatever_it_is_asked(filled: Site) -> None:
     chance, client, failed = random.Random(20261120), filled.client(), []
     with filled.store.index.reading() as index:

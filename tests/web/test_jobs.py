@@ -16,6 +16,8 @@ from tests import make
 from tests.rows import view_rows
 from tests.web.conftest import Site
 
+pytestmark = pytest.mark.slow
+
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
 

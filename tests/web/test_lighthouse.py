@@ -20,7 +20,7 @@ LEAST = 0.95
 TRIES = 3
 """The machine may be busy: the best of some runs counts."""
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,9 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     site.close()
 
 
-@pytest.mark.parametrize("path", [pytest.param("/", marks=pytest.mark.gate), "/problems", "/status", "/studies/1.2.3"])
+@pytest.mark.parametrize(
+    "path", ["/", *(pytest.param(path, marks=pytest.mark.long) for path in ("/problems", "/status", "/studies/1.2.3"))]
+)
 def test_a_page_is_quick_light_and_accessible(many: Site, tmp_path: Path, path: str) -> None:
     scores: dict[str, float] = {}
     for _ in range(TRIES):

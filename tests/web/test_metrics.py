@@ -37,6 +37,7 @@ def samples(site: Site) -> dict[str, float]:
     }
 
 
+@pytest.mark.slow
 def test_metrics_tell_what_is_there_and_what_was_done(site: Site) -> None:
     site.take(*make.ct_series(3))
     found = samples(site)

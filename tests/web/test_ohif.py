@@ -80,6 +80,7 @@ def grey_levels(canvas: Locator) -> int:
     return len(np.unique(grey[height // 3 : -height // 3, width // 3 : -width // 3]))
 
 
+@pytest.mark.slow
 def test_ohif_shows_a_study_that_was_sent_over_c_store(root: Path, browser: Browser, tmp_path: Path) -> None:
     with Served(root) as served:
         assert served.process is not None
@@ -109,6 +110,7 @@ def test_ohif_shows_a_study_that_was_sent_over_c_store(root: Path, browser: Brow
         assert refused == []
 
 
+@pytest.mark.slow
 def test_ohif_shows_pictures_to_who_has_logged_in(root: Path, guarded: Site, browser: Browser) -> None:
     shutil.copytree(folder_of(root), folder_of(guarded.root))
     series = make.ct_series(3, rows=64, columns=64)
@@ -229,6 +231,7 @@ def test_the_command_tells_what_is_installed_and_takes_it_away(root: Path, tmp_p
     assert json.loads(told("list", "--json"))[0]["installed"] is None
 
 
+@pytest.mark.slow
 def test_a_viewer_can_be_taken_away_and_put_in_again(root: Path, package: Path, tmp_path: Path) -> None:
     there = tmp_path / "root"
     shutil.copytree(folder_of(root), folder_of(there))

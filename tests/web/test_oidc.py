@@ -193,6 +193,7 @@ def test_only_those_who_are_allowed_may_sign_in(start: StartSite, provider: Prov
     assert sign_in(browser_of(site)).status_code == 200
 
 
+@pytest.mark.slow
 def test_each_sign_in_brings_the_role_of_now_and_another_role_ends_older_sessions(
     start: StartSite, provider: Provider
 ) -> None:
@@ -225,6 +226,7 @@ def test_a_session_of_the_provider_is_not_prolonged(start: StartSite, monkeypatc
     assert client.get("/api/v1/status").status_code == 401
 
 
+@pytest.mark.slow
 def test_our_own_accounts_stay_apart(start: StartSite) -> None:
     site = start()
     site.account("5f3c", Role.ADMIN)
@@ -469,6 +471,7 @@ def test_claims_are_found_by_name_and_by_path() -> None:
 # In a browser
 
 
+@pytest.mark.slow
 def test_in_a_browser_a_person_signs_in_and_out(start: StartSite, provider: Provider) -> None:
     site = start(label="Sign in with your hospital account")
     with sync_playwright() as playwright:

@@ -110,6 +110,7 @@ def described(site: Site) -> dict[str, Any]:
     return document
 
 
+@pytest.mark.slow
 def test_the_document_is_valid(fuzzed: Site) -> None:
     assert list(OpenAPIV31SpecValidator(described(fuzzed)).iter_errors()) == []
 

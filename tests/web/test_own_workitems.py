@@ -58,6 +58,7 @@ def quiet(site: Site) -> None:
     site.store.index._writer.run(lambda it: record_event(it, "series-quiet", site.store.ingest.now(), **uids))
 
 
+@pytest.mark.slow
 def test_what_a_person_sends_is_watched_searched_and_cancelled(site: Site, pacs: Pacs) -> None:
     run(site, HAND)
     client = site.client()
@@ -132,6 +133,7 @@ def test_a_send_by_rule_says_how_far_it_is_and_ends_where_it_was_cancelled(
     assert len(pacs.taken) < 12  # nothing is sent again
 
 
+@pytest.mark.slow
 def test_a_destination_that_refuses_for_good_cancels_with_the_reason_and_a_retry_is_another_workitem(
     site: Site, pacs: Pacs
 ) -> None:
@@ -155,6 +157,7 @@ def test_a_destination_that_refuses_for_good_cancels_with_the_reason_and_a_retry
     assert found(site, WorklistLabel="Sends", ProcedureStepState="SCHEDULED,IN PROGRESS") == []
 
 
+@pytest.mark.slow
 def test_retrievals_and_jobs_are_workitems_that_are_watched_and_cancelled(site: Site) -> None:
     client, rows, now = site.client(), site.store.index.retrievals, site.store.ingest.now()
     wanted = {"items": [{"study_instance_uid": uid} for uid in (STUDY, "1.2.9")]}

@@ -25,6 +25,7 @@ from tests.web.conftest import Site, until
 PLACE = "/studies/1.2.3/series/1.2.3.1"
 
 
+@pytest.mark.slow
 def test_a_file_is_the_one_on_the_disk(filled: Site) -> None:
     answer = filled.client().get(f"{PLACE}/files/1/volume.nii.gz")
     (path,) = filled.root.glob("volumes/1.2.3/*/1-*/volume.nii.gz")
@@ -61,6 +62,7 @@ def test_a_revision_that_is_not_there_is_refused(filled: Site, revision: str, st
     assert filled.client().get(f"{PLACE}/files/{revision}/volume.nii.gz").status_code == status
 
 
+@pytest.mark.slow
 def test_a_reduced_volume_is_a_nifti_file_that_a_browser_may_ask_for_again(filled: Site) -> None:
     client = filled.client()
     answer = client.get(f"{PLACE}/files/1/volume.nii.gz/reduced")
@@ -184,6 +186,7 @@ def test_a_search_that_makes_no_sense_is_answered(filled: Site, search: dict[str
     assert filled.client().post("/", data=search, headers={"HX-Request": "true"}).status_code == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("search", "status"),
     [
@@ -216,6 +219,7 @@ def test_ohif_is_offered_where_it_is_installed(site: Site) -> None:
     assert 'href="/ohif/viewer?StudyInstanceUIDs=1.2.3"' in client.get("/studies/1.2.3").text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["/studies/1.2.3/volumes.zip", "/dicom-web/studies/1.2.3?accept=application/zip"])
 def test_a_zip_file_that_nobody_waits_for_leaves_no_file_open(site: Site, path: str) -> None:
     site.take(*make.ct_series(40, study_uid="1.2.3", series_uid="1.2.3.1", rows=512, columns=512))
@@ -235,6 +239,7 @@ def test_a_zip_file_that_nobody_waits_for_leaves_no_file_open(site: Site, path: 
     until(lambda: held() == [])
 
 
+@pytest.mark.slow
 def test_masks_and_reports_are_listed_and_served_as_files_of_their_series(site: Site) -> None:
     images = make.ct_series(2, study_uid="1.2.9", series_uid="1.2.9.1")
     square = [(2.0, 2.0), (8.0, 2.0), (8.0, 10.0), (2.0, 10.0)]

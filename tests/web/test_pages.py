@@ -151,6 +151,7 @@ PAGES = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PAGES)
 def test_a_page_is_accessible_in_light_and_dark_and_fits_a_telephone(visitor: Visitor, path: str) -> None:
     page = visitor.open(path)
@@ -163,6 +164,7 @@ def test_a_page_is_accessible_in_light_and_dark_and_fits_a_telephone(visitor: Vi
     assert not is_wider_than_window(page)
 
 
+@pytest.mark.slow
 def test_the_choice_of_light_or_dark_stays(visitor: Visitor) -> None:
     page = visitor.open("/", "light")
     page.get_by_role("button", name="Light or dark colours").click()
@@ -170,6 +172,7 @@ def test_the_choice_of_light_or_dark_stays(visitor: Visitor) -> None:
     assert page.evaluate("getComputedStyle(document.body).colorScheme") == "dark"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path", ["/", "/queue", f"/studies/{HOSTILE_STUDY}", f"/studies/{HOSTILE_STUDY}/series/1.2.66.1"]
 )
@@ -188,12 +191,14 @@ def test_characters_that_turn_the_writing_are_named(visitor: Visitor) -> None:
     expect(visitor.open(f"/studies/{HOSTILE_STUDY}").locator(".strip")).to_contain_text("[U+202E]gnp.exe")
 
 
+@pytest.mark.slow
 def test_a_value_of_two_lines_is_one_line_that_says_so(visitor: Visitor) -> None:
     page = visitor.open(f"/studies/{HOSTILE_STUDY}/series/1.2.66.1")
     page.get_by_text("Elements of the first instance").click()
     expect(page.locator("#header-rows tr").filter(has_text="ProtocolName")).to_contain_text("two[U+000A]lines")
 
 
+@pytest.mark.slow
 def test_studies_are_found_while_one_types(visitor: Visitor) -> None:
     page = visitor.open("/")
     page.get_by_label("Patient, ID or accession").press_sequentially("anna, mül")
@@ -202,6 +207,7 @@ def test_studies_are_found_while_one_types(visitor: Visitor) -> None:
     expect(page.locator("#announcer")).to_have_text("1 study")
 
 
+@pytest.mark.slow
 def test_a_name_that_is_looked_for_is_in_no_address_that_a_server_sees(visitor: Visitor) -> None:
     page = visitor.open("/")
     page.get_by_label("Patient, ID or accession").fill("Phantom")
@@ -210,6 +216,7 @@ def test_a_name_that_is_looked_for_is_in_no_address_that_a_server_sees(visitor: 
     assert not [url for url in visitor.asked if "Phantom" in url]
 
 
+@pytest.mark.slow
 def test_filters_are_there_again_after_a_look_at_a_study(visitor: Visitor) -> None:
     page = visitor.open("/")
     page.get_by_role("combobox", name="State").select_option("refused")
@@ -222,6 +229,7 @@ def test_filters_are_there_again_after_a_look_at_a_study(visitor: Visitor) -> No
     expect(page.locator("#rows tr:not([hidden])")).to_have_count(5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("field", "value", "count"),
     [("Modality", "MR", 1), ("From", "2026-01-01", 1), ("To", "2024-01-31", 3), ("State", "incomplete", 1)],
@@ -238,6 +246,7 @@ def test_a_filter_narrows_the_list(visitor: Visitor, field: str, value: str, cou
     expect(page.locator("#total")).to_have_text(f"{count} of 5 studies")
 
 
+@pytest.mark.slow
 def test_studies_are_sorted_chosen_and_looked_into(visitor: Visitor) -> None:
     page = visitor.open("/")
     names, header = page.locator("#rows th.name a"), page.get_by_role("columnheader", name="Patient", exact=True)
@@ -282,6 +291,7 @@ def test_studies_are_sorted_chosen_and_looked_into(visitor: Visitor) -> None:
     assert accessibility_faults(page) == []
 
 
+@pytest.mark.slow
 def test_many_studies_are_looked_into_at_once(visitor: Visitor) -> None:
     page = visitor.open("/")
     buttons = page.locator("#rows button.expand")
@@ -291,6 +301,7 @@ def test_many_studies_are_looked_into_at_once(visitor: Visitor) -> None:
     expect(page.locator(".expansion")).to_have_count(count)
 
 
+@pytest.mark.slow
 def test_a_row_may_be_replaced_before_its_series_arrive(visitor: Visitor) -> None:
     page = visitor.open("/")
     held: list[Route] = []
@@ -306,6 +317,7 @@ def test_a_row_may_be_replaced_before_its_series_arrive(visitor: Visitor) -> Non
     expect(page.locator(".expansion tbody tr")).to_have_count(4)
 
 
+@pytest.mark.slow
 def test_what_is_asked_for_twice_is_done_once(visitor: Visitor) -> None:
     page = visitor.open("/")
     answered: list[str] = []
@@ -327,6 +339,7 @@ def test_what_is_asked_for_twice_is_done_once(visitor: Visitor) -> None:
     assert len([url for url in visitor.asked if url.endswith("reconvert")]) == 1
 
 
+@pytest.mark.slow
 def test_what_was_not_answered_can_be_asked_for_again(visitor: Visitor) -> None:
     page = visitor.open("/studies/1.2.65/series/1.2.65.4")
     page.route("**/header", lambda route: route.fulfill(status=500), times=1)
@@ -355,6 +368,7 @@ def test_what_was_not_answered_can_be_asked_for_again(visitor: Visitor) -> None:
     visitor.expect_answer(503)
 
 
+@pytest.mark.slow
 def test_a_search_may_replace_one_that_is_not_answered(visitor: Visitor) -> None:
     page = visitor.open("/")
     held: list[Route] = []
@@ -365,12 +379,14 @@ def test_a_search_may_replace_one_that_is_not_answered(visitor: Visitor) -> None
     expect(page.locator("#rows tr:not([hidden])")).to_have_count(1)
 
 
+@pytest.mark.slow
 def test_nothing_found_says_what_helps(visitor: Visitor) -> None:
     page = visitor.open("/")
     page.get_by_role("searchbox", name="Description").fill("no such thing")
     expect(page.locator("#rows")).to_contain_text("No study matches")
 
 
+@pytest.mark.slow
 def test_everything_is_reached_by_keys(visitor: Visitor) -> None:
     page = visitor.open("/")
     page.keyboard.press("Tab")
@@ -388,6 +404,7 @@ def test_everything_is_reached_by_keys(visitor: Visitor) -> None:
     expect(page.get_by_role("heading", level=1)).to_contain_text("Oblique head phantom")
 
 
+@pytest.mark.slow
 def test_a_study_shows_its_series_with_verdicts_reasons_and_pictures(visitor: Visitor) -> None:
     cards = visitor.open("/studies/1.2.65").locator(".card")
     expect(cards).to_have_count(4)
@@ -401,11 +418,13 @@ def test_a_study_shows_its_series_with_verdicts_reasons_and_pictures(visitor: Vi
         assert picture.evaluate("one => one.naturalWidth") > 0
 
 
+@pytest.mark.slow
 def test_a_series_shows_what_seems_to_be_missing(visitor: Visitor) -> None:
     page = visitor.open("/studies/1.2.65/series/1.2.65.2")
     expect(page.get_by_text("Seems to be missing: slices 10 mm from the first; Instance Number 5")).to_be_visible()
 
 
+@pytest.mark.slow
 def test_the_header_is_loaded_when_asked_for_and_can_be_searched(visitor: Visitor, shown: Shown) -> None:
     page = visitor.open(shown.knee)
     page.get_by_text("Elements of the first instance").click()
@@ -416,6 +435,7 @@ def test_the_header_is_loaded_when_asked_for_and_can_be_searched(visitor: Visito
     expect(rows).to_contain_text("30")
 
 
+@pytest.mark.slow
 def test_files_of_a_revision_can_be_taken_away(visitor: Visitor, shown: Shown) -> None:
     page = visitor.open(shown.knee)
     files = page.locator("details.revision").first
@@ -457,6 +477,7 @@ def test_the_menu_counts_what_waits_and_what_is_to_be_settled(visitor: Visitor) 
     expect(page.locator("#badge-wrong")).to_contain_text("3")  # incomplete, refused, a conflict
 
 
+@pytest.mark.slow
 def test_a_page_that_is_not_there_says_what_helps(shown: Shown, visit: Callable[[Site], Visitor]) -> None:
     visitor = visit(shown.site)
     for path in ("/nowhere", "/studies/1.2.3.4.5", "/studies/1.2.65/series/9.9"):
@@ -491,6 +512,7 @@ def test_an_empty_node_tells_how_to_send(site: Site, visit: Callable[[Site], Vis
     assert accessibility_faults(page) == []
 
 
+@pytest.mark.slow
 def test_a_long_list_goes_on_as_one_scrolls(site: Site, visit: Callable[[Site], Visitor]) -> None:
     site.take(*(make.instance(PatientID=f"P{number}", Rows=None) for number in range(120)))
     page = visit(site).open("/")
@@ -506,6 +528,7 @@ def test_a_long_list_goes_on_as_one_scrolls(site: Site, visit: Callable[[Site], 
     assert len(set(page.locator("#rows td.c-id").all_inner_texts())) == 120
 
 
+@pytest.mark.slow
 def test_a_list_that_is_open_all_day_shows_what_arrives(site: Site, visit: Callable[[Site], Visitor]) -> None:
     page = visit(site).open("/")
     site.take(make.instance(PatientID="FIRST"))
@@ -515,6 +538,7 @@ def test_a_list_that_is_open_all_day_shows_what_arrives(site: Site, visit: Calla
     expect(page.locator("#total")).to_have_text("2 studies")
 
 
+@pytest.mark.slow
 def test_news_that_come_with_an_update_of_a_row_are_not_lost(site: Site, visit: Callable[[Site], Visitor]) -> None:
     site.take(make.instance(PatientID="FIRST"))
     page = visit(site).open("/")
@@ -533,6 +557,7 @@ def test_news_that_come_with_an_update_of_a_row_are_not_lost(site: Site, visit: 
     expect(page.locator("#rows")).to_contain_text("SECOND")
 
 
+@pytest.mark.slow
 def test_whoever_reads_the_list_is_asked_before_it_changes(site: Site, visit: Callable[[Site], Visitor]) -> None:
     site.take(make.instance(study_uid="1.2.1", PatientID="FIRST"))
     visitor = visit(site)
@@ -556,6 +581,7 @@ def test_whoever_reads_the_list_is_asked_before_it_changes(site: Site, visit: Ca
     visitor.expect_answer(404)
 
 
+@pytest.mark.slow
 def test_the_list_follows_what_happens(site: Site, visit: Callable[[Site], Visitor]) -> None:
     site.take(*make.ct_series(5, study_uid="1.2.3", series_uid="1.2.3.1"))
     page = visit(site).open("/")
@@ -564,6 +590,7 @@ def test_the_list_follows_what_happens(site: Site, visit: Callable[[Site], Visit
     expect(page.locator("#rows .chip")).to_have_text("no gap seen")
 
 
+@pytest.mark.slow
 def test_a_page_of_a_study_follows_what_happens(site: Site, visit: Callable[[Site], Visitor]) -> None:
     site.take(*make.ct_series(5, study_uid="1.2.3", series_uid="1.2.3.1"))
     page = visit(site).open("/studies/1.2.3")
@@ -574,6 +601,7 @@ def test_a_page_of_a_study_follows_what_happens(site: Site, visit: Callable[[Sit
     expect(page.locator(".card img")).to_have_count(1)
 
 
+@pytest.mark.slow
 def test_the_queue_follows_what_happens(site: Site, visit: Callable[[Site], Visitor]) -> None:
     page = visit(site).open("/queue")
     expect(page.locator("main")).to_contain_text("The queue is empty")
@@ -584,6 +612,7 @@ def test_the_queue_follows_what_happens(site: Site, visit: Callable[[Site], Visi
     expect(page.locator("main")).to_contain_text("The queue is empty")
 
 
+@pytest.mark.slow
 def test_a_series_is_converted_again_and_the_old_revision_stays_to_look_at(
     site: Site, visit: Callable[[Site], Visitor]
 ) -> None:
@@ -607,6 +636,7 @@ def test_a_series_is_converted_again_and_the_old_revision_stays_to_look_at(
     expect(page.locator("#state")).to_contain_text("no gap seen")
 
 
+@pytest.mark.slow
 def test_deleting_names_what_goes_and_asks(site: Site, visit: Callable[[Site], Visitor]) -> None:
     site.take(*make.ct_series(5, study_uid="1.2.3", series_uid="1.2.3.1"))
     site.convert()
@@ -643,6 +673,7 @@ def test_an_upload_shows_each_of_its_studies(site: Site, visit: Callable[[Site],
     expect(page.locator("#stored-rows tr td.pick")).to_have_count(len(files))
 
 
+@pytest.mark.slow
 def test_files_that_are_dropped_are_stored_and_others_told(
     site: Site, visit: Callable[[Site], Visitor], tmp_path: Path
 ) -> None:
@@ -696,6 +727,7 @@ def test_a_file_can_be_dropped(site: Site, visit: Callable[[Site], Visitor], tmp
     expect(page.locator("#list progress")).to_have_js_property("value", 1)
 
 
+@pytest.mark.slow
 def test_the_menu_holds_what_an_account_may_do(guarded: Site, visit: Callable[[Site], Visitor]) -> None:
     guarded.take(*make.ct_series(5, study_uid="1.2.3", series_uid="1.2.3.1"))
     page = visit(guarded).open("/studies/1.2.3")
@@ -710,6 +742,7 @@ def test_the_menu_holds_what_an_account_may_do(guarded: Site, visit: Callable[[S
     expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
 
 
+@pytest.mark.slow
 def test_a_page_whose_session_is_over_leads_to_the_form(guarded: Site, visit: Callable[[Site], Visitor]) -> None:
     visitor = visit(guarded)
     page = visitor.open("/queue")
@@ -722,6 +755,7 @@ def test_a_page_whose_session_is_over_leads_to_the_form(guarded: Site, visit: Ca
     visitor.expect_answer(401)
 
 
+@pytest.mark.slow
 def test_a_page_of_what_was_deleted_says_so(site: Site, visit: Callable[[Site], Visitor]) -> None:
     site.take(*make.ct_series(5, study_uid="1.2.3", series_uid="1.2.3.1"))
     visitor = visit(site)
@@ -731,6 +765,7 @@ def test_a_page_of_what_was_deleted_says_so(site: Site, visit: Callable[[Site], 
     visitor.expect_answer(404)
 
 
+@pytest.mark.slow
 def test_all_studies_of_a_patient_are_one_click_away(visitor: Visitor) -> None:
     page = visitor.open("/studies/1.2.65")
     page.get_by_role("link", name="all studies").click()

@@ -139,6 +139,7 @@ def site(start_site: Callable[..., Site], dcmtk: int, stranger: Stranger, silent
     retriever.stop()
 
 
+@pytest.mark.slow
 def test_a_study_is_found_at_a_peer_and_retrieved_series_by_series(site: Site, dcmtk: int) -> None:
     client = site.client(headers={"Authorization": f"Bearer {site.token('writer')}"})
     assert [peer["name"] for peer in client.get("/api/v1/peers").json()["items"]] == ["dcmtk", "stranger", "silent"]
@@ -198,6 +199,7 @@ def test_a_study_is_found_at_a_peer_and_retrieved_series_by_series(site: Site, d
     assert len(client.get("/api/v1/retrievals").json()["items"]) == 1
 
 
+@pytest.mark.slow
 def test_peers_that_misbehave_hold_up_nobody_else(site: Site, stranger: Stranger, silent: socket.socket) -> None:
     client = site.client(headers={"Authorization": f"Bearer {site.token('writer')}"})
     client.timeout = 60
@@ -286,6 +288,7 @@ def shown(site: Site) -> list[dict[str, Any]]:
         return list(index.retrievals.newest(10))
 
 
+@pytest.mark.slow
 def test_people_query_and_retrieve_by_the_page(site: Site) -> None:
     with sync_playwright() as playwright:
         for browser in start_browser(playwright):

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 from tests import make
 from tests.web.conftest import Site
+
+pytestmark = pytest.mark.slow
 
 KEY = {"study_instance_uid": "1.2.3", "series_instance_uid": "1.2.3.1"}
 REASON = "The rest was <never> acquired"

@@ -27,6 +27,7 @@ def retrieve_url(answer: httpx2.Response) -> str:
     return url
 
 
+@pytest.mark.slow
 def test_the_port_that_a_client_leaves_out_of_the_host_is_in_every_url(site: Site) -> None:
     site.take(make.instance(study_uid="1.2.3", StudyDate="20260102"))
     for host in ("127.0.0.1", "localhost"):
@@ -35,6 +36,7 @@ def test_the_port_that_a_client_leaves_out_of_the_host_is_in_every_url(site: Sit
         assert site.client().get(url).status_code == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("headers", "expected"),
     [
@@ -79,6 +81,7 @@ def test_a_client_that_leaves_out_the_port_follows_the_bulk_data_of_the_metadata
     web._session.close()
 
 
+@pytest.mark.slow
 def test_every_url_in_every_answer_can_be_followed(site: Site) -> None:
     (image,) = make.ct_series(1, study_uid="1.2.3", series_uid="1.2.3.1")
     image.private_block(0x0009, "ACME", create=True).add_new(1, "OB", bytes(5000))

@@ -231,6 +231,7 @@ def test_other_media_types_are_not_offered(client: httpx2.Client) -> None:
     assert plain.headers["content-type"] == "application/json"
 
 
+@pytest.mark.slow
 def test_searching_needs_an_account_and_is_audited(guarded: Site) -> None:
     assert guarded.client().get("/dicom-web/studies").status_code == 401
     client = guarded.client(headers={"Authorization": f"Bearer {guarded.token('reader')}"})

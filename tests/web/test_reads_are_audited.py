@@ -116,6 +116,7 @@ def walked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     site.close()
 
 
+@pytest.mark.slow
 def test_each_route_that_returns_patient_data_leaves_a_line(walked: Site) -> None:
     client, trail = walked.client(), walked.server._app.state.access.trail
     volume = client.get("/api/v1/volumes").json()["items"][-1]

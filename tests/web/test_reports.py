@@ -103,6 +103,7 @@ def sample() -> FileDataset:
     return ds
 
 
+@pytest.mark.slow
 def test_a_report_is_given_as_html_with_every_item(site: Site) -> None:
     ds = sample()
     site.take(ds)

@@ -117,6 +117,7 @@ def test_a_damaged_instance_is_a_dead_letter_and_the_others_arrive(
     assert "send the instance to this node again" in dead["reason"]
 
 
+@pytest.mark.slow
 def test_a_series_is_deleted_only_when_every_destination_keeps_it_and_nobody_waits_for_it(
     start_site: Callable[..., Site], tmp_path: Path
 ) -> None:

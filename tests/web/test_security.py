@@ -268,6 +268,7 @@ def test_connections_that_never_end_their_handshake_are_counted(
             assert one_more.recv(1) == b""
 
 
+@pytest.mark.slow
 def test_the_server_sleeps_while_nobody_asks_and_ends_at_once(site: Site) -> None:
     ticks: list[int] = []
     server = site.server._server

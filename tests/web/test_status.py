@@ -72,6 +72,7 @@ def echoing() -> Iterator[int]:
     server.shutdown()
 
 
+@pytest.mark.slow
 def test_the_status_of_a_served_node(tmp_path: Path, echoing: int) -> None:
     peers = {"PACS": echoing, "GONE": 1}
     environment = {"VOXELNODE_DICOM__HOST": "127.0.0.1", "VOXELNODE_PEERS__CT1__AE_TITLE": "CT1"}

@@ -275,6 +275,7 @@ def test_too_many_parts_are_cut_off(site: Site, monkeypatch: pytest.MonkeyPatch)
     assert "send several requests" in response.json()["detail"]
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_empty_parts_do_no_harm(site: Site) -> None:
     response = post(site, body_of(*[b""] * 100_000))
     assert response.status_code == 413

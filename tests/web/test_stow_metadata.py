@@ -51,6 +51,7 @@ def reason(response: httpx2.Response) -> str:
     return str(told[0]["00000902"])
 
 
+@pytest.mark.slow
 def test_a_series_in_json_is_stored_as_it_was_meant(site: Site) -> None:
     series = make.ct_series(3, study_uid="1.2.3", series_uid="1.2.3.1")
     bulk = [part("application/octet-stream", ds.PixelData, f"{ds.SOPInstanceUID}/7FE00010") for ds in series]
@@ -280,6 +281,7 @@ DESCRIPTION = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "status"),
     [
@@ -311,6 +313,7 @@ def test_the_description_of_pixels_may_be_left_out_if_the_frames_say_it(
         assert reason(response).startswith("00280010: ")
 
 
+@pytest.mark.slow
 def test_frames_that_the_metadata_hide_are_refused(origin: Site, targets: dict[str, Site]) -> None:
     one, site = sample("MR_small_jpeg_ls_lossless.dcm"), targets["nothing"]
     if one.instance not in stored(origin):

@@ -42,6 +42,7 @@ def send(connections: list[socket.socket], data: bytes) -> None:
             connection.sendall(data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "header"),
     [("/login", ""), ("/", ""), ("/dicom-web/studies", ""), (API, "X-Forwarded-For: 127.0.0.9")],
@@ -76,6 +77,7 @@ def test_slow_posts_through_a_proxy_keep_nobody_out(start_site: Callable[..., Si
                 assert fresh.get("/healthz").status_code == 200
 
 
+@pytest.mark.slow
 def test_handshakes_that_never_end_keep_nobody_out(
     start_site: Callable[..., Site],
     keys: Path,  # noqa: F811
@@ -134,6 +136,7 @@ def test_a_stranger_takes_no_stream(guarded: Site, monkeypatch: pytest.MonkeyPat
     assert guarded.client().get("/api/v1/events").status_code == 401
 
 
+@pytest.mark.slow
 def test_the_description_of_the_api_follows_the_rule_of_the_api(guarded: Site, empty: Site) -> None:
     assert guarded.client().get("/api/v1/openapi.json").status_code == 401
     token = {"Authorization": f"Bearer {guarded.token('reader')}"}

@@ -114,6 +114,7 @@ def colours(element: Locator) -> np.ndarray[Any, Any]:
     return np.asarray(Image.open(BytesIO(element.screenshot())).convert("RGB"), dtype=int)
 
 
+@pytest.mark.slow
 def test_slices_windows_and_slabs_are_chosen_by_keys_and_fields(view: Callable[..., Page]) -> None:
     page = view(CT)
     axial = plane(page, "axial").locator("canvas")
@@ -177,6 +178,7 @@ def test_a_distance_is_that_of_the_patient(view: Callable[..., Page]) -> None:
     expect(measures).to_have_count(0)
 
 
+@pytest.mark.slow
 def test_angles_and_regions_are_measured_by_keys_on_a_turned_and_flipped_plane(view: Callable[..., Page]) -> None:
     page = view(CT)
     axial = plane(page, "axial")
@@ -220,6 +222,7 @@ def test_angles_and_regions_are_measured_by_keys_on_a_turned_and_flipped_plane(v
     assert letters() == [*("R", "L", "A", "P")]
 
 
+@pytest.mark.slow
 def test_one_finger_scrolls_or_does_what_the_tool_says_and_two_zoom_and_move(view: Callable[..., Page]) -> None:
     page = view(CT, has_touch=True)
     page.keyboard.press("x")
@@ -261,6 +264,7 @@ def _of(page: Page, series: str) -> str:
     return page.locator(f"#beside option[data-series='{series}']").get_attribute("value") or ""
 
 
+@pytest.mark.slow
 def test_two_series_beside_each_other_share_the_cross_hair(view: Callable[..., Page]) -> None:
     page = view(CT)
     page.get_by_label("Beside").select_option(_of(page, MR))
@@ -282,6 +286,7 @@ def test_two_series_beside_each_other_share_the_cross_hair(view: Callable[..., P
     expect(page.locator(".view")).to_have_count(1)
 
 
+@pytest.mark.slow
 def test_a_region_lies_over_the_image_in_its_colour_and_with_its_name(view: Callable[..., Page]) -> None:
     page = view(CT)
     page.keyboard.press("x")
@@ -301,6 +306,7 @@ def test_a_region_lies_over_the_image_in_its_colour_and_with_its_name(view: Call
     assert np.abs(colours(canvas) - before).max() < 3
 
 
+@pytest.mark.slow
 def test_times_play_and_colours_are_as_they_are(view: Callable[..., Page]) -> None:
     page = view(STEADY)
     expect(page.locator("#time-number")).to_contain_text("1 of 3")
@@ -315,6 +321,7 @@ def test_times_play_and_colours_are_as_they_are(view: Callable[..., Page]) -> No
     assert not is_wider_than_window(page)
 
 
+@pytest.mark.slow
 def test_the_volume_in_space_is_loaded_when_it_is_asked_for(visitor: Visitor, view: Callable[..., Page]) -> None:
     page = view(CT, size={"width": 330, "height": 300})  # the processor draws
     assert not [url for url in visitor.asked if "niivue" in url]
@@ -330,6 +337,7 @@ def test_the_volume_in_space_is_loaded_when_it_is_asked_for(visitor: Visitor, vi
     assert np.abs(greys(canvas) - soft).mean() > 1
 
 
+@pytest.mark.slow
 def test_other_pictures_wait_for_the_first_of_the_viewer(visitor: Visitor, view: Callable[..., Page]) -> None:
     page = view(CT)
     expect(page.locator(".rail img").first).to_have_attribute("src", re.compile("thumbnail"))
@@ -340,6 +348,7 @@ def test_other_pictures_wait_for_the_first_of_the_viewer(visitor: Visitor, view:
     assert [url for url in asked[:first] if "thumbnail" in url] == []
 
 
+@pytest.mark.slow
 def test_without_webgl_planes_are_shown_and_space_says_why_not(visitor: Visitor) -> None:
     page = visitor.open("/status")
     page.add_init_script(
@@ -353,6 +362,7 @@ def test_without_webgl_planes_are_shown_and_space_says_why_not(visitor: Visitor)
     expect(plane(page, "space")).to_contain_text("WebGL 2 is missing")
 
 
+@pytest.mark.slow
 def test_files_that_a_browser_does_not_read_are_shown_as_the_copy_of_the_node(
     view: Callable[..., Page], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -362,6 +372,7 @@ def test_files_that_a_browser_does_not_read_are_shown_as_the_copy_of_the_node(
     expect(caption(page, "coronal")).to_contain_text("Coronal")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("voxels", ["volume.nii.gz", "volume.zraw"])
 def test_a_large_volume_is_shown_reduced_before_it_is_complete(
     visitor: Visitor, site: Site, monkeypatch: pytest.MonkeyPatch, voxels: str

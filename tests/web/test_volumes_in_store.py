@@ -65,6 +65,7 @@ def forget(site: Site) -> None:
     assert not [path for path in site.root.glob("volumes/*/*/*/*") if path.is_file()]
 
 
+@pytest.mark.slow
 def test_pages_and_rest_fetch_what_they_send(far: Far) -> None:
     site, made, stored = far
     client = site.client()

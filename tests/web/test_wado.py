@@ -220,6 +220,7 @@ def test_a_file_that_has_changed_on_the_disk_is_never_given_as_whole(site: Site)
     assert get(client, intact, AS_STORED).status_code == 200
 
 
+@pytest.mark.slow
 def test_an_instance_that_cannot_be_decoded_is_given_as_stored_only(site: Site) -> None:
     ds = sample("MR_small_RLE.dcm").read()
     ds.PixelData = ds.PixelData[:40] + b"\0" * 200
@@ -250,6 +251,7 @@ def test_a_study_is_streamed_and_never_held(site: Site) -> None:
     assert peak < 12 * CHUNK_BYTES
 
 
+@pytest.mark.slow
 def test_a_client_that_goes_away_leaves_no_transcoded_file(site: Site) -> None:
     one = sample("examples_jpeg2k.dcm").read()
     for number in range(8):
@@ -355,6 +357,7 @@ def test_frames_that_there_are_not_are_told(client: httpx2.Client, frames: str, 
     assert client.get(f"{SAMPLES['rtplan.dcm'].path}/frames/1").status_code == 404
 
 
+@pytest.mark.slow
 def test_frames_are_broken_off_where_a_later_one_cannot_be_had(site: Site) -> None:
     one = sample("SC_rgb_rle_16bit_2frame.dcm")
     ds = one.read()
@@ -414,6 +417,7 @@ def test_bulk_data_are_where_the_metadata_say(client: httpx2.Client) -> None:
     assert frame in SAMPLES["MR_small_RLE.dcm"].file
 
 
+@pytest.mark.slow
 def test_long_values_in_sequences_are_bulk_data_too(site: Site) -> None:
     ds = make.instance(study_uid="1.2.3", series_uid="1.2.3.1", sop_instance_uid="1.2.3.1.1")
     item = make.instance()

@@ -139,6 +139,7 @@ def test_an_unknown_workitem_is_not_found(ended: Site, uid: str) -> None:
     assert ended.client().post(f"{WORKITEMS}/{uid}/cancelrequest").status_code == 404
 
 
+@pytest.mark.slow
 def test_a_requested_reconversion_can_be_cancelled_once(site: Site) -> None:
     site.take(*make.ct_series(3, study_uid=STUDY, series_uid=SERIES))
     site.convert()
@@ -161,6 +162,7 @@ def test_a_requested_reconversion_can_be_cancelled_once(site: Site) -> None:
     assert [value(item, STATE) for item in found(site)] == ["COMPLETED", "CANCELED", "COMPLETED"]
 
 
+@pytest.mark.slow
 def test_a_conversion_that_is_owed_is_not_cancelled(site: Site) -> None:
     images = make.ct_series(4, study_uid=STUDY, series_uid=SERIES)
 

@@ -181,6 +181,7 @@ STEPS = ("rename", "replace", "link")
 """Calls before which the process is killed; every file that others see comes by one of them."""
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_step_leaves_every_session_as_before_or_as_after(site: Site) -> None:
     def carry_out(change: Callable[[], Any], fatal: int) -> int:
         """Carry out a change in a child that kills itself at one of its steps; return its exit status."""

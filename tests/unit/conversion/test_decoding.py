@@ -40,6 +40,7 @@ def decoder() -> Iterator[Decoder]:
     decoder.close()
 
 
+@pytest.mark.slow
 def test_a_child_that_crashes_harms_no_other_job(decoder: Decoder) -> None:
     with ThreadPoolExecutor(4) as threads:
         good = [threads.submit(decoder.run, frame, PYDICOM_FILES / "MR_small_RLE.dcm", 1) for _ in range(2)]
@@ -49,11 +50,13 @@ def test_a_child_that_crashes_harms_no_other_job(decoder: Decoder) -> None:
     assert len(decoder.run(frame, PYDICOM_FILES / "MR_small_RLE.dcm", 1)) == 64 * 64 * 2
 
 
+@pytest.mark.slow
 def test_a_job_without_end_is_ended(decoder: Decoder) -> None:
     with pytest.raises(NotDecoded, match="time"):
         decoder.run(sum, range(10**15))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_job_that_only_waits_is_ended_too_and_harms_no_other() -> None:
     decoder = Decoder()
     try:
@@ -126,6 +129,7 @@ def test_a_transcoded_data_set_goes_into_a_file(decoder: Decoder, tmp_path: Path
     assert (tmp_path / "out").stat().st_size > 64 * 64 * 2
 
 
+@pytest.mark.slow
 def test_closing_ends_what_is_under_way_at_once() -> None:
     decoder = Decoder(cpu_seconds=60)
     assert decoder.run(bytes, 1) == b"\0"
@@ -151,6 +155,7 @@ def fragmented(path: Path, fragments: int) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_file_that_exceeds_its_budget_costs_it_once(tmp_path: Path) -> None:
     hostile = fragmented(tmp_path / "hostile.dcm", 2_000_000)
     with closing(Decoder(frame_cpu_seconds=1)) as decoder:

@@ -208,6 +208,7 @@ def test_a_loss_is_incomplete_and_its_verdict_lists_what_is_missing(judge: Judge
     assert listed in found.missing_detail
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(8))
 def test_a_random_quarter_is_missed_wherever_it_was(judge: Judge, seed: int) -> None:
     chance = random.Random(seed)

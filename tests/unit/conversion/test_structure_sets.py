@@ -438,6 +438,7 @@ def test_images_and_a_structure_set_of_one_series_are_told_apart(convert: Conver
     assert result.reasons == ["contradictory"]
 
 
+@pytest.mark.slow
 def test_many_points_and_too_many_of_them(convert: Convert, monkeypatch: pytest.MonkeyPatch) -> None:
     images = make.ct_series(1, rows=64, columns=64)
 

@@ -149,6 +149,7 @@ def test_another_encoding_than_announced_is_reported_with_tag_and_place() -> Non
         read_header(data, ExplicitVRLittleEndian, frozenset((ROWS,)))
 
 
+@pytest.mark.slow
 def test_a_deflate_bomb_is_read_to_its_limit_only() -> None:
     deflate = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
     element = struct.pack("<HH2s2xL", 0x0009, 0x1001, b"OB", 0x7FFFFFFE)

@@ -181,6 +181,7 @@ def test_a_hostile_pattern_takes_no_longer_than_a_harmless_one() -> None:
     assert process_time() - began < 5
 
 
+@pytest.mark.slow
 @given(st.text(max_size=60) | st.text("()[] ,=<>!\"'andortifCT*?.-0123456789slices", max_size=60))
 def test_any_text_is_compiled_or_refused(text: str) -> None:
     try:

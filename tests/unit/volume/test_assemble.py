@@ -410,6 +410,7 @@ def encoded(series):
 SERIES = [encoded(series) for series in (make.ct_series(3), make.time_series(2, 2), [make.enhanced_mr(2, 2)])]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # what pydicom says of damaged values
 @settings(max_examples=300)
 @given(

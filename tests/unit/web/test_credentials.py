@@ -8,6 +8,7 @@ from node.errors import UsageError
 from node.web.credentials import MAX_PASSWORD_LENGTH, digest, hash_password, is_password, new_token, require_name
 
 
+@pytest.mark.slow
 def test_a_password_fits_its_own_hash_only() -> None:
     hashed = hash_password("correct horse battery")
     assert hashed.startswith("$argon2id$")

@@ -90,6 +90,7 @@ def test_nifti_metaimage_and_nrrd_give_back_every_voxel_and_corner(one: Volume, 
                 np.testing.assert_allclose(data, real(one), rtol=1e-6, atol=1e-6 * np.abs(real(one)).max())
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(one=volumes(), compress=st.booleans(), has_place=st.booleans())
 def test_the_header_of_a_metaimage_is_the_one_that_simpleitk_writes(

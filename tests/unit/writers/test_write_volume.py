@@ -83,6 +83,7 @@ def read_back(file: WrittenFile) -> tuple[tuple[int, ...], tuple[float, ...], st
                 return picture.size, (), "uint8"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [1, 2])
 def test_the_record_of_a_file_tells_what_a_reader_finds_in_it(tmp_path: Path, times: int) -> None:
     voxels = ct_of_a_ball().repeat(times, axis=0)

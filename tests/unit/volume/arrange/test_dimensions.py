@@ -231,6 +231,7 @@ def test_frames_without_a_place_are_times_in_order_of_their_numbers():
     assert values(grid, "instance") == [[(1, 1)], [(2, 1)], [(3, 1)]]
 
 
+@pytest.mark.slow
 @settings(max_examples=400)
 @given(
     planes=st.lists(

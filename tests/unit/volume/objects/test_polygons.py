@@ -37,6 +37,7 @@ def exactly(corners: list[tuple[float, float]]) -> NDArray[np.bool_]:
     return plane
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(POLYGONS)
 def test_the_pixels_of_any_polygon_are_those_of_exact_arithmetic(corners: list[tuple[float, float]]) -> None:

@@ -284,6 +284,7 @@ def test_jpeg_extended_of_12_bits_is_decoded() -> None:
     assert (found.dtype, found.shape, int(found.max()), int(found.sum())) == (np.uint16, (1024, 256), 264, 3767007)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
