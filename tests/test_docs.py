@@ -25,7 +25,6 @@ from node.index.nouns.events import EventKind
 from node.lifecycle.fsck import Kind
 from node.settings.files import ENVIRONMENT_PREFIX
 from node.settings.model import COLD_CLASSES, PLACEHOLDERS, HookEvent, Settings, Storage
-from node.settings.removed import REMOVED_KEYS
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -108,7 +107,7 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 def test_configuration_keys_that_documents_name_exist() -> None:
     text = "".join(document.read_text(encoding="utf-8") for document in DOCUMENTS)
-    named = set(re.findall(r"`\[(\w+)\] (\w+)", text.replace(removed_keys_section(), "")))
+    named = set(re.findall(r"`\[(\w+)\] (\w+)", text))
     assert named
     unknown = [
         f"[{section}] {key}"
@@ -116,19 +115,6 @@ def test_configuration_keys_that_documents_name_exist() -> None:
         if section not in Settings.model_fields or key not in Settings.model_fields[section].annotation.model_fields
     ]
     assert unknown == []
-
-
-def removed_keys_section() -> str:
-    """Return the section of the document on upgrades that lists the keys of earlier versions."""
-    text = (ROOT / "docs" / "upgrade.md").read_text(encoding="utf-8")
-    return text.split("## Removed keys")[1].split("\n## ")[0]
-
-
-def test_every_removed_key_is_documented_and_no_other() -> None:
-    documented = re.findall(r"`\[([\w.]+)\] (\w+)`", removed_keys_section())
-    assert set(documented) == {
-        (".".join("NAME" if name == "*" else name for name in path[:-1]), path[-1]) for path in REMOVED_KEYS
-    }
 
 
 def test_variables_that_documents_name_exist() -> None:

@@ -81,8 +81,6 @@ class ControlServer:
 
     def start(self) -> None:
         """Start listening. If the file system does not support sockets, the node runs without commands."""
-        with suppress(OSError):
-            (self._root / "requests").rmdir()  # folder of request files in earlier versions
         try:
             with _folder(self._root) as folder:
                 with suppress(FileNotFoundError):

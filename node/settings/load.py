@@ -20,7 +20,6 @@ from pydantic_core import ErrorDetails
 from node.errors import UsageError, nearest
 from node.settings.files import DEFAULT_FILE, ENVIRONMENT_PREFIX
 from node.settings.model import Settings
-from node.settings.removed import take_removed
 
 NESTING = "__"
 DEFAULTS_VARIABLE = f"{ENVIRONMENT_PREFIX}DEFAULTS"
@@ -32,13 +31,12 @@ class Configuration:
     """The settings, the file that was read (if any), and the origin of each value.
 
     `origins` maps a dotted key such as ``"dicom.port"`` to ``"defaults file"``, ``"file"``, ``"environment"`` or
-    ``"flag"``; all other keys have their defaults. `warnings` are sentences about ignored keys of earlier versions.
+    ``"flag"``; all other keys have their defaults.
     """
 
     settings: Settings
     file: Path | None
     origins: Mapping[str, str]
-    warnings: tuple[str, ...] = ()
 
     def values(self) -> Iterator[tuple[str, Any, str]]:
         """Yield each key in dotted form, its value as JSON, and its origin."""
@@ -81,11 +79,6 @@ def load(file: Path | None = None, flags: Mapping[str, Any] | None = None) -> Co
     for origin, layer in layers:
         origins |= {key: origin for key, _ in _leaves(layer)}
         merged = _over(merged, layer)
-    warnings = tuple(
-        f"{_place(list(path), chosen, origins)}: this key no longer exists and is ignored; {rule}"
-        for path, rule in take_removed(merged).items()
-    )
-    origins = {key: origin for key, origin in origins.items() if key in dict(_leaves(merged))}
 
     problems = [f"environment: {problem}" for problem in _misnamed_variables()]
     try:
@@ -94,7 +87,7 @@ def load(file: Path | None = None, flags: Mapping[str, Any] | None = None) -> Co
         problems = _explained(error.errors(include_url=False), chosen, origins) + problems
     if problems:
         raise UsageError("\n".join(problems))
-    return Configuration(settings, chosen, origins, warnings)
+    return Configuration(settings, chosen, origins)
 
 
 def _chosen_file(file: Path | None) -> Path | None:

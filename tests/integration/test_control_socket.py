@@ -12,7 +12,7 @@ import sys
 import termios
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -428,22 +428,6 @@ def test_a_process_of_another_user_is_refused(tmp_path: Path, calls: Calls) -> N
     finally:
         listening.stop()
         thread.join()
-
-
-def test_the_folder_of_earlier_versions_is_removed_only_when_it_is_empty(tmp_path: Path) -> None:
-    (tmp_path / "requests").mkdir()
-    with closing(_Stopping(ControlServer(tmp_path, {}))):
-        assert not (tmp_path / "requests").exists()
-    (tmp_path / "requests").mkdir()
-    (tmp_path / "requests" / "abc.answer").touch()
-    with closing(_Stopping(ControlServer(tmp_path, {}))):
-        assert (tmp_path / "requests" / "abc.answer").exists()
-
-
-class _Stopping:
-    def __init__(self, server: ControlServer) -> None:
-        self.close = server.stop
-        server.start()
 
 
 def test_a_node_works_where_no_socket_can_be_made(tmp_path: Path) -> None:

@@ -53,7 +53,6 @@ def check(config: ConfigFile = None, json: Json = False) -> None:
             raise
         print_json({"ok": False, "problems": str(error).splitlines()})
         raise typer.Exit(2) from error
-    warnings = [*configuration.warnings, *warnings]
     if json:
         print_json({"ok": True, "file": configuration.file, "problems": [], "warnings": warnings})
     else:

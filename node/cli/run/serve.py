@@ -64,7 +64,7 @@ def serve(
 
     with absent(*LOADED_BY_PYDICOM, "numpy", "rich"):  # children decode, and structlog colours tracebacks with Rich
         import pydicom  # noqa: F401
-        import structlog
+        import structlog  # noqa: F401
 
     from node import logs
     from node.control.node import Node
@@ -77,8 +77,6 @@ def serve(
     logs.configure(settings.log.level, settings.log.format)
     if settings.log.file is not None:
         logs.write_to_file(settings.log.file, settings.log.file_bytes, settings.log.file_count)
-    for warning in configuration.warnings:
-        structlog.get_logger().warning("configuration_key_ignored", detail=warning)
     sys.setswitchinterval(SWITCH_SECONDS)
     stop = threading.Event()
     start = stop_at_signal(stop)

@@ -3,19 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from node.association import admission, framing
-from node.association.services import commitment_results
-from node.conversion.job import limits
 from node.errors import UsageError
-from node.notify import worker
-from node.retries import wait_seconds
-from node.settings.convert import Convert
 from node.settings.example import example_toml
 from node.settings.load import Configuration, load
-from node.settings.model import DeidentifySettings, HookSettings, Settings, Storage
-from node.settings.removed import REMOVED_KEYS
-from node.web import places
-from node.writers import pictures
+from node.settings.model import DeidentifySettings, HookSettings, Settings
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -183,53 +174,9 @@ def test_every_key_says_what_it_does() -> None:
     assert undescribed == []
 
 
-def test_a_key_that_earlier_versions_had_is_ignored_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    written(
-        "[dicom]\nfast_path = false\nport = 5\n[storage]\nlow_bytes = 1\n"
-        '[hooks.one]\non = ["series-quiet"]\ncommand = ["true"]\nretry_seconds = 3\n'
-    )
-    monkeypatch.setenv("VOXELNODE_CONVERT__CPU_SECONDS", "900")
-    configuration = load()
-    assert configuration.settings.dicom.port == 5
-    assert {key for key, _, origin in configuration.values() if origin != "default"} >= {"dicom.port", "hooks.one.on"}
-    assert "dicom.fast_path" not in configuration.origins
-    assert configuration.warnings == (
-        "voxelnode.toml: [storage] low_bytes: this key no longer exists and is ignored; "
-        "new associations are rejected below twice reserve_bytes",
-        "voxelnode.toml: [dicom] fast_path: this key no longer exists and is ignored; "
-        "instances are always written to the archive while they arrive",
-        "environment: VOXELNODE_CONVERT__CPU_SECONDS: this key no longer exists and is ignored; "
-        "the processor time of a conversion is limited to deadline_seconds",
-        "voxelnode.toml: [hooks.one] retry_seconds: this key no longer exists and is ignored; "
-        "the wait between two attempts is 30 s at first and doubles up to an hour",
-    )
-
-
 @pytest.mark.parametrize("text", ["dicom = 3\n", "hooks = [1]\n", "[hooks]\none = 3\n"])
-def test_removed_keys_are_looked_for_in_any_configuration(text: str) -> None:
+def test_a_value_in_place_of_a_table_is_one_problem(text: str) -> None:
     assert len(problems(written(text))) == 1
-
-
-def test_a_removed_key_is_no_key_and_the_upgrade_notes_name_it() -> None:
-    notes = (ROOT / "docs" / "upgrade.md").read_text(encoding="utf-8")
-    for section, *name, key in REMOVED_KEYS:
-        assert f"`[{section}{'.NAME' if name else ''}] {key}`" in notes
-        model = Settings.model_fields[section].annotation
-        assert key not in getattr(model, "model_fields", {})
-
-
-def test_the_rules_that_replace_removed_keys_hold() -> None:
-    assert Storage(reserve_bytes=7).low_bytes == 14
-    assert (framing.MAX_REQUEST_BYTES, admission.MAX_PENDING_CONNECTIONS, commitment_results.MAX_ATTEMPTS) == (
-        131072,
-        128,
-        10,
-    )
-    assert pictures.MONTAGE_STEP == 5
-    assert places.MAX_CONNECTIONS_PER_ADDRESS == 100
-    assert worker.MAX_MESSAGES_PER_SECOND == 50
-    assert limits(Convert(deadline_seconds=1.5)).cpu_seconds == 2
-    assert [wait_seconds(attempts) for attempts in (1, 2, 7, 8, 10_000)] == [30, 60, 1920, 3600, 3600]
 
 
 def test_a_table_within_a_table_is_read_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
