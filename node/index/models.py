@@ -276,7 +276,7 @@ class ImageRow(Base):
     key: Mapped[str] = mapped_column(String(200), unique=True)
     place: Mapped[str | None] = mapped_column(String(8))  # None: the folder of the archive; else SPOOL or STORE
     spool_host: Mapped[str | None] = mapped_column(String(63))  # of several, the one whose disk has it; SPOOL only
-    source: Mapped[str] = mapped_column(String(16))  # dicom, get, stow, import, recovered
+    source: Mapped[str] = mapped_column(String(16))  # one of node.selector.fields.SOURCES
     calling_ae_title: Mapped[str | None] = mapped_column(String(16))
     called_ae_title: Mapped[str | None] = mapped_column(String(16))
     peer: Mapped[str | None] = mapped_column(String(64))

@@ -1,1 +1,1 @@
-"""The life cycle of stored studies: deletion, retention, and consistency checks of index and files."""
+"""What happens to stored studies later: uploads to an object store, copies, exports, checks, retention, deletion."""

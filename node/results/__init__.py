@@ -1,1 +1,1 @@
-"""Results: what a hook makes of a series, as DICOM instances that enter the node by its one door."""
+"""Results: what a hook makes of a series, as DICOM instances that are received like any other."""

@@ -288,7 +288,7 @@ class Index:
             self.watch.give_up_stalls()
 
     def close(self) -> None:
-        """Commit what is queued and close the file.
+        """Commit what is queued, and close the index.
 
         The index counts as closed only after its last commit. After an error of the disk it does not: the next start
         then reads all of it.
