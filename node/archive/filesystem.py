@@ -7,9 +7,8 @@ again, with the same bytes. A full folder never changes again, since folder numb
     objects/<number>/<uuid>.dcm
     quarantine/<uuid>.dcm         kept for a person to examine, in no row of images
 
-Hosts that share an archive each have folders of their own: incoming/<host>, work/<host>, objects/<number>-<host>. No
-host ever writes to those of another one, nor compares them with the index. Hosts that share an object store have roots
-of their own; a root has copies of objects in the folders of other hosts, and only there.
+Hosts that share an object store each have a root of their own. A host receives into objects/<number>-<host>, and
+compares only these with the index; in the folders of other hosts, a root has copies of objects.
 
 Writing a file does not make it durable. The journal keeps its bytes until `sync` has.
 """
@@ -64,9 +63,7 @@ class Archive:
     reserve_bytes, low_bytes : int
         See `Intake`.
     host : str
-        The name of this host, if several share the archive or its object store.
-    of_host : Path or None
-        The root of this host, which has its journal, if they share the archive itself.
+        The name of this host, if several share the object store.
 
     Attributes
     ----------
@@ -78,21 +75,18 @@ class Archive:
         The object store behind the local files; None: the local files are all there is.
     """
 
-    def __init__(
-        self, root: Path, reserve_bytes: int = 0, low_bytes: int = 0, *, host: str = "", of_host: Path | None = None
-    ) -> None:
+    def __init__(self, root: Path, reserve_bytes: int = 0, low_bytes: int = 0, *, host: str = "") -> None:
         self.root = root.absolute()
         self.host = host
-        self.spool_host = host if host and of_host is None else None
-        of_shared = host if of_host is not None else ""
-        self.incoming = self.root / "incoming" / of_shared
-        self.work = self.root / "work" / of_shared
+        self.spool_host = host or None
+        self.incoming = self.root / "incoming"
+        self.work = self.root / "work"
         self._objects = self.root / "objects"
         self._quarantine = self.root / "quarantine"
-        for folder in (self.root, self.root / "incoming", self.incoming, self._objects, self._quarantine):
+        for folder in (self.root, self.incoming, self._objects, self._quarantine):
             make_folder(folder)
-        self.intake = Intake(of_host or self.root, reserve_bytes, low_bytes, self.root)
-        self.ballast = Ballast(of_host or self.root)
+        self.intake = Intake(self.root, reserve_bytes, low_bytes)
+        self.ballast = Ballast(self.root)
         self._lock = threading.Lock()
         self._moving = threading.Lock()  # guards `_moved_into`
         self._moved_into: set[Path] = set()  # folders that part files were moved into, not synced since

@@ -65,12 +65,9 @@ class Intake:
         Free space below which instances are refused; at least `MIN_FREE_BYTES`.
     low_bytes : int
         Free space below which new associations are refused, so that open ones can finish; at least the reserve.
-    archive : Path or None
-        Another folder that needs as much room.
     """
 
-    def __init__(self, root: Path, reserve_bytes: int = 0, low_bytes: int = 0, archive: Path | None = None) -> None:
-        self._folders = (root,) if archive in (None, root) else (root, archive)
+    def __init__(self, root: Path, reserve_bytes: int = 0, low_bytes: int = 0) -> None:
         self._root, self._reserve_bytes = root, max(reserve_bytes, MIN_FREE_BYTES)
         self._low_bytes = max(low_bytes, self._reserve_bytes)
         self._full = self._low = False
@@ -102,9 +99,9 @@ class Intake:
         return self._shortage if monotonic() < self._short_until else None
 
     def free_bytes(self) -> int:
-        """Return the bytes that this process may still write to the fullest disk; 0 if a folder is gone."""
+        """Return the bytes that this process may still write to the disk; 0 if the root is gone."""
         try:
-            return min(map(free_bytes_of, self._folders))
+            return free_bytes_of(self._root)
         except FileNotFoundError:
             return 0
 
@@ -151,12 +148,8 @@ class Intake:
 
     def _lack(self, required_bytes: int, factor: float, rule: str) -> str | None:
         """Return how little room is left, with the rule for bytes, or None if it is enough."""
-        lacks = (self._lack_of(folder, required_bytes, factor, rule) for folder in self._folders)
-        return next((lack for lack in lacks if lack is not None), None)
-
-    def _lack_of(self, folder: Path, required_bytes: int, factor: float, rule: str) -> str | None:
         try:
-            disk = os.statvfs(folder)
+            disk = os.statvfs(self._root)
         except FileNotFoundError:
             return f"0 bytes free, {rule}"
         if (free := _free_bytes(disk)) < required_bytes * factor:

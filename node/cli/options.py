@@ -66,5 +66,5 @@ def archive_files(settings: Settings) -> Iterator[LocalFile]:
     from node.index.database.index import other_host_of
 
     others = other_host_of(settings.storage.root, settings.index.url, settings.spool_host)
-    with fetching(settings.archive_folder, configured_store(settings.storage), others) as local:
+    with fetching(settings.storage.root.absolute(), configured_store(settings.storage), others) as local:
         yield local

@@ -151,11 +151,7 @@ class Repository:
         self.audit = Audit(root, settings.dicom.ae_title, settings.audit)
         self._transfers = Transfers(self.audit)
         self.archive = Archive(
-            settings.archive_folder,
-            settings.storage.reserve_bytes,
-            settings.storage.low_bytes,
-            host=settings.archive_host or settings.spool_host,
-            of_host=root if settings.archive_host else None,
+            root, settings.storage.reserve_bytes, settings.storage.low_bytes, host=settings.spool_host
         )
         self.metrics.intake_open.set_function(lambda: float(self.archive.intake.has_room()))
         self.index = Index(
@@ -170,15 +166,7 @@ class Repository:
         segment_bytes = min(SEGMENT_BYTES, settings.storage.journal_bytes // MIN_SEGMENTS)
         self.journal = Journal(root / JOURNAL_FOLDER, segment_bytes, settings.storage.journal_bytes)
         is_awaited = settings.acknowledge != "local"
-        self.applier = Applier(
-            self.journal,
-            self.archive,
-            self.index,
-            self.metrics,
-            self.audit,
-            is_awaited=is_awaited,
-            syncs_files=is_awaited and settings.archive_host != "",  # the index outlives the disk that has the journal
-        )
+        self.applier = Applier(self.journal, self.archive, self.index, self.metrics, self.audit, is_awaited=is_awaited)
         quiet_seconds = quiet_seconds_of(
             settings.series.quiet_seconds,
             settings.series.quiet_seconds_by_calling_ae_title,
@@ -224,7 +212,7 @@ class Repository:
         self.applier.checkpoint()
         self.applier.start()
         self.index.ahead = self.applier
-        watched = {root, self.archive.root, root / LOCK_FILE, *self.index.files, root / JOURNAL_FOLDER}
+        watched = {root, root / LOCK_FILE, *self.index.files, root / JOURNAL_FOLDER}
         self.archive.intake.watch(watched)
 
     def _remote(self, storage: Storage, *, new_index: bool) -> Remote | None:
@@ -599,7 +587,7 @@ def check_repository(settings: Settings, *, digests: bool, repair: bool, force: 
     Raises
     ------
     VoxelnodeError
-        Repair was requested without `force`, or while other hosts run; nothing was changed.
+        Repair was requested without `force`, and so many files are missing; nothing was changed.
     RootInUse
         Repair was requested, but another process holds the lock of the root.
     IndexUnusable
@@ -607,19 +595,17 @@ def check_repository(settings: Settings, *, digests: bool, repair: bool, force: 
     """
     root = settings.storage.root.absolute()
     held = root.is_dir() and is_held(root)
-    folder = settings.archive_folder
     store = configured_store(settings.storage)
     with reading(root, settings.index.url) as index:
         others = [host["name"] for host in index.hosts.living() if host["name"] != settings.cluster.name]
         serving = held or bool(others)
         findings = list(
             examine(
-                folder,
+                root,
                 index,
                 digests=digests,
                 serving=serving,
                 url=settings.index.url,
-                journal_of=root,
                 store=store,
                 host=settings.spool_host or None,
             )
@@ -627,12 +613,8 @@ def check_repository(settings: Settings, *, digests: bool, repair: bool, force: 
         instances = index.count_levels()["instances"]
     if not repair:
         return findings
-    if others and not settings.spool_host:
-        raise VoxelnodeError(
-            f"{', '.join(others)}: stop all hosts of this index, whose files would be taken for strays"
-        )
     if not force:
-        require_mounted(folder, findings, instances)
+        require_mounted(root, findings, instances)
     with Repository(settings) as repository:
         now = dt.datetime.now(dt.UTC)
         fates = repository.recovered.fates

@@ -89,7 +89,6 @@ def examine(
     digests: bool,
     serving: bool,
     url: str | None = None,
-    journal_of: Path | None = None,
     store: ObjectStore | None = None,
     host: str | None = None,
 ) -> Iterator[Finding]:
@@ -105,19 +104,16 @@ def examine(
         A node is serving the root: instances being received are not differences.
     url : str or None
         ``[index] url``.
-    journal_of : Path or None
-        The root of this host, which has its journal; None: `root`.
     store : ObjectStore or None
         Where the archive has its objects.
     host : str or None
         The host whose root this is, if several with roots of their own share the store. What only others have is not
         compared: files that are still to be moved to the store, quarantine, and volumes.
     """
-    journal_of = journal_of or root
-    place = place_of(journal_of, url)
+    place = place_of(root, url)
     name = place.name if isinstance(place, Path) else str(place)
     yield from (Finding("index-damaged", name, problem) for problem in check(place))
-    yield from _journal(journal_of, index, serving=serving)
+    yield from _journal(root, index, serving=serving)
     losers = index.instances.loser_keys()
     unknown = []
     for finding in _instances(root, index, losers, digests=digests, serving=serving, host=host):
@@ -125,7 +121,7 @@ def examine(
             unknown.append(finding)
         else:
             yield finding
-    yield from _still_unknown(journal_of, url, unknown)
+    yield from _still_unknown(root, url, unknown)
     yield from _losers(root, index, digests=digests, host=host)
     if store is not None:
         try:

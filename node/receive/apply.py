@@ -93,8 +93,6 @@ class Applier(BackgroundService):
     audit : Audit or None
     is_awaited : bool
         Senders wait for the index: records are applied at once.
-    syncs_files : bool
-        Files are synced before their rows are committed.
 
     Attributes
     ----------
@@ -111,14 +109,12 @@ class Applier(BackgroundService):
         audit: Audit | None = None,
         *,
         is_awaited: bool = False,
-        syncs_files: bool = False,
     ) -> None:
         super().__init__("apply")
         self._is_awaited = is_awaited
         self._gather_seconds = 0.0 if is_awaited else GATHER_SECONDS
         self._batch_seconds = 0.0  # of the last one
         self._company = 1  # senders that wait at the same time
-        self._syncs_files = syncs_files
         self._audit = audit
         self.is_digest_due: IsDigestDue = lambda key, received_at: True
         self._journal, self._archive, self._index, self._metrics = journal, archive, index, metrics
@@ -353,8 +349,6 @@ class Applier(BackgroundService):
         if not arrived:
             return
         sequence = batch[-1][0].sequence
-        if self._syncs_files:
-            self._sync([one.file.key for one in arrived])
         applied = Applied(self._journal.identity, sequence)
         kept = add_compared(self._archive, self._index, arrived, applied, self.is_digest_due)
         self._committed = sequence
@@ -375,11 +369,6 @@ class Applier(BackgroundService):
                 self._note_restored(arrived, done.restored)
             if (outcome := self._awaited(arrived.file.key)) is not None:
                 self._tell(outcome, arrived.file.key, done)
-
-    def _sync(self, keys: list[str]) -> None:
-        self._archive.sync(keys)
-        with self._lock:
-            self._unsynced.difference_update(keys)
 
     def _tell(self, outcome: Future[Outcome], key: str, done: Kept) -> None:
         """Tell the outcome to who waits for it, or have the instance uploaded before."""

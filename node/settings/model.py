@@ -118,11 +118,6 @@ class Storage(SettingsSection):
         "the background; 0: never",
     )
 
-    archive: Path | None = Field(
-        None,
-        description="folder of the instances and volumes, if several hosts share one index and no object store (url): "
-        "all of them have it at the same path, and each has a root of its own; unset: the root",
-    )
     url: str | None = Field(
         None,
         description="object store of the instances and volumes, s3://BUCKET/PREFIX (needs: pip install "
@@ -160,8 +155,6 @@ class Storage(SettingsSection):
     def _mistakes(self) -> Iterator[str]:
         if self.url is not None and not (_BUCKET.fullmatch(self.url) or _FOLDER_URL.fullmatch(self.url)):
             yield "url must be s3://BUCKET, s3://BUCKET/PREFIX or file:///FOLDER"
-        if self.url is not None and self.archive is not None:
-            yield "url and archive exclude each other: hosts that share an object store have roots of their own"
         is_bucket = self.url is not None and self.url.startswith("s3://")
         of_bucket = (self.endpoint, self.region, self.credentials_file, self.ca_file, self.storage_class)
         if not is_bucket and any(value is not None for value in of_bucket):
@@ -184,8 +177,8 @@ class JournalSettings(SettingsSection):
         None,
         description="local: once it is synced in the journal of this host; index: once its row is committed in the "
         "index, too; object: once it is in the object store as well, which needs [storage] url (docs/journal.md); "
-        "unset: index if hosts share the index ([index] url, with [storage] archive or url, or [cluster] host or "
-        "roles), else local",
+        "unset: index if hosts may share the index and the object store ([index] url and [storage] url are set), else "
+        "local",
     )
     acknowledge_seconds: Seconds = Field(
         20,
@@ -980,25 +973,9 @@ class Settings(SettingsSection):
     log: Log = Log()
 
     @property
-    def archive_folder(self) -> Path:
-        """The folder to which the paths of instances and volumes are relative."""
-        return (self.storage.archive or self.storage.root).absolute()
-
-    @property
-    def archive_host(self) -> str:
-        """The name of this host in the archive; empty if it has the archive for itself."""
-        return self.cluster.name if self.storage.archive is not None else ""
-
-    @property
     def shares_index(self) -> bool:
-        """Whether several hosts share the index, as far as the configuration says so."""
-        is_one_of_several = (
-            self.storage.archive is not None
-            or self.storage.url is not None
-            or self.cluster.host is not None
-            or set(self.cluster.roles) != set(get_args(Role))
-        )
-        return self.index.url is not None and is_one_of_several
+        """Whether several hosts may share the index and the object store."""
+        return self.index.url is not None and self.storage.url is not None
 
     @property
     def acknowledge(self) -> Acknowledge:
@@ -1007,8 +984,8 @@ class Settings(SettingsSection):
 
     @property
     def spool_host(self) -> str:
-        """The name of this host among those that may share the object store; empty if it has that for itself."""
-        return self.cluster.name if self.index.url is not None and self.storage.url is not None else ""
+        """The name of this host among those that may share index and object store; empty if it has them for itself."""
+        return self.cluster.name if self.shares_index else ""
 
     def _mistakes(self) -> Iterator[str]:
         yield from self._mistakes_of_hosts()
@@ -1025,12 +1002,9 @@ class Settings(SettingsSection):
                 yield f"routes.{name}: otherwise: {mistake}"
 
     def _mistakes_of_hosts(self) -> Iterator[str]:
-        if self.index.url is None:
-            if self.storage.archive is not None:
-                yield "storage: archive is for several hosts on one index: set [index] url, or unset it"
-            if set(self.cluster.roles) != set(get_args(Role)):
-                yield "cluster: roles share the work of several hosts on one index: set [index] url"
-        elif HOST_NAME.fullmatch(self.cluster.name) is None:
+        if not self.shares_index and set(self.cluster.roles) != set(get_args(Role)):
+            yield "cluster: roles share work of hosts with one index and one store: set [index] url and [storage] url"
+        if self.index.url is not None and HOST_NAME.fullmatch(self.cluster.name) is None:
             yield f"cluster: the machine is called {self.cluster.name!r}: set host to a name without spaces"
 
     def _mistakes_of_hooks(self) -> Iterator[str]:

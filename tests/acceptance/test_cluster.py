@@ -1,4 +1,4 @@
-"""Hosts that share one index in PostgreSQL, each with a root of its own, and one archive."""
+"""Hosts that share one index in PostgreSQL and one object store, each with a root of its own."""
 
 from __future__ import annotations
 
@@ -37,8 +37,19 @@ psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed")
 pytestmark = pytest.mark.skipif(IN_POSTGRESQL, reason="has databases of its own")
 
 
+def store_of(folder: Path) -> Path:
+    """Return the folder that hosts below a folder have as their object store, if they have no other."""
+    return folder / "store"
+
+
+def in_folder(folder: Path) -> dict[str, str]:
+    """Return the settings of hosts that share the object store of a folder."""
+    store_of(folder).mkdir(exist_ok=True)
+    return {"URL": f"file://{store_of(folder)}"}
+
+
 class Host(Served):
-    """A served host, with a root of its own in a folder in which the archive is, too."""
+    """A served host, with a root of its own in a folder in which the object store is, too."""
 
     def __init__(
         self,
@@ -50,7 +61,7 @@ class Host(Served):
         **more: str,
     ) -> None:
         self.name, self.url = name, url
-        shared = {"ARCHIVE": str(folder / "archive")} if storage is None else storage
+        shared = in_folder(folder) if storage is None else storage
         self.environment = {
             "VOXELNODE_INDEX__URL": url,
             **{f"VOXELNODE_STORAGE__{key}": value for key, value in shared.items()},
@@ -156,6 +167,9 @@ def test_hosts_receive_and_convert_for_each_other_and_each_tells_of_all(server: 
         assert ready(client, "?role=convert") == (503, {"ready": False, "reasons": reason})
         assert client.get("/readyz?role=store").status_code == 422
 
+        with reading(a.root, url) as index:
+            stored = [in_store(tmp_path, volume) for volume in of_series(index, first[0])]
+        until(lambda: stored and all(path.is_file() for path in stored), 30, "the volumes in the store")
         b.kill()
         c = running.enter_context(Host(tmp_path, url, "c", '["receive", "convert"]'))
         send(c, second)
@@ -167,7 +181,8 @@ def test_hosts_receive_and_convert_for_each_other_and_each_tells_of_all(server: 
             "a": ["receive", "web"], "b": ["convert"], "c": ["receive", "convert"],
         }  # fmt: skip
         assert len(volumes) >= 2
-        assert all((tmp_path / "archive" / volume["path"]).is_file() for volume in volumes)
+        paths = [in_store(tmp_path, volume) for volume in volumes]
+        until(lambda: all(path.is_file() for path in paths), 30, "all volumes in the store")
 
         alive = {"a": "alive", "b": "lost", "c": "alive"}
 
@@ -248,6 +263,10 @@ def test_a_start_that_waits_ends_when_it_is_told_to_stop(server: Server, tmp_pat
         ends("unfollowed", process)
 
 
+def in_store(folder: Path, volume: dict[str, Any]) -> Path:
+    return store_of(folder) / "volumes" / volume["path"].partition("volumes/")[2]
+
+
 def of_series(index: ReadIndex, ds: FileDataset) -> list[dict[str, Any]]:
     return index.volumes.of_series(str(ds.StudyInstanceUID), str(ds.SeriesInstanceUID))
 
@@ -256,14 +275,12 @@ def of_series(index: ReadIndex, ds: FileDataset) -> list[dict[str, Any]]:
 def test_a_series_waits_for_the_receiver_that_has_it_and_goes_on_when_that_is_back(
     server: Server, tmp_path: Path
 ) -> None:
-    url, store = server.create("stores", "migrated"), tmp_path / "store"
-    store.mkdir()
-    storage = {"URL": f"file://{store}"}
+    url, store = server.create("stores", "migrated"), store_of(tmp_path)
     first, second = make.ct_series(3), make.ct_series(3)
     uids = [one[0].SeriesInstanceUID for one in (first, second)]
     with (
-        Host(tmp_path, url, "r1", '["receive"]', storage) as r1,
-        Host(tmp_path, url, "c1", '["convert"]', storage) as c1,
+        Host(tmp_path, url, "r1", '["receive"]') as r1,
+        Host(tmp_path, url, "c1", '["convert"]') as c1,
     ):
         send(r1, first)
         until(lambda: c1.states(uids[0]) == ["converted"], 60, "the conversion from the store")

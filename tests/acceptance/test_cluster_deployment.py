@@ -80,9 +80,7 @@ def test_hosts_of_the_chart_and_of_compose_get_roles_and_share_index_and_object_
         for name, settings in given.items():
             assert settings.cluster.roles == (("convert" if "convert" in name else "receive"), "web")
         assert len({settings.index.url for settings in given.values()}) == 1
-        assert {(settings.storage.url, settings.storage.archive) for settings in given.values()} == {
-            ("s3://voxelnode/archive", None)
-        }
+        assert {settings.storage.url for settings in given.values()} == {"s3://voxelnode/archive"}
         assert {str(settings.storage.root) for settings in given.values()} == {"/var/lib/voxelnode"}
     for environment in hosts_of_chart(chart.manifests[1]).values():
         assert settings_of(environment, file, tmp_path, monkeypatch).index.url == SERVERS

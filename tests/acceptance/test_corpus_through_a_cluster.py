@@ -1,7 +1,7 @@
-"""Real series into two receivers, converted by two other hosts: one index, one archive, and the same volumes.
+"""Real series into two receivers, converted by two other hosts: one index, one object store, and the same volumes.
 
-Every series arrives in two associations, one with each receiver. The archive is a shared folder, or a bucket of S3 from
-which each host has copies only; volumes are then read from the bucket.
+Every series arrives in two associations, one with each receiver. The store is a folder or a bucket of S3, from which
+the volumes are read.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from node.index.engine.backend import ServerPlace
 from node.index.engine.place import upgrade
 from node.receive.dicom_files import MediaFile, SkippedFile, find_instances
 from tests.acceptance.served import until
-from tests.acceptance.test_cluster import Host
+from tests.acceptance.test_cluster import Host, store_of
 from tests.acceptance.test_corpus_through_the_node import OUT_OF_SCOPE, as_file
 from tests.crash.cluster import ROLES, rows
 from tests.object_store import ObjectStore, object_store
@@ -51,15 +51,18 @@ class Cluster:
     store: ObjectStore | None
 
     def volumes(self) -> list[dict[str, Any]]:
-        """The rows of current volumes, whose paths lead to the files of the archive, or to copies of its objects."""
+        """The rows of current volumes, whose paths lead to copies of the objects."""
         found = rows(self.receiver, "SELECT * FROM v_volumes WHERE NOT superseded")
-        if self.store is None:
-            return found
         for row in rows(self.receiver, "SELECT key FROM revision_files"):
             copy = self.folder / row["key"]
             copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_bytes(self.store.ask("GET", f"/archive/one/{row['key']}").content)
+            copy.write_bytes(self.content(row["key"]))
         return [row | {"path": str(self.folder / "volumes" / row["path"].partition("/volumes/")[2])} for row in found]
+
+    def content(self, key: str) -> bytes:
+        if self.store is not None:
+            return self.store.ask("GET", f"/archive/one/{key}").content
+        return (store_of(self.folder.parent) / key).read_bytes()
 
 
 @pytest.fixture(scope="module", params=["folder", "S3"])
@@ -69,7 +72,7 @@ def converted(
     folder = tmp_path_factory.mktemp("cluster")
     with ExitStack() as opened:
         url = opened.enter_context(start()).create("corpus")
-        upgrade(ServerPlace(url, folder / "archive"))
+        upgrade(ServerPlace(url, folder))
         store = opened.enter_context(object_store()) if request.param == "S3" else None
         storage = None if store is None else in_bucket(store, folder)
         hosts = {name: opened.enter_context(Host(folder, url, name, roles, storage)) for name, roles in ROLES.items()}
@@ -79,8 +82,7 @@ def converted(
             part = files[number::2]
             assert send_files(part, receiver.address, "SENDER") == len(part)
         until(lambda: is_settled(receivers[0], len(sent)), 600, "every instance indexed, every series converted")
-        if store is not None:
-            until(lambda: not rows(receivers[0], NOT_MOVED), 120, "every file in the store")
+        until(lambda: not rows(receivers[0], NOT_MOVED), 120, "every file in the store")
         yield Cluster(receivers[0], folder / "copies", store)
 
 

@@ -28,13 +28,13 @@ import psycopg
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from node.control.repository import open_for_import  # noqa: E402
+from node.control.repository import copy_archive, open_for_import  # noqa: E402
 from node.index.engine.backend import ServerPlace  # noqa: E402
 from node.index.engine.place import upgrade  # noqa: E402
 from node.receive.ingest import Announced  # noqa: E402
 from node.settings.model import ClusterSettings, IndexSettings, Settings, Storage  # noqa: E402
 from tests import make  # noqa: E402
-from tests.acceptance.test_cluster import Host  # noqa: E402
+from tests.acceptance.test_cluster import Host, in_folder, store_of  # noqa: E402
 from tests.benchmarks import processor  # noqa: E402
 from tests.benchmarks.growth import take  # noqa: E402
 from tests.integration.conftest import data_set_bytes  # noqa: E402
@@ -68,9 +68,9 @@ def data_sets(series: int, slices: int) -> Iterator[tuple[Announced, bytes]]:
 
 
 def fill(folder: Path, url: str, series: int, slices: int) -> None:
-    """Import series into the archive of the hosts; none of them is due."""
+    """Import series into the object store of the hosts; none of them is due."""
     settings = Settings(
-        storage=Storage(root=folder / "import", archive=folder / "archive", reserve_bytes=0),
+        storage=Storage(root=folder / "import", url=in_folder(folder)["URL"], reserve_bytes=0),
         index=IndexSettings(url=url),
         cluster=ClusterSettings(host="import"),
     )
@@ -78,6 +78,7 @@ def fill(folder: Path, url: str, series: int, slices: int) -> None:
         list(threads.map(lambda one: take(ingest, *one), data_sets(series, slices)))
         if not ingest.applier.catch_up(TOOK_SECONDS):
             raise SystemExit("the index does not follow")
+    copy_archive(settings, "store")
 
 
 def await_converted(server: Server, database: str) -> int:
@@ -125,7 +126,7 @@ def convert(folder: Path, server: Server, filled: str, hosts: int) -> tuple[int,
         seconds = time.perf_counter() - began
         used = sum(map(processor.seconds, processes)) - before
         server_used = processor.seconds(server.process) - server_before
-    shutil.rmtree(folder / "archive" / "volumes")
+    shutil.rmtree(store_of(folder) / "volumes")
     return series, seconds, used, server_used
 
 
@@ -162,7 +163,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="voxelnode-converters-") as temporary, start() as server:
         folder = Path(temporary)
         url = server.create("queue")
-        upgrade(ServerPlace(url, folder / "archive"))
+        upgrade(ServerPlace(url, folder))
         fill(folder, url, options.series, options.slices)
         server.run(f"UPDATE series SET {WAITS}", "queue")
         server.run("VACUUM ANALYZE", "queue")

@@ -195,16 +195,17 @@ def voxelnode(folder: Path, nodelay: str, checkout: Path = ROOT) -> Iterator[Rec
 
 @contextmanager
 def in_postgresql(folder: Path, nodelay: str, hosts: int, acknowledge: str) -> Iterator[Receiver]:
-    """So many receivers of one index and one archive, with a promise of `[journal] acknowledge`."""
+    """So many receivers of one index and one object store, with a promise of `[journal] acknowledge`."""
     with ExitStack() as opened:
         server = opened.enter_context(start())
+        (store := folder / "store").mkdir()
         environment = {
             "VOXELNODE_INDEX__URL": server.create("benchmark"),
-            "VOXELNODE_STORAGE__ARCHIVE": str(folder / "archive"),
+            "VOXELNODE_STORAGE__URL": f"file://{store}",
             "VOXELNODE_JOURNAL__ACKNOWLEDGE": acknowledge,
             "VOXELNODE_CLUSTER__ROLES": '["receive"]' if hosts > 1 else '["receive", "convert", "web"]',
         }
-        upgrade(ServerPlace(environment["VOXELNODE_INDEX__URL"], folder / "archive"))
+        upgrade(ServerPlace(environment["VOXELNODE_INDEX__URL"], folder))
         served = [
             opened.enter_context(node(folder / name, nodelay, VOXELNODE_CLUSTER__HOST=name, **environment))
             for name in (f"r{number}" for number in range(hosts))

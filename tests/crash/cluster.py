@@ -6,9 +6,9 @@ crashes and recovers. In the end, everything that was acknowledged must be in th
 each series must be converted from all of its instances, have one current revision, and no volume may lie in the archive
 that no row names. Leases last 4 s and series are quiet after 1 s.
 
-With ``--store``, each host has a root of its own, and the instances are in a bucket. Then the line to the bucket also
+The hosts share a folder as their object store or, with ``--bucket``, a bucket. Then the line to the bucket also
 refuses, breaks, delays and fails requests for some seconds, and a host is cut off from PostgreSQL, shorter and longer
-than its lease. In the end, the bucket must have every instance, and nothing else.
+than its lease. In the end, the store must have every instance, and nothing else.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from node.index.engine.backend import ServerPlace
 from node.index.engine.place import upgrade
 from node.settings.model import ClusterSettings, IndexSettings, Settings, Storage
 from tests import make
-from tests.acceptance.test_cluster import Host
+from tests.acceptance.test_cluster import Host, in_folder, store_of
 from tests.acceptance.test_kill import Sender
 from tests.crash.objects import FAULTS, HELD, Line, line_to, listing
 from tests.integration.conftest import data_set_bytes
@@ -61,10 +61,10 @@ class Cluster:
     def __init__(self, folder: Path, server: Server, chance: random.Random, store: ObjectStore | None) -> None:
         self.folder, self._store, self._chance = folder, store, chance
         self.url = server.create("cluster")
-        upgrade(ServerPlace(self.url, folder / "archive"))
+        upgrade(ServerPlace(self.url, folder))
         self.to_store: Line | None = None
         self.to_server: dict[str, Line] = {}
-        self.storage: dict[str, str] | None = None
+        self.storage = in_folder(folder)
         if store is not None:
             store.ask("PUT", "/archive")
             keys = folder / "keys"
@@ -78,8 +78,8 @@ class Cluster:
         self.receivers = [self.hosts["r1"], self.hosts["r2"]]
 
     def _host(self, server: Server, name: str, roles: str) -> Host:
-        if self.storage is None:
-            return Host(self.folder, self.url, name, roles)
+        if self._store is None:
+            return Host(self.folder, self.url, name, roles, self.storage)
         near = Path(tempfile.mkdtemp(prefix=f"{name}-", dir="/tmp"))  # the path of a socket is short
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(str(near / SOCKET))
@@ -123,11 +123,9 @@ class Cluster:
         deadline = time.monotonic() + SETTLE_SECONDS
         while True:
             states = Counter(row["state"] for row in self.rows("SELECT state FROM v_series"))
-            moving = 0
-            if self.storage is not None:
-                elsewhere = "WHERE place IS DISTINCT FROM 'store'"
-                for table in (f"images {elsewhere}", f"revision_files {elsewhere}", "object_removals", "host_removals"):
-                    moving += self.rows(f"SELECT count(*) AS n FROM {table}")[0]["n"]
+            moving, elsewhere = 0, "WHERE place IS DISTINCT FROM 'store'"
+            for table in (f"images {elsewhere}", f"revision_files {elsewhere}", "object_removals", "host_removals"):
+                moving += self.rows(f"SELECT count(*) AS n FROM {table}")[0]["n"]
             if set(states) == {"converted"} and states["converted"] == expected and not moving:
                 return
             assert time.monotonic() < deadline, f"not settled: {dict(states)}, {moving} to be moved"
@@ -136,15 +134,12 @@ class Cluster:
     def mistakes(self, sent: list[Sent]) -> list[str]:
         """Return what is wrong in the end, as sentences."""
         found = mistakes(self, sent)
-        if self._store is None or self.storage is None:
-            return found
         keys = {row["key"] for row in self.rows("SELECT key FROM images UNION ALL SELECT key FROM revision_files")}
-        objects = set(re.findall(r"<Key>one/((?:objects|volumes)/.*?)</Key>", listing(self._store)))
+        objects = self._objects()
         if objects != keys:
             found.append(f"the store lacks {len(keys - objects)} files, and has {len(objects - keys)} others")
         for file in self.rows("SELECT key, sha256 FROM revision_files"):
-            content = self._store.ask("GET", f"/archive/one/{file['key']}").content
-            if hashlib.sha256(content).hexdigest() != file["sha256"]:
+            if hashlib.sha256(self._content(file["key"])).hexdigest() != file["sha256"]:
                 found.append(f"{file['key']} has other bytes in the store")
         storage = {key.lower(): value for key, value in self.storage.items()}
         for host in self.hosts.values():
@@ -159,10 +154,18 @@ class Cluster:
 
     def is_as_sent(self, image: dict[str, Any], digest: str) -> bool:
         """Whether an instance has the bytes that were sent."""
-        if self._store is None:
-            return image["sha256"] == digest and (self.folder / "archive" / image["key"]).is_file()
-        content = self._store.ask("GET", f"/archive/one/{image['key']}").content
-        return hashlib.sha256(content[image["data_set_offset"] :]).hexdigest() == digest
+        return hashlib.sha256(self._content(image["key"])[image["data_set_offset"] :]).hexdigest() == digest
+
+    def _objects(self) -> set[str]:
+        if self._store is not None:
+            return set(re.findall(r"<Key>one/((?:objects|volumes)/.*?)</Key>", listing(self._store)))
+        store = store_of(self.folder)
+        return {str(path.relative_to(store)) for path in store.glob("*/**/*") if path.is_file()}
+
+    def _content(self, key: str) -> bytes:
+        if self._store is not None:
+            return self._store.ask("GET", f"/archive/one/{key}").content
+        return (store_of(self.folder) / key).read_bytes()
 
 
 class Sent:
@@ -247,7 +250,7 @@ def mistakes(cluster: Cluster, sent: list[Sent]) -> list[str]:
         if [row["instances"] for row in its] != [len(uids)]:
             found.append(f"series {uid} of {len(uids)} instances has the current revisions {its}")
     named = {str(Path(row["path"]).parent) for row in cluster.rows("SELECT path FROM volumes")}
-    archives = [cluster.folder / "archive", *(host.root for host in cluster.hosts.values())]
+    archives = [store_of(cluster.folder), *(host.root for host in cluster.hosts.values())]
     for uid in series:
         found += [
             f"no row names {folder}"
@@ -262,7 +265,9 @@ def main() -> None:
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--cycles", type=int, default=20)
     arguments.add_argument("--seed", type=int, default=0)
-    arguments.add_argument("--store", action="store_true", help="share an object store instead of a folder")
+    arguments.add_argument(
+        "--bucket", action="store_true", help="share a bucket instead of a folder, and harm the lines"
+    )
     options = arguments.parse_args()
     chance = random.Random(options.seed)
     counts: Counter[str] = Counter()
@@ -270,7 +275,7 @@ def main() -> None:
         folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="cluster-")))
         server = opened.enter_context(start())
         opened.callback(crash, server, "stop")  # `start` knows only the process that it started
-        store = opened.enter_context(object_store()) if options.store else None
+        store = opened.enter_context(object_store()) if options.bucket else None
         cluster = Cluster(folder, server, chance, store)
         opened.callback(cluster.close)
         hosts = cluster.hosts
@@ -286,7 +291,7 @@ def main() -> None:
             thread.start()
         for _ in range(options.cycles):
             time.sleep(chance.uniform(0.5, 4.0))
-            lines = ["line"] * 4 if options.store else []
+            lines = ["line"] * 4 if options.bucket else []
             victim = chance.choice([*hosts, *hosts, "server", *lines])
             if victim == "line":
                 victim = cluster.disturb()

@@ -34,7 +34,7 @@ from typing import Any
 from node.index.database.index import reading
 from node.index.engine.backend import ServerPlace
 from node.index.engine.place import IndexUnusable, upgrade
-from tests.acceptance.test_cluster import Host
+from tests.acceptance.test_cluster import Host, store_of
 from tests.crash.cluster import SENDERS, SETTLE_SECONDS, Sent, mistakes, send_until
 from tests.replication import Replicated, replicated
 
@@ -51,7 +51,7 @@ class Site:
         self.folder, self.servers = folder, servers
         servers.primary.create("failover")
         self.url = servers.url("failover")
-        upgrade(ServerPlace(self.url, folder / "archive"))
+        upgrade(ServerPlace(self.url, folder))
         waits = {"VOXELNODE_JOURNAL__ACKNOWLEDGE_SECONDS": "5", "VOXELNODE_SERIES__ABORTED_GRACE_SECONDS": "2"}
         self.hosts = {name: Host(folder, self.url, name, roles, **waits) for name, roles in ROLES.items()}
         self.receivers = [self.hosts["r1"], self.hosts["r2"]]
@@ -61,7 +61,8 @@ class Site:
             return index.series._rows(query)
 
     def is_as_sent(self, image: dict[str, Any], digest: str) -> bool:
-        return image["sha256"] == digest and (self.folder / "archive" / image["key"]).is_file()
+        places = [store_of(self.folder), *(host.root for host in self.hosts.values())]
+        return image["sha256"] == digest and any((place / image["key"]).is_file() for place in places)
 
     def harm(self, fault: str, chance: random.Random) -> None:
         """Do harm; in the end, a primary and a standby run."""

@@ -29,7 +29,7 @@ from node.index.database.index import Index
 from node.index.engine import postgresql, postgresql_expansion
 from node.index.engine.backend import IndexUnusable, ServerPlace
 from node.index.engine.place import check, upgrade
-from node.index.models import REVISION
+from node.index.models import REVISION, STORE
 from node.index.nouns.events import record_event
 from node.index.nouns.hosts import Forgotten, LeaseLost, Leases, Member
 from node.index.nouns.keyed_requests import KeyReused, KeyUnderWay
@@ -79,7 +79,9 @@ def hosts(server: Server, tmp_path: Path) -> Iterator[Callable[[str], Host]]:
     with ExitStack() as opened:
 
         def host(name: str) -> Host:
-            return Host(opened.enter_context(closing(Index(tmp_path, Metrics(), url=url, host=name))), name)
+            return Host(
+                opened.enter_context(closing(Index(tmp_path, Metrics(), url=url, host=name, has_roots=True))), name
+            )
 
         yield host
 
@@ -95,13 +97,15 @@ SOON = {"tcp_user_timeout": "300", "connect_timeout": "2"}
 
 
 def add(index: Index, now: dt.datetime, ds: FileDataset | None = None) -> None:
-    """Add an instance whose series has been due for a while."""
+    """Add an instance, in the store already, whose series has been due for a while."""
     if ds is None:
         [ds] = make.ct_series(1)
     syntax, data = str(ds.file_meta.TransferSyntaxUID), data_set_bytes(ds)
     key = f"objects/00000000/{ds.SOPInstanceUID}.dcm"
     received_at = now - dt.timedelta(seconds=10)
-    file = StoredFile(key, f"quarantine/{key}", len(data), "0" * 64, 0, syntax, "dicom", "CT", "", "", received_at)
+    file = StoredFile(
+        key, f"quarantine/{key}", len(data), "0" * 64, 0, syntax, "dicom", "CT", "", "", received_at, STORE
+    )
     index.instances.add([Arrived(instance_attributes(data, syntax), file, 1.0)])
 
 
@@ -218,19 +222,15 @@ def test_files_of_a_conversion_of_another_host_are_no_strays(hosts: Callable[[st
     add(a.index, now)
     claimed = a.index.series.claim_due(now)
     assert claimed is not None
-    archive, of_a = (Archive(tmp_path / "archive", host=name, of_host=tmp_path) for name in "ba")
+    archive = Archive(tmp_path / "archive", host="b")
+    copies = archive.root / "objects/00000007-a"
     published, stray = archive.root / revision_folder(claimed), archive.root / "volumes/1.2/3.4/1-01234567"
-    for folder in (published, stray, archive.work / "x", of_a.work / "y"):
+    for folder in (published, stray, archive.work / "x", copies):
         folder.mkdir(parents=True)
-    (of_a.incoming / "large.part").touch()
-    keys = of_a.new_key(), archive.new_key()
-    assert keys[0].startswith("objects/00000000-a/")
-    assert keys[1].startswith("objects/00000000-b/")
+    assert archive.new_key().startswith("objects/00000000-b/")
     sweep(archive, b.index)
     assert (published.exists(), stray.exists(), list(archive.work.iterdir())) == (True, False, [])
-    assert archive.sweep_incoming() == 0
-    assert (of_a.work / "y").exists()
-    assert (archive.folders(), of_a.folders()) == (["00000000-b"], ["00000000-a"])
+    assert (archive.folders(), archive.local_folders()) == (["00000000-b"], ["00000000-b", "00000007-a"])
 
 
 @pytest.mark.slow
@@ -378,13 +378,15 @@ def test_standbys_are_counted_by_how_they_follow(hosts: Callable[[str], Host], s
 
 
 @pytest.mark.slow
-def test_a_host_with_another_archive_is_refused_while_one_lives(server: Server, tmp_path: Path) -> None:
-    url = server.create("archives", "migrated")
+def test_a_second_host_without_an_object_store_is_refused_while_one_lives(server: Server, tmp_path: Path) -> None:
+    url = server.create("roots", "migrated")
     with closing(Index(tmp_path / "one", Metrics(), url=url, host="a")) as index:
         host = Host(index, "a")
         host.beat(index.now())
-        with pytest.raises(IndexUnusable, match=r"in use by a, with files in .*one: set \[storage\] archive"):
+        with pytest.raises(IndexUnusable, match=r"in use by a: hosts .* share an object store"):
             Index(tmp_path / "two", Metrics(), url=url, host="b")
+        with pytest.raises(IndexUnusable, match="in use by a"):  # on another machine, where its root has the same path
+            Index(tmp_path / "one", Metrics(), url=url, host="b")
         index.hosts.leave("a", index.now())
     Index(tmp_path / "two", Metrics(), url=url, host="b").close()
 
@@ -394,7 +396,7 @@ def test_a_host_writes_again_after_silence_though_the_server_still_knows_its_old
     server: Server, line: Line, tmp_path: Path
 ) -> None:
     server.create("silence", "migrated")
-    with closing(Index(tmp_path, Metrics(), url=line.url("silence", **SOON), host="a")) as index:
+    with closing(Index(tmp_path, Metrics(), url=line.url("silence", **SOON), host="a", has_roots=True)) as index:
         host = Host(index, "a")
         host.beat(index.now())
         line.silence()
@@ -439,10 +441,13 @@ def test_a_conversion_ends_when_its_claim_is_lost_or_its_host_is_cut_off(
 ) -> None:
     url = server.create("claims", "migrated")
     with ExitStack() as opened, capture_logs() as lines:
-        a = Host(opened.enter_context(closing(Index(tmp_path, Metrics(), url=url, host="a"))), "a")
-        b = Host(opened.enter_context(closing(Index(tmp_path, Metrics(), url=url, host="b"))), "b")
+        a = Host(opened.enter_context(closing(Index(tmp_path, Metrics(), url=url, host="a", has_roots=True))), "a")
+        b = Host(opened.enter_context(closing(Index(tmp_path, Metrics(), url=url, host="b", has_roots=True))), "b")
         c = Host(
-            opened.enter_context(closing(Index(tmp_path, Metrics(), url=line.url("claims", **SOON), host="c"))), "c"
+            opened.enter_context(
+                closing(Index(tmp_path, Metrics(), url=line.url("claims", **SOON), host="c", has_roots=True))
+            ),
+            "c",
         )
         now = a.index.now()
         a.beat(now), b.beat(now)
@@ -535,7 +540,7 @@ def test_a_newer_version_migrates_while_others_read_and_write(
         return 0.01
 
     monkeypatch.setattr(postgresql_expansion, "_pause", pause)
-    index = Index(tmp_path, Metrics(), url=url, host="a")
+    index = Index(tmp_path, Metrics(), url=url, host="a", has_roots=True)
     now = index.now()
     Host(index, "a").beat(now)
     add(index, now)
@@ -561,7 +566,7 @@ def test_a_newer_version_migrates_while_others_read_and_write(
     add(index, now)  # the version before goes on
     with index.reading() as view:
         assert view.instances.totals()["instances"] == 3
-    Index(tmp_path, Metrics(), url=url, host="c").close()  # and starts on it
+    Index(tmp_path, Metrics(), url=url, host="c", has_roots=True).close()  # and starts on it
     assert check(place) == []
 
     with newer(contracted), pytest.raises(IndexUnusable, match=r"\(migration .*\): stop a \(voxelnode 1\), then start"):
@@ -634,7 +639,7 @@ def test_a_migration_that_contracts_the_schema_first_builds_what_one_that_was_ki
             assert "backup" not in str(refused.value)
         assert upgrade(place) == (f"{int(REVISION) + 1:04}", last)
         assert upgrade(place) == (last, last)
-        Index(tmp_path, Metrics(), url=url, host="c").close()
+        Index(tmp_path, Metrics(), url=url, host="c", has_roots=True).close()
     assert server.run("SELECT key FROM about WHERE key = 'owed_indexes'", "contracted") == []
     indexes = "SELECT indexname FROM pg_indexes WHERE indexname IN ('ix_images_colour', 'ix_images_sha256')"
     assert server.run(indexes, "contracted") == [("ix_images_sha256",)]
@@ -644,7 +649,7 @@ def test_a_migration_that_contracts_the_schema_first_builds_what_one_that_was_ki
 def test_a_request_with_a_key_is_under_way_on_one_host_only(server: Server, tmp_path: Path) -> None:
     url = server.create("keyed", "migrated")
     with ExitStack() as opened:
-        a, b = (Index(tmp_path, Metrics(), url=url, host=host) for host in ("a", "b"))
+        a, b = (Index(tmp_path, Metrics(), url=url, host=host, has_roots=True) for host in ("a", "b"))
         for index in (a, b):
             opened.callback(index.close)
         request = "admin", "key", "fingerprint", a.now()

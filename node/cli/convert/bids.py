@@ -138,7 +138,7 @@ def _from_node(settings: Settings) -> Iterator[tuple[Source, Path]]:
         reading(settings.storage.root, settings.index.url) as index,
         archive_files(settings) as local,
     ):
-        yield IndexSource(index, local), settings.archive_folder
+        yield IndexSource(index, local), settings.storage.root.absolute()
 
 
 @contextmanager

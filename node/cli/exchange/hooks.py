@@ -195,7 +195,7 @@ def _with_files(message: HookMessage, settings: Settings) -> Iterator[HookMessag
     from node.index.database.index import reading
     from node.notify.message import files_of, with_paths
 
-    root = settings.archive_folder
+    root = settings.storage.root.absolute()
     with (
         reading(settings.storage.root, settings.index.url) as index,
         archive_files(settings) as local,

@@ -43,7 +43,7 @@ def send(
     settings = load(config, storage__root=root).settings
     if not uids and patient is None:
         raise typer.BadParameter("Give UIDs, or --patient ID.")
-    folder = settings.archive_folder
+    folder = settings.storage.root.absolute()
 
     from node.association.addresses import address_of
     from node.association.client import send as sending
@@ -58,7 +58,7 @@ def send(
     with (
         archive_files(settings) as local,
         _progress(len(chosen)) as advance,
-        _transcoder(folder / "incoming" / settings.archive_host) as transcode,
+        _transcoder(folder / "incoming") as transcode,
     ):
         instances = outgoing_of(chosen.values(), folder, local)
         for sent in sending.send(instances, peer, calling, transcode, settings.dicom.response_seconds):

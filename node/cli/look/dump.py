@@ -80,7 +80,7 @@ def _of_stored(uid: str, config: Path | None, root: Path | None) -> tuple[Path, 
         file = index.instances.current(uid)
     if file is None:
         raise UsageError(f"{uid}: no stored instance has this SOP Instance UID and no file has this name; check --root")
-    path = settings.archive_folder / file.key
+    path = settings.storage.root.absolute() / file.key
     with archive_files(settings) as local:
         try:
             return path, _dumped(local(file))

@@ -25,7 +25,7 @@ def list_(config: ConfigFile = None, root: Root = None, json: Json = False) -> N
     from node.receive.quarantine import quarantined
 
     with reading_index(config, root) as index:
-        files = quarantined(settings.archive_folder, index)
+        files = quarantined(settings.storage.root.absolute(), index)
     if json:
         print_json([asdict(file) for file in files])
     elif not files:
@@ -48,7 +48,7 @@ def show(name: Name, config: ConfigFile = None, root: Root = None, json: Json = 
 
     from node.receive.quarantine import examined
 
-    folder = settings.archive_folder
+    folder = settings.storage.root.absolute()
     with reading_index(config, root) as index:
         found = examined(folder, index, name)
     fields = {**asdict(found.file), **{key: value for key, value in asdict(found).items() if key != "file"}}
@@ -96,7 +96,7 @@ def purge(
     wanted = names or []
     if everything:
         with reading_index(config, root) as index:
-            wanted = [file.name for file in quarantined(settings.archive_folder, index)]
+            wanted = [file.name for file in quarantined(settings.storage.root.absolute(), index)]
     if wanted:
         question = f"Permanently delete {len(wanted)} files in quarantine? Some may be the only copy of an instance."
         confirm("purging", question, yes)

@@ -47,7 +47,7 @@ def install(
     from node.web.viewers import BASE, OHIF
     from node.web.viewers import install as install_ohif
 
-    count = install_ohif(settings.archive_folder, package, registry)
+    count = install_ohif(settings.storage.root.absolute(), package, registry)
     print(f"installed {OHIF.name} {OHIF.version}, {count} files; the node serves it at {BASE}")
 
 
@@ -58,7 +58,11 @@ def remove(viewer: Name, config: ConfigFile = None, root: Root = None) -> None:
 
     from node.web import viewers
 
-    print(f"{viewer.value} removed" if viewers.remove(settings.archive_folder) else f"{viewer.value} is not installed")
+    print(
+        f"{viewer.value} removed"
+        if viewers.remove(settings.storage.root.absolute())
+        else f"{viewer.value} is not installed"
+    )
 
 
 @app.command("list")
@@ -68,12 +72,12 @@ def list_(config: ConfigFile = None, root: Root = None, json: Json = False) -> N
 
     from node.web.viewers import OHIF, folder_of, installed
 
-    installation = installed(settings.archive_folder)
+    installation = installed(settings.storage.root.absolute())
     row = {
         "viewer": Viewer.OHIF.value,
         "installed": None if installation is None else installation["version"],
         "offered": OHIF.version,
-        "folder": folder_of(settings.archive_folder),
+        "folder": folder_of(settings.storage.root.absolute()),
     }
     if json:
         print_json([row])

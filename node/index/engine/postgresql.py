@@ -317,19 +317,18 @@ def enter(connection: Connection, place: ServerPlace) -> None:
     if place.has_roots:
         _enter_with_own_root(connection, place)
         return
-    of_root = connection.exec_driver_sql("SELECT value FROM about WHERE key = 'root'").scalar()
     key = connection.exec_driver_sql("SELECT key FROM images WHERE NOT file_missing ORDER BY id DESC LIMIT 1").scalar()
-    if of_root not in (None, str(place.root)):
+    if key is None or not (place.root / key).exists():  # else it is the root of that host, which has another name now
         others = connection.execute(
             text("SELECT name FROM hosts WHERE name <> :host AND lease_until > timezone('utc', clock_timestamp())"),
             {"host": place.host},
         ).scalars()
         if names := ", ".join(sorted(others)):
             raise IndexUnusable(
-                f"{place} is in use by {names}, with files in {of_root}: set [storage] archive to the folder that all "
-                f"hosts share, at the same path on each; here it is {place.root}"
+                f"{place} is in use by {names}: hosts of one index share an object store, so set [storage] url on each"
             )
-        if key is not None and not (place.root / key).exists():
+        of_root = connection.exec_driver_sql("SELECT value FROM about WHERE key = 'root'").scalar()
+        if key is not None and of_root not in (None, str(place.root)):
             raise IndexUnusable(
                 f"{place} is the index of {of_root}, and {place.root} lacks its file {key}: check [storage] root and "
                 "[index] url, or make a database of its own for this root"

@@ -231,15 +231,13 @@ POSTGRESQL = '[index]\nurl = "postgresql://v@db/v"\n'
     [
         ("", "local"),
         (POSTGRESQL, "local"),
-        (POSTGRESQL + '[cluster]\nhost = "r1"\n', "index"),
-        (POSTGRESQL + '[cluster]\nroles = ["receive"]\n', "index"),
-        (POSTGRESQL + '[storage]\narchive = "/srv/voxelnode"\n', "index"),
+        (POSTGRESQL + '[cluster]\nhost = "r1"\n', "local"),
         (POSTGRESQL + '[storage]\nurl = "file:///srv/store"\n', "index"),
-        (POSTGRESQL + '[cluster]\nhost = "r1"\n[journal]\nacknowledge = "local"\n', "local"),
+        (POSTGRESQL + '[storage]\nurl = "file:///srv/store"\n[journal]\nacknowledge = "local"\n', "local"),
         ('[storage]\nurl = "file:///srv/store"\n[journal]\nacknowledge = "object"\n', "object"),
     ],
 )
-def test_hosts_that_share_an_index_acknowledge_once_it_has_the_instance(
+def test_hosts_that_share_index_and_store_acknowledge_once_it_has_the_instance(
     tmp_path: Path, tables: str, acknowledge: str
 ) -> None:
     (tmp_path / "c.toml").write_text(tables)
@@ -255,3 +253,9 @@ def test_a_promise_of_the_object_store_needs_one(tmp_path: Path) -> None:
         UsageError, match=r'c.toml: journal: acknowledge = "object" needs an object store: set \[storage\]'
     ):
         load(tmp_path / "c.toml")
+
+
+@pytest.mark.parametrize("tables", ["", POSTGRESQL, '[storage]\nurl = "file:///srv/store"\n'])
+def test_roles_need_an_index_and_a_store_that_hosts_can_share(tables: str) -> None:
+    [told] = problems(written(tables + '[cluster]\nroles = ["receive"]\n'))
+    assert "roles share work of hosts with one index and one store: set [index] url and [storage] url" in told
