@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from sqlalchemy import Connection, delete, select
-from sqlalchemy.dialects.sqlite import insert
 
 from node.index.engine.backend import backend_of
 from node.index.engine.hot_statements import Prepared
 from node.index.engine.repository import IndexRepository, on_reader, on_writer
+from node.index.engine.sql import insert
 from node.index.models import AboutRow
 from node.index.records import Applied
 

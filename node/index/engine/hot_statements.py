@@ -15,17 +15,14 @@ from sqlalchemy import (
     ClauseElement,
     Connection,
     Dialect,
-    Integer,
     Select,
-    String,
     Table,
-    bindparam,
-    cast,
-    func,
     insert,
     select,
 )
 from sqlalchemy.dialects import sqlite
+
+from node.index.engine.sql import JsonArray, JsonGroupArray
 
 
 class Prepared:
@@ -34,8 +31,7 @@ class Prepared:
     Parameters
     ----------
     statement : ClauseElement
-        An INSERT, UPDATE or SELECT; rows are returned as the driver gives them. Columns that it compares
-        with a list have an index; see `node.index.engine.postgresql_sql.with_arrays`.
+        An INSERT, UPDATE or SELECT; rows are returned as the driver gives them.
     columns : iterable of str or None
         The columns that an INSERT sets.
     """
@@ -74,11 +70,7 @@ class Prepared:
 
     @cached_property
     def _in_postgresql(self) -> _Compiled:
-        from node.index.engine.postgresql_sql import in_postgresql, with_arrays
-
-        compiled = _Compiled(self._statement, self._columns, _postgresql())
-        compiled.sql = with_arrays(in_postgresql(compiled.sql))
-        return compiled
+        return _Compiled(self._statement, self._columns, _postgresql())
 
 
 class PreparedInsert:
@@ -124,10 +116,10 @@ class PreparedInsert:
 
     @cached_property
     def _in_postgresql(self) -> tuple[str, _Compiled]:
-        from node.index.engine.postgresql import next_number, unbounded
+        from node.index.engine.postgresql import next_number
 
         dialect = _postgresql()
-        types = (unbounded(self._table.c[name].type.compile(dialect)) for name in self._names)
+        types = (self._table.c[name].type.compile(dialect) for name in self._names)
         arrays = ", ".join(f"%s::{kind}[]" for kind in types)
         columns = ", ".join(f'"{name}"' for name in self._names)
         # OFFSET 0 keeps the subquery apart: rows get their ids before they are sorted.
@@ -169,7 +161,7 @@ class PreparedRows:
 
     def __init__(self, statement: Select[*tuple[Any, ...]]) -> None:
         rows = statement.subquery()
-        self._prepared = Prepared(select(func.json_group_array(func.json_array(*rows.c))))
+        self._prepared = Prepared(select(JsonGroupArray(JsonArray(*rows.c))))
 
     def read(self, connection: Connection, **values: Any) -> list[list[Any]]:
         """Return the rows: texts, numbers and None. Raises the same exceptions as `Prepared.execute`."""
@@ -183,22 +175,15 @@ def read_ids(connection: Connection, statement: Select[int]) -> list[int]:
     SQLite keeps the order of a subquery that has a limit.
     """
     rows = statement.subquery()
-    found = connection.execute(select(func.json_group_array(*rows.c))).scalar_one()
+    found = connection.execute(select(JsonGroupArray(*rows.c))).scalar_one()
     ids: list[int] = json.loads(found) if isinstance(found, str) else found  # the driver of PostgreSQL parses JSON
     return ids
 
 
-def listed_ids() -> Select[Any]:
-    """Return a SELECT of row ids that are bound as ``ids``, a JSON array: one text for any number of them."""
-    return select(cast(func.json_each(bindparam("ids", type_=String)).table_valued("value").c.value, Integer))
-
-
 def _postgresql() -> Dialect:
-    from sqlalchemy.dialects.postgresql.psycopg import dialect
+    from node.index.engine.postgresql import IndexDialect, to_json
 
-    from node.index.engine.postgresql import to_json
-
-    return dialect(paramstyle="format", json_serializer=to_json)  # type: ignore[no-untyped-call]
+    return IndexDialect(paramstyle="format", json_serializer=to_json)  # type: ignore[no-untyped-call]
 
 
 def _cursor(driver: Any) -> Any:

@@ -36,11 +36,11 @@ from psycopg.errors import (
     UniqueViolation,
 )
 from psycopg.types.string import StrDumperUnknown
-from sqlalchemy import Column, Connection, Engine, Integer, String, create_engine, event, text
-from sqlalchemy.dialects.postgresql.base import PGDDLCompiler
-from sqlalchemy.dialects.sqlite.dml import OnConflictDoNothing, OnConflictDoUpdate
+from sqlalchemy import BigInteger, Connection, Engine, Integer, String, create_engine, event, text
+from sqlalchemy.dialects import registry
+from sqlalchemy.dialects.postgresql.base import PGTypeCompiler
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.types import TypeEngine
 
 from node.index.engine.backend import COMPLETED, FOLLOWED, IndexUnusable, Overtaken, ServerPlace, Settled
@@ -113,7 +113,7 @@ def open_engine(place: ServerPlace, *, read_only: bool = False, alone: bool = Fa
     if place.host:  # commands of people have no host
         servers.remember(place.root / f"timeline-{place.host}")
     engine = create_engine(
-        "postgresql+psycopg://",  # libpq reads the URL: SQLAlchemy does not know lists of hosts with ports
+        "voxelnode://",  # libpq reads the URL: SQLAlchemy does not know lists of hosts with ports
         connect_args={
             "options": options,
             "application_name": "voxelnode",
@@ -127,7 +127,6 @@ def open_engine(place: ServerPlace, *, read_only: bool = False, alone: bool = Fa
         pool_size=min(5, MAX_CONNECTIONS) if read_only else 1,
         max_overflow=MAX_CONNECTIONS - 5 if read_only else 0,
     )
-    engine.dialect.ddl_compiler = _Ddl
     kind = psycopg.Connection if read_only else WriterConnection
     event.listen(engine, "do_connect", lambda dialect, record, _, parameters: servers.connect(kind, **parameters))
     event.listen(engine, "connect", _replace_nul)
@@ -539,7 +538,7 @@ def bounded(connection: Connection, is_over: Callable[[], bool]) -> Iterator[Non
 
 
 def is_other_type(_: object, __: object, ___: object, there: TypeEngine[Any], known: TypeEngine[Any]) -> bool | None:
-    """Integers and texts have no bounds; see `_Ddl`."""
+    """Integers and texts have no bounds; see `_Types`."""
     same = any(isinstance(there, kind) and isinstance(known, kind) for kind in (Integer, String))
     return False if same else None
 
@@ -737,34 +736,27 @@ def _reading(place: ServerPlace) -> Iterator[Connection]:
         engine.dispose()
 
 
-class _Ddl(PGDDLCompiler):
-    """Neither the length of a text nor an integer of 64 bits is bounded, as in SQLite: peers send what the standard
+class _Types(PGTypeCompiler):
+    """Neither the length of a text nor a number of 64 bits is out of bounds, as in SQLite: peers send what the standard
     does not allow, and it is stored."""
 
-    def get_column_specification(self, column: Column[Any], **keywords: Any) -> str:
-        specification = str(super().get_column_specification(column, **keywords))  # type: ignore[no-untyped-call]
-        return unbounded(specification)
+    def visit_INTEGER(self, type_: Any, **keywords: Any) -> str:
+        return "BIGINT"
+
+    def visit_VARCHAR(self, type_: Any, **keywords: Any) -> str:
+        return "VARCHAR"
 
 
-def unbounded(specification: str) -> str:
-    """Return the type of a column, or what begins with it, without a bound of its values."""
-    return _BOUNDED.sub(lambda match: _UNBOUNDED[match[1]], specification)
+class _Integer(BigInteger):
+    """Numbers rows by a BIGSERIAL, and is cast in no statement: the driver gives a number the size that it needs."""
 
 
-_UNBOUNDED = {"INTEGER": "BIGINT", "SERIAL": "BIGSERIAL", "VARCHAR": "VARCHAR"}
-_BOUNDED = re.compile(r"\b(INTEGER|SERIAL|VARCHAR)\b(?:\(\d+\))?")
+class IndexDialect(PGDialect_psycopg):
+    """PostgreSQL, with the types of SQLite."""
+
+    supports_statement_cache = True
+    type_compiler_cls = _Types
+    colspecs = PGDialect_psycopg.colspecs | {Integer: _Integer}
 
 
-# INSERT ... ON CONFLICT is the same in both, but each dialect of SQLAlchemy has classes of its own.
-
-
-@compiles(OnConflictDoNothing, "postgresql")
-def _do_nothing(clause: Any, compiler: Any, **keywords: Any) -> str:
-    clause.constraint_target = None
-    return str(compiler.visit_on_conflict_do_nothing(clause, **keywords))
-
-
-@compiles(OnConflictDoUpdate, "postgresql")
-def _do_update(clause: Any, compiler: Any, **keywords: Any) -> str:
-    clause.constraint_target = None
-    return str(compiler.visit_on_conflict_do_update(clause, **keywords))
+registry.register("voxelnode", __name__, IndexDialect.__name__)

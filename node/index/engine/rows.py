@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from sqlalchemy import Connection, Result, Select, UnaryExpression, func, select, text
-from sqlalchemy.sql.operators import custom_op
+from sqlalchemy import Connection, Result, Select, func, select, text
 
 from node.index.engine.backend import backend_of
 
 Row = dict[str, Any]
-
-
-def unindexed(column: Any) -> Any:
-    """Return a column with a unary plus: SQLite then searches by another one, or reads the rows in their order."""
-    return UnaryExpression(column, operator=custom_op("+"), type_=column.type)
 
 
 def distinct_values(column: Any) -> Select[Any]:

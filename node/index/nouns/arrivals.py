@@ -15,7 +15,7 @@ from sqlalchemy import JSON, Connection, bindparam, case, or_, select, update
 from node.errors import VoxelnodeError
 from node.index.engine.backend import Overtaken
 from node.index.engine.hot_statements import Prepared, PreparedInsert
-from node.index.engine.listed import listed_in
+from node.index.engine.sql import looked_up_in
 from node.index.models import OPEN_STATES, Base, ConflictRow, ImageRow, SeriesRow, StudyRow
 from node.index.nouns.departures import leave_series
 from node.index.nouns.levels import (
@@ -104,7 +104,7 @@ _IMAGES = select(
     ImageRow.series_id,
     ImageRow.file_missing,
     ImageRow.spool_host,
-).where(listed_in(ImageRow.sop_instance_uid, bindparam("uids", type_=JSON)))
+).where(looked_up_in(ImageRow.sop_instance_uid, bindparam("uids", type_=JSON)))
 _FIND_IMAGES = Prepared(_IMAGES)
 _HOLD_IMAGES = Prepared(_IMAGES.order_by(ImageRow.sop_instance_uid).with_for_update())
 _FIND_LOSERS = select(ConflictRow.key).where(
@@ -138,7 +138,7 @@ _SERIES_GREW = Prepared(
 
 _HOLD_WAITS = Prepared(
     select(SeriesRow.id, SeriesRow.state, SeriesRow.waits)
-    .where(listed_in(SeriesRow.id, bindparam("ids", type_=JSON)))
+    .where(looked_up_in(SeriesRow.id, bindparam("ids", type_=JSON)))
     .order_by(SeriesRow.id)
     .with_for_update(key_share=True)  # others insert images of the series meanwhile
 )

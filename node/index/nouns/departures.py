@@ -5,10 +5,10 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, and_, delete, insert, select, update
-from sqlalchemy.dialects.sqlite import insert as insert_or_not
+from sqlalchemy import Connection, and_, delete, select, update
 
 from node.index.engine.about import STORE, about
+from node.index.engine.sql import insert
 from node.index.models import (
     ConversionRow,
     ExclusionRow,
@@ -88,7 +88,7 @@ def owe_host_removals(connection: Connection, paths: Sequence[str], now: dt.date
     hosts = list(connection.scalars(select(HostRow.name).order_by(HostRow.name)))
     rows = [{"host": host, "path": path, "ordered_at": now} for host in hosts for path in sorted(paths)]
     if rows:
-        connection.execute(insert_or_not(HostRemovalRow).on_conflict_do_nothing(), rows)
+        connection.execute(insert(HostRemovalRow).on_conflict_do_nothing(), rows)
 
 
 def delete_empty_levels(connection: Connection, study_id: int | None) -> None:

@@ -20,7 +20,6 @@ from time import monotonic
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, delete, exists, func, select, update
-from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.orm import join
 
 from node.errors import UsageError, VoxelnodeError
@@ -28,6 +27,7 @@ from node.index.engine.about import set_about
 from node.index.engine.backend import backend_of
 from node.index.engine.repository import IndexRepository, on_reader, on_writer
 from node.index.engine.rows import ReadRepository, Row
+from node.index.engine.sql import insert
 from node.index.models import (
     ConflictRow,
     HostRemovalRow,

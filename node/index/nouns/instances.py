@@ -30,9 +30,9 @@ from node.errors import VoxelnodeError
 from node.failpoints import reached
 from node.index.engine.about import set_applied
 from node.index.engine.hot_statements import Prepared
-from node.index.engine.listed import listed_in
 from node.index.engine.repository import IndexRepository, on_reader, on_writer
 from node.index.engine.rows import PagedRepository, Row
+from node.index.engine.sql import looked_up_in
 from node.index.engine.writer import IndexWriter
 from node.index.models import (
     SPOOL,
@@ -73,7 +73,7 @@ _FIND_HELD = Prepared(
         ImageRow.file_missing,
         ImageRow.place,
         ImageRow.spool_host,
-    ).where(listed_in(ImageRow.sop_instance_uid, bindparam("uids", type_=JSON)))
+    ).where(looked_up_in(ImageRow.sop_instance_uid, bindparam("uids", type_=JSON)))
 )
 
 

@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import structlog
-from sqlalchemy import JSON, Connection, and_, bindparam, insert, select, update
-from sqlalchemy.dialects.sqlite import insert as insert_or_not
+from sqlalchemy import JSON, Connection, and_, bindparam, select, update
 from sqlalchemy.orm import aliased, join
 
 from node.dicom.attributes import InstanceAttributes
 from node.index.engine.backend import Overtaken, backend_of
 from node.index.engine.hot_statements import Prepared
-from node.index.engine.listed import listed_in
+from node.index.engine.sql import insert, looked_up_in
 from node.index.models import ConflictRow, PatientRow, SeriesRow, StudyRow
 from node.index.nouns.departures import delete_empty_patient
 from node.index.nouns.events import EventKind, EventUids, record_event
@@ -39,7 +38,7 @@ _FIND_PLACES = Prepared(
         SeriesRow.state,
     )
     .select_from(join(SeriesRow, StudyRow).join(PatientRow))
-    .where(listed_in(SeriesRow.series_instance_uid, bindparam("series", type_=JSON)))
+    .where(looked_up_in(SeriesRow.series_instance_uid, bindparam("series", type_=JSON)))
 )
 
 Places = Mapping[tuple[str, str], tuple[int, str, str]]
@@ -192,7 +191,7 @@ def _compare_persons(connection: Connection, arrived: Arrived, known: Any) -> No
 def _inserted(
     connection: Connection, table: type[PatientRow | StudyRow | SeriesRow], values: Mapping[str, object]
 ) -> int:
-    inserted = insert_or_not(table).values(values).on_conflict_do_nothing().returning(table.id)
+    inserted = insert(table).values(values).on_conflict_do_nothing().returning(table.id)
     if (row_id := connection.scalar(inserted)) is None:
         raise Overtaken(f"another writer has inserted a row of {table.__tablename__} meanwhile")
     return int(row_id)

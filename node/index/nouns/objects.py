@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, Select, delete, exists, func, select, text, update
-from sqlalchemy.dialects.sqlite import insert
 
 from node.index.converted import SeriesKey
 from node.index.engine.about import STORE as STORE_IDENTITY
 from node.index.engine.about import STORE_SPOOLED, set_about
 from node.index.engine.repository import IndexRepository, on_reader, on_writer
+from node.index.engine.sql import insert
 from node.index.engine.writer import IndexWriter
 from node.index.models import (
     SPOOL,

@@ -9,7 +9,7 @@ from sqlalchemy import JSON, Connection, bindparam, func, or_, select
 
 from node.completeness import Performed, performed
 from node.index.engine.hot_statements import Prepared
-from node.index.engine.listed import listed_in
+from node.index.engine.sql import looked_up_in
 from node.index.models import ImageRow, PerformedSeriesRow
 
 _LISTS = Prepared(
@@ -23,7 +23,7 @@ _LISTS = Prepared(
 )
 _LISTED = Prepared(
     select(PerformedSeriesRow.series_instance_uid).where(
-        listed_in(PerformedSeriesRow.series_instance_uid, bindparam("uids", type_=JSON))
+        looked_up_in(PerformedSeriesRow.series_instance_uid, bindparam("uids", type_=JSON))
     )
 )
 _COUNT = Prepared(select(func.count()).where(ImageRow.series_id == bindparam("id")))

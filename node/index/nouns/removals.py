@@ -5,9 +5,9 @@ from __future__ import annotations
 import datetime as dt
 
 from sqlalchemy import ColumnElement, Connection, delete, func, literal, select, true
-from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.orm import InstrumentedAttribute, join
 
+from node.index.engine.sql import insert
 from node.index.models import HostRemovalRow, HostRow, ImageRow, ObjectRemovalRow, RevisionFileRow, Utc
 
 _NAME_LENGTH = len("0123456789abcdef0123456789abcdef.dcm")

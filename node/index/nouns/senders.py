@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from math import ceil
 
 from sqlalchemy import Connection, select
-from sqlalchemy.dialects.sqlite import insert
 
 from node.index.engine.repository import IndexRepository, on_reader
 from node.index.engine.rows import ReadRepository, Row
+from node.index.engine.sql import insert
 from node.index.models import ImageRow, SenderRow
 
 MAX_SERIES = 50

@@ -27,9 +27,9 @@ from sqlalchemy.orm import aliased, join
 from node.completeness import COUNTED_RULES, Certainty, certainty
 from node.dicom.names import folded
 from node.index.engine.hot_statements import read_ids
-from node.index.engine.listed import listed_in
 from node.index.engine.repository import IndexRepository, on_reader, on_writer
 from node.index.engine.rows import ReadRepository, Row, distinct_values
+from node.index.engine.sql import listed_in
 from node.index.models import OPEN_STATES, ConversionRow, ImageRow, PatientRow, SeriesRow, StudyRow, VolumeRow
 from node.index.nouns.events import record_event
 from node.index.records import StoredStudy

@@ -17,7 +17,7 @@ from sqlalchemy.types import TypeDecorator
 from node.dicom.key_values import Between, InItem, Like, Match, Moments, NameLike, NameWords, OneOf
 from node.dicom.keys import Key, Level
 from node.dicom.matching import Condition, Query
-from node.index.engine.listed import listed_in
+from node.index.engine.sql import listed_in
 from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
 
 TABLES: dict[Level, type[DeclarativeBase]] = {

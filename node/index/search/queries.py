@@ -12,13 +12,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Select, String, UnaryExpression, cast, func, literal, select, text
-from sqlalchemy.sql.operators import custom_op
+from sqlalchemy import Connection, Select, String, bindparam, cast, func, literal, select, text
 
 from node.dicom.answers import Answer, Item
 from node.dicom.keys import Key, Level, key_of
 from node.dicom.matching import Query
-from node.index.engine.hot_statements import PreparedRows, listed_ids, read_ids
+from node.index.engine.hot_statements import PreparedRows, read_ids
+from node.index.engine.sql import Unindexed, looked_up_in
 from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.search.conditions import PARENT, TABLES, restrictions
 
@@ -30,9 +30,9 @@ PAGE = 200
 
 _ORDER: Mapping[Level, tuple[Any, ...]] = {
     Level.PATIENT: (PatientRow.id,),
-    Level.STUDY: (StudyRow.study_date.desc(), StudyRow.id.desc()),  # newest first, studies without a date last
-    Level.SERIES: (SeriesRow.study_id, SeriesRow.series_number, SeriesRow.id),
-    Level.IMAGE: (ImageRow.series_id, ImageRow.instance_number, ImageRow.id),
+    Level.STUDY: (StudyRow.study_date.desc().nulls_last(), StudyRow.id.desc()),  # newest first
+    Level.SERIES: (SeriesRow.study_id, SeriesRow.series_number.nulls_first(), SeriesRow.id),
+    Level.IMAGE: (ImageRow.series_id, ImageRow.instance_number.nulls_first(), ImageRow.id),
 }
 _COUNTED = {
     "NumberOfPatientRelatedStudies": Level.STUDY,
@@ -43,7 +43,8 @@ _COUNTED = {
     "NumberOfSeriesRelatedInstances": Level.IMAGE,
 }
 
-_WANTED = listed_ids()
+_WANTED = bindparam("ids", type_=String)
+"""Row ids, as JSON."""
 
 
 def find(connection: Connection, query: Query) -> Iterator[Answer]:
@@ -61,8 +62,8 @@ def matching_ids(connection: Connection, query: Query) -> array[int]:
     table: Any = TABLES[query.level]
     order = _ORDER[query.level]
     if query.level == Level.STUDY and any(condition.key.level == Level.PATIENT for condition in query.conditions):
-        # The unary plus makes SQLite sort the few studies of these patients; else it would scan all studies by date.
-        order = (UnaryExpression(StudyRow.__table__.c.study_date, operator=custom_op("+")).desc(), StudyRow.id.desc())
+        # By no index, SQLite sorts the few studies of these patients; else it would scan all studies by date.
+        order = (Unindexed(StudyRow.study_date).desc().nulls_last(), StudyRow.id.desc())
     matching = select(table.id).where(*restrictions(query)).order_by(*order)
     limited = matching.limit(MAX_ROWS if query.limit is None else query.limit).offset(query.offset)
     return array("q", read_ids(connection, limited))
@@ -87,7 +88,7 @@ class _Attributes:
         statement = select(*(_id(above).label(above.name) for above in self._levels), *columns).select_from(table)
         for below in reversed(self._levels[1:]):
             statement = statement.join(TABLES[Level(below - 1)], _id(Level(below - 1)) == PARENT[below])
-        self._rows = PreparedRows(statement.where(table.id.in_(_WANTED)))
+        self._rows = PreparedRows(statement.where(looked_up_in(table.id, _WANTED)))
 
     def read(self, connection: Connection, query: Query, ids: Sequence[int]) -> list[Answer]:
         """Return the answers for rows of the level."""
@@ -159,7 +160,7 @@ def _below(owner: Level, counted: Level) -> Select[Any]:
     statement: Select[Any] = select(PARENT[Level(owner + 1)].label("owner_id")).select_from(TABLES[counted])
     for level in range(counted, owner + 1, -1):
         statement = statement.join(TABLES[Level(level - 1)], _id(Level(level - 1)) == PARENT[Level(level)])
-    return statement.where(PARENT[Level(owner + 1)].in_(_WANTED))
+    return statement.where(looked_up_in(PARENT[Level(owner + 1)], _WANTED))
 
 
 @lru_cache
@@ -185,7 +186,7 @@ def _missing(owner: Level) -> PreparedRows:
     """Count the images below whose file is missing."""
     missing_file = text("images.file_missing")  # the exact text of the partial index, else SQLite ignores it
     if owner == Level.IMAGE:
-        return PreparedRows(select(ImageRow.id, literal(1)).where(missing_file, ImageRow.id.in_(_WANTED)))
+        return PreparedRows(select(ImageRow.id, literal(1)).where(missing_file, looked_up_in(ImageRow.id, _WANTED)))
     return PreparedRows(_counted(_below(owner, Level.IMAGE).where(missing_file), owner))
 
 

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Select, func, select
 from sqlalchemy.orm import aliased, join
 
 from node.dicom.retrieval import Selection
-from node.index.engine.listed import listed_in
+from node.index.engine.sql import listed_in
 from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
 
 

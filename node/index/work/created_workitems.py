@@ -11,7 +11,8 @@ from sqlalchemy import Select, or_, select
 
 from node.dicom.json_model import Json, elements
 from node.dicom.unified_steps import FINAL, State
-from node.index.engine.rows import PagedRepository, Row, unindexed
+from node.index.engine.rows import PagedRepository, Row
+from node.index.engine.sql import Unindexed
 from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow, WorkitemRow
 from node.index.work.own_workitems import Kind
 
@@ -112,7 +113,7 @@ class ReadCreatedWorkitems(PagedRepository):
 
     def _in_states(self, query: Select[Any], states: Collection[State]) -> Iterator[CreatedWorkitem]:
         # Without the index on states, SQLite reads backwards, and stops with the reader.
-        listed = query.where(unindexed(WorkitemRow.state).in_(states))
+        listed = query.where(Unindexed(WorkitemRow.state).in_(states))
         for row in self._connection.execute(listed):
             yield _workitem(row)
 

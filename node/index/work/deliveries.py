@@ -22,12 +22,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Connection, Engine, Row, Select, and_, delete, func, select, update
-from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.orm import aliased, join
 
 from node.index.converted import SeriesKey
 from node.index.engine.backend import Settled, is_settled
 from node.index.engine.repository import IndexRepository, on_reader, on_writer
+from node.index.engine.sql import insert
 from node.index.engine.writer import IndexWriter
 from node.index.models import DeliveryRow, EventRow, HookRow, ImageRow, SeriesRow, StudyRow
 from node.index.nouns.events import EventKind, record_event

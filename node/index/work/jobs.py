@@ -18,9 +18,9 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, in
 
 from node.dicom.unified_steps import State
 from node.errors import VoxelnodeError
-from node.index.engine.listed import listed_in
 from node.index.engine.repository import IndexRepository, on_reader, on_writer
 from node.index.engine.rows import PagedRepository, Row
+from node.index.engine.sql import listed_in
 from node.index.models import ImageRow, JobRow, PatientRow, ResultRow, SeriesRow, StudyRow
 from node.index.nouns.events import record_event
 from node.index.work.own_workitems import OwnWork, Standing, follow

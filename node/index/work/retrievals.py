@@ -16,9 +16,9 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, se
 from sqlalchemy import Row as SelectedRow
 
 from node.errors import UsageError, VoxelnodeError
-from node.index.engine.listed import listed_in
 from node.index.engine.repository import IndexRepository, on_reader, on_writer
 from node.index.engine.rows import PagedRepository, Row
+from node.index.engine.sql import listed_in
 from node.index.models import PatientRow, RetrievalRow, SeriesRow, StudyRow
 from node.index.work.own_workitems import OwnWork, Standing, follow
 

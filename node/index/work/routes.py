@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, or_, select, true, update
-from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.orm import aliased, join
 
 from node.errors import VoxelnodeError
 from node.index.converted import SeriesKey
-from node.index.engine.listed import listed_in
 from node.index.engine.repository import IndexRepository, on_reader, on_writer
 from node.index.engine.rows import PagedRepository, Row
+from node.index.engine.sql import insert, listed_in
 from node.index.models import (
     OPEN_STATES,
     ConflictRow,

@@ -35,7 +35,8 @@ from node.dicom.unified_steps import Event, State, Status
 from node.dicom.worklist import entry_text
 from node.errors import OutOfResources, VoxelnodeError
 from node.index.engine.repository import IndexRepository, on_writer
-from node.index.engine.rows import ReadRepository, unindexed
+from node.index.engine.rows import ReadRepository
+from node.index.engine.sql import Unindexed
 from node.index.models import (
     OPEN_STATES,
     EventRow,
@@ -302,14 +303,14 @@ def _of_series(event: Any) -> tuple[ColumnElement[bool], ...]:
 def _last_final(*conditions: Any) -> Any:
     """Select the id of the last final event of a series that meets conditions on `_earlier`, or 0."""
     last = select(func.coalesce(func.max(_earlier.id), 0)).where(
-        *_of_series(_earlier), unindexed(_earlier.kind).in_(FINAL), *conditions
+        *_of_series(_earlier), Unindexed(_earlier.kind).in_(FINAL), *conditions
     )
     return last.correlate(SeriesRow, StudyRow, EventRow).scalar_subquery()
 
 
 def _started(predecessor: Any, *conditions: Any) -> Any:
     started = select(func.min(_quiet.happened_at)).where(
-        *_of_series(_quiet), unindexed(_quiet.kind) == "series-quiet", _quiet.id > predecessor, *conditions
+        *_of_series(_quiet), Unindexed(_quiet.kind) == "series-quiet", _quiet.id > predecessor, *conditions
     )
     return started.correlate(SeriesRow, StudyRow, EventRow).scalar_subquery()
 
@@ -371,5 +372,5 @@ def _ended(*conditions: Any, states: Sequence[State] = ("COMPLETED", "CANCELED")
             and_(SeriesRow.study_id == StudyRow.id, SeriesRow.series_instance_uid == EventRow.series_instance_uid),
         )
         .join(PatientRow, PatientRow.id == StudyRow.patient_id)
-        .where(unindexed(EventRow.kind).in_(kinds), *conditions)
+        .where(Unindexed(EventRow.kind).in_(kinds), *conditions)
     )

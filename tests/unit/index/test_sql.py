@@ -1,0 +1,201 @@
+"""What each engine says for a construct, compiled without a server; and what SQLite answers.
+
+That PostgreSQL gives the same answers is shown in tests/integration/test_postgresql.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from sqlalchemy import (
+    JSON,
+    Column,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    bindparam,
+    create_engine,
+    func,
+    literal,
+    select,
+    union_all,
+)
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
+
+from node.index.engine import sql
+
+pytest.importorskip("psycopg", reason="psycopg is not installed")
+
+from node.index.engine.postgresql import IndexDialect
+
+_INDEX = sql.partial_index("ix_t_odd", "n", "a LIKE '%x'")
+T = Table("t", MetaData(), Column("id", Integer, primary_key=True), Column("n", Integer), Column("a", String),
+          Column("list", JSON), _INDEX)  # fmt: skip
+C = T.c
+
+
+def in_sqlite(element: Any) -> str:
+    return _one_line(element.compile(dialect=SQLiteDialect_pysqlite(), compile_kwargs={"literal_binds": True}))
+
+
+def in_postgresql(element: Any) -> str:
+    dialect = IndexDialect(paramstyle="named")  # type: ignore[no-untyped-call]
+    return _one_line(element.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
+
+
+def _one_line(compiled: Any) -> str:
+    return " ".join(str(compiled).split())
+
+
+@pytest.mark.parametrize(
+    ("element", "sqlite", "postgresql"),
+    [
+        (sql.Position(C.a, "/"), "instr(t.a, '/')", "strpos(t.a, '/')"),
+        (
+            sql.contains(C.a, "Éa/B_%"),
+            "(t.a LIKE '%Éa//b/_/%%' ESCAPE '/')",
+            "(lower(t.a COLLATE \"C\") LIKE '%Éa//b/_/%%' ESCAPE '/')",
+        ),
+        (
+            ~sql.starts_with(C.a, "B"),
+            "NOT (t.a LIKE 'b%' ESCAPE '/')",
+            "NOT (lower(t.a COLLATE \"C\") LIKE 'b%' ESCAPE '/')",
+        ),
+        (
+            sql.contains_words(C.a, ["Doe", "J_"]),
+            "(t.a LIKE '%doe_j/_%' ESCAPE '/')",
+            "(lower(t.a COLLATE \"C\") LIKE '%doe_j/_%' ESCAPE '/')",
+        ),
+        (sql.matches(C.a, "1.2?[*"), "(t.a GLOB '1.2?[[]*')", "(t.a LIKE '1.2_[%')"),
+        (
+            select(sql.JsonEach(C.list).table_valued("value").c.value),
+            "SELECT anon_1.value FROM json_each(t.list) AS anon_1",
+            "SELECT anon_1.value FROM json_array_elements_text(CAST(t.list AS JSON)) AS anon_1",
+        ),
+        (sql.JsonArray(C.id, C.a), "json_array(t.id, t.a)", "json_build_array(t.id, t.a)"),
+        (sql.JsonGroupArray(C.id), "json_group_array(t.id)", "coalesce(json_agg(t.id), '[]')"),
+        (sql.JsonNumber(C.list, 2), "json_extract(t.list, '$[2]')", "CAST(t.list ->> 2 AS NUMERIC)"),
+        (sql.JsonText(C.list, "Key"), "json_extract(t.list, '$.Key')", "(CAST(t.list AS JSON) ->> 'Key')"),
+        (
+            sql.Days(C.a) - 1.5,
+            "julianday(t.a) - 1.5",
+            "(extract(epoch FROM CAST(t.a AS TIMESTAMP)) / 86400) - 1.5",
+        ),
+        (sql.Unindexed(C.n).desc().nulls_last(), "+t.n DESC NULLS LAST", "t.n DESC NULLS LAST"),
+        (
+            sql.in_partial_index(C.id, _INDEX),
+            "(t.id IN (SELECT n FROM t INDEXED BY ix_t_odd WHERE a LIKE '%x'))",
+            "(t.id IN (SELECT n FROM t WHERE a LIKE '%x'))",
+        ),
+        (C.a.is_distinct_from(C.n), "t.a IS NOT t.n", "t.a IS DISTINCT FROM t.n"),
+        (C.a.is_not_distinct_from(C.n), "t.a IS t.n", "t.a IS NOT DISTINCT FROM t.n"),
+    ],
+)  # fmt: skip
+def test_each_engine_has_its_own_word(element: Any, sqlite: str, postgresql: str) -> None:
+    assert in_sqlite(element) == sqlite
+    assert in_postgresql(element) == postgresql
+
+
+def test_each_engine_finds_the_folder_of_the_root() -> None:
+    assert "pragma_database_list" in in_sqlite(sql.RootFolder())
+    assert in_postgresql(sql.RootFolder()) == """coalesce((SELECT value || '/' FROM about WHERE "key" = 'root'), '')"""
+
+
+def test_a_list_is_one_parameter() -> None:
+    ids = bindparam("ids", type_=String)
+    of_sqlite = "(SELECT CAST(anon_1.value AS BIGINT) AS value FROM json_each(:ids) AS anon_1)"
+    of_postgresql = (
+        "SELECT CAST(anon_1.value AS BIGINT) AS value FROM json_array_elements_text(CAST(%(ids)s::VARCHAR AS JSON))"
+        " AS anon_1"
+    )
+    for condition, sqlite, postgresql in (
+        (sql.listed_in(C.id, ids), f"t.id IN {of_sqlite}", f"t.id IN ({of_postgresql})"),
+        (sql.looked_up_in(C.id, ids), f"(t.id IN {of_sqlite})", f"(t.id = ANY (ARRAY({of_postgresql})))"),
+    ):
+        assert _one_line(condition.compile(dialect=SQLiteDialect_pysqlite(paramstyle="named"))) == sqlite
+        assert _one_line(condition.compile(dialect=IndexDialect())) == postgresql  # type: ignore[no-untyped-call]
+
+
+def test_an_insert_says_what_happens_to_a_row_that_is_there() -> None:
+    inserted = sql.insert(T).values(id=1, a="x").inline()
+    ignored = "INSERT INTO t (id, a) VALUES (1, 'x') ON CONFLICT DO NOTHING"
+    assert in_sqlite(inserted.on_conflict_do_nothing()) == in_postgresql(inserted.on_conflict_do_nothing()) == ignored
+    changed = inserted.on_conflict_do_update(index_elements=["id"], set_={"a": "y"}, where=C.n > 1)
+    replaced = "INSERT INTO t (id, a) VALUES (1, 'x') ON CONFLICT (id) DO UPDATE SET a = 'y' WHERE t.n > 1"
+    assert in_sqlite(changed) == in_postgresql(changed) == replaced
+
+
+NESTED = func.coalesce(func.lower(func.trim(C.a)), "")
+
+
+@pytest.mark.parametrize(
+    ("element", "sqlite", "postgresql"),
+    [
+        (sql.matches(C.a, "1.2.*"), "(t.a GLOB '1.2.*')", "(t.a LIKE '1.2.%')"),
+        (
+            func.sum(C.n).over(order_by=C.n, rows=(None, 0)),
+            "sum(t.n) OVER (ORDER BY t.n ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)",
+            "sum(t.n) OVER (ORDER BY t.n ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)",
+        ),
+        (
+            select(literal("for ORDER BY date")).where(C.a == "a LIKE GLOB json_each("),
+            "SELECT 'for ORDER BY date' AS anon_1 FROM t WHERE t.a = 'a LIKE GLOB json_each('",
+            "SELECT 'for ORDER BY date' AS anon_1 FROM t WHERE t.a = 'a LIKE GLOB json_each('",
+        ),
+        (
+            sql.JsonGroupArray(NESTED),
+            "json_group_array(coalesce(lower(trim(t.a)), ''))",
+            "coalesce(json_agg(coalesce(lower(trim(t.a)), '')), '[]')",
+        ),
+        (
+            union_all(select(C.a).order_by(C.a.nulls_first()).limit(1).subquery().select(), select(C.a)),
+            "SELECT anon_1.a FROM (SELECT t.a AS a FROM t ORDER BY t.a NULLS FIRST LIMIT 1 OFFSET 0) AS anon_1 "
+            "UNION ALL SELECT t.a FROM t",
+            "SELECT anon_1.a FROM (SELECT t.a AS a FROM t ORDER BY t.a NULLS FIRST LIMIT 1) AS anon_1 "
+            "UNION ALL SELECT t.a FROM t",
+        ),
+    ],
+)
+def test_what_stands_around_a_word_does_not_change_it(element: Any, sqlite: str, postgresql: str) -> None:
+    assert in_sqlite(element) == sqlite
+    assert in_postgresql(element) == postgresql
+
+
+ROWS: Sequence[dict[str, Any]] = (
+    {"id": 1, "n": 10, "a": "1.2.3", "list": [1, 2.5]},
+    {"id": 2, "n": 20, "a": "1x2x3", "list": []},
+    {"id": 3, "n": None, "a": "Müller^Ann_", "list": [3]},
+)
+
+
+@pytest.mark.parametrize(
+    ("condition", "ids"),
+    [
+        (sql.matches(C.a, "1.2.*"), [1]),
+        (sql.matches(C.a, "1?2?*"), [1, 2]),
+        (sql.matches(C.a, "m*"), []),
+        (sql.contains(C.a, "mü"), [3]),
+        (sql.contains(C.a, "MÜ"), []),
+        (sql.contains(C.a, "n_"), [3]),
+        (sql.contains(C.a, "1_2"), []),
+        (sql.contains_words(C.a, ["müller", "ANN"]), [3]),
+        (sql.starts_with(C.a, "1"), [1, 2]),
+        (~sql.starts_with(C.a, "1"), [3]),
+        (sql.Position(C.a, "2") == 3, [1, 2]),
+        (sql.JsonNumber(C.list, 0) > 1, [3]),
+        (sql.JsonNumber(C.list, 1) == 2.5, [1]),
+        (sql.listed_in(C.id, [2, 9]), [2]),
+        (sql.looked_up_in(C.a, ["1.2.3", "?"]), [1]),
+        (C.n.is_distinct_from(10), [2, 3]),
+    ],
+)
+def test_sqlite_knows_its_words(condition: Any, ids: list[int]) -> None:
+    engine = create_engine("sqlite://")
+    with engine.begin() as connection:
+        T.create(connection)
+        connection.execute(T.insert(), ROWS)
+        assert list(connection.scalars(select(C.id).where(condition).order_by(C.id))) == ids
+    engine.dispose()
