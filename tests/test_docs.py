@@ -22,6 +22,7 @@ from node.deidentify.refusal import Reason
 from node.dicom.part10 import IMPLEMENTATION_VERSION_NAME
 from node.index.engine.place import upgrade
 from node.index.nouns.events import EventKind
+from node.index.work.states import picture
 from node.lifecycle.fsck import Kind
 from node.settings.files import ENVIRONMENT_PREFIX
 from node.settings.model import COLD_CLASSES, PLACEHOLDERS, HookEvent, Settings, Storage
@@ -224,6 +225,10 @@ def test_every_file_that_the_map_of_the_house_names_exists() -> None:
     named = {name for name in re.findall(r"`([\w/]+(?:\.py|\.md|/))`", house) if name not in ("templates/", "static/")}
     assert len(named) > 20
     assert {name for name in named if not any((top / name).exists() for top in (ROOT / "node", ROOT))} == set()
+
+
+def test_the_picture_of_the_states_of_work_is_that_of_the_code() -> None:
+    assert picture() in (ROOT / "docs" / "development.md").read_text(encoding="utf-8")
 
 
 def test_every_token_and_letter_of_names_is_documented() -> None:

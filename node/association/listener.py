@@ -31,7 +31,7 @@ from node.association.services.c_move import serve_c_move
 from node.association.services.c_store import StoreService
 from node.association.services.commitment import CommitmentService, serve_n_action
 from node.association.services.commitment_reports import serve_n_event_report
-from node.association.services.commitment_results import Committer
+from node.association.services.commitment_results import Reporting
 from node.association.services.performed_steps import StepService, serve_n_create, serve_n_set
 from node.association.services.retrieve import RetrieveService
 from node.association.services.stored import Transcoder
@@ -42,6 +42,7 @@ from node.background import SupervisedThread
 from node.children.decoder import Decoder
 from node.dicom import command
 from node.errors import UsageError
+from node.index.database.work_loop import WorkLoop
 from node.index.records import Refused
 from node.metrics import Metrics
 from node.receive.ingest import Ingest, Origin
@@ -110,7 +111,8 @@ class Listener:
             settings.acknowledge == "object",
             ingest.now,
         )
-        self.committer = Committer(self.commitment_service, on_refusal)
+        reporting = Reporting(self.commitment_service, on_refusal)
+        self.committer = WorkLoop("commitments", ingest.index, {"commitment": reporting}, ingest.now)
         self.retrieve_service = RetrieveService(
             ingest.index,
             ingest.archive,

@@ -20,7 +20,7 @@ from node import __version__
 from node.association.addresses import peer_addresses
 from node.association.client.association import Address
 from node.association.client.find import FindFailed, find_instance_count
-from node.association.client.retriever import Retriever
+from node.association.client.retriever import Retrieving
 from node.association.listener import Listener
 from node.audit.audit_log import APPLICATION, SOURCE, Action, AuditEvent, AuditMessage, Participant, Result
 from node.background import BackgroundService, SupervisedThread
@@ -39,6 +39,7 @@ from node.deidentify.deidentification import configured_by_name
 from node.errors import UsageError, VoxelnodeError
 from node.index.converted import SeriesKey
 from node.index.database.index import Index
+from node.index.database.work_loop import WorkLoop
 from node.index.engine.place import IndexUnusable
 from node.index.nouns.hosts import Member
 from node.index.records import Refused
@@ -471,7 +472,8 @@ def _optional_services(
         yield scrub
     if any(hook.results for hook in settings.hooks.values()) or repository.index.jobs.open_ids():
         yield JobExpiry(repository.index, repository.results, repository.ingest.now)
-    yield Retriever(settings, repository.index, repository.ingest, repository.audit, rejections.record)
+    retrieving = Retrieving(settings, repository.index, repository.ingest, repository.audit, rejections.record)
+    yield WorkLoop("retrievals", repository.index, {"retrieval": retrieving}, repository.ingest.now)
     if any(peer.confirm_by_find for peer in settings.peers.values()):
         yield _confirmer(settings, repository.index)
 

@@ -444,10 +444,10 @@ class Repository:
         if len(peer) > MAX_PEER:
             raise UsageError(f"{peer[:32]}... has more than {MAX_PEER} characters: give it a name in [peers]")
         pairs = [(study_instance_uid, series_instance_uid) for study_instance_uid, series_instance_uid in wanted]
-        return {"retrievals": self.index.retrievals.add(peer, pairs, who, self.index.now())}
+        return {"retrievals": self.index.work.add_retrievals(peer, pairs, who, self.index.now())}
 
     def _cancel_retrieval(self, retrieval: str, who: str) -> Mapping[str, Any]:
-        self.index.retrievals.cancel(retrieval, who, self.index.now())
+        self.index.work.cancel("retrieval", retrieval, who, self.index.now())
         return {"cancelled": retrieval}
 
     def _merge_patients(self, source: int, target: int, who: str, terms: Terms | None = None) -> Mapping[str, Any]:

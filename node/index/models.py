@@ -34,7 +34,7 @@ from sqlalchemy.types import TypeDecorator
 
 from node.dicom.names import folded_groups
 
-REVISION = "0029"
+REVISION = "0030"
 """The last migration, which gives a database the tables below."""
 
 SERIES_STATES = ("receiving", "converting", "converted", "refused", "not-an-image", "failed")
@@ -514,31 +514,6 @@ class TombstoneRow(Base):
     finished_at: Mapped[dt.datetime | None] = mapped_column(Utc)
 
 
-class CommitmentRow(Base):
-    """An accepted request for storage commitment (PS3.4 J.3.2)."""
-
-    __tablename__ = "commitments"
-    __table_args__ = (
-        UniqueConstraint("transaction_uid", "calling_ae_title"),
-        Index("ix_commitments_state_due_at", "state", "due_at"),
-        CheckConstraint("state IN ('owed', 'reported', 'given-up')", name="state"),
-    )
-
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    transaction_uid: Mapped[str] = mapped_column(String(64))
-    calling_ae_title: Mapped[str] = mapped_column(String(16))
-    peer: Mapped[str] = mapped_column(String(64))  # address, without the port
-    instances: Mapped[int] = mapped_column(Integer)
-    references: Mapped[list[list[str]]] = mapped_column(JSON)  # (SOP class, SOP instance); empty once reported
-    state: Mapped[str] = mapped_column(String(16), default="owed")
-    attempts: Mapped[int] = mapped_column(Integer, default=0)
-    failed: Mapped[int | None] = mapped_column(Integer)  # instances reported as not committed
-    detail: Mapped[str | None] = mapped_column(Text)  # why the last attempt to report failed
-    requested_at: Mapped[dt.datetime] = mapped_column(Utc)
-    due_at: Mapped[dt.datetime | None] = mapped_column(Utc)
-    ended_at: Mapped[dt.datetime | None] = mapped_column(Utc)
-
-
 class ScheduledStepRow(Base):
     """An entry of the modality worklist: one Scheduled Procedure Step (PS3.4 K.6)."""
 
@@ -860,33 +835,43 @@ class ResultRow(Base):
     stored_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # None: it is on its way
 
 
-RETRIEVAL_STATES = ("waiting", "running", "succeeded", "incomplete", "failed", "cancelled")
-"""incomplete: some instances were refused, or failed at the peer; failed: none came."""
+class WorkRow(Base):
+    """Something that the node owes to a peer or a hook; see `node.index.work.ledger`.
 
+    What only some kinds have is in `payload`; see `node.index.work.payloads`.
+    """
 
-class RetrievalRow(Base):
-    """A study or a series that somebody wants from a peer; see `node.association.client.retriever`."""
-
-    __tablename__ = "retrievals"
+    __tablename__ = "work"
     __table_args__ = (
-        Index("ix_retrievals_state", "state"),
-        CheckConstraint("state IN ({})".format(", ".join(f"'{s}'" for s in RETRIEVAL_STATES)), name="state"),
+        UniqueConstraint("kind", "name", "destination", "key"),
+        Index("ix_work_kind_name_destination_outcome_due_at", "kind", "name", "destination", "outcome", "due_at"),
+        Index("ix_work_kind_id", "kind", "id"),
+        CheckConstraint("(state = 'ended') = (outcome IS NOT NULL)", name="outcome"),
+        {"sqlite_autoincrement": True},  # workitems are read behind the last one
     )
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    retrieval_id: Mapped[str] = mapped_column(String(32), unique=True)  # by which others name it
-    peer: Mapped[str] = mapped_column(String(64))  # name in [peers]
-    study_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
+    kind: Mapped[str] = mapped_column(String(16))  # hook, route, job, retrieval, commitment
+    name: Mapped[str] = mapped_column(String(64))  # of the hook, the route or the peer; AE title of the requestor
+    destination: Mapped[str] = mapped_column(String(64), default="")  # of a route
+    key: Mapped[str] = mapped_column(String(64))  # by which others name it: message, job, retrieval, Transaction UID
+    event: Mapped[str | None] = mapped_column(String(32))  # that caused it
+    study_instance_uid: Mapped[str | None] = mapped_column(String(64), index=True)
     series_instance_uid: Mapped[str | None] = mapped_column(String(64))  # None: the whole study
+    sop_instance_uid: Mapped[str | None] = mapped_column(String(64))
+    revision: Mapped[int | None] = mapped_column(Integer)
+    happened_at: Mapped[dt.datetime] = mapped_column(Utc)  # the event, or the request
+    requested_by: Mapped[str] = mapped_column(String(64))  # an account, an AE title, or a rule of the configuration
     state: Mapped[str] = mapped_column(String(16))
-    attempts: Mapped[int] = mapped_column(Integer, default=0)  # more than one: the node ended meanwhile
-    announced: Mapped[int | None] = mapped_column(Integer)  # instances that the peer says there are
-    stored: Mapped[int] = mapped_column(Integer, default=0)  # instances that came and are stored
-    refused: Mapped[int] = mapped_column(Integer, default=0)  # instances that came and were refused
-    failed: Mapped[int] = mapped_column(Integer, default=0)  # instances that the peer says it could not send
-    detail: Mapped[str | None] = mapped_column(Text)  # the outcome in words; may quote the peer
-    requested_by: Mapped[str] = mapped_column(String(64))
+    outcome: Mapped[str | None] = mapped_column(String(16))  # None: it is open
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    repeats: Mapped[int] = mapped_column(Integer, default=0)  # how often it began again after its end
+    due_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # None: at once, while it waits
+    tried_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # the last attempt
+    percent: Mapped[int | None] = mapped_column(Integer)  # how far it is
+    reason: Mapped[str | None] = mapped_column(Text)  # of the outcome or the last failure; may quote hook or peer
     cancelled_by: Mapped[str | None] = mapped_column(String(64))
+    payload: Mapped[dict[str, Any]] = mapped_column(JSON)
     created_at: Mapped[dt.datetime] = mapped_column(Utc)
     changed_at: Mapped[dt.datetime] = mapped_column(Utc)
     ended_at: Mapped[dt.datetime | None] = mapped_column(Utc)

@@ -20,7 +20,7 @@ from node.index.nouns.keyed_requests import KeyReused, KeyUnderWay, TooManyKeys
 from node.index.nouns.patients import NoSuchPatient
 from node.index.search.finder import QueryRefused
 from node.index.work.jobs import JobEnded, NoSuchJob, ResultThere
-from node.index.work.retrievals import NoSuchRetrieval, RetrievalEnded
+from node.index.work.ledger import NoSuchWork, WorkEnded
 from node.index.work.routes import SendBeingCancelled
 from node.index.work.workitems import NoSuchWorkitem, WorkitemEnded
 from node.receive.conflicts import NoSuchConflict, NotDecidable
@@ -68,8 +68,8 @@ TYPES: tuple[tuple[type[VoxelnodeError], ProblemType], ...] = (
     (ResultThere, types.CONFLICT),
     (ResultRefused, types.RESULT_REFUSED),
     (ResultsBusy, types.BUSY),
-    (NoSuchRetrieval, types.NOT_FOUND),
-    (RetrievalEnded, types.CONFLICT),
+    (NoSuchWork, types.NOT_FOUND),
+    (WorkEnded, types.CONFLICT),
     (SendBeingCancelled, types.CONFLICT),
     (NoSuchWorkitem, types.NOT_FOUND),
     (WorkitemEnded, types.CONFLICT),

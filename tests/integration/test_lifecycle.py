@@ -490,7 +490,7 @@ def begin_retries(root: Root) -> None:
     root.index.deliveries.begin_hooks({"one": False})
     pending = PendingEvent("id", "volume-written", root.clock(), "1.2")
     root.index.deliveries.settle("one", [Attempt(pending, "waiting", 1, due_at)], Cursors(0, None, 0), root.clock())
-    root.index.commitments.add("1.3", "MODALITY", "127.0.0.1", [("1.4", "1.5")], root.clock(), due_at)
+    root.index.work.add_commitment("1.3", "MODALITY", "127.0.0.1", [("1.4", "1.5")], root.clock(), due_at)
     job, _ = root.index.jobs.begin("one", pending, root.clock(), dt.timedelta(days=1))
     root.index.jobs.accepted(job.id, None, due_at, root.clock())
 
@@ -498,7 +498,7 @@ def begin_retries(root: Root) -> None:
 def due_retries(root: Root) -> tuple[int, bool]:
     """How many messages and whether a report are due."""
     work = root.index.deliveries.work("one", ("volume-written",), 0, root.clock())
-    return len(work.again), root.index.commitments.due(root.clock()) is not None
+    return len(work.again), root.index.work.due(("commitment",), root.clock()) != []
 
 
 @pytest.mark.parametrize("hours", [5, -5])
@@ -525,7 +525,7 @@ def test_a_clock_set_back_while_the_node_was_down_delays_no_message_and_no_commi
 def test_no_table_waits_by_a_clock_of_its_own() -> None:
     """What has a `due_at` is moved by `timers.shift`: a table that is new here must be added there, and above."""
     waiting = {table.name for table in Base.metadata.tables.values() if "due_at" in table.columns}
-    assert waiting == {"series", "deliveries", "commitments", "jobs"}
+    assert waiting == {"series", "deliveries", "work", "jobs"}
 
 
 @pytest.mark.sqlite("hosts follow the clock of the server, which has no steps")

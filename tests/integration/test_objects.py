@@ -27,7 +27,6 @@ from node.errors import OutOfResources
 from node.index.database.index import reading
 from node.index.nouns.instance_files import InstanceFile
 from node.index.records import Outcome, RevisionFile
-from node.index.work.commitments import OwedCommitment
 from node.lifecycle.archive_copy import Copied
 from node.lifecycle.uploads import Uploads
 from node.receive.ingest import Origin
@@ -239,7 +238,9 @@ def committed(node: Served, ds: FileDataset) -> int:
     service = CommitmentService(
         repository.index, repository.archive, "VOXELNODE", {}, 5.0, repository.metrics, needs_object=True
     )
-    owed = OwedCommitment(1, "1.2.3", "MODALITY", "127.0.0.1", ((ds.SOPClassUID, ds.SOPInstanceUID),), 0)
+    references = [(ds.SOPClassUID, ds.SOPInstanceUID)]
+    now = repository.index.now()
+    owed = repository.index.work.add_commitment("1.2.3", "MODALITY", "127.0.0.1", references, now, now)
     result = verify(service, owed, lambda: False)
     assert result is not None
     return len(result.committed)

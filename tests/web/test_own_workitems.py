@@ -10,7 +10,8 @@ from pydicom import Dataset
 
 from node.index.nouns.events import record_event
 from node.index.work.deliveries import PendingEvent
-from node.index.work.retrievals import Counts
+from node.index.work.ledger import Ended
+from node.index.work.payloads import Counts
 from node.settings.model import Route
 from tests import make
 from tests.peers import Pacs
@@ -159,17 +160,17 @@ def test_a_destination_that_refuses_for_good_cancels_with_the_reason_and_a_retry
 
 @pytest.mark.slow
 def test_retrievals_and_jobs_are_workitems_that_are_watched_and_cancelled(site: Site) -> None:
-    client, rows, now = site.client(), site.store.index.retrievals, site.store.ingest.now()
+    client, rows, now = site.client(), site.store.index.work, site.store.ingest.now()
     wanted = {"items": [{"study_instance_uid": uid} for uid in (STUDY, "1.2.9")]}
     assert client.post("/api/v1/peers/PACS/retrievals", json=wanted).status_code == 202
     [other, one] = found(site, WorklistLabel="Retrievals")
     assert value(one, "00404021", "0040E021", "00080054") == "PACS"
     uid, unknown = value(one, UID), value(other, UID)
-    [first] = [row.id for row in rows.waiting()]
+    [first] = [work.id for work in rows.due(("retrieval",), now)]
     rows.begin(first, now)
-    rows.report(first, Counts(announced=12, stored=3), now)
+    rows.report(first, 25, Counts(announced=12, stored=3), now)
     assert value(found(site, SOPInstanceUID=uid)[0], PROGRESS, "00741004") == "25"
-    rows.end(first, "succeeded", Counts(12, 12), "12 instances came", now)
+    rows.record(first, Ended("succeeded", "12 instances came", Counts(12, 12)), now)
     assert cancel(site, unknown)[0] == 202
     assert (state_of(site, uid), state_of(site, unknown)) == ("COMPLETED", "CANCELED")
     [done] = client.get(f"{WORKITEMS}/{uid}").json()

@@ -17,11 +17,12 @@ from pydicom.uid import CTImageStorage
 from pynetdicom import AE, evt
 
 from node.association.client.association import Address
-from node.association.client.retriever import Retriever, outcome
+from node.association.client.retriever import Retrieving, outcome
 from node.association.client.send import send_files
 from node.dicom.uids import STUDY_ROOT_FIND, STUDY_ROOT_GET
+from node.index.database.work_loop import WorkLoop
 from node.index.nouns.accounts import Role
-from node.index.work.retrievals import MAX_ATTEMPTS, Counts
+from node.index.work.payloads import Counts
 from tests import make
 from tests.interop.conftest import free_port, is_answered
 from tests.programs import needs
@@ -123,6 +124,12 @@ def silent() -> Iterator[socket.socket]:
         yield listening
 
 
+def retrieving(site: Site) -> WorkLoop:
+    store = site.store
+    step = Retrieving(site.services.settings, store.index, store.ingest, store.audit)
+    return WorkLoop("retrievals", store.index, {"retrieval": step}, store.ingest.now)
+
+
 @pytest.fixture
 def site(start_site: Callable[..., Site], dcmtk: int, stranger: Stranger, silent: socket.socket) -> Iterator[Site]:
     """A site with these peers, whose retriever runs; accounts send a token, and whoever sends none is local."""
@@ -133,7 +140,7 @@ def site(start_site: Callable[..., Site], dcmtk: int, stranger: Stranger, silent
     site = start_site({"peers": peers})
     for name, role in (("reader", Role.READ), ("writer", Role.WRITE)):
         site.account(name, role)
-    retriever = Retriever(site.services.settings, site.store.index, site.store.ingest, site.store.audit)
+    retriever = retrieving(site)
     retriever.start()
     yield site
     retriever.stop()
@@ -264,28 +271,29 @@ def test_the_outcome_is_told_in_words(counts: Counts, problem: str, state: str, 
 
 def test_a_retrieval_that_ran_when_the_node_ended_is_repeated_but_not_for_ever(start_site: Callable[..., Site]) -> None:
     site = start_site()
-    rows, now = site.store.index.retrievals, site.store.ingest.now()
-    rows.add("gone", [("1.2.3", None)], "writer", now)
-    for _ in range(MAX_ATTEMPTS):
-        [waiting] = rows.waiting()
+    rows, now = site.store.index.work, site.store.ingest.now()
+    limit = Retrieving.max_attempts
+    rows.add_retrievals("gone", [("1.2.3", None)], "writer", now)
+    for _ in range(limit):
+        [waiting] = rows.due(("retrieval",), now)
         assert rows.begin(waiting.id, now)
         assert not rows.begin(waiting.id, now)
-        rows.resume(now)
-    assert rows.waiting() == []
-    rows.add("gone", [("1.2.4", None)], "writer", now)
-    retriever = Retriever(site.services.settings, site.store.index, site.store.ingest, site.store.audit)
+        rows.resume({"retrieval": limit}, now)
+    assert rows.due(("retrieval",), now) == []
+    rows.add_retrievals("gone", [("1.2.4", None)], "writer", now)
+    retriever = retrieving(site)
     retriever.start()
-    until(lambda: not rows.waiting() and all(row["ended_at"] for row in shown(site)))
+    until(lambda: not rows.due(("retrieval",), now) and all(row["ended_at"] for row in shown(site)))
     retriever.stop()
-    assert [(row["state"], row["detail"]) for row in shown(site)] == [
+    assert [(row["state"], row["reason"]) for row in shown(site)] == [
         ("failed", "[peers] has no gone with a host any more"),
-        ("failed", f"the node ended {MAX_ATTEMPTS} times while it ran: see the log"),
+        ("failed", f"the node ended {limit} times while it ran: see the log"),
     ]
 
 
 def shown(site: Site) -> list[dict[str, Any]]:
     with site.store.index.reading() as index:
-        return list(index.retrievals.newest(10))
+        return list(index.work.newest(10, kind="retrieval"))
 
 
 @pytest.mark.slow

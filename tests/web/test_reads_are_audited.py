@@ -111,7 +111,7 @@ def walked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     site.services.index.performed_steps.create(created(INSTANCE, begun(STUDY)), "CT1", site.services.ingest.now())
     pending = PendingEvent("walked", "series-quiet", site.services.ingest.now(), STUDY, SERIES)
     site.services.index.jobs.begin("hook", pending, site.services.ingest.now(), dt.timedelta(days=1))
-    site.services.index.retrievals.add("pacs", [(STUDY, None)], "walker", site.services.ingest.now())
+    site.services.index.work.add_retrievals("pacs", [(STUDY, None)], "walker", site.services.ingest.now())
     yield site
     site.close()
 

@@ -1,7 +1,6 @@
-"""Perform the retrievals that people request (`node.index.work.retrievals`), in the background.
+"""Retrievals that people request: the step that `node.index.database.work_loop` does for each.
 
-Each peer has one retrieval at a time, on a thread of its own, so a peer that is slow or dead delays no other. If the
-node stops, a retrieval under way stays in the index as running, and the next start repeats it, or another host.
+Instances that came before come again, and change nothing: a retrieval that ran when the node ended is repeated.
 """
 
 from __future__ import annotations
@@ -19,10 +18,11 @@ from node.association.client.get import RetrieveTarget, SubOperationCounts, get
 from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.dicom.status import NOT_CURRENT, STORED
 from node.errors import UsageError, VoxelnodeError
-from node.index.database.follower import IndexFollower
 from node.index.database.index import Index
 from node.index.records import Refused
-from node.index.work.retrievals import Counts, Retrieval, RetrievalState
+from node.index.work.ledger import Decision, Ended, Work
+from node.index.work.payloads import Counts
+from node.index.work.states import Outcome
 from node.receive.ingest import Ingest
 from node.settings.model import Settings
 
@@ -31,21 +31,18 @@ log = structlog.get_logger()
 LOOK_SECONDS = 0.5
 """Interval at which a retrieval under way looks whether it was cancelled, and records its progress."""
 
-STOP_SECONDS = 5.0
-"""Longest wait for the retrievals under way when the node stops. One that waits for a connection may take longer."""
 
-RETRY_SECONDS = 5.0
-"""Pause before a beginning or an outcome that could not be recorded is recorded again."""
-
-
-class Retriever(IndexFollower):
-    """Retrieves what waits, one retrieval per peer at a time.
+class Retrieving:
+    """Does the work of a retrieval.
 
     Parameters
     ----------
     on_refusal : callable (Refused)
         Called for each instance that the node refused.
     """
+
+    max_attempts = 3
+    """Starts of the node after which a retrieval is not repeated."""
 
     def __init__(
         self,
@@ -55,68 +52,31 @@ class Retriever(IndexFollower):
         audit: Audit,
         on_refusal: Callable[[Refused], None] = lambda refused: None,
     ) -> None:
-        super().__init__("retrieve", index, lease="retrievals")
-        self._settings, self._ingest, self._audit, self._on_refusal = settings, ingest, audit, on_refusal
-        self._lock = threading.Lock()
-        self._threads: dict[str, threading.Thread] = {}
+        self._settings, self._index, self._ingest, self._audit = settings, index, ingest, audit
+        self._on_refusal = on_refusal
 
-    def _take_up(self) -> None:
-        """Queue the retrievals that the last process left under way."""
-        self._index.retrievals.resume(self._ingest.now())
+    def perform(self, work: Work, stopping: threading.Event) -> Decision | None:
+        """Retrieve a study or a series; return the outcome, or None if the node stops."""
+        return _Run(work, self._settings, self._index, self._ingest, self._on_refusal, stopping).perform()
 
-    def step(self) -> None:
-        """Begin the first retrieval of each peer that has none under way."""
-        with self._lock:
-            busy = set(self._threads)
-        for retrieval in self._index.retrievals.waiting(busy):
-            name = f"retrieve from {retrieval.peer}"
-            thread = threading.Thread(target=self._perform, args=(retrieval,), name=name, daemon=True)
-            with self._lock:
-                thread.start()
-                self._threads[retrieval.peer] = thread
-
-    def stop(self, seconds: float | None = None) -> None:
-        """Begin no further retrieval, and abort those under way."""
-        super().stop(seconds)
-        deadline = monotonic() + STOP_SECONDS
-        with self._lock:
-            threads = list(self._threads.values())
-        for thread in threads:
-            thread.join(max(0.0, deadline - monotonic()))
-
-    def _perform(self, retrieval: Retrieval) -> None:
-        pause = RETRY_SECONDS
-        try:
-            is_waiting = self._index.retrievals.begin(retrieval.id, self._ingest.now())
-            pause = 0.0
-            if not is_waiting:  # it was cancelled meanwhile
-                return
-            run = _Run(retrieval, self._settings, self._index, self._ingest, self._on_refusal, self._stopping)
-            ended = run.perform()
-            if ended is not None:
-                self._note(retrieval, *ended)
-        except Exception:  # a bug, or no room in the index, must not keep the peer busy until the node stops
-            log.exception("retrieval_failed", peer=retrieval.peer)
-        finally:
-            with self._lock:
-                del self._threads[retrieval.peer]
-            self.wake(pause)
-
-    def _note(self, retrieval: Retrieval, state: RetrievalState, stored: int) -> None:
+    def recorded(self, work: Work, decision: Decision) -> None:
         """Record the end of a retrieval in the audit log (PS3.15 A.5.3.7): who wanted what, and from where it came."""
-        peer = self._settings.peers.get(retrieval.peer)
+        if not (isinstance(decision, Ended) and isinstance(decision.payload, Counts)):
+            return
+        name, outcome = work.lane.name, decision.outcome
+        peer = self._settings.peers.get(name)
         participants = [
-            Participant(retrieval.requested_by, "", is_requestor=True),
-            Participant(peer.ae_title if peer else retrieval.peer, SOURCE, (peer.host or "") if peer else ""),
+            Participant(work.requested_by, "", is_requestor=True),
+            Participant(peer.ae_title if peer else name, SOURCE, (peer.host or "") if peer else ""),
             Participant(self._settings.dicom.ae_title, DESTINATION),
         ]
-        result = Result.SUCCESS if state == "succeeded" else Result.MINOR_FAILURE
-        detail = f"retrieval {retrieval.retrieval_id} from {retrieval.peer}: {state}, {stored} instances came"
-        objects = [{"study_instance_uid": retrieval.study_instance_uid}]
+        result = Result.SUCCESS if outcome == "succeeded" else Result.MINOR_FAILURE
+        detail = f"retrieval {work.key} from {name}: {outcome}, {decision.payload.stored} instances came"
+        objects = [{"study_instance_uid": work.study_instance_uid}]
         self._audit.note(
             AuditMessage(AuditEvent.INSTANCES_TRANSFERRED, Action.CREATE, result, participants, objects, detail)
         )
-        log.info("retrieval_ended", peer=retrieval.peer, state=state)
+        log.info("retrieval_ended", peer=name, state=outcome)
 
 
 class _Run:
@@ -124,14 +84,14 @@ class _Run:
 
     def __init__(
         self,
-        retrieval: Retrieval,
+        work: Work,
         settings: Settings,
         index: Index,
         ingest: Ingest,
         on_refusal: Callable[[Refused], None],
         stopping: threading.Event,
     ) -> None:
-        self._retrieval, self._settings, self._index, self._ingest = retrieval, settings, index, ingest
+        self._work, self._settings, self._index, self._ingest = work, settings, index, ingest
         self._on_refusal, self._stopping = on_refusal, stopping
         self._counts = self._reported = Counts()
         self._refusal = ""
@@ -139,32 +99,28 @@ class _Run:
         self._cancelled_by: str | None = None
         self._look_at = 0.0
 
-    def perform(self) -> tuple[RetrievalState, int] | None:
-        """Retrieve, and record the outcome; return it with the number of instances, or None if the node stops."""
+    def perform(self) -> Decision | None:
+        """Retrieve; return the outcome, or None if the node stops."""
         problem = ""
         try:
             self._retrieve()
         except VoxelnodeError as error:
             problem = str(error)
         except Exception:
-            log.exception("retrieval_failed", peer=self._retrieval.peer)
+            log.exception("retrieval_failed", peer=self._work.lane.name)
             problem = "an unexpected error in the node: see its log"
-        while not self._stopping.is_set():
-            try:
-                self._look()
-                state, detail = outcome(self._counts, problem, self._refusal, self._cancelled_by)
-                self._index.retrievals.end(self._retrieval.id, state, self._counts, detail, self._ingest.now())
-            except VoxelnodeError:  # no room in the index, or it cannot be read
-                self._stopping.wait(RETRY_SECONDS)
-            else:
-                return state, self._counts.stored
-        return None
+        if self._stopping.is_set():
+            return None
+        with suppress(VoxelnodeError):  # the index cannot be read: then nobody is known to have cancelled it
+            self._look()
+        state, detail = outcome(self._counts, problem, self._refusal, self._cancelled_by)
+        return Ended(state, detail, self._counts)
 
     def _retrieve(self) -> None:
-        name, dicom = self._retrieval.peer, self._settings.dicom
+        name, dicom = self._work.lane.name, self._settings.dicom
         if "@" not in name and name not in self._settings.called_peers:
             raise UsageError(f"[peers] has no {name} with a host any more")
-        target = RetrieveTarget(self._retrieval.study_instance_uid, self._retrieval.series_instance_uid or "")
+        target = RetrieveTarget(self._work.study_instance_uid or "", self._work.series_instance_uid or "")
         peer = address_of(name, self._settings)
         get(target, peer, dicom, self._ingest, self._progress, self._answered, self._refused, self._is_abandoned)
 
@@ -194,13 +150,18 @@ class _Run:
         """Look whether somebody cancelled the retrieval, and record its progress."""
         if self._stopping.is_set():
             return
-        self._cancelled_by = self._index.retrievals.cancelled_by(self._retrieval.id)
+        self._cancelled_by = self._index.work.cancelled_by(self._work.id)
         if self._counts != self._reported:
-            self._index.retrievals.report(self._retrieval.id, self._counts, self._ingest.now())
+            self._index.work.report(self._work.id, self._percent(), self._counts, self._ingest.now())
             self._reported = self._counts
 
+    def _percent(self) -> int | None:
+        counts = self._counts
+        done = counts.stored + counts.refused + counts.failed
+        return min(100 * done // counts.announced, 100) if counts.announced else None
 
-def outcome(counts: Counts, problem: str, refusal: str, cancelled_by: str | None) -> tuple[RetrievalState, str]:
+
+def outcome(counts: Counts, problem: str, refusal: str, cancelled_by: str | None) -> tuple[Outcome, str]:
     """Return the state in which a retrieval ends, and a sentence for people.
 
     Parameters
@@ -222,7 +183,7 @@ def outcome(counts: Counts, problem: str, refusal: str, cancelled_by: str | None
     if missing > 0:
         parts.append(f"{missing} more announced by the peer")
     is_whole = counts.stored and not (problem or counts.refused or counts.failed or missing > 0)
-    state: RetrievalState = "succeeded" if is_whole else "incomplete" if counts.stored else "failed"
+    state: Outcome = "succeeded" if is_whole else "incomplete" if counts.stored else "failed"
     return "cancelled" if is_cancelled else state, "; ".join(parts)
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import cast
 
 import structlog
 from pydicom.dataset import Dataset
@@ -42,7 +43,8 @@ from node.dicom.values import items, text
 from node.errors import OutOfResources
 from node.index.database.index import Index
 from node.index.search.selection import StoredInstance
-from node.index.work.commitments import OwedCommitment, Reference
+from node.index.work.ledger import Ended, Postponed, Work
+from node.index.work.payloads import Reference, Request
 from node.metrics import Metrics
 from node.receive.kept import report_damage
 
@@ -97,13 +99,13 @@ class CommitmentResult:
     failed: tuple[tuple[Reference, int], ...]
 
 
-def verify(service: CommitmentService, commitment: OwedCommitment, stop: Callable[[], bool]) -> CommitmentResult | None:
+def verify(service: CommitmentService, work: Work, stop: Callable[[], bool]) -> CommitmentResult | None:
     """Compare the length and SHA-256 of each file with its row; None as soon as `stop` returns True.
 
     An instance of which the requestor sent another version than the current one is not committed: what it would delete
     is not what it could retrieve.
     """
-    references = commitment.references
+    references = work.payload.references
     committed: list[Reference] = []
     failed: list[tuple[Reference, int]] = []
     for at in range(0, len(references), PAGE):
@@ -111,7 +113,7 @@ def verify(service: CommitmentService, commitment: OwedCommitment, stop: Callabl
         uids = {uid for _, uid in page}
         stored = _stored(service, uids)
         with service.index.reading() as index:
-            lost = index.conflicts.lost_to_another(uids, commitment.calling_ae_title)
+            lost = index.conflicts.lost_to_another(uids, work.lane.name)
         keys = {one.key for one in stored.values()}
         promised = service.index.objects.stored_among(keys) if service.needs_object else keys
         for reference in page:
@@ -158,10 +160,10 @@ def _failure_reason(service: CommitmentService, reference: Reference, stored: St
     return PROCESSING_FAILURE
 
 
-def report_of(service: CommitmentService, commitment: OwedCommitment, result: CommitmentResult) -> Dataset:
+def report_of(service: CommitmentService, work: Work, result: CommitmentResult) -> Dataset:
     """Return the Event Information of a result (PS3.4 table J.3-2)."""
     report = Dataset()
-    report.TransactionUID = commitment.transaction_uid
+    report.TransactionUID = work.key
     report.RetrieveAETitle = service.ae_title
     if result.committed:
         report.ReferencedSOPSequence = [_reference(reference) for reference in result.committed]
@@ -200,7 +202,7 @@ def serve_n_action(operation: Operation, service: CommitmentService) -> None:
     * 0x0122: the presentation context belongs to another service
     """
     try:
-        commitment = _taken_up(operation, service)
+        work = _taken_up(operation, service)
     except _ActionRefused as refused:
         operation.log.warning("commitment_refused", status=f"0x{refused.status:04X}", reason=refused.comment)
         _respond(operation, refused.status, refused.comment)
@@ -211,14 +213,15 @@ def serve_n_action(operation: Operation, service: CommitmentService) -> None:
         operation.log.error("commitment_failed", exc_info=error)
         _respond(operation, FAILED.status, FAILED.comment)
         return
-    operation.log.info("commitment_requested", count=len(commitment.references))
+    operation.log.info("commitment_requested", count=len(work.payload.references))
     try:
         _respond(operation, SUCCESS)
-        reported = _reported_here(operation, service, commitment)
+        is_reported = _is_reported_here(operation, service, work)
     except PeerGone:
-        reported = False
-    if not reported:
-        service.index.commitments.postponed(commitment, "the peer did not wait for it", service.now(), counts=False)
+        is_reported = False
+    if not is_reported:
+        now = service.now()
+        service.index.work.record(work.id, Postponed(now, "the peer did not wait for it"), now)
 
 
 class _ActionRefused(Exception):
@@ -235,7 +238,7 @@ def _respond(operation: Operation, status: int, comment: str = "") -> None:
     operation.respond(N_ACTION_RQ, status, elements, comment=comment)
 
 
-def _taken_up(operation: Operation, service: CommitmentService) -> OwedCommitment:
+def _taken_up(operation: Operation, service: CommitmentService) -> Work:
     """Record the request durably; after this it may be acknowledged."""
     request = operation.command
     if operation.context.abstract_syntax != STORAGE_COMMITMENT:
@@ -256,7 +259,7 @@ def _taken_up(operation: Operation, service: CommitmentService) -> OwedCommitmen
         raise _ActionRefused(INVALID_ARGUMENT, "Referenced SOP Sequence is missing or has no UIDs (PS3.4 J.3.2)")
     origin, now = operation.origin, service.now()
     due_at = now + dt.timedelta(seconds=SAME_ASSOCIATION_SECONDS)
-    return service.index.commitments.add(
+    return service.index.work.add_commitment(
         transaction_uid, origin.calling_ae_title, origin.address, references, now, due_at
     )
 
@@ -266,25 +269,27 @@ def _references(information: Dataset) -> Iterator[Reference]:
         yield text(item, "ReferencedSOPClassUID"), text(item, "ReferencedSOPInstanceUID")
 
 
-def _reported_here(operation: Operation, service: CommitmentService, commitment: OwedCommitment) -> bool:
+def _is_reported_here(operation: Operation, service: CommitmentService, work: Work) -> bool:
     """Report the result on the association that asked; False if the peer does not wait, or it takes too long."""
     deadline = service.now() + dt.timedelta(seconds=SAME_ASSOCIATION_SECONDS / 2)
 
     def stop() -> bool:
         return operation.is_cancelled() or service.now() > deadline
 
-    result = verify(service, commitment, stop)
+    result = verify(service, work, stop)
     if result is None or not _is_peer_waiting(operation):
         return False
     answer = operation.request(
         operation.context.context_id,
         report_request(operation.next_message_id(), result),
-        report_of(service, commitment, result),
+        report_of(service, work, result),
         min(service.timeout, SAME_ASSOCIATION_SECONDS / 4),
     )
     if answer is None or answer.status != SUCCESS:
         return False
-    record_reported(service, commitment, result, "on the association that asked")
+    decision = reported(work, result)
+    service.index.work.record(work.id, decision, service.now())
+    note_reported(service, work, decision, "on the association that asked")
     return True
 
 
@@ -296,14 +301,20 @@ def _is_peer_waiting(operation: Operation) -> bool:
     return not association.is_next_waiting
 
 
-def record_reported(service: CommitmentService, commitment: OwedCommitment, result: CommitmentResult, how: str) -> None:
-    """Record and log that the peer has accepted a result; `how` says on which association."""
+def reported(work: Work, result: CommitmentResult) -> Ended:
+    """Return what becomes of a request whose result the peer has accepted."""
+    return Ended("succeeded", payload=replace(work.payload, references=(), failed=len(result.failed)))
+
+
+def note_reported(service: CommitmentService, work: Work, decision: Ended, how: str) -> None:
+    """Count and log that the peer has accepted a result; `how` says on which association."""
     service.metrics.commitment_reports.labels(outcome="reported").inc()
-    service.index.commitments.reported(commitment, len(result.failed), service.now())
+    request = cast(Request, decision.payload)
+    failed = request.failed or 0
     logger.info(
         "commitment_reported",
-        calling_ae_title=commitment.calling_ae_title,
-        count=len(result.committed),
-        failed=len(result.failed),
+        calling_ae_title=work.lane.name,
+        count=request.instances - failed,
+        failed=failed,
         detail=how,
     )

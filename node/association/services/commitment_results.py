@@ -1,9 +1,11 @@
-"""Report results of storage commitment on associations of our own, until the peers accept them (PS3.4 J)."""
+"""Results of storage commitment, reported on associations of our own until the peers accept them (PS3.4 J)."""
 
 from __future__ import annotations
 
 import datetime as dt
+import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 import structlog
 
@@ -12,34 +14,28 @@ from node.association.client.negotiation import NoAssociation, contexts_of
 from node.association.services.commitment import (
     CommitmentResult,
     CommitmentService,
-    record_reported,
+    note_reported,
     report_of,
     report_request,
+    reported,
     verify,
 )
 from node.dicom.status import SUCCESS
 from node.dicom.uids import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN, STORAGE_COMMITMENT
 from node.errors import VoxelnodeError
-from node.index.database.follower import IndexFollower
 from node.index.records import Refused
-from node.index.work.commitments import OwedCommitment
+from node.index.work.ledger import Decision, Ended, Postponed, Work
 from node.retries import wait_seconds
 
 logger = structlog.get_logger()
-
-MAX_SLEEP_SECONDS = 60.0
-"""While results are owed: the clock may be set."""
-
-MAX_ATTEMPTS = 10
-"""Attempts to report a result before it is given up."""
 
 
 class NotReported(VoxelnodeError):
     """A result could not be reported to the peer; the message says why."""
 
 
-class Committer(IndexFollower):
-    """Report the results that are due, one after the other, on a thread of its own.
+class Reporting:
+    """Does the work of a request for storage commitment: verifies, and reports the result.
 
     Parameters
     ----------
@@ -48,46 +44,61 @@ class Committer(IndexFollower):
         Called for each result that is given up.
     """
 
+    max_attempts = 10
+    """Attempts to report a result before it is given up."""
+
     def __init__(
         self,
         service: CommitmentService,
         on_refusal: Callable[[Refused], None] = lambda refused: None,
     ) -> None:
-        super().__init__("commitments", service.index, lease="commitments")
         self._service, self._on_refusal = service, on_refusal
 
-    def step(self) -> float | None:
-        """Report the result that has been due longest; return the seconds until the next one is due."""
-        commitments, now = self._service.index.commitments, self._service.now()
-        commitment = commitments.due(now)
-        if commitment is not None:
-            self._settle(commitment)
-            return 0.0
-        due_at = commitments.next_due_at()
-        return min((due_at - now).total_seconds(), MAX_SLEEP_SECONDS) if due_at is not None else None
-
-    def _settle(self, commitment: OwedCommitment) -> None:
-        result = verify(self._service, commitment, self._stopping.is_set)
+    def perform(self, work: Work, stopping: threading.Event) -> Decision | None:
+        """Report the result of a request; return what becomes of it, or None if the node stops."""
+        result = verify(self._service, work, stopping.is_set)
         if result is None:
-            return
+            return None
         try:
-            self._report(commitment, result)
+            self._report(work, result)
         except NotReported as error:
-            self._retry(commitment, str(error))
-        else:
-            record_reported(self._service, commitment, result, "on an association of its own")
+            return self._failed(work, str(error))
+        return reported(work, result)
 
-    def _report(self, commitment: OwedCommitment, result: CommitmentResult) -> None:
+    def recorded(self, work: Work, decision: Decision) -> None:
+        """Count and log what became of a result; a person hears of one that was given up."""
+        service, outcome = self._service, "postponed"
+        if isinstance(decision, Ended):
+            if decision.outcome == "succeeded":
+                note_reported(service, work, decision, "on an association of its own")
+                return
+            outcome = "given-up"
+        service.metrics.commitment_reports.labels(outcome=outcome).inc()
+        logger.warning("commitment_not_reported", calling_ae_title=work.lane.name, reason=decision.reason)
+        if isinstance(decision, Ended):
+            self._on_refusal(
+                Refused(
+                    "commitment",
+                    "not reported",
+                    f"{decision.reason}; given up after {work.attempts} tries",
+                    "set host and port of this peer in [peers] to where it takes results, and have it ask again",
+                    peer=work.payload.peer,
+                    calling_ae_title=work.lane.name,
+                    called_ae_title=service.ae_title,
+                )
+            )
+
+    def _report(self, work: Work, result: CommitmentResult) -> None:
         service = self._service
-        peer = service.peers.get(commitment.calling_ae_title)
+        peer = service.peers.get(work.lane.name)
         if peer is None:
-            raise NotReported(f"{commitment.calling_ae_title} has no host in [peers]")
+            raise NotReported(f"{work.lane.name} has no host in [peers]")
         contexts = contexts_of([(STORAGE_COMMITMENT, [EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN])])
         roles = {STORAGE_COMMITMENT: (False, True)}  # we request the association, and are its SCP
         try:
             with association(peer, service.ae_title, contexts, service.timeout, roles) as assoc:
                 request = report_request(assoc.next_message_id(), result)
-                report = report_of(service, commitment, result)
+                report = report_of(service, work, result)
                 answer = assoc.request(next(iter(assoc.accepted)), request, report).command
         except NoAssociation as error:
             raise NotReported(str(error)) from error
@@ -96,24 +107,8 @@ class Committer(IndexFollower):
         if answer.status != SUCCESS:
             raise NotReported(f"{peer} answered the report with 0x{answer.status or 0:04X}")
 
-    def _retry(self, commitment: OwedCommitment, why: str) -> None:
-        service, attempts = self._service, commitment.attempts + 1
-        logger.warning("commitment_not_reported", calling_ae_title=commitment.calling_ae_title, reason=why)
-        outcome = "postponed" if attempts < MAX_ATTEMPTS else "given-up"
-        service.metrics.commitment_reports.labels(outcome=outcome).inc()
-        if attempts < MAX_ATTEMPTS:
-            wait = dt.timedelta(seconds=wait_seconds(attempts))
-            service.index.commitments.postponed(commitment, why, service.now() + wait)
-            return
-        service.index.commitments.given_up(commitment, why, service.now())
-        self._on_refusal(
-            Refused(
-                "commitment",
-                "not reported",
-                f"{why}; given up after {attempts} tries",
-                "set host and port of this peer in [peers] to where it takes results, and have it ask again",
-                peer=commitment.peer,
-                calling_ae_title=commitment.calling_ae_title,
-                called_ae_title=service.ae_title,
-            )
-        )
+    def _failed(self, work: Work, reason: str) -> Decision:
+        if work.attempts < self.max_attempts:
+            wait = dt.timedelta(seconds=wait_seconds(work.attempts))
+            return Postponed(self._service.now() + wait, reason)
+        return Ended("failed", reason, replace(work.payload, references=()))

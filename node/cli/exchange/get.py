@@ -88,7 +88,7 @@ def _watched(settings: Settings, retrieval: str) -> dict[str, Any]:
         raise
     failed = row["refused"] + row["failed"]
     if row["state"] in ("failed", "cancelled") or (row["state"] == "incomplete" and not failed):
-        raise NotPerformed(row["detail"])
+        raise NotPerformed(row["reason"])
     left = max((row["announced"] or 0) - row["stored"] - failed, 0)
     return {"completed": row["stored"], "failed": failed, "warning": 0, "remaining": left}
 
@@ -98,7 +98,7 @@ def _row(settings: Settings, retrieval: str) -> dict[str, Any]:
     from node.index.database.index import reading
 
     with reading(settings.storage.root.absolute(), settings.index.url) as index:
-        rows = index.retrievals.page(None, 1, retrieval_id=retrieval)
+        rows = index.work.page(None, 1, kind="retrieval", key=retrieval)
     if not rows:
         raise NotPerformed(f"retrieval {retrieval} was deleted with its study")
     return rows[0]

@@ -24,6 +24,7 @@ from typing import Any
 from sqlalchemy import Boolean, Connection, CursorResult, insert, select, update
 from sqlalchemy.exc import DataError, IntegrityError
 
+from node.index.care.former_work import former_work
 from node.index.engine.backend import backend_of
 from node.index.engine.repository import IndexRepository, on_writer
 from node.index.models import OPEN_STATES, STORE, Base, ConflictRow, ImageRow, VolumeSourceRow
@@ -32,9 +33,9 @@ from node.index.nouns.deletions import is_deletable
 from node.index.nouns.events import record_event
 
 HISTORY = (
-    "accounts", "tokens", "web_sessions", "tombstones", "commitments", "rejections", "events", "hooks", "deliveries",
+    "accounts", "tokens", "web_sessions", "tombstones", "rejections", "events", "hooks", "deliveries",
     "senders", "keyed_requests", "scheduled_steps", "performed_steps", "performed_series", "workitems",
-    "workitem_reports", "workitem_subscribers", "workitem_locks", "jobs", "results", "retrievals",
+    "workitem_reports", "workitem_subscribers", "workitem_locks", "jobs", "results", "work",
 )  # fmt: skip
 """Tables that are taken over row by row, with the numbers of their rows."""
 
@@ -142,6 +143,7 @@ class SalvageRepository(IndexRepository):
         for table in HISTORY:
             rows = old.rows(table, _names(table))
             _insert(connection, old, table, filter(_is_harmless, rows) if table == "tombstones" else rows)
+        _insert(connection, old, "work", former_work(old))
         _insert(connection, old, "patients", _merged_patients(old))
         # Their files are not indexed: other files of the same instances are.
         kept = (row for row in old.rows("conflicts", _names("conflicts")) if row["key"] is not None)

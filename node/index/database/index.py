@@ -45,11 +45,10 @@ from node.index.nouns.series_claims import SeriesRepository
 from node.index.nouns.studies import StudyRepository
 from node.index.nouns.timers import TimerRepository
 from node.index.search.finder import Finder
-from node.index.work.commitments import CommitmentRepository
 from node.index.work.deliveries import DeliveryRepository
 from node.index.work.jobs import JobRepository
+from node.index.work.ledger import WorkRepository
 from node.index.work.own_workitems import OwnWorkitemRepository
-from node.index.work.retrievals import RetrievalRepository
 from node.index.work.routes import RouteRepository
 from node.index.work.workitems import WorkitemRepository
 from node.metrics import Metrics
@@ -151,7 +150,6 @@ class Index:
         self.about = AboutRepository(writer, self._watcher)
         self.accounts = AccountRepository(writer, self._reader)
         self.audit_lines = AuditLineRepository(writer, self._watcher)
-        self.commitments = CommitmentRepository(writer, self._watcher)
         self.conflicts = ConflictRepository(writer, self._watcher)
         self.conversions = ConversionRepository(writer, self._watcher)
         self.deletions = DeletionRepository(writer, self._watcher)
@@ -167,7 +165,6 @@ class Index:
         self.problems = ProblemRepository(writer, self._watcher)
         self.references = ReferenceRepository(writer, self._watcher)
         self.rejections = RejectionRepository(writer, self._watcher)
-        self.retrievals = RetrievalRepository(writer, self._watcher)
         self.routes = RouteRepository(writer, self._watcher)
         self.salvage = SalvageRepository(writer, self._watcher)
         self.scheduled_steps = ScheduledStepRepository(writer, self._watcher)
@@ -175,6 +172,7 @@ class Index:
         self.series = SeriesRepository(writer, self._watcher)
         self.studies = StudyRepository(writer, self._watcher)
         self.timers = TimerRepository(writer, self._watcher)
+        self.work = WorkRepository(writer, self._watcher)
         self.workitems = WorkitemRepository(writer, self._watcher)
         self.ahead: Ahead = _NothingAhead()
         self.watch = ServerWatch(place, writer) if self.has_hosts else None

@@ -40,7 +40,8 @@ from node.index.search.facts import ReadFacts
 from node.index.work.created_workitems import ReadCreatedWorkitems
 from node.index.work.hooks import ReadHooks
 from node.index.work.jobs import ReadJobs
-from node.index.work.retrievals import ReadRetrievals
+from node.index.work.procedure_steps import ReadProcedureSteps
+from node.index.work.reading import ReadWork
 from node.index.work.routes import ReadRoutes
 from node.index.work.workitems import ReadWorkitems
 
@@ -73,14 +74,15 @@ class ReadIndex:
         self.patients = ReadPatients(connection)
         self.performed_steps = ReadPerformedSteps(connection)
         self.problems = ReadProblems(connection)
+        self.procedure_steps = ReadProcedureSteps(connection)
         self.rejections = ReadRejections(connection)
-        self.retrievals = ReadRetrievals(connection)
         self.routes = ReadRoutes(connection)
         self.scheduled_steps = ReadScheduledSteps(connection)
         self.senders = ReadSenders(connection)
         self.series = ReadSeries(connection)
         self.studies = ReadStudies(connection)
         self.volumes = ReadVolumes(connection)
+        self.work = ReadWork(connection)
         self.workitems = ReadWorkitems(connection)
 
     @property

@@ -32,7 +32,8 @@ from node.index.engine.writer import IndexWriter
 from node.index.models import DeliveryRow, EventRow, HookRow, ImageRow, SeriesRow, StudyRow
 from node.index.nouns.events import EventKind, record_event
 from node.index.nouns.hosts import others_subscribers, require_lease
-from node.index.work import jobs, retrievals
+from node.index.work import jobs
+from node.index.work.ledger import forget_study
 from node.index.work.own_workitems import OwnWork, Standing, end_others, follow
 from node.settings.model import HookEvent, RouteEvent
 
@@ -581,4 +582,4 @@ def after_deletion(connection: Connection, study_instance_uid: str, now: dt.date
     of_study = and_(DeliveryRow.study_instance_uid == study_instance_uid, DeliveryRow.output.is_not(None))
     connection.execute(update(DeliveryRow).where(of_study).values(output=None))
     jobs.forget_deleted(connection, study_instance_uid, now)
-    retrievals.forget_deleted(connection, study_instance_uid)
+    forget_study(connection, study_instance_uid)

@@ -26,7 +26,7 @@ from node.index.engine.repository import IndexRepository, on_reader, on_writer
 from node.index.models import WorkitemRow
 from node.index.work.workitems import change
 
-Kind = Literal["send", "retrieval", "job"]
+Kind = Literal["send", "job"]
 
 MAX_KEPT = 10_000
 """Newest rows of ``workitems`` among which those of the node are kept after their end; older ones are removed."""
@@ -36,14 +36,12 @@ PRUNED_EVERY = 100
 
 LABELS: Mapping[Kind, tuple[str, str]] = {
     "send": ("Send to", "Sends"),
-    "retrieval": ("Retrieve from", "Retrievals"),
     "job": ("Job of hook", "Jobs"),
 }
 """Begin of *Procedure Step Label* (0074,1204), and *Worklist Label* (0074,1202)."""
 
 CODES: Mapping[Kind, tuple[str, str, str]] = {
     "send": ("110106", "DCM", "Export"),
-    "retrieval": ("110107", "DCM", "Import"),
     "job": ("110001", "DCM", "Image Processing"),
 }
 """*Scheduled Workitem Code Sequence* (0040,4018); PS3.16 CID 9231 has no codes for the first two."""

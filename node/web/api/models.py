@@ -442,8 +442,8 @@ class RetrievalResource(Resource):
     `announced` is the number of instances that the peer says there are, `detail` the outcome in words.
     """
 
-    retrieval_id: str
-    peer: str
+    retrieval_id: Annotated[str, Field(validation_alias="key")]
+    peer: Annotated[str, Field(validation_alias="name")]
     study_instance_uid: str
     series_instance_uid: str | None
     state: RetrievalState
@@ -451,7 +451,7 @@ class RetrievalResource(Resource):
     stored: int
     refused: int
     failed: int
-    detail: str | None
+    detail: Annotated[str | None, Field(validation_alias="reason")]
     requested_by: str
     created_at: dt.datetime
     changed_at: dt.datetime

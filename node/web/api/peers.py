@@ -90,9 +90,9 @@ def list_retrievals(
     series_instance_uid: OptionalSeriesUid = None,
 ) -> Page[models.RetrievalResource]:
     """Retrievals from peers, newest first."""
-    wanted = {"peer": peer, "state": state}
+    wanted = {"kind": "retrieval", "name": peer, "state": state}
     wanted |= {"study_instance_uid": study_instance_uid, "series_instance_uid": series_instance_uid}
-    return page.read("retrievals", models.RetrievalResource, lambda index: index.retrievals, **wanted)
+    return page.read("retrievals", models.RetrievalResource, lambda index: index.work, **wanted)
 
 
 @router.get("/retrievals/{retrieval}", responses=single())
@@ -121,4 +121,4 @@ def cancel_retrieval(
 
 
 def _retrieval(index: ReadIndex, retrieval: str) -> models.RetrievalResource:
-    return models.RetrievalResource.of(only_row(index.retrievals, "retrieval", retrieval_id=retrieval))
+    return models.RetrievalResource.of(only_row(index.work, "retrieval", kind="retrieval", key=retrieval))

@@ -12,6 +12,7 @@ from node.dicom.json_model import Json, elements
 from node.dicom.unified_steps import PERFORMED, UPS_PUSH, values_of
 from node.dicom.values import standard_tag
 from node.index.work.created_workitems import CreatedWorkitem
+from node.index.work.procedure_steps import ProcedureStep
 from node.index.work.workitems import Workitem
 from node.settings.model import Settings
 from node.web.dicomweb.resources import resource_url
@@ -121,7 +122,7 @@ def workitem_model(
     )
 
 
-def created_model(workitem: CreatedWorkitem) -> Json:
+def created_model(workitem: CreatedWorkitem | ProcedureStep) -> Json:
     """Return a workitem of a client as a data set; its Transaction UID is never part of it (PS3.18 11.5.2)."""
     uids = elements(
         {
@@ -134,7 +135,7 @@ def created_model(workitem: CreatedWorkitem) -> Json:
 
 
 def own_model(
-    workitem: CreatedWorkitem,
+    workitem: CreatedWorkitem | ProcedureStep,
     settings: Settings,
     base: str,
     instances: Sequence[tuple[str, str]] | None = None,

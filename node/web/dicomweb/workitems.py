@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, islice
 from typing import Annotated, Any
 
 from fastapi import Depends, HTTPException, Request, Response
@@ -20,7 +20,8 @@ from node.dicom.worklist import entry_text
 from node.dicom.xml_model import NotNative, json_from_native
 from node.index.work.created_workitems import CreatedWorkitem
 from node.index.work.jobs import JobEnded, NoSuchJob
-from node.index.work.retrievals import NoSuchRetrieval, RetrievalEnded
+from node.index.work.ledger import NoSuchWork, WorkEnded
+from node.index.work.procedure_steps import ProcedureStep
 from node.index.work.workitems import Workitem
 from node.web.access import Caller, Reader, RequestAudit, Writer
 from node.web.audit_trail import of_study
@@ -90,8 +91,8 @@ REFUSALS: Mapping[Status, tuple[int, str, str]] = {
 }
 """Status code, Warning and detail for each failure (PS3.18 11.4.3 to 11.8.3)."""
 
-Found = Workitem | CreatedWorkitem
-"""A conversion, or a workitem that has a row."""
+Found = Workitem | CreatedWorkitem | ProcedureStep
+"""A conversion, a workitem of a client, or other work of the node."""
 
 
 def find_workitem(node: Node, _account: Reader, workitem: str) -> Found:
@@ -115,7 +116,7 @@ Requested = Annotated[Found, Depends(find_workitem)]
 def workitem_with_uid(node: Services, uid: str) -> Found | None:
     """Return the workitem with a UID, or None."""
     with node.index.reading() as index:
-        created = index.created_workitems.one(uid)
+        created = index.created_workitems.one(uid) or index.procedure_steps.one(uid)
     return created or next(iter(_conversions_with_uids(node, read_keys([("SOPInstanceUID", uid)]), [uid])), None)
 
 
@@ -256,7 +257,9 @@ def retrieve_workitem(request: Request, found: Requested, audit: RequestAudit, n
     """One workitem; the Transaction UID of a workitem is never returned."""
     form = document_form(accepted(request), is_single=True)
     with node.index.reading() as index:
-        if isinstance(found, CreatedWorkitem):
+        if isinstance(found, ProcedureStep):
+            instances = index.procedure_steps.instances(found, MAX_REFERENCED_INSTANCES)
+        elif isinstance(found, CreatedWorkitem):
             instances = index.created_workitems.instances(found, MAX_REFERENCED_INSTANCES)
         else:
             instances = index.workitems.instances(found.series_id, MAX_REFERENCED_INSTANCES)
@@ -315,7 +318,9 @@ def _cancel_conversion(found: Workitem, audit: RequestAudit, node: Services) -> 
     return Status.SUCCESS
 
 
-def _cancel_work(found: CreatedWorkitem, account: Caller, audit: RequestAudit, node: Services) -> Status:
+def _cancel_work(
+    found: CreatedWorkitem | ProcedureStep, account: Caller, audit: RequestAudit, node: Services
+) -> Status:
     """End what the node sends or retrieves, or has a hook do."""
     states = transition(Event.REQUEST_CANCEL, found.state)
     if isinstance(states, Status):
@@ -331,7 +336,7 @@ def _cancel_work(found: CreatedWorkitem, account: Caller, audit: RequestAudit, n
             if status == Status.SUCCESS:
                 audit.changed(AuditEvent.BEGIN_TRANSFERRING, Action.EXECUTE, [_about(found)], "a send was cancelled")
             return status
-    except (JobEnded, NoSuchJob, NoSuchRetrieval, RetrievalEnded):  # meanwhile
+    except (JobEnded, NoSuchJob, NoSuchWork, WorkEnded):  # meanwhile
         now = workitem_with_uid(node, uid)
         ended = transition(Event.REQUEST_CANCEL, now.state if now is not None else None)
         return ended if isinstance(ended, Status) else Status.NO_PERFORMER
@@ -361,7 +366,7 @@ def _of_client(found: Found) -> CreatedWorkitem:
     HTTPException
         409
     """
-    if isinstance(found, Workitem) or found.work is not None:
+    if not isinstance(found, CreatedWorkitem) or found.work is not None:
         why = "the node performs this workitem itself: only its cancellation can be requested"
         raise _warned(409, INCONSISTENT, why)
     return found
@@ -436,8 +441,11 @@ def _only_part(boundary: bytes, body: bytes) -> bytes:
 def _found(node: Services, query: WorkitemQuery, limit: int, offset: int) -> list[Found]:
     """Return a page of the workitems that match: those that have a row, then conversions."""
     with node.index.searching() as index:
-        created = index.created_workitems.all(query.states, query.uids, query.patient_id)
-        matching = (workitem for workitem in created if query.matches(workitem.attributes))
+        wanted = query.states, query.uids, query.patient_id
+        with_rows: Iterator[CreatedWorkitem | ProcedureStep] = chain(
+            index.created_workitems.all(*wanted), index.procedure_steps.all(*wanted)
+        )
+        matching = (workitem for workitem in with_rows if query.matches(workitem.attributes))
         skipped = sum(1 for _ in islice(matching, offset))
         found: list[Found] = [*islice(matching, limit)]
     left, skipped = limit - len(found), offset - skipped

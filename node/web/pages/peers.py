@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from node.dicom.attributes import is_identifier
 from node.errors import VoxelnodeError
-from node.index.work.retrievals import RetrievalEnded
+from node.index.work.ledger import WorkEnded
 from node.web import peers
 from node.web.access import Caller, RequestAudit, Writer
 from node.web.background_requests import background_request
@@ -125,7 +125,7 @@ def retrievals(request: Request, node: Node, account: Writer, audit: RequestAudi
 @router.post("/peers/retrievals/{retrieval}/cancel")
 def cancel(node: Node, account: Writer, audit: RequestAudit, retrieval: str) -> Response:
     """Cancel a retrieval; one that ended before the button was pressed stays as it is."""
-    with suppress(RetrievalEnded):
+    with suppress(WorkEnded):
         peers.cancel_retrieval(node, account, audit, retrieval)
     return RedirectResponse("/peers", SEE_OTHER)
 
@@ -152,4 +152,4 @@ def _answers(node: Services, audit: RequestAudit, form: PeerForm) -> dict[str, A
 
 def _retrievals(node: Services) -> dict[str, Any]:
     with node.index.reading(wait=False) as index:
-        return {"retrievals": index.retrievals.newest(SHOWN_RETRIEVALS), "chips": CHIPS}
+        return {"retrievals": index.work.newest(SHOWN_RETRIEVALS, kind="retrieval"), "chips": CHIPS}

@@ -1,0 +1,338 @@
+"""The ledger of work: what the node owes, one row each, until it has ended and its row is old.
+
+Work is a row before anybody is told that it will be done, so no work is lost if the process dies: the next start does
+what waits, and again what was running. What a step has done, it therefore may do twice, but never not at all.
+
+Work waits in lanes: one for each hook, destination of a route, peer or requestor. In a lane, one is done at a time, and
+a lane whose other side is slow or dead delays no other lane.
+
+The queries of the ledger stand together here, each with its name; `node.index.work.states` has the states.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import secrets
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, insert, or_, select, tuple_, update
+
+from node.errors import UsageError, VoxelnodeError
+from node.index.engine.repository import IndexRepository, on_reader, on_writer
+from node.index.models import WorkRow
+from node.index.work.payloads import Counts, Payload, Reference, Request, document_of, payload_of
+from node.index.work.states import TRANSITIONS, Kind, Move, Outcome, State
+
+MAX_OPEN_RETRIEVALS = 1000
+
+MAX_KEPT = 10_000
+"""Newest rows of a kind among which those that have ended are kept; older ones are removed."""
+
+PRUNED_EVERY = 100
+"""Rows after which old ones are looked for."""
+
+
+class NoSuchWork(VoxelnodeError):
+    """There is no such work; it may have been deleted with its study."""
+
+
+class WorkEnded(VoxelnodeError):
+    """The work has ended."""
+
+
+class Lane(NamedTuple):
+    """Where work waits: at a hook, a destination of a route, a peer, or the AE title of a requestor.
+
+    Attributes
+    ----------
+    name : str
+        Of the hook, the route, the peer, or the AE title. The route of what people send by hand has an empty name.
+    destination : str
+        Of a route; else empty.
+    """
+
+    kind: Kind
+    name: str
+    destination: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A row of the ledger; the columns are those of `node.index.models.WorkRow`."""
+
+    id: int
+    lane: Lane
+    key: str
+    study_instance_uid: str | None
+    series_instance_uid: str | None
+    state: State
+    outcome: Outcome | None
+    attempts: int
+    reason: str | None
+    requested_by: str
+    cancelled_by: str | None
+    payload: Any  # of the class that `node.index.work.payloads.PAYLOADS` has for the kind
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A step has ended its work; `payload` takes the place of the one before."""
+
+    outcome: Outcome
+    reason: str | None = None
+    payload: Payload | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Postponed:
+    """A step has failed, and is to be repeated when it is due."""
+
+    due_at: dt.datetime
+    reason: str
+
+
+Decision = Ended | Postponed
+
+
+class WorkRepository(IndexRepository):
+    """The rows of the ledger."""
+
+    # What is owed
+
+    @on_writer
+    def add_retrievals(
+        self,
+        connection: Connection,
+        peer: str,
+        wanted: Sequence[tuple[str, str | None]],
+        requested_by: str,
+        now: dt.datetime,
+    ) -> list[str]:
+        """Have studies retrieved, or a series of each; return the keys of the retrievals.
+
+        What already waits or runs is not added again.
+
+        Raises
+        ------
+        UsageError
+            There would be more than `MAX_OPEN_RETRIEVALS`; nothing was added.
+        """
+        is_open = WorkRow.kind == "retrieval", WorkRow.outcome.is_(None)
+        count = connection.execute(select(func.count()).select_from(WorkRow).where(*is_open)).scalar_one()
+        if count + len(wanted) > MAX_OPEN_RETRIEVALS:
+            raise UsageError(
+                f"{count} retrievals wait or run, and {len(wanted)} more would be beyond {MAX_OPEN_RETRIEVALS}: "
+                "retrieve fewer, or wait until some have ended"
+            )
+        keys = []
+        for study, series in dict.fromkeys(wanted):
+            same = WorkRow.study_instance_uid == study, WorkRow.series_instance_uid.is_not_distinct_from(series)
+            key = connection.execute(select(WorkRow.key).where(*is_open, WorkRow.name == peer, *same)).scalar()
+            if key is None:
+                key = secrets.token_hex(16)
+                uids = {"study_instance_uid": study, "series_instance_uid": series}
+                lane = Lane("retrieval", peer)
+                add(connection, lane, key, Counts(), now, requested_by=requested_by, happened_at=now, **uids)
+            keys.append(key)
+        return keys
+
+    @on_writer
+    def add_commitment(
+        self,
+        connection: Connection,
+        transaction_uid: str,
+        calling_ae_title: str,
+        peer: str,
+        references: Sequence[Reference],
+        now: dt.datetime,
+        due_at: dt.datetime,
+    ) -> Work:
+        """Record a request for storage commitment; a repeated one by the same peer takes the place of the first.
+
+        Parameters
+        ----------
+        peer : str
+            Address of the peer, without the port.
+        due_at : datetime
+            When the result is to be reported.
+        """
+        lane = Lane("commitment", calling_ae_title)
+        connection.execute(delete(WorkRow).where(in_lane(lane), WorkRow.key == transaction_uid))
+        request = Request(peer, len(references), tuple(references))
+        values = {"requested_by": calling_ae_title, "happened_at": now, "due_at": due_at}
+        id = add(connection, lane, transaction_uid, request, now, **values)
+        return work_of(connection.execute(_rows(WorkRow.id == id)).one())
+
+    # What is to be done
+
+    @on_reader
+    def due(
+        self, connection: Connection, kinds: Collection[Kind], now: dt.datetime, busy: Collection[Lane] = ()
+    ) -> list[Work]:
+        """Return the first work of each lane that is due, except of lanes that are `busy`."""
+        first = (
+            select(func.min(WorkRow.id))
+            .where(WorkRow.kind.in_(kinds), WorkRow.state == "waiting", _is_due(now))
+            .group_by(WorkRow.kind, WorkRow.name, WorkRow.destination)
+        )
+        found = map(work_of, connection.execute(_rows(WorkRow.id.in_(first)).order_by(WorkRow.id)))
+        return [work for work in found if work.lane not in busy]
+
+    @on_reader
+    def next_due_at(self, connection: Connection, kinds: Collection[Kind], now: dt.datetime) -> dt.datetime | None:
+        """Return when the next work is due that is not due yet; None if none waits."""
+        waits = WorkRow.kind.in_(kinds), WorkRow.state == "waiting", WorkRow.due_at > now
+        return connection.execute(select(func.min(WorkRow.due_at)).where(*waits)).scalar()
+
+    @on_reader
+    def cancelled_by(self, connection: Connection, id: int) -> str | None:
+        """Return who wants work to end; None: nobody."""
+        return connection.execute(select(WorkRow.cancelled_by).where(WorkRow.id == id)).scalar()
+
+    # What becomes of it
+
+    @on_writer
+    def begin(self, connection: Connection, id: int, now: dt.datetime) -> bool:
+        """Record that work is done now; return whether it was still waiting."""
+        return move(connection, "begin", now, WorkRow.id == id, attempts=WorkRow.attempts + 1, tried_at=now) > 0
+
+    @on_writer
+    def report(self, connection: Connection, id: int, percent: int | None, payload: Payload, now: dt.datetime) -> None:
+        """Record how far work is that is done now."""
+        running = WorkRow.id == id, WorkRow.state == "running"
+        values = {"percent": percent, "payload": document_of(payload), "changed_at": now}
+        connection.execute(update(WorkRow).where(*running).values(values))
+
+    @on_writer
+    def record(self, connection: Connection, id: int, decision: Decision, now: dt.datetime) -> None:
+        """Record what became of work; an outcome of work that nobody had begun is an attempt as well."""
+        if isinstance(decision, Postponed):
+            move(connection, "postpone", now, WorkRow.id == id, due_at=decision.due_at, reason=decision.reason)
+            return
+        unbegun = update(WorkRow).where(WorkRow.id == id, WorkRow.state == "waiting")
+        connection.execute(unbegun.values(attempts=WorkRow.attempts + 1, tried_at=now))
+        end(connection, decision, now, WorkRow.id == id)
+
+    @on_writer
+    def cancel(self, connection: Connection, kind: Kind, key: str, who: str, now: dt.datetime) -> None:
+        """Cancel work: at once if it waits; if it runs, whoever does it ends it.
+
+        Raises
+        ------
+        NoSuchWork, WorkEnded
+        """
+        row = connection.execute(_rows(WorkRow.kind == kind, WorkRow.key == key)).first()
+        if row is None:
+            raise NoSuchWork
+        if row.outcome is not None:
+            raise WorkEnded(f"the {kind} has ended: {row.outcome}")
+        by = update(WorkRow).where(WorkRow.id == row.id, WorkRow.cancelled_by.is_(None))
+        connection.execute(by.values(cancelled_by=who, changed_at=now))
+        waiting = WorkRow.id == row.id, WorkRow.state == "waiting"
+        end(connection, Ended("cancelled", f"cancelled by {who} before it began"), now, *waiting)
+
+    @on_writer
+    def resume(self, connection: Connection, limits: Mapping[Kind, int], now: dt.datetime) -> None:
+        """Let work wait again that was running when the process ended, unless it was cancelled or begun too often.
+
+        Parameters
+        ----------
+        limits : mapping of Kind to int
+            The kinds that are resumed, and how often each may begin: work may be what ends the process.
+        """
+        for kind, limit in limits.items():
+            ran = WorkRow.kind == kind, WorkRow.state == "running"
+            cancelled = connection.execute(_rows(*ran, WorkRow.cancelled_by.is_not(None))).all()
+            for row in cancelled:
+                end(connection, Ended("cancelled", f"cancelled by {row.cancelled_by}"), now, WorkRow.id == row.id)
+            often = Ended("failed", f"the node ended {limit} times while it ran: see the log")
+            end(connection, often, now, *ran, WorkRow.attempts >= limit)
+            move(connection, "postpone", now, *ran)
+
+
+def add(connection: Connection, lane: Lane, key: str, payload: Payload, now: dt.datetime, **values: Any) -> int:
+    """Add work that waits, and remove old rows; return its id."""
+    row = {
+        **lane._asdict(),
+        "key": key,
+        "state": "waiting",
+        "attempts": 0,
+        "payload": document_of(payload),
+        "created_at": now,
+        "changed_at": now,
+        **values,
+    }
+    id = connection.execute(insert(WorkRow).values(row).returning(WorkRow.id)).scalar_one()
+    if id % PRUNED_EVERY == 0:
+        prune(connection, lane.kind)
+    return id
+
+
+def move(connection: Connection, how: Move, now: dt.datetime, *which: ColumnElement[bool], **values: Any) -> int:
+    """Move the work that meets all conditions to another state, if it is in one that allows it; return how many were.
+
+    This is the only way from one state to another.
+    """
+    transition = TRANSITIONS[how]
+    condition = and_(*which, WorkRow.state.in_(transition.before))
+    moved = update(WorkRow).where(condition).values(state=transition.after, changed_at=now, **values)
+    return connection.execute(moved).rowcount
+
+
+def end(connection: Connection, decision: Ended, now: dt.datetime, *which: ColumnElement[bool]) -> int:
+    """End the open work that meets all conditions; return how many there were."""
+    values: dict[str, Any] = {"outcome": decision.outcome, "reason": decision.reason, "due_at": None, "ended_at": now}
+    if decision.payload is not None:
+        values["payload"] = document_of(decision.payload)
+    return move(connection, "end", now, *which, **values)
+
+
+def in_lane(lane: Lane) -> ColumnElement[bool]:
+    """Return the condition of work in a lane."""
+    return tuple_(WorkRow.kind, WorkRow.name, WorkRow.destination) == tuple_(*lane)
+
+
+def work_of(row: Row[Any]) -> Work:
+    """Return the work of a row."""
+    kind = cast(Kind, row.kind)
+    values = {name: getattr(row, name) for name in Work.__slots__ if name not in ("lane", "payload")}
+    return Work(lane=Lane(kind, row.name, row.destination), payload=payload_of(kind, row.payload), **values)
+
+
+def prune(connection: Connection, kind: Kind) -> None:
+    """Remove the ended work of a kind that is older than its newest `MAX_KEPT` rows, and that made nothing."""
+    newest = select(WorkRow.id).where(WorkRow.kind == kind).order_by(WorkRow.id.desc()).offset(MAX_KEPT).limit(1)
+    last = connection.execute(newest).scalar()
+    if last is not None:
+        old = WorkRow.kind == kind, WorkRow.outcome.is_not(None), WorkRow.id <= last
+        connection.execute(delete(WorkRow).where(*old))
+
+
+def forget_study(connection: Connection, study_instance_uid: str) -> None:
+    """Remove what may name the patient of a study that was deleted: what peers have said of retrievals."""
+    its = WorkRow.study_instance_uid == study_instance_uid, WorkRow.outcome.is_not(None)
+    connection.execute(delete(WorkRow).where(*its, WorkRow.kind == "retrieval"))
+
+
+def shift_due(connection: Connection, step: dt.timedelta) -> None:
+    """Move all moments at which work is due by a step of the system clock."""
+    waits = select(WorkRow.id, WorkRow.due_at).where(WorkRow.outcome.is_(None), WorkRow.due_at.is_not(None))
+    for id, due_at in connection.execute(waits).all():
+        if due_at is not None:  # as the condition says, which the type checker cannot read
+            connection.execute(update(WorkRow).where(WorkRow.id == id).values(due_at=due_at + step))
+
+
+def correct_due(connection: Connection, longest: dt.datetime, now: dt.datetime) -> None:
+    """Let work be due that would have to wait longer than it ever does; a job waits for others, as long as it takes."""
+    late = WorkRow.state == "waiting", WorkRow.kind != "job", WorkRow.due_at > longest
+    connection.execute(update(WorkRow).where(*late).values(due_at=now))
+
+
+def _is_due(now: dt.datetime) -> ColumnElement[bool]:
+    return or_(WorkRow.due_at.is_(None), WorkRow.due_at <= now)
+
+
+def _rows(*which: ColumnElement[bool]) -> Any:
+    return select(WorkRow.__table__).where(*which)

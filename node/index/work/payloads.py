@@ -1,0 +1,110 @@
+"""What each kind of work has beside the columns that all have: one frozen class a kind, in JSON in `work.payload`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from node.index.work.states import Kind
+
+Reference = tuple[str, str]
+"""SOP Class UID and SOP Instance UID of an instance that a peer claims to have sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """Of a message to a hook, or to a destination of a route.
+
+    Attributes
+    ----------
+    detail : str or None
+        What the event says.
+    output : str or None
+        End of the output of a command in the last attempt; it may name patients.
+    """
+
+    detail: str | None = None
+    output: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """Of a job.
+
+    Attributes
+    ----------
+    tokens : tuple of str
+        SHA-256 of the tokens in the last attempts to deliver its message.
+    location : str or None
+        Where the receiver of a webhook says that it shows the job.
+    """
+
+    tokens: tuple[str, ...] = ()
+    location: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Of a retrieval: numbers of instances.
+
+    Attributes
+    ----------
+    announced : int or None
+        As the peer says.
+    stored, refused : int
+        That came, and that the node has stored or refused.
+    failed : int
+        That the peer says it could not send.
+    """
+
+    announced: int | None = None
+    stored: int = 0
+    refused: int = 0
+    failed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Of a request for storage commitment (PS3.4 J.3.2).
+
+    Attributes
+    ----------
+    peer : str
+        Address of the requestor, without the port.
+    instances : int
+    references : tuple of Reference
+        Empty once the result was reported or given up.
+    failed : int or None
+        Instances that were reported as not committed.
+    """
+
+    peer: str = ""
+    instances: int = 0
+    references: tuple[Reference, ...] = ()
+    failed: int | None = None
+
+
+Payload = Message | Assignment | Counts | Request
+
+PAYLOADS: Mapping[Kind, type[Payload]] = {
+    "hook": Message,
+    "route": Message,
+    "job": Assignment,
+    "retrieval": Counts,
+    "commitment": Request,
+}
+
+
+def payload_of(kind: Kind, document: Mapping[str, Any]) -> Payload:
+    """Return the payload of a row."""
+    return PAYLOADS[kind](**{name: _frozen(value) for name, value in document.items()})
+
+
+def document_of(payload: Payload) -> dict[str, Any]:
+    """Return a payload as a row has it."""
+    return {field.name: getattr(payload, field.name) for field in fields(payload)}
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
