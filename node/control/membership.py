@@ -11,8 +11,9 @@ from time import monotonic
 import structlog
 
 from node.background import BackgroundService
+from node.index.cluster.hosts import BEGUN, Member
+from node.index.cluster.several import Leases, SeveralHosts
 from node.index.database.index import Index
-from node.index.nouns.hosts import BEGUN, Leases, Member
 from node.receive.ingest import Ingest
 
 log = structlog.get_logger()
@@ -91,14 +92,15 @@ class Membership(BackgroundService):
         not_ready: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         super().__init__("cluster")
-        self._index, self._ingest, self._member = index, ingest, member
+        assert isinstance(index.turn, SeveralHosts)
+        self._index, self._turn, self._ingest, self._member = index, index.turn, ingest, member
         self._why_not_ready = not_ready
         self._not_ready: Mapping[str, str] = {}
         self.watch = LeaseWatch(member.lease, on_cut_off)
         self._answered_at = monotonic()
         self._leases = Leases()
         self._started_at = index.now()
-        self._seen = index.settled()
+        self._seen = index.turn.settled()
         self._beat_at = 0.0
         self._is_behind = False
         self._wanted: frozenset[str] = frozenset()
@@ -109,7 +111,7 @@ class Membership(BackgroundService):
 
     def start(self) -> None:
         """Join the hosts of the index. From here on, this one does only what it holds a lease for."""
-        self._index.share(self._leases)
+        self._turn.join(self._leases)
         self._not_ready = self._why_not_ready()
         self._beat()
         self._index.hosts.set_drain(self._member.name, None)
@@ -164,7 +166,7 @@ class Membership(BackgroundService):
         if self._begins_to_drain:
             self._index.hosts.set_drain(self._member.name, BEGUN)
             self._begins_to_drain = False
-        if (settled := self._index.settled()) != self._seen:
+        if (settled := self._turn.settled()) != self._seen:
             self._hear()
             self._seen = settled
             self._index.note_commits()
@@ -188,7 +190,7 @@ class Membership(BackgroundService):
             self._beat_at = 0.0
 
     def _beat(self, gives: Collection[str] = ()) -> None:
-        self._index.measure_clock()
+        self._turn.clock.measure()
         began, wanted = monotonic(), self._leases.wanted
         held = self._index.hosts.beat(
             self._member,
@@ -207,7 +209,7 @@ class Membership(BackgroundService):
             log.info("leases_taken", count=len(held))
             self._index.note_commits()
         # A series waits for each upload of its instances, usually for less than a second.
-        self._index.series.note_hosts_awaited(self._index.now() - self._member.lease / 4)
+        self._index.hosts.note_waits_for_hosts(self._index.now() - self._member.lease / 4)
 
     def _keep_waiting(self) -> None:
         """Let series wait for the open associations of this host, before another one finds them due."""

@@ -37,11 +37,11 @@ from node.conversion.scheduler import Worker
 from node.conversion.volume_files import sweep
 from node.deidentify.deidentification import configured_by_name
 from node.errors import UsageError, VoxelnodeError
+from node.index.cluster.hosts import Member
 from node.index.converted import SeriesKey
 from node.index.database.index import Index
 from node.index.database.work_loop import WorkLoop
 from node.index.engine.place import IndexUnusable
-from node.index.nouns.hosts import Member
 from node.index.records import Refused
 from node.lifecycle.retention import Retention
 from node.lifecycle.scrub import Scrub

@@ -119,8 +119,7 @@ class Worker(IndexFollower):
 
     def start(self) -> None:
         """Start claiming series."""
-        if not self._index.has_hosts:
-            self._index.timers.correct(self._clock.moment)
+        self._index.timers.correct(self._clock.moment)
         super().start()
 
     def stop(self, seconds: float | None = None) -> None:
@@ -155,7 +154,7 @@ class Worker(IndexFollower):
         self._interrupt_lost()
         self._take_over()
         seconds = CLOCK_SECONDS
-        if self._index.holds("housekeeping"):
+        if self._index.turn.has("housekeeping"):
             seconds = min(seconds, self._housekeeping.work())
         # Use the time of that check: if the clock were set just now, every waiting series would be due.
         moment = self._clock.moment
@@ -167,11 +166,8 @@ class Worker(IndexFollower):
         return seconds  # the end of a conversion wakes the worker
 
     def _follow_clock(self) -> None:
-        """Move all timers by what the clock was stepped, now or in an earlier step whose commit failed.
-
-        Hosts that share an index follow the clock of its database: none of them moves the timers of all.
-        """
-        if (step := self._clock.step()) and not self._index.has_hosts:
+        """Move all timers by what the clock was stepped, now or in an earlier step whose commit failed."""
+        if step := self._clock.step():
             log.warning("clock_stepped", seconds=step.total_seconds())
             self._unfollowed += step
         if self._unfollowed:
@@ -187,7 +183,7 @@ class Worker(IndexFollower):
             self._index.ahead.require_caught_up()
         except QueryRefused:
             return None
-        if self._index.has_hosts and self._index.hosts.is_another_behind(moment):
+        if self._index.turn.must_wait(moment):
             return None
         until = {key: moment + dt.timedelta(seconds=seconds) for key, seconds in asked.items()}
         self._index.series.keep_waiting(until, moment, self._asked_seconds)
@@ -203,9 +199,9 @@ class Worker(IndexFollower):
         due_at = self._index.series.next_due_at(self._longest_wait)
         if due_at is None:
             return seconds
-        # A series that is due and could not be claimed is being claimed by another host, or waits for one.
-        soonest = RETRY_SECONDS if self._index.has_hosts else 0.0
-        return min(seconds, max(soonest, (due_at - moment).total_seconds()))
+        # A series that is due and could not be claimed waits for the journal or for a file, or another host claims it.
+        until_due = (due_at - moment).total_seconds()
+        return min(seconds, until_due if until_due > 0 else RETRY_SECONDS)
 
     def _submit(self, claimed: ClaimedSeries) -> None:
         interrupted = threading.Event()
@@ -318,7 +314,7 @@ class Worker(IndexFollower):
 
     def _take_over(self) -> None:
         """Take over the series of hosts whose lease has ended."""
-        while self._index.has_hosts and (taken := self._index.series.take_over(self._now())) is not None:
+        while (taken := self._index.series.take_over(self._now())) is not None:
             claimed, host = taken
             self._record_crash(claimed, f"host {host} vanished during the conversion")
 

@@ -102,7 +102,7 @@ class AboutRow(Base):
 
 
 class HostRow(Base):
-    """A host of an index that several can share; see `node.index.nouns.hosts`."""
+    """A host of an index that several can share; see `node.index.cluster.hosts`."""
 
     __tablename__ = "hosts"
 

@@ -129,7 +129,7 @@ class Scrub(BackgroundService):
         self._scrubbed = metrics.scrubbed_files
 
     def _is_ours(self) -> bool:
-        return self._index.holds(self.lease)
+        return self._index.turn.has(self.lease)
 
     def _take_up(self) -> None:
         self._state = scrub_state(self._index.about.get(SCRUB))

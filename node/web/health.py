@@ -75,14 +75,14 @@ def _of_host(node: Services, role: Role | None) -> dict[str, Any]:
 
 
 def _of_cluster(node: Services, role: Role | None) -> dict[str, Any]:
-    """Return for which roles no living host is ready; of an index with one writer, that is this host."""
-    if not node.index.has_hosts:
-        return _of_host(node, role)
+    """Return for which roles no living host is ready; that is this host if it has the index for itself."""
     if reason := reasons_not_ready(node.ingest, node.parts, "web"):
         return _content(reason)
     with node.index.reading(wait=False) as index:
         now = index.hosts.now()
         hosts, oldest = index.hosts.all(now), index.series.oldest_due(now)
+    if not hosts:
+        return _of_host(node, role)
     reasons: dict[str, str] = {}
     for each in (role,) if role is not None else ROLES:
         living = [host for host in hosts if host["state"] == "alive" and each in host["roles"]]

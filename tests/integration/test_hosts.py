@@ -25,13 +25,15 @@ from node.conversion.scheduler import Worker
 from node.conversion.volume_files import revision_folder, sweep
 from node.dicom.attributes import instance_attributes
 from node.errors import OutOfResources, UsageError
+from node.index.cluster.hosts import Forgotten, Member
+from node.index.cluster.several import Leases, SeveralHosts
 from node.index.database.index import Index
 from node.index.engine import postgresql, postgresql_expansion
 from node.index.engine.backend import IndexUnusable, ServerPlace
 from node.index.engine.place import check, upgrade
+from node.index.engine.turn import TurnLost
 from node.index.models import REVISION, STORE
 from node.index.nouns.events import record_event
-from node.index.nouns.hosts import Forgotten, LeaseLost, Leases, Member
 from node.index.nouns.keyed_requests import KeyReused, KeyUnderWay
 from node.index.records import Arrived, ClaimedSeries, StoredFile
 from node.index.work.deliveries import lease_of
@@ -68,7 +70,8 @@ class Host:
         self.member = Member(name, ["convert"], "1", [], LEASE)
 
     def beat(self, now: dt.datetime, *wanted: str, is_behind: bool = False) -> frozenset[str]:
-        self.index.share(self.leases)
+        assert isinstance(self.index.turn, SeveralHosts)
+        self.index.turn.join(self.leases)
         return self.index.hosts.beat(self.member, wanted, now, now, is_behind=is_behind)
 
 
@@ -169,7 +172,7 @@ def test_what_exists_once_is_done_by_one_living_host(hosts: Callable[[str], Host
     cursors = a.index.deliveries.work("hook", ["series-quiet"], 0, now).end
     b_later = now + LEASE + dt.timedelta(seconds=1)
     assert b.beat(b_later, name) == {name, "retention"}
-    with pytest.raises(LeaseLost):  # it was slow, and does not know
+    with pytest.raises(TurnLost):  # it was slow, and does not know
         a.index.deliveries.settle("hook", [], cursors, now)
     b.index.deliveries.settle("hook", [], cursors, now)
     with pytest.raises(UsageError, match="b was seen 0 s ago: stop it first"):
@@ -270,10 +273,8 @@ def test_no_host_claims_while_another_one_is_behind(hosts: Callable[[str], Host]
     a, b = hosts("a"), hosts("b")
     now = a.index.now()
     a.beat(now, is_behind=True)
-    assert (a.index.hosts.is_another_behind(now), b.index.hosts.is_another_behind(now)) == (False, True)
-    assert not b.index.hosts.is_another_behind(
-        now + LEASE
-    )  # it vanished: its instances reopen the series when they come
+    assert (a.index.turn.must_wait(now), b.index.turn.must_wait(now)) == (False, True)
+    assert not b.index.turn.must_wait(now + LEASE)  # it vanished: its instances reopen the series when they come
 
 
 @pytest.mark.slow

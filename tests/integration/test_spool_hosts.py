@@ -20,9 +20,9 @@ from node.control.repository import Repository, check_repository, copy_archive
 from node.conversion.scheduler import Worker
 from node.conversion.volume_files import sweep
 from node.errors import UsageError
+from node.index.cluster.hosts import Member
 from node.index.engine.backend import IndexUnusable, ServerPlace
 from node.index.engine.place import upgrade
-from node.index.nouns.hosts import Member
 from node.index.nouns.instance_files import InstanceFile
 from node.index.records import Outcome
 from node.lifecycle.scrub import Scrub
@@ -161,7 +161,7 @@ def test_a_series_waits_for_the_host_that_alone_has_its_instances(hosts: Callabl
     assert (r1.claim(), c1.claim()) == (uid, None)
     r1.close()
     since = c1.index.now() + dt.timedelta(seconds=5)
-    c1.index.series.note_hosts_awaited(since)
+    c1.index.hosts.note_waits_for_hosts(since)
     waits = "waits: for host r1, which alone has 3 of its instances"
     assert c1.row("SELECT state, error FROM v_series") == {"state": "receiving", "error": waits}
     with pytest.raises(HostAway, match="host r1 alone has the file"):

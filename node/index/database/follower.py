@@ -31,7 +31,7 @@ class IndexFollower(BackgroundService):
         super().start()
 
     def _is_ours(self) -> bool:
-        return self.lease is None or self._index.holds(self.lease)
+        return self.lease is None or self._index.turn.has(self.lease)
 
     def _close(self) -> None:
         self._index.commit_listeners.remove(self._follow)

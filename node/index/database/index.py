@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,19 +17,21 @@ from node.dicom.answers import Answer
 from node.dicom.matching import Query
 from node.index.care.copying import require_current
 from node.index.care.salvage import SalvageRepository
+from node.index.cluster.hosts import HostRepository
+from node.index.cluster.several import SeveralHosts
 from node.index.database.large_counts import LargeCounts
 from node.index.database.reading import ReadIndex
 from node.index.engine.about import CLOSED, AboutRepository, about, set_about
 from node.index.engine.backend import backend_at, backend_of, reason_of
 from node.index.engine.place import IndexUnusable, exists, missing_index, open_engine, place_of, require_sound, upgrade
 from node.index.engine.server_watch import ServerWatch
+from node.index.engine.turn import OneHost, Turn
 from node.index.engine.writer import IndexWriter
 from node.index.nouns.accounts import AccountRepository
 from node.index.nouns.audit_lines import AuditLineRepository
 from node.index.nouns.conflicts import ConflictRepository
 from node.index.nouns.conversions import ConversionRepository
 from node.index.nouns.deletions import DeletionRepository
-from node.index.nouns.hosts import HostRepository, Leases, SharedClock
 from node.index.nouns.instances import InstanceRepository
 from node.index.nouns.keyed_requests import KeyedRequestRepository
 from node.index.nouns.objects import ObjectRepository
@@ -95,10 +96,10 @@ class Index:
 
     Attributes
     ----------
+    turn : Turn
+        Of this host.
     now : callable () -> aware datetime
         The clock that all hosts of the index share.
-    settled : callable
-        See `node.index.engine.backend.Backend.settled_numbers`.
     large_counts : LargeCounts
         Counts that read whole tables.
     watch : ServerWatch or None
@@ -141,19 +142,19 @@ class Index:
         self._watcher = open_engine(place, read_only=True)  # for the threads of the node, which wait for no query
         self._finder = Finder(self._reader)
         self.large_counts = LargeCounts()
-        self.has_hosts = backend_at(place).HAS_HOSTS
-        self._clock = SharedClock(self._watcher) if self.has_hosts else None
-        self.now: Callable[[], dt.datetime] = self._clock or partial(dt.datetime.now, dt.UTC)
-        self._leases: Leases | None = None
-        self.settled = backend_at(place).settled_numbers(self._watcher)
-        self._writer = writer = IndexWriter(self._engine, metrics, on_disk_error, host if self.has_hosts else None)
+        self.turn: Turn = OneHost()
+        if self.has_hosts:
+            settled = backend_at(place).settled_numbers(self._watcher)
+            self.turn = SeveralHosts(self._watcher, host, has_roots, settled)
+        self.now = self.turn.now
+        self._writer = writer = IndexWriter(self._engine, metrics, on_disk_error, self.turn)
         self.about = AboutRepository(writer, self._watcher)
         self.accounts = AccountRepository(writer, self._reader)
         self.audit_lines = AuditLineRepository(writer, self._watcher)
         self.conflicts = ConflictRepository(writer, self._watcher)
         self.conversions = ConversionRepository(writer, self._watcher)
         self.deletions = DeletionRepository(writer, self._watcher)
-        self.deliveries = DeliveryRepository(writer, self._watcher, self.settled)
+        self.deliveries = DeliveryRepository(writer, self._watcher)
         self.hosts = HostRepository(writer, self._watcher)
         self.instances = InstanceRepository(writer, self._watcher, self._finder.note_arrival)
         self.jobs = JobRepository(writer, self._watcher)
@@ -175,7 +176,7 @@ class Index:
         self.work = WorkRepository(writer, self._watcher)
         self.workitems = WorkitemRepository(writer, self._watcher)
         self.ahead: Ahead = _NothingAhead()
-        self.watch = ServerWatch(place, writer) if self.has_hosts else None
+        self.watch = ServerWatch(place, writer) if backend_at(place).HAS_HOSTS else None
         if self.watch is not None:
             self.watch.start()
         self.about.set(CLOSED, "no")
@@ -219,7 +220,7 @@ class Index:
         """
         if wait:
             self.ahead.require_caught_up()
-        settled = self.settled() if following else None
+        settled = self.turn.settled() if following else None
         with self._reader.connect() as connection:
             yield ReadIndex(connection, settled)
 
@@ -236,20 +237,6 @@ class Index:
         with self._finder.turn() as connection:
             yield ReadIndex(connection)
 
-    def share(self, leases: Leases) -> None:
-        """Share the work with other hosts from now on: do what `leases` hold, and record nothing of anything else."""
-        self._leases = leases
-        self._writer.leased_to = self._writer.host
-
-    def holds(self, name: str) -> bool:
-        """Return whether this host is the one that does what several must not do at a time."""
-        return self._leases is None or self._leases.holds(name)
-
-    def measure_clock(self) -> None:
-        """Follow the clock that the hosts share."""
-        if self._clock is not None:
-            self._clock.measure()
-
     def note_commits(self) -> None:
         """Wake what follows commits: another host may have committed."""
         for listener in tuple(self.commit_listeners):
@@ -259,6 +246,11 @@ class Index:
     def commit_listeners(self) -> list[Callable[[], None]]:
         """Called after each commit that changed rows, on the thread of the writer: they must not wait and not raise."""
         return self._writer.commit_listeners
+
+    @property
+    def has_hosts(self) -> bool:
+        """Whether several hosts can share the index."""
+        return backend_at(self.place).HAS_HOSTS
 
     @property
     def stall(self) -> str | None:

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, func, select
 
 from node.dicom.answers import Answer
 from node.dicom.matching import Query
+from node.index.cluster.hosts import ReadHosts
 from node.index.engine.about import SCRUB, STORE, STORE_SPOOLED, about, applied
 from node.index.engine.backend import Settled, backend_of
 from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
@@ -23,7 +24,6 @@ from node.index.nouns.events import ReadEvents
 from node.index.nouns.exclusions import ReadExclusions
 from node.index.nouns.exports import ReadExports
 from node.index.nouns.failures import ReadFailures
-from node.index.nouns.hosts import ReadHosts
 from node.index.nouns.instances import ReadInstances
 from node.index.nouns.patients import ReadPatients
 from node.index.nouns.performed_steps import ReadPerformedSteps

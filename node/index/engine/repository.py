@@ -37,7 +37,7 @@ class IndexRepository:
     """
 
     def __init__(self, writer: IndexWriter, reader: Engine) -> None:
-        self._writer, self._reader = writer, reader
+        self._writer, self._reader, self._turn = writer, reader, writer.turn
 
 
 Rows = TypeVar("Rows", bound=IndexRepository)

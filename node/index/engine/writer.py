@@ -30,6 +30,7 @@ from sqlalchemy import Connection, Engine
 from node.background import SupervisedThread
 from node.errors import OutOfResources
 from node.index.engine.backend import backend_of, reason_of
+from node.index.engine.turn import OneHost, Turn
 from node.metrics import Metrics
 
 log = structlog.get_logger()
@@ -43,6 +44,8 @@ MAX_ATTEMPTS = 8
 PAUSE_SECONDS = 0.005
 """Mean pause before the second attempt at one piece of work; it doubles with each."""
 
+
+_ONE_HOST = OneHost()
 
 Done = list[tuple[Future[Any], Any]]
 
@@ -76,8 +79,8 @@ class IndexWriter:
     on_disk_error : callable (str)
         Called once, with the reason, when the disk of the database fails. Nothing is written after that: after a
         failed sync a later success would prove nothing.
-    host : str or None
-        The name of this host; None: the index has one.
+    turn : Turn
+        For the repositories that write through it.
     """
 
     def __init__(
@@ -85,10 +88,9 @@ class IndexWriter:
         engine: Engine,
         metrics: Metrics,
         on_disk_error: Callable[[str], None] = lambda reason: None,
-        host: str | None = None,
+        turn: Turn = _ONE_HOST,
     ) -> None:
-        self.host = host
-        self.leased_to: str | None = None  # the host, once it shares its work with others
+        self.turn = turn
         self._metrics = metrics
         self._on_disk_error = on_disk_error
         self.commit_listeners: list[Callable[[], None]] = []
@@ -198,7 +200,7 @@ class IndexWriter:
 
     def _transactions(self, batch: list[_Work]) -> Iterator[list[_Work]]:
         """Yield the work of a batch, in its order, by transaction."""
-        for is_apart, some in groupby(batch, lambda work: work.takes_many_locks and self.database.HAS_HOSTS):
+        for is_apart, some in groupby(batch, lambda work: work.takes_many_locks and self.turn.host is not None):
             together = list(some)
             yield from ([work] for work in together) if is_apart else [together]
 

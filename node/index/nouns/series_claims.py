@@ -19,12 +19,10 @@ from sqlalchemy import (
     Select,
     and_,
     case,
-    exists,
     func,
     null,
     or_,
     select,
-    true,
     update,
 )
 from sqlalchemy.orm import join
@@ -32,10 +30,9 @@ from sqlalchemy.orm import join
 from node.completeness import C_FIND, Completeness, Expectation, InstanceCounts, completeness_of, expectation
 from node.index.converted import ClaimedInstance, SeriesKey
 from node.index.engine.repository import IndexRepository, on_reader, on_writer
-from node.index.models import OPEN_STATES, EventRow, ImageRow, SeriesRow, StudyRow, is_only_at_host
+from node.index.models import OPEN_STATES, EventRow, ImageRow, SeriesRow, StudyRow
 from node.index.nouns.conversions import current_conversion, holds_what_is_stored, insert_conversion, replace_failures
 from node.index.nouns.events import FINAL, EventKind, record_event
-from node.index.nouns.hosts import is_abandoned
 from node.index.nouns.performed_series import performed_of
 from node.index.nouns.references import (
     convert_referring,
@@ -91,7 +88,7 @@ class SeriesRepository(IndexRepository):
     @on_reader
     def is_due(self, connection: Connection, now: dt.datetime, longest_wait: dt.timedelta | None = None) -> bool:
         """Return whether `claim_due` would find a series."""
-        return connection.execute(_due(now, longest_wait, self._writer.host)).first() is not None
+        return connection.execute(self._due(now, longest_wait)).first() is not None
 
     @on_reader
     def count_open(self, connection: Connection) -> int:
@@ -105,42 +102,49 @@ class SeriesRepository(IndexRepository):
     ) -> ClaimedSeries | None:
         row = connection.execute(
             update(SeriesRow)
-            .where(
-                SeriesRow.id
-                == _due(now, longest_wait, self._writer.host).with_for_update(skip_locked=True).scalar_subquery()
-            )
+            .where(SeriesRow.id == self._due(now, longest_wait).with_for_update(skip_locked=True).scalar_subquery())
             .values(
                 state="converting",
                 claim=uuid.uuid4().hex,
-                claimed_by=self._writer.host,
+                claimed_by=self._turn.host,
                 claimed_arrivals=SeriesRow.arrivals,
             )
             .returning(SeriesRow)
         ).first()
         return None if row is None else _claimed(connection, row, now)
 
+    def _due(self, now: dt.datetime, longest_wait: dt.timedelta | None) -> Select[Any]:
+        """Select the series that has been due the longest, of those whose instances can be read here."""
+        is_due = SeriesRow.due_at <= now
+        if longest_wait is not None:
+            is_due = or_(is_due, and_(SeriesRow.open_since <= now - longest_wait, SeriesRow.attempts == 0))
+        waiting = select(SeriesRow.id).where(SeriesRow.state == "receiving", is_due)
+        return waiting.where(self._turn.has_files_of(SeriesRow.id)).order_by(SeriesRow.due_at).limit(1)
+
     def take_over(self, now: dt.datetime) -> tuple[ClaimedSeries, str] | None:
         """Claim a series of a host whose lease is over; return it with the name of that host, None if there is none.
 
         Whatever that host still does, its outcome will not count.
         """
-        return self._take_over(now) if self._is_any_abandoned(now) else None
+        is_abandoned = self._turn.abandoned(now)
+        if is_abandoned is None or not self._is_any(is_abandoned):
+            return None
+        return self._take_over(is_abandoned, now)
 
     @on_reader
-    def _is_any_abandoned(self, connection: Connection, now: dt.datetime) -> bool:
-        return (
-            connection.execute(select(SeriesRow.id).where(*is_abandoned(now, self._writer.host)).limit(1)).first()
-            is not None
-        )
+    def _is_any(self, connection: Connection, condition: ColumnElement[bool]) -> bool:
+        return connection.execute(select(SeriesRow.id).where(condition).limit(1)).first() is not None
 
     @on_writer
-    def _take_over(self, connection: Connection, now: dt.datetime) -> tuple[ClaimedSeries, str] | None:
-        abandoned = select(SeriesRow.id, SeriesRow.claimed_by).where(*is_abandoned(now, self._writer.host)).limit(1)
+    def _take_over(
+        self, connection: Connection, is_abandoned: ColumnElement[bool], now: dt.datetime
+    ) -> tuple[ClaimedSeries, str] | None:
+        abandoned = select(SeriesRow.id, SeriesRow.claimed_by).where(is_abandoned).limit(1)
         found = connection.execute(abandoned.with_for_update(skip_locked=True)).first()
         if found is None:
             return None
         taken = update(SeriesRow).where(SeriesRow.id == found.id)
-        values = {"claim": uuid.uuid4().hex, "claimed_by": self._writer.host}
+        values = {"claim": uuid.uuid4().hex, "claimed_by": self._turn.host}
         row = connection.execute(taken.values(values).returning(SeriesRow)).one()
         return _claimed(connection, row, now), str(found.claimed_by)
 
@@ -297,43 +301,22 @@ class SeriesRepository(IndexRepository):
             replace_references(connection, series.id, [(key, None) for key in references])
             _update(connection, series.id, {"due_at": now + wait})
 
-    def note_hosts_awaited(self, since: dt.datetime) -> None:
-        """Let series that have been due since a moment tell for which host they wait, as `v_series.error`.
-
-        That host alone has instances of them, on its disk.
-        """
-        if self._hosts_awaited(since):
-            self._note_hosts_awaited(since)
-
-    @on_reader
-    def _hosts_awaited(self, connection: Connection, since: dt.datetime) -> bool:
-        return bool(_hosts_awaited(connection, since))
-
-    @on_writer
-    def _note_hosts_awaited(self, connection: Connection, since: dt.datetime) -> None:
-        for series_id, error in _hosts_awaited(connection, since).items():
-            is_waiting = SeriesRow.id == series_id, SeriesRow.state == "receiving"
-            connection.execute(update(SeriesRow).where(*is_waiting).values(error=error))
-
-    @on_writer
-    def release_all_claims(self, connection: Connection, now: dt.datetime) -> int:
+    def release_all_claims(self, now: dt.datetime) -> int:
         """Release the claims of a dead process of this host; return the number of claims."""
-        return _release_claims(connection, (), self._writer.host, now)
+        return self._release_claims((), now)
 
     def release_stalled_claims(self, held: Collection[str], now: dt.datetime) -> int:
         """Release every claim of this host that no running conversion has (`held`); return how many were released."""
-        return self._release_stalled_claims(held, now) if self._has_stalled_claim(held) else 0
-
-    @on_reader
-    def _has_stalled_claim(self, connection: Connection, held: Collection[str]) -> bool:
-        return (
-            connection.execute(select(SeriesRow.id).where(*_is_stalled(held, self._writer.host)).limit(1)).first()
-            is not None
-        )
+        return self._release_claims(held, now) if self._is_any(self._is_stalled(held)) else 0
 
     @on_writer
-    def _release_stalled_claims(self, connection: Connection, held: Collection[str], now: dt.datetime) -> int:
-        return _release_claims(connection, held, self._writer.host, now)
+    def _release_claims(self, connection: Connection, held: Collection[str], now: dt.datetime) -> int:
+        values = {"state": "receiving", "claim": None, "claimed_by": None, "claimed_arrivals": None, "due_at": now}
+        return connection.execute(update(SeriesRow).where(self._is_stalled(held)).values(values)).rowcount
+
+    def _is_stalled(self, held: Collection[str]) -> ColumnElement[bool]:
+        is_own = or_(self._turn.is_own(SeriesRow.claimed_by), SeriesRow.claimed_by.is_(None))
+        return and_(SeriesRow.state == "converting", SeriesRow.claim.not_in(held), is_own)
 
     @on_writer
     def wait_after_abort(
@@ -521,49 +504,8 @@ class SeriesRepository(IndexRepository):
         return received >= count
 
 
-def _is_stalled(held: Collection[str], host: str | None) -> tuple[ColumnElement[bool], ...]:
-    of_host = true() if host is None else or_(SeriesRow.claimed_by == host, SeriesRow.claimed_by.is_(None))
-    return SeriesRow.state == "converting", SeriesRow.claim.not_in(held), of_host
-
-
-def _release_claims(connection: Connection, held: Collection[str], host: str | None, now: dt.datetime) -> int:
-    values = {"state": "receiving", "claim": None, "claimed_by": None, "claimed_arrivals": None, "due_at": now}
-    return connection.execute(update(SeriesRow).where(*_is_stalled(held, host)).values(values)).rowcount
-
-
 def _has_become_quiet(now: dt.datetime) -> tuple[ColumnElement[bool], ...]:
     return SeriesRow.state == "receiving", SeriesRow.waits.is_not(None), SeriesRow.due_at <= now
-
-
-def _due(now: dt.datetime, longest_wait: dt.timedelta | None, host: str | None) -> Select[Any]:
-    """Select the series that has been due the longest, of those whose instances `host` can read."""
-    is_due = SeriesRow.due_at <= now
-    if longest_wait is not None:
-        is_due = or_(is_due, and_(SeriesRow.open_since <= now - longest_wait, SeriesRow.attempts == 0))
-    waiting = select(SeriesRow.id).where(SeriesRow.state == "receiving", is_due)
-    if host is not None:
-        elsewhere = exists().where(ImageRow.series_id == SeriesRow.id, *is_only_at_host(), ImageRow.spool_host != host)
-        waiting = waiting.where(~elsewhere)
-    return waiting.order_by(SeriesRow.due_at).limit(1)
-
-
-def _hosts_awaited(connection: Connection, since: dt.datetime) -> dict[int, str]:
-    """Return what each series that waits for hosts is to tell, by its id; none of those that tell it already."""
-    found = connection.execute(
-        select(SeriesRow.id, SeriesRow.error, ImageRow.spool_host, func.count().label("instances"))
-        .select_from(join(ImageRow, SeriesRow))
-        .where(*is_only_at_host(), SeriesRow.state == "receiving", SeriesRow.due_at <= since)
-        .group_by(SeriesRow.id, SeriesRow.error, ImageRow.spool_host)
-        .order_by(SeriesRow.id, ImageRow.spool_host)
-    ).all()
-    awaited: dict[int, list[str]] = {}
-    for row in found:
-        awaited.setdefault(row.id, []).append(
-            f"host {row.spool_host}, which alone has {row.instances} of its instances"
-        )
-    told = {row.id: row.error for row in found}
-    errors = {series_id: f"waits: for {', and '.join(hosts)}" for series_id, hosts in awaited.items()}
-    return {series_id: error for series_id, error in errors.items() if error != told[series_id]}
 
 
 def _claimed(connection: Connection, row: Row[Any], now: dt.datetime) -> ClaimedSeries:

@@ -2,7 +2,7 @@
 
 A moment in a row means a wait that began when the row was written. If the clock is stepped, every such moment is moved
 by the step, so that no wait changes its length: of series and studies, of messages to hooks and their jobs, of storage
-commitments.
+commitments. Several hosts follow the clock of their database instead: none of them moves the timers of all.
 """
 
 from __future__ import annotations
@@ -26,9 +26,21 @@ _RETRIED = ((DeliveryRow, DeliveryRow.state == "waiting"),)
 class TimerRepository(IndexRepository):
     """All timers of an index."""
 
-    @on_writer
-    def shift(self, connection: Connection, step: dt.timedelta) -> None:
+    def shift(self, step: dt.timedelta) -> None:
         """Move all timers by a step of the system clock."""
+        if self._turn.host is None:
+            self._shift(step)
+
+    def correct(self, now: dt.datetime) -> None:
+        """Move timers that are too far in the future, because the clock was set back while no node was running.
+
+        Series wait from `now` on. What is tried again is due at once if it would have to wait longer than it ever does.
+        """
+        if self._turn.host is None:
+            self._correct(now)
+
+    @on_writer
+    def _shift(self, connection: Connection, step: dt.timedelta) -> None:
         for row in connection.execute(select(SeriesRow).where(SeriesRow.state.in_(OPEN_STATES))).all():
             _shift_series(connection, row, step)
         for table, waits in (*_RETRIED, (JobRow, JobRow.state.in_(OPEN))):
@@ -42,11 +54,7 @@ class TimerRepository(IndexRepository):
             connection.execute(update(StudyRow).where(StudyRow.id == study.id).values(closed_at=study.closed_at + step))
 
     @on_writer
-    def correct(self, connection: Connection, now: dt.datetime) -> None:
-        """Move timers that are too far in the future, because the clock was set back while no node was running.
-
-        Series wait from `now` on. What is tried again is due at once if it would have to wait longer than it ever does.
-        """
+    def _correct(self, connection: Connection, now: dt.datetime) -> None:
         waiting = select(SeriesRow).where(SeriesRow.state.in_(OPEN_STATES), SeriesRow.due_at > now)
         for row in connection.execute(waiting).all():
             # `shift` moves the waits, and not when an instance was received.

@@ -17,21 +17,19 @@ import datetime as dt
 import heapq
 import uuid
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Connection, Engine, Row, Select, and_, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, delete, func, select, update
 from sqlalchemy.orm import aliased, join
 
 from node.index.converted import SeriesKey
 from node.index.engine.backend import Settled, is_settled
 from node.index.engine.repository import IndexRepository, on_reader, on_writer
 from node.index.engine.sql import insert
-from node.index.engine.writer import IndexWriter
 from node.index.models import DeliveryRow, EventRow, HookRow, ImageRow, SeriesRow, StudyRow
 from node.index.nouns.events import EventKind, record_event
-from node.index.nouns.hosts import others_subscribers, require_lease
 from node.index.work import jobs
 from node.index.work.ledger import forget_study
 from node.index.work.own_workitems import OwnWork, Standing, end_others, follow
@@ -154,17 +152,7 @@ class Replay:
 
 
 class DeliveryRepository(IndexRepository):
-    """The messages to the hooks of a node, and the progress of each hook.
-
-    Parameters
-    ----------
-    settled : callable
-        See `node.index.engine.backend.Backend.settled_numbers`.
-    """
-
-    def __init__(self, writer: IndexWriter, reader: Engine, settled: Callable[[], Settled | None]) -> None:
-        super().__init__(writer, reader)
-        self._settled = settled
+    """The messages to the hooks of a node, and the progress of each hook."""
 
     @on_writer
     def begin_hooks(
@@ -182,7 +170,7 @@ class DeliveryRepository(IndexRepository):
         """
         names = list(wants_instances)
         connection.execute(update(HookRow).where(HookRow.retry_at.is_not(None)).values(retry_at=None))
-        kept = [*names, *others_subscribers(connection, self._writer.leased_to)]
+        kept = [*names, *self._turn.others_subscribers(connection)]
         gone = HookRow.name.not_in(kept), HookRow.name.contains("/") == are_routes
         connection.execute(delete(HookRow).where(*gone))
         orphans = update(DeliveryRow).where(
@@ -211,7 +199,7 @@ class DeliveryRepository(IndexRepository):
         seen_event : int
             Last row of `events` known to hold nothing for this hook; its stored cursor may be before that row.
         """
-        return self._work(hook, events, seen_event, now, self._settled())
+        return self._work(hook, events, seen_event, now, self._turn.settled())
 
     @on_reader
     def _work(
@@ -255,10 +243,10 @@ class DeliveryRepository(IndexRepository):
 
         Raises
         ------
-        LeaseLost
+        TurnLost
             Another host delivers to this hook by now: it will deliver these messages once more.
         """
-        require_lease(connection, self._writer.leased_to, lease_of(hook))
+        self._turn.require(connection, lease_of(hook))
         delivered = 0
         kept = []
         for attempt in attempts:

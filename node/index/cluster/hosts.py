@@ -5,24 +5,22 @@ has claimed: series under conversion, and the leases in the table of that name (
 retention). Once it is over, others take them over. All moments are of the clock of the database.
 
 A lease does not stop a host that was only slow, so what such a host writes is fenced: by the claim of a series, and by
-`require_lease` for everything else.
+`Turn.require` for everything else.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import threading
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from math import inf
-from time import monotonic
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, delete, exists, func, select, update
+from sqlalchemy import Connection, delete, exists, func, select, update
 from sqlalchemy.orm import join
 
-from node.errors import UsageError, VoxelnodeError
+from node.errors import UsageError
+from node.index.cluster.several import subscribers_beside
 from node.index.engine.about import set_about
 from node.index.engine.backend import backend_of
 from node.index.engine.repository import IndexRepository, on_reader, on_writer
@@ -47,10 +45,6 @@ NOTHING: Mapping[str, str] = {}
 
 ASKED, BEGUN = "asked", "begun"
 """Why a host drains: somebody has asked it to, or it has begun."""
-
-
-class LeaseLost(VoxelnodeError):
-    """Another host does by now what this one was about to record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +212,7 @@ class HostRepository(IndexRepository):
         # A replaced version that the store still has is set aside by this host instead.
         is_in_store = exists().where(aside_of_order() == ConflictRow.key)
         its = ConflictRow.host == name
-        connection.execute(update(ConflictRow).where(its, is_in_store).values(host=self._writer.host))
+        connection.execute(update(ConflictRow).where(its, is_in_store).values(host=self._turn.host))
         connection.execute(update(ConflictRow).where(its).values(key=None, host=None))
         set_about(connection, f"swept_folder/{name}", "")  # if it starts again, it compares all of its folders
         connection.execute(delete(HostRow).where(HostRow.name == name))
@@ -239,7 +233,7 @@ class HostRepository(IndexRepository):
             record_event(
                 connection, "file-missing", now, detail=f"only host {name} had it, which was forgotten", **uids
             )
-        only_its = sorted(set(row.subscribers) - others_subscribers(connection, name))
+        only_its = sorted(set(row.subscribers) - subscribers_beside(connection, name))
         lost = [LostFiles(*uids, count) for uids, count in sorted(counts.items())]
         return Forgotten(only_its, leases, int(connection.execute(claims).scalar_one()), row.is_behind, lost)
 
@@ -253,11 +247,23 @@ class HostRepository(IndexRepository):
         """
         require_gone(connection, name, now)
 
+    def note_waits_for_hosts(self, since: dt.datetime) -> None:
+        """Let series that have been due since a moment tell for which host they wait, as `v_series.error`.
+
+        That host alone has instances of them, on its disk.
+        """
+        if self._is_any_waiting(since):
+            self._note_waits_for_hosts(since)
+
     @on_reader
-    def is_another_behind(self, connection: Connection, now: dt.datetime) -> bool:
-        """Return whether a living host has acknowledged instances that are not in the index after a second."""
-        behind = select(HostRow.name).where(HostRow.is_behind, HostRow.lease_until > now)
-        return connection.execute(behind.where(HostRow.name != self._writer.host).limit(1)).first() is not None
+    def _is_any_waiting(self, connection: Connection, since: dt.datetime) -> bool:
+        return bool(_series_waiting_for_hosts(connection, since))
+
+    @on_writer
+    def _note_waits_for_hosts(self, connection: Connection, since: dt.datetime) -> None:
+        for series_id, error in _series_waiting_for_hosts(connection, since).items():
+            is_waiting = SeriesRow.id == series_id, SeriesRow.state == "receiving"
+            connection.execute(update(SeriesRow).where(*is_waiting).values(error=error))
 
 
 def require_gone(connection: Connection, name: str, now: dt.datetime) -> None:
@@ -269,98 +275,23 @@ def require_gone(connection: Connection, name: str, now: dt.datetime) -> None:
         raise UsageError(f"{name} was seen {(now - row.seen_at).total_seconds():.0f} s ago: stop it first")
 
 
-def is_abandoned(now: dt.datetime, host: str | None) -> tuple[ColumnElement[bool], ...]:
-    """Return the conditions of series that another host than `host` has claimed, and whose lease is over."""
-    living = exists().where(HostRow.name == SeriesRow.claimed_by, HostRow.lease_until > now)
-    return SeriesRow.state == "converting", SeriesRow.claimed_by != host, ~living
-
-
-def others_subscribers(connection: Connection, host: str | None) -> set[str]:
-    """Return the hooks and destinations in the configurations of other hosts, living or not."""
-    if host is None:
-        return set()
-    lists = connection.scalars(select(HostRow.subscribers).where(HostRow.name != host))
-    return {name for names in lists for name in names}
-
-
-def require_lease(connection: Connection, host: str | None, name: str) -> None:
-    """Return if a host holds a lease, and nobody takes it before this transaction ends.
-
-    Parameters
-    ----------
-    host : str or None
-        None: the index has one host.
-
-    Raises
-    ------
-    LeaseLost
-    """
-    if host is None:
-        return
-    held = select(LeaseRow.name).where(LeaseRow.name == name, LeaseRow.host == host).with_for_update(read=True)
-    if connection.execute(held).first() is None:
-        raise LeaseLost(f"another host has taken over {name}")
-
-
-class Leases:
-    """The leases that this host holds, as far as it can know. Thread-safe.
-
-    Asking for a lease makes the host want it.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._wanted: set[str] = set()
-        self._held: frozenset[str] = frozenset()
-        self._until = -inf
-        self._is_closed = False
-
-    def close(self) -> None:
-        """Want nothing any more, and hold nothing as far as new work is concerned."""
-        with self._lock:
-            self._is_closed = True
-            self._wanted.clear()
-
-    @property
-    def wanted(self) -> frozenset[str]:
-        """The leases that were asked for."""
-        with self._lock:
-            return frozenset(self._wanted)
-
-    def holds(self, name: str) -> bool:
-        """Return whether this host is the one that does this."""
-        with self._lock:
-            if self._is_closed:
-                return False
-            self._wanted.add(name)
-            return name in self._held and monotonic() < self._until
-
-    def renew(self, held: frozenset[str], until: float) -> bool:
-        """Note what this host holds, and until when; return whether that is more than before."""
-        with self._lock:
-            before = self._held if monotonic() < self._until else frozenset()
-            self._held, self._until = held, until
-            return not held <= before
-
-
-class SharedClock:
-    """The clock of the database, followed by the monotonic clock of this machine: its wall clock may be wrong."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self.measure()
-
-    def measure(self) -> None:
-        """Ask the database for the time."""
-        with self._engine.connect() as connection:
-            began = monotonic()
-            moment = backend_of(connection).moment(connection)
-            self._measured = moment, (began + monotonic()) / 2
-
-    def __call__(self) -> dt.datetime:
-        """Return the time in UTC."""
-        moment, at = self._measured  # both of one measurement
-        return moment + dt.timedelta(seconds=monotonic() - at)
+def _series_waiting_for_hosts(connection: Connection, since: dt.datetime) -> dict[int, str]:
+    """Return what each series that waits for hosts is to tell, by its id; none of those that tell it already."""
+    found = connection.execute(
+        select(SeriesRow.id, SeriesRow.error, ImageRow.spool_host, func.count().label("instances"))
+        .select_from(join(ImageRow, SeriesRow))
+        .where(*is_only_at_host(), SeriesRow.state == "receiving", SeriesRow.due_at <= since)
+        .group_by(SeriesRow.id, SeriesRow.error, ImageRow.spool_host)
+        .order_by(SeriesRow.id, ImageRow.spool_host)
+    ).all()
+    awaited: dict[int, list[str]] = {}
+    for row in found:
+        awaited.setdefault(row.id, []).append(
+            f"host {row.spool_host}, which alone has {row.instances} of its instances"
+        )
+    told = {row.id: row.error for row in found}
+    errors = {series_id: f"waits: for {', and '.join(hosts)}" for series_id, hosts in awaited.items()}
+    return {series_id: error for series_id, error in errors.items() if error != told[series_id]}
 
 
 class ReadHosts(ReadRepository):

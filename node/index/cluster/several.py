@@ -1,0 +1,151 @@
+"""One of several hosts, as it asks whose turn it is; see `node.index.engine.turn`."""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+from collections.abc import Callable
+from math import inf
+from time import monotonic
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Engine, and_, exists, select
+
+from node.index.engine.backend import Settled, backend_of
+from node.index.engine.turn import TurnLost
+from node.index.models import HostRow, ImageRow, LeaseRow, SeriesRow, is_only_at_host
+
+
+class Leases:
+    """The leases that this host holds, as far as it can know. Thread-safe.
+
+    Asking for a lease makes the host want it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._wanted: set[str] = set()
+        self._held: frozenset[str] = frozenset()
+        self._until = -inf
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Want nothing any more, and hold nothing as far as new work is concerned."""
+        with self._lock:
+            self._is_closed = True
+            self._wanted.clear()
+
+    @property
+    def wanted(self) -> frozenset[str]:
+        """The leases that were asked for."""
+        with self._lock:
+            return frozenset(self._wanted)
+
+    def holds(self, name: str) -> bool:
+        """Return whether this host is the one that does this."""
+        with self._lock:
+            if self._is_closed:
+                return False
+            self._wanted.add(name)
+            return name in self._held and monotonic() < self._until
+
+    def renew(self, held: frozenset[str], until: float) -> bool:
+        """Note what this host holds, and until when; return whether that is more than before."""
+        with self._lock:
+            before = self._held if monotonic() < self._until else frozenset()
+            self._held, self._until = held, until
+            return not held <= before
+
+
+class SharedClock:
+    """The clock of the database, followed by the monotonic clock of this machine: its wall clock may be wrong."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.measure()
+
+    def measure(self) -> None:
+        """Ask the database for the time."""
+        with self._engine.connect() as connection:
+            began = monotonic()
+            moment = backend_of(connection).moment(connection)
+            self._measured = moment, (began + monotonic()) / 2
+
+    def __call__(self) -> dt.datetime:
+        """Return the time in UTC."""
+        moment, at = self._measured  # both of one measurement
+        return moment + dt.timedelta(seconds=monotonic() - at)
+
+
+class SeveralHosts:
+    """This host among those of an index; see `Turn`.
+
+    It has every turn until it joins the others: a command that opens the index does so for a moment, and no node of
+    this host runs meanwhile.
+
+    Parameters
+    ----------
+    reader : Engine
+    host : str
+    shares_store : bool
+        The hosts share an object store: until a file is there, one of them has it.
+    settled : callable
+        See `node.index.engine.backend.Backend.settled_numbers`.
+    """
+
+    def __init__(self, reader: Engine, host: str, shares_store: bool, settled: Callable[[], Settled | None]) -> None:
+        self.host: str | None = host
+        self.holder: str | None = host if shares_store else None
+        self._reader, self._settled = reader, settled
+        self._leases: Leases | None = None
+        self.clock = SharedClock(reader)
+
+    def join(self, leases: Leases) -> None:
+        """Share the work from now on: do what `leases` hold, and record nothing of anything else."""
+        self._leases = leases
+
+    def has(self, work: str) -> bool:
+        """See `Turn`; so for the methods below."""
+        return self._leases is None or self._leases.holds(work)
+
+    def require(self, connection: Connection, work: str) -> None:
+        if self._leases is None:
+            return
+        held = select(LeaseRow.name).where(LeaseRow.name == work, LeaseRow.host == self.host)
+        if connection.execute(held.with_for_update(read=True)).first() is None:
+            raise TurnLost(f"another host has taken over {work}")
+
+    def must_wait(self, now: dt.datetime) -> bool:
+        behind = select(HostRow.name).where(HostRow.is_behind, HostRow.lease_until > now, HostRow.name != self.host)
+        with self._reader.connect() as connection:
+            return connection.execute(behind.limit(1)).first() is not None
+
+    def abandoned(self, now: dt.datetime) -> ColumnElement[bool] | None:
+        living = exists().where(HostRow.name == SeriesRow.claimed_by, HostRow.lease_until > now)
+        return and_(SeriesRow.state == "converting", SeriesRow.claimed_by != self.host, ~living)
+
+    def others_subscribers(self, connection: Connection) -> set[str]:
+        return set() if self._leases is None else subscribers_beside(connection, self.host)
+
+    def settled(self) -> Settled | None:
+        return self._settled()
+
+    def is_own(self, host: Any) -> ColumnElement[bool]:
+        own: ColumnElement[bool] = host == self.host
+        return own
+
+    def has_files_of(self, series: Any) -> ColumnElement[bool]:
+        elsewhere = *is_only_at_host(), ImageRow.spool_host != self.host
+        return ~exists().where(ImageRow.series_id == series, *elsewhere)
+
+    def is_away(self, holder: str | None) -> bool:
+        return holder not in (None, self.holder)
+
+    def now(self) -> dt.datetime:
+        return self.clock()
+
+
+def subscribers_beside(connection: Connection, host: str | None) -> set[str]:
+    """Return the hooks and destinations in the configurations of other hosts than one, living or not."""
+    lists = connection.scalars(select(HostRow.subscribers).where(HostRow.name != host))
+    return {name for names in lists for name in names}

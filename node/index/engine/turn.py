@@ -1,0 +1,108 @@
+"""Whose turn it is, what is settled, and where a file is: what is asked of an index that several hosts may share.
+
+An index has one host, or several that also share an object store. What claims, delivers, reads behind a cursor or opens
+a file asks the `Turn` of its index, and reads as if there were one host: `OneHost` has every turn, and every file is
+here. `node.index.cluster.several` answers for one of several.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any, Protocol
+
+from sqlalchemy import ColumnElement, Connection, true
+
+from node.errors import VoxelnodeError
+from node.index.engine.backend import Settled
+
+
+class TurnLost(VoxelnodeError):
+    """Another host does by now what this one was about to record."""
+
+
+class Turn(Protocol):
+    """What this host may do, and has.
+
+    Attributes
+    ----------
+    host : str or None
+        The name by which rows say that something is of this host; None: there is one host, and they say nothing.
+    holder : str or None
+        The name by which rows say that only the disk of this host has a file; None: it shares no object store.
+    """
+
+    host: str | None
+    holder: str | None
+
+    def has(self, work: str) -> bool:
+        """Return whether this host is the one that does now what several must not do at a time."""
+
+    def require(self, connection: Connection, work: str) -> None:
+        """Return if this host does that, and no other takes it over before this transaction ends.
+
+        Raises
+        ------
+        TurnLost
+        """
+
+    def must_wait(self, now: dt.datetime) -> bool:
+        """Return whether another host has acknowledged instances that are not in the index after a second."""
+
+    def abandoned(self, now: dt.datetime) -> ColumnElement[bool] | None:
+        """Return the condition of series whose claims other hosts have left behind; None: there is no other host."""
+
+    def others_subscribers(self, connection: Connection) -> set[str]:
+        """Return the hooks and destinations in the configurations of other hosts."""
+
+    def settled(self) -> Settled | None:
+        """Return up to which ids a cursor may read rows, to be asked before they are read; None: all that are there."""
+
+    def is_own(self, host: Any) -> ColumnElement[bool]:
+        """Return whether a row is of this host, by its column for the host."""
+
+    def has_files_of(self, series: Any) -> ColumnElement[bool]:
+        """Return whether this host can read all instances of a series, by the id of that: none is on another disk."""
+
+    def is_away(self, holder: str | None) -> bool:
+        """Return whether only the disk of another host has a file, by the holder in its row."""
+
+    def now(self) -> dt.datetime:
+        """Return the time of the clock that all hosts of the index share."""
+
+
+class OneHost:
+    """The host of an index that has one; see `Turn`."""
+
+    host: str | None = None
+    holder: str | None = None
+
+    def has(self, work: str) -> bool:
+        """See `Turn`; so for the methods below."""
+        return True
+
+    def require(self, connection: Connection, work: str) -> None: ...
+
+    def must_wait(self, now: dt.datetime) -> bool:
+        return False
+
+    def abandoned(self, now: dt.datetime) -> ColumnElement[bool] | None:
+        return None
+
+    def others_subscribers(self, connection: Connection) -> set[str]:
+        return set()
+
+    def settled(self) -> Settled | None:
+        """One writer commits its rows in the order of their numbers."""
+        return None
+
+    def is_own(self, host: Any) -> ColumnElement[bool]:
+        return true()
+
+    def has_files_of(self, series: Any) -> ColumnElement[bool]:
+        return true()
+
+    def is_away(self, holder: str | None) -> bool:
+        return False
+
+    def now(self) -> dt.datetime:
+        return dt.datetime.now(dt.UTC)
