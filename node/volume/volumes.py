@@ -13,6 +13,7 @@ from node.volume.arrange.copied_frames import equal_times_warnings
 from node.volume.arrange.quantities import FIELD_MAP
 from node.volume.arrange.temporal.missing_times import missing_time_warnings
 from node.volume.arrange.temporal.positions import Arrangement
+from node.volume.arrange.temporal.slice_timing import slice_timing
 from node.volume.arrange.temporal.timing import durations_s, starts_s, step_s
 from node.volume.describe.bids_fields import HERTZ
 from node.volume.describe.emission import emission_fields
@@ -70,6 +71,12 @@ def volumes_of(
     voxels, slope, intercept = filled
     ds = dataset_of(first.sop_instance_uid)
     attributes = describe(ds, arrangement.frames)
+    doubt = None
+    if attributes.get("Modality") == "MR":
+        bands = int(attributes.get("MultibandAccelerationFactor", 1))
+        timing, doubt = slice_timing(ds, planes, attributes.get("RepetitionTime"), bands)
+        if timing is not None:
+            attributes["SliceTiming"] = timing
     if attributes.get("Modality") == "PT":
         attributes |= emission_fields(planes, dataset_of)
     if first.split_key.get("maps_field") and first.split_key.get("component") == FIELD_MAP:
@@ -106,6 +113,7 @@ def volumes_of(
             *warnings,
             *arrangement.warnings,
             *gaps,
+            *([] if doubt is None else [doubt]),
             *equal_times_warnings(planes, voxels),
             *_warnings(planes, placement, ds),
         ),

@@ -47,6 +47,20 @@ def test_slice_timing_is_that_of_dcm2niix(corpus: Path, tmp_path: Path, case: st
     assert one.attributes["SliceTiming"] == pytest.approx(theirs["SliceTiming"], abs=tolerance_s)
 
 
+def test_a_timer_of_ge_that_says_nothing_of_the_first_volume_changes_no_slice_timing(
+    corpus: Path, tmp_path: Path
+) -> None:
+    folders = sorted((corpus.parent / "more" / "ge-slice-timing").glob("*epiRT*"))
+    if not folders:
+        pytest.skip("no further real series beside the corpus")
+    for folder in folders:
+        out = tmp_path / folder.name
+        out.mkdir()
+        theirs = sidecar_of_dcm2niix(folder, out)
+        [one] = assemble([pydicom.dcmread(path) for path in sorted(folder.iterdir())]).volumes
+        assert one.attributes["SliceTiming"] == pytest.approx(theirs["SliceTiming"], abs=2e-3), folder.name
+
+
 ABOVE_ZERO = frozenset(
     {
         *("EchoTime", "EchoTime1", "EchoTime2", "RepetitionTime", "InversionTime", "FlipAngle", "SliceThickness"),

@@ -18,7 +18,6 @@ from pydicom.sequence import Sequence as DicomSequence
 
 from node.dicom.private import private_items
 from node.dicom.values import items, value, whole
-from node.volume.arrange.temporal.slice_timing import slice_timing
 from node.volume.describe.bids_fields import BIDS_FIELDS, BidsField
 from node.volume.describe.derived_fields import derived_fields
 from node.volume.describe.phase_encoding import XA_FRAME, phase_encoding
@@ -75,8 +74,10 @@ def describe(ds: Dataset, frames: Sequence[Frame]) -> dict[str, Any]:
 
     Parameters
     ----------
-    ds, frames
-        See `node.volume.arrange.temporal.slice_timing.slice_timing`.
+    ds : Dataset
+        The first data set of the stack.
+    frames : sequence of Frame
+        All planes of the stack in order: slices of the first time first.
 
     Returns
     -------
@@ -86,8 +87,8 @@ def describe(ds: Dataset, frames: Sequence[Frame]) -> dict[str, Any]:
     Notes
     -----
     Attributes of enhanced objects come from the shared functional groups and from those of the first frame
-    (PS3.3 C.7.6.16). `PhaseEncodingDirection` and `SliceTiming` are along the axes and slices of the volume as the
-    stack has them: i along a row, j down a column, k in the order of the frames.
+    (PS3.3 C.7.6.16). `PhaseEncodingDirection` is along the axes of the volume as the stack has them: i along a row, j
+    down a column, k in the order of the frames.
     """
     sources = list(_sources(ds, frames[0].frame_number if frames else 1))
     words = identifying_words(ds)
@@ -106,10 +107,7 @@ def describe(ds: Dataset, frames: Sequence[Frame]) -> dict[str, Any]:
         fields |= phase_encoding(sources, *_plane(ds, frames), fields)
         repetition_time_s = fields.get("RepetitionTime")
         if repetition_time_s is not None:
-            fields["RepetitionTime"] = repetition_time_s = _seconds(repetition_time_s + pause_s(ds))
-        timing = slice_timing(ds, frames, repetition_time_s, int(fields.get("MultibandAccelerationFactor", 1)))
-        if timing is not None:
-            fields["SliceTiming"] = timing
+            fields["RepetitionTime"] = _seconds(repetition_time_s + pause_s(ds))
     return fields | derived_fields(sources, frames, fields)
 
 

@@ -131,16 +131,20 @@ def slice_time_s(ds: Dataset) -> float | None:
     return ge.slice_time_s(ds) if text(ds, "Manufacturer").upper().startswith("GE") else None
 
 
+def has_slice_timer(ds: Dataset) -> bool:
+    """Return whether slices carry the timer of `slice_time_s`."""
+    return slice_time_s(ds) is not None
+
+
 def trigger_times_are_of_slices(ds: Dataset) -> bool:
     """Return whether Trigger Time (0018,1060) is that of a slice from the start of the scan: GE's multi-phase EPI."""
     return text(ds, "Manufacturer").upper().startswith("GE") and ge.is_echo_planar(ds)
 
 
-def planned_slice_times_s(ds: Dataset, slices: int, repetition_time_s: float) -> tuple[float, ...] | None:
-    """Return the planned time in seconds of each slice of a volume, by Instance Number; None except for GE."""
-    if not text(ds, "Manufacturer").upper().startswith("GE"):
-        return None
-    return ge.planned_slice_times_s(ds, slices, repetition_time_s)
+def planned_slice_timings(ds: Dataset, slices: int, repetition_time_s: float) -> list[tuple[float, ...]]:
+    """Return the timings in seconds that the protocol of a volume may mean, by Instance Number; none except for GE."""
+    is_ge = text(ds, "Manufacturer").upper().startswith("GE")
+    return ge.planned_slice_timings(ds, slices, repetition_time_s) if is_ge else []
 
 
 def frame_image_type(ds: Dataset, groups: Dataset) -> tuple[str, ...]:

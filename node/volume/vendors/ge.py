@@ -26,6 +26,8 @@ _ECHOES = PrivateTag(0x0019, _ACQUISITION, 0xA9, "DS")
 _PROTOCOL = PrivateTag(0x0025, "GEMS_SERS_01", 0x1B, "OB")
 _SEQUENCE = PrivateTag(0x0019, _ACQUISITION, 0x9E, "LO")
 _SEQUENCE_FILE = PrivateTag(0x0019, _ACQUISITION, 0x9C, "LO")
+_GRADIENT_CYCLES = PrivateTag(0x0019, _ACQUISITION, 0xB3, "DS")
+"""A variable of the sequence; for diffusion, over how many repetitions it spreads the slices of a volume, or 0."""
 _COLLAPSE_FLAG = PrivateTag(0x0043, _PARAMETERS, 0x30, "SS")
 _SLICE_TIMER = PrivateTag(0x0021, "GEMS_RELA_01", 0x5E, "DS")
 MULTIBAND = PrivateTag(0x0043, _PARAMETERS, 0xB6, "LO")
@@ -102,7 +104,7 @@ def protocol(ds: Dataset) -> Mapping[str, str]:
 
 
 def slice_time_s(ds: Dataset) -> float | None:
-    """Return the real-time timer (0021,xx5E): seconds from the beginning of the scan to this slice."""
+    """Return the real-time timer (0021,xx5E): seconds from the beginning of the scan to this slice, or 0 if unknown."""
     timer_s = private_numbers(ds, _SLICE_TIMER, 1)
     return timer_s[0] if timer_s else None
 
@@ -112,11 +114,14 @@ def is_echo_planar(ds: Dataset) -> bool:
     return private_text(ds, _SEQUENCE).upper().startswith("EPI")
 
 
-def planned_slice_times_s(ds: Dataset, slices: int, repetition_time_s: float) -> tuple[float, ...] | None:
-    """Return the planned acquisition time in seconds of each slice of an echo-planar volume, by Instance Number.
+def planned_slice_timings(ds: Dataset, slices: int, repetition_time_s: float) -> list[tuple[float, ...]]:
+    """Return the timings that the protocol of an echo-planar volume may mean, by Instance Number; empty if unknown.
 
     Images carry one Acquisition Time for all slices, but the protocol block says whether slices follow each other or
-    the odd ones come first. None if it does not say so, or if slices were excited together.
+    the odd ones come first. With several slices in each excitation, neighbouring excitations must not meet where the
+    bands do: if excitations take turns and their number is even, some versions add one, whose slices they discard, and
+    others do not. Sequences that cycle the gradients of diffusion acquire the slices of a volume in several
+    repetitions.
 
     Parameters
     ----------
@@ -124,16 +129,34 @@ def planned_slice_times_s(ds: Dataset, slices: int, repetition_time_s: float) ->
         Number of slices of a volume.
     repetition_time_s : float
         Time from one volume to the next, including any pause.
+
+    Returns
+    -------
+    list of tuple of float
+        Each with a time in seconds for each slice.
     """
-    order = protocol(ds).get("SLICEORDER")
-    if not is_echo_planar(ds) or order not in (_SEQUENTIAL, _INTERLEAVED):
-        return None
-    if bands(ds) != 1:
-        return None
-    turns = np.arange(slices)
-    if order == _INTERLEAVED:
-        turns = np.argsort(np.concatenate((turns[::2], turns[1::2])))
-    return tuple((turns * ((repetition_time_s - pause_s(ds)) / slices)).tolist())
+    order, together = protocol(ds).get("SLICEORDER"), bands(ds)
+    if not is_echo_planar(ds) or _cycles_gradients(ds) or order not in (_SEQUENTIAL, _INTERLEAVED):
+        return []
+    if together is None or slices % together or slices < 2 * together:
+        return []
+    excitations = slices // together
+    counts = [excitations]
+    if together > 1 and order == _INTERLEAVED and excitations % 2 == 0:
+        counts.append(excitations + 1)
+    duration_s = repetition_time_s - pause_s(ds)
+    timings = []
+    for count in counts:
+        turns = np.arange(count)
+        if order == _INTERLEAVED:
+            turns = np.argsort(np.concatenate((turns[::2], turns[1::2])))
+        timings.append(tuple((np.resize(turns, slices) * (duration_s / count)).tolist()))
+    return timings
+
+
+def _cycles_gradients(ds: Dataset) -> bool:
+    cycles = private_numbers(ds, _GRADIENT_CYCLES, 1)
+    return private_text(ds, _SEQUENCE).upper() == "EPI2" and bool(cycles and cycles[0])
 
 
 def bands(ds: Dataset) -> int | None:

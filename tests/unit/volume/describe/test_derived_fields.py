@@ -119,16 +119,17 @@ def test_subsets_and_iterations_are_in_the_name_of_a_method(method: str, values:
     assert facts["ReconstructionMethod"] == method
 
 
-def multiphase(triggers_ms: list[float]) -> tuple[Dataset, list[Frame]]:
+def multiphase(triggers_ms: list[float]) -> tuple[Dataset, list[list[Frame]]]:
     [ds] = make.mr_series(1, Manufacturer="GE MEDICAL SYSTEMS")
     ds.private_block(0x0019, "GEMS_ACQU_01", create=True).add_new(0x9E, "LO", "EPI")
-    return ds, [frame(3.0 * (index % 3), trigger_ms=trigger) for index, trigger in enumerate(triggers_ms)]
+    frames = [frame(3.0 * (index % 3), trigger_ms=trigger) for index, trigger in enumerate(triggers_ms)]
+    return ds, [frames[start : start + 3] for start in range(0, len(frames), 3)]
 
 
 def test_multi_phase_scans_of_ge_have_the_times_of_their_slices_as_trigger_times() -> None:
-    ds, frames = multiphase([1333.3, 0.0, 666.7, 3333.3, 2000.0, 2666.7])
-    assert slice_timing(ds, frames, 2.0) == [1.3333, 0.0, 0.6667]
-    ds, frames = multiphase([40.0, 40.0, 40.0, 80.0, 80.0, 80.0])
-    assert slice_timing(ds, frames, 2.0) is None, "cardiac phases"
+    ds, planes = multiphase([1333.3, 0.0, 666.7, 3333.3, 2000.0, 2666.7])
+    assert slice_timing(ds, planes, 2.0) == ([1.3333, 0.0, 0.6667], None)
+    ds, planes = multiphase([40.0, 40.0, 40.0, 80.0, 80.0, 80.0])
+    assert slice_timing(ds, planes, 2.0) == (None, None), "cardiac phases"
     ds.Manufacturer = "SIEMENS"
-    assert slice_timing(ds, multiphase([1333.3, 0.0, 666.7])[1], 2.0) is None
+    assert slice_timing(ds, multiphase([1333.3, 0.0, 666.7])[1], 2.0) == (None, None)

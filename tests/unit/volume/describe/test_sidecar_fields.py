@@ -224,8 +224,8 @@ def test_the_time_of_day_is_reported_in_full_or_not_at_all(told: str, expected: 
 
 
 def test_slice_timing_is_of_the_first_volume_in_the_order_of_its_slices() -> None:
-    frames = [frame(0, 100.0), frame(3, 101.0), frame(6, 100.5), frame(0, 102.0), frame(3, 103.0), frame(6, 102.5)]
-    assert slice_timing(Dataset(), frames, 2.0) == [0.0, 1.0, 0.5]
+    first, second = [frame(0, 100.0), frame(3, 101.0), frame(6, 100.5)], [frame(0, 102), frame(3, 103), frame(6, 102.5)]
+    assert slice_timing(Dataset(), [first, second], 2.0) == ([0.0, 1.0, 0.5], None)
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,8 @@ def test_slice_timing_is_of_the_first_volume_in_the_order_of_its_slices() -> Non
 def test_times_that_are_no_slice_timing_are_not_called_so(
     acquired: list[float | None], repetition_time_s: float | None
 ) -> None:
-    assert slice_timing(Dataset(), [frame(3 * k, each) for k, each in enumerate(acquired)], repetition_time_s) is None
+    planes = [[frame(3 * k, each) for k, each in enumerate(acquired)]]
+    assert slice_timing(Dataset(), planes, repetition_time_s) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -255,13 +256,15 @@ def test_slices_that_were_excited_at_once_have_one_time_or_none_is_reported(
     acquired: list[float], expected: list[float] | None
 ) -> None:
     frames = [frame(3 * index, time) for index, time in enumerate(acquired)]
-    assert slice_timing(Dataset(), frames, 1.0, bands=2) == expected
-    assert slice_timing(Dataset(), frames, 1.0) == acquired
+    timing, doubt = slice_timing(Dataset(), [frames], 1.0, bands=2)
+    assert timing == expected
+    assert (doubt is None) == (timing is not None)
+    assert slice_timing(Dataset(), [frames], 1.0) == (acquired, None)
 
 
 def test_frames_without_a_place_have_no_slice_timing() -> None:
     one = Frame("1.2.3", 1, lambda: np.zeros((2, 2)), 2, 2, acquisition_time_s=1.0)
-    assert slice_timing(Dataset(), [one, one], 2.0) is None
+    assert slice_timing(Dataset(), [[one, one]], 2.0) == (None, None)
 
 
 def test_no_bytes_of_an_element_make_an_error() -> None:

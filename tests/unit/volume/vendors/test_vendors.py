@@ -84,20 +84,24 @@ def epi(order: str, bands: str = "1") -> FileDataset:
 
 
 def test_slices_of_ge_follow_each_other_or_the_odd_ones_come_first() -> None:
-    assert vendors.planned_slice_times_s(epi("0"), 4, 2.0) == (0.0, 0.5, 1.0, 1.5)
-    assert vendors.planned_slice_times_s(epi("1"), 5, 2.5) == (0.0, 1.5, 0.5, 2.0, 1.0)
-    assert vendors.planned_slice_times_s(epi("7"), 4, 2.0) is None
-    assert vendors.planned_slice_times_s(epi("0", bands="4"), 4, 2.0) is None
+    assert vendors.planned_slice_timings(epi("0"), 4, 2.0) == [(0.0, 0.5, 1.0, 1.5)]
+    assert vendors.planned_slice_timings(epi("1"), 5, 2.5) == [(0.0, 1.5, 0.5, 2.0, 1.0)]
+    assert vendors.planned_slice_timings(epi("7"), 4, 2.0) == []
+    assert vendors.planned_slice_timings(epi("0", bands="4"), 4, 2.0) == []
+    cycling = epi("0")
+    cycling.private_block(0x0019, "GEMS_ACQU_01").add_new(0xB3, "DS", "1")
+    assert vendors.planned_slice_timings(cycling, 4, 2.0) == []
     other = epi("0")
     other.Manufacturer = "SIEMENS"
-    assert vendors.planned_slice_times_s(other, 4, 2.0) is None
+    assert vendors.planned_slice_timings(other, 4, 2.0) == []
 
 
 @pytest.mark.parametrize("bands", ["", "0", "1"])
-def test_slices_of_ge_that_the_protocol_says_were_excited_together_have_no_planned_times(bands: str) -> None:
+def test_slices_of_ge_that_the_protocol_says_were_excited_together_have_one_planned_time(bands: str) -> None:
     ds = epi("0", bands)
     ds[0x0025, 0x101B].value = bytes(4) + gzip.compress(b'SLICEORDER "0"\nMBACCEL "3"\n')
-    assert vendors.planned_slice_times_s(ds, 6, 2.0) is None
+    assert vendors.planned_slice_timings(ds, 6, 2.0) == [(0.0, 1.0) * 3]
+    assert vendors.planned_slice_timings(ds, 7, 2.0) == []
     assert describe(ds, [])["MultibandAccelerationFactor"] == 3
 
 
@@ -107,7 +111,7 @@ def test_a_pause_between_volumes_of_ge_belongs_to_the_repetition_time_and_to_no_
     ds.private_block(0x0043, "GEMS_PARM_01").add_new(0x7C, "FL", 0.5)
     facts = describe(ds, [])
     assert (facts["RepetitionTime"], facts["DelayTime"]) == (2.5, 0.5)
-    assert vendors.planned_slice_times_s(ds, 4, 2.5) == (0.0, 0.5, 1.0, 1.5)
+    assert vendors.planned_slice_timings(ds, 4, 2.5) == [(0.0, 0.5, 1.0, 1.5)]
     ds.Manufacturer = "SIEMENS"
     assert describe(ds, [])["RepetitionTime"] == 2.0
 
