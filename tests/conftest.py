@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 from collections.abc import Generator, Iterator
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 from pynetdicom.association import Association
+from pynetdicom.transport import AssociationServer
 
 from tests.made_once import IN_POSTGRESQL, drop_indexes, share_indexes
 from tests.postgresql import close_shared
@@ -47,6 +49,9 @@ def _serve_request_or_return_answer(self: Any, msg: Any, context_id: int) -> Non
 # A requestor of pynetdicom has a thread that looks for requests of its peer. On a loaded machine this thread sometimes
 # takes the answer for which `send_c_store` and the like wait, and drops it: the test would wait in vain.
 Association._serve_request = _serve_request_or_return_answer
+
+# pynetdicom's server looks only twice a second whether it is to end; tests start and end hundreds.
+AssociationServer.serve_forever = partialmethod(AssociationServer.serve_forever, poll_interval=0.02)
 
 
 @pytest.hookimpl(wrapper=True)

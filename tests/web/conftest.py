@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -34,6 +35,8 @@ from tests.ingest import indexed
 PASSWORD = "correct horse battery"
 DEADLINE_SECONDS = 20.0
 hash_once = cache(hash_password)
+authorities = cache(ssl.create_default_context)
+"""Reading the certificates of the machine's authorities takes longer than most requests."""
 
 
 @dataclass
@@ -55,7 +58,7 @@ class Site:
         """A client that is closed with the site; without options always the same one."""
         if not options and self._plain is not None:
             return self._plain
-        client = httpx2.Client(base_url=self.url, timeout=DEADLINE_SECONDS, **options)
+        client = httpx2.Client(base_url=self.url, timeout=DEADLINE_SECONDS, **{"verify": authorities()} | options)
         self.clients.append(client)
         self._plain = self._plain if options else client
         return client
