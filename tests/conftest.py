@@ -17,6 +17,7 @@ from pynetdicom.association import Association
 from pynetdicom.transport import AssociationServer
 
 from tests.made_once import IN_POSTGRESQL, drop_indexes, share_indexes
+from tests.pace import Pace
 from tests.postgresql import close_shared
 from tests.preloaded import close_forkers
 
@@ -52,6 +53,12 @@ Association._serve_request = _serve_request_or_return_answer
 
 # pynetdicom's server looks only twice a second whether it is to end; tests start and end hundreds.
 AssociationServer.serve_forever = partialmethod(AssociationServer.serve_forever, poll_interval=0.02)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Judge how long tests take, except those that wait for a person and those with a database server for each root."""
+    if not (config.getoption("usepdb") or config.getoption("trace") or IN_POSTGRESQL):
+        config.pluginmanager.register(Pace())
 
 
 @pytest.hookimpl(wrapper=True)

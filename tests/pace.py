@@ -1,0 +1,137 @@
+"""A test that is slow and not marked `slow` fails, so that the README's command stays quick.
+
+A verdict must not depend on luck: workers beside a test, and whatever else the machine does, make it take longer.
+Therefore the least time is judged that the test can take on this machine when it is idle. It is the greater one of:
+
+- the time on the clock, without the time in which anything on the machine waited for a processor, a disk or memory
+  (``some`` in ``/proc/pressure``, which the workers beside the test raise as well). Waits of the test itself, such as
+  for a deadline, count.
+- the processor time of the thread that runs the test.
+
+On a loaded machine a slow test may pass; run alone, it fails. A quick one never fails. Without ``/proc/pressure``, only
+processor time is judged.
+
+Setup and call count. A fixture that tests share is judged by itself: only the first of them waits for it. Teardown does
+not count, for the last test of a module ends what they share.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+LIMIT_SECONDS = 5.0
+PRESSURE = Path("/proc/pressure")
+PRESSURE_SECONDS = 2.1
+"""The kernel counts pressure every two seconds."""
+
+
+def stalled_seconds() -> float:
+    """Return for how long anything has waited since the machine was started; grows for ever where nobody knows."""
+    try:
+        texts = [(PRESSURE / resource).read_text() for resource in ("cpu", "io", "memory")]
+    except OSError:
+        return time.monotonic()
+    return sum(int(text.partition("total=")[2].split()[0]) for text in texts) / 1e6
+
+
+@dataclass(frozen=True)
+class Span:
+    """A length of time: on the clock, stalled, and on the processor."""
+
+    seconds: float = 0.0
+    stalled: float = 0.0
+    processor: float = 0.0
+
+    def __add__(self, other: Span) -> Span:
+        return Span(self.seconds + other.seconds, self.stalled + other.stalled, self.processor + other.processor)
+
+    def __sub__(self, other: Span) -> Span:
+        return Span(self.seconds - other.seconds, self.stalled - other.stalled, self.processor - other.processor)
+
+    @property
+    def least(self) -> float:
+        """The least time that this takes on an idle machine."""
+        return max(self.seconds - self.stalled, self.processor)
+
+
+def now() -> Span:
+    """Return a moment, as the time since others that no one knows."""
+    return Span(time.monotonic(), stalled_seconds(), time.thread_time())
+
+
+def settle() -> None:
+    """Wait until the kernel has counted all pressure so far."""
+    time.sleep(PRESSURE_SECONDS)
+
+
+class Pace:
+    """The plugin: measures each test, and fails those that are slow and not marked."""
+
+    def __init__(
+        self,
+        limit_seconds: float = LIMIT_SECONDS,
+        now: Callable[[], Span] = now,
+        settle: Callable[[], None] = settle,
+    ) -> None:
+        self._limit_seconds, self._now, self._settle = limit_seconds, now, settle
+        self._test, self._shared = Span(), list[tuple[str, Span]]()
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_setup(self) -> Generator[None, Any, Any]:
+        self._shared, began = [], self._now()
+        try:
+            return (yield)
+        finally:
+            self._test = self._now() - began
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_call(self) -> Generator[None, Any, Any]:
+        began = self._now()
+        try:
+            return (yield)
+        finally:
+            self._test += self._now() - began
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Generator[None, Any, Any]:
+        began = self._now()
+        try:
+            return (yield)
+        finally:
+            if fixturedef.scope != "function":
+                self._shared.append((fixturedef.argname, self._now() - began))
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        report = yield
+        is_marked = any(item.get_closest_marker(name) for name in ("slow", "long"))
+        if call.when == "call" and report.passed and not is_marked and (slow := self._slow()):
+            report.outcome = "failed"
+            report.longrepr = (
+                f"{item.nodeid}: {', and '.join(slow)} of an idle machine, more than {self._limit_seconds:g} s: "
+                "make it quicker, or mark it pytest.mark.slow"
+            )
+        return report
+
+    def _slow(self) -> list[str]:
+        """Return what of a test, which has just ended, took too long."""
+        own = self._test
+        for _, span in self._shared:
+            own -= span
+        spans = {"it took": own, **{f"its fixture {name} took": span for name, span in self._shared}}
+        if not any(span.least > self._limit_seconds for span in spans.values()):
+            return []
+        before = self._now()
+        self._settle()
+        late = Span(stalled=(self._now() - before).stalled)
+        return [
+            f"{what} {span.least:.1f} s" for what, span in spans.items() if (span + late).least > self._limit_seconds
+        ]

@@ -1,0 +1,127 @@
+"""Tests that are slow and not marked fail, and no others."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.pace import now
+
+pytest_plugins = ["pytester"]
+
+MACHINE = """
+from tests.pace import Pace, Span
+
+moment = late = Span()
+
+def _pass(span):
+    global moment
+    moment += span
+
+def wait(seconds):
+    _pass(Span(seconds))
+
+def compute(seconds):
+    _pass(Span(seconds, 0.0, seconds))
+
+def compute_beside_others(seconds):
+    _pass(Span(2 * seconds, 2 * seconds, seconds))
+
+def be_kept_waiting(seconds):
+    _pass(Span(seconds, seconds))
+
+def be_kept_waiting_and_told_later(seconds):
+    global late
+    late = Span(stalled=seconds)
+    wait(seconds)
+
+def pytest_configure(config):
+    for name in ("slow", "long"):
+        config.addinivalue_line("markers", name)
+    config.pluginmanager.register(Pace(5, lambda: moment, lambda: _pass(late)))
+"""
+"""A conftest whose tests make the time pass themselves."""
+
+TESTS = """
+import pytest
+from conftest import *
+
+@pytest.fixture(scope="module", params=[0])
+def shared(request):
+    wait(request.param)
+
+@pytest.fixture
+def own():
+    wait(3)
+
+"""
+
+
+@pytest.fixture
+def outcome(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+
+    def run(test: str) -> tuple[str, str]:
+        """What becomes of one test, and what is said of it."""
+        pytester.makeconftest(MACHINE)
+        pytester.makepyfile(TESTS + test)
+        result = pytester.runpytest_inprocess("-p", "no:cacheprovider")
+        [(outcome, count)] = result.parseoutcomes().items()
+        assert count == 1
+        return outcome, result.stdout.str()
+
+    return run
+
+
+def test_a_test_that_takes_too_long_fails_and_says_what_to_do(outcome) -> None:
+    found, text = outcome("def test_it(): wait(6)")
+    assert found == "failed"
+    assert "test_it: it took 6.0 s of an idle machine, more than 5 s: make it quicker, or mark it pytest.mark.s" in text
+
+
+@pytest.mark.parametrize("marker", ["slow", "long"])
+def test_a_marked_test_may_take_its_time(outcome, marker: str) -> None:
+    assert outcome(f"@pytest.mark.{marker}\ndef test_it(): wait(6)")[0] == "passed"
+
+
+@pytest.mark.parametrize(
+    ("pastime", "found"),
+    [
+        ("wait(4)", "passed"),
+        ("compute(6)", "failed"),
+        ("compute(4); wait(2)", "failed"),
+        ("be_kept_waiting(60)", "passed"),
+        ("be_kept_waiting_and_told_later(60)", "passed"),
+        ("be_kept_waiting(60); wait(6)", "failed"),
+        ("compute_beside_others(4)", "passed"),
+        ("compute_beside_others(6)", "failed"),
+    ],
+)
+def test_only_what_a_test_would_take_on_an_idle_machine_counts(outcome, pastime: str, found: str) -> None:
+    assert outcome(f"def test_it(): {pastime}")[0] == found
+
+
+def test_a_fixture_counts_unless_it_is_shared(outcome) -> None:
+    assert outcome("def test_it(own): wait(3)")[0] == "failed"
+    shared = '@pytest.mark.parametrize("shared", [3], indirect=True)\n'
+    assert outcome(f"{shared}def test_it(shared): wait(3)")[0] == "passed"
+
+
+def test_a_shared_fixture_is_judged_by_itself(outcome) -> None:
+    found, text = outcome('@pytest.mark.parametrize("shared", [6], indirect=True)\ndef test_it(shared): pass')
+    assert found == "failed"
+    assert "its fixture shared took 6.0 s" in text
+
+
+def test_a_slow_test_that_fails_says_why(outcome) -> None:
+    found, text = outcome("def test_it():\n    wait(6)\n    assert 2 == 3")
+    assert found == "failed"
+    assert "assert 2 == 3" in text
+    assert "idle machine" not in text
+
+
+def test_a_moment_is_before_the_next_one() -> None:
+    before = now()
+    assert sum(range(1_000_000)) > 0
+    passed = now() - before
+    assert 0 < passed.processor <= passed.seconds
+    assert passed.stalled >= 0
