@@ -24,6 +24,8 @@ from tests.made_once import IN_POSTGRESQL
 from tests.rows import read_rows, view_rows, write_rows
 from tests.several_writers import arrived
 
+pytestmark = pytest.mark.postgresql
+
 
 @contextmanager
 def held_writer(root: Root, pool: ThreadPoolExecutor) -> Iterator[None]:

@@ -26,6 +26,8 @@ from tests.integration.conftest import Root
 from tests.integration.test_hooks import remove, rows, settle, take
 from tests.receivers import Answer, Received, Receiver
 
+pytestmark = pytest.mark.postgresql
+
 WRITE = 'printf "%%PDF-1.4 %%%%EOF" > "$0/report.pdf"'
 
 Begin = Callable[..., HookWorker]

@@ -21,6 +21,8 @@ from node.settings.model import Settings, Storage
 from tests import make
 from tests.ingest import indexed
 
+pytestmark = pytest.mark.postgresql
+
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Repository]:

@@ -35,6 +35,8 @@ from tests.protocol.conftest import Running, data_set_bytes, until
 from tests.receivers import Answer, Receiver
 from tests.rows import view_rows, write_rows
 
+pytestmark = pytest.mark.postgresql
+
 CT = make.ct_series
 
 

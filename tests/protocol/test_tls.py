@@ -32,6 +32,8 @@ from tests.protocol.conftest import (
     until,
 )
 
+pytestmark = pytest.mark.interpreter
+
 
 @pytest.fixture
 def tls_node(start_node: Callable[..., Running], keys: Path) -> Running:

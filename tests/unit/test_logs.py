@@ -2,9 +2,6 @@ import ast
 import io
 import json
 import logging
-import signal
-import subprocess
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
@@ -168,24 +165,6 @@ def test_a_file_is_renamed_when_it_is_full_and_the_oldest_goes(lines: Any, tmp_p
     assert found == list(range(1000 - len(found), 1000))
     assert all(each.stat().st_size <= 10_000 and each.stat().st_mode & 0o777 == 0o600 for each in files)
     assert len(lines()) == 1000
-
-
-def test_the_lines_of_a_killed_process_are_in_the_file_and_the_next_one_appends(tmp_path: Path) -> None:
-    file = tmp_path / "node.log"
-    program = f"""
-import os, signal, structlog
-from pathlib import Path
-from node import logs
-logs.configure("info", "json")
-logs.write_to_file(Path({str(file)!r}), 1_000_000, 3)
-for number in range(100):
-    structlog.get_logger().info("instance_kept", count=number)
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-    for _ in range(2):
-        done = subprocess.run([sys.executable, "-c", program], cwd=NODE.parent, capture_output=True, check=False)
-        assert done.returncode == -signal.SIGKILL
-    assert [json.loads(line)["count"] for line in file.read_text().splitlines()] == [*range(100)] * 2
 
 
 def test_a_file_that_cannot_be_written_is_told_with_its_key(lines: Any, tmp_path: Path) -> None:

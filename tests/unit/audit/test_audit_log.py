@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -159,40 +158,6 @@ def test_a_file_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
     (tmp_path / "audit.jsonl").mkdir()
     with pytest.raises(AuditFailed, match=r"audit\.jsonl"):
         Audit(tmp_path, "VOXELNODE")
-
-
-def test_every_line_goes_to_syslog_too(tmp_path: Path) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as collector:
-        collector.bind(("127.0.0.1", 0))
-        collector.settimeout(30)
-        audit = Audit(tmp_path, "VOXELNODE", AuditSettings(syslog=f"127.0.0.1:{collector.getsockname()[1]}"))
-        tell(audit, "to both")
-        message = collector.recv(65536)
-        audit.close()
-    assert message.startswith(b"<85>")  # facility 10, severity 5: PS3.15 A.6.1
-    assert json.loads(message[4:].rstrip(b"\0")) == lines(tmp_path)[0]
-
-
-LONG_NAME = "Doe^Jane" * 100_000  # apart from the call, whose line a traceback may show
-
-
-def test_a_line_that_syslog_does_not_take_is_in_the_file_and_not_on_the_screen(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as collector:
-        collector.bind(("127.0.0.1", 0))
-        audit = Audit(tmp_path, "VOXELNODE", AuditSettings(syslog=f"127.0.0.1:{collector.getsockname()[1]}"))
-        tell(audit, LONG_NAME)
-        audit.close()
-    assert len(lines(tmp_path)) == 1
-    assert "Doe" not in "".join(capfd.readouterr())
-
-
-def test_a_syslog_socket_that_is_not_there_yet_costs_no_line(tmp_path: Path) -> None:
-    audit = Audit(tmp_path, "VOXELNODE", AuditSettings(syslog=str(tmp_path / "nothing")))
-    tell(audit)
-    audit.close()
-    assert len(lines(tmp_path)) == 1
 
 
 SMALL = AuditSettings(maximum_bytes=10_000)

@@ -1,6 +1,5 @@
 """The conformance statement is made of what the node runs by."""
 
-import json
 from pathlib import Path
 
 from node.conformance import statement
@@ -8,7 +7,6 @@ from node.conformance.statement import statement_for_programs
 from node.conformance.tables import tables_of, values_of
 from node.dicom import status
 from node.settings.model import Settings
-from tests.preloaded import run
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -30,14 +28,3 @@ def test_every_status_of_the_node_is_stated() -> None:
     stated = {int(row["Status"], 16) for row in section["tables"]["statuses"]}
     sent = {value for name, value in vars(status).items() if name.isupper() and isinstance(value, int)}
     assert stated == sent - {status.ERROR_COMMENT_LENGTH}
-
-
-def test_the_values_are_those_of_the_configuration(tmp_path: Path) -> None:
-    configuration = tmp_path / "voxelnode.toml"
-    configuration.write_text('[dicom]\nae_title = "ARCHIVE1"\nmaximum_pdu_bytes = 65536\n', encoding="utf-8")
-    done = run("conformance", "--format", "json", "--config", configuration, check=True)
-    sections = {section["title"]: section for section in json.loads(done.stdout)["sections"]}
-    assert '"ARCHIVE1" Application Entity' in sections
-    association = sections["General Association Parameters"]["tables"]["association"]
-    assert {"Parameter": "Maximum Length Received, bytes", "Value": "65536"} in association
-    assert "that of one site" in sections["Remarks"]["text"]

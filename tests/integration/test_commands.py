@@ -19,6 +19,8 @@ from node.metrics import Metrics
 from tests.made_once import IN_POSTGRESQL
 from tests.test_docs import unknown_commands
 
+pytestmark = pytest.mark.interpreter
+
 
 class Result(NamedTuple):
     status: int
@@ -178,15 +180,6 @@ def test_show_names_the_origin_of_each_value(run, tmp_path: Path, monkeypatch: p
     assert "quiet_seconds" in table
 
 
-def test_a_key_of_an_earlier_version_is_a_warning(run: Any) -> None:
-    Path("voxelnode.toml").write_text("[dicom]\nfast_path = true\n", encoding="utf-8")
-    text = run("config", "check")
-    assert text.status == 0
-    assert text.out.startswith("warning: voxelnode.toml: [dicom] fast_path: this key no longer exists and is ignored; ")
-    as_json = json.loads(run("config", "check", "--json").out)
-    assert (as_json["ok"], as_json["problems"], len(as_json["warnings"])) == (True, [], 1)
-
-
 def test_check_lists_all_mistakes_also_as_json(run, tmp_path: Path) -> None:
     (tmp_path / "voxelnode.toml").write_text('[dicom]\nport = "x"\naet = "Y"\n', encoding="utf-8")
     text = run("config", "check")
@@ -287,3 +280,14 @@ def test_help_loads_no_library_that_only_the_work_needs() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.split() == []
+
+
+def test_the_conformance_statement_has_the_values_of_the_configuration(run, tmp_path: Path) -> None:
+    configuration = tmp_path / "voxelnode.toml"
+    configuration.write_text('[dicom]\nae_title = "ARCHIVE1"\nmaximum_pdu_bytes = 65536\n', encoding="utf-8")
+    done = run("conformance", "--format", "json", "--config", str(configuration))
+    sections = {section["title"]: section for section in json.loads(done.out)["sections"]}
+    assert '"ARCHIVE1" Application Entity' in sections
+    association = sections["General Association Parameters"]["tables"]["association"]
+    assert {"Parameter": "Maximum Length Received, bytes", "Value": "65536"} in association
+    assert "that of one site" in sections["Remarks"]["text"]

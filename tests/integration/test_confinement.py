@@ -21,6 +21,8 @@ from node.child_process.confinement import MAX_OPEN_FILES, offered
 from node.child_process.messages import write_answer
 from node.children.decoder import Decoder, NotDecoded
 
+pytestmark = pytest.mark.interpreter
+
 MEMORY_BYTES = 2_000_000_000
 
 

@@ -24,6 +24,8 @@ from node.child_process.child import Child, ChildDied, ChildPool
 from node.child_process.messages import ANSWER, IDENTITY_BYTES, ChildCancelled, ChildLate
 from node.child_process.serving import Channel, limit_memory
 
+pytestmark = pytest.mark.interpreter
+
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 60.0
 MAX_BYTES = 3 << 20
@@ -297,7 +299,7 @@ def test_a_child_ends_with_the_process_that_started_it() -> None:
 def _in_another_process(step: str, kind: str = "Child") -> subprocess.Popen[bytes]:
     program = f"""
 import sys
-from tests.unit.test_child_process import *
+from tests.integration.test_child_process import *
 with closing({kind}(serve, name="child", max_answer_bytes=MAX_BYTES)) as child:
     {step}
 """

@@ -19,6 +19,8 @@ from node.child_process.child import Child
 from node.child_process.confinement import offered
 from node.child_process.serving import Apart, Assistance, Channel, ChildLimits, serve_apart
 
+pytestmark = pytest.mark.interpreter
+
 SECONDS = 60.0
 LIMITS = ChildLimits(memory_bytes=1_000_000_000, cpu_seconds=60, deadline_seconds=SECONDS)
 

@@ -1,7 +1,8 @@
-"""Syslog over TLS (RFC 5425), as a collector receives it."""
+"""Syslog by datagrams and over TLS (RFC 5425), as a collector receives it."""
 
 from __future__ import annotations
 
+import json
 import socket
 import ssl
 from collections.abc import Iterator
@@ -14,6 +15,9 @@ from node.audit.syslog import TlsSyslog
 from node.errors import UsageError
 from node.settings.model import AuditSettings
 from tests.protocol.conftest import keys  # noqa: F401
+from tests.unit.audit.test_audit_log import lines, tell
+
+pytestmark = pytest.mark.interpreter
 
 SECONDS = 30
 
@@ -137,3 +141,37 @@ def test_an_address_that_makes_no_sense_is_refused(wrong: str) -> None:
 def test_a_file_that_is_not_there_is_named() -> None:
     with pytest.raises(UsageError, match="syslog_ca_file"):
         TlsSyslog("localhost", Path("/nothing.pem"))
+
+
+def test_every_line_goes_to_syslog_too(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as collector:
+        collector.bind(("127.0.0.1", 0))
+        collector.settimeout(30)
+        audit = Audit(tmp_path, "VOXELNODE", AuditSettings(syslog=f"127.0.0.1:{collector.getsockname()[1]}"))
+        tell(audit, "to both")
+        message = collector.recv(65536)
+        audit.close()
+    assert message.startswith(b"<85>")  # facility 10, severity 5: PS3.15 A.6.1
+    assert json.loads(message[4:].rstrip(b"\0")) == lines(tmp_path)[0]
+
+
+LONG_NAME = "Doe^Jane" * 100_000  # apart from the call, whose line a traceback may show
+
+
+def test_a_line_that_syslog_does_not_take_is_in_the_file_and_not_on_the_screen(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as collector:
+        collector.bind(("127.0.0.1", 0))
+        audit = Audit(tmp_path, "VOXELNODE", AuditSettings(syslog=f"127.0.0.1:{collector.getsockname()[1]}"))
+        tell(audit, LONG_NAME)
+        audit.close()
+    assert len(lines(tmp_path)) == 1
+    assert "Doe" not in "".join(capfd.readouterr())
+
+
+def test_a_syslog_socket_that_is_not_there_yet_costs_no_line(tmp_path: Path) -> None:
+    audit = Audit(tmp_path, "VOXELNODE", AuditSettings(syslog=str(tmp_path / "nothing")))
+    tell(audit)
+    audit.close()
+    assert len(lines(tmp_path)) == 1

@@ -15,7 +15,7 @@ from pydicom import dcmread
 from node.dicom.reading import read_instance
 from node.volume.read.pixels import frame_reader
 
-ROOT = Path(__file__).resolve().parents[4]
+ROOT = Path(__file__).resolve().parents[2]
 FILES = Path(str(importlib.resources.files("pydicom"))) / "data" / "test_files"
 JPEG_LS_FILES = ("MR_small_jpeg_ls_lossless.dcm", "JPEGLSNearLossless_08.dcm", "JPEGLSNearLossless_16.dcm")
 
@@ -34,7 +34,7 @@ def test_jpeg_ls_is_decoded_by_gdcm_where_pyjpegls_is_not_installed() -> None:
 import json, sys
 sys.modules["jpeg_ls"] = None
 from node.volume.read.transfer_syntaxes import decoders_by_transfer_syntax
-from tests.unit.volume.read.test_decoders import samples_digests
+from tests.integration.test_decoders import samples_digests
 print(json.dumps([decoders_by_transfer_syntax(), samples_digests()]))
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -1,0 +1,73 @@
+"""Tests of this folder start no process and open no socket: whoever tries is refused."""
+
+from __future__ import annotations
+
+import multiprocessing.util
+import socket
+import sys
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REFUSED = frozenset(
+    [
+        *("subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.system"),
+        *("socket.bind", "socket.connect", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo"),
+    ]
+)
+"""Audit events of the interpreter."""
+
+CALCULATED = ("volume", "writers")
+"""Folders that depend on NumPy more than on the interpreter."""
+
+_is_unit_test = False
+
+
+def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
+    if _is_unit_test and (event in REFUSED or _is_of_a_network(event, arguments)):
+        raise RuntimeError(f"{event}: tests/unit starts no process and opens no socket; move the test elsewhere")
+
+
+def _is_of_a_network(event: str, arguments: tuple[Any, ...]) -> bool:
+    """Not the pairs by which a loop of asyncio wakes itself up."""
+    return event == "socket.__new__" and arguments[1] != socket.AF_UNIX
+
+
+_spawn = multiprocessing.util.spawnv_passfds
+
+
+def _spawn_and_tell(*arguments: Any) -> int:
+    sys.audit("os.posix_spawn", *arguments)  # which multiprocessing does not
+    return _spawn(*arguments)
+
+
+sys.addaudithook(_refuse)
+multiprocessing.util.spawnv_passfds = _spawn_and_tell
+
+
+def _refusing() -> Generator[None, Any, Any]:
+    global _is_unit_test
+    _is_unit_test = True
+    try:
+        return (yield)
+    finally:
+        _is_unit_test = False
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Generator[None, Any, Any]:
+    return (yield from _refusing())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, Any, Any]:
+    return (yield from _refusing())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here) and item.path.relative_to(here).parts[0] not in CALCULATED:
+            item.add_marker(pytest.mark.interpreter)
