@@ -9,12 +9,6 @@ down_revision = ${repr(down_revision)}
 branch_labels = None
 depends_on = None
 
-expands = False  # can versions that know only the schema before go on? See docs/development.md
-
 
 def upgrade() -> None:
     ${upgrades if upgrades else "pass"}
-
-
-def downgrade() -> None:
-    ${downgrades if downgrades else "pass"}

@@ -136,17 +136,22 @@ def save_index(root: Path, copy: Path) -> None:
 def put_index_back(root: Path, copy: Path) -> None:
     """Give a closed root the index of a file by `save_index`, as docs/upgrade.md and docs/cluster.md say."""
     if IN_POSTGRESQL:
-        server, name = shared(), _name(root)
-        if not _has_database(server, name):
-            (server.folder / name).write_text(str(root))
-            server.create(name)
-        _empty(root)
-        url = server.url(name).replace("+psycopg", "")
+        url = emptied_in_postgresql(root)
         subprocess.run(["pg_restore", copy, "--no-owner", "--exit-on-error", f"--dbname={url}"], check=True)
         return
     for path in root.glob(f"{FILE_NAME}-*"):
         path.unlink()
     shutil.copy(copy, root / FILE_NAME)
+
+
+def emptied_in_postgresql(root: Path) -> str:
+    """Give a closed root a database without tables; return its URL for programs of PostgreSQL."""
+    server, name = shared(), _name(root)
+    if not _has_database(server, name):
+        (server.folder / name).write_text(str(root))
+        server.create(name)
+    _empty(root)
+    return server.url(name).replace("+psycopg", "")
 
 
 def write_in_postgresql(root: Path, statement: str, values: Mapping[str, Any]) -> None:

@@ -12,21 +12,17 @@ from textwrap import indent
 from node.index.engine import schema
 from node.index.models import REVISION
 
-VARIABLE = "TESTS_MIGRATIONS"
-"""Variable of a node that is a newer version: the folder of its migrations."""
+NEWER = f"{int(REVISION) + 1:04}"
+"""Its schema."""
 
 _MIGRATION = """\
 import sqlalchemy as sa
 from alembic import op
 
-from node.index.engine.view_changes import change_view
-
 revision = "{revision}"
 down_revision = "{before}"
 branch_labels = None
 depends_on = None
-
-expands = {expands}
 
 
 def upgrade() -> None:
@@ -34,36 +30,20 @@ def upgrade() -> None:
 """
 
 
-def newer_migrations(folder: Path, body: str, *, expands: bool, before: Path | None = None) -> Path:
-    """Make a folder with all migrations and one more; return it. `before`: the folder of the version before it."""
-    shutil.copytree(before or schema.folder(), folder, ignore=shutil.ignore_patterns("__pycache__"))
-    last = _last(folder)
-    revision = f"{int(last) + 1:04}"
-    text = _MIGRATION.format(revision=revision, before=last, expands=expands, body=indent(body, "    "))
-    (folder / "versions" / f"{revision}_newer.py").write_text(text)
-    return folder
-
-
-def become_newer(folder: Path) -> None:
-    """Let this process be the version with the migrations of a folder."""
-    schema.folder = lambda: folder
-    _set_revision(_last(folder))
-
-
 @contextmanager
-def newer(folder: Path) -> Iterator[None]:
-    """Be a newer version for a while."""
+def newer(folder: Path, body: str) -> Iterator[None]:
+    """Be a version whose last migration does what `body` says; its migrations are put into a new folder."""
+    shutil.copytree(schema.folder(), folder, ignore=shutil.ignore_patterns("__pycache__"))
+    text = _MIGRATION.format(revision=NEWER, before=REVISION, body=indent(body, "    "))
+    (folder / "versions" / f"{NEWER}_newer.py").write_text(text)
     own = schema.folder
-    become_newer(folder)
+    schema.folder = lambda: folder  # type: ignore[assignment]
+    _set_revision(NEWER)
     try:
         yield
     finally:
         schema.folder = own
         _set_revision(REVISION)
-
-
-def _last(folder: Path) -> str:
-    return max(path.name[:4] for path in folder.glob("versions/[0-9]*.py"))
 
 
 def _set_revision(revision: str) -> None:

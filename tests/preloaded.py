@@ -199,7 +199,6 @@ def _serve(order: dict[str, Any], output: int, log: int) -> None:
     from node import background, failpoints, retries
     from node.archive import remote
     from node.cli import main as voxelnode
-    from tests import newer
     from tests.crash import held, mutants, small_journal
 
     status = 1
@@ -216,8 +215,6 @@ def _serve(order: dict[str, Any], output: int, log: int) -> None:
             remote.STAYS_SECONDS = float(stays)
         if (wait := os.environ.get(FIRST_WAIT)) is not None:
             retries.FIRST_WAIT_SECONDS = background.PAUSE_SECONDS = background.MAX_PAUSE_SECONDS = float(wait)
-        if (migrations := os.environ.get(newer.VARIABLE)) is not None:
-            newer.become_newer(Path(migrations))
         small_journal.make_small()
         held.hold()
         mutant = os.environ.get(mutants.VARIABLE)

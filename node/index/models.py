@@ -34,7 +34,7 @@ from sqlalchemy.types import TypeDecorator
 
 from node.dicom.names import folded_groups
 
-REVISION = "0030"
+REVISION = "0001"
 """The last migration, which gives a database the tables below."""
 
 SERIES_STATES = ("receiving", "converting", "converted", "refused", "not-an-image", "failed")
@@ -610,42 +610,6 @@ class WorkitemRow(Base):
     study_instance_uid: Mapped[str | None] = mapped_column(String(64))
     series_instance_uid: Mapped[str | None] = mapped_column(String(64))  # None: the whole study
     cancelled_by: Mapped[str | None] = mapped_column(String(64))  # who wants a send to end
-
-
-class WorkitemReportRow(Base):
-    """An event of a workitem of ``workitems``, as its subscribers are told (PS3.4 CC.2.4)."""
-
-    __tablename__ = "workitem_reports"
-    __table_args__ = ({"sqlite_autoincrement": True},)
-
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    workitem_id: Mapped[int] = mapped_column(ForeignKey("workitems.id", ondelete="CASCADE"), index=True)
-    event_type: Mapped[int] = mapped_column(Integer)  # Event Type ID (0000,1002)
-    report: Mapped[dict[str, Any]] = mapped_column(JSON)  # DICOM JSON Model
-
-
-class WorkitemSubscriberRow(Base):
-    """The subscriptions of an AE title of an account, as `node.web.dicomweb.subscriptions` writes them."""
-
-    __tablename__ = "workitem_subscribers"
-    __table_args__ = (UniqueConstraint("account", "ae_title"),)
-
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    account: Mapped[str] = mapped_column(String(64))
-    ae_title: Mapped[str] = mapped_column(String(16))
-    subscriptions: Mapped[dict[str, Any]] = mapped_column(JSON)
-
-
-class WorkitemLockRow(Base):
-    """A deletion lock: a subscriber wants to read a workitem after its end (PS3.4 CC.2.3)."""
-
-    __tablename__ = "workitem_locks"
-    __table_args__ = (UniqueConstraint("workitem_id", "account", "ae_title"),)
-
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    workitem_id: Mapped[int] = mapped_column(ForeignKey("workitems.id", ondelete="CASCADE"))
-    account: Mapped[str] = mapped_column(String(64))
-    ae_title: Mapped[str] = mapped_column(String(16))
 
 
 class AccountRow(Base):

@@ -11,13 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from alembic import command
-from alembic.config import Config
 from pydicom import Dataset, FileDataset, dcmwrite
 
 from node.archive.filesystem import Archive
 from node.index.database.index import Index
-from node.index.engine.place import open_engine
 from node.index.records import Outcome
 from node.metrics import Metrics
 from node.receive.ingest import Announced, Ingest, Origin
@@ -113,14 +110,3 @@ def open_root(tmp_path: Path) -> Iterator[Callable[[], Root]]:
 @pytest.fixture
 def root(open_root: Callable[[], Root]) -> Root:
     return open_root()
-
-
-def downgrade(path: Path, revision: str) -> None:
-    """Give a database an older schema."""
-    engine = open_engine(path)
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parents[2] / "migrations"))
-    with engine.connect() as connection, connection.begin():
-        config.attributes["connection"] = connection
-        command.downgrade(config, revision)
-    engine.dispose()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import random
 import re
-import sqlite3
 import threading
 import time
 import unicodedata
@@ -13,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,13 +30,12 @@ from node.dicom.matching import Options, Query, read_query
 from node.index.database.index import Index
 from node.index.engine.clocked import ClockedConnection
 from node.index.engine.hot_statements import PreparedRows
-from node.index.engine.place import FILE_NAME, open_engine, upgrade
+from node.index.engine.place import open_engine
 from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.nouns.studies import StudyFilter
 from node.index.search.finder import MAX_RUNNING, QueryRefused, QueryStopped, pause_seconds
 from node.metrics import Metrics
 from tests import make
-from tests.integration.conftest import downgrade
 from tests.made_once import IN_POSTGRESQL
 from tests.rows import view_rows
 
@@ -650,23 +647,3 @@ def test_rows_that_are_read_in_one_step_are_what_was_stored(world: World) -> Non
     with world.index.searching() as index:
         rows = echo.read(index._connection, **{f"n{number}": text for number, text in enumerate(texts)})
     assert rows == [[text and text.replace("\0", "\ufffd") for text in texts] if IN_POSTGRESQL else texts]
-
-
-@pytest.mark.sqlite("no index of a server is older than revision 0023")
-def test_names_of_an_older_index_are_folded_when_it_is_upgraded(tmp_path: Path) -> None:
-    path = tmp_path / FILE_NAME
-    upgrade(path)
-    downgrade(path, "0001")
-    connection = sqlite3.connect(path)
-    with connection:
-        connection.execute("INSERT INTO patients (id, identity, patient_name) VALUES (1, 'a', 'MÜLLER^Jörg=山田')")
-        connection.execute("INSERT INTO patients (id, identity) VALUES (2, 'b')")
-        connection.execute(
-            "INSERT INTO studies (patient_id, study_instance_uid, referring_physician_name) VALUES (1, '1', 'House^G')"
-        )
-    upgrade(path)
-    groups = "patient_name_alphabetic, patient_name_ideographic, patient_name_phonetic"
-    found = connection.execute(f"SELECT {groups} FROM patients ORDER BY id").fetchall()
-    assert found == [("muller^jorg", "山田", None), (None, None, None)]
-    assert connection.execute("SELECT referring_physician_name_alphabetic FROM studies").fetchall() == [("house^g",)]
-    connection.close()

@@ -28,7 +28,7 @@ from node.errors import OutOfResources, UsageError
 from node.index.cluster.hosts import Forgotten, Member
 from node.index.cluster.several import Leases, SeveralHosts
 from node.index.database.index import Index
-from node.index.engine import postgresql, postgresql_expansion
+from node.index.engine import postgresql
 from node.index.engine.backend import IndexUnusable, ServerPlace
 from node.index.engine.place import check, upgrade
 from node.index.engine.turn import TurnLost
@@ -44,7 +44,7 @@ from tests.acceptance.served import until
 from tests.ingest import opened_ingest
 from tests.integration.conftest import Clock, data_set_bytes
 from tests.made_once import IN_POSTGRESQL
-from tests.newer import newer, newer_migrations
+from tests.newer import NEWER, newer
 from tests.postgresql import Server, start
 from tests.silent_line import Line, line_to
 
@@ -517,119 +517,29 @@ def test_a_claim_that_is_given_up_leaves_a_series_that_has_grown_quiet_first(hos
     assert a.index.series.claim_due(now) is None
 
 
-EXPANDS = """\
-op.add_column("images", sa.Column("colour", sa.String(8), nullable=True))
-op.create_table("colours", sa.Column("name", sa.String(8), primary_key=True))
+CHANGES = """\
+op.add_column("images", sa.Column("colour", sa.String(8)))
 op.create_index("ix_images_colour", "images", ["colour"])
-op.create_index("ix_colours_name", "colours", ["name"])
-change_view(op.get_bind(), "v_images", [("i.file_missing,", "i.file_missing, i.colour,")])
 """
 
 
 @pytest.mark.slow
-def test_a_newer_version_migrates_while_others_read_and_write(
+def test_an_index_is_migrated_when_all_hosts_have_stopped_and_none_goes_on_with_another_schema(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url, place = server.create("expanded", "migrated"), ServerPlace(server.url("expanded"), tmp_path, "b")
-    expanded = newer_migrations(tmp_path / "expanded", EXPANDS, expands=True)
-    contracted = newer_migrations(tmp_path / "contracted", 'op.drop_table("colours")', expands=False, before=expanded)
-    revisions = [f"{int(REVISION) + more:04}" for more in range(3)]
-    was_in_the_way = threading.Event()
-
-    def pause() -> float:
-        was_in_the_way.set()
-        return 0.01
-
-    monkeypatch.setattr(postgresql_expansion, "_pause", pause)
+    url, place = server.create("newer", "migrated"), ServerPlace(server.url("newer"), tmp_path, "b")
+    monkeypatch.setitem(postgresql._SESSION, "lock_timeout", "0.2s")
     index = Index(tmp_path, Metrics(), url=url, host="a", has_roots=True)
     now = index.now()
     Host(index, "a").beat(now)
     add(index, now)
-    migrated: list[object] = []
-    migrating = threading.Thread(target=lambda: migrated.append(upgrade(place)))
-    with newer(expanded):
-        with (
-            index.reading() as view
-        ):  # as a long export: the migration waits for it, and nobody waits for the migration
-            assert view.instances.totals()["instances"] == 1
-            assert view.instances.row("1.2") is None
-            migrating.start()
-            assert was_in_the_way.wait(60)
-            add(index, now)
-        migrating.join(60)
-    assert migrated == [(revisions[0], revisions[1])]
-    assert server.run("SELECT key FROM about WHERE key = 'owed_indexes'", "expanded") == []
-    assert server.run(
-        "SELECT relname FROM pg_index JOIN pg_class ON oid = indexrelid WHERE indisvalid AND relname LIKE '%_colour%'"
-        " AND relname LIKE 'ix%' ORDER BY 1",
-        "expanded",
-    ) == [("ix_colours_name",), ("ix_images_colour",)]
-    add(index, now)  # the version before goes on
-    with index.reading() as view:
-        assert view.instances.totals()["instances"] == 3
-    Index(tmp_path, Metrics(), url=url, host="c", has_roots=True).close()  # and starts on it
-    assert check(place) == []
-
-    with newer(contracted), pytest.raises(IndexUnusable, match=r"\(migration .*\): stop a \(voxelnode 1\), then start"):
-        upgrade(place)
-    server.run("SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity WHERE datname = 'expanded'")
-    with newer(contracted):  # while the other host has lost its connection
-        assert upgrade(place) == (revisions[1], revisions[2])
-    for _ in range(2):  # the second one finds another schema when it connects
-        with pytest.raises(OutOfResources):
-            add(index, now)
-    index.close()
-    with pytest.raises(IndexUnusable, match="install the newer one"):
-        upgrade(place)
-
-
-def test_an_index_that_was_not_finished_is_built_by_the_next_start(server: Server, tmp_path: Path) -> None:
-    place = ServerPlace(server.create("owing", "migrated"), tmp_path, "b")
-    statement = "CREATE INDEX ix_images_owed ON images (sha256)"
-    server.run(f"INSERT INTO about VALUES ('owed_indexes', '[\"{statement}\"]')", "owing")
-    server.run(statement, "owing")
-    valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = 'ix_images_owed'::regclass"
-    server.run("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'ix_images_owed'::regclass", "owing")
-    assert upgrade(place) == (REVISION, REVISION)
-    assert server.run(valid, "owing") == [(True,)]
-    assert server.run("SELECT key FROM about WHERE key = 'owed_indexes'", "owing") == []
-
-
-OWES = """\
-op.add_column("images", sa.Column("colour", sa.String(8), nullable=True))
-op.create_index("ix_images_colour", "images", ["colour"])
-op.create_index("ix_images_sha256", "images", ["sha256"])
-"""
-CONTRACTS = """\
-op.drop_index("ix_images_colour", "images")
-op.drop_column("images", "colour")
-"""
-
-
-@pytest.mark.slow
-def test_a_migration_that_contracts_the_schema_first_builds_what_one_that_was_killed_owes(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    url = server.create("contracted", "migrated")
-    place = ServerPlace(url, tmp_path, "b")
-    expanded = newer_migrations(tmp_path / "expanded", OWES, expands=True)
-    contracted = newer_migrations(tmp_path / "contracted", CONTRACTS, expands=False, before=expanded)
-    last = f"{int(REVISION) + 2:04}"
-
-    def die(*_: object) -> None:
-        raise SystemExit("killed")
-
-    with newer(expanded), monkeypatch.context() as killed:
-        killed.setattr(postgresql_expansion, "_build", die)
-        with pytest.raises(SystemExit):
+    with newer(tmp_path / "newer", CHANGES):
+        with pytest.raises(IndexUnusable, match=r"in use by host a \(voxelnode 1\): .* stop all hosts, then try again"):
             upgrade(place)
-    assert server.run("SELECT key FROM about WHERE key = 'owed_indexes'", "contracted") == [("owed_indexes",)]
-    nobody = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'contracted'"
-    until(lambda: server.run(nobody) == [(0,)], 60, "the connections of the killed process end")
-    with newer(contracted):
-        reading = psycopg.connect(url.replace("+psycopg", ""), application_name="nightly report")
-        with monkeypatch.context() as short, reading as reader:
-            short.setitem(postgresql._SESSION, "lock_timeout", "0.2s")
+        add(index, now)
+
+        server.run("SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity WHERE datname = 'newer'")
+        with psycopg.connect(url.replace("+psycopg", ""), application_name="nightly report") as reader:
             reader.execute("SELECT count(*) FROM images")
             reason = (
                 r"others have locked.*process \d+ \(nightly report of role voxelnode, since .* UTC\).*"
@@ -638,12 +548,16 @@ def test_a_migration_that_contracts_the_schema_first_builds_what_one_that_was_ki
             with pytest.raises(IndexUnusable, match=reason) as refused:
                 upgrade(place)
             assert "backup" not in str(refused.value)
-        assert upgrade(place) == (f"{int(REVISION) + 1:04}", last)
-        assert upgrade(place) == (last, last)
-        Index(tmp_path, Metrics(), url=url, host="c", has_roots=True).close()
-    assert server.run("SELECT key FROM about WHERE key = 'owed_indexes'", "contracted") == []
-    indexes = "SELECT indexname FROM pg_indexes WHERE indexname IN ('ix_images_colour', 'ix_images_sha256')"
-    assert server.run(indexes, "contracted") == [("ix_images_sha256",)]
+        assert upgrade(place) == (REVISION, NEWER)  # while the other host has lost its connection
+        assert upgrade(place) == (NEWER, NEWER)
+        assert check(place) != [], "the models lack the new column"
+    for _ in range(2):  # the second one finds another schema when it connects
+        with pytest.raises(OutOfResources):
+            add(index, now)
+    index.close()
+    with pytest.raises(IndexUnusable, match="install the newer one"):
+        upgrade(place)
+    assert server.run("SELECT count(*) FROM v_images", "newer") == [(2,)]
 
 
 @pytest.mark.slow

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import IntegrityError
 
 from node.index.database.index import reading
-from node.index.engine.backend import Place, ServerPlace
+from node.index.engine import sqlite
+from node.index.engine.backend import FOLLOWED, Place, ServerPlace, backend_of
 from node.index.engine.place import FILE_NAME, IndexUnusable, check, open_engine, upgrade
-from node.index.models import REVISION
-from tests.integration.conftest import downgrade
+from node.index.models import REVISION, Base
 from tests.made_once import IN_POSTGRESQL
+from tests.newer import NEWER, newer
 from tests.postgresql import shared
 
 PROMISED = {
@@ -78,11 +81,7 @@ def test_upgrading_twice_changes_nothing(database: Place) -> None:
 
 @pytest.mark.slow
 def test_a_database_of_a_newer_version_is_refused(database: Place) -> None:
-    run(
-        database,
-        "UPDATE alembic_version SET version_num = 'from the future'",
-        "UPDATE about SET value = 'from the future' WHERE key = 'oldest_schema'",
-    )
+    run(database, "UPDATE alembic_version SET version_num = 'from the future'")
     with pytest.raises(IndexUnusable, match="install the newer one"):
         upgrade(database)
 
@@ -114,20 +113,72 @@ def test_reading_where_there_is_no_index_says_what_to_do(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.sqlite("no index of a server is older than revision 0023")
-def test_instances_of_an_older_schema_keep_the_way_by_which_they_came(tmp_path: Path) -> None:
-    database = tmp_path / FILE_NAME
-    upgrade(database)
-    downgrade(database, "0006")
-    with sqlite3.connect(database) as connection:
-        connection.execute(
-            "INSERT INTO images (series_id, sop_instance_uid, sop_class_uid, transfer_syntax_uid, bytes, sha256, "
-            'data_set_offset, "key", door, received_at) '
-            "VALUES (1, '1.2.3', '1.2', '1.2', 1, '', 0, 'objects/00000000/a.dcm', 'stow', '2026-01-01 12:00:00')"
-        )
-    connection.close()
-    assert upgrade(database) == ("0006", REVISION)
-    with sqlite3.connect(database) as connection:
-        assert connection.execute("SELECT source FROM images").fetchall() == [("stow",)]
-        assert "source" in {column[0] for column in connection.execute("SELECT * FROM v_images").description}
-    connection.close()
+def options(index: Any) -> dict[str, str]:
+    return {name: str(value) for name, value in index["dialect_options"].items()}
+
+
+def shape(connection: Connection) -> dict[str, Any]:
+    """Each table with its columns, constraints and indexes, in no order."""
+    found = inspect(connection)
+    return {
+        name: {
+            "columns": {column["name"]: {**column, "type": str(column["type"])} for column in found.get_columns(name)},
+            "key": found.get_pk_constraint(name),
+            "unique": {one["name"]: one for one in found.get_unique_constraints(name)},
+            "check": {one["name"]: one for one in found.get_check_constraints(name)},
+            "foreign": {one["name"]: one for one in found.get_foreign_keys(name)},
+            "indexes": {one["name"]: {**one, "dialect_options": options(one)} for one in found.get_indexes(name)},
+        }
+        for name in found.get_table_names()
+        if name != "alembic_version"
+    }
+
+
+def test_migrations_make_the_tables_of_the_models(database: Place, tmp_path: Path) -> None:
+    """The check knows neither conditions of indexes nor constraints; PostgreSQL numbers rows in a way of its own."""
+    other: Place = tmp_path / "models.sqlite"
+    if IN_POSTGRESQL:
+        other = ServerPlace(shared().create(f"models_{uuid4().hex}"), tmp_path)
+    shapes = []
+    for place in (database, other):
+        engine = open_engine(place, alone=True)
+        with engine.begin() as connection:
+            if place is other:
+                Base.metadata.create_all(connection)
+                backend_of(connection).order_numbers(connection, FOLLOWED)
+            shapes.append(shape(connection))
+        engine.dispose()
+    migrated, made = shapes
+    assert migrated.keys() == made.keys()
+    for table in made:
+        assert migrated[table] == made[table], table
+
+
+def test_an_upgrade_keeps_the_rows_and_makes_the_views_again(database: Place, tmp_path: Path) -> None:
+    run(database, "INSERT INTO patients (id, identity, patient_id, patient_name) VALUES (1, 'a', 'a', 'A')")
+    body = 'op.add_column("patients", sa.Column("colour", sa.String(8)))\nop.drop_index("ix_patients_patient_name")'
+    with newer(tmp_path / "newer", body):
+        assert upgrade(database) == (REVISION, NEWER)
+        assert upgrade(database) == (NEWER, NEWER)
+        assert "studies" in run(database, "SELECT * FROM v_patients")
+        with pytest.raises(IntegrityError):
+            run(database, "INSERT INTO patients (id, identity) VALUES (2, 'a')")
+    with pytest.raises(IndexUnusable, match="install the newer one"):
+        upgrade(database)
+    assert check(database) == [
+        f"schema is {NEWER}, which this version of voxelnode does not know: install the newer one"
+    ]
+
+
+@pytest.mark.sqlite("the lock of a file")
+def test_an_upgrade_of_a_file_that_another_program_has_locked_says_so(
+    database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
+    with newer(tmp_path / "newer", 'op.add_column("patients", sa.Column("colour", sa.String(8)))'):
+        with closing(sqlite3.connect(database)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(IndexUnusable, match=r"another program has locked it: close .*, then start") as refused:
+                upgrade(database)
+        assert "backup" not in str(refused.value)
+        upgrade(database)

@@ -14,20 +14,16 @@ from typing import Any
 from sqlalchemy import Column, Connection, Engine, Table, delete, func, insert, select, true, tuple_, update
 from sqlalchemy.exc import SQLAlchemyError
 
-from node.index.engine.about import COPYING, MOVED, OWED_INDEXES, about, set_about
+from node.index.engine.about import COPYING, MOVED, about, set_about
 from node.index.engine.backend import IndexUnusable, Place, backend_of, reason_of
 from node.index.engine.place import exists, missing_index, open_engine, require_newest, upgrade
-from node.index.engine.schema import OLDEST_SCHEMA
 from node.index.models import AboutRow, Base
 
 CHUNK_ROWS = 1000
 """Rows of one transaction."""
 
-OF_ONE_DATABASE = (COPYING, MOVED, OWED_INDEXES, "root")
+OF_ONE_DATABASE = (COPYING, MOVED, "root")
 """Keys of ``about`` that a finished copy lacks."""
-
-NOT_COPIED = (*OF_ONE_DATABASE, OLDEST_SCHEMA)
-"""The copy has the schema of its own migrations."""
 
 Row = tuple[Any, ...]
 
@@ -139,7 +135,7 @@ def _require_no_index(source: Place, target: Place) -> None:
     if not exists(target):
         return
     with ExitStack() as opened, _opened(opened, target, read_only=True).connect() as connection:
-        is_new = connection.scalar(select(func.count()).where(AboutRow.key != OLDEST_SCHEMA)) == 0
+        is_new = connection.scalar(select(func.count()).select_from(AboutRow)) == 0
         if not is_new and about(connection, COPYING) != str(source):
             raise IndexUnusable(f"{target} has an index already: name an empty database, or remove that index")
 
@@ -197,4 +193,4 @@ def _keys(table: Table) -> Any:
 
 
 def _is_copied(table: Table) -> Any:
-    return AboutRow.key.not_in(NOT_COPIED) if table is AboutRow.__table__ else true()
+    return AboutRow.key.not_in(OF_ONE_DATABASE) if table is AboutRow.__table__ else true()

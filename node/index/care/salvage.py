@@ -33,14 +33,14 @@ from node.index.nouns.deletions import is_deletable
 from node.index.nouns.events import record_event
 
 HISTORY = (
-    "accounts", "tokens", "web_sessions", "tombstones", "rejections", "events", "hooks", "deliveries",
-    "senders", "keyed_requests", "scheduled_steps", "performed_steps", "performed_series", "workitems",
-    "workitem_reports", "workitem_subscribers", "workitem_locks", "jobs", "results", "work",
+    "accounts", "tokens", "web_sessions", "tombstones", "rejections", "events", "senders", "keyed_requests",
+    "scheduled_steps", "performed_steps", "performed_series",
 )  # fmt: skip
 """Tables that are taken over row by row, with the numbers of their rows."""
 
-FORMER_NAMES = {"source": "door"}
-"""Columns that older schemas call otherwise."""
+WORK = ("hooks", "deliveries", "jobs", "results", "work", "workitems")
+"""Tables of what is owed to others and was asked of the node, which are taken over in the same way; `former_work` has
+what an index had of it before the first release."""
 
 FACTS = ("source", "calling_ae_title", "called_ae_title", "peer", "received_at")
 """How an instance came, in columns of `images`."""
@@ -140,7 +140,7 @@ class SalvageRepository(IndexRepository):
     @on_writer
     def begin(self, connection: Connection, old: OldIndex) -> None:
         """Take over what must be there before deletions are finished and files are indexed, into an empty index."""
-        for table in HISTORY:
+        for table in (*HISTORY, *WORK):
             rows = old.rows(table, _names(table))
             _insert(connection, old, table, filter(_is_harmless, rows) if table == "tombstones" else rows)
         _insert(connection, old, "work", former_work(old))
@@ -171,9 +171,8 @@ class SalvageRepository(IndexRepository):
 
 
 def column(name: str, there: set[str]) -> str:
-    """Return the column of an old table that has the values of one of today, in SQL."""
-    known = name if name in there else FORMER_NAMES.get(name)
-    return f'"{known}"' if known in there else "NULL"
+    """Return a column of an old table in SQL, or NULL if its schema lacks it."""
+    return f'"{name}"' if name in there else "NULL"
 
 
 def _names(table: str) -> list[str]:

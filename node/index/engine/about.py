@@ -33,8 +33,8 @@ STORE_SPOOLED = "store_spooled"
 COPYING = "copying"
 """The index of which this is a copy that is not finished, see `node.index.care.copying`."""
 
-OWED_INDEXES = "owed_indexes"
-"""Indexes that are still to be built, see `node.index.engine.postgresql_expansion`."""
+OLDEST_SCHEMA = "oldest_schema"
+"""Only an index from before the first release has it, see `node.index.engine.schema`."""
 
 MOVED = "moved"
 """Where the index is now: this is not the newest any more."""

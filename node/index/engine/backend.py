@@ -44,7 +44,7 @@ class ServerPlace:
         return self.url
 
 
-FOLLOWED = ("events", "images", "series", "workitems", "workitem_reports")
+FOLLOWED = ("events", "images", "series", "workitems")
 """Tables whose rows are read in the order of their ids, behind a cursor."""
 
 COMPLETED = "completed"
@@ -72,15 +72,13 @@ class Backend(Protocol):
     Error: type[Exception]
     """The base class of the errors of its driver, for statements that do not pass through SQLAlchemy."""
 
-    def open_engine(self, place: Any, *, read_only: bool = False, alone: bool = False, beside: bool = False) -> Engine:
+    def open_engine(self, place: Any, *, read_only: bool = False, alone: bool = False) -> Engine:
         """Return an engine for the writer of a host, or for readers: each transaction of these sees one snapshot.
 
         Parameters
         ----------
         alone : bool
             No other process writes to the index as long as the engine is connected: for migrations and copies.
-        beside : bool
-            For a migration beside the hosts that write; only of a system that has hosts.
         """
 
     def exists(self, place: Any) -> bool:
@@ -174,9 +172,6 @@ class Backend(Protocol):
 
     def standbys(self, connection: Connection) -> dict[str, int]:
         """Return how many standbys the server has, by how they follow; ``unknown`` without the right to see it."""
-
-    def words_of_view(self, connection: Connection, view: str) -> str:
-        """Return the statement that created a view, as a migration wrote it."""
 
     def plain(self, rows: Iterable[Sequence[Any]]) -> Iterable[Sequence[Any]]:
         """Return rows of a statement that was written out: times and lists are text, truth is 0 or 1."""

@@ -11,9 +11,8 @@ from typing import Any
 from sqlalchemy import Engine, Index
 from sqlalchemy.exc import DatabaseError
 
-from node.index.engine.about import OWED_INDEXES, about
 from node.index.engine.backend import REMEDY, IndexUnusable, Place, ServerPlace, backend_at, backend_of
-from node.index.engine.schema import migrate, other_schema, pending_migrations, schema
+from node.index.engine.schema import migrate, migrations, other_schema, revision_of
 from node.index.engine.sqlite import FILE_NAME
 from node.index.models import REVISION, Base
 
@@ -41,15 +40,13 @@ def missing_index(place: Place) -> str:
     return backend_at(place).missing_index(place)
 
 
-def open_engine(place: Place, *, read_only: bool = False, alone: bool = False, beside: bool = False) -> Engine:
+def open_engine(place: Place, *, read_only: bool = False, alone: bool = False) -> Engine:
     """Return an engine on a database; see `node.index.engine.backend.Backend.open_engine`."""
-    return backend_at(place).open_engine(place, read_only=read_only, alone=alone, beside=beside)
+    return backend_at(place).open_engine(place, read_only=read_only, alone=alone)
 
 
 def upgrade(place: Place) -> tuple[str | None, str]:
-    """Create the database, bring it to the newest schema, or accept a newer one on which this version can work.
-
-    If all migrations expand the schema (`node.index.engine.schema`), other hosts of the index go on meanwhile.
+    """Create the database, or bring it to the schema of this version; no other host may be running if it has another.
 
     Returns
     -------
@@ -59,24 +56,22 @@ def upgrade(place: Place) -> tuple[str | None, str]:
     Raises
     ------
     IndexUnusable
-        It was written by a newer version, other hosts cannot work on the newest schema, or it is no usable database.
+        It was written by a newer version, or before the first release; other hosts of another schema are running; or
+        it is no usable database.
     """
     backend = backend_at(place)
     backend.prepare(place)
     try:
-        if not isinstance(place, Path) and exists(place) and (done := _upgrade_beside_hosts(place)) is not None:
-            return done
+        if backend.HAS_HOSTS and exists(place) and _revision_at(place) == REVISION:  # others may have it open
+            return REVISION, REVISION
         with _opened(open_engine(place, alone=True)) as engine, engine.connect() as connection, connection.begin():
-            before = schema(connection)
-            if before.is_usable:
-                return before.revision, str(before.revision)
-            pending_migrations(place, before.revision)
-            if not isinstance(place, Path) and before.revision is not None:
-                from node.index.engine.postgresql_expansion import build_owed  # here: few starts migrate
-
-                build_owed(connection)
+            before = revision_of(connection)
+            if before == REVISION:
+                return REVISION, REVISION
+            if before not in (None, *migrations()):
+                raise IndexUnusable(f"{place}: {other_schema(before)}")
             migrate(connection)
-            return before.revision, REVISION
+            return before, REVISION
     except (DatabaseError, backend.Error) as error:
         if (reason := backend.blocked(place, error)) is not None:
             raise IndexUnusable(f"{place}: {reason}") from error
@@ -84,28 +79,9 @@ def upgrade(place: Place) -> tuple[str | None, str]:
         raise IndexUnusable(f"{place} is no usable database ({cause}): {REMEDY}") from error
 
 
-def _upgrade_beside_hosts(place: ServerPlace) -> tuple[str | None, str] | None:
-    """Upgrade an index that other hosts may have open; return None if it must be done by a process that is alone.
-
-    Raises
-    ------
-    IndexUnusable
-        There are hosts that cannot work on the newest schema.
-    """
+def _revision_at(place: Place) -> str | None:
     with _opened(open_engine(place, read_only=True)) as engine, engine.connect() as connection:
-        before = schema(connection)
-        owes_indexes = about(connection, OWED_INDEXES) is not None
-    if before.is_usable and not owes_indexes:
-        return before.revision, str(before.revision)
-    from node.index.engine.postgresql_expansion import expand, require_no_hosts  # here: few starts migrate
-
-    pending = [] if before.is_usable else pending_migrations(place, before.revision)
-    if not all(migration.expands for migration in pending):
-        require_no_hosts(place, pending)
-        return None
-    with _opened(open_engine(place, beside=True)) as engine:
-        expand(engine, pending)
-    return before.revision, str(before.revision if before.is_usable else REVISION)
+        return revision_of(connection)
 
 
 @contextmanager
@@ -123,9 +99,7 @@ def require_newest(place: Place) -> None:
     ------
     IndexUnusable
     """
-    with _opened(open_engine(place, read_only=True)) as engine, engine.connect() as connection:
-        revision = schema(connection).revision
-    if revision != REVISION:
+    if (revision := _revision_at(place)) != REVISION:
         raise IndexUnusable(f"{place}: {other_schema(revision)}")
 
 
@@ -172,25 +146,18 @@ def check(place: Place) -> list[str]:
         with _opened(open_engine(place, read_only=True)) as engine:
             with engine.connect() as connection:
                 problems += backend_of(connection).problems(connection)
-                found = schema(connection)
-            if not found.is_usable:
-                problems.append(other_schema(found.revision))
+                revision = revision_of(connection)
+            if revision != REVISION:
+                problems.append(other_schema(revision))
             else:
-                differences = schema_differences(engine, is_newer=found.revision != REVISION)
-                problems += [f"schema differs from the models: {difference}" for difference in differences]
+                problems += [f"schema differs from the models: {one}" for one in schema_differences(engine)]
     except DatabaseError as error:
         problems.append(f"not a usable database: {error.orig}")
     return problems
 
 
-def schema_differences(engine: Engine, *, is_newer: bool = False) -> list[str]:
-    """Return the differences between the tables of a database and the models.
-
-    Parameters
-    ----------
-    is_newer : bool
-        The database may have more than the models.
-    """
+def schema_differences(engine: Engine) -> list[str]:
+    """Return the differences between the tables of a database and the models."""
     from alembic.autogenerate import compare_metadata  # here: only a migration and a check need Alembic
     from alembic.migration import MigrationContext
 
@@ -199,12 +166,7 @@ def schema_differences(engine: Engine, *, is_newer: bool = False) -> list[str]:
         compared = compare_metadata(context, Base.metadata)
     differences = [one for each in compared for one in (each if isinstance(each, list) else [each])]  # of one column
     indexes = Counter(_index_columns(index) for kind, index, *_ in differences if kind in ("add_index", "remove_index"))
-    return [
-        str(one)
-        for one in differences
-        if (one[0][-6:] != "_index" or indexes[_index_columns(one[1])] < 2)
-        and not (is_newer and one[0].startswith("remove_"))
-    ]
+    return [str(one) for one in differences if one[0][-6:] != "_index" or indexes[_index_columns(one[1])] < 2]
 
 
 def _index_columns(index: Index) -> tuple[str, ...]:

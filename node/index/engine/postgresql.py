@@ -46,7 +46,8 @@ from sqlalchemy.types import TypeEngine
 from node.index.engine.backend import COMPLETED, FOLLOWED, IndexUnusable, Overtaken, ServerPlace, Settled
 from node.index.engine.postgresql_servers import STANDBYS, WriterConnection, in_words, mistakes_in, servers_of
 from node.index.engine.postgresql_sql import in_postgresql
-from node.index.engine.schema import OLDEST_SCHEMA, Schema
+from node.index.engine.schema import other_schema
+from node.index.models import REVISION
 
 Error = psycopg.Error
 HAS_HOSTS = True
@@ -105,7 +106,7 @@ class DatabaseMissing(IndexUnusable):
     """The server has no such database."""
 
 
-def open_engine(place: ServerPlace, *, read_only: bool = False, alone: bool = False, beside: bool = False) -> Engine:
+def open_engine(place: ServerPlace, *, read_only: bool = False, alone: bool = False) -> Engine:
     """See `node.index.engine.backend.Backend`; so for the functions below."""
     session = {**_SESSION, **(_READERS if read_only else _WRITERS)}
     options = " ".join(f"-c {name}={value}" for name, value in session.items())
@@ -131,11 +132,7 @@ def open_engine(place: ServerPlace, *, read_only: bool = False, alone: bool = Fa
     event.listen(engine, "do_connect", lambda dialect, record, _, parameters: servers.connect(kind, **parameters))
     event.listen(engine, "connect", _replace_nul)
     if not read_only:
-        if alone:
-            lock: Callable[..., None] = partial(_lock_alone, place.host)
-        else:
-            lock = partial(_lock_shared, place.host) if beside else _HostLock(place.host)
-        event.listen(engine, "connect", lock)
+        event.listen(engine, "connect", partial(_lock_alone, place.host) if alone else _HostLock(place.host))
 
     @event.listens_for(engine, "before_cursor_execute", retval=True)
     def translate(connection: Connection, cursor: Any, statement: str, parameters: Any, *_: object) -> tuple[str, Any]:
@@ -217,46 +214,37 @@ def _lock(host: str, connection: psycopg.Connection[Any], _: object) -> None:
 
 def _require_usable(connection: psycopg.Connection[Any]) -> None:
     """Refuse a schema to which another host has migrated the index while this one was away."""
-    oldest = "SELECT version_num, (SELECT value FROM about WHERE key = %s) FROM alembic_version"
-    [found] = connection.execute(oldest, [OLDEST_SCHEMA]).fetchall()
+    [(revision,)] = connection.execute("SELECT version_num FROM alembic_version").fetchall()
     connection.commit()
-    if not Schema(*found).is_usable:
+    if revision != REVISION:
         connection.close()
-        raise IndexUnusable(
-            f"schema is {found[0]}, on which this version of voxelnode cannot work: install the newer one"
-        )
+        raise IndexUnusable(other_schema(revision))
 
 
-def _lock_shared(_: str, connection: psycopg.Connection[Any], __: object) -> None:
-    """Share the lock of all that write."""
-    try:
-        connection.execute("SELECT pg_advisory_lock_shared(%s)", [LOCK])
-        connection.commit()
-    except LockNotAvailable:
-        connection.close()
-        index = f"the index in PostgreSQL (database {connection.info.dbname}) is"
-        raise IndexUnusable(f"{index} {_BEING_MIGRATED}") from None
-
-
-def has_writers(connection: Connection) -> bool:
-    """Return whether a process is connected that writes to the index."""
-    driver: Any = connection.connection.dbapi_connection
-    return _holder(driver, _ALL, LOCK) is not None
-
-
-def _lock_alone(_: str, connection: psycopg.Connection[Any], __: object) -> None:
-    """Take the lock of all that write for one process."""
+def _lock_alone(host: str, connection: psycopg.Connection[Any], _: object) -> None:
+    """Take the lock of all that write for one process, of the host `host` if it is one."""
     try:
         connection.execute("SELECT pg_advisory_lock(%s)", [LOCK])
         connection.commit()
     except LockNotAvailable:
         connection.rollback()
-        holder = _holder(connection, _ALL, LOCK)
-        index = f"the index in PostgreSQL (database {connection.info.dbname}) is"
+        user = _other_hosts(connection, host) or f"another process{_holder(connection, _ALL, LOCK) or ''}"
+        index = f"the index in PostgreSQL (database {connection.info.dbname})"
         connection.close()
         raise IndexUnusable(
-            f"{index} in use by another process{holder or ''}: a migration or a copy needs it alone: stop all nodes"
+            f"{index} is in use by {user}: a migration or a copy needs it alone: stop all hosts, then try again"
         ) from None
+
+
+def _other_hosts(connection: psycopg.Connection[Any], host: str) -> str:
+    """Return the names and versions of the hosts whose leases have not ended, in words; empty if there are none."""
+    if connection.execute("SELECT to_regclass('hosts')").fetchone() == (None,):
+        return ""
+    living = (
+        "SELECT name, version FROM hosts WHERE name <> %s AND lease_until > timezone('utc', clock_timestamp()) "
+        "ORDER BY name"
+    )
+    return ", ".join(f"host {name} (voxelnode {version})" for name, version in connection.execute(living, [host]))
 
 
 def _holder(connection: psycopg.Connection[Any], lock: str, *values: object) -> str | None:
@@ -419,18 +407,18 @@ def spoils_batch(connection: Connection, error: BaseException) -> bool:
     return is_closed or isinstance(cause, LockNotAvailable)  # whoever has it has it for all
 
 
-def is_of_locks(error: BaseException) -> bool:
+def _is_of_locks(error: BaseException) -> bool:
     """Return whether a statement failed because others have locked what it wanted."""
     return isinstance(getattr(error, "orig", error), LockNotAvailable | DeadlockDetected)
 
 
 def blocked(place: ServerPlace, error: BaseException) -> str | None:
-    if not is_of_locks(error):
+    if not _is_of_locks(error):
         return None
     engine = open_engine(place, read_only=True)
     try:
         with engine.connect() as connection:
-            return in_the_way(connection)
+            return _in_the_way(connection)
     finally:
         engine.dispose()
 
@@ -447,7 +435,7 @@ ORDER BY xact_start, pid LIMIT 3
 """
 
 
-def in_the_way(connection: Connection) -> str:
+def _in_the_way(connection: Connection) -> str:
     """Return which transactions use tables of the index, those that began first, and what to do about them."""
     users = [
         f"process {pid} ({program} of role {role}{f' from {host}' if host else ''}"
@@ -641,11 +629,6 @@ def standbys(connection: Connection) -> dict[str, int]:
         "SELECT coalesce(sync_state, 'unknown'), count(*) FROM pg_stat_replication GROUP BY 1"
     )
     return {state: count for state, count in rows}
-
-
-def words_of_view(connection: Connection, view: str) -> str:
-    """`in_postgresql` keeps them as a comment: the server knows only its own."""
-    return str(connection.exec_driver_sql(f"SELECT obj_description('{view}'::regclass)").scalar_one())
 
 
 def plain(rows: Iterable[Sequence[Any]]) -> Iterable[Sequence[Any]]:

@@ -57,15 +57,11 @@ _NEVER_NULL = {column.name for table in Base.metadata.tables.values() for column
 unless the index says the same."""
 
 _INDEX = re.compile(r'CREATE INDEX \w+ ON \w+ \((?P<columns>[\w", ]+)\)')
-_VIEW = re.compile(r"\s*CREATE VIEW (?P<name>\w+) AS\b")
 
 
 @lru_cache(maxsize=2048)
 def in_postgresql(statement: str) -> str:
-    """Return a statement in the words of PostgreSQL.
-
-    A view keeps its own words as its comment: `node.index.engine.view_changes` changes them.
-    """
+    """Return a statement in the words of PostgreSQL."""
     if "pg_catalog." in statement:  # a question of SQLAlchemy about the schema
         return statement
     translated = statement
@@ -75,9 +71,6 @@ def in_postgresql(statement: str) -> str:
     if (index := _INDEX.match(translated)) is not None:
         columns = ", ".join(_nulls(column) for column in index["columns"].split(", "))
         translated = translated.replace(f"({index['columns']})", f"({columns})", 1)
-    if (view := _VIEW.match(statement)) is not None:
-        comment = statement.replace("'", "''")
-        translated = f"{translated}; COMMENT ON VIEW {view['name']} IS '{comment}'"
     return translated
 
 

@@ -1,103 +1,63 @@
-"""The schema of an index: its migrations, and the versions that can work on it.
+"""The schema of an index: the tables that its migrations make, and the views over them.
 
-A migration declares ``expands = True`` if versions that know only the schema before it can go on working on the index:
-it adds nullable columns or columns with a default, tables, indexes that are not unique, and columns of views. Without
-the declaration, it does not expand the schema, and all hosts must know it.
-
-The index records the oldest schema that a version has to know: that of the last migration that does not expand it. A
-version that knows this one works on the index, whatever was added since.
+A version works on one schema, `REVISION`. A start migrates an older one, while no other process has the index open, in
+one transaction: if the process dies, the index has the schema that it had. A newer one is refused.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, inspect, text
 
-from node.index.engine.about import about, set_about
-from node.index.engine.backend import IndexUnusable, Place
-from node.index.models import REVISION, AboutRow
+from node.index.engine.about import OLDEST_SCHEMA, about
+from node.index.engine.views import drop_views, make_views
+from node.index.models import REVISION
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
-OLDEST_SCHEMA = "oldest_schema"
-"""In the table ``about``: the oldest schema that a version has to know; if missing, it must be that of the index."""
+UNRELEASED = "unreleased"
+"""What `revision_of` returns for an index from before the first release, whose revisions had the same numbers."""
 
 
-@dataclass(frozen=True, slots=True)
-class Schema:
-    """The revision of a database, None if it is empty, and the oldest one that a version has to know, if recorded."""
-
-    revision: str | None
-    oldest: str | None = None
-
-    @property
-    def is_usable(self) -> bool:
-        """Whether this version can work on it."""
-        if self.revision is None or self.revision <= REVISION:
-            return self.revision == REVISION
-        return self.oldest is not None and self.oldest <= REVISION
-
-
-@dataclass(frozen=True, slots=True)
-class Migration:
-    """A migration to a revision, and whether versions that know only the schema before can work on the one after."""
-
-    revision: str
-    expands: bool
-
-
-def schema(connection: Connection) -> Schema:
-    """Return the schema of a database."""
+def revision_of(connection: Connection) -> str | None:
+    """Return the revision of a database; None if it is empty."""
     if not inspect(connection).has_table("alembic_version"):
-        return Schema(None)
-    revision = connection.scalar(text("SELECT version_num FROM alembic_version"))
-    has_facts = inspect(connection).has_table(AboutRow.__tablename__)
-    return Schema(revision, about(connection, OLDEST_SCHEMA) if has_facts else None)
+        return None
+    if about(connection, OLDEST_SCHEMA) is not None:
+        return UNRELEASED
+    return str(connection.scalar(text("SELECT version_num FROM alembic_version")))
 
 
-def migrations() -> list[Migration]:
-    """Return all migrations that this version has, the oldest first."""
-    from alembic.script import ScriptDirectory  # here and below: only a migration and a check need Alembic
+def migrations() -> list[str]:
+    """Return the revisions that this version knows, the oldest first."""
+    from alembic.script import ScriptDirectory  # here and below: only a migration and a refusal need Alembic
 
-    scripts = ScriptDirectory.from_config(_config()).walk_revisions()
-    return [Migration(one.revision, getattr(one.module, "expands", False)) for one in scripts][::-1]
-
-
-def pending_migrations(place: Place, before: str | None) -> list[Migration]:
-    """Return the migrations from a revision to the newest one, the oldest first.
-
-    Raises
-    ------
-    IndexUnusable
-        This version does not know the revision.
-    """
-    known = migrations()
-    revisions = [None, *(migration.revision for migration in known)]
-    if before not in revisions:
-        raise IndexUnusable(f"{place}: {other_schema(before)}")
-    return known[revisions.index(before) :]
+    return [script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()][::-1]
 
 
-def migrate(connection: Connection, revision: str | None = None) -> None:
-    """Migrate a database to a revision, by default the newest one, in the transaction of a connection."""
+def migrate(connection: Connection) -> None:
+    """Bring a database from a revision of `migrations` to the newest one, in the transaction of a connection."""
     from alembic import command
 
-    revision = revision or REVISION
     config = _config()
     config.attributes["connection"] = connection
-    command.upgrade(config, revision)
-    required = [one.revision for one in migrations() if one.revision <= revision and not one.expands]
-    set_about(connection, OLDEST_SCHEMA, required[-1])
+    drop_views(connection)
+    command.upgrade(config, REVISION)
+    make_views(connection)
 
 
 def other_schema(revision: str | None) -> str:
-    """Return what to do about a database on whose schema this version cannot work."""
-    if revision is None or revision in {one.revision for one in migrations()}:
+    """Return what to do about a database that has not the schema of this version."""
+    if revision == UNRELEASED:
+        return (
+            "the index was made before the first release, and cannot be upgraded: `voxelnode db rebuild` makes a new "
+            "one from it and from the files"
+        )
+    if revision is None or revision in migrations():
         return f"schema is {revision or 'empty'}, newest is {REVISION}; `voxelnode db upgrade` upgrades it"
     return f"schema is {revision}, which this version of voxelnode does not know: install the newer one"
 

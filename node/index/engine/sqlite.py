@@ -34,7 +34,7 @@ def missing_index(path: Path) -> str:
     return f"no index at {path}: is the root right? `voxelnode db upgrade` makes a new index"
 
 
-def open_engine(path: Path, *, read_only: bool = False, alone: bool = False, beside: bool = False) -> Engine:
+def open_engine(path: Path, *, read_only: bool = False, alone: bool = False) -> Engine:
     """Return an engine on one SQLite file.
 
     Write-ahead log with a sync at every commit, foreign keys enforced. Read-only engines never touch the file, so that
@@ -253,11 +253,6 @@ def moment(connection: Connection) -> dt.datetime:
 
 def standbys(connection: Connection) -> dict[str, int]:
     return {}
-
-
-def words_of_view(connection: Connection, view: str) -> str:
-    query = f"SELECT sql FROM sqlite_master WHERE type = 'view' AND name = '{view}'"
-    return str(connection.exec_driver_sql(query).scalar_one())
 
 
 def plain(rows: Iterable[Sequence[Any]]) -> Iterable[Sequence[Any]]:

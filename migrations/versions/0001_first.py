@@ -1,0 +1,639 @@
+"""The first schema: every table, with its indexes.
+
+Tables are written out rather than made from the models: a migration must make the same tables when the models have
+moved on. Names of keys, constraints and indexes of one column follow the convention in `node.index.models`. The views
+are no part of any migration, see `node.index.engine.views`.
+"""
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+from alembic import op
+
+from node.index.engine.backend import FOLLOWED, backend_of
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    _index_and_hosts()
+    _levels()
+    _conversions()
+    _history()
+    _accounts()
+    _procedure_steps()
+    _work()
+    _workitems()
+    backend_of(op.get_bind()).order_numbers(op.get_bind(), FOLLOWED)
+
+
+def _partial_index(name: str, table: str, columns: Sequence[str], condition: str) -> None:
+    op.create_index(name, table, list(columns), sqlite_where=sa.text(condition), postgresql_where=sa.text(condition))
+
+
+def _index_and_hosts() -> None:
+    """Facts about the index, and the hosts that share it."""
+    op.create_table(
+        "about",
+        sa.Column("key", sa.String(32), primary_key=True),
+        sa.Column("value", sa.Text(), nullable=False),
+    )
+    op.create_table(
+        "hosts",
+        sa.Column("name", sa.String(63), primary_key=True),
+        sa.Column("roles", sa.JSON(), nullable=False),
+        sa.Column("version", sa.String(32), nullable=False),
+        sa.Column("subscribers", sa.JSON(), nullable=False),
+        sa.Column("is_behind", sa.Boolean(), server_default=sa.false(), nullable=False),
+        sa.Column("not_ready", sa.JSON(), server_default="{}", nullable=False),
+        sa.Column("started_at", sa.DateTime(), nullable=False),
+        sa.Column("seen_at", sa.DateTime(), nullable=False),
+        sa.Column("lease_until", sa.DateTime()),
+        sa.Column("drain", sa.String(8)),
+        sa.Column("left_behind", sa.Integer()),
+    )
+    op.create_table(
+        "leases",
+        sa.Column("name", sa.String(160), primary_key=True),
+        sa.Column("host", sa.String(63), nullable=False),
+    )
+    op.create_table(
+        "audit_lines",
+        sa.Column("host", sa.String(63), primary_key=True),
+        sa.Column("number", sa.Integer(), primary_key=True, autoincrement=False),
+        sa.Column("at", sa.DateTime(), nullable=False, index=True),
+        sa.Column("line", sa.Text(), nullable=False),
+    )
+
+
+def _levels() -> None:
+    """The levels of PS3.4 C.6, and files that are to be removed because no row names them any more."""
+    op.create_table(
+        "patients",
+        sa.Column("id", sa.Integer(), primary_key=True),
+        sa.Column("identity", sa.String(200), nullable=False, unique=True),
+        sa.Column("patient_id", sa.String(64), index=True),
+        sa.Column("issuer_of_patient_id", sa.String(64)),
+        sa.Column("patient_name", sa.String(324), index=True),
+        sa.Column("patient_name_alphabetic", sa.String(324), index=True),
+        sa.Column("patient_name_ideographic", sa.String(324), index=True),
+        sa.Column("patient_name_phonetic", sa.String(324), index=True),
+        sa.Column("patient_birth_date", sa.Date()),
+        sa.Column("patient_birth_time", sa.Time()),
+        sa.Column("patient_sex", sa.String(16)),
+        sa.Column("merged_into", sa.Integer(), sa.ForeignKey("patients.id"), index=True),
+    )
+    op.create_table(
+        "studies",
+        sa.Column("id", sa.Integer(), primary_key=True),
+        sa.Column("patient_id", sa.Integer(), sa.ForeignKey("patients.id"), nullable=False, index=True),
+        sa.Column("study_instance_uid", sa.String(64), nullable=False, unique=True),
+        sa.Column("study_date", sa.Date(), index=True),
+        sa.Column("study_time", sa.Time()),
+        sa.Column("accession_number", sa.String(16), index=True),
+        sa.Column("study_id", sa.String(16), index=True),
+        sa.Column("study_description", sa.String(64), index=True),
+        sa.Column("referring_physician_name", sa.String(324)),
+        sa.Column("referring_physician_name_alphabetic", sa.String(324)),
+        sa.Column("referring_physician_name_ideographic", sa.String(324)),
+        sa.Column("referring_physician_name_phonetic", sa.String(324)),
+        sa.Column("patient_age", sa.String(4)),
+        sa.Column("timezone_offset_from_utc", sa.String(16)),
+        sa.Column("closed_at", sa.DateTime(), index=True),
+        sa.Column("quiet_at", sa.DateTime()),
+    )
+    op.create_table(
+        "series",
+        sa.Column("id", sa.Integer(), primary_key=True),
+        sa.Column("study_id", sa.Integer(), sa.ForeignKey("studies.id"), nullable=False, index=True),
+        sa.Column("series_instance_uid", sa.String(64), nullable=False, index=True),
+        sa.Column("modality", sa.String(16)),
+        sa.Column("series_number", sa.Integer()),
+        sa.Column("series_description", sa.String(64)),
+        sa.Column("series_date", sa.Date()),
+        sa.Column("series_time", sa.Time()),
+        sa.Column("body_part_examined", sa.String(16)),
+        sa.Column("laterality", sa.String(16)),
+        sa.Column("protocol_name", sa.String(64)),
+        sa.Column("manufacturer", sa.String(64)),
+        sa.Column("manufacturer_model_name", sa.String(64)),
+        sa.Column("station_name", sa.String(16)),
+        sa.Column("frame_of_reference_uid", sa.String(64)),
+        sa.Column("performed_procedure_step_start_date", sa.Date()),
+        sa.Column("performed_procedure_step_start_time", sa.Time()),
+        sa.Column("timezone_offset_from_utc", sa.String(16)),
+        sa.Column("request_attributes", sa.JSON()),
+        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("open_since", sa.DateTime()),
+        sa.Column("last_received_at", sa.DateTime(), nullable=False),
+        sa.Column("due_at", sa.DateTime()),
+        sa.Column("waits", sa.JSON()),
+        sa.Column("arrivals", sa.Integer(), nullable=False),
+        sa.Column("revision", sa.Integer(), nullable=False),
+        sa.Column("claim", sa.String(32)),
+        sa.Column("claimed_by", sa.String(63)),
+        sa.Column("claimed_arrivals", sa.Integer()),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("error", sa.Text()),
+        sa.Column("verdict", sa.String(16)),
+        sa.Column("verdict_rule", sa.String(32)),
+        sa.Column("verdict_reason", sa.Text()),
+        sa.Column("expected_instances", sa.Integer()),
+        sa.Column("expected_source", sa.String(64)),
+        sa.Column("missing_instances", sa.Integer()),
+        sa.Column("missing_detail", sa.Text()),
+        sa.Column("acknowledged_problem", sa.String(64)),
+        sa.Column("acknowledged_reason", sa.Text()),
+        sa.Column("acknowledged_by", sa.String(64)),
+        sa.Column("acknowledged_at", sa.DateTime()),
+        sa.UniqueConstraint("study_id", "series_instance_uid"),
+        sa.CheckConstraint(
+            "state IN ('receiving', 'converting', 'converted', 'refused', 'not-an-image', 'failed')", name="state"
+        ),
+    )
+    _partial_index("ix_series_doubted", "series", ["study_id"], "verdict IN ('suspect', 'incomplete')")
+    op.create_index("ix_series_modality_study_id", "series", ["modality", "study_id"])
+    op.create_index("ix_series_series_description_study_id", "series", ["series_description", "study_id"])
+    op.create_index("ix_series_state_due_at", "series", ["state", "due_at"])
+    op.create_table(
+        "images",
+        sa.Column("id", sa.Integer(), primary_key=True),
+        sa.Column("series_id", sa.Integer(), sa.ForeignKey("series.id"), nullable=False, index=True),
+        sa.Column("sop_instance_uid", sa.String(64), nullable=False, unique=True),
+        sa.Column("sop_class_uid", sa.String(64), nullable=False),
+        sa.Column("transfer_syntax_uid", sa.String(64), nullable=False),
+        sa.Column("instance_number", sa.Integer()),
+        sa.Column("number_of_frames", sa.Integer()),
+        sa.Column("rows", sa.Integer()),
+        sa.Column("columns", sa.Integer()),
+        sa.Column("acquisition_number", sa.Integer()),
+        sa.Column("content_date", sa.Date()),
+        sa.Column("content_time", sa.Time()),
+        sa.Column("images_in_acquisition", sa.Integer()),
+        sa.Column("number_of_temporal_positions", sa.Integer()),
+        sa.Column("number_of_slices", sa.Integer()),
+        sa.Column("number_of_time_slices", sa.Integer()),
+        sa.Column("number_of_series_related_instances", sa.Integer()),
+        sa.Column("timezone_offset_from_utc", sa.String(16)),
+        sa.Column("file_missing", sa.Boolean(), server_default=sa.false(), nullable=False),
+        sa.Column("bytes", sa.BigInteger(), nullable=False),
+        sa.Column("sha256", sa.String(64), nullable=False),
+        sa.Column("data_set_offset", sa.Integer(), nullable=False),
+        sa.Column("key", sa.String(200), nullable=False, unique=True),
+        sa.Column("place", sa.String(8)),
+        sa.Column("spool_host", sa.String(63)),
+        sa.Column("source", sa.String(16), nullable=False),
+        sa.Column("calling_ae_title", sa.String(16)),
+        sa.Column("called_ae_title", sa.String(16)),
+        sa.Column("peer", sa.String(64)),
+        sa.Column("received_at", sa.DateTime(), nullable=False),
+    )
+    _partial_index("ix_images_series_id_missing", "images", ["series_id"], "file_missing")
+    _partial_index("ix_images_series_id_spool_host", "images", ["series_id", "spool_host"], "spool_host IS NOT NULL")
+    _partial_index("ix_images_spooled", "images", ["key"], "place = 'spool'")
+    op.create_table(
+        "object_removals",
+        sa.Column("key", sa.String(200), primary_key=True),
+        sa.Column("ordered_at", sa.DateTime(), nullable=False),
+    )
+    op.create_table(
+        "host_removals",
+        sa.Column("host", sa.String(63), primary_key=True),
+        sa.Column("path", sa.String(200), primary_key=True),
+        sa.Column("ordered_at", sa.DateTime(), nullable=False),
+    )
+
+
+def _conversions() -> None:
+    """Revisions, what is in them, and why something is not."""
+    op.create_table(
+        "conversions",
+        sa.Column("id", sa.Integer(), primary_key=True),
+        sa.Column("series_id", sa.Integer(), sa.ForeignKey("series.id"), nullable=False),
+        sa.Column("revision", sa.Integer(), nullable=False),
+        sa.Column("superseded", sa.Boolean(), nullable=False),
+        sa.Column("input_sha256", sa.String(64)),
+        sa.Column("files_removed_at", sa.DateTime()),
+        sa.Column("converter", sa.String(64), nullable=False),
+        sa.Column("options", sa.JSON(), nullable=False),
+        sa.Column("instances", sa.Integer(), nullable=False),
+        sa.Column("seconds", sa.Float(), nullable=False),
+        sa.Column("created_at", sa.DateTime(), nullable=False),
+        sa.UniqueConstraint("series_id", "revision"),
+    )
+    op.create_table(
+        "volumes",
+        sa.Column("id", sa.Integer(), primary_key=True),
+        sa.Column("conversion_id", sa.Integer(), sa.ForeignKey("conversions.id"), nullable=False, index=True),
+        sa.Column("stack", sa.Integer(), nullable=False),
+        sa.Column("suffix", sa.String(64), nullable=False),
+        sa.Column("kind", sa.String(16), nullable=False),
+        sa.Column("format", sa.String(16), nullable=False),
+        sa.Column("path", sa.String(400), nullable=False),
+        sa.Column("shape", sa.JSON(), nullable=False),
+        sa.Column("spacing_mm", sa.JSON(), nullable=False),
+        sa.Column("dtype", sa.String(16), nullable=False),
+        sa.Column("geometry", sa.String(16), nullable=False),
+        sa.Column("orientation", sa.String(8)),
+        sa.Column("instances", sa.Integer(), nullable=False),
+        sa.Column("warnings", sa.JSON(), nullable=False),
+        sa.Column("bytes", sa.BigInteger(), nullable=False),
+        sa.Column("sha256", sa.String(64), nullable=False),
+        sa.Column("affine_lps", sa.JSON()),
+        sa.Column("slice_thickness_mm", sa.Float()),
+        sa.Column("repetition_time_ms", sa.Float()),
+        sa.Column("echo_time_ms", sa.Float()),
+        sa.Column("inversion_time_ms", sa.Float()),
+        sa.Column("flip_angle_degrees", sa.Float()),
+        sa.Column("magnetic_field_strength_t", sa.Float()),
+        sa.Column("sequence", sa.String(64)),
+        sa.Column("weighting", sa.String(8)),
+        sa.Column("contrast_agent", sa.String(16)),
+        sa.Column("convolution_kernel", sa.String(64)),
+        sa.UniqueConstraint("conversion_id", "path"),
+    )
+    op.create_table(
+        "volume_sources",
+        sa.Column("id", sa.Integer(), primary_key=True),
+        sa.Column("conversion_id", sa.Integer(), sa.ForeignKey("conversions.id"), nullable=False),
+        sa.Column("stack", sa.Integer(), nullable=False),
+        sa.Column("sop_instance_uid", sa.String(64), nullable=False, index=True),
+        sa.Column("sha256", sa.String(64), nullable=False),
+        sa.Column("frames", sa.Integer(), nullable=False),
+    )
+    op.create_index("ix_volume_sources_conversion_id_stack", "volume_sources", ["conversion_id", "stack"])
+    op.create_table(
+        "exclusions",
+        sa.Column("id", sa.Integer(), primary_key=True),
+        sa.Column("conversion_id", sa.Integer(), sa.ForeignKey("conversions.id"), nullable=False, index=True),
+        sa.Column("sop_instance_uid", sa.String(64), nullable=False, index=True),
+        sa.Column("frames", sa.Integer(), nullable=False),
+        sa.Column("reason", sa.String(32), nullable=False),
+        sa.Column("detail", sa.Text(), nullable=False),
+    )
+    op.create_table(
+        "failures",
+        sa.Column("id", sa.Integer(), primary_key=True),
+        sa.Column("series_id", sa.Integer(), sa.ForeignKey("series.id"), nullable=False, index=True),
+        sa.Column("revision", sa.Integer(), nullable=False),
+        sa.Column("stack", sa.Integer()),
+        sa.Column("reason", sa.String(32), nullable=False),
+        sa.Column("detail", sa.Text(), nullable=False),
+        sa.Column("failed_at", sa.DateTime(), nullable=False),
+    )
+    _partial_index("ix_failures_of_images", "failures", ["series_id"], "reason <> 'not-an-image'")
+    op.create_table(
+        "series_references",
+        sa.Column("id", sa.Integer(), primary_key=True),
+        sa.Column("series_id", sa.Integer(), sa.ForeignKey("series.id"), nullable=False, index=True),
+        sa.Column("study_instance_uid", sa.String(64), nullable=False),
+        sa.Column("series_instance_uid", sa.String(64), nullable=False, index=True),
+        sa.Column("revision", sa.Integer()),
+    )
+    op.create_table(
+        "revision_files",
+        sa.Column("id", sa.Integer(), primary_key=True),
+        sa.Column("conversion_id", sa.Integer(), sa.ForeignKey("conversions.id"), nullable=False, index=True),
+        sa.Column("key", sa.String(400), nullable=False, unique=True),
+        sa.Column("bytes", sa.BigInteger(), nullable=False),
+        sa.Column("sha256", sa.String(64), nullable=False),
+        sa.Column("place", sa.String(8)),
+        sa.Column("spool_host", sa.String(63)),
+    )
+    _partial_index("ix_revision_files_spooled", "revision_files", ["key"], "place = 'spool'")
+
+
+def _history() -> None:
+    """What has happened."""
+    op.create_table(
+        "events",
+        sa.Column("id", sa.Integer(), primary_key=True),
+        sa.Column("kind", sa.String(32), nullable=False, index=True),
+        sa.Column("study_instance_uid", sa.String(64)),
+        sa.Column("series_instance_uid", sa.String(64), index=True),
+        sa.Column("sop_instance_uid", sa.String(64)),
+        sa.Column("revision", sa.Integer()),
+        sa.Column("detail", sa.Text()),
+        sa.Column("happened_at", sa.DateTime(), nullable=False, index=True),
+    )
+    op.create_table(
+        "conflicts",
+        sa.Column("id", sa.Integer(), primary_key=True),
+        sa.Column("kind", sa.String(32), nullable=False),
+        sa.Column("study_instance_uid", sa.String(64), index=True),
+        sa.Column("series_instance_uid", sa.String(64)),
+        sa.Column("sop_instance_uid", sa.String(64), index=True),
+        sa.Column("detail", sa.Text(), nullable=False),
+        sa.Column("key", sa.String(200), index=True),
+        sa.Column("sha256", sa.String(64)),
+        sa.Column("host", sa.String(63)),
+        sa.Column("calling_ae_title", sa.String(16)),
+        sa.Column("found_at", sa.DateTime(), nullable=False),
+        sa.Column("decision", sa.String(16)),
+        sa.Column("decided_at", sa.DateTime()),
+        sa.Column("decided_by", sa.String(64)),
+    )
+    op.create_table(
+        "rejections",
+        sa.Column("id", sa.Integer(), primary_key=True),
+        sa.Column("what", sa.String(16), nullable=False),
+        sa.Column("rule", sa.String(64), nullable=False, index=True),
+        sa.Column("peer", sa.String(64), nullable=False),
+        sa.Column("calling_ae_title", sa.String(16), nullable=False),
+        sa.Column("called_ae_title", sa.String(16), nullable=False),
+        sa.Column("offered", sa.Text(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("remedy", sa.Text(), nullable=False),
+        sa.Column("count", sa.Integer(), nullable=False),
+        sa.Column("first_at", sa.DateTime(), nullable=False),
+        sa.Column("last_at", sa.DateTime(), nullable=False, index=True),
+    )
+    op.create_table(
+        "tombstones",
+        sa.Column("id", sa.Integer(), primary_key=True),
+        sa.Column("level", sa.String(16), nullable=False),
+        sa.Column("uid", sa.String(64), nullable=False, index=True),
+        sa.Column("reason", sa.String(64), nullable=False),
+        sa.Column("paths", sa.JSON(), nullable=False),
+        sa.Column("ordered_at", sa.DateTime(), nullable=False),
+        sa.Column("finished_at", sa.DateTime()),
+    )
+    op.create_table(
+        "senders",
+        sa.Column("calling_ae_title", sa.String(16), primary_key=True),
+        sa.Column("gaps", sa.JSON(), nullable=False),
+        sa.Column("quiet_seconds", sa.Float()),
+        sa.Column("learnt_at", sa.DateTime(), nullable=False),
+    )
+
+
+def _accounts() -> None:
+    """Who uses HTTP, and which requests must not be done twice."""
+    op.create_table(
+        "accounts",
+        sa.Column("id", sa.Integer(), primary_key=True),
+        sa.Column("name", sa.String(64), nullable=False, unique=True),
+        sa.Column("role", sa.String(8), nullable=False),
+        sa.Column("password_hash", sa.String(200)),
+        sa.Column("created_at", sa.DateTime(), nullable=False),
+        sa.CheckConstraint("role IN ('read', 'write', 'admin')", name="role"),
+    )
+    op.create_table(
+        "tokens",
+        sa.Column("id", sa.Integer(), primary_key=True),
+        sa.Column("account_id", sa.Integer(), sa.ForeignKey("accounts.id", ondelete="CASCADE"), nullable=False),
+        sa.Column("label", sa.String(64), nullable=False),
+        sa.Column("sha256", sa.String(64), nullable=False, unique=True),
+        sa.Column("created_at", sa.DateTime(), nullable=False),
+        sa.Column("expires_at", sa.DateTime()),
+        sa.UniqueConstraint("account_id", "label"),
+    )
+    op.create_table(
+        "web_sessions",
+        sa.Column("id", sa.Integer(), primary_key=True),
+        sa.Column(
+            "account_id", sa.Integer(), sa.ForeignKey("accounts.id", ondelete="CASCADE"), nullable=False, index=True
+        ),
+        sa.Column("sha256", sa.String(64), nullable=False, unique=True),
+        sa.Column("created_at", sa.DateTime(), nullable=False),
+        sa.Column("expires_at", sa.DateTime(), nullable=False),
+    )
+    op.create_table(
+        "keyed_requests",
+        sa.Column("id", sa.Integer(), primary_key=True),
+        sa.Column("account", sa.String(64), nullable=False),
+        sa.Column("key", sa.String(255), nullable=False),
+        sa.Column("fingerprint", sa.String(64), nullable=False),
+        sa.Column("answer", sa.Text()),
+        sa.Column("began_at", sa.DateTime(), nullable=False, index=True),
+        sa.UniqueConstraint("account", "key"),
+    )
+
+
+def _procedure_steps() -> None:
+    """What modalities are to do, and what they have done."""
+    op.create_table(
+        "scheduled_steps",
+        sa.Column("id", sa.Integer(), primary_key=True),
+        sa.Column("source", sa.String(16), nullable=False),
+        sa.Column("source_key", sa.String(300)),
+        sa.Column("source_version", sa.String(64)),
+        sa.Column("patient_id", sa.String(64), index=True),
+        sa.Column("patient_name", sa.String(324)),
+        sa.Column("accession_number", sa.String(16), index=True),
+        sa.Column("study_instance_uid", sa.String(64)),
+        sa.Column("requested_procedure_id", sa.String(16)),
+        sa.Column("scheduled_procedure_step_id", sa.String(16)),
+        sa.Column("modality", sa.String(16)),
+        sa.Column("station_ae_title", sa.String(16)),
+        sa.Column("start_date", sa.Date()),
+        sa.Column("start_time", sa.Time()),
+        sa.Column("description", sa.String(64)),
+        sa.Column("attributes", sa.JSON(), nullable=False),
+        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("created_at", sa.DateTime(), nullable=False),
+        sa.Column("changed_at", sa.DateTime(), nullable=False),
+        sa.UniqueConstraint("source", "source_key"),
+    )
+    op.create_index("ix_scheduled_steps_start_date", "scheduled_steps", ["start_date"])
+    op.create_index("ix_scheduled_steps_study_instance_uid", "scheduled_steps", ["study_instance_uid"])
+    op.create_table(
+        "performed_steps",
+        sa.Column("id", sa.Integer(), primary_key=True),
+        sa.Column("sop_instance_uid", sa.String(64), nullable=False, unique=True),
+        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("study_instance_uid", sa.String(64), index=True),
+        sa.Column("patient_id", sa.String(64)),
+        sa.Column("accession_number", sa.String(16)),
+        sa.Column("performed_procedure_step_id", sa.String(16)),
+        sa.Column("modality", sa.String(16)),
+        sa.Column("station_ae_title", sa.String(16)),
+        sa.Column("series", sa.Integer(), nullable=False),
+        sa.Column("instances", sa.Integer(), nullable=False),
+        sa.Column("attributes", sa.JSON(), nullable=False),
+        sa.Column("calling_ae_title", sa.String(16), nullable=False),
+        sa.Column("created_at", sa.DateTime(), nullable=False),
+        sa.Column("changed_at", sa.DateTime(), nullable=False),
+        sa.Column("ended_at", sa.DateTime()),
+        sa.CheckConstraint("state IN ('IN PROGRESS', 'COMPLETED', 'DISCONTINUED')", name="state"),
+    )
+    op.create_table(
+        "performed_series",
+        sa.Column("id", sa.Integer(), primary_key=True),
+        sa.Column(
+            "performed_step_id",
+            sa.Integer(),
+            sa.ForeignKey("performed_steps.id", ondelete="CASCADE"),
+            nullable=False,
+            index=True,
+        ),
+        sa.Column("study_instance_uid", sa.String(64)),
+        sa.Column("series_instance_uid", sa.String(64), nullable=False, index=True),
+        sa.Column("sop_instance_uids", sa.JSON(), nullable=False),
+    )
+
+
+def _work() -> None:
+    """What is owed to others, and what was asked of the node."""
+    op.create_table(
+        "work",
+        sa.Column("id", sa.Integer(), primary_key=True),
+        sa.Column("kind", sa.String(16), nullable=False),
+        sa.Column("name", sa.String(64), nullable=False),
+        sa.Column("destination", sa.String(64), nullable=False),
+        sa.Column("key", sa.String(64), nullable=False),
+        sa.Column("event", sa.String(32)),
+        sa.Column("study_instance_uid", sa.String(64), index=True),
+        sa.Column("series_instance_uid", sa.String(64)),
+        sa.Column("sop_instance_uid", sa.String(64)),
+        sa.Column("revision", sa.Integer()),
+        sa.Column("happened_at", sa.DateTime(), nullable=False),
+        sa.Column("requested_by", sa.String(64), nullable=False),
+        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("outcome", sa.String(16)),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("repeats", sa.Integer(), nullable=False),
+        sa.Column("due_at", sa.DateTime()),
+        sa.Column("tried_at", sa.DateTime()),
+        sa.Column("percent", sa.Integer()),
+        sa.Column("reason", sa.Text()),
+        sa.Column("cancelled_by", sa.String(64)),
+        sa.Column("payload", sa.JSON(), nullable=False),
+        sa.Column("created_at", sa.DateTime(), nullable=False),
+        sa.Column("changed_at", sa.DateTime(), nullable=False),
+        sa.Column("ended_at", sa.DateTime()),
+        sa.UniqueConstraint("kind", "name", "destination", "key"),
+        sa.CheckConstraint("(state = 'ended') = (outcome IS NOT NULL)", name="outcome"),
+        sqlite_autoincrement=True,
+    )
+    op.create_index("ix_work_kind_id", "work", ["kind", "id"])
+    op.create_index(
+        "ix_work_kind_name_destination_outcome_due_at",
+        "work",
+        ["kind", "name", "destination", "outcome", "due_at"],
+    )
+    op.create_table(
+        "hooks",
+        sa.Column("name", sa.String(64), primary_key=True),
+        sa.Column("event_id", sa.Integer(), nullable=False),
+        sa.Column("image_id", sa.Integer()),
+        sa.Column("rewinds", sa.Integer(), nullable=False),
+        sa.Column("delivered", sa.Integer(), nullable=False),
+        sa.Column("delivered_at", sa.DateTime()),
+        sa.Column("paused", sa.Boolean(), server_default=sa.false(), nullable=False),
+        sa.Column("trouble", sa.Text()),
+        sa.Column("trouble_since", sa.DateTime()),
+        sa.Column("retry_at", sa.DateTime()),
+    )
+    op.create_table(
+        "deliveries",
+        sa.Column("id", sa.Integer(), primary_key=True),
+        sa.Column("hook", sa.String(64), nullable=False),
+        sa.Column("message_id", sa.String(36), nullable=False),
+        sa.Column("event", sa.String(32), nullable=False),
+        sa.Column("study_instance_uid", sa.String(64), nullable=False),
+        sa.Column("series_instance_uid", sa.String(64)),
+        sa.Column("sop_instance_uid", sa.String(64)),
+        sa.Column("revision", sa.Integer()),
+        sa.Column("detail", sa.Text()),
+        sa.Column("happened_at", sa.DateTime(), nullable=False),
+        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("due_at", sa.DateTime()),
+        sa.Column("reason", sa.Text()),
+        sa.Column("output", sa.Text()),
+        sa.Column("last_at", sa.DateTime()),
+        sa.UniqueConstraint("hook", "message_id"),
+    )
+    op.create_index("ix_deliveries_hook_state_due_at", "deliveries", ["hook", "state", "due_at"])
+    op.create_index("ix_deliveries_hook_study_instance_uid", "deliveries", ["hook", "study_instance_uid"])
+    op.create_table(
+        "sent_instances",
+        sa.Column("image_id", sa.Integer(), sa.ForeignKey("images.id", ondelete="CASCADE"), primary_key=True),
+        sa.Column("subscriber", sa.String(130), primary_key=True),
+        sa.Column("sha256", sa.String(64), nullable=False),
+        sa.Column("sop_class_uid", sa.String(64), nullable=False),
+        sa.Column("sop_instance_uid", sa.String(64), nullable=False),
+        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("sent_at", sa.DateTime(), nullable=False),
+        sa.Column("transaction_uid", sa.String(64), index=True),
+        sa.Column("asked_at", sa.DateTime()),
+        sa.Column("asks", sa.Integer(), nullable=False),
+        sa.Column("confirmed_at", sa.DateTime()),
+        sa.CheckConstraint("state IN ('sent', 'owed', 'asked', 'confirmed', 'lost')", name="state"),
+    )
+    _partial_index("ix_sent_instances_unconfirmed", "sent_instances", ["subscriber"], "state IN ('owed', 'asked')")
+    op.create_table(
+        "jobs",
+        sa.Column("id", sa.Integer(), primary_key=True),
+        sa.Column("job_id", sa.String(32), nullable=False, unique=True),
+        sa.Column("hook", sa.String(64), nullable=False),
+        sa.Column("message_id", sa.String(36), nullable=False),
+        sa.Column("replayed", sa.Boolean(), server_default=sa.false(), nullable=False),
+        sa.Column("event", sa.String(32), nullable=False),
+        sa.Column("study_instance_uid", sa.String(64), nullable=False, index=True),
+        sa.Column("series_instance_uid", sa.String(64), index=True),
+        sa.Column("revision", sa.Integer()),
+        sa.Column("happened_at", sa.DateTime(), nullable=False),
+        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("percent", sa.Integer()),
+        sa.Column("detail", sa.Text()),
+        sa.Column("location", sa.Text()),
+        sa.Column("tokens", sa.JSON(), nullable=False),
+        sa.Column("created_at", sa.DateTime(), nullable=False),
+        sa.Column("changed_at", sa.DateTime(), nullable=False),
+        sa.Column("due_at", sa.DateTime()),
+        sa.Column("ended_at", sa.DateTime()),
+        sa.CheckConstraint(
+            "state IN ('waiting', 'running', 'succeeded', 'failed', 'cancelled', 'expired')", name="state"
+        ),
+    )
+    op.create_index("ix_jobs_hook_message_id", "jobs", ["hook", "message_id"])
+    op.create_index("ix_jobs_state_due_at", "jobs", ["state", "due_at"])
+    op.create_table(
+        "results",
+        sa.Column("id", sa.Integer(), primary_key=True),
+        sa.Column("job_id", sa.Integer(), sa.ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+        sa.Column("file", sa.String(100), nullable=False),
+        sa.Column("kind", sa.String(16), nullable=False),
+        sa.Column("sha256", sa.String(64), nullable=False),
+        sa.Column("source_series_instance_uid", sa.String(64), nullable=False, index=True),
+        sa.Column("study_instance_uid", sa.String(64), nullable=False),
+        sa.Column("series_instance_uid", sa.String(64), nullable=False, index=True),
+        sa.Column("sop_instance_uid", sa.String(64), nullable=False, unique=True),
+        sa.Column("sop_class_uid", sa.String(64), nullable=False),
+        sa.Column("segments", sa.JSON()),
+        sa.Column("stored_at", sa.DateTime()),
+        sa.UniqueConstraint("job_id", "file"),
+    )
+
+
+def _workitems() -> None:
+    """Unified procedure steps of clients, and of what the node does."""
+    op.create_table(
+        "workitems",
+        sa.Column("id", sa.Integer(), primary_key=True),
+        sa.Column("sop_instance_uid", sa.String(64), nullable=False, unique=True),
+        sa.Column("state", sa.String(16), nullable=False, index=True),
+        sa.Column("transaction_uid", sa.String(64)),
+        sa.Column("patient_id", sa.String(64), index=True),
+        sa.Column("attributes", sa.JSON(), nullable=False),
+        sa.Column("created_by", sa.String(64), nullable=False),
+        sa.Column("created_at", sa.DateTime(), nullable=False),
+        sa.Column("ended_at", sa.DateTime()),
+        sa.Column("work", sa.String(16)),
+        sa.Column("work_of", sa.String(130)),
+        sa.Column("work_key", sa.String(36)),
+        sa.Column("study_instance_uid", sa.String(64)),
+        sa.Column("series_instance_uid", sa.String(64)),
+        sa.Column("cancelled_by", sa.String(64)),
+        sa.CheckConstraint("state IN ('SCHEDULED', 'IN PROGRESS', 'COMPLETED', 'CANCELED')", name="state"),
+        sqlite_autoincrement=True,
+    )
+    _partial_index(
+        "ix_workitems_under_cancellation", "workitems", ["work_of"], "cancelled_by IS NOT NULL AND ended_at IS NULL"
+    )
+    op.create_index("ix_workitems_work_key_work_of", "workitems", ["work_key", "work_of"])

@@ -1,0 +1,157 @@
+"""A root from before the first release: no version upgrades its index, and `voxelnode db rebuild` takes it over.
+
+`before/` is such a root: the index as SQL, at the last of the 29 migrations that became one, and the files. That
+version itself has received, converted, merged, deleted and decided what is in it; rows about work and procedure steps
+were added by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import zipfile
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from node.control.repository import Repository, check_repository, rebuild_index
+from node.index.care.salvage import HISTORY
+from node.index.engine.place import IndexUnusable
+from node.settings.model import Settings
+from tests.made_once import IN_POSTGRESQL, emptied_in_postgresql
+from tests.preloaded import run
+from tests.rows import read_rows, view_rows
+
+BEFORE = Path(__file__).parent / "before"
+
+TYPES = {"DATETIME": "TIMESTAMP", "INTEGER": "BIGINT", "FLOAT": "DOUBLE PRECISION"}
+"""Those of PostgreSQL that have other names there."""
+
+Row = dict[str, Any]
+
+
+def old_index(path: Path | str = ":memory:") -> sqlite3.Connection:
+    """The index as that version wrote it to a file."""
+    connection = sqlite3.connect(path)
+    connection.row_factory = sqlite3.Row
+    connection.executescript((BEFORE / "index.sql").read_text(encoding="utf-8"))
+    return connection
+
+
+@pytest.fixture(scope="module")
+def old() -> dict[str, list[Row]]:
+    """The rows of each of its tables and views."""
+    with closing(old_index()) as connection:
+        names = [row["name"] for row in connection.execute("SELECT name FROM sqlite_master WHERE type <> 'index'")]
+        return {name: [dict(row) for row in connection.execute(f'SELECT * FROM "{name}"')] for name in names}
+
+
+@pytest.fixture
+def root(settings: Settings) -> Path:
+    folder = settings.storage.root
+    with zipfile.ZipFile(BEFORE / "files.zip") as files:
+        files.extractall(folder)
+    if IN_POSTGRESQL:
+        put_into_postgresql(emptied_in_postgresql(folder))
+    else:
+        old_index(folder / "index.sqlite").close()
+    return folder
+
+
+def put_into_postgresql(url: str) -> None:
+    """Make the same tables there, with the types that they had there, and without what reading them does not need."""
+    import psycopg
+
+    with closing(old_index()) as source, psycopg.connect(url) as target:
+        for (table,) in source.execute(
+            "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'"
+        ).fetchall():
+            declared = {row["name"]: row["type"] for row in source.execute(f'PRAGMA table_info("{table}")')}
+            types = {name: TYPES.get(kind, kind.partition("(")[0]) for name, kind in declared.items()}
+            columns = ", ".join(f'"{name}" {kind}' for name, kind in types.items())
+            target.execute(f'CREATE TABLE "{table}" ({columns})'.encode())
+            places = ", ".join(f"CAST(CAST(%s AS TEXT) AS {kind})" for kind in types.values())
+            for row in source.execute(f'SELECT * FROM "{table}"'):
+                target.execute(f'INSERT INTO "{table}" VALUES ({places})'.encode(), tuple(row))
+
+
+def rows(root: Path, query: str) -> list[Row]:
+    """Rows of the new index, as SQLite has them."""
+    return [{name: plain(value) for name, value in row.items()} for row in read_rows(root, query)]
+
+
+def plain(value: object) -> object:
+    """A value as both databases have it: JSON is read, and truth is a number."""
+    if isinstance(value, str) and value[:1] in ("[", "{"):
+        return json.loads(value)
+    return int(value) if isinstance(value, bool) else value
+
+
+def same(found: list[Row], expected: list[Row], *but: str) -> None:
+    """Require the same rows in the columns that both have, in whatever order."""
+    names = [name for name in (expected or [{}])[0] if name in (found or [{}])[0] and name not in but]
+    assert expected == [] or len(names) > 1
+
+    def counted(some: list[Row]) -> Counter[str]:
+        return Counter(repr([plain(row[name]) for name in names]) for row in some)
+
+    assert counted(found) == counted(expected)
+
+
+def test_its_index_is_refused_with_the_remedy(settings: Settings, root: Path) -> None:
+    with pytest.raises(IndexUnusable, match=r"made before the first release.*`voxelnode db rebuild`"):
+        Repository(settings)
+    [finding] = check_repository(settings, digests=False, repair=False)
+    assert "made before the first release" in str(finding)
+
+
+def test_everything_is_taken_over(settings: Settings, root: Path, old: dict[str, list[Row]]) -> None:
+    rebuilt = rebuild_index(settings)
+    assert (rebuilt.salvaged.unread, rebuilt.salvaged.altered, rebuilt.salvaged.gone) == ({}, [], [])
+    assert (rebuilt.unread, rebuilt.taken_back) == ([], [])
+
+    for table in HISTORY:
+        assert old[table], f"{table} has no row that could get lost"
+        same(rows(root, f'SELECT * FROM "{table}"'), old[table])
+    for table in ("conversions", "failures", "series_references"):
+        same(rows(root, f'SELECT * FROM "{table}"'), old[table], "series_id")
+    for table in ("volumes", "volume_sources", "exclusions"):
+        same(rows(root, f'SELECT * FROM "{table}"'), old[table])
+    same(rows(root, "SELECT * FROM images"), old["images"], "series_id")
+    same(rows(root, "SELECT * FROM conflicts"), old["conflicts"])
+    same(rows(root, "SELECT * FROM v_series"), old["v_series"])
+    same(rows(root, "SELECT * FROM studies"), old["studies"], "id", "patient_id")
+    merged = [row for row in old["patients"] if row["merged_into"] is not None]
+    same(rows(root, "SELECT * FROM patients WHERE merged_into IS NOT NULL"), merged)
+    same(rows(root, "SELECT * FROM patients"), old["patients"], "id", "merged_into")
+    assert len(view_rows(root, "SELECT * FROM v_studies WHERE patient_id = 'B'")) == 2, "A was merged into B"
+
+    with Repository(settings) as repository:
+        assert repository.index.series.claim_due(repository.index.now()) is None, "nothing has to be converted again"
+    assert check_repository(settings, digests=True, repair=False) == []
+
+
+def test_what_is_owed_is_taken_over(settings: Settings, root: Path, old: dict[str, list[Row]]) -> None:
+    rebuild_index(settings)
+    for table in ("hooks", "deliveries", "jobs", "results", "workitems"):
+        assert old[table], f"{table} has no row that could get lost"
+        same(rows(root, f'SELECT * FROM "{table}"'), old[table])
+    same(rows(root, "SELECT * FROM v_commitments"), old["v_commitments"])
+    [retrieval], [row] = rows(root, "SELECT * FROM work WHERE kind = 'retrieval'"), old["retrievals"]
+    assert (retrieval["key"], retrieval["name"]) == (row["retrieval_id"], row["peer"])
+    same([retrieval], [row], "id", "detail")
+
+
+def test_the_command_says_what_it_took_over(settings: Settings, root: Path) -> None:
+    if IN_POSTGRESQL:
+        pytest.skip("a command that is started looks for its database by [index] url")
+    refused = run("status", "--root", root)
+    assert "Traceback" not in refused.stderr
+    done = run("db", "rebuild", "--root", root, "--json", check=True)
+    said = json.loads(done.stdout)
+    assert (said["not_read"], said["gone"]) == ({}, [])
+    assert said["taken_over"]["accounts"] == 2
+    assert run("db", "check", "--root", root).returncode == 0
