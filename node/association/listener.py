@@ -42,12 +42,12 @@ from node.background import SupervisedThread
 from node.children.decoder import Decoder
 from node.dicom import command
 from node.errors import UsageError
+from node.extensions.worklist.modality_worklist import Worklist
 from node.index.database.work_loop import WorkLoop
 from node.index.records import Refused
 from node.metrics import Metrics
 from node.receive.ingest import Ingest, Origin
 from node.settings.model import Settings
-from node.worklist.worklist import Worklist
 
 logger = structlog.get_logger()
 

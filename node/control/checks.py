@@ -17,12 +17,12 @@ from node.audit.audit_log import open_syslog
 from node.control.availability import hook_channel
 from node.deidentify.deidentification import configured_by_name
 from node.errors import UsageError, VoxelnodeError
+from node.extensions.worklist.mllp import hl7_tls_context
 from node.index.database.index import reading
 from node.index.engine.place import exists, mistakes_of, place_of
 from node.routing.router import check_destination
 from node.settings.model import Peer, Route, Settings, Web, is_loopback
 from node.tls import server_context
-from node.worklist.mllp import hl7_tls_context
 
 _EVERY_ADDRESS = ("0.0.0.0", "::")
 

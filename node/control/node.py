@@ -37,6 +37,7 @@ from node.conversion.scheduler import Worker
 from node.conversion.volume_files import sweep
 from node.deidentify.deidentification import configured_by_name
 from node.errors import UsageError, VoxelnodeError
+from node.extensions.worklist.mllp import MllpListener
 from node.index.cluster.hosts import Member
 from node.index.converted import SeriesKey
 from node.index.database.index import Index
@@ -53,7 +54,6 @@ from node.receive.refusals import Rejections
 from node.results.intake import JobExpiry
 from node.routing.router import Router, check_destination
 from node.settings.model import Settings, Web
-from node.worklist.mllp import MllpListener
 
 if TYPE_CHECKING:
     from node.web.server import WebServer

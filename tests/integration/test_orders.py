@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from node.worklist.entries import step_of
+from node.extensions.worklist.entries import step_of
 from tests import make
 from tests.integration.conftest import Root
 from tests.rows import view_rows

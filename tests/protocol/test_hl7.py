@@ -15,12 +15,12 @@ import pytest
 
 from node.audit.audit_log import Audit
 from node.control.checks import problems
+from node.extensions.worklist import mllp
+from node.extensions.worklist.hl7 import MessageRefused, orders_of, parse
+from node.extensions.worklist.mllp import MllpListener
 from node.index.database.index import Index
 from node.metrics import Metrics
 from node.settings.model import Settings, WorklistSettings
-from node.worklist import mllp
-from node.worklist.hl7 import MessageRefused, orders_of, parse
-from node.worklist.mllp import MllpListener
 from tests.protocol.conftest import DEADLINE_SECONDS, client_context, until
 
 MSH = "MSH|^~\\&|RIS|HOSPITAL|NODE||20261121090000||{kind}|MSG{number}|P|2.5.1||||||{charset}"

@@ -20,9 +20,9 @@ from pynetdicom import AE, build_context
 
 from node.audit.audit_log import Audit
 from node.dicom.uids import MODALITY_WORKLIST_FIND
+from node.extensions.worklist import folder as worklist_folder
+from node.extensions.worklist.entries import checked, model_of, scheduled_step
 from node.settings.model import Peer, WorklistSettings
-from node.worklist import folder as worklist_folder
-from node.worklist.entries import checked, model_of, scheduled_step
 from tests.make import dataset
 from tests.protocol.conftest import Acceptor, Running, associate
 

@@ -11,8 +11,8 @@ import pytest
 
 from node.dicom.json_model import Json, elements
 from node.dicom.xml_model import native_model
+from node.extensions.worklist.modality_worklist import Worklist
 from node.index.nouns.accounts import Role
-from node.worklist.worklist import Worklist
 from tests import make
 from tests.unit.dicom.test_unified_steps import CODE, DONE, STEP
 from tests.web.conftest import Site, open_site

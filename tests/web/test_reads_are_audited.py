@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from node.deidentify.pseudonyms import new_key_file
+from node.extensions.worklist.performed import created
 from node.index.work.deliveries import PendingEvent
-from node.worklist.performed import created
 from tests import make
 from tests.protocol.test_performed_steps import begun
 from tests.web.conftest import Site, every_route, open_site, until

@@ -39,10 +39,10 @@ from node.dicom.status import (
 from node.dicom.uids import MODALITY_WORKLIST_FIND, PATIENT_ROOT_FIND, STUDY_ROOT_FIND
 from node.dicom.values import CONVERSION_ERRORS
 from node.dicom.worklist import read_worklist_query
+from node.extensions.worklist.modality_worklist import Worklist
 from node.index.database.index import Index
 from node.index.search.finder import QueryRefused, QueryStopped
 from node.metrics import Metrics
-from node.worklist.worklist import Worklist
 
 logger = structlog.get_logger()
 

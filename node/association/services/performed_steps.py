@@ -25,8 +25,8 @@ from node.dicom.status import (
     SUCCESS,
 )
 from node.dicom.uids import PERFORMED_PROCEDURE_STEP
+from node.extensions.worklist.performed import STEP_IS_OVER, StepRefused, changed, created
 from node.index.nouns.performed_steps import PerformedStep, PerformedStepRepository
-from node.worklist.performed import STEP_IS_OVER, StepRefused, changed, created
 
 MAXIMUM_ELEMENTS = 200_000
 """Most elements and items of a data set: the list of a step may name 65 000 instances."""

@@ -70,8 +70,8 @@ def check(
     if folder is None:
         raise UsageError("name a folder, or set [worklist] folder")
 
-    from node.worklist.entries import InvalidEntry
-    from node.worklist.folder import read_entry, versions
+    from node.extensions.worklist.entries import InvalidEntry
+    from node.extensions.worklist.folder import read_entry, versions
 
     problems = []
     for name, _ in versions(folder):

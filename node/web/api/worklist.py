@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from fastapi import Path, Query, Response
 
 from node.audit.audit_log import Action, AuditEvent
+from node.extensions.worklist.entries import step_of
 from node.index.database.reading import ReadIndex
 from node.index.engine.rows import Row
 from node.index.nouns.scheduled_steps import ScheduledStep
@@ -22,7 +23,6 @@ from node.web.audit_trail import AccountAuditTrail, of_study
 from node.web.errors import EntryOfFile, EntryThere, ResourceNotFound
 from node.web.problem_types import CONFLICT, WRONG_CURSOR
 from node.web.services import Node, Services
-from node.worklist.entries import step_of
 
 router = api_router("worklist")
 

@@ -18,6 +18,7 @@ from node.dicom.metadata import encoded_model
 from node.dicom.unified_steps import STATES, Event, Status, checked_request, created, transition, values_of
 from node.dicom.worklist import entry_text
 from node.dicom.xml_model import NotNative, json_from_native
+from node.extensions.worklist.entries import checked_data_set
 from node.index.work.created_workitems import CreatedWorkitem
 from node.index.work.jobs import JobEnded, NoSuchJob
 from node.index.work.ledger import NoSuchWork, WorkEnded
@@ -41,7 +42,6 @@ from node.web.dicomweb.workitem_model import (
 )
 from node.web.peers import cancel_retrieval
 from node.web.services import Node, Services
-from node.worklist.entries import checked_data_set
 
 router = dicomweb_router()
 

@@ -19,10 +19,10 @@ from node.addresses import plain_address
 from node.audit.audit_log import APPLICATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.background import SupervisedThread
 from node.errors import OutOfResources, UsageError
+from node.extensions.worklist.hl7 import Message, MessageRefused, Order, Verdict, acknowledgment, orders_of, parse
 from node.index.nouns.scheduled_steps import ScheduledStepRepository
 from node.settings.model import WorklistSettings
 from node.tls import failure_reason, server_context
-from node.worklist.hl7 import Message, MessageRefused, Order, Verdict, acknowledgment, orders_of, parse
 
 log = structlog.get_logger()
 

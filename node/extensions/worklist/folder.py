@@ -16,8 +16,8 @@ import structlog
 from pydicom import dcmread
 
 from node.dicom.json_model import Json
+from node.extensions.worklist.entries import InvalidEntry, checked, model_of, scheduled_step
 from node.index.nouns.scheduled_steps import ScheduledStep, ScheduledStepRepository
-from node.worklist.entries import InvalidEntry, checked, model_of, scheduled_step
 
 log = structlog.get_logger()
 

@@ -15,8 +15,8 @@ from typing import Literal
 from pydicom.datadict import tag_for_keyword
 
 from node.errors import VoxelnodeError
+from node.extensions.worklist.entries import InvalidEntry, element, step_of
 from node.index.nouns.scheduled_steps import ScheduledStep
-from node.worklist.entries import InvalidEntry, element, step_of
 
 MAX_SEGMENTS = 500
 MAX_STEPS = 50
