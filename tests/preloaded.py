@@ -147,10 +147,10 @@ def run(
 
 def main(descriptor: int) -> None:
     """Fork a node for each order until there can be no more."""
-    from node.cli.application import PANELS, module_of
+    from node.cli.application import commands
 
-    commands = [module_of(name) for names in PANELS.values() for name in names]
-    for module in (*commands, "node.control.node", "node.web.application", "tests.crash.mutants"):
+    modules = [command.place.partition(":")[0] for command in commands()]
+    for module in (*modules, "node.control.node", "node.web.application", "tests.crash.mutants"):
         importlib.import_module(module)
     if not os.environ["LD_PRELOAD"]:  # on a disk that fails, the index must have been synced
         share_indexes()

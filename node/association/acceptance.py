@@ -63,9 +63,9 @@ class ReceivedRequest:
             tuple(str(context.abstract_syntax) for context in contexts),
         )
 
-    def proposal(self, permitted: frozenset[Verb]) -> Proposal:
-        """Return the proposed contexts and roles, of a requestor that may use the services `permitted`."""
-        return proposal_of(self.primitive, permitted)
+    def proposal(self, permitted: frozenset[Verb], verbs: Mapping[str, Verb]) -> Proposal:
+        """Return the proposed contexts and roles, of a requestor that may use the services `permitted` of `verbs`."""
+        return proposal_of(self.primitive, permitted, verbs)
 
 
 def decoded_request(encoded: bytes) -> ReceivedRequest:

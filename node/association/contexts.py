@@ -14,7 +14,8 @@ from node.association.association import AcceptedContext
 from node.dicom import uids
 from node.dicom.uids import choose_transfer_syntax, is_storage_class
 from node.index.records import Refused
-from node.settings.model import Verb
+from node.registry import enabled
+from node.settings.model import Settings, Verb
 from node.volume.read.transfer_syntaxes import NATIVE, TARGETS, can_decode
 
 ACCEPTED, USER_REJECTION, ABSTRACT_SYNTAX_NOT_SUPPORTED, TRANSFER_SYNTAXES_NOT_SUPPORTED = 0, 1, 3, 4
@@ -29,10 +30,14 @@ VERBS: dict[str, Verb] = {
     uids.PATIENT_ROOT_GET: "retrieve",
     uids.STUDY_ROOT_GET: "retrieve",
     uids.STORAGE_COMMITMENT: "commit",
-    uids.MODALITY_WORKLIST_FIND: "worklist",
-    uids.PERFORMED_PROCEDURE_STEP: "mpps",
 }
-"""The abstract syntaxes served besides storage, and the permission that a peer needs for each."""
+"""The abstract syntaxes that the node itself serves besides storage, and the permission that a peer needs for each."""
+
+
+def served(settings: Settings) -> Mapping[str, Verb]:
+    """Return the abstract syntaxes that a node serves besides storage, those of extensions included; see `VERBS`."""
+    added = (service for extension in enabled(settings) for service in extension.services)
+    return VERBS | {service.sop_class_uid: service.verb for service in added}
 
 
 VIDEO_CLASSES = frozenset(
@@ -49,11 +54,12 @@ class Proposal:
     """The proposal of an association requestor, and the services it may use.
 
     `roles` maps an abstract syntax to (SCU, SCP) as proposed by SCP/SCU Role Selection (PS3.7 D.3.3.4); without Role
-    Selection a requestor is the SCU.
+    Selection a requestor is the SCU. `verbs` is what the node serves besides storage.
     """
 
     contexts: tuple[PresentationContext, ...]
     permitted: frozenset[Verb]
+    verbs: Mapping[str, Verb]
     roles: Mapping[str, tuple[bool, bool]] = field(default_factory=dict)
 
     def role(self, abstract_syntax: str) -> tuple[bool, bool]:
@@ -71,19 +77,19 @@ class Proposal:
     def is_permitted(self, abstract_syntax: str) -> bool:
         """Whether the requestor may have a context for an abstract syntax."""
         if not is_storage_class(abstract_syntax):
-            return abstract_syntax not in VERBS or VERBS[abstract_syntax] in self.permitted
+            return abstract_syntax not in self.verbs or self.verbs[abstract_syntax] in self.permitted
         scu, scp = self.role(abstract_syntax)
         return (scu and "store" in self.permitted) or scp
 
 
-def proposal_of(request: Any, permitted: frozenset[Verb]) -> Proposal:
+def proposal_of(request: Any, permitted: frozenset[Verb], verbs: Mapping[str, Verb]) -> Proposal:
     """Return the proposal in an A-ASSOCIATE request primitive."""
     roles = {
         str(item.sop_class_uid): (bool(item.scu_role), bool(item.scp_role))
         for item in request.user_information
         if isinstance(item, SCP_SCU_RoleSelectionNegotiation)
     }
-    return Proposal(tuple(request.presentation_context_definition_list), permitted, roles)
+    return Proposal(tuple(request.presentation_context_definition_list), permitted, verbs, roles)
 
 
 def answer_contexts(proposal: Proposal) -> list[PresentationContext]:
@@ -114,7 +120,7 @@ def _answer(proposed: PresentationContext, proposal: Proposal) -> PresentationCo
     syntax = str(proposed.abstract_syntax)
     offered = [str(uid) for uid in proposed.transfer_syntax]
     chosen = choose_transfer_syntax(syntax, _by_usefulness(offered, syntax, proposal))
-    if syntax not in VERBS and not is_storage_class(syntax):
+    if syntax not in proposal.verbs and not is_storage_class(syntax):
         answer.result = ABSTRACT_SYNTAX_NOT_SUPPORTED
     elif not proposal.is_permitted(syntax):
         answer.result = USER_REJECTION
@@ -239,4 +245,4 @@ def _not_permitted(
 
 def _verb(syntax: str, proposal: Proposal) -> Verb:
     """Return the permission that a context lacks."""
-    return VERBS.get(syntax) or ("retrieve" if proposal.roles.get(syntax, (True, False))[1] else "store")
+    return proposal.verbs.get(syntax) or ("retrieve" if proposal.roles.get(syntax, (True, False))[1] else "store")

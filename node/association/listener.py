@@ -22,7 +22,7 @@ from node.association.acceptor import AcceptedAssociation, Admitted, tick_second
 from node.association.addresses import peer_addresses
 from node.association.admission import Admission, AssociationRequest, Rejection
 from node.association.association import Message
-from node.association.contexts import Proposal, refused_contexts
+from node.association.contexts import Proposal, refused_contexts, served
 from node.association.operation import Operation
 from node.association.services.c_echo import serve_c_echo
 from node.association.services.c_find import FindService, negotiate, serve_c_find
@@ -32,21 +32,22 @@ from node.association.services.c_store import StoreService
 from node.association.services.commitment import CommitmentService, serve_n_action
 from node.association.services.commitment_reports import serve_n_event_report
 from node.association.services.commitment_results import Reporting
-from node.association.services.performed_steps import StepService, serve_n_create, serve_n_set
 from node.association.services.retrieve import RetrieveService
 from node.association.services.stored import Transcoder
 from node.association.tls import tls_context
 from node.association.transport import Transport
 from node.audit.audit_log import Audit
-from node.background import SupervisedThread
+from node.background import BackgroundService, SupervisedThread
 from node.children.decoder import Decoder
 from node.dicom import command
+from node.dicom.status import SOP_CLASS_NOT_SUPPORTED
 from node.errors import UsageError
-from node.extensions.worklist.modality_worklist import Worklist
+from node.hookspecs import Find, Listening, Operate, Parts, Running
 from node.index.database.work_loop import WorkLoop
 from node.index.records import Refused
 from node.metrics import Metrics
 from node.receive.ingest import Ingest, Origin
+from node.registry import enabled
 from node.settings.model import Settings
 
 logger = structlog.get_logger()
@@ -90,16 +91,16 @@ class Listener:
     ) -> None:
         self._settings, self.ingest, self.metrics, self.on_refusal = settings, ingest, metrics, on_refusal
         self.dicom = settings.dicom
-        self.worklist = Worklist(ingest.index.scheduled_steps, ingest.index.workitems, settings.worklist, ingest.now)
+        self._verbs = served(settings)
+        self.added = _added(settings, Parts(settings, ingest, metrics, decoder, audit))
         self.find_service = FindService(
             ingest.index,
-            self.worklist,
             settings.dicom.ae_title,
             settings.dicom.maximum_query_results,
             metrics,
             audit,
+            self.added.finds,
         )
-        self.step_service = StepService(ingest.index.performed_steps, settings.dicom.ae_title, audit, ingest.now)
         addresses = peer_addresses(settings)
         self.commitment_service = CommitmentService(
             ingest.index,
@@ -150,7 +151,10 @@ class Listener:
         self.thread = SupervisedThread("dicom-accept", partial(self._accept, listening))
         self.thread.start()
         self.committer.start()
-        self.worklist.start()
+        for service in self.added.services:
+            service.start()
+        for listener in self.added.listeners.values():
+            listener.start()
         host, port = listening.getsockname()[:2]
         self.port = int(port)
         return str(host), self.port
@@ -177,7 +181,10 @@ class Listener:
         self.admission.hang_up()
         self.admission.wait_until_empty(1.0)
         self.committer.stop(1.0)
-        self.worklist.stop(1.0)
+        for listener in self.added.listeners.values():
+            listener.stop()
+        for service in self.added.services:
+            service.stop(1.0)
 
     def _stop_accepting(self) -> None:
         listening, self._socket = self._socket, None
@@ -234,7 +241,7 @@ class Listener:
             return rejection
         log.info("association_accepted")
         address = association.connection.address
-        proposal = request.proposal(self.admission.permitted(address, requested))
+        proposal = request.proposal(self.admission.permitted(address, requested), self._verbs)
         self._report_refused_contexts(proposal, requested, address)
         shown = str(association.certificate) if association.certificate is not None else ""
         now = self.ingest.now()
@@ -273,13 +280,35 @@ class Listener:
                 serve_n_action(operation, self.commitment_service)
             case command.N_EVENT_REPORT_RQ:
                 serve_n_event_report(operation, self.ingest.index.routes, self.ingest.now)
-            case command.N_CREATE_RQ:
-                serve_n_create(operation, self.step_service)
-            case command.N_SET_RQ:
-                serve_n_set(operation, self.step_service)
-            case _:
-                return False
+            case field:
+                return self._serve_added(operation, field)
         return True
+
+    def _serve_added(self, operation: Operation, field: int) -> bool:
+        """Serve a request that an extension knows; False if none knows such requests."""
+        operate = self.added.operations.get((field, operation.context.abstract_syntax))
+        if operate is not None:
+            operate(operation)
+        elif any(field == known for known, _ in self.added.operations):
+            operation.respond(field, SOP_CLASS_NOT_SUPPORTED, comment="the presentation context is of another service")
+        else:
+            return False
+        return True
+
+
+def _added(settings: Settings, parts: Parts) -> Running:
+    """Return what all extensions run together."""
+    services: list[BackgroundService] = []
+    listeners: dict[str, Listening] = {}
+    finds: dict[str, Find] = {}
+    operations: dict[tuple[int, str], Operate] = {}
+    for extension in enabled(settings):
+        running = extension.run(parts)
+        services += running.services
+        listeners |= running.listeners
+        finds |= running.finds
+        operations |= running.operations
+    return Running(services, listeners, finds, operations)
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -9,44 +9,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from importlib import import_module
-from keyword import iskeyword
-from typing import Any
+from typing import Any, get_args
 
 import typer
 
 from node import __version__
-from node.cli.examples import epilog
+from node.cli.commands import COMMANDS, OF_PROGRAM, epilog
 from node.cli.output import stop_printing
 from node.errors import UsageError, VoxelnodeError
-
-PANELS = {
-    "Run": ("demo", "init", "serve", "doctor", "config"),
-    "Convert": ("convert", "deidentify", "import", "reconvert", "bids"),
-    "Exchange": ("echo", "find", "get", "send", "worklist", "workitems", "hooks", "jobs", "routes", "conformance"),
-    "Look": ("status", "series", "select", "info", "dump", "rejections", "conflicts", "audit"),
-    "Maintain": (
-        "fsck",
-        "db",
-        "archive",
-        "journal",
-        "quarantine",
-        "delete",
-        "retention",
-        "patient",
-        "pseudonyms",
-        "account",
-        "cluster",
-        "viewers",
-    ),
-}
-"""The commands in the order and under the titles of the help."""
-
-PANEL_OF = {command: panel for panel, commands in PANELS.items() for command in commands}
-"""The panel of each command; its module lies in the folder of this name."""
-
-MODULES = {"import": "import_command"}
-"""The module of a command, if it is not the one with its name."""
+from node.hookspecs import Command, Panel
+from node.registry import installed, resolve
 
 
 class _Panels(typer.core.TyperGroup):
@@ -54,7 +26,9 @@ class _Panels(typer.core.TyperGroup):
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         widest = max(map(len, self.commands))
-        for title, names in PANELS.items():
+        every = commands()
+        for title in get_args(Panel):
+            names = [command.name for command in every if command.panel == title]
             known = [(name, self.commands[name]) for name in names if name in self.commands]
             if known:
                 with formatter.section(title):
@@ -62,9 +36,21 @@ class _Panels(typer.core.TyperGroup):
                     formatter.write_dl([(name.ljust(widest), each.get_short_help_str(room)) for name, each in known])
 
 
-def module_of(command: str) -> str:
-    """Return the name of the module that implements a command: by `app` if it has subcommands, else by a function."""
-    return f"node.cli.{PANEL_OF[command].lower()}.{MODULES.get(command, command)}"
+def commands() -> list[Command]:
+    """Return all commands: those of the core, then those of extensions.
+
+    Raises
+    ------
+    UsageError
+        Two commands have one name.
+    """
+    known = {command.name: command for command in COMMANDS}
+    for extension in installed():
+        for command in extension.commands:
+            if command.name in known:
+                raise UsageError(f"the extension {extension.name}: `voxelnode {command.name}` is a command already")
+            known[command.name] = command
+    return list(known.values())
 
 
 def application(wanted: str | None = None) -> typer.Typer:
@@ -79,18 +65,26 @@ def application(wanted: str | None = None) -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
         cls=_Panels,
-        epilog=epilog(""),
+        epilog=epilog(OF_PROGRAM),
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
     app.callback()(_options)
-    names = [name for panel in PANELS.values() for name in panel]
-    for name in [wanted] if wanted in names else names:
-        module = import_module(module_of(name))
-        if hasattr(module, "app"):
-            app.add_typer(module.app, name=name, epilog=epilog(name))
+    for command in _needed(wanted):
+        implementation, examples = resolve(command.place), epilog(command.examples)
+        if isinstance(implementation, typer.Typer):
+            app.add_typer(implementation, name=command.name, epilog=examples)
         else:
-            app.command(name, epilog=epilog(name))(getattr(module, f"{name}_" if iskeyword(name) else name))
+            app.command(command.name, epilog=examples)(implementation)
     return app
+
+
+def _needed(wanted: str | None) -> list[Command]:
+    """Return the command that is wanted, else all. For one of the core, no extension is looked for."""
+    of_core = [command for command in COMMANDS if command.name == wanted]
+    if of_core:
+        return of_core
+    every = commands()
+    return [command for command in every if command.name == wanted] or every
 
 
 def _print_version(wanted: bool) -> None:

@@ -5,10 +5,9 @@ They are computed from `node.dicom.uids` and `node.association.contexts`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from node.association.contexts import VERBS
 from node.dicom.uids import (
     REGISTERED_UIDS,
     SERVICES,
@@ -46,10 +45,10 @@ UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2
 """Native pixel data, or encapsulated but uncompressed pixel data (PS3.5 A.1 to A.4)."""
 
 
-def accepted_contexts() -> Mapping[str, tuple[str, ...]]:
-    """Return every accepted abstract syntax with its accepted transfer syntaxes of the standard."""
+def accepted_contexts(services: Iterable[str]) -> Mapping[str, tuple[str, ...]]:
+    """Return every accepted abstract syntax, of storage and `services`, with its accepted transfer syntaxes."""
     syntaxes = [known.uid for known in _registered("Transfer Syntax")]
-    abstract = [*VERBS, *(known.uid for known in STORAGE_CLASSES)]
+    abstract = [*services, *(known.uid for known in STORAGE_CLASSES)]
     return {uid: tuple(syntax for syntax in syntaxes if choose_transfer_syntax(uid, [syntax])) for uid in abstract}
 
 

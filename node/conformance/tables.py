@@ -11,7 +11,7 @@ from pydicom.charset import python_encoding
 
 from node import __version__
 from node.association.client.get import COMPRESSED
-from node.association.contexts import VERBS
+from node.association.contexts import served
 from node.association.framing import MAX_REQUEST_BYTES
 from node.audit.audit_log import AuditEvent
 from node.conformance.document import Table, table
@@ -29,12 +29,11 @@ from node.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_N
 from node.dicom.uids import (
     APPLICATION_CONTEXT,
     INSTANCE_AVAILABILITY_NOTIFICATION,
-    MODALITY_WORKLIST_FIND,
-    PERFORMED_PROCEDURE_STEP,
     SERVICES,
     STORAGE_COMMITMENT,
     VERIFICATION,
 )
+from node.registry import enabled, resolve
 from node.settings.model import AuditSettings, Dicom, Peer, Settings, Web
 from node.tls import BCP_195_SUITES
 from node.web.dicomweb.qido import DEFAULTS
@@ -69,7 +68,15 @@ def values_of(settings: Settings) -> Mapping[str, str]:
         "configuration": "the default configuration" if settings == Settings() else "that of one site",
         "character_sets": ", ".join(f"`{term}`" for term in terms),
         "tls_suites": BCP_195_SUITES,
+        "services": ", ".join(dict.fromkeys(("Verification", "Storage", *_services(settings).values()))),
     }
+
+
+def _services(settings: Settings) -> Mapping[str, str]:
+    """Return the service classes of the SOP classes that the node serves besides Verification and storage."""
+    own = {uid: "Storage Commitment" if uid == STORAGE_COMMITMENT else "Query/Retrieve" for uid in SERVICES}
+    added = (service for extension in enabled(settings) for service in extension.services)
+    return own | {service.sop_class_uid: service.service for service in added}
 
 
 def tables_of(settings: Settings) -> Mapping[str, Table]:
@@ -82,7 +89,7 @@ def tables_of(settings: Settings) -> Mapping[str, Table]:
             ("Transfer Syntax", "Transfer Syntax UID", "Retired", "Read"),
             [(*_row(registered), _yes(is_read(registered.uid))) for registered in TRANSFER_SYNTAXES],
         ),
-        "dimse_services": _dimse_services(),
+        "dimse_services": _dimse_services(settings),
         "web_services": _web_services(),
         "media_services": table(
             ("Service", "File-set Creator", "File-set Reader", "File-set Updater"),
@@ -106,7 +113,7 @@ def tables_of(settings: Settings) -> Mapping[str, Table]:
         "audit_keys": _keys("audit", AuditSettings, settings.audit),
         "association": _association(settings.dicom),
         "proposed_contexts": _proposed_contexts(),
-        "accepted_contexts": _accepted_contexts(),
+        "accepted_contexts": _accepted_contexts(settings),
         "statuses": statuses(),
         "http_statuses": http_statuses(),
         "ports": table(
@@ -117,7 +124,13 @@ def tables_of(settings: Settings) -> Mapping[str, Table]:
             ],
         ),
         "audit_events": table(("Event ID (DCM)", "Event"), [event.value for event in AuditEvent]),
+        **_of_extensions(settings),
     }
+
+
+def _of_extensions(settings: Settings) -> Mapping[str, Table]:
+    places = [extension.statement.tables for extension in enabled(settings) if extension.statement.tables]
+    return {name: content for place in places for name, content in resolve(place)(settings).items()}
 
 
 def _row(registered: Registered) -> tuple[str, str, str]:
@@ -128,28 +141,21 @@ def _yes(is_so: bool) -> str:
     return "Yes" if is_so else "No"
 
 
-def _dimse_services() -> Table:
+def _dimse_services(settings: Settings) -> Table:
     rows = [
         ("Verification", name_of(VERIFICATION), VERIFICATION, "Yes", "Yes"),
         ("Storage", _STORAGE, "", "Yes", "Yes"),
     ]
-    rows += [(_service_of(uid), name, uid, _yes(_is_asked(name)), "Yes") for uid, name in SERVICES.items()]
+    rows += [
+        (service, name_of(uid), uid, _yes(_is_asked(name_of(uid))), "Yes")
+        for uid, service in _services(settings).items()
+    ]
     availability = "Instance Availability Notification"
     rows.append(
         (availability, name_of(INSTANCE_AVAILABILITY_NOTIFICATION), INSTANCE_AVAILABILITY_NOTIFICATION, "Yes", "No")
     )
     rows += [(service, "", "", "No", "No") for service in ("Unified Worklist and Procedure Step", "Print Management")]
     return table(("Service", "SOP Class", "SOP Class UID", "SCU", "SCP"), rows)
-
-
-def _service_of(sop_class_uid: str) -> str:
-    """Return the service of a SOP class that the node serves."""
-    others = {
-        STORAGE_COMMITMENT: "Storage Commitment",
-        MODALITY_WORKLIST_FIND: "Basic Worklist Management",
-        PERFORMED_PROCEDURE_STEP: "Modality Performed Procedure Step",
-    }
-    return others.get(sop_class_uid, "Query/Retrieve")
 
 
 def _is_asked(service: str) -> bool:
@@ -265,7 +271,7 @@ def _workitem_keys() -> Table:
 
 
 def _mapping(settings: Settings) -> Table:
-    services = ["Verification", "Storage", *SERVICES.values()]
+    services = ["Verification", "Storage", *map(name_of, _services(settings))]
     rows = [(service, f'"{settings.dicom.ae_title}"') for service in services]
     return table(("Service", "Application Entity"), [*rows, ("DICOM web services", "HTTP server")])
 
@@ -347,12 +353,13 @@ def _proposed_contexts() -> Table:
     return table(("Abstract Syntax", "UID", "Transfer Syntaxes", "Role"), rows)
 
 
-def _accepted_contexts() -> Table:
-    contexts = accepted_contexts()
+def _accepted_contexts(settings: Settings) -> Table:
+    verbs = served(settings)
+    contexts = accepted_contexts(verbs)
     every = f"all {len(TRANSFER_SYNTAXES)} of section 1.1"
     rows: list[tuple[str, ...]] = [
         (name_of(uid), uid, "any" if uid == VERIFICATION else ", ".join(map(name_of, contexts[uid])), "SCP", verb)
-        for uid, verb in VERBS.items()
+        for uid, verb in verbs.items()
     ]
     rows += [
         (classes, "", every, "SCP; SCU for C-GET", "store; retrieve")

@@ -17,9 +17,9 @@ from node.audit.audit_log import open_syslog
 from node.control.availability import hook_channel
 from node.deidentify.deidentification import configured_by_name
 from node.errors import UsageError, VoxelnodeError
-from node.extensions.worklist.mllp import hl7_tls_context
 from node.index.database.index import reading
 from node.index.engine.place import exists, mistakes_of, place_of
+from node.registry import enabled
 from node.routing.router import check_destination
 from node.settings.model import Peer, Route, Settings, Web, is_loopback
 from node.tls import server_context
@@ -150,8 +150,6 @@ def _checks(settings: Settings) -> Iterator[Callable[[], object]]:
         yield partial(_check_provider, settings)
     if web.enabled and web.needs_account and not web.oidc.issuer:
         yield partial(_require_account, settings)
-    if settings.worklist.hl7_port is not None:
-        yield partial(hl7_tls_context, settings.worklist)
     yield partial(_check_syslog, settings)
     yield partial(_require_log_folder, settings)
     for name in settings.hooks:
@@ -160,6 +158,8 @@ def _checks(settings: Settings) -> Iterator[Callable[[], object]]:
         yield partial(configured_by_name, settings.deidentify, name)
     for name in settings.destinations:
         yield partial(check_destination, settings, name)
+    for extension in enabled(settings):
+        yield from extension.checks(settings)
 
 
 def _problem(check: Callable[[], object]) -> Iterator[str]:
@@ -170,12 +170,12 @@ def _problem(check: Callable[[], object]) -> Iterator[str]:
 
 
 def _require_ports(settings: Settings) -> None:
-    worklist, web = settings.worklist, settings.web
+    web = settings.web
     listening = [("[dicom] port", settings.bind_host, settings.dicom.port)]
     if web.enabled:
         listening.append(("[web] port", web.host, web.port))
-    if worklist.hl7_port is not None:
-        listening.append(("[worklist] hl7_port", worklist.hl7_host, worklist.hl7_port))
+    for extension in enabled(settings):
+        listening += extension.ports(settings)
     for (one, host, port), (other, another, same) in combinations(listening, 2):
         is_one_host = host == another or host in _EVERY_ADDRESS or another in _EVERY_ADDRESS
         if port == same != 0 and is_one_host:

@@ -37,7 +37,6 @@ from node.conversion.scheduler import Worker
 from node.conversion.volume_files import sweep
 from node.deidentify.deidentification import configured_by_name
 from node.errors import UsageError, VoxelnodeError
-from node.extensions.worklist.mllp import MllpListener
 from node.index.cluster.hosts import Member
 from node.index.converted import SeriesKey
 from node.index.database.index import Index
@@ -119,10 +118,6 @@ class Node:
         of_receiver = _optional_services(settings, repository, self._rejections) if self._receives else ()
         self._uploads = tuple(_uploads_of(settings, repository))
         self._optional = (*self._uploads, *of_receiver)
-        self._orders = None
-        if self._receives and settings.worklist.hl7_port is not None:
-            steps = index.scheduled_steps
-            self._orders = MllpListener(settings.worklist, settings.dicom.ae_title, steps, audit, repository.ingest.now)
         self._control = ControlServer(settings.storage.root, repository.actions)
         self._notifier = Notifier(
             settings.hooks if self._receives else {},
@@ -158,8 +153,6 @@ class Node:
             self._notifier.start()  # first: a new hook receives events from here on
             self._router.start()
             dicom = Address(self._settings.dicom.ae_title, *self._listener.start())
-        if self._orders is not None:
-            log.info("hl7_ready", port=self._orders.start())
         if self._worker is not None:
             self._worker.start()
         for service in (*self._optional, *self._beside):
@@ -257,8 +250,6 @@ class Node:
             self._listener.drain(drain_seconds, finish_seconds)
         if self._web is not None:
             self._web.stop(drain_seconds)
-        if self._orders is not None:
-            self._orders.stop()
         if self._receives:
             self._router.stop(drain_seconds)
 
@@ -288,7 +279,7 @@ class Node:
         """All background services required by the configuration."""
         of_receiver = (
             self._listener.committer,
-            self._listener.worklist,
+            *self._listener.added.services,
             *self._notifier.workers,
             *self._router.workers,
         )
@@ -320,8 +311,9 @@ class Node:
             "listener": self._listener.thread if self._receives else None,
             "index": self._repository.index.thread,
             "control socket": self._control.thread,
-            "hl7": self._orders.thread if self._orders is not None else None,
         }
+        if self._receives:
+            threads |= {name: listener.thread for name, listener in self._listener.added.listeners.items()}
         running = {name: thread for name, thread in threads.items() if thread is not None}
         return running | {service.name: service for service in self.services}
 

@@ -32,10 +32,8 @@ SERVICES: Mapping[str, str] = {
     STUDY_ROOT_MOVE: "Study Root Query/Retrieve Information Model - MOVE",
     STUDY_ROOT_GET: "Study Root Query/Retrieve Information Model - GET",
     STORAGE_COMMITMENT: "Storage Commitment Push Model",
-    MODALITY_WORKLIST_FIND: "Modality Worklist Information Model - FIND",
-    PERFORMED_PROCEDURE_STEP: "Modality Performed Procedure Step",
 }
-"""Names of the SOP classes that the node serves beyond Verification and storage, by UID (PS3.6 Annex A)."""
+"""Names of the SOP classes that the node itself serves beyond Verification and storage, by UID (PS3.6 Annex A)."""
 
 STORAGE_COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"
 """The well-known instance of storage commitment, PS3.4 J.3.5."""
@@ -119,7 +117,7 @@ def choose_transfer_syntax(sop_class_uid: str, offered: Iterable[str]) -> str | 
     """
     if sop_class_uid == VERIFICATION:
         return next(iter(offered), None)
-    if sop_class_uid in SERVICES:
+    if not is_storage_class(sop_class_uid):
         return next((uid for uid in offered if uid in _UNCOMPRESSED), None)
     return next((uid for uid in offered if is_accepted_transfer_syntax(uid)), None)
 

@@ -12,23 +12,20 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 from os.path import realpath
 from pathlib import Path
 from socket import gethostname
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import BeforeValidator, Field, StringConstraints
+from pydantic import BeforeValidator, Field, StringConstraints, create_model
 
 from node.errors import UsageError, nearest
+from node.registry import installed, resolve
 from node.selector import FIELDS, compile_selector
 from node.settings.convert import Convert
-from node.settings.section import Seconds, SettingsSection
+from node.settings.section import AETitle, Days, HookName, Seconds, SettingsSection
 
-AETitle = Annotated[
-    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=16, pattern=r"^[ -\[\]-~]+$")
-]
-"""An AE title, PS3.5 6.2: 1 to 16 characters, no backslash, no control characters; surrounding spaces are removed."""
+_Table = TypeVar("_Table", bound=SettingsSection)
 
 QuietTime = Seconds | Literal["auto"]
-Days = Annotated[float, Field(gt=0, le=36525)]
 OverwritePolicy = Literal["never", "replace", "keep_both"]
 Acknowledge = Literal["local", "index", "object"]
 Verb = Literal["echo", "store", "query", "retrieve", "commit", "worklist", "mpps"]
@@ -36,7 +33,6 @@ HookEvent = Literal[
     "instance-stored", "series-quiet", "volume-written", "volume-superseded", "series-failed", "study-quiet"
 ]
 RouteEvent = Literal["instance-stored", "series-quiet", "series-complete", "volume-written", "study-quiet"]
-HookName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 
 def _compilable(where: Any) -> Any:
@@ -312,42 +308,6 @@ class SeriesSettings(SettingsSection):
         900,
         description="time since the last conversion after which a study is quiet, unless one of its series is not "
         "converted yet",
-    )
-
-
-class WorklistSettings(SettingsSection):
-    """[worklist]: scheduled procedure steps for modalities, and the performed ones that they report."""
-
-    folder: Path | None = Field(
-        None, description="folder with files of worklist entries: DICOM (.wl) or DICOM JSON (.json); unset: none"
-    )
-    keep_days: Days = Field(
-        30,
-        description="time from the day of its start after which an entry that came by REST or HL7 is removed, from the "
-        "last message of a performed procedure step after which that is, and from the end of a workitem of a client",
-    )
-    hl7_port: int | None = Field(
-        None,
-        ge=0,
-        le=65535,
-        description="TCP port for orders by HL7 v2 (ORM, OMI) over MLLP; 0: any free port; unset: none",
-    )
-    hl7_host: str = Field("127.0.0.1", description="address to listen on for HL7")
-    hl7_tls_certificate: Path | None = Field(
-        None, description="PEM file of our certificate chain for HL7; if set, only TLS connections are accepted there"
-    )
-    hl7_tls_key: Path | None = Field(
-        None, description="PEM file of its private key; unset: in the file of the certificate"
-    )
-    hl7_tls_client_ca: Path | None = Field(
-        None,
-        description="PEM file of the CAs whose client certificates senders of HL7 must show; unset: they need none",
-    )
-    hl7_networks: tuple[IPv4Network | IPv6Network, ...] = Field(
-        (), description='networks that may send HL7, such as ["10.1.2.0/24"]; empty: this machine only'
-    )
-    hl7_station_by_modality: dict[str, AETitle] = Field(
-        {}, description='AE title of the station of an order that names none, such as { CT = "CT1", MR = "MR1" }'
     )
 
 
@@ -951,8 +911,16 @@ class ClusterSettings(SettingsSection):
             yield "host must have 1 to 63 letters, digits, dots and hyphens, and begin with a letter or a digit"
 
 
+class ExtensionsSettings(SettingsSection):
+    """[extensions]: what is added to the node (docs/extensions.md)."""
+
+    disabled: tuple[str, ...] = Field(
+        (), description="extensions that are switched off; see `voxelnode config check` for the names of all"
+    )
+
+
 class Settings(SettingsSection):
-    """The whole configuration."""
+    """The tables of the core. The name is bound below to the whole configuration, with the tables of extensions."""
 
     storage: Storage = Storage()
     journal: JournalSettings = JournalSettings()
@@ -962,7 +930,6 @@ class Settings(SettingsSection):
     peers: dict[str, Peer] = Field(default_factory=dict)
     series: SeriesSettings = SeriesSettings()
     convert: Convert = Convert()
-    worklist: WorklistSettings = WorklistSettings()
     retention: RetentionSettings = RetentionSettings()
     audit: AuditSettings = AuditSettings()
     web: Web = Web()
@@ -971,6 +938,17 @@ class Settings(SettingsSection):
     destinations: dict[HookName, Destination] = Field(default_factory=dict)
     routes: dict[HookName, Route] = Field(default_factory=dict)
     log: Log = Log()
+    extensions: ExtensionsSettings = ExtensionsSettings()
+
+    def table(self, model: type[_Table]) -> _Table:
+        """Return the table of an extension."""
+        value: _Table = getattr(self, _TABLES[model])
+        return value
+
+    def tables(self, model: type[_Table]) -> Mapping[str, _Table]:
+        """Return the tables of an extension that have names, such as ``[deidentify.NAME]``, by these names."""
+        value: Mapping[str, _Table] = getattr(self, _TABLES[model])
+        return value
 
     @property
     def shares_index(self) -> bool:
@@ -1000,6 +978,15 @@ class Settings(SettingsSection):
                 yield f"routes.{name}: deidentify: no table [deidentify.{route.deidentify}]{known}"
             for mistake in self._mistakes_of_otherwise(name, route):
                 yield f"routes.{name}: otherwise: {mistake}"
+        yield from self._mistakes_of_extensions()
+
+    def _mistakes_of_extensions(self) -> Iterator[str]:
+        names = [extension.name for extension in installed()]
+        for name in self.extensions.disabled:
+            if name not in names:
+                yield f"extensions: disabled: {name!r} is no extension{nearest(name, names)}"
+        for extension in installed():
+            yield from extension.mistakes(self)
 
     def _mistakes_of_hosts(self) -> Iterator[str]:
         if not self.shares_index and set(self.cluster.roles) != set(get_args(Role)):
@@ -1085,3 +1072,27 @@ class Settings(SettingsSection):
     def bind_host(self) -> str:
         """The address to listen on: 127.0.0.1, unless host is set or peers are configured."""
         return self.dicom.host or ("0.0.0.0" if self.peers else "127.0.0.1")
+
+
+_TABLES: dict[type[SettingsSection], str] = {}
+"""The tables of extensions by their models."""
+
+
+def _with_tables_of_extensions(core: type[Settings]) -> type[Settings]:
+    """Return the model of the whole configuration."""
+    fields: dict[str, Any] = {}
+    for extension in installed():
+        for table in extension.tables:
+            if table.name in core.model_fields or table.name in fields:
+                raise UsageError(f"the extension {extension.name}: there is a table [{table.name}] already")
+            model: Any = resolve(table.place)
+            _TABLES[model] = table.name
+            default = Field(default_factory=dict) if table.is_named else model()
+            fields[table.name] = (dict[HookName, model] if table.is_named else model, default)
+    return create_model(
+        core.__name__, __base__=core, __module__=core.__module__, __doc__="The whole configuration.", **fields
+    )
+
+
+if not TYPE_CHECKING:
+    Settings = _with_tables_of_extensions(Settings)

@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+AETitle = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=16, pattern=r"^[ -\[\]-~]+$")
+]
+"""An AE title, PS3.5 6.2: 1 to 16 characters, no backslash, no control characters; surrounding spaces are removed."""
 
 Seconds = Annotated[float, Field(gt=0, le=7 * 86400)]
+Days = Annotated[float, Field(gt=0, le=36525)]
+HookName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 
 class SettingsSection(BaseModel):

@@ -11,7 +11,8 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute
 
 from node import __version__
-from node.settings.model import Oidc
+from node.registry import enabled, resolve
+from node.settings.model import Oidc, Settings
 from node.web import health, login, metrics, ohif, pages, problems
 from node.web.access import Access
 from node.web.access_log import AccessLog
@@ -40,6 +41,13 @@ ROUTES: list[BaseRoute] = [
     *ohif.router.routes,
     *pages.ROUTES,
 ]
+"""The routes of the core."""
+
+
+def routes_of(settings: Settings) -> list[BaseRoute]:
+    """Return all routes of a node, those of the extensions that are on included."""
+    added = (router for extension in enabled(settings) for router in extension.routers)
+    return [*ROUTES, *(route for router in added for route in resolve(router.place).routes)]
 
 
 def application(services: Services) -> FastAPI:
@@ -55,7 +63,7 @@ def application(services: Services) -> FastAPI:
         redoc_url=None,
         openapi_url=None,  # `node.web.api.description` serves it to those who may use the API
         middleware=_middleware(services),
-        routes=[*ROUTES],
+        routes=routes_of(services.settings),
     )
     trail = AuditTrail(services.audit, services.settings.dicom.ae_title)
     app.state.services = services

@@ -5,15 +5,16 @@ import tomllib
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import pytest
 from typer.main import get_command
 
 from node import __version__
 from node.cli import main
-from node.cli.application import PANELS, application
-from node.cli.examples import EXAMPLES
+from node.cli.application import application, commands
+from node.cli.commands import OF_PROGRAM
+from node.hookspecs import Panel
 from node.index.database.index import Index
 from node.metrics import Metrics
 from tests.made_once import IN_POSTGRESQL
@@ -95,19 +96,20 @@ def test_help_shows_every_text_as_it_is_written() -> None:
 def test_the_commands_are_grouped_and_no_line_is_cut() -> None:
     [(_, page, _), *others] = help_pages(get_command(application()), "voxelnode")
     titles = [line for line in page.splitlines() if line and not line.startswith(" ")]
-    assert titles[1:] == ["Options:", *(f"{title}:" for title in PANELS)]
+    assert titles[1:] == ["Options:", *(f"{title}:" for title in get_args(Panel))]
     for text in (page, *(page for _, page, _ in others)):
         assert [line for line in text.splitlines() if line.endswith("...") and not line.startswith("Usage:")] == []
 
 
 def test_every_command_has_examples_that_fit_it() -> None:
-    assert EXAMPLES.keys() - {""} == {name for names in PANELS.values() for name in names}
-    for name, lines in EXAMPLES.items():
+    every = {"": OF_PROGRAM} | {command.name: command.examples for command in commands()}
+    for name, lines in every.items():
+        assert lines
         assert all(line.startswith(f"voxelnode {name}".strip()) for line in lines), name
-    commands = [line.removeprefix("voxelnode ") for lines in EXAMPLES.values() for line in lines]
-    assert unknown_commands([part for line in commands for part in line.split(" && voxelnode ")]) == []
+    lines_of = [line.removeprefix("voxelnode ") for lines in every.values() for line in lines]
+    assert unknown_commands([part for line in lines_of for part in line.split(" && voxelnode ")]) == []
     pages = {path: page for path, page, _ in help_pages(get_command(application()), "voxelnode")}
-    for name, lines in EXAMPLES.items():
+    for name, lines in every.items():
         assert pages[f"voxelnode {name}".strip()].rstrip().endswith("\n".join(f"    {line}" for line in lines))
 
 

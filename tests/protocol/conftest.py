@@ -31,11 +31,12 @@ from node.association.client.association import Address
 from node.association.listener import Listener
 from node.audit.audit_log import Audit
 from node.children.decoder import Decoder
+from node.extensions.worklist.settings import WorklistSettings
 from node.index.database.index import Index
 from node.metrics import Metrics
 from node.receive.ingest import Announced, Arrival, Ingest, Origin
 from node.receive.refusals import Rejections
-from node.settings.model import Acknowledge, Dicom, Peer, Settings, WorklistSettings
+from node.settings.model import Acknowledge, Dicom, ExtensionsSettings, Peer, Settings
 from tests.ingest import opened_ingest
 from tests.rows import view_rows
 
@@ -144,6 +145,7 @@ def start_node(tmp_path: Path) -> Iterator[Callable[..., Running]]:
         root: Path | None = None,
         worklist: WorklistSettings | None = None,
         acknowledge: Acknowledge = "local",
+        disabled: tuple[str, ...] = (),
         **dicom: Any,
     ) -> Running:
         root = root or tmp_path / f"root{len(started)}"
@@ -151,6 +153,7 @@ def start_node(tmp_path: Path) -> Iterator[Callable[..., Running]]:
             dicom=Dicom(**({"host": "127.0.0.1", "port": 0} | dicom)),
             peers=peers or {},
             worklist=worklist or WorklistSettings(),
+            extensions=ExtensionsSettings(disabled=disabled),
         )
         metrics = Metrics()
         archive = Archive(root, reserve_bytes)

@@ -18,9 +18,10 @@ from node.control.checks import problems
 from node.extensions.worklist import mllp
 from node.extensions.worklist.hl7 import MessageRefused, orders_of, parse
 from node.extensions.worklist.mllp import MllpListener
+from node.extensions.worklist.settings import WorklistSettings
 from node.index.database.index import Index
 from node.metrics import Metrics
-from node.settings.model import Settings, WorklistSettings
+from node.settings.model import Settings
 from tests.protocol.conftest import DEADLINE_SECONDS, client_context, until
 
 MSH = "MSH|^~\\&|RIS|HOSPITAL|NODE||20261121090000||{kind}|MSG{number}|P|2.5.1||||||{charset}"
@@ -92,7 +93,8 @@ def listening(tmp_path: Path) -> Iterator[Callable[..., int]]:
     def start(**settings: Any) -> int:
         section = WorklistSettings(hl7_port=0, **settings)
         started.append(MllpListener(section, "VOXELNODE", index.scheduled_steps, audit))
-        return started[-1].start()
+        started[-1].start()
+        return started[-1].port
 
     start.index = index  # type: ignore[attr-defined]
     yield start

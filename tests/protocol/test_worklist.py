@@ -19,10 +19,11 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 from pynetdicom import AE, build_context
 
 from node.audit.audit_log import Audit
-from node.dicom.uids import MODALITY_WORKLIST_FIND
+from node.dicom.uids import MODALITY_WORKLIST_FIND, PERFORMED_PROCEDURE_STEP, VERIFICATION
 from node.extensions.worklist import folder as worklist_folder
 from node.extensions.worklist.entries import checked, model_of, scheduled_step
-from node.settings.model import Peer, WorklistSettings
+from node.extensions.worklist.settings import WorklistSettings
+from node.settings.model import Peer
 from tests.make import dataset
 from tests.protocol.conftest import Acceptor, Running, associate
 
@@ -259,8 +260,9 @@ def test_entries_are_removed_some_days_after_their_start(start_node: Callable[..
     today = dt.datetime.now(dt.UTC).date()
     old, new = (f"{today - dt.timedelta(days=days):%Y%m%d}" for days in (32, 29))
     plan(node, entry(1, ScheduledProcedureStepStartDate=old), entry(2, ScheduledProcedureStepStartDate=new))
-    node.listener.worklist._removed_before = None
-    node.listener.worklist.step()
+    [worklist] = node.listener.added.services
+    worklist._removed_before = None
+    worklist.step()
     assert ids(node, keys()) == ["P2"]
 
 
@@ -324,3 +326,12 @@ def test_a_query_of_the_worklist_is_audited(start_node: Callable[..., Running], 
     lines = (tmp_path / "audit.jsonl").read_text()
     assert '"PatientName": "Doe*"' in lines
     assert MODALITY_WORKLIST_FIND in lines
+
+
+def test_a_node_without_the_extension_does_not_support_its_services(start_node: Callable[..., Running]) -> None:
+    syntaxes = (MODALITY_WORKLIST_FIND, PERFORMED_PROCEDURE_STEP, VERIFICATION)
+    for disabled, results in (((), [0, 0, 0]), (("worklist",), [3, 3, 0])):  # 3: abstract syntax not supported
+        assoc = associate(start_node(disabled=disabled), *map(build_context, syntaxes))
+        answered = {one.abstract_syntax: one.result for one in (*assoc.accepted_contexts, *assoc.rejected_contexts)}
+        assert [answered[syntax] for syntax in syntaxes] == results
+        assoc.release()

@@ -1,13 +1,13 @@
 """C-FIND as a service provider: identifier -> query (`node.dicom.matching`) -> rows of the index -> responses.
 
-PS3.4 C.4.1, PS3.7 9.1.2. The worklist has a query of its own (`node.dicom.worklist`), PS3.4 K.4.1.
+PS3.4 C.4.1, PS3.7 9.1.2. Extensions answer the queries of their own SOP classes (`node.hookspecs.Find`).
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 
 import structlog
@@ -36,10 +36,9 @@ from node.dicom.status import (
     UNABLE_TO_PROCESS,
     SopClassNotSupported,
 )
-from node.dicom.uids import MODALITY_WORKLIST_FIND, PATIENT_ROOT_FIND, STUDY_ROOT_FIND
+from node.dicom.uids import PATIENT_ROOT_FIND, STUDY_ROOT_FIND
 from node.dicom.values import CONVERSION_ERRORS
-from node.dicom.worklist import read_worklist_query
-from node.extensions.worklist.modality_worklist import Worklist
+from node.hookspecs import Find
 from node.index.database.index import Index
 from node.index.search.finder import QueryRefused, QueryStopped
 from node.metrics import Metrics
@@ -71,14 +70,16 @@ class FindService:
         Largest number of answers to one query.
     audit : Audit or None
         Records every query (PS3.15 A.5.3.10).
+    added : mapping of SOP Class UID to Find
+        What extensions answer.
     """
 
     index: Index
-    worklist: Worklist
     ae_title: str
     maximum_results: int
     metrics: Metrics
     audit: Audit | None = None
+    added: Mapping[str, Find] = field(default_factory=dict)
 
 
 def negotiate(requested: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -201,15 +202,15 @@ class _Find:
         """Return whether all keys of the query are supported, and its encoded answers."""
         operation, service = self._operation, self._service
         sop_class_uid = operation.context.abstract_syntax
-        model = MODELS.get(sop_class_uid)
-        if model is None and sop_class_uid != MODALITY_WORKLIST_FIND:
+        model, find = MODELS.get(sop_class_uid), service.added.get(sop_class_uid)
+        if model is None and find is None:
             raise SopClassNotSupported("the presentation context is not for C-FIND")
         identifier = operation.data_set()
         self._keys = _audited_keys(identifier)
-        if model is None:
-            steps = read_worklist_query(identifier)
-            entries = service.worklist.find(steps, service.maximum_results, stopped)
-            return not steps.unsupported, (_encoded(entry, self._syntax) for entry in entries)
+        if find is not None:
+            is_supported, found = find(identifier, service.maximum_results, stopped)
+            return is_supported, (_encoded(answer, self._syntax) for answer in found)
+        assert model is not None
         query = read_query(identifier, model, _options(operation.association.extended_negotiation, sop_class_uid))
         added = {"QueryRetrieveLevel": query.level.name, "RetrieveAETitle": service.ae_title}
         encode = AnswerEncoder((*query.returned, *added), self._syntax, query.items).encode

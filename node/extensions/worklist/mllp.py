@@ -20,8 +20,8 @@ from node.audit.audit_log import APPLICATION, SOURCE, Action, Audit, AuditEvent,
 from node.background import SupervisedThread
 from node.errors import OutOfResources, UsageError
 from node.extensions.worklist.hl7 import Message, MessageRefused, Order, Verdict, acknowledgment, orders_of, parse
+from node.extensions.worklist.settings import WorklistSettings
 from node.index.nouns.scheduled_steps import ScheduledStepRepository
-from node.settings.model import WorklistSettings
 from node.tls import failure_reason, server_context
 
 log = structlog.get_logger()
@@ -71,7 +71,7 @@ class MllpListener:
         settings: WorklistSettings,
         ae_title: str,
         steps: ScheduledStepRepository,
-        audit: Audit,
+        audit: Audit | None = None,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
     ) -> None:
         self._settings, self._ae_title, self._steps, self._audit, self._now = settings, ae_title, steps, audit, now
@@ -81,8 +81,8 @@ class MllpListener:
         self._socket: socket.socket | None = None
         self.thread = SupervisedThread("hl7", self._accept, self._stopping)
 
-    def start(self) -> int:
-        """Bind and accept; return the port."""
+    def start(self) -> None:
+        """Bind, accept, and log the port."""
         address = self._settings.hl7_host, self._settings.hl7_port or 0
         try:
             family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
@@ -93,8 +93,9 @@ class MllpListener:
                 "hl7_host and hl7_port to an address of this machine that is free"
             ) from error
         self._socket.settimeout(TICK_SECONDS)
+        self.port = int(self._socket.getsockname()[1])
         self.thread.start()
-        return int(self._socket.getsockname()[1])
+        log.info("hl7_ready", port=self.port)
 
     def stop(self) -> None:
         """Accept nothing more; connections end within `TICK_SECONDS`, after the message that they process."""
@@ -180,6 +181,8 @@ class MllpListener:
         result = Result.SUCCESS if verdict == "AA" else Result.MINOR_FAILURE
         participants = [Participant("HL7", SOURCE, host, True), Participant(self._ae_title, APPLICATION)]
         detail = f"{len(steps)} steps scheduled, {len(orders) - len(steps)} cancelled, {verdict} {reason}".strip()
+        if self._audit is None:
+            return
         self._audit.note(
             AuditMessage(AuditEvent.PROCEDURE_RECORD, Action.UPDATE, result, participants, objects, detail)
         )

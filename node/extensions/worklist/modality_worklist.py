@@ -10,10 +10,10 @@ from pydicom.dataset import Dataset
 from node.background import BackgroundService
 from node.dicom.worklist import WorklistQuery, answer, entry_in_progress, is_match
 from node.extensions.worklist.folder import WorklistFolder
+from node.extensions.worklist.settings import WorklistSettings
 from node.index.nouns.scheduled_steps import IN_PROGRESS, ScheduledStepRepository
 from node.index.search.finder import QueryRefused, QueryStopped
 from node.index.work.workitems import WorkitemRepository
-from node.settings.model import WorklistSettings
 
 LOOK_SECONDS = 60.0
 """Time between two looks at the folder; a query looks as well."""

@@ -16,7 +16,6 @@ from node.web.api import (
     routes,
     volumes,
     workitems,
-    worklist,
 )
 
 ROUTES = [
@@ -28,7 +27,6 @@ ROUTES = [
         queue,
         routes,
         conflicts,
-        worklist,
         workitems,
         quarantine,
         jobs,

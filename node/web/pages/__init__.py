@@ -14,7 +14,6 @@ from node.web.pages import (
     selected,
     series,
     studies,
-    worklist,
 )
 from node.web.pages.assets import Assets
 from node.web.pages.rendering import error_page, login_page
@@ -35,7 +34,6 @@ ROUTES = [
         conflicts,
         quarantine,
         routes,
-        worklist,
     )
     for route in part.router.routes
 ]

@@ -14,7 +14,10 @@ from fastapi import Request, Response
 from fastapi.responses import HTMLResponse
 
 from node import __version__
+from node.hookspecs import MenuEntry
 from node.index.database.reading import ReadIndex
+from node.registry import enabled, installed
+from node.settings.model import Settings
 from node.web.access import Caller, Role
 from node.web.headers import accepts_gzip
 from node.web.pages.assets import static_url
@@ -46,10 +49,11 @@ def series_url(study_instance_uid: str, series_instance_uid: str) -> str:
 
 @cache
 def _environment() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined  # for the first page
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined  # for the first page
 
+    packages = ["node.web.pages", *(extension.templates for extension in installed() if extension.templates)]
     environment = Environment(
-        loader=PackageLoader("node.web.pages"),
+        loader=ChoiceLoader([PackageLoader(package) for package in packages]),
         autoescape=True,
         auto_reload=False,  # else each row of a list looks whether files of templates have changed
         undefined=StrictUndefined,
@@ -62,6 +66,18 @@ def _environment() -> Environment:
     environment.globals.update(version=__version__, remedies=REMEDIES, conflict_remedies=CONFLICT_REMEDIES)
     return environment
 
+
+MENU = (
+    MenuEntry("/", "Studies", key="s"),
+    MenuEntry("/queue", "Queue", badge="open", key="q"),
+    MenuEntry("/problems", "Problems", badge="wrong", key="p"),
+    MenuEntry("/routes", "Routes", key="r"),
+    MenuEntry("/jobs", "Jobs", key="j"),
+    MenuEntry("/peers", "Peers", key="e"),
+    MenuEntry("/upload", "Upload", key="u"),
+    MenuEntry("/status", "Status", key="t"),
+)
+"""The pages of the core in the menu; `base.html` leaves out those of which there is nothing to show."""
 
 THEME_COOKIE = "theme"
 """Set by a script of the pages, so that a page comes in the colours that were chosen; it says nothing else."""
@@ -92,6 +108,7 @@ def page(
         _render(
             template,
             path=request.url.path,
+            menu=menu_of(node.settings),
             theme=_theme(request),
             badges=badges,
             account=account,
@@ -109,6 +126,15 @@ def page(
         ),
         headers,
     )
+
+
+def menu_of(settings: Settings) -> list[MenuEntry]:
+    """Return the pages of the menu in their order, those of the extensions that are on included."""
+    entries = [*MENU]
+    for entry in (entry for extension in enabled(settings) for entry in extension.menu):
+        at = [known.path for known in entries].index(entry.before) if entry.before else len(entries)
+        entries.insert(at, entry)
+    return entries
 
 
 def _html(request: Request, content: str, headers: Mapping[str, str] | None = None) -> Response:

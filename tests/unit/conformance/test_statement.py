@@ -17,8 +17,8 @@ def test_the_document_is_what_the_program_says() -> None:
 
 
 def test_every_table_and_every_value_is_in_the_template() -> None:
-    template = statement._template()
     settings = Settings()
+    template = statement.template_of(settings)
     assert [name for name in tables_of(settings) if f"[table {name}]\n" not in template] == []
     assert [name for name in values_of(settings) if f"${name}" not in template] == []
 

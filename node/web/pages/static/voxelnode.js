@@ -205,7 +205,6 @@
     all[next].focus();
     all[next].closest("tr, [data-row]")?.scrollIntoView({ block: "nearest" });
   };
-  const places = { s: "/", q: "/queue", w: "/worklist", p: "/problems", r: "/routes", j: "/jobs", e: "/peers", u: "/upload", t: "/status" };
   let isGoing = false;
   const onKey = {
     "/": () => (document.querySelector("[data-find]") || document.querySelector("input[type=search]"))?.focus(),
@@ -225,7 +224,7 @@
       if (event.key === "ArrowDown" && event.target.matches("[data-find]")) { event.preventDefault(); move(1); }
       return;
     }
-    const place = isGoing && document.querySelector(`.top nav a[href="${places[event.key]}"]`); // if the menu has it
+    const place = isGoing && document.querySelector(`.top nav a[data-key="${CSS.escape(event.key)}"]`); // if the menu has it
     if (place) { place.click(); return; }
     if (!onKey[event.key]) return;
     if (event.key.startsWith("Arrow") && !links().length) return;

@@ -21,10 +21,8 @@ from node.dicom.status import (
     INVALID_ATTRIBUTE_VALUE,
     NO_SUCH_INSTANCE,
     PROCESSING_FAILURE,
-    SOP_CLASS_NOT_SUPPORTED,
     SUCCESS,
 )
-from node.dicom.uids import PERFORMED_PROCEDURE_STEP
 from node.extensions.worklist.performed import STEP_IS_OVER, StepRefused, changed, created
 from node.index.nouns.performed_steps import PerformedStep, PerformedStepRepository
 
@@ -102,8 +100,6 @@ def _serve(operation: Operation, service: StepService, field: int, serve: Callab
     step, status, comment = None, SUCCESS, ""
     elements: dict[Element, int | str | bytes] = {}
     try:
-        if operation.context.abstract_syntax != PERFORMED_PROCEDURE_STEP:
-            raise StepRefused(SOP_CLASS_NOT_SUPPORTED, "the presentation context is of another service")
         step = serve()
         operation.log.info("performed_step", state=step.state, sop_instance_uid=step.sop_instance_uid)
     except StepRefused as refused:

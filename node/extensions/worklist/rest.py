@@ -9,14 +9,15 @@ from typing import Annotated, Any, Literal
 from fastapi import Path, Query, Response
 
 from node.audit.audit_log import Action, AuditEvent
+from node.extensions.worklist import resources
 from node.extensions.worklist.entries import step_of
 from node.index.database.reading import ReadIndex
 from node.index.engine.rows import Row
 from node.index.nouns.scheduled_steps import ScheduledStep
 from node.index.nouns.terms import Terms
 from node.web.access import Reader, RequestAudit, Writer
-from node.web.api import models
 from node.web.api.changes import Change, tagged
+from node.web.api.models import MAX_ID
 from node.web.api.paging import AuditedPage, OptionalStudyUid, Page
 from node.web.api.routing import OF_CHANGES, api_router, problems, single
 from node.web.audit_trail import AccountAuditTrail, of_study
@@ -26,7 +27,7 @@ from node.web.services import Node, Services
 
 router = api_router("worklist")
 
-Number = Annotated[int, Path(ge=1, le=models.MAX_ID, description="number of the entry")]
+Number = Annotated[int, Path(ge=1, le=MAX_ID, description="number of the entry")]
 KEPT = ("study_instance_uid", "requested_procedure_id", "scheduled_procedure_step_id")
 """Identifiers of an entry that a change leaves if it has none."""
 
@@ -43,7 +44,7 @@ def list_worklist(
     station_ae_title: Annotated[str | None, Query(max_length=16, description="AE title of the station")] = None,
     patient_id: Annotated[str | None, Query(max_length=64, description="Patient ID")] = None,
     accession_number: Annotated[str | None, Query(max_length=16, description="Accession Number")] = None,
-) -> Page[models.ScheduledStepResource]:
+) -> Page[resources.ScheduledStepResource]:
     """Entries of the modality worklist from every source, newest first; files as they were a minute ago at most."""
     wanted: dict[str, Any] = {
         "state": state,
@@ -53,13 +54,13 @@ def list_worklist(
         "patient_id": patient_id,
         "accession_number": accession_number,
     }
-    return page.read("worklist", models.ScheduledStepResource, lambda index: index.scheduled_steps, **wanted)
+    return page.read("worklist", resources.ScheduledStepResource, lambda index: index.scheduled_steps, **wanted)
 
 
 @router.get("/worklist/{entry}", responses=single())
 def show_worklist_entry(
     account: Reader, node: Node, audit: RequestAudit, response: Response, entry: Number
-) -> models.ScheduledStepWithAttributes:
+) -> resources.ScheduledStepWithAttributes:
     """An entry with all its attributes, in the DICOM JSON Model."""
     with node.index.reading(wait=False) as index:
         resource = _entry(index, entry)
@@ -69,11 +70,11 @@ def show_worklist_entry(
 
 @router.post("/worklist", status_code=201, responses=problems(*OF_CHANGES, CONFLICT))
 def add_worklist_entry(
-    account: Writer, node: Node, audit: RequestAudit, change: Change, form: models.ScheduledStepForm
-) -> models.ScheduledStepWithAttributes:
+    account: Writer, node: Node, audit: RequestAudit, change: Change, form: resources.ScheduledStepForm
+) -> resources.ScheduledStepWithAttributes:
     """Add an entry. The node makes up a Study Instance UID and the IDs of step and procedure where none are given."""
 
-    def add(_: Terms) -> models.ScheduledStepWithAttributes:
+    def add(_: Terms) -> resources.ScheduledStepWithAttributes:
         step = _step(form)
         added = node.index.scheduled_steps.add("rest", step, node.ingest.now())
         if added is None:
@@ -82,16 +83,16 @@ def add_worklist_entry(
         with node.index.reading(wait=False) as index:
             return _entry(index, added)
 
-    return change.make(models.ScheduledStepWithAttributes, lambda index: _entry(index, 0), add)
+    return change.make(resources.ScheduledStepWithAttributes, lambda index: _entry(index, 0), add)
 
 
 @router.put("/worklist/{entry}", responses=problems(*OF_CHANGES, CONFLICT))
 def change_worklist_entry(
-    account: Writer, node: Node, audit: RequestAudit, change: Change, entry: Number, form: models.ScheduledStepForm
-) -> models.ScheduledStepWithAttributes:
+    account: Writer, node: Node, audit: RequestAudit, change: Change, entry: Number, form: resources.ScheduledStepForm
+) -> resources.ScheduledStepWithAttributes:
     """Change an entry: all its attributes are replaced. Study, step and procedure keep their IDs if none are given."""
 
-    def replace(_: Terms) -> models.ScheduledStepWithAttributes:
+    def replace(_: Terms) -> resources.ScheduledStepWithAttributes:
         before = _changeable(node, entry)
         step = _step(form, {name: before[name] for name in KEPT if before[name]})
         _record(audit, Action.UPDATE, entry, step.study_instance_uid, step.patient_id)
@@ -99,22 +100,22 @@ def change_worklist_entry(
         with node.index.reading(wait=False) as index:
             return _entry(index, entry)
 
-    return change.make(models.ScheduledStepWithAttributes, lambda index: _entry(index, entry), replace)
+    return change.make(resources.ScheduledStepWithAttributes, lambda index: _entry(index, entry), replace)
 
 
 @router.delete("/worklist/{entry}", responses=problems(*OF_CHANGES, CONFLICT))
 def remove_worklist_entry(
     account: Writer, node: Node, audit: RequestAudit, change: Change, entry: Number
-) -> models.RemovedEntry:
+) -> resources.RemovedEntry:
     """Remove an entry."""
 
-    def remove(_: Terms) -> models.RemovedEntry:
+    def remove(_: Terms) -> resources.RemovedEntry:
         row = _changeable(node, entry)
         _record(audit, Action.DELETE, entry, row["study_instance_uid"], row["patient_id"])
         node.index.scheduled_steps.remove(entry)
-        return models.RemovedEntry(removed=entry)
+        return resources.RemovedEntry(removed=entry)
 
-    return change.make(models.RemovedEntry, lambda index: _entry(index, entry), remove)
+    return change.make(resources.RemovedEntry, lambda index: _entry(index, entry), remove)
 
 
 @router.get("/performed-steps", responses=problems(WRONG_CURSOR))
@@ -125,10 +126,10 @@ def list_performed_steps(
         Literal["IN PROGRESS", "COMPLETED", "DISCONTINUED"] | None, Query(description="state of the step")
     ] = None,
     study_instance_uid: OptionalStudyUid = None,
-) -> Page[models.PerformedStepResource]:
+) -> Page[resources.PerformedStepResource]:
     """Procedure steps that modalities report (MPPS), newest first."""
     wanted = {"state": state, "study_instance_uid": study_instance_uid}
-    return page.read("performed steps", models.PerformedStepResource, lambda index: index.performed_steps, **wanted)
+    return page.read("performed steps", resources.PerformedStepResource, lambda index: index.performed_steps, **wanted)
 
 
 @router.get("/performed-steps/{sop_instance_uid}", responses=single())
@@ -138,18 +139,18 @@ def show_performed_step(
     audit: RequestAudit,
     response: Response,
     sop_instance_uid: Annotated[str, Path(max_length=64, description="SOP Instance UID of the step")],
-) -> models.PerformedStepWithAttributes:
+) -> resources.PerformedStepWithAttributes:
     """A performed procedure step with all its attributes, in the DICOM JSON Model."""
     with node.index.reading(wait=False) as index:
         row = index.performed_steps.step(sop_instance_uid)
     if row is None:
         raise ResourceNotFound("performed procedure step")
     audit.queried(f"performed step {sop_instance_uid}", 1)
-    return tagged(response, models.PerformedStepWithAttributes.of(row))
+    return tagged(response, resources.PerformedStepWithAttributes.of(row))
 
 
-def _entry(index: ReadIndex, entry: int) -> models.ScheduledStepWithAttributes:
-    return models.ScheduledStepWithAttributes.of(_row(index, entry))
+def _entry(index: ReadIndex, entry: int) -> resources.ScheduledStepWithAttributes:
+    return resources.ScheduledStepWithAttributes.of(_row(index, entry))
 
 
 def _row(index: ReadIndex, entry: int) -> Row:
@@ -167,7 +168,7 @@ def _changeable(node: Services, entry: int) -> Row:
     return row
 
 
-def _step(form: models.ScheduledStepForm, kept: Mapping[str, str] | None = None) -> ScheduledStep:
+def _step(form: resources.ScheduledStepForm, kept: Mapping[str, str] | None = None) -> ScheduledStep:
     return step_of(form.fields(), form.attributes, kept)
 
 

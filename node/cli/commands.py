@@ -1,0 +1,178 @@
+"""The commands of the core, each with its place and its examples, in the order of the help.
+
+A command of an extension is a `Command` as well (`node.hookspecs`).
+"""
+
+from __future__ import annotations
+
+from node.hookspecs import Command
+
+OF_PROGRAM = ("voxelnode demo", "voxelnode convert scans -o volumes", "voxelnode init && voxelnode serve")
+"""Examples of the program as a whole."""
+
+COMMANDS = (
+    Command("demo", "Run", "node.cli.run.demo:demo", ("voxelnode demo",)),
+    Command("init", "Run", "node.cli.run.init:init", ("voxelnode init", "voxelnode init site")),
+    Command(
+        "serve", "Run", "node.cli.run.serve:serve", ("voxelnode serve", "voxelnode serve --config site/voxelnode.toml")
+    ),
+    Command("doctor", "Run", "node.cli.run.doctor:doctor", ("voxelnode doctor", "voxelnode doctor --json")),
+    Command(
+        "config",
+        "Run",
+        "node.cli.run.config:app",
+        ("voxelnode config show", "voxelnode config check", "voxelnode config example > voxelnode.toml"),
+    ),
+    Command(
+        "convert",
+        "Convert",
+        "node.cli.convert.convert:convert",
+        (
+            "voxelnode convert scans -o volumes",
+            "voxelnode convert scans -o volumes --list",
+            "voxelnode convert scan.zip -o volumes --flat -f '%p_%s' --format nifti,nrrd",
+            "voxelnode convert scans -o volumes --name '{patient_id}_{series_number:03}'",
+        ),
+    ),
+    Command(
+        "deidentify",
+        "Convert",
+        "node.cli.convert.deidentify:deidentify",
+        (
+            "voxelnode deidentify scans clean",
+            "voxelnode deidentify scans clean --key trial.key --retain modified-dates,patient --clean descriptors",
+            "voxelnode deidentify scans clean --pixel-rules devices.toml",
+        ),
+    ),
+    Command(
+        "import",
+        "Convert",
+        "node.cli.convert.import_command:import_",
+        ("voxelnode import scans", "voxelnode import scan.zip --dry-run"),
+    ),
+    Command(
+        "reconvert",
+        "Convert",
+        "node.cli.convert.reconvert:reconvert",
+        (
+            "voxelnode reconvert --failed",
+            'voxelnode reconvert --where \'modality == "MR" and verdict == "incomplete"\' --dry-run',
+        ),
+    ),
+    Command(
+        "bids",
+        "Convert",
+        "node.cli.convert.bids:bids",
+        ("voxelnode bids dataset --dry-run", "voxelnode bids dataset --rules rules.toml --where 'modality == \"MR\"'"),
+    ),
+    Command(
+        "echo", "Exchange", "node.cli.exchange.echo:echo", ("voxelnode echo", "voxelnode echo PACS@pacs.example:104")
+    ),
+    Command(
+        "find",
+        "Exchange",
+        "node.cli.exchange.find:find",
+        ("voxelnode find --from PACS PatientID=17", "voxelnode find --from PACS StudyDate=20260101-"),
+    ),
+    Command("get", "Exchange", "node.cli.exchange.get:get", ("voxelnode get 1.2.840.1 --from PACS",)),
+    Command(
+        "send",
+        "Exchange",
+        "node.cli.exchange.send:send",
+        ("voxelnode send 1.2.840.1 --to PACS", "voxelnode send --patient 17 --to NODE@127.0.0.1:11112"),
+    ),
+    Command(
+        "workitems",
+        "Exchange",
+        "node.cli.exchange.workitems:app",
+        ("voxelnode workitems list --state 'IN PROGRESS'", "voxelnode workitems end 2.25.17 --yes"),
+    ),
+    Command(
+        "hooks",
+        "Exchange",
+        "node.cli.exchange.hooks:app",
+        ("voxelnode hooks list", "voxelnode hooks test mail", "voxelnode hooks deliveries --state given-up"),
+    ),
+    Command(
+        "jobs",
+        "Exchange",
+        "node.cli.exchange.jobs:app",
+        ("voxelnode jobs", "voxelnode jobs --state failed", "voxelnode jobs show 0123456789abcdef0123456789abcdef"),
+    ),
+    Command(
+        "routes",
+        "Exchange",
+        "node.cli.exchange.routes:app",
+        ("voxelnode routes list", "voxelnode routes waiting", "voxelnode routes pause research/PACS"),
+    ),
+    Command(
+        "conformance",
+        "Exchange",
+        "node.cli.exchange.conformance:conformance",
+        ("voxelnode conformance -o conformance.md", "voxelnode conformance --json"),
+    ),
+    Command("status", "Look", "node.cli.look.status:status", ("voxelnode status", "voxelnode status --json")),
+    Command(
+        "series",
+        "Look",
+        "node.cli.look.series:series",
+        ("voxelnode series", "voxelnode series --incomplete", "voxelnode series --state failed"),
+    ),
+    Command(
+        "select",
+        "Look",
+        "node.cli.look.select:select",
+        ("voxelnode select 'modality == \"CT\" and slices >= 50'", "voxelnode select 'modality == \"CT\"' --why"),
+    ),
+    Command("info", "Look", "node.cli.look.info:info", ("voxelnode info doe", "voxelnode info 1.2.840.1")),
+    Command(
+        "dump", "Look", "node.cli.look.dump:dump", ("voxelnode dump scans/1.dcm", "voxelnode dump 1.2.840.1.1 --json")
+    ),
+    Command("rejections", "Look", "node.cli.look.rejections:rejections", ("voxelnode rejections",)),
+    Command("conflicts", "Look", "node.cli.look.conflicts:app", ("voxelnode conflicts",)),
+    Command("audit", "Look", "node.cli.look.audit:audit", ("voxelnode audit", "voxelnode audit --verify")),
+    Command("fsck", "Maintain", "node.cli.maintain.fsck:fsck", ("voxelnode fsck", "voxelnode fsck --hash")),
+    Command(
+        "db",
+        "Maintain",
+        "node.cli.maintain.db:app",
+        ("voxelnode db path", "voxelnode db backup index-copy.sqlite", "voxelnode db export shared --group users"),
+    ),
+    Command(
+        "archive",
+        "Maintain",
+        "node.cli.maintain.archive:app",
+        ("voxelnode archive status", "voxelnode archive copy --to store"),
+    ),
+    Command("journal", "Maintain", "node.cli.maintain.journal:app", ("voxelnode journal status",)),
+    Command("quarantine", "Maintain", "node.cli.maintain.quarantine:app", ("voxelnode quarantine list",)),
+    Command("delete", "Maintain", "node.cli.maintain.delete:delete", ("voxelnode delete 1.2.840.1 --dry-run",)),
+    Command("retention", "Maintain", "node.cli.maintain.retention:retention", ("voxelnode retention",)),
+    Command("patient", "Maintain", "node.cli.maintain.patient:app", ("voxelnode patient list",)),
+    Command(
+        "pseudonyms",
+        "Maintain",
+        "node.cli.maintain.pseudonyms:app",
+        ("voxelnode pseudonyms new trial.key", "voxelnode pseudonyms map trial.key scans"),
+    ),
+    Command(
+        "account", "Maintain", "node.cli.maintain.account:app", ("voxelnode account add doe", "voxelnode account list")
+    ),
+    Command(
+        "cluster",
+        "Maintain",
+        "node.cli.maintain.cluster:app",
+        ("voxelnode cluster hosts", "voxelnode cluster forget HOST"),
+    ),
+    Command(
+        "viewers",
+        "Maintain",
+        "node.cli.maintain.viewers:app",
+        ("voxelnode viewers list", "voxelnode viewers install ohif"),
+    ),
+)
+
+
+def epilog(examples: tuple[str, ...]) -> str:
+    """Return examples as the end of a help; ``\\b`` keeps the help from joining the lines."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in examples)

@@ -1,0 +1,216 @@
+"""Everything that an extension can add to the node: the one page of hook specifications (docs/extensions.md).
+
+An extension is an instance of a subclass of `Extension`. Its attributes say what it adds, by name: a `Place` such as
+``"voxelnode_hello.commands:hello"`` is imported when it is needed, so nothing loads what it does not use. The module of
+the instance itself is imported at every start, and should import nothing but this page.
+
+The node finds its own extensions by `node.registry.BUILT_IN`, and those of other packages by entry points in the group
+``voxelnode.extensions``. ``[extensions] disabled`` switches an extension off: its table of the configuration stays
+known, but nothing of it runs, is served, or stands in the conformance statement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+    from node.association.operation import Operation
+    from node.audit.audit_log import Audit
+    from node.background import BackgroundService, SupervisedThread
+    from node.children.decoder import Decoder
+    from node.metrics import Metrics
+    from node.receive.ingest import Ingest
+    from node.settings.model import Settings, Verb
+
+Place = str
+"""Where an object is, as ``package.module:name``."""
+
+Panel = Literal["Run", "Convert", "Exchange", "Look", "Maintain"]
+"""A title of ``voxelnode --help``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """``voxelnode NAME``: a function with the parameters of a Typer command, or a ``typer.Typer`` with subcommands.
+
+    Attributes
+    ----------
+    examples : tuple of str
+        Whole command lines, which end the help of the command.
+    """
+
+    name: str
+    panel: Panel
+    place: Place
+    examples: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """``[NAME]`` of the configuration, or ``[NAME.ANY]`` if `is_named`: a subclass of `SettingsSection`.
+
+    The extension reads it by `Settings.table` (or `Settings.tables`).
+    """
+
+    name: str
+    place: Place
+    is_named: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Router:
+    """Routes of an ``APIRouter``: of REST (in the OpenAPI document), of DICOMweb, or of pages.
+
+    Attributes
+    ----------
+    transactions : Place
+        Of DICOMweb: the `Transaction` of each of its functions, for the capabilities.
+    """
+
+    kind: Literal["rest", "dicomweb", "pages"]
+    place: Place
+    transactions: Place = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MenuEntry:
+    """A page in the menu.
+
+    Attributes
+    ----------
+    before : str
+        Path of the page before which it stands; empty: last.
+    key : str
+        Letter that opens the page behind ``g``; empty: none.
+    badge : str
+        Name of a number beside the label; only of the core.
+    """
+
+    path: str
+    label: str
+    before: str = ""
+    key: str = ""
+    badge: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A SOP class of PS3.6 for which the node is an SCP, beside its own.
+
+    Attributes
+    ----------
+    service : str
+        Name of its service class, for the conformance statement.
+    verb : Verb
+        What a peer needs in its `may`.
+    """
+
+    sop_class_uid: str
+    service: str
+    verb: Verb
+
+
+Find = Callable[["Dataset", int, Callable[[], bool]], tuple[bool, "Iterator[Dataset]"]]
+"""Answers a C-FIND: takes the identifier, the largest number of answers, and a function that says whether to stop;
+returns whether all keys are supported, and the answers. It may raise what `node.index.search.finder` raises."""
+
+
+Operate = Callable[["Operation"], None]
+"""Serves another request, on the thread of the association: it sends the response."""
+
+
+class Listening(Protocol):
+    """Something that peers send to, beside DICOM and HTTP."""
+
+    thread: SupervisedThread
+
+    def start(self) -> None:
+        """Bind, accept, and log the port."""
+
+    def stop(self) -> None:
+        """Accept nothing more, and end what is under way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What an extension runs in a node that receives.
+
+    Attributes
+    ----------
+    services : sequence of BackgroundService
+        Started before the node is ready, and stopped after it accepts no associations any more.
+    listeners : mapping of str to Listening
+        By the names under which the node logs and watches them.
+    finds : mapping of SOP Class UID to Find
+        What C-FIND answers on the presentation contexts of a `Service`.
+    operations : mapping of (command field, SOP Class UID) to Operate
+        What serves other requests there.
+    """
+
+    services: Sequence[BackgroundService] = ()
+    listeners: Mapping[str, Listening] = field(default_factory=dict)
+    finds: Mapping[str, Find] = field(default_factory=dict)
+    operations: Mapping[tuple[int, str], Operate] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts of a node that an extension may use; `ingest` has the archive, the index and the clock."""
+
+    settings: Settings
+    ingest: Ingest
+    metrics: Metrics
+    decoder: Decoder
+    audit: Audit | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """Lines of the conformance statement.
+
+    Attributes
+    ----------
+    sections : mapping of str to Place
+        By the title of a section of `node/conformance/template.md` that says "Not supported.": the text in its place.
+    tables : Place
+        A function of the settings that returns the tables of these texts by name; empty: there are none.
+    """
+
+    sections: Mapping[str, Place]
+    tables: Place = ""
+
+
+class Extension:
+    """An extension. Everything has a default: define only what it adds."""
+
+    name: str
+    """In ``[extensions] disabled``, and in messages."""
+
+    commands: Sequence[Command] = ()
+    tables: Sequence[Table] = ()
+    routers: Sequence[Router] = ()
+    menu: Sequence[MenuEntry] = ()
+    services: Sequence[Service] = ()
+    statement: Statement = Statement({})
+    templates: str = ""
+    """The package whose folder ``templates`` has the Jinja2 templates of its pages."""
+
+    def mistakes(self, settings: Settings) -> Iterator[str]:
+        """Yield a line for each rule between tables that a configuration breaks."""
+        return iter(())
+
+    def checks(self, settings: Settings) -> Iterator[Callable[[], Any]]:
+        """Yield what `config check` does with the tables beyond their rules; each raises `UsageError`, or returns."""
+        return iter(())
+
+    def ports(self, settings: Settings) -> Iterator[tuple[str, str, int]]:
+        """Yield the key, host and port of each listener, which no other listener may have."""
+        return iter(())
+
+    def run(self, node: Parts) -> Running:
+        """Return what runs in a node that receives; nothing of it has been started."""
+        return Running()

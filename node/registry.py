@@ -1,0 +1,61 @@
+"""Which extensions are installed, and which of them a configuration leaves on (`node.hookspecs`).
+
+This is the one place that names the extensions of the node, and only as text: nothing but the module of an extension is
+imported here, and no module of the core imports any other.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from node.errors import UsageError
+from node.hookspecs import Extension, Place
+
+if TYPE_CHECKING:
+    from node.settings.model import Settings
+
+BUILT_IN: tuple[Place, ...] = ("node.extensions.worklist:EXTENSION",)
+
+GROUP = "voxelnode.extensions"
+"""Entry points of other packages: each is an instance of `Extension`."""
+
+
+def resolve(place: Place) -> Any:
+    """Return the object at a place; its module is imported."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
+
+
+@cache
+def installed() -> tuple[Extension, ...]:
+    """Return all extensions: those of the node, then those of other packages by name.
+
+    Raises
+    ------
+    UsageError
+        One cannot be loaded, or two have the same name.
+    """
+    from importlib.metadata import entry_points  # here: the commands of the core do not need it
+
+    found: dict[str, Extension] = {}
+    for place in BUILT_IN:
+        extension: Extension = resolve(place)
+        found[extension.name] = extension
+    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+        try:
+            extension = point.load()
+        except Exception as error:
+            raise UsageError(f"the extension {point.name} ({point.value}) cannot be loaded: {error}") from error
+        if not isinstance(extension, Extension):
+            raise UsageError(f"the extension {point.name} ({point.value}) is no instance of node.hookspecs.Extension")
+        if extension.name in found:
+            raise UsageError(f"two extensions are called {extension.name}: uninstall the package of {point.value}")
+        found[extension.name] = extension
+    return tuple(found.values())
+
+
+def enabled(settings: Settings) -> tuple[Extension, ...]:
+    """Return the extensions that a configuration leaves on."""
+    return tuple(extension for extension in installed() if extension.name not in settings.extensions.disabled)

@@ -1,0 +1,24 @@
+"""An extension that is switched off serves nothing over HTTP, and the pages do not offer it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.web.conftest import Site
+
+SERVED = {"worklist": ("/worklist", "/api/v1/worklist", "/api/v1/performed-steps")}
+"""By extension, paths of which each needs nothing but a node."""
+
+
+@pytest.mark.parametrize("name", SERVED)
+def test_an_extension_that_is_off_serves_and_offers_nothing(start_site: Callable[..., Site], name: str) -> None:
+    client, without = start_site().client(), start_site({"extensions": {"disabled": [name]}}).client()
+    for path in SERVED[name]:
+        assert (client.get(path).status_code, without.get(path).status_code) == (200, 404), path
+    described, left = (set(one.get("/api/v1/openapi.json").json()["paths"]) for one in (client, without))
+    assert {path for path in SERVED[name] if path.startswith("/api/")} <= described - left
+    linked = [path for path in SERVED[name] if f'href="{path}"' in client.get("/").text]
+    assert linked
+    assert not any(f'href="{path}"' in without.get("/").text for path in linked)
