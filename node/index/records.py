@@ -13,7 +13,7 @@ from node.dicom.attributes import InstanceAttributes
 from node.index.converted import ClaimedInstance, ConvertedFile, SeriesKey
 from node.settings.model import OverwritePolicy
 
-ArrivalPolicy = OverwritePolicy | Literal["accept"]
+ReceivedPolicy = OverwritePolicy | Literal["accept"]
 """The rule for other bytes under a known SOP Instance UID; ``accept`` is the decision of a person for what arrives."""
 
 
@@ -33,7 +33,6 @@ class StoredFile:
     peer: str
     received_at: dt.datetime
     place: str | None = None  # SPOOL: it is to be moved to the object store
-    host: str | None = None  # the one whose disk has the file, if several share an object store
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,7 @@ class Arrived:
     attributes: InstanceAttributes
     file: StoredFile
     quiet_seconds: float
-    overwrite_policy: ArrivalPolicy = "never"
+    overwrite_policy: ReceivedPolicy = "never"
     began_at: dt.datetime | None = None
 
 

@@ -516,7 +516,6 @@ class Applier(BackgroundService):
             peer=its.peer,
             received_at=its.received_at,
             place=self._archive.place_of_new,
-            host=self._archive.spool_host,
         )
         return Arrived(attributes, file, its.quiet_seconds, its.overwrite_policy, its.began_at)
 

@@ -30,7 +30,7 @@ from node.dicom.part10 import file_head
 from node.dicom.status import NotPermitted
 from node.errors import ArrivalRefused, ClassMismatch, NotUnderstood, OutOfResources
 from node.index.database.index import Index
-from node.index.records import ArrivalPolicy, Outcome
+from node.index.records import Outcome, ReceivedPolicy
 from node.journal.journal import Journal, JournalFull, JournalUnusable
 from node.metrics import Metrics
 from node.receive.acknowledgement import Acknowledgement
@@ -95,7 +95,7 @@ class Ingest:
     now : callable () -> aware datetime
     overwrite_policy : {"never", "replace", "keep_both"}
         What happens to other bytes under a SOP Instance UID that is stored; see
-        `node.index.nouns.arrivals.add_instances`.
+        `node.index.nouns.received.add_instances`.
     transfers : Transfers or None
         Notes each instance that is stored, for the audit log.
     aborted_grace_seconds : float
@@ -122,7 +122,7 @@ class Ingest:
         quiet_seconds: Callable[[str], float],
         maximum_bytes: int,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
-        overwrite_policy: ArrivalPolicy = "never",
+        overwrite_policy: ReceivedPolicy = "never",
         aborted_grace_seconds: float = 300.0,
         transfers: Transfers | None = None,
         conflict_answer: Literal["success", "warning"] = "success",
@@ -142,7 +142,7 @@ class Ingest:
         self._buffers: list[bytearray] = []
         self.open_associations = OpenAssociations()
 
-    def begin(self, announced: Announced, origin: Origin, overwrite_policy: ArrivalPolicy | None = None) -> Arrival:
+    def begin(self, announced: Announced, origin: Origin, overwrite_policy: ReceivedPolicy | None = None) -> Arrival:
         """Return an arrival, which takes the bytes of one data set.
 
         Parameters
@@ -227,7 +227,7 @@ class Ingest:
 class Arrival:
     """One instance that is being received; used by one thread, ends with `finish` or `abandon`."""
 
-    def __init__(self, ingest: Ingest, announced: Announced, origin: Origin, overwrite_policy: ArrivalPolicy) -> None:
+    def __init__(self, ingest: Ingest, announced: Announced, origin: Origin, overwrite_policy: ReceivedPolicy) -> None:
         ingest.archive.intake.require()
         self._ingest, self._announced, self._origin = ingest, announced, origin
         self._overwrite_policy = overwrite_policy

@@ -22,8 +22,8 @@ from node.durable import NO_ROOM
 from node.errors import OutOfResources
 from node.index.database.index import Index
 from node.index.models import STORE
-from node.index.nouns.arrivals import NotCompared
 from node.index.nouns.instance_files import HeldFile
+from node.index.nouns.received import NotCompared
 from node.index.records import Applied, Arrived, Flaw, Kept
 
 log = structlog.get_logger()

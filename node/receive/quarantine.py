@@ -27,7 +27,7 @@ from node.errors import NotUnderstood, OutOfResources, UsageError
 from node.index.database.index import Index
 from node.index.database.reading import ReadIndex
 from node.index.nouns.instance_files import InstanceFile
-from node.index.records import ArrivalPolicy, Outcome, StoredFile
+from node.index.records import Outcome, ReceivedPolicy, StoredFile
 from node.receive.ingest import Announced, Ingest, Origin
 from node.receive.recovery import ADOPTED, adopt, stored_instance
 
@@ -270,7 +270,7 @@ class Quarantine:
     def _is_whole(self, file: InstanceFile) -> bool:
         return problem_with(self._archive.local(file), file.data_set_offset, file.bytes, file.sha256) is None
 
-    def _taken(self, attributes: InstanceAttributes, file: StoredFile, policy: ArrivalPolicy) -> Outcome:
+    def _taken(self, attributes: InstanceAttributes, file: StoredFile, policy: ReceivedPolicy) -> Outcome:
         """Take the bytes in as an instance that arrives."""
         announced = Announced(attributes.sop_class_uid, attributes.sop_instance_uid, file.transfer_syntax_uid)
         origin = Origin("recovered", calling_ae_title=file.calling_ae_title)

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import cast
 
-from node.index.records import ArrivalPolicy
+from node.index.records import ReceivedPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Receipt:
     data_set_offset: int
     data_set_bytes: int
     quiet_seconds: float
-    overwrite_policy: ArrivalPolicy
+    overwrite_policy: ReceivedPolicy
     sha256: str = ""
     began_at: dt.datetime | None = None
 
@@ -46,7 +46,7 @@ def receipt(facts: bytes) -> Receipt | None:
         for name in ("received_at", "began_at"):
             if (moment := fields.get(name)) is not None:
                 fields[name] = dt.datetime.fromisoformat(moment)
-        fields["overwrite_policy"] = cast(ArrivalPolicy, fields["overwrite_policy"])
+        fields["overwrite_policy"] = cast(ReceivedPolicy, fields["overwrite_policy"])
         return Receipt(**fields)
     except (ValueError, KeyError, TypeError):
         return None

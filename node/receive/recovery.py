@@ -139,7 +139,7 @@ def adopt(
         except OSError as error:  # it says nothing about the bytes: the file stays
             log.error("file_unreadable", path=key, reason=error.strerror)
         else:
-            file = replace(file, place=archive.place_of_new, host=archive.spool_host)
+            file = replace(file, place=archive.place_of_new)
             readable.append(Arrived(attributes, file, quiet_seconds(file.calling_ae_title)))
     for begin in range(0, len(readable), MAX_BATCH):
         fates |= _indexed(archive, index, readable[begin : begin + MAX_BATCH])
@@ -258,7 +258,7 @@ def record_quarantined(archive: Archive, index: Index, now: dt.datetime) -> int:
             attributes, file = stored_instance(archive.root, key, now)
         except (NotUnderstood, HeaderCut, InvalidDicomError, AttributeError, ValueError, EOFError, OSError):
             continue  # nothing tells whose it is
-        index.instances.record_quarantined(Arrived(attributes, replace(file, host=archive.spool_host), 0.0))
+        index.instances.record_quarantined(Arrived(attributes, file, 0.0))
         recorded += 1
     return recorded
 

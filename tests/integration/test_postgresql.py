@@ -43,9 +43,9 @@ from node.index.engine.sql import listed_in
 from node.index.models import REVISION, Base, ImageRow
 from node.index.nouns import deletions, patients
 from node.index.nouns import series_claims as series
-from node.index.nouns.arrivals import add_instances
 from node.index.nouns.instances import NotIndexable
 from node.index.nouns.performed_steps import ListedSeries, PerformedStep
+from node.index.nouns.received import add_instances
 from node.index.nouns.studies import StudyFilter
 from node.index.nouns.terms import Terms
 from node.index.records import Arrived, Kept, Outcome

@@ -28,9 +28,9 @@ from node.index.care.former_work import former_work
 from node.index.engine.backend import backend_of
 from node.index.engine.repository import IndexRepository, on_writer
 from node.index.models import OPEN_STATES, STORE, Base, ConflictRow, ImageRow, VolumeSourceRow
-from node.index.nouns.arrivals import DIGEST_MENDED
 from node.index.nouns.deletions import is_deletable
 from node.index.nouns.events import record_event
+from node.index.nouns.received import DIGEST_MENDED
 
 HISTORY = (
     "accounts", "tokens", "web_sessions", "tombstones", "rejections", "events", "senders", "keyed_requests",

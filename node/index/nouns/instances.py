@@ -44,7 +44,6 @@ from node.index.models import (
     SeriesRow,
     StudyRow,
 )
-from node.index.nouns.arrivals import DIGEST_MENDED, add_instances
 from node.index.nouns.events import EventKind, EventUids, record_event
 from node.index.nouns.instance_files import (
     FILES,
@@ -59,6 +58,7 @@ from node.index.nouns.instance_files import (
 )
 from node.index.nouns.levels import record_conflict
 from node.index.nouns.objects import PlaceCount
+from node.index.nouns.received import DIGEST_MENDED, add_instances
 from node.index.nouns.removals import aside_of_order
 from node.index.records import Applied, Arrived, Flaw, Kept
 from node.index.search.selection import INSTANCE_COLUMNS, Selected, StoredInstance, selected_instances, stored_instances
@@ -100,7 +100,7 @@ class InstanceRepository(IndexRepository):
         applied: Applied | None = None,
         flaws: Mapping[str, Flaw] | None = MappingProxyType({}),
     ) -> list[Kept]:
-        """Index instances in one transaction; see `node.index.nouns.arrivals.add_instances`.
+        """Index instances in one transaction; see `node.index.nouns.received.add_instances`.
 
         Parameters
         ----------
@@ -127,7 +127,7 @@ class InstanceRepository(IndexRepository):
         self._note_arrival()
 
         def write(connection: Connection) -> list[Kept]:
-            kept = add_instances(connection, batch, flaws)
+            kept = add_instances(connection, batch, flaws, self._turn.holder)
             if applied is not None:
                 set_applied(connection, applied)
             reached("rows-written")
@@ -292,7 +292,10 @@ class InstanceRepository(IndexRepository):
     def record_quarantined(self, connection: Connection, found: Arrived) -> None:
         """Record an instance that was found in quarantine."""
         detail = "found in quarantine; the index did not know why it is there"
-        record_conflict(connection, "instance-quarantined", found, detail, found.file.key, found.file.sha256)
+        file = found.file
+        record_conflict(
+            connection, "instance-quarantined", found, detail, file.key, file.sha256, holder=self._turn.holder
+        )
 
     @on_reader
     def named_keys(self, connection: Connection, keys: Sequence[str]) -> set[str]:

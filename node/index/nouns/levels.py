@@ -217,13 +217,13 @@ def _record_patient_conflict(connection: Connection, arrived: Arrived, identity:
 def record_reopened(connection: Connection, arrived: Arrived, state: str) -> None:
     """Record that an instance arrived for a series that was converted, refused or set aside."""
     if state not in ("receiving", "converting"):
-        record_arrival_event(
+        record_received_event(
             connection, "series-reopened", arrived, f"an instance arrived after the series was {state}"
         )
 
 
-def record_arrival_event(connection: Connection, kind: EventKind, arrived: Arrived, detail: str) -> None:
-    """Record an event of an instance that has just arrived."""
+def record_received_event(connection: Connection, kind: EventKind, arrived: Arrived, detail: str) -> None:
+    """Record an event of an instance that was just received."""
     record_event(connection, kind, arrived.file.received_at, detail=detail, **_uids(arrived))
 
 
@@ -235,11 +235,11 @@ def record_conflict(
     key: str | None = None,
     sha256: str | None = None,
     decided_by: str | None = None,
-    host: str | None = None,
+    holder: str | None = None,
 ) -> None:
     """Record an identity conflict; `key` and `sha256` are those of a second file of the instance that is kept.
 
-    `host` is the one that has this file, if it is not the one that received the instance.
+    `holder` is the only host that has this file; see `node.index.engine.turn`.
 
     `decided_by` is given if there is nothing left to decide: the instance that arrived was accepted.
     """
@@ -250,7 +250,7 @@ def record_conflict(
             detail=detail,
             key=key,
             sha256=sha256,
-            host=(host or arrived.file.host) if key is not None else None,
+            host=holder,
             calling_ae_title=arrived.file.calling_ae_title or None,
             found_at=arrived.file.received_at,
             decision="accepted" if decided_by is not None else None,

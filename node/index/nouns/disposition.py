@@ -1,0 +1,121 @@
+"""What becomes of an instance that was received, decided by what the index has under its SOP Instance UID.
+
+The decision is a pure function; `node.index.nouns.received` looks up what it needs, and carries it out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from node.index.records import Flaw, ReceivedPolicy, StoredFile
+
+NOT_THERE = frozenset({Flaw.MISSING, Flaw.ASIDE, Flaw.DAMAGED})
+"""Flaws of a file whose bytes cannot be served: others of the same series take its place."""
+
+
+@dataclass(frozen=True, slots=True)
+class First:
+    """The instance that has the UID in the index.
+
+    Attributes
+    ----------
+    holder : str or None
+        The only host that has its file; see `node.index.engine.turn`.
+    is_pending : bool
+        Its row is yet to be inserted: it is of the same batch.
+    is_of_series : bool
+        The received one is of the same series by its own UIDs; only asked if the bytes differ.
+    had_digest : bool
+        The received bytes have the digest that the row had before `fsck` believed its file; only asked of the same
+        series.
+    """
+
+    sha256: str
+    key: str
+    series_id: int
+    file_missing: bool = False
+    holder: str | None = None
+    is_pending: bool = False
+    is_of_series: bool = False
+    had_digest: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class New:
+    """Nothing has its UID: it gets a row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """The row names this very file: it was applied before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Same:
+    """Its bytes are there already. With `is_found`, their file was noted as missing, and is not."""
+
+    first: First
+    is_found: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Restores:
+    """It takes the place of the first one, whose file is not whole."""
+
+    first: First
+    flaw: Flaw
+
+
+@dataclass(frozen=True, slots=True)
+class Replaces:
+    """It takes the place of the first one, by the policy or because a person has decided so."""
+
+    first: First
+
+
+@dataclass(frozen=True, slots=True)
+class Aside:
+    """It has other bytes, and the first one counts. With `is_found` as for `Same`."""
+
+    first: First
+    is_found: bool = False
+
+
+Disposition = New | Applied | Same | Restores | Replaces | Aside
+
+
+def disposition(received: StoredFile, first: First | None, flaw: Flaw | None, policy: ReceivedPolicy) -> Disposition:
+    """Decide what becomes of an instance that was received.
+
+    Parameters
+    ----------
+    received : StoredFile
+    first : First or None
+        What has its UID in the index.
+    flaw : Flaw or None
+        Of the file of the first one; None: it is whole.
+    policy : ReceivedPolicy
+        What happens to other bytes:
+
+        * ``never``, ``keep_both``: the first one counts;
+        * ``replace``: the received one does. One that comes again under another series does not: that would remove the
+          first one from its series;
+        * ``accept``: a person has decided for the received one, in whichever series.
+
+        Whatever it is, a file that is not whole gives way to bytes of the same series, and one that cannot be read to
+        the same bytes.
+    """
+    if first is None:
+        return New()
+    if first.key == received.key:
+        return Applied()
+    is_found = first.file_missing and flaw is None
+    if first.sha256 == received.sha256:
+        return Same(first, is_found) if flaw is None else Restores(first, flaw)
+    if first.is_of_series and flaw in NOT_THERE:
+        return Restores(first, flaw)
+    if first.is_of_series and first.had_digest:  # so the file that was believed against that digest is damaged
+        return Restores(first, Flaw.DAMAGED)
+    if policy == "accept" or (policy == "replace" and first.is_of_series):
+        return Replaces(first)
+    return Aside(first, is_found)

@@ -1,0 +1,375 @@
+"""Instances that were received: add them to all four levels, and make their series due, in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
+from pathlib import PurePath
+
+from sqlalchemy import JSON, Connection, bindparam, or_, select, update
+
+from node.errors import VoxelnodeError
+from node.index.engine.backend import Overtaken
+from node.index.engine.hot_statements import Prepared, PreparedInsert
+from node.index.engine.sql import looked_up_in
+from node.index.models import SPOOL, Base, ConflictRow, ImageRow, SeriesRow, StudyRow
+from node.index.nouns.departures import leave_series
+from node.index.nouns.disposition import Applied, Aside, First, New, Replaces, Restores, Same, disposition
+from node.index.nouns.growth import Seen, record_growth
+from node.index.nouns.levels import (
+    Places,
+    correct_levels,
+    find_series,
+    hold_new_places,
+    patient_identity,
+    record_conflict,
+    record_received_event,
+    series_row,
+)
+from node.index.nouns.removals import owe_removals
+from node.index.records import Arrived, Flaw, Kept, Outcome
+
+DIGEST_MENDED = "digest-mended"
+"""Kind of the conflict that keeps the digest which a row had before `fsck` believed its file."""
+
+_NO_FLAWS: Mapping[str, Flaw] = {}
+
+
+class NotCompared(VoxelnodeError):
+    """The index has an instance already, and nobody has looked whether its file is still whole."""
+
+
+_IMAGES = select(
+    ImageRow.sop_instance_uid,
+    ImageRow.sha256,
+    ImageRow.key,
+    ImageRow.series_id,
+    ImageRow.file_missing,
+    ImageRow.spool_host,
+).where(looked_up_in(ImageRow.sop_instance_uid, bindparam("uids", type_=JSON)))
+_FIND_IMAGES = Prepared(_IMAGES)
+_HOLD_IMAGES = Prepared(_IMAGES.order_by(ImageRow.sop_instance_uid).with_for_update())
+_FIND_LOSERS = select(ConflictRow.key).where(
+    ConflictRow.sop_instance_uid == bindparam("uid"),
+    ConflictRow.sha256 == bindparam("sha256"),
+    ConflictRow.key.is_not(None),
+    or_(ConflictRow.host.is_(None), ConflictRow.host == bindparam("host")),
+)
+_FIND_MENDED = select(ConflictRow.id).where(
+    ConflictRow.sop_instance_uid == bindparam("uid"),
+    ConflictRow.sha256 == bindparam("sha256"),
+    ConflictRow.kind == DIGEST_MENDED,
+)
+_INSERT_IMAGES = PreparedInsert(Base.metadata.tables[ImageRow.__tablename__], order_by="sop_instance_uid")
+
+
+def add_instances(
+    connection: Connection,
+    batch: Sequence[Arrived],
+    flaws: Mapping[str, Flaw] | None = _NO_FLAWS,
+    holder: str | None = None,
+) -> list[Kept]:
+    """Insert instances with their patients, studies and series, and move the `due_at` of each series that grew.
+
+    Runs inside the writer's transaction. Other writers may be adding instances to the same index: all of them hold new
+    places, then images, then series, each kind in its order, so that none waits for another that waits for it.
+
+    Parameters
+    ----------
+    flaws : mapping or None
+        The kept files under the UIDs of the batch that were just found not to be whole, by key; None: most instances
+        are new, and nothing was compared yet.
+    holder : str or None
+        The host that alone has the files; see `node.index.engine.turn`.
+
+    Returns
+    -------
+    list of Kept
+        In the order of `batch`.
+
+    Raises
+    ------
+    NotCompared
+        An instance is there already, and `flaws` is None.
+    Overtaken
+        Another writer has meanwhile inserted an instance of the batch, or deleted the series of one: done again, this
+        finds it.
+
+    Notes
+    -----
+    The first instance of a patient, study or series sets the attributes of the level. Recorded in `conflicts` are a
+    study under a second patient, a series in a second study, a study without Patient ID, and a Patient ID of two
+    persons.
+
+    An instance that is there already moves the `due_at` of an open series as well, because its sender is still sending.
+    It never reopens a series.
+
+    Other bytes under a known SOP Instance UID are never lost: `node.index.nouns.disposition` decides which of the two
+    count. They are recorded in `conflicts` with the file that does not count, which goes to quarantine or, with
+    ``keep_both``, stays where it is. If the received one replaces the first, it reopens the series; if a person has
+    accepted it, it also leaves the series of the first.
+    """
+    places = hold_new_places(connection, batch)
+    _forget_losers(connection, flaws or _NO_FLAWS)
+    kept: list[Kept] = []
+    for is_decided, some in groupby(batch, lambda received: received.overwrite_policy == "accept"):
+        if is_decided:  # it may correct the patient of a study
+            places = {}
+        for together in [[one] for one in some] if is_decided else [list(some)]:
+            kept += _Batch(connection, together, flaws, places, holder).add()
+    return kept
+
+
+class _Batch:
+    """Instances that are added together: what the index has of them, and what becomes of each."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        batch: Sequence[Arrived],
+        flaws: Mapping[str, Flaw] | None,
+        places: Places,
+        holder: str | None,
+    ) -> None:
+        self._connection, self._batch, self._places, self._holder = connection, batch, places, holder
+        self._first = _first_of(connection, batch, flaws)
+        self._flaws = flaws or _NO_FLAWS
+        self._series: dict[tuple[object, ...], int] = {}
+        self._images: dict[str, dict[str, object]] = {}  # rows to be inserted
+        self._seen: list[Seen] = []
+
+    def add(self) -> list[Kept]:
+        """Write the rows of all instances; return what became of each."""
+        kept = [self._taken(received) for received in self._batch]
+        if self._images:
+            self._insert_images()
+        record_growth(self._connection, self._seen)
+        return kept
+
+    def _insert_images(self) -> None:
+        taken = _INSERT_IMAGES.execute(self._connection, list(self._images.values()))
+        if not taken:
+            return
+        found = {uid for uid, *_ in _FIND_IMAGES.execute(self._connection, {"uids": list(taken)})}
+        if taken - found:
+            raise ValueError("the index neither has an instance nor takes it")
+        raise Overtaken("another writer has inserted an instance meanwhile")
+
+    def _taken(self, received: Arrived) -> Kept:
+        first = self._compared(received)
+        flaw = None if first is None else self._flaws.get(first.key)
+        decided = disposition(received.file, first, flaw, received.overwrite_policy)
+        match decided:
+            case Applied():
+                return Kept(Outcome.STORED)
+            case New():
+                return self._insert(received)
+            case Restores():
+                return self._restore(received, decided)
+            case Replaces():
+                return self._replace(received, decided.first)
+            case Same() | Aside():
+                self._seen.append(Seen(decided.first.series_id, received))
+                if decided.is_found:
+                    self._note_found(received, decided.first)
+                if isinstance(decided, Aside):
+                    return self._keep_aside(received, decided.first)
+                return Kept(Outcome.ALREADY_THERE, remove=received.file.key, repeats=decided.first.key)
+
+    def _compared(self, received: Arrived) -> First | None:
+        """Return the first instance, with what is to be known about other bytes."""
+        uid = received.attributes.sop_instance_uid
+        first = self._first.get(uid)
+        if first is None or first.sha256 == received.file.sha256:
+            return first
+        series = find_series(self._connection, received)
+        if series is None or series[0] != first.series_id:
+            return first
+        mended = self._connection.execute(_FIND_MENDED, {"uid": uid, "sha256": received.file.sha256}).first()
+        return replace(first, is_of_series=True, had_digest=mended is not None)
+
+    def _insert(self, received: Arrived) -> Kept:
+        series_id = self._series_id(received)
+        self._images[received.attributes.sop_instance_uid] = self._image(received, series_id)
+        self._count(received, series_id)
+        return Kept(Outcome.STORED)
+
+    def _restore(self, received: Arrived, decided: Restores) -> Kept:
+        """Give the row to the received file, because the first one is not whole.
+
+        A damaged file goes to quarantine; one that cannot be read stays, in the row of a conflict. What quarantine has
+        is the version that a later one replaced, in an archive that is newer than the index.
+        """
+        first, flaw = decided.first, decided.flaw
+        self._update(received, first, first.series_id)
+        self._count(received, first.series_id, replaces=True)
+        detail = (
+            f"the kept file {flaw.value}; first received with SHA-256 {first.sha256}, now with {received.file.sha256}"
+        )
+        record_received_event(self._connection, "file-restored", received, detail)
+        if flaw in (Flaw.MISSING, Flaw.AWAY):
+            return Kept(Outcome.STORED, restored=detail)
+        aside = _beside(received.file.quarantine_key, first.key)
+        if flaw is Flaw.ASIDE:
+            if first.sha256 != received.file.sha256:
+                self._record_conflict("instance-replaced", received, detail, aside, first.sha256)
+            return Kept(Outcome.STORED, restored=detail)
+        stays = flaw is Flaw.UNREADABLE
+        self._record_conflict("instance-damaged", received, detail, first.key if stays else aside)
+        return Kept(Outcome.STORED, quarantine=None if stays else first.key, restored=detail)
+
+    def _replace(self, received: Arrived, first: First) -> Kept:
+        """Give the row to the received file; the first one goes to quarantine, unless its bytes are there already."""
+        is_accepted = received.overwrite_policy == "accept"
+        if is_accepted:
+            correct_levels(self._connection, received, patient_identity(received.attributes))
+        series_id = self._series_id(received)
+        self._update(received, first, series_id)
+        self._count(received, series_id, replaces=True)
+        where = self._elsewhere(received, first)
+        detail = f"the instance came again with other bytes{where}; the second is current"
+        if series_id != first.series_id:
+            detail += ", and the instance leaves its series"
+            uid, why = received.attributes.sop_instance_uid, "another version was accepted"
+            leave_series(self._connection, first.series_id, uid, received.file.received_at, why)
+        record_received_event(self._connection, "instance-replaced", received, detail)
+        if self._aside(received, first.sha256) is not None:
+            return Kept(Outcome.REPLACED, remove=first.key)
+        aside = _beside(received.file.quarantine_key, first.key)
+        decided_by = "the person who accepted" if is_accepted else "[storage] overwrite_policy"
+        self._record_conflict("instance-replaced", received, detail, aside, first.sha256, decided_by, first.holder)
+        return Kept(Outcome.REPLACED, quarantine=first.key)
+
+    def _keep_aside(self, received: Arrived, first: First) -> Kept:
+        """Leave the row as it is; bytes that were set aside before are not kept twice."""
+        file = received.file
+        aside = self._aside(received, file.sha256)
+        if aside == file.key:  # applied before, and kept where it is
+            return Kept(Outcome.OTHER_BYTES)
+        if aside == file.quarantine_key:  # a crash came between the commit and the move
+            return Kept(Outcome.OTHER_BYTES, quarantine=file.key)
+        if aside is not None:
+            return Kept(Outcome.KNOWN_VERSION, remove=file.key, repeats=aside)
+        where = self._elsewhere(received, first)
+        detail = f"the instance came again with other bytes{where}; the first is current"
+        stays = received.overwrite_policy == "keep_both"
+        kind, key = ("instance-versions", file.key) if stays else ("instance-bytes", file.quarantine_key)
+        self._record_conflict(kind, received, detail, key, file.sha256)
+        record_received_event(self._connection, "instance-conflict", received, detail)
+        return Kept(Outcome.OTHER_BYTES, quarantine=None if stays else file.key)
+
+    def _note_found(self, received: Arrived, first: First) -> None:
+        """Take back that the file of an instance is missing: it was just found whole."""
+        uid = received.attributes.sop_instance_uid
+        self._connection.execute(update(ImageRow).where(ImageRow.sop_instance_uid == uid).values(file_missing=False))
+        self._first[uid] = replace(first, file_missing=False)
+        detail = "the file was found whole when the instance came again"
+        record_received_event(self._connection, "file-found", received, detail)
+
+    def _update(self, received: Arrived, first: First, series_id: int) -> None:
+        """Give the row of the first instance to the received one."""
+        uid, image = received.attributes.sop_instance_uid, self._image(received, series_id)
+        if first.is_pending:
+            self._images[uid] = image
+            return
+        owe_removals(self._connection, ImageRow.sop_instance_uid == uid, received.file.received_at)
+        self._connection.execute(update(ImageRow).where(ImageRow.sop_instance_uid == uid).values(image))
+
+    def _count(self, received: Arrived, series_id: int, *, replaces: bool = False) -> None:
+        """Note that a received instance is the current one from here on."""
+        uid, file = received.attributes.sop_instance_uid, received.file
+        is_pending = uid in self._images
+        self._first[uid] = First(file.sha256, file.key, series_id, holder=self._holder, is_pending=is_pending)
+        self._seen.append(Seen(series_id, received, counts=True, replaces=replaces))
+
+    def _series_id(self, received: Arrived) -> int:
+        attributes = received.attributes
+        identity = patient_identity(attributes)
+        key = (attributes.study["study_instance_uid"], attributes.series["series_instance_uid"], identity)
+        if key not in self._series:
+            self._series[key] = series_row(self._connection, received, identity, self._places)
+        return self._series[key]
+
+    def _elsewhere(self, received: Arrived, first: First) -> str:
+        """Return in words that an instance is of another study or series than the first one."""
+        of_first = select(StudyRow.study_instance_uid).join(SeriesRow).where(SeriesRow.id == first.series_id)
+        if self._connection.scalar(of_first) != received.attributes.study_instance_uid:
+            return " in another study"
+        series = find_series(self._connection, received)
+        return "" if series is not None and series[0] == first.series_id else " in another series"
+
+    def _aside(self, received: Arrived, sha256: str) -> str | None:
+        """Return the key of the file with these bytes that was set aside before; None if there is none that is whole.
+
+        What other hosts have set aside cannot be read here, and does not count.
+        """
+        wanted = {"uid": received.attributes.sop_instance_uid, "sha256": sha256, "host": self._holder}
+        keys = self._connection.scalars(_FIND_LOSERS, wanted).all()
+        return next((key for key in keys if key not in self._flaws), None)
+
+    def _record_conflict(
+        self,
+        kind: str,
+        received: Arrived,
+        detail: str,
+        key: str,
+        sha256: str | None = None,
+        decided_by: str | None = None,
+        holder: str | None = None,
+    ) -> None:
+        record_conflict(self._connection, kind, received, detail, key, sha256, decided_by, holder or self._holder)
+
+    def _image(self, received: Arrived, series_id: int) -> dict[str, object]:
+        file = received.file
+        return {
+            **received.attributes.image,
+            "series_id": series_id,
+            "transfer_syntax_uid": file.transfer_syntax_uid,
+            "bytes": file.bytes,
+            "sha256": file.sha256,
+            "data_set_offset": file.data_set_offset,
+            "key": file.key,
+            "place": file.place,
+            "spool_host": self._holder if file.place == SPOOL else None,
+            "source": file.source,
+            "calling_ae_title": file.calling_ae_title or None,
+            "called_ae_title": file.called_ae_title or None,
+            "peer": file.peer or None,
+            "received_at": file.received_at,
+            "file_missing": False,
+        }
+
+
+def _first_of(connection: Connection, batch: Sequence[Arrived], flaws: Mapping[str, Flaw] | None) -> dict[str, First]:
+    """Return the instances of a batch that are in the index; no other writer changes a row that may change here."""
+    uids = {received.attributes.sop_instance_uid for received in batch}
+    there = {uid: First(*row) for uid, *row in _FIND_IMAGES.execute(connection, {"uids": list(uids)})}
+    if flaws is None and {one.key for one in there.values()}.difference(received.file.key for received in batch):
+        raise NotCompared
+    flaws = flaws or _NO_FLAWS
+    changing = []
+    for received in batch:
+        first = there.get(received.attributes.sop_instance_uid)
+        if first is not None and (first.sha256 != received.file.sha256 or first.file_missing or first.key in flaws):
+            changing.append(received.attributes.sop_instance_uid)
+    if changing:
+        for uid in changing:
+            there.pop(uid, None)  # another writer may have deleted it
+        there |= {uid: First(*row) for uid, *row in _HOLD_IMAGES.execute(connection, {"uids": changing})}
+    return there
+
+
+def _beside(quarantine_key: str, key: str) -> str:
+    """Return the key of another file in quarantine, from one of them."""
+    return str(PurePath(quarantine_key).with_name(PurePath(key).name))
+
+
+def _forget_losers(connection: Connection, flaws: Mapping[str, Flaw]) -> None:
+    """Let the row of a conflict name no file that is gone, and no digest that its file no longer has."""
+    for key, flaw in flaws.items():
+        loser = update(ConflictRow).where(ConflictRow.key == key)
+        if flaw is Flaw.MISSING:
+            connection.execute(loser.values(key=None))
+        elif flaw is Flaw.DAMAGED:
+            connection.execute(loser.values(sha256=None))
