@@ -25,7 +25,6 @@ from sqlalchemy import (
     Time,
     UniqueConstraint,
     false,
-    text,
 )
 from sqlalchemy.engine import Dialect
 from sqlalchemy.engine.default import DefaultExecutionContext
@@ -33,6 +32,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, MappedColumn, mapped_column
 from sqlalchemy.types import TypeDecorator
 
 from node.dicom.names import folded_groups
+from node.index.engine.sql import partial_index
 
 REVISION = "0001"
 """The last migration, which gives a database the tables below."""
@@ -76,11 +76,6 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-
-
-def _partial_index(name: str, columns: str | tuple[str, ...], condition: str) -> Index:
-    names = (columns,) if isinstance(columns, str) else columns
-    return Index(name, *names, sqlite_where=text(condition), postgresql_where=text(condition))
 
 
 def _folded_group(column: str, group: int) -> MappedColumn[str | None]:
@@ -179,6 +174,9 @@ class StudyRow(Base):
     quiet_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # when it became quiet; a series may have reopened since
 
 
+DOUBTED_SERIES = partial_index("ix_series_doubted", "study_id", "verdict IN ('suspect', 'incomplete')")
+
+
 class SeriesRow(Base):
     """A series and its progress; `state`, `due_at` and `claim` hand it from the receiver to the worker."""
 
@@ -189,7 +187,7 @@ class SeriesRow(Base):
         Index("ix_series_state_due_at", "state", "due_at"),
         Index(None, "modality", "study_id"),
         Index(None, "series_description", "study_id"),
-        _partial_index("ix_series_doubted", "study_id", "verdict IN ('suspect', 'incomplete')"),
+        DOUBTED_SERIES,
         CheckConstraint("state IN ({})".format(", ".join(f"'{s}'" for s in SERIES_STATES)), name="state"),
     )
 
@@ -246,9 +244,9 @@ class ImageRow(Base):
 
     __tablename__ = "images"
     __table_args__ = (
-        _partial_index("ix_images_series_id_missing", "series_id", "file_missing"),
-        _partial_index("ix_images_spooled", "key", f"place = '{SPOOL}'"),
-        _partial_index("ix_images_series_id_spool_host", ("series_id", "spool_host"), "spool_host IS NOT NULL"),
+        partial_index("ix_images_series_id_missing", "series_id", "file_missing"),
+        partial_index("ix_images_spooled", "key", f"place = '{SPOOL}'"),
+        partial_index("ix_images_series_id_spool_host", ("series_id", "spool_host"), "spool_host IS NOT NULL"),
     )
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
@@ -314,7 +312,7 @@ class RevisionFileRow(Base):
     """A file of a revision, if there is an object store: a volume, a picture, or what lies beside them."""
 
     __tablename__ = "revision_files"
-    __table_args__ = (_partial_index("ix_revision_files_spooled", "key", f"place = '{SPOOL}'"),)
+    __table_args__ = (partial_index("ix_revision_files_spooled", "key", f"place = '{SPOOL}'"),)
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     conversion_id: Mapped[int] = mapped_column(ForeignKey("conversions.id"), index=True)
@@ -411,7 +409,7 @@ class FailureRow(Base):
     """The reason why a series, or one stack of it, has no volume in a `revision`."""
 
     __tablename__ = "failures"
-    __table_args__ = (_partial_index("ix_failures_of_images", "series_id", "reason <> 'not-an-image'"),)
+    __table_args__ = (partial_index("ix_failures_of_images", "series_id", "reason <> 'not-an-image'"),)
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     series_id: Mapped[int] = mapped_column(ForeignKey("series.id"), index=True)
@@ -591,7 +589,7 @@ class WorkitemRow(Base):
     __table_args__ = (
         CheckConstraint("state IN ('SCHEDULED', 'IN PROGRESS', 'COMPLETED', 'CANCELED')", name="state"),
         Index("ix_workitems_work_key_work_of", "work_key", "work_of"),
-        _partial_index("ix_workitems_under_cancellation", "work_of", "cancelled_by IS NOT NULL AND ended_at IS NULL"),
+        partial_index("ix_workitems_under_cancellation", "work_of", "cancelled_by IS NOT NULL AND ended_at IS NULL"),
         {"sqlite_autoincrement": True},  # no id is given twice
     )
 
@@ -726,7 +724,7 @@ class SentInstanceRow(Base):
     __tablename__ = "sent_instances"
     __table_args__ = (
         CheckConstraint("state IN ({})".format(", ".join(f"'{s}'" for s in SENT_STATES)), name="state"),
-        _partial_index("ix_sent_instances_unconfirmed", "subscriber", "state IN ('owed', 'asked')"),
+        partial_index("ix_sent_instances_unconfirmed", "subscriber", "state IN ('owed', 'asked')"),
     )
 
     image_id: Mapped[int] = mapped_column(ForeignKey("images.id", ondelete="CASCADE"), primary_key=True)

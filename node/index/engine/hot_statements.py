@@ -175,8 +175,7 @@ def read_ids(connection: Connection, statement: Select[int]) -> list[int]:
     SQLite keeps the order of a subquery that has a limit.
     """
     rows = statement.subquery()
-    found = connection.execute(select(JsonGroupArray(*rows.c))).scalar_one()
-    ids: list[int] = json.loads(found) if isinstance(found, str) else found  # the driver of PostgreSQL parses JSON
+    ids: list[int] = connection.execute(select(JsonGroupArray(*rows.c))).scalar_one()
     return ids
 
 

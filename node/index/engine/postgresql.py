@@ -133,12 +133,13 @@ def open_engine(place: ServerPlace, *, read_only: bool = False, alone: bool = Fa
     event.listen(engine, "connect", _replace_nul)
     if not read_only:
         event.listen(engine, "connect", partial(_lock_alone, place.host) if alone else _HostLock(place.host))
-
-    @event.listens_for(engine, "before_cursor_execute", retval=True)
-    def translate(connection: Connection, cursor: Any, statement: str, parameters: Any, *_: object) -> tuple[str, Any]:
-        return in_postgresql(statement), parameters
-
+    if alone:  # for migrations
+        event.listen(engine, "before_cursor_execute", _translate, retval=True)
     return engine
+
+
+def _translate(_: Connection, __: object, statement: str, parameters: Any, *rest: object) -> tuple[str, Any]:
+    return in_postgresql(statement), parameters
 
 
 class _TextDumper(StrDumperUnknown):

@@ -175,12 +175,21 @@ class JsonArray(Word[Any]):
 
 
 class JsonGroupArray(Word[Any]):
-    """An aggregate: an array of one value of each row; empty without rows."""
+    """An aggregate: an array of a value of each row; empty without rows."""
 
-    type = NullType()
+    type = JSON()
     inherit_cache = True
     in_sqlite = "json_group_array({0})"
     in_postgresql = "coalesce(json_agg({0}), '[]')"
+
+
+class JsonGroupDistinct(Word[Any]):
+    """An aggregate: an array of the different values of the rows, in no order; empty without rows."""
+
+    type = JSON()
+    inherit_cache = True
+    in_sqlite = "json_group_array(DISTINCT {0})"
+    in_postgresql = "coalesce(json_agg(DISTINCT {0}), '[]')"
 
 
 class JsonNumber(Word[Any]):

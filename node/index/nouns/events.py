@@ -122,7 +122,7 @@ class ReadEvents(PagedRepository):
             "SELECT e.kind, e.revision, e.detail, e.happened_at, e.study_instance_uid, e.series_instance_uid, "
             "se.series_number, se.series_description, se.modality, st.patient_name, st.patient_id, "
             "CASE WHEN se.revision = e.revision THEN se.certainty END AS certainty "
-            "FROM (SELECT * FROM v_events WHERE +v_events.kind IN "  # unary plus: scan by id, not by kind
+            "FROM (SELECT * FROM v_events WHERE kind || '' IN "  # no column: the index of kinds is left aside
             "('series-converted', 'series-refused', 'series-failed', 'series-unchanged', 'conversion-cancelled') "
             "ORDER BY id DESC LIMIT :limit) e JOIN v_series se USING (study_instance_uid, series_instance_uid) "
             "JOIN v_studies st USING (study_instance_uid) ORDER BY e.id DESC",

@@ -32,7 +32,8 @@ class ReadFailures(PagedRepository):
 
     def of_revision(self, study_instance_uid: str, series_instance_uid: str, revision: int | None) -> list[Row]:
         """Return ``stack``, ``reason`` and ``detail`` of the failures of a revision."""
-        source, rest = "SELECT stack, reason, detail FROM v_failures", "AND revision = :revision ORDER BY stack"
+        source = "SELECT stack, reason, detail FROM v_failures"
+        rest = "AND revision = :revision ORDER BY stack NULLS FIRST"
         return self._rows_of_study(source, study_instance_uid, series_instance_uid, rest, revision=revision)
 
     def newest(self, limit: int) -> list[Row]:
@@ -52,7 +53,7 @@ class ReadFailures(PagedRepository):
             "SELECT f.*, se.series_number, se.series_description, se.modality, se.state, st.patient_name, "
             "st.patient_id FROM v_failures f JOIN v_series se USING (study_instance_uid, series_instance_uid) "
             f"JOIN v_studies st USING (study_instance_uid) WHERE f.reason IN ({reasons}) "
-            "ORDER BY f.failed_at DESC, f.series_instance_uid, f.stack LIMIT :limit OFFSET :skip",
+            "ORDER BY f.failed_at DESC, f.series_instance_uid, f.stack NULLS FIRST LIMIT :limit OFFSET :skip",
             limit=limit,
             skip=skip,
         )

@@ -32,7 +32,7 @@ from node.index.engine.about import set_applied
 from node.index.engine.hot_statements import Prepared
 from node.index.engine.repository import IndexRepository, on_reader, on_writer
 from node.index.engine.rows import PagedRepository, Row
-from node.index.engine.sql import looked_up_in
+from node.index.engine.sql import Position, looked_up_in
 from node.index.engine.writer import IndexWriter
 from node.index.models import (
     SPOOL,
@@ -285,7 +285,7 @@ class InstanceRepository(IndexRepository):
     def folders(self, connection: Connection) -> list[str]:
         """Return the names of the folders of `objects` that rows of images name; reads all of them."""
         begin = len("objects/") + 1
-        length = func.instr(func.substr(ImageRow.key, begin), "/") - 1
+        length = Position(func.substr(ImageRow.key, begin), "/") - 1
         return list(connection.scalars(select(func.substr(ImageRow.key, begin, length)).distinct()))
 
     @on_writer
@@ -489,7 +489,7 @@ class ReadInstances(PagedRepository):
         )
         if series_instance_uid is not None:
             files = files.where(SeriesRow.series_instance_uid == series_instance_uid)
-        order = SeriesRow.series_instance_uid, ImageRow.instance_number, ImageRow.sop_instance_uid
+        order = SeriesRow.series_instance_uid, ImageRow.instance_number.nulls_first(), ImageRow.sop_instance_uid
         row = self._connection.execute(files.order_by(*order).limit(1)).first()
         return None if row is None else InstanceFile(*row)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import ColumnElement, Connection, Select, column, func, literal_column, select, table, update
 
 from node.errors import UsageError
 from node.index.engine.backend import backend_of
 from node.index.engine.repository import IndexRepository, on_writer
 from node.index.engine.rows import PagedRepository, Row
+from node.index.engine.sql import contains_words, starts_with
 from node.index.models import PatientRow, StudyRow
 from node.index.nouns.events import record_event
 from node.index.nouns.terms import Terms
@@ -74,6 +75,9 @@ class PatientRepository(IndexRepository):
         return merged
 
 
+_NAME: ColumnElement[str] = column("patient_name")
+
+
 class ReadPatients(PagedRepository):
     """Rows of ``patients`` and ``v_patients``."""
 
@@ -101,23 +105,20 @@ class ReadPatients(PagedRepository):
 
     def _matching(self, *, name: str | None = None, **wanted: Any) -> Any:
         query = super()._matching(**wanted)
-        return query if name is None else query.where(PatientRow.patient_name.istartswith(name, autoescape=True))
+        return query if name is None else query.where(starts_with(PatientRow.patient_name, name))
 
     def all(self) -> list[Row]:
         """Return all rows of ``v_patients``, sorted by name."""
-        return self._rows("SELECT * FROM v_patients ORDER BY patient_name, patient_id, id")
+        return self._rows("SELECT * FROM v_patients ORDER BY patient_name NULLS FIRST, patient_id NULLS FIRST, id")
 
     def named(self, text: str, limit: int) -> list[Row]:
         """Return at most `limit` rows of ``v_patients`` whose name contains `text`, whose case is ignored, by name.
 
         A space in `text` stands for the separator between parts of a name.
         """
-        words = text.replace("\\", "\\\\").replace("%", r"\%").replace("_", r"\_").split()
-        return self._rows(
-            r"SELECT * FROM v_patients WHERE patient_name LIKE :name ESCAPE '\' ORDER BY patient_name, id LIMIT :limit",
-            name=f"%{'_'.join(words)}%",
-            limit=limit,
-        )
+        patients: Select[Any] = select(literal_column("*")).select_from(table("v_patients"))
+        named = patients.where(contains_words(_NAME, text.split())).order_by(_NAME.nulls_first(), column("id"))
+        return self._plain(self._connection.execute(named.limit(limit)))
 
     def with_patient_id(self, patient_id: str) -> list[Row]:
         """Return the rows of ``v_patients`` with a Patient ID: one for each issuer."""

@@ -96,7 +96,7 @@ _IDS = f"""
         WHERE f.reason <> 'not-an-image' AND f.reason NOT IN ({_BEYOND_MENDING})
         AND series.state NOT IN ('receiving', 'converting')
 """
-_IS_OPEN = f"series.acknowledged_problem IS NOT ({PROBLEM})"
+_IS_OPEN = f"(series.acknowledged_problem IS NULL OR series.acknowledged_problem <> {PROBLEM})"
 
 
 class ReadProblems(ReadRepository):
@@ -117,7 +117,7 @@ class ReadProblems(ReadRepository):
 
     def acknowledged(self, limit: int, skip: int = 0) -> list[Row]:
         """Return the series with a problem that was acknowledged, the last acknowledgment first."""
-        return self._listed(f"NOT {_IS_OPEN}", "series.acknowledged_at DESC, series.id DESC", limit, skip)
+        return self._listed(f"NOT {_IS_OPEN}", "series.acknowledged_at DESC NULLS LAST, series.id DESC", limit, skip)
 
     def _listed(self, condition: str, order: str, limit: int, skip: int) -> list[Row]:
         rows = self._rows(

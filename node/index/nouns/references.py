@@ -45,7 +45,7 @@ def find_series(connection: Connection, series_id: int, key: SeriesKey) -> Found
     images = connection.execute(
         select(ImageRow.sop_instance_uid, ImageRow.key, ImageRow.sha256, ImageRow.data_set_offset, ImageRow.bytes)
         .where(ImageRow.series_id == row.id)
-        .order_by(ImageRow.instance_number, ImageRow.sop_instance_uid)
+        .order_by(ImageRow.instance_number.nulls_first(), ImageRow.sop_instance_uid)
     ).all()
     return FoundSeries(
         key=key,

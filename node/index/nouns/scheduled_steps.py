@@ -162,7 +162,7 @@ class ScheduledStepRepository(IndexRepository):
             same = row.start_date.is_(None) if date is None else row.start_date == date
             later = row.start_date.is_not(None) if date is None else row.start_date > date
             query = query.where(or_(later, and_(same, row.id > id)))
-        return connection.execute(query.order_by(row.start_date, row.id).limit(PAGE)).all()
+        return connection.execute(query.order_by(row.start_date.nulls_first(), row.id).limit(PAGE)).all()
 
 
 def _put(
@@ -221,7 +221,7 @@ class ReadScheduledSteps(PagedRepository):
         ``performed`` are rows of the steps that modalities report of its study; ``studies`` are the studies with its
         Study Instance UID or Accession Number: ``study_instance_uid``, ``patient_id`` and the number of ``series``.
         """
-        query = self.listing.order_by(ScheduledStepRow.start_date.desc(), ScheduledStepRow.id.desc())
+        query = self.listing.order_by(ScheduledStepRow.start_date.desc().nulls_last(), ScheduledStepRow.id.desc())
         rows = [dict(row) for row in self._connection.execute(query.limit(limit).offset(skip)).mappings()]
         return [{**row, "performed": self._performed(row), "studies": self._studies(row)} for row in rows]
 

@@ -160,7 +160,7 @@ class ReadSeries(PagedRepository):
             "se.modality, se.state, se.instances, se.expected_instances, se.verdict, se.certainty, se.revision, "
             "se.attempts, se.error, se.due_at, se.last_received_at, st.patient_name, st.patient_id "
             "FROM v_series se JOIN v_studies st USING (study_instance_uid) "
-            "WHERE se.state IN ('receiving', 'converting') ORDER BY se.state, se.due_at LIMIT :limit",
+            "WHERE se.state IN ('receiving', 'converting') ORDER BY se.state, se.due_at NULLS FIRST LIMIT :limit",
             limit=limit,
         )
 

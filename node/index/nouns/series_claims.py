@@ -119,7 +119,7 @@ class SeriesRepository(IndexRepository):
         if longest_wait is not None:
             is_due = or_(is_due, and_(SeriesRow.open_since <= now - longest_wait, SeriesRow.attempts == 0))
         waiting = select(SeriesRow.id).where(SeriesRow.state == "receiving", is_due)
-        return waiting.where(self._turn.has_files_of(SeriesRow.id)).order_by(SeriesRow.due_at).limit(1)
+        return waiting.where(self._turn.has_files_of(SeriesRow.id)).order_by(SeriesRow.due_at.nulls_first()).limit(1)
 
     def take_over(self, now: dt.datetime) -> tuple[ClaimedSeries, str] | None:
         """Claim a series of a host whose lease is over; return it with the name of that host, None if there is none.
@@ -522,7 +522,7 @@ def _claimed(connection: Connection, row: Row[Any], now: dt.datetime) -> Claimed
             *_COUNTS,
         )
         .where(ImageRow.series_id == row.id)
-        .order_by(ImageRow.instance_number, ImageRow.sop_instance_uid)
+        .order_by(ImageRow.instance_number.nulls_first(), ImageRow.sop_instance_uid)
     ).all()
     expected = _expectation(connection, row, study_uid, [InstanceCounts(*image[6:]) for image in images], now)
     _record_quiet(connection, row, study_uid, expected, now)

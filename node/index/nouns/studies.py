@@ -9,14 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sqlalchemy import (
-    Boolean,
     ColumnElement,
     Connection,
     Select,
     and_,
     case,
     func,
-    literal_column,
     null,
     or_,
     select,
@@ -29,8 +27,17 @@ from node.dicom.names import folded
 from node.index.engine.hot_statements import read_ids
 from node.index.engine.repository import IndexRepository, on_reader, on_writer
 from node.index.engine.rows import ReadRepository, Row, distinct_values
-from node.index.engine.sql import listed_in
-from node.index.models import OPEN_STATES, ConversionRow, ImageRow, PatientRow, SeriesRow, StudyRow, VolumeRow
+from node.index.engine.sql import JsonNumber, Position, Unindexed, contains, in_partial_index, listed_in
+from node.index.models import (
+    DOUBTED_SERIES,
+    OPEN_STATES,
+    ConversionRow,
+    ImageRow,
+    PatientRow,
+    SeriesRow,
+    StudyRow,
+    VolumeRow,
+)
 from node.index.nouns.events import record_event
 from node.index.records import StoredStudy
 
@@ -242,8 +249,8 @@ class ListedStudy:
 
 
 _SAME_PATIENT = StudyRow.patient_id == PatientRow.id
-_STUDIES_OF_PATIENTS = StudyRow.patient_id == literal_column("+patients.id")
-"""The same for lists in an order of patients: the plus keeps SQLite from looking each patient up and sorting then."""
+_STUDIES_OF_PATIENTS = StudyRow.patient_id == Unindexed(PatientRow.id)
+"""The same for lists in an order of patients: this keeps SQLite from looking each patient up and sorting then."""
 
 
 class ReadStudies(ReadRepository):
@@ -315,7 +322,7 @@ class ReadStudies(ReadRepository):
     def thumbnails(self, study_ids: Sequence[int]) -> dict[int, Thumbnail]:
         """Return the pictures of studies that have one, by the `id` of their cursors."""
         is_image = SeriesRow.modality.not_in(DERIVED_MODALITIES)
-        slices = func.json_extract(VolumeRow.shape, "$[2]")
+        slices = JsonNumber(VolumeRow.shape, 2)
         query = (
             select(
                 SeriesRow.study_id,
@@ -331,9 +338,9 @@ class ReadStudies(ReadRepository):
                 ~ConversionRow.superseded,
                 ConversionRow.files_removed_at.is_(None),
             )
-            .order_by(is_image, slices, SeriesRow.id.desc(), VolumeRow.stack.desc())  # the last one stays
+            .order_by(is_image.nulls_first(), slices.nulls_first(), SeriesRow.id.desc(), VolumeRow.stack.desc())
         )
-        return {
+        return {  # the last one of a study stays
             row.study_id: Thumbnail(*row[1:4], row.path.rpartition("/")[2])
             for row in self._connection.execute(query).all()
         }
@@ -348,7 +355,7 @@ class ReadStudies(ReadRepository):
         """Return what a study must fulfil, except for its words."""
         conditions: list[ColumnElement[bool]] = []
         if wanted.description:
-            of_study = StudyRow.study_description.contains(wanted.description, autoescape=True)
+            of_study = contains(StudyRow.study_description, wanted.description)
             conditions.append(or_(of_study, self._has_series_with_description(wanted.description)))
         if wanted.modality:
             conditions.append(_any_series(SeriesRow.modality == wanted.modality))
@@ -369,9 +376,9 @@ class ReadStudies(ReadRepository):
 
     def _has_series_with_description(self, part: str) -> ColumnElement[bool]:
         """Return that a text is part of the description of a series: most series share theirs with many others."""
-        is_part = SeriesRow.series_description.contains(part, autoescape=True)
+        is_part = contains(SeriesRow.series_description, part)
         known = distinct_values(SeriesRow.series_description).limit(MAX_DESCRIPTIONS + 1).subquery()
-        rows = self._connection.execute(select(known.c.value, known.c.value.contains(part, autoescape=True))).all()
+        rows = self._connection.execute(select(known.c.value, contains(known.c.value, part))).all()
         having = [value for value, has_part in rows if has_part]
         if len(rows) > MAX_DESCRIPTIONS:
             return _any_series(is_part)
@@ -433,11 +440,11 @@ def _ordered(query: Select[int], order: StudyOrder, after: StudyCursor | None, *
         query = query.order_by(by_number)
         return query if after is None else query.where(number < after.id if is_descending else number > after.id)
     column = StudyRow.study_date if order == "date" else _TEXTS[order]
-    query = query.order_by(column.desc() if is_descending else column.asc(), by_number)
+    query = query.order_by(column.desc().nulls_last() if is_descending else column.asc().nulls_first(), by_number)
     if after is None:
         return query
     value = after.study_date if order == "date" else after.text
-    same = and_(column.is_(value), number < after.id if is_descending else number > after.id)
+    same = and_(column.is_not_distinct_from(value), number < after.id if is_descending else number > after.id)
     if value is None:
         return query.where(same if is_descending else or_(same, column.is_not(None)))
     if is_descending:
@@ -472,23 +479,18 @@ def _listed_with(words: Sequence[str]) -> list[ColumnElement[bool]]:
 
 
 def _accession_has(study: Any, word: str) -> ColumnElement[bool]:
-    accession: ColumnElement[bool] = study.accession_number.contains(word, autoescape=True)
-    return accession
+    return contains(study.accession_number, word)
 
 
 def _patient_has(patient: Any, word: str) -> ColumnElement[bool]:
     """Return that a word is part of a name or the ID of a patient."""
-    # instr() is quicker than LIKE, and folded names need no more.
-    names = (func.instr(getattr(patient, column.key), folded(word)) > 0 for column in _FOLDED_NAMES)
-    return or_(*names, patient.patient_id.contains(word, autoescape=True))
+    # Quicker than `contains`, and folded names need no more.
+    names = (Position(getattr(patient, column.key), folded(word)) > 0 for column in _FOLDED_NAMES)
+    return or_(*names, contains(patient.patient_id, word))
 
 
-_DOUBTED = literal_column(
-    "studies.id IN (SELECT study_id FROM series INDEXED BY ix_series_doubted "
-    "WHERE verdict IN ('suspect', 'incomplete'))",
-    Boolean,
-)
-"""A series of the study is suspect or incomplete; without statistics, SQLite would read all series."""
+_DOUBTED = in_partial_index(StudyRow.id, DOUBTED_SERIES)
+"""A series of the study is suspect or incomplete."""
 
 
 def _in_condition(condition: StudyCondition) -> ColumnElement[bool]:

@@ -9,15 +9,14 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Dialect, Select, String, and_, bindparam, false, func, or_, select, type_coerce
+from sqlalchemy import ColumnElement, Select, and_, false, func, or_, select, type_coerce
 from sqlalchemy import Time as SqlTime
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, aliased
-from sqlalchemy.types import TypeDecorator
 
 from node.dicom.key_values import Between, InItem, Like, Match, Moments, NameLike, NameWords, OneOf
 from node.dicom.keys import Key, Level
 from node.dicom.matching import Condition, Query
-from node.index.engine.sql import listed_in
+from node.index.engine.sql import JsonEach, JsonText, Position, listed_in, matches
 from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
 
 TABLES: dict[Level, type[DeclarativeBase]] = {
@@ -119,8 +118,8 @@ def condition_on(match: Match, column: str, table: Any) -> ColumnElement[bool]:
 
 def _in_item(keys: Sequence[tuple[Key, tuple[Match, ...]]], column: InstrumentedAttribute[Any]) -> ColumnElement[bool]:
     """Match one of the items of a column, a JSON array of objects."""
-    listed = func.json_each(column).table_valued("value")
-    texts = {key.keyword: func.json_extract(listed.c.value, f"$.{key.keyword}") for key, _ in keys}
+    listed = JsonEach(column).table_valued("value")
+    texts = {key.keyword: JsonText(listed.c.value, key.keyword) for key, _ in keys}
     found = (or_(*(_text(match, texts[key.keyword]) for match in matches)) for key, matches in keys)
     return and_(column.is_not(None), select(listed.c.value).where(*found).exists())
 
@@ -136,28 +135,11 @@ def _text(match: Match, column: ColumnElement[Any] | InstrumentedAttribute[Any])
     return false()
 
 
-class GlobPattern(TypeDecorator[str]):
-    """A pattern of ``*`` and ``?``, for GLOB of SQLite and for LIKE of PostgreSQL."""
-
-    impl = String
-    cache_ok = True
-
-    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        if value is None:
-            return None
-        if dialect.name == "sqlite":
-            return value.replace("[", "[[]")
-        return re.sub(r"([\\%_])", r"\\\1", value).translate(_LIKE)
-
-
-_LIKE = str.maketrans("*?", "%_")
-
-
 def _like(column: ColumnElement[Any] | InstrumentedAttribute[Any], pattern: str) -> ColumnElement[bool]:
-    """Match by GLOB, which is case-sensitive; add a range for the text before the first wildcard, to use an index."""
+    """Match a pattern; add a range for the text before the first wildcard, to use an index."""
     prefix = re.split("[*?]", pattern, maxsplit=1)[0]
-    alike = column.op("GLOB", is_comparison=True)(bindparam(None, pattern, type_=GlobPattern))
-    return and_(column >= prefix, column < prefix + _AFTER_ALL_TEXT, alike) if prefix else alike
+    whole = matches(column, pattern)
+    return and_(column >= prefix, column < prefix + _AFTER_ALL_TEXT, whole) if prefix else whole
 
 
 def _between(column: InstrumentedAttribute[Any], first: Any, last: Any) -> ColumnElement[bool]:
@@ -188,4 +170,4 @@ def _group(pattern: str, group: InstrumentedAttribute[Any]) -> ColumnElement[boo
 
 def _words(words: Sequence[str], group: InstrumentedAttribute[Any]) -> ColumnElement[bool]:
     spaced = func.replace(" " + group, "^", " ")
-    return and_(*(func.instr(spaced, f" {word}") > 0 for word in words))
+    return and_(*(Position(spaced, f" {word}") > 0 for word in words))

@@ -3,31 +3,48 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import reduce
+from operator import mul
 from typing import Any
 
-from sqlalchemy import bindparam, text
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Date,
+    Float,
+    Integer,
+    Select,
+    String,
+    and_,
+    bindparam,
+    case,
+    cast,
+    distinct,
+    func,
+    literal_column,
+    not_,
+    or_,
+    select,
+)
+from sqlalchemy.orm import aliased, join
 
 from node.index.converted import SeriesKey
-from node.index.engine.backend import backend_of
 from node.index.engine.rows import ReadRepository
+from node.index.engine.sql import Days, JsonEach, JsonGroupDistinct, JsonNumber, looked_up_in
+from node.index.models import ConversionRow, FailureRow, ImageRow, PatientRow, SeriesRow, StudyRow, Utc, VolumeRow
 from node.index.search.certainty import certainty_of
-from node.selector import FIELDS, Facts, Selector
+from node.selector import Facts, Selector
 
 CHUNK_ROWS = 500
 """Series of one query: so many rows are in memory at a time, and many queries cost little."""
 
-_AGE = """CASE WHEN st.patient_age GLOB '[0-9][0-9][0-9][YMWD]' THEN CAST(substr(st.patient_age, 1, 3) AS FLOAT) /
-    CASE substr(st.patient_age, 4) WHEN 'Y' THEN 1.0 WHEN 'M' THEN 12.0 WHEN 'W' THEN 52.1775 ELSE 365.2425 END END"""
-_IMAGES = "FROM images i WHERE i.series_id = se.id"
-_REVISION = "CASE WHEN :revision IS NULL THEN NOT c.superseded ELSE c.revision = :revision END"
-_VOLUMES = f"""FROM conversions c JOIN volumes v ON v.conversion_id = c.id
-    WHERE c.series_id = se.id AND v.kind = 'volume' AND {_REVISION}"""
-_LARGEST = f"""LEFT JOIN volumes big ON big.id = (SELECT v.id {_VOLUMES}
-    ORDER BY json_extract(v.shape, '$[0]') * json_extract(v.shape, '$[1]') * json_extract(v.shape, '$[2]')
-        * coalesce(json_extract(v.shape, '$[3]'), 1) DESC, v.stack, v.id LIMIT 1)"""
+_REVISION = bindparam("revision", type_=Integer)
+_NOW, _TODAY = bindparam("now", type_=Utc), bindparam("today", type_=Date)
+_IS_NEWEST = or_(_REVISION.is_(None), SeriesRow.revision == _REVISION)
+_IS_MEANT = case((_REVISION.is_(None), not_(ConversionRow.superseded)), else_=ConversionRow.revision == _REVISION)
+_LARGEST = aliased(VolumeRow, name="largest")
 _PATIENT = ("patient_id", "patient_name", "patient_birth_date", "patient_sex")
 _STUDY = (
     "study_instance_uid", "study_date", "study_description", "study_id", "accession_number", "referring_physician_name",
@@ -39,50 +56,85 @@ _SERIES = (
 )  # fmt: skip
 
 
-def _list(column: str, rows: str) -> str:
-    return f"(SELECT json_group_array(x) FROM (SELECT DISTINCT {column} AS x {rows} AND {column} IS NOT NULL) listed)"
+def _years(age: Any) -> ColumnElement[Any]:
+    """Return the years of an Age String (PS3.5 6.2), such as ``018M``; NULL of any other text."""
+    of_year = {"Y": 1.0, "M": 12.0, "W": 52.1775, "D": 365.2425}
+    digits = (func.substr(age, place, 1).between("0", "9") for place in (1, 2, 3))
+    is_age = and_(func.length(age) == 4, *digits, func.substr(age, 4).in_(of_year))
+    return case((is_age, cast(func.substr(age, 1, 3), Float) / case(of_year, value=func.substr(age, 4))))
 
 
-COLUMNS: Mapping[str, str] = {
-    **{name: f"p.{name}" for name in _PATIENT},
-    "patient_age": _AGE,
-    **{name: f"st.{name}" for name in _STUDY},
-    "study_series": "(SELECT count(*) FROM series s WHERE s.study_id = st.id)",
-    **{name: f"se.{name}" for name in _SERIES},
-    "body_part": "se.body_part_examined",
+def _of_images(value: Any, *conditions: Any) -> Any:
+    return select(value).where(ImageRow.series_id == SeriesRow.id, *conditions).scalar_subquery()
+
+
+def _of_volumes(value: Any, *conditions: Any) -> Select[Any]:
+    volumes = select(value).select_from(join(ConversionRow, VolumeRow)).correlate(SeriesRow)
+    return volumes.where(ConversionRow.series_id == SeriesRow.id, VolumeRow.kind == "volume", _IS_MEANT, *conditions)
+
+
+def _images_have(column: Any) -> Any:
+    return _of_images(JsonGroupDistinct(column), column.is_not(None))
+
+
+def _largest_volume() -> Any:
+    extents = (JsonNumber(VolumeRow.shape, axis) for axis in range(3))
+    size = reduce(mul, extents, func.coalesce(JsonNumber(VolumeRow.shape, 3), 1))
+    by_size = _of_volumes(VolumeRow.id).order_by(size.desc().nulls_last(), VolumeRow.stack, VolumeRow.id)
+    return by_size.limit(1).scalar_subquery()
+
+
+def _extent(axis: int) -> Any:
+    return cast(JsonNumber(_LARGEST.shape, axis), BigInteger)
+
+
+def _spacing(axis: int) -> Any:
+    return cast(JsonNumber(_LARGEST.spacing_mm, axis), Float)
+
+
+_WARNING = JsonEach(VolumeRow.warnings).table_valued("value", joins_implicitly=True)
+_OF_STUDY = aliased(SeriesRow)
+
+COLUMNS: Mapping[str, Any] = {
+    **{name: getattr(PatientRow, name) for name in _PATIENT},
+    "patient_age": _years(StudyRow.patient_age),
+    **{name: getattr(StudyRow, name) for name in _STUDY},
+    "study_series": select(func.count(_OF_STUDY.id)).where(_OF_STUDY.study_id == StudyRow.id).scalar_subquery(),
+    **{name: getattr(SeriesRow, name) for name in _SERIES},
+    "body_part": SeriesRow.body_part_examined,
     # The row of a series has only the verdict of the newest revision.
-    "verdict": "CASE WHEN :revision IS NULL OR se.revision = :revision THEN se.verdict END",
-    "certainty": f"CASE WHEN :revision IS NULL OR se.revision = :revision THEN {certainty_of('se')} END",
-    "failures": _list(
-        "f.reason", "FROM failures f WHERE f.series_id = se.id AND f.revision = coalesce(:revision, se.revision)"
-    ),
-    "instances": f"(SELECT count(*) {_IMAGES})",
-    "frames": f"(SELECT sum(coalesce(i.number_of_frames, 1)) {_IMAGES})",
-    "sop_class_uids": _list("i.sop_class_uid", _IMAGES),
-    "transfer_syntax_uids": _list("i.transfer_syntax_uid", _IMAGES),
-    "calling_ae_titles": _list("i.calling_ae_title", _IMAGES),
-    "called_ae_titles": _list("i.called_ae_title", _IMAGES),
-    "sources": _list("i.source", _IMAGES),
-    "volumes": f"(SELECT count(DISTINCT v.stack) {_VOLUMES})",
-    "columns": "json_extract(big.shape, '$[0]')",
-    "rows": "json_extract(big.shape, '$[1]')",
-    "slices": "json_extract(big.shape, '$[2]')",
-    "times": "CASE WHEN big.id IS NOT NULL THEN coalesce(json_extract(big.shape, '$[3]'), 1) END",
-    "column_spacing": "json_extract(big.spacing_mm, '$[0]')",
-    "row_spacing": "json_extract(big.spacing_mm, '$[1]')",
-    "slice_spacing": "json_extract(big.spacing_mm, '$[2]')",
-    "geometry": "big.geometry",
-    "orientation": "big.orientation",
-    "warnings": _list("w.value", _VOLUMES.replace("WHERE", ", json_each(v.warnings) w WHERE", 1)),
-    "days_since_received": "julianday(:now) - julianday(se.last_received_at)",
-    "days_since_study": "julianday(date(:now)) - julianday(st.study_date)",
+    "verdict": case((_IS_NEWEST, SeriesRow.verdict)),
+    "certainty": case((_IS_NEWEST, literal_column(certainty_of("series"), String))),
+    "failures": select(JsonGroupDistinct(FailureRow.reason))
+    .where(FailureRow.series_id == SeriesRow.id, FailureRow.revision == func.coalesce(_REVISION, SeriesRow.revision))
+    .scalar_subquery(),
+    "instances": _of_images(func.count(ImageRow.id)),
+    "frames": cast(_of_images(func.sum(func.coalesce(ImageRow.number_of_frames, 1))), BigInteger),
+    "sop_class_uids": _images_have(ImageRow.sop_class_uid),
+    "transfer_syntax_uids": _images_have(ImageRow.transfer_syntax_uid),
+    "calling_ae_titles": _images_have(ImageRow.calling_ae_title),
+    "called_ae_titles": _images_have(ImageRow.called_ae_title),
+    "sources": _images_have(ImageRow.source),
+    "volumes": _of_volumes(func.count(distinct(VolumeRow.stack))).scalar_subquery(),
+    "columns": _extent(0),
+    "rows": _extent(1),
+    "slices": _extent(2),
+    "times": case((_LARGEST.id.is_not(None), func.coalesce(_extent(3), 1))),
+    "column_spacing": _spacing(0),
+    "row_spacing": _spacing(1),
+    "slice_spacing": _spacing(2),
+    "geometry": _LARGEST.geometry,
+    "orientation": _LARGEST.orientation,
+    "warnings": _of_volumes(JsonGroupDistinct(_WARNING.c.value)).select_from(_WARNING).scalar_subquery(),
+    "days_since_received": Days(_NOW) - Days(SeriesRow.last_received_at),
+    "days_since_study": Days(_TODAY) - Days(StudyRow.study_date),
 }
 """The SQL of each field."""
 
-_CONVERTED: Mapping[str, Callable[[str], Any]] = {
-    "date": dt.date.fromisoformat,
-    "moment": lambda value: dt.datetime.fromisoformat(value).replace(tzinfo=dt.UTC),
-}
+_OF_LARGEST = frozenset(
+    ("columns", "rows", "slices", "times", "column_spacing", "row_spacing", "slice_spacing", "geometry", "orientation")
+)
+"""Fields of the largest volume, which is looked for only if one of them is compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,23 +161,23 @@ class ReadFacts(ReadRepository):
         revision : int or None
             Conversion whose volumes and failures count; None: the current one.
         """
-        condition = "st.study_instance_uid = :study AND se.series_instance_uid = :series"
-        found = self._described(
-            fields, condition, revision, study=study_instance_uid, series=series_instance_uid, limit=1
+        keys = (
+            StudyRow.study_instance_uid == study_instance_uid,
+            SeriesRow.series_instance_uid == series_instance_uid,
         )
+        found = self._described(fields, *keys, revision=revision, limit=1)
         return next((one.facts for one in found), None)
 
     def of_study(self, fields: Collection[str], study_instance_uid: str) -> Iterator[Facts]:
         """Return facts of each series of a study."""
-        condition = "st.study_instance_uid = :study"
-        return (one.facts for one in self._described(fields, condition, None, limit=None, study=study_instance_uid))
+        return (one.facts for one in self._described(fields, StudyRow.study_instance_uid == study_instance_uid))
 
     def all(self, fields: Collection[str]) -> Iterator[Described]:
         """Yield facts of every series, newest first."""
         before: int | None = None
         while True:
-            condition = "(:before IS NULL OR se.id < :before)"
-            found = list(self._described(fields, condition, None, before=before, limit=CHUNK_ROWS))
+            older = () if before is None else (SeriesRow.id < before,)
+            found = list(self._described(fields, *older, limit=CHUNK_ROWS))
             yield from found
             if len(found) < CHUNK_ROWS:
                 return
@@ -138,35 +190,28 @@ class ReadFacts(ReadRepository):
 
     def of_rows(self, fields: Collection[str], ids: Iterable[int]) -> dict[int, Facts]:
         """Return facts of the series with these ids, by id."""
-        found = self._described(fields, "se.id IN :ids", None, ids=list(ids), limit=None)
-        return {one.id: one.facts for one in found}
+        return {one.id: one.facts for one in self._described(fields, looked_up_in(SeriesRow.id, list(ids)))}
 
     def _described(
-        self, fields: Collection[str], condition: str, revision: int | None, *, limit: int | None, **values: Any
+        self,
+        fields: Collection[str],
+        *conditions: ColumnElement[bool],
+        revision: int | None = None,
+        limit: int | None = None,
     ) -> Iterator[Described]:
         wanted = sorted(fields)
-        columns = "".join(f", {COLUMNS[name]}" for name in wanted)
-        largest = _LARGEST if any("big." in COLUMNS[name] for name in wanted) else ""
+        levels: Any = join(SeriesRow, StudyRow).join(PatientRow)
+        if not _OF_LARGEST.isdisjoint(wanted):
+            levels = levels.outerjoin(_LARGEST, _LARGEST.id == _largest_volume())
         query = (
-            f"SELECT se.id, st.study_instance_uid, se.series_instance_uid{columns} FROM series se "
-            f"JOIN studies st ON st.id = se.study_id JOIN patients p ON p.id = st.patient_id {largest} "
-            f"WHERE {condition} ORDER BY se.id DESC"
+            select(SeriesRow.id, StudyRow.study_instance_uid, SeriesRow.series_instance_uid)
+            .add_columns(*(COLUMNS[name].label(name) for name in wanted))
+            .select_from(levels)
+            .where(*conditions)
+            .order_by(SeriesRow.id.desc())
+            .limit(limit)
         )
-        if limit is not None:
-            query += f" LIMIT {limit}"
-        values |= {"revision": revision, "now": dt.datetime.now(dt.UTC).replace(tzinfo=None).isoformat(" ")}
-        used = {name: value for name, value in values.items() if f":{name}" in query}
-        statement = text(query)
-        if "ids" in used:
-            statement = statement.bindparams(bindparam("ids", expanding=True))
-        rows = backend_of(self._connection).plain(self._connection.execute(statement, used))
-        for id_, study, series, *found in rows:
-            facts = {name: _value(name, value) for name, value in zip(wanted, found, strict=True)}
-            yield Described(id_, (study, series), facts)
-
-
-def _value(name: str, value: Any) -> Any:
-    if FIELDS[name].several:
-        return json.loads(value)
-    convert = _CONVERTED.get(FIELDS[name].type)
-    return convert(value) if value is not None and convert is not None else value
+        now = dt.datetime.now(dt.UTC)
+        values = {"revision": revision, "now": now, "today": now.date()}
+        for id_, study, series, *found in self._connection.execute(query, values):
+            yield Described(id_, (study, series), dict(zip(wanted, found, strict=True)))

@@ -51,7 +51,7 @@ _STORED: Select[*tuple[Any, ...]] = (
         ImageRow.sha256,
     )
     .select_from(join(ImageRow, SeriesRow).join(StudyRow))
-    .order_by(SeriesRow.id, ImageRow.instance_number, ImageRow.id)
+    .order_by(SeriesRow.id, ImageRow.instance_number.nulls_first(), ImageRow.id)
 )
 """The fields of `StoredInstance`."""
 

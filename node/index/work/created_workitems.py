@@ -123,7 +123,9 @@ class ReadCreatedWorkitems(PagedRepository):
         if workitem.series_instance_uid is not None:
             its.append(SeriesRow.series_instance_uid == workitem.series_instance_uid)
         rows = select(ImageRow.sop_class_uid, ImageRow.sop_instance_uid).join_from(ImageRow, SeriesRow).join(StudyRow)
-        ordered = rows.where(*its).order_by(SeriesRow.id, ImageRow.instance_number, ImageRow.sop_instance_uid)
+        ordered = rows.where(*its).order_by(
+            SeriesRow.id, ImageRow.instance_number.nulls_first(), ImageRow.sop_instance_uid
+        )
         return [(row[0], row[1]) for row in self._connection.execute(ordered.limit(limit))]
 
 

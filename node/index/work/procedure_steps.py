@@ -130,7 +130,8 @@ class ReadProcedureSteps(ReadRepository):
         if step.series_instance_uid is not None:
             its.append(SeriesRow.series_instance_uid == step.series_instance_uid)
         rows = select(ImageRow.sop_class_uid, ImageRow.sop_instance_uid).join_from(ImageRow, SeriesRow).join(StudyRow)
-        ordered = rows.where(*its).order_by(SeriesRow.id, ImageRow.instance_number, ImageRow.sop_instance_uid)
+        order = SeriesRow.id, ImageRow.instance_number.nulls_first(), ImageRow.sop_instance_uid
+        ordered = rows.where(*its).order_by(*order)
         return [(row[0], row[1]) for row in self._connection.execute(ordered.limit(limit))]
 
     def _steps(self, query: Select[Any], uids: Sequence[str] | None) -> Iterator[ProcedureStep]:

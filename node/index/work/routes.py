@@ -20,7 +20,7 @@ from node.errors import VoxelnodeError
 from node.index.converted import SeriesKey
 from node.index.engine.repository import IndexRepository, on_reader, on_writer
 from node.index.engine.rows import PagedRepository, Row
-from node.index.engine.sql import insert, listed_in
+from node.index.engine.sql import Position, insert, listed_in
 from node.index.models import (
     OPEN_STATES,
     ConflictRow,
@@ -136,7 +136,7 @@ _DUE = (
         and_(SentInstanceRow.sha256 == ImageRow.sha256, SentInstanceRow.state != "lost").label("is_sent"),
     )
     .select_from(join(ImageRow, SeriesRow).join(StudyRow).join(PatientRow, PatientRow.id == StudyRow.patient_id))
-    .order_by(SeriesRow.id, ImageRow.instance_number, ImageRow.id)
+    .order_by(SeriesRow.id, ImageRow.instance_number.nulls_first(), ImageRow.id)
 )
 
 
@@ -545,7 +545,7 @@ def _is_waiting(connection: Connection, name: str, pending: PendingEvent) -> boo
     return connection.execute(select(DeliveryRow.id).where(*these)).first() is not None
 
 
-_SLASH = func.instr(DeliveryRow.hook, "/")
+_SLASH = Position(DeliveryRow.hook, "/")
 _ROUTE = func.substr(DeliveryRow.hook, 1, _SLASH - 1).label("route")
 _DESTINATION = func.substr(DeliveryRow.hook, _SLASH + 1).label("destination")
 

@@ -286,7 +286,7 @@ class ReadWorkitems(ReadRepository):
     def instances(self, series_id: int, limit: int) -> list[tuple[str, str]]:
         """Return SOP Class and SOP Instance UIDs of at most `limit` instances of a series."""
         rows = select(ImageRow.sop_class_uid, ImageRow.sop_instance_uid).where(ImageRow.series_id == series_id)
-        ordered = rows.order_by(ImageRow.instance_number, ImageRow.sop_instance_uid)
+        ordered = rows.order_by(ImageRow.instance_number.nulls_first(), ImageRow.sop_instance_uid)
         return [(row[0], row[1]) for row in self._connection.execute(ordered.limit(limit))]
 
     def _workitems(self, rows: Select[Any]) -> list[Workitem]:

@@ -77,6 +77,11 @@ def _one_line(compiled: Any) -> str:
         ),
         (sql.JsonArray(C.id, C.a), "json_array(t.id, t.a)", "json_build_array(t.id, t.a)"),
         (sql.JsonGroupArray(C.id), "json_group_array(t.id)", "coalesce(json_agg(t.id), '[]')"),
+        (
+            sql.JsonGroupDistinct(C.a),
+            "json_group_array(DISTINCT t.a)",
+            "coalesce(json_agg(DISTINCT t.a), '[]')",
+        ),
         (sql.JsonNumber(C.list, 2), "json_extract(t.list, '$[2]')", "CAST(t.list ->> 2 AS NUMERIC)"),
         (sql.JsonText(C.list, "Key"), "json_extract(t.list, '$.Key')", "(CAST(t.list AS JSON) ->> 'Key')"),
         (
