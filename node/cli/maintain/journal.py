@@ -68,7 +68,7 @@ def _fields(report: JournalReport, maximum: int) -> dict[str, Any]:
 def drain(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
     """Empty the journal into archive and index; stop the node first.
 
-    The journal is removed. After it, a version of voxelnode without a journal may use the root.
+    The journal is removed: an older version, which may not know its format, can use the root afterwards.
     """
     settings = settings_for_change(config, root)
 

@@ -21,16 +21,13 @@ from node.index.engine.repository import IndexRepository, on_reader, on_writer
 from node.index.engine.rows import ReadRepository
 from node.index.models import (
     ConflictRow,
-    ConversionRow,
     ImageRow,
     PatientRow,
     SeriesRow,
     StudyRow,
     TombstoneRow,
-    VolumeRow,
 )
 from node.index.nouns.departures import (
-    LIVE,
     add_tombstone,
     delete_empty_levels,
     delete_series_rows,
@@ -123,13 +120,9 @@ class DeletionRepository(IndexRepository):
 
     @on_reader
     def unfinished(self, connection: Connection) -> list[Deletion]:
-        """Return the deletions whose files may still exist.
-
-        Tombstones of older versions name the folder of all revisions of a series. If the series was sent and converted
-        again before the next start, that folder is in use and omitted here; `sweep` removes the old files in it.
-        """
+        """Return the deletions whose files may still exist."""
         rows = connection.execute(select(TombstoneRow.id, TombstoneRow.paths).where(TombstoneRow.finished_at.is_(None)))
-        return [Deletion(row.id, tuple(path for path in row.paths if not _in_use(connection, path))) for row in rows]
+        return [Deletion(row.id, tuple(row.paths)) for row in rows]
 
     @on_reader
     def deleted_among(self, connection: Connection, keys: Collection[str]) -> set[str]:
@@ -188,12 +181,6 @@ def plan_deletion(connection: Connection, level: Level, uid: str, study_instance
         instances=len(rows),
         bytes=sum(row.bytes for row in rows),
     )
-
-
-def _in_use(connection: Connection, path: str) -> bool:
-    """Return whether a conversion has a volume in this folder."""
-    inside = VolumeRow.path.startswith(f"{path}/", autoescape=True)
-    return connection.execute(select(VolumeRow.id).join(ConversionRow).where(inside, LIVE).limit(1)).first() is not None
 
 
 def _hold(connection: Connection, series: Select[int]) -> list[int]:
