@@ -259,3 +259,12 @@ def test_a_promise_of_the_object_store_needs_one(tmp_path: Path) -> None:
 def test_roles_need_an_index_and_a_store_that_hosts_can_share(tables: str) -> None:
     [told] = problems(written(tables + '[cluster]\nroles = ["receive"]\n'))
     assert "roles share work of hosts with one index and one store: set [index] url and [storage] url" in told
+
+
+def test_only_extensions_that_there_are_can_be_switched_off(tmp_path: Path) -> None:
+    file = tmp_path / "voxelnode.toml"
+    file.write_text('[extensions]\ndisabled = ["worklst"]\n', encoding="utf-8")
+    with pytest.raises(
+        UsageError, match=r"extensions: disabled: 'worklst' is no extension, did you mean \"worklist\"\?"
+    ):
+        load(file)

@@ -1,0 +1,133 @@
+"""A package of somebody else adds to the node by an entry point: examples/voxelnode-hello (docs/extensions.md)."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLE = ROOT / "examples" / "voxelnode-hello"
+GROUP = "voxelnode.extensions"
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of packages in which the example is installed: its modules, and what an installer writes of it."""
+    folder = tmp_path_factory.mktemp("site-packages")
+    project = tomllib.loads((EXAMPLE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    shutil.copytree(EXAMPLE / "voxelnode_hello", folder / "voxelnode_hello")
+    about = folder / f"voxelnode_hello-{project['version']}.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n", encoding="utf-8"
+    )
+    points = [f"{name} = {place}" for name, place in project["entry-points"][GROUP].items()]
+    (about / "entry_points.txt").write_text("\n".join([f"[{GROUP}]", *points, ""]), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def configuration(tmp_path: Path) -> Path:
+    file = tmp_path / "voxelnode.toml"
+    file.write_text(
+        f'[storage]\nroot = "{tmp_path / "root"}"\nreserve_bytes = 0\n[dicom]\nport = 0\n[web]\nport = 0\n'
+        f'[hello]\nname = "Ann"\nfile = "{tmp_path / "greetings"}"\n',
+        encoding="utf-8",
+    )
+    return file
+
+
+def environment(packages: Path | None) -> dict[str, str]:
+    own = {name: value for name, value in os.environ.items() if not name.startswith("VOXELNODE_")}
+    return own | {"PYTHONPATH": os.pathsep.join(map(str, filter(None, (packages, ROOT))))}
+
+
+def run(packages: Path | None, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "node", *map(str, arguments)]
+    return subprocess.run(command, env=environment(packages), capture_output=True, text=True, timeout=60)
+
+
+def test_it_adds_a_command_and_a_table_that_are_known_only_where_it_is_installed(
+    installed: Path, configuration: Path
+) -> None:
+    greeted = run(installed, "hello", "--config", configuration)
+    assert (greeted.returncode, greeted.stdout) == (0, "hello, Ann\n")
+    assert "  hello " in run(installed, "--help").stdout
+    assert run(installed, "hello", "--help").stdout.rstrip().endswith("voxelnode hello")
+    assert run(installed, "config", "check", "--config", configuration).returncode == 0
+    assert 'file = "' not in run(installed, "config", "example").stdout
+    assert "[hello]" in run(installed, "config", "example").stdout
+    wrong = run(installed, "config", "check", "--config", configuration.with_name("absent.toml"))
+    assert wrong.returncode == 2
+    without = run(None, "config", "check", "--config", configuration)
+    assert (without.returncode, "[hello]: unknown section" in without.stderr) == (2, True)
+    assert run(None, "hello").returncode == 2
+
+
+@pytest.fixture
+def serving(installed: Path, configuration: Path, request: pytest.FixtureRequest) -> Iterator[httpx2.Client]:
+    disabled = json.dumps(request.param)
+    command = [sys.executable, "-m", "node", "serve", "--config", str(configuration)]
+    own = environment(installed) | {"VOXELNODE_EXTENSIONS__DISABLED": disabled}
+    with subprocess.Popen(command, env=own, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            lines = [process.stdout.readline() for _ in range(2)]
+            assert lines[0].startswith("voxelnode ready"), process.stderr
+            with httpx2.Client(base_url=lines[1].rpartition(" ")[2].strip(), timeout=30) as client:
+                yield client
+            process.terminate()
+            process.communicate(timeout=60)
+            assert process.returncode == 0
+        finally:
+            process.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("serving", [[]], indirect=True)
+def test_it_adds_a_route_and_a_service_to_a_node(serving: httpx2.Client, configuration: Path) -> None:
+    assert serving.get("/api/v1/hello").json() == {"greeting": "hello, Ann"}
+    assert "/api/v1/hello" in serving.get("/api/v1/openapi.json").json()["paths"]
+    greetings, deadline = configuration.with_name("greetings"), time.monotonic() + 30
+    while not greetings.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert greetings.read_text(encoding="utf-8").startswith("hello, Ann\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("serving", [["hello"]], indirect=True)
+def test_it_is_switched_off_by_the_configuration(serving: httpx2.Client, configuration: Path) -> None:
+    assert serving.get("/api/v1/hello").status_code == 404
+    assert "/api/v1/hello" not in serving.get("/api/v1/openapi.json").json()["paths"]
+    assert not configuration.with_name("greetings").exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "problem"),
+    [
+        ("voxelnode_hello:ABSENT", "cannot be loaded: "),
+        ("voxelnode_hello.command:hello", "is no instance of node.hookspecs.Extension"),
+        ("node.extensions.worklist:EXTENSION", "two extensions are called worklist"),
+    ],
+)
+def test_one_that_cannot_be_used_is_named_with_the_reason(
+    installed: Path, tmp_path: Path, place: str, problem: str
+) -> None:
+    packages = tmp_path / "packages"
+    shutil.copytree(installed, packages)
+    [points] = packages.glob("*.dist-info/entry_points.txt")
+    points.write_text(f"[{GROUP}]\nhello = {place}\n", encoding="utf-8")
+    refused = run(packages, "status")
+    assert (refused.returncode, problem in refused.stderr) == (2, True), refused.stderr
+    assert refused.stderr.count("\n") == 1
