@@ -30,7 +30,8 @@ from node.conversion.datasets import SeriesFiles
 from node.errors import NotUnderstood
 from node.index.care import salvage
 from node.index.engine import sqlite
-from node.index.nouns import arrivals, deletions
+from node.index.nouns import deletions, growth, received
+from node.index.records import Arrived
 from node.lifecycle import fsck
 from node.receive import apply, kept, recovery
 
@@ -60,7 +61,7 @@ def revisions_share_folders() -> None:
 
 def claims_are_never_revoked() -> None:
     """4: a conversion counts although an instance that it began with was deleted meanwhile."""
-    arrivals.revoke_claim = deletions.revoke_claim = lambda connection, series_id: None  # type: ignore[attr-defined]
+    growth.revoke_claim = deletions.revoke_claim = lambda connection, series_id: None  # type: ignore[attr-defined]
 
 
 def new_indexes_have_no_deletions() -> None:
@@ -94,9 +95,17 @@ def folders_are_believed_before_they_exist() -> None:
 
 def losers_are_believed() -> None:
     """7: known bytes of a version that lost are dropped without a look at the file that has them."""
-    real = arrivals._aside
-    arrivals._aside = lambda connection, uid, sha256, flaws: real(connection, uid, sha256, {})
-    arrivals._forget_losers = lambda connection, flaws: None
+    real = received._Batch._aside
+
+    def aside(batch: received._Batch, instance: Arrived, sha256: str) -> str | None:
+        flaws, batch._flaws = batch._flaws, {}
+        try:
+            return real(batch, instance, sha256)
+        finally:
+            batch._flaws = flaws
+
+    received._Batch._aside = aside  # type: ignore[method-assign]
+    received._forget_losers = lambda connection, flaws: None
 
 
 def losers_are_not_compared() -> None:

@@ -17,7 +17,7 @@ from node.control.repository import Repository, check_repository, rebuild_index
 from node.conversion.pipeline import convert
 from node.index.engine.place import FILE_NAME, IndexUnusable
 from node.index.models import Base
-from node.index.nouns import arrivals
+from node.index.nouns import received
 from node.settings.model import Settings, Storage
 from node.writers.options import WriteOptions
 from tests import make
@@ -215,12 +215,12 @@ def test_a_file_whose_rows_cannot_be_written_does_not_stop_the_others(
     root, sent = settings.storage.root, new_series(3)
     with Repository(settings) as repository:
         take(repository.ingest, sent)
-    real = arrivals.add_instances
+    real = received.add_instances
 
-    def refusing(connection: Any, batch: Any, flaws: Any) -> Any:
+    def refusing(connection: Any, batch: Any, *more: Any) -> Any:
         if any(one.attributes.sop_instance_uid == sent[1].sop_instance_uid for one in batch):
             raise OverflowError("Python int too large to convert to SQLite INTEGER")
-        return real(connection, batch, flaws)
+        return real(connection, batch, *more)
 
     monkeypatch.setattr("node.index.nouns.instances.add_instances", refusing)
     recovered = rebuild_index(settings).recovered
