@@ -15,6 +15,7 @@ from typing import get_args
 import pytest
 from pydantic import ValidationError
 
+from node import __version__
 from node.archive.base import VOLUMES
 from node.archive.filesystem import is_key
 from node.deidentify.profile import CLEAN, RETAIN
@@ -189,7 +190,8 @@ def test_commands_that_the_node_names_as_remedies_exist() -> None:
 def test_the_changelog_knows_the_version() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["name"] == "voxelnode"
-    assert "## [Unreleased]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert headings[:2] == ["Unreleased", __version__]
 
 
 def test_every_warning_and_every_reason_is_documented() -> None:

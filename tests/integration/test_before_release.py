@@ -25,6 +25,8 @@ from tests.made_once import IN_POSTGRESQL, emptied_in_postgresql
 from tests.preloaded import run
 from tests.rows import read_rows, view_rows
 
+pytestmark = pytest.mark.postgresql
+
 BEFORE = Path(__file__).parent / "before"
 
 TYPES = {"DATETIME": "TIMESTAMP", "INTEGER": "BIGINT", "FLOAT": "DOUBLE PRECISION"}
@@ -108,6 +110,7 @@ def test_its_index_is_refused_with_the_remedy(settings: Settings, root: Path) ->
     assert "made before the first release" in str(finding)
 
 
+@pytest.mark.slow
 def test_everything_is_taken_over(settings: Settings, root: Path, old: dict[str, list[Row]]) -> None:
     rebuilt = rebuild_index(settings)
     assert (rebuilt.salvaged.unread, rebuilt.salvaged.altered, rebuilt.salvaged.gone) == ({}, [], [])
@@ -145,6 +148,7 @@ def test_what_is_owed_is_taken_over(settings: Settings, root: Path, old: dict[st
     same([retrieval], [row], "id", "detail")
 
 
+@pytest.mark.slow
 def test_the_command_says_what_it_took_over(settings: Settings, root: Path) -> None:
     if IN_POSTGRESQL:
         pytest.skip("a command that is started looks for its database by [index] url")

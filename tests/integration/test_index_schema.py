@@ -22,6 +22,8 @@ from tests.made_once import IN_POSTGRESQL
 from tests.newer import NEWER, newer
 from tests.postgresql import shared
 
+pytestmark = pytest.mark.postgresql
+
 PROMISED = {
     "v_patients": {"patient_id", "patient_name"},
     "v_studies": {"study_instance_uid", "patient_id", "patient_name", "study_date", "accession_number"},

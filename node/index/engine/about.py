@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, select
 
 from node.index.engine.backend import backend_of
 from node.index.engine.hot_statements import Prepared
@@ -75,11 +75,6 @@ class AboutRepository(IndexRepository):
 def set_about(connection: Connection, key: str, value: str) -> None:
     """Store a fact about the index, replacing any value of `key`."""
     _SET.execute(connection, {"key": key, "value": value})
-
-
-def remove_about(connection: Connection, key: str) -> None:
-    """Remove a fact about the index."""
-    connection.execute(delete(AboutRow).where(AboutRow.key == key))
 
 
 def about(connection: Connection, key: str) -> str | None:
