@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import errno
-import os
 import re
 import traceback
 from collections.abc import Iterable
@@ -31,7 +30,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def type_and_location(error: Exception) -> str:
     """Return the type of an error and the line that raised it, without its text, which may quote patient data."""
     line = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__} at {line.name}, line {line.lineno} of {os.path.basename(line.filename)}"
+    return f"{type(error).__name__} at {line.name}, line {line.lineno} of {line.filename.rpartition('/')[2]}"
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydicom import Dataset
 
 from node.dicom.annotation import Annotation, patient_lines, technique_lines
-from node.dicom.metadata import NoSuchValue, bulk_data_paths, document, long_value
-from node.dicom.pixel_element import FrameNotFound, PixelElement, header_and_pixels, single_frame
-from node.dicom.reading import read_instance
 from node.dicom.report import NotReport, report_html
 from node.errors import ConversionRefused, is_out_of_memory
+from node.files.metadata import NoSuchValue, bulk_data_paths, document, long_value
+from node.files.pixel_element import FrameNotFound, PixelElement, header_and_pixels, single_frame
+from node.files.reading import read_instance
 from node.volume.read.transfer_syntaxes import NotTranscodable
 from node.volume.window import Window
 
@@ -145,7 +145,7 @@ def pixel_location(path: Path) -> bytes:
 
 
 def value_paths(path: Path, transfer_syntax_uid: str) -> bytes:
-    """Return the result of `node.dicom.metadata.bulk_data_paths`, one in a line."""
+    """Return the result of `node.files.metadata.bulk_data_paths`, one in a line."""
     return "\n".join(bulk_data_paths(path, transfer_syntax_uid)).encode()
 
 
@@ -164,7 +164,7 @@ def stored_frame_file(path: Path, frame_number: int, into: Path) -> bytes:
 
 
 def value_file(path: Path, value_path: str, into: Path) -> bytes:
-    """Write one long value; see `node.dicom.metadata.long_value`."""
+    """Write one long value; see `node.files.metadata.long_value`."""
     into.write_bytes(long_value(path, value_path))
     return b""
 
@@ -192,7 +192,8 @@ def transcode(path: Path, transfer_syntax_uid: str, into: Path) -> bytes:
     """Write the data set of a file in another transfer syntax."""
     from node.volume.read.transcoding import transcoded
 
-    into.write_bytes(transcoded(path, transfer_syntax_uid))
+    with path.open("rb") as file:
+        into.write_bytes(transcoded(file, transfer_syntax_uid))
     return b""
 
 

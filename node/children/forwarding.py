@@ -20,9 +20,9 @@ from node.child_process.messages import Garbled
 from node.deidentify.deidentification import Deidentification
 from node.deidentify.refusal import NotDeidentified, Reason
 from node.dicom.coercion import Coercion, NotCoerced
-from node.dicom.reading import read_instance
 from node.dicom.values import text
 from node.errors import ConversionRefused
+from node.files.reading import read_instance
 from node.volume.read.transfer_syntaxes import NATIVE, TARGETS, NotTranscodable
 
 Encoding = Literal["keep", "uncompressed", "jpeg2000-lossless"]

@@ -14,10 +14,10 @@ from pydicom import Dataset, dcmread
 from node.archive.intact import problem_with
 from node.completeness import COUNT_KEYWORDS, InstanceCounts
 from node.conversion.evidence import InstanceHeader, header_of
-from node.dicom.reading import read_instance
-from node.dicom.remembered import remembered
+from node.dicom.per_series import once_per_series
 from node.dicom.values import text, whole
 from node.errors import is_out_of_memory
+from node.files.reading import read_instance
 from node.index.converted import ClaimedInstance
 from node.volume.reasons import Exclusion, Reason
 
@@ -84,7 +84,7 @@ class SeriesFiles:
         return self._last[1]
 
 
-@remembered
+@once_per_series(*COUNT_KEYWORDS[1:])
 def _counts_of_series(dataset: Dataset) -> tuple[int | None, ...]:
     """Return all counts but the first, Instance Number (0020,0013), which each instance has to itself."""
     return tuple(whole(dataset, keyword) for keyword in COUNT_KEYWORDS[1:])

@@ -18,7 +18,7 @@ from pydicom import Dataset
 
 from node.completeness import Evidence, InstanceCounts
 from node.dicom import values
-from node.dicom.remembered import remembered
+from node.dicom.per_series import once_per_series
 from node.volume.geometry import missing_slices
 from node.volume.model import Assembly, Float, Geometry, Kind, Volume
 from node.volume.reasons import Reason, WarningKind
@@ -66,7 +66,7 @@ def header_of(ds: Dataset, counts: InstanceCounts) -> InstanceHeader:
     )
 
 
-@remembered
+@once_per_series("ImageType", "SliceThickness", "SpacingBetweenSlices")
 def _header_of_series(ds: Dataset) -> tuple[float | None, float | None, bool]:
     """Return thickness and distance of slices in mm, and whether the image is derived: equal in most instances."""
     is_derived = (values.text(ds, "ImageType") or "").upper().startswith("DERIVED")

@@ -20,8 +20,7 @@ from node.deidentify.profile import Action, Option, Profile, rows, safe_private
 from node.deidentify.pseudonyms import Patient, PseudonymKey
 from node.deidentify.refusal import NotDeidentified, Reason
 from node.deidentify.text import Identities, vocabulary
-from node.dicom.reading import copy_encoding
-from node.dicom.values import CONVERSION_ERRORS, held_elements, text
+from node.dicom.values import CONVERSION_ERRORS, copy_encoding, held_elements, text
 
 MAX_DEPTH = 64
 

@@ -22,9 +22,10 @@ from node.deidentify.deidentification import Deidentification
 from node.deidentify.instance import deidentified
 from node.deidentify.refusal import NotDeidentified, Reason
 from node.dicom.part10 import file_head
-from node.dicom.reading import read_instance, stored_bytes, with_elements
+from node.dicom.reading import stored_bytes, with_elements
 from node.dicom.values import CONVERSION_ERRORS, held_elements, text
 from node.errors import UsageError
+from node.files.reading import read_instance
 from node.receive.dicom_files import MediaFile, SkippedFile, find_instances
 
 _PIXEL_DATA = BaseTag(0x7FE00010)

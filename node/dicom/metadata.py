@@ -1,64 +1,14 @@
-"""The metadata of a file in the DICOM JSON Model, and the long values omitted from it (PS3.18 10.4.1.1.2)."""
+"""Encode data sets of the DICOM JSON Model for answers: as JSON, or as XML in the Native DICOM Model."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from urllib.parse import quote
 
-from pydicom import Dataset
-from pydicom.dataelem import DataElement
-
-from node.dicom.bounded import TooLong
-from node.dicom.header import DEFLATED_LITTLE_ENDIAN
-from node.dicom.json_model import Json, json_model
-from node.dicom.pixel_element import header_and_pixels
-from node.dicom.reading import read_instance
-from node.dicom.uids import web_transfer_syntax
-from node.dicom.values import CONVERSION_ERRORS, little_endian, value, whole
+from node.dicom.json_model import Json
 from node.dicom.xml_model import native_model
-
-NATIVE = frozenset(("1.2.840.10008.1.2", "1.2.840.10008.1.2.1"))
-"""Transfer syntaxes whose pixel data have a defined length and can be skipped."""
-
-MAX_DEPTH = 16
-"""Deepest nesting of sequences in a path to bulk data."""
-
 
 _JSON = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":"))
 """Models have no cycles, and looking for one doubles the time."""
-
-
-class NoSuchValue(Exception):
-    """The data set does not contain the requested bulk data."""
-
-
-def metadata(
-    path: Path, transfer_syntax_uid: str, url: str, max_bytes: int | None = None, *, as_xml: bool = False
-) -> bytes:
-    """Return a file in the DICOM JSON Model, with its transfer syntax but without File Meta Information.
-
-    Parameters
-    ----------
-    path : Path
-    transfer_syntax_uid : str
-    url : str
-        URL of the instance, the prefix of all bulk data URIs.
-    max_bytes : int or None
-        Largest number of bytes of the file that may be read.
-    as_xml : bool
-        Return the Native DICOM Model instead.
-
-    Raises
-    ------
-    TooLong, Exception
-        As from `node.dicom.reading.read_instance`.
-    """
-    ds = _header(path, transfer_syntax_uid, max_bytes)
-    model = json_model(ds, lambda tag_path: f"{url}/bulkdata/{quote(tag_path)}")
-    # Not an element of the data set, but viewers need it to decode frames (PS3.18 10.4.1.1.2).
-    model["00083002"] = {"vr": "UI", "Value": [web_transfer_syntax(transfer_syntax_uid)]}
-    return encoded_model(model, as_xml=as_xml)
 
 
 def encoded_model(model: Json, *, as_xml: bool = False) -> bytes:
@@ -67,73 +17,3 @@ def encoded_model(model: Json, *, as_xml: bool = False) -> bytes:
     if as_xml:
         return native_model(model)
     return _JSON.encode(model).encode("utf-8", "replace")
-
-
-def bulk_data_paths(path: Path, transfer_syntax_uid: str, max_bytes: int | None = None) -> list[str]:
-    """Return the paths of the values that `metadata` omits, in order; see `long_value`. Arguments as of `metadata`."""
-    paths: list[str] = []
-    json_model(_header(path, transfer_syntax_uid, max_bytes), paths.append)
-    return paths
-
-
-def _header(path: Path, transfer_syntax_uid: str, max_bytes: int | None) -> Dataset:
-    if transfer_syntax_uid == DEFLATED_LITTLE_ENDIAN and max_bytes is not None:
-        raise TooLong  # the length is unknown until the data set is inflated
-    if transfer_syntax_uid in NATIVE:
-        return read_instance(path, max_bytes)
-    header, element = header_and_pixels(path, max_bytes)
-    if element is None:  # or deflated
-        return read_instance(path, max_bytes)
-    header[element.tag] = DataElement(element.tag, element.vr, b"")  # the metadata only show that it is present
-    return header
-
-
-def long_value(path: Path, tag_path: str) -> bytes:
-    """Return a value that `metadata` omits.
-
-    Parameters
-    ----------
-    path : Path
-    tag_path : str
-        The end of the value's URI: tags, and numbers of items from 1, joined by dots.
-
-    Raises
-    ------
-    NoSuchValue
-        The instance has no such bulk data.
-    OSError
-        The file cannot be read.
-    """
-    steps = tag_path.split(".")
-    try:
-        if len(steps) > 2 * MAX_DEPTH:
-            raise LookupError
-        ds = read_instance(path)
-        for tag, item in zip(steps[:-1:2], steps[1::2], strict=True):
-            ds = ds[int(tag, 16)].value[int(item) - 1]
-        element = ds[int(steps[-1], 16)]
-        data = element.value
-        if isinstance(data, bytes) and ds.original_encoding[1] is False:
-            data = little_endian(element.VR, data)
-    except CONVERSION_ERRORS:
-        data = None
-    if isinstance(data, str):
-        data = data.encode()
-    if not isinstance(data, bytes):
-        raise NoSuchValue("the instance has no such bulk data")
-    return data
-
-
-def document(path: Path) -> bytes:
-    """Return the Encapsulated Document (0042,0011) of a file without its padding (PS3.3 C.24.2).
-
-    Raises
-    ------
-    NoSuchValue
-        The instance is not an encapsulated document.
-    """
-    ds = read_instance(path)
-    data = value(ds, "EncapsulatedDocument")
-    if not isinstance(data, bytes):
-        raise NoSuchValue("the instance has no Encapsulated Document (0042,0011)")
-    return data[: whole(ds, "EncapsulatedDocumentLength") or len(data)]

@@ -1,8 +1,8 @@
-"""Read an instance from a file: the result of pydicom's `dcmread`, at a fifth of its cost for a small instance.
+"""Read the data set of an instance: the result of pydicom's `dcmread`, at a fifth of its cost for a small instance.
 
 A time series has 20,000 files of about forty elements each, and pydicom's reader spends 3 us on each element. This
 reader creates pydicom's raw elements, which pydicom converts on access. Unusual encodings are left to pydicom, which is
-more tolerant.
+more tolerant. `node.files.reading` opens the files.
 
 Most elements of a file have the same bytes in the file that was read before. Both data sets then share them: raw
 elements and their values never change, because pydicom puts a converted element in the place of the raw one. Elements
@@ -11,31 +11,26 @@ that follow each other and were the same in the last two files are compared as o
 
 from __future__ import annotations
 
-import os
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 from itertools import groupby
 from operator import and_, itemgetter
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
-from pydicom import Dataset, FileDataset, dcmread
+from pydicom import Dataset, FileDataset
 from pydicom.charset import convert_encodings, default_encoding
-from pydicom.dataelem import DataElement, RawDataElement, convert_raw_data_element, empty_value_for_VR
+from pydicom.dataelem import RawDataElement, convert_raw_data_element, empty_value_for_VR
 from pydicom.dataset import FileMetaDataset
 from pydicom.filereader import data_element_generator
 from pydicom.tag import BaseTag
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, VR
 
-from node.dicom.bounded import BoundedFile, TooLong
-from node.dicom.values import TAGS, held, standard_tag, tag_read, text
-
-HEAD_BYTES = 1 << 16
-"""Bytes of a file to read first: usually the header of a slice, or all of a small file."""
+from node.dicom.values import TAGS, Element, copy_encoding, held, standard_tag, tag_read, text
 
 LONG_PIXELS = 1 << 16
 """Native pixel data of at least this length are read only on access."""
@@ -62,7 +57,7 @@ _VRS = {vr.encode(): (str(vr), vr in EXPLICIT_VR_LENGTH_32) for vr in VR if len(
 
 _EMPTY: dict[str | None, Any] = {name: empty_value_for_VR(name, raw=True) for name, _ in _VRS.values()} | {None: None}
 
-_Elements = dict[BaseTag, RawDataElement | DataElement]
+_Elements = dict[BaseTag, Element]
 
 MAX_SHARED_BYTES, MAX_RUNS = 1 << 12, 1 << 10
 """Longest element that data sets share, and the number of runs that are remembered of a file."""
@@ -93,23 +88,39 @@ _read_before: dict[tuple[bool, bool], list[_Run]] = {}
 Lists are replaced, never changed, so that threads can read files at the same time."""
 
 
-_EMPTY_DATASET = vars(Dataset())
-_DICTS_OF_DATASET = tuple(name for name, value in _EMPTY_DATASET.items() if isinstance(value, dict) and name != "_dict")
-
-
-class _Unusual(Exception):
+class LeftToPydicom(Exception):
     """An encoding that pydicom must parse."""
 
 
-class _Cut(Exception):
+class DataSetCut(Exception):
     """The data set continues after the bytes that were read."""
+
+
+class StoredFile(ABC):
+    """Where an instance was read from, for values that are read only on access."""
+
+    @abstractmethod
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Return bytes from an offset; fewer at the end of the file. Threads may call it at the same time."""
+
+    @abstractmethod
+    def read(self, size: int = -1) -> bytes:
+        """Return bytes from the current position, as pydicom reads a value on access."""
+
+    @abstractmethod
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Move the position, and return it."""
+
+    @abstractmethod
+    def tell(self) -> int:
+        """Return the position."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileBytes:
     """A long value that stays in its file; it is sliced like `bytes`, which reads the slice from the file."""
 
-    path: str
+    file: StoredFile
     offset: int
     length: int
 
@@ -118,20 +129,10 @@ class FileBytes:
 
     def __getitem__(self, part: slice) -> bytes:
         start, stop, _ = part.indices(self.length)
-        with open(self.path, "rb", buffering=0) as file:
-            file.seek(self.offset + start)
-            data = file.read(max(stop - start, 0))
+        data = self.file.read_at(self.offset + start, max(stop - start, 0))
         if len(data) < stop - start:
             raise EOFError("the file is shorter than when it was opened")
         return data
-
-
-class _PartlyInFile(FileDataset):
-    """A data set whose pixels stay in the file; pydicom reads them on access."""
-
-    def __init__(self, path: Path, elements: _Elements) -> None:
-        _with_elements(self, elements)  # FileDataset.__init__ would open the file again, a quarter of all time
-        self.__dict__.update(filename=str(path), buffer=None, timestamp=None, fileobj_type=open)
 
 
 def stored_bytes(ds: Dataset, keyword: str) -> tuple[bytes | FileBytes | None, bool]:
@@ -141,8 +142,8 @@ def stored_bytes(ds: Dataset, keyword: str) -> tuple[bytes | FileBytes | None, b
     """
     element = held(ds, standard_tag(keyword))
     is_deferred = isinstance(element, RawDataElement) and element.value is None
-    if is_deferred and element.length and isinstance(ds, _PartlyInFile):
-        return FileBytes(str(ds.filename), element.value_tell, element.length), False
+    if is_deferred and element.length and (file := _file_of(ds)) is not None:
+        return FileBytes(file, element.value_tell, element.length), False
     if is_deferred:
         element = ds.get(standard_tag(keyword))  # pydicom has deferred it
     if element is None or not isinstance(element.value, bytes):
@@ -152,84 +153,59 @@ def stored_bytes(ds: Dataset, keyword: str) -> tuple[bytes | FileBytes | None, b
     return element.value, bool(element.is_undefined_length)
 
 
-def read_instance(path: Path, max_bytes: int | None = None) -> Dataset:
-    """Return the data set of a file, with its `file_meta`; native pixel data of `LONG_PIXELS` or more stay in the file.
-
-    Parameters
-    ----------
-    path : Path
-    max_bytes : int or None
-        Largest number of bytes of the file that may be read, at least `HEAD_BYTES`; None: no limit.
-
-    Raises
-    ------
-    TooLong
-        More than `max_bytes` would have to be read.
-    Exception
-        Anything that pydicom raises for a damaged file.
-    """
-    with open(path, "rb", buffering=0) as file:  # as `Path.open`, at two thirds of its cost
-        data = file.read(HEAD_BYTES)
-        try:
-            try:
-                return _read(path, data, len(data) < HEAD_BYTES)
-            except _Cut:
-                if max_bytes is not None and os.fstat(file.fileno()).st_size > max(max_bytes, HEAD_BYTES):
-                    raise TooLong from None
-                return _read(path, data + file.readall(), True)
-        except _Unusual:
-            with path.open("rb") as buffered:
-                return dcmread(BoundedFile(buffered, max_bytes), force=True)
-
-
 def with_elements(ds: Dataset, elements: _Elements) -> Dataset:
     """Return a data set with other elements of the encoding of `ds`; pixels may still be in the file of `ds`."""
-    if isinstance(ds, _PartlyInFile):
-        new: Dataset = _PartlyInFile(Path(str(ds.filename)), elements)
-    else:
-        new = _with_elements(Dataset.__new__(Dataset), elements)
+    file = _file_of(ds)
+    new = Dataset(elements) if file is None else FileDataset(cast(BytesIO, file), elements)
     copy_encoding(ds, new)
     return new
 
 
-def copy_encoding(ds: Dataset, new: Dataset) -> None:
-    """Let pydicom write the raw elements of `new` as they are, which are those of `ds`."""
-    new.set_original_encoding(ds.original_encoding[0], ds.original_encoding[1], ds.original_character_set)
+def _file_of(ds: Dataset) -> StoredFile | None:
+    """Return where `data_set_of_file` has left the pixels of a data set; None if it has read them."""
+    file = ds.buffer if isinstance(ds, FileDataset) else None
+    return file if isinstance(file, StoredFile) else None
 
 
-def _read(path: Path, data: bytes, whole: bool) -> Dataset:
-    """Return the data set from the bytes of a file; `whole`: the bytes are the whole file."""
+def data_set_of_file(data: bytes, file_bytes: int, file: StoredFile) -> Dataset:
+    """Return the data set of a file, with its `file_meta`; native pixel data of `LONG_PIXELS` or more stay in the file.
+
+    Parameters
+    ----------
+    data : bytes
+        The file, or its beginning.
+    file_bytes : int
+        Length of the file.
+    file : StoredFile
+
+    Raises
+    ------
+    DataSetCut
+        The pixel data do not begin in `data`, or the file does not end with them; call again with the whole file.
+    LeftToPydicom
+        pydicom must read the file.
+    Exception
+        Anything that pydicom raises for a damaged file.
+    """
+    whole = len(data) >= file_bytes
     length = struct.unpack_from("<I", data, 140)[0] if data[128:140] == _GROUP_LENGTH and len(data) > 144 else 0
     start = _META + 12 + length
     if not 0 < length <= _MAX_META_BYTES or data[start : start + 2] in (b"\x02\x00", b""):
-        raise _Unusual
-    meta_elements = _walked(data, _META + 12, start, ExplicitVRLittleEndian, True, is_meta=True)
-    if any(tag >> 16 != 2 for tag in meta_elements):
-        raise ValueError("File Meta Information holds an element of another group")
-    meta = _with_elements(FileMetaDataset.__new__(FileMetaDataset), meta_elements)
+        raise LeftToPydicom
+    meta = FileMetaDataset(_walked(data, _META + 12, start, ExplicitVRLittleEndian, True, is_meta=True))
     syntax = text(meta, "TransferSyntaxUID")
     if not syntax or syntax in _NOT_READ_HERE:
-        raise _Unusual
+        raise LeftToPydicom
     elements = _walked(data, start, len(data), syntax, whole)
     pixels = elements.get(standard_tag("PixelData"))
-    implicit = syntax == ImplicitVRLittleEndian
     if isinstance(pixels, RawDataElement) and pixels.value is None and pixels.length:
-        if not whole and pixels.value_tell + pixels.length != path.stat().st_size:
-            raise _Cut  # elements follow the pixels, or the pixels are truncated
-        ds: Dataset = _PartlyInFile(path, elements)
+        if not whole and pixels.value_tell + pixels.length != file_bytes:
+            raise DataSetCut  # elements follow the pixels, or the pixels are truncated
+        ds: Dataset = FileDataset(cast(BytesIO, file), elements, file_meta=meta)  # reads the pixels on access
     else:
-        ds = _with_elements(Dataset.__new__(Dataset), elements)
-    ds.file_meta = meta
-    ds.set_original_encoding(implicit, True, _encoding_in(elements))
-    return ds
-
-
-def _with_elements(ds: Any, elements: _Elements) -> Any:
-    """Initialize a new data set as `Dataset.__init__` does, which takes ten times as long."""
-    state = vars(ds)
-    state.update(_EMPTY_DATASET, _dict=elements)
-    for name in _DICTS_OF_DATASET:
-        state[name] = state[name].copy()
+        ds = Dataset(elements)
+        ds.file_meta = meta
+    ds.set_original_encoding(syntax == ImplicitVRLittleEndian, True, _encoding_in(elements))
     return ds
 
 
@@ -237,9 +213,9 @@ def _walked(data: bytes, at: int, end: int, syntax: str, whole: bool, *, is_meta
     """Return the top-level elements of `data` from `at` to `end`; long pixel data stay in the file."""
     implicit = syntax == ImplicitVRLittleEndian
     if implicit and data[at + 4 : at + 6].isalpha() and data[at + 4 : at + 6].isupper():
-        raise _Unusual  # the data set is explicit, contrary to its transfer syntax
+        raise LeftToPydicom  # the data set is explicit, contrary to its transfer syntax
     header_at = _implicit_header if implicit else _explicit_header
-    short = _Unusual if whole else _Cut
+    short = LeftToPydicom if whole else DataSetCut
     elements: _Elements = {}
     expected = list(reversed(_read_before.get((implicit, is_meta), ())))  # the next run is the last one
     runs: list[_Run] = []
@@ -304,7 +280,7 @@ def _explicit_header(data: bytes, at: int) -> tuple[int, str | None, int, int]:
     group, number, code, length = _EXPLICIT(data, at)
     known = _VRS.get(code)
     if known is None:
-        raise _Unusual
+        raise LeftToPydicom
     vr, is_long = known
     if is_long:
         return group << 16 | number, vr, _LENGTH(data, at + 8)[0], at + 12
@@ -315,7 +291,7 @@ def _implicit_header(data: bytes, at: int) -> tuple[int, str | None, int, int]:
     """Return tag, None, length and start of the value of an element with implicit VR (PS3.5 7.1.3)."""
     group, number, length = _IMPLICIT(data, at)
     if group == _ITEMS_GROUP:
-        raise _Unusual
+        raise LeftToPydicom
     return group << 16 | number, None, length, at + 8
 
 
@@ -327,7 +303,7 @@ def _add_by_pydicom(elements: _Elements, data: bytes, at: int, implicit: bool, s
         element = next(data_element_generator(stream, implicit, True, encoding=_encoding_in(elements)))
     except Exception:  # StopIteration too: a broken or truncated item makes pydicom raise anything
         raise short from None
-    if stream.tell() >= len(data) and short is _Cut:
+    if stream.tell() >= len(data) and short is DataSetCut:
         raise short
     elements[tag_read(element.tag)] = element
     return stream.tell()

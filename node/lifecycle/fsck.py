@@ -20,8 +20,8 @@ from node.archive.filesystem import MAX_FILES_PER_FOLDER, Archive, is_key
 from node.archive.intact import MISSING, data_set_offset, problem_with
 from node.archive.remote import marked
 from node.conversion.volume_files import sweep
-from node.dicom.reading import read_instance
 from node.errors import VoxelnodeError, is_out_of_memory
+from node.files.reading import read_instance
 from node.index.database.index import Index, reading
 from node.index.database.reading import ReadIndex
 from node.index.engine.place import check, place_of

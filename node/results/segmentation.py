@@ -19,8 +19,8 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import ExplicitVRLittleEndian
 
-from node.dicom.reading import read_instance
 from node.errors import ConversionRefused
+from node.files.reading import read_instance
 from node.results.lattice import Lattice, lattice_of, on_lattice
 from node.results.making import MANUFACTURER, Making, SourceStack, finished, local_time, sample_of
 from node.results.manifest import Coded, Label, ResultRefused

@@ -34,7 +34,7 @@ _TEXT_VRS = frozenset({"CS", "LO", "SH", "UI", "TM", "DA", "DT"})
 def numbers(ds: Dataset, keyword: str) -> Numbers | None:
     """Return the numbers of an element, NaN for unreadable ones; None if it is absent or empty."""
     tag, vr = _tag(keyword)
-    raw = values.held(ds, tag)
+    raw = ds.keys().mapping.get(tag)  # type: ignore[attr-defined]  # `values.held`, without the cost of a call
     if raw is None:
         return None
     if isinstance(raw, RawDataElement) and isinstance(raw.value, bytes):
@@ -54,7 +54,7 @@ def number(ds: Dataset, keyword: str) -> float | None:
 def texts(ds: Dataset, keyword: str) -> tuple[str, ...]:
     """Return the texts of an element without padding; empty if it is absent."""
     tag, vr = _tag(keyword)
-    raw = values.held(ds, tag)
+    raw = ds.keys().mapping.get(tag)  # type: ignore[attr-defined]  # `values.held`, without the cost of a call
     if raw is None:
         return ()
     if isinstance(raw, RawDataElement) and isinstance(raw.value, bytes) and (raw.VR or vr) in _TEXT_VRS:
@@ -76,6 +76,7 @@ def item(ds: Dataset | None, keyword: str) -> Dataset | None:
     return several[0] if several else None
 
 
+@lru_cache(maxsize=CACHED_VALUES)
 def seconds_of_day(time: str | None) -> float | None:
     """Return a time in seconds since midnight (TM, PS3.5 6.2: HHMMSS.FFFFFF, possibly without its last parts)."""
     if not time:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 
-from node.dicom.reading import read_instance
+from node.files.reading import read_instance
 from node.volume.read.pixels import frame_reader
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -28,7 +28,7 @@ from node.children.decoder import (
 from node.children.decoding import PictureOrder, frame, picture, stored_frame, transcode
 from node.children.forwarding import Change, forward
 from node.dicom.coercion import Coercion
-from node.dicom.pixel_element import pixel_element
+from node.files.pixel_element import pixel_element
 from tests.make import PYDICOM_FILES
 from tests.web.conftest import until
 

@@ -18,7 +18,7 @@ def test_a_length_of_gigabytes_in_a_small_file_takes_no_memory(tmp_path: Path) -
     program = """
 import resource, sys
 from pathlib import Path
-from node.dicom.reading import read_instance
+from node.files.reading import read_instance
 resource.setrlimit(resource.RLIMIT_AS, (1 << 31, 1 << 31))
 print(len(read_instance(Path(sys.argv[1])).PixelData))
 """

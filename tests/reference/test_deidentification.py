@@ -22,7 +22,7 @@ from node.deidentify.leaks import leaks
 from node.deidentify.profile import Option, Profile
 from node.deidentify.pseudonyms import PseudonymKey, new_key_file
 from node.deidentify.refusal import ALLOWABLE, NotDeidentified, Reason
-from node.dicom.reading import read_instance
+from node.files.reading import read_instance
 from node.index.nouns.studies import StudyFilter
 from node.receive.dicom_files import MediaFile, find_instances
 from node.receive.import_files import import_instances

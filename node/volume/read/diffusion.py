@@ -8,6 +8,7 @@ import numpy as np
 from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
 
+from node.dicom.per_series import once_per_series
 from node.dicom.private import private_sequences
 from node.dicom.values import items, number, numbers, text, texts
 from node.volume import vendors
@@ -54,17 +55,37 @@ def diffusion_of(ds: Dataset, shared: Dataset | None = None, per_frame: Dataset 
     MR Diffusion macro, PS3.3 C.8.13.5.9. Classic images carry the same attributes at the top level: (0018,9087),
     (0018,9089). Private elements of a frame are in its functional groups, or in the items of private sequences there.
     """
-    kinds = _kinds(ds, shared, per_frame)
+    if shared is None and per_frame is None:
+        manufacturer, kinds, standard = _of_instance(ds)
+    else:
+        manufacturer = text(ds, "Manufacturer")
+        kinds, standard = _kinds(ds, shared, per_frame), _standard(ds, shared, per_frame)
     trace, derived = bool(kinds & _TRACE_TYPES), bool(kinds & (_TRACE_TYPES | _MAP_TYPES))
-    gradient = _possible(vendors.gradient_before_standard(ds)) or _possible(_standard(ds, shared, per_frame))
+    gradient = _possible(vendors.gradient_before_standard(ds, manufacturer)) or _possible(standard)
     if gradient is None or (gradient.direction_lps is None and not gradient.isotropic):
-        vendor = _possible(vendors.gradient(ds)) or _possible(_of_frame(ds, shared, per_frame))
+        vendor = _possible(vendors.gradient(ds, manufacturer)) or _possible(_of_frame(manufacturer, shared, per_frame))
         gradient = _completed(gradient, vendor)
     if gradient is None:
         return Diffusion(0.0, derived=True, trace=trace) if derived else None
     if derived or gradient.isotropic:
         return Diffusion(gradient.b_value, derived=True, trace=not kinds & _MAP_TYPES)
     return Diffusion(gradient.b_value, _unit(gradient) if gradient.b_value > UNWEIGHTED_B_VALUE else None)
+
+
+@once_per_series(
+    "Manufacturer",
+    "ImageType",
+    "MRImageFrameTypeSequence",
+    "MRDiffusionSequence",
+    "DiffusionDirectionality",
+    "DiffusionBValue",
+    "DiffusionGradientDirectionSequence",
+    "DiffusionGradientOrientation",
+    "DiffusionBMatrixSequence",
+)
+def _of_instance(ds: Dataset) -> tuple[str, frozenset[str], Gradient | None]:
+    """Return the manufacturer, the kinds of image and the weighting by the standard that a classic instance states."""
+    return text(ds, "Manufacturer"), _kinds(ds), _standard(ds)
 
 
 def _possible(gradient: Gradient | None) -> Gradient | None:
@@ -92,7 +113,7 @@ def _unit(gradient: Gradient) -> np.ndarray | None:
     return vector / float(np.linalg.norm(vector))
 
 
-def _of_frame(ds: Dataset, shared: Dataset | None, per_frame: Dataset | None) -> Gradient | None:
+def _of_frame(manufacturer: str, shared: Dataset | None, per_frame: Dataset | None) -> Gradient | None:
     """Return the weighting that a vendor states in the functional groups of a frame, or in private sequences there.
 
     The direction may need attributes of the standard beside it, which an enhanced instance keeps in other functional
@@ -100,7 +121,6 @@ def _of_frame(ds: Dataset, shared: Dataset | None, per_frame: Dataset | None) ->
     """
     if per_frame is None:
         return None
-    manufacturer = text(ds, "Manufacturer")
     for own in (per_frame, *items(per_frame, "FrameContentSequence")[:1], *private_sequences(per_frame)):
         found = vendors.gradient(own, manufacturer)
         if found is not None and found.b_value > UNWEIGHTED_B_VALUE and found.direction_lps is None:
@@ -123,17 +143,17 @@ def _standard_attributes(*groups: Dataset | None) -> Dataset:
     return attributes
 
 
-def _kinds(*datasets: Dataset | None) -> set[str]:
+def _kinds(*datasets: Dataset | None) -> frozenset[str]:
     """Return what Image Type and Frame Type say from their third value on."""
     kinds: list[str] = []
     for ds in filter(None, datasets):
         kinds += texts(ds, "ImageType")[2:]
         for item in items(ds, "MRImageFrameTypeSequence"):
             kinds += texts(item, "FrameType")[2:]
-    return {kind.upper() for kind in kinds}
+    return frozenset(kind.upper() for kind in kinds)
 
 
-def _standard(ds: Dataset, shared: Dataset | None, per_frame: Dataset | None) -> Gradient | None:
+def _standard(ds: Dataset, shared: Dataset | None = None, per_frame: Dataset | None = None) -> Gradient | None:
     for macro in _diffusion_macros(ds, shared, per_frame):
         directionality = text(macro, "DiffusionDirectionality").upper()
         b_value = number(macro, "DiffusionBValue")

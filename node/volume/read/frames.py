@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from pydicom import Dataset
 
-from node.dicom.remembered import remembered
+from node.dicom.per_series import once_per_series
 from node.dicom.values import held, standard_tag
 from node.errors import ConversionRefused
 from node.volume import vendors
@@ -27,9 +27,10 @@ from node.volume.model import Array, Frame
 from node.volume.read.diffusion import diffusion_of
 from node.volume.read.functional_groups import FrameArguments, frame_arguments
 from node.volume.read.nm_phases import Timing
-from node.volume.read.nm_vectors import Counts, times_of, timing_of, views_of
+from node.volume.read.nm_vectors import VIEWS_AND_TIMES, Counts, times_of, timing_of, views_of
 from node.volume.read.pixels import FrameReader, frame_reader
 from node.volume.read.planes import (
+    SPACING_KEYWORDS,
     acquisition_instant,
     checked_plane,
     image_plane,
@@ -94,7 +95,7 @@ def _common(ds: Dataset, reader: FrameReader) -> FrameArguments:
     modality = text(ds, "Modality") or ""
     instance_number = number(ds, "InstanceNumber")
     slope, intercept = (1.0, 0.0) if reader.modality_lut else rescale(ds)
-    diffusion = _diffusion(ds) if modality == "MR" else None
+    diffusion = diffusion_of(ds) if modality == "MR" else None
     slice_time_s = vendors.slice_time_s(ds) if modality == "MR" else None
     return {
         **_common_of_series(
@@ -105,6 +106,7 @@ def _common(ds: Dataset, reader: FrameReader) -> FrameArguments:
             signed=reader.dtype.kind == "i",
             lossy=reader.lossy,
             intercept=intercept,
+            kind=vendors.mr_kind(ds) if modality == "MR" else None,
         ),
         "sop_instance_uid": text(ds, "SOPInstanceUID") or "",
         "rows": reader.rows,
@@ -116,7 +118,7 @@ def _common(ds: Dataset, reader: FrameReader) -> FrameArguments:
         "intercept": intercept,
         "instance_number": None if instance_number is None else int(instance_number),
         "diffusion": diffusion,
-        "acquisition_time_s": _acquisition_time_s(ds) if slice_time_s is None else slice_time_s,
+        "acquisition_time_s": seconds_of_day(text(ds, "AcquisitionTime")) if slice_time_s is None else slice_time_s,
         "time_key": {
             **_time_key(ds),
             "time_slice": _time_slice(ds) if modality == "PT" else None,
@@ -128,15 +130,17 @@ def _common(ds: Dataset, reader: FrameReader) -> FrameArguments:
     }
 
 
-_diffusion = remembered(diffusion_of)
-
-
-@remembered
-def _acquisition_time_s(ds: Dataset) -> float | None:
-    return seconds_of_day(text(ds, "AcquisitionTime"))
-
-
-@remembered
+@once_per_series(
+    "TemporalPositionIdentifier",
+    "NominalPercentageOfCardiacPhase",
+    "FrameReferenceTime",
+    "AcquisitionNumber",
+    "AcquisitionDateTime",
+    "AcquisitionDate",
+    "AcquisitionTime",
+    "ContentDate",
+    "ContentTime",
+)
 def _time_key(ds: Dataset) -> FrameArguments:
     """Return the values that order frames in time, but those that differ between the slices of one time."""
     return {
@@ -149,11 +153,40 @@ def _time_key(ds: Dataset) -> FrameArguments:
     }
 
 
-@remembered
+@once_per_series(
+    *SPACING_KEYWORDS,
+    "SliceThickness",
+    "SpacingBetweenSlices",
+    "ActualFrameDuration",
+    "SOPClassUID",
+    "PatientID",
+    "Modality",
+    "FrameOfReferenceUID",
+    "ImageType",
+    "EchoTime",
+    "EchoNumbers",
+    "InversionTime",
+    "RepetitionTime",
+    "FlipAngle",
+    "SequenceName",
+    "KVP",
+    "ConvolutionKernel",
+    "DoseUnits",
+    "DoseType",
+    "PhotometricInterpretation",
+)
 def _common_of_series(
-    ds: Dataset, *, placed: bool, map: bool, scaled: bool, signed: bool, lossy: bool, intercept: float
+    ds: Dataset,
+    *,
+    placed: bool,
+    map: bool,
+    scaled: bool,
+    signed: bool,
+    lossy: bool,
+    intercept: float,
+    kind: vendors.MRKind | None,
 ) -> FrameArguments:
-    """Return the arguments of `Frame` that most instances of a series share."""
+    """Return the arguments of `Frame` that most instances of a series share; `kind` is that of an MR image."""
     image_type = texts(ds, "ImageType")
     modality = text(ds, "Modality") or ""
     duration_ms = number(ds, "ActualFrameDuration")
@@ -170,12 +203,12 @@ def _common_of_series(
                 "frame_of_reference": text(ds, "FrameOfReferenceUID"),
                 "derived": image_type[:1] == ("DERIVED",),
                 "localizer": image_type[2:3] == ("LOCALIZER",),
-                "component": (vendors.component(ds) or "magnitude") if modality == "MR" else None,
+                "component": (kind.component or "magnitude") if kind else None,
                 "echo_time": number(ds, "EchoTime") or None,
                 "echo": numbers(ds, "EchoNumbers"),
                 "inversion_time": number(ds, "InversionTime") or None,
                 "map": map,
-                "maps_field": modality == "MR" and vendors.maps_field(ds),
+                "maps_field": kind is not None and kind.maps_field,
                 "quantity": texts(ds, "DoseUnits") + texts(ds, "DoseType") if modality == "RTDOSE" else None,
                 "inverted": text(ds, "PhotometricInterpretation") == "MONOCHROME1",
                 "scaled": scaled,
@@ -190,10 +223,10 @@ def _common_of_series(
                 "flip_angle": number(ds, "FlipAngle"),
                 "repetition_time": number(ds, "RepetitionTime"),
                 "slice_thickness": number(ds, "SliceThickness"),
-                "collapse_flag": vendors.collapse_flag(ds) if modality == "MR" else None,
-                "signed": signed if modality == "MR" else None,
-                "raw_data_run": vendors.raw_data_run(ds) if modality == "MR" else None,
-                "intercept": intercept if modality == "MR" else None,  # below zero in phase images
+                "collapse_flag": kind.collapse_flag if kind else None,
+                "signed": signed if kind else None,
+                "raw_data_run": kind.raw_data_run if kind else None,
+                "intercept": intercept if kind else None,  # below zero in phase images
                 "lossy": lossy,  # PS3.3 C.7.6.1.1.5: a lossy version is a separate image
             }
         ),
@@ -357,7 +390,7 @@ def _reconstructed(
     ]
 
 
-@remembered
+@once_per_series("Modality", "SliceLocationVector", *VIEWS_AND_TIMES)
 def _counted(
     ds: Dataset, frames: int, duration_s: float | None
 ) -> tuple[Sequence[Timing], Sequence[float | None], Sequence[Counts], Sequence[Counts | None]]:

@@ -22,6 +22,19 @@ SLICE_VECTOR = "SliceVector"
 CINE_KEYWORDS = ("FrameTime", "FrameTimeVector", "CineRate")
 ANGLE_VECTOR = "AngularViewVector"
 
+VIEWS_AND_TIMES = (
+    ANGLE_VECTOR,
+    *VIEW_VECTORS,
+    *TIME_VECTORS,
+    SLICE_VECTOR,
+    *CINE_KEYWORDS,
+    "ImageType",
+    "NumberOfSlices",
+    "PhaseInformationSequence",
+    "GatedInformationSequence",
+)
+"""Keywords of the elements that `views_of`, `times_of` and `timing_of` read."""
+
 PROJECTION_TYPES = frozenset({"TOMO", "GATED TOMO"})
 """Values of Image Type (0008,0008), third, of images that are not reconstructed."""
 

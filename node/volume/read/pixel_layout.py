@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from pydicom.dataset import Dataset
 
-from node.dicom.remembered import remembered
+from node.dicom.per_series import once_per_series
 from node.dicom.values import held, standard_tag
 from node.errors import ConversionRefused
 from node.volume.elements import number, text
@@ -62,7 +62,18 @@ class PixelLayout:
         return self.pixels * samples * self.bits_allocated
 
 
-@remembered
+@once_per_series(
+    "Rows",
+    "Columns",
+    "NumberOfFrames",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "PlanarConfiguration",
+)
 def pixel_layout(ds: Dataset, keyword: str) -> PixelLayout:
     """Return the layout of the samples of the pixel data element `keyword`.
 

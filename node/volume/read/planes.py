@@ -21,6 +21,11 @@ MAX_COORDINATE_MM = 1e6
 SPACING_LIMITS_MM = (1e-6, 1e4)
 """Positions and pixel spacings beyond these limits cannot be those of a patient, and their sums would overflow."""
 
+_SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "ImagePlanePixelSpacing")
+_REGIONS = "SequenceOfUltrasoundRegions"
+SPACING_KEYWORDS = (*_SPACINGS, _REGIONS)
+"""Keywords of the elements that `pixel_spacing` reads."""
+
 CENTIMETRES = 3  # Physical Units X and Y Direction (0018,6024), (0018,6026), PS3.3 C.8.5.5.1.15
 REGION_TOLERANCE = 1e-3
 """Relative rounding of the spacing between ultrasound regions of one magnification."""
@@ -136,7 +141,7 @@ def pixel_spacing(ds: Dataset, placed: bool) -> tuple[float, float] | None:
     ConversionRefused
         ``bad-geometry``: the spacing of a plane with a position is not two distances above zero (PS3.3 10.7).
     """
-    for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "ImagePlanePixelSpacing"):
+    for keyword in _SPACINGS:
         spacing = numbers(ds, keyword)
         if spacing is None:
             continue
@@ -153,7 +158,7 @@ def _ultrasound_spacing(ds: Dataset) -> tuple[float, float] | None:
     Regions in other units, such as spectra, do not count (PS3.3 C.8.5.5).
     """
     spacings: list[tuple[float, float]] = []
-    for region in items(ds, "SequenceOfUltrasoundRegions"):
+    for region in items(ds, _REGIONS):
         across, down = number(region, "PhysicalDeltaX"), number(region, "PhysicalDeltaY")
         units = number(region, "PhysicalUnitsXDirection"), number(region, "PhysicalUnitsYDirection")
         if across and down and all(unit == CENTIMETRES for unit in units):

@@ -8,7 +8,7 @@ receiver to accept Implicit VR Little Endian.
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from pydicom import Dataset, dcmread
@@ -41,13 +41,13 @@ _WORD_BYTES = {
 """Bytes that change order with the endianness, by value representation: PS3.5 7.3."""
 
 
-def transcoded(path: Path, target: str) -> bytes:
+def transcoded(file: BinaryIO, target: str) -> bytes:
     """Return the data set of a DICOM file in another transfer syntax, without preamble and File Meta Information.
 
     Parameters
     ----------
-    path : Path
-        A file whose File Meta Information names its transfer syntax.
+    file : binary file
+        A DICOM file whose File Meta Information names its transfer syntax.
     target : str
         One of `node.volume.read.transfer_syntaxes.TARGETS`.
 
@@ -59,7 +59,7 @@ def transcoded(path: Path, target: str) -> bytes:
         The file cannot be read.
     """
     try:
-        ds = dcmread(path)
+        ds = dcmread(file)
         return encoded(ds, target)
     except ConversionRefused as error:
         raise NotTranscodable(f"the instance cannot be decompressed: {error}") from error

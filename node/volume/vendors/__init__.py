@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from pydicom.dataset import Dataset
 
+from node.dicom.per_series import once_per_series
+from node.dicom.private import has_private_elements
 from node.dicom.values import text, texts
 from node.volume.tiling import Tiling
 from node.volume.vendors import (
@@ -85,6 +88,10 @@ def component(ds: Dataset) -> str | None:
     From Complex Image Component (0008,9208), then Image Type (0008,0008) or Frame Type (0008,9007) from its third
     value on, then GE's and Philips' private elements. `ds` may be an item of MR Image Frame Type Sequence (0018,9226).
     """
+    return _stated_component(ds) or ge.component(ds) or philips.component(ds)
+
+
+def _stated_component(ds: Dataset) -> str | None:
     stated = _COMPLEX_COMPONENTS.get(text(ds, "ComplexImageComponent").upper())
     if stated:
         return stated
@@ -92,7 +99,7 @@ def component(ds: Dataset) -> str | None:
         by_type = _IMAGE_TYPES.get(kind.upper()) or _PHILIPS_PREFIXES.get(kind[:2].upper())
         if by_type:
             return by_type
-    return ge.component(ds) or philips.component(ds)
+    return None
 
 
 def acquisition_fields(sources: Sequence[Dataset]) -> dict[str, Any]:
@@ -152,40 +159,65 @@ def frame_image_type(ds: Dataset, groups: Dataset) -> tuple[str, ...]:
     return philips.image_type(groups) if text(ds, "Manufacturer").upper().startswith("PHILIPS") else ()
 
 
-def collapse_flag(ds: Dataset) -> int | None:
-    """Return the flag that separates kinds of images of one series; None except for GE."""
-    return ge.collapse_flag(ds) if text(ds, "Manufacturer").upper().startswith("GE") else None
+class MRKind(NamedTuple):
+    """What vendors say of the kind of an MR image; all but the component only GE.
+
+    Attributes
+    ----------
+    component : str or None
+        See `component`.
+    maps_field : bool
+        The sequence maps the field in hertz.
+    collapse_flag : int or None
+        The flag that separates kinds of images of one series.
+    raw_data_run : (int, int) or None
+        The number of echoes, if above one, and the run of raw data.
+    """
+
+    component: str | None = None
+    maps_field: bool = False
+    collapse_flag: int | None = None
+    raw_data_run: tuple[int, int] | None = None
 
 
-def maps_field(ds: Dataset) -> bool:
-    """Return whether the sequence of an MR image maps the field in hertz; never except for GE."""
-    return text(ds, "Manufacturer").upper().startswith("GE") and ge.maps_field(ds)
+def mr_kind(ds: Dataset) -> MRKind:
+    """Return the kind of an MR image."""
+    stated, is_of_ge = _stated_kind(ds)
+    kind = stated or ge.component(ds) or philips.component(ds)
+    return MRKind(kind, ge.maps_field(ds), ge.collapse_flag(ds), ge.raw_data_run(ds)) if is_of_ge else MRKind(kind)
 
 
-def raw_data_run(ds: Dataset) -> tuple[int, int] | None:
-    """Return the number of echoes, if above one, and the run of raw data of an MR image; None except for GE."""
-    return ge.raw_data_run(ds) if text(ds, "Manufacturer").upper().startswith("GE") else None
+@once_per_series("Manufacturer", "ComplexImageComponent", "FrameType", "ImageType")
+def _stated_kind(ds: Dataset) -> tuple[str | None, bool]:
+    """Return the component that a classic image states by the standard, and whether it is GE's."""
+    return _stated_component(ds), text(ds, "Manufacturer").upper().startswith("GE")
 
 
-def gradient_before_standard(ds: Dataset) -> Gradient | None:
+def gradient_before_standard(ds: Dataset, manufacturer: str) -> Gradient | None:
     """Return the diffusion weighting of private elements that take precedence over the standard's; None except for UIH.
 
     UIH writes Diffusion Gradient Orientation (0018,9089) without the rotation of the planes, as users of dcm2niix
     found.
     """
-    private = uih.gradient(ds) if text(ds, "Manufacturer").upper().startswith("UIH") else None
+    private = uih.gradient(ds) if manufacturer.upper().startswith("UIH") else None
     return private if private is not None and private.direction_lps is not None else None
 
 
-def gradient(ds: Dataset, manufacturer: str = "") -> Gradient | None:
+def gradient(ds: Dataset, manufacturer: str) -> Gradient | None:
     """Return the diffusion weighting from private elements: the manufacturer's, or any vendor's if none is named.
 
-    `manufacturer` is that of the instance if `ds` is only a part of it.
+    `manufacturer` is that of the instance; `ds` may be only a part of it.
     """
-    name = (manufacturer or text(ds, "Manufacturer")).upper()
-    known = [read for vendor, read in _GRADIENTS.items() if name.startswith(vendor)]
-    for read in known or ([] if name else dict.fromkeys(_GRADIENTS.values())):
+    name = manufacturer or text(ds, "Manufacturer")
+    for read in _gradients(name) if name or has_private_elements(ds) else (canon.gradient,):
         private = read(ds)
         if private is not None:
             return private
     return None
+
+
+@lru_cache(maxsize=64)
+def _gradients(manufacturer: str) -> tuple[Callable[[Dataset], Gradient | None], ...]:
+    """Return the functions that read the weighting of a manufacturer's images, or of anybody's if none is named."""
+    name = manufacturer.upper()
+    return tuple(dict.fromkeys(read for vendor, read in _GRADIENTS.items() if not name or name.startswith(vendor)))

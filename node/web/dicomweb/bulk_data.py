@@ -11,11 +11,11 @@ from fastapi import HTTPException, Response
 
 from node.children.decoder import NotDecoded
 from node.children.decoding import value_file, value_paths
-from node.dicom.bounded import TooLong
 from node.dicom.header import DEFLATED_LITTLE_ENDIAN
 from node.dicom.json_model import PIXEL_TAGS
-from node.dicom.metadata import bulk_data_paths
-from node.dicom.pixel_element import FrameNotFound, PixelElement
+from node.files.bounded import TooLong
+from node.files.metadata import bulk_data_paths
+from node.files.pixel_element import FrameNotFound, PixelElement
 from node.index.search.selection import StoredInstance
 from node.web.dicomweb.decoded import decoded_file, length_of, pieces_of
 from node.web.dicomweb.frames import (

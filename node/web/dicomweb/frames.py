@@ -13,9 +13,9 @@ from fastapi import HTTPException, Response
 
 from node.children.decoder import Decoder, DecoderBusy, NotDecoded
 from node.children.decoding import frame, frame_file, pixel_location, stored_frame, stored_frame_file
-from node.dicom.bounded import TooLong
 from node.dicom.header import DEFLATED_LITTLE_ENDIAN
-from node.dicom.pixel_element import FrameNotFound, PixelElement, pixel_element
+from node.files.bounded import TooLong
+from node.files.pixel_element import FrameNotFound, PixelElement, pixel_element
 from node.index.search.selection import StoredInstance
 from node.web.dicomweb.decoded import decoded_file, length_of, pieces_of
 from node.web.dicomweb.media_types import MULTIPART, OCTETS, FrameForm, NotAcceptable, accepted, frame_form

@@ -6,9 +6,10 @@ import structlog
 from fastapi import Response
 
 from node.children.decoder import DecoderBusy
-from node.dicom.bounded import TooLong
 from node.dicom.json_model import Json
-from node.dicom.metadata import encoded_model, metadata
+from node.dicom.metadata import encoded_model
+from node.files.bounded import TooLong
+from node.files.metadata import metadata
 from node.index.search.selection import StoredInstance
 from node.web.dicomweb.documents import respond_data_sets
 from node.web.dicomweb.media_types import DICOM_XML, accepted, document_form

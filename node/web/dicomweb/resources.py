@@ -14,8 +14,8 @@ from starlette.types import Receive, Scope, Send
 
 from node.archive.intact import MISSING
 from node.children.decoder import NotDecoded
-from node.dicom.pixel_element import FrameNotFound
 from node.errors import OutOfResources
+from node.files.pixel_element import FrameNotFound
 from node.index.search.selection import StoredInstance
 from node.web.access import Reader, RequestAudit
 from node.web.audit_trail import AccountAuditTrail

@@ -24,7 +24,7 @@ from node.deidentify.instance import deidentified
 from node.deidentify.profile import Option, Profile
 from node.deidentify.pseudonyms import PseudonymKey
 from node.deidentify.refusal import NotDeidentified, Reason
-from node.dicom.reading import read_instance
+from node.files.reading import read_instance
 from tests import make
 
 KEY = PseudonymKey("test", bytes(range(32)))

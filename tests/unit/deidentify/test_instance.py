@@ -30,8 +30,8 @@ from node.deidentify.pixel_rules import PixelRule, read_rules
 from node.deidentify.profile import Option, Profile
 from node.deidentify.pseudonyms import Patient, PseudonymKey, passing_key
 from node.deidentify.refusal import NotDeidentified, Reason
-from node.dicom.reading import read_instance
 from node.errors import UsageError
+from node.files.reading import read_instance
 from tests import make
 
 KEY = PseudonymKey("test", bytes(range(32)))

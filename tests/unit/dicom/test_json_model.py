@@ -12,7 +12,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.tag import BaseTag
 
 from node.dicom.json_model import json_model
-from node.dicom.reading import read_instance
+from node.files.reading import read_instance
 from tests.make import PYDICOM_FILES
 
 NAMES = sorted(path.name for path in PYDICOM_FILES.glob("*.dcm"))

@@ -1,4 +1,4 @@
-"""The private names of pydicom that `node.dicom.values`, `node.dicom.uids` and `node.dicom.reading` rely on."""
+"""What `node.dicom.values`, `node.dicom.uids` and `node.dicom.reading` rely on in pydicom beyond its documentation."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import FileDataset
 from pydicom.tag import BaseTag
 
-from node.dicom.reading import LONG_PIXELS, read_instance
+from node.dicom.reading import LONG_PIXELS
 from node.dicom.uids import REGISTERED_UIDS
 from node.dicom.values import held, held_elements, standard_tag
+from node.files.reading import read_instance
 from tests import make
 
 ROWS = BaseTag(0x00280010)

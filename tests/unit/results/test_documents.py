@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydicom import dcmread
 
-from node.dicom.reading import read_instance
+from node.files.reading import read_instance
 from node.results.document import make_document
 from node.results.making import Identity, Making, Source
 from node.results.manifest import Entry, Manifest, ResultRefused, left_in

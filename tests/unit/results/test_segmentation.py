@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 
-from node.dicom.reading import read_instance
+from node.files.reading import read_instance
 from node.results.making import Identity, Making, Source, SourceStack
 from node.results.manifest import Entry, Label, ResultRefused
 from node.results.segmentation import make_segmentation

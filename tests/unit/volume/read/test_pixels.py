@@ -32,8 +32,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from node.dicom.reading import read_instance
 from node.errors import ConversionRefused
+from node.files.reading import read_instance
 from node.volume.read import encapsulated_pixels
 from node.volume.read.decoders import _DECODERS
 from node.volume.read.pixels import frame_reader

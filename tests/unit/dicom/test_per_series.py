@@ -1,4 +1,4 @@
-"""Facts are those of the data set, whatever was remembered of the data set before."""
+"""Facts are those of the data set, whatever was found in the data set before."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from pydicom import Dataset
 
-from node.dicom.private import PrivateTag, private_text
-from node.dicom.reading import read_instance
-from node.dicom.remembered import remembered
+from node.dicom.per_series import once_per_series
+from node.dicom.reading import with_elements
 from node.dicom.values import held_elements, number, numbers, standard_tag, text
+from node.files.reading import read_instance
 from tests.make import ct_series
 
 
@@ -41,9 +41,9 @@ class Calls:
         return self._function(*arguments, **named)
 
 
-def test_a_fact_is_found_again_only_if_an_element_that_it_came_from_differs(read: Any) -> None:
+def test_a_fact_is_found_again_only_if_a_declared_element_differs(read: Any) -> None:
     function = Calls(lambda ds: (text(ds, "Modality"), number(ds, "KVP")))
-    fact = remembered(function)
+    fact = once_per_series("Modality", "KVP")(function)
     assert fact(read(KVP=120)) == ("CT", 120)
     assert fact(read(InstanceNumber=7)) == ("CT", 120)
     assert function.count == 1
@@ -53,33 +53,29 @@ def test_a_fact_is_found_again_only_if_an_element_that_it_came_from_differs(read
 
 def test_an_element_that_was_absent_and_an_other_argument_count(read: Any) -> None:
     function = Calls(lambda ds, factor, plus=0: (number(ds, "EchoTime") or 0) * factor + plus)
-    fact = remembered(function)
+    fact = once_per_series("EchoTime")(function)
     assert [fact(read(), 2), fact(read(), 2), fact(read(), 3), fact(read(), 3, plus=1)] == [0, 0, 0, 1]
     assert function.count == 3
     assert fact(read(EchoTime=5), 3, plus=1) == 16
 
 
 def test_the_character_set_counts_although_only_the_text_is_looked_up(read: Any) -> None:
-    fact = remembered(lambda ds: text(ds, "SeriesDescription"))
+    fact = once_per_series("SeriesDescription")(lambda ds: text(ds, "SeriesDescription"))
     utf_8 = read(SpecificCharacterSet="ISO_IR 192", SeriesDescription="Schädel")
     latin = read(SpecificCharacterSet="ISO_IR 100", SeriesDescription="Schädel".encode().decode("latin-1"))
     tag = standard_tag("SeriesDescription")
-    held_elements(latin)[tag] = held_elements(utf_8)[tag]  # the same object, as if the reader had shared it
+    latin = with_elements(latin, {**held_elements(latin), tag: held_elements(utf_8)[tag]})  # as the reader shares it
     assert fact(utf_8) == "Schädel"
     assert fact(latin) == "Schädel".encode().decode("latin-1")
 
 
-@pytest.mark.parametrize("listing", [list, len, lambda ds: ds.keys(), lambda ds: [each.tag for each in ds]])
-def test_listed_tags_count(read: Any, listing: Any) -> None:
-    function = Calls(lambda ds: (listing(ds), "PatientComments" in ds))
-    fact = remembered(function)
-    assert not fact(read())[1]
-    assert fact(read(PatientComments="late"))[1]
-    assert function.count == 2
+def test_an_element_that_is_not_declared_is_never_seen(read: Any) -> None:
+    fact = once_per_series("Modality")(lambda ds: (text(ds, "Modality"), number(ds, "KVP"), len(ds)))
+    assert fact(read(KVP=120)) == ("CT", None, 1)
 
 
 def test_a_data_set_that_is_changed_between_two_calls_gives_the_new_fact(read: Any) -> None:
-    fact = remembered(lambda ds: numbers(ds, "PixelSpacing"))
+    fact = once_per_series("PixelSpacing")(lambda ds: numbers(ds, "PixelSpacing"))
     ds = read()
     ds.PixelSpacing = [1, 2]
     assert fact(ds) == (1, 2)
@@ -88,16 +84,7 @@ def test_a_data_set_that_is_changed_between_two_calls_gives_the_new_fact(read: A
 
 
 def test_a_fact_within_a_fact_counts(read: Any) -> None:
-    inner = remembered(lambda ds: number(ds, "KVP"))
-    outer = remembered(lambda ds: inner(ds))
+    inner = once_per_series("KVP")(lambda ds: number(ds, "KVP"))
+    outer = once_per_series("KVP")(lambda ds: inner(ds))
     assert inner(read(KVP=120)) == 120
     assert [outer(read()), outer(read(KVP=80)), outer(read())] == [120, 80, 80]
-
-
-def test_a_private_element_is_that_of_the_creator_of_its_block(read: Any) -> None:
-    fact = remembered(lambda ds: private_text(ds, PrivateTag(0x0019, "OURS", 0x01, "LO")))
-    [ds] = ct_series(1)
-    ds.private_block(0x0019, "OTHER", create=True).add_new(0x01, "LO", "theirs")
-    assert fact(read(ds)) == ""
-    ds.private_block(0x0019, "OURS", create=True).add_new(0x01, "LO", "ours")
-    assert fact(read(ds)) == "ours"

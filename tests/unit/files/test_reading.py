@@ -13,7 +13,8 @@ from pydicom import Dataset
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from node.dicom.private import PrivateTag, private_items
-from node.dicom.reading import HEAD_BYTES, LONG_PIXELS, FileBytes, read_instance, stored_bytes
+from node.dicom.reading import LONG_PIXELS, FileBytes, stored_bytes
+from node.files.reading import HEAD_BYTES, read_instance
 from tests.make import PYDICOM_FILES, ct_series
 
 

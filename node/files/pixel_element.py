@@ -14,9 +14,9 @@ from typing import Any
 from pydicom import Dataset, dcmread
 from pydicom.encaps import encapsulate, get_frame
 
-from node.dicom.bounded import BoundedFile
 from node.dicom.header import DEFLATED_LITTLE_ENDIAN, EXPLICIT_BIG_ENDIAN, IMPLICIT_LITTLE_ENDIAN
 from node.dicom.values import text, value, whole
+from node.files.bounded import BoundedFile
 
 UNDEFINED_LENGTH = 0xFFFFFFFF
 
@@ -213,12 +213,12 @@ def header_and_pixels(path: Path, max_bytes: int | None = None) -> tuple[Dataset
     Parameters
     ----------
     path, max_bytes
-        See `node.dicom.reading.read_instance`.
+        See `node.files.reading.read_instance`.
 
     Raises
     ------
     TooLong, Exception
-        As from `node.dicom.reading.read_instance`.
+        As from `node.files.reading.read_instance`.
     """
     with path.open("rb") as whole_file:
         file: Any = BoundedFile(whole_file, max_bytes)

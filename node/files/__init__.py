@@ -1,0 +1,1 @@
+"""DICOM files on disk: opening them, and reading a part of them. What their bytes mean is in `node.dicom`."""
