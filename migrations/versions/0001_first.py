@@ -5,12 +5,11 @@ moved on. Names of keys, constraints and indexes of one column follow the conven
 are no part of any migration, see `node.index.engine.views`.
 """
 
-from collections.abc import Sequence
-
 import sqlalchemy as sa
 from alembic import op
 
 from node.index.engine.backend import FOLLOWED, backend_of
+from node.index.engine.sql import partial_index
 
 revision = "0001"
 down_revision = None
@@ -28,10 +27,6 @@ def upgrade() -> None:
     _work()
     _workitems()
     backend_of(op.get_bind()).order_numbers(op.get_bind(), FOLLOWED)
-
-
-def _partial_index(name: str, table: str, columns: Sequence[str], condition: str) -> None:
-    op.create_index(name, table, list(columns), sqlite_where=sa.text(condition), postgresql_where=sa.text(condition))
 
 
 def _index_and_hosts() -> None:
@@ -153,11 +148,11 @@ def _levels() -> None:
         sa.CheckConstraint(
             "state IN ('receiving', 'converting', 'converted', 'refused', 'not-an-image', 'failed')", name="state"
         ),
+        partial_index("ix_series_doubted", "study_id", "verdict IN ('suspect', 'incomplete')"),
+        sa.Index("ix_series_modality_study_id", "modality", "study_id"),
+        sa.Index("ix_series_series_description_study_id", "series_description", "study_id"),
+        sa.Index("ix_series_state_due_at", "state", "due_at"),
     )
-    _partial_index("ix_series_doubted", "series", ["study_id"], "verdict IN ('suspect', 'incomplete')")
-    op.create_index("ix_series_modality_study_id", "series", ["modality", "study_id"])
-    op.create_index("ix_series_series_description_study_id", "series", ["series_description", "study_id"])
-    op.create_index("ix_series_state_due_at", "series", ["state", "due_at"])
     op.create_table(
         "images",
         sa.Column("id", sa.Integer(), primary_key=True),
@@ -190,10 +185,10 @@ def _levels() -> None:
         sa.Column("called_ae_title", sa.String(16)),
         sa.Column("peer", sa.String(64)),
         sa.Column("received_at", sa.DateTime(), nullable=False),
+        partial_index("ix_images_series_id_missing", "series_id", "file_missing"),
+        partial_index("ix_images_series_id_spool_host", ("series_id", "spool_host"), "spool_host IS NOT NULL"),
+        partial_index("ix_images_spooled", "key", "place = 'spool'"),
     )
-    _partial_index("ix_images_series_id_missing", "images", ["series_id"], "file_missing")
-    _partial_index("ix_images_series_id_spool_host", "images", ["series_id", "spool_host"], "spool_host IS NOT NULL")
-    _partial_index("ix_images_spooled", "images", ["key"], "place = 'spool'")
     op.create_table(
         "object_removals",
         sa.Column("key", sa.String(200), primary_key=True),
@@ -263,8 +258,8 @@ def _conversions() -> None:
         sa.Column("sop_instance_uid", sa.String(64), nullable=False, index=True),
         sa.Column("sha256", sa.String(64), nullable=False),
         sa.Column("frames", sa.Integer(), nullable=False),
+        sa.Index("ix_volume_sources_conversion_id_stack", "conversion_id", "stack"),
     )
-    op.create_index("ix_volume_sources_conversion_id_stack", "volume_sources", ["conversion_id", "stack"])
     op.create_table(
         "exclusions",
         sa.Column("id", sa.Integer(), primary_key=True),
@@ -283,8 +278,8 @@ def _conversions() -> None:
         sa.Column("reason", sa.String(32), nullable=False),
         sa.Column("detail", sa.Text(), nullable=False),
         sa.Column("failed_at", sa.DateTime(), nullable=False),
+        partial_index("ix_failures_of_images", "series_id", "reason <> 'not-an-image'"),
     )
-    _partial_index("ix_failures_of_images", "failures", ["series_id"], "reason <> 'not-an-image'")
     op.create_table(
         "series_references",
         sa.Column("id", sa.Integer(), primary_key=True),
@@ -302,8 +297,8 @@ def _conversions() -> None:
         sa.Column("sha256", sa.String(64), nullable=False),
         sa.Column("place", sa.String(8)),
         sa.Column("spool_host", sa.String(63)),
+        partial_index("ix_revision_files_spooled", "key", "place = 'spool'"),
     )
-    _partial_index("ix_revision_files_spooled", "revision_files", ["key"], "place = 'spool'")
 
 
 def _history() -> None:
@@ -437,9 +432,9 @@ def _procedure_steps() -> None:
         sa.Column("created_at", sa.DateTime(), nullable=False),
         sa.Column("changed_at", sa.DateTime(), nullable=False),
         sa.UniqueConstraint("source", "source_key"),
+        sa.Index("ix_scheduled_steps_start_date", "start_date"),
+        sa.Index("ix_scheduled_steps_study_instance_uid", "study_instance_uid"),
     )
-    op.create_index("ix_scheduled_steps_start_date", "scheduled_steps", ["start_date"])
-    op.create_index("ix_scheduled_steps_study_instance_uid", "scheduled_steps", ["study_instance_uid"])
     op.create_table(
         "performed_steps",
         sa.Column("id", sa.Integer(), primary_key=True),
@@ -507,13 +502,9 @@ def _work() -> None:
         sa.Column("ended_at", sa.DateTime()),
         sa.UniqueConstraint("kind", "name", "destination", "key"),
         sa.CheckConstraint("(state = 'ended') = (outcome IS NOT NULL)", name="outcome"),
+        sa.Index("ix_work_kind_id", "kind", "id"),
+        sa.Index("ix_work_kind_name_destination_outcome_due_at", "kind", "name", "destination", "outcome", "due_at"),
         sqlite_autoincrement=True,
-    )
-    op.create_index("ix_work_kind_id", "work", ["kind", "id"])
-    op.create_index(
-        "ix_work_kind_name_destination_outcome_due_at",
-        "work",
-        ["kind", "name", "destination", "outcome", "due_at"],
     )
     op.create_table(
         "hooks",
@@ -547,9 +538,9 @@ def _work() -> None:
         sa.Column("output", sa.Text()),
         sa.Column("last_at", sa.DateTime()),
         sa.UniqueConstraint("hook", "message_id"),
+        sa.Index("ix_deliveries_hook_state_due_at", "hook", "state", "due_at"),
+        sa.Index("ix_deliveries_hook_study_instance_uid", "hook", "study_instance_uid"),
     )
-    op.create_index("ix_deliveries_hook_state_due_at", "deliveries", ["hook", "state", "due_at"])
-    op.create_index("ix_deliveries_hook_study_instance_uid", "deliveries", ["hook", "study_instance_uid"])
     op.create_table(
         "sent_instances",
         sa.Column("image_id", sa.Integer(), sa.ForeignKey("images.id", ondelete="CASCADE"), primary_key=True),
@@ -564,8 +555,8 @@ def _work() -> None:
         sa.Column("asks", sa.Integer(), nullable=False),
         sa.Column("confirmed_at", sa.DateTime()),
         sa.CheckConstraint("state IN ('sent', 'owed', 'asked', 'confirmed', 'lost')", name="state"),
+        partial_index("ix_sent_instances_unconfirmed", "subscriber", "state IN ('owed', 'asked')"),
     )
-    _partial_index("ix_sent_instances_unconfirmed", "sent_instances", ["subscriber"], "state IN ('owed', 'asked')")
     op.create_table(
         "jobs",
         sa.Column("id", sa.Integer(), primary_key=True),
@@ -590,9 +581,9 @@ def _work() -> None:
         sa.CheckConstraint(
             "state IN ('waiting', 'running', 'succeeded', 'failed', 'cancelled', 'expired')", name="state"
         ),
+        sa.Index("ix_jobs_hook_message_id", "hook", "message_id"),
+        sa.Index("ix_jobs_state_due_at", "state", "due_at"),
     )
-    op.create_index("ix_jobs_hook_message_id", "jobs", ["hook", "message_id"])
-    op.create_index("ix_jobs_state_due_at", "jobs", ["state", "due_at"])
     op.create_table(
         "results",
         sa.Column("id", sa.Integer(), primary_key=True),
@@ -631,9 +622,7 @@ def _workitems() -> None:
         sa.Column("series_instance_uid", sa.String(64)),
         sa.Column("cancelled_by", sa.String(64)),
         sa.CheckConstraint("state IN ('SCHEDULED', 'IN PROGRESS', 'COMPLETED', 'CANCELED')", name="state"),
+        partial_index("ix_workitems_under_cancellation", "work_of", "cancelled_by IS NOT NULL AND ended_at IS NULL"),
+        sa.Index("ix_workitems_work_key_work_of", "work_key", "work_of"),
         sqlite_autoincrement=True,
     )
-    _partial_index(
-        "ix_workitems_under_cancellation", "workitems", ["work_of"], "cancelled_by IS NOT NULL AND ended_at IS NULL"
-    )
-    op.create_index("ix_workitems_work_key_work_of", "workitems", ["work_key", "work_of"])

@@ -65,6 +65,7 @@ from tests.made_once import IN_POSTGRESQL
 from tests.postgresql import Server, programs, start
 from tests.rows import view_rows
 from tests.several_writers import INSTANCES, SERIES, arrived
+from tests.sql_words import CONDITIONS, ROWS, C, T
 
 pytest.importorskip("psycopg", reason="psycopg is not installed")
 
@@ -73,7 +74,6 @@ import psycopg
 from node.cli.run import doctor
 from node.index.engine import postgresql, postgresql_servers
 from node.index.engine.postgresql_servers import Timeline, servers_of
-from node.index.engine.postgresql_sql import in_postgresql
 
 pytestmark = pytest.mark.skipif(IN_POSTGRESQL, reason="starts from SQLite")
 
@@ -121,32 +121,29 @@ def test_tables_and_views_are_those_of_sqlite(place: ServerPlace, tmp_path: Path
     assert check(place) == []
 
 
-@pytest.mark.parametrize(
-    ("statement", "translated"),
-    [
-        ("SELECT x FROM t ORDER BY x DESC, id LIMIT 1", "SELECT x FROM t ORDER BY x DESC NULLS LAST, id LIMIT 1"),
-        (
-            "SELECT (SELECT a FROM t ORDER BY coalesce(a, b), c LIMIT 1) FROM u",
-            "SELECT (SELECT a FROM t ORDER BY coalesce(a, b) NULLS FIRST, c NULLS FIRST LIMIT 1) FROM u",
-        ),
-        ("CREATE INDEX i ON studies (study_date, id)", "CREATE INDEX i ON studies (study_date NULLS FIRST, id)"),
-        ("SELECT +se.modality, 1 + 2, a +b.c, (+ s_1.x)", "SELECT se.modality, 1 + 2, a +b.c, (s_1.x)"),
-        ("a LIKE %(a)s OR b", 'a COLLATE "C" ILIKE %(a)s OR b'),
-        (
-            "t.a LIKE '%%' || %(a)s::VARCHAR || '%%' ESCAPE '/'",
-            "lower(t.a COLLATE \"C\") LIKE '%%' || lower(%(a)s::VARCHAR COLLATE \"C\") || '%%' ESCAPE '/'",
-        ),
-        ("b GLOB '[0-9]*' OR c GLOB %(c)s", "b ~ '^[0-9].*$' OR c LIKE %(c)s"),
-        ("a IS %(a)s OR b IS NOT (c)", "a IS NOT DISTINCT FROM %(a)s OR b IS DISTINCT FROM (c)"),
-        ("json_group_array(DISTINCT f(x) || g(h(y)))", "coalesce(json_agg(DISTINCT f(x) || g(h(y))), '[]')"),
-        (
-            "julianday(date(%(now)s)) - 1",
-            "(extract(epoch FROM CAST(CAST(%(now)s AS DATE) AS TIMESTAMP)) / 86400) - 1",
-        ),
-    ],
-)  # fmt: skip
-def test_a_statement_is_said_in_the_words_of_postgresql(statement: str, translated: str) -> None:
-    assert in_postgresql(statement) == translated
+def test_a_construct_finds_what_it_finds_in_sqlite(server: Server, tmp_path: Path) -> None:
+    engine = open_engine(ServerPlace(server.create("words"), tmp_path), alone=True)
+    with engine.begin() as connection:
+        T.create(connection)
+        connection.execute(T.insert(), ROWS)
+        found = [list(connection.scalars(select(C.id).where(each).order_by(C.id))) for each, _ in CONDITIONS]
+    engine.dispose()
+    assert found == [ids for _, ids in CONDITIONS]
+
+
+@pytest.mark.usefixtures("place")
+def test_an_index_puts_null_where_orders_do(server: Server) -> None:
+    """PostgreSQL would use no other one for an order."""
+    query = """
+        SELECT t.relname, i.relname, a.attname, a.attnotnull, x.indoption[n] & 2 <> 0
+        FROM pg_index x JOIN pg_class t ON t.oid = x.indrelid JOIN pg_class i ON i.oid = x.indexrelid
+        CROSS JOIN generate_series(0, x.indnkeyatts - 1) n
+        JOIN pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = x.indkey[n]
+        WHERE NOT x.indisunique AND t.relnamespace = 'public'::regnamespace
+    """
+    columns = server.run(query, "migrated")
+    assert len(columns) > 50
+    assert [column for column in columns if column[3] == column[4]] == []
 
 
 def test_a_query_never_compares_each_row_with_each_value_of_a_list(place: ServerPlace) -> None:

@@ -38,14 +38,13 @@ from psycopg.errors import (
 from psycopg.types.string import StrDumperUnknown
 from sqlalchemy import BigInteger, Connection, Engine, Integer, String, create_engine, event, text
 from sqlalchemy.dialects import registry
-from sqlalchemy.dialects.postgresql.base import PGTypeCompiler
+from sqlalchemy.dialects.postgresql.base import PGDDLCompiler, PGTypeCompiler
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 
 from node.index.engine.backend import COMPLETED, FOLLOWED, IndexUnusable, Overtaken, ServerPlace, Settled
 from node.index.engine.postgresql_servers import STANDBYS, WriterConnection, in_words, mistakes_in, servers_of
-from node.index.engine.postgresql_sql import in_postgresql
 from node.index.engine.schema import other_schema
 from node.index.models import REVISION
 
@@ -133,13 +132,7 @@ def open_engine(place: ServerPlace, *, read_only: bool = False, alone: bool = Fa
     event.listen(engine, "connect", _replace_nul)
     if not read_only:
         event.listen(engine, "connect", partial(_lock_alone, place.host) if alone else _HostLock(place.host))
-    if alone:  # for migrations
-        event.listen(engine, "before_cursor_execute", _translate, retval=True)
     return engine
-
-
-def _translate(_: Connection, __: object, statement: str, parameters: Any, *rest: object) -> tuple[str, Any]:
-    return in_postgresql(statement), parameters
 
 
 class _TextDumper(StrDumperUnknown):
@@ -735,11 +728,21 @@ class _Integer(BigInteger):
     """Numbers rows by a BIGSERIAL, and is cast in no statement: the driver gives a number the size that it needs."""
 
 
+class _Ddl(PGDDLCompiler):
+    """An index puts NULL below all values, as orders do: only then, PostgreSQL uses it for an order."""
+
+    def visit_create_index(self, create: Any, *options: Any, **keywords: Any) -> str:
+        nullable = (column.key for column in create.element.columns if column.nullable)
+        create.element.dialect_kwargs["postgresql_ops"] = dict.fromkeys(nullable, "NULLS FIRST")
+        return str(super().visit_create_index(create, *options, **keywords))  # type: ignore[no-untyped-call]
+
+
 class IndexDialect(PGDialect_psycopg):
-    """PostgreSQL, with the types of SQLite."""
+    """PostgreSQL, with the types and the indexes of SQLite."""
 
     supports_statement_cache = True
     type_compiler_cls = _Types
+    ddl_compiler = _Ddl
     colspecs = PGDialect_psycopg.colspecs | {Integer: _Integer}
 
 

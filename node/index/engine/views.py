@@ -3,19 +3,15 @@
 A view has no rows of its own, so no migration changes one: after the migrations of an index, `make_views` makes all of
 them again. This module always has the whole text of each.
 
-Paths in the tables are relative to the root. In a file of SQLite, `ROOT` makes them absolute by where the file is now;
-a file that is not called ``index.sqlite`` lies in no root, and its paths stay relative.
+Paths in the tables are relative to the root, and `node.index.engine.sql.RootFolder` makes them absolute. A view is the
+SQL that both engines share; where they differ, `_Words` writes what a construct says in the engine of the view.
 """
 
 from __future__ import annotations
 
-from sqlalchemy import Connection
+from sqlalchemy import ClauseElement, Connection, Dialect, literal_column
 
-ROOT = (
-    "coalesce((SELECT CASE WHEN count(*) = 1 THEN substr(max(file), 1, length(max(file)) - 12) END "
-    "FROM pragma_database_list WHERE substr(file, -13) = '/index.sqlite'), '')"
-)
-"""The folder of the root, with a slash at its end."""
+from node.index.engine.sql import JsonEach, JsonNumber, JsonText, Position, RootFolder, Unindexed
 
 CERTAINTY = """
     CASE WHEN se.verdict <> 'complete' THEN se.verdict
@@ -28,165 +24,204 @@ INSTANCES_BEHIND = "CASE WHEN h.image_id IS NOT NULL THEN (SELECT count(*) FROM 
 """Empty for a hook or a route that wants no messages of single instances."""
 
 
-def _route_and_destination(column: str) -> str:
-    """Return the two halves of a name such as ``night/pacs`` as columns."""
-    slash = f"instr({column}, '/')"
-    return f"substr({column}, 1, {slash} - 1) AS route, substr({column}, {slash} + 1) AS destination"
+_YEARS = """
+    CASE WHEN length(st.patient_age) = 4 AND substr(st.patient_age, 1, 1) BETWEEN '0' AND '9'
+              AND substr(st.patient_age, 2, 1) BETWEEN '0' AND '9' AND substr(st.patient_age, 3, 1) BETWEEN '0' AND '9'
+         THEN CAST(substr(st.patient_age, 1, 3) AS FLOAT) / CASE substr(st.patient_age, 4)
+              WHEN 'Y' THEN 1.0 WHEN 'M' THEN 12.0 WHEN 'W' THEN 52.1775 WHEN 'D' THEN 365.2425 END END"""
+"""Of an Age String (PS3.5 6.2) such as ``018M``."""
 
 
-VIEWS = {
-    "v_patients": """
-        SELECT p.id, p.patient_id, p.issuer_of_patient_id, p.patient_name, p.patient_birth_date, p.patient_sex,
-               (SELECT count(*) FROM studies st WHERE st.patient_id = p.id) AS studies, p.merged_into
-        FROM patients p""",
-    "v_studies": """
-        SELECT st.study_instance_uid, st.patient_id AS patient, p.patient_id, p.patient_name, p.patient_birth_date,
-               p.patient_sex, st.study_date, st.study_time, st.accession_number, st.study_id, st.study_description,
-               st.referring_physician_name,
-               (SELECT count(*) FROM series se WHERE se.study_id = st.id) AS series,
-               (SELECT count(*) FROM images i JOIN series se ON se.id = i.series_id WHERE se.study_id = st.id)
-                   AS instances,
-               (SELECT max(se.last_received_at) FROM series se WHERE se.study_id = st.id) AS last_received_at,
-               CASE WHEN st.closed_at IS NULL AND NOT EXISTS (
-                   SELECT 1 FROM series se WHERE se.study_id = st.id AND se.state IN ('receiving', 'converting')
-               ) THEN st.quiet_at END AS quiet_at
-        FROM studies st JOIN patients p ON p.id = st.patient_id""",
-    "v_series": f"""
-        SELECT se.series_instance_uid, st.study_instance_uid, se.modality, se.series_number, se.series_description,
-               se.body_part_examined, se.protocol_name, se.manufacturer, se.manufacturer_model_name,
-               se.series_date, se.series_time,
-               se.state, se.verdict, {CERTAINTY} AS certainty, se.verdict_rule, se.verdict_reason,
-               se.expected_instances, se.expected_source, se.missing_instances, se.missing_detail,
-               (SELECT count(*) FROM images i WHERE i.series_id = se.id) AS instances,
-               se.revision, se.open_since, se.last_received_at, se.due_at, se.attempts, se.error,
-               CASE WHEN {IS_ACKNOWLEDGED} THEN se.acknowledged_reason END AS acknowledged_reason,
-               CASE WHEN {IS_ACKNOWLEDGED} THEN se.acknowledged_by END AS acknowledged_by,
-               CASE WHEN {IS_ACKNOWLEDGED} THEN se.acknowledged_at END AS acknowledged_at
-        FROM series se JOIN studies st ON st.id = se.study_id""",
-    "v_images": f"""
-        SELECT i.sop_instance_uid, se.series_instance_uid, st.study_instance_uid, i.sop_class_uid,
-               i.transfer_syntax_uid, i.instance_number, i.number_of_frames, i."rows", i."columns",
-               i.bytes, i.sha256, i.data_set_offset, {ROOT} || i."key" AS path,
-               i.file_missing, i.place, i.spool_host, i.source, i.calling_ae_title, i.called_ae_title, i.peer,
-               i.received_at
-        FROM images i JOIN series se ON se.id = i.series_id JOIN studies st ON st.id = se.study_id""",
-    "v_volumes": f"""
-        SELECT se.series_instance_uid, st.study_instance_uid, c.revision, c.superseded, v.stack, v.suffix, v.kind,
-               v.format, {ROOT} || v.path AS path,
-               v.shape, v.spacing_mm, v.dtype, v.geometry, v.orientation, v.affine_lps, v.slice_thickness_mm,
-               v.repetition_time_ms, v.echo_time_ms, v.inversion_time_ms, v.flip_angle_degrees,
-               v.magnetic_field_strength_t, v.sequence, v.weighting, v.contrast_agent, v.convolution_kernel,
-               v.instances, v.warnings, v.bytes, v.sha256,
-               (SELECT f.place FROM revision_files f WHERE f."key" = v.path) AS place,
-               c.converter, c.created_at, c.files_removed_at
-        FROM volumes v JOIN conversions c ON c.id = v.conversion_id
-        JOIN series se ON se.id = c.series_id JOIN studies st ON st.id = se.study_id""",
-    # Of each current volume one file, NIfTI if there is one. The plus signs keep SQLite from indexes that do not help.
-    "v_catalog": f"""
-        SELECT st.study_instance_uid, se.series_instance_uid, c.revision, v.stack, v.suffix,
-               st.patient_id AS patient, p.patient_id, p.patient_sex,
-               CASE WHEN st.patient_age GLOB '[0-9][0-9][0-9][YMWD]' THEN
-                   CAST(substr(st.patient_age, 1, 3) AS FLOAT) /
-                   CASE substr(st.patient_age, 4) WHEN 'Y' THEN 1.0 WHEN 'M' THEN 12.0 WHEN 'W' THEN 52.1775
-                   ELSE 365.2425 END END AS patient_age,
-               st.study_date, st.study_description, st.accession_number,
-               +se.modality AS modality, se.series_number, se.series_description, se.protocol_name,
-               se.body_part_examined, se.manufacturer, se.manufacturer_model_name, v.magnetic_field_strength_t,
-               v.weighting, v.sequence, v.repetition_time_ms, v.echo_time_ms, v.inversion_time_ms,
-               v.flip_angle_degrees, v.contrast_agent, v.convolution_kernel, v.orientation, v.geometry,
-               json_extract(v.shape, '$[0]') AS columns, json_extract(v.shape, '$[1]') AS rows,
-               json_extract(v.shape, '$[2]') AS slices, coalesce(json_extract(v.shape, '$[3]'), 1) AS times,
-               json_extract(v.spacing_mm, '$[0]') AS column_spacing_mm,
-               json_extract(v.spacing_mm, '$[1]') AS row_spacing_mm,
-               json_extract(v.spacing_mm, '$[2]') AS slice_spacing_mm,
-               v.slice_thickness_mm, v.affine_lps, v.dtype, v.warnings,
-               se.verdict, se.state, v.instances, v.format, {ROOT} || v.path AS path, v.bytes, v.sha256, c.created_at
-        FROM studies st JOIN patients p ON p.id = st.patient_id JOIN series se ON se.study_id = st.id
-        JOIN conversions c ON c.series_id = +se.id JOIN volumes v ON v.conversion_id = +c.id
-        WHERE v.kind = 'volume' AND NOT c.superseded AND c.files_removed_at IS NULL
-          AND v.id = (
-              SELECT o.id FROM volumes o
-              WHERE o.conversion_id = v.conversion_id AND o.stack = v.stack AND o.suffix = v.suffix
-                AND o.kind = 'volume'
-              ORDER BY o.format <> 'nifti', o.id LIMIT 1
-          )""",
-    "v_failures": """
-        SELECT se.series_instance_uid, st.study_instance_uid, f.revision, f.stack, f.reason, f.detail, f.failed_at
-        FROM failures f JOIN series se ON se.id = f.series_id JOIN studies st ON st.id = se.study_id""",
-    "v_sources": """
-        SELECT se.series_instance_uid, st.study_instance_uid, c.revision, s.stack, s.sop_instance_uid, s.sha256,
-               s.frames
-        FROM volume_sources s JOIN conversions c ON c.id = s.conversion_id JOIN series se ON se.id = c.series_id
-        JOIN studies st ON st.id = se.study_id""",
-    "v_exclusions": """
-        SELECT se.series_instance_uid, st.study_instance_uid, c.revision, x.sop_instance_uid, x.frames, x.reason,
-               x.detail
-        FROM exclusions x JOIN conversions c ON c.id = x.conversion_id JOIN series se ON se.id = c.series_id
-        JOIN studies st ON st.id = se.study_id""",
-    "v_conflicts": f"""
-        SELECT id, kind, study_instance_uid, series_instance_uid, sop_instance_uid, detail,
-               {ROOT} || conflicts."key" AS path, sha256, calling_ae_title, found_at, decision, decided_at, decided_by
-        FROM conflicts""",
-    "v_events": """
-        SELECT id, kind, study_instance_uid, series_instance_uid, sop_instance_uid, revision, detail, happened_at
-        FROM events""",
-    "v_rejections": """
-        SELECT what, rule, peer, calling_ae_title, called_ae_title, offered, reason, remedy, "count", first_at, last_at
-        FROM rejections""",
-    "v_deletions": """
-        SELECT level, uid, reason, ordered_at, finished_at FROM tombstones""",
-    "v_senders": """
-        SELECT calling_ae_title, quiet_seconds, json_array_length(gaps) AS series,
-               (SELECT max(CAST(value AS FLOAT)) FROM json_each(gaps)) AS longest_gap_seconds, learnt_at
-        FROM senders""",
-    "v_commitments": """
-        SELECT "key" AS transaction_uid, name AS calling_ae_title, payload ->> 'peer' AS peer,
-               CAST(payload ->> 'instances' AS INTEGER) AS instances,
-               CASE WHEN outcome IS NULL THEN 'owed' WHEN outcome = 'succeeded' THEN 'reported' ELSE 'given-up' END
-                   AS state,
-               attempts, CAST(payload ->> 'failed' AS INTEGER) AS failed, reason AS detail,
-               happened_at AS requested_at, due_at, ended_at
-        FROM work WHERE kind = 'commitment'""",
-    "v_hooks": f"""
-        SELECT h.name AS hook, {INSTANCES_BEHIND} AS instances_behind,
-               (SELECT count(*) FROM deliveries d WHERE d.hook = h.name AND d.state = 'waiting') AS waiting,
-               (SELECT count(*) FROM deliveries d WHERE d.hook = h.name AND d.state = 'given-up') AS given_up,
-               h.delivered, h.delivered_at
-        FROM hooks h WHERE instr(h.name, '/') = 0""",
-    "v_deliveries": """
-        SELECT message_id, hook, event, study_instance_uid, series_instance_uid, sop_instance_uid, revision, detail,
-               happened_at, state, attempts, due_at, reason, output, last_at
-        FROM deliveries WHERE instr(hook, '/') = 0""",
-    "v_routes": f"""
-        SELECT {_route_and_destination("h.name")}, h.paused, h.trouble, h.trouble_since, h.retry_at,
-               {INSTANCES_BEHIND} AS instances_behind,
-               CASE WHEN h.image_id IS NULL THEN (
-                   SELECT count(DISTINCT e.series_instance_uid) FROM events e WHERE e.id > h.event_id
-               ) END AS series_behind,
-               (SELECT count(*) FROM deliveries d WHERE d.hook = h.name AND d.state = 'waiting') AS waiting,
-               (SELECT min(d.happened_at) FROM deliveries d WHERE d.hook = h.name AND d.state = 'waiting')
-                   AS waiting_since,
-               (SELECT count(*) FROM deliveries d WHERE d.hook = h.name AND d.state = 'given-up') AS given_up,
-               (SELECT count(*) FROM sent_instances s WHERE s.subscriber = h.name AND s.state IN ('owed', 'asked'))
-                   AS unconfirmed,
-               h.delivered, h.delivered_at
-        FROM hooks h WHERE instr(h.name, '/') > 0""",
-    "v_route_messages": f"""
-        SELECT message_id, {_route_and_destination("hook")}, event, study_instance_uid, series_instance_uid,
-               sop_instance_uid, revision, happened_at, state, attempts, due_at, reason, last_at
-        FROM deliveries WHERE instr(hook, '/') > 0""",
-    "v_sent_instances": f"""
-        SELECT {_route_and_destination("s.subscriber")}, st.study_instance_uid, se.series_instance_uid,
-               i.sop_instance_uid, s.sop_instance_uid AS sent_sop_instance_uid, s.sha256, s.state, s.sent_at,
-               s.asked_at, s.confirmed_at
-        FROM sent_instances s JOIN images i ON i.id = s.image_id JOIN series se ON se.id = i.series_id
-        JOIN studies st ON st.id = se.study_id""",
-}
+class _Words:
+    """What an engine says for a construct, whose columns are named as in the text of the view."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect = dialect
+        self.root = self._say(RootFolder())
+
+    def number(self, array: str, place: int) -> str:
+        return self._say(JsonNumber(literal_column(array), place))
+
+    def text(self, item: str, key: str) -> str:
+        return self._say(JsonText(literal_column(item), key))
+
+    def each(self, array: str) -> str:
+        return self._say(JsonEach(literal_column(array)))
+
+    def unindexed(self, column: str) -> str:
+        return self._say(Unindexed(literal_column(column)))
+
+    def slash(self, column: str) -> str:
+        """Where the slash is in a name such as ``night/pacs``; 0 if there is none."""
+        return self._say(Position(literal_column(column), literal_column("'/'")))
+
+    def route_and_destination(self, column: str) -> str:
+        """The two halves of such a name as columns."""
+        slash = self.slash(column)
+        return f"substr({column}, 1, {slash} - 1) AS route, substr({column}, {slash} + 1) AS destination"
+
+    def _say(self, element: ClauseElement) -> str:
+        return str(element.compile(dialect=self._dialect))
+
+
+def views(dialect: Dialect) -> dict[str, str]:
+    """Return the query of each view, by its name."""
+    say = _Words(dialect)
+    return {
+        "v_patients": """
+            SELECT p.id, p.patient_id, p.issuer_of_patient_id, p.patient_name, p.patient_birth_date, p.patient_sex,
+                   (SELECT count(*) FROM studies st WHERE st.patient_id = p.id) AS studies, p.merged_into
+            FROM patients p""",
+        "v_studies": """
+            SELECT st.study_instance_uid, st.patient_id AS patient, p.patient_id, p.patient_name, p.patient_birth_date,
+                   p.patient_sex, st.study_date, st.study_time, st.accession_number, st.study_id, st.study_description,
+                   st.referring_physician_name,
+                   (SELECT count(*) FROM series se WHERE se.study_id = st.id) AS series,
+                   (SELECT count(*) FROM images i JOIN series se ON se.id = i.series_id WHERE se.study_id = st.id)
+                       AS instances,
+                   (SELECT max(se.last_received_at) FROM series se WHERE se.study_id = st.id) AS last_received_at,
+                   CASE WHEN st.closed_at IS NULL AND NOT EXISTS (
+                       SELECT 1 FROM series se WHERE se.study_id = st.id AND se.state IN ('receiving', 'converting')
+                   ) THEN st.quiet_at END AS quiet_at
+            FROM studies st JOIN patients p ON p.id = st.patient_id""",
+        "v_series": f"""
+            SELECT se.series_instance_uid, st.study_instance_uid, se.modality, se.series_number, se.series_description,
+                   se.body_part_examined, se.protocol_name, se.manufacturer, se.manufacturer_model_name,
+                   se.series_date, se.series_time,
+                   se.state, se.verdict, {CERTAINTY} AS certainty, se.verdict_rule, se.verdict_reason,
+                   se.expected_instances, se.expected_source, se.missing_instances, se.missing_detail,
+                   (SELECT count(*) FROM images i WHERE i.series_id = se.id) AS instances,
+                   se.revision, se.open_since, se.last_received_at, se.due_at, se.attempts, se.error,
+                   CASE WHEN {IS_ACKNOWLEDGED} THEN se.acknowledged_reason END AS acknowledged_reason,
+                   CASE WHEN {IS_ACKNOWLEDGED} THEN se.acknowledged_by END AS acknowledged_by,
+                   CASE WHEN {IS_ACKNOWLEDGED} THEN se.acknowledged_at END AS acknowledged_at
+            FROM series se JOIN studies st ON st.id = se.study_id""",
+        "v_images": f"""
+            SELECT i.sop_instance_uid, se.series_instance_uid, st.study_instance_uid, i.sop_class_uid,
+                   i.transfer_syntax_uid, i.instance_number, i.number_of_frames, i."rows", i."columns",
+                   i.bytes, i.sha256, i.data_set_offset, {say.root} || i."key" AS path,
+                   i.file_missing, i.place, i.spool_host, i.source, i.calling_ae_title, i.called_ae_title, i.peer,
+                   i.received_at
+            FROM images i JOIN series se ON se.id = i.series_id JOIN studies st ON st.id = se.study_id""",
+        "v_volumes": f"""
+            SELECT se.series_instance_uid, st.study_instance_uid, c.revision, c.superseded, v.stack, v.suffix, v.kind,
+                   v.format, {say.root} || v.path AS path,
+                   v.shape, v.spacing_mm, v.dtype, v.geometry, v.orientation, v.affine_lps, v.slice_thickness_mm,
+                   v.repetition_time_ms, v.echo_time_ms, v.inversion_time_ms, v.flip_angle_degrees,
+                   v.magnetic_field_strength_t, v.sequence, v.weighting, v.contrast_agent, v.convolution_kernel,
+                   v.instances, v.warnings, v.bytes, v.sha256,
+                   (SELECT f.place FROM revision_files f WHERE f."key" = v.path) AS place,
+                   c.converter, c.created_at, c.files_removed_at
+            FROM volumes v JOIN conversions c ON c.id = v.conversion_id
+            JOIN series se ON se.id = c.series_id JOIN studies st ON st.id = se.study_id""",
+        # Of each current volume one file, NIfTI if there is one. SQLite would look up what does not help.
+        "v_catalog": f"""
+            SELECT st.study_instance_uid, se.series_instance_uid, c.revision, v.stack, v.suffix,
+                   st.patient_id AS patient, p.patient_id, p.patient_sex,
+                   {_YEARS} AS patient_age,
+                   st.study_date, st.study_description, st.accession_number,
+                   {say.unindexed("se.modality")} AS modality, se.series_number, se.series_description,
+                   se.protocol_name, se.body_part_examined, se.manufacturer, se.manufacturer_model_name,
+                   v.magnetic_field_strength_t, v.weighting, v.sequence, v.repetition_time_ms, v.echo_time_ms,
+                   v.inversion_time_ms, v.flip_angle_degrees, v.contrast_agent, v.convolution_kernel, v.orientation,
+                   v.geometry,
+                   {say.number("v.shape", 0)} AS columns, {say.number("v.shape", 1)} AS rows,
+                   {say.number("v.shape", 2)} AS slices, coalesce({say.number("v.shape", 3)}, 1) AS times,
+                   {say.number("v.spacing_mm", 0)} AS column_spacing_mm,
+                   {say.number("v.spacing_mm", 1)} AS row_spacing_mm,
+                   {say.number("v.spacing_mm", 2)} AS slice_spacing_mm,
+                   v.slice_thickness_mm, v.affine_lps, v.dtype, v.warnings,
+                   se.verdict, se.state, v.instances, v.format, {say.root} || v.path AS path, v.bytes, v.sha256,
+                   c.created_at
+            FROM studies st JOIN patients p ON p.id = st.patient_id JOIN series se ON se.study_id = st.id
+            JOIN conversions c ON c.series_id = {say.unindexed("se.id")}
+            JOIN volumes v ON v.conversion_id = {say.unindexed("c.id")}
+            WHERE v.kind = 'volume' AND NOT c.superseded AND c.files_removed_at IS NULL
+              AND v.id = (
+                  SELECT o.id FROM volumes o
+                  WHERE o.conversion_id = v.conversion_id AND o.stack = v.stack AND o.suffix = v.suffix
+                    AND o.kind = 'volume'
+                  ORDER BY o.format <> 'nifti', o.id LIMIT 1
+              )""",
+        "v_failures": """
+            SELECT se.series_instance_uid, st.study_instance_uid, f.revision, f.stack, f.reason, f.detail, f.failed_at
+            FROM failures f JOIN series se ON se.id = f.series_id JOIN studies st ON st.id = se.study_id""",
+        "v_sources": """
+            SELECT se.series_instance_uid, st.study_instance_uid, c.revision, s.stack, s.sop_instance_uid, s.sha256,
+                   s.frames
+            FROM volume_sources s JOIN conversions c ON c.id = s.conversion_id JOIN series se ON se.id = c.series_id
+            JOIN studies st ON st.id = se.study_id""",
+        "v_exclusions": """
+            SELECT se.series_instance_uid, st.study_instance_uid, c.revision, x.sop_instance_uid, x.frames, x.reason,
+                   x.detail
+            FROM exclusions x JOIN conversions c ON c.id = x.conversion_id JOIN series se ON se.id = c.series_id
+            JOIN studies st ON st.id = se.study_id""",
+        "v_conflicts": f"""
+            SELECT id, kind, study_instance_uid, series_instance_uid, sop_instance_uid, detail,
+                   {say.root} || conflicts."key" AS path, sha256, calling_ae_title, found_at, decision, decided_at,
+                   decided_by
+            FROM conflicts""",
+        "v_events": """
+            SELECT id, kind, study_instance_uid, series_instance_uid, sop_instance_uid, revision, detail, happened_at
+            FROM events""",
+        "v_rejections": """
+            SELECT what, rule, peer, calling_ae_title, called_ae_title, offered, reason, remedy, "count", first_at,
+                   last_at
+            FROM rejections""",
+        "v_deletions": """
+            SELECT level, uid, reason, ordered_at, finished_at FROM tombstones""",
+        "v_senders": f"""
+            SELECT calling_ae_title, quiet_seconds, json_array_length(gaps) AS series,
+                   (SELECT max(CAST(value AS FLOAT)) FROM {say.each("gaps")}) AS longest_gap_seconds, learnt_at
+            FROM senders""",
+        "v_commitments": f"""
+            SELECT "key" AS transaction_uid, name AS calling_ae_title, {say.text("payload", "peer")} AS peer,
+                   CAST({say.text("payload", "instances")} AS BIGINT) AS instances,
+                   CASE WHEN outcome IS NULL THEN 'owed' WHEN outcome = 'succeeded' THEN 'reported' ELSE 'given-up' END
+                       AS state,
+                   attempts, CAST({say.text("payload", "failed")} AS BIGINT) AS failed, reason AS detail,
+                   happened_at AS requested_at, due_at, ended_at
+            FROM work WHERE kind = 'commitment'""",
+        "v_hooks": f"""
+            SELECT h.name AS hook, {INSTANCES_BEHIND} AS instances_behind,
+                   (SELECT count(*) FROM deliveries d WHERE d.hook = h.name AND d.state = 'waiting') AS waiting,
+                   (SELECT count(*) FROM deliveries d WHERE d.hook = h.name AND d.state = 'given-up') AS given_up,
+                   h.delivered, h.delivered_at
+            FROM hooks h WHERE {say.slash("h.name")} = 0""",
+        "v_deliveries": f"""
+            SELECT message_id, hook, event, study_instance_uid, series_instance_uid, sop_instance_uid, revision, detail,
+                   happened_at, state, attempts, due_at, reason, output, last_at
+            FROM deliveries WHERE {say.slash("hook")} = 0""",
+        "v_routes": f"""
+            SELECT {say.route_and_destination("h.name")}, h.paused, h.trouble, h.trouble_since, h.retry_at,
+                   {INSTANCES_BEHIND} AS instances_behind,
+                   CASE WHEN h.image_id IS NULL THEN (
+                       SELECT count(DISTINCT e.series_instance_uid) FROM events e WHERE e.id > h.event_id
+                   ) END AS series_behind,
+                   (SELECT count(*) FROM deliveries d WHERE d.hook = h.name AND d.state = 'waiting') AS waiting,
+                   (SELECT min(d.happened_at) FROM deliveries d WHERE d.hook = h.name AND d.state = 'waiting')
+                       AS waiting_since,
+                   (SELECT count(*) FROM deliveries d WHERE d.hook = h.name AND d.state = 'given-up') AS given_up,
+                   (SELECT count(*) FROM sent_instances s WHERE s.subscriber = h.name AND s.state IN ('owed', 'asked'))
+                       AS unconfirmed,
+                   h.delivered, h.delivered_at
+            FROM hooks h WHERE {say.slash("h.name")} > 0""",
+        "v_route_messages": f"""
+            SELECT message_id, {say.route_and_destination("hook")}, event, study_instance_uid, series_instance_uid,
+                   sop_instance_uid, revision, happened_at, state, attempts, due_at, reason, last_at
+            FROM deliveries WHERE {say.slash("hook")} > 0""",
+        "v_sent_instances": f"""
+            SELECT {say.route_and_destination("s.subscriber")}, st.study_instance_uid, se.series_instance_uid,
+                   i.sop_instance_uid, s.sop_instance_uid AS sent_sop_instance_uid, s.sha256, s.state, s.sent_at,
+                   s.asked_at, s.confirmed_at
+            FROM sent_instances s JOIN images i ON i.id = s.image_id JOIN series se ON se.id = i.series_id
+            JOIN studies st ON st.id = se.study_id""",
+    }
 
 
 def make_views(connection: Connection) -> None:
     """Make every view, in the transaction of a migration that has dropped them."""
-    for name, query in VIEWS.items():
+    for name, query in views(connection.dialect).items():
         connection.exec_driver_sql(f"CREATE VIEW {name} AS {query}")
 
 
@@ -195,5 +230,5 @@ def drop_views(connection: Connection) -> None:
 
     Those of this version: a migration that removes a view for good drops that one itself.
     """
-    for name in VIEWS:
+    for name in views(connection.dialect):
         connection.exec_driver_sql(f"DROP VIEW IF EXISTS {name}")

@@ -32,7 +32,7 @@ from node.index.engine.about import set_applied
 from node.index.engine.hot_statements import Prepared
 from node.index.engine.repository import IndexRepository, on_reader, on_writer
 from node.index.engine.rows import PagedRepository, Row
-from node.index.engine.sql import Position, looked_up_in
+from node.index.engine.sql import JsonGroupDistinct, Position, looked_up_in
 from node.index.engine.writer import IndexWriter
 from node.index.models import (
     SPOOL,
@@ -542,16 +542,25 @@ class ReadInstances(PagedRepository):
     def summary(self, study_instance_uid: str, series_instance_uid: str) -> Row:
         """Return a summary of the instances of a series: counts, sizes, times, encodings and senders.
 
-        ``classes``, ``syntaxes`` and ``senders`` are JSON lists; a sender is source, calling AE title and peer,
-        separated by blanks.
+        ``classes``, ``syntaxes`` and ``senders`` are lists; a sender is source, calling AE title and peer, separated by
+        blanks.
         """
-        return self._rows_of_study(
+        [totals] = self._rows_of_study(
             "SELECT count(*) AS instances, sum(bytes) AS bytes, min(received_at) AS first_at, "
             'max(received_at) AS last_at, max("rows") AS "rows", max("columns") AS "columns", '
-            "count(CASE WHEN file_missing THEN 1 END) AS missing, json_group_array(DISTINCT sop_class_uid) AS classes, "
-            "json_group_array(DISTINCT transfer_syntax_uid) AS syntaxes, "
-            "json_group_array(DISTINCT source || ' ' || coalesce(calling_ae_title, '') || ' ' || coalesce(peer, '')) "
-            "AS senders FROM v_images",
+            "count(CASE WHEN file_missing THEN 1 END) AS missing FROM v_images",
             study_instance_uid,
             series_instance_uid,
-        )[0]
+        )
+        title, peer = (func.coalesce(name, "") for name in (ImageRow.calling_ae_title, ImageRow.peer))
+        kinds = (
+            select(
+                JsonGroupDistinct(ImageRow.sop_class_uid).label("classes"),
+                JsonGroupDistinct(ImageRow.transfer_syntax_uid).label("syntaxes"),
+                JsonGroupDistinct(ImageRow.source + " " + title + " " + peer).label("senders"),
+            )
+            .select_from(join(ImageRow, SeriesRow).join(StudyRow))
+            .where(StudyRow.study_instance_uid == study_instance_uid)
+            .where(SeriesRow.series_instance_uid == series_instance_uid)
+        )
+        return {**totals, **self._connection.execute(kinds).mappings().one()}

@@ -149,9 +149,8 @@ def _dump(node: Services, instance: StoredInstance) -> Dump:
 
 
 def _origin(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the summary of the instances of a series with its JSON lists parsed."""
-    lists = {name: listed(summary[name]) for name in ("classes", "syntaxes", "senders")}
-    return {**summary, **lists, "senders": sorted({_without_port(sender) for sender in lists["senders"]})}
+    """Return the summary of the instances of a series with each sender once, whatever its port."""
+    return {**summary, "senders": sorted({_without_port(sender) for sender in summary["senders"]})}
 
 
 def _without_port(sender: str) -> str:
