@@ -2,11 +2,12 @@
 
 `before/` is such a root: the index as SQL, at the last of the 29 migrations that became one, and the files. That
 version itself has received, converted, merged, deleted and decided what is in it; rows about work and procedure steps
-were added by hand.
+were added by hand. It was killed when its journal had acknowledged a series of which neither archive nor index knew.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import sqlite3
 import zipfile
@@ -28,6 +29,8 @@ from tests.rows import read_rows, view_rows
 pytestmark = pytest.mark.postgresql
 
 BEFORE = Path(__file__).parent / "before"
+
+FAR = dt.datetime(2100, 1, 1, tzinfo=dt.UTC)
 
 TYPES = {"DATETIME": "TIMESTAMP", "INTEGER": "BIGINT", "FLOAT": "DOUBLE PRECISION"}
 """Those of PostgreSQL that have other names there."""
@@ -106,8 +109,8 @@ def same(found: list[Row], expected: list[Row], *but: str) -> None:
 def test_its_index_is_refused_with_the_remedy(settings: Settings, root: Path) -> None:
     with pytest.raises(IndexUnusable, match=r"made before the first release.*`voxelnode db rebuild`"):
         Repository(settings)
-    [finding] = check_repository(settings, digests=False, repair=False)
-    assert "made before the first release" in str(finding)
+    findings = check_repository(settings, digests=False, repair=False)
+    assert any("made before the first release" in str(finding) for finding in findings)
 
 
 @pytest.mark.slow
@@ -123,17 +126,28 @@ def test_everything_is_taken_over(settings: Settings, root: Path, old: dict[str,
         same(rows(root, f'SELECT * FROM "{table}"'), old[table], "series_id")
     for table in ("volumes", "volume_sources", "exclusions"):
         same(rows(root, f'SELECT * FROM "{table}"'), old[table])
-    same(rows(root, "SELECT * FROM images"), old["images"], "series_id")
+    images = rows(root, "SELECT * FROM images")
+    known = {row["sop_instance_uid"] for row in old["images"]}
+    same([row for row in images if row["sop_instance_uid"] in known], old["images"], "series_id")
     same(rows(root, "SELECT * FROM conflicts"), old["conflicts"])
-    same(rows(root, "SELECT * FROM v_series"), old["v_series"])
-    same(rows(root, "SELECT * FROM studies"), old["studies"], "id", "patient_id")
+    known = {row["study_instance_uid"] for row in old["studies"]}
+    for table, but in (("v_series", ()), ("studies", ("id", "patient_id"))):
+        found = [row for row in rows(root, f"SELECT * FROM {table}") if row["study_instance_uid"] in known]
+        same(found, old[table], *but)
     merged = [row for row in old["patients"] if row["merged_into"] is not None]
     same(rows(root, "SELECT * FROM patients WHERE merged_into IS NOT NULL"), merged)
-    same(rows(root, "SELECT * FROM patients"), old["patients"], "id", "merged_into")
+    others = rows(root, "SELECT * FROM patients WHERE patient_id <> 'KILLED'")
+    same(others, old["patients"], "id", "merged_into")
     assert len(view_rows(root, "SELECT * FROM v_studies WHERE patient_id = 'B'")) == 2, "A was merged into B"
 
+    assert rebuilt.replayed.applied == 5
+    [series] = view_rows(root, "SELECT * FROM v_series WHERE state <> 'converted'")
+    assert (series["state"], series["instances"]) == ("receiving", 5)
     with Repository(settings) as repository:
-        assert repository.index.series.claim_due(repository.index.now()) is None, "nothing has to be converted again"
+        claimed = repository.index.series.claim_due(FAR)
+        assert claimed is not None
+        assert claimed.series_instance_uid == series["series_instance_uid"]
+        assert repository.index.series.claim_due(FAR) is None, "nothing else has to be converted"
     assert check_repository(settings, digests=True, repair=False) == []
 
 

@@ -5,9 +5,10 @@ CREATE TABLE about (
 	CONSTRAINT pk_about PRIMARY KEY ("key")
 );
 INSERT INTO "about" VALUES('oldest_schema','0028');
-INSERT INTO "about" VALUES('closed','yes');
+INSERT INTO "about" VALUES('closed','no');
 INSERT INTO "about" VALUES('applied','f5c8bebbd1448df1c4dbec4da374bfe5:19');
 INSERT INTO "about" VALUES('checkpoint','f5c8bebbd1448df1c4dbec4da374bfe5:19');
+INSERT INTO "about" VALUES('swept_folder','00000000');
 CREATE TABLE accounts (
 	id INTEGER NOT NULL, 
 	name VARCHAR(64) NOT NULL, 
