@@ -323,9 +323,7 @@ class Node:
         troubles: dict[str, Callable[[], str | None]] = {
             name: partial(_trouble, name, is_alive, parts.get(name)) for name, is_alive in self._alive().items()
         }
-        watch = self._repository.index.watch
-        former = {"former server": lambda: watch.former} if watch is not None else {}
-        return troubles | former | {"drain": lambda: DRAINING if self._is_draining.is_set() else None}
+        return troubles | {"drain": lambda: DRAINING if self._is_draining.is_set() else None}
 
     def _not_ready(self) -> dict[str, str]:
         """Return why this host is not ready, by role; what it says of itself is no news of the cluster."""

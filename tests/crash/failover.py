@@ -5,12 +5,13 @@ both servers. Four senders send series to either receiver, the rest again to eit
 Meanwhile, in each cycle,
 
 - ``lost``: the primary is killed (SIGKILL) and its files are deleted; the standby is promoted,
-- ``back``: the same, but the killed primary comes back as a second one that waits for no standby, and most often the
-  one that was promoted is then away for a while,
+- ``back``: the same, but the killed primary comes back as a second one, which waits for a standby or for none, and most
+  often the one that was promoted is then away for a while,
 - ``hangs``: the primary answers nothing any more (SIGSTOP), and the standby is promoted; then it goes on for a while,
 - ``away``: the standby is killed, and comes back.
 
-The server that was promoted takes no commit before a new standby follows it. In the end, everything that was
+A former primary is ended (fenced) some seconds later than it should be. The server that was promoted takes no commit
+before a new standby follows it. In the end, everything that was
 acknowledged must be in the index, with its file as it was sent, and each series must be converted from all of its
 instances, once. Leases last 4 s, series are quiet after 1 s, and instances are answered within 5 s.
 """
@@ -36,7 +37,7 @@ from node.index.engine.backend import ServerPlace
 from node.index.engine.place import IndexUnusable, upgrade
 from tests.acceptance.test_cluster import Host, store_of
 from tests.crash.cluster import SENDERS, SETTLE_SECONDS, Sent, mistakes, send_until
-from tests.replication import Replicated, replicated
+from tests.replication import WAITS, Replicated, replicated
 
 ROLES = {"r1": '["receive"]', "r2": '["receive"]', "c1": '["convert"]'}
 FAULTS = ("lost", "back", "hangs", "away")
@@ -83,7 +84,7 @@ class Site:
         servers.promote()
         time.sleep(chance.choice([0.0, 2.0]))
         if fault == "back":
-            servers.run(primary, ALONE)
+            servers.run(primary, chance.choice([ALONE, WAITS]))
             if chance.random() < 0.7:
                 servers.kill(servers.primary)
                 time.sleep(2.0)

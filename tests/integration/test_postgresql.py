@@ -73,7 +73,7 @@ import psycopg
 
 from node.cli.run import doctor
 from node.index.engine import postgresql, postgresql_servers
-from node.index.engine.postgresql_servers import Timeline, servers_of
+from node.index.engine.postgresql_servers import servers_of
 
 pytestmark = pytest.mark.skipif(IN_POSTGRESQL, reason="starts from SQLite")
 
@@ -284,74 +284,93 @@ def silent(server: Server) -> Iterator[Path]:
         line.close()
 
 
+@contextmanager
+def followed(server: Server, folder: Path) -> Iterator[None]:
+    """Have commits wait for a standby, which follows."""
+    folder.mkdir()
+    receive = [programs_of_server() / "pg_receivewal", "--synchronous", "--no-loop"]
+    follower = subprocess.Popen([*receive, "-D", folder, "-h", server.folder, "-U", "voxelnode"])
+    try:
+        until(lambda: bool(server.run("SELECT 1 FROM pg_stat_replication")), 30, "the standby")
+        server.run("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        server.run("SELECT pg_reload_conf()")
+        is_sync = "SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"
+        until(lambda: bool(server.run(is_sync)), 30, "a standby that is waited for")
+        yield
+    finally:
+        server.run("ALTER SYSTEM RESET synchronous_standby_names")
+        server.run("SELECT pg_reload_conf()")
+        follower.kill()
+        follower.wait()
+
+
+def programs_of_server() -> Path:
+    found = programs()
+    assert found is not None
+    return found
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("place")
 def test_of_several_servers_one_that_answers_nothing_hangs_nobody(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.create("beside", "migrated")
-    monkeypatch.setattr(postgresql_servers, "_LOOK_SECONDS", 1)
-    with silent(server) as folder, ThreadPoolExecutor() as threads:
+    monkeypatch.setattr(postgresql_servers, "_ANSWER_SECONDS", 1)
+    with silent(server) as folder, ThreadPoolExecutor() as threads, followed(server, tmp_path / "follower"):
         place = ServerPlace(f"postgresql://voxelnode@/beside?host={folder},{server.folder}", tmp_path)
         try:
-            assert threads.submit(postgresql.look, place).result(30) is None
+            assert threads.submit(postgresql.exists, place).result(30)
         finally:
             server.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'beside'")
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("place")
-def test_of_several_servers_the_one_that_was_promoted_last_is_right(
+def test_of_several_servers_one_that_waits_for_no_standby_is_taken_for_a_former_primary(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.create("promoted", "migrated")
     (nowhere := tmp_path / "nowhere").mkdir()
     url = f"postgresql://voxelnode@/promoted?host={nowhere},{server.folder}&target_session_attrs=read-write"
-    with closing(Index(tmp_path, Metrics(), url=url, host="a")) as index:
-        index.about.set("scrub", "1")
-        with index.reading() as view:  # a session of a reader is read-only itself
-            assert view.scrub == "1"
-        (program := tmp_path / "pg_dump").write_text('#!/bin/sh\nfor last; do :; done; echo "$last" > "${2#--file=}"\n')
-        program.chmod(0o755)
-        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-        backup(index.place, tmp_path / "index.dump")
-        assert str(nowhere) not in (tmp_path / "index.dump").read_text()  # pg_dump might take a former server
-        servers = servers_of(url)
-        [(system,)] = server.run("SELECT system_identifier FROM pg_control_system()")
-        with index.reading() as view:
-            servers._note(Timeline(int(str(system)), "000000FF"))  # of another server
-            with pytest.raises(DBAPIError):
+    refused = f"{server.folder} takes commits and waits for no standby, although .* names several servers: stop it"
+    with pytest.raises(IndexUnusable, match=refused):
+        Index(tmp_path, Metrics(), url=url, host="a")
+    with ExitStack() as opened:
+        with followed(server, tmp_path / "follower"):
+            index = opened.enter_context(closing(Index(tmp_path, Metrics(), url=url, host="a")))
+            index.about.set("scrub", "1")
+            with index.reading() as view:  # a session of a reader is read-only itself
+                assert view.scrub == "1"
+            (program := tmp_path / "pg_dump").write_text(
+                '#!/bin/sh\nfor last; do :; done; echo "$last" > "${2#--file=}"\n'
+            )
+            program.chmod(0o755)
+            monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+            backup(index.place, tmp_path / "index.dump")
+            assert str(nowhere) not in (tmp_path / "index.dump").read_text()  # pg_dump might take a former server
+
+            class Ended(psycopg.Connection[Any]):
+                """The server ends it before its first statement."""
+
+                def execute(self, *arguments: Any, **keywords: Any) -> Any:
+                    server.run(f"SELECT pg_terminate_backend({self.info.backend_pid}, 60000)")
+                    return super().execute(*arguments, **keywords)
+
+            with pytest.raises(psycopg.OperationalError, match="terminating connection"):
+                servers_of(url).connect(Ended, options="")
+        # As a former primary that comes back, and waits for nobody.
+        server.run("SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE datname = 'promoted'")
+        for _ in range(2):
+            with pytest.raises(OutOfResources):
+                index.about.set("scrub", "2")
+            with pytest.raises(DBAPIError), index.reading() as view:
                 view.scrub  # noqa: B018
-        with pytest.raises(OutOfResources):
-            index.about.set("scrub", "2")
-
-        class Ended(psycopg.Connection[Any]):
-            """The server ends it before its first statement."""
-
-            def execute(self, *arguments: Any, **keywords: Any) -> Any:
-                server.run(f"SELECT pg_terminate_backend({self.info.backend_pid}, 60000)")
-                return super().execute(*arguments, **keywords)
-
-        with pytest.raises(psycopg.OperationalError, match="terminating connection"):
-            servers.connect(Ended, options="")
-        with pytest.raises(IndexUnusable, match=r"pg-\w+ has lost its place to another server, which was promoted"):
-            Index(tmp_path, Metrics(), url=url)
-        stop = f"{server.folder} takes commits, although another server was promoted: stop it"
-        assert postgresql.look(index.place) == stop
-    servers_of.cache_clear()  # as another process of the host, which can only reach the former server
-    memory = tmp_path / "timeline-a"
-    with pytest.raises(
-        IndexUnusable, match=rf"is on timeline 1 of .*timeline 255 of system {system} .*delete {memory}"
-    ):
-        Index(tmp_path, Metrics(), url=url, host="a")
-    memory.write_text("")
-    servers_of.cache_clear()
-    with pytest.raises(IndexUnusable, match=f"{memory}, .* cannot be read .*: delete it if no former primary runs"):
-        Index(tmp_path, Metrics(), url=url, host="a")
-    memory.unlink()
-    servers_of.cache_clear()
-    Index(tmp_path, Metrics(), url=url, host="a").close()
-    assert memory.read_text() == f"{system} 00000001\n"
+        with followed(server, tmp_path / "another"):
+            index.about.set("scrub", "3")
+            with index.reading() as view:
+                assert view.scrub == "3"
+            opened.close()
     with pytest.raises(IndexUnusable, match="2 of host and 3 of port: give each server one"):
         open_engine(ServerPlace("postgresql://u@a:1,b/x?port=1,2,3", tmp_path))
 

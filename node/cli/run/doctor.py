@@ -198,7 +198,7 @@ def _disk(settings: Settings) -> Iterator[Check]:
 
 def _index(settings: Settings) -> Iterator[Check]:
     from node.control.repository import require_index
-    from node.index.engine.place import IndexUnusable, check, exists, former_server, place_of
+    from node.index.engine.place import IndexUnusable, check, exists, place_of
 
     place = place_of(settings.storage.root, settings.index.url)
     try:
@@ -218,9 +218,7 @@ def _index(settings: Settings) -> Iterator[Check]:
             "restore a backup, run `voxelnode db upgrade` or, as a last resort, `voxelnode db rebuild`",
         )
     yield from _missing_files(settings)
-    if (former := former_server(place)) is not None:
-        yield Check("index", "broken", former, "make it a standby again; its commits since then are in no other server")
-    elif not problems:
+    if not problems:
         yield Check("index", "ok", str(place))
 
 

@@ -188,9 +188,6 @@ class Backend(Protocol):
     def mistakes(self, place: Any) -> list[str]:
         """Return what is wrong with the configuration, without a connection."""
 
-    def look(self, place: Any) -> str | None:
-        """Find the server that has the index, and leave one that has lost it; return what is wrong with others."""
-
     def interrupt(self, place: Any) -> None:
         """Cut the connection of the writer of this process: whatever it waits for fails."""
 

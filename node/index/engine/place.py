@@ -132,11 +132,6 @@ def mistakes_of(place: Place) -> list[str]:
     return backend_at(place).mistakes(place)
 
 
-def former_server(place: Place) -> str | None:
-    """Return what is wrong if a server takes commits that has lost its place to another one of the same URL."""
-    return backend_at(place).look(place)
-
-
 def check(place: Place) -> list[str]:
     """Return the problems of a database as sentences; empty if there are none."""
     if not exists(place):

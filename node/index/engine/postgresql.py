@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from decimal import Decimal
 from functools import partial
 from hashlib import blake2b
@@ -44,7 +44,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 
 from node.index.engine.backend import COMPLETED, FOLLOWED, IndexUnusable, Overtaken, ServerPlace, Settled
-from node.index.engine.postgresql_servers import STANDBYS, WriterConnection, in_words, mistakes_in, servers_of
+from node.index.engine.postgresql_servers import STANDBYS, WriterConnection, in_words, servers_of
+from node.index.engine.postgresql_url import mistakes_in
 from node.index.engine.schema import other_schema
 from node.index.models import REVISION
 
@@ -110,8 +111,6 @@ def open_engine(place: ServerPlace, *, read_only: bool = False, alone: bool = Fa
     session = {**_SESSION, **(_READERS if read_only else _WRITERS)}
     options = " ".join(f"-c {name}={value}" for name, value in session.items())
     servers = servers_of(place.url)
-    if place.host:  # commands of people have no host
-        servers.remember(place.root / f"timeline-{place.host}")
     engine = create_engine(
         "voxelnode://",  # libpq reads the URL: SQLAlchemy does not know lists of hosts with ports
         connect_args={
@@ -651,15 +650,6 @@ def stall(connection: Connection) -> str | None:
 
 def mistakes(place: ServerPlace) -> list[str]:
     return mistakes_in(place.url)
-
-
-def look(place: ServerPlace) -> str | None:
-    """Two servers that take commits would each have a part of the index."""
-    servers = servers_of(place.url)
-    if servers.are_several:
-        with suppress(psycopg.Error):
-            servers.look()
-    return servers.former
 
 
 def interrupt(place: ServerPlace) -> None:

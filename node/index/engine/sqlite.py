@@ -276,10 +276,6 @@ def mistakes(path: Path) -> list[str]:
     return []
 
 
-def look(path: Path) -> str | None:
-    return None
-
-
 def interrupt(path: Path) -> None: ...
 
 
