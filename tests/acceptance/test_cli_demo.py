@@ -11,8 +11,7 @@ from tests.preloaded import Process, run
 
 @pytest.mark.slow
 def test_the_demo_converts_a_real_series_and_a_phantom_and_both_read_back_right(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "node", "demo", "--root", str(tmp_path / "demo"), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    done = run("demo", "--root", tmp_path / "demo", "--json")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert (told["rows"]["v_series"], told["rows"]["v_images"], told["rows"]["v_failures"]) == (3, 66, 0)
