@@ -139,6 +139,7 @@ def test_a_data_set_follows_the_node(tmp_path: Path, person: dict[str, Any]) -> 
         node.terminate()
 
 
+@pytest.mark.slow
 def test_files_are_exported_without_a_node(tmp_path: Path, person: dict[str, Any]) -> None:
     (tmp_path / "scans").mkdir()
     for number, ds in enumerate(make.mr_series(5, SeriesDescription="t1_mprage", **person)):

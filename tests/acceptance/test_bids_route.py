@@ -16,7 +16,7 @@ from tests.acceptance.served import Served, until
 from tests.bids_validator import errors, needs_validator
 from tests.preloaded import run
 
-pytestmark = [pytest.mark.timeout(240), needs_validator]
+pytestmark = [pytest.mark.timeout(240), needs_validator, pytest.mark.slow]
 
 EPI = {"ScanningSequence": "EP\\GR", "SequenceVariant": "SK"}
 CONFIGURATION = """

@@ -154,6 +154,7 @@ def test_a_command_of_the_documents_works(document: str, command: str, site: Sit
     assert done.returncode == 0, f"{document}: {command}\n{done.stdout}\n{done.stderr}"
 
 
+@pytest.mark.slow
 @pytest.mark.sqlite("the notebook opens the file")
 def test_the_notebook_runs_and_ends_with_a_picture(site: Site) -> None:
     """Its cells run in one process as they are, one after the other, as Jupyter does it."""
@@ -170,6 +171,7 @@ def test_the_notebook_runs_and_ends_with_a_picture(site: Site) -> None:
         assert picture.getextrema() == (0, 255)
 
 
+@pytest.mark.slow
 def test_a_command_for_a_stopped_node_works(tmp_path: Path, site: Site) -> None:
     copied = tmp_path / "copy"
     run("import", "--root", copied, site.folder / "scans", check=True)

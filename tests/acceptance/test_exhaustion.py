@@ -40,6 +40,7 @@ def wake_ups(process: int) -> Counter[str]:
     return Counter({task.name: int(pattern.findall((task / "status").read_text())[0]) for task in tasks})
 
 
+@pytest.mark.slow
 def test_without_threads_connections_are_refused_and_come_back(tmp_path: Path) -> None:
     with Served(tmp_path / "root", VOXELNODE_WEB__ENABLED="false") as node:
         assert node.process is not None

@@ -172,6 +172,7 @@ def test_status_of_a_root_without_an_index_tells_what_a_new_one_would_get(root: 
     assert index_rows(root, "SELECT count(*) FROM v_images WHERE calling_ae_title = 'SENDER'") == [2]
 
 
+@pytest.mark.slow
 def test_rebuild_tells_what_came_from_files_and_what_from_the_journal(root: Path, run: Run) -> None:
     with Served(root) as node:
         send(node, *make.ct_series(3))
@@ -199,6 +200,7 @@ def test_fsck_reports_what_waits_without_a_node_and_repair_applies_it(root: Path
     assert index_rows(root, "SELECT count(*) FROM v_images") == [3]
 
 
+@pytest.mark.slow
 def test_fsck_beside_a_node_is_quiet_about_what_is_being_applied(root: Path, run: Run) -> None:
     with Served(root) as node, index_locked(root):
         send(node, *make.ct_series(3))

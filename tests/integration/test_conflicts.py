@@ -74,6 +74,7 @@ def aside(root: Root) -> set[bytes]:
 OTHER_STUDY = {"StudyInstanceUID": "1.2.3.4", "SeriesInstanceUID": "1.2.3.4.1", "PatientID": "P-2", "PatientName": "B"}
 
 
+@pytest.mark.slow
 def test_a_study_that_comes_again_corrected_takes_the_place_of_the_first_when_it_is_accepted(root: Root) -> None:
     first = make.ct_series(4, PatientID="P-1", PatientName="A")
     take_and_convert(root, first)

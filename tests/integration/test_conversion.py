@@ -286,6 +286,7 @@ def test_the_child_process_gives_what_the_function_gives(job: ConversionJob) -> 
     assert array.shape == (12, 16, 5)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one processor: nothing at the same time")
 def test_compressed_frames_are_decoded_by_assistants_to_the_same_volume(root: Root, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 4000, (12, 256, 256), np.int16)

@@ -171,6 +171,7 @@ def test_a_file_that_exceeds_its_budget_costs_it_once(tmp_path: Path) -> None:
         assert len(decoder.run(frame, hostile, 1)) == 64 * 64 * 2
 
 
+@pytest.mark.slow
 def test_a_refusal_is_forgotten_after_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hostile = fragmented(tmp_path / "hostile.dcm", 2000)
     with closing(Decoder()) as decoder:
@@ -208,6 +209,7 @@ def test_refusals_have_a_bound() -> None:
         refusals.check(_Subject("frame", (0, 3 * MAX_REMEMBERED - 1, 0, 0), (7,)))
 
 
+@pytest.mark.slow
 def test_a_frame_of_a_thousand_fragments_is_visited_in_a_child(tmp_path: Path) -> None:
     few, many = (fragmented(tmp_path / f"{count}.dcm", count) for count in (999, 1001))
     found = [pixel_element(path) for path in (few, many, PYDICOM_FILES / "MR_small_RLE.dcm")]

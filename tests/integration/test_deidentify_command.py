@@ -42,6 +42,7 @@ def results(out: Path) -> list[Dataset]:
     return [dcmread(path) for path in sorted(out.rglob("*.dcm"))]
 
 
+@pytest.mark.slow
 def test_files_become_files_without_identities_and_these_become_volumes(originals: Path, tmp_path: Path) -> None:
     key, out, rules = tmp_path / "trial.key", tmp_path / "clean", tmp_path / "rules.toml"
     rules.write_text(RULES)

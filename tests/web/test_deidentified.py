@@ -25,6 +25,8 @@ from tests.preloaded import run
 from tests.web.conftest import Site, open_site, until
 from tests.web.test_routes import run as run_routes
 
+pytestmark = pytest.mark.slow
+
 STUDY, SERIES = "1.2.840.4711.1", "1.2.840.4711.1.1"
 PROFILE = Profile(frozenset((Option.MODIFIED_DATES, Option.DESCRIPTORS)))
 NAMED = {"PatientName": "Secret^Person", "PatientID": "SECRET-4711", "study_uid": STUDY}

@@ -28,6 +28,7 @@ def web(site: Site) -> Iterator[DICOMwebClient]:
     client._session.close()
 
 
+@pytest.mark.slow
 def test_a_series_goes_in_and_comes_out_the_same(site: Site, web: DICOMwebClient) -> None:
     series = make.ct_series(5, study_uid="1.2.3", series_uid="1.2.3.1")
     told = web.store_instances(series)

@@ -28,6 +28,8 @@ from tests.preloaded import run
 from tests.web.conftest import PASSWORD, Site
 from tests.web.pages import start_browser
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 60
 
 

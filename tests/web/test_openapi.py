@@ -46,6 +46,7 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     site.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("requests", [8, pytest.param(100, marks=[pytest.mark.long, pytest.mark.timeout(900)])])
 def test_no_request_is_a_server_error(fuzzed: Site, requests: int) -> None:
     """As many requests of each operation, the same ones every time."""

@@ -77,6 +77,7 @@ def test_a_reduced_volume_is_a_nifti_file_that_a_browser_may_ask_for_again(fille
     assert wrong.status_code == 422
 
 
+@pytest.mark.slow
 def test_metaimage_is_reduced_as_nifti_is(filled: Site) -> None:
     client = filled.client()
     copies = [client.get(f"{PLACE}/files/1/{name}/reduced").content for name in ("volume.mhd", "volume.nii.gz")]

@@ -260,6 +260,7 @@ def test_thousands_of_wildcards_are_refused_in_words(client: httpx2.Client, keyw
     assert client.get("/dicom-web/studies", params={keyword: patterns}).status_code == 200
 
 
+@pytest.mark.slow
 def test_hundreds_of_words_of_a_name_are_refused_in_words(client: httpx2.Client) -> None:
     for words, status in ((MAX_MATCHES, 200), (MAX_MATCHES + 1, 400)):
         query = {"PatientName": " ".join(["a"] * words), "fuzzymatching": "true"}

@@ -51,6 +51,7 @@ def token(tmp_path: Path) -> Path:
     return tmp_path / "token"
 
 
+@pytest.mark.slow
 def test_a_route_stores_by_stow_and_is_shown_paused_retried_and_asked_to_send(
     start_site: Callable[..., Site], token: Path
 ) -> None:

@@ -28,6 +28,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     site.close()
 
 
+@pytest.mark.slow
 def test_several_studies_are_taken_away_converted_again_and_deleted(three: Site) -> None:
     client, both = three.client(), {"study": [*STUDIES[:2], "9.9", STUDIES[0]]}
     with ZipFile(BytesIO(client.post("/selected/dicom.zip", data=both).content)) as dicom:

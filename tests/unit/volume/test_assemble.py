@@ -56,6 +56,7 @@ def test_a_series_is_one_volume_of_its_stored_values():
     assert (volume.suffix, volume.stack, volume.modality, volume.warnings) == ("", 0, "CT", ())
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(
     order=st.permutations(range(6)),

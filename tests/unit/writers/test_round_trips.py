@@ -68,6 +68,7 @@ def read_nrrd(path: Path, one: Volume) -> tuple[np.ndarray, np.ndarray]:
     return read_metaimage(path)
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(one=volumes(), compress=st.booleans())
 def test_nifti_metaimage_and_nrrd_give_back_every_voxel_and_corner(one: Volume, compress: bool) -> None:

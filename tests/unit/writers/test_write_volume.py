@@ -109,6 +109,7 @@ def test_an_analyze_header_is_one_that_readers_of_version_7_5_accept(tmp_path: P
     assert head[38:39] == b"r"  # regular
 
 
+@pytest.mark.slow
 def test_the_same_volume_gives_the_same_bytes_twice(tmp_path: Path) -> None:
     image = volume(ct_of_a_ball(), modality="CT", intercept=-1024.0)
     digests = []
