@@ -212,8 +212,8 @@ def test_every_option_and_refusal_of_deidentification_is_documented() -> None:
 
 def test_every_room_of_the_house_is_on_its_map() -> None:
     house = (ROOT / "docs" / "development.md").read_text(encoding="utf-8").split("## The house")[1].split("\n## ")[0]
-    rooms = {f"{path.name}/" if path.is_dir() else path.name for path in (ROOT / "node").glob("[!_]*[!_]")}
-    rooms = {room for room in rooms if room.endswith((".py", "/"))}
+    rooms = {path.name for path in (ROOT / "node").glob("[!_]*.py")}
+    rooms |= {f"{path.parent.name}/" for path in (ROOT / "node").glob("[!_]*/*.py")}
     table = house.split("Where a thing is:")[0]
     assert {name for name in re.findall(r"`([\w/]+(?:\.py)?)`", table) if not name.startswith("__")} - {
         "node/"
