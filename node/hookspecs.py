@@ -67,12 +67,15 @@ class Router:
 
     Attributes
     ----------
+    service : str
+        Of DICOMweb: the name of the service, for the conformance statement.
     transactions : Place
-        Of DICOMweb: the `Transaction` of each of its functions, for the capabilities.
+        Of DICOMweb: a mapping of its functions to their `Transaction`, for the capabilities.
     """
 
     kind: Literal["rest", "dicomweb", "pages"]
     place: Place
+    service: str = ""
     transactions: Place = ""
 
 

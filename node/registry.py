@@ -16,7 +16,7 @@ from node.hookspecs import Extension, Place
 if TYPE_CHECKING:
     from node.settings.model import Settings
 
-BUILT_IN: tuple[Place, ...] = ("node.extensions.worklist:EXTENSION",)
+BUILT_IN: tuple[Place, ...] = ("node.extensions.worklist:EXTENSION", "node.extensions.workitems:EXTENSION")
 
 GROUP = "voxelnode.extensions"
 """Entry points of other packages: each is an instance of `Extension`."""

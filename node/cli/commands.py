@@ -82,12 +82,6 @@ COMMANDS = (
         ("voxelnode send 1.2.840.1 --to PACS", "voxelnode send --patient 17 --to NODE@127.0.0.1:11112"),
     ),
     Command(
-        "workitems",
-        "Exchange",
-        "node.cli.exchange.workitems:app",
-        ("voxelnode workitems list --state 'IN PROGRESS'", "voxelnode workitems end 2.25.17 --yes"),
-    ),
-    Command(
         "hooks",
         "Exchange",
         "node.cli.exchange.hooks:app",

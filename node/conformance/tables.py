@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -37,9 +37,8 @@ from node.registry import enabled, resolve
 from node.settings.model import AuditSettings, Dicom, Peer, Settings, Web
 from node.tls import BCP_195_SUITES
 from node.web.dicomweb.qido import DEFAULTS
-from node.web.dicomweb.service import is_of_worklist, offered
-from node.web.dicomweb.transactions import Resource, Transaction
-from node.web.dicomweb.workitem_keys import CONSTANT, OF_SERIES, OWN
+from node.web.dicomweb.service import OFFERED, offered
+from node.web.dicomweb.transactions import TRANSACTIONS, Resource, Transaction, resources
 
 _STORAGE = "Storage SOP classes of section 1.1"
 _NATIVE = "Explicit and Implicit VR Little Endian"
@@ -90,7 +89,7 @@ def tables_of(settings: Settings) -> Mapping[str, Table]:
             [(*_row(registered), _yes(is_read(registered.uid))) for registered in TRANSFER_SYNTAXES],
         ),
         "dimse_services": _dimse_services(settings),
-        "web_services": _web_services(),
+        "web_services": _web_services(settings),
         "media_services": table(
             ("Service", "File-set Creator", "File-set Reader", "File-set Updater"),
             [("Any file-set, with or without a DICOMDIR", "No", "Yes", "No")],
@@ -99,14 +98,14 @@ def tables_of(settings: Settings) -> Mapping[str, Table]:
         "query_keys": table(
             ("Level", "Key", "VR", "Unique", "Matching"), [row for level in Level for row in _query_keys(level)]
         ),
-        "uri_resources": _resources(lambda path: path.endswith("/wado")),
-        "studies_resources": _resources(lambda path: not path.endswith("/wado") and not is_of_worklist(path)),
-        "worklist_resources": _resources(is_of_worklist),
-        "web_media_types": _web_media_types(),
-        "web_parameters": _web_parameters(),
-        "web_headers": _web_headers(),
+        "uri_resources": resource_table(one for one in resources(OFFERED, TRANSACTIONS) if one.path.endswith("/wado")),
+        "studies_resources": resource_table(
+            one for one in resources(OFFERED, TRANSACTIONS) if not one.path.endswith("/wado")
+        ),
+        "web_media_types": _web_media_types(settings),
+        "web_parameters": _web_parameters(settings),
+        "web_headers": _web_headers(settings),
         "web_attributes": _web_attributes(),
-        "workitem_keys": _workitem_keys(),
         "dicom_keys": _keys("dicom", Dicom, settings.dicom),
         "peer_keys": _keys("peers.NAME", Peer, None),
         "web_keys": _keys("web", Web, settings.web),
@@ -165,7 +164,7 @@ def _is_asked(service: str) -> bool:
     )
 
 
-def _web_services() -> Table:
+def _web_services(settings: Settings) -> Table:
     rows = [("URI Service (WADO-URI)", "No", "Yes")]
     rows += [
         (f"Studies Service: {transaction}", by_routes, "Yes")
@@ -175,12 +174,13 @@ def _web_services() -> Table:
             ("Search (QIDO-RS)", "Yes, of what routes have sent"),
         )
     ]
-    rows.append(("Worklist Service (UPS-RS)", "No", "Yes"))
+    routers = [router for extension in enabled(settings) for router in extension.routers]
+    rows += [(router.service, "No", "Yes") for router in routers if router.kind == "dicomweb"]
     rows += [(f"{service} Service", "No", "No") for service in ("Non-Patient Instance", "Storage Commitment")]
     return table(("Service", "User Agent", "Origin Server"), rows)
 
 
-def _resources(is_included: Callable[[str], bool]) -> Table:
+def resource_table(of_service: Iterable[Resource]) -> Table:
     """Return the resources of one service, by their paths."""
     return table(
         ("Methods", "Resource", "Transaction", "PS3.18", "Description"),
@@ -192,8 +192,7 @@ def _resources(is_included: Callable[[str], bool]) -> Table:
                 resource.transaction.section,
                 resource.purpose,
             )
-            for resource in offered()
-            if is_included(resource.path)
+            for resource in of_service
         ],
     )
 
@@ -203,19 +202,19 @@ def _methods(resource: Resource) -> Sequence[str]:
     return (*resource.methods, "HEAD") if "GET" in resource.methods else resource.methods
 
 
-def _transactions() -> Mapping[str, list[Transaction]]:
+def _transactions(settings: Settings) -> Mapping[str, list[Transaction]]:
     """Return the transactions by name, each once."""
     found: dict[str, list[Transaction]] = {}
-    for resource in offered():
+    for resource in offered(settings):
         named = found.setdefault(resource.transaction.name, [])
         if resource.transaction not in named:
             named.append(resource.transaction)
     return found
 
 
-def _web_media_types() -> Table:
+def _web_media_types(settings: Settings) -> Table:
     rows = []
-    for name, transactions in _transactions().items():
+    for name, transactions in _transactions(settings).items():
         produced = dict.fromkeys(media_type for one in transactions for media_type in one.produces)
         consumed = dict.fromkeys(media_type for one in transactions for media_type in one.consumes)
         rows.append((name, ", ".join(f"`{media_type}`" for media_type in consumed) or "none", _listed(produced)))
@@ -227,17 +226,17 @@ def _listed(media_types: Iterable[str]) -> str:
     return ", ".join(f"`{media_type}`" for media_type in media_types)
 
 
-def _web_parameters() -> Table:
+def _web_parameters(settings: Settings) -> Table:
     rows = []
-    for name, transactions in _transactions().items():
+    for name, transactions in _transactions(settings).items():
         parameters = {key: meaning for one in transactions for key, meaning in one.parameters.items()}
         rows += [(name, f"`{key}`", meaning) for key, meaning in parameters.items()]
     return table(("Transaction", "Query Parameter", "Meaning"), rows)
 
 
-def _web_headers() -> Table:
+def _web_headers(settings: Settings) -> Table:
     rows = []
-    for name, transactions in _transactions().items():
+    for name, transactions in _transactions(settings).items():
         rows.append((name, ", ".join(dict.fromkeys(header for one in transactions for header in one.headers))))
     return table(("Transaction", "Request Header Fields"), rows)
 
@@ -259,15 +258,6 @@ def _web_attributes() -> Table:
             for level, keyword, vr, _, matching in _query_keys(one)
         ],
     )
-
-
-def _workitem_keys() -> Table:
-    rows = [(keyword, "list of values") for keyword in OWN]
-    for keyword, sequences in OF_SERIES.items():
-        above = " or in ".join(sequence for sequence in sequences if sequence)
-        rows.append((f"{keyword}{f', also in {above}' if above else ''}", "as in searches for series"))
-    rows += [(keyword, f"always `{constant}`") for keyword, constant in CONSTANT.items()]
-    return table(("Attribute", "Matching"), rows)
 
 
 def _mapping(settings: Settings) -> Table:

@@ -111,7 +111,8 @@ def test_a_listener_whose_loop_raises_accepts_again_and_every_failure_is_counted
 
 SERVICES = [
     "apply", "worker", "rejections", "commitments", "hook nobody", "route /pacs", "retention", "scrub", "confirmer",
-    "worklist", "retrieve",
+    "worklist",
+    "workitems", "retrievals",
     *(["cluster", "lease", "server of the index", "audit-copy", "charts"] if IN_POSTGRESQL else []),
 ]  # fmt: skip
 
@@ -152,7 +153,7 @@ AT_REST = {
     "worker": 6 / CLOCK_SECONDS + 1,  # looks at the clock
     "scrub": 1,  # looks whether a pass is due
     "confirmer": 1,  # follows the commit with which the scrub began
-    "retrieve": 1,
+    "retrievals": 1,
     "cluster": 6 / (0.75 * LOOK_SECONDS) + 1,  # this one and the others below only in PostgreSQL
     "server of the index": 6 / STEP_SECONDS + 1,
     "audit-copy": 6 / COPY_SECONDS + 1,

@@ -260,7 +260,7 @@ def test_entries_are_removed_some_days_after_their_start(start_node: Callable[..
     today = dt.datetime.now(dt.UTC).date()
     old, new = (f"{today - dt.timedelta(days=days):%Y%m%d}" for days in (32, 29))
     plan(node, entry(1, ScheduledProcedureStepStartDate=old), entry(2, ScheduledProcedureStepStartDate=new))
-    [worklist] = node.listener.added.services
+    worklist, *_ = node.listener.added.services
     worklist._removed_before = None
     worklist.step()
     assert ids(node, keys()) == ["P2"]

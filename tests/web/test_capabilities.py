@@ -20,7 +20,7 @@ WADL = "{http://wadl.dev.java.net/2009/02}"
 STUDY, SERIES, INSTANCE = "1.2.3", "1.2.3.1", "1.2.3.1.99"
 URI = {"requestType": "WADO", "studyUID": STUDY, "seriesUID": SERIES, "objectUID": INSTANCE}
 RESOURCES = ("studies_resources", "uri_resources", "worklist_resources")
-READABLE = [resource for resource in offered() if "GET" in resource.methods and resource.transaction.produces]
+READABLE = [resource for resource in offered(Settings()) if "GET" in resource.methods and resource.transaction.produces]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_every_route_is_described_with_its_methods(site: Site) -> None:
         if path.startswith("/dicom-web") and route.methods != {"OPTIONS"}:
             routes.setdefault(path, set()).update(route.methods - {"HEAD"})
     told: dict[str, set[str]] = {}
-    for resource in offered():
+    for resource in offered(Settings()):
         told.setdefault(resource.path, set()).update(resource.methods)
     assert told == routes
     answer = site.client().options("/dicom-web", headers={"Accept": "application/json"})

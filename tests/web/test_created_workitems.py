@@ -11,7 +11,7 @@ import pytest
 
 from node.dicom.json_model import Json, elements
 from node.dicom.xml_model import native_model
-from node.extensions.worklist.modality_worklist import Worklist
+from node.extensions.workitems.removal import Removal
 from node.index.nouns.accounts import Role
 from tests import make
 from tests.unit.dicom.test_unified_steps import CODE, DONE, STEP
@@ -248,8 +248,7 @@ def test_workitems_are_removed_some_days_after_their_end(site: Site) -> None:
     change(site, "1.2", "IN PROGRESS", "7.7")
     change(site, "1.2", "CANCELED", "7.7")
     later = dt.datetime.now(dt.UTC) + dt.timedelta(days=60)
-    index = site.store.index
-    Worklist(index.scheduled_steps, index.workitems, site.services.settings.worklist, lambda: later).step()
+    Removal(site.store.index.workitems, 30, lambda: later).step()
     assert [item["00080018"]["Value"] for item in site.client().get(WORKITEMS).json()] == [["1.1"]]
 
 

@@ -13,7 +13,6 @@ from node.extensions.worklist.folder import WorklistFolder
 from node.extensions.worklist.settings import WorklistSettings
 from node.index.nouns.scheduled_steps import IN_PROGRESS, ScheduledStepRepository
 from node.index.search.finder import QueryRefused, QueryStopped
-from node.index.work.workitems import WorkitemRepository
 
 LOOK_SECONDS = 60.0
 """Time between two looks at the folder; a query looks as well."""
@@ -34,19 +33,17 @@ class Worklist(BackgroundService):
     Parameters
     ----------
     steps : ScheduledStepRepository
-    workitems : WorkitemRepository
     settings : WorklistSettings
     """
 
     def __init__(
         self,
         steps: ScheduledStepRepository,
-        workitems: WorkitemRepository,
         settings: WorklistSettings,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
     ) -> None:
         super().__init__("worklist")
-        self._steps, self._workitems, self._now = steps, workitems, now
+        self._steps, self._now = steps, now
         self._folder = WorklistFolder(settings.folder, steps, now) if settings.folder is not None else None
         self._kept = dt.timedelta(days=settings.keep_days)
         self._removed_before: dt.date | None = None
@@ -58,7 +55,6 @@ class Worklist(BackgroundService):
         before = (self._now() - self._kept).date()
         if before != self._removed_before:
             self._steps.remove_old(before)
-            self._workitems.remove_ended(before)
             self._removed_before = before
         return LOOK_SECONDS
 

@@ -20,7 +20,7 @@ from node.hookspecs import Parts, Running
 def running(node: Parts, settings: WorklistSettings) -> Running:
     """Return the services of the extension; see `node.hookspecs.Extension.run`."""
     index, now, ae_title = node.ingest.index, node.ingest.now, node.settings.dicom.ae_title
-    worklist = Worklist(index.scheduled_steps, index.workitems, settings, now)
+    worklist = Worklist(index.scheduled_steps, settings, now)
     steps = StepService(index.performed_steps, ae_title, node.audit, now)
     listeners = {}
     if settings.hl7_port is not None:

@@ -15,7 +15,6 @@ from node.web.api import (
     resources,
     routes,
     volumes,
-    workitems,
 )
 
 ROUTES = [
@@ -27,7 +26,6 @@ ROUTES = [
         queue,
         routes,
         conflicts,
-        workitems,
         quarantine,
         jobs,
         peers,

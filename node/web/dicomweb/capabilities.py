@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from xml.sax.saxutils import escape, quoteattr
 
 from fastapi import Request, Response
@@ -15,6 +15,7 @@ from node.web.dicomweb.resources import PREFIX, base_url
 from node.web.dicomweb.routing import dicomweb_router
 from node.web.dicomweb.service import offered
 from node.web.dicomweb.transactions import Resource
+from node.web.services import Node
 
 router = dicomweb_router()
 
@@ -23,18 +24,18 @@ _Tree = dict[str, "_Tree"]
 
 @router.options("")
 @router.options("/")
-def retrieve_capabilities(request: Request, _account: Reader) -> Response:
+def retrieve_capabilities(request: Request, _account: Reader, node: Node) -> Response:
     """The resources of DICOMweb with their methods, parameters and media types."""
     media_type = names(accepted(request), WADL, JSON)
     if media_type is None:
         raise NotAcceptable(f"{WADL} and {JSON}")
     document = _wadl if media_type == WADL else _json
-    response = respond_document(request, document(base_url(request)).encode(), media_type)
+    response = respond_document(request, document(base_url(request), offered(node.settings)).encode(), media_type)
     response.headers["Allow"] = "OPTIONS"
     return response
 
 
-def _json(base: str) -> str:
+def _json(base: str, offers: Sequence[Resource]) -> str:
     described = [
         {
             "path": resource.path.removeprefix(PREFIX),
@@ -47,16 +48,16 @@ def _json(base: str) -> str:
             "parameters": dict(resource.transaction.parameters),
             "headers": resource.transaction.headers,
         }
-        for resource in offered()
+        for resource in offers
     ]
     return json.dumps({"base": base, "resources": described})
 
 
-def _wadl(base: str) -> str:
+def _wadl(base: str, offers: Sequence[Resource]) -> str:
     """Return the description in the Web Application Description Language, with resources nested as their paths."""
     tree: _Tree = {}
     by_path: dict[str, list[Resource]] = {}
-    for resource in offered():
+    for resource in offers:
         path = resource.path.removeprefix(PREFIX).strip("/")
         by_path.setdefault(path, []).append(resource)
         node = tree

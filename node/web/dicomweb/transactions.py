@@ -19,7 +19,6 @@ from node.web.dicomweb import (
     stow,
     wado,
     wado_uri,
-    workitems,
 )
 from node.web.dicomweb.media_types import (
     DICOM,
@@ -34,11 +33,10 @@ from node.web.dicomweb.media_types import (
     ZIP,
 )
 
-_ACCEPT = {"accept": "media types, in place of the Accept header"}
+ACCEPT = {"accept": "media types, in place of the Accept header"}
 _PARTS = tuple(f'{MULTIPART}; type="{name}"' for name in (OCTETS, *sorted({*FRAME_TYPES.values()})))
-_WORKITEM = (DICOM_JSON, JSON, DICOM_XML, f'{MULTIPART}; type="{DICOM_XML}"')
 _CONDITIONAL = ("Accept", "If-None-Match")
-_DOCUMENT = (*_CONDITIONAL, "Accept-Encoding")
+DOCUMENT = (*_CONDITIONAL, "Accept-Encoding")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +64,7 @@ class Transaction:
 
 
 _RENDERED = {
-    **_ACCEPT,
+    **ACCEPT,
     "window": f"centre, width and function: {', '.join(rendered.FUNCTIONS)}",
     "viewport": "width and height of the image; region of the frame, flipped if its width or height is negative",
     "quality": "1 to 100, of JPEG",
@@ -78,14 +76,14 @@ _SEARCH = Transaction(
     "10.6",
     (DICOM_JSON, JSON, f'{MULTIPART}; type="{DICOM_XML}"'),
     {
-        **_ACCEPT,
+        **ACCEPT,
         "{attribute}": "keyword or tag, after those of its sequences, with the value to match",
         "includefield": "keywords or tags of further attributes, or all",
         "fuzzymatching": "true or false",
         "limit": f"at most {qido.MAX_RESULTS}, or {qido.MAX_RESULTS_OF_STUDY} within one study",
         "offset": "number of results to skip",
     },
-    _DOCUMENT,
+    DOCUMENT,
 )
 
 TRANSACTIONS: Mapping[Callable[..., Any], Transaction] = {
@@ -96,19 +94,19 @@ TRANSACTIONS: Mapping[Callable[..., Any], Transaction] = {
         "Store",
         "10.5",
         (DICOM_JSON, JSON, f'{MULTIPART}; type="{DICOM_XML}"', DICOM_XML),
-        _ACCEPT,
+        ACCEPT,
         ("Accept", "Accept-Encoding", "Content-Type"),
         tuple(f'{MULTIPART}; type="{name}"' for name in (DICOM, DICOM_JSON, DICOM_XML)),
     ),
     wado.retrieve: Transaction(
-        "Retrieve Instances", "10.4.1.1.1", (f'{MULTIPART}; type="{DICOM}"', DICOM, ZIP), _ACCEPT, _CONDITIONAL
+        "Retrieve Instances", "10.4.1.1.1", (f'{MULTIPART}; type="{DICOM}"', DICOM, ZIP), ACCEPT, _CONDITIONAL
     ),
     metadata.retrieve_metadata: Transaction(
         "Retrieve Metadata",
         "10.4.1.1.2",
         (DICOM_JSON, JSON, f'{MULTIPART}; type="{DICOM_XML}"', DICOM_XML),
-        _ACCEPT,
-        _DOCUMENT,
+        ACCEPT,
+        DOCUMENT,
     ),
     rendered.retrieve_rendered_series: Transaction(
         "Retrieve Rendered",
@@ -129,56 +127,17 @@ TRANSACTIONS: Mapping[Callable[..., Any], Transaction] = {
     rendered.retrieve_frame_thumbnail: Transaction(
         "Retrieve Thumbnail", "10.4.1.1.4", tuple(rendered.FORMATS), _RENDERED, _CONDITIONAL
     ),
-    bulk_data.retrieve_all_bulk_data: Transaction("Retrieve Bulkdata", "10.4.1.1.5", _PARTS, _ACCEPT, _CONDITIONAL),
+    bulk_data.retrieve_all_bulk_data: Transaction("Retrieve Bulkdata", "10.4.1.1.5", _PARTS, ACCEPT, _CONDITIONAL),
     bulk_data.retrieve_bulk_data: Transaction(
-        "Retrieve Bulkdata", "10.4.1.1.5", (*_PARTS, OCTETS), _ACCEPT, (*_CONDITIONAL, "Range", "If-Range")
+        "Retrieve Bulkdata", "10.4.1.1.5", (*_PARTS, OCTETS), ACCEPT, (*_CONDITIONAL, "Range", "If-Range")
     ),
-    bulk_data.retrieve_pixel_data: Transaction("Retrieve Pixel Data", "10.4.1.1.6", _PARTS, _ACCEPT, _CONDITIONAL),
-    frames.retrieve_frames: Transaction("Retrieve Frames", "10.4.1.1.6", (*_PARTS, OCTETS), _ACCEPT, _CONDITIONAL),
-    workitems.create_workitem: Transaction(
-        "Create Workitem",
-        "11.4",
-        (),
-        {"{workitem}": "UID of the workitem, without a value; or the value of workitem; or that of the data set"},
-        ("Content-Type",),
-        _WORKITEM,
-    ),
-    workitems.update_workitem: Transaction(
-        "Update Workitem",
-        "11.6",
-        (),
-        {"{transaction}": "Transaction UID, without a value; or the value of transaction-uid; or that of the data set"},
-        ("Content-Type",),
-        _WORKITEM,
-    ),
-    workitems.change_state: Transaction("Change Workitem State", "11.7", (), {}, ("Content-Type",), _WORKITEM),
-    workitems.search_workitems: Transaction(
-        "Search Workitems",
-        "11.9",
-        (DICOM_JSON, JSON, f'{MULTIPART}; type="{DICOM_XML}"'),
-        {
-            **_ACCEPT,
-            "{attribute}": "keyword or tag, after those of its sequences, with the value to match",
-            "includefield": "ignored: every answer has all attributes",
-            "fuzzymatching": "true or false",
-            "limit": f"at most {workitems.MAX_WORKITEMS}",
-            "offset": "number of results to skip",
-        },
-        _DOCUMENT,
-    ),
-    workitems.retrieve_workitem: Transaction(
-        "Retrieve Workitem",
-        "11.5",
-        (DICOM_JSON, JSON, f'{MULTIPART}; type="{DICOM_XML}"', DICOM_XML),
-        _ACCEPT,
-        _DOCUMENT,
-    ),
-    workitems.request_cancellation: Transaction("Request Cancellation", "11.8", (), {}, ("Content-Type",), _WORKITEM),
+    bulk_data.retrieve_pixel_data: Transaction("Retrieve Pixel Data", "10.4.1.1.6", _PARTS, ACCEPT, _CONDITIONAL),
+    frames.retrieve_frames: Transaction("Retrieve Frames", "10.4.1.1.6", (*_PARTS, OCTETS), ACCEPT, _CONDITIONAL),
     wado_uri.retrieve_by_uri: Transaction(
         "Retrieve (URI)", "9.4", (*rendered.FORMATS, DICOM), wado_uri.PARAMETERS, ("If-None-Match",)
     ),
 }
-"""The transactions by the function that serves them; a route without one is an error of the program."""
+"""The transactions of the core by the function that serves them; a route without one is an error of the program."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +156,7 @@ class Resource:
         return "-".join((self.transaction.name.replace(" ", "-").replace("(", "").replace(")", ""), *words[1:]))
 
 
-def resources(routes: list[BaseRoute]) -> Iterator[Resource]:
+def resources(routes: list[BaseRoute], transactions: Mapping[Callable[..., Any], Transaction]) -> Iterator[Resource]:
     """Yield what routes serve, in the order of their paths.
 
     Raises
@@ -208,4 +167,4 @@ def resources(routes: list[BaseRoute]) -> Iterator[Resource]:
     for route in sorted((route for route in routes if isinstance(route, APIRoute)), key=lambda route: route.path):
         methods = tuple(sorted((route.methods or set()) - {"HEAD"}))
         purpose = (route.endpoint.__doc__ or "").partition("\n")[0]
-        yield Resource(route.path, methods, purpose, TRANSACTIONS[route.endpoint])
+        yield Resource(route.path, methods, purpose, transactions[route.endpoint])

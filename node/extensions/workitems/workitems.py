@@ -18,6 +18,15 @@ from node.dicom.metadata import encoded_model
 from node.dicom.unified_steps import STATES, Event, Status, checked_request, created, transition, values_of
 from node.dicom.worklist import entry_text
 from node.dicom.xml_model import NotNative, json_from_native
+from node.extensions.workitems.workitem_keys import WorkitemQuery, read_keys
+from node.extensions.workitems.workitem_model import (
+    MAX_REFERENCED_INSTANCES,
+    created_model,
+    own_model,
+    series_id_of,
+    workitem_model,
+    workitem_uid,
+)
 from node.extensions.worklist.entries import checked_data_set
 from node.index.work.created_workitems import CreatedWorkitem
 from node.index.work.jobs import JobEnded, NoSuchJob
@@ -31,15 +40,6 @@ from node.web.dicomweb.media_types import DICOM_JSON, DICOM_XML, JSON, MULTIPART
 from node.web.dicomweb.qido import CONTROLS, MAX_PARAMETERS, attribute_path, is_fuzzy, whole_number
 from node.web.dicomweb.resources import READ, base_url
 from node.web.dicomweb.routing import dicomweb_router
-from node.web.dicomweb.workitem_keys import WorkitemQuery, read_keys
-from node.web.dicomweb.workitem_model import (
-    MAX_REFERENCED_INSTANCES,
-    created_model,
-    own_model,
-    series_id_of,
-    workitem_model,
-    workitem_uid,
-)
 from node.web.peers import cancel_retrieval
 from node.web.services import Node, Services
 

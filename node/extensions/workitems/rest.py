@@ -1,6 +1,6 @@
 """Workitems of clients, for those who administer them: list, and end one whose performer has vanished.
 
-Clients use UPS-RS (`node.web.dicomweb.workitems`).
+Clients use UPS-RS (`node.extensions.workitems.workitems`).
 """
 
 from __future__ import annotations
