@@ -19,7 +19,7 @@ from pydicom import Dataset
 from node.completeness import Evidence, InstanceCounts
 from node.dicom import values
 from node.dicom.per_series import once_per_series
-from node.volume.geometry import missing_slices
+from node.volume.geometry import is_even, missing_slices
 from node.volume.model import Assembly, Float, Geometry, Kind, Volume
 from node.volume.reasons import Reason, WarningKind
 from node.volume.unequal_stacks import find_shortages, has_all_times
@@ -29,6 +29,15 @@ CONTIGUOUS = 1.5
 
 DISTANCE_TOLERANCE = 0.03
 """Relative deviation of a distance between slices from a multiple of Spacing Between Slices (0018,0088)."""
+
+CROWDED = 0.2
+"""Planes that lie closer than this share of their thickness may be of several times; overlapping slices rarely do."""
+
+MIN_CROWDED = 1 / 3
+"""Least share of the distances of a stack of which that is true: two times make more than half."""
+
+IMPLAUSIBLE = 0.05
+"""No slices are planned closer than this share of their thickness, not even those of slabs."""
 
 MAX_SHOWN = 20
 
@@ -97,6 +106,7 @@ def find_evidence(headers: Mapping[str, InstanceHeader], assembly: Assembly) -> 
         *_unequal_stacks(assembly.volumes),
         *_announced_times(grids),
         *_wide_spacing(grids),
+        *_crowded(grids),
     ]
 
 
@@ -412,4 +422,30 @@ def _wide_spacing(grids: Sequence[_Grid]) -> Iterator[Evidence]:
             fact = f"slices lie {grid.step_mm:.4g} mm apart, but Spacing Between Slices (0018,0088) is {spacing:.4g} mm"
             count = (round(ratio) - 1) * (grid.volume.shape[2] - 1) * len(grid.times)
             yield Evidence("spacing", fact, f"{round(ratio) - 1} of {round(ratio)} slices", count, doubtful=True)
+            return
+
+
+def _crowded(grids: Sequence[_Grid]) -> Iterator[Evidence]:
+    """Yield a finding if planes lie so close that several times may have become one stack.
+
+    An even stack whose Instance Numbers follow the positions is one, unless it is an impossible one.
+    """
+    for grid in grids:
+        along, header = grid.along(), grid.first
+        if along is None or header is None or not grid.placed:
+            continue
+        steps, thickness_mm = np.diff(along), header.thickness_mm or 0.0
+        numbers = grid.numbers(0)
+        known = [number for number in numbers if number is not None]
+        follow = len(known) == len(numbers) and known in (sorted(known), sorted(known, reverse=True))
+        share, limit = (1.0, IMPLAUSIBLE) if follow and is_even(along) else (MIN_CROWDED, CROWDED)
+        crowded = (steps < limit * thickness_mm).mean() >= share
+        uneven = not follow and grid.volume.geometry is Geometry.IRREGULAR and missing_slices(along) is None
+        if crowded or uneven:
+            thick = f", but are {thickness_mm:.4g} mm thick" if thickness_mm else ""
+            order = "" if follow else ", and Instance Numbers do not follow them"
+            fact = (
+                f"slices lie {steps.min():.4g} to {steps.max():.4g} mm apart{thick}{order}: several times may be mixed"
+            )
+            yield Evidence("spacing", fact, "", doubtful=True)
             return

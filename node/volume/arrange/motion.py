@@ -1,7 +1,8 @@
-"""Volumes that follow a moving head: prospective motion correction places each time of a series anew.
+"""Times of one series at slightly different positions, as prospective motion correction or a drifting table leave them.
 
 The scanner records where it placed the slices of each time, so positions and orientations differ slightly from volume
-to volume. The series is still one time series in the frame of the head. It gets the position of the first time.
+to volume. The series is still one time series, in the frame of the head or of the table. It gets the position of the
+first time. Otherwise its planes would interleave to a stack that nobody acquired.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from node.volume.geometry import (
     JITTER_TOLERANCE_MM,
     ORIENTATION_TOLERANCE,
     POSITION_TOLERANCE_MM,
+    is_even,
     off_grid,
     position_numbers,
+    position_tolerance,
     stack_axes,
 )
 from node.volume.model import Diffusion, Float, Frame
@@ -35,20 +38,46 @@ the distance between volumes planned at different positions."""
 MAX_TRANSLATION_SHARE = 0.5
 """Limit of movement relative to the height of the stack: volumes side by side are not times of one volume."""
 
-MIN_TIMES = 3
-"""Fewer times are not enough evidence: two neighbouring stacks may have been planned that way."""
+MIN_FREE_TIMES = 3
+"""Fewer times, or those of another modality than MR, may move by a fraction of a slice only: two neighbouring stacks
+may have been planned, and a table does not follow the patient."""
+
+MAX_STEPS = 1.0
+MAX_STEPS_UNDECLARED = 0.5
+MAX_TABLE_ROTATION_DEGREES = 2.0
+"""Limits of movement, relative to the distance between slices, and of rotation of such times. The smaller one holds for
+other modalities if no attribute counts the times."""
+
+MIN_OVERLAP = 0.5
+"""Share of their thickness by which the times of a slice overlap if they are numbered one after the other."""
+
+MIN_NUMBERED = 4
+"""Planes that make two times of two slices, the fewest that a stack has."""
+
+CONTIGUOUS = 1.1
+"""Slices that lie no farther apart than this many thicknesses leave no room for others between them."""
+
+MIN_PACKAGE_SHARE = 0.4
+"""Packages make up a stack whose slices lie farther apart than this share of their thickness: half of it is common."""
+
+STATED_TOLERANCE = 0.03
+"""Relative deviation of a distance from Spacing Between Slices (0018,0088)."""
+
+KIND = ("image_type", "kernel", "kvp", "flip_angle", "slice_thickness")
+"""Variants that the times of one volume share."""
 
 _Label = Callable[[Frame], Hashable]
 
-_TIMES: tuple[_Label, ...] = (
-    lambda frame: frame.time_key.get("temporal_position"),
-    lambda frame: frame.time_key.get("dimensions"),
+_COUNTS = ("temporal_position", "dimensions", "time_slice", "frame_reference_time", "cardiac_phase")
+"""Attributes that count times; the frames of one time may share them."""
+
+_OTHERS: tuple[_Label, ...] = (
     lambda frame: (frame.sop_instance_uid, frame.frame_number),  # a mosaic
     lambda frame: frame.sop_instance_uid,  # an enhanced instance of one volume
     lambda frame: frame.time_key.get("acquisition_number"),
     lambda frame: frame.time_key.get("acquisition_time"),
 )
-"""Labels that the frames of one time may share."""
+"""Other labels that the frames of one time may share."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,29 +123,70 @@ def undo_motion(frames: Sequence[Frame]) -> tuple[list[Frame], VolumeWarning | N
     VolumeWarning or None
         How far the series moves.
     """
-    if any(frame.position is None or frame.split_key.get("component") is None for frame in frames):
+    if any(frame.position is None for frame in frames):
         return list(frames), None
-    for groups in _groups(frames):
+    for groups, are_counted in _groups(frames):
         times = [time for group in groups if (time := _time(group)) is not None]
         pairs = _pairs(times) if len(times) == len(groups) else None
         if pairs is None:
             continue
-        if not any(starmap(_moves, pairs)):
+        if not any(_differ(*pair) for pair in pairs):
             return list(frames), None
-        if _is_rigid(pairs) and not _are_packages(frames, max(map(len, groups))):
+        if _is_rigid(pairs, _limits(frames, pairs, are_counted=are_counted)) and not _are_packages(frames, pairs):
             still = {id(frame): copy for pair in pairs for frame, copy in _at_first_position(*pair)}
             return [still[id(frame)] for frame in frames], _motion_warning(pairs)
     return list(frames), None
 
 
-def _groups(frames: Sequence[Frame]) -> Iterator[list[list[Frame]]]:
-    """Yield the frames grouped by each label that one time may share, in order of Instance Number."""
-    for label in _TIMES:
+def _groups(frames: Sequence[Frame]) -> Iterator[tuple[list[list[Frame]], bool]]:
+    """Yield the frames grouped by each label that one time may share, in order of Instance Number.
+
+    Each with whether the label counts times. Without labels, the order of Instance Numbers tells.
+    """
+    counts: list[list[Hashable]] = [[frame.time_key.get(name) for frame in frames] for name in _COUNTS]
+    others: list[list[Hashable]] = [list(map(label, frames)) for label in _OTHERS]
+    for rank, values in enumerate((*counts, *others)):
         groups: dict[Hashable, list[Frame]] = defaultdict(list)
-        for frame in frames:
-            groups[label(frame)].append(frame)
-        if None not in groups and MIN_TIMES <= len(groups) <= len(frames) / 2:
-            yield sorted(groups.values(), key=lambda group: min(map(instance_order, group)))
+        for frame, value in zip(frames, values, strict=True):
+            groups[value].append(frame)
+        if None not in groups and 2 <= len(groups) <= len(frames) / 2:
+            yield sorted(groups.values(), key=lambda group: min(map(instance_order, group))), rank < len(counts)
+    for numbered in _numbered(frames):
+        yield numbered, False
+
+
+def _numbered(frames: Sequence[Frame]) -> Iterator[list[list[Frame]]]:
+    """Yield the frames grouped into equal stacks that Instance Numbers count: time by time, or slice by slice.
+
+    An even stack whose numbers follow its positions is one.
+    """
+    if len(frames) < MIN_NUMBERED:
+        return
+    ordered = sorted(frames, key=instance_order)
+    if len(set(map(instance_order, ordered))) < len(ordered):
+        return
+    orientations = np.array([frame.orientation for frame in ordered])
+    positions = np.array([frame.position for frame in ordered])
+    normal = stack_axes(orientations).normal
+    steps = np.diff(positions @ normal)
+    if ((steps > 0).all() or (steps < 0).all()) and is_even(np.sort(positions @ normal)):
+        return
+    count = len(ordered)
+    numbers = np.arange(count)
+    overlap_mm = MIN_OVERLAP * (ordered[0].slice_thickness_mm or np.inf)
+    for slices in (number for number in range(2, count // 2 + 1) if count % number == 0):
+        for grid, within_mm in ((numbers.reshape(-1, slices), np.inf), (numbers.reshape(slices, -1).T, overlap_mm)):
+            if _are_equal_stacks(positions[grid], normal, within_mm):
+                yield [[ordered[index] for index in time] for time in grid]
+
+
+def _are_equal_stacks(positions: Float, normal: Float, within_mm: float) -> bool:
+    """Return whether stacks (times, slices, 3) are even, equal and at most so far apart."""
+    centres = positions.mean(axis=1, keepdims=True)
+    local = positions - centres
+    if np.abs(local - local[0]).max() > JITTER_TOLERANCE_MM or not is_even(np.sort(positions[0] @ normal)):
+        return False
+    return float(np.linalg.norm(centres - centres[0], axis=2).max()) < within_mm
 
 
 def _time(frames: Sequence[Frame]) -> _Time | None:
@@ -177,15 +247,36 @@ def _moves(time: _Time, first: _Time) -> bool:
     )
 
 
-def _is_rigid(pairs: Sequence[tuple[_Time, _Time]]) -> bool:
-    """Return whether all times are the same stack, slightly moved and rotated."""
+def _differ(time: _Time, first: _Time) -> bool:
+    """Return whether the planes of two times are so far apart that they need not share a position."""
+    tolerance = position_tolerance(first.frames[0].pixel_spacing or (1.0, 1.0))
+    return bool(
+        np.abs(time.positions - first.positions).max() > tolerance
+        or np.abs(time.axes - first.axes).max() > ORIENTATION_TOLERANCE
+    )
+
+
+def _limits(frames: Sequence[Frame], pairs: Sequence[tuple[_Time, _Time]], *, are_counted: bool) -> tuple[float, float]:
+    """Return the largest movement in mm and rotation in degrees of the times of one series."""
     largest = max((first for _, first in pairs), key=lambda first: len(first.frames))
-    height = float(np.ptp(largest.local[:, 2])) * len(largest.frames) / (len(largest.frames) - 1)
-    limit_mm = min(MAX_TRANSLATION_MM, MAX_TRANSLATION_SHARE * height)
+    steps = len(largest.frames) - 1
+    step_mm = float(np.ptp(largest.local[:, 2])) / steps
+    is_mr = all(frame.split_key.get("component") is not None for frame in frames)
+    if is_mr and len(pairs) >= MIN_FREE_TIMES:
+        height_mm = step_mm * (steps + 1)
+        return min(MAX_TRANSLATION_MM, MAX_TRANSLATION_SHARE * height_mm), MAX_ROTATION_DEGREES
+    if len({tuple(map(frame.variant_key.get, KIND)) for frame in frames}) > 1:
+        return 0.0, 0.0
+    return step_mm * (MAX_STEPS if is_mr or are_counted else MAX_STEPS_UNDECLARED), MAX_TABLE_ROTATION_DEGREES
+
+
+def _is_rigid(pairs: Sequence[tuple[_Time, _Time]], limits: tuple[float, float]) -> bool:
+    """Return whether all times are the same stack, moved and rotated within limits in mm and degrees."""
+    limit_mm, limit_degrees = limits
     return all(
         np.abs(time.local - first.local).max() <= JITTER_TOLERANCE_MM
         and np.linalg.norm(time.centre - first.centre) <= limit_mm
-        and _degrees(time, first) <= MAX_ROTATION_DEGREES
+        and _degrees(time, first) <= limit_degrees
         for time, first in pairs
     )
 
@@ -196,10 +287,10 @@ def _degrees(time: _Time, other: _Time) -> float:
     return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
 
 
-def _are_packages(frames: Sequence[Frame], slices: int) -> bool:
+def _are_packages(frames: Sequence[Frame], pairs: Sequence[tuple[_Time, _Time]]) -> bool:
     """Return whether all planes form one even stack with more slices: they are then packages or slabs without motion.
 
-    A mosaic is a whole volume.
+    A mosaic is a whole volume. Planes that would lie far closer than stated, or than they are thick, are no stack.
     """
     orientations = np.array([frame.orientation for frame in frames])
     if len({(frame.sop_instance_uid, frame.frame_number) for frame in frames}) < len(frames):
@@ -209,7 +300,26 @@ def _are_packages(frames: Sequence[Frame], slices: int) -> bool:
     distances = np.array([frame.position for frame in frames]) @ stack_axes(orientations).normal
     labels = position_numbers(distances, POSITION_TOLERANCE_MM)
     along = np.bincount(labels, distances) / np.bincount(labels)
-    return len(along) > slices and off_grid(along) <= JITTER_SHARE * float(np.median(np.diff(along)))
+    largest = max((first for _, first in pairs), key=lambda first: len(first.frames))
+    step_mm = float(np.median(np.diff(along)))
+    if len(along) <= len(largest.frames) or off_grid(along) > JITTER_SHARE * step_mm:
+        return False
+    return _is_credible(step_mm, float(np.median(np.diff(largest.local[:, 2]))), frames[0])
+
+
+def _is_credible(step_mm: float, own_mm: float, frame: Frame) -> bool:
+    """Return whether slices lie `step_mm` apart, and not `own_mm` as those of each time do.
+
+    Some senders write the gap between slices into Spacing Between Slices.
+    """
+    thickness, stated = frame.slice_thickness_mm, frame.spacing_between_slices_mm
+    if stated:
+        readings = np.array([abs(stated), abs(stated) + (thickness or 0.0)])
+        if np.abs(readings / step_mm - 1).min() <= STATED_TOLERANCE:
+            return True
+        if np.abs(readings / own_mm - 1).min() <= STATED_TOLERANCE:
+            return False
+    return not thickness or own_mm > CONTIGUOUS * thickness or step_mm > MIN_PACKAGE_SHARE * thickness
 
 
 def _at_first_position(time: _Time, first: _Time) -> Iterator[tuple[Frame, Frame]]:
@@ -227,7 +337,10 @@ def _at(frame: Frame, target: Frame, turn: Float) -> Frame:
     return replace(frame, position=target.position, orientation=target.orientation, diffusion=diffusion)
 
 
-def _motion_warning(pairs: Sequence[tuple[_Time, _Time]]) -> VolumeWarning:
+def _motion_warning(pairs: Sequence[tuple[_Time, _Time]]) -> VolumeWarning | None:
+    """Return a warning if times move by more than the jitter of planes that share a position."""
+    if not any(starmap(_moves, pairs)):
+        return None
     farthest_mm = max(float(np.linalg.norm(time.centre - first.centre)) for time, first in pairs)
     degrees = max(_degrees(time, first) for time, first in pairs)
     return VolumeWarning(

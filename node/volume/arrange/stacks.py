@@ -131,9 +131,9 @@ def _undo_motion(
         still, warning = undo_motion([frames[index] for index in indices])
         if warning is not None:
             warnings.append(warning)
-            for index, frame in zip(indices, still, strict=True):
-                moved[index] = frame
-    if warnings:
+        for index, frame in zip(indices, still, strict=True):
+            moved[index] = frame
+    if any(frame is not before for frame, before in zip(moved, frames, strict=True)):
         traits["orientation"] = _orientations(moved)
     return moved, warnings
 

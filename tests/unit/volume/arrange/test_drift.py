@@ -1,0 +1,174 @@
+"""Times at slightly different positions: one series in time, never planes of several times in one stack."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from pydicom import FileDataset
+
+from node.volume.assemble import assemble
+from node.volume.geometry import JITTER_TOLERANCE_MM
+from node.volume.model import Volume
+from node.volume.reasons import WarningKind
+from tests import truth
+from tests.reference.real_series import judged
+
+Edit = Callable[[FileDataset, int, int], None]
+
+
+def by_acquisition(ds: FileDataset, time: int, _: int) -> None:
+    ds.AcquisitionNumber = time + 1
+
+
+def by_time(ds: FileDataset, time: int, _: int) -> None:
+    ds.AcquisitionTime = f"{101500 + time}.00"
+
+
+def by_temporal_position(ds: FileDataset, time: int, _: int) -> None:
+    ds.TemporalPositionIdentifier = time + 1
+
+
+def by_nothing(*_: object) -> None:
+    pass
+
+
+LABELS = (by_nothing, by_acquisition, by_time, by_temporal_position)
+
+
+def of_pet(times: int, slices: int) -> Edit:
+    """What a dynamic PET states (PS3.3 C.8.9.1, C.8.9.4)."""
+
+    def edit(ds: FileDataset, time: int, slice_: int) -> None:
+        ds.SeriesType = ["DYNAMIC", "IMAGE"]
+        ds.NumberOfTimeSlices, ds.NumberOfSlices = times, slices
+        ds.ImageIndex = time * slices + slice_ + 1
+
+    return edit
+
+
+def drifting(times: int, slices: int, step_mm: float, axis: int = 2, **options: object) -> truth.Truth:
+    offsets = np.zeros((times, 3))
+    offsets[:, axis] = step_mm * np.arange(times)
+    return truth.series(times, slices, offsets_mm=offsets, **options)  # type: ignore[arg-type]
+
+
+def moved(volume: Volume) -> bool:
+    return WarningKind.POSITIONS_VARY_IN_TIME in {warning.name for warning in volume.warnings}
+
+
+def whole(series: truth.Truth) -> Volume:
+    volume = truth.whole(assemble(series.datasets), series)
+    assert judged(series.datasets, assemble(series.datasets)).state == "complete"
+    return volume
+
+
+@pytest.mark.parametrize("step_mm", [0.002, 0.01, 0.02, 0.03, 0.06, 0.2, 0.3125, 0.5, 1.0])
+@pytest.mark.parametrize("label", LABELS)
+def test_a_drifting_series_is_one_series_in_time(step_mm: float, label: Edit) -> None:
+    series = drifting(8, 8, step_mm).edited(label)
+    assert moved(whole(series)) == (7 * step_mm > JITTER_TOLERANCE_MM)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("step_mm", [0.02, 0.4])
+def test_a_series_that_drifts_within_its_planes_is_one_series_in_time(axis: int, step_mm: float) -> None:
+    assert moved(whole(drifting(5, 6, step_mm, axis)))
+
+
+@pytest.mark.parametrize("limit_mm", [0.004, 0.01, 0.03, 0.045, 0.05, 0.08, 0.3])
+@pytest.mark.parametrize("label", LABELS)
+@pytest.mark.parametrize("modality", ["MR", "CT", "PT"])
+def test_times_that_jitter_are_one_series_in_time(limit_mm: float, label: Edit, modality: str) -> None:
+    offsets = np.random.default_rng(1).uniform(-limit_mm, limit_mm, (6, 3))
+    whole(truth.series(6, 5, offsets_mm=offsets, modality=modality).edited(label))
+
+
+@pytest.mark.parametrize("step_mm", [0.02, 0.06, 0.3, 0.9])
+@pytest.mark.parametrize("label", LABELS)
+def test_two_times_are_enough_if_they_move_by_less_than_a_slice(step_mm: float, label: Edit) -> None:
+    whole(drifting(2, 6, step_mm).edited(label))
+
+
+@pytest.mark.parametrize(("modality", "step_mm"), [("CT", 0.03), ("CT", 0.2), ("PT", 0.01), ("PT", 0.15)])
+@pytest.mark.parametrize("label", LABELS)
+def test_dynamic_scans_of_other_modalities_are_one_series_in_time(modality: str, step_mm: float, label: Edit) -> None:
+    whole(drifting(6, 7, step_mm, modality=modality).edited(label))
+
+
+def test_a_dynamic_pet_may_drift_by_a_slice_if_its_headers_count_times() -> None:
+    whole(drifting(8, 6, 0.3, modality="PT").edited(of_pet(8, 6)))
+
+
+def test_slices_that_are_numbered_time_after_time_may_drift_too() -> None:
+    series = drifting(5, 6, 0.2)
+
+    def by_slice(ds: FileDataset, time: int, slice_: int) -> None:
+        ds.InstanceNumber = slice_ * 5 + time + 1
+
+    whole(series.edited(by_slice))
+
+
+# What is not a series in time
+
+
+def test_packages_of_an_interleaved_stack_stay_one_stack() -> None:
+    for packages in (2, 3):
+        series = drifting(packages, 5, truth.SPACING_MM / packages).edited(
+            lambda ds, *_: setattr(ds, "SliceThickness", f"{truth.SPACING_MM / packages:.6f}")  # noqa: B023
+        )
+        [volume] = assemble(series.datasets).volumes
+        assert volume.voxels.shape[:2] == (1, 5 * packages)
+
+
+def test_the_distance_that_is_stated_decides_between_packages_and_times() -> None:
+    for stated, shape in ((truth.SPACING_MM, (2, 5)), (truth.SPACING_MM / 2, (1, 10))):
+        series = drifting(2, 5, truth.SPACING_MM / 2)
+        series.edited(lambda ds, *_: setattr(ds, "SpacingBetweenSlices", str(stated)))  # noqa: B023
+        [volume] = assemble(series.datasets).volumes
+        assert volume.voxels.shape[:2] == shape
+
+
+def test_two_kernels_of_one_scan_are_not_moved_onto_each_other() -> None:
+    series = drifting(2, 6, 0.3, modality="CT").edited(
+        lambda ds, time, _: setattr(ds, "ConvolutionKernel", ("B30", "B70")[time])
+    )
+    assembly = assemble(series.datasets)
+    assert not any(map(moved, assembly.volumes))
+    assert judged(series.datasets, assembly).state != "complete" or len(assembly.volumes) == 2
+
+
+# What no rule can tell is at least not called complete
+
+
+@pytest.mark.parametrize("limit_mm", [0.06, 0.12, 0.3, 0.6])
+@pytest.mark.parametrize("times", [2, 4, 8])
+def test_slices_that_jitter_each_for_itself_are_true_or_suspect(limit_mm: float, times: int) -> None:
+    offsets = np.random.default_rng(2).uniform(-limit_mm, limit_mm, (times, 6, 3)) * (0, 0, 1)
+    series = truth.series(times, 6, offsets_mm=offsets)
+    assembly = assemble(series.datasets)
+    assert not list(truth.lies(assembly, series)) or judged(series.datasets, assembly).state != "complete"
+
+
+@pytest.mark.parametrize("step_mm", [0.06, 0.2, 0.6, 1.0, 3.7])
+@pytest.mark.parametrize("lost", [(), (0,), (9,), (3, 20)])
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_a_drift_with_lost_or_shuffled_numbers_is_true_or_suspect(
+    step_mm: float, lost: tuple[int, ...], shuffled: bool
+) -> None:
+    series = drifting(5, 6, step_mm)
+    numbers = list(range(1, 31))
+    if shuffled:
+        random.Random(3).shuffle(numbers)
+    for ds, number in zip(series.datasets, numbers, strict=True):
+        ds.InstanceNumber = number
+    left = [ds for index, ds in enumerate(series.datasets) if index not in lost]
+    assembly = assemble(left)
+    assert not list(truth.lies(assembly, series)) or judged(left, assembly).state != "complete"
+
+
+def test_planes_that_no_scanner_puts_so_close_are_suspect() -> None:
+    series = drifting(1, 6, 0).edited(lambda ds, *_: setattr(ds, "SliceThickness", "80"))
+    assert judged(series.datasets, assemble(series.datasets)).state == "suspect"
