@@ -479,8 +479,9 @@ def _work() -> None:
         sa.Column("kind", sa.String(16), nullable=False),
         sa.Column("name", sa.String(64), nullable=False),
         sa.Column("destination", sa.String(64), nullable=False),
-        sa.Column("key", sa.String(64), nullable=False),
+        sa.Column("key", sa.String(64), nullable=False, index=True),
         sa.Column("event", sa.String(32)),
+        sa.Column("cause", sa.String(36), index=True),
         sa.Column("study_instance_uid", sa.String(64), index=True),
         sa.Column("series_instance_uid", sa.String(64)),
         sa.Column("sop_instance_uid", sa.String(64)),
@@ -507,8 +508,10 @@ def _work() -> None:
         sqlite_autoincrement=True,
     )
     op.create_table(
-        "hooks",
+        "subscribers",
+        sa.Column("kind", sa.String(16), primary_key=True),
         sa.Column("name", sa.String(64), primary_key=True),
+        sa.Column("destination", sa.String(64), primary_key=True),
         sa.Column("event_id", sa.Integer(), nullable=False),
         sa.Column("image_id", sa.Integer()),
         sa.Column("rewinds", sa.Integer(), nullable=False),
@@ -520,31 +523,10 @@ def _work() -> None:
         sa.Column("retry_at", sa.DateTime()),
     )
     op.create_table(
-        "deliveries",
-        sa.Column("id", sa.Integer(), primary_key=True),
-        sa.Column("hook", sa.String(64), nullable=False),
-        sa.Column("message_id", sa.String(36), nullable=False),
-        sa.Column("event", sa.String(32), nullable=False),
-        sa.Column("study_instance_uid", sa.String(64), nullable=False),
-        sa.Column("series_instance_uid", sa.String(64)),
-        sa.Column("sop_instance_uid", sa.String(64)),
-        sa.Column("revision", sa.Integer()),
-        sa.Column("detail", sa.Text()),
-        sa.Column("happened_at", sa.DateTime(), nullable=False),
-        sa.Column("state", sa.String(16), nullable=False),
-        sa.Column("attempts", sa.Integer(), nullable=False),
-        sa.Column("due_at", sa.DateTime()),
-        sa.Column("reason", sa.Text()),
-        sa.Column("output", sa.Text()),
-        sa.Column("last_at", sa.DateTime()),
-        sa.UniqueConstraint("hook", "message_id"),
-        sa.Index("ix_deliveries_hook_state_due_at", "hook", "state", "due_at"),
-        sa.Index("ix_deliveries_hook_study_instance_uid", "hook", "study_instance_uid"),
-    )
-    op.create_table(
         "sent_instances",
         sa.Column("image_id", sa.Integer(), sa.ForeignKey("images.id", ondelete="CASCADE"), primary_key=True),
-        sa.Column("subscriber", sa.String(130), primary_key=True),
+        sa.Column("route", sa.String(64), primary_key=True),
+        sa.Column("destination", sa.String(64), primary_key=True),
         sa.Column("sha256", sa.String(64), nullable=False),
         sa.Column("sop_class_uid", sa.String(64), nullable=False),
         sa.Column("sop_instance_uid", sa.String(64), nullable=False),
@@ -555,39 +537,12 @@ def _work() -> None:
         sa.Column("asks", sa.Integer(), nullable=False),
         sa.Column("confirmed_at", sa.DateTime()),
         sa.CheckConstraint("state IN ('sent', 'owed', 'asked', 'confirmed', 'lost')", name="state"),
-        partial_index("ix_sent_instances_unconfirmed", "subscriber", "state IN ('owed', 'asked')"),
-    )
-    op.create_table(
-        "jobs",
-        sa.Column("id", sa.Integer(), primary_key=True),
-        sa.Column("job_id", sa.String(32), nullable=False, unique=True),
-        sa.Column("hook", sa.String(64), nullable=False),
-        sa.Column("message_id", sa.String(36), nullable=False),
-        sa.Column("replayed", sa.Boolean(), server_default=sa.false(), nullable=False),
-        sa.Column("event", sa.String(32), nullable=False),
-        sa.Column("study_instance_uid", sa.String(64), nullable=False, index=True),
-        sa.Column("series_instance_uid", sa.String(64), index=True),
-        sa.Column("revision", sa.Integer()),
-        sa.Column("happened_at", sa.DateTime(), nullable=False),
-        sa.Column("state", sa.String(16), nullable=False),
-        sa.Column("percent", sa.Integer()),
-        sa.Column("detail", sa.Text()),
-        sa.Column("location", sa.Text()),
-        sa.Column("tokens", sa.JSON(), nullable=False),
-        sa.Column("created_at", sa.DateTime(), nullable=False),
-        sa.Column("changed_at", sa.DateTime(), nullable=False),
-        sa.Column("due_at", sa.DateTime()),
-        sa.Column("ended_at", sa.DateTime()),
-        sa.CheckConstraint(
-            "state IN ('waiting', 'running', 'succeeded', 'failed', 'cancelled', 'expired')", name="state"
-        ),
-        sa.Index("ix_jobs_hook_message_id", "hook", "message_id"),
-        sa.Index("ix_jobs_state_due_at", "state", "due_at"),
+        partial_index("ix_sent_instances_unconfirmed", ("route", "destination"), "state IN ('owed', 'asked')"),
     )
     op.create_table(
         "results",
         sa.Column("id", sa.Integer(), primary_key=True),
-        sa.Column("job_id", sa.Integer(), sa.ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+        sa.Column("job_id", sa.Integer(), sa.ForeignKey("work.id", ondelete="CASCADE"), nullable=False),
         sa.Column("file", sa.String(100), nullable=False),
         sa.Column("kind", sa.String(16), nullable=False),
         sa.Column("sha256", sa.String(64), nullable=False),
@@ -603,7 +558,7 @@ def _work() -> None:
 
 
 def _workitems() -> None:
-    """Unified procedure steps of clients, and of what the node does."""
+    """Unified procedure steps of clients."""
     op.create_table(
         "workitems",
         sa.Column("id", sa.Integer(), primary_key=True),
@@ -615,14 +570,6 @@ def _workitems() -> None:
         sa.Column("created_by", sa.String(64), nullable=False),
         sa.Column("created_at", sa.DateTime(), nullable=False),
         sa.Column("ended_at", sa.DateTime()),
-        sa.Column("work", sa.String(16)),
-        sa.Column("work_of", sa.String(130)),
-        sa.Column("work_key", sa.String(36)),
-        sa.Column("study_instance_uid", sa.String(64)),
-        sa.Column("series_instance_uid", sa.String(64)),
-        sa.Column("cancelled_by", sa.String(64)),
         sa.CheckConstraint("state IN ('SCHEDULED', 'IN PROGRESS', 'COMPLETED', 'CANCELED')", name="state"),
-        partial_index("ix_workitems_under_cancellation", "work_of", "cancelled_by IS NOT NULL AND ended_at IS NULL"),
-        sa.Index("ix_workitems_work_key_work_of", "work_key", "work_of"),
         sqlite_autoincrement=True,
     )

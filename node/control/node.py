@@ -369,7 +369,7 @@ class Node:
 
     def _member(self) -> Member:
         cluster = self._settings.cluster
-        subscribers = [*self._settings.hooks, *(worker.subscriber for worker in self._router.workers)]
+        subscribers = [str(worker.lane) for worker in (*self._notifier.workers, *self._router.workers)]
         lease = dt.timedelta(seconds=cluster.lease_seconds)
         return Member(cluster.name, cluster.roles, __version__, subscribers, lease)
 

@@ -44,7 +44,7 @@ from node.index.engine.sqlite import aside_name, discard, set_aside
 from node.index.nouns.deletions import NotThere
 from node.index.nouns.terms import Terms
 from node.index.records import Level
-from node.index.work.routes import subscriber
+from node.index.work.routes import lane_to
 from node.journal.inspect import inspect
 from node.journal.journal import MARK_FILE, SEGMENT_BYTES, Journal, segment_files
 from node.lifecycle.archive_copy import Copied, copy_to_folder, copy_to_store
@@ -331,30 +331,32 @@ class Repository:
         keys = [(study_instance_uid, series_instance_uid) for study_instance_uid, series_instance_uid in series]
         return asdict(self.index.deliveries.replay(hook, events, keys, moment, self.index.now()))
 
-    def _pause_routes(self, names: list[str], paused: bool) -> Mapping[str, Any]:
-        return {"changed": self.index.routes.pause(names, paused)}
+    def _pause_routes(self, destinations: list[tuple[str, str]], paused: bool) -> Mapping[str, Any]:
+        return {"changed": self.index.routes.pause([lane_to(*one) for one in destinations], paused)}
 
-    def _retry_routes(self, names: list[str]) -> Mapping[str, Any]:
-        return {"waiting": self.index.routes.retry(names, self.index.now())}
+    def _retry_routes(self, destinations: list[tuple[str, str]]) -> Mapping[str, Any]:
+        return {"waiting": self.index.routes.retry([lane_to(*one) for one in destinations], self.index.now())}
 
-    def _replay_route(self, name: str, series: list[tuple[str, str]], again: bool) -> Mapping[str, Any]:
+    def _replay_route(
+        self, route: str, destination: str, series: list[tuple[str, str]], again: bool
+    ) -> Mapping[str, Any]:
         keys = [(study_instance_uid, series_instance_uid) for study_instance_uid, series_instance_uid in series]
-        return asdict(self.index.routes.replay(name, keys, again, self.index.now()))
+        return asdict(self.index.routes.replay(lane_to(route, destination), keys, again, self.index.now()))
 
     def _send(self, to: str, study_instance_uid: str, series_instance_uid: str | None = None) -> Mapping[str, Any]:
-        name = subscriber("", to)
-        return {"instances": self.index.routes.send(name, study_instance_uid, series_instance_uid, self.index.now())}
+        lane = lane_to("", to)
+        return {"instances": self.index.routes.send(lane, study_instance_uid, series_instance_uid, self.index.now())}
 
     def delete_confirmed(self, route_name: str) -> None:
         """Delete the series that every destination of a route has confirmed."""
-        names = [subscriber(route_name, to) for to in self._settings.routes[route_name].to]
+        lanes = [lane_to(route_name, to) for to in self._settings.routes[route_name].to]
         everybody = subscriptions(self._settings)
 
         def require_confirmed(index: ReadIndex) -> None:
-            if key not in index.routes.deletable(names, everybody):
+            if key not in index.routes.deletable(lanes, everybody):
                 raise NotThere("an instance came meanwhile, or somebody waits for the series again")
 
-        for key in self.index.routes.deletable(names, everybody):
+        for key in self.index.routes.deletable(lanes, everybody):
             reason = f"every destination of route {route_name} has confirmed it"
             with suppress(NotThere):
                 self._delete("series", key[1], key[0], f"route {route_name}", reason, Terms(checked(require_confirmed)))
@@ -447,7 +449,7 @@ class Repository:
         return {"retrievals": self.index.work.add_retrievals(peer, pairs, who, self.index.now())}
 
     def _cancel_retrieval(self, retrieval: str, who: str) -> Mapping[str, Any]:
-        self.index.work.cancel("retrieval", retrieval, who, self.index.now())
+        self.index.work.cancel(self.index.work.id_of("retrieval", retrieval), who, self.index.now())
         return {"cancelled": retrieval}
 
     def _merge_patients(self, source: int, target: int, who: str, terms: Terms | None = None) -> Mapping[str, Any]:

@@ -580,16 +580,11 @@ class PerformedSeriesRow(Base):
 
 
 class WorkitemRow(Base):
-    """A Unified Procedure Step (PS3.4 CC) of a client, or of work that the node does; conversions have no row here.
-
-    The columns from ``work`` on are of the work of the node only; see `node.index.work.own_workitems`.
-    """
+    """A Unified Procedure Step (PS3.4 CC) of a client, which others than the node perform."""
 
     __tablename__ = "workitems"
     __table_args__ = (
         CheckConstraint("state IN ('SCHEDULED', 'IN PROGRESS', 'COMPLETED', 'CANCELED')", name="state"),
-        Index("ix_workitems_work_key_work_of", "work_key", "work_of"),
-        partial_index("ix_workitems_under_cancellation", "work_of", "cancelled_by IS NOT NULL AND ended_at IS NULL"),
         {"sqlite_autoincrement": True},  # no id is given twice
     )
 
@@ -599,15 +594,9 @@ class WorkitemRow(Base):
     transaction_uid: Mapped[str | None] = mapped_column(String(64))  # the lock of its performer; never returned
     patient_id: Mapped[str | None] = mapped_column(String(64), index=True)
     attributes: Mapped[dict[str, Any]] = mapped_column(JSON)  # DICOM JSON Model
-    created_by: Mapped[str] = mapped_column(String(64))  # account, or who asked the node
+    created_by: Mapped[str] = mapped_column(String(64))  # account
     created_at: Mapped[dt.datetime] = mapped_column(Utc)
     ended_at: Mapped[dt.datetime | None] = mapped_column(Utc)
-    work: Mapped[str | None] = mapped_column(String(16))  # send, retrieval, job; None: of a client
-    work_of: Mapped[str | None] = mapped_column(String(130))  # ROUTE/DESTINATION, peer or hook
-    work_key: Mapped[str | None] = mapped_column(String(36))  # message_id, retrieval_id or job_id
-    study_instance_uid: Mapped[str | None] = mapped_column(String(64))
-    series_instance_uid: Mapped[str | None] = mapped_column(String(64))  # None: the whole study
-    cancelled_by: Mapped[str | None] = mapped_column(String(64))  # who wants a send to end
 
 
 class AccountRow(Base):
@@ -663,18 +652,20 @@ class KeyedRequestRow(Base):
     began_at: Mapped[dt.datetime] = mapped_column(Utc, index=True)
 
 
-class HookRow(Base):
+class SubscriberRow(Base):
     """The cursors of a hook, or of a destination of a route: the last rows of `events` and `images` that it finished.
 
-    Cursors instead of a queue: events that no hook wants cost no row. SQLite reuses the highest ids of `images` after
+    Cursors instead of a queue: events that nobody wants cost no row. SQLite reuses the highest ids of `images` after
     a deletion, which therefore moves `image_id` back and increments `rewinds`; see `node.index.work.deliveries`.
     """
 
-    __tablename__ = "hooks"
+    __tablename__ = "subscribers"
 
-    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16), primary_key=True)  # hook, route
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)  # empty: the route of what people send by hand
+    destination: Mapped[str] = mapped_column(String(64), primary_key=True)  # of a route; else empty
     event_id: Mapped[int] = mapped_column(Integer)
-    image_id: Mapped[int | None] = mapped_column(Integer)  # None: the hook wants no messages of single instances
+    image_id: Mapped[int | None] = mapped_column(Integer)  # None: it wants no messages of single instances
     rewinds: Mapped[int] = mapped_column(Integer, default=0)
     delivered: Mapped[int] = mapped_column(Integer, default=0)  # messages in total
     delivered_at: Mapped[dt.datetime | None] = mapped_column(Utc)
@@ -683,34 +674,6 @@ class HookRow(Base):
     trouble: Mapped[str | None] = mapped_column(Text)  # why the destination cannot be reached
     trouble_since: Mapped[dt.datetime | None] = mapped_column(Utc)
     retry_at: Mapped[dt.datetime | None] = mapped_column(Utc)
-
-
-class DeliveryRow(Base):
-    """A message to a hook; a message of a single instance gets a row only if its first attempt fails."""
-
-    __tablename__ = "deliveries"
-    __table_args__ = (
-        UniqueConstraint("hook", "message_id"),
-        Index("ix_deliveries_hook_state_due_at", "hook", "state", "due_at"),
-        Index("ix_deliveries_hook_study_instance_uid", "hook", "study_instance_uid"),
-    )
-
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    hook: Mapped[str] = mapped_column(String(64))  # or ROUTE/DESTINATION
-    message_id: Mapped[str] = mapped_column(String(36))  # the same at each attempt
-    event: Mapped[str] = mapped_column(String(32))
-    study_instance_uid: Mapped[str] = mapped_column(String(64))
-    series_instance_uid: Mapped[str | None] = mapped_column(String(64))
-    sop_instance_uid: Mapped[str | None] = mapped_column(String(64))
-    revision: Mapped[int | None] = mapped_column(Integer)
-    detail: Mapped[str | None] = mapped_column(Text)
-    happened_at: Mapped[dt.datetime] = mapped_column(Utc)
-    state: Mapped[str] = mapped_column(String(16))  # waiting, delivered, given-up, dropped, skipped
-    attempts: Mapped[int] = mapped_column(Integer)
-    due_at: Mapped[dt.datetime | None] = mapped_column(Utc)
-    reason: Mapped[str | None] = mapped_column(Text)  # why the last attempt failed
-    output: Mapped[str | None] = mapped_column(Text)  # end of the command's output in that attempt; may name patients
-    last_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # time of the last attempt
 
 
 SENT_STATES = ("sent", "owed", "asked", "confirmed", "lost")
@@ -724,11 +687,12 @@ class SentInstanceRow(Base):
     __tablename__ = "sent_instances"
     __table_args__ = (
         CheckConstraint("state IN ({})".format(", ".join(f"'{s}'" for s in SENT_STATES)), name="state"),
-        partial_index("ix_sent_instances_unconfirmed", "subscriber", "state IN ('owed', 'asked')"),
+        partial_index("ix_sent_instances_unconfirmed", ("route", "destination"), "state IN ('owed', 'asked')"),
     )
 
     image_id: Mapped[int] = mapped_column(ForeignKey("images.id", ondelete="CASCADE"), primary_key=True)
-    subscriber: Mapped[str] = mapped_column(String(130), primary_key=True)  # ROUTE/DESTINATION, as in `hooks`
+    route: Mapped[str] = mapped_column(String(64), primary_key=True)
+    destination: Mapped[str] = mapped_column(String(64), primary_key=True)
     sha256: Mapped[str] = mapped_column(String(64))  # of the stored data set; another one is sent again
     sop_class_uid: Mapped[str] = mapped_column(String(64))  # as sent
     sop_instance_uid: Mapped[str] = mapped_column(String(64))  # as sent
@@ -740,43 +704,6 @@ class SentInstanceRow(Base):
     confirmed_at: Mapped[dt.datetime | None] = mapped_column(Utc)
 
 
-JOB_STATES = ("waiting", "running", "succeeded", "failed", "cancelled", "expired")
-"""waiting: its message was not accepted yet; running: the hook works on it; expired: no outcome came in time."""
-
-
-class JobRow(Base):
-    """What a hook with results was asked to do by one message."""
-
-    __tablename__ = "jobs"
-    __table_args__ = (
-        Index("ix_jobs_hook_message_id", "hook", "message_id"),
-        Index("ix_jobs_state_due_at", "state", "due_at"),
-        CheckConstraint("state IN ({})".format(", ".join(f"'{s}'" for s in JOB_STATES)), name="state"),
-    )
-
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    job_id: Mapped[str] = mapped_column(String(32), unique=True)  # by which others name it
-    hook: Mapped[str] = mapped_column(String(64))
-    message_id: Mapped[str] = mapped_column(String(36))
-    replayed: Mapped[bool] = mapped_column(default=False, server_default=false())  # a later job has its message
-    event: Mapped[str] = mapped_column(String(32))
-    study_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
-    series_instance_uid: Mapped[str | None] = mapped_column(String(64), index=True)
-    revision: Mapped[int | None] = mapped_column(Integer)
-    happened_at: Mapped[dt.datetime] = mapped_column(Utc)  # of the event
-    state: Mapped[str] = mapped_column(String(16))
-    percent: Mapped[int | None] = mapped_column(Integer)
-    detail: Mapped[str | None] = mapped_column(Text)  # as the hook reports it; may name patients
-    location: Mapped[str | None] = mapped_column(Text)  # where the receiver of a webhook says that it shows the job
-    tokens: Mapped[list[str]] = mapped_column(
-        JSON
-    )  # SHA-256 of the token in each attempt of its message, the last ones
-    created_at: Mapped[dt.datetime] = mapped_column(Utc)
-    changed_at: Mapped[dt.datetime] = mapped_column(Utc)
-    due_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # when it expires, while it is open
-    ended_at: Mapped[dt.datetime | None] = mapped_column(Utc)
-
-
 class ResultRow(Base):
     """An instance that the node stores for a job; the row is there before the instance, which it identifies."""
 
@@ -784,7 +711,7 @@ class ResultRow(Base):
     __table_args__ = (UniqueConstraint("job_id", "file"),)
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    job_id: Mapped[int] = mapped_column(ForeignKey("work.id", ondelete="CASCADE"))
     file: Mapped[str] = mapped_column(String(100))
     kind: Mapped[str] = mapped_column(String(16))  # segmentation, report, document, instance
     sha256: Mapped[str] = mapped_column(String(64))  # of the file that the hook left
@@ -816,8 +743,11 @@ class WorkRow(Base):
     kind: Mapped[str] = mapped_column(String(16))  # hook, route, job, retrieval, commitment
     name: Mapped[str] = mapped_column(String(64))  # of the hook, the route or the peer; AE title of the requestor
     destination: Mapped[str] = mapped_column(String(64), default="")  # of a route
-    key: Mapped[str] = mapped_column(String(64))  # by which others name it: message, job, retrieval, Transaction UID
+    key: Mapped[str] = mapped_column(
+        String(64), index=True
+    )  # by which others name it; of a commitment: Transaction UID
     event: Mapped[str | None] = mapped_column(String(32))  # that caused it
+    cause: Mapped[str | None] = mapped_column(String(36), index=True)  # of a job: its message
     study_instance_uid: Mapped[str | None] = mapped_column(String(64), index=True)
     series_instance_uid: Mapped[str | None] = mapped_column(String(64))  # None: the whole study
     sop_instance_uid: Mapped[str | None] = mapped_column(String(64))

@@ -18,7 +18,9 @@ from time import monotonic
 
 from node.index.database.follower import FOLLOW_SECONDS, IndexFollower
 from node.index.database.index import Index
-from node.index.work.deliveries import Attempt, LedgerEvent, PendingEvent, Work, lease_of
+from node.index.work.deliveries import Batch, lease_of
+from node.index.work.ledger import Lane
+from node.index.work.messages import Attempt, LedgerEvent, PendingEvent
 from node.notify.channel import Interrupted
 from node.retries import MAX_WAIT_SECONDS, wait_seconds
 
@@ -42,8 +44,7 @@ class LedgerWorker(IndexFollower):
     Parameters
     ----------
     thread_name : str
-    subscriber : str
-        Name in the ledger.
+    lane : Lane
     events : collection of LedgerEvent
         The events that it subscribes to.
     now : callable () -> aware datetime
@@ -54,14 +55,14 @@ class LedgerWorker(IndexFollower):
     def __init__(
         self,
         thread_name: str,
-        subscriber: str,
+        lane: Lane,
         events: Collection[LedgerEvent],
         index: Index,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
         within: float = FOLLOW_SECONDS,
     ) -> None:
-        super().__init__(thread_name, index, within, lease_of(subscriber))
-        self._subscriber, self._events, self._now = subscriber, events, now
+        super().__init__(thread_name, index, within, lease_of(lane))
+        self.lane, self._events, self._now = lane, events, now
         self._seen_event = 0
         self._cancelled = threading.Event()
 
@@ -73,26 +74,26 @@ class LedgerWorker(IndexFollower):
         """Attempt the due messages; return the seconds until the next one is due, or None if none waits."""
         if self.work():
             return 0.0
-        due_at = self._index.deliveries.next_due_at(self._subscriber)
+        due_at = self._index.deliveries.next_due_at(self.lane)
         return min((due_at - self._now()).total_seconds(), MAX_SLEEP_SECONDS) if due_at is not None else None
 
     def work(self) -> bool:
         """Attempt the due messages; return whether there were any, or may be more."""
-        work = self._index.deliveries.work(self._subscriber, self._events, self._seen_event, self._now())
-        outcomes = Outcomes(work)
+        batch = self._index.deliveries.work(self.lane, self._events, self._seen_event, self._now())
+        outcomes = Outcomes(batch)
         with suppress(Interrupted):
-            self._begin(work)
-            for pending in work.again:
+            self._begin(batch)
+            for pending in batch.again:
                 if pending.study_instance_uid not in outcomes.failed:
                     self._take(pending, outcomes, is_new=False)
-            for pending in work.new:
+            for pending in batch.new:
                 self._take(pending, outcomes, is_new=True)
-            outcomes.cursors = work.end
+            outcomes.cursors = batch.end
         self._settle(outcomes)
-        return bool(work.again or work.new) or work.end != work.begin
+        return bool(batch.again or batch.new) or batch.end != batch.begin
 
-    def _begin(self, work: Work) -> None:
-        """Prepare the attempts of `work`."""
+    def _begin(self, batch: Batch) -> None:
+        """Prepare the attempts of `batch`."""
 
     @abstractmethod
     def _attempt(self, pending: PendingEvent) -> Attempt:
@@ -108,10 +109,10 @@ class LedgerWorker(IndexFollower):
         """Attempt one message, or queue it behind an earlier message of its study."""
         study = pending.study_instance_uid
         if is_new and (study in outcomes.failed or study in outcomes.held):
-            attempt = Attempt(pending, "waiting", 0, self._now())
+            attempt = Attempt(pending, None, 0, self._now())
         else:
             attempt = self._attempt(pending)
-        if attempt.state == "waiting":
+        if attempt.outcome is None:
             outcomes.failed.add(study)
         if not (is_new and self._is_unwanted(attempt)):
             outcomes.attempts.append(attempt)
@@ -125,19 +126,19 @@ class LedgerWorker(IndexFollower):
 
     def _is_unwanted(self, attempt: Attempt) -> bool:
         """Return whether the outcome of the first attempt of a message needs no row."""
-        return attempt.state == "dropped"
+        return attempt.outcome == "dropped"
 
     def _again_later(self, pending: PendingEvent, reason: str, retry_after: float | None = None) -> Attempt:
         """Return the outcome of a failed attempt that is to be repeated."""
         attempts = pending.attempts + 1
         due_at = self._now() + dt.timedelta(seconds=jittered_wait_seconds(attempts, retry_after))
-        return Attempt(pending, "waiting", attempts, due_at, reason[:REASON_LENGTH])
+        return Attempt(pending, None, attempts, due_at, reason[:REASON_LENGTH])
 
     def _settle(self, outcomes: Outcomes) -> None:
         """Record outcomes and cursors. Cursors past unwanted events alone are recorded every `UNSEEN_EVENTS` events."""
         attempts, cursors, stored = outcomes.attempts, outcomes.cursors, outcomes.stored
         if attempts or cursors.image_id != stored.image_id or cursors.event_id - stored.event_id >= UNSEEN_EVENTS:
-            self._index.deliveries.settle(self._subscriber, attempts, cursors, self._now())
+            self._index.deliveries.settle(self.lane, attempts, cursors, self._now())
             outcomes.attempts, outcomes.stored = [], cursors
         outcomes.settle_at = monotonic() + SETTLE_SECONDS
         self._seen_event = cursors.event_id
@@ -159,10 +160,10 @@ def stop_workers(workers: Sequence[LedgerWorker], seconds: float) -> None:
 class Outcomes:
     """The outcomes of one step that are not yet recorded."""
 
-    def __init__(self, work: Work) -> None:
-        self.stored, self.cursors = work.stored, work.begin
+    def __init__(self, batch: Batch) -> None:
+        self.stored, self.cursors = batch.stored, batch.begin
         self.attempts: list[Attempt] = []
-        self.held = work.held
+        self.held = batch.held
         self.failed: set[str] = set()  # studies with a message that failed in this step
         self.settle_at = monotonic() + SETTLE_SECONDS
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # the child process of a plugin needs no index
     from node.archive.base import KeptFile
     from node.index.converted import SeriesKey
     from node.index.database.reading import ReadIndex
-    from node.index.work.deliveries import PendingEvent
+    from node.index.work.messages import PendingEvent
 
 MAX_VOLUMES = 10_000
 """Largest number of files of one series, over all revisions."""
@@ -119,7 +119,7 @@ def compose_test(
     if event == "instance-stored":
         stored = next(iter(index.instances.page(None, 1, **_uids(series))), None)
         instance = _found(stored)["sop_instance_uid"]
-    from node.index.work.deliveries import PendingEvent
+    from node.index.work.messages import PendingEvent
 
     pending = PendingEvent(
         f"test-{now.timestamp():.6f}",

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from node.audit.audit_log import Audit
 from node.errors import UsageError
 from node.index.database.index import Index
+from node.index.work.ledger import Lane
 from node.metrics import Metrics
 from node.notify.channel import Channel
 from node.notify.command import HookCommand
@@ -49,7 +50,8 @@ class Notifier:
 
     def start(self) -> None:
         """Start delivery. A new hook receives events from now on."""
-        self._index.deliveries.begin_hooks({name: "instance-stored" in hook.on for name, hook in self._hooks.items()})
+        wants_instances = {Lane("hook", name): "instance-stored" in hook.on for name, hook in self._hooks.items()}
+        self._index.deliveries.begin("hook", wants_instances)
         for worker in self.workers:
             worker.start()
 

@@ -17,8 +17,9 @@ from node.errors import OutOfResources
 from node.failpoints import reached
 from node.index.database.index import Index
 from node.index.database.reading import ReadIndex
-from node.index.work.deliveries import Attempt, PendingEvent
 from node.index.work.jobs import Job, JobEnded, ResultThere
+from node.index.work.ledger import Lane
+from node.index.work.messages import Attempt, PendingEvent
 from node.metrics import Metrics
 from node.notify.channel import Channel, Delivered, Interrupted, NotDelivered
 from node.notify.command import end_leftovers
@@ -75,7 +76,7 @@ class HookWorker(LedgerWorker):
         public_url: str = "",
         held: Held = lambda files: nullcontext(),
     ) -> None:
-        super().__init__(f"hook {name}", name, hook.on, index, now)
+        super().__init__(f"hook {name}", Lane("hook", name), hook.on, index, now)
         self._hook_name, self._hook, self._channel = name, hook, channel
         self._metrics, self._audit, self._ae_title = metrics, audit, ae_title
         self._results, self._public_url, self._held = results, public_url, held
@@ -132,7 +133,7 @@ class HookWorker(LedgerWorker):
             return self._failed(pending, attempts, error, job)
         self._audit_export(message, Result.SUCCESS)
         self._metrics.hook_messages.labels(self._hook_name, "delivered").inc()
-        return Attempt(pending, "delivered", attempts, output=delivered.output)
+        return Attempt(pending, "succeeded", attempts, output=delivered.output)
 
     @contextmanager
     def _at_hand(self, files: Sequence[KeptFile]) -> Iterator[None]:
@@ -263,7 +264,7 @@ class HookWorker(LedgerWorker):
             if job is not None:
                 with suppress(JobEnded):
                     self._results.end(job.job_id, "failed", reason)
-            return Attempt(pending, "given-up", attempts, reason=reason, output=error.output)
+            return Attempt(pending, "failed", attempts, reason=reason, output=error.output)
         if job is not None and self._hook.url is None:
             self._index.jobs.wait_here(job.id, self._now())
         return replace(self._again_later(pending, reason, error.retry_after), output=error.output)
@@ -274,4 +275,4 @@ def _done_before(pending: PendingEvent, job: Job) -> Attempt:
     if job.state == "cancelled":
         reason = f"its job was {job.detail or 'cancelled'}"
         return Attempt(pending, "dropped", pending.attempts, reason=reason)
-    return Attempt(pending, "delivered", pending.attempts)
+    return Attempt(pending, "succeeded", pending.attempts)

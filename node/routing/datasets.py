@@ -31,8 +31,9 @@ from node.errors import UsageError, VoxelnodeError
 from node.failpoints import reached
 from node.index.database.follower import FOLLOW_SECONDS
 from node.index.database.index import Index
-from node.index.work.deliveries import Attempt, DeliveryState, LedgerEvent, PendingEvent
-from node.index.work.routes import subscriber
+from node.index.work.messages import Attempt, LedgerEvent, PendingEvent
+from node.index.work.routes import lane_to
+from node.index.work.states import Outcome
 from node.metrics import Metrics
 from node.notify.channel import Interrupted
 from node.notify.ledger import MAX_SLEEP_SECONDS, REASON_LENGTH
@@ -113,7 +114,7 @@ class DatasetWorker(HeldWorker):
         ae_title: str,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
     ) -> None:
-        super().__init__(subscriber(route_name, destination_name), route, events_of(route), index, now, FOLLOW_SECONDS)
+        super().__init__(lane_to(route_name, destination_name), route, events_of(route), index, now, FOLLOW_SECONDS)
         self._names = route_name, destination_name
         self._dataset, self._pseudonyms = dataset, Pseudonyms(dataset.key)
         self._selector, self._local = selector, local
@@ -122,7 +123,7 @@ class DatasetWorker(HeldWorker):
 
     def step(self) -> float | None:
         """Make the data set agree with what happened; return the seconds until there may be more to do."""
-        self._drop_cancelled()
+        self._end_cancelled()
         held = self._held_seconds()
         if held is not None:
             return min(held, MAX_SLEEP_SECONDS) if held > 0 else None
@@ -162,9 +163,9 @@ class DatasetWorker(HeldWorker):
         series = pending.series_instance_uid
         left_out = _reasons(report).get(series) if pending.event != "changed" else None
         if left_out is not None:
-            state: DeliveryState = "dropped" if pending.event_id is not None else "skipped"
-            return Attempt(pending, state, pending.attempts + 1, reason=left_out)
-        return Attempt(pending, "delivered", pending.attempts + 1)
+            outcome: Outcome = "dropped" if pending.event_id is not None else "skipped"
+            return Attempt(pending, outcome, pending.attempts + 1, reason=left_out)
+        return Attempt(pending, "succeeded", pending.attempts + 1)
 
     def _exported(self, study_instance_uid: str) -> Report:
         """Bring the subject of a study up to date, and record what the data set leaves out.
@@ -196,7 +197,7 @@ class DatasetWorker(HeldWorker):
         if self._trouble:
             self._note_reached()
         now = self._now()
-        self._index.routes.note_skipped(self._subscriber, study_instance_uid, _reasons(report), now)
+        self._index.routes.note_skipped(self.lane, study_instance_uid, _reasons(report), now)
         self._note_change(study_instance_uid, report)
         return report
 
@@ -209,7 +210,7 @@ class DatasetWorker(HeldWorker):
 
     def _failed(self, pending: PendingEvent, before: int, reason: str, *, is_final: bool) -> Attempt:
         attempt = super()._failed(pending, before, reason, is_final=is_final)
-        self._count("given-up" if attempt.state == "given-up" else "failed", 1)
+        self._count("given-up" if attempt.outcome == "failed" else "failed", 1)
         return attempt
 
     # Records

@@ -12,7 +12,8 @@ from dataclasses import replace
 import structlog
 
 from node.index.database.index import Index
-from node.index.work.deliveries import Attempt, LedgerEvent, PendingEvent
+from node.index.work.ledger import Lane
+from node.index.work.messages import Attempt, LedgerEvent, PendingEvent
 from node.notify.ledger import REASON_LENGTH, LedgerWorker
 from node.retries import MAX_WAIT_SECONDS, wait_seconds
 from node.routing.hours import seconds_until_open
@@ -29,49 +30,40 @@ class HeldWorker(LedgerWorker):
 
     Parameters
     ----------
-    subscriber : str
-        Name in the ledger.
+    lane : Lane
     within : float, seconds
         Longest delay from a commit to the next step.
     """
 
     def __init__(
         self,
-        subscriber: str,
+        lane: Lane,
         route: Route,
         events: Collection[LedgerEvent],
         index: Index,
         now: Callable[[], dt.datetime],
         within: float,
     ) -> None:
-        super().__init__(f"route {subscriber}", subscriber, events, index, now, within)
+        super().__init__(f"route {lane.name}/{lane.destination}", lane, events, index, now, within)
         self._route = route
         self._failures_in_a_row = 0
         self._trouble = True  # of the process before this one
-
-    @property
-    def subscriber(self) -> str:
-        """The name in the ledger."""
-        return self._subscriber
 
     @property
     def wants_instances(self) -> bool:
         """Whether there are messages of single instances."""
         return "instance-stored" in self._events
 
-    def _drop_cancelled(self) -> dict[str, str]:
-        """Drop what somebody has cancelled of the messages that wait; return who did, by the ids of the messages.
-
-        Those that were never attempted may have no row yet: they are dropped when their turn comes.
-        """
-        cancelled = self._index.own_workitems.under_cancellation(self._subscriber)
+    def _end_cancelled(self) -> dict[str, str]:
+        """End what somebody has cancelled of the messages that wait; return who did, by the ids of the messages."""
+        cancelled = self._index.routes.cancelled(self.lane)
         if cancelled:
-            self._index.routes.drop_cancelled(self._subscriber, cancelled, self._now())
+            self._index.routes.end_cancelled(self.lane, cancelled, self._now())
         return cancelled
 
     def _held_seconds(self) -> float | None:
         """Return the seconds for which everything is held; 0: until somebody lets it go on; None: nothing is."""
-        state, now = self._index.routes.state(self._subscriber), self._now()
+        state, now = self._index.routes.state(self.lane), self._now()
         if state.is_paused:
             return 0.0
         if state.retry_at is not None and state.retry_at > now:
@@ -88,7 +80,7 @@ class HeldWorker(LedgerWorker):
             series_instance_uid=pending.series_instance_uid,
         )  # fmt: skip
         if is_final:
-            return Attempt(pending, "given-up", attempts, reason=reason[:REASON_LENGTH])
+            return Attempt(pending, "failed", attempts, reason=reason[:REASON_LENGTH])
         return self._again_later(replace(pending, attempts=before), reason)
 
     def _hold(self, reason: str, retry_after: float | None = None) -> None:
@@ -103,14 +95,14 @@ class HeldWorker(LedgerWorker):
         seconds = max(min(wait_seconds(self._failures_in_a_row), MAX_HELD_SECONDS), retry_after or 0.0)
         now = self._now()
         retry_at = now + dt.timedelta(seconds=min(seconds, MAX_WAIT_SECONDS))
-        self._index.routes.note_trouble(self._subscriber, reason[:REASON_LENGTH], now, retry_at)
+        self._index.routes.note_trouble(self.lane, reason[:REASON_LENGTH], now, retry_at)
         if self._failures_in_a_row == 1:
             log.warning("route_held", service=self.name, reason=reason[:REASON_LENGTH])
         self._trouble = True
 
     def _note_reached(self) -> None:
         """Record that the destination can be reached again."""
-        self._index.routes.note_reached(self._subscriber)
+        self._index.routes.note_reached(self.lane)
         if self._failures_in_a_row:
             log.info("route_goes_on", service=self.name, failed=self._failures_in_a_row)
         self._failures_in_a_row, self._trouble = 0, False

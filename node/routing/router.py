@@ -19,8 +19,9 @@ from node.deidentify.deidentification import configured_by_name
 from node.dicom.coercion import Coercion
 from node.errors import UsageError
 from node.index.database.index import Index
-from node.index.work.deliveries import LedgerEvent
-from node.index.work.routes import subscriber
+from node.index.work.ledger import Lane
+from node.index.work.messages import LedgerEvent
+from node.index.work.routes import lane_to
 from node.metrics import Metrics
 from node.notify.ledger import stop_workers
 from node.routing.destination import Destination
@@ -71,7 +72,7 @@ class Router:
                 if name in settings.datasets:
                     self.workers.append(_dataset_worker(settings, route_name, name, archive, index, metrics, audit))
                     continue
-                thread = f"prepare {subscriber(route_name, name)}"
+                thread = f"prepare {route_name}/{name}"
                 self.workers.append(
                     RouteWorker(
                         route_name, name, route,
@@ -90,8 +91,8 @@ class Router:
 
     def start(self) -> None:
         """Start to send. A new destination of a route receives events from now on."""
-        wants_instances = {worker.subscriber: worker.wants_instances for worker in self.workers}
-        dropped = self._index.deliveries.begin_hooks(wants_instances, are_routes=True)
+        wants_instances = {worker.lane: worker.wants_instances for worker in self.workers}
+        dropped = self._index.deliveries.begin("route", wants_instances)
         if dropped:
             log.warning("route_messages_dropped", count=dropped, reason="their route is no longer in the configuration")
         for worker in self.workers:
@@ -221,13 +222,11 @@ def check_destination(settings: Settings, name: str) -> None:
             raise UsageError(f"[destinations.{name}] {error}") from error
 
 
-def subscriptions(settings: Settings) -> Mapping[str, Collection[LedgerEvent]]:
-    """Return the events of every hook and of every destination of a route, by their names in the ledger."""
-    hooks: dict[str, Collection[LedgerEvent]] = {name: hook.on for name, hook in settings.hooks.items()}
+def subscriptions(settings: Settings) -> Mapping[Lane, Collection[LedgerEvent]]:
+    """Return the events of every hook and of every destination of a route."""
+    hooks: dict[Lane, Collection[LedgerEvent]] = {Lane("hook", name): hook.on for name, hook in settings.hooks.items()}
     routes = {
-        subscriber(name, to): _events_of(settings, route, to)
-        for name, route in settings.routes.items()
-        for to in route.to
+        lane_to(name, to): _events_of(settings, route, to) for name, route in settings.routes.items() for to in route.to
     }
     return hooks | routes
 

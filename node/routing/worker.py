@@ -37,9 +37,9 @@ from node.audit.audit_log import (
 from node.errors import VoxelnodeError
 from node.failpoints import reached
 from node.index.database.index import Index
-from node.index.work.deliveries import Attempt, LedgerEvent, PendingEvent, Work, is_send, send_of
-from node.index.work.own_workitems import Standing
-from node.index.work.routes import DueInstance, OwedInstance, SentInstance, subscriber
+from node.index.work.deliveries import Batch
+from node.index.work.messages import Attempt, LedgerEvent, PendingEvent
+from node.index.work.routes import DueInstance, OwedInstance, SentInstance, lane_to
 from node.metrics import Metrics
 from node.notify.channel import Interrupted
 from node.notify.ledger import MAX_SLEEP_SECONDS, REASON_LENGTH, SETTLE_SECONDS, Outcomes
@@ -128,9 +128,9 @@ class RouteWorker(HeldWorker):
         delete_confirmed: Callable[[], None] | None = None,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
     ) -> None:
-        name = subscriber(route_name, destination_name)
+        lane = lane_to(route_name, destination_name)
         events: tuple[LedgerEvent, ...] = (route.when,) if route_name else ()
-        super().__init__(name, route, events, index, now, SOON_SECONDS)
+        super().__init__(lane, route, events, index, now, SOON_SECONDS)
         self.route_name, self.destination_name = route_name, destination_name
         self._destination, self._preparer, self._turns = destination, preparer, turns
         self._metrics, self._audit, self._ae_title, self._delete_confirmed = metrics, audit, ae_title, delete_confirmed
@@ -146,7 +146,7 @@ class RouteWorker(HeldWorker):
         self._is_cut = False  # the step ended before all that it asked for was tried
         self._cancelled_by: dict[str, str] = {}  # messages whose workitems somebody cancelled, and who
         self._skipped: set[tuple[int, str]] = set()  # instances that only those ask for, by row and digest
-        self._shown: set[str] | None = None  # messages whose workitems have not ended; None: not read yet
+        self._shown: set[str] = set()  # messages of this step that have a row because it says how far they are
         self._taken: dict[str, int] = {}  # instances, by the messages whose workitems say so
         self._unrecorded: list[SentInstance] = []
         self._unrecorded_bytes = 0
@@ -164,7 +164,7 @@ class RouteWorker(HeldWorker):
     def step(self) -> float | None:
         """Send what is due; return the seconds until there may be more to do, or None to wait for a commit."""
         self._stepped_at = monotonic()
-        self._cancelled_by = self._drop_cancelled()
+        self._cancelled_by = self._end_cancelled()
         held = self._held_seconds()
         if held is not None:
             self._rest()
@@ -216,14 +216,15 @@ class RouteWorker(HeldWorker):
             self._asked, self._due, self._judged, self._outcomes, self._is_cut = {}, {}, {}, {}, False
             self._skipped = set()
             self._taken.clear()
+            self._shown.clear()
 
-    def _begin(self, work: Work) -> None:
+    def _begin(self, batch: Batch) -> None:
         """Read the instances of all messages about single ones at once."""
-        self._queue.extend(work.again)
-        self._queue.extend(one for one in work.new if one.study_instance_uid not in work.held)
+        self._queue.extend(batch.again)
+        self._queue.extend(one for one in batch.new if one.study_instance_uid not in batch.held)
         singles = [one for one in self._queue if one.sop_instance_uid is not None]
         if singles:
-            self._due = self._index.routes.due(self._subscriber, singles)
+            self._due = self._index.routes.due(self.lane, singles)
 
     def _attempt(self, pending: PendingEvent) -> Attempt:
         if pending.message_id not in self._asked:
@@ -231,20 +232,20 @@ class RouteWorker(HeldWorker):
         asked = self._asked.pop(pending.message_id)
         who = self._cancelled_by.get(pending.message_id)
         if who is not None and not all(due.is_sent or self._is_taken(due) for due in asked.wanted):
-            return Attempt(pending, "dropped", pending.attempts + 1, reason=f"cancelled by {who}")
+            return Attempt(pending, "cancelled", pending.attempts + 1, reason=f"cancelled by {who}")
         if not asked.dues:
             return Attempt(pending, "dropped", pending.attempts, reason="the object was deleted")
         if not asked.wanted:
             return Attempt(pending, "dropped", pending.attempts, reason="the route leaves it out")
         if not asked.left:
-            return Attempt(pending, "delivered", pending.attempts)
+            return Attempt(pending, "succeeded", pending.attempts)
         tried = [self._outcomes[key] for due in asked.left if (key := _key(due)) in self._outcomes]
         problems = [problem for problem in tried if problem is not None]
         is_whole = len(tried) == len(asked.left)
         if not is_whole and self._is_cut:
             raise Interrupted
         if is_whole and not problems:
-            return Attempt(pending, "delivered", pending.attempts + 1)
+            return Attempt(pending, "succeeded", pending.attempts + 1)
         # A message that gets on is not given up: a connection that often breaks costs a long series many attempts.
         before = 0 if len(tried) > len(problems) else pending.attempts
         if not problems:
@@ -272,17 +273,13 @@ class RouteWorker(HeldWorker):
             self._send(interleaved(left.values(), _series, self._route.connections), lasting)
 
     def _is_unwanted(self, attempt: Attempt) -> bool:
-        """Return whether a message needs no row: the route leaves it out, and it has no workitem that is to end."""
-        if self._shown is None:
-            self._shown = self._index.own_workitems.open_keys(self._subscriber)
-        is_shown = attempt.pending.message_id in self._shown
-        self._shown.discard(attempt.pending.message_id)
-        return not is_shown and super()._is_unwanted(attempt)
+        """Return whether a message needs no row: the route leaves it out, and no row says how far it is."""
+        return attempt.pending.message_id not in self._shown and super()._is_unwanted(attempt)
 
     def _asks_for(self, pending: PendingEvent) -> _Asked:
         dues = self._due.get(pending.message_id)
         if dues is None:
-            dues = self._index.routes.due(self._subscriber, [pending])[pending.message_id]
+            dues = self._index.routes.due(self.lane, [pending])[pending.message_id]
         wanted = [due for due in dues if self._is_wanted(pending, due)]
         is_cancelled = pending.message_id in self._cancelled_by
         left = [due for due in wanted if not (is_cancelled or due.is_sent or self._is_taken(due))]
@@ -421,7 +418,7 @@ class RouteWorker(HeldWorker):
 
     def _note_cancelled(self) -> None:
         """Skip the instances that only messages ask for that somebody has cancelled since the step began."""
-        self._cancelled_by = self._index.own_workitems.under_cancellation(self._subscriber)
+        self._cancelled_by = self._index.routes.cancelled(self.lane)
         if self._cancelled_by.keys().isdisjoint(self._asked):
             return
         keys: dict[bool, set[tuple[int, str]]] = {True: set(), False: set()}
@@ -447,7 +444,7 @@ class RouteWorker(HeldWorker):
 
     def _record(self) -> None:
         if self._unrecorded:
-            self._index.routes.record_sent(self._subscriber, self._unrecorded, self._now())
+            self._index.routes.record_sent(self.lane, self._unrecorded, self._now())
             self._sent.inc(len(self._unrecorded))
             self._bytes.inc(self._unrecorded_bytes)
             self._unrecorded, self._unrecorded_bytes = [], 0
@@ -457,21 +454,19 @@ class RouteWorker(HeldWorker):
             self._write_audit()
 
     def _show_progress(self) -> None:
-        """Record in workitems how far the messages are of which some instances were taken, but not all."""
-        standings = []
+        """Record how far the messages are of which some instances were taken, but not all."""
+        progress = []
         for message_id, asked in self._asked.items():
-            if not asked.left or not is_send(self._subscriber, asked.pending):
+            if not asked.left or asked.pending.sop_instance_uid is not None:
                 continue
             missing = sum(not self._is_taken(due) for due in asked.left)
             taken, count = len(asked.wanted) - missing, len(asked.wanted)
             if missing and missing < len(asked.left) and self._taken.get(message_id) != taken:
-                standing = Standing("IN PROGRESS", f"{taken} of {count} instances", 100 * taken // count)
-                standings.append((send_of(self._subscriber, asked.pending), standing))
+                progress.append((asked.pending, taken, count))
                 self._taken[message_id] = taken
-        if standings:
-            self._index.own_workitems.follow(standings, self._now())
-            if self._shown is not None:
-                self._shown |= self._taken.keys()
+        if progress:
+            self._index.routes.show_progress(self.lane, progress, self._now())
+            self._shown.update(self._taken)
 
     # Trouble
 
@@ -487,18 +482,18 @@ class RouteWorker(HeldWorker):
         if not self._route.confirm:
             return False
         now = self._now()
-        owed = self._index.routes.owed(self._subscriber, now - dt.timedelta(seconds=ASK_AGAIN_SECONDS))
+        owed = self._index.routes.owed(self.lane, now - dt.timedelta(seconds=ASK_AGAIN_SECONDS))
         if not owed:
             return False
         transaction_uid = f"2.25.{uuid.uuid4().int}"
-        self._index.routes.note_asked(self._subscriber, owed, transaction_uid, now)
+        self._index.routes.note_asked(self.lane, owed, transaction_uid, now)
         try:
             answer = self._destination.confirm(self._as_sent(owed), transaction_uid, self._cancelled.is_set)
         except Unreachable as error:
             self._note_trouble(error)
             return True
         except NotConfirmable as error:
-            self._index.routes.note_trouble(self._subscriber, str(error)[:REASON_LENGTH], now, None)
+            self._index.routes.note_trouble(self.lane, str(error)[:REASON_LENGTH], now, None)
             log.warning("route_not_confirmed", service=self.name, reason=str(error)[:REASON_LENGTH])
             self._trouble = True
             return True
@@ -519,7 +514,7 @@ class RouteWorker(HeldWorker):
     def _asks_in(self) -> float | None:
         if not self._route.confirm:
             return None
-        asked_at = self._index.routes.next_ask_at(self._subscriber)
+        asked_at = self._index.routes.next_ask_at(self.lane)
         return None if asked_at is None else max(0.0, ASK_AGAIN_SECONDS - (self._now() - asked_at).total_seconds())
 
     def _deletes_in(self) -> float | None:

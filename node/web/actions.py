@@ -68,18 +68,18 @@ def change_route(
     ResourceNotFound
         The route has no such destination.
     """
-    names = [require_destination(node, route, destination)]
+    one = [require_destination(node, route, destination)]
     if action == "retry":
-        changed = node.actions["retry-routes"](names=names)["waiting"]
+        changed = node.actions["retry-routes"](destinations=one)["waiting"]
     else:
-        changed = node.actions["pause-routes"](names=names, paused=action == "pause")["changed"]
+        changed = node.actions["pause-routes"](destinations=one, paused=action == "pause")["changed"]
     detail = f"route {route} to {destination}: {action}"
     audit.changed(AuditEvent.APPLICATION_ACTIVITY, Action.UPDATE, (), detail)
     return {"action": action, "changed": changed}
 
 
-def require_destination(node: Services, route: str, destination: str) -> str:
-    """Return the name in the ledger of a destination of a route.
+def require_destination(node: Services, route: str, destination: str) -> tuple[str, str]:
+    """Return the names of a route and of a destination that it has.
 
     Raises
     ------
@@ -90,7 +90,7 @@ def require_destination(node: Services, route: str, destination: str) -> str:
     to = node.settings.routes[name].to if name in node.settings.routes else ()
     if destination not in (to if name else node.settings.receivers):
         raise ResourceNotFound("destination of a route")
-    return f"{name}/{destination}"
+    return name, destination
 
 
 def acknowledge(

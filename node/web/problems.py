@@ -19,7 +19,7 @@ from node.index.nouns.deletions import NotThere, SeveralSeries
 from node.index.nouns.keyed_requests import KeyReused, KeyUnderWay, TooManyKeys
 from node.index.nouns.patients import NoSuchPatient
 from node.index.search.finder import QueryRefused
-from node.index.work.jobs import JobEnded, NoSuchJob, ResultThere
+from node.index.work.jobs import ResultThere
 from node.index.work.ledger import NoSuchWork, WorkEnded
 from node.index.work.routes import SendBeingCancelled
 from node.index.work.workitems import NoSuchWorkitem, WorkitemEnded
@@ -63,8 +63,6 @@ TYPES: tuple[tuple[type[VoxelnodeError], ProblemType], ...] = (
     (NotDecidable, types.NOT_DECIDABLE),
     (NoSuchPatient, types.NOT_FOUND),
     (SeveralSeries, types.AMBIGUOUS),
-    (NoSuchJob, types.NOT_FOUND),
-    (JobEnded, types.CONFLICT),
     (ResultThere, types.CONFLICT),
     (ResultRefused, types.RESULT_REFUSED),
     (ResultsBusy, types.BUSY),

@@ -15,6 +15,7 @@ from pydicom import FileDataset
 from node.audit.audit_log import Audit
 from node.conversion.pipeline import convert
 from node.index.work import deliveries
+from node.index.work.ledger import Lane
 from node.lifecycle.deletion import Order, delete
 from node.metrics import Metrics
 from node.notify.ledger import jittered_wait_seconds
@@ -51,7 +52,7 @@ def start(root: Root, audit: Audit) -> Iterator[Start]:
 
     def begin(receiver: Receiver, on: tuple[str, ...] = ALL, **options: Any) -> HookWorker:
         hook = HookSettings(on=on, url=receiver.url, **options)  # type: ignore[arg-type]
-        root.index.deliveries.begin_hooks({"one": "instance-stored" in on})
+        root.index.deliveries.begin("hook", {Lane("hook", "one"): "instance-stored" in on})
         channels.append(channel_of("one", hook))
         return HookWorker(
             "one", hook, channels[-1], root.index, Metrics(), audit, "VOXELNODE", root.results, root.clock
@@ -314,7 +315,7 @@ def test_what_was_deleted_is_told_no_more(root: Root, start: Start) -> None:
 def test_what_a_command_wrote_of_a_study_goes_with_the_study(root: Root, audit: Audit) -> None:
     series, other = make.ct_series(1), make.ct_series(1)
     hook = HookSettings(on=("series-quiet",), command=("echo", "Nemo^Captain"))
-    root.index.deliveries.begin_hooks({"one": False})
+    root.index.deliveries.begin("hook", {Lane("hook", "one"): False})
     worker = HookWorker(
         "one", hook, channel_of("one", hook), root.index, Metrics(), audit, "VOXELNODE", root.results, root.clock
     )
@@ -347,11 +348,11 @@ def test_a_deletion_between_reading_and_recording_loses_no_instance(root: Root, 
     with Receiver() as receiver:
         worker = start(receiver, ("instance-stored",))
         take(root, first)
-        read = root.index.deliveries.work("one", ("instance-stored",), 0, root.clock())
+        read = root.index.deliveries.work(Lane("hook", "one"), ("instance-stored",), 0, root.clock())
         assert len(read.new) == 3
         remove(root, "series", str(first[0].SeriesInstanceUID))
         take(root, second)
-        root.index.deliveries.settle("one", [], read.end, root.clock())
+        root.index.deliveries.settle(Lane("hook", "one"), [], read.end, root.clock())
         worker.work()
         told = [one.content["sop_instance_uid"] for one in receiver.received]
     assert told == [str(ds.SOPInstanceUID) for ds in second]
@@ -497,7 +498,7 @@ def test_a_hook_that_is_configured_no_more_is_forgotten(root: Root, start: Start
         worker = start(receiver, ("instance-stored",))
         take(root, make.ct_series(2))
         worker.work()
-    root.index.deliveries.begin_hooks({"two": False})
+    root.index.deliveries.begin("hook", {Lane("hook", "two"): False})
     assert [row["hook"] for row in rows(root, "SELECT hook FROM v_hooks")] == ["two"]
     assert {row["state"] for row in rows(root, "SELECT state FROM v_deliveries")} == {"dropped"}
 

@@ -37,6 +37,8 @@ from node.index.nouns.events import record_event
 from node.index.nouns.keyed_requests import KeyReused, KeyUnderWay
 from node.index.records import Arrived, ClaimedSeries, StoredFile
 from node.index.work.deliveries import lease_of
+from node.index.work.ledger import Lane
+from node.index.work.routes import lane_to
 from node.metrics import Metrics
 from node.settings.convert import Convert
 from tests import make
@@ -165,27 +167,27 @@ def test_hosts_that_claim_at_once_claim_each_series_once(hosts: Callable[[str], 
 
 def test_what_exists_once_is_done_by_one_living_host(hosts: Callable[[str], Host]) -> None:
     a, b = hosts("a"), hosts("b")
-    now, name = a.index.now(), lease_of("hook")
-    a.index.deliveries.begin_hooks({"hook": False})
+    now, name = a.index.now(), lease_of(Lane("hook", "hook"))
+    a.index.deliveries.begin("hook", {Lane("hook", "hook"): False})
     assert a.beat(now, name, "scrub") == {name, "scrub"}
     assert b.beat(now, name, "retention") == {"retention"}
-    cursors = a.index.deliveries.work("hook", ["series-quiet"], 0, now).end
+    cursors = a.index.deliveries.work(Lane("hook", "hook"), ["series-quiet"], 0, now).end
     b_later = now + LEASE + dt.timedelta(seconds=1)
     assert b.beat(b_later, name) == {name, "retention"}
     with pytest.raises(TurnLost):  # it was slow, and does not know
-        a.index.deliveries.settle("hook", [], cursors, now)
-    b.index.deliveries.settle("hook", [], cursors, now)
+        a.index.deliveries.settle(Lane("hook", "hook"), [], cursors, now)
+    b.index.deliveries.settle(Lane("hook", "hook"), [], cursors, now)
     with pytest.raises(UsageError, match="b was seen 0 s ago: stop it first"):
         a.index.hosts.forget("b", b_later)
     b.index.hosts.leave("b", b_later)
     add(b.index, now)
     assert b.index.series.claim_due(b_later) is not None
     assert a.beat(b_later, name) == {name, "scrub"}
-    b.member = replace(b.member, subscribers=["hook", "only/b"])
+    b.member = replace(b.member, subscribers=["hook/hook", "route/only/b"])
     b.beat(now, "b's", is_behind=True)
-    a.member = replace(a.member, subscribers=["hook"])
+    a.member = replace(a.member, subscribers=["hook/hook"])
     a.beat(b_later)
-    assert a.index.hosts.forget("b", b_later) == Forgotten(["only/b"], ["b's"], 1, True, [])
+    assert a.index.hosts.forget("b", b_later) == Forgotten(["route/only/b"], ["b's"], 1, True, [])
     with a.index.reading() as view:
         [row] = view.hosts.all(b_later)
         assert (row["name"], row["state"], row["leases"]) == ("a", "alive", [name, "scrub"])
@@ -203,18 +205,18 @@ def test_a_lease_is_not_used_after_its_end_and_asked_for_by_its_use() -> None:
 
 def test_a_start_deletes_no_hook_of_another_host(hosts: Callable[[str], Host]) -> None:
     a, b = hosts("a"), hosts("b")
-    a.member = Member("a", ["receive"], "1", ["mine", "route/to"], LEASE)
+    a.member = Member("a", ["receive"], "1", ["hook/mine", "route/route/to"], LEASE)
     a.beat(a.index.now())
-    a.index.deliveries.begin_hooks({"mine": False})
-    a.index.deliveries.begin_hooks({"route/to": False}, are_routes=True)
+    a.index.deliveries.begin("hook", {Lane("hook", "mine"): False})
+    a.index.deliveries.begin("route", {lane_to("route", "to"): False})
     b.beat(b.index.now())
-    b.index.deliveries.begin_hooks({})
-    b.index.deliveries.begin_hooks({}, are_routes=True)
-    assert a.index.deliveries.work("mine", ["series-quiet"], 0, a.index.now())
-    assert a.index.deliveries.work("route/to", ["series-quiet"], 0, a.index.now())
+    b.index.deliveries.begin("hook", {})
+    b.index.deliveries.begin("route", {})
+    assert a.index.deliveries.work(Lane("hook", "mine"), ["series-quiet"], 0, a.index.now())
+    assert a.index.deliveries.work(lane_to("route", "to"), ["series-quiet"], 0, a.index.now())
     a.index.hosts.leave("a", a.index.now())
     b.index.hosts.forget("a", b.index.now())
-    b.index.deliveries.begin_hooks({})
+    b.index.deliveries.begin("hook", {})
     with b.index.reading() as view:
         assert "mine" not in view.hooks.progress()
 
@@ -280,7 +282,7 @@ def test_no_host_claims_while_another_one_is_behind(hosts: Callable[[str], Host]
 @pytest.mark.slow
 def test_a_cursor_passes_no_event_that_is_still_to_be_committed(hosts: Callable[[str], Host]) -> None:
     a, b = hosts("a"), hosts("b")
-    a.index.deliveries.begin_hooks({"hook": False})
+    a.index.deliveries.begin("hook", {Lane("hook", "hook"): False})
     is_written, may_commit = threading.Event(), threading.Event()
 
     def record(index: Index, detail: str, *, slowly: bool = False) -> None:
@@ -295,7 +297,7 @@ def test_a_cursor_passes_no_event_that_is_still_to_be_committed(hosts: Callable[
     def followed() -> list[str]:
         with a.index.reading(wait=False, following=True) as view:
             streamed = [row["detail"] for row in view.events.since(0, 10)]
-        work = a.index.deliveries.work("hook", ["study-quiet"], 0, a.index.now())
+        work = a.index.deliveries.work(Lane("hook", "hook"), ["study-quiet"], 0, a.index.now())
         assert [pending.detail for pending in work.new] == streamed
         return streamed
 

@@ -15,6 +15,7 @@ import pytest
 
 from node.audit.audit_log import Audit
 from node.errors import OutOfResources
+from node.index.work.ledger import Lane
 from node.metrics import Metrics
 from node.notify.channel import Channel
 from node.notify.notifier import channel_of
@@ -37,13 +38,13 @@ Begin = Callable[..., HookWorker]
 def begin(root: Root) -> Iterator[Begin]:
     """Begin hooks with results on the root, which by default leave a PDF; their `work` is called by the test."""
     audit, channels = Audit(root.folder, "VOXELNODE", now=root.clock), list[Channel]()
-    names: dict[str, bool] = {}
+    names: dict[Lane, bool] = {}
 
     def begin_hook(name: str, on: Sequence[str] = ("series-quiet",), script: str = WRITE, **options: Any) -> HookWorker:
         by = options if "url" in options else {"command": ("/bin/sh", "-c", script, "{out}"), **options}
         hook = HookSettings(on=on, results=True, **by)  # type: ignore[arg-type]
-        names[name] = False
-        root.index.deliveries.begin_hooks(names)
+        names[Lane("hook", name)] = False
+        root.index.deliveries.begin("hook", names)
         channels.append(channel_of(name, hook))
         rest = audit, "VOXELNODE", root.results, root.clock
         return HookWorker(name, hook, channels[-1], root.index, Metrics(), *rest)

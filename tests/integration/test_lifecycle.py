@@ -30,7 +30,9 @@ from node.index.engine.place import IndexUnusable
 from node.index.models import Base
 from node.index.nouns.senders import MAX_QUIET_SECONDS, MIN_QUIET_SECONDS, MIN_SERIES, quiet_seconds_after
 from node.index.records import Arrived, ClaimedSeries, Outcome, StoredFile
-from node.index.work.deliveries import Attempt, Cursors, PendingEvent
+from node.index.work.deliveries import Cursors
+from node.index.work.ledger import Lane
+from node.index.work.messages import Attempt, PendingEvent
 from node.receive.ingest import Origin
 from node.receive.open_associations import OPEN_SECONDS, OpenAssociations
 from node.receive.quiet_times import quiet_seconds_of
@@ -487,9 +489,11 @@ def test_a_step_of_the_clock_changes_no_wait(root: Root, hours: int) -> None:
 def begin_retries(root: Root) -> None:
     """A message and a report that wait for another attempt, and a job that waits for its outcome, for 30 s."""
     due_at = root.clock() + dt.timedelta(seconds=30)
-    root.index.deliveries.begin_hooks({"one": False})
+    root.index.deliveries.begin("hook", {Lane("hook", "one"): False})
     pending = PendingEvent("id", "volume-written", root.clock(), "1.2")
-    root.index.deliveries.settle("one", [Attempt(pending, "waiting", 1, due_at)], Cursors(0, None, 0), root.clock())
+    root.index.deliveries.settle(
+        Lane("hook", "one"), [Attempt(pending, None, 1, due_at)], Cursors(0, None, 0), root.clock()
+    )
     root.index.work.add_commitment("1.3", "MODALITY", "127.0.0.1", [("1.4", "1.5")], root.clock(), due_at)
     job, _ = root.index.jobs.begin("one", pending, root.clock(), dt.timedelta(days=1))
     root.index.jobs.accepted(job.id, None, due_at, root.clock())
@@ -497,7 +501,7 @@ def begin_retries(root: Root) -> None:
 
 def due_retries(root: Root) -> tuple[int, bool]:
     """How many messages and whether a report are due."""
-    work = root.index.deliveries.work("one", ("volume-written",), 0, root.clock())
+    work = root.index.deliveries.work(Lane("hook", "one"), ("volume-written",), 0, root.clock())
     return len(work.again), root.index.work.due(("commitment",), root.clock()) != []
 
 
@@ -525,7 +529,7 @@ def test_a_clock_set_back_while_the_node_was_down_delays_no_message_and_no_commi
 def test_no_table_waits_by_a_clock_of_its_own() -> None:
     """What has a `due_at` is moved by `timers.shift`: a table that is new here must be added there, and above."""
     waiting = {table.name for table in Base.metadata.tables.values() if "due_at" in table.columns}
-    assert waiting == {"series", "deliveries", "work", "jobs"}
+    assert waiting == {"series", "work"}
 
 
 @pytest.mark.sqlite("hosts follow the clock of the server, which has no steps")

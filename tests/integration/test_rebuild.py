@@ -18,6 +18,7 @@ from node.conversion.pipeline import convert
 from node.index.engine.place import FILE_NAME, IndexUnusable
 from node.index.models import Base
 from node.index.nouns import received
+from node.index.work.ledger import Lane
 from node.settings.model import Settings, Storage
 from node.writers.options import WriteOptions
 from tests import make
@@ -82,7 +83,7 @@ def lived_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
         actions["set-account"](name="ann", role="admin", password_hash="$argon2$", who="test")
         actions["add-token"](name="ann", label="script", sha256="0" * 64, expires_at=None, who="test")
         actions["delete"](level="study", uid=study_of(root, third[0]), study_instance_uid=None, who="test")
-        index.deliveries.begin_hooks({"archive": True})
+        index.deliveries.begin("hook", {Lane("hook", "archive"): True})
         index.work.add_commitment("1.2.3", "CT1", "127.0.0.1", [("1.2", "1.2.3")], FAR, FAR)
         with index.keyed_requests.claimed("ann", "one", "0" * 64, FAR) as request:
             index.keyed_requests.finish(request.id, "{}")

@@ -28,6 +28,7 @@ from node.index.database.follower import IndexFollower
 from node.index.engine.place import IndexUnusable
 from node.index.records import Refused
 from node.index.work import deliveries
+from node.index.work.ledger import Lane
 from node.metrics import Metrics
 from node.notify.notifier import channel_of
 from node.notify.worker import HookWorker
@@ -165,7 +166,7 @@ def hook(root: Root) -> Iterator[Callable[..., HookWorker]]:
 
     def make_hook(receiver: Receiver, *on: Any, **options: Any) -> HookWorker:
         settings = HookSettings(on=on, url=receiver.url, **options)
-        root.index.deliveries.begin_hooks({"one": "instance-stored" in on})
+        root.index.deliveries.begin("hook", {Lane("hook", "one"): "instance-stored" in on})
         channel = channel_of("one", settings)
         made.append(
             HookWorker("one", settings, channel, root.index, Metrics(), audit, "VOXELNODE", root.results, root.clock)

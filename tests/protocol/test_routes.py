@@ -21,6 +21,7 @@ from pydicom.uid import RLELossless
 from node.audit.audit_log import Audit
 from node.children.decoder import Decoder
 from node.deidentify.pseudonyms import new_key_file
+from node.index.work.routes import lane_to
 from node.receive.ingest import Announced, Origin
 from node.routing.bucket import MAX_WHOLE_BYTES
 from node.routing.router import Router
@@ -66,15 +67,15 @@ class Source:
         router = Router(
             self.settings, self.node.ingest.archive, index, self.node.metrics, self.audit, decoder, lambda name: None
         )
-        wants = {worker.subscriber: worker.wants_instances for worker in router.workers}
-        self.dropped = index.deliveries.begin_hooks(wants, are_routes=True)
+        wants = {worker.lane: worker.wants_instances for worker in router.workers}
+        self.dropped = index.deliveries.begin("route", wants)
         for worker in router.workers:
             worker._now = self.clock  # type: ignore[assignment]
             self.opened.callback(worker._rest)
         return router
 
     def worker(self, name: str) -> RouteWorker:
-        return next(worker for worker in self.router.workers if worker.subscriber == name)
+        return next(worker for worker in self.router.workers if str(worker.lane) == f"route/{name}")
 
     def run(self, name: str) -> None:
         """Take the steps that are due now."""
@@ -168,10 +169,10 @@ def test_instances_are_sent_in_order_on_one_association_each_once(source: Callab
     assert pacs.associations == 1
     node.router = node.start()  # a restart sends nothing again, not even what a person replays
     key = (series[0].StudyInstanceUID, series[0].SeriesInstanceUID)
-    assert node.node.ingest.index.routes.replay("all/PACS", [key], False, node.clock()).delivered == 1
+    assert node.node.ingest.index.routes.replay(lane_to("all", "PACS"), [key], False, node.clock()).delivered == 1
     node.run("all/PACS")
     assert len(pacs.taken) == 5
-    assert len(node.node.ingest.index.routes.replay("all/PACS", [key], True, node.clock()).queued) == 1
+    assert len(node.node.ingest.index.routes.replay(lane_to("all", "PACS"), [key], True, node.clock()).queued) == 1
     node.run("all/PACS")
     assert pacs.taken == uids(series) * 2
     assert node.state()["delivered"] == 6
@@ -194,7 +195,7 @@ def test_what_a_destination_that_is_down_misses_waits_and_is_sent_when_it_is_bac
     pacs.up()
     node.run("all/PACS")
     assert pacs.taken == []  # its wait is not over
-    assert node.node.ingest.index.routes.retry(["all/PACS"], node.clock()) == 0
+    assert node.node.ingest.index.routes.retry([lane_to("all", "PACS")], node.clock()) == 0
     node.run("all/PACS")
     assert pacs.taken == uids(one) + uids(two)
     assert node.state()["trouble"] is None
@@ -233,7 +234,7 @@ def test_an_instance_that_is_refused_for_now_holds_its_study_and_a_final_refusal
     node.run("all/PACS")
     assert pacs.taken == uids(one)  # in order, although the second could have been sent before
     pacs.answer = lambda uid: 0
-    node.node.ingest.index.routes.retry(["all/PACS"], node.clock())
+    node.node.ingest.index.routes.retry([lane_to("all", "PACS")], node.clock())
     node.run("all/PACS")
     assert pacs.taken == uids(one) + uids(two)
 
@@ -325,13 +326,13 @@ def test_copies_are_changed_on_their_way_and_the_archive_keeps_what_came(
 def test_pauses_and_hours_hold_a_route_and_survive_a_restart(source: Callable[..., Source], pacs: Pacs) -> None:
     node = source({"all": Route(when="instance-stored", to=("PACS",))}, pacs.port)
     routes = node.node.ingest.index.routes
-    assert routes.pause(["all/PACS"], True) == 1
+    assert routes.pause([lane_to("all", "PACS")], True) == 1
     node.take(CT(2))
     node.router = node.start()
     node.run("all/PACS")
     assert pacs.taken == []
     assert node.state()["paused"] == 1
-    assert routes.pause(["all/PACS"], False) == 1
+    assert routes.pause([lane_to("all", "PACS")], False) == 1
     node.run("all/PACS")
     assert len(pacs.taken) == 2
 
@@ -377,7 +378,7 @@ def test_a_report_that_comes_later_on_an_association_of_the_peer_counts_also_wit
     node.quiet(series[0])
     node.run("all/PACS")
     assert until(lambda: node.rows("SELECT DISTINCT state FROM v_sent_instances") == [{"state": "confirmed"}])
-    unknown = {one.sop_instance_uid for one in node.node.ingest.index.routes.owed("all/PACS", node.clock())}
+    unknown = {one.sop_instance_uid for one in node.node.ingest.index.routes.owed(lane_to("all", "PACS"), node.clock())}
     assert unknown == set()
     assert not node.node.ingest.index.routes.note_commitment("2.25.1", set(), {}, node.clock())
     assert {row["sop_instance_uid"] for row in there.rows()}.isdisjoint(uids(series))
@@ -425,7 +426,7 @@ def test_a_bucket_has_each_instance_once_with_its_checksum_and_what_is_wrong_wit
 
         store.ask("PUT", "/scans")
         store.ask("PUT", "/scans?versioning", VERSIONED)
-        index.routes.retry(["all/BUCKET"], node.clock())
+        index.routes.retry([lane_to("all", "BUCKET")], node.clock())
         assert troubled("all/BUCKET") == "None"
         names = objects()
         assert len(names) == len(set(names)) == 12
@@ -440,17 +441,17 @@ def test_a_bucket_has_each_instance_once_with_its_checksum_and_what_is_wrong_wit
         for number, length in ((3, 1000), (5, MAX_WHOLE_BYTES)):  # first in parts, as what is large
             monkeypatch.setattr("node.routing.bucket.MAX_WHOLE_BYTES", length)
             store.ask("PUT", f"/scans/{names[number]}", "something else")
-            index.routes.replay("all/BUCKET", [key], True, node.clock())
+            index.routes.replay(lane_to("all", "BUCKET"), [key], True, node.clock())
             assert troubled("all/BUCKET") == "None"
             versions[names[number]] += 2  # only that one was written again
             assert Counter(objects()) == versions
 
-        index.routes.replay("all/BUCKET", [key], True, node.clock())
+        index.routes.replay(lane_to("all", "BUCKET"), [key], True, node.clock())
         store.ask("POST", "/moto-api/reset-auth", "0")  # from now on, only known keys may do anything
         told.append(troubled("all/BUCKET"))
         assert told[-1].endswith("InvalidAccessKeyId: correct the credentials")
         store.kill()
-        index.routes.retry(["all/BUCKET"], node.clock())
+        index.routes.retry([lane_to("all", "BUCKET")], node.clock())
         told.append(troubled("all/BUCKET"))
         assert told[-1].endswith("no answer")
         assert not [one for one in told if "hidden" in one or "MRN4711Q" in one]
@@ -468,7 +469,7 @@ def test_an_instance_that_is_refused_for_now_keeps_its_series_in_order_and_other
     node = source({"all": Route(when="study-quiet", to=("PACS",), attempts=2)}, pacs.port)
     one, two = CT(4, study_uid="1.2.3", series_uid="1.2.3.1"), CT(2, study_uid="1.2.3", series_uid="1.2.3.2")
     node.take(one + two)
-    node.node.ingest.index.routes.send("all/PACS", "1.2.3", None, node.clock())
+    node.node.ingest.index.routes.send(lane_to("all", "PACS"), "1.2.3", None, node.clock())
     pacs.answer = lambda uid: 0x0110 if uid == one[1].SOPInstanceUID else 0
     node.run("all/PACS")
     assert pacs.taken == [uids(one)[0], *uids(two)]

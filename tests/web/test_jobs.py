@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from node.index.nouns.accounts import Role
-from node.index.work.deliveries import PendingEvent
+from node.index.work.messages import PendingEvent
 from tests import make
 from tests.rows import view_rows
 from tests.web.conftest import Site

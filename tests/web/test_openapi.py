@@ -19,7 +19,7 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
 
 from node.index.nouns.accounts import Role
-from node.index.work.deliveries import PendingEvent
+from node.index.work.messages import PendingEvent
 from node.web.problem_types import MEDIA_TYPE, NOT_FOUND
 from tests import make
 from tests.web.conftest import Site, open_site

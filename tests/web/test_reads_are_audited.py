@@ -11,7 +11,7 @@ import pytest
 
 from node.deidentify.pseudonyms import new_key_file
 from node.extensions.worklist.performed import created
-from node.index.work.deliveries import PendingEvent
+from node.index.work.messages import PendingEvent
 from tests import make
 from tests.protocol.test_performed_steps import begun
 from tests.web.conftest import Site, every_route, open_site, until

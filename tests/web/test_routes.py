@@ -12,6 +12,7 @@ import pytest
 from node.audit.audit_log import Audit
 from node.children.decoder import Decoder
 from node.index.nouns.accounts import Role
+from node.index.work.routes import lane_to
 from node.routing.router import Router
 from node.settings.model import Destination, Route
 from node.web.api.models import RouteResource
@@ -32,8 +33,8 @@ def run(site: Site, *names: str, decoder: Decoder | None = None) -> None:
     router = Router(
         site.services.settings, site.store.archive, index, site.store.metrics, audit, decoder or own, lambda name: None
     )
-    index.deliveries.begin_hooks({one.subscriber: one.wants_instances for one in router.workers}, are_routes=True)
-    workers = [one for one in router.workers if one.subscriber in names]
+    index.deliveries.begin("route", {one.lane: one.wants_instances for one in router.workers})
+    workers = [one for one in router.workers if str(one.lane).removeprefix("route/") in names]
     try:
         for worker in workers:
             while worker.step() == 0.0:
@@ -130,10 +131,8 @@ def test_a_series_is_deleted_only_when_every_destination_keeps_it_and_nobody_wai
     routes["last"] = Route(when="study-quiet", to=("two",))
     here = start_site({"destinations": folders, "routes": routes})
     index = here.store.index
-    index.deliveries.begin_hooks(
-        {"away/one": True, "away/two": True, "other/one": False, "last/two": False, "/one": False, "/two": False},
-        are_routes=True,
-    )
+    wanted = {"away/one": True, "away/two": True, "other/one": False, "last/two": False, "/one": False, "/two": False}
+    index.deliveries.begin("route", {lane_to(*name.split("/")): wants for name, wants in wanted.items()})
     first, late = make.ct_series(4, study_uid="1.2.3", series_uid="1.2.3.1"), []
     late = first[3:]
 

@@ -16,6 +16,7 @@ from node.archive.remote import fetching
 from node.bids.content import NiftiCopy
 from node.bids.sources import IndexSource
 from node.index.database.index import reading
+from node.index.work.ledger import Lane
 from node.lifecycle.export import export
 from node.lifecycle.uploads import Uploads
 from node.notify.notifier import channel_of
@@ -41,7 +42,7 @@ def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Far]:
     folder = tmp_path_factory.mktemp("far")
     (folder / "store").mkdir()
     site = open_site(folder / "root", storage={"url": f"file://{folder}/store", "cache_bytes": 0})
-    site.store.index.deliveries.begin_hooks({"copy": False})
+    site.store.index.deliveries.begin("hook", {Lane("hook", "copy"): False})
     site.take(*make.ct_series(3, StudyInstanceUID=STUDY, SeriesInstanceUID=SERIES))
     site.convert()
     made = {path.name: path.read_bytes() for path in site.root.glob("volumes/*/*/*/*")}

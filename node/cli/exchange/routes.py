@@ -164,7 +164,7 @@ def replay(
     command waits until all have found room. If it is interrupted, the same command continues.
     """
     settings = settings_for_change(config, root)
-    subscribers = _subscribers(settings, name)
+    destinations = _destinations(settings, name)
 
     from node.control.repository import is_held, perform_action
     from node.index.database.index import reading
@@ -175,11 +175,13 @@ def replay(
     with reading(settings.storage.root, settings.index.url) as index:
         found = list(index.facts.selected(selector))[::-1]
     total: dict[str, Any] = {"series": len(found), "queued": 0, "waiting": 0, "sent": 0, "left": 0, "dry_run": dry_run}
-    for subscriber in subscribers if not dry_run else ():
+    for route, destination in destinations if not dry_run else ():
         left = found
         while left:
             chunk, rest = left[:MAX_REPLAYED], left[MAX_REPLAYED:]
-            done = perform_action(settings, "replay-route", name=subscriber, series=chunk, again=again)
+            done = perform_action(
+                settings, "replay-route", route=route, destination=destination, series=chunk, again=again
+            )
             total["queued"] += len(done["queued"])
             total["waiting"] += done["waiting"]
             total["sent"] += done["delivered"]
@@ -202,19 +204,19 @@ def replay(
 
 def _perform(name: str, config: ConfigFile, root: Root, action: str, **arguments: Any) -> dict[str, Any]:
     settings = settings_for_change(config, root)
-    names = _subscribers(settings, name)
+    destinations = _destinations(settings, name)
 
     from node.control.repository import perform_action
 
-    return perform_action(settings, action, names=names, **arguments)
+    return perform_action(settings, action, destinations=destinations, **arguments)
 
 
-def _subscribers(settings: Settings, name: str) -> list[str]:
-    """Return the names in the ledger of a route, or of one of its destinations."""
+def _destinations(settings: Settings, name: str) -> list[tuple[str, str]]:
+    """Return the destinations of a route, or the one that is named, each with the name of the route."""
     route_name, slash, destination = name.partition("/")
     if route_name not in settings.routes and (route_name or not slash):
         raise UsageError(f"there is no route {route_name!r}{nearest(route_name, settings.routes)}")
     to = settings.routes[route_name].to if route_name else settings.receivers
     if slash and destination not in to:
         raise UsageError(f"{destination!r} is no destination of {route_name or BY_HAND}{nearest(destination, to)}")
-    return [f"{route_name}/{each}" for each in ([destination] if slash else to)]
+    return [(route_name, each) for each in ([destination] if slash else to)]

@@ -135,15 +135,15 @@ def created_model(workitem: CreatedWorkitem | ProcedureStep) -> Json:
 
 
 def own_model(
-    workitem: CreatedWorkitem | ProcedureStep,
+    step: ProcedureStep,
     settings: Settings,
     base: str,
     instances: Sequence[tuple[str, str]] | None = None,
 ) -> Json:
-    """Return a workitem that the node performs, and that has a row, as a data set; see `workitem_model`."""
-    uids = [uid for uid in (workitem.study_instance_uid, workitem.series_instance_uid) if uid is not None]
+    """Return work of the node as a data set; see `workitem_model`."""
+    uids = [uid for uid in (step.study_instance_uid, step.series_instance_uid) if uid is not None]
     here = {"WADORSRetrievalSequence": [{"RetrieveURL": resource_url(base, *uids)}]}
-    [inputs] = values_of(workitem.attributes, "InputInformationSequence")
+    [inputs] = values_of(step.attributes, "InputInformationSequence")
     stored = {**inputs, **elements(here)}
     if instances is not None:
         references = [
@@ -151,21 +151,21 @@ def own_model(
         ]
         stored |= elements({"ReferencedSOPSequence": references})
     output: list[Json] = []
-    of = (workitem.work_of or "").rpartition("/")[2]
+    of = step.lane.destination or step.lane.name
     peer = settings.peers.get(of)
     added: Json = {}
-    if workitem.work == "retrieval":
+    if step.lane.kind == "retrieval":
         output = [_sorted(stored)] if instances else []
         at_peer = {"DICOMRetrievalSequence": [{"RetrieveAETitle": peer.ae_title}]} if peer is not None else {}
         stored = {**inputs, **elements(at_peer)}
-    elif workitem.work == "send":
+    elif step.lane.kind == "route":
         added = elements({"OutputDestinationSequence": _destination(settings, of)})
     performed = [
         _sorted({**item, **_sequence("OutputInformationSequence", output), **elements(_station(settings))})
-        for item in values_of(workitem.attributes, PERFORMED)
+        for item in values_of(step.attributes, PERFORMED)
     ]
     added |= _sequence("InputInformationSequence", [_sorted(stored)]) | _sequence(PERFORMED, performed)
-    return _sorted({**created_model(workitem), **added})
+    return _sorted({**created_model(step), **added})
 
 
 def _destination(settings: Settings, name: str) -> list[dict[str, Any]]:

@@ -29,7 +29,6 @@ from node.extensions.workitems.workitem_model import (
 )
 from node.extensions.worklist.entries import checked_data_set
 from node.index.work.created_workitems import CreatedWorkitem
-from node.index.work.jobs import JobEnded, NoSuchJob
 from node.index.work.ledger import NoSuchWork, WorkEnded
 from node.index.work.procedure_steps import ProcedureStep
 from node.index.work.workitems import Workitem
@@ -259,10 +258,10 @@ def retrieve_workitem(request: Request, found: Requested, audit: RequestAudit, n
     with node.index.reading() as index:
         if isinstance(found, ProcedureStep):
             instances = index.procedure_steps.instances(found, MAX_REFERENCED_INSTANCES)
-        elif isinstance(found, CreatedWorkitem):
-            instances = index.created_workitems.instances(found, MAX_REFERENCED_INSTANCES)
-        else:
+        elif isinstance(found, Workitem):
             instances = index.workitems.instances(found.series_id, MAX_REFERENCED_INSTANCES)
+        else:
+            instances = []
     audit.accessed([_about(found)], "workitem")
     model = _model(found, node, base_url(request), instances)
     answers = [encoded_model(model, as_xml=form.media_type == DICOM_XML)]
@@ -272,7 +271,7 @@ def retrieve_workitem(request: Request, found: Requested, audit: RequestAudit, n
 def _model(found: Found, node: Services, base: str, instances: Sequence[tuple[str, str]] | None = None) -> Json:
     if isinstance(found, Workitem):
         return workitem_model(found, node.settings.dicom.ae_title, base, instances)
-    if found.work is None:
+    if isinstance(found, CreatedWorkitem):
         return created_model(found)
     return own_model(found, node.settings, base, instances)
 
@@ -292,7 +291,7 @@ def _cancel(
     asked = checked_request(checked_data_set(read_data_set(request, body, MAX_PAYLOAD_BYTES) or {}))
     if isinstance(found, Workitem):
         status = _cancel_conversion(found, audit, node)
-    elif found.work is not None:
+    elif isinstance(found, ProcedureStep):
         status = _cancel_work(found, account, audit, node)
     else:
         status = node.index.workitems.request_cancel(found.sop_instance_uid, asked, node.ingest.now())
@@ -318,26 +317,21 @@ def _cancel_conversion(found: Workitem, audit: RequestAudit, node: Services) -> 
     return Status.SUCCESS
 
 
-def _cancel_work(
-    found: CreatedWorkitem | ProcedureStep, account: Caller, audit: RequestAudit, node: Services
-) -> Status:
+def _cancel_work(found: ProcedureStep, account: Caller, audit: RequestAudit, node: Services) -> Status:
     """End what the node sends or retrieves, or has a hook do."""
     states = transition(Event.REQUEST_CANCEL, found.state)
     if isinstance(states, Status):
         return states
-    uid, key = found.sop_instance_uid, found.work_key or ""
     try:
-        if found.work == "retrieval":
-            cancel_retrieval(node, account, audit, key)
-        elif found.work == "job":
-            node.actions["cancel-job"](job=key, who=account.name)
+        if found.lane.kind == "retrieval":
+            cancel_retrieval(node, account, audit, found.key)
+        elif found.lane.kind == "job":
+            node.actions["cancel-job"](job=found.key, who=account.name)
         else:
-            status = node.index.own_workitems.request_cancel(uid, account.name)
-            if status == Status.SUCCESS:
-                audit.changed(AuditEvent.BEGIN_TRANSFERRING, Action.EXECUTE, [_about(found)], "a send was cancelled")
-            return status
-    except (JobEnded, NoSuchJob, NoSuchWork, WorkEnded):  # meanwhile
-        now = workitem_with_uid(node, uid)
+            node.index.work.cancel(found.id, account.name, node.ingest.now())
+            audit.changed(AuditEvent.BEGIN_TRANSFERRING, Action.EXECUTE, [_about(found)], "a send was cancelled")
+    except (NoSuchWork, WorkEnded):  # meanwhile
+        now = workitem_with_uid(node, found.sop_instance_uid)
         ended = transition(Event.REQUEST_CANCEL, now.state if now is not None else None)
         return ended if isinstance(ended, Status) else Status.NO_PERFORMER
     return Status.SUCCESS
@@ -366,7 +360,7 @@ def _of_client(found: Found) -> CreatedWorkitem:
     HTTPException
         409
     """
-    if not isinstance(found, CreatedWorkitem) or found.work is not None:
+    if not isinstance(found, CreatedWorkitem):
         why = "the node performs this workitem itself: only its cancellation can be requested"
         raise _warned(409, INCONSISTENT, why)
     return found

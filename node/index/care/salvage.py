@@ -24,7 +24,7 @@ from typing import Any
 from sqlalchemy import Boolean, Connection, CursorResult, insert, select, update
 from sqlalchemy.exc import DataError, IntegrityError
 
-from node.index.care.former_work import former_work
+from node.index.care.former_work import former_subscribers, former_work, workitems_of_clients
 from node.index.engine.backend import backend_of
 from node.index.engine.repository import IndexRepository, on_writer
 from node.index.models import OPEN_STATES, STORE, Base, ConflictRow, ImageRow, VolumeSourceRow
@@ -38,9 +38,9 @@ HISTORY = (
 )  # fmt: skip
 """Tables that are taken over row by row, with the numbers of their rows."""
 
-WORK = ("hooks", "deliveries", "jobs", "results", "work", "workitems")
-"""Tables of what is owed to others and was asked of the node, which are taken over in the same way; `former_work` has
-what an index had of it before the first release."""
+WORK = ("subscribers", "work", "results")
+"""Tables of what is owed to others, which are taken over in the same way; `former_work` has what an index had of it
+before the first release."""
 
 FACTS = ("source", "calling_ae_title", "called_ae_title", "peer", "received_at")
 """How an instance came, in columns of `images`."""
@@ -140,10 +140,12 @@ class SalvageRepository(IndexRepository):
     @on_writer
     def begin(self, connection: Connection, old: OldIndex) -> None:
         """Take over what must be there before deletions are finished and files are indexed, into an empty index."""
+        _insert(connection, old, "subscribers", former_subscribers(old))
+        _insert(connection, old, "work", former_work(old))
         for table in (*HISTORY, *WORK):
             rows = old.rows(table, _names(table))
             _insert(connection, old, table, filter(_is_harmless, rows) if table == "tombstones" else rows)
-        _insert(connection, old, "work", former_work(old))
+        _insert(connection, old, "workitems", workitems_of_clients(old, _names("workitems")))
         _insert(connection, old, "patients", _merged_patients(old))
         # Their files are not indexed: other files of the same instances are.
         kept = (row for row in old.rows("conflicts", _names("conflicts")) if row["key"] is not None)
@@ -298,7 +300,7 @@ def _compare_digests(connection: Connection, old: OldIndex, now: dt.datetime) ->
 
 def _take_over_ids(connection: Connection) -> None:
     """Number the instances as before: a hook has finished all of them up to a number."""
-    cursor = _run(connection, "SELECT max(image_id) FROM hooks").scalar()
+    cursor = _run(connection, "SELECT max(image_id) FROM subscribers").scalar()
     if cursor is None:
         return
     numbers = "SELECT max(id) AS id FROM old_images UNION ALL SELECT max(id) FROM images"

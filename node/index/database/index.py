@@ -49,7 +49,6 @@ from node.index.search.finder import Finder
 from node.index.work.deliveries import DeliveryRepository
 from node.index.work.jobs import JobRepository
 from node.index.work.ledger import WorkRepository
-from node.index.work.own_workitems import OwnWorkitemRepository
 from node.index.work.routes import RouteRepository
 from node.index.work.workitems import WorkitemRepository
 from node.metrics import Metrics
@@ -160,7 +159,6 @@ class Index:
         self.jobs = JobRepository(writer, self._watcher)
         self.keyed_requests = KeyedRequestRepository(writer, self._watcher)
         self.objects = ObjectRepository(writer, self._watcher, host if has_roots else None)
-        self.own_workitems = OwnWorkitemRepository(writer, self._watcher)
         self.patients = PatientRepository(writer, self._watcher)
         self.performed_steps = PerformedStepRepository(writer, self._watcher)
         self.problems = ProblemRepository(writer, self._watcher)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from sqlalchemy import ClauseElement, Connection, Dialect, literal_column
 
-from node.index.engine.sql import JsonEach, JsonNumber, JsonText, Position, RootFolder, Unindexed
+from node.index.engine.sql import JsonEach, JsonNumber, JsonText, RootFolder, Unindexed
 
 CERTAINTY = """
     CASE WHEN se.verdict <> 'complete' THEN se.verdict
@@ -32,6 +32,16 @@ _YEARS = """
 """Of an Age String (PS3.5 6.2) such as ``018M``."""
 
 
+_MESSAGE_STATE = """
+    CASE coalesce(w.outcome, w.state) WHEN 'succeeded' THEN 'delivered' WHEN 'failed' THEN 'given-up'
+         WHEN 'cancelled' THEN 'dropped' ELSE coalesce(w.outcome, w.state) END"""
+
+_OF_IT = "w.kind = h.kind AND w.name = h.name AND w.destination = h.destination"
+_COUNTS = f"""(SELECT count(*) FROM work w WHERE {_OF_IT} AND w.outcome IS NULL) AS waiting,
+                   (SELECT count(*) FROM work w WHERE {_OF_IT} AND w.outcome = 'failed') AS given_up"""
+"""Messages of a hook or a destination of a route."""
+
+
 class _Words:
     """What an engine says for a construct, whose columns are named as in the text of the view."""
 
@@ -50,15 +60,6 @@ class _Words:
 
     def unindexed(self, column: str) -> str:
         return self._say(Unindexed(literal_column(column)))
-
-    def slash(self, column: str) -> str:
-        """Where the slash is in a name such as ``night/pacs``; 0 if there is none."""
-        return self._say(Position(literal_column(column), literal_column("'/'")))
-
-    def route_and_destination(self, column: str) -> str:
-        """The two halves of such a name as columns."""
-        slash = self.slash(column)
-        return f"substr({column}, 1, {slash} - 1) AS route, substr({column}, {slash} + 1) AS destination"
 
     def _say(self, element: ClauseElement) -> str:
         return str(element.compile(dialect=self._dialect))
@@ -184,36 +185,35 @@ def views(dialect: Dialect) -> dict[str, str]:
             FROM work WHERE kind = 'commitment'""",
         "v_hooks": f"""
             SELECT h.name AS hook, {INSTANCES_BEHIND} AS instances_behind,
-                   (SELECT count(*) FROM deliveries d WHERE d.hook = h.name AND d.state = 'waiting') AS waiting,
-                   (SELECT count(*) FROM deliveries d WHERE d.hook = h.name AND d.state = 'given-up') AS given_up,
+                   {_COUNTS},
                    h.delivered, h.delivered_at
-            FROM hooks h WHERE {say.slash("h.name")} = 0""",
+            FROM subscribers h WHERE h.kind = 'hook'""",
         "v_deliveries": f"""
-            SELECT message_id, hook, event, study_instance_uid, series_instance_uid, sop_instance_uid, revision, detail,
-                   happened_at, state, attempts, due_at, reason, output, last_at
-            FROM deliveries WHERE {say.slash("hook")} = 0""",
+            SELECT w."key" AS message_id, w.name AS hook, w.event, w.study_instance_uid, w.series_instance_uid,
+                   w.sop_instance_uid, w.revision, {say.text("w.payload", "detail")} AS detail, w.happened_at,
+                   {_MESSAGE_STATE} AS state, w.attempts, w.due_at, w.reason,
+                   {say.text("w.payload", "output")} AS output, w.tried_at AS last_at
+            FROM work w WHERE w.kind = 'hook'""",
         "v_routes": f"""
-            SELECT {say.route_and_destination("h.name")}, h.paused, h.trouble, h.trouble_since, h.retry_at,
+            SELECT h.name AS route, h.destination, h.paused, h.trouble, h.trouble_since, h.retry_at,
                    {INSTANCES_BEHIND} AS instances_behind,
                    CASE WHEN h.image_id IS NULL THEN (
                        SELECT count(DISTINCT e.series_instance_uid) FROM events e WHERE e.id > h.event_id
                    ) END AS series_behind,
-                   (SELECT count(*) FROM deliveries d WHERE d.hook = h.name AND d.state = 'waiting') AS waiting,
-                   (SELECT min(d.happened_at) FROM deliveries d WHERE d.hook = h.name AND d.state = 'waiting')
-                       AS waiting_since,
-                   (SELECT count(*) FROM deliveries d WHERE d.hook = h.name AND d.state = 'given-up') AS given_up,
-                   (SELECT count(*) FROM sent_instances s WHERE s.subscriber = h.name AND s.state IN ('owed', 'asked'))
-                       AS unconfirmed,
+                   {_COUNTS},
+                   (SELECT min(w.happened_at) FROM work w WHERE {_OF_IT} AND w.outcome IS NULL) AS waiting_since,
+                   (SELECT count(*) FROM sent_instances s WHERE s.route = h.name AND s.destination = h.destination
+                    AND s.state IN ('owed', 'asked')) AS unconfirmed,
                    h.delivered, h.delivered_at
-            FROM hooks h WHERE {say.slash("h.name")} > 0""",
+            FROM subscribers h WHERE h.kind = 'route'""",
         "v_route_messages": f"""
-            SELECT message_id, {say.route_and_destination("hook")}, event, study_instance_uid, series_instance_uid,
-                   sop_instance_uid, revision, happened_at, state, attempts, due_at, reason, last_at
-            FROM deliveries WHERE {say.slash("hook")} > 0""",
-        "v_sent_instances": f"""
-            SELECT {say.route_and_destination("s.subscriber")}, st.study_instance_uid, se.series_instance_uid,
-                   i.sop_instance_uid, s.sop_instance_uid AS sent_sop_instance_uid, s.sha256, s.state, s.sent_at,
-                   s.asked_at, s.confirmed_at
+            SELECT w."key" AS message_id, w.name AS route, w.destination, w.event, w.study_instance_uid,
+                   w.series_instance_uid, w.sop_instance_uid, w.revision, w.happened_at, {_MESSAGE_STATE} AS state,
+                   w.attempts, w.due_at, w.reason, w.tried_at AS last_at
+            FROM work w WHERE w.kind = 'route'""",
+        "v_sent_instances": """
+            SELECT s.route, s.destination, st.study_instance_uid, se.series_instance_uid, i.sop_instance_uid,
+                   s.sop_instance_uid AS sent_sop_instance_uid, s.sha256, s.state, s.sent_at, s.asked_at, s.confirmed_at
             FROM sent_instances s JOIN images i ON i.id = s.image_id JOIN series se ON se.id = i.series_id
             JOIN studies st ON st.id = se.study_id""",
     }

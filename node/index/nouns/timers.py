@@ -13,14 +13,10 @@ from typing import Any
 from sqlalchemy import Connection, Row, select, update
 
 from node.index.engine.repository import IndexRepository, on_writer
-from node.index.models import OPEN_STATES, DeliveryRow, JobRow, SeriesRow, StudyRow
+from node.index.models import OPEN_STATES, SeriesRow, StudyRow
 from node.index.nouns.waits import last_sign, shifted
-from node.index.work.jobs import OPEN
 from node.index.work.ledger import correct_due, shift_due
 from node.retries import MAX_WAIT_SECONDS
-
-_RETRIED = ((DeliveryRow, DeliveryRow.state == "waiting"),)
-"""Rows that are tried again, and when they wait for it."""
 
 
 class TimerRepository(IndexRepository):
@@ -43,11 +39,6 @@ class TimerRepository(IndexRepository):
     def _shift(self, connection: Connection, step: dt.timedelta) -> None:
         for row in connection.execute(select(SeriesRow).where(SeriesRow.state.in_(OPEN_STATES))).all():
             _shift_series(connection, row, step)
-        for table, waits in (*_RETRIED, (JobRow, JobRow.state.in_(OPEN))):
-            waiting = select(table.id, table.due_at).where(waits, table.due_at.is_not(None))
-            for id, due_at in connection.execute(waiting).all():
-                if due_at is not None:  # as the condition says, which the type checker cannot read
-                    connection.execute(update(table).where(table.id == id).values(due_at=due_at + step))
         shift_due(connection, step)
         closed = select(StudyRow.id, StudyRow.closed_at).where(StudyRow.closed_at.is_not(None))
         for study in connection.execute(closed).all():
@@ -62,8 +53,6 @@ class TimerRepository(IndexRepository):
             if begun > now:
                 _shift_series(connection, row, now - begun)
         longest = now + dt.timedelta(seconds=MAX_WAIT_SECONDS)
-        for table, waits in _RETRIED:
-            connection.execute(update(table).where(waits, table.due_at > longest).values(due_at=now))
         correct_due(connection, longest, now)
         connection.execute(update(StudyRow).where(StudyRow.closed_at > now).values(closed_at=now))
 

@@ -1,10 +1,10 @@
-"""The ledger of hooks and routes: the progress of each, messages that wait for another attempt, and those that failed.
+"""Deliveries: how far each hook and each destination of a route is in what happened.
 
-Its subscribers are hooks, and the destinations of routes, whose names have the form ROUTE/DESTINATION (`subscriber`).
-Every message is delivered at least once. A subscriber reads the rows of `events` and `images` after its cursors, and a
-cursor moves in the transaction that records the outcome of the attempts. If the process dies between an attempt and
-that commit, the next start delivers the message again, with the same message id. The table `deliveries` holds the
-messages that wait for another attempt, and the outcome of all messages except those of single instances.
+These are the subscribers; each is a lane of the ledger, which has its messages (`node.index.work.messages`). Every
+message is delivered at least once. A subscriber reads the rows of `events` and `images` after its cursors, and a cursor
+moves in the transaction that records what became of the attempts. If the process dies between an attempt and that
+commit, the next start delivers the message again, with the same message id. The ledger has the messages that wait for
+another attempt, and the outcome of all but those of single instances that were taken at once.
 
 One writer commits ids in ascending order. Several hosts do not: a cursor stops before ids that may still be committed
 (`node.index.engine.backend.Settled`), and one host at a time delivers to a subscriber. SQLite reuses the highest ids of
@@ -19,37 +19,40 @@ import uuid
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, delete, func, select, update
-from sqlalchemy.orm import aliased, join
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, delete, func, or_, select, update
+from sqlalchemy.orm import join
 
 from node.index.converted import SeriesKey
 from node.index.engine.backend import Settled, is_settled
 from node.index.engine.repository import IndexRepository, on_reader, on_writer
 from node.index.engine.sql import insert
-from node.index.models import DeliveryRow, EventRow, HookRow, ImageRow, SeriesRow, StudyRow
-from node.index.nouns.events import EventKind, record_event
+from node.index.models import EventRow, ImageRow, SeriesRow, StudyRow, SubscriberRow, WorkRow
+from node.index.nouns.events import EventKind
 from node.index.work import jobs
-from node.index.work.ledger import forget_study
-from node.index.work.own_workitems import OwnWork, Standing, end_others, follow
-from node.settings.model import HookEvent, RouteEvent
-
-MAX_READ_ROWS = 200
-"""Rows of each table that a hook reads at a time."""
+from node.index.work.ledger import Ended, Lane, end, forget_study, in_lane
+from node.index.work.messages import (
+    MAX_READ_ROWS,
+    Attempt,
+    LedgerEvent,
+    PendingEvent,
+    begin_again,
+    due_messages,
+    keep,
+    next_message_at,
+    retry,
+    waiting_among,
+    waiting_by_study,
+)
+from node.index.work.states import Kind, Outcome
+from node.settings.model import HookEvent
 
 MAX_WAITING = 1000
 """Messages of a hook that may wait for another attempt; at this limit, the hook reads no new rows."""
 
 MAX_REPLAYED = MAX_WAITING // 2
 """Waiting messages of a hook up to which a replay adds more, so that new events find room."""
-
-MAX_KEPT_ROWS = 10_000
-"""Rows of finished messages that are kept; older ones are deleted."""
-
-LedgerEvent = HookEvent | RouteEvent | Literal["replay", "send", "resend", "changed"]
-"""replay: a person sends a route over a series that is here; send: a person sends something to a destination; resend:
-the destination does not keep an instance that it took; changed: see `CHANGES`."""
 
 HOOK_EVENTS: Mapping[EventKind, HookEvent] = {
     "instance-replaced": "instance-stored",
@@ -71,30 +74,12 @@ WITH_VERDICT: tuple[EventKind, ...] = ("series-converted", "series-refused")
 CHANGES: tuple[EventKind, ...] = ("deleted", "patient-merged")
 """Kinds of events that a data set follows, as `changed`: what it has is no longer here, or is of another patient."""
 
+GIVEN_UP: tuple[Outcome, ...] = ("failed",)
+"""Outcomes of messages that a retry makes due again."""
+
 _OUTCOMES: tuple[EventKind, ...] = ("series-converted", "series-refused", "series-failed")
 
 _NAMESPACE = uuid.UUID("7a9c1f0e-5d43-4b6c-9a57-0c2f6f0b8e11")
-
-DeliveryState = Literal["waiting", "delivered", "given-up", "dropped", "skipped"]
-"""dropped: the object was deleted, or the hook does not want the message or is no longer configured; skipped: a data
-set leaves a series out, or keeps what is no longer here."""
-
-
-@dataclass(frozen=True, slots=True)
-class PendingEvent:
-    """An event to be delivered to a subscriber; `message_id` is the same each time the event is read."""
-
-    message_id: str
-    event: LedgerEvent
-    happened_at: dt.datetime
-    study_instance_uid: str
-    series_instance_uid: str | None = None
-    sop_instance_uid: str | None = None
-    revision: int | None = None
-    detail: str | None = None
-    attempts: int = 0  # so far
-    event_id: int | None = None  # row of `events`, if it was read from there
-    image_id: int | None = None  # row of `images`, if it was read from there
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +95,7 @@ class Cursors:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class Batch:
     """The messages that a hook has to deliver now.
 
     `again`: messages due for another attempt. `held`: studies with messages that are not due yet; `new` messages of
@@ -123,18 +108,6 @@ class Work:
     again: tuple[PendingEvent, ...] = ()
     held: frozenset[str] = frozenset()
     new: tuple[PendingEvent, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """The outcome of an attempt; `output` may hold patient data, `reason` never does."""
-
-    pending: PendingEvent
-    state: DeliveryState
-    attempts: int
-    due_at: dt.datetime | None = None
-    reason: str | None = None
-    output: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,41 +128,41 @@ class DeliveryRepository(IndexRepository):
     """The messages to the hooks of a node, and the progress of each hook."""
 
     @on_writer
-    def begin_hooks(
-        self, connection: Connection, wants_instances: Mapping[str, bool], *, are_routes: bool = False
-    ) -> int:
-        """Match the rows to the configuration: a new hook starts with the next event, a removed hook is deleted.
+    def begin(self, connection: Connection, kind: Kind, wants_instances: Mapping[Lane, bool]) -> int:
+        """Match the rows to the configuration: a new subscriber starts with the next event, a removed one is deleted.
 
         Runs at startup, for the hooks and for the destinations of routes. Returns the number of messages that waited
         for those that were removed, and are dropped.
 
         Parameters
         ----------
-        wants_instances : mapping of hook to bool
-            The configured hooks, and whether each wants messages of single instances.
+        wants_instances : mapping of Lane to bool
+            The configured subscribers of this kind, and whether each wants messages of single instances.
         """
-        names = list(wants_instances)
-        connection.execute(update(HookRow).where(HookRow.retry_at.is_not(None)).values(retry_at=None))
-        kept = [*names, *self._turn.others_subscribers(connection)]
-        gone = HookRow.name.not_in(kept), HookRow.name.contains("/") == are_routes
-        connection.execute(delete(HookRow).where(*gone))
-        orphans = update(DeliveryRow).where(
-            DeliveryRow.hook.not_in(kept), DeliveryRow.hook.contains("/") == are_routes, DeliveryRow.state == "waiting"
+        of_kind = SubscriberRow.kind == kind
+        connection.execute(
+            update(SubscriberRow).where(of_kind, SubscriberRow.retry_at.is_not(None)).values(retry_at=None)
         )
-        dropped = orphans.values(state="dropped", due_at=None, reason="it is no longer configured")
-        count = connection.execute(dropped).rowcount
-        if are_routes:
-            end_others(connection, kept, dt.datetime.now(dt.UTC))
+        kept = {str(lane) for lane in wants_instances} | self._turn.others_subscribers(connection)
+        for _, *names in connection.execute(select(*_LANE).where(of_kind)).all():
+            if str(lane := Lane(kind, *names)) not in kept:
+                connection.execute(delete(SubscriberRow).where(is_subscriber(lane)))
+        waits = WorkRow.kind == kind, WorkRow.outcome.is_(None)
+        count = 0
+        for route, to in connection.execute(select(WorkRow.name, WorkRow.destination).where(*waits).distinct()).all():
+            if str(lane := Lane(kind, route, to)) not in kept:
+                dropped = Ended("dropped", "it is no longer configured")
+                count += end(connection, dropped, dt.datetime.now(dt.UTC), in_lane(lane))
         last_event = connection.execute(select(func.coalesce(func.max(EventRow.id), 0))).scalar_one()
         last_image = connection.execute(select(func.coalesce(func.max(ImageRow.id), 0))).scalar_one()
-        for name, wanted in wants_instances.items():
-            values = {"name": name, "event_id": last_event, "rewinds": 0, "delivered": 0}
-            connection.execute(insert(HookRow).values(values).on_conflict_do_nothing())
-            image_id = func.coalesce(HookRow.image_id, last_image) if wanted else None
-            connection.execute(update(HookRow).where(HookRow.name == name).values(image_id=image_id))
+        for lane, wanted in wants_instances.items():
+            values = {**lane._asdict(), "event_id": last_event, "rewinds": 0, "delivered": 0}
+            connection.execute(insert(SubscriberRow).values(values).on_conflict_do_nothing())
+            image_id = func.coalesce(SubscriberRow.image_id, last_image) if wanted else None
+            connection.execute(update(SubscriberRow).where(is_subscriber(lane)).values(image_id=image_id))
         return count
 
-    def work(self, hook: str, events: Collection[LedgerEvent], seen_event: int, now: dt.datetime) -> Work:
+    def work(self, lane: Lane, events: Collection[LedgerEvent], seen_event: int, now: dt.datetime) -> Batch:
         """Return the messages that a hook has to deliver now, in the order of their events.
 
         Parameters
@@ -199,44 +172,41 @@ class DeliveryRepository(IndexRepository):
         seen_event : int
             Last row of `events` known to hold nothing for this hook; its stored cursor may be before that row.
         """
-        return self._work(hook, events, seen_event, now, self._turn.settled())
+        return self._work(lane, events, seen_event, now, self._turn.settled())
 
     @on_reader
     def _work(
         self,
         connection: Connection,
-        hook: str,
+        lane: Lane,
         events: Collection[LedgerEvent],
         seen_event: int,
         now: dt.datetime,
         settled: Settled | None,
-    ) -> Work:
-        row = connection.execute(select(HookRow).where(HookRow.name == hook)).one()
+    ) -> Batch:
+        row = connection.execute(select(SubscriberRow.__table__).where(is_subscriber(lane))).one()
         stored = Cursors(row.event_id, row.image_id, row.rewinds)
         begin = replace(stored, event_id=max(row.event_id, seen_event))
-        waiting = waiting_by_study(connection, hook)
-        again = _due(connection, hook, now) if waiting else ()
+        waiting = waiting_by_study(connection, lane)
+        again = due_messages(connection, lane, now) if waiting else ()
         rest = waiting - Counter(pending.study_instance_uid for pending in again)
         if waiting.total() >= MAX_WAITING:
-            return Work(stored, begin, begin, again, frozenset(rest))
+            return Batch(stored, begin, begin, again, frozenset(rest))
         new, end = _new(connection, begin, frozenset(events), settled)
-        return Work(stored, begin, end, again, frozenset(rest), new)
+        known = waiting_among(connection, lane, [pending.message_id for pending in new]) if waiting else ()
+        new = tuple(pending for pending in new if pending.message_id not in known)
+        return Batch(stored, begin, end, again, frozenset(rest), new)
 
     @on_reader
-    def next_due_at(self, connection: Connection, hook: str) -> dt.datetime | None:
-        """Return when the next message of a hook may be tried again, or None if no message waits.
-
-        Only the first message of each study counts: later ones queue up behind it, even if due earlier.
-        """
-        waiting = DeliveryRow.hook == hook, DeliveryRow.state == "waiting"
-        first = select(func.min(DeliveryRow.id)).where(*waiting).group_by(DeliveryRow.study_instance_uid)
-        return connection.execute(select(func.min(DeliveryRow.due_at)).where(DeliveryRow.id.in_(first))).scalar()
+    def next_due_at(self, connection: Connection, lane: Lane) -> dt.datetime | None:
+        """Return when the next message of a subscriber may be tried again, or None if no message waits."""
+        return next_message_at(connection, lane)
 
     @on_writer
     def settle(
-        self, connection: Connection, hook: str, attempts: Iterable[Attempt], cursors: Cursors, now: dt.datetime
+        self, connection: Connection, lane: Lane, attempts: Iterable[Attempt], cursors: Cursors, now: dt.datetime
     ) -> None:
-        """Record the outcome of attempts, and move the hook to `cursors`.
+        """Record what became of attempts, and move the subscriber to `cursors`.
 
         If ids of `images` may have been reused since `cursors` were read, the cursor on `images` stays, and the
         instances after it are delivered once more.
@@ -246,29 +216,21 @@ class DeliveryRepository(IndexRepository):
         TurnLost
             Another host delivers to this hook by now: it will deliver these messages once more.
         """
-        self._turn.require(connection, lease_of(hook))
+        self._turn.require(connection, lease_of(lane))
         delivered = 0
-        kept = []
         for attempt in attempts:
-            delivered += attempt.state == "delivered"
-            if attempt.state != "delivered" or attempt.pending.image_id is None:
-                kept.append(attempt)
-        for attempt in kept:
-            keep(connection, hook, attempt, now)
-        if kept:
-            newest = select(func.max(DeliveryRow.id)).scalar_subquery()
-            old = delete(DeliveryRow).where(DeliveryRow.state != "waiting", DeliveryRow.id <= newest - MAX_KEPT_ROWS)
-            connection.execute(old)
-        this = HookRow.name == hook
+            is_delivered = attempt.outcome == "succeeded"
+            delivered += is_delivered
+            if not is_delivered or attempt.pending.image_id is None:
+                keep(connection, lane, attempt, now)
         values: dict[str, Any] = {"event_id": cursors.event_id}
         if delivered:
-            values |= {"delivered": HookRow.delivered + delivered, "delivered_at": now}
-        connection.execute(update(HookRow).where(this).values(values))
+            values |= {"delivered": SubscriberRow.delivered + delivered, "delivered_at": now}
+        connection.execute(update(SubscriberRow).where(is_subscriber(lane)).values(values))
+        is_current = SubscriberRow.rewinds == cursors.rewinds, SubscriberRow.image_id.is_not(None)
         connection.execute(
-            update(HookRow).where(this, HookRow.rewinds == cursors.rewinds, HookRow.image_id.is_not(None)).values(
-                image_id=cursors.image_id
-            )
-        )  # fmt: skip
+            update(SubscriberRow).where(is_subscriber(lane), *is_current).values(image_id=cursors.image_id)
+        )
 
     @on_writer
     def retry(self, connection: Connection, hook: str, message_id: str | None, now: dt.datetime) -> int:
@@ -279,12 +241,11 @@ class DeliveryRepository(IndexRepository):
         message_id : str or None
             Only this message; None: all of them.
         """
-        these: ColumnElement[bool] = and_(DeliveryRow.hook == hook, DeliveryRow.state.in_(("given-up", "waiting")))
+        these = [in_lane(Lane("hook", hook)), or_(WorkRow.outcome.is_(None), WorkRow.outcome == "failed")]
         if message_id is not None:
-            these = and_(these, DeliveryRow.message_id == message_id)
-        jobs.replay(connection, hook, connection.scalars(select(DeliveryRow.message_id).where(these)).all())
-        again = {"state": "waiting", "attempts": 0, "due_at": now}
-        return connection.execute(update(DeliveryRow).where(these).values(again)).rowcount
+            these.append(WorkRow.key == message_id)
+        jobs.replay(connection, hook, connection.scalars(select(WorkRow.key).where(*these)).all())
+        return retry(connection, now, GIVEN_UP, *these)
 
     @on_writer
     def replay(
@@ -307,7 +268,7 @@ class DeliveryRepository(IndexRepository):
         before : datetime or None
             Queue also messages that were delivered before this moment; None: none that were delivered.
         """
-        room = MAX_REPLAYED - waiting_by_study(connection, hook).total()
+        room = MAX_REPLAYED - waiting_by_study(connection, Lane("hook", hook)).total()
         queued: list[str] = []
         states: Counter[str] = Counter()
         for number, key in enumerate(series):
@@ -323,9 +284,17 @@ class DeliveryRepository(IndexRepository):
         return Replay(queued, states["waiting"], states["delivered"], states["none"], [])
 
 
-def lease_of(hook: str) -> str:
-    """Return the name of the lease of the host that delivers to a hook, or to a destination of a route."""
-    return f"deliver/{hook}"
+def lease_of(lane: Lane) -> str:
+    """Return the name of the lease of the host that delivers to a subscriber."""
+    return f"deliver/{lane}"
+
+
+_LANE = SubscriberRow.kind, SubscriberRow.name, SubscriberRow.destination
+
+
+def is_subscriber(lane: Lane) -> ColumnElement[bool]:
+    """Return the condition of the row of a subscriber."""
+    return and_(*(column == value for column, value in zip(_LANE, lane, strict=True)))
 
 
 def _replayed(connection: Connection, events: Collection[HookEvent], series: SeriesKey) -> list[PendingEvent]:
@@ -348,59 +317,19 @@ def _queue(
     connection: Connection, hook: str, pending: PendingEvent, before: dt.datetime | None, now: dt.datetime
 ) -> str:
     """Let a message wait for its delivery, unless it does or was delivered after `before`; return the state it had."""
-    this = DeliveryRow.hook == hook, DeliveryRow.message_id == pending.message_id
-    row = connection.execute(select(DeliveryRow.state, DeliveryRow.last_at).where(*this)).first()
+    lane = Lane("hook", hook)
+    this = in_lane(lane), WorkRow.key == pending.message_id
+    row = connection.execute(select(WorkRow.id, WorkRow.outcome, WorkRow.tried_at).where(*this)).first()
+    if row is not None and row.outcome is None:
+        return "waiting"
     if row is None:
-        keep(connection, hook, Attempt(pending, "waiting", 0, now), now)
-        jobs.replay(connection, hook, [pending.message_id])
-        return "new"
-    is_done = row.state == "delivered" and (before is None or row.last_at is None or row.last_at >= before)
-    if row.state != "waiting" and not is_done:
-        again = {"state": "waiting", "attempts": 0, "due_at": now}
-        connection.execute(update(DeliveryRow).where(*this).values(again))
-        jobs.replay(connection, hook, [pending.message_id])
-        return "new"
-    return str(row.state)
-
-
-def waiting_by_study(connection: Connection, hook: str) -> Counter[str]:
-    """Count the waiting messages by study."""
-    rows = connection.execute(
-        select(DeliveryRow.study_instance_uid, func.count())
-        .where(DeliveryRow.hook == hook, DeliveryRow.state == "waiting")
-        .group_by(DeliveryRow.study_instance_uid)
-    )
-    return Counter({study: count for study, count in rows})
-
-
-def _due(connection: Connection, hook: str, now: dt.datetime) -> tuple[PendingEvent, ...]:
-    """Return the due messages, except those behind an earlier message of the same study that is not due yet.
-
-    This keeps the messages of a study in order.
-    """
-    earlier = aliased(DeliveryRow)
-    blocked = select(earlier.id).where(
-        earlier.hook == hook,
-        earlier.study_instance_uid == DeliveryRow.study_instance_uid,
-        earlier.state == "waiting",
-        earlier.due_at > now,
-        earlier.id < DeliveryRow.id,
-    )
-    rows = connection.execute(
-        select(DeliveryRow)
-        .where(DeliveryRow.hook == hook, DeliveryRow.state == "waiting", DeliveryRow.due_at <= now, ~blocked.exists())
-        .order_by(DeliveryRow.id)
-        .limit(MAX_READ_ROWS)
-    )
-    return tuple(map(pending_of, rows))
-
-
-def pending_of(row: Row[Any]) -> PendingEvent:
-    """Return the event of a row of ``deliveries``."""
-    return PendingEvent(
-        row.message_id, row.event, row.happened_at, row.study_instance_uid, row.series_instance_uid,
-        row.sop_instance_uid, row.revision, row.detail, row.attempts,
-    )  # fmt: skip
+        keep(connection, lane, Attempt(pending, None, 0, now), now)
+    elif row.outcome == "succeeded" and (before is None or row.tried_at is None or row.tried_at >= before):
+        return "delivered"
+    else:
+        begin_again(connection, now, WorkRow.id == row.id)
+    jobs.replay(connection, hook, [pending.message_id])
+    return "new"
 
 
 def _new(
@@ -490,74 +419,6 @@ def _message_id(*facts: object) -> str:
     return str(uuid.uuid5(_NAMESPACE, "\n".join(map(str, facts))))
 
 
-def keep(connection: Connection, hook: str, attempt: Attempt, now: dt.datetime) -> None:
-    """Write the row of a message."""
-    pending = attempt.pending
-    values = {
-        "state": attempt.state,
-        "attempts": attempt.attempts,
-        "due_at": attempt.due_at,
-        "reason": attempt.reason,
-        "output": attempt.output,
-        "last_at": now if attempt.attempts > pending.attempts else None,
-    }
-    names = (
-        "message_id", "event", "study_instance_uid", "series_instance_uid", "sop_instance_uid", "revision", "detail",
-        "happened_at",
-    )  # fmt: skip
-    row = {"hook": hook} | {name: getattr(pending, name) for name in names} | values
-    upsert = insert(DeliveryRow).values(row).on_conflict_do_update(index_elements=["hook", "message_id"], set_=values)
-    connection.execute(upsert)
-    if is_send(hook, pending):
-        follow(connection, send_of(hook, pending), _standing(attempt), now)
-    if attempt.state == "given-up":
-        record_event(
-            connection,
-            "message-given-up",
-            now,
-            study_instance_uid=pending.study_instance_uid,
-            series_instance_uid=pending.series_instance_uid,
-            sop_instance_uid=pending.sop_instance_uid,
-            revision=pending.revision,
-            detail=f"{_described(hook)} did not take {pending.event} in {attempt.attempts} attempts: {attempt.reason}",
-        )
-
-
-def is_send(hook: str, pending: PendingEvent) -> bool:
-    """Return whether a message is a workitem: of a route, and about more than one instance or a change of what is here.
-
-    Messages of single instances are so many that nobody watches them.
-    """
-    return "/" in hook and pending.sop_instance_uid is None and pending.event != "changed"
-
-
-def send_of(hook: str, pending: PendingEvent) -> OwnWork:
-    """Return what the workitem of a message follows."""
-    route = hook.partition("/")[0]
-    requested_by = f"route {route}" if route else "a person"
-    uids = pending.study_instance_uid, pending.series_instance_uid
-    return OwnWork("send", hook, pending.message_id, *uids, requested_by)
-
-
-def _standing(attempt: Attempt) -> Standing:
-    reason = attempt.reason or ""
-    match attempt.state:
-        case "waiting":
-            return Standing("IN PROGRESS" if attempt.attempts else "SCHEDULED", reason)
-        case "delivered":
-            return Standing("COMPLETED")
-        case "given-up":
-            return Standing("CANCELED", reason, is_failure=True)
-    return Standing("CANCELED", reason)
-
-
-def _described(name: str) -> str:
-    route, slash, destination = name.partition("/")
-    if not slash:
-        return f"hook {name}"
-    return f"{destination}, of route {route}," if route else destination
-
-
 def after_deletion(connection: Connection, study_instance_uid: str, now: dt.datetime) -> None:
     """Move the cursors back after rows of `images` were deleted: the next row may reuse an id that a cursor has passed.
 
@@ -565,9 +426,7 @@ def after_deletion(connection: Connection, study_instance_uid: str, now: dt.date
     which may name the patient.
     """
     last = select(func.coalesce(func.max(ImageRow.id), 0)).scalar_subquery()
-    connection.execute(update(HookRow).values(rewinds=HookRow.rewinds + 1))
-    connection.execute(update(HookRow).where(HookRow.image_id > last).values(image_id=last))
-    of_study = and_(DeliveryRow.study_instance_uid == study_instance_uid, DeliveryRow.output.is_not(None))
-    connection.execute(update(DeliveryRow).where(of_study).values(output=None))
+    connection.execute(update(SubscriberRow).values(rewinds=SubscriberRow.rewinds + 1))
+    connection.execute(update(SubscriberRow).where(SubscriberRow.image_id > last).values(image_id=last))
     jobs.forget_deleted(connection, study_instance_uid, now)
     forget_study(connection, study_instance_uid)

@@ -9,32 +9,30 @@ from __future__ import annotations
 
 import datetime as dt
 import secrets
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, insert, or_, select, update
 
-from node.dicom.unified_steps import State
 from node.errors import VoxelnodeError
 from node.index.engine.repository import IndexRepository, on_reader, on_writer
 from node.index.engine.rows import PagedRepository, Row
 from node.index.engine.sql import listed_in
-from node.index.models import ImageRow, JobRow, PatientRow, ResultRow, SeriesRow, StudyRow
+from node.index.models import ImageRow, PatientRow, ResultRow, SeriesRow, StudyRow, WorkRow
 from node.index.nouns.events import record_event
-from node.index.work.own_workitems import OwnWork, Standing, follow
-
-if TYPE_CHECKING:  # which tells jobs of replays and deletions
-    from node.index.work.deliveries import PendingEvent
+from node.index.work.ledger import Ended, Lane, NoSuchWork, WorkEnded, add, end, move
+from node.index.work.messages import PendingEvent
+from node.index.work.payloads import Assignment, document_of, payload_of
+from node.index.work.states import Outcome
 
 JobState = Literal["waiting", "running", "succeeded", "failed", "cancelled", "expired"]
 
 OPEN: tuple[JobState, ...] = ("waiting", "running")
 """States of a job that may still report."""
 
-MAX_KEPT_JOBS = 10_000
-"""Ended jobs without a result that are kept; older ones are deleted."""
+_IS_JOB, _IS_OPEN = WorkRow.kind == "job", WorkRow.outcome.is_(None)
 
 UNACCEPTED = dt.timedelta(days=2)
 """Time after which a job expires whose message was not accepted, beyond the time that its hook has for a job."""
@@ -46,11 +44,11 @@ TOKEN_PREFIX = "voxeljob_"
 """Begin of the tokens of jobs, which distinguishes them from those of accounts."""
 
 
-class NoSuchJob(VoxelnodeError):
+class NoSuchJob(NoSuchWork):
     """There is no such job; it may have been deleted with its study."""
 
 
-class JobEnded(VoxelnodeError):
+class JobEnded(WorkEnded):
     """The job has ended: it takes no reports and no results."""
 
 
@@ -105,37 +103,21 @@ class JobRepository(IndexRepository):
         """
         token = f"{TOKEN_PREFIX}{secrets.token_urlsafe(32)}"
         due_at = now + UNACCEPTED + job_time
-        its = JobRow.hook == hook, JobRow.message_id == pending.message_id, ~JobRow.replayed
-        connection.execute(update(JobRow).where(*its, JobRow.state == "expired").values(replayed=True))
-        row = connection.execute(select(JobRow.id, JobRow.tokens).where(*its)).first()
+        its = _IS_JOB, WorkRow.name == hook, WorkRow.cause == pending.message_id
+        connection.execute(update(WorkRow).where(*its, WorkRow.outcome == "expired").values(cause=None))
+        row = connection.execute(select(WorkRow.id, WorkRow.payload).where(*its)).first()
         if row is not None:
-            tokens = [*row.tokens, _digest(token)][-MAX_TOKENS:]
-            its_row = update(JobRow).where(JobRow.id == row.id)
-            connection.execute(its_row.values(tokens=tokens))
-            connection.execute(its_row.where(JobRow.state == "waiting").values(due_at=due_at))
+            assignment = _assignment(row.payload)
+            tokens = (*assignment.tokens, _digest(token))[-MAX_TOKENS:]
+            its_row = update(WorkRow).where(WorkRow.id == row.id)
+            connection.execute(its_row.values(payload=document_of(replace(assignment, tokens=tokens))))
+            connection.execute(its_row.where(WorkRow.state == "waiting").values(due_at=due_at))
             return _job(connection, row.id), token
-        values = {
-            name: getattr(pending, name)
-            for name in (
-                "message_id",
-                "event",
-                "study_instance_uid",
-                "series_instance_uid",
-                "revision",
-                "happened_at",
-            )
-        }
-        values |= {
-            "hook": hook,
-            "job_id": secrets.token_hex(16),
-            "state": "waiting",
-            "due_at": due_at,
-            "tokens": [_digest(token)],
-        }
-        values |= {"created_at": now, "changed_at": now}
-        added = connection.execute(insert(JobRow).values(values).returning(JobRow.id)).scalar_one()
-        _forget_old(connection)
-        _follow(connection, added, now)
+        names = "event", "study_instance_uid", "series_instance_uid", "revision", "happened_at"
+        values = {name: getattr(pending, name) for name in names}
+        values |= {"cause": pending.message_id, "requested_by": f"hook {hook}"[:64], "due_at": due_at}
+        assignment = Assignment(tokens=(_digest(token),))
+        added = add(connection, Lane("job", hook), secrets.token_hex(16), assignment, now, **values)
         return _job(connection, added), token
 
     @on_writer
@@ -143,26 +125,25 @@ class JobRepository(IndexRepository):
         self, connection: Connection, id: int, location: str | None, due_at: dt.datetime, now: dt.datetime
     ) -> None:
         """Record that a hook took the message of a job, and works on it until `due_at` at most."""
-        its = JobRow.id == id, JobRow.state == "waiting"
-        values = {"state": "running", "location": location, "due_at": due_at, "changed_at": now}
-        connection.execute(update(JobRow).where(*its).values(values))
-        _follow(connection, id, now)
+        assignment = _assignment(connection.execute(select(WorkRow.payload).where(WorkRow.id == id)).scalar_one())
+        payload = document_of(replace(assignment, location=location))
+        move(connection, "begin", now, WorkRow.id == id, tried_at=now, due_at=due_at, payload=payload)
 
     @on_writer
     def begin_here(self, connection: Connection, id: int, now: dt.datetime) -> None:
         """Record that a command or a plugin of this machine works on a job."""
-        _move(connection, id, "waiting", "running", now)
+        move(connection, "begin", now, WorkRow.id == id, tried_at=now)
 
     @on_writer
     def wait_here(self, connection: Connection, id: int, now: dt.datetime) -> None:
         """Record that a command or a plugin of this machine failed: the job waits for the next attempt."""
-        _move(connection, id, "running", "waiting", now)
+        move(connection, "postpone", now, WorkRow.id == id)
 
     @on_reader
     def cancelled_among(self, connection: Connection, job_ids: Collection[str]) -> set[str]:
         """Return which of these jobs were cancelled."""
-        its = JobRow.job_id.in_(job_ids), JobRow.state == "cancelled"
-        return set(connection.execute(select(JobRow.job_id).where(*its)).scalars())
+        its = _IS_JOB, WorkRow.key.in_(job_ids), WorkRow.outcome == "cancelled"
+        return set(connection.execute(select(WorkRow.key).where(*its)).scalars())
 
     @on_reader
     def with_id(self, connection: Connection, job_id: str) -> Job:
@@ -177,8 +158,8 @@ class JobRepository(IndexRepository):
     @on_reader
     def knows_token(self, connection: Connection, job_id: str, token: str) -> bool:
         """Return whether a token is one of a job; compared by digest, so the time reveals nothing of the token."""
-        tokens = connection.execute(select(JobRow.tokens).where(JobRow.job_id == job_id)).scalar()
-        return tokens is not None and _digest(token) in tokens
+        payload = connection.execute(select(WorkRow.payload).where(_IS_JOB, WorkRow.key == job_id)).scalar()
+        return payload is not None and _digest(token) in _assignment(payload).tokens
 
     @on_writer
     def report(
@@ -192,10 +173,9 @@ class JobRepository(IndexRepository):
         JobEnded
         """
         job = _open(connection, job_id)
-        values: dict[str, Any] = {"percent": percent, "detail": detail}
+        values: dict[str, Any] = {"percent": percent, "reason": detail}
         told = {name: value for name, value in values.items() if value is not None}
-        connection.execute(update(JobRow).where(JobRow.id == job.id).values(changed_at=now, **told))
-        _follow(connection, job.id, now)
+        connection.execute(update(WorkRow).where(WorkRow.id == job.id).values(changed_at=now, **told))
 
     @on_writer
     def expect(self, connection: Connection, job_id: str, results: Sequence[NewResult]) -> list[NewResult]:
@@ -246,7 +226,7 @@ class JobRepository(IndexRepository):
     @on_writer
     def expire(self, connection: Connection, now: dt.datetime) -> list[Job]:
         """End the jobs whose outcome is late; return them."""
-        late = select(JobRow.id).where(JobRow.state.in_(OPEN), JobRow.due_at <= now).order_by(JobRow.id)
+        late = select(WorkRow.id).where(_IS_JOB, _IS_OPEN, WorkRow.due_at <= now).order_by(WorkRow.id)
         jobs = [_job(connection, id) for id in connection.scalars(late.with_for_update(key_share=True))]
         for job in jobs:
             _end(connection, job, "expired", "the hook reported no outcome in time ([hooks.NAME] job_seconds)", now)
@@ -255,36 +235,36 @@ class JobRepository(IndexRepository):
     @on_reader
     def next_due_at(self, connection: Connection) -> dt.datetime | None:
         """Return when the next job expires; None if none is open."""
-        return connection.execute(select(func.min(JobRow.due_at)).where(JobRow.state.in_(OPEN))).scalar()
+        return connection.execute(select(func.min(WorkRow.due_at)).where(_IS_JOB, _IS_OPEN)).scalar()
 
     @on_reader
     def open_ids(self, connection: Connection) -> set[str]:
         """Return the ids of the jobs that may still report."""
-        return set(connection.execute(select(JobRow.job_id).where(JobRow.state.in_(OPEN))).scalars())
+        return set(connection.execute(select(WorkRow.key).where(_IS_JOB, _IS_OPEN)).scalars())
 
 
 def replay(connection: Connection, hook: str, message_ids: Sequence[str]) -> None:
     """Let the next delivery of messages begin new jobs: a person wants the ended ones again."""
-    its = JobRow.hook == hook, listed_in(JobRow.message_id, message_ids), JobRow.state.not_in(OPEN)
-    connection.execute(update(JobRow).where(*its).values(replayed=True))
+    its = _IS_JOB, WorkRow.name == hook, listed_in(WorkRow.cause, message_ids), ~_IS_OPEN
+    connection.execute(update(WorkRow).where(*its).values(cause=None))
 
 
 def forget_deleted(connection: Connection, study_instance_uid: str, now: dt.datetime) -> None:
-    """End the jobs of a study whose series were deleted, and forget results that were.
-
-    Also forget what hooks have said of jobs of the study: it may name the patient.
-    """
+    """End the jobs of a study whose series were deleted, and forget results that were."""
     of_study = StudyRow.study_instance_uid == study_instance_uid
     left = set(connection.execute(select(SeriesRow.series_instance_uid).join(StudyRow).where(of_study)).scalars())
-    its = JobRow.study_instance_uid == study_instance_uid
-    for id in connection.execute(select(JobRow.id).where(its, JobRow.state.in_(OPEN))).scalars().all():
+    its = _IS_JOB, WorkRow.study_instance_uid == study_instance_uid
+    for id in connection.execute(select(WorkRow.id).where(*its, _IS_OPEN)).scalars().all():
         job = _job(connection, id)
         if not left or (job.series_instance_uid is not None and job.series_instance_uid not in left):
             _end(connection, job, "cancelled", None, now)
     is_there = exists().where(ImageRow.sop_instance_uid == ResultRow.sop_instance_uid)
     gone = and_(ResultRow.study_instance_uid == study_instance_uid, ResultRow.stored_at.is_not(None), ~is_there)
     connection.execute(delete(ResultRow).where(gone))
-    connection.execute(update(JobRow).where(its).values(detail=None))
+
+
+def _assignment(document: Mapping[str, Any]) -> Assignment:
+    return cast(Assignment, payload_of("job", document))
 
 
 def _digest(token: str) -> str:
@@ -292,20 +272,21 @@ def _digest(token: str) -> str:
 
 
 def _row_id(connection: Connection, job_id: str) -> int:
-    found = connection.execute(select(JobRow.id).where(JobRow.job_id == job_id)).scalar()
+    found = connection.execute(select(WorkRow.id).where(_IS_JOB, WorkRow.key == job_id)).scalar()
     if found is None:
         raise NoSuchJob
     return found
 
 
 def _job(connection: Connection, id: int) -> Job:
-    row = connection.execute(select(JobRow).where(JobRow.id == id)).one()
+    row = connection.execute(select(WorkRow.__table__).where(WorkRow.id == id)).one()
+    state = cast(JobState, row.outcome or row.state)
     uids = row.study_instance_uid, row.series_instance_uid
-    return Job(row.id, row.job_id, row.hook, *uids, row.revision, cast(JobState, row.state), row.detail)
+    return Job(row.id, row.key, row.name, *uids, row.revision, state, row.reason)
 
 
 def _open(connection: Connection, job_id: str) -> Job:
-    connection.execute(select(JobRow.id).where(JobRow.job_id == job_id).with_for_update(key_share=True))
+    connection.execute(select(WorkRow.id).where(_IS_JOB, WorkRow.key == job_id).with_for_update(key_share=True))
     job = _job(connection, _row_id(connection, job_id))
     if not job.is_open:
         raise JobEnded(f"the job has {_ENDED[job.state]}: it takes no reports and no results any more")
@@ -316,11 +297,8 @@ _ENDED = {"succeeded": "succeeded", "failed": "failed", "cancelled": "been cance
 
 
 def _end(connection: Connection, job: Job, state: JobState, detail: str | None, now: dt.datetime) -> None:
-    values: dict[str, Any] = {"state": state, "due_at": None, "changed_at": now, "ended_at": now}
-    if detail is not None:
-        values["detail"] = detail
-    connection.execute(update(JobRow).where(JobRow.id == job.id).values(values))
-    _follow(connection, job.id, now)
+    ended = Ended(cast(Outcome, state), detail if detail is not None else job.detail)
+    end(connection, ended, now, WorkRow.id == job.id)
     its = ResultRow.job_id == job.id, ResultRow.stored_at.is_not(None)
     results = connection.execute(select(func.count()).select_from(ResultRow).where(*its)).scalar_one()
     record_event(
@@ -334,80 +312,58 @@ def _end(connection: Connection, job: Job, state: JobState, detail: str | None, 
     )
 
 
-_STATES: dict[JobState, State] = {
-    "waiting": "SCHEDULED",
-    "running": "IN PROGRESS",
-    "succeeded": "COMPLETED",
-    "failed": "CANCELED",
-    "cancelled": "CANCELED",
-    "expired": "CANCELED",
-}
-
-
-def _move(connection: Connection, id: int, before: JobState, after: JobState, now: dt.datetime) -> None:
-    its = JobRow.id == id, JobRow.state == before
-    if connection.execute(update(JobRow).where(*its).values(state=after, changed_at=now)).rowcount:
-        _follow(connection, id, now)
-
-
-def _follow(connection: Connection, id: int, now: dt.datetime) -> None:
-    """Let the workitem of a job follow it. What its hook says of it is not part of it: it may name the patient."""
-    row = connection.execute(select(JobRow).where(JobRow.id == id)).one()
-    state = _STATES[cast(JobState, row.state)]
-    if state == "SCHEDULED" and row.percent is not None:
-        state = "IN PROGRESS"
-    text = f"the job has {_ENDED[row.state]}: see job {row.job_id}" if state == "CANCELED" else ""
-    work = OwnWork("job", row.hook, row.job_id, row.study_instance_uid, row.series_instance_uid, f"hook {row.hook}")
-    follow(connection, work, Standing(state, text, row.percent, is_failure=row.state != "cancelled"), now)
-
-
-def _forget_old(connection: Connection) -> None:
-    newest = select(func.max(JobRow.id)).scalar_subquery()
-    has_results = exists().where(ResultRow.job_id == JobRow.id)
-    old = and_(JobRow.state.not_in(OPEN), JobRow.id <= newest - MAX_KEPT_JOBS, ~has_results)
-    connection.execute(delete(JobRow).where(old))
-
-
-_NOT_SHOWN = ("tokens", "message_id", "replayed")
+_STATE = func.coalesce(WorkRow.outcome, WorkRow.state).label("state")
+_JOB_ID, _HOOK = WorkRow.key.label("job_id"), WorkRow.name.label("hook")
 
 
 class ReadJobs(PagedRepository):
-    """Rows of ``jobs`` and ``results``.
+    """Jobs, and rows of ``results``.
 
     ``newest_revision`` is that of the series now: a job of an earlier one is about a volume that was superseded.
     """
 
-    listing = select(
-        *(column for column in JobRow.__table__.columns if column.name not in _NOT_SHOWN),
-        SeriesRow.revision.label("newest_revision"),
-        SeriesRow.series_description,
-        SeriesRow.modality,
-        select(func.count())
-        .where(ResultRow.job_id == JobRow.id, ResultRow.stored_at.is_not(None))
-        .scalar_subquery()
-        .label("results_stored"),
-    ).select_from(
-        JobRow.__table__.outerjoin(
-            StudyRow.__table__, StudyRow.study_instance_uid == JobRow.study_instance_uid
-        ).outerjoin(
-            SeriesRow.__table__,
-            and_(SeriesRow.study_id == StudyRow.id, SeriesRow.series_instance_uid == JobRow.series_instance_uid),
+    listing = (
+        select(
+            WorkRow.id,
+            _JOB_ID,
+            _HOOK,
+            WorkRow.event,
+            WorkRow.study_instance_uid,
+            WorkRow.series_instance_uid,
+            WorkRow.revision,
+            WorkRow.happened_at,
+            _STATE,
+            WorkRow.percent,
+            WorkRow.reason.label("detail"),
+            WorkRow.payload["location"].as_string().label("location"),
+            WorkRow.created_at,
+            WorkRow.changed_at,
+            WorkRow.due_at,
+            WorkRow.ended_at,
+            SeriesRow.revision.label("newest_revision"),
+            SeriesRow.series_description,
+            SeriesRow.modality,
+            select(func.count())
+            .where(ResultRow.job_id == WorkRow.id, ResultRow.stored_at.is_not(None))
+            .scalar_subquery()
+            .label("results_stored"),
         )
+        .select_from(WorkRow)
+        .outerjoin(StudyRow, StudyRow.study_instance_uid == WorkRow.study_instance_uid)
+        .outerjoin(
+            SeriesRow,
+            and_(SeriesRow.study_id == StudyRow.id, SeriesRow.series_instance_uid == WorkRow.series_instance_uid),
+        )
+        .where(_IS_JOB)
     )
-    filters = (
-        JobRow.job_id,
-        JobRow.hook,
-        JobRow.state,
-        JobRow.study_instance_uid,
-        JobRow.series_instance_uid,
-    )
+    filters = (_JOB_ID, _HOOK, _STATE, WorkRow.study_instance_uid, WorkRow.series_instance_uid)
 
     def newest(self, limit: int, offset: int) -> list[Row]:
         """Return a page of all jobs, newest first, with their patients."""
         listing = self.listing.add_columns(PatientRow.patient_name, PatientRow.patient_id).outerjoin(
             PatientRow, PatientRow.id == StudyRow.patient_id
         )
-        rows = self._connection.execute(listing.order_by(JobRow.id.desc()).limit(limit).offset(offset))
+        rows = self._connection.execute(listing.order_by(WorkRow.id.desc()).limit(limit).offset(offset))
         return [dict(row) for row in rows.mappings()]
 
     def results(self, id: int) -> list[Row]:
@@ -423,7 +379,7 @@ class ReadJobs(PagedRepository):
 
     def descends(self, hook: str, study_instance_uid: str, series_instance_uid: str) -> bool:
         """Return whether a hook made a series, or what it was made of, over any number of other hooks."""
-        return series_instance_uid in _descendants(self._connection, JobRow.hook == hook, study_instance_uid)
+        return series_instance_uid in _descendants(self._connection, WorkRow.name == hook, study_instance_uid)
 
     def is_own_news(self, hook: str, study_instance_uid: str, happened_at: dt.datetime) -> bool:
         """Return whether all that a study received since the last job of a hook for it was made by hooks like it.
@@ -436,8 +392,8 @@ class ReadJobs(PagedRepository):
         happened_at : datetime
             Time of the event in question: jobs of it and of later ones do not count.
         """
-        its = JobRow.hook == hook, JobRow.study_instance_uid == study_instance_uid, JobRow.event == "study-quiet"
-        last = select(func.max(JobRow.happened_at)).where(*its, JobRow.happened_at < happened_at)
+        its = WorkRow.name == hook, WorkRow.study_instance_uid == study_instance_uid, WorkRow.event == "study-quiet"
+        last = select(func.max(WorkRow.happened_at)).where(_IS_JOB, *its, WorkRow.happened_at < happened_at)
         since = self._connection.execute(last).scalar()
         if since is None:
             return False
@@ -449,7 +405,7 @@ class ReadJobs(PagedRepository):
             .where(StudyRow.study_instance_uid == study_instance_uid, ImageRow.received_at >= since)
         )
         received = set(self._connection.execute(news).scalars())
-        by_such = or_(JobRow.hook == hook, JobRow.event == "study-quiet")
+        by_such = or_(WorkRow.name == hook, WorkRow.event == "study-quiet")
         return bool(received) and received <= _descendants(self._connection, by_such, study_instance_uid)
 
 
@@ -457,7 +413,7 @@ def _descendants(connection: Connection, of_jobs: ColumnElement[bool], study_ins
     """Return the series of a study that jobs made, and those that any hooks made of them."""
     made = (
         select(ResultRow.series_instance_uid, ResultRow.source_series_instance_uid, of_jobs.label("is_own"))
-        .join(JobRow, JobRow.id == ResultRow.job_id)
+        .join(WorkRow, WorkRow.id == ResultRow.job_id)
         .where(ResultRow.study_instance_uid == study_instance_uid)
     )
     rows = connection.execute(made).all()

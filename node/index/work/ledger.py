@@ -17,11 +17,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, insert, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, delete, exists, func, insert, or_, select, update
 
 from node.errors import UsageError, VoxelnodeError
 from node.index.engine.repository import IndexRepository, on_reader, on_writer
-from node.index.models import WorkRow
+from node.index.models import ResultRow, WorkRow
 from node.index.work.payloads import Counts, Payload, Reference, Request, document_of, payload_of
 from node.index.work.states import TRANSITIONS, Kind, Move, Outcome, State
 
@@ -56,6 +56,9 @@ class Lane(NamedTuple):
     kind: Kind
     name: str
     destination: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind}/{self.name}" + (f"/{self.destination}" if self.kind == "route" else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,23 +218,37 @@ class WorkRepository(IndexRepository):
         connection.execute(unbegun.values(attempts=WorkRow.attempts + 1, tried_at=now))
         end(connection, decision, now, WorkRow.id == id)
 
+    @on_reader
+    def id_of(self, connection: Connection, kind: Kind, key: str) -> int:
+        """Return the id of work that others name by its key.
+
+        Raises
+        ------
+        NoSuchWork
+        """
+        id = connection.execute(select(WorkRow.id).where(WorkRow.kind == kind, WorkRow.key == key)).scalar()
+        if id is None:
+            raise NoSuchWork
+        return id
+
     @on_writer
-    def cancel(self, connection: Connection, kind: Kind, key: str, who: str, now: dt.datetime) -> None:
-        """Cancel work: at once if it waits; if it runs, whoever does it ends it.
+    def cancel(self, connection: Connection, id: int, who: str, now: dt.datetime) -> None:
+        """Cancel work: at once if it waits; if somebody may be doing it, that ends it, as the worker of a route does.
 
         Raises
         ------
         NoSuchWork, WorkEnded
         """
-        row = connection.execute(_rows(WorkRow.kind == kind, WorkRow.key == key)).first()
+        row = connection.execute(_rows(WorkRow.id == id)).first()
         if row is None:
             raise NoSuchWork
         if row.outcome is not None:
-            raise WorkEnded(f"the {kind} has ended: {row.outcome}")
-        by = update(WorkRow).where(WorkRow.id == row.id, WorkRow.cancelled_by.is_(None))
+            raise WorkEnded(f"the {row.kind} has ended: {row.outcome}")
+        by = update(WorkRow).where(WorkRow.id == id, WorkRow.cancelled_by.is_(None))
         connection.execute(by.values(cancelled_by=who, changed_at=now))
-        waiting = WorkRow.id == row.id, WorkRow.state == "waiting"
-        end(connection, Ended("cancelled", f"cancelled by {who} before it began"), now, *waiting)
+        if row.kind != "route":
+            cancelled = Ended("cancelled", f"cancelled by {who} before it began")
+            end(connection, cancelled, now, WorkRow.id == id, WorkRow.state == "waiting")
 
     @on_writer
     def resume(self, connection: Connection, limits: Mapping[Kind, int], now: dt.datetime) -> None:
@@ -291,7 +308,7 @@ def end(connection: Connection, decision: Ended, now: dt.datetime, *which: Colum
 
 def in_lane(lane: Lane) -> ColumnElement[bool]:
     """Return the condition of work in a lane."""
-    return tuple_(WorkRow.kind, WorkRow.name, WorkRow.destination) == tuple_(*lane)
+    return and_(WorkRow.kind == lane.kind, WorkRow.name == lane.name, WorkRow.destination == lane.destination)
 
 
 def work_of(row: Row[Any]) -> Work:
@@ -306,14 +323,19 @@ def prune(connection: Connection, kind: Kind) -> None:
     newest = select(WorkRow.id).where(WorkRow.kind == kind).order_by(WorkRow.id.desc()).offset(MAX_KEPT).limit(1)
     last = connection.execute(newest).scalar()
     if last is not None:
-        old = WorkRow.kind == kind, WorkRow.outcome.is_not(None), WorkRow.id <= last
+        made = exists().where(ResultRow.job_id == WorkRow.id)
+        old = WorkRow.kind == kind, WorkRow.outcome.is_not(None), WorkRow.id <= last, ~made
         connection.execute(delete(WorkRow).where(*old))
 
 
 def forget_study(connection: Connection, study_instance_uid: str) -> None:
-    """Remove what may name the patient of a study that was deleted: what peers have said of retrievals."""
-    its = WorkRow.study_instance_uid == study_instance_uid, WorkRow.outcome.is_not(None)
-    connection.execute(delete(WorkRow).where(*its, WorkRow.kind == "retrieval"))
+    """Remove what may name the patient of a study that was deleted: what commands, hooks and peers have said."""
+    its = WorkRow.study_instance_uid == study_instance_uid
+    connection.execute(delete(WorkRow).where(its, WorkRow.outcome.is_not(None), WorkRow.kind == "retrieval"))
+    connection.execute(update(WorkRow).where(its, WorkRow.kind == "job").values(reason=None))
+    has_output = WorkRow.kind == "hook", WorkRow.payload["output"].as_string().is_not(None)
+    for row in connection.execute(select(WorkRow.id, WorkRow.payload).where(its, *has_output)).all():
+        connection.execute(update(WorkRow).where(WorkRow.id == row.id).values(payload={**row.payload, "output": None}))
 
 
 def shift_due(connection: Connection, step: dt.timedelta) -> None:

@@ -76,6 +76,7 @@ _COLUMNS: tuple[Any, ...] = (
 class ProcedureStep:
     """Work of the node as a step; `attributes` are in the DICOM JSON Model, without its UIDs."""
 
+    id: int
     sop_instance_uid: str
     state: State
     attributes: Json
@@ -83,18 +84,6 @@ class ProcedureStep:
     key: str
     study_instance_uid: str
     series_instance_uid: str | None
-
-    @property
-    def work(self) -> Kind:
-        return self.lane.kind
-
-    @property
-    def work_of(self) -> str:
-        return self.lane.destination or self.lane.name
-
-    @property
-    def work_key(self) -> str:
-        return self.key
 
 
 class ReadProcedureSteps(ReadRepository):
@@ -176,7 +165,7 @@ def _id_in(uid: str) -> int | None:
 def _step(row: Selected[Any]) -> ProcedureStep:
     lane, uids = Lane(row.kind, row.name, row.destination), (row.study_instance_uid, row.series_instance_uid)
     state = _state(row)
-    return ProcedureStep(_uid(row), state, _attributes(row, state), lane, row.key, *uids)
+    return ProcedureStep(row.id, _uid(row), state, _attributes(row, state), lane, row.key, *uids)
 
 
 def _state(row: Selected[Any]) -> State:

@@ -20,33 +20,32 @@ from node.errors import VoxelnodeError
 from node.index.converted import SeriesKey
 from node.index.engine.repository import IndexRepository, on_reader, on_writer
 from node.index.engine.rows import PagedRepository, Row
-from node.index.engine.sql import Position, insert, listed_in
+from node.index.engine.sql import insert, listed_in
 from node.index.models import (
     OPEN_STATES,
     ConflictRow,
-    DeliveryRow,
     EventRow,
-    HookRow,
     ImageRow,
     PatientRow,
     SentInstanceRow,
     SeriesRow,
     StudyRow,
+    SubscriberRow,
+    WorkRow,
 )
-from node.index.work.deliveries import (
-    MAX_REPLAYED,
+from node.index.work.deliveries import MAX_REPLAYED, Replay, is_subscriber, kinds_of
+from node.index.work.ledger import Ended, Lane, end, in_lane
+from node.index.work.messages import (
     Attempt,
     LedgerEvent,
     PendingEvent,
-    Replay,
-    is_send,
     keep,
-    kinds_of,
-    pending_of,
-    send_of,
+    message_state,
+    retry,
+    show_progress,
+    waiting_among,
     waiting_by_study,
 )
-from node.index.work.own_workitems import Standing, follow, is_under_cancellation
 
 ASKED_AT_ONCE = 1000
 """Instances of one request for commitment."""
@@ -61,9 +60,9 @@ class SendBeingCancelled(VoxelnodeError):
     """A worker still sends the same, and has not heard yet that it was cancelled."""
 
 
-def subscriber(route: str, destination: str) -> str:
-    """Return the name of a destination of a route in the ledger; `route` is empty for what people send by hand."""
-    return f"{route}/{destination}"
+def lane_to(route: str, destination: str) -> Lane:
+    """Return the lane of a destination of a route; `route` is empty for what people send by hand."""
+    return Lane("route", route, destination)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,69 +143,75 @@ class RouteRepository(IndexRepository):
     """The destinations of routes."""
 
     @on_reader
-    def state(self, connection: Connection, name: str) -> RouteState:
+    def state(self, connection: Connection, lane: Lane) -> RouteState:
         """Return the state of a destination."""
-        row = connection.execute(select(HookRow.paused, HookRow.retry_at).where(HookRow.name == name)).one()
+        columns = SubscriberRow.paused, SubscriberRow.retry_at
+        row = connection.execute(select(*columns).where(is_subscriber(lane))).one()
         return RouteState(row.paused, row.retry_at)
 
     @on_writer
-    def pause(self, connection: Connection, names: Sequence[str], paused: bool) -> int:
+    def pause(self, connection: Connection, lanes: Sequence[Lane], paused: bool) -> int:
         """Pause destinations, or let them go on; return the number of those that changed."""
-        these = HookRow.name.in_(names), HookRow.paused.is_not(paused)
-        return connection.execute(update(HookRow).where(*these).values(paused=paused)).rowcount
+        these = or_(*map(is_subscriber, lanes)), SubscriberRow.paused.is_not(paused)
+        return connection.execute(update(SubscriberRow).where(*these).values(paused=paused)).rowcount
 
     @on_writer
     def note_trouble(
-        self, connection: Connection, name: str, reason: str, now: dt.datetime, retry_at: dt.datetime | None
+        self, connection: Connection, lane: Lane, reason: str, now: dt.datetime, retry_at: dt.datetime | None
     ) -> None:
         """Record that a destination cannot be reached until `retry_at`; None: that something else is wrong with it."""
-        values = {"trouble": reason, "trouble_since": func.coalesce(HookRow.trouble_since, now), "retry_at": retry_at}
-        connection.execute(update(HookRow).where(HookRow.name == name).values(values))
+        since = func.coalesce(SubscriberRow.trouble_since, now)
+        values = {"trouble": reason, "trouble_since": since, "retry_at": retry_at}
+        connection.execute(update(SubscriberRow).where(is_subscriber(lane)).values(values))
 
     @on_writer
-    def note_reached(self, connection: Connection, name: str) -> None:
+    def note_reached(self, connection: Connection, lane: Lane) -> None:
         """Record that a destination can be reached again."""
-        connection.execute(update(HookRow).where(HookRow.name == name).values(_WITHOUT_TROUBLE))
+        connection.execute(update(SubscriberRow).where(is_subscriber(lane)).values(_WITHOUT_TROUBLE))
 
     @on_writer
-    def retry(self, connection: Connection, names: Sequence[str], now: dt.datetime) -> int:
+    def retry(self, connection: Connection, lanes: Sequence[Lane], now: dt.datetime) -> int:
         """Make messages that wait, were given up or were skipped due; return their number.
 
         Destinations in trouble are tried, too.
         """
-        connection.execute(update(HookRow).where(HookRow.name.in_(names)).values(retry_at=None))
-        these = DeliveryRow.hook.in_(names), DeliveryRow.state.in_(("given-up", "waiting", "skipped"))
-        ended = connection.execute(select(DeliveryRow).where(*these, DeliveryRow.state != "waiting")).all()
-        again = {"state": "waiting", "attempts": 0, "due_at": now}
-        count = connection.execute(update(DeliveryRow).where(*these).values(again)).rowcount
-        for row in ended:
-            if is_send(row.hook, pending := pending_of(row)):
-                follow(connection, send_of(row.hook, pending), Standing("SCHEDULED"), now)
-        return count
+        connection.execute(update(SubscriberRow).where(or_(*map(is_subscriber, lanes))).values(retry_at=None))
+        return sum(retry(connection, now, ("failed", "skipped"), in_lane(lane)) for lane in lanes)
+
+    @on_reader
+    def cancelled(self, connection: Connection, lane: Lane) -> dict[str, str]:
+        """Return who wants which messages to a destination to end, by the ids of the messages."""
+        wanted = in_lane(lane), WorkRow.outcome.is_(None), WorkRow.cancelled_by.is_not(None)
+        rows = connection.execute(select(WorkRow.key, WorkRow.cancelled_by).where(*wanted))
+        return {row.key: row.cancelled_by for row in rows}
 
     @on_writer
-    def drop_cancelled(self, connection: Connection, name: str, cancelled: Mapping[str, str], now: dt.datetime) -> None:
-        """Drop the waiting messages to a destination, of which nothing is under way, whose workitems were cancelled.
+    def end_cancelled(self, connection: Connection, lane: Lane, cancelled: Mapping[str, str], now: dt.datetime) -> None:
+        """End the waiting messages to a destination, of which nothing is under way, that somebody has cancelled.
 
         Parameters
         ----------
         cancelled : mapping of str to str
             By the id of the message, who wants it.
         """
-        these = DeliveryRow.hook == name, listed_in(DeliveryRow.message_id, list(cancelled))
-        for row in connection.execute(select(DeliveryRow).where(*these, DeliveryRow.state == "waiting")).all():
-            reason = f"cancelled by {cancelled[row.message_id]}"
-            keep(connection, name, Attempt(pending_of(row), "dropped", row.attempts, reason=reason), now)
+        for key, who in cancelled.items():
+            end(connection, Ended("cancelled", f"cancelled by {who}"), now, in_lane(lane), WorkRow.key == key)
+
+    @on_writer
+    def show_progress(
+        self, connection: Connection, lane: Lane, taken: Sequence[tuple[PendingEvent, int, int]], now: dt.datetime
+    ) -> None:
+        """Record how many of the instances of each message a destination has taken, and how many there are."""
+        for pending, number, count in taken:
+            show_progress(connection, lane, pending, 100 * number // count, f"{number} of {count} instances", now)
 
     @on_reader
-    def due(self, connection: Connection, name: str, pending: Sequence[PendingEvent]) -> dict[str, list[DueInstance]]:
+    def due(self, connection: Connection, lane: Lane, pending: Sequence[PendingEvent]) -> dict[str, list[DueInstance]]:
         """Return the instances that each message is about, by its id and in the order in which they are sent.
 
         Messages of single instances are read in one query.
         """
-        query = _DUE.outerjoin(
-            SentInstanceRow, and_(SentInstanceRow.image_id == ImageRow.id, SentInstanceRow.subscriber == name)
-        )
+        query = _DUE.outerjoin(SentInstanceRow, and_(SentInstanceRow.image_id == ImageRow.id, _taken_by(lane)))
         found: dict[str, list[DueInstance]] = {one.message_id: [] for one in pending}
         singles = {one.sop_instance_uid: one for one in pending if one.sop_instance_uid is not None}
         for due in _due(connection, query, listed_in(ImageRow.sop_instance_uid, list(singles))) if singles else ():
@@ -222,11 +227,12 @@ class RouteRepository(IndexRepository):
         return found
 
     @on_writer
-    def record_sent(self, connection: Connection, name: str, sent: Sequence[SentInstance], now: dt.datetime) -> None:
+    def record_sent(self, connection: Connection, lane: Lane, sent: Sequence[SentInstance], now: dt.datetime) -> None:
         """Record what a destination has taken."""
         rows = [
             {
-                "image_id": one.due.image_id, "subscriber": name, "sha256": one.due.sha256,
+                "image_id": one.due.image_id, "route": lane.name, "destination": lane.destination,
+                "sha256": one.due.sha256,
                 "sop_class_uid": one.sop_class_uid, "sop_instance_uid": one.sop_instance_uid, "state": one.state,
                 "sent_at": now, "asks": 0, "confirmed_at": now if one.state == "confirmed" else None,
             }
@@ -240,13 +246,13 @@ class RouteRepository(IndexRepository):
         statement = insert(SentInstanceRow)
         names = ("sha256", "sop_class_uid", "sop_instance_uid", "state", "sent_at", "confirmed_at")
         new = {column: statement.excluded[column] for column in names} | {"transaction_uid": None}
-        connection.execute(statement.on_conflict_do_update(index_elements=["image_id", "subscriber"], set_=new), rows)
+        connection.execute(statement.on_conflict_do_update(index_elements=_KEY, set_=new), rows)
 
     @on_writer
     def note_skipped(
         self,
         connection: Connection,
-        name: str,
+        lane: Lane,
         study_instance_uid: str,
         reasons: Mapping[str | None, str],
         now: dt.datetime,
@@ -258,15 +264,15 @@ class RouteRepository(IndexRepository):
         reasons : mapping
             By Series Instance UID; None: what the data set keeps of series that are no longer here.
         """
-        before = DeliveryRow.hook == name, DeliveryRow.study_instance_uid == study_instance_uid
-        connection.execute(delete(DeliveryRow).where(*before, DeliveryRow.state == "skipped"))
+        before = in_lane(lane), WorkRow.study_instance_uid == study_instance_uid
+        connection.execute(delete(WorkRow).where(*before, WorkRow.outcome == "skipped"))
         for series, reason in reasons.items():
-            message_id = _message_id("skipped", name, study_instance_uid, series)
+            message_id = _message_id("skipped", lane, study_instance_uid, series)
             pending = PendingEvent(message_id, "replay", now, study_instance_uid, series)
-            keep(connection, name, Attempt(pending, "skipped", 1, reason=reason), now)
+            keep(connection, lane, Attempt(pending, "skipped", 1, reason=reason), now)
 
     @on_reader
-    def owed(self, connection: Connection, name: str, asked_before: dt.datetime) -> list[OwedInstance]:
+    def owed(self, connection: Connection, lane: Lane, asked_before: dt.datetime) -> list[OwedInstance]:
         """Return instances about which a destination is to be asked: never yet, or without an answer since then."""
         query = (
             select(
@@ -275,7 +281,7 @@ class RouteRepository(IndexRepository):
             )
             .select_from(join(SentInstanceRow, ImageRow).join(SeriesRow).join(StudyRow))
             .where(
-                SentInstanceRow.subscriber == name,
+                _taken_by(lane),
                 or_(
                     SentInstanceRow.state == "owed",
                     and_(SentInstanceRow.state == "asked", SentInstanceRow.asked_at < asked_before),
@@ -287,17 +293,17 @@ class RouteRepository(IndexRepository):
         return [OwedInstance(*row) for row in connection.execute(query)]
 
     @on_reader
-    def next_ask_at(self, connection: Connection, name: str) -> dt.datetime | None:
+    def next_ask_at(self, connection: Connection, lane: Lane) -> dt.datetime | None:
         """Return when the oldest request without an answer was made; None if there is none."""
-        these = SentInstanceRow.subscriber == name, SentInstanceRow.state == "asked"
+        these = _taken_by(lane), SentInstanceRow.state == "asked"
         return connection.execute(select(func.min(SentInstanceRow.asked_at)).where(*these)).scalar()
 
     @on_writer
     def note_asked(
-        self, connection: Connection, name: str, owed: Sequence[OwedInstance], transaction_uid: str, now: dt.datetime
+        self, connection: Connection, lane: Lane, owed: Sequence[OwedInstance], transaction_uid: str, now: dt.datetime
     ) -> None:
         """Record a request for commitment, before it is made."""
-        these = SentInstanceRow.subscriber == name, listed_in(SentInstanceRow.image_id, [o.image_id for o in owed])
+        these = _taken_by(lane), listed_in(SentInstanceRow.image_id, [o.image_id for o in owed])
         values = {
             "state": "asked",
             "transaction_uid": transaction_uid,
@@ -329,7 +335,7 @@ class RouteRepository(IndexRepository):
         asked = SentInstanceRow.transaction_uid == transaction_uid, SentInstanceRow.state == "asked"
         rows = connection.execute(
             select(
-                SentInstanceRow.image_id, SentInstanceRow.subscriber, SentInstanceRow.asks,
+                SentInstanceRow.image_id, SentInstanceRow.route, SentInstanceRow.destination, SentInstanceRow.asks,
                 SentInstanceRow.sop_instance_uid, StudyRow.study_instance_uid, SeriesRow.series_instance_uid,
                 ImageRow.sop_instance_uid.label("stored_uid"),
             )
@@ -351,30 +357,31 @@ class RouteRepository(IndexRepository):
             .values(state="lost")
         )
         for row in lost:
+            lane = lane_to(row.route, row.destination)
             pending = PendingEvent(
-                _message_id("resend", row.subscriber, row.stored_uid), "resend", now, row.study_instance_uid,
+                _message_id("resend", lane, row.stored_uid), "resend", now, row.study_instance_uid,
                 row.series_instance_uid, row.stored_uid,
             )  # fmt: skip
             reason = f"the destination does not keep it: {failed[row.sop_instance_uid]}"
             if row.asks < MAX_ASKS:
-                attempt = Attempt(pending, "waiting", 0, now, reason)
+                attempt = Attempt(pending, None, 0, now, reason)
             else:
-                attempt = Attempt(pending, "given-up", row.asks, None, reason)
-            keep(connection, row.subscriber, attempt, now)
+                attempt = Attempt(pending, "failed", row.asks, None, reason)
+            keep(connection, lane, attempt, now)
         return True
 
     @on_reader
     def deletable(
-        self, connection: Connection, names: Collection[str], subscribers: Mapping[str, Collection[LedgerEvent]]
+        self, connection: Connection, lanes: Collection[Lane], subscribers: Mapping[Lane, Collection[LedgerEvent]]
     ) -> list[SeriesKey]:
         """Return the series that all destinations have confirmed. See `deletable_series`."""
-        return deletable_series(connection, names, subscribers)
+        return deletable_series(connection, lanes, subscribers)
 
     @on_writer
     def replay(
         self,
         connection: Connection,
-        name: str,
+        lane: Lane,
         series: Sequence[SeriesKey],
         again: bool,
         now: dt.datetime,
@@ -386,25 +393,25 @@ class RouteRepository(IndexRepository):
         again : bool
             Queue those that it has taken, too, and send all of their instances.
         """
-        room = MAX_REPLAYED - waiting_by_study(connection, name).total()
+        room = MAX_REPLAYED - waiting_by_study(connection, lane).total()
         queued: list[str] = []
         waiting = sent = 0
         for number, (study, one) in enumerate(series):
             if len(queued) >= room:
                 return Replay(queued, waiting, sent, 0, list(series[number:]))
-            pending = PendingEvent(_message_id("replay", name, study, one), "replay", now, study, one)
+            pending = PendingEvent(_message_id("replay", lane, study, one), "replay", now, study, one)
             of_series = StudyRow.study_instance_uid == study, SeriesRow.series_instance_uid == one
             images = select(ImageRow.id).select_from(join(ImageRow, SeriesRow).join(StudyRow)).where(*of_series)
-            if _is_waiting(connection, name, pending):
+            if waiting_among(connection, lane, [pending.message_id]):
                 waiting += 1
                 continue
             if again:
-                taken = SentInstanceRow.subscriber == name, SentInstanceRow.image_id.in_(images)
+                taken = _taken_by(lane), SentInstanceRow.image_id.in_(images)
                 connection.execute(delete(SentInstanceRow).where(*taken))
-            elif connection.execute(images.where(~_has_taken(name)).limit(1)).first() is None:
+            elif connection.execute(images.where(~_has_taken(lane)).limit(1)).first() is None:
                 sent += 1
                 continue
-            keep(connection, name, Attempt(pending, "waiting", 0, now), now)
+            keep(connection, lane, Attempt(pending, None, 0, now), now)
             queued.append(pending.message_id)
         return Replay(queued, waiting, sent, 0, [])
 
@@ -412,7 +419,7 @@ class RouteRepository(IndexRepository):
     def send(
         self,
         connection: Connection,
-        name: str,
+        lane: Lane,
         study_instance_uid: str,
         series_instance_uid: str | None,
         now: dt.datetime,
@@ -429,15 +436,17 @@ class RouteRepository(IndexRepository):
         images = select(ImageRow.id).select_from(join(ImageRow, SeriesRow).join(StudyRow)).where(condition)
         count = connection.execute(select(func.count()).select_from(images.subquery())).scalar_one()
         pending = PendingEvent(
-            _message_id("send", name, study_instance_uid, series_instance_uid), "send", now, study_instance_uid,
+            _message_id("send", lane, study_instance_uid, series_instance_uid), "send", now, study_instance_uid,
             series_instance_uid,
         )  # fmt: skip
-        if count and is_under_cancellation(connection, name, pending.message_id):
+        its = in_lane(lane), WorkRow.key == pending.message_id, WorkRow.outcome.is_(None)
+        waiting = connection.execute(select(WorkRow.cancelled_by).where(*its)).first()
+        if waiting is not None and waiting.cancelled_by is not None:
             raise SendBeingCancelled("an earlier send of the same is being cancelled: try again in a few seconds")
-        if count and not _is_waiting(connection, name, pending):
-            taken = SentInstanceRow.subscriber == name, SentInstanceRow.image_id.in_(images)
+        if count and waiting is None:
+            taken = _taken_by(lane), SentInstanceRow.image_id.in_(images)
             connection.execute(delete(SentInstanceRow).where(*taken))
-            keep(connection, name, Attempt(pending, "waiting", 0, now), now)
+            keep(connection, lane, Attempt(pending, None, 0, now), now)
         return int(count)
 
 
@@ -445,30 +454,30 @@ _WITHOUT_TROUBLE = {"trouble": None, "trouble_since": None, "retry_at": None}
 
 
 def deletable_series(
-    connection: Connection, names: Collection[str], subscribers: Mapping[str, Collection[LedgerEvent]]
+    connection: Connection, lanes: Collection[Lane], subscribers: Mapping[Lane, Collection[LedgerEvent]]
 ) -> list[SeriesKey]:
-    """Return the series that all of `names` have confirmed, and that nobody waits for any more.
+    """Return the series that all of `lanes` have confirmed, and that nobody waits for any more.
 
     Series with identity conflicts are left out, since a deletion also removes the versions that were not sent.
 
     Parameters
     ----------
-    names : collection of str
+    lanes : collection of Lane
         The destinations of a route.
-    subscribers : mapping of str to collection of LedgerEvent
+    subscribers : mapping of Lane to collection of LedgerEvent
         All hooks and destinations, and the events to which each subscribes.
     """
     unconfirmed = [
         ~exists().where(
             SentInstanceRow.image_id == ImageRow.id,
-            SentInstanceRow.subscriber == name,
+            _taken_by(lane),
             SentInstanceRow.sha256 == ImageRow.sha256,
             SentInstanceRow.state == "confirmed",
         )
-        for name in names
+        for lane in lanes
     ]
     confirmed = select(SentInstanceRow.image_id).where(
-        SentInstanceRow.subscriber == next(iter(names)), SentInstanceRow.state == "confirmed"
+        _taken_by(next(iter(lanes))), SentInstanceRow.state == "confirmed"
     )
     other = aliased(SeriesRow)
     candidates = select(ImageRow.series_id).where(ImageRow.id.in_(confirmed)).distinct()
@@ -486,7 +495,9 @@ def deletable_series(
         .where(~exists().where(ImageRow.series_id == SeriesRow.id, or_(*unconfirmed)).correlate(SeriesRow))
         .where(
             ~exists().where(
-                DeliveryRow.study_instance_uid == StudyRow.study_instance_uid, DeliveryRow.state == "waiting"
+                WorkRow.study_instance_uid == StudyRow.study_instance_uid,
+                WorkRow.kind.in_(("hook", "route")),
+                WorkRow.outcome.is_(None),
             )
         )
         .where(~exists().where(ConflictRow.series_instance_uid == SeriesRow.series_instance_uid))
@@ -497,23 +508,24 @@ def deletable_series(
         (row.study_instance_uid, row.series_instance_uid)
         for row in rows
         if all(
-            _is_done(connection, name, events, row.study_instance_uid, row.last_image)
-            for name, events in subscribers.items()
+            _is_done(connection, lane, events, row.study_instance_uid, row.last_image)
+            for lane, events in subscribers.items()
         )
     ]
 
 
 def _is_done(
-    connection: Connection, name: str, events: Collection[LedgerEvent], study_instance_uid: str, last_image: int
+    connection: Connection, lane: Lane, events: Collection[LedgerEvent], study_instance_uid: str, last_image: int
 ) -> bool:
     """Return whether a subscriber has passed all events of a study."""
-    hook = connection.execute(select(HookRow.event_id, HookRow.image_id).where(HookRow.name == name)).first()
-    if hook is None:
+    columns = SubscriberRow.event_id, SubscriberRow.image_id
+    cursors = connection.execute(select(*columns).where(is_subscriber(lane))).first()
+    if cursors is None:
         return True
-    if hook.image_id is not None and hook.image_id < last_image:
+    if cursors.image_id is not None and cursors.image_id < last_image:
         return False
     left = select(EventRow.id).where(
-        EventRow.id > hook.event_id,
+        EventRow.id > cursors.event_id,
         EventRow.study_instance_uid == study_instance_uid,
         EventRow.kind.in_(kinds_of(events)),
     )
@@ -527,10 +539,10 @@ def _due(connection: Connection, query: object, condition: ColumnElement[bool]) 
         yield DueInstance(*values)
 
 
-def _has_taken(name: str) -> ColumnElement[bool]:
+def _has_taken(lane: Lane) -> ColumnElement[bool]:
     return exists().where(
         SentInstanceRow.image_id == ImageRow.id,
-        SentInstanceRow.subscriber == name,
+        _taken_by(lane),
         SentInstanceRow.sha256 == ImageRow.sha256,
         SentInstanceRow.state != "lost",
     )
@@ -540,14 +552,13 @@ def _message_id(*facts: object) -> str:
     return str(uuid.uuid5(_NAMESPACE, "\n".join(map(str, facts))))
 
 
-def _is_waiting(connection: Connection, name: str, pending: PendingEvent) -> bool:
-    these = DeliveryRow.hook == name, DeliveryRow.message_id == pending.message_id, DeliveryRow.state == "waiting"
-    return connection.execute(select(DeliveryRow.id).where(*these)).first() is not None
+def _taken_by(lane: Lane) -> ColumnElement[bool]:
+    return and_(SentInstanceRow.route == lane.name, SentInstanceRow.destination == lane.destination)
 
 
-_SLASH = Position(DeliveryRow.hook, "/")
-_ROUTE = func.substr(DeliveryRow.hook, 1, _SLASH - 1).label("route")
-_DESTINATION = func.substr(DeliveryRow.hook, _SLASH + 1).label("destination")
+_KEY = ["image_id", "route", "destination"]
+_STATE = message_state(WorkRow).label("state")
+_ROUTE = WorkRow.name.label("route")
 
 
 def outstanding(row: Mapping[str, Any]) -> int:
@@ -559,22 +570,22 @@ class ReadRoutes(PagedRepository):
     """Rows of ``v_routes`` and ``v_route_messages``; `page` lists the messages."""
 
     listing = select(
-        DeliveryRow.id,
-        DeliveryRow.message_id,
+        WorkRow.id,
+        WorkRow.key.label("message_id"),
         _ROUTE,
-        _DESTINATION,
-        DeliveryRow.event,
-        DeliveryRow.study_instance_uid,
-        DeliveryRow.series_instance_uid,
-        DeliveryRow.sop_instance_uid,
-        DeliveryRow.happened_at,
-        DeliveryRow.state,
-        DeliveryRow.attempts,
-        DeliveryRow.due_at,
-        DeliveryRow.reason,
-        DeliveryRow.last_at,
-    ).where(_SLASH > 0)
-    filters = (_ROUTE, _DESTINATION, DeliveryRow.state)
+        WorkRow.destination,
+        WorkRow.event,
+        WorkRow.study_instance_uid,
+        WorkRow.series_instance_uid,
+        WorkRow.sop_instance_uid,
+        WorkRow.happened_at,
+        _STATE,
+        WorkRow.attempts,
+        WorkRow.due_at,
+        WorkRow.reason,
+        WorkRow.tried_at.label("last_at"),
+    ).where(WorkRow.kind == "route")
+    filters = (_ROUTE, WorkRow.destination, _STATE)
 
     def destinations(self) -> list[Row]:
         """Return the rows of ``v_routes``."""
@@ -601,6 +612,8 @@ class ReadRoutes(PagedRepository):
             limit=limit,
         )
 
-    def deletable(self, names: Collection[str], subscribers: Mapping[str, Collection[LedgerEvent]]) -> list[SeriesKey]:
+    def deletable(
+        self, lanes: Collection[Lane], subscribers: Mapping[Lane, Collection[LedgerEvent]]
+    ) -> list[SeriesKey]:
         """Return the series that all destinations have confirmed. See `node.index.work.routes.deletable_series`."""
-        return deletable_series(self._connection, names, subscribers)
+        return deletable_series(self._connection, lanes, subscribers)

@@ -74,7 +74,7 @@ class WorkitemRepository(IndexRepository):
         """
         if _row(connection, uid) is not None:
             return False
-        of_clients = select(func.count()).select_from(WorkitemRow).where(WorkitemRow.work.is_(None))
+        of_clients = select(func.count()).select_from(WorkitemRow)
         if connection.execute(of_clients).scalar_one() >= MAX_WORKITEMS:
             raise OutOfResources(f"there are {MAX_WORKITEMS} workitems: end or cancel those that nobody performs")
         values = {"sop_instance_uid": uid, "state": "SCHEDULED", "created_by": account, "created_at": now}
@@ -154,7 +154,7 @@ class WorkitemRepository(IndexRepository):
         WorkitemEnded
         """
         row = _row(connection, uid)
-        if row is None or row.work is not None:
+        if row is None:
             raise NoSuchWorkitem
         states = rules.transition(Event.REQUEST_CANCEL, row.state)
         if not isinstance(states, Status):

@@ -1,0 +1,205 @@
+"""Messages: work of hooks and of destinations of routes, caused by an event or by a person.
+
+A message that is caused by an event has a row once it was attempted; until then, the cursor of its subscriber is before
+the event (`node.index.work.deliveries`). Its key is the same each time the event is read. A message has no state for an
+attempt that is under way, since the process that makes it has the lease of the lane: if it dies, the message is due.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from sqlalchemy import ColumnElement, Connection, Row, case, func, select, update
+from sqlalchemy.orm import aliased
+
+from node.index.engine.sql import listed_in
+from node.index.models import WorkRow
+from node.index.nouns.events import record_event
+from node.index.work.ledger import Ended, Lane, add, end, in_lane, move
+from node.index.work.payloads import Message, document_of, payload_of
+from node.index.work.states import Outcome
+from node.settings.model import HookEvent, RouteEvent
+
+MAX_READ_ROWS = 200
+"""Rows of each table that a subscriber reads at a time."""
+
+LedgerEvent = HookEvent | RouteEvent | Literal["replay", "send", "resend", "changed"]
+"""replay: a person sends a route over a series that is here; send: a person sends something to a destination; resend:
+the destination does not keep an instance that it took; changed: a deletion, or a merge of patients."""
+
+
+@dataclass(frozen=True, slots=True)
+class PendingEvent:
+    """An event to be delivered to a subscriber; `message_id` is the same each time the event is read."""
+
+    message_id: str
+    event: LedgerEvent
+    happened_at: dt.datetime
+    study_instance_uid: str
+    series_instance_uid: str | None = None
+    sop_instance_uid: str | None = None
+    revision: int | None = None
+    detail: str | None = None
+    attempts: int = 0  # so far
+    event_id: int | None = None  # row of `events`, if it was read from there
+    image_id: int | None = None  # row of `images`, if it was read from there
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What became of an attempt; `output` may hold patient data, `reason` never does.
+
+    Attributes
+    ----------
+    outcome : Outcome or None
+        None: the message waits for another attempt.
+    """
+
+    pending: PendingEvent
+    outcome: Outcome | None
+    attempts: int
+    due_at: dt.datetime | None = None
+    reason: str | None = None
+    output: str | None = None
+
+
+def keep(connection: Connection, lane: Lane, attempt: Attempt, now: dt.datetime) -> None:
+    """Record what became of an attempt in the row of its message."""
+    pending = attempt.pending
+    payload = Message(pending.detail, attempt.output)
+    its = in_lane(lane), WorkRow.key == pending.message_id
+    row = connection.execute(select(WorkRow.id, WorkRow.outcome).where(*its)).first()
+    if row is None:
+        id = _add(connection, lane, pending, payload, now)
+    else:
+        id = row.id
+        if row.outcome is not None:
+            begin_again(connection, now, WorkRow.id == id)
+    which = WorkRow.id == id
+    values: dict[str, Any] = {"attempts": attempt.attempts}
+    if attempt.attempts > pending.attempts:
+        values["tried_at"] = now
+    connection.execute(update(WorkRow).where(which).values(**values))
+    if attempt.outcome is not None:
+        end(connection, Ended(attempt.outcome, attempt.reason, payload), now, which)
+    else:
+        waits = {"due_at": attempt.due_at, "reason": attempt.reason, "payload": document_of(payload)}
+        move(connection, "postpone", now, which, **waits)
+    if attempt.outcome == "failed":
+        record_event(
+            connection,
+            "message-given-up",
+            now,
+            study_instance_uid=pending.study_instance_uid,
+            series_instance_uid=pending.series_instance_uid,
+            sop_instance_uid=pending.sop_instance_uid,
+            revision=pending.revision,
+            detail=f"{_described(lane)} did not take {pending.event} in {attempt.attempts} attempts: {attempt.reason}",
+        )
+
+
+def show_progress(
+    connection: Connection, lane: Lane, pending: PendingEvent, percent: int, text: str, now: dt.datetime
+) -> None:
+    """Record how far an attempt is; if the process dies, the message is due."""
+    its = in_lane(lane), WorkRow.key == pending.message_id
+    id = connection.execute(select(WorkRow.id).where(*its)).scalar()
+    if id is None:
+        id = _add(connection, lane, pending, Message(pending.detail), now)
+    values = {"percent": percent, "reason": text, "due_at": now, "changed_at": now}
+    connection.execute(update(WorkRow).where(WorkRow.id == id, WorkRow.state == "waiting").values(values))
+
+
+def begin_again(connection: Connection, now: dt.datetime, *which: ColumnElement[bool]) -> int:
+    """Let messages that have ended wait for new attempts; return how many there were."""
+    anew = {
+        "outcome": None, "attempts": 0, "repeats": WorkRow.repeats + 1, "due_at": now, "tried_at": None,
+        "percent": None, "reason": None, "cancelled_by": None, "ended_at": None,
+    }  # fmt: skip
+    return move(connection, "again", now, *which, **anew)
+
+
+def retry(connection: Connection, now: dt.datetime, ended_as: Collection[Outcome], *which: ColumnElement[bool]) -> int:
+    """Make messages due that wait, or that ended in one of these ways; all have all of their attempts again."""
+    waiting = update(WorkRow).where(*which, WorkRow.state == "waiting")
+    count = connection.execute(waiting.values(attempts=0, due_at=now)).rowcount
+    return count + begin_again(connection, now, *which, WorkRow.outcome.in_(ended_as))
+
+
+def waiting_by_study(connection: Connection, lane: Lane) -> Counter[str]:
+    """Count the waiting messages by study."""
+    rows = connection.execute(
+        select(WorkRow.study_instance_uid, func.count())
+        .where(in_lane(lane), WorkRow.outcome.is_(None))
+        .group_by(WorkRow.study_instance_uid)
+    )
+    return Counter({study: count for study, count in rows if study is not None})
+
+
+def due_messages(connection: Connection, lane: Lane, now: dt.datetime) -> tuple[PendingEvent, ...]:
+    """Return the due messages, except those behind an earlier message of the same study that is not due yet.
+
+    This keeps the messages of a study in order.
+    """
+    earlier = aliased(WorkRow)
+    blocked = select(earlier.id).where(
+        earlier.kind == lane.kind,
+        earlier.name == lane.name,
+        earlier.destination == lane.destination,
+        earlier.outcome.is_(None),
+        earlier.study_instance_uid == WorkRow.study_instance_uid,
+        earlier.due_at > now,
+        earlier.id < WorkRow.id,
+    )
+    rows = connection.execute(
+        select(WorkRow.__table__)
+        .where(in_lane(lane), WorkRow.outcome.is_(None), WorkRow.due_at <= now, ~blocked.exists())
+        .order_by(WorkRow.id)
+        .limit(MAX_READ_ROWS)
+    )
+    return tuple(map(pending_of, rows))
+
+
+def waiting_among(connection: Connection, lane: Lane, message_ids: Collection[str]) -> set[str]:
+    """Return which of these messages wait."""
+    its = in_lane(lane), listed_in(WorkRow.key, list(message_ids)), WorkRow.outcome.is_(None)
+    return set(connection.scalars(select(WorkRow.key).where(*its)))
+
+
+def next_message_at(connection: Connection, lane: Lane) -> dt.datetime | None:
+    """Return when the next message may be tried again; later ones of a study queue up behind its first."""
+    waiting = in_lane(lane), WorkRow.outcome.is_(None)
+    first = select(func.min(WorkRow.id)).where(*waiting).group_by(WorkRow.study_instance_uid)
+    return connection.execute(select(func.min(WorkRow.due_at)).where(WorkRow.id.in_(first))).scalar()
+
+
+def pending_of(row: Row[Any]) -> PendingEvent:
+    """Return the event of a row of ``work``."""
+    message = cast(Message, payload_of(row.kind, row.payload))
+    return PendingEvent(
+        row.key, row.event, row.happened_at, row.study_instance_uid, row.series_instance_uid, row.sop_instance_uid,
+        row.revision, message.detail, row.attempts,
+    )  # fmt: skip
+
+
+def message_state(row: type[WorkRow]) -> ColumnElement[str]:
+    """Return the state of a message in the words of the views."""
+    words = {"succeeded": "delivered", "failed": "given-up", "cancelled": "dropped"}
+    return case(words, value=row.outcome, else_=func.coalesce(row.outcome, row.state))
+
+
+def _add(connection: Connection, lane: Lane, pending: PendingEvent, payload: Message, now: dt.datetime) -> int:
+    names = "event", "study_instance_uid", "series_instance_uid", "sop_instance_uid", "revision", "happened_at"
+    values = {name: getattr(pending, name) for name in names}
+    by = f"{lane.kind} {lane.name}" if lane.name else "a person"
+    return add(connection, lane, pending.message_id, payload, now, requested_by=by[:64], **values)
+
+
+def _described(lane: Lane) -> str:
+    if lane.kind == "hook":
+        return f"hook {lane.name}"
+    return f"{lane.destination}, of route {lane.name}," if lane.name else lane.destination
