@@ -176,7 +176,7 @@ def test_instances_are_sent_in_order_on_one_association_each_once(source: Callab
     node.run("all/PACS")
     assert pacs.taken == uids(series) * 2
     assert node.state()["delivered"] == 6
-    assert "110104" in (node.node.root / "audit.jsonl").read_text() or node.worker("all/PACS")._audited
+    assert "110104" in (node.node.root / "audit.jsonl").read_text() or node.worker("all/PACS")._transfers
 
 
 def test_what_a_destination_that_is_down_misses_waits_and_is_sent_when_it_is_back(

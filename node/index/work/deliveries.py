@@ -40,9 +40,9 @@ from node.index.work.messages import (
     begin_again,
     due_messages,
     keep,
+    known_among,
     next_message_at,
     retry,
-    waiting_among,
     waiting_by_study,
 )
 from node.index.work.states import Kind, Outcome
@@ -193,7 +193,8 @@ class DeliveryRepository(IndexRepository):
         if waiting.total() >= MAX_WAITING:
             return Batch(stored, begin, begin, again, frozenset(rest))
         new, end = _new(connection, begin, frozenset(events), settled)
-        known = waiting_among(connection, lane, [pending.message_id for pending in new]) if waiting else ()
+        # A row says what became of its message, even if the cursor is still before the event.
+        known = known_among(connection, lane, [pending.message_id for pending in new]) if new else ()
         new = tuple(pending for pending in new if pending.message_id not in known)
         return Batch(stored, begin, end, again, frozenset(rest), new)
 

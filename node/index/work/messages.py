@@ -170,6 +170,12 @@ def waiting_among(connection: Connection, lane: Lane, message_ids: Collection[st
     return set(connection.scalars(select(WorkRow.key).where(*its)))
 
 
+def known_among(connection: Connection, lane: Lane, message_ids: Collection[str]) -> set[str]:
+    """Return which of these messages have a row, in whatever state."""
+    its = in_lane(lane), listed_in(WorkRow.key, list(message_ids))
+    return set(connection.scalars(select(WorkRow.key).where(*its)))
+
+
 def next_message_at(connection: Connection, lane: Lane) -> dt.datetime | None:
     """Return when the next message may be tried again; later ones of a study queue up behind its first."""
     waiting = in_lane(lane), WorkRow.outcome.is_(None)
