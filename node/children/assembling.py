@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from node.dicom.encode_model import PIXEL_DATA, BulkData, NotEncodable, text_of, write_model
+from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN
 from node.dicom.json_model import PIXEL_TAGS, Json
 from node.dicom.part10 import file_head
-from node.dicom.uids import EXPLICIT_LITTLE_ENDIAN
 from node.dicom.xml_model import NotNative, json_from_native
 from node.errors import ConversionRefused
 from node.volume.read.transfer_syntaxes import CODESTREAM_SYNTAXES

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Mapping
-from functools import lru_cache, partial
+from functools import lru_cache
 
 from pydicom.datadict import dictionary_VR
 
-from node.dicom.header import EXPLICIT_BIG_ENDIAN, IMPLICIT_LITTLE_ENDIAN
+from node.dicom.encoding import ITEM, MAX_SHORT_LENGTH, encoding_of
 from node.dicom.json_model import SHORT_BYTES, Json, text_element
 from node.dicom.values import standard_tag
 
@@ -25,9 +25,6 @@ text. A sequence is a list of items. An empty value is empty text."""
 
 CHARACTER_SET: Answer = {"SpecificCharacterSet": "ISO_IR 192"}
 """UTF-8. Answers have the element if a value needs it; no other element of theirs has a lower tag."""
-
-MAX_SHORT_LENGTH = 0xFFFE
-"""Longest value of an element whose length has two bytes."""
 
 
 class AnswerEncoder:
@@ -58,17 +55,12 @@ class _Attributes:
     """The attributes of a data set or of an item, in the order of their tags."""
 
     def __init__(self, keywords: Iterable[str], syntax: str, items: Mapping[str, Iterable[str]]) -> None:
-        order = ">" if syntax == EXPLICIT_BIG_ENDIAN else "<"
-        is_explicit = syntax != IMPLICIT_LITTLE_ENDIAN
-        short = struct.Struct(f"{order}HH2sH" if is_explicit else f"{order}HHL").pack
-        long = struct.Struct(f"{order}HH2s2xL" if is_explicit else f"{order}HHL").pack
-        self._item = partial(struct.Struct(f"{order}HHL").pack, 0xFFFE, 0xE000)
-        self._number = struct.Struct(f"{order}H").pack
+        encoding = encoding_of(syntax)
+        self._item = encoding.head_writer(ITEM)
+        self._number = struct.Struct(f"{encoding.order}H").pack
         self._heads = []
         for name, vr, keyword in sorted((*_element(keyword), keyword) for keyword in {*keywords}):
-            tag = (int(name[:4], 16), int(name[4:], 16))
-            head = partial(long if vr == "SQ" else short, *tag, *((vr.encode(),) if is_explicit else ()))
-            long_head = partial(long, *tag, *((b"UN",) if is_explicit else ()))
+            head, long_head = (encoding.head_writer(int(name, 16), each) for each in (vr, "UN"))
             self._heads.append((keyword, vr, b"\0" if vr == "UI" else b" ", head, long_head))
         self._items = {keyword: _Attributes(inner, syntax, {}) for keyword, inner in items.items()}
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from node.dicom.header import EXPLICIT_BIG_ENDIAN, HeaderCut, read_header, read_header_by_windows, read_items
+from node.dicom.encoding import EXPLICIT_BIG_ENDIAN
+from node.dicom.header import HeaderCut, read_header, read_header_by_windows, read_items
 from node.errors import NotUnderstood
 
 SPECIFIC_CHARACTER_SET = 0x00080005

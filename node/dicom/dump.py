@@ -18,7 +18,7 @@ from pydicom.encaps import generate_fragments, parse_basic_offsets
 from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag
 
-from node.dicom.header import UNDEFINED_LENGTH
+from node.dicom.encoding import UNDEFINED_LENGTH
 from node.dicom.values import CONVERSION_ERRORS
 
 DEFER_BYTES = 1 << 20

@@ -15,13 +15,20 @@ from typing import Any, BinaryIO, Protocol
 
 from pydicom.valuerep import format_number_as_ds
 
+from node.dicom.encoding import (
+    EXPLICIT_LITTLE_ENDIAN,
+    ITEM,
+    ITEM_END,
+    MAX_LONG_LENGTH,
+    SEQUENCE_END,
+    UNDEFINED_LENGTH,
+    encoding_of,
+    max_length,
+)
 from node.dicom.json_model import NAME_GROUPS, Json
 
 MAX_DEPTH = 32
 """Deepest nesting of sequences."""
-
-MAX_VALUE_BYTES = (1 << 32) - 2
-UNDEFINED_LENGTH = 0xFFFFFFFF
 
 AVAILABLE_TRANSFER_SYNTAX, CHARACTER_SET, PIXEL_DATA = "00083002", "00080005", "7FE00010"
 UTF_8 = "ISO_IR 192"
@@ -32,8 +39,9 @@ _SINGLE_TEXTS = frozenset(("LT", "ST", "UR", "UT"))
 _TEXTS = _SHORT_TEXTS | _SINGLE_TEXTS | {"UC"}
 _BINARY = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN"))
 _NUMBERS = {"US": "H", "SS": "h", "UL": "L", "SL": "l", "UV": "Q", "SV": "q", "FL": "f", "FD": "d"}
-_LONG = _BINARY | {"SQ", "SV", "UC", "UR", "UT", "UV"}
-"""Value representations whose length has 32 bits (PS3.5 7.1.2)."""
+
+_head_writer = encoding_of(EXPLICIT_LITTLE_ENDIAN).head_writer
+_item, _item_end, _sequence_end = map(_head_writer, (ITEM, ITEM_END, SEQUENCE_END))
 
 _INFINITIES = {"INF": math.inf, "inf": math.inf, "-INF": -math.inf, "-inf": -math.inf, "NaN": math.nan}
 
@@ -159,22 +167,22 @@ class _Writer:
         for item in items:
             if not isinstance(item, dict | None):
                 raise NotEncodable(f"{tag}: an item must be a data set")
-            self._out.write(struct.pack("<HHL", 0xFFFE, 0xE000, UNDEFINED_LENGTH))
+            self._out.write(_item(UNDEFINED_LENGTH))
             self.write(item or {}, depth + 1)
-            self._out.write(struct.pack("<HHL", 0xFFFE, 0xE00D, 0))
-        self._out.write(struct.pack("<HHL", 0xFFFE, 0xE0DD, 0))
+            self._out.write(_item_end(0))
+        self._out.write(_sequence_end(0))
 
     def _write_frames(self, frames: Sequence[BulkData]) -> None:
         """Write encapsulated Pixel Data, each frame in one fragment, with an empty Basic Offset Table (PS3.5 A.4)."""
         self._write_head(PIXEL_DATA, "OB", UNDEFINED_LENGTH)
-        self._out.write(struct.pack("<HHL", 0xFFFE, 0xE000, 0))
+        self._out.write(_item(0))
         for frame in frames:
-            if frame.length > MAX_VALUE_BYTES:
+            if frame.length > MAX_LONG_LENGTH:
                 raise NotEncodable("7FE00010: a frame is longer than a fragment can be (PS3.5 A.4)")
-            self._out.write(struct.pack("<HHL", 0xFFFE, 0xE000, frame.length + frame.length % 2))
+            self._out.write(_item(frame.length + frame.length % 2))
             frame.copy_to(self._out)
             self._out.write(b"\0" * (frame.length % 2))
-        self._out.write(struct.pack("<HHL", 0xFFFE, 0xE0DD, 0))
+        self._out.write(_sequence_end(0))
 
     def _write_bulk_data(self, tag: str, vr: str, uri: Any) -> None:
         data = self._bulk_data(uri) if isinstance(uri, str) else None
@@ -197,15 +205,10 @@ class _Writer:
         self._out.write(value)
 
     def _write_head(self, tag: str, vr: str, length: int) -> None:
-        group_and_number = struct.pack("<HH", int(tag[:4], 16), int(tag[4:], 16))
-        if vr in _LONG:
-            if length > MAX_VALUE_BYTES and length != UNDEFINED_LENGTH:
-                raise NotEncodable(f"{tag}: the value is longer than 2^32 - 2 bytes (PS3.5 7.1.1)")
-            self._out.write(group_and_number + vr.encode() + bytes(2) + struct.pack("<L", length))
-        elif length <= 0xFFFF:
-            self._out.write(group_and_number + vr.encode() + struct.pack("<H", length))
-        else:
-            raise NotEncodable(f"{tag}: the value is longer than 65535 bytes, the limit of {vr} (PS3.5 7.1.2)")
+        limit = max_length(vr)
+        if length > limit and length != UNDEFINED_LENGTH:
+            raise NotEncodable(f"{tag}: the value is longer than {limit} bytes, the limit of {vr} (PS3.5 7.1)")
+        self._out.write(_head_writer(int(tag, 16), vr)(length))
 
 
 def _value(vr: str, values: list[Any]) -> bytes:

@@ -9,15 +9,13 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
-from node.dicom.header import EXPLICIT_BIG_ENDIAN, IMPLICIT_LITTLE_ENDIAN
+from node.dicom.encoding import ITEM, MAX_SHORT_LENGTH, encoding_of
 from node.dicom.values import held_elements
 
 _TEXT = frozenset(("AE", "AS", "CS", "DA", "IS", "LO", "PN", "SH", "TM", "UI"))
 _NUMBERS = frozenset(("US",))
 FLAT_VRS = _TEXT | _NUMBERS
 """The required value representations besides SQ; all have a two-byte length (PS3.5 7.1.2)."""
-
-_MAX_SHORT_LENGTH = 0xFFFE
 
 
 class NotFlat(Exception):
@@ -41,29 +39,24 @@ class _Encoding:
     """The encoding of one transfer syntax."""
 
     def __init__(self, transfer_syntax_uid: str) -> None:
-        self._order = order = ">" if transfer_syntax_uid == EXPLICIT_BIG_ENDIAN else "<"
-        self._is_explicit = transfer_syntax_uid != IMPLICIT_LITTLE_ENDIAN
-        self._head = struct.Struct(f"{order}HH2sH" if self._is_explicit else f"{order}HHL").pack
-        self._sequence = struct.Struct(f"{order}HH2s2xL" if self._is_explicit else f"{order}HHL").pack
-        self._item = struct.Struct(f"{order}HHL").pack
-        self._number = struct.Struct(f"{order}H").pack
+        encoding = encoding_of(transfer_syntax_uid)
+        self._order, self._head_writer, self._item = encoding.order, encoding.head_writer, encoding.head_writer(ITEM)
+        self._number = struct.Struct(f"{encoding.order}H").pack
 
     def data_set(self, ds: Dataset) -> bytes:
         chunks = []
         for tag, held in sorted(held_elements(ds).items()):
             is_encoded = isinstance(held, RawDataElement) and (self._order == "<" or held.VR in _TEXT)
             element: Any = held if is_encoded else ds[tag]
-            vr, head = element.VR, self._head
+            vr = element.VR
             if vr == "SQ":
                 items = [self.data_set(item) for item in element.value or ()]
-                value = b"".join(self._item(0xFFFE, 0xE000, len(item)) + item for item in items)
-                head = self._sequence
+                value = b"".join(self._item(len(item)) + item for item in items)
             elif vr in FLAT_VRS:
                 value = self._value(vr, element.value, is_encoded)
             else:
                 raise NotFlat
-            names = (vr.encode("ascii"),) if self._is_explicit else ()
-            chunks += [head(tag >> 16, tag & 0xFFFF, *names, len(value)), value]
+            chunks += [self._head_writer(tag, vr)(len(value)), value]
         return b"".join(chunks)
 
     def _value(self, vr: str, content: Any, is_encoded: bool) -> bytes:
@@ -74,7 +67,7 @@ class _Encoding:
         else:
             value = b"" if content is None else self._number(content)
         value += (b"\0" if vr == "UI" else b" ") * (len(value) % 2)
-        if len(value) > _MAX_SHORT_LENGTH:
+        if len(value) > MAX_SHORT_LENGTH:
             raise NotFlat
         return value
 

@@ -12,13 +12,17 @@ import struct
 import zlib
 from collections.abc import Callable
 
+from node.dicom.encoding import (
+    DEFLATED_LITTLE_ENDIAN,
+    ITEM,
+    ITEM_END,
+    SEQUENCE_END,
+    SHORT_VRS,
+    UNDEFINED_LENGTH,
+    encoding_of,
+)
 from node.errors import NotUnderstood
 
-IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
-EXPLICIT_BIG_ENDIAN = "1.2.840.10008.1.2.2"
-DEFLATED_LITTLE_ENDIAN = "1.2.840.10008.1.2.1.99"
-
-UNDEFINED_LENGTH = 0xFFFFFFFF
 PIXELS_GROUP = 0x7FE0
 MAX_NESTING = 256
 """Maximum nesting of sequences; real data sets stay below ten."""
@@ -38,15 +42,6 @@ MAX_ITEMS = 16
 WINDOW_BYTES = 1 << 20
 MAX_WINDOW_BYTES = 16 << 20
 """Largest part of a file that is read at once, to skip a sequence of undefined length; the first has `WINDOW_BYTES`."""
-
-_LONG_VRS = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
-_SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
-_NUMBERS = {
-    order: (struct.Struct(order + "HH2sH").unpack_from, struct.Struct(order + "L").unpack_from) for order in "<>"
-}
-"""Functions that unpack group, element, VR and short length of an element, and a long length, by the byte order."""
-
-_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 
 
 class HeaderCut(Exception):
@@ -145,7 +140,7 @@ def read_items(raw: bytes, transfer_syntax_uid: str, wanted: frozenset[int]) -> 
     try:
         while walker.at < walker.end and len(items) < MAX_ITEMS:
             tag, length = walker.element(walker.at)
-            if tag != _ITEM:
+            if tag != ITEM:
                 break
             items.append({})
             walker.item(length, wanted, items[-1])
@@ -214,20 +209,19 @@ class _Walker:
     ) -> None:
         self.data, self.at, self.end, self.left = data, 0, len(data), max_elements
         self.is_at_end = False  # the bytes ended behind an element, before the last wanted one
-        self.implicit = transfer_syntax_uid == IMPLICIT_LITTLE_ENDIAN
+        self.encoding = encoding_of(transfer_syntax_uid)
+        self.implicit = self.encoding.is_implicit
         self.vr = b""
-        order = ">" if transfer_syntax_uid == EXPLICIT_BIG_ENDIAN else "<"
-        self._tag_and_vr, self._length = _NUMBERS[order]
 
     def values(self, wanted: frozenset[int], elements: dict[int, bytes]) -> dict[int, bytes]:
         """Add the values of the wanted tags to `elements`; sequences of undefined length are skipped."""
-        data, at, end, tag_and_vr = self.data, self.at, self.end, self._tag_and_vr
+        data, at, end, short_head = self.data, self.at, self.end, self.encoding.short_head
         last = min(max(wanted), (PIXELS_GROUP << 16) - 1)
         left = self.left
         while at < end:
             begin = at
             # Equivalent to `element`, at a third of its cost, for the encoding of nearly all elements.
-            if not self.implicit and at + 8 <= end and (head := tag_and_vr(data, at))[2] in _SHORT_VRS:
+            if not self.implicit and at + 8 <= end and (head := short_head(data, at))[2] in SHORT_VRS:
                 tag, length, at = head[0] << 16 | head[1], head[3], at + 8
             else:
                 self.at, self.left = at, left
@@ -265,25 +259,16 @@ class _Walker:
 
         `begin` is where its element of the top level begins, and where the walk goes on if the bytes end here.
         """
-        if self.at + 8 > self.end:
-            raise HeaderCut(begin)
-        group, number, self.vr, length = self._tag_and_vr(self.data, self.at)
-        tag = group << 16 | number
-        if self.implicit or group == 0xFFFE:  # items and delimiters never carry a VR, PS3.5 7.5
-            length = self._length(self.data, self.at + 4)[0]
-            self.at += 8
-        elif self.vr in _LONG_VRS:
-            if self.at + 12 > self.end:
-                raise HeaderCut(begin)
-            length = self._length(self.data, self.at + 8)[0]
-            self.at += 12
-        elif self.vr.isalpha() and self.vr.isupper():
-            self.at += 8
-        else:
+        try:
+            tag, self.vr, length, start = self.encoding.head(self.data, self.at, is_implicit=self.implicit)
+        except struct.error:
+            raise HeaderCut(begin) from None
+        if self.vr and not (self.vr.isalpha() and self.vr.isupper()):
             raise NotUnderstood(
-                f"element ({group:04X},{number:04X}) at byte {self.at} has no value representation (PS3.5 6.2); "
-                "check that the sender uses the negotiated transfer syntax"
+                f"element ({tag >> 16:04X},{tag & 0xFFFF:04X}) at byte {self.at} has no value representation (PS3.5 "
+                "6.2); check that the sender uses the negotiated transfer syntax"
             )
+        self.at = start
         return tag, length
 
     def item(self, length: int, wanted: frozenset[int], elements: dict[int, bytes]) -> None:
@@ -291,7 +276,7 @@ class _Walker:
         end = self.end if length == UNDEFINED_LENGTH else min(self.end, self.at + length)
         while self.at < end:
             tag, length = self.element(self.at)
-            if tag == _ITEM_END:
+            if tag == ITEM_END:
                 return
             if length == UNDEFINED_LENGTH:
                 self.skip_undefined(tag, self.at)
@@ -305,7 +290,7 @@ class _Walker:
         """Skip the current value of undefined length: a sequence, or a UN that contains one (PS3.5 6.2.2)."""
         outside = self.implicit
         self.implicit = outside or self.vr == b"UN"
-        open_values = [(_SEQUENCE_END, outside)]  # closing delimiter, and whether the encoding outside is implicit
+        open_values = [(SEQUENCE_END, outside)]  # closing delimiter, and whether the encoding outside is implicit
         while open_values:
             inner, length = self.element(begin)
             self.left -= 1
@@ -318,8 +303,8 @@ class _Walker:
                 if self.at > self.end:
                     raise HeaderCut(begin)
             else:
-                open_values.append((_ITEM_END if inner == _ITEM else _SEQUENCE_END, self.implicit))
-                self.implicit = self.implicit or (inner != _ITEM and self.vr == b"UN")
+                open_values.append((ITEM_END if inner == ITEM else SEQUENCE_END, self.implicit))
+                self.implicit = self.implicit or (inner != ITEM and self.vr == b"UN")
                 if len(open_values) > 2 * MAX_NESTING:
                     raise NotUnderstood(
                         f"sequence ({tag >> 16:04X},{tag & 0xFFFF:04X}) is nested deeper than {MAX_NESTING} levels"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import struct
+from functools import cache
+
+from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN, encoding_of
 
 IMPLEMENTATION_CLASS_UID = "2.25.203918237049125317709215371926431094752"
 """UID of voxelnode, from a UUID as PS3.5 B.2 allows."""
@@ -29,18 +32,25 @@ def file_head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: st
     -----
     PS3.10 7.1, table 7.1-1.
     """
-    body = struct.pack("<HH2s2xL", 0x0002, 0x0001, b"OB", 2) + b"\x00\x01"
-    body += _element(0x0002, b"UI", sop_class_uid)
-    body += _element(0x0003, b"UI", sop_instance_uid)
-    body += _element(0x0010, b"UI", transfer_syntax_uid)
-    body += _element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID)
-    body += _element(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME)
+    body = _element(0x00020001, "OB", b"\x00\x01")
+    body += _text(0x00020002, "UI", sop_class_uid)
+    body += _text(0x00020003, "UI", sop_instance_uid)
+    body += _text(0x00020010, "UI", transfer_syntax_uid)
+    body += _text(0x00020012, "UI", IMPLEMENTATION_CLASS_UID)
+    body += _text(0x00020013, "SH", IMPLEMENTATION_VERSION_NAME)
     if source_ae_title:
-        body += _element(0x0016, b"AE", source_ae_title)
-    return b"\x00" * 128 + b"DICM" + struct.pack("<HH2sHL", 0x0002, 0x0000, b"UL", 4, len(body)) + body
+        body += _text(0x00020016, "AE", source_ae_title)
+    return b"\x00" * 128 + b"DICM" + _element(0x00020000, "UL", struct.pack("<L", len(body))) + body
 
 
-def _element(number: int, vr: bytes, value: str) -> bytes:
+def _text(tag: int, vr: str, value: str) -> bytes:
     raw = value.encode("ascii", "replace")
-    raw += (b"\x00" if vr == b"UI" else b" ") * (len(raw) % 2)
-    return struct.pack("<HH2sH", 0x0002, number, vr, len(raw)) + raw
+    return _element(tag, vr, raw + (b"\x00" if vr == "UI" else b" ") * (len(raw) % 2))
+
+
+def _element(tag: int, vr: str, value: bytes) -> bytes:
+    return _head_writer(tag, vr)(len(value)) + value
+
+
+_head_writer = cache(encoding_of(EXPLICIT_LITTLE_ENDIAN).head_writer)
+"""Every received instance needs the same seven heads."""

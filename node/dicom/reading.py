@@ -27,9 +27,16 @@ from pydicom.dataelem import RawDataElement, convert_raw_data_element, empty_val
 from pydicom.dataset import FileMetaDataset
 from pydicom.filereader import data_element_generator
 from pydicom.tag import BaseTag
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, VR
+from pydicom.valuerep import VR
 
+from node.dicom.encoding import (
+    DEFLATED_LITTLE_ENDIAN,
+    EXPLICIT_BIG_ENDIAN,
+    EXPLICIT_LITTLE_ENDIAN,
+    IMPLICIT_LITTLE_ENDIAN,
+    UNDEFINED_LENGTH,
+    encoding_of,
+)
 from node.dicom.values import TAGS, Element, copy_encoding, held, standard_tag, tag_read, text
 
 LONG_PIXELS = 1 << 16
@@ -40,22 +47,15 @@ _META = 132
 
 _GROUP_LENGTH = b"DICM\x02\x00\x00\x00UL\x04\x00"
 _MAX_META_BYTES = 1 << 15
-_NOT_READ_HERE = frozenset(("1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"))
-"""Big endian and deflated transfer syntaxes."""
-
-_UNDEFINED_LENGTH = 0xFFFFFFFF
+_NOT_READ_HERE = frozenset((EXPLICIT_BIG_ENDIAN, DEFLATED_LITTLE_ENDIAN))
 _ITEMS_GROUP = 0xFFFE
 _PIXEL_DATA = 0x7FE00010
 _CHARACTER_SET = BaseTag(0x00080005)
 
-_EXPLICIT = struct.Struct("<HH2sH").unpack_from
-_IMPLICIT = struct.Struct("<HHL").unpack_from
-_LENGTH = struct.Struct("<L").unpack_from
+_VRS = {vr.encode(): str(vr) for vr in VR if len(vr) == 2}
+"""Value representations with an encoding of their own: encoded, and their names."""
 
-_VRS = {vr.encode(): (str(vr), vr in EXPLICIT_VR_LENGTH_32) for vr in VR if len(vr) == 2}
-"""Encoded value representations, with their names and whether their length takes four bytes."""
-
-_EMPTY: dict[str | None, Any] = {name: empty_value_for_VR(name, raw=True) for name, _ in _VRS.values()} | {None: None}
+_EMPTY: dict[str | None, Any] = {name: empty_value_for_VR(name, raw=True) for name in _VRS.values()} | {None: None}
 
 _Elements = dict[BaseTag, Element]
 
@@ -149,7 +149,7 @@ def stored_bytes(ds: Dataset, keyword: str) -> tuple[bytes | FileBytes | None, b
     if element is None or not isinstance(element.value, bytes):
         return None, False
     if isinstance(element, RawDataElement):
-        return element.value, element.length == _UNDEFINED_LENGTH
+        return element.value, element.length == UNDEFINED_LENGTH
     return element.value, bool(element.is_undefined_length)
 
 
@@ -192,7 +192,7 @@ def data_set_of_file(data: bytes, file_bytes: int, file: StoredFile) -> Dataset:
     start = _META + 12 + length
     if not 0 < length <= _MAX_META_BYTES or data[start : start + 2] in (b"\x02\x00", b""):
         raise LeftToPydicom
-    meta = FileMetaDataset(_walked(data, _META + 12, start, ExplicitVRLittleEndian, True, is_meta=True))
+    meta = FileMetaDataset(_walked(data, _META + 12, start, EXPLICIT_LITTLE_ENDIAN, True, is_meta=True))
     syntax = text(meta, "TransferSyntaxUID")
     if not syntax or syntax in _NOT_READ_HERE:
         raise LeftToPydicom
@@ -205,16 +205,16 @@ def data_set_of_file(data: bytes, file_bytes: int, file: StoredFile) -> Dataset:
     else:
         ds = Dataset(elements)
         ds.file_meta = meta
-    ds.set_original_encoding(syntax == ImplicitVRLittleEndian, True, _encoding_in(elements))
+    ds.set_original_encoding(syntax == IMPLICIT_LITTLE_ENDIAN, True, _encoding_in(elements))
     return ds
 
 
 def _walked(data: bytes, at: int, end: int, syntax: str, whole: bool, *, is_meta: bool = False) -> _Elements:
     """Return the top-level elements of `data` from `at` to `end`; long pixel data stay in the file."""
-    implicit = syntax == ImplicitVRLittleEndian
+    implicit = syntax == IMPLICIT_LITTLE_ENDIAN
     if implicit and data[at + 4 : at + 6].isalpha() and data[at + 4 : at + 6].isupper():
         raise LeftToPydicom  # the data set is explicit, contrary to its transfer syntax
-    header_at = _implicit_header if implicit else _explicit_header
+    head_at = encoding_of(syntax).head
     short = LeftToPydicom if whole else DataSetCut
     elements: _Elements = {}
     expected = list(reversed(_read_before.get((implicit, is_meta), ())))  # the next run is the last one
@@ -230,12 +230,15 @@ def _walked(data: bytes, at: int, end: int, syntax: str, whole: bool, *, is_meta
             continue
         begin = at
         try:
-            tag, vr, length, start = header_at(data, at)
+            tag, encoded_vr, length, start = head_at(data, at, is_implicit=implicit)
         except struct.error:
             raise short from None
+        if tag >> 16 == _ITEMS_GROUP or not (implicit or encoded_vr in _VRS):
+            raise LeftToPydicom
+        vr = _VRS.get(encoded_vr)
         while expected and expected[-1].last <= tag:
             expected.pop()
-        if length == _UNDEFINED_LENGTH:
+        if length == UNDEFINED_LENGTH:
             at = _add_by_pydicom(elements, data, at, implicit, short)
             continue
         at = start + length
@@ -273,26 +276,6 @@ def _with_longer_runs(runs: list[_Run], known: Sequence[bool]) -> list[_Run]:
         neighbours = [run for _, run in group]
         joined += [_Run.joined(neighbours)] if is_known and len(neighbours) > 1 else neighbours
     return joined
-
-
-def _explicit_header(data: bytes, at: int) -> tuple[int, str | None, int, int]:
-    """Return tag, VR, length and start of the value of an element with explicit VR (PS3.5 7.1.2)."""
-    group, number, code, length = _EXPLICIT(data, at)
-    known = _VRS.get(code)
-    if known is None:
-        raise LeftToPydicom
-    vr, is_long = known
-    if is_long:
-        return group << 16 | number, vr, _LENGTH(data, at + 8)[0], at + 12
-    return group << 16 | number, vr, length, at + 8
-
-
-def _implicit_header(data: bytes, at: int) -> tuple[int, str | None, int, int]:
-    """Return tag, None, length and start of the value of an element with implicit VR (PS3.5 7.1.3)."""
-    group, number, length = _IMPLICIT(data, at)
-    if group == _ITEMS_GROUP:
-        raise LeftToPydicom
-    return group << 16 | number, None, length, at + 8
 
 
 def _add_by_pydicom(elements: _Elements, data: bytes, at: int, implicit: bool, short: type[Exception]) -> int:

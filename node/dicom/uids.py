@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 
 from pydicom._uid_dict import UID_dictionary
 
+from node.dicom.encoding import EXPLICIT_BIG_ENDIAN, EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
+
 REGISTERED_UIDS: Mapping[str, tuple[str, str, str, str, str]] = UID_dictionary
 """PS3.6 Annex A by UID: name, type, info, retired mark and keyword. pydicom offers public access only to
 single entries."""
@@ -37,10 +39,6 @@ SERVICES: Mapping[str, str] = {
 
 STORAGE_COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"
 """The well-known instance of storage commitment, PS3.4 J.3.5."""
-
-IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
-EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
-EXPLICIT_BIG_ENDIAN = "1.2.840.10008.1.2.2"
 
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 """DICOM Application Context Name, PS3.7 A.2.1; there is no other."""

@@ -8,7 +8,7 @@ from urllib.parse import quote
 from pydicom import Dataset
 from pydicom.dataelem import DataElement
 
-from node.dicom.header import DEFLATED_LITTLE_ENDIAN
+from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN
 from node.dicom.json_model import json_model
 from node.dicom.metadata import encoded_model
 from node.dicom.uids import web_transfer_syntax

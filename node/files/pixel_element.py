@@ -14,11 +14,9 @@ from typing import Any
 from pydicom import Dataset, dcmread
 from pydicom.encaps import encapsulate, get_frame
 
-from node.dicom.header import DEFLATED_LITTLE_ENDIAN, EXPLICIT_BIG_ENDIAN, IMPLICIT_LITTLE_ENDIAN
+from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN, EXPLICIT_BIG_ENDIAN, UNDEFINED_LENGTH, encoding_of
 from node.dicom.values import text, value, whole
 from node.files.bounded import BoundedFile
-
-UNDEFINED_LENGTH = 0xFFFFFFFF
 
 PIECE_BYTES = 1 << 20
 
@@ -227,17 +225,12 @@ def header_and_pixels(path: Path, max_bytes: int | None = None) -> tuple[Dataset
         head = b"" if syntax == DEFLATED_LITTLE_ENDIAN else file.read(12)
         if len(head) < 8:
             return header, None
-        order = ">" if syntax == EXPLICIT_BIG_ENDIAN else "<"
-        group, number = struct.unpack_from(order + "HH", head)
-        tag = group << 16 | number
+        encoding = encoding_of(syntax)
+        tag, encoded_vr, length, start = encoding.head(head, 0, is_implicit=encoding.is_implicit)
         if tag not in _VRS:
             return header, None
-        vr = _VRS[tag]
-        if syntax == IMPLICIT_LITTLE_ENDIAN:
-            length, offset = struct.unpack_from("<L", head, 4)[0], file.tell() - len(head) + 8
-        else:  # OB, OW, OF and OD: two bytes are reserved, four hold the length (PS3.5 7.1.2)
-            vr = head[4:6].decode("ascii", "replace")
-            length, offset = struct.unpack_from(order + "L", head, 8)[0], file.tell()
+        vr = encoded_vr.decode("ascii", "replace") or _VRS[tag]
+        offset = file.tell() - len(head) + start
         rest = os.fstat(file.fileno()).st_size - offset
     encapsulated = length == UNDEFINED_LENGTH
     return header, PixelElement(

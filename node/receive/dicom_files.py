@@ -18,12 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from node.dicom.header import (
-    EXPLICIT_BIG_ENDIAN,
-    IMPLICIT_LITTLE_ENDIAN,
-    HeaderCut,
-    read_header,
-)
+from node.dicom.encoding import EXPLICIT_BIG_ENDIAN, EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
+from node.dicom.header import HeaderCut, read_header
 from node.errors import NotUnderstood
 
 HEAD_BYTES = 65536
@@ -37,7 +33,6 @@ OLDER_THAN_DICOM = (
 )
 
 CHUNK_BYTES = 1 << 20
-EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 MEDIA_STORAGE_DIRECTORY = "1.2.840.10008.1.3.10"
 
 _UID = re.compile(r"[0-9.]{1,64}")

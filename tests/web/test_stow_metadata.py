@@ -202,7 +202,7 @@ def _changed(**elements: Any) -> list[dict[str, Any]]:
         (_changed(t00280010={"vr": ["US"]}), "00280010: vr must be"),
         (_changed(t00100020={"vr": "LO", "Value": ["a\\b"]}), "00100020: a value is not valid"),
         (_changed(t00100020={"vr": "LO", "Value": [{"a": 1}]}), "00100020: a value is not valid"),
-        (_changed(t00100020={"vr": "LO", "Value": ["a" * 70_000]}), "00100020: the value is longer than 65535"),
+        (_changed(t00100020={"vr": "LO", "Value": ["a" * 70_000]}), "00100020: the value is longer than 65534"),
         (_changed(t00100030={"vr": "UN", "InlineBinary": "no base64!"}), "00100030: a value is not valid"),
         (_changed(t00100030={"vr": "UN", "BulkDataURI": ["bulk"]}), "00100030: no part has"),
         (_changed(t00100030={"vr": "UN", "BulkDataURI": "file:///etc/passwd"}), "00100030: no part has"),

@@ -9,13 +9,9 @@ from pydicom.dataset import Dataset
 from node.association.client.association import Address, AssociationLost, association
 from node.association.client.negotiation import NoAssociation, contexts_of
 from node.dicom.command import N_CREATE_RQ, Element
+from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
 from node.dicom.status import DUPLICATE_INSTANCE, SUCCESS
-from node.dicom.uids import (
-    EXPLICIT_LITTLE_ENDIAN,
-    IMPLICIT_LITTLE_ENDIAN,
-    INSTANCE_AVAILABILITY_NOTIFICATION,
-    PERFORMED_PROCEDURE_STEP,
-)
+from node.dicom.uids import INSTANCE_AVAILABILITY_NOTIFICATION, PERFORMED_PROCEDURE_STEP
 from node.errors import VoxelnodeError
 from node.index.search.selection import StoredInstance
 

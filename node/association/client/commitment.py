@@ -21,13 +21,9 @@ from node.dicom.command import (
     RESPONSE,
     Element,
 )
+from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
 from node.dicom.status import NO_SUCH_INSTANCE, SUCCESS
-from node.dicom.uids import (
-    EXPLICIT_LITTLE_ENDIAN,
-    IMPLICIT_LITTLE_ENDIAN,
-    STORAGE_COMMITMENT,
-    STORAGE_COMMITMENT_INSTANCE,
-)
+from node.dicom.uids import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
 from node.dicom.values import items, text
 from node.errors import VoxelnodeError
 

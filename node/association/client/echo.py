@@ -7,8 +7,9 @@ from time import perf_counter
 from node.association.client.association import Address, AssociationLost, association
 from node.association.client.negotiation import contexts_of
 from node.dicom.command import C_ECHO_RQ, Element
+from node.dicom.encoding import IMPLICIT_LITTLE_ENDIAN
 from node.dicom.status import SUCCESS
-from node.dicom.uids import IMPLICIT_LITTLE_ENDIAN, VERIFICATION
+from node.dicom.uids import VERIFICATION
 from node.errors import VoxelnodeError
 
 

@@ -26,8 +26,9 @@ from node.association.framing import Violation
 from node.association.messages import Messages
 from node.association.services.c_store import StoreService
 from node.dicom.command import C_CANCEL_RQ, C_GET_RQ, MEDIUM_PRIORITY, Command, Element, MalformedCommand
+from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
 from node.dicom.status import PENDING, SUB_OPERATIONS_WARNING, SUCCESS
-from node.dicom.uids import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN, STUDY_ROOT_GET
+from node.dicom.uids import STUDY_ROOT_GET
 from node.errors import PeerFailed
 from node.index.records import Refused
 from node.receive.ingest import Ingest, Origin

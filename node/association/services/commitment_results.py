@@ -20,8 +20,9 @@ from node.association.services.commitment import (
     reported,
     verify,
 )
+from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
 from node.dicom.status import SUCCESS
-from node.dicom.uids import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN, STORAGE_COMMITMENT
+from node.dicom.uids import STORAGE_COMMITMENT
 from node.errors import VoxelnodeError
 from node.index.records import Refused
 from node.index.work.ledger import Decision, Ended, Postponed, Work

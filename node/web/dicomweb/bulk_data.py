@@ -11,7 +11,7 @@ from fastapi import HTTPException, Response
 
 from node.children.decoder import NotDecoded
 from node.children.decoding import value_file, value_paths
-from node.dicom.header import DEFLATED_LITTLE_ENDIAN
+from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN
 from node.dicom.json_model import PIXEL_TAGS
 from node.files.bounded import TooLong
 from node.files.metadata import bulk_data_paths

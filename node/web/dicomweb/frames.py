@@ -13,7 +13,7 @@ from fastapi import HTTPException, Response
 
 from node.children.decoder import Decoder, DecoderBusy, NotDecoded
 from node.children.decoding import frame, frame_file, pixel_location, stored_frame, stored_frame_file
-from node.dicom.header import DEFLATED_LITTLE_ENDIAN
+from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN
 from node.files.bounded import TooLong
 from node.files.pixel_element import FrameNotFound, PixelElement, pixel_element
 from node.index.search.selection import StoredInstance

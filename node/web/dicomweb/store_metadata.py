@@ -16,8 +16,9 @@ from fastapi import HTTPException
 
 from node.children.assembling import Assembled, SpooledPart, assemble_file, read_assembled
 from node.children.decoder import DecoderBusy, NotDecoded
+from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN
 from node.dicom.status import CANNOT_UNDERSTAND, OUT_OF_RESOURCES
-from node.dicom.uids import EXPLICIT_LITTLE_ENDIAN, is_accepted_transfer_syntax
+from node.dicom.uids import is_accepted_transfer_syntax
 from node.receive.dicom_files import Identity
 from node.receive.ingest import Origin
 from node.web.dicomweb.media_types import DICOM, DICOM_JSON, DICOM_XML, JSON, bulk_data_syntax
