@@ -69,16 +69,15 @@ class Archive:
     ----------
     incoming, work : Path
         Folders for files that are not finished; the next start of this host empties them.
-    spool_host : str or None
-        The name of this host, if files are on its disk alone until they are in an object store that several share.
+    suffix : str
+        Of the names of its folders among those of the hosts; empty if there are no others.
     remote : Remote or None
         The object store behind the local files; None: the local files are all there is.
     """
 
     def __init__(self, root: Path, reserve_bytes: int = 0, low_bytes: int = 0, *, host: str = "") -> None:
         self.root = root.absolute()
-        self.host = host
-        self.spool_host = host or None
+        self.suffix = f"-{host}" if host else ""
         self.incoming = self.root / "incoming"
         self.work = self.root / "work"
         self._objects = self.root / "objects"
@@ -333,13 +332,8 @@ class Archive:
 
     def is_own(self, folder: str) -> bool:
         """Return whether a folder of `objects` is one of this host, by its name."""
-        number, hyphen, host = folder.partition("-")
-        is_from_before = self.spool_host is not None and not hyphen  # the index had one host
-        return number.isdecimal() and (is_from_before or (host == self.host and bool(hyphen) == bool(host)))
-
-    def is_elsewhere(self, spool_host: str | None) -> bool:
-        """Return whether a file is on the disk of another host, by the host that its row names."""
-        return spool_host is not None and spool_host != self.spool_host
+        number = folder.partition("-")[0]  # without a suffix, it is from when the index had one host
+        return number.isdecimal() and folder in (number, number + self.suffix)
 
     def local_folders(self) -> list[str]:
         """Return the names of all folders of `objects`, also those with copies of what other hosts received."""
@@ -376,7 +370,7 @@ class Archive:
     def _new_folder(self) -> Path:
         folders = self.folders()
         number = int(folders[-1].partition("-")[0]) + 1 if folders else 0
-        folder = self._objects / (f"{number:08d}-{self.host}" if self.host else f"{number:08d}")
+        folder = self._objects / f"{number:08d}{self.suffix}"
         folder.mkdir(mode=0o700)
         reached("folder-made")
         try:

@@ -65,6 +65,6 @@ def archive_files(settings: Settings) -> Iterator[LocalFile]:
     from node.archive.remote import fetching
     from node.index.database.index import other_host_of
 
-    others = other_host_of(settings.storage.root, settings.index.url, settings.spool_host)
+    others = other_host_of(settings.storage.root, settings.index.url, settings.holder)
     with fetching(settings.storage.root.absolute(), configured_store(settings.storage), others) as local:
         yield local

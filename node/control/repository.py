@@ -150,9 +150,7 @@ class Repository:
         self.metrics = Metrics()
         self.audit = Audit(root, settings.dicom.ae_title, settings.audit)
         self._transfers = Transfers(self.audit)
-        self.archive = Archive(
-            root, settings.storage.reserve_bytes, settings.storage.low_bytes, host=settings.spool_host
-        )
+        self.archive = Archive(root, settings.storage.reserve_bytes, settings.storage.low_bytes, host=settings.holder)
         self.metrics.intake_open.set_function(lambda: float(self.archive.intake.has_room()))
         self.index = Index(
             self.archive.root,
@@ -160,7 +158,7 @@ class Repository:
             self.archive.intake.stop,
             settings.index.url,
             settings.cluster.name,
-            has_roots=bool(settings.spool_host),
+            has_roots=bool(settings.holder),
         )
         self.archive.remote = self._remote(settings.storage, new_index=new_index)
         segment_bytes = min(SEGMENT_BYTES, settings.storage.journal_bytes // MIN_SEGMENTS)
@@ -234,7 +232,7 @@ class Repository:
         if not identity:
             identity = (marked(store) if new_index else None) or uuid.uuid4().hex
             identity = self.index.about.settle(STORE, identity)
-        if self.archive.spool_host is not None:
+        if self.index.turn.holder is not None:
             key = self.index.objects.of_no_host()
             if key is not None and self.archive.path(key).exists():
                 self.index.objects.own_spool()
@@ -243,7 +241,7 @@ class Repository:
 
     def _is_index_older(self) -> bool:
         """Return whether the journal has let go of records that the index lacks: a copy of the index was restored."""
-        if self.archive.host and not self.journal.freed:  # a host that joins others
+        if self.index.turn.holder is not None and not self.journal.freed:  # a host that joins others
             return False
         applied = self.index.about.applied(self.journal.identity)
         return applied.journal != self.journal.identity or applied.sequence < self.journal.freed
@@ -609,7 +607,7 @@ def check_repository(settings: Settings, *, digests: bool, repair: bool, force: 
                 serving=serving,
                 url=settings.index.url,
                 store=store,
-                host=settings.spool_host or None,
+                host=settings.holder or None,
             )
         )
         instances = index.count_levels()["instances"]
@@ -657,8 +655,8 @@ def copy_archive(settings: Settings, to: Literal["store", "folder"]) -> Copied:
     with Repository(settings) as repository:
         archive, index, remote = repository.archive, repository.index, repository.archive.remote
         assert remote is not None
-        if to == "folder" and settings.spool_host:
-            _require_alone(index, settings.spool_host)
+        if to == "folder" and settings.holder:
+            _require_alone(index, settings.holder)
         uploads = Uploads(archive, remote, index, repository.metrics, verify=settings.storage.verify_uploads)
         return copy_to_store(uploads, index) if to == "store" else copy_to_folder(uploads, archive, remote, index)
 

@@ -106,7 +106,7 @@ def write_volumes(
         outcome = _outcome(claimed, converted, destination, options, used)
         if archive.remote is not None and converted.files:
             known = {file.path: file.sha256 for file in outcome.files}
-            outcome = replace(outcome, kept=kept_files(folder, str(destination), known, archive.spool_host))
+            outcome = replace(outcome, kept=kept_files(folder, str(destination), known))
         reached("volumes-written")
         if converted.files and index.series.is_claimed(claimed):
             publish(folder, archive.root / destination, archive.sync_folder)

@@ -54,7 +54,7 @@ def folder_name(uid: str) -> str:
     return "uid-" + hashlib.sha256(uid.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
-def kept_files(folder: Path, key: str, known: Mapping[str, str], host: str | None) -> list[RevisionFile]:
+def kept_files(folder: Path, key: str, known: Mapping[str, str]) -> list[RevisionFile]:
     """Return all files in a folder of a revision, as an object store is to have them.
 
     Parameters
@@ -64,8 +64,6 @@ def kept_files(folder: Path, key: str, known: Mapping[str, str], host: str | Non
         The folder of the revision, relative to the root.
     known : mapping
         Digests of some of the files, by their keys; the other files are read.
-    host : str or None
-        The host that alone has them, if several share the store.
 
     Raises
     ------
@@ -77,7 +75,7 @@ def kept_files(folder: Path, key: str, known: Mapping[str, str], host: str | Non
         if (sha256 := known.get(name)) is None:
             with path.open("rb", buffering=0) as file:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        files.append(RevisionFile(name, path.stat().st_size, sha256, spool_host=host))
+        files.append(RevisionFile(name, path.stat().st_size, sha256))
     return files
 
 

@@ -208,7 +208,7 @@ class ClaimedSeries:
 class RevisionFile:
     """A file of a revision, whose `key` is its path relative to the root.
 
-    `place` and `spool_host` are those of the file in `node.index.models.RevisionFileRow`. Without an object store there
+    `place` and `holder` are those of the file in `node.index.models.RevisionFileRow`. Without an object store there
     are none, and no digest is known of what lies beside a volume: it is empty then.
     """
 
@@ -216,7 +216,7 @@ class RevisionFile:
     bytes: int
     sha256: str = ""
     place: str | None = None
-    spool_host: str | None = None
+    holder: str | None = None
 
     @property
     def data_set_offset(self) -> int:

@@ -292,7 +292,7 @@ def _mended_file(finding: Finding, archive: Archive, index: Index, now: dt.datet
         index.instances.mend_digest(finding.path, sha256, now)
         return "kept: the digest of its row was mended"
     aside = archive.quarantine_key(finding.path)
-    index.instances.set_aside_damaged(finding.path, aside, finding.detail, now, archive.spool_host)
+    index.instances.set_aside_damaged(finding.path, aside, finding.detail, now)
     archive.quarantine(finding.path)
     return "to quarantine, marked as missing"
 
@@ -363,7 +363,7 @@ def _instances(
         compared.add(folder)
         there = _listed(root, folder)
         for row in rows:
-            if row.spool_host in (None, host):
+            if row.holder in (None, host):
                 yield from _instance(root, row, row.key in there, digests=digests)
             there.discard(row.key)
         yield from _unknown(root, there - losers, serving=serving)
@@ -506,7 +506,7 @@ def _revision(row: VolumeFile) -> str:
 
 def _is_here(row: VolumeFile, host: str | None) -> bool:
     """Return whether a file that no store has is on this disk, as far as its row says."""
-    return host is None or (row.place is not None and row.spool_host in (None, host))
+    return host is None or (row.place is not None and row.holder in (None, host))
 
 
 def _of(row: VolumeFile) -> tuple[str, str] | None:

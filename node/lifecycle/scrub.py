@@ -181,7 +181,7 @@ class Scrub(BackgroundService):
 
     def _finish(self, current: ScrubPass) -> None:
         for loser in self._index.instances.losers():
-            if self._archive.is_elsewhere(loser.spool_host):
+            if self._index.turn.is_away(loser.holder):
                 continue
             problem = self._problem(loser.key, None, None, loser.sha256)
             current = current.counting(problem)
@@ -198,7 +198,7 @@ class Scrub(BackgroundService):
         if problem is not None and file.key not in self._index.instances.named_keys([file.key]):
             problem = None  # deleted or replaced meanwhile
         now = self._now()
-        if problem is None and file.file_missing and not self._archive.is_elsewhere(file.spool_host):
+        if problem is None and file.file_missing and not self._index.turn.is_away(file.holder):
             self._index.instances.mark_files([file.key], missing=False, now=now)
         elif problem is not None and problem != UNREADABLE:
             report_damage(self._archive, self._index, file.key, problem, now)
@@ -207,7 +207,7 @@ class Scrub(BackgroundService):
     def _problem_of(self, file: InstanceFile) -> str | None:
         """Compare a file; of one that only the object store has, whether the object is there."""
         remote = self._archive.remote
-        if self._archive.is_elsewhere(file.spool_host):  # its host reads it when it moves it to the store
+        if self._index.turn.is_away(file.holder):  # its host reads it when it moves it to the store
             return None
         if remote is None or file.place != STORE or self._archive.path(file.key).exists():
             return self._problem(file.key, file.data_set_offset, file.bytes, file.sha256)

@@ -224,9 +224,7 @@ class Uploads(BackgroundService):
         for revision in revisions:
             self._noted = revision.conversion_id
             with suppress(FileNotFoundError):
-                files = kept_files(
-                    self._archive.path(revision.folder), revision.folder, revision.sha256, self._archive.spool_host
-                )
+                files = kept_files(self._archive.path(revision.folder), revision.folder, revision.sha256)
                 self._index.objects.note_files(revision.conversion_id, files)
         if revisions:
             self._after = ""

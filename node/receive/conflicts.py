@@ -60,30 +60,28 @@ class Compared:
     differences: list[Difference]
 
 
-def compared(root: Path, index: ReadIndex, conflict: int, local: LocalFile, host: str | None = None) -> Compared:
+def compared(root: Path, index: ReadIndex, conflict: int, local: LocalFile) -> Compared:
     """Compare the two versions of a conflict.
 
     Parameters
     ----------
     local : LocalFile
         Of the archive below `root`.
-    host : str or None
-        The name of this host, if several with roots of their own share the archive.
 
     Raises
     ------
     NoSuchConflict
     """
     row = _row(index, conflict)
-    key, its_host = row.pop("key"), index.conflicts.host_of(conflict)
+    key, holder = row.pop("key"), index.conflicts.host_of(conflict)
     row["path"] = None if key is None else str(root / key)
     if key is None:
         return Compared(row, "the conflict has no file of another version", [])
     current = index.instances.current(row["sop_instance_uid"])
     if current is None:
         return Compared(row, "no version of the instance is current", [])
-    if its_host not in (None, host) and not (root / key).exists():
-        return Compared(row, f"the file of the other version is in the quarantine of {its_host}: compare there", [])
+    if holder is not None and not (root / key).exists():
+        return Compared(row, f"the file of the other version is in the quarantine of {holder}: compare there", [])
     mine, theirs = _attributes(lambda: local(current)), _attributes(lambda: root / key)
     if mine is None or theirs is None:
         which = "current" if mine is None else "other"
@@ -156,7 +154,7 @@ class Conflicts:
                 continue
             if not self._has_file(row["key"]):
                 host = self._index.conflicts.host_of(row["id"])
-                if row["key"] is not None and self._ingest.archive.is_elsewhere(host):
+                if row["key"] is not None and self._index.turn.is_away(host):
                     raise NotDecidable(f"the file of conflict {row['id']} is in the quarantine of {host}: decide there")
                 raise NotDecidable(
                     f"the file of conflict {row['id']} is not there any more: have the sender send that version again"

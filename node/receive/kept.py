@@ -79,7 +79,7 @@ def flaws_of(
         if held.place == STORE and not held.file_missing and not archive.path(held.key).exists():
             only_in_store.append(held)
             continue
-        if archive.is_elsewhere(held.spool_host):
+        if index.turn.is_away(held.holder):
             if held.data_set_offset is not None:  # the file of a row; what others have set aside is theirs
                 flaws[held.key] = Flaw.MISSING if held.file_missing else Flaw.AWAY
             continue
@@ -119,7 +119,7 @@ def report_damage(archive: Archive, index: Index, key: str, problem: str, now: d
     """
     if archive.remote is not None:
         file = index.instances.of_key(key)
-        if file is None or archive.is_elsewhere(file.spool_host):
+        if file is None or index.turn.is_away(file.holder):
             return
         try:
             problem_of_object = archive.remote.refreshed(file)

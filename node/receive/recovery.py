@@ -86,7 +86,7 @@ def recover(
     reached("parts-swept")
     settle_losers(archive, index)
     unread: list[str] = []  # folders with files that cannot be read now: the next start compares them again
-    note = f"swept_folder/{archive.host}" if archive.host else "swept_folder"
+    note = f"swept_folder{archive.suffix}"
     compared = index.about.get(note) or ""
     folders = [folder for folder in archive.folders() if folder >= compared]
     gone = dict(marked)
@@ -148,9 +148,7 @@ def adopt(
 
 def without_deleted(archive: Archive, index: Index, keys: Sequence[str]) -> list[str]:
     """Remove those of `keys` that another host has deleted while this one was away; return the others."""
-    if archive.spool_host is None:
-        return list(keys)
-    deleted = index.deletions.deleted_among(keys)
+    deleted = index.deletions.deleted_by_others(keys)
     for key in deleted:
         archive.remove(key)
     return [key for key in keys if key not in deleted]
@@ -194,7 +192,7 @@ def mark_missing(archive: Archive, index: Index, folder: str, now: dt.datetime) 
     gone = [
         row.key
         for row in rows
-        if not (row.file_missing or row.key in there or row.place == STORE or archive.is_elsewhere(row.spool_host))
+        if not (row.file_missing or row.key in there or row.place == STORE or index.turn.is_away(row.holder))
     ]
     if gone:
         log.error("files_missing", folder=folder, count=len(gone))
@@ -349,7 +347,7 @@ def adopt_objects(
 
 def settle_losers(archive: Archive, index: Index) -> int:
     """Move files that lost a conflict to quarantine, if a crash came before the move; return how many."""
-    misplaced = [key for key in index.instances.loser_keys(archive.spool_host) if not archive.path(key).exists()]
+    misplaced = [key for key in index.instances.loser_keys(here=True) if not archive.path(key).exists()]
     folders = archive.folders() if misplaced else []
     moved = 0
     for name in (PurePath(key).name for key in misplaced):

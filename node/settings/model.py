@@ -961,7 +961,7 @@ class Settings(SettingsSection):
         return self.journal.acknowledge or ("index" if self.shares_index else "local")
 
     @property
-    def spool_host(self) -> str:
+    def holder(self) -> str:
         """The name of this host among those that may share index and object store; empty if it has them for itself."""
         return self.cluster.name if self.shares_index else ""
 

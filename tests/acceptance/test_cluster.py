@@ -104,7 +104,7 @@ class Host(Served):
     def spooled(self) -> dict[str, int]:
         """How many instances each host alone has."""
         with reading(self.root, self.url) as index:
-            return index.instances.count_by_spool_host()
+            return index.instances.count_by_holder()
 
 
 @pytest.fixture(scope="module")

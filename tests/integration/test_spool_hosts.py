@@ -105,7 +105,7 @@ class Host:
     def spooled(self) -> dict[str, int]:
         """How many instances each host alone has."""
         with self.index.reading() as index:
-            return index.instances.count_by_spool_host()
+            return index.instances.count_by_holder()
 
     def claim(self) -> str | None:
         """The series that this host would convert, after the quiet time."""
@@ -157,7 +157,7 @@ def test_a_series_waits_for_the_host_that_alone_has_its_instances(hosts: Callabl
     uid = series[0].SeriesInstanceUID
     r1.take(*series)
     file = r1.file(series[0])
-    assert (file.place, file.spool_host, is_key(file.key)) == ("spool", "r1", True)
+    assert (file.place, file.holder, is_key(file.key)) == ("spool", "r1", True)
     assert (r1.claim(), c1.claim()) == (uid, None)
     r1.close()
     since = c1.index.now() + dt.timedelta(seconds=5)
@@ -251,7 +251,7 @@ def test_versions_are_in_quarantine_of_the_host_that_has_them(hosts: Callable[[s
         (r2, None),
     ):
         with host.index.reading() as index:
-            assert compared(host.root, index, conflict, host.archive.local, host.name).problem == problem
+            assert compared(host.root, index, conflict, host.archive.local).problem == problem
 
     # A deletion reaches every disk: rows at once, files with the objects.
     copies = [r1.content(ds) for ds in (first, stored)]
@@ -325,7 +325,7 @@ def test_volumes_are_read_on_every_host_and_made_again_if_the_host_that_has_them
     assert (sorted(made), r1.volumes()) == (["volume.json", "volume.nii.gz"], {})
     with r1.index.reading() as index:
         volume = next(file for file in index.volumes.files() if file.path.endswith(".nii.gz"))
-    assert (volume.place, volume.spool_host) == ("spool", "c1")
+    assert (volume.place, volume.holder) == ("spool", "c1")
     with pytest.raises(HostAway, match="host c1 alone has the file"):
         r1.archive.local(volume)
     r1.upload()

@@ -68,7 +68,7 @@ def show(conflict: Number, config: ConfigFile = None, root: Root = None, json: J
     from node.receive.conflicts import compared
 
     with reading_index(config, root) as index, archive_files(settings) as local:
-        found = compared(settings.storage.root.absolute(), index, conflict, local, settings.spool_host)
+        found = compared(settings.storage.root.absolute(), index, conflict, local)
     if json:
         print_json(asdict(found))
         return

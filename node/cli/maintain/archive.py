@@ -30,7 +30,7 @@ def status(config: ConfigFile = None, root: Root = None, json: Json = False) -> 
     with reading(folder, settings.index.url) as index:
         counts = index.instances.count_by_place()
         identity, has_used_store = index.archive_in_store, index.has_used_store
-        by_host = index.instances.count_by_spool_host()
+        by_host = index.instances.count_by_holder()
         files = index.volumes.count_by_place()
     store = configured_store(settings.storage)
     problem: str | None = None

@@ -135,9 +135,7 @@ def export(
     target = folder.absolute()
     with audited_export(settings, f"voxelnode db export to {target}, for {group or 'its owner'}") as outcome:
         store = configured_store(settings.storage)
-        done = export_to(
-            settings.storage.root.absolute(), target, group, settings.index.url, store, settings.spool_host
-        )
+        done = export_to(settings.storage.root.absolute(), target, group, settings.index.url, store, settings.holder)
         outcome.counts = f"{done.copied} conversions copied, {done.kept} already there, {done.removed} removed"
     if json:
         print_json({"path": folder, **asdict(done)})

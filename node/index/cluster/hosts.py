@@ -214,7 +214,7 @@ class HostRepository(IndexRepository):
         its = ConflictRow.host == name
         connection.execute(update(ConflictRow).where(its, is_in_store).values(host=self._turn.host))
         connection.execute(update(ConflictRow).where(its).values(key=None, host=None))
-        set_about(connection, f"swept_folder/{name}", "")  # if it starts again, it compares all of its folders
+        set_about(connection, f"swept_folder-{name}", "")  # if it starts again, it compares all of its folders
         connection.execute(delete(HostRow).where(HostRow.name == name))
         files = connection.execute(
             select(ImageRow.id, ImageRow.sop_instance_uid, SeriesRow.series_instance_uid, StudyRow.study_instance_uid)

@@ -158,7 +158,7 @@ class Index:
         self.instances = InstanceRepository(writer, self._watcher, self._finder.note_arrival)
         self.jobs = JobRepository(writer, self._watcher)
         self.keyed_requests = KeyedRequestRepository(writer, self._watcher)
-        self.objects = ObjectRepository(writer, self._watcher, host if has_roots else None)
+        self.objects = ObjectRepository(writer, self._watcher)
         self.patients = PatientRepository(writer, self._watcher)
         self.performed_steps = PerformedStepRepository(writer, self._watcher)
         self.problems = ProblemRepository(writer, self._watcher)

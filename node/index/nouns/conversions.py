@@ -135,7 +135,9 @@ def holds_what_is_stored(connection: Connection, series_id: int) -> bool:
     return connection.execute(other.limit(1)).first() is None
 
 
-def insert_conversion(connection: Connection, series: ClaimedSeries, outcome: SeriesOutcome, now: dt.datetime) -> None:
+def insert_conversion(
+    connection: Connection, series: ClaimedSeries, outcome: SeriesOutcome, holder: str | None, now: dt.datetime
+) -> None:
     """Insert an outcome as the current conversion of its series, and supersede the previous one."""
     _supersede(connection, series, now)
     conversion_id = connection.execute(
@@ -153,7 +155,7 @@ def insert_conversion(connection: Connection, series: ClaimedSeries, outcome: Se
         )
         .returning(ConversionRow.id)
     ).scalar_one()
-    _insert_details(connection, series, outcome, conversion_id)
+    _insert_details(connection, series, outcome, conversion_id, holder)
     replace_failures(connection, series, outcome.failures, now)
 
 
@@ -199,7 +201,9 @@ def _supersede(connection: Connection, series: ClaimedSeries, now: dt.datetime) 
     connection.execute(update(ConversionRow).where(*current).values(superseded=True))
 
 
-def _insert_details(connection: Connection, series: ClaimedSeries, outcome: SeriesOutcome, conversion_id: int) -> None:
+def _insert_details(
+    connection: Connection, series: ClaimedSeries, outcome: SeriesOutcome, conversion_id: int, holder: str | None
+) -> None:
     digests = {instance.sop_instance_uid: instance.sha256 for instance in series.instances}
     volumes = [
         {
@@ -226,8 +230,8 @@ def _insert_details(connection: Connection, series: ClaimedSeries, outcome: Seri
         for uid, frames, reason, detail in outcome.exclusions
     ]
     kept = [
-        {"conversion_id": conversion_id, "place": SPOOL}
-        | {name: getattr(file, name) for name in ("key", "bytes", "sha256", "spool_host")}
+        {"conversion_id": conversion_id, "place": SPOOL, "spool_host": holder}
+        | {name: getattr(file, name) for name in ("key", "bytes", "sha256")}
         for file in outcome.kept
     ]
     tables = (VolumeRow, volumes), (VolumeSourceRow, sources), (ExclusionRow, exclusions), (RevisionFileRow, kept)

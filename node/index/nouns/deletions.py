@@ -132,6 +132,10 @@ class DeletionRepository(IndexRepository):
         wanted = set(keys)
         return {path for paths in connection.scalars(select(TombstoneRow.paths)) for path in paths if path in wanted}
 
+    def deleted_by_others(self, keys: Collection[str]) -> set[str]:
+        """Return those of `keys` that another host may have deleted, which could not remove them from this disk."""
+        return set() if self._turn.holder is None else self.deleted_among(keys)
+
     @on_writer
     def finish(self, connection: Connection, deletion: Deletion, now: dt.datetime) -> None:
         """Record that every file of a deletion is gone."""

@@ -23,7 +23,7 @@ class InstanceFile:
     sha256: str
     file_missing: bool
     place: str | None = None  # see `node.index.models.ImageRow`
-    spool_host: str | None = None
+    holder: str | None = None
 
 
 FILES: Select[*tuple[Any, ...]] = select(
@@ -43,7 +43,7 @@ FILES: Select[*tuple[Any, ...]] = select(
 class HeldFile:
     """A file that is kept under a SOP Instance UID: the current version, or a version that lost against it.
 
-    The length and the offset of a loser are not in the index. `spool_host` is the only host that has the file.
+    The length and the offset of a loser are not in the index. `holder` is the only host that has the file.
     """
 
     key: str
@@ -53,7 +53,7 @@ class HeldFile:
     bytes: int | None = None
     file_missing: bool = False
     place: str | None = None
-    spool_host: str | None = None
+    holder: str | None = None
 
 
 def named_keys(connection: Connection, keys: Sequence[str]) -> set[str]:
@@ -98,8 +98,7 @@ def losers(connection: Connection, sop_instance_uids: Collection[str] | None = N
     if sop_instance_uids is not None:
         query = query.where(ConflictRow.sop_instance_uid.in_(sop_instance_uids))
     return [
-        HeldFile(row.key or "", row.sha256 or "", row.found_at, spool_host=row.host)
-        for row in connection.execute(query)
+        HeldFile(row.key or "", row.sha256 or "", row.found_at, holder=row.host) for row in connection.execute(query)
     ]
 
 

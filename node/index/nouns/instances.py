@@ -242,14 +242,14 @@ class InstanceRepository(IndexRepository):
         quarantine_key: str,
         detail: str,
         now: dt.datetime,
-        host: str | None = None,
     ) -> None:
-        """Mark the row of a damaged file that is about to be moved to quarantine, on the disk of a host."""
+        """Mark the row of a damaged file that is about to be moved to quarantine."""
         row = connection.execute(_row_of(key)).one()
         connection.execute(update(ImageRow).where(ImageRow.key == key).values(file_missing=True))
         asked = f"the file {detail}: send the instance again"
         record_event(connection, "file-damaged", now, detail=asked, **_uids(row))
-        _insert_conflict(connection, "instance-damaged", row, f"the file {detail}", now, key=quarantine_key, host=host)
+        aside = {"key": quarantine_key, "host": self._turn.holder}
+        _insert_conflict(connection, "instance-damaged", row, f"the file {detail}", now, **aside)
 
     @on_writer
     def record_loser_damage(
@@ -308,12 +308,12 @@ class InstanceRepository(IndexRepository):
         return unknown_keys(connection, keys)
 
     @on_reader
-    def loser_keys(self, connection: Connection, host: str | None = None) -> set[str]:
+    def loser_keys(self, connection: Connection, *, here: bool = False) -> set[str]:
         """Return the keys of the files that lost against another file of their SOP Instance UID; see `loser_keys`.
 
         A crash between the commit and the move leaves such a file where it was received.
         """
-        return loser_keys(connection, host)
+        return loser_keys(connection, self._turn.holder if here else None)
 
     @on_writer
     def mark_files(
@@ -442,7 +442,7 @@ class ReadInstances(PagedRepository):
         counts = dict.fromkeys(("folder", SPOOL, STORE), PlaceCount(0, 0))
         return counts | {row["place"]: PlaceCount(int(row["instances"]), int(row["bytes"])) for row in rows}
 
-    def count_by_spool_host(self) -> dict[str, int]:
+    def count_by_holder(self) -> dict[str, int]:
         """Return how many instances are still to be moved to the store from the disk of each host."""
         rows = self._rows(
             "SELECT spool_host, count(*) AS instances FROM v_images WHERE spool_host IS NOT NULL "

@@ -11,14 +11,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, Select, delete, exists, func, select, text, update
+from sqlalchemy import ColumnElement, Connection, Select, delete, exists, func, select, text, update
 
 from node.index.converted import SeriesKey
 from node.index.engine.about import STORE as STORE_IDENTITY
 from node.index.engine.about import STORE_SPOOLED, set_about
 from node.index.engine.repository import IndexRepository, on_reader, on_writer
 from node.index.engine.sql import insert
-from node.index.engine.writer import IndexWriter
 from node.index.models import (
     SPOOL,
     STORE,
@@ -72,17 +71,7 @@ class UnnotedRevision:
 
 
 class ObjectRepository(IndexRepository):
-    """The places of files, and the objects that nothing needs any more.
-
-    Parameters
-    ----------
-    host : str or None
-        The name of this host, if several with roots of their own share the store.
-    """
-
-    def __init__(self, writer: IndexWriter, reader: Engine, host: str | None) -> None:
-        super().__init__(writer, reader)
-        self._host = host
+    """The places of files, and the objects that nothing needs any more."""
 
     @on_reader
     def spooled(
@@ -139,7 +128,7 @@ class ObjectRepository(IndexRepository):
             rows = [
                 {
                     "conversion_id": conversion_id, "key": file.key, "bytes": file.bytes, "sha256": file.sha256,
-                    "place": SPOOL, "spool_host": self._host,
+                    "place": SPOOL, "spool_host": self._turn.holder,
                 }
                 for file in files
             ]  # fmt: skip
@@ -154,7 +143,7 @@ class ObjectRepository(IndexRepository):
     def spool_all(self, connection: Connection) -> None:
         """Note that the files that are in the folder alone are to be moved to the store."""
         for table in (ImageRow, RevisionFileRow):
-            spooled = {"place": SPOOL, "spool_host": self._host}
+            spooled = {"place": SPOOL, "spool_host": self._turn.holder}
             connection.execute(update(table).where(table.place.is_(None)).values(spooled))
         set_about(connection, STORE_SPOOLED, "yes")
 
@@ -170,7 +159,7 @@ class ObjectRepository(IndexRepository):
         """Note that this host has what is to be moved, from when the index had one host."""
         for table, is_spooled in ((ImageRow, _SPOOLED), (RevisionFileRow, _SPOOLED_FILES)):
             unowned = update(table).where(is_spooled, table.spool_host.is_(None))
-            connection.execute(unowned.values(spool_host=self._host))
+            connection.execute(unowned.values(spool_host=self._turn.holder))
 
     @on_writer
     def record_stored(self, connection: Connection, keys: Sequence[str], now: dt.datetime) -> set[str]:
@@ -190,7 +179,7 @@ class ObjectRepository(IndexRepository):
     @on_writer
     def record_spooled(self, connection: Connection, keys: Sequence[str]) -> None:
         """Note that files are to be moved to the store again: it lacks their objects, or has other bytes."""
-        spooled = {"place": SPOOL, "spool_host": self._host}
+        spooled = {"place": SPOOL, "spool_host": self._turn.holder}
         connection.execute(update(ImageRow).where(ImageRow.key.in_(keys)).values(spooled))
         connection.execute(update(RevisionFileRow).where(RevisionFileRow.key.in_(keys)).values(spooled))
 
@@ -198,7 +187,7 @@ class ObjectRepository(IndexRepository):
     def host_of(self, connection: Connection, key: str) -> str | None:
         """Return which other host alone has a file; None if it is in the store, here, or lost."""
         host = only_host_of(connection, key)
-        return host if host != self._host else None
+        return host if host != self._turn.holder else None
 
     @on_reader
     def only_at(self, connection: Connection, host: str) -> list[InstanceFile | RevisionFile]:
@@ -282,7 +271,7 @@ class ObjectRepository(IndexRepository):
         connection.execute(delete(RevisionFileRow))
         connection.execute(delete(ObjectRemovalRow))
         connection.execute(delete(HostRemovalRow))
-        mine = update(ConflictRow).where(ConflictRow.host == self._host)
+        mine = update(ConflictRow).where(ConflictRow.host == self._turn.holder)
         connection.execute(mine.values(host=None))  # from now on, in the archive of all
         set_about(connection, STORE_SPOOLED, "")
         set_about(connection, STORE_IDENTITY, "")
@@ -297,8 +286,8 @@ class ObjectRepository(IndexRepository):
         removals = select(ObjectRemovalRow.key).order_by(ObjectRemovalRow.key).limit(limit)
         came_again = select(ImageRow.received_at).where(_SPOOLED)  # the moment of their orders
         removals = removals.where(ObjectRemovalRow.ordered_at.not_in(came_again))
-        if self._host is not None:
-            aside = exists().where(ConflictRow.key == aside_of_order(), ConflictRow.host != self._host)
+        if self._turn.holder is not None:
+            aside = exists().where(ConflictRow.key == aside_of_order(), ConflictRow.host != self._turn.holder)
             removals = removals.where(~aside)
         return list(connection.scalars(removals))
 
@@ -311,7 +300,7 @@ class ObjectRepository(IndexRepository):
     def host_removals(self, connection: Connection, limit: int) -> list[str]:
         """Return files and folders to be removed from the disk of this host; their objects are gone."""
         removals = select(HostRemovalRow.path).where(
-            HostRemovalRow.host == self._host,
+            HostRemovalRow.host == self._turn.holder,
             ~exists().where(ObjectRemovalRow.key == HostRemovalRow.path),
         )
         return list(connection.scalars(removals.order_by(HostRemovalRow.path).limit(limit)))
@@ -319,7 +308,7 @@ class ObjectRepository(IndexRepository):
     @on_writer
     def removed_here(self, connection: Connection, paths: Sequence[str]) -> None:
         """Note that files and folders are gone from the disk of this host."""
-        mine = HostRemovalRow.host == self._host, HostRemovalRow.path.in_(paths)
+        mine = HostRemovalRow.host == self._turn.holder, HostRemovalRow.path.in_(paths)
         connection.execute(delete(HostRemovalRow).where(*mine))
 
     @on_writer
@@ -342,7 +331,7 @@ class ObjectRepository(IndexRepository):
         return PlaceCount(int(instances), int(size))
 
     def _is_here(self, table: type[ImageRow | RevisionFileRow]) -> ColumnElement[bool]:
-        return table.spool_host.is_(None) if self._host is None else table.spool_host == self._host
+        return table.spool_host.is_(None) if self._turn.holder is None else table.spool_host == self._turn.holder
 
     @on_reader
     def count_spooled_files(self, connection: Connection) -> int:

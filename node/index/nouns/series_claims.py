@@ -186,7 +186,7 @@ class SeriesRepository(IndexRepository):
             return False
         completeness = _last_verdict(connection, series, outcome.completeness)
         _update(connection, series.id, {"attempts": 0} | _completeness_columns(completeness))
-        insert_conversion(connection, series, outcome, now)
+        insert_conversion(connection, series, outcome, self._turn.holder, now)
         is_stale = replace_references(connection, series.id, outcome.references)
         kind: EventKind = "series-converted" if outcome.state == "converted" else "series-refused"
         detail = outcome.error or (completeness.reason if completeness else None)

@@ -36,7 +36,7 @@ class VolumeFile:
     bytes: int
     sha256: str
     place: str | None = None  # see `node.index.models.RevisionFileRow`
-    spool_host: str | None = None
+    holder: str | None = None
 
     @property
     def key(self) -> str:

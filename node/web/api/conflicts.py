@@ -71,5 +71,5 @@ def keep_conflict(
 
 def _compared(node: Services, index: ReadIndex, conflict: int) -> models.ComparedConflict:
     archive = node.archive
-    found = compared(archive.root, index, conflict, archive.local, archive.spool_host)
+    found = compared(archive.root, index, conflict, archive.local)
     return models.ComparedConflict.of(asdict(found))

@@ -31,7 +31,7 @@ def compare_versions(request: Request, node: Node, account: Admin, audit: Reques
     """The version in a conflict beside the current one."""
     audit.queried(f"conflict {conflict}")
     with node.index.reading() as index:
-        found = compared(node.archive.root, index, conflict, node.archive.local, node.archive.spool_host)
+        found = compared(node.archive.root, index, conflict, node.archive.local)
     return page(request, node, account, "conflict.html", found=found)
 
 
