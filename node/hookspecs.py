@@ -11,20 +11,25 @@ known, but nothing of it runs, is served, or stands in the conformance statement
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
+    from node.archive.filesystem import Archive
     from node.association.operation import Operation
     from node.audit.audit_log import Audit
     from node.background import BackgroundService, SupervisedThread
     from node.children.decoder import Decoder
+    from node.index.database.index import Index
+    from node.index.work.messages import LedgerEvent
     from node.metrics import Metrics
     from node.receive.ingest import Ingest
-    from node.settings.model import Settings, Verb
+    from node.routing.held import HeldWorker
+    from node.selector import Selector
+    from node.settings.model import Destination, Route, Settings, Verb
 
 Place = str
 """Where an object is, as ``package.module:name``."""
@@ -172,6 +177,46 @@ class Parts:
 
 
 @dataclass(frozen=True, slots=True)
+class DestinationKey:
+    """A key of [destinations.NAME], and the `DestinationKind` that it stands for."""
+
+    key: str
+    place: Place
+
+
+class DestinationKind(Protocol):
+    """Destinations of routes that do not take instances one by one, such as folders that follow the node.
+
+    `[destinations.NAME]` has a key for each kind; the keys are those of the core (`Destination`).
+    """
+
+    def check(self, destination: Destination) -> None:
+        """Raise `UsageError` if a destination cannot be used."""
+
+    def events(self, route: Route) -> Collection[LedgerEvent]:
+        """Return the events of which such a destination of a route has messages."""
+
+    def worker(
+        self,
+        settings: Settings,
+        route_name: str,
+        name: str,
+        selector: Selector | None,
+        archive: Archive,
+        index: Index,
+        metrics: Metrics,
+        audit: Audit,
+    ) -> HeldWorker:
+        """Return the service that does what the messages to a destination of a route ask for.
+
+        Parameters
+        ----------
+        selector : Selector or None
+            What the route sends; None: all.
+        """
+
+
+@dataclass(frozen=True, slots=True)
 class Statement:
     """Lines of the conformance statement.
 
@@ -198,6 +243,7 @@ class Extension:
     routers: Sequence[Router] = ()
     menu: Sequence[MenuEntry] = ()
     services: Sequence[Service] = ()
+    destinations: Sequence[DestinationKey] = ()
     statement: Statement = Statement({})
     templates: str = ""
     """The package whose folder ``templates`` has the Jinja2 templates of its pages."""

@@ -11,12 +11,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from node.errors import UsageError
-from node.hookspecs import Extension, Place
+from node.hookspecs import DestinationKind, Extension, Place
 
 if TYPE_CHECKING:
     from node.settings.model import Settings
 
-BUILT_IN: tuple[Place, ...] = ("node.extensions.worklist:EXTENSION", "node.extensions.workitems:EXTENSION")
+BUILT_IN: tuple[Place, ...] = (
+    "node.extensions.bids:EXTENSION",
+    "node.extensions.worklist:EXTENSION",
+    "node.extensions.workitems:EXTENSION",
+)
 
 GROUP = "voxelnode.extensions"
 """Entry points of other packages: each is an instance of `Extension`."""
@@ -54,6 +58,22 @@ def installed() -> tuple[Extension, ...]:
             raise UsageError(f"two extensions are called {extension.name}: uninstall the package of {point.value}")
         found[extension.name] = extension
     return tuple(found.values())
+
+
+def destination_kind(settings: Settings, key: str) -> DestinationKind:
+    """Return the kind of destination that a key of [destinations.NAME] stands for.
+
+    Raises
+    ------
+    UsageError
+        Its extension is switched off.
+    """
+    for extension in enabled(settings):
+        for destination in extension.destinations:
+            if destination.key == key:
+                kind: DestinationKind = resolve(destination.place)
+                return kind
+    raise UsageError(f"{key} is of an extension that [extensions] disabled switches off: remove one of them")
 
 
 def enabled(settings: Settings) -> tuple[Extension, ...]:

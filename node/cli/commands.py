@@ -60,12 +60,6 @@ COMMANDS = (
         ),
     ),
     Command(
-        "bids",
-        "Convert",
-        "node.cli.convert.bids:bids",
-        ("voxelnode bids dataset --dry-run", "voxelnode bids dataset --rules rules.toml --where 'modality == \"MR\"'"),
-    ),
-    Command(
         "echo", "Exchange", "node.cli.exchange.echo:echo", ("voxelnode echo", "voxelnode echo PACS@pacs.example:104")
     ),
     Command(

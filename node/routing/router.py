@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
 
 import structlog
 
@@ -24,8 +23,10 @@ from node.index.work.messages import LedgerEvent
 from node.index.work.routes import lane_to
 from node.metrics import Metrics
 from node.notify.ledger import stop_workers
+from node.registry import destination_kind
 from node.routing.destination import Destination
 from node.routing.folder import FolderDestination
+from node.routing.held import HeldWorker
 from node.routing.parallel import ParallelDestination
 from node.routing.peers import PeerDestination
 from node.routing.preparing import Preparer
@@ -33,9 +34,6 @@ from node.routing.turns import Turns
 from node.routing.worker import RouteWorker
 from node.selector import Selector, compile_selector, without
 from node.settings.model import Route, Settings
-
-if TYPE_CHECKING:
-    from node.routing.datasets import DatasetWorker
 
 log = structlog.get_logger()
 
@@ -66,11 +64,15 @@ class Router:
         self._index = index
         turns = {name: Turns() for name in settings.receivers}
         changes = {name: change_of(settings, route) for name, route in _routes(settings)}
-        self.workers: list[RouteWorker | DatasetWorker] = []
+        self.workers: list[HeldWorker] = []
         for route_name, route in _routes(settings):
             for number, name in enumerate(route.to):
                 if name in settings.datasets:
-                    self.workers.append(_dataset_worker(settings, route_name, name, archive, index, metrics, audit))
+                    selector = selector_of(settings, route)
+                    worker = destination_kind(settings, "bids").worker(
+                        settings, route_name, name, selector, archive, index, metrics, audit
+                    )
+                    self.workers.append(worker)
                     continue
                 thread = f"prepare {route_name}/{name}"
                 self.workers.append(
@@ -187,20 +189,6 @@ def _web_destination(settings: Settings, name: str) -> Destination:
         raise UsageError(f"[destinations.{name}] {error}") from error
 
 
-def _dataset_worker(
-    settings: Settings, route_name: str, name: str, archive: Archive, index: Index, metrics: Metrics, audit: Audit
-) -> DatasetWorker:
-    from node.routing.datasets import DatasetWorker, described  # here: only nodes that need it load what reads rules
-
-    dataset = described(settings.destinations[name], archive.root)
-    ae_title = settings.dicom.ae_title
-    route = settings.routes[route_name]
-    selector = selector_of(settings, route)
-    return DatasetWorker(
-        route_name, name, route, dataset, selector, archive.local, index, metrics, audit, ae_title, index.now
-    )
-
-
 def check_destination(settings: Settings, name: str) -> None:
     """Refuse a destination whose files cannot be used.
 
@@ -214,10 +202,8 @@ def check_destination(settings: Settings, name: str) -> None:
     if destination.s3 is not None:
         _bucket_destination(settings, name, is_read_again=False)
     if destination.bids is not None:
-        from node.routing.datasets import check_dataset  # here: only nodes that need it load what reads rules
-
         try:
-            check_dataset(destination)
+            destination_kind(settings, "bids").check(destination)
         except UsageError as error:
             raise UsageError(f"[destinations.{name}] {error}") from error
 
@@ -234,6 +220,4 @@ def subscriptions(settings: Settings) -> Mapping[Lane, Collection[LedgerEvent]]:
 def _events_of(settings: Settings, route: Route, to: str) -> Collection[LedgerEvent]:
     if to not in settings.datasets:
         return (route.when,)
-    from node.routing.datasets import events_of
-
-    return events_of(route)
+    return destination_kind(settings, "bids").events(route)

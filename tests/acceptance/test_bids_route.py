@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from node.association.client.send import send_files
-from node.bids.dataset import opened
+from node.extensions.bids.dataset import opened
 from node.failpoints import VARIABLE
 from tests import make
 from tests.acceptance.served import Served, until

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from isal import igzip
 
-from node.bids import dataset as dataset_module
-from node.bids.content import NiftiCopy
-from node.bids.dataset import Change, Wanted, opened, read_state
-from node.bids.names import stem
-from node.bids.rules import DatasetTable
 from node.errors import UsageError
+from node.extensions.bids import dataset as dataset_module
+from node.extensions.bids.content import NiftiCopy
+from node.extensions.bids.dataset import Change, Wanted, opened, read_state
+from node.extensions.bids.names import stem
+from node.extensions.bids.rules import DatasetTable
 
 PLACE = "sub-a/ses-01"
 

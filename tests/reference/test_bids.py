@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from node.bids.export import Exporter
-from node.bids.folder_source import FolderSource
-from node.bids.names import CHOICES, ENTITIES, INDICES, KINDS, stem
-from node.bids.pseudonyms import Pseudonyms
 from node.conversion.chosen import chosen
 from node.deidentify.pseudonyms import PseudonymKey
+from node.extensions.bids.export import Exporter
+from node.extensions.bids.folder_source import FolderSource
+from node.extensions.bids.names import CHOICES, ENTITIES, INDICES, KINDS, stem
+from node.extensions.bids.pseudonyms import Pseudonyms
 from tests.bids_validator import errors, needs_validator
 from tests.converting import here
-from tests.unit.bids.builders import AXIAL, EPI, Listed, Scanner, rules_of
+from tests.unit.extensions.bids.builders import AXIAL, EPI, Listed, Scanner, rules_of
 
 pytestmark = needs_validator
 

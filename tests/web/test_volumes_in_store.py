@@ -13,8 +13,8 @@ import pytest
 
 from node.archive.objects import configured_store
 from node.archive.remote import fetching
-from node.bids.content import NiftiCopy
-from node.bids.sources import IndexSource
+from node.extensions.bids.content import NiftiCopy
+from node.extensions.bids.sources import IndexSource
 from node.index.database.index import reading
 from node.index.work.ledger import Lane
 from node.lifecycle.export import export

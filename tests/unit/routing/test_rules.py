@@ -16,7 +16,7 @@ from node.dicom.coercion import Coercion, NotCoerced
 from node.errors import UsageError
 from node.routing.hours import seconds_until_open
 from node.routing.parallel import interleaved
-from node.routing.router import selector_of
+from node.routing.router import check_destination, selector_of
 from node.routing.turns import Turns
 from node.settings.model import Settings
 
@@ -254,3 +254,17 @@ def test_groups_take_turns_and_keep_their_order() -> None:
     assert interleaved(items, lambda item: item[0], 2) == ["a1", "b1", "a2", "c1", "a3", "c2", "d1"]
     assert interleaved(items, lambda item: item[0], 9) == ["a1", "b1", "c1", "d1", "a2", "c2", "a3"]
     assert interleaved([], lambda item: item, 3) == []
+
+
+def test_a_data_set_needs_the_extension_that_makes_it(tmp_path: Path) -> None:
+    tables = {
+        "storage": {"root": tmp_path / "root"},
+        "destinations": {"study": {"bids": tmp_path / "bids"}},
+        "routes": {"r": {"when": "study-quiet", "to": ["study"]}},
+    }
+    check_destination(Settings.model_validate(tables), "study")
+    without = Settings.model_validate(tables | {"extensions": {"disabled": ["bids"]}})
+    with pytest.raises(
+        UsageError, match=r"\[destinations.study\] bids is of an extension that \[extensions\] disabled"
+    ):
+        check_destination(without, "study")

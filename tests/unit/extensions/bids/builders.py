@@ -13,9 +13,9 @@ import nibabel
 import numpy as np
 from isal import igzip
 
-from node.bids.plan import Series, VolumeFile
-from node.bids.rules import Rules, read_rules
-from node.bids.subjects import Patient
+from node.extensions.bids.plan import Series, VolumeFile
+from node.extensions.bids.rules import Rules, read_rules
+from node.extensions.bids.subjects import Patient
 from node.selector import FIELDS
 
 EPI = {"PulseSequenceType": "Gradient Echo EPI", "RepetitionTime": 2.0, "EchoTime": 0.03, "PhaseEncodingDirection": "j"}

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from node.archive.base import LocalFile
-from node.bids.plan import Series, VolumeFile
-from node.bids.subjects import Patient
 from node.conversion.volume_files import by_path
+from node.extensions.bids.plan import Series, VolumeFile
+from node.extensions.bids.subjects import Patient
 from node.index.database.reading import ReadIndex
 from node.selector import FIELDS
 

@@ -14,7 +14,7 @@ from typing import IO
 
 from isal import igzip
 
-from node.bids.rules import NotExported
+from node.extensions.bids.rules import NotExported
 
 CHUNK_BYTES = 1 << 20
 

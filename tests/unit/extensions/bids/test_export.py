@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from node.bids.dataset import DatasetUnusable
-from node.bids.export import Exporter
-from node.bids.plan import Series
-from node.bids.pseudonyms import Pseudonyms
-from node.bids.subjects import Patient
 from node.deidentify.pseudonyms import PseudonymKey
-from tests.unit.bids.builders import Scanner, rules_of
+from node.extensions.bids.dataset import DatasetUnusable
+from node.extensions.bids.export import Exporter
+from node.extensions.bids.plan import Series
+from node.extensions.bids.pseudonyms import Pseudonyms
+from node.extensions.bids.subjects import Patient
+from tests.unit.extensions.bids.builders import Scanner, rules_of
 
 PSEUDONYMS = Pseudonyms(PseudonymKey("test", b"k" * 32))
 

@@ -12,22 +12,23 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
 from node.archive.base import LocalFile, StoreAway
+from node.archive.filesystem import Archive
 from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
-from node.bids.dataset import DatasetUnusable
-from node.bids.export import Exporter, Report
-from node.bids.pseudonyms import KEY_FILE, Pseudonyms
-from node.bids.rules import Rules, read_rules
-from node.bids.sources import STILL_OPEN, IndexSource, Source
-from node.bids.subjects import read_map
 from node.deidentify.pseudonyms import PseudonymKey, made_key, read_keys
 from node.errors import UsageError, VoxelnodeError
+from node.extensions.bids.dataset import DatasetUnusable
+from node.extensions.bids.export import Exporter, Report
+from node.extensions.bids.pseudonyms import KEY_FILE, Pseudonyms
+from node.extensions.bids.rules import Rules, read_rules
+from node.extensions.bids.sources import STILL_OPEN, IndexSource, Source
+from node.extensions.bids.subjects import read_map
 from node.failpoints import reached
 from node.index.database.follower import FOLLOW_SECONDS
 from node.index.database.index import Index
@@ -39,7 +40,7 @@ from node.notify.channel import Interrupted
 from node.notify.ledger import MAX_SLEEP_SECONDS, REASON_LENGTH
 from node.routing.held import HeldWorker
 from node.selector import Selector
-from node.settings.model import Destination, Route
+from node.settings.model import Destination, Route, Settings
 
 log = structlog.get_logger()
 
@@ -261,3 +262,33 @@ def _reasons(report: Report) -> dict[str | None, str]:
 def _nameless(path: str) -> str:
     """Return a text about a path in the data set without the label of its subject, which may be a Patient ID."""
     return _SUBJECT.sub("sub-*", path)
+
+
+class _Datasets:
+    """See `node.hookspecs.DestinationKind`."""
+
+    def check(self, destination: Destination) -> None:
+        check_dataset(destination)
+
+    def events(self, route: Route) -> Collection[LedgerEvent]:
+        return events_of(route)
+
+    def worker(
+        self,
+        settings: Settings,
+        route_name: str,
+        name: str,
+        selector: Selector | None,
+        archive: Archive,
+        index: Index,
+        metrics: Metrics,
+        audit: Audit,
+    ) -> DatasetWorker:
+        route, dataset = settings.routes[route_name], described(settings.destinations[name], archive.root)
+        ae_title = settings.dicom.ae_title
+        return DatasetWorker(
+            route_name, name, route, dataset, selector, archive.local, index, metrics, audit, ae_title, index.now
+        )
+
+
+DATASETS = _Datasets()

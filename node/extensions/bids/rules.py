@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from node.bids.names import ENTITIES, Kind, Named, kind_of, label, problem_with, reproin
-from node.bids.volume_fields import RULE_FIELDS, expressed_words
 from node.errors import UsageError, nearest
+from node.extensions.bids.names import ENTITIES, Kind, Named, kind_of, label, problem_with, reproin
+from node.extensions.bids.volume_fields import RULE_FIELDS, expressed_words
 from node.selector import Facts, Selector, compile_selector
 
 NAMED_BY_RULE = frozenset(ENTITIES) - {"sub", "ses", "run"}
@@ -228,7 +228,7 @@ def _completed(named: Named, facts: Facts, rule: Rule | None = None) -> Named:
 
 def default_rules() -> str:
     """Return the text of the default rules."""
-    return files("node.bids").joinpath("default_rules.toml").read_text(encoding="utf-8")
+    return files("node.extensions.bids").joinpath("default_rules.toml").read_text(encoding="utf-8")
 
 
 def read_rules(file: Path | None) -> Rules:

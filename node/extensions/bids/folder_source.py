@@ -7,14 +7,14 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from node.bids.plan import Series, VolumeFile
-from node.bids.rules import Rules
-from node.bids.sources import NO_NIFTI, geometry_of, moment
-from node.bids.subjects import Patient
-from node.bids.volume_fields import VOLUME_FIELDS
 from node.conversion.chosen import KNOWN, Chosen, known_facts
 from node.conversion.offline import Run, attributes_of_series, convert_folder
 from node.errors import UsageError
+from node.extensions.bids.plan import Series, VolumeFile
+from node.extensions.bids.rules import Rules
+from node.extensions.bids.sources import NO_NIFTI, geometry_of, moment
+from node.extensions.bids.subjects import Patient
+from node.extensions.bids.volume_fields import VOLUME_FIELDS
 from node.index.nouns.levels import identity_of
 from node.selector import FIELDS, Facts, Selector
 from node.writers.options import WriteOptions

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from node.bids.names import CHOICES, ENTITIES, INDICES, KINDS, reproin, stem
-from node.bids.rules import NotExported, Rules, read_rules
-from node.bids.volume_fields import RULE_FIELDS, VOLUME_FIELDS, volume_facts
 from node.errors import UsageError
-from tests.unit.bids.builders import AXIAL, EPI, facts, geometry, rules_of
+from node.extensions.bids.names import CHOICES, ENTITIES, INDICES, KINDS, reproin, stem
+from node.extensions.bids.rules import NotExported, Rules, read_rules
+from node.extensions.bids.volume_fields import RULE_FIELDS, VOLUME_FIELDS, volume_facts
+from tests.unit.extensions.bids.builders import AXIAL, EPI, facts, geometry, rules_of
 
 DEFAULT = read_rules(None)
 

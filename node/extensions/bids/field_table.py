@@ -1,9 +1,9 @@
-"""The table of fields in docs/bids.md: ``python -m node.bids.field_table docs/bids.md`` writes it."""
+"""The table of fields in docs/bids.md: ``python -m node.extensions.bids.field_table docs/bids.md`` writes it."""
 
 import sys
 from pathlib import Path
 
-from node.bids.volume_fields import VOLUME_FIELDS
+from node.extensions.bids.volume_fields import VOLUME_FIELDS
 from node.selector.field_table import with_table
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from node.bids.dataset import Change, Dataset, Wanted, opened, require_dataset
-from node.bids.plan import (
+from node.extensions.bids.dataset import Change, Dataset, Wanted, opened, require_dataset
+from node.extensions.bids.plan import (
     PlannedVolume,
     Planner,
     Series,
@@ -22,10 +22,10 @@ from node.bids.plan import (
     series_key,
     session_folder,
 )
-from node.bids.pseudonyms import Pseudonyms
-from node.bids.rules import NotExported, Rules
-from node.bids.sources import Source
-from node.bids.subjects import Patient, ambiguous_labels, read_map, subject_label
+from node.extensions.bids.pseudonyms import Pseudonyms
+from node.extensions.bids.rules import NotExported, Rules
+from node.extensions.bids.sources import Source
+from node.extensions.bids.subjects import Patient, ambiguous_labels, read_map, subject_label
 from node.selector import Facts, Selector
 
 MAX_STATED_AGE = 89

@@ -10,14 +10,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from node.bids import field_maps
-from node.bids.content import Content, NiftiCopy
-from node.bids.names import Named, parsed, stem
-from node.bids.pseudonyms import Pseudonyms
-from node.bids.rules import Meaning, NotExported, Rules
-from node.bids.sidecars import json_text, missing_fields, sidecar_of
-from node.bids.subjects import SubjectMap
-from node.bids.volume_fields import volume_facts
+from node.extensions.bids import field_maps
+from node.extensions.bids.content import Content, NiftiCopy
+from node.extensions.bids.names import Named, parsed, stem
+from node.extensions.bids.pseudonyms import Pseudonyms
+from node.extensions.bids.rules import Meaning, NotExported, Rules
+from node.extensions.bids.sidecars import json_text, missing_fields, sidecar_of
+from node.extensions.bids.subjects import SubjectMap
+from node.extensions.bids.volume_fields import volume_facts
 from node.selector import Facts, Selector
 
 WITHOUT_AFFINE = frozenset({"irregular", "none"})

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from node.bids.names import Named
+from node.extensions.bids.names import Named
 
 GRADIENT_ECHO = frozenset({"phasediff", "phase1", "phase2", "fieldmap", "magnitude", "magnitude1", "magnitude2"})
 MAGNITUDES = frozenset({"magnitude", "magnitude1", "magnitude2"})

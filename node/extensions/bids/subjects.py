@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from node.bids.names import LABEL, label
-from node.bids.pseudonyms import Pseudonyms
-from node.bids.rules import NotExported, SubjectsTable
 from node.errors import UsageError
+from node.extensions.bids.names import LABEL, label
+from node.extensions.bids.pseudonyms import Pseudonyms
+from node.extensions.bids.rules import NotExported, SubjectsTable
 
 STUDY_COLUMNS = ("study_instance_uid", "accession_number", "study_date")
 """Columns that restrict a row of the map to a study."""

@@ -15,9 +15,9 @@ from node.cli.options import ConfigFile, Json, Root, archive_files, load
 from node.cli.output import print_json, printable
 
 if TYPE_CHECKING:
-    from node.bids.export import Report
-    from node.bids.rules import Rules
-    from node.bids.sources import Source
+    from node.extensions.bids.export import Report
+    from node.extensions.bids.rules import Rules
+    from node.extensions.bids.sources import Source
     from node.selector import Selector
     from node.settings.model import Settings
 
@@ -27,7 +27,7 @@ MAX_SKIPPED_SHOWN = 10
 
 def _print_default_rules(wanted: bool) -> None:
     if wanted:
-        from node.bids.rules import default_rules
+        from node.extensions.bids.rules import default_rules
 
         print(default_rules(), end="")
         raise typer.Exit
@@ -98,11 +98,11 @@ def bids(
     A second run changes nothing, unless series were received, converted again or deleted meanwhile. Exit 1 if a file is
     in the way or could not be written.
     """
-    from node.bids.export import Exporter
-    from node.bids.pseudonyms import KEY_FILE, Pseudonyms
-    from node.bids.rules import read_rules
     from node.control.audited_export import Outcome, audited_export
     from node.deidentify.pseudonyms import made_key, passing_key
+    from node.extensions.bids.export import Exporter
+    from node.extensions.bids.pseudonyms import KEY_FILE, Pseudonyms
+    from node.extensions.bids.rules import read_rules
     from node.selector import compile_selector
 
     settings = load(config, storage__root=root).settings
@@ -131,7 +131,7 @@ def bids(
 @contextmanager
 def _from_node(settings: Settings) -> Iterator[tuple[Source, Path]]:
     """Open the index of a root; yield it as a source, and the folder for the key."""
-    from node.bids.sources import IndexSource
+    from node.extensions.bids.sources import IndexSource
     from node.index.database.index import reading
 
     with (
@@ -149,10 +149,10 @@ def _from_files(
     from contextlib import closing
     from tempfile import TemporaryDirectory
 
-    from node.bids.folder_source import FolderSource, require_known
     from node.conversion.chosen import Chosen
     from node.conversion.job import limits
     from node.conversion.pool import Converters
+    from node.extensions.bids.folder_source import FolderSource, require_known
 
     require_known(rules, where)
     bounds = limits(settings.convert)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from node.bids.names import Named
+from node.extensions.bids.names import Named
 from node.volume.describe.sidecar_fields import MIN_IDENTIFYING_NUMBER
 
 _OF_BIDS = re.compile(r"[A-Z][A-Za-z0-9]*")
@@ -61,7 +61,7 @@ def sidecar_of(
     sidecar : mapping
         As the node wrote it: names and units of BIDS (docs/sidecar.md).
     facts : mapping
-        By the names of `node.bids.volume_fields.RULE_FIELDS`.
+        By the names of `node.extensions.bids.volume_fields.RULE_FIELDS`.
     anonymous : bool
         Without UIDs, texts that people typed, and numbers that may be identifiers.
     times_of_day : bool

@@ -1,0 +1,30 @@
+"""BIDS data sets of the volumes of a node (https://bids-specification.readthedocs.io, 1.11).
+
+`rules` says what a volume is, `plan` gives every volume its name and its sidecar, `dataset` makes a folder agree with
+the plan, and `export` does all of it for the index of a root.
+"""
+
+from __future__ import annotations
+
+from node.hookspecs import Command, DestinationKey, Extension
+
+
+class _Bids(Extension):
+    """BIDS data sets, by a command and as destinations of routes."""
+
+    name = "bids"
+    commands = (
+        Command(
+            "bids",
+            "Convert",
+            f"{__name__}.command:bids",
+            (
+                "voxelnode bids dataset --dry-run",
+                "voxelnode bids dataset --rules rules.toml --where 'modality == \"MR\"'",
+            ),
+        ),
+    )
+    destinations = (DestinationKey("bids", f"{__name__}.routes:DATASETS"),)
+
+
+EXTENSION = _Bids()
