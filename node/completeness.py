@@ -317,13 +317,13 @@ def _weighed(known: Expectation, findings: Sequence[Evidence], count: tuple[int,
     """Return the findings together with those in the counts.
 
     A count that agrees casts doubt on missing numbers, and outweighs a count of times; so does another series that may
-    hold the other times.
+    hold the other times. Volumes of other dimensions than declared stay doubtful.
     """
     agrees = count is not None and count[0] == known.received
     weighed = [
         replace(finding, doubtful=True) if agrees and finding.rule in ("instance-numbers", "times") else finding
         for finding in findings
-        if finding.rule != "headers" or not (agrees or known.split)
+        if finding.rule != "headers" or finding.doubtful or not (agrees or known.split)
     ]
     if count is not None and known.received < count[0]:
         expected, source = count

@@ -16,10 +16,10 @@ from itertools import pairwise
 import numpy as np
 from pydicom import Dataset
 
-from node.completeness import Evidence, InstanceCounts
+from node.completeness import IMAGES_OF_ALL_TIMES, SLICES, SLICES_OF_ALL_TIMES, Evidence, InstanceCounts
 from node.dicom import values
 from node.dicom.per_series import once_per_series
-from node.volume.geometry import is_even, missing_slices
+from node.volume.geometry import POSITION_TOLERANCE_MM, is_even, missing_slices
 from node.volume.model import Assembly, Float, Geometry, Kind, Volume
 from node.volume.reasons import Reason, WarningKind
 from node.volume.unequal_stacks import find_shortages, has_all_times
@@ -29,6 +29,8 @@ CONTIGUOUS = 1.5
 
 DISTANCE_TOLERANCE = 0.03
 """Relative deviation of a distance between slices from a multiple of Spacing Between Slices (0018,0088)."""
+
+TEMPORAL_POSITIONS = "Number of Temporal Positions (0020,0105)"
 
 CROWDED = 0.2
 """Planes that lie closer than this share of their thickness may be of several times; overlapping slices rarely do."""
@@ -60,6 +62,7 @@ class InstanceHeader:
     temporal_positions: int | None
     position: tuple[float, ...] | None
     is_derived: bool
+    counts: InstanceCounts
 
 
 def header_of(ds: Dataset, counts: InstanceCounts) -> InstanceHeader:
@@ -72,6 +75,7 @@ def header_of(ds: Dataset, counts: InstanceCounts) -> InstanceHeader:
         counts.number_of_temporal_positions,
         values.numbers(ds, "ImagePositionPatient", 3),
         is_derived,
+        counts,
     )
 
 
@@ -105,6 +109,8 @@ def find_evidence(headers: Mapping[str, InstanceHeader], assembly: Assembly) -> 
         *in_numbers,
         *_unequal_stacks(assembly.volumes),
         *_announced_times(grids),
+        *_declared_grid(headers, grids),
+        *_declared_directions(grids),
         *_wide_spacing(grids),
         *_crowded(grids),
     ]
@@ -387,19 +393,101 @@ def _unequal_stacks(volumes: Sequence[Volume]) -> Iterator[Evidence]:
             yield Evidence("geometry", shortage.detail, "slices of an echo or component", shortage.instances)
 
 
-def _announced_times(grids: Sequence[_Grid]) -> Iterator[Evidence]:
-    """Yield a finding if a volume has fewer times than Number of Temporal Positions (0020,0105) announces."""
-    originals = [
+def _originals(grids: Sequence[_Grid]) -> list[_Grid]:
+    """Return the volumes of several acquired images, of which counts in headers speak."""
+    return [
         grid
         for grid in grids
         if grid.placed and not grid.is_one_instance and grid.first is not None and not grid.first.is_derived
     ]
+
+
+def _announced_times(grids: Sequence[_Grid]) -> Iterator[Evidence]:
+    """Yield a finding if volumes have fewer times than Number of Temporal Positions (0020,0105) announces, or more.
+
+    Times may be announced of one phase, or of one label, so that there may be a multiple of them.
+    """
+    originals = _originals(grids)
     for grid in originals:
         announced = grid.first.temporal_positions or 0 if grid.first is not None else 0
         times = grid.volume.times if has_all_times(grid.volume) else sum(other.volume.times for other in originals)
         if times < announced:
-            fact = f"{times} of {announced} times that Number of Temporal Positions (0020,0105) announces"
+            fact = f"{times} of {announced} times that {TEMPORAL_POSITIONS} announces"
             yield Evidence("headers", fact, f"{announced - times} times", (announced - times) * grid.of_time)
+            return
+        fact = ""
+        if announced > 1 and times % announced and grid.volume.diffusion is None:
+            fact = f"{times} times, but {TEMPORAL_POSITIONS} announces {announced}"
+        elif grid.volume.times < announced == times and _are_apart(originals):
+            fact = (
+                f"{len(originals)} volumes at several positions, but {TEMPORAL_POSITIONS} announces {announced} times"
+            )
+        if fact:
+            yield Evidence("headers", fact, "", doubtful=True)
+            return
+
+
+def _are_apart(grids: Sequence[_Grid]) -> bool:
+    """Return whether volumes lie at different positions: they do not divide the times of one."""
+    corners = [grid.volume.affine_lps[:3, 3] for grid in grids if grid.volume.affine_lps is not None]
+    return bool(corners) and float(np.ptp(corners, axis=0).max()) > POSITION_TOLERANCE_MM
+
+
+def _declared_grid(headers: Mapping[str, InstanceHeader], grids: Sequence[_Grid]) -> Iterator[Evidence]:
+    """Yield a finding if as many instances were received as times and slices are declared, but volumes have others.
+
+    The counts of instances then agree, and yet slices of several times may be one stack, or times several volumes.
+    Volumes at one position may divide the times: of several inversion times, flip angles and the like.
+    """
+    originals = _originals(grids)
+    declared = _declared_times_and_slices(headers, {grid.volume.modality for grid in originals})
+    if declared is None or not originals:
+        return
+    times, slices, source = declared
+    written = [(grid.volume.times, grid.volume.shape[2]) for grid in originals]
+    divided = not _are_apart(originals) and sum(own for own, _ in written) == times
+    if any(own_slices != slices for _, own_slices in written) or not (
+        divided or all(own_times == times for own_times, _ in written)
+    ):
+        shown = ", ".join(f"{own_times} x {own_slices}" for own_times, own_slices in written[:MAX_SHOWN])
+        fact = f"volumes of {shown} times and slices, but {source} declare {times} x {slices}"
+        yield Evidence("headers", fact, "", doubtful=True)
+
+
+def _declared_times_and_slices(
+    headers: Mapping[str, InstanceHeader], modalities: set[str]
+) -> tuple[int, int, str] | None:
+    """Return the numbers of times and slices that all instances declare, and the names of these counts.
+
+    None if they declare none, or another number of instances than there are. Some senders put all times into Images in
+    Acquisition; in other modalities than PET, some put other counts into Number of Slices (0054,0081).
+    """
+    declared = {
+        (own.images_in_acquisition, own.number_of_temporal_positions, own.number_of_slices, own.number_of_time_slices)
+        for own in (header.counts for header in headers.values())
+    }
+    if len(declared) != 1 or any((header.counts.number_of_frames or 1) > 1 for header in headers.values()):
+        return None
+    [(images, positions, slices, time_slices)] = declared
+    if modalities == {"PT"} and slices and slices * (time_slices or 1) == len(headers):
+        return time_slices or 1, slices, SLICES_OF_ALL_TIMES if time_slices else SLICES
+    if images and positions and positions > 1:
+        of_time = images // positions if images == len(headers) and images % positions == 0 else images
+        if of_time > 1 and of_time * positions == len(headers):
+            return positions, of_time, IMAGES_OF_ALL_TIMES
+    return None
+
+
+def _declared_directions(grids: Sequence[_Grid]) -> Iterator[Evidence]:
+    """Yield a finding if fewer weighted images have a direction than the protocol of GE declares."""
+    for grid in _originals(grids):
+        declared = int(grid.volume.attributes.get("NumberOfDiffusionDirectionGE", 0))
+        directed = [
+            entry for entry in grid.volume.diffusion or () if entry.direction_lps is not None and not entry.derived
+        ]
+        if 0 < len(directed) < declared and has_all_times(grid.volume):
+            fact = f"{len(directed)} of {declared} diffusion directions that (0019,xxE0) declares"
+            yield Evidence("headers", fact, f"{declared - len(directed)} directions", doubtful=True)
             return
 
 
