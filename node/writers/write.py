@@ -88,6 +88,7 @@ def _notes(volume: Volume, options: WriteOptions) -> dict[str, str]:
     elif "analyze" in options.formats and volume.affine_lps is not None:
         notes["analyze"] = LOST_AFFINE
     if (volume.slope, volume.intercept) != (1, 0):
-        for name in WITHOUT_SCALING.keys() & options.formats:
-            notes[name] = f"{WITHOUT_SCALING[name]} has no slope and intercept; real values were written"
+        for name, title in WITHOUT_SCALING.items():
+            if name in options.formats:
+                notes[name] = f"{title} has no slope and intercept; real values were written"
     return notes

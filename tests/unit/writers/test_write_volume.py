@@ -266,3 +266,8 @@ def test_a_picture_has_the_proportions_of_the_patient_and_the_size_that_is_asked
     [_, file] = write_volume(image, tmp_path, "volume", WriteOptions(formats=("nifti",), thumbnail_pixels=200))
     with Image.open(file.path) as picture:
         assert picture.size == (200, 100)  # 400 mm by 200 mm
+
+
+def test_what_formats_cannot_hold_is_in_one_order_in_every_process(tmp_path: Path) -> None:
+    write_volume(volume(slope=2.0), tmp_path, "volume", WriteOptions(formats=("nrrd", "mhd", "analyze")))
+    assert list(json.loads((tmp_path / "volume.json").read_text())["formats"]) == ["analyze", "mhd", "nrrd"]
