@@ -13,7 +13,6 @@ from dataclasses import replace
 import numpy as np
 
 from node.errors import ConversionRefused
-from node.volume.arrange.echo_runs import FIRST_ECHO_WARNING, split_by_raw_data_run
 from node.volume.arrange.plane_positions import group_by_position
 from node.volume.arrange.split_stacks import split_by_chosen_variant, split_incomplete_variants, split_stack
 from node.volume.arrange.temporal.ordering import same_diffusion
@@ -29,6 +28,11 @@ TIMES_OF_SLICES = {
     "time_slice": "time slices by Image Index (0054,1330)",
 }
 """Time keys that all slices of a volume share, and their names."""
+
+FIRST_ECHO_WARNING = VolumeWarning(
+    WarningKind.PARAMETER_VARIES,
+    "all echoes carry the Echo Time (0018,0081) of the first; they were separated by their runs of raw data",
+)
 
 
 def arrange(frames: Sequence[Frame]) -> list[Arrangement]:
@@ -59,7 +63,7 @@ def arrange(frames: Sequence[Frame]) -> list[Arrangement]:
     counts = set(map(len, bins))
     if counts == {1}:
         return _arrange_single_frames([only for (only,) in bins])
-    echoes = split_by_raw_data_run(bins)
+    echoes = _split_by_raw_data_run(bins)
     if echoes:
         return _arrange_echoes(echoes)
     if len(bins) == 1 and _have_distinct_locations(frames):
@@ -84,6 +88,31 @@ def _arrange_parts(parts: Sequence[Sequence[Frame]]) -> list[Arrangement]:
     """Return the grids of several parts of a stack, numbered from 1."""
     grids = (grid for part in parts for grid in arrange(part))
     return [replace(grid, variant=str(number)) for number, grid in enumerate(grids, start=1)]
+
+
+def _split_by_raw_data_run(bins: Sequence[Bin]) -> list[list[Frame]]:
+    """Return frames by echo, in order of acquisition; empty unless each position has as many runs as there are echoes.
+
+    Research sequences of GE write number and time of the first echo into all images (dcm2niix, issue 359). But images
+    of one position and different echoes come from different runs of raw data.
+
+    Parameters
+    ----------
+    bins : sequence of list of Frame
+        Frames that share a position. `variant_key` ``raw_data_run`` holds the number of echoes and the run.
+    """
+    keys = {frame.variant_key.get("raw_data_run") for frames in bins for frame in frames}
+    echo_counts = {None if key is None else key[0] for key in keys}
+    if len(echo_counts) != 1 or None in echo_counts:
+        return []
+    parts: dict[int, list[Frame]] = defaultdict(list)
+    for frames in bins:
+        runs = sorted({frame.variant_key["raw_data_run"] for frame in frames})
+        if len(runs) not in echo_counts:
+            return []
+        for frame in frames:
+            parts[runs.index(frame.variant_key["raw_data_run"])].append(frame)
+    return [parts[echo] for echo in sorted(parts)]
 
 
 def _arrange_echoes(echoes: Sequence[Sequence[Frame]]) -> list[Arrangement]:

@@ -1,4 +1,7 @@
-"""Separate the quantities of one series: field maps beside magnitudes, signed times beside unsigned ones."""
+"""Separate the quantities of one series: field maps beside magnitudes, signed times beside unsigned ones.
+
+Trace images beside unweighted ones are one quantity: one stack of several b-values, if the series has no directions.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,20 @@ SIGN_WARNING = VolumeWarning(
     WarningKind.SEVERAL_QUANTITIES,
     "some times have negative values in all slices and the others have none: they are separate volumes",
 )
+
+
+def join_unweighted_images(frames: Sequence[Frame]) -> None:
+    """Let trace and isotropic images share a stack with the unweighted images of their series.
+
+    Scanners write such a series instead of single directions, and its volumes differ in their b-values alone. If images
+    are weighted in a direction, the unweighted ones belong to these, and trace images are a map of them.
+    """
+    known = [frame.diffusion for frame in frames if frame.diffusion is not None]
+    if any(diffusion.b_value > 0 and not diffusion.derived for diffusion in known):
+        return
+    for frame in frames:
+        if frame.diffusion is not None and frame.diffusion.trace:
+            frame.split_key = {**frame.split_key, "map": False}
 
 
 def with_field_maps(frames: Sequence[Frame]) -> Sequence[Frame]:

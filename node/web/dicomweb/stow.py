@@ -1,6 +1,9 @@
-"""STOW-RS: store instances from ``multipart/related`` (PS3.18 10.5)."""
+"""STOW-RS: store instances from ``multipart/related``, and answer what became of each (PS3.18 10.5)."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
 
 import structlog
 from fastapi import HTTPException, Request, Response
@@ -10,17 +13,19 @@ from starlette.requests import ClientDisconnect
 
 from node.audit.audit_log import Action, AuditEvent, Result
 from node.dicom.metadata import encoded_model
+from node.dicom.status import ANOTHER_VERSION_IS_CURRENT
+from node.index.database.index import Index
+from node.index.search.selection import StoredInstance
 from node.receive.ingest import Origin
 from node.web.access import RequestAudit, Writer
 from node.web.audit_trail import AccountAuditTrail
 from node.web.dicomweb.documents import respond_document
 from node.web.dicomweb.media_types import DICOM, DICOM_JSON, DICOM_XML, MULTIPART, accepted, document_form
 from node.web.dicomweb.multipart import Multipart, Part
-from node.web.dicomweb.resources import base_url
+from node.web.dicomweb.resources import base_url, instance_url, resource_url
 from node.web.dicomweb.routing import dicomweb_router
 from node.web.dicomweb.store_metadata import METADATA_TYPES, MetadataTransaction
-from node.web.dicomweb.store_response import store_response
-from node.web.dicomweb.store_transaction import StoreTransaction
+from node.web.dicomweb.store_transaction import PartFailure, StoreReport, StoreTransaction
 from node.web.services import Node, Services
 
 log = structlog.get_logger()
@@ -54,7 +59,7 @@ async def store(
         return Response(status_code=400)
     finally:
         await run_in_threadpool(_close, transaction, audit)
-    response = await run_in_threadpool(store_response, node.index, report, base_url(request))
+    response = await run_in_threadpool(_store_response, node.index, report, base_url(request))
     headers = {"Retry-After": str(RETRY_SECONDS)} if report.status == 503 else {}
     content = encoded_model(response, as_xml=form.media_type == DICOM_XML)
     if form.multipart:
@@ -102,3 +107,58 @@ async def _feed(request: Request, transaction: StoreTransaction) -> None:
             await run_in_threadpool(transaction.write, bytes(gathered))
             gathered.clear()
     await run_in_threadpool(transaction.write, bytes(gathered))
+
+
+def _store_response(index: Index, report: StoreReport, base: str) -> dict[str, Any]:
+    """Return the Store Instances Response Module (PS3.18 table 10.5.3-2); `base` is the URL of the service."""
+    stored = list(_stored_instances(index, report))
+    identified = [failure for failure in report.failures if failure.identity is not None]
+    unidentified = [failure for failure in report.failures if failure.identity is None]
+    response: dict[str, Any] = {}
+    studies = {instance.study_instance_uid for instance in stored}
+    if len(studies) == 1:
+        response["00081190"] = _element("UR", resource_url(base, *studies))
+    for tag, items in (
+        ("00081198", [_failed(failure) for failure in identified]),
+        ("00081199", [_referenced(base, instance, report) for instance in stored]),
+        ("0008119A", [_failure_reason(failure) for failure in unidentified]),
+    ):
+        if items:
+            response[tag] = {"vr": "SQ", "Value": items}
+    return response
+
+
+def _stored_instances(index: Index, report: StoreReport) -> Iterator[StoredInstance]:
+    uids = report.stored
+    if not uids:
+        return
+    with index.reading(wait=not report.is_indexed) as view:
+        for at in range(0, len(uids), 500):
+            yield from view.instances.stored(sop_instance_uids=uids[at : at + 500])
+
+
+def _element(vr: str, value: str | int) -> dict[str, Any]:
+    return {"vr": vr, "Value": [value]}
+
+
+def _referenced(base: str, instance: StoredInstance, report: StoreReport) -> dict[str, Any]:
+    """Return the reference to an instance, with a *Warning Reason* (0008,1196) if another version is current."""
+    is_current = instance.sop_instance_uid not in report.not_current
+    warning = {} if is_current else {"00081196": _element("US", ANOTHER_VERSION_IS_CURRENT)}
+    return {
+        "00081150": _element("UI", instance.sop_class_uid),
+        "00081155": _element("UI", instance.sop_instance_uid),
+        "00081190": _element("UR", instance_url(base, instance)),
+        **warning,
+    }
+
+
+def _failed(failure: PartFailure) -> dict[str, Any]:
+    identity = failure.identity
+    uids = {} if identity is None else {"00081150": identity.sop_class_uid, "00081155": identity.sop_instance_uid}
+    return {tag: _element("UI", uid[:64]) for tag, uid in uids.items()} | _failure_reason(failure)
+
+
+def _failure_reason(failure: PartFailure) -> dict[str, Any]:
+    """Return Failure Reason and, beyond the standard, the Error Comment (0000,0902) of C-STORE."""
+    return {"00000902": _element("LO", failure.comment[:64]), "00081197": _element("US", failure.reason)}
