@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from node.index.engine.backend import FOLLOWED, backend_of
-from node.index.engine.sql import partial_index
+from node.index.engine.sql import NO_ID_TWICE, partial_index
 
 revision = "0001"
 down_revision = None
@@ -505,7 +505,7 @@ def _work() -> None:
         sa.CheckConstraint("(state = 'ended') = (outcome IS NOT NULL)", name="outcome"),
         sa.Index("ix_work_kind_id", "kind", "id"),
         sa.Index("ix_work_kind_name_destination_outcome_due_at", "kind", "name", "destination", "outcome", "due_at"),
-        sqlite_autoincrement=True,
+        **NO_ID_TWICE,
     )
     op.create_table(
         "subscribers",
@@ -571,5 +571,5 @@ def _workitems() -> None:
         sa.Column("created_at", sa.DateTime(), nullable=False),
         sa.Column("ended_at", sa.DateTime()),
         sa.CheckConstraint("state IN ('SCHEDULED', 'IN PROGRESS', 'COMPLETED', 'CANCELED')", name="state"),
-        sqlite_autoincrement=True,
+        **NO_ID_TWICE,
     )

@@ -35,12 +35,12 @@ from node.dicom.worklist import entry_text
 from node.durable import locked, make_folder, sync_folder, write_durably
 from node.errors import UsageError, VoxelnodeError
 from node.index.care import copying
-from node.index.care.salvage import OldFile, OldIndex, Salvaged
 from node.index.database.index import Index, reading
 from node.index.database.reading import ReadIndex, checked
 from node.index.engine.about import STORE, STORE_SPOOLED
+from node.index.engine.aside import OldIndex, Salvaged
+from node.index.engine.backend import backend_at
 from node.index.engine.place import IndexUnusable, Place, exists, missing_index, place_of
-from node.index.engine.sqlite import aside_name, discard, set_aside
 from node.index.nouns.deletions import NotThere
 from node.index.nouns.terms import Terms
 from node.index.records import Level
@@ -691,7 +691,7 @@ def rebuild_index(settings: Settings) -> Rebuilt:
         name = _set_aside(root, place)
     previous = root / name if name is not None and isinstance(place, Path) else name
     with ExitStack() as opened:
-        old = opened.enter_context(_old_index(place, name)) if name is not None else None
+        old = opened.enter_context(backend_at(place).read_aside(place, name)) if name is not None else None
         repository = opened.enter_context(Repository(settings, new_index=True, previous=old))
         (root / REBUILDING_FILE).unlink()
         sync_folder(root)
@@ -708,30 +708,12 @@ def _set_aside(root: Path, place: Place) -> str | None:
     """Rename the index, and return its new name; of an interrupted rebuild, the index from which that one began."""
     note, now = root / REBUILDING_FILE, dt.datetime.now(dt.UTC)
     if not note.exists():
-        if isinstance(place, Path):
-            previous = aside_name(root, now) if place.exists() else None
-        else:
-            previous = _aside().aside_name(place, now)
+        previous = backend_at(place).aside_name(place, now)
         write_durably(note, json.dumps({"previous_index": previous}).encode())
     name: str | None = json.loads(note.read_bytes())["previous_index"]
-    if not isinstance(place, Path):
-        _aside().make_room(place, name)
-    elif name is None or (root / name).exists():
-        discard(root)
-    else:
-        set_aside(root, name)
+    backend_at(place).make_room(place, name)
     sync_folder(root)
     return name
-
-
-def _old_index(place: Place, name: str) -> OldIndex:
-    return OldFile(place.with_name(name)) if isinstance(place, Path) else _aside().OldSchema(place, name)
-
-
-def _aside() -> Any:
-    from node.index.care import postgresql_aside  # here: a node on SQLite loads no driver of PostgreSQL
-
-    return postgresql_aside
 
 
 def copy_index(settings: Settings, url: str | None) -> dict[str, int]:
@@ -756,7 +738,8 @@ def copy_index(settings: Settings, url: str | None) -> dict[str, int]:
         if url is None and settings.index.url is not None:
             _require_all_moved(root, settings.index.url)
         if isinstance(target, Path) and copying.was_moved(target):
-            set_aside(root, aside_name(root, dt.datetime.now(dt.UTC)))
+            backend = backend_at(target)
+            backend.make_room(target, backend.aside_name(target, dt.datetime.now(dt.UTC)))
             sync_folder(root)
         return copying.copy_index(source, target)
 

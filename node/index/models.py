@@ -32,7 +32,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, MappedColumn, mapped_column
 from sqlalchemy.types import TypeDecorator
 
 from node.dicom.names import folded_groups
-from node.index.engine.sql import partial_index
+from node.index.engine.sql import NO_ID_TWICE, partial_index
 
 REVISION = "0001"
 """The last migration, which gives a database the tables below."""
@@ -585,7 +585,7 @@ class WorkitemRow(Base):
     __tablename__ = "workitems"
     __table_args__ = (
         CheckConstraint("state IN ('SCHEDULED', 'IN PROGRESS', 'COMPLETED', 'CANCELED')", name="state"),
-        {"sqlite_autoincrement": True},  # no id is given twice
+        NO_ID_TWICE,
     )
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
@@ -736,7 +736,7 @@ class WorkRow(Base):
         Index("ix_work_kind_name_destination_outcome_due_at", "kind", "name", "destination", "outcome", "due_at"),
         Index("ix_work_kind_id", "kind", "id"),
         CheckConstraint("(state = 'ended') = (outcome IS NOT NULL)", name="outcome"),
-        {"sqlite_autoincrement": True},  # workitems are read behind the last one
+        NO_ID_TWICE,  # workitems are read behind the last one
     )
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)

@@ -15,6 +15,7 @@ from node.archive.filesystem import Archive
 from node.control import repository as repositories
 from node.control.repository import Repository, check_repository, rebuild_index
 from node.conversion.pipeline import convert
+from node.index.engine.backend import backend_at
 from node.index.engine.place import FILE_NAME, IndexUnusable
 from node.index.models import Base
 from node.index.nouns import received
@@ -293,7 +294,7 @@ def test_a_rebuild_that_dies_is_done_again_with_the_same_previous_index(
     before = contents(lived)["conversions"]
     if step == "aside":
         with monkeypatch.context() as patch:
-            patch.setattr(repositories, "_old_index", None)
+            patch.setattr(backend_at(repositories.place_of(lived, settings.index.url)), "read_aside", None)
             with pytest.raises(TypeError):
                 rebuild_index(settings)
     elif step == "finished":

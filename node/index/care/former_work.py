@@ -13,7 +13,7 @@ _MESSAGES = {"waiting": None, "delivered": "succeeded", "given-up": "failed"}
 
 
 class OldTables(Protocol):
-    """The tables of an old index; see `node.index.care.salvage.OldIndex`."""
+    """The tables of an old index; see `node.index.engine.aside.OldIndex`."""
 
     def rows(self, table: str, names: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Yield the rows of a table with the columns `names`; none if the schema has no such table."""

@@ -9,22 +9,16 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import re
-import sqlite3
-from abc import abstractmethod
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
-from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import Boolean, Connection, CursorResult, insert, select, update
+from sqlalchemy import Boolean, Connection, CursorResult, insert, select, text, update
 from sqlalchemy.exc import DataError, IntegrityError
 
 from node.index.care.former_work import former_subscribers, former_work, workitems_of_clients
+from node.index.engine.aside import OldIndex
 from node.index.engine.backend import backend_of
 from node.index.engine.repository import IndexRepository, on_writer
 from node.index.models import OPEN_STATES, STORE, Base, ConflictRow, ImageRow, VolumeSourceRow
@@ -63,77 +57,6 @@ _OLD_IMAGES = """
 _SAME_BYTES = "o.sop_instance_uid = images.sop_instance_uid AND o.sha256 = images.sha256"
 
 
-@dataclass(slots=True)
-class Salvaged:
-    """What was taken over: rows by table, and what could not be read.
-
-    `altered` are the keys of files that are not as the old index knew them, `gone` the SOP Instance UIDs of instances
-    that it knew and that have no file.
-    """
-
-    rows: Counter[str] = field(default_factory=Counter)
-    unread: dict[str, str] = field(default_factory=dict)
-    altered: list[str] = field(default_factory=list)
-    gone: list[str] = field(default_factory=list)
-
-
-class OldIndex(AbstractContextManager["OldIndex"]):
-    """The tables of an index that may be damaged or of an older schema."""
-
-    def __init__(self) -> None:
-        self.salvaged = Salvaged()
-
-    @abstractmethod
-    def rows(self, table: str, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Yield the rows of a table that can be read, with the values that SQLite has; columns that its schema lacks
-        are None."""
-
-
-class OldFile(OldIndex):
-    """An index in a file of SQLite.
-
-    Parameters
-    ----------
-    path : Path
-        The database; its write-ahead log lies beside it and is part of it.
-    """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self._connection = sqlite3.connect(path.absolute().as_uri(), uri=True, check_same_thread=False)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._connection.close()
-
-    def rows(self, table: str, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-        try:
-            there = {str(row[1]) for row in self._connection.execute(f'PRAGMA table_info("{table}")')}
-        except sqlite3.DatabaseError as error:
-            self.salvaged.unread[table] = str(error)
-            return
-        if not there:  # of a schema that did not have it yet
-            return
-        columns = ", ".join(column(name, there) for name in names)
-        query = f'SELECT rowid, {columns} FROM "{table}" NOT INDEXED WHERE rowid > ? ORDER BY rowid'
-        last = -(1 << 63)
-        try:
-            for row in self._connection.execute(query, (last,)):
-                last = row[0]
-                yield dict(zip(names, row[1:], strict=True))
-        except sqlite3.DatabaseError as error:
-            self.salvaged.unread[table] = str(error)
-            yield from self._rows_from_the_end(query, last, names)
-
-    def _rows_from_the_end(self, query: str, last: int, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-        try:
-            for row in self._connection.execute(f"{query} DESC", (last,)):
-                yield dict(zip(names, row[1:], strict=True))
-        except sqlite3.DatabaseError:  # the other side of the damage
-            return
-
-
 class SalvageRepository(IndexRepository):
     """Takes over what an old index has."""
 
@@ -170,11 +93,6 @@ class SalvageRepository(IndexRepository):
         _delete_patients_without_studies(connection)
         backend_of(connection).number_after(connection, {})
         _run(connection, "DROP TABLE old_images")
-
-
-def column(name: str, there: set[str]) -> str:
-    """Return a column of an old table in SQL, or NULL if its schema lacks it."""
-    return f'"{name}"' if name in there else "NULL"
 
 
 def _names(table: str) -> list[str]:
@@ -223,12 +141,7 @@ def _run(
     values: Mapping[str, Any] | Sequence[Mapping[str, Any]] = MappingProxyType({}),
 ) -> CursorResult[Any]:
     """Run SQL with parameters as ``:name``, once or for each of `values`; these are bound as the old index has them."""
-    if connection.dialect.paramstyle == "pyformat":
-        statement = _PARAMETER.sub(r"%(\1)s", statement)
-    return connection.exec_driver_sql(statement, dict(values) if isinstance(values, Mapping) else list(values))
-
-
-_PARAMETER = re.compile(r":(\w+)")
+    return connection.execute(text(statement), values)
 
 
 def _is_harmless(tombstone: Mapping[str, Any]) -> bool:

@@ -15,6 +15,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, true
 from sqlalchemy.types import TypeEngine
 
 from node.errors import OutOfResources, VoxelnodeError
+from node.index.engine.aside import OldIndex
 
 REMEDY = "restore it from a backup, or build a new one with `voxelnode db rebuild`"
 
@@ -193,6 +194,15 @@ class Backend(Protocol):
 
     def why_waiting(self, place: Any) -> str | None:
         """Return what keeps the writer of this process waiting, to be read after "the server"; None: unknown."""
+
+    def aside_name(self, place: Any, now: dt.datetime) -> str | None:
+        """Return a name that the index there can get to make room for a new one; None if there is none."""
+
+    def make_room(self, place: Any, name: str | None) -> None:
+        """Set the index aside under a name. If it has that already, or without a name, drop what was built since."""
+
+    def read_aside(self, place: Any, name: str) -> OldIndex:
+        """Return an index that was set aside under a name, to be read."""
 
     def root(self, connection: Connection) -> str:
         """Return the folder that the paths in the tables are relative to."""

@@ -43,6 +43,8 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 
+from node.index.engine import postgresql_aside
+from node.index.engine.aside import OldIndex
 from node.index.engine.backend import COMPLETED, FOLLOWED, IndexUnusable, Overtaken, ServerPlace, Settled
 from node.index.engine.postgresql_servers import STANDBYS, WriterConnection, in_words, servers_of
 from node.index.engine.postgresql_url import mistakes_in
@@ -686,6 +688,24 @@ def as_sqlite(value: Any) -> Any:
 def rows_as_sqlite(_: psycopg.Cursor[Any]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
     """A row factory of psycopg, for statements whose rows are used as the driver gives them."""
     return lambda values: tuple(map(as_sqlite, values))
+
+
+def aside_name(place: ServerPlace, now: dt.datetime) -> str | None:
+    with _reading(place) as connection:
+        return postgresql_aside.aside_name(connection, now)
+
+
+def make_room(place: ServerPlace, name: str | None) -> None:
+    engine = open_engine(place, alone=True)
+    try:
+        with engine.connect() as connection, connection.begin():
+            postgresql_aside.make_room(connection, name)
+    finally:
+        engine.dispose()
+
+
+def read_aside(place: ServerPlace, name: str) -> OldIndex:
+    return postgresql_aside.OldSchema(open_engine(place, read_only=True), name, plain)
 
 
 @contextmanager

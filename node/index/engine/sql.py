@@ -263,7 +263,11 @@ class Days(Word[float]):
     in_postgresql = "(extract(epoch FROM CAST({0} AS TIMESTAMP)) / 86400)"
 
 
-# Indexes
+# Tables and indexes
+
+
+NO_ID_TWICE = {"sqlite_autoincrement": True}
+"""Options of a table in which a row never gets the id of a deleted one. PostgreSQL gives no id twice in any table."""
 
 
 class Unindexed(Word[Any]):

@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from itertools import chain, count
 from pathlib import Path, PurePath
+from types import TracebackType
 from typing import Any, cast
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.pool import QueuePool
 
+from node.index.engine.aside import OldIndex, column
 from node.index.engine.backend import REMEDY, IndexUnusable, Settled
 from node.index.engine.clocked import ClockedConnection
 
@@ -72,29 +74,6 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     uri = path.absolute().as_uri() + ("?mode=ro" if read_only else "")
     kind = ClockedConnection if read_only else sqlite3.Connection
     return sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, check_same_thread=False, factory=kind)
-
-
-def aside_name(root: Path, now: dt.datetime) -> str:
-    """Return a file name that no index of a root has that was set aside before."""
-    names = (f"index-{now:%Y%m%dT%H%M%S}{ending}.sqlite" for ending in chain([""], (f"-{n}" for n in count(2))))
-    return next(name for name in names if not (root / name).exists())
-
-
-def set_aside(root: Path, name: str) -> None:
-    """Rename the index of a root, usable or not, to make room for a new one.
-
-    The write-ahead log is renamed with it: it belongs to that database alone.
-    """
-    for ending in ("-wal", "-shm", ""):  # the database last: after a crash in between it still has its name
-        old = root / f"{FILE_NAME}{ending}"
-        if old.exists():
-            os.rename(old, root / f"{name}{ending}")
-
-
-def discard(root: Path) -> None:
-    """Delete the index of a root: it was not finished."""
-    for ending in ("", "-wal", "-shm"):
-        (root / f"{FILE_NAME}{ending}").unlink(missing_ok=True)
 
 
 def exists(path: Path) -> bool:
@@ -291,3 +270,68 @@ def root(connection: Connection) -> str:
 
 def _driver(connection: Connection) -> sqlite3.Connection:
     return cast(sqlite3.Connection, connection.connection.dbapi_connection)
+
+
+def aside_name(path: Path, now: dt.datetime) -> str | None:
+    names = (f"index-{now:%Y%m%dT%H%M%S}{ending}.sqlite" for ending in chain([""], (f"-{n}" for n in count(2))))
+    return next(name for name in names if not path.with_name(name).exists()) if path.exists() else None
+
+
+def make_room(path: Path, name: str | None) -> None:
+    """The write-ahead log is renamed with the database: it belongs to that one alone."""
+    is_aside = name is None or path.with_name(name).exists()
+    for ending in ("-wal", "-shm", ""):  # the database last: after a crash in between it still has its name
+        part = path.with_name(f"{path.name}{ending}")
+        if is_aside:
+            part.unlink(missing_ok=True)
+        elif part.exists():
+            os.rename(part, path.with_name(f"{name}{ending}"))
+
+
+def read_aside(path: Path, name: str) -> OldIndex:
+    return _OldFile(path.with_name(name))
+
+
+class _OldFile(OldIndex):
+    """An index in a file of SQLite.
+
+    Parameters
+    ----------
+    path : Path
+        The database; its write-ahead log lies beside it and is part of it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._connection = sqlite3.connect(path.absolute().as_uri(), uri=True, check_same_thread=False)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._connection.close()
+
+    def rows(self, table: str, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        try:
+            there = {str(row[1]) for row in self._connection.execute(f'PRAGMA table_info("{table}")')}
+        except sqlite3.DatabaseError as error:
+            self.salvaged.unread[table] = str(error)
+            return
+        if not there:  # of a schema that did not have it yet
+            return
+        columns = ", ".join(column(name, there) for name in names)
+        query = f'SELECT rowid, {columns} FROM "{table}" NOT INDEXED WHERE rowid > ? ORDER BY rowid'
+        last = -(1 << 63)
+        try:
+            for row in self._connection.execute(query, (last,)):
+                last = row[0]
+                yield dict(zip(names, row[1:], strict=True))
+        except sqlite3.DatabaseError as error:
+            self.salvaged.unread[table] = str(error)
+            yield from self._rows_from_the_end(query, last, names)
+
+    def _rows_from_the_end(self, query: str, last: int, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        try:
+            for row in self._connection.execute(f"{query} DESC", (last,)):
+                yield dict(zip(names, row[1:], strict=True))
+        except sqlite3.DatabaseError:  # the other side of the damage
+            return

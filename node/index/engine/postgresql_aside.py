@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, count
 from types import TracebackType
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from node.index.care.salvage import OldIndex, column
-from node.index.engine.backend import IndexUnusable, ServerPlace, reason_of
-from node.index.engine.postgresql import open_engine, plain
+from node.index.engine.aside import OldIndex, column
+from node.index.engine.backend import IndexUnusable, reason_of
+
+Values = Sequence[Any]
 
 PAGES = 256
 """Pages of a table that are read in one step."""
@@ -26,49 +27,44 @@ _RELATIONS = text(
 """Tables and views of the role, the views first; not those of extensions."""
 
 
-def aside_name(place: ServerPlace, now: dt.datetime) -> str | None:
+def aside_name(connection: Connection, now: dt.datetime) -> str | None:
     """Return a name for the schema of the index that is there; None if there is none."""
-    engine = open_engine(place, read_only=True)
-    try:
-        with engine.connect() as connection:
-            if not connection.execute(_RELATIONS).all():
-                return None
-            taken = set(connection.scalars(text("SELECT nspname FROM pg_namespace")))
-    finally:
-        engine.dispose()
+    if not connection.execute(_RELATIONS).all():
+        return None
+    taken = set(connection.scalars(text("SELECT nspname FROM pg_namespace")))
     names = (f"index_{now:%Y%m%dt%H%M%S}{ending}" for ending in chain([""], (f"_{n}" for n in count(2))))
     return next(name for name in names if name not in taken)
 
 
-def make_room(place: ServerPlace, name: str | None) -> None:
+def make_room(connection: Connection, name: str | None) -> None:
     """Move an index to the schema `name`. If that has one already, or without a name, drop what was built since."""
-    engine = open_engine(place, alone=True)
-    try:
-        with engine.connect() as connection, connection.begin():
-            relations = [(f'public."{relation}"', is_view) for relation, is_view in connection.execute(_RELATIONS)]
-            views = [relation for relation, is_view in relations if is_view]
-            tables = [relation for relation, is_view in relations if not is_view]
-            of_name = text("SELECT 1 FROM pg_namespace WHERE nspname = :name")
-            if name is not None and connection.execute(of_name, {"name": name}).first() is None:
-                connection.execute(text(f'CREATE SCHEMA "{name}"'))
-                for kind, some in (("VIEW", views), ("TABLE", tables)):
-                    for relation in some:
-                        connection.execute(text(f'ALTER {kind} {relation} SET SCHEMA "{name}"'))
-                return
-            for kind, some in (("VIEW", views), ("TABLE", tables)):
-                if some:
-                    connection.execute(text(f"DROP {kind} {', '.join(some)}"))
-    finally:
-        engine.dispose()
+    relations = [(f'public."{relation}"', is_view) for relation, is_view in connection.execute(_RELATIONS)]
+    views = [relation for relation, is_view in relations if is_view]
+    tables = [relation for relation, is_view in relations if not is_view]
+    of_name = text("SELECT 1 FROM pg_namespace WHERE nspname = :name")
+    if name is not None and connection.execute(of_name, {"name": name}).first() is None:
+        connection.execute(text(f'CREATE SCHEMA "{name}"'))
+        for kind, some in (("VIEW", views), ("TABLE", tables)):
+            for relation in some:
+                connection.execute(text(f'ALTER {kind} {relation} SET SCHEMA "{name}"'))
+        return
+    for kind, some in (("VIEW", views), ("TABLE", tables)):
+        if some:
+            connection.execute(text(f"DROP {kind} {', '.join(some)}"))
 
 
 class OldSchema(OldIndex):
-    """An index in a schema of a database. Of a table with damaged pages, the others are read."""
+    """An index in a schema of a database. Of a table with damaged pages, the others are read.
 
-    def __init__(self, place: ServerPlace, name: str) -> None:
+    Parameters
+    ----------
+    plain : callable
+        Gives rows the values that SQLite has.
+    """
+
+    def __init__(self, engine: Engine, name: str, plain: Callable[[Iterable[Values]], Iterable[Values]]) -> None:
         super().__init__()
-        self._name = name
-        self._engine = open_engine(place, read_only=True)
+        self._name, self._engine, self._plain = name, engine, plain
         self._connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
 
     def __exit__(
@@ -93,11 +89,11 @@ class OldSchema(OldIndex):
             for row in self._read(table, query, first, min(first + PAGES, end)):
                 yield dict(zip(names, row, strict=True))
 
-    def _read(self, table: str, query: str, first: int, end: int) -> list[Sequence[Any]]:
+    def _read(self, table: str, query: str, first: int, end: int) -> list[Values]:
         """Return the rows of the pages that can be read."""
         try:
             pages = {"first": f"({first},0)", "end": f"({end},0)"}
-            return list(plain(self._connection.exec_driver_sql(query, pages).all()))
+            return list(self._plain(self._connection.exec_driver_sql(query, pages).all()))
         except DBAPIError as error:
             if error.connection_invalidated:
                 raise IndexUnusable(f"the previous index cannot be read: {reason_of(error)}") from error
