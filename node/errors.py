@@ -85,3 +85,11 @@ class ConversionRefused(VoxelnodeError):
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+
+
+class ResultRefused(VoxelnodeError):
+    """A result cannot be stored; the message gives the reason, without patient data."""
+
+
+class ResultsBusy(VoxelnodeError):
+    """The results of other jobs are being made; try again in a minute."""

@@ -13,9 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import IO, TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
+    import threading
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
     from pydicom.dataset import Dataset
 
     from node.archive.filesystem import Archive
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
     from node.background import BackgroundService, SupervisedThread
     from node.children.decoder import Decoder
     from node.index.database.index import Index
+    from node.index.work.jobs import Job, JobState
     from node.index.work.messages import LedgerEvent
     from node.metrics import Metrics
     from node.receive.ingest import Ingest
@@ -216,6 +221,49 @@ class DestinationKind(Protocol):
         """
 
 
+class Results(Protocol):
+    """Stores what hooks leave for their jobs. Thread-safe."""
+
+    def under_way(self, job_id: str) -> AbstractContextManager[threading.Event]:
+        """Yield an event that is set if somebody cancels the job within the block."""
+
+    def folder(self, job_id: str) -> Path:
+        """Return the folder of a job, which may not exist."""
+
+    def empty_folder(self, job_id: str) -> Path:
+        """Return the folder of a job, empty."""
+
+    def new_file(self, job: Job, name: str) -> AbstractContextManager[IO[bytes]]:
+        """Yield a file of a job to write, which is there once the block ends."""
+
+    def finish(
+        self, job_id: str, content: object = None, detail: str | None = None, wait_seconds: float = 60.0
+    ) -> None:
+        """Store the results of a job from the files in its folder, and let it succeed; `content` is the manifest."""
+
+    def end(self, job_id: str, state: JobState, detail: str | None = None) -> None:
+        """End a job that is open, and remove its files."""
+
+    def sweep(self) -> None:
+        """Remove the folders of jobs that have ended."""
+
+    def services(self, settings: Settings) -> Sequence[BackgroundService]:
+        """Return what a node runs for jobs."""
+
+    def close(self) -> None:
+        """End what works on results."""
+
+
+class ResultsKind(Protocol):
+    """What becomes of the results of hooks."""
+
+    def opened(self, index: Index, ingest: Ingest, metrics: Metrics) -> Results:
+        """Return what stores them in an opened root."""
+
+    def left_in(self, folder: Path, content: object, hook: str) -> list[dict[str, Any]]:
+        """Return what would be made of the files in a folder, each with `file`, `kind` and `description`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Statement:
     """Lines of the conformance statement.
@@ -244,6 +292,8 @@ class Extension:
     menu: Sequence[MenuEntry] = ()
     services: Sequence[Service] = ()
     destinations: Sequence[DestinationKey] = ()
+    results: Place = ""
+    """A `ResultsKind`, for hooks with `results`."""
     statement: Statement = Statement({})
     templates: str = ""
     """The package whose folder ``templates`` has the Jinja2 templates of its pages."""

@@ -11,13 +11,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from node.errors import UsageError
-from node.hookspecs import DestinationKind, Extension, Place
+from node.hookspecs import DestinationKind, Extension, Place, ResultsKind
 
 if TYPE_CHECKING:
     from node.settings.model import Settings
 
 BUILT_IN: tuple[Place, ...] = (
     "node.extensions.bids:EXTENSION",
+    "node.extensions.results:EXTENSION",
     "node.extensions.worklist:EXTENSION",
     "node.extensions.workitems:EXTENSION",
 )
@@ -74,6 +75,15 @@ def destination_kind(settings: Settings, key: str) -> DestinationKind:
                 kind: DestinationKind = resolve(destination.place)
                 return kind
     raise UsageError(f"{key} is of an extension that [extensions] disabled switches off: remove one of them")
+
+
+def results_kind(settings: Settings) -> ResultsKind | None:
+    """Return what becomes of the results of hooks; None: nothing, since the extension is switched off."""
+    for extension in enabled(settings):
+        if extension.results:
+            kind: ResultsKind = resolve(extension.results)
+            return kind
+    return None
 
 
 def enabled(settings: Settings) -> tuple[Extension, ...]:

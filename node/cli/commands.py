@@ -82,12 +82,6 @@ COMMANDS = (
         ("voxelnode hooks list", "voxelnode hooks test mail", "voxelnode hooks deliveries --state given-up"),
     ),
     Command(
-        "jobs",
-        "Exchange",
-        "node.cli.exchange.jobs:app",
-        ("voxelnode jobs", "voxelnode jobs --state failed", "voxelnode jobs show 0123456789abcdef0123456789abcdef"),
-    ),
-    Command(
         "routes",
         "Exchange",
         "node.cli.exchange.routes:app",

@@ -50,7 +50,6 @@ from node.metrics import Metrics, remove_counters, write_counters
 from node.notify.notifier import Notifier
 from node.receive.readiness import reasons_not_ready
 from node.receive.refusals import Rejections
-from node.results.intake import JobExpiry
 from node.routing.router import Router, check_destination
 from node.settings.model import Settings, Web
 
@@ -460,8 +459,7 @@ def _optional_services(
         scrub = Scrub(repository.archive, repository.index, repository.metrics, settings.storage.scrub_days, now)
         repository.applier.is_digest_due = scrub.is_digest_due
         yield scrub
-    if any(hook.results for hook in settings.hooks.values()) or repository.index.jobs.open_ids():
-        yield JobExpiry(repository.index, repository.results, repository.ingest.now)
+    yield from repository.results.services(settings)
     retrieving = Retrieving(settings, repository.index, repository.ingest, repository.audit, rejections.record)
     yield WorkLoop("retrievals", repository.index, {"retrieval": retrieving}, repository.ingest.now)
     if any(peer.confirm_by_find for peer in settings.peers.values()):

@@ -31,9 +31,11 @@ from node.association.client.search import PeerSearches
 from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result, Transfers
 from node.control.accounts import AccountAdministration
 from node.control.control_socket import REQUEST_SECONDS, NoControlSocket, NotPerformed, request_action
+from node.control.no_results import NoResults
 from node.dicom.worklist import entry_text
 from node.durable import locked, make_folder, sync_folder, write_durably
 from node.errors import UsageError, VoxelnodeError
+from node.hookspecs import Results
 from node.index.care import copying
 from node.index.database.index import Index, reading
 from node.index.database.reading import ReadIndex, checked
@@ -66,7 +68,7 @@ from node.receive.recovery import (
     recover,
     remove_unknown_volumes,
 )
-from node.results.intake import ResultIntake
+from node.registry import results_kind
 from node.routing.router import subscriptions
 from node.settings.model import HookEvent, Settings, Storage
 
@@ -186,7 +188,10 @@ class Repository:
             acknowledge=settings.acknowledge,
             acknowledge_seconds=settings.journal.acknowledge_seconds,
         )
-        self.results = ResultIntake(self.index, self.ingest, self.metrics)
+        kind = results_kind(settings)
+        self.results: Results = (
+            kind.opened(self.index, self.ingest, self.metrics) if kind else NoResults(self.index.jobs, self.ingest.now)
+        )
         if previous is not None:
             self.index.salvage.begin(previous)
         resume_deletions(self.archive, self.index, self.index.now())

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 
 from node.audit.audit_log import Audit
 from node.errors import UsageError
+from node.hookspecs import Results
 from node.index.database.index import Index
 from node.index.work.ledger import Lane
 from node.metrics import Metrics
@@ -14,7 +15,6 @@ from node.notify.channel import Channel
 from node.notify.command import HookCommand
 from node.notify.ledger import stop_workers
 from node.notify.worker import Held, HookWorker
-from node.results.intake import ResultIntake
 from node.settings.model import HookSettings
 
 
@@ -36,7 +36,7 @@ class Notifier:
         metrics: Metrics,
         audit: Audit,
         ae_title: str,
-        results: ResultIntake,
+        results: Results,
         public_url: str = "",
         held: Held = lambda files: nullcontext(),
     ) -> None:

@@ -13,8 +13,9 @@ import structlog
 
 from node.archive.base import KeptFile
 from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
-from node.errors import OutOfResources
+from node.errors import OutOfResources, ResultRefused, ResultsBusy
 from node.failpoints import reached
+from node.hookspecs import Results
 from node.index.database.index import Index
 from node.index.database.reading import ReadIndex
 from node.index.work.jobs import Job, JobEnded, ResultThere
@@ -25,8 +26,6 @@ from node.notify.channel import Channel, Delivered, Interrupted, NotDelivered
 from node.notify.command import end_leftovers
 from node.notify.ledger import REASON_LENGTH, LedgerWorker
 from node.notify.message import HookMessage, NothingLeft, compose, files_of, with_job
-from node.results.intake import ResultIntake, ResultsBusy
-from node.results.manifest import Manifest, ResultRefused
 from node.selector import compile_selector
 from node.settings.model import HookSettings
 
@@ -53,7 +52,7 @@ class HookWorker(LedgerWorker):
     channel : Channel
     ae_title : str
         AE title of this node, by which a receiver distinguishes nodes.
-    results : ResultIntake
+    results : Results
         Takes the results of a hook with `results`.
     now : callable () -> aware datetime
     public_url : str
@@ -71,7 +70,7 @@ class HookWorker(LedgerWorker):
         metrics: Metrics,
         audit: Audit,
         ae_title: str,
-        results: ResultIntake,
+        results: Results,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
         public_url: str = "",
         held: Held = lambda files: nullcontext(),
@@ -200,8 +199,7 @@ class HookWorker(LedgerWorker):
             self._index.jobs.accepted(job.id, delivered.location, due_at, now)
             return
         try:
-            manifest = Manifest.of(delivered.results) if delivered.results is not None else None
-            self._results.finish(job.job_id, manifest, wait_seconds=MAX_TURN_SECONDS)
+            self._results.finish(job.job_id, delivered.results, wait_seconds=MAX_TURN_SECONDS)
         except JobEnded:  # it reported its outcome itself, or a person cancelled the job
             return
         except (ResultRefused, ResultThere) as error:  # it names files, which may name the patient

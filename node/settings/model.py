@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl, urlsplit
 from pydantic import BeforeValidator, Field, StringConstraints, create_model
 
 from node.errors import UsageError, nearest
-from node.registry import installed, resolve
+from node.registry import enabled, installed, resolve
 from node.selector import FIELDS, compile_selector
 from node.settings.convert import Convert
 from node.settings.section import AETitle, Days, HookName, Seconds, SettingsSection
@@ -999,6 +999,8 @@ class Settings(SettingsSection):
             peer = self.peers.get(hook.peer) if hook.peer is not None else None
             if hook.peer is not None and (peer is None or peer.host is None):
                 yield f"hooks.{name}: peer must be the name of a peer in [peers] that has a host"
+            if hook.results and not any(extension.results for extension in enabled(self)):
+                yield f"hooks.{name}: results is of an extension that [extensions] disabled switches off"
             if hook.results and hook.url is not None and not self.web.enabled:
                 yield f"hooks.{name}: a webhook gives its results over HTTP: [web] enabled must be true"
 

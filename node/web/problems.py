@@ -13,7 +13,16 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
 from node.audit.audit_log import AuditFailed
-from node.errors import NotUnderstood, OutOfResources, PeerBusy, PeerFailed, UsageError, VoxelnodeError
+from node.errors import (
+    NotUnderstood,
+    OutOfResources,
+    PeerBusy,
+    PeerFailed,
+    ResultRefused,
+    ResultsBusy,
+    UsageError,
+    VoxelnodeError,
+)
 from node.index.engine.place import IndexUnusable
 from node.index.nouns.deletions import NotThere, SeveralSeries
 from node.index.nouns.keyed_requests import KeyReused, KeyUnderWay, TooManyKeys
@@ -25,8 +34,6 @@ from node.index.work.routes import SendBeingCancelled
 from node.index.work.workitems import NoSuchWorkitem, WorkitemEnded
 from node.receive.conflicts import NoSuchConflict, NotDecidable
 from node.receive.quarantine import NotInQuarantine, NotReleased
-from node.results.intake import ResultsBusy
-from node.results.manifest import ResultRefused
 from node.web import problem_types as types
 from node.web.errors import (
     DownloadsBusy,

@@ -12,12 +12,12 @@ from starlette.requests import HTTPConnection
 from node.archive.filesystem import Archive
 from node.audit.audit_log import Audit
 from node.children.decoder import Decoder
+from node.hookspecs import Results
 from node.index.database.index import Index
 from node.index.records import Refused
 from node.metrics import Metrics
 from node.receive.ingest import Ingest
 from node.receive.kept import RecentlyVerified
-from node.results.intake import ResultIntake
 from node.settings.model import Settings
 
 
@@ -33,7 +33,7 @@ class Services:
     audit: Audit
     actions: Mapping[str, Callable[..., Mapping[str, Any]]]
     decoder: Decoder
-    results: ResultIntake
+    results: Results
     verified: RecentlyVerified = field(default_factory=RecentlyVerified)
     parts: Mapping[str, Callable[[], str | None]] = field(default_factory=dict)
     """What is wrong with the other parts that must work for the node to be ready, by name; None: nothing."""

@@ -14,14 +14,14 @@ import pytest
 from pydicom import Dataset, FileDataset, dcmwrite
 
 from node.archive.filesystem import Archive
+from node.extensions.results.intake import ResultIntake
+from node.extensions.results.makers import Makers, made_of
+from node.extensions.results.making import Making, answer
 from node.index.database.index import Index
 from node.index.records import Outcome
 from node.metrics import Metrics
 from node.receive.ingest import Announced, Ingest, Origin
 from node.receive.quiet_times import quiet_seconds_of
-from node.results.intake import ResultIntake
-from node.results.makers import Makers, made_of
-from node.results.making import Making, answer
 from node.settings.model import Settings, Storage
 from tests.ingest import indexed, opened_ingest
 

@@ -16,9 +16,9 @@ from pynetdicom import AE, build_context, evt
 from node.audit.audit_log import Audit
 from node.control.availability import hook_channel
 from node.dicom.uids import INSTANCE_AVAILABILITY_NOTIFICATION
+from node.extensions.results.intake import ResultIntake
 from node.notify.channel import NotDelivered
 from node.notify.notifier import Notifier
-from node.results.intake import ResultIntake
 from node.settings.model import HookSettings, Peer, Settings
 from tests import make
 from tests.messages import sample

@@ -9,6 +9,7 @@ import pytest
 from tests.web.conftest import Site
 
 SERVED = {
+    "results": ("/api/v1/jobs",),
     "worklist": ("/worklist", "/api/v1/worklist", "/api/v1/performed-steps"),
     "workitems": ("/api/v1/workitems", "/dicom-web/workitems"),
 }

@@ -6,7 +6,6 @@ import datetime as dt
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import sleep
@@ -153,7 +152,7 @@ def try_(
     from node.control.availability import hook_channel
     from node.notify.channel import NotDelivered
     from node.notify.message import with_job
-    from node.results.manifest import Manifest, left_in
+    from node.registry import results_kind
 
     wanted = next(known for known in hook.on if event in (None, known))
     channel = hook_channel(settings, name)
@@ -173,8 +172,8 @@ def try_(
             if error.output and not json:
                 print(error.output)
             raise MessageNotDelivered(f"hook {name} did not accept the message: {error}") from error
-        manifest = Manifest.of(delivered.results) if delivered.results is not None else None
-        results = [asdict(entry) for entry in left_in(Path(out), manifest, name)] if out is not None else []
+        kind = results_kind(settings)
+        results = kind.left_in(Path(out), delivered.results, name) if kind is not None and out is not None else []
     output = delivered.output
     if json:
         content = {"hook": name, "message": message.content, "output": output, "misfits": misfits, "results": results}

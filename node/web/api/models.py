@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from node.dicom.worklist import entry_text
 from node.index.nouns.events import EventKind
-from node.results.manifest import Algorithm, ManifestResult
 from node.web.problem_types import ProblemType
 
 MAX_ID = 2**53 - 1
@@ -624,29 +623,6 @@ class JobWithResults(JobResource):
     """A job and its results."""
 
     results: list[ResultResource]
-
-
-class JobProgress(BaseModel):
-    """How far a job is; what is left out stays as it was."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    percent: Annotated[int | None, Field(ge=0, le=100)] = None
-    detail: Annotated[str | None, Field(max_length=1000)] = None
-
-
-class JobOutcome(BaseModel):
-    """The end of a job.
-
-    `results` say what its files are; unset: a file results.json does or, without it, their names do.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    state: Literal["succeeded", "failed"]
-    detail: Annotated[str | None, Field(max_length=1000)] = None
-    results: Annotated[list[ManifestResult] | None, Field(max_length=64)] = None
-    algorithm: Algorithm | None = None
 
 
 class JobFile(Resource):

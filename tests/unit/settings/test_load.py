@@ -268,3 +268,9 @@ def test_only_extensions_that_there_are_can_be_switched_off(tmp_path: Path) -> N
         UsageError, match=r"extensions: disabled: 'worklst' is no extension, did you mean \"worklist\"\?"
     ):
         load(file)
+
+
+def test_hooks_with_results_need_the_extension_for_them() -> None:
+    hook = {"on": ["volume-written"], "command": ["true"], "results": True}
+    with pytest.raises(ValueError, match=r"hooks\.lung: results is of an extension"):
+        Settings.model_validate({"hooks": {"lung": hook}, "extensions": {"disabled": ["results"]}})

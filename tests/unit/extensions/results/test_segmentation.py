@@ -13,10 +13,11 @@ import pytest
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 
+from node.errors import ResultRefused
+from node.extensions.results.making import Identity, Making, Source, SourceStack
+from node.extensions.results.manifest import Entry, Label
+from node.extensions.results.segmentation import make_segmentation
 from node.files.reading import read_instance
-from node.results.making import Identity, Making, Source, SourceStack
-from node.results.manifest import Entry, Label, ResultRefused
-from node.results.segmentation import make_segmentation
 from node.volume.assemble import assemble
 from node.volume.objects.segmentation import volumes
 from node.writers.nifti import LPS_TO_RAS, write_nifti

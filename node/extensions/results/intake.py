@@ -18,15 +18,19 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import structlog
 
 from node.archive.intact import problem_with
+from node.background import BackgroundService
 from node.durable import NO_ROOM, make_folder, sync_file
-from node.errors import ArrivalRefused, OutOfResources, VoxelnodeError
+from node.errors import ArrivalRefused, OutOfResources, ResultRefused, ResultsBusy
+from node.extensions.results.makers import Makers
+from node.extensions.results.making import Identity, Making, Source, SourceStack, derived_uid
+from node.extensions.results.manifest import FILE_NAME, MAX_RESULTS, Entry, Manifest, left_in
 from node.index.database.follower import IndexFollower
 from node.index.database.index import Index
 from node.index.database.reading import ReadIndex
@@ -38,16 +42,7 @@ from node.receive.dicom_files import MediaFile, find_instances
 from node.receive.import_files import INDEX_SECONDS, take_in
 from node.receive.ingest import Ingest, Origin
 from node.receive.kept import report_damage
-from node.results.makers import Makers
-from node.results.making import Identity, Making, Source, SourceStack, derived_uid
-from node.results.manifest import (
-    FILE_NAME,
-    MAX_RESULTS,
-    Entry,
-    Manifest,
-    ResultRefused,
-    left_in,
-)
+from node.settings.model import Settings
 
 log = structlog.get_logger()
 
@@ -71,10 +66,6 @@ MAX_SLEEP_SECONDS = 60.0
 """Longest sleep while jobs are running, since the clock may be stepped."""
 
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
-
-
-class ResultsBusy(VoxelnodeError):
-    """The results of other jobs are being made; try again in a minute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +163,7 @@ class ResultIntake:
     def finish(
         self,
         job_id: str,
-        manifest: Manifest | None = None,
+        content: object = None,
         detail: str | None = None,
         wait_seconds: float = MAX_WAIT_SECONDS,
     ) -> None:
@@ -182,8 +173,8 @@ class ResultIntake:
 
         Parameters
         ----------
-        manifest : Manifest or None
-            What the files are; None: as the folder says.
+        content : object
+            The manifest, or its JSON values: what the files are; None: as the folder says.
         detail : str or None
             What the hook says of it.
         wait_seconds : float
@@ -197,6 +188,7 @@ class ResultIntake:
         NoSuchJob, JobEnded, ResultThere
         OutOfResources
         """
+        manifest = Manifest.of(content) if content is not None else None
         if not self._turn.acquire(timeout=wait_seconds):
             raise ResultsBusy
         try:
@@ -243,6 +235,11 @@ class ResultIntake:
         for folder in there:
             if folder.name not in is_open:
                 shutil.rmtree(folder, ignore_errors=True)
+
+    def services(self, settings: Settings) -> Sequence[BackgroundService]:
+        """Return what ends jobs whose hooks do not report, if there may be any."""
+        is_needed = any(hook.results for hook in settings.hooks.values()) or self._index.jobs.open_ids()
+        return (JobExpiry(self._index, self, self._ingest.now),) if is_needed else ()
 
     def close(self) -> None:
         """End the child processes."""
@@ -386,3 +383,17 @@ class JobExpiry(IndexFollower):
                 self._intake.ended(job, "expired")
             return 0.0
         return min((due_at - self._now()).total_seconds(), MAX_SLEEP_SECONDS)
+
+
+class _Results:
+    """See `node.hookspecs.ResultsKind`."""
+
+    def opened(self, index: Index, ingest: Ingest, metrics: Metrics) -> ResultIntake:
+        return ResultIntake(index, ingest, metrics)
+
+    def left_in(self, folder: Path, content: object, hook: str) -> list[dict[str, Any]]:
+        manifest = Manifest.of(content) if content is not None else None
+        return [asdict(entry) for entry in left_in(folder, manifest, hook)]
+
+
+RESULTS = _Results()

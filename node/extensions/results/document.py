@@ -8,8 +8,8 @@ from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import EncapsulatedPDFStorage, ExplicitVRLittleEndian
 
-from node.results.making import Making, finished, local_time, sample_of
-from node.results.manifest import ResultRefused
+from node.errors import ResultRefused
+from node.extensions.results.making import Making, finished, local_time, sample_of
 
 MAX_PDF_BYTES = 200_000_000
 HEAD_BYTES = 1024

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from node.errors import VoxelnodeError, nearest
+from node.errors import ResultRefused, nearest
 
 MANIFEST = "results.json"
 """The file of a folder of results that says what the others are."""
@@ -40,10 +40,6 @@ KINDS: Mapping[str, ResultKind] = {
     ".dcm": "instance",
 }
 """What a file becomes, by the end of its name."""
-
-
-class ResultRefused(VoxelnodeError):
-    """A result cannot be stored; the message gives the reason, without patient data."""
 
 
 def _one_value(text: str) -> str:

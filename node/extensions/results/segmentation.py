@@ -19,11 +19,11 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import ExplicitVRLittleEndian
 
-from node.errors import ConversionRefused
+from node.errors import ConversionRefused, ResultRefused
+from node.extensions.results.lattice import Lattice, lattice_of, on_lattice
+from node.extensions.results.making import MANUFACTURER, Making, SourceStack, finished, local_time, sample_of
+from node.extensions.results.manifest import Coded, Label
 from node.files.reading import read_instance
-from node.results.lattice import Lattice, lattice_of, on_lattice
-from node.results.making import MANUFACTURER, Making, SourceStack, finished, local_time, sample_of
-from node.results.manifest import Coded, Label, ResultRefused
 from node.volume.model import Array, Float, Frame, Geometry
 from node.volume.objects import segmentation
 from node.volume.read.frames import frames_of

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from node.results.manifest import ResultRefused
+from node.errors import ResultRefused
 from node.volume.geometry import (
     ORIENTATION_TOLERANCE,
     place_planes,

@@ -15,10 +15,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from node.audit.audit_log import Action, AuditEvent
+from node.extensions.results import resources
+from node.extensions.results.manifest import FILE_NAME, Manifest
 from node.index.database.reading import ReadIndex
 from node.index.nouns.terms import Terms
 from node.index.work.jobs import JobEnded
-from node.results.manifest import FILE_NAME, Manifest
 from node.web.access import JobWorker, Reader, RequestAudit, Writer
 from node.web.api import models
 from node.web.api.changes import Change, tagged
@@ -70,7 +71,7 @@ def show_job(account: Reader, node: Node, audit: RequestAudit, response: Respons
 
 @router.post("/jobs/{job}/progress", responses=problems(*OF_CHANGES, CONFLICT))
 def report_progress(
-    account: JobWorker, node: Node, change: Change, job: JobId, progress: models.JobProgress
+    account: JobWorker, node: Node, change: Change, job: JobId, progress: resources.JobProgress
 ) -> models.JobWithResults:
     """Say how far a job is. 409: it has ended, and work on it can end as well."""
 
@@ -109,7 +110,7 @@ async def put_job_file(request: Request, account: JobWorker, node: Node, job: Jo
 
 @router.post("/jobs/{job}/outcome", responses=problems(*OF_CHANGES, CONFLICT, RESULT_REFUSED))
 def report_outcome(
-    account: JobWorker, node: Node, audit: RequestAudit, change: Change, job: JobId, outcome: models.JobOutcome
+    account: JobWorker, node: Node, audit: RequestAudit, change: Change, job: JobId, outcome: resources.JobOutcome
 ) -> models.JobWithResults:
     """End a job. If it has succeeded, its files become instances, which are stored and indexed with the answer.
 
@@ -144,7 +145,7 @@ def cancel_job(account: Writer, node: Node, change: Change, job: JobId) -> model
     return change.make(models.JobWithResults, lambda index: _job(index, job), cancel)
 
 
-def _manifest(outcome: models.JobOutcome) -> Manifest | None:
+def _manifest(outcome: resources.JobOutcome) -> Manifest | None:
     if outcome.results is None:
         return None
     return Manifest(results=outcome.results, algorithm=outcome.algorithm)

@@ -29,8 +29,9 @@ from pydicom.sequence import Sequence
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
-from node.results.making import MANUFACTURER, Making, derived_uid, finished, local_time, sample_of
-from node.results.manifest import Coded, Measured, ResultRefused, measurements_of
+from node.errors import ResultRefused
+from node.extensions.results.making import MANUFACTURER, Making, derived_uid, finished, local_time, sample_of
+from node.extensions.results.manifest import Coded, Measured, measurements_of
 
 SCHEME = "99VOXELNODE"
 """Coding scheme of names that are not coded (PS3.16 8: private designators begin with 99)."""

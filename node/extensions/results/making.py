@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from node import __version__
 from node.durable import NO_ROOM
-from node.errors import ConversionRefused, is_out_of_memory, type_and_location
-from node.results.manifest import Entry, ResultKind, ResultRefused
+from node.errors import ConversionRefused, ResultRefused, is_out_of_memory, type_and_location
+from node.extensions.results.manifest import Entry, ResultKind
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -100,7 +100,7 @@ class Making:
 
 
 def answer(making: Making, _limits: object) -> bytes:
-    """Make a result; return what became of it, for `node.results.makers.made_of`.
+    """Make a result; return what became of it, for `node.extensions.results.makers.made_of`.
 
     JSON of ``made``, ``refused``, ``shortage`` (of room on the disk) or ``failed``, with identifiers or the reason.
     """
@@ -169,19 +169,19 @@ def identifiers(ds: Dataset) -> dict[str, Any]:
 
 
 def _segmentation(making: Making) -> dict[str, Any]:
-    from node.results.segmentation import make_segmentation
+    from node.extensions.results.segmentation import make_segmentation
 
     return make_segmentation(making)
 
 
 def _report(making: Making) -> dict[str, Any]:
-    from node.results.report import make_report
+    from node.extensions.results.report import make_report
 
     return make_report(making)
 
 
 def _document(making: Making) -> dict[str, Any]:
-    from node.results.document import make_document
+    from node.extensions.results.document import make_document
 
     return make_document(making)
 
