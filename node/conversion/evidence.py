@@ -22,7 +22,7 @@ from node.dicom.per_series import once_per_series
 from node.volume.geometry import POSITION_TOLERANCE_MM, is_even, missing_slices
 from node.volume.model import Assembly, Float, Geometry, Kind, Volume
 from node.volume.reasons import Reason, WarningKind
-from node.volume.unequal_stacks import find_shortages, has_all_times
+from node.volume.unequal_stacks import WITHOUT_EXCITATION, find_shortages, has_all_times
 
 CONTIGUOUS = 1.5
 """Slices (or times) that lie no farther apart than this many stated distances are neighbours."""
@@ -408,9 +408,11 @@ def _announced_times(grids: Sequence[_Grid]) -> Iterator[Evidence]:
     Times may be announced of one phase, or of one label, so that there may be a multiple of them.
     """
     originals = _originals(grids)
+    divided = any(WITHOUT_EXCITATION in grid.volume.suffix.split("-") for grid in originals)
     for grid in originals:
         announced = grid.first.temporal_positions or 0 if grid.first is not None else 0
-        times = grid.volume.times if has_all_times(grid.volume) else sum(other.volume.times for other in originals)
+        whole = has_all_times(grid.volume) and not divided
+        times = grid.volume.times if whole else sum(other.volume.times for other in originals)
         if times < announced:
             fact = f"{times} of {announced} times that {TEMPORAL_POSITIONS} announces"
             yield Evidence("headers", fact, f"{announced - times} times", (announced - times) * grid.of_time)

@@ -12,6 +12,9 @@ from node.volume.reasons import VolumeWarning, WarningKind
 COMPONENTS = frozenset({"ph", "real", "imag", "fieldmap"})
 """Suffixes of volumes that hold a component other than the magnitude."""
 
+WITHOUT_EXCITATION = "norf"
+"""Suffix of volumes that were acquired without excitation."""
+
 
 @dataclass(frozen=True, slots=True)
 class Shortage:

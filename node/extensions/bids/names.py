@@ -51,7 +51,7 @@ KINDS = (
     *_kinds("anat", "MP2RAGE", "task acq ce rec echo flip part chunk", "inv"),
     *_kinds("anat", "MPM MTS", "task acq ce rec echo part chunk", "flip mt"),
     *_kinds("anat", "MTR", "task acq ce rec part chunk", "mt"),
-    *_kinds("func", "bold cbv sbref", "acq ce rec dir echo part chunk", "task"),
+    *_kinds("func", "bold cbv sbref noRF", "acq ce rec dir echo part chunk", "task"),
     *_kinds("dwi", "dwi sbref", "acq rec dir part chunk"),
     *_kinds("dwi", "ADC FA S0map colFA expADC trace", "acq rec dir chunk"),
     *_kinds("fmap", "phasediff phase1 phase2 magnitude1 magnitude2 magnitude fieldmap", "acq chunk"),

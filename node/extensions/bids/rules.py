@@ -169,11 +169,17 @@ class Rules:
             for text in (facts["series_description"], facts["protocol_name"]):
                 named = reproin(text)
                 if named is not None:
-                    return Meaning(_completed(named, facts), "ReproIn")
+                    return Meaning(_completed(_without_excitation(named, facts), facts), "ReproIn")
         if rule is not None:
             return _meaning(rule, facts)
         shape = " x ".join(f"{facts[name]:g}" for name in ("columns", "rows", "slices", "times"))
         raise NotExported(f"no rule fits: {facts['sequence'] or 'a sequence of unknown kind'}, {shape}")
+
+
+def _without_excitation(named: Named, facts: Facts) -> Named:
+    """Return the name of a volume of noise, which has the name of its series with another suffix."""
+    is_noise = named.kind.suffix == "bold" and "NOISE" in facts["image_type"]
+    return Named(kind_of("noRF", "func"), named.entities) if is_noise else named
 
 
 def _meaning(rule: Rule, facts: Facts) -> Meaning:

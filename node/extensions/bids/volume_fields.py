@@ -67,6 +67,9 @@ _FROM_SIDECAR = {
 _PARTS = {"ph": "phase", "real": "real", "imag": "imag", "fieldmap": "fieldmap"}
 """Components by the suffixes of a volume."""
 
+NOISE = "norf"
+"""The word of volumes without excitation, which have a suffix of their own in BIDS."""
+
 _AXES = ("RL", "AP", "IS")
 """From where to where each axis of LPS leads."""
 
@@ -104,10 +107,10 @@ def volume_facts(suffix: str, suffixes: Iterable[str], sidecar: Mapping[str, Any
 
 
 def expressed_words(suffix: str) -> set[str]:
-    """Return the words of a volume's suffix that entities express: component, echo, inversion time."""
+    """Return the words of a volume's suffix that names express: component, echo, inversion time, without excitation."""
     words = suffix.split("-")
     ranks = {f"{letters}{_rank(letters, words)}" for letters in ("e", "ti")}
-    return {word for word in words if word in ranks or word in _PARTS}
+    return {word for word in words if word in ranks or word in _PARTS or word == NOISE}
 
 
 def _listed(content: Any) -> list[Any]:

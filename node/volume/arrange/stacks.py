@@ -248,6 +248,8 @@ def _suffix(varying: dict[str, Hashable]) -> str:
     if "component" in varying:
         component = varying["component"]
         parts.append(COMPONENT_SUFFIXES.get(str(component), "other"))
+    if varying.get("noise"):
+        parts.append("norf")
     if varying.get("echo_time", UNKNOWN) != UNKNOWN:
         parts.append(f"e{int(str(varying['echo_time'])) + 1}")
     elif varying.get("echo"):

@@ -20,7 +20,6 @@ from node.volume.vendors.siemens import csa_image
 SIEMENS_BANDWIDTH = PrivateTag(0x0019, "SIEMENS MR HEADER", 0x28, "FD")
 """BandwidthPerPixelPhaseEncode in hertz."""
 
-XA_FRAME = PrivateTag(0x0021, "SIEMENS MR SDI 02", 0xFE, "SQ")
 XA_BANDWIDTH = PrivateTag(0x0021, "SIEMENS MR SDI 02", 0x53, "FD")
 XA_POSITIVE = PrivateTag(0x0021, "SIEMENS MR SDI 02", 0x1C, "IS")
 """PhaseEncodingDirectionPositive: 1 along increasing index of the stored pixels, 0 against it."""

@@ -20,11 +20,11 @@ from node.dicom.private import private_items
 from node.dicom.values import items, value, whole
 from node.volume.describe.bids_fields import BIDS_FIELDS, BidsField
 from node.volume.describe.derived_fields import derived_fields
-from node.volume.describe.phase_encoding import XA_FRAME, phase_encoding
+from node.volume.describe.phase_encoding import phase_encoding
 from node.volume.model import Frame
 from node.volume.vendors import acquisition_fields, pause_s
 from node.volume.vendors.philips import FRAME as PHILIPS_FRAME
-from node.volume.vendors.siemens import XA_SERIES
+from node.volume.vendors.siemens import XA_FRAME, XA_SERIES
 
 PRIVATE_GROUPS = (
     XA_FRAME,

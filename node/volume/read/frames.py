@@ -204,6 +204,7 @@ def _common_of_series(
                 "derived": image_type[:1] == ("DERIVED",),
                 "localizer": image_type[2:3] == ("LOCALIZER",),
                 "component": (kind.component or "magnitude") if kind else None,
+                "noise": kind is not None and kind.noise,
                 "echo_time": number(ds, "EchoTime") or None,
                 "echo": numbers(ds, "EchoNumbers"),
                 "inversion_time": number(ds, "InversionTime") or None,

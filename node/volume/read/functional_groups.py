@@ -218,6 +218,8 @@ def _enhanced_split_key(group: _Group, common: FrameArguments, diffusion: Any) -
     if group.frame_type:
         own["derived"] = group.frame_type[0] == "DERIVED"
         own["localizer"] = group.frame_type[2:3] == ("LOCALIZER",)
+    if common["split_key"]["component"] is not None:  # magnetic resonance
+        own["noise"] = "NOISE" in group.frame_type or vendors.is_noise_frame(group.ds, group.groups)
     component = group.texts("MRImageFrameTypeSequence", "ComplexImageComponent")
     if component and component[0] not in ("", "MIXED"):
         own["component"] = component[0].lower()

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from pydicom.dataset import Dataset
 
 from node.dicom.per_series import once_per_series
-from node.dicom.private import has_private_elements
+from node.dicom.private import has_private_elements, private_items
 from node.dicom.values import text, texts
 from node.volume.tiling import Tiling
 from node.volume.vendors import (
@@ -159,13 +159,30 @@ def frame_image_type(ds: Dataset, groups: Dataset) -> tuple[str, ...]:
     return philips.image_type(groups) if text(ds, "Manufacturer").upper().startswith("PHILIPS") else ()
 
 
+def is_noise(ds: Dataset) -> bool:
+    """Return whether an MR image was acquired without excitation: Siemens has NOISE in its Image Type or (0021,xx75).
+
+    `ds` may be the item in which a frame of Siemens has that element.
+    """
+    return "NOISE" in texts(ds, "ImageType") or siemens.is_noise(ds)
+
+
+def is_noise_frame(ds: Dataset, groups: Dataset) -> bool:
+    """Return whether a frame was acquired without excitation, by the private item of its functional groups."""
+    if not text(ds, "Manufacturer").upper().startswith("SIEMENS"):
+        return False
+    return any(map(siemens.is_noise, private_items(groups, siemens.XA_FRAME)))
+
+
 class MRKind(NamedTuple):
-    """What vendors say of the kind of an MR image; all but the component only GE.
+    """What vendors say of the kind of an MR image; all but the first two only GE.
 
     Attributes
     ----------
     component : str or None
         See `component`.
+    noise : bool
+        See `is_noise`.
     maps_field : bool
         The sequence maps the field in hertz.
     collapse_flag : int or None
@@ -175,6 +192,7 @@ class MRKind(NamedTuple):
     """
 
     component: str | None = None
+    noise: bool = False
     maps_field: bool = False
     collapse_flag: int | None = None
     raw_data_run: tuple[int, int] | None = None
@@ -184,7 +202,9 @@ def mr_kind(ds: Dataset) -> MRKind:
     """Return the kind of an MR image."""
     stated, is_of_ge = _stated_kind(ds)
     kind = stated or ge.component(ds) or philips.component(ds)
-    return MRKind(kind, ge.maps_field(ds), ge.collapse_flag(ds), ge.raw_data_run(ds)) if is_of_ge else MRKind(kind)
+    if is_of_ge:
+        return MRKind(kind, False, ge.maps_field(ds), ge.collapse_flag(ds), ge.raw_data_run(ds))
+    return MRKind(kind, is_noise(ds))
 
 
 @once_per_series("Manufacturer", "ComplexImageComponent", "FrameType", "ImageType")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from pydicom.dataset import Dataset
 
-from node.dicom.private import PrivateTag, private_bytes, private_numbers, private_text
+from node.dicom.private import PrivateTag, private_bytes, private_numbers, private_text, private_texts
 from node.volume.vendors.csa import CsaHeader, csa_numbers, parse_csa, parse_protocol
 from node.volume.vendors.gradients import Gradient, gradient_of_matrix
 
@@ -21,7 +21,15 @@ _CSA_IMAGE = PrivateTag(0x0029, _CSA, 0x10, "OB")
 _CSA_SERIES = PrivateTag(0x0029, _CSA, 0x20, "OB")
 XA_SERIES = PrivateTag(0x0021, "SIEMENS MR SDS 01", 0xFE, "SQ")
 """Private item of XA about all frames, in the Shared Functional Groups."""
+XA_FRAME = PrivateTag(0x0021, "SIEMENS MR SDI 02", 0xFE, "SQ")
+"""Private item of XA about one frame, in its functional groups."""
+IMAGE_TYPE = PrivateTag(0x0021, "SIEMENS MR SDI 02", 0x75, "CS")
 _XA_PROTOCOL = PrivateTag(0x0021, "SIEMENS MR SDS 01", 0x19, "OB")
+
+
+def is_noise(ds: Dataset) -> bool:
+    """Return whether an image, or the frame that this private item is about, was acquired without excitation."""
+    return "NOISE" in private_texts(ds, IMAGE_TYPE)
 
 
 def csa_image(ds: Dataset) -> CsaHeader:

@@ -13,7 +13,7 @@ from node.dicom.private import PrivateTag, private_numbers, private_text, privat
 from node.dicom.values import texts
 from node.volume.vendors.csa import csa_numbers, protocol_integer
 from node.volume.vendors.fields import VendorField, notation, rounded, text_field
-from node.volume.vendors.siemens import HEADER, csa_image, csa_series, protocol
+from node.volume.vendors.siemens import HEADER, IMAGE_TYPE, csa_image, csa_series, protocol
 
 _SDI, _SDS = "SIEMENS MR SDI 02", "SIEMENS MR SDS 01"
 _DWELL_TIMES = (PrivateTag(0x0019, HEADER, 0x18, "IS"), PrivateTag(0x0021, _SDI, 0x42, "IS"))
@@ -31,7 +31,6 @@ _ACCELERATIONS = (
 """Acceleration as text: ``p2`` in plane, ``s3`` slices excited together, ``p2 s3``."""
 
 _ORIENTATION_TEXT = PrivateTag(0x0051, HEADER, 0x0E, "SH")
-_IMAGE_TYPE = PrivateTag(0x0021, _SDI, 0x75, "CS")
 _BASELINE = PrivateTag(0x0021, _SDS, 0x10, "IS")
 _SEQUENCE = {
     "ScanningSequence": PrivateTag(0x0021, _SDS, 0x5A, "CS"),
@@ -147,7 +146,7 @@ def _bands(ds: Dataset) -> int | None:
 
 def _is_corrected(ds: Dataset) -> bool | None:
     """Return whether the distortion by gradients was corrected (``DIS2D``, ``DIS3D``), or not (``ND``)."""
-    kinds = {"ND", "DIS2D", "DIS3D"}.intersection(private_texts(ds, _IMAGE_TYPE))
+    kinds = {"ND", "DIS2D", "DIS3D"}.intersection(private_texts(ds, IMAGE_TYPE))
     return "ND" not in kinds if kinds else None
 
 
@@ -157,7 +156,7 @@ def _echo_of_difference(echo: int) -> VendorField:
 
     def read(ds: Dataset) -> float | None:
         planned = protocol(ds)
-        kinds = (*texts(ds, "ImageType"), *private_texts(ds, _IMAGE_TYPE))
+        kinds = (*texts(ds, "ImageType"), *private_texts(ds, IMAGE_TYPE))
         if "P" not in kinds or not planned.get("tSequenceFileName", "").endswith(_FIELD_MAPPING):
             return None
         microseconds = protocol_integer(planned, key)
@@ -242,8 +241,8 @@ FIELDS = (
         f"{' or '.join(map(notation, _TABLE_POSITIONS))}, CSA ImaRelTablePosition, RelTablePosition",
         _table_position,
     ),
-    *(_texts_field(name, tag) for name, tag in (*_SEQUENCE.items(), ("ImageTypeText", _IMAGE_TYPE))),
-    VendorField("NonlinearGradientCorrection", f"{notation(_IMAGE_TYPE)}: DIS2D, DIS3D, ND", _is_corrected),
+    *(_texts_field(name, tag) for name, tag in (*_SEQUENCE.items(), ("ImageTypeText", IMAGE_TYPE))),
+    VendorField("NonlinearGradientCorrection", f"{notation(IMAGE_TYPE)}: DIS2D, DIS3D, ND", _is_corrected),
     text_field("ImageOrientationText", _ORIENTATION_TEXT),
     _echo_of_difference(0),
     _echo_of_difference(1),

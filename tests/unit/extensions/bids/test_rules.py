@@ -99,6 +99,15 @@ def test_what_separates_volumes_of_a_series_is_in_the_name_or_refused() -> None:
     assert "does not tell this volume (i2)" in named(DEFAULT, "t2_tse", suffix="i2")
 
 
+@pytest.mark.parametrize("field", ["ImageType", "ImageTypeText"])
+def test_noise_has_the_name_of_its_series_with_another_suffix(field: str) -> None:
+    noise: dict[str, Any] = {"suffix": "norf", field: ["ORIGINAL", "PRIMARY", "M", "NOISE"]}
+    assert named(DEFAULT, "rest_ap", "epi", 3, **noise) == "func/task-rest_noRF"
+    assert named(DEFAULT, "rest_ap", "epi", 1, **noise) == "func/task-rest_noRF"
+    assert named(DEFAULT, "func-bold_task-faces_acq-mb4", "epi", 3, **noise) == "func/task-faces_acq-mb4_noRF"
+    assert named(DEFAULT, "nback", "epi", 3, **noise).startswith("func/noRF needs the entity task")
+
+
 def test_own_rules_come_first_and_fill_in_facts(tmp_path: Path) -> None:
     rules = rules_of(
         """
