@@ -59,7 +59,7 @@ def _is_held(journal: Path) -> bool:
 
 
 def _applied(root: Path) -> int:
-    rows = read_rows(root, "SELECT value FROM about WHERE key = 'applied' OR key LIKE 'applied/%'")
+    rows = read_rows(root, "SELECT value FROM about WHERE key LIKE 'applied/%'")
     return int(rows[0]["value"].rpartition(":")[2]) if rows else 0
 
 

@@ -132,11 +132,11 @@ class Node:
         delete = repository.delete_confirmed
         self._router = Router(settings, archive, index, metrics, audit, self._decoder, delete)
         self._membership = None
-        if index.has_hosts:
+        if index.turn.host is not None:
             interrupt = self._worker.interrupt if self._worker is not None else lambda: None
             self._membership = Membership(index, repository.ingest, self._member(), interrupt, self._not_ready)
         self._beside: tuple[BackgroundService, ...] = (
-            (AuditCopies(index, self._root), _Charts(index, metrics)) if index.has_hosts else ()
+            (AuditCopies(index, self._root), _Charts(index, metrics)) if index.turn.host is not None else ()
         )
         self._web = self._web_server(settings)
         metrics.service_failures.counts = lambda: {name: part.failures for name, part in self._supervised().items()}
@@ -338,7 +338,7 @@ class Node:
         if reasons.keys() != self._reasons.keys():
             log.warning("not_ready" if reasons else "ready_again", detail="; ".join(reasons.values()))
         self._reasons = reasons
-        if not self._repository.index.has_hosts:  # else, `_Charts` waits for the server
+        if self._repository.index.turn.host is None:  # else, `_Charts` waits for the server
             _note_open(self._repository.index, self._repository.metrics)
         write_counters(self._repository.metrics, self._root, reasons)
 

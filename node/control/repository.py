@@ -382,7 +382,7 @@ class Repository:
         return {"ended": workitem}
 
     def _drain_host(self, host: str, who: str) -> Mapping[str, Any]:
-        if not self.index.has_hosts:
+        if self.index.turn.host is None:
             raise UsageError("the index is a file, and has no hosts: stop the node with SIGTERM")
         self.index.hosts.ask_to_drain(host, self.index.now())
         log.info("drain_asked", host=host, detail=f"by {who}")

@@ -342,9 +342,9 @@ class ReadHosts(ReadRepository):
         """Return which host alone has a file, because it is not in the object store yet; None if none has."""
         return only_host_of(self._connection, key)
 
-    def standbys(self) -> dict[str, int]:
+    def standbys(self) -> Mapping[str, int]:
         """Return how many standbys the server of the index has, by how they follow it."""
-        return backend_of(self._connection).standbys(self._connection)
+        return backend_of(self._connection).standbys(self._connection).counts
 
     def now(self) -> dt.datetime:
         """Return the time by the clock of the index."""

@@ -129,7 +129,7 @@ class Index:
             with self._engine.connect() as connection:
                 closed = about(connection, CLOSED)
                 require_current(connection, place)
-                if (stall := backend_of(connection).stall(connection)) is not None:
+                if (stall := backend_of(connection).standbys(connection).stall) is not None:
                     log.warning("index_stalled", detail=stall)
                 backend_of(connection).enter(connection, place)
         except BaseException:
@@ -142,7 +142,7 @@ class Index:
         self._finder = Finder(self._reader)
         self.large_counts = LargeCounts()
         self.turn: Turn = OneHost()
-        if self.has_hosts:
+        if not isinstance(place, Path):
             settled = backend_at(place).settled_numbers(self._watcher)
             self.turn = SeveralHosts(self._watcher, host, has_roots, settled)
         self.now = self.turn.now
@@ -174,7 +174,7 @@ class Index:
         self.work = WorkRepository(writer, self._watcher)
         self.workitems = WorkitemRepository(writer, self._watcher)
         self.ahead: Ahead = _NothingAhead()
-        self.watch = ServerWatch(place, writer) if backend_at(place).HAS_HOSTS else None
+        self.watch = ServerWatch(place, writer) if self.turn.host is not None else None
         if self.watch is not None:
             self.watch.start()
         self.about.set(CLOSED, "no")
@@ -244,11 +244,6 @@ class Index:
     def commit_listeners(self) -> list[Callable[[], None]]:
         """Called after each commit that changed rows, on the thread of the writer: they must not wait and not raise."""
         return self._writer.commit_listeners
-
-    @property
-    def has_hosts(self) -> bool:
-        """Whether several hosts can share the index."""
-        return backend_at(self.place).HAS_HOSTS
 
     @property
     def stall(self) -> str | None:

@@ -96,11 +96,11 @@ class ReadIndex:
 
     def weakness(self) -> str | None:
         """Return why a commit of the index may be lost although it was durable, or None."""
-        return backend_of(self._connection).weakness(self._connection)
+        return backend_of(self._connection).standbys(self._connection).weakness
 
     def stall(self) -> str | None:
         """Return why no commit of the index ends at present, or None."""
-        return backend_of(self._connection).stall(self._connection)
+        return backend_of(self._connection).standbys(self._connection).stall
 
     @property
     def archive_in_store(self) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, select
 
-from node.index.engine.backend import backend_of
 from node.index.engine.hot_statements import Prepared
 from node.index.engine.repository import IndexRepository, on_reader, on_writer
 from node.index.engine.sql import insert
@@ -83,15 +82,10 @@ def about(connection: Connection, key: str) -> str | None:
 
 
 def set_applied(connection: Connection, applied: Applied) -> None:
-    """Note the last record of a journal that is in the index."""
-    set_about(connection, _applied_key(connection, applied.journal), str(applied))
+    """Note the last record of a journal that is in the index: each host has a journal."""
+    set_about(connection, f"{APPLIED}/{applied.journal}", str(applied))
 
 
 def applied(connection: Connection, journal: str) -> Applied:
-    """Return the last record of a journal that is in the index; of another journal if none is."""
-    noted = about(connection, _applied_key(connection, journal))
-    return Applied.of(noted if noted is not None else about(connection, APPLIED))
-
-
-def _applied_key(connection: Connection, journal: str) -> str:
-    return f"{APPLIED}/{journal}" if backend_of(connection).HAS_HOSTS else APPLIED
+    """Return the last record of a journal that is in the index; of no journal if none is."""
+    return Applied.of(about(connection, f"{APPLIED}/{journal}"))

@@ -64,11 +64,27 @@ Place = Path | ServerPlace
 """Where an index is: a file of SQLite, or a database of PostgreSQL."""
 
 
+@dataclass(frozen=True, slots=True)
+class Standbys:
+    """The standbys of a server.
+
+    Attributes
+    ----------
+    counts : mapping of str to int
+        How many there are, by how they follow; ``unknown`` without the right to see it.
+    weakness : str or None
+        Why a commit may be lost although it was durable.
+    stall : str or None
+        Why no commit ends at present.
+    """
+
+    counts: Mapping[str, int]
+    weakness: str | None = None
+    stall: str | None = None
+
+
 class Backend(Protocol):
     """The functions of the module of a database system."""
-
-    HAS_HOSTS: bool
-    """Whether several hosts can share an index."""
 
     Error: type[Exception]
     """The base class of the errors of its driver, for statements that do not pass through SQLAlchemy."""
@@ -171,20 +187,14 @@ class Backend(Protocol):
     def moment(self, connection: Connection) -> dt.datetime:
         """Return the time of the clock that the hosts of an index share."""
 
-    def standbys(self, connection: Connection) -> dict[str, int]:
-        """Return how many standbys the server has, by how they follow; ``unknown`` without the right to see it."""
+    def standbys(self, connection: Connection) -> Standbys:
+        """Return which standbys the server has, and what that means for commits."""
 
     def plain(self, rows: Iterable[Sequence[Any]]) -> Iterable[Sequence[Any]]:
         """Return rows of a statement that was written out: times and lists are text, truth is 0 or 1."""
 
     def software(self, connection: Connection) -> tuple[str, str]:
         """Return the name and the version of the database system."""
-
-    def weakness(self, connection: Connection) -> str | None:
-        """Return why a commit may be lost although it was durable, or None."""
-
-    def stall(self, connection: Connection) -> str | None:
-        """Return why no commit ends at present, or None."""
 
     def mistakes(self, place: Any) -> list[str]:
         """Return what is wrong with the configuration, without a connection."""

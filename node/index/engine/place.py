@@ -62,7 +62,7 @@ def upgrade(place: Place) -> tuple[str | None, str]:
     backend = backend_at(place)
     backend.prepare(place)
     try:
-        if backend.HAS_HOSTS and exists(place) and _revision_at(place) == REVISION:  # others may have it open
+        if not isinstance(place, Path) and exists(place) and _revision_at(place) == REVISION:  # others may have it open
             return REVISION, REVISION
         with _opened(open_engine(place, alone=True)) as engine, engine.connect() as connection, connection.begin():
             before = revision_of(connection)

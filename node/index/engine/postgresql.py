@@ -45,14 +45,13 @@ from sqlalchemy.types import TypeEngine
 
 from node.index.engine import postgresql_aside
 from node.index.engine.aside import OldIndex
-from node.index.engine.backend import COMPLETED, FOLLOWED, IndexUnusable, Overtaken, ServerPlace, Settled
+from node.index.engine.backend import COMPLETED, FOLLOWED, IndexUnusable, Overtaken, ServerPlace, Settled, Standbys
 from node.index.engine.postgresql_servers import STANDBYS, WriterConnection, in_words, servers_of
 from node.index.engine.postgresql_url import mistakes_in
 from node.index.engine.schema import other_schema
 from node.index.models import REVISION
 
 Error = psycopg.Error
-HAS_HOSTS = True
 FIRST_VERSION = 15
 SORTED_BY_CODE_POINT = frozenset({"C", "POSIX", "C.UTF-8", "C.utf8"})
 NEW_DATABASE = "CREATE DATABASE name TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C.UTF-8'"
@@ -618,12 +617,22 @@ def moment(connection: Connection) -> dt.datetime:
     return now.astimezone(dt.UTC)
 
 
-def standbys(connection: Connection) -> dict[str, int]:
+def standbys(connection: Connection) -> Standbys:
     """By `sync_state`: ``sync``, ``quorum``, ``potential`` or ``async``; seen with the rights of ``pg_monitor``."""
     rows = connection.exec_driver_sql(
         "SELECT coalesce(sync_state, 'unknown'), count(*) FROM pg_stat_replication GROUP BY 1"
     )
-    return {state: count for state, count in rows}
+    counts = {state: count for state, count in rows}
+    names, followers, waited_for, who = connection.exec_driver_sql(STANDBYS).one()
+    if names:
+        return Standbys(counts, stall=None if waited_for else f"commits wait for a standby: {in_words(names, who)}")
+    if not followers:
+        return Standbys(counts)
+    return Standbys(
+        counts,
+        f"standbys of PostgreSQL that follow asynchronously: {followers}; a failover to one of them may lose the last "
+        "commits, although instances were acknowledged after them",
+    )
 
 
 def plain(rows: Iterable[Sequence[Any]]) -> Iterable[Sequence[Any]]:
@@ -633,21 +642,6 @@ def plain(rows: Iterable[Sequence[Any]]) -> Iterable[Sequence[Any]]:
 def software(connection: Connection) -> tuple[str, str]:
     """The server, which may be of another version than the driver."""
     return "PostgreSQL", str(connection.exec_driver_sql("SHOW server_version").scalar_one())
-
-
-def weakness(connection: Connection) -> str | None:
-    names, followers, _, _ = connection.exec_driver_sql(STANDBYS).one()
-    if not followers or names:
-        return None
-    return (
-        f"standbys of PostgreSQL that follow asynchronously: {followers}; a failover to one of them may lose the last "
-        "commits, although instances were acknowledged after them"
-    )
-
-
-def stall(connection: Connection) -> str | None:
-    names, _, waited_for, who = connection.exec_driver_sql(STANDBYS).one()
-    return None if waited_for or not names else f"commits wait for a standby: {in_words(names, who)}"
 
 
 def mistakes(place: ServerPlace) -> list[str]:

@@ -17,11 +17,10 @@ from sqlalchemy.exc import DatabaseError
 from sqlalchemy.pool import QueuePool
 
 from node.index.engine.aside import OldIndex, column
-from node.index.engine.backend import REMEDY, IndexUnusable, Settled
+from node.index.engine.backend import REMEDY, IndexUnusable, Settled, Standbys
 from node.index.engine.clocked import ClockedConnection
 
 Error = sqlite3.Error
-HAS_HOSTS = False
 FILE_NAME = "index.sqlite"
 BUSY_SECONDS = 5.0
 MAX_CONNECTIONS = 64
@@ -230,8 +229,8 @@ def moment(connection: Connection) -> dt.datetime:
     return dt.datetime.now(dt.UTC)
 
 
-def standbys(connection: Connection) -> dict[str, int]:
-    return {}
+def standbys(connection: Connection) -> Standbys:
+    return Standbys({})
 
 
 def plain(rows: Iterable[Sequence[Any]]) -> Iterable[Sequence[Any]]:
@@ -241,14 +240,6 @@ def plain(rows: Iterable[Sequence[Any]]) -> Iterable[Sequence[Any]]:
 def software(connection: Connection) -> tuple[str, str]:
     """The library that this process has loaded."""
     return "SQLite", str(connection.exec_driver_sql("SELECT sqlite_version()").scalar_one())
-
-
-def weakness(connection: Connection) -> str | None:
-    return None
-
-
-def stall(connection: Connection) -> str | None:
-    return None
 
 
 def mistakes(path: Path) -> list[str]:
