@@ -14,7 +14,7 @@ from node.volume.arrange.quantities import FIELD_MAP
 from node.volume.arrange.temporal.missing_times import missing_time_warnings
 from node.volume.arrange.temporal.positions import Arrangement
 from node.volume.arrange.temporal.slice_timing import slice_timing
-from node.volume.arrange.temporal.timing import durations_s, starts_s, step_s
+from node.volume.arrange.temporal.timing import durations_s, is_of_excitations, starts_s, step_s
 from node.volume.describe.bids_fields import HERTZ
 from node.volume.describe.emission import emission_fields
 from node.volume.describe.parameters import PARAMETER_TOLERANCE, is_varying, parameters_by_time, varying_parameters
@@ -86,6 +86,8 @@ def volumes_of(
         attributes["of_each_time"] = by_time
     times_s = starts_s(planes)
     repetition_s = _repetition_s(planes, attributes)
+    is_proved = times_s is not None or not is_of_excitations(attributes, len(planes[0]))
+    volume_repetition_s = repetition_s if is_proved else None
     gaps = missing_time_warnings(planes, set(numbers).difference(arrangement.numbers_left_out), repetition_s)
     middle = planes[len(planes) // 2][len(planes[0]) // 2]
     volume = Volume(
@@ -104,7 +106,7 @@ def volumes_of(
         ),
         slope=slope,
         intercept=intercept,
-        time_step_s=None if gaps else step_s(planes, times_s, repetition_s),
+        time_step_s=None if gaps else step_s(planes, times_s, volume_repetition_s),
         times_s=times_s,
         durations_s=durations_s(planes),
         diffusion=_diffusion(planes, attributes),

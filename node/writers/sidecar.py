@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from node import __version__
+from node.volume.arrange.temporal.timing import is_of_excitations
 from node.volume.model import Volume
 from node.volume.reasons import WarningKind
 from node.writers.base import real_dtype, slice_timing_of, write_file
@@ -69,10 +70,10 @@ def _repetition(volume: Volume, fields: dict[str, Any]) -> dict[str, Any]:
     """Return the fields with the time from one volume to the next as Repetition Time, as BIDS has it.
 
     The standard's Repetition Time is that of the excitations (PS3.3 C.8.3.1), of which a volume may take many. Volumes
-    without a fixed step have Volume Timing instead.
+    without a fixed step have Volume Timing instead, or neither if their times are not known.
     """
     excitation_s, step_s = fields.get("RepetitionTime"), volume.time_step_s
-    if step_s is None and volume.times_s is None:
+    if step_s is None and volume.times_s is None and not is_of_excitations(fields, volume.shape[2]):
         return fields
     if step_s is not None:
         fields["RepetitionTime"] = step_s

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from node.volume.model import Float, Frame
+
+MAX_BANDS = 16
+"""More slices are not excited together; many sequences do not state how many."""
 
 Planes = Sequence[Sequence[Frame]]
 """Frames by time, then by slice."""
@@ -66,6 +70,25 @@ def durations_s(planes: Planes) -> tuple[float, ...] | None:
     return tuple(single) if len(single) == len(planes) else None
 
 
+def is_of_excitations(fields: Mapping[str, Any], slices: int) -> bool:
+    """Return whether Repetition Time is that of single excitations, or may be: then it is not the step of volumes.
+
+    A three-dimensional volume takes several excitations. So does one of slices, if it would have to excite more of them
+    at once than any sequence does to leave time for each echo.
+
+    Parameters
+    ----------
+    fields : mapping
+        Fields of the stack by BIDS' names, times in seconds.
+    slices : int
+        Number of slices of a volume.
+    """
+    repetition_s, echo_s = fields.get("RepetitionTime"), fields.get("EchoTime")
+    if fields.get("MRAcquisitionType") == "3D":
+        return True
+    return bool(repetition_s and echo_s and slices * echo_s > MAX_BANDS * repetition_s)
+
+
 def step_s(planes: Planes, starts: tuple[float, ...] | None, repetition_s: float | None) -> float | None:
     """Return the seconds from each time to the next; None for a single time, or if the step is not fixed.
 
@@ -76,7 +99,7 @@ def step_s(planes: Planes, starts: tuple[float, ...] | None, repetition_s: float
     starts : tuple of float or None
         The result of `starts_s`.
     repetition_s : float or None
-        Repetition Time (0018,0080), if all times share one.
+        Repetition Time (0018,0080), if all times share one, and if starts are known or it is not of excitations.
 
     Notes
     -----

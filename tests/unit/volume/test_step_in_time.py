@@ -1,0 +1,61 @@
+"""The step between volumes is never the repetition of single excitations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import pytest
+
+from node.volume.assemble import assemble
+from node.volume.model import Volume
+from node.writers.options import WriteOptions
+from node.writers.write import write_volume
+from tests import truth
+
+
+def volume_of(times: int = 4, slices: int = 6, *, clock: bool = False, **attributes: Any) -> Volume:
+    series = truth.series(times, slices, clock=clock, **attributes)
+    return truth.whole(assemble(series.datasets), series)
+
+
+def written(volume: Volume, folder: Path) -> tuple[float, dict[str, Any]]:
+    """Return the step in the header of NIfTI, and the sidecar."""
+    write_volume(volume, folder, "volume", WriteOptions(formats=("nifti",), compress=False, thumbnails=False))
+    header: Any = nibabel.load(folder / "volume.nii").header  # type: ignore[attr-defined]
+    sidecar: dict[str, Any] = json.loads((folder / "volume.json").read_text())
+    return float(header["pixdim"][4]), sidecar
+
+
+@pytest.mark.parametrize("repetition_ms", ["80", "55", "2400"])
+def test_a_three_dimensional_series_without_times_has_no_step(repetition_ms: str, tmp_path: Path) -> None:
+    volume = volume_of(MRAcquisitionType="3D", RepetitionTime=repetition_ms)
+    assert volume.time_step_s is None
+    step_s, sidecar = written(volume, tmp_path)
+    assert step_s == 0
+    assert "RepetitionTime" not in sidecar
+    assert sidecar["RepetitionTimeExcitation"] == float(repetition_ms) / 1000
+
+
+@pytest.mark.parametrize("repetition_ms", ["80", "2000"])
+def test_times_give_the_step_of_a_three_dimensional_series(repetition_ms: str, tmp_path: Path) -> None:
+    step_s, sidecar = written(volume_of(MRAcquisitionType="3D", RepetitionTime=repetition_ms, clock=True), tmp_path)
+    assert step_s == sidecar["RepetitionTime"] == truth.STEP_S
+
+
+@pytest.mark.parametrize(
+    ("slices", "repetition_ms", "step_s"),
+    [(40, "65", None), (40, "2000", 2.0), (40, "800", 0.8), (6, "200", 0.2)],  # 800 ms: eight slices at once
+)
+def test_a_repetition_into_which_the_echoes_of_all_slices_do_not_fit_is_of_one_slice(
+    slices: int, repetition_ms: str, step_s: float | None
+) -> None:
+    volume = volume_of(3, slices, MRAcquisitionType="2D", RepetitionTime=repetition_ms, EchoTime="30")
+    assert volume.time_step_s == step_s
+
+
+def test_a_lone_three_dimensional_volume_keeps_its_repetition_time(tmp_path: Path) -> None:
+    _, sidecar = written(volume_of(1, MRAcquisitionType="3D", RepetitionTime="2400"), tmp_path)
+    assert sidecar["RepetitionTime"] == 2.4
