@@ -46,6 +46,7 @@ from node.index.engine.place import IndexUnusable, Place, exists, missing_index,
 from node.index.nouns.deletions import NotThere
 from node.index.nouns.terms import Terms
 from node.index.records import Level
+from node.index.work.ledger import Work, WorkEnded
 from node.index.work.routes import lane_to
 from node.journal.inspect import inspect
 from node.journal.journal import MARK_FILE, SEGMENT_BYTES, Journal, segment_files
@@ -289,7 +290,8 @@ class Repository:
             "echo": self._echo,
             "search-peer": self._search_peer,
             "retrieve": self._retrieve,
-            "cancel-retrieval": self._cancel_retrieval,
+            "cancel-work": self._cancel_work,
+            "retry-work": self._retry_work,
             "retry-deliveries": self._retry_deliveries,
             "replay-deliveries": self._replay_deliveries,
             "pause-routes": self._pause_routes,
@@ -451,9 +453,32 @@ class Repository:
         pairs = [(study_instance_uid, series_instance_uid) for study_instance_uid, series_instance_uid in wanted]
         return {"retrievals": self.index.work.add_retrievals(peer, pairs, who, self.index.now())}
 
-    def _cancel_retrieval(self, retrieval: str, who: str) -> Mapping[str, Any]:
-        self.index.work.cancel(self.index.work.id_of("retrieval", retrieval), who, self.index.now())
-        return {"cancelled": retrieval}
+    def _cancel_work(self, work: int, who: str) -> Mapping[str, Any]:
+        one = self.index.work.one(work)
+        if one.lane.kind == "job":
+            return self._cancel_job(one.key, who)
+        self.index.work.cancel(work, who, self.index.now())
+        self._note_work(one, who, "cancelled")
+        return {"cancelled": work}
+
+    def _retry_work(self, work: int, who: str) -> Mapping[str, Any]:
+        one = self.index.work.one(work)
+        match one.lane.kind:
+            case "hook" | "route":
+                self.index.deliveries.retry_one(work, self.index.now())
+            case "retrieval":
+                if not self.index.work.repeat(work, self.index.now()):
+                    raise WorkEnded("the retrieval has not ended")
+            case kind:
+                raise WorkEnded(f"a {kind} is not repeated: its hook or its requestor begins another one")
+        self._note_work(one, who, "tried again")
+        return {"retried": work}
+
+    def _note_work(self, work: Work, who: str, what: str) -> None:
+        participants = [Participant(who, APPLICATION, is_requestor=True)]
+        objects = [{"study_instance_uid": work.study_instance_uid}] if work.study_instance_uid is not None else []
+        event, detail = AuditEvent.BEGIN_TRANSFERRING, f"{work.lane.kind} {work.key}: {what}"
+        self.audit.note(AuditMessage(event, Action.EXECUTE, Result.SUCCESS, participants, objects, detail))
 
     def _merge_patients(self, source: int, target: int, who: str, terms: Terms | None = None) -> Mapping[str, Any]:
         def message(

@@ -72,6 +72,7 @@ class LedgerWorker(IndexFollower):
 
     def step(self) -> float | None:
         """Attempt the due messages; return the seconds until the next one is due, or None if none waits."""
+        self._end_cancelled()
         if self.work():
             return 0.0
         due_at = self._index.deliveries.next_due_at(self.lane)
@@ -91,6 +92,11 @@ class LedgerWorker(IndexFollower):
             outcomes.cursors = batch.end
         self._settle(outcomes)
         return bool(batch.again or batch.new) or batch.end != batch.begin
+
+    def _end_cancelled(self) -> None:
+        """End what somebody has cancelled of the messages that wait."""
+        if cancelled := self._index.deliveries.cancelled(self.lane):
+            self._index.deliveries.end_cancelled(self.lane, cancelled, self._now())
 
     def _begin(self, batch: Batch) -> None:
         """Prepare the attempts of `batch`."""

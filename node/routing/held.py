@@ -54,13 +54,6 @@ class HeldWorker(LedgerWorker):
         """Whether there are messages of single instances."""
         return "instance-stored" in self._events
 
-    def _end_cancelled(self) -> dict[str, str]:
-        """End what somebody has cancelled of the messages that wait; return who did, by the ids of the messages."""
-        cancelled = self._index.routes.cancelled(self.lane)
-        if cancelled:
-            self._index.routes.end_cancelled(self.lane, cancelled, self._now())
-        return cancelled
-
     def _held_seconds(self) -> float | None:
         """Return the seconds for which everything is held; 0: until somebody lets it go on; None: nothing is."""
         state, now = self._index.routes.state(self.lane), self._now()

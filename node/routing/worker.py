@@ -293,7 +293,7 @@ class RouteWorker(HeldWorker):
             if monotonic() >= self._record_at:
                 self._record()
                 self._show_progress()
-                step.note_cancelled(self._index.routes.cancelled(self.lane))
+                step.note_cancelled(self._index.deliveries.cancelled(self.lane))
                 if self._held_seconds() is not None:
                     raise Interrupted
             if step.is_kept_back(due):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, generate_latest
@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from node import __version__
 from node.index.models import SERIES_STATES
 from node.index.work.routes import outstanding
+from node.index.work.states import Kind
 from node.web.access import Reader
 from node.web.services import Node, Services
 
@@ -42,6 +43,7 @@ class NodeGauges(Collector):
             states, failures = counts.states(index).numbers, counts.failures(index).numbers
             due = index.series.oldest_due(now)
             routes = index.routes.destinations()
+            work = index.work.counts()
             hosts = index.hosts.all(now)
             standbys = index.hosts.standbys()
         series = GaugeMetricFamily("voxelnode_series", "Series, by state", labels=["state"])
@@ -54,6 +56,7 @@ class NodeGauges(Collector):
             reasons.add_metric([reason], count)
         yield series
         yield reasons
+        yield _of_work(work)
         yield from _of_routes(routes)
         yield _of_hosts(hosts, now)
         yield self._of_this_host()
@@ -83,6 +86,19 @@ class NodeGauges(Collector):
         info = GaugeMetricFamily("voxelnode_host_info", text, labels=["host", "roles", "version"])
         info.add_metric([cluster.name, ",".join(cluster.roles), __version__], 1)
         return info
+
+
+def _of_work(counts: Mapping[tuple[str, str], int]) -> GaugeMetricFamily:
+    """Return the gauge of what is owed, and of what became of it as long as that is kept."""
+    text = "Messages, jobs, retrievals and commitments, by kind and by state or outcome"
+    family = GaugeMetricFamily("voxelnode_work", text, labels=["kind", "state"])
+    for kind in get_args(Kind):
+        for state in ("waiting", "running", "failed"):  # alert rules compare with an hour ago
+            family.add_metric([kind, state], counts.get((kind, state), 0))
+    for (kind, state), count in counts.items():
+        if state not in ("waiting", "running", "failed"):
+            family.add_metric([kind, state], count)
+    return family
 
 
 def _of_standbys(standbys: Mapping[str, int]) -> GaugeMetricFamily:

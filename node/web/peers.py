@@ -148,14 +148,3 @@ def retrieve(
     detail = f"retrieval of {len(ids)} studies and series from {peer} requested"
     audit.changed(AuditEvent.BEGIN_TRANSFERRING, Action.EXECUTE, objects, detail)
     return ids
-
-
-def cancel_retrieval(node: Services, account: Caller, audit: RequestAudit, retrieval: str) -> None:
-    """Cancel a retrieval, and record it.
-
-    Raises
-    ------
-    NoSuchRetrieval, RetrievalEnded
-    """
-    node.actions["cancel-retrieval"](retrieval=retrieval, who=account.name)
-    audit.changed(AuditEvent.BEGIN_TRANSFERRING, Action.EXECUTE, (), f"retrieval {retrieval}: cancelled")

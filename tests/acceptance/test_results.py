@@ -96,14 +96,14 @@ def test_lungs_come_back_as_segmentations_and_measurements(served: tuple[Setting
     client = httpx2.Client(base_url=endpoints.web or "", timeout=20)
 
     def jobs() -> list[dict[str, Any]]:
-        return list(client.get("/api/v1/jobs").json()["items"])
+        return list(client.get("/api/v1/work?kind=job").json()["items"])
 
     until(lambda: len(jobs()) == 3 and all(job["ended_at"] for job in jobs()), 120, "three jobs")
-    assert {job["hook"]: (job["state"], job["detail"]) for job in jobs()} == {
+    assert {job["name"]: (job["state"], job["reason"]) for job in jobs()} == {
         name: ("succeeded", None) for name in settings.hooks
     }
     for job in jobs():
-        found = client.get(f"/api/v1/jobs/{job['job_id']}").json()["results"]
+        found = client.get(f"/api/v1/jobs/{job['key']}").json()["results"]
         results = {result["kind"]: result for result in found}
         assert {result["source_series_instance_uid"] for result in found} == {series[0].SeriesInstanceUID}
         labels = segmented(root, results["segmentation"]["sop_instance_uid"])
@@ -123,14 +123,14 @@ def test_lungs_come_back_as_segmentations_and_measurements(served: tuple[Setting
             f"Volume of {name}": pytest.approx((labels == label).sum() * PIXEL_MM**2 * STEP_MM / 1000, rel=1e-4)
             for label, name in ((1, "left lung"), (2, "right lung"))
         }
-    shown = run("jobs", "show", job["job_id"], "--json", "--root", root, check=True).stdout
+    shown = run("jobs", "show", job["key"], "--json", "--root", root, check=True).stdout
     assert [result["kind"] for result in json.loads(shown)["results"]] == ["segmentation", "report"]
-    late = run("jobs", "cancel", job["job_id"], "--root", root)
+    late = run("jobs", "cancel", job["key"], "--root", root)
     assert "the job has succeeded" in late.stderr
     kinds = view_rows(root, "SELECT modality, count(*) AS n FROM v_series GROUP BY modality")
     assert {row["modality"]: row["n"] for row in kinds} == {"CT": 1, "SEG": 3, "SR": 3}
     assert not list((root / "jobs").iterdir())
-    of_command = next(job["job_id"] for job in jobs() if job["hook"] == "command")
+    of_command = next(job["key"] for job in jobs() if job["name"] == "command")
     results = client.get(f"/api/v1/jobs/{of_command}").json()["results"]
     uid = next(result["series_instance_uid"] for result in results if result["kind"] == "segmentation")
     converted = f"SELECT 1 FROM v_series WHERE series_instance_uid = '{uid}' AND state = 'converted'"

@@ -119,7 +119,7 @@ def route(connections: int) -> Any:
         command = [*base, "serve", "--root", str(root), "--port", str(listening)]
         with running(command, web, "1", **environment) as process:
             url = f"http://127.0.0.1:{web}/api/v1"
-            while ask(f"{url}/jobs")["items"]:
+            while ask(f"{url}/work?state=waiting")["items"]:
                 time.sleep(0.1)
 
             def send(port: int) -> tuple[float, float]:
@@ -128,7 +128,7 @@ def route(connections: int) -> Any:
                 ask(f"{url}/studies/{study}/send?to=THERE", "POST")
                 with closing(sqlite3.connect(f"file:{root / 'index.sqlite'}?mode=ro", uri=True)) as index:
                     while True:
-                        [state] = index.execute("SELECT state FROM deliveries").fetchone()
+                        [state] = index.execute("SELECT state FROM v_route_messages").fetchone()
                         if state != "waiting":
                             break
                         time.sleep(0.01)

@@ -31,7 +31,7 @@ PATHS = (
     "/worklist",
     "/problems",
     "/routes",
-    "/jobs",
+    "/work",
     "/peers",
     "/upload",
     "/status",

@@ -222,15 +222,15 @@ def test_an_administrator_ends_a_workitem_whose_performer_has_vanished(guarded: 
     for uid in ("1.1", "1.2"):
         client.post(f"{WORKITEMS}?{uid}", content=body(STEP | {"PatientID": "4711"}), headers=JSON | writer)
         assert change(guarded, uid, "IN PROGRESS", "7.7", **writer).status_code == 200
-    page = client.get("/jobs", headers=admin).text
-    assert "/jobs/workitems/1.1/end" in page
-    assert 'href="/jobs"' in page
-    assert "/jobs/workitems/1.1/end" not in client.get("/jobs", headers=writer).text
-    for path in ("/api/v1/workitems/1.1/end", "/jobs/workitems/1.1/end"):
+    page = client.get("/work", headers=admin).text
+    assert "/work/workitems/1.1/end" in page
+    assert 'href="/work"' in page
+    assert "/work/workitems/1.1/end" not in client.get("/work", headers=writer).text
+    for path in ("/api/v1/workitems/1.1/end", "/work/workitems/1.1/end"):
         assert client.post(path, headers=writer).status_code == 403
     ended = client.post("/api/v1/workitems/1.1/end", headers=admin).json()
     assert (ended["state"], ended["patient_id"], ended["created_by"]) == ("CANCELED", "4711", "writer")
-    assert client.post("/jobs/workitems/1.2/end", headers=admin).status_code == 303
+    assert client.post("/work/workitems/1.2/end", headers=admin).status_code == 303
     (model,) = client.get(f"{WORKITEMS}/1.1", headers=admin).json()
     assert model["00741002"]["Value"][0]["00741238"]["Value"] == ["ended by admin: its performer has vanished"]
     assert change(guarded, "1.1", "COMPLETED", "7.7", **writer).status_code == 409  # the performer is there again

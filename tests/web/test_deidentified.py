@@ -189,7 +189,7 @@ def test_two_nodes_and_a_command_make_the_same_of_an_instance_and_nothing_else_l
     assert leaks(original, b"".join(by_route), PROFILE) == []
     assert {ds.PatientID for ds in stowed} == {read_keys(key)[0].patient(Patient("", "SECRET-4711"))}
 
-    messages = sender.client().get("/api/v1/routes/messages?state=given-up").json()["items"]
+    messages = sender.client().get("/api/v1/work?kind=route&state=failed").json()["items"]
     reasons = {message["reason"].split(": ")[1] for message in messages}
     assert (reasons, len(messages)) == (REFUSED, 6)
     assert all("leave it out by `where` of the route" in message["reason"] for message in messages)

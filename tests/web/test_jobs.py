@@ -41,6 +41,12 @@ def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
 
+def work_of(client: httpx2.Client, path: str) -> str:
+    """The same job as work of the node."""
+    rows = client.get("/api/v1/work?kind=job").json()["items"]
+    return next(f"/api/v1/work/{row['id']}" for row in rows if path.endswith(row["key"]))
+
+
 def mask_of(site: Site, folder: Path, *, shifted: float = 0.0) -> bytes:
     """A mask on the grid of the volume, or beside it."""
     [row] = view_rows(site.root, "SELECT path FROM v_volumes WHERE format = 'nifti'")
@@ -79,8 +85,8 @@ def test_a_receiver_reports_progress_and_results_with_its_token_alone(
     def status(method: str, address: str, **options: object) -> int:
         return client.request(method, address, headers=headers, **options).status_code  # type: ignore[arg-type]
 
-    assert [status("GET", address) for address in (other, "/api/v1/jobs", "/api/v1/studies")] == [401] * 3
-    assert status("POST", f"{path}/cancel") == 403
+    assert [status("GET", address) for address in (other, "/api/v1/work", "/api/v1/studies")] == [401] * 3
+    assert status("POST", f"{work_of(client, path)}/cancel") == 401
     assert status("POST", f"{path}/progress", json={"percent": 101}) == 422
     assert status("PUT", f"{path}/files/..%2Fx.pdf", content=b"") in (404, 422)
     reader = bearer(site.token("reader"))
@@ -110,7 +116,7 @@ def test_a_receiver_reports_progress_and_results_with_its_token_alone(
     ):  # fmt: skip
         assert status(method, f"{path}/{address}", json=body) == 409
     outcome_of_instances(site, series, other, other_token, tmp_path)
-    page = client.get("/jobs").text
+    page = client.get("/work").text
     assert "half" in page
     assert f'/series/{result["series_instance_uid"]}">segmentation</a>' in page
 
@@ -123,7 +129,7 @@ def test_a_cancelled_job_takes_nothing_and_a_deleted_study_keeps_nothing_of_what
     client.post(f"{path}/progress", headers=headers, json={"detail": "Voxel^Test"})
     client.put(f"{path}/files/a.pdf", headers=headers, content=b"%PDF-1.4 %%EOF")
     assert (site.root / "jobs").exists()
-    assert client.post(f"{path}/cancel").json()["state"] == "cancelled"
+    assert client.post(f"{work_of(client, path)}/cancel").json()["state"] == "cancelled"
     assert list((site.root / "jobs").iterdir()) == []
     assert client.post(f"{path}/outcome", headers=headers, json={"state": "succeeded"}).status_code == 409
     other, _ = begin(site, series, "another")

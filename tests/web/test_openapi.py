@@ -85,7 +85,7 @@ def what_is_there(site: Site) -> dict[str, Any]:
     client = site.client()
     pending = PendingEvent("fuzzed", "series-quiet", dt.datetime(2026, 1, 1, tzinfo=dt.UTC), "1.2.0", "1.2.0.1")
     job, _ = site.store.index.jobs.begin("hook", pending, pending.happened_at, dt.timedelta(days=1))
-    [retrieval] = site.store.index.work.add_retrievals("NOBODY", [("1.2.0", None)], "fuzzer", pending.happened_at)
+    site.store.index.work.add_retrievals("NOBODY", [("1.2.0", None)], "fuzzer", pending.happened_at)
     volume = client.get("/api/v1/volumes").json()["items"][0]
     instance = client.get("/api/v1/instances").json()["items"][-1]
     conflict = client.get("/api/v1/conflicts").json()["items"][0]
@@ -99,7 +99,7 @@ def what_is_there(site: Site) -> dict[str, Any]:
         "job": job.job_id,
         "peer": "NOBODY",
         "workitem": "1.2.3",
-        "retrieval": retrieval,
+        "work": client.get("/api/v1/work").json()["items"][-1]["id"],
         "file": "mask.nii.gz",
         "entry": client.get("/api/v1/worklist").json()["items"][-1]["id"],
     }

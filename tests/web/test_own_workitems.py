@@ -182,7 +182,7 @@ def test_retrievals_and_jobs_are_workitems_that_are_watched_and_cancelled(site: 
     site.store.index.jobs.begin_here(job.id, now)
     [item] = found(site, WorklistLabel="Jobs", ProcedureStepState="IN PROGRESS")
     assert value(item, "00741204") == "Job of hook lung"
-    shown = client.get("/jobs").text
+    shown = client.get("/work").text
     assert ("Doe, Ann" in shown, "4711" in shown) == (True, True)
     assert cancel(site, value(item, UID))[0] == 202
     assert client.get(f"/api/v1/jobs/{job.job_id}").json()["state"] == "cancelled"

@@ -165,20 +165,20 @@ def test_a_study_is_found_at_a_peer_and_retrieved_series_by_series(site: Site, d
     def retrieved(*wanted: dict[str, str]) -> dict[str, Any]:
         asked = client.post("/api/v1/peers/dcmtk/retrievals", json={"items": wanted})
         assert asked.status_code == 202
-        one = f"/api/v1/retrievals/{asked.json()['items'][0]['retrieval_id']}"
+        one = f"/api/v1/work/{asked.json()['items'][0]['id']}"
         until(lambda: client.get(one).json()["ended_at"] is not None, 60)
         return dict(client.get(one).json())
 
     series = retrieved({"study_instance_uid": STUDY, "series_instance_uid": CT})
-    assert (series["state"], series["detail"]) == ("succeeded", "4 instances came")
+    assert (series["state"], series["reason"]) == ("succeeded", "4 instances came")
     assert found()[0]["stored"] == 4
     whole = retrieved({"study_instance_uid": STUDY})
     assert (whole["state"], whole["stored"], whole["requested_by"]) == ("succeeded", 7, "writer")
     nothing = retrieved({"study_instance_uid": "1.2.99"})
     assert nothing["state"] == "failed"
-    assert "has no instances of 1.2.99" in nothing["detail"]
-    assert client.post(f"/api/v1/retrievals/{whole['retrieval_id']}/cancel").status_code == 409
-    assert len(client.get("/api/v1/retrievals", params={"state": "succeeded"}).json()["items"]) == 2
+    assert "has no instances of 1.2.99" in nothing["reason"]
+    assert client.post(f"/api/v1/work/{whole['id']}/cancel").status_code == 409
+    assert len(client.get("/api/v1/work", params={"kind": "retrieval", "state": "succeeded"}).json()["items"]) == 2
 
     [asked, *_] = [line["detail"] for line in site.audited("Query") if "C-FIND at dcmtk" in line["detail"]]
     assert '"PatientName": "Weiß^Ä*"' in asked
@@ -190,7 +190,9 @@ def test_a_study_is_found_at_a_peer_and_retrieved_series_by_series(site: Site, d
     ] * 3
 
     assert site.client().delete(f"/api/v1/studies/{STUDY}").status_code == 200
-    assert [item["study_instance_uid"] for item in client.get("/api/v1/retrievals").json()["items"]] == ["1.2.99"]
+    assert [item["study_instance_uid"] for item in client.get("/api/v1/work?kind=retrieval").json()["items"]] == [
+        "1.2.99"
+    ]
 
     reader = site.client(headers={"Authorization": f"Bearer {site.token('reader')}"})
     for method, address in (
@@ -203,7 +205,7 @@ def test_a_study_is_found_at_a_peer_and_retrieved_series_by_series(site: Site, d
     wrong = {"peer": "dcmtk", "series": ["1.2", "1.2 ", "é 1.2", 65 * "1" + " 1"], "study": []}
     assert client.post("/peers/retrieve", data=wrong).status_code == 303
     assert client.post("/peers/retrieve", data={"peer": "dcmtk", "study": 65 * "1"}).status_code == 422
-    assert len(client.get("/api/v1/retrievals").json()["items"]) == 1
+    assert len(client.get("/api/v1/work?kind=retrieval").json()["items"]) == 1
 
 
 @pytest.mark.slow
@@ -237,20 +239,17 @@ def test_peers_that_misbehave_hold_up_nobody_else(site: Site, stranger: Stranger
 
     wanted = {"items": [{"study_instance_uid": "1.2.3", "series_instance_uid": "1.2.3"}]}
     first, again = (
-        client.post("/api/v1/peers/stranger/retrievals", json=wanted).json()["items"][0]["retrieval_id"]
-        for _ in range(2)
+        client.post("/api/v1/peers/stranger/retrievals", json=wanted).json()["items"][0]["id"] for _ in range(2)
     )
     assert first == again
     assert stranger.asked.wait(60)
     later = {"items": [{"study_instance_uid": "1.2.4"}]}
     [waits] = client.post("/api/v1/peers/stranger/retrievals", json=later).json()["items"]
-    assert client.post(f"/api/v1/retrievals/{waits['retrieval_id']}/cancel").json()["detail"] == (
-        "cancelled by writer before it began"
-    )
-    path = f"/api/v1/retrievals/{first}"
+    assert client.post(f"/api/v1/work/{waits['id']}/cancel").json()["reason"] == ("cancelled by writer before it began")
+    path = f"/api/v1/work/{first}"
     assert client.post(f"/peers/retrievals/{first}/cancel").status_code == 303
     until(lambda: client.get(path).json()["state"] == "cancelled", 60)
-    assert client.get(path).json()["detail"] == "cancelled by writer; no instance came"
+    assert client.get(path).json()["reason"] == "cancelled by writer; no instance came"
 
 
 @pytest.mark.parametrize(

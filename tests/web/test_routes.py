@@ -91,10 +91,10 @@ def test_a_route_stores_by_stow_and_is_shown_paused_retried_and_asked_to_send(
     assert client.post("/api/v1/studies/1.2.3/send", params={"to": "CLOUD"}).json() == {"instances": 3}
     sent = client.post("/studies/1.2.3/series/1.2.3.1/send", data={"to": "CLOUD"}, follow_redirects=True)
     assert "by hand" in sent.text
-    [message, *_] = client.get("/api/v1/routes/messages", params={"state": "waiting", "route": ""}).json()["items"]
+    [message, *_] = client.get("/api/v1/work", params={"kind": "route", "state": "waiting", "name": ""}).json()["items"]
     assert (message["event"], message["destination"]) == ("send", "CLOUD")
     run(here, "/CLOUD")
-    assert client.get("/api/v1/routes/messages?state=waiting&total=true").json()["total"] == 0
+    assert client.get("/api/v1/work?kind=route&state=waiting&total=true").json()["total"] == 0
     assert here.audited("Export")[0]["objects"][0]["study_instance_uid"] == "1.2.3"
     assert 'voxelnode_route_waiting{destination="CLOUD",route="up"} 0.0' in client.get("/metrics").text
 
@@ -115,7 +115,7 @@ def test_a_damaged_instance_is_a_dead_letter_and_the_others_arrive(
     run(here, "up/CLOUD")
     with there.store.index.reading() as index:
         assert index.count_levels()["instances"] == 2
-    [dead] = here.client().get("/api/v1/routes/messages?state=given-up").json()["items"]
+    [dead] = here.client().get("/api/v1/work?kind=route&state=failed").json()["items"]
     assert "send the instance to this node again" in dead["reason"]
 
 

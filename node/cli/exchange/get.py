@@ -74,6 +74,7 @@ def _watched(settings: Settings, retrieval: str) -> dict[str, Any]:
     from node.control.control_socket import NotPerformed, is_served, request_action
 
     folder = settings.storage.root.absolute()
+    row = _row(settings, retrieval)
     try:
         for look in count(1):
             row = _row(settings, retrieval)
@@ -84,7 +85,7 @@ def _watched(settings: Settings, retrieval: str) -> dict[str, Any]:
             sleep(LOOK_SECONDS)
     except KeyboardInterrupt:
         with suppress(NotPerformed):  # it has ended
-            request_action(folder, "cancel-retrieval", {"retrieval": retrieval, "who": getpass.getuser()})
+            request_action(folder, "cancel-work", {"work": row["id"], "who": getpass.getuser()})
         raise
     failed = row["refused"] + row["failed"]
     if row["state"] in ("failed", "cancelled") or (row["state"] == "incomplete" and not failed):

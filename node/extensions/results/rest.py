@@ -1,4 +1,4 @@
-"""Jobs of hooks: list, show, progress, files of results, outcome, cancel.
+"""Jobs of hooks, as their receivers use them: show, progress, files of results, outcome; others: `node.web.api.work`.
 
 A receiver uses the token in its message, which is valid for its job alone; people use their accounts.
 """
@@ -6,10 +6,10 @@ A receiver uses the token in its message, which is valid for its job alone; peop
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import Annotated, Any
+from typing import Annotated
 
 import structlog
-from fastapi import HTTPException, Path, Query, Request, Response
+from fastapi import HTTPException, Path, Request, Response
 from fastapi.concurrency import contextmanager_in_threadpool
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
@@ -20,13 +20,13 @@ from node.extensions.results.manifest import FILE_NAME, Manifest
 from node.index.database.reading import ReadIndex
 from node.index.nouns.terms import Terms
 from node.index.work.jobs import JobEnded
-from node.web.access import JobWorker, Reader, RequestAudit, Writer
+from node.web.access import JobWorker, Reader, RequestAudit
 from node.web.api import models
 from node.web.api.changes import Change, tagged
-from node.web.api.paging import AuditedPage, OptionalSeriesUid, OptionalStudyUid, Page, only_row
+from node.web.api.paging import only_row
 from node.web.api.routing import OF_CHANGES, api_router, problems, single
 from node.web.audit_trail import of_study
-from node.web.problem_types import CONFLICT, RESULT_REFUSED, WRONG_CURSOR
+from node.web.problem_types import CONFLICT, RESULT_REFUSED
 from node.web.services import Node
 
 log = structlog.get_logger()
@@ -39,25 +39,6 @@ PIECE_BYTES = 1 << 20
 """Bytes of a body that are collected before they are written."""
 
 _BODY = {"requestBody": {"required": True, "content": {"application/octet-stream": {"schema": models.BINARY}}}}
-
-
-@router.get("/jobs", responses=problems(WRONG_CURSOR))
-def list_jobs(
-    account: Reader,
-    page: AuditedPage,
-    state: Annotated[models.JobState | None, Query(description="state of the job")] = None,
-    hook: Annotated[str | None, Query(max_length=64, description="name of the hook")] = None,
-    study_instance_uid: OptionalStudyUid = None,
-    series_instance_uid: OptionalSeriesUid = None,
-) -> Page[models.JobResource]:
-    """Jobs of hooks with results, newest first."""
-    wanted: dict[str, Any] = {
-        "state": state,
-        "hook": hook,
-        "study_instance_uid": study_instance_uid,
-        "series_instance_uid": series_instance_uid,
-    }
-    return page.read("jobs", models.JobResource, lambda index: index.jobs, **wanted)
 
 
 @router.get("/jobs/{job}", responses=single())
@@ -129,20 +110,6 @@ def report_outcome(
         return resource
 
     return change.make(models.JobWithResults, lambda index: _job(index, job), end)
-
-
-@router.post("/jobs/{job}/cancel", responses=problems(*OF_CHANGES, CONFLICT))
-def cancel_job(account: Writer, node: Node, change: Change, job: JobId) -> models.JobWithResults:
-    """End a job without results. A command or a plugin that runs for it is killed; others get 409 at their next report.
-
-    The message is not delivered again unless somebody asks for it.
-    """
-
-    def cancel(_: Terms) -> models.JobWithResults:
-        node.actions["cancel-job"](job=job, who=account.name)
-        return _now(node, job)
-
-    return change.make(models.JobWithResults, lambda index: _job(index, job), cancel)
 
 
 def _manifest(outcome: resources.JobOutcome) -> Manifest | None:

@@ -39,7 +39,6 @@ from node.web.dicomweb.media_types import DICOM_JSON, DICOM_XML, JSON, MULTIPART
 from node.web.dicomweb.qido import CONTROLS, MAX_PARAMETERS, attribute_path, is_fuzzy, whole_number
 from node.web.dicomweb.resources import READ, base_url
 from node.web.dicomweb.routing import dicomweb_router
-from node.web.peers import cancel_retrieval
 from node.web.services import Node, Services
 
 router = dicomweb_router()
@@ -292,7 +291,7 @@ def _cancel(
     if isinstance(found, Workitem):
         status = _cancel_conversion(found, audit, node)
     elif isinstance(found, ProcedureStep):
-        status = _cancel_work(found, account, audit, node)
+        status = _cancel_work(found, account, node)
     else:
         status = node.index.workitems.request_cancel(found.sop_instance_uid, asked, node.ingest.now())
         if status == Status.SUCCESS:
@@ -317,19 +316,13 @@ def _cancel_conversion(found: Workitem, audit: RequestAudit, node: Services) -> 
     return Status.SUCCESS
 
 
-def _cancel_work(found: ProcedureStep, account: Caller, audit: RequestAudit, node: Services) -> Status:
+def _cancel_work(found: ProcedureStep, account: Caller, node: Services) -> Status:
     """End what the node sends or retrieves, or has a hook do."""
     states = transition(Event.REQUEST_CANCEL, found.state)
     if isinstance(states, Status):
         return states
     try:
-        if found.lane.kind == "retrieval":
-            cancel_retrieval(node, account, audit, found.key)
-        elif found.lane.kind == "job":
-            node.actions["cancel-job"](job=found.key, who=account.name)
-        else:
-            node.index.work.cancel(found.id, account.name, node.ingest.now())
-            audit.changed(AuditEvent.BEGIN_TRANSFERRING, Action.EXECUTE, [_about(found)], "a send was cancelled")
+        node.actions["cancel-work"](work=found.id, who=account.name)
     except (NoSuchWork, WorkEnded):  # meanwhile
         now = workitem_with_uid(node, found.sop_instance_uid)
         ended = transition(Event.REQUEST_CANCEL, now.state if now is not None else None)

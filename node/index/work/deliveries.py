@@ -31,13 +31,12 @@ from node.index.engine.sql import insert
 from node.index.models import EventRow, ImageRow, SeriesRow, StudyRow, SubscriberRow, WorkRow
 from node.index.nouns.events import EventKind
 from node.index.work import jobs
-from node.index.work.ledger import Ended, Lane, end, forget_study, in_lane
+from node.index.work.ledger import Ended, Lane, begin_again, end, forget_study, in_lane
 from node.index.work.messages import (
     MAX_READ_ROWS,
     Attempt,
     LedgerEvent,
     PendingEvent,
-    begin_again,
     due_messages,
     keep,
     known_among,
@@ -45,7 +44,7 @@ from node.index.work.messages import (
     retry,
     waiting_by_study,
 )
-from node.index.work.states import Kind, Outcome
+from node.index.work.states import OUTCOMES, Kind, Outcome
 from node.settings.model import HookEvent
 
 MAX_WAITING = 1000
@@ -232,6 +231,33 @@ class DeliveryRepository(IndexRepository):
         connection.execute(
             update(SubscriberRow).where(is_subscriber(lane), *is_current).values(image_id=cursors.image_id)
         )
+
+    @on_reader
+    def cancelled(self, connection: Connection, lane: Lane) -> dict[str, str]:
+        """Return who wants which messages of a subscriber to end, by the ids of the messages."""
+        wanted = in_lane(lane), WorkRow.outcome.is_(None), WorkRow.cancelled_by.is_not(None)
+        rows = connection.execute(select(WorkRow.key, WorkRow.cancelled_by).where(*wanted))
+        return {row.key: row.cancelled_by for row in rows}
+
+    @on_writer
+    def end_cancelled(self, connection: Connection, lane: Lane, cancelled: Mapping[str, str], now: dt.datetime) -> None:
+        """End the waiting messages of a subscriber, of which nothing is under way, that somebody has cancelled.
+
+        Parameters
+        ----------
+        cancelled : mapping of str to str
+            By the id of the message, who wants it.
+        """
+        for key, who in cancelled.items():
+            end(connection, Ended("cancelled", f"cancelled by {who}"), now, in_lane(lane), WorkRow.key == key)
+
+    @on_writer
+    def retry_one(self, connection: Connection, id: int, now: dt.datetime) -> None:
+        """Make one message due, whatever became of it."""
+        row = connection.execute(select(WorkRow.kind, WorkRow.name, WorkRow.key).where(WorkRow.id == id)).one()
+        if row.kind == "hook":
+            jobs.replay(connection, row.name, [row.key])
+        retry(connection, now, OUTCOMES, WorkRow.id == id)
 
     @on_writer
     def retry(self, connection: Connection, hook: str, message_id: str | None, now: dt.datetime) -> int:

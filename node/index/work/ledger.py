@@ -219,21 +219,26 @@ class WorkRepository(IndexRepository):
         end(connection, decision, now, WorkRow.id == id)
 
     @on_reader
-    def id_of(self, connection: Connection, kind: Kind, key: str) -> int:
-        """Return the id of work that others name by its key.
+    def one(self, connection: Connection, id: int) -> Work:
+        """Return work.
 
         Raises
         ------
         NoSuchWork
         """
-        id = connection.execute(select(WorkRow.id).where(WorkRow.kind == kind, WorkRow.key == key)).scalar()
-        if id is None:
+        row = connection.execute(_rows(WorkRow.id == id)).first()
+        if row is None:
             raise NoSuchWork
-        return id
+        return work_of(row)
+
+    @on_writer
+    def repeat(self, connection: Connection, id: int, now: dt.datetime) -> bool:
+        """Let work that has ended begin again; return False if it has not ended."""
+        return begin_again(connection, now, WorkRow.id == id) > 0
 
     @on_writer
     def cancel(self, connection: Connection, id: int, who: str, now: dt.datetime) -> None:
-        """Cancel work: at once if it waits; if somebody may be doing it, that ends it, as the worker of a route does.
+        """Cancel work: at once if it waits; if somebody may be doing it, that ends it, as of each message its worker.
 
         Raises
         ------
@@ -246,7 +251,7 @@ class WorkRepository(IndexRepository):
             raise WorkEnded(f"the {row.kind} has ended: {row.outcome}")
         by = update(WorkRow).where(WorkRow.id == id, WorkRow.cancelled_by.is_(None))
         connection.execute(by.values(cancelled_by=who, changed_at=now))
-        if row.kind != "route":
+        if row.kind not in ("hook", "route"):
             cancelled = Ended("cancelled", f"cancelled by {who} before it began")
             end(connection, cancelled, now, WorkRow.id == id, WorkRow.state == "waiting")
 
@@ -304,6 +309,15 @@ def end(connection: Connection, decision: Ended, now: dt.datetime, *which: Colum
     if decision.payload is not None:
         values["payload"] = document_of(decision.payload)
     return move(connection, "end", now, *which, **values)
+
+
+def begin_again(connection: Connection, now: dt.datetime, *which: ColumnElement[bool]) -> int:
+    """Let work that has ended wait for new attempts; return how many there were."""
+    anew = {
+        "outcome": None, "attempts": 0, "repeats": WorkRow.repeats + 1, "due_at": now, "tried_at": None,
+        "percent": None, "reason": None, "cancelled_by": None, "ended_at": None,
+    }  # fmt: skip
+    return move(connection, "again", now, *which, **anew)
 
 
 def in_lane(lane: Lane) -> ColumnElement[bool]:

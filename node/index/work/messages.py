@@ -19,7 +19,7 @@ from sqlalchemy.orm import aliased
 from node.index.engine.sql import listed_in
 from node.index.models import WorkRow
 from node.index.nouns.events import record_event
-from node.index.work.ledger import Ended, Lane, add, end, in_lane, move
+from node.index.work.ledger import Ended, Lane, add, begin_again, end, in_lane, move
 from node.index.work.payloads import Message, document_of, payload_of
 from node.index.work.states import Outcome
 from node.settings.model import HookEvent, RouteEvent
@@ -112,15 +112,6 @@ def show_progress(
         id = _add(connection, lane, pending, Message(pending.detail), now)
     values = {"percent": percent, "reason": text, "due_at": now, "changed_at": now}
     connection.execute(update(WorkRow).where(WorkRow.id == id, WorkRow.state == "waiting").values(values))
-
-
-def begin_again(connection: Connection, now: dt.datetime, *which: ColumnElement[bool]) -> int:
-    """Let messages that have ended wait for new attempts; return how many there were."""
-    anew = {
-        "outcome": None, "attempts": 0, "repeats": WorkRow.repeats + 1, "due_at": now, "tried_at": None,
-        "percent": None, "reason": None, "cancelled_by": None, "ended_at": None,
-    }  # fmt: skip
-    return move(connection, "again", now, *which, **anew)
 
 
 def retry(connection: Connection, now: dt.datetime, ended_as: Collection[Outcome], *which: ColumnElement[bool]) -> int:

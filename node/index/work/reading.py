@@ -18,6 +18,7 @@ class ReadWork(PagedRepository):
 
     listing = select(*_COLUMNS, _STATE)
     filters = (
+        WorkRow.id,
         WorkRow.kind,
         WorkRow.name,
         WorkRow.destination,
@@ -31,6 +32,11 @@ class ReadWork(PagedRepository):
         """Return at most `limit` rows below the id `after`, newest first; `wanted` are filters, None matches all."""
         return [_flat(row) for row in self._page(after, limit, **wanted)]
 
+    def counts(self) -> dict[tuple[str, str], int]:
+        """Count the rows by kind and state."""
+        rows = self._connection.execute(select(WorkRow.kind, _STATE, func.count()).group_by(WorkRow.kind, _STATE))
+        return {(kind, state): count for kind, state, count in rows}
+
     def newest(self, limit: int, offset: int = 0, **wanted: Any) -> list[Row]:
         """Return a page of the newest rows, with what is known here of their studies and series."""
         rows = self._connection.execute(
@@ -40,6 +46,8 @@ class ReadWork(PagedRepository):
                 PatientRow.patient_id,
                 SeriesRow.series_description,
                 SeriesRow.modality,
+                SeriesRow.series_number,
+                SeriesRow.revision.label("newest_revision"),
                 StudyRow.id.is_not(None).label("is_study_here"),
                 SeriesRow.id.is_not(None).label("is_series_here"),
             )

@@ -34,7 +34,7 @@ from node.index.models import (
     WorkRow,
 )
 from node.index.work.deliveries import MAX_REPLAYED, Replay, is_subscriber, kinds_of
-from node.index.work.ledger import Ended, Lane, end, in_lane
+from node.index.work.ledger import Lane, in_lane
 from node.index.work.messages import (
     Attempt,
     LedgerEvent,
@@ -177,25 +177,6 @@ class RouteRepository(IndexRepository):
         """
         connection.execute(update(SubscriberRow).where(or_(*map(is_subscriber, lanes))).values(retry_at=None))
         return sum(retry(connection, now, ("failed", "skipped"), in_lane(lane)) for lane in lanes)
-
-    @on_reader
-    def cancelled(self, connection: Connection, lane: Lane) -> dict[str, str]:
-        """Return who wants which messages to a destination to end, by the ids of the messages."""
-        wanted = in_lane(lane), WorkRow.outcome.is_(None), WorkRow.cancelled_by.is_not(None)
-        rows = connection.execute(select(WorkRow.key, WorkRow.cancelled_by).where(*wanted))
-        return {row.key: row.cancelled_by for row in rows}
-
-    @on_writer
-    def end_cancelled(self, connection: Connection, lane: Lane, cancelled: Mapping[str, str], now: dt.datetime) -> None:
-        """End the waiting messages to a destination, of which nothing is under way, that somebody has cancelled.
-
-        Parameters
-        ----------
-        cancelled : mapping of str to str
-            By the id of the message, who wants it.
-        """
-        for key, who in cancelled.items():
-            end(connection, Ended("cancelled", f"cancelled by {who}"), now, in_lane(lane), WorkRow.key == key)
 
     @on_writer
     def show_progress(

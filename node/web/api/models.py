@@ -337,24 +337,6 @@ class RouteResource(Resource):
     delivered_at: dt.datetime | None
 
 
-class RouteMessageResource(Resource):
-    """A message of a route: an instance, a series or a study that is to be sent."""
-
-    message_id: str
-    route: str
-    destination: str
-    event: str
-    study_instance_uid: str
-    series_instance_uid: str | None
-    sop_instance_uid: str | None
-    happened_at: dt.datetime
-    state: Literal["waiting", "delivered", "given-up", "dropped", "skipped"]
-    attempts: int
-    due_at: dt.datetime | None
-    reason: str | None
-    last_at: dt.datetime | None
-
-
 class RouteChange(Resource):
     """What an action on a route changed: destinations paused or let go on, or messages that are tried again."""
 
@@ -431,27 +413,47 @@ class PeerSeries(Resource):
     note: str | None
 
 
-RetrievalState = Literal["waiting", "running", "succeeded", "incomplete", "failed", "cancelled"]
-"""State of a retrieval; see `node.index.models.RETRIEVAL_STATES`."""
+WorkKind = Literal["hook", "route", "job", "retrieval", "commitment"]
+"""See `node.index.work.states`; so for the next."""
+
+WorkState = Literal[
+    "waiting", "running", "succeeded", "incomplete", "failed", "cancelled", "expired", "dropped", "skipped"
+]
 
 
-class RetrievalResource(Resource):
-    """A study, or a series, that somebody wants from a peer.
+class WorkResource(Resource):
+    """Something that the node owes.
 
-    `announced` is the number of instances that the peer says there are, `detail` the outcome in words.
+    `name` is that of the hook, the route or the peer, or the AE title of the requestor; `key` the id of the message,
+    the job or the retrieval, or the Transaction UID. `reason` says why it ended or waits; it may name patients. The
+    numbers of instances are those of retrievals and commitments.
     """
 
-    retrieval_id: Annotated[str, Field(validation_alias="key")]
-    peer: Annotated[str, Field(validation_alias="name")]
-    study_instance_uid: str
+    id: RowId
+    kind: WorkKind
+    name: str
+    destination: str
+    key: str
+    event: str | None
+    study_instance_uid: str | None
     series_instance_uid: str | None
-    state: RetrievalState
-    announced: int | None
-    stored: int
-    refused: int
-    failed: int
-    detail: Annotated[str | None, Field(validation_alias="reason")]
+    sop_instance_uid: str | None
+    revision: int | None
+    happened_at: dt.datetime
     requested_by: str
+    state: WorkState
+    attempts: int
+    due_at: dt.datetime | None
+    tried_at: dt.datetime | None
+    percent: int | None
+    reason: str | None
+    cancelled_by: str | None
+    announced: int | None = None
+    instances: int | None = None
+    stored: int | None = None
+    refused: int | None = None
+    failed: int | None = None
+    location: str | None = None
     created_at: dt.datetime
     changed_at: dt.datetime
     ended_at: dt.datetime | None
@@ -460,7 +462,7 @@ class RetrievalResource(Resource):
 class Retrievals(Resource):
     """The retrievals that were requested; what waited or ran already is not requested again."""
 
-    items: list[RetrievalResource]
+    items: list[WorkResource]
 
 
 class EventResource(Resource):

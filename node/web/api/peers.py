@@ -1,28 +1,27 @@
-"""Peers: list, search for studies and series, retrieve them; retrievals: list, show, cancel."""
+"""Peers: list, search for studies and series, retrieve them."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Path, Query, Response
+from fastapi import Path
 from pydantic import BaseModel, ConfigDict, Field
 
-from node.index.database.reading import ReadIndex
 from node.index.nouns.terms import Terms
 from node.web import peers
 from node.web.access import Reader, RequestAudit, Writer
 from node.web.api import models
-from node.web.api.changes import Change, tagged
-from node.web.api.paging import AuditedPage, OptionalSeriesUid, OptionalStudyUid, Page, only_row
-from node.web.api.routing import OF_CHANGES, api_router, problems, single
-from node.web.problem_types import CONFLICT, INVALID_REQUEST, NOT_FOUND, PEER_FAILED, WRONG_CURSOR
+from node.web.api.changes import Change
+from node.web.api.paging import Page
+from node.web.api.routing import OF_CHANGES, api_router, problems
+from node.web.api.work import work_resource
+from node.web.problem_types import INVALID_REQUEST, NOT_FOUND, PEER_FAILED
 from node.web.services import Node
 
 router = api_router("peers")
 
 PeerName = Annotated[str, Path(max_length=64, description="name of the peer in [peers]")]
 StudyUid = Annotated[str, Path(max_length=64, description="Study Instance UID")]
-RetrievalId = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="id of the retrieval")]
 
 OF_PEERS = (NOT_FOUND, INVALID_REQUEST, PEER_FAILED)
 
@@ -75,50 +74,6 @@ def retrieve_from_peer(
     def add(_: Terms) -> models.Retrievals:
         ids = peers.retrieve(node, account, audit, peer, wanted.items)
         with node.index.reading(wait=False) as index:
-            return models.Retrievals(items=[_retrieval(index, retrieval) for retrieval in ids])
+            return models.Retrievals(items=[work_resource(index, kind="retrieval", key=key) for key in ids])
 
     return change.make(models.Retrievals, lambda index: models.Retrievals(items=[]), add)
-
-
-@router.get("/retrievals", responses=problems(WRONG_CURSOR))
-def list_retrievals(
-    account: Reader,
-    page: AuditedPage,
-    peer: Annotated[str | None, Query(max_length=64, description="name of the peer")] = None,
-    state: Annotated[models.RetrievalState | None, Query(description="state of the retrieval")] = None,
-    study_instance_uid: OptionalStudyUid = None,
-    series_instance_uid: OptionalSeriesUid = None,
-) -> Page[models.RetrievalResource]:
-    """Retrievals from peers, newest first."""
-    wanted = {"kind": "retrieval", "name": peer, "state": state}
-    wanted |= {"study_instance_uid": study_instance_uid, "series_instance_uid": series_instance_uid}
-    return page.read("retrievals", models.RetrievalResource, lambda index: index.work, **wanted)
-
-
-@router.get("/retrievals/{retrieval}", responses=single())
-def show_retrieval(
-    account: Reader, node: Node, audit: RequestAudit, response: Response, retrieval: RetrievalId
-) -> models.RetrievalResource:
-    """A retrieval, and what came of it."""
-    with node.index.reading(wait=False) as index:
-        resource = _retrieval(index, retrieval)
-    audit.queried(f"retrieval {retrieval}", 1)
-    return tagged(response, resource)
-
-
-@router.post("/retrievals/{retrieval}/cancel", responses=problems(*OF_CHANGES, CONFLICT))
-def cancel_retrieval(
-    account: Writer, node: Node, audit: RequestAudit, change: Change, retrieval: RetrievalId
-) -> models.RetrievalResource:
-    """Cancel a retrieval. One that is under way ends within seconds; what it brought stays."""
-
-    def cancel(_: Terms) -> models.RetrievalResource:
-        peers.cancel_retrieval(node, account, audit, retrieval)
-        with node.index.reading(wait=False) as index:
-            return _retrieval(index, retrieval)
-
-    return change.make(models.RetrievalResource, lambda index: _retrieval(index, retrieval), cancel)
-
-
-def _retrieval(index: ReadIndex, retrieval: str) -> models.RetrievalResource:
-    return models.RetrievalResource.of(only_row(index.work, "retrieval", kind="retrieval", key=retrieval))

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import Path, Query
+from fastapi import Path
 
 from node.index.database.reading import ReadIndex
 from node.web import actions
 from node.web.access import Reader, RequestAudit, Writer
 from node.web.api import models
 from node.web.api.changes import Change
-from node.web.api.paging import AuditedPage, Page
+from node.web.api.paging import Page
 from node.web.api.routing import OF_CHANGES, api_router, problems
-from node.web.problem_types import WRONG_CURSOR
 from node.web.services import Node
 
 router = api_router("routes")
@@ -27,22 +26,6 @@ def list_routes(account: Reader, node: Node) -> Page[models.RouteResource]:
     """The destinations of every route, with what waits for each."""
     with node.index.reading(wait=False) as index:
         return Page(items=[models.RouteResource.of(row) for row in index.routes.destinations()])
-
-
-@router.get("/routes/messages", responses=problems(WRONG_CURSOR))
-def list_route_messages(
-    account: Reader,
-    page: AuditedPage,
-    route: Annotated[str | None, Query(max_length=64, description="name of the route; empty: by hand")] = None,
-    destination: Annotated[str | None, Query(max_length=64, description="name of the destination")] = None,
-    state: Annotated[
-        Literal["waiting", "delivered", "given-up", "dropped", "skipped"] | None,
-        Query(description="state of the message"),
-    ] = None,
-) -> Page[models.RouteMessageResource]:
-    """Messages of routes, newest first: what waits, what was given up or skipped, and why."""
-    wanted = {"route": route, "destination": destination, "state": state}
-    return page.read("route messages", models.RouteMessageResource, lambda index: index.routes, **wanted)
 
 
 @router.post("/routes/{route}/{destination}/{action}", responses=problems(*OF_CHANGES))

@@ -14,6 +14,7 @@ from node.web.api import (
     resources,
     routes,
     volumes,
+    work,
 )
 
 ROUTES = [
@@ -24,6 +25,7 @@ ROUTES = [
         volumes,
         queue,
         routes,
+        work,
         conflicts,
         quarantine,
         peers,

@@ -6,7 +6,6 @@ from node.web.pages import (
     actions,
     conflicts,
     files,
-    jobs,
     operation,
     peers,
     quarantine,
@@ -14,6 +13,7 @@ from node.web.pages import (
     selected,
     series,
     studies,
+    work,
 )
 from node.web.pages.assets import Assets
 from node.web.pages.rendering import error_page, login_page
@@ -29,11 +29,11 @@ ROUTES = [
         files,
         actions,
         operation,
-        jobs,
         peers,
         conflicts,
         quarantine,
         routes,
+        work,
     )
     for route in part.router.routes
 ]

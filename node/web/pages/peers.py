@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Form, Query, Request, Response
+from fastapi import APIRouter, Form, Path, Query, Request, Response
 from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field
 
@@ -123,10 +123,10 @@ def retrievals(request: Request, node: Node, account: Writer, audit: RequestAudi
 
 
 @router.post("/peers/retrievals/{retrieval}/cancel")
-def cancel(node: Node, account: Writer, audit: RequestAudit, retrieval: str) -> Response:
+def cancel(node: Node, account: Writer, retrieval: Annotated[int, Path(ge=0)]) -> Response:
     """Cancel a retrieval; one that ended before the button was pressed stays as it is."""
     with suppress(WorkEnded):
-        peers.cancel_retrieval(node, account, audit, retrieval)
+        node.actions["cancel-work"](work=retrieval, who=account.name)
     return RedirectResponse("/peers", SEE_OTHER)
 
 

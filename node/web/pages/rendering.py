@@ -72,7 +72,7 @@ MENU = (
     MenuEntry("/queue", "Queue", badge="open", key="q"),
     MenuEntry("/problems", "Problems", badge="wrong", key="p"),
     MenuEntry("/routes", "Routes", key="r"),
-    MenuEntry("/jobs", "Jobs", key="j"),
+    MenuEntry("/work", "Work", key="j"),
     MenuEntry("/peers", "Peers", key="e"),
     MenuEntry("/upload", "Upload", key="u"),
     MenuEntry("/status", "Status", key="t"),
@@ -101,8 +101,7 @@ def page(
     """Return a complete page for an account."""
     with node.index.reading(wait=False) as index:
         badges = badge_counts(index)
-        has_jobs = any(hook.results for hook in node.settings.hooks.values())
-        has_jobs = has_jobs or index.created_workitems.is_any_under_way()
+        has_work = bool(index.work.page(None, 1)) or index.created_workitems.is_any_under_way()
     return _html(
         request,
         _render(
@@ -114,7 +113,7 @@ def page(
             account=account,
             may_write=account.role >= Role.WRITE,
             may_delete=account.role >= Role.ADMIN,
-            has_jobs=has_jobs,
+            has_work=has_work,
             ae_title=node.settings.dicom.ae_title,
             host=_dicom_host(request, node),
             dicom_port=node.dicom_port() if node.dicom_port else node.settings.dicom.port,
