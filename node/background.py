@@ -128,13 +128,13 @@ class BackgroundService(ABC):
 
     Attributes
     ----------
-    lease : str or None
+    turn : str or None
         What only one host does at a time, and this service does with it; None: each host does it.
     max_pause_seconds : float
         Longest pause after failures.
     """
 
-    lease: str | None = None
+    turn: str | None = None
     max_pause_seconds = MAX_PAUSE_SECONDS
 
     def __init__(self, name: str) -> None:

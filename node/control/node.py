@@ -227,7 +227,7 @@ class Node:
 
     def _hand_over(self, membership: Membership) -> None:
         """Claim nothing more, and let other hosts do what this one does alone; then wait until balancers know."""
-        services = {service.lease: service for service in self.services if service.lease is not None}
+        services = {service.turn: service for service in self.services if service.turn is not None}
         if self._worker is not None:
             services["housekeeping"] = self._worker
         for service in services.values():

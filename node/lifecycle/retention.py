@@ -91,7 +91,7 @@ class Retention(BackgroundService):
     now : callable () -> aware datetime
     """
 
-    lease: str = "retention"
+    turn: str = "retention"
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class Retention(BackgroundService):
         self._archive, self._index, self._audit, self._rules, self._now = archive, index, audit, rules, now
 
     def _is_ours(self) -> bool:
-        return self._index.turn.has(self.lease)
+        return self._index.turn.has(self.turn)
 
     def step(self) -> float:
         """Delete expired studies. A deletion that fails ends the step; the next step repeats it."""

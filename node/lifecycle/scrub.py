@@ -108,7 +108,7 @@ class Scrub(BackgroundService):
     now : callable () -> aware datetime
     """
 
-    lease: str = "scrub"
+    turn: str = "scrub"
 
     def __init__(
         self,
@@ -129,7 +129,7 @@ class Scrub(BackgroundService):
         self._scrubbed = metrics.scrubbed_files
 
     def _is_ours(self) -> bool:
-        return self._index.turn.has(self.lease)
+        return self._index.turn.has(self.turn)
 
     def _take_up(self) -> None:
         self._state = scrub_state(self._index.about.get(SCRUB))

@@ -18,7 +18,7 @@ from time import monotonic
 
 from node.index.database.follower import FOLLOW_SECONDS, IndexFollower
 from node.index.database.index import Index
-from node.index.work.deliveries import Batch, lease_of
+from node.index.work.deliveries import Batch, turn_of
 from node.index.work.ledger import Lane
 from node.index.work.messages import Attempt, LedgerEvent, PendingEvent
 from node.notify.channel import Interrupted
@@ -61,7 +61,7 @@ class LedgerWorker(IndexFollower):
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
         within: float = FOLLOW_SECONDS,
     ) -> None:
-        super().__init__(thread_name, index, within, lease_of(lane))
+        super().__init__(thread_name, index, within, turn_of(lane))
         self.lane, self._events, self._now = lane, events, now
         self._seen_event = 0
         self._cancelled = threading.Event()

@@ -36,7 +36,7 @@ from node.index.models import REVISION, STORE
 from node.index.nouns.events import record_event
 from node.index.nouns.keyed_requests import KeyReused, KeyUnderWay
 from node.index.records import Arrived, ClaimedSeries, StoredFile
-from node.index.work.deliveries import lease_of
+from node.index.work.deliveries import turn_of
 from node.index.work.ledger import Lane
 from node.index.work.routes import lane_to
 from node.metrics import Metrics
@@ -167,7 +167,7 @@ def test_hosts_that_claim_at_once_claim_each_series_once(hosts: Callable[[str], 
 
 def test_what_exists_once_is_done_by_one_living_host(hosts: Callable[[str], Host]) -> None:
     a, b = hosts("a"), hosts("b")
-    now, name = a.index.now(), lease_of(Lane("hook", "hook"))
+    now, name = a.index.now(), turn_of(Lane("hook", "hook"))
     a.index.deliveries.begin("hook", {Lane("hook", "hook"): False})
     assert a.beat(now, name, "scrub") == {name, "scrub"}
     assert b.beat(now, name, "retention") == {"retention"}

@@ -369,7 +369,7 @@ class JobExpiry(IndexFollower):
     """Ends the jobs whose hooks report no outcome in time, and removes the files of those that have ended."""
 
     def __init__(self, index: Index, intake: ResultIntake, now: Callable[[], dt.datetime]) -> None:
-        super().__init__("jobs", index, lease="jobs")
+        super().__init__("jobs", index, turn="jobs")
         self._intake, self._now = intake, now
 
     def step(self) -> float | None:

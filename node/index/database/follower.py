@@ -18,20 +18,20 @@ class IndexFollower(BackgroundService):
     ----------
     within : float, seconds
         Longest delay from a commit to the next step.
-    lease : str or None
-        If several hosts share the index, only the one that holds this lease does the work; None: all of them do.
+    turn : str or None
+        The work that only one host does at a time, if several share the index; None: all of them do it.
     """
 
-    def __init__(self, name: str, index: Index, within: float = FOLLOW_SECONDS, lease: str | None = None) -> None:
+    def __init__(self, name: str, index: Index, within: float = FOLLOW_SECONDS, turn: str | None = None) -> None:
         super().__init__(name)
-        self._index, self._within, self.lease = index, within, lease
+        self._index, self._within, self.turn = index, within, turn
 
     def start(self) -> None:
         self._index.commit_listeners.append(self._follow)
         super().start()
 
     def _is_ours(self) -> bool:
-        return self.lease is None or self._index.turn.has(self.lease)
+        return self.turn is None or self._index.turn.has(self.turn)
 
     def _close(self) -> None:
         self._index.commit_listeners.remove(self._follow)

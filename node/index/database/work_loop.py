@@ -60,12 +60,12 @@ class WorkLoop(IndexFollower):
     Parameters
     ----------
     name : str
-        Of its thread, and of the lease of the one host that does this work.
+        Of its thread, and of the work that one host does at a time.
     steps : mapping of Kind to Step
     """
 
     def __init__(self, name: str, index: Index, steps: Mapping[Kind, Step], now: Callable[[], dt.datetime]) -> None:
-        super().__init__(name, index, lease=name)
+        super().__init__(name, index, turn=name)
         self._steps, self._now = steps, now
         self._lock = threading.Lock()
         self._threads: dict[Lane, threading.Thread] = {}

@@ -216,7 +216,7 @@ class DeliveryRepository(IndexRepository):
         TurnLost
             Another host delivers to this hook by now: it will deliver these messages once more.
         """
-        self._turn.require(connection, lease_of(lane))
+        self._turn.require(connection, turn_of(lane))
         delivered = 0
         for attempt in attempts:
             is_delivered = attempt.outcome == "succeeded"
@@ -311,8 +311,8 @@ class DeliveryRepository(IndexRepository):
         return Replay(queued, states["waiting"], states["delivered"], states["none"], [])
 
 
-def lease_of(lane: Lane) -> str:
-    """Return the name of the lease of the host that delivers to a subscriber."""
+def turn_of(lane: Lane) -> str:
+    """Return what the host that delivers to a subscriber has the turn of."""
     return f"deliver/{lane}"
 
 

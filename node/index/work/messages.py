@@ -2,7 +2,7 @@
 
 A message that is caused by an event has a row once it was attempted; until then, the cursor of its subscriber is before
 the event (`node.index.work.deliveries`). Its key is the same each time the event is read. A message has no state for an
-attempt that is under way, since the process that makes it has the lease of the lane: if it dies, the message is due.
+attempt that is under way, since the process that makes it has the turn of the lane: if it dies, the message is due.
 """
 
 from __future__ import annotations
