@@ -1,4 +1,4 @@
-"""Make the tables of node/deidentify from the text of the standard: python .ci/confidentiality_profile.py part15.xml
+"""Make the tables of node/extensions/deidentify from the standard: python .ci/confidentiality_profile.py part15.xml
 
 part15.xml is the DocBook of PS3.15, https://dicom.nema.org/medical/dicom/current/source/docbook/part15/part15.xml.
 """
@@ -11,7 +11,7 @@ import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1] / "node/deidentify"
+ROOT = Path(__file__).resolve().parents[1] / "node/extensions/deidentify"
 DOCBOOK = "{http://docbook.org/ns/docbook}"
 ID = "{http://www.w3.org/XML/1998/namespace}id"
 COPYRIGHT = "Copyright NEMA, www.dicomstandard.org"

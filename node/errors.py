@@ -93,3 +93,12 @@ class ResultRefused(VoxelnodeError):
 
 class ResultsBusy(VoxelnodeError):
     """The results of other jobs are being made; try again in a minute."""
+
+
+class Withheld(VoxelnodeError):
+    """A copy must not leave; `reason` is a fixed keyword, `detail` a sentence for people, without patient data."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail

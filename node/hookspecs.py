@@ -221,6 +221,43 @@ class DestinationKind(Protocol):
         """
 
 
+class Way(Protocol):
+    """A way in which copies that leave lose what identifies people. It is pickled into the child that makes a copy."""
+
+    @property
+    def mark(self) -> str:
+        """What the audit log says of it."""
+
+    @property
+    def reasons(self) -> Collection[str]:
+        """Every reason of `Withheld` that the child may answer."""
+
+    def load(self) -> None:
+        """Import what the methods below need, once for many files."""
+
+    def uid(self, uid: str) -> str:
+        """Return the UID that a copy has in the place of that of an instance, a series or a study."""
+
+    def read(self, path: Path) -> Dataset:
+        """Read the whole data set of a file; raise `Withheld` if it cannot be."""
+
+    def clean(self, ds: Dataset) -> Dataset:
+        """Return the data set that may leave; raise `Withheld` if there is none."""
+
+    def write(self, ds: Dataset, into: Path) -> int:
+        """Write it as a DICOM file; return where the data set begins."""
+
+
+class Ways(Protocol):
+    """The ways that a configuration has, by the names that routes and downloads know."""
+
+    def names(self, settings: Settings) -> list[str]:
+        """Return the names of all."""
+
+    def way(self, settings: Settings, name: str) -> Way:
+        """Return one; raise `UsageError` if it cannot be used."""
+
+
 class Results(Protocol):
     """Stores what hooks leave for their jobs. Thread-safe."""
 
@@ -292,6 +329,8 @@ class Extension:
     menu: Sequence[MenuEntry] = ()
     services: Sequence[Service] = ()
     destinations: Sequence[DestinationKey] = ()
+    ways: Place = ""
+    """`Ways` to take identities out of copies."""
     results: Place = ""
     """A `ResultsKind`, for hooks with `results`."""
     statement: Statement = Statement({})

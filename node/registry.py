@@ -11,13 +11,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from node.errors import UsageError
-from node.hookspecs import DestinationKind, Extension, Place, ResultsKind
+from node.hookspecs import DestinationKind, Extension, Place, ResultsKind, Ways
 
 if TYPE_CHECKING:
     from node.settings.model import Settings
 
 BUILT_IN: tuple[Place, ...] = (
     "node.extensions.bids:EXTENSION",
+    "node.extensions.deidentify:EXTENSION",
     "node.extensions.results:EXTENSION",
     "node.extensions.worklist:EXTENSION",
     "node.extensions.workitems:EXTENSION",
@@ -83,6 +84,15 @@ def results_kind(settings: Settings) -> ResultsKind | None:
         if extension.results:
             kind: ResultsKind = resolve(extension.results)
             return kind
+    return None
+
+
+def ways_of(settings: Settings) -> Ways | None:
+    """Return how copies lose what identifies people; None: the extension is switched off."""
+    for extension in enabled(settings):
+        if extension.ways:
+            ways: Ways = resolve(extension.ways)
+            return ways
     return None
 
 

@@ -7,31 +7,23 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
 from pydicom import Dataset, dcmread, uid
 from pydicom.filebase import DicomBytesIO
-from pydicom.filereader import read_file_meta_info
 from pydicom.filewriter import dcmwrite, write_file_meta_info
 
 from node.child_process.messages import Garbled
-from node.deidentify.deidentification import Deidentification
-from node.deidentify.refusal import NotDeidentified, Reason
 from node.dicom.coercion import Coercion, NotCoerced
 from node.dicom.values import text
-from node.errors import ConversionRefused
-from node.files.reading import read_instance
-from node.volume.read.transfer_syntaxes import NATIVE, TARGETS, NotTranscodable
+from node.errors import ConversionRefused, Withheld
+from node.hookspecs import Way
+from node.volume.read.transfer_syntaxes import TARGETS, NotTranscodable
 
 Encoding = Literal["keep", "uncompressed", "jpeg2000-lossless"]
 
 MAX_DETAIL_CHARACTERS = 500
-
-MAX_COMPRESSED_BYTES = 750_000_000
-"""Largest file with compressed frames that is de-identified: they are held in memory three times, and a child may use
-4 GB. Native frames are copied from file to file."""
 
 _PREAMBLE = bytes(128) + b"DICM"
 
@@ -42,7 +34,7 @@ class Change:
 
     coercion: Coercion = field(default_factory=Coercion)
     encoding: Encoding = "keep"
-    deidentification: Deidentification | None = None
+    deidentification: Way | None = None
 
     def concerns(self, transfer_syntax_uid: str) -> bool:
         """Return whether a copy of an instance in this transfer syntax may differ from what is stored."""
@@ -55,10 +47,7 @@ class Change:
     def load(self) -> None:
         """Load what `forward` needs for this change alone, in the process from which those of its files are forked."""
         if self.deidentification is not None:
-            from node.deidentify.instance import load_tables  # here, because it loads NumPy
-
-            import_module("node.deidentify.files")
-            load_tables(self.deidentification)
+            self.deidentification.load()
 
     def uid(self, uid: str) -> str:
         """Return the UID that a copy has in the place of that of an instance, a series or a study."""
@@ -79,12 +68,12 @@ class Copy:
     patient: str = ""
 
 
-def copy_of(answer: bytes) -> Copy:
-    """Return the copy that `forward` answers with.
+def copy_of(answer: bytes, change: Change) -> Copy:
+    """Return the copy that `forward` answers with for a change.
 
     Raises
     ------
-    NotDeidentified
+    Withheld
         The instance cannot be called clean; there is no copy.
     Garbled
         It is no answer of `forward`.
@@ -96,7 +85,9 @@ def copy_of(answer: bytes) -> Copy:
             if all(isinstance(value, int if name == "data_set_offset" else str) for name, value in content.items()):
                 return copy
             raise Garbled
-        refusal = NotDeidentified(Reason(content["reason"]), str(content["detail"])[:MAX_DETAIL_CHARACTERS])
+        if change.deidentification is None or content["reason"] not in change.deidentification.reasons:
+            raise Garbled
+        refusal = Withheld(content["reason"], str(content["detail"])[:MAX_DETAIL_CHARACTERS])
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise Garbled from error
     raise refusal
@@ -110,12 +101,10 @@ def transformed(ds: Dataset, change: Change) -> Dataset:
     Raises
     ------
     NotCoerced
-    NotDeidentified
+    Withheld
     """
     if change.deidentification is not None:
-        from node.deidentify.instance import deidentified  # here, because it loads NumPy
-
-        ds = deidentified(ds, change.deidentification)
+        ds = change.deidentification.clean(ds)
     change.coercion.apply(ds)
     return ds
 
@@ -124,40 +113,24 @@ def forward(path: Path, change: Change, into: Path) -> bytes:
     """Write the copy of a stored file, as a DICOM file; return what `copy_of` reads."""
     try:
         return json.dumps(asdict(_forwarded(path, change, into))).encode()
-    except NotDeidentified as refusal:
+    except Withheld as refusal:
         return json.dumps({"reason": refusal.reason, "detail": refusal.detail}).encode()
     except NotCoerced as error:
         raise NotTranscodable(str(error)) from error
 
 
 def _forwarded(path: Path, change: Change, into: Path) -> Copy:
-    is_deidentified = change.deidentification is not None
-    ds = transformed(_read_whole(path) if is_deidentified else dcmread(path), change)
+    way = change.deidentification
+    ds = transformed(way.read(path) if way is not None else dcmread(path), change)
     syntax = text(ds.file_meta, "TransferSyntaxUID")
     if change.encoding == "jpeg2000-lossless" and syntax in TARGETS:
         _compress(ds)
-    if is_deidentified and (change.encoding != "uncompressed" or syntax in TARGETS):
-        from node.deidentify.files import write_pieces
-
-        with into.open("wb") as file:
-            offset = write_pieces(ds, file)
+    if way is not None and (change.encoding != "uncompressed" or syntax in TARGETS):
+        offset = way.write(ds, into)
     else:
         offset = _write(ds, change.encoding, syntax, into)
-    patient = text(ds, "PatientID") if is_deidentified else ""
+    patient = text(ds, "PatientID") if way is not None else ""
     return Copy(str(ds.SOPClassUID), str(ds.SOPInstanceUID), str(ds.file_meta.TransferSyntaxUID), offset, patient)
-
-
-def _read_whole(path: Path) -> Dataset:
-    try:
-        size = path.stat().st_size
-        if size > MAX_COMPRESSED_BYTES and text(read_file_meta_info(path), "TransferSyntaxUID") not in NATIVE:
-            detail = f"the file has {size} bytes with compressed frames; the limit is {MAX_COMPRESSED_BYTES}"
-            raise NotDeidentified(Reason.TOO_LARGE, f"{detail}; `voxelnode deidentify` has none")
-        return read_instance(path)
-    except NotDeidentified:
-        raise
-    except Exception as error:  # pydicom raises anything for a damaged file
-        raise NotDeidentified(Reason.UNREADABLE, f"the file cannot be read: {type(error).__name__}") from error
 
 
 def _write(ds: Dataset, encoding: Encoding, stored: str, into: Path) -> int:

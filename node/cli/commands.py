@@ -35,16 +35,6 @@ COMMANDS = (
         ),
     ),
     Command(
-        "deidentify",
-        "Convert",
-        "node.cli.convert.deidentify:deidentify",
-        (
-            "voxelnode deidentify scans clean",
-            "voxelnode deidentify scans clean --key trial.key --retain modified-dates,patient --clean descriptors",
-            "voxelnode deidentify scans clean --pixel-rules devices.toml",
-        ),
-    ),
-    Command(
         "import",
         "Convert",
         "node.cli.convert.import_command:import_",
@@ -131,12 +121,6 @@ COMMANDS = (
     Command("delete", "Maintain", "node.cli.maintain.delete:delete", ("voxelnode delete 1.2.840.1 --dry-run",)),
     Command("retention", "Maintain", "node.cli.maintain.retention:retention", ("voxelnode retention",)),
     Command("patient", "Maintain", "node.cli.maintain.patient:app", ("voxelnode patient list",)),
-    Command(
-        "pseudonyms",
-        "Maintain",
-        "node.cli.maintain.pseudonyms:app",
-        ("voxelnode pseudonyms new trial.key", "voxelnode pseudonyms map trial.key scans"),
-    ),
     Command(
         "account", "Maintain", "node.cli.maintain.account:app", ("voxelnode account add doe", "voxelnode account list")
     ),

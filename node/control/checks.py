@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 from node.association.tls import peer_tls_context, tls_context
 from node.audit.audit_log import open_syslog
 from node.control.availability import hook_channel
-from node.deidentify.deidentification import configured_by_name
 from node.errors import UsageError, VoxelnodeError
 from node.index.database.index import reading
 from node.index.engine.place import exists, mistakes_of, place_of
@@ -154,8 +153,6 @@ def _checks(settings: Settings) -> Iterator[Callable[[], object]]:
     yield partial(_require_log_folder, settings)
     for name in settings.hooks:
         yield partial(_check_hook, name, settings)
-    for name in settings.deidentify:
-        yield partial(configured_by_name, settings.deidentify, name)
     for name in settings.destinations:
         yield partial(check_destination, settings, name)
     for extension in enabled(settings):

@@ -35,7 +35,6 @@ from node.control.repository import Repository
 from node.conversion.confirm_counts import Confirmer
 from node.conversion.scheduler import Worker
 from node.conversion.volume_files import sweep
-from node.deidentify.deidentification import configured_by_name
 from node.errors import UsageError, VoxelnodeError
 from node.index.cluster.hosts import Member
 from node.index.converted import SeriesKey
@@ -50,6 +49,7 @@ from node.metrics import Metrics, remove_counters, write_counters
 from node.notify.notifier import Notifier
 from node.receive.readiness import reasons_not_ready
 from node.receive.refusals import Rejections
+from node.registry import enabled
 from node.routing.router import Router, check_destination
 from node.settings.model import Settings, Web
 
@@ -97,8 +97,9 @@ class Node:
         require_no_loops(settings)
         for name in settings.destinations:
             check_destination(settings, name)
-        for name in settings.deidentify:
-            configured_by_name(settings.deidentify, name)
+        for extension in enabled(settings):
+            for check in extension.checks(settings):
+                check()
         channels = {name: hook_channel(settings, name) for name in settings.hooks}
         repository = self._repository = Repository(settings)
         archive, index, metrics, audit = repository.archive, repository.index, repository.metrics, repository.audit

@@ -14,7 +14,7 @@ from node.association.client.send import Outgoing
 from node.child_process.messages import Garbled
 from node.children.decoder import Decoder, DecoderBusy, NotDecoded, NotDecodedNow
 from node.children.forwarding import Change, copy_of, forward
-from node.deidentify.refusal import NotDeidentified
+from node.errors import Withheld
 from node.index.work.routes import DueInstance
 from node.routing.destination import NotTaken, Prepared, Unreachable
 
@@ -154,12 +154,12 @@ class Preparer:
         into = self._folder / f"{uuid.uuid4().hex}.part"
         try:
             into.touch(0o600)
-            copy = copy_of(self._decoder.run(forward, path, self.change, into=into))
+            copy = copy_of(self._decoder.run(forward, path, self.change, into=into), self.change)
             length = into.stat().st_size - copy.data_set_offset
             is_deidentified = self.change.deidentification is not None
             if is_deidentified and copy.sop_instance_uid != self.change.uid(due.sop_instance_uid):
                 raise Garbled("the copy is of another instance")
-        except NotDeidentified as error:
+        except Withheld as error:
             into.unlink(missing_ok=True)
             raise NotTaken(f"it cannot be de-identified: {error}; or {_LEAVE_OUT}", is_final=True) from error
         except NotDecodedNow as error:

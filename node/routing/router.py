@@ -14,7 +14,6 @@ from node.association.services.stored import Transcoder
 from node.audit.audit_log import Audit
 from node.children.decoder import Decoder
 from node.children.forwarding import Change
-from node.deidentify.deidentification import configured_by_name
 from node.dicom.coercion import Coercion
 from node.errors import UsageError
 from node.index.database.index import Index
@@ -23,7 +22,7 @@ from node.index.work.messages import LedgerEvent
 from node.index.work.routes import lane_to
 from node.metrics import Metrics
 from node.notify.ledger import stop_workers
-from node.registry import destination_kind
+from node.registry import destination_kind, ways_of
 from node.routing.destination import Destination
 from node.routing.folder import FolderDestination
 from node.routing.held import HeldWorker
@@ -134,7 +133,8 @@ def change_of(settings: Settings, route: Route) -> Change:
         The key or the pixel rules of its table [deidentify.NAME] cannot be used.
     """
     coercion = Coercion.of(route.set, route.replace, route.remove)
-    how = configured_by_name(settings.deidentify, route.deidentify) if route.deidentify is not None else None
+    ways = ways_of(settings)
+    how = ways.way(settings, route.deidentify) if ways is not None and route.deidentify is not None else None
     return Change(coercion, route.transfer_syntax, how)
 
 

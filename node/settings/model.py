@@ -60,11 +60,6 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-Retained = Literal["safe-private", "uids", "device", "institution", "patient", "full-dates", "modified-dates"]
-Cleaned = Literal["descriptors", "structured", "graphics", "pixels"]
-AllowedRisk = Literal["secondary-capture", "ultrasound", "photograph", "burned-in", "recognizable"]
-
-
 _BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/(?!\.{1,2}(/|$))[A-Za-z0-9!_.*'()=@+-]+)*/?")
 COLD_CLASSES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 """Storage classes of S3 whose objects cannot be read before they are restored."""
@@ -805,27 +800,6 @@ PLACEHOLDERS: Mapping[str, tuple[HookEvent, ...]] = {
 """Placeholders, and the events whose messages have a value for them."""
 
 
-class DeidentifySettings(SettingsSection):
-    """[deidentify.NAME]: a way to remove identities, by PS3.15 Annex E, for whatever names it."""
-
-    key: Path = Field(
-        examples=["trial.key"],
-        description="file of the key of the pseudonyms, which only its owner may read: `voxelnode pseudonyms new`",
-    )
-    retain: tuple[Retained, ...] = Field((), description="what is retained beyond the Basic Profile")
-    clean: tuple[Cleaned, ...] = Field((), description="what is cleaned instead of removed or refused")
-    pixel_rules: Path | None = Field(
-        None, description="TOML file of what devices burn into pixels; pixels must be in clean"
-    )
-    allow: tuple[AllowedRisk, ...] = Field((), description="risks in pixels that pass with the pixels as they are")
-
-    def _mistakes(self) -> Iterator[str]:
-        if {"full-dates", "modified-dates"} <= set(self.retain):
-            yield "retain: full-dates and modified-dates exclude each other"
-        if self.pixel_rules is not None and "pixels" not in self.clean:
-            yield 'pixel_rules requires clean = ["pixels"]'
-
-
 class Log(SettingsSection):
     """[log]: the diagnostic log on standard error; it contains no patient data."""
 
@@ -934,7 +908,6 @@ class Settings(SettingsSection):
     audit: AuditSettings = AuditSettings()
     web: Web = Web()
     hooks: dict[HookName, HookSettings] = Field(default_factory=dict)
-    deidentify: dict[HookName, DeidentifySettings] = Field(default_factory=dict)
     destinations: dict[HookName, Destination] = Field(default_factory=dict)
     routes: dict[HookName, Route] = Field(default_factory=dict)
     log: Log = Log()
@@ -973,9 +946,8 @@ class Settings(SettingsSection):
         yield from self._mistakes_of_destinations()
         yield from self._mistakes_of_datasets()
         for name, route in self.routes.items():
-            if route.deidentify is not None and route.deidentify not in self.deidentify:
-                known = nearest(route.deidentify, self.deidentify) if self.deidentify else "; there are none"
-                yield f"routes.{name}: deidentify: no table [deidentify.{route.deidentify}]{known}"
+            if route.deidentify is not None and not any(extension.ways for extension in enabled(self)):
+                yield f"routes.{name}: deidentify is of an extension that [extensions] disabled switches off"
             for mistake in self._mistakes_of_otherwise(name, route):
                 yield f"routes.{name}: otherwise: {mistake}"
         yield from self._mistakes_of_extensions()

@@ -19,7 +19,6 @@ from node.web.access_log import AccessLog
 from node.web.api import service as api
 from node.web.audit_trail import AuditTrail
 from node.web.body_limits import BodyLimits
-from node.web.deidentified import Deidentifications
 from node.web.dicomweb import capabilities
 from node.web.dicomweb import service as dicomweb
 from node.web.places import RequestPlaces
@@ -53,8 +52,8 @@ def routes_of(settings: Settings) -> list[BaseRoute]:
 def application(services: Services) -> FastAPI:
     """Return the application that serves pages, REST and DICOMweb.
 
-    ``app.state`` has `services`, `access`, `sign_ins` (None without an identity provider), `streams`,
-    `deidentifications`, and `stopping`, an event that ends endless streams.
+    ``app.state`` has `services`, `access`, `sign_ins` (None without an identity provider), `streams`
+    and `stopping`, an event that ends endless streams.
     """
     app = FastAPI(
         title="voxelnode",
@@ -74,7 +73,6 @@ def application(services: Services) -> FastAPI:
     )
     app.state.stopping = threading.Event()
     app.state.streams = Streams()
-    app.state.deidentifications = Deidentifications(services.settings.deidentify)
     problems.install(app)
     app.mount("/static", pages.Assets())
     return app

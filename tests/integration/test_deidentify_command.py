@@ -12,8 +12,8 @@ import pytest
 from pydicom import Dataset, dcmread
 
 from node.audit.audit_log import Audit
-from node.deidentify.leaks import leaks
-from node.deidentify.profile import Option, Profile
+from node.extensions.deidentify.leaks import leaks
+from node.extensions.deidentify.profile import Option, Profile
 from tests import make
 from tests.preloaded import run
 

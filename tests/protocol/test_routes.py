@@ -20,13 +20,14 @@ from pydicom.uid import RLELossless
 
 from node.audit.audit_log import Audit
 from node.children.decoder import Decoder
-from node.deidentify.pseudonyms import new_key_file
+from node.extensions.deidentify.pseudonyms import new_key_file
+from node.extensions.deidentify.settings import DeidentifySettings
 from node.index.work.routes import lane_to
 from node.receive.ingest import Announced, Origin
 from node.routing.bucket import MAX_WHOLE_BYTES
 from node.routing.router import Router
 from node.routing.worker import RouteWorker
-from node.settings.model import DeidentifySettings, Destination, Dicom, Peer, Route, Settings
+from node.settings.model import Destination, Dicom, Peer, Route, Settings
 from tests import make
 from tests.ingest import indexed
 from tests.interop.conftest import free_port

@@ -15,13 +15,13 @@ from zipfile import ZipFile
 import pytest
 from pydicom import dcmread
 
-from node.deidentify.deidentification import Deidentification, configured_by_name
-from node.deidentify.files import pieces
-from node.deidentify.instance import deidentified
-from node.deidentify.leaks import leaks
-from node.deidentify.profile import Option, Profile
-from node.deidentify.pseudonyms import PseudonymKey, new_key_file
-from node.deidentify.refusal import ALLOWABLE, NotDeidentified, Reason
+from node.extensions.deidentify.deidentification import Deidentification, configured_by_name
+from node.extensions.deidentify.files import pieces
+from node.extensions.deidentify.instance import deidentified
+from node.extensions.deidentify.leaks import leaks
+from node.extensions.deidentify.profile import Option, Profile
+from node.extensions.deidentify.pseudonyms import PseudonymKey, new_key_file
+from node.extensions.deidentify.refusal import ALLOWABLE, NotDeidentified, Reason
 from node.files.reading import read_instance
 from node.index.nouns.studies import StudyFilter
 from node.receive.dicom_files import MediaFile, find_instances

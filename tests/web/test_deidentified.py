@@ -16,9 +16,9 @@ from pydicom import DataElement, Dataset, FileDataset, dcmread
 from pydicom.sequence import Sequence
 from pydicom.uid import EncapsulatedPDFStorage
 
-from node.deidentify.leaks import leaks
-from node.deidentify.profile import Option, Profile
-from node.deidentify.pseudonyms import Patient, read_keys
+from node.extensions.deidentify.leaks import leaks
+from node.extensions.deidentify.profile import Option, Profile
+from node.extensions.deidentify.pseudonyms import Patient, read_keys
 from node.settings.model import Destination, Route
 from tests import make
 from tests.preloaded import run

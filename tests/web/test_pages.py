@@ -19,7 +19,7 @@ from pydicom import Dataset
 from pydicom.uid import MRImageStorage
 
 from node.cli.run.phantom import head_phantom
-from node.deidentify.pseudonyms import new_key_file
+from node.extensions.deidentify.pseudonyms import new_key_file
 from node.index.records import CountedRefusal, Refused
 from tests import make
 from tests.web.conftest import PASSWORD, Site, open_site

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from node.deidentify.pseudonyms import new_key_file
+from node.extensions.deidentify.pseudonyms import new_key_file
 from node.extensions.worklist.performed import created
 from node.index.work.messages import PendingEvent
 from tests import make

@@ -99,10 +99,10 @@ def bids(
     in the way or could not be written.
     """
     from node.control.audited_export import Outcome, audited_export
-    from node.deidentify.pseudonyms import made_key, passing_key
     from node.extensions.bids.export import Exporter
     from node.extensions.bids.pseudonyms import KEY_FILE, Pseudonyms
     from node.extensions.bids.rules import read_rules
+    from node.extensions.deidentify.pseudonyms import made_key, passing_key
     from node.selector import compile_selector
 
     settings = load(config, storage__root=root).settings

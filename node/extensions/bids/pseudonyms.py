@@ -1,11 +1,11 @@
-"""Pseudonyms in a data set, by a key of `node.deidentify.pseudonyms`: labels of subjects and sessions, shifts of dates.
+"""Pseudonyms in a data set, by a key of de-identification: labels of subjects and sessions, shifts of dates.
 
 A subject has as its label what de-identification by the same key gives as Patient ID, in lower case.
 """
 
 from __future__ import annotations
 
-from node.deidentify.pseudonyms import PATIENT_CHARACTERS, Patient, PseudonymKey
+from node.extensions.deidentify.pseudonyms import PATIENT_CHARACTERS, Patient, PseudonymKey
 
 KEY_FILE = "bids.key"
 """The key in a root, unless another one is named."""

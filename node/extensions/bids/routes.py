@@ -21,7 +21,6 @@ import structlog
 from node.archive.base import LocalFile, StoreAway
 from node.archive.filesystem import Archive
 from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
-from node.deidentify.pseudonyms import PseudonymKey, made_key, read_keys
 from node.errors import UsageError, VoxelnodeError
 from node.extensions.bids.dataset import DatasetUnusable
 from node.extensions.bids.export import Exporter, Report
@@ -29,6 +28,7 @@ from node.extensions.bids.pseudonyms import KEY_FILE, Pseudonyms
 from node.extensions.bids.rules import Rules, read_rules
 from node.extensions.bids.sources import STILL_OPEN, IndexSource, Source
 from node.extensions.bids.subjects import read_map
+from node.extensions.deidentify.pseudonyms import PseudonymKey, made_key, read_keys
 from node.failpoints import reached
 from node.index.database.follower import FOLLOW_SECONDS
 from node.index.database.index import Index

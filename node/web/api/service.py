@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from node.web.api import (
     conflicts,
-    deidentified,
     description,
     events,
     peers,
@@ -21,7 +20,6 @@ ROUTES = [
     route
     for part in (
         resources,
-        deidentified,
         volumes,
         queue,
         routes,

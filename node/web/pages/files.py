@@ -17,7 +17,6 @@ from node.index.database.reading import ReadIndex
 from node.index.records import RevisionFile
 from node.web.access import Reader, RequestAudit
 from node.web.audit_trail import of_study
-from node.web.deidentified import Content, deidentified_zip
 from node.web.errors import ResourceNotFound
 from node.web.files import RangedFile
 from node.web.headers import has_etag
@@ -170,35 +169,6 @@ def series_zip(
 ) -> Response:
     """The files of the newest revision of a series, as a ZIP file."""
     return volumes_zip(node, audit, [study_instance_uid], series_instance_uid)
-
-
-@router.get("/studies/{study_instance_uid}/deidentified.zip")
-def deidentified_study(
-    request: Request,
-    node: Node,
-    account: Reader,
-    audit: RequestAudit,
-    study_instance_uid: str,
-    profile: str,
-    content: Content = "dicom",
-) -> Response:
-    """A study without identities, as a ZIP file."""
-    return deidentified_zip(request, node, account, audit, profile, content, [study_instance_uid])
-
-
-@router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/deidentified.zip")
-def deidentified_series(
-    request: Request,
-    node: Node,
-    account: Reader,
-    audit: RequestAudit,
-    study_instance_uid: str,
-    series_instance_uid: str,
-    profile: str,
-    content: Content = "dicom",
-) -> Response:
-    """A series without identities, as a ZIP file."""
-    return deidentified_zip(request, node, account, audit, profile, content, [study_instance_uid], series_instance_uid)
 
 
 def _file_of(node: Services, study: str, series: str, revision: int, name: str) -> Path:

@@ -16,7 +16,7 @@ from fastapi.responses import HTMLResponse
 from node import __version__
 from node.hookspecs import MenuEntry
 from node.index.database.reading import ReadIndex
-from node.registry import enabled, installed
+from node.registry import enabled, installed, ways_of
 from node.settings.model import Settings
 from node.web.access import Caller, Role
 from node.web.headers import accepts_gzip
@@ -120,7 +120,7 @@ def page(
             receivers=node.settings.receivers,
             called_peers=node.settings.called_peers,
             has_routes=bool(node.settings.receivers or node.settings.routes),
-            deidentifications=list(node.settings.deidentify),
+            deidentifications=ways.names(node.settings) if (ways := ways_of(node.settings)) is not None else [],
             **values,
         ),
         headers,

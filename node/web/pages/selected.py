@@ -15,7 +15,6 @@ from node.index.search.selection import StoredInstance
 from node.web import actions
 from node.web.access import Admin, Reader, RequestAudit, Writer
 from node.web.audit_trail import of_study
-from node.web.deidentified import Content, deidentified_zip
 from node.web.dicomweb.resources import Instances, by_series, file_length, stored_file
 from node.web.errors import ResourceNotFound
 from node.web.pages.files import volumes_zip
@@ -44,13 +43,6 @@ class StudiesToSend(SelectedStudies):
     """The studies that are selected, and where to send them."""
 
     to: Annotated[str, Field(max_length=64)]
-
-
-class SelectedForDeidentification(SelectedStudies):
-    """The studies, and how their identities are removed."""
-
-    profile: Annotated[str, Field(max_length=64)]
-    content: Content = "dicom"
 
 
 Selected = Annotated[SelectedStudies, Form()]
@@ -120,18 +112,6 @@ def dicom(node: Node, account: Reader, audit: RequestAudit, selected: Selected) 
         200,
         {"Content-Type": MEDIA_TYPE, "Content-Disposition": 'attachment; filename="studies.zip"'},
     )
-
-
-@router.post("/selected/deidentified.zip")
-def deidentified(
-    request: Request,
-    node: Node,
-    account: Reader,
-    audit: RequestAudit,
-    selected: Annotated[SelectedForDeidentification, Form()],
-) -> Response:
-    """The studies without identities, as a ZIP file."""
-    return deidentified_zip(request, node, account, audit, selected.profile, selected.content, selected.uids)
 
 
 def _members(node: Services, study_instance_uids: list[str]) -> Iterator[Member]:

@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 
 from node.errors import UsageError
+from node.extensions.deidentify.settings import DeidentifySettings
 from node.settings.example import example_toml
 from node.settings.load import Configuration, load
-from node.settings.model import DeidentifySettings, HookSettings, Settings
+from node.settings.model import HookSettings, Settings
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -274,3 +275,14 @@ def test_hooks_with_results_need_the_extension_for_them() -> None:
     hook = {"on": ["volume-written"], "command": ["true"], "results": True}
     with pytest.raises(ValueError, match=r"hooks\.lung: results is of an extension"):
         Settings.model_validate({"hooks": {"lung": hook}, "extensions": {"disabled": ["results"]}})
+
+
+def test_routes_without_identities_need_the_extension_for_them(tmp_path: Path) -> None:
+    tables = {
+        "peers": {"PACS": {"ae_title": "PACS", "host": "127.0.0.1"}},
+        "deidentify": {"trial": {"key": tmp_path / "key"}},
+        "routes": {"out": {"to": ["PACS"], "deidentify": "trial"}},
+    }
+    Settings.model_validate(tables)
+    with pytest.raises(ValueError, match=r"routes\.out: deidentify is of an extension"):
+        Settings.model_validate(tables | {"extensions": {"disabled": ["deidentify"]}})

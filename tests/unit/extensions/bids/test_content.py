@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from node.deidentify.deidentification import Deidentification
-from node.deidentify.instance import deidentified
-from node.deidentify.profile import Profile
-from node.deidentify.pseudonyms import PseudonymKey
 from node.extensions.bids.content import NiftiCopy
 from node.extensions.bids.pseudonyms import Pseudonyms
 from node.extensions.bids.rules import NotExported
+from node.extensions.deidentify.deidentification import Deidentification
+from node.extensions.deidentify.instance import deidentified
+from node.extensions.deidentify.profile import Profile
+from node.extensions.deidentify.pseudonyms import PseudonymKey
 from node.index.nouns.levels import identity_of
 from node.writers.options import WriteOptions
 from node.writers.write import write_volume

@@ -14,16 +14,16 @@ from pydicom.datadict import dictionary_VR
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 
-from node.deidentify.attributes import Cleaner
-from node.deidentify.profile import CLEAN, RETAIN, Option, Profile, Row, edition, options, rows, safe_private
-from node.deidentify.pseudonyms import Patient, PseudonymKey
-from node.deidentify.refusal import ALLOWABLE
 from node.errors import UsageError
-from node.settings.model import AllowedRisk, Cleaned, Retained
+from node.extensions.deidentify.attributes import Cleaner
+from node.extensions.deidentify.profile import CLEAN, RETAIN, Option, Profile, Row, edition, options, rows, safe_private
+from node.extensions.deidentify.pseudonyms import Patient, PseudonymKey
+from node.extensions.deidentify.refusal import ALLOWABLE
+from node.extensions.deidentify.settings import AllowedRisk, Cleaned, Retained
 
 KEY = PseudonymKey("test", bytes(range(32)))
 PATIENT = Patient("", "P1")
-GENERATOR = Path(__file__).resolve().parents[3] / ".ci/confidentiality_profile.py"
+GENERATOR = Path(__file__).resolve().parents[4] / ".ci/confidentiality_profile.py"
 
 PLAIN_ROWS = [row for row in rows() if "x" not in row.tag and "g" not in row.tag]
 CHOICES = [(), *((option,) for option in Option), tuple(option for option in Option if option is not Option.FULL_DATES)]

@@ -17,14 +17,14 @@ from pydicom.filewriter import write_dataset
 from pydicom.tag import BaseTag
 from pydicom.uid import UID, ImplicitVRLittleEndian
 
-from node.deidentify.defacing import Defacer, defaced
-from node.deidentify.deidentification import Deidentification
-from node.deidentify.instance import deidentified
-from node.deidentify.refusal import NotDeidentified, Reason
 from node.dicom.part10 import file_head
 from node.dicom.reading import stored_bytes, with_elements
 from node.dicom.values import CONVERSION_ERRORS, held_elements, text
 from node.errors import UsageError
+from node.extensions.deidentify.defacing import Defacer, defaced
+from node.extensions.deidentify.deidentification import Deidentification
+from node.extensions.deidentify.instance import deidentified
+from node.extensions.deidentify.refusal import NotDeidentified, Reason
 from node.files.reading import read_instance
 from node.receive.dicom_files import MediaFile, SkippedFile, find_instances
 

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from pydicom import Dataset, dcmread
 
-from node.deidentify.attributes import patient_of
-from node.deidentify.pseudonyms import PseudonymKey
 from node.dicom.values import text
+from node.extensions.deidentify.attributes import patient_of
+from node.extensions.deidentify.pseudonyms import PseudonymKey
 from node.receive.dicom_files import SkippedFile, find_instances
 
 

@@ -22,14 +22,14 @@ from starlette.types import Receive, Scope, Send
 
 from node import __version__
 from node.audit.audit_log import Action, AuditEvent, Result
-from node.children.downloads import CopiedInstance, Deidentifier, LeftOut
-from node.deidentify.deidentification import Deidentification, configured_by_name
-from node.deidentify.profile import edition
 from node.errors import OutOfResources, UsageError, nearest
+from node.extensions.deidentify.deidentification import Deidentification, configured_by_name
+from node.extensions.deidentify.downloads import CopiedInstance, Deidentifier, LeftOut
+from node.extensions.deidentify.profile import edition
+from node.extensions.deidentify.settings import DeidentifySettings
 from node.index.database.reading import ReadIndex
 from node.index.models import OPEN_STATES
 from node.index.search.selection import StoredInstance
-from node.settings.model import DeidentifySettings
 from node.web.access import Caller, RequestAudit
 from node.web.audit_trail import of_study
 from node.web.dicomweb.resources import Instances
@@ -121,7 +121,7 @@ def deidentified_zip(
     OutOfResources
         The disk has no room for the copies.
     """
-    ways: Deidentifications = request.app.state.deidentifications
+    ways = _ways_of(request, node)
     how = ways.named(profile)
     with node.index.reading() as index:
         there = [uid for uid in study_instance_uids if _is_there(index, uid, series_instance_uid)]
@@ -156,6 +156,19 @@ def deidentified_zip(
         "Vary": "Accept",
     }
     return _Answer(zip_stream(download.members()), headers, close)
+
+
+_making = threading.Lock()
+
+
+def _ways_of(request: Request, node: Services) -> Deidentifications:
+    """Return the ways of a node, which its first download makes."""
+    state = request.app.state
+    with _making:
+        if not hasattr(state, "deidentifications"):
+            state.deidentifications = Deidentifications(node.settings.tables(DeidentifySettings))
+    ways: Deidentifications = state.deidentifications
+    return ways
 
 
 def _is_there(index: ReadIndex, study: str, series: str | None) -> bool:

@@ -21,7 +21,7 @@ Name = Annotated[str | None, typer.Option("--name", help="Name of the key. [defa
 @app.command()
 def new(path: KeyFile, name: Name = None) -> None:
     """Write a file with a new key."""
-    from node.deidentify.pseudonyms import new_key_file
+    from node.extensions.deidentify.pseudonyms import new_key_file
 
     print(f"{path}: key {new_key_file(path, name).name}")
 
@@ -29,7 +29,7 @@ def new(path: KeyFile, name: Name = None) -> None:
 @app.command()
 def rotate(path: KeyFile, name: Name = None) -> None:
     """Add a new key to a file; pseudonyms are by it from then on."""
-    from node.deidentify.pseudonyms import rotate as rotated
+    from node.extensions.deidentify.pseudonyms import rotate as rotated
 
     print(f"{path}: key {rotated(path, name).name}")
 
@@ -43,8 +43,8 @@ def map_(
 ) -> None:
     """Print the pseudonyms of originals as CSV. The output is patient data."""
     from node import logs
-    from node.deidentify.map import Line, pseudonyms_of
-    from node.deidentify.pseudonyms import read_keys
+    from node.extensions.deidentify.map import Line, pseudonyms_of
+    from node.extensions.deidentify.pseudonyms import read_keys
 
     logs.configure("warning")  # pydicom logs values, which are patient data
     lines = pseudonyms_of([source], read_keys(path), with_uids=uids)

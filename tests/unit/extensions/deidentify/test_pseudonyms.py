@@ -6,10 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from node.deidentify.dates import shifted_date, shifted_datetime
-from node.deidentify.pseudonyms import Patient, PseudonymKey, made_key, new_key_file, passing_key, read_keys, rotate
-from node.deidentify.text import Identities
 from node.errors import UsageError
+from node.extensions.deidentify.dates import shifted_date, shifted_datetime
+from node.extensions.deidentify.pseudonyms import (
+    Patient,
+    PseudonymKey,
+    made_key,
+    new_key_file,
+    passing_key,
+    read_keys,
+    rotate,
+)
+from node.extensions.deidentify.text import Identities
 
 KEY = PseudonymKey("test", bytes(range(32)))
 PATIENT = Patient("HOSPITAL", "4711")

@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 from fastapi import Query, Request, Response
 
+from node.extensions.deidentify.download import Content, deidentified_zip
 from node.web.access import Reader, RequestAudit
 from node.web.api.models import BINARY
 from node.web.api.resources import SeriesUid, StudyUid
 from node.web.api.routing import api_router, problems
-from node.web.deidentified import Content, deidentified_zip
 from node.web.files import OCTETS
 from node.web.problem_types import INVALID_REQUEST, NOT_FOUND
 from node.web.services import Node

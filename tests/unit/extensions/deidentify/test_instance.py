@@ -22,15 +22,15 @@ from pydicom.uid import (
     UltrasoundMultiFrameImageStorage,
 )
 
-from node.deidentify.defacing import defaced
-from node.deidentify.deidentification import Deidentification
-from node.deidentify.files import deidentify_files, pieces, write
-from node.deidentify.instance import deidentified
-from node.deidentify.pixel_rules import PixelRule, read_rules
-from node.deidentify.profile import Option, Profile
-from node.deidentify.pseudonyms import Patient, PseudonymKey, passing_key
-from node.deidentify.refusal import NotDeidentified, Reason
 from node.errors import UsageError
+from node.extensions.deidentify.defacing import defaced
+from node.extensions.deidentify.deidentification import Deidentification
+from node.extensions.deidentify.files import deidentify_files, pieces, write
+from node.extensions.deidentify.instance import deidentified
+from node.extensions.deidentify.pixel_rules import PixelRule, read_rules
+from node.extensions.deidentify.profile import Option, Profile
+from node.extensions.deidentify.pseudonyms import Patient, PseudonymKey, passing_key
+from node.extensions.deidentify.refusal import NotDeidentified, Reason
 from node.files.reading import read_instance
 from tests import make
 

@@ -19,16 +19,16 @@ from pydicom.uid import (
 )
 
 from node import __version__
-from node.deidentify.attributes import Cleaner, identities_of, patient_of
-from node.deidentify.burned_in import blank, has_overlays_in_pixels, has_pixels, regions, risks_of
-from node.deidentify.deidentification import UID_FORM, Deidentification
-from node.deidentify.hidden import drop_hidden, uses_spare_bits
-from node.deidentify.profile import BASIC_PROFILE, CODES, Option, edition, safe_private
-from node.deidentify.pseudonyms import NO_KEY
-from node.deidentify.refusal import NotDeidentified, Reason
-from node.deidentify.text import vocabulary
 from node.dicom.reading import with_elements
 from node.dicom.values import CONVERSION_ERRORS, held_elements, text, texts
+from node.extensions.deidentify.attributes import Cleaner, identities_of, patient_of
+from node.extensions.deidentify.burned_in import blank, has_overlays_in_pixels, has_pixels, regions, risks_of
+from node.extensions.deidentify.deidentification import UID_FORM, Deidentification
+from node.extensions.deidentify.hidden import drop_hidden, uses_spare_bits
+from node.extensions.deidentify.profile import BASIC_PROFILE, CODES, Option, edition, safe_private
+from node.extensions.deidentify.pseudonyms import NO_KEY
+from node.extensions.deidentify.refusal import NotDeidentified, Reason
+from node.extensions.deidentify.text import vocabulary
 from node.volume.read.transcoding import encoded
 
 

@@ -15,12 +15,12 @@ from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 
-from node.deidentify.dates import shifted_date, shifted_datetime, written_forms
-from node.deidentify.profile import Action, Option, Profile, rows, safe_private
-from node.deidentify.pseudonyms import Patient, PseudonymKey
-from node.deidentify.refusal import NotDeidentified, Reason
-from node.deidentify.text import Identities, vocabulary
 from node.dicom.values import CONVERSION_ERRORS, copy_encoding, held_elements, text
+from node.extensions.deidentify.dates import shifted_date, shifted_datetime, written_forms
+from node.extensions.deidentify.profile import Action, Option, Profile, rows, safe_private
+from node.extensions.deidentify.pseudonyms import Patient, PseudonymKey
+from node.extensions.deidentify.refusal import NotDeidentified, Reason
+from node.extensions.deidentify.text import Identities, vocabulary
 
 MAX_DEPTH = 64
 

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from node.deidentify.hidden import CHUNK_BYTES, padding_value, spare_bits_used, value_bits
-from node.deidentify.pixel_rules import PixelRule, Rectangle
-from node.deidentify.refusal import NotDeidentified, Reason
 from node.dicom.reading import stored_bytes
 from node.dicom.values import items, text, texts, value, whole
 from node.errors import ConversionRefused
+from node.extensions.deidentify.hidden import CHUNK_BYTES, padding_value, spare_bits_used, value_bits
+from node.extensions.deidentify.pixel_rules import PixelRule, Rectangle
+from node.extensions.deidentify.refusal import NotDeidentified, Reason
 from node.volume.read.pixel_layout import HALF_SAMPLED, PIXELS, PixelLayout, pixel_layout
 from node.volume.read.transcoding import decompress
 from node.volume.read.transfer_syntaxes import NATIVE, NotTranscodable

@@ -14,7 +14,7 @@ from node.cli.options import ConfigFile, Json, load
 from node.cli.output import print_json, printable
 
 if TYPE_CHECKING:
-    from node.deidentify.deidentification import Deidentification
+    from node.extensions.deidentify.deidentification import Deidentification
 
 MAX_SHOWN = 100
 
@@ -81,14 +81,14 @@ def deidentify(
     """
     from node import logs
     from node.control.audited_export import audited_export
-    from node.deidentify.defacing import load_defacer
-    from node.deidentify.deidentification import Deidentification
-    from node.deidentify.files import Refused, deidentify_files
-    from node.deidentify.pixel_rules import read_rules
-    from node.deidentify.profile import Profile, options
-    from node.deidentify.pseudonyms import passing_key, read_keys
-    from node.deidentify.refusal import Reason, allowed
     from node.errors import UsageError
+    from node.extensions.deidentify.defacing import load_defacer
+    from node.extensions.deidentify.deidentification import Deidentification
+    from node.extensions.deidentify.files import Refused, deidentify_files
+    from node.extensions.deidentify.pixel_rules import read_rules
+    from node.extensions.deidentify.profile import Profile, options
+    from node.extensions.deidentify.pseudonyms import passing_key, read_keys
+    from node.extensions.deidentify.refusal import Reason, allowed
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # removes what was unpacked
     logs.configure("warning")  # pydicom logs values, which are patient data
@@ -141,9 +141,10 @@ def deidentify(
 
 
 def _configured(name: str, config: Path | None) -> Deidentification:
-    from node.deidentify.deidentification import configured_by_name
+    from node.extensions.deidentify.deidentification import configured_by_name
+    from node.extensions.deidentify.settings import DeidentifySettings
 
-    return configured_by_name(load(config).settings.deidentify, name)
+    return configured_by_name(load(config).settings.tables(DeidentifySettings), name)
 
 
 def _listed(given: list[str] | None) -> list[str]:

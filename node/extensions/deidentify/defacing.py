@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from node.deidentify.instance import code_item
-from node.deidentify.profile import VISUAL_FEATURES
-from node.deidentify.refusal import NotDeidentified, Reason
 from node.dicom.values import text
 from node.errors import ConversionRefused, UsageError, nearest
+from node.extensions.deidentify.instance import code_item
+from node.extensions.deidentify.profile import VISUAL_FEATURES
+from node.extensions.deidentify.refusal import NotDeidentified, Reason
 from node.volume.read.transcoding import decompress
 from node.volume.read.transfer_syntaxes import NATIVE, NotTranscodable
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from enum import StrEnum
 
-from node.errors import UsageError, VoxelnodeError, nearest
+from node.errors import UsageError, Withheld, nearest
 
 
 class Reason(StrEnum):
@@ -45,10 +45,8 @@ def allowed(names: Collection[str]) -> frozenset[Reason]:
     return frozenset(map(Reason, names))
 
 
-class NotDeidentified(VoxelnodeError):
-    """An instance is refused; `reason` is a fixed keyword, `detail` a sentence for people, without patient data."""
+class NotDeidentified(Withheld):
+    """An instance is refused; `reason` is one of `Reason`."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
+        super().__init__(reason, detail)

@@ -21,10 +21,10 @@ from node.children.forwarding import Change, Copy, copy_of, forward
 from node.conversion.job import ConversionJob, Converted, ReferencedSeries, absent, limits, run_with_references
 from node.conversion.pool import ConverterDied, Converters, ShortOfResources
 from node.conversion.scheduler import NICENESS
-from node.deidentify.deidentification import Deidentification
-from node.deidentify.pseudonyms import PATIENT_CHARACTERS
-from node.deidentify.refusal import NotDeidentified, Reason
 from node.errors import OutOfResources, VoxelnodeError
+from node.extensions.deidentify.deidentification import Deidentification
+from node.extensions.deidentify.pseudonyms import PATIENT_CHARACTERS
+from node.extensions.deidentify.refusal import NotDeidentified, Reason
 from node.index.converted import SeriesKey
 from node.index.search.selection import StoredInstance
 from node.settings.convert import Convert
@@ -169,7 +169,7 @@ class Deidentifier:
         try:
             path = self._whole_file(instance)
             into.touch(0o600)
-            copy = copy_of(self._decoder.run(forward, path, self._change, into=into))
+            copy = copy_of(self._decoder.run(forward, path, self._change, into=into), self._change)
             is_ours = _PSEUDONYM.fullmatch(copy.patient) is not None
             if is_ours and copy.sop_instance_uid == self.uid(instance.sop_instance_uid):
                 return CopiedInstance(into, copy)

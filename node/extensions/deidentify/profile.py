@@ -165,7 +165,7 @@ class Profile:
     def action(self, tag: int) -> Action | None:
         """Return what happens to a standard attribute; None if the table does not list it.
 
-        The data of curves and overlays are not here: `node.deidentify.attributes` decides on whole groups.
+        The data of curves and overlays are not here: `node.extensions.deidentify.attributes` decides on whole groups.
         """
         return self._actions.get(tag)
 

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.dataelem import RawDataElement
 
-from node.deidentify.refusal import NotDeidentified, Reason
 from node.dicom.reading import FileBytes, stored_bytes
 from node.dicom.values import held, standard_tag, text, whole
 from node.errors import ConversionRefused
+from node.extensions.deidentify.refusal import NotDeidentified, Reason
 from node.volume.read.pixel_layout import PIXELS, PixelLayout, pixel_layout
 from node.volume.read.transfer_syntaxes import CODESTREAM_SYNTAXES, JPEG_2000_SYNTAXES, NATIVE
 

@@ -1,0 +1,71 @@
+"""De-identification by the profiles of PS3.15 Annex E: a data set in, a data set without identities out, or a refusal.
+
+`instance.deidentified` is the whole of it for one instance; everything else serves it. The originals never change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from node.errors import nearest
+from node.hookspecs import Command, Extension, Router, Statement, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from node.extensions.deidentify.settings import DeidentifySettings
+    from node.settings.model import Settings
+
+
+class _Deidentify(Extension):
+    """Copies without identities: of files, on routes, and as downloads."""
+
+    name = "deidentify"
+    commands = (
+        Command(
+            "deidentify",
+            "Convert",
+            f"{__name__}.command:deidentify",
+            (
+                "voxelnode deidentify scans clean",
+                "voxelnode deidentify scans clean --key trial.key --retain modified-dates,patient --clean descriptors",
+                "voxelnode deidentify scans clean --pixel-rules devices.toml",
+            ),
+        ),
+        Command(
+            "pseudonyms",
+            "Maintain",
+            f"{__name__}.pseudonyms_command:app",
+            ("voxelnode pseudonyms new trial.key", "voxelnode pseudonyms map trial.key scans"),
+        ),
+    )
+    tables = (Table("deidentify", f"{__name__}.settings:DeidentifySettings", is_named=True),)
+    routers = (Router("rest", f"{__name__}.rest:router"), Router("pages", f"{__name__}.pages:router"))
+    statement = Statement({"De-identification Profiles": f"{__name__}.statement:PROFILES"})
+    ways = f"{__name__}.deidentification:WAYS"
+
+    def mistakes(self, settings: Settings) -> Iterator[str]:
+        tables = _tables(settings)
+        for name, route in settings.routes.items():
+            if route.deidentify is not None and route.deidentify not in tables:
+                known = nearest(route.deidentify, tables) if tables else "; there are none"
+                yield f"routes.{name}: deidentify: no table [deidentify.{route.deidentify}]{known}"
+
+    def checks(self, settings: Settings) -> Iterator[Callable[[], Any]]:
+        tables = _tables(settings)
+        if tables:
+            from node.extensions.deidentify.deidentification import configured_by_name
+
+            for name in tables:
+                yield partial(configured_by_name, tables, name)
+
+
+def _tables(settings: Settings) -> Mapping[str, DeidentifySettings]:
+    from node.extensions.deidentify.settings import DeidentifySettings
+
+    return settings.tables(DeidentifySettings)
+
+
+EXTENSION = _Deidentify()

@@ -1,0 +1,63 @@
+"""Downloads without identities that the pages offer."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Form, Request, Response
+from pydantic import Field
+
+from node.extensions.deidentify.download import Content, deidentified_zip
+from node.web.access import Reader, RequestAudit
+from node.web.pages.selected import SelectedStudies
+from node.web.services import Node
+
+router = APIRouter(include_in_schema=False)
+
+
+class SelectedForDeidentification(SelectedStudies):
+    """The studies, and how their identities are removed."""
+
+    profile: Annotated[str, Field(max_length=64)]
+    content: Content = "dicom"
+
+
+@router.get("/studies/{study_instance_uid}/deidentified.zip")
+def deidentified_study(
+    request: Request,
+    node: Node,
+    account: Reader,
+    audit: RequestAudit,
+    study_instance_uid: str,
+    profile: str,
+    content: Content = "dicom",
+) -> Response:
+    """A study without identities, as a ZIP file."""
+    return deidentified_zip(request, node, account, audit, profile, content, [study_instance_uid])
+
+
+@router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/deidentified.zip")
+def deidentified_series(
+    request: Request,
+    node: Node,
+    account: Reader,
+    audit: RequestAudit,
+    study_instance_uid: str,
+    series_instance_uid: str,
+    profile: str,
+    content: Content = "dicom",
+) -> Response:
+    """A series without identities, as a ZIP file."""
+    return deidentified_zip(request, node, account, audit, profile, content, [study_instance_uid], series_instance_uid)
+
+
+@router.post("/selected/deidentified.zip")
+def deidentified(
+    request: Request,
+    node: Node,
+    account: Reader,
+    audit: RequestAudit,
+    selected: Annotated[SelectedForDeidentification, Form()],
+) -> Response:
+    """The studies without identities, as a ZIP file."""
+    return deidentified_zip(request, node, account, audit, selected.profile, selected.content, selected.uids)

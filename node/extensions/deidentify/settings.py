@@ -1,0 +1,36 @@
+"""``[deidentify.NAME]`` of the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from node.settings.section import SettingsSection
+
+Retained = Literal["safe-private", "uids", "device", "institution", "patient", "full-dates", "modified-dates"]
+Cleaned = Literal["descriptors", "structured", "graphics", "pixels"]
+AllowedRisk = Literal["secondary-capture", "ultrasound", "photograph", "burned-in", "recognizable"]
+
+
+class DeidentifySettings(SettingsSection):
+    """[deidentify.NAME]: a way to remove identities, by PS3.15 Annex E, for whatever names it."""
+
+    key: Path = Field(
+        examples=["trial.key"],
+        description="file of the key of the pseudonyms, which only its owner may read: `voxelnode pseudonyms new`",
+    )
+    retain: tuple[Retained, ...] = Field((), description="what is retained beyond the Basic Profile")
+    clean: tuple[Cleaned, ...] = Field((), description="what is cleaned instead of removed or refused")
+    pixel_rules: Path | None = Field(
+        None, description="TOML file of what devices burn into pixels; pixels must be in clean"
+    )
+    allow: tuple[AllowedRisk, ...] = Field((), description="risks in pixels that pass with the pixels as they are")
+
+    def _mistakes(self) -> Iterator[str]:
+        if {"full-dates", "modified-dates"} <= set(self.retain):
+            yield "retain: full-dates and modified-dates exclude each other"
+        if self.pixel_rules is not None and "pixels" not in self.clean:
+            yield 'pixel_rules requires clean = ["pixels"]'
