@@ -10,8 +10,9 @@ from time import monotonic
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, and_, exists, select
+from sqlalchemy.exc import SQLAlchemyError
 
-from node.index.engine.backend import Settled, backend_of
+from node.index.engine.backend import IndexUnusable, Settled, backend_of, reason_of
 from node.index.engine.turn import TurnLost
 from node.index.models import HostRow, ImageRow, LeaseRow, SeriesRow, is_only_at_host
 
@@ -117,8 +118,11 @@ class SeveralHosts:
 
     def must_wait(self, now: dt.datetime) -> bool:
         behind = select(HostRow.name).where(HostRow.is_behind, HostRow.lease_until > now, HostRow.name != self.host)
-        with self._reader.connect() as connection:
-            return connection.execute(behind.limit(1)).first() is not None
+        try:
+            with self._reader.connect() as connection:
+                return connection.execute(behind.limit(1)).first() is not None
+        except SQLAlchemyError as error:
+            raise IndexUnusable(f"the index cannot be read: {reason_of(error)}") from error
 
     def abandoned(self, now: dt.datetime) -> ColumnElement[bool] | None:
         living = exists().where(HostRow.name == SeriesRow.claimed_by, HostRow.lease_until > now)
