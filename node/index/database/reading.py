@@ -38,11 +38,10 @@ from node.index.records import Applied
 from node.index.search import queries
 from node.index.search.facts import ReadFacts
 from node.index.work.created_workitems import ReadCreatedWorkitems
-from node.index.work.hooks import ReadHooks
 from node.index.work.jobs import ReadJobs
 from node.index.work.procedure_steps import ReadProcedureSteps
 from node.index.work.reading import ReadWork
-from node.index.work.routes import ReadRoutes
+from node.index.work.subscribers import ReadHooks, ReadRoutes
 from node.index.work.workitems import ReadWorkitems
 
 

@@ -20,7 +20,7 @@ from node.errors import VoxelnodeError
 from node.index.engine.repository import IndexRepository, on_reader, on_writer
 from node.index.engine.rows import PagedRepository, Row
 from node.index.engine.sql import listed_in
-from node.index.models import ImageRow, PatientRow, ResultRow, SeriesRow, StudyRow, WorkRow
+from node.index.models import ImageRow, ResultRow, SeriesRow, StudyRow, WorkRow
 from node.index.nouns.events import record_event
 from node.index.work.ledger import Ended, Lane, NoSuchWork, WorkEnded, add, end, move
 from node.index.work.messages import PendingEvent
@@ -357,14 +357,6 @@ class ReadJobs(PagedRepository):
         .where(_IS_JOB)
     )
     filters = (_JOB_ID, _HOOK, _STATE, WorkRow.study_instance_uid, WorkRow.series_instance_uid)
-
-    def newest(self, limit: int, offset: int) -> list[Row]:
-        """Return a page of all jobs, newest first, with their patients."""
-        listing = self.listing.add_columns(PatientRow.patient_name, PatientRow.patient_id).outerjoin(
-            PatientRow, PatientRow.id == StudyRow.patient_id
-        )
-        rows = self._connection.execute(listing.order_by(WorkRow.id.desc()).limit(limit).offset(offset))
-        return [dict(row) for row in rows.mappings()]
 
     def results(self, id: int) -> list[Row]:
         """Return the stored results of the job with this row."""

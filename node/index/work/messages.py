@@ -13,7 +13,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from sqlalchemy import ColumnElement, Connection, Row, case, func, select, update
+from sqlalchemy import ColumnElement, Connection, Row, func, select, update
 from sqlalchemy.orm import aliased
 
 from node.index.engine.sql import listed_in
@@ -181,12 +181,6 @@ def pending_of(row: Row[Any]) -> PendingEvent:
         row.key, row.event, row.happened_at, row.study_instance_uid, row.series_instance_uid, row.sop_instance_uid,
         row.revision, message.detail, row.attempts,
     )  # fmt: skip
-
-
-def message_state(row: type[WorkRow]) -> ColumnElement[str]:
-    """Return the state of a message in the words of the views."""
-    words = {"succeeded": "delivered", "failed": "given-up", "cancelled": "dropped"}
-    return case(words, value=row.outcome, else_=func.coalesce(row.outcome, row.state))
 
 
 def _add(connection: Connection, lane: Lane, pending: PendingEvent, payload: Message, now: dt.datetime) -> int:

@@ -13,18 +13,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, or_, select, true, update
-from sqlalchemy.orm import aliased, join
+from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, or_, select, update
+from sqlalchemy.orm import join
 
 from node.errors import VoxelnodeError
 from node.index.converted import SeriesKey
 from node.index.engine.repository import IndexRepository, on_reader, on_writer
-from node.index.engine.rows import PagedRepository, Row
 from node.index.engine.sql import insert, listed_in
 from node.index.models import (
-    OPEN_STATES,
-    ConflictRow,
-    EventRow,
     ImageRow,
     PatientRow,
     SentInstanceRow,
@@ -33,14 +29,14 @@ from node.index.models import (
     SubscriberRow,
     WorkRow,
 )
-from node.index.work.deliveries import MAX_REPLAYED, Replay, is_subscriber, kinds_of
+from node.index.work.confirmed import deletable_series, taken_by
+from node.index.work.deliveries import MAX_REPLAYED, Replay, is_subscriber
 from node.index.work.ledger import Lane, in_lane
 from node.index.work.messages import (
     Attempt,
     LedgerEvent,
     PendingEvent,
     keep,
-    message_state,
     retry,
     show_progress,
     waiting_among,
@@ -192,7 +188,7 @@ class RouteRepository(IndexRepository):
 
         Messages of single instances are read in one query.
         """
-        query = _DUE.outerjoin(SentInstanceRow, and_(SentInstanceRow.image_id == ImageRow.id, _taken_by(lane)))
+        query = _DUE.outerjoin(SentInstanceRow, and_(SentInstanceRow.image_id == ImageRow.id, taken_by(lane)))
         found: dict[str, list[DueInstance]] = {one.message_id: [] for one in pending}
         singles = {one.sop_instance_uid: one for one in pending if one.sop_instance_uid is not None}
         for due in _due(connection, query, listed_in(ImageRow.sop_instance_uid, list(singles))) if singles else ():
@@ -262,7 +258,7 @@ class RouteRepository(IndexRepository):
             )
             .select_from(join(SentInstanceRow, ImageRow).join(SeriesRow).join(StudyRow))
             .where(
-                _taken_by(lane),
+                taken_by(lane),
                 or_(
                     SentInstanceRow.state == "owed",
                     and_(SentInstanceRow.state == "asked", SentInstanceRow.asked_at < asked_before),
@@ -276,7 +272,7 @@ class RouteRepository(IndexRepository):
     @on_reader
     def next_ask_at(self, connection: Connection, lane: Lane) -> dt.datetime | None:
         """Return when the oldest request without an answer was made; None if there is none."""
-        these = _taken_by(lane), SentInstanceRow.state == "asked"
+        these = taken_by(lane), SentInstanceRow.state == "asked"
         return connection.execute(select(func.min(SentInstanceRow.asked_at)).where(*these)).scalar()
 
     @on_writer
@@ -284,7 +280,7 @@ class RouteRepository(IndexRepository):
         self, connection: Connection, lane: Lane, owed: Sequence[OwedInstance], transaction_uid: str, now: dt.datetime
     ) -> None:
         """Record a request for commitment, before it is made."""
-        these = _taken_by(lane), listed_in(SentInstanceRow.image_id, [o.image_id for o in owed])
+        these = taken_by(lane), listed_in(SentInstanceRow.image_id, [o.image_id for o in owed])
         values = {
             "state": "asked",
             "transaction_uid": transaction_uid,
@@ -387,7 +383,7 @@ class RouteRepository(IndexRepository):
                 waiting += 1
                 continue
             if again:
-                taken = _taken_by(lane), SentInstanceRow.image_id.in_(images)
+                taken = taken_by(lane), SentInstanceRow.image_id.in_(images)
                 connection.execute(delete(SentInstanceRow).where(*taken))
             elif connection.execute(images.where(~_has_taken(lane)).limit(1)).first() is None:
                 sent += 1
@@ -425,92 +421,13 @@ class RouteRepository(IndexRepository):
         if waiting is not None and waiting.cancelled_by is not None:
             raise SendBeingCancelled("an earlier send of the same is being cancelled: try again in a few seconds")
         if count and waiting is None:
-            taken = _taken_by(lane), SentInstanceRow.image_id.in_(images)
+            taken = taken_by(lane), SentInstanceRow.image_id.in_(images)
             connection.execute(delete(SentInstanceRow).where(*taken))
             keep(connection, lane, Attempt(pending, None, 0, now), now)
         return int(count)
 
 
 _WITHOUT_TROUBLE = {"trouble": None, "trouble_since": None, "retry_at": None}
-
-
-def deletable_series(
-    connection: Connection, lanes: Collection[Lane], subscribers: Mapping[Lane, Collection[LedgerEvent]]
-) -> list[SeriesKey]:
-    """Return the series that all of `lanes` have confirmed, and that nobody waits for any more.
-
-    Series with identity conflicts are left out, since a deletion also removes the versions that were not sent.
-
-    Parameters
-    ----------
-    lanes : collection of Lane
-        The destinations of a route.
-    subscribers : mapping of Lane to collection of LedgerEvent
-        All hooks and destinations, and the events to which each subscribes.
-    """
-    unconfirmed = [
-        ~exists().where(
-            SentInstanceRow.image_id == ImageRow.id,
-            _taken_by(lane),
-            SentInstanceRow.sha256 == ImageRow.sha256,
-            SentInstanceRow.state == "confirmed",
-        )
-        for lane in lanes
-    ]
-    confirmed = select(SentInstanceRow.image_id).where(
-        _taken_by(next(iter(lanes))), SentInstanceRow.state == "confirmed"
-    )
-    other = aliased(SeriesRow)
-    candidates = select(ImageRow.series_id).where(ImageRow.id.in_(confirmed)).distinct()
-    # A study that is not quiet yet has an event to come.
-    is_waited_for = any("study-quiet" in events for events in subscribers.values())
-    is_to_be_quiet = or_(
-        StudyRow.closed_at.is_not(None),
-        exists().where(other.study_id == StudyRow.id, other.state.in_(OPEN_STATES)).correlate(StudyRow),
-    )
-    rows = connection.execute(
-        select(StudyRow.study_instance_uid, SeriesRow.series_instance_uid, func.max(ImageRow.id).label("last_image"))
-        .select_from(join(ImageRow, SeriesRow).join(StudyRow))
-        .where(SeriesRow.id.in_(candidates), SeriesRow.state.not_in(OPEN_STATES))
-        .where(~is_to_be_quiet if is_waited_for else true())
-        .where(~exists().where(ImageRow.series_id == SeriesRow.id, or_(*unconfirmed)).correlate(SeriesRow))
-        .where(
-            ~exists().where(
-                WorkRow.study_instance_uid == StudyRow.study_instance_uid,
-                WorkRow.kind.in_(("hook", "route")),
-                WorkRow.outcome.is_(None),
-            )
-        )
-        .where(~exists().where(ConflictRow.series_instance_uid == SeriesRow.series_instance_uid))
-        .group_by(SeriesRow.id, StudyRow.id)
-        .limit(100)
-    ).all()
-    return [
-        (row.study_instance_uid, row.series_instance_uid)
-        for row in rows
-        if all(
-            _is_done(connection, lane, events, row.study_instance_uid, row.last_image)
-            for lane, events in subscribers.items()
-        )
-    ]
-
-
-def _is_done(
-    connection: Connection, lane: Lane, events: Collection[LedgerEvent], study_instance_uid: str, last_image: int
-) -> bool:
-    """Return whether a subscriber has passed all events of a study."""
-    columns = SubscriberRow.event_id, SubscriberRow.image_id
-    cursors = connection.execute(select(*columns).where(is_subscriber(lane))).first()
-    if cursors is None:
-        return True
-    if cursors.image_id is not None and cursors.image_id < last_image:
-        return False
-    left = select(EventRow.id).where(
-        EventRow.id > cursors.event_id,
-        EventRow.study_instance_uid == study_instance_uid,
-        EventRow.kind.in_(kinds_of(events)),
-    )
-    return connection.execute(left.limit(1)).first() is None
 
 
 def _due(connection: Connection, query: object, condition: ColumnElement[bool]) -> Iterator[DueInstance]:
@@ -523,7 +440,7 @@ def _due(connection: Connection, query: object, condition: ColumnElement[bool]) 
 def _has_taken(lane: Lane) -> ColumnElement[bool]:
     return exists().where(
         SentInstanceRow.image_id == ImageRow.id,
-        _taken_by(lane),
+        taken_by(lane),
         SentInstanceRow.sha256 == ImageRow.sha256,
         SentInstanceRow.state != "lost",
     )
@@ -533,68 +450,4 @@ def _message_id(*facts: object) -> str:
     return str(uuid.uuid5(_NAMESPACE, "\n".join(map(str, facts))))
 
 
-def _taken_by(lane: Lane) -> ColumnElement[bool]:
-    return and_(SentInstanceRow.route == lane.name, SentInstanceRow.destination == lane.destination)
-
-
 _KEY = ["image_id", "route", "destination"]
-_STATE = message_state(WorkRow).label("state")
-_ROUTE = WorkRow.name.label("route")
-
-
-def outstanding(row: Mapping[str, Any]) -> int:
-    """Return how many messages of a row of ``v_routes`` wait, and how many instances or series have no message yet."""
-    return int(row["waiting"] + (row["instances_behind"] or 0) + (row["series_behind"] or 0))
-
-
-class ReadRoutes(PagedRepository):
-    """Rows of ``v_routes`` and ``v_route_messages``; `page` lists the messages."""
-
-    listing = select(
-        WorkRow.id,
-        WorkRow.key.label("message_id"),
-        _ROUTE,
-        WorkRow.destination,
-        WorkRow.event,
-        WorkRow.study_instance_uid,
-        WorkRow.series_instance_uid,
-        WorkRow.sop_instance_uid,
-        WorkRow.happened_at,
-        _STATE,
-        WorkRow.attempts,
-        WorkRow.due_at,
-        WorkRow.reason,
-        WorkRow.tried_at.label("last_at"),
-    ).where(WorkRow.kind == "route")
-    filters = (_ROUTE, WorkRow.destination, _STATE)
-
-    def destinations(self) -> list[Row]:
-        """Return the rows of ``v_routes``."""
-        return self._rows("SELECT * FROM v_routes ORDER BY route, destination")
-
-    def messages(
-        self, limit: int, *, route: str | None = None, destination: str | None = None, state: str | None = None
-    ) -> list[Row]:
-        """Return the last `limit` rows of ``v_route_messages`` with the names of their series, newest first.
-
-        Parameters
-        ----------
-        route, destination, state : str or None
-            Filters; None matches all.
-        """
-        return self._rows(
-            "SELECT m.*, se.series_number, se.modality, se.series_description FROM (SELECT * FROM v_route_messages "
-            "WHERE (:route IS NULL OR route = :route) AND (:destination IS NULL OR destination = :destination) "
-            "AND (:state IS NULL OR state = :state) ORDER BY happened_at DESC, message_id LIMIT :limit) m "
-            "LEFT JOIN v_series se USING (study_instance_uid, series_instance_uid) ORDER BY m.happened_at DESC",
-            route=route,
-            destination=destination,
-            state=state,
-            limit=limit,
-        )
-
-    def deletable(
-        self, lanes: Collection[Lane], subscribers: Mapping[Lane, Collection[LedgerEvent]]
-    ) -> list[SeriesKey]:
-        """Return the series that all destinations have confirmed. See `node.index.work.routes.deletable_series`."""
-        return deletable_series(self._connection, lanes, subscribers)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Form, Request, Response
 from fastapi.responses import RedirectResponse
 
-from node.index.work.routes import outstanding
+from node.index.work.subscribers import outstanding
 from node.web import actions
 from node.web.access import Reader, RequestAudit, Writer
 from node.web.background_requests import background_request
