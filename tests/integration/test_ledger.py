@@ -1,0 +1,119 @@
+"""The ledger of work: one set of states, one retention, one cancellation, whatever the kind."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import get_args
+
+import pytest
+
+from node.index.models import WorkRow
+from node.index.work import ledger
+from node.index.work.deliveries import Cursors
+from node.index.work.ledger import Ended, Lane, NoSuchWork, Postponed, Work, WorkEnded
+from node.index.work.messages import Attempt, PendingEvent
+from node.index.work.states import TRANSITIONS, Move, State
+from tests.integration.conftest import Root
+from tests.rows import read_rows
+
+HOOK = Lane("hook", "one")
+
+
+def retrieval(root: Root, study: str = "1.2.3", peer: str = "pacs") -> Work:
+    """A new retrieval."""
+    [key] = root.index.work.add_retrievals(peer, [(study, None)], "ann", root.clock())
+    [row] = read_rows(root.folder, f"SELECT id FROM work WHERE \"key\" = '{key}'")
+    return root.index.work.one(row["id"])
+
+
+def waits(root: Root) -> Work:
+    """A message to a hook that waits for another attempt."""
+    root.index.deliveries.begin("hook", {HOOK: False})
+    pending = PendingEvent("m", "volume-written", root.clock(), "1.2")
+    attempt = Attempt(pending, None, 1, root.clock() + dt.timedelta(seconds=30), "busy")
+    root.index.deliveries.settle(HOOK, [attempt], Cursors(0, None, 0), root.clock())
+    [row] = read_rows(root.folder, "SELECT id FROM work WHERE kind = 'hook'")
+    return root.index.work.one(row["id"])
+
+
+@pytest.mark.parametrize("how", get_args(Move))
+@pytest.mark.parametrize("state", get_args(State))
+def test_work_moves_only_as_the_picture_says(root: Root, how: Move, state: State) -> None:
+    work = retrieval(root)
+    if state == "running":
+        assert root.index.work.begin(work.id, root.clock())
+    elif state == "ended":
+        root.index.work.record(work.id, Ended("failed", "away"), root.clock())
+    outcome = {"end": {"outcome": "failed"}, "again": {"outcome": None}}.get(how, {})
+    moved = root.index.work._writer.run(
+        lambda connection: ledger.move(connection, how, root.clock(), WorkRow.id == work.id, **outcome)
+    )
+    is_allowed = state in TRANSITIONS[how].before
+    assert (moved, root.index.work.one(work.id).state) == ((1, TRANSITIONS[how].after) if is_allowed else (0, state))
+
+
+def test_in_a_lane_one_is_due_at_a_time_and_a_busy_lane_keeps_no_other_back(root: Root) -> None:
+    first, second, other = retrieval(root), retrieval(root, "1.2.4"), retrieval(root, peer="away")
+    now = root.clock()
+
+    def due(*busy: Lane) -> list[int]:
+        return [work.id for work in root.index.work.due(("retrieval",), now, busy)]
+
+    assert due() == [first.id, other.id]
+    assert due(first.lane) == [other.id]
+    assert root.index.work.begin(first.id, now)
+    later = now + dt.timedelta(seconds=30)
+    root.index.work.record(first.id, Postponed(later, "busy"), now)
+    assert due() == [second.id, other.id], "what waits for another attempt keeps the lane free"
+    assert root.index.work.next_due_at(("retrieval",), now) == later
+
+
+def test_what_was_cancelled_is_over_at_once_or_when_whoever_does_it_hears_it(root: Root) -> None:
+    waiting, running = retrieval(root), retrieval(root, "1.2.4")
+    now = root.clock()
+    root.index.work.begin(running.id, now)
+    for work in (waiting, running):
+        root.index.work.cancel(work.id, "ann", now)
+    ended = root.index.work.one(waiting.id)
+    assert (ended.outcome, ended.reason) == ("cancelled", "cancelled by ann before it began")
+    assert (root.index.work.one(running.id).outcome, root.index.work.cancelled_by(running.id)) == (None, "ann")
+    root.index.work.resume({"retrieval": 3}, now)  # the process died before it heard
+    assert root.index.work.one(running.id).reason == "cancelled by ann"
+    with pytest.raises(WorkEnded):
+        root.index.work.cancel(running.id, "bob", now)
+    with pytest.raises(NoSuchWork):
+        root.index.work.cancel(10_000, "bob", now)
+    message = waits(root)
+    root.index.work.cancel(message.id, "ann", now)
+    assert root.index.work.one(message.id).outcome is None, "its worker may be delivering it"
+    root.index.deliveries.end_cancelled(HOOK, root.index.deliveries.cancelled(HOOK), now)
+    assert root.index.work.one(message.id).outcome == "cancelled"
+
+
+def test_what_is_done_again_has_all_of_its_attempts_and_is_another_step(root: Root) -> None:
+    message = waits(root)
+    now = root.clock()
+    root.index.work.cancel(message.id, "ann", now)
+    root.index.deliveries.end_cancelled(HOOK, root.index.deliveries.cancelled(HOOK), now)
+    root.index.deliveries.retry_one(message.id, now)
+    [row] = read_rows(root.folder, "SELECT * FROM work WHERE kind = 'hook'")
+    assert (row["state"], row["attempts"], row["repeats"], row["cancelled_by"], row["reason"]) == (
+        "waiting", 0, 1, None, None
+    )  # fmt: skip
+    [again] = root.index.deliveries.work(HOOK, ("volume-written",), 0, now).again
+    assert again.message_id == "m"
+
+
+def test_of_each_kind_the_newest_are_kept_and_all_that_is_open(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "MAX_KEPT", 2)
+    monkeypatch.setattr(ledger, "PRUNED_EVERY", 1)
+    now = root.clock()
+    message, still = waits(root), retrieval(root)
+    root.index.work.begin(still.id, now)
+    ended = []
+    for number in range(5):
+        work = retrieval(root, f"1.2.{number}", peer=f"peer{number}")
+        root.index.work.record(work.id, Ended("failed", "away"), now)
+        ended.append(work.id)
+    left = [row["id"] for row in read_rows(root.folder, "SELECT id FROM work ORDER BY id")]
+    assert left == [message.id, still.id, *ended[-2:]]
