@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import starmap
+from itertools import pairwise, starmap
+from typing import Any
 
 import numpy as np
 
@@ -139,7 +140,7 @@ def undo_motion(frames: Sequence[Frame]) -> tuple[list[Frame], VolumeWarning | N
 
 
 def _groups(frames: Sequence[Frame]) -> Iterator[tuple[list[list[Frame]], bool]]:
-    """Yield the frames grouped by each label that one time may share, in order of Instance Number.
+    """Yield the frames grouped by each label that one time may share, in order of time.
 
     Each with whether the label counts times. Without labels, the order of Instance Numbers tells.
     """
@@ -150,9 +151,29 @@ def _groups(frames: Sequence[Frame]) -> Iterator[tuple[list[list[Frame]], bool]]
         for frame, value in zip(frames, values, strict=True):
             groups[value].append(frame)
         if None not in groups and 2 <= len(groups) <= len(frames) / 2:
-            yield sorted(groups.values(), key=lambda group: min(map(instance_order, group))), rank < len(counts)
+            yield _in_time(groups, are_counted=rank < len(counts)), rank < len(counts)
     for numbered in _numbered(frames):
         yield numbered, False
+
+
+def _in_time(groups: dict[Hashable, list[Frame]], *, are_counted: bool) -> list[list[Frame]]:
+    """Return groups in the order of their label if it counts times, else of their clocks, else of Instance Numbers.
+
+    Instance Numbers that go back and forth between the groups tell no order: then the label does, if it is a number.
+    """
+    clocks = [[frame.time_key.get("acquisition_time") for frame in group] for group in groups.values()]
+    numbers = [sorted(map(instance_order, group)) for group in groups.values()]
+    apart = all(before[-1] < after[0] for before, after in pairwise(sorted(numbers)))
+    ranks: Sequence[Any] = [own[0] for own in numbers]
+    if are_counted:
+        ranks = list(groups)
+    elif all(None not in own for own in clocks):
+        ranks = [
+            (min(clock for clock in own if clock is not None), rank) for own, rank in zip(clocks, ranks, strict=True)
+        ]
+    elif not apart and all(isinstance(label, float) for label in groups):
+        ranks = list(groups)
+    return [group for _, group in sorted(zip(ranks, groups.values(), strict=True), key=lambda entry: entry[0])]
 
 
 def _numbered(frames: Sequence[Frame]) -> Iterator[list[list[Frame]]]:

@@ -74,7 +74,12 @@ def _ranks(bins: list[Bin], name: str) -> dict[Any, int]:
     frames = [frame for own in bins for frame in own]
     if name != "acquisition_number":
         return {value: rank for rank, value in enumerate(sorted({frame.time_key[name] for frame in frames}))}
-    first: dict[Any, tuple[int, int]] = {}  # Acquisition Number names acquisitions (PS3.3 C.7.6.1), it does not count
+    # Acquisition Number names acquisitions (PS3.3 C.7.6.1), it does not count: Instance Numbers tell their order,
+    # unless they tell another one at each position.
+    orders = {tuple(frame.time_key[name] for frame in sorted(own, key=instance_order)) for own in bins}
+    if len(orders) > 1 and len({frozenset(order) for order in orders}) == 1:
+        return {number: rank for rank, number in enumerate(sorted(set(next(iter(orders)))))}
+    first: dict[Any, tuple[int, int]] = {}
     for frame in frames:
         number = frame.time_key[name]
         first[number] = min(first.get(number, instance_order(frame)), instance_order(frame))

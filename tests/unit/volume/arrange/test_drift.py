@@ -111,6 +111,19 @@ def test_slices_that_are_numbered_time_after_time_may_drift_too() -> None:
     whole(series.edited(by_slice))
 
 
+@pytest.mark.parametrize("label", LABELS[1:])
+@pytest.mark.parametrize("step_mm", [0.0, 0.02, 0.3])
+def test_the_first_time_is_not_the_one_with_the_least_instance_number(label: Edit, step_mm: float) -> None:
+    for seed in range(5):
+        series = drifting(5, 6, step_mm).edited(label)
+        if label is by_acquisition and seed % 2:
+            series.edited(by_time)
+        numbers = random.Random(seed).sample(range(1, 31), 30)
+        for ds, number in zip(series.datasets, numbers, strict=True):
+            ds.InstanceNumber = number
+        truth.whole(assemble(series.datasets), series)
+
+
 # What is not a series in time
 
 
