@@ -52,7 +52,7 @@ TRANSITIONS: Mapping[Move, Transition] = {
 
 def picture() -> str:
     """Return the states and their transitions as text."""
-    arrows = [("", "waiting", "it is owed"), ("", "ended", "the first attempt of a message decided it")]
+    arrows = [("", "waiting", "it is owed")]
     arrows += [
         (before, transition.after, f"{move}: {transition.why}")
         for move, transition in TRANSITIONS.items()
