@@ -6,7 +6,13 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
+from node.conformance.statement import statement
+from node.registry import installed
+from node.settings.model import Settings
+from tests import make
 from tests.web.conftest import Site
+
+JSON = {"Accept": "application/json"}
 
 SERVED: Mapping[str, tuple[str, ...]] = {
     "results": (),
@@ -31,3 +37,25 @@ def test_an_extension_that_is_off_serves_and_offers_nothing(start_site: Callable
     linked = [path for path in SERVED[name] if f'href="{path}"' in client.get("/").text]
     assert bool(linked) == (name in IN_MENU)
     assert not any(f'href="{path}"' in without.get("/").text for path in linked)
+
+
+def test_a_node_without_any_extension_receives_converts_and_serves(start_site: Callable[..., Site]) -> None:
+    disabled = [extension.name for extension in installed()]
+    site = start_site({"extensions": {"disabled": disabled}})
+    site.take(*make.ct_series(3, study_uid="1.2.3", series_uid="1.2.3.1"))
+    site.convert()
+    client = site.client()
+    for path in ("/", "/studies/1.2.3", "/work", "/status", "/dicom-web/studies", "/api/v1/volumes", "/readyz"):
+        assert client.get(path).status_code == 200, path
+    assert client.get("/api/v1/volumes").json()["items"]
+    paths = {each["path"] for each in client.options("/dicom-web", headers=JSON).json()["resources"]}
+    assert "/studies" in paths
+    assert "/workitems" not in paths
+
+
+def test_the_statement_says_what_is_switched_off() -> None:
+    disabled = [extension.name for extension in installed()]
+    whole = statement(Settings())
+    without = statement(Settings.model_validate({"extensions": {"disabled": disabled}}))
+    for service in ("Worklist Service (UPS-RS)", "Basic Worklist Management | Modality", "Basic Profile of PS3.15"):
+        assert (service in whole, service in without) == (True, False), service
