@@ -116,7 +116,7 @@ class PreparedInsert:
 
     @cached_property
     def _in_postgresql(self) -> tuple[str, _Compiled]:
-        from node.index.engine.postgresql import next_number
+        from node.index.engine.postgresql_dialect import next_number
 
         dialect = _postgresql()
         types = (self._table.c[name].type.compile(dialect) for name in self._names)
@@ -180,12 +180,12 @@ def read_ids(connection: Connection, statement: Select[int]) -> list[int]:
 
 
 def _postgresql() -> Dialect:
-    from node.index.engine.postgresql import IndexDialect, to_json
+    from node.index.engine.postgresql_dialect import IndexDialect, to_json
 
     return IndexDialect(paramstyle="format", json_serializer=to_json)  # type: ignore[no-untyped-call]
 
 
 def _cursor(driver: Any) -> Any:
-    from node.index.engine.postgresql import rows_as_sqlite
+    from node.index.engine.postgresql_dialect import rows_as_sqlite
 
     return driver.cursor(row_factory=rows_as_sqlite)

@@ -8,22 +8,18 @@ them share another lock, which a migration or a copy takes for itself.
 from __future__ import annotations
 
 import datetime as dt
-import json
 import os
-import re
 import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from decimal import Decimal
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import psycopg
-from psycopg.abc import Buffer
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.errors import (
     DataError,
@@ -35,17 +31,19 @@ from psycopg.errors import (
     SerializationFailure,
     UniqueViolation,
 )
-from psycopg.types.string import StrDumperUnknown
-from sqlalchemy import BigInteger, Connection, Engine, Integer, String, create_engine, event, text
-from sqlalchemy.dialects import registry
-from sqlalchemy.dialects.postgresql.base import PGDDLCompiler, PGTypeCompiler
-from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from sqlalchemy import Connection, Engine, Integer, String, create_engine, event, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 
 from node.index.engine import postgresql_aside
 from node.index.engine.aside import OldIndex
 from node.index.engine.backend import COMPLETED, FOLLOWED, IndexUnusable, Overtaken, ServerPlace, Settled, Standbys
+from node.index.engine.postgresql_dialect import (
+    as_sqlite,
+    next_number,
+    replace_nul,
+    to_json,
+)
 from node.index.engine.postgresql_servers import STANDBYS, WriterConnection, in_words, servers_of
 from node.index.engine.postgresql_url import mistakes_in
 from node.index.engine.schema import other_schema
@@ -129,29 +127,10 @@ def open_engine(place: ServerPlace, *, read_only: bool = False, alone: bool = Fa
     )
     kind = psycopg.Connection if read_only else WriterConnection
     event.listen(engine, "do_connect", lambda dialect, record, _, parameters: servers.connect(kind, **parameters))
-    event.listen(engine, "connect", _replace_nul)
+    event.listen(engine, "connect", replace_nul)
     if not read_only:
         event.listen(engine, "connect", partial(_lock_alone, place.host) if alone else _HostLock(place.host))
     return engine
-
-
-class _TextDumper(StrDumperUnknown):
-    """Text of PostgreSQL has no NUL. It becomes U+FFFD, in what is stored as in what is looked for."""
-
-    def dump(self, obj: str) -> Buffer | None:
-        return super().dump(obj.replace("\0", "\ufffd"))
-
-
-def _replace_nul(connection: psycopg.Connection[Any], _: object) -> None:
-    connection.adapters.register_dumper(str, _TextDumper)
-
-
-def to_json(value: Any) -> str:
-    """Return a value as JSON, its texts as those of `_TextDumper`."""
-    return _NUL.sub(r"\1\\ufffd", json.dumps(value))
-
-
-_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 
 
 class _HostLock:
@@ -553,11 +532,6 @@ def order_numbers(connection: Connection, tables: Iterable[str]) -> None:
         connection.exec_driver_sql(f"ALTER TABLE {table} ALTER COLUMN id SET DEFAULT {next_number(table)}")
 
 
-def next_number(table: str) -> str:
-    """Return the expression for the id of a new row of a table of `FOLLOWED`."""
-    return f"CASE WHEN pg_current_xact_id() IS NOT NULL THEN nextval('{table}_id_seq'::regclass) END"
-
-
 _NO_NUMBERS: Settled = dict.fromkeys(FOLLOWED, 0)
 
 
@@ -661,29 +635,6 @@ def root(connection: Connection) -> str:
     return str(connection.exec_driver_sql("SELECT value FROM about WHERE key = 'root'").scalar_one())
 
 
-def as_sqlite(value: Any) -> Any:
-    """Return a value as SQLite has it: times and lists are text, truth is a number."""
-    match value:
-        case dt.datetime():
-            return value.isoformat(" ", "microseconds")
-        case dt.date():
-            return value.isoformat()
-        case dt.time():
-            return value.isoformat("microseconds")
-        case bool():
-            return int(value)
-        case Decimal():
-            return int(value) if int(value.as_tuple().exponent) >= 0 else float(value)
-        case dict() | list():
-            return json.dumps(value)
-    return value
-
-
-def rows_as_sqlite(_: psycopg.Cursor[Any]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
-    """A row factory of psycopg, for statements whose rows are used as the driver gives them."""
-    return lambda values: tuple(map(as_sqlite, values))
-
-
 def aside_name(place: ServerPlace, now: dt.datetime) -> str | None:
     with _reading(place) as connection:
         return postgresql_aside.aside_name(connection, now)
@@ -715,39 +666,3 @@ def _reading(place: ServerPlace) -> Iterator[Connection]:
         raise IndexUnusable(f"{place}: {reason}") from error
     finally:
         engine.dispose()
-
-
-class _Types(PGTypeCompiler):
-    """Neither the length of a text nor a number of 64 bits is out of bounds, as in SQLite: peers send what the standard
-    does not allow, and it is stored."""
-
-    def visit_INTEGER(self, type_: Any, **keywords: Any) -> str:
-        return "BIGINT"
-
-    def visit_VARCHAR(self, type_: Any, **keywords: Any) -> str:
-        return "VARCHAR"
-
-
-class _Integer(BigInteger):
-    """Numbers rows by a BIGSERIAL, and is cast in no statement: the driver gives a number the size that it needs."""
-
-
-class _Ddl(PGDDLCompiler):
-    """An index puts NULL below all values, as orders do: only then, PostgreSQL uses it for an order."""
-
-    def visit_create_index(self, create: Any, *options: Any, **keywords: Any) -> str:
-        nullable = (column.key for column in create.element.columns if column.nullable)
-        create.element.dialect_kwargs["postgresql_ops"] = dict.fromkeys(nullable, "NULLS FIRST")
-        return str(super().visit_create_index(create, *options, **keywords))  # type: ignore[no-untyped-call]
-
-
-class IndexDialect(PGDialect_psycopg):
-    """PostgreSQL, with the types and the indexes of SQLite."""
-
-    supports_statement_cache = True
-    type_compiler_cls = _Types
-    ddl_compiler = _Ddl
-    colspecs = PGDialect_psycopg.colspecs | {Integer: _Integer}
-
-
-registry.register("voxelnode", __name__, IndexDialect.__name__)
