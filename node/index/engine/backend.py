@@ -45,7 +45,7 @@ class ServerPlace:
         return self.url
 
 
-FOLLOWED = ("events", "images", "series", "workitems")
+FOLLOWED = ("events", "images")
 """Tables whose rows are read in the order of their ids, behind a cursor."""
 
 COMPLETED = "completed"
