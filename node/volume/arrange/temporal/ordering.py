@@ -50,6 +50,22 @@ def time_orders(bins: list[Bin]) -> Iterator[tuple[str, list[Bin]]]:
             yield name, ordered
 
 
+def without_wrong_clocks(name: str, bins: list[Bin]) -> tuple[str, list[Bin]]:
+    """Return the order by a clock; the one by Acquisition Number if that puts other frames into one time.
+
+    A clock that is wrong by a whole time still follows the others. All positions have the same Acquisition Numbers.
+    """
+    numbered = _ordered_by(bins, "acquisition_number") if name == "acquisition_time" else None
+    if numbered is None or not same_diffusion(numbered) or not is_time_order(numbered, "acquisition_number"):
+        return name, bins
+    return (name, bins) if _times(bins) == _times(numbered) else ("acquisition_number", numbered)
+
+
+def _times(bins: list[Bin]) -> set[frozenset[int]]:
+    """Return the frames of each time, by their `id`."""
+    return {frozenset(map(id, time)) for time in zip(*bins, strict=True)}
+
+
 def _is_cardiac_order(bins: list[Bin]) -> bool:
     """Return whether trigger times count phases.
 

@@ -19,6 +19,7 @@ from node.volume.arrange.temporal.ordering import (
     same_diffusion,
     time_orders,
     weighting,
+    without_wrong_clocks,
 )
 from node.volume.arrange.temporal.remains import labels_of_remains, may_be_shifted
 from node.volume.arrange.whole_times import (
@@ -84,7 +85,7 @@ def arrange_times(bins: list[Bin]) -> Arrangement:
     order = None
     for name, ordered in time_orders(bins):
         if is_time_order(ordered, name):
-            order = name, ordered
+            order = without_wrong_clocks(name, ordered)
             break
         whole = _whole_of_incomplete(name, ordered, clocks=True)
         if whole is not None:
