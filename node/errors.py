@@ -59,19 +59,19 @@ class PeerBusy(VoxelnodeError):
     """Too many people query this peer, or peers, at once; try again in a few seconds."""
 
 
-class ArrivalRefused(VoxelnodeError):
+class InstanceRefused(VoxelnodeError):
     """An instance was refused; the subclass determines the DIMSE status."""
 
 
-class OutOfResources(ArrivalRefused):
+class OutOfResources(InstanceRefused):
     """Out of disk space, the index is unavailable, or a disk fails; try again later (status 0xA700, PS3.4 B.2.3)."""
 
 
-class ClassMismatch(ArrivalRefused):
+class ClassMismatch(InstanceRefused):
     """Request, presentation context and data set disagree on the SOP class or instance (0xA900, PS3.4 B.2.3)."""
 
 
-class NotUnderstood(ArrivalRefused):
+class NotUnderstood(InstanceRefused):
     """The data set cannot be read; sending it again will not help (status 0xC000, PS3.4 B.2.3)."""
 
 

@@ -16,7 +16,7 @@ from node.index.records import Outcome
 from node.journal.journal import Journal
 from node.metrics import Metrics
 from node.receive.apply import Applier
-from node.receive.ingest import LARGE_BYTES, Announced, Arrival, Ingest, Origin
+from node.receive.ingest import LARGE_BYTES, Announced, Incoming, Ingest, Origin
 from tests import make
 
 if TYPE_CHECKING:
@@ -33,11 +33,11 @@ def large_instance() -> FileDataset:
     return ds
 
 
-def indexed(arrival: Arrival) -> Outcome:
+def indexed(incoming: Incoming) -> Outcome:
     """Finish an arrival, and wait for the outcome in the index."""
     outcome: Future[Outcome] = Future()
-    arrival.finish(outcome)
-    arrival._ingest.applier.wake()  # no other instance is to come into its batch
+    incoming.finish(outcome)
+    incoming._ingest.applier.wake()  # no other instance is to come into its batch
     return outcome.result(INDEXED_SECONDS)
 
 
@@ -45,9 +45,9 @@ def take(ingest: Ingest, instances: Sequence[Sent]) -> None:
     """Bring instances in, one after the other; each is in the index when the next one begins."""
     for one in instances:
         said = Announced("1.2.840.10008.5.1.4.1.1.2", one.sop_instance_uid, "1.2.840.10008.1.2.1")
-        arrival = ingest.begin(said, Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
-        arrival.write(one.data)
-        indexed(arrival)
+        incoming = ingest.begin(said, Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
+        incoming.take_fragment(one.data)
+        indexed(incoming)
 
 
 @contextmanager

@@ -35,7 +35,7 @@ class Receiver:
 
     def __init__(self, answer: Callable[[Received], Answer] = lambda received: Answer()) -> None:
         self.received: list[Received] = []
-        self._arrived = threading.Condition()
+        self._received = threading.Condition()
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -44,9 +44,9 @@ class Receiver:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
                 one = Received(self.client_address, {name.lower(): value for name, value in self.headers.items()}, body)
-                with receiver._arrived:
+                with receiver._received:
                     receiver.received.append(one)
-                    receiver._arrived.notify_all()
+                    receiver._received.notify_all()
                 told = answer(one)
                 if told.after is not None:
                     told.after.wait(60)
@@ -75,8 +75,8 @@ class Receiver:
 
     def wait_for(self, count: int, seconds: float = 30) -> list[Received]:
         """What came, once it is so many messages."""
-        with self._arrived:
-            assert self._arrived.wait_for(lambda: len(self.received) >= count, seconds), (
+        with self._received:
+            assert self._received.wait_for(lambda: len(self.received) >= count, seconds), (
                 f"{len(self.received)} of {count} messages: {self.events()}"
             )
             return list(self.received)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from node.dicom.attributes import instance_attributes
 from node.index.database.index import Index
-from node.index.records import Arrived, StoredFile
+from node.index.records import Received, StoredFile
 from node.metrics import Metrics
 from node.settings.model import OverwritePolicy
 from tests import make
@@ -39,7 +39,7 @@ def template() -> tuple[bytes, str]:
     return data_set_bytes(ds), str(ds.file_meta.TransferSyntaxUID)
 
 
-def arrived(
+def received(
     writer: int,
     number: int,
     *,
@@ -47,7 +47,7 @@ def arrived(
     study: int | None = None,
     sha256: str = "0",
     policy: OverwritePolicy = "never",
-) -> Arrived:
+) -> Received:
     """One of the instances, as a writer received it; by default, two series are of one study."""
     series = number % SERIES if series is None else series
     data, syntax = template()
@@ -67,17 +67,17 @@ def arrived(
         peer="",
         received_at=dt.datetime.now(dt.UTC),
     )
-    return Arrived(instance_attributes(data, syntax), file, 60, policy)
+    return Received(instance_attributes(data, syntax), file, 60, policy)
 
 
-def arrivals(writer: int) -> list[Arrived]:
+def receptions(writer: int) -> list[Received]:
     """The same instances for each writer, in an order of its own."""
-    made = [arrived(writer, number) for number in range(INSTANCES)]
+    made = [received(writer, number) for number in range(INSTANCES)]
     random.Random(writer).shuffle(made)
     return made
 
 
-def batches(made: Sequence[Arrived], writer: int) -> list[list[Arrived]]:
+def batches(made: Sequence[Received], writer: int) -> list[list[Received]]:
     sizes, rest, cut = random.Random(writer), list(made), []
     while rest:
         size = sizes.randint(1, 40)
@@ -104,7 +104,7 @@ def go(process: subprocess.Popen[str]) -> None:
 def main(url: str, root: Path, writer: int) -> None:
     metrics = Metrics()
     with closing(Index(root, metrics, url=url, host=f"host{writer}")) as index, ThreadPoolExecutor(THREADS) as threads:
-        work = batches(arrivals(writer), writer)
+        work = batches(receptions(writer), writer)
         print("ready", flush=True)
         sys.stdin.readline()
         outcomes = Counter(kept.outcome.name for batch in threads.map(index.instances.add, work) for kept in batch)

@@ -38,7 +38,7 @@ def is_of_revision(key: str) -> bool:
     return key.startswith(f"{VOLUMES}/")
 
 
-class KeptFile(Protocol):
+class ArchivedFile(Protocol):
     """A file of the archive, as its row has it.
 
     Of an instance, `bytes` and `sha256` are those of the data set, from the offset on; of a file of a revision, they
@@ -58,7 +58,7 @@ class KeptFile(Protocol):
     def sha256(self) -> str: ...
 
 
-LocalFile = Callable[[KeptFile], Path]
+LocalFile = Callable[[ArchivedFile], Path]
 """Gives the path of a file of the archive, after fetching it if only the object store has it.
 
 It raises an OSError if the file cannot be fetched now, and if the object of a file of a revision has other bytes.
@@ -104,7 +104,7 @@ class ObjectStore(Protocol):
 
     place: str
 
-    def put(self, file: KeptFile, content: bytes | Path, *, replace: bool = False) -> bool:
+    def put(self, file: ArchivedFile, content: bytes | Path, *, replace: bool = False) -> bool:
         """Create the object of a file from its bytes or, in parts, from a local path; durable when this returns.
 
         Returns

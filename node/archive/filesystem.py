@@ -31,10 +31,10 @@ from node.durable import make_folder, sync_file, sync_file_system, sync_folder
 from node.failpoints import reached
 
 if TYPE_CHECKING:
-    from node.archive.base import KeptFile, LocalFile
+    from node.archive.base import ArchivedFile, LocalFile
     from node.archive.remote import Remote
 
-    File = TypeVar("File", bound=KeptFile)
+    File = TypeVar("File", bound=ArchivedFile)
 
 MAX_FILES_PER_FOLDER = 1024
 
@@ -206,14 +206,14 @@ class Archive:
         with self.intake.refusing():
             sync_folder(folder)
 
-    def in_turn(self, files: Sequence[KeptFile]) -> LocalFile | None:
+    def in_turn(self, files: Sequence[ArchivedFile]) -> LocalFile | None:
         """Return what gives files that are asked for in about this order, and fetches those that follow meanwhile."""
         remote = self.remote
         if remote is None:
             return None
         ahead = remote.ahead(files)
 
-        def local(file: KeptFile) -> Path:
+        def local(file: ArchivedFile) -> Path:
             next(ahead, None)
             return remote.local(file)
 
@@ -228,7 +228,7 @@ class Archive:
         """What the row of a new instance has as its place; see `node.index.models.ImageRow`."""
         return None if self.remote is None else "spool"
 
-    def local(self, file: KeptFile) -> Path:
+    def local(self, file: ArchivedFile) -> Path:
         """Return the path of the file of an instance, after fetching it if only the object store has it.
 
         Raises
@@ -238,7 +238,7 @@ class Archive:
         """
         return self.path(file.key) if self.remote is None else self.remote.local(file)
 
-    def held(self, files: Sequence[KeptFile]) -> AbstractContextManager[None]:
+    def held(self, files: Sequence[ArchivedFile]) -> AbstractContextManager[None]:
         """Fetch the files of instances as `local` does, and keep them at their paths during the block.
 
         Raises

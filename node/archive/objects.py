@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from node.archive.base import KeptFile, NotTaken, ObjectStore, StoreAway, StoredObject, is_of_revision
+from node.archive.base import ArchivedFile, NotTaken, ObjectStore, StoreAway, StoredObject, is_of_revision
 from node.durable import make_folder, sync_file, sync_folder
 from node.errors import UsageError
 
@@ -146,7 +146,7 @@ class BucketStore:
         self._class = {} if storage_class is None else {"Storage-Class": storage_class}
         self._is_conditional = True
 
-    def put(self, file: KeptFile, content: bytes | Path, *, replace: bool = False) -> bool:
+    def put(self, file: ArchivedFile, content: bytes | Path, *, replace: bool = False) -> bool:
         """See `ObjectStore.put`."""
         media_type = "application/octet-stream" if is_of_revision(file.key) else "application/dicom"
         described = {"Content-Type": media_type, "sha256": file.sha256, **self._class}
@@ -272,7 +272,7 @@ class FolderStore:
     def __init__(self, folder: Path) -> None:
         self._folder, self.place = folder, f"file://{folder}"
 
-    def put(self, file: KeptFile, content: bytes | Path, *, replace: bool = False) -> bool:
+    def put(self, file: ArchivedFile, content: bytes | Path, *, replace: bool = False) -> bool:
         """See `ObjectStore.put`."""
         if isinstance(content, bytes):
             return self._put(file.key, BytesIO(content), replace=replace)

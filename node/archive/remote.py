@@ -28,7 +28,7 @@ from typing import TypeVar
 import structlog
 
 from node.archive.awaited import AwaitedUploads
-from node.archive.base import FoundFile, HostAway, KeptFile, LocalFile, ObjectStore, StoreAway, is_of_revision
+from node.archive.base import ArchivedFile, FoundFile, HostAway, LocalFile, ObjectStore, StoreAway, is_of_revision
 from node.archive.intact import MISSING, problem_with
 from node.archive.intake import Intake
 from node.durable import make_folder
@@ -72,7 +72,7 @@ _LOCKS = 64
 HostOf = Callable[[str], str | None]
 """Asks the index which other host alone has the file with a key; see `node.index.nouns.objects`."""
 
-File = TypeVar("File", bound=KeptFile)
+File = TypeVar("File", bound=ArchivedFile)
 Found = TypeVar("Found", bound=FoundFile)
 
 
@@ -208,7 +208,7 @@ class Remote:
             raise StoreAway(problem)
         self._is_own = True
 
-    def local(self, file: KeptFile) -> Path:
+    def local(self, file: ArchivedFile) -> Path:
         """Return the path of the local file, which is fetched if it is only in the store.
 
         If the store has no object of an instance either, there is no file; if the object has other bytes, the file has
@@ -243,12 +243,12 @@ class Remote:
             is_local = (self._root / file.key).exists()
             following.append((file, None if is_local else self.threads.submit(self._try_fetch, file)))
             if len(following) > AHEAD:
-                yield self._arrived(*following.popleft())
+                yield self._received(*following.popleft())
         while following:
-            yield self._arrived(*following.popleft())
+            yield self._received(*following.popleft())
 
     @contextmanager
-    def held(self, files: Sequence[KeptFile], *, damaged: bool = False) -> Iterator[None]:
+    def held(self, files: Sequence[ArchivedFile], *, damaged: bool = False) -> Iterator[None]:
         """Fetch files, and keep all of them during the block.
 
         Parameters
@@ -276,7 +276,7 @@ class Remote:
                 self._held = +self._held
             self.trim()
 
-    def refreshed(self, file: KeptFile) -> str | None:
+    def refreshed(self, file: ArchivedFile) -> str | None:
         """Fetch the object of a file whose local file is missing or damaged.
 
         Returns
@@ -329,7 +329,7 @@ class Remote:
             except (OSError, TimeoutError):
                 yield file, None
 
-    def object_problem(self, file: KeptFile) -> str | None:
+    def object_problem(self, file: ArchivedFile) -> str | None:
         """Return how the object of a file differs from what was received; None if it is whole. Reads all of it.
 
         Raises
@@ -419,24 +419,24 @@ class Remote:
                     with suppress(OSError):  # within the lock: `local` finds a file or fetches it
                         os.unlink(self._root / key)
 
-    def _fetch_whole(self, file: KeptFile) -> None:
+    def _fetch_whole(self, file: ArchivedFile) -> None:
         try:
             self.local(file)
         except OSError as error:
             if error.errno not in DAMAGE:
                 raise
 
-    def _try_fetch(self, file: KeptFile) -> None:
+    def _try_fetch(self, file: ArchivedFile) -> None:
         with suppress(OSError):  # the reader meets it again
             self.local(file)
 
     @staticmethod
-    def _arrived(file: File, fetch: Future[object] | None) -> File:
+    def _received(file: File, fetch: Future[object] | None) -> File:
         if fetch is not None:
             fetch.result()
         return file
 
-    def _fetch(self, file: KeptFile, path: Path) -> bool:
+    def _fetch(self, file: ArchivedFile, path: Path) -> bool:
         """Copy an object to its local file; return False if there is none."""
         with self._fetching[hash(file.key) % _LOCKS]:
             if path.exists():
@@ -451,7 +451,7 @@ class Remote:
                 part.unlink(missing_ok=True)
         return problem != MISSING
 
-    def _place(self, part: Path, file: KeptFile, path: Path) -> None:
+    def _place(self, part: Path, file: ArchivedFile, path: Path) -> None:
         if not path.parent.is_dir():
             make_folder(path.parent)
         length = part.stat().st_size
@@ -466,7 +466,7 @@ class Remote:
         self._copies[key] = _Copy(length, now)
         self._bytes += length
 
-    def _downloaded(self, file: KeptFile) -> tuple[Path, str | None]:
+    def _downloaded(self, file: ArchivedFile) -> tuple[Path, str | None]:
         """Copy an object into a part file; return it, and how it differs from what was received."""
         part, problem = self.downloaded(file.key), None
         for attempt in range(FETCHES):
@@ -513,7 +513,7 @@ def fetching(root: Path, store: ObjectStore | None, host_of: HostOf = _no_other)
     with TemporaryDirectory(prefix="voxelnode-") as folder:
         fetched: deque[tuple[Path, int]] = deque()
 
-        def local(file: KeptFile) -> Path:
+        def local(file: ArchivedFile) -> Path:
             path = root / file.key
             if path.exists():
                 return path

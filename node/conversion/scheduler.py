@@ -34,7 +34,7 @@ from node.index.database.index import Index
 from node.index.engine.place import IndexUnusable
 from node.index.records import ClaimedSeries, SeriesOutcome
 from node.index.search.finder import QueryRefused
-from node.receive.kept import report_damage
+from node.receive.stored_files import report_damage
 from node.retries import wait_seconds
 from node.settings.convert import Convert
 from node.settings.model import SeriesSettings

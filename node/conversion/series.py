@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from node import __version__
 from node.conversion.job import ConversionJob, Converted, ReferencedSeries, absent, run_with_references
-from node.conversion.volume_files import kept_files, publish, remove_folder, revision_folder
+from node.conversion.volume_files import publish, remove_folder, revision_folder, stored_files
 from node.errors import VoxelnodeError
 from node.failpoints import reached
 from node.index.converted import ClaimedInstance, SeriesKey
@@ -106,7 +106,7 @@ def write_volumes(
         outcome = _outcome(claimed, converted, destination, options, used)
         if archive.remote is not None and converted.files:
             known = {file.path: file.sha256 for file in outcome.files}
-            outcome = replace(outcome, kept=kept_files(folder, str(destination), known))
+            outcome = replace(outcome, kept=stored_files(folder, str(destination), known))
         reached("volumes-written")
         if converted.files and index.series.is_claimed(claimed):
             publish(folder, archive.root / destination, archive.sync_folder)

@@ -54,7 +54,7 @@ def folder_name(uid: str) -> str:
     return "uid-" + hashlib.sha256(uid.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
-def kept_files(folder: Path, key: str, known: Mapping[str, str]) -> list[RevisionFile]:
+def stored_files(folder: Path, key: str, known: Mapping[str, str]) -> list[RevisionFile]:
     """Return all files in a folder of a revision, as an object store is to have them.
 
     Parameters

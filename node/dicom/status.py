@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from node.errors import ArrivalRefused, ClassMismatch, NotUnderstood, OutOfResources
+from node.errors import ClassMismatch, InstanceRefused, NotUnderstood, OutOfResources
 
 SUCCESS = 0x0000
 """The instance is durable, where [journal] acknowledge says (PS3.4 B.2.3, PS3.7 C.1.1)."""
@@ -82,15 +82,15 @@ ERROR_COMMENT_LENGTH = 64
 """Maximum length of an *Error Comment* (0000,0902), an LO (PS3.5 6.2)."""
 
 
-class SopClassNotSupported(ArrivalRefused):
+class SopClassNotSupported(InstanceRefused):
     """C-STORE was requested on a presentation context of another service (status 0x0122, PS3.7 C.5.6)."""
 
 
-class NotPermitted(ArrivalRefused):
+class NotPermitted(InstanceRefused):
     """The peer is not allowed to send instances (status 0x0124, PS3.7 C.5.16)."""
 
 
-_STATUS_OF: tuple[tuple[type[ArrivalRefused], int], ...] = (
+_STATUS_OF: tuple[tuple[type[InstanceRefused], int], ...] = (
     (OutOfResources, OUT_OF_RESOURCES),
     (ClassMismatch, CLASS_MISMATCH),
     (NotUnderstood, CANNOT_UNDERSTAND),
@@ -126,7 +126,7 @@ NOT_CURRENT = Answer(ANOTHER_VERSION_IS_CURRENT, "kept, but another version is c
 FAILED = Answer(OUT_OF_RESOURCES, "internal failure, see the log of this node")
 
 
-def answer_to(refusal: ArrivalRefused) -> Answer:
+def answer_to(refusal: InstanceRefused) -> Answer:
     """Return the status for `refusal`, and its message cut to the length of an LO."""
     status = next((status for kind, status in _STATUS_OF if isinstance(refusal, kind)), OUT_OF_RESOURCES)
     return Answer(status, error_comment(str(refusal)))

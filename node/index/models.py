@@ -213,17 +213,17 @@ class SeriesRow(Base):
     request_attributes: Mapped[list[dict[str, str]] | None] = mapped_column(JSON(none_as_null=True))
 
     state: Mapped[str] = mapped_column(String(16), default="receiving")
-    open_since: Mapped[dt.datetime | None] = mapped_column(Utc)  # arrival of the first unconverted instance
+    open_since: Mapped[dt.datetime | None] = mapped_column(Utc)  # when the first unconverted instance was received
     last_received_at: Mapped[dt.datetime] = mapped_column(Utc)
     due_at: Mapped[dt.datetime | None] = mapped_column(Utc)
     waits: Mapped[dict[str, dict[str, str]] | None] = mapped_column(
         JSON(none_as_null=True)
     )  # see `node.index.nouns.waits`
-    arrivals: Mapped[int] = mapped_column(Integer, default=0)  # incremented with every stored instance
+    receptions: Mapped[int] = mapped_column(Integer, default=0)  # incremented with every stored instance
     revision: Mapped[int] = mapped_column(Integer, default=0)
     claim: Mapped[str | None] = mapped_column(String(32))
     claimed_by: Mapped[str | None] = mapped_column(String(63))  # host, if the index can have several
-    claimed_arrivals: Mapped[int | None] = mapped_column(Integer)
+    claimed_receptions: Mapped[int | None] = mapped_column(Integer)
     attempts: Mapped[int] = mapped_column(Integer, default=0)
     error: Mapped[str | None] = mapped_column(Text)
     verdict: Mapped[str | None] = mapped_column(String(16))
@@ -448,7 +448,9 @@ class ConflictRow(Base):
     host: Mapped[str | None] = mapped_column(String(63))  # whose disk has that file, if each has a root of its own
     calling_ae_title: Mapped[str | None] = mapped_column(String(16))
     found_at: Mapped[dt.datetime] = mapped_column(Utc)
-    decision: Mapped[str | None] = mapped_column(String(16))  # accepted (what arrived counts), kept (what was there)
+    decision: Mapped[str | None] = mapped_column(
+        String(16)
+    )  # accepted (what was received counts), kept (what was there)
     decided_at: Mapped[dt.datetime | None] = mapped_column(Utc)
     decided_by: Mapped[str | None] = mapped_column(String(64))
 

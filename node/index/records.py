@@ -36,7 +36,7 @@ class StoredFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Arrived:
+class Received:
     """An instance to be indexed; its series is due `quiet_seconds` later unless more is to be waited for.
 
     `began_at`: begin of the association or request that brought it.
@@ -91,14 +91,14 @@ class Flaw(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class Indexed:
     """An outcome, with the archive key of a file that no row of `images` names, to be handled after the commit."""
 
     outcome: Outcome
     remove: str | None = None  # another file has the same bytes: delete this one
     repeats: str | None = None  # that other file
     quarantine: str | None = None  # another file is served for this SOP Instance UID: move this one
-    restored: str | None = None  # the arriving file took the place of one that is not whole: how it differs, in words
+    restored: str | None = None  # the received file took the place of one that is not whole: how it differs, in words
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +220,7 @@ class RevisionFile:
 
     @property
     def data_set_offset(self) -> int:
-        """Where the content begins in the file, as `node.archive.base.KeptFile` has it."""
+        """Where the content begins in the file, as `node.archive.base.ArchivedFile` has it."""
         return 0
 
 

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from time import time
 from typing import Literal, TypeVar
 
-from node.archive.base import VOLUMES, KeptFile, ObjectStore, StoreAway, StoredObject, is_of_revision
+from node.archive.base import VOLUMES, ArchivedFile, ObjectStore, StoreAway, StoredObject, is_of_revision
 from node.archive.filesystem import MAX_FILES_PER_FOLDER, Archive, is_key
 from node.archive.intact import MISSING, data_set_offset, problem_with
 from node.archive.remote import marked
@@ -61,9 +61,9 @@ Kind = Literal[
     "volume-object",  # the object of a file of a revision is missing or altered
 ]
 
-File = TypeVar("File", bound=KeptFile)
+File = TypeVar("File", bound=ArchivedFile)
 
-ARRIVING_SECONDS = 60.0
+RECEIVING_SECONDS = 60.0
 """While a node serves, a younger file without a row is taken as still being received."""
 
 MAX_MISSING_SHARE = 0.1
@@ -416,7 +416,7 @@ def _objects(
                 yield Finding("volume-object", file.path, f"{_revision(file)}: the object {problem}", series=_of(file))
 
     def known(found: StoredObject) -> bool:
-        return found.key in losers or (serving and time() - found.written_at < ARRIVING_SECONDS)
+        return found.key in losers or (serving and time() - found.written_at < RECEIVING_SECONDS)
 
     strays = (found.key for found in store.objects("objects") if is_key(found.key) and not known(found))
     while batch := list(islice(strays, MAX_FILES_PER_FOLDER)):
@@ -433,7 +433,9 @@ def _with_objects(store: ObjectStore, files: Iterable[File]) -> Iterator[tuple[F
         yield from ((row, objects.get(row.key)) for row in rows)
 
 
-def _object_problem(store: ObjectStore, file: KeptFile, found: StoredObject | None, folder: Path | None) -> str | None:
+def _object_problem(
+    store: ObjectStore, file: ArchivedFile, found: StoredObject | None, folder: Path | None
+) -> str | None:
     """Return what is wrong with an object; its digest is compared if there is a `folder` for a copy."""
     if found is None:
         return MISSING
@@ -472,7 +474,7 @@ def _unknown(root: Path, keys: set[str], *, serving: bool) -> Iterator[Finding]:
             age = time() - (root / key).stat().st_mtime
         except FileNotFoundError:  # indexed or removed meanwhile
             continue
-        if not serving or age > ARRIVING_SECONDS:
+        if not serving or age > RECEIVING_SECONDS:
             yield Finding("file-unknown", key)
 
 

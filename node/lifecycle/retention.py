@@ -49,7 +49,7 @@ def expired_studies(
     Parameters
     ----------
     studies : sequence of StoredStudy
-        All studies, in the order of their last arrivals.
+        All studies, in the order in which they last received an instance.
     kept : collection of str
         Studies that are never deleted; see `kept_studies`.
 

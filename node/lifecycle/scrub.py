@@ -30,7 +30,7 @@ from node.index.engine.about import SCRUB
 from node.index.models import STORE
 from node.index.nouns.instance_files import InstanceFile
 from node.metrics import Metrics
-from node.receive.kept import report_damage
+from node.receive.stored_files import report_damage
 
 log = structlog.get_logger()
 
@@ -135,7 +135,7 @@ class Scrub(BackgroundService):
         self._state = scrub_state(self._index.about.get(SCRUB))
 
     def is_digest_due(self, key: str, received_at: dt.datetime) -> bool:
-        """Return whether a file was last compared with its digest longer than a pass ago; see `node.receive.kept`."""
+        """Return whether a file was last compared with its digest longer than a pass ago (`receive.stored_files`)."""
         current, last = self._state.current, self._state.last
         verified_at = received_at
         if last is not None:

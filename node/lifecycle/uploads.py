@@ -28,7 +28,7 @@ from node.archive.intact import MISSING, problem_with
 from node.archive.objects import MAX_WHOLE_BYTES
 from node.archive.remote import IN_FLIGHT, Remote
 from node.background import BackgroundService
-from node.conversion.volume_files import kept_files
+from node.conversion.volume_files import stored_files
 from node.failpoints import reached
 from node.index.database.index import Index
 from node.index.engine.about import STORE_SPOOLED
@@ -37,7 +37,7 @@ from node.index.nouns.instance_files import InstanceFile
 from node.index.records import RevisionFile
 from node.lifecycle.deletion import unlink
 from node.metrics import Metrics
-from node.receive.kept import report_damage
+from node.receive.stored_files import report_damage
 
 log = structlog.get_logger()
 
@@ -224,7 +224,7 @@ class Uploads(BackgroundService):
         for revision in revisions:
             self._noted = revision.conversion_id
             with suppress(FileNotFoundError):
-                files = kept_files(self._archive.path(revision.folder), revision.folder, revision.sha256)
+                files = stored_files(self._archive.path(revision.folder), revision.folder, revision.sha256)
                 self._index.objects.note_files(revision.conversion_id, files)
         if revisions:
             self._after = ""

@@ -15,7 +15,7 @@ from node.errors import VoxelnodeError
 from node.settings.model import HookEvent
 
 if TYPE_CHECKING:  # the child process of a plugin needs no index
-    from node.archive.base import KeptFile
+    from node.archive.base import ArchivedFile
     from node.index.converted import SeriesKey
     from node.index.database.reading import ReadIndex
     from node.index.work.messages import PendingEvent
@@ -137,7 +137,7 @@ def compose_test(
     return HookMessage({**message.content, "test": True})
 
 
-def files_of(index: ReadIndex, message: HookMessage) -> list[KeptFile]:
+def files_of(index: ReadIndex, message: HookMessage) -> list[ArchivedFile]:
     """Return the files that a message names and that an object store may have, with what lies beside the volumes."""
     root = Path(index.root)
     if message.content["instance"] is not None:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from node.archive.base import KeptFile
+from node.archive.base import ArchivedFile
 from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.errors import OutOfResources, ResultRefused, ResultsBusy
 from node.failpoints import reached
@@ -39,7 +39,7 @@ MAX_TURN_SECONDS = 3600.0
 """Longest wait of a job for the results of other jobs: its command or plugin would have to run again."""
 
 
-Held = Callable[[Sequence[KeptFile]], AbstractContextManager[None]]
+Held = Callable[[Sequence[ArchivedFile]], AbstractContextManager[None]]
 
 
 class HookWorker(LedgerWorker):
@@ -57,7 +57,7 @@ class HookWorker(LedgerWorker):
     now : callable () -> aware datetime
     public_url : str
         Address of the node's pages in messages; may be empty.
-    held : callable (sequence of KeptFile) -> context manager
+    held : callable (sequence of ArchivedFile) -> context manager
         Keeps the files of a message at their paths while a receiver on this machine has it; raises an OSError.
     """
 
@@ -135,7 +135,7 @@ class HookWorker(LedgerWorker):
         return Attempt(pending, "succeeded", attempts, output=delivered.output)
 
     @contextmanager
-    def _at_hand(self, files: Sequence[KeptFile]) -> Iterator[None]:
+    def _at_hand(self, files: Sequence[ArchivedFile]) -> Iterator[None]:
         """Keep the files of a message at their paths.
 
         Raises

@@ -55,7 +55,7 @@ class Acknowledgement:
         Parameters
         ----------
         outcome : Future
-            As given to `Arrival.finish`.
+            As given to `Incoming.finish`.
         seconds : float or None
             Longest wait; None: that of the configuration.
 

@@ -40,13 +40,13 @@ from node.failpoints import reached
 from node.index.database.index import Index
 from node.index.engine.about import CHECKPOINT
 from node.index.nouns.instances import NotIndexable
-from node.index.records import NOT_CURRENT_OUTCOMES, Applied, Arrived, Kept, Outcome, StoredFile
+from node.index.records import NOT_CURRENT_OUTCOMES, Applied, Indexed, Outcome, Received, StoredFile
 from node.index.search.finder import QueryRefused
 from node.journal.journal import Journal
 from node.journal.segment import Damage, Record
 from node.metrics import Metrics
-from node.receive.kept import IsDigestDue, add_compared
 from node.receive.record import Receipt, receipt
+from node.receive.stored_files import IsDigestDue, add_compared
 
 log = structlog.get_logger()
 
@@ -97,7 +97,7 @@ class Applier(BackgroundService):
     Attributes
     ----------
     is_digest_due : callable
-        Whether a long file is read before an instance that comes again is dropped; see `node.receive.kept`.
+        Whether a long file is read before an instance that comes again is dropped; see `node.receive.stored_files`.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class Applier(BackgroundService):
         self._progress = threading.Condition()
         self._applied = 0
         self._committed = 0
-        self._unsettled: deque[tuple[Arrived, Kept]] = deque()
+        self._unsettled: deque[tuple[Received, Indexed]] = deque()
         self._parts_are_evidence = False
         self._damaged_segments: dict[Path, str] = {}  # and their copies in quarantine
         self._cursor = journal.start
@@ -325,52 +325,52 @@ class Applier(BackgroundService):
             There is no room, the disk fails, or the index does not commit.
         """
         self._settle()
-        arrivals = [(record, self._arrived(record)) for record in records if record.sequence > self._committed]
-        while arrivals:  # in their order: a crash must find either all or none of what is before `applied`
-            batch = list(takewhile(lambda arrival: arrival[1] is not None, arrivals))
-            del arrivals[: len(batch)]
+        receptions = [(record, self._received(record)) for record in records if record.sequence > self._committed]
+        while receptions:  # in their order: a crash must find either all or none of what is before `applied`
+            batch = list(takewhile(lambda incoming: incoming[1] is not None, receptions))
+            del receptions[: len(batch)]
             self._add(batch)
-            if arrivals:
-                self._set_aside(arrivals.pop(0)[0], "its record in the journal cannot be read")
+            if receptions:
+                self._set_aside(receptions.pop(0)[0], "its record in the journal cannot be read")
         self._note_applied(records[-1].sequence)
 
-    def _add(self, batch: Sequence[tuple[Record, Arrived | None]]) -> None:
+    def _add(self, batch: Sequence[tuple[Record, Received | None]]) -> None:
         try:
             self._commit(batch)
         except NotIndexable:
-            for arrival in batch:
+            for incoming in batch:
                 try:
-                    self._commit([arrival])
+                    self._commit([incoming])
                 except NotIndexable as error:
-                    self._set_aside(arrival[0], str(error))
+                    self._set_aside(incoming[0], str(error))
 
-    def _commit(self, batch: Sequence[tuple[Record, Arrived | None]]) -> None:
-        arrived = [one for _, one in batch if one is not None]
-        if not arrived:
+    def _commit(self, batch: Sequence[tuple[Record, Received | None]]) -> None:
+        received = [one for _, one in batch if one is not None]
+        if not received:
             return
         sequence = batch[-1][0].sequence
         applied = Applied(self._journal.identity, sequence)
-        kept = add_compared(self._archive, self._index, arrived, applied, self.is_digest_due)
+        kept = add_compared(self._archive, self._index, received, applied, self.is_digest_due)
         self._committed = sequence
-        self._metrics.commit_instances.observe(len(arrived))
-        self._unsettled += zip(arrived, kept, strict=True)
+        self._metrics.commit_instances.observe(len(received))
+        self._unsettled += zip(received, kept, strict=True)
         self._settle()
         reached("batch-settled")
 
     def _settle(self) -> None:
         """Remove or move the files that the last commit let go; what fails is tried again before anything else."""
         while self._unsettled:
-            arrived, done = self._unsettled[0]
+            received, done = self._unsettled[0]
             settle(self._archive, done)
             if done.quarantine is not None:
                 self._written(self._archive.quarantine_key(done.quarantine))
             self._unsettled.popleft()
             if done.restored is not None:
-                self._note_restored(arrived, done.restored)
-            if (outcome := self._awaited(arrived.file.key)) is not None:
-                self._tell(outcome, arrived.file.key, done)
+                self._note_restored(received, done.restored)
+            if (outcome := self._awaited(received.file.key)) is not None:
+                self._tell(outcome, received.file.key, done)
 
-    def _tell(self, outcome: Future[Outcome], key: str, done: Kept) -> None:
+    def _tell(self, outcome: Future[Outcome], key: str, done: Indexed) -> None:
         """Tell the outcome to who waits for it, or have the instance uploaded before."""
         remote = self._archive.remote
         awaited = remote.awaited if remote is not None else None
@@ -379,10 +379,10 @@ class Applier(BackgroundService):
         else:
             awaited.upload(done.repeats or key).add_done_callback(partial(_pass_on, outcome, done.outcome))
 
-    def _note_restored(self, arrived: Arrived, detail: str) -> None:
-        log.warning("file_restored", sop_instance_uid=arrived.attributes.sop_instance_uid, detail=detail)
+    def _note_restored(self, received: Received, detail: str) -> None:
+        log.warning("file_restored", sop_instance_uid=received.attributes.sop_instance_uid, detail=detail)
         if self._audit is not None:
-            file, attributes = arrived.file, arrived.attributes
+            file, attributes = received.file, received.attributes
             sender = Participant(file.calling_ae_title or file.source, SOURCE, file.peer, is_requestor=True)
             uids = {
                 "study_instance_uid": attributes.study_instance_uid,
@@ -486,7 +486,7 @@ class Applier(BackgroundService):
         self._archive.keep_part(its.key)
         return attributes_of(self._archive.path(its.key), its.data_set_offset, its.transfer_syntax_uid)
 
-    def _arrived(self, record: Record) -> Arrived | None:
+    def _received(self, record: Record) -> Received | None:
         """Write the file of a record; return its instance, or None if the record cannot be understood."""
         its = receipt(record.facts)
         if its is None:
@@ -517,7 +517,7 @@ class Applier(BackgroundService):
             received_at=its.received_at,
             place=self._archive.place_of_new,
         )
-        return Arrived(attributes, file, its.quiet_seconds, its.overwrite_policy, its.began_at)
+        return Received(attributes, file, its.quiet_seconds, its.overwrite_policy, its.began_at)
 
 
 def _pass_on(outcome: Future[Outcome], kept: Outcome, upload: Future[None]) -> None:
@@ -528,7 +528,7 @@ def _pass_on(outcome: Future[Outcome], kept: Outcome, upload: Future[None]) -> N
         outcome.set_exception(error)
 
 
-def settle(archive: Archive, kept: Kept) -> None:
+def settle(archive: Archive, kept: Indexed) -> None:
     """After a commit, remove the file that no row names, or move it to quarantine."""
     if kept.remove is not None:
         archive.remove(kept.remove)

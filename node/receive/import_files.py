@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from node.errors import ArrivalRefused, OutOfResources
+from node.errors import InstanceRefused, OutOfResources
 from node.index.records import Outcome
 from node.receive.dicom_files import MediaFile, SkippedFile, find_instances
 from node.receive.ingest import Announced, Ingest, Origin
@@ -68,7 +68,7 @@ def import_instances(paths: Iterable[Path], ingest: Ingest, on_file: Callable[[]
     return report
 
 
-Taken = tuple[MediaFile, Outcome | ArrivalRefused | OSError] | tuple[SkippedFile, None]
+Taken = tuple[MediaFile, Outcome | InstanceRefused | OSError] | tuple[SkippedFile, None]
 
 
 def _taken(
@@ -94,18 +94,18 @@ def take_in(file: MediaFile, ingest: Ingest, origin: Origin, outcome: Future[Out
     identity = file.identity
     announced = Announced(identity.sop_class_uid, identity.sop_instance_uid, identity.transfer_syntax_uid)
     try:
-        arrival = ingest.begin(announced, origin)
+        incoming = ingest.begin(announced, origin)
         try:
             for piece in file.data_set():
-                arrival.write(piece)
-            arrival.finish(outcome)
+                incoming.take_fragment(piece)
+            incoming.finish(outcome)
         finally:
-            arrival.abandon()
+            incoming.abandon()
     except BaseException as error:
         outcome.set_exception(error)
 
 
-def _outcome(file: MediaFile, outcome: Future[Outcome]) -> tuple[MediaFile, Outcome | ArrivalRefused | OSError]:
+def _outcome(file: MediaFile, outcome: Future[Outcome]) -> tuple[MediaFile, Outcome | InstanceRefused | OSError]:
     try:
         return file, outcome.result(INDEX_SECONDS)
     except TimeoutError:
@@ -114,7 +114,7 @@ def _outcome(file: MediaFile, outcome: Future[Outcome]) -> tuple[MediaFile, Outc
         ) from None
     except OutOfResources:
         raise
-    except (ArrivalRefused, OSError) as error:
+    except (InstanceRefused, OSError) as error:
         return file, error
 
 

@@ -2,9 +2,9 @@
 
 Every source of instances (an association, an import, a request over HTTP) does the same three steps:
 
-    arrival = ingest.begin(announced, origin)
-    arrival.write(fragment)                       # for each fragment: into memory, or into a part file if it is large
-    arrival.finish()                              # header -> journal, one sync
+    incoming = ingest.begin(announced, origin)
+    incoming.take_fragment(fragment)              # for each fragment: into memory, or into a part file if it is large
+    incoming.finish()                             # header -> journal, one sync
 
 The instance is durable when `finish` returns, and only then it may be acknowledged, or later, after
 `Ingest.acknowledgement`. File, row and timer are derived behind it (`node.receive.apply`). Everything that can refuse
@@ -28,7 +28,7 @@ from node.dicom.attributes import InstanceAttributes, attributes_by_windows, ins
 from node.dicom.header import HeaderCut
 from node.dicom.part10 import file_head
 from node.dicom.status import NotPermitted
-from node.errors import ArrivalRefused, ClassMismatch, NotUnderstood, OutOfResources
+from node.errors import ClassMismatch, InstanceRefused, NotUnderstood, OutOfResources
 from node.index.database.index import Index
 from node.index.records import Outcome, ReceivedPolicy
 from node.journal.journal import Journal, JournalFull, JournalUnusable
@@ -109,7 +109,7 @@ class Ingest:
     Attributes
     ----------
     acknowledgement : Acknowledgement or None
-        What is to be waited for after `Arrival.finish`; None: an instance may be acknowledged at once.
+        What is to be waited for after `Incoming.finish`; None: an instance may be acknowledged at once.
     """
 
     def __init__(
@@ -142,8 +142,8 @@ class Ingest:
         self._buffers: list[bytearray] = []
         self.open_associations = OpenAssociations()
 
-    def begin(self, announced: Announced, origin: Origin, overwrite_policy: ReceivedPolicy | None = None) -> Arrival:
-        """Return an arrival, which takes the bytes of one data set.
+    def begin(self, announced: Announced, origin: Origin, overwrite_policy: ReceivedPolicy | None = None) -> Incoming:
+        """Return what takes the bytes of one data set.
 
         Parameters
         ----------
@@ -168,7 +168,7 @@ class Ingest:
         ):
             if not is_identifier(uid):
                 raise NotUnderstood(f"{name} is missing or no UID of up to 64 characters (PS3.5 9.1)")
-        return Arrival(self, announced, origin, overwrite_policy or self.overwrite_policy)
+        return Incoming(self, announced, origin, overwrite_policy or self.overwrite_policy)
 
     def is_conflict_told(self, sop_instance_uid: str) -> bool:
         """Return whether a sender waits for the outcome: the instance is known, or another version is on its way."""
@@ -224,7 +224,7 @@ class Ingest:
         self._closed.set()
 
 
-class Arrival:
+class Incoming:
     """One instance that is being received; used by one thread, ends with `finish` or `abandon`."""
 
     def __init__(self, ingest: Ingest, announced: Announced, origin: Origin, overwrite_policy: ReceivedPolicy) -> None:
@@ -238,13 +238,13 @@ class Arrival:
             announced.sop_class_uid, announced.sop_instance_uid, announced.transfer_syntax_uid, origin.calling_ae_title
         )
 
-    def write(self, fragment: bytes | bytearray | memoryview) -> None:
+    def take_fragment(self, fragment: bytes | bytearray | memoryview) -> None:
         """Append received bytes of the data set; the fragment may change after this.
 
         Raises
         ------
         OutOfResources
-            The disk is full or fails, or the data set is larger than allowed; `abandon` the arrival then.
+            The disk is full or fails, or the data set is larger than allowed; `abandon` the instance then.
         """
         self.bytes += len(fragment)
         self._ingest.open_associations.note_bytes(self._origin.association)
@@ -291,7 +291,7 @@ class Arrival:
             self._note_series(attributes)
             with self._ingest.metrics.sync_seconds.time():
                 self._keep(attributes, data_set, outcome)
-        except ArrivalRefused:
+        except InstanceRefused:
             self.abandon()
             raise
         self._note_stored()

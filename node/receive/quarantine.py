@@ -274,16 +274,16 @@ class Quarantine:
         """Take the bytes in as an instance that arrives."""
         announced = Announced(attributes.sop_class_uid, attributes.sop_instance_uid, file.transfer_syntax_uid)
         origin = Origin("recovered", calling_ae_title=file.calling_ae_title)
-        arrival = self._ingest.begin(announced, origin, policy)
+        incoming = self._ingest.begin(announced, origin, policy)
         outcome: Future[Outcome] = Future()
         try:
             with self._archive.path(file.key).open("rb", buffering=0) as source:
                 source.seek(file.data_set_offset)
                 while piece := source.read(PIECE_BYTES):
-                    arrival.write(piece)
-            arrival.finish(outcome)
+                    incoming.take_fragment(piece)
+            incoming.finish(outcome)
         finally:
-            arrival.abandon()
+            incoming.abandon()
         self._ingest.applier.catch_up()
         try:
             return outcome.result(RELEASE_SECONDS)

@@ -8,7 +8,7 @@ the steps.
 
 The index may be older than the archive: a copy of it was restored. A file without a row may then be the only copy of an
 instance whose row names a file that is gone. What is missing is therefore marked first, and the file of a row is read
-before a file without a row counts as a repetition of it (`node.receive.kept`).
+before a file without a row counts as a repetition of it (`node.receive.stored_files`).
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from node.index.database.index import Index
 from node.index.models import STORE
 from node.index.nouns.instance_files import InstanceFile
 from node.index.nouns.instances import NotIndexable
-from node.index.records import Arrived, Kept, Outcome, StoredFile
+from node.index.records import Indexed, Outcome, Received, StoredFile
 from node.receive.apply import MAX_BATCH, attributes_of, settle
-from node.receive.kept import add_compared
+from node.receive.stored_files import add_compared
 
 log = structlog.get_logger()
 
@@ -121,7 +121,7 @@ def adopt(
     """Index files of one folder that have no row; quarantine those that are no DICOM.
 
     The older of two files comes first. No file replaces another file of its SOP Instance UID that can be read, whatever
-    the policy for arrivals is: it was not acknowledged.
+    the policy for received instances is: it was not acknowledged.
 
     Returns
     -------
@@ -129,7 +129,7 @@ def adopt(
         What became of each file, in words. A file that cannot be read now is not in it, and stays where it is.
     """
     fates: dict[str, str] = {}
-    readable: list[Arrived] = []
+    readable: list[Received] = []
     for key in sorted(keys, key=lambda key: archive.path(key).stat().st_mtime_ns):
         try:
             attributes, file = stored_instance(archive.root, key, now)
@@ -140,7 +140,7 @@ def adopt(
             log.error("file_unreadable", path=key, reason=error.strerror)
         else:
             file = replace(file, place=archive.place_of_new)
-            readable.append(Arrived(attributes, file, quiet_seconds(file.calling_ae_title)))
+            readable.append(Received(attributes, file, quiet_seconds(file.calling_ae_title)))
     for begin in range(0, len(readable), MAX_BATCH):
         fates |= _indexed(archive, index, readable[begin : begin + MAX_BATCH])
     return fates
@@ -154,7 +154,7 @@ def without_deleted(archive: Archive, index: Index, keys: Sequence[str]) -> list
     return [key for key in keys if key not in deleted]
 
 
-def _indexed(archive: Archive, index: Index, batch: Sequence[Arrived]) -> dict[str, str]:
+def _indexed(archive: Archive, index: Index, batch: Sequence[Received]) -> dict[str, str]:
     """Index files; quarantine those whose rows cannot be written."""
     try:
         kept = add_compared(archive, index, batch)
@@ -171,7 +171,7 @@ def _indexed(archive: Archive, index: Index, batch: Sequence[Arrived]) -> dict[s
     return fates
 
 
-def _fate(kept: Kept) -> str:
+def _fate(kept: Indexed) -> str:
     """Return in words what became of a file without a row."""
     if kept.remove is not None:
         return f"removed: {kept.repeats} has the same bytes"
@@ -256,7 +256,7 @@ def record_quarantined(archive: Archive, index: Index, now: dt.datetime) -> int:
             attributes, file = stored_instance(archive.root, key, now)
         except (NotUnderstood, HeaderCut, InvalidDicomError, AttributeError, ValueError, EOFError, OSError):
             continue  # nothing tells whose it is
-        index.instances.record_quarantined(Arrived(attributes, file, 0.0))
+        index.instances.record_quarantined(Received(attributes, file, 0.0))
         recorded += 1
     return recorded
 

@@ -17,7 +17,7 @@ from node.index.database.index import Index
 from node.index.records import Refused
 from node.metrics import Metrics
 from node.receive.ingest import Ingest
-from node.receive.kept import RecentlyVerified
+from node.receive.stored_files import RecentlyVerified
 from node.settings.model import Settings
 
 

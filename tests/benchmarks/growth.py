@@ -38,7 +38,7 @@ SLICES, SERIES, STUDIES = 200, 4, 2
 MILLIONS, AT_EACH = 5, 10_000
 
 FILL = (
-    """INSERT INTO series (study_id, series_instance_uid, state, last_received_at, arrivals, revision, attempts)
+    """INSERT INTO series (study_id, series_instance_uid, state, last_received_at, receptions, revision, attempts)
     SELECT (SELECT min(id) FROM studies), '1.2.826.0.2.' || i, 'converted', '2026-01-01', 200, 1, 0
     FROM generate_series({first}, {last}, 200) AS i""",
     """INSERT INTO images (series_id, sop_instance_uid, sop_class_uid, transfer_syntax_uid, instance_number, "rows",
@@ -85,9 +85,9 @@ def resident_megabytes() -> float:
 
 
 def take(ingest: Ingest, announced: Announced, data: bytes) -> None:
-    arrival = ingest.begin(announced, Origin("import"))
-    arrival.write(data)
-    arrival.finish()
+    incoming = ingest.begin(announced, Origin("import"))
+    incoming.take_fragment(data)
+    incoming.finish()
 
 
 def measure(ingest: Ingest, coming: Iterator[tuple[Announced, bytes]], instances: int) -> tuple[float, float]:

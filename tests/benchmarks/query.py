@@ -114,7 +114,7 @@ def fill(path: Path) -> None:
         connection.execute(
             f"""
             INSERT INTO series (id, study_id, series_instance_uid, modality, series_number, series_description, state,
-                last_received_at, arrivals, revision, attempts)
+                last_received_at, receptions, revision, attempts)
             {NUMBERS.format(SERIES)}
             SELECT i, 1 + (i - 1) * {STUDIES} / {SERIES}, '1.2.826.0.2.' || i,
                 CASE WHEN i % 4 = 3 THEN 'SR' WHEN i / 4 % 3 = 0 THEN 'CT' WHEN i / 4 % 3 = 1 THEN 'MR' ELSE 'PT' END,

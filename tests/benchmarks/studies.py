@@ -72,7 +72,7 @@ def fill(path: Path) -> None:
         connection.execute(
             f"""
             INSERT INTO series (id, study_id, series_instance_uid, modality, series_number, series_description, state,
-                verdict, verdict_rule, last_received_at, arrivals, revision, attempts)
+                verdict, verdict_rule, last_received_at, receptions, revision, attempts)
             {NUMBERS.format(SERIES)}
             SELECT i, 1 + (i - 1) * {STUDIES} / {SERIES}, '1.2.826.0.2.' || i,
                 CASE WHEN i % 3 = 2 THEN 'SR' WHEN i / 3 % 3 = 0 THEN 'CT' WHEN i / 3 % 3 = 1 THEN 'MR' ELSE 'PT' END,

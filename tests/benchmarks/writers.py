@@ -27,7 +27,7 @@ from node.errors import OutOfResources  # noqa: E402
 from node.index.database.index import Index  # noqa: E402
 from node.index.engine.backend import ServerPlace  # noqa: E402
 from node.index.engine.place import upgrade  # noqa: E402
-from node.index.records import Arrived  # noqa: E402
+from node.index.records import Received  # noqa: E402
 from node.metrics import Metrics  # noqa: E402
 from tests import several_writers  # noqa: E402
 from tests.benchmarks import processor  # noqa: E402
@@ -42,7 +42,7 @@ SAME_WRITERS = 6
 def write(url: str, root: Path, writer: int, size: int, instances: int) -> None:
     """Add instances of one writer in batches, from the moment at which it gets a line."""
     made = [
-        several_writers.arrived(writer, number, series=writer * SERIES + number % SERIES)
+        several_writers.received(writer, number, series=writer * SERIES + number % SERIES)
         for number in range(writer * instances, (writer + 1) * instances)
     ]
     metrics = Metrics()
@@ -55,7 +55,7 @@ def write(url: str, root: Path, writer: int, size: int, instances: int) -> None:
         print(json.dumps([time.perf_counter() - began, time.process_time() - used]), flush=True)
 
 
-def add(index: Index, batch: Sequence[Arrived]) -> None:
+def add(index: Index, batch: Sequence[Received]) -> None:
     """Add instances, again if the index does not take them, as a receiver does."""
     while True:
         try:

@@ -17,7 +17,7 @@ from node.conversion import volume_files
 from node.index.engine.about import CHECKPOINT, AboutRepository, set_applied
 from node.index.nouns.instances import InstanceRepository
 from node.index.nouns.series_claims import SeriesRepository
-from node.index.records import Applied, Arrived, Kept
+from node.index.records import Applied, Indexed, Received
 from node.journal import journal, segment
 from node.journal.journal import Journal
 from node.receive import apply
@@ -176,7 +176,7 @@ def applied_before_rows() -> None:
     """That records are applied is committed before their rows."""
     real = InstanceRepository.add
 
-    def add(self: InstanceRepository, batch: Sequence[Arrived], applied: Applied | None = None) -> list[Kept]:
+    def add(self: InstanceRepository, batch: Sequence[Received], applied: Applied | None = None) -> list[Indexed]:
         def write(connection: Connection) -> None:
             set_applied(connection, applied)
 
@@ -205,7 +205,7 @@ def resend_removes_both() -> None:
     """An instance that comes again takes the file of the first one with it."""
     real = apply.settle
 
-    def settle(archive: Archive, kept: Kept) -> None:
+    def settle(archive: Archive, kept: Indexed) -> None:
         real(archive, kept)
         if kept.remove is not None:
             newest = max((archive.root / "objects").glob("*/*.dcm"), key=lambda path: path.stat().st_mtime_ns)

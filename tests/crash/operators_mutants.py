@@ -31,9 +31,9 @@ from node.errors import NotUnderstood
 from node.index.care import salvage
 from node.index.engine import sqlite
 from node.index.nouns import deletions, growth, received
-from node.index.records import Arrived
+from node.index.records import Received
 from node.lifecycle import fsck
-from node.receive import apply, kept, recovery
+from node.receive import apply, recovery, stored_files
 
 
 def rows_are_believed_when_instances_come_again() -> None:
@@ -97,7 +97,7 @@ def losers_are_believed() -> None:
     """7: known bytes of a version that lost are dropped without a look at the file that has them."""
     real = received._Batch._aside
 
-    def aside(batch: received._Batch, instance: Arrived, sha256: str) -> str | None:
+    def aside(batch: received._Batch, instance: Received, sha256: str) -> str | None:
         flaws, batch._flaws = batch._flaws, {}
         try:
             return real(batch, instance, sha256)
@@ -144,7 +144,7 @@ def errors_are_damage() -> None:
         except OSError as error:
             raise NotUnderstood(str(error.strerror)) from error
 
-    for module in (fsck, kept, recovery):
+    for module in (fsck, stored_files, recovery):
         module.problem_with = problem_with  # type: ignore[attr-defined]
     fsck.stored_instance = recovery.stored_instance = stored_instance  # type: ignore[attr-defined]
 

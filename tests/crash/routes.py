@@ -188,12 +188,12 @@ class Faults:
         self.problems.append(f"after {SETTLE_SECONDS:g} s there still waits {waiting_at(here)}")
 
     def _compare(self, here: Node, there: Node, share: Path, uids: set[str]) -> None:
-        arrived = arrived_at(there)
-        if missing := uids - {uid for _, _, uid in arrived}:
+        received = arrived_at(there)
+        if missing := uids - {uid for _, _, uid in received}:
             self.problems.append(f"{len(missing)} of {len(uids)} instances did not come to the second node")
         if missing := uids - files_in(share):
             self.problems.append(f"{len(missing)} of {len(uids)} instances did not come to the folder")
-        self.problems += [*out_of_order(arrived), *given_up(here)]
+        self.problems += [*out_of_order(received), *given_up(here)]
 
 
 def made_series(folder: Path, series: int, instances: int, seed: int) -> list[list[Outgoing]]:
@@ -266,10 +266,10 @@ def _full(place: Path) -> Iterator[None]:
         ballast.unlink()
 
 
-def out_of_order(arrived: list[tuple[str, int, str]]) -> list[str]:
+def out_of_order(received: list[tuple[str, int, str]]) -> list[str]:
     """Return what is wrong with the order in which instances came; see `arrived_at`."""
     problems = []
-    for _, rows in groupby(sorted(arrived, key=lambda row: row[0]), key=lambda row: row[0]):
+    for _, rows in groupby(sorted(received, key=lambda row: row[0]), key=lambda row: row[0]):
         numbers = [number for _, number, _ in rows]
         if numbers != sorted(numbers):
             problems.append(f"a series came out of order: {numbers}")

@@ -81,10 +81,10 @@ class Root:
 
     def take_bytes(self, said: Announced, data: bytes, origin: Origin | None = None) -> Outcome:
         """Bring one instance in, in fragments of 1000 bytes."""
-        arrival = self.ingest.begin(said, origin or Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
+        incoming = self.ingest.begin(said, origin or Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
         for start in range(0, len(data), 1000):
-            arrival.write(data[start : start + 1000])
-        return indexed(arrival)
+            incoming.take_fragment(data[start : start + 1000])
+        return indexed(incoming)
 
 
 @pytest.fixture

@@ -56,12 +56,12 @@ class Parts:
 
     def receive(self, ds: FileDataset) -> Future[Outcome]:
         """Have an instance acknowledged."""
-        arrival = self.ingest.begin(announced(ds), ORIGIN)
+        incoming = self.ingest.begin(announced(ds), ORIGIN)
         data = data_set_bytes(ds)
         for begin in range(0, len(data), 1 << 16):
-            arrival.write(data[begin : begin + (1 << 16)])
+            incoming.take_fragment(data[begin : begin + (1 << 16)])
         outcome: Future[Outcome] = Future()
-        arrival.finish(outcome)
+        incoming.finish(outcome)
         return outcome
 
     def start(self) -> apply.Replayed:
@@ -608,8 +608,8 @@ def test_an_instance_whose_append_fails_is_refused_and_leaves_nothing(
 def test_an_instance_that_ends_after_the_node_has_stopped_is_refused(started: Started) -> None:
     [ds] = make.ct_series(1)
     parts = started()
-    arrival = parts.ingest.begin(announced(ds), ORIGIN)
-    arrival.write(data_set_bytes(ds))
+    incoming = parts.ingest.begin(announced(ds), ORIGIN)
+    incoming.take_fragment(data_set_bytes(ds))
     parts.journal.close()
     with pytest.raises(OutOfResources, match="closed"):
-        arrival.finish()
+        incoming.finish()

@@ -34,9 +34,9 @@ def sent(settings: Settings) -> list[FileDataset]:
 def take(settings: Settings, *instances: FileDataset, convert: bool = False) -> None:
     with Repository(settings) as store:
         for ds in instances:
-            arrival = store.ingest.begin(announced(ds), Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
-            arrival.write(data_set_bytes(ds))
-            indexed(arrival)
+            incoming = store.ingest.begin(announced(ds), Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
+            incoming.take_fragment(data_set_bytes(ds))
+            indexed(incoming)
         if convert:
             convert_all(store)
 

@@ -35,7 +35,7 @@ from node.index.engine.turn import TurnLost
 from node.index.models import REVISION, STORE
 from node.index.nouns.events import record_event
 from node.index.nouns.keyed_requests import KeyReused, KeyUnderWay
-from node.index.records import Arrived, ClaimedSeries, StoredFile
+from node.index.records import ClaimedSeries, Received, StoredFile
 from node.index.work.deliveries import turn_of
 from node.index.work.ledger import Lane
 from node.index.work.routes import lane_to
@@ -111,7 +111,7 @@ def add(index: Index, now: dt.datetime, ds: FileDataset | None = None) -> None:
     file = StoredFile(
         key, f"quarantine/{key}", len(data), "0" * 64, 0, syntax, "dicom", "CT", "", "", received_at, STORE
     )
-    index.instances.add([Arrived(instance_attributes(data, syntax), file, 1.0)])
+    index.instances.add([Received(instance_attributes(data, syntax), file, 1.0)])
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from tests import make
 from tests.integration.conftest import Root
 from tests.made_once import IN_POSTGRESQL
 from tests.rows import read_rows, view_rows, write_rows
-from tests.several_writers import arrived
+from tests.several_writers import received
 
 pytestmark = pytest.mark.postgresql
 
@@ -119,11 +119,11 @@ def test_a_write_that_fails_alone_undoes_what_it_wrote(root: Root) -> None:
 
 def test_each_series_of_a_batch_grows_by_its_own_instances(root: Root) -> None:
     series = [0, 1, 0, 2, 0, 1]
-    batch = [arrived(0, number, series=of) for number, of in enumerate(series)]
+    batch = [received(0, number, series=of) for number, of in enumerate(series)]
     root.index.instances.add(batch[:3])
     root.index.instances.add([*batch[2:], batch[0]])
-    rows = read_rows(root.folder, "SELECT series_instance_uid, arrivals, state FROM series ORDER BY 1")
-    assert [(row["series_instance_uid"][-1], row["arrivals"], row["state"]) for row in rows] == [
+    rows = read_rows(root.folder, "SELECT series_instance_uid, receptions, state FROM series ORDER BY 1")
+    assert [(row["series_instance_uid"][-1], row["receptions"], row["state"]) for row in rows] == [
         ("0", 3, "receiving"),
         ("1", 2, "receiving"),
         ("2", 1, "receiving"),

@@ -47,10 +47,10 @@ def test_all_bytes_are_kept_however_large_an_instance_is(root: Root, pixels: int
     [ds] = make.ct_series(1)
     ds.PixelData = bytes(range(256)) * (pixels // 256)
     sent = data_set_bytes(ds)
-    arrival = root.ingest.begin(announced(ds), Origin("dicom", "MODALITY", "VOXELNODE", "192.0.2.1"))
+    incoming = root.ingest.begin(announced(ds), Origin("dicom", "MODALITY", "VOXELNODE", "192.0.2.1"))
     for begin in range(0, len(sent), 130_001):
-        arrival.write(memoryview(sent)[begin : begin + 130_001])
-    indexed(arrival)
+        incoming.take_fragment(memoryview(sent)[begin : begin + 130_001])
+    indexed(incoming)
     [image] = rows(root, "SELECT sha256, path, data_set_offset FROM v_images")
     assert image["sha256"] == hashlib.sha256(sent).hexdigest()
     assert Path(image["path"]).read_bytes()[image["data_set_offset"] :] == sent
@@ -111,12 +111,12 @@ def test_a_hostile_uid_never_becomes_a_path(root: Root, uid: str) -> None:
 def test_a_data_set_that_is_not_the_announced_one_is_refused_and_leaves_nothing(root: Root) -> None:
     [ds] = make.ct_series(1)
     said = announced(ds)
-    arrival = root.ingest.begin(
+    incoming = root.ingest.begin(
         Announced(said.sop_class_uid, "1.2.3.4", said.transfer_syntax_uid), Origin("dicom", "MODALITY")
     )
-    arrival.write(data_set_bytes(ds))
+    incoming.take_fragment(data_set_bytes(ds))
     with pytest.raises(ClassMismatch):
-        indexed(arrival)
+        indexed(incoming)
     assert not list(root.folder.glob("incoming/*"))
     assert rows(root, "SELECT 1 FROM v_images") == []
 
@@ -133,10 +133,10 @@ def test_a_truncated_data_set_is_refused_at_every_length(root: Root) -> None:
     data = data_set_bytes(ds)
     needed = data.index(b"\x20\x00\x0e\x00")  # behind Series Instance UID everything identifying has been read
     for length in range(0, needed, 7):
-        arrival = root.ingest.begin(announced(ds), Origin("dicom"))
-        arrival.write(data[:length])
+        incoming = root.ingest.begin(announced(ds), Origin("dicom"))
+        incoming.take_fragment(data[:length])
         with pytest.raises(NotUnderstood):
-            indexed(arrival)
+            indexed(incoming)
     assert not list(root.folder.glob("incoming/*"))
 
 
@@ -151,9 +151,9 @@ def test_a_header_longer_than_what_is_kept_in_memory_is_read_from_the_file(root:
 
 def test_an_abandoned_instance_leaves_nothing(root: Root) -> None:
     [ds] = make.ct_series(1)
-    arrival = root.ingest.begin(announced(ds), Origin("dicom"))
-    arrival.write(data_set_bytes(ds)[:100])
-    arrival.abandon()
+    incoming = root.ingest.begin(announced(ds), Origin("dicom"))
+    incoming.take_fragment(data_set_bytes(ds)[:100])
+    incoming.abandon()
     assert not list(root.folder.glob("incoming/*"))
 
 

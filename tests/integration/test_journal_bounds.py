@@ -33,9 +33,9 @@ SMALLEST = 16 << 20
 def take(ingest: Ingest, pixel_bytes: int = 512) -> None:
     [ds] = make.ct_series(1)
     ds.PixelData = bytes(pixel_bytes)
-    arrival = ingest.begin(announced(ds), ORIGIN)
-    arrival.write(data_set_bytes(ds))
-    arrival.finish()
+    incoming = ingest.begin(announced(ds), ORIGIN)
+    incoming.take_fragment(data_set_bytes(ds))
+    incoming.finish()
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ from node.index.converted import SeriesKey
 from node.index.engine.place import IndexUnusable
 from node.index.models import Base
 from node.index.nouns.senders import MAX_QUIET_SECONDS, MIN_QUIET_SECONDS, MIN_SERIES, quiet_seconds_after
-from node.index.records import Arrived, ClaimedSeries, Outcome, StoredFile
+from node.index.records import ClaimedSeries, Outcome, Received, StoredFile
 from node.index.work.deliveries import Cursors
 from node.index.work.ledger import Lane
 from node.index.work.messages import Attempt, PendingEvent
@@ -89,12 +89,12 @@ def events(root: Root) -> list[str]:
     return [row["kind"] for row in rows(root, "SELECT kind FROM v_events ORDER BY id")]
 
 
-def arrived_at(ds: FileDataset, received_at: dt.datetime, began_at: dt.datetime | None = None) -> Arrived:
+def arrived_at(ds: FileDataset, received_at: dt.datetime, began_at: dt.datetime | None = None) -> Received:
     """An instance that a host received, and that its index may get much later."""
     syntax, data = str(ds.file_meta.TransferSyntaxUID), data_set_bytes(ds)
     origin = "dicom", "MODALITY", "VOXELNODE", "", received_at
     file = StoredFile(f"objects/00000000/{ds.SOPInstanceUID}.dcm", "", len(data), "0" * 64, 0, syntax, *origin)
-    return Arrived(instance_attributes(data, syntax), file, 60.0, began_at=began_at)
+    return Received(instance_attributes(data, syntax), file, 60.0, began_at=began_at)
 
 
 def place_of(ds: FileDataset) -> SeriesKey:
@@ -287,20 +287,22 @@ def test_instances_in_another_order_than_they_came_neither_shorten_a_wait_nor_pr
     first, *datasets = make.ct_series(5)
     root.take(first, origin("a1"))
 
-    def arrived(at: int, began: int) -> Arrived:
+    def received(at: int, began: int) -> Received:
         return arrived_at(datasets.pop(), begin + at * second, began_at=begin + began * second)
 
     def due_seconds() -> float:
         [row] = rows(root, "SELECT due_at FROM v_series")
         return (dt.datetime.fromisoformat(row["due_at"]).replace(tzinfo=dt.UTC) - begin).total_seconds()
 
-    root.index.instances.add([arrived(20, 0)])
-    root.index.instances.add([arrived(10, 0)])  # as another host does that was late
+    root.index.instances.add([received(20, 0)])
+    root.index.instances.add([received(10, 0)])  # as another host does that was late
     assert due_seconds() == 80
     root.clock.move(30)
     root.ingest.association_ended("a1", "aborted")
     assert due_seconds() > 80
-    root.index.instances.add([arrived(41, 40), arrived(42, 0)])  # the sender is back, and has another association open
+    root.index.instances.add(
+        [received(41, 40), received(42, 0)]
+    )  # the sender is back, and has another association open
     assert due_seconds() == 102
 
 

@@ -30,7 +30,7 @@ from node.index.records import Outcome, RevisionFile
 from node.lifecycle.archive_copy import Copied
 from node.lifecycle.uploads import Uploads
 from node.receive.ingest import Origin
-from node.receive.kept import report_damage
+from node.receive.stored_files import report_damage
 from node.settings.model import Acknowledge, JournalSettings, SeriesSettings, Settings, Storage
 from node.settings.model import Convert as ConvertSettings
 from node.writers.options import write_options
@@ -73,10 +73,10 @@ class Served:
 
     def receive(self, ds: FileDataset) -> Future[Outcome]:
         """Have an instance in the index; what it is acknowledged by may be yet to come."""
-        arrival = self.repository.ingest.begin(announced(ds), Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
-        arrival.write(data_set_bytes(ds))
+        incoming = self.repository.ingest.begin(announced(ds), Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
+        incoming.take_fragment(data_set_bytes(ds))
         outcome: Future[Outcome] = Future()
-        arrival.finish(outcome)
+        incoming.finish(outcome)
         assert self.repository.applier.catch_up()
         return outcome
 
@@ -84,9 +84,9 @@ class Served:
         ingest = self.repository.ingest
         outcomes = []
         for ds in instances:
-            arrival = ingest.begin(announced(ds), Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
-            arrival.write(data_set_bytes(ds))
-            outcomes.append(indexed(arrival))
+            incoming = ingest.begin(announced(ds), Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
+            incoming.take_fragment(data_set_bytes(ds))
+            outcomes.append(indexed(incoming))
         return outcomes
 
     def upload(self) -> str | None:

@@ -48,7 +48,7 @@ from node.index.nouns.performed_steps import ListedSeries, PerformedStep
 from node.index.nouns.received import add_instances
 from node.index.nouns.studies import StudyFilter
 from node.index.nouns.terms import Terms
-from node.index.records import Arrived, Kept, Outcome
+from node.index.records import Indexed, Outcome, Received
 from node.index.search.finder import QueryRefused, QueryStopped
 from node.index.work import workitems
 from node.lifecycle.export import export
@@ -64,7 +64,7 @@ from tests.integration.test_conversion import converted
 from tests.made_once import IN_POSTGRESQL
 from tests.postgresql import Server, programs, start
 from tests.rows import view_rows
-from tests.several_writers import INSTANCES, SERIES, arrived
+from tests.several_writers import INSTANCES, SERIES, received
 from tests.sql_words import CONDITIONS, ROWS, C, T
 
 pytest.importorskip("psycopg", reason="psycopg is not installed")
@@ -174,7 +174,7 @@ def test_converters_are_scaled_by_how_long_the_oldest_series_has_been_due(server
     server.run("INSERT INTO studies (id, patient_id, study_instance_uid) VALUES (1, 1, '1')", "scaled")
     for uid, state, seconds in (("1", "receiving", 90), ("2", "receiving", -9), ("3", "converting", 900)):
         server.run(
-            "INSERT INTO series (study_id, series_instance_uid, state, arrivals, revision, attempts,"
+            "INSERT INTO series (study_id, series_instance_uid, state, receptions, revision, attempts,"
             f" last_received_at, due_at) SELECT 1, '{uid}', '{state}', 1, 0, 0, moment, moment"
             f" FROM (SELECT timezone('utc', clock_timestamp()) - interval '{seconds} s') AS t (moment)",
             "scaled",
@@ -418,7 +418,7 @@ def test_processes_that_add_the_same_instances_add_each_once(server: Server, tmp
     assert outcomes == {"STORED": INSTANCES, "ALREADY_THERE": 2 * INSTANCES}
     with reading(tmp_path, url) as index:
         assert index.count_levels() == {"patients": 1, "studies": 3, "series": SERIES, "instances": INSTANCES}
-    series = server.run("SELECT arrivals, (SELECT count(*) FROM json_object_keys(waits)) FROM series", "several")
+    series = server.run("SELECT receptions, (SELECT count(*) FROM json_object_keys(waits)) FROM series", "several")
     assert series == [(INSTANCES // SERIES, 3)] * SERIES
     assert server.run("SELECT kind FROM conflicts", "several") == []
     assert server.run("SELECT deadlocks FROM pg_stat_database WHERE datname = 'several'") == [(0,)]
@@ -444,11 +444,11 @@ def database_of(host: Index) -> str:
     return make_url(str(host.place)).database or ""
 
 
-def added_while(server: Server, hosts: list[Index], first: Arrived, second: Arrived) -> list[Kept]:
+def added_while(server: Server, hosts: list[Index], first: Received, second: Received) -> list[Indexed]:
     """Add an instance on one host, and another on the other host before the first one is committed."""
     written, waiting = threading.Event(), threading.Event()
 
-    def add(connection: Connection) -> list[Kept]:
+    def add(connection: Connection) -> list[Indexed]:
         kept = add_instances(connection, [first])
         written.set()
         assert waiting.wait(60)
@@ -464,19 +464,19 @@ def added_while(server: Server, hosts: list[Index], first: Arrived, second: Arri
 
 
 def test_two_hosts_add_one_instance_at_the_same_time(server: Server, hosts: list[Index]) -> None:
-    first, second = arrived(1, 1), arrived(2, 1)
+    first, second = received(1, 1), received(2, 1)
     assert [kept.outcome for kept in added_while(server, hosts, first, second)] == [
         Outcome.STORED,
         Outcome.ALREADY_THERE,
     ]
-    third, fourth = (arrived(host, 1, sha256=str(host), policy="replace") for host in (1, 2))
+    third, fourth = (received(host, 1, sha256=str(host), policy="replace") for host in (1, 2))
     kept = added_while(server, hosts, third, fourth)
     assert [one.outcome for one in kept] == [Outcome.REPLACED] * 2
     assert [one.quarantine for one in kept] == [first.file.key, third.file.key]
 
 
 def test_two_hosts_add_a_series_to_two_studies_at_the_same_time(server: Server, hosts: list[Index]) -> None:
-    kept = added_while(server, hosts, arrived(1, 1), arrived(2, 1 + SERIES, study=9))
+    kept = added_while(server, hosts, received(1, 1), received(2, 1 + SERIES, study=9))
     assert [one.outcome for one in kept] == [Outcome.STORED] * 2
     with hosts[0].reading() as view:
         assert [row["kind"] for row in view.conflicts.all(decided=False)] == ["series-in-two-studies"]
@@ -514,7 +514,7 @@ def test_what_comes_while_its_series_is_deleted_is_deleted_with_its_file_or_stay
     server: Server, hosts: list[Index], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If only its row went, the instance would be lost, and its file would stay on the disk."""
-    first, second = arrived(1, 1), arrived(2, 1 + SERIES)
+    first, second = received(1, 1), received(2, 1 + SERIES)
     hosts[0].instances.add([first])
     uids = first.attributes
     plan = hosts[0].deletions.plan("series", uids.series_instance_uid, uids.study_instance_uid)
@@ -536,7 +536,7 @@ def test_what_a_change_demands_is_still_so_when_it_is_made(
     server: Server, hosts: list[Index], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such as If-Match, or that every destination has confirmed what a route deletes."""
-    first, second = arrived(1, 1), arrived(2, 1 + SERIES)
+    first, second = received(1, 1), received(2, 1 + SERIES)
     uids = first.attributes
     study, uid = uids.study_instance_uid, uids.series_instance_uid
     hosts[0].instances.add([first])
@@ -575,13 +575,13 @@ def test_what_a_change_demands_is_still_so_when_it_is_made(
 def test_a_sender_that_sends_while_the_association_of_another_breaks_is_waited_for(
     server: Server, hosts: list[Index], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = arrived(1, 1)
+    first = received(1, 1)
     hosts[0].instances.add([first])
     key, title = (first.attributes.study_instance_uid, first.attributes.series_instance_uid), "HOST1"
     meanwhile(
         monkeypatch, server, hosts, (series, "after_abort"),
         lambda: hosts[0].series.wait_after_abort([key], title, dt.timedelta(seconds=60), "abort", NOW),
-        lambda: hosts[1].instances.add([arrived(2, 1 + SERIES)]),
+        lambda: hosts[1].instances.add([received(2, 1 + SERIES)]),
     )  # fmt: skip
     with hosts[0].reading() as view:
         [row] = view.series._rows("SELECT waits FROM series")
@@ -591,7 +591,7 @@ def test_a_sender_that_sends_while_the_association_of_another_breaks_is_waited_f
 def test_a_series_whose_last_instance_comes_while_its_step_ends_is_due_at_once(
     server: Server, hosts: list[Index], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, last = arrived(1, 1), arrived(2, 1 + SERIES)
+    first, last = received(1, 1), received(2, 1 + SERIES)
     hosts[0].instances.add([first])
     one, other = first.attributes, last.attributes
     listed = ListedSeries(one.series_instance_uid, (one.sop_instance_uid, other.sop_instance_uid))
@@ -608,11 +608,11 @@ def test_a_series_whose_last_instance_comes_while_its_step_ends_is_due_at_once(
 def test_a_study_that_comes_while_its_patient_is_merged_is_one_of_the_target(
     server: Server, hosts: list[Index], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hosts[0].instances.add([arrived(1, 1)])
+    hosts[0].instances.add([received(1, 1)])
     server.run("INSERT INTO patients (id, identity) VALUES (1000, 'other')", database_of(hosts[0]))
     meanwhile(
         monkeypatch, server, hosts, (patients, "record_event"),
-        lambda: hosts[0].patients.merge(1, 1000, NOW), lambda: hosts[1].instances.add([arrived(2, 2, study=9)]),
+        lambda: hosts[0].patients.merge(1, 1000, NOW), lambda: hosts[1].instances.add([received(2, 2, study=9)]),
     )  # fmt: skip
     assert server.run("SELECT patient_id FROM studies", database_of(hosts[0])) == [(1000,), (1000,)]
 
@@ -681,7 +681,7 @@ def test_a_query_in_postgresql_ends_when_nobody_waits_for_it(place: ServerPlace)
 
 def test_instances_are_numbered_in_the_order_of_their_arrival(hosts: list[Index]) -> None:
     """Routes and hooks follow their numbers."""
-    came = [arrived(1, number) for number in (9, 3, 7, 1)]
+    came = [received(1, number) for number in (9, 3, 7, 1)]
     hosts[0].instances.add(came)
     with hosts[0].reading() as view:
         rows = view.series._rows("SELECT sop_instance_uid AS uid FROM images ORDER BY id")
@@ -693,7 +693,7 @@ def test_rows_have_numbers_of_more_than_32_bits(server: Server, hosts: list[Inde
     """An id is used up by each row, and by each attempt to insert one."""
     for table in ("patients", "studies", "series", "images", "conflicts", "events"):
         server.run(f"ALTER SEQUENCE {table}_id_seq RESTART {3 << 31}", database_of(hosts[0]))
-    first, second = arrived(1, 1), arrived(1, 1, sha256="1")
+    first, second = received(1, 1), received(1, 1, sha256="1")
     assert [kept.outcome for kept in hosts[0].instances.add([first, second])] == [Outcome.STORED, Outcome.OTHER_BYTES]
     everything = Dataset()
     everything.QueryRetrieveLevel = "IMAGE"
@@ -738,12 +738,12 @@ def test_a_nul_is_another_character_and_what_no_index_takes_is_refused(
         index.about.set("a", "b\0c")
         assert index.about.get("a") == "b\ufffdc"
         assert index.instances.held(["1.2\0", "1.3"]) == []
-        one = arrived(1, 1)
+        one = received(1, 1)
         one.attributes.image["sop_instance_uid"] = "1.2\0"  # type: ignore[index]
         assert [kept.outcome for kept in index.instances.add([one])] == [Outcome.STORED]
         with pytest.raises(NotIndexable):
             index.instances.add([replace(one, file=replace(one.file, key="objects/0/other"))])
-        other = arrived(1, 2, study=7)
+        other = received(1, 2, study=7)
         name = "".join(
             random.Random(1).choices(ascii_letters, k=5000)
         )  # longer than an entry of an index of PostgreSQL

@@ -29,7 +29,7 @@ from node.lifecycle.scrub import Scrub
 from node.lifecycle.uploads import Uploads
 from node.receive.conflicts import NotDecidable, compared
 from node.receive.ingest import Origin
-from node.receive.kept import report_damage
+from node.receive.stored_files import report_damage
 from node.settings.convert import Convert
 from node.settings.model import ClusterSettings, IndexSettings, SeriesSettings, Settings, Storage
 from tests import make
@@ -82,9 +82,9 @@ class Host:
     def take(self, *instances: FileDataset) -> list[Outcome]:
         outcomes = []
         for ds in instances:
-            arrival = self.repository.ingest.begin(announced(ds), Origin("dicom", "CT", "VOXELNODE", "127.0.0.1:1"))
-            arrival.write(data_set_bytes(ds))
-            outcomes.append(indexed(arrival))
+            incoming = self.repository.ingest.begin(announced(ds), Origin("dicom", "CT", "VOXELNODE", "127.0.0.1:1"))
+            incoming.take_fragment(data_set_bytes(ds))
+            outcomes.append(indexed(incoming))
         return outcomes
 
     def upload(self) -> None:

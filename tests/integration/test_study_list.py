@@ -33,14 +33,14 @@ def store(tmp_path: Path) -> Iterator[Repository]:
 def take(store: Repository, number: int, **attributes: Any) -> None:
     """One study of one instance, ``1.2.<number>``."""
     ds = make.instance(study_uid=f"1.2.{number}", series_uid=f"1.2.{number}.1", **attributes)
-    arrival = store.ingest.begin(
+    incoming = store.ingest.begin(
         Announced(ds.SOPClassUID, ds.SOPInstanceUID, ds.file_meta.TransferSyntaxUID),
         Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"),
     )
     stream = BytesIO()
     dcmwrite(stream, Dataset(ds), implicit_vr=False, little_endian=True)
-    arrival.write(stream.getvalue())
-    indexed(arrival)
+    incoming.take_fragment(stream.getvalue())
+    indexed(incoming)
 
 
 def found(store: Repository, **wanted: Any) -> list[str]:

@@ -34,7 +34,7 @@ from node.children.decoder import Decoder
 from node.extensions.worklist.settings import WorklistSettings
 from node.index.database.index import Index
 from node.metrics import Metrics
-from node.receive.ingest import Announced, Arrival, Ingest, Origin
+from node.receive.ingest import Announced, Incoming, Ingest, Origin
 from node.receive.refusals import Rejections
 from node.settings.model import Acknowledge, Dicom, ExtensionsSettings, Peer, Settings
 from tests.ingest import opened_ingest
@@ -119,10 +119,10 @@ class Running:
         """An event that is set when the node begins to receive an instance."""
         begun, begin = threading.Event(), self.ingest.begin
 
-        def begin_and_tell(announced: Announced, origin: Origin) -> Arrival:
-            arrival = begin(announced, origin)
+        def begin_and_tell(announced: Announced, origin: Origin) -> Incoming:
+            incoming = begin(announced, origin)
             begun.set()
-            return arrival
+            return incoming
 
         self.ingest.begin = begin_and_tell  # type: ignore[method-assign]
         return begun

@@ -118,16 +118,16 @@ class Held:
         return getattr(self._real, name)
 
     def begin(self, announced: Any, origin: Any) -> Any:
-        arrival = self._real.begin(announced, origin)
-        finish = arrival.finish
+        incoming = self._real.begin(announced, origin)
+        finish = incoming.finish
 
         def held(outcome: Any) -> None:
             finish(outcome)
             self.kept.set()
             self.let_go.wait(10)
 
-        arrival.finish = held
-        return arrival
+        incoming.finish = held
+        return incoming
 
 
 @pytest.mark.slow

@@ -568,7 +568,7 @@ class Faulty:
 
     def __init__(self, real: Any, where: str, error: BaseException) -> None:
         self._real, self._where, self._error = real, where, error
-        self.arrivals: list[Any] = []
+        self.receptions: list[Any] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
@@ -576,19 +576,19 @@ class Faulty:
     def begin(self, announced: Any, origin: Any) -> Any:
         if self._where == "begin":
             raise self._error
-        arrival = self._real.begin(announced, origin)
-        self.arrivals.append(arrival)
-        if self._where == "write":
-            arrival.write = self._raise
+        incoming = self._real.begin(announced, origin)
+        self.receptions.append(incoming)
+        if self._where == "take_fragment":
+            incoming.take_fragment = self._raise
         else:
-            arrival.finish = self._raise
-        return arrival
+            incoming.finish = self._raise
+        return incoming
 
     def _raise(self, *_: Any) -> None:
         raise self._error
 
 
-@pytest.mark.parametrize("where", ["begin", "write", "finish"])
+@pytest.mark.parametrize("where", ["begin", "take_fragment", "finish"])
 @pytest.mark.parametrize("error", [RuntimeError("patient's name"), MemoryError(), OSError(5, "Input/output error")])
 def test_an_unexpected_error_is_our_failure_and_the_association_goes_on(
     start_node: Callable[..., Running], where: str, error: Exception

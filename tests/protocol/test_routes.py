@@ -86,11 +86,11 @@ class Source:
     def take(self, series: list[FileDataset], title: str = "MODALITY", source: Any = "dicom") -> None:
         for ds in series:
             syntax = ds.file_meta.TransferSyntaxUID
-            arrival = self.node.ingest.begin(
+            incoming = self.node.ingest.begin(
                 Announced(ds.SOPClassUID, ds.SOPInstanceUID, syntax), Origin(source, title, "SOURCE", "127.0.0.1:1")
             )
-            arrival.write(data_set_bytes(ds))
-            indexed(arrival)
+            incoming.take_fragment(data_set_bytes(ds))
+            indexed(incoming)
 
     def rows(self, query: str) -> list[dict[str, Any]]:
         return view_rows(self.node.root, query)

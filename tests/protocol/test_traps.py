@@ -323,11 +323,11 @@ def test_p7_files_of_interrupted_instances_stay(
     elsewhere.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
 
-    def interrupt(acceptor: Any, arrived: Callable[[], bool]) -> None:
+    def interrupt(acceptor: Any, received: Callable[[], bool]) -> None:
         with raws(acceptor, 1) as (peer,):
             peer.associate().send(p_data(pdv(1, 3, c_store_rq("1.2.3"))))
             peer.send(p_data(pdv(1, 0, bytes(16000))) * (LARGE_BYTES // 16000 + 1))
-            assert until(arrived)
+            assert until(received)
 
     acceptor = plain()
     monkeypatch.setattr(_config, "STORE_RECV_CHUNKED_DATASET", True)

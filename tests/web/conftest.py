@@ -76,12 +76,12 @@ class Site:
         """Bring instances in."""
         for ds in instances:
             announced = Announced(ds.SOPClassUID, ds.SOPInstanceUID, ds.file_meta.TransferSyntaxUID)
-            arrival = self.store.ingest.begin(announced, Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
+            incoming = self.store.ingest.begin(announced, Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
             stream = BytesIO()
             syntax = ds.file_meta.TransferSyntaxUID
             dcmwrite(stream, Dataset(ds), implicit_vr=syntax.is_implicit_VR, little_endian=syntax.is_little_endian)
-            arrival.write(stream.getvalue())
-            indexed(arrival)
+            incoming.take_fragment(stream.getvalue())
+            indexed(incoming)
 
     def convert(self, seconds: float = 30) -> None:
         """Convert what is stored; a worker runs no longer than that."""

@@ -21,7 +21,7 @@ from tests.web.conftest import Site, until
 
 LISTS = [
     "patients", "studies", "series", "instances", "volumes",
-    "verdicts", "jobs", "failures", "exclusions", "rejections", "conflicts", "history",
+    "verdicts", "work", "failures", "exclusions", "rejections", "conflicts", "history",
 ]  # fmt: skip
 
 
@@ -174,7 +174,7 @@ def test_dicomweb_ignores_unknown_parameters(empty: Site) -> None:
         ("instances", {"series_instance_uid": "1.2.3.1"}, 5),
         ("patients", {"name": "voxel"}, 1),
         ("verdicts", {}, 2),
-        ("jobs", {}, 0),
+        ("work", {}, 0),
         ("quarantine", {}, 0),
     ],
     ids=str,

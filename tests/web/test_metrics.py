@@ -113,9 +113,9 @@ def receive(site: Site) -> None:
     """Have an instance acknowledged, and do not wait for the index."""
     [ds] = make.ct_series(1)
     announced = Announced(ds.SOPClassUID, ds.SOPInstanceUID, ds.file_meta.TransferSyntaxUID)
-    arrival = site.store.ingest.begin(announced, Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
-    arrival.write(data_set_bytes(ds))
-    arrival.finish()
+    incoming = site.store.ingest.begin(announced, Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
+    incoming.take_fragment(data_set_bytes(ds))
+    incoming.finish()
 
 
 def test_monitoring_tells_an_index_that_lags_and_does_not_wait_for_it(

@@ -25,10 +25,10 @@ from node.dicom.status import (
     remedy_of,
 )
 from node.dicom.uids import is_storage_class
-from node.errors import ArrivalRefused, ClassMismatch, NotUnderstood
+from node.errors import ClassMismatch, InstanceRefused, NotUnderstood
 from node.index.records import NOT_CURRENT_OUTCOMES, Outcome, Refused
 from node.metrics import Metrics
-from node.receive.ingest import Announced, Arrival, Ingest, Origin
+from node.receive.ingest import Announced, Incoming, Ingest, Origin
 
 logger = structlog.get_logger()
 
@@ -101,13 +101,13 @@ class Reception:
 
     def __init__(self, service: StoreService, request: Request, context: AcceptedContext) -> None:
         self._service, self._request, self._context = service, request, context
-        self._arrival: Arrival | None = None
+        self._incoming: Incoming | None = None
         self._answer: Answer | None = None
         self._bytes = 0
         self._began_at = perf_counter()
         try:
             self._check()
-            self._arrival = service.ingest.begin(
+            self._incoming = service.ingest.begin(
                 Announced(request.sop_class_uid, request.sop_instance_uid, context.transfer_syntax_uid), service.origin
             )
         except Exception as error:
@@ -116,10 +116,10 @@ class Reception:
     def write(self, fragment: bytes | memoryview) -> None:
         """Write the next bytes of the data set; never raises."""
         self._bytes += len(fragment)
-        if self._answer is not None or self._arrival is None:
+        if self._answer is not None or self._incoming is None:
             return
         try:
-            self._arrival.write(fragment)
+            self._incoming.take_fragment(fragment)
         except Exception as error:
             self._refuse(error)
 
@@ -128,9 +128,9 @@ class Reception:
         metrics, received_at = self._service.metrics, perf_counter()
         metrics.receive_seconds.observe(received_at - self._began_at)
         metrics.received_bytes.inc(self._bytes)
-        if self._answer is None and self._arrival is not None:
+        if self._answer is None and self._incoming is not None:
             try:
-                self._answer = self._kept(self._arrival)
+                self._answer = self._stored(self._incoming)
                 metrics.keep_seconds.observe(perf_counter() - received_at)
             except Exception as error:
                 self._refuse(error)
@@ -139,12 +139,12 @@ class Reception:
         self._service.on_answer(answer.status)
         return answer
 
-    def _kept(self, arrival: Arrival) -> Answer:
+    def _stored(self, incoming: Incoming) -> Answer:
         """Make the instance durable, wait for what else its acknowledgement promises, and return the answer."""
         ingest = self._service.ingest
         is_told = ingest.is_conflict_told(self._request.sop_instance_uid)
         outcome: Future[Outcome] | None = None if ingest.acknowledgement is None and not is_told else Future()
-        arrival.finish(outcome)
+        incoming.finish(outcome)
         if outcome is None:
             return STORED
         if ingest.acknowledgement is None:
@@ -180,7 +180,7 @@ class Reception:
         log = self._service.log.bind(
             sop_class_uid=self._context.abstract_syntax, transfer_syntax_uid=self._context.transfer_syntax_uid
         )
-        if isinstance(error, ArrivalRefused):
+        if isinstance(error, InstanceRefused):
             self._answer = answer_to(error)
             log.warning("c_store_refused", status=f"0x{self._answer.status:04X}", reason=str(error))
         else:
@@ -194,7 +194,7 @@ class Reception:
         return Refused(
             "instance",
             f"status 0x{answer.status:04X}",
-            str(error) if isinstance(error, ArrivalRefused) else answer.comment,
+            str(error) if isinstance(error, InstanceRefused) else answer.comment,
             remedy_of(answer.status),
             peer=origin.address,
             calling_ae_title=origin.calling_ae_title,
@@ -203,10 +203,10 @@ class Reception:
         )
 
     def _drop(self) -> None:
-        arrival, self._arrival = self._arrival, None
-        if arrival is None:
+        incoming, self._incoming = self._incoming, None
+        if incoming is None:
             return
         try:
-            arrival.abandon()
+            incoming.abandon()
         except Exception as error:  # the answer stands; the next start removes the part file
             self._service.log.error("part_file_left", exc_info=error)

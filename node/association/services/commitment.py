@@ -46,7 +46,7 @@ from node.index.search.selection import StoredInstance
 from node.index.work.ledger import Ended, Postponed, Work
 from node.index.work.payloads import Reference, Request
 from node.metrics import Metrics
-from node.receive.kept import report_damage
+from node.receive.stored_files import report_damage
 
 logger = structlog.get_logger()
 

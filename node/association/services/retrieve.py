@@ -41,7 +41,7 @@ from node.index.records import Refused
 from node.index.search.finder import QueryRefused
 from node.index.search.selection import Selected
 from node.metrics import Metrics
-from node.receive.kept import report_damage
+from node.receive.stored_files import report_damage
 
 logger = structlog.get_logger()
 

@@ -27,7 +27,7 @@ import structlog
 from node.archive.intact import problem_with
 from node.background import BackgroundService
 from node.durable import NO_ROOM, make_folder, sync_file
-from node.errors import ArrivalRefused, OutOfResources, ResultRefused, ResultsBusy
+from node.errors import InstanceRefused, OutOfResources, ResultRefused, ResultsBusy
 from node.extensions.results.makers import Makers
 from node.extensions.results.making import Identity, Making, Source, SourceStack, derived_uid
 from node.extensions.results.manifest import FILE_NAME, MAX_RESULTS, Entry, Manifest, left_in
@@ -41,7 +41,7 @@ from node.metrics import Metrics
 from node.receive.dicom_files import MediaFile, find_instances
 from node.receive.import_files import INDEX_SECONDS, take_in
 from node.receive.ingest import Ingest, Origin
-from node.receive.kept import report_damage
+from node.receive.stored_files import report_damage
 from node.settings.model import Settings
 
 log = structlog.get_logger()
@@ -359,7 +359,7 @@ class ResultIntake:
             raise OutOfResources("the result is safe in the journal, but the index does not take it") from None
         except OutOfResources:
             raise
-        except ArrivalRefused as error:
+        except InstanceRefused as error:
             raise ResultRefused(f"{one.result.file}: {error}") from error
         if indexed in NOT_CURRENT_OUTCOMES:
             raise ResultRefused(f"{one.result.file}: the node has another instance with its SOP Instance UID")

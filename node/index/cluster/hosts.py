@@ -195,8 +195,8 @@ class HostRepository(IndexRepository):
     def forget(self, connection: Connection, name: str, now: dt.datetime) -> Forgotten:
         """Delete the row of a host that will not come back; return what it alone had.
 
-        What its disk alone had is marked as missing: the next arrival of such an instance takes its place. If the host
-        does come back, its next start has the files.
+        What its disk alone had is marked as missing: the next such instance that is received takes its place. If the
+        host does come back, its next start has the files.
 
         Raises
         ------

@@ -155,7 +155,7 @@ class Index:
         self.deletions = DeletionRepository(writer, self._watcher)
         self.deliveries = DeliveryRepository(writer, self._watcher)
         self.hosts = HostRepository(writer, self._watcher)
-        self.instances = InstanceRepository(writer, self._watcher, self._finder.note_arrival)
+        self.instances = InstanceRepository(writer, self._watcher, self._finder.note_received)
         self.jobs = JobRepository(writer, self._watcher)
         self.keyed_requests = KeyedRequestRepository(writer, self._watcher)
         self.objects = ObjectRepository(writer, self._watcher)

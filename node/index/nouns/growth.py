@@ -16,15 +16,15 @@ from node.index.engine.sql import looked_up_in
 from node.index.models import OPEN_STATES, SeriesRow
 from node.index.nouns.performed_series import is_all_here, listed_series
 from node.index.nouns.reopening import revoke_claim
-from node.index.nouns.waits import Waits, after_arrival, due_at
-from node.index.records import Arrived
+from node.index.nouns.waits import Waits, after_received, due_at
+from node.index.records import Received
 
 
 class Seen(NamedTuple):
     """An instance that a series has seen; `counts` unless it was there already."""
 
     series_id: int
-    received: Arrived
+    received: Received
     counts: bool = False
     replaces: bool = False
 
@@ -36,10 +36,10 @@ class _Growth:
     `first`, `last` and `count` are without those that were there already.
     """
 
-    senders: dict[str, Arrived] = field(default_factory=dict)  # the last instance of each
+    senders: dict[str, Received] = field(default_factory=dict)  # the last instance of each
     began_at: dict[str, dt.datetime] = field(default_factory=dict)  # the last association of each that began
-    first: Arrived | None = None
-    last: Arrived | None = None
+    first: Received | None = None
+    last: Received | None = None
     count: int = 0
     replaced: bool = False
 
@@ -61,11 +61,11 @@ class _Growth:
         for sender, received in self.senders.items():
             moment = received.file.received_at
             quiet_at = moment + dt.timedelta(seconds=received.quiet_seconds)
-            waits = after_arrival(waits, sender, quiet_at, self.began_at[sender], moment)
+            waits = after_received(waits, sender, quiet_at, self.began_at[sender], moment)
         return waits
 
 
-def _later(before: Arrived | None, received: Arrived) -> Arrived:
+def _later(before: Received | None, received: Received) -> Received:
     return received if before is None or received.file.received_at >= before.file.received_at else before
 
 
@@ -75,13 +75,13 @@ _SERIES_GREW = Prepared(
     update(SeriesRow)
     .where(SeriesRow.id == bindparam("series"))
     .values(
-        arrivals=SeriesRow.arrivals + bindparam("count"),
+        receptions=SeriesRow.receptions + bindparam("count"),
         open_since=case((SeriesRow.open_since < _FIRST, SeriesRow.open_since), else_=_FIRST),
         last_received_at=case((SeriesRow.last_received_at > _LAST, SeriesRow.last_received_at), else_=_LAST),
         due_at=bindparam("due"),
         waits=bindparam("waits", type_=SeriesRow.waits.type),
         attempts=0,
-        # A series under conversion stays claimed; its outcome finds that `arrivals` has grown and makes it due again.
+        # A series under conversion stays claimed; its outcome finds that `receptions` has grown and makes it due again.
         state=case((SeriesRow.state == "converting", "converting"), else_="receiving"),
     )
 )

@@ -60,7 +60,7 @@ from node.index.nouns.levels import record_conflict
 from node.index.nouns.objects import PlaceCount
 from node.index.nouns.received import DIGEST_MENDED, add_instances
 from node.index.nouns.removals import aside_of_order
-from node.index.records import Applied, Arrived, Flaw, Kept
+from node.index.records import Applied, Flaw, Indexed, Received
 from node.index.search.selection import INSTANCE_COLUMNS, Selected, StoredInstance, selected_instances, stored_instances
 
 _FIND_HELD = Prepared(
@@ -86,20 +86,20 @@ class InstanceRepository(IndexRepository):
 
     Parameters
     ----------
-    note_arrival : callable
-        Called for each instance: searches give way while instances arrive.
+    note_received : callable
+        Called for each instance: searches give way while instances are received.
     """
 
-    def __init__(self, writer: IndexWriter, reader: Engine, note_arrival: Callable[[], None]) -> None:
+    def __init__(self, writer: IndexWriter, reader: Engine, note_received: Callable[[], None]) -> None:
         super().__init__(writer, reader)
-        self._note_arrival = note_arrival
+        self._note_received = note_received
 
     def add(
         self,
-        batch: Sequence[Arrived],
+        batch: Sequence[Received],
         applied: Applied | None = None,
         flaws: Mapping[str, Flaw] | None = MappingProxyType({}),
-    ) -> list[Kept]:
+    ) -> list[Indexed]:
         """Index instances in one transaction; see `node.index.nouns.received.add_instances`.
 
         Parameters
@@ -108,7 +108,8 @@ class InstanceRepository(IndexRepository):
             The last record of the journal that they came from, noted in the same transaction: the commit is not synced
             then, because the journal still has them. Without it, the commit is durable when this returns.
         flaws : mapping or None
-            The kept files that are not whole, by key; None: nothing was compared. See `node.receive.kept.add_compared`.
+            The stored files that are not whole, by key; None: nothing was compared. See
+            `node.receive.stored_files.add_compared`.
 
         Returns
         -------
@@ -124,9 +125,9 @@ class InstanceRepository(IndexRepository):
         OutOfResources
             The commit failed or may have failed: try again.
         """
-        self._note_arrival()
+        self._note_received()
 
-        def write(connection: Connection) -> list[Kept]:
+        def write(connection: Connection) -> list[Indexed]:
             kept = add_instances(connection, batch, flaws, self._turn.holder)
             if applied is not None:
                 set_applied(connection, applied)
@@ -289,7 +290,7 @@ class InstanceRepository(IndexRepository):
         return list(connection.scalars(select(func.substr(ImageRow.key, begin, length)).distinct()))
 
     @on_writer
-    def record_quarantined(self, connection: Connection, found: Arrived) -> None:
+    def record_quarantined(self, connection: Connection, found: Received) -> None:
         """Record an instance that was found in quarantine."""
         detail = "found in quarantine; the index did not know why it is there"
         file = found.file
@@ -327,7 +328,7 @@ class InstanceRepository(IndexRepository):
     ) -> int:
         """Note that files (at most a folder's worth) are missing or damaged, or are there again.
 
-        An instance whose file is missing or damaged takes the next arrival under its UID as its own.
+        An instance whose file is missing or damaged takes the next instance received under its UID as its own.
 
         Parameters
         ----------

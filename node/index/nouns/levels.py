@@ -17,7 +17,7 @@ from node.index.models import ConflictRow, PatientRow, SeriesRow, StudyRow
 from node.index.nouns.departures import delete_empty_patient
 from node.index.nouns.events import EventKind, EventUids, record_event
 from node.index.nouns.orders import Imaged, compare_with_orders, folded_name
-from node.index.records import Arrived
+from node.index.records import Received
 
 log = structlog.get_logger()
 
@@ -45,7 +45,7 @@ Places = Mapping[tuple[str, str], tuple[int, str, str]]
 """Row id, identity of the patient and state of series, by Study and Series Instance UID."""
 
 
-def hold_new_places(connection: Connection, batch: Sequence[Arrived]) -> Places:
+def hold_new_places(connection: Connection, batch: Sequence[Received]) -> Places:
     """Let no other writer insert patients, studies and series that a batch is about to insert, or compare with.
 
     Returns
@@ -57,7 +57,7 @@ def hold_new_places(connection: Connection, batch: Sequence[Arrived]) -> Places:
     found = _FIND_PLACES.execute(connection, {"series": list(uids)})
     places = {(study, series): (series_id, identity, state) for study, series, series_id, identity, state in found}
     names: set[str] = set()
-    for attributes in (arrived.attributes for arrived in batch):
+    for attributes in (received.attributes for received in batch):
         if (place := (attributes.study_instance_uid, attributes.series_instance_uid)) not in places:
             names |= {*place, patient_identity(attributes)}
     if names:
@@ -77,46 +77,46 @@ def identity_of(patient: Mapping[str, Any], study_instance_uid: str) -> str:
     return f"{patient.get('issuer_of_patient_id') or ''}\\{patient['patient_id']}"
 
 
-def find_series(connection: Connection, arrived: Arrived) -> tuple[int, str, str] | None:
+def find_series(connection: Connection, received: Received) -> tuple[int, str, str] | None:
     """Return (row id, identity of the patient, state) of the series of an instance, or None if the series is new."""
-    attributes = arrived.attributes
+    attributes = received.attributes
     uids = {"study": attributes.study_instance_uid, "series": attributes.series_instance_uid}
     row: tuple[int, str, str] | None = _FIND_SERIES.execute(connection, uids).fetchone()
     return row
 
 
-def series_row(connection: Connection, arrived: Arrived, identity: str, places: Places) -> int:
+def series_row(connection: Connection, received: Received, identity: str, places: Places) -> int:
     """Return the row id of the series of an instance; insert the series, its study and its patient if they are new."""
-    attributes = arrived.attributes
+    attributes = received.attributes
     row = places.get((attributes.study_instance_uid, attributes.series_instance_uid)) or find_series(
-        connection, arrived
+        connection, received
     )
     if row is not None:
         series_id, of_study, state = row
         if of_study != identity:
-            _record_patient_conflict(connection, arrived, identity, of_study)
-        record_reopened(connection, arrived, state)
+            _record_patient_conflict(connection, received, identity, of_study)
+        record_reopened(connection, received, state)
         return int(series_id)
-    study_id = _study(connection, arrived, identity)
-    is_moved = arrived.overwrite_policy == "accept"  # out of the series of the other study
+    study_id = _study(connection, received, identity)
+    is_moved = received.overwrite_policy == "accept"  # out of the series of the other study
     if (
         not is_moved
         and connection.execute(
-            select(SeriesRow.id).where(SeriesRow.series_instance_uid == arrived.attributes.series_instance_uid)
+            select(SeriesRow.id).where(SeriesRow.series_instance_uid == received.attributes.series_instance_uid)
         ).first()
     ):
-        detail = "this series has also arrived in another study; the two are kept apart"
-        record_conflict(connection, "series-in-two-studies", arrived, detail)
-    values = {**arrived.attributes.series, "study_id": study_id, "last_received_at": arrived.file.received_at}
+        detail = "this series was also received in another study; the two are kept apart"
+        record_conflict(connection, "series-in-two-studies", received, detail)
+    values = {**received.attributes.series, "study_id": study_id, "last_received_at": received.file.received_at}
     return _inserted(connection, SeriesRow, values)
 
 
-def correct_levels(connection: Connection, arrived: Arrived, identity: str) -> None:
+def correct_levels(connection: Connection, received: Received, identity: str) -> None:
     """Let patient, study and series, if they exist, have the attributes of an instance for which a person has decided.
 
     A study that was received under another patient becomes one of this patient.
     """
-    attributes = arrived.attributes
+    attributes = received.attributes
     of_study = StudyRow.study_instance_uid == attributes.study_instance_uid
     study = connection.execute(
         select(StudyRow.id, StudyRow.patient_id, PatientRow.identity).join(PatientRow).where(of_study)
@@ -143,49 +143,51 @@ def correct_levels(connection: Connection, arrived: Arrived, identity: str) -> N
     connection.execute(update(SeriesRow).where(of_series).values(attributes.series))
 
 
-def _study(connection: Connection, arrived: Arrived, identity: str) -> int:
+def _study(connection: Connection, received: Received, identity: str) -> int:
     """Return the row id of the study of a new series; insert the study and its patient if they are new."""
-    uid = arrived.attributes.study_instance_uid
+    uid = received.attributes.study_instance_uid
     find = select(StudyRow.id.label("study"), PatientRow).select_from(join(StudyRow, PatientRow))
     row = connection.execute(find.where(StudyRow.study_instance_uid == uid)).first()
     if row is not None:
         if row.identity != identity:
-            _record_patient_conflict(connection, arrived, identity, row.identity)
+            _record_patient_conflict(connection, received, identity, row.identity)
         else:
-            _compare_persons(connection, arrived, row)
+            _compare_persons(connection, received, row)
         return int(row.study)
     patient = connection.execute(select(PatientRow).where(PatientRow.identity == identity)).first()
     if patient is None:
-        patient_id = _inserted(connection, PatientRow, {**arrived.attributes.patient, "identity": identity})
-        if not arrived.attributes.patient["patient_id"]:
+        patient_id = _inserted(connection, PatientRow, {**received.attributes.patient, "identity": identity})
+        if not received.attributes.patient["patient_id"]:
             detail = "this study has no Patient ID (0010,0020); it gets a patient of its own"
-            record_conflict(connection, "no-patient-id", arrived, detail)
+            record_conflict(connection, "no-patient-id", received, detail)
     else:
         patient_id = patient.merged_into or patient.id
-        _compare_persons(connection, arrived, patient)
-    study = arrived.attributes.study
+        _compare_persons(connection, received, patient)
+    study = received.attributes.study
     study_id = _inserted(connection, StudyRow, {**study, "patient_id": patient_id})
-    person: Mapping[str, Any] = {name: arrived.attributes.patient[name] for name in _PERSON}
-    sender, now = arrived.file.calling_ae_title or None, arrived.file.received_at
+    person: Mapping[str, Any] = {name: received.attributes.patient[name] for name in _PERSON}
+    sender, now = received.file.calling_ae_title or None, received.file.received_at
     accession_number = str(study["accession_number"] or "")
     compare_with_orders(connection, Imaged(uid, patient_id, **person), accession_number, sender, now)
     return study_id
 
 
-def _compare_persons(connection: Connection, arrived: Arrived, known: Any) -> None:
+def _compare_persons(connection: Connection, received: Received, known: Any) -> None:
     """Record one conflict per study if names, birth dates or sexes differ; a missing value is no contradiction."""
-    arriving = arrived.attributes.patient
-    pairs = [(known.patient_birth_date, arriving["patient_birth_date"]), (known.patient_sex, arriving["patient_sex"])]
-    pairs.append((folded_name(known.patient_name), folded_name(arriving["patient_name"])))
+    new = received.attributes.patient
+    pairs = [(known.patient_birth_date, new["patient_birth_date"]), (known.patient_sex, new["patient_sex"])]
+    pairs.append((folded_name(known.patient_name), folded_name(new["patient_name"])))
     if not any(mine and theirs and mine != theirs for mine, theirs in pairs):
         return
     seen = select(ConflictRow.id).where(
         ConflictRow.kind == "shared-patient-id",
-        ConflictRow.study_instance_uid == arrived.attributes.study_instance_uid,
+        ConflictRow.study_instance_uid == received.attributes.study_instance_uid,
     )
     if connection.execute(seen).first() is None:
-        detail = "this Patient ID has arrived with another name, birth date or sex; the study stays with its Patient ID"
-        record_conflict(connection, "shared-patient-id", arrived, detail)
+        detail = (
+            "this Patient ID was received with another name, birth date or sex; the study stays with its Patient ID"
+        )
+        record_conflict(connection, "shared-patient-id", received, detail)
 
 
 def _inserted(
@@ -197,40 +199,40 @@ def _inserted(
     return int(row_id)
 
 
-def _record_patient_conflict(connection: Connection, arrived: Arrived, identity: str, of_study: str) -> None:
+def _record_patient_conflict(connection: Connection, received: Received, identity: str, of_study: str) -> None:
     """Record one conflict per series, unless the two patients were merged."""
-    backend_of(connection).hold(connection, [arrived.attributes.study_instance_uid])
+    backend_of(connection).hold(connection, [received.attributes.study_instance_uid])
     known, arriving = aliased(PatientRow), aliased(PatientRow)
     merged = select(known.id).where(
         known.identity == of_study, arriving.identity == identity, arriving.merged_into == known.id
     )
     seen = select(ConflictRow.id).where(
         ConflictRow.kind == "study-of-two-patients",
-        ConflictRow.study_instance_uid == arrived.attributes.study_instance_uid,
-        ConflictRow.series_instance_uid == arrived.attributes.series_instance_uid,
+        ConflictRow.study_instance_uid == received.attributes.study_instance_uid,
+        ConflictRow.series_instance_uid == received.attributes.series_instance_uid,
     )
     if connection.execute(merged).first() is None and connection.execute(seen).first() is None:
-        detail = "this study has arrived under another patient; it stays with the first one"
-        record_conflict(connection, "study-of-two-patients", arrived, detail)
+        detail = "this study was received under another patient; it stays with the first one"
+        record_conflict(connection, "study-of-two-patients", received, detail)
 
 
-def record_reopened(connection: Connection, arrived: Arrived, state: str) -> None:
-    """Record that an instance arrived for a series that was converted, refused or set aside."""
+def record_reopened(connection: Connection, received: Received, state: str) -> None:
+    """Record that an instance was received for a series that was converted, refused or set aside."""
     if state not in ("receiving", "converting"):
         record_received_event(
-            connection, "series-reopened", arrived, f"an instance arrived after the series was {state}"
+            connection, "series-reopened", received, f"an instance was received after the series was {state}"
         )
 
 
-def record_received_event(connection: Connection, kind: EventKind, arrived: Arrived, detail: str) -> None:
+def record_received_event(connection: Connection, kind: EventKind, received: Received, detail: str) -> None:
     """Record an event of an instance that was just received."""
-    record_event(connection, kind, arrived.file.received_at, detail=detail, **_uids(arrived))
+    record_event(connection, kind, received.file.received_at, detail=detail, **_uids(received))
 
 
 def record_conflict(
     connection: Connection,
     kind: str,
-    arrived: Arrived,
+    received: Received,
     detail: str,
     key: str | None = None,
     sha256: str | None = None,
@@ -241,9 +243,9 @@ def record_conflict(
 
     `holder` is the only host that has this file; see `node.index.engine.turn`.
 
-    `decided_by` is given if there is nothing left to decide: the instance that arrived was accepted.
+    `decided_by` is given if there is nothing left to decide: the received instance was accepted.
     """
-    uids = _uids(arrived)
+    uids = _uids(received)
     connection.execute(
         insert(ConflictRow).values(
             kind=kind,
@@ -251,10 +253,10 @@ def record_conflict(
             key=key,
             sha256=sha256,
             host=holder,
-            calling_ae_title=arrived.file.calling_ae_title or None,
-            found_at=arrived.file.received_at,
+            calling_ae_title=received.file.calling_ae_title or None,
+            found_at=received.file.received_at,
             decision="accepted" if decided_by is not None else None,
-            decided_at=arrived.file.received_at if decided_by is not None else None,
+            decided_at=received.file.received_at if decided_by is not None else None,
             decided_by=decided_by,
             **uids,
         )
@@ -262,8 +264,8 @@ def record_conflict(
     log.warning("conflict", kind=kind, detail=detail, **uids)
 
 
-def _uids(arrived: Arrived) -> EventUids:
-    attributes = arrived.attributes
+def _uids(received: Received) -> EventUids:
+    attributes = received.attributes
     return {
         "study_instance_uid": attributes.study_instance_uid,
         "series_instance_uid": attributes.series_instance_uid,

@@ -28,7 +28,7 @@ from node.index.nouns.levels import (
     series_row,
 )
 from node.index.nouns.removals import owe_removals
-from node.index.records import Arrived, Flaw, Kept, Outcome
+from node.index.records import Flaw, Indexed, Outcome, Received
 
 DIGEST_MENDED = "digest-mended"
 """Kind of the conflict that keeps the digest which a row had before `fsck` believed its file."""
@@ -66,10 +66,10 @@ _INSERT_IMAGES = PreparedInsert(Base.metadata.tables[ImageRow.__tablename__], or
 
 def add_instances(
     connection: Connection,
-    batch: Sequence[Arrived],
+    batch: Sequence[Received],
     flaws: Mapping[str, Flaw] | None = _NO_FLAWS,
     holder: str | None = None,
-) -> list[Kept]:
+) -> list[Indexed]:
     """Insert instances with their patients, studies and series, and move the `due_at` of each series that grew.
 
     Runs inside the writer's transaction. Other writers may be adding instances to the same index: all of them hold new
@@ -112,7 +112,7 @@ def add_instances(
     """
     places = hold_new_places(connection, batch)
     _forget_losers(connection, flaws or _NO_FLAWS)
-    kept: list[Kept] = []
+    kept: list[Indexed] = []
     for is_decided, some in groupby(batch, lambda received: received.overwrite_policy == "accept"):
         if is_decided:  # it may correct the patient of a study
             places = {}
@@ -127,7 +127,7 @@ class _Batch:
     def __init__(
         self,
         connection: Connection,
-        batch: Sequence[Arrived],
+        batch: Sequence[Received],
         flaws: Mapping[str, Flaw] | None,
         places: Places,
         holder: str | None,
@@ -139,7 +139,7 @@ class _Batch:
         self._images: dict[str, dict[str, object]] = {}  # rows to be inserted
         self._seen: list[Seen] = []
 
-    def add(self) -> list[Kept]:
+    def add(self) -> list[Indexed]:
         """Write the rows of all instances; return what became of each."""
         kept = [self._taken(received) for received in self._batch]
         if self._images:
@@ -156,13 +156,13 @@ class _Batch:
             raise ValueError("the index neither has an instance nor takes it")
         raise Overtaken("another writer has inserted an instance meanwhile")
 
-    def _taken(self, received: Arrived) -> Kept:
+    def _taken(self, received: Received) -> Indexed:
         first = self._compared(received)
         flaw = None if first is None else self._flaws.get(first.key)
         decided = disposition(received.file, first, flaw, received.overwrite_policy)
         match decided:
             case Applied():
-                return Kept(Outcome.STORED)
+                return Indexed(Outcome.STORED)
             case New():
                 return self._insert(received)
             case Restores():
@@ -175,9 +175,9 @@ class _Batch:
                     self._note_found(received, decided.first)
                 if isinstance(decided, Aside):
                     return self._keep_aside(received, decided.first)
-                return Kept(Outcome.ALREADY_THERE, remove=received.file.key, repeats=decided.first.key)
+                return Indexed(Outcome.ALREADY_THERE, remove=received.file.key, repeats=decided.first.key)
 
-    def _compared(self, received: Arrived) -> First | None:
+    def _compared(self, received: Received) -> First | None:
         """Return the first instance, with what is to be known about other bytes."""
         uid = received.attributes.sop_instance_uid
         first = self._first.get(uid)
@@ -189,13 +189,13 @@ class _Batch:
         mended = self._connection.execute(_FIND_MENDED, {"uid": uid, "sha256": received.file.sha256}).first()
         return replace(first, is_of_series=True, had_digest=mended is not None)
 
-    def _insert(self, received: Arrived) -> Kept:
+    def _insert(self, received: Received) -> Indexed:
         series_id = self._series_id(received)
         self._images[received.attributes.sop_instance_uid] = self._image(received, series_id)
         self._count(received, series_id)
-        return Kept(Outcome.STORED)
+        return Indexed(Outcome.STORED)
 
-    def _restore(self, received: Arrived, decided: Restores) -> Kept:
+    def _restore(self, received: Received, decided: Restores) -> Indexed:
         """Give the row to the received file, because the first one is not whole.
 
         A damaged file goes to quarantine; one that cannot be read stays, in the row of a conflict. What quarantine has
@@ -209,17 +209,17 @@ class _Batch:
         )
         record_received_event(self._connection, "file-restored", received, detail)
         if flaw in (Flaw.MISSING, Flaw.AWAY):
-            return Kept(Outcome.STORED, restored=detail)
+            return Indexed(Outcome.STORED, restored=detail)
         aside = _beside(received.file.quarantine_key, first.key)
         if flaw is Flaw.ASIDE:
             if first.sha256 != received.file.sha256:
                 self._record_conflict("instance-replaced", received, detail, aside, first.sha256)
-            return Kept(Outcome.STORED, restored=detail)
+            return Indexed(Outcome.STORED, restored=detail)
         stays = flaw is Flaw.UNREADABLE
         self._record_conflict("instance-damaged", received, detail, first.key if stays else aside)
-        return Kept(Outcome.STORED, quarantine=None if stays else first.key, restored=detail)
+        return Indexed(Outcome.STORED, quarantine=None if stays else first.key, restored=detail)
 
-    def _replace(self, received: Arrived, first: First) -> Kept:
+    def _replace(self, received: Received, first: First) -> Indexed:
         """Give the row to the received file; the first one goes to quarantine, unless its bytes are there already."""
         is_accepted = received.overwrite_policy == "accept"
         if is_accepted:
@@ -235,31 +235,31 @@ class _Batch:
             leave_series(self._connection, first.series_id, uid, received.file.received_at, why)
         record_received_event(self._connection, "instance-replaced", received, detail)
         if self._aside(received, first.sha256) is not None:
-            return Kept(Outcome.REPLACED, remove=first.key)
+            return Indexed(Outcome.REPLACED, remove=first.key)
         aside = _beside(received.file.quarantine_key, first.key)
         decided_by = "the person who accepted" if is_accepted else "[storage] overwrite_policy"
         self._record_conflict("instance-replaced", received, detail, aside, first.sha256, decided_by, first.holder)
-        return Kept(Outcome.REPLACED, quarantine=first.key)
+        return Indexed(Outcome.REPLACED, quarantine=first.key)
 
-    def _keep_aside(self, received: Arrived, first: First) -> Kept:
+    def _keep_aside(self, received: Received, first: First) -> Indexed:
         """Leave the row as it is; bytes that were set aside before are not kept twice."""
         file = received.file
         aside = self._aside(received, file.sha256)
         if aside == file.key:  # applied before, and kept where it is
-            return Kept(Outcome.OTHER_BYTES)
+            return Indexed(Outcome.OTHER_BYTES)
         if aside == file.quarantine_key:  # a crash came between the commit and the move
-            return Kept(Outcome.OTHER_BYTES, quarantine=file.key)
+            return Indexed(Outcome.OTHER_BYTES, quarantine=file.key)
         if aside is not None:
-            return Kept(Outcome.KNOWN_VERSION, remove=file.key, repeats=aside)
+            return Indexed(Outcome.KNOWN_VERSION, remove=file.key, repeats=aside)
         where = self._elsewhere(received, first)
         detail = f"the instance came again with other bytes{where}; the first is current"
         stays = received.overwrite_policy == "keep_both"
         kind, key = ("instance-versions", file.key) if stays else ("instance-bytes", file.quarantine_key)
         self._record_conflict(kind, received, detail, key, file.sha256)
         record_received_event(self._connection, "instance-conflict", received, detail)
-        return Kept(Outcome.OTHER_BYTES, quarantine=None if stays else file.key)
+        return Indexed(Outcome.OTHER_BYTES, quarantine=None if stays else file.key)
 
-    def _note_found(self, received: Arrived, first: First) -> None:
+    def _note_found(self, received: Received, first: First) -> None:
         """Take back that the file of an instance is missing: it was just found whole."""
         uid = received.attributes.sop_instance_uid
         self._connection.execute(update(ImageRow).where(ImageRow.sop_instance_uid == uid).values(file_missing=False))
@@ -267,7 +267,7 @@ class _Batch:
         detail = "the file was found whole when the instance came again"
         record_received_event(self._connection, "file-found", received, detail)
 
-    def _update(self, received: Arrived, first: First, series_id: int) -> None:
+    def _update(self, received: Received, first: First, series_id: int) -> None:
         """Give the row of the first instance to the received one."""
         uid, image = received.attributes.sop_instance_uid, self._image(received, series_id)
         if first.is_pending:
@@ -276,14 +276,14 @@ class _Batch:
         owe_removals(self._connection, ImageRow.sop_instance_uid == uid, received.file.received_at)
         self._connection.execute(update(ImageRow).where(ImageRow.sop_instance_uid == uid).values(image))
 
-    def _count(self, received: Arrived, series_id: int, *, replaces: bool = False) -> None:
+    def _count(self, received: Received, series_id: int, *, replaces: bool = False) -> None:
         """Note that a received instance is the current one from here on."""
         uid, file = received.attributes.sop_instance_uid, received.file
         is_pending = uid in self._images
         self._first[uid] = First(file.sha256, file.key, series_id, holder=self._holder, is_pending=is_pending)
         self._seen.append(Seen(series_id, received, counts=True, replaces=replaces))
 
-    def _series_id(self, received: Arrived) -> int:
+    def _series_id(self, received: Received) -> int:
         attributes = received.attributes
         identity = patient_identity(attributes)
         key = (attributes.study["study_instance_uid"], attributes.series["series_instance_uid"], identity)
@@ -291,7 +291,7 @@ class _Batch:
             self._series[key] = series_row(self._connection, received, identity, self._places)
         return self._series[key]
 
-    def _elsewhere(self, received: Arrived, first: First) -> str:
+    def _elsewhere(self, received: Received, first: First) -> str:
         """Return in words that an instance is of another study or series than the first one."""
         of_first = select(StudyRow.study_instance_uid).join(SeriesRow).where(SeriesRow.id == first.series_id)
         if self._connection.scalar(of_first) != received.attributes.study_instance_uid:
@@ -299,7 +299,7 @@ class _Batch:
         series = find_series(self._connection, received)
         return "" if series is not None and series[0] == first.series_id else " in another series"
 
-    def _aside(self, received: Arrived, sha256: str) -> str | None:
+    def _aside(self, received: Received, sha256: str) -> str | None:
         """Return the key of the file with these bytes that was set aside before; None if there is none that is whole.
 
         What other hosts have set aside cannot be read here, and does not count.
@@ -311,7 +311,7 @@ class _Batch:
     def _record_conflict(
         self,
         kind: str,
-        received: Arrived,
+        received: Received,
         detail: str,
         key: str,
         sha256: str | None = None,
@@ -320,7 +320,7 @@ class _Batch:
     ) -> None:
         record_conflict(self._connection, kind, received, detail, key, sha256, decided_by, holder or self._holder)
 
-    def _image(self, received: Arrived, series_id: int) -> dict[str, object]:
+    def _image(self, received: Received, series_id: int) -> dict[str, object]:
         file = received.file
         return {
             **received.attributes.image,
@@ -341,7 +341,7 @@ class _Batch:
         }
 
 
-def _first_of(connection: Connection, batch: Sequence[Arrived], flaws: Mapping[str, Flaw] | None) -> dict[str, First]:
+def _first_of(connection: Connection, batch: Sequence[Received], flaws: Mapping[str, Flaw] | None) -> dict[str, First]:
     """Return the instances of a batch that are in the index; no other writer changes a row that may change here."""
     uids = {received.attributes.sop_instance_uid for received in batch}
     there = {uid: First(*row) for uid, *row in _FIND_IMAGES.execute(connection, {"uids": list(uids)})}

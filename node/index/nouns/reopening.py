@@ -10,13 +10,13 @@ from node.index.models import SeriesRow
 from node.index.nouns.events import record_event
 
 REVOKED = -1
-"""In `claimed_arrivals`: the series is still under conversion, but its outcome will not count."""
+"""In `claimed_receptions`: the series is still under conversion, but its outcome will not count."""
 
 
 def revoke_claim(connection: Connection, series_id: int) -> None:
     """Revoke the claim of a series after an instance has left it: its conversion may not be recorded."""
     claimed = update(SeriesRow).where(SeriesRow.id == series_id, SeriesRow.state == "converting")
-    connection.execute(claimed.values(claimed_arrivals=REVOKED))
+    connection.execute(claimed.values(claimed_receptions=REVOKED))
 
 
 def reopen(
@@ -34,7 +34,7 @@ def reopen(
     sop_instance_uid : str or None
         The instance that has left the series, if that is why.
     """
-    connection.execute(update(SeriesRow).where(SeriesRow.id == series_id).values(arrivals=SeriesRow.arrivals + 1))
+    connection.execute(update(SeriesRow).where(SeriesRow.id == series_id).values(receptions=SeriesRow.receptions + 1))
     closed = and_(SeriesRow.id == series_id, SeriesRow.state.not_in(("receiving", "converting")))
     again = update(SeriesRow).where(closed).values(state="receiving", open_since=now, due_at=now, attempts=0)
     for series_instance_uid in connection.scalars(again.returning(SeriesRow.series_instance_uid)):

@@ -50,7 +50,7 @@ def learn_gaps(connection: Connection, series_id: int, since: dt.datetime | None
     Parameters
     ----------
     since : datetime or None
-        Arrival of the first of them; None if there is none.
+        When the first of them was received; None if there is none.
     """
     if since is None:
         return
@@ -59,8 +59,8 @@ def learn_gaps(connection: Connection, series_id: int, since: dt.datetime | None
         .where(ImageRow.series_id == series_id, ImageRow.calling_ae_title.is_not(None))
         .order_by(ImageRow.received_at)
     )
-    arrivals = [(sender, received_at) for sender, received_at in rows if sender is not None]
-    for sender, gap in _longest_gaps(arrivals, since).items():
+    receptions = [(sender, received_at) for sender, received_at in rows if sender is not None]
+    for sender, gap in _longest_gaps(receptions, since).items():
         _note_gap(connection, sender, gap, now)
 
 
@@ -72,10 +72,10 @@ def quiet_seconds_after(gaps: Sequence[float]) -> float | None:
     return min(max(FACTOR * covered, MIN_QUIET_SECONDS), MAX_QUIET_SECONDS)
 
 
-def _longest_gaps(arrivals: Sequence[tuple[str, dt.datetime]], since: dt.datetime) -> Mapping[str, float]:
+def _longest_gaps(receptions: Sequence[tuple[str, dt.datetime]], since: dt.datetime) -> Mapping[str, float]:
     last: dict[str, dt.datetime] = {}
     longest: dict[str, float] = {}
-    for sender, received_at in arrivals:
+    for sender, received_at in receptions:
         if sender in last and received_at >= since:
             gap = (received_at - last[sender]).total_seconds()
             if gap <= MAX_GAP_SECONDS:

@@ -191,7 +191,7 @@ class ReadSeries(PagedRepository):
         return int(self._connection.execute(query).scalar_one())
 
     def oldest_unconverted(self) -> dt.datetime | None:
-        """Return when the oldest instance without a conversion arrived, or None if there is none."""
+        """Return when the oldest instance without a conversion was received, or None if there is none."""
         waits = SeriesRow.state.in_(OPEN_STATES)
         return self._connection.execute(select(func.min(SeriesRow.open_since)).where(waits)).scalar()
 
@@ -208,5 +208,5 @@ class ReadSeries(PagedRepository):
         return due_at
 
     def last_received_at(self) -> dt.datetime | None:
-        """Return when the newest instance arrived, or None if there are no instances."""
+        """Return when the newest instance was received, or None if there are no instances."""
         return self._connection.execute(select(func.max(SeriesRow.last_received_at))).scalar()

@@ -107,7 +107,7 @@ class SeriesRepository(IndexRepository):
                 state="converting",
                 claim=uuid.uuid4().hex,
                 claimed_by=self._turn.host,
-                claimed_arrivals=SeriesRow.arrivals,
+                claimed_receptions=SeriesRow.receptions,
             )
             .returning(SeriesRow)
         ).first()
@@ -157,13 +157,13 @@ class SeriesRepository(IndexRepository):
     @on_reader
     def is_claimed(self, connection: Connection, series: ClaimedSeries) -> bool:
         """Return whether an outcome of this claim would be recorded now."""
-        held = SeriesRow.id == series.id, SeriesRow.claim == series.claim, SeriesRow.claimed_arrivals != REVOKED
+        held = SeriesRow.id == series.id, SeriesRow.claim == series.claim, SeriesRow.claimed_receptions != REVOKED
         return connection.execute(select(SeriesRow.id).where(*held)).first() is not None
 
     @on_reader
     def held(self, connection: Connection, claims: Collection[str]) -> set[str]:
         """Return which of these claims still hold a series."""
-        is_held = SeriesRow.state == "converting", SeriesRow.claim.in_(claims), SeriesRow.claimed_arrivals != REVOKED
+        is_held = SeriesRow.state == "converting", SeriesRow.claim.in_(claims), SeriesRow.claimed_receptions != REVOKED
         return set(connection.scalars(select(SeriesRow.claim).where(*is_held)))
 
     @on_writer
@@ -178,7 +178,7 @@ class SeriesRepository(IndexRepository):
             False if the claim is no longer ours, or an instance was replaced or deleted meanwhile. Nothing is then
             written, and the caller removes the files.
         """
-        held = select(SeriesRow.claimed_arrivals).where(SeriesRow.id == series.id, SeriesRow.claim == series.claim)
+        held = select(SeriesRow.claimed_receptions).where(SeriesRow.id == series.id, SeriesRow.claim == series.claim)
         if connection.execute(held.with_for_update()).scalar() == REVOKED:
             _end_claim(connection, series, "receiving", now)
             return False
@@ -311,7 +311,7 @@ class SeriesRepository(IndexRepository):
 
     @on_writer
     def _release_claims(self, connection: Connection, held: Collection[str], now: dt.datetime) -> int:
-        values = {"state": "receiving", "claim": None, "claimed_by": None, "claimed_arrivals": None, "due_at": now}
+        values = {"state": "receiving", "claim": None, "claimed_by": None, "claimed_receptions": None, "due_at": now}
         return connection.execute(update(SeriesRow).where(self._is_stalled(held)).values(values)).rowcount
 
     def _is_stalled(self, held: Collection[str]) -> ColumnElement[bool]:
@@ -660,7 +660,7 @@ def _record_quiet(
 
 def _end_claim(connection: Connection, series: ClaimedSeries, state: str, now: dt.datetime, **values: Any) -> bool:
     """Leave the state `converting`. A series that grew meanwhile is receiving again, with its current due time."""
-    grown = SeriesRow.arrivals != SeriesRow.claimed_arrivals
+    grown = SeriesRow.receptions != SeriesRow.claimed_receptions
     ended = connection.execute(
         update(SeriesRow)
         .where(SeriesRow.id == series.id, SeriesRow.claim == series.claim)
@@ -671,7 +671,7 @@ def _end_claim(connection: Connection, series: ClaimedSeries, state: str, now: d
             open_since=SeriesRow.open_since if state == "receiving" else null(),
             claim=None,
             claimed_by=None,
-            claimed_arrivals=None,
+            claimed_receptions=None,
             **values,
         )
         .returning(SeriesRow.state)

@@ -80,12 +80,12 @@ class StudyRepository(IndexRepository):
 
     @on_reader
     def stored(self, connection: Connection) -> list[StoredStudy]:
-        """Return every study as retention sees it, in the order of their last arrivals."""
+        """Return every study as retention sees it, in the order in which they last received an instance."""
         return stored_studies(connection)
 
 
 def stored_studies(connection: Connection) -> list[StoredStudy]:
-    """Return every study as retention sees it, in the order of their last arrivals."""
+    """Return every study as retention sees it, in the order in which they last received an instance."""
     titles: dict[int, set[str]] = {}
     senders = (
         select(SeriesRow.study_id, ImageRow.calling_ae_title)
@@ -117,7 +117,7 @@ def _is_open() -> ColumnElement[bool]:
 
 
 StudyOrder = Literal["arrival", "date", "name", "patient-id", "accession", "description"]
-"""By arrival of the first instance, by Study Date, or by text: each has an index, so that no list is sorted."""
+"""By reception of the first instance, by Study Date, or by text: each has an index, so that no list is sorted."""
 
 _TEXTS: Mapping[StudyOrder, Any] = {
     "name": PatientRow.patient_name_alphabetic,
@@ -401,7 +401,7 @@ class ReadStudies(ReadRepository):
         return int(having.scalar_one()) >= COMMON_STUDIES
 
     def stored(self) -> list[StoredStudy]:
-        """Return every study as retention sees it, in the order of their last arrivals."""
+        """Return every study as retention sees it, in the order in which they last received an instance."""
         return stored_studies(self._connection)
 
     def row(self, study_instance_uid: str) -> Row | None:
@@ -420,14 +420,14 @@ class ReadStudies(ReadRepository):
         return None if row is None else str(row[0] or "")
 
     def count_and_newest(self) -> tuple[int, int]:
-        """Count all studies, and return the number of the one that arrived last, or 0 if there are none."""
+        """Count all studies, and return the number of the one that was received last, or 0 if there are none."""
         counted = select(func.count()).select_from(StudyRow).scalar_subquery()
         newest = select(func.max(StudyRow.id)).scalar_subquery()
         count, number = self._connection.execute(select(counted, newest)).one()
         return int(count), int(number or 0)
 
     def count_since(self, number: int) -> int:
-        """Count the studies that arrived after the study with this number; see `count_and_newest`."""
+        """Count the studies that were received after the study with this number; see `count_and_newest`."""
         query = select(func.count()).select_from(StudyRow).where(StudyRow.id > number)
         return int(self._connection.execute(query).scalar_one())
 

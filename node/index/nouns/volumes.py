@@ -45,7 +45,7 @@ class VolumeFile:
 
     @property
     def data_set_offset(self) -> int:
-        """Where the content begins in the file, as `node.archive.base.KeptFile` has it."""
+        """Where the content begins in the file, as `node.archive.base.ArchivedFile` has it."""
         return 0
 
 

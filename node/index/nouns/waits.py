@@ -15,7 +15,7 @@ Waits = Mapping[str, Mapping[str, str]]
 ``aborted_at`` after an abort."""
 
 
-def after_arrival(
+def after_received(
     waits: Waits, sender: str, quiet_at: dt.datetime, began_at: dt.datetime, received_at: dt.datetime
 ) -> Waits:
     """Return the waits after an instance; those that are over are dropped.

@@ -39,7 +39,7 @@ Only one Python thread runs at a time: more would delay the receiving threads, a
 SQLITE_REST_FACTOR = 1.0
 """How many times as long as SQLite ran for them. It keeps a processor busy, but no thread waits for it."""
 
-ARRIVING_SECONDS = 0.5
+RECEIVING_SECONDS = 0.5
 """Further instances are expected for this long after an instance."""
 
 MAX_REST_SECONDS = 2.0
@@ -76,11 +76,11 @@ class Finder:
         self._turns = threading.BoundedSemaphore(MAX_RUNNING)
         self._places = threading.BoundedSemaphore(MAX_RUNNING + MAX_WAITING)
         self._lock = threading.Lock()
-        self._arrived_at = self._rested_at = -ARRIVING_SECONDS
+        self._received_at = self._rested_at = -RECEIVING_SECONDS
 
-    def note_arrival(self) -> None:
-        """Note the arrival of an instance; queries pause for a while."""
-        self._arrived_at = time.monotonic()
+    def note_received(self) -> None:
+        """Note that an instance was received; queries pause for a while."""
+        self._received_at = time.monotonic()
 
     def find(
         self, query: Query, maximum: int | None = None, stop: Callable[[], bool] = lambda: False
@@ -156,7 +156,7 @@ class Finder:
 
     def _rest(self, stop: Callable[[], bool], until: float) -> None:
         """Wait while instances arrive and the pause after earlier queries is not over."""
-        while (now := time.monotonic()) < self._rested_at and now - self._arrived_at < ARRIVING_SECONDS:
+        while (now := time.monotonic()) < self._rested_at and now - self._received_at < RECEIVING_SECONDS:
             if stop():
                 raise QueryStopped
             if now > until:

@@ -34,9 +34,9 @@ from node.web.api.routing import OF_CHANGES, api_router, downloads, problems, si
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
 from node.web.files import OCTETS, file_response
-from node.web.kept_files import DAMAGED, Damaged, whole_file
 from node.web.problem_types import AMBIGUOUS, CONFLICT, INVALID_REQUEST, WRONG_CURSOR
 from node.web.services import Node, Services
+from node.web.stored_files import DAMAGED, Damaged, whole_file
 
 router = api_router()
 

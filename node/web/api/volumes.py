@@ -15,9 +15,9 @@ from node.web.api.routing import api_router, downloads, problems
 from node.web.audit_trail import AccountAuditTrail, of_study
 from node.web.errors import ResourceNotFound
 from node.web.files import OCTETS, file_response
-from node.web.kept_files import local_or_gone
 from node.web.problem_types import NOT_FOUND, WRONG_CURSOR
 from node.web.services import Node, Services
+from node.web.stored_files import local_or_gone
 
 router = api_router("volumes")
 

@@ -41,7 +41,7 @@ from node.web.dicomweb.multipart import Multipart, Part
 from node.web.dicomweb.ranges import respond_with_range, skipped
 from node.web.dicomweb.resources import READ, RequestedInstances, Target, instance_url, one_instance, respond
 from node.web.dicomweb.routing import dicomweb_router
-from node.web.kept_files import Damaged, whole_file
+from node.web.stored_files import Damaged, whole_file
 
 router = dicomweb_router()
 

@@ -9,8 +9,8 @@ from tempfile import NamedTemporaryFile
 from typing import IO, Any
 
 from node.web.dicomweb.resources import CHUNK_BYTES
-from node.web.kept_files import Unavailable
 from node.web.services import Services
+from node.web.stored_files import Unavailable
 
 
 def decoded_file(node: Services, function: Callable[..., bytes], *arguments: Any) -> IO[bytes]:

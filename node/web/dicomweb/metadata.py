@@ -15,8 +15,8 @@ from node.web.dicomweb.documents import respond_data_sets
 from node.web.dicomweb.media_types import DICOM_XML, accepted, document_form
 from node.web.dicomweb.resources import READ, RequestedInstances, instance_url
 from node.web.dicomweb.routing import dicomweb_router
-from node.web.kept_files import local_file
 from node.web.services import Services
+from node.web.stored_files import local_file
 
 log = structlog.get_logger()
 router = dicomweb_router()

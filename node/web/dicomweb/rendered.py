@@ -22,7 +22,7 @@ from node.web.dicomweb.media_types import GIF, HTML, JPEG, PDF, PNG, NotAcceptab
 from node.web.dicomweb.multipart import Multipart, Part
 from node.web.dicomweb.resources import READ, RequestedInstances, Target, by_series, instance_url, one_instance, respond
 from node.web.dicomweb.routing import dicomweb_router
-from node.web.kept_files import whole_file
+from node.web.stored_files import whole_file
 
 router = dicomweb_router()
 

@@ -20,9 +20,9 @@ from node.index.search.selection import StoredInstance
 from node.web.access import Reader, RequestAudit
 from node.web.audit_trail import AccountAuditTrail
 from node.web.headers import has_etag
-from node.web.kept_files import DAMAGED, Damaged, Unavailable, damaged, local_file
 from node.web.public_url import public_url
 from node.web.services import Node, Services
+from node.web.stored_files import DAMAGED, Damaged, Unavailable, damaged, local_file
 from node.web.streaming import Streamed
 
 log = structlog.get_logger()

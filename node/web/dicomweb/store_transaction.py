@@ -24,11 +24,11 @@ from node.dicom.status import (
     remedy_of,
 )
 from node.dicom.uids import is_accepted_transfer_syntax, is_storage_class
-from node.errors import ArrivalRefused
+from node.errors import InstanceRefused
 from node.index.records import NOT_CURRENT_OUTCOMES, Outcome, Refused
 from node.receive.acknowledgement import Acknowledgement
 from node.receive.dicom_files import HEAD_BYTES, LONG_HEAD_BYTES, Identity, NotDicom, identify
-from node.receive.ingest import Announced, Arrival, Ingest, Origin
+from node.receive.ingest import Announced, Incoming, Ingest, Origin
 from node.web.dicomweb.media_types import DICOM
 from node.web.dicomweb.multipart import BoundaryMissing, PreambleFilter
 
@@ -172,7 +172,7 @@ class StoreTransaction:
         for identity, outcome in self._outcomes:
             try:
                 self._note(identity, acknowledgement.wait(outcome, seconds))
-            except ArrivalRefused as error:
+            except InstanceRefused as error:
                 if not outcome.done():
                     seconds = 0.0  # all others have waited as long
                 self.report.stored.remove(identity.sop_instance_uid)
@@ -248,13 +248,13 @@ class StoreTransaction:
         part, self._part = self._part, None
         if part is None:
             return
-        arrival = part.end()
+        incoming = part.end()
         if part.failure is not None:
             self.refused(part.failure)
-        elif arrival is not None and part.identity is not None:
+        elif incoming is not None and part.identity is not None:
             self._settle(FINISHING - 1)
             outcome: Future[Outcome] = Future()
-            self._finishing.append((part.identity, self._threads.submit(arrival.finish, outcome), outcome))
+            self._finishing.append((part.identity, self._threads.submit(incoming.finish, outcome), outcome))
 
     def _settle(self, left: int) -> None:
         """Record the outcome of instances that wait for the disk, until at most `left` wait."""
@@ -286,7 +286,7 @@ class _Part:
         self._ingest, self._origin, self._study = ingest, origin, study_instance_uid
         self._head = bytearray()
         self._wanted = HEAD_BYTES
-        self._arrival: Arrival | None = None
+        self._incoming: Incoming | None = None
         self.identity: Identity | None = None
         self.failure: PartFailure | None = None
 
@@ -295,8 +295,8 @@ class _Part:
         if self.failure is not None:
             return
         try:
-            if self._arrival is not None:
-                self._arrival.write(data)
+            if self._incoming is not None:
+                self._incoming.take_fragment(data)
                 return
             self._head += data
             if len(self._head) >= self._wanted:
@@ -304,15 +304,15 @@ class _Part:
         except Exception as error:
             self._fail(error)
 
-    def end(self) -> Arrival | None:
+    def end(self) -> Incoming | None:
         """Return the instance, ready to be finished, or None if it was refused; see `failure`."""
-        if self.failure is None and self._arrival is None:
+        if self.failure is None and self._incoming is None:
             try:
                 self._begin(is_whole=True)
             except Exception as error:
                 self._fail(error)
-        arrival, self._arrival = self._arrival, None
-        return arrival
+        incoming, self._incoming = self._incoming, None
+        return incoming
 
     def refuse(self, reason: int, comment: str) -> None:
         """Refuse the part and ignore the rest of it."""
@@ -322,9 +322,9 @@ class _Part:
 
     def abandon(self) -> None:
         """Discard the received bytes."""
-        arrival, self._arrival = self._arrival, None
-        if arrival is not None:
-            arrival.abandon()
+        incoming, self._incoming = self._incoming, None
+        if incoming is not None:
+            incoming.abandon()
 
     def _begin(self, *, is_whole: bool) -> None:
         identity = identify(bytes(self._head))
@@ -339,8 +339,8 @@ class _Part:
             self.refuse(*refusal)
             return
         announced = Announced(identity.sop_class_uid, identity.sop_instance_uid, identity.transfer_syntax_uid)
-        self._arrival = self._ingest.begin(announced, self._origin)
-        self._arrival.write(memoryview(self._head)[identity.data_set_offset :])
+        self._incoming = self._ingest.begin(announced, self._origin)
+        self._incoming.take_fragment(memoryview(self._head)[identity.data_set_offset :])
         self._head = bytearray()
 
     def _refusal(self, identity: Identity) -> tuple[int, str] | None:
@@ -361,7 +361,7 @@ class _Part:
 def _failure(error: Exception, identity: Identity | None) -> PartFailure:
     if isinstance(error, NotDicom):
         return PartFailure(CANNOT_UNDERSTAND, str(error))
-    if isinstance(error, ArrivalRefused):
+    if isinstance(error, InstanceRefused):
         answer = answer_to(error)
         log.warning("stow_refused", status=f"0x{answer.status:04X}", reason=str(error))
         return PartFailure(answer.status, str(error), identity)

@@ -30,8 +30,8 @@ from node.web.dicomweb.resources import (
     stored_file,
 )
 from node.web.dicomweb.routing import dicomweb_router
-from node.web.kept_files import whole_file
 from node.web.services import Services
+from node.web.stored_files import whole_file
 from node.web.zip_stream import Member, zip_stream
 
 router = dicomweb_router()

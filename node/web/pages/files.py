@@ -20,9 +20,9 @@ from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
 from node.web.files import RangedFile
 from node.web.headers import has_etag
-from node.web.kept_files import local_or_gone
 from node.web.pages.viewable import VIEWED_FORMATS, stem_of
 from node.web.services import Node, Services
+from node.web.stored_files import local_or_gone
 from node.web.streaming import Streamed
 from node.web.zip_stream import MEDIA_TYPE, Member, zip_stream
 

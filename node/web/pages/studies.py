@@ -230,9 +230,9 @@ def news(
 ) -> Response:
     """The number of studies that have arrived since the list was loaded."""
     with node.index.reading() as index:
-        arrived = index.studies.count_since(since)
-    audit.queried("studies: how many are new", arrived)
-    return fragment(request, account, "news.html", newest=since, arrived=arrived, is_oob=False)
+        received = index.studies.count_since(since)
+    audit.queried("studies: how many are new", received)
+    return fragment(request, account, "news.html", newest=since, received=received, is_oob=False)
 
 
 @router.get("/studies/{study_instance_uid}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from node.dicom.status import SopClassNotSupported, answer_to
-from node.errors import ArrivalRefused, ClassMismatch, NotUnderstood, OutOfResources
+from node.errors import ClassMismatch, InstanceRefused, NotUnderstood, OutOfResources
 
 
 @pytest.mark.parametrize(
@@ -15,10 +15,10 @@ from node.errors import ArrivalRefused, ClassMismatch, NotUnderstood, OutOfResou
         (ClassMismatch, 0xA900),
         (NotUnderstood, 0xC000),
         (SopClassNotSupported, 0x0122),
-        (ArrivalRefused, 0xA700),  # a kind that no status is named for: uncertain, so the peer may try again
+        (InstanceRefused, 0xA700),  # a kind that no status is named for: uncertain, so the peer may try again
     ],
 )
-def test_each_refusal_has_its_status(refusal: type[ArrivalRefused], status: int) -> None:
+def test_each_refusal_has_its_status(refusal: type[InstanceRefused], status: int) -> None:
     assert answer_to(refusal("why")).status == status
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from starlette.exceptions import HTTPException
 
-from node.archive.base import KeptFile
+from node.archive.base import ArchivedFile
 from node.errors import OutOfResources, VoxelnodeError
 from node.index.search.selection import StoredInstance
-from node.receive.kept import report_damage
+from node.receive.stored_files import report_damage
 from node.web.files import FILE_MISSING
 from node.web.services import Services
 
@@ -48,7 +48,7 @@ def whole_file(node: Services, instance: StoredInstance) -> Path:
     return path
 
 
-def local_file(node: Services, file: KeptFile) -> Path:
+def local_file(node: Services, file: ArchivedFile) -> Path:
     """Return the path of a file of the archive, which is fetched if only the object store has it.
 
     Raises
@@ -66,7 +66,7 @@ def local_file(node: Services, file: KeptFile) -> Path:
         raise Unavailable(f"a file of the archive cannot be fetched: {error.strerror}") from error
 
 
-def local_or_gone(node: Services, file: KeptFile) -> Path:
+def local_or_gone(node: Services, file: ArchivedFile) -> Path:
     """Return the path of a file of a revision, which is fetched if only the object store has it.
 
     Raises

@@ -15,10 +15,10 @@ from pydicom import FileDataset
 
 from node.dicom.attributes import instance_attributes
 from node.errors import OutOfResources
-from node.index.records import Arrived, Outcome, StoredFile
-from node.receive.kept import flaws_of
+from node.index.records import Outcome, Received, StoredFile
 from node.receive.quiet_times import quiet_seconds_of
 from node.receive.recovery import recover
+from node.receive.stored_files import flaws_of
 from tests import make
 from tests.ingest import large_instance
 from tests.integration.conftest import Root, data_set_bytes
@@ -225,11 +225,11 @@ def test_a_long_file_that_was_verified_lately_is_only_measured(root: Root) -> No
     require_served(root, ds)
 
 
-def arrived_again(ds: FileDataset) -> Arrived:
+def arrived_again(ds: FileDataset) -> Received:
     data = data_set_bytes(ds)
     syntax = str(ds.file_meta.TransferSyntaxUID)
     file = StoredFile("objects/00000009/f.dcm", "quarantine/f.dcm", len(data), "", 0, syntax, "dicom", "", "", "", NOW)
-    return Arrived(instance_attributes(data, syntax), file, 60)
+    return Received(instance_attributes(data, syntax), file, 60)
 
 
 def fail_to_read(monkeypatch: pytest.MonkeyPatch, path: Path, error: OSError) -> None:

@@ -1,6 +1,6 @@
-"""The files that are kept: whether they still hold what was received when the same instance comes again.
+"""Stored files: whether they still hold what was received, when the same instance comes again.
 
-An arriving instance may be dropped as "already there" only for a file that was just found whole. Otherwise its bytes
+A received instance may be dropped as "already there" only for a file that was just found whole. Otherwise its bytes
 take the place of that file.
 """
 
@@ -24,7 +24,7 @@ from node.index.database.index import Index
 from node.index.models import STORE
 from node.index.nouns.instance_files import HeldFile
 from node.index.nouns.received import NotCompared
-from node.index.records import Applied, Arrived, Flaw, Kept
+from node.index.records import Applied, Flaw, Indexed, Received
 
 log = structlog.get_logger()
 
@@ -43,10 +43,10 @@ IsDigestDue = Callable[[str, dt.datetime], bool]
 def add_compared(
     archive: Archive,
     index: Index,
-    batch: Sequence[Arrived],
+    batch: Sequence[Received],
     applied: Applied | None = None,
     is_digest_due: IsDigestDue = lambda key, received_at: True,
-) -> list[Kept]:
+) -> list[Indexed]:
     """Index instances; where the index has them already, after a look at the files that are kept.
 
     Errors are those of `flaws_of` and `InstanceRepository.add`.
@@ -60,7 +60,7 @@ def add_compared(
 def flaws_of(
     archive: Archive,
     index: Index,
-    batch: Sequence[Arrived],
+    batch: Sequence[Received],
     is_digest_due: IsDigestDue = lambda key, received_at: True,
 ) -> dict[str, Flaw]:
     """Compare the files that are kept under the SOP Instance UIDs of `batch`; return those that are not whole, by key.

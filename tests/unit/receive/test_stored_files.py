@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from node.receive import kept
-from node.receive.kept import CHEAP_BYTES, RecentlyVerified
+from node.receive import stored_files
+from node.receive.stored_files import CHEAP_BYTES, RecentlyVerified
 
 
 @pytest.mark.parametrize(("length", "seen"), [(CHEAP_BYTES, True), (CHEAP_BYTES + 1, False)])
@@ -24,7 +24,7 @@ def test_a_long_file_that_looks_unchanged_is_compared_again_after_some_minutes(
     path.write_bytes(b"\x01" + content[1:])
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert (verified.problem_with(path, 0, length, sha256) is not None) is seen
-    monkeypatch.setattr(kept, "VERIFIED_SECONDS", 0.0)
+    monkeypatch.setattr(stored_files, "VERIFIED_SECONDS", 0.0)
     assert verified.problem_with(path, 0, length, sha256) is not None
 
 
