@@ -131,8 +131,8 @@ def _filled(argument: str, values: Mapping[str, str]) -> str:
 
 
 def _environment(values: Mapping[str, str]) -> dict[str, str]:
-    ours = {ENVIRONMENT_PREFIX + name.upper(): value for name, value in values.items()}
-    return {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | ours
+    variables = {ENVIRONMENT_PREFIX + name.upper(): value for name, value in values.items()}
+    return {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | variables
 
 
 def _finished(process: subprocess.Popen[bytes], timeout_seconds: float, cancelled: threading.Event) -> str | None:

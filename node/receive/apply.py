@@ -400,15 +400,15 @@ class Applier(BackgroundService):
 
     def _set_aside(self, record: Record, reason: str) -> None:
         """Keep an instance that cannot be indexed in quarantine, and record why."""
-        its = receipt(record.facts)
+        facts = receipt(record.facts)
         # The same key however often the record is applied.
         name = uuid.uuid5(uuid.UUID(self._journal.identity), str(record.sequence)).hex
-        key = f"objects/{name}.dcm" if its is None else its.key
+        key = f"objects/{name}.dcm" if facts is None else facts.key
         quarantined = self._archive.quarantine_key(key)
         if record.payload:
             self._archive.write(quarantined, record.payload)
             self._archive.remove(key)
-        elif its is None:
+        elif facts is None:
             self._parts_are_evidence = True
         else:
             with suppress(FileNotFoundError):
@@ -488,36 +488,36 @@ class Applier(BackgroundService):
 
     def _received(self, record: Record) -> Received | None:
         """Write the file of a record; return its instance, or None if the record cannot be understood."""
-        its = receipt(record.facts)
-        if its is None:
+        facts = receipt(record.facts)
+        if facts is None:
             return None
         try:
-            attributes = self._attributes(its, record.payload)
+            attributes = self._attributes(facts, record.payload)
         except (NotUnderstood, HeaderCut, FileNotFoundError):
             log.exception("record_not_understood", record=record.sequence)
             return None
-        if its.sha256:
-            self._archive.keep_part(its.key)
-            digest = its.sha256
+        if facts.sha256:
+            self._archive.keep_part(facts.key)
+            digest = facts.sha256
         else:
-            self._archive.write(its.key, record.payload)
-            digest = hashlib.sha256(memoryview(record.payload)[its.data_set_offset :]).hexdigest()
-        self._written(its.key)  # not before: a checkpoint on another thread would find nothing to sync
+            self._archive.write(facts.key, record.payload)
+            digest = hashlib.sha256(memoryview(record.payload)[facts.data_set_offset :]).hexdigest()
+        self._written(facts.key)  # not before: a checkpoint on another thread would find nothing to sync
         file = StoredFile(
-            key=its.key,
-            quarantine_key=self._archive.quarantine_key(its.key),
-            bytes=its.data_set_bytes,
+            key=facts.key,
+            quarantine_key=self._archive.quarantine_key(facts.key),
+            bytes=facts.data_set_bytes,
             sha256=digest,
-            data_set_offset=its.data_set_offset,
-            transfer_syntax_uid=its.transfer_syntax_uid,
-            source=its.source,
-            calling_ae_title=its.calling_ae_title,
-            called_ae_title=its.called_ae_title,
-            peer=its.peer,
-            received_at=its.received_at,
+            data_set_offset=facts.data_set_offset,
+            transfer_syntax_uid=facts.transfer_syntax_uid,
+            source=facts.source,
+            calling_ae_title=facts.calling_ae_title,
+            called_ae_title=facts.called_ae_title,
+            peer=facts.peer,
+            received_at=facts.received_at,
             place=self._archive.place_of_new,
         )
-        return Received(attributes, file, its.quiet_seconds, its.overwrite_policy, its.began_at)
+        return Received(attributes, file, facts.quiet_seconds, facts.overwrite_policy, facts.began_at)
 
 
 def _pass_on(outcome: Future[Outcome], kept: Outcome, upload: Future[None]) -> None:

@@ -23,10 +23,10 @@ class Turns:
         """Wait at most `seconds` for a turn; yield whether it came, and hand it on at the end."""
         with self._changed:
             self._count += 1
-            mine = RANKS[priority], self._count
-            self._waiting.append(mine)
-            is_mine = self._changed.wait_for(lambda: not self._is_taken and min(self._waiting) == mine, seconds)
-            self._waiting.remove(mine)
+            turn = RANKS[priority], self._count
+            self._waiting.append(turn)
+            is_mine = self._changed.wait_for(lambda: not self._is_taken and min(self._waiting) == turn, seconds)
+            self._waiting.remove(turn)
             self._is_taken |= is_mine
             if not is_mine:
                 self._changed.notify_all()

@@ -59,8 +59,8 @@ class UnknownParameters(VoxelnodeError):
     """A query parameter that the resource does not take, often a misspelt filter."""
 
     def __init__(self, unknown: Collection[str], known: Collection[str]) -> None:
-        told = "; ".join(_unknown(name, known) for name in sorted(unknown)[:MAX_TOLD])
-        super().__init__(f"{told}; the resource takes {', '.join(sorted(known)) or 'no parameters'}")
+        unknown_names = "; ".join(_unknown(name, known) for name in sorted(unknown)[:MAX_TOLD])
+        super().__init__(f"{unknown_names}; the resource takes {', '.join(sorted(known)) or 'no parameters'}")
 
 
 def _unknown(name: str, known: Collection[str]) -> str:

@@ -243,8 +243,8 @@ def _print_series(listing: dict[str, Any]) -> None:
     notes += sorted({warning for row in volumes for warning in row["warnings"]})
     if series["verdict"] and series["verdict"]["state"] in ("incomplete", "suspect"):
         notes.append(_verdict(series["verdict"]))
-    told = f"  ({'; '.join(notes)})" if notes else ""
-    print(f"{head}  {shape:<20}  {spacing + ' mm':<24}  {printable(first['path'])}{told}", flush=True)
+    notes_text = f"  ({'; '.join(notes)})" if notes else ""
+    print(f"{head}  {shape:<20}  {spacing + ' mm':<24}  {printable(first['path'])}{notes_text}", flush=True)
 
 
 def _verdict(verdict: dict[str, Any]) -> str:

@@ -161,8 +161,8 @@ class _Describer:
             return {}
         patient = {name: row.pop(name) for name in PATIENT_COLUMNS}
         header = self._header(self._index.instances.first_file(uid))
-        its = {name: value for name, value in header.items() if name in (*OF_STUDY, "problem")}
-        return {"level": "study", "patient": patient, "study": row, "header": its} | self._outcome(uid)
+        of_study = {name: value for name, value in header.items() if name in (*OF_STUDY, "problem")}
+        return {"level": "study", "patient": patient, "study": row, "header": of_study} | self._outcome(uid)
 
     def _patients(self, rows: list[Row]) -> Row:
         """Return patients with their studies."""

@@ -254,8 +254,8 @@ class Dataset:
     ) -> None:
         """Build the folder of a session anew, and put it in the place of the old one."""
         new = self._new_folder()
-        ours = {*_owned(state), STATE_FILE, *tables}
-        foreign = [name for name in _files_in(folder) if name not in ours]
+        owned = {*_owned(state), STATE_FILE, *tables}
+        foreign = [name for name in _files_in(folder) if name not in owned]
         for name in foreign:
             _link(folder / name, new / name)
         for stem, target in targets.items():
@@ -270,7 +270,7 @@ class Dataset:
         else:
             new = self._take_away(folder)
         reached("session-replaced")
-        for name in set(_files_in(new)) - {*ours, *foreign}:  # written by others since the links were made
+        for name in set(_files_in(new)) - {*owned, *foreign}:  # written by others since the links were made
             if not os.path.lexists(folder / name):
                 _link(new / name, folder / name)
 
@@ -491,8 +491,8 @@ def _scans(
     """Return the name and the text of ``scans.tsv``, with the rows and columns that others added."""
     file = f"{name}_scans.tsv"
     columns, present = read_table(folder / file, "filename")
-    ours = {f"{stem}.nii.gz" for stem in state.volumes}
-    rows = {row: cells for row, cells in present.items() if row not in ours}
+    volume_files = {f"{stem}.nii.gz" for stem in state.volumes}
+    rows = {row: cells for row, cells in present.items() if row not in volume_files}
     for stem, target in targets.items():
         cells = dict(present.get(f"{target.before}.nii.gz", {}))
         if stem in wanted and wanted[stem].acq_time is not None:

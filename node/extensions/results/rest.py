@@ -66,12 +66,12 @@ def report_progress(
 @router.put("/jobs/{job}/files/{file}", openapi_extra=_BODY, responses=problems(*OF_CHANGES, CONFLICT, RESULT_REFUSED))
 async def put_job_file(request: Request, account: JobWorker, node: Node, job: JobId, file: FileName) -> models.JobFile:
     """Keep a file of a job until its outcome, durably, in place of an earlier one of this name."""
-    its = await run_in_threadpool(node.index.jobs.with_id, job)
-    if not its.is_open:
+    found = await run_in_threadpool(node.index.jobs.with_id, job)
+    if not found.is_open:
         raise JobEnded
     digest, count = sha256(), 0
     try:
-        async with contextmanager_in_threadpool(node.results.new_file(its, file)) as stream:
+        async with contextmanager_in_threadpool(node.results.new_file(found, file)) as stream:
             gathered = bytearray()
             async for data in request.stream():
                 gathered += data

@@ -140,15 +140,15 @@ class HostRepository(IndexRepository):
         joined = insert(HostRow).values(name=member.name, **values)
         connection.execute(joined.on_conflict_do_update(index_elements=["name"], set_=values))
         is_free = LeaseRow.host.not_in(select(HostRow.name).where(HostRow.lease_until > now))
-        mine = select(LeaseRow.name).where(LeaseRow.host == member.name)
+        held = select(LeaseRow.name).where(LeaseRow.host == member.name)
         if gives:
             connection.execute(delete(LeaseRow).where(LeaseRow.host == member.name, LeaseRow.name.in_(gives)))
-        for name in sorted(set(wanted) - set(connection.scalars(mine))):
+        for name in sorted(set(wanted) - set(connection.scalars(held))):
             taken = insert(LeaseRow).values(name=name, host=member.name)
             connection.execute(
                 taken.on_conflict_do_update(index_elements=["name"], set_={"host": member.name}, where=is_free)
             )
-        return frozenset(connection.scalars(mine))
+        return frozenset(connection.scalars(held))
 
     @on_writer
     def leave(self, connection: Connection, name: str, now: dt.datetime, left_behind: int | None = None) -> None:
@@ -211,9 +211,9 @@ class HostRepository(IndexRepository):
         connection.execute(delete(HostRemovalRow).where(HostRemovalRow.host == name))
         # A replaced version that the store still has is set aside by this host instead.
         is_in_store = exists().where(aside_of_order() == ConflictRow.key)
-        its = ConflictRow.host == name
-        connection.execute(update(ConflictRow).where(its, is_in_store).values(host=self._turn.host))
-        connection.execute(update(ConflictRow).where(its).values(key=None, host=None))
+        of_host = ConflictRow.host == name
+        connection.execute(update(ConflictRow).where(of_host, is_in_store).values(host=self._turn.host))
+        connection.execute(update(ConflictRow).where(of_host).values(key=None, host=None))
         set_about(connection, f"swept_folder-{name}", "")  # if it starts again, it compares all of its folders
         connection.execute(delete(HostRow).where(HostRow.name == name))
         files = connection.execute(

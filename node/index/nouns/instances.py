@@ -530,8 +530,8 @@ class ReadInstances(PagedRepository):
         query = select(SeriesRow.series_instance_uid, func.count()).select_from(
             join(ImageRow, SeriesRow).join(StudyRow)
         )
-        its = StudyRow.study_instance_uid == study_instance_uid
-        rows = self._connection.execute(query.where(its).group_by(SeriesRow.series_instance_uid))
+        of_study = StudyRow.study_instance_uid == study_instance_uid
+        rows = self._connection.execute(query.where(of_study).group_by(SeriesRow.series_instance_uid))
         return {uid: count for uid, count in rows}
 
     def calling_ae_titles(self, study_instance_uid: str, series_instance_uid: str | None = None) -> list[str]:

@@ -271,8 +271,8 @@ class ObjectRepository(IndexRepository):
         connection.execute(delete(RevisionFileRow))
         connection.execute(delete(ObjectRemovalRow))
         connection.execute(delete(HostRemovalRow))
-        mine = update(ConflictRow).where(ConflictRow.host == self._turn.holder)
-        connection.execute(mine.values(host=None))  # from now on, in the archive of all
+        of_holder = update(ConflictRow).where(ConflictRow.host == self._turn.holder)
+        connection.execute(of_holder.values(host=None))  # from now on, in the archive of all
         set_about(connection, STORE_SPOOLED, "")
         set_about(connection, STORE_IDENTITY, "")
 
@@ -308,8 +308,8 @@ class ObjectRepository(IndexRepository):
     @on_writer
     def removed_here(self, connection: Connection, paths: Sequence[str]) -> None:
         """Note that files and folders are gone from the disk of this host."""
-        mine = HostRemovalRow.host == self._turn.holder, HostRemovalRow.path.in_(paths)
-        connection.execute(delete(HostRemovalRow).where(*mine))
+        of_holder = HostRemovalRow.host == self._turn.holder, HostRemovalRow.path.in_(paths)
+        connection.execute(delete(HostRemovalRow).where(*of_holder))
 
     @on_writer
     def removed(self, connection: Connection, keys: Sequence[str]) -> None:

@@ -46,8 +46,8 @@ class ReadCreatedWorkitems(PagedRepository):
 
     def is_any_under_way(self) -> bool:
         """Return whether somebody performs a workitem."""
-        its = select(WorkitemRow.id).where(WorkitemRow.state == "IN PROGRESS").limit(1)
-        return self._connection.execute(its).first() is not None
+        in_progress = select(WorkitemRow.id).where(WorkitemRow.state == "IN PROGRESS").limit(1)
+        return self._connection.execute(in_progress).first() is not None
 
     def one(self, uid: str) -> CreatedWorkitem | None:
         """Return the workitem with a UID, or None."""

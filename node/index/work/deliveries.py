@@ -268,11 +268,11 @@ class DeliveryRepository(IndexRepository):
         message_id : str or None
             Only this message; None: all of them.
         """
-        these = [in_lane(Lane("hook", hook)), or_(WorkRow.outcome.is_(None), WorkRow.outcome == "failed")]
+        retriable = [in_lane(Lane("hook", hook)), or_(WorkRow.outcome.is_(None), WorkRow.outcome == "failed")]
         if message_id is not None:
-            these.append(WorkRow.key == message_id)
-        jobs.replay(connection, hook, connection.scalars(select(WorkRow.key).where(*these)).all())
-        return retry(connection, now, GIVEN_UP, *these)
+            retriable.append(WorkRow.key == message_id)
+        jobs.replay(connection, hook, connection.scalars(select(WorkRow.key).where(*retriable)).all())
+        return retry(connection, now, GIVEN_UP, *retriable)
 
     @on_writer
     def replay(

@@ -103,9 +103,9 @@ class JobRepository(IndexRepository):
         """
         token = f"{TOKEN_PREFIX}{secrets.token_urlsafe(32)}"
         due_at = now + UNACCEPTED + job_time
-        its = _IS_JOB, WorkRow.name == hook, WorkRow.cause == pending.message_id
-        connection.execute(update(WorkRow).where(*its, WorkRow.outcome == "expired").values(cause=None))
-        row = connection.execute(select(WorkRow.id, WorkRow.payload).where(*its)).first()
+        of_message = _IS_JOB, WorkRow.name == hook, WorkRow.cause == pending.message_id
+        connection.execute(update(WorkRow).where(*of_message, WorkRow.outcome == "expired").values(cause=None))
+        row = connection.execute(select(WorkRow.id, WorkRow.payload).where(*of_message)).first()
         if row is not None:
             assignment = _assignment(row.payload)
             tokens = (*assignment.tokens, _digest(token))[-MAX_TOKENS:]
@@ -142,8 +142,8 @@ class JobRepository(IndexRepository):
     @on_reader
     def cancelled_among(self, connection: Connection, job_ids: Collection[str]) -> set[str]:
         """Return which of these jobs were cancelled."""
-        its = _IS_JOB, WorkRow.key.in_(job_ids), WorkRow.outcome == "cancelled"
-        return set(connection.execute(select(WorkRow.key).where(*its)).scalars())
+        cancelled = _IS_JOB, WorkRow.key.in_(job_ids), WorkRow.outcome == "cancelled"
+        return set(connection.execute(select(WorkRow.key).where(*cancelled)).scalars())
 
     @on_reader
     def with_id(self, connection: Connection, job_id: str) -> Job:
@@ -174,8 +174,8 @@ class JobRepository(IndexRepository):
         """
         job = _open(connection, job_id)
         values: dict[str, Any] = {"percent": percent, "reason": detail}
-        told = {name: value for name, value in values.items() if value is not None}
-        connection.execute(update(WorkRow).where(WorkRow.id == job.id).values(changed_at=now, **told))
+        reported = {name: value for name, value in values.items() if value is not None}
+        connection.execute(update(WorkRow).where(WorkRow.id == job.id).values(changed_at=now, **reported))
 
     @on_writer
     def expect(self, connection: Connection, job_id: str, results: Sequence[NewResult]) -> list[NewResult]:
@@ -191,14 +191,14 @@ class JobRepository(IndexRepository):
         job = _open(connection, job_id)
         missing = []
         for result in results:
-            its = ResultRow.job_id == job.id, ResultRow.file == result.file
-            row = connection.execute(select(ResultRow.sha256, ResultRow.stored_at).where(*its)).first()
+            of_file = ResultRow.job_id == job.id, ResultRow.file == result.file
+            row = connection.execute(select(ResultRow.sha256, ResultRow.stored_at).where(*of_file)).first()
             if row is not None and row.stored_at is not None:
                 if row.sha256 != result.sha256:
                     raise ResultThere(f"the job has stored another {result.file}; give the new one another name")
                 continue
             if row is not None:
-                connection.execute(delete(ResultRow).where(*its))
+                connection.execute(delete(ResultRow).where(*of_file))
             values = {name: getattr(result, name) for name in NewResult.__slots__}
             connection.execute(insert(ResultRow).values(job_id=job.id, **values))
             missing.append(result)
@@ -207,8 +207,8 @@ class JobRepository(IndexRepository):
     @on_writer
     def stored(self, connection: Connection, sop_instance_uid: str, now: dt.datetime) -> None:
         """Record that the instance of a result is stored and indexed."""
-        its = ResultRow.sop_instance_uid == sop_instance_uid
-        connection.execute(update(ResultRow).where(its).values(stored_at=now))
+        of_instance = ResultRow.sop_instance_uid == sop_instance_uid
+        connection.execute(update(ResultRow).where(of_instance).values(stored_at=now))
 
     @on_writer
     def end(self, connection: Connection, job_id: str, state: JobState, detail: str | None, now: dt.datetime) -> Job:
@@ -245,8 +245,8 @@ class JobRepository(IndexRepository):
 
 def replay(connection: Connection, hook: str, message_ids: Sequence[str]) -> None:
     """Let the next delivery of messages begin new jobs: a person wants the ended ones again."""
-    its = _IS_JOB, WorkRow.name == hook, listed_in(WorkRow.cause, message_ids), ~_IS_OPEN
-    connection.execute(update(WorkRow).where(*its).values(cause=None))
+    ended_jobs = _IS_JOB, WorkRow.name == hook, listed_in(WorkRow.cause, message_ids), ~_IS_OPEN
+    connection.execute(update(WorkRow).where(*ended_jobs).values(cause=None))
 
 
 def forget_deleted(connection: Connection, study_instance_uid: str, now: dt.datetime) -> None:
@@ -299,8 +299,8 @@ _ENDED = {"succeeded": "succeeded", "failed": "failed", "cancelled": "been cance
 def _end(connection: Connection, job: Job, state: JobState, detail: str | None, now: dt.datetime) -> None:
     ended = Ended(cast(Outcome, state), detail if detail is not None else job.detail)
     end(connection, ended, now, WorkRow.id == job.id)
-    its = ResultRow.job_id == job.id, ResultRow.stored_at.is_not(None)
-    results = connection.execute(select(func.count()).select_from(ResultRow).where(*its)).scalar_one()
+    stored_results = ResultRow.job_id == job.id, ResultRow.stored_at.is_not(None)
+    results = connection.execute(select(func.count()).select_from(ResultRow).where(*stored_results)).scalar_one()
     record_event(
         connection,
         "job-ended",
@@ -360,14 +360,16 @@ class ReadJobs(PagedRepository):
 
     def results(self, id: int) -> list[Row]:
         """Return the stored results of the job with this row."""
-        its = ResultRow.job_id == id, ResultRow.stored_at.is_not(None)
-        rows = self._connection.execute(select(ResultRow.__table__).where(*its).order_by(ResultRow.id))
+        stored_results = ResultRow.job_id == id, ResultRow.stored_at.is_not(None)
+        rows = self._connection.execute(select(ResultRow.__table__).where(*stored_results).order_by(ResultRow.id))
         return [dict(row) for row in rows.mappings()]
 
     def count_results(self, study_instance_uid: str) -> int:
         """Count the stored results in a study."""
-        its = ResultRow.study_instance_uid == study_instance_uid, ResultRow.stored_at.is_not(None)
-        return int(self._connection.execute(select(func.count()).select_from(ResultRow).where(*its)).scalar_one())
+        stored_results = ResultRow.study_instance_uid == study_instance_uid, ResultRow.stored_at.is_not(None)
+        return int(
+            self._connection.execute(select(func.count()).select_from(ResultRow).where(*stored_results)).scalar_one()
+        )
 
     def descends(self, hook: str, study_instance_uid: str, series_instance_uid: str) -> bool:
         """Return whether a hook made a series, or what it was made of, over any number of other hooks."""
@@ -384,8 +386,12 @@ class ReadJobs(PagedRepository):
         happened_at : datetime
             Time of the event in question: jobs of it and of later ones do not count.
         """
-        its = WorkRow.name == hook, WorkRow.study_instance_uid == study_instance_uid, WorkRow.event == "study-quiet"
-        last = select(func.max(WorkRow.happened_at)).where(_IS_JOB, *its, WorkRow.happened_at < happened_at)
+        of_quiet_study = (
+            WorkRow.name == hook,
+            WorkRow.study_instance_uid == study_instance_uid,
+            WorkRow.event == "study-quiet",
+        )
+        last = select(func.max(WorkRow.happened_at)).where(_IS_JOB, *of_quiet_study, WorkRow.happened_at < happened_at)
         since = self._connection.execute(last).scalar()
         if since is None:
             return False

@@ -344,11 +344,11 @@ def prune(connection: Connection, kind: Kind) -> None:
 
 def forget_study(connection: Connection, study_instance_uid: str) -> None:
     """Remove what may name the patient of a study that was deleted: what commands, hooks and peers have said."""
-    its = WorkRow.study_instance_uid == study_instance_uid
-    connection.execute(delete(WorkRow).where(its, WorkRow.outcome.is_not(None), WorkRow.kind == "retrieval"))
-    connection.execute(update(WorkRow).where(its, WorkRow.kind == "job").values(reason=None))
+    of_study = WorkRow.study_instance_uid == study_instance_uid
+    connection.execute(delete(WorkRow).where(of_study, WorkRow.outcome.is_not(None), WorkRow.kind == "retrieval"))
+    connection.execute(update(WorkRow).where(of_study, WorkRow.kind == "job").values(reason=None))
     has_output = WorkRow.kind == "hook", WorkRow.payload["output"].as_string().is_not(None)
-    for row in connection.execute(select(WorkRow.id, WorkRow.payload).where(its, *has_output)).all():
+    for row in connection.execute(select(WorkRow.id, WorkRow.payload).where(of_study, *has_output)).all():
         connection.execute(update(WorkRow).where(WorkRow.id == row.id).values(payload={**row.payload, "output": None}))
 
 

@@ -71,8 +71,8 @@ def keep(connection: Connection, lane: Lane, attempt: Attempt, now: dt.datetime)
     """Record what became of an attempt in the row of its message."""
     pending = attempt.pending
     payload = Message(pending.detail, attempt.output)
-    its = in_lane(lane), WorkRow.key == pending.message_id
-    row = connection.execute(select(WorkRow.id, WorkRow.outcome).where(*its)).first()
+    of_message = in_lane(lane), WorkRow.key == pending.message_id
+    row = connection.execute(select(WorkRow.id, WorkRow.outcome).where(*of_message)).first()
     if row is None:
         id = _add(connection, lane, pending, payload, now)
     else:
@@ -106,8 +106,8 @@ def show_progress(
     connection: Connection, lane: Lane, pending: PendingEvent, percent: int, text: str, now: dt.datetime
 ) -> None:
     """Record how far an attempt is; if the process dies, the message is due."""
-    its = in_lane(lane), WorkRow.key == pending.message_id
-    id = connection.execute(select(WorkRow.id).where(*its)).scalar()
+    of_message = in_lane(lane), WorkRow.key == pending.message_id
+    id = connection.execute(select(WorkRow.id).where(*of_message)).scalar()
     if id is None:
         id = _add(connection, lane, pending, Message(pending.detail), now)
     values = {"percent": percent, "reason": text, "due_at": now, "changed_at": now}
@@ -157,14 +157,14 @@ def due_messages(connection: Connection, lane: Lane, now: dt.datetime) -> tuple[
 
 def waiting_among(connection: Connection, lane: Lane, message_ids: Collection[str]) -> set[str]:
     """Return which of these messages wait."""
-    its = in_lane(lane), listed_in(WorkRow.key, list(message_ids)), WorkRow.outcome.is_(None)
-    return set(connection.scalars(select(WorkRow.key).where(*its)))
+    open_messages = in_lane(lane), listed_in(WorkRow.key, list(message_ids)), WorkRow.outcome.is_(None)
+    return set(connection.scalars(select(WorkRow.key).where(*open_messages)))
 
 
 def known_among(connection: Connection, lane: Lane, message_ids: Collection[str]) -> set[str]:
     """Return which of these messages have a row, in whatever state."""
-    its = in_lane(lane), listed_in(WorkRow.key, list(message_ids))
-    return set(connection.scalars(select(WorkRow.key).where(*its)))
+    of_messages = in_lane(lane), listed_in(WorkRow.key, list(message_ids))
+    return set(connection.scalars(select(WorkRow.key).where(*of_messages)))
 
 
 def next_message_at(connection: Connection, lane: Lane) -> dt.datetime | None:

@@ -115,12 +115,12 @@ class ReadProcedureSteps(ReadRepository):
 
     def instances(self, step: ProcedureStep, limit: int) -> list[tuple[str, str]]:
         """Return SOP Class and SOP Instance UIDs of at most `limit` instances that a step is about."""
-        its = [StudyRow.study_instance_uid == step.study_instance_uid]
+        of_step = [StudyRow.study_instance_uid == step.study_instance_uid]
         if step.series_instance_uid is not None:
-            its.append(SeriesRow.series_instance_uid == step.series_instance_uid)
+            of_step.append(SeriesRow.series_instance_uid == step.series_instance_uid)
         rows = select(ImageRow.sop_class_uid, ImageRow.sop_instance_uid).join_from(ImageRow, SeriesRow).join(StudyRow)
         order = SeriesRow.id, ImageRow.instance_number.nulls_first(), ImageRow.sop_instance_uid
-        ordered = rows.where(*its).order_by(*order)
+        ordered = rows.where(*of_step).order_by(*order)
         return [(row[0], row[1]) for row in self._connection.execute(ordered.limit(limit))]
 
     def _steps(self, query: Select[Any], uids: Sequence[str] | None) -> Iterator[ProcedureStep]:

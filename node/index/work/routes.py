@@ -148,8 +148,8 @@ class RouteRepository(IndexRepository):
     @on_writer
     def pause(self, connection: Connection, lanes: Sequence[Lane], paused: bool) -> int:
         """Pause destinations, or let them go on; return the number of those that changed."""
-        these = or_(*map(is_subscriber, lanes)), SubscriberRow.paused.is_not(paused)
-        return connection.execute(update(SubscriberRow).where(*these).values(paused=paused)).rowcount
+        to_change = or_(*map(is_subscriber, lanes)), SubscriberRow.paused.is_not(paused)
+        return connection.execute(update(SubscriberRow).where(*to_change).values(paused=paused)).rowcount
 
     @on_writer
     def note_trouble(
@@ -272,22 +272,22 @@ class RouteRepository(IndexRepository):
     @on_reader
     def next_ask_at(self, connection: Connection, lane: Lane) -> dt.datetime | None:
         """Return when the oldest request without an answer was made; None if there is none."""
-        these = taken_by(lane), SentInstanceRow.state == "asked"
-        return connection.execute(select(func.min(SentInstanceRow.asked_at)).where(*these)).scalar()
+        asked_for = taken_by(lane), SentInstanceRow.state == "asked"
+        return connection.execute(select(func.min(SentInstanceRow.asked_at)).where(*asked_for)).scalar()
 
     @on_writer
     def note_asked(
         self, connection: Connection, lane: Lane, owed: Sequence[OwedInstance], transaction_uid: str, now: dt.datetime
     ) -> None:
         """Record a request for commitment, before it is made."""
-        these = taken_by(lane), listed_in(SentInstanceRow.image_id, [o.image_id for o in owed])
+        taken = taken_by(lane), listed_in(SentInstanceRow.image_id, [o.image_id for o in owed])
         values = {
             "state": "asked",
             "transaction_uid": transaction_uid,
             "asked_at": now,
             "asks": SentInstanceRow.asks + 1,
         }
-        connection.execute(update(SentInstanceRow).where(*these).values(values))
+        connection.execute(update(SentInstanceRow).where(*taken).values(values))
 
     @on_writer
     def note_commitment(
@@ -416,8 +416,8 @@ class RouteRepository(IndexRepository):
             _message_id("send", lane, study_instance_uid, series_instance_uid), "send", now, study_instance_uid,
             series_instance_uid,
         )  # fmt: skip
-        its = in_lane(lane), WorkRow.key == pending.message_id, WorkRow.outcome.is_(None)
-        waiting = connection.execute(select(WorkRow.cancelled_by).where(*its)).first()
+        of_message = in_lane(lane), WorkRow.key == pending.message_id, WorkRow.outcome.is_(None)
+        waiting = connection.execute(select(WorkRow.cancelled_by).where(*of_message)).first()
         if waiting is not None and waiting.cancelled_by is not None:
             raise SendBeingCancelled("an earlier send of the same is being cancelled: try again in a few seconds")
         if count and waiting is None:

@@ -173,8 +173,8 @@ class WorkitemRepository(IndexRepository):
 
 def _row(connection: Connection, uid: str) -> Row[Any] | None:
     """Return the row of a workitem, which no other writer changes until the end of the transaction."""
-    its = select(WorkitemRow.__table__).where(WorkitemRow.sop_instance_uid == uid)
-    return connection.execute(its.with_for_update(key_share=True)).first()
+    of_workitem = select(WorkitemRow.__table__).where(WorkitemRow.sop_instance_uid == uid)
+    return connection.execute(of_workitem.with_for_update(key_share=True)).first()
 
 
 def _cancel(connection: Connection, row: Row[Any], states: Sequence[State], request: Json, now: dt.datetime) -> Status:
