@@ -20,7 +20,7 @@ PIXEL_SPACING_MM = (2.0, 1.5)
 ORIGIN_MM = (-20.0, -30.0, 40.0)
 STEP_S = 2.0
 
-MAX_TIMES, MAX_SLICES, MAX_ECHOES = 64, 64, 4
+MAX_TIMES, MAX_SLICES = 64, 64
 
 SOP_CLASSES = {"MR": MRImageStorage, "CT": CTImageStorage, "PT": PositronEmissionTomographyImageStorage}
 RESCALED = {"RescaleSlope": "1", "RescaleIntercept": "0"}

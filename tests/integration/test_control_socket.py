@@ -270,7 +270,7 @@ def test_a_client_that_stays_silent_is_disconnected(
 def test_a_request_that_cannot_begin_in_time_is_refused(
     server: ControlServer, gate: Gate, calls: Calls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control_socket, "REQUEST_SECONDS", 0.1)
+    monkeypatch.setattr(control_socket, "REQUEST_SECONDS", 2.0)  # time for the first one to begin
     thread, outcome = in_thread(lambda: request_action(tmp_path, "gate", {}))
     assert gate.begun.wait(10)
     with pytest.raises(NotPerformed, match="busy with another request; nothing was done"):

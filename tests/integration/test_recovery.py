@@ -23,7 +23,7 @@ def recovered(root: Root) -> tuple[int, int, int, int]:
 def test_a_half_received_instance_is_deleted(open_root: Callable[[], Root]) -> None:
     root = open_root()
     [ds] = make.ct_series(1)
-    root.ingest.begin(announced(ds), Origin("dicom")).write(bytes(LARGE_BYTES + 1))
+    root.ingest.begin(announced(ds), Origin("dicom")).take_fragment(bytes(LARGE_BYTES + 1))
     assert list(root.folder.glob("incoming/*.part"))
     root = open_root()
     assert recovered(root) == (1, 0, 0, 0)

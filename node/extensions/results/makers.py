@@ -12,7 +12,8 @@ from node.child_process.messages import ChildCancelled, ChildLate
 from node.child_process.serving import Apart, Channel, ChildLimits, serve_apart, use_one_thread
 from node.dicom.lean_import import load_pydicom
 from node.errors import OutOfResources, ResultRefused
-from node.extensions.results.making import Making, answer
+from node.extensions.results.child import answer
+from node.extensions.results.making import Making
 
 LIMITS = ChildLimits(memory_bytes=8_000_000_000, cpu_seconds=600, deadline_seconds=900.0)
 MAX_ANSWER_BYTES = 1 << 20
