@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 from pydicom import Dataset
 from pydicom.multival import MultiValue
 
@@ -138,6 +139,11 @@ def _rounded_times(name: str, pair: Pair) -> bool:
     return len(ours) == len(theirs) and all(abs(a - b) < 0.02 for a, b in zip(ours, theirs, strict=True))
 
 
+def _uneven_times(name: str, pair: Pair) -> bool:
+    steps = np.diff(np.unique(pair.theirs[name]))
+    return name not in pair.ours and steps.size > 1 and not np.allclose(steps, steps[0], rtol=0.1)
+
+
 def _vendor(manufacturer: str) -> Callable[[str, Pair], bool]:
     return lambda name, pair: (
         name not in pair.ours and str(pair.ds.get("Manufacturer", "")).upper().startswith(manufacturer)
@@ -235,6 +241,7 @@ DIFFERENCES = (
     Difference(
         _names("SliceTiming"), _beyond_a_repetition, "times of separate passes: they span more than a repetition"
     ),
+    Difference(_names("SliceTiming"), _uneven_times, "excitations at uneven times, which nothing confirms"),
     Difference(_names("SliceTiming"), _rounded_times, "dcm2niix holds a time of day in 32 bits"),
     Difference(_names("SpoilingType"), _spoiled_by, "Spoiling (0018,9016) is RF, which is not COMBINED"),
     Difference(

@@ -21,10 +21,10 @@ from node.children.forwarding import Change, Copy, copy_of, forward
 from node.conversion.job import ConversionJob, Converted, ReferencedSeries, absent, limits, run_with_references
 from node.conversion.pool import ConverterDied, Converters, ShortOfResources
 from node.conversion.scheduler import NICENESS
-from node.errors import OutOfResources, VoxelnodeError
+from node.errors import OutOfResources, VoxelnodeError, Withheld
 from node.extensions.deidentify.deidentification import Deidentification
 from node.extensions.deidentify.pseudonyms import PATIENT_CHARACTERS
-from node.extensions.deidentify.refusal import NotDeidentified, Reason
+from node.extensions.deidentify.refusal import Reason
 from node.index.converted import SeriesKey
 from node.index.search.selection import StoredInstance
 from node.settings.convert import Convert
@@ -176,7 +176,7 @@ class Deidentifier:
             left_out = LeftOut(Reason.UNREADABLE, "the copy is of another instance")
         except LeftOut as error:
             left_out = error
-        except NotDeidentified as error:
+        except Withheld as error:
             left_out = LeftOut(error.reason, error.detail)
         except (NotDecoded, Garbled) as error:
             left_out = LeftOut(Reason.UNREADABLE, str(error))
