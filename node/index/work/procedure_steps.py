@@ -1,7 +1,7 @@
-"""What the node sends and retrieves, and has hooks do, as Unified Procedure Steps that it performs itself (PS3.4 CC).
+"""Sends, retrievals and jobs as Unified Procedure Steps that the node itself performs (PS3.4 CC).
 
-A step is a row of the ledger as it is now. It has nothing that a hook or a peer has said, which may name the patient,
-and the attributes of the patient are read with it. Work that begins again after its end is another step.
+A step shows the present row of the ledger. It leaves out the words of hooks and peers, which may name the patient; the
+attributes of the patient are read with the row. Work that begins again after its end is another step.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, and_, not_, or_, select
+from sqlalchemy import ColumnElement, Select, and_, case, not_, or_, select
 from sqlalchemy import Row as Selected
 
 from node.dicom import unified_steps as rules
@@ -61,8 +61,11 @@ _IN_STATE: Mapping[State, ColumnElement[bool]] = {
     "COMPLETED": WorkRow.outcome == "succeeded",
     "CANCELED": and_(WorkRow.outcome.is_not(None), WorkRow.outcome != "succeeded"),
 }
+"""The *Procedure Step State*, which never goes back (PS3.4 CC.1.1): between two attempts, a step is in progress."""
+
 _COLUMNS: tuple[Any, ...] = (
     *WorkRow.__table__.columns,
+    case(*((condition, state) for state, condition in _IN_STATE.items())).label("step_state"),
     StudyRow.accession_number,
     PatientRow.patient_name,
     PatientRow.patient_id,
@@ -164,16 +167,8 @@ def _id_in(uid: str) -> int | None:
 
 def _step(row: Selected[Any]) -> ProcedureStep:
     lane, uids = Lane(row.kind, row.name, row.destination), (row.study_instance_uid, row.series_instance_uid)
-    state = _state(row)
+    state = row.step_state
     return ProcedureStep(row.id, _uid(row), state, _attributes(row, state), lane, row.key, *uids)
-
-
-def _state(row: Selected[Any]) -> State:
-    """Return the *Procedure Step State*, which never goes back (PS3.4 CC.1.1): between two attempts, a step goes on."""
-    if row.outcome is not None:
-        return "COMPLETED" if row.outcome == "succeeded" else "CANCELED"
-    is_begun = row.state == "running" or row.tried_at is not None or row.percent is not None
-    return "IN PROGRESS" if is_begun else "SCHEDULED"
 
 
 def _attributes(row: Selected[Any], state: State) -> Json:
@@ -228,7 +223,7 @@ def _progress(row: Selected[Any], state: State) -> list[dict[str, Any]]:
 
 
 def _text(row: Selected[Any]) -> str:
-    """Return what is said of the progress of work, or of its end, without the words of hooks and peers."""
+    """Return the progress of work, or the reason of its end, without the words of hooks and peers."""
     if row.kind == "route":
         return row.reason or ""
     if row.kind == "job":
