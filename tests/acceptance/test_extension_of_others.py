@@ -7,13 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
 import pytest
+
+from tests.acceptance.served import until
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "voxelnode-hello"
@@ -98,10 +99,8 @@ def serving(installed: Path, configuration: Path, request: pytest.FixtureRequest
 def test_it_adds_a_route_and_a_service_to_a_node(serving: httpx2.Client, configuration: Path) -> None:
     assert serving.get("/api/v1/hello").json() == {"greeting": "hello, Ann"}
     assert "/api/v1/hello" in serving.get("/api/v1/openapi.json").json()["paths"]
-    greetings, deadline = configuration.with_name("greetings"), time.monotonic() + 30
-    while not greetings.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    greetings = configuration.with_name("greetings")
+    until(greetings.exists, 30, "a greeting of the service")
     assert greetings.read_text(encoding="utf-8").startswith("hello, Ann\n")
 
 
