@@ -1,4 +1,4 @@
-"""What a child process makes of one result: a DICOM file, in the study and with references to the source.
+"""Make one result in a child process: a DICOM file in the study of its source, with references to the source.
 
 Libraries are loaded in the functions that need them, so that the node can import this module.
 """

@@ -1,4 +1,4 @@
-"""What results are made of, and what all of them have: study, source, identifiers, and the file that is written.
+"""The records from which results are made, and the parts that all results share: identifiers and the written file.
 
 Imported in the node for its records only: libraries are loaded in the functions that need them.
 """

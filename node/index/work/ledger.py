@@ -1,7 +1,7 @@
 """The ledger of work: what the node owes, one row each, until it has ended and its row is old.
 
-Work is a row before anybody is told that it will be done, so no work is lost if the process dies: the next start does
-what waits, and again what was running. What a step has done, it therefore may do twice, but never not at all.
+Work has its row before anybody is told that it will be done. If the process dies, the next start does the work that
+was waiting, and repeats the work that was running: a step may run twice, but none is skipped.
 
 Work waits in lanes: one for each hook, destination of a route, peer or requestor. In a lane, one is done at a time, and
 a lane whose other side is slow or dead delays no other lane.

@@ -1,4 +1,4 @@
-"""The states of what the node owes, and what moves it from one to another.
+"""The states of work, and the transitions between them.
 
 Every change of a state in the table `work` is one of `TRANSITIONS`, made by `node.index.work.ledger.move`. The picture
 in docs/development.md is what ``python -m node.index.work.states`` prints.
