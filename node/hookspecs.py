@@ -189,6 +189,31 @@ class DestinationKey:
     place: Place
 
 
+@dataclass(frozen=True, slots=True)
+class RouteParts:
+    """What the worker of one destination of a route is given.
+
+    Attributes
+    ----------
+    route_name : str
+        Empty for what people send by hand.
+    destination : str
+        Name in [peers] or [destinations].
+    selector : Selector or None
+        What the route sends; None: all.
+    """
+
+    settings: Settings
+    route_name: str
+    route: Route
+    destination: str
+    selector: Selector | None
+    archive: Archive
+    index: Index
+    metrics: Metrics
+    audit: Audit
+
+
 class DestinationKind(Protocol):
     """Destinations of routes that do not take instances one by one, such as folders that follow the node.
 
@@ -201,24 +226,8 @@ class DestinationKind(Protocol):
     def events(self, route: Route) -> Collection[LedgerEvent]:
         """Return the events of which such a destination of a route has messages."""
 
-    def worker(
-        self,
-        settings: Settings,
-        route_name: str,
-        name: str,
-        selector: Selector | None,
-        archive: Archive,
-        index: Index,
-        metrics: Metrics,
-        audit: Audit,
-    ) -> HeldWorker:
-        """Return the service that does what the messages to a destination of a route ask for.
-
-        Parameters
-        ----------
-        selector : Selector or None
-            What the route sends; None: all.
-        """
+    def worker(self, parts: RouteParts) -> HeldWorker:
+        """Return the service that does what the messages to a destination of a route ask for."""
 
 
 class Way(Protocol):

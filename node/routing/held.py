@@ -1,23 +1,21 @@
 """What all workers of destinations have in common: a pause, the hours and trouble of the destination hold everything.
 
-None of them costs an attempt.
+None of them costs an attempt. Hours are such as ``20:00-06:00``, in the time zone of the machine.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import replace
 
 import structlog
 
-from node.index.database.index import Index
-from node.index.work.ledger import Lane
+from node.hookspecs import RouteParts
 from node.index.work.messages import Attempt, LedgerEvent, PendingEvent
+from node.index.work.routes import lane_to
 from node.notify.ledger import REASON_LENGTH, LedgerWorker
 from node.retries import MAX_WAIT_SECONDS, wait_seconds
-from node.routing.hours import seconds_until_open
-from node.settings.model import Route
 
 log = structlog.get_logger()
 
@@ -30,22 +28,15 @@ class HeldWorker(LedgerWorker):
 
     Parameters
     ----------
-    lane : Lane
     within : float, seconds
         Longest delay from a commit to the next step.
     """
 
-    def __init__(
-        self,
-        lane: Lane,
-        route: Route,
-        events: Collection[LedgerEvent],
-        index: Index,
-        now: Callable[[], dt.datetime],
-        within: float,
-    ) -> None:
-        super().__init__(f"route {lane.name}/{lane.destination}", lane, events, index, now, within)
-        self._route = route
+    def __init__(self, parts: RouteParts, events: Collection[LedgerEvent], within: float) -> None:
+        lane, index = lane_to(parts.route_name, parts.destination), parts.index
+        super().__init__(f"route {lane.name}/{lane.destination}", lane, events, index, index.now, within)
+        self._route, self._selector = parts.route, parts.selector
+        self._metrics = parts.metrics
         self._failures_in_a_row = 0
         self._trouble = True  # of the process before this one
 
@@ -99,3 +90,30 @@ class HeldWorker(LedgerWorker):
         if self._failures_in_a_row:
             log.info("route_goes_on", service=self.name, failed=self._failures_in_a_row)
         self._failures_in_a_row, self._trouble = 0, False
+
+    def _count(self, outcome: str, number: int) -> None:
+        """Count instances, or volumes, with an outcome."""
+        self._metrics.route_instances.labels(self.lane.name, self.lane.destination, outcome).inc(number)
+
+
+def seconds_until_open(between: str | None, now: dt.datetime) -> float:
+    """Return the seconds until a route may send, by the time zone of the machine; 0 if it may now.
+
+    Parameters
+    ----------
+    between : str or None
+        ``HH:MM-HH:MM``, the end excluded; an end before the beginning is that of the next day. None: always.
+    now : aware datetime
+    """
+    if between is None:
+        return 0.0
+    begin, end = (dt.time.fromisoformat(text) for text in between.split("-"))
+    local = now.astimezone()
+    time = local.time()
+    is_open = begin <= time < end if begin < end else time >= begin or time < end
+    if is_open:
+        return 0.0
+    opening = local.replace(hour=begin.hour, minute=begin.minute, second=0, microsecond=0)
+    if opening <= local:
+        opening += dt.timedelta(days=1)
+    return (opening - local).total_seconds()

@@ -16,6 +16,7 @@ from node.children.decoder import Decoder
 from node.children.forwarding import Change
 from node.dicom.coercion import Coercion
 from node.errors import UsageError
+from node.hookspecs import RouteParts
 from node.index.database.index import Index
 from node.index.work.ledger import Lane
 from node.index.work.messages import LedgerEvent
@@ -29,8 +30,7 @@ from node.routing.held import HeldWorker
 from node.routing.parallel import ParallelDestination
 from node.routing.peers import PeerDestination
 from node.routing.preparing import Preparer
-from node.routing.turns import Turns
-from node.routing.worker import RouteWorker
+from node.routing.worker import RouteWorker, Turns
 from node.selector import Selector, compile_selector, without
 from node.settings.model import Route, Settings
 
@@ -66,29 +66,18 @@ class Router:
         self.workers: list[HeldWorker] = []
         for route_name, route in _routes(settings):
             for number, name in enumerate(route.to):
+                selector = selector_of(settings, route)
+                parts = RouteParts(settings, route_name, route, name, selector, archive, index, metrics, audit)
                 if name in settings.datasets:
-                    selector = selector_of(settings, route)
-                    worker = destination_kind(settings, "bids").worker(
-                        settings, route_name, name, selector, archive, index, metrics, audit
-                    )
-                    self.workers.append(worker)
+                    self.workers.append(destination_kind(settings, "bids").worker(parts))
                     continue
-                thread = f"prepare {route_name}/{name}"
-                self.workers.append(
-                    RouteWorker(
-                        route_name, name, route,
-                        _connected(settings, route, name, Transcoder(decoder, archive.incoming)),
-                        Preparer(
-                            thread, archive.root, archive.incoming, decoder, changes[route_name], route.connections,
-                            None if archive.remote is None else archive.local,
-                        ),
-                        turns[name], index,
-                        metrics, audit,
-                        settings.dicom.ae_title, selector_of(settings, route),
-                        partial(delete_confirmed, route_name) if number == 0 else None,
-                        index.now,
-                    )
+                preparer = Preparer(
+                    f"prepare {route_name}/{name}", archive.root, archive.incoming, decoder, changes[route_name],
+                    route.connections, None if archive.remote is None else archive.local,
                 )  # fmt: skip
+                destination = _connected(settings, route, name, Transcoder(decoder, archive.incoming))
+                deletes = partial(delete_confirmed, route_name) if number == 0 else None
+                self.workers.append(RouteWorker(parts, destination, preparer, turns[name], deletes))
 
     def start(self) -> None:
         """Start to send. A new destination of a route receives events from now on."""

@@ -14,7 +14,9 @@ A destination that cannot be reached, a pause and the hours of the route hold ev
 from __future__ import annotations
 
 import datetime as dt
+import threading
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,14 +24,23 @@ from time import monotonic
 
 import structlog
 
-from node.audit.audit_log import Audit
+from node.audit.audit_log import (
+    DESTINATION,
+    MAX_LINE_SECONDS,
+    SOURCE,
+    Action,
+    Audit,
+    AuditEvent,
+    AuditMessage,
+    Participant,
+    Result,
+)
 from node.errors import VoxelnodeError
 from node.failpoints import reached
-from node.index.database.index import Index
+from node.hookspecs import RouteParts
 from node.index.work.deliveries import Batch
 from node.index.work.messages import Attempt, LedgerEvent, PendingEvent
-from node.index.work.routes import DueInstance, OwedInstance, SentInstance, lane_to
-from node.metrics import Metrics
+from node.index.work.routes import DueInstance, OwedInstance, SentInstance
 from node.notify.channel import Interrupted
 from node.notify.ledger import MAX_SLEEP_SECONDS, REASON_LENGTH, SETTLE_SECONDS, Outcomes
 from node.routing.destination import (
@@ -44,10 +55,6 @@ from node.routing.held import HeldWorker
 from node.routing.parallel import interleaved
 from node.routing.preparing import Preparer
 from node.routing.step import Asked, Done, Failed, Step, series_of
-from node.routing.transfers import TransferLines, Unrecorded
-from node.routing.turns import Turns
-from node.selector import Selector
-from node.settings.model import Route
 
 log = structlog.get_logger()
 
@@ -75,41 +82,23 @@ class RouteWorker(HeldWorker):
 
     Parameters
     ----------
-    route_name : str
-        Empty for what people send by hand.
-    destination_name : str
-    route : node.settings.model.Route
     turns : Turns
         Of the destination, shared by the workers of all routes to it.
-    selector : Selector or None
-        What the route sends; None: all.
     delete_confirmed : callable () or None
         Deletes what all destinations of the route have confirmed; None: another worker does.
     """
 
     def __init__(
         self,
-        route_name: str,
-        destination_name: str,
-        route: Route,
+        parts: RouteParts,
         destination: Destination,
         preparer: Preparer,
         turns: Turns,
-        index: Index,
-        metrics: Metrics,
-        audit: Audit,
-        ae_title: str,
-        selector: Selector | None = None,
         delete_confirmed: Callable[[], None] | None = None,
-        now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
     ) -> None:
-        lane = lane_to(route_name, destination_name)
-        events: tuple[LedgerEvent, ...] = (route.when,) if route_name else ()
-        super().__init__(lane, route, events, index, now, SOON_SECONDS)
-        self.route_name, self.destination_name = route_name, destination_name
+        super().__init__(parts, (parts.route.when,) if parts.route_name else (), SOON_SECONDS)
         self._destination, self._preparer, self._turns = destination, preparer, turns
-        self._metrics, self._delete_confirmed = metrics, delete_confirmed
-        self._selector = selector
+        self._delete_confirmed = delete_confirmed
         self._judged: dict[tuple[str, str, int | None], bool] = {}
         self._due: Mapping[str, Sequence[DueInstance]] = {}
         self._under_way = Step()
@@ -117,10 +106,10 @@ class RouteWorker(HeldWorker):
         self._record_at = 0.0
         self._is_open = False  # the destination may have an open connection
         self._stepped_at = self._idle_at = self._delete_at = 0.0
-        detail = f"route {route_name}" if route_name else "sent by hand"
+        detail = f"route {parts.route_name}" if parts.route_name else "sent by hand"
         if (how := preparer.change.deidentification) is not None:
-            detail += f", de-identified by [deidentify.{route.deidentify}], {how.mark}"
-        self._transfers = TransferLines(audit, ae_title, destination_name, detail)
+            detail += f", de-identified by [deidentify.{parts.route.deidentify}], {how.mark}"
+        self._transfers = TransferLines(parts.audit, parts.settings.dicom.ae_title, parts.destination, detail)
 
     # Steps
 
@@ -341,7 +330,7 @@ class RouteWorker(HeldWorker):
             self._index.routes.record_sent(self.lane, taken.instances, self._now())
             self._unrecorded = Unrecorded()
             self._count("sent", len(taken.instances))
-            self._metrics.route_bytes.labels(self.route_name, self.destination_name).inc(taken.bytes)
+            self._metrics.route_bytes.labels(self.lane.name, self.lane.destination).inc(taken.bytes)
             reached("forwarded-recorded")
         self._record_at = monotonic() + SETTLE_SECONDS
         self._transfers.write_if_due()
@@ -409,7 +398,96 @@ class RouteWorker(HeldWorker):
             self._delete_at = monotonic() + DELETE_SECONDS
         return self._delete_at - monotonic()
 
-    # Records
 
-    def _count(self, outcome: str, number: int) -> None:
-        self._metrics.route_instances.labels(self.route_name, self.destination_name, outcome).inc(number)
+_RANKS = {"high": 0, "medium": 1, "low": 2}
+
+
+class Turns:
+    """Turns at one destination: of several routes, one sends at a time, the one of the highest priority first.
+
+    Thread-safe.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._waiting: list[tuple[int, int]] = []
+        self._is_taken = False
+        self._count = 0
+
+    @contextmanager
+    def taken(self, priority: str, seconds: float) -> Iterator[bool]:
+        """Wait at most `seconds` for a turn; yield whether it came, and hand it on at the end."""
+        with self._changed:
+            self._count += 1
+            turn = _RANKS[priority], self._count
+            self._waiting.append(turn)
+            is_mine = self._changed.wait_for(lambda: not self._is_taken and min(self._waiting) == turn, seconds)
+            self._waiting.remove(turn)
+            self._is_taken |= is_mine
+            if not is_mine:
+                self._changed.notify_all()
+        try:
+            yield is_mine
+        finally:
+            if is_mine:
+                with self._changed:
+                    self._is_taken = False
+                    self._changed.notify_all()
+
+
+class Unrecorded:
+    """What a destination has taken, until its rows are committed."""
+
+    def __init__(self) -> None:
+        self.instances: list[SentInstance] = []
+        self.bytes = 0
+
+    def add(self, instance: SentInstance, count: int) -> None:
+        """Add an instance of `count` bytes."""
+        self.instances.append(instance)
+        self.bytes += count
+
+
+class TransferLines:
+    """Lines of the audit log about what was sent (PS3.15 A.5.3.8): one for all of up to `MAX_LINE_SECONDS`.
+
+    Parameters
+    ----------
+    ae_title, destination : str
+        Of the node, and the name of where it sends to.
+    detail : str
+        By which rule it sends, and what it changes.
+    """
+
+    def __init__(self, audit: Audit, ae_title: str, destination: str, detail: str) -> None:
+        self._audit, self._detail = audit, detail
+        self._participants = [Participant(ae_title, SOURCE, is_requestor=True), Participant(destination, DESTINATION)]
+        self._studies: dict[tuple[str, str], Counter[str]] = {}
+        self._written_at = 0.0
+
+    def __bool__(self) -> bool:
+        """Return whether something was sent since the last line."""
+        return bool(self._studies)
+
+    def add(self, due: DueInstance, sop_class_uid: str) -> None:
+        """Note that an instance was sent."""
+        study = due.study_instance_uid, due.patient_id or ""
+        self._studies.setdefault(study, Counter())[sop_class_uid] += 1
+
+    def write_if_due(self) -> None:
+        """Write the line once it is old enough."""
+        if self._studies and monotonic() > self._written_at + MAX_LINE_SECONDS:
+            self.write()
+
+    def write(self) -> None:
+        """Write what was sent since the last line."""
+        self._written_at = monotonic()
+        if not self._studies:
+            return
+        studies = [
+            {"study_instance_uid": study, "patient_id": patient_id, "sop_classes": dict(classes)}
+            for (study, patient_id), classes in self._studies.items()
+        ]
+        event = AuditEvent.INSTANCES_TRANSFERRED
+        self._audit.note(AuditMessage(event, Action.READ, Result.SUCCESS, self._participants, studies, self._detail))
+        self._studies = {}

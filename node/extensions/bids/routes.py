@@ -10,17 +10,15 @@ of their study.
 
 from __future__ import annotations
 
-import datetime as dt
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
-from node.archive.base import LocalFile, StoreAway
-from node.archive.filesystem import Archive
-from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
+from node.archive.base import StoreAway
+from node.audit.audit_log import DESTINATION, SOURCE, Action, AuditEvent, AuditMessage, Participant, Result
 from node.errors import UsageError, VoxelnodeError
 from node.extensions.bids.dataset import DatasetUnusable
 from node.extensions.bids.export import Exporter, Report
@@ -30,17 +28,14 @@ from node.extensions.bids.sources import STILL_OPEN, IndexSource, Source
 from node.extensions.bids.subjects import read_map
 from node.extensions.deidentify.pseudonyms import PseudonymKey, made_key, read_keys
 from node.failpoints import reached
+from node.hookspecs import RouteParts
 from node.index.database.follower import FOLLOW_SECONDS
-from node.index.database.index import Index
 from node.index.work.messages import Attempt, LedgerEvent, PendingEvent
-from node.index.work.routes import lane_to
 from node.index.work.states import Outcome
-from node.metrics import Metrics
 from node.notify.channel import Interrupted
 from node.notify.ledger import MAX_SLEEP_SECONDS, REASON_LENGTH
 from node.routing.held import HeldWorker
-from node.selector import Selector
-from node.settings.model import Destination, Route, Settings
+from node.settings.model import Destination, Route
 
 log = structlog.get_logger()
 
@@ -92,34 +87,13 @@ class DatasetWorker(HeldWorker):
 
     Parameters
     ----------
-    route_name, destination_name : str
-    route : node.settings.model.Route
     dataset : Described
-    selector : Selector or None
-        What the route sends; None: all.
-    local : LocalFile
-        Gives volumes that are in an object store.
     """
 
-    def __init__(
-        self,
-        route_name: str,
-        destination_name: str,
-        route: Route,
-        dataset: Described,
-        selector: Selector | None,
-        local: LocalFile,
-        index: Index,
-        metrics: Metrics,
-        audit: Audit,
-        ae_title: str,
-        now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
-    ) -> None:
-        super().__init__(lane_to(route_name, destination_name), route, events_of(route), index, now, FOLLOW_SECONDS)
-        self._names = route_name, destination_name
+    def __init__(self, parts: RouteParts, dataset: Described) -> None:
+        super().__init__(parts, events_of(parts.route), FOLLOW_SECONDS)
         self._dataset, self._pseudonyms = dataset, Pseudonyms(dataset.key)
-        self._selector, self._local = selector, local
-        self._metrics, self._audit, self._ae_title = metrics, audit, ae_title
+        self._local, self._audit, self._ae_title = parts.archive.local, parts.audit, parts.settings.dicom.ae_title
         self._reports: dict[str, Report] = {}  # of this step, by study: one export serves all of its messages
 
     def step(self) -> float | None:
@@ -216,9 +190,6 @@ class DatasetWorker(HeldWorker):
 
     # Records
 
-    def _count(self, outcome: str, number: int) -> None:
-        self._metrics.route_instances.labels(*self._names, outcome).inc(number)
-
     def _note_change(self, study_instance_uid: str, report: Report) -> None:
         """Count the volumes that were written, and record in the audit log what became of them (PS3.15 A.5.3.4)."""
         change = report.change
@@ -230,10 +201,10 @@ class DatasetWorker(HeldWorker):
             patient_id = index.studies.patient_id(study_instance_uid) or ""
         participants = [
             Participant(self._ae_title, SOURCE, is_requestor=True),
-            Participant(self._names[1], DESTINATION),
+            Participant(self.lane.destination, DESTINATION),
         ]
         objects = [{"study_instance_uid": study_instance_uid, "patient_id": patient_id}]
-        detail = f"route {self._names[0]}: {written} volumes written, {len(change.removed)} removed"
+        detail = f"route {self.lane.name}: {written} volumes written, {len(change.removed)} removed"
         self._audit.note(AuditMessage(AuditEvent.EXPORT, Action.READ, Result.SUCCESS, participants, objects, detail))
 
 
@@ -273,22 +244,8 @@ class _Datasets:
     def events(self, route: Route) -> Collection[LedgerEvent]:
         return events_of(route)
 
-    def worker(
-        self,
-        settings: Settings,
-        route_name: str,
-        name: str,
-        selector: Selector | None,
-        archive: Archive,
-        index: Index,
-        metrics: Metrics,
-        audit: Audit,
-    ) -> DatasetWorker:
-        route, dataset = settings.routes[route_name], described(settings.destinations[name], archive.root)
-        ae_title = settings.dicom.ae_title
-        return DatasetWorker(
-            route_name, name, route, dataset, selector, archive.local, index, metrics, audit, ae_title, index.now
-        )
+    def worker(self, parts: RouteParts) -> DatasetWorker:
+        return DatasetWorker(parts, described(parts.settings.destinations[parts.destination], parts.archive.root))
 
 
 DATASETS = _Datasets()

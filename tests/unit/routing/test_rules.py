@@ -14,10 +14,10 @@ from pydicom import Dataset
 from node.control.checks import problems, warnings
 from node.dicom.coercion import Coercion, NotCoerced
 from node.errors import UsageError
-from node.routing.hours import seconds_until_open
+from node.routing.held import seconds_until_open
 from node.routing.parallel import interleaved
 from node.routing.router import check_destination, selector_of
-from node.routing.turns import Turns
+from node.routing.worker import Turns
 from node.settings.model import Settings
 
 
