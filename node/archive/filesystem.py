@@ -3,7 +3,7 @@
 A name is a fresh UUID, never text from a peer. A file is written again only when a record of the journal is applied
 again, with the same bytes. A full folder never changes again, since folder numbers only increase.
 
-    incoming/<uuid>.part          a large instance while its bytes arrive, until its record is applied
+    incoming/<uuid>.part          a large instance while it is received, until its record is applied
     objects/<number>/<uuid>.dcm
     quarantine/<uuid>.dcm         kept for a person to examine, in no row of images
 

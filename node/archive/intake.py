@@ -31,7 +31,7 @@ MIN_FREE_BYTES = 1 << 20
 MIN_FREE_INODES = 32
 
 LOOK_SECONDS = 0.1
-"""Interval between two checks of the watched paths while instances arrive; a check costs four system calls."""
+"""Interval between two checks of the watched paths while instances are received; a check costs four system calls."""
 
 SHORTAGE_SECONDS = 30.0
 """How long the node is not ready after an error for lack of room, even if the disk seems to have room (a quota)."""

@@ -140,7 +140,7 @@ class Admission:
         self.on_refusal = on_refusal
         self._dicom, self._peers, self._metrics = dicom, dict(peers), metrics
         self._intake_refusal = intake_refusal
-        self._connections: dict[Connection, None] = {}  # ordered by arrival
+        self._connections: dict[Connection, None] = {}  # in the order in which they came
         self._changed = threading.Condition()
 
     def connected(self, thread: Closable, address: str) -> Connection:

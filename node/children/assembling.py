@@ -114,7 +114,7 @@ def assemble_file(spool: Path, metadata: Sequence[SpooledPart], bulk_data: Seque
 
 
 def read_assembled(content: bytes) -> list[Assembled]:
-    """Return what a child process says that it assembled; what it wrote is checked like any instance that arrives.
+    """Return what a child process says that it assembled; what it wrote is checked like any received instance.
 
     Raises
     ------

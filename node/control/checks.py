@@ -43,7 +43,7 @@ def require_closed(settings: Settings) -> None:
 
 
 def require_no_loops(settings: Settings) -> None:
-    """Refuse a route to this node itself: what it sends would arrive, and be sent again.
+    """Refuse a route to this node itself: what it sends would be received, and be sent again.
 
     Raises
     ------

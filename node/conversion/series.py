@@ -159,7 +159,7 @@ def _referenced(found: FoundSeries, archive: Archive) -> ReferencedSeries:
     if not found.instances:
         return ReferencedSeries(found.key, problem=(Reason.INCOMPLETE, absent(uid)))
     if found.is_open:
-        detail = f"refers to series {uid}, which is still arriving: the masks are made when it is converted"
+        detail = f"refers to series {uid}, which is still being received: the masks are made when it is converted"
         return ReferencedSeries(found.key, problem=(Reason.INCOMPLETE, detail))
     if not found.is_of_patient:
         detail = f"refers to series {uid}, which is of another patient; if both are one, merge them and convert again"

@@ -14,7 +14,7 @@ from node.index.converted import ClaimedInstance, ConvertedFile, SeriesKey
 from node.settings.model import OverwritePolicy
 
 ReceivedPolicy = OverwritePolicy | Literal["accept"]
-"""The rule for other bytes under a known SOP Instance UID; ``accept`` is the decision of a person for what arrives."""
+"""The rule for other bytes under a known SOP Instance UID; ``accept`` is what a person decides for what is received."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,7 +161,7 @@ def mend(
 
     * records of the journal that waited were applied when the root was opened;
     * a file without a row gets one, or goes to quarantine if it cannot be read;
-    * a row without a file is marked: the next arrival of its UID restores it;
+    * a row without a file is marked: the next instance with its UID restores it;
     * an altered file goes to quarantine and its row is marked, unless the digest of the row is what is wrong;
     * a series whose volumes are missing or altered is converted again;
     * folders and objects of volumes that no row names are removed.

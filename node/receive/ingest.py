@@ -40,7 +40,7 @@ from node.receive.record import Receipt
 from node.settings.model import Acknowledge
 
 LARGE_BYTES = 1 << 20
-"""A larger data set goes to a part file while it arrives: an association holds no more than this in memory."""
+"""A larger data set goes to a part file while it is received: an association holds no more than this in memory."""
 
 MAX_SPARE_BUFFERS = 8
 """Buffers that are kept for the next data sets."""

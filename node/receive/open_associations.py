@@ -38,7 +38,7 @@ class OpenAssociations:
         self._brought: dict[str, Brought] = {}
 
     def note_bytes(self, association: str) -> None:
-        """Note that bytes of a data set arrive: whose they are is known at its end, most likely of the last series."""
+        """Note that bytes of a data set come in: whose they are is known at its end, most likely of the last series."""
         if (brought := self._brought.get(association)) is not None:
             brought.active_at = self._now()
 

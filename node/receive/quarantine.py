@@ -1,6 +1,6 @@
 """Quarantine: files that were set aside, for a person to look at, to take back into the archive, or to delete.
 
-Nothing leaves quarantine by itself, except with its study. A file is released like an instance that arrives: through
+Nothing leaves quarantine by itself, except with its study. A file is released like a received instance: through
 the journal, and only after its outcome is known the file in quarantine is removed. If the process dies in between, both
 exist, and releasing it again removes the one that is not needed.
 """
@@ -271,7 +271,7 @@ class Quarantine:
         return problem_with(self._archive.local(file), file.data_set_offset, file.bytes, file.sha256) is None
 
     def _taken(self, attributes: InstanceAttributes, file: StoredFile, policy: ReceivedPolicy) -> Outcome:
-        """Take the bytes in as an instance that arrives."""
+        """Take the bytes in as a received instance."""
         announced = Announced(attributes.sop_class_uid, attributes.sop_instance_uid, file.transfer_syntax_uid)
         origin = Origin("recovered", calling_ae_title=file.calling_ae_title)
         incoming = self._ingest.begin(announced, origin, policy)

@@ -269,7 +269,7 @@ class Peer(SettingsSection):
     )
     confirm_by_find: bool = Field(
         False,
-        description="ask it by C-FIND how many instances its series have, and convert a series once all have arrived",
+        description="ask it by C-FIND how many instances its series have, and convert a series once all were received",
     )
 
     def _mistakes(self) -> Iterator[str]:
@@ -297,7 +297,7 @@ class SeriesSettings(SettingsSection):
     )
     force_complete_after_seconds: Seconds = Field(
         5400,
-        description="time since the first instance after which a series is converted even if instances still arrive",
+        description="time since the first instance after which a series is converted even if more are received",
     )
     study_quiet_seconds: Seconds = Field(
         900,
@@ -872,7 +872,7 @@ class ClusterSettings(SettingsSection):
         ge=0,
         le=300,
         description="time after that in which open associations of such a host may go on; then each ends after the "
-        "instance that is arriving",
+        "instance that is being received",
     )
 
     @property

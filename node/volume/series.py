@@ -34,7 +34,7 @@ COPIES = frozenset((Reason.DUPLICATE_SLICE, Reason.SAME_POSITION_TWICE))
 class SourceInstance:
     """The content of one data set: its frames, its volumes if it is a volume by itself, or the reason for neither."""
 
-    order: tuple[float, str]  # sort key that does not depend on the order of arrival
+    order: tuple[float, str]  # sort key that does not depend on the order of reception
     frames: Sequence[Frame] = ()
     volumes: tuple[Volume, ...] = ()
     exclusion: Exclusion | None = None

@@ -63,7 +63,7 @@ class NodeGauges(Collector):
         yield _of_standbys(standbys)
         yield GaugeMetricFamily(
             "voxelnode_oldest_unconverted_seconds",
-            "Arrival time of the oldest instance that no conversion has seen; 0 if there is none",
+            "Time of reception of the oldest instance that no conversion has seen; 0 if there is none",
             value=_age(oldest, now),
         )
         yield GaugeMetricFamily(

@@ -59,7 +59,7 @@ FILTERS: Mapping[str, dict[str, str | list[str]]] = {
     "a letter, a modality and a state": {"words": "a", "modalities": ["CT"], "condition": "verified"},
     **{
         f"by {order}{' reversed' if reverse else ''}": {"order": order, "reverse": reverse}
-        for order in ("arrival", "date", "name", "patient-id", "accession", "description")
+        for order in ("received", "date", "name", "patient-id", "accession", "description")
         for reverse in ("", "on")
     },
 }

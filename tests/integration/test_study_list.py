@@ -91,7 +91,7 @@ def test_pages_follow_each_other_without_a_gap_or_a_repeat(store: Repository) ->
         own = {"PatientName": text, "AccessionNumber": text, "StudyDescription": text, "PatientID": text}
         take(store, number, StudyDate=f"2026010{ord(text) - 96}" if text else "", **own)
     by_text = "2536147"
-    expected = {"arrival": "7654321", "date": "7416352", "name": by_text, "accession": by_text, "description": by_text}
+    expected = {"received": "7654321", "date": "7416352", "name": by_text, "accession": by_text, "description": by_text}
     expected["patient-id"] = by_text
     for order, reverse in product(get_args(StudyOrder), (False, True)):
         with store.index.reading() as index:

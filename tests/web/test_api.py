@@ -78,7 +78,7 @@ def test_studies_are_found_by_what_is_known_of_them(filled: Site, query: dict[st
     assert [study["study_instance_uid"] for study in items(filled, "studies", **query)] == expected
 
 
-@pytest.mark.parametrize("order", ["arrival", "date"])
+@pytest.mark.parametrize("order", ["received", "date"])
 def test_pages_put_together_are_the_list(site: Site, order: str) -> None:
     dates = ["20200101", "20210101", "", "20210101", "", "20190101", "20210101"]
     for number, date in enumerate(dates):

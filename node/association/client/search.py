@@ -1,6 +1,6 @@
 """Searches that a person makes at a peer: few answers, within a short time, and harmless whatever the peer sends.
 
-Answers are read from their bytes, as instances that arrive are: no value is longer than the index could hold it, and
+Answers are read from their bytes, as received instances are: no value is longer than the index could hold it, and
 none has control characters. A peer that is slow, dead or hostile takes the time of its own searches only.
 """
 

@@ -91,7 +91,7 @@ def forget(
 
     What its journal had and the index lacks is lost with its disk: senders that keep their images send them again.
     Instances that it alone had, because they were not in the object store yet, are listed by series and marked as
-    missing: their next arrival takes the place.
+    missing: their next reception takes the place.
     """
     done = perform(settings_for_change(config, root), "forget-host", host=host)
     for lost in done["lost"]:

@@ -251,7 +251,7 @@ class _Download:
             elif damaged[uid]:
                 continue
             elif row["state"] in OPEN_STATES:
-                detail = "instances arrive or are converted; download it again when it is quiet"
+                detail = "instances are being received or converted; download it again when it is quiet"
                 self._leave_out(study, uid, LeftOut("open", detail))
             elif uid not in with_volumes:
                 self._leave_out(study, uid, LeftOut("no-volume", f"the series has no volume here ({row['state']})"))

@@ -224,7 +224,7 @@ class Index:
 
     @contextmanager
     def searching(self) -> Iterator[ReadIndex]:
-        """Open a view for searches and lists, which take longer: few at once, and they yield to instances that arrive.
+        """Open a view for searches and lists, which take longer: few at once, and they yield to received instances.
 
         Raises
         ------

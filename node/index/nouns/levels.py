@@ -202,9 +202,9 @@ def _inserted(
 def _record_patient_conflict(connection: Connection, received: Received, identity: str, of_study: str) -> None:
     """Record one conflict per series, unless the two patients were merged."""
     backend_of(connection).hold(connection, [received.attributes.study_instance_uid])
-    known, arriving = aliased(PatientRow), aliased(PatientRow)
+    known, other = aliased(PatientRow), aliased(PatientRow)
     merged = select(known.id).where(
-        known.identity == of_study, arriving.identity == identity, arriving.merged_into == known.id
+        known.identity == of_study, other.identity == identity, other.merged_into == known.id
     )
     seen = select(ConflictRow.id).where(
         ConflictRow.kind == "study-of-two-patients",

@@ -29,7 +29,7 @@ class PatientRepository(IndexRepository):
     def merge(
         self, connection: Connection, source: int, target: int, now: dt.datetime, terms: Terms | None = None
     ) -> PatientMerge:
-        """Move the studies of patient `source` to patient `target`, including studies that arrive later.
+        """Move the studies of patient `source` to patient `target`, including studies that are received later.
 
         The row of `source` stays and refers to `target`, so that a new study with its Patient ID is added to `target`.
         The instances themselves do not change.

@@ -39,9 +39,9 @@ def performed_of(
 
 
 def listed_series(connection: Connection, series_instance_uids: Collection[str]) -> set[str]:
-    """Return which of some Series Instance UIDs steps list; asked for each batch that arrives.
+    """Return which of some Series Instance UIDs steps list; asked for each batch that is received.
 
-    The rows of the series are locked before: a step that ends at the same time is seen here, or sees what arrives.
+    The rows of the series are locked before: a step that ends at the same time is seen here, or sees what is received.
     """
     return {uid for (uid,) in _LISTED.execute(connection, {"uids": list(series_instance_uids)})}
 

@@ -1,7 +1,7 @@
 """References of a series to other series, such as those of a structure set to the images that it was drawn on.
 
 A conversion of the referring series uses the instances of the others. It is therefore repeated when one of them
-arrives, gets a new revision, or is deleted.
+is received, gets a new revision, or is deleted.
 """
 
 from __future__ import annotations

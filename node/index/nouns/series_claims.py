@@ -63,7 +63,7 @@ class SeriesRepository(IndexRepository):
         Parameters
         ----------
         longest_wait : timedelta or None
-            A series that has been open this long is claimed even if instances still arrive.
+            A series that has been open this long is claimed even if instances are still received.
 
         Returns
         -------

@@ -55,7 +55,7 @@ class StudyRepository(IndexRepository):
 
     @on_reader
     def next_quiet_at(self, connection: Connection, quiet: dt.timedelta) -> dt.datetime | None:
-        """Return when `mark_quiet` will next find a study if nothing else arrives, or None if no study is pending."""
+        """Return when `mark_quiet` will next find a study if nothing is received, or None if none is pending."""
         first = select(func.min(StudyRow.closed_at)).where(StudyRow.closed_at.is_not(None), ~_is_open())
         closed_at = connection.execute(first).scalar()
         return closed_at and closed_at + quiet
@@ -116,7 +116,7 @@ def _is_open() -> ColumnElement[bool]:
     return select(SeriesRow.id).where(SeriesRow.study_id == StudyRow.id, SeriesRow.state.in_(OPEN_STATES)).exists()
 
 
-StudyOrder = Literal["arrival", "date", "name", "patient-id", "accession", "description"]
+StudyOrder = Literal["received", "date", "name", "patient-id", "accession", "description"]
 """By reception of the first instance, by Study Date, or by text: each has an index, so that no list is sorted."""
 
 _TEXTS: Mapping[StudyOrder, Any] = {
@@ -259,7 +259,7 @@ class ReadStudies(ReadRepository):
     def matching(
         self,
         wanted: StudyFilter,
-        order: StudyOrder = "arrival",
+        order: StudyOrder = "received",
         after: StudyCursor | None = None,
         limit: int = 50,
         *,
@@ -278,10 +278,10 @@ class ReadStudies(ReadRepository):
         if is_by_patient or is_compared or wanted.patient_id is not None:
             of_patient = _STUDIES_OF_PATIENTS if is_by_patient else _SAME_PATIENT
             query = query.select_from(join(PatientRow, StudyRow, of_patient))
-        is_descending = (order in ("arrival", "date")) != reverse
+        is_descending = (order in ("received", "date")) != reverse
         return read_ids(self._connection, _ordered(query, order, after, is_descending=is_descending))
 
-    def summaries(self, study_ids: Sequence[int], order: StudyOrder = "arrival") -> list[ListedStudy]:
+    def summaries(self, study_ids: Sequence[int], order: StudyOrder = "received") -> list[ListedStudy]:
         """Return the rows of a list for studies found by `matching`, with cursors for its order."""
         query = (
             select(
@@ -310,7 +310,7 @@ class ReadStudies(ReadRepository):
     def listed(
         self,
         wanted: StudyFilter,
-        order: StudyOrder = "arrival",
+        order: StudyOrder = "received",
         after: StudyCursor | None = None,
         limit: int = 50,
         *,
@@ -436,7 +436,7 @@ def _ordered(query: Select[int], order: StudyOrder, after: StudyCursor | None, *
     """Sort by an index, from where the last page ended. SQLite takes NULL for less than any value."""
     number = StudyRow.id
     by_number = number.desc() if is_descending else number.asc()
-    if order == "arrival":
+    if order == "received":
         query = query.order_by(by_number)
         return query if after is None else query.where(number < after.id if is_descending else number > after.id)
     column = StudyRow.study_date if order == "date" else _TEXTS[order]

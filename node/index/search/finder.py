@@ -33,8 +33,8 @@ MAX_RUN_SECONDS = 30.0
 """Longest run time of one statement."""
 
 REST_FACTOR = 4.0
-"""While instances arrive, queries pause this many times as long as Python ran for them: a fifth of the time is theirs.
-Only one Python thread runs at a time: more would delay the receiving threads, and less would let queries wait."""
+"""While instances are received, queries pause this many times as long as Python ran for them: a fifth of the time is
+theirs. Only one Python thread runs at a time: more would delay the receiving threads, less would let queries wait."""
 
 SQLITE_REST_FACTOR = 1.0
 """How many times as long as SQLite ran for them. It keeps a processor busy, but no thread waits for it."""
@@ -46,7 +46,7 @@ MAX_REST_SECONDS = 2.0
 """Longest pause after a query."""
 
 REST_STEP_SECONDS = 0.05
-"""Interval at which a paused query checks whether instances still arrive."""
+"""Interval at which a paused query checks whether instances are still received."""
 
 
 def pause_seconds(in_python: float, in_sqlite: float) -> float:
@@ -155,7 +155,7 @@ class Finder:
             self._rested_at = min(max(self._rested_at, now) + pause, now + MAX_REST_SECONDS)
 
     def _rest(self, stop: Callable[[], bool], until: float) -> None:
-        """Wait while instances arrive and the pause after earlier queries is not over."""
+        """Wait while instances are received and the pause after earlier queries is not over."""
         while (now := time.monotonic()) < self._rested_at and now - self._received_at < RECEIVING_SECONDS:
             if stop():
                 raise QueryStopped

@@ -2,7 +2,7 @@
 
 A job is there before its message is sent, since the receiver may report before it answers. A retry of the message
 continues the job. The row of a result is there before its instance: whatever becomes of the process, an instance that a
-hook made is known as such when it arrives.
+hook made is known as such when it is received.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class FrameReader:
     modality_lut : bool
         A Modality LUT Sequence is applied; then rescale slope and intercept are 1 and 0.
     lossy : bool
-        The pixels went through a lossy codec, now or before they arrived.
+        The pixels went through a lossy codec, now or before they were received.
     """
 
     def __init__(

@@ -112,10 +112,10 @@ def list_studies(
         ),
     ] = None,
     order: Annotated[
-        Literal["arrival", "date"], Query(description="newest by time of arrival, or by Study Date")
-    ] = "arrival",
+        Literal["received", "date"], Query(description="newest by time of reception, or by Study Date")
+    ] = "received",
 ) -> Page[models.StudyResource]:
-    """Studies, newest first, by time of arrival or by Study Date."""
+    """Studies, newest first, by time of reception or by Study Date."""
     wanted = StudyFilter(
         words,
         description,

@@ -1,7 +1,7 @@
 """A STOW-RS request of metadata and bulk data (PS3.18 10.5.2): its parts are spooled, then assembled into DICOM files.
 
-An instance is known only when all of its parts have arrived, so they wait in one file. A child process assembles them,
-because the metadata may be anything; the files then take the path of those that arrive as such.
+An instance is known only when all of its parts were received, so they wait in one file. A child process assembles them,
+because the metadata may be anything; the files then take the path of those that are received as such.
 """
 
 from __future__ import annotations

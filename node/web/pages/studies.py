@@ -67,7 +67,7 @@ HEADINGS = (
     ("series", "Series", ""),
     ("instances", "Images", ""),
     ("state", "State", ""),
-    ("received", "Received", "arrival"),
+    ("received", "Received", "received"),
 )
 """The columns of the list: class, label, and the order that its header chooses; empty: none."""
 
@@ -84,7 +84,7 @@ class StudySearch(BaseModel):
     first_date: str = ""
     last_date: str = ""
     condition: str = ""
-    order: str = "arrival"
+    order: str = "received"
     reverse: str = ""
     after: str = ""
 
@@ -104,7 +104,7 @@ class StudySearch(BaseModel):
     @property
     def study_order(self) -> StudyOrder:
         """The order; an invalid value means by time received."""
-        return cast(StudyOrder, self.order) if self.order in get_args(StudyOrder) else "arrival"
+        return cast(StudyOrder, self.order) if self.order in get_args(StudyOrder) else "received"
 
     def cursor(self) -> StudyCursor | None:
         """Return the end of the previous page, or None for the first page."""
@@ -228,7 +228,7 @@ def _csv_cells(study: ListedStudy) -> list[object]:
 def news(
     request: Request, node: Node, account: Reader, audit: RequestAudit, since: Annotated[int, Query(ge=0, le=2**62)]
 ) -> Response:
-    """The number of studies that have arrived since the list was loaded."""
+    """The number of studies that were received since the list was loaded."""
     with node.index.reading() as index:
         received = index.studies.count_since(since)
     audit.queried("studies: how many are new", received)

@@ -52,7 +52,7 @@
   // Orders: a header chooses its own, and turns it round if it is chosen.
   const sorters = [...table.querySelectorAll("[data-order]")];
   function showOrder() {
-    const isByTime = ["arrival", "date"].includes(field("order").value), isReversed = Boolean(field("reverse").value);
+    const isByTime = ["received", "date"].includes(field("order").value), isReversed = Boolean(field("reverse").value);
     for (const sorter of sorters) {
       const header = sorter.closest("th");
       if (sorter.dataset.order !== field("order").value) header.removeAttribute("aria-sort");
