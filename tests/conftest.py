@@ -105,6 +105,7 @@ def _drop_indexes(tmp_path: Path) -> Iterator[None]:
     drop_indexes(tmp_path)
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """Return how many workers ``-n auto`` starts: more than there are processors, for many tests wait.
 
