@@ -10,12 +10,17 @@ from pydicom import Dataset
 from node.dicom.values import CONVERSION_ERRORS
 from node.errors import ConversionRefused
 from node.volume import objects
-from node.volume.arrange.copied_frames import COPY_DETAIL, copy_warnings, find_copies
 from node.volume.arrange.dimensions import arrange
-from node.volume.arrange.duplicates import has_same_pixels, states_another_place
+from node.volume.arrange.duplicates import (
+    COPY_DETAIL,
+    copy_warnings,
+    find_copies,
+    has_same_pixels,
+    states_another_place,
+)
 from node.volume.arrange.quantities import join_unweighted_images, split_by_sign
 from node.volume.arrange.stacks import Stack, frames_without_position, frames_without_rescale, split
-from node.volume.arrange.temporal.timing import unwrap_midnight
+from node.volume.arrange.timing import unwrap_midnight
 from node.volume.elements import number, text
 from node.volume.intensities import FrameRefused, fill, read_frame
 from node.volume.model import Assembly, Frame, Volume

@@ -1,16 +1,17 @@
-"""Geometry of planes: orientation clusters, positions along the normal, and the affine of a stack.
+"""Geometry of planes: orientation clusters, positions along the normal, frames by position, and the affine of a stack.
 
 Everything is in LPS+ millimetres (PS3.3 C.7.6.2.1.1); positions are centres of the first voxel of a plane.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from node.volume.model import Float, Geometry
+from node.volume.model import Float, Frame, Geometry
 from node.volume.reasons import VolumeWarning, WarningKind
 
 ORIENTATION_TOLERANCE = 5e-4
@@ -343,3 +344,51 @@ def _classify(
     if uneven:
         return Geometry.IRREGULAR, tuple(warnings)
     return (Geometry.SHEARED if sheared else Geometry.REGULAR), tuple(warnings)
+
+
+def position_labels(frames: Sequence[Frame]) -> tuple[Float, NDArray[np.intp]]:
+    """Return the distance of each frame along the stack's normal, and the number of its position.
+
+    Parameters
+    ----------
+    frames : N frames with position and orientation
+
+    Returns
+    -------
+    (N,) float, mm
+        Distances from the origin of LPS.
+    (N,) int
+        Position numbers, ascending with the distance; frames of one number share a position.
+    """
+    axes = stack_axes(np.array([frame.orientation for frame in frames]))
+    distances: Float = np.array([frame.position for frame in frames]) @ axes.normal
+    return distances, position_numbers(distances, position_tolerance(frames[0].pixel_spacing or (1.0, 1.0)))
+
+
+def distinct_distances(distances: Float, labels: NDArray[np.intp] | None = None) -> Float:
+    """Return ascending distances, one for each position.
+
+    Parameters
+    ----------
+    distances : (N,) float, mm
+        Distances of planes along the normal.
+    labels : (N,) int, optional
+        Position numbers; without them every distance is a position.
+
+    Returns
+    -------
+    (positions,) float, mm
+        The mean distance of each position.
+    """
+    if labels is None:
+        return np.sort(distances)
+    return np.asarray(np.bincount(labels, distances) / np.bincount(labels))
+
+
+def group_by_position(frames: Sequence[Frame]) -> list[list[Frame]]:
+    """Return the frames of each position, ascending along the normal."""
+    _, labels = position_labels(frames)
+    bins: list[list[Frame]] = [[] for _ in range(int(labels.max()) + 1)]
+    for frame, label in zip(frames, labels, strict=True):
+        bins[label].append(frame)
+    return bins

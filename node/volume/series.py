@@ -14,8 +14,7 @@ from math import isfinite
 import numpy as np
 
 from node.errors import VoxelnodeError
-from node.volume.arrange.copied_frames import COPY_DETAIL
-from node.volume.arrange.duplicates import is_copy
+from node.volume.arrange.duplicates import COPY_DETAIL, is_copy
 from node.volume.model import Assembly, Frame, Kind, Volume
 from node.volume.reasons import Exclusion, Reason, Refusal, VolumeWarning, WarningKind
 from node.volume.unequal_stacks import with_shortages

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 from pydicom import Dataset
 
-from node.volume.arrange.copied_frames import equal_times_warnings
+from node.volume.arrange.duplicates import equal_times_warnings
 from node.volume.arrange.quantities import FIELD_MAP
-from node.volume.arrange.temporal.missing_times import missing_time_warnings
-from node.volume.arrange.temporal.positions import Arrangement
-from node.volume.arrange.temporal.slice_timing import slice_timing
-from node.volume.arrange.temporal.timing import durations_s, is_of_excitations, starts_s, step_s
+from node.volume.arrange.slice_timing import slice_timing
+from node.volume.arrange.times import Arrangement
+from node.volume.arrange.timing import durations_s, is_of_excitations, missing_time_warnings, starts_s, step_s
 from node.volume.describe.bids_fields import HERTZ
 from node.volume.describe.emission import emission_fields
 from node.volume.describe.parameters import PARAMETER_TOLERANCE, is_varying, parameters_by_time, varying_parameters

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from node import __version__
-from node.volume.arrange.temporal.timing import is_of_excitations
+from node.volume.arrange.timing import is_of_excitations
 from node.volume.model import Volume
 from node.volume.reasons import WarningKind
 from node.writers.base import real_dtype, slice_timing_of, write_file

@@ -13,13 +13,11 @@ from dataclasses import replace
 import numpy as np
 
 from node.errors import ConversionRefused
-from node.volume.arrange.plane_positions import group_by_position
 from node.volume.arrange.split_stacks import split_by_chosen_variant, split_incomplete_variants, split_stack
-from node.volume.arrange.temporal.ordering import same_diffusion
-from node.volume.arrange.temporal.positions import Arrangement, arrange_times, arrange_unequal_times
-from node.volume.arrange.temporal.remains import lost_between_slices
-from node.volume.arrange.whole_times import Bin, instance_order
-from node.volume.geometry import cluster_numbers
+from node.volume.arrange.time_order import same_diffusion
+from node.volume.arrange.times import Arrangement, arrange_times, arrange_unequal_times
+from node.volume.arrange.whole_times import Bin, instance_order, lost_between_slices
+from node.volume.geometry import cluster_numbers, group_by_position
 from node.volume.model import Frame
 from node.volume.reasons import Reason, VolumeWarning, WarningKind
 

@@ -1,8 +1,15 @@
-"""Recognise duplicates: copies of one object under one or two SOP Instance UIDs, and two pictures under one UID."""
+"""Recognise duplicates: copies of one object under one or two SOP Instance UIDs, and two pictures under one UID.
+
+Equal pixels alone prove nothing: times may be blank, masked or repeated. A copy has the whole data set of its original.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 from pydicom import DataElement, Dataset
@@ -11,9 +18,14 @@ from pydicom.multival import MultiValue
 
 from node.dicom.values import CONVERSION_ERRORS
 from node.errors import ConversionRefused
+from node.volume.arrange.time_order import is_time_order, time_orders, weighting
+from node.volume.arrange.whole_times import Bin, Labels, instance_order, labels_by_number
 from node.volume.elements import numbers, text
+from node.volume.intensities import read_frame
+from node.volume.model import Array, Frame
 from node.volume.read.pixel_layout import PIXELS
 from node.volume.read.pixels import frame_reader
+from node.volume.reasons import VolumeWarning, WarningKind
 
 MAY_DIFFER_IN_COPIES = frozenset(
     map(
@@ -33,6 +45,11 @@ _PLACE_AND_TIME = (
 _CLOCKS = ("AcquisitionDateTime", "AcquisitionDate", "AcquisitionTime")
 
 _PIXEL_TAGS = frozenset(map(tag_for_keyword, PIXELS))
+
+COPY_TIME_KEYS = frozenset({"content_time", "instance"})
+"""Time keys that a second export of the same object changes."""
+
+COPY_DETAIL = "the instance is a copy of another one, under a different SOP Instance UID (0008,0018)"
 
 
 def is_copy(first: Dataset, second: Dataset) -> bool:
@@ -94,3 +111,187 @@ def states_another_place(first: Dataset, second: Dataset) -> bool:
     stated = [(numbers(first, keyword), numbers(second, keyword)) for keyword in _PLACE_AND_TIME]
     clocks = [(text(first, keyword), text(second, keyword)) for keyword in _CLOCKS]
     return any(None not in pair and pair[0] != pair[1] for pair in (*stated, *clocks))
+
+
+class Copy(NamedTuple):
+    """A frame, and the earlier one that it repeats."""
+
+    frame: Frame
+    original: Frame
+
+
+def find_copies(frames: Sequence[Frame], dataset_of: Callable[[str], Dataset]) -> list[Copy]:
+    """Return the frames of a stack that repeat another one under a second SOP Instance UID.
+
+    A copy has the pixels of its original, and all attributes but those that a second export changes. Times whose pixels
+    are equal may have equal attributes too if an anonymiser removed every clock: they are no copies if Instance Numbers
+    count them as whole times. If all copies are blank, Instance Number and Content Time must agree as well.
+
+    Parameters
+    ----------
+    frames : sequence of Frame
+        Frames of one stack.
+    dataset_of : callable (SOP Instance UID) -> Dataset
+        Called only for frames whose pixels and times are equal.
+
+    Raises
+    ------
+    FrameRefused
+        A frame cannot be decoded.
+    """
+    places = _places(frames)
+    likely = [group for place, own in places.items() if place is not None for group in _by_clock(own)]
+    bins = list(places.values())
+    if not likely or _are_numbered_times(bins):
+        return []
+    groups = [group for own in likely for group in _several(own, _facts)]
+    whole = _whole_times_by_number(bins)
+    header_of = cache(lambda uid: _header_digest(uid, dataset_of))
+    copies = [copy for group in groups for copy in _copies_among(sorted(group, key=_export_order), whole, header_of)]
+    if all(_is_blank(copy.original) for copy in copies):
+        copies = [copy for copy in copies if _export(copy.frame) == _export(copy.original)]
+    return copies
+
+
+def copy_warnings(frames: Sequence[Frame], copies: Sequence[Copy]) -> tuple[VolumeWarning, ...]:
+    """Return a warning if some of these frames have copies, which were left out."""
+    originals = set(map(id, frames))
+    count = sum(id(copy.original) in originals for copy in copies)
+    detail = f"{count} frames are copies of others under another SOP Instance UID (0008,0018); they were left out"
+    return (VolumeWarning(WarningKind.DUPLICATE_SLICE, detail),) if count else ()
+
+
+def equal_times_warnings(planes: Sequence[Sequence[Frame]], voxels: Array) -> tuple[VolumeWarning, ...]:
+    """Return a warning if times of several instances have the same voxels, and nothing but numbers tells them apart.
+
+    Parameters
+    ----------
+    planes : (times, slices) sequences of Frame
+    voxels : (times, slices, rows, columns[, 3]) array
+    """
+    time_of = {id(frames[0]): time for time, frames in enumerate(planes)}
+    equal = 0
+    for firsts in _several([frames[0] for frames in planes], _facts) if len(planes) > 1 else ():
+        times = [time_of[id(first)] for first in firsts]
+        for likely in _equal(times, voxels[:, :1]):  # most times differ in their first slice
+            equal += sum(len(own) - 1 for own in _equal(likely, voxels) if _are_alike(own, planes))
+    if not equal:
+        return ()
+    detail = (
+        f"{equal} times have the same voxels as earlier ones, and only Instance Number (0020,0013) or Content Time "
+        "(0008,0033) separates them: they may be copies; all were kept"
+    )
+    return (VolumeWarning(WarningKind.EQUAL_TIMES, detail),)
+
+
+def _are_alike(times: Sequence[int], planes: Sequence[Sequence[Frame]]) -> bool:
+    """Return whether all slices of these times agree in what is known without their data sets."""
+    return len({tuple(map(_facts, planes[time])) for time in times}) == 1
+
+
+def _equal(times: Sequence[int], voxels: Array) -> list[list[int]]:
+    """Return the times grouped by equal voxels, without those that equal no other."""
+    groups: dict[bytes, list[int]] = defaultdict(list)
+    for time in times:
+        groups[hashlib.sha256(np.ascontiguousarray(voxels[time]).data).digest()].append(time)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _header_digest(uid: str, dataset_of: Callable[[str], Dataset]) -> bytes:
+    """Return a digest of the attributes that a copy shares; of an instance with unreadable values, its UID."""
+    try:
+        return header_digest(dataset_of(uid))
+    except CONVERSION_ERRORS:
+        return uid.encode()
+
+
+def _export(frame: Frame) -> Hashable:
+    """Return the attributes of a frame that a second export may change or keep."""
+    return frame.instance_number, frame.time_key.get("content_time")
+
+
+def _export_order(frame: Frame) -> tuple[int, int, str]:
+    return (*instance_order(frame), frame.sop_instance_uid)
+
+
+def _by_clock(frames: Bin) -> list[Bin]:
+    """Return the frames at one place that share their acquisition time: few do, and the rest need no other look."""
+    return _several(frames, lambda frame: frame.time_key.get("acquisition_time")) if len(frames) > 1 else []
+
+
+def _several(frames: Bin, trait: Callable[[Frame], Hashable]) -> list[Bin]:
+    """Return the frames grouped by a trait, without groups of a single instance."""
+    groups: dict[Hashable, Bin] = defaultdict(list)
+    for frame in frames:
+        groups[trait(frame)].append(frame)
+    return [group for group in groups.values() if len({frame.sop_instance_uid for frame in group}) > 1]
+
+
+def _places(frames: Sequence[Frame]) -> dict[Hashable, Bin]:
+    """Return the frames by position, else by the number of their slice; a copy has exactly that of its original."""
+    places: dict[Hashable, Bin] = defaultdict(list)
+    for frame in frames:
+        places[frame.time_key.get("slice") if frame.position is None else frame.position.tobytes()].append(frame)
+    return places
+
+
+def _facts(frame: Frame) -> Hashable:
+    """Return the attributes of a frame that are known without its data set, and that a copy shares."""
+    times = tuple((name, value) for name, value in frame.time_key.items() if name not in COPY_TIME_KEYS)
+    variant = tuple(frame.variant_key.items())
+    scaling = frame.slope, frame.intercept
+    return frame.frame_number, times, variant, weighting(frame), scaling, frame.acquisition_time_s, frame.duration_s
+
+
+def _are_numbered_times(bins: list[Bin]) -> bool:
+    """Return whether Instance Numbers go through the frames of all positions time by time or slice by slice."""
+    if len(set(map(len, bins))) > 1:
+        return False
+    ordered = next((ordered for name, ordered in time_orders(bins) if name == "instance"), None)
+    return ordered is not None and is_time_order(ordered, "instance")
+
+
+def _whole_times_by_number(bins: list[Bin]) -> Labels:
+    """Return the times, by the frame's `id`, that Instance Numbers count and that are whole; empty without two."""
+    times: dict[Hashable, list[int]] = defaultdict(list)
+    for frame, label in (labels_by_number(bins) or {}).items():
+        times[label].append(frame)
+    whole = {frame: label for label, own in times.items() if len(own) == len(bins) for frame in own}
+    return whole if len(whole) > len(bins) else {}
+
+
+def _copies_among(group: Sequence[Frame], whole: Labels, header_of: Callable[[str], bytes]) -> Iterator[Copy]:
+    """Yield the frames of a group that are copies of earlier ones.
+
+    Parameters
+    ----------
+    group : sequence of Frame
+        Frames that may be copies, in the order of their export.
+    whole : mapping
+        The whole times that Instance Numbers count, by the frame's `id`.
+    header_of : callable (SOP Instance UID) -> bytes
+        Digest of the attributes that a copy shares.
+    """
+    by_pixels: dict[bytes, list[Frame]] = defaultdict(list)
+    for frame in group:
+        by_pixels[_pixel_digest(frame)].append(frame)
+    for own in by_pixels.values():
+        if len({frame.sop_instance_uid for frame in own}) < 2:
+            continue
+        counted = [header_of(frame.sop_instance_uid) for frame in group if id(frame) in whole]
+        if len(set(counted)) < len(counted):  # attributes do not tell one time from another
+            continue
+        originals: dict[bytes, Frame] = {}
+        for frame in own:
+            original = originals.setdefault(header_of(frame.sop_instance_uid), frame)
+            if original.sop_instance_uid != frame.sop_instance_uid:
+                yield Copy(frame, original)
+
+
+def _pixel_digest(frame: Frame) -> bytes:
+    pixels = np.ascontiguousarray(read_frame(frame))
+    return hashlib.sha256(f"{pixels.shape} {pixels.dtype}".encode() + pixels.tobytes()).digest()
+
+
+def _is_blank(frame: Frame) -> bool:
+    return float(np.ptp(read_frame(frame))) == 0

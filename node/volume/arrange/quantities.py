@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from node.volume.arrange.temporal.positions import Arrangement
+from node.volume.arrange.times import Arrangement
 from node.volume.model import Array, Frame
 from node.volume.reasons import VolumeWarning, WarningKind
 

@@ -14,13 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from node.volume.arrange.plane_positions import distinct_distances, group_by_position, position_labels
 from node.volume.arrange.whole_times import COUNTING_KEYS, Bin
 from node.volume.geometry import (
     DRIFT_TOLERANCE_PIXELS,
     cluster_numbers,
+    distinct_distances,
+    group_by_position,
     is_even,
     missing_slices,
+    position_labels,
     stack_axes,
 )
 from node.volume.model import Frame

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from node.volume.arrange.inversion_times import MEASURED_TOLERANCE, Groups, group_by_inversion_rank
 from node.volume.arrange.motion import undo_motion
-from node.volume.arrange.per_slice import merge_per_slice_groups
+from node.volume.arrange.per_slice import MEASURED_TOLERANCE, Groups, group_by_inversion_rank, merge_per_slice_groups
 from node.volume.arrange.quantities import with_field_maps
 from node.volume.geometry import cluster_numbers, cluster_orientations
 from node.volume.model import Frame

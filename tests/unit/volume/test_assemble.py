@@ -14,7 +14,7 @@ from pydicom.uid import RTImageStorage, generate_uid
 
 from node.errors import VoxelnodeError
 from node.volume import assemble as module
-from node.volume.arrange.temporal.positions import Arrangement
+from node.volume.arrange.times import Arrangement
 from node.volume.assemble import assemble
 from node.volume.model import Geometry, Kind
 from node.volume.reasons import Reason, WarningKind

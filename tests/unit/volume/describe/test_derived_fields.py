@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pydicom import Dataset
 
-from node.volume.arrange.temporal.slice_timing import slice_timing
+from node.volume.arrange.slice_timing import slice_timing
 from node.volume.describe.sidecar_fields import describe
 from node.volume.model import Diffusion, Frame
 from tests import make

@@ -13,7 +13,7 @@ from pydicom.datadict import DicomDictionary, dictionary_VR, keyword_for_tag, ta
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
-from node.volume.arrange.temporal.slice_timing import slice_timing
+from node.volume.arrange.slice_timing import slice_timing
 from node.volume.describe.bids_fields import BIDS_FIELDS
 from node.volume.describe.sidecar_fields import IDENTIFYING, describe
 from node.volume.model import Frame

@@ -1,8 +1,8 @@
 """Separate the frames that share a position: times, or a position that was acquired twice.
 
-`node.volume.arrange.temporal.ordering` finds the attribute that orders them. Unequal counts mean an interrupted scan,
+`node.volume.arrange.time_order` finds the attribute that orders them. Unequal counts mean an interrupted scan,
 or a position that was acquired twice. Every frame that is left out gets a reason. Copies are already set aside
-(`node.volume.arrange.copied_frames`).
+(`node.volume.arrange.duplicates`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 from node.errors import ConversionRefused
-from node.volume.arrange.temporal.ordering import (
+from node.volume.arrange.time_order import (
     TIME_KEYS,
     is_time_order,
     order_by_diffusion,
@@ -21,7 +21,6 @@ from node.volume.arrange.temporal.ordering import (
     weighting,
     without_wrong_clocks,
 )
-from node.volume.arrange.temporal.remains import labels_of_remains, may_be_shifted
 from node.volume.arrange.whole_times import (
     COUNTING_KEYS,
     Bin,
@@ -29,6 +28,8 @@ from node.volume.arrange.whole_times import (
     instance_order,
     labels_by_attribute,
     labels_by_number,
+    labels_of_remains,
+    may_be_shifted,
     whole_times,
 )
 from node.volume.model import Frame
