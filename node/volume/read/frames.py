@@ -23,7 +23,7 @@ from node.errors import ConversionRefused
 from node.volume import vendors
 from node.volume.elements import instant, item, number, numbers, seconds_of_day, text, texts
 from node.volume.geometry import POSITION_TOLERANCE_MM
-from node.volume.model import Array, Frame
+from node.volume.model import Array, Frame, Tiling
 from node.volume.read.diffusion import diffusion_of
 from node.volume.read.functional_groups import FrameArguments, frame_arguments
 from node.volume.read.nm_phases import Timing
@@ -46,7 +46,6 @@ from node.volume.read.separate_instances import (
     unplaced_tomography,
 )
 from node.volume.reasons import Reason
-from node.volume.tiling import Tiling
 
 RESCALED_MODALITIES = frozenset({"CT", "PT"})
 """Modalities whose images must carry their rescaling (PS3.3 C.8.2.1, C.8.9.4): absent values do not mean 1 and 0."""

@@ -11,19 +11,8 @@ from pydicom.dataset import Dataset
 from node.dicom.per_series import once_per_series
 from node.dicom.private import has_private_elements, private_items
 from node.dicom.values import text, texts
-from node.volume.tiling import Tiling
-from node.volume.vendors import (
-    canon,
-    ge,
-    ge_fields,
-    philips,
-    philips_fields,
-    siemens,
-    siemens_fields,
-    siemens_mosaic,
-    uih,
-    uih_fields,
-)
+from node.volume.model import Tiling
+from node.volume.vendors import canon, ge, philips, siemens, siemens_mosaic, uih
 from node.volume.vendors.fields import VendorField, stated_fields
 from node.volume.vendors.gradients import Gradient
 
@@ -58,10 +47,10 @@ _GRADIENTS: dict[str, Callable[[Dataset], Gradient | None]] = {
     "TOSHIBA": canon.gradient,
 }
 VENDOR_FIELDS: dict[str, tuple[VendorField, ...]] = {
-    "SIEMENS": siemens_fields.FIELDS,
-    "GE ": ge_fields.FIELDS,
-    "PHILIPS": philips_fields.FIELDS,
-    "UIH": uih_fields.FIELDS,
+    "SIEMENS": siemens.FIELDS,
+    "GE ": ge.FIELDS,
+    "PHILIPS": philips.FIELDS,
+    "UIH": uih.FIELDS,
 }
 """Fields of the sidecar from private elements, by the beginning of Manufacturer (0008,0070) in capital letters."""
 
@@ -125,7 +114,7 @@ def is_encoded_upwards(ds: Dataset) -> bool | None:
 
 def echo_train_s(ds: Dataset) -> float | None:
     """Return the duration of one echo-planar readout in seconds; None except for United Imaging."""
-    return uih_fields.readout_s(ds) if text(ds, "Manufacturer").upper().startswith("UIH") else None
+    return uih.readout_s(ds) if text(ds, "Manufacturer").upper().startswith("UIH") else None
 
 
 def pause_s(ds: Dataset) -> float:

@@ -1,11 +1,12 @@
-"""Philips: diffusion, kind of image, and the scale slope of its "floating point" values."""
+"""Philips: diffusion, kind of image, the scale slope of its "floating point" values, and fields of the sidecar."""
 
 from __future__ import annotations
 
 from pydicom.dataset import Dataset
 
 from node.dicom.private import PrivateTag, private_items, private_numbers, private_text
-from node.dicom.values import texts
+from node.dicom.values import number, texts
+from node.volume.vendors.fields import VendorField, number_field
 from node.volume.vendors.gradients import Gradient
 
 _IMAGING = "Philips Imaging DD 001"
@@ -19,6 +20,9 @@ FRAME = PrivateTag(0x2005, "Philips MR Imaging DD 005", 0x0F, "SQ")
 """Private item of an enhanced frame with the attributes of the classic image."""
 
 _KINDS = {"M": "magnitude", "P": "phase", "R": "real", "I": "imaginary", "B0": "fieldmap"}
+
+_WATER_FAT_SHIFT = PrivateTag(0x2001, _IMAGING, 0x22, "FL")
+_FREQUENCY = PrivateTag(0x2001, _IMAGING, 0x83, "DS")
 
 
 def scale_slope(ds: Dataset) -> float | None:
@@ -51,3 +55,17 @@ def gradient(ds: Dataset) -> Gradient | None:
     direction = tuple(part[0] for part in parts if part)
     isotropic = private_text(ds, _DIRECTIONALITY).startswith("I") or (len(direction) == 3 and not any(direction))
     return Gradient(b_value[0], direction if len(direction) == 3 else None, isotropic)
+
+
+FIELDS = (
+    number_field("WaterFatShift", _WATER_FAT_SHIFT, digits=6),
+    number_field("ImagingFrequency", _FREQUENCY),
+    VendorField("PhilipsRescaleSlope", "RescaleSlope (0028,1053)", lambda ds: number(ds, "RescaleSlope")),
+    VendorField("PhilipsRescaleIntercept", "RescaleIntercept (0028,1052)", lambda ds: number(ds, "RescaleIntercept")),
+    VendorField(
+        "UsePhilipsFloatNotDisplayScaling",
+        "0: volumes hold the values on the display",
+        lambda ds: None if scale_slope(ds) is None else 0,
+    ),
+)
+"""What Philips' images state about an MR acquisition."""

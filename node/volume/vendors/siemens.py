@@ -1,13 +1,21 @@
-"""Siemens: CSA headers, protocol, and diffusion of the V series and of XA."""
+"""Siemens: diffusion of the V series and of XA, and fields of the sidecar.
+
+They come from private elements, CSA headers and the measurement protocol.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from pydicom.dataset import Dataset
 
 from node.dicom.private import PrivateTag, private_bytes, private_numbers, private_text, private_texts
-from node.volume.vendors.csa import CsaHeader, csa_numbers, parse_csa, parse_protocol
+from node.dicom.values import texts
+from node.volume.vendors.csa import CsaHeader, csa_numbers, parse_csa, parse_protocol, protocol_integer
+from node.volume.vendors.fields import VendorField, notation, rounded, text_field
 from node.volume.vendors.gradients import Gradient, gradient_of_matrix
 
 HEADER = "SIEMENS MR HEADER"
@@ -25,6 +33,47 @@ XA_FRAME = PrivateTag(0x0021, "SIEMENS MR SDI 02", 0xFE, "SQ")
 """Private item of XA about one frame, in its functional groups."""
 IMAGE_TYPE = PrivateTag(0x0021, "SIEMENS MR SDI 02", 0x75, "CS")
 _XA_PROTOCOL = PrivateTag(0x0021, "SIEMENS MR SDS 01", 0x19, "OB")
+
+_SDI, _SDS = "SIEMENS MR SDI 02", "SIEMENS MR SDS 01"
+_DWELL_TIMES = (PrivateTag(0x0019, HEADER, 0x18, "IS"), PrivateTag(0x0021, _SDI, 0x42, "IS"))
+_COILS = (PrivateTag(0x0051, HEADER, 0x0F, "LO"), PrivateTag(0x0021, _SDI, 0x4F, "LO"))
+_TABLE_POSITIONS = (
+    PrivateTag(0x0019, HEADER, 0x14, "IS"),
+    PrivateTag(0x0021, _SDI, 0x59, "IS"),
+    PrivateTag(0x0021, _SDS, 0x05, "IS"),
+)
+_ACCELERATIONS = (
+    PrivateTag(0x0051, HEADER, 0x11, "LO"),
+    PrivateTag(0x0021, _SDI, 0x56, "LO"),
+    PrivateTag(0x0021, _SDS, 0x09, "LO"),
+)
+"""Acceleration as text: ``p2`` in plane, ``s3`` slices excited together, ``p2 s3``."""
+
+_ORIENTATION_TEXT = PrivateTag(0x0051, HEADER, 0x0E, "SH")
+_BASELINE = PrivateTag(0x0021, _SDS, 0x10, "IS")
+_SEQUENCE = {
+    "ScanningSequence": PrivateTag(0x0021, _SDS, 0x5A, "CS"),
+    "SequenceVariant": PrivateTag(0x0021, _SDS, 0x5B, "CS"),
+    "ScanOptions": PrivateTag(0x0021, _SDS, 0x5C, "CS"),
+}
+_IN_PLANE, _TOGETHER = re.compile(r"p(\d+)"), re.compile(r"s(\d+)")
+_RECEIVE_COIL = re.compile(
+    r"(asCoilSelectMeas|sCoilSelectMeas\.aRxCoilSelectData)\[0\]\.asList\[\d+\]\.sCoilElementID\.tCoilID"
+)
+_PARTIAL_FOURIER = {1: 0.5, 2: 0.625, 4: 0.75, 8: 0.875, 16: 1.0}
+_FIELD_MAPPING = "\\gre_field_mapping"
+"""The sequence whose phase images are the difference of two echoes."""
+
+_PRODUCT = "%SiemensSeq%\\"
+"""Prefix of the vendor's own sequences; the names of others are chosen by those who wrote them."""
+
+_SHIMS = (
+    *(f"sGRADSPEC{place}.lOffset{axis}" for place in (".asGPAData[0]", "") for axis in "XYZ"),
+    *(f"sGRADSPEC.alShimCurrent[{term}]" for term in range(5)),
+)
+_MICRO, _NANO = 1e-6, 1e-9
+_ASL_OFF, _SUPPRESSION_OFF = 1, 1
+"""Values of sAsl.ulMode and sAsl.ulSuppressionMode when nothing is labelled, or nothing suppressed."""
 
 
 def is_noise(ds: Dataset) -> bool:
@@ -75,3 +124,230 @@ def _gradient(
     if direction is None and matrix is not None and not isotropic:
         direction = gradient_of_matrix(matrix).direction_lps
     return Gradient(b_value, direction, isotropic)
+
+
+def _planned(name: str, key: str, read: Callable[[str], Any]) -> VendorField:
+    """Return a field that one assignment of the protocol states."""
+
+    def from_protocol(ds: Dataset) -> Any:
+        try:
+            return read(protocol(ds)[key])
+        except (KeyError, ValueError):
+            return None
+
+    return VendorField(name, f"protocol {key}", from_protocol)
+
+
+def _count(text: str) -> int | None:
+    number = int(text, 0)
+    return number if number > 0 else None
+
+
+def _number(factor: float = 1.0) -> Callable[[str], float | None]:
+    def read(text: str) -> float | None:
+        number = float(text) * factor
+        return rounded(number, 9) if 0 < number < math.inf else None
+
+    return read
+
+
+def _averages(text: str) -> float | None:
+    """Return a number of averages that may be a fraction; one is none."""
+    number = float(text)
+    return rounded(number, 9) if 1 < number < math.inf else None
+
+
+def _one_of(names: dict[int, Any]) -> Callable[[str], Any]:
+    return lambda text: names.get(int(text, 0))
+
+
+def _texts_field(name: str, tag: PrivateTag) -> VendorField:
+    return VendorField(name, notation(tag), lambda ds: list(private_texts(ds, tag)))
+
+
+def _dwell_time(ds: Dataset) -> float | None:
+    stated = next(filter(None, (private_numbers(ds, tag, 1) for tag in _DWELL_TIMES)), None)
+    nanoseconds = stated or csa_numbers(csa_image(ds), "RealDwellTime", 1)
+    return rounded(nanoseconds[0] * _NANO, 9) if nanoseconds and nanoseconds[0] > 0 else None
+
+
+def _active_coils(ds: Dataset) -> str:
+    stated = (
+        *(private_text(ds, tag) for tag in _COILS),
+        csa_image(ds).get("ImaCoilString", ("",))[0],
+        csa_series(ds).get("CoilString", ("",))[0],
+    )
+    return next(filter(None, stated), "")
+
+
+def _table_position(ds: Dataset) -> list[float] | None:
+    stated = next(filter(None, (private_numbers(ds, tag, 3) for tag in _TABLE_POSITIONS)), None)
+    position = (
+        stated
+        or csa_numbers(csa_image(ds), "ImaRelTablePosition", 3)
+        or csa_numbers(csa_series(ds), "RelTablePosition", 3)
+    )
+    return list(position) if position else None
+
+
+def _baseline(ds: Dataset) -> str:
+    version = private_numbers(ds, _BASELINE, 1)
+    return f"{version[0]:.0f}" if version else ""
+
+
+def _acceleration(pattern: re.Pattern[str]) -> Callable[[Dataset], int | None]:
+    def read(ds: Dataset) -> int | None:
+        stated = (*(private_text(ds, tag) for tag in _ACCELERATIONS), *csa_series(ds).get("PATModeText", ()))
+        matches = map(pattern.search, stated)
+        return next((int(match[1]) for match in matches if match and int(match[1]) > 1), None)
+
+    return read
+
+
+def _bands(ds: Dataset) -> int | None:
+    """Return the planned number of slices that are excited together.
+
+    Third-party sequences leave a 1 here even if they use several, so that 1 says nothing.
+    """
+    bands = protocol_integer(protocol(ds), "sSliceAcceleration.lMultiBandFactor")
+    return bands if bands and bands > 1 else None
+
+
+def _is_corrected(ds: Dataset) -> bool | None:
+    """Return whether the distortion by gradients was corrected (``DIS2D``, ``DIS3D``), or not (``ND``)."""
+    kinds = {"ND", "DIS2D", "DIS3D"}.intersection(private_texts(ds, IMAGE_TYPE))
+    return "ND" not in kinds if kinds else None
+
+
+def _echo_of_difference(echo: int) -> VendorField:
+    """Return the field with one of the two echoes of a phase difference."""
+    key = f"alTE[{echo}]"
+
+    def read(ds: Dataset) -> float | None:
+        planned = protocol(ds)
+        kinds = (*texts(ds, "ImageType"), *private_texts(ds, IMAGE_TYPE))
+        if "P" not in kinds or not planned.get("tSequenceFileName", "").endswith(_FIELD_MAPPING):
+            return None
+        microseconds = protocol_integer(planned, key)
+        return microseconds / 1_000_000 if microseconds else None
+
+    return VendorField(f"EchoTime{echo + 1}", f"protocol {key} of a phase difference", read)
+
+
+def _receive_coil(ds: Dataset) -> str:
+    names = {value for name, value in protocol(ds).items() if _RECEIVE_COIL.fullmatch(name)}
+    return names.pop() if len(names) == 1 else ""
+
+
+def _shims(ds: Dataset) -> list[int] | None:
+    """Return three gradient offsets and five currents of the second order, as the protocol numbers them."""
+    planned = protocol(ds)
+    values = [protocol_integer(planned, key) for key in _SHIMS]
+    first, older, second = values[:3], values[3:6], values[6:]
+    offsets = older if not any(first) else first
+    return [value or 0 for value in (*offsets, *second)] if any(offsets) else None
+
+
+def _product_sequence(ds: Dataset) -> str:
+    name = protocol(ds).get("tSequenceFileName", "")
+    return name if name.startswith(_PRODUCT) else ""
+
+
+def _is_labelled(ds: Dataset) -> bool:
+    return (protocol_integer(protocol(ds), "sAsl.ulMode") or _ASL_OFF) != _ASL_OFF
+
+
+def _labelling(ds: Dataset) -> str | None:
+    """Return the kind of labelling, which only the name of the sequence tells."""
+    name = protocol(ds).get("tSequenceFileName", "").lower()
+    return "PCASL" if "pcasl" in name else "PASL" if "pasl" in name or "fairest" in name else None
+
+
+def _labelled_seconds(key: str) -> Callable[[Dataset], float | None]:
+    def read(ds: Dataset) -> float | None:
+        microseconds = protocol_integer(protocol(ds), key)
+        return microseconds / 1_000_000 if microseconds and microseconds > 0 and _is_labelled(ds) else None
+
+    return read
+
+
+def _pulsed_seconds(key: str) -> Callable[[Dataset], float | None]:
+    """Return the reader of a time of the vendor's pulsed labelling; others use these inversion times otherwise."""
+
+    def read(ds: Dataset) -> float | None:
+        microseconds = protocol_integer(protocol(ds), key)
+        is_product = _product_sequence(ds).endswith(("ep2d_pasl", "tgse_pasl"))
+        return microseconds / 1_000_000 if microseconds and microseconds > 0 and is_product else None
+
+    return read
+
+
+def _is_suppressed(ds: Dataset) -> bool | None:
+    mode = protocol_integer(protocol(ds), "sAsl.ulSuppressionMode")
+    return mode != _SUPPRESSION_OFF if mode and _is_labelled(ds) else None
+
+
+def _diffusion_scheme(ds: Dataset) -> str | None:
+    """Return the scheme of a diffusion sequence; the protocols of other sequences hold a value that means nothing."""
+    if "diff" not in protocol(ds).get("tSequenceFileName", ""):
+        return None
+    scheme = protocol_integer(protocol(ds), "sDiffusion.dsScheme")
+    return {1: "Bipolar", 2: "Monopolar"}.get(scheme or 0)
+
+
+_PAT_TEXTS = f"{' or '.join(map(notation, _ACCELERATIONS))}, CSA PATModeText"
+
+FIELDS = (
+    VendorField("DwellTime", f"{' or '.join(map(notation, _DWELL_TIMES))}, CSA RealDwellTime", _dwell_time),
+    VendorField(
+        "ReceiveCoilActiveElements",
+        f"{' or '.join(map(notation, _COILS))}, CSA ImaCoilString, CoilString",
+        _active_coils,
+    ),
+    text_field("CoilString", _COILS[0]),
+    VendorField(
+        "TablePosition",
+        f"{' or '.join(map(notation, _TABLE_POSITIONS))}, CSA ImaRelTablePosition, RelTablePosition",
+        _table_position,
+    ),
+    *(_texts_field(name, tag) for name, tag in (*_SEQUENCE.items(), ("ImageTypeText", IMAGE_TYPE))),
+    VendorField("NonlinearGradientCorrection", f"{notation(IMAGE_TYPE)}: DIS2D, DIS3D, ND", _is_corrected),
+    text_field("ImageOrientationText", _ORIENTATION_TEXT),
+    _echo_of_difference(0),
+    _echo_of_difference(1),
+    _planned("ParallelReductionFactorInPlane", "sPat.lAccelFactPE", _count),
+    VendorField("ParallelReductionFactorInPlane", f"{_PAT_TEXTS}: p2", _acceleration(_IN_PLANE)),
+    _planned("ParallelReductionFactorOutOfPlane", "sPat.lAccelFact3D", _count),
+    _planned("ParallelAcquisitionTechnique", "sPat.ucPATMode", _one_of({2: "GRAPPA"})),
+    _planned("MatrixCoilMode", "sPat.ucPATMode", _one_of({2: "GRAPPA", 4: "SENSE"})),
+    _planned("RefLinesPE", "sPat.lRefLinesPE", _count),
+    VendorField("MultibandAccelerationFactor", "protocol sSliceAcceleration.lMultiBandFactor", _bands),
+    VendorField("MultibandAccelerationFactor", f"{_PAT_TEXTS}: s2", _acceleration(_TOGETHER)),
+    _planned("PartialFourier", "sKSpace.ucPhasePartialFourier", _one_of(_PARTIAL_FOURIER)),
+    _planned("BaseResolution", "sKSpace.lBaseResolution", _count),
+    _planned("PhaseResolution", "sKSpace.dPhaseResolution", _number()),
+    _planned("PhaseOversampling", "sKSpace.dPhaseOversamplingForDialog", _number()),
+    _planned("AveragesDouble", "dAveragesDouble", _averages),
+    _planned("Interpolation2D", "sKSpace.uc2DInterpolation", _one_of({1: 1})),
+    VendorField("ReceiveCoilName", "protocol ...tCoilID", _receive_coil),
+    _planned("CoilCombinationMethod", "ucCoilCombineMode", _one_of({1: "Sum of Squares", 2: "Adaptive Combine"})),
+    _planned("DelayTime", "lDelayTimeInTR", _number(_MICRO)),
+    _planned("VendorReportedEchoSpacing", "sFastImaging.lEchoSpacing", _number(_MICRO)),
+    _planned("TxRefAmp", "sTXSPEC.asNucleusInfo[0].flReferenceAmplitude", _number()),
+    VendorField("ShimSetting", "protocol sGRADSPEC...lOffsetX, Y, Z, sGRADSPEC.alShimCurrent", _shims),
+    _planned("ConsistencyInfo", "sProtConsistencyInfo.tMeasuredBaselineString", str),
+    _planned("ConsistencyInfo", "sProtConsistencyInfo.tBaselineString", str),
+    VendorField("ConsistencyInfo", notation(_BASELINE), _baseline),
+    _planned("MTState", "sPrepPulses.ucMTC", _one_of({1: True})),
+    VendorField("PulseSequenceDetails", "protocol tSequenceFileName of the vendor's sequences", _product_sequence),
+    VendorField("DiffusionScheme", "protocol sDiffusion.dsScheme of diffusion sequences", _diffusion_scheme),
+    VendorField("ArterialSpinLabelingType", "protocol tSequenceFileName", _labelling),
+    VendorField("LabelingDuration", "protocol sAsl.ulLabelingDuration", _labelled_seconds("sAsl.ulLabelingDuration")),
+    VendorField(
+        "PostLabelingDelay", "protocol sAsl.sPostLabelingDelay[0]", _labelled_seconds("sAsl.sPostLabelingDelay[0]")
+    ),
+    VendorField("PostLabelingDelay", "protocol alTI[2] of pulsed labelling", _pulsed_seconds("alTI[2]")),
+    VendorField("BolusCutOffDelayTime", "protocol alTI[0] of pulsed labelling", _pulsed_seconds("alTI[0]")),
+    VendorField("BackgroundSuppression", "protocol sAsl.ulSuppressionMode", _is_suppressed),
+)
+"""What Siemens' images state, those of the V series and the private items of XA."""

@@ -12,9 +12,8 @@ from pydicom.dataset import Dataset
 from node.dicom.private import PrivateTag, private_numbers
 from node.dicom.values import number, numbers, texts, whole
 from node.errors import ConversionRefused
-from node.volume.model import Float
+from node.volume.model import Float, Tiling
 from node.volume.reasons import Reason
-from node.volume.tiling import Tiling
 from node.volume.vendors.csa import CsaHeader, csa_numbers, protocol_integer
 from node.volume.vendors.siemens import HEADER, csa_image, protocol
 

@@ -8,10 +8,10 @@ from pydicom import Dataset
 from pydicom.uid import NuclearMedicineImageStorage, UltrasoundImageStorage
 
 from node.errors import ConversionRefused
+from node.volume.model import Tiling
 from node.volume.read import frames as module
 from node.volume.read.frames import frames_of
 from node.volume.reasons import Reason
-from node.volume.tiling import Tiling
 from tests import make
 
 
