@@ -22,7 +22,7 @@ from node.dicom.per_series import once_per_series
 from node.volume.geometry import POSITION_TOLERANCE_MM, is_even, missing_slices
 from node.volume.model import Assembly, Float, Geometry, Kind, Volume
 from node.volume.reasons import Reason, WarningKind
-from node.volume.unequal_stacks import WITHOUT_EXCITATION, find_shortages, has_all_times
+from node.volume.series import WITHOUT_EXCITATION, find_shortages, has_all_times
 
 CONTIGUOUS = 1.5
 """Slices (or times) that lie no farther apart than this many stated distances are neighbours."""

@@ -31,7 +31,7 @@ from node.volume.describe.scan_parameters import scan_parameters
 from node.volume.describe.uptake import with_uptake
 from node.volume.model import Assembly, Geometry, Volume
 from node.volume.reasons import Exclusion, Reason, Refusal
-from node.volume.single_times import times_of
+from node.volume.volumes import times_of
 from node.writers.base import WrittenFile, stem_of
 from node.writers.options import WriteOptions
 from node.writers.write import write_volume

@@ -108,7 +108,7 @@ def serve(channel: Channel, niceness: int) -> None:
     os.nice(niceness)
     use_one_thread()
     work = partial(_answer, *_loaded())
-    from node.volume.read.assisted import answer_request, use_assistants
+    from node.volume.read.decoders import answer_request, use_assistants
 
     assistance = Assistance(answer_request, lambda assistants: use_assistants(assistants.ask))
     serve_apart(channel, work, load=_load_for, assistance=assistance)

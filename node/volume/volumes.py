@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,8 +15,7 @@ from node.volume.arrange.slice_timing import slice_timing
 from node.volume.arrange.times import Arrangement
 from node.volume.arrange.timing import durations_s, is_of_excitations, missing_time_warnings, starts_s, step_s
 from node.volume.describe.bids_fields import HERTZ
-from node.volume.describe.emission import emission_fields
-from node.volume.describe.parameters import PARAMETER_TOLERANCE, is_varying, parameters_by_time, varying_parameters
+from node.volume.describe.emission import FRAME_FACTORS, emission_fields
 from node.volume.describe.sidecar_fields import describe
 from node.volume.display import display_of
 from node.volume.geometry import Placement, place_planes, spacing_warnings, stack_axes, usual_step
@@ -35,6 +34,29 @@ UNWEIGHTED_B_VALUE = 50
 
 DatasetOf = Callable[[str], Dataset]
 """Returns the data set of a SOP Instance UID."""
+
+CONSTANT_PARAMETERS = {
+    "echo_time": "echo time (0018,0081) in ms",
+    "inversion_time": "inversion time (0018,0082) in ms",
+    "flip_angle": "flip angle (0018,1314) in degrees",
+    "repetition_time": "repetition time (0018,0080) in ms",
+    "kvp": "KVP (0018,0060)",
+    "kernel": "convolution kernel (0018,1210)",
+    "slice_thickness": "slice thickness (0018,0050) in mm",
+}
+"""Parameters that the slices of a volume should share; a volume whose slices differ gets a warning."""
+
+PARAMETER_TOLERANCE = 0.01
+"""Allowed relative difference, since scanners write measured and rounded values."""
+
+TIME_PARAMETERS = {
+    "echo_time": ("EchoTime", 0.001),
+    "inversion_time": ("InversionTime", 0.001),
+    "flip_angle": ("FlipAngle", 1.0),
+    "repetition_time": ("RepetitionTime", 0.001),
+    "trigger_time": ("TriggerTime", 0.001),
+}
+"""Parameters that may vary from time to time: the name in BIDS or the standard, and the factor to s or degrees."""
 
 
 def volumes_of(
@@ -249,3 +271,76 @@ def _lacks_directions(frames: Sequence[Frame]) -> bool:
         and not frame.diffusion.derived
         for frame in frames
     )
+
+
+def parameters_by_time(planes: Sequence[Sequence[Frame]]) -> dict[str, list[float]]:
+    """Return, by name, the value at the first slice of each time, for parameters that vary with time.
+
+    Parameters
+    ----------
+    planes : sequence of times, each a sequence of Frame
+
+    Returns
+    -------
+    dict of lists
+        One value for each time, in seconds or degrees.
+    """
+    fields = {}
+    for key, (name, unit) in TIME_PARAMETERS.items():
+        values = [_parameter(time[0], key) for time in planes]
+        known = [value for value in values if isinstance(value, float)]
+        if len(known) == len(planes) and is_varying(known):
+            fields[name] = [float(f"{value * unit:.9g}") for value in known]
+    return fields
+
+
+def _parameter(frame: Frame, name: str) -> Any:
+    """Return a frame's value of a split, variant or time key; None if it has none."""
+    return next((key[name] for key in (frame.split_key, frame.variant_key, frame.time_key) if name in key), None)
+
+
+def varying_parameters(frames: Sequence[Frame]) -> list[VolumeWarning]:
+    """Return warnings about parameters that differ between the slices of one volume."""
+    unlike = {(id(frame.split_key), id(frame.variant_key)): frame for frame in frames}.values()  # equal ones share keys
+    warnings = []
+    for name, label in CONSTANT_PARAMETERS.items():
+        values = {_parameter(frame, name) for frame in unlike} - {None, ()}
+        numeric = [value for value in values if isinstance(value, float)]
+        if len(values) < 2 or (numeric and not is_varying(numeric)):
+            continue
+        shown = f"from {min(numeric):.6g} to {max(numeric):.6g}" if numeric else f"{len(values)} values"
+        warnings.append(VolumeWarning(WarningKind.PARAMETER_VARIES, f"{label} differs within the volume: {shown}"))
+    return warnings
+
+
+def is_varying(numbers: Sequence[float]) -> bool:
+    """Return whether numbers differ by more than measurement and rounding explain."""
+    return bool(numbers) and max(numbers) - min(numbers) > PARAMETER_TOLERANCE * max(map(abs, numbers))
+
+
+def times_of(volume: Volume) -> Iterator[Volume]:
+    """Yield one volume for each time of `volume`, with a suffix such as ``t01``, in as many digits as needed."""
+    digits = len(str(volume.times))
+    for time in range(volume.times):
+        yield replace(
+            volume,
+            voxels=volume.voxels[time : time + 1],
+            suffix="-".join(filter(None, (volume.suffix, f"t{time + 1:0{digits}}"))),
+            sources=tuple(replace(one, time_index=0) for one in volume.sources if one.time_index == time),
+            time_step_s=None,
+            times_s=() if volume.times_s is None else volume.times_s[time : time + 1],
+            durations_s=None if volume.durations_s is None else volume.durations_s[time : time + 1],
+            diffusion=None if volume.diffusion is None else volume.diffusion[time : time + 1],
+            attributes=_at(volume, time),
+        )
+
+
+def _at(volume: Volume, time: int) -> dict[str, Any]:
+    """Return the attributes of one time: of those that vary in time, its own values."""
+    attributes = dict(volume.attributes)
+    for name, values in attributes.pop("of_each_time", {}).items():
+        attributes[name] = values[time]
+    for name, _, _ in FRAME_FACTORS:
+        if name in attributes:
+            attributes[name] = attributes[name][time : time + 1]
+    return {name: value for name, value in attributes.items() if value is not None}

@@ -1,7 +1,8 @@
 """Masks of the regions of a structure set, on the slices of the image series that they were drawn on.
 
 Contours are matched to slices by position along the normal of the slices. Nothing is interpolated: a slice without a
-contour is empty, and a region whose contours lie between slices, or are oblique to them, has no mask.
+contour is empty, and a region whose contours lie between slices, or are oblique to them, has no mask. A pixel is inside
+a contour if its centre is, by the even-odd rule.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from node.dicom.values import text
 from node.errors import ConversionRefused
 from node.volume.model import Array, Assembly, Float, Geometry, Kind, Source, Volume
-from node.volume.objects.polygons import DECIMALS, Window, fill_polygon, window_of
 from node.volume.objects.structure_set import Reference, RegionOfInterest, StructureSet
 from node.volume.read.frames import frames_of
 from node.volume.reasons import Exclusion, Reason, VolumeWarning, WarningKind
@@ -47,6 +48,16 @@ OF_THE_GRID = frozenset(
     )
 )
 """Warnings about an image volume that hold for masks on its slices."""
+
+DECIMALS = 6
+"""Corners are rounded to this many decimals of a pixel. Without that, the rounding errors of a conversion to
+millimetres and back would decide whether a centre that lies exactly on an edge is inside."""
+
+MAX_CROSSINGS_AT_ONCE = 1 << 20
+"""Crossings of edges and rows that are held in memory at the same time."""
+
+Window = tuple[slice, slice]
+"""Rows and columns of a plane."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -396,3 +407,65 @@ def _contour_warnings(on_slices: Sequence[int], crossing: Sequence[int], lost: i
 def _slice_numbers(indices: Sequence[int]) -> str:
     shown = ", ".join(str(index + 1) for index in indices[:MAX_SHOWN])
     return shown + (", ..." if len(indices) > MAX_SHOWN else "")
+
+
+def window_of(corners: Float, rows: int, columns: int) -> Window:
+    """Return the rows and columns of a plane in which a polygon can have pixels.
+
+    Parameters
+    ----------
+    corners : (N, 2) float
+        Column and row of each corner; the centres of pixels have whole numbers.
+    """
+    low, high = np.ceil(np.round(np.array([corners.min(axis=0), corners.max(axis=0)]), DECIMALS))
+    left, right = np.clip([low[0], high[0]], 0, columns).astype(int).tolist()
+    top, bottom = np.clip([low[1], high[1]], 0, rows).astype(int).tolist()
+    return slice(top, bottom), slice(left, right)
+
+
+def fill_polygon(corners: Float, window: Window) -> NDArray[np.bool_]:
+    """Return the pixels of a window whose centres are inside a polygon, by the even-odd rule.
+
+    A centre on a left or upper edge is inside, one on a right or lower edge is outside: polygons that share an edge
+    neither overlap nor leave a gap.
+
+    Parameters
+    ----------
+    corners : (N, 2) float
+        Column and row of each corner, in order; the last one is joined to the first.
+    window : Window
+        That of `window_of`.
+
+    Returns
+    -------
+    (rows, columns) bool
+        Of the window.
+    """
+    rows, columns = window
+    height, width = rows.stop - rows.start, columns.stop - columns.start
+    if not height or not width:
+        return np.zeros((height, width), bool)
+    start = np.round(corners, DECIMALS)
+    end = np.roll(start, -1, axis=0)
+    upwards = start[:, 1] > end[:, 1]
+    # From the upper to the lower end, so that an edge that two polygons share crosses a row at one place.
+    upper, lower = np.where(upwards[:, None], end, start), np.where(upwards[:, None], start, end)
+    first, after = (np.clip(np.ceil(ends[:, 1]), rows.start, rows.stop).astype(np.int64) for ends in (upper, lower))
+    crossing = after > first
+    upper, lower, first, counts = upper[crossing], lower[crossing], first[crossing], (after - first)[crossing]
+    slopes = (lower[:, 0] - upper[:, 0]) / (lower[:, 1] - upper[:, 1])
+    crossings = np.zeros(height * (width + 1), np.int64)
+    begin, totals = 0, np.cumsum(counts)
+    while begin < len(counts):
+        done = totals[begin] - counts[begin]
+        stop = max(begin + 1, int(np.searchsorted(totals, done + MAX_CROSSINGS_AT_ONCE, "right")))
+        some = counts[begin:stop]
+        edge = np.repeat(np.arange(begin, stop), some)
+        row = first[edge] + np.arange(len(edge)) - np.repeat(np.cumsum(some) - some, some)
+        at = np.ceil(np.round(upper[edge, 0] + (row - upper[edge, 1]) * slopes[edge], DECIMALS))
+        column = np.clip(at, columns.start, columns.stop).astype(np.int64) - columns.start
+        crossings += np.bincount((row - rows.start) * (width + 1) + column, minlength=len(crossings))
+        begin = stop
+    # A centre is inside if an odd number of edges cross its row at it or left of it.
+    inside: NDArray[np.bool_] = np.cumsum(crossings.reshape(height, width + 1), axis=1)[:, :width] % 2 == 1
+    return inside

@@ -12,9 +12,9 @@ from pydicom.encaps import generate_fragments, parse_basic_offsets
 from node.dicom.values import value
 from node.errors import ConversionRefused
 from node.volume.model import Array
-from node.volume.read.assisted import decode_frame as decoded_frame
 from node.volume.read.codestreams import Codestream, begins, read_codestream
 from node.volume.read.decoders import FrameShape
+from node.volume.read.decoders import decode_frame as decoded_frame
 from node.volume.read.pixel_layout import PixelLayout, contradictory, stored_bits
 from node.volume.read.transfer_syntaxes import (
     CODESTREAM_SYNTAXES,

@@ -1,4 +1,7 @@
-"""Read the functional groups of an enhanced instance (PS3.3 C.7.6.16.2): a frame's own group, else the shared one."""
+"""Read the functional groups of an enhanced instance (PS3.3 C.7.6.16.2): a frame's own group, else the shared one.
+
+The planes of enhanced ultrasound are placed in the volume's own frame of reference, not in the patient.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,17 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from pydicom import Dataset
 
 from node.dicom.values import items
 from node.errors import ConversionRefused
 from node.volume import vendors
 from node.volume.elements import instant_of, item, number, numbers, seconds_of_day, text, texts
+from node.volume.geometry import ORIENTATION_TOLERANCE
 from node.volume.read.diffusion import diffusion_of
 from node.volume.read.planes import acquisition_instant, checked_plane, is_diffusion_map, pixel_spacing, rescale
 from node.volume.read.real_world import PARAMETRIC_MAP, real_world_mapping
-from node.volume.read.volume_planes import distances_mm
 from node.volume.reasons import Reason
 
 POSITION_POINTERS = frozenset({0x00200032, 0x00200037, 0x00209056, 0x00209057, 0x00209113, 0x00209116, 0x0020930E})
@@ -39,6 +43,12 @@ _CONVERTED = {
 
 FrameArguments = dict[str, Any]
 """Keyword arguments of `Frame`."""
+
+MAX_SHIFT_MM = 0.01
+"""Shift of a plane within itself, against the first one, that rounding explains."""
+
+MICROMETRES = 3
+"""Decimals of a distance in mm."""
 
 
 def frame_arguments(
@@ -240,3 +250,42 @@ def _plane(group: _Group) -> tuple[Any, Any]:
         return None, None
     orientation = numbers(group.ds if turned is None else turned, "ImageOrientationPatient")
     return checked_plane(numbers(plane, "ImagePositionPatient"), orientation)
+
+
+def distances_mm(planes: Sequence[tuple[Any, Any]]) -> list[float | None]:
+    """Return the distance of each plane along the normal of all of them; None for planes without a position.
+
+    Parameters
+    ----------
+    planes : sequence of (position, orientation)
+        Image Position (Volume) (0020,9301) in mm, and Image Orientation (Volume) (0020,9302), or None and None.
+
+    Raises
+    ------
+    ConversionRefused
+        ``unproven-layout``: the planes are not parallel, or not above each other, so that they are no grid of voxels.
+
+    Notes
+    -----
+    PS3.3 C.7.6.16.2.21 and C.7.6.16.2.22.
+    """
+    placed = [(position, orientation) for position, orientation in planes if position is not None]
+    if not placed:
+        return [None] * len(planes)
+    positions, orientations = (np.array(values) for values in zip(*placed, strict=True))
+    if np.abs(orientations - orientations[0]).max() > ORIENTATION_TOLERANCE:
+        raise _refused("are not parallel, as those of a probe that turns or tilts")
+    row, column = orientations[0][:3], orientations[0][3:]
+    moved = positions - positions[0]
+    if max(np.abs(moved @ row).max(), np.abs(moved @ column).max()) > MAX_SHIFT_MM:
+        raise _refused("shift within themselves")
+    normal = np.cross(row, column)
+    return [None if position is None else round(float(position @ normal), MICROMETRES) for position, _ in planes]
+
+
+def _refused(what: str) -> ConversionRefused:
+    return ConversionRefused(
+        Reason.UNPROVEN_LAYOUT,
+        f"the planes of the volume {what} (Plane Position (Volume) (0020,930E), Plane Orientation (Volume) "
+        "(0020,930F)): they are no grid of voxels; send the volume that the scanner makes of them",
+    )

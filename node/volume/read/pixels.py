@@ -1,27 +1,43 @@
-"""Stored values of the frames of an instance, checked against the header first, then decoded one frame at a time."""
+"""Stored values of the frames of an instance, checked against the header first, then decoded one frame at a time.
+
+Native frames (PS3.5 8) are read one at a time from memory or from their file. Palettes and the Modality LUT are part of
+the stored values.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset
+from pydicom.pixels.processing import apply_color_lut
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from node.dicom.reading import stored_bytes
-from node.dicom.values import held, standard_tag
+from node.dicom.reading import FileBytes, stored_bytes
+from node.dicom.values import held, items, numbers, standard_tag, value
 from node.errors import ConversionRefused
 from node.volume.elements import text
 from node.volume.model import Array
-from node.volume.read.colours import compressed_colours, decoded_photometric, native_colours
+from node.volume.read.colours import compressed_colours, decoded_photometric, from_half_sampled, native_colours
 from node.volume.read.encapsulated_pixels import checked_frames, decode_frame
-from node.volume.read.lookup_tables import LookupTable, modality_lut, palette
-from node.volume.read.native_pixels import native_frames
-from node.volume.read.pixel_layout import GREY, PIXELS, PixelLayout, contradictory, pixel_layout
+from node.volume.read.pixel_layout import (
+    GREY,
+    HALF_SAMPLED,
+    PIXELS,
+    PixelLayout,
+    contradictory,
+    pixel_layout,
+    stored_bits,
+)
 from node.volume.reasons import Reason
 
 _NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, "1.2.840.10008.1.2.1.99")
+
+StoredBytes = bytes | FileBytes
+"""Pixel data in memory, or still in their file."""
 
 
 class FrameReader:
@@ -173,3 +189,171 @@ def decompressed_frames(ds: Dataset) -> DecompressedFrames:
     frames, streams = checked_frames(ds, layout, data[:], syntax)
     decoded = (decode_frame(layout, frame, stream, syntax) for frame, stream in zip(frames, streams, strict=True))
     return DecompressedFrames(decoded_photometric(layout, streams[0], syntax), layout, decoded)
+
+
+def native_frames(layout: PixelLayout, data: StoredBytes, big: bool, swapped: bool) -> Callable[[int], Array]:
+    """Return a function that reads one native frame by its index from 0, after the length of the data is checked.
+
+    Parameters
+    ----------
+    layout : PixelLayout
+    data : bytes or FileBytes
+        Pixel data.
+    big : bool
+        The data are big endian.
+    swapped : bool
+        The data are bytes in big-endian words of 16 bits (OW).
+
+    Raises
+    ------
+    ConversionRefused
+        ``contradictory``: the length does not match rows, columns, samples and frames (PS3.5 8.1.1).
+    """
+    if layout.photometric in HALF_SAMPLED and (layout.columns % 2 or layout.bits_allocated < 8):
+        raise contradictory(
+            f"(0028,0011) Columns is {layout.columns}: {layout.photometric} in (0028,0004) requires an even number"
+        )
+    _check_length(layout, data)
+    if swapped:
+        data = np.frombuffer(data[: len(data) // 2 * 2], "u2").byteswap().tobytes()
+    if layout.bits_allocated == 1:
+        return partial(_native_bits, layout, data)
+    return partial(_native_words, layout, data, layout.stored_dtype.newbyteorder(">" if big else "<"))
+
+
+def _check_length(layout: PixelLayout, data: StoredBytes) -> None:
+    expected = -(-layout.frame_bits * layout.frames // 8)
+    # Some writers pad with zeros. Other bytes after the last frame mean that a dimension is wrong.
+    if len(data) < expected or (len(data) > expected + 1 and data[expected:].count(0) < len(data) - expected):
+        raise contradictory(
+            f"(7FE0,0010) Pixel Data has {len(data)} bytes, but {layout.frames} frames of {layout.rows} rows x "
+            f"{layout.columns} columns with {layout.samples} samples of {layout.bits_allocated} bits take {expected}"
+        )
+
+
+def _native_bits(layout: PixelLayout, data: StoredBytes, index: int) -> Array:
+    """Return a frame of single bits; frames follow each other without padding (PS3.5 8.1.1)."""
+    first = index * layout.pixels
+    packed = _bytes_as(np.dtype(np.uint8), data, first // 8, -(-(first + layout.pixels) // 8))
+    bits = np.unpackbits(packed, bitorder="little")[first % 8 : first % 8 + layout.pixels]
+    return bits.reshape(layout.rows, layout.columns)
+
+
+def _native_words(layout: PixelLayout, data: StoredBytes, dtype: np.dtype[Any], index: int) -> Array:
+    count = layout.frame_bits // layout.bits_allocated
+    frame_bytes = count * dtype.itemsize
+    words = _bytes_as(dtype, data, index * frame_bytes, (index + 1) * frame_bytes)
+    if not dtype.isnative:
+        words = words.astype(layout.stored_dtype)
+    words = stored_bits(words, layout, layout.bits_stored, layout.shift)
+    if layout.photometric in HALF_SAMPLED:
+        return from_half_sampled(words).reshape(layout.rows, layout.columns, 3)
+    if layout.samples == 1:
+        return words.reshape(layout.rows, layout.columns)
+    if layout.by_plane:
+        return words.reshape(3, layout.rows, layout.columns).transpose(1, 2, 0)
+    return words.reshape(layout.rows, layout.columns, 3)
+
+
+def _bytes_as(dtype: np.dtype[Any], data: StoredBytes, start: int, stop: int) -> Array:
+    """Return bytes as numbers; bytes still in their file are read now.
+
+    Raises
+    ------
+    ConversionRefused
+        ``unreadable``: the file has changed since its header was read.
+    """
+    if isinstance(data, bytes):
+        return np.frombuffer(data, dtype, (stop - start) // dtype.itemsize, start)
+    try:
+        return np.frombuffer(data[start:stop], dtype)
+    except (OSError, EOFError) as error:
+        detail = "the file can no longer be read, or is shorter than when its header was read"
+        raise ConversionRefused(Reason.UNREADABLE, detail) from error
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LookupTable:
+    """Outputs by stored value. `first` is the stored value of the first entry; values outside take the first or last
+    entry.
+
+    `entries` is (entries,) for the Modality LUT, (entries, 3) for a palette.
+    """
+
+    first: int
+    entries: Array
+
+    def __call__(self, stored: Array) -> Array:
+        index = np.clip(stored.astype(np.int64) - self.first, 0, len(self.entries) - 1)
+        return self.entries[index]
+
+
+def palette(ds: Dataset) -> LookupTable:
+    """Return the palette of a PALETTE COLOR image as 8-bit RGB; 16-bit entries are reduced to their high byte.
+
+    Plain tables, 8-bit entries in 16-bit words, and segmented tables (PS3.3 C.7.6.3.1.5, C.7.6.3.1.6, C.7.9.2).
+
+    Raises
+    ------
+    ConversionRefused
+        ``contradictory``: the palette is missing, or its data do not match its descriptor.
+    """
+    entries, first = _descriptor(ds, "RedPaletteColorLookupTableDescriptor", "(0028,1101)")
+    try:
+        table = apply_color_lut(np.arange(first, first + entries, dtype=np.int64), ds)[:, :3]
+    except MemoryError:
+        raise
+    except Exception as error:  # a broken table makes pydicom raise anything
+        raise contradictory(
+            "the palette in (0028,1101) to (0028,1223) cannot be expanded: its data do not match its descriptor"
+        ) from error
+    if table.dtype == np.uint16 and table.max(initial=0) > 0xFF:
+        table = table >> 8  # otherwise: 8-bit entries in 16-bit words
+    return LookupTable(first, table.astype(np.uint8))
+
+
+def modality_lut(ds: Dataset) -> LookupTable | None:
+    """Return the table of Modality LUT Sequence (0028,3000); None if it is absent (PS3.3 C.11.1).
+
+    Raises
+    ------
+    ConversionRefused
+        ``contradictory``: the data do not match the descriptor.
+    """
+    sequence = items(ds, "ModalityLUTSequence")
+    if not sequence:
+        return None
+    item = sequence[0]
+    entries, first = _descriptor(item, "LUTDescriptor", "(0028,3002)")
+    data = value(item, "LUTData")
+    bits = (numbers(item, "LUTDescriptor", 3) or (0, 0, 16))[2]
+    table = _entries(data, entries, int(bits), ds)
+    if table is None:
+        raise contradictory(
+            f"(0028,3006) LUT Data does not contain the {entries} entries of (0028,3002) LUT Descriptor"
+        )
+    return LookupTable(first, table)
+
+
+def _descriptor(ds: Dataset, keyword: str, tag: str) -> tuple[int, int]:
+    """Return the number of entries and the first stored value of a table; 0 entries mean 65536."""
+    descriptor = numbers(ds, keyword, 3)
+    if descriptor is None or descriptor[0] < 0:
+        raise contradictory(f"{tag} lookup table descriptor is missing, or is not three numbers")
+    return int(descriptor[0]) or 65536, int(descriptor[1])
+
+
+def _entries(data: object, entries: int, bits: int, ds: Dataset) -> Array | None:
+    if isinstance(data, bytes):
+        order = "<" if ds.original_encoding[1] is not False else ">"
+        wide = len(data) >= 2 * entries
+        entry_values: Array = np.frombuffer(
+            data[: len(data) // 2 * 2 if wide else None], f"{order}u2" if wide else "u1"
+        )
+    elif isinstance(data, Sequence):
+        entry_values = np.asarray(data)
+    else:
+        return None
+    if entry_values.ndim != 1 or len(entry_values) < entries or entry_values.dtype.kind not in "iu":
+        return None
+    return entry_values[:entries].astype(np.uint8 if bits <= 8 else np.uint16)

@@ -13,9 +13,8 @@ from pydicom import Dataset, FileDataset
 from pydicom.uid import EnhancedPETImageStorage
 
 from node.volume.assemble import assemble
-from node.volume.describe.injection import SuvUnknown
-from node.volume.describe.patient_size import SizeUnknown
-from node.volume.describe.uptake import suv_factor, with_uptake
+from node.volume.describe.emission import SuvUnknown
+from node.volume.describe.uptake import SizeUnknown, suv_factor, with_uptake
 from node.volume.model import Kind, Volume
 from node.volume.reasons import WarningKind
 from node.writers.base import stem_of

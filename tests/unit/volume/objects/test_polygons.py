@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from node.volume.objects import polygons
-from node.volume.objects.polygons import fill_polygon, window_of
+from node.volume.objects import contour_masks
+from node.volume.objects.contour_masks import fill_polygon, window_of
 
 ROWS, COLUMNS = 7, 9
 COORDINATES = st.one_of(st.integers(-4, 12), st.integers(-64, 192).map(lambda sixteenths: sixteenths / 16))
@@ -55,7 +55,7 @@ def test_neither_direction_nor_first_corner_matters(corners: list[tuple[float, f
 def test_many_crossings_are_counted_in_pieces(corners: list[tuple[float, float]]) -> None:
     whole = filled(corners)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(polygons, "MAX_CROSSINGS_AT_ONCE", 2)
+        patch.setattr(contour_masks, "MAX_CROSSINGS_AT_ONCE", 2)
         np.testing.assert_array_equal(filled(corners), whole)
 
 

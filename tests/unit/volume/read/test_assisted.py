@@ -11,8 +11,8 @@ import pytest
 from pydicom import dcmread
 
 from node.errors import ConversionRefused
-from node.volume.read import assisted
-from node.volume.read.assisted import answer_request, use_assistants
+from node.volume.read import decoders
+from node.volume.read.decoders import answer_request, use_assistants
 from node.volume.read.pixels import frame_reader
 from node.volume.read.transfer_syntaxes import LOCKING_SYNTAXES
 
@@ -31,7 +31,7 @@ COMPRESSED = [
 @pytest.fixture(autouse=True)
 def _alone() -> Iterator[None]:
     yield
-    assisted._ask = None
+    decoders._ask = None
 
 
 class Asked:
@@ -48,7 +48,7 @@ class Asked:
 
 @pytest.fixture
 def small_frames(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(assisted, "MIN_BYTES", 1)
+    monkeypatch.setattr(decoders, "MIN_BYTES", 1)
 
 
 @pytest.mark.usefixtures("small_frames")
