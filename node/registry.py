@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from node.errors import UsageError
-from node.hookspecs import DestinationKind, Extension, Place, ResultsKind, Ways
+from node.hookspecs import Comparer, DestinationKind, Extension, Place, ResultsKind, Ways
 
 if TYPE_CHECKING:
     from node.settings.model import Settings
@@ -22,6 +22,7 @@ BUILT_IN: tuple[Place, ...] = (
     "node.extensions.results:EXTENSION",
     "node.extensions.worklist:EXTENSION",
     "node.extensions.workitems:EXTENSION",
+    "node.extensions.second_opinion:EXTENSION",
 )
 
 GROUP = "voxelnode.extensions"
@@ -76,6 +77,21 @@ def destination_kind(settings: Settings, key: str) -> DestinationKind:
                 kind: DestinationKind = resolve(destination.place)
                 return kind
     raise UsageError(f"{key} is of an extension that [extensions] disabled switches off: remove one of them")
+
+
+def comparer(name: str) -> Comparer:
+    """Return what compares conversions with those of another converter.
+
+    Raises
+    ------
+    UsageError
+        No extension knows it, or it is not installed.
+    """
+    places = {comparison.name: comparison.place for extension in installed() for comparison in extension.comparisons}
+    if name not in places:
+        raise UsageError(f"--compare {name}: known converters are {', '.join(sorted(places))}")
+    found: Comparer = resolve(places[name])()
+    return found
 
 
 def results_kind(settings: Settings) -> ResultsKind | None:

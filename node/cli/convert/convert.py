@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import textwrap
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -19,9 +20,13 @@ from node.settings.files import is_configured
 if TYPE_CHECKING:
     from node.conversion.chosen import Chosen
     from node.conversion.offline import Layout
+    from node.hookspecs import Comparer
     from node.settings.convert import Convert
 
 MAX_SKIPPED_SHOWN = 10
+
+MAX_SIDE = 100
+"""Characters of a line that one side of a comparison may take."""
 
 
 def convert(
@@ -103,6 +108,15 @@ def convert(
             help="Series to convert at once, each in its own process. Overrides [convert] workers.",
         ),
     ] = None,
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            "--compare",
+            metavar="PROGRAM",
+            help="Run another converter on each series, too, and tell where it differs, and which values of the "
+            "headers decide that: dcm2niix, if it is installed.",
+        ),
+    ] = None,
     config: ConfigFile = None,
     json: Json = False,
 ) -> None:
@@ -127,6 +141,7 @@ def convert(
     from node.conversion.offline import convert_folder
     from node.writers.options import write_options
 
+    comparer = _comparer(compare, settings)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # runs the cleanup of unfinished files
     bounds = limits(settings)
     listing = convert_folder(
@@ -138,6 +153,7 @@ def convert(
         (lambda listing: None) if json else _print_series,
         layout,
         selection,
+        comparer,
     )
     if json:
         print_json(listing)
@@ -172,6 +188,17 @@ def _settings(
     section, keys = _section(config, {key: value for key, value in flags.items() if value is not None})
     unset = {"formats": ("nifti",), "thumbnails": False}
     return section.model_copy(update={key: value for key, value in unset.items() if key not in keys})
+
+
+def _comparer(name: str | None, settings: Convert) -> Comparer | None:
+    if name is None:
+        return None
+    from node.errors import UsageError
+    from node.registry import comparer
+
+    if "nifti" not in settings.formats:
+        raise UsageError(f"--compare {name} compares NIfTI files: add --format nifti")
+    return comparer(name)
 
 
 def _section(config: Path | None, flags: dict[str, Any]) -> tuple[Convert, set[str]]:
@@ -233,8 +260,13 @@ def _print_series(listing: dict[str, Any]) -> None:
     for refusal in listing["refusals"]:
         subject = series["name"] if refusal["stack"] is None else f"{series['name']}, stack {refusal['stack'] + 1}"
         print(f"{head}  refused {printable(subject)}: {refusal['reason']}: {printable(refusal['detail'])}")
-    if not volumes:
-        return
+    if volumes:
+        _print_volumes(head, series, volumes)
+    for comparison in listing.get("comparisons", ()):
+        _print_comparison(comparison)
+
+
+def _print_volumes(head: str, series: dict[str, Any], volumes: list[dict[str, Any]]) -> None:
     first = volumes[0]
     shape = " x ".join(map(str, first["shape"]))
     spacing = " x ".join(f"{length:.3g}" for length in first["spacing_mm"])
@@ -245,6 +277,25 @@ def _print_series(listing: dict[str, Any]) -> None:
         notes.append(_verdict(series["verdict"]))
     notes_text = f"  ({'; '.join(notes)})" if notes else ""
     print(f"{head}  {shape:<20}  {spacing + ' mm':<24}  {printable(first['path'])}{notes_text}", flush=True)
+
+
+def _print_comparison(comparison: dict[str, Any]) -> None:
+    """Print what another converter makes of a series: a line if they agree, else one for each difference."""
+    program = comparison["program"]
+    if comparison["problem"]:
+        print(f"      not compared: {comparison['problem']}")
+    elif comparison["agrees"]:
+        print(f"      as {program} has it")
+    shown: set[str] = set()
+    for row in comparison["differences"]:
+        sides = [textwrap.shorten(str(row[side]), MAX_SIDE, placeholder=" ...") for side in ("ours", "theirs")]
+        volume = f"{row['volume']}: " if row["volume"] else ""
+        print(f"      {printable(volume)}{row['what']}: {sides[0]}; {program}: {sides[1]}")
+        for name, text in row["decided_by"].items():
+            if name not in shown:
+                print(f"          {name}: {printable(text)}")
+        shown.update(row["decided_by"])
+    sys.stdout.flush()
 
 
 def _verdict(verdict: dict[str, Any]) -> str:
