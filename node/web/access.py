@@ -34,10 +34,9 @@ from node.index.work.jobs import JobRepository
 from node.settings.model import Web
 from node.web.audit_trail import AccountAuditTrail, AuditTrail
 from node.web.background_requests import is_background
-from node.web.credentials import TOKEN_PREFIX, digest, is_password, new_token
+from node.web.credentials import PREFIX, TOKEN_PREFIX, FederatedIdentity, digest, is_password, new_token
 from node.web.errors import Forbidden, NotAuthenticated, SignInFailed, TooManyTries
 from node.web.guesses import Guesses, Pair
-from node.web.identity import PREFIX, FederatedIdentity
 
 if TYPE_CHECKING:
     from node.web.identity_provider import IdentityProvider

@@ -13,30 +13,25 @@ from starlette.routing import BaseRoute
 from node import __version__
 from node.registry import enabled, resolve
 from node.settings.model import Oidc, Settings
-from node.web import health, login, metrics, ohif, pages, problems
+from node.web import login, monitoring, ohif, pages, problems
 from node.web.access import Access
-from node.web.access_log import AccessLog
 from node.web.api import service as api
+from node.web.api.events import Streams
 from node.web.audit_trail import AuditTrail
-from node.web.body_limits import BodyLimits
-from node.web.dicomweb import capabilities
-from node.web.dicomweb import service as dicomweb
-from node.web.places import RequestPlaces
-from node.web.security import Security
+from node.web.dicomweb import transactions as dicomweb
+from node.web.middleware import AccessLog, BodyLimits, RequestPlaces, Security
 from node.web.services import Services
-from node.web.streams import Streams
 
 if TYPE_CHECKING:
-    from node.web.sign_ins import SignIns
+    from node.web.identity_provider import SignIns
 
 
 ROUTES: list[BaseRoute] = [
-    *health.router.routes,
-    *metrics.router.routes,
+    *monitoring.router.routes,
     *login.router.routes,
     *api.ROUTES,
     *dicomweb.OFFERED,
-    *capabilities.router.routes,
+    *dicomweb.router.routes,
     *ohif.router.routes,
     *pages.ROUTES,
 ]
@@ -60,7 +55,7 @@ def application(services: Services) -> FastAPI:
         version=__version__,
         docs_url=None,
         redoc_url=None,
-        openapi_url=None,  # `node.web.api.description` serves it to those who may use the API
+        openapi_url=None,  # `node.web.api.service` serves it to those who may use the API
         middleware=_middleware(services),
         routes=routes_of(services.settings),
     )
@@ -81,8 +76,10 @@ def application(services: Services) -> FastAPI:
 def _sign_ins(oidc: Oidc) -> SignIns | None:
     if not oidc.issuer:
         return None
-    from node.web.identity_provider import IdentityProvider  # here, because the imports are slow
-    from node.web.sign_ins import SignIns
+    from node.web.identity_provider import (
+        IdentityProvider,  # here, because the imports are slow
+        SignIns,
+    )
 
     return SignIns(IdentityProvider(oidc))
 

@@ -1,4 +1,4 @@
-"""Passwords (Argon2id, RFC 9106) and random tokens.
+"""Passwords (Argon2id, RFC 9106), random tokens, and the names of accounts.
 
 A password is hashed in the process where it is typed, so it never appears in a file or the index. A token is a random
 number of 256 bits; since it cannot be guessed, a plain SHA-256 of it is enough.
@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
 from node.errors import UsageError
+from node.index.nouns.accounts import Role
 
 if TYPE_CHECKING:
     from argon2 import PasswordHasher
@@ -89,3 +91,18 @@ def _hasher() -> PasswordHasher:
 @cache
 def _nobodys_hash() -> str:
     return _hasher().hash(secrets.token_hex())
+
+
+SIGN_IN_SECONDS = 600
+"""Time limit of a sign-in at the provider."""
+
+PREFIX = "oidc:"
+"""Prefix of account names from the provider. Our own names have no colon (`credentials.require_name`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class FederatedIdentity:
+    """The name of an account, with `PREFIX`, and its role according to the provider; None: no access."""
+
+    name: str
+    role: Role | None

@@ -1,15 +1,88 @@
-"""A file of the root as a response, with Range."""
+"""Files as responses: with Range, as ZIP, or streamed; those of instances only after their digest was compared."""
 
 from __future__ import annotations
 
+import zipfile
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
+from anyio import CancelScope
 from fastapi import Response
 from fastapi.responses import FileResponse
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
+from node.archive.base import ArchivedFile
+from node.errors import OutOfResources, VoxelnodeError
+from node.index.search.selection import StoredInstance
+from node.receive.stored_files import report_damage
 from node.web.problem_types import RANGE_NOT_SATISFIABLE, ProblemResponse
+from node.web.services import Services
+
+MEDIA_TYPE = "application/zip"
+
+
+class Member(NamedTuple):
+    """A member of a ZIP file: its name, its length in bytes, and its content in pieces."""
+
+    name: str
+    length: int
+    pieces: Iterable[bytes]
+
+
+def zip_stream(members: Iterable[Member]) -> Iterator[bytes]:
+    """Yield the pieces of a ZIP file; members are stored uncompressed, since volumes and pictures are compressed."""
+    buffer = _Buffer()
+    with zipfile.ZipFile(buffer, "w") as archive:  # type: ignore[call-overload]  # it needs only `write` and `flush`
+        for member in members:
+            is_large = member.length > zipfile.ZIP64_LIMIT
+            with archive.open(zipfile.ZipInfo(member.name), "w", force_zip64=is_large) as file:
+                for piece in member.pieces:
+                    file.write(piece)
+                    yield buffer.take()
+            yield buffer.take()
+    yield buffer.take()
+
+
+class _Buffer:
+    """The bytes of a ZIP file that were written but not yet taken; not seekable."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+
+    def write(self, data: bytes) -> int:
+        self._pieces.append(bytes(data))
+        return len(data)
+
+    def flush(self) -> None:
+        """Do nothing: nothing is buffered."""
+
+    def take(self) -> bytes:
+        """Return the bytes written since the last call."""
+        data = b"".join(self._pieces)
+        self._pieces.clear()
+        return data
+
+
+class Streamed(StreamingResponse):
+    """A streamed response; `content` and its open files are closed at the end, even if the client disconnects."""
+
+    def __init__(self, content: Iterator[bytes], status: int, headers: Mapping[str, str]) -> None:
+        super().__init__(content, status, headers)
+        self._content = content
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            if isinstance(self._content, Generator):
+                with CancelScope(shield=True):
+                    await run_in_threadpool(self._content.close)
+
 
 OCTETS = "application/octet-stream"
 
@@ -63,3 +136,77 @@ def file_response(path: Path, media_type: str, name: str, sha256: str | None) ->
     except FileNotFoundError:
         raise HTTPException(410, FILE_MISSING) from None
     return RangedFile(path, media_type=media_type, filename=name, stat_result=stat, headers=headers)
+
+
+class Damaged(VoxelnodeError):
+    """A file of the archive differs from what was received, or is missing."""
+
+
+class Unavailable(OutOfResources):
+    """A file of the archive cannot be read now."""
+
+
+DAMAGED = (
+    "damaged: a file is missing or is not as it was received; send the instance again, or run `voxelnode fsck --hash`"
+)
+
+
+def whole_file(node: Services, instance: StoredInstance) -> Path:
+    """Return the path of the file of an instance, after comparing its digest.
+
+    Raises
+    ------
+    Damaged
+        It is not as it was received. The instance is marked, so that it is taken when it is sent again.
+    Unavailable
+        It cannot be read now.
+    """
+    path = local_file(node, instance)
+    try:
+        problem = node.verified.problem_with(path, instance.data_set_offset, instance.bytes, instance.sha256)
+    except OSError as error:
+        raise Unavailable(f"a file of the archive cannot be read: {error.strerror}") from error
+    if problem is not None:
+        raise damaged(node, instance, problem)
+    return path
+
+
+def local_file(node: Services, file: ArchivedFile) -> Path:
+    """Return the path of a file of the archive, which is fetched if only the object store has it.
+
+    Raises
+    ------
+    Unavailable
+        It cannot be fetched now.
+    FileNotFoundError
+        Neither the disk nor the object store has a file of a revision.
+    """
+    try:
+        return node.archive.local(file)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise Unavailable(f"a file of the archive cannot be fetched: {error.strerror}") from error
+
+
+def local_or_gone(node: Services, file: ArchivedFile) -> Path:
+    """Return the path of a file of a revision, which is fetched if only the object store has it.
+
+    Raises
+    ------
+    Unavailable
+        It cannot be fetched now.
+    HTTPException
+        410: neither the disk nor the object store has it.
+    """
+    try:
+        return local_file(node, file)
+    except FileNotFoundError:
+        raise HTTPException(410, FILE_MISSING) from None
+
+
+def damaged(node: Services, instance: StoredInstance, problem: str) -> Damaged:
+    """Record that a file is not as it was received; return the error for it."""
+    with suppress(OutOfResources):  # the next reader records it
+        report_damage(node.archive, node.index, instance.key, problem, node.ingest.now())
+    return Damaged(DAMAGED)

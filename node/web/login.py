@@ -8,17 +8,17 @@ from fastapi import APIRouter, Form, HTTPException, Request, Response
 
 from node.web.access import COOKIE, SECURE_COOKIE, Access, address_of
 from node.web.access import cookie_name as session_cookie_name
+from node.web.credentials import PREFIX, SIGN_IN_SECONDS
 from node.web.errors import Forbidden, NotAuthenticated, ProviderUnavailable, SignInFailed, TooManyTries
-from node.web.identity import PREFIX, SIGN_IN_SECONDS
 from node.web.pages.rendering import login_page, signed_in_page
 
 if TYPE_CHECKING:
-    from node.web.sign_ins import SignIns
+    from node.web.identity_provider import SignIns
 
 router = APIRouter(include_in_schema=False)
 
 SIGN_IN_COOKIE, SECURE_SIGN_IN_COOKIE = "voxelnode-sign-in", "__Host-voxelnode-sign-in"
-"""Cookies for a sign-in under way at the identity provider; see `node.web.sign_ins`."""
+"""Cookies for a sign-in under way at the identity provider; see `node.web.identity_provider`."""
 
 CALLBACK = "/login/oidc/callback"
 """Redirect URI path, to be registered with the provider."""

@@ -1,12 +1,14 @@
-"""OHIF, if installed (``voxelnode viewers install ohif``): its files, and its page for all other paths."""
+"""OHIF, if installed (``voxelnode viewers install ohif``): links to it, its files, and its page for all other paths."""
 
 from __future__ import annotations
+
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, HTTPException
 from fastapi.responses import FileResponse
 
 from node.web.access import Reader
-from node.web.services import Node
+from node.web.services import Node, Services
 from node.web.viewers import BASE, folder_of, installed
 
 router = APIRouter(include_in_schema=False)
@@ -40,3 +42,10 @@ def ohif(node: Node, _account: Reader, path: str = "") -> FileResponse:
     name = path if isinstance(files, list) and path in files else PAGE
     file = folder_of(node.archive.root) / name
     return FileResponse(file, headers=HEADERS, media_type=MEDIA_TYPES.get(file.suffix))
+
+
+def ohif_url(node: Services, study_instance_uid: str) -> str:
+    """Return the URL of a study in OHIF; empty if OHIF is not installed (``voxelnode viewers install ohif``)."""
+    if installed(node.archive.root) is None:
+        return ""
+    return f"{BASE}viewer?{urlencode({'StudyInstanceUIDs': study_instance_uid})}"

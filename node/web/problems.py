@@ -48,10 +48,10 @@ from node.web.errors import (
     UnknownParameters,
     WrongCursor,
 )
+from node.web.files import Damaged
 from node.web.headers import add_headers
 from node.web.pages.rendering import error_page
 from node.web.problem_types import ProblemResponse, ProblemType
-from node.web.stored_files import Damaged
 
 log = structlog.get_logger()
 

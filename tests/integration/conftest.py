@@ -14,9 +14,8 @@ import pytest
 from pydicom import Dataset, FileDataset, dcmwrite
 
 from node.archive.filesystem import Archive
-from node.extensions.results.child import answer
 from node.extensions.results.intake import ResultIntake
-from node.extensions.results.makers import Makers, made_of
+from node.extensions.results.makers import Makers, answer, made_of
 from node.extensions.results.making import Making
 from node.index.database.index import Index
 from node.index.records import Outcome

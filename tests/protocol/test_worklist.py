@@ -20,7 +20,7 @@ from pynetdicom import AE, build_context
 
 from node.audit.audit_log import Audit
 from node.dicom.uids import MODALITY_WORKLIST_FIND, PERFORMED_PROCEDURE_STEP, VERIFICATION
-from node.extensions.worklist import folder as worklist_folder
+from node.extensions.worklist import modality_worklist
 from node.extensions.worklist.entries import checked, model_of, scheduled_step
 from node.extensions.worklist.settings import WorklistSettings
 from node.settings.model import Peer
@@ -222,7 +222,7 @@ def test_findscu_of_dcmtk_asks_for_the_worklist(
 def test_entries_follow_the_files_of_the_folder(
     start_node: Callable[..., Running], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worklist_folder, "SCAN_SECONDS", 0.0)
+    monkeypatch.setattr(modality_worklist, "SCAN_SECONDS", 0.0)
     folder = tmp_path / "files"
     folder.mkdir()
     (folder / "one.json").write_text(entry(1).to_json())

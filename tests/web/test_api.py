@@ -13,8 +13,7 @@ import pytest
 
 from node.index.models import SERIES_STATES
 from node.index.records import CountedRefusal, Refused
-from node.web import streams
-from node.web.api import models
+from node.web.api import events, models
 from node.web.problem_types import RANGE_NOT_SATISFIABLE, UNKNOWN_PARAMETER
 from tests import make
 from tests.web.conftest import Site, until
@@ -437,7 +436,7 @@ def test_events_come_as_they_happen_and_none_is_missed_after_a_break(start_site:
 
 
 def test_streams_have_a_bound(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "MAX_STREAMS", 1)
+    monkeypatch.setattr(events, "MAX_STREAMS", 1)
     listener = HttpListener(site)
     assert site.client().get("/api/v1/events").status_code == 503
     site.server.stop(5)

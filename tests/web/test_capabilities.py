@@ -11,8 +11,7 @@ import pytest
 from node.conformance.statement import statement_for_programs
 from node.settings.model import Settings
 from node.web.dicomweb.media_types import MULTIPART
-from node.web.dicomweb.service import offered
-from node.web.dicomweb.transactions import Resource
+from node.web.dicomweb.transactions import Resource, offered
 from tests import make
 from tests.web.conftest import Site, every_route, open_site
 

@@ -16,7 +16,7 @@ from node.receive import readiness
 from node.receive.apply import CATCH_UP_SECONDS
 from node.receive.ingest import Announced, Ingest, Origin
 from node.settings.model import Settings, Storage
-from node.web.health import ROLES
+from node.web.monitoring import ROLES
 from tests import make
 from tests.integration.conftest import data_set_bytes
 from tests.rows import index_locked

@@ -20,7 +20,7 @@ from node.control.node import _require_account
 from node.errors import UsageError
 from node.index.nouns.accounts import Role
 from node.settings.model import Oidc
-from node.web import identity_provider, sign_ins
+from node.web import identity_provider
 from node.web.errors import ProviderUnavailable, SignInFailed
 from node.web.identity_provider import MAX_WAITING, MIN_REFRESH_SECONDS, RETRY_SECONDS, IdentityProvider, claim_at
 from tests.web.conftest import PASSWORD, Site
@@ -272,7 +272,7 @@ def test_a_callback_in_another_browser_opens_nothing(start: StartSite) -> None:
 
 
 def test_a_sign_in_that_takes_too_long_opens_nothing(start: StartSite, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sign_ins, "SIGN_IN_SECONDS", -1)
+    monkeypatch.setattr(identity_provider, "SIGN_IN_SECONDS", -1)
     answer = sign_in(browser_of(start()))
     assert answer.status_code == 401
     assert "took too long" in answer.text

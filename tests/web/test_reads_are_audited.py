@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from node.extensions.deidentify.pseudonyms import new_key_file
-from node.extensions.worklist.performed import created
+from node.extensions.worklist.performed_steps import created
 from node.index.work.messages import PendingEvent
 from tests import make
 from tests.protocol.test_performed_steps import begun

@@ -19,7 +19,7 @@ from node.errors import UsageError
 from node.index.nouns.accounts import Role
 from node.logs import ALLOWED_FIELDS
 from node.settings.model import Web
-from node.web import body_limits
+from node.web import middleware
 from node.web.headers import HEADERS
 from node.web.server import WebServer
 from tests.protocol.conftest import keys  # noqa: F401
@@ -185,7 +185,7 @@ def test_a_body_that_turns_out_too_large_is_cut_off(empty: Site) -> None:
         connection.sendall(request_head("POST", "/login", form))
         chunk = b"10000\r\n" + b"a" * 65536 + b"\r\n"
         try:
-            for _ in range(body_limits.MAX_BODY_BYTES // 65536 + 40):
+            for _ in range(middleware.MAX_BODY_BYTES // 65536 + 40):
                 connection.sendall(chunk)
         except ConnectionError:
             pass
@@ -201,7 +201,7 @@ def test_a_body_of_two_lengths_is_refused(empty: Site) -> None:
 def test_there_are_no_more_streams_than_allowed_and_places_come_back(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.web.streams.MAX_STREAMS", 3)
+    monkeypatch.setattr("node.web.api.events.MAX_STREAMS", 3)
     with held_connections(site, 8) as held:
         for connection in held:
             connection.sendall(request_head("GET", "/api/v1/events"))
@@ -218,7 +218,7 @@ def test_a_compressed_body_is_not_taken(empty: Site) -> None:
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    patience = next(one for one in site.server._app.user_middleware if one.cls is body_limits.BodyLimits)
+    patience = next(one for one in site.server._app.user_middleware if one.cls is middleware.BodyLimits)
     patience.kwargs["patience_seconds"] = 0.2
     site.server._app.middleware_stack = None  # made anew with the next request
     with raw(site) as connection:
@@ -259,7 +259,7 @@ def test_connections_that_never_end_their_handshake_are_counted(
     keys: Path,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("node.web.places.MAX_CONNECTIONS_PER_ADDRESS", 5)
+    monkeypatch.setattr("node.web.server.MAX_CONNECTIONS_PER_ADDRESS", 5)
     files = {"tls_certificate": keys / "server.pem", "tls_key": keys / "server.key"}
     site = start_site(**files)
     with held_connections(site, 5):
@@ -290,7 +290,7 @@ def test_the_server_sleeps_while_nobody_asks_and_ends_at_once(site: Site) -> Non
 def test_one_address_cannot_take_every_connection(
     start_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.web.places.MAX_CONNECTIONS_PER_ADDRESS", 3)
+    monkeypatch.setattr("node.web.server.MAX_CONNECTIONS_PER_ADDRESS", 3)
     site = start_site()
     with held_connections(site, 3) as held:
         for connection in held:  # accepted one after the other
@@ -303,7 +303,7 @@ def test_one_address_cannot_take_every_connection(
 def test_all_that_a_trusted_proxy_brings_is_not_one_address(
     start_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.web.places.MAX_CONNECTIONS_PER_ADDRESS", 2)
+    monkeypatch.setattr("node.web.server.MAX_CONNECTIONS_PER_ADDRESS", 2)
     site = start_site(trusted_proxies=("127.0.0.0/8",), authentication="never")
     with held_connections(site, 4) as held:
         for connection in held:

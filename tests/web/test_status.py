@@ -15,7 +15,7 @@ from node.association.client.association import NoAssociation
 from node.association.client.echo import verify
 from node.association.client.send import send_files
 from node.metrics import MAX_SENDERS, LastHour, LastWords, Minute
-from node.web.pages.charts import hour_charts
+from node.web.pages.operation import hour_charts
 from tests import make
 from tests.acceptance.served import Served
 from tests.web.conftest import until

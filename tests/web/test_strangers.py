@@ -11,8 +11,8 @@ import httpx2
 import pytest
 
 from node.index.nouns.accounts import Role
-from node.web.body_limits import LOGIN, MAX_LOGIN_BYTES
 from node.web.guesses import FREE_TRIES, FREE_TRIES_OF_ACCOUNT
+from node.web.middleware import LOGIN, MAX_LOGIN_BYTES
 from tests.protocol.conftest import keys  # noqa: F401
 from tests.web.conftest import PASSWORD, Site, until
 from tests.web.test_security import raw, request_head, status_of
@@ -107,7 +107,7 @@ def test_a_login_has_a_body_of_four_kilobytes_and_five_seconds(guarded: Site, mo
     assert (MAX_LOGIN_BYTES, LOGIN.patience_seconds, LOGIN.bytes_per_second) == (4096, 5.0, None)
     too_long = guarded.client().post("/login", data={"name": "reader", "password": "x" * MAX_LOGIN_BYTES})
     assert too_long.status_code == 413
-    monkeypatch.setattr("node.web.body_limits.LOGIN", LOGIN._replace(patience_seconds=0.2))
+    monkeypatch.setattr("node.web.middleware.LOGIN", LOGIN._replace(patience_seconds=0.2))
     with raw(guarded) as connection:
         connection.sendall(request_head("POST", "/login", FORM, "Content-Length: 100") + b"name=")
         assert status_of(connection) == 408
@@ -116,8 +116,8 @@ def test_a_login_has_a_body_of_four_kilobytes_and_five_seconds(guarded: Site, mo
 def test_the_streams_of_an_account_and_of_an_address_are_bounded(
     guarded: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.web.streams.MAX_STREAMS_OF_ACCOUNT", 2)
-    monkeypatch.setattr("node.web.streams.MAX_STREAMS_OF_ADDRESS", 3)
+    monkeypatch.setattr("node.web.api.events.MAX_STREAMS_OF_ACCOUNT", 2)
+    monkeypatch.setattr("node.web.api.events.MAX_STREAMS_OF_ADDRESS", 3)
     heads = [
         request_head("GET", "/api/v1/events", f"Authorization: Bearer {guarded.token(name)}")
         for name in ("reader", "reader", "reader", "writer", "admin")
@@ -132,7 +132,7 @@ def test_the_streams_of_an_account_and_of_an_address_are_bounded(
 
 
 def test_a_stranger_takes_no_stream(guarded: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("node.web.streams.MAX_STREAMS", 0)
+    monkeypatch.setattr("node.web.api.events.MAX_STREAMS", 0)
     assert guarded.client().get("/api/v1/events").status_code == 401
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from node.extensions.worklist.entries import checked, model_of, scheduled_step
-from node.extensions.worklist.performed import created
+from node.extensions.worklist.performed_steps import created
 from tests import make
 from tests.protocol.test_performed_steps import begun
 from tests.protocol.test_worklist import entry as file_entry

@@ -34,10 +34,8 @@ from node.web.access import Caller, RequestAudit
 from node.web.audit_trail import of_study
 from node.web.dicomweb.resources import Instances
 from node.web.errors import DownloadsBusy, ResourceNotFound
-from node.web.files import OCTETS
+from node.web.files import MEDIA_TYPE, OCTETS, Damaged, Member, whole_file, zip_stream
 from node.web.services import Services
-from node.web.stored_files import Damaged, whole_file
-from node.web.zip_stream import MEDIA_TYPE, Member, zip_stream
 
 Content = Literal["dicom", "volumes"]
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from node.extensions.deidentify.download import Content, deidentified_zip
 from node.web.access import Reader, RequestAudit
-from node.web.pages.selected import SelectedStudies
+from node.web.pages.actions import SelectedStudies
 from node.web.services import Node
 
 router = APIRouter(include_in_schema=False)

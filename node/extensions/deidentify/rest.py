@@ -11,10 +11,9 @@ from node.web.access import Reader, RequestAudit
 from node.web.api.models import BINARY
 from node.web.api.resources import SeriesUid, StudyUid
 from node.web.api.routing import api_router, problems
-from node.web.files import OCTETS
+from node.web.files import MEDIA_TYPE, OCTETS
 from node.web.problem_types import INVALID_REQUEST, NOT_FOUND
 from node.web.services import Node
-from node.web.zip_stream import MEDIA_TYPE
 
 router = api_router()
 

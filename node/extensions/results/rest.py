@@ -6,17 +6,17 @@ A receiver uses the token in its message, which is valid for its job alone; peop
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import Annotated
+from typing import Annotated, Literal
 
 import structlog
 from fastapi import HTTPException, Path, Request, Response
 from fastapi.concurrency import contextmanager_in_threadpool
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from node.audit.audit_log import Action, AuditEvent
-from node.extensions.results import resources
-from node.extensions.results.manifest import FILE_NAME, Manifest
+from node.extensions.results.manifest import FILE_NAME, Algorithm, Manifest, ManifestResult
 from node.index.database.reading import ReadIndex
 from node.index.nouns.terms import Terms
 from node.index.work.jobs import JobEnded
@@ -28,6 +28,30 @@ from node.web.api.routing import OF_CHANGES, api_router, problems, single
 from node.web.audit_trail import of_study
 from node.web.problem_types import CONFLICT, RESULT_REFUSED
 from node.web.services import Node
+
+
+class JobProgress(BaseModel):
+    """How far a job is; what is left out stays as it was."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    percent: Annotated[int | None, Field(ge=0, le=100)] = None
+    detail: Annotated[str | None, Field(max_length=1000)] = None
+
+
+class JobOutcome(BaseModel):
+    """The end of a job.
+
+    `results` say what its files are; unset: a file results.json does or, without it, their names do.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    state: Literal["succeeded", "failed"]
+    detail: Annotated[str | None, Field(max_length=1000)] = None
+    results: Annotated[list[ManifestResult] | None, Field(max_length=64)] = None
+    algorithm: Algorithm | None = None
+
 
 log = structlog.get_logger()
 router = api_router("jobs")
@@ -52,7 +76,7 @@ def show_job(account: Reader, node: Node, audit: RequestAudit, response: Respons
 
 @router.post("/jobs/{job}/progress", responses=problems(*OF_CHANGES, CONFLICT))
 def report_progress(
-    account: JobWorker, node: Node, change: Change, job: JobId, progress: resources.JobProgress
+    account: JobWorker, node: Node, change: Change, job: JobId, progress: JobProgress
 ) -> models.JobWithResults:
     """Say how far a job is. 409: it has ended, and work on it can end as well."""
 
@@ -91,7 +115,7 @@ async def put_job_file(request: Request, account: JobWorker, node: Node, job: Jo
 
 @router.post("/jobs/{job}/outcome", responses=problems(*OF_CHANGES, CONFLICT, RESULT_REFUSED))
 def report_outcome(
-    account: JobWorker, node: Node, audit: RequestAudit, change: Change, job: JobId, outcome: resources.JobOutcome
+    account: JobWorker, node: Node, audit: RequestAudit, change: Change, job: JobId, outcome: JobOutcome
 ) -> models.JobWithResults:
     """End a job. If it has succeeded, its files become instances, which are stored and indexed with the answer.
 
@@ -112,7 +136,7 @@ def report_outcome(
     return change.make(models.JobWithResults, lambda index: _job(index, job), end)
 
 
-def _manifest(outcome: resources.JobOutcome) -> Manifest | None:
+def _manifest(outcome: JobOutcome) -> Manifest | None:
     if outcome.results is None:
         return None
     return Manifest(results=outcome.results, algorithm=outcome.algorithm)

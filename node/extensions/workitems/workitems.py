@@ -37,8 +37,7 @@ from node.web.audit_trail import of_study
 from node.web.dicomweb.documents import etag_of, quotable, respond_data_sets, warning_header
 from node.web.dicomweb.media_types import DICOM_JSON, DICOM_XML, JSON, MULTIPART, accepted, document_form
 from node.web.dicomweb.qido import CONTROLS, MAX_PARAMETERS, attribute_path, is_fuzzy, whole_number
-from node.web.dicomweb.resources import READ, base_url
-from node.web.dicomweb.routing import dicomweb_router
+from node.web.dicomweb.resources import READ, base_url, dicomweb_router
 from node.web.services import Node, Services
 
 router = dicomweb_router()

@@ -71,7 +71,7 @@ def check(
         raise UsageError("name a folder, or set [worklist] folder")
 
     from node.extensions.worklist.entries import InvalidEntry
-    from node.extensions.worklist.folder import read_entry, versions
+    from node.extensions.worklist.modality_worklist import read_entry, versions
 
     problems = []
     for name, _ in versions(folder):

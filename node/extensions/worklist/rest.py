@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from fastapi import Path, Query, Response
+from pydantic import BaseModel, ConfigDict, Field
 
 from node.audit.audit_log import Action, AuditEvent
-from node.extensions.worklist import resources
 from node.extensions.worklist.entries import step_of
 from node.index.database.reading import ReadIndex
 from node.index.engine.rows import Row
@@ -17,13 +17,114 @@ from node.index.nouns.scheduled_steps import ScheduledStep
 from node.index.nouns.terms import Terms
 from node.web.access import Reader, RequestAudit, Writer
 from node.web.api.changes import Change, tagged
-from node.web.api.models import MAX_ID
+from node.web.api.models import MAX_ID, Resource, RowId, TimeOfDay
 from node.web.api.paging import AuditedPage, OptionalStudyUid, Page
 from node.web.api.routing import OF_CHANGES, api_router, problems, single
 from node.web.audit_trail import AccountAuditTrail, of_study
 from node.web.errors import EntryOfFile, EntryThere, ResourceNotFound
 from node.web.problem_types import CONFLICT, WRONG_CURSOR
 from node.web.services import Node, Services
+
+
+class ScheduledStepResource(Resource):
+    """An entry of the modality worklist: a scheduled procedure step; `source` is rest, file or hl7."""
+
+    id: RowId
+    source: str
+    state: str
+    patient_id: str | None
+    patient_name: str | None
+    accession_number: str | None
+    study_instance_uid: str | None
+    requested_procedure_id: str | None
+    scheduled_procedure_step_id: str | None
+    modality: str | None
+    station_ae_title: str | None
+    start_date: dt.date | None
+    start_time: TimeOfDay
+    description: str | None
+    created_at: dt.datetime
+    changed_at: dt.datetime
+
+
+class ScheduledStepWithAttributes(ScheduledStepResource):
+    """An entry of the modality worklist with all its attributes, in the DICOM JSON Model."""
+
+    attributes: dict[str, Any]
+
+
+class RemovedEntry(Resource):
+    """The number of an entry that was removed."""
+
+    removed: RowId
+
+
+ShortText = Annotated[str | None, Field(max_length=16)]
+LongText = Annotated[str | None, Field(max_length=64)]
+Name = Annotated[str | None, Field(max_length=324, description="with ^ between family and given name")]
+
+
+class ScheduledStepForm(BaseModel):
+    """A scheduled procedure step for the modality worklist.
+
+    Patient ID and name, modality, station and start date must be given, in the plain fields or in `attributes`.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    patient_id: LongText = None
+    patient_name: Name = None
+    patient_birth_date: dt.date | None = None
+    patient_sex: Annotated[str | None, Field(pattern="^[MFO]$")] = None
+    accession_number: ShortText = None
+    referring_physician_name: Name = None
+    study_instance_uid: Annotated[str | None, Field(max_length=64, pattern=r"^[0-9.]+$")] = None
+    requested_procedure_id: ShortText = None
+    scheduled_procedure_step_id: ShortText = None
+    modality: ShortText = None
+    station_ae_title: ShortText = None
+    station_name: ShortText = None
+    start_date: dt.date | None = None
+    start_time: Annotated[str | None, Field(pattern=r"^\d\d:\d\d(:\d\d)?$")] = None
+    description: LongText = None
+    attributes: Annotated[
+        dict[str, Any] | None,
+        Field(description="further attributes, in the DICOM JSON Model (PS3.18 F.2); a plain field counts more"),
+    ] = None
+
+    def fields(self) -> dict[str, str]:
+        """Return the plain fields that are given, as texts of DICOM."""
+        given = self.model_dump(exclude={"attributes"}, exclude_none=True)
+        return {name: f"{value:%Y%m%d}" if isinstance(value, dt.date) else value for name, value in given.items()} | (
+            {"start_time": self.start_time.replace(":", "")} if self.start_time else {}
+        )
+
+
+class PerformedStepResource(Resource):
+    """A performed procedure step, with the numbers of series and instances that it lists."""
+
+    id: RowId
+    sop_instance_uid: str
+    state: str
+    study_instance_uid: str | None
+    patient_id: str | None
+    accession_number: str | None
+    performed_procedure_step_id: str | None
+    modality: str | None
+    station_ae_title: str | None
+    series: int
+    instances: int
+    calling_ae_title: str
+    created_at: dt.datetime
+    changed_at: dt.datetime
+    ended_at: dt.datetime | None
+
+
+class PerformedStepWithAttributes(PerformedStepResource):
+    """A performed procedure step with all its attributes, in the DICOM JSON Model."""
+
+    attributes: dict[str, Any]
+
 
 router = api_router("worklist")
 
@@ -44,7 +145,7 @@ def list_worklist(
     station_ae_title: Annotated[str | None, Query(max_length=16, description="AE title of the station")] = None,
     patient_id: Annotated[str | None, Query(max_length=64, description="Patient ID")] = None,
     accession_number: Annotated[str | None, Query(max_length=16, description="Accession Number")] = None,
-) -> Page[resources.ScheduledStepResource]:
+) -> Page[ScheduledStepResource]:
     """Entries of the modality worklist from every source, newest first; files as they were a minute ago at most."""
     wanted: dict[str, Any] = {
         "state": state,
@@ -54,13 +155,13 @@ def list_worklist(
         "patient_id": patient_id,
         "accession_number": accession_number,
     }
-    return page.read("worklist", resources.ScheduledStepResource, lambda index: index.scheduled_steps, **wanted)
+    return page.read("worklist", ScheduledStepResource, lambda index: index.scheduled_steps, **wanted)
 
 
 @router.get("/worklist/{entry}", responses=single())
 def show_worklist_entry(
     account: Reader, node: Node, audit: RequestAudit, response: Response, entry: Number
-) -> resources.ScheduledStepWithAttributes:
+) -> ScheduledStepWithAttributes:
     """An entry with all its attributes, in the DICOM JSON Model."""
     with node.index.reading(wait=False) as index:
         resource = _entry(index, entry)
@@ -70,11 +171,11 @@ def show_worklist_entry(
 
 @router.post("/worklist", status_code=201, responses=problems(*OF_CHANGES, CONFLICT))
 def add_worklist_entry(
-    account: Writer, node: Node, audit: RequestAudit, change: Change, form: resources.ScheduledStepForm
-) -> resources.ScheduledStepWithAttributes:
+    account: Writer, node: Node, audit: RequestAudit, change: Change, form: ScheduledStepForm
+) -> ScheduledStepWithAttributes:
     """Add an entry. The node makes up a Study Instance UID and the IDs of step and procedure where none are given."""
 
-    def add(_: Terms) -> resources.ScheduledStepWithAttributes:
+    def add(_: Terms) -> ScheduledStepWithAttributes:
         step = _step(form)
         added = node.index.scheduled_steps.add("rest", step, node.ingest.now())
         if added is None:
@@ -83,16 +184,16 @@ def add_worklist_entry(
         with node.index.reading(wait=False) as index:
             return _entry(index, added)
 
-    return change.make(resources.ScheduledStepWithAttributes, lambda index: _entry(index, 0), add)
+    return change.make(ScheduledStepWithAttributes, lambda index: _entry(index, 0), add)
 
 
 @router.put("/worklist/{entry}", responses=problems(*OF_CHANGES, CONFLICT))
 def change_worklist_entry(
-    account: Writer, node: Node, audit: RequestAudit, change: Change, entry: Number, form: resources.ScheduledStepForm
-) -> resources.ScheduledStepWithAttributes:
+    account: Writer, node: Node, audit: RequestAudit, change: Change, entry: Number, form: ScheduledStepForm
+) -> ScheduledStepWithAttributes:
     """Change an entry: all its attributes are replaced. Study, step and procedure keep their IDs if none are given."""
 
-    def replace(_: Terms) -> resources.ScheduledStepWithAttributes:
+    def replace(_: Terms) -> ScheduledStepWithAttributes:
         before = _changeable(node, entry)
         step = _step(form, {name: before[name] for name in KEPT if before[name]})
         _record(audit, Action.UPDATE, entry, step.study_instance_uid, step.patient_id)
@@ -100,22 +201,22 @@ def change_worklist_entry(
         with node.index.reading(wait=False) as index:
             return _entry(index, entry)
 
-    return change.make(resources.ScheduledStepWithAttributes, lambda index: _entry(index, entry), replace)
+    return change.make(ScheduledStepWithAttributes, lambda index: _entry(index, entry), replace)
 
 
 @router.delete("/worklist/{entry}", responses=problems(*OF_CHANGES, CONFLICT))
 def remove_worklist_entry(
     account: Writer, node: Node, audit: RequestAudit, change: Change, entry: Number
-) -> resources.RemovedEntry:
+) -> RemovedEntry:
     """Remove an entry."""
 
-    def remove(_: Terms) -> resources.RemovedEntry:
+    def remove(_: Terms) -> RemovedEntry:
         row = _changeable(node, entry)
         _record(audit, Action.DELETE, entry, row["study_instance_uid"], row["patient_id"])
         node.index.scheduled_steps.remove(entry)
-        return resources.RemovedEntry(removed=entry)
+        return RemovedEntry(removed=entry)
 
-    return change.make(resources.RemovedEntry, lambda index: _entry(index, entry), remove)
+    return change.make(RemovedEntry, lambda index: _entry(index, entry), remove)
 
 
 @router.get("/performed-steps", responses=problems(WRONG_CURSOR))
@@ -126,10 +227,10 @@ def list_performed_steps(
         Literal["IN PROGRESS", "COMPLETED", "DISCONTINUED"] | None, Query(description="state of the step")
     ] = None,
     study_instance_uid: OptionalStudyUid = None,
-) -> Page[resources.PerformedStepResource]:
+) -> Page[PerformedStepResource]:
     """Procedure steps that modalities report (MPPS), newest first."""
     wanted = {"state": state, "study_instance_uid": study_instance_uid}
-    return page.read("performed steps", resources.PerformedStepResource, lambda index: index.performed_steps, **wanted)
+    return page.read("performed steps", PerformedStepResource, lambda index: index.performed_steps, **wanted)
 
 
 @router.get("/performed-steps/{sop_instance_uid}", responses=single())
@@ -139,18 +240,18 @@ def show_performed_step(
     audit: RequestAudit,
     response: Response,
     sop_instance_uid: Annotated[str, Path(max_length=64, description="SOP Instance UID of the step")],
-) -> resources.PerformedStepWithAttributes:
+) -> PerformedStepWithAttributes:
     """A performed procedure step with all its attributes, in the DICOM JSON Model."""
     with node.index.reading(wait=False) as index:
         row = index.performed_steps.step(sop_instance_uid)
     if row is None:
         raise ResourceNotFound("performed procedure step")
     audit.queried(f"performed step {sop_instance_uid}", 1)
-    return tagged(response, resources.PerformedStepWithAttributes.of(row))
+    return tagged(response, PerformedStepWithAttributes.of(row))
 
 
-def _entry(index: ReadIndex, entry: int) -> resources.ScheduledStepWithAttributes:
-    return resources.ScheduledStepWithAttributes.of(_row(index, entry))
+def _entry(index: ReadIndex, entry: int) -> ScheduledStepWithAttributes:
+    return ScheduledStepWithAttributes.of(_row(index, entry))
 
 
 def _row(index: ReadIndex, entry: int) -> Row:
@@ -168,7 +269,7 @@ def _changeable(node: Services, entry: int) -> Row:
     return row
 
 
-def _step(form: resources.ScheduledStepForm, kept: Mapping[str, str] | None = None) -> ScheduledStep:
+def _step(form: ScheduledStepForm, kept: Mapping[str, str] | None = None) -> ScheduledStep:
     return step_of(form.fields(), form.attributes, kept)
 
 

@@ -7,21 +7,75 @@ nothing, because the events are read from the table.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from time import monotonic
 from typing import Annotated, Any
 
 from fastapi import Depends, Header, Query, Request
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 
+from node.addresses import block_of
 from node.web.access import Reader, RequestAudit, address_of
 from node.web.api import models
 from node.web.api.models import MAX_ID
 from node.web.api.routing import api_router
 from node.web.background_requests import background_request
+from node.web.problems import RETRY
 from node.web.services import Node, Services
-from node.web.streams import POLL_SECONDS, STREAM_SECONDS, Streams
+
+POLL_SECONDS = 0.5
+"""Interval at which a stream looks for news."""
+
+STREAM_SECONDS = 900.0
+"""Lifetime of a stream. The client then reconnects, and is refused if its account has been removed."""
+
+MAX_STREAMS, MAX_STREAMS_OF_ACCOUNT, MAX_STREAMS_OF_ADDRESS = 50, 10, 20
+"""Open streams: of all, of one account, and of one address."""
+
+
+class Streams:
+    """The open streams, by account and address. Only the event loop uses it."""
+
+    def __init__(self) -> None:
+        self._open: Counter[tuple[str, str]] = Counter()
+
+    @property
+    def count(self) -> int:
+        """The number of open streams."""
+        return self._open.total()
+
+    @contextmanager
+    def opened(self, account: str, address: str) -> Iterator[None]:
+        """Count a stream while it is open.
+
+        Raises
+        ------
+        HTTPException
+            503: there are too many.
+        """
+        key = (account, block_of(address))
+        of_account, of_address = (
+            sum(count for other, count in self._open.items() if other[part] == key[part]) for part in (0, 1)
+        )
+        for count, maximum, whose in (
+            (self.count, MAX_STREAMS, ""),
+            (of_account, MAX_STREAMS_OF_ACCOUNT, " of this account"),
+            (of_address, MAX_STREAMS_OF_ADDRESS, " of this address"),
+        ):
+            if count >= maximum:
+                raise HTTPException(503, f"{maximum} event streams{whose} are open already", RETRY)
+        self._open[key] += 1
+        try:
+            yield
+        finally:
+            self._open[key] -= 1
+            if not self._open[key]:
+                del self._open[key]
+
 
 router = api_router("events")
 

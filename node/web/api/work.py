@@ -1,13 +1,14 @@
-"""The ledger of work: what the node owes to hooks, destinations of routes, peers and requestors; cancel, retry."""
+"""The ledger of work: routes and their destinations, and each piece of work; pause, cancel, retry."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import Path, Query, Response
 
 from node.index.database.reading import ReadIndex
 from node.index.nouns.terms import Terms
+from node.web import actions
 from node.web.access import Reader, RequestAudit, Writer
 from node.web.api import models
 from node.web.api.changes import Change, tagged
@@ -16,12 +17,45 @@ from node.web.api.routing import OF_CHANGES, api_router, problems, single
 from node.web.problem_types import CONFLICT, WRONG_CURSOR
 from node.web.services import Node
 
-router = api_router("work")
+router = api_router()
 
 WorkId = Annotated[int, Path(ge=0, le=models.MAX_ID, description="id of the work")]
+RouteName = Annotated[str, Path(max_length=64, description="name of the route; - for what is sent by hand")]
+DestinationName = Annotated[str, Path(max_length=64, description="name of the destination")]
 
 
-@router.get("/work", responses=problems(WRONG_CURSOR))
+@router.get("/routes", tags=["routes"])
+def list_routes(account: Reader, node: Node) -> Page[models.RouteResource]:
+    """The destinations of every route, with what waits for each."""
+    with node.index.reading(wait=False) as index:
+        return Page(items=[models.RouteResource.of(row) for row in index.routes.destinations()])
+
+
+@router.post("/routes/{route}/{destination}/{action}", responses=problems(*OF_CHANGES), tags=["routes"])
+def change_route(
+    account: Writer,
+    node: Node,
+    audit: RequestAudit,
+    change: Change,
+    route: RouteName,
+    destination: DestinationName,
+    action: Annotated[Literal["pause", "resume", "retry"], Path(description="what to do")],
+) -> models.RouteChange:
+    """Pause a destination of a route, let it go on, or try again what waits, was given up or skipped."""
+
+    def current(index: ReadIndex) -> models.RouteResource:
+        found = (models.RouteResource.of(row) for row in index.routes.destinations())
+        return next(row for row in found if (row.route or actions.BY_HAND, row.destination) == (route, destination))
+
+    actions.require_destination(node, route, destination)
+    return change.make(
+        models.RouteChange,
+        current,
+        lambda _: models.RouteChange.of(actions.change_route(node, audit, route, destination, action)),
+    )
+
+
+@router.get("/work", responses=problems(WRONG_CURSOR), tags=["work"])
 def list_work(
     account: Reader,
     page: AuditedPage,
@@ -40,7 +74,7 @@ def list_work(
     return page.read("work", models.WorkResource, lambda index: index.work, **wanted, **uids)
 
 
-@router.get("/work/{work}", responses=single())
+@router.get("/work/{work}", responses=single(), tags=["work"])
 def show_work(
     account: Reader, node: Node, audit: RequestAudit, response: Response, work: WorkId
 ) -> models.WorkResource:
@@ -51,7 +85,7 @@ def show_work(
     return tagged(response, resource)
 
 
-@router.post("/work/{work}/cancel", responses=problems(*OF_CHANGES, CONFLICT))
+@router.post("/work/{work}/cancel", responses=problems(*OF_CHANGES, CONFLICT), tags=["work"])
 def cancel_work(account: Writer, node: Node, change: Change, work: WorkId) -> models.WorkResource:
     """End work. What is under way ends within seconds; what was sent or received stays where it is.
 
@@ -65,7 +99,7 @@ def cancel_work(account: Writer, node: Node, change: Change, work: WorkId) -> mo
     return change.make(models.WorkResource, lambda index: work_resource(index, id=work), cancel)
 
 
-@router.post("/work/{work}/retry", responses=problems(*OF_CHANGES, CONFLICT))
+@router.post("/work/{work}/retry", responses=problems(*OF_CHANGES, CONFLICT), tags=["work"])
 def retry_work(account: Writer, node: Node, change: Change, work: WorkId) -> models.WorkResource:
     """Do work at once that waits, or once more that has ended: a message, or a retrieval."""
 

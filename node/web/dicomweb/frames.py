@@ -17,12 +17,21 @@ from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN
 from node.files.bounded import TooLong
 from node.files.pixel_element import FrameNotFound, PixelElement, pixel_element
 from node.index.search.selection import StoredInstance
-from node.web.dicomweb.decoded import decoded_file, length_of, pieces_of
 from node.web.dicomweb.media_types import MULTIPART, OCTETS, FrameForm, NotAcceptable, accepted, frame_form
 from node.web.dicomweb.multipart import Multipart, Part
-from node.web.dicomweb.resources import READ, RequestedInstances, Target, instance_url, one_instance, respond
-from node.web.dicomweb.routing import dicomweb_router
-from node.web.stored_files import Damaged, Unavailable, whole_file
+from node.web.dicomweb.resources import (
+    READ,
+    RequestedInstances,
+    Target,
+    decoded_file,
+    dicomweb_router,
+    instance_url,
+    length_of,
+    one_instance,
+    pieces_of,
+    respond,
+)
+from node.web.files import Damaged, Unavailable, whole_file
 
 router = dicomweb_router()
 

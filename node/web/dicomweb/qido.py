@@ -22,8 +22,7 @@ from node.index.search.finder import QueryRefused
 from node.web.access import Reader, RequestAudit
 from node.web.dicomweb.documents import etag_of, quotable, respond_data_sets, warning_header
 from node.web.dicomweb.media_types import DICOM_XML, DocumentForm, accepted, document_form
-from node.web.dicomweb.resources import READ, base_url, resource_url
-from node.web.dicomweb.routing import dicomweb_router
+from node.web.dicomweb.resources import READ, base_url, dicomweb_router, resource_url
 from node.web.services import Node
 
 router = dicomweb_router()

@@ -15,14 +15,24 @@ from node.children.decoding import Crop, PictureFormat, PictureOrder, Profile, d
 from node.dicom.annotation import ANNOTATIONS, Annotation
 from node.index.search.selection import StoredInstance
 from node.volume.window import Window
-from node.web.dicomweb.decoded import decoded_file, length_of, pieces_of
 from node.web.dicomweb.documents import quotable, warning_header
 from node.web.dicomweb.frames import frame_numbers
 from node.web.dicomweb.media_types import GIF, HTML, JPEG, PDF, PNG, NotAcceptable, accepted, names
 from node.web.dicomweb.multipart import Multipart, Part
-from node.web.dicomweb.resources import READ, RequestedInstances, Target, by_series, instance_url, one_instance, respond
-from node.web.dicomweb.routing import dicomweb_router
-from node.web.stored_files import whole_file
+from node.web.dicomweb.resources import (
+    READ,
+    RequestedInstances,
+    Target,
+    by_series,
+    decoded_file,
+    dicomweb_router,
+    instance_url,
+    length_of,
+    one_instance,
+    pieces_of,
+    respond,
+)
+from node.web.files import whole_file
 
 router = dicomweb_router()
 

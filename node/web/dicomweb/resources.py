@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import Annotated
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import IO, Annotated, Any
 from urllib.parse import quote
 
 import structlog
-from fastapi import Depends, HTTPException, Request, Response
+from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from starlette.types import Receive, Scope, Send
 
 from node.archive.intact import MISSING
@@ -17,13 +20,11 @@ from node.children.decoder import NotDecoded
 from node.errors import OutOfResources
 from node.files.pixel_element import FrameNotFound
 from node.index.search.selection import StoredInstance
-from node.web.access import Reader, RequestAudit
+from node.web.access import DEFAULT_PORTS, Reader, RequestAudit, is_forwarded
 from node.web.audit_trail import AccountAuditTrail
+from node.web.files import DAMAGED, Damaged, Streamed, Unavailable, damaged, local_file
 from node.web.headers import has_etag
-from node.web.public_url import public_url
 from node.web.services import Node, Services
-from node.web.stored_files import DAMAGED, Damaged, Unavailable, damaged, local_file
-from node.web.streaming import Streamed
 
 log = structlog.get_logger()
 
@@ -213,3 +214,73 @@ def resource_url(base: str, *uids: str) -> str:
     """Return the URL of a study, a series or an instance; `uids` start with that of the study."""
     levels = zip(("studies", "series", "instances"), uids, strict=False)
     return base + "".join(f"/{level}/{quote(uid, safe='')}" for level, uid in levels)
+
+
+def public_url(request: Request) -> str:
+    """Return the URL of this node as the client of a request reaches it, without a trailing slash.
+
+    It is [web] public_url if that is set. Otherwise it is the address of the request. Some clients leave the port out
+    of the Host header although it is not the default one; the port of the listening socket replaces it, unless a proxy
+    forwarded the request, since clients reach the proxy at a port of its own.
+    """
+    services: Services = request.app.state.services
+    if services.settings.web.public_url:
+        return services.settings.web.public_url
+    scheme, host = request.url.scheme, request.url.netloc
+    server = request.scope.get("server")
+    if server is None or _has_port(host) or is_forwarded(request):
+        return f"{scheme}://{host}"
+    port = f":{server[1]}"
+    return f"{scheme}://{host}{port if port != DEFAULT_PORTS[scheme] else ''}"
+
+
+def _has_port(host: str) -> bool:
+    return ":" in host.rpartition("]")[2]  # an IPv6 address has colons of its own
+
+
+def dicomweb_router() -> APIRouter:
+    """Return a router. PS3.18 describes its routes, not our OpenAPI document. See `node.web.api.routing`."""
+    return APIRouter(prefix=PREFIX, include_in_schema=False)
+
+
+def decoded_file(node: Services, function: Callable[..., bytes], *arguments: Any) -> IO[bytes]:
+    """Return a file written by a child process; the file is deleted when it is closed.
+
+    It is on the disk of the archive, not in memory, because an uncompressed instance may have gigabytes.
+
+    Parameters
+    ----------
+    function : callable
+        A function of `node.children.decoding`; takes `arguments`, and the file to write as `into`.
+
+    Raises
+    ------
+    NotDecoded, DecoderBusy
+        See `Decoder.run`.
+    Unavailable
+        The file cannot be read now.
+    """
+    file: IO[bytes] = NamedTemporaryFile(  # noqa: SIM115 - the reader closes it
+        dir=node.archive.incoming, prefix="decoded-", suffix=".part"
+    )
+    try:
+        node.decoder.run(function, *arguments, into=Path(file.name))
+    except OSError as error:
+        file.close()
+        raise Unavailable(f"an instance cannot be decoded: {error.strerror}") from error
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def length_of(file: IO[bytes]) -> int:
+    """Return the length of an open file in bytes."""
+    return os.fstat(file.fileno()).st_size
+
+
+def pieces_of(file: IO[bytes]) -> Iterator[bytes]:
+    """Yield the content of a file, and close it at the end."""
+    with file:
+        while piece := file.read(CHUNK_BYTES):
+            yield piece

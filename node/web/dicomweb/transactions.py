@@ -1,25 +1,23 @@
-"""What each resource of DICOMweb takes and gives; the capabilities and the conformance statement are made of it."""
+"""The routes of DICOMweb, what each takes and gives, and the capabilities made of it (PS3.18 8.9, Annex H)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from xml.sax.saxutils import escape, quoteattr
 
+from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute
 
 from node.dicom.annotation import ANNOTATIONS
-from node.web.dicomweb import (
-    bulk_data,
-    frames,
-    metadata,
-    qido,
-    rendered,
-    stow,
-    wado,
-    wado_uri,
-)
+from node.registry import enabled, resolve
+from node.settings.model import Settings
+from node.web.access import Reader
+from node.web.dicomweb import bulk_data, frames, qido, rendered, stow, wado, wado_uri
+from node.web.dicomweb.documents import respond_document
 from node.web.dicomweb.media_types import (
     DICOM,
     DICOM_JSON,
@@ -30,8 +28,14 @@ from node.web.dicomweb.media_types import (
     MULTIPART,
     OCTETS,
     PDF,
+    WADL,
     ZIP,
+    NotAcceptable,
+    accepted,
+    names,
 )
+from node.web.dicomweb.resources import PREFIX, base_url, dicomweb_router
+from node.web.services import Node
 
 ACCEPT = {"accept": "media types, in place of the Accept header"}
 _PARTS = tuple(f'{MULTIPART}; type="{name}"' for name in (OCTETS, *sorted({*FRAME_TYPES.values()})))
@@ -101,7 +105,7 @@ TRANSACTIONS: Mapping[Callable[..., Any], Transaction] = {
     wado.retrieve: Transaction(
         "Retrieve Instances", "10.4.1.1.1", (f'{MULTIPART}; type="{DICOM}"', DICOM, ZIP), ACCEPT, _CONDITIONAL
     ),
-    metadata.retrieve_metadata: Transaction(
+    wado.retrieve_metadata: Transaction(
         "Retrieve Metadata",
         "10.4.1.1.2",
         (DICOM_JSON, JSON, f'{MULTIPART}; type="{DICOM_XML}"', DICOM_XML),
@@ -168,3 +172,107 @@ def resources(routes: list[BaseRoute], transactions: Mapping[Callable[..., Any],
         methods = tuple(sorted((route.methods or set()) - {"HEAD"}))
         purpose = (route.endpoint.__doc__ or "").partition("\n")[0]
         yield Resource(route.path, methods, purpose, transactions[route.endpoint])
+
+
+OFFERED: list[BaseRoute] = [
+    route for part in (qido, stow, wado, bulk_data, frames, rendered, wado_uri) for route in part.router.routes
+]
+"""The routes of the Studies Service and the URI Service."""
+
+
+def offered(settings: Settings) -> list[Resource]:
+    """Return the resources, for the capabilities and the conformance statement; those of extensions are last."""
+    found = list(resources(OFFERED, TRANSACTIONS))
+    for extension in enabled(settings):
+        for router in extension.routers:
+            if router.kind == "dicomweb":
+                found += resources(resolve(router.place).routes, resolve(router.transactions))
+    return found
+
+
+router = dicomweb_router()
+
+_Tree = dict[str, "_Tree"]
+
+
+@router.options("")
+@router.options("/")
+def retrieve_capabilities(request: Request, _account: Reader, node: Node) -> Response:
+    """The resources of DICOMweb with their methods, parameters and media types."""
+    media_type = names(accepted(request), WADL, JSON)
+    if media_type is None:
+        raise NotAcceptable(f"{WADL} and {JSON}")
+    document = _wadl if media_type == WADL else _json
+    response = respond_document(request, document(base_url(request), offered(node.settings)).encode(), media_type)
+    response.headers["Allow"] = "OPTIONS"
+    return response
+
+
+def _json(base: str, offers: Sequence[Resource]) -> str:
+    described = [
+        {
+            "path": resource.path.removeprefix(PREFIX),
+            "methods": resource.methods,
+            "transaction": resource.transaction.name,
+            "section": f"PS3.18 {resource.transaction.section}",
+            "description": resource.purpose,
+            "produces": resource.transaction.produces,
+            "consumes": resource.transaction.consumes,
+            "parameters": dict(resource.transaction.parameters),
+            "headers": resource.transaction.headers,
+        }
+        for resource in offers
+    ]
+    return json.dumps({"base": base, "resources": described})
+
+
+def _wadl(base: str, offers: Sequence[Resource]) -> str:
+    """Return the description in the Web Application Description Language, with resources nested as their paths."""
+    tree: _Tree = {}
+    by_path: dict[str, list[Resource]] = {}
+    for resource in offers:
+        path = resource.path.removeprefix(PREFIX).strip("/")
+        by_path.setdefault(path, []).append(resource)
+        node = tree
+        for segment in path.split("/"):
+            node = node.setdefault(segment, {})
+    body = "".join(_resources(tree, "", by_path))
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?>\n'
+        '<application xmlns="http://wadl.dev.java.net/2009/02" xmlns:xsd="http://www.w3.org/2001/XMLSchema">'
+        f"<resources base={quoteattr(base + '/')}>{body}</resources></application>\n"
+    )
+
+
+def _resources(tree: _Tree, above: str, by_path: dict[str, list[Resource]]) -> Iterator[str]:
+    for segment, below in tree.items():
+        path = f"{above}/{segment}".strip("/")
+        yield f"<resource path={quoteattr(segment)}>"
+        if segment.startswith("{"):
+            yield f'<param name={quoteattr(segment[1:-1])} style="template" type="xsd:string" required="true"/>'
+        for resource in by_path.get(path, []):
+            for method in resource.methods:
+                yield from _method(resource, method)
+        yield from _resources(below, path, by_path)
+        yield "</resource>"
+
+
+def _method(resource: Resource, method: str) -> Iterator[str]:
+    transaction = resource.transaction
+    identifier = f"{method}-{resource.operation}"
+    yield f"<method name={quoteattr(method)} id={quoteattr(identifier)}>"
+    meaning = escape(f"PS3.18 {transaction.section}: {resource.purpose}")
+    yield f"<doc title={quoteattr(transaction.name)}>{meaning}</doc>"
+    yield "<request>"
+    for name, meaning in transaction.parameters.items():
+        yield f'<param name={quoteattr(name)} style="query"><doc>{escape(meaning)}</doc></param>'
+    for name in transaction.headers:
+        options = transaction.produces if name == "Accept" else ()
+        default = f" default={quoteattr(options[0])}" if options else ""
+        yield f'<param name={quoteattr(name)} style="header"{default}>'
+        yield "".join(f"<option value={quoteattr(option)}/>" for option in options)
+        yield "</param>"
+    yield "".join(f"<representation mediaType={quoteattr(media_type)}/>" for media_type in transaction.consumes)
+    yield "</request><response>"
+    yield "".join(f"<representation mediaType={quoteattr(media_type)}/>" for media_type in transaction.produces)
+    yield "</response></method>"

@@ -1,4 +1,4 @@
-"""WADO-RS: whole instances (PS3.18 10.4.1.1.1), as stored, transcoded, or in a zip file."""
+"""WADO-RS: whole instances (PS3.18 10.4.1.1.1), as stored, transcoded or in a zip file, and metadata (10.4.1.1.2)."""
 
 from __future__ import annotations
 
@@ -8,31 +8,48 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
 from typing import IO
 
+import structlog
 from fastapi import Response
 
-from node.children.decoder import NotDecoded
+from node.children.decoder import DecoderBusy, NotDecoded
 from node.children.decoding import transcode
+from node.dicom.json_model import Json
+from node.dicom.metadata import encoded_model
 from node.dicom.part10 import file_head
 from node.dicom.uids import web_transfer_syntax
+from node.files.bounded import TooLong
+from node.files.metadata import metadata
 from node.index.search.selection import StoredInstance
 from node.volume.read.transfer_syntaxes import choose_target
-from node.web.dicomweb.decoded import decoded_file, pieces_of
-from node.web.dicomweb.media_types import ANY, DICOM, MULTIPART, ZIP, NotAcceptable, accepted, dicom_form, names
+from node.web.dicomweb.documents import respond_data_sets
+from node.web.dicomweb.media_types import (
+    ANY,
+    DICOM,
+    DICOM_XML,
+    MULTIPART,
+    ZIP,
+    NotAcceptable,
+    accepted,
+    dicom_form,
+    document_form,
+    names,
+)
 from node.web.dicomweb.multipart import Multipart, Part
 from node.web.dicomweb.resources import (
     READ,
     RequestedInstances,
     Target,
     by_series,
+    decoded_file,
+    dicomweb_router,
     file_length,
     instance_url,
+    pieces_of,
     respond,
     stored_file,
 )
-from node.web.dicomweb.routing import dicomweb_router
+from node.web.files import Member, local_file, whole_file, zip_stream
 from node.web.services import Services
-from node.web.stored_files import whole_file
-from node.web.zip_stream import Member, zip_stream
 
 router = dicomweb_router()
 
@@ -168,3 +185,68 @@ def _zip(target: Target) -> Iterator[Member]:
         for index, instance in enumerate(target.node.archive.ahead(instances), start=1):
             name = f"{number:03d}/{index:06d}.dcm"
             yield Member(name, file_length(instance), stored_file(target.node, instance))
+
+
+log = structlog.get_logger()
+
+MAX_HEADER_BYTES = 1 << 20
+"""Longest header read in this process; longer ones are read in a child process."""
+
+
+@router.api_route("/studies/{study}/metadata", methods=READ)
+@router.api_route("/studies/{study}/series/{series}/metadata", methods=READ)
+@router.api_route("/studies/{study}/series/{series}/instances/{instance}/metadata", methods=READ)
+def retrieve_metadata(target: RequestedInstances) -> Response:
+    """Metadata of instances, without bulk data."""
+    is_single = "instance" in target.request.path_params
+    form = document_form(accepted(target.request), is_single=is_single)
+    target.audit_access("metadata")
+    as_xml = form.media_type == DICOM_XML
+    etag = target.etag(f"metadata {form} {target.base}")
+    data_sets = (
+        instance_metadata(target.node, instance, instance_url(target.base, instance), as_xml=as_xml)
+        for instance in target.node.archive.ahead(target.instances)
+    )
+    return respond_data_sets(target.request, data_sets, form, etag)
+
+
+def instance_metadata(node: Services, instance: StoredInstance, url: str, *, as_xml: bool) -> bytes:
+    """Return an instance in JSON or XML, reduced to its UIDs if its file cannot be read.
+
+    Parameters
+    ----------
+    url : str
+        URL of the instance, the prefix of all bulk data URIs.
+
+    Raises
+    ------
+    DecoderBusy
+    """
+    path, syntax = local_file(node, instance), instance.transfer_syntax_uid
+    try:
+        try:
+            encoded = metadata(path, syntax, url, MAX_HEADER_BYTES, as_xml=as_xml)
+        except TooLong:
+            encoded = node.decoder.run(metadata, path, syntax, url, as_xml=as_xml)
+    except DecoderBusy:
+        raise
+    except Exception as error:  # pydicom raises anything on damaged files
+        log.warning("metadata_not_read", sop_instance_uid=instance.sop_instance_uid, error=type(error).__name__)
+        encoded = b""
+    uid = instance.sop_instance_uid
+    named = (
+        f'keyword="SOPInstanceUID"><Value number="1">{uid}<'
+        if as_xml
+        else f'"00080018":{{"vr":"UI","Value":["{uid}"]}}'
+    )
+    return encoded if named.encode() in encoded else encoded_model(_identity(instance), as_xml=as_xml)
+
+
+def _identity(instance: StoredInstance) -> Json:
+    uids = {
+        "00080016": instance.sop_class_uid,
+        "00080018": instance.sop_instance_uid,
+        "0020000D": instance.study_instance_uid,
+        "0020000E": instance.series_instance_uid,
+    }
+    return {tag: {"vr": "UI", "Value": [uid]} for tag, uid in uids.items()}

@@ -25,8 +25,7 @@ from node.web.dicomweb.rendered import (
     quality_of,
     window_of,
 )
-from node.web.dicomweb.resources import READ, Target, file_length, find_target, one_instance, respond
-from node.web.dicomweb.routing import dicomweb_router
+from node.web.dicomweb.resources import READ, Target, dicomweb_router, file_length, find_target, one_instance, respond
 from node.web.dicomweb.wado import begun_files, given_syntax, only
 from node.web.services import Node
 

@@ -2,19 +2,7 @@
 
 from __future__ import annotations
 
-from node.web.pages import (
-    actions,
-    conflicts,
-    files,
-    operation,
-    peers,
-    quarantine,
-    routes,
-    selected,
-    series,
-    studies,
-    work,
-)
+from node.web.pages import actions, conflicts, files, operation, peers, quarantine, series, studies, work
 from node.web.pages.assets import Assets
 from node.web.pages.rendering import error_page, login_page
 
@@ -24,7 +12,6 @@ ROUTES = [
     route
     for part in (
         studies,
-        selected,
         series,
         files,
         actions,
@@ -32,7 +19,6 @@ ROUTES = [
         peers,
         conflicts,
         quarantine,
-        routes,
         work,
     )
     for route in part.router.routes

@@ -18,13 +18,10 @@ from node.index.records import RevisionFile
 from node.web.access import Reader, RequestAudit
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
-from node.web.files import RangedFile
+from node.web.files import MEDIA_TYPE, Member, RangedFile, Streamed, local_or_gone, zip_stream
 from node.web.headers import has_etag
 from node.web.pages.viewable import VIEWED_FORMATS, stem_of
 from node.web.services import Node, Services
-from node.web.stored_files import local_or_gone
-from node.web.streaming import Streamed
-from node.web.zip_stream import MEDIA_TYPE, Member, zip_stream
 
 router = APIRouter(include_in_schema=False)
 

@@ -17,14 +17,14 @@ from node.index.search.selection import StoredInstance
 from node.web.access import Reader, RequestAudit
 from node.web.background_requests import background_request
 from node.web.errors import ResourceNotFound
+from node.web.files import Unavailable, local_file
+from node.web.ohif import ohif_url
 from node.web.pages.files import files_of
 from node.web.pages.filters import listed
 from node.web.pages.rendering import fragment, page
 from node.web.pages.studies import audit_study_access, study_row
 from node.web.pages.viewable import file_url, sidecar_of, study_series, viewable
-from node.web.pages.viewers import ohif_url
 from node.web.services import Node, Services
-from node.web.stored_files import Unavailable, local_file
 
 router = APIRouter(include_in_schema=False)
 

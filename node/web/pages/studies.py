@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import datetime as dt
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from io import StringIO
 from typing import Annotated, Any, cast, get_args
 
 from fastapi import APIRouter, Form, Query, Request, Response
@@ -15,12 +17,11 @@ from node.web.access import Reader, RequestAudit
 from node.web.audit_trail import of_study
 from node.web.background_requests import background_request
 from node.web.errors import ResourceNotFound
-from node.web.pages.csv_lines import csv_line
+from node.web.files import Streamed
+from node.web.ohif import ohif_url
 from node.web.pages.rendering import fragment, page, series_url
 from node.web.pages.status_chips import study_chip
-from node.web.pages.viewers import ohif_url
 from node.web.services import Node
-from node.web.streaming import Streamed
 
 router = APIRouter(include_in_schema=False)
 
@@ -326,3 +327,20 @@ def _of(series: Mapping[str, Any], files: list[dict[str, Any]], kind: str) -> li
         if file["series_instance_uid"] == series["series_instance_uid"] and file["kind"] == kind:
             by_stack.setdefault(file["stack"], file)
     return [by_stack[stack] for stack in sorted(by_stack)]
+
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def csv_line(cells: Iterable[object]) -> bytes:
+    """Return a line in UTF-8; None is an empty cell.
+
+    Text that a spreadsheet would take for a formula begins with an apostrophe: names come from the network.
+    """
+    line = StringIO()
+    csv.writer(line).writerow(_harmless(cell) for cell in cells)
+    return line.getvalue().encode()
+
+
+def _harmless(cell: object) -> object:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell

@@ -11,10 +11,9 @@ import pytest
 from pydicom import dcmread
 
 from node.errors import ResultRefused
-from node.extensions.results.document import make_document
 from node.extensions.results.making import Identity, Making, Source
 from node.extensions.results.manifest import Entry, Manifest, left_in
-from node.extensions.results.report import make_report
+from node.extensions.results.report import make_document, make_report
 from node.files.reading import read_instance
 from node.volume.objects.report import read_document
 from tests import make

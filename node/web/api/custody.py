@@ -1,0 +1,149 @@
+"""Identity conflicts and files in quarantine: list, compare, decide (docs/custody.md)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+from fastapi import Path, Query, Response
+
+from node.index.database.reading import ReadIndex
+from node.receive.conflicts import compared
+from node.receive.quarantine import FOLDER, examined, quarantined, quarantined_file
+from node.web import actions
+from node.web.access import Admin, Reader, RequestAudit
+from node.web.api import models
+from node.web.api.changes import Change, tagged
+from node.web.api.paging import After, AuditedPage, Limit, OptionalStudyUid, Page, Total
+from node.web.api.routing import OF_CHANGES, api_router, downloads, problems, single
+from node.web.files import OCTETS, file_response
+from node.web.problem_types import NOT_DECIDABLE, NOT_RELEASABLE, WRONG_CURSOR
+from node.web.services import Node, Services
+
+router = api_router()
+
+DECISION = problems(*OF_CHANGES, NOT_DECIDABLE)
+
+Number = Annotated[int, Path(ge=1, le=1 << 53, description="number of the conflict")]
+Alike = Annotated[bool, Query(description="also all undecided conflicts of the same kind, study and sender")]
+
+
+@router.get("/conflicts", responses=problems(WRONG_CURSOR), tags=["conflicts"])
+def list_conflicts(
+    account: Reader, page: AuditedPage, study_instance_uid: OptionalStudyUid = None
+) -> Page[models.ConflictResource]:
+    """Identity conflicts: one UID or Patient ID with different content, newest first."""
+    wanted = {"study_instance_uid": study_instance_uid}  # audited: the details name patients
+    return page.read("conflicts", models.ConflictResource, lambda index: index.conflicts, **wanted)
+
+
+@router.get("/conflicts/{conflict}", responses=single(), tags=["conflicts"])
+def show_conflict(
+    account: Admin, node: Node, audit: RequestAudit, response: Response, conflict: Number
+) -> models.ComparedConflict:
+    """Compare the version in a conflict with the current one, attribute by attribute."""
+    audit.queried(f"conflict {conflict}")
+    with node.index.reading() as index:
+        return tagged(response, _compared(node, index, conflict))
+
+
+@router.post("/conflicts/{conflict}/accept", responses=DECISION, tags=["conflicts"])
+def accept_conflict(
+    account: Admin, node: Node, change: Change, conflict: Number, alike: Alike = False
+) -> models.ConflictDecision:
+    """Make the version in a conflict current, in whichever series; the current one goes to quarantine."""
+    return change.make(
+        models.ConflictDecision,
+        lambda index: _compared(node, index, conflict),
+        lambda _: models.ConflictDecision.of(actions.accept(node, account, conflict, alike=alike)),
+    )
+
+
+@router.post("/conflicts/{conflict}/keep", responses=DECISION, tags=["conflicts"])
+def keep_conflict(
+    account: Admin, node: Node, change: Change, conflict: Number, alike: Alike = False
+) -> models.ConflictDecision:
+    """Keep what is current; the conflict is decided."""
+    return change.make(
+        models.ConflictDecision,
+        lambda index: _compared(node, index, conflict),
+        lambda _: models.ConflictDecision.of(actions.keep(node, account, conflict, alike=alike)),
+    )
+
+
+def _compared(node: Services, index: ReadIndex, conflict: int) -> models.ComparedConflict:
+    archive = node.archive
+    found = compared(archive.root, index, conflict, archive.local)
+    return models.ComparedConflict.of(asdict(found))
+
+
+Name = Annotated[str, Path(max_length=100, description="name of the file")]
+
+
+@router.get("/quarantine", tags=["quarantine"])
+def list_quarantine(
+    account: Admin, node: Node, audit: RequestAudit, after: After = None, limit: Limit = 100, total: Total = False
+) -> Page[models.QuarantinedFileResource]:
+    """Files in quarantine, by name."""
+    with node.index.reading() as index:
+        all_files = quarantined(node.archive.root, index)
+    files = [file for file in all_files if after is None or file.name > after]
+    audit.queried("quarantine", len(files[:limit]))
+    items = [models.QuarantinedFileResource.model_validate(file) for file in files[:limit]]
+    is_last = len(files) <= limit
+    return Page(items=items, next=None if is_last else items[-1].name, total=len(all_files) if total else None)
+
+
+@router.get("/quarantine/{name}", responses=single(), tags=["quarantine"])
+def show_quarantined(
+    account: Admin, node: Node, audit: RequestAudit, response: Response, name: Name
+) -> models.ExaminedFileResource:
+    """Read a file in quarantine, and compare it with the current instance of its UID."""
+    audit.queried(f"quarantine {name}")
+    with node.index.reading() as index:
+        return tagged(response, _examined(node, index, name))
+
+
+@router.get(
+    "/quarantine/{name}/file", response_class=Response, responses=downloads("The file", OCTETS), tags=["quarantine"]
+)
+def download_quarantined(account: Admin, node: Node, audit: RequestAudit, name: Name) -> Response:
+    """The bytes of a file in quarantine."""
+    with node.index.reading() as index:
+        file = quarantined_file(node.archive.root, index, name)
+    uid = file.study_instance_uid
+    audit.transferred([{"study_instance_uid": uid}] if uid else [], f"quarantine {file.name}")
+    path = node.archive.root / FOLDER / file.name
+    return file_response(path, OCTETS, file.name, file.sha256)
+
+
+@router.post(
+    "/quarantine/{name}/release", responses=problems(*OF_CHANGES, NOT_RELEASABLE, NOT_DECIDABLE), tags=["quarantine"]
+)
+def release_quarantined(
+    account: Admin,
+    node: Node,
+    change: Change,
+    name: Name,
+    replace: Annotated[bool, Query(description="make it current even if another version is")] = False,
+) -> models.ReleaseResult:
+    """Take an instance back into the archive."""
+    return change.make(
+        models.ReleaseResult,
+        lambda index: _examined(node, index, name),
+        lambda _: models.ReleaseResult.of(actions.release(node, account, name, replace=replace)),
+    )
+
+
+@router.delete("/quarantine/{name}", responses=problems(*OF_CHANGES), tags=["quarantine"])
+def purge_quarantined(account: Admin, node: Node, change: Change, name: Name) -> models.PurgeResult:
+    """Delete a file in quarantine permanently."""
+    return change.make(
+        models.PurgeResult,
+        lambda index: _examined(node, index, name),
+        lambda _: models.PurgeResult.of(actions.purge(node, account, name)),
+    )
+
+
+def _examined(node: Services, index: ReadIndex, name: str) -> models.ExaminedFileResource:
+    return models.ExaminedFileResource.model_validate(examined(node.archive.root, index, name))

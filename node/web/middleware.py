@@ -1,0 +1,318 @@
+"""What every request passes, outermost first: the log, checks of Host and Origin, places, and limits on bodies."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import re
+import socket
+from collections.abc import Callable, Collection
+from time import monotonic, perf_counter
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection, Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from node.metrics import Metrics
+from node.settings.model import Web
+from node.web.access import COOKIE, SECURE_COOKIE, address_of, has_token, is_from_cors_origin, own_origin
+from node.web.background_requests import is_background
+from node.web.headers import add_headers
+from node.web.monitoring import PATHS
+from node.web.problem_types import (
+    BODY_TOO_LARGE,
+    BUSY,
+    FOREIGN_HOST,
+    FOREIGN_PAGE,
+    INVALID_REQUEST,
+    UNSUPPORTED_BODY,
+    ProblemType,
+)
+from node.web.problems import RETRY, respond
+
+log = structlog.get_logger()
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+class AccessLog:
+    """ASGI middleware: one log line for each answered request, and its duration for `/metrics`.
+
+    The line contains the route, such as ``/studies/{study_instance_uid}``, and never the path or query, which contain
+    UIDs and names.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, status = perf_counter(), 0
+
+        async def send_noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_noted)
+        finally:
+            self._log(scope, status or 500, perf_counter() - began)
+
+    def _log(self, scope: Scope, status: int, seconds: float) -> None:
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        route = template_of(scope)
+        self._metrics.http_requests.labels(method=method, status=str(status)).inc()
+        self._metrics.http_seconds.observe(seconds)
+        request = HTTPConnection(scope)
+        account = getattr(request.state, "account", None)
+        is_asked = route and not is_background(scope)  # not stylesheets and scripts, nor what programs poll
+        level = log.info if is_asked or status >= 400 else log.debug
+        level(
+            "http_request",
+            method=method,
+            route=route,
+            status=status,
+            seconds=round(seconds, 4),
+            account=account.name if account is not None else "",
+            address=address_of(request),
+        )
+
+
+def template_of(scope: Scope) -> str:
+    """Return the path of a request with the names of its parameters instead of their values; empty without a route."""
+    if "route" not in scope:
+        return ""
+    names = {str(value): name for name, value in scope.get("path_params", {}).items()}
+    if any("/" in value for value in names):
+        return str(scope["route"].path)
+    return "/".join(f"{{{names[part]}}}" if part in names else part for part in scope["path"].split("/"))
+
+
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+"""Methods that change nothing, RFC 9110 9.2.1."""
+
+
+class Security:
+    """ASGI middleware: refuses requests for a foreign host name or from a foreign page, and adds the headers.
+
+    Foreign pages: a browser sends the site of the requesting page with each request (``Sec-Fetch-Site``, else
+    ``Origin``, with its scheme and port), and no script can change that. A request that changes something must come
+    from one of our pages, or from a program, which sends neither header; a program with a session cookie must send one.
+    A page of another site can therefore exploit neither a user's login nor, if no account is required, the fact that
+    its browser runs on this machine. Pages of [web] cors_origins may send requests, with a token from their script.
+
+    Foreign names: a page of another site may point its own host name at our address (DNS rebinding), and the browser
+    then treats it as ours. Requests must therefore be for an IP address or for one of our names.
+    """
+
+    def __init__(self, app: ASGIApp, web: Web) -> None:
+        self._app = app
+        self._allowed = frozenset(
+            name.lower() for name in (*web.allowed_hosts, urlsplit(web.public_url).netloc) if name
+        )
+        self._names = self._allowed | {name.lower() for name in ("localhost", *_machine_names())}
+        self._cors_origins = web.cors_origins
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        is_secure = scope["scheme"] == "https"
+
+        async def send_secured(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                add_headers(MutableHeaders(scope=message), is_secure=is_secure)
+            await send(message)
+
+        refusal = self._refusal(scope["method"], scope["scheme"], Headers(scope=scope))
+        if refusal is None:
+            await self._app(scope, receive, send_secured)
+            return
+        await respond(HTTPConnection(scope), *refusal)(scope, receive, send_secured)
+
+    def _refusal(self, method: str, scheme: str, headers: Headers) -> tuple[ProblemType, str] | None:
+        """Return the kind of problem and the reason if a request is refused, else None."""
+        host = headers.get("host", "").lower()
+        if not is_known_host(host, self._names):
+            return FOREIGN_HOST, f"{host[:100]!r} is not a name of this node"
+        if method not in SAFE_METHODS and not self._is_from_us(headers, scheme):
+            return FOREIGN_PAGE, "the request comes from a page of another site"
+        return None
+
+    def _is_from_us(self, headers: Headers, scheme: str) -> bool:
+        site, origin = headers.get("sec-fetch-site"), headers.get("origin", "").lower()
+        if is_from_cors_origin(headers, scheme, self._cors_origins):
+            return has_token(headers)
+        if site == "same-origin":
+            return True
+        if site is not None:
+            return site == "none"  # address typed by a user, or opened by a program
+        if origin:
+            return origin == own_origin(headers, scheme) or self._is_of_proxy(origin, headers.get("host", "").lower())
+        return not _has_session(headers)
+
+    def _is_of_proxy(self, origin: str, host: str) -> bool:
+        """Return whether an origin is that of a reverse proxy with HTTPS, under a name of [web] allowed_hosts.
+
+        A proxy that is not in [web] trusted_proxies does not say that the browser used HTTPS, and may not forward the
+        name. The port is the default one, that of `allowed_hosts`, or that of the forwarded name.
+        """
+        name = origin.removeprefix("https://")
+        is_forwarded = name == host and host.partition(":")[0] in self._allowed
+        return name != origin and (name in self._allowed or is_forwarded)
+
+
+def is_known_host(host: str, names: Collection[str]) -> bool:
+    """Return whether a Host header is an IP address or one of `names`, with or without a port."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        if host in names or name in names:
+            return True
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _machine_names() -> tuple[str, str]:
+    """Return the names known to the machine itself; a DNS server may take seconds, and may not be trustworthy."""
+    name = socket.gethostname()
+    return name, name.partition(".")[0]
+
+
+def _has_session(headers: Headers) -> bool:
+    cookies = headers.get("cookie", "")
+    return f"{COOKIE}=" in cookies or f"{SECURE_COOKIE}=" in cookies
+
+
+class RequestPlaces:
+    """ASGI middleware: answers 503 while all places are taken by known callers; health checks always pass."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_asked = scope["type"] == "http" and scope["path"] not in PATHS
+        if is_asked and scope["app"].state.places.are_exceeded:
+            refusal = respond(HTTPConnection(scope), BUSY, "too many requests are under way", headers=RETRY)
+            await refusal(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
+MAX_BODY_BYTES = 1_000_000
+"""Largest body other than an upload; real forms and JSON are a hundred times smaller."""
+
+UPLOADS = "/dicom-web/studies"
+"""Bodies below this path are instances (STOW-RS)."""
+
+JOB_FILE = re.compile(r"/api/v1/jobs/[0-9a-f]{32}/files/[^/]+")
+"""Path of a file that a receiver of a message gives as a result."""
+
+PATIENCE_SECONDS = 30.0
+MIN_BYTES_PER_SECOND = 10_000
+"""Minimum average speed of a body after the first `PATIENCE_SECONDS`. Slower clients are disconnected, so that nobody
+can keep a connection open byte by byte."""
+
+MAX_LOGIN_BYTES = 4096
+"""Largest body of a login: strangers send it."""
+
+
+class Limit(NamedTuple):
+    """The limit of one kind of body; with `bytes_per_second` None, the whole body must arrive in `patience_seconds`."""
+
+    maximum_bytes: int
+    patience_seconds: float
+    bytes_per_second: int | None
+
+
+LOGIN_PATHS = frozenset({"/login", "/logout"})
+LOGIN = Limit(MAX_LOGIN_BYTES, 5.0, None)
+
+CLOSE = {"Connection": "close"}
+"""Header of responses sent without reading the body."""
+
+
+class BodyLimits:
+    """ASGI middleware: answers 413, 408, 415 or 400 for bodies that are too large, too slow, compressed or ambiguous.
+
+    The limits are enforced while a body arrives, without buffering it. A compressed body (``Content-Encoding``) may
+    expand a thousandfold; DICOM has compression of its own.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        upload_bytes: int,
+        patience_seconds: float = PATIENCE_SECONDS,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._app, self._upload_bytes, self._patience, self._clock = app, upload_bytes, patience_seconds, clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        limit = self._limit(scope["path"])
+        refusal = _refusal(Headers(scope=scope), limit.maximum_bytes)
+        if refusal is None:
+            await self._app(scope, self._counted(receive, limit), send)
+        else:
+            await respond(Request(scope), *refusal, headers=CLOSE)(scope, receive, send)
+
+    def _limit(self, path: str) -> Limit:
+        if path in LOGIN_PATHS:
+            return LOGIN
+        is_upload = path.startswith(UPLOADS) or JOB_FILE.fullmatch(path) is not None
+        max_bytes = self._upload_bytes if is_upload else MAX_BODY_BYTES
+        return Limit(max_bytes, self._patience, MIN_BYTES_PER_SECOND)
+
+    def _counted(self, receive: Receive, limit: Limit) -> Receive:
+        waited, count, is_whole = 0.0, 0, False
+
+        async def receive_counted() -> Message:
+            nonlocal waited, count, is_whole
+            if is_whole:  # the next message is the disconnect, whenever it happens
+                return await receive()
+            earned = count / limit.bytes_per_second if limit.bytes_per_second is not None else 0.0
+            began, left = self._clock(), limit.patience_seconds + earned - waited
+            try:
+                message = await asyncio.wait_for(receive(), max(left, 0.0))
+            except TimeoutError:
+                raise HTTPException(408, "the request body arrived too slowly", CLOSE) from None
+            waited += self._clock() - began  # count only time spent waiting for the client; our disk may be slow too
+            count += len(message.get("body", b""))
+            is_whole = not message.get("more_body", False)
+            if count > limit.maximum_bytes:
+                raise HTTPException(413, _too_large(limit.maximum_bytes), CLOSE)
+            return message
+
+        return receive_counted
+
+
+def _refusal(headers: Headers, max_bytes: int) -> tuple[ProblemType, str] | None:
+    encoding = headers.get("content-encoding", "identity").lower()
+    if encoding != "identity":
+        return UNSUPPORTED_BODY, f"compressed request bodies are not accepted; Content-Encoding is {encoding[:32]!r}"
+    # Two lengths allow request smuggling through a proxy.
+    if "content-length" in headers and "transfer-encoding" in headers:
+        return (
+            INVALID_REQUEST,
+            "a request must not have both Content-Length and Transfer-Encoding (RFC 9112 6.1)",
+        )
+    length = headers.get("content-length", "0")
+    if length.isdecimal() and int(length[:20]) > max_bytes:
+        return BODY_TOO_LARGE, _too_large(max_bytes)
+    return None
+
+
+def _too_large(max_bytes: int) -> str:
+    return f"the request body is larger than {max_bytes} bytes"
