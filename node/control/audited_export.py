@@ -58,7 +58,8 @@ def _note(settings: Settings, detail: str, result: Result) -> None:
 
 
 def _write(settings: Settings, detail: str, result: Result) -> None:
-    from node.control.repository import export_message, hold_or_request, locked_root  # here: a second of imports
+    from node.control.actions import export_message  # here: a second of imports
+    from node.control.root import hold_or_request, locked_root  # here: a second of imports
 
     root, who = settings.storage.root.absolute(), getpass.getuser()
     arguments = {"detail": detail, "result": result.value, "who": who}

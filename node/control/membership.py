@@ -1,4 +1,4 @@
-"""This host among those that share an index: it says that it lives, and hears what the others do."""
+"""This host among those that share an index: it says that it lives, hears of the others, and copies its audit log."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import datetime as dt
 import random
 import threading
 from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from time import monotonic
 
 import structlog
 
+from node.audit.audit_files import LogTail, digest_of
 from node.background import BackgroundService
 from node.index.cluster.hosts import BEGUN, Member
 from node.index.cluster.several import Leases, SeveralHosts
@@ -26,6 +28,12 @@ BEHIND_SECONDS = 1.0
 
 AHEAD = dt.timedelta(seconds=3)
 """How long before a series is due its receiver says that an open association keeps it waiting."""
+
+COPY_SECONDS = 2.0
+"""Interval at which lines of the audit log are copied into the index."""
+
+MAX_LINES = 500
+"""Lines of the audit log in one commit."""
 
 SILENT_SECONDS = 10.0
 """A host that has not been answered for longer is not ready for what needs the index."""
@@ -218,3 +226,37 @@ class Membership(BackgroundService):
         until = {key: now + dt.timedelta(seconds=seconds) for key, seconds in asked.items()}
         if until:
             self._index.series.keep_waiting(until, now + AHEAD, self._ingest.open_associations.asked_seconds)
+
+
+class AuditCopies(BackgroundService):
+    """Copies the lines of the audit log of this host that the index lacks, in their order.
+
+    Parameters
+    ----------
+    root : Path
+        Folder of the log.
+    """
+
+    def __init__(self, index: Index, root: Path) -> None:
+        super().__init__("audit-copy")
+        self._index, self._root = index, root
+        self._tail: LogTail | None = None
+
+    def step(self) -> float:
+        """Copy some lines; return the seconds until the next step."""
+        if self._tail is None:
+            last = self._index.audit_lines.last()
+            self._tail = LogTail(self._root, digest_of(last) if last else "")
+        try:
+            lines = self._tail.read(MAX_LINES)
+            if lines:
+                self._index.audit_lines.add(lines, self._index.now())
+        except Exception:  # lines were read, and nobody knows whether they were committed
+            self._close()
+            raise
+        return 0.0 if len(lines) == MAX_LINES else COPY_SECONDS
+
+    def _close(self) -> None:
+        if self._tail is not None:
+            self._tail.close()
+            self._tail = None

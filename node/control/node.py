@@ -26,11 +26,10 @@ from node.audit.audit_log import APPLICATION, SOURCE, Action, AuditEvent, AuditM
 from node.background import BackgroundService, SupervisedThread
 from node.child_process.confinement import offered
 from node.children.decoder import Decoder
-from node.control.audit_copies import AuditCopies
 from node.control.availability import hook_channel
 from node.control.checks import missing_account, require_closed, require_no_loops
 from node.control.control_socket import ControlServer
-from node.control.membership import Membership
+from node.control.membership import AuditCopies, Membership
 from node.control.repository import Repository
 from node.conversion.confirm_counts import Confirmer
 from node.conversion.scheduler import Worker
@@ -118,7 +117,7 @@ class Node:
         of_receiver = _optional_services(settings, repository, self._rejections) if self._receives else ()
         self._uploads = tuple(_uploads_of(settings, repository))
         self._optional = (*self._uploads, *of_receiver)
-        self._control = ControlServer(settings.storage.root, repository.actions)
+        self._control = ControlServer(settings.storage.root, repository.actions.by_name)
         self._notifier = Notifier(
             settings.hooks if self._receives else {},
             channels,
@@ -130,7 +129,7 @@ class Node:
             settings.web.public_url,
             archive.held,
         )
-        delete = repository.delete_confirmed
+        delete = repository.actions.delete_confirmed
         self._router = Router(settings, archive, index, metrics, audit, self._decoder, delete)
         self._membership = None
         if index.turn.host is not None:
@@ -358,7 +357,7 @@ class Node:
             repository.ingest,
             repository.metrics,
             repository.audit,
-            repository.actions,
+            repository.actions.by_name,
             self._decoder,
             repository.results,
             parts=self._troubles(),

@@ -23,7 +23,7 @@ from node.settings.model import Settings
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The parts of a running node; `actions` are `node.control.repository.Repository.actions`."""
+    """The parts of a running node; `actions` are those of `node.control.actions.Actions`."""
 
     settings: Settings
     archive: Archive

@@ -32,7 +32,7 @@ from typing import Any
 
 from pydicom import FileDataset
 
-from node.control.repository import check_repository
+from node.control.care import check_repository
 from node.conversion.volume_files import folder_name
 from node.index.database.index import reading
 from node.index.engine.backend import ServerPlace

@@ -28,7 +28,8 @@ import numpy as np
 from pydicom.uid import generate_uid
 
 from node.association.client.send import Outgoing
-from node.control.repository import check_repository, perform_action
+from node.control.care import check_repository
+from node.control.repository import perform_action
 from node.errors import VoxelnodeError
 from node.failpoints import CONVERTING, UPLOADING
 from node.failpoints import VARIABLE as FAILPOINT

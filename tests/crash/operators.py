@@ -24,7 +24,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from node.control.repository import REBUILDING_FILE
+from node.control.root import REBUILDING_FILE
 from node.failpoints import CONVERTING, DELETING, RECEIVING, RECOVERING, VARIABLE
 from tests.crash.checker import Checker, opened
 from tests.crash.drawing import BOTH, MOMENTS, PICK, PICKS, maybe, one_of, operation, picked, whole

@@ -9,7 +9,7 @@ import shutil
 from contextlib import closing
 from pathlib import Path
 
-from node.control.repository import rebuild_index
+from node.control.care import rebuild_index
 from node.failpoints import VARIABLE
 from node.settings.model import Settings, Storage
 from tests.crash.acknowledged import without_bytes

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from node.control.repository import Repository, check_repository
+from node.control.care import check_repository
+from node.control.repository import Repository
 from node.settings.model import OverwritePolicy, Settings, Storage
 from tests.crash.journal import Sent, new_series
 from tests.ingest import take

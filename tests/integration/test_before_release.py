@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from node.control.repository import Repository, check_repository, rebuild_index
+from node.control.care import check_repository, rebuild_index
+from node.control.repository import Repository
 from node.index.care.salvage import HISTORY
 from node.index.engine.place import IndexUnusable
 from node.settings.model import Settings

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from pydicom import FileDataset
 
-from node.control.repository import Repository, check_repository, rebuild_index
+from node.control.care import check_repository, rebuild_index
+from node.control.repository import Repository
 from node.lifecycle.fsck import Finding
 from node.receive.ingest import Origin
 from node.receive.recovery import recover
@@ -110,7 +111,7 @@ def test_a_file_that_is_no_whole_instance_is_set_aside_and_its_study_takes_it_al
     assert events(settings) == ["file-damaged"]
     assert repaired(settings) == []
     with Repository(settings) as store:
-        store.actions["delete"]("study", str(first.StudyInstanceUID), None, "someone")
+        store.actions.by_name["delete"]("study", str(first.StudyInstanceUID), None, "someone")
     assert not list(settings.storage.root.glob("*/*.dcm")) + objects(settings.storage.root)
 
 

@@ -13,7 +13,8 @@ import pytest
 
 from node.cli.look.status import intake_of, readiness_of
 from node.control.node import Node
-from node.control.repository import Repository, RootInUse
+from node.control.repository import Repository
+from node.control.root import RootInUse
 from node.errors import OutOfResources
 from node.metrics import read_counters
 from node.receive.ingest import Origin

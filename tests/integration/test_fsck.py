@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from node.control.repository import Repository, RootInUse, check_repository, rebuild_index
+from node.control.care import check_repository, rebuild_index
+from node.control.repository import Repository
+from node.control.root import RootInUse
 from node.conversion.pipeline import convert
 from node.conversion.volume_files import sweep
 from node.errors import VoxelnodeError

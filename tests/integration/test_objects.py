@@ -19,7 +19,8 @@ from node.archive.intact import problem_with
 from node.archive.objects import configured_store
 from node.archive.trial import try_store
 from node.association.services.commitment import CommitmentService, verify
-from node.control.repository import Repository, StoreNeeded, check_repository, copy_archive, rebuild_index
+from node.control.care import check_repository, copy_archive, rebuild_index
+from node.control.repository import Repository, StoreNeeded
 from node.conversion.pipeline import convert
 from node.conversion.scheduler import Worker
 from node.conversion.series import is_unchanged
@@ -381,7 +382,7 @@ def test_what_is_deleted_or_replaced_leaves_the_store(serve: Callable[..., Serve
     store.rename(tmp_path / "elsewhere")
     assert node.take(other) == [Outcome.REPLACED]
     assert node.take(series[0], other) == [Outcome.REPLACED] * 2  # the first version is expected in quarantine
-    node.repository.actions["delete"](
+    node.repository.actions.by_name["delete"](
         level="instance", uid=str(series[1].SOPInstanceUID), study_instance_uid=None, who="somebody"
     )
     node.upload()
@@ -590,7 +591,9 @@ def test_volumes_move_to_the_store_and_come_back_when_they_are_read(
     node.upload()
     assert {key.split("/")[3][0] for key in volumes(tmp_path)} == {"2"}
 
-    node.repository.actions["delete"](level="study", uid=key_of(node)[0], study_instance_uid=None, who="somebody")
+    node.repository.actions.by_name["delete"](
+        level="study", uid=key_of(node)[0], study_instance_uid=None, who="somebody"
+    )
     node.upload()
     assert volumes(tmp_path) == node.revision() == {}
     assert node.rows("SELECT * FROM revision_files") == node.rows("SELECT * FROM object_removals") == []

@@ -13,7 +13,8 @@ import pytest
 from sqlalchemy import text
 
 from node.association.client.send import send_files
-from node.control.repository import Repository, check_repository
+from node.control.care import check_repository
+from node.control.repository import Repository
 from node.index.database.index import reading
 from node.index.engine import place as engine
 from node.index.engine.place import FILE_NAME, backup, check, open_engine

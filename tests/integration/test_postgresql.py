@@ -26,7 +26,7 @@ from pydicom import Dataset
 from sqlalchemy import Connection, event, inspect, make_url, select, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from node.control.repository import copy_index, rebuild_index
+from node.control.care import copy_index, rebuild_index
 from node.dicom.json_model import elements
 from node.dicom.matching import Options, read_query
 from node.dicom.unified_steps import Status

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from node.archive.filesystem import Archive
-from node.control import repository as repositories
-from node.control.repository import Repository, check_repository, rebuild_index
+from node.control.care import check_repository, rebuild_index
+from node.control.repository import Repository
 from node.conversion.pipeline import convert
 from node.index.engine.backend import backend_at
-from node.index.engine.place import FILE_NAME, IndexUnusable
+from node.index.engine.place import FILE_NAME, IndexUnusable, place_of
 from node.index.models import Base
 from node.index.nouns import received
 from node.index.work.ledger import Lane
@@ -78,7 +78,7 @@ def lived_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
             take(repository.ingest, series)
         take(repository.ingest, [first[0].altered()])
         convert_due(repository)
-        index, actions = repository.index, repository.actions
+        index, actions = repository.index, repository.actions.by_name
         index.series.reopen([(study_of(root, first[0]), first[0].series_instance_uid)], FAR)
         convert_due(repository)
         actions["set-account"](name="ann", role="admin", password_hash="$argon2$", who="test")
@@ -133,7 +133,7 @@ def test_a_merge_of_patients_outlives_a_rebuild(settings: Settings) -> None:
             ],
         )
         [one, other] = [row["id"] for row in view_rows(root, "SELECT id FROM v_patients ORDER BY id")]
-        repository.actions["merge-patients"](source=one, target=other, who="test")
+        repository.actions.by_name["merge-patients"](source=one, target=other, who="test")
     before = patient_ids(root)
     rebuild_index(settings)
     assert patient_ids(root) == before
@@ -156,7 +156,7 @@ def test_a_deletion_that_was_killed_after_its_order_is_not_undone(
     with monkeypatch.context() as patch, Repository(settings) as repository:
         patch.setattr("node.lifecycle.deletion._finish", killed)
         with pytest.raises(Killed):
-            repository.actions["delete"](level="study", uid=row["uid"], study_instance_uid=None, who="test")
+            repository.actions.by_name["delete"](level="study", uid=row["uid"], study_instance_uid=None, who="test")
     assert set(lived.glob("objects/*/*.dcm")) == before
     rebuild_index(settings)
     assert view_rows(lived, "SELECT 1 FROM v_studies WHERE study_instance_uid = :uid", uid=row["uid"]) == []
@@ -174,7 +174,7 @@ def test_after_a_rebuild_a_deletion_finds_what_lies_in_quarantine(settings: Sett
     assert conflict["kind"] == ("instance-bytes" if harm == "sound" else "instance-quarantined")
     with Repository(settings) as repository:
         for row in view_rows(lived, "SELECT study_instance_uid AS uid FROM v_studies"):
-            repository.actions["delete"](level="study", uid=row["uid"], study_instance_uid=None, who="test")
+            repository.actions.by_name["delete"](level="study", uid=row["uid"], study_instance_uid=None, who="test")
     assert [path for folder in ("objects", "quarantine") for path in lived.glob(f"{folder}/**/*.dcm")] == []
 
 
@@ -294,7 +294,7 @@ def test_a_rebuild_that_dies_is_done_again_with_the_same_previous_index(
     before = contents(lived)["conversions"]
     if step == "aside":
         with monkeypatch.context() as patch:
-            patch.setattr(backend_at(repositories.place_of(lived, settings.index.url)), "read_aside", None)
+            patch.setattr(backend_at(place_of(lived, settings.index.url)), "read_aside", None)
             with pytest.raises(TypeError):
                 rebuild_index(settings)
     elif step == "finished":

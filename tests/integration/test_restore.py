@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from node.control.repository import Repository, check_repository
+from node.control.care import check_repository
+from node.control.repository import Repository
 from node.lifecycle.fsck import Finding
 from node.receive.apply import Applier
 from node.settings.model import OverwritePolicy, Settings
@@ -197,7 +198,7 @@ def test_a_deletion_finds_in_quarantine_what_came_after_the_index_that_was_put_b
         [conflict] = view_rows(root, "SELECT * FROM v_conflicts WHERE path IS NOT NULL")
         assert conflict["kind"] == "instance-quarantined"
         uid = conflict["study_instance_uid"] if level == "study" else one.sop_instance_uid
-        repository.actions["delete"](level=level, uid=uid, study_instance_uid=None, who="test")
+        repository.actions.by_name["delete"](level=level, uid=uid, study_instance_uid=None, who="test")
     assert [path for folder in ("objects", "quarantine") for path in root.glob(f"{folder}/**/*.dcm")] == []
 
 

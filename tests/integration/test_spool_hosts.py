@@ -16,7 +16,8 @@ from node.archive import remote
 from node.archive.base import HostAway
 from node.archive.filesystem import is_key
 from node.cli import main
-from node.control.repository import Repository, check_repository, copy_archive
+from node.control.care import check_repository, copy_archive
+from node.control.repository import Repository
 from node.conversion.scheduler import Worker
 from node.conversion.volume_files import sweep
 from node.errors import UsageError
@@ -245,7 +246,7 @@ def test_versions_are_in_quarantine_of_the_host_that_has_them(hosts: Callable[[s
 
     conflict = r1.row(f"SELECT id FROM conflicts WHERE sop_instance_uid = '{stored.SOPInstanceUID}'")["id"]
     with pytest.raises(NotDecidable, match="in the quarantine of r2: decide there"):
-        r1.repository.actions["accept-conflict"](conflict=conflict, who="test")
+        r1.repository.actions.by_name["accept-conflict"](conflict=conflict, who="test")
     for host, problem in (
         (r1, "the file of the other version is in the quarantine of r2: compare there"),
         (r2, None),
@@ -256,7 +257,9 @@ def test_versions_are_in_quarantine_of_the_host_that_has_them(hosts: Callable[[s
     # A deletion reaches every disk: rows at once, files with the objects.
     copies = [r1.content(ds) for ds in (first, stored)]
     assert len(copies) == len(r1.copies()) == 2
-    r2.repository.actions["delete"](level="study", uid=first.StudyInstanceUID, study_instance_uid=None, who="test")
+    r2.repository.actions.by_name["delete"](
+        level="study", uid=first.StudyInstanceUID, study_instance_uid=None, who="test"
+    )
     for host in (r1, r2, r1):
         host.upload()
     for host in (r1, r2):
@@ -272,7 +275,9 @@ def test_what_was_deleted_while_a_host_was_away_is_gone_from_its_disk_when_it_is
     series = make.ct_series(2)
     r1.take(*series)
     r1.close()
-    r2.repository.actions["delete"](level="study", uid=series[0].StudyInstanceUID, study_instance_uid=None, who="test")
+    r2.repository.actions.by_name["delete"](
+        level="study", uid=series[0].StudyInstanceUID, study_instance_uid=None, who="test"
+    )
     r2.upload()
     assert len(r1.copies()) == 2
     r1.open()
@@ -285,7 +290,7 @@ def test_what_was_deleted_while_a_host_was_away_is_gone_from_its_disk_when_it_is
 def test_a_host_that_is_gone_is_forgotten_with_what_it_alone_had(hosts: Callable[[str], Host]) -> None:
     r1, r2 = hosts("r1"), hosts("r2")
     put, lost, sent_again = make.ct_series(3)
-    forget = r2.repository.actions["forget-host"]
+    forget = r2.repository.actions.by_name["forget-host"]
     r1.take(put, lost, sent_again)
     with pytest.raises(UsageError, match="stop it first"):
         forget(host="r1", who="admin")
@@ -337,7 +342,7 @@ def test_volumes_are_read_on_every_host_and_made_again_if_the_host_that_has_them
     convert(c1, nifti_extension=True)
     c1.close()
     lost = c1.root.rename(c1.root.with_name("gone"))
-    r1.repository.actions["forget-host"](host="c1", who="admin")
+    r1.repository.actions.by_name["forget-host"](host="c1", who="admin")
     with r1.index.reading() as index:
         [current] = [file for file in index.volumes.files() if not file.superseded and file.path.endswith(".nii.gz")]
     with pytest.raises(FileNotFoundError):
@@ -347,7 +352,9 @@ def test_volumes_are_read_on_every_host_and_made_again_if_the_host_that_has_them
     assert check_repository(r1.settings, digests=True, repair=False)[0].kind == "volume-missing"  # superseded
 
     lost.rename(c1.root)
-    r1.repository.actions["delete"](level="study", uid=ds.StudyInstanceUID, study_instance_uid=None, who="somebody")
+    r1.repository.actions.by_name["delete"](
+        level="study", uid=ds.StudyInstanceUID, study_instance_uid=None, who="somebody"
+    )
     r1.upload()
     c1.open()
     sweep(c1.archive, c1.index)  # as its start does

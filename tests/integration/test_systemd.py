@@ -9,8 +9,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from node.control.audit_copies import COPY_SECONDS
-from node.control.membership import LOOK_SECONDS
+from node.control.membership import COPY_SECONDS, LOOK_SECONDS
 from node.control.node import PUBLISH_SECONDS, Node
 from node.conversion.scheduler import CLOCK_SECONDS
 from node.index.engine.server_watch import STEP_SECONDS

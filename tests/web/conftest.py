@@ -137,7 +137,7 @@ def open_site(
         store.ingest,
         store.metrics,
         store.audit,
-        store.actions,
+        store.actions.by_name,
         Decoder(),
         store.results,
     )

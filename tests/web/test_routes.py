@@ -137,7 +137,7 @@ def test_a_series_is_deleted_only_when_every_destination_keeps_it_and_nobody_wai
     late = first[3:]
 
     def left() -> int:
-        here.store.delete_confirmed("away")
+        here.store.actions.delete_confirmed("away")
         with index.reading() as reading:
             return reading.count_levels()["instances"]
 

@@ -41,7 +41,8 @@ def get(
     settings = settings_for_change(config, root)
 
     from node.association.addresses import address_of
-    from node.control.repository import Repository, hold_or_request, require_created
+    from node.control.repository import Repository
+    from node.control.root import hold_or_request, require_created
 
     address_of(source, settings)  # reports a mistake here rather than from the node
     require_created(settings)
@@ -50,7 +51,7 @@ def get(
     held = hold_or_request(folder, lambda: Repository(settings), "retrieve", request)
     if isinstance(held, Repository):
         with held as repository:
-            counts = dict(repository.get(study, series or "", source))
+            counts = dict(repository.actions.get(study, series or "", source))
     else:
         counts = _watched(settings, held["retrievals"][0])
     if json:

@@ -166,7 +166,8 @@ def replay(
     settings = settings_for_change(config, root)
     destinations = _destinations(settings, name)
 
-    from node.control.repository import is_held, perform_action
+    from node.control.repository import perform_action
+    from node.control.root import is_held
     from node.index.database.index import reading
     from node.index.work.deliveries import MAX_REPLAYED
     from node.selector import compile_selector

@@ -72,7 +72,7 @@ def copy(
     """
     settings = settings_for_change(config, root)
 
-    from node.control.repository import copy_archive
+    from node.control.care import copy_archive
 
     copied = copy_archive(settings, to)
     left = copied.left + copied.files_left

@@ -12,7 +12,7 @@ from node.cli.options import ConfigFile, Json, Root, load, settings_for_change
 from node.cli.output import print_json, report_problems, sized
 
 if TYPE_CHECKING:
-    from node.control.repository import Rebuilt
+    from node.control.care import Rebuilt
     from node.index.engine.backend import Place
     from node.settings.model import Settings
 
@@ -34,7 +34,7 @@ def path(config: ConfigFile = None, root: Root = None, json: Json = False) -> No
 @app.command()
 def upgrade(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
     """Create the database, or migrate it to the newest schema."""
-    from node.control.repository import require_index
+    from node.control.root import require_index
     from node.index.engine.place import upgrade as upgrade_database
 
     settings = load(config, storage__root=root).settings
@@ -99,7 +99,7 @@ def copy(
     settings = settings_for_change(config, root)
     url = None if to == "sqlite" else load(config, storage__root=root, index__url=to).settings.index.url
 
-    from node.control.repository import copy_index
+    from node.control.care import copy_index
     from node.index.engine.place import place_of
 
     target = place_of(settings.storage.root, url)
@@ -159,7 +159,7 @@ def rebuild(config: ConfigFile = None, root: Root = None, json: Json = False) ->
     """
     settings = settings_for_change(config, root)
 
-    from node.control.repository import rebuild_index
+    from node.control.care import rebuild_index
 
     done = rebuild_index(settings)
     salvaged, recovered, replayed = done.salvaged, done.recovered, done.replayed

@@ -29,7 +29,7 @@ def fsck(
     """
     settings = settings_for_change(config, root)
 
-    from node.control.repository import check_repository
+    from node.control.care import check_repository
 
     findings = check_repository(settings, digests=digests, repair=repair, force=force)
     left = [finding for finding in findings if finding.mended is None]

@@ -72,7 +72,7 @@ def drain(config: ConfigFile = None, root: Root = None, json: Json = False) -> N
     """
     settings = settings_for_change(config, root)
 
-    from node.control.repository import drain_journal
+    from node.control.care import drain_journal
 
     replayed = drain_journal(settings)
     if json:

@@ -197,7 +197,7 @@ def _disk(settings: Settings) -> Iterator[Check]:
 
 
 def _index(settings: Settings) -> Iterator[Check]:
-    from node.control.repository import require_index
+    from node.control.root import require_index
     from node.index.engine.place import IndexUnusable, check, exists, place_of
 
     place = place_of(settings.storage.root, settings.index.url)

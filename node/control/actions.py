@@ -1,0 +1,381 @@
+"""The actions of commands and pages on a root, by name: convert again, delete, merge, send, cancel and others.
+
+Each changes what people decide about; what they say of an account goes to the audit log.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any
+
+import structlog
+
+from node.archive.base import StoreAway
+from node.archive.remote import Remote
+from node.association.addresses import address_of
+from node.association.client.echo import verify
+from node.association.client.get import RetrieveTarget, get
+from node.association.client.search import Level as SearchLevel
+from node.association.client.search import PeerSearches
+from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result
+from node.dicom.worklist import entry_text
+from node.errors import UsageError, VoxelnodeError
+from node.hookspecs import Results
+from node.index.database.reading import ReadIndex, checked
+from node.index.nouns.accounts import AccountRepository, Role
+from node.index.nouns.deletions import NotThere
+from node.index.nouns.terms import Terms
+from node.index.records import Level
+from node.index.work.ledger import Work, WorkEnded
+from node.index.work.routes import lane_to
+from node.lifecycle.deletion import Order, delete, resume_deletions
+from node.receive.apply import Applier
+from node.receive.conflicts import Conflicts
+from node.receive.ingest import Ingest
+from node.receive.quarantine import Quarantine
+from node.routing.router import subscriptions
+from node.settings.model import HookEvent, Settings
+from node.web.credentials import require_name
+
+log = structlog.get_logger()
+
+ECHO_SECONDS = 5.0
+"""Longest wait for a peer that a page tests."""
+
+MAX_PEER = 64
+"""Characters of the name or address of a peer in the list of retrievals."""
+
+
+class Actions:
+    """The actions on one opened root.
+
+    Attributes
+    ----------
+    by_name : mapping of str to callable
+        Commands call them by `node.control.repository.perform_action`.
+    """
+
+    def __init__(self, settings: Settings, ingest: Ingest, applier: Applier, audit: Audit, results: Results) -> None:
+        self._settings, self._audit, self._results = settings, audit, results
+        self._ingest, self._applier, self._archive, self._index = ingest, applier, ingest.archive, ingest.index
+        self._searches = PeerSearches(settings)
+        accounts = AccountAdministration(self._index.accounts, audit)
+        quarantine = Quarantine(ingest, audit)
+        conflicts = Conflicts(ingest, audit, quarantine)
+        self.by_name: Mapping[str, Callable[..., Mapping[str, Any]]] = {
+            "accept-conflict": self._and_files(conflicts.accept),
+            "keep-conflict": conflicts.keep,
+            "release-quarantined": self._and_files(quarantine.release),
+            "purge-quarantined": quarantine.purge,
+            "reconvert": self._reconvert,
+            "delete": self._delete,
+            "merge-patients": self._merge_patients,
+            "echo": self._echo,
+            "search-peer": self._search_peer,
+            "retrieve": self._retrieve,
+            "cancel-work": self._cancel_work,
+            "retry-work": self._retry_work,
+            "retry-deliveries": self._retry_deliveries,
+            "replay-deliveries": self._replay_deliveries,
+            "pause-routes": self._pause_routes,
+            "retry-routes": self._retry_routes,
+            "replay-route": self._replay_route,
+            "send": self._send,
+            "cancel-job": self._cancel_job,
+            "end-workitem": self._end_workitem,
+            "note-export": self._note_export,
+            "drain-host": self._drain_host,
+            "forget-host": self._forget_host,
+            "set-account": accounts.set_account,
+            "set-role": accounts.set_role,
+            "remove-account": accounts.remove_account,
+            "add-token": accounts.add_token,
+            "remove-token": accounts.remove_token,
+        }
+
+    def _and_files(self, action: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+        """Return an action that also deletes the volumes of an instance that has left its series."""
+
+        def act(**arguments: Any) -> dict[str, Any]:
+            try:
+                return action(**arguments)
+            finally:
+                resume_deletions(self._archive, self._index, self._ingest.now())
+
+        return act
+
+    def _reconvert(self, series: list[tuple[str, str]], terms: Terms | None = None) -> Mapping[str, Any]:
+        self._applier.require_caught_up()
+        series_keys = [(study_instance_uid, series_instance_uid) for study_instance_uid, series_instance_uid in series]
+        return {"owed": self._index.series.reopen(series_keys, self._index.now(), terms)}
+
+    def _retry_deliveries(self, hook: str, message_id: str | None) -> Mapping[str, Any]:
+        return {"waiting": self._index.deliveries.retry(hook, message_id, self._index.now())}
+
+    def _replay_deliveries(
+        self, hook: str, events: list[HookEvent], series: list[tuple[str, str]], before: str | None
+    ) -> Mapping[str, Any]:
+        moment = dt.datetime.fromisoformat(before) if before is not None else None
+        keys = [(study_instance_uid, series_instance_uid) for study_instance_uid, series_instance_uid in series]
+        return asdict(self._index.deliveries.replay(hook, events, keys, moment, self._index.now()))
+
+    def _pause_routes(self, destinations: list[tuple[str, str]], paused: bool) -> Mapping[str, Any]:
+        return {"changed": self._index.routes.pause([lane_to(*one) for one in destinations], paused)}
+
+    def _retry_routes(self, destinations: list[tuple[str, str]]) -> Mapping[str, Any]:
+        return {"waiting": self._index.routes.retry([lane_to(*one) for one in destinations], self._index.now())}
+
+    def _replay_route(
+        self, route: str, destination: str, series: list[tuple[str, str]], again: bool
+    ) -> Mapping[str, Any]:
+        keys = [(study_instance_uid, series_instance_uid) for study_instance_uid, series_instance_uid in series]
+        return asdict(self._index.routes.replay(lane_to(route, destination), keys, again, self._index.now()))
+
+    def _send(self, to: str, study_instance_uid: str, series_instance_uid: str | None = None) -> Mapping[str, Any]:
+        lane = lane_to("", to)
+        return {"instances": self._index.routes.send(lane, study_instance_uid, series_instance_uid, self._index.now())}
+
+    def delete_confirmed(self, route_name: str) -> None:
+        """Delete the series that every destination of a route has confirmed."""
+        lanes = [lane_to(route_name, to) for to in self._settings.routes[route_name].to]
+        everybody = subscriptions(self._settings)
+
+        def require_confirmed(index: ReadIndex) -> None:
+            if key not in index.routes.deletable(lanes, everybody):
+                raise NotThere("an instance came meanwhile, or somebody waits for the series again")
+
+        for key in self._index.routes.deletable(lanes, everybody):
+            reason = f"every destination of route {route_name} has confirmed it"
+            with suppress(NotThere):
+                self._delete("series", key[1], key[0], f"route {route_name}", reason, Terms(checked(require_confirmed)))
+
+    def _cancel_job(self, job: str, who: str) -> Mapping[str, Any]:
+        uids = [{"study_instance_uid": self._index.jobs.with_id(job).study_instance_uid}]
+        self._results.end(job, "cancelled", f"cancelled by {who}")
+        participants = [Participant(who, APPLICATION, is_requestor=True)]
+        event, detail = AuditEvent.INSTANCES_ACCESSED, f"job {job}: cancelled"
+        self._audit.note(AuditMessage(event, Action.EXECUTE, Result.SUCCESS, participants, uids, detail))
+        return {"cancelled": job}
+
+    def _end_workitem(self, workitem: str, who: str) -> Mapping[str, Any]:
+        reason = f"ended by {who}: its performer has vanished"
+        attributes = self._index.workitems.end(workitem, reason, self._index.now())
+        participants = [Participant(who, APPLICATION, is_requestor=True)]
+        objects = [{"patient_id": entry_text(attributes, "PatientID") or ""}]
+        event, detail = AuditEvent.PROCEDURE_RECORD, f"workitem {workitem}: {reason}"
+        self._audit.note(AuditMessage(event, Action.UPDATE, Result.SUCCESS, participants, objects, detail))
+        return {"ended": workitem}
+
+    def _drain_host(self, host: str, who: str) -> Mapping[str, Any]:
+        if self._index.turn.host is None:
+            raise UsageError("the index is a file, and has no hosts: stop the node with SIGTERM")
+        self._index.hosts.ask_to_drain(host, self._index.now())
+        log.info("drain_asked", host=host, detail=f"by {who}")
+        return {"asked": host}
+
+    def _forget_host(self, host: str, who: str) -> Mapping[str, Any]:
+        self._index.hosts.require_gone(host, self._index.now())
+        remote = self._archive.remote
+        if remote is not None:
+            self._record_uploaded(remote, host)
+        self._index.series.reopen(self._index.objects.current_only_at(host), self._index.now())
+        self._index.objects.give_up(host)
+        forgotten = asdict(self._index.hosts.forget(host, self._index.now()))
+        participants = [Participant(who, APPLICATION, is_requestor=True)]
+        event, detail = AuditEvent.APPLICATION_ACTIVITY, f"host {host} of the index was forgotten"
+        self._audit.note(AuditMessage(event, Action.DELETE, Result.SUCCESS, participants, detail=detail))
+        return {"forgotten": host, **forgotten}
+
+    def _record_uploaded(self, remote: Remote, host: str) -> None:
+        """Note what a host has put into the store and did not live to record."""
+        files = self._index.objects.only_at(host)
+        try:
+            problems = list(remote.threads.map(remote.object_problem, files))
+        except StoreAway as error:
+            raise UsageError(f"{error.strerror}: {host} can be forgotten when the store tells what it has") from error
+        stored = [file.key for file, problem in zip(files, problems, strict=True) if problem is None]
+        if stored:
+            self._index.objects.record_stored(stored, self._index.now())
+
+    def _note_export(self, detail: str, result: int, who: str) -> Mapping[str, Any]:
+        self._audit.note(export_message(detail, Result(result), who))
+        return {}
+
+    def _delete(
+        self,
+        level: Level,
+        uid: str,
+        study_instance_uid: str | None,
+        who: str,
+        reason: str = "by command",
+        terms: Terms | None = None,
+    ) -> Mapping[str, Any]:
+        self._archive.intake.require_sound()
+        with self._archive.ballast.dropped():  # what waits for room is applied, too
+            self._applier.require_caught_up()
+            plan = self._index.deletions.plan(level, uid, study_instance_uid)
+            delete(self._archive, self._index, self._audit, plan, Order(who, reason, terms), self._index.now())
+        return {"series": plan.series, "instances": plan.instances, "bytes": plan.bytes}
+
+    def get(self, study: str, series: str, source: str) -> Mapping[str, Any]:
+        """Retrieve a study or a series, and return the counts; a serving node has a queue of retrievals instead."""
+        peer = address_of(source, self._settings)
+        return asdict(get(RetrieveTarget(study, series), peer, self._settings.dicom, self._ingest))
+
+    def _echo(self, peer: str) -> Mapping[str, Any]:
+        address = address_of(peer, self._settings)
+        return {"seconds": verify(address, self._settings.dicom.ae_title, ECHO_SECONDS)}
+
+    def _search_peer(self, peer: str, level: SearchLevel, keys: dict[str, str]) -> Mapping[str, Any]:
+        return asdict(self._searches.find(peer, level, keys))
+
+    def _retrieve(self, peer: str, wanted: list[tuple[str, str | None]], who: str) -> Mapping[str, Any]:
+        address_of(peer, self._settings)
+        if len(peer) > MAX_PEER:
+            raise UsageError(f"{peer[:32]}... has more than {MAX_PEER} characters: give it a name in [peers]")
+        pairs = [(study_instance_uid, series_instance_uid) for study_instance_uid, series_instance_uid in wanted]
+        return {"retrievals": self._index.work.add_retrievals(peer, pairs, who, self._index.now())}
+
+    def _cancel_work(self, work: int, who: str) -> Mapping[str, Any]:
+        one = self._index.work.one(work)
+        if one.lane.kind == "job":
+            return self._cancel_job(one.key, who)
+        self._index.work.cancel(work, who, self._index.now())
+        self._note_work(one, who, "cancelled")
+        return {"cancelled": work}
+
+    def _retry_work(self, work: int, who: str) -> Mapping[str, Any]:
+        one = self._index.work.one(work)
+        match one.lane.kind:
+            case "hook" | "route":
+                self._index.deliveries.retry_one(work, self._index.now())
+            case "retrieval":
+                if not self._index.work.repeat(work, self._index.now()):
+                    raise WorkEnded("the retrieval has not ended")
+            case kind:
+                raise WorkEnded(f"a {kind} is not repeated: its hook or its requestor begins another one")
+        self._note_work(one, who, "tried again")
+        return {"retried": work}
+
+    def _note_work(self, work: Work, who: str, what: str) -> None:
+        participants = [Participant(who, APPLICATION, is_requestor=True)]
+        objects = [{"study_instance_uid": work.study_instance_uid}] if work.study_instance_uid is not None else []
+        event, detail = AuditEvent.BEGIN_TRANSFERRING, f"{work.lane.kind} {work.key}: {what}"
+        self._audit.note(AuditMessage(event, Action.EXECUTE, Result.SUCCESS, participants, objects, detail))
+
+    def _merge_patients(self, source: int, target: int, who: str, terms: Terms | None = None) -> Mapping[str, Any]:
+        def message(
+            result: Result, detail: str, patients: Sequence[str] = (), studies: Sequence[str] = ()
+        ) -> AuditMessage:
+            objects = [
+                *({"patient_id": patient_id} for patient_id in patients),
+                *({"study_instance_uid": uid} for uid in studies),
+            ]
+            participants = [Participant(who, APPLICATION, is_requestor=True)]
+            return AuditMessage(AuditEvent.PATIENT_RECORD, Action.UPDATE, result, participants, objects, detail)
+
+        self._applier.require_caught_up()
+        self._audit.require(message(Result.SUCCESS, f"ordered: merge patient #{source} into #{target}"))
+        try:
+            merged = self._index.patients.merge(source, target, self._index.now(), terms)
+        except VoxelnodeError:
+            self._audit.note(message(Result.SERIOUS_FAILURE, "not done: the index did not change"))
+            raise
+        patients = merged.source_patient_id, merged.target_patient_id
+        self._audit.note(message(Result.SUCCESS, "done", patients, merged.studies))
+        return {"studies": list(merged.studies)}
+
+
+def export_message(detail: str, result: Result, who: str) -> AuditMessage:
+    """Return the line about a command that takes patient data out of a root (PS3.15 A.5.3.5)."""
+    return AuditMessage(
+        AuditEvent.EXPORT, Action.READ, result, [Participant(who, APPLICATION, is_requestor=True)], detail=detail
+    )
+
+
+MAX_LABEL_CHARACTERS = 64
+
+
+class AccountAdministration:
+    """Changes to the accounts of one root, on behalf of commands. Secrets are passed only as hashes.
+
+    Raises
+    ------
+    UsageError
+        Raised by every method: a name, role or label is invalid or unknown.
+    AuditFailed
+        Raised by every method: the audit log cannot be written; nothing was changed.
+    """
+
+    def __init__(
+        self,
+        accounts: AccountRepository,
+        audit: Audit,
+        now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
+    ) -> None:
+        self._accounts, self._audit, self._now = accounts, audit, now
+
+    def set_account(self, name: str, role: str | None, password_hash: str | None, who: str) -> Mapping[str, Any]:
+        """Create an account, or change its password; without `role` it keeps its role, and a new one gets ``read``."""
+        require_name(name)
+        known = self._accounts.by_name(name)
+        new_role = _role(role) if role is not None else known.role if known is not None else Role.READ
+
+        def change() -> dict[str, Any]:
+            is_new = self._accounts.set(name, new_role, password_hash, self._now())
+            return {"new": is_new, "role": new_role.name.lower()}
+
+        return self._change(f"account {name}: role {new_role.name.lower()}, new password", who, change)
+
+    def set_role(self, name: str, role: str, who: str) -> Mapping[str, Any]:
+        """Change the role of an account."""
+        new_role = _role(role)
+        return self._change(f"account {name}: role {role}", who, lambda: self._accounts.set_role(name, new_role))
+
+    def remove_account(self, name: str, who: str) -> Mapping[str, Any]:
+        """Remove an account with its tokens, and end its sessions."""
+        return self._change(f"account {name}: removed", who, lambda: self._accounts.remove(name))
+
+    def add_token(self, name: str, label: str, sha256: str, expires_at: str | None, who: str) -> Mapping[str, Any]:
+        """Add a token to an account; `expires_at` is an ISO 8601 time, or None for a token that never expires."""
+        if not label.isprintable() or not 1 <= len(label) <= MAX_LABEL_CHARACTERS:
+            raise UsageError(f"a label has 1 to {MAX_LABEL_CHARACTERS} printable characters")
+        end = dt.datetime.fromisoformat(expires_at) if expires_at is not None else None
+
+        def change() -> None:
+            self._accounts.add_token(name, label, sha256, end, self._now())
+
+        return self._change(f"account {name}: token {label!r} added", who, change)
+
+    def remove_token(self, name: str, label: str, who: str) -> Mapping[str, Any]:
+        """Remove a token."""
+        return self._change(
+            f"account {name}: token {label!r} removed", who, lambda: self._accounts.remove_token(name, label)
+        )
+
+    def _change(self, order: str, who: str, change: Callable[[], Mapping[str, Any] | None]) -> Mapping[str, Any]:
+        """Make a change, with an audit line before and after it."""
+        self._audit.require(_message(Result.SUCCESS, f"ordered: {order}", who))
+        try:
+            result = change()
+        except VoxelnodeError:
+            self._audit.note(_message(Result.SERIOUS_FAILURE, f"not done: {order}", who))
+            raise
+        self._audit.note(_message(Result.SUCCESS, f"done: {order}", who))
+        return result or {}
+
+
+def _message(result: Result, detail: str, who: str) -> AuditMessage:
+    participants = [Participant(who, APPLICATION, is_requestor=True)]
+    return AuditMessage(AuditEvent.SECURITY_ALERT, Action.UPDATE, result, participants, detail=detail)
+
+
+def _role(role: str) -> Role:
+    try:
+        return Role[role.upper()]
+    except KeyError:
+        known = ", ".join(known.name.lower() for known in Role)
+        raise UsageError(f"unknown role {role!r}; known: {known}") from None

@@ -1,0 +1,247 @@
+"""Care of a root while no node serves it: compare, rebuild or copy its index, move its archive, empty its journal."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from node.archive.objects import configured_store
+from node.control.repository import Repository
+from node.control.root import REBUILDING_FILE, is_held, locked_root
+from node.durable import make_folder, sync_folder, write_durably
+from node.errors import UsageError, VoxelnodeError
+from node.index.care import copying
+from node.index.database.index import Index, reading
+from node.index.engine.aside import Salvaged
+from node.index.engine.backend import backend_at
+from node.index.engine.place import IndexUnusable, Place, exists, missing_index, place_of
+from node.journal.inspect import inspect
+from node.journal.journal import MARK_FILE, segment_files
+from node.lifecycle.archive_copy import Copied, copy_to_folder, copy_to_store
+from node.lifecycle.fsck import Finding, examine, mend, require_mounted
+from node.lifecycle.journal import JOURNAL_FOLDER
+from node.lifecycle.uploads import Uploads
+from node.receive.apply import Replayed
+from node.receive.recovery import (
+    Recovered,
+)
+from node.settings.model import Settings
+
+
+def check_repository(settings: Settings, *, digests: bool, repair: bool, force: bool = False) -> list[Finding]:
+    """Compare the index, archive and volumes of a root; see `node.lifecycle.fsck`.
+
+    Parameters
+    ----------
+    force : bool
+        Repair although so many files are missing that the archive may not be mounted.
+
+    Raises
+    ------
+    VoxelnodeError
+        Repair was requested without `force`, and so many files are missing; nothing was changed.
+    RootInUse
+        Repair was requested, but another process holds the lock of the root.
+    IndexUnusable
+        The index does not exist or cannot be read.
+    """
+    root = settings.storage.root.absolute()
+    held = root.is_dir() and is_held(root)
+    store = configured_store(settings.storage)
+    with reading(root, settings.index.url) as index:
+        others = [host["name"] for host in index.hosts.living() if host["name"] != settings.cluster.name]
+        serving = held or bool(others)
+        findings = list(
+            examine(
+                root,
+                index,
+                digests=digests,
+                serving=serving,
+                url=settings.index.url,
+                store=store,
+                host=settings.holder or None,
+            )
+        )
+        instances = index.count_levels()["instances"]
+    if not repair:
+        return findings
+    if not force:
+        require_mounted(root, findings, instances)
+    with Repository(settings) as repository:
+        now = dt.datetime.now(dt.UTC)
+        fates = repository.recovered.fates
+        return mend(findings, fates, repository.archive, repository.index, repository.ingest.quiet_seconds, now)
+
+
+def copy_archive(settings: Settings, to: Literal["store", "folder"]) -> Copied:
+    """Move all instances of a root to its object store, or back to the folder; see `node.lifecycle.archive_copy`.
+
+    Raises
+    ------
+    UsageError
+        ``[storage] url`` is not set, or other hosts need the store.
+    RootInUse
+        A node or an import holds the lock of the root.
+    NotCopied
+        The store does not answer.
+    """
+    if settings.storage.url is None:
+        raise UsageError("set [storage] url to the object store of the root")
+    with Repository(settings) as repository:
+        archive, index, remote = repository.archive, repository.index, repository.archive.remote
+        assert remote is not None
+        if to == "folder" and settings.holder:
+            _require_alone(index, settings.holder)
+        uploads = Uploads(archive, remote, index, repository.metrics, verify=settings.storage.verify_uploads)
+        return copy_to_store(uploads, index) if to == "store" else copy_to_folder(uploads, archive, remote, index)
+
+
+def _require_alone(index: Index, host: str) -> None:
+    """Refuse to bring back instances from a store that other hosts use, or are to move instances to."""
+    with index.reading() as view:
+        others = [row for row in view.hosts.all(view.hosts.now()) if row["name"] != host]
+    if living := [row["name"] for row in others if row["state"] in ("alive", "draining")]:
+        raise UsageError(f"{', '.join(living)}: stop all other hosts, which need the object store")
+    if spooling := [row["name"] for row in others if index.objects.only_at(row["name"])]:
+        raise UsageError(
+            f"{', '.join(spooling)}: has instances or volumes that are not in the object store; first run "
+            "`voxelnode archive copy --to store` there, or `voxelnode cluster forget`"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """A new index: where the previous one is, and what came from it, from the journal and from the files.
+
+    `previous_index` is a file, or the name of a schema in the database.
+    `taken_back` are the names of files that were in quarantine and are the only ones of their instances; `unread` the
+    keys of files that cannot be read now: they stay where they are, and the index lacks them.
+    """
+
+    previous_index: Path | str | None
+    salvaged: Salvaged
+    replayed: Replayed
+    recovered: Recovered
+    taken_back: list[str]
+    unread: list[str]
+
+
+def rebuild_index(settings: Settings) -> Rebuilt:
+    """Set the index aside and build a new one from the files of the archive, the journal, and what can be read of it.
+
+    If the process dies, no node starts on the root until this was done again.
+
+    Raises
+    ------
+    RootInUse
+        A node or an import holds the lock of the root.
+    """
+    root = settings.storage.root.absolute()
+    place = place_of(root, settings.index.url)
+    make_folder(root)
+    with locked_root(root):
+        name = _set_aside(root, place)
+    previous = root / name if name is not None and isinstance(place, Path) else name
+    with ExitStack() as opened:
+        old = opened.enter_context(backend_at(place).read_aside(place, name)) if name is not None else None
+        repository = opened.enter_context(Repository(settings, new_index=True, previous=old))
+        (root / REBUILDING_FILE).unlink()
+        sync_folder(root)
+        salvaged = old.salvaged if old is not None else Salvaged()
+        unread = [
+            key
+            for folder in repository.archive.folders()
+            for key in repository.index.instances.unknown_keys(repository.archive.keys(folder))
+        ]
+        return Rebuilt(previous, salvaged, repository.replayed, repository.recovered, repository.taken_back, unread)
+
+
+def _set_aside(root: Path, place: Place) -> str | None:
+    """Rename the index, and return its new name; of an interrupted rebuild, the index from which that one began."""
+    note, now = root / REBUILDING_FILE, dt.datetime.now(dt.UTC)
+    if not note.exists():
+        previous = backend_at(place).aside_name(place, now)
+        write_durably(note, json.dumps({"previous_index": previous}).encode())
+    name: str | None = json.loads(note.read_bytes())["previous_index"]
+    backend_at(place).make_room(place, name)
+    sync_folder(root)
+    return name
+
+
+def copy_index(settings: Settings, url: str | None) -> dict[str, int]:
+    """Copy the index of a root to another database; see `node.index.care.copying.copy_index`.
+
+    Parameters
+    ----------
+    url : str or None
+        Of PostgreSQL; None: ``index.sqlite`` in the root. One that was moved from there makes room: it is renamed.
+
+    Raises
+    ------
+    RootInUse
+        A node or an import holds the lock of the root.
+    IndexUnusable
+    UsageError
+        Hosts have files that are not in the object store: in a file, the index has no hosts that could move them.
+    """
+    root = settings.storage.root.absolute()
+    source, target = place_of(root, settings.index.url), place_of(root, url)
+    with locked_root(root):
+        if url is None and settings.index.url is not None:
+            _require_all_moved(root, settings.index.url)
+        if isinstance(target, Path) and copying.was_moved(target):
+            backend = backend_at(target)
+            backend.make_room(target, backend.aside_name(target, dt.datetime.now(dt.UTC)))
+            sync_folder(root)
+        return copying.copy_index(source, target)
+
+
+def _require_all_moved(root: Path, url: str) -> None:
+    with reading(root, url) as index:
+        hosts = index.hosts.spooling()
+    if hosts:
+        raise UsageError(
+            f"{', '.join(hosts)}: has files that are not in the object store; first run `voxelnode archive copy --to "
+            "store` there, or `voxelnode cluster forget`"
+        )
+
+
+class JournalNotEmpty(VoxelnodeError):
+    """The journal holds instances that are not durable elsewhere: it cannot be removed."""
+
+
+def drain_journal(settings: Settings) -> Replayed:
+    """Apply everything that the journal has, make it durable in archive and index, and remove the journal.
+
+    Raises
+    ------
+    RootInUse
+        A node or an import holds the root.
+    IndexUnusable
+        The index is damaged, or there is none.
+    JournalNotEmpty
+        Some instances could not be applied, or were received meanwhile.
+    """
+    root = settings.storage.root.absolute()
+    place = place_of(root, settings.index.url)
+    if not exists(place):
+        raise IndexUnusable(missing_index(place))
+    with Repository(settings) as repository:
+        replayed = repository.replayed
+    with locked_root(root):
+        folder = root / JOURNAL_FOLDER
+        state = inspect(folder)
+        if state.last > state.freed:
+            raise JournalNotEmpty(
+                f"{folder} is kept: {state.last - state.freed} instances are not durable elsewhere; see the log, "
+                "check the disk, and try again"
+            )
+        for path in (*segment_files(folder), folder / MARK_FILE):  # without its segments a mark means nothing
+            path.unlink(missing_ok=True)
+        if folder.is_dir():
+            sync_folder(folder)
+    return replayed

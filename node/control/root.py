@@ -1,0 +1,120 @@
+"""The lock of a root, what a root must have before it is opened, and requests to the process that holds it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any, TypeVar
+
+from node.control.control_socket import REQUEST_SECONDS, NoControlSocket, NotPerformed, request_action
+from node.durable import locked
+from node.errors import VoxelnodeError
+from node.index.engine.place import IndexUnusable, exists, missing_index, place_of
+from node.journal.inspect import inspect
+from node.lifecycle.journal import JOURNAL_FOLDER
+from node.settings.model import Settings
+
+LOCK_FILE = "lock"
+
+REBUILDING_FILE = "rebuilding.json"
+"""In the root while a new index is built: the name of the index before it."""
+
+RETRY_SECONDS = 0.2
+"""Interval at which a command retries while the process that holds the root has no control socket."""
+
+_Held = TypeVar("_Held")
+
+
+class RootInUse(VoxelnodeError):
+    """Another voxelnode process holds the lock of this root."""
+
+
+def locked_root(root: Path) -> ExitStack:
+    """Lock the root for this process, until the stack is closed.
+
+    Raises
+    ------
+    RootInUse
+        Another process holds it.
+
+    Notes
+    -----
+    The folder is locked as well as the file: whoever removes the lock file lets no second node in.
+    """
+    with ExitStack() as locks:
+        for path, flags in ((root, os.O_RDONLY | os.O_DIRECTORY), (root / LOCK_FILE, os.O_RDWR | os.O_CREAT)):
+            lock = locked(path, flags)
+            if lock is None:
+                raise RootInUse(f"{root} is in use by another voxelnode process: stop it, or choose another root")
+            locks.callback(os.close, lock)
+        return locks.pop_all()
+
+
+def is_held(root: Path) -> bool:
+    """Return whether a node, or an import, holds the lock of a root."""
+    try:
+        locked_root(root).close()
+    except RootInUse:
+        return True
+    return False
+
+
+def hold_or_request(
+    root: Path, hold: Callable[[], _Held], action: str, arguments: Mapping[str, Any]
+) -> _Held | dict[str, Any]:
+    """Hold a root and return the result of `hold`, or return the answer of the process that holds the root already.
+
+    Raises
+    ------
+    NotPerformed
+        The node refused or failed, or no process was ready within `REQUEST_SECONDS`.
+    """
+    deadline = monotonic() + REQUEST_SECONDS
+    while True:
+        try:
+            return hold()
+        except RootInUse:
+            try:
+                return request_action(root, action, arguments)
+            except NoControlSocket:
+                if monotonic() > deadline:
+                    raise NotPerformed(
+                        f"the process that holds {root} accepted no request within {REQUEST_SECONDS:g} s; it may be an "
+                        "import, or a node that is still starting: try again later"
+                    ) from None
+        sleep(RETRY_SECONDS)
+
+
+def require_created(settings: Settings) -> None:
+    """Refuse a root that has no index yet.
+
+    Raises
+    ------
+    IndexUnusable
+    """
+    place = place_of(settings.storage.root.absolute(), settings.index.url)
+    if not exists(place):
+        raise IndexUnusable(missing_index(place))
+
+
+def require_index(root: Path, url: str | None = None) -> None:
+    """Refuse a root that has instances, in the archive or in the journal, but no index.
+
+    A start would build a new index from the instances and then remove all volumes as unknown.
+
+    Raises
+    ------
+    IndexUnusable
+        The index is missing, or is not finished.
+    """
+    if (root / REBUILDING_FILE).exists():
+        raise IndexUnusable(f"the index of {root} is not finished: run `voxelnode db rebuild` again")
+    place = place_of(root, url)
+    if exists(place):
+        return
+    journal = inspect(root / JOURNAL_FOLDER)
+    if journal.last > journal.freed or next((root / "objects").glob("*/*.dcm"), None) is not None:
+        raise IndexUnusable(missing_index(place))
