@@ -11,7 +11,7 @@ from node.conversion.job import ConversionJob, Converted
 from node.conversion.pipeline import convert
 from node.conversion.series import record_outcome, write_volumes
 from node.index.database.index import Index
-from node.index.records import ClaimedSeries
+from node.index.nouns.records import ClaimedSeries
 from node.writers.options import WriteOptions
 
 

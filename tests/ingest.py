@@ -12,7 +12,7 @@ from pydicom import FileDataset
 from node.archive.filesystem import Archive
 from node.audit.audit_log import Audit
 from node.index.database.index import Index
-from node.index.records import Outcome
+from node.index.nouns.records import Outcome
 from node.journal.journal import Journal
 from node.metrics import Metrics
 from node.receive.apply import Applier

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from textwrap import indent
 
-from node.index.engine import schema
+from node.index.engine import place
 from node.index.models import REVISION
 
 NEWER = f"{int(REVISION) + 1:04}"
@@ -33,16 +33,16 @@ def upgrade() -> None:
 @contextmanager
 def newer(folder: Path, body: str) -> Iterator[None]:
     """Be a version whose last migration does what `body` says; its migrations are put into a new folder."""
-    shutil.copytree(schema.folder(), folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(place.folder(), folder, ignore=shutil.ignore_patterns("__pycache__"))
     text = _MIGRATION.format(revision=NEWER, before=REVISION, body=indent(body, "    "))
     (folder / "versions" / f"{NEWER}_newer.py").write_text(text)
-    own = schema.folder
-    schema.folder = lambda: folder  # type: ignore[assignment]
+    own = place.folder
+    place.folder = lambda: folder  # type: ignore[assignment]
     _set_revision(NEWER)
     try:
         yield
     finally:
-        schema.folder = own
+        place.folder = own
         _set_revision(REVISION)
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from node.dicom.attributes import instance_attributes
 from node.index.database.index import Index
-from node.index.records import Received, StoredFile
+from node.index.nouns.records import Received, StoredFile
 from node.metrics import Metrics
 from node.settings.model import OverwritePolicy
 from tests import make

@@ -45,7 +45,7 @@ from node.association.tls import PeerCertificate
 from node.association.transport import Transport
 from node.dicom.command import Command, MalformedCommand
 from node.errors import VoxelnodeError
-from node.index.records import Refused
+from node.index.nouns.records import Refused
 from node.metrics import Metrics
 from node.settings.model import Dicom
 from node.tls import failure_reason

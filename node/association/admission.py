@@ -16,7 +16,7 @@ import structlog
 from node.addresses import block_of, plain_address
 from node.association.tls import PeerCertificate
 from node.dicom.uids import APPLICATION_CONTEXT
-from node.index.records import Refused
+from node.index.nouns.records import Refused
 from node.metrics import Metrics
 from node.settings.model import Dicom, Peer, Verb
 

@@ -13,7 +13,7 @@ from pynetdicom.presentation import PresentationContext
 from node.association.association import AcceptedContext
 from node.dicom import uids
 from node.dicom.uids import choose_transfer_syntax, is_storage_class
-from node.index.records import Refused
+from node.index.nouns.records import Refused
 from node.registry import enabled
 from node.settings.model import Settings, Verb
 from node.volume.read.transfer_syntaxes import NATIVE, TARGETS, can_decode

@@ -44,7 +44,7 @@ from node.dicom.status import SOP_CLASS_NOT_SUPPORTED
 from node.errors import UsageError
 from node.hookspecs import Find, Listening, Operate, Parts, Running
 from node.index.database.work_loop import WorkLoop
-from node.index.records import Refused
+from node.index.nouns.records import Refused
 from node.metrics import Metrics
 from node.receive.ingest import Ingest, Origin
 from node.registry import enabled

@@ -27,8 +27,8 @@ from node.hookspecs import Results
 from node.index.database.reading import ReadIndex, checked
 from node.index.nouns.accounts import AccountRepository, Role
 from node.index.nouns.deletions import NotThere
+from node.index.nouns.records import Level
 from node.index.nouns.terms import Terms
-from node.index.records import Level
 from node.index.work.ledger import Work, WorkEnded
 from node.index.work.routes import lane_to
 from node.lifecycle.deletion import Order, delete, resume_deletions

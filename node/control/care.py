@@ -16,8 +16,7 @@ from node.durable import make_folder, sync_folder, write_durably
 from node.errors import UsageError, VoxelnodeError
 from node.index.care import copying
 from node.index.database.index import Index, reading
-from node.index.engine.aside import Salvaged
-from node.index.engine.backend import backend_at
+from node.index.engine.backend import Salvaged, backend_at
 from node.index.engine.place import IndexUnusable, Place, exists, missing_index, place_of
 from node.journal.inspect import inspect
 from node.journal.journal import MARK_FILE, segment_files

@@ -36,11 +36,11 @@ from node.conversion.scheduler import Worker
 from node.conversion.volume_files import sweep
 from node.errors import UsageError, VoxelnodeError
 from node.index.cluster.hosts import Member
-from node.index.converted import SeriesKey
 from node.index.database.index import Index
 from node.index.database.work_loop import WorkLoop
 from node.index.engine.place import IndexUnusable
-from node.index.records import Refused
+from node.index.nouns.converted import SeriesKey
+from node.index.nouns.records import Refused
 from node.lifecycle.retention import Retention
 from node.lifecycle.scrub import Scrub
 from node.lifecycle.uploads import Uploads

@@ -28,7 +28,7 @@ from node.errors import UsageError, VoxelnodeError
 from node.hookspecs import Results
 from node.index.database.index import Index
 from node.index.engine.about import STORE, STORE_SPOOLED
-from node.index.engine.aside import OldIndex
+from node.index.engine.backend import OldIndex
 from node.index.work.jobs import Job, JobRepository, JobState
 from node.journal.journal import SEGMENT_BYTES, Journal
 from node.lifecycle.deletion import resume_deletions

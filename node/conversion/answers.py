@@ -19,7 +19,7 @@ from node.child_process.typed import WrongType, of_type
 from node.conversion.job import ConversionJob, Converted
 from node.dicom.attributes import is_identifier
 from node.errors import VoxelnodeError
-from node.index.converted import ConvertedFile
+from node.index.nouns.converted import ConvertedFile
 
 MAX_INTEGER = (1 << 63) - 1
 """Largest integer of SQLite."""

@@ -13,10 +13,10 @@ from time import monotonic
 import structlog
 
 from node.errors import VoxelnodeError
-from node.index.converted import SeriesKey
 from node.index.database.follower import IndexFollower
 from node.index.database.index import Index
-from node.index.records import UnconfirmedSeries
+from node.index.nouns.converted import SeriesKey
+from node.index.nouns.records import UnconfirmedSeries
 
 log = structlog.get_logger()
 

@@ -18,7 +18,7 @@ from node.dicom.per_series import once_per_series
 from node.dicom.values import text, whole
 from node.errors import is_out_of_memory
 from node.files.reading import read_instance
-from node.index.converted import ClaimedInstance
+from node.index.nouns.converted import ClaimedInstance
 from node.volume.reasons import Exclusion, Reason
 
 _LONG_VALUE_BYTES = 1 << 20

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from node.child_process.serving import ChildLimits
 from node.completeness import Completeness, Expectation
-from node.index.converted import ClaimedInstance, ConvertedFile, SeriesKey
+from node.index.nouns.converted import ClaimedInstance, ConvertedFile, SeriesKey
 from node.volume.reasons import Exclusion, Reason, Refusal
 from node.writers.options import WriteOptions
 

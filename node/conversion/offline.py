@@ -29,7 +29,7 @@ from node.dicom.attributes import instance_attributes
 from node.dicom.header import HeaderCut
 from node.errors import NotUnderstood
 from node.hookspecs import Comparer
-from node.index.converted import SeriesKey
+from node.index.nouns.converted import SeriesKey
 from node.receive.dicom_files import MediaFile, SkippedFile, find_instances
 from node.volume.reasons import Reason, Refusal
 from node.writers.options import WriteOptions

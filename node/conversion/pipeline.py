@@ -25,7 +25,7 @@ from node.conversion.evidence import InstanceHeader, find_evidence
 from node.conversion.job import ConversionJob, Converted
 from node.conversion.reports import Reports
 from node.conversion.structure_sets import StructureSets
-from node.index.converted import ConvertedFile
+from node.index.nouns.converted import ConvertedFile
 from node.volume.assemble import assemble
 from node.volume.describe.scan_parameters import scan_parameters
 from node.volume.describe.uptake import with_uptake

@@ -9,7 +9,7 @@ from pydicom import Dataset
 
 from node.dicom.values import text
 from node.errors import ConversionRefused
-from node.index.converted import ConvertedFile
+from node.index.nouns.converted import ConvertedFile
 from node.volume.assemble import DAMAGE, damage_detail
 from node.volume.model import Geometry
 from node.volume.objects.report import Document, read_document

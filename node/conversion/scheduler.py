@@ -28,11 +28,11 @@ from node.conversion.series import (
 )
 from node.durable import NO_ROOM
 from node.errors import OutOfResources, VoxelnodeError, is_out_of_memory, type_and_location
-from node.index.converted import SeriesKey
 from node.index.database.follower import IndexFollower
 from node.index.database.index import Index
 from node.index.engine.place import IndexUnusable
-from node.index.records import ClaimedSeries, SeriesOutcome
+from node.index.nouns.converted import SeriesKey
+from node.index.nouns.records import ClaimedSeries, SeriesOutcome
 from node.index.search.finder import QueryRefused
 from node.receive.stored_files import report_damage
 from node.retries import wait_seconds

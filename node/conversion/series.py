@@ -18,8 +18,8 @@ from node.conversion.job import ConversionJob, Converted, ReferencedSeries, abse
 from node.conversion.volume_files import publish, remove_folder, revision_folder, stored_files
 from node.errors import VoxelnodeError
 from node.failpoints import reached
-from node.index.converted import ClaimedInstance, SeriesKey
-from node.index.records import ClaimedSeries, FoundSeries, SeriesOutcome
+from node.index.nouns.converted import ClaimedInstance, SeriesKey
+from node.index.nouns.records import ClaimedSeries, FoundSeries, SeriesOutcome
 from node.volume.reasons import Reason, Refusal
 from node.writers.options import WriteOptions
 

@@ -10,7 +10,7 @@ from node.conversion.datasets import SeriesFiles
 from node.conversion.job import ConversionJob, ReferencedSeries
 from node.dicom.values import text
 from node.errors import ConversionRefused
-from node.index.converted import SeriesKey
+from node.index.nouns.converted import SeriesKey
 from node.volume.assemble import DAMAGE, assemble, damage_detail
 from node.volume.model import Volume
 from node.volume.objects.contour_masks import ReferencedImages, grids_of, masks_of

@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from node.durable import sync_file
-from node.index.records import RevisionFile
+from node.index.nouns.records import RevisionFile
 
 if TYPE_CHECKING:
     from node.archive.base import LocalFile
     from node.archive.filesystem import Archive
     from node.index.database.index import Index
     from node.index.database.reading import ReadIndex
-    from node.index.records import ClaimedSeries
+    from node.index.nouns.records import ClaimedSeries
 
 LocalPath = Callable[[str], Path]
 """Gives the local path of a file of a revision by its path relative to the root, after fetching it."""

@@ -218,7 +218,7 @@ class SeriesRow(Base):
     due_at: Mapped[dt.datetime | None] = mapped_column(Utc)
     waits: Mapped[dict[str, dict[str, str]] | None] = mapped_column(
         JSON(none_as_null=True)
-    )  # see `node.index.nouns.waits`
+    )  # see `node.index.nouns.growth`
     receptions: Mapped[int] = mapped_column(Integer, default=0)  # incremented with every stored instance
     revision: Mapped[int] = mapped_column(Integer, default=0)
     claim: Mapped[str | None] = mapped_column(String(32))

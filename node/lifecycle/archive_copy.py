@@ -13,7 +13,7 @@ from node.errors import VoxelnodeError
 from node.index.database.index import Index
 from node.index.models import SPOOL
 from node.index.nouns.instance_files import InstanceFile
-from node.index.records import RevisionFile
+from node.index.nouns.records import RevisionFile
 from node.lifecycle.uploads import BATCH, Uploads
 
 

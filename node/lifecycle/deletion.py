@@ -23,8 +23,8 @@ from node.failpoints import reached
 from node.index.database.index import Index
 from node.index.engine.place import REMEDY
 from node.index.nouns.deletions import is_deletable
+from node.index.nouns.records import Deletion, DeletionPlan
 from node.index.nouns.terms import Terms
-from node.index.records import Deletion, DeletionPlan
 
 log = structlog.get_logger()
 

@@ -15,7 +15,7 @@ from node.background import BackgroundService
 from node.index.database.index import Index
 from node.index.database.reading import ReadIndex
 from node.index.nouns.deletions import NotThere
-from node.index.records import StoredStudy
+from node.index.nouns.records import StoredStudy
 from node.lifecycle.deletion import Order, delete
 from node.selector import compile_selector
 from node.settings.model import RetentionSettings

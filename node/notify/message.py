@@ -16,8 +16,8 @@ from node.settings.model import HookEvent
 
 if TYPE_CHECKING:  # the child process of a plugin needs no index
     from node.archive.base import ArchivedFile
-    from node.index.converted import SeriesKey
     from node.index.database.reading import ReadIndex
+    from node.index.nouns.converted import SeriesKey
     from node.index.work.messages import PendingEvent
 
 MAX_VOLUMES = 10_000

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 
 from node.archive.filesystem import Archive
 from node.errors import OutOfResources
-from node.index.records import NOT_CURRENT_OUTCOMES, Outcome
+from node.index.nouns.records import NOT_CURRENT_OUTCOMES, Outcome
 from node.metrics import Metrics
 from node.receive.apply import Applier
 from node.settings.model import Acknowledge

@@ -38,9 +38,9 @@ from node.dicom.header import HeaderCut
 from node.errors import NotUnderstood, OutOfResources
 from node.failpoints import reached
 from node.index.database.index import Index
-from node.index.engine.about import CHECKPOINT
+from node.index.engine.about import CHECKPOINT, Applied
 from node.index.nouns.instances import NotIndexable
-from node.index.records import NOT_CURRENT_OUTCOMES, Applied, Indexed, Outcome, Received, StoredFile
+from node.index.nouns.records import NOT_CURRENT_OUTCOMES, Indexed, Outcome, Received, StoredFile
 from node.index.search.finder import QueryRefused
 from node.journal.journal import Journal
 from node.journal.segment import Damage, Record

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from node.errors import InstanceRefused, OutOfResources
-from node.index.records import Outcome
+from node.index.nouns.records import Outcome
 from node.receive.dicom_files import MediaFile, SkippedFile, find_instances
 from node.receive.ingest import Announced, Ingest, Origin
 

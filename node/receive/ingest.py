@@ -30,7 +30,7 @@ from node.dicom.part10 import file_head
 from node.dicom.status import NotPermitted
 from node.errors import ClassMismatch, InstanceRefused, NotUnderstood, OutOfResources
 from node.index.database.index import Index
-from node.index.records import Outcome, ReceivedPolicy
+from node.index.nouns.records import Outcome, ReceivedPolicy
 from node.journal.journal import Journal, JournalFull, JournalUnusable
 from node.metrics import Metrics
 from node.receive.acknowledgement import Acknowledgement

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import monotonic
 
-from node.index.converted import SeriesKey
+from node.index.nouns.converted import SeriesKey
 
 OPEN_SECONDS = 60.0
 """How long an open association that sends nothing keeps its last series waiting."""

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import cast
 
-from node.index.records import ReceivedPolicy
+from node.index.nouns.records import ReceivedPolicy
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from time import monotonic
 
 from node.background import BackgroundService
 from node.index.database.index import Index
-from node.index.records import CountedRefusal, Refused, RefusedLevel
+from node.index.nouns.records import CountedRefusal, Refused, RefusedLevel
 
 WRITE_SECONDS = 2.0
 """Between two writes to the index."""

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from node.audit.audit_log import Action, AuditEvent
 from node.errors import UsageError, nearest
-from node.index.converted import SeriesKey
+from node.index.nouns.converted import SeriesKey
+from node.index.nouns.records import Level
 from node.index.nouns.terms import Terms
-from node.index.records import Level
 from node.web.access import Caller, RequestAudit
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound

@@ -25,8 +25,8 @@ from node.errors import (
 )
 from node.index.engine.place import IndexUnusable
 from node.index.nouns.deletions import NotThere, SeveralSeries
-from node.index.nouns.keyed_requests import KeyReused, KeyUnderWay, TooManyKeys
 from node.index.nouns.patients import NoSuchPatient
+from node.index.nouns.terms import KeyReused, KeyUnderWay, TooManyKeys
 from node.index.search.finder import QueryRefused
 from node.index.work.jobs import ResultThere
 from node.index.work.ledger import NoSuchWork, WorkEnded

@@ -14,7 +14,7 @@ from node.audit.audit_log import Audit
 from node.children.decoder import Decoder
 from node.hookspecs import Results
 from node.index.database.index import Index
-from node.index.records import Refused
+from node.index.nouns.records import Refused
 from node.metrics import Metrics
 from node.receive.ingest import Ingest
 from node.receive.stored_files import RecentlyVerified

@@ -14,10 +14,10 @@ from node.archive import filesystem
 from node.archive.filesystem import Archive
 from node.control import repository
 from node.conversion import volume_files
-from node.index.engine.about import CHECKPOINT, AboutRepository, set_applied
+from node.index.engine.about import CHECKPOINT, AboutRepository, Applied, set_applied
 from node.index.nouns.instances import InstanceRepository
+from node.index.nouns.records import Indexed, Received
 from node.index.nouns.series_claims import SeriesRepository
-from node.index.records import Applied, Indexed, Received
 from node.journal import journal, segment
 from node.journal.journal import Journal
 from node.receive import apply

@@ -31,7 +31,7 @@ from node.errors import NotUnderstood
 from node.index.care import salvage
 from node.index.engine import sqlite
 from node.index.nouns import deletions, growth, received
-from node.index.records import Received
+from node.index.nouns.records import Received
 from node.lifecycle import fsck
 from node.receive import apply, recovery, stored_files
 

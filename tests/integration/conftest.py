@@ -18,7 +18,7 @@ from node.extensions.results.intake import ResultIntake
 from node.extensions.results.makers import Makers, answer, made_of
 from node.extensions.results.making import Making
 from node.index.database.index import Index
-from node.index.records import Outcome
+from node.index.nouns.records import Outcome
 from node.metrics import Metrics
 from node.receive.ingest import Announced, Ingest, Origin
 from node.receive.quiet_times import quiet_seconds_of

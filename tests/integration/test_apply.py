@@ -22,7 +22,7 @@ from node.audit.audit_log import Audit
 from node.errors import NotUnderstood, OutOfResources
 from node.index.database.index import Index
 from node.index.nouns import instances
-from node.index.records import Outcome
+from node.index.nouns.records import Outcome
 from node.index.search.finder import QueryRefused
 from node.journal.journal import Journal
 from node.lifecycle.deletion import Order, delete

@@ -29,7 +29,7 @@ from node.conversion.pool import ConverterDied, Converters
 from node.conversion.scheduler import Worker
 from node.conversion.series import is_unchanged, write_volumes
 from node.conversion.volume_files import folder_name, revision_folder, sweep
-from node.index.records import ClaimedSeries
+from node.index.nouns.records import ClaimedSeries
 from node.settings.convert import Convert
 from node.writers.options import write_options
 from tests import make

@@ -17,7 +17,7 @@ from node.audit.audit_log import Audit, AuditFailed
 from node.conversion.job import ConversionJob, Converted
 from node.conversion.pipeline import convert
 from node.index.nouns.deletions import NotThere, SeveralSeries
-from node.index.records import ClaimedSeries, Outcome
+from node.index.nouns.records import ClaimedSeries, Outcome
 from node.lifecycle.deletion import Order, Unsafe, delete, resume_deletions
 from node.settings.convert import Convert
 from node.writers.options import write_options

@@ -34,8 +34,8 @@ from node.index.engine.place import check, upgrade
 from node.index.engine.turn import TurnLost
 from node.index.models import REVISION, STORE
 from node.index.nouns.events import record_event
-from node.index.nouns.keyed_requests import KeyReused, KeyUnderWay
-from node.index.records import ClaimedSeries, Received, StoredFile
+from node.index.nouns.records import ClaimedSeries, Received, StoredFile
+from node.index.nouns.terms import KeyReused, KeyUnderWay
 from node.index.work.deliveries import turn_of
 from node.index.work.ledger import Lane
 from node.index.work.routes import lane_to

@@ -14,7 +14,7 @@ from pydicom import Dataset
 
 from node.archive.filesystem import Archive
 from node.errors import ClassMismatch, NotUnderstood, OutOfResources
-from node.index.records import Outcome
+from node.index.nouns.records import Outcome
 from node.receive.ingest import LARGE_BYTES, Announced, Origin
 from tests import make
 from tests.ingest import indexed

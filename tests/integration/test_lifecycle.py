@@ -25,11 +25,11 @@ from node.conversion.scheduler import Worker
 from node.conversion.series import input_sha256, is_unchanged
 from node.dicom.attributes import instance_attributes
 from node.errors import OutOfResources, VoxelnodeError
-from node.index.converted import SeriesKey
 from node.index.engine.place import IndexUnusable
 from node.index.models import Base
+from node.index.nouns.converted import SeriesKey
+from node.index.nouns.records import ClaimedSeries, Outcome, Received, StoredFile
 from node.index.nouns.senders import MAX_QUIET_SECONDS, MIN_QUIET_SECONDS, MIN_SERIES, quiet_seconds_after
-from node.index.records import ClaimedSeries, Outcome, Received, StoredFile
 from node.index.work.deliveries import Cursors
 from node.index.work.ledger import Lane
 from node.index.work.messages import Attempt, PendingEvent

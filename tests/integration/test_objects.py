@@ -27,7 +27,7 @@ from node.conversion.series import is_unchanged
 from node.errors import OutOfResources
 from node.index.database.index import reading
 from node.index.nouns.instance_files import InstanceFile
-from node.index.records import Outcome, RevisionFile
+from node.index.nouns.records import Outcome, RevisionFile
 from node.lifecycle.archive_copy import Copied
 from node.lifecycle.uploads import Uploads
 from node.receive.ingest import Origin

@@ -32,10 +32,10 @@ from node.dicom.matching import Options, read_query
 from node.dicom.unified_steps import Status
 from node.errors import OutOfResources
 from node.index.care import copying
-from node.index.care.exported import KEPT_TABLES
+from node.index.care.copying import KEPT_TABLES
 from node.index.database.index import Index, reading
 from node.index.database.reading import ReadIndex, checked
-from node.index.engine import server_watch
+from node.index.engine import writer
 from node.index.engine.about import set_about
 from node.index.engine.backend import IndexUnusable, ServerPlace, backend_of
 from node.index.engine.place import FILE_NAME, backup, check, open_engine, upgrade
@@ -46,9 +46,9 @@ from node.index.nouns import series_claims as series
 from node.index.nouns.instances import NotIndexable
 from node.index.nouns.performed_steps import ListedSeries, PerformedStep
 from node.index.nouns.received import add_instances
+from node.index.nouns.records import Indexed, Outcome, Received
 from node.index.nouns.studies import StudyFilter
 from node.index.nouns.terms import Terms
-from node.index.records import Indexed, Outcome, Received
 from node.index.search.finder import QueryRefused, QueryStopped
 from node.index.work import workitems
 from node.lifecycle.export import export
@@ -223,8 +223,8 @@ def test_a_commit_that_no_standby_has_is_none_and_the_administrator_is_told(
 ) -> None:
     url = server.create("unfollowed", "migrated")
     server.run("ALTER DATABASE unfollowed SET client_min_messages = 'error'")
-    monkeypatch.setattr(server_watch, "STALL_SECONDS", 0.2)
-    monkeypatch.setattr(server_watch, "STEP_SECONDS", 0.1)
+    monkeypatch.setattr(writer, "STALL_SECONDS", 0.2)
+    monkeypatch.setattr(writer, "STEP_SECONDS", 0.1)
     settings = Settings(storage=Storage(root=tmp_path), index=IndexSettings(url=url))
     waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND datname = current_database()"
     with ExitStack() as opened:

@@ -11,7 +11,7 @@ from pydicom import FileDataset
 
 from node.audit.audit_log import Audit
 from node.index.database.index import reading
-from node.index.records import Applied
+from node.index.engine.about import Applied
 from node.receive.quarantine import (
     NotInQuarantine,
     NotReleased,

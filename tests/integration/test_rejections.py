@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from node.index.nouns import rejections
-from node.index.records import CountedRefusal, Refused
+from node.index.nouns.records import CountedRefusal, Refused
 from node.receive.refusals import MAX_KINDS, MAX_KINDS_OF_PEER, Rejections
 from tests.integration.conftest import Root
 from tests.rows import view_rows

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydicom import FileDataset
 
-from node.index.records import Outcome
+from node.index.nouns.records import Outcome
 from node.lifecycle.scrub import Scrub, scrub_state
 from node.metrics import Metrics
 from tests import make

@@ -10,7 +10,7 @@ import pytest
 
 from node.audit.audit_log import Audit
 from node.conversion.pipeline import convert
-from node.index.search.facts import CHUNK_ROWS
+from node.index.nouns.facts import CHUNK_ROWS
 from node.lifecycle.retention import Retention
 from node.receive.ingest import Origin
 from node.selector import FIELDS, compile_selector
@@ -112,7 +112,7 @@ def test_the_largest_volume_gives_the_geometry_and_all_give_warnings(root: Root)
 
 
 def test_selection_goes_over_more_series_than_one_query_reads(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("node.index.search.facts.CHUNK_ROWS", 2)
+    monkeypatch.setattr("node.index.nouns.facts.CHUNK_ROWS", 2)
     keys = [take(root, make.ct_series(1)) for _ in range(5)]
     assert CHUNK_ROWS > 2
     assert selected(root, {"modality": "CT"}) == keys[::-1]

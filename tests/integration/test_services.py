@@ -26,7 +26,7 @@ from node.conversion.scheduler import CLOCK_SECONDS, ROOM_SECONDS, Worker
 from node.errors import OutOfResources
 from node.index.database.follower import IndexFollower
 from node.index.engine.place import IndexUnusable
-from node.index.records import Refused
+from node.index.nouns.records import Refused
 from node.index.work import deliveries
 from node.index.work.ledger import Lane
 from node.metrics import Metrics

@@ -15,7 +15,7 @@ from node.audit.audit_log import Audit
 from node.conversion.pipeline import convert
 from node.conversion.scheduler import REFERENCE_WAIT, Worker
 from node.conversion.series import ReferencedSeriesOpen, SeriesDamaged, is_unchanged
-from node.index.records import ClaimedSeries
+from node.index.nouns.records import ClaimedSeries
 from node.lifecycle.deletion import Order, delete
 from node.settings.convert import Convert
 from node.writers.options import write_options

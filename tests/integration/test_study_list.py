@@ -13,7 +13,7 @@ import pytest
 from pydicom import Dataset, dcmwrite
 
 from node.control.repository import Repository
-from node.index.database import large_counts
+from node.index.database import reading
 from node.index.nouns import studies
 from node.index.nouns.studies import StudyFilter, StudyOrder
 from node.receive.ingest import Announced, Origin
@@ -162,23 +162,23 @@ def test_counts_of_a_large_index_are_kept_for_a_while_except_those_of_open_serie
     store: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
-    counts = large_counts.LargeCounts(lambda: now[0])
+    counts = reading.LargeCounts(lambda: now[0])
 
     def seen() -> tuple[int, dict[str, int]]:
         with store.index.reading() as index:
             levels, states, failures = counts.levels(index), counts.states(index), counts.failures(index)
-            assert (levels.at is None) == (states.at is None) == (large_counts.LARGE_ROWS > 0)
-            assert failures == large_counts.Counted({})
+            assert (levels.at is None) == (states.at is None) == (reading.LARGE_ROWS > 0)
+            assert failures == reading.Counted({})
             return levels.numbers["instances"], dict(states.numbers)
 
     take(store, 1)
     assert seen() == (1, {"receiving": 1})
     take(store, 2)
     assert seen() == (2, {"receiving": 2})  # the index is small
-    monkeypatch.setattr(large_counts, "LARGE_ROWS", 0)
+    monkeypatch.setattr(reading, "LARGE_ROWS", 0)
     assert seen() == (2, {"receiving": 2})
     take(store, 3)
-    now[0] = large_counts.KEPT_SECONDS - 1
+    now[0] = reading.KEPT_SECONDS - 1
     assert seen() == (2, {"receiving": 3})
-    now[0] = large_counts.KEPT_SECONDS
+    now[0] = reading.KEPT_SECONDS
     assert seen() == (3, {"receiving": 3})

@@ -12,7 +12,7 @@ import pytest
 from node.control.membership import COPY_SECONDS, LOOK_SECONDS
 from node.control.node import PUBLISH_SECONDS, Node
 from node.conversion.scheduler import CLOCK_SECONDS
-from node.index.engine.server_watch import STEP_SECONDS
+from node.index.engine.writer import STEP_SECONDS
 from node.settings.model import Settings
 from node.systemd import ServiceManager
 from tests.made_once import IN_POSTGRESQL

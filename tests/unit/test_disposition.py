@@ -8,7 +8,7 @@ from itertools import product
 import pytest
 
 from node.index.nouns.disposition import Applied, Aside, First, New, Replaces, Restores, Same, disposition
-from node.index.records import Flaw, ReceivedPolicy, StoredFile
+from node.index.nouns.records import Flaw, ReceivedPolicy, StoredFile
 
 POLICIES: tuple[ReceivedPolicy, ...] = ("never", "keep_both", "replace", "accept")
 GONE = (Flaw.MISSING, Flaw.ASIDE, Flaw.DAMAGED)

@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from node.index.nouns import keyed_requests
+from node.index.nouns import terms
 from node.web.problem_types import KEY_REUSED, KEY_UNDER_WAY, PRECONDITION_FAILED, TOO_MANY_KEYS
 from tests import make
 from tests.rows import read_rows, write_rows
@@ -248,7 +248,7 @@ def test_a_key_has_a_form(stored: Site, key: str) -> None:
 
 
 def test_an_account_cannot_fill_the_disk_with_keys(stored: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keyed_requests, "MAX_KEYS", 2)
+    monkeypatch.setattr(terms, "MAX_KEYS", 2)
     assert [keyed(stored, "study", "reconvert", key).status_code for key in "aabb"] == [202] * 4
     refused = keyed(stored, "study", "reconvert", "c")
     assert (refused.status_code, refused.json()["type"]) == (429, TOO_MANY_KEYS.uri)

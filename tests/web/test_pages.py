@@ -20,7 +20,7 @@ from pydicom.uid import MRImageStorage
 
 from node.cli.run.phantom import head_phantom
 from node.extensions.deidentify.pseudonyms import new_key_file
-from node.index.records import CountedRefusal, Refused
+from node.index.nouns.records import CountedRefusal, Refused
 from tests import make
 from tests.web.conftest import PASSWORD, Site, open_site
 from tests.web.pages import (

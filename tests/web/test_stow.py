@@ -13,7 +13,7 @@ import pytest
 from pydicom import FileDataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from node.index.records import Refused
+from node.index.nouns.records import Refused
 from node.web.dicomweb import store_transaction
 from tests import make
 from tests.rows import index_locked, view_rows

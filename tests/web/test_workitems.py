@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from node.index.records import ClaimedSeries
+from node.index.nouns.records import ClaimedSeries
 from tests import make
 from tests.web.conftest import Site, open_site
 

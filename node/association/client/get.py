@@ -30,7 +30,7 @@ from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
 from node.dicom.status import PENDING, SUB_OPERATIONS_WARNING, SUCCESS
 from node.dicom.uids import STUDY_ROOT_GET
 from node.errors import PeerFailed
-from node.index.records import Refused
+from node.index.nouns.records import Refused
 from node.receive.ingest import Ingest, Origin
 from node.settings.model import Dicom
 

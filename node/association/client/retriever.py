@@ -19,7 +19,7 @@ from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent,
 from node.dicom.status import NOT_CURRENT, STORED
 from node.errors import UsageError, VoxelnodeError
 from node.index.database.index import Index
-from node.index.records import Refused
+from node.index.nouns.records import Refused
 from node.index.work.ledger import Decision, Ended, Work
 from node.index.work.payloads import Counts
 from node.index.work.states import Outcome

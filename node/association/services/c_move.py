@@ -13,7 +13,7 @@ from node.dicom.command import C_MOVE_RQ, Element
 from node.dicom.keys import QueryModel
 from node.dicom.status import DESTINATION_UNKNOWN
 from node.dicom.uids import PATIENT_ROOT_MOVE, STUDY_ROOT_MOVE
-from node.index.records import Refused
+from node.index.nouns.records import Refused
 
 MODELS = {PATIENT_ROOT_MOVE: QueryModel.PATIENT_ROOT, STUDY_ROOT_MOVE: QueryModel.STUDY_ROOT}
 

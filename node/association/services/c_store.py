@@ -26,7 +26,7 @@ from node.dicom.status import (
 )
 from node.dicom.uids import is_storage_class
 from node.errors import ClassMismatch, InstanceRefused, NotUnderstood
-from node.index.records import NOT_CURRENT_OUTCOMES, Outcome, Refused
+from node.index.nouns.records import NOT_CURRENT_OUTCOMES, Outcome, Refused
 from node.metrics import Metrics
 from node.receive.ingest import Announced, Incoming, Ingest, Origin
 

@@ -24,7 +24,7 @@ from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
 from node.dicom.status import SUCCESS
 from node.dicom.uids import STORAGE_COMMITMENT
 from node.errors import VoxelnodeError
-from node.index.records import Refused
+from node.index.nouns.records import Refused
 from node.index.work.ledger import Decision, Ended, Postponed, Work
 from node.retries import wait_seconds
 

@@ -37,7 +37,7 @@ from node.dicom.status import (
 )
 from node.errors import OutOfResources
 from node.index.database.index import Index
-from node.index.records import Refused
+from node.index.nouns.records import Refused
 from node.index.search.finder import QueryRefused
 from node.index.search.selection import Selected
 from node.metrics import Metrics

@@ -14,7 +14,7 @@ from node.errors import UsageError
 
 if TYPE_CHECKING:
     from node.index.database.reading import ReadIndex
-    from node.index.records import DeletionPlan, Level
+    from node.index.nouns.records import DeletionPlan, Level
 
 
 def delete(

@@ -30,8 +30,8 @@ def status(config: ConfigFile = None, root: Root = None, json: Json = False) -> 
     settings = load(config, storage__root=root).settings
 
     from node.index.database.index import reading
+    from node.index.engine.about import Applied
     from node.index.engine.place import IndexUnusable
-    from node.index.records import Applied
     from node.lifecycle.journal import JOURNAL_FOLDER, journal_report
 
     folder = settings.storage.root.absolute()

@@ -267,7 +267,7 @@ def _objects(settings: Settings) -> Iterator[Check]:
 
 
 def _journal(settings: Settings) -> Iterator[Check]:
-    from node.index.records import Applied
+    from node.index.engine.about import Applied
     from node.journal.journal import JournalUnusable
     from node.lifecycle.journal import JOURNAL_FOLDER, damaged_records, journal_report
 

@@ -25,7 +25,7 @@ from node.errors import OutOfResources, VoxelnodeError, Withheld
 from node.extensions.deidentify.deidentification import Deidentification
 from node.extensions.deidentify.pseudonyms import PATIENT_CHARACTERS
 from node.extensions.deidentify.refusal import Reason
-from node.index.converted import SeriesKey
+from node.index.nouns.converted import SeriesKey
 from node.index.search.selection import StoredInstance
 from node.settings.convert import Convert
 from node.volume.reasons import Reason as NoVolume

@@ -34,7 +34,7 @@ from node.extensions.results.manifest import FILE_NAME, MAX_RESULTS, Entry, Mani
 from node.index.database.follower import IndexFollower
 from node.index.database.index import Index
 from node.index.database.reading import ReadIndex
-from node.index.records import NOT_CURRENT_OUTCOMES, Outcome
+from node.index.nouns.records import NOT_CURRENT_OUTCOMES, Outcome
 from node.index.search.selection import StoredInstance
 from node.index.work.jobs import Job, JobState, NewResult
 from node.metrics import Metrics

@@ -23,9 +23,9 @@ from node.errors import UsageError
 from node.index.cluster.several import subscribers_beside
 from node.index.engine.about import set_about
 from node.index.engine.backend import backend_of
-from node.index.engine.repository import IndexRepository, on_reader, on_writer
 from node.index.engine.rows import ReadRepository, Row
 from node.index.engine.sql import insert
+from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import (
     ConflictRow,
     HostRemovalRow,
@@ -38,8 +38,8 @@ from node.index.models import (
     is_only_at_host,
 )
 from node.index.nouns.events import record_event
+from node.index.nouns.instance_files import aside_of_order
 from node.index.nouns.objects import only_host_of
-from node.index.nouns.removals import aside_of_order
 
 NOTHING: Mapping[str, str] = {}
 

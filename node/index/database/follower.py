@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from node.background import BackgroundService
-from node.index.database.index import Index
+
+if TYPE_CHECKING:
+    from node.index.database.index import Index
 
 FOLLOW_SECONDS = 0.25
 """Longest delay from a commit to the next step; one step serves all commits of this time."""

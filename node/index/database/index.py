@@ -19,31 +19,29 @@ from node.index.care.copying import require_current
 from node.index.care.salvage import SalvageRepository
 from node.index.cluster.hosts import HostRepository
 from node.index.cluster.several import SeveralHosts
-from node.index.database.large_counts import LargeCounts
-from node.index.database.reading import ReadIndex
+from node.index.database.reading import LargeCounts, ReadIndex
 from node.index.engine.about import CLOSED, AboutRepository, about, set_about
 from node.index.engine.backend import backend_at, backend_of, reason_of
 from node.index.engine.place import IndexUnusable, exists, missing_index, open_engine, place_of, require_sound, upgrade
-from node.index.engine.server_watch import ServerWatch
 from node.index.engine.turn import OneHost, Turn
-from node.index.engine.writer import IndexWriter
+from node.index.engine.writer import IndexWriter, ServerWatch
 from node.index.nouns.accounts import AccountRepository
 from node.index.nouns.audit_lines import AuditLineRepository
 from node.index.nouns.conflicts import ConflictRepository
 from node.index.nouns.conversions import ConversionRepository
 from node.index.nouns.deletions import DeletionRepository
 from node.index.nouns.instances import InstanceRepository
-from node.index.nouns.keyed_requests import KeyedRequestRepository
 from node.index.nouns.objects import ObjectRepository
 from node.index.nouns.patients import PatientRepository
 from node.index.nouns.performed_steps import PerformedStepRepository
 from node.index.nouns.problems import ProblemRepository
-from node.index.nouns.references import ReferenceRepository
 from node.index.nouns.rejections import RejectionRepository
+from node.index.nouns.reopening import ReferenceRepository
 from node.index.nouns.scheduled_steps import ScheduledStepRepository
 from node.index.nouns.senders import SenderRepository
 from node.index.nouns.series_claims import SeriesRepository
 from node.index.nouns.studies import StudyRepository
+from node.index.nouns.terms import KeyedRequestRepository
 from node.index.nouns.timers import TimerRepository
 from node.index.search.finder import Finder
 from node.index.work.deliveries import DeliveryRepository

@@ -2,41 +2,44 @@
 
 No module outside of `node.index` contains SQL. A `ReadIndex` sees one snapshot of the index: the commits before its
 first query.
+
+`LargeCounts` are counts that read whole tables. Pages and monitoring ask for them again and again, and in a large
+index they take seconds. They are therefore kept for a while, with the moment at which they were taken.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import datetime as dt
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 from sqlalchemy import Connection, func, select
 
 from node.dicom.answers import Answer
 from node.dicom.matching import Query
 from node.index.cluster.hosts import ReadHosts
-from node.index.engine.about import SCRUB, STORE, STORE_SPOOLED, about, applied
+from node.index.engine.about import SCRUB, STORE, STORE_SPOOLED, Applied, about, applied
 from node.index.engine.backend import Settled, backend_of
-from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
+from node.index.models import OPEN_STATES, ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.nouns.accounts import ReadAccounts
 from node.index.nouns.audit_lines import ReadAuditLines
 from node.index.nouns.conflicts import ReadConflicts
 from node.index.nouns.deletions import ReadDeletions
 from node.index.nouns.events import ReadEvents
-from node.index.nouns.exclusions import ReadExclusions
-from node.index.nouns.exports import ReadExports
-from node.index.nouns.failures import ReadFailures
+from node.index.nouns.facts import ReadFacts
 from node.index.nouns.instances import ReadInstances
 from node.index.nouns.patients import ReadPatients
 from node.index.nouns.performed_steps import ReadPerformedSteps
-from node.index.nouns.problems import ReadProblems
+from node.index.nouns.problems import ReadFailures, ReadProblems
 from node.index.nouns.rejections import ReadRejections
 from node.index.nouns.scheduled_steps import ReadScheduledSteps
 from node.index.nouns.senders import ReadSenders
-from node.index.nouns.series import ReadSeries
+from node.index.nouns.series import ReadExports, ReadSeries
 from node.index.nouns.studies import ReadStudies
-from node.index.nouns.volumes import ReadVolumes
-from node.index.records import Applied
+from node.index.nouns.volumes import ReadExclusions, ReadVolumes
 from node.index.search import queries
-from node.index.search.facts import ReadFacts
 from node.index.work.created_workitems import ReadCreatedWorkitems
 from node.index.work.jobs import ReadJobs
 from node.index.work.procedure_steps import ReadProcedureSteps
@@ -130,3 +133,73 @@ class ReadIndex:
 def checked(check: Callable[[ReadIndex], None]) -> Callable[[Connection], None]:
     """Return a check of `node.index.nouns.terms.Terms` that reads rows as pages and commands do."""
     return lambda connection: check(ReadIndex(connection))
+
+
+LARGE_ROWS = 100_000
+"""Rows up to which a table is counted each time."""
+
+KEPT_SECONDS = 60.0
+"""Shortest time for which the counts of a larger table are kept."""
+
+KEPT_FACTOR = 50.0
+"""Counts are kept for this many times as long as counting took, so it takes at most a fiftieth of a processor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Numbers of rows by name, and when they were counted; None: now."""
+
+    numbers: Mapping[str, int]
+    at: dt.datetime | None = None
+
+
+class LargeCounts:
+    """The counts of one index. Thread-safe; a thread waits while another one counts the same.
+
+    Parameters
+    ----------
+    clock : callable () -> float
+        Seconds that only increase.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._levels, self._states, self._failures = _Kept(clock), _Kept(clock), _Kept(clock)
+
+    def levels(self, index: ReadIndex) -> Counted:
+        """Return the numbers of patients, studies, series and instances."""
+        return self._levels.get(index.count_levels)
+
+    def states(self, index: ReadIndex) -> Counted:
+        """Return the number of series in each state; those that wait or are being converted are always of now."""
+        counted = self._states.get(index.series.count_by_state)
+        if counted.at is None:
+            return counted
+        others = {state: number for state, number in counted.numbers.items() if state not in OPEN_STATES}
+        return Counted({**others, **index.series.count_open_by_state()}, counted.at)
+
+    def failures(self, index: ReadIndex) -> Counted:
+        """Return the number of failures by reason."""
+        return self._failures.get(index.failures.count_by_reason)
+
+
+class _Kept:
+    """Numbers that are kept for a while if they are large."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._kept = Counted({})
+        self._until = clock()
+
+    def get(self, count: Callable[[], Mapping[str, int]]) -> Counted:
+        with self._lock:
+            began = self._clock()
+            if began < self._until:
+                return self._kept
+            numbers = count()
+            if sum(numbers.values()) > LARGE_ROWS:
+                ended = self._clock()
+                self._kept = Counted(numbers, dt.datetime.now(dt.UTC))
+                self._until = ended + max(KEPT_SECONDS, KEPT_FACTOR * (ended - began))
+                return self._kept
+            return Counted(numbers)

@@ -10,16 +10,18 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from time import monotonic
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
 from node.errors import VoxelnodeError
 from node.index.database.follower import IndexFollower
-from node.index.database.index import Index
 from node.index.work.ledger import Decision, Ended, Lane, Postponed, Work
 from node.index.work.states import Kind
 from node.retries import wait_seconds
+
+if TYPE_CHECKING:
+    from node.index.database.index import Index
 
 log = structlog.get_logger()
 

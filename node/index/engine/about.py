@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from sqlalchemy import Connection, select
 
 from node.index.engine.hot_statements import Prepared
-from node.index.engine.repository import IndexRepository, on_reader, on_writer
 from node.index.engine.sql import insert
+from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import AboutRow
-from node.index.records import Applied
 
 CLOSED = "closed"
 """``yes`` if the last process that wrote to the index shut down cleanly, else ``no``."""
 
 APPLIED = "applied"
-"""The last record of the journal whose instance is in the index, see `node.index.records.Applied`. If several hosts can
+"""The last record of the journal whose instance is in the index, see `Applied`. If several hosts can
 share the index, there is one for each journal, with its identity behind a slash."""
 
 CHECKPOINT = "checkpoint"
@@ -33,10 +34,28 @@ COPYING = "copying"
 """The index of which this is a copy that is not finished, see `node.index.care.copying`."""
 
 OLDEST_SCHEMA = "oldest_schema"
-"""Only an index from before the first release has it, see `node.index.engine.schema`."""
+"""Only an index from before the first release has it, see `node.index.engine.place`."""
 
 MOVED = "moved"
 """Where the index is now: this is not the newest any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """A position in a journal: every record up to `sequence` is in the index. As text, ``IDENTITY:SEQUENCE``."""
+
+    journal: str
+    sequence: int
+
+    def __str__(self) -> str:
+        return f"{self.journal}:{self.sequence}"
+
+    @classmethod
+    def of(cls, text: str | None) -> Applied:
+        """Return the position that a text names; that before the first record of no journal if there is none."""
+        journal, _, sequence = (text or ":0").partition(":")
+        return cls(journal, int(sequence))
+
 
 _INSERT = insert(AboutRow)
 _SET = Prepared(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -15,7 +17,38 @@ from sqlalchemy import ColumnElement, Connection, Engine, true
 from sqlalchemy.types import TypeEngine
 
 from node.errors import OutOfResources, VoxelnodeError
-from node.index.engine.aside import OldIndex
+
+
+@dataclass(slots=True)
+class Salvaged:
+    """What was taken over: rows by table, and what could not be read.
+
+    `altered` are the keys of files that are not as the old index knew them, `gone` the SOP Instance UIDs of instances
+    that it knew and that have no file.
+    """
+
+    rows: Counter[str] = field(default_factory=Counter)
+    unread: dict[str, str] = field(default_factory=dict)
+    altered: list[str] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
+
+
+class OldIndex(AbstractContextManager["OldIndex"]):
+    """The tables of an index that may be damaged or of an older schema."""
+
+    def __init__(self) -> None:
+        self.salvaged = Salvaged()
+
+    @abstractmethod
+    def rows(self, table: str, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Yield the rows of a table that can be read, with the values that SQLite has; columns that its schema lacks
+        are None."""
+
+
+def column(name: str, there: set[str]) -> str:
+    """Return a column of an old table in SQL, or NULL if its schema lacks it."""
+    return f'"{name}"' if name in there else "NULL"
+
 
 REMEDY = "restore it from a backup, or build a new one with `voxelnode db rebuild`"
 

@@ -36,17 +36,24 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 
 from node.index.engine import postgresql_aside
-from node.index.engine.aside import OldIndex
-from node.index.engine.backend import COMPLETED, FOLLOWED, IndexUnusable, Overtaken, ServerPlace, Settled, Standbys
+from node.index.engine.backend import (
+    COMPLETED,
+    FOLLOWED,
+    IndexUnusable,
+    OldIndex,
+    Overtaken,
+    ServerPlace,
+    Settled,
+    Standbys,
+)
+from node.index.engine.place import other_schema
 from node.index.engine.postgresql_dialect import (
     as_sqlite,
     next_number,
     replace_nul,
     to_json,
 )
-from node.index.engine.postgresql_servers import STANDBYS, WriterConnection, in_words, servers_of
-from node.index.engine.postgresql_url import mistakes_in
-from node.index.engine.schema import other_schema
+from node.index.engine.postgresql_servers import STANDBYS, WriterConnection, in_words, mistakes_in, servers_of
 from node.index.models import REVISION
 
 Error = psycopg.Error

@@ -11,8 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from node.index.engine.aside import OldIndex, column
-from node.index.engine.backend import IndexUnusable, reason_of
+from node.index.engine.backend import IndexUnusable, OldIndex, column, reason_of
 
 Values = Sequence[Any]
 

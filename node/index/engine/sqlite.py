@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from itertools import chain, count
 from pathlib import Path, PurePath
+from time import thread_time
 from types import TracebackType
 from typing import Any, cast
 
@@ -16,9 +17,47 @@ from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.pool import QueuePool
 
-from node.index.engine.aside import OldIndex, column
-from node.index.engine.backend import REMEDY, IndexUnusable, Settled, Standbys
-from node.index.engine.clocked import ClockedConnection
+from node.index.engine.backend import REMEDY, IndexUnusable, OldIndex, Settled, Standbys, column
+
+
+class ClockedConnection(sqlite3.Connection):
+    """A connection with the processor time of its statements so far, in seconds. For one thread at a time."""
+
+    seconds = 0.0
+
+    def cursor(self, *_: Any, **__: Any) -> Any:
+        """Return a cursor that counts."""
+        return super().cursor(_ClockedCursor)
+
+    def execute(self, *statement: Any) -> Any:
+        """Run a statement on such a cursor."""
+        return self.cursor().execute(*statement)
+
+
+class _ClockedCursor(sqlite3.Cursor):
+    connection: ClockedConnection
+
+    def execute(self, *statement: Any) -> Any:
+        began_at = thread_time()
+        try:
+            return super().execute(*statement)
+        finally:
+            self.connection.seconds += thread_time() - began_at
+
+    def fetchone(self) -> Any:
+        began_at = thread_time()
+        try:
+            return super().fetchone()
+        finally:
+            self.connection.seconds += thread_time() - began_at
+
+    def fetchall(self) -> Any:
+        began_at = thread_time()
+        try:
+            return super().fetchall()
+        finally:
+            self.connection.seconds += thread_time() - began_at
+
 
 Error = sqlite3.Error
 FILE_NAME = "index.sqlite"

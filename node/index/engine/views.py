@@ -11,14 +11,27 @@ from __future__ import annotations
 
 from sqlalchemy import ClauseElement, Connection, Dialect, literal_column
 
+from node.completeness import COUNTED_RULES
 from node.index.engine.sql import JsonEach, JsonNumber, JsonText, RootFolder, Unindexed
 
-CERTAINTY = """
-    CASE WHEN se.verdict <> 'complete' THEN se.verdict
-         WHEN se.verdict_rule IN ('mpps', 'c-find', 'headers') THEN 'verified'
-         WHEN se.verdict = 'complete' THEN 'no gap seen' END"""
+_COUNTED = ", ".join(f"'{rule}'" for rule in COUNTED_RULES)
 
-IS_ACKNOWLEDGED = "se.acknowledged_problem = se.state || ' ' || coalesce(se.verdict, 'unknown') || ' ' || se.revision"
+
+def certainty_of(series: str) -> str:
+    """Return the SQL expression for `node.completeness.certainty` of a row of ``series``, by the name of the table."""
+    return (
+        f"CASE WHEN {series}.verdict <> 'complete' THEN {series}.verdict "
+        f"WHEN {series}.verdict_rule IN ({_COUNTED}) THEN 'verified' "
+        f"WHEN {series}.verdict = 'complete' THEN 'no gap seen' END"
+    )
+
+
+def problem_of(series: str) -> str:
+    """Return the SQL of the problem of a row of ``series``, as it was acknowledged or is now."""
+    return f"{series}.state || ' ' || coalesce({series}.verdict, 'unknown') || ' ' || {series}.revision"
+
+
+_IS_ACKNOWLEDGED = f"se.acknowledged_problem = {problem_of('se')}"
 
 INSTANCES_BEHIND = "CASE WHEN h.image_id IS NOT NULL THEN (SELECT count(*) FROM images i WHERE i.id > h.image_id) END"
 """Empty for a hook or a route that wants no messages of single instances."""
@@ -89,13 +102,13 @@ def views(dialect: Dialect) -> dict[str, str]:
             SELECT se.series_instance_uid, st.study_instance_uid, se.modality, se.series_number, se.series_description,
                    se.body_part_examined, se.protocol_name, se.manufacturer, se.manufacturer_model_name,
                    se.series_date, se.series_time,
-                   se.state, se.verdict, {CERTAINTY} AS certainty, se.verdict_rule, se.verdict_reason,
+                   se.state, se.verdict, {certainty_of("se")} AS certainty, se.verdict_rule, se.verdict_reason,
                    se.expected_instances, se.expected_source, se.missing_instances, se.missing_detail,
                    (SELECT count(*) FROM images i WHERE i.series_id = se.id) AS instances,
                    se.revision, se.open_since, se.last_received_at, se.due_at, se.attempts, se.error,
-                   CASE WHEN {IS_ACKNOWLEDGED} THEN se.acknowledged_reason END AS acknowledged_reason,
-                   CASE WHEN {IS_ACKNOWLEDGED} THEN se.acknowledged_by END AS acknowledged_by,
-                   CASE WHEN {IS_ACKNOWLEDGED} THEN se.acknowledged_at END AS acknowledged_at
+                   CASE WHEN {_IS_ACKNOWLEDGED} THEN se.acknowledged_reason END AS acknowledged_reason,
+                   CASE WHEN {_IS_ACKNOWLEDGED} THEN se.acknowledged_by END AS acknowledged_by,
+                   CASE WHEN {_IS_ACKNOWLEDGED} THEN se.acknowledged_at END AS acknowledged_at
             FROM series se JOIN studies st ON st.id = se.study_id""",
         "v_images": f"""
             SELECT i.sop_instance_uid, se.series_instance_uid, st.study_instance_uid, i.sop_class_uid,

@@ -8,6 +8,16 @@ An index in PostgreSQL has several writers. Work that takes many locks takes the
 wait for each other. It has a transaction of its own there, because the locks of other work before it would break that
 order. If writers wait for each other all the same, the batch of one is undone, and each piece of its work is done again
 in a transaction of its own.
+
+Writes of a repository share the connection of the writer; reads use connections of their own. A repository holds the
+rows of one noun. Its methods take a connection first, and a decorator supplies it:
+
+    @on_writer
+    def finish(self, connection: Connection, deletion: Deletion, now: dt.datetime) -> None: ...
+
+    index.deletions.finish(deletion, now)
+
+A read that a write depends on belongs in the body of that write; elsewhere, another write may come in between.
 """
 
 from __future__ import annotations
@@ -19,17 +29,18 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from itertools import groupby
 from time import monotonic, perf_counter, sleep
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import structlog
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
 
-from node.background import SupervisedThread
+from node.background import BackgroundService, SupervisedThread
 from node.errors import OutOfResources
-from node.index.engine.backend import backend_of, reason_of
+from node.index.engine.backend import IndexUnusable, Place, backend_at, backend_of, reason_of
 from node.index.engine.turn import OneHost, Turn
 from node.metrics import Metrics
 
@@ -274,3 +285,99 @@ class IndexWriter:
         if cause is not None and self._failed is None:
             self._failed = f"index: {cause}"
             self._on_disk_error(self._failed)
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class IndexRepository:
+    """Rows of one noun. Thread-safe.
+
+    Parameters
+    ----------
+    writer : IndexWriter
+    reader : Engine
+        Read-only: readers and the writer never wait for each other.
+    """
+
+    def __init__(self, writer: IndexWriter, reader: Engine) -> None:
+        self._writer, self._reader, self._turn = writer, reader, writer.turn
+
+
+Rows = TypeVar("Rows", bound=IndexRepository)
+
+
+def on_writer(method: Callable[Concatenate[Rows, Connection, P], R]) -> Callable[Concatenate[Rows, P], R]:
+    """Run the body of a method inside the transaction that the writer shares between callers.
+
+    The method returns after the commit. An exception in the body undoes what the body wrote and nothing else. If the
+    commit fails, the method raises `OutOfResources`.
+    """
+
+    @wraps(method)
+    def run(repository: Rows, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return repository._writer.run(lambda connection: method(repository, connection, *args, **kwargs))
+
+    return run
+
+
+def on_reader(method: Callable[Concatenate[Rows, Connection, P], R]) -> Callable[Concatenate[Rows, P], R]:
+    """Run the body of a method on a read-only connection, in one snapshot of the committed data.
+
+    The body returns values, never an open cursor: its connection is closed when it returns. If the database cannot be
+    read, the method raises `IndexUnusable`.
+    """
+
+    @wraps(method)
+    def run(repository: Rows, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            with repository._reader.connect() as connection:
+                return method(repository, connection, *args, **kwargs)
+        except SQLAlchemyError as error:
+            raise IndexUnusable(f"the index cannot be read: {reason_of(error)}") from error
+
+    return run
+
+
+STEP_SECONDS = 2.5
+STALL_SECONDS = 5.0
+"""The age of a transaction at which the server is asked what the transaction waits for."""
+
+
+class ServerWatch(BackgroundService):
+    """Finds out why a transaction is not committed.
+
+    Attributes
+    ----------
+    stall : str or None
+        What keeps commits waiting, to be read after "the server of the index".
+    """
+
+    def __init__(self, place: Place, writer: IndexWriter) -> None:
+        super().__init__("server of the index")
+        self._place, self._writer = place, writer
+        self._backend = backend_at(place)
+        self.stall: str | None = None
+        self._gives_up = False
+
+    @property
+    def trouble(self) -> str | None:
+        """As of every service; also what keeps the writer waiting."""
+        return self.stall or super().trouble
+
+    def give_up_stalls(self) -> None:
+        """From now on, end the writing of this process when the server keeps it waiting."""
+        self._gives_up = True
+
+    def step(self) -> float:
+        """Look at the writer; return the seconds until the next look."""
+        is_stalled = self._writer.busy_seconds > STALL_SECONDS
+        stall = self._backend.why_waiting(self._place) if is_stalled else None
+        if stall is not None and self.stall is None:
+            log.warning("index_stalled", detail=f"the {self.name} {stall}")
+        self.stall = stall
+        if stall is not None and self._gives_up:
+            self._writer.give_up(f"the {self.name} {stall}, and the node stops")
+            self._backend.interrupt(self._place)
+        return STEP_SECONDS

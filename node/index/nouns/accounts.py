@@ -11,8 +11,8 @@ from sqlalchemy import Connection, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from node.errors import UsageError
-from node.index.engine.repository import IndexRepository, on_reader, on_writer
 from node.index.engine.rows import ReadRepository
+from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import AccountRow, TokenRow, WebSessionRow
 
 MAX_SESSIONS = 20

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 
 from sqlalchemy import Connection, func, insert, select
 
-from node.index.engine.repository import IndexRepository, on_reader, on_writer
 from node.index.engine.rows import ReadRepository
+from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import AuditLineRow
 
 

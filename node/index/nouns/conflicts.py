@@ -9,9 +9,9 @@ from typing import Literal
 from sqlalchemy import Connection, and_, select, update
 from sqlalchemy.orm import aliased
 
-from node.index.engine.repository import IndexRepository, on_reader, on_writer
 from node.index.engine.rows import PagedRepository, Row
 from node.index.engine.sql import listed_in
+from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import ConflictRow
 
 Decision = Literal["accepted", "kept"]

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from sqlalchemy import Connection, and_, delete, func, insert, select, update
 from sqlalchemy.orm import aliased, join
 
-from node.index.engine.repository import IndexRepository, on_reader, on_writer
+from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import (
     SPOOL,
     STORE,
@@ -25,8 +25,8 @@ from node.index.models import (
     VolumeSourceRow,
 )
 from node.index.nouns.events import record_event
-from node.index.nouns.removals import owe_files
-from node.index.records import ClaimedSeries, CurrentConversion, SeriesOutcome, SupersededConversion
+from node.index.nouns.instance_files import owe_files
+from node.index.nouns.records import ClaimedSeries, CurrentConversion, SeriesOutcome, SupersededConversion
 
 
 class ConversionRepository(IndexRepository):

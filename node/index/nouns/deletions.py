@@ -17,8 +17,8 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, delete, select, 
 from sqlalchemy.orm import join
 
 from node.errors import UsageError
-from node.index.engine.repository import IndexRepository, on_reader, on_writer
 from node.index.engine.rows import ReadRepository
+from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import (
     ConflictRow,
     ImageRow,
@@ -29,14 +29,14 @@ from node.index.models import (
 )
 from node.index.nouns.departures import (
     add_tombstone,
-    delete_empty_levels,
     delete_series_rows,
     drop_volumes_of,
 )
 from node.index.nouns.events import record_event
-from node.index.nouns.removals import owe_removals
+from node.index.nouns.instance_files import owe_removals
+from node.index.nouns.levels import delete_empty_levels
+from node.index.nouns.records import Deletion, DeletionPlan, Level
 from node.index.nouns.reopening import reopen
-from node.index.records import Deletion, DeletionPlan, Level
 from node.index.work.deliveries import after_deletion
 
 if TYPE_CHECKING:  # it reads everything, also deletions

@@ -16,7 +16,6 @@ from node.index.models import (
     HostRemovalRow,
     HostRow,
     ImageRow,
-    PatientRow,
     RevisionFileRow,
     SeriesRow,
     StudyRow,
@@ -25,9 +24,9 @@ from node.index.models import (
     VolumeSourceRow,
 )
 from node.index.nouns.conversions import folders_of
-from node.index.nouns.references import delete_references
-from node.index.nouns.removals import owe_files, owe_removals
-from node.index.nouns.reopening import reopen
+from node.index.nouns.instance_files import owe_files, owe_removals
+from node.index.nouns.levels import delete_empty_levels
+from node.index.nouns.reopening import delete_references, reopen
 from node.index.work.deliveries import after_deletion
 
 LIVE = ConversionRow.files_removed_at.is_(None)
@@ -89,24 +88,6 @@ def owe_host_removals(connection: Connection, paths: Sequence[str], now: dt.date
     rows = [{"host": host, "path": path, "ordered_at": now} for host in hosts for path in sorted(paths)]
     if rows:
         connection.execute(insert(HostRemovalRow).on_conflict_do_nothing(), rows)
-
-
-def delete_empty_levels(connection: Connection, study_id: int | None) -> None:
-    """Delete a study without series; then its patient, if left without studies, and patients merged into that one."""
-    patient_id = connection.execute(
-        delete(StudyRow)
-        .where(StudyRow.id == study_id, ~select(SeriesRow.id).where(SeriesRow.study_id == StudyRow.id).exists())
-        .returning(StudyRow.patient_id)
-    ).scalar()
-    if patient_id is not None:
-        delete_empty_patient(connection, patient_id)
-
-
-def delete_empty_patient(connection: Connection, patient_id: int) -> None:
-    """Delete a patient without studies, and patients merged into it."""
-    if connection.execute(select(StudyRow.id).where(StudyRow.patient_id == patient_id).limit(1)).first() is None:
-        connection.execute(delete(PatientRow).where(PatientRow.merged_into == patient_id))
-        connection.execute(delete(PatientRow).where(PatientRow.id == patient_id))
 
 
 def add_tombstone(

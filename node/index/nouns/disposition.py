@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from node.index.records import Flaw, ReceivedPolicy, StoredFile
+from node.index.nouns.records import Flaw, ReceivedPolicy, StoredFile
 
 NOT_THERE = frozenset({Flaw.MISSING, Flaw.ASIDE, Flaw.DAMAGED})
 """Flaws of a file whose bytes cannot be served: others of the same series take its place."""

@@ -1,23 +1,136 @@
-"""What series have seen of the instances that were received: they grow, and wait until they are quiet again."""
+"""What series have seen of the instances that were received: they grow, and wait until they are quiet again.
+
+A series waits for the quiet time of each of its senders, and for the grace after each aborted association; it is due
+at the latest of these moments. Each sender moves its own: an instance of a quick sender ends neither the wait for a
+slow one nor the grace of another sender. The waits are stored as JSON in the row of the series. A series whose
+instances an ended performed procedure step lists is due as soon as all of them are stored (PS3.4 F.7.2).
+"""
 
 from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import JSON, Connection, bindparam, case, select, update
+from sqlalchemy import JSON, Connection, bindparam, case, func, or_, select, update
 
+from node.completeness import Performed, performed
 from node.index.engine.backend import Overtaken
 from node.index.engine.hot_statements import Prepared
 from node.index.engine.sql import looked_up_in
-from node.index.models import OPEN_STATES, SeriesRow
-from node.index.nouns.performed_series import is_all_here, listed_series
+from node.index.models import OPEN_STATES, ImageRow, PerformedSeriesRow, SeriesRow
+from node.index.nouns.records import Received
 from node.index.nouns.reopening import revoke_claim
-from node.index.nouns.waits import Waits, after_received, due_at
-from node.index.records import Received
+
+_LISTS = Prepared(
+    select(PerformedSeriesRow.sop_instance_uids).where(
+        PerformedSeriesRow.series_instance_uid == bindparam("series"),
+        or_(
+            PerformedSeriesRow.study_instance_uid == bindparam("study"),
+            PerformedSeriesRow.study_instance_uid.is_(None),
+        ),
+    )
+)
+_LISTED = Prepared(
+    select(PerformedSeriesRow.series_instance_uid).where(
+        looked_up_in(PerformedSeriesRow.series_instance_uid, bindparam("uids", type_=JSON))
+    )
+)
+_COUNT = Prepared(select(func.count()).where(ImageRow.series_id == bindparam("id")))
+_STORED = Prepared(select(ImageRow.sop_instance_uid).where(ImageRow.series_id == bindparam("id")))
+
+
+def performed_of(
+    connection: Connection, series_id: int, study_instance_uid: str, series_instance_uid: str
+) -> Performed | None:
+    """Compare what is listed of a series with what is stored; None if no ended step lists it."""
+    listed = _listed(connection, study_instance_uid, series_instance_uid)
+    return performed(listed, _stored(connection, series_id)) if listed else None
+
+
+def listed_series(connection: Connection, series_instance_uids: Collection[str]) -> set[str]:
+    """Return which of some Series Instance UIDs steps list; asked for each batch that is received.
+
+    The rows of the series are locked before: a step that ends at the same time is seen here, or sees what is received.
+    """
+    return {uid for (uid,) in _LISTED.execute(connection, {"uids": list(series_instance_uids)})}
+
+
+def is_all_here(connection: Connection, series_id: int, study_instance_uid: str, series_instance_uid: str) -> bool:
+    """Return whether a step lists a series, and every listed instance is stored."""
+    listed = _listed(connection, study_instance_uid, series_instance_uid)
+    if not listed or _COUNT.execute(connection, {"id": series_id}).fetchone()[0] < len(listed):
+        return False
+    return listed <= _stored(connection, series_id)
+
+
+def _listed(connection: Connection, study_instance_uid: str, series_instance_uid: str) -> set[str]:
+    """Return the SOP Instance UIDs of all lists: two steps may make one series."""
+    rows = _LISTS.execute(connection, {"study": study_instance_uid, "series": series_instance_uid})
+    return {uid for (uids,) in rows for uid in json.loads(uids)}
+
+
+def _stored(connection: Connection, series_id: int) -> set[str]:
+    return {uid for (uid,) in _STORED.execute(connection, {"id": series_id})}
+
+
+Waits = Mapping[str, Mapping[str, str]]
+"""By calling AE title: ``quiet_at`` after its last instance, which came at ``received_at``; ``grace_until`` and
+``aborted_at`` after an abort."""
+
+
+def after_received(
+    waits: Waits, sender: str, quiet_at: dt.datetime, began_at: dt.datetime, received_at: dt.datetime
+) -> Waits:
+    """Return the waits after an instance; those that are over are dropped.
+
+    An instance that another host has received before, and adds to the index after the last one, shortens no wait.
+
+    Parameters
+    ----------
+    began_at : datetime
+        Begin of the association. The grace ends only for an association that began after the abort: the sender has come
+        back. Another association that was open already brings what it would have brought anyway.
+    """
+    before = waits.get(sender, {})
+    others = {other: its for other, its in waits.items() if other != sender and _end(its) > received_at}
+    if "received_at" in before and received_at < (last := dt.datetime.fromisoformat(before["received_at"])):
+        quiet_at, received_at = max(quiet_at, dt.datetime.fromisoformat(before["quiet_at"])), last
+    wait = {"quiet_at": quiet_at.isoformat(), "received_at": received_at.isoformat()}
+    if "aborted_at" in before and began_at < dt.datetime.fromisoformat(before["aborted_at"]):
+        wait |= {name: before[name] for name in ("grace_until", "aborted_at")}
+    return {**others, sender: wait}
+
+
+def after_abort(waits: Waits, sender: str, grace_until: dt.datetime, aborted_at: dt.datetime) -> Waits:
+    """Return the waits after an association that was not released."""
+    grace = {"grace_until": grace_until.isoformat(), "aborted_at": aborted_at.isoformat()}
+    return {**waits, sender: {**waits.get(sender, {}), **grace}}
+
+
+def due_at(waits: Waits) -> dt.datetime:
+    """Return the latest moment that any sender asks for."""
+    return max(map(_end, waits.values()))
+
+
+def shifted(waits: Waits, step: dt.timedelta) -> Waits:
+    """Return the waits after a step of the system clock."""
+    return {
+        sender: {name: (dt.datetime.fromisoformat(moment) + step).isoformat() for name, moment in wait.items()}
+        for sender, wait in waits.items()
+    }
+
+
+def last_sign(waits: Waits) -> dt.datetime | None:
+    """Return the last moment at which any sender was heard, or None."""
+    heard = (wait[name] for wait in waits.values() for name in ("received_at", "aborted_at") if name in wait)
+    return max(map(dt.datetime.fromisoformat, heard), default=None)
+
+
+def _end(wait: Mapping[str, Any]) -> dt.datetime:
+    return max(dt.datetime.fromisoformat(wait[name]) for name in ("quiet_at", "grace_until") if name in wait)
 
 
 class Seen(NamedTuple):

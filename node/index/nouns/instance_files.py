@@ -1,4 +1,7 @@
-"""The files that rows name: of instances, and of versions that lost against them."""
+"""The files that rows name: of instances, and of versions that lost against them; and orders to remove files.
+
+An order is given in the transaction in which the row that names the file changes or goes.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,11 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, delete, func, literal, or_, select, true
+from sqlalchemy.orm import InstrumentedAttribute, join
 
-from node.index.models import ConflictRow, HostRemovalRow, ImageRow, ObjectRemovalRow
+from node.index.engine.sql import insert
+from node.index.models import ConflictRow, HostRemovalRow, HostRow, ImageRow, ObjectRemovalRow, RevisionFileRow, Utc
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,3 +120,41 @@ def loser_keys(connection: Connection, host: str | None = None) -> set[str]:
         query = query.where(or_(ConflictRow.host.is_(None), ConflictRow.host == host))
     keys = connection.scalars(query)
     return {key for key in keys if key is not None}
+
+
+_NAME_LENGTH = len("0123456789abcdef0123456789abcdef.dcm")
+
+
+def aside_of_order() -> ColumnElement[str]:
+    """Return the key that the object of an order has in quarantine, if a conflict wants it there."""
+    name = func.substr(ObjectRemovalRow.key, func.length(ObjectRemovalRow.key) - _NAME_LENGTH + 1)
+    return literal("quarantine/") + name
+
+
+def owe_removals(connection: Connection, leaving: ColumnElement[bool], now: dt.datetime) -> None:
+    """Order the removal of the objects of images that are about to be deleted, or to get other files.
+
+    In the second case, `now` is when the other file was received: the order waits until that one is in the store.
+    """
+    _owe(connection, ImageRow, ImageRow.key, leaving & ImageRow.place.is_not(None), now)
+
+
+def owe_files(connection: Connection, leaving: ColumnElement[bool], now: dt.datetime) -> None:
+    """Order the removal of the objects of files of revisions, and delete the rows of these files."""
+    _owe(connection, RevisionFileRow, RevisionFileRow.key, leaving, now)
+    connection.execute(delete(RevisionFileRow).where(leaving))
+
+
+def _owe(
+    connection: Connection,
+    table: type[ImageRow | RevisionFileRow],
+    key: InstrumentedAttribute[str],
+    leaving: ColumnElement[bool],
+    now: dt.datetime,
+) -> None:
+    objects = select(key, literal(now, Utc)).where(leaving)
+    order = insert(ObjectRemovalRow).from_select(["key", "ordered_at"], objects)
+    connection.execute(order.on_conflict_do_nothing())
+    copies = select(HostRow.name, key, literal(now, Utc)).select_from(join(table, HostRow, true())).where(leaving)
+    there = insert(HostRemovalRow).from_select(["host", "path", "ordered_at"], copies)
+    connection.execute(there.on_conflict_do_nothing())

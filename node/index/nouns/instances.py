@@ -28,12 +28,11 @@ from sqlalchemy.orm import join
 from node.dicom.retrieval import Selection
 from node.errors import VoxelnodeError
 from node.failpoints import reached
-from node.index.engine.about import set_applied
+from node.index.engine.about import Applied, set_applied
 from node.index.engine.hot_statements import Prepared
-from node.index.engine.repository import IndexRepository, on_reader, on_writer
 from node.index.engine.rows import PagedRepository, Row
 from node.index.engine.sql import JsonGroupDistinct, Position, looked_up_in
-from node.index.engine.writer import IndexWriter
+from node.index.engine.writer import IndexRepository, IndexWriter, on_reader, on_writer
 from node.index.models import (
     SPOOL,
     STORE,
@@ -49,6 +48,7 @@ from node.index.nouns.instance_files import (
     FILES,
     HeldFile,
     InstanceFile,
+    aside_of_order,
     current_file,
     instance_files,
     loser_keys,
@@ -59,8 +59,7 @@ from node.index.nouns.instance_files import (
 from node.index.nouns.levels import record_conflict
 from node.index.nouns.objects import PlaceCount
 from node.index.nouns.received import DIGEST_MENDED, add_instances
-from node.index.nouns.removals import aside_of_order
-from node.index.records import Applied, Flaw, Indexed, Received
+from node.index.nouns.records import Flaw, Indexed, Received
 from node.index.search.selection import INSTANCE_COLUMNS, Selected, StoredInstance, selected_instances, stored_instances
 
 _FIND_HELD = Prepared(

@@ -1,4 +1,5 @@
-"""The rows above an instance: patient, study and series, inserted if new, and the conflicts between them."""
+"""The rows above an instance: patient, study and series, inserted if new, and deleted when they are empty; and the
+conflicts between them."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import structlog
-from sqlalchemy import JSON, Connection, and_, bindparam, select, update
+from sqlalchemy import JSON, Connection, and_, bindparam, delete, select, update
 from sqlalchemy.orm import aliased, join
 
 from node.dicom.attributes import InstanceAttributes
@@ -14,10 +15,9 @@ from node.index.engine.backend import Overtaken, backend_of
 from node.index.engine.hot_statements import Prepared
 from node.index.engine.sql import insert, looked_up_in
 from node.index.models import ConflictRow, PatientRow, SeriesRow, StudyRow
-from node.index.nouns.departures import delete_empty_patient
 from node.index.nouns.events import EventKind, EventUids, record_event
 from node.index.nouns.orders import Imaged, compare_with_orders, folded_name
-from node.index.records import Received
+from node.index.nouns.records import Received
 
 log = structlog.get_logger()
 
@@ -271,3 +271,21 @@ def _uids(received: Received) -> EventUids:
         "series_instance_uid": attributes.series_instance_uid,
         "sop_instance_uid": attributes.sop_instance_uid,
     }
+
+
+def delete_empty_levels(connection: Connection, study_id: int | None) -> None:
+    """Delete a study without series; then its patient, if left without studies, and patients merged into that one."""
+    patient_id = connection.execute(
+        delete(StudyRow)
+        .where(StudyRow.id == study_id, ~select(SeriesRow.id).where(SeriesRow.study_id == StudyRow.id).exists())
+        .returning(StudyRow.patient_id)
+    ).scalar()
+    if patient_id is not None:
+        delete_empty_patient(connection, patient_id)
+
+
+def delete_empty_patient(connection: Connection, patient_id: int) -> None:
+    """Delete a patient without studies, and patients merged into it."""
+    if connection.execute(select(StudyRow.id).where(StudyRow.patient_id == patient_id).limit(1)).first() is None:
+        connection.execute(delete(PatientRow).where(PatientRow.merged_into == patient_id))
+        connection.execute(delete(PatientRow).where(PatientRow.id == patient_id))

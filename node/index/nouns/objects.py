@@ -13,11 +13,10 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, delete, exists, func, select, text, update
 
-from node.index.converted import SeriesKey
 from node.index.engine.about import STORE as STORE_IDENTITY
 from node.index.engine.about import STORE_SPOOLED, set_about
-from node.index.engine.repository import IndexRepository, on_reader, on_writer
 from node.index.engine.sql import insert
+from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import (
     SPOOL,
     STORE,
@@ -33,9 +32,9 @@ from node.index.models import (
     VolumeRow,
     is_only_at_host,
 )
-from node.index.nouns.instance_files import FILES, InstanceFile, named_keys
-from node.index.nouns.removals import aside_of_order, owe_files
-from node.index.records import RevisionFile
+from node.index.nouns.converted import SeriesKey
+from node.index.nouns.instance_files import FILES, InstanceFile, aside_of_order, named_keys, owe_files
+from node.index.nouns.records import RevisionFile
 
 _SPOOLED = text(f"images.place = '{SPOOL}'")
 """In words: with a parameter, SQLite does not use the index of these rows."""

@@ -9,13 +9,13 @@ from sqlalchemy import ColumnElement, Connection, Select, column, func, literal_
 
 from node.errors import UsageError
 from node.index.engine.backend import backend_of
-from node.index.engine.repository import IndexRepository, on_writer
 from node.index.engine.rows import PagedRepository, Row
 from node.index.engine.sql import contains_words, starts_with
+from node.index.engine.writer import IndexRepository, on_writer
 from node.index.models import PatientRow, StudyRow
 from node.index.nouns.events import record_event
+from node.index.nouns.records import PatientMerge
 from node.index.nouns.terms import Terms
-from node.index.records import PatientMerge
 
 
 class NoSuchPatient(UsageError):

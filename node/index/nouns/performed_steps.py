@@ -10,8 +10,8 @@ from typing import Any, Literal
 from sqlalchemy import Connection, insert, select, update
 
 from node.dicom.json_model import Json
-from node.index.engine.repository import IndexRepository, on_reader, on_writer
 from node.index.engine.rows import PagedRepository, Row
+from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import PerformedSeriesRow, PerformedStepRow
 from node.index.nouns.scheduled_steps import IN_PROGRESS, set_state
 from node.index.nouns.series_claims import judge_by_list

@@ -17,6 +17,7 @@ from node.index.models import SPOOL, Base, ConflictRow, ImageRow, SeriesRow, Stu
 from node.index.nouns.departures import leave_series
 from node.index.nouns.disposition import Applied, Aside, First, New, Replaces, Restores, Same, disposition
 from node.index.nouns.growth import Seen, record_growth
+from node.index.nouns.instance_files import owe_removals
 from node.index.nouns.levels import (
     Places,
     correct_levels,
@@ -27,8 +28,7 @@ from node.index.nouns.levels import (
     record_received_event,
     series_row,
 )
-from node.index.nouns.removals import owe_removals
-from node.index.records import Flaw, Indexed, Outcome, Received
+from node.index.nouns.records import Flaw, Indexed, Outcome, Received
 
 DIGEST_MENDED = "digest-mended"
 """Kind of the conflict that keeps the digest which a row had before `fsck` believed its file."""

@@ -8,10 +8,10 @@ from dataclasses import asdict
 
 from sqlalchemy import Connection, delete, insert, select, update
 
-from node.index.engine.repository import IndexRepository, on_writer
 from node.index.engine.rows import PagedRepository, Row
+from node.index.engine.writer import IndexRepository, on_writer
 from node.index.models import RejectionRow
-from node.index.records import CountedRefusal, Refused
+from node.index.nouns.records import CountedRefusal, Refused
 
 ROW_TIME = dt.timedelta(minutes=1)
 """Equal refusals at most this far apart share a row."""

@@ -11,8 +11,8 @@ from sqlalchemy import Connection, and_, delete, func, insert, or_, select, upda
 
 from node.dicom.json_model import Json
 from node.dicom.key_values import Match
-from node.index.engine.repository import IndexRepository, on_reader, on_writer
 from node.index.engine.rows import PagedRepository, Row
+from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import PatientRow, PerformedStepRow, ScheduledStepRow, SeriesRow, StudyRow
 from node.index.nouns.orders import compare_with_studies
 from node.index.search.conditions import condition_on

@@ -12,9 +12,9 @@ from math import ceil
 
 from sqlalchemy import Connection, select
 
-from node.index.engine.repository import IndexRepository, on_reader
 from node.index.engine.rows import ReadRepository, Row
 from node.index.engine.sql import insert
+from node.index.engine.writer import IndexRepository, on_reader
 from node.index.models import ImageRow, SenderRow
 
 MAX_SERIES = 50

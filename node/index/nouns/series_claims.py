@@ -28,24 +28,24 @@ from sqlalchemy import (
 from sqlalchemy.orm import join
 
 from node.completeness import C_FIND, Completeness, Expectation, InstanceCounts, completeness_of, expectation
-from node.index.converted import ClaimedInstance, SeriesKey
-from node.index.engine.repository import IndexRepository, on_reader, on_writer
+from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import OPEN_STATES, EventRow, ImageRow, SeriesRow, StudyRow
 from node.index.nouns.conversions import current_conversion, holds_what_is_stored, insert_conversion, replace_failures
+from node.index.nouns.converted import ClaimedInstance, SeriesKey
 from node.index.nouns.events import FINAL, EventKind, record_event
-from node.index.nouns.performed_series import performed_of
-from node.index.nouns.references import (
+from node.index.nouns.growth import after_abort, due_at, performed_of
+from node.index.nouns.records import ClaimedSeries, SeriesOutcome, UnconfirmedSeries
+from node.index.nouns.reopening import (
+    REVOKED,
     convert_referring,
     end_waits_for,
     find_series,
     references_of,
+    reopen,
     replace_references,
 )
-from node.index.nouns.reopening import REVOKED, reopen
 from node.index.nouns.senders import learn_gaps
 from node.index.nouns.terms import Terms
-from node.index.nouns.waits import after_abort, due_at
-from node.index.records import ClaimedSeries, SeriesOutcome, UnconfirmedSeries
 from node.retries import wait_seconds
 
 RECONVERSION_REQUESTED = "reconversion requested"

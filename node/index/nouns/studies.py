@@ -25,9 +25,9 @@ from sqlalchemy.orm import aliased, join
 from node.completeness import COUNTED_RULES, Certainty, certainty
 from node.dicom.names import folded
 from node.index.engine.hot_statements import read_ids
-from node.index.engine.repository import IndexRepository, on_reader, on_writer
 from node.index.engine.rows import ReadRepository, Row, distinct_values
 from node.index.engine.sql import JsonNumber, Position, Unindexed, contains, in_partial_index, listed_in
+from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import (
     DOUBTED_SERIES,
     OPEN_STATES,
@@ -39,7 +39,7 @@ from node.index.models import (
     VolumeRow,
 )
 from node.index.nouns.events import record_event
-from node.index.records import StoredStudy
+from node.index.nouns.records import StoredStudy
 
 SETTLED_STATES = ("converted", "not-an-image")
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
 
-from node.index.engine.repository import IndexRepository, on_writer
+from node.index.engine.writer import IndexRepository, on_writer
 from node.index.models import OPEN_STATES, SeriesRow, StudyRow
-from node.index.nouns.waits import last_sign, shifted
+from node.index.nouns.growth import last_sign, shifted
 from node.index.work.ledger import correct_due, shift_due
 from node.retries import MAX_WAIT_SECONDS
 

@@ -1,4 +1,4 @@
-"""Files of conversions, and the instances in them."""
+"""Files of conversions, the instances in them, and exclusions: instances, or some of their frames, in no volume."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from node.index.models import (
     SPOOL,
     STORE,
     ConversionRow,
+    ExclusionRow,
     ObjectRemovalRow,
     PatientRow,
     RevisionFileRow,
@@ -21,7 +22,7 @@ from node.index.models import (
     VolumeRow,
 )
 from node.index.nouns.objects import REVISION_FILES
-from node.index.records import RevisionFile
+from node.index.nouns.records import RevisionFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,3 +226,32 @@ class ReadVolumes(PagedRepository):
         named = set(self._connection.scalars(select(RevisionFileRow.key).where(RevisionFileRow.key.in_(keys))))
         named.update(self._connection.scalars(select(ObjectRemovalRow.key).where(ObjectRemovalRow.key.in_(keys))))
         return [key for key in keys if key not in named]
+
+
+class ReadExclusions(PagedRepository):
+    """Rows of ``exclusions`` and ``v_exclusions``."""
+
+    listing = select(
+        ExclusionRow.id,
+        StudyRow.study_instance_uid,
+        SeriesRow.series_instance_uid,
+        ConversionRow.revision,
+        ConversionRow.superseded,
+        ExclusionRow.sop_instance_uid,
+        ExclusionRow.frames,
+        ExclusionRow.reason,
+        ExclusionRow.detail,
+    ).select_from(join(ExclusionRow, ConversionRow).join(SeriesRow).join(StudyRow))
+    filters = (SeriesRow.series_instance_uid,)
+
+    def of_instance(self, sop_instance_uid: str) -> list[Row]:
+        """Return the revisions that excluded an instance, with the reasons."""
+        return self._rows(
+            "SELECT revision, frames, reason, detail FROM v_exclusions WHERE sop_instance_uid = :uid ORDER BY revision",
+            uid=sop_instance_uid,
+        )
+
+    def of_revision(self, study_instance_uid: str, series_instance_uid: str, revision: int, limit: int) -> list[Row]:
+        """Return the instances that a revision excluded."""
+        columns = "sop_instance_uid, frames, reason, detail"
+        return self._rows_of_revision(columns, "v_exclusions", study_instance_uid, series_instance_uid, revision, limit)

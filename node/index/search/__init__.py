@@ -1,1 +1,1 @@
-"""Searches: queries of DICOM, selections of instances, and facts of series for selectors."""
+"""Searches: queries of DICOM, and selections of instances."""

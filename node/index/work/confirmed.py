@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping
 from sqlalchemy import ColumnElement, Connection, and_, exists, func, or_, select, true
 from sqlalchemy.orm import aliased, join
 
-from node.index.converted import SeriesKey
 from node.index.models import (
     OPEN_STATES,
     ConflictRow,
@@ -19,6 +18,7 @@ from node.index.models import (
     SubscriberRow,
     WorkRow,
 )
+from node.index.nouns.converted import SeriesKey
 from node.index.work.deliveries import is_subscriber, kinds_of
 from node.index.work.ledger import Lane
 from node.index.work.messages import LedgerEvent

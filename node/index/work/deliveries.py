@@ -24,11 +24,11 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, delete, func, or_, select, update
 from sqlalchemy.orm import join
 
-from node.index.converted import SeriesKey
 from node.index.engine.backend import Settled, is_settled
-from node.index.engine.repository import IndexRepository, on_reader, on_writer
 from node.index.engine.sql import insert
+from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import EventRow, ImageRow, SeriesRow, StudyRow, SubscriberRow, WorkRow
+from node.index.nouns.converted import SeriesKey
 from node.index.nouns.events import EventKind
 from node.index.work import jobs
 from node.index.work.ledger import Ended, Lane, begin_again, end, forget_study, in_lane

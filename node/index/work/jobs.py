@@ -17,9 +17,9 @@ from typing import Any, Literal, cast
 from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, insert, or_, select, update
 
 from node.errors import VoxelnodeError
-from node.index.engine.repository import IndexRepository, on_reader, on_writer
 from node.index.engine.rows import PagedRepository, Row
 from node.index.engine.sql import listed_in
+from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import ImageRow, ResultRow, SeriesRow, StudyRow, WorkRow
 from node.index.nouns.events import record_event
 from node.index.work.ledger import Ended, Lane, NoSuchWork, WorkEnded, add, end, move

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, cast
 from sqlalchemy import ColumnElement, Connection, Row, and_, delete, exists, func, insert, or_, select, update
 
 from node.errors import UsageError, VoxelnodeError
-from node.index.engine.repository import IndexRepository, on_reader, on_writer
+from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import ResultRow, WorkRow
 from node.index.work.payloads import Counts, Payload, Reference, Request, document_of, payload_of
 from node.index.work.states import TRANSITIONS, Kind, Move, Outcome, State

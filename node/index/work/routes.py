@@ -17,9 +17,8 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, or
 from sqlalchemy.orm import join
 
 from node.errors import VoxelnodeError
-from node.index.converted import SeriesKey
-from node.index.engine.repository import IndexRepository, on_reader, on_writer
 from node.index.engine.sql import insert, listed_in
+from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import (
     ImageRow,
     PatientRow,
@@ -29,6 +28,7 @@ from node.index.models import (
     SubscriberRow,
     WorkRow,
 )
+from node.index.nouns.converted import SeriesKey
 from node.index.work.confirmed import deletable_series, taken_by
 from node.index.work.deliveries import MAX_REPLAYED, Replay, is_subscriber
 from node.index.work.ledger import Lane, in_lane

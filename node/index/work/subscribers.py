@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from node.index.converted import SeriesKey
 from node.index.engine.rows import ReadRepository, Row
+from node.index.nouns.converted import SeriesKey
 from node.index.work.confirmed import deletable_series
 from node.index.work.ledger import Lane
 from node.index.work.messages import LedgerEvent

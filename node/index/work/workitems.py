@@ -34,9 +34,9 @@ from node.dicom.matching import Query
 from node.dicom.unified_steps import Event, State, Status
 from node.dicom.worklist import entry_text
 from node.errors import OutOfResources, VoxelnodeError
-from node.index.engine.repository import IndexRepository, on_writer
 from node.index.engine.rows import ReadRepository
 from node.index.engine.sql import Unindexed
+from node.index.engine.writer import IndexRepository, on_writer
 from node.index.models import (
     OPEN_STATES,
     EventRow,

@@ -12,9 +12,9 @@ from fastapi import HTTPException, Path, Query, Request, Response
 
 from node.index.database.reading import ReadIndex
 from node.index.engine.rows import Row
+from node.index.nouns.records import Level
 from node.index.nouns.studies import ListedStudy, StudyCondition, StudyCursor, StudyFilter
 from node.index.nouns.terms import Terms
-from node.index.records import Level
 from node.selector import MAX_LENGTH, compile_selector
 from node.web import actions
 from node.web.access import Admin, Caller, Reader, RequestAudit, Writer

@@ -33,7 +33,7 @@ from node.dicom.status import (
 )
 from node.dicom.uids import is_accepted_transfer_syntax, is_storage_class
 from node.errors import InstanceRefused
-from node.index.records import NOT_CURRENT_OUTCOMES, Outcome, Refused
+from node.index.nouns.records import NOT_CURRENT_OUTCOMES, Outcome, Refused
 from node.receive.acknowledgement import Acknowledgement
 from node.receive.dicom_files import HEAD_BYTES, LONG_HEAD_BYTES, Identity, NotDicom, identify
 from node.receive.ingest import Announced, Incoming, Ingest, Origin

@@ -11,7 +11,7 @@ from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field
 
 from node.index.database.reading import ReadIndex
-from node.index.records import Level
+from node.index.nouns.records import Level
 from node.index.search.selection import StoredInstance
 from node.web import actions
 from node.web.access import Admin, Caller, Reader, RequestAudit, Writer

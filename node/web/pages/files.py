@@ -14,7 +14,7 @@ from node.children.decoder import NotDecoded
 from node.children.decoding import reduced_volume
 from node.conversion.volume_files import folder_name, revision_files
 from node.index.database.reading import ReadIndex
-from node.index.records import RevisionFile
+from node.index.nouns.records import RevisionFile
 from node.web.access import Reader, RequestAudit
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound

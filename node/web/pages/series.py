@@ -10,9 +10,9 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from node.conversion.volume_files import by_path
 from node.dicom.dump import Dump, dump
-from node.index.converted import SeriesKey
 from node.index.database.reading import ReadIndex
-from node.index.records import RevisionFile
+from node.index.nouns.converted import SeriesKey
+from node.index.nouns.records import RevisionFile
 from node.index.search.selection import StoredInstance
 from node.web.access import Reader, RequestAudit
 from node.web.background_requests import background_request

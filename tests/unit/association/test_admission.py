@@ -9,7 +9,7 @@ import pytest
 
 from node.association import admission as module
 from node.association.admission import EVERY_VERB, Admission, AssociationRequest
-from node.index.records import Refused
+from node.index.nouns.records import Refused
 from node.metrics import Metrics
 from node.settings.model import Dicom, Peer
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from node.index.records import StoredStudy
+from node.index.nouns.records import StoredStudy
 from node.lifecycle.retention import expired_studies
 from node.settings.model import RetentionSettings
 

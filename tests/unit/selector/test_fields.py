@@ -7,7 +7,7 @@ from typing import get_args
 
 from node.completeness import State
 from node.index.models import SERIES_STATES
-from node.index.search.facts import COLUMNS
+from node.index.nouns.facts import COLUMNS
 from node.selector import FIELDS
 from node.selector.field_table import with_table
 from node.volume.model import Geometry

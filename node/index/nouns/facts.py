@@ -30,11 +30,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import aliased, join
 
-from node.index.converted import SeriesKey
 from node.index.engine.rows import ReadRepository
 from node.index.engine.sql import Days, JsonEach, JsonGroupDistinct, JsonNumber, looked_up_in
+from node.index.engine.views import certainty_of
 from node.index.models import ConversionRow, FailureRow, ImageRow, PatientRow, SeriesRow, StudyRow, Utc, VolumeRow
-from node.index.search.certainty import certainty_of
+from node.index.nouns.converted import SeriesKey
 from node.selector import Facts, Selector
 
 CHUNK_ROWS = 500

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from node.completeness import Completeness, Expectation
 from node.dicom.attributes import InstanceAttributes
-from node.index.converted import ClaimedInstance, ConvertedFile, SeriesKey
+from node.index.nouns.converted import ClaimedInstance, ConvertedFile, SeriesKey
 from node.settings.model import OverwritePolicy
 
 ReceivedPolicy = OverwritePolicy | Literal["accept"]
@@ -47,23 +47,6 @@ class Received:
     quiet_seconds: float
     overwrite_policy: ReceivedPolicy = "never"
     began_at: dt.datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """A position in a journal: every record up to `sequence` is in the index. As text, ``IDENTITY:SEQUENCE``."""
-
-    journal: str
-    sequence: int
-
-    def __str__(self) -> str:
-        return f"{self.journal}:{self.sequence}"
-
-    @classmethod
-    def of(cls, text: str | None) -> Applied:
-        """Return the position that a text names; that before the first record of no journal if there is none."""
-        journal, _, sequence = (text or ":0").partition(":")
-        return cls(journal, int(sequence))
 
 
 class Outcome(Enum):
