@@ -1,6 +1,7 @@
 """Names of the files of `voxelnode convert`: a template with tokens, filled from the first instance of a series.
 
-The values come from whoever made the files, so nothing but letters, digits and ``- + . _`` of them reaches a name.
+The values come from whoever made the files, so nothing but letters, digits and ``- + . _`` of them reaches a name. What
+people write to tell two series apart stays, as far as it can: signs (``+``, ``-``), the star of T2*, all of a text.
 """
 
 from __future__ import annotations
@@ -88,6 +89,10 @@ RESERVED = frozenset(
 """Names that Windows keeps for devices, and that of ``conversion.json``, whatever follows the first dot."""
 
 _TOKEN = re.compile(r"\{([^{}:]*)(?::([^{}]*))?\}")
+_STAR = re.compile(r"(?<=[^\W_])\*(?!\*)")
+"""The star of T2*, which BIDS writes as T2starw. Without it, a T2 and a T2* map would have one name."""
+
+_MINUS = "\N{MINUS SIGN}"
 _WIDTH = re.compile(r"0?[1-9]")
 _LETTER = re.compile(r"%(\d*)(.?)", re.DOTALL)
 _LAST_WORD = re.compile(rf"_(?:{SUFFIX_WORDS})\Z")
@@ -164,6 +169,8 @@ def _filled(token: re.Match[str], values: Mapping[str, Any]) -> str:
     else:
         texts = [values.get(COLUMNS.get(name, name))]
     text = next((_text(value) for value in texts if value is not None), "")
+    if name == "patient_name":  # the first way to write it that is there (PS3.5 6.2.1)
+        text = next((group for group in text.split("=") if group.strip(" ^")), "")
     return text.zfill(int(width)) if width and text.isascii() and text.isdigit() else text
 
 
@@ -172,24 +179,29 @@ def _text(value: Any) -> str:
         return value.strftime("%Y%m%d")
     if isinstance(value, dt.time):
         return value.strftime("%H%M%S")
-    return str(value).split("=")[0]  # of a person's name, the first way to write it (PS3.5 6.2.1)
+    return str(value)
 
 
 def safe_name(text: str) -> str:
     """Return `text` as a name that every file system takes: no folder, not hidden, not reserved, not too long."""
-    kept = "".join(
-        letter if letter.isalnum() or letter in "-+." or unicodedata.category(letter).startswith("M") else "_"
-        for letter in unicodedata.normalize("NFC", text)
-    )
-    name = re.sub(r"\.{2,}", ".", re.sub(r"_{2,}", "_", kept)).lstrip("-._")
+    spoken = _STAR.sub("star", unicodedata.normalize("NFC", text))
+    name = re.sub(r"\.{2,}", ".", re.sub(r"_{2,}", "_", "".join(map(_kept, spoken)))).lstrip("-._").rstrip("._")
     name = _cut(name, MAX_NAME_BYTES)
     if name.partition(".")[0].casefold() in RESERVED:
         name = f"_{name}"
     return name or "series"
 
 
+def _kept(letter: str) -> str:
+    category = unicodedata.category(letter)
+    if category == "Pd" or letter == _MINUS:
+        return "-"
+    return letter if letter.isalnum() or letter in "+." or category.startswith("M") else "_"
+
+
 def _cut(name: str, size: int) -> str:
-    return name.encode("utf-8")[:size].decode("utf-8", "ignore").rstrip("-._")
+    encoded = name.encode("utf-8")
+    return name if len(encoded) <= size else encoded[:size].decode("utf-8", "ignore").rstrip("-._")
 
 
 def numbered(name: str) -> Iterator[str]:

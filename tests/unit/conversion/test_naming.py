@@ -109,6 +109,14 @@ def test_an_anonymous_name_shows_nothing_that_was_typed() -> None:
         ("ผู้ป่วย", "ผู้ป่วย"),
         ("e\u0301", "é"),
         ("***", "series"),
+        ("EPI PE=AP", "EPI_PE_AP"),
+        ("fmap PE-", "fmap_PE-"),
+        ("fmap PE+", "fmap_PE+"),
+        ("TI \u22125 \u2013 6", "TI_-5_-_6"),
+        ("t2*_tra **new**", "t2star_tra_new"),
+        ("3 mm.", "3_mm"),
+        ("漢" * 40 + "-", "漢" * 40),
+        ("漢" * 39 + "--- tail", "漢" * 39),
     ],
 )
 def test_a_name_is_safe(text: str, name: str) -> None:
@@ -124,6 +132,32 @@ def test_any_text_becomes_one_plain_part_of_a_path(text: str) -> None:
     assert name[-1] not in ". "
     assert name.partition(".")[0].casefold() not in RESERVED
     assert safe_name(name) == name
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("EPI PE=AP", "EPI PE=RL"),
+        ("b=0", "b=1000"),
+        ("fmap j", "fmap j-"),
+        ("T2 map", "T2* map"),
+        ("shift 5", "shift -5"),
+        ("shift 5", "shift \u22125"),
+        ("shift +5", "shift -5"),
+    ],
+)
+def test_descriptions_that_differ_in_a_sign_give_names_that_differ(one: str, other: str) -> None:
+    template = parse(DEFAULT)
+    names = {template.name_of({**SERIES, "series_description": each}) for each in (one, other)}
+    assert len(names) == 2
+
+
+def test_a_person_is_named_by_the_first_way_to_write_the_name_that_is_there() -> None:
+    template = parse("{patient_name}_{series_description}")
+    named = {**SERIES, "series_description": "a=b"}
+    assert template.name_of(named) == "Döe_Jane_a_b"
+    assert template.name_of({**named, "patient_name": "^=山田^太郎=やまだ"}) == "山田_太郎_a_b"
+    assert template.name_of({**named, "patient_name": "^^="}) == "a_b"
 
 
 def test_a_taken_name_is_numbered_within_its_length() -> None:
