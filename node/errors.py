@@ -14,6 +14,12 @@ _OUT_OF_MEMORY = re.compile(
 )
 """Out-of-memory messages of C++ and Python libraries, ITK, OpenBLAS and the dynamic loader."""
 
+MAX_TEXT = 300
+"""Characters that are kept of the text of a library's error."""
+
+_TAG = re.compile(r"\([0-9A-Fa-f]{4}, ?[0-9A-Fa-f]{4}\)")
+_WORD = re.compile(rf"{_TAG.pattern}|\w+")
+
 
 def says_out_of_memory(text: str) -> bool:
     """Return whether `text` is an out-of-memory message of a library."""
@@ -31,6 +37,18 @@ def type_and_location(error: Exception) -> str:
     """Return the type of an error and the line that raised it, without its text, which may quote patient data."""
     line = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__} at {line.name}, line {line.lineno} of {line.filename.rpartition('/')[2]}"
+
+
+def text_without(error: Exception, data: bytes) -> str:
+    """Return the text of an error of a parser of `data`, without what `data` contains, which may be patient data."""
+    lowered, quoted = data.lower(), re.compile(r"'[^']*'|\"[^\"]*\"")
+
+    def shown(word: re.Match[str]) -> str:
+        text = word[0]
+        is_from_data = not text.isascii() or (len(text) > 2 and text.lower().encode() in lowered)
+        return "..." if is_from_data and not _TAG.fullmatch(text) else text
+
+    return _WORD.sub(shown, quoted.sub("...", str(error)))[:MAX_TEXT]
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ from node.completeness import COUNT_KEYWORDS, InstanceCounts
 from node.conversion.evidence import InstanceHeader, header_of
 from node.dicom.per_series import once_per_series
 from node.dicom.values import text, whole
-from node.errors import is_out_of_memory
+from node.errors import is_out_of_memory, text_without
 from node.files.reading import read_instance
 from node.index.nouns.converted import ClaimedInstance
 from node.volume.reasons import Exclusion, Reason
@@ -61,8 +61,7 @@ class SeriesFiles:
                     raise MemoryError from error
                 if isinstance(error, OSError) and path in self._as_received:  # the disk, not the bytes: try again
                     raise
-                detail = f"{type(error).__name__} while reading the data set"
-                self.unreadable.append(Exclusion(sop_instance_uid, 0, Reason.UNREADABLE, detail))
+                self.unreadable.append(Exclusion(sop_instance_uid, 0, Reason.UNREADABLE, _detail_of(error, path)))
                 continue
             counts = InstanceCounts(whole(dataset, COUNT_KEYWORDS[0]), *_counts_of_series(dataset))
             self.counts.append(counts)
@@ -82,6 +81,17 @@ class SeriesFiles:
         if self._last is None or self._last[0] != sop_instance_uid:
             self._last = sop_instance_uid, _opened(self._paths[sop_instance_uid], sop_instance_uid, _LONG_VALUE_BYTES)
         return self._last[1]
+
+
+def _detail_of(error: Exception, path: Path) -> str:
+    """Return why the data set of a file cannot be read, in words that are not those of the file."""
+    detail = f"{type(error).__name__} while reading the data set"
+    try:
+        with path.open("rb") as file:
+            text = text_without(error, file.read(_LONG_VALUE_BYTES))
+    except OSError:
+        return detail
+    return f"{detail}: {text}" if text else detail
 
 
 @once_per_series(*COUNT_KEYWORDS[1:])

@@ -90,6 +90,11 @@ class _Series:
     comparison: dict[str, Any] | None = None
 
     @property
+    def owner(self) -> str:
+        """The UID by which its files are known again: of the series, or of the only instance of one without a UID."""
+        return self.series_instance_uid or self.instances[0][0]
+
+    @property
     def order(self) -> tuple[str, str, str, int, str]:
         """In the order of their studies, and in these of their numbers, wherever the files were found."""
         number = self.attributes.get("series_number")
@@ -141,7 +146,6 @@ def convert_folder(
     cancelled = threading.Event()
     with _work_folder(out) as work, ThreadPoolExecutor(workers, "series") as pool:
         grouped = _grouped(paths, work, listing["not_dicom"])
-        _refuse_nameless(grouped, listing["refusals"])
         all_series = _chosen(grouped.values(), chosen, out, layout, listing["not_chosen"])
         try:
             converting = [
@@ -179,16 +183,14 @@ def planned(paths: Iterable[Path], out: Path, layout: Layout, chosen: Chosen | N
     Returns
     -------
     dict
-        ``series`` with the ``name``, the number of ``instances`` and the ``sop_class`` of each; ``refusals`` of files
-        without a series; ``not_chosen`` and ``not_dicom``.
+        ``series`` with the ``name``, the number of ``instances`` and the ``sop_class`` of each; ``not_chosen`` and
+        ``not_dicom``.
     """
     from pydicom.uid import UID  # here, because a conversion needs no names of classes
 
     skipped: list[dict[str, str]] = []
-    refusals: list[dict[str, Any]] = []
     left_out: list[dict[str, Any]] = []
     grouped = _grouped(paths, None, skipped)
-    _refuse_nameless(grouped, refusals)
     rows = [
         {
             **_series_row(series),
@@ -197,7 +199,7 @@ def planned(paths: Iterable[Path], out: Path, layout: Layout, chosen: Chosen | N
         }
         for series in _chosen(grouped.values(), chosen, out, layout, left_out)
     ]
-    return {"series": rows, "refusals": refusals, "not_chosen": left_out, "not_dicom": skipped}
+    return {"series": rows, "refusals": [], "not_chosen": left_out, "not_dicom": skipped}
 
 
 def attributes_of_series(paths: Iterable[Path]) -> Iterator[dict[str, Any]]:
@@ -276,7 +278,10 @@ def _is_ours(out: Path, name: str, series: _Series, layout: Layout) -> bool:
     present = _files_by(out, name, layout)
     if not all(file.is_file() and is_file_of(file.name, name) for file in present):
         return False
-    return {_uid_in(file) for file in present if file.suffix == ".json"} <= {series.series_instance_uid}
+    owners = {_owner_in(file) for file in present if file.suffix == ".json"}
+    if not series.series_instance_uid and series.owner in owners:
+        owners.discard(None)  # the outlines of its volume, which name no series either
+    return owners <= {series.owner}
 
 
 def _files_by(out: Path, name: str, layout: Layout) -> list[Path]:
@@ -289,12 +294,12 @@ def _files_by(out: Path, name: str, layout: Layout) -> list[Path]:
     return [folder] if folder.exists() or folder.is_symlink() else []
 
 
-def _uid_in(sidecar: Path) -> str | None:
-    """Return the Series Instance UID in a sidecar, or in the outlines of its volume; None if it has none."""
+def _owner_in(sidecar: Path) -> str | None:
+    """Return whose a sidecar, or the outlines of a volume, are: see `_Series.owner`; None if nothing says it."""
     try:
         content = json.loads(sidecar.read_bytes())
-        return str(content["SeriesInstanceUID"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return str(content.get("SeriesInstanceUID") or next(iter(content["sources"])))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration):
         return None
 
 
@@ -409,9 +414,11 @@ def _grouped(
                 not_dicom.append({"name": file.name, "reason": str(error)})
                 continue
         identity = file.identity
-        key = identity.study_instance_uid, identity.series_instance_uid
+        uids = identity.study_instance_uid, identity.series_instance_uid
+        # Without a Series Instance UID, two files may be of different patients: each is a series of its own.
+        key = uids if identity.series_instance_uid else (identity.study_instance_uid, f"file {number}")
         if key not in grouped:
-            grouped[key] = _Series(*key, _attributes(file))
+            grouped[key] = _Series(*uids, _attributes(file))
         grouped[key].instances.append((identity.sop_instance_uid, path))
         grouped[key].transfer_syntax_uids.add(identity.transfer_syntax_uid)
     return grouped
@@ -451,15 +458,6 @@ def _forget_identifiers(all_series: Iterable[_Series]) -> None:
         series.attributes = {name: value for name, value in series.attributes.items() if name in kept}
         if (series.attributes.get("series_number") or 0) >= MIN_IDENTIFYING_NUMBER:
             series.attributes["series_number"] = None
-
-
-def _refuse_nameless(grouped: dict[tuple[str, str], _Series], refusals: list[dict[str, Any]]) -> None:
-    """Refuse the files without a Series Instance UID, as a node does: two of them may be of different patients."""
-    nameless = [key for key in grouped if not key[1]]
-    uids = tuple(uid for key in nameless for uid, _ in grouped.pop(key).instances)
-    if uids:
-        detail = "the data set has no Series Instance UID (0020,000E), which every instance must have (PS3.3 C.7.3.1)"
-        refusals.append(_refusal_row("", Refusal(Reason.UNREADABLE, detail, uids)))
 
 
 def _refusal_row(series_instance_uid: str, refusal: Refusal) -> dict[str, Any]:

@@ -143,7 +143,9 @@ def _assembled(
         return assembly, known
     if len(files.unreadable) == len(job.instances):
         uids = tuple(exclusion.sop_instance_uid for exclusion in files.unreadable)
-        refusal = Refusal(Reason.UNREADABLE, "no file of the series can be read as DICOM", uids)
+        details = Counter(exclusion.detail for exclusion in files.unreadable).most_common(1)
+        said = "".join(f": {detail}" for detail, _ in details)
+        refusal = Refusal(Reason.UNREADABLE, f"no file of the series can be read as DICOM{said}", uids)
         return Assembly((), (refusal,), tuple(files.unreadable)), known
     if job.options.suv:
         assembly = with_uptake(assembly, files.dataset_of, job.options.suv_types)

@@ -192,7 +192,10 @@ def data_set_of_file(data: bytes, file_bytes: int, file: StoredFile) -> Dataset:
     start = _META + 12 + length
     if not 0 < length <= _MAX_META_BYTES or data[start : start + 2] in (b"\x02\x00", b""):
         raise LeftToPydicom
-    meta = FileMetaDataset(_walked(data, _META + 12, start, EXPLICIT_LITTLE_ENDIAN, True, is_meta=True))
+    of_meta = _walked(data, _META + 12, start, EXPLICIT_LITTLE_ENDIAN, True, is_meta=True)
+    if any(tag >> 16 != 0x0002 for tag in of_meta):
+        raise LeftToPydicom  # the group length counts elements of the data set
+    meta = FileMetaDataset(of_meta)
     syntax = text(meta, "TransferSyntaxUID")
     if not syntax or syntax in _NOT_READ_HERE:
         raise LeftToPydicom

@@ -62,16 +62,34 @@ def test_conversion_json_tells_the_verdict_on_each_series(tmp_path: Path) -> Non
     }
 
 
-def test_files_that_name_no_series_are_refused_and_the_attribute_is_named(tmp_path: Path) -> None:
-    instances, named = make.ct_series(3), make.ct_series(4)
-    for ds in instances:
+def test_each_file_that_names_no_series_is_a_series_of_its_own(tmp_path: Path) -> None:
+    nameless, named = make.ct_series(3), make.ct_series(4)
+    for ds in nameless:
         del ds.SeriesInstanceUID
-    listing = convert_folder([saved(instances + named, tmp_path / "in")], tmp_path / "out", OPTIONS, here)
-    [refusal] = listing["refusals"]
-    assert (refusal["reason"], refusal["instances"], refusal["series_instance_uid"]) == ("unreadable", 3, "")
-    assert "Series Instance UID (0020,000E)" in refusal["detail"]
-    assert [row["instances"] for row in listing["volumes"]] == [4]
-    assert [row["series_instance_uid"] for row in listing["series"]] == [named[0].SeriesInstanceUID]
+    folder = saved(nameless + named, tmp_path / "in")
+    listing = convert_folder([folder], tmp_path / "out", OPTIONS, here)
+    assert listing["refusals"] == []
+    assert sorted(row["instances"] for row in listing["volumes"]) == [1, 1, 1, 4]
+    assert sorted(row["series_instance_uid"] for row in listing["series"]) == ["", "", "", named[0].SeriesInstanceUID]
+    assert len({row["name"] for row in listing["series"]}) == 4
+    sources = [json.loads(file.read_text())["sources"] for file in (tmp_path / "out").glob("*/*.json")]
+    assert sorted(len(each) for each in sources) == [1, 1, 1, 4]
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_file_that_names_no_series_replaces_its_own_conversion_and_no_other(flat: bool, tmp_path: Path) -> None:
+    one, other = make.ct_series(2)
+    for ds in (one, other):
+        del ds.SeriesInstanceUID
+    layout, out = Layout(flat=flat), tmp_path / "out"
+    options = replace(OPTIONS, body_contours=True)
+    folders = [saved([ds], tmp_path / str(number)) for number, ds in enumerate((one, other))]
+    names = [
+        convert_folder([folder], out, options, here, layout=layout)["series"][0]["name"]
+        for folder in (*folders, *folders)
+    ]
+    assert names[:2] == names[2:]
+    assert names[0] != names[1]
 
 
 def test_members_of_a_zip_file_are_converted_and_damaged_ones_are_told(tmp_path: Path) -> None:

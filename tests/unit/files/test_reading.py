@@ -118,14 +118,21 @@ def test_what_stands_around_long_pixels_is_read(tmp_path: Path, elements: dict[s
         assert found.PatientName == "Müller"
 
 
-def test_a_wrong_group_length_is_forgiven(tmp_path: Path) -> None:
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+@pytest.mark.parametrize("error", [-100_000, *range(-31, 80), 300, 1_000_000])
+def test_a_wrong_group_length_is_forgiven(tmp_path: Path, error: int, syntax: str) -> None:
+    """Too short, too long, within an element, and with elements of the data set: the group ends where it ends."""
     [ds] = ct_series(1)
     path = tmp_path / "one.dcm"
+    ds.file_meta.TransferSyntaxUID = syntax
     ds.save_as(path, enforce_file_format=True)
     data = bytearray(path.read_bytes())
-    data[140:144] = (12).to_bytes(4, "little")
+    length = max(int.from_bytes(data[140:144], "little") + error, 0)
+    data[140:144] = length.to_bytes(4, "little")
     path.write_bytes(data)
-    assert read_instance(path).SOPInstanceUID == ds.SOPInstanceUID
+    found = read_instance(path)
+    assert found == ds
+    assert found.file_meta.MediaStorageSOPInstanceUID == ds.SOPInstanceUID
 
 
 def test_a_private_sequence_that_lost_its_representation_is_read_from_its_bytes() -> None:
