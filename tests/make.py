@@ -6,6 +6,7 @@ them. Pixels are a fixed pattern, so that a plane that lies wrongly, or twice, i
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -44,6 +45,13 @@ ROWS, COLUMNS = 16, 12
 SPACING_MM = 2.5
 PIXEL_SPACING_MM = (0.75, 0.5)
 ORIGIN_MM = (-50.0, -40.0, 30.0)
+
+
+def deflated(data: bytes) -> bytes:
+    """A data set as PS3.5 A.5 deflates it, padded to an even length."""
+    deflate = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
+    packed = deflate.compress(data) + deflate.flush()
+    return packed + b"\0" * (len(packed) % 2)
 
 
 def instance(

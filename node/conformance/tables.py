@@ -61,8 +61,8 @@ STORAGE_CLASSES = tuple(known for known in _registered("SOP Class") if is_storag
 TRANSFER_SYNTAXES = tuple(known for known in _registered("Transfer Syntax") if is_accepted_transfer_syntax(known.uid))
 """Transfer syntaxes in which instances are accepted."""
 
-UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.98")
-"""Native pixel data, or encapsulated but uncompressed pixel data (PS3.5 A.1 to A.4)."""
+UNCOMPRESSED = tuple(f"1.2.840.10008.1.2{end}" for end in ("", ".1", ".2", ".1.98", ".1.99"))
+"""Native pixel data, or encapsulated but uncompressed pixel data (PS3.5 A.1 to A.5)."""
 
 
 def accepted_contexts(services: Iterable[str]) -> Mapping[str, tuple[str, ...]]:

@@ -75,6 +75,20 @@ class Encoding:
         return partial((self._long if encoded_vr in _LONG_VRS else self._short).pack, group, number, encoded_vr)
 
 
+def found_syntax(data: bytes | bytearray | memoryview, announced: str) -> str:
+    """Return the transfer syntax by whose encoding to read a data set: the announced one, unless its bytes differ.
+
+    Some writers encode with an implicit VR under a compressed syntax, or with an explicit one under Implicit VR Little
+    Endian. The first element of `data` shows it: there is a VR, or a length below 2^16, or an undefined one.
+    """
+    vr = bytes(data[4:6])
+    has_vr = vr in SHORT_VRS or vr in _LONG_VRS
+    if announced == IMPLICIT_LITTLE_ENDIAN:
+        return EXPLICIT_LITTLE_ENDIAN if has_vr else announced
+    is_implicit = not has_vr and announced != EXPLICIT_BIG_ENDIAN and (data[6:8] == b"\0\0" or data[4:8] == b"\xff" * 4)
+    return IMPLICIT_LITTLE_ENDIAN if is_implicit else announced
+
+
 @lru_cache(maxsize=64)
 def encoding_of(transfer_syntax_uid: str) -> Encoding:
     """Return the encoding of a transfer syntax."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from node.dicom.encoding import (
     DEFLATED_LITTLE_ENDIAN,
@@ -20,6 +20,7 @@ from node.dicom.encoding import (
     SHORT_VRS,
     UNDEFINED_LENGTH,
     encoding_of,
+    found_syntax,
 )
 from node.errors import NotUnderstood
 
@@ -42,6 +43,9 @@ MAX_ITEMS = 16
 WINDOW_BYTES = 1 << 20
 MAX_WINDOW_BYTES = 16 << 20
 """Largest part of a file that is read at once, to skip a sequence of undefined length; the first has `WINDOW_BYTES`."""
+
+MAX_INFLATED_BYTES = 1 << 30
+"""Largest deflated data set that is read, inflated; it is in memory as a whole then."""
 
 
 class HeaderCut(Exception):
@@ -82,7 +86,7 @@ def read_header(
     """
     if transfer_syntax_uid == DEFLATED_LITTLE_ENDIAN:
         data = _inflated(data)
-    return _Walker(data, transfer_syntax_uid).values(wanted, {})
+    return _Walker(data, found_syntax(data[:8], transfer_syntax_uid)).values(wanted, {})
 
 
 def read_header_by_windows(
@@ -106,6 +110,7 @@ def read_header_by_windows(
         return read_header(read(0, MAX_WINDOW_BYTES), transfer_syntax_uid, wanted)
     elements: dict[int, bytes] = {}
     offset, length, left = 0, WINDOW_BYTES, MAX_ELEMENTS
+    transfer_syntax_uid = found_syntax(read(0, 8), transfer_syntax_uid)
     while True:
         if offset and not read(offset - 1, 1):
             raise HeaderCut(offset)
@@ -135,7 +140,7 @@ def read_items(raw: bytes, transfer_syntax_uid: str, wanted: frozenset[int]) -> 
     What is beyond the first `MAX_ITEMS`, was cut off, or is not encoded as PS3.5 7.5 says is left out. The items of a
     sequence of VR UN are not read.
     """
-    walker = _Walker(raw, transfer_syntax_uid)
+    walker = _Walker(raw, found_syntax(raw[8:16], transfer_syntax_uid))  # behind the tag and the length of an item
     items: list[dict[int, bytes]] = []
     try:
         while walker.at < walker.end and len(items) < MAX_ITEMS:
@@ -180,6 +185,28 @@ def require_few_elements(data: bytes | bytearray | memoryview, transfer_syntax_u
         raise HeaderCut(walker.at)
 
 
+def require_inflatable(pieces: Iterable[bytes]) -> None:
+    """Raise unless a deflated data set is whole and inflates to at most `MAX_INFLATED_BYTES`; keeps nothing of it.
+
+    Raises
+    ------
+    NotUnderstood
+        It is cut or damaged, or it is a bomb: a few bytes can inflate to a thousand times as many.
+    """
+    inflator, inflated = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    try:
+        for piece in pieces:
+            while piece:
+                inflated += len(inflator.decompress(piece, WINDOW_BYTES))
+                if inflated > MAX_INFLATED_BYTES:
+                    raise NotUnderstood(f"the deflated data set inflates to more than {MAX_INFLATED_BYTES} bytes")
+                piece = inflator.unconsumed_tail
+    except zlib.error as error:
+        raise _not_inflated(error) from error
+    if not inflator.eof:
+        raise NotUnderstood("the deflated data set is cut: it does not end")
+
+
 def _is_sequence(tag: int) -> bool:
     from pydicom.datadict import dictionary_has_tag, dictionary_VR  # here, because finding files needs no dictionary
 
@@ -191,7 +218,11 @@ def _inflated(data: bytes | bytearray | memoryview, limit: int = 16_000_000) -> 
     try:
         return zlib.decompressobj(-zlib.MAX_WBITS).decompress(bytes(data), limit)
     except zlib.error as error:
-        raise NotUnderstood(f"the deflated data set cannot be inflated: {error}") from error
+        raise _not_inflated(error) from error
+
+
+def _not_inflated(error: zlib.error) -> NotUnderstood:
+    return NotUnderstood(f"the deflated data set cannot be inflated: {error}")
 
 
 def _too_many_elements(tag: int) -> NotUnderstood:

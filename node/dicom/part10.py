@@ -12,6 +12,10 @@ IMPLEMENTATION_CLASS_UID = "2.25.203918237049125317709215371926431094752"
 
 IMPLEMENTATION_VERSION_NAME = "VOXELNODE_0"
 
+_META_READ = frozenset((0x0002, 0x0003, 0x0010))  # SOP Class UID, SOP Instance UID, Transfer Syntax UID
+_META_ELEMENT = struct.Struct("<H2sH").unpack_from
+_LONG_VRS = (b"OB", b"OW", b"UN", b"SQ", b"UT")
+
 
 def file_head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, source_ae_title: str = "") -> bytes:
     """Return the bytes before the data set in a DICOM file.
@@ -41,6 +45,30 @@ def file_head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: st
     if source_ae_title:
         body += _text(0x00020016, "AE", source_ae_title)
     return b"\x00" * 128 + b"DICM" + _element(0x00020000, "UL", struct.pack("<L", len(body))) + body
+
+
+def file_meta(head: bytes) -> tuple[dict[int, str], int]:
+    """Return the texts of group 0002 that identify an instance, by element, and where the data set begins.
+
+    Preamble and group may be absent. The group's own length is often wrong, and is not believed.
+
+    Parameters
+    ----------
+    head : bytes
+        The beginning of a file.
+    """
+    values: dict[int, str] = {}
+    at = 132 if head[128:132] == b"DICM" else 0
+    while head[at : at + 2] == b"\x02\x00" and at + 12 <= len(head):
+        number, vr, length = _META_ELEMENT(head, at + 2)
+        at += 8
+        if vr in _LONG_VRS:
+            (length,) = struct.unpack_from("<L", head, at)
+            at += 4
+        if number in _META_READ:
+            values[number] = head[at : at + length].rstrip(b"\x00 ").decode("ascii", "replace")
+        at += length
+    return values, at
 
 
 def _text(tag: int, vr: str, value: str) -> bytes:

@@ -6,7 +6,12 @@ from collections.abc import Iterable, Mapping
 
 from pydicom._uid_dict import UID_dictionary
 
-from node.dicom.encoding import EXPLICIT_BIG_ENDIAN, EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
+from node.dicom.encoding import (
+    DEFLATED_LITTLE_ENDIAN,
+    EXPLICIT_BIG_ENDIAN,
+    EXPLICIT_LITTLE_ENDIAN,
+    IMPLICIT_LITTLE_ENDIAN,
+)
 
 REGISTERED_UIDS: Mapping[str, tuple[str, str, str, str, str]] = UID_dictionary
 """PS3.6 Annex A by UID: name, type, info, retired mark and keyword. pydicom offers public access only to
@@ -57,13 +62,11 @@ _STORED_BY_OTHER_MEANS = frozenset(
     }
 )
 
-# Deflated data sets can expand a thousandfold when read; the others have no data set that DIMSE could transfer.
+# The pixels of JPIP are elsewhere; the others have no data set that DIMSE could transfer.
 _REFUSED_TRANSFER_SYNTAXES = frozenset(
     {
-        "1.2.840.10008.1.2.1.99",  # Deflated Explicit VR Little Endian
         "1.2.840.10008.1.2.4.95",  # JPIP Referenced Deflate
         "1.2.840.10008.1.2.4.205",  # JPIP HTJ2K Referenced Deflate
-        "1.2.840.10008.1.2.8.1",  # Deflated Image Frame Compression
         "1.2.840.10008.1.2.6.1",  # RFC 2557 MIME encapsulation
         "1.2.840.10008.1.2.6.2",  # XML Encoding
         "1.2.840.10008.1.2.7.1",  # SMPTE ST 2110-20, progressive
@@ -93,8 +96,9 @@ def is_storage_class(sop_class_uid: str) -> bool:
 def is_accepted_transfer_syntax(transfer_syntax_uid: str) -> bool:
     """Return whether the node accepts data sets of this transfer syntax.
 
-    True for all transfer syntaxes of the standard except deflated ones and those that DIMSE does not carry. Standard
-    ones newer than the dictionary are accepted too: all encapsulated syntaxes share one data set encoding (PS3.5 A.4).
+    True for all transfer syntaxes of the standard except deflated references by JPIP and those that DIMSE does not
+    carry. Standard ones newer than the dictionary are accepted too: all encapsulated syntaxes share one data set
+    encoding (PS3.5 A.4).
     An unknown private one is refused: it may encode elements in its own way (PS3.5 10), so that nothing could be
     indexed, and a refusal during negotiation lets the sender offer another.
     """
@@ -110,14 +114,16 @@ def choose_transfer_syntax(sop_class_uid: str, offered: Iterable[str]) -> str | 
     """Return the first acceptable transfer syntax of a presentation context, or None.
 
     The sender's order is respected: bytes are stored as received, so its preference costs nothing and is usually the
-    encoding in which the sender already has the instance. C-ECHO carries no data set, so any syntax is accepted. Other
+    encoding in which the sender already has the instance. Only a deflated data set is the last choice, because a frame
+    of it cannot be read without the rest. C-ECHO carries no data set, so any syntax is accepted. Other
     services use one of the three uncompressed syntaxes.
     """
     if sop_class_uid == VERIFICATION:
         return next(iter(offered), None)
     if not is_storage_class(sop_class_uid):
         return next((uid for uid in offered if uid in _UNCOMPRESSED), None)
-    return next((uid for uid in offered if is_accepted_transfer_syntax(uid)), None)
+    accepted = [uid for uid in offered if is_accepted_transfer_syntax(uid)]
+    return min(accepted, key=lambda uid: uid == DEFLATED_LITTLE_ENDIAN, default=None)
 
 
 def web_transfer_syntax(transfer_syntax_uid: str) -> str:

@@ -3,14 +3,46 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import BinaryIO
+
+from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN
+from node.dicom.header import require_inflatable
+from node.dicom.part10 import file_meta
 
 READING_BYTES = 32
 """Cost of each read in addition to its bytes: pydicom makes an object of every element, even an empty one."""
 
+_META_BYTES = 1 << 16
+"""File Meta Information is shorter than this."""
+
 
 class TooLong(Exception):
     """Reading would exceed the allowed number of bytes."""
+
+
+def require_bounded(file: BinaryIO, max_bytes: int | None) -> None:
+    """Raise if an open file has a deflated data set that is longer, inflated, than it may be; go back to its beginning.
+
+    pydicom inflates a data set as a whole, whatever becomes of it.
+
+    Raises
+    ------
+    TooLong
+        There is a limit: how long the data set is, is unknown before it is inflated.
+    NotUnderstood
+        It is cut or damaged, or it inflates to more than `node.dicom.header.MAX_INFLATED_BYTES`.
+    """
+    head = file.read(_META_BYTES)
+    elements, offset = file_meta(head)
+    file.seek(0)
+    if elements.get(0x0010) != DEFLATED_LITTLE_ENDIAN:
+        return
+    if max_bytes is not None:
+        raise TooLong
+    file.seek(offset)
+    require_inflatable(iter(partial(file.read, 1 << 20), b""))
+    file.seek(0)
 
 
 class BoundedFile:

@@ -8,12 +8,10 @@ from urllib.parse import quote
 from pydicom import Dataset
 from pydicom.dataelem import DataElement
 
-from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN
 from node.dicom.json_model import json_model
 from node.dicom.metadata import encoded_model
 from node.dicom.uids import web_transfer_syntax
 from node.dicom.values import CONVERSION_ERRORS, little_endian, value, whole
-from node.files.bounded import TooLong
 from node.files.pixel_element import header_and_pixels
 from node.files.reading import read_instance
 
@@ -64,8 +62,6 @@ def bulk_data_paths(path: Path, transfer_syntax_uid: str, max_bytes: int | None 
 
 
 def _header(path: Path, transfer_syntax_uid: str, max_bytes: int | None) -> Dataset:
-    if transfer_syntax_uid == DEFLATED_LITTLE_ENDIAN and max_bytes is not None:
-        raise TooLong  # the length is unknown until the data set is inflated
     if transfer_syntax_uid in NATIVE:
         return read_instance(path, max_bytes)
     header, element = header_and_pixels(path, max_bytes)

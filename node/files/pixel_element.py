@@ -16,7 +16,7 @@ from pydicom.encaps import encapsulate, get_frame
 
 from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN, EXPLICIT_BIG_ENDIAN, UNDEFINED_LENGTH, encoding_of
 from node.dicom.values import text, value, whole
-from node.files.bounded import BoundedFile
+from node.files.bounded import BoundedFile, require_bounded
 
 PIECE_BYTES = 1 << 20
 
@@ -219,14 +219,15 @@ def header_and_pixels(path: Path, max_bytes: int | None = None) -> tuple[Dataset
         As from `node.files.reading.read_instance`.
     """
     with path.open("rb") as whole_file:
+        require_bounded(whole_file, max_bytes)
         file: Any = BoundedFile(whole_file, max_bytes)
         header = dcmread(file, stop_before_pixels=True, force=True)
         syntax = text(header.file_meta, "TransferSyntaxUID")
         head = b"" if syntax == DEFLATED_LITTLE_ENDIAN else file.read(12)
         if len(head) < 8:
             return header, None
-        encoding = encoding_of(syntax)
-        tag, encoded_vr, length, start = encoding.head(head, 0, is_implicit=encoding.is_implicit)
+        is_implicit = bool(header.original_encoding[0])  # also contrary to its transfer syntax
+        tag, encoded_vr, length, start = encoding_of(syntax).head(head, 0, is_implicit=is_implicit)
         if tag not in _VRS:
             return header, None
         vr = encoded_vr.decode("ascii", "replace") or _VRS[tag]

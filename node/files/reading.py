@@ -9,7 +9,7 @@ from pathlib import Path
 from pydicom import Dataset, dcmread
 
 from node.dicom.reading import DataSetCut, LeftToPydicom, StoredFile, data_set_of_file
-from node.files.bounded import BoundedFile, TooLong
+from node.files.bounded import BoundedFile, TooLong, require_bounded
 
 HEAD_BYTES = 1 << 16
 """Bytes of a file to read first: usually the header of a slice, or all of a small file."""
@@ -43,6 +43,7 @@ def read_instance(path: Path, max_bytes: int | None = None) -> Dataset:
                 return data_set_of_file(head + file.readall(), file_bytes, _ClosedFile(path))
         except LeftToPydicom:
             with path.open("rb") as buffered:
+                require_bounded(buffered, max_bytes)
                 return dcmread(BoundedFile(buffered, max_bytes), force=True)
 
 

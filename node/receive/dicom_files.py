@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import stat
-import struct
 import warnings
 import zipfile
 import zlib
@@ -20,6 +19,7 @@ from typing import BinaryIO
 
 from node.dicom.encoding import EXPLICIT_BIG_ENDIAN, EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
 from node.dicom.header import HeaderCut, read_header
+from node.dicom.part10 import file_meta
 from node.errors import NotUnderstood
 
 HEAD_BYTES = 65536
@@ -38,9 +38,6 @@ MEDIA_STORAGE_DIRECTORY = "1.2.840.10008.1.3.10"
 _UID = re.compile(r"[0-9.]{1,64}")
 _SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES = 0x00080016, 0x00080018, 0x0020000D, 0x0020000E
 _RECOGNITION_CODE = 0x00080010  # retired: the version of ACR-NEMA
-_META_READ = frozenset((0x0002, 0x0003, 0x0010))  # SOP Class UID, SOP Instance UID, Transfer Syntax UID
-_META_ELEMENT = struct.Struct("<H2sH").unpack_from
-_LONG_VRS = (b"OB", b"OW", b"UN", b"SQ", b"UT")
 
 
 class NotDicom(Exception):
@@ -150,7 +147,7 @@ def identify(head: bytes) -> Identity:
         raise NotDicom("compressed with gzip: unpack it first")
     if not has_prefix and head[:2] not in (b"\x02\x00", b"\x08\x00", b"\x00\x08"):
         raise NotDicom("not a DICOM file")
-    meta, offset = _file_meta(head, 132 if has_prefix else 0)
+    meta, offset = file_meta(head)
     if meta.get(0x0002) == MEDIA_STORAGE_DIRECTORY:
         raise NotDicom("a DICOMDIR: the files that it lists are searched for directly")
     data_set = head[offset:]
@@ -166,21 +163,6 @@ def identify(head: bytes) -> Identity:
         if uids.get(_RECOGNITION_CODE, "").startswith("ACR-NEMA"):
             raise NotDicom(OLDER_THAN_DICOM)
     raise NotDicom("a DICOM file without readable class and instance UIDs" if has_prefix else "not a DICOM file")
-
-
-def _file_meta(head: bytes, at: int) -> tuple[dict[int, str], int]:
-    """Return the texts of group 0002 that identify an instance, and its end (its own length is often wrong)."""
-    values: dict[int, str] = {}
-    while head[at : at + 2] == b"\x02\x00" and at + 12 <= len(head):
-        number, vr, length = _META_ELEMENT(head, at + 2)
-        at += 8
-        if vr in _LONG_VRS:
-            (length,) = struct.unpack_from("<L", head, at)
-            at += 4
-        if number in _META_READ:
-            values[number] = _text(head[at : at + length])
-        at += length
-    return values, at
 
 
 def _encodings_of(data_set: bytes) -> Iterator[str]:

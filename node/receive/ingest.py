@@ -17,7 +17,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Literal
@@ -25,7 +25,8 @@ from typing import Literal
 from node.archive.filesystem import Archive, PartFile
 from node.audit.audit_log import Transfers
 from node.dicom.attributes import InstanceAttributes, attributes_by_windows, instance_attributes, is_identifier
-from node.dicom.header import HeaderCut
+from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN
+from node.dicom.header import HeaderCut, require_inflatable
 from node.dicom.part10 import file_head
 from node.dicom.status import NotPermitted
 from node.errors import ClassMismatch, InstanceRefused, NotUnderstood, OutOfResources
@@ -372,11 +373,26 @@ class Incoming:
         syntax = self._announced.transfer_syntax_uid
         try:
             if self._large is None:
-                return instance_attributes(data_set, syntax)
-            part, begin = self._large.part, len(self._file_head)
-            return attributes_by_windows(lambda offset, length: part.read(begin + offset, length), syntax)
+                attributes = instance_attributes(data_set, syntax)
+            else:
+                attributes = attributes_by_windows(self._read, syntax)
+            if syntax == DEFLATED_LITTLE_ENDIAN:
+                require_inflatable(self._pieces(data_set))
+            return attributes
         except HeaderCut:
             raise NotUnderstood(f"data set ends within an element, after {self.bytes} bytes") from None
+
+    def _read(self, offset: int, length: int) -> bytes:
+        """Return bytes of a large data set."""
+        assert self._large is not None
+        return self._large.part.read(len(self._file_head) + offset, length)
+
+    def _pieces(self, data_set: bytes) -> Iterator[bytes]:
+        if self._large is None:
+            yield data_set
+            return
+        for offset in range(0, self.bytes, LARGE_BYTES):
+            yield self._read(offset, LARGE_BYTES)
 
     def _require_announced(self, attributes: InstanceAttributes) -> None:
         for name, announced, actual in (

@@ -12,6 +12,7 @@ import threading
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,22 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset, write_file_meta_info
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    RLELossless,
+)
 
 from node.conversion.chosen import chosen
 from node.conversion.job import ConversionJob, Converted
 from node.conversion.naming import ANONYMOUS, parse
 from node.conversion.offline import Layout, convert_folder, planned
 from node.conversion.pool import ConverterDied
+from node.dicom import header
 from node.errors import UsageError
 from node.settings.convert import Convert
 from node.writers.options import write_options
@@ -90,6 +101,64 @@ def test_a_file_that_names_no_series_replaces_its_own_conversion_and_no_other(fl
     ]
     assert names[:2] == names[2:]
     assert names[0] != names[1]
+
+
+@pytest.mark.filterwarnings("ignore:Expected (im|ex)plicit VR")
+@pytest.mark.parametrize(
+    ("announced", "is_implicit"), [(ImplicitVRLittleEndian, False), (ExplicitVRLittleEndian, True), (RLELossless, True)]
+)
+def test_a_data_set_in_another_encoding_than_its_transfer_syntax_is_converted(
+    announced: UID, is_implicit: bool, tmp_path: Path
+) -> None:
+    series = make.ct_series(3)
+    expected = np.stack([ds.pixel_array for ds in series])
+    for number, ds in enumerate(series):
+        if announced == RLELossless:
+            ds.compress(RLELossless)
+        head, data_set = BytesIO(), DicomBytesIO()
+        ds.file_meta.TransferSyntaxUID = announced
+        ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
+        ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+        head.write(bytes(128) + b"DICM")
+        write_file_meta_info(head, ds.file_meta)
+        data_set.is_implicit_VR, data_set.is_little_endian = is_implicit, True
+        write_dataset(data_set, ds)
+        (tmp_path / f"{number}.dcm").write_bytes(head.getvalue() + data_set.getvalue())
+    listing = convert_folder([tmp_path], tmp_path / "out", OPTIONS, here)
+    assert (listing["refusals"], listing["not_dicom"]) == ([], [])
+    [volume] = listing["volumes"]
+    voxels = np.asarray(nib.load(tmp_path / "out" / volume["path"]).dataobj)
+    assert np.array_equal(voxels.transpose(2, 1, 0), expected - 1024)
+
+
+def test_deflated_data_sets_are_converted_and_a_bomb_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(header, "MAX_INFLATED_BYTES", 5_000_000)
+    series, [bomb] = make.ct_series(3), make.ct_series(1)
+    expected = np.stack([ds.pixel_array for ds in series])
+    bomb.add_new(0x00091001, "OB", bytes(6_000_000))
+    for ds in (*series, bomb):
+        ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    listing = convert_folder([saved([*series, bomb], tmp_path / "in")], tmp_path / "out", OPTIONS, here)
+    [volume] = listing["volumes"]
+    voxels = np.asarray(nib.load(tmp_path / "out" / volume["path"]).dataobj)
+    assert np.array_equal(voxels.transpose(2, 1, 0), expected - 1024)
+    details = {(row["series_instance_uid"], row["reason"]): row["detail"] for row in listing["refusals"]}
+    assert "more than 5000000 bytes" in details[bomb.SeriesInstanceUID, "unreadable"]
+
+
+def test_what_is_wrong_with_a_damaged_file_is_told_without_its_values(tmp_path: Path) -> None:
+    [ds] = make.ct_series(1, PatientName="Doe^Jane")
+    path = saved([ds], tmp_path / "in") / "0.dcm"
+    data = path.read_bytes()
+    at = data.index(b"\x28\x00\x02\x00US")
+    broken = b"\x20\x00\x40\x11SQ\0\0\xff\xff\xff\xff" + b"\xfe\xff\x00\xe0\x10\0\0\0" + b"Doe^" * 4
+    path.write_bytes(data[:at] + broken + data[at:])
+    listing = convert_folder([path], tmp_path / "out", OPTIONS, here)
+    details = [row["detail"] for row in listing["refusals"]]
+    assert any("no file of the series can be read as DICOM: " in detail for detail in details)
+    assert not any("Doe" in detail for detail in details)
 
 
 def test_members_of_a_zip_file_are_converted_and_damaged_ones_are_told(tmp_path: Path) -> None:
@@ -203,6 +272,7 @@ def test_what_a_killed_run_left_behind_is_removed_and_what_is_at_work_is_not(tmp
 import sys, threading
 from collections.abc import Callable
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from node.conversion.naming import ANONYMOUS, parse

@@ -256,10 +256,10 @@ def test_the_sender_chooses_the_transfer_syntax(node: Running) -> None:
     assoc.release()
 
 
-def test_deflated_data_sets_and_other_services_are_not_accepted(node: Running) -> None:
+def test_pixels_that_are_elsewhere_and_other_services_are_not_accepted(node: Running) -> None:
     assoc = associate(
         node,
-        build_context(CT_IMAGE_STORAGE, "1.2.840.10008.1.2.1.99"),
+        build_context(CT_IMAGE_STORAGE, "1.2.840.10008.1.2.4.205"),
         build_context(CT_IMAGE_STORAGE, "1.2.840.10008.1.2.4.95"),
         build_context("1.2.840.10008.5.1.4.34.6.3", ImplicitVRLittleEndian),  # unified procedure step
         build_context("1.2.840.10008.1.1", ImplicitVRLittleEndian),

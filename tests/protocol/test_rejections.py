@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
+from pydicom.uid import ExplicitVRLittleEndian, JPIPHTJ2KReferencedDeflate
 from pynetdicom import build_context
 
 from node.settings.model import Peer
@@ -62,7 +62,7 @@ def test_equal_refusals_within_a_minute_are_counted_in_one_row(start_node: Calla
 def test_each_refused_context_is_told_with_what_was_offered(node: Running) -> None:
     assoc = associate(
         node,
-        build_context(CT_IMAGE_STORAGE, [DeflatedExplicitVRLittleEndian]),
+        build_context(CT_IMAGE_STORAGE, [JPIPHTJ2KReferencedDeflate]),
         build_context(UNIFIED_PROCEDURE_STEP_PULL, [ExplicitVRLittleEndian]),
         build_context(VERIFICATION),
     )
@@ -70,14 +70,14 @@ def test_each_refused_context_is_told_with_what_was_offered(node: Running) -> No
     service, syntax = sorted(told(node, "context"), key=lambda row: row["rule"])
     assert (service["rule"], syntax["rule"]) == ("abstract syntax", "transfer syntaxes")
     assert service["offered"] == f"{UNIFIED_PROCEDURE_STEP_PULL}: {ExplicitVRLittleEndian}"
-    assert syntax["offered"] == f"{CT_IMAGE_STORAGE}: {DeflatedExplicitVRLittleEndian}"
+    assert syntax["offered"] == f"{CT_IMAGE_STORAGE}: {JPIPHTJ2KReferencedDeflate}"
     assert "Little Endian" in syntax["remedy"]
 
 
 @pytest.mark.slow
 def test_an_association_of_128_contexts_is_one_row_for_each_rule(start_node: Callable[..., Running]) -> None:
     node = start_node(peers={"scanner": Peer(ae_title="GOOD", may=("store",)), "CT2": Peer(ae_title="CT2")})
-    private = [build_context(f"1.2.999.{number}", [DeflatedExplicitVRLittleEndian]) for number in range(125)]
+    private = [build_context(f"1.2.999.{number}", [JPIPHTJ2KReferencedDeflate]) for number in range(125)]
     finds = [build_context(f"1.2.840.10008.5.1.4.1.2.{number}.1", [ExplicitVRLittleEndian]) for number in (1, 2)]
     for _ in range(2):
         associate(node, *private, *finds, build_context(CT_IMAGE_STORAGE)).release()
@@ -86,7 +86,7 @@ def test_an_association_of_128_contexts_is_one_row_for_each_rule(start_node: Cal
     permission, syntaxes = sorted(told(node, "context"), key=lambda row: row["rule"])
     assert (syntaxes["rule"], syntaxes["count"]) == ("transfer syntaxes", 2)
     assert syntaxes["offered"].startswith("1.2.999.0, 1.2.999.1, ")
-    assert f"1.2.999.124: {DeflatedExplicitVRLittleEndian}" in syntaxes["offered"]
+    assert f"1.2.999.124: {JPIPHTJ2KReferencedDeflate}" in syntaxes["offered"]
     assert permission["reason"] == "this peer may not query"
     assert permission["remedy"] == 'if it may, add "query" to `may` of [peers.scanner]'
     assert permission["offered"] == (

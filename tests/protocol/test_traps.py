@@ -26,8 +26,9 @@ import pytest
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 from pynetdicom import AE, _config, build_context, evt
 
+from node.dicom import header
 from node.receive.ingest import LARGE_BYTES
-from tests.make import instance
+from tests.make import ct_series, deflated, instance
 from tests.protocol.conftest import (
     CT_IMAGE_STORAGE,
     DEADLINE_SECONDS,
@@ -462,18 +463,23 @@ def test_p12_identifiers_of_patients_are_logged() -> None:
 
 
 def test_p12_deflated_data_sets_of_any_size_are_accepted(
-    plain: Callable[..., Plain], start_node: Callable[..., Running]
+    plain: Callable[..., Plain], start_node: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deflated = build_context(CT_IMAGE_STORAGE, DeflatedExplicitVRLittleEndian), build_context(VERIFICATION)
+    monkeypatch.setattr(header, "MAX_INFLATED_BYTES", 10_000_000)
+    [ds] = ct_series(1)
+    private = b"\x09\x00\x01\x10OB\x00\x00" + (20_000_000).to_bytes(4, "little") + bytes(20_000_000)
 
-    def accepted(acceptor: Any) -> set[str]:
-        assoc = associate(acceptor, *deflated)
-        classes = {str(context.abstract_syntax) for context in assoc.accepted_contexts}
-        assoc.release()
-        return classes
+    def status(acceptor: Any, data: bytes) -> int:
+        with Raw(acceptor) as peer:
+            peer.associate(associate_rq(build_context(CT_IMAGE_STORAGE, DeflatedExplicitVRLittleEndian)))
+            return peer.store(ds.SOPInstanceUID, data)
 
-    assert accepted(plain()) == {CT_IMAGE_STORAGE, VERIFICATION}
-    assert accepted(start_node()) == {VERIFICATION}
+    slice_, bomb = deflated(data_set_bytes(ds)), deflated(private + data_set_bytes(ds))
+    assert len(bomb) < 100_000
+    assert [status(plain(), data) for data in (slice_, bomb)] == [0, 0]
+    node = start_node()
+    assert [status(node, data) for data in (bomb, slice_)] == [0xC000, 0]
+    assert node.stored_data_sets() == {ds.SOPInstanceUID: slice_}
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 from pydicom import FileDataset
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import JPIPHTJ2KReferencedDeflate
 
 from node.index.nouns.records import Refused
 from node.web.dicomweb import store_transaction
@@ -82,7 +82,7 @@ def test_what_the_index_does_not_take_in_time_is_not_stored_where_the_index_is_p
 
 
 def test_instances_are_stored_with_the_very_bytes_that_came(site: Site) -> None:
-    samples = [sample(name) for name in NAMES if name != "image_dfl.dcm"]
+    samples = [sample(name) for name in NAMES]
     response = post(site, body_of(*(one.file for one in samples)))
     assert response.status_code == 200, response.text
     assert response.headers["content-type"] == "application/dicom+json"
@@ -131,21 +131,21 @@ def test_a_long_body_without_its_boundary_is_refused(site: Site) -> None:
 
 def test_one_part_that_is_refused_stops_no_other(site: Site) -> None:
     good, other = make.ct_series(2)
-    deflated = make.instance()
-    deflated.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    referring = make.instance()
+    referring.file_meta.TransferSyntaxUID = JPIPHTJ2KReferencedDeflate
     query = make.instance(sop_class_uid="1.2.840.10008.5.1.4.1.2.2.1")
     unnamed = make.instance()
     del unnamed.SeriesInstanceUID
     response = post(
         site,
-        body_of(file_of(good), b"no DICOM", file_of(deflated), file_of(query), file_of(unnamed), b"", file_of(other)),
+        body_of(file_of(good), b"no DICOM", file_of(referring), file_of(query), file_of(unnamed), b"", file_of(other)),
     )
     assert response.status_code == 202
     assert stored(site) == {good.SOPInstanceUID, other.SOPInstanceUID}
     assert {item["00081155"] for item in items(response, REFERENCED)} == stored(site)
     failed = {item["00081155"]: item["00081197"] for item in items(response, FAILED)}
     assert failed == {
-        deflated.SOPInstanceUID: 0xC122,
+        referring.SOPInstanceUID: 0xC122,
         query.SOPInstanceUID: 0x0122,
         unnamed.SOPInstanceUID: 0xC000,
     }
@@ -155,9 +155,9 @@ def test_one_part_that_is_refused_stops_no_other(site: Site) -> None:
 
 def test_nothing_stored_is_409_and_415_where_the_transfer_syntax_is_why(site: Site) -> None:
     assert post(site, body_of(b"no DICOM")).status_code == 409
-    deflated = make.instance()
-    deflated.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
-    response = post(site, body_of(file_of(deflated)))
+    referring = make.instance()
+    referring.file_meta.TransferSyntaxUID = JPIPHTJ2KReferencedDeflate
+    response = post(site, body_of(file_of(referring)))
     assert response.status_code == 415
     assert items(response, FAILED)[0]["00081197"] == 0xC122
 
@@ -165,9 +165,9 @@ def test_nothing_stored_is_409_and_415_where_the_transfer_syntax_is_why(site: Si
 def test_what_was_refused_is_told_where_people_look_for_it(site: Site) -> None:
     told: list[Refused] = []
     object.__setattr__(site.services, "on_refusal", told.append)
-    deflated = make.instance()
-    deflated.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
-    post(site, body_of(b"no DICOM", file_of(deflated)))
+    referring = make.instance()
+    referring.file_meta.TransferSyntaxUID = JPIPHTJ2KReferencedDeflate
+    post(site, body_of(b"no DICOM", file_of(referring)))
     assert [(one.what, one.rule, one.peer) for one in told] == [
         ("instance", "status 0xC000", "127.0.0.1"),
         ("instance", "status 0xC122", "127.0.0.1"),

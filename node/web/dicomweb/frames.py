@@ -74,7 +74,9 @@ def pixel_data(target: Target, instance: StoredInstance) -> PixelElement:
     """Return the pixel data element of an instance; 404 if it has none."""
     element = find_pixel_data(target, instance)
     if element is None:
-        raise HTTPException(404, "the instance has no pixel data")
+        is_deflated = instance.transfer_syntax_uid == DEFLATED_LITTLE_ENDIAN
+        why = "frames of a deflated data set cannot be located: retrieve the instance" if is_deflated else ""
+        raise HTTPException(404, why or "the instance has no pixel data")
     return element
 
 

@@ -22,7 +22,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from node.children.assembling import Assembled, SpooledPart, assemble_file, read_assembled
 from node.children.decoder import DecoderBusy, NotDecoded
-from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN
+from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN, EXPLICIT_LITTLE_ENDIAN
 from node.dicom.status import (
     CANNOT_UNDERSTAND,
     CLASS_MISMATCH,
@@ -57,7 +57,7 @@ PROCESSING_FAILURE = 0x0110
 _STATUS_OF_REASON = {OUT_OF_RESOURCES: 503, TRANSFER_SYNTAX_NOT_SUPPORTED: 415}
 """Status codes if nothing was stored and all failures have this reason; otherwise 409."""
 
-_REMEDIES = {TRANSFER_SYNTAX_NOT_SUPPORTED: "have the sender use a transfer syntax that is not deflated"}
+_REMEDIES = {TRANSFER_SYNTAX_NOT_SUPPORTED: "have the sender use Explicit VR Little Endian"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -437,7 +437,7 @@ class MetadataTransaction(StoreTransaction):
             self._metadata.append(SpooledPart(self._type, location, self._began, length))
             return
         syntax = bulk_data_syntax(self._type, self._syntax)
-        if syntax is None or not is_accepted_transfer_syntax(syntax):
+        if syntax is None or syntax == DEFLATED_LITTLE_ENDIAN or not is_accepted_transfer_syntax(syntax):
             reason = "a part is neither metadata nor bulk data of a known media type"
             self.refused(PartFailure(CANNOT_UNDERSTAND, reason))
         elif not location:

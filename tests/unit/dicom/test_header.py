@@ -17,11 +17,19 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEGBaseline8Bit,
 )
 
 from node.dicom import header
 from node.dicom.attributes import INDEXED_TAGS
-from node.dicom.header import MAX_ELEMENTS, MAX_VALUE_BYTES, HeaderCut, read_header, read_header_by_windows
+from node.dicom.header import (
+    MAX_ELEMENTS,
+    MAX_VALUE_BYTES,
+    HeaderCut,
+    read_header,
+    read_header_by_windows,
+    require_inflatable,
+)
 from node.errors import NotUnderstood
 from tests.make import PYDICOM_FILES
 
@@ -144,9 +152,22 @@ def test_nesting_beyond_the_limit_is_refused_without_recursion() -> None:
 
 
 def test_another_encoding_than_announced_is_reported_with_tag_and_place() -> None:
-    data = encoded(nested(0, False), ImplicitVRLittleEndian)
-    with pytest.raises(NotUnderstood, match=r"\(0010,0020\) at byte 0 has no value representation"):
-        read_header(data, ExplicitVRLittleEndian, frozenset((ROWS,)))
+    data = encoded(nested(0, False), ExplicitVRLittleEndian)
+    rest = encoded(nested(0, False), ImplicitVRLittleEndian)
+    with pytest.raises(NotUnderstood, match=rf"\(0010,0020\) at byte {len(data)} has no value representation"):
+        read_header(data + rest, ExplicitVRLittleEndian, frozenset((0x7FDFFFFF,)))
+
+
+@pytest.mark.parametrize("announced", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit])
+@pytest.mark.parametrize("actual", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_the_first_element_shows_whether_the_representation_is_implicit(actual: str, announced: str) -> None:
+    """highdicom 0.1 wrote JPEG data sets with an implicit VR, and others write explicit ones under the default."""
+    data = encoded(nested(4, True), actual)
+    wanted = frozenset((PATIENT_ID, ROWS))
+    expected = read_header(data, actual, wanted)
+    assert len(expected) == 2
+    assert read_header(data, announced, wanted) == expected
+    assert read_header_by_windows(lambda at, size: data[at : at + size], announced, wanted) == expected
 
 
 @pytest.mark.slow
@@ -156,6 +177,24 @@ def test_a_deflate_bomb_is_read_to_its_limit_only() -> None:
     bomb = deflate.compress(element) + deflate.compress(b"\0" * 200_000_000) + deflate.flush()
     with pytest.raises(HeaderCut):
         read_header(bomb, DeflatedExplicitVRLittleEndian, frozenset((ROWS,)))
+
+
+def deflated(data: bytes) -> bytes:
+    deflate = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
+    return deflate.compress(data) + deflate.flush()
+
+
+def test_a_deflated_data_set_is_taken_whole_and_within_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(header, "MAX_INFLATED_BYTES", 3_000_000)
+    whole = deflated(b"\0" * 3_000_000)
+    require_inflatable([whole])
+    require_inflatable([whole[:1000], whole[1000:], b"\0"])  # padded to an even length (PS3.5 A.5)
+    with pytest.raises(NotUnderstood, match="more than 3000000 bytes"):
+        require_inflatable([deflated(b"\0" * 3_000_001)])
+    with pytest.raises(NotUnderstood, match="cut"):
+        require_inflatable([whole[:-10]])
+    with pytest.raises(NotUnderstood, match="cannot be inflated"):
+        require_inflatable([b"\xff" * 100])
 
 
 @settings(max_examples=300)

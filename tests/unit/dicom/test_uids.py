@@ -40,10 +40,9 @@ def test_private_and_young_classes_are_taken(uid: str) -> None:
     assert is_storage_class(uid)
 
 
-def test_of_all_transfer_syntaxes_only_the_deflated_ones_are_refused() -> None:
+def test_of_all_transfer_syntaxes_only_those_with_pixels_elsewhere_are_refused() -> None:
     refused = {uid for uid in AllTransferSyntaxes if not is_accepted_transfer_syntax(uid)}
     assert refused == {
-        DeflatedExplicitVRLittleEndian,
         "1.2.840.10008.1.2.4.95",
         "1.2.840.10008.1.2.4.205",
         "1.2.840.10008.1.2.7.1",
@@ -61,5 +60,6 @@ def test_a_young_standard_syntax_is_taken_and_a_private_one_is_not() -> None:
 def test_the_first_acceptable_syntax_of_the_sender_is_chosen() -> None:
     offered = [DeflatedExplicitVRLittleEndian, RLELossless, JPEG2000, ImplicitVRLittleEndian]
     assert choose_transfer_syntax("1.2.3", offered) == RLELossless
-    assert choose_transfer_syntax("1.2.3", [DeflatedExplicitVRLittleEndian]) is None
+    assert choose_transfer_syntax("1.2.3", [DeflatedExplicitVRLittleEndian]) == DeflatedExplicitVRLittleEndian
+    assert choose_transfer_syntax("1.2.3", ["1.2.840.10008.1.2.4.95"]) is None
     assert choose_transfer_syntax(VERIFICATION, [DeflatedExplicitVRLittleEndian]) == DeflatedExplicitVRLittleEndian
