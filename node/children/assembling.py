@@ -15,9 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from node.dicom.encode_model import PIXEL_DATA, BulkData, NotEncodable, text_of, write_model
 from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN
-from node.dicom.json_model import PIXEL_TAGS, Json
+from node.dicom.json_model import PIXEL_DATA, PIXEL_TAGS, BulkData, Json, NotEncodable, text_of, write_model
 from node.dicom.part10 import file_head
 from node.dicom.xml_model import NotNative, json_from_native
 from node.errors import ConversionRefused
@@ -335,7 +334,7 @@ def _check_native(model: Json, parts: Sequence[_Spooled]) -> None:
 
 
 class _Spooled:
-    """The bytes of a part in the spool file; it is a `node.dicom.encode_model.BulkData`."""
+    """The bytes of a part in the spool file; it is a `node.dicom.json_model.BulkData`."""
 
     def __init__(self, source: BinaryIO, part: SpooledPart) -> None:
         self._source, self.part = source, part
@@ -358,7 +357,7 @@ class _Spooled:
 
 
 class _Joined:
-    """Parts one behind the other, as one `node.dicom.encode_model.BulkData`."""
+    """Parts one behind the other, as one `node.dicom.json_model.BulkData`."""
 
     def __init__(self, parts: Sequence[_Spooled]) -> None:
         self._parts = parts

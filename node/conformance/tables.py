@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from pydicom.charset import python_encoding
+from pydicom.uid import UID_dictionary  # type: ignore[attr-defined]  # what else pydicom offers does not list
 
 from node import __version__
 from node.association.client.get import COMPRESSED
@@ -22,13 +23,13 @@ from node.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_N
 from node.dicom.uids import (
     APPLICATION_CONTEXT,
     INSTANCE_AVAILABILITY_NOTIFICATION,
-    REGISTERED_UIDS,
     SERVICES,
     STORAGE_COMMITMENT,
     VERIFICATION,
     choose_transfer_syntax,
     is_accepted_transfer_syntax,
     is_storage_class,
+    registered,
 )
 from node.registry import enabled, resolve
 from node.settings.model import AuditSettings, Dicom, Peer, Settings, Web
@@ -50,7 +51,7 @@ class Registered:
 def _registered(kind: str) -> list[Registered]:
     return [
         Registered(uid, name, bool(retired))
-        for uid, (name, type_, _, retired, _) in REGISTERED_UIDS.items()
+        for uid, (name, type_, _, retired, _) in UID_dictionary.items()
         if type_ == kind
     ]
 
@@ -74,7 +75,7 @@ def accepted_contexts(services: Iterable[str]) -> Mapping[str, tuple[str, ...]]:
 
 def name_of(uid: str) -> str:
     """Return the name of a UID in PS3.6, without the mark of retired ones."""
-    return SERVICES.get(uid) or REGISTERED_UIDS[uid][0]
+    return SERVICES.get(uid) or registered(uid).name
 
 
 def is_read(transfer_syntax_uid: str) -> bool:

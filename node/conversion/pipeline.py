@@ -23,8 +23,7 @@ from node.completeness import Completeness, Expectation, completeness_of, expect
 from node.conversion.datasets import SeriesFiles
 from node.conversion.evidence import InstanceHeader, find_evidence
 from node.conversion.job import ConversionJob, Converted
-from node.conversion.reports import Reports
-from node.conversion.structure_sets import StructureSets
+from node.conversion.objects import Reports, StructureSets
 from node.index.nouns.converted import ConvertedFile
 from node.volume.assemble import assemble
 from node.volume.describe.scan_parameters import scan_parameters

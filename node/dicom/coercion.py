@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
 from pydicom.config import RAISE
-from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
+from pydicom.datadict import dictionary_VR, keyword_dict, keyword_for_tag, tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag, Tag
@@ -104,17 +104,11 @@ def _tag(name: str, key: str) -> int:
     number = _NUMBER.fullmatch(name)
     tag = int(number[1] + number[2], 16) if number else tag_for_keyword(name)
     if tag is None:
-        known = [keyword for keyword in _keywords() if keyword[:2].lower() == name[:2].lower()]
+        known = [keyword for keyword in keyword_dict if keyword[:2].lower() == name[:2].lower()]
         raise UsageError(f"{key}: {name!r} is no keyword of PS3.6{nearest(name, known) if known else ''}")
     if keyword_for_tag(tag) in KEPT or tag >> 16 in (0x0000, 0x0002):
         raise UsageError(f"{key}: {name} says what the instance is, or how it is read, and cannot be changed")
     return int(tag)
-
-
-def _keywords() -> Iterator[str]:
-    from pydicom._dicom_dict import DicomDictionary
-
-    return (entry[4] for entry in DicomDictionary.values())
 
 
 def _settable(name: str, value: str, key: str) -> int:

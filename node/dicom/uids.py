@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from pydicom._uid_dict import UID_dictionary
+from pydicom.config import IGNORE
+from pydicom.uid import UID
 
 from node.dicom.encoding import (
     DEFLATED_LITTLE_ENDIAN,
@@ -12,10 +13,6 @@ from node.dicom.encoding import (
     EXPLICIT_LITTLE_ENDIAN,
     IMPLICIT_LITTLE_ENDIAN,
 )
-
-REGISTERED_UIDS: Mapping[str, tuple[str, str, str, str, str]] = UID_dictionary
-"""PS3.6 Annex A by UID: name, type, info, retired mark and keyword. pydicom offers public access only to
-single entries."""
 
 VERIFICATION = "1.2.840.10008.1.1"
 """Verification SOP Class, PS3.4 A.4: the abstract syntax of C-ECHO."""
@@ -76,6 +73,12 @@ _REFUSED_TRANSFER_SYNTAXES = frozenset(
 )
 
 
+def registered(uid: str) -> UID:
+    """Return a UID with what PS3.6 Annex A says of it: `name`, `type` and `is_retired`; `type` is empty if it is not
+    there."""
+    return UID(uid, IGNORE)
+
+
 def is_storage_class(sop_class_uid: str) -> bool:
     """Return whether the node accepts instances of this SOP class by C-STORE.
 
@@ -89,8 +92,8 @@ def is_storage_class(sop_class_uid: str) -> bool:
     """
     if sop_class_uid in _STORED_BY_OTHER_MEANS:
         return False
-    entry = REGISTERED_UIDS.get(sop_class_uid)
-    return entry is None or (entry[1] == "SOP Class" and "Storage" in entry[0])
+    known = registered(sop_class_uid)
+    return not known.type or (known.type == "SOP Class" and "Storage" in known.name)
 
 
 def is_accepted_transfer_syntax(transfer_syntax_uid: str) -> bool:
@@ -104,10 +107,10 @@ def is_accepted_transfer_syntax(transfer_syntax_uid: str) -> bool:
     """
     if transfer_syntax_uid in _REFUSED_TRANSFER_SYNTAXES:
         return False
-    entry = REGISTERED_UIDS.get(transfer_syntax_uid)
-    if entry is None:
+    known = registered(transfer_syntax_uid)
+    if not known.type:
         return transfer_syntax_uid.startswith(f"{_STANDARD_ROOT}1.2.")
-    return entry[1] == "Transfer Syntax"
+    return known.type == "Transfer Syntax"
 
 
 def choose_transfer_syntax(sop_class_uid: str, offered: Iterable[str]) -> str | None:

@@ -17,10 +17,9 @@ from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
 from node.dicom.json_model import NAME_GROUPS, Json
-from node.dicom.key_values import Match, compared, matches_of, require_order
+from node.dicom.key_values import Match, compared, matches_any, matches_of, require_order
 from node.dicom.keys import InvalidQuery, Key, Level
 from node.dicom.matching import MAX_MATCHES, key_item, texts_of
-from node.dicom.value_matching import matches_any
 from node.dicom.values import CONVERSION_ERRORS, standard_tag
 
 STEP_SEQUENCE = "ScheduledProcedureStepSequence"

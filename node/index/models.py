@@ -31,7 +31,7 @@ from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedColumn, mapped_column
 from sqlalchemy.types import TypeDecorator
 
-from node.dicom.names import folded_groups
+from node.dicom.key_values import folded_groups
 from node.index.engine.sql import NO_ID_TWICE, partial_index
 
 REVISION = "0001"

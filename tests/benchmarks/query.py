@@ -31,8 +31,8 @@ sys.path.insert(0, str(ROOT))
 
 from node.dicom.answers import AnswerEncoder  # noqa: E402
 from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN  # noqa: E402
+from node.dicom.key_values import folded_groups  # noqa: E402
 from node.dicom.matching import read_query  # noqa: E402
-from node.dicom.names import folded_groups  # noqa: E402
 from node.index.database.index import reading  # noqa: E402
 from node.index.database.reading import ReadIndex  # noqa: E402
 from node.index.engine.place import FILE_NAME  # noqa: E402

@@ -17,11 +17,10 @@ from pydicom import FileDataset
 from pydicom.uid import generate_uid
 
 from node import background
-from node.conversion.cleanup import Housekeeping
 from node.conversion.confirm_counts import Confirmer
 from node.conversion.job import ConversionJob, Converted
 from node.conversion.pipeline import convert
-from node.conversion.scheduler import Worker
+from node.conversion.scheduler import Housekeeping, Worker
 from node.conversion.series import input_sha256, is_unchanged
 from node.dicom.attributes import instance_attributes
 from node.errors import OutOfResources, VoxelnodeError

@@ -7,8 +7,7 @@ from itertools import islice
 from typing import Any
 
 import pytest
-from pydicom._uid_dict import UID_dictionary
-from pydicom.uid import ImplicitVRLittleEndian
+from pydicom.uid import ImplicitVRLittleEndian, UID_dictionary
 from pynetdicom import build_context
 
 from node.conformance.statement import statement_for_programs

@@ -19,9 +19,8 @@ from node.association.acceptor import PeerGone
 from node.association.operation import NotDecodable, Operation
 from node.association.outgoing import encoded
 from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
-from node.dicom.answers import AnswerEncoder
+from node.dicom.answers import AnswerEncoder, NotFlat, encode_flat
 from node.dicom.command import C_FIND_RQ, Element
-from node.dicom.flat import NotFlat, encode_flat
 from node.dicom.keys import IdentifierMismatch, InvalidQuery, QueryModel
 from node.dicom.matching import Options, read_query
 from node.dicom.status import (

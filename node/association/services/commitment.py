@@ -23,8 +23,7 @@ from node.association.client.association import Address
 from node.association.operation import NotDecodable, Operation
 from node.dicom.attributes import is_identifier
 from node.dicom.command import N_ACTION_RQ, N_EVENT_REPORT_RQ, Element, MalformedCommand
-from node.dicom.keys import Level
-from node.dicom.retrieval import Selection
+from node.dicom.keys import Level, Selection
 from node.dicom.status import (
     CLASS_INSTANCE_CONFLICT,
     FAILED,

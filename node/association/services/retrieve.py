@@ -21,8 +21,7 @@ from node.association.outgoing import SourceLost
 from node.association.services.stored import outgoing_of
 from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.dicom.command import Element
-from node.dicom.keys import IdentifierMismatch, QueryModel
-from node.dicom.retrieval import read_selection
+from node.dicom.keys import IdentifierMismatch, QueryModel, read_selection
 from node.dicom.status import (
     CANCELLED,
     CANNOT_CALCULATE_MATCHES,

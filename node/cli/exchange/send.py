@@ -69,8 +69,7 @@ def send(
 
 def _selected(index: ReadIndex, uids: list[str], patient: str | None) -> Iterator[Selected]:
     """Yield the instances of each UID and of the Patient ID; each must match at least one instance."""
-    from node.dicom.keys import Level
-    from node.dicom.retrieval import Selection
+    from node.dicom.keys import Level, Selection
     from node.errors import UsageError
 
     for uid in uids:

@@ -25,7 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import join
 
-from node.dicom.retrieval import Selection
+from node.dicom.keys import Selection
 from node.errors import VoxelnodeError
 from node.failpoints import reached
 from node.index.engine.about import Applied, set_applied

@@ -23,7 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import aliased, join
 
 from node.completeness import COUNTED_RULES, Certainty, certainty
-from node.dicom.names import folded
+from node.dicom.key_values import folded
 from node.index.engine.hot_statements import read_ids
 from node.index.engine.rows import ReadRepository, Row, distinct_values
 from node.index.engine.sql import JsonNumber, Position, Unindexed, contains, in_partial_index, listed_in

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, func, select
 from sqlalchemy.orm import aliased, join
 
-from node.dicom.retrieval import Selection
+from node.dicom.keys import Selection
 from node.index.engine.sql import listed_in
 from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.dicom.names import folded, folded_groups
+from node.dicom.key_values import folded, folded_groups
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pydicom.dataset import FileDataset
 from pydicom.tag import BaseTag
 
 from node.dicom.reading import LONG_PIXELS
-from node.dicom.uids import REGISTERED_UIDS
+from node.dicom.uids import registered
 from node.dicom.values import held, held_elements, standard_tag
 from node.files.reading import read_instance
 from tests import make
@@ -44,12 +44,15 @@ def test_an_element_that_is_set_or_deleted_is_held_or_not() -> None:
 @pytest.mark.parametrize(
     ("uid", "entry"),
     [
-        ("1.2.840.10008.5.1.4.1.1.2", ("CT Image Storage", "SOP Class", "", "", "CTImageStorage")),
-        ("1.2.840.10008.1.2.2", ("Explicit VR Big Endian", "Transfer Syntax", "", "Retired", "ExplicitVRBigEndian")),
+        ("1.2.840.10008.5.1.4.1.1.2", ("CT Image Storage", "SOP Class", False)),
+        ("1.2.840.10008.1.2.2", ("Explicit VR Big Endian", "Transfer Syntax", True)),
+        ("1.2.840.99999.1", ("1.2.840.99999.1", "", False)),
+        ("no UID", ("no UID", "", False)),
     ],
 )
-def test_registered_uids_have_name_type_info_retired_mark_and_keyword(uid: str, entry: tuple[str, ...]) -> None:
-    assert tuple(REGISTERED_UIDS[uid]) == entry
+def test_registered_uids_have_name_type_and_retired_mark(uid: str, entry: tuple[str, str, bool]) -> None:
+    known = registered(uid)
+    assert (known.name, known.type, bool(known.type) and known.is_retired) == entry
 
 
 def test_deferred_pixels_are_read_by_pydicom_from_the_file_of_a_data_set(tmp_path: Path) -> None:

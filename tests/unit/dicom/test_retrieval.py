@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 from pydicom import Dataset
 
-from node.dicom.keys import IdentifierMismatch, Level, QueryModel
-from node.dicom.retrieval import Selection, read_selection
+from node.dicom.keys import IdentifierMismatch, Level, QueryModel, Selection, read_selection
 
 
 def identifier(level: str | None, **keys: Any) -> Dataset:

@@ -14,9 +14,8 @@ from pydicom import Dataset, FileDataset
 from pydicom import uid as uids
 from pydicom.encaps import encapsulate
 from pydicom.sr.codedict import codes
-from pydicom.uid import generate_uid
+from pydicom.uid import UID_dictionary, generate_uid
 
-from node.dicom.uids import REGISTERED_UIDS
 from node.errors import ConversionRefused
 from node.volume import objects
 from node.volume.assemble import assemble
@@ -167,7 +166,7 @@ def test_a_segmentation_without_a_frame_of_reference_keeps_its_place() -> None:
 
 @pytest.mark.parametrize("kind", ["BINARY", "LABELMAP"])
 def test_the_frames_of_a_segmentation_may_be_deflated_one_by_one(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    monkeypatch.delitem(REGISTERED_UIDS, DEFLATED_IMAGE_FRAME)  # only pynetdicom, which no converter loads, adds it
+    monkeypatch.delitem(UID_dictionary, DEFLATED_IMAGE_FRAME)  # only pynetdicom, which no converter loads, adds it
     labels = np.random.default_rng(4).integers(0, 4, (SLICES, ROWS, COLUMNS), np.uint8)
     ds = segments(labels, kind)
     reader = frame_reader(ds)
