@@ -8,8 +8,9 @@ are no part of any migration, see `node.index.engine.views`.
 import sqlalchemy as sa
 from alembic import op
 
-from node.index.engine.backend import FOLLOWED, backend_of
+from node.index.engine.backend import backend_of
 from node.index.engine.sql import NO_ID_TWICE, partial_index
+from node.index.engine.turn import FOLLOWED
 
 revision = "0001"
 down_revision = None

@@ -25,8 +25,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from node.archive.ballast import Ballast
-from node.archive.intake import Intake
+from node.archive.intake import Ballast, Intake
 from node.durable import make_folder, sync_file, sync_file_system, sync_folder
 from node.failpoints import reached
 

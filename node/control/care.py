@@ -20,10 +20,9 @@ from node.index.engine.backend import Salvaged, backend_at
 from node.index.engine.place import IndexUnusable, Place, exists, missing_index, place_of
 from node.journal.inspect import inspect
 from node.journal.journal import MARK_FILE, segment_files
-from node.lifecycle.archive_copy import Copied, copy_to_folder, copy_to_store
 from node.lifecycle.fsck import Finding, examine, mend, require_mounted
 from node.lifecycle.journal import JOURNAL_FOLDER
-from node.lifecycle.uploads import Uploads
+from node.lifecycle.uploads import Copied, Uploads, copy_to_folder, copy_to_store
 from node.receive.apply import Replayed
 from node.receive.recovery import (
     Recovered,
@@ -77,7 +76,7 @@ def check_repository(settings: Settings, *, digests: bool, repair: bool, force: 
 
 
 def copy_archive(settings: Settings, to: Literal["store", "folder"]) -> Copied:
-    """Move all instances of a root to its object store, or back to the folder; see `node.lifecycle.archive_copy`.
+    """Move all instances of a root to its object store, or back to the folder; see `node.lifecycle.uploads`.
 
     Raises
     ------

@@ -13,12 +13,11 @@ from typing import IO, Any
 
 import structlog
 
-from node.archive.ballast import Ballast
 from node.archive.filesystem import Archive
-from node.archive.locks import lock_problem
+from node.archive.intake import Ballast
 from node.archive.objects import configured_store
-from node.archive.permissions import keep_private, others_may
 from node.archive.remote import Remote, marked
+from node.archive.root import keep_private, lock_problem, others_may
 from node.audit.audit_log import Audit, Transfers
 from node.background import BackgroundService
 from node.control.actions import Actions

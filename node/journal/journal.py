@@ -28,8 +28,19 @@ from typing import Any
 from node.durable import NO_ROOM, locked, make_folder, sync_folder, write_durably
 from node.errors import VoxelnodeError
 from node.failpoints import reached
-from node.journal.layout import HEADER_BYTES, RECORD_HEAD_BYTES, VERSION, RecordHead, checksum
-from node.journal.segment import GROW_BYTES, Damage, Record, Segment, in_order, read_in_order
+from node.journal.segment import (
+    GROW_BYTES,
+    HEADER_BYTES,
+    RECORD_HEAD_BYTES,
+    VERSION,
+    Damage,
+    Record,
+    RecordHead,
+    Segment,
+    checksum,
+    in_order,
+    read_in_order,
+)
 
 SEGMENT_BYTES = 16 << 20
 """Small, because a segment that is written over costs a tenth of one that is new: the journal soon only reuses them."""

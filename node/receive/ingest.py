@@ -10,6 +10,10 @@ The instance is durable when `finish` returns, and only then it may be acknowled
 `Ingest.acknowledgement`. File, row and timer are derived behind it (`node.receive.apply`). Everything that can refuse
 an instance is therefore decided before its record is written. If the process dies earlier, nobody was told of the
 instance, and the next start deletes its part file.
+
+`Acknowledgement` waits behind the journal for the row of the instance, or for its object ([journal] acknowledge).
+Uncertain is never success: if the index or the store has not taken the instance in time, its sender is told to send it
+again. It stays in the journal all the same, is indexed and uploaded later, and is there already when it comes again.
 """
 
 from __future__ import annotations
@@ -31,14 +35,76 @@ from node.dicom.part10 import file_head
 from node.dicom.status import NotPermitted
 from node.errors import ClassMismatch, InstanceRefused, NotUnderstood, OutOfResources
 from node.index.database.index import Index
-from node.index.nouns.records import Outcome, ReceivedPolicy
+from node.index.nouns.records import NOT_CURRENT_OUTCOMES, Outcome, ReceivedPolicy
 from node.journal.journal import Journal, JournalFull, JournalUnusable
 from node.metrics import Metrics
-from node.receive.acknowledgement import Acknowledgement
 from node.receive.apply import Applier
-from node.receive.open_associations import OpenAssociations
+from node.receive.quiet_times import OpenAssociations
 from node.receive.record import Receipt
 from node.settings.model import Acknowledge
+
+
+class Acknowledgement:
+    """Waits for index or store. Thread-safe.
+
+    Parameters
+    ----------
+    promise : {"index", "object"}
+    seconds : float
+        Longest wait of one instance.
+    applier : Applier
+    archive : Archive
+    metrics : Metrics
+    """
+
+    def __init__(
+        self, promise: Acknowledge, seconds: float, applier: Applier, archive: Archive, metrics: Metrics
+    ) -> None:
+        self._promise, self.seconds = promise, seconds
+        self._applier, self._archive, self._metrics = applier, archive, metrics
+
+    def refusal(self) -> str | None:
+        """Return why nothing can be acknowledged now; None if it can, or nobody has tried for long."""
+        if (seconds := self._applier.lag_seconds) > self.seconds:
+            return f"the index has not taken what was received for {seconds:.0f} s{self._reason()}"
+        awaited = self._archive.remote.awaited if self._archive.remote is not None else None
+        if awaited is not None and (seconds := awaited.oldest_seconds()) > self.seconds:
+            return f"the object store has not taken what was received for {seconds:.0f} s"
+        return None
+
+    def _reason(self) -> str:
+        """Return why the index takes nothing, in brackets, if that is known."""
+        stall = self._applier.index_stall
+        return f" (its server {stall})" if stall is not None else ""
+
+    def wait(self, outcome: Future[Outcome], seconds: float | None = None) -> Outcome:
+        """Return the outcome of an instance that is in the journal, once it may be acknowledged.
+
+        Parameters
+        ----------
+        outcome : Future
+            As given to `Incoming.finish`.
+        seconds : float or None
+            Longest wait; None: that of the configuration.
+
+        Raises
+        ------
+        OutOfResources
+            That takes longer, or only the disk of this host has these bytes, which is not what was promised.
+        NotUnderstood
+            The index can never take it: it is in quarantine.
+        """
+        with self._metrics.acknowledge_seconds.time():
+            try:
+                kept = outcome.result(self.seconds if seconds is None else seconds)
+            except TimeoutError:
+                place = "the object store" if self._promise == "object" else "the index"
+                took = f"not in {place} within {self.seconds:g} s{self._reason()}"
+                raise OutOfResources(f"{took}: send it again") from None
+        if self._promise == "object" and kept in NOT_CURRENT_OUTCOMES:
+            raise OutOfResources("other bytes are current; these are only on the disk of this host, in quarantine")
+        return kept
+
 
 LARGE_BYTES = 1 << 20
 """A larger data set goes to a part file while it is received: an association holds no more than this in memory."""

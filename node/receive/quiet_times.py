@@ -1,14 +1,76 @@
-"""How long a series waits after an instance of a sender: as configured, or as learnt from the sender."""
+"""How long a series waits after an instance of a sender: as configured, or as learnt from the sender.
+
+A sender may need longer from one image to the next than that. While its association is open, more of the series is to
+be expected: the series that it has brought last is not quiet until the association ends, brings another series, or is
+idle for `OPEN_SECONDS`.
+"""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from time import monotonic
 
 import structlog
 
 from node.errors import VoxelnodeError
+from node.index.nouns.converted import SeriesKey
 from node.settings.model import QuietTime
+
+OPEN_SECONDS = 60.0
+"""How long an open association that sends nothing keeps its last series waiting."""
+
+
+@dataclass(slots=True)
+class Brought:
+    """What an open association has brought; `was_asked`: whether that may have kept a series waiting."""
+
+    calling_ae_title: str
+    last: SeriesKey
+    active_at: float
+    series: set[SeriesKey] = field(default_factory=set)
+    was_asked: bool = False
+
+
+class OpenAssociations:
+    """The open associations that have brought instances, by name. Thread-safe."""
+
+    def __init__(self, now: Callable[[], float] = monotonic) -> None:
+        self._now = now
+        self._lock = threading.Lock()
+        self._brought: dict[str, Brought] = {}
+
+    def note_bytes(self, association: str) -> None:
+        """Note that bytes of a data set come in: whose they are is known at its end, most likely of the last series."""
+        if (brought := self._brought.get(association)) is not None:
+            brought.active_at = self._now()
+
+    def brought(self, association: str, calling_ae_title: str, series: SeriesKey) -> None:
+        """Note that an association has brought an instance of a series."""
+        now = self._now()
+        with self._lock:
+            brought = self._brought.setdefault(association, Brought(calling_ae_title, series, now))
+            brought.series.add(series)
+            brought.last, brought.active_at = series, now
+
+    def ended(self, association: str) -> Brought | None:
+        """Forget an association; return what it has brought, if anything."""
+        with self._lock:
+            return self._brought.pop(association, None)
+
+    def asked_seconds(self) -> Mapping[SeriesKey, float]:
+        """Return the series that open associations keep waiting, and for how long each will if nothing more comes."""
+        now = self._now()
+        asked: dict[SeriesKey, float] = {}
+        with self._lock:
+            for brought in self._brought.values():
+                brought.was_asked = True
+                seconds = brought.active_at + OPEN_SECONDS - now
+                if seconds > 0:
+                    asked[brought.last] = max(seconds, asked.get(brought.last, 0.0))
+        return asked
+
 
 log = structlog.get_logger()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from node.archive.permissions import others_may
+from node.archive.root import others_may
 from tests import make
 from tests.acceptance.served import Served, until
 from tests.acceptance.test_custody import send, voxelnode

@@ -15,8 +15,9 @@ from sqlalchemy.exc import IntegrityError
 
 from node.index.database.index import reading
 from node.index.engine import sqlite
-from node.index.engine.backend import FOLLOWED, Place, ServerPlace, backend_of
+from node.index.engine.backend import Place, ServerPlace, backend_of
 from node.index.engine.place import FILE_NAME, IndexUnusable, check, open_engine, upgrade
+from node.index.engine.turn import FOLLOWED
 from node.index.models import REVISION, Base
 from tests.made_once import IN_POSTGRESQL
 from tests.newer import NEWER, newer

@@ -17,8 +17,7 @@ from node.index.engine.place import IndexUnusable
 from node.journal import segment
 from node.journal.inspect import inspect
 from node.journal.journal import SEGMENT_BYTES, Journal, JournalUnusable
-from node.journal.layout import VERSION
-from node.journal.segment import Record, Segment
+from node.journal.segment import VERSION, Record, Segment
 from node.metrics import Metrics
 from node.receive.apply import Applier
 from node.receive.ingest import Ingest, Origin

@@ -33,8 +33,7 @@ from node.index.work.deliveries import Cursors
 from node.index.work.ledger import Lane
 from node.index.work.messages import Attempt, PendingEvent
 from node.receive.ingest import Origin
-from node.receive.open_associations import OPEN_SECONDS, OpenAssociations
-from node.receive.quiet_times import quiet_seconds_of
+from node.receive.quiet_times import OPEN_SECONDS, OpenAssociations, quiet_seconds_of
 from node.settings.convert import Convert
 from node.writers.options import write_options
 from tests import make

@@ -28,8 +28,7 @@ from node.errors import OutOfResources
 from node.index.database.index import reading
 from node.index.nouns.instance_files import InstanceFile
 from node.index.nouns.records import Outcome, RevisionFile
-from node.lifecycle.archive_copy import Copied
-from node.lifecycle.uploads import Uploads
+from node.lifecycle.uploads import Copied, Uploads
 from node.receive.ingest import Origin
 from node.receive.stored_files import report_damage
 from node.settings.model import Acknowledge, JournalSettings, SeriesSettings, Settings, Storage

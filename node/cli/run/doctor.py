@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from node.archive.locks import NETWORK, file_system, lock_problem
-from node.archive.permissions import make_private, open_to_others, others_may
+from node.archive.root import NETWORK, file_system, lock_problem, make_private, open_to_others, others_may
 from node.child_process.confinement import offered
 from node.cli.look.status import ACKNOWLEDGED, MAX_AGE_SECONDS, readiness_of
 from node.cli.options import ConfigFile, Json, Root, load

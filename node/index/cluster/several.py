@@ -12,8 +12,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Engine, and_, exists, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from node.index.engine.backend import IndexUnusable, Settled, backend_of, reason_of
-from node.index.engine.turn import TurnLost
+from node.index.engine.backend import IndexUnusable, backend_of, reason_of
+from node.index.engine.turn import Settled, TurnLost
 from node.index.models import HostRow, ImageRow, LeaseRow, SeriesRow, is_only_at_host
 
 

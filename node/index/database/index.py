@@ -30,6 +30,7 @@ from node.index.nouns.audit_lines import AuditLineRepository
 from node.index.nouns.conflicts import ConflictRepository
 from node.index.nouns.conversions import ConversionRepository
 from node.index.nouns.deletions import DeletionRepository
+from node.index.nouns.growth import TimerRepository
 from node.index.nouns.instances import InstanceRepository
 from node.index.nouns.objects import ObjectRepository
 from node.index.nouns.patients import PatientRepository
@@ -42,7 +43,6 @@ from node.index.nouns.senders import SenderRepository
 from node.index.nouns.series_claims import SeriesRepository
 from node.index.nouns.studies import StudyRepository
 from node.index.nouns.terms import KeyedRequestRepository
-from node.index.nouns.timers import TimerRepository
 from node.index.search.finder import Finder
 from node.index.work.deliveries import DeliveryRepository
 from node.index.work.jobs import JobRepository

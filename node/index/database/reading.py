@@ -21,7 +21,8 @@ from node.dicom.answers import Answer
 from node.dicom.matching import Query
 from node.index.cluster.hosts import ReadHosts
 from node.index.engine.about import SCRUB, STORE, STORE_SPOOLED, Applied, about, applied
-from node.index.engine.backend import Settled, backend_of
+from node.index.engine.backend import backend_of
+from node.index.engine.turn import Settled
 from node.index.models import OPEN_STATES, ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.nouns.accounts import ReadAccounts
 from node.index.nouns.audit_lines import ReadAuditLines
@@ -39,7 +40,7 @@ from node.index.nouns.senders import ReadSenders
 from node.index.nouns.series import ReadExports, ReadSeries
 from node.index.nouns.studies import ReadStudies
 from node.index.nouns.volumes import ReadExclusions, ReadVolumes
-from node.index.search import queries
+from node.index.search import finder
 from node.index.work.created_workitems import ReadCreatedWorkitems
 from node.index.work.jobs import ReadJobs
 from node.index.work.procedure_steps import ReadProcedureSteps
@@ -120,8 +121,8 @@ class ReadIndex:
         return about(self._connection, SCRUB)
 
     def find(self, query: Query) -> Iterator[Answer]:
-        """Answer a query. See `node.index.search.queries.find`."""
-        return queries.find(self._connection, query)
+        """Answer a query. See `node.index.search.finder.find`."""
+        return finder.find(self._connection, query)
 
     def count_levels(self) -> dict[str, int]:
         """Count patients, studies, series and instances."""

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from sqlalchemy import ColumnElement, Connection, Engine, true
+from sqlalchemy import Connection, Engine
 from sqlalchemy.types import TypeEngine
 
 from node.errors import OutOfResources, VoxelnodeError
@@ -50,6 +50,9 @@ def column(name: str, there: set[str]) -> str:
     return f'"{name}"' if name in there else "NULL"
 
 
+if TYPE_CHECKING:
+    from node.index.engine.turn import Settled
+
 REMEDY = "restore it from a backup, or build a new one with `voxelnode db rebuild`"
 
 
@@ -76,21 +79,6 @@ class ServerPlace:
 
     def __str__(self) -> str:
         return self.url
-
-
-FOLLOWED = ("events", "images")
-"""Tables whose rows are read in the order of their ids, behind a cursor."""
-
-COMPLETED = "completed"
-
-Settled = Mapping[str, int]
-"""For each table of `FOLLOWED`, the id up to which every row is committed, or never will be: a cursor may pass it; as
-`COMPLETED`, a number that is another one after each commit."""
-
-
-def is_settled(settled: Settled | None, id: Any) -> ColumnElement[bool]:
-    """Return the condition that a cursor may pass a row by its column `id`; None: it may pass all."""
-    return true() if settled is None else id <= settled[id.table.name]
 
 
 Place = Path | ServerPlace

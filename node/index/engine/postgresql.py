@@ -36,16 +36,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 
 from node.index.engine import postgresql_aside
-from node.index.engine.backend import (
-    COMPLETED,
-    FOLLOWED,
-    IndexUnusable,
-    OldIndex,
-    Overtaken,
-    ServerPlace,
-    Settled,
-    Standbys,
-)
+from node.index.engine.backend import IndexUnusable, OldIndex, Overtaken, ServerPlace, Standbys
 from node.index.engine.place import other_schema
 from node.index.engine.postgresql_dialect import (
     as_sqlite,
@@ -54,6 +45,7 @@ from node.index.engine.postgresql_dialect import (
     to_json,
 )
 from node.index.engine.postgresql_servers import STANDBYS, WriterConnection, in_words, mistakes_in, servers_of
+from node.index.engine.turn import COMPLETED, FOLLOWED, Settled
 from node.index.models import REVISION
 
 Error = psycopg.Error

@@ -17,7 +17,8 @@ from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.pool import QueuePool
 
-from node.index.engine.backend import REMEDY, IndexUnusable, OldIndex, Settled, Standbys, column
+from node.index.engine.backend import REMEDY, IndexUnusable, OldIndex, Standbys, column
+from node.index.engine.turn import Settled
 
 
 class ClockedConnection(sqlite3.Connection):

@@ -8,12 +8,26 @@ here. `node.index.cluster.several` answers for one of several.
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from sqlalchemy import ColumnElement, Connection, true
 
 from node.errors import VoxelnodeError
-from node.index.engine.backend import Settled
+
+FOLLOWED = ("events", "images")
+"""Tables whose rows are read in the order of their ids, behind a cursor."""
+
+COMPLETED = "completed"
+
+Settled = Mapping[str, int]
+"""For each table of `FOLLOWED`, the id up to which every row is committed, or never will be: a cursor may pass it; as
+`COMPLETED`, a number that is another one after each commit."""
+
+
+def is_settled(settled: Settled | None, id: Any) -> ColumnElement[bool]:
+    """Return the condition that a cursor may pass a row by its column `id`; None: it may pass all."""
+    return true() if settled is None else id <= settled[id.table.name]
 
 
 class TurnLost(VoxelnodeError):

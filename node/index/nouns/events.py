@@ -7,8 +7,8 @@ from typing import Literal, TypedDict, Unpack
 
 from sqlalchemy import Connection, func, insert, select
 
-from node.index.engine.backend import Settled, is_settled
 from node.index.engine.rows import PagedRepository, Row
+from node.index.engine.turn import Settled, is_settled
 from node.index.models import EventRow
 
 EventKind = Literal[

@@ -7,8 +7,8 @@ commit, the next start delivers the message again, with the same message id. The
 another attempt, and the outcome of all but those of single instances that were taken at once.
 
 One writer commits ids in ascending order. Several hosts do not: a cursor stops before ids that may still be committed
-(`node.index.engine.backend.Settled`), and one host at a time delivers to a subscriber. SQLite reuses the highest ids of
-`images` once their rows are deleted: `after_deletion` moves the cursors back in the same transaction.
+(`node.index.engine.turn.Settled`), and one host at a time delivers to a subscriber. SQLite reuses the highest ids of
+`images` once their rows are deleted: `after_deletion` of jobs moves the cursors back in the same transaction.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, delete, func, or_, select, update
 from sqlalchemy.orm import join
 
-from node.index.engine.backend import Settled, is_settled
 from node.index.engine.sql import insert
+from node.index.engine.turn import Settled, is_settled
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import EventRow, ImageRow, SeriesRow, StudyRow, SubscriberRow, WorkRow
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.events import EventKind
 from node.index.work import jobs
-from node.index.work.ledger import Ended, Lane, begin_again, end, forget_study, in_lane
+from node.index.work.ledger import Ended, Lane, begin_again, end, in_lane
 from node.index.work.messages import (
     MAX_READ_ROWS,
     Attempt,
@@ -444,16 +444,3 @@ def _of_image(row: Row[Any]) -> PendingEvent:
 def _message_id(*facts: object) -> str:
     """Derive an id from the facts of an event: stable between readings, unique across rows, indexes and nodes."""
     return str(uuid.uuid5(_NAMESPACE, "\n".join(map(str, facts))))
-
-
-def after_deletion(connection: Connection, study_instance_uid: str, now: dt.datetime) -> None:
-    """Move the cursors back after rows of `images` were deleted: the next row may reuse an id that a cursor has passed.
-
-    Also delete the output of commands about the study and what hooks said of their jobs and peers of their answers,
-    which may name the patient.
-    """
-    last = select(func.coalesce(func.max(ImageRow.id), 0)).scalar_subquery()
-    connection.execute(update(SubscriberRow).values(rewinds=SubscriberRow.rewinds + 1))
-    connection.execute(update(SubscriberRow).where(SubscriberRow.image_id > last).values(image_id=last))
-    jobs.forget_deleted(connection, study_instance_uid, now)
-    forget_study(connection, study_instance_uid)

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, insert, or_, select, update
 
@@ -20,12 +20,14 @@ from node.errors import VoxelnodeError
 from node.index.engine.rows import PagedRepository, Row
 from node.index.engine.sql import listed_in
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
-from node.index.models import ImageRow, ResultRow, SeriesRow, StudyRow, WorkRow
+from node.index.models import ImageRow, ResultRow, SeriesRow, StudyRow, SubscriberRow, WorkRow
 from node.index.nouns.events import record_event
-from node.index.work.ledger import Ended, Lane, NoSuchWork, WorkEnded, add, end, move
-from node.index.work.messages import PendingEvent
+from node.index.work.ledger import Ended, Lane, NoSuchWork, WorkEnded, add, end, forget_study, move
 from node.index.work.payloads import Assignment, document_of, payload_of
 from node.index.work.states import Outcome
+
+if TYPE_CHECKING:
+    from node.index.work.messages import PendingEvent
 
 JobState = Literal["waiting", "running", "succeeded", "failed", "cancelled", "expired"]
 
@@ -249,18 +251,26 @@ def replay(connection: Connection, hook: str, message_ids: Sequence[str]) -> Non
     connection.execute(update(WorkRow).where(*ended_jobs).values(cause=None))
 
 
-def forget_deleted(connection: Connection, study_instance_uid: str, now: dt.datetime) -> None:
-    """End the jobs of a study whose series were deleted, and forget results that were."""
+def after_deletion(connection: Connection, study_instance_uid: str, now: dt.datetime) -> None:
+    """End the jobs of a study whose series were deleted, and forget what was said about it and may name the patient.
+
+    That is the output of commands, what hooks said of their jobs and peers of their answers, and results that were
+    deleted. The cursors of subscribers move back: the next row of `images` may reuse an id that one has passed.
+    """
+    last = select(func.coalesce(func.max(ImageRow.id), 0)).scalar_subquery()
+    connection.execute(update(SubscriberRow).values(rewinds=SubscriberRow.rewinds + 1))
+    connection.execute(update(SubscriberRow).where(SubscriberRow.image_id > last).values(image_id=last))
     of_study = StudyRow.study_instance_uid == study_instance_uid
     left = set(connection.execute(select(SeriesRow.series_instance_uid).join(StudyRow).where(of_study)).scalars())
-    its = _IS_JOB, WorkRow.study_instance_uid == study_instance_uid
-    for id in connection.execute(select(WorkRow.id).where(*its, _IS_OPEN)).scalars().all():
+    are_jobs = _IS_JOB, _IS_OPEN, WorkRow.study_instance_uid == study_instance_uid
+    for id in connection.execute(select(WorkRow.id).where(*are_jobs)).scalars().all():
         job = _job(connection, id)
         if not left or (job.series_instance_uid is not None and job.series_instance_uid not in left):
             _end(connection, job, "cancelled", None, now)
     is_there = exists().where(ImageRow.sop_instance_uid == ResultRow.sop_instance_uid)
     gone = and_(ResultRow.study_instance_uid == study_instance_uid, ResultRow.stored_at.is_not(None), ~is_there)
     connection.execute(delete(ResultRow).where(gone))
+    forget_study(connection, study_instance_uid)
 
 
 def _assignment(document: Mapping[str, Any]) -> Assignment:

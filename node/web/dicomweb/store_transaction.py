@@ -34,9 +34,8 @@ from node.dicom.status import (
 from node.dicom.uids import is_accepted_transfer_syntax, is_storage_class
 from node.errors import InstanceRefused
 from node.index.nouns.records import NOT_CURRENT_OUTCOMES, Outcome, Refused
-from node.receive.acknowledgement import Acknowledgement
 from node.receive.dicom_files import HEAD_BYTES, LONG_HEAD_BYTES, Identity, NotDicom, identify
-from node.receive.ingest import Announced, Incoming, Ingest, Origin
+from node.receive.ingest import Acknowledgement, Announced, Incoming, Ingest, Origin
 from node.web.dicomweb.media_types import DICOM, DICOM_JSON, DICOM_XML, JSON, bulk_data_syntax
 from node.web.dicomweb.multipart import BoundaryMissing, PreambleFilter
 from node.web.dicomweb.resources import CHUNK_BYTES

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from node.archive.locks import file_system, lock_problem
+from node.archive.root import file_system, lock_problem
 from node.control.repository import LocksUnusable, Repository
 from node.settings.model import Settings, Storage
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from node.archive.permissions import make_private, open_to_others
+from node.archive.root import make_private, open_to_others
 
 
 def test_what_is_removed_while_rights_are_looked_at_is_passed_over(tmp_path: Path) -> None:

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from node.journal import layout
+from node.journal import segment
 from node.journal.inspect import inspect
 from node.journal.journal import MARK_FILE, Journal, JournalUnusable
-from node.journal.layout import HEADER_BYTES, RECORD_HEAD_BYTES, SegmentHead, segment_head
-from node.journal.segment import Damage, Record
+from node.journal.segment import HEADER_BYTES, RECORD_HEAD_BYTES, Damage, Record, SegmentHead, segment_head
 from tests.unit.journal.conftest import PAYLOAD, PER_SEGMENT, Opened
 
 Fill = Callable[[Journal, int], list[int]]
@@ -165,7 +164,7 @@ def test_a_segment_of_a_newer_version_is_refused_with_the_remedy(opened: Opened,
     content = path.read_bytes()
     head = segment_head(content)
     assert head is not None
-    newer = SegmentHead(layout.VERSION + 1, head.journal, head.salt, head.first).encoded()
+    newer = SegmentHead(segment.VERSION + 1, head.journal, head.salt, head.first).encoded()
     path.write_bytes(newer + content[len(newer) :])
     for _ in range(2):  # and nothing was changed by the first try
         with pytest.raises(JournalUnusable, match=r"newer version.*voxelnode journal drain"):
@@ -194,7 +193,7 @@ def test_the_mark_names_the_journal_and_is_replaced_as_a_whole(opened: Opened, f
     fill(journal, 3)
     journal.free(2)
     mark = json.loads((opened.folder / MARK_FILE).read_bytes())
-    assert mark == {"version": layout.VERSION, "journal": journal.identity, "freed": 2}
+    assert mark == {"version": segment.VERSION, "journal": journal.identity, "freed": 2}
 
 
 def test_a_number_that_is_known_elsewhere_is_not_given_again_if_its_record_is_damaged(
