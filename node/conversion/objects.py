@@ -22,7 +22,7 @@ from node.volume.objects.contour_masks import ReferencedImages, grids_of, masks_
 from node.volume.objects.report import Document, read_document
 from node.volume.objects.structure_set import SOP_CLASS, StructureSet, read_structure_set
 from node.volume.reasons import Exclusion, Reason
-from node.writers.documents import write_document
+from node.writers.sidecar import write_document
 
 STEMS = {"measurements": "measurements", "key-objects": "key_objects"}
 """Names of files by their kind."""

@@ -11,13 +11,12 @@ from node.volume.model import Kind, Volume
 from node.writers.analyze import LOST_AFFINE, TOO_LARGE, fits_analyze, write_analyze
 from node.writers.base import WrittenFile
 from node.writers.contours import has_exact_affine, write_contours
-from node.writers.gradients import write_gradients
 from node.writers.metaimage import write_metaimage
 from node.writers.nifti import write_nifti, write_pair
 from node.writers.npz import write_npz
 from node.writers.nrrd import write_nrrd
 from node.writers.options import WriteOptions
-from node.writers.sidecar import ascii_json, sidecar_fields, write_sidecar
+from node.writers.sidecar import ascii_json, sidecar_fields, write_gradients, write_sidecar
 
 WITHOUT_SCALING = {"mhd": "MetaImage", "nrrd": "NRRD"}
 

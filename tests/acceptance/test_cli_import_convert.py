@@ -12,7 +12,7 @@ import pytest
 
 from node.cli.run.phantom import Phantom, head_phantom
 from node.cli.run.truth import Truth, difference
-from node.writers.readback import read_metaimage, read_nifti
+from node.writers.reading import read_metaimage, read_nifti
 from tests import make
 from tests.acceptance.served import until
 from tests.make import PYDICOM_FILES

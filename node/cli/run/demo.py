@@ -151,7 +151,7 @@ def _waiting(folder: Path, series: int) -> bool:
 def _verdict(row: Row, truths: Mapping[str, Truth]) -> str:
     """Return ``right``, or how the file differs from the truth; empty for files that are not volumes."""
     from node.cli.run.truth import difference
-    from node.writers.readback import read_metaimage, read_nifti
+    from node.writers.reading import read_metaimage, read_nifti
 
     read = {"nifti": read_nifti, "mhd": read_metaimage}.get(row["format"])
     if row["kind"] != "volume" or read is None:

@@ -27,7 +27,7 @@ from node.files.reading import read_instance
 from node.volume.model import Array, Float, Frame, Geometry
 from node.volume.objects import segmentation
 from node.volume.read.frames import frames_of
-from node.writers.mask_files import NotAMask, read_mask
+from node.writers.reading import NotAMask, read_mask
 
 TISSUE = Coded(value="85756007", scheme="SCT", meaning="Tissue")
 """Category and type of a segment that has none: CID 7150 and CID 7166 begin with it."""

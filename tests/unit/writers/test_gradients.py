@@ -11,7 +11,7 @@ from pydicom import FileDataset
 
 from node.volume.assemble import assemble
 from node.volume.model import Kind, Volume
-from node.writers.gradients import write_gradients
+from node.writers.sidecar import write_gradients
 from tests import make
 
 SLICES = 3

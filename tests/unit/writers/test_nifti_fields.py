@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from node.volume.model import Display, Kind, Volume
-from node.writers.nifti import nifti_header
-from node.writers.nifti_fields import slice_order
+from node.writers.nifti import nifti_header, slice_order
 from node.writers.options import WriteOptions
 from node.writers.write import write_volume
 from tests.volumes import volume

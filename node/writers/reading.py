@@ -1,4 +1,7 @@
-"""Masks that others wrote as NIfTI, in DICOM's frame."""
+"""Volume files in DICOM's frame: masks that others wrote as NIfTI, and volumes that were written here.
+
+The latter are read with the libraries that users will use.
+"""
 
 from __future__ import annotations
 
@@ -93,3 +96,28 @@ def _affine(header: nifti1.Nifti1Header, shape: tuple[int, ...]) -> Float:
         if not np.abs(off).max() <= TRANSFORM_TOLERANCE_VOXELS:
             raise NotAMask("sform and qform of the mask state two different positions; write one into both")
     return affine
+
+
+def read_nifti(path: Path) -> tuple[Array, Float]:
+    """Return a three-dimensional NIfTI file as nibabel reads it.
+
+    Returns
+    -------
+    voxels : (slices, rows, columns) float64
+        Real values, with slope and intercept applied.
+    affine_lps : (4, 4) float64, mm
+        From (column, row, slice) to LPS+.
+    """
+    image = nifti1.Nifti1Image.from_filename(path)
+    return np.asarray(image.dataobj, dtype=np.float64).transpose(2, 1, 0), LPS_TO_RAS @ image.affine
+
+
+def read_metaimage(path: Path) -> tuple[Array, Float]:
+    """Return a MetaImage file as SimpleITK reads it, in the form of `read_nifti`."""
+    import SimpleITK as sitk  # here, because nothing else here needs it
+
+    image = sitk.ReadImage(str(path))
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) @ np.diag(image.GetSpacing())
+    affine[:3, 3] = image.GetOrigin()
+    return sitk.GetArrayFromImage(image).astype(np.float64), affine
