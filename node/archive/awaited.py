@@ -19,10 +19,7 @@ class AwaitedUploads:
     A key stays until its upload has succeeded or failed, also after those who waited have given up: the longest wait
     tells whether the store takes anything.
 
-    Parameters
-    ----------
-    wake : callable
-        Has what is awaited uploaded at once.
+    `wake`: has what is awaited uploaded at once.
     """
 
     def __init__(self, wake: Callable[[], None]) -> None:

@@ -96,10 +96,7 @@ class ObjectStore(Protocol):
 
     Every method raises `StoreAway` unless the store has answered.
 
-    Attributes
-    ----------
-    place : str
-        Where it is, for messages; without credentials.
+    `place`: where it is, for messages; without credentials.
     """
 
     place: str
@@ -107,16 +104,8 @@ class ObjectStore(Protocol):
     def put(self, file: ArchivedFile, content: bytes | Path, *, replace: bool = False) -> bool:
         """Create the object of a file from its bytes or, in parts, from a local path; durable when this returns.
 
-        Returns
-        -------
-        bool
-            False if there is an object with this key already, which is left as it is.
-
-        Raises
-        ------
-        NotTaken
-        FileNotFoundError
-            There is no local file.
+        False if there is an object with this key already, which is left as it is. Raises FileNotFoundError if there is
+        no local file.
         """
 
     def put_bytes(self, key: str, content: bytes) -> bool:
@@ -128,12 +117,7 @@ class ObjectStore(Protocol):
     def fetch(self, key: str, into: Path) -> None:
         """Copy an object to a new local file.
 
-        Raises
-        ------
-        FileNotFoundError
-            There is no object with this key.
-        OSError
-            The file cannot be written.
+        Raises FileNotFoundError if there is no object with this key. Raises OSError if the file cannot be written.
         """
 
     def delete(self, keys: Sequence[str]) -> None:

@@ -96,10 +96,7 @@ class Archive:
     def new_key(self) -> str:
         """Return the key that a new instance will have.
 
-        Raises
-        ------
-        OutOfResources
-            The folder for it cannot be made durable.
+        Raises OutOfResources if the folder for it cannot be made durable.
         """
         with self.intake.refusing():
             return self._place(self._new_name())
@@ -115,20 +112,14 @@ class Archive:
     def open_part(self, key: str) -> PartFile:
         """Begin the file of a large instance that will have this key.
 
-        Raises
-        ------
-        OutOfResources
-            The file cannot be created.
+        Raises OutOfResources if the file cannot be created.
         """
         return PartFile(self, _name(key))
 
     def write(self, key: str, content: bytes) -> None:
         """Write the file of an instance, over whatever an interrupted application of its record left; not durable.
 
-        Raises
-        ------
-        OutOfResources
-            The disk is full or fails.
+        Raises OutOfResources if the disk is full or fails.
         """
         path = f"{self.root}/{key}"  # a Path object costs as much as opening the file
         with self.intake.refusing():
@@ -142,10 +133,7 @@ class Archive:
     def keep_part(self, key: str) -> bool:
         """Move the finished part file of a large instance to its key; return False if it was moved before.
 
-        Raises
-        ------
-        OutOfResources
-            The disk fails.
+        Raises OutOfResources if the disk fails.
         """
         try:
             with self._moving:
@@ -163,10 +151,7 @@ class Archive:
         First the names of those that were moved: a power cut must find a file under its old name or under its new one,
         and this is what makes the old one go.
 
-        Raises
-        ------
-        OSError
-            The disk fails.
+        Raises OSError if the disk fails.
         """
         with self._moving:
             for folder in self._moved_into:
@@ -177,10 +162,7 @@ class Archive:
     def sync(self, keys: Collection[str]) -> None:
         """Make files durable, and their names; those that are gone meanwhile are no error.
 
-        Raises
-        ------
-        OutOfResources
-            The disk fails, or has failed before: intake stops.
+        Raises OutOfResources if the disk fails, or has failed before: intake stops.
         """
         self.intake.require_sound()
         with self.intake.refusing():
@@ -196,10 +178,7 @@ class Archive:
     def sync_folder(self, folder: Path) -> None:
         """Make the names in a folder of this archive durable.
 
-        Raises
-        ------
-        OutOfResources
-            The disk fails, or has failed before; intake stops.
+        Raises OutOfResources if the disk fails, or has failed before; intake stops.
         """
         self.intake.require_sound()
         with self.intake.refusing():
@@ -230,20 +209,14 @@ class Archive:
     def local(self, file: ArchivedFile) -> Path:
         """Return the path of the file of an instance, after fetching it if only the object store has it.
 
-        Raises
-        ------
-        OSError
-            It cannot be fetched now.
+        Raises OSError if it cannot be fetched now.
         """
         return self.path(file.key) if self.remote is None else self.remote.local(file)
 
     def held(self, files: Sequence[ArchivedFile]) -> AbstractContextManager[None]:
         """Fetch the files of instances as `local` does, and keep them at their paths during the block.
 
-        Raises
-        ------
-        OSError
-            One of them cannot be fetched now.
+        Raises OSError if one of them cannot be fetched now.
         """
         return nullcontext() if self.remote is None else self.remote.held(files)
 
@@ -288,10 +261,7 @@ class Archive:
     def take_back(self, name: str) -> str:
         """Move a file from quarantine into the archive, durably; return its key.
 
-        Raises
-        ------
-        OutOfResources
-            The disk is full or fails.
+        Raises OutOfResources if the disk is full or fails.
         """
         key = self.new_key()
         with self.intake.refusing():
@@ -341,10 +311,7 @@ class Archive:
     def keys(self, folder: str) -> list[str]:
         """Return the keys of the files in one of the `folders`.
 
-        Raises
-        ------
-        OSError
-            The folder cannot be read, which does not mean that it is empty.
+        Raises OSError if the folder cannot be read, which does not mean that it is empty.
         """
         try:
             names = os.listdir(self._objects / folder)
@@ -355,10 +322,7 @@ class Archive:
     def _place(self, name: str) -> str:
         """Return the key of a new file; create and sync a new folder if the last one is full.
 
-        Raises
-        ------
-        OSError
-            The folder cannot be created or synced: it is removed, and the next call creates it again.
+        Raises OSError if the folder cannot be created or synced: it is removed, and the next call creates it again.
         """
         with self._lock:
             if self._folder is None or self._in_folder >= MAX_FILES_PER_FOLDER:
@@ -395,10 +359,7 @@ class PartFile:
     def write(self, fragment: bytes | bytearray | memoryview) -> None:
         """Append all bytes of a fragment.
 
-        Raises
-        ------
-        OutOfResources
-            The disk is full or fails; call `abandon`.
+        Raises OutOfResources if the disk is full or fails; call `abandon`.
         """
         with self._archive.intake.refusing():
             _write_all(self._file, fragment)
@@ -407,10 +368,7 @@ class PartFile:
     def read(self, offset: int, length: int) -> bytes:
         """Return bytes that were written; fewer at the end of the file.
 
-        Raises
-        ------
-        OutOfResources
-            The disk fails.
+        Raises OutOfResources if the disk fails.
         """
         with self._archive.intake.refusing():
             return os.pread(self._file, length, offset)
@@ -418,10 +376,8 @@ class PartFile:
     def finish(self) -> None:
         """Make the bytes durable, and the name of the file.
 
-        Raises
-        ------
-        OutOfResources
-            The disk fails. A failed sync is never retried, because the kernel may have dropped the pages.
+        Raises OutOfResources if the disk fails. A failed sync is never retried, because the kernel may have dropped the
+        pages.
         """
         self._archive.intake.require_sound()
         with self._archive.intake.refusing():

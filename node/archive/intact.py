@@ -52,10 +52,7 @@ def problem_with(path: Path, offset: int, length: int | None, sha256: str | None
 def intact_bytes(path: Path, offset: int, length: int, sha256: str) -> bytes | str:
     """Return the bytes of a file from `offset`, or how they differ from what was received; see `problem_with`.
 
-    Raises
-    ------
-    OSError
-        The file cannot be read.
+    Raises OSError if the file cannot be read.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -74,10 +71,7 @@ def intact_bytes(path: Path, offset: int, length: int, sha256: str) -> bytes | s
 def data_set_offset(path: Path) -> int | None:
     """Return where the data set begins in a DICOM file; None if its head is not one that this node writes.
 
-    Raises
-    ------
-    OSError
-        The file is missing or cannot be read.
+    Raises OSError if the file is missing or cannot be read.
     """
     with path.open("rb", buffering=0) as file:
         head = file.read(_META + 12)

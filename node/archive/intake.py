@@ -63,13 +63,8 @@ def _free_inodes(disk: os.statvfs_result) -> int | None:
 class Intake:
     """The state of one root, checked before anything is accepted. Thread-safe.
 
-    Parameters
-    ----------
-    root : Path
-    reserve_bytes : int
-        Free space below which instances are refused; at least `MIN_FREE_BYTES`.
-    low_bytes : int
-        Free space below which new associations are refused, so that open ones can finish; at least the reserve.
+    `reserve_bytes`: free space below which instances are refused; at least `MIN_FREE_BYTES`. `low_bytes`: free space
+    below which new associations are refused, so that open ones can finish; at least the reserve.
     """
 
     def __init__(self, root: Path, reserve_bytes: int = 0, low_bytes: int = 0) -> None:
@@ -117,10 +112,7 @@ class Intake:
     def require(self) -> None:
         """Raise unless an instance may be accepted.
 
-        Raises
-        ------
-        OutOfResources
-            The free space is down to the reserve, no file can be created, or intake has stopped.
+        Raises OutOfResources if the free space is down to the reserve, no file can be created, or intake has stopped.
         """
         self.require_sound()
         rule = f"{self._reserve_bytes} are kept in reserve ([storage] reserve_bytes)"
@@ -132,10 +124,7 @@ class Intake:
     def require_sound(self) -> None:
         """Raise if a sync has failed: after the first failure, a later success would prove nothing.
 
-        Raises
-        ------
-        OutOfResources
-            Intake has stopped.
+        Raises OutOfResources if intake has stopped.
         """
         if self._stopped is None and monotonic() >= self._look_at:
             self._look()
@@ -200,8 +189,6 @@ class Intake:
     def stop(self, reason: str) -> None:
         """Stop intake until the node restarts; the first reason is kept.
 
-        Notes
-        -----
         After a failed sync, the kernel may drop the pages and report the next sync as a success. Only a restart, which
         reads the disk again, is safe.
         """

@@ -65,10 +65,7 @@ REMEDIES = {
 def configured_store(storage: Storage) -> ObjectStore | None:
     """Return the store of ``[storage] url``, of which nothing is asked yet; None if there is none.
 
-    Raises
-    ------
-    UsageError
-        The library is missing, or a file cannot be read.
+    Raises UsageError if the library is missing, or a file cannot be read.
     """
     if storage.url is None:
         return None
@@ -372,10 +369,7 @@ class FolderStore:
 def credentials_of(file: Path) -> S3Credential:
     """Return the keys of a file as ``~/.aws/credentials``: of its section ``default``, or its only one.
 
-    Raises
-    ------
-    UsageError
-        The message has nothing of the content.
+    Raises UsageError if the message has nothing of the content.
     """
     import configparser
 

@@ -89,12 +89,7 @@ class _Copy:
 class _Hosts:
     """The other hosts that share a store, and waits for what they are about to move there. Thread-safe.
 
-    Attributes
-    ----------
-    seconds : float
-        Longest wait.
-    closing : Event
-        Ends waits.
+    `seconds`: longest wait. `closing`: ends waits.
     """
 
     def __init__(self, host_of: HostOf) -> None:
@@ -104,12 +99,7 @@ class _Hosts:
         self.closing = threading.Event()
 
     def wait(self, key: str) -> None:
-        """Wait while another host alone has a file; not again for a host that was just awaited in vain.
-
-        Raises
-        ------
-        HostAway
-        """
+        """Wait while another host alone has a file; not again for a host that was just awaited in vain."""
         deadline = monotonic() + self.seconds
         while (host := self._host_of(key)) is not None:
             now = monotonic()
@@ -127,7 +117,6 @@ class Remote:
 
     Parameters
     ----------
-    store : ObjectStore
     root : Path
         Of the local archive.
     intake : Intake
@@ -136,7 +125,6 @@ class Remote:
         Bound of the local copies.
     identity : str
         Of this archive. A store of another one is never read or written.
-    host_of : HostOf
 
     Attributes
     ----------
@@ -186,22 +174,14 @@ class Remote:
     def attach(self) -> None:
         """Make the store that of this archive if it is of none yet; only before anything is in it.
 
-        Raises
-        ------
-        StoreAway
-            It does not answer, or it is of another archive.
+        Raises StoreAway if it does not answer, or it is of another archive.
         """
         if not self._is_own:
             self.store.put_bytes(MARKER, json.dumps({"archive": self.identity}).encode())
             self.require_own()
 
     def require_own(self) -> None:
-        """Raise unless the store is that of this archive: another one has none of its objects.
-
-        Raises
-        ------
-        StoreAway
-        """
+        """Raise unless the store is that of this archive: another one has none of its objects."""
         if self._is_own:
             return
         if (problem := owner_problem(self.store, self.identity, has_used_store=True)) is not None:
@@ -216,7 +196,6 @@ class Remote:
 
         Raises
         ------
-        StoreAway
         HostAway
             Another host alone has the file, and does not move it to the store within `HOST_SECONDS`.
         FileNotFoundError
@@ -251,16 +230,8 @@ class Remote:
     def held(self, files: Sequence[ArchivedFile], *, damaged: bool = False) -> Iterator[None]:
         """Fetch files, and keep all of them during the block.
 
-        Parameters
-        ----------
-        damaged : bool
-            Leave out files of revisions that the store has not, or with other bytes.
-
-        Raises
-        ------
-        StoreAway
-        OSError
-            There is no room for them, or a file of a revision cannot be had.
+        `damaged`: leave out files of revisions that the store has not, or with other bytes. Raises OSError if there is
+        no room for them, or a file of a revision cannot be had.
         """
         keys = [file.key for file in files]
         with self._lock:
@@ -279,17 +250,8 @@ class Remote:
     def refreshed(self, file: ArchivedFile) -> str | None:
         """Fetch the object of a file whose local file is missing or damaged.
 
-        Returns
-        -------
-        str or None
-            None if the local file is whole now; else how the object differs from what was received, and the local file
-            is left as it is.
-
-        Raises
-        ------
-        StoreAway
-        OSError
-            There is no room for it.
+        None if the local file is whole now; else how the object differs from what was received, and the local file is
+        left as it is. Raises OSError if there is no room for it.
         """
         path = self._root / file.key
         with self._fetching[hash(file.key) % _LOCKS]:
@@ -302,12 +264,7 @@ class Remote:
         return problem
 
     def has(self, file: FoundFile) -> bool:
-        """Return whether the store has the object of a file, by its noted digest, and its length if that is known.
-
-        Raises
-        ------
-        StoreAway
-        """
+        """Return whether the store has the object of a file, by its noted digest, and its length if that is known."""
         self.require_own()
         found = self.store.find(file.key)
         if found is None:
@@ -332,11 +289,7 @@ class Remote:
     def object_problem(self, file: ArchivedFile) -> str | None:
         """Return how the object of a file differs from what was received; None if it is whole. Reads all of it.
 
-        Raises
-        ------
-        StoreAway
-        OSError
-            There is no room for it.
+        Raises OSError if there is no room for it.
         """
         part, problem = self._downloaded(file)
         part.unlink(missing_ok=True)
@@ -345,11 +298,7 @@ class Remote:
     def downloaded(self, key: str) -> Path | None:
         """Copy an object of any content to a new file in `incoming`, and return its path; None if there is none.
 
-        Raises
-        ------
-        StoreAway
-        OSError
-            There is no room for it.
+        Raises OSError if there is no room for it.
         """
         self.require_own()
         part = self._new_part()
@@ -371,12 +320,7 @@ class Remote:
                     self._bytes -= copy.bytes
 
     def release(self) -> None:
-        """Make the store that of no archive.
-
-        Raises
-        ------
-        StoreAway
-        """
+        """Make the store that of no archive."""
         self.store.delete([MARKER])
         self._is_own = False
 
@@ -489,12 +433,7 @@ class Remote:
         return self._root / "incoming" / f"{uuid.uuid4().hex}.part"
 
     def recheck(self) -> None:
-        """Look again whether the store is ours: an emptied or exchanged one has no objects either.
-
-        Raises
-        ------
-        StoreAway
-        """
+        """Look again whether the store is ours: an emptied or exchanged one has no objects either."""
         self._is_own = False
         self.require_own()
 
@@ -551,16 +490,8 @@ def _is_fetched(store: ObjectStore, key: str, into: Path) -> bool:
 def owner_problem(store: ObjectStore, identity: str | None, has_used_store: bool) -> str | None:
     """Return why a store is not that of an archive, or None.
 
-    Parameters
-    ----------
-    identity : str or None
-        Of the archive; None if it has none yet.
-    has_used_store : bool
-        Whether the archive has made a store its own before: its store has a marker.
-
-    Raises
-    ------
-    StoreAway
+    `identity`: of the archive; None if it has none yet. `has_used_store`: whether the archive has made a store its own
+    before: its store has a marker.
     """
     found = marked(store)
     if found is None and has_used_store:
@@ -574,12 +505,7 @@ def owner_problem(store: ObjectStore, identity: str | None, has_used_store: bool
 
 
 def marked(store: ObjectStore) -> str | None:
-    """Return the identity of the archive to which a store belongs, or None.
-
-    Raises
-    ------
-    StoreAway
-    """
+    """Return the identity of the archive to which a store belongs, or None."""
     with TemporaryDirectory(prefix="voxelnode-") as folder:
         copy = Path(folder, "marker")
         try:

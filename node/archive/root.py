@@ -52,10 +52,7 @@ def open_to_others(root: Path) -> Iterator[Path]:
 def make_private(root: Path) -> None:
     """Withdraw the rights of others on a root and on all that is in it.
 
-    Raises
-    ------
-    OSError
-        The process is not the owner of one of them.
+    Raises OSError if the process is not the owner of one of them.
     """
     for path in open_to_others(root):
         with suppress(FileNotFoundError):
@@ -96,10 +93,7 @@ def file_system(folder: Path, mounts: Path = MOUNTS) -> tuple[str, frozenset[str
 def lock_problem(folder: Path, mounts: Path = MOUNTS) -> str | None:
     """Return why locks do not work in a folder, or None if they do; on a full disk, the mount options alone tell.
 
-    Raises
-    ------
-    OSError
-        No file can be made there.
+    Raises OSError if no file can be made there.
     """
     kind, options = file_system(folder, mounts)
     if kind in LOCAL_ONLY or (kind in NETWORK and options & NO_LOCKS):

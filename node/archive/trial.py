@@ -25,10 +25,6 @@ class _Trial:
 def try_store(store: ObjectStore, identity: str | None, has_used_store: bool) -> str | None:
     """Return what a store does not do as it should, or None; parameters are those of
     `node.archive.remote.owner_problem`.
-
-    Raises
-    ------
-    StoreAway, NotTaken
     """
     if (problem := owner_problem(store, identity, has_used_store)) is not None:
         return problem

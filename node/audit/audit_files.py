@@ -31,10 +31,7 @@ def audit_files(folder: Path) -> list[Path]:
 def set_full_file_aside(folder: Path) -> None:
     """Give the current file the number after the last one; the caller opens a new one.
 
-    Raises
-    ------
-    OSError
-        Nothing has changed.
+    Raises OSError if nothing has changed.
     """
     full = _full_files(folder)
     number = full[-1][0] + 1 if full else 1
@@ -114,12 +111,8 @@ def position_behind(folder: Path, digest: str) -> tuple[Path, int] | None:
 class LogTail:
     """Reads the lines of an audit log behind one of them, also those that are still to be written. Not thread-safe.
 
-    Parameters
-    ----------
-    folder : Path
-        The root.
-    digest : str
-        Of the line before the first one; empty, or of a line that is not there: from the oldest line on.
+    `folder`: the root. `digest`: of the line before the first one; empty, or of a line that is not there: from the
+    oldest line on.
     """
 
     def __init__(self, folder: Path, digest: str) -> None:

@@ -127,7 +127,6 @@ class Audit:
         AE title of this node, the source of every line.
     settings : AuditSettings
         The size of a file, and where every line is sent as well, with the facility of PS3.15 A.6.1.
-    now : callable () -> aware datetime
 
     Raises
     ------
@@ -160,10 +159,7 @@ class Audit:
     def require(self, message: AuditMessage) -> None:
         """Append a line before something is destroyed or changed; it survives a power cut.
 
-        Raises
-        ------
-        AuditFailed
-            The line may be missing; the announced action must not be performed.
+        Raises AuditFailed if the line may be missing; the announced action must not be performed.
         """
         self._record(message, durable=True)
 

@@ -40,19 +40,9 @@ END_SECONDS = 3.0
 class TlsSyslog:
     """Sends lines to one collector. Thread-safe.
 
-    Parameters
-    ----------
-    address : str
-        ``HOST`` or ``HOST:PORT``; an IPv6 address is in brackets.
-    ca_file : Path or None
-        PEM file of the authorities that may have signed the certificate of the collector; None: those of the system.
-    certificate, key : Path or None
-        PEM files of our own certificate, for collectors that require one.
-
-    Raises
-    ------
-    UsageError
-        The address or a file is unusable.
+    `address`: ``HOST`` or ``HOST:PORT``; an IPv6 address is in brackets. `ca_file`: PEM file of the authorities that
+    may have signed the certificate of the collector; None: those of the system. `certificate`, `key`: PEM files of our
+    own certificate, for collectors that require one. Raises UsageError if the address or a file is unusable.
     """
 
     def __init__(

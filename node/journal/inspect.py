@@ -26,12 +26,7 @@ class JournalState:
 def inspect(folder: Path) -> JournalState:
     """Return the state of a journal; one without segments where there is no folder.
 
-    Raises
-    ------
-    JournalUnusable
-        A newer version has written it.
-    OSError
-        A segment cannot be read.
+    Raises JournalUnusable if a newer version has written it. Raises OSError if a segment cannot be read.
     """
     state = _look(folder)
     if state.damage:  # or a process has half written a record, or writes over a segment: then the next look differs

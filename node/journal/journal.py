@@ -158,10 +158,7 @@ class Journal:
 
         Must be read to its end before the first `append`. The records stay until they are freed.
 
-        Parameters
-        ----------
-        known : int
-            No number up to this one is given to a new record, even if its record is no longer readable.
+        `known`: no number up to this one is given to a new record, even if its record is no longer readable.
         """
         self._last = self._freed
         for found in read_in_order(self._used, self._freed):
@@ -290,10 +287,7 @@ class Journal:
         As much as half of what a segment holds is kept ready behind its end, and a spare segment once it is half
         full: a journal of little traffic stays small. Want of room is left to the appends to tell.
 
-        Raises
-        ------
-        OSError
-            The disk fails; no append succeeds any more.
+        Raises OSError if the disk fails; no append succeeds any more.
         """
         try:
             self._prepare()
@@ -367,10 +361,7 @@ class Journal:
 
         If the process dies before the mark is durable, the next one replays more than it needs to.
 
-        Raises
-        ------
-        OSError
-            There is no room for the mark, or the disk fails.
+        Raises OSError if there is no room for the mark, or the disk fails.
         """
         mark = json.dumps({"version": VERSION, "journal": self.identity, "freed": sequence})
         write_durably(self._folder / MARK_FILE, mark.encode())
@@ -407,10 +398,7 @@ def used_segments(folder: Path, segments: Sequence[Segment]) -> tuple[list[Segme
 
     The identity is empty, and the mark 0, if no segment was used.
 
-    Raises
-    ------
-    JournalUnusable
-        A newer version has written a segment.
+    Raises JournalUnusable if a newer version has written a segment.
     """
     used = in_order(segments)
     if newer := [segment for segment in used if segment.head is not None and segment.head.version > VERSION]:

@@ -169,10 +169,7 @@ class Segment:
     def grow(self, size: int) -> None:
         """Fill the file with zeros up to `size` bytes.
 
-        Raises
-        ------
-        OSError
-            There is no room, or the disk fails.
+        Raises OSError if there is no room, or the disk fails.
         """
         if self.capacity >= size:
             return
@@ -187,10 +184,7 @@ class Segment:
         If this raises, none of them counts. Some may be on the disk all the same: `is_torn` tells that nothing may
         follow them in this use of the segment.
 
-        Raises
-        ------
-        OSError
-            There is no room, or the disk fails.
+        Raises OSError if there is no room, or the disk fails.
         """
         assert self.head is not None
         size = sum(map(len, buffers))
@@ -308,10 +302,7 @@ def in_order(segments: Iterable[Segment]) -> list[Segment]:
 def read_in_order(segments: Sequence[Segment], freed: int) -> Iterator[Record | Damage]:
     """Yield every record behind the number `freed`, and the gaps between them.
 
-    Parameters
-    ----------
-    segments : sequence of Segment
-        As of `in_order`.
+    `segments`: as of `in_order`.
     """
     unreadable = [segment for segment in segments if not segment.begins_at]
     readable = [segment for segment in segments if segment.begins_at]

@@ -73,7 +73,6 @@ def export(
         The group does not exist, or `target` is in the root, or the root in it.
     VoxelnodeError
         `target` has other files or is an export of another root, or another process writes to it.
-    IndexUnusable
     OSError
         The store does not answer, or another host has a file and does not move it there.
     """

@@ -135,10 +135,6 @@ def require_mounted(root: Path, findings: list[Finding], instances: int) -> None
     """Raise if so many of all `instances` lack their file that this is hardly damage; one file alone may always lack.
 
     What quarantine has is not missing: in an archive that is newer than its index, later versions have replaced it.
-
-    Raises
-    ------
-    VoxelnodeError
     """
     keys = [finding.path for finding in findings if finding.kind == "file-missing"]
     missing = sum(not (root / "quarantine" / PurePath(key).name).exists() for key in keys)
@@ -166,12 +162,8 @@ def mend(
     * a series whose volumes are missing or altered is converted again;
     * folders and objects of volumes that no row names are removed.
 
-    Parameters
-    ----------
-    findings : list of Finding
-        Of `examine`: files without a row come after rows without a file.
-    fates : mapping
-        What became of files when the root was opened (`node.receive.recovery`).
+    `findings`: of `examine`: files without a row come after rows without a file. `fates`: what became of files when the
+    root was opened (`node.receive.recovery`).
     """
     steps = [(finding, _mended(finding, fates, archive, index, quiet_seconds, now)) for finding in findings]
     mended = [replace(finding, mended=_replaced(finding, index) or done) for finding, done in steps]

@@ -46,15 +46,9 @@ def expired_studies(
 ) -> list[Expired]:
     """Return the studies to be deleted by the rules, oldest first.
 
-    Parameters
-    ----------
-    studies : sequence of StoredStudy
-        All studies, in the order in which they last received an instance.
-    kept : collection of str
-        Studies that are never deleted; see `kept_studies`.
+    `studies`: all studies, in the order in which they last received an instance. `kept`: studies that are never
+    deleted; see `kept_studies`.
 
-    Notes
-    -----
     A study from several senders is kept for the longest of their times. A study kept without limit counts towards
     ``maximum_studies`` but is never deleted. With ``only_converted``, a study is kept while any of its series waits,
     was refused or failed.
@@ -83,13 +77,7 @@ def _days(study: StoredStudy, rules: RetentionSettings) -> float | Literal["neve
 
 
 class Retention(BackgroundService):
-    """Delete expired studies, at startup and then hourly.
-
-    Parameters
-    ----------
-    rules : node.settings.model.RetentionSettings
-    now : callable () -> aware datetime
-    """
+    """Delete expired studies, at startup and then hourly."""
 
     turn: str = "retention"
 

@@ -101,11 +101,7 @@ def _pass(fields: dict[str, Any] | None) -> ScrubPass | None:
 class Scrub(BackgroundService):
     """Compare all files once in `days`.
 
-    Parameters
-    ----------
-    days : float
-        Duration of a pass.
-    now : callable () -> aware datetime
+    `days`: duration of a pass.
     """
 
     turn: str = "scrub"

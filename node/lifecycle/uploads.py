@@ -83,7 +83,6 @@ class Uploads(BackgroundService):
         Read each object again, and compare its digest, before the store is believed to have it.
     awaited : bool
         Senders wait for the upload of what they send: it goes first.
-    now : callable () -> aware datetime
 
     Attributes
     ----------
@@ -143,12 +142,7 @@ class Uploads(BackgroundService):
         return seconds
 
     def move_batch(self) -> float | None:
-        """Do one step; return the seconds until the next.
-
-        Raises
-        ------
-        StoreAway
-        """
+        """Do one step; return the seconds until the next."""
         self.begin()
         self._remote.require_own()
         if self._awaited is not None and not self._was_awaited and (batch := self._batch_of(self._awaited)):
@@ -199,12 +193,7 @@ class Uploads(BackgroundService):
             self.wake(GATHER_SECONDS)
 
     def begin(self) -> None:
-        """Note what came before there was a store as to be moved, and which local files are copies; once.
-
-        Raises
-        ------
-        StoreAway
-        """
+        """Note what came before there was a store as to be moved, and which local files are copies; once."""
         if self._has_begun:
             return
         if self._index.about.get(STORE_SPOOLED) != "yes":  # later, an empty store is not ours
@@ -394,12 +383,7 @@ class Uploads(BackgroundService):
         return True
 
     def remove_objects(self) -> bool:
-        """Remove the objects that are to be removed; return whether some are left.
-
-        Raises
-        ------
-        StoreAway
-        """
+        """Remove the objects that are to be removed; return whether some are left."""
         keys = self._index.objects.removals(REMOVALS)
         if not keys:
             return False
@@ -432,12 +416,7 @@ class Copied:
 
 
 def copy_to_store(uploads: Uploads, index: Index) -> Copied:
-    """Move everything to the object store.
-
-    Raises
-    ------
-    NotCopied
-    """
+    """Move everything to the object store."""
     try:
         uploads.begin()
         index.objects.spool_all()  # some are in the folder again if the way back was interrupted
@@ -453,11 +432,7 @@ def copy_to_store(uploads: Uploads, index: Index) -> Copied:
 def copy_to_folder(uploads: Uploads, archive: Archive, remote: Remote, index: Index) -> Copied:
     """Bring everything back from the object store, which keeps its objects; it is of no archive afterwards.
 
-    Raises
-    ------
-    NotCopied
-    OutOfResources
-        The disk has no room.
+    Raises OutOfResources if the disk has no room.
     """
     total: Counter[bool] = Counter()  # instances, or files of revisions
     left: Counter[bool] = Counter()

@@ -87,10 +87,6 @@ class Applier(BackgroundService):
     ----------
     journal : Journal
         Before its `replay`.
-    archive : Archive
-    index : Index
-    metrics : Metrics
-    audit : Audit or None
     is_awaited : bool
         Senders wait for the index: records are applied at once.
 
@@ -155,10 +151,7 @@ class Applier(BackgroundService):
 
         While the index takes nothing for long, attributes are dropped, and read from the journal again later.
 
-        Parameters
-        ----------
-        outcome : Future or None
-            Gets the outcome after the commit.
+        `outcome`: gets the outcome after the commit.
         """
         now = monotonic()
         if not self.lag:
@@ -198,10 +191,7 @@ class Applier(BackgroundService):
     def require_caught_up(self) -> None:
         """As `catch_up`.
 
-        Raises
-        ------
-        QueryRefused
-            The index is behind what was acknowledged.
+        Raises QueryRefused if the index is behind what was acknowledged.
         """
         if not self.catch_up():
             raise QueryRefused(f"the index is {self.lag} instances behind what was received: ask again later")
@@ -246,10 +236,7 @@ class Applier(BackgroundService):
         Of records that were applied already, the file is compared with the record and written again where a power cut
         took it.
 
-        Raises
-        ------
-        OutOfResources
-            There is no room, or the index does not commit.
+        Raises OutOfResources if there is no room, or the index does not commit.
         """
         mark = self._index.about.applied(self._journal.identity)
         applied_before = mark.sequence if mark.journal == self._journal.identity else 0
@@ -319,10 +306,7 @@ class Applier(BackgroundService):
     def apply(self, records: Sequence[Record]) -> None:
         """Write files and rows of records, and settle them; if this raises, apply the same records again.
 
-        Raises
-        ------
-        OutOfResources
-            There is no room, the disk fails, or the index does not commit.
+        Raises OutOfResources if there is no room, the disk fails, or the index does not commit.
         """
         self._settle()
         receptions = [(record, self._received(record)) for record in records if record.sequence > self._committed]
@@ -439,10 +423,7 @@ class Applier(BackgroundService):
 
         If the process dies in between, the records are compared once more.
 
-        Raises
-        ------
-        OutOfResources
-            The disk or the index fails; the journal keeps everything.
+        Raises OutOfResources if the disk or the index fails; the journal keeps everything.
         """
         with self._checkpointing:
             applied = self._applied

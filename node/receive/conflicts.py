@@ -63,14 +63,7 @@ class Compared:
 def compared(root: Path, index: ReadIndex, conflict: int, local: LocalFile) -> Compared:
     """Compare the two versions of a conflict.
 
-    Parameters
-    ----------
-    local : LocalFile
-        Of the archive below `root`.
-
-    Raises
-    ------
-    NoSuchConflict
+    `local`: of the archive below `root`.
     """
     row = _row(index, conflict)
     key, holder = row.pop("key"), index.conflicts.host_of(conflict)
@@ -110,13 +103,7 @@ def _attributes(file: Callable[[], Path]) -> InstanceAttributes | None:
 class Conflicts:
     """Decide conflicts of one root.
 
-    Parameters
-    ----------
-    ingest : Ingest
-        Of that root.
-    audit : Audit
-    quarantine : Quarantine
-        Of the same root.
+    `ingest`: of that root. `quarantine`: of the same root.
     """
 
     def __init__(self, ingest: Ingest, audit: Audit, quarantine: Quarantine) -> None:
@@ -134,7 +121,6 @@ class Conflicts:
 
         Raises
         ------
-        NoSuchConflict
         NotDecidable
             The conflict has no version to accept. With `alike`, those before it are decided.
         NotReleased
@@ -164,12 +150,7 @@ class Conflicts:
         return {"accepted": decided}
 
     def keep(self, conflict: int, who: str, *, alike: bool = False) -> dict[str, Any]:
-        """Keep what is current; the other version, if there is one, stays in quarantine until it is purged.
-
-        Raises
-        ------
-        NoSuchConflict
-        """
+        """Keep what is current; the other version, if there is one, stays in quarantine until it is purged."""
         rows = self._rows(conflict, alike)
         decided = [int(row["id"]) for row in rows]
         now = self._ingest.now()

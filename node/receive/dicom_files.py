@@ -68,10 +68,7 @@ class MediaFile:
     def data_set(self) -> Iterator[bytes]:
         """Yield the bytes of its data set.
 
-        Raises
-        ------
-        OSError
-            The file, or the zip file that holds it, can no longer be read.
+        Raises OSError if the file, or the zip file that holds it, can no longer be read.
         """
         with self.open_file() as stream:
             try:
@@ -84,10 +81,7 @@ class MediaFile:
     def copy_to(self, path: Path) -> None:
         """Write the whole file to a new one.
 
-        Raises
-        ------
-        OSError
-            The file, or the zip file that holds it, cannot be read, or there is no room.
+        Raises OSError if the file, or the zip file that holds it, cannot be read, or there is no room.
         """
         try:
             with self.open_file() as stream, path.open("xb") as copy:
@@ -137,10 +131,7 @@ def identify(head: bytes) -> Identity:
     The UIDs of the data set count; those of the File Meta Information (PS3.10 7.1) replace missing ones. A data set
     without preamble and File Meta Information is accepted if it has its SOP Class UID and SOP Instance UID.
 
-    Raises
-    ------
-    NotDicom
-        The message says what the file is.
+    Raises NotDicom if the message says what the file is.
     """
     has_prefix = head[128:132] == b"DICM"
     if head[:2] == b"\x1f\x8b" and not has_prefix:

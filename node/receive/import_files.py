@@ -46,7 +46,6 @@ def import_instances(paths: Iterable[Path], ingest: Ingest, on_file: Callable[[]
     ----------
     paths : iterable of Path
         Folders, files, zip files, DICOMDIRs.
-    ingest : Ingest
     on_file : callable
         Called on this thread after each file.
 

@@ -47,14 +47,7 @@ from node.settings.model import Acknowledge
 class Acknowledgement:
     """Waits for index or store. Thread-safe.
 
-    Parameters
-    ----------
-    promise : {"index", "object"}
-    seconds : float
-        Longest wait of one instance.
-    applier : Applier
-    archive : Archive
-    metrics : Metrics
+    `seconds`: longest wait of one instance.
     """
 
     def __init__(
@@ -152,14 +145,8 @@ class Ingest:
 
     Parameters
     ----------
-    archive : Archive
-    index : Index
-    journal : Journal
-    applier : Applier
-    quiet_seconds : callable (calling AE title) -> float
     maximum_bytes : int
         Largest data set that is accepted.
-    now : callable () -> aware datetime
     overwrite_policy : {"never", "replace", "keep_both"}
         What happens to other bytes under a SOP Instance UID that is stored; see
         `node.index.nouns.received.add_instances`.
@@ -169,7 +156,6 @@ class Ingest:
         Wait of a series after its last instance if its association was not released.
     conflict_answer : {"success", "warning"}
         Whether the sender of a version that is not current is told so.
-    acknowledge : {"local", "index", "object"}
     acknowledge_seconds : float
         See `Acknowledgement`.
 
@@ -265,15 +251,7 @@ class Ingest:
     def association_ended(self, association: str, outcome: str) -> None:
         """Let the series of an association wait no longer for it, or longer if it was not released (PS3.8 7.2).
 
-        Parameters
-        ----------
-        outcome : str
-            ``released``, or how else it ended.
-
-        Raises
-        ------
-        OutOfResources
-            The other wait could not be recorded.
+        `outcome`: ``released``, or how else it ended. Raises OutOfResources if the other wait could not be recorded.
         """
         brought = self.open_associations.ended(association)
         if brought is None:
@@ -308,10 +286,8 @@ class Incoming:
     def take_fragment(self, fragment: bytes | bytearray | memoryview) -> None:
         """Append received bytes of the data set; the fragment may change after this.
 
-        Raises
-        ------
-        OutOfResources
-            The disk is full or fails, or the data set is larger than allowed; `abandon` the instance then.
+        Raises OutOfResources if the disk is full or fails, or the data set is larger than allowed; `abandon` the
+        instance then.
         """
         self.bytes += len(fragment)
         self._ingest.open_associations.note_bytes(self._origin.association)

@@ -67,12 +67,8 @@ class QuarantinedFile:
 class ExaminedFile:
     """What a file in quarantine turns out to be, beside the file that is current under its SOP Instance UID.
 
-    Attributes
-    ----------
-    problem : str or None
-        Why it cannot be released, or None.
-    current_sha256 : str or None
-        Digest of the current instance with its UID; None if there is none.
+    `problem`: why it cannot be released, or None. `current_sha256`: digest of the current instance with its UID; None
+    if there is none.
     """
 
     file: QuarantinedFile
@@ -115,12 +111,7 @@ def _reasons(index: ReadIndex) -> dict[str, dict[str, Any]]:
 
 
 def quarantined_file(root: Path, index: ReadIndex, name: str) -> QuarantinedFile:
-    """Return one file in quarantine.
-
-    Raises
-    ------
-    NotInQuarantine
-    """
+    """Return one file in quarantine."""
     for file in quarantined(root, index):
         if file.name == name:
             return file
@@ -130,11 +121,7 @@ def quarantined_file(root: Path, index: ReadIndex, name: str) -> QuarantinedFile
 def examined(root: Path, index: ReadIndex, name: str) -> ExaminedFile:
     """Read a file in quarantine, and compare it with the current instance.
 
-    Raises
-    ------
-    NotInQuarantine
-    OSError
-        It cannot be read now.
+    Raises OSError if it cannot be read now.
     """
     file = quarantined_file(root, index, name)
     path = root / FOLDER / name
@@ -192,11 +179,7 @@ def take_back(archive: Archive, index: Index, quiet_seconds: Callable[[str], flo
 class Quarantine:
     """Release and purge files of one root.
 
-    Parameters
-    ----------
-    ingest : Ingest
-        Of that root.
-    audit : Audit
+    `ingest`: of that root.
     """
 
     def __init__(self, ingest: Ingest, audit: Audit) -> None:
@@ -205,17 +188,8 @@ class Quarantine:
     def release(self, name: str, who: str, *, replace: bool = False) -> dict[str, Any]:
         """Take an instance back into the archive.
 
-        Parameters
-        ----------
-        replace : bool
-            If other bytes are current under its SOP Instance UID, let it take their place, in whichever series; they go
-            to quarantine.
-
-        Raises
-        ------
-        NotInQuarantine
-        NotReleased
-            It is no DICOM file, or another version is current.
+        `replace`: if other bytes are current under its SOP Instance UID, let it take their place, in whichever series;
+        they go to quarantine. Raises NotReleased if it is no DICOM file, or another version is current.
         """
         self._require(name)
         return self.take(f"{FOLDER}/{name}", who, replace=replace)
@@ -244,11 +218,7 @@ class Quarantine:
     def purge(self, name: str, who: str) -> dict[str, Any]:
         """Delete a file in quarantine permanently.
 
-        Raises
-        ------
-        NotInQuarantine
-        AuditFailed
-            Nothing was deleted.
+        Raises AuditFailed if nothing was deleted.
         """
         self._require(name)
         with self._index.reading() as view:

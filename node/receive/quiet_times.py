@@ -87,10 +87,7 @@ def quiet_seconds_of(
 ) -> Callable[[str], float]:
     """Return the function that gives the quiet time of a sender.
 
-    Parameters
-    ----------
-    learnt : callable (calling AE title) -> float or None
-        What is learnt of a sender, for those with ``auto``.
+    `learnt`: what is learnt of a sender, for those with ``auto``.
     """
     table = {title.strip(): time for title, time in by_calling_ae_title.items()}
     known = _Remembered(learnt)

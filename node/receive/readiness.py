@@ -27,12 +27,8 @@ def reasons_not_ready(
 ) -> dict[str, str]:
     """Return why a node is not ready, by part; empty if it is.
 
-    Parameters
-    ----------
-    parts : mapping of name to callable
-        Each returns what is wrong with one of the other parts of the node, or None.
-    role : str or None
-        Look only at what this role needs; None: at everything that a person should look at.
+    `parts`: each returns what is wrong with one of the other parts of the node, or None. `role`: look only at what this
+    role needs; None: at everything that a person should look at.
     """
     intake = ingest.archive.intake
     shortage = f"an error for lack of room, less than a minute ago: {intake.shortage}" if intake.shortage else None

@@ -76,11 +76,7 @@ def recover(
     Compares only folders of this host that no earlier start has compared: older folders never grow, and `fsck` compares
     all of them.
 
-    Parameters
-    ----------
-    quiet_seconds : callable (calling AE title) -> float
-    marked : mapping
-        What `mark_all_missing` returned: these folders were compared as well.
+    `marked`: what `mark_all_missing` returned: these folders were compared as well.
     """
     parts = archive.sweep_incoming()
     reached("parts-swept")
@@ -123,10 +119,7 @@ def adopt(
     The older of two files comes first. No file replaces another file of its SOP Instance UID that can be read, whatever
     the policy for received instances is: it was not acknowledged.
 
-    Returns
-    -------
-    dict
-        What became of each file, in words. A file that cannot be read now is not in it, and stays where it is.
+    Returns what became of each file, in words. A file that cannot be read now is not in it, and stays where it is.
     """
     fates: dict[str, str] = {}
     readable: list[Received] = []
@@ -286,12 +279,7 @@ def stored_instance(root: Path, key: str, now: dt.datetime) -> tuple[InstanceAtt
 
 
 def adopt_all_objects(archive: Archive, index: Index, quiet_seconds: Callable[[str], float], now: dt.datetime) -> None:
-    """Index the objects of the store that no row names, if there is a store; see `adopt_objects`.
-
-    Raises
-    ------
-    StoreAway
-    """
+    """Index the objects of the store that no row names, if there is a store; see `adopt_objects`."""
     if archive.remote is None:
         return
     keys = (found.key for found in archive.remote.store.objects("objects") if is_key(found.key))
@@ -303,10 +291,6 @@ def remove_unknown_volumes(archive: Archive, index: Index, now: dt.datetime) -> 
     """Order the removal of the objects of revisions that no row names, if there is a store.
 
     Their series are converted again.
-
-    Raises
-    ------
-    StoreAway
     """
     if archive.remote is None:
         return
@@ -320,14 +304,7 @@ def adopt_objects(
 ) -> dict[str, str]:
     """Index objects that no row names, as `adopt` does with files; those that were deleted are removed.
 
-    Returns
-    -------
-    dict
-        What became of each object, in words.
-
-    Raises
-    ------
-    StoreAway
+    Returns what became of each object, in words.
     """
     remote = archive.remote
     assert remote is not None

@@ -26,12 +26,7 @@ MAX_KINDS_OF_PEER = 8
 class Rejections(BackgroundService):
     """Take refusals from any thread, and write them to the index on a thread of its own.
 
-    Parameters
-    ----------
-    index : Index
-    on_news : callable (Refused)
-        Called for each refusal that got a row of its own, on the thread that writes.
-    now : callable () -> aware datetime
+    `on_news`: called for each refusal that got a row of its own, on the thread that writes.
     """
 
     def __init__(

@@ -66,10 +66,7 @@ def flaws_of(
 ) -> dict[str, Flaw]:
     """Compare the files that are kept under the SOP Instance UIDs of `batch`; return those that are not whole, by key.
 
-    Raises
-    ------
-    OutOfResources
-        Nothing can be said now: there are no file descriptors, or no memory.
+    Raises OutOfResources if nothing can be said now: there are no file descriptors, or no memory.
     """
     own = {key for one in batch for key in (one.file.key, one.file.quarantine_key)}
     flaws = {}
@@ -108,15 +105,7 @@ def report_damage(archive: Archive, index: Index, key: str, problem: str, now: d
     The file stays where it is, for a person to examine. If the object store has the instance whole, the file is written
     again from there instead; if the store is away, nothing is recorded.
 
-    Parameters
-    ----------
-    problem : str
-        See `node.archive.intact.problem_with`.
-
-    Raises
-    ------
-    OutOfResources
-        The index did not commit.
+    `problem`: see `node.archive.intact.problem_with`. Raises OutOfResources if the index did not commit.
     """
     if archive.remote is not None:
         file = index.instances.of_key(key)

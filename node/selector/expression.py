@@ -56,10 +56,7 @@ class WrongSelector(UsageError):
 class Selector:
     """A compiled selector. Thread-safe.
 
-    Attributes
-    ----------
-    fields : frozenset of str
-        The fields that it reads; facts need no others.
+    `fields`: the fields that it reads; facts need no others.
     """
 
     def __init__(self, source: str | Mapping[str, Any], condition: _Condition) -> None:
@@ -81,17 +78,8 @@ class Selector:
 def compile_selector(where: str | Mapping[str, Any], fields: Fields = FIELDS) -> Selector:
     """Compile an expression or a table.
 
-    Parameters
-    ----------
-    where : str or mapping
-        An expression, or a table of fields with values: a value, a list of alternatives, or a text with an operator
-        and a value such as ``">=50"``. All entries of a table must hold.
-    fields : mapping of str to Field
-        The fields that it may compare.
-
-    Raises
-    ------
-    WrongSelector
+    `where`: an expression, or a table of fields with values: a value, a list of alternatives, or a text with an
+    operator and a value such as ``">=50"``. All entries of a table must hold. `fields`: the fields that it may compare.
     """
     if isinstance(where, str):
         return Selector(where, _Parser(where, fields).whole())
@@ -343,12 +331,7 @@ def _unknown(name: str, fields: Fields) -> str:
 
 
 def _of_table(name: str, value: Any, fields: Fields) -> _Condition:
-    """Return the condition of one entry of a table.
-
-    Raises
-    ------
-    WrongSelector
-    """
+    """Return the condition of one entry of a table."""
     if name not in fields:
         raise WrongSelector(_unknown(name, fields))
     field = fields[name]
@@ -394,10 +377,7 @@ def _plain(value: Any) -> Any:
 def _test(name: str, field: Field, operator_: str, value: Any) -> Callable[[Any], bool]:
     """Return the test of one value of a field.
 
-    Raises
-    ------
-    ValueError
-        The value or the operator does not suit the field; the message gives the rule.
+    Raises ValueError if the value or the operator does not suit the field; the message gives the rule.
     """
     if value is None:
         if operator_ in _ORDERS:

@@ -20,12 +20,8 @@ SOURCES = ("dicom", "get", "stow", "import", "result", "recovered")
 class Field:
     """A field of a selector.
 
-    Attributes
-    ----------
-    several : bool
-        The field has any number of values; a comparison holds if it holds for one of them.
-    choices : tuple of str
-        Its only values; another one is refused.
+    `several`: the field has any number of values; a comparison holds if it holds for one of them. `choices`: its only
+    values; another one is refused.
     """
 
     group: Group

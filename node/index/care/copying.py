@@ -47,10 +47,8 @@ def copy_index(source: Place, target: Place) -> dict[str, int]:
 
     No other process may write to either: the caller has the lock of the root. Repeat it after an interruption.
 
-    Raises
-    ------
-    IndexUnusable
-        There is no index at `source`, or of another schema; `target` has an index; a row cannot be copied, or differs.
+    Raises IndexUnusable if there is no index at `source`, or of another schema; `target` has an index; a row cannot be
+    copied, or differs.
     """
     if str(source) == str(target):
         raise IndexUnusable(f"{target} is where the index is already")
@@ -86,10 +84,7 @@ def copy_index(source: Place, target: Place) -> dict[str, int]:
 def copy_tables(source: Place, target: Place, names: Collection[str]) -> None:
     """Copy some tables as they are at one moment to a new database, also while a node writes to them.
 
-    Raises
-    ------
-    IndexUnusable
-        There is no index at `source`, or of another schema, or it cannot be read.
+    Raises IndexUnusable if there is no index at `source`, or of another schema, or it cannot be read.
     """
     if not exists(source):
         raise IndexUnusable(missing_index(source))
@@ -107,12 +102,7 @@ def copy_tables(source: Place, target: Place, names: Collection[str]) -> None:
 
 
 def require_current(connection: Connection, place: Place) -> None:
-    """Return if an index is neither an unfinished copy nor the source of a finished one.
-
-    Raises
-    ------
-    IndexUnusable
-    """
+    """Return if an index is neither an unfinished copy nor the source of a finished one."""
     if (moved := about(connection, MOVED)) is not None:
         raise IndexUnusable(
             f"the index was moved from {place} to {moved}: set [index] url to that, or unset it for index.sqlite; "
@@ -233,10 +223,7 @@ class ExportedFile(NamedTuple):
 def copy_for_readers(place: Place, target: Path) -> None:
     """Write a copy of an index with `KEPT_TABLES` and the current conversions to `target`, also while a node runs.
 
-    Raises
-    ------
-    IndexUnusable
-        There is no index, or it cannot be read.
+    Raises IndexUnusable if there is no index, or it cannot be read.
     """
     if isinstance(place, Path):  # pages are copied faster than rows
         backup(place, target)
@@ -286,10 +273,7 @@ def finish(path: Path, absent: Iterable[str]) -> None:
 def require_export(path: Path, root: Path) -> None:
     """Return if an index is that of an export of `root`.
 
-    Raises
-    ------
-    VoxelnodeError
-        It is that of a root, of an export of another root, or none.
+    Raises VoxelnodeError if it is that of a root, of an export of another root, or none.
     """
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:

@@ -238,10 +238,7 @@ class SalvageRepository(IndexRepository):
     def finish(self, connection: Connection, old: OldIndex, has_file: Callable[[str], bool], now: dt.datetime) -> None:
         """Take over what is about instances and series, once their files are indexed.
 
-        Parameters
-        ----------
-        has_file : callable
-            Whether there is a file at a path below the root.
+        `has_file`: whether there is a file at a path below the root.
         """
         _read_images(connection, old)
         _take_over_facts(connection, old)

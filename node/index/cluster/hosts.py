@@ -71,18 +71,9 @@ class LostFiles:
 class Forgotten:
     """What a host had that was forgotten.
 
-    Attributes
-    ----------
-    subscribers : sequence of str
-        Hooks, and destinations of routes, that no other host has in its configuration.
-    leases : sequence of str
-        What it did alone; another host takes it.
-    claims : int
-        Series that it was converting; another host takes them over.
-    is_behind : bool
-        When it was last heard, it had acknowledged instances that were not in the index.
-    lost : sequence of LostFiles
-        What its disk alone had.
+    `subscribers`: hooks, and destinations of routes, that no other host has in its configuration. `leases`: what it did
+    alone; another host takes it. `claims`: series that it was converting; another host takes them over. `is_behind`:
+    when it was last heard, it had acknowledged instances that were not in the index. `lost`: what its disk alone had.
     """
 
     subscribers: Sequence[str]
@@ -154,10 +145,7 @@ class HostRepository(IndexRepository):
     def leave(self, connection: Connection, name: str, now: dt.datetime, left_behind: int | None = None) -> None:
         """Give back what a host has, because it stops; its row stays.
 
-        Parameters
-        ----------
-        left_behind : int or None
-            Instances that only the disk of the host has.
+        `left_behind`: instances that only the disk of the host has.
         """
         connection.execute(delete(LeaseRow).where(LeaseRow.host == name))
         values = {"lease_until": None, "seen_at": now, "drain": None, "left_behind": left_behind}
@@ -172,10 +160,7 @@ class HostRepository(IndexRepository):
     def ask_to_drain(self, connection: Connection, name: str, now: dt.datetime) -> None:
         """Ask a host to stop; it hears that within a second.
 
-        Raises
-        ------
-        UsageError
-            There is none, or it does not live.
+        Raises UsageError if there is none, or it does not live.
         """
         row = connection.execute(select(HostRow).where(HostRow.name == name)).first()
         if row is None:
@@ -198,10 +183,7 @@ class HostRepository(IndexRepository):
         What its disk alone had is marked as missing: the next such instance that is received takes its place. If the
         host does come back, its next start has the files.
 
-        Raises
-        ------
-        UsageError
-            There is none, or the host lives.
+        Raises UsageError if there is none, or the host lives.
         """
         require_gone(connection, name, now)
         row = connection.execute(select(HostRow).where(HostRow.name == name)).one()
@@ -239,12 +221,7 @@ class HostRepository(IndexRepository):
 
     @on_reader
     def require_gone(self, connection: Connection, name: str, now: dt.datetime) -> None:
-        """Raise unless a host can be forgotten; see `forget`.
-
-        Raises
-        ------
-        UsageError
-        """
+        """Raise unless a host can be forgotten; see `forget`."""
         require_gone(connection, name, now)
 
     def note_waits_for_hosts(self, since: dt.datetime) -> None:

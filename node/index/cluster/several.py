@@ -84,14 +84,8 @@ class SeveralHosts:
     It has every turn until it joins the others: a command that opens the index does so for a moment, and no node of
     this host runs meanwhile.
 
-    Parameters
-    ----------
-    reader : Engine
-    host : str
-    shares_store : bool
-        The hosts share an object store: until a file is there, one of them has it.
-    settled : callable
-        See `node.index.engine.backend.Backend.settled_numbers`.
+    `shares_store`: the hosts share an object store: until a file is there, one of them has it. `settled`: see
+    `node.index.engine.backend.Backend.settled_numbers`.
     """
 
     def __init__(self, reader: Engine, host: str, shares_store: bool, settled: Callable[[], Settled | None]) -> None:

@@ -18,12 +18,8 @@ class IndexFollower(BackgroundService):
 
     A step that commits wakes its own service again. It must therefore commit only if it had something to do.
 
-    Parameters
-    ----------
-    within : float, seconds
-        Longest delay from a commit to the next step.
-    turn : str or None
-        The work that only one host does at a time, if several share the index; None: all of them do it.
+    `within` (seconds): longest delay from a commit to the next step. `turn`: the work that only one host does at a
+    time, if several share the index; None: all of them do it.
     """
 
     def __init__(self, name: str, index: Index, within: float = FOLLOW_SECONDS, turn: str | None = None) -> None:

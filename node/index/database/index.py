@@ -60,10 +60,7 @@ class Ahead(Protocol):
     def require_caught_up(self) -> None:
         """Return when everything that was acknowledged before this call is indexed.
 
-        Raises
-        ------
-        QueryRefused
-            That takes too long.
+        Raises QueryRefused if that takes too long.
         """
 
     def checkpoint(self) -> None:
@@ -81,7 +78,6 @@ class Index:
 
     Parameters
     ----------
-    root : Path
     url : str or None
         ``[index] url``; None: ``index.sqlite`` in the root. The database is created or upgraded.
     on_disk_error : callable
@@ -185,12 +181,7 @@ class Index:
         return self._finder.find(query, maximum, stop)
 
     def software(self) -> tuple[str, str]:
-        """Return the name and the version of the database system.
-
-        Raises
-        ------
-        IndexUnusable
-        """
+        """Return the name and the version of the database system."""
         try:
             with self._reader.connect() as connection:
                 return backend_of(connection).software(connection)
@@ -224,10 +215,7 @@ class Index:
     def searching(self) -> Iterator[ReadIndex]:
         """Open a view for searches and lists, which take longer: few at once, and they yield to received instances.
 
-        Raises
-        ------
-        QueryRefused
-            There are too many of them, or one takes too long.
+        Raises QueryRefused if there are too many of them, or one takes too long.
         """
         self.ahead.require_caught_up()
         with self._finder.turn() as connection:
@@ -286,10 +274,7 @@ class Index:
 def reading(root: Path, url: str | None = None) -> Iterator[ReadIndex]:
     """Open the index of a root, by ``[index] url``, for reading only, also while a node writes to it.
 
-    Raises
-    ------
-    IndexUnusable
-        There is none, or it cannot be read.
+    Raises IndexUnusable if there is none, or it cannot be read.
     """
     place = place_of(root, url)
     if not exists(place):
@@ -307,10 +292,7 @@ def reading(root: Path, url: str | None = None) -> Iterator[ReadIndex]:
 def other_host_of(root: Path, url: str | None, host: str) -> Callable[[str], str | None]:
     """Return what asks which host other than `host` alone has the file with a key, by what is committed then.
 
-    Parameters
-    ----------
-    host : str
-        The name of this host, if several share the object store; empty: there is no other.
+    `host`: the name of this host, if several share the object store; empty: there is no other.
     """
 
     def asked(key: str) -> str | None:

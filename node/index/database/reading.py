@@ -52,10 +52,7 @@ from node.index.work.workitems import ReadWorkitems
 class ReadIndex:
     """A view of the index on one read-only connection. Not thread-safe.
 
-    Parameters
-    ----------
-    settled : Settled or None
-        How far cursors may read; None: to the end. Read before the first query.
+    `settled`: how far cursors may read; None: to the end. Read before the first query.
     """
 
     def __init__(self, connection: Connection, settled: Settled | None = None) -> None:
@@ -157,10 +154,7 @@ class Counted:
 class LargeCounts:
     """The counts of one index. Thread-safe; a thread waits while another one counts the same.
 
-    Parameters
-    ----------
-    clock : callable () -> float
-        Seconds that only increase.
+    `clock`: seconds that only increase.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

@@ -41,10 +41,7 @@ RETRY_SECONDS = 5.0
 class Step(Protocol):
     """What does the work of one kind.
 
-    Attributes
-    ----------
-    max_attempts : int
-        Attempts after which work is given up, also of work that ends the process each time.
+    `max_attempts`: attempts after which work is given up, also of work that ends the process each time.
     """
 
     max_attempts: int
@@ -59,11 +56,7 @@ class Step(Protocol):
 class WorkLoop(IndexFollower):
     """Does the work of some kinds.
 
-    Parameters
-    ----------
-    name : str
-        Of its thread, and of the work that one host does at a time.
-    steps : mapping of Kind to Step
+    `name`: of its thread, and of the work that one host does at a time.
     """
 
     def __init__(self, name: str, index: Index, steps: Mapping[Kind, Step], now: Callable[[], dt.datetime]) -> None:

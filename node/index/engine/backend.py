@@ -113,10 +113,7 @@ class Backend(Protocol):
     def open_engine(self, place: Any, *, read_only: bool = False, alone: bool = False) -> Engine:
         """Return an engine for the writer of a host, or for readers: each transaction of these sees one snapshot.
 
-        Parameters
-        ----------
-        alone : bool
-            No other process writes to the index as long as the engine is connected: for migrations and copies.
+        `alone`: no other process writes to the index as long as the engine is connected: for migrations and copies.
         """
 
     def exists(self, place: Any) -> bool:
@@ -143,10 +140,7 @@ class Backend(Protocol):
     def begin_batch(self, connection: Connection, *, durable: bool) -> int:
         """Prepare a transaction of the writer; without `durable`, its commit may be lost if later ones are, too.
 
-        Returns
-        -------
-        int
-            For `has_changed`.
+        `has_changed` takes what this returns.
         """
 
     def has_changed(self, connection: Connection, before: int) -> bool:
@@ -167,10 +161,7 @@ class Backend(Protocol):
     def claim(self, connection: Connection, name: str) -> bool:
         """Take a name for this host until `release`, or until its process or connection ends; not twice.
 
-        Returns
-        -------
-        bool
-            False if another host has it.
+        False if another host has it.
         """
 
     def release(self, connection: Connection, name: str) -> None:

@@ -28,12 +28,8 @@ from node.index.engine.sql import JsonArray, JsonGroupArray
 class Prepared:
     """A SQLAlchemy statement compiled to SQL, with its parameters in order and the conversion of each value.
 
-    Parameters
-    ----------
-    statement : ClauseElement
-        An INSERT, UPDATE or SELECT; rows are returned as the driver gives them.
-    columns : iterable of str or None
-        The columns that an INSERT sets.
+    `statement`: An INSERT, UPDATE or SELECT; rows are returned as the driver gives them. `columns`: the columns that an
+    INSERT sets.
     """
 
     def __init__(self, statement: ClauseElement, columns: Iterable[str] | None = None) -> None:
@@ -45,10 +41,7 @@ class Prepared:
 
         Rows have the values that SQLite gives them, whichever the database is.
 
-        Raises
-        ------
-        Exception
-            From the driver, not wrapped by SQLAlchemy; see `node.index.engine.backend.Backend.Error`.
+        Raises Exception if from the driver, not wrapped by SQLAlchemy; see `node.index.engine.backend.Backend.Error`.
         """
         driver: Any = connection.connection.dbapi_connection
         if isinstance(driver, sqlite3.Connection):
@@ -79,10 +72,7 @@ class PreparedInsert:
     SQLite gets them one by one. PostgreSQL gets them in one statement with an array for each column, and inserts them
     sorted, so that of two writers with the same rows one waits for the other. Ids are in the order of the rows in both.
 
-    Parameters
-    ----------
-    order_by : str
-        A column whose values are unique.
+    `order_by`: a column whose values are unique.
     """
 
     def __init__(self, table: Table, order_by: str) -> None:
@@ -93,15 +83,8 @@ class PreparedInsert:
     def execute(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> set[Any]:
         """Insert rows, in the transaction of `connection`; they have a value for each column.
 
-        Returns
-        -------
-        set
-            The values of `order_by` of rows that another writer has inserted meanwhile, and committed.
-
-        Raises
-        ------
-        Exception
-            From the driver, not wrapped by SQLAlchemy; see `node.index.engine.backend.Backend.Error`.
+        Returns the values of `order_by` of rows that another writer has inserted meanwhile, and committed. Raises
+        Exception if from the driver, not wrapped by SQLAlchemy; see `node.index.engine.backend.Backend.Error`.
         """
         driver: Any = connection.connection.dbapi_connection
         if isinstance(driver, sqlite3.Connection):

@@ -94,10 +94,7 @@ def place_of(root: Path, url: str | None, host: str = "") -> Place:
 def exists(place: Place) -> bool:
     """Return whether there is an index, of whichever schema.
 
-    Raises
-    ------
-    IndexUnusable
-        The server of the database does not answer, or refuses.
+    Raises IndexUnusable if the server of the database does not answer, or refuses.
     """
     return backend_at(place).exists(place)
 
@@ -115,16 +112,8 @@ def open_engine(place: Place, *, read_only: bool = False, alone: bool = False) -
 def upgrade(place: Place) -> tuple[str | None, str]:
     """Create the database, or bring it to the schema of this version; no other host may be running if it has another.
 
-    Returns
-    -------
-    (str or None, str)
-        Revision before and after.
-
-    Raises
-    ------
-    IndexUnusable
-        It was written by a newer version, or before the first release; other hosts of another schema are running; or
-        it is no usable database.
+    Revision before and after. Raises IndexUnusable if it was written by a newer version, or before the first release;
+    other hosts of another schema are running; or it is no usable database.
     """
     backend = backend_at(place)
     backend.prepare(place)
@@ -160,12 +149,7 @@ def _opened(engine: Engine) -> Iterator[Engine]:
 
 
 def require_newest(place: Place) -> None:
-    """Return if an index has the newest schema.
-
-    Raises
-    ------
-    IndexUnusable
-    """
+    """Return if an index has the newest schema."""
     if (revision := _revision_at(place)) != REVISION:
         raise IndexUnusable(f"{place}: {other_schema(revision)}")
 
@@ -173,10 +157,7 @@ def require_newest(place: Place) -> None:
 def require_sound(place: Place) -> None:
     """Return if a database is whole after a crash, as far as can be told in seconds.
 
-    Raises
-    ------
-    IndexUnusable
-        It is damaged.
+    Raises IndexUnusable if it is damaged.
     """
     backend_at(place).require_sound(place)
 
@@ -184,10 +165,7 @@ def require_sound(place: Place) -> None:
 def backup(place: Place, target: Path) -> int:
     """Copy a database to a file, also while a node writes to it; return the bytes of the copy.
 
-    Raises
-    ------
-    IndexUnusable
-        There is no database, or it cannot be read.
+    Raises IndexUnusable if there is no database, or it cannot be read.
     """
     if not exists(place):
         raise IndexUnusable(missing_index(place))

@@ -55,10 +55,7 @@ def make_room(connection: Connection, name: str | None) -> None:
 class OldSchema(OldIndex):
     """An index in a schema of a database. Of a table with damaged pages, the others are read.
 
-    Parameters
-    ----------
-    plain : callable
-        Gives rows the values that SQLite has.
+    `plain`: gives rows the values that SQLite has.
     """
 
     def __init__(self, engine: Engine, name: str, plain: Callable[[Iterable[Values]], Iterable[Values]]) -> None:

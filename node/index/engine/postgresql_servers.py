@@ -77,10 +77,8 @@ def _mistakes_in_file(name: str, file: str) -> Iterator[str]:
 def parameters_of(url: str) -> dict[str, Any]:
     """Return the parameters that libpq finds in a URL.
 
-    Raises
-    ------
-    IndexUnusable
-        libpq finds a mistake. Its message quotes names only: other text may be a password in the wrong place.
+    Raises IndexUnusable if libpq finds a mistake. Its message quotes names only: other text may be a password in the
+    wrong place.
     """
     try:
         return conninfo_to_dict(url.replace("postgresql+psycopg://", "postgresql://", 1))
@@ -92,10 +90,7 @@ def parameters_of(url: str) -> dict[str, Any]:
 def addresses_of(parameters: Mapping[str, Any]) -> list[dict[str, str]]:
     """Return the parameters that differ between the servers, which have lists of them, for each.
 
-    Raises
-    ------
-    IndexUnusable
-        The lists differ in length.
+    Raises IndexUnusable if the lists differ in length.
     """
     lists = {name: str(parameters[name]).split(",") for name in _ADDRESS if name in parameters}
     length = max(map(len, lists.values()), default=1)
@@ -143,15 +138,7 @@ class WriterConnection(psycopg.Connection[Any]):
 class Servers:
     """Connects to the server that takes commits. Thread-safe.
 
-    Parameters
-    ----------
-    url : str
-        As in ``[index] url``.
-
-    Raises
-    ------
-    IndexUnusable
-        libpq does not understand the URL.
+    `url`: as in ``[index] url``. Raises IndexUnusable if libpq does not understand the URL.
     """
 
     def __init__(self, url: str) -> None:
@@ -162,15 +149,8 @@ class Servers:
     def connect(self, kind: type[psycopg.Connection[Any]], **defaults: Any) -> psycopg.Connection[Any]:
         """Return a connection, a `WriterConnection` or one that only reads.
 
-        Parameters
-        ----------
-        **defaults
-            Parameters of libpq that the URL may override, but for `options`.
-
-        Raises
-        ------
-        psycopg.OperationalError
-            No server takes commits, or those that do may have lost their place.
+        `**defaults`: parameters of libpq that the URL may override, but for `options`. Raises psycopg.OperationalError
+        if no server takes commits, or those that do may have lost their place.
         """
         parameters = {**defaults, **self._parameters, "options": defaults["options"]}
         is_writer = kind is WriterConnection

@@ -45,14 +45,8 @@ class ReadRepository:
     ) -> list[Row]:
         """Return the rows of a study, or of a series of it.
 
-        Parameters
-        ----------
-        source : str
-            ``SELECT`` columns ``FROM`` a view.
-        rest : str
-            What follows the condition on study and series: more conditions, an order, a limit.
-        values : any
-            Fill the ``:names`` in `rest`.
+        `source`: ``SELECT`` columns ``FROM`` a view. `rest`: what follows the condition on study and series: more
+        conditions, an order, a limit. `values`: fill the ``:names`` in `rest`.
         """
         of_series = "" if series_instance_uid is None else " AND series_instance_uid = :series"
         return self._rows(
@@ -82,12 +76,8 @@ class ReadRepository:
 class PagedRepository(ReadRepository):
     """A repository whose table is listed in pages, newest row first.
 
-    Attributes
-    ----------
-    listing : Select
-        Selects the columns of a row; ``id`` is the primary key of the listed table.
-    filters : sequence of columns
-        Columns by which a page can be filtered, addressed by name.
+    `listing`: selects the columns of a row; ``id`` is the primary key of the listed table. `filters`: columns by which
+    a page can be filtered, addressed by name.
     """
 
     listing: ClassVar[Any]

@@ -326,10 +326,7 @@ def read_aside(path: Path, name: str) -> OldIndex:
 class _OldFile(OldIndex):
     """An index in a file of SQLite.
 
-    Parameters
-    ----------
-    path : Path
-        The database; its write-ahead log lies beside it and is part of it.
+    `path`: the database; its write-ahead log lies beside it and is part of it.
     """
 
     def __init__(self, path: Path) -> None:

@@ -37,12 +37,8 @@ class TurnLost(VoxelnodeError):
 class Turn(Protocol):
     """What this host may do, and has.
 
-    Attributes
-    ----------
-    host : str or None
-        The name by which rows say that something is of this host; None: there is one host, and they say nothing.
-    holder : str or None
-        The name by which rows say that only the disk of this host has a file; None: it shares no object store.
+    `host`: the name by which rows say that something is of this host; None: there is one host, and they say nothing.
+    `holder`: the name by which rows say that only the disk of this host has a file; None: it shares no object store.
     """
 
     host: str | None
@@ -52,12 +48,7 @@ class Turn(Protocol):
         """Return whether this host is the one that does now what several must not do at a time."""
 
     def require(self, connection: Connection, work: str) -> None:
-        """Return if this host does that, and no other takes it over before this transaction ends.
-
-        Raises
-        ------
-        TurnLost
-        """
+        """Return if this host does that, and no other takes it over before this transaction ends."""
 
     def must_wait(self, now: dt.datetime) -> bool:
         """Return whether another host has acknowledged instances that are not in the index after a second."""

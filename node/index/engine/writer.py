@@ -84,14 +84,8 @@ class IndexWriter:
 
     Work may be run several times, of which all but the last were undone.
 
-    Parameters
-    ----------
-    engine : Engine
-    on_disk_error : callable (str)
-        Called once, with the reason, when the disk of the database fails. Nothing is written after that: after a
-        failed sync a later success would prove nothing.
-    turn : Turn
-        For the repositories that write through it.
+    `on_disk_error`: called once, with the reason, when the disk of the database fails. Nothing is written after that:
+    after a failed sync a later success would prove nothing. `turn`: for the repositories that write through it.
     """
 
     def __init__(
@@ -294,11 +288,7 @@ R = TypeVar("R")
 class IndexRepository:
     """Rows of one noun. Thread-safe.
 
-    Parameters
-    ----------
-    writer : IndexWriter
-    reader : Engine
-        Read-only: readers and the writer never wait for each other.
+    `reader`: read-only: readers and the writer never wait for each other.
     """
 
     def __init__(self, writer: IndexWriter, reader: Engine) -> None:
@@ -348,10 +338,7 @@ STALL_SECONDS = 5.0
 class ServerWatch(BackgroundService):
     """Finds out why a transaction is not committed.
 
-    Attributes
-    ----------
-    stall : str or None
-        What keeps commits waiting, to be read after "the server of the index".
+    `stall`: what keeps commits waiting, to be read after "the server of the index".
     """
 
     def __init__(self, place: Place, writer: IndexWriter) -> None:

@@ -92,10 +92,7 @@ class AccountRepository(IndexRepository):
 
         A change ends the sessions of the account; its tokens stay valid.
 
-        Returns
-        -------
-        bool
-            Whether the account is new.
+        Returns whether the account is new.
         """
         values = {"role": role.name.lower(), "password_hash": password_hash}
         known = _by_name(connection, name)
@@ -108,24 +105,14 @@ class AccountRepository(IndexRepository):
 
     @on_writer
     def set_role(self, connection: Connection, name: str, role: Role) -> None:
-        """Change the role of an account, effective from its next request.
-
-        Raises
-        ------
-        NoSuchAccount
-        """
+        """Change the role of an account, effective from its next request."""
         changed = connection.execute(update(AccountRow).where(AccountRow.name == name).values(role=role.name.lower()))
         if changed.rowcount == 0:
             raise _unknown(name)
 
     @on_writer
     def remove(self, connection: Connection, name: str) -> None:
-        """Remove an account with its tokens and sessions.
-
-        Raises
-        ------
-        NoSuchAccount
-        """
+        """Remove an account with its tokens and sessions."""
         if connection.execute(delete(AccountRow).where(AccountRow.name == name)).rowcount == 0:
             raise _unknown(name)
 
@@ -141,11 +128,7 @@ class AccountRepository(IndexRepository):
     ) -> None:
         """Add a token to an account.
 
-        Raises
-        ------
-        NoSuchAccount
-        UsageError
-            The account already has a token with this label.
+        Raises UsageError if the account already has a token with this label.
         """
         known = _by_name(connection, name)
         if known is None:
@@ -160,10 +143,7 @@ class AccountRepository(IndexRepository):
     def remove_token(self, connection: Connection, name: str, label: str) -> None:
         """Remove a token: later requests with it are refused.
 
-        Raises
-        ------
-        NoSuchAccount
-            The account does not exist, or has no token with this label.
+        Raises NoSuchAccount if the account does not exist, or has no token with this label.
         """
         account_id = select(AccountRow.id).where(AccountRow.name == name).scalar_subquery()
         removed = connection.execute(delete(TokenRow).where(TokenRow.account_id == account_id, TokenRow.label == label))

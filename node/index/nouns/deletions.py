@@ -157,10 +157,7 @@ class DeletionRepository(IndexRepository):
     ) -> Deletion:
         """Remove the rows and add a tombstone that names the files.
 
-        Raises
-        ------
-        NotThere
-            It was deleted after the plan was made.
+        Raises NotThere if it was deleted after the plan was made.
         """
         study_id = connection.execute(
             select(StudyRow.id).where(StudyRow.study_instance_uid == plan.study_instance_uid)
@@ -223,16 +220,8 @@ class DeletionRepository(IndexRepository):
 def plan_deletion(connection: Connection, level: Level, uid: str, study_instance_uid: str | None) -> DeletionPlan:
     """Return what a deletion would remove.
 
-    Parameters
-    ----------
-    study_instance_uid : str or None
-        The study; required if the Series Instance UID occurs in several studies.
-
-    Raises
-    ------
-    NotThere
-    SeveralSeries
-        The series is in several studies, and `study_instance_uid` is None.
+    `study_instance_uid`: the study; required if the Series Instance UID occurs in several studies. Raises SeveralSeries
+    if the series is in several studies, and `study_instance_uid` is None.
     """
     column = {
         "study": StudyRow.study_instance_uid,

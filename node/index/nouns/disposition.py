@@ -89,7 +89,6 @@ def disposition(received: StoredFile, first: First | None, flaw: Flaw | None, po
 
     Parameters
     ----------
-    received : StoredFile
     first : First or None
         What has its UID in the index.
     flaw : Flaw or None

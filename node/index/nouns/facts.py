@@ -154,12 +154,7 @@ class ReadFacts(ReadRepository):
     ) -> Facts | None:
         """Return facts of one series, or None if it is not there.
 
-        Parameters
-        ----------
-        fields : collection of str
-            Names of `FIELDS`.
-        revision : int or None
-            Conversion whose volumes and failures count; None: the current one.
+        `fields`: names of `FIELDS`. `revision`: conversion whose volumes and failures count; None: the current one.
         """
         keys = (
             StudyRow.study_instance_uid == study_instance_uid,

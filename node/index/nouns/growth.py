@@ -95,11 +95,8 @@ def after_received(
 
     An instance that another host has received before, and adds to the index after the last one, shortens no wait.
 
-    Parameters
-    ----------
-    began_at : datetime
-        Begin of the association. The grace ends only for an association that began after the abort: the sender has come
-        back. Another association that was open already brings what it would have brought anyway.
+    `began_at`: begin of the association. The grace ends only for an association that began after the abort: the sender
+    has come back. Another association that was open already brings what it would have brought anyway.
     """
     before = waits.get(sender, {})
     others = {other: its for other, its in waits.items() if other != sender and _end(its) > received_at}
@@ -222,10 +219,7 @@ _SERIES_ALIVE = Prepared(
 def record_growth(connection: Connection, seen: Sequence[Seen]) -> None:
     """Let series wait for what follows the instances that they have seen; those that have grown are open again.
 
-    Raises
-    ------
-    Overtaken
-        Another writer has deleted one of them meanwhile.
+    Raises Overtaken if another writer has deleted one of them meanwhile.
     """
     grown: dict[int, _Growth] = {}
     for one in seen:

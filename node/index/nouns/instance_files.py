@@ -110,10 +110,7 @@ def losers(connection: Connection, sop_instance_uids: Collection[str] | None = N
 def loser_keys(connection: Connection, host: str | None = None) -> set[str]:
     """Return the keys of the files that lost against another file of their SOP Instance UID, and are kept.
 
-    Parameters
-    ----------
-    host : str or None
-        Leave out those that only another host has.
+    `host`: leave out those that only another host has.
     """
     query = select(ConflictRow.key).where(ConflictRow.key.is_not(None)).distinct()
     if host is not None:

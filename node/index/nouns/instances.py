@@ -83,10 +83,7 @@ class NotIndexable(VoxelnodeError):
 class InstanceRepository(IndexRepository):
     """The instances of an index.
 
-    Parameters
-    ----------
-    note_received : callable
-        Called for each instance: searches give way while instances are received.
+    `note_received`: called for each instance: searches give way while instances are received.
     """
 
     def __init__(self, writer: IndexWriter, reader: Engine, note_received: Callable[[], None]) -> None:
@@ -329,15 +326,8 @@ class InstanceRepository(IndexRepository):
 
         An instance whose file is missing or damaged takes the next instance received under its UID as its own.
 
-        Parameters
-        ----------
-        damage : str or None
-            How the files differ from what was received; None if they do not exist.
-
-        Returns
-        -------
-        int
-            For how many instances that is news.
+        `damage`: how the files differ from what was received; None if they do not exist. Returns for how many instances
+        that is news.
         """
         rows = connection.execute(
             select(ImageRow.id, ImageRow.sop_instance_uid, SeriesRow.series_instance_uid, StudyRow.study_instance_uid)
@@ -465,10 +455,7 @@ class ReadInstances(PagedRepository):
     def loser_keys(self, host: str | None = None) -> set[str]:
         """Return the keys of the kept files whose SOP Instance UID is served from another file.
 
-        Parameters
-        ----------
-        host : str or None
-            Leave out those that only another host has.
+        `host`: leave out those that only another host has.
         """
         return loser_keys(self._connection, host)
 

@@ -48,10 +48,7 @@ Places = Mapping[tuple[str, str], tuple[int, str, str]]
 def hold_new_places(connection: Connection, batch: Sequence[Received]) -> Places:
     """Let no other writer insert patients, studies and series that a batch is about to insert, or compare with.
 
-    Returns
-    -------
-    mapping
-        The series of the batch that are there already.
+    Returns the series of the batch that are there already.
     """
     uids = {one.attributes.series_instance_uid for one in batch}
     found = _FIND_PLACES.execute(connection, {"series": list(uids)})

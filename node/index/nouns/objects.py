@@ -78,10 +78,7 @@ class ObjectRepository(IndexRepository):
     ) -> list[InstanceFile | RevisionFile]:
         """Return files to be moved to the store, in the order of their keys, from behind one: instances first.
 
-        Parameters
-        ----------
-        missing : bool
-            Also instances whose local file is known to be missing: the store may have them.
+        `missing`: also instances whose local file is known to be missing: the store may have them.
         """
         images = (
             FILES.where(_SPOOLED, self._is_here(ImageRow), ImageRow.key > after).order_by(ImageRow.key).limit(limit)
@@ -259,10 +256,7 @@ class ObjectRepository(IndexRepository):
     def leave_store(self, connection: Connection) -> None:
         """Note that no file is in the store, or on its way there.
 
-        Raises
-        ------
-        AssertionError
-            One of them is.
+        Raises AssertionError if one of them is.
         """
         connection.execute(update(ImageRow).where(ImageRow.place == SPOOL).values(place=None, spool_host=None))
         for table in (ImageRow, RevisionFileRow):

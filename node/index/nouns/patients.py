@@ -34,15 +34,8 @@ class PatientRepository(IndexRepository):
         The row of `source` stays and refers to `target`, so that a new study with its Patient ID is added to `target`.
         The instances themselves do not change.
 
-        Parameters
-        ----------
-        source, target : int
-            `id` of `v_patients`.
-
-        Raises
-        ------
-        NoSuchPatient
-            One of them does not exist or was merged into another patient, or both are the same.
+        `source`, `target`: `id` of `v_patients`. Raises NoSuchPatient if one of them does not exist or was merged into
+        another patient, or both are the same.
         """
         both = select(PatientRow).where(PatientRow.id.in_((source, target)))
         # No other writer adds a study to one of them meanwhile, or merges them the other way round.
@@ -95,10 +88,7 @@ class ReadPatients(PagedRepository):
     def page(self, after: int | None, limit: int, *, name: str | None = None, **wanted: Any) -> list[Row]:
         """Return the next page of patients with their numbers of studies, newest first.
 
-        Parameters
-        ----------
-        name : str or None
-            Beginning of the name; case is ignored.
+        `name`: beginning of the name; case is ignored.
         """
         rows = self._page(after, limit, name=name, **wanted)
         return self._with_counts(rows, "studies", select(StudyRow.patient_id, func.count()), StudyRow.patient_id)

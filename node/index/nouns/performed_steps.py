@@ -34,12 +34,8 @@ class ListedSeries:
 class PerformedStep:
     """A performed procedure step.
 
-    Attributes
-    ----------
-    scheduled : tuple of (str, str)
-        Study Instance UID and Scheduled Procedure Step ID of the steps that were performed.
-    attributes : Json
-        All its attributes in the DICOM JSON Model.
+    `scheduled`: Study Instance UID and Scheduled Procedure Step ID of the steps that were performed. `attributes`: all
+    its attributes in the DICOM JSON Model.
     """
 
     sop_instance_uid: str
@@ -92,10 +88,7 @@ class PerformedStepRepository(IndexRepository):
     ) -> bool:
         """Change a step that is in progress. The series that an ended step lists are judged by its lists.
 
-        Returns
-        -------
-        bool
-            False if the step is no longer as `current` returned it: it changed after `seen`.
+        False if the step is no longer as `current` returned it: it changed after `seen`.
         """
         row = PerformedStepRow
         is_it = row.sop_instance_uid == step.sop_instance_uid, row.state == "IN PROGRESS", row.changed_at == seen

@@ -27,10 +27,7 @@ class RejectionRepository(IndexRepository):
     def record(self, connection: Connection, refusals: Sequence[CountedRefusal]) -> list[Refused]:
         """Add refusals to the counts of their open rows, or insert new rows.
 
-        Returns
-        -------
-        list of Refused
-            The refusals for which a row was inserted.
+        Returns the refusals for which a row was inserted.
         """
         news = [counted.refused for counted in refusals if not _counted(connection, counted)]
         for what in {refused.what for refused in news}:

@@ -39,10 +39,7 @@ def reopen(
 ) -> None:
     """Make a series due for another conversion, and let one that is under way not count.
 
-    Parameters
-    ----------
-    sop_instance_uid : str or None
-        The instance that has left the series, if that is why.
+    `sop_instance_uid`: the instance that has left the series, if that is why.
     """
     connection.execute(update(SeriesRow).where(SeriesRow.id == series_id).values(receptions=SeriesRow.receptions + 1))
     closed = and_(SeriesRow.id == series_id, SeriesRow.state.not_in(("receiving", "converting")))
@@ -132,10 +129,7 @@ def replace_references(
 ) -> bool:
     """Replace the references of a series; return whether a referenced series has changed meanwhile.
 
-    Parameters
-    ----------
-    references : sequence of (SeriesKey, int or None)
-        With the revision that was used, 0 if there was none. None: the conversion waits for that series.
+    `references`: with the revision that was used, 0 if there was none. None: the conversion waits for that series.
     """
     connection.execute(delete(SeriesReferenceRow).where(SeriesReferenceRow.series_id == series_id))
     rows = [
@@ -156,10 +150,7 @@ def convert_referring(
     A series that has references itself has no images to draw on, and none of this applies to it: two series that refer
     to each other would be converted for ever.
 
-    Parameters
-    ----------
-    change : str
-        What has happened to the referenced series, in words.
+    `change`: what has happened to the referenced series, in words.
     """
     for uid in series_instance_uids:
         for row in _referring(connection, uid):

@@ -105,12 +105,8 @@ class ScheduledStepRepository(IndexRepository):
     ) -> None:
         """Let the worklist have what the files of a folder say.
 
-        Parameters
-        ----------
-        changed : mapping
-            Name of a file -> its version and its entry; None: it has none.
-        gone : sequence of str
-            Names of files that are no more.
+        `changed`: name of a file -> its version and its entry; None: it has none. `gone`: names of files that are no
+        more.
         """
         for name, (version, step) in changed.items():
             if step is not None:
@@ -137,10 +133,7 @@ class ScheduledStepRepository(IndexRepository):
     def candidates(self, wanted: Mapping[str, Sequence[Match]]) -> Iterator[tuple[str, Json]]:
         """Yield the state and the attributes of open entries, by start; an entry that ends meanwhile may be missing.
 
-        Parameters
-        ----------
-        wanted : mapping
-            Column -> its matches, one of which must hold.
+        `wanted`: column -> its matches, one of which must hold.
         """
         after: tuple[Any, ...] | None = None
         while page := self._candidates(wanted, after):

@@ -47,10 +47,7 @@ class SenderRepository(IndexRepository):
 def learn_gaps(connection: Connection, series_id: int, since: dt.datetime | None, now: dt.datetime) -> None:
     """Note the longest gap of each sender of a series, for those instances that no conversion has seen.
 
-    Parameters
-    ----------
-    since : datetime or None
-        When the first of them was received; None if there is none.
+    `since`: when the first of them was received; None if there is none.
     """
     if since is None:
         return

@@ -135,12 +135,8 @@ class ReadSeries(PagedRepository):
     ) -> list[Row]:
         """Return at most `limit` rows of ``v_series`` with their studies, the last to receive an instance first.
 
-        Parameters
-        ----------
-        study, state : str or None
-            Filters; None matches all.
-        incomplete : bool
-            Only those whose verdict is ``incomplete`` or ``suspect``.
+        `study`, `state`: Filters; None matches all. `incomplete`: only those whose verdict is ``incomplete`` or
+        ``suspect``.
         """
         return self._rows(
             "SELECT se.*, st.patient_name, st.patient_id, st.study_date "

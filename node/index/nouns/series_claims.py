@@ -60,15 +60,8 @@ class SeriesRepository(IndexRepository):
     def claim_due(self, now: dt.datetime, longest_wait: dt.timedelta | None = None) -> ClaimedSeries | None:
         """Claim the series that has been due the longest.
 
-        Parameters
-        ----------
-        longest_wait : timedelta or None
-            A series that has been open this long is claimed even if instances are still received.
-
-        Returns
-        -------
-        ClaimedSeries or None
-            None if no series is due.
+        `longest_wait`: a series that has been open this long is claimed even if instances are still received. None if
+        no series is due.
         """
         if not self.is_due(now, longest_wait):  # polled often: usually no write is needed
             return None
@@ -172,11 +165,8 @@ class SeriesRepository(IndexRepository):
     ) -> bool:
         """Write the revision and end the claim in one transaction: readers see the old volumes or the new ones.
 
-        Returns
-        -------
-        bool
-            False if the claim is no longer ours, or an instance was replaced or deleted meanwhile. Nothing is then
-            written, and the caller removes the files.
+        False if the claim is no longer ours, or an instance was replaced or deleted meanwhile. Nothing is then written,
+        and the caller removes the files.
         """
         held = select(SeriesRow.claimed_receptions).where(SeriesRow.id == series.id, SeriesRow.claim == series.claim)
         if connection.execute(held.with_for_update()).scalar() == REVOKED:
@@ -267,10 +257,7 @@ class SeriesRepository(IndexRepository):
     def release_claim(self, connection: Connection, series: ClaimedSeries, now: dt.datetime) -> bool:
         """Give up a claim without a conversion: the series is due at once, or when it is quiet again if it has grown.
 
-        Returns
-        -------
-        bool
-            Whether the claim was ours.
+        Returns whether the claim was ours.
         """
         if not _end_claim(connection, series, "receiving", now):
             return False
@@ -357,12 +344,8 @@ class SeriesRepository(IndexRepository):
 
         A series that is due for another reason than its quiet time, such as a count that is reached, is not changed.
 
-        Parameters
-        ----------
-        asked : mapping of (Study Instance UID, Series Instance UID) to datetime
-            When each series will be quiet if nothing more comes.
-        still_asked : callable
-            The series of associations that are open now. One that has ended meanwhile may have said that before this.
+        `asked`: when each series will be quiet if nothing more comes. `still_asked`: the series of associations that
+        are open now. One that has ended meanwhile may have said that before this.
         """
         if any(self._has_become_quiet(key, now) for key in asked):
             self._keep_waiting(asked, now)
@@ -485,10 +468,7 @@ class SeriesRepository(IndexRepository):
     def confirm_count(self, connection: Connection, key: SeriesKey, count: int, now: dt.datetime) -> bool:
         """Record how many instances the sender has; if all of them are stored, the series is due at once.
 
-        Returns
-        -------
-        bool
-            Whether all of them are stored.
+        Returns whether all of them are stored.
         """
         row = connection.execute(_held_at(key).where(SeriesRow.state == "receiving")).first()
         if row is None:

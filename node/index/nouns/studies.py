@@ -175,7 +175,6 @@ class StudyFilter:
         At least one series has one of these modalities.
     first_date, last_date : date or None
         First and last Study Date, both inclusive.
-    condition : StudyCondition or None
     study_instance_uid, patient_id, accession_number : str or None
         Exact values.
     """
@@ -227,7 +226,6 @@ class ListedStudy:
         Number of series that are incomplete or suspect.
     certainties : mapping of str to int
         Number of converted series of each certainty, and of others that are incomplete or suspect.
-    last_received_at : aware datetime or None
     """
 
     cursor: StudyCursor

@@ -61,16 +61,7 @@ class KeyedRequestRepository(IndexRepository):
     def claimed(self, account: str, key: str, fingerprint: str, now: dt.datetime) -> Iterator[KeyedRequest]:
         """Hold a key while its request is under way; an exception that leaves it without an answer frees the key.
 
-        Parameters
-        ----------
-        fingerprint : str
-            Digest of the request.
-
-        Raises
-        ------
-        KeyReused
-        KeyUnderWay
-        TooManyKeys
+        `fingerprint`: digest of the request.
         """
         with self._lock:
             if (account, key) in self._under_way:

@@ -253,10 +253,7 @@ class QueryStopped(VoxelnodeError):
 class Finder:
     """Answer queries. Thread-safe.
 
-    Parameters
-    ----------
-    reader : Engine
-        Read-only: the writer never waits for it.
+    `reader`: read-only: the writer never waits for it.
     """
 
     def __init__(self, reader: Engine) -> None:
