@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from node.audit.audit_log import Audit
     from node.background import BackgroundService, SupervisedThread
     from node.children.decoder import Decoder
+    from node.completeness import Evidence
     from node.index.database.index import Index
+    from node.index.nouns.converted import ConvertedFile
     from node.index.work.jobs import Job, JobState
     from node.index.work.messages import LedgerEvent
     from node.metrics import Metrics
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from node.routing.held import HeldWorker
     from node.selector import Selector
     from node.settings.model import Destination, Route, Settings, Verb
+    from node.volume.reasons import Exclusion, Refusal
+    from node.writers.options import WriteOptions
 
 Place = str
 """Where an object is, as ``package.module:name``."""
@@ -331,6 +335,65 @@ class ResultsKind(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class ObjectKind:
+    """Instances without pixels that become files of their own, such as spectra.
+
+    Attributes
+    ----------
+    sop_classes : frozenset of str
+        SOP Class UIDs of all instances that may be of this kind.
+    place : Place
+        A function without parameters that returns the `Objects` of one series, in the child process of a conversion.
+    """
+
+    sop_classes: frozenset[str]
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Where and how the files of a series are written.
+
+    Attributes
+    ----------
+    stack : int
+        Number of the first of these files; each further output has the next number.
+    name : str
+        What the names of all files begin with; empty: as in a node, without a name.
+    fields : mapping
+        What every sidecar of the series has.
+    """
+
+    folder: Path
+    stack: int
+    name: str
+    fields: Mapping[str, Any]
+    options: WriteOptions
+
+
+class Objects(Protocol):
+    """The instances of one kind in a series. Each that was taken is in a file, in an exclusion or in a refusal."""
+
+    exclusions: list[Exclusion]
+    refusals: list[Refusal]
+
+    def take(self, ds: Dataset) -> bool:
+        """Return whether an instance is of this kind, and keep what its file needs; nothing else reads it then.
+
+        Raises
+        ------
+        ConversionRefused
+            It is of this kind, but cannot be used: it is excluded for this reason.
+        """
+
+    def evidence(self) -> Sequence[Evidence]:
+        """Return what speaks against completeness, after all instances were read."""
+
+    def write(self, output: Output) -> tuple[Sequence[ConvertedFile], Sequence[tuple[int, str, int]]]:
+        """Write the files; return them, and the stack, SOP Instance UID and number of frames of each source."""
+
+
+@dataclass(frozen=True, slots=True)
 class Statement:
     """Lines of the conformance statement.
 
@@ -363,6 +426,7 @@ class Extension:
     """`Ways` to take identities out of copies."""
     results: Place = ""
     """A `ResultsKind`, for hooks with `results`."""
+    objects: Sequence[ObjectKind] = ()
     statement: Statement = Statement({})
     templates: str = ""
     """The package whose folder ``templates`` has the Jinja2 templates of its pages."""

@@ -6,12 +6,13 @@ imported here, and no module of the core imports any other.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from node.errors import UsageError
-from node.hookspecs import Comparer, DestinationKind, Extension, Place, ResultsKind, Ways
+from node.hookspecs import Comparer, DestinationKind, Extension, ObjectKind, Place, ResultsKind, Ways
 
 if TYPE_CHECKING:
     from node.settings.model import Settings
@@ -20,6 +21,7 @@ BUILT_IN: tuple[Place, ...] = (
     "node.extensions.bids:EXTENSION",
     "node.extensions.deidentify:EXTENSION",
     "node.extensions.results:EXTENSION",
+    "node.extensions.spectroscopy:EXTENSION",
     "node.extensions.worklist:EXTENSION",
     "node.extensions.workitems:EXTENSION",
     "node.extensions.second_opinion:EXTENSION",
@@ -110,6 +112,11 @@ def ways_of(settings: Settings) -> Ways | None:
             ways: Ways = resolve(extension.ways)
             return ways
     return None
+
+
+def objects_of(extensions: Iterable[Extension]) -> tuple[ObjectKind, ...]:
+    """Return the kinds of instances without pixels that become files."""
+    return tuple(kind for extension in extensions for kind in extension.objects)
 
 
 def enabled(settings: Settings) -> tuple[Extension, ...]:

@@ -48,7 +48,7 @@ from node.metrics import Metrics, remove_counters, write_counters
 from node.notify.notifier import Notifier
 from node.receive.readiness import reasons_not_ready
 from node.receive.refusals import Rejections
-from node.registry import enabled
+from node.registry import enabled, objects_of
 from node.routing.router import Router, check_destination
 from node.settings.model import Settings, Web
 
@@ -112,7 +112,13 @@ class Node:
         self._worker = None
         if "convert" in settings.cluster.roles:
             self._worker = Worker(
-                archive, index, settings.convert, index.now, waits=settings.series, asked_seconds=asked_seconds
+                archive,
+                index,
+                settings.convert,
+                index.now,
+                waits=settings.series,
+                asked_seconds=asked_seconds,
+                objects=objects_of(enabled(settings)),
             )
         of_receiver = _optional_services(settings, repository, self._rejections) if self._receives else ()
         self._uploads = tuple(_uploads_of(settings, repository))

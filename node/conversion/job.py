@@ -19,6 +19,7 @@ from node.volume.reasons import Exclusion, Reason, Refusal
 from node.writers.options import WriteOptions
 
 if TYPE_CHECKING:
+    from node.hookspecs import ObjectKind
     from node.settings.convert import Convert
 
 
@@ -66,6 +67,8 @@ class ConversionJob:
         Fields for the sidecars that people typed, and that a node leaves out.
     transfer_syntax_uids : frozenset of str
         Transfer syntaxes of the instances, as they were announced.
+    objects : tuple of ObjectKind
+        The instances without pixels that extensions turn into files.
     """
 
     instances: tuple[tuple[str, Path], ...]
@@ -77,6 +80,7 @@ class ConversionJob:
     name: str = ""
     descriptions: Mapping[str, str] = field(default_factory=dict)
     transfer_syntax_uids: frozenset[str] = frozenset()
+    objects: tuple[ObjectKind, ...] = ()
 
     @property
     def has_codestreams(self) -> bool:

@@ -59,11 +59,11 @@ MAX_NAME_BYTES = 120
 
 SUFFIX_WORDS = (
     r"ph|real|imag|fieldmap|other|map|derived|lbm|lbmjames128|bsa|suv|resampled|mask|masked|contours|analyze"
-    r"|thumbnail|preview|montage|mip|minip|axial|coronal|sagittal|measurements|key_objects|(?:e|ti|i|s|seg|roi|slice|t)?\d+"
+    r"|thumbnail|preview|montage|mip|minip|axial|coronal|sagittal|measurements|key_objects|ref|physio|(?:e|ti|i|s|seg|roi|slice|t)?\d+"
 )
 """The words between a name and the extension, each after ``_``; see `node.writers.base.stem_of`."""
 
-EXTENSIONS = r"nii\.gz|nii|hdr|img|mhd|zraw|raw|nrrd|npz|json|bval|bvec|png"
+EXTENSIONS = r"tsv\.gz|nii\.gz|nii|hdr|img|mhd|zraw|raw|nrrd|npz|json|bval|bvec|png"
 
 DCM2NIIX = {
     "d": "{series_description}",

@@ -19,11 +19,13 @@ from time import perf_counter
 
 from pydicom import Dataset
 
-from node.completeness import Completeness, Expectation, completeness_of, expectation
+from node.completeness import Completeness, Evidence, Expectation, completeness_of, expectation
 from node.conversion.datasets import SeriesFiles
 from node.conversion.evidence import InstanceHeader, find_evidence
+from node.conversion.extension_objects import SeriesObjects
 from node.conversion.job import ConversionJob, Converted
 from node.conversion.objects import Reports, StructureSets
+from node.hookspecs import Output
 from node.index.nouns.converted import ConvertedFile
 from node.volume.assemble import assemble
 from node.volume.describe.scan_parameters import scan_parameters
@@ -65,33 +67,39 @@ def _rare_garbage_collection() -> Iterator[None]:
 
 def _convert(job: ConversionJob, began: float) -> Converted:
     series = SeriesFiles(job.instances, job.as_received)
-    structure_sets, reports = StructureSets(job), Reports()
-    assembly, known = _assembled(job, series, lambda datasets: structure_sets.set_apart(reports.note(datasets)))
+    structure_sets, reports, objects = StructureSets(job), Reports(), SeriesObjects(job.objects)
+    assembly, known = _assembled(
+        job, series, lambda datasets: objects.set_apart(structure_sets.set_apart(reports.note(datasets)))
+    )
     if not series.damaged and structure_sets.lacks_references:
         return Converted((), (), (), (), completeness_of(known), 0.0, references=structure_sets.references)
     structure_sets.read_images()
     damaged = (*series.damaged, *structure_sets.damaged)
     if damaged:
         return _damaged(job, damaged, known, perf_counter() - began)
-    completeness = _completeness(known, assembly, series.headers)
+    completeness = _completeness(known, assembly, series.headers, objects.evidence())
     files: list[ConvertedFile] = []
     sources: dict[tuple[int, str, int], None] = {}
     stack = _next_stack(assembly)
+    of_series = {**job.descriptions, "completeness": asdict(completeness)}
     for volume in _parts(chain(assembly.volumes, structure_sets.masks(stack)), job.options):
-        fields = {**volume.attributes, **job.descriptions, "completeness": asdict(completeness)}
-        described = replace(volume, attributes=fields)
+        described = replace(volume, attributes={**volume.attributes, **of_series})
         written = write_volume(described, job.folder, stem_of(volume, job.name), job.options)
         files += [_converted_file(volume, file, job.folder) for file in written]
         sources |= dict.fromkeys(_sources_of(volume))
-    of_reports, instances = reports.write(job.folder, stack + len(structure_sets), job.name)
+    stack += len(structure_sets)
+    of_reports, instances = reports.write(job.folder, stack, job.name)
     files += of_reports
-    exclusions = (*assembly.exclusions, *structure_sets.exclusions, *reports.exclusions)
-    refusals = assembly.refusals
+    output = Output(job.folder, stack + len(of_reports), job.name, of_series, job.options)
+    of_objects, used = objects.write(output)
+    files += of_objects
+    exclusions = (*assembly.exclusions, *structure_sets.exclusions, *reports.exclusions, *objects.exclusions)
+    refusals = (*assembly.refusals, *objects.refusals)
     if not any(file.shape for file in files):
         exclusions, refusals = (), (*refusals, *_as_refusals(exclusions))
     return Converted(
         files=tuple(files),
-        sources=(*_counted(sources), *instances),
+        sources=(*_counted(sources), *instances, *used),
         exclusions=exclusions,
         refusals=refusals,
         completeness=completeness,
@@ -151,11 +159,14 @@ def _assembled(
     return replace(assembly, exclusions=(*files.unreadable, *assembly.exclusions)), known
 
 
-def _completeness(known: Expectation, assembly: Assembly, headers: Mapping[str, InstanceHeader]) -> Completeness:
+def _completeness(
+    known: Expectation, assembly: Assembly, headers: Mapping[str, InstanceHeader], others: Sequence[Evidence]
+) -> Completeness:
     """Judge whether the series is complete from its announced counts, its geometry and its headers."""
     placed = [volume for volume in assembly.volumes if volume.geometry not in (Geometry.NONE, Geometry.SINGLE)]
     times = max((volume.times for volume in placed), default=0)
-    return completeness_of(known, find_evidence(headers, assembly), placed=bool(placed), times=times)
+    findings = [*find_evidence(headers, assembly), *others]
+    return completeness_of(known, findings, placed=bool(placed), times=times)
 
 
 def _parts(volumes: Iterable[Volume], options: WriteOptions) -> Iterator[Volume]:

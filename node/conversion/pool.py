@@ -10,6 +10,7 @@ import os
 import resource
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -20,9 +21,11 @@ from node.child_process.serving import Apart, Assistance, Channel, ChildLimits, 
 from node.dicom.lean_import import load_pydicom
 from node.durable import NO_ROOM
 from node.errors import VoxelnodeError, is_out_of_memory, type_and_location
+from node.registry import resolve
 
 if TYPE_CHECKING:
     from node.conversion.job import ConversionJob, Converted
+    from node.hookspecs import ObjectKind
 
 MAX_ANSWER_BYTES = 64 << 20
 MAX_CAUSE_CHARACTERS = 500
@@ -50,9 +53,12 @@ class Converters:
     ----------
     niceness : int
         Niceness of the children.
+    objects : tuple of ObjectKind
+        What every job has of it (`ConversionJob.objects`).
     """
 
-    def __init__(self, niceness: int = 0) -> None:
+    def __init__(self, niceness: int = 0, objects: tuple[ObjectKind, ...] = ()) -> None:
+        self.objects = objects
         self._children = ChildPool(serve, niceness, name="voxelnode-converter", max_answer_bytes=MAX_ANSWER_BYTES)
 
     def start(self) -> None:
@@ -70,6 +76,7 @@ class Converters:
         ChildCancelled
             `cancelled` was set first, or the converters are closed; the conversion may begin again.
         """
+        job = replace(job, objects=self.objects)
         apart = Apart(job, limits, tuple(job.files), (job.folder,), self._assistants() if job.has_codestreams else 0)
         try:
             answer = self._children.call(apart, limits.deadline_seconds, cancelled)
@@ -163,6 +170,8 @@ def _load_for(job: ConversionJob) -> None:
 
         for uid in job.transfer_syntax_uids:
             load_codec(uid)
+    for kind in job.objects:
+        resolve(kind.place)
     if job.options.compress:
         import_module("isal.igzip_threaded")
     if "analyze" in job.options.formats:

@@ -31,6 +31,7 @@ from node.conversion.series import (
 from node.conversion.volume_files import remove_folder
 from node.durable import NO_ROOM
 from node.errors import OutOfResources, VoxelnodeError, is_out_of_memory, type_and_location
+from node.hookspecs import ObjectKind
 from node.index.database.follower import IndexFollower
 from node.index.database.index import Index
 from node.index.engine.place import IndexUnusable
@@ -88,6 +89,8 @@ class Worker(IndexFollower):
     ----------
     asked_seconds : callable
         Series that open associations keep waiting, and for how long each will if nothing more comes.
+    objects : tuple of ObjectKind
+        The instances without pixels that extensions turn into files.
     """
 
     def __init__(
@@ -98,6 +101,7 @@ class Worker(IndexFollower):
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
         waits: SeriesSettings = _WAITS,
         asked_seconds: Callable[[], Mapping[SeriesKey, float]] = dict,
+        objects: tuple[ObjectKind, ...] = (),
     ) -> None:
         super().__init__("worker", index)
         self._archive, self._settings, self._now = archive, settings, now
@@ -111,7 +115,7 @@ class Worker(IndexFollower):
             dt.timedelta(hours=settings.keep_superseded_hours),
             now,
         )
-        self._converters = Converters(NICENESS)
+        self._converters = Converters(NICENESS, objects)
         self._pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="conversion")
         self._clock = _Clock(now)
         self._lock = threading.Lock()

@@ -50,6 +50,8 @@ class Kind(StrEnum):
     CONTOURS = "contours"  # the outlines of the body mask
     MEASUREMENTS = "measurements"  # of a structured report, without voxels
     KEY_OBJECTS = "key-objects"  # a selection of instances, without voxels
+    SPECTRA = "spectra"  # signals in time of MR spectroscopy, as NIfTI-MRS
+    PHYSIOLOGY = "physio"  # recordings of heart beat and breathing, as a table
 
 
 @dataclass(slots=True, eq=False)

@@ -20,7 +20,7 @@ _DATA_TYPES = {
     np.dtype(name): code
     for name, code in {
         "uint8": 2, "int16": 4, "int32": 8, "float32": 16, "float64": 64, "int8": 256, "uint16": 512, "uint32": 768,
-        "int64": 1024, "uint64": 1280,
+        "int64": 1024, "uint64": 1280, "complex64": 32,
     }.items()
 } | {RGB: 128}  # fmt: skip
 _INTENTS = {"estimate": 1001, "label": 1002}

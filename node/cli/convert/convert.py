@@ -15,12 +15,13 @@ import typer
 
 from node.cli.options import ConfigFile, Json, load
 from node.cli.output import print_json, printable
+from node.registry import enabled, installed, objects_of
 from node.settings.files import is_configured
 
 if TYPE_CHECKING:
     from node.conversion.chosen import Chosen
     from node.conversion.offline import Layout
-    from node.hookspecs import Comparer
+    from node.hookspecs import Comparer, Extension, ObjectKind
     from node.settings.convert import Convert
 
 MAX_SKIPPED_SHOWN = 10
@@ -126,7 +127,7 @@ def convert(
     and the skipped files. Exit 1 if there is no volume, or if a series failed.
     """
     began = time.monotonic()
-    settings = _settings(config, format, compress, thumbnails, workers, montage=montage, mip=mip, mask=mask)
+    settings, objects = _settings(config, format, compress, thumbnails, workers, montage=montage, mip=mip, mask=mask)
     layout = _layout(name, flat=flat, anonymous=anonymous)
 
     from node.conversion.chosen import chosen
@@ -144,6 +145,7 @@ def convert(
     comparer = _comparer(compare, settings)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # runs the cleanup of unfinished files
     bounds = limits(settings)
+    converters().objects = objects
     listing = convert_folder(
         paths,
         out,
@@ -173,8 +175,11 @@ def _settings(
     montage: bool,
     mip: bool,
     mask: bool,
-) -> Convert:
-    """Return [convert] of the configuration with the options of the command; without either, NIfTI alone."""
+) -> tuple[Convert, tuple[ObjectKind, ...]]:
+    """Return [convert] of the configuration with the options of the command, and what extensions convert.
+
+    Without configuration and options, NIfTI alone is written.
+    """
     given = [name for listed in formats or () for name in listed.split(",") if name]
     flags = {
         "formats": given or None,
@@ -185,9 +190,10 @@ def _settings(
         "projections": mip or None,
         "body_masks": mask or None,
     }
-    section, keys = _section(config, {key: value for key, value in flags.items() if value is not None})
+    section, keys, extensions = _section(config, {key: value for key, value in flags.items() if value is not None})
     unset = {"formats": ("nifti",), "thumbnails": False}
-    return section.model_copy(update={key: value for key, value in unset.items() if key not in keys})
+    section = section.model_copy(update={key: value for key, value in unset.items() if key not in keys})
+    return section, objects_of(extensions)
 
 
 def _comparer(name: str | None, settings: Convert) -> Comparer | None:
@@ -201,18 +207,22 @@ def _comparer(name: str | None, settings: Convert) -> Comparer | None:
     return comparer(name)
 
 
-def _section(config: Path | None, flags: dict[str, Any]) -> tuple[Convert, set[str]]:
-    """Return [convert] and its keys that are set. Without a configuration, no other table is defined or checked."""
+def _section(config: Path | None, flags: dict[str, Any]) -> tuple[Convert, set[str], tuple[Extension, ...]]:
+    """Return [convert], its keys that are set, and the extensions that are on.
+
+    Without a configuration, no other table is defined or checked.
+    """
     if config is None and not is_configured():
         from pydantic import ValidationError
 
         from node.settings.convert import Convert
 
         with suppress(ValidationError):  # `load` explains it
-            return Convert(**flags), set(flags)
+            return Convert(**flags), set(flags), installed()
     configuration = load(config, **{f"convert__{key}": value for key, value in flags.items()})
     section: Convert = configuration.settings.convert
-    return section, {key.removeprefix("convert.") for key in configuration.origins if key.startswith("convert.")}
+    keys = {key.removeprefix("convert.") for key in configuration.origins if key.startswith("convert.")}
+    return section, keys, enabled(configuration.settings)
 
 
 def _layout(name: str | None, *, flat: bool, anonymous: bool) -> Layout:

@@ -153,11 +153,12 @@ def _from_files(
     from node.conversion.job import limits
     from node.conversion.pool import Converters
     from node.extensions.bids.folder_source import FolderSource, require_known
+    from node.registry import enabled, objects_of
 
     require_known(rules, where)
     bounds = limits(settings.convert)
     with TemporaryDirectory(prefix="voxelnode-bids-") as work:
-        with closing(Converters()) as converters:
+        with closing(Converters(objects=objects_of(enabled(settings)))) as converters:
             source = FolderSource(
                 paths,
                 Path(work),

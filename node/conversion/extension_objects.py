@@ -1,0 +1,87 @@
+"""Instances without pixels that an extension turns into files (`node.hookspecs.ObjectKind`), apart from the images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+from pydicom import Dataset
+
+from node.completeness import Evidence
+from node.dicom.values import text
+from node.errors import ConversionRefused, VoxelnodeError
+from node.hookspecs import ObjectKind, Objects, Output
+from node.index.nouns.converted import ConvertedFile
+from node.registry import resolve
+from node.volume.assemble import DAMAGE, damage_detail
+from node.volume.reasons import Exclusion, Reason, Refusal
+
+
+class SeriesObjects:
+    """The instances of a series that extensions convert. Each is in a file, in an exclusion or in a refusal."""
+
+    def __init__(self, kinds: Sequence[ObjectKind]) -> None:
+        self._kinds = kinds
+        self._objects: dict[str, Objects] = {}
+        self._taken: set[str] = set()
+        self._exclusions: list[Exclusion] = []
+
+    def set_apart(self, datasets: Iterable[Dataset]) -> Iterator[Dataset]:
+        """Yield the data sets that no extension takes."""
+        for ds in datasets:
+            if not self._is_taken(ds):
+                yield ds
+
+    def _is_taken(self, ds: Dataset) -> bool:
+        sop_class, uid = text(ds, "SOPClassUID"), text(ds, "SOPInstanceUID")
+        for kind in self._kinds:
+            if sop_class not in kind.sop_classes:
+                continue
+            if kind.place not in self._objects:
+                self._objects[kind.place] = resolve(kind.place)()
+            try:
+                if not self._objects[kind.place].take(ds):
+                    continue
+            except ConversionRefused as refused:
+                self._exclusions.append(Exclusion(uid, 0, Reason(refused.reason), refused.detail))
+            except DAMAGE as error:
+                self._exclusions.append(Exclusion(uid, 0, Reason.UNREADABLE, damage_detail(error)))
+            self._taken.add(uid)
+            return True
+        return False
+
+    @property
+    def exclusions(self) -> tuple[Exclusion, ...]:
+        return (
+            *self._exclusions,
+            *(exclusion for objects in self._objects.values() for exclusion in objects.exclusions),
+        )
+
+    @property
+    def refusals(self) -> tuple[Refusal, ...]:
+        return tuple(refusal for objects in self._objects.values() for refusal in objects.refusals)
+
+    def evidence(self) -> list[Evidence]:
+        """Return what speaks against completeness."""
+        return [finding for objects in self._objects.values() for finding in objects.evidence()]
+
+    def write(self, output: Output) -> tuple[list[ConvertedFile], list[tuple[int, str, int]]]:
+        """Write all files; return them, and the stack, SOP Instance UID and number of frames of each source.
+
+        Raises
+        ------
+        VoxelnodeError
+            An instance is lost: a bug of an extension, never a fault of the data.
+        """
+        files: list[ConvertedFile] = []
+        sources: list[tuple[int, str, int]] = []
+        for objects in self._objects.values():
+            stack = max((file.stack + 1 for file in files), default=output.stack)
+            written, used = objects.write(replace(output, stack=stack))
+            files += written
+            sources += used
+        known = {uid for _, uid, _ in sources} | {exclusion.sop_instance_uid for exclusion in self.exclusions}
+        known.update(uid for refusal in self.refusals for uid in refusal.sop_instance_uids)
+        if lost := self._taken - known:
+            raise VoxelnodeError(f"{len(lost)} instances are in no file, exclusion or refusal")
+        return files, sources

@@ -1,0 +1,220 @@
+"""NIfTI-MRS (https://wtclarke.github.io/mrs_nifti_standard): NIfTI-2 of complex signals in time, with a JSON header.
+
+NIfTI-2, which the standard prefers, holds the dwell time as a float64.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from node import __version__
+from node.extensions.spectroscopy.signals import Complex, Signals
+from node.hookspecs import Output
+from node.index.nouns.converted import ConvertedFile
+from node.volume.model import Geometry, Kind
+from node.volume.reasons import VolumeWarning
+from node.writers.base import Grid, NewFile
+from node.writers.nifti import COMPRESSION_LEVEL, LPS_TO_RAS
+from node.writers.nifti_header import NiftiHeader
+from node.writers.sidecar import write_sidecar
+
+VERSION = b"mrs_v0_11"
+EXTENSION_CODE = 44
+"""NIFTI_ECODE_MRS."""
+
+UNLOCALISED_MM = 10_000.0
+"""The size of a voxel that is not localised, by the standard."""
+
+FROM_SIDECAR = {
+    "Manufacturer": "Manufacturer",
+    "ManufacturersModelName": "ManufacturersModelName",
+    "SoftwareVersions": "SoftwareVersions",
+    "RxCoil": "ReceiveCoilName",
+    "PatientPosition": "PatientPosition",
+    "ProtocolName": "ProtocolName",
+}
+"""Names of NIfTI-MRS by the field of the sidecar that has the same, without what a sidecar may not have."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Spectra:
+    """The content of one file.
+
+    Attributes
+    ----------
+    voxels : (columns, rows, slices, points, ...) complex64
+    signals : tuple of Signals
+        Their sources.
+    tags : mapping
+        ``dim_5`` and so on of the header extension; empty without further dimensions.
+    """
+
+    voxels: Complex
+    signals: tuple[Signals, ...]
+    tags: Mapping[str, Any]
+    warnings: tuple[VolumeWarning, ...]
+    suffix: str = ""
+
+
+def write_spectra(spectra: Spectra, output: Output) -> ConvertedFile:
+    """Write a ``.nii.gz`` (or ``.nii``, without compression) with its sidecar.
+
+    Raises
+    ------
+    FileExistsError
+        A file exists already: names in one folder must differ.
+    """
+    words = [output.name or "spectra", *(word for word in spectra.suffix.split("-") if word)]
+    stem = "_".join(words)
+    head, extension = _header(spectra, output), _extension(spectra, output)
+    head["vox_offset"] = len(bytes(head)) + 4 + len(extension)
+    body = bytes(head) + bytes((1, 0, 0, 0)) + extension + spectra.voxels.astype("<c8").tobytes("F")
+    path = output.folder / f"{stem}.nii{'.gz' if output.options.compress else ''}"
+    with NewFile(path) as stream:
+        if output.options.compress:
+            from isal import igzip_threaded
+
+            threads = min(4, os.cpu_count() or 1)
+            with igzip_threaded.open(stream, "wb", compresslevel=COMPRESSION_LEVEL, threads=threads) as packed:
+                packed.write(body)
+        else:
+            stream.write(body)
+    shape, place = _shape(spectra), spectra.signals[0].place
+    written = stream.written(Kind.SPECTRA, "nifti", Grid(shape, place.spacing_mm or (), "complex64"))
+    geometry = _geometry(spectra)
+    write_sidecar(_sidecar(spectra, output, geometry), output.folder, stem)
+    affine = place.affine_lps
+    return ConvertedFile(
+        stack=output.stack,
+        suffix=spectra.suffix,
+        kind=written.kind,
+        format=written.format,
+        path=str(written.path.relative_to(output.folder)),
+        shape=shape,
+        spacing_mm=written.grid.spacing_mm,
+        dtype=written.grid.dtype,
+        geometry=geometry.value,
+        orientation=None,
+        instances=len({signal.sop_instance_uid for signal in spectra.signals}),
+        warnings=tuple(sorted({warning.name.value for warning in spectra.warnings})),
+        bytes=written.bytes,
+        sha256=written.sha256,
+        affine_lps=None if affine is None else tuple(tuple(float(number) for number in row) for row in affine),
+        repetition_time_ms=_milliseconds(spectra, "RepetitionTime"),
+        echo_time_ms=_milliseconds(spectra, "EchoTime"),
+        inversion_time_ms=_milliseconds(spectra, "InversionTime"),
+        flip_angle_degrees=spectra.signals[0].facts.get("ExcitationFlipAngle"),
+        magnetic_field_strength_t=spectra.signals[0].fields.get("MagneticFieldStrength"),
+    )
+
+
+def _milliseconds(spectra: Spectra, name: str) -> float | None:
+    seconds = spectra.signals[0].facts.get(name)
+    return None if seconds is None else round(seconds * 1000, 6)
+
+
+def _shape(spectra: Spectra) -> tuple[int, ...]:
+    """Return (columns, rows, slices), with the number of transients of all kinds if there are several."""
+    columns, rows, slices = spectra.voxels.shape[:3]
+    transients = int(np.prod(spectra.voxels.shape[4:], dtype=int))
+    return (columns, rows, slices, transients) if transients > 1 else (columns, rows, slices)
+
+
+def _geometry(spectra: Spectra) -> Geometry:
+    if spectra.signals[0].place.affine_lps is None:
+        return Geometry.NONE
+    return Geometry.REGULAR if spectra.voxels.shape[2] > 1 else Geometry.SINGLE
+
+
+def _header(spectra: Spectra, output: Output) -> NiftiHeader:
+    """Return the header; without a position in the patient, the codes of qform and sform are 0."""
+    place, first = spectra.signals[0].place, spectra.signals[0]
+    zooms = (*(place.spacing_mm or (UNLOCALISED_MM,) * 3), first.dwell_s)
+    head = NiftiHeader(spectra.voxels.dtype, spectra.voxels.shape, zooms, large=True, pair=False)
+    head["intent_name"] = VERSION
+    head["descrip"] = f"voxelnode {__version__}".encode("ascii")
+    if place.affine_lps is not None:
+        affine_ras = LPS_TO_RAS @ place.affine_lps
+        head.set_qform(affine_ras)
+        head.set_sform(affine_ras)
+    return head
+
+
+def _extension(spectra: Spectra, output: Output) -> bytes:
+    """Return the header extension: its size, a multiple of 16, its code, and JSON in UTF-8."""
+    content = json.dumps(_meta(spectra, output), ensure_ascii=False).encode("utf-8", "replace")
+    size = -(-(8 + len(content)) // 16) * 16
+    numbers = size.to_bytes(4, "little") + EXTENSION_CODE.to_bytes(4, "little")
+    return (numbers + content).ljust(size, b"\0")
+
+
+def _meta(spectra: Spectra, output: Output) -> dict[str, Any]:
+    first = spectra.signals[0]
+    stated = {**first.fields, **output.fields}
+    described = {name: stated[field] for name, field in FROM_SIDECAR.items() if isinstance(stated.get(field), str)}
+    return {
+        "SpectrometerFrequency": [first.frequency_mhz],
+        "ResonantNucleus": [first.nucleus],
+        **spectra.tags,
+        **described,
+        **first.facts,
+        "ConversionMethod": f"voxelnode {__version__}",
+        "kSpace": [False, False, False],
+    }
+
+
+def _sidecar(spectra: Spectra, output: Output, geometry: Geometry) -> dict[str, Any]:
+    """Return the fields of the sidecar: those of the acquisition, then what the file holds and where it is from."""
+    first = spectra.signals[0]
+    planes: dict[str, list[int]] = defaultdict(list)
+    for signal in spectra.signals:
+        planes[signal.sop_instance_uid] += signal.frames
+    fields = {**first.fields, **output.fields, **_of_bids(spectra)}
+    affine = first.place.affine_lps
+    return fields | {
+        "ConversionSoftware": "voxelnode",
+        "ConversionSoftwareVersion": __version__,
+        "kind": Kind.SPECTRA.value,
+        "geometry": geometry.value,
+        "stack": output.stack,
+        "shape": list(spectra.voxels.shape),
+        "dimensions": [spectra.tags[f"dim_{number}"] for number in (5, 6, 7) if f"dim_{number}" in spectra.tags],
+        "spacing_mm": None if first.place.spacing_mm is None else [float(size) for size in first.place.spacing_mm],
+        "affine_lps": None if affine is None else affine.tolist(),
+        "warnings": [{"name": warning.name.value, "detail": warning.detail} for warning in spectra.warnings],
+        "frames": planes,
+    }
+
+
+def _of_bids(spectra: Spectra) -> dict[str, Any]:
+    """Return the fields that BIDS has for spectroscopy."""
+    first = spectra.signals[0]
+    fields: dict[str, Any] = {
+        "ResonantNucleus": [first.nucleus],
+        "SpectrometerFrequency": [first.frequency_mhz],
+        "SpectralWidth": first.facts["SpectralWidth"],
+        "DwellTime": first.dwell_s,
+        "NumberOfSpectralPoints": int(spectra.voxels.shape[3]),
+    }
+    names = {
+        "EchoTime": "EchoTime",
+        "RepetitionTime": "RepetitionTime",
+        "InversionTime": "InversionTime",
+        "MixingTime": "MixingTime",
+        "FlipAngle": "ExcitationFlipAngle",
+        "WaterSuppression": "WaterSuppressed",
+    }
+    fields |= {name: first.facts[fact] for name, fact in names.items() if fact in first.facts}
+    if first.place.spacing_mm is not None:
+        fields["AcquisitionVoxelSize"] = [float(size) for size in first.place.spacing_mm]
+    transients = sum((signal.averages or 0) * signal.voxels.shape[4] for signal in spectra.signals)
+    if transients and transients == first.planned_averages:  # else one of the two counts something else
+        fields["NumberOfTransients"] = first.planned_averages
+    return fields

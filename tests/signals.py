@@ -1,0 +1,180 @@
+"""Builders of instances of spectroscopy and of physiological recordings, whose signals tell where they are from."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset, FileDataset
+from pydicom.uid import generate_uid
+
+from node.conversion.job import ConversionJob, Converted
+from node.conversion.pipeline import convert
+from node.extensions.spectroscopy import EXTENSION, MR_SPECTROSCOPY, SIEMENS_NON_IMAGE
+from node.writers.options import WriteOptions
+from tests import make
+
+OPTIONS = WriteOptions(formats=("nifti",), compress=False, thumbnails=False)
+
+POINTS = 16
+
+
+def signal(*shape: int, seed: int = 0) -> NDArray[np.complex64]:
+    """Return complex values that are all different."""
+    count = int(np.prod(shape))
+    numbers = np.arange(1, count + 1, dtype=np.float32) + 1000 * seed
+    return (numbers - 1j * (numbers + 0.5)).astype(np.complex64).reshape(shape)
+
+
+def _item(**attributes: Any) -> Dataset:
+    ds = Dataset()
+    for keyword, value in attributes.items():
+        setattr(ds, keyword, value)
+    return ds
+
+
+def slabs(axes: Sequence[Sequence[float]], sizes_mm: Sequence[float], centre: Sequence[float]) -> list[Dataset]:
+    """Return the items of Volume Localization Sequence."""
+    return [
+        _item(SlabThickness=float(size), SlabOrientation=list(map(float, axis)), MidSlabPosition=list(centre))
+        for axis, size in zip(axes, sizes_mm, strict=True)
+    ]
+
+
+def enhanced_spectra(
+    data: NDArray[np.complex64] | None = None,
+    *,
+    frames: Sequence[Mapping[str, Any]] | None = None,
+    pixel_spacing_mm: tuple[float, float] = (20.0, 20.0),
+    thickness_mm: float = 20.0,
+    orientation: Sequence[float] = make.AXIAL,
+    position: Sequence[float] = (5.0, -6.0, 7.0),
+    **attributes: Any,
+) -> FileDataset:
+    """Return an instance of MR Spectroscopy Storage.
+
+    Parameters
+    ----------
+    data : (frames, rows, columns, points) complex64
+        As the standard has it; a single voxel by default.
+    frames : sequence of mapping
+        Of each frame, ``position``, and what its Frame Content says.
+    """
+    data = signal(1, 1, 1, POINTS) if data is None else data
+    count, rows, columns, points = data.shape
+    stated: dict[str, Any] = {
+        "modality": "MR",
+        "InstanceNumber": 1,
+        "MagneticFieldStrength": 3.0,
+        "SpectralWidth": 2000.0,
+        "TransmitterFrequency": 123.25,
+        "ResonantNucleus": "1H",
+        "Rows": rows,
+        "Columns": columns,
+        "NumberOfFrames": count,
+        "DataPointRows": 1,
+        "DataPointColumns": points,
+        "DataRepresentation": "COMPLEX",
+        "SignalDomainColumns": "TIME",
+    }
+    ds = make.instance(sop_class_uid=MR_SPECTROSCOPY, **{**stated, **attributes})
+    shared = Dataset()
+    shared.PixelMeasuresSequence = [_item(PixelSpacing=list(pixel_spacing_mm), SliceThickness=thickness_mm)]
+    shared.PlaneOrientationSequence = [_item(ImageOrientationPatient=[make.decimal(part) for part in orientation])]
+    shared.MRTimingAndRelatedParametersSequence = [_item(RepetitionTime=2000.0, FlipAngle=90.0)]
+    shared.MREchoSequence = [_item(EffectiveEchoTime=30.0)]
+    ds.SharedFunctionalGroupsSequence = [shared]
+    groups = []
+    for stated_frame in frames or [{}] * count:
+        content = dict(stated_frame)
+        group = Dataset()
+        place = [make.decimal(part) for part in content.pop("position", position)]
+        group.PlanePositionSequence = [_item(ImagePositionPatient=place)]
+        group.FrameContentSequence = [_item(**content)]
+        groups.append(group)
+    ds.PerFrameFunctionalGroupsSequence = groups
+    ds.add_new((0x5600, 0x0020), "OF", data.astype("<c8").tobytes())
+    return ds
+
+
+CSA_VOXEL: Mapping[str, tuple[str, ...]] = {
+    "DataRepresentation": ("COMPLEX",),
+    "SignalDomainColumns": ("TIME",),
+    "DataPointRows": ("1",),
+    "RealDwellTime": ("500000",),
+    "ImagingFrequency": ("123.25",),
+    "MagneticFieldStrength": ("3.0",),
+    "ResonantNucleus": ("1H",),
+    "EchoTime": ("30.0",),
+    "RepetitionTime": ("2000.0",),
+    "InversionTime": ("0.0",),
+    "FlipAngle": ("90.0",),
+    "ImageOrientationPatient": ("1.0", "0.0", "0.0", "0.0", "1.0", "0.0"),
+    "ImagePositionPatient": ("-5.0", "-26.0", "7.0"),
+    "PixelSpacing": ("40.0", "20.0"),
+    "SliceThickness": ("15.0",),
+    "VoiPosition": ("5.0", "-6.0", "7.0"),
+    "VoiReadoutFoV": ("20.0",),
+    "VoiPhaseFoV": ("40.0",),
+    "VoiThickness": ("15.0",),
+}
+"""Of a single voxel: 20 mm along a row, 40 mm down a column, and 15 mm thick."""
+
+
+def csa(elements: Mapping[str, Sequence[str]]) -> bytes:
+    """Return a CSA header of version 2."""
+    out = b"SV10\4\3\2\1" + struct.pack("<II", len(elements), 77)
+    for name, values in elements.items():
+        out += struct.pack("<64si4siii", name.encode(), len(values), b"LO", 0, len(values), 205)
+        for text in values:
+            data = text.encode() + b"\0"
+            out += struct.pack("<4i", len(data), len(data), 77, len(data)) + data.ljust(-(-len(data) // 4) * 4, b"\0")
+    return out
+
+
+def non_image(data: bytes, data_type: str, **attributes: Any) -> FileDataset:
+    """Return an instance of Siemens' CSA Non-Image Storage."""
+    ds = make.instance(
+        sop_class_uid=SIEMENS_NON_IMAGE, modality="MR", **{"InstanceNumber": 1, "Manufacturer": "SIEMENS"} | attributes
+    )
+    ds.add_new((0x0029, 0x0010), "LO", "SIEMENS CSA NON-IMAGE")
+    ds.add_new((0x0029, 0x1008), "CS", data_type)
+    ds.add_new((0x7FE1, 0x0010), "LO", "SIEMENS CSA NON-IMAGE")
+    ds.add_new((0x7FE1, 0x1010), "OB", data)
+    return ds
+
+
+def classic_spectrum(
+    data: NDArray[np.complex64] | None = None,
+    header: Mapping[str, Sequence[str]] | None = None,
+    protocol: Mapping[str, str] | None = None,
+    **attributes: Any,
+) -> FileDataset:
+    """Return a spectrum of Siemens before XA; `data` is (slices, rows, columns, points)."""
+    data = signal(1, 1, 1, POINTS) if data is None else data
+    slices, rows, columns, points = map(str, data.shape)
+    sizes = {"NumberOfFrames": (slices,), "Rows": (rows,), "Columns": (columns,), "DataPointColumns": (points,)}
+    ds = non_image(data.astype("<c8").tobytes(), "SPEC NUM 4", **attributes)
+    ds.add_new((0x0029, 0x0011), "LO", "SIEMENS CSA HEADER")
+    ds.add_new((0x0029, 0x1110), "OB", csa({**CSA_VOXEL, **sizes, **(header or {})}))
+    lines = "".join(f"{name}\t = \t{value}\n" for name, value in (protocol or {}).items())
+    text = f"### ASCCONV BEGIN ###\n{lines}### ASCCONV END ###\n"
+    ds.add_new((0x0029, 0x1120), "OB", csa({"MrPhoenixProtocol": (text,)}))
+    return ds
+
+
+def converted(series: Sequence[FileDataset], folder: Path) -> tuple[Converted, Path]:
+    """Convert a series as a child process does; return the result and the folder of the files."""
+    instances = []
+    uid = generate_uid()
+    for number, ds in enumerate(series):
+        path = folder / f"{number}-{uid}.dcm"
+        ds.save_as(path, enforce_file_format=True)
+        instances.append((str(ds.SOPInstanceUID), path))
+    out = folder / f"out-{uid}"
+    out.mkdir()
+    return convert(ConversionJob(tuple(instances), out, OPTIONS, objects=tuple(EXTENSION.objects))), out
