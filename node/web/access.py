@@ -3,7 +3,7 @@
 A browser sends the cookie of its session, a script a token (``Authorization: Bearer``) or a name and a password
 (``Basic``). Credentials must be valid even if none are required. A parameter of a route declares the required role::
 
-    def studies(account: Reader, node: Node, audit: RequestAudit) -> ...
+    def studies(call: ReaderCall) -> ...
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import structlog
 from fastapi import Depends, Request
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
+from starlette.types import Scope
 
 from node.addresses import block_of
 from node.audit.audit_log import Action, AuditEvent, Result
@@ -33,17 +34,15 @@ from node.index.work.jobs import TOKEN_PREFIX as JOB_TOKEN_PREFIX
 from node.index.work.jobs import JobRepository
 from node.settings.model import Web
 from node.web.audit_trail import AccountAuditTrail, AuditTrail
-from node.web.background_requests import is_background
 from node.web.credentials import PREFIX, TOKEN_PREFIX, FederatedIdentity, digest, is_password, new_token
 from node.web.errors import Forbidden, NotAuthenticated, SignInFailed, TooManyTries
 from node.web.guesses import Guesses, Pair
+from node.web.services import Node, Services
 
 if TYPE_CHECKING:
     from node.web.identity_provider import IdentityProvider
 
 log = structlog.get_logger()
-
-__all__ = ["Access", "Admin", "Caller", "JobWorker", "Reader", "RequestAudit", "Role", "Writer"]
 
 COOKIE, SECURE_COOKIE = "voxelnode", "__Host-voxelnode"
 """Names of the session cookie; browsers accept the second one only over HTTPS and only from this host."""
@@ -435,3 +434,46 @@ JobWorker = Annotated[Caller, Depends(_worker)]
 
 RequestAudit = Annotated[AccountAuditTrail, Depends(_trail)]
 """Parameter of a route: records which patient data was queried, accessed, transferred or changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request of a caller who has the role that its route requires, and what answers it."""
+
+    request: Request
+    node: Services
+    account: Caller
+    audit: AccountAuditTrail
+
+
+async def _of_reader(request: Request, node: Node, account: Reader, audit: RequestAudit) -> Call:
+    return Call(request, node, account, audit)
+
+
+async def _of_writer(request: Request, node: Node, account: Writer, audit: RequestAudit) -> Call:
+    return Call(request, node, account, audit)
+
+
+async def _of_admin(request: Request, node: Node, account: Admin, audit: RequestAudit) -> Call:
+    return Call(request, node, account, audit)
+
+
+ReaderCall = Annotated[Call, Depends(_of_reader)]
+WriterCall = Annotated[Call, Depends(_of_writer)]
+AdminCall = Annotated[Call, Depends(_of_admin)]
+"""Parameters of a route: the request of a caller with the role read, write or admin, or a higher one."""
+
+_Route = TypeVar("_Route", bound=Callable[..., object])
+
+_background_routes: set[object] = set()
+
+
+def background_request(route: _Route) -> _Route:
+    """Mark a route that programs poll: its requests extend no session and write no log line."""
+    _background_routes.add(route)
+    return route
+
+
+def is_background(scope: Scope) -> bool:
+    """Return whether a request, already routed, is for a route marked by `background_request`."""
+    return scope.get("endpoint") in _background_routes

@@ -11,7 +11,7 @@ from node.errors import UsageError, nearest
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.records import Level
 from node.index.nouns.terms import Terms
-from node.web.access import Caller, RequestAudit
+from node.web.access import Call
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
 from node.web.services import Services
@@ -21,8 +21,7 @@ BY_HAND = "-"
 
 
 def reconvert(
-    node: Services,
-    audit: RequestAudit,
+    call: Call,
     study_instance_uid: str,
     patient_id: str,
     series_instance_uids: Sequence[str],
@@ -30,15 +29,13 @@ def reconvert(
 ) -> Mapping[str, Any]:
     """Request and record the reconversion of series of a study; the result has their number as ``owed``."""
     series = [(study_instance_uid, series_instance_uid) for series_instance_uid in series_instance_uids]
-    done = node.actions["reconvert"](series=series, terms=terms)
+    done = call.node.actions["reconvert"](series=series, terms=terms)
     objects = [of_study(study_instance_uid, patient_id)]
-    audit.changed(AuditEvent.INSTANCES_ACCESSED, Action.EXECUTE, objects, f"{done['owed']} series converted again")
+    call.audit.changed(AuditEvent.INSTANCES_ACCESSED, Action.EXECUTE, objects, f"{done['owed']} series converted again")
     return done
 
 
-def send(
-    node: Services, audit: RequestAudit, to: str, study_instance_uid: str, series_instance_uid: str | None = None
-) -> Mapping[str, Any]:
+def send(call: Call, to: str, study_instance_uid: str, series_instance_uid: str | None = None) -> Mapping[str, Any]:
     """Queue a study or a series for a destination; the result has the number of its ``instances``.
 
     Raises
@@ -47,19 +44,21 @@ def send(
         There is no such destination.
     ResourceNotFound
     """
-    if to not in node.settings.receivers:
-        raise UsageError(f"there is no destination {to!r}{nearest(to, node.settings.receivers)}")
-    done = node.actions["send"](to=to, study_instance_uid=study_instance_uid, series_instance_uid=series_instance_uid)
+    if to not in call.node.settings.receivers:
+        raise UsageError(f"there is no destination {to!r}{nearest(to, call.node.settings.receivers)}")
+    done = call.node.actions["send"](
+        to=to, study_instance_uid=study_instance_uid, series_instance_uid=series_instance_uid
+    )
     if not done["instances"]:
         raise ResourceNotFound("study" if series_instance_uid is None else "series")
-    with node.index.reading(wait=False) as index:
+    with call.node.index.reading(wait=False) as index:
         objects = [of_study(study_instance_uid, index.studies.patient_id(study_instance_uid) or "")]
-    audit.changed(AuditEvent.EXPORT, Action.READ, objects, f"{done['instances']} instances queued for {to}")
+    call.audit.changed(AuditEvent.EXPORT, Action.READ, objects, f"{done['instances']} instances queued for {to}")
     return done
 
 
 def change_route(
-    node: Services, audit: RequestAudit, route: str, destination: str, action: Literal["pause", "resume", "retry"]
+    call: Call, route: str, destination: str, action: Literal["pause", "resume", "retry"]
 ) -> Mapping[str, Any]:
     """Pause a destination of a route, let it go on, or try again; the result says how much ``changed``.
 
@@ -68,13 +67,13 @@ def change_route(
     ResourceNotFound
         The route has no such destination.
     """
-    one = [require_destination(node, route, destination)]
+    one = [require_destination(call.node, route, destination)]
     if action == "retry":
-        changed = node.actions["retry-routes"](destinations=one)["waiting"]
+        changed = call.node.actions["retry-routes"](destinations=one)["waiting"]
     else:
-        changed = node.actions["pause-routes"](destinations=one, paused=action == "pause")["changed"]
+        changed = call.node.actions["pause-routes"](destinations=one, paused=action == "pause")["changed"]
     detail = f"route {route} to {destination}: {action}"
-    audit.changed(AuditEvent.APPLICATION_ACTIVITY, Action.UPDATE, (), detail)
+    call.audit.changed(AuditEvent.APPLICATION_ACTIVITY, Action.UPDATE, (), detail)
     return {"action": action, "changed": changed}
 
 
@@ -93,57 +92,53 @@ def require_destination(node: Services, route: str, destination: str) -> tuple[s
     return name, destination
 
 
-def acknowledge(
-    node: Services, account: Caller, audit: RequestAudit, series: SeriesKey, problem: str, reason: str
-) -> bool:
+def acknowledge(call: Call, series: SeriesKey, problem: str, reason: str) -> bool:
     """Acknowledge the problem of a series that a person saw, and record it; False if the series has changed since."""
-    done = node.index.problems.acknowledge(series, problem, reason, account.name, dt.datetime.now(dt.UTC))
+    done = call.node.index.problems.acknowledge(series, problem, reason, call.account.name, dt.datetime.now(dt.UTC))
     if done:
-        _note_decision(node, audit, series, f"problem acknowledged: {problem}")
+        _note_decision(call, series, f"problem acknowledged: {problem}")
     return done
 
 
-def withdraw_acknowledgment(node: Services, account: Caller, audit: RequestAudit, series: SeriesKey) -> None:
+def withdraw_acknowledgment(call: Call, series: SeriesKey) -> None:
     """Withdraw the acknowledgment of the problem of a series, and record it."""
-    node.index.problems.withdraw(series, account.name, dt.datetime.now(dt.UTC))
-    _note_decision(node, audit, series, "acknowledgment of a problem withdrawn")
+    call.node.index.problems.withdraw(series, call.account.name, dt.datetime.now(dt.UTC))
+    _note_decision(call, series, "acknowledgment of a problem withdrawn")
 
 
-def _note_decision(node: Services, audit: RequestAudit, series: SeriesKey, detail: str) -> None:
-    with node.index.reading() as index:
+def _note_decision(call: Call, series: SeriesKey, detail: str) -> None:
+    with call.node.index.reading() as index:
         patient_id = index.studies.patient_id(series[0])
-    audit.changed(AuditEvent.INSTANCES_ACCESSED, Action.UPDATE, [of_study(series[0], patient_id)], detail)
+    call.audit.changed(AuditEvent.INSTANCES_ACCESSED, Action.UPDATE, [of_study(series[0], patient_id)], detail)
 
 
-def release(node: Services, account: Caller, name: str, *, replace: bool) -> Mapping[str, Any]:
+def release(call: Call, name: str, *, replace: bool) -> Mapping[str, Any]:
     """Take a file in quarantine back into the archive; `node.receive.quarantine` writes the audit log."""
-    return node.actions["release-quarantined"](name=name, who=account.name, replace=replace)
+    return call.node.actions["release-quarantined"](name=name, who=call.account.name, replace=replace)
 
 
-def accept(node: Services, account: Caller, conflict: int, *, alike: bool) -> Mapping[str, Any]:
+def accept(call: Call, conflict: int, *, alike: bool) -> Mapping[str, Any]:
     """Make the version in a conflict current; `node.receive.quarantine` writes the audit log."""
-    return node.actions["accept-conflict"](conflict=conflict, who=account.name, alike=alike)
+    return call.node.actions["accept-conflict"](conflict=conflict, who=call.account.name, alike=alike)
 
 
-def keep(node: Services, account: Caller, conflict: int, *, alike: bool) -> Mapping[str, Any]:
+def keep(call: Call, conflict: int, *, alike: bool) -> Mapping[str, Any]:
     """Keep what is current; `node.receive.conflicts` writes the audit log."""
-    return node.actions["keep-conflict"](conflict=conflict, who=account.name, alike=alike)
+    return call.node.actions["keep-conflict"](conflict=conflict, who=call.account.name, alike=alike)
 
 
-def purge(node: Services, account: Caller, name: str) -> Mapping[str, Any]:
+def purge(call: Call, name: str) -> Mapping[str, Any]:
     """Delete a file in quarantine permanently; `node.receive.quarantine` writes the audit log."""
-    return node.actions["purge-quarantined"](name=name, who=account.name)
+    return call.node.actions["purge-quarantined"](name=name, who=call.account.name)
 
 
-def delete(
-    node: Services,
-    account: Caller,
-    level: Level,
-    uid: str,
-    study_instance_uid: str | None,
-    terms: Terms | None = None,
-) -> None:
+def delete(call: Call, level: Level, uid: str, study_instance_uid: str | None, terms: Terms | None = None) -> None:
     """Delete an object permanently; `node.lifecycle.deletion` writes the audit log before and after."""
-    node.actions["delete"](
-        level=level, uid=uid, study_instance_uid=study_instance_uid, who=account.name, reason="by HTTP", terms=terms
+    call.node.actions["delete"](
+        level=level,
+        uid=uid,
+        study_instance_uid=study_instance_uid,
+        who=call.account.name,
+        reason="by HTTP",
+        terms=terms,
     )

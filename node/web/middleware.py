@@ -19,8 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from node.metrics import Metrics
 from node.settings.model import Web
-from node.web.access import COOKIE, SECURE_COOKIE, address_of, has_token, is_from_cors_origin, own_origin
-from node.web.background_requests import is_background
+from node.web.access import COOKIE, SECURE_COOKIE, address_of, has_token, is_background, is_from_cors_origin, own_origin
 from node.web.headers import add_headers
 from node.web.monitoring import PATHS
 from node.web.problem_types import (

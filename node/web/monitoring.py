@@ -23,8 +23,7 @@ from node.index.work.states import Kind
 from node.index.work.subscribers import outstanding
 from node.receive.readiness import reasons_not_ready
 from node.settings.model import Role
-from node.web.access import Reader
-from node.web.background_requests import background_request
+from node.web.access import ReaderCall, background_request
 from node.web.services import Node, Services
 
 router = APIRouter(include_in_schema=False)
@@ -106,11 +105,11 @@ def _of_cluster(node: Services, role: Role | None) -> dict[str, Any]:
 
 
 @router.get("/metrics")
-def metrics(account: Reader, node: Node) -> Response:
+def metrics(call: ReaderCall) -> Response:
     """All counters, and gauges of the current state."""
     registry = CollectorRegistry()
-    registry.register(NodeGauges(node))
-    return Response(node.metrics.exposition() + generate_latest(registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+    registry.register(NodeGauges(call.node))
+    return Response(call.node.metrics.exposition() + generate_latest(registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 class NodeGauges(Collector):

@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 from node.audit.audit_log import Action, AuditEvent
 from node.dicom.attributes import is_identifier
 from node.errors import VoxelnodeError
-from node.web.access import Caller, RequestAudit
+from node.web.access import Call
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
 from node.web.services import Services
@@ -84,15 +84,15 @@ def require_peer(node: Services, peer: str) -> None:
         raise ResourceNotFound("peer with a host in [peers]")
 
 
-def find_studies(node: Services, audit: RequestAudit, peer: str, search: PeerSearch) -> Mapping[str, Any]:
+def find_studies(call: Call, peer: str, search: PeerSearch) -> Mapping[str, Any]:
     """Search for studies at a peer, and record it; the result has ``items``, the newest first, and a ``note``.
 
     Raises
     ------
     ResourceNotFound, PeerBusy, PeerFailed
     """
-    found = _find(node, audit, peer, "study", search.keys())
-    with node.index.searching() as index:
+    found = _find(call, peer, "study", search.keys())
+    with call.node.index.searching() as index:
         here = index.instances.count_by_study([item["study_instance_uid"] for item in found["items"]])
     for item in found["items"]:
         item["stored"] = here.get(item["study_instance_uid"], 0)
@@ -100,12 +100,12 @@ def find_studies(node: Services, audit: RequestAudit, peer: str, search: PeerSea
     return found
 
 
-def find_series(node: Services, audit: RequestAudit, peer: str, study_instance_uid: str) -> Mapping[str, Any]:
+def find_series(call: Call, peer: str, study_instance_uid: str) -> Mapping[str, Any]:
     """Ask a peer for the series of a study, and record it; see `find_studies`. Sorted by their numbers."""
     if not is_identifier(study_instance_uid):
         raise ResourceNotFound("study")
-    found = _find(node, audit, peer, "series", {"StudyInstanceUID": study_instance_uid})
-    with node.index.searching() as index:
+    found = _find(call, peer, "series", {"StudyInstanceUID": study_instance_uid})
+    with call.node.index.searching() as index:
         here = index.instances.count_by_series(study_instance_uid)
     items = [
         {**item, "study_instance_uid": study_instance_uid, "stored": here.get(item["series_instance_uid"], 0)}
@@ -116,23 +116,19 @@ def find_series(node: Services, audit: RequestAudit, peer: str, study_instance_u
     return {**found, "items": items}
 
 
-def _find(
-    node: Services, audit: RequestAudit, peer: str, level: Literal["study", "series"], keys: Mapping[str, str]
-) -> dict[str, Any]:
-    require_peer(node, peer)
+def _find(call: Call, peer: str, level: Literal["study", "series"], keys: Mapping[str, str]) -> dict[str, Any]:
+    require_peer(call.node, peer)
     asked = f"C-FIND at {peer}: {level} {json.dumps(keys, ensure_ascii=False)}"
     try:
-        found = node.actions["search-peer"](peer=peer, level=level, keys=dict(keys))
+        found = call.node.actions["search-peer"](peer=peer, level=level, keys=dict(keys))
     except VoxelnodeError:
-        audit.queried(f"{asked}; no answer")  # the keys may have been sent
+        call.audit.queried(f"{asked}; no answer")  # the keys may have been sent
         raise
-    audit.queried(asked, len(found["answers"]))
+    call.audit.queried(asked, len(found["answers"]))
     return {"items": [dict(answer) for answer in found["answers"]], "note": found["note"] or None}
 
 
-def retrieve(
-    node: Services, account: Caller, audit: RequestAudit, peer: str, wanted: Sequence[Wanted]
-) -> Sequence[str]:
+def retrieve(call: Call, peer: str, wanted: Sequence[Wanted]) -> Sequence[str]:
     """Have studies and series retrieved from a peer in the background, and record it; return the retrievals' ids.
 
     Raises
@@ -141,10 +137,10 @@ def retrieve(
     UsageError
         Too many retrievals wait.
     """
-    require_peer(node, peer)
+    require_peer(call.node, peer)
     pairs = [(each.study_instance_uid, each.series_instance_uid) for each in wanted]
-    ids: Sequence[str] = node.actions["retrieve"](peer=peer, wanted=pairs, who=account.name)["retrievals"]
+    ids: Sequence[str] = call.node.actions["retrieve"](peer=peer, wanted=pairs, who=call.account.name)["retrievals"]
     objects = [of_study(study, None) for study in dict.fromkeys(each.study_instance_uid for each in wanted)]
     detail = f"retrieval of {len(ids)} studies and series from {peer} requested"
-    audit.changed(AuditEvent.BEGIN_TRANSFERRING, Action.EXECUTE, objects, detail)
+    call.audit.changed(AuditEvent.BEGIN_TRANSFERRING, Action.EXECUTE, objects, detail)
     return ids

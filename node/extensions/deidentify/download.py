@@ -30,7 +30,7 @@ from node.extensions.deidentify.settings import DeidentifySettings
 from node.index.database.reading import ReadIndex
 from node.index.models import OPEN_STATES
 from node.index.search.selection import StoredInstance
-from node.web.access import Caller, RequestAudit
+from node.web.access import Call
 from node.web.audit_trail import of_study
 from node.web.dicomweb.resources import Instances
 from node.web.errors import DownloadsBusy, ResourceNotFound
@@ -98,10 +98,7 @@ class Deidentifications:
 
 
 def deidentified_zip(
-    request: Request,
-    node: Services,
-    account: Caller,
-    audit: RequestAudit,
+    call: Call,
     profile: str,
     content: Content,
     study_instance_uids: Sequence[str],
@@ -119,25 +116,29 @@ def deidentified_zip(
     OutOfResources
         The disk has no room for the copies.
     """
-    ways = _ways_of(request, node)
+    ways = _ways_of(call.request, call.node)
     how = ways.named(profile)
-    with node.index.reading() as index:
+    with call.node.index.reading() as index:
         there = [uid for uid in study_instance_uids if _is_there(index, uid, series_instance_uid)]
         objects = [of_study(uid, index.studies.patient_id(uid)) for uid in there]
     if not there:
         raise ResourceNotFound("study" if series_instance_uid is None else "series")
-    if not node.archive.intake.has_room():
-        raise OutOfResources(node.archive.intake.refusal() or "the disk is full")
-    end_turn = ways.take_turn(account.name)
+    if not call.node.archive.intake.has_room():
+        raise OutOfResources(call.node.archive.intake.refusal() or "the disk is full")
+    end_turn = ways.take_turn(call.account.name)
     try:
         download = _Download(
-            node, how, (profile, content), (study_instance_uids, series_instance_uid), request.app.state.stopping
+            call.node,
+            how,
+            (profile, content),
+            (study_instance_uids, series_instance_uid),
+            call.request.app.state.stopping,
         )
     except BaseException:
         end_turn()
         raise
     order = f"de-identified by [deidentify.{profile}], {how.mark}, as {content}"
-    audit.changed(AuditEvent.EXPORT, Action.READ, objects, f"{order}: begun")
+    call.audit.changed(AuditEvent.EXPORT, Action.READ, objects, f"{order}: begun")
 
     def close() -> None:
         try:
@@ -146,10 +147,10 @@ def deidentified_zip(
             end_turn()
         outcome = "done" if download.is_whole else "broken off"
         result = Result.SUCCESS if download.is_whole else Result.MINOR_FAILURE
-        audit.changed(AuditEvent.EXPORT, Action.READ, objects, f"{order}: {outcome}, {download.counts}", result)
+        call.audit.changed(AuditEvent.EXPORT, Action.READ, objects, f"{order}: {outcome}, {download.counts}", result)
 
     headers = {
-        "Content-Type": OCTETS if request.headers.get("accept") == OCTETS else MEDIA_TYPE,
+        "Content-Type": OCTETS if call.request.headers.get("accept") == OCTETS else MEDIA_TYPE,
         "Content-Disposition": 'attachment; filename="deidentified.zip"',
         "Vary": "Accept",
     }

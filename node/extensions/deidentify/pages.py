@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Form, Request, Response
+from fastapi import APIRouter, Form, Response
 from pydantic import Field
 
 from node.extensions.deidentify.download import Content, deidentified_zip
-from node.web.access import Reader, RequestAudit
+from node.web.access import ReaderCall
 from node.web.pages.actions import SelectedStudies
-from node.web.services import Node
 
 router = APIRouter(include_in_schema=False)
 
@@ -23,41 +22,20 @@ class SelectedForDeidentification(SelectedStudies):
 
 
 @router.get("/studies/{study_instance_uid}/deidentified.zip")
-def deidentified_study(
-    request: Request,
-    node: Node,
-    account: Reader,
-    audit: RequestAudit,
-    study_instance_uid: str,
-    profile: str,
-    content: Content = "dicom",
-) -> Response:
+def deidentified_study(call: ReaderCall, study_instance_uid: str, profile: str, content: Content = "dicom") -> Response:
     """A study without identities, as a ZIP file."""
-    return deidentified_zip(request, node, account, audit, profile, content, [study_instance_uid])
+    return deidentified_zip(call, profile, content, [study_instance_uid])
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/deidentified.zip")
 def deidentified_series(
-    request: Request,
-    node: Node,
-    account: Reader,
-    audit: RequestAudit,
-    study_instance_uid: str,
-    series_instance_uid: str,
-    profile: str,
-    content: Content = "dicom",
+    call: ReaderCall, study_instance_uid: str, series_instance_uid: str, profile: str, content: Content = "dicom"
 ) -> Response:
     """A series without identities, as a ZIP file."""
-    return deidentified_zip(request, node, account, audit, profile, content, [study_instance_uid], series_instance_uid)
+    return deidentified_zip(call, profile, content, [study_instance_uid], series_instance_uid)
 
 
 @router.post("/selected/deidentified.zip")
-def deidentified(
-    request: Request,
-    node: Node,
-    account: Reader,
-    audit: RequestAudit,
-    selected: Annotated[SelectedForDeidentification, Form()],
-) -> Response:
+def deidentified(call: ReaderCall, selected: Annotated[SelectedForDeidentification, Form()]) -> Response:
     """The studies without identities, as a ZIP file."""
-    return deidentified_zip(request, node, account, audit, selected.profile, selected.content, selected.uids)
+    return deidentified_zip(call, selected.profile, selected.content, selected.uids)

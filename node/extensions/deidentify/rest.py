@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import Query, Request, Response
+from fastapi import Query, Response
 
 from node.extensions.deidentify.download import Content, deidentified_zip
-from node.web.access import Reader, RequestAudit
+from node.web.access import ReaderCall
 from node.web.api.models import BINARY
 from node.web.api.resources import SeriesUid, StudyUid
 from node.web.api.routing import api_router, problems
 from node.web.files import MEDIA_TYPE, OCTETS
 from node.web.problem_types import INVALID_REQUEST, NOT_FOUND
-from node.web.services import Node
 
 router = api_router()
 
@@ -36,19 +35,13 @@ ZIP: dict[int | str, dict[str, Any]] = {
 
 @router.get("/studies/{study_instance_uid}/deidentified", response_class=Response, responses=ZIP, tags=["studies"])
 def download_deidentified_study(
-    request: Request,
-    account: Reader,
-    node: Node,
-    audit: RequestAudit,
-    study_instance_uid: StudyUid,
-    profile: Profile,
-    content: Wanted = "dicom",
+    call: ReaderCall, study_instance_uid: StudyUid, profile: Profile, content: Wanted = "dicom"
 ) -> Response:
     """A study without identities, as a ZIP file; what cannot be called clean is left out.
 
     It is application/zip, or application/octet-stream if the request accepts only this.
     """
-    return deidentified_zip(request, node, account, audit, profile, content, [study_instance_uid])
+    return deidentified_zip(call, profile, content, [study_instance_uid])
 
 
 @router.get(
@@ -58,10 +51,7 @@ def download_deidentified_study(
     tags=["series"],
 )
 def download_deidentified_series(
-    request: Request,
-    account: Reader,
-    node: Node,
-    audit: RequestAudit,
+    call: ReaderCall,
     study_instance_uid: StudyUid,
     series_instance_uid: SeriesUid,
     profile: Profile,
@@ -71,4 +61,4 @@ def download_deidentified_series(
 
     It is application/zip, or application/octet-stream if the request accepts only this.
     """
-    return deidentified_zip(request, node, account, audit, profile, content, [study_instance_uid], series_instance_uid)
+    return deidentified_zip(call, profile, content, [study_instance_uid], series_instance_uid)

@@ -20,7 +20,7 @@ from node.extensions.results.manifest import FILE_NAME, Algorithm, Manifest, Man
 from node.index.database.reading import ReadIndex
 from node.index.nouns.terms import Terms
 from node.index.work.jobs import JobEnded
-from node.web.access import JobWorker, Reader, RequestAudit
+from node.web.access import JobWorker, ReaderCall, RequestAudit
 from node.web.api import models
 from node.web.api.changes import Change, tagged
 from node.web.api.paging import only_row
@@ -66,11 +66,11 @@ _BODY = {"requestBody": {"required": True, "content": {"application/octet-stream
 
 
 @router.get("/jobs/{job}", responses=single())
-def show_job(account: Reader, node: Node, audit: RequestAudit, response: Response, job: JobId) -> models.JobWithResults:
+def show_job(call: ReaderCall, response: Response, job: JobId) -> models.JobWithResults:
     """A job, and its results."""
-    with node.index.reading(wait=False) as index:
+    with call.node.index.reading(wait=False) as index:
         resource = _job(index, job)
-    audit.queried(f"job {job}", 1)
+    call.audit.queried(f"job {job}", 1)
     return tagged(response, resource)
 
 

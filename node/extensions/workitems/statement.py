@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from node.conformance.document import Table, table
-from node.conformance.tables import resource_table
+from node.conformance.statement import resource_table
 from node.extensions.workitems.transactions import TRANSACTIONS
 from node.extensions.workitems.workitem_keys import CONSTANT, OF_SERIES, OWN
 from node.extensions.workitems.workitems import router

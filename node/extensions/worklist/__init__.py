@@ -9,11 +9,33 @@ from typing import TYPE_CHECKING, Any
 from node.hookspecs import Command, Extension, MenuEntry, Parts, Router, Running, Service, Statement, Table
 
 if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
     from node.extensions.worklist.settings import WorklistSettings
     from node.settings.model import Settings
 
 MODALITY_WORKLIST_FIND = "1.2.840.10008.5.1.4.31"
 PERFORMED_PROCEDURE_STEP = "1.2.840.10008.3.1.2.3.3"
+
+BASIC_WORKLIST = """\
+##### SCP of the Modality Worklist Information Model
+
+Entries are received by REST and by HL7 v2 orders, and read from files ([worklist.md](worklist.md)). Every attribute of
+PS3.6 in an entry is returned if requested, in sequences to a depth of eight. Attributes of the value representations
+AE, AS, CS, DA, IS, LO, LT, PN, SH, ST, TM, UC, UI and UT are matched, by the rules of the Query/Retrieve SOP classes;
+others are only returned, which is indicated by status 0xFF01 if a value is requested. Dates and times are matched
+separately. Extended negotiation is not supported. Responses have no value for attributes that an entry lacks.
+"""
+
+PERFORMED_STEPS = """\
+##### SCP of the Modality Performed Procedure Step SOP Class
+
+A step is durable before success is returned. N-CREATE requires the attributes of type 1 of PS3.4 table F.7.2-1 and the
+status IN PROGRESS. N-SET replaces attributes as a whole; it must not change those that the table does not allow. A
+final state requires the end date and time, COMPLETED also the Performed Series Sequence. A step in a final state is
+never changed. The instances that an ended step lists decide whether a series is complete, and when it is converted
+([lifecycle.md](lifecycle.md)). N-GET and notifications are not supported.
+"""
 
 
 class _Worklist(Extension):
@@ -29,7 +51,7 @@ class _Worklist(Extension):
         ),
     )
     tables = (Table("worklist", f"{__name__}.settings:WorklistSettings"),)
-    routers = (Router("rest", f"{__name__}.rest:router"), Router("pages", f"{__name__}.pages:router"))
+    routers = (Router("rest", f"{__name__}.rest:router"), Router("pages", f"{__name__}.rest:pages"))
     menu = (MenuEntry("/worklist", "Worklist", before="/problems", key="w"),)
     services = (
         Service(MODALITY_WORKLIST_FIND, "Basic Worklist Management", "worklist"),
@@ -37,8 +59,8 @@ class _Worklist(Extension):
     )
     statement = Statement(
         {
-            "Basic Worklist Management Service": f"{__name__}.statement:BASIC_WORKLIST",
-            "Modality Performed Procedure Step Service": f"{__name__}.statement:PERFORMED_STEPS",
+            "Basic Worklist Management Service": f"{__name__}:BASIC_WORKLIST",
+            "Modality Performed Procedure Step Service": f"{__name__}:PERFORMED_STEPS",
         }
     )
     templates = __name__
@@ -56,9 +78,33 @@ class _Worklist(Extension):
             yield "[worklist] hl7_port", worklist.hl7_host, worklist.hl7_port
 
     def run(self, node: Parts) -> Running:
-        from node.extensions.worklist.running import running
+        from node.dicom.command import N_CREATE_RQ, N_SET_RQ
+        from node.dicom.worklist import read_worklist_query
+        from node.extensions.worklist.mllp import MllpListener
+        from node.extensions.worklist.modality_worklist import Worklist
+        from node.extensions.worklist.performed_steps import StepService, serve_n_create, serve_n_set
 
-        return running(node, _settings(node.settings))
+        settings = _settings(node.settings)
+        index, now, ae_title = node.ingest.index, node.ingest.now, node.settings.dicom.ae_title
+        worklist = Worklist(index.scheduled_steps, settings, now)
+        steps = StepService(index.performed_steps, ae_title, node.audit, now)
+        listeners = {}
+        if settings.hl7_port is not None:
+            listeners["hl7"] = MllpListener(settings, ae_title, index.scheduled_steps, node.audit, now)
+
+        def find(identifier: Dataset, maximum: int, stop: Callable[[], bool]) -> tuple[bool, Iterator[Dataset]]:
+            query = read_worklist_query(identifier)
+            return not query.unsupported, worklist.find(query, maximum, stop)
+
+        return Running(
+            services=(worklist,),
+            listeners=listeners,
+            finds={MODALITY_WORKLIST_FIND: find},
+            operations={
+                (N_CREATE_RQ, PERFORMED_PROCEDURE_STEP): partial(serve_n_create, service=steps),
+                (N_SET_RQ, PERFORMED_PROCEDURE_STEP): partial(serve_n_set, service=steps),
+            },
+        )
 
 
 def _settings(settings: Settings) -> WorklistSettings:

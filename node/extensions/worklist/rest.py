@@ -1,4 +1,4 @@
-"""Procedure steps: list, show, add, change and remove scheduled ones; list and show performed ones."""
+"""Procedure steps: list, show, add, change and remove scheduled ones; list and show performed ones; their page."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from fastapi import Path, Query, Response
+from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from node.audit.audit_log import Action, AuditEvent
@@ -15,15 +15,17 @@ from node.index.database.reading import ReadIndex
 from node.index.engine.rows import Row
 from node.index.nouns.scheduled_steps import ScheduledStep
 from node.index.nouns.terms import Terms
-from node.web.access import Reader, RequestAudit, Writer
+from node.web.access import Reader, ReaderCall, WriterCall
 from node.web.api.changes import Change, tagged
 from node.web.api.models import MAX_ID, Resource, RowId, TimeOfDay
 from node.web.api.paging import AuditedPage, OptionalStudyUid, Page
 from node.web.api.routing import OF_CHANGES, api_router, problems, single
 from node.web.audit_trail import AccountAuditTrail, of_study
 from node.web.errors import EntryOfFile, EntryThere, ResourceNotFound
+from node.web.pages import rendering
+from node.web.pages.rendering import PAGE_ROWS, PageNumber, rows_of_page
 from node.web.problem_types import CONFLICT, WRONG_CURSOR
-from node.web.services import Node, Services
+from node.web.services import Services
 
 
 class ScheduledStepResource(Resource):
@@ -127,6 +129,7 @@ class PerformedStepWithAttributes(PerformedStepResource):
 
 
 router = api_router("worklist")
+pages = APIRouter(include_in_schema=False)
 
 Number = Annotated[int, Path(ge=1, le=MAX_ID, description="number of the entry")]
 KEPT = ("study_instance_uid", "requested_procedure_id", "scheduled_procedure_step_id")
@@ -159,29 +162,25 @@ def list_worklist(
 
 
 @router.get("/worklist/{entry}", responses=single())
-def show_worklist_entry(
-    account: Reader, node: Node, audit: RequestAudit, response: Response, entry: Number
-) -> ScheduledStepWithAttributes:
+def show_worklist_entry(call: ReaderCall, response: Response, entry: Number) -> ScheduledStepWithAttributes:
     """An entry with all its attributes, in the DICOM JSON Model."""
-    with node.index.reading(wait=False) as index:
+    with call.node.index.reading(wait=False) as index:
         resource = _entry(index, entry)
-    audit.queried(f"worklist {entry}", 1)
+    call.audit.queried(f"worklist {entry}", 1)
     return tagged(response, resource)
 
 
 @router.post("/worklist", status_code=201, responses=problems(*OF_CHANGES, CONFLICT))
-def add_worklist_entry(
-    account: Writer, node: Node, audit: RequestAudit, change: Change, form: ScheduledStepForm
-) -> ScheduledStepWithAttributes:
+def add_worklist_entry(call: WriterCall, change: Change, form: ScheduledStepForm) -> ScheduledStepWithAttributes:
     """Add an entry. The node makes up a Study Instance UID and the IDs of step and procedure where none are given."""
 
     def add(_: Terms) -> ScheduledStepWithAttributes:
         step = _step(form)
-        added = node.index.scheduled_steps.add("rest", step, node.ingest.now())
+        added = call.node.index.scheduled_steps.add("rest", step, call.node.ingest.now())
         if added is None:
             raise EntryThere("there is an entry for this step of this study; change it by PUT, or leave its ID out")
-        _record(audit, Action.CREATE, added, step.study_instance_uid, step.patient_id)
-        with node.index.reading(wait=False) as index:
+        _record(call.audit, Action.CREATE, added, step.study_instance_uid, step.patient_id)
+        with call.node.index.reading(wait=False) as index:
             return _entry(index, added)
 
     return change.make(ScheduledStepWithAttributes, lambda index: _entry(index, 0), add)
@@ -189,31 +188,29 @@ def add_worklist_entry(
 
 @router.put("/worklist/{entry}", responses=problems(*OF_CHANGES, CONFLICT))
 def change_worklist_entry(
-    account: Writer, node: Node, audit: RequestAudit, change: Change, entry: Number, form: ScheduledStepForm
+    call: WriterCall, change: Change, entry: Number, form: ScheduledStepForm
 ) -> ScheduledStepWithAttributes:
     """Change an entry: all its attributes are replaced. Study, step and procedure keep their IDs if none are given."""
 
     def replace(_: Terms) -> ScheduledStepWithAttributes:
-        before = _changeable(node, entry)
+        before = _changeable(call.node, entry)
         step = _step(form, {name: before[name] for name in KEPT if before[name]})
-        _record(audit, Action.UPDATE, entry, step.study_instance_uid, step.patient_id)
-        node.index.scheduled_steps.change(entry, step, node.ingest.now())
-        with node.index.reading(wait=False) as index:
+        _record(call.audit, Action.UPDATE, entry, step.study_instance_uid, step.patient_id)
+        call.node.index.scheduled_steps.change(entry, step, call.node.ingest.now())
+        with call.node.index.reading(wait=False) as index:
             return _entry(index, entry)
 
     return change.make(ScheduledStepWithAttributes, lambda index: _entry(index, entry), replace)
 
 
 @router.delete("/worklist/{entry}", responses=problems(*OF_CHANGES, CONFLICT))
-def remove_worklist_entry(
-    account: Writer, node: Node, audit: RequestAudit, change: Change, entry: Number
-) -> RemovedEntry:
+def remove_worklist_entry(call: WriterCall, change: Change, entry: Number) -> RemovedEntry:
     """Remove an entry."""
 
     def remove(_: Terms) -> RemovedEntry:
-        row = _changeable(node, entry)
-        _record(audit, Action.DELETE, entry, row["study_instance_uid"], row["patient_id"])
-        node.index.scheduled_steps.remove(entry)
+        row = _changeable(call.node, entry)
+        _record(call.audit, Action.DELETE, entry, row["study_instance_uid"], row["patient_id"])
+        call.node.index.scheduled_steps.remove(entry)
         return RemovedEntry(removed=entry)
 
     return change.make(RemovedEntry, lambda index: _entry(index, entry), remove)
@@ -235,18 +232,16 @@ def list_performed_steps(
 
 @router.get("/performed-steps/{sop_instance_uid}", responses=single())
 def show_performed_step(
-    account: Reader,
-    node: Node,
-    audit: RequestAudit,
+    call: ReaderCall,
     response: Response,
     sop_instance_uid: Annotated[str, Path(max_length=64, description="SOP Instance UID of the step")],
 ) -> PerformedStepWithAttributes:
     """A performed procedure step with all its attributes, in the DICOM JSON Model."""
-    with node.index.reading(wait=False) as index:
+    with call.node.index.reading(wait=False) as index:
         row = index.performed_steps.step(sop_instance_uid)
     if row is None:
         raise ResourceNotFound("performed procedure step")
-    audit.queried(f"performed step {sop_instance_uid}", 1)
+    call.audit.queried(f"performed step {sop_instance_uid}", 1)
     return tagged(response, PerformedStepWithAttributes.of(row))
 
 
@@ -278,3 +273,13 @@ def _record(
 ) -> None:
     objects = [of_study(study_instance_uid or "", patient_id)]
     audit.changed(AuditEvent.PROCEDURE_RECORD, action, objects, f"worklist {entry}")
+
+
+@pages.get("/worklist")
+def worklist(call: ReaderCall, number: PageNumber = 1) -> Response:
+    """Scheduled procedure steps, with what was performed and received for each."""
+    with call.node.index.searching() as index:
+        rows = index.scheduled_steps.with_studies(PAGE_ROWS + 1, (number - 1) * PAGE_ROWS)
+    shown = rows_of_page(rows, number)
+    call.audit.queried(f"worklist, page {number}", len(shown["rows"]))
+    return rendering.page(call, "worklist.html", **shown)

@@ -11,14 +11,14 @@ from node.index.database.reading import ReadIndex
 from node.receive.conflicts import compared
 from node.receive.quarantine import FOLDER, examined, quarantined, quarantined_file
 from node.web import actions
-from node.web.access import Admin, Reader, RequestAudit
+from node.web.access import AdminCall, Reader
 from node.web.api import models
 from node.web.api.changes import Change, tagged
 from node.web.api.paging import After, AuditedPage, Limit, OptionalStudyUid, Page, Total
 from node.web.api.routing import OF_CHANGES, api_router, downloads, problems, single
 from node.web.files import OCTETS, file_response
 from node.web.problem_types import NOT_DECIDABLE, NOT_RELEASABLE, WRONG_CURSOR
-from node.web.services import Node, Services
+from node.web.services import Services
 
 router = api_router()
 
@@ -38,36 +38,30 @@ def list_conflicts(
 
 
 @router.get("/conflicts/{conflict}", responses=single(), tags=["conflicts"])
-def show_conflict(
-    account: Admin, node: Node, audit: RequestAudit, response: Response, conflict: Number
-) -> models.ComparedConflict:
+def show_conflict(call: AdminCall, response: Response, conflict: Number) -> models.ComparedConflict:
     """Compare the version in a conflict with the current one, attribute by attribute."""
-    audit.queried(f"conflict {conflict}")
-    with node.index.reading() as index:
-        return tagged(response, _compared(node, index, conflict))
+    call.audit.queried(f"conflict {conflict}")
+    with call.node.index.reading() as index:
+        return tagged(response, _compared(call.node, index, conflict))
 
 
 @router.post("/conflicts/{conflict}/accept", responses=DECISION, tags=["conflicts"])
-def accept_conflict(
-    account: Admin, node: Node, change: Change, conflict: Number, alike: Alike = False
-) -> models.ConflictDecision:
+def accept_conflict(call: AdminCall, change: Change, conflict: Number, alike: Alike = False) -> models.ConflictDecision:
     """Make the version in a conflict current, in whichever series; the current one goes to quarantine."""
     return change.make(
         models.ConflictDecision,
-        lambda index: _compared(node, index, conflict),
-        lambda _: models.ConflictDecision.of(actions.accept(node, account, conflict, alike=alike)),
+        lambda index: _compared(call.node, index, conflict),
+        lambda _: models.ConflictDecision.of(actions.accept(call, conflict, alike=alike)),
     )
 
 
 @router.post("/conflicts/{conflict}/keep", responses=DECISION, tags=["conflicts"])
-def keep_conflict(
-    account: Admin, node: Node, change: Change, conflict: Number, alike: Alike = False
-) -> models.ConflictDecision:
+def keep_conflict(call: AdminCall, change: Change, conflict: Number, alike: Alike = False) -> models.ConflictDecision:
     """Keep what is current; the conflict is decided."""
     return change.make(
         models.ConflictDecision,
-        lambda index: _compared(node, index, conflict),
-        lambda _: models.ConflictDecision.of(actions.keep(node, account, conflict, alike=alike)),
+        lambda index: _compared(call.node, index, conflict),
+        lambda _: models.ConflictDecision.of(actions.keep(call, conflict, alike=alike)),
     )
 
 
@@ -82,38 +76,36 @@ Name = Annotated[str, Path(max_length=100, description="name of the file")]
 
 @router.get("/quarantine", tags=["quarantine"])
 def list_quarantine(
-    account: Admin, node: Node, audit: RequestAudit, after: After = None, limit: Limit = 100, total: Total = False
+    call: AdminCall, after: After = None, limit: Limit = 100, total: Total = False
 ) -> Page[models.QuarantinedFileResource]:
     """Files in quarantine, by name."""
-    with node.index.reading() as index:
-        all_files = quarantined(node.archive.root, index)
+    with call.node.index.reading() as index:
+        all_files = quarantined(call.node.archive.root, index)
     files = [file for file in all_files if after is None or file.name > after]
-    audit.queried("quarantine", len(files[:limit]))
+    call.audit.queried("quarantine", len(files[:limit]))
     items = [models.QuarantinedFileResource.model_validate(file) for file in files[:limit]]
     is_last = len(files) <= limit
     return Page(items=items, next=None if is_last else items[-1].name, total=len(all_files) if total else None)
 
 
 @router.get("/quarantine/{name}", responses=single(), tags=["quarantine"])
-def show_quarantined(
-    account: Admin, node: Node, audit: RequestAudit, response: Response, name: Name
-) -> models.ExaminedFileResource:
+def show_quarantined(call: AdminCall, response: Response, name: Name) -> models.ExaminedFileResource:
     """Read a file in quarantine, and compare it with the current instance of its UID."""
-    audit.queried(f"quarantine {name}")
-    with node.index.reading() as index:
-        return tagged(response, _examined(node, index, name))
+    call.audit.queried(f"quarantine {name}")
+    with call.node.index.reading() as index:
+        return tagged(response, _examined(call.node, index, name))
 
 
 @router.get(
     "/quarantine/{name}/file", response_class=Response, responses=downloads("The file", OCTETS), tags=["quarantine"]
 )
-def download_quarantined(account: Admin, node: Node, audit: RequestAudit, name: Name) -> Response:
+def download_quarantined(call: AdminCall, name: Name) -> Response:
     """The bytes of a file in quarantine."""
-    with node.index.reading() as index:
-        file = quarantined_file(node.archive.root, index, name)
+    with call.node.index.reading() as index:
+        file = quarantined_file(call.node.archive.root, index, name)
     uid = file.study_instance_uid
-    audit.transferred([{"study_instance_uid": uid}] if uid else [], f"quarantine {file.name}")
-    path = node.archive.root / FOLDER / file.name
+    call.audit.transferred([{"study_instance_uid": uid}] if uid else [], f"quarantine {file.name}")
+    path = call.node.archive.root / FOLDER / file.name
     return file_response(path, OCTETS, file.name, file.sha256)
 
 
@@ -121,8 +113,7 @@ def download_quarantined(account: Admin, node: Node, audit: RequestAudit, name: 
     "/quarantine/{name}/release", responses=problems(*OF_CHANGES, NOT_RELEASABLE, NOT_DECIDABLE), tags=["quarantine"]
 )
 def release_quarantined(
-    account: Admin,
-    node: Node,
+    call: AdminCall,
     change: Change,
     name: Name,
     replace: Annotated[bool, Query(description="make it current even if another version is")] = False,
@@ -130,18 +121,18 @@ def release_quarantined(
     """Take an instance back into the archive."""
     return change.make(
         models.ReleaseResult,
-        lambda index: _examined(node, index, name),
-        lambda _: models.ReleaseResult.of(actions.release(node, account, name, replace=replace)),
+        lambda index: _examined(call.node, index, name),
+        lambda _: models.ReleaseResult.of(actions.release(call, name, replace=replace)),
     )
 
 
 @router.delete("/quarantine/{name}", responses=problems(*OF_CHANGES), tags=["quarantine"])
-def purge_quarantined(account: Admin, node: Node, change: Change, name: Name) -> models.PurgeResult:
+def purge_quarantined(call: AdminCall, change: Change, name: Name) -> models.PurgeResult:
     """Delete a file in quarantine permanently."""
     return change.make(
         models.PurgeResult,
-        lambda index: _examined(node, index, name),
-        lambda _: models.PurgeResult.of(actions.purge(node, account, name)),
+        lambda index: _examined(call.node, index, name),
+        lambda _: models.PurgeResult.of(actions.purge(call, name)),
     )
 
 

@@ -19,13 +19,12 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from node.addresses import block_of
-from node.web.access import Reader, RequestAudit, address_of
+from node.web.access import Reader, ReaderCall, address_of, background_request
 from node.web.api import models
 from node.web.api.models import MAX_ID
 from node.web.api.routing import api_router
-from node.web.background_requests import background_request
 from node.web.problems import RETRY
-from node.web.services import Node, Services
+from node.web.services import Services
 
 POLL_SECONDS = 0.5
 """Interval at which a stream looks for news."""
@@ -94,21 +93,18 @@ async def _room(request: Request, account: Reader) -> AsyncIterator[None]:
 @router.get("/events", response_class=EventSourceResponse, dependencies=[Depends(_room)])
 @background_request
 async def stream_events(
-    request: Request,
-    account: Reader,
-    node: Node,
-    audit: RequestAudit,
+    call: ReaderCall,
     after: EventId = None,
     last_event_id: Annotated[
         str | None, Header(max_length=20, description="`id` of the last event; it precedes `after`")
     ] = None,
 ) -> AsyncIterator[ServerSentEvent]:
     """Stream events as they happen, with the fields of `/history`; without `after`, only new ones."""
-    await run_in_threadpool(audit.queried, "events as they happen")
+    await run_in_threadpool(call.audit.queried, "events as they happen")
     yield ServerSentEvent(comment="stream starts", retry=2000)
-    began, last = monotonic(), await run_in_threadpool(_begin, node, after, last_event_id)
-    while not request.app.state.stopping.is_set() and monotonic() - began < STREAM_SECONDS:
-        rows = await run_in_threadpool(_since, node, last)
+    began, last = monotonic(), await run_in_threadpool(_begin, call.node, after, last_event_id)
+    while not call.request.app.state.stopping.is_set() and monotonic() - began < STREAM_SECONDS:
+        rows = await run_in_threadpool(_since, call.node, last)
         for row in rows:
             yield ServerSentEvent(data=models.EventResource.of(row), event=row["kind"], id=str(row["id"]))
             last = row["id"]

@@ -8,12 +8,11 @@ from fastapi import Query
 
 from node import __version__
 from node.index.nouns.events import EventKind
-from node.web.access import Reader
+from node.web.access import Reader, ReaderCall
 from node.web.api import models
 from node.web.api.paging import AuditedPage, OptionalSeriesUid, OptionalStudyUid, Page
 from node.web.api.routing import api_router, problems
 from node.web.problem_types import WRONG_CURSOR
-from node.web.services import Node
 
 router = api_router("ledger")
 
@@ -90,22 +89,22 @@ def list_history(
 
 
 @router.get("/status")
-def show_status(account: Reader, node: Node) -> models.NodeStatus:
+def show_status(call: ReaderCall) -> models.NodeStatus:
     """The state of the node: queues, failures, and whether instances are accepted."""
-    applier = node.ingest.applier
-    with node.index.reading(wait=False, following=True) as index:
+    applier = call.node.ingest.applier
+    with call.node.index.reading(wait=False, following=True) as index:
         return models.NodeStatus(
             version=__version__,
-            ae_title=node.settings.dicom.ae_title,
-            intake=node.ingest.refusal() or "open",
-            free_bytes=node.archive.intake.free_bytes(),
+            ae_title=call.node.settings.dicom.ae_title,
+            intake=call.node.ingest.refusal() or "open",
+            free_bytes=call.node.archive.intake.free_bytes(),
             queued_instances=applier.lag,
-            journal_bytes=node.ingest.journal.size,
+            journal_bytes=call.node.ingest.journal.size,
             journal_lag_seconds=round(applier.lag_seconds, 3),
             series=index.series.count_by_state(),
             failures=index.failures.count_by_reason(),
             oldest_unconverted_at=index.series.oldest_unconverted(),
             senders=[models.SenderResource.of(row) for row in index.senders.all()],
-            hosts=[models.HostResource.of(row) for row in index.hosts.all(node.index.now())],
+            hosts=[models.HostResource.of(row) for row in index.hosts.all(call.node.index.now())],
             last_event=index.events.newest(),
         )

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
-from fastapi import HTTPException, Path, Query, Request, Response
+from fastapi import HTTPException, Path, Query, Response
 
 from node.index.database.reading import ReadIndex
 from node.index.engine.rows import Row
@@ -17,7 +17,7 @@ from node.index.nouns.studies import ListedStudy, StudyCondition, StudyCursor, S
 from node.index.nouns.terms import Terms
 from node.selector import MAX_LENGTH, compile_selector
 from node.web import actions
-from node.web.access import Admin, Caller, Reader, RequestAudit, Writer
+from node.web.access import AdminCall, Call, Reader, ReaderCall, WriterCall
 from node.web.api import models
 from node.web.api.changes import Change, tagged
 from node.web.api.models import RowId
@@ -32,11 +32,11 @@ from node.web.api.paging import (
     query_detail,
 )
 from node.web.api.routing import OF_CHANGES, api_router, downloads, problems, single
-from node.web.audit_trail import AccountAuditTrail, of_study
+from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
 from node.web.files import DAMAGED, OCTETS, Damaged, file_response, local_or_gone, whole_file
 from node.web.problem_types import AMBIGUOUS, CONFLICT, INVALID_REQUEST, NOT_FOUND, WRONG_CURSOR
-from node.web.services import Node, Services
+from node.web.services import Services
 
 router = api_router()
 
@@ -67,25 +67,21 @@ def list_patients(
 
 
 @router.get("/patients/{id}", responses=single(), tags=["patients"])
-def show_patient(
-    account: Reader, node: Node, audit: RequestAudit, response: Response, id: PatientNumber
-) -> models.PatientResource:
+def show_patient(call: ReaderCall, response: Response, id: PatientNumber) -> models.PatientResource:
     """One patient."""
-    with node.index.reading() as index:
+    with call.node.index.reading() as index:
         patient = _patient(index, id)
-    audit.accessed([{"patient_id": patient.patient_id or ""}])
+    call.audit.accessed([{"patient_id": patient.patient_id or ""}])
     return tagged(response, patient)
 
 
 @router.post("/patients/{id}/merge", responses=problems(*OF_CHANGES), tags=["patients"])
-def merge_patient(
-    account: Admin, node: Node, change: Change, id: PatientNumber, merge: models.MergeRequest
-) -> models.MergeResult:
+def merge_patient(call: AdminCall, change: Change, id: PatientNumber, merge: models.MergeRequest) -> models.MergeResult:
     """Merge this patient into another one, which gets its current and future studies."""
 
     def act(terms: Terms) -> models.MergeResult:
         terms = terms.answered(lambda merged: models.MergeResult(studies=list(merged.studies)).model_dump_json())
-        done = node.actions["merge-patients"](source=id, target=merge.into, who=account.name, terms=terms)
+        done = call.node.actions["merge-patients"](source=id, target=merge.into, who=call.account.name, terms=terms)
         return models.MergeResult.of(done)
 
     return change.make(models.MergeResult, lambda index: _patient(index, id), act)
@@ -93,9 +89,7 @@ def merge_patient(
 
 @router.get("/studies", responses=problems(WRONG_CURSOR), tags=["studies"])
 def list_studies(
-    account: Reader,
-    node: Node,
-    audit: RequestAudit,
+    call: ReaderCall,
     page: RequestedPage,
     words: Annotated[str, Query(max_length=324, description="words in patient's name, ID or accession number")] = "",
     patient_id: OptionalPatientId = None,
@@ -127,55 +121,46 @@ def list_studies(
         accession_number=accession_number,
     )
     position = parse_cursor(page.after)
-    with node.index.searching() as index:
+    with call.node.index.searching() as index:
         studies = index.studies.listed(wanted, order, StudyCursor(*position) if position else None, page.limit)
         total = index.studies.count_matching(wanted) if page.total else None
-    audit.queried(query_detail("studies", **asdict(wanted)), len(studies))
+    call.audit.queried(query_detail("studies", **asdict(wanted)), len(studies))
     last = studies[-1].cursor if len(studies) == page.limit else None
     items = [_listed(study) for study in studies]
     return Page(items=items, next=cursor(last.id, last.study_date) if last else None, total=total)
 
 
 @router.get("/studies/{study_instance_uid}", responses=single(), tags=["studies"])
-def show_study(
-    account: Reader, node: Node, audit: RequestAudit, response: Response, study_instance_uid: StudyUid
-) -> models.StudyResource:
+def show_study(call: ReaderCall, response: Response, study_instance_uid: StudyUid) -> models.StudyResource:
     """One study."""
-    with node.index.reading() as index:
+    with call.node.index.reading() as index:
         study = _study(index, study_instance_uid)
-    audit.accessed([of_study(study_instance_uid, study.patient_id)])
+    call.audit.accessed([of_study(study_instance_uid, study.patient_id)])
     return tagged(response, study)
 
 
 @router.delete("/studies/{study_instance_uid}", responses=problems(*OF_CHANGES), tags=["studies"])
 def delete_study(
-    account: Admin,
-    node: Node,
-    audit: RequestAudit,
-    change: Change,
-    study_instance_uid: StudyUid,
-    dry_run: DryRun = False,
+    call: AdminCall, change: Change, study_instance_uid: StudyUid, dry_run: DryRun = False
 ) -> models.DeletionResult:
     """Delete a study permanently: rows, DICOM files, volumes and pictures."""
-    delete = partial(_delete, node, account, audit, "study", study_instance_uid, study_instance_uid, dry_run)
+    delete = partial(_delete, call, "study", study_instance_uid, study_instance_uid, dry_run)
     return change.make(models.DeletionResult, lambda index: _study(index, study_instance_uid), delete)
 
 
 @router.post(
     "/studies/{study_instance_uid}/reconvert", status_code=202, responses=problems(*OF_CHANGES), tags=["studies"]
 )
-def reconvert_study(
-    account: Writer, node: Node, audit: RequestAudit, change: Change, study_instance_uid: StudyUid
-) -> models.ReconvertResult:
+def reconvert_study(call: WriterCall, change: Change, study_instance_uid: StudyUid) -> models.ReconvertResult:
     """Convert every series of a study again; series whose volumes would be the same are left unchanged."""
 
     def act(terms: Terms) -> models.ReconvertResult:
-        with node.index.reading() as index:
+        with call.node.index.reading() as index:
             patient_id = _study(index, study_instance_uid).patient_id or ""
             rows = index.series.page(None, MAX_SERIES, study_instance_uid=study_instance_uid)
         series = [row["series_instance_uid"] for row in rows]
         terms = terms.answered(_reconverted)
-        done = actions.reconvert(node, audit, study_instance_uid, patient_id, series, terms)
+        done = actions.reconvert(call, study_instance_uid, patient_id, series, terms)
         return models.ReconvertResult.of(done)
 
     return change.make(models.ReconvertResult, lambda index: _study(index, study_instance_uid), act)
@@ -187,14 +172,12 @@ def reconvert_study(
     responses=problems(*OF_CHANGES, CONFLICT),
     tags=["studies"],
 )
-def send_study(
-    account: Writer, node: Node, audit: RequestAudit, change: Change, study_instance_uid: StudyUid, to: To
-) -> models.SendResult:
+def send_study(call: WriterCall, change: Change, study_instance_uid: StudyUid, to: To) -> models.SendResult:
     """Send a study to a peer or another destination, as routes do: it waits until it can be sent."""
     return change.make(
         models.SendResult,
         lambda index: _study(index, study_instance_uid),
-        lambda _: models.SendResult.of(actions.send(node, audit, to, study_instance_uid)),
+        lambda _: models.SendResult.of(actions.send(call, to, study_instance_uid)),
     )
 
 
@@ -218,18 +201,13 @@ def list_series(
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}", responses=single(), tags=["series"])
 def show_series(
-    account: Reader,
-    node: Node,
-    audit: RequestAudit,
-    response: Response,
-    study_instance_uid: StudyUid,
-    series_instance_uid: SeriesUid,
+    call: ReaderCall, response: Response, study_instance_uid: StudyUid, series_instance_uid: SeriesUid
 ) -> models.SeriesResource:
     """One series. It takes both UIDs, because the same Series Instance UID in two studies means two series."""
-    with node.index.reading() as index:
+    with call.node.index.reading() as index:
         series = _series(index, study_instance_uid, series_instance_uid)
         patient_id = index.studies.patient_id(study_instance_uid)
-    audit.accessed([of_study(study_instance_uid, patient_id)])
+    call.audit.accessed([of_study(study_instance_uid, patient_id)])
     return tagged(response, series)
 
 
@@ -237,16 +215,14 @@ def show_series(
     "/studies/{study_instance_uid}/series/{series_instance_uid}", responses=problems(*OF_CHANGES), tags=["series"]
 )
 def delete_series(
-    account: Admin,
-    node: Node,
-    audit: RequestAudit,
+    call: AdminCall,
     change: Change,
     study_instance_uid: StudyUid,
     series_instance_uid: SeriesUid,
     dry_run: DryRun = False,
 ) -> models.DeletionResult:
     """Delete a series permanently: rows, DICOM files, volumes and pictures."""
-    delete = partial(_delete, node, account, audit, "series", series_instance_uid, study_instance_uid, dry_run)
+    delete = partial(_delete, call, "series", series_instance_uid, study_instance_uid, dry_run)
     return change.make(
         models.DeletionResult, lambda index: _series(index, study_instance_uid, series_instance_uid), delete
     )
@@ -259,21 +235,16 @@ def delete_series(
     tags=["series"],
 )
 def reconvert_series(
-    account: Writer,
-    node: Node,
-    audit: RequestAudit,
-    change: Change,
-    study_instance_uid: StudyUid,
-    series_instance_uid: SeriesUid,
+    call: WriterCall, change: Change, study_instance_uid: StudyUid, series_instance_uid: SeriesUid
 ) -> models.ReconvertResult:
     """Convert a series again; it is left unchanged if its volumes would be the same."""
 
     def act(terms: Terms) -> models.ReconvertResult:
-        with node.index.reading() as index:
+        with call.node.index.reading() as index:
             _series(index, study_instance_uid, series_instance_uid)
             patient_id = index.studies.patient_id(study_instance_uid) or ""
         terms = terms.answered(_reconverted)
-        done = actions.reconvert(node, audit, study_instance_uid, patient_id, [series_instance_uid], terms)
+        done = actions.reconvert(call, study_instance_uid, patient_id, [series_instance_uid], terms)
         return models.ReconvertResult.of(done)
 
     return change.make(
@@ -288,19 +259,13 @@ def reconvert_series(
     tags=["series"],
 )
 def send_series(
-    account: Writer,
-    node: Node,
-    audit: RequestAudit,
-    change: Change,
-    study_instance_uid: StudyUid,
-    series_instance_uid: SeriesUid,
-    to: To,
+    call: WriterCall, change: Change, study_instance_uid: StudyUid, series_instance_uid: SeriesUid, to: To
 ) -> models.SendResult:
     """Send a series to a peer or another destination, as routes do: it waits until it can be sent."""
     return change.make(
         models.SendResult,
         lambda index: _series(index, study_instance_uid, series_instance_uid),
-        lambda _: models.SendResult.of(actions.send(node, audit, to, study_instance_uid, series_instance_uid)),
+        lambda _: models.SendResult.of(actions.send(call, to, study_instance_uid, series_instance_uid)),
     )
 
 
@@ -311,13 +276,11 @@ def list_instances(account: Reader, page: AuditedPage, uids: UidFilters) -> Page
 
 
 @router.get("/instances/{sop_instance_uid}", responses=single(), tags=["instances"])
-def show_instance(
-    account: Reader, node: Node, audit: RequestAudit, response: Response, sop_instance_uid: InstanceUid
-) -> models.InstanceResource:
+def show_instance(call: ReaderCall, response: Response, sop_instance_uid: InstanceUid) -> models.InstanceResource:
     """One stored instance."""
-    with node.index.reading() as index:
+    with call.node.index.reading() as index:
         row = _instance(index, sop_instance_uid)
-    audit.accessed([of_study(row["study_instance_uid"], row["patient_id"])])
+    call.audit.accessed([of_study(row["study_instance_uid"], row["patient_id"])])
     return tagged(response, models.InstanceResource.of(row))
 
 
@@ -328,24 +291,22 @@ def show_instance(
     response_class=Response,
     responses=downloads("A DICOM file (PS3.10)", DICOM, OCTETS),
 )
-def download_instance(
-    request: Request, account: Reader, node: Node, audit: RequestAudit, sop_instance_uid: InstanceUid
-) -> Response:
+def download_instance(call: ReaderCall, sop_instance_uid: InstanceUid) -> Response:
     """The file of an instance: File Meta Information, then the data set, byte for byte as received.
 
     It is application/dicom, or application/octet-stream if the request accepts only this.
     """
-    with node.index.reading() as index:
+    with call.node.index.reading() as index:
         row = _instance(index, sop_instance_uid)
         stored = next(index.instances.stored(row["study_instance_uid"], None, [sop_instance_uid]), None)
     if stored is None:
         raise HTTPException(410, DAMAGED)
     try:
-        path = whole_file(node, stored)
+        path = whole_file(call.node, stored)
     except Damaged as error:
         raise HTTPException(410, str(error)) from error
-    audit.transferred([of_study(row["study_instance_uid"], row["patient_id"])])
-    media_type = OCTETS if request.headers.get("accept") == OCTETS else DICOM
+    call.audit.transferred([of_study(row["study_instance_uid"], row["patient_id"])])
+    media_type = OCTETS if call.request.headers.get("accept") == OCTETS else DICOM
     response = file_response(path, media_type, f"{sop_instance_uid}.dcm", row["sha256"])
     response.headers.add_vary_header("Accept")
     return response
@@ -353,15 +314,10 @@ def download_instance(
 
 @router.delete("/instances/{sop_instance_uid}", responses=problems(*OF_CHANGES, AMBIGUOUS), tags=["instances"])
 def delete_instance(
-    account: Admin,
-    node: Node,
-    audit: RequestAudit,
-    change: Change,
-    sop_instance_uid: InstanceUid,
-    dry_run: DryRun = False,
+    call: AdminCall, change: Change, sop_instance_uid: InstanceUid, dry_run: DryRun = False
 ) -> models.DeletionResult:
     """Delete an instance permanently; its series is converted again without it."""
-    delete = partial(_delete, node, account, audit, "instance", sop_instance_uid, None, dry_run)
+    delete = partial(_delete, call, "instance", sop_instance_uid, None, dry_run)
     return change.make(
         models.DeletionResult,
         lambda index: models.InstanceResource.of(_instance(index, sop_instance_uid)),
@@ -404,25 +360,18 @@ def _reconverted(owed: int) -> str:
 
 
 def _delete(
-    node: Services,
-    account: Caller,
-    audit: RequestAudit,
-    level: Level,
-    uid: str,
-    study_instance_uid: str | None,
-    dry_run: bool,
-    terms: Terms,
+    call: Call, level: Level, uid: str, study_instance_uid: str | None, dry_run: bool, terms: Terms
 ) -> models.DeletionResult:
-    with node.index.reading() as index:
+    with call.node.index.reading() as index:
         plan = index.deletions.plan(level, uid, study_instance_uid)
     result = models.DeletionResult(
         level=level, uid=uid, series=plan.series, instances=plan.instances, bytes=plan.bytes, deleted=not dry_run
     )
     if dry_run:
-        audit.accessed([{"study_instance_uid": plan.study_instance_uid}], f"{plan.instances} instances to delete")
+        call.audit.accessed([{"study_instance_uid": plan.study_instance_uid}], f"{plan.instances} instances to delete")
     else:
         terms = terms.answered(lambda _: result.model_dump_json())
-        actions.delete(node, account, level, uid, plan.study_instance_uid, terms)
+        actions.delete(call, level, uid, plan.study_instance_uid, terms)
     return result
 
 
@@ -448,45 +397,41 @@ def list_volumes(
 
 
 @router.get("/volumes/{id}", responses=problems(NOT_FOUND), tags=["volumes"])
-def show_volume(account: Reader, node: Node, audit: RequestAudit, id: VolumeNumber) -> models.VolumeResource:
+def show_volume(call: ReaderCall, id: VolumeNumber) -> models.VolumeResource:
     """One file of a conversion."""
-    row = _volume(node, id)
-    audit.accessed([of_study(row["study_instance_uid"], row["patient_id"])])
+    row = _volume(call.node, id)
+    call.audit.accessed([of_study(row["study_instance_uid"], row["patient_id"])])
     return models.VolumeResource.of(row)
 
 
 @router.head("/volumes/{id}/file", include_in_schema=False)
 @router.get("/volumes/{id}/file", response_class=Response, responses=FILE, tags=["volumes"])
-def download_volume(account: Reader, node: Node, audit: RequestAudit, id: VolumeNumber) -> Response:
+def download_volume(call: ReaderCall, id: VolumeNumber) -> Response:
     """Download a file."""
-    return _file(node, audit, _volume(node, id))
+    return _file(call, _volume(call.node, id))
 
 
 @router.head("/volumes/{id}/file/{name}", include_in_schema=False)
 @router.get("/volumes/{id}/file/{name}", response_class=Response, responses=FILE, tags=["volumes"])
 def download_volume_by_name(
-    account: Reader,
-    node: Node,
-    audit: RequestAudit,
-    id: VolumeNumber,
-    name: Annotated[str, Path(description="`name` of the file")],
+    call: ReaderCall, id: VolumeNumber, name: Annotated[str, Path(description="`name` of the file")]
 ) -> Response:
     """Download a file by its `url`, for viewers that rely on the suffix; another name is not found."""
-    row = _volume(node, id)
+    row = _volume(call.node, id)
     if name != PurePath(row["path"]).name:
         raise ResourceNotFound("file")
-    return _file(node, audit, row)
+    return _file(call, row)
 
 
-def _file(node: Services, audit: AccountAuditTrail, row: dict[str, Any]) -> Response:
+def _file(call: Call, row: dict[str, Any]) -> Response:
     if row["files_removed_at"] is not None:
         raise ResourceNotFound("file")
-    audit.transferred([of_study(row["study_instance_uid"], row["patient_id"])])
+    call.audit.transferred([of_study(row["study_instance_uid"], row["patient_id"])])
     name = PurePath(row["path"]).name
     media_type = MEDIA_TYPES.get(PurePath(name).suffix, OCTETS)
-    with node.index.reading() as index:
+    with call.node.index.reading() as index:
         kept = index.volumes.kept(row["path"])
-    path = node.archive.path(row["path"]) if kept is None else local_or_gone(node, kept)
+    path = call.node.archive.path(row["path"]) if kept is None else local_or_gone(call.node, kept)
     return file_response(path, media_type, name, row["sha256"])
 
 

@@ -9,7 +9,7 @@ from fastapi import Path, Query, Response
 from node.index.database.reading import ReadIndex
 from node.index.nouns.terms import Terms
 from node.web import actions
-from node.web.access import Reader, RequestAudit, Writer
+from node.web.access import Reader, ReaderCall, WriterCall
 from node.web.api import models
 from node.web.api.changes import Change, tagged
 from node.web.api.paging import AuditedPage, OptionalSeriesUid, OptionalStudyUid, Page, only_row
@@ -25,17 +25,15 @@ DestinationName = Annotated[str, Path(max_length=64, description="name of the de
 
 
 @router.get("/routes", tags=["routes"])
-def list_routes(account: Reader, node: Node) -> Page[models.RouteResource]:
+def list_routes(call: ReaderCall) -> Page[models.RouteResource]:
     """The destinations of every route, with what waits for each."""
-    with node.index.reading(wait=False) as index:
+    with call.node.index.reading(wait=False) as index:
         return Page(items=[models.RouteResource.of(row) for row in index.routes.destinations()])
 
 
 @router.post("/routes/{route}/{destination}/{action}", responses=problems(*OF_CHANGES), tags=["routes"])
 def change_route(
-    account: Writer,
-    node: Node,
-    audit: RequestAudit,
+    call: WriterCall,
     change: Change,
     route: RouteName,
     destination: DestinationName,
@@ -47,11 +45,11 @@ def change_route(
         found = (models.RouteResource.of(row) for row in index.routes.destinations())
         return next(row for row in found if (row.route or actions.BY_HAND, row.destination) == (route, destination))
 
-    actions.require_destination(node, route, destination)
+    actions.require_destination(call.node, route, destination)
     return change.make(
         models.RouteChange,
         current,
-        lambda _: models.RouteChange.of(actions.change_route(node, audit, route, destination, action)),
+        lambda _: models.RouteChange.of(actions.change_route(call, route, destination, action)),
     )
 
 
@@ -75,37 +73,35 @@ def list_work(
 
 
 @router.get("/work/{work}", responses=single(), tags=["work"])
-def show_work(
-    account: Reader, node: Node, audit: RequestAudit, response: Response, work: WorkId
-) -> models.WorkResource:
+def show_work(call: ReaderCall, response: Response, work: WorkId) -> models.WorkResource:
     """One piece of work, and what became of it."""
-    with node.index.reading(wait=False) as index:
+    with call.node.index.reading(wait=False) as index:
         resource = work_resource(index, id=work)
-    audit.queried(f"work {work}", 1)
+    call.audit.queried(f"work {work}", 1)
     return tagged(response, resource)
 
 
 @router.post("/work/{work}/cancel", responses=problems(*OF_CHANGES, CONFLICT), tags=["work"])
-def cancel_work(account: Writer, node: Node, change: Change, work: WorkId) -> models.WorkResource:
+def cancel_work(call: WriterCall, change: Change, work: WorkId) -> models.WorkResource:
     """End work. What is under way ends within seconds; what was sent or received stays where it is.
 
     The command or plugin of a job is killed; the receiver of a webhook gets 409 at its next report.
     """
 
     def cancel(_: Terms) -> models.WorkResource:
-        node.actions["cancel-work"](work=work, who=account.name)
-        return _now(node, work)
+        call.node.actions["cancel-work"](work=work, who=call.account.name)
+        return _now(call.node, work)
 
     return change.make(models.WorkResource, lambda index: work_resource(index, id=work), cancel)
 
 
 @router.post("/work/{work}/retry", responses=problems(*OF_CHANGES, CONFLICT), tags=["work"])
-def retry_work(account: Writer, node: Node, change: Change, work: WorkId) -> models.WorkResource:
+def retry_work(call: WriterCall, change: Change, work: WorkId) -> models.WorkResource:
     """Do work at once that waits, or once more that has ended: a message, or a retrieval."""
 
     def retry(_: Terms) -> models.WorkResource:
-        node.actions["retry-work"](work=work, who=account.name)
-        return _now(node, work)
+        call.node.actions["retry-work"](work=work, who=call.account.name)
+        return _now(call.node, work)
 
     return change.make(models.WorkResource, lambda index: work_resource(index, id=work), retry)
 

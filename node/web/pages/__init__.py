@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from node.web.pages import actions, conflicts, files, operation, peers, quarantine, series, studies, work
+from node.web.pages import actions, files, operation, peers, problems, series, studies, work
 from node.web.pages.assets import Assets
 from node.web.pages.rendering import error_page, login_page
 
@@ -17,8 +17,7 @@ ROUTES = [
         actions,
         operation,
         peers,
-        conflicts,
-        quarantine,
+        problems,
         work,
     )
     for route in part.router.routes

@@ -7,7 +7,7 @@ from io import BytesIO
 from pathlib import Path, PurePath
 from typing import Annotated
 
-from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi import APIRouter, HTTPException, Response
 from fastapi import Path as FromPath
 
 from node.children.decoder import NotDecoded
@@ -15,13 +15,13 @@ from node.children.decoding import reduced_volume
 from node.conversion.volume_files import folder_name, revision_files
 from node.index.database.reading import ReadIndex
 from node.index.nouns.records import RevisionFile
-from node.web.access import Reader, RequestAudit
+from node.web.access import Call, ReaderCall
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
 from node.web.files import MEDIA_TYPE, Member, RangedFile, Streamed, local_or_gone, zip_stream
 from node.web.headers import has_etag
 from node.web.pages.viewable import VIEWED_FORMATS, stem_of
-from node.web.services import Node, Services
+from node.web.services import Services
 
 router = APIRouter(include_in_schema=False)
 
@@ -45,20 +45,17 @@ MEDIA_TYPES = {".png": "image/png", ".json": "application/json", ".gz": "applica
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/files/{revision}/{name}")
 def file(
-    request: Request,
-    node: Node,
-    account: Reader,
+    call: ReaderCall,
     study_instance_uid: str,
     series_instance_uid: str,
     revision: Revision,
     name: str,
-    audit: RequestAudit,
     download: bool = False,
 ) -> Response:
     """One file of a revision."""
-    path = _file_of(node, study_instance_uid, series_instance_uid, revision, name)
+    path = _file_of(call.node, study_instance_uid, series_instance_uid, revision, name)
     series = {"study_instance_uid": study_instance_uid, "series_instance_uid": series_instance_uid}
-    audit.transferred([series], f"a file of revision {revision}")
+    call.audit.transferred([series], f"a file of revision {revision}")
     response = RangedFile(
         path,
         media_type=MEDIA_TYPES.get(path.suffix, "application/octet-stream"),
@@ -67,47 +64,44 @@ def file(
         stat_result=path.stat(),
         headers={"Cache-Control": "private, no-cache"},
     )
-    if has_etag(request.headers, response.headers["etag"]):
+    if has_etag(call.request.headers, response.headers["etag"]):
         return Response(status_code=304, headers={"ETag": response.headers["etag"]})
     return response
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/files/{revision}/{name}/reduced")
 def reduced(
-    request: Request,
-    node: Node,
-    account: Reader,
+    call: ReaderCall,
     study_instance_uid: str,
     series_instance_uid: str,
     revision: Revision,
     name: str,
-    audit: RequestAudit,
     only_body: bool = False,
 ) -> Response:
     """A volume of a revision with at most `REDUCED_VOXELS` voxels of its first time, as ``.nii.gz``."""
-    path = _file_of(node, study_instance_uid, series_instance_uid, revision, name)
-    with node.index.reading() as index:
+    path = _file_of(call.node, study_instance_uid, series_instance_uid, revision, name)
+    with call.node.index.reading() as index:
         files = index.volumes.of_series(study_instance_uid, series_instance_uid)
         beside = {
             PurePath(file.key).name: file
-            for file in files_of(node, index, study_instance_uid, series_instance_uid, revision)
+            for file in files_of(call.node, index, study_instance_uid, series_instance_uid, revision)
         }
     formats = {file["format"] for file in files if (file["revision"], PurePath(file["path"]).name) == (revision, name)}
     if formats.isdisjoint(VIEWED_FORMATS):
         raise ResourceNotFound("reduced volume")
     series = {"study_instance_uid": study_instance_uid, "series_instance_uid": series_instance_uid}
-    audit.transferred([series], f"a reduced volume of revision {revision}")
+    call.audit.transferred([series], f"a reduced volume of revision {revision}")
     stat = path.stat()
     etag = f'"{stat.st_ino}-{stat.st_mtime_ns}-{stat.st_size}-{only_body}"'
     headers = {"Cache-Control": "private, no-cache", "ETag": etag}
-    if has_etag(request.headers, etag):
+    if has_etag(call.request.headers, etag):
         return Response(status_code=304, headers=headers)
     others = [path.with_suffix(suffix).name for suffix in VOXEL_FILES.get(path.suffix, ())]
-    voxels = next((local_or_gone(node, beside[other]) for other in others if other in beside), path)
+    voxels = next((local_or_gone(call.node, beside[other]) for other in others if other in beside), path)
     sidecar = beside.get(f"{stem_of(name)}.json")
-    sidecar_path = None if sidecar is None else local_or_gone(node, sidecar)
+    sidecar_path = None if sidecar is None else local_or_gone(call.node, sidecar)
     try:
-        content = node.decoder.run(reduced_volume, path, voxels, sidecar_path, REDUCED_VOXELS, only_body)
+        content = call.node.decoder.run(reduced_volume, path, voxels, sidecar_path, REDUCED_VOXELS, only_body)
     except NotDecoded as error:
         raise HTTPException(500, f"the volume cannot be reduced: {error}") from error
     return Response(content, media_type="application/gzip", headers=headers)
@@ -115,27 +109,20 @@ def reduced(
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/thumbnails/{revision}/{name}")
 def small_thumbnail(
-    request: Request,
-    node: Node,
-    account: Reader,
-    audit: RequestAudit,
-    study_instance_uid: str,
-    series_instance_uid: str,
-    revision: Revision,
-    name: str,
+    call: ReaderCall, study_instance_uid: str, series_instance_uid: str, revision: Revision, name: str
 ) -> Response:
     """A thumbnail of a revision, as small as a list shows it."""
-    with node.index.reading(wait=False) as index:
-        files = files_of(node, index, study_instance_uid, series_instance_uid, revision)
+    with call.node.index.reading(wait=False) as index:
+        files = files_of(call.node, index, study_instance_uid, series_instance_uid, revision)
         patient_id = index.studies.patient_id(study_instance_uid)
     found = next((file for file in files if PurePath(file.key).name == name and name.endswith(".png")), None)
     if found is None:
         raise ResourceNotFound("picture")
-    audit.accessed([of_study(study_instance_uid, patient_id)], "pages: pictures in lists")
-    path = local_or_gone(node, found)
+    call.audit.accessed([of_study(study_instance_uid, patient_id)], "pages: pictures in lists")
+    path = local_or_gone(call.node, found)
     status = path.stat()
     headers = {"ETag": f'"{status.st_mtime_ns:x}-{status.st_size:x}"', "Cache-Control": "private, no-cache"}
-    if has_etag(request.headers, headers["ETag"]):
+    if has_etag(call.request.headers, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     return Response(_small(path), media_type="image/webp", headers=headers)
 
@@ -155,17 +142,15 @@ def _small(path: Path) -> bytes:
 
 
 @router.get("/studies/{study_instance_uid}/volumes.zip")
-def study_zip(node: Node, account: Reader, study_instance_uid: str, audit: RequestAudit) -> Response:
+def study_zip(call: ReaderCall, study_instance_uid: str) -> Response:
     """The files of the newest revision of every series of a study, as a ZIP file."""
-    return volumes_zip(node, audit, [study_instance_uid])
+    return volumes_zip(call, [study_instance_uid])
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/volumes.zip")
-def series_zip(
-    node: Node, account: Reader, study_instance_uid: str, series_instance_uid: str, audit: RequestAudit
-) -> Response:
+def series_zip(call: ReaderCall, study_instance_uid: str, series_instance_uid: str) -> Response:
     """The files of the newest revision of a series, as a ZIP file."""
-    return volumes_zip(node, audit, [study_instance_uid], series_instance_uid)
+    return volumes_zip(call, [study_instance_uid], series_instance_uid)
 
 
 def _file_of(node: Services, study: str, series: str, revision: int, name: str) -> Path:
@@ -186,12 +171,7 @@ def _file_of(node: Services, study: str, series: str, revision: int, name: str) 
     return local_or_gone(node, found)
 
 
-def volumes_zip(
-    node: Services,
-    audit: RequestAudit,
-    study_instance_uids: Collection[str],
-    series_instance_uid: str | None = None,
-) -> Response:
+def volumes_zip(call: Call, study_instance_uids: Collection[str], series_instance_uid: str | None = None) -> Response:
     """Return the files of the newest revisions of studies, or of one series, as a ZIP file with a folder a series.
 
     Raises
@@ -199,7 +179,7 @@ def volumes_zip(
     ResourceNotFound
         There is none.
     """
-    with node.index.reading() as index:
+    with call.node.index.reading() as index:
         files = [
             (
                 f"{folder_name(study)}/" * (len(study_instance_uids) > 1)
@@ -208,16 +188,16 @@ def volumes_zip(
             )
             for study in study_instance_uids
             for series, revision in index.volumes.current_revisions(study, series_instance_uid)
-            for file in files_of(node, index, study, series, revision)
+            for file in files_of(call.node, index, study, series, revision)
         ]
     if not files:
         raise ResourceNotFound("volume")
     objects = [{"study_instance_uid": study} for study in study_instance_uids]
-    audit.transferred(objects, f"{len(files)} files of volumes as a ZIP file")
+    call.audit.transferred(objects, f"{len(files)} files of volumes as a ZIP file")
     return Streamed(
         zip_stream(
-            Member(name, file.bytes, _pieces(node, file))
-            for (name, _), file in zip(files, node.archive.ahead([file for _, file in files]), strict=True)
+            Member(name, file.bytes, _pieces(call.node, file))
+            for (name, _), file in zip(files, call.node.archive.ahead([file for _, file in files]), strict=True)
         ),
         200,
         {"Content-Type": MEDIA_TYPE, "Content-Disposition": 'attachment; filename="volumes.zip"'},

@@ -7,65 +7,56 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Form, Query, Request, Response
-from fastapi.responses import RedirectResponse
-from pydantic import BaseModel, Field, StringConstraints
+from fastapi import APIRouter, Response
 
 from node import __version__
 from node.errors import VoxelnodeError
 from node.index.database.reading import ReadIndex
 from node.metrics import Minute
-from node.web import actions
-from node.web.access import Reader, RequestAudit, Writer
-from node.web.background_requests import background_request
+from node.web.access import ReaderCall, WriterCall, background_request
 from node.web.errors import ResourceNotFound
 from node.web.pages.filters import counted, grouped, sized
-from node.web.pages.rendering import badge_counts, fragment, page
+from node.web.pages.rendering import OK, badge_counts, fragment, page
 from node.web.pages.studies import HEADINGS
-from node.web.services import Node, Services
+from node.web.services import Services
 
 router = APIRouter(include_in_schema=False)
 
-OK = 200
-SEE_OTHER = 303
 
 SHOWN_OPEN = 100
 SHOWN_DONE = 25
-PAGE_ROWS = 50
 
 LIBRARIES = ("pynetdicom", "pydicom", "numpy", "nibabel", "SimpleITK", "SQLAlchemy", "fastapi")
-
-Page = Annotated[int, Query(ge=1, le=100_000)]
 
 
 @router.get("/badges")
 @background_request
-def badges(request: Request, node: Node, account: Reader) -> Response:
+def badges(call: ReaderCall) -> Response:
     """The counts in the menu."""
-    with node.index.reading(wait=False) as index:
-        return fragment(request, account, "badges.html", badges=badge_counts(index))
+    with call.node.index.reading(wait=False) as index:
+        return fragment(call, "badges.html", badges=badge_counts(index))
 
 
 @router.get("/queue")
-def queue(request: Request, node: Node, account: Reader, audit: RequestAudit) -> Response:
+def queue(call: ReaderCall) -> Response:
     """The queue, which updates itself."""
-    with node.index.reading(wait=False) as index:
+    with call.node.index.reading(wait=False) as index:
         shown = _queue(index)
-        audit.queried("queue", len(shown["waiting"]) + len(shown["done"]))
-        return page(request, node, account, "queue.html", **shown, digest="")
+        call.audit.queried("queue", len(shown["waiting"]) + len(shown["done"]))
+        return page(call, "queue.html", **shown, digest="")
 
 
 @router.get("/queue/rows")
 @background_request
-def queue_rows(request: Request, node: Node, account: Reader, audit: RequestAudit) -> Response:
+def queue_rows(call: ReaderCall) -> Response:
     """The tables of the queue."""
-    with node.index.reading(wait=False) as index:
+    with call.node.index.reading(wait=False) as index:
         shown = _queue(index)
-        rows = fragment(request, account, "queue_rows.html", **shown)
+        rows = fragment(call, "queue_rows.html", **shown)
     if rows.status_code == OK:  # not 204, when nothing new is shown
-        audit.queried("queue", len(shown["waiting"]) + len(shown["done"]))
+        call.audit.queried("queue", len(shown["waiting"]) + len(shown["done"]))
     return rows
 
 
@@ -74,136 +65,46 @@ def _queue(index: ReadIndex) -> dict[str, Any]:
     return {"waiting": waiting, "done": done, "open": index.series.count_open()}
 
 
-@router.get("/problems")
-def unsettled(request: Request, node: Node, account: Reader, audit: RequestAudit, number: Page = 1) -> Response:
-    """Series that are suspect, incomplete or without a volume, and that nobody has acknowledged."""
-    return problems(request, node, account, audit, "unsettled", lambda index: index.problems.open, number)
-
-
-@router.get("/problems/acknowledged")
-def acknowledged(request: Request, node: Node, account: Reader, audit: RequestAudit, number: Page = 1) -> Response:
-    """Such series that somebody has acknowledged, with the reason."""
-    return problems(request, node, account, audit, "acknowledged", lambda index: index.problems.acknowledged, number)
-
-
-class ProblemOfSeries(BaseModel):
-    """The series of a form on a page of problems."""
-
-    study_instance_uid: Annotated[str, Field(max_length=64)]
-    series_instance_uid: Annotated[str, Field(max_length=64)]
-
-
-class Acknowledgment(ProblemOfSeries):
-    """The form that acknowledges a problem; `problem` is what the person saw."""
-
-    problem: Annotated[str, Field(max_length=64)]
-    reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
-
-
-@router.post("/problems/acknowledge")
-def acknowledge(node: Node, account: Writer, audit: RequestAudit, form: Annotated[Acknowledgment, Form()]) -> Response:
-    """Acknowledge the problem of a series; if the series has changed since, it stays in the list as it is now."""
-    actions.acknowledge(
-        node, account, audit, (form.study_instance_uid, form.series_instance_uid), form.problem, form.reason
-    )
-    return RedirectResponse("/problems", SEE_OTHER)
-
-
-@router.post("/problems/withdraw")
-def withdraw(node: Node, account: Writer, audit: RequestAudit, form: Annotated[ProblemOfSeries, Form()]) -> Response:
-    """Withdraw the acknowledgment of the problem of a series."""
-    actions.withdraw_acknowledgment(node, account, audit, (form.study_instance_uid, form.series_instance_uid))
-    return RedirectResponse("/problems/acknowledged", SEE_OTHER)
-
-
-@router.get("/problems/unconvertible")
-def unconvertible(request: Request, node: Node, account: Reader, audit: RequestAudit, number: Page = 1) -> Response:
-    """Series, or single stacks, without a volume about which nobody can do anything."""
-    return problems(request, node, account, audit, "unconvertible", lambda index: index.failures.beyond_mending, number)
-
-
-@router.get("/problems/rejections")
-def rejections(request: Request, node: Node, account: Reader, audit: RequestAudit, number: Page = 1) -> Response:
-    """Refused connections, associations and instances."""
-    return problems(request, node, account, audit, "rejections", lambda index: index.rejections.newest, number)
-
-
-def problems(
-    request: Request,
-    node: Services,
-    account: Reader,
-    audit: RequestAudit,
-    problem: str,
-    rows_of: Callable[[ReadIndex], Callable[[int, int], list[dict[str, Any]]]],
-    number: int,
-) -> Response:
-    """Return one section of the problems page."""
-    with node.index.searching() as index:
-        counts = problem_counts(index)
-        rows = rows_of(index)(PAGE_ROWS + 1, (number - 1) * PAGE_ROWS)
-    audit.queried(f"problems: {problem}, page {number}", len(rows[:PAGE_ROWS]))
-    return page(
-        request,
-        node,
-        account,
-        f"{problem}.html",
-        problem=problem,
-        counts=counts,
-        rows=rows[:PAGE_ROWS],
-        number=number,
-        more=len(rows) > PAGE_ROWS,
-    )
-
-
-def problem_counts(index: ReadIndex) -> dict[str, int]:
-    """Return the numbers on the tabs: what a person has to settle."""
-    return {"unsettled": index.problems.count(), "conflicts": index.conflicts.count_undecided()}
-
-
 @router.get("/upload")
-def upload(request: Request, node: Node, account: Writer) -> Response:
+def upload(call: WriterCall) -> Response:
     """Upload files from a browser."""
     return page(
-        request,
-        node,
-        account,
+        call,
         "upload.html",
         headings=HEADINGS,
     )
 
 
 @router.get("/status")
-def status(request: Request, node: Node, account: Reader) -> Response:
+def status(call: ReaderCall) -> Response:
     """The state of the node and its configuration."""
     return page(
-        request,
-        node,
-        account,
+        call,
         "status.html",
-        settings=node.settings,
-        versions=_versions(node),
+        settings=call.node.settings,
+        versions=_versions(call.node),
         digest="",
-        **_status(node),
+        **_status(call.node),
     )
 
 
 @router.post("/status/peers/{name}/echo")
-def echo(request: Request, node: Node, account: Writer, name: str) -> Response:
+def echo(call: WriterCall, name: str) -> Response:
     """Test the connection to a peer (C-ECHO)."""
-    if name not in node.settings.peers:
+    if name not in call.node.settings.peers:
         raise ResourceNotFound("peer")
     try:
-        seconds, problem = float(node.actions["echo"](peer=name)["seconds"]), ""
+        seconds, problem = float(call.node.actions["echo"](peer=name)["seconds"]), ""
     except VoxelnodeError as error:
         seconds, problem = 0.0, str(error)
-    return fragment(request, account, "echo.html", seconds=seconds, problem=problem)
+    return fragment(call, "echo.html", seconds=seconds, problem=problem)
 
 
 @router.get("/status/numbers")
 @background_request
-def status_numbers(request: Request, node: Node, account: Reader) -> Response:
+def status_numbers(call: ReaderCall) -> Response:
     """The figures of the status page."""
-    return fragment(request, account, "status_numbers.html", **_status(node))
+    return fragment(call, "status_numbers.html", **_status(call.node))
 
 
 def _status(node: Services) -> dict[str, Any]:

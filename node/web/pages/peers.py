@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Form, Path, Query, Request, Response
+from fastapi import APIRouter, Form, Path, Query, Response
 from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field
 
@@ -14,13 +14,11 @@ from node.dicom.attributes import is_identifier
 from node.errors import VoxelnodeError
 from node.index.work.ledger import WorkEnded
 from node.web import peers
-from node.web.access import Caller, RequestAudit, Writer
-from node.web.background_requests import background_request
+from node.web.access import Call, WriterCall, background_request
 from node.web.errors import ResourceNotFound
-from node.web.pages.operation import OK, SEE_OTHER
-from node.web.pages.rendering import fragment, page
+from node.web.pages.rendering import OK, SEE_OTHER, fragment, page
 from node.web.pages.status_chips import StatusChip
-from node.web.services import Node, Services
+from node.web.services import Services
 
 router = APIRouter(include_in_schema=False)
 
@@ -62,88 +60,77 @@ class WantedForm(BaseModel):
 
 
 @router.get("/peers")
-def query_form(request: Request, node: Node, account: Writer, audit: RequestAudit) -> Response:
+def query_form(call: WriterCall) -> Response:
     """The form of a search, and the retrievals."""
-    return _page(request, node, account, audit, None)
+    return _page(call, None)
 
 
 @router.post("/peers")
-def found(
-    request: Request, node: Node, account: Writer, audit: RequestAudit, form: Annotated[PeerForm, Form()]
-) -> Response:
+def found(call: WriterCall, form: Annotated[PeerForm, Form()]) -> Response:
     """The answers of a peer: only these for htmx, else the whole page."""
-    answers = {**_answers(node, audit, form), "peer": form.peer}
-    if "hx-request" in request.headers:
-        return fragment(request, account, "peer_answers.html", **answers)
-    return _page(request, node, account, audit, form, **answers)
+    answers = {**_answers(call, form), "peer": form.peer}
+    if "hx-request" in call.request.headers:
+        return fragment(call, "peer_answers.html", **answers)
+    return _page(call, form, **answers)
 
 
 @router.get("/peers/series")
 def series(
-    request: Request,
-    node: Node,
-    account: Writer,
-    audit: RequestAudit,
-    peer: Annotated[str, Query(max_length=64)],
-    study: Annotated[str, Query(max_length=64)],
+    call: WriterCall, peer: Annotated[str, Query(max_length=64)], study: Annotated[str, Query(max_length=64)]
 ) -> Response:
     """The series of a study at a peer, as a row below that of the study."""
     shown: dict[str, Any] = {"items": [], "note": None, "problem": "", "study": study}
     try:
-        shown |= peers.find_series(node, audit, peer, study)
+        shown |= peers.find_series(call, peer, study)
     except ResourceNotFound:
         raise
     except VoxelnodeError as error:
         shown["problem"] = str(error)
-    return fragment(request, account, "peer_series.html", **shown)
+    return fragment(call, "peer_series.html", **shown)
 
 
 @router.post("/peers/retrieve")
-def retrieve(
-    request: Request, node: Node, account: Writer, audit: RequestAudit, form: Annotated[WantedForm, Form()]
-) -> Response:
+def retrieve(call: WriterCall, form: Annotated[WantedForm, Form()]) -> Response:
     """Retrieve what is selected."""
     wanted = form.wanted()
     if wanted:
-        peers.retrieve(node, account, audit, form.peer, wanted)
-    if "hx-request" in request.headers:
-        return fragment(request, account, "retrievals.html", **_retrievals(node))
+        peers.retrieve(call, form.peer, wanted)
+    if "hx-request" in call.request.headers:
+        return fragment(call, "retrievals.html", **_retrievals(call.node))
     return RedirectResponse("/peers", SEE_OTHER)
 
 
 @router.get("/peers/retrievals")
 @background_request
-def retrievals(request: Request, node: Node, account: Writer, audit: RequestAudit) -> Response:
+def retrievals(call: WriterCall) -> Response:
     """The retrievals, which update themselves."""
-    shown = _retrievals(node)
-    rows = fragment(request, account, "retrievals.html", **shown)
+    shown = _retrievals(call.node)
+    rows = fragment(call, "retrievals.html", **shown)
     if rows.status_code == OK:  # not 204, when nothing new is shown
-        audit.queried("retrievals", len(shown["retrievals"]))
+        call.audit.queried("retrievals", len(shown["retrievals"]))
     return rows
 
 
 @router.post("/peers/retrievals/{retrieval}/cancel")
-def cancel(node: Node, account: Writer, retrieval: Annotated[int, Path(ge=0)]) -> Response:
+def cancel(call: WriterCall, retrieval: Annotated[int, Path(ge=0)]) -> Response:
     """Cancel a retrieval; one that ended before the button was pressed stays as it is."""
     with suppress(WorkEnded):
-        node.actions["cancel-work"](work=retrieval, who=account.name)
+        call.node.actions["cancel-work"](work=retrieval, who=call.account.name)
     return RedirectResponse("/peers", SEE_OTHER)
 
 
-def _page(
-    request: Request, node: Services, account: Caller, audit: RequestAudit, form: PeerForm | None, **answers: Any
-) -> Response:
-    shown = _retrievals(node)
-    audit.queried("retrievals", len(shown["retrievals"]))
-    names = node.settings.called_peers
+def _page(call: Call, form: PeerForm | None, **answers: Any) -> Response:
+    shown = _retrievals(call.node)
+    call.audit.queried("retrievals", len(shown["retrievals"]))
+    names = call.node.settings.called_peers
     search = form or peers.PeerSearch()
-    return page(request, node, account, "peers.html", names=names, search=search, digest="", **shown, **answers)
+    return page(call, "peers.html", names=names, search=search, digest="", **shown, **answers)
 
 
-def _answers(node: Services, audit: RequestAudit, form: PeerForm) -> dict[str, Any]:
+def _answers(call: Call, form: PeerForm) -> dict[str, Any]:
     """Return the answers, or the problem of a peer, which is an answer as well for people."""
     try:
-        return {**peers.find_studies(node, audit, form.peer, form), "problem": ""}
+        return {**peers.find_studies(call, form.peer, form), "problem": ""}
     except ResourceNotFound:
         raise
     except VoxelnodeError as error:

@@ -5,20 +5,21 @@ from __future__ import annotations
 import gzip
 import hashlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
 
-from fastapi import Request, Response
+from fastapi import Query, Request, Response
 from fastapi.responses import HTMLResponse
 
 from node import __version__
 from node.hookspecs import MenuEntry
 from node.index.database.reading import ReadIndex
+from node.index.nouns.accounts import Role
 from node.registry import enabled, installed, ways_of
 from node.settings.model import Settings
-from node.web.access import Caller, Role
+from node.web.access import Call
 from node.web.headers import accepts_gzip
 from node.web.pages.assets import static_url
 from node.web.pages.filters import FILTERS
@@ -35,6 +36,19 @@ from node.web.services import Services
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+
+
+OK, SEE_OTHER = 200, 303
+"""Statuses: 204 instead of `OK` if a fragment has nothing new; to the page that shows what became of a form."""
+
+PAGE_ROWS = 50
+
+PageNumber = Annotated[int, Query(ge=1, le=100_000)]
+
+
+def rows_of_page(rows: Sequence[Any], number: int) -> dict[str, Any]:
+    """Return what a template shows of a page of rows, of which one more was read to know whether there are more."""
+    return {"rows": rows[:PAGE_ROWS], "number": number, "more": len(rows) > PAGE_ROWS}
 
 
 def study_url(study_instance_uid: str) -> str:
@@ -90,15 +104,9 @@ _DIGEST = f"digest-{secrets.token_hex(16)}"
 """Placeholder for the digest of a fragment; random, so that it cannot occur in the content."""
 
 
-def page(
-    request: Request,
-    node: Services,
-    account: Caller,
-    template: str,
-    headers: Mapping[str, str] | None = None,
-    **values: Any,
-) -> Response:
-    """Return a complete page for an account."""
+def page(call: Call, template: str, headers: Mapping[str, str] | None = None, **values: Any) -> Response:
+    """Return a complete page for the account of a call."""
+    request, node, account = call.request, call.node, call.account
     with node.index.reading(wait=False) as index:
         badges = badge_counts(index)
         has_work = bool(index.work.page(None, 1)) or index.created_workitems.is_any_under_way()
@@ -162,17 +170,17 @@ def _theme(request: Request) -> str:
     return chosen if chosen in ("light", "dark") else ""
 
 
-def fragment(request: Request, account: Caller, template: str, **values: Any) -> Response:
+def fragment(call: Call, template: str, **values: Any) -> Response:
     """Return a part of a page that htmx polls, or 204 if the browser already has it.
 
     The browser sends the digest of its current part as ``seen``.
     """
-    may = {"may_write": account.role >= Role.WRITE, "may_delete": account.role >= Role.ADMIN}
+    may = {"may_write": call.account.role >= Role.WRITE, "may_delete": call.account.role >= Role.ADMIN}
     rendered = _render(template, digest=_DIGEST, **may, **values)
     digest = hashlib.sha256(rendered.encode()).hexdigest()[:16]
-    if request.query_params.get("seen") == digest:
+    if call.request.query_params.get("seen") == digest:
         return Response(status_code=204)
-    return _html(request, rendered.replace(_DIGEST, digest))
+    return _html(call.request, rendered.replace(_DIGEST, digest))
 
 
 def error_page(status_code: int, title: str, detail: str, remedy: str) -> Response:

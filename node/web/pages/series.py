@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import PurePath
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Response
 
 from node.conversion.volume_files import by_path
 from node.dicom.dump import Dump, dump
@@ -14,8 +14,7 @@ from node.index.database.reading import ReadIndex
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.records import RevisionFile
 from node.index.search.selection import StoredInstance
-from node.web.access import Reader, RequestAudit
-from node.web.background_requests import background_request
+from node.web.access import ReaderCall, background_request
 from node.web.errors import ResourceNotFound
 from node.web.files import Unavailable, local_file
 from node.web.ohif import ohif_url
@@ -24,7 +23,7 @@ from node.web.pages.filters import listed
 from node.web.pages.rendering import fragment, page
 from node.web.pages.studies import audit_study_access, study_row
 from node.web.pages.viewable import file_url, sidecar_of, study_series, viewable
-from node.web.services import Node, Services
+from node.web.services import Services
 
 router = APIRouter(include_in_schema=False)
 
@@ -55,29 +54,27 @@ RequestedSeries = Annotated[SeriesKey, Depends(_requested_series)]
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}")
-def series(request: Request, node: Node, account: Reader, audit: RequestAudit, key: RequestedSeries) -> Response:
+def series(call: ReaderCall, key: RequestedSeries) -> Response:
     """The page of a series."""
     study_instance_uid, _ = key
-    with node.index.reading() as index:
+    with call.node.index.reading() as index:
         of_study = study_row(index, study_instance_uid)
-        audit_study_access(audit, of_study)
+        audit_study_access(call.audit, of_study)
         row = series_row(index, *key)
         files = index.volumes.of_series(*key)
         newest = row["revision"]
-        local = by_path(node.archive.root, index, node.archive.local)
+        local = by_path(call.node.archive.root, index, call.node.archive.local)
         volumes = viewable(files, row, local)
         rail = study_series(index, study_instance_uid, local)
         return page(
-            request,
-            node,
-            account,
+            call,
             "series.html",
             {"Content-Security-Policy": VIEWER_POLICY},
             study=of_study,
             series=row,
             current=[file for file in files if not file["superseded"]],
             origin=_origin(index.instances.summary(*key)),
-            revisions=_revisions(files, lambda revision: files_of(node, index, *key, revision)),
+            revisions=_revisions(files, lambda revision: files_of(call.node, index, *key, revision)),
             volumes=volumes,
             sidecar=sidecar_of(volumes[0], local) if volumes else {},
             rail=rail,
@@ -88,7 +85,7 @@ def series(request: Request, node: Node, account: Reader, audit: RequestAudit, k
             sources=index.volumes.sources(*key, newest, SHOWN_ROWS + 1),
             exclusions=index.exclusions.of_revision(*key, newest, SHOWN_ROWS + 1),
             events=index.events.of_series(*key, SHOWN_EVENTS),
-            ohif=ohif_url(node, study_instance_uid),
+            ohif=ohif_url(call.node, study_instance_uid),
             digest="",
             shown_rows=SHOWN_ROWS,
         )
@@ -96,29 +93,28 @@ def series(request: Request, node: Node, account: Reader, audit: RequestAudit, k
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/state")
 @background_request
-def state(request: Request, node: Node, account: Reader, audit: RequestAudit, key: RequestedSeries) -> Response:
+def state(call: ReaderCall, key: RequestedSeries) -> Response:
     """The state of an open series."""
-    with node.index.reading() as index:
-        audit_study_access(audit, study_row(index, key[0]))
+    with call.node.index.reading() as index:
+        audit_study_access(call.audit, study_row(index, key[0]))
         row = series_row(index, *key)
         current = index.volumes.current(*key)
-    return fragment(request, account, "series_state.html", series=row, current=current)
+    return fragment(call, "series_state.html", series=row, current=current)
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/header")
-def header(request: Request, node: Node, account: Reader, audit: RequestAudit, key: RequestedSeries) -> Response:
+def header(call: ReaderCall, key: RequestedSeries) -> Response:
     """Every element of the first instance."""
     study_instance_uid, _ = key
-    with node.index.reading() as index:
-        audit_study_access(audit, study_row(index, study_instance_uid))
+    with call.node.index.reading() as index:
+        audit_study_access(call.audit, study_row(index, study_instance_uid))
         first = next(index.instances.stored(*key), None)
     if first is None:
         raise ResourceNotFound("series")
     return fragment(
-        request,
-        account,
+        call,
         "series_header.html",
-        dump=_dump(node, first),
+        dump=_dump(call.node, first),
         sop_instance_uid=first.sop_instance_uid,
         characters=SHOWN_CHARACTERS,
     )

@@ -8,20 +8,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from io import StringIO
 from typing import Annotated, Any, cast, get_args
 
-from fastapi import APIRouter, Form, Query, Request, Response
+from fastapi import APIRouter, Form, Query, Response
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from node.index.database.reading import ReadIndex
 from node.index.nouns.studies import ListedStudy, StudyCondition, StudyCursor, StudyFilter, StudyOrder
-from node.web.access import Reader, RequestAudit
+from node.web.access import Call, ReaderCall, RequestAudit, background_request
 from node.web.audit_trail import of_study
-from node.web.background_requests import background_request
 from node.web.errors import ResourceNotFound
 from node.web.files import Streamed
 from node.web.ohif import ohif_url
 from node.web.pages.rendering import fragment, page, series_url
 from node.web.pages.status_chips import study_chip
-from node.web.services import Node
 
 router = APIRouter(include_in_schema=False)
 
@@ -128,30 +126,26 @@ def _date(text: str) -> dt.date | None:
 
 
 @router.get("/")
-def studies(request: Request, node: Node, account: Reader, audit: RequestAudit) -> Response:
+def studies(call: ReaderCall) -> Response:
     """The newest studies, and the search form."""
-    return _page(request, node, account, audit, StudySearch())
+    return _page(call, StudySearch())
 
 
 @router.post("/")
-def found_studies(
-    request: Request, node: Node, account: Reader, audit: RequestAudit, search: Annotated[StudySearch, Form()]
-) -> Response:
+def found_studies(call: ReaderCall, search: Annotated[StudySearch, Form()]) -> Response:
     """The matching studies: only the rows for htmx, else the whole page."""
-    if "hx-request" not in request.headers:
-        return _page(request, node, account, audit, search)
-    with node.index.searching() as index:
-        return fragment(request, account, "studies_rows.html", **_found(index, audit, search))
+    if "hx-request" not in call.request.headers:
+        return _page(call, search)
+    with call.node.index.searching() as index:
+        return fragment(call, "studies_rows.html", **_found(index, call.audit, search))
 
 
-def _page(request: Request, node: Node, account: Reader, audit: RequestAudit, search: StudySearch) -> Response:
-    with node.index.searching() as index:
+def _page(call: Call, search: StudySearch) -> Response:
+    with call.node.index.searching() as index:
         return page(
-            request,
-            node,
-            account,
+            call,
             "studies.html",
-            **_found(index, audit, search),
+            **_found(index, call.audit, search),
             all_modalities=index.series.modalities(),
             conditions=CONDITIONS,
             headings=HEADINGS,
@@ -194,16 +188,14 @@ def _search_detail(search: StudySearch) -> str:
 
 
 @router.post("/studies.csv")
-def written_studies(
-    node: Node, account: Reader, audit: RequestAudit, search: Annotated[StudySearch, Form()]
-) -> Response:
+def written_studies(call: ReaderCall, search: Annotated[StudySearch, Form()]) -> Response:
     """The matching studies as a CSV file, in the order of the list."""
 
     def lines() -> Iterator[bytes]:
         yield csv_line(CSV_COLUMNS)
         after, written = None, 0
         while written < MAX_WRITTEN:
-            with node.index.searching() as index:
+            with call.node.index.searching() as index:
                 rows = index.studies.listed(
                     search.filter(), search.study_order, after, PAGE_WRITTEN, reverse=bool(search.reverse)
                 )
@@ -213,7 +205,7 @@ def written_studies(
                 return
             after = rows[-1].cursor
 
-    audit.queried(f"{_search_detail(search)}, as a CSV file")
+    call.audit.queried(f"{_search_detail(search)}, as a CSV file")
     disposition = {"Content-Disposition": 'attachment; filename="studies.csv"', "Cache-Control": "no-store"}
     return Streamed(lines(), 200, {"Content-Type": "text/csv; charset=utf-8", **disposition})
 
@@ -226,60 +218,56 @@ def _csv_cells(study: ListedStudy) -> list[object]:
 
 @router.get("/news")
 @background_request
-def news(
-    request: Request, node: Node, account: Reader, audit: RequestAudit, since: Annotated[int, Query(ge=0, le=2**62)]
-) -> Response:
+def news(call: ReaderCall, since: Annotated[int, Query(ge=0, le=2**62)]) -> Response:
     """The number of studies that were received since the list was loaded."""
-    with node.index.reading() as index:
+    with call.node.index.reading() as index:
         received = index.studies.count_since(since)
-    audit.queried("studies: how many are new", received)
-    return fragment(request, account, "news.html", newest=since, received=received, is_oob=False)
+    call.audit.queried("studies: how many are new", received)
+    return fragment(call, "news.html", newest=since, received=received, is_oob=False)
 
 
 @router.get("/studies/{study_instance_uid}")
-def study(request: Request, node: Node, account: Reader, audit: RequestAudit, study_instance_uid: str) -> Response:
+def study(call: ReaderCall, study_instance_uid: str) -> Response:
     """The page of a study."""
-    with node.index.reading() as index:
+    with call.node.index.reading() as index:
         row = study_row(index, study_instance_uid)
-        audit_study_access(audit, row)
+        audit_study_access(call.audit, row)
         cards = _cards(index, study_instance_uid)
         total = sum(card["bytes"] for card in cards)
-        ohif = ohif_url(node, study_instance_uid)
-        return page(request, node, account, "study.html", study=row, cards=cards, bytes=total, ohif=ohif, digest="")
+        ohif = ohif_url(call.node, study_instance_uid)
+        return page(call, "study.html", study=row, cards=cards, bytes=total, ohif=ohif, digest="")
 
 
 @router.get("/studies/{study_instance_uid}/row")
 @background_request
-def row(request: Request, node: Node, account: Reader, audit: RequestAudit, study_instance_uid: str) -> Response:
+def row(call: ReaderCall, study_instance_uid: str) -> Response:
     """The row of an open study in the list."""
-    with node.index.reading() as index:
+    with call.node.index.reading() as index:
         studies = index.studies.listed(StudyFilter(study_instance_uid=study_instance_uid), limit=1)
         thumbnails = _thumbnails(index, studies)
     if not studies:
         raise ResourceNotFound("study")
-    audit.accessed([of_study(study_instance_uid, studies[0].patient_id)], "pages")
-    return fragment(request, account, "studies_row.html", study=studies[0], thumbnails=thumbnails, is_watched=True)
+    call.audit.accessed([of_study(study_instance_uid, studies[0].patient_id)], "pages")
+    return fragment(call, "studies_row.html", study=studies[0], thumbnails=thumbnails, is_watched=True)
 
 
 @router.get("/studies/{study_instance_uid}/list")
-def series_list(
-    request: Request, node: Node, account: Reader, audit: RequestAudit, study_instance_uid: str
-) -> Response:
+def series_list(call: ReaderCall, study_instance_uid: str) -> Response:
     """The series of a study below its row in the list."""
-    with node.index.reading() as index:
+    with call.node.index.reading() as index:
         row = study_row(index, study_instance_uid)
-        audit_study_access(audit, row)
-        return fragment(request, account, "studies_series.html", study=row, cards=_cards(index, study_instance_uid))
+        audit_study_access(call.audit, row)
+        return fragment(call, "studies_series.html", study=row, cards=_cards(index, study_instance_uid))
 
 
 @router.get("/studies/{study_instance_uid}/cards")
 @background_request
-def cards(request: Request, node: Node, account: Reader, audit: RequestAudit, study_instance_uid: str) -> Response:
+def cards(call: ReaderCall, study_instance_uid: str) -> Response:
     """The series of an open study."""
-    with node.index.reading() as index:
+    with call.node.index.reading() as index:
         row = study_row(index, study_instance_uid)
-        audit_study_access(audit, row)
-        return fragment(request, account, "study_cards.html", study=row, cards=_cards(index, study_instance_uid))
+        audit_study_access(call.audit, row)
+        return fragment(call, "study_cards.html", study=row, cards=_cards(index, study_instance_uid))
 
 
 def study_row(index: ReadIndex, study_instance_uid: str) -> Mapping[str, Any]:

@@ -6,19 +6,17 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Form, Path, Query, Request, Response
+from fastapi import APIRouter, Form, Path, Query, Response
 from fastapi.responses import RedirectResponse
 
 from node.index.work.ledger import WorkEnded
 from node.index.work.subscribers import outstanding
 from node.web import actions
-from node.web.access import Admin, Reader, RequestAudit, Writer
+from node.web.access import AdminCall, ReaderCall, WriterCall, background_request
 from node.web.api.models import WorkitemResource, WorkKind
-from node.web.background_requests import background_request
-from node.web.pages.operation import PAGE_ROWS, SEE_OTHER, Page
-from node.web.pages.rendering import fragment, page
+from node.web.pages.rendering import PAGE_ROWS, SEE_OTHER, PageNumber, fragment, page
 from node.web.pages.status_chips import StatusChip
-from node.web.services import Node, Services
+from node.web.services import Services
 
 router = APIRouter(include_in_schema=False)
 
@@ -26,31 +24,26 @@ SHOWN_MESSAGES = 50
 
 
 @router.get("/routes")
-def routes(request: Request, node: Node, account: Reader, audit: RequestAudit) -> Response:
+def routes(call: ReaderCall) -> Response:
     """The routes, which update themselves."""
-    shown = _shown(node)
-    audit.queried("routes", len(shown["messages"]))
-    return page(request, node, account, "routes.html", **shown, digest="")
+    shown = _shown(call.node)
+    call.audit.queried("routes", len(shown["messages"]))
+    return page(call, "routes.html", **shown, digest="")
 
 
 @router.get("/routes/rows")
 @background_request
-def route_rows(request: Request, node: Node, account: Reader) -> Response:
+def route_rows(call: ReaderCall) -> Response:
     """The tables of the page."""
-    return fragment(request, account, "routes_rows.html", **_shown(node))
+    return fragment(call, "routes_rows.html", **_shown(call.node))
 
 
 @router.post("/routes/{route}/{destination}")
 def change_route(
-    node: Node,
-    account: Writer,
-    audit: RequestAudit,
-    route: str,
-    destination: str,
-    action: Annotated[Literal["pause", "resume", "retry"], Form()],
+    call: WriterCall, route: str, destination: str, action: Annotated[Literal["pause", "resume", "retry"], Form()]
 ) -> Response:
     """Pause a destination of a route, let it go on, or try again."""
-    actions.change_route(node, audit, route, destination, action)
+    actions.change_route(call, route, destination, action)
     return RedirectResponse("/routes", SEE_OTHER)
 
 
@@ -95,11 +88,9 @@ Kind = Annotated[WorkKind | None, Query()]
 
 
 @router.get("/work")
-def work(
-    request: Request, node: Node, account: Reader, audit: RequestAudit, number: Page = 1, kind: Kind = None
-) -> Response:
+def work(call: ReaderCall, number: PageNumber = 1, kind: Kind = None) -> Response:
     """Work, newest first."""
-    with node.index.searching() as index:
+    with call.node.index.searching() as index:
         found = index.work.newest(PAGE_ROWS + 1, (number - 1) * PAGE_ROWS, kind=kind)
         rows = [
             {**row, "results": index.jobs.results(row["id"]) if row["kind"] == "job" else []}
@@ -107,27 +98,24 @@ def work(
         ]
         under_way = index.created_workitems.under_way(PAGE_ROWS) if number == 1 else []
     workitems = [WorkitemResource.of(row) for row in under_way]
-    audit.queried(f"work, page {number}", len(rows) + len(workitems))
+    call.audit.queried(f"work, page {number}", len(rows) + len(workitems))
     more = len(found) > PAGE_ROWS
     shown: dict[str, Any] = {"rows": rows, "workitems": workitems, "number": number, "more": more, "kind": kind}
-    return page(request, node, account, "work.html", **shown, chips=CHIPS, kinds=KINDS)
+    return page(call, "work.html", **shown, chips=CHIPS, kinds=KINDS)
 
 
 @router.post("/work/{work}")
 def change(
-    node: Node,
-    account: Writer,
-    work: Annotated[int, Path(ge=0)],
-    action: Annotated[Literal["cancel", "retry"], Form()],
+    call: WriterCall, work: Annotated[int, Path(ge=0)], action: Annotated[Literal["cancel", "retry"], Form()]
 ) -> Response:
     """Cancel work, or do it again; what ended before the button was pressed stays as it is."""
     with suppress(WorkEnded):
-        node.actions[f"{action}-work"](work=work, who=account.name)
+        call.node.actions[f"{action}-work"](work=work, who=call.account.name)
     return RedirectResponse("/work", SEE_OTHER)
 
 
 @router.post("/work/workitems/{workitem}/end")
-def end_workitem(node: Node, account: Admin, workitem: Annotated[str, Path(pattern=r"^[0-9.]{1,64}$")]) -> Response:
+def end_workitem(call: AdminCall, workitem: Annotated[str, Path(pattern=r"^[0-9.]{1,64}$")]) -> Response:
     """Cancel a workitem whose performer has vanished."""
-    node.actions["end-workitem"](workitem=workitem, who=account.name)
+    call.node.actions["end-workitem"](workitem=workitem, who=call.account.name)
     return RedirectResponse("/work", SEE_OTHER)

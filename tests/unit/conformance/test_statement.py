@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from node.conformance import statement
-from node.conformance.statement import statement_for_programs
-from node.conformance.tables import tables_of, values_of
+from node.conformance.statement import statement_for_programs, tables_of, values_of
 from node.dicom import status
 from node.settings.model import Settings
 

@@ -1,0 +1,149 @@
+"""The page of problems: series to settle, refusals, identity conflicts, and files in quarantine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Form, Path, Response
+from fastapi.responses import RedirectResponse
+from pydantic import BaseModel, Field, StringConstraints
+
+from node.index.database.reading import ReadIndex
+from node.receive.conflicts import compared
+from node.receive.quarantine import quarantined
+from node.web import actions
+from node.web.access import AdminCall, Call, ReaderCall, WriterCall
+from node.web.pages.rendering import PAGE_ROWS, SEE_OTHER, PageNumber, page, rows_of_page
+
+router = APIRouter(include_in_schema=False)
+
+Number = Annotated[int, Path(ge=1, le=1 << 53)]
+"""Larger than any, and smaller than what SQLite takes."""
+
+
+@router.get("/problems")
+def unsettled(call: ReaderCall, number: PageNumber = 1) -> Response:
+    """Series that are suspect, incomplete or without a volume, and that nobody has acknowledged."""
+    return _problems(call, "unsettled", lambda index: index.problems.open, number)
+
+
+@router.get("/problems/acknowledged")
+def acknowledged(call: ReaderCall, number: PageNumber = 1) -> Response:
+    """Such series that somebody has acknowledged, with the reason."""
+    return _problems(call, "acknowledged", lambda index: index.problems.acknowledged, number)
+
+
+class ProblemOfSeries(BaseModel):
+    """The series of a form on a page of problems."""
+
+    study_instance_uid: Annotated[str, Field(max_length=64)]
+    series_instance_uid: Annotated[str, Field(max_length=64)]
+
+
+class Acknowledgment(ProblemOfSeries):
+    """The form that acknowledges a problem; `problem` is what the person saw."""
+
+    problem: Annotated[str, Field(max_length=64)]
+    reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
+
+
+@router.post("/problems/acknowledge")
+def acknowledge(call: WriterCall, form: Annotated[Acknowledgment, Form()]) -> Response:
+    """Acknowledge the problem of a series; if the series has changed since, it stays in the list as it is now."""
+    actions.acknowledge(
+        call,
+        (form.study_instance_uid, form.series_instance_uid),
+        form.problem,
+        form.reason,
+    )
+    return RedirectResponse("/problems", SEE_OTHER)
+
+
+@router.post("/problems/withdraw")
+def withdraw(call: WriterCall, form: Annotated[ProblemOfSeries, Form()]) -> Response:
+    """Withdraw the acknowledgment of the problem of a series."""
+    actions.withdraw_acknowledgment(call, (form.study_instance_uid, form.series_instance_uid))
+    return RedirectResponse("/problems/acknowledged", SEE_OTHER)
+
+
+@router.get("/problems/unconvertible")
+def unconvertible(call: ReaderCall, number: PageNumber = 1) -> Response:
+    """Series, or single stacks, without a volume about which nobody can do anything."""
+    return _problems(call, "unconvertible", lambda index: index.failures.beyond_mending, number)
+
+
+@router.get("/problems/rejections")
+def rejections(call: ReaderCall, number: PageNumber = 1) -> Response:
+    """Refused connections, associations and instances."""
+    return _problems(call, "rejections", lambda index: index.rejections.newest, number)
+
+
+def _problems(
+    call: Call, problem: str, rows_of: Callable[[ReadIndex], Callable[[int, int], list[dict[str, Any]]]], number: int
+) -> Response:
+    """Return one section of the problems page."""
+    with call.node.index.searching() as index:
+        counts = _counts(index)
+        rows = rows_of(index)(PAGE_ROWS + 1, (number - 1) * PAGE_ROWS)
+    return _section(call, problem, counts, rows, number)
+
+
+def _section(call: Call, problem: str, counts: Mapping[str, int], rows: Sequence[Any], number: int) -> Response:
+    shown = rows_of_page(rows, number)
+    call.audit.queried(f"problems: {problem}, page {number}", len(shown["rows"]))
+    return page(call, f"{problem}.html", problem=problem, counts=counts, **shown)
+
+
+def _counts(index: ReadIndex) -> dict[str, int]:
+    """Return the numbers on the tabs: what a person has to settle."""
+    return {"unsettled": index.problems.count(), "conflicts": index.conflicts.count_undecided()}
+
+
+@router.get("/problems/conflicts")
+def conflicts(call: ReaderCall, number: PageNumber = 1) -> Response:
+    """Identity conflicts that are not decided; those of one kind, study and sender share a row."""
+    return _problems(call, "conflicts", lambda index: index.conflicts.undecided, number)
+
+
+@router.get("/problems/conflicts/{conflict}")
+def compare_versions(call: AdminCall, conflict: Number) -> Response:
+    """The version in a conflict beside the current one."""
+    call.audit.queried(f"conflict {conflict}")
+    with call.node.index.reading() as index:
+        found = compared(call.node.archive.root, index, conflict, call.node.archive.local)
+    return page(call, "conflict.html", found=found)
+
+
+@router.post("/problems/conflicts/{conflict}")
+def decide_conflict(
+    call: AdminCall, conflict: Number, decision: Annotated[Literal["accept", "keep"], Form()]
+) -> Response:
+    """Decide all conflicts of a row."""
+    if decision == "accept":
+        actions.accept(call, conflict, alike=True)
+    else:
+        actions.keep(call, conflict, alike=True)
+    return RedirectResponse("/problems/conflicts", SEE_OTHER)
+
+
+@router.get("/problems/quarantine")
+def quarantine(call: AdminCall, number: PageNumber = 1) -> Response:
+    """Files that were set aside."""
+    with call.node.index.reading() as index:
+        files = quarantined(call.node.archive.root, index)
+        counts = _counts(index)
+    begin = (number - 1) * PAGE_ROWS
+    return _section(call, "quarantine", counts, files[begin : begin + PAGE_ROWS + 1], number)
+
+
+@router.post("/problems/quarantine/{name}")
+def decide_quarantined(
+    call: AdminCall, name: str, decision: Annotated[Literal["release", "replace", "purge"], Form()]
+) -> Response:
+    """Release a file, make it current, or delete it."""
+    if decision == "purge":
+        actions.purge(call, name)
+    else:
+        actions.release(call, name, replace=decision == "replace")
+    return RedirectResponse("/problems/quarantine", SEE_OTHER)
