@@ -46,13 +46,7 @@ class Section:
 
 
 def as_markdown(template: str, values: Mapping[str, str], tables: Mapping[str, Table]) -> str:
-    """Return the template as Markdown, with numbered headings, values and tables.
-
-    Raises
-    ------
-    KeyError
-        The template names an unknown value or table.
-    """
+    """Return the template as Markdown, with numbered headings, values and tables; an unknown one is a KeyError."""
     title, sections = _sections(template, values)
     contents = "\n".join(
         f"{'  ' * (section.level - 1)}- {section.heading}" for section in sections if section.level <= 2

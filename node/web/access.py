@@ -99,11 +99,8 @@ class Access:
     def identify(self, request: HTTPConnection) -> Caller:
         """Return the caller of a request from its credentials.
 
-        Raises
-        ------
-        NotAuthenticated
-            Credentials are required but missing, or they are wrong or expired.
-        TooManyTries
+        Raises NotAuthenticated if credentials are required but missing, or if they are wrong or expired, and
+        TooManyTries.
         """
         if is_from_cors_origin(request.headers, request.url.scheme, self._web.cors_origins) and not has_token(
             request.headers
@@ -125,13 +122,7 @@ class Access:
         return LOCAL
 
     def check_password(self, name: str, password: str, address: str) -> KnownAccount:
-        """Return the account with this name and password.
-
-        Raises
-        ------
-        NotAuthenticated
-        TooManyTries
-        """
+        """Return the account with this name and password, or raise NotAuthenticated or TooManyTries."""
         pair = (name[:64], block_of(address))
         wait = self._guesses.wait_seconds(pair)
         if wait > 0:
@@ -157,12 +148,8 @@ class Access:
         """Open a session for a user of the identity provider; return the value of its cookie.
 
         The account has no password, and has the role that the provider grants now. If the role has changed, existing
-        sessions of the account end, so that successive users of one name never get each other's role.
-
-        Raises
-        ------
-        Forbidden
-            The provider grants no role. The account is removed with its sessions and tokens.
+        sessions of the account end, so that successive users of one name never get each other's role. If the provider
+        grants no role, the account is removed with its sessions and tokens, and Forbidden is raised.
         """
         name, known = identity.name, self._accounts.by_name(identity.name)
         if identity.role is None:

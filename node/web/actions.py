@@ -36,14 +36,7 @@ def reconvert(
 
 
 def send(call: Call, to: str, study_instance_uid: str, series_instance_uid: str | None = None) -> Mapping[str, Any]:
-    """Queue a study or a series for a destination; the result has the number of its ``instances``.
-
-    Raises
-    ------
-    UsageError
-        There is no such destination.
-    ResourceNotFound
-    """
+    """Queue a study or a series for a configured destination; the result has the number of its ``instances``."""
     if to not in call.node.settings.receivers:
         raise UsageError(f"there is no destination {to!r}{nearest(to, call.node.settings.receivers)}")
     done = call.node.actions["send"](
@@ -60,13 +53,7 @@ def send(call: Call, to: str, study_instance_uid: str, series_instance_uid: str 
 def change_route(
     call: Call, route: str, destination: str, action: Literal["pause", "resume", "retry"]
 ) -> Mapping[str, Any]:
-    """Pause a destination of a route, let it go on, or try again; the result says how much ``changed``.
-
-    Raises
-    ------
-    ResourceNotFound
-        The route has no such destination.
-    """
+    """Pause a destination of a route, let it go on, or try again; the result says how much ``changed``."""
     one = [require_destination(call.node, route, destination)]
     if action == "retry":
         changed = call.node.actions["retry-routes"](destinations=one)["waiting"]
@@ -78,13 +65,7 @@ def change_route(
 
 
 def require_destination(node: Services, route: str, destination: str) -> tuple[str, str]:
-    """Return the names of a route and of a destination that it has.
-
-    Raises
-    ------
-    ResourceNotFound
-        The route has no such destination.
-    """
+    """Return the names of a route and of a destination that it has, or raise ResourceNotFound."""
     name = "" if route == BY_HAND else route
     to = node.settings.routes[name].to if name in node.settings.routes else ()
     if destination not in (to if name else node.settings.receivers):

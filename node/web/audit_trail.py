@@ -47,12 +47,7 @@ class AuditTrail:
     ) -> bool:
         """Write a line about `caller` (account, address). If the log cannot be written, the request still proceeds.
 
-        Return whether it was not left out as a repetition.
-
-        Parameters
-        ----------
-        once : bool
-            Write nothing if an equal line was written within `REPEAT_SECONDS`.
+        Return whether the line was written: with `once`, an equal one within `REPEAT_SECONDS` is not.
         """
         if once and self._is_repeated(json.dumps([event.name, action.name, caller, list(objects), detail])):
             return False

@@ -29,12 +29,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 
 
 def require_name(name: str) -> str:
-    """Return `name` if it is a valid account name.
-
-    Raises
-    ------
-    UsageError
-    """
+    """Return `name` if it is a valid account name, else raise UsageError."""
     if not _NAME.fullmatch(name):
         raise UsageError(
             f"{name!r} is not a valid account name: use 1 to 64 letters, digits and . _ @ -, "
@@ -44,13 +39,7 @@ def require_name(name: str) -> str:
 
 
 def hash_password(password: str) -> str:
-    """Return the Argon2id hash of a new password.
-
-    Raises
-    ------
-    UsageError
-        The password is too short or too long; the message does not quote it.
-    """
+    """Return the Argon2id hash of a new password; the error for one of a wrong length does not quote it."""
     if not MIN_PASSWORD_LENGTH <= len(password) <= MAX_PASSWORD_LENGTH:
         raise UsageError(
             f"a password must have {MIN_PASSWORD_LENGTH} to {MAX_PASSWORD_LENGTH} characters, not {len(password)}; "

@@ -116,19 +116,9 @@ class RangedFile(FileResponse):
 
 
 def file_response(path: Path, media_type: str, name: str, sha256: str | None) -> Response:
-    """Send a file whose path comes from the index, never from a request.
+    """Send a file whose path comes from the index, never from a request: 410 if it is not on disk.
 
-    Parameters
-    ----------
-    name : str
-        File name for a download.
-    sha256 : str or None
-        SHA-256 of the content, the entity tag (RFC 9110 8.8.3). If None, the tag is made of time and size.
-
-    Raises
-    ------
-    HTTPException
-        410: the file is in the index but not on disk.
+    Its entity tag is the SHA-256 of the content (RFC 9110 8.8.3), or made of time and size. `name` is for a download.
     """
     headers = {"Cache-Control": "private, no-cache"} | ({"ETag": f'"{sha256}"'} if sha256 is not None else {})
     try:
@@ -154,12 +144,8 @@ DAMAGED = (
 def whole_file(node: Services, instance: StoredInstance) -> Path:
     """Return the path of the file of an instance, after comparing its digest.
 
-    Raises
-    ------
-    Damaged
-        It is not as it was received. The instance is marked, so that it is taken when it is sent again.
-    Unavailable
-        It cannot be read now.
+    Raises Damaged if it is not as it was received: the instance is marked, so that it is taken when it is sent again.
+    Raises Unavailable if it cannot be read now.
     """
     path = local_file(node, instance)
     try:
@@ -174,12 +160,7 @@ def whole_file(node: Services, instance: StoredInstance) -> Path:
 def local_file(node: Services, file: ArchivedFile) -> Path:
     """Return the path of a file of the archive, which is fetched if only the object store has it.
 
-    Raises
-    ------
-    Unavailable
-        It cannot be fetched now.
-    FileNotFoundError
-        Neither the disk nor the object store has a file of a revision.
+    Raises Unavailable if that fails now, FileNotFoundError if neither the disk nor the object store has it.
     """
     try:
         return node.archive.local(file)
@@ -190,15 +171,7 @@ def local_file(node: Services, file: ArchivedFile) -> Path:
 
 
 def local_or_gone(node: Services, file: ArchivedFile) -> Path:
-    """Return the path of a file of a revision, which is fetched if only the object store has it.
-
-    Raises
-    ------
-    Unavailable
-        It cannot be fetched now.
-    HTTPException
-        410: neither the disk nor the object store has it.
-    """
+    """Return the path of a file of a revision; 410 if neither the disk nor the object store has it."""
     try:
         return local_file(node, file)
     except FileNotFoundError:

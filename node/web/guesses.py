@@ -92,12 +92,8 @@ class Guesses:
 
     A try counts as a failure until it succeeds, so that concurrent tries are limited like successive ones. A success
     forgives the failures of its pair only: a login with an account of one's own does not pay for guesses at others.
-
-    Parameters
-    ----------
-    on_limit : callable
-        Called with a sentence when a try is refused by the limit of an account or an address, and with that account
-        or address; the other one is empty.
+    `on_limit` is called with a sentence when a try is refused by the limit of an account or an address, and with that
+    account or address; the other one is empty.
     """
 
     def __init__(self, on_limit: Callable[[str, Pair], None], clock: Callable[[], float] = _monotonic) -> None:

@@ -98,12 +98,7 @@ class IdentityProvider:
         return f"{endpoint}?{urlencode({'client_id': self._oidc.client_id})}" if _is_address(endpoint) else ""
 
     def authorization_url(self, redirect_uri: str, state: str, nonce: str, code_verifier: str) -> str:
-        """Return the address of the provider's login page for a browser (Core 3.1.2.1).
-
-        Raises
-        ------
-        ProviderUnavailable
-        """
+        """Return the address of the provider's login page for a browser (Core 3.1.2.1)."""
         provider = self._known()
         with self._client(provider, redirect_uri) as client:
             url, _ = client.create_authorization_url(
@@ -114,11 +109,7 @@ class IdentityProvider:
     def redeem(self, code: str, redirect_uri: str, nonce: str, code_verifier: str) -> FederatedIdentity:
         """Exchange a code for the identity in its ID token (Core 3.1.3).
 
-        Raises
-        ------
-        ProviderUnavailable
-        SignInFailed
-            The provider rejected the code, or the ID token is invalid.
+        Raises SignInFailed if the provider rejected the code or the ID token is invalid, and ProviderUnavailable.
         """
         provider = self._known()
         endpoint, grant = provider.metadata["token_endpoint"], "authorization_code"
@@ -139,10 +130,7 @@ class IdentityProvider:
     def by_access_token(self, value: str) -> FederatedIdentity:
         """Return who an access token is of (RFC 9068), if `[web.oidc] audience` is the audience of it.
 
-        Raises
-        ------
-        ProviderUnavailable
-        SignInFailed
+        Raises the same exceptions as `redeem`.
         """
         if not self._oidc.audience:
             raise SignInFailed("[web.oidc] audience is not set: access tokens of the provider are not accepted")
@@ -205,10 +193,7 @@ class IdentityProvider:
     def _known(self, max_age: float = KEEP_SECONDS) -> _Provider:
         """Return the metadata and keys of the provider, fetched again if older than `max_age` seconds.
 
-        Raises
-        ------
-        ProviderUnavailable
-            Nothing is cached and nothing can be fetched. Cached data stay in use while the provider is down.
+        Cached data stay in use while the provider is down. Without any, ProviderUnavailable is raised.
         """
         known = self._provider
         if known is not None and self._clock() - known.fetched_at < max_age:
@@ -347,12 +332,7 @@ class SignIns:
         self._ended: OrderedDict[str, None] = OrderedDict()
 
     def begin(self, redirect_uri: str, next_path: str) -> tuple[str, str]:
-        """Begin a sign-in; return the address at the provider for the browser, and the value of its cookie.
-
-        Raises
-        ------
-        ProviderUnavailable
-        """
+        """Begin a sign-in; return the address at the provider for the browser, and the value of its cookie."""
         state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
         url = self.provider.authorization_url(redirect_uri, state, nonce, verifier)
         claims = {
@@ -368,10 +348,7 @@ class SignIns:
     def returned(self, cookie: str, state: str) -> SignIn:
         """Return the sign-in from which a browser returns; works once for each.
 
-        Raises
-        ------
-        SignInFailed
-            This browser did not begin it, it took too long, or it was already used.
+        Raises SignInFailed if this browser did not begin it, it took too long, or it was already used.
         """
         try:
             claims = jwt.decode(cookie, self._key, COOKIE_ALGORITHMS).claims

@@ -74,23 +74,13 @@ class Wanted(BaseModel):
 
 
 def require_peer(node: Services, peer: str) -> None:
-    """Refuse the name of a peer that the node cannot call.
-
-    Raises
-    ------
-    ResourceNotFound
-    """
+    """Raise ResourceNotFound for the name of a peer that the node cannot call."""
     if peer not in node.settings.called_peers:
         raise ResourceNotFound("peer with a host in [peers]")
 
 
 def find_studies(call: Call, peer: str, search: PeerSearch) -> Mapping[str, Any]:
-    """Search for studies at a peer, and record it; the result has ``items``, the newest first, and a ``note``.
-
-    Raises
-    ------
-    ResourceNotFound, PeerBusy, PeerFailed
-    """
+    """Search for studies at a peer, and record it; the result has ``items``, the newest first, and a ``note``."""
     found = _find(call, peer, "study", search.keys())
     with call.node.index.searching() as index:
         here = index.instances.count_by_study([item["study_instance_uid"] for item in found["items"]])
@@ -129,14 +119,7 @@ def _find(call: Call, peer: str, level: Literal["study", "series"], keys: Mappin
 
 
 def retrieve(call: Call, peer: str, wanted: Sequence[Wanted]) -> Sequence[str]:
-    """Have studies and series retrieved from a peer in the background, and record it; return the retrievals' ids.
-
-    Raises
-    ------
-    ResourceNotFound
-    UsageError
-        Too many retrievals wait.
-    """
+    """Have studies and series retrieved from a peer in the background, and record it; return the retrievals' ids."""
     require_peer(call.node, peer)
     pairs = [(each.study_instance_uid, each.series_instance_uid) for each in wanted]
     ids: Sequence[str] = call.node.actions["retrieve"](peer=peer, wanted=pairs, who=call.account.name)["retrievals"]

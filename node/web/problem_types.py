@@ -21,16 +21,8 @@ _DESCRIBED = "/api/v1/openapi.json describes every parameter"
 class ProblemType:
     """A kind of problem. `slug` and `status` never change; a client may depend on them.
 
-    Attributes
-    ----------
-    slug : str
-        The last segment of its URI.
-    status : int
-        The HTTP status of answers with it.
-    title : str
-        A sentence that is the same for every occurrence.
-    remedy : str
-        What solves it, unless the occurrence knows better.
+    `slug` is the last segment of its URI, `title` a sentence that is the same for every occurrence, and `remedy` solves
+    the problem, unless the occurrence knows better.
     """
 
     slug: str

@@ -403,13 +403,7 @@ class HttpListener(socket.socket):
         self._places = places
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """Accept a connection, like `socket.accept`.
-
-        Raises
-        ------
-        ConnectionAbortedError
-            There is no place for this connection; it was closed.
-        """
+        """Accept a connection, like `socket.accept`; ConnectionAbortedError: there was no place, and it was closed."""
         connection, address = super().accept()
         if not self._places.take(connection, address[0]):
             connection.close()

@@ -247,10 +247,7 @@ def _installed_name(member: TarInfo) -> str | None:
 def _patch(folder: Path, files: list[str]) -> None:
     """Patch the files for `BASE`, with our configuration and without inline scripts.
 
-    Raises
-    ------
-    NotInstalled
-        They are not the files that the patch was made for.
+    Raises NotInstalled if they are not the files that the patch was made for.
     """
     patched = 0
     for name in files:

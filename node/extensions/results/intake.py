@@ -77,16 +77,7 @@ class _Made:
 
 
 class ResultIntake:
-    """Stores results of jobs. Thread-safe.
-
-    Parameters
-    ----------
-    index : Index
-    ingest : Ingest
-    metrics : Metrics
-    makers : Makers or None
-        None: makers of its own.
-    """
+    """Stores results of jobs. Thread-safe."""
 
     def __init__(self, index: Index, ingest: Ingest, metrics: Metrics, makers: Makers | None = None) -> None:
         self._index, self._ingest, self._metrics = index, ingest, metrics
@@ -113,13 +104,7 @@ class ResultIntake:
         return self._folder / job_id
 
     def empty_folder(self, job_id: str) -> Path:
-        """Return the folder of a job, empty: what an attempt left that failed is gone.
-
-        Raises
-        ------
-        OutOfResources
-            The disk is down to its reserve.
-        """
+        """Return the folder of a job, empty: what an attempt left that failed is gone."""
         self._ingest.archive.intake.require()
         folder = self.folder(job_id)
         shutil.rmtree(folder, ignore_errors=True)
@@ -130,12 +115,7 @@ class ResultIntake:
     def new_file(self, job: Job, name: str) -> Iterator[IO[bytes]]:
         """Open a file of a job for writing: durable, and in place of an earlier one of its name, when the block ends.
 
-        Raises
-        ------
-        ResultRefused
-            The name is no name of a result, or the job has too many files.
-        OutOfResources
-            The disk is down to its reserve.
+        Raises ResultRefused if the name is no name of a result or the job has too many files, and OutOfResources.
         """
         self._ingest.archive.intake.require()
         if FILE_NAME.fullmatch(name) is None:
@@ -167,26 +147,13 @@ class ResultIntake:
         detail: str | None = None,
         wait_seconds: float = MAX_WAIT_SECONDS,
     ) -> None:
-        """Store the results of a job from the files in its folder, and let it succeed.
+        """Store the results of a job from the files in its folder, and let it succeed, unless it has succeeded before.
 
-        Does nothing if the job has succeeded before.
+        `content` is the manifest, or its JSON values: what the files are; None: as the folder says. `detail` is what
+        the hook says of it. Waits at most `wait_seconds` for the results of other jobs (ResultsBusy).
 
-        Parameters
-        ----------
-        content : object
-            The manifest, or its JSON values: what the files are; None: as the folder says.
-        detail : str or None
-            What the hook says of it.
-        wait_seconds : float
-            Longest wait for the results of other jobs.
-
-        Raises
-        ------
-        ResultRefused
-            A file cannot become a result; nothing was stored, and the job is still open.
-        ResultsBusy
-        NoSuchJob, JobEnded, ResultThere
-        OutOfResources
+        Raises ResultRefused if a file cannot become a result: nothing was stored, and the job is still open. Also
+        raises NoSuchJob, JobEnded, ResultThere and OutOfResources.
         """
         manifest = Manifest.of(content) if content is not None else None
         if not self._turn.acquire(timeout=wait_seconds):
@@ -206,12 +173,7 @@ class ResultIntake:
             self._turn.release()
 
     def end(self, job_id: str, state: JobState, detail: str | None = None) -> None:
-        """End a job that is open, and remove its files.
-
-        Raises
-        ------
-        NoSuchJob, JobEnded
-        """
+        """End a job that is open, and remove its files. Raises NoSuchJob and JobEnded."""
         job = self._index.jobs.end(job_id, state, detail, self._ingest.now())
         self.ended(job, state)
 

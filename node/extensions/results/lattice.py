@@ -50,10 +50,7 @@ class Lattice:
 def lattice_of(frames: Sequence[Frame]) -> Lattice:
     """Return the grid of the frames of a stack.
 
-    Raises
-    ------
-    ResultRefused
-        The frames have no position in the patient, or differ in orientation, size or pixel spacing.
+    Raises ResultRefused if they have no position in the patient, or differ in orientation, size or pixel spacing.
     """
     if not frames:
         raise ResultRefused("no image of the volume can be read")
@@ -77,22 +74,10 @@ def lattice_of(frames: Sequence[Frame]) -> Lattice:
 
 
 def on_lattice(voxels: Array, affine_lps: Float, lattice: Lattice) -> Array:
-    """Return a mask in the order of a lattice, without interpolation.
+    """Return a mask in the order of a lattice, (slices, rows, columns), without interpolation.
 
-    Parameters
-    ----------
-    voxels : (i, j, k) array
-    affine_lps : (4, 4) float64, mm
-        From voxel index (i, j, k) to LPS+.
-
-    Returns
-    -------
-    (slices, rows, columns) array
-
-    Raises
-    ------
-    ResultRefused
-        The voxels of the mask are not those of the lattice.
+    `voxels` is (i, j, k); `affine_lps`, (4, 4) in mm, leads from its voxel index to LPS+. Raises ResultRefused if the
+    voxels of the mask are not those of the lattice.
     """
     between = np.linalg.inv(lattice.affine_lps) @ affine_lps
     steps = between[:3, :3]

@@ -116,12 +116,8 @@ class Makers:
     def make(self, making: Making) -> dict[str, Any]:
         """Make one result; return its identifiers.
 
-        Raises
-        ------
-        ResultRefused
-            It cannot be made of what the hook left.
-        OutOfResources
-            The node is stopping, the disk is full, or the child took too long.
+        Raises ResultRefused if it cannot be made of what the hook left, and OutOfResources if the node is stopping, the
+        disk is full, or the child took too long.
         """
         source = making.source
         reads = making.file, source.sample, *(path for stack in source.stacks for _, path in stack.files)

@@ -44,15 +44,8 @@ class SourceStack:
 class Source:
     """The series that a result is about.
 
-    Attributes
-    ----------
-    study_instance_uid, series_instance_uid : str
-    instances : tuple of (str, str)
-        SOP Class UID and SOP Instance UID of each instance.
-    sample : Path
-        The file of one of them, for patient and study.
-    stacks : tuple of SourceStack
-        Its volumes, in one revision; empty if it has none.
+    `instances` has the SOP Class UID and SOP Instance UID of each; `sample` is the file of one of them, for patient and
+    study; `stacks` are its volumes in one revision, none if it has none.
     """
 
     study_instance_uid: str
@@ -73,19 +66,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Making:
-    """One result to make.
-
-    Attributes
-    ----------
-    entry : Entry
-    file : Path
-        What the hook left.
-    source : Source
-    identity : Identity
-    into : Path
-        Existing empty file for the instance.
-    made_at : datetime
-    """
+    """One result to make of `file`, which the hook left, `into` an existing empty file."""
 
     entry: Entry
     file: Path

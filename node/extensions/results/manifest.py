@@ -109,12 +109,7 @@ class Manifest(_Model):
 
     @classmethod
     def of(cls, content: object) -> Self:
-        """Return the manifest of parsed JSON.
-
-        Raises
-        ------
-        ResultRefused
-        """
+        """Return the manifest of parsed JSON, or raise ResultRefused."""
         try:
             return cls.model_validate(content)
         except ValidationError as error:
@@ -147,21 +142,10 @@ class Entry:
 
 
 def entries_of(files: Collection[str], manifest: Manifest | None, algorithm: Algorithm) -> list[Entry]:
-    """Return what is to be made of the files of a job.
+    """Return what is to be made of the files of a job, by their names in its folder.
 
-    Parameters
-    ----------
-    files : collection of str
-        Names in the folder of the job, without that of the manifest.
-    manifest : Manifest or None
-        None: each file is a result, by its name.
-    algorithm : Algorithm
-        What made the results if the manifest does not say.
-
-    Raises
-    ------
-    ResultRefused
-        The manifest names a file that is not there, or a file has no name of a result.
+    Without a manifest, each file is a result, by its name; `algorithm` made the results if the manifest does not say.
+    Raises ResultRefused if the manifest names a file that is not there, or a file has no name of a result.
     """
     if manifest is None:
         if len(files) > MAX_RESULTS:
@@ -206,21 +190,11 @@ def entries_of(files: Collection[str], manifest: Manifest | None, algorithm: Alg
 
 
 def left_in(folder: Path, manifest: Manifest | None, hook: str) -> list[Entry]:
-    """Return what is to be made of the files that a hook left in a folder.
+    """Return what is to be made of the files that a hook left in a folder, which may not exist.
 
-    Parameters
-    ----------
-    folder : Path
-        May not exist. Names that begin with a dot are ignored.
-    manifest : Manifest or None
-        What the files are; None: as a file of the folder says or, without it, as their names do.
-    hook : str
-        Name of the hook: that of the algorithm if the manifest has none.
-
-    Raises
-    ------
-    ResultRefused
-        Something else than files with proper names is in the folder, or as of `entries_of`.
+    Names that begin with a dot are ignored. Without `manifest`, the files are what a file of the folder says or,
+    without that, what their names say. `hook` is the algorithm if the manifest has none. Raises ResultRefused for
+    anything else than files with proper names, or as `entries_of`.
     """
     names = set()
     with suppress(FileNotFoundError), os.scandir(folder) as found:
@@ -245,12 +219,7 @@ def _read_manifest(path: Path) -> Manifest:
 
 
 def measurements_of(content: Mapping[str, Any]) -> list[Measured]:
-    """Return the measurements of a report.
-
-    Raises
-    ------
-    ResultRefused
-    """
+    """Return the measurements of a report, or raise ResultRefused."""
 
     class Report(_Model):
         measurements: list[Measured] = Field(min_length=1, max_length=1000)

@@ -50,10 +50,7 @@ REPORT = Code("126000", "DCM", "Imaging Measurement Report")
 def make_report(making: Making) -> dict[str, Any]:
     """Write the report of a JSON file; return its identifiers.
 
-    Raises
-    ------
-    ResultRefused
-        The file is no JSON object, or its measurements have no name, value or unit.
+    Raises ResultRefused if the file is no JSON object, or its measurements have no name, value or unit.
     """
     if making.file.stat().st_size > MAX_JSON_BYTES:
         raise ResultRefused(f"the file is larger than {MAX_JSON_BYTES} bytes")
@@ -183,10 +180,7 @@ HEAD_BYTES = 1024
 def make_document(making: Making) -> dict[str, Any]:
     """Write a PDF as an instance; return its identifiers.
 
-    Raises
-    ------
-    ResultRefused
-        The file does not begin as a PDF does, or is too large.
+    Raises ResultRefused if the file does not begin and end as a PDF does, or is too large.
     """
     if making.file.stat().st_size > MAX_PDF_BYTES:
         raise ResultRefused(f"the file is larger than {MAX_PDF_BYTES} bytes")

@@ -42,10 +42,8 @@ _CLEARED = {
 def make_segmentation(making: Making) -> dict[str, Any]:
     """Write the segmentation of a mask; return its identifiers, and the number of the segment of each label.
 
-    Raises
-    ------
-    ResultRefused
-        The mask is on the grid of no volume of the source, has labels without a name, or does not read back.
+    Raises ResultRefused if the mask is on the grid of no volume of the source, has labels without a name, or does not
+    read back.
     """
     if not making.source.stacks:
         raise ResultRefused("the series has no volume that the mask could be of")
@@ -198,14 +196,9 @@ def _code(coded: Coded | None) -> Code:
 
 
 def _read_back(making: Making, mask: Array, lattice: Lattice) -> None:
-    """Compare the file with the mask, by the reader that conversions use.
+    """Compare the file with the mask, by the reader that conversions use; raise ResultRefused if they differ.
 
     Slices that no affine describes (uneven, sheared) have their true positions in the file, but no volume to compare.
-
-    Raises
-    ------
-    ResultRefused
-        They differ.
     """
     try:
         volumes = segmentation.volumes(read_instance(making.into), 0)

@@ -77,18 +77,8 @@ def step_of(
 ) -> ScheduledStep:
     """Return the step that plain fields and attributes describe, with identifiers that it lacks.
 
-    Parameters
-    ----------
-    fields : mapping
-        Values by the names of `FIELDS` and `FIELDS_OF_STEP`.
-    attributes : mapping or None
-        A data set in the DICOM JSON Model; a field counts more.
-    kept : mapping or None
-        Fields that count if neither has a value.
-
-    Raises
-    ------
-    InvalidEntry
+    `fields` are values by the names of `FIELDS` and `FIELDS_OF_STEP`. They count more than `attributes`, a data set in
+    the DICOM JSON Model; those of `kept` count if neither has a value. Raises InvalidEntry, as all functions here.
     """
     entry = _of_fields(kept or {})
     for part in (checked_data_set(attributes or {}), _of_fields(fields)):
@@ -118,12 +108,7 @@ def _merged(entry: Json, other: Json) -> Json:
 
 
 def checked(model: Mapping[str, Any]) -> Json:
-    """Return an entry in the DICOM JSON Model, without what a worklist does not carry: private and binary elements.
-
-    Raises
-    ------
-    InvalidEntry
-    """
+    """Return an entry in the DICOM JSON Model, without what a worklist does not carry: private and binary elements."""
     entry = checked_data_set(model)
     steps = entry.get(_tag(STEP_SEQUENCE), {}).get("Value", [])
     if len(steps) != 1:
@@ -132,17 +117,7 @@ def checked(model: Mapping[str, Any]) -> Json:
 
 
 def checked_data_set(model: object, max_elements: int = MAX_ELEMENTS) -> Json:
-    """Return a data set in the DICOM JSON Model, without private and binary elements and without invalid values.
-
-    Parameters
-    ----------
-    max_elements : int
-        Most elements and items.
-
-    Raises
-    ------
-    InvalidEntry
-    """
+    """Return a data set in the DICOM JSON Model, without private and binary elements and without invalid values."""
     try:
         return _checked(model, iter(range(max_elements)), 0)
     except _TooMany:
@@ -230,10 +205,7 @@ def _text(tag: int, vr: str, value: Any) -> str:
 def completed(entry: Json) -> Json:
     """Return an entry with what a modality needs: identifiers that its source left out are generated.
 
-    Raises
-    ------
-    InvalidEntry
-        An attribute is missing that only the source can know (`REQUIRED`, `REQUIRED_OF_STEP`).
+    Raises InvalidEntry if an attribute is missing that only the source can know (`REQUIRED`, `REQUIRED_OF_STEP`).
     """
     (step,) = entry[_tag(STEP_SEQUENCE)]["Value"]
     for keyword, where in [

@@ -87,13 +87,7 @@ class Order:
 
 
 def parse(data: bytes) -> Message:
-    """Return the segments of a message.
-
-    Raises
-    ------
-    MessageRefused
-        It is no HL7 v2 message in the vertical bar encoding.
-    """
+    """Return the segments of a message; MessageRefused if it is no HL7 v2 message in the vertical bar encoding."""
     if not data.startswith(b"MSH|") or len(data) < 9:
         raise MessageRefused("AR", "the message does not begin with an MSH segment and the delimiter |")
     head = re.split(b"[\r\n]", data, maxsplit=1)[0].decode("latin-1").split("|")
@@ -121,16 +115,9 @@ def _decoded(data: bytes, character_set: str) -> str:
 
 
 def orders_of(message: Message, stations: Mapping[str, str]) -> list[Order]:
-    """Return the steps that an order message schedules, changes or cancels.
+    """Return the steps that an order message schedules, changes or cancels, or raise MessageRefused.
 
-    Parameters
-    ----------
-    stations : mapping
-        AE title of the station for a modality, if an order names none.
-
-    Raises
-    ------
-    MessageRefused
+    `stations` has the AE title of the station for a modality, if an order names none.
     """
     header = message.named("MSH")
     kind = tuple(message.value(header, 8, part) for part in (1, 2))  # MSH-9: MSH-1 is the delimiter itself

@@ -39,10 +39,7 @@ TICK_SECONDS = 1.0
 def hl7_tls_context(settings: WorklistSettings) -> ssl.SSLContext | None:
     """Return the TLS context that the configuration asks for, or None.
 
-    Raises
-    ------
-    UsageError
-        A file is missing, unreadable or not in PEM format, or there is no certificate; the message names the key.
+    Raises UsageError, which names the key, if a file cannot be used or there is no certificate.
     """
     if settings.hl7_tls_certificate is None:
         if settings.hl7_tls_key or settings.hl7_tls_client_ca:
@@ -60,10 +57,7 @@ def hl7_tls_context(settings: WorklistSettings) -> ssl.SSLContext | None:
 class MllpListener:
     """Accepts order messages from the addresses of [worklist] hl7_networks.
 
-    Raises
-    ------
-    UsageError
-        TLS is not configured correctly; or, when started: the address cannot be bound.
+    Raises UsageError if TLS is not configured correctly or, when started, the address cannot be bound.
     """
 
     def __init__(
@@ -200,12 +194,7 @@ class _Received:
         self._data = bytearray()
 
     def message(self) -> bytes | None:
-        """Return the next message without its frame; None if the peer closes, is idle, or the node stops.
-
-        Raises
-        ------
-        _TooMuch
-        """
+        """Return the next message without its frame; None if the peer closes, is idle, or the node stops."""
         idle_until, begun_at = monotonic() + IDLE_SECONDS, monotonic() if self._data else None
         searched = 0
         while True:

@@ -95,10 +95,7 @@ class WorklistFolder:
 def versions(folder: Path) -> Iterator[tuple[str, str]]:
     """Yield the name of each file of a folder that has an entry, and a text that changes with the file.
 
-    Raises
-    ------
-    OSError
-        The folder cannot be read, or has more than `MAX_FILES`.
+    Raises OSError if the folder cannot be read, or has more than `MAX_FILES`.
     """
     count = 0
     with os.scandir(folder) as files:
@@ -115,14 +112,7 @@ def versions(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def read_entry(path: Path) -> ScheduledStep:
-    """Return the entry of a file.
-
-    Raises
-    ------
-    OSError
-    InvalidEntry
-        The file is not an entry; the message names the attribute and the rule.
-    """
+    """Return the entry of a file; the message of InvalidEntry names the attribute and the rule."""
     with path.open("rb") as file:
         data = file.read(MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:
@@ -165,13 +155,7 @@ _COLUMNS = {
 
 
 class Worklist(BackgroundService):
-    """The scheduled procedure steps that are not over. Queries are thread-safe.
-
-    Parameters
-    ----------
-    steps : ScheduledStepRepository
-    settings : WorklistSettings
-    """
+    """The scheduled procedure steps that are not over. Queries are thread-safe."""
 
     def __init__(
         self,
@@ -198,17 +182,8 @@ class Worklist(BackgroundService):
     def find(self, query: WorklistQuery, maximum: int, stop: Callable[[], bool]) -> Iterator[Dataset]:
         """Yield the answers to a query, by the day of their start.
 
-        Parameters
-        ----------
-        maximum : int
-            Largest number of answers; a query with more is refused.
-        stop : callable
-            Polled between entries; True ends the query.
-
-        Raises
-        ------
-        QueryRefused
-        QueryStopped
+        A query with more than `maximum` is refused. `stop` is polled between entries; True ends the query
+        (QueryStopped).
         """
         if self._folder is not None:
             self._folder.refresh()

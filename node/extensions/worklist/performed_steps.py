@@ -73,12 +73,7 @@ class StepRefused(VoxelnodeError):
 
 
 def created(sop_instance_uid: str, attributes: Dataset) -> PerformedStep:
-    """Return the step that an N-CREATE describes.
-
-    Raises
-    ------
-    StepRefused
-    """
+    """Return the step that an N-CREATE describes, or raise StepRefused."""
     model = _model(attributes)
     missing = [keyword for keyword in REQUIRED if not _values(model, keyword)]
     missing += [SCHEDULED] if not missing and not _items(model, SCHEDULED) else []
@@ -94,12 +89,7 @@ def created(sop_instance_uid: str, attributes: Dataset) -> PerformedStep:
 
 
 def changed(sop_instance_uid: str, before: Json, modification: Dataset) -> PerformedStep:
-    """Return the step after an N-SET: attributes that it has are replaced, sequences as a whole (PS3.4 F.7.2.2.2).
-
-    Raises
-    ------
-    StepRefused
-    """
+    """Return the step after an N-SET: attributes that it has are replaced, sequences as a whole (PS3.4 F.7.2.2.2)."""
     new = _model(modification)
     for keyword in sorted(FIXED):
         tag = f"{standard_tag(keyword):08X}"

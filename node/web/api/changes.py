@@ -52,22 +52,8 @@ class ChangeRequest:
     ) -> Result:
         """Return the result of `act` if the resource is as the client has seen it, or the result of the same request.
 
-        Parameters
-        ----------
-        result : type
-            Of the result.
-        current : callable
-            Returns the resource that is to be changed.
-        act : callable
-            Makes the change. A change that is one transaction of the index fulfils the terms in it.
-
-        Raises
-        ------
-        PreconditionFailed
-            The resource is not as the client has seen it, and nothing was changed.
-        KeyReused
-        KeyUnderWay
-        TooManyKeys
+        `current` returns the resource that is to be changed. A change that is one transaction of the index fulfils the
+        terms in it. Raises PreconditionFailed before anything is changed.
         """
         if self.key is None:
             return act(self._terms(current, None))

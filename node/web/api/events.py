@@ -49,13 +49,7 @@ class Streams:
 
     @contextmanager
     def opened(self, account: str, address: str) -> Iterator[None]:
-        """Count a stream while it is open.
-
-        Raises
-        ------
-        HTTPException
-            503: there are too many.
-        """
+        """Count a stream while it is open; 503 if there are too many."""
         key = (account, block_of(address))
         of_account, of_address = (
             sum(count for other, count in self._open.items() if other[part] == key[part]) for part in (0, 1)

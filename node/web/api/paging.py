@@ -47,12 +47,7 @@ def cursor(id: int, date: dt.date | None = None) -> str:
 
 
 def parse_cursor(after: str | None) -> tuple[int, dt.date | None] | None:
-    """Return the id and the date from a cursor.
-
-    Raises
-    ------
-    WrongCursor
-    """
+    """Return the id and the date from a cursor, or raise WrongCursor."""
     if after is None:
         return None
     try:
@@ -76,17 +71,7 @@ class PageRequest:
     def read(
         self, resource: type[Item], repository: Callable[[ReadIndex], PagedRepository], /, **wanted: Any
     ) -> Page[Item]:
-        """Read the page from a list that is ordered by id.
-
-        Parameters
-        ----------
-        resource : type
-            Of the items; one is made of each row.
-        repository : callable
-            Returns the repository to list.
-        wanted : any
-            Filters of the repository.
-        """
+        """Read the page from a list that is ordered by id; `wanted` are filters of the repository."""
         position = parse_cursor(self.after)
         with self.node.index.searching() as index:
             rows = repository(index).page(position[0] if position else None, self.limit, **wanted)
@@ -140,13 +125,7 @@ AuditedPage = Annotated[AuditedPageRequest, Depends(_audited)]
 
 
 def only_row(repository: PagedRepository, noun: str, /, **wanted: Any) -> Row:
-    """Return the row of a single resource, the newest if several match.
-
-    Raises
-    ------
-    ResourceNotFound
-        There is none; `noun` names it in the answer.
-    """
+    """Return the row of a single resource, the newest if several match; `noun` names it in the answer 404."""
     rows = repository.page(None, 1, **wanted)
     if not rows:
         raise ResourceNotFound(noun)

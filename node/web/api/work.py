@@ -112,10 +112,5 @@ def _now(node: Node, work: int) -> models.WorkResource:
 
 
 def work_resource(index: ReadIndex, **wanted: object) -> models.WorkResource:
-    """Return the resource of one piece of work.
-
-    Raises
-    ------
-    ResourceNotFound
-    """
+    """Return the resource of one piece of work, or raise ResourceNotFound."""
     return models.WorkResource.of(only_row(index.work, "work", **wanted))

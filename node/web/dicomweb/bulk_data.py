@@ -207,15 +207,8 @@ def respond_with_range(
     """Respond with the whole representation, or with the one byte range that the request asks for.
 
     Several ranges are answered with the whole, as RFC 9110 14.2 allows; so is ``If-Range`` with another entity tag.
-
-    Parameters
-    ----------
-    content : callable (start) -> iterator of bytes
-        Returns the representation from byte `start` to its end.
-    length : int
-        Length of the whole, in bytes.
-    etag : str
-        See `Target.etag`; it is sent as a strong one, since the bytes are the same each time.
+    `content` returns the representation from a byte to its end. `etag` is that of `Target.etag`; it is sent as a strong
+    one, since the bytes are the same each time.
     """
     etag = etag.removeprefix("W/")
     request = target.request
@@ -243,13 +236,7 @@ def respond_with_range(
 
 
 def byte_range(header: str, length: int) -> tuple[int, int] | None:
-    """Return start and end of the requested bytes; None for the whole.
-
-    Raises
-    ------
-    HTTPException
-        416: there is no such byte.
-    """
+    """Return start and end of the requested bytes; None for the whole, 416 if there is no such byte."""
     found = re.fullmatch(r"bytes=\s*(\d{0,19})-(\d{0,19})\s*", header)
     if found is None or not (found[1] or found[2]):
         return None

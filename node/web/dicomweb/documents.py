@@ -28,12 +28,7 @@ def respond_document(
 ) -> Response:
     """Answer with a document; HEAD with the headers only, and a matching If-None-Match with 304.
 
-    Parameters
-    ----------
-    content : bytes or iterator of bytes
-        An iterator is streamed.
-    etag : str
-        A weak entity tag, since compressed and other forms share it; empty: none.
+    An iterator is streamed. The entity tag is a weak one, since compressed and other forms share it; empty: none.
     """
     shared = {"Vary": "Accept, Accept-Encoding", **({"ETag": etag} if etag else {})}
     if etag and has_etag(request.headers, etag):

@@ -81,12 +81,7 @@ def pixel_data(target: Target, instance: StoredInstance) -> PixelElement:
 
 
 def find_pixel_data(target: Target, instance: StoredInstance) -> PixelElement | None:
-    """Return the pixel data element of an instance, or None if it has none or its data set is deflated.
-
-    Raises
-    ------
-    Damaged, DecoderBusy, Unavailable
-    """
+    """Return the pixel data element of an instance, or None if it has none or its data set is deflated."""
     try:
         if instance.transfer_syntax_uid == DEFLATED_LITTLE_ENDIAN:  # its frames cannot be located
             return None
@@ -156,12 +151,7 @@ def answer_frames(
 def frame_parts(
     target: Target, instance: StoredInstance, element: PixelElement, form: FrameForm, numbers: Iterable[int]
 ) -> Iterator[Part]:
-    """Yield each frame of an instance in its own part.
-
-    Raises
-    ------
-    FrameNotFound, NotDecoded, DecoderBusy, Unavailable
-    """
+    """Yield each frame of an instance in its own part."""
     url = instance_url(target.base, instance)
     for number in numbers:
         yield Part(form.content_type, read_frame(target, element, number, form).pieces, f"{url}/frames/{number}")
@@ -175,12 +165,7 @@ class Frame(NamedTuple):
 
 
 def read_frame(target: Target, element: PixelElement, number: int, form: FrameForm) -> Frame:
-    """Return one frame; a long frame is streamed from a file.
-
-    Raises
-    ------
-    FrameNotFound, NotDecoded, DecoderBusy, Unavailable
-    """
+    """Return one frame; a long frame is streamed from a file. Raises FrameNotFound and NotDecoded."""
     decoder = target.node.decoder
     try:
         if not element.encapsulated:

@@ -156,12 +156,8 @@ def names(ranges: Sequence[MediaRange], *media_types: str) -> str | None:
 class DocumentForm:
     """The accepted form of data sets without bulk data: JSON, or XML with one data set in each part.
 
-    Attributes
-    ----------
-    media_type : str
-        `DICOM_JSON`, `JSON` or `DICOM_XML`.
-    multipart : bool
-        False for XML if the answer is the document of a single data set.
+    `media_type` is `DICOM_JSON`, `JSON` or `DICOM_XML`. XML that is not `multipart` is the document of a single data
+    set.
     """
 
     media_type: str
@@ -175,14 +171,7 @@ DOCUMENTS = f'{DICOM_JSON} and {MULTIPART}; type="{DICOM_XML}"'
 def document_form(ranges: Sequence[MediaRange], *, is_single: bool = False) -> DocumentForm:
     """Return the accepted form of data sets; JSON is the default (PS3.18 table 8.7.3-3).
 
-    Parameters
-    ----------
-    is_single : bool
-        Whether the answer is always one data set, which may be XML by itself.
-
-    Raises
-    ------
-    NotAcceptable
+    With `is_single`, the answer is always one data set, which may be XML by itself.
     """
     for media_range in ranges:
         if media_range.multipart:
@@ -220,16 +209,8 @@ def frame_media_type(transfer_syntax_uid: str) -> str:
 def frame_form(ranges: Sequence[MediaRange], stored: str, encapsulated: bool) -> FrameForm | None:
     """Return the form in which a client accepts the frames of an instance, or None if no available form is accepted.
 
-    Parameters
-    ----------
-    stored : str
-        Transfer syntax of the instance.
-    encapsulated : bool
-        Whether its frames are compressed.
-
-    Notes
-    -----
-    PS3.18 8.7.3.3. ``application/octet-stream; transfer-syntax=*`` means as stored, following common use in viewers.
+    `stored` is the transfer syntax of the instance, whose frames are compressed if `encapsulated` (PS3.18 8.7.3.3).
+    ``application/octet-stream; transfer-syntax=*`` means as stored, following common use in viewers.
     """
     for media_range in ranges:
         multipart = media_range.multipart or media_range.type == "*/*"
@@ -252,10 +233,7 @@ def _takes_stored(accepted_range: MediaRange, stored: str) -> bool:
 def bulk_data_syntax(media_type: str, transfer_syntax_uid: str) -> str | None:
     """Return the transfer syntax of a part of bulk data by its headers; None if the media type is none for bulk data.
 
-    Parameters
-    ----------
-    transfer_syntax_uid : str
-        The ``transfer-syntax`` parameter, or empty for the default of the media type.
+    An empty ``transfer-syntax`` parameter means the default of the media type.
     """
     media_type = _OLD_NAMES.get(media_type, media_type)
     if media_type not in _BULK_DATA_SYNTAXES:

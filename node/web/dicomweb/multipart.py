@@ -52,12 +52,7 @@ class PreambleFilter:
         self._held: bytearray | None = bytearray(b"\r\n")  # the first boundary may be at the start of the body
 
     def strip(self, data: bytes) -> bytes:
-        """Return the bytes of `data` from the first boundary on.
-
-        Raises
-        ------
-        BoundaryMissing
-        """
+        """Return the bytes of `data` from the first boundary on, or raise BoundaryMissing."""
         if self._held is None:
             return data
         self._held += data

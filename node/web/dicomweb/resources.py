@@ -50,14 +50,9 @@ class Instances(Streamed):
 
 
 class Target:
-    """The instances selected by a request, and the audit trail of its caller.
+    """The instances selected by a request, never none, and the audit trail of its caller.
 
-    Attributes
-    ----------
-    instances : list of StoredInstance
-        Never empty.
-    unavailable : int
-        Further instances that were requested, but whose files are known to be missing or damaged.
+    `unavailable` counts further ones whose files are known to be missing or damaged.
     """
 
     def __init__(
@@ -110,14 +105,9 @@ def find_target(
     series: str | None = None,
     instance: str | None = None,
 ) -> Target:
-    """Return the instances selected by UIDs.
+    """Return the instances selected by UIDs: 404 if there are none, 410 if they were deleted.
 
-    Raises
-    ------
-    HTTPException
-        404 if there are none, 410 if they were deleted.
-    Damaged
-        The files of all of them are known to be missing or damaged.
+    Raises Damaged if the files of all of them are known to be missing or damaged.
     """
     with node.index.reading() as index:
         instances = list(index.instances.stored(study, series, [instance] if instance else ()))
@@ -142,15 +132,7 @@ def one_instance(target: Target) -> StoredInstance:
 def respond(
     target: Target, content: Iterator[bytes], content_type: str, etag: str, length: int | None = None, status: int = 200
 ) -> Response:
-    """Stream `content`; answer HEAD with the headers only, and a matching If-None-Match with 304.
-
-    Parameters
-    ----------
-    etag : str
-        See `Target.etag`.
-    length : int or None
-        Length of the content in bytes, if it is known.
-    """
+    """Stream `content`, of `length` bytes if known; HEAD has the headers only, a matching If-None-Match 304."""
     headers = {"ETag": etag, "Vary": "Accept", "Content-Type": content_type}
     if has_etag(target.request.headers, etag):
         return Response(status_code=304, headers={"ETag": etag, "Vary": "Accept"})
@@ -169,12 +151,8 @@ def file_length(instance: StoredInstance) -> int:
 def stored_file(node: Services, instance: StoredInstance) -> Iterator[bytes]:
     """Yield the DICOM file of an instance in pieces; its data set is bit for bit as received.
 
-    Raises
-    ------
-    Damaged
-        The file is missing, or the data set differs; raised before the last piece.
-    Unavailable
-        The file cannot be read now.
+    Raises Damaged, before the last piece, if the file is missing or the data set differs, and Unavailable if it cannot
+    be read now.
     """
     digest, left = hashlib.sha256(), file_length(instance)
     try:
@@ -246,19 +224,9 @@ def dicomweb_router() -> APIRouter:
 def decoded_file(node: Services, function: Callable[..., bytes], *arguments: Any) -> IO[bytes]:
     """Return a file written by a child process; the file is deleted when it is closed.
 
-    It is on the disk of the archive, not in memory, because an uncompressed instance may have gigabytes.
-
-    Parameters
-    ----------
-    function : callable
-        A function of `node.children.decoding`; takes `arguments`, and the file to write as `into`.
-
-    Raises
-    ------
-    NotDecoded, DecoderBusy
-        See `Decoder.run`.
-    Unavailable
-        The file cannot be read now.
+    It is on the disk of the archive, not in memory, because an uncompressed instance may have gigabytes. `function` is
+    one of `node.children.decoding`, which takes `arguments`, and the file to write as `into`. Raises what `Decoder.run`
+    does, and Unavailable.
     """
     file: IO[bytes] = NamedTemporaryFile(  # noqa: SIM115 - the reader closes it
         dir=node.archive.incoming, prefix="decoded-", suffix=".part"

@@ -134,12 +134,9 @@ class StoreTransaction:
         return self._whole
 
     def write(self, data: bytes) -> None:
-        """Process bytes of the body.
+        """Process bytes of the body: 400 if it is not a multipart message, 413 if it has too many parts.
 
-        Raises
-        ------
-        HTTPException
-            400 if it is not a multipart message, 413 if it has too many parts. Instances already stored are kept.
+        Instances that are stored already stay stored.
         """
         try:
             self._parser.write(self._preamble.strip(data))
@@ -151,13 +148,7 @@ class StoreTransaction:
             raise HTTPException(400, f"the body is not a multipart message: {error} (RFC 2046 5.1.1)") from error
 
     def end(self) -> StoreReport:
-        """Wait until every part is stored or refused.
-
-        Raises
-        ------
-        HTTPException
-            400 if the body ended before its last boundary, or has no parts.
-        """
+        """Wait until every part is stored or refused; 400 if the body ended early, or has no parts."""
         self._settle(0)
         if not self._whole:
             raise HTTPException(
@@ -406,13 +397,7 @@ class MetadataTransaction(StoreTransaction):
         self._type, self._syntax, self._began = media_type, transfer_syntax_uid, self._at
 
     def write_part(self, data: memoryview) -> None:
-        """Write bytes of the part to the spool file.
-
-        Raises
-        ------
-        HTTPException
-            413 for metadata that are too long, 503 if the disk is full.
-        """
+        """Write bytes of the part to the spool file: 413 for metadata that are too long, 503 if the disk is full."""
         if self._type in METADATA_TYPES and self._at + len(data) - self._began > MAX_METADATA_BYTES:
             raise HTTPException(
                 413, f"metadata of more than {MAX_METADATA_BYTES} bytes in one part: send several requests"

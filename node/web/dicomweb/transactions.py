@@ -45,18 +45,10 @@ DOCUMENT = (*_CONDITIONAL, "Accept-Encoding")
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """One transaction of PS3.18.
+    """One transaction of PS3.18, and its section there.
 
-    Attributes
-    ----------
-    section : str
-        Section of PS3.18.
-    produces, consumes : tuple of str
-        Media types of responses, the default first, and of requests.
-    parameters : mapping of str to str
-        Query parameters, with their meaning.
-    headers : tuple of str
-        Request header fields with an effect.
+    It produces and consumes media types, the default first. `parameters` are those of the query with their meaning;
+    `headers` are the request header fields with an effect.
     """
 
     name: str
@@ -161,13 +153,7 @@ class Resource:
 
 
 def resources(routes: list[BaseRoute], transactions: Mapping[Callable[..., Any], Transaction]) -> Iterator[Resource]:
-    """Yield what routes serve, in the order of their paths.
-
-    Raises
-    ------
-    KeyError
-        A route has no transaction.
-    """
+    """Yield what routes serve, in the order of their paths. A route without a transaction is a KeyError."""
     for route in sorted((route for route in routes if isinstance(route, APIRoute)), key=lambda route: route.path):
         methods = tuple(sorted((route.methods or set()) - {"HEAD"}))
         purpose = (route.endpoint.__doc__ or "").partition("\n")[0]

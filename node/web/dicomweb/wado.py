@@ -115,12 +115,8 @@ def given_syntax(instance: StoredInstance, accepted_syntaxes: Collection[str]) -
 def begun_files(node: Services, given: Sequence[Given]) -> Iterator[Iterator[bytes]]:
     """Yield the file of each instance in pieces; open the first at once, so that an error can set the status.
 
-    Raises
-    ------
-    Damaged
-        A file differs from what was received; also raised during iteration.
-    NotAcceptable
-        The first instance cannot be transcoded; later ones raise `NotDecoded`.
+    Raises NotAcceptable if the first instance cannot be transcoded; later ones raise NotDecoded. Damaged is also raised
+    during iteration.
     """
     files = _files(node, given)
     first = next(files)
@@ -213,14 +209,7 @@ def retrieve_metadata(target: RequestedInstances) -> Response:
 def instance_metadata(node: Services, instance: StoredInstance, url: str, *, as_xml: bool) -> bytes:
     """Return an instance in JSON or XML, reduced to its UIDs if its file cannot be read.
 
-    Parameters
-    ----------
-    url : str
-        URL of the instance, the prefix of all bulk data URIs.
-
-    Raises
-    ------
-    DecoderBusy
+    `url` is that of the instance, the prefix of all bulk data URIs.
     """
     path, syntax = local_file(node, instance), instance.transfer_syntax_uid
     try:

@@ -154,15 +154,7 @@ def series_zip(call: ReaderCall, study_instance_uid: str, series_instance_uid: s
 
 
 def _file_of(node: Services, study: str, series: str, revision: int, name: str) -> Path:
-    """Return the file of a revision with a name, which is never used as a path.
-
-    Raises
-    ------
-    ResourceNotFound
-    Unavailable
-    HTTPException
-        410: it is lost.
-    """
+    """Return the file of a revision with a name, which is never used as a path: 410 if it is lost."""
     with node.index.reading() as index:
         files = files_of(node, index, study, series, revision)
     found = next((file for file in files if PurePath(file.key).name == name), None)
@@ -172,13 +164,7 @@ def _file_of(node: Services, study: str, series: str, revision: int, name: str) 
 
 
 def volumes_zip(call: Call, study_instance_uids: Collection[str], series_instance_uid: str | None = None) -> Response:
-    """Return the files of the newest revisions of studies, or of one series, as a ZIP file with a folder a series.
-
-    Raises
-    ------
-    ResourceNotFound
-        There is none.
-    """
+    """Return the files of the newest revisions of studies, or of one series, as a ZIP file with a folder a series."""
     with call.node.index.reading() as index:
         files = [
             (

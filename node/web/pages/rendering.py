@@ -195,12 +195,8 @@ def login_page(
 ) -> Response:
     """Return the form that posts ``name``, ``password`` and ``next`` to ``/login``.
 
-    Parameters
-    ----------
-    button : str
-        Text of the link to the identity provider; empty if there is none.
-    end_session_url : str
-        Address for logging out at the provider, shown after logging out here.
+    `button` is the text of the link to the identity provider, empty if there is none; `end_session_url` is for logging
+    out at the provider, and shown after logging out here.
     """
     values = {"next_path": next_path, "error": error, "button": button, "end_session_url": end_session_url}
     return HTMLResponse(_render("login.html", **values), status_code)

@@ -121,13 +121,7 @@ def header(call: ReaderCall, key: RequestedSeries) -> Response:
 
 
 def series_row(index: ReadIndex, study: str, series: str) -> dict[str, Any]:
-    """Return the row of ``v_series``.
-
-    Raises
-    ------
-    ResourceNotFound
-        The series does not exist.
-    """
+    """Return the row of ``v_series``, or raise ResourceNotFound."""
     row = index.series.row(study, series)
     if row is None:
         raise ResourceNotFound("series")

@@ -271,13 +271,7 @@ def cards(call: ReaderCall, study_instance_uid: str) -> Response:
 
 
 def study_row(index: ReadIndex, study_instance_uid: str) -> Mapping[str, Any]:
-    """Return the row of ``v_studies``.
-
-    Raises
-    ------
-    ResourceNotFound
-        The study does not exist.
-    """
+    """Return the row of ``v_studies``, or raise ResourceNotFound."""
     row = index.studies.row(study_instance_uid)
     if row is None:
         raise ResourceNotFound("study")

@@ -29,13 +29,8 @@ OVERLAID_MODALITIES = frozenset(("SEG", "RTSTRUCT", "RTDOSE", "PT", "NM"))
 def viewable(files: Iterable[Mapping[str, Any]], series: Mapping[str, Any], local: LocalPath) -> list[dict[str, Any]]:
     """Return the volumes, masks and resampled copies among the files of a series, each in the best format.
 
-    Parameters
-    ----------
-    files : iterable of rows of ``v_volumes``
-        They may be of other series too.
-    series : row of ``v_series``
-    local : LocalPath
-        Gives the sidecars, in which masks of a structure set have their names.
+    `files` are rows of ``v_volumes``, also of other series; `local` gives the sidecars, in which masks of a structure
+    set have their names.
     """
     best: dict[tuple[Any, ...], Mapping[str, Any]] = {}
     for file in files:
