@@ -15,7 +15,7 @@ import hmac
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -431,6 +431,10 @@ class Call:
     node: Services
     account: Caller
     audit: AccountAuditTrail
+
+    def act(self, action: str, **arguments: Any) -> Mapping[str, Any]:
+        """Do an action of `Repository.actions` in the name of the caller."""
+        return self.node.actions[action](who=self.account.name, **arguments)
 
 
 async def _of_reader(request: Request, node: Node, account: Reader, audit: RequestAudit) -> Call:

@@ -93,33 +93,6 @@ def _note_decision(call: Call, series: SeriesKey, detail: str) -> None:
     call.audit.changed(AuditEvent.INSTANCES_ACCESSED, Action.UPDATE, [of_study(series[0], patient_id)], detail)
 
 
-def release(call: Call, name: str, *, replace: bool) -> Mapping[str, Any]:
-    """Take a file in quarantine back into the archive; `node.receive.quarantine` writes the audit log."""
-    return call.node.actions["release-quarantined"](name=name, who=call.account.name, replace=replace)
-
-
-def accept(call: Call, conflict: int, *, alike: bool) -> Mapping[str, Any]:
-    """Make the version in a conflict current; `node.receive.quarantine` writes the audit log."""
-    return call.node.actions["accept-conflict"](conflict=conflict, who=call.account.name, alike=alike)
-
-
-def keep(call: Call, conflict: int, *, alike: bool) -> Mapping[str, Any]:
-    """Keep what is current; `node.receive.conflicts` writes the audit log."""
-    return call.node.actions["keep-conflict"](conflict=conflict, who=call.account.name, alike=alike)
-
-
-def purge(call: Call, name: str) -> Mapping[str, Any]:
-    """Delete a file in quarantine permanently; `node.receive.quarantine` writes the audit log."""
-    return call.node.actions["purge-quarantined"](name=name, who=call.account.name)
-
-
 def delete(call: Call, level: Level, uid: str, study_instance_uid: str | None, terms: Terms | None = None) -> None:
     """Delete an object permanently; `node.lifecycle.deletion` writes the audit log before and after."""
-    call.node.actions["delete"](
-        level=level,
-        uid=uid,
-        study_instance_uid=study_instance_uid,
-        who=call.account.name,
-        reason="by HTTP",
-        terms=terms,
-    )
+    call.act("delete", level=level, uid=uid, study_instance_uid=study_instance_uid, reason="by HTTP", terms=terms)

@@ -76,10 +76,7 @@ def application(services: Services) -> FastAPI:
 def _sign_ins(oidc: Oidc) -> SignIns | None:
     if not oidc.issuer:
         return None
-    from node.web.identity_provider import (
-        IdentityProvider,  # here, because the imports are slow
-        SignIns,
-    )
+    from node.web.identity_provider import IdentityProvider, SignIns  # here: the imports are slow
 
     return SignIns(IdentityProvider(oidc))
 

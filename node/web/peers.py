@@ -122,7 +122,7 @@ def retrieve(call: Call, peer: str, wanted: Sequence[Wanted]) -> Sequence[str]:
     """Have studies and series retrieved from a peer in the background, and record it; return the retrievals' ids."""
     require_peer(call.node, peer)
     pairs = [(each.study_instance_uid, each.series_instance_uid) for each in wanted]
-    ids: Sequence[str] = call.node.actions["retrieve"](peer=peer, wanted=pairs, who=call.account.name)["retrievals"]
+    ids: Sequence[str] = call.act("retrieve", peer=peer, wanted=pairs)["retrievals"]
     objects = [of_study(study, None) for study in dict.fromkeys(each.study_instance_uid for each in wanted)]
     detail = f"retrieval of {len(ids)} studies and series from {peer} requested"
     call.audit.changed(AuditEvent.BEGIN_TRANSFERRING, Action.EXECUTE, objects, detail)

@@ -36,207 +36,175 @@ class ProblemType:
         return f"{PATH}/{self.slug}" if self.slug else "about:blank"
 
 
-INVALID_REQUEST = ProblemType("invalid-request", 400, "The request is not valid", f"correct the request; {_DESCRIBED}")
-WRONG_CURSOR = ProblemType(
+PROBLEM_TYPES: list[ProblemType] = []
+"""All types, by status. The first one of a status is that of errors that are known by their status only."""
+
+
+def _kind(slug: str, status: int, title: str, remedy: str) -> ProblemType:
+    PROBLEM_TYPES.append(ProblemType(slug, status, title, remedy))
+    return PROBLEM_TYPES[-1]
+
+
+INVALID_REQUEST = _kind("invalid-request", 400, "The request is not valid", f"correct the request; {_DESCRIBED}")
+WRONG_CURSOR = _kind(
     "wrong-cursor", 400, "`after` is not a cursor of this list", "list from the beginning, without `after`"
 )
-NOT_AUTHENTICATED = ProblemType(
+NOT_AUTHENTICATED = _kind(
     "not-authenticated",
     401,
     "The credentials are missing or wrong",
     "log in, or send a token of `voxelnode account token` as `Authorization: Bearer ...`",
 )
-FORBIDDEN = ProblemType(
+FORBIDDEN = _kind(
     "forbidden", 403, "The account may not do this", "use an account with a higher role, or ask an administrator"
 )
-FOREIGN_HOST = ProblemType(
+FOREIGN_HOST = _kind(
     "foreign-host",
     403,
     "The Host header is not a name of this node",
     "use the IP address or the machine name, or add the name to [web] allowed_hosts",
 )
-FOREIGN_PAGE = ProblemType(
+FOREIGN_PAGE = _kind(
     "foreign-page",
     403,
     "The request comes from a page of another site",
     "use the pages of this node; in a script, send a token of `voxelnode account token`; list a reverse "
     "proxy in [web] trusted_proxies, and the name and port that browsers use in [web] allowed_hosts",
 )
-NOT_FOUND = ProblemType(
+NOT_FOUND = _kind(
     "not-found", 404, "There is no such resource", "it may have been deleted; check the list one level up"
 )
-METHOD_NOT_ALLOWED = ProblemType(
+METHOD_NOT_ALLOWED = _kind(
     "method-not-allowed", 405, "The resource has no such method", "use one of the methods in the Allow header"
 )
-NOT_ACCEPTABLE = ProblemType(
+NOT_ACCEPTABLE = _kind(
     "not-acceptable", 406, "No accepted media type is available", "accept one of the media types that the detail lists"
 )
-BODY_TOO_SLOW = ProblemType(
+BODY_TOO_SLOW = _kind(
     "body-too-slow", 408, "The request body arrived too slowly", "send the request again over a faster connection"
 )
-AMBIGUOUS = ProblemType(
+CONFLICT = _kind("conflict", 409, "The state of the resource does not allow this", "read the resource again")
+AMBIGUOUS = _kind(
     "ambiguous", 409, "The identifier names several objects", "name the one that is meant by its study as well"
 )
-NOT_DECIDABLE = ProblemType(
+NOT_DECIDABLE = _kind(
     "not-decidable",
     409,
     "The conflict cannot be decided in this way",
     "read the conflict again; the detail has the cause",
 )
-NOT_RELEASABLE = ProblemType(
+NOT_RELEASABLE = _kind(
     "not-releasable",
     409,
     "The file cannot leave quarantine in this way",
     "read the file in quarantine again; the detail has the cause",
 )
-CONFLICT = ProblemType("conflict", 409, "The state of the resource does not allow this", "read the resource again")
-KEY_UNDER_WAY = ProblemType(
+KEY_UNDER_WAY = _kind(
     "idempotency-key-under-way",
     409,
     "The first request with this Idempotency-Key is still under way",
     "repeat the request in a few seconds",
 )
-GONE = ProblemType(
+GONE = _kind(
     "gone",
     410,
     "The resource was deleted, or its file is missing or damaged",
     "send the instances again; `voxelnode fsck` lists missing and damaged files",
 )
-PRECONDITION_FAILED = ProblemType(
+PRECONDITION_FAILED = _kind(
     "precondition-failed",
     412,
     "The resource is not as If-Match says",
     "read the resource again, and decide again; the ETag header has its entity tag",
 )
-BODY_TOO_LARGE = ProblemType(
+BODY_TOO_LARGE = _kind(
     "body-too-large", 413, "The request body is too large", "send several requests, or see [web] maximum_upload_bytes"
 )
-UNSUPPORTED_BODY = ProblemType(
+UNSUPPORTED_BODY = _kind(
     "unsupported-body",
     415,
     "The request body has a type or an encoding that is not accepted",
     "send it as the detail says",
 )
-RANGE_NOT_SATISFIABLE = ProblemType(
+RANGE_NOT_SATISFIABLE = _kind(
     "range-not-satisfiable",
     416,
     "The range starts beyond the end of the file",
     "request a range within the length in the Content-Range header",
 )
-INVALID_PARAMETER = ProblemType(
+INVALID_PARAMETER = _kind(
     "invalid-parameter", 422, "A parameter or the body is not valid", f"correct what the detail names; {_DESCRIBED}"
 )
-UNKNOWN_PARAMETER = ProblemType(
+UNKNOWN_PARAMETER = _kind(
     "unknown-parameter",
     422,
     "A query parameter is unknown",
     "use one of the parameters that the detail lists, or leave it out",
 )
-KEY_REUSED = ProblemType(
+KEY_REUSED = _kind(
     "idempotency-key-reused",
     422,
     "The Idempotency-Key was used for another request",
     "use a new key for each request, and the same key for its repetitions only",
 )
-RESULT_REFUSED = ProblemType(
+RESULT_REFUSED = _kind(
     "result-refused",
     422,
     "A file cannot become a result",
     "send what the detail says (docs/results.md), and report the outcome again; the job goes on",
 )
-TOO_MANY_ATTEMPTS = ProblemType(
+TOO_MANY_ATTEMPTS = _kind(
     "too-many-attempts",
     429,
     "Too many wrong passwords, or too many are being checked",
     "wait for the number of seconds in the Retry-After header",
 )
-TOO_MANY_KEYS = ProblemType(
+TOO_MANY_KEYS = _kind(
     "too-many-idempotency-keys",
     429,
     "The account has used too many keys within a day",
     "send the request without Idempotency-Key, or on another day",
 )
-INTERNAL_ERROR = ProblemType(
+INTERNAL_ERROR = _kind(
     "internal-error",
     500,
     "An unexpected error in the node",
     "see the log of the node; please report the error if it happens again",
 )
-DAMAGED_FILE = ProblemType(
+DAMAGED_FILE = _kind(
     "damaged-file",
     500,
     "A file of the archive is missing or is not as it was received",
     "send the instance again, or run `voxelnode fsck --hash`",
 )
-PEER_FAILED = ProblemType(
+PEER_FAILED = _kind(
     "peer-failed",
     502,
     "A peer does not answer, or refuses",
     "see the detail; `voxelnode echo NAME` and the page Status test the connection to a peer",
 )
-UNAVAILABLE = ProblemType(
+UNAVAILABLE = _kind(
     "unavailable", 503, "The node cannot do this now", "try again later; `voxelnode status` shows the cause"
 )
-OUT_OF_RESOURCES = ProblemType(
+OUT_OF_RESOURCES = _kind(
     "out-of-resources",
     503,
     "Disk space is low, a disk fails, or the node stops",
     "try again later; `voxelnode status` shows the cause",
 )
-BUSY = ProblemType(
-    "busy", 503, "Too many requests are under way, or this one takes too long", "try again after Retry-After"
-)
-INDEX_UNUSABLE = ProblemType(
+BUSY = _kind("busy", 503, "Too many requests are under way, or this one takes too long", "try again after Retry-After")
+INDEX_UNUSABLE = _kind(
     "index-unusable", 503, "The index cannot be read", "see the log of the node, and run `voxelnode doctor`"
 )
-AUDIT_FAILED = ProblemType(
+AUDIT_FAILED = _kind(
     "audit-failed",
     503,
     "The audit log cannot be written, so nothing was changed",
     "make room for the audit log, and try again",
 )
-PROVIDER_UNAVAILABLE = ProblemType(
+PROVIDER_UNAVAILABLE = _kind(
     "provider-unavailable", 503, "The identity provider does not answer", "try again later, or use a local account"
 )
-
-PROBLEM_TYPES = (
-    INVALID_REQUEST,
-    WRONG_CURSOR,
-    NOT_AUTHENTICATED,
-    FORBIDDEN,
-    FOREIGN_HOST,
-    FOREIGN_PAGE,
-    NOT_FOUND,
-    METHOD_NOT_ALLOWED,
-    NOT_ACCEPTABLE,
-    BODY_TOO_SLOW,
-    CONFLICT,
-    AMBIGUOUS,
-    NOT_DECIDABLE,
-    NOT_RELEASABLE,
-    KEY_UNDER_WAY,
-    GONE,
-    PRECONDITION_FAILED,
-    BODY_TOO_LARGE,
-    UNSUPPORTED_BODY,
-    RANGE_NOT_SATISFIABLE,
-    INVALID_PARAMETER,
-    UNKNOWN_PARAMETER,
-    KEY_REUSED,
-    RESULT_REFUSED,
-    TOO_MANY_ATTEMPTS,
-    TOO_MANY_KEYS,
-    INTERNAL_ERROR,
-    DAMAGED_FILE,
-    PEER_FAILED,
-    UNAVAILABLE,
-    OUT_OF_RESOURCES,
-    BUSY,
-    INDEX_UNUSABLE,
-    AUDIT_FAILED,
-    PROVIDER_UNAVAILABLE,
-)
-"""All types, by status. The first one of a status is that of errors that are known by their status only."""
 
 _BY_STATUS = {kind.status: kind for kind in reversed(PROBLEM_TYPES)}
 

@@ -11,10 +11,10 @@ from fastapi import Path, Query
 
 from node.index.database.reading import ReadIndex
 from node.index.nouns.terms import Terms
-from node.web.access import Admin, Reader
+from node.web.access import Admin
 from node.web.api import models
 from node.web.api.changes import Change
-from node.web.api.paging import AuditedPage, Page, only_row
+from node.web.api.paging import Page, RequestedPage, only_row
 from node.web.api.routing import OF_CHANGES, api_router, problems
 from node.web.problem_types import CONFLICT, WRONG_CURSOR
 from node.web.services import Node
@@ -26,8 +26,7 @@ WorkitemUid = Annotated[str, Path(pattern=r"^[0-9.]{1,64}$", description="SOP In
 
 @router.get("/workitems", responses=problems(WRONG_CURSOR))
 def list_workitems(
-    account: Reader,
-    page: AuditedPage,
+    page: RequestedPage,
     state: Annotated[
         Literal["SCHEDULED", "IN PROGRESS", "COMPLETED", "CANCELED"] | None, Query(description="state of the workitem")
     ] = None,

@@ -15,10 +15,10 @@ from node.index.database.reading import ReadIndex
 from node.index.engine.rows import Row
 from node.index.nouns.scheduled_steps import ScheduledStep
 from node.index.nouns.terms import Terms
-from node.web.access import Reader, ReaderCall, WriterCall
+from node.web.access import ReaderCall, WriterCall
 from node.web.api.changes import Change, tagged
 from node.web.api.models import MAX_ID, Resource, RowId, TimeOfDay
-from node.web.api.paging import AuditedPage, OptionalStudyUid, Page
+from node.web.api.paging import OptionalStudyUid, Page, RequestedPage
 from node.web.api.routing import OF_CHANGES, api_router, problems, single
 from node.web.audit_trail import AccountAuditTrail, of_study
 from node.web.errors import EntryOfFile, EntryThere, ResourceNotFound
@@ -140,8 +140,7 @@ State = Literal["scheduled", "in-progress", "completed", "discontinued"]
 
 @router.get("/worklist", responses=problems(WRONG_CURSOR))
 def list_worklist(
-    account: Reader,
-    page: AuditedPage,
+    page: RequestedPage,
     state: Annotated[State | None, Query(description="state of the step")] = None,
     start_date: Annotated[dt.date | None, Query(description="day of the start")] = None,
     modality: Annotated[str | None, Query(max_length=16, description="modality")] = None,
@@ -218,8 +217,7 @@ def remove_worklist_entry(call: WriterCall, change: Change, entry: Number) -> Re
 
 @router.get("/performed-steps", responses=problems(WRONG_CURSOR))
 def list_performed_steps(
-    account: Reader,
-    page: AuditedPage,
+    page: RequestedPage,
     state: Annotated[
         Literal["IN PROGRESS", "COMPLETED", "DISCONTINUED"] | None, Query(description="state of the step")
     ] = None,

@@ -245,6 +245,11 @@ class ListedStudy:
     certainties: Mapping[Certainty, int] = field(default_factory=dict)
     last_received_at: dt.datetime | None = None
 
+    @property
+    def study_date(self) -> dt.date | None:
+        """The Study Date, by which studies are ordered as well."""
+        return self.cursor.study_date
+
 
 _SAME_PATIENT = StudyRow.patient_id == PatientRow.id
 _STUDIES_OF_PATIENTS = StudyRow.patient_id == Unindexed(PatientRow.id)

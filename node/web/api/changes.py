@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from fastapi import Depends, Header, Request, Response
+from fastapi import Depends, Header, Response
 
 from node.index.database.reading import ReadIndex, checked
 from node.index.nouns.terms import Terms
-from node.web.access import Reader
+from node.web.access import Call, ReaderCall
 from node.web.api.models import Resource
 from node.web.errors import PreconditionFailed
-from node.web.services import Node, Services
 
 One = TypeVar("One", bound=Resource)
 Result = TypeVar("Result", bound=Resource)
@@ -38,31 +37,33 @@ def tagged(response: Response, resource: One) -> One:
 
 @dataclass(frozen=True, slots=True)
 class ChangeRequest:
-    """A request of `account` to change something, and its conditions."""
+    """A request to change something, and its conditions."""
 
-    node: Services
+    call: Call
     response: Response
-    account: str
     if_match: str | None
     key: str | None
     fingerprint: str
 
     def make(
-        self, result: type[Result], current: Callable[[ReadIndex], Resource], act: Callable[[Terms], Result]
+        self,
+        result: type[Result],
+        current: Callable[[ReadIndex], Resource],
+        act: Callable[[Terms], Result | Mapping[str, Any]],
     ) -> Result:
-        """Return the result of `act` if the resource is as the client has seen it, or the result of the same request.
+        """Return what `act` did if the resource is as the client has seen it, or the result of the same request.
 
         `current` returns the resource that is to be changed. A change that is one transaction of the index fulfils the
         terms in it. Raises PreconditionFailed before anything is changed.
         """
         if self.key is None:
-            return act(self._terms(current, None))
-        requests, now = self.node.index.keyed_requests, self.node.ingest.now()
-        with requests.claimed(self.account, self.key, self.fingerprint, now) as request:
+            return result.of(act(self._terms(current, None)))
+        requests, now = self.call.node.index.keyed_requests, self.call.node.ingest.now()
+        with requests.claimed(self.call.account.name, self.key, self.fingerprint, now) as request:
             if request.answer is not None:
                 self.response.headers.update(REPLAYED)
                 return result.model_validate_json(request.answer)
-            done = act(self._terms(current, request.id))
+            done = result.of(act(self._terms(current, request.id)))
             requests.finish(request.id, done.model_dump_json())
             return done
 
@@ -74,7 +75,7 @@ class ChangeRequest:
                     raise PreconditionFailed(etag)
 
         if self.if_match is not None:
-            with self.node.index.reading() as index:
+            with self.call.node.index.reading() as index:
                 check(index)
         return Terms(checked(check), request_id)
 
@@ -85,10 +86,8 @@ def _matches(tags: str, etag: str) -> bool:
 
 
 async def _requested(
-    request: Request,
+    call: ReaderCall,
     response: Response,
-    node: Node,
-    account: Reader,
     if_match: Annotated[
         str | None, Header(max_length=1000, description="change the resource only if it has one of these entity tags")
     ] = None,
@@ -102,11 +101,10 @@ async def _requested(
         ),
     ] = None,
 ) -> ChangeRequest:
+    request = call.request
     body = await request.body() if idempotency_key is not None else b""
     line = f"{request.method} {request.url.path}?{request.url.query}\n"
-    return ChangeRequest(
-        node, response, account.name, if_match, idempotency_key, sha256(line.encode() + body).hexdigest()
-    )
+    return ChangeRequest(call, response, if_match, idempotency_key, sha256(line.encode() + body).hexdigest())
 
 
 Change = Annotated[ChangeRequest, Depends(_requested)]

@@ -1,4 +1,7 @@
-"""Identity conflicts and files in quarantine: list, compare, decide (docs/custody.md)."""
+"""Identity conflicts and files in quarantine: list, compare, decide (docs/custody.md).
+
+The decisions themselves write the audit log (`node.receive.conflicts`, `node.receive.quarantine`).
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,10 @@ from fastapi import Path, Query, Response
 from node.index.database.reading import ReadIndex
 from node.receive.conflicts import compared
 from node.receive.quarantine import FOLDER, examined, quarantined, quarantined_file
-from node.web import actions
-from node.web.access import AdminCall, Reader
+from node.web.access import AdminCall
 from node.web.api import models
 from node.web.api.changes import Change, tagged
-from node.web.api.paging import After, AuditedPage, Limit, OptionalStudyUid, Page, Total
+from node.web.api.paging import After, Limit, OptionalStudyUid, Page, RequestedPage, Total
 from node.web.api.routing import OF_CHANGES, api_router, downloads, problems, single
 from node.web.files import OCTETS, file_response
 from node.web.problem_types import NOT_DECIDABLE, NOT_RELEASABLE, WRONG_CURSOR
@@ -29,9 +31,7 @@ Alike = Annotated[bool, Query(description="also all undecided conflicts of the s
 
 
 @router.get("/conflicts", responses=problems(WRONG_CURSOR), tags=["conflicts"])
-def list_conflicts(
-    account: Reader, page: AuditedPage, study_instance_uid: OptionalStudyUid = None
-) -> Page[models.ConflictResource]:
+def list_conflicts(page: RequestedPage, study_instance_uid: OptionalStudyUid = None) -> Page[models.ConflictResource]:
     """Identity conflicts: one UID or Patient ID with different content, newest first."""
     wanted = {"study_instance_uid": study_instance_uid}  # audited: the details name patients
     return page.read("conflicts", models.ConflictResource, lambda index: index.conflicts, **wanted)
@@ -51,7 +51,7 @@ def accept_conflict(call: AdminCall, change: Change, conflict: Number, alike: Al
     return change.make(
         models.ConflictDecision,
         lambda index: _compared(call.node, index, conflict),
-        lambda _: models.ConflictDecision.of(actions.accept(call, conflict, alike=alike)),
+        lambda _: call.act("accept-conflict", conflict=conflict, alike=alike),
     )
 
 
@@ -61,7 +61,7 @@ def keep_conflict(call: AdminCall, change: Change, conflict: Number, alike: Alik
     return change.make(
         models.ConflictDecision,
         lambda index: _compared(call.node, index, conflict),
-        lambda _: models.ConflictDecision.of(actions.keep(call, conflict, alike=alike)),
+        lambda _: call.act("keep-conflict", conflict=conflict, alike=alike),
     )
 
 
@@ -83,7 +83,7 @@ def list_quarantine(
         all_files = quarantined(call.node.archive.root, index)
     files = [file for file in all_files if after is None or file.name > after]
     call.audit.queried("quarantine", len(files[:limit]))
-    items = [models.QuarantinedFileResource.model_validate(file) for file in files[:limit]]
+    items = [models.QuarantinedFileResource.of(file) for file in files[:limit]]
     is_last = len(files) <= limit
     return Page(items=items, next=None if is_last else items[-1].name, total=len(all_files) if total else None)
 
@@ -122,7 +122,7 @@ def release_quarantined(
     return change.make(
         models.ReleaseResult,
         lambda index: _examined(call.node, index, name),
-        lambda _: models.ReleaseResult.of(actions.release(call, name, replace=replace)),
+        lambda _: call.act("release-quarantined", name=name, replace=replace),
     )
 
 
@@ -132,9 +132,9 @@ def purge_quarantined(call: AdminCall, change: Change, name: Name) -> models.Pur
     return change.make(
         models.PurgeResult,
         lambda index: _examined(call.node, index, name),
-        lambda _: models.PurgeResult.of(actions.purge(call, name)),
+        lambda _: call.act("purge-quarantined", name=name),
     )
 
 
 def _examined(node: Services, index: ReadIndex, name: str) -> models.ExaminedFileResource:
-    return models.ExaminedFileResource.model_validate(examined(node.archive.root, index, name))
+    return models.ExaminedFileResource.of(examined(node.archive.root, index, name))

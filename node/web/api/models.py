@@ -38,8 +38,8 @@ class Resource(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
     @classmethod
-    def of(cls, row: Mapping[str, Any]) -> Self:
-        """Return the resource of a row."""
+    def of(cls, row: Any) -> Self:
+        """Return the resource of a row, or of an object that has its fields."""
         return cls.model_validate(row)
 
 

@@ -15,11 +15,9 @@ from pydantic import BaseModel
 
 from node.index.database.reading import ReadIndex
 from node.index.engine.rows import PagedRepository, Row
-from node.web.access import RequestAudit
+from node.web.access import Call, ReaderCall
 from node.web.api.models import MAX_ID, Resource
-from node.web.audit_trail import AccountAuditTrail
 from node.web.errors import ResourceNotFound, WrongCursor
-from node.web.services import Node, Services
 
 MAX_ROWS = 1000
 
@@ -63,21 +61,30 @@ def parse_cursor(after: str | None) -> tuple[int, dt.date | None] | None:
 class PageRequest:
     """A request for a page of a list: at most `limit` items after the cursor `after`, and the `total` of all."""
 
-    node: Services
+    call: Call
     after: str | None
     limit: int
     total: bool
 
     def read(
-        self, resource: type[Item], repository: Callable[[ReadIndex], PagedRepository], /, **wanted: Any
+        self, name: str, resource: type[Item], repository: Callable[[ReadIndex], PagedRepository], /, **wanted: Any
     ) -> Page[Item]:
-        """Read the page from a list that is ordered by id; `wanted` are filters of the repository."""
+        """Read the page from a list that is ordered by id; `wanted` are filters of the repository.
+
+        The audit log records a query of the list `name`, its filters, and how many rows were sent.
+        """
         position = parse_cursor(self.after)
-        with self.node.index.searching() as index:
+        with self.call.node.index.searching() as index:
             rows = repository(index).page(position[0] if position else None, self.limit, **wanted)
             total = repository(index).count_matching(**wanted) if self.total else None
+        self.call.audit.queried(query_detail(name, **wanted), len(rows))
         after = None if len(rows) < self.limit else cursor(rows[-1]["id"])
         return Page(items=[resource.of(row) for row in rows], next=after, total=total)
+
+
+def query_detail(name: str, /, **wanted: Any) -> str:
+    """Return the text of a query for the audit log: the list, and the filters that are set."""
+    return " ".join([name, *(f"{filter_}={value}" for filter_, value in wanted.items() if value)])
 
 
 After = Annotated[
@@ -87,41 +94,12 @@ Limit = Annotated[int, Query(ge=1, le=MAX_ROWS, description="maximum number of i
 Total = Annotated[bool, Query(description="also count all items of the list, which reads every one")]
 
 
-def _requested(node: Node, after: After = None, limit: Limit = 100, total: Total = False) -> PageRequest:
-    return PageRequest(node, after, limit, total)
+def _requested(call: ReaderCall, after: After = None, limit: Limit = 100, total: Total = False) -> PageRequest:
+    return PageRequest(call, after, limit, total)
 
 
 RequestedPage = Annotated[PageRequest, Depends(_requested)]
-"""Parameter of a route: the part of its list that is wanted."""
-
-
-@dataclass(frozen=True, slots=True)
-class AuditedPageRequest:
-    """A request for a part of a list of patient data: the audit log records its filters, and how many rows it got."""
-
-    request: PageRequest
-    audit: AccountAuditTrail
-
-    def read(
-        self, name: str, resource: type[Item], repository: Callable[[ReadIndex], PagedRepository], /, **wanted: Any
-    ) -> Page[Item]:
-        """Search the index, and record a query of the list `name`; see `PageRequest.read`."""
-        page = self.request.read(resource, repository, **wanted)
-        self.audit.queried(query_detail(name, **wanted), len(page.items))
-        return page
-
-
-def query_detail(name: str, /, **wanted: Any) -> str:
-    """Return the text of a query for the audit log: the list, and the filters that are set."""
-    return " ".join([name, *(f"{filter_}={value}" for filter_, value in wanted.items() if value)])
-
-
-def _audited(request: RequestedPage, audit: RequestAudit) -> AuditedPageRequest:
-    return AuditedPageRequest(request, audit)
-
-
-AuditedPage = Annotated[AuditedPageRequest, Depends(_audited)]
-"""Parameter of a route: the part of its list that is wanted, where the list has patient data."""
+"""Parameter of a route: the part of its list that a caller with the role read wants."""
 
 
 def only_row(repository: PagedRepository, noun: str, /, **wanted: Any) -> Row:

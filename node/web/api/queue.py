@@ -8,9 +8,9 @@ from fastapi import Query
 
 from node import __version__
 from node.index.nouns.events import EventKind
-from node.web.access import Reader, ReaderCall
+from node.web.access import ReaderCall
 from node.web.api import models
-from node.web.api.paging import AuditedPage, OptionalSeriesUid, OptionalStudyUid, Page
+from node.web.api.paging import OptionalSeriesUid, OptionalStudyUid, Page, RequestedPage
 from node.web.api.routing import api_router, problems
 from node.web.problem_types import WRONG_CURSOR
 
@@ -23,8 +23,7 @@ UNDONE = ("receiving", "converting", "refused", "failed")
 
 @router.get("/verdicts", responses=problems(WRONG_CURSOR))
 def list_verdicts(
-    account: Reader,
-    page: AuditedPage,
+    page: RequestedPage,
     verdict: Annotated[Verdict | None, Query(description="whether the series is complete")] = None,
     study_instance_uid: OptionalStudyUid = None,
 ) -> Page[models.CompletenessResource]:
@@ -35,8 +34,7 @@ def list_verdicts(
 
 @router.get("/queue", responses=problems(WRONG_CURSOR))
 def list_queue(
-    account: Reader,
-    page: AuditedPage,
+    page: RequestedPage,
     state: Annotated[
         Literal["receiving", "converting", "refused", "failed"] | None, Query(description="state of the series")
     ] = None,
@@ -47,8 +45,7 @@ def list_queue(
 
 @router.get("/failures", responses=problems(WRONG_CURSOR))
 def list_failures(
-    account: Reader,
-    page: AuditedPage,
+    page: RequestedPage,
     reason: Annotated[str | None, Query(max_length=64, description="keyword of docs/conversion.md")] = None,
 ) -> Page[models.FailureResource]:
     """The reasons why series, or some of their stacks, have no volume (docs/conversion.md), newest first."""
@@ -57,7 +54,7 @@ def list_failures(
 
 @router.get("/exclusions", responses=problems(WRONG_CURSOR))
 def list_exclusions(
-    account: Reader, page: AuditedPage, series_instance_uid: OptionalSeriesUid = None
+    page: RequestedPage, series_instance_uid: OptionalSeriesUid = None
 ) -> Page[models.ExclusionResource]:
     """Instances, or some of their frames, that conversions excluded from their volumes, newest first."""
     return page.read(
@@ -67,8 +64,7 @@ def list_exclusions(
 
 @router.get("/rejections", responses=problems(WRONG_CURSOR))
 def list_rejections(
-    account: Reader,
-    page: AuditedPage,
+    page: RequestedPage,
     rule: Annotated[str | None, Query(max_length=64, description="the rule that refused")] = None,
 ) -> Page[models.RejectionResource]:
     """Refused connections, associations and instances, with sender and remedy, newest first."""
@@ -77,8 +73,7 @@ def list_rejections(
 
 @router.get("/history", responses=problems(WRONG_CURSOR))
 def list_history(
-    account: Reader,
-    page: AuditedPage,
+    page: RequestedPage,
     kind: Annotated[EventKind | None, Query(description="kind of event")] = None,
     series_instance_uid: OptionalSeriesUid = None,
 ) -> Page[models.EventResource]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import PurePath
@@ -13,16 +14,15 @@ from fastapi import HTTPException, Path, Query, Response
 from node.index.database.reading import ReadIndex
 from node.index.engine.rows import Row
 from node.index.nouns.records import Level
-from node.index.nouns.studies import ListedStudy, StudyCondition, StudyCursor, StudyFilter
+from node.index.nouns.studies import StudyCondition, StudyCursor, StudyFilter
 from node.index.nouns.terms import Terms
 from node.selector import MAX_LENGTH, compile_selector
 from node.web import actions
-from node.web.access import AdminCall, Call, Reader, ReaderCall, WriterCall
+from node.web.access import AdminCall, Call, ReaderCall, WriterCall
 from node.web.api import models
 from node.web.api.changes import Change, tagged
 from node.web.api.models import RowId
 from node.web.api.paging import (
-    AuditedPage,
     Page,
     RequestedPage,
     UidFilters,
@@ -56,8 +56,7 @@ OptionalPatientId = Annotated[str | None, Query(max_length=324, description="Pat
 
 @router.get("/patients", responses=problems(WRONG_CURSOR), tags=["patients"])
 def list_patients(
-    account: Reader,
-    page: AuditedPage,
+    page: RequestedPage,
     patient_id: OptionalPatientId = None,
     name: Annotated[str | None, Query(max_length=324, description="beginning of the name, case-insensitive")] = None,
 ) -> Page[models.PatientResource]:
@@ -79,17 +78,15 @@ def show_patient(call: ReaderCall, response: Response, id: PatientNumber) -> mod
 def merge_patient(call: AdminCall, change: Change, id: PatientNumber, merge: models.MergeRequest) -> models.MergeResult:
     """Merge this patient into another one, which gets its current and future studies."""
 
-    def act(terms: Terms) -> models.MergeResult:
+    def act(terms: Terms) -> Mapping[str, Any]:
         terms = terms.answered(lambda merged: models.MergeResult(studies=list(merged.studies)).model_dump_json())
-        done = call.node.actions["merge-patients"](source=id, target=merge.into, who=call.account.name, terms=terms)
-        return models.MergeResult.of(done)
+        return call.act("merge-patients", source=id, target=merge.into, terms=terms)
 
     return change.make(models.MergeResult, lambda index: _patient(index, id), act)
 
 
 @router.get("/studies", responses=problems(WRONG_CURSOR), tags=["studies"])
 def list_studies(
-    call: ReaderCall,
     page: RequestedPage,
     words: Annotated[str, Query(max_length=324, description="words in patient's name, ID or accession number")] = "",
     patient_id: OptionalPatientId = None,
@@ -121,12 +118,12 @@ def list_studies(
         accession_number=accession_number,
     )
     position = parse_cursor(page.after)
-    with call.node.index.searching() as index:
+    with page.call.node.index.searching() as index:
         studies = index.studies.listed(wanted, order, StudyCursor(*position) if position else None, page.limit)
         total = index.studies.count_matching(wanted) if page.total else None
-    call.audit.queried(query_detail("studies", **asdict(wanted)), len(studies))
+    page.call.audit.queried(query_detail("studies", **asdict(wanted)), len(studies))
     last = studies[-1].cursor if len(studies) == page.limit else None
-    items = [_listed(study) for study in studies]
+    items = [models.StudyResource.of(study) for study in studies]
     return Page(items=items, next=cursor(last.id, last.study_date) if last else None, total=total)
 
 
@@ -154,14 +151,12 @@ def delete_study(
 def reconvert_study(call: WriterCall, change: Change, study_instance_uid: StudyUid) -> models.ReconvertResult:
     """Convert every series of a study again; series whose volumes would be the same are left unchanged."""
 
-    def act(terms: Terms) -> models.ReconvertResult:
+    def act(terms: Terms) -> Mapping[str, Any]:
         with call.node.index.reading() as index:
             patient_id = _study(index, study_instance_uid).patient_id or ""
             rows = index.series.page(None, MAX_SERIES, study_instance_uid=study_instance_uid)
         series = [row["series_instance_uid"] for row in rows]
-        terms = terms.answered(_reconverted)
-        done = actions.reconvert(call, study_instance_uid, patient_id, series, terms)
-        return models.ReconvertResult.of(done)
+        return actions.reconvert(call, study_instance_uid, patient_id, series, terms.answered(_reconverted))
 
     return change.make(models.ReconvertResult, lambda index: _study(index, study_instance_uid), act)
 
@@ -177,14 +172,13 @@ def send_study(call: WriterCall, change: Change, study_instance_uid: StudyUid, t
     return change.make(
         models.SendResult,
         lambda index: _study(index, study_instance_uid),
-        lambda _: models.SendResult.of(actions.send(call, to, study_instance_uid)),
+        lambda _: actions.send(call, to, study_instance_uid),
     )
 
 
 @router.get("/series", responses=problems(INVALID_REQUEST, WRONG_CURSOR), tags=["series"])
 def list_series(
-    account: Reader,
-    page: AuditedPage,
+    page: RequestedPage,
     uids: UidFilters,
     modality: Annotated[str | None, Query(max_length=324, description="Modality")] = None,
     state: Annotated[list[models.State] | None, Query(max_length=6, description="any of these states")] = None,
@@ -239,13 +233,12 @@ def reconvert_series(
 ) -> models.ReconvertResult:
     """Convert a series again; it is left unchanged if its volumes would be the same."""
 
-    def act(terms: Terms) -> models.ReconvertResult:
+    def act(terms: Terms) -> Mapping[str, Any]:
         with call.node.index.reading() as index:
             _series(index, study_instance_uid, series_instance_uid)
             patient_id = index.studies.patient_id(study_instance_uid) or ""
-        terms = terms.answered(_reconverted)
-        done = actions.reconvert(call, study_instance_uid, patient_id, [series_instance_uid], terms)
-        return models.ReconvertResult.of(done)
+        uids = [series_instance_uid]
+        return actions.reconvert(call, study_instance_uid, patient_id, uids, terms.answered(_reconverted))
 
     return change.make(
         models.ReconvertResult, lambda index: _series(index, study_instance_uid, series_instance_uid), act
@@ -265,12 +258,12 @@ def send_series(
     return change.make(
         models.SendResult,
         lambda index: _series(index, study_instance_uid, series_instance_uid),
-        lambda _: models.SendResult.of(actions.send(call, to, study_instance_uid, series_instance_uid)),
+        lambda _: actions.send(call, to, study_instance_uid, series_instance_uid),
     )
 
 
 @router.get("/instances", responses=problems(WRONG_CURSOR), tags=["instances"])
-def list_instances(account: Reader, page: AuditedPage, uids: UidFilters) -> Page[models.InstanceResource]:
+def list_instances(page: RequestedPage, uids: UidFilters) -> Page[models.InstanceResource]:
     """Stored instances, newest first."""
     return page.read("instances", models.InstanceResource, lambda index: index.instances, **uids)
 
@@ -333,17 +326,7 @@ def _study(index: ReadIndex, study_instance_uid: str) -> models.StudyResource:
     studies = index.studies.listed(StudyFilter(study_instance_uid=study_instance_uid), limit=1)
     if not studies:
         raise ResourceNotFound("study")
-    return _listed(studies[0])
-
-
-def _listed(study: ListedStudy) -> models.StudyResource:
-    return models.StudyResource(
-        study_date=study.cursor.study_date, **{k: v for k, v in _fields(study) if k != "cursor"}
-    )
-
-
-def _fields(study: ListedStudy) -> list[tuple[str, Any]]:
-    return [(name, getattr(study, name)) for name in ListedStudy.__slots__]
+    return models.StudyResource.of(studies[0])
 
 
 def _series(index: ReadIndex, study_instance_uid: str, series_instance_uid: str) -> models.SeriesResource:
@@ -384,8 +367,7 @@ FILE = downloads("The file", OCTETS, *MEDIA_TYPES.values())
 
 @router.get("/volumes", responses=problems(WRONG_CURSOR), tags=["volumes"])
 def list_volumes(
-    account: Reader,
-    page: AuditedPage,
+    page: RequestedPage,
     uids: UidFilters,
     kind: Annotated[str | None, Query(max_length=16, description="kind of file, such as `volume`")] = None,
     format: Annotated[str | None, Query(max_length=16, description="format, such as `nifti`")] = None,

@@ -9,13 +9,12 @@ from fastapi import Path, Query, Response
 from node.index.database.reading import ReadIndex
 from node.index.nouns.terms import Terms
 from node.web import actions
-from node.web.access import Reader, ReaderCall, WriterCall
+from node.web.access import Call, ReaderCall, WriterCall
 from node.web.api import models
 from node.web.api.changes import Change, tagged
-from node.web.api.paging import AuditedPage, OptionalSeriesUid, OptionalStudyUid, Page, only_row
+from node.web.api.paging import OptionalSeriesUid, OptionalStudyUid, Page, RequestedPage, only_row
 from node.web.api.routing import OF_CHANGES, api_router, problems, single
 from node.web.problem_types import CONFLICT, WRONG_CURSOR
-from node.web.services import Node
 
 router = api_router()
 
@@ -49,14 +48,13 @@ def change_route(
     return change.make(
         models.RouteChange,
         current,
-        lambda _: models.RouteChange.of(actions.change_route(call, route, destination, action)),
+        lambda _: actions.change_route(call, route, destination, action),
     )
 
 
 @router.get("/work", responses=problems(WRONG_CURSOR), tags=["work"])
 def list_work(
-    account: Reader,
-    page: AuditedPage,
+    page: RequestedPage,
     kind: Annotated[models.WorkKind | None, Query(description="kind of work")] = None,
     name: Annotated[
         str | None, Query(max_length=64, description="name of the hook, the route or the peer; empty: sent by hand")
@@ -87,28 +85,22 @@ def cancel_work(call: WriterCall, change: Change, work: WorkId) -> models.WorkRe
 
     The command or plugin of a job is killed; the receiver of a webhook gets 409 at its next report.
     """
-
-    def cancel(_: Terms) -> models.WorkResource:
-        call.node.actions["cancel-work"](work=work, who=call.account.name)
-        return _now(call.node, work)
-
-    return change.make(models.WorkResource, lambda index: work_resource(index, id=work), cancel)
+    return _change(call, change, work, "cancel-work")
 
 
 @router.post("/work/{work}/retry", responses=problems(*OF_CHANGES, CONFLICT), tags=["work"])
 def retry_work(call: WriterCall, change: Change, work: WorkId) -> models.WorkResource:
     """Do work at once that waits, or once more that has ended: a message, or a retrieval."""
-
-    def retry(_: Terms) -> models.WorkResource:
-        call.node.actions["retry-work"](work=work, who=call.account.name)
-        return _now(call.node, work)
-
-    return change.make(models.WorkResource, lambda index: work_resource(index, id=work), retry)
+    return _change(call, change, work, "retry-work")
 
 
-def _now(node: Node, work: int) -> models.WorkResource:
-    with node.index.reading(wait=False) as index:
-        return work_resource(index, id=work)
+def _change(call: Call, change: Change, work: int, action: Literal["cancel-work", "retry-work"]) -> models.WorkResource:
+    def act(_: Terms) -> models.WorkResource:
+        call.act(action, work=work)
+        with call.node.index.reading(wait=False) as index:
+            return work_resource(index, id=work)
+
+    return change.make(models.WorkResource, lambda index: work_resource(index, id=work), act)
 
 
 def work_resource(index: ReadIndex, **wanted: object) -> models.WorkResource:

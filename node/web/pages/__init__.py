@@ -8,17 +8,6 @@ from node.web.pages.rendering import error_page, login_page
 
 __all__ = ["ROUTES", "Assets", "error_page", "login_page"]
 
-ROUTES = [
-    route
-    for part in (
-        studies,
-        series,
-        files,
-        actions,
-        operation,
-        peers,
-        problems,
-        work,
-    )
-    for route in part.router.routes
-]
+PARTS = (studies, series, files, actions, operation, peers, problems, work)
+
+ROUTES = [route for part in PARTS for route in part.router.routes]

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple
 
-from fastapi import APIRouter, Form, Response
+from fastapi import APIRouter, Depends, Form, Request, Response
 from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field
 
 from node.index.database.reading import ReadIndex
-from node.index.nouns.records import Level
 from node.index.search.selection import StoredInstance
 from node.web import actions
-from node.web.access import AdminCall, Call, ReaderCall, WriterCall
+from node.web.access import AdminCall, ReaderCall, WriterCall
 from node.web.audit_trail import of_study
 from node.web.dicomweb.resources import Instances, by_series, file_length, stored_file
 from node.web.errors import ResourceNotFound
@@ -22,92 +21,83 @@ from node.web.files import MEDIA_TYPE, Member, zip_stream
 from node.web.pages.files import volumes_zip
 from node.web.pages.rendering import SEE_OTHER, page, series_url, study_url
 from node.web.pages.series import series_row
-from node.web.pages.studies import audit_study_access, study_row
+from node.web.pages.studies import study_row
 from node.web.services import Services
 
 router = APIRouter(include_in_schema=False)
 
 
-@router.post("/studies/{study_instance_uid}/reconvert")
-def reconvert_study(call: WriterCall, study_instance_uid: str) -> Response:
-    """Convert every series of a study again."""
+STUDY = "/studies/{study_instance_uid}"
+SERIES = f"{STUDY}/series/{{series_instance_uid}}"
+
+
+class StudyOrSeries(NamedTuple):
+    """The study that a path names, or one of its series."""
+
+    study: str
+    series: str | None
+
+    @property
+    def url(self) -> str:
+        """The URL of its page."""
+        return study_url(self.study) if self.series is None else series_url(self.study, self.series)
+
+    def rows(self, index: ReadIndex) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
+        """Return the rows of the study and of the series, or raise ResourceNotFound."""
+        study = study_row(index, self.study)
+        return study, None if self.series is None else series_row(index, self.study, self.series)
+
+
+def _target(request: Request) -> StudyOrSeries:
+    return StudyOrSeries(request.path_params["study_instance_uid"], request.path_params.get("series_instance_uid"))
+
+
+Wanted = Annotated[StudyOrSeries, Depends(_target)]
+
+
+@router.post(f"{STUDY}/reconvert")
+@router.post(f"{SERIES}/reconvert")
+def reconvert(call: WriterCall, wanted: Wanted) -> Response:
+    """Convert every series of a study again, or one series."""
     with call.node.index.reading() as index:
-        study = study_row(index, study_instance_uid)
-        rows = index.series.of_study(study_instance_uid)
-    series = [row["series_instance_uid"] for row in rows]
-    actions.reconvert(call, study_instance_uid, study["patient_id"] or "", series)
-    return RedirectResponse(study_url(study_instance_uid), SEE_OTHER)
+        study, series = wanted.rows(index)
+        rows = [series] if series is not None else index.series.of_study(wanted.study)
+    uids = [row["series_instance_uid"] for row in rows]
+    actions.reconvert(call, wanted.study, study["patient_id"] or "", uids)
+    return RedirectResponse(wanted.url, SEE_OTHER)
 
 
-@router.post("/studies/{study_instance_uid}/series/{series_instance_uid}/reconvert")
-def reconvert_series(call: WriterCall, study_instance_uid: str, series_instance_uid: str) -> Response:
-    """Convert a series again."""
-    with call.node.index.reading() as index:
-        study = study_row(index, study_instance_uid)
-        series_row(index, study_instance_uid, series_instance_uid)
-    actions.reconvert(call, study_instance_uid, study["patient_id"] or "", [series_instance_uid])
-    return RedirectResponse(series_url(study_instance_uid, series_instance_uid), SEE_OTHER)
-
-
-@router.post("/studies/{study_instance_uid}/send")
-def send_study(call: WriterCall, study_instance_uid: str, to: Annotated[str, Form(max_length=64)]) -> Response:
-    """Send a study to a destination."""
-    actions.send(call, to, study_instance_uid)
+@router.post(f"{STUDY}/send")
+@router.post(f"{SERIES}/send")
+def send(call: WriterCall, wanted: Wanted, to: Annotated[str, Form(max_length=64)]) -> Response:
+    """Send a study or a series to a destination."""
+    actions.send(call, to, *wanted)
     return RedirectResponse("/routes", SEE_OTHER)
 
 
-@router.post("/studies/{study_instance_uid}/series/{series_instance_uid}/send")
-def send_series(
-    call: WriterCall, study_instance_uid: str, series_instance_uid: str, to: Annotated[str, Form(max_length=64)]
-) -> Response:
-    """Send a series to a destination."""
-    actions.send(call, to, study_instance_uid, series_instance_uid)
-    return RedirectResponse("/routes", SEE_OTHER)
-
-
-@router.get("/studies/{study_instance_uid}/delete")
-def ask_to_delete_study(call: AdminCall, study_instance_uid: str) -> Response:
-    """Ask before a study is deleted."""
+@router.get(f"{STUDY}/delete")
+@router.get(f"{SERIES}/delete")
+def ask_to_delete(call: AdminCall, wanted: Wanted) -> Response:
+    """Ask before a study or a series is deleted."""
     with call.node.index.reading() as index:
-        audit_study_access(call.audit, study_row(index, study_instance_uid))
-    return _confirmation(call, "study", study_instance_uid, study_instance_uid)
-
-
-@router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/delete")
-def ask_to_delete_series(call: AdminCall, study_instance_uid: str, series_instance_uid: str) -> Response:
-    """Ask before a series is deleted."""
-    with call.node.index.reading() as index:
-        audit_study_access(call.audit, study_row(index, study_instance_uid))
-        series_row(index, study_instance_uid, series_instance_uid)
-    return _confirmation(call, "series", series_instance_uid, study_instance_uid)
-
-
-def _confirmation(call: Call, level: Level, uid: str, study_instance_uid: str) -> Response:
-    with call.node.index.reading() as index:
-        plan = index.deletions.plan(level, uid, study_instance_uid)
-        study = study_row(index, study_instance_uid)
-        series = series_row(index, study_instance_uid, uid) if level == "series" else None
-        files = index.volumes.totals(study_instance_uid, uid if level == "series" else None)
+        study, series = wanted.rows(index)
+        plan = index.deletions.plan(
+            "study" if series is None else "series", wanted.series or wanted.study, wanted.study
+        )
+        files = index.volumes.totals(*wanted)
+    call.audit.accessed([of_study(wanted.study, study["patient_id"])], "pages")
     return page(call, "delete.html", plan=plan, study=study, series=series, volumes=files)
 
 
-@router.post("/studies/{study_instance_uid}/delete")
-def delete_study(call: AdminCall, study_instance_uid: str) -> Response:
-    """Delete a study permanently."""
+@router.post(f"{STUDY}/delete")
+@router.post(f"{SERIES}/delete")
+def delete(call: AdminCall, wanted: Wanted) -> Response:
+    """Delete a study or a series permanently."""
     with call.node.index.reading() as index:
-        study_row(index, study_instance_uid)
-    actions.delete(call, "study", study_instance_uid, study_instance_uid)
-    return RedirectResponse("/", SEE_OTHER)
-
-
-@router.post("/studies/{study_instance_uid}/series/{series_instance_uid}/delete")
-def delete_series(call: AdminCall, study_instance_uid: str, series_instance_uid: str) -> Response:
-    """Delete a series permanently."""
-    with call.node.index.reading() as index:
-        series_row(index, study_instance_uid, series_instance_uid)
-        last = len(index.series.of_study(study_instance_uid)) < 2
-    actions.delete(call, "series", series_instance_uid, study_instance_uid)
-    return RedirectResponse("/" if last else study_url(study_instance_uid), SEE_OTHER)
+        _, series = wanted.rows(index)
+        is_last = series is None or len(index.series.of_study(wanted.study)) < 2
+    actions.delete(call, "study" if series is None else "series", wanted.series or wanted.study, wanted.study)
+    return RedirectResponse("/" if is_last else study_url(wanted.study), SEE_OTHER)
 
 
 MAX_SELECTED = 1000
@@ -134,7 +124,7 @@ Selected = Annotated[SelectedStudies, Form()]
 
 
 @router.post("/selected/reconvert")
-def reconvert(call: WriterCall, selected: Selected) -> Response:
+def reconvert_selected(call: WriterCall, selected: Selected) -> Response:
     """Convert every series of the studies again; those that were deleted meanwhile are left out."""
     for uid in selected.uids:
         with call.node.index.reading() as index:
@@ -146,7 +136,7 @@ def reconvert(call: WriterCall, selected: Selected) -> Response:
 
 
 @router.post("/selected/send")
-def send(call: WriterCall, selected: Annotated[StudiesToSend, Form()]) -> Response:
+def send_selected(call: WriterCall, selected: Annotated[StudiesToSend, Form()]) -> Response:
     """Send the studies to a destination; those that were deleted meanwhile are left out."""
     sent = 0
     for uid in selected.uids:
@@ -159,7 +149,7 @@ def send(call: WriterCall, selected: Annotated[StudiesToSend, Form()]) -> Respon
 
 
 @router.post("/selected/delete")
-def ask_to_delete(call: AdminCall, selected: Selected) -> Response:
+def ask_to_delete_selected(call: AdminCall, selected: Selected) -> Response:
     """Ask before the studies are deleted."""
     with call.node.index.reading() as index:
         rows = [row for uid in selected.uids if (row := index.studies.row(uid)) is not None]
@@ -170,7 +160,7 @@ def ask_to_delete(call: AdminCall, selected: Selected) -> Response:
 
 
 @router.post("/selected/delete/confirmed")
-def delete(call: AdminCall, selected: Selected) -> Response:
+def delete_selected(call: AdminCall, selected: Selected) -> Response:
     """Delete the studies permanently, one after the other; those that were deleted meanwhile are left out."""
     for uid in selected.uids:
         with call.node.index.reading() as index:

@@ -115,7 +115,7 @@ def retrievals(call: WriterCall) -> Response:
 def cancel(call: WriterCall, retrieval: Annotated[int, Path(ge=0)]) -> Response:
     """Cancel a retrieval; one that ended before the button was pressed stays as it is."""
     with suppress(WorkEnded):
-        call.node.actions["cancel-work"](work=retrieval, who=call.account.name)
+        call.act("cancel-work", work=retrieval)
     return RedirectResponse("/peers", SEE_OTHER)
 
 

@@ -121,9 +121,9 @@ def decide_conflict(
 ) -> Response:
     """Decide all conflicts of a row."""
     if decision == "accept":
-        actions.accept(call, conflict, alike=True)
+        call.act("accept-conflict", conflict=conflict, alike=True)
     else:
-        actions.keep(call, conflict, alike=True)
+        call.act("keep-conflict", conflict=conflict, alike=True)
     return RedirectResponse("/problems/conflicts", SEE_OTHER)
 
 
@@ -143,7 +143,7 @@ def decide_quarantined(
 ) -> Response:
     """Release a file, make it current, or delete it."""
     if decision == "purge":
-        actions.purge(call, name)
+        call.act("purge-quarantined", name=name)
     else:
-        actions.release(call, name, replace=decision == "replace")
+        call.act("release-quarantined", name=name, replace=decision == "replace")
     return RedirectResponse("/problems/quarantine", SEE_OTHER)

@@ -21,7 +21,7 @@ from node.web.ohif import ohif_url
 from node.web.pages.files import files_of
 from node.web.pages.filters import listed
 from node.web.pages.rendering import fragment, page
-from node.web.pages.studies import audit_study_access, study_row
+from node.web.pages.studies import seen_study
 from node.web.pages.viewable import file_url, sidecar_of, study_series, viewable
 from node.web.services import Services
 
@@ -58,8 +58,7 @@ def series(call: ReaderCall, key: RequestedSeries) -> Response:
     """The page of a series."""
     study_instance_uid, _ = key
     with call.node.index.reading() as index:
-        of_study = study_row(index, study_instance_uid)
-        audit_study_access(call.audit, of_study)
+        of_study = seen_study(call, index, study_instance_uid)
         row = series_row(index, *key)
         files = index.volumes.of_series(*key)
         newest = row["revision"]
@@ -96,7 +95,7 @@ def series(call: ReaderCall, key: RequestedSeries) -> Response:
 def state(call: ReaderCall, key: RequestedSeries) -> Response:
     """The state of an open series."""
     with call.node.index.reading() as index:
-        audit_study_access(call.audit, study_row(index, key[0]))
+        seen_study(call, index, key[0])
         row = series_row(index, *key)
         current = index.volumes.current(*key)
     return fragment(call, "series_state.html", series=row, current=current)
@@ -105,9 +104,8 @@ def state(call: ReaderCall, key: RequestedSeries) -> Response:
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/header")
 def header(call: ReaderCall, key: RequestedSeries) -> Response:
     """Every element of the first instance."""
-    study_instance_uid, _ = key
     with call.node.index.reading() as index:
-        audit_study_access(call.audit, study_row(index, study_instance_uid))
+        seen_study(call, index, key[0])
         first = next(index.instances.stored(*key), None)
     if first is None:
         raise ResourceNotFound("series")

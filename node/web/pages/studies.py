@@ -230,8 +230,7 @@ def news(call: ReaderCall, since: Annotated[int, Query(ge=0, le=2**62)]) -> Resp
 def study(call: ReaderCall, study_instance_uid: str) -> Response:
     """The page of a study."""
     with call.node.index.reading() as index:
-        row = study_row(index, study_instance_uid)
-        audit_study_access(call.audit, row)
+        row = seen_study(call, index, study_instance_uid)
         cards = _cards(index, study_instance_uid)
         total = sum(card["bytes"] for card in cards)
         ohif = ohif_url(call.node, study_instance_uid)
@@ -255,8 +254,7 @@ def row(call: ReaderCall, study_instance_uid: str) -> Response:
 def series_list(call: ReaderCall, study_instance_uid: str) -> Response:
     """The series of a study below its row in the list."""
     with call.node.index.reading() as index:
-        row = study_row(index, study_instance_uid)
-        audit_study_access(call.audit, row)
+        row = seen_study(call, index, study_instance_uid)
         return fragment(call, "studies_series.html", study=row, cards=_cards(index, study_instance_uid))
 
 
@@ -265,8 +263,7 @@ def series_list(call: ReaderCall, study_instance_uid: str) -> Response:
 def cards(call: ReaderCall, study_instance_uid: str) -> Response:
     """The series of an open study."""
     with call.node.index.reading() as index:
-        row = study_row(index, study_instance_uid)
-        audit_study_access(call.audit, row)
+        row = seen_study(call, index, study_instance_uid)
         return fragment(call, "study_cards.html", study=row, cards=_cards(index, study_instance_uid))
 
 
@@ -278,9 +275,11 @@ def study_row(index: ReadIndex, study_instance_uid: str) -> Mapping[str, Any]:
     return row
 
 
-def audit_study_access(audit: RequestAudit, study: Mapping[str, Any]) -> None:
-    """Record access to a study in the audit log."""
-    audit.accessed([of_study(study["study_instance_uid"], study["patient_id"])], "pages")
+def seen_study(call: Call, index: ReadIndex, study_instance_uid: str) -> Mapping[str, Any]:
+    """Return the row of a study as `study_row` does, and record access to it in the audit log."""
+    row = study_row(index, study_instance_uid)
+    call.audit.accessed([of_study(study_instance_uid, row["patient_id"])], "pages")
+    return row
 
 
 def _cards(index: ReadIndex, study_instance_uid: str) -> list[dict[str, Any]]:

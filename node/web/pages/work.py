@@ -110,12 +110,12 @@ def change(
 ) -> Response:
     """Cancel work, or do it again; what ended before the button was pressed stays as it is."""
     with suppress(WorkEnded):
-        call.node.actions[f"{action}-work"](work=work, who=call.account.name)
+        call.act(f"{action}-work", work=work)
     return RedirectResponse("/work", SEE_OTHER)
 
 
 @router.post("/work/workitems/{workitem}/end")
 def end_workitem(call: AdminCall, workitem: Annotated[str, Path(pattern=r"^[0-9.]{1,64}$")]) -> Response:
     """Cancel a workitem whose performer has vanished."""
-    call.node.actions["end-workitem"](workitem=workitem, who=call.account.name)
+    call.act("end-workitem", workitem=workitem)
     return RedirectResponse("/work", SEE_OTHER)
