@@ -23,7 +23,7 @@ from node.receive.stored_files import report_damage
 from node.web.problem_types import RANGE_NOT_SATISFIABLE, ProblemResponse
 from node.web.services import Services
 
-MEDIA_TYPE = "application/zip"
+ZIP = "application/zip"
 
 
 class Member(NamedTuple):

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from typing import Any, Literal, get_args
 
 from fastapi import APIRouter, Response
@@ -129,21 +130,24 @@ class NodeGauges(Collector):
             work = index.work.counts()
             hosts = index.hosts.all(now)
             standbys = index.hosts.standbys()
-        series = GaugeMetricFamily("voxelnode_series", "Series, by state", labels=["state"])
-        for state in SERIES_STATES:  # include states without series: alert rules compare with an hour ago
-            series.add_metric([state], states.get(state, 0))
-        reasons = GaugeMetricFamily(
-            "voxelnode_failures", "Stacks of series without a volume, by reason", labels=["reason"]
-        )
-        for reason, count in failures.items():
-            reasons.add_metric([reason], count)
-        yield series
-        yield reasons
-        yield _of_work(work)
+        # States without series, and work of no kind: alert rules compare with an hour ago.
+        all_states = [([state], states.get(state, 0)) for state in SERIES_STATES]
+        no_work = dict.fromkeys(product(get_args(Kind), ("waiting", "running", "failed")), 0)
+        cluster = self._node.settings.cluster
+        yield _gauge("voxelnode_series", "Series, by state", ["state"], all_states)
+        text = "Stacks of series without a volume, by reason"
+        yield _gauge("voxelnode_failures", text, ["reason"], [([reason], count) for reason, count in failures.items()])
+        text = "Messages, jobs, retrievals and commitments, by kind and by state or outcome"
+        yield _gauge("voxelnode_work", text, ["kind", "state"], (no_work | work).items())
         yield from _of_routes(routes)
-        yield _of_hosts(hosts, now)
-        yield self._of_this_host()
-        yield _of_standbys(standbys)
+        text = "Time since a host of this index, unless it was stopped, said that it lives"
+        unseen = [([host["name"]], _age(host["seen_at"], now)) for host in hosts if host["state"] != "stopped"]
+        yield _gauge("voxelnode_host_unseen_seconds", text, ["host"], unseen)
+        text = "1; name, roles and version of this host"  # to be joined with its other metrics
+        this_host = [cluster.name, ",".join(cluster.roles), __version__]
+        yield _gauge("voxelnode_host_info", text, ["host", "roles", "version"], [(this_host, 1)])
+        text = "Standbys of the server of the index, by how they follow: sync, quorum, potential, async, unknown"
+        yield _gauge("voxelnode_index_standbys", text, ["state"], [([how], count) for how, count in standbys.items()])
         yield GaugeMetricFamily(
             "voxelnode_oldest_unconverted_seconds",
             "Time of reception of the oldest instance that no conversion has seen; 0 if there is none",
@@ -163,49 +167,19 @@ class NodeGauges(Collector):
             value=self._node.settings.storage.reserve_bytes,
         )
 
-    def _of_this_host(self) -> GaugeMetricFamily:
-        """Return the name of this host, to be joined with its other metrics."""
-        cluster, text = self._node.settings.cluster, "1; name, roles and version of this host"
-        info = GaugeMetricFamily("voxelnode_host_info", text, labels=["host", "roles", "version"])
-        info.add_metric([cluster.name, ",".join(cluster.roles), __version__], 1)
-        return info
 
-
-def _of_work(counts: Mapping[tuple[str, str], int]) -> GaugeMetricFamily:
-    """Return the gauge of what is owed, and of what became of it as long as that is kept."""
-    text = "Messages, jobs, retrievals and commitments, by kind and by state or outcome"
-    family = GaugeMetricFamily("voxelnode_work", text, labels=["kind", "state"])
-    for kind in get_args(Kind):
-        for state in ("waiting", "running", "failed"):  # alert rules compare with an hour ago
-            family.add_metric([kind, state], counts.get((kind, state), 0))
-    for (kind, state), count in counts.items():
-        if state not in ("waiting", "running", "failed"):
-            family.add_metric([kind, state], count)
-    return family
-
-
-def _of_standbys(standbys: Mapping[str, int]) -> GaugeMetricFamily:
-    """Return the gauge of the standbys of the server of the index."""
-    text = "Standbys of the server of the index, by how they follow: sync, quorum, potential, async, unknown"
-    family = GaugeMetricFamily("voxelnode_index_standbys", text, labels=["state"])
-    for state, count in standbys.items():
-        family.add_metric([state], count)
+def _gauge(
+    name: str, text: str, labels: Sequence[str], samples: Iterable[tuple[Sequence[str], float]]
+) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, text, labels=labels)
+    for values, number in samples:
+        family.add_metric(values, number)
     return family
 
 
 def _age(since: dt.datetime | None, now: dt.datetime) -> float:
     """Return the seconds since a moment; 0 without one."""
     return max(0.0, (now - since).total_seconds()) if since is not None else 0.0
-
-
-def _of_hosts(rows: Sequence[Mapping[str, Any]], now: dt.datetime) -> GaugeMetricFamily:
-    """Return the gauge of the hosts that share the index, without those that were stopped."""
-    text = "Time since a host of this index, unless it was stopped, said that it lives"
-    unseen = GaugeMetricFamily("voxelnode_host_unseen_seconds", text, labels=["host"])
-    for row in rows:
-        if row["state"] != "stopped":
-            unseen.add_metric([row["name"]], max(0.0, (now - row["seen_at"]).total_seconds()))
-    return unseen
 
 
 def _of_routes(rows: Sequence[Mapping[str, Any]]) -> Iterator[GaugeMetricFamily]:
@@ -218,15 +192,10 @@ def _of_routes(rows: Sequence[Mapping[str, Any]]) -> Iterator[GaugeMetricFamily]
         "paused": "1 while a person holds the destination",
         "unreachable_seconds": "For how long the destination could not be reached; 0 if it can",
     }
-    families = {
-        name: GaugeMetricFamily(f"voxelnode_route_{name}", text, labels=["route", "destination"])
-        for name, text in gauges.items()
-    }
+    values = []
     for row in rows:
-        labels = [row["route"], row["destination"]]
-        since = dt.datetime.fromisoformat(row["trouble_since"]).replace(tzinfo=dt.UTC) if row["trouble_since"] else now
-        values = {**row, "waiting": outstanding(row)}
-        values["unreachable_seconds"] = max(0.0, (now - since).total_seconds())
-        for name, family in families.items():
-            family.add_metric(labels, values[name])
-    yield from families.values()
+        since = dt.datetime.fromisoformat(row["trouble_since"]).replace(tzinfo=dt.UTC) if row["trouble_since"] else None
+        values.append({**row, "waiting": outstanding(row), "unreachable_seconds": _age(since, now)})
+    for name, text in gauges.items():
+        samples = [([row["route"], row["destination"]], row[name]) for row in values]
+        yield _gauge(f"voxelnode_route_{name}", text, ["route", "destination"], samples)

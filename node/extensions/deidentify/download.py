@@ -34,7 +34,7 @@ from node.web.access import Call
 from node.web.audit_trail import of_study
 from node.web.dicomweb.resources import Instances
 from node.web.errors import DownloadsBusy, ResourceNotFound
-from node.web.files import MEDIA_TYPE, OCTETS, Damaged, Member, whole_file, zip_stream
+from node.web.files import OCTETS, ZIP, Damaged, Member, whole_file, zip_stream
 from node.web.services import Services
 
 Content = Literal["dicom", "volumes"]
@@ -150,7 +150,7 @@ def deidentified_zip(
         call.audit.changed(AuditEvent.EXPORT, Action.READ, objects, f"{order}: {outcome}, {download.counts}", result)
 
     headers = {
-        "Content-Type": OCTETS if call.request.headers.get("accept") == OCTETS else MEDIA_TYPE,
+        "Content-Type": OCTETS if call.request.headers.get("accept") == OCTETS else ZIP,
         "Content-Disposition": 'attachment; filename="deidentified.zip"',
         "Vary": "Accept",
     }

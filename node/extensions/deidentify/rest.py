@@ -11,7 +11,7 @@ from node.web.access import ReaderCall
 from node.web.api.models import BINARY
 from node.web.api.resources import SeriesUid, StudyUid
 from node.web.api.routing import api_router, problems
-from node.web.files import MEDIA_TYPE, OCTETS
+from node.web.files import OCTETS, ZIP
 from node.web.problem_types import INVALID_REQUEST, NOT_FOUND
 
 router = api_router()
@@ -24,16 +24,16 @@ Wanted = Annotated[
     Content, Query(description="dicom: the instances; volumes: files that are converted from these, with sidecars")
 ]
 
-ZIP: dict[int | str, dict[str, Any]] = {
+DOWNLOAD: dict[int | str, dict[str, Any]] = {
     **problems(NOT_FOUND, INVALID_REQUEST),
     200: {
         "description": "A ZIP file; its last member, deidentification.json, says what was left out, and why",
-        "content": {media_type: {"schema": BINARY} for media_type in (MEDIA_TYPE, OCTETS)},
+        "content": {media_type: {"schema": BINARY} for media_type in (ZIP, OCTETS)},
     },
 }
 
 
-@router.get("/studies/{study_instance_uid}/deidentified", response_class=Response, responses=ZIP, tags=["studies"])
+@router.get("/studies/{study_instance_uid}/deidentified", response_class=Response, responses=DOWNLOAD, tags=["studies"])
 def download_deidentified_study(
     call: ReaderCall, study_instance_uid: StudyUid, profile: Profile, content: Wanted = "dicom"
 ) -> Response:
@@ -47,7 +47,7 @@ def download_deidentified_study(
 @router.get(
     "/studies/{study_instance_uid}/series/{series_instance_uid}/deidentified",
     response_class=Response,
-    responses=ZIP,
+    responses=DOWNLOAD,
     tags=["series"],
 )
 def download_deidentified_series(

@@ -19,11 +19,10 @@ from node.dicom.matching import Options, read_query
 from node.dicom.metadata import encoded_model
 from node.dicom.uids import web_transfer_syntax
 from node.index.search.finder import QueryRefused
-from node.web.access import Reader, RequestAudit
+from node.web.access import Call, ReaderCall
 from node.web.dicomweb.documents import etag_of, quotable, respond_data_sets, warning_header
 from node.web.dicomweb.media_types import DICOM_XML, DocumentForm, accepted, document_form
 from node.web.dicomweb.resources import READ, base_url, dicomweb_router, resource_url
-from node.web.services import Node
 
 router = dicomweb_router()
 
@@ -66,27 +65,28 @@ RETRIEVE_URL = (BaseTag(0x00081190),)
 
 
 @router.api_route("/studies", methods=READ)
-def search_studies(request: Request, _account: Reader, audit: RequestAudit, node: Node) -> Response:
+def search_studies(call: ReaderCall) -> Response:
     """Search for studies."""
-    return _search(request, audit, node, Level.STUDY)
+    return _search(call, Level.STUDY)
 
 
 @router.api_route("/series", methods=READ)
 @router.api_route("/studies/{study}/series", methods=READ)
-def search_series(request: Request, _account: Reader, audit: RequestAudit, node: Node) -> Response:
+def search_series(call: ReaderCall) -> Response:
     """Search for series, of one study or of all."""
-    return _search(request, audit, node, Level.SERIES)
+    return _search(call, Level.SERIES)
 
 
 @router.api_route("/instances", methods=READ)
 @router.api_route("/studies/{study}/instances", methods=READ)
 @router.api_route("/studies/{study}/series/{series}/instances", methods=READ)
-def search_instances(request: Request, _account: Reader, audit: RequestAudit, node: Node) -> Response:
+def search_instances(call: ReaderCall) -> Response:
     """Search for instances, of one series, of one study or of all."""
-    return _search(request, audit, node, Level.IMAGE)
+    return _search(call, Level.IMAGE)
 
 
-def _search(request: Request, audit: RequestAudit, node: Node, level: Level) -> Response:
+def _search(call: Call, level: Level) -> Response:
+    request = call.request
     form = document_form(accepted(request))
     limit, offset, warnings = _page(request)
     identifier, unknown = _identifier(request, level)
@@ -98,13 +98,13 @@ def _search(request: Request, audit: RequestAudit, node: Node, level: Level) -> 
         raise HTTPException(400, str(error)) from error
     base = base_url(request)
     try:
-        answers = [_encoded(answer, level, base, form) for answer in node.index.find(query, limit + 1)]
+        answers = [_encoded(answer, level, base, form) for answer in call.node.index.find(query, limit + 1)]
     except QueryRefused as error:
         raise HTTPException(503, str(error)) from error
     if len(answers) > limit:
         warnings.append("There are additional results that can be requested")
         answers.pop()
-    audit.queried(f"QIDO-RS {request.url.path}?{request.url.query}"[:1000], len(answers))
+    call.audit.queried(f"QIDO-RS {request.url.path}?{request.url.query}"[:1000], len(answers))
     if unknown:
         warnings.append(f"These parameters name no attribute of PS3.6 and are ignored: {quotable(unknown)}")
     returned = [*query.returned, "RetrieveURL"]

@@ -20,11 +20,10 @@ from node.children.decoder import NotDecoded
 from node.errors import OutOfResources
 from node.files.pixel_element import FrameNotFound
 from node.index.search.selection import StoredInstance
-from node.web.access import DEFAULT_PORTS, Reader, RequestAudit, is_forwarded
-from node.web.audit_trail import AccountAuditTrail
+from node.web.access import DEFAULT_PORTS, Call, ReaderCall, is_forwarded
 from node.web.files import DAMAGED, Damaged, Streamed, Unavailable, damaged, local_file
 from node.web.headers import has_etag
-from node.web.services import Node, Services
+from node.web.services import Services
 
 log = structlog.get_logger()
 
@@ -50,21 +49,14 @@ class Instances(Streamed):
 
 
 class Target:
-    """The instances selected by a request, never none, and the audit trail of its caller.
+    """The instances selected by a request, never none.
 
     `unavailable` counts further ones whose files are known to be missing or damaged.
     """
 
-    def __init__(
-        self,
-        request: Request,
-        node: Services,
-        audit: AccountAuditTrail,
-        instances: list[StoredInstance],
-        unavailable: int = 0,
-    ) -> None:
-        self.request, self.node, self.audit, self.instances = request, node, audit, instances
-        self.unavailable = unavailable
+    def __init__(self, call: Call, instances: list[StoredInstance], unavailable: int = 0) -> None:
+        self.request, self.node, self.audit = call.request, call.node, call.audit
+        self.instances, self.unavailable = instances, unavailable
 
     @property
     def base(self) -> str:
@@ -96,20 +88,12 @@ def base_url(request: Request) -> str:
     return f"{public_url(request)}{PREFIX}"
 
 
-def find_target(
-    request: Request,
-    _account: Reader,
-    audit: RequestAudit,
-    node: Node,
-    study: str,
-    series: str | None = None,
-    instance: str | None = None,
-) -> Target:
+def find_target(call: ReaderCall, study: str, series: str | None = None, instance: str | None = None) -> Target:
     """Return the instances selected by UIDs: 404 if there are none, 410 if they were deleted.
 
     Raises Damaged if the files of all of them are known to be missing or damaged.
     """
-    with node.index.reading() as index:
+    with call.node.index.reading() as index:
         instances = list(index.instances.stored(study, series, [instance] if instance else ()))
         unavailable = index.instances.count_unavailable(study, series, instance)
         if not instances:
@@ -117,7 +101,7 @@ def find_target(
                 raise Damaged(DAMAGED)
             deleted = index.deletions.has_deleted(*(uid for uid in (study, series, instance) if uid is not None))
             raise HTTPException(*((410, "it was deleted") if deleted else (404, "the resource does not exist")))
-    return Target(request, node, audit, instances, unavailable)
+    return Target(call, instances, unavailable)
 
 
 RequestedInstances = Annotated[Target, Depends(find_target)]

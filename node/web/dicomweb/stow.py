@@ -17,7 +17,7 @@ from node.dicom.status import ANOTHER_VERSION_IS_CURRENT
 from node.index.database.index import Index
 from node.index.search.selection import StoredInstance
 from node.receive.ingest import Origin
-from node.web.access import RequestAudit, Writer
+from node.web.access import WriterCall
 from node.web.audit_trail import AccountAuditTrail
 from node.web.dicomweb.documents import respond_document
 from node.web.dicomweb.media_types import DICOM, DICOM_JSON, DICOM_XML, MULTIPART, accepted, document_form
@@ -30,7 +30,7 @@ from node.web.dicomweb.store_transaction import (
     StoreReport,
     StoreTransaction,
 )
-from node.web.services import Node, Services
+from node.web.services import Services
 
 log = structlog.get_logger()
 router = dicomweb_router()
@@ -43,10 +43,9 @@ RETRY_SECONDS = 60
 
 @router.post("/studies")
 @router.post("/studies/{study}")
-async def store(
-    request: Request, _account: Writer, audit: RequestAudit, node: Node, study: str | None = None
-) -> Response:
+async def store(call: WriterCall, study: str | None = None) -> Response:
     """Store instances, of any studies or of one."""
+    request, node = call.request, call.node
     form = document_form(accepted(request), is_single=True)
     inner, boundary = _parts_of(request)
     refusal = await run_in_threadpool(node.ingest.refusal)
@@ -62,7 +61,7 @@ async def store(
         log.warning("stow_interrupted", instances=len(transaction.report.stored))
         return Response(status_code=400)
     finally:
-        await run_in_threadpool(_close, transaction, audit)
+        await run_in_threadpool(_close, transaction, call.audit)
     response = await run_in_threadpool(_store_response, node.index, report, base_url(request))
     headers = {"Retry-After": str(RETRY_SECONDS)} if report.status == 503 else {}
     content = encoded_model(response, as_xml=form.media_type == DICOM_XML)

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
-from fastapi import Request, Response
+from fastapi import Response
 from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute
 
 from node.dicom.annotation import ANNOTATIONS
 from node.registry import enabled, resolve
 from node.settings.model import Settings
-from node.web.access import Reader
+from node.web.access import ReaderCall
 from node.web.dicomweb import bulk_data, frames, qido, rendered, stow, wado, wado_uri
 from node.web.dicomweb.documents import respond_document
 from node.web.dicomweb.media_types import (
@@ -35,7 +35,6 @@ from node.web.dicomweb.media_types import (
     names,
 )
 from node.web.dicomweb.resources import PREFIX, base_url, dicomweb_router
-from node.web.services import Node
 
 ACCEPT = {"accept": "media types, in place of the Accept header"}
 _PARTS = tuple(f'{MULTIPART}; type="{name}"' for name in (OCTETS, *sorted({*FRAME_TYPES.values()})))
@@ -81,6 +80,7 @@ _SEARCH = Transaction(
     },
     DOCUMENT,
 )
+_THUMBNAIL = Transaction("Retrieve Thumbnail", "10.4.1.1.4", tuple(rendered.FORMATS), _RENDERED, _CONDITIONAL)
 
 TRANSACTIONS: Mapping[Callable[..., Any], Transaction] = {
     qido.search_studies: _SEARCH,
@@ -117,12 +117,8 @@ TRANSACTIONS: Mapping[Callable[..., Any], Transaction] = {
     rendered.retrieve_rendered_frames: Transaction(
         "Retrieve Rendered", "10.4.1.1.3", tuple(rendered.FORMATS), _RENDERED, _CONDITIONAL
     ),
-    rendered.retrieve_thumbnail: Transaction(
-        "Retrieve Thumbnail", "10.4.1.1.4", tuple(rendered.FORMATS), _RENDERED, _CONDITIONAL
-    ),
-    rendered.retrieve_frame_thumbnail: Transaction(
-        "Retrieve Thumbnail", "10.4.1.1.4", tuple(rendered.FORMATS), _RENDERED, _CONDITIONAL
-    ),
+    rendered.retrieve_thumbnail: _THUMBNAIL,
+    rendered.retrieve_frame_thumbnail: _THUMBNAIL,
     bulk_data.retrieve_all_bulk_data: Transaction("Retrieve Bulkdata", "10.4.1.1.5", _PARTS, ACCEPT, _CONDITIONAL),
     bulk_data.retrieve_bulk_data: Transaction(
         "Retrieve Bulkdata", "10.4.1.1.5", (*_PARTS, OCTETS), ACCEPT, (*_CONDITIONAL, "Range", "If-Range")
@@ -183,13 +179,14 @@ _Tree = dict[str, "_Tree"]
 
 @router.options("")
 @router.options("/")
-def retrieve_capabilities(request: Request, _account: Reader, node: Node) -> Response:
+def retrieve_capabilities(call: ReaderCall) -> Response:
     """The resources of DICOMweb with their methods, parameters and media types."""
+    request = call.request
     media_type = names(accepted(request), WADL, JSON)
     if media_type is None:
         raise NotAcceptable(f"{WADL} and {JSON}")
     document = _wadl if media_type == WADL else _json
-    response = respond_document(request, document(base_url(request), offered(node.settings)).encode(), media_type)
+    response = respond_document(request, document(base_url(request), offered(call.node.settings)).encode(), media_type)
     response.headers["Allow"] = "OPTIONS"
     return response
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from fastapi import HTTPException, Request, Response
+from fastapi import HTTPException, Response
 from starlette.datastructures import QueryParams
 
 from node.children.decoding import PictureOrder
 from node.volume.window import Window
-from node.web.access import Reader, RequestAudit
+from node.web.access import ReaderCall
 from node.web.dicomweb.media_types import (
     DICOM,
     EXPLICIT_LITTLE_ENDIAN,
@@ -27,7 +27,6 @@ from node.web.dicomweb.rendered import (
 )
 from node.web.dicomweb.resources import READ, Target, dicomweb_router, file_length, find_target, one_instance, respond
 from node.web.dicomweb.wado import begun_files, given_syntax, only
-from node.web.services import Node
 
 router = dicomweb_router()
 
@@ -54,9 +53,9 @@ PARAMETERS = {
 
 
 @router.api_route("/wado", methods=READ)
-def retrieve_by_uri(request: Request, account: Reader, audit: RequestAudit, node: Node) -> Response:
+def retrieve_by_uri(call: ReaderCall) -> Response:
     """One instance by query parameters, the older WADO-URI (PS3.18 9)."""
-    query = request.query_params
+    query = call.request.query_params
     if query.get("requestType") != "WADO":
         raise HTTPException(400, "requestType must be WADO (PS3.18 9.1.2.1)")
     unknown = [name for name in REFUSED if name in query]
@@ -65,7 +64,7 @@ def retrieve_by_uri(request: Request, account: Reader, audit: RequestAudit, node
     uids = [query.get(name, "") for name in ("studyUID", "seriesUID", "objectUID")]
     if not all(uids):
         raise HTTPException(400, "studyUID, seriesUID and objectUID must be given (PS3.18 9.1.2.1)")
-    target = find_target(request, account, audit, node, *uids)
+    target = find_target(call, *uids)
     media_type = names(media_ranges(query.get("contentType") or JPEG), *FORMATS, DICOM)
     if media_type is None:
         raise NotAcceptable(f"{', '.join(FORMATS)} and {DICOM}")

@@ -17,7 +17,7 @@ from node.web.access import AdminCall, ReaderCall, WriterCall
 from node.web.audit_trail import of_study
 from node.web.dicomweb.resources import Instances, by_series, file_length, stored_file
 from node.web.errors import ResourceNotFound
-from node.web.files import MEDIA_TYPE, Member, zip_stream
+from node.web.files import ZIP, Member, zip_stream
 from node.web.pages.files import volumes_zip
 from node.web.pages.rendering import SEE_OTHER, page, series_url, study_url
 from node.web.pages.series import series_row
@@ -185,7 +185,7 @@ def dicom(call: ReaderCall, selected: Selected) -> Response:
     return Instances(
         zip_stream(_members(call.node, selected.uids)),
         200,
-        {"Content-Type": MEDIA_TYPE, "Content-Disposition": 'attachment; filename="studies.zip"'},
+        {"Content-Type": ZIP, "Content-Disposition": 'attachment; filename="studies.zip"'},
     )
 
 

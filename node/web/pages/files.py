@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from io import BytesIO
 from pathlib import Path, PurePath
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
-from fastapi import APIRouter, HTTPException, Response
+from fastapi import APIRouter, Depends, HTTPException, Response
 from fastapi import Path as FromPath
 
 from node.children.decoder import NotDecoded
@@ -18,7 +18,7 @@ from node.index.nouns.records import RevisionFile
 from node.web.access import Call, ReaderCall
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
-from node.web.files import MEDIA_TYPE, Member, RangedFile, Streamed, local_or_gone, zip_stream
+from node.web.files import ZIP, Member, RangedFile, Streamed, local_or_gone, zip_stream
 from node.web.headers import has_etag
 from node.web.pages.viewable import VIEWED_FORMATS, stem_of
 from node.web.services import Services
@@ -43,19 +43,36 @@ MEDIA_TYPES = {".png": "image/png", ".json": "application/json", ".gz": "applica
 """Media types that a browser displays; all others are application/octet-stream."""
 
 
+class FileOfRevision(NamedTuple):
+    """The file that a path names; its name is never used as a path."""
+
+    study: str
+    series: str
+    revision: int
+    name: str
+
+    def among(self, files: Iterable[RevisionFile], noun: str = "file") -> RevisionFile:
+        """Return the file from those of its revision, or raise ResourceNotFound."""
+        found = next((file for file in files if PurePath(file.key).name == self.name), None)
+        if found is None:
+            raise ResourceNotFound(noun)
+        return found
+
+
+def _requested(study_instance_uid: str, series_instance_uid: str, revision: Revision, name: str) -> FileOfRevision:
+    return FileOfRevision(study_instance_uid, series_instance_uid, revision, name)
+
+
+Wanted = Annotated[FileOfRevision, Depends(_requested)]
+
+
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/files/{revision}/{name}")
-def file(
-    call: ReaderCall,
-    study_instance_uid: str,
-    series_instance_uid: str,
-    revision: Revision,
-    name: str,
-    download: bool = False,
-) -> Response:
-    """One file of a revision."""
-    path = _file_of(call.node, study_instance_uid, series_instance_uid, revision, name)
-    series = {"study_instance_uid": study_instance_uid, "series_instance_uid": series_instance_uid}
-    call.audit.transferred([series], f"a file of revision {revision}")
+def file(call: ReaderCall, wanted: Wanted, download: bool = False) -> Response:
+    """One file of a revision; 410 if it is lost."""
+    with call.node.index.reading() as index:
+        files = files_of(call.node, index, wanted.study, wanted.series, wanted.revision)
+    path = local_or_gone(call.node, wanted.among(files))
+    _audit(call, wanted, "a file")
     response = RangedFile(
         path,
         media_type=MEDIA_TYPES.get(path.suffix, "application/octet-stream"),
@@ -70,27 +87,18 @@ def file(
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/files/{revision}/{name}/reduced")
-def reduced(
-    call: ReaderCall,
-    study_instance_uid: str,
-    series_instance_uid: str,
-    revision: Revision,
-    name: str,
-    only_body: bool = False,
-) -> Response:
+def reduced(call: ReaderCall, wanted: Wanted, only_body: bool = False) -> Response:
     """A volume of a revision with at most `REDUCED_VOXELS` voxels of its first time, as ``.nii.gz``."""
-    path = _file_of(call.node, study_instance_uid, series_instance_uid, revision, name)
     with call.node.index.reading() as index:
-        files = index.volumes.of_series(study_instance_uid, series_instance_uid)
-        beside = {
-            PurePath(file.key).name: file
-            for file in files_of(call.node, index, study_instance_uid, series_instance_uid, revision)
-        }
-    formats = {file["format"] for file in files if (file["revision"], PurePath(file["path"]).name) == (revision, name)}
+        of_revision = files_of(call.node, index, wanted.study, wanted.series, wanted.revision)
+        rows = index.volumes.of_series(wanted.study, wanted.series)
+    path = local_or_gone(call.node, wanted.among(of_revision))
+    beside = {PurePath(file.key).name: file for file in of_revision}
+    name = wanted.revision, wanted.name
+    formats = {row["format"] for row in rows if (row["revision"], PurePath(row["path"]).name) == name}
     if formats.isdisjoint(VIEWED_FORMATS):
         raise ResourceNotFound("reduced volume")
-    series = {"study_instance_uid": study_instance_uid, "series_instance_uid": series_instance_uid}
-    call.audit.transferred([series], f"a reduced volume of revision {revision}")
+    _audit(call, wanted, "a reduced volume")
     stat = path.stat()
     etag = f'"{stat.st_ino}-{stat.st_mtime_ns}-{stat.st_size}-{only_body}"'
     headers = {"Cache-Control": "private, no-cache", "ETag": etag}
@@ -98,7 +106,7 @@ def reduced(
         return Response(status_code=304, headers=headers)
     others = [path.with_suffix(suffix).name for suffix in VOXEL_FILES.get(path.suffix, ())]
     voxels = next((local_or_gone(call.node, beside[other]) for other in others if other in beside), path)
-    sidecar = beside.get(f"{stem_of(name)}.json")
+    sidecar = beside.get(f"{stem_of(wanted.name)}.json")
     sidecar_path = None if sidecar is None else local_or_gone(call.node, sidecar)
     try:
         content = call.node.decoder.run(reduced_volume, path, voxels, sidecar_path, REDUCED_VOXELS, only_body)
@@ -108,17 +116,13 @@ def reduced(
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/thumbnails/{revision}/{name}")
-def small_thumbnail(
-    call: ReaderCall, study_instance_uid: str, series_instance_uid: str, revision: Revision, name: str
-) -> Response:
+def small_thumbnail(call: ReaderCall, wanted: Wanted) -> Response:
     """A thumbnail of a revision, as small as a list shows it."""
     with call.node.index.reading(wait=False) as index:
-        files = files_of(call.node, index, study_instance_uid, series_instance_uid, revision)
-        patient_id = index.studies.patient_id(study_instance_uid)
-    found = next((file for file in files if PurePath(file.key).name == name and name.endswith(".png")), None)
-    if found is None:
-        raise ResourceNotFound("picture")
-    call.audit.accessed([of_study(study_instance_uid, patient_id)], "pages: pictures in lists")
+        files = files_of(call.node, index, wanted.study, wanted.series, wanted.revision)
+        patient_id = index.studies.patient_id(wanted.study)
+    found = wanted.among((file for file in files if file.key.endswith(".png")), "picture")
+    call.audit.accessed([of_study(wanted.study, patient_id)], "pages: pictures in lists")
     path = local_or_gone(call.node, found)
     status = path.stat()
     headers = {"ETag": f'"{status.st_mtime_ns:x}-{status.st_size:x}"', "Cache-Control": "private, no-cache"}
@@ -153,14 +157,9 @@ def series_zip(call: ReaderCall, study_instance_uid: str, series_instance_uid: s
     return volumes_zip(call, [study_instance_uid], series_instance_uid)
 
 
-def _file_of(node: Services, study: str, series: str, revision: int, name: str) -> Path:
-    """Return the file of a revision with a name, which is never used as a path: 410 if it is lost."""
-    with node.index.reading() as index:
-        files = files_of(node, index, study, series, revision)
-    found = next((file for file in files if PurePath(file.key).name == name), None)
-    if found is None:
-        raise ResourceNotFound("file")
-    return local_or_gone(node, found)
+def _audit(call: Call, wanted: FileOfRevision, what: str) -> None:
+    series = {"study_instance_uid": wanted.study, "series_instance_uid": wanted.series}
+    call.audit.transferred([series], f"{what} of revision {wanted.revision}")
 
 
 def volumes_zip(call: Call, study_instance_uids: Collection[str], series_instance_uid: str | None = None) -> Response:
@@ -186,7 +185,7 @@ def volumes_zip(call: Call, study_instance_uids: Collection[str], series_instanc
             for (name, _), file in zip(files, call.node.archive.ahead([file for _, file in files]), strict=True)
         ),
         200,
-        {"Content-Type": MEDIA_TYPE, "Content-Disposition": 'attachment; filename="volumes.zip"'},
+        {"Content-Type": ZIP, "Content-Disposition": 'attachment; filename="volumes.zip"'},
     )
 
 
