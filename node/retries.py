@@ -1,8 +1,9 @@
-"""The wait between attempts at a conversion, a message to a hook, what a route sends, or the report of a commitment."""
+"""The wait between attempts at a conversion, and at what the ledger of work has."""
 
 from __future__ import annotations
 
 import datetime as dt
+import random
 from email.utils import parsedate_to_datetime
 
 FIRST_WAIT_SECONDS = 30.0
@@ -12,6 +13,19 @@ MAX_WAIT_SECONDS = 3600.0
 def wait_seconds(attempts: int) -> float:
     """Return the seconds to wait after `attempts` failures: doubled after each, up to an hour."""
     return min(FIRST_WAIT_SECONDS * 2.0 ** min(attempts - 1, 60), MAX_WAIT_SECONDS)
+
+
+def jittered_wait_seconds(attempts: int, retry_after: float | None) -> float:
+    """Return the seconds to wait after `attempts` failures, randomized so that retries are spread out.
+
+    Parameters
+    ----------
+    retry_after : float or None
+        Wait requested by the other side; the result is not shorter, up to `MAX_WAIT_SECONDS`.
+    """
+    longest = wait_seconds(attempts)
+    wait = random.uniform(longest / 2, longest)
+    return max(wait, min(retry_after or 0.0, MAX_WAIT_SECONDS))
 
 
 def seconds_of_retry_after(text: str | None) -> float | None:

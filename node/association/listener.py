@@ -43,7 +43,7 @@ from node.dicom import command
 from node.dicom.status import SOP_CLASS_NOT_SUPPORTED
 from node.errors import UsageError
 from node.hookspecs import Find, Listening, Operate, Parts, Running
-from node.index.database.work_loop import WorkLoop
+from node.index.database.work_loop import RequestLoop
 from node.index.nouns.records import Refused
 from node.metrics import Metrics
 from node.receive.ingest import Ingest, Origin
@@ -113,7 +113,7 @@ class Listener:
             ingest.now,
         )
         reporting = Reporting(self.commitment_service, on_refusal)
-        self.committer = WorkLoop("commitments", ingest.index, {"commitment": reporting}, ingest.now)
+        self.committer = RequestLoop("commitments", ingest.index, {"commitment": reporting}, ingest.now)
         self.retrieve_service = RetrieveService(
             ingest.index,
             ingest.archive,

@@ -9,7 +9,8 @@ from node.association.addresses import address_of
 from node.association.client.availability import NotNotified, notification_of, notify_peer
 from node.errors import UsageError
 from node.index.database.index import Index
-from node.notify.channel import Channel, Delivered, Interrupted, NotDelivered
+from node.index.database.work_loop import Interrupted
+from node.notify.channel import Channel, Delivered, NotDelivered
 from node.notify.message import HookMessage
 from node.notify.notifier import channel_of
 from node.settings.model import Settings

@@ -37,7 +37,7 @@ from node.conversion.volume_files import sweep
 from node.errors import UsageError, VoxelnodeError
 from node.index.cluster.hosts import Member
 from node.index.database.index import Index
-from node.index.database.work_loop import WorkLoop
+from node.index.database.work_loop import RequestLoop
 from node.index.engine.place import IndexUnusable
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.records import Refused
@@ -467,7 +467,7 @@ def _optional_services(
         yield scrub
     yield from repository.results.services(settings)
     retrieving = Retrieving(settings, repository.index, repository.ingest, repository.audit, rejections.record)
-    yield WorkLoop("retrievals", repository.index, {"retrieval": retrieving}, repository.ingest.now)
+    yield RequestLoop("retrievals", repository.index, {"retrieval": retrieving}, repository.ingest.now)
     if any(peer.confirm_by_find for peer in settings.peers.values()):
         yield _confirmer(settings, repository.index)
 

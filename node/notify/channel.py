@@ -52,10 +52,6 @@ class Delivered:
     results: Any = None
 
 
-class Interrupted(VoxelnodeError):
-    """The node is stopping. Whether the message arrived is unknown; the next start delivers it again."""
-
-
 class Channel(Protocol):
     """A way to deliver messages. Not thread-safe."""
 

@@ -19,7 +19,8 @@ from pathlib import Path, PurePath
 from time import monotonic
 
 from node.errors import UsageError
-from node.notify.channel import Delivered, Interrupted, NotDelivered
+from node.index.database.work_loop import Interrupted
+from node.notify.channel import Delivered, NotDelivered
 from node.notify.message import HookMessage
 from node.settings.model import PLACEHOLDER, PLACEHOLDERS
 

@@ -9,11 +9,11 @@ from node.audit.audit_log import Audit
 from node.errors import UsageError
 from node.hookspecs import Results
 from node.index.database.index import Index
+from node.index.database.work_loop import stop_loops
 from node.index.work.ledger import Lane
 from node.metrics import Metrics
 from node.notify.channel import Channel
 from node.notify.command import HookCommand
-from node.notify.ledger import stop_workers
 from node.notify.worker import Held, HookWorker
 from node.settings.model import HookSettings
 
@@ -56,8 +56,8 @@ class Notifier:
             worker.start()
 
     def stop(self, seconds: float) -> None:
-        """Start no further attempts; see `node.notify.ledger.stop_workers`."""
-        stop_workers(self.workers, seconds)
+        """Start no further attempts; see `node.index.database.work_loop.stop_loops`."""
+        stop_loops(self.workers, seconds)
 
 
 def channel_of(name: str, hook: HookSettings) -> Channel:

@@ -19,7 +19,8 @@ from node.child_process.child import Child, ChildDied
 from node.child_process.messages import ChildCancelled, ChildLate
 from node.child_process.serving import Channel
 from node.errors import UsageError, type_and_location
-from node.notify.channel import Delivered, Interrupted, NotDelivered
+from node.index.database.work_loop import Interrupted
+from node.notify.channel import Delivered, NotDelivered
 from node.notify.message import HookMessage
 
 PROJECT = "voxelnode"

@@ -21,7 +21,8 @@ import standardwebhooks
 
 from node import __version__
 from node.errors import UsageError
-from node.notify.channel import Delivered, Interrupted, NotDelivered
+from node.index.database.work_loop import Interrupted
+from node.notify.channel import Delivered, NotDelivered
 from node.notify.message import HookMessage
 from node.retries import seconds_of_retry_after
 from node.tls import client_context

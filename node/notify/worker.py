@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import replace
 from time import monotonic
 from urllib.parse import urlsplit
 
@@ -18,13 +17,13 @@ from node.failpoints import reached
 from node.hookspecs import Results
 from node.index.database.index import Index
 from node.index.database.reading import ReadIndex
+from node.index.database.work_loop import Interrupted, MessageLoop
 from node.index.work.jobs import Job, JobEnded, ResultThere
-from node.index.work.ledger import Lane
+from node.index.work.ledger import REASON_LENGTH, Ended, Lane, after_failure
 from node.index.work.messages import Attempt, PendingEvent
 from node.metrics import Metrics
-from node.notify.channel import Channel, Delivered, Interrupted, NotDelivered
+from node.notify.channel import Channel, Delivered, NotDelivered
 from node.notify.command import end_leftovers
-from node.notify.ledger import REASON_LENGTH, LedgerWorker
 from node.notify.message import HookMessage, NothingLeft, compose, files_of, with_job
 from node.selector import compile_selector
 from node.settings.model import HookSettings
@@ -42,7 +41,7 @@ MAX_TURN_SECONDS = 3600.0
 Held = Callable[[Sequence[ArchivedFile]], AbstractContextManager[None]]
 
 
-class HookWorker(LedgerWorker):
+class HookWorker(MessageLoop):
     """Deliver messages to one hook.
 
     Parameters
@@ -102,11 +101,11 @@ class HookWorker(LedgerWorker):
                 files = files_of(index, message) if is_wanted and self._hook.url is None else []
                 is_own = is_wanted and self._hook.results and self._is_own(index, pending)
         except NothingLeft:
-            return Attempt(pending, "dropped", pending.attempts, reason="the object was deleted")
+            return _dropped(pending, "the object was deleted")
         if not is_wanted:
-            return Attempt(pending, "dropped", pending.attempts, reason="filtered out by the configuration of the hook")
+            return _dropped(pending, "filtered out by the configuration of the hook")
         if is_own:
-            return Attempt(pending, "dropped", pending.attempts, reason="the hook made it")
+            return _dropped(pending, "the hook made it")
         self._keep_pace()
         attempts = pending.attempts + 1
         reached("message-composed")
@@ -132,7 +131,7 @@ class HookWorker(LedgerWorker):
             return self._failed(pending, attempts, error, job)
         self._audit_export(message, Result.SUCCESS)
         self._metrics.hook_messages.labels(self._hook_name, "delivered").inc()
-        return Attempt(pending, "succeeded", attempts, output=delivered.output)
+        return Attempt(pending, Ended("succeeded"), attempts, delivered.output)
 
     @contextmanager
     def _at_hand(self, files: Sequence[ArchivedFile]) -> Iterator[None]:
@@ -250,27 +249,31 @@ class HookWorker(LedgerWorker):
         self._next_at = monotonic() + 1 / MAX_MESSAGES_PER_SECOND
 
     def _failed(self, pending: PendingEvent, attempts: int, error: NotDelivered, job: Job | None) -> Attempt:
-        is_final = error.is_final or attempts >= self._hook.attempts
-        reason = str(error)[:REASON_LENGTH]
+        reason, limit = str(error)[:REASON_LENGTH], self._hook.attempts
+        decision = after_failure(
+            attempts, limit, reason, self._now(), is_final=error.is_final, retry_after=error.retry_after
+        )
+        is_final = isinstance(decision, Ended)
         self._metrics.hook_messages.labels(self._hook_name, "given-up" if is_final else "failed").inc()
         log.warning(
             "message_given_up" if is_final else "message_not_delivered", hook=self._hook_name, kind=pending.event,
             attempt=attempts, reason=reason, study_instance_uid=pending.study_instance_uid,
             series_instance_uid=pending.series_instance_uid,
         )  # fmt: skip
-        if is_final:
-            if job is not None:
-                with suppress(JobEnded):
-                    self._results.end(job.job_id, "failed", reason)
-            return Attempt(pending, "failed", attempts, reason=reason, output=error.output)
-        if job is not None and self._hook.url is None:
+        if job is not None and is_final:
+            with suppress(JobEnded):
+                self._results.end(job.job_id, "failed", reason)
+        elif job is not None and self._hook.url is None:
             self._index.jobs.wait_here(job.id, self._now())
-        return replace(self._again_later(pending, reason, error.retry_after), output=error.output)
+        return Attempt(pending, decision, attempts, error.output)
+
+
+def _dropped(pending: PendingEvent, reason: str) -> Attempt:
+    return Attempt(pending, Ended("dropped", reason), pending.attempts)
 
 
 def _done_before(pending: PendingEvent, job: Job) -> Attempt:
     """Return the outcome of a message whose job has ended."""
     if job.state == "cancelled":
-        reason = f"its job was {job.detail or 'cancelled'}"
-        return Attempt(pending, "dropped", pending.attempts, reason=reason)
-    return Attempt(pending, "succeeded", pending.attempts)
+        return _dropped(pending, f"its job was {job.detail or 'cancelled'}")
+    return Attempt(pending, Ended("succeeded"), pending.attempts)

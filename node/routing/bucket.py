@@ -30,7 +30,7 @@ from node.archive.objects import (
     word_of,
 )
 from node.errors import UsageError
-from node.notify.channel import Interrupted
+from node.index.database.work_loop import Interrupted
 from node.routing.destination import Delivered, NotTaken, Prepared, Unreachable, WrittenDestination
 from node.routing.folder import file_name
 

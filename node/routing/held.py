@@ -12,9 +12,10 @@ from dataclasses import replace
 import structlog
 
 from node.hookspecs import RouteParts
+from node.index.database.work_loop import MAX_SLEEP_SECONDS, MessageLoop
+from node.index.work.ledger import REASON_LENGTH, Ended, after_failure
 from node.index.work.messages import Attempt, LedgerEvent, PendingEvent
 from node.index.work.routes import lane_to
-from node.notify.ledger import REASON_LENGTH, LedgerWorker
 from node.retries import MAX_WAIT_SECONDS, wait_seconds
 
 log = structlog.get_logger()
@@ -23,7 +24,7 @@ MAX_HELD_SECONDS = 300.0
 """Longest wait before a destination that cannot be reached is tried again."""
 
 
-class HeldWorker(LedgerWorker):
+class HeldWorker(MessageLoop):
     """The worker of one destination of a route.
 
     Parameters
@@ -45,6 +46,21 @@ class HeldWorker(LedgerWorker):
         """Whether there are messages of single instances."""
         return "instance-stored" in self._events
 
+    def step(self) -> float | None:
+        """Do what is due, unless everything is held; return the seconds until there may be more to do."""
+        held = self._held_seconds()
+        if held is None:
+            return self._step_freely()
+        self._index.work.end_cancelled(self.lane, self._now())
+        self._rest()
+        return min(held, MAX_SLEEP_SECONDS) if held > 0 else None
+
+    def _step_freely(self) -> float | None:
+        return super().step()
+
+    def _rest(self) -> None:
+        """Close what is open to the destination, which nothing goes to at present."""
+
     def _held_seconds(self) -> float | None:
         """Return the seconds for which everything is held; 0: until somebody lets it go on; None: nothing is."""
         state, now = self._index.routes.state(self.lane), self._now()
@@ -57,15 +73,13 @@ class HeldWorker(LedgerWorker):
     def _failed(self, pending: PendingEvent, before: int, reason: str, *, is_final: bool) -> Attempt:
         """Return the outcome of an attempt that failed, after so many before it that count."""
         attempts = before + 1
-        is_final = is_final or attempts >= self._route.attempts
+        decision = after_failure(attempts, self._route.attempts, reason, self._now(), is_final=is_final)
         log.warning(
-            "route_given_up" if is_final else "route_failed", service=self.name, kind=pending.event, attempt=attempts,
-            reason=reason, study_instance_uid=pending.study_instance_uid,
+            "route_given_up" if isinstance(decision, Ended) else "route_failed", service=self.name, kind=pending.event,
+            attempt=attempts, reason=reason, study_instance_uid=pending.study_instance_uid,
             series_instance_uid=pending.series_instance_uid,
         )  # fmt: skip
-        if is_final:
-            return Attempt(pending, "failed", attempts, reason=reason[:REASON_LENGTH])
-        return self._again_later(replace(pending, attempts=before), reason)
+        return Attempt(replace(pending, attempts=before), decision, attempts)
 
     def _hold(self, reason: str, retry_after: float | None = None) -> None:
         """Record that the destination cannot be reached, and when it is tried again.

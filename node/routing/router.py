@@ -18,11 +18,11 @@ from node.dicom.coercion import Coercion
 from node.errors import UsageError
 from node.hookspecs import RouteParts
 from node.index.database.index import Index
+from node.index.database.work_loop import stop_loops
 from node.index.work.ledger import Lane
 from node.index.work.messages import LedgerEvent
 from node.index.work.routes import lane_to
 from node.metrics import Metrics
-from node.notify.ledger import stop_workers
 from node.registry import destination_kind, ways_of
 from node.routing.destination import Destination
 from node.routing.folder import FolderDestination
@@ -94,8 +94,8 @@ class Router:
             worker.begin_stop()
 
     def stop(self, seconds: float) -> None:
-        """Begin no further instance; see `node.notify.ledger.stop_workers`."""
-        stop_workers(self.workers, seconds)
+        """Begin no further instance; see `node.index.database.work_loop.stop_loops`."""
+        stop_loops(self.workers, seconds)
 
 
 def _routes(settings: Settings) -> Iterator[tuple[str, Route]]:

@@ -1,8 +1,8 @@
 """The worker of one destination of a route.
 
-It is a subscriber of the ledger (`node.notify.ledger`): a message stands for an instance, a series or a study, and is
-delivered once the destination has taken all of its instances. What was taken is recorded every second: an attempt after
-a failure or a kill sends the rest, and what was sent in the last second once more.
+It is a subscriber (`node.index.database.work_loop.MessageLoop`): a message stands for an instance, a series or a study,
+and is delivered once the destination has taken all of its instances. What was taken is recorded every second: an
+attempt after a failure or a kill sends the rest, and what was sent in the last second once more.
 
 The instances of the messages that are due are sent together, so that a request or a connection serves many. An instance
 that is not taken now keeps the later ones of its series back, which keeps a series in order; at the last attempt of its
@@ -38,11 +38,11 @@ from node.audit.audit_log import (
 from node.errors import VoxelnodeError
 from node.failpoints import reached
 from node.hookspecs import RouteParts
+from node.index.database.work_loop import SETTLE_SECONDS, Interrupted, Outcomes
 from node.index.work.deliveries import Batch
+from node.index.work.ledger import REASON_LENGTH, Ended
 from node.index.work.messages import Attempt, LedgerEvent, PendingEvent
 from node.index.work.routes import DueInstance, OwedInstance, SentInstance
-from node.notify.channel import Interrupted
-from node.notify.ledger import MAX_SLEEP_SECONDS, REASON_LENGTH, SETTLE_SECONDS, Outcomes
 from node.routing.destination import (
     Delivered,
     Destination,
@@ -116,12 +116,10 @@ class RouteWorker(HeldWorker):
     def step(self) -> float | None:
         """Send what is due; return the seconds until there may be more to do, or None to wait for a commit."""
         self._stepped_at = monotonic()
-        self._end_cancelled()
-        held = self._held_seconds()
-        if held is not None:
-            self._rest()
-            return min(held, MAX_SLEEP_SECONDS) if held > 0 else None
-        due_in = super().step()
+        return super().step()
+
+    def _step_freely(self) -> float | None:
+        due_in = super()._step_freely()
         if due_in == 0.0:
             self._idle_at = monotonic() + IDLE_SECONDS
             return 0.0
@@ -180,7 +178,7 @@ class RouteWorker(HeldWorker):
             case None:
                 raise Interrupted
             case Done(outcome, attempts, reason):
-                return Attempt(pending, outcome, pending.attempts + attempts, reason=reason)
+                return Attempt(pending, Ended(outcome, reason), pending.attempts + attempts)
             case Failed(reason, counts, is_final):
                 return self._failed(pending, pending.attempts if counts else 0, reason, is_final=is_final)
 
@@ -282,7 +280,7 @@ class RouteWorker(HeldWorker):
             if monotonic() >= self._record_at:
                 self._record()
                 self._show_progress()
-                step.note_cancelled(self._index.deliveries.cancelled(self.lane))
+                step.note_cancelled(self._index.work.cancelled(self.lane))
                 if self._held_seconds() is not None:
                     raise Interrupted
             if step.is_kept_back(due):

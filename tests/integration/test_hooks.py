@@ -18,11 +18,11 @@ from node.index.work import deliveries
 from node.index.work.ledger import Lane
 from node.lifecycle.deletion import Order, delete
 from node.metrics import Metrics
-from node.notify.ledger import jittered_wait_seconds
 from node.notify.message import HookMessage
 from node.notify.notifier import Notifier, channel_of
 from node.notify.worker import HookWorker
 from node.receive.ingest import Origin
+from node.retries import jittered_wait_seconds
 from node.settings.convert import Convert
 from node.settings.model import HookSettings
 from node.writers.options import write_options

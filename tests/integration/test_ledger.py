@@ -30,7 +30,7 @@ def waits(root: Root) -> Work:
     """A message to a hook that waits for another attempt."""
     root.index.deliveries.begin("hook", {HOOK: False})
     pending = PendingEvent("m", "volume-written", root.clock(), "1.2")
-    attempt = Attempt(pending, None, 1, root.clock() + dt.timedelta(seconds=30), "busy")
+    attempt = Attempt(pending, Postponed(root.clock() + dt.timedelta(seconds=30), "busy"), 1)
     root.index.deliveries.settle(HOOK, [attempt], Cursors(0, None, 0), root.clock())
     [row] = read_rows(root.folder, "SELECT id FROM work WHERE kind = 'hook'")
     return root.index.work.one(row["id"])
@@ -86,7 +86,7 @@ def test_what_was_cancelled_is_over_at_once_or_when_whoever_does_it_hears_it(roo
     message = waits(root)
     root.index.work.cancel(message.id, "ann", now)
     assert root.index.work.one(message.id).outcome is None, "its worker may be delivering it"
-    root.index.deliveries.end_cancelled(HOOK, root.index.deliveries.cancelled(HOOK), now)
+    root.index.work.end_cancelled(HOOK, now)
     assert root.index.work.one(message.id).outcome == "cancelled"
 
 
@@ -94,7 +94,7 @@ def test_what_is_done_again_has_all_of_its_attempts_and_is_another_step(root: Ro
     message = waits(root)
     now = root.clock()
     root.index.work.cancel(message.id, "ann", now)
-    root.index.deliveries.end_cancelled(HOOK, root.index.deliveries.cancelled(HOOK), now)
+    root.index.work.end_cancelled(HOOK, now)
     root.index.deliveries.retry_one(message.id, now)
     [row] = read_rows(root.folder, "SELECT * FROM work WHERE kind = 'hook'")
     assert (row["state"], row["attempts"], row["repeats"], row["cancelled_by"], row["reason"]) == (

@@ -30,7 +30,7 @@ from node.index.nouns.converted import SeriesKey
 from node.index.nouns.records import ClaimedSeries, Outcome, Received, StoredFile
 from node.index.nouns.senders import MAX_QUIET_SECONDS, MIN_QUIET_SECONDS, MIN_SERIES, quiet_seconds_after
 from node.index.work.deliveries import Cursors
-from node.index.work.ledger import Lane
+from node.index.work.ledger import Lane, Postponed
 from node.index.work.messages import Attempt, PendingEvent
 from node.receive.ingest import Origin
 from node.receive.quiet_times import OPEN_SECONDS, OpenAssociations, quiet_seconds_of
@@ -492,7 +492,7 @@ def begin_retries(root: Root) -> None:
     root.index.deliveries.begin("hook", {Lane("hook", "one"): False})
     pending = PendingEvent("id", "volume-written", root.clock(), "1.2")
     root.index.deliveries.settle(
-        Lane("hook", "one"), [Attempt(pending, None, 1, due_at)], Cursors(0, None, 0), root.clock()
+        Lane("hook", "one"), [Attempt(pending, Postponed(due_at), 1)], Cursors(0, None, 0), root.clock()
     )
     root.index.work.add_commitment("1.3", "MODALITY", "127.0.0.1", [("1.4", "1.5")], root.clock(), due_at)
     job, _ = root.index.jobs.begin("one", pending, root.clock(), dt.timedelta(days=1))

@@ -20,7 +20,7 @@ from node.association.client.association import Address
 from node.association.client.retriever import Retrieving, outcome
 from node.association.client.send import send_files
 from node.dicom.uids import STUDY_ROOT_FIND, STUDY_ROOT_GET
-from node.index.database.work_loop import WorkLoop
+from node.index.database.work_loop import RequestLoop
 from node.index.nouns.accounts import Role
 from node.index.work.payloads import Counts
 from tests import make
@@ -124,10 +124,10 @@ def silent() -> Iterator[socket.socket]:
         yield listening
 
 
-def retrieving(site: Site) -> WorkLoop:
+def retrieving(site: Site) -> RequestLoop:
     store = site.store
     step = Retrieving(site.services.settings, store.index, store.ingest, store.audit)
-    return WorkLoop("retrievals", store.index, {"retrieval": step}, store.ingest.now)
+    return RequestLoop("retrievals", store.index, {"retrieval": step}, store.ingest.now)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,8 +24,7 @@ from node.dicom.status import SUCCESS
 from node.dicom.uids import STORAGE_COMMITMENT
 from node.errors import VoxelnodeError
 from node.index.nouns.records import Refused
-from node.index.work.ledger import Decision, Ended, Postponed, Work
-from node.retries import wait_seconds
+from node.index.work.ledger import Decision, Ended, Work, after_failure
 
 logger = structlog.get_logger()
 
@@ -109,7 +107,6 @@ class Reporting:
             raise NotReported(f"{peer} answered the report with 0x{answer.status or 0:04X}")
 
     def _failed(self, work: Work, reason: str) -> Decision:
-        if work.attempts < self.max_attempts:
-            wait = dt.timedelta(seconds=wait_seconds(work.attempts))
-            return Postponed(self._service.now() + wait, reason)
-        return Ended("failed", reason, replace(work.payload, references=()))
+        decision = after_failure(work.attempts, self.max_attempts, reason, self._service.now())
+        is_given_up = isinstance(decision, Ended)
+        return replace(decision, payload=replace(work.payload, references=())) if is_given_up else decision

@@ -30,10 +30,10 @@ from node.extensions.deidentify.pseudonyms import PseudonymKey, made_key, read_k
 from node.failpoints import reached
 from node.hookspecs import RouteParts
 from node.index.database.follower import FOLLOW_SECONDS
+from node.index.database.work_loop import Interrupted
+from node.index.work.ledger import REASON_LENGTH, Ended
 from node.index.work.messages import Attempt, LedgerEvent, PendingEvent
 from node.index.work.states import Outcome
-from node.notify.channel import Interrupted
-from node.notify.ledger import MAX_SLEEP_SECONDS, REASON_LENGTH
 from node.routing.held import HeldWorker
 from node.settings.model import Destination, Route
 
@@ -96,14 +96,6 @@ class DatasetWorker(HeldWorker):
         self._local, self._audit, self._ae_title = parts.archive.local, parts.audit, parts.settings.dicom.ae_title
         self._reports: dict[str, Report] = {}  # of this step, by study: one export serves all of its messages
 
-    def step(self) -> float | None:
-        """Make the data set agree with what happened; return the seconds until there may be more to do."""
-        self._end_cancelled()
-        held = self._held_seconds()
-        if held is not None:
-            return min(held, MAX_SLEEP_SECONDS) if held > 0 else None
-        return super().step()
-
     def work(self) -> bool:
         """Attempt the due messages."""
         try:
@@ -139,8 +131,8 @@ class DatasetWorker(HeldWorker):
         left_out = _reasons(report).get(series) if pending.event != "changed" else None
         if left_out is not None:
             outcome: Outcome = "dropped" if pending.event_id is not None else "skipped"
-            return Attempt(pending, outcome, pending.attempts + 1, reason=left_out)
-        return Attempt(pending, "succeeded", pending.attempts + 1)
+            return Attempt(pending, Ended(outcome, left_out), pending.attempts + 1)
+        return Attempt(pending, Ended("succeeded"), pending.attempts + 1)
 
     def _exported(self, study_instance_uid: str) -> Report:
         """Bring the subject of a study up to date, and record what the data set leaves out.

@@ -31,9 +31,9 @@ from node.errors import InstanceRefused, OutOfResources, ResultRefused, ResultsB
 from node.extensions.results.makers import Makers
 from node.extensions.results.making import Identity, Making, Source, SourceStack, derived_uid
 from node.extensions.results.manifest import FILE_NAME, MAX_RESULTS, Entry, Manifest, left_in
-from node.index.database.follower import IndexFollower
 from node.index.database.index import Index
 from node.index.database.reading import ReadIndex
+from node.index.database.work_loop import WorkLoop
 from node.index.nouns.records import NOT_CURRENT_OUTCOMES, Outcome
 from node.index.search.selection import StoredInstance
 from node.index.work.jobs import Job, JobState, NewResult
@@ -61,9 +61,6 @@ MAX_JOB_BYTES = 8_000_000_000
 """Size of all files that are uploaded for one job."""
 
 MAX_SOURCE_INSTANCES = 1_000_000
-
-MAX_SLEEP_SECONDS = 60.0
-"""Longest sleep while jobs are running, since the clock may be stepped."""
 
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -327,24 +324,25 @@ class ResultIntake:
             raise ResultRefused(f"{one.result.file}: the node has another instance with its SOP Instance UID")
 
 
-class JobExpiry(IndexFollower):
+class JobExpiry(WorkLoop):
     """Ends the jobs whose hooks report no outcome in time, and removes the files of those that have ended."""
 
     def __init__(self, index: Index, intake: ResultIntake, now: Callable[[], dt.datetime]) -> None:
-        super().__init__("jobs", index, turn="jobs")
-        self._intake, self._now = intake, now
+        super().__init__("jobs", index, now, turn="jobs")
+        self._intake = intake
 
-    def step(self) -> float | None:
-        """End late jobs, and remove what ended ones left; return the seconds until the next one is late."""
+    def work(self) -> bool:
+        """End late jobs, and remove what ended ones left."""
         self._intake.sweep()
-        due_at = self._index.jobs.next_due_at()
-        if due_at is None:
-            return None
-        if due_at <= self._now():
+        due_at = self._next_due_at()
+        is_any_late = due_at is not None and due_at <= self._now()
+        if is_any_late:
             for job in self._index.jobs.expire(self._now()):
                 self._intake.ended(job, "expired")
-            return 0.0
-        return min((due_at - self._now()).total_seconds(), MAX_SLEEP_SECONDS)
+        return is_any_late
+
+    def _next_due_at(self) -> dt.datetime | None:
+        return self._index.jobs.next_due_at()
 
 
 class _Results:

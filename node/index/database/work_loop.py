@@ -1,13 +1,20 @@
-"""The loop that does the work of the ledger that is due: one at a time in each lane, each lane on a thread of its own.
+"""The loop that does the work of the ledger: what is due is done, then it sleeps until more is due or is committed.
 
-If the process ends, work under way stays running in its row; the next start, or another host, does it again.
+There are three such loops. `RequestLoop` does what people and peers ask for, retrievals and reports of commitment: the
+first due work of each lane, each lane on a thread of its own. `MessageLoop` does the messages of one hook, or of one
+destination of a route; each has a thread of its own, so a slow or dead receiver delays no other.
+`node.extensions.results` ends jobs, which hooks do.
+
+If the process ends, work under way stays in its row as it is; the next start, or another host, does it again.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import threading
-from collections.abc import Callable, Mapping
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
@@ -15,10 +22,11 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 from node.errors import VoxelnodeError
-from node.index.database.follower import IndexFollower
-from node.index.work.ledger import Decision, Ended, Lane, Postponed, Work
+from node.index.database.follower import FOLLOW_SECONDS, IndexFollower
+from node.index.work.deliveries import Batch, turn_of
+from node.index.work.ledger import Decision, Lane, Postponed, Work, after_failure
+from node.index.work.messages import Attempt, LedgerEvent, PendingEvent
 from node.index.work.states import Kind
-from node.retries import wait_seconds
 
 if TYPE_CHECKING:
     from node.index.database.index import Index
@@ -26,7 +34,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 MAX_LANES = 50
-"""Lanes in which work is done at the same time."""
+"""Lanes in which requested work is done at the same time."""
 
 MAX_SLEEP_SECONDS = 60.0
 """Longest sleep while work waits: the clock may be stepped."""
@@ -36,6 +44,59 @@ STOP_SECONDS = 5.0
 
 RETRY_SECONDS = 5.0
 """Pause before a beginning or an outcome that could not be recorded is recorded again."""
+
+CANCEL_SECONDS = 5.0
+"""Longest wait for a cancelled attempt to end. An unanswered DNS lookup may take longer."""
+
+SETTLE_SECONDS = 1.0
+"""Longest delay before outcomes of messages are recorded. After a crash, those of this period are delivered twice."""
+
+UNSEEN_EVENTS = 1000
+"""Number of unwanted events after which the cursor is recorded."""
+
+
+class Interrupted(VoxelnodeError):
+    """The node is stopping. Whether the message arrived is unknown; the next start delivers it again."""
+
+
+class WorkLoop(IndexFollower):
+    """Does work when it is due.
+
+    Parameters
+    ----------
+    name : str
+        Of its thread.
+    turn : str
+        The work that one host does at a time.
+    within : float, seconds
+        Longest delay from a commit to the next step.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        index: Index,
+        now: Callable[[], dt.datetime],
+        turn: str,
+        within: float = FOLLOW_SECONDS,
+    ) -> None:
+        super().__init__(name, index, within, turn)
+        self._now = now
+
+    def step(self) -> float | None:
+        """Do what is due; return the seconds until more is, or None to wait for a commit."""
+        if self.work():
+            return 0.0
+        due_at = self._next_due_at()
+        return min((due_at - self._now()).total_seconds(), MAX_SLEEP_SECONDS) if due_at is not None else None
+
+    @abstractmethod
+    def work(self) -> bool:
+        """Do, or begin, what is due; return whether there may be more at once."""
+
+    @abstractmethod
+    def _next_due_at(self) -> dt.datetime | None:
+        """Return when more is due; None if nothing waits."""
 
 
 class Step(Protocol):
@@ -53,15 +114,15 @@ class Step(Protocol):
         """Tell others what became of work, once it is recorded."""
 
 
-class WorkLoop(IndexFollower):
-    """Does the work of some kinds.
+class RequestLoop(WorkLoop):
+    """Does the work of some kinds, each piece of it by the step of its kind.
 
     `name`: of its thread, and of the work that one host does at a time.
     """
 
     def __init__(self, name: str, index: Index, steps: Mapping[Kind, Step], now: Callable[[], dt.datetime]) -> None:
-        super().__init__(name, index, turn=name)
-        self._steps, self._now = steps, now
+        super().__init__(name, index, now, turn=name)
+        self._steps, self._looked_at = steps, now()
         self._lock = threading.Lock()
         self._threads: dict[Lane, threading.Thread] = {}
 
@@ -70,19 +131,21 @@ class WorkLoop(IndexFollower):
         limits = {kind: step.max_attempts for kind, step in self._steps.items()}
         self._index.work.resume(limits, self._now())
 
-    def step(self) -> float | None:
-        """Begin the first due work of each lane that has none under way; return the seconds until more is due."""
+    def work(self) -> bool:
+        """Begin the first due work of each lane that has none under way; its end wakes the loop."""
         with self._lock:
             busy = set(self._threads)
-        now = self._now()
-        for work in self._index.work.due(self._steps.keys(), now, busy)[: MAX_LANES - len(busy)]:
+        self._looked_at = self._now()
+        for work in self._index.work.due(self._steps.keys(), self._looked_at, busy)[: MAX_LANES - len(busy)]:
             thread = threading.Thread(target=self._do, args=(work,), name=f"{work.lane.kind} {work.lane.name}")
             thread.daemon = True
             with self._lock:
                 thread.start()
                 self._threads[work.lane] = thread
-        due_at = self._index.work.next_due_at(self._steps.keys(), now)
-        return min((due_at - now).total_seconds(), MAX_SLEEP_SECONDS) if due_at is not None else None
+        return False
+
+    def _next_due_at(self) -> dt.datetime | None:
+        return self._index.work.next_due_at(self._steps.keys(), self._looked_at)
 
     def stop(self, seconds: float | None = None) -> None:
         """Begin no further work, and abort what is under way."""
@@ -115,13 +178,8 @@ class WorkLoop(IndexFollower):
             return self._steps[work.lane.kind].perform(work, self._stopping)
         except Exception:  # a bug, or an index that cannot be read now
             log.exception("work_failed", kind=work.lane.kind, detail=work.lane.name)
-            return self.again(work, "an unexpected error in the node: see its log")
-
-    def again(self, work: Work, reason: str) -> Decision:
-        """Return what becomes of work whose attempt failed: another one, or it is given up."""
-        if work.attempts >= self._steps[work.lane.kind].max_attempts:
-            return Ended("failed", reason)
-        return Postponed(self._now() + dt.timedelta(seconds=wait_seconds(work.attempts)), reason)
+            limit, reason = self._steps[work.lane.kind].max_attempts, "an unexpected error in the node: see its log"
+            return after_failure(work.attempts, limit, reason, self._now())
 
     def _is_recorded(self, work: Work, decision: Decision) -> bool:
         """Record a decision, as soon as the index has room; return False if the node stops before that."""
@@ -133,3 +191,124 @@ class WorkLoop(IndexFollower):
             else:
                 return True
         return False
+
+
+class MessageLoop(WorkLoop):
+    """Does the work of one subscriber: the messages of a hook, or of a destination of a route, in the order of events.
+
+    It reads the events after its cursors, attempts their messages, and records the outcomes. A message that fails waits
+    in a row, and later messages of its study wait behind it; other studies continue. If the process dies between a
+    delivery and the record of it, the next start delivers the message again with the same id.
+
+    Parameters
+    ----------
+    lane : Lane
+    events : collection of LedgerEvent
+        The events that it subscribes to.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        lane: Lane,
+        events: Collection[LedgerEvent],
+        index: Index,
+        now: Callable[[], dt.datetime],
+        within: float = FOLLOW_SECONDS,
+    ) -> None:
+        super().__init__(name, index, now, turn_of(lane), within)
+        self.lane, self._events = lane, events
+        self._seen_event = 0
+        self._cancelled = threading.Event()
+
+    def cancel(self) -> None:
+        """Cancel the attempt under way; the next start repeats it."""
+        self._cancelled.set()
+
+    def work(self) -> bool:
+        """Attempt the due messages; return whether there were any, or may be more."""
+        self._index.work.end_cancelled(self.lane, self._now())
+        batch = self._index.deliveries.work(self.lane, self._events, self._seen_event, self._now())
+        outcomes = Outcomes(batch)
+        with suppress(Interrupted):
+            self._begin(batch)
+            for pending in batch.again:
+                if pending.study_instance_uid not in outcomes.failed:
+                    self._take(pending, outcomes, is_new=False)
+            for pending in batch.new:
+                self._take(pending, outcomes, is_new=True)
+            outcomes.cursors = batch.end
+        self._settle(outcomes)
+        return bool(batch.again or batch.new) or batch.end != batch.begin
+
+    def _next_due_at(self) -> dt.datetime | None:
+        return self._index.deliveries.next_due_at(self.lane)
+
+    def _begin(self, batch: Batch) -> None:
+        """Prepare the attempts of `batch`."""
+
+    @abstractmethod
+    def _attempt(self, pending: PendingEvent) -> Attempt:
+        """Attempt one message and return the outcome.
+
+        Raises
+        ------
+        Interrupted
+            The message, and all behind it, are to be attempted in a later step.
+        """
+
+    def _take(self, pending: PendingEvent, outcomes: Outcomes, *, is_new: bool) -> None:
+        """Attempt one message, or queue it behind an earlier message of its study."""
+        study = pending.study_instance_uid
+        if is_new and (study in outcomes.failed or study in outcomes.held):
+            attempt = Attempt(pending, Postponed(self._now()), 0)
+        else:
+            attempt = self._attempt(pending)
+        if attempt.outcome is None:
+            outcomes.failed.add(study)
+        if not (is_new and self._is_unwanted(attempt)):
+            outcomes.attempts.append(attempt)
+        outcomes.cursors = replace(
+            outcomes.cursors,
+            event_id=pending.event_id or outcomes.cursors.event_id,
+            image_id=pending.image_id or outcomes.cursors.image_id,
+        )
+        if monotonic() >= outcomes.settle_at:
+            self._settle(outcomes)
+
+    def _is_unwanted(self, attempt: Attempt) -> bool:
+        """Return whether the outcome of the first attempt of a message needs no row."""
+        return attempt.outcome == "dropped"
+
+    def _settle(self, outcomes: Outcomes) -> None:
+        """Record outcomes and cursors. Cursors past unwanted events alone are recorded every `UNSEEN_EVENTS` events."""
+        attempts, cursors, stored = outcomes.attempts, outcomes.cursors, outcomes.stored
+        if attempts or cursors.image_id != stored.image_id or cursors.event_id - stored.event_id >= UNSEEN_EVENTS:
+            self._index.deliveries.settle(self.lane, attempts, cursors, self._now())
+            outcomes.attempts, outcomes.stored = [], cursors
+        outcomes.settle_at = monotonic() + SETTLE_SECONDS
+        self._seen_event = cursors.event_id
+
+
+def stop_loops(loops: Sequence[MessageLoop], seconds: float) -> None:
+    """Start no further attempts. Those not finished within `seconds` are cancelled; the next start repeats them."""
+    deadline = monotonic() + seconds
+    for loop in loops:
+        loop.begin_stop()
+    for loop in loops:
+        loop.stop(max(0.0, deadline - monotonic()))
+    for loop in loops:
+        loop.cancel()
+    for loop in loops:
+        loop.stop(CANCEL_SECONDS)
+
+
+class Outcomes:
+    """The outcomes of one step that are not yet recorded."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.stored, self.cursors = batch.stored, batch.begin
+        self.attempts: list[Attempt] = []
+        self.held = batch.held
+        self.failed: set[str] = set()  # studies with a message that failed in this step
+        self.settle_at = monotonic() + SETTLE_SECONDS

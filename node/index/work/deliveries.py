@@ -38,6 +38,7 @@ from node.index.work.messages import (
     LedgerEvent,
     PendingEvent,
     due_messages,
+    enqueue,
     keep,
     known_among,
     next_message_at,
@@ -232,25 +233,6 @@ class DeliveryRepository(IndexRepository):
             update(SubscriberRow).where(is_subscriber(lane), *is_current).values(image_id=cursors.image_id)
         )
 
-    @on_reader
-    def cancelled(self, connection: Connection, lane: Lane) -> dict[str, str]:
-        """Return who wants which messages of a subscriber to end, by the ids of the messages."""
-        wanted = in_lane(lane), WorkRow.outcome.is_(None), WorkRow.cancelled_by.is_not(None)
-        rows = connection.execute(select(WorkRow.key, WorkRow.cancelled_by).where(*wanted))
-        return {row.key: row.cancelled_by for row in rows}
-
-    @on_writer
-    def end_cancelled(self, connection: Connection, lane: Lane, cancelled: Mapping[str, str], now: dt.datetime) -> None:
-        """End the waiting messages of a subscriber, of which nothing is under way, that somebody has cancelled.
-
-        Parameters
-        ----------
-        cancelled : mapping of str to str
-            By the id of the message, who wants it.
-        """
-        for key, who in cancelled.items():
-            end(connection, Ended("cancelled", f"cancelled by {who}"), now, in_lane(lane), WorkRow.key == key)
-
     @on_writer
     def retry_one(self, connection: Connection, id: int, now: dt.datetime) -> None:
         """Make one message due, whatever became of it."""
@@ -350,7 +332,7 @@ def _queue(
     if row is not None and row.outcome is None:
         return "waiting"
     if row is None:
-        keep(connection, lane, Attempt(pending, None, 0, now), now)
+        enqueue(connection, lane, pending, now)
     elif row.outcome == "succeeded" and (before is None or row.tried_at is None or row.tried_at >= before):
         return "delivered"
     else:

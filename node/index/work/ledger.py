@@ -24,11 +24,15 @@ from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import ResultRow, WorkRow
 from node.index.work.payloads import Counts, Payload, Reference, Request, document_of, payload_of
 from node.index.work.states import TRANSITIONS, Kind, Move, Outcome, State
+from node.retries import jittered_wait_seconds
 
 MAX_OPEN_RETRIEVALS = 1000
 
 MAX_KEPT = 10_000
 """Newest rows of a kind among which those that have ended are kept; older ones are removed."""
+
+REASON_LENGTH = 500
+"""Characters of the reason of a failure."""
 
 PRUNED_EVERY = 100
 """Rows after which old ones are looked for."""
@@ -90,13 +94,39 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Postponed:
-    """A step has failed, and is to be repeated when it is due."""
+    """A step has failed, or waits behind another one, and is to be repeated when it is due."""
 
     due_at: dt.datetime
-    reason: str
+    reason: str | None = None
+    payload: Payload | None = None
 
 
 Decision = Ended | Postponed
+
+
+def after_failure(
+    attempts: int,
+    max_attempts: int,
+    reason: str,
+    now: dt.datetime,
+    *,
+    is_final: bool = False,
+    retry_after: float | None = None,
+) -> Decision:
+    """Return what becomes of work whose attempt failed: another attempt after a wait, or it is given up.
+
+    Parameters
+    ----------
+    attempts : int
+        With the failed one.
+    is_final : bool
+        Another attempt would fail in the same way.
+    retry_after : float or None, seconds
+        Wait that the other side asked for.
+    """
+    if is_final or attempts >= max_attempts:
+        return Ended("failed", reason[:REASON_LENGTH])
+    return Postponed(now + dt.timedelta(seconds=jittered_wait_seconds(attempts, retry_after)), reason[:REASON_LENGTH])
 
 
 class WorkRepository(IndexRepository):
@@ -211,12 +241,10 @@ class WorkRepository(IndexRepository):
     @on_writer
     def record(self, connection: Connection, id: int, decision: Decision, now: dt.datetime) -> None:
         """Record what became of work; an outcome of work that nobody had begun is an attempt as well."""
-        if isinstance(decision, Postponed):
-            move(connection, "postpone", now, WorkRow.id == id, due_at=decision.due_at, reason=decision.reason)
-            return
-        unbegun = update(WorkRow).where(WorkRow.id == id, WorkRow.state == "waiting")
-        connection.execute(unbegun.values(attempts=WorkRow.attempts + 1, tried_at=now))
-        end(connection, decision, now, WorkRow.id == id)
+        if isinstance(decision, Ended):
+            unbegun = update(WorkRow).where(WorkRow.id == id, WorkRow.state == "waiting")
+            connection.execute(unbegun.values(attempts=WorkRow.attempts + 1, tried_at=now))
+        decide(connection, decision, now, WorkRow.id == id)
 
     @on_reader
     def one(self, connection: Connection, id: int) -> Work:
@@ -254,6 +282,25 @@ class WorkRepository(IndexRepository):
         if row.kind not in ("hook", "route"):
             cancelled = Ended("cancelled", f"cancelled by {who} before it began")
             end(connection, cancelled, now, WorkRow.id == id, WorkRow.state == "waiting")
+
+    @on_reader
+    def cancelled(self, connection: Connection, lane: Lane) -> dict[str, str]:
+        """Return who wants which open work of a lane to end, by its keys."""
+        wanted = in_lane(lane), WorkRow.outcome.is_(None), WorkRow.cancelled_by.is_not(None)
+        rows = connection.execute(select(WorkRow.key, WorkRow.cancelled_by).where(*wanted))
+        return {row.key: row.cancelled_by for row in rows}
+
+    def end_cancelled(self, lane: Lane, now: dt.datetime) -> None:
+        """End the open work of a lane that somebody has cancelled, since nobody does it now."""
+        if cancelled := self.cancelled(lane):
+            self._end_cancelled(lane, cancelled, now)
+
+    @on_writer
+    def _end_cancelled(
+        self, connection: Connection, lane: Lane, cancelled: Mapping[str, str], now: dt.datetime
+    ) -> None:
+        for key, who in cancelled.items():
+            end(connection, Ended("cancelled", f"cancelled by {who}"), now, in_lane(lane), WorkRow.key == key)
 
     @on_writer
     def resume(self, connection: Connection, limits: Mapping[Kind, int], now: dt.datetime) -> None:
@@ -301,6 +348,17 @@ def move(connection: Connection, how: Move, now: dt.datetime, *which: ColumnElem
     condition = and_(*which, WorkRow.state.in_(transition.before))
     moved = update(WorkRow).where(condition).values(state=transition.after, changed_at=now, **values)
     return connection.execute(moved).rowcount
+
+
+def decide(connection: Connection, decision: Decision, now: dt.datetime, *which: ColumnElement[bool]) -> None:
+    """Record what becomes of open work."""
+    if isinstance(decision, Ended):
+        end(connection, decision, now, *which)
+        return
+    values: dict[str, Any] = {"due_at": decision.due_at, "reason": decision.reason}
+    if decision.payload is not None:
+        values["payload"] = document_of(decision.payload)
+    move(connection, "postpone", now, *which, **values)
 
 
 def end(connection: Connection, decision: Ended, now: dt.datetime, *which: ColumnElement[bool]) -> int:

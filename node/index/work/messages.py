@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime as dt
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 from sqlalchemy import ColumnElement, Connection, Row, func, select, update
@@ -19,8 +19,8 @@ from sqlalchemy.orm import aliased
 from node.index.engine.sql import listed_in
 from node.index.models import WorkRow
 from node.index.nouns.events import record_event
-from node.index.work.ledger import Ended, Lane, add, begin_again, end, in_lane, move
-from node.index.work.payloads import Message, document_of, payload_of
+from node.index.work.ledger import Decision, Ended, Lane, Postponed, add, begin_again, decide, in_lane
+from node.index.work.payloads import Message, payload_of
 from node.index.work.states import Outcome
 from node.settings.model import HookEvent, RouteEvent
 
@@ -51,20 +51,17 @@ class PendingEvent:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What became of an attempt; `output` may hold patient data, `reason` never does.
-
-    Attributes
-    ----------
-    outcome : Outcome or None
-        None: the message waits for another attempt.
-    """
+    """What becomes of a message after `attempts`; `output` may hold patient data, the decision never does."""
 
     pending: PendingEvent
-    outcome: Outcome | None
+    decision: Decision
     attempts: int
-    due_at: dt.datetime | None = None
-    reason: str | None = None
     output: str | None = None
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How the message ended; None: it waits for another attempt."""
+        return self.decision.outcome if isinstance(self.decision, Ended) else None
 
 
 def keep(connection: Connection, lane: Lane, attempt: Attempt, now: dt.datetime) -> None:
@@ -84,11 +81,7 @@ def keep(connection: Connection, lane: Lane, attempt: Attempt, now: dt.datetime)
     if attempt.attempts > pending.attempts:
         values["tried_at"] = now
     connection.execute(update(WorkRow).where(which).values(**values))
-    if attempt.outcome is not None:
-        end(connection, Ended(attempt.outcome, attempt.reason, payload), now, which)
-    else:
-        waits = {"due_at": attempt.due_at, "reason": attempt.reason, "payload": document_of(payload)}
-        move(connection, "postpone", now, which, **waits)
+    decide(connection, replace(attempt.decision, payload=payload), now, which)
     if attempt.outcome == "failed":
         record_event(
             connection,
@@ -98,8 +91,16 @@ def keep(connection: Connection, lane: Lane, attempt: Attempt, now: dt.datetime)
             series_instance_uid=pending.series_instance_uid,
             sop_instance_uid=pending.sop_instance_uid,
             revision=pending.revision,
-            detail=f"{_described(lane)} did not take {pending.event} in {attempt.attempts} attempts: {attempt.reason}",
+            detail=f"{_described(lane)} did not take {pending.event} in {attempt.attempts} attempts: "
+            f"{attempt.decision.reason}",
         )
+
+
+def enqueue(
+    connection: Connection, lane: Lane, pending: PendingEvent, now: dt.datetime, reason: str | None = None
+) -> None:
+    """Let a message wait for its first attempt, which is due."""
+    keep(connection, lane, Attempt(pending, Postponed(now, reason), 0), now)
 
 
 def show_progress(

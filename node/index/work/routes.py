@@ -31,11 +31,12 @@ from node.index.models import (
 from node.index.nouns.converted import SeriesKey
 from node.index.work.confirmed import deletable_series, taken_by
 from node.index.work.deliveries import MAX_REPLAYED, Replay, is_subscriber
-from node.index.work.ledger import Lane, in_lane
+from node.index.work.ledger import Ended, Lane, in_lane
 from node.index.work.messages import (
     Attempt,
     LedgerEvent,
     PendingEvent,
+    enqueue,
     keep,
     retry,
     show_progress,
@@ -246,7 +247,7 @@ class RouteRepository(IndexRepository):
         for series, reason in reasons.items():
             message_id = _message_id("skipped", lane, study_instance_uid, series)
             pending = PendingEvent(message_id, "replay", now, study_instance_uid, series)
-            keep(connection, lane, Attempt(pending, "skipped", 1, reason=reason), now)
+            keep(connection, lane, Attempt(pending, Ended("skipped", reason), 1), now)
 
     @on_reader
     def owed(self, connection: Connection, lane: Lane, asked_before: dt.datetime) -> list[OwedInstance]:
@@ -341,10 +342,9 @@ class RouteRepository(IndexRepository):
             )  # fmt: skip
             reason = f"the destination does not keep it: {failed[row.sop_instance_uid]}"
             if row.asks < MAX_ASKS:
-                attempt = Attempt(pending, None, 0, now, reason)
+                enqueue(connection, lane, pending, now, reason)
             else:
-                attempt = Attempt(pending, "failed", row.asks, None, reason)
-            keep(connection, lane, attempt, now)
+                keep(connection, lane, Attempt(pending, Ended("failed", reason), row.asks), now)
         return True
 
     @on_reader
@@ -388,7 +388,7 @@ class RouteRepository(IndexRepository):
             elif connection.execute(images.where(~_has_taken(lane)).limit(1)).first() is None:
                 sent += 1
                 continue
-            keep(connection, lane, Attempt(pending, None, 0, now), now)
+            enqueue(connection, lane, pending, now)
             queued.append(pending.message_id)
         return Replay(queued, waiting, sent, 0, [])
 
@@ -423,7 +423,7 @@ class RouteRepository(IndexRepository):
         if count and waiting is None:
             taken = taken_by(lane), SentInstanceRow.image_id.in_(images)
             connection.execute(delete(SentInstanceRow).where(*taken))
-            keep(connection, lane, Attempt(pending, None, 0, now), now)
+            enqueue(connection, lane, pending, now)
         return int(count)
 
 
