@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
+from node.dicom.character_sets import complete_pydicom, decoded
 from node.dicom.encoding import EXPLICIT_BIG_ENDIAN
 from node.dicom.header import HeaderCut, read_header, read_header_by_windows, read_items
 from node.errors import NotUnderstood
@@ -252,6 +253,7 @@ def _requests(raw: bytes, transfer_syntax_uid: str, character_set: bytes) -> Req
 def _encodings(raw: bytes) -> list[str]:
     from pydicom.charset import convert_encodings  # here: most values are ASCII, and commands start without pydicom
 
+    complete_pydicom()
     terms = [term.strip(" \0") for term in raw.decode("ascii", "replace").split("\\")]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # an unknown term falls back to the default repertoire, as intended
@@ -285,17 +287,10 @@ def _text(raw: bytes, attribute: Attribute, character_set: bytes) -> str | None:
 def _decoded(raw: bytes, character_set: bytes, vr: str) -> str:
     if raw.isascii() and b"\x1b" not in raw:
         return raw.decode("ascii")
-    from pydicom.charset import decode_bytes
-
-    delimiters = (
-        {0x5C, 0x5E, 0x3D} if vr == "PN" else {0x5C}
-    )  # PS3.5 6.1.2.5.3: delimiters at which code extensions reset
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return str(decode_bytes(raw, _encodings(character_set), delimiters))
-        except (LookupError, ValueError):
-            return raw.decode("latin-1")
+    try:
+        return decoded(raw, _encodings(character_set), vr)
+    except LookupError:
+        return raw.decode("latin-1")
 
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")

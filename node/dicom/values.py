@@ -18,6 +18,10 @@ from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException
 from pydicom.tag import BaseTag
 
+from node.dicom.character_sets import complete_pydicom
+
+complete_pydicom()  # every module that reads values of pydicom's data sets imports this one
+
 Element = DataElement | RawDataElement
 
 CONVERSION_ERRORS = (

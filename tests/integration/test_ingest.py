@@ -56,13 +56,22 @@ def test_all_bytes_are_kept_however_large_an_instance_is(root: Root, pixels: int
     assert Path(image["path"]).read_bytes()[image["data_set_offset"] :] == sent
 
 
-def test_names_are_utf8_whatever_the_character_set(root: Root) -> None:
+@pytest.mark.parametrize(
+    ("term", "name"),
+    [
+        ("ISO 2022 IR 87", "Yamada^Tarou=山田^太郎"),
+        ("ISO 2022 IR 87", "Yamada^Haru=山田^春"),
+        ("ISO 2022 IR 58", "Zhang^XiaoDong=张^小东"),
+        ("ISO 2022 IR 149", "Hong^Gildong=洪^吉洞=홍^길동"),
+    ],
+)
+def test_names_are_utf8_whatever_the_character_set(root: Root, term: str, name: str) -> None:
     [ds] = make.ct_series(1, PatientName=None)
-    ds.SpecificCharacterSet = ["", "ISO 2022 IR 87"]
-    ds.PatientName = "Yamada^Tarou=山田^太郎"
+    ds.SpecificCharacterSet = ["", term]
+    ds.PatientName = name
     root.take(ds)
     [patient] = rows(root, "SELECT patient_name FROM v_patients")
-    assert patient["patient_name"] == "Yamada^Tarou=山田^太郎"
+    assert patient["patient_name"] == name
 
 
 def test_the_same_bytes_again_write_nothing(root: Root) -> None:

@@ -117,6 +117,22 @@ def test_a_study_is_answered_with_what_was_asked_for(archive: tuple[Running, dic
     assert (answer.QueryRetrieveLevel, answer.RetrieveAETitle) == ("STUDY", "VOXELNODE")
 
 
+@pytest.mark.parametrize("terms", [["", "ISO 2022 IR 58"], ["GB18030"], ["ISO_IR 192"]])
+def test_a_chinese_name_is_found_in_every_character_set(start_node: Callable[..., Running], terms: list[str]) -> None:
+    node = start_node()
+    ds = make.instance(SpecificCharacterSet=["", "ISO 2022 IR 58"], PatientID="C1")
+    ds.PatientName = "Zhang^XiaoDong=张^小东"
+    assoc = associate(node, build_context(CT_IMAGE_STORAGE, ExplicitVRLittleEndian))
+    assert assoc.send_c_store(ds).Status == 0
+    assoc.release()
+    query = identifier("STUDY", PatientID=None)
+    query.SpecificCharacterSet = terms
+    query.PatientName = "*=张*"
+    [answer] = found(node, query)
+    assert answer.PatientID == "C1"
+    assert answer.PatientName == "Zhang^XiaoDong=张^小东"
+
+
 def test_every_level_of_both_models_is_answered(archive: tuple[Running, dict[str, str]]) -> None:
     node, uids = archive
     study, series = {"StudyInstanceUID": uids["early"]}, {"SeriesInstanceUID": uids["ct"]}

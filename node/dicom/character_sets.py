@@ -1,0 +1,126 @@
+"""Text with code extensions (ISO 2022), PS3.5 6.1.2.4 and 6.1.2.5; pydicom decodes all other text.
+
+pydicom decodes each part behind an escape sequence by itself. It therefore keeps the sequence of ISO 2022 IR 58 in the
+text, forgets what a sequence designated as soon as the next one comes, and divides a Japanese name within a character
+whose code has the byte of ``=``. Here, designations are a state: a sequence changes G0 or G1, and a delimiter sets both
+back to those of the first value of Specific Character Set (0008,0005). Sequences that (0008,0005) does not announce are
+followed all the same.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+ESCAPE = b"\x1b"
+
+LINE_DELIMITERS = frozenset(b"\t\n\f\r")
+DELIMITERS = {"PN": LINE_DELIMITERS | frozenset(b"\\^="), **dict.fromkeys(("LO", "SH", "UC"), LINE_DELIMITERS | {0x5C})}
+"""Bytes that end designations, by value representation (PS3.5 6.1.2.5.3); `LINE_DELIMITERS` of other ones."""
+
+NEW_CODECS = {"ISO_IR 203": "iso8859_15", "ISO 2022 IR 203": "iso8859_15"}
+"""Python's codecs of defined terms that pydicom does not know: Latin alphabet No. 9 (PS3.3 C.12.1.1.2)."""
+
+_SINGLE = frozenset(("ST", "LT", "UT"))  # a backslash is text in them
+_TEXT = _SINGLE | DELIMITERS.keys()
+
+WITHOUT_EXTENSIONS = frozenset(("utf8", "gb18030", "gbk"))
+"""Codecs of character sets in which escape sequences are not allowed."""
+
+_ESCAPE_SEQUENCE = re.compile(rb"(\x1b[\x20-\x2f]+[\x30-\x7e])")
+_TWO_BYTES = {  # in G0: the sequence is that of Python's codec
+    b"\x1b$@": "iso2022_jp",  # JIS C 6226: the first edition of JIS X 0208
+    b"\x1b$B": "iso2022_jp",
+    b"\x1b$(D": "iso2022_jp_2",
+}
+_ONE_BYTE = frozenset((b"\x1b(B", b"\x1b(J"))  # in G0: ISO 646, as ASCII or as its Japanese variant
+_HIGH = {
+    b"\x1b)I": "shift_jis",  # katakana of JIS X 0201
+    b"\x1b$)A": "gb2312",
+    b"\x1b$)C": "euc_kr",
+    b"\x1b-A": "latin_1",
+    b"\x1b-B": "iso8859_2",
+    b"\x1b-C": "iso8859_3",
+    b"\x1b-D": "iso8859_4",
+    b"\x1b-F": "iso8859_7",
+    b"\x1b-G": "iso8859_6",
+    b"\x1b-H": "iso8859_8",
+    b"\x1b-L": "iso8859_5",
+    b"\x1b-M": "iso8859_9",
+    b"\x1b-T": "iso8859_11",
+    b"\x1b-b": "iso8859_15",
+}  # in G1
+_OF_FIRST = {"iso2022_jp": "latin_1", "iso2022_jp_2": "latin_1", "iso8859": "latin_1", "iso_ir_58": "gb2312"}
+"""Codecs for the high bytes of the character sets that have others, or none, where pydicom names their codecs."""
+
+
+def decoded(raw: bytes, encodings: Iterable[str], vr: str) -> str:
+    """Return the text of a value; what is not encoded as it should be becomes U+FFFD.
+
+    Parameters
+    ----------
+    raw : bytes
+        The value, with all its components and values.
+    encodings : iterable of str
+        Python's names of the character sets, as `pydicom.charset.convert_encodings` gives them.
+    """
+    first = next(iter(encodings), "iso8859")
+    if first.lower() in WITHOUT_EXTENSIONS:
+        return raw.decode(first, "replace")
+    delimiters, initial = DELIMITERS.get(vr, LINE_DELIMITERS), _OF_FIRST.get(first, first)
+    two_bytes, high, text = b"", initial, []
+    for part in _ESCAPE_SEQUENCE.split(raw):
+        if part in _TWO_BYTES:
+            two_bytes = part
+        elif part in _ONE_BYTE:
+            two_bytes = b""
+        elif part in _HIGH:
+            high = _HIGH[part]
+        elif part:
+            # In two-byte codes, the byte of a printable delimiter is half of a character.
+            ends = LINE_DELIMITERS if two_bytes else delimiters
+            end = next((at for at, byte in enumerate(part) if byte in ends), None)
+            designated = part[:end]
+            text.append(_two_byte_text(two_bytes, designated) if two_bytes else designated.decode(high, "replace"))
+            if end is not None:
+                two_bytes, high = b"", initial
+                text.append(part[end:].decode(initial, "replace"))
+    return "".join(text)
+
+
+def _two_byte_text(sequence: bytes, codes: bytes) -> str:
+    return (sequence + codes).decode(_TWO_BYTES[sequence], "replace")
+
+
+def encoded(text: str, errors: str = "strict") -> bytes:
+    """Return text in ISO 646 and GB 2312, with its escape sequence before the Chinese of each line (PS3.5 K.3)."""
+    lines = re.split("([\t\n\f\r\\\\]+)", text)
+    return b"".join((b"" if line.isascii() else b"\x1b$)A") + line.encode("gb2312", errors) for line in lines)
+
+
+@cache
+def complete_pydicom() -> None:
+    """Let pydicom decode code extensions by `decoded`, write ISO 2022 IR 58 by `encoded`, and know `NEW_CODECS`."""
+    from pydicom import charset  # here: finding files needs no pydicom
+    from pydicom.hooks import hooks, raw_element_value
+    from pydicom.multival import MultiValue
+    from pydicom.valuerep import PersonName
+
+    def value_of(raw: Any, data: dict[str, Any], *, encoding: Any = None, **others: Any) -> None:
+        vr = str(data["VR"])
+        if vr not in _TEXT or not isinstance(raw.value, bytes) or ESCAPE not in raw.value:
+            raw_element_value(raw, data, encoding=encoding, **others)
+            return
+        text = decoded(raw.value, [encoding] if isinstance(encoding, str) else encoding or (), vr)
+        values = [text] if vr in _SINGLE else text.split("\\")
+        kind = PersonName if vr == "PN" else str
+        stripped = [kind(value.rstrip("\0 ")) for value in values]
+        data["value"] = stripped[0] if len(stripped) == 1 else MultiValue(kind, stripped)
+
+    hooks.register_callback("raw_element_value", value_of)
+    charset.python_encoding.update(NEW_CODECS)
+    charset.CODES_TO_ENCODINGS[b"\x1b-b"] = "iso8859_15"
+    charset.ENCODINGS_TO_CODES["iso8859_15"] = b"\x1b-b"
+    charset.custom_encoders["iso_ir_58"] = encoded

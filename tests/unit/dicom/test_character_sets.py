@@ -1,0 +1,158 @@
+"""Text with code extensions: the examples of PS3.5 annexes H to K with their bytes, and what is near them."""
+
+from __future__ import annotations
+
+import struct
+from io import BytesIO
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydicom.charset import convert_encodings, encode_string
+from pydicom.dataset import Dataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filereader import read_dataset
+from pydicom.filewriter import write_dataset
+from pydicom.tag import BaseTag
+
+from node.dicom.attributes import Attribute, read_attributes
+from node.dicom.character_sets import NEW_CODECS, decoded
+from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN
+from node.dicom.json_model import json_model
+from node.dicom.matching import texts_of
+from node.dicom.values import texts
+
+PATIENT_NAME, STUDY_DESCRIPTION, COMMENTS = 0x00100010, 0x00081030, 0x00104000
+
+NAMES = [
+    pytest.param(
+        "\\ISO 2022 IR 87",
+        b"Yamada^Tarou=\x1b$B;3ED\x1b(B^\x1b$BB@O:\x1b(B=\x1b$B$d$^$@\x1b(B^\x1b$B$?$m$&\x1b(B",
+        "Yamada^Tarou=山田^太郎=やまだ^たろう",
+        id="H.3.1",
+    ),
+    pytest.param(
+        "ISO 2022 IR 13\\ISO 2022 IR 87",
+        b"\xd4\xcf\xc0\xde^\xc0\xdb\xb3=\x1b$B;3ED\x1b(J^\x1b$BB@O:\x1b(J=\x1b$B$d$^$@\x1b(J^\x1b$B$?$m$&\x1b(J",
+        "ﾔﾏﾀﾞ^ﾀﾛｳ=山田^太郎=やまだ^たろう",
+        id="H.3.2",
+    ),
+    pytest.param(
+        "\\ISO 2022 IR 149",
+        b"Hong^Gildong=\x1b$)C\xfb\xf3^\x1b$)C\xd1\xce\xd4\xd7=\x1b$)C\xc8\xab^\x1b$)C\xb1\xe6\xb5\xbf",
+        "Hong^Gildong=洪^吉洞=홍^길동",
+        id="I.2",
+    ),
+    pytest.param("ISO_IR 192", "Wang^XiaoDong=王^小東".encode(), "Wang^XiaoDong=王^小東", id="J.1"),
+    pytest.param("GB18030", b"Wang^XiaoDong=\xcd\xf5^\xd0\xa1\xb6\xab", "Wang^XiaoDong=王^小东", id="J.3"),
+    pytest.param("GBK", b"Wang^XiaoDong=\xcd\xf5^\xd0\xa1\xb6\xab", "Wang^XiaoDong=王^小东", id="J.5"),
+    pytest.param(
+        "\\ISO 2022 IR 58",
+        b"Zhang^XiaoDong=\x1b$)A\xd5\xc5^\x1b$)A\xd0\xa1\xb6\xab",
+        "Zhang^XiaoDong=张^小东",
+        id="K.2",
+    ),
+    pytest.param(  # the code of 春 has the byte of "="
+        "\\ISO 2022 IR 87", b"Yamada^Haru==\x1b$B;3ED\x1b(B^\x1b$B=U\x1b(B", "Yamada^Haru==山田^春", id="half a sign"
+    ),
+    pytest.param(  # the code of 俑 has the byte of a backslash, that of 乗 in GB18030 as well
+        "\\ISO 2022 IR 87", b"A=\x1b$BP\x5c\x1b(B", "A=俑", id="backslash"
+    ),
+    pytest.param("GB18030", b"Cheng=\x81\x5c", "Cheng=乗", id="backslash of GB18030"),
+    pytest.param(  # G1 stays Greek while G0 changes; `^` ends both
+        "\\ISO 2022 IR 126\\ISO 2022 IR 87",
+        b"\x1b-F\xc1\x1b$B;3\x1b(B\xe1^\x1b-F\xc2",
+        "Α山α^Β",
+        id="a state",
+    ),
+    pytest.param("\\ISO 2022 IR 159", b"X=\x1b$(D0!\x1b(B", "X=丂", id="JIS X 0212"),
+    pytest.param("\\ISO 2022 IR 87", b"Hong=\x1b$)C\xfb\xf3", "Hong=洪", id="not announced"),
+    pytest.param("ISO_IR 203", b"M\xbcnch^\xa4", "MŒnch^€", id="Latin 9"),
+    pytest.param("\\ISO 2022 IR 203", b"M\x1b-b\xbcnch", "MŒnch", id="Latin 9 by extension"),
+]
+
+TEXTS = [
+    pytest.param(
+        "\\ISO 2022 IR 149",
+        b"\x1b$)CThe 1st line includes \xb1\xe6\xb5\xbf.\r\n\x1b$)CThe 2nd line includes \xb1\xe6\xb5\xbf, too.",
+        "The 1st line includes 길동.\r\nThe 2nd line includes 길동, too.",
+        id="I.3",
+    ),
+    pytest.param(
+        "\\ISO 2022 IR 58",
+        b"1.\x1b$)A\xb5\xda\xd2\xbb\xd0\xd0\xce\xc4\xd7\xd6\xa1\xa3\r\n2.\x1b$)A\xb5\xda\xb6\xfe\xd0\xd0\xce\xc4\xd7\xd6",
+        "1.第一行文字。\r\n2.第二行文字",
+        id="K.3",
+    ),
+]
+
+
+def element(tag: int, vr: bytes, value: bytes) -> bytes:
+    value += b" " * (len(value) % 2)
+    return struct.pack("<HH2sH", tag >> 16, tag & 0xFFFF, vr, len(value)) + value
+
+
+def data_set(terms: str, *elements: bytes) -> bytes:
+    return element(0x00080005, b"CS", terms.encode()) + b"".join(elements)
+
+
+def read(data: bytes) -> Dataset:
+    return read_dataset(BytesIO(data), False, True)
+
+
+@pytest.mark.parametrize(("terms", "raw", "name"), NAMES)
+def test_a_name_is_the_same_in_the_index_in_queries_and_in_the_json_model(terms: str, raw: bytes, name: str) -> None:
+    data = data_set(terms, element(PATIENT_NAME, b"PN", raw))
+    wanted = Attribute(PATIENT_NAME, "patient_name", "PN", 324)
+    assert read_attributes(data, EXPLICIT_LITTLE_ENDIAN, [wanted]) == {"patient_name": name}
+    assert texts_of(read(data), BaseTag(PATIENT_NAME)) == [name]
+    [groups] = json_model(read(data), lambda path: None)["00100010"]["Value"]
+    alphabetic, ideographic, phonetic = (*name.split("="), "", "")[:3]
+    assert groups.get("Alphabetic", "") == alphabetic
+    assert groups.get("Ideographic", "") == ideographic
+    assert groups.get("Phonetic", "") == phonetic
+
+
+@pytest.mark.parametrize(("terms", "raw", "text"), TEXTS)
+def test_lines_begin_with_the_first_character_set_again(terms: str, raw: bytes, text: str) -> None:
+    assert read(data_set(terms, element(COMMENTS, b"LT", raw))).PatientComments == text
+
+
+@pytest.mark.parametrize(
+    ("terms", "name", "lines"),
+    [
+        ("\\ISO 2022 IR 58", "Zhang^XiaoDong=张^小东", "1.第一行\r\n2.第二行"),
+        ("\\ISO 2022 IR 87", "Yamada^Haru=山田^春", "春\r\n夏"),
+        ("ISO 2022 IR 203\\ISO 2022 IR 58", "Œ=张", "€ 张"),
+        ("ISO_IR 203", "Œ^€", "€\r\n"),
+    ],
+)
+def test_text_that_was_read_is_written_so_that_it_is_read_again(terms: str, name: str, lines: str) -> None:
+    ds = Dataset()
+    ds.SpecificCharacterSet = terms.split("\\")
+    ds.PatientName, ds.PatientComments, ds.StudyDescription = name, lines, ["a", name]
+    for _ in range(2):
+        stream = DicomBytesIO()
+        stream.is_implicit_VR, stream.is_little_endian = False, True
+        write_dataset(stream, ds)
+        ds = read(stream.getvalue())
+        assert (str(ds.PatientName), ds.PatientComments) == (name, lines.strip(" "))
+        assert texts(ds, "StudyDescription") == ("a", name)
+
+
+@pytest.mark.parametrize("terms", ["\\ISO 2022 IR 58", "\\ISO 2022 IR 149", "\\ISO 2022 IR 87"])
+@given(text=st.text("aZ 0.,^=张小东길동洪春夏秋太郎", max_size=30))
+def test_what_pydicom_writes_is_read_or_was_not_written(terms: str, text: str) -> None:
+    encodings = convert_encodings(terms.split("\\"))
+    try:
+        groups = [encode_string(group, encodings) for group in text.split("^")]
+    except (UnicodeError, UserWarning):
+        return
+    assert decoded(b"^".join(groups), encodings, "ST") == text
+
+
+@given(
+    raw=st.binary(max_size=60), vr=st.sampled_from(["PN", "LO", "UT"]), first=st.sampled_from([*NEW_CODECS, "", "X"])
+)
+def test_any_bytes_are_text(raw: bytes, vr: str, first: str) -> None:
+    assert isinstance(decoded(b"\x1b$B" + raw, convert_encodings(first) if first != "X" else (), vr), str)
