@@ -94,9 +94,9 @@ def _two_byte_text(sequence: bytes, codes: bytes) -> str:
     return (sequence + codes).decode(_TWO_BYTES[sequence], "replace")
 
 
-def encoded(text: str, errors: str = "strict") -> bytes:
+def encoded(value: str, errors: str = "strict") -> bytes:
     """Return text in ISO 646 and GB 2312, with its escape sequence before the Chinese of each line (PS3.5 K.3)."""
-    lines = re.split("([\t\n\f\r\\\\]+)", text)
+    lines = re.split("([\t\n\f\r\\\\]+)", value)
     return b"".join((b"" if line.isascii() else b"\x1b$)A") + line.encode("gb2312", errors) for line in lines)
 
 
