@@ -21,7 +21,7 @@ from node.volume.vendors.philips import SCALE_SLOPE
 BEGIN, END = "<!-- fields: begin -->", "<!-- fields: end -->"
 
 DERIVED = {
-    "AcquisitionTime": "the earliest plane",
+    "AcquisitionTime": "the earliest plane; Philips: the first image",
     "RepetitionTime": "of several volumes the time from one to the next; GE: (0043,xx7C) is added",
     "PhaseEncodingDirection": "axis and sign, along rows and columns as stored; Siemens: CSA or (0021,xx1C) "
     "PhaseEncodingDirectionPositive; GE: (0018,9034), else (0043,xx2A)",

@@ -203,9 +203,9 @@ def derived_fields(sources: Sequence[Dataset], frames: Sequence[Frame], fields: 
         The fields of the stack so far.
     """
     derived: dict[str, Any] = {}
-    earliest = _earliest_time(frames)
-    if earliest and "AcquisitionTime" in fields:
-        derived["AcquisitionTime"] = earliest
+    began = _time_of_beginning(frames, is_philips=str(fields.get("Manufacturer", "")).upper().startswith("PHILIPS"))
+    if began and "AcquisitionTime" in fields:
+        derived["AcquisitionTime"] = began
     if fields.get("Modality") != "MR":
         return derived
     kind = pulse_sequence_type(sources, frames, fields)
@@ -214,13 +214,20 @@ def derived_fields(sources: Sequence[Dataset], frames: Sequence[Frame], fields: 
     return derived | _partial_fourier(sources, fields) | _labelling(sources, fields)
 
 
-def _earliest_time(frames: Sequence[Frame]) -> str:
-    """Return the time of day of the plane that was acquired first, unless it is that of the first plane."""
+def _time_of_beginning(frames: Sequence[Frame], *, is_philips: bool) -> str:
+    """Return the time of day of the plane that was acquired first, unless it is that of the first plane.
+
+    Of Philips, the image with the lowest Instance Number counts, as for dcm2niix.
+    """
     instants = [frame.time_key.get("acquisition_time") for frame in frames]
     known = [instant for instant in instants if isinstance(instant, float)]
-    if not known or len(known) < len(instants) or known[0] - min(known) < SAME_INSTANT_S:
+    if not known or len(known) < len(instants):
         return ""
-    minutes, seconds = divmod(round(min(known) % DAY_S, 4), 60)
+    first = min(frames, key=lambda frame: frame.instance_number or 0).time_key["acquisition_time"]
+    began = first if is_philips else min(known)
+    if abs(known[0] - began) < SAME_INSTANT_S:
+        return ""
+    minutes, seconds = divmod(round(began % DAY_S, 4), 60)
     return f"{int(minutes) // 60:02}:{int(minutes) % 60:02}:{seconds:09.6f}"
 
 

@@ -19,7 +19,7 @@ from node.volume.elements import instant_of, item, number, numbers, seconds_of_d
 from node.volume.geometry import ORIENTATION_TOLERANCE
 from node.volume.read.diffusion import diffusion_of
 from node.volume.read.planes import acquisition_instant, checked_plane, is_diffusion_map, pixel_spacing, rescale
-from node.volume.read.real_world import PARAMETRIC_MAP, real_world_mapping
+from node.volume.read.real_world import PARAMETRIC_MAP, instead_of_rescale, real_world_mapping
 from node.volume.reasons import Reason
 
 POSITION_POINTERS = frozenset({0x00200032, 0x00200037, 0x00209056, 0x00209057, 0x00209113, 0x00209116, 0x0020930E})
@@ -166,6 +166,9 @@ def _grouped(group: _Group, common: FrameArguments, modality_lut: bool, dimensio
     transformation = group.macro("PixelValueTransformationSequence")
     if transformation is not None and not modality_lut:
         own["slope"], own["intercept"] = rescale(transformation)
+    elif not modality_lut and "RescaleSlope" not in group.ds:
+        mapped = instead_of_rescale(group.ds, group.macros("RealWorldValueMappingSequence"))
+        own["slope"], own["intercept"] = mapped or (common["slope"], common["intercept"])
     quantity = {}
     if text(group.ds, "SOPClassUID") == PARAMETRIC_MAP:
         mapping = real_world_mapping(group.macros("RealWorldValueMappingSequence"))

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from pydicom import Dataset
 
-from node.dicom.values import items
+from node.dicom.values import held, items, standard_tag
 from node.errors import ConversionRefused
 from node.volume.elements import Numbers, instant, instant_of, number, numbers, text
+from node.volume.read.real_world import instead_of_rescale
 from node.volume.reasons import Reason
 
 COSINE_TOLERANCE = 0.01
@@ -46,7 +47,7 @@ def rescale(ds: Dataset) -> tuple[float, float]:
     """Return Rescale Slope (0028,1053) and Intercept (0028,1052).
 
     1 and 0 if they are absent or empty; a slope of 0 counts as absent. A plane of dose has Dose Grid Scaling
-    (3004,000E) instead.
+    (3004,000E) instead, an MR image of Philips possibly a real world value mapping.
 
     Raises
     ------
@@ -59,6 +60,10 @@ def rescale(ds: Dataset) -> tuple[float, float]:
         if not scaling:
             raise ConversionRefused(Reason.CONTRADICTORY, "(3004,000E) Dose Grid Scaling is missing or 0")
         return scaling, 0.0
+    if held(ds, standard_tag("RescaleSlope")) is None and "RealWorldValueMappingSequence" in ds:
+        mapped = instead_of_rescale(ds, items(ds, "RealWorldValueMappingSequence"))
+        if mapped is not None:
+            return mapped
     slope, intercept = number(ds, "RescaleSlope"), number(ds, "RescaleIntercept")
     for keyword, value in (("RescaleSlope", slope), ("RescaleIntercept", intercept)):
         if value is None and numbers(ds, keyword):

@@ -1,7 +1,8 @@
 """Real world values of parametric maps: what stored values stand for, and in which unit.
 
 The rescaling of a parametric map is the identity (PS3.3 C.8.32.2); Real World Value Mapping Sequence (0040,9096) gives
-its quantity. Other images have such mappings beside their rescaling, and those are not applied.
+its quantity. Other images have such mappings beside their rescaling, and those are not applied. Only MR images of
+Philips may have the mapping instead of a rescaling: stored values then have another scale in each series.
 """
 
 from __future__ import annotations
@@ -43,6 +44,24 @@ def real_world_mapping(mappings: Sequence[Dataset]) -> RealWorldMapping:
             "hold only one",
         )
     return next(iter(found), RealWorldMapping())
+
+
+def instead_of_rescale(ds: Dataset, mappings: Sequence[Dataset]) -> tuple[float, float] | None:
+    """Return slope and intercept of an MR image of Philips without Rescale Slope (0028,1053); None of any other image.
+
+    `mappings` are the items of Real World Value Mapping Sequence of the image or of its frame; tables of values count
+    as none.
+
+    Raises
+    ------
+    ConversionRefused
+        ``contradictory``: see `real_world_mapping`.
+    """
+    if not mappings or text(ds, "Modality") != "MR" or not text(ds, "Manufacturer").upper().startswith("PHILIPS"):
+        return None
+    linear = [item for item in mappings if number(item, "RealWorldValueSlope")]
+    mapping = real_world_mapping(linear)
+    return (mapping.slope, mapping.intercept) if linear else None
 
 
 def _mapping(item: Dataset) -> RealWorldMapping:

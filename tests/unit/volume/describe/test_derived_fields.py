@@ -63,6 +63,15 @@ def test_the_time_of_an_acquisition_is_that_of_its_earliest_plane() -> None:
     assert facts_of(frames, AcquisitionTime="101501.210000")["AcquisitionTime"] == "10:15:01.210000"
 
 
+def test_the_time_of_an_acquisition_of_philips_is_that_of_its_first_image() -> None:
+    day = 60_000_000_000.0 - 60_000_000_000.0 % 86400
+    frames = [frame(0, day + 36903.245), frame(1, day + 36901.21), frame(2, day + 36902.0)]
+    for number, one in zip((3, 2, 1), frames, strict=True):
+        one.instance_number = number
+    facts = facts_of(frames, AcquisitionTime="101503.245", Manufacturer="Philips Medical Systems")
+    assert facts["AcquisitionTime"] == "10:15:02.000000"
+
+
 def test_philips_states_steps_without_partial_fourier() -> None:
     facts = facts_of(Manufacturer="Philips", PartialFourier="YES", NumberOfPhaseEncodingSteps=96)
     assert (facts["PartialFourierEnabled"], facts["PhaseEncodingStepsNoPartialFourier"]) == ("YES", 96)
