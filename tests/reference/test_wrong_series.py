@@ -1,0 +1,68 @@
+"""The corpus of wrong series, and the table that docs/wrong-series.md has of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.reference import wrong_series
+from tests.reference.wrong_series import Case, Outcome, Plane, by_dcm2niix, by_voxelnode, row_of
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "wrong-series.md"
+
+TOLD = {"first slice twice, one missing", "a gap of ten slices", "close slices, then far ones"}
+"""Whose planes no affine has in their places; the others must be right."""
+
+CASES = list(wrong_series.cases())
+
+
+LARGE = {"1100 slices"}
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, id=case.name, marks=[pytest.mark.slow] if case.name in LARGE else []) for case in CASES],
+)
+def test_a_series_that_somebody_converted_wrongly_is_right_or_told(case: Case) -> None:
+    outcome = by_voxelnode(case)
+    assert outcome.state == ("told" if case.name in TOLD else "right"), outcome.why
+    assert any(line.startswith(row_of(case, outcome)) for line in PAGE.read_text().splitlines()), row_of(case, outcome)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(wrong_series.DCM2NIIX is None, reason="dcm2niix is not installed")
+def test_the_page_says_what_its_version_of_dcm2niix_makes_of_every_case() -> None:
+    version, page = wrong_series.version_of_dcm2niix(), PAGE.read_text()
+    if version not in page:
+        pytest.skip(f"the page is about another version than {version}")
+    for case in CASES:
+        state = by_dcm2niix(case).state
+        [line] = [line for line in page.splitlines() if line.startswith(f"| {case.name} |")]
+        assert line.split(" | ")[4].startswith(state), case.name
+
+
+def test_the_judge_sees_each_kind_of_mistake() -> None:
+    """A judge that cannot fail proves nothing: planes in the wrong place, mixed, doubled, lost, or of other values."""
+    case = next(case for case in CASES if case.name == "times, slices in indirect order")
+    moved = [Plane(plane.values, plane.affine + np.diag([0, 0, 0.1, 0]), "", plane.time) for plane in case.planes]
+    shifted = [
+        Plane(p.values, p.affine @ np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 1], [0, 0, 0, 1.0]])) for p in moved
+    ]
+    brighter = [Plane(plane.values + 5, plane.affine, "", plane.time) for plane in case.planes]
+    several = [
+        Plane(plane.values, plane.affine, str(number % 2), plane.time) for number, plane in enumerate(case.planes)
+    ]
+    backwards = [Plane(plane.values, plane.affine, "", -plane.time) for plane in case.planes]
+    more = [*case.planes, Plane(case.planes[0].values + 9, case.planes[0].affine)]
+    for planes, word in (
+        (shifted, "none that lies there"),
+        (brighter, "none that lies there"),
+        (several, "images are mixed"),
+        (backwards, "another order"),
+        (more, "in no volume"),
+    ):
+        changed = Case(case.name, case.issues, case.mistake, case.datasets, planes)
+        assert by_voxelnode(changed) == Outcome("wrong", by_voxelnode(changed).why)
+        assert word in by_voxelnode(changed).why
