@@ -17,7 +17,7 @@ from node.errors import UsageError, VoxelnodeError
 from node.index.care import copying
 from node.index.database.index import Index, reading
 from node.index.engine.backend import Salvaged, backend_at
-from node.index.engine.place import IndexUnusable, Place, exists, missing_index, place_of
+from node.index.engine.place import Place, place_of, require_there
 from node.journal.inspect import inspect
 from node.journal.journal import MARK_FILE, segment_files
 from node.lifecycle.fsck import Finding, examine, mend, require_mounted
@@ -226,8 +226,7 @@ def drain_journal(settings: Settings) -> Replayed:
     """
     root = settings.storage.root.absolute()
     place = place_of(root, settings.index.url)
-    if not exists(place):
-        raise IndexUnusable(missing_index(place))
+    require_there(place)
     with Repository(settings) as repository:
         replayed = repository.replayed
     with locked_root(root):

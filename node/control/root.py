@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from node.control.control_socket import REQUEST_SECONDS, NoControlSocket, NotPerformed, request_action
 from node.durable import locked
 from node.errors import VoxelnodeError
-from node.index.engine.place import IndexUnusable, exists, missing_index, place_of
+from node.index.engine.place import IndexUnusable, exists, place_of, require_there
 from node.journal.inspect import inspect
 from node.lifecycle.journal import JOURNAL_FOLDER
 from node.settings.model import Settings
@@ -96,8 +96,7 @@ def require_created(settings: Settings) -> None:
     IndexUnusable
     """
     place = place_of(settings.storage.root.absolute(), settings.index.url)
-    if not exists(place):
-        raise IndexUnusable(missing_index(place))
+    require_there(place)
 
 
 def require_index(root: Path, url: str | None = None) -> None:
@@ -117,4 +116,4 @@ def require_index(root: Path, url: str | None = None) -> None:
         return
     journal = inspect(root / JOURNAL_FOLDER)
     if journal.last > journal.freed or next((root / "objects").glob("*/*.dcm"), None) is not None:
-        raise IndexUnusable(missing_index(place))
+        require_there(place)

@@ -243,7 +243,7 @@ def test_a_commit_that_no_standby_has_is_none_and_the_administrator_is_told(
 
         until(is_waiting, 30, "a commit that waits")
         reason = "for a standby: synchronous_standby_names is 'standby1', and no standby follows"
-        assert postgresql.why_waiting(index.place) == f"keeps commits waiting {reason}"
+        assert postgresql.server(index.place).why_waiting() == f"keeps commits waiting {reason}"
         assert [check.found for check in doctor._acknowledgement(settings)][:1] == [f"commits wait {reason}"]
         with monkeypatch.context() as impatient:
             impatient.setitem(postgresql._SESSION, "lock_timeout", "200ms")
@@ -320,7 +320,7 @@ def test_of_several_servers_one_that_answers_nothing_hangs_nobody(
     with silent(server) as folder, ThreadPoolExecutor() as threads, followed(server, tmp_path / "follower"):
         place = ServerPlace(f"postgresql://voxelnode@/beside?host={folder},{server.folder}", tmp_path)
         try:
-            assert threads.submit(postgresql.exists, place).result(30)
+            assert threads.submit(postgresql.missing, place).result(30) is None
         finally:
             server.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'beside'")
 

@@ -26,9 +26,9 @@ from node.index.engine.backend import IndexUnusable, Place, backend_of, reason_o
 from node.index.engine.place import (
     backup,
     exists,
-    missing_index,
     open_engine,
     require_newest,
+    require_there,
     upgrade,
 )
 from node.index.models import AboutRow, Base
@@ -52,8 +52,7 @@ def copy_index(source: Place, target: Place) -> dict[str, int]:
     """
     if str(source) == str(target):
         raise IndexUnusable(f"{target} is where the index is already")
-    if not exists(source):
-        raise IndexUnusable(missing_index(source))
+    require_there(source)
     require_newest(source)
     with ExitStack() as opened:
         origin = opened.enter_context(_opened(opened, source).connect())  # has the lock of PostgreSQL
@@ -86,8 +85,7 @@ def copy_tables(source: Place, target: Place, names: Collection[str]) -> None:
 
     Raises IndexUnusable if there is no index at `source`, or of another schema, or it cannot be read.
     """
-    if not exists(source):
-        raise IndexUnusable(missing_index(source))
+    require_there(source)
     require_newest(source)
     upgrade(target)
     with ExitStack() as opened:

@@ -22,7 +22,7 @@ from node.index.cluster.several import SeveralHosts
 from node.index.database.reading import LargeCounts, ReadIndex
 from node.index.engine.about import CLOSED, AboutRepository, about, set_about
 from node.index.engine.backend import backend_at, backend_of, reason_of
-from node.index.engine.place import IndexUnusable, exists, missing_index, open_engine, place_of, require_sound, upgrade
+from node.index.engine.place import IndexUnusable, open_engine, place_of, require_sound, require_there, upgrade
 from node.index.engine.turn import OneHost, Turn
 from node.index.engine.writer import IndexWriter, ServerWatch
 from node.index.nouns.accounts import AccountRepository
@@ -168,7 +168,8 @@ class Index:
         self.work = WorkRepository(writer, self._watcher)
         self.workitems = WorkitemRepository(writer, self._watcher)
         self.ahead: Ahead = _NothingAhead()
-        self.watch = ServerWatch(place, writer) if self.turn.host is not None else None
+        server = backend_at(place).server(place)
+        self.watch = ServerWatch(server, writer) if server is not None else None
         if self.watch is not None:
             self.watch.start()
         self.about.set(CLOSED, "no")
@@ -277,8 +278,7 @@ def reading(root: Path, url: str | None = None) -> Iterator[ReadIndex]:
     Raises IndexUnusable if there is none, or it cannot be read.
     """
     place = place_of(root, url)
-    if not exists(place):
-        raise IndexUnusable(missing_index(place))
+    require_there(place)
     engine = open_engine(place, read_only=True)
     try:
         with engine.connect() as connection:

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 
 from sqlalchemy import Connection, func, select
 
@@ -22,6 +23,7 @@ from node.dicom.matching import Query
 from node.index.cluster.hosts import ReadHosts
 from node.index.engine.about import SCRUB, STORE, STORE_SPOOLED, Applied, about, applied
 from node.index.engine.backend import backend_of
+from node.index.engine.sql import RootFolder
 from node.index.engine.turn import Settled
 from node.index.models import OPEN_STATES, ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.nouns.accounts import ReadAccounts
@@ -88,7 +90,7 @@ class ReadIndex:
     @property
     def root(self) -> str:
         """The folder that the paths in the tables are relative to: the one that the database is in."""
-        return backend_of(self._connection).root(self._connection)
+        return str(PurePath(self._connection.execute(select(RootFolder())).scalar_one()))
 
     def applied(self, journal: str) -> Applied:
         """Return the last record of a journal that is in the index."""

@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from enum import Flag, auto
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.types import TypeEngine
 
 from node.errors import OutOfResources, VoxelnodeError
 
@@ -104,6 +104,35 @@ class Standbys:
     stall: str | None = None
 
 
+class WriterServer(Protocol):
+    """The server that has the writer of this process, which cannot tell why it waits for the server while it does."""
+
+    def why_waiting(self) -> str | None:
+        """Return what keeps the writer waiting, to be read after "the server"; None: unknown."""
+
+    def cut_writer(self) -> None:
+        """Cut the connection of the writer: whatever it waits for fails."""
+
+
+class Failure(Flag):
+    """What a failure of work on the index means; one may mean several of these, or none."""
+
+    ROWS = auto()
+    """It is about the rows that were to be written: trying again does not help."""
+
+    OTHER_WRITERS = auto()
+    """Another writer did something meanwhile: the work may succeed when it is done again."""
+
+    LOCKED = auto()
+    """Somebody has locked what a statement wanted."""
+
+    BATCH = auto()
+    """The transaction cannot be committed: all of its work has failed."""
+
+    DISK = auto()
+    """The database cannot be trusted any more: nothing may be written."""
+
+
 class Backend(Protocol):
     """The functions of the module of a database system."""
 
@@ -116,11 +145,8 @@ class Backend(Protocol):
         `alone`: no other process writes to the index as long as the engine is connected: for migrations and copies.
         """
 
-    def exists(self, place: Any) -> bool:
-        """Return whether there is a database that has a schema."""
-
-    def missing_index(self, place: Any) -> str:
-        """Return a message that there is no index, with the remedy."""
+    def missing(self, place: Any) -> str | None:
+        """Return a message that there is no database with a schema, with the remedy; None if there is one."""
 
     def prepare(self, place: Any) -> None:
         """Make room for a database, or raise IndexUnusable if an index cannot be made there."""
@@ -128,32 +154,26 @@ class Backend(Protocol):
     def enter(self, connection: Connection, place: Any) -> None:
         """Note whose index it is when a node opens it; raise IndexUnusable if it is the index of another root."""
 
-    def problems(self, connection: Connection) -> list[str]:
-        """Return what is damaged, as sentences; reads the whole database."""
+    def problems(self, connection: Connection, *, after_crash: bool = False) -> list[str]:
+        """Return what is damaged, as sentences; reads the whole database.
 
-    def require_sound(self, place: Any) -> None:
-        """Return if the database can be used after a crash, else raise IndexUnusable."""
+        `after_crash`: only what a crash may have damaged, and what a node does not notice while it works.
+        """
 
     def backup(self, place: Any, target: Path) -> int:
         """Copy a database to a file, also while a node writes to it; return the bytes of the copy."""
 
-    def begin_batch(self, connection: Connection, *, durable: bool) -> int:
+    def begin_batch(self, connection: Connection, *, durable: bool) -> Callable[[], bool]:
         """Prepare a transaction of the writer; without `durable`, its commit may be lost if later ones are, too.
 
-        `has_changed` takes what this returns.
+        Returns a function that tells, before the commit, whether the transaction has changed rows.
         """
 
-    def has_changed(self, connection: Connection, before: int) -> bool:
-        """Return whether the transaction of the writer has changed rows."""
+    def failure(self, error: BaseException, connection: Connection | None = None) -> Failure:
+        """Return what an error of work means; only with its connection, whether that was lost."""
 
-    def spoils_batch(self, connection: Connection, error: BaseException) -> bool:
-        """Return whether an error of one piece of work means that the transaction of all cannot be committed."""
-
-    def is_of_other_writers(self, error: BaseException) -> bool:
-        """Return whether work failed because of what another writer did meanwhile: it may succeed when done again."""
-
-    def blocked(self, place: Any, error: BaseException) -> str | None:
-        """Return who has locked what a failed statement wanted, and what to do; None if it failed otherwise."""
+    def lockers(self, place: Any) -> str:
+        """Return who has locked what a statement wanted, and what to do about it."""
 
     def hold(self, connection: Connection, names: Iterable[str]) -> None:
         """Let no other writer hold any of `names` until the end of the transaction; wait for those that do."""
@@ -167,19 +187,8 @@ class Backend(Protocol):
     def release(self, connection: Connection, name: str) -> None:
         """Give a name back that this host may have taken."""
 
-    def disk_failure(self, error: BaseException) -> str | None:
-        """Return what failed if the database cannot be trusted any more, else None: trying again may help."""
-
-    def is_of_rows(self, error: BaseException) -> bool:
-        """Return whether an error of the driver is about the rows that were written: trying again does not help."""
-
     def bounded(self, connection: Connection, is_over: Callable[[], bool]) -> AbstractContextManager[None]:
         """Interrupt statements when `is_over`, which is polled, returns True."""
-
-    def is_other_type(
-        self, _: object, __: object, ___: object, there: TypeEngine[Any], known: TypeEngine[Any]
-    ) -> bool | None:
-        """Return whether the type of a column is not that of the models; None: as Alembic says."""
 
     def last_numbers(self, connection: Connection) -> dict[str, int]:
         """Return the largest id that each table ever gave a row, of tables whose ids are not used again."""
@@ -211,11 +220,8 @@ class Backend(Protocol):
     def mistakes(self, place: Any) -> list[str]:
         """Return what is wrong with the configuration, without a connection."""
 
-    def interrupt(self, place: Any) -> None:
-        """Cut the connection of the writer of this process: whatever it waits for fails."""
-
-    def why_waiting(self, place: Any) -> str | None:
-        """Return what keeps the writer of this process waiting, to be read after "the server"; None: unknown."""
+    def server(self, place: Any) -> WriterServer | None:
+        """Return the server that the writer of this process is connected to; None: the index is a file."""
 
     def aside_name(self, place: Any, now: dt.datetime) -> str | None:
         """Return a name that the index there can get to make room for a new one; None if there is none."""
@@ -225,9 +231,6 @@ class Backend(Protocol):
 
     def read_aside(self, place: Any, name: str) -> OldIndex:
         """Return an index that was set aside under a name, to be read."""
-
-    def root(self, connection: Connection) -> str:
-        """Return the folder that the paths in the tables are relative to."""
 
 
 @cache

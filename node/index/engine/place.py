@@ -13,11 +13,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Engine, Index, inspect, text
+from sqlalchemy import Connection, Engine, Index, Integer, String, inspect, text
 from sqlalchemy.exc import DatabaseError
+from sqlalchemy.types import TypeEngine
 
 from node.index.engine.about import OLDEST_SCHEMA, about
-from node.index.engine.backend import REMEDY, IndexUnusable, Place, ServerPlace, backend_at, backend_of
+from node.index.engine.backend import (
+    REMEDY,
+    Failure,
+    IndexUnusable,
+    Place,
+    ServerPlace,
+    backend_at,
+    backend_of,
+    reason_of,
+)
 from node.index.engine.sqlite import FILE_NAME
 from node.index.engine.views import drop_views, make_views
 from node.index.models import REVISION, Base
@@ -96,12 +106,13 @@ def exists(place: Place) -> bool:
 
     Raises IndexUnusable if the server of the database does not answer, or refuses.
     """
-    return backend_at(place).exists(place)
+    return backend_at(place).missing(place) is None
 
 
-def missing_index(place: Place) -> str:
-    """Return a message that there is no index, with the remedy."""
-    return backend_at(place).missing_index(place)
+def require_there(place: Place) -> None:
+    """Raise IndexUnusable if there is no index, or the server of the database does not answer, or refuses."""
+    if (message := backend_at(place).missing(place)) is not None:
+        raise IndexUnusable(message)
 
 
 def open_engine(place: Place, *, read_only: bool = False, alone: bool = False) -> Engine:
@@ -112,8 +123,8 @@ def open_engine(place: Place, *, read_only: bool = False, alone: bool = False) -
 def upgrade(place: Place) -> tuple[str | None, str]:
     """Create the database, or bring it to the schema of this version; no other host may be running if it has another.
 
-    Revision before and after. Raises IndexUnusable if it was written by a newer version, or before the first release;
-    other hosts of another schema are running; or it is no usable database.
+    Returns the revision before and after. Raises IndexUnusable if it was written by a newer version, or before the
+    first release; other hosts of another schema are running; or it is no usable database.
     """
     backend = backend_at(place)
     backend.prepare(place)
@@ -129,8 +140,8 @@ def upgrade(place: Place) -> tuple[str | None, str]:
             migrate(connection)
             return before, REVISION
     except (DatabaseError, backend.Error) as error:
-        if (reason := backend.blocked(place, error)) is not None:
-            raise IndexUnusable(f"{place}: {reason}") from error
+        if Failure.LOCKED in backend.failure(error):
+            raise IndexUnusable(f"{place}: {backend.lockers(place)}") from error
         cause = getattr(error, "orig", error)
         raise IndexUnusable(f"{place} is no usable database ({cause}): {REMEDY}") from error
 
@@ -159,7 +170,15 @@ def require_sound(place: Place) -> None:
 
     Raises IndexUnusable if it is damaged.
     """
-    backend_at(place).require_sound(place)
+    try:
+        with _opened(open_engine(place, read_only=True)) as engine, engine.connect() as connection:
+            damage = backend_of(connection).problems(connection, after_crash=True)
+    except DatabaseError as error:
+        if Failure.DISK not in backend_at(place).failure(error):
+            raise IndexUnusable(f"{place} cannot be read: {reason_of(error)}") from error
+        damage = [str(error.orig)]
+    if damage:
+        raise IndexUnusable(f"{place} is damaged ({damage[0].removeprefix('integrity: ')}): {REMEDY}")
 
 
 def backup(place: Place, target: Path) -> int:
@@ -167,8 +186,7 @@ def backup(place: Place, target: Path) -> int:
 
     Raises IndexUnusable if there is no database, or it cannot be read.
     """
-    if not exists(place):
-        raise IndexUnusable(missing_index(place))
+    require_there(place)
     return backend_at(place).backup(place, target)
 
 
@@ -179,8 +197,8 @@ def mistakes_of(place: Place) -> list[str]:
 
 def check(place: Place) -> list[str]:
     """Return the problems of a database as sentences; empty if there are none."""
-    if not exists(place):
-        return [missing_index(place)]
+    if (message := backend_at(place).missing(place)) is not None:
+        return [message]
     problems: list[str] = []
     try:
         with _opened(open_engine(place, read_only=True)) as engine:
@@ -202,11 +220,17 @@ def schema_differences(engine: Engine) -> list[str]:
     from alembic.migration import MigrationContext
 
     with engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": backend_of(connection).is_other_type})
+        context = MigrationContext.configure(connection, opts={"compare_type": _is_other_type})
         compared = compare_metadata(context, Base.metadata)
     differences = [one for each in compared for one in (each if isinstance(each, list) else [each])]  # of one column
     indexes = Counter(_index_columns(index) for kind, index, *_ in differences if kind in ("add_index", "remove_index"))
     return [str(one) for one in differences if one[0][-6:] != "_index" or indexes[_index_columns(one[1])] < 2]
+
+
+def _is_other_type(_: object, __: object, ___: object, there: TypeEngine[Any], known: TypeEngine[Any]) -> bool | None:
+    """Return False for integers and for texts, which have no bounds in an index; None: as Alembic says."""
+    is_same = any(isinstance(there, kind) and isinstance(known, kind) for kind in (Integer, String))
+    return False if is_same else None
 
 
 def _index_columns(index: Index) -> tuple[str, ...]:

@@ -31,12 +31,11 @@ from psycopg.errors import (
     SerializationFailure,
     UniqueViolation,
 )
-from sqlalchemy import Connection, Engine, Integer, String, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.types import TypeEngine
 
 from node.index.engine import postgresql_aside
-from node.index.engine.backend import IndexUnusable, OldIndex, Overtaken, ServerPlace, Standbys
+from node.index.engine.backend import Failure, IndexUnusable, OldIndex, Overtaken, ServerPlace, Standbys, WriterServer
 from node.index.engine.place import other_schema
 from node.index.engine.postgresql_dialect import (
     as_sqlite,
@@ -233,15 +232,13 @@ def _holder(connection: psycopg.Connection[Any], lock: str, *values: object) -> 
     return f" from {row[0]}, connected since {row[1]:%Y-%m-%d %H:%M:%S} UTC{waits}"
 
 
-def exists(place: ServerPlace) -> bool:
+def missing(place: ServerPlace) -> str | None:
     try:
         with _reading(place) as connection:
-            return connection.scalar(text("SELECT to_regclass('alembic_version')")) is not None
+            if connection.scalar(text("SELECT to_regclass('alembic_version')")) is not None:
+                return None
     except DatabaseMissing:
-        return False
-
-
-def missing_index(place: ServerPlace) -> str:
+        pass
     instances = (place.root / "objects").glob("*/*.dcm"), (place.root / "journal").glob("*.journal")
     if any(next(files, None) is not None for files in instances):
         return (
@@ -324,16 +321,14 @@ def require_durable(connection: Connection) -> None:
         )
 
 
-def problems(connection: Connection) -> list[str]:
-    """The server itself reports damaged pages when it reads them, if it has checksums."""
+def problems(connection: Connection, *, after_crash: bool = False) -> list[str]:
+    """The server reports damaged pages when it reads them, if it has checksums; it recovers from its own crash."""
+    if after_crash:
+        return []
     failures = connection.execute(
         text("SELECT coalesce(checksum_failures, 0) FROM pg_stat_database WHERE datname = current_database()")
     ).scalar_one()
     return [f"integrity: {failures} pages with a wrong checksum; see the log of the server"] if failures else []
-
-
-def require_sound(place: ServerPlace) -> None:
-    """The server has recovered from its own crash before it accepts a connection."""
 
 
 def backup(place: ServerPlace, target: Path) -> int:
@@ -361,32 +356,43 @@ def backup(place: ServerPlace, target: Path) -> int:
     return target.stat().st_size
 
 
-def begin_batch(connection: Connection, *, durable: bool) -> int:
-    """Each commit is durable: the server may crash without the node, which would not notice what was lost."""
-    return 0
+def begin_batch(connection: Connection, *, durable: bool) -> Callable[[], bool]:
+    """Each commit is durable: the server may crash without the node, which would not notice what was lost.
+
+    A transaction gets a number when it first writes.
+    """
+
+    def has_changed() -> bool:
+        driver: Any = connection.connection.dbapi_connection  # asked for each transaction: without SQLAlchemy
+        row: tuple[bool] = driver.execute("SELECT pg_current_xact_id_if_assigned() IS NOT NULL").fetchone()
+        return row[0]
+
+    return has_changed
 
 
-def has_changed(connection: Connection, before: int) -> bool:
-    """A transaction gets a number when it first writes."""
-    driver: Any = connection.connection.dbapi_connection  # asked for each transaction: without SQLAlchemy
-    row: tuple[bool] = driver.execute("SELECT pg_current_xact_id_if_assigned() IS NOT NULL").fetchone()
-    return row[0]
+def failure(error: BaseException, connection: Connection | None = None) -> Failure:
+    """The server looks after its disk. A limit of rows is that of an entry of an index: 2704 bytes, compressed.
+
+    The row that another one refers to may be gone meanwhile, and a row that was not found may be there. A lock that
+    cannot be had in one transaction cannot be had by the rest of its work.
+    """
+    cause = getattr(error, "orig", None) or error
+    found = Failure(0)
+    if not isinstance(cause, psycopg.Error) or isinstance(cause, DataError | IntegrityError | ProgramLimitExceeded):
+        found |= Failure.ROWS
+    kinds = Overtaken, DeadlockDetected, SerializationFailure, UniqueViolation, ForeignKeyViolation
+    if isinstance(cause, kinds):
+        found |= Failure.OTHER_WRITERS
+    if isinstance(cause, LockNotAvailable | DeadlockDetected):
+        found |= Failure.LOCKED
+    driver: Any = None if connection is None or connection.invalidated else connection.connection.dbapi_connection
+    is_lost = connection is not None and (driver is None or driver.closed)
+    if is_lost or isinstance(cause, LockNotAvailable):
+        found |= Failure.BATCH
+    return found
 
 
-def spoils_batch(connection: Connection, error: BaseException) -> bool:
-    cause = getattr(error, "orig", error)
-    is_closed = connection.invalidated or bool(connection.connection.dbapi_connection.closed)  # type: ignore[union-attr]
-    return is_closed or isinstance(cause, LockNotAvailable)  # whoever has it has it for all
-
-
-def _is_of_locks(error: BaseException) -> bool:
-    """Return whether a statement failed because others have locked what it wanted."""
-    return isinstance(getattr(error, "orig", error), LockNotAvailable | DeadlockDetected)
-
-
-def blocked(place: ServerPlace, error: BaseException) -> str | None:
-    if not _is_of_locks(error):
-        return None
+def lockers(place: ServerPlace) -> str:
     engine = open_engine(place, read_only=True)
     try:
         with engine.connect() as connection:
@@ -419,13 +425,6 @@ def _in_the_way(connection: Connection) -> str:
         f"others have locked its tables{named}. Wait until they have ended, or end them with `SELECT "
         "pg_terminate_backend(PROCESS)`, then start again"
     )
-
-
-def is_of_other_writers(error: BaseException) -> bool:
-    """The row that another one refers to may be gone meanwhile, and a row that was not found may be there."""
-    cause = getattr(error, "orig", None) or error
-    kinds = Overtaken, DeadlockDetected, SerializationFailure, UniqueViolation, ForeignKeyViolation
-    return isinstance(cause, kinds)
 
 
 def claim(connection: Connection, name: str) -> bool:
@@ -467,17 +466,6 @@ def hold(connection: Connection, names: Iterable[str]) -> None:
     connection.exec_driver_sql("SELECT count(pg_advisory_xact_lock(key)) FROM unnest(%s::bigint[]) AS key", (keys,))
 
 
-def disk_failure(error: BaseException) -> str | None:
-    """The server looks after its disk: it fails if it could not make a commit durable, and recovers."""
-    return None
-
-
-def is_of_rows(error: BaseException) -> bool:
-    """A limit is that of an entry of an index: 2704 bytes, compressed."""
-    cause = getattr(error, "orig", error)
-    return not isinstance(cause, psycopg.Error) or isinstance(cause, DataError | IntegrityError | ProgramLimitExceeded)
-
-
 @contextmanager
 def bounded(connection: Connection, is_over: Callable[[], bool]) -> Iterator[None]:
     driver: Any = connection.connection.dbapi_connection
@@ -495,12 +483,6 @@ def bounded(connection: Connection, is_over: Callable[[], bool]) -> Iterator[Non
     finally:
         done.set()
         watcher.join()
-
-
-def is_other_type(_: object, __: object, ___: object, there: TypeEngine[Any], known: TypeEngine[Any]) -> bool | None:
-    """Integers and texts have no bounds; see `_Types`."""
-    same = any(isinstance(there, kind) and isinstance(known, kind) for kind in (Integer, String))
-    return False if same else None
 
 
 _SEQUENCES = (
@@ -621,17 +603,8 @@ def mistakes(place: ServerPlace) -> list[str]:
     return mistakes_in(place.url)
 
 
-def interrupt(place: ServerPlace) -> None:
-    servers_of(place.url).cut_writer()
-
-
-def why_waiting(place: ServerPlace) -> str | None:
-    return servers_of(place.url).why_waiting()
-
-
-def root(connection: Connection) -> str:
-    """The folder of the node that writes."""
-    return str(connection.exec_driver_sql("SELECT value FROM about WHERE key = 'root'").scalar_one())
+def server(place: ServerPlace) -> WriterServer:
+    return servers_of(place.url)
 
 
 def aside_name(place: ServerPlace, now: dt.datetime) -> str | None:

@@ -8,16 +8,15 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from itertools import chain, count
-from pathlib import Path, PurePath
+from pathlib import Path
 from time import thread_time
 from types import TracebackType
 from typing import Any, cast
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
-from sqlalchemy.exc import DatabaseError
 from sqlalchemy.pool import QueuePool
 
-from node.index.engine.backend import REMEDY, IndexUnusable, OldIndex, Standbys, column
+from node.index.engine.backend import Failure, IndexUnusable, OldIndex, Standbys, column
 from node.index.engine.turn import Settled
 
 
@@ -67,8 +66,10 @@ MAX_CONNECTIONS = 64
 """More than there are threads that read at once, so that no thread waits for the page of another."""
 
 
-def missing_index(path: Path) -> str:
-    """Return a message that there is no database at `path`, with the remedy."""
+def missing(path: Path) -> str | None:
+    """See `node.index.engine.backend.Backend`; so for the functions below."""
+    if path.exists():
+        return None
     instances = (path.parent / "objects").glob("*/*.dcm"), (path.parent / "journal").glob("*.journal")
     if any(next(files, None) is not None for files in instances):
         return f"{path} is missing, but there are instances: restore it from a backup, or run `voxelnode db rebuild`"
@@ -115,11 +116,6 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     return sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, check_same_thread=False, factory=kind)
 
 
-def exists(path: Path) -> bool:
-    """See `node.index.engine.backend.Backend`; so for the functions below."""
-    return path.exists()
-
-
 def prepare(path: Path) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
 
@@ -128,32 +124,19 @@ def enter(connection: Connection, path: Path) -> None:
     """A file in a root is the index of that root."""
 
 
-def problems(connection: Connection) -> list[str]:
-    found = [f"integrity: {row[0]}" for row in connection.execute(text("PRAGMA quick_check")) if row[0] != "ok"]
+def problems(connection: Connection, *, after_crash: bool = False) -> list[str]:
+    check = "PRAGMA quick_check(1)" if after_crash else "PRAGMA quick_check"  # of all but its indexes
+    found = [f"integrity: {row[0]}" for row in connection.execute(text(check)) if row[0] != "ok"]
+    if after_crash:
+        return found
     return found + [
         f"foreign key: {table} row {row} names a missing {parent}"
         for table, row, parent, _ in connection.execute(text("PRAGMA foreign_key_check"))
     ]
 
 
-def require_sound(path: Path) -> None:
-    """Return if a database is whole, as far as SQLite can tell without checking its indexes; reads all of it."""
-    engine = open_engine(path, read_only=True)
-    try:
-        with engine.connect() as connection:
-            damage = [str(row[0]) for row in connection.execute(text("PRAGMA quick_check(1)"))]
-    except DatabaseError as error:
-        damage = [str(error.orig)]
-    finally:
-        engine.dispose()
-    if damage != ["ok"]:
-        raise IndexUnusable(f"{path} is damaged ({damage[0]}): {REMEDY}")
-
-
 def backup(path: Path, target: Path) -> int:
     """The copy is a snapshot without a write-ahead log. It is synced, and gets its name by one rename."""
-    if not path.exists():
-        raise IndexUnusable(missing_index(path))
     part = target.with_name(f"{target.name}.part")
     part.unlink(missing_ok=True)
     try:
@@ -178,29 +161,29 @@ STEPS = 20_000
 """Steps of SQLite's virtual machine between two checks of the clock: about a millisecond."""
 
 
-def begin_batch(connection: Connection, *, durable: bool) -> int:
+def begin_batch(connection: Connection, *, durable: bool) -> Callable[[], bool]:
     driver = _driver(connection)
     driver.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-    return driver.total_changes
+    before = driver.total_changes
+    return lambda: driver.total_changes != before
 
 
-def has_changed(connection: Connection, before: int) -> bool:
-    return _driver(connection).total_changes != before
+def failure(error: BaseException, connection: Connection | None = None) -> Failure:
+    """No room and errors of the disk are of other classes than errors of rows."""
+    cause = getattr(error, "orig", error)
+    code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
+    found = Failure(0)
+    if code in UNTRUSTED:
+        found |= Failure.DISK | Failure.BATCH
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        found |= Failure.LOCKED
+    if not isinstance(cause, sqlite3.OperationalError) and type(cause) is not sqlite3.DatabaseError:
+        found |= Failure.ROWS
+    return found
 
 
-def spoils_batch(connection: Connection, error: BaseException) -> bool:
-    return disk_failure(error) is not None
-
-
-def blocked(path: Path, error: BaseException) -> str | None:
-    code = getattr(getattr(error, "orig", error), "sqlite_errorcode", 0)
-    if code & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return None
+def lockers(path: Path) -> str:
     return f"another program has locked it: close that program (`fuser {path}` finds it), then start again"
-
-
-def is_of_other_writers(error: BaseException) -> bool:
-    return False
 
 
 def claim(connection: Connection, name: str) -> bool:
@@ -216,19 +199,6 @@ def hold(connection: Connection, names: Iterable[str]) -> None:
     """A transaction that writes is alone."""
 
 
-def disk_failure(error: BaseException) -> str | None:
-    cause = getattr(error, "orig", error)
-    if isinstance(cause, sqlite3.Error) and cause.sqlite_errorcode & 0xFF in UNTRUSTED:
-        return f"{cause.sqlite_errorname}: {cause}"
-    return None
-
-
-def is_of_rows(error: BaseException) -> bool:
-    """No room and errors of the disk are of other classes."""
-    cause = getattr(error, "orig", error)
-    return not isinstance(cause, sqlite3.OperationalError) and type(cause) is not sqlite3.DatabaseError
-
-
 @contextmanager
 def bounded(connection: Connection, is_over: Callable[[], bool]) -> Iterator[None]:
     driver = _driver(connection)
@@ -237,10 +207,6 @@ def bounded(connection: Connection, is_over: Callable[[], bool]) -> Iterator[Non
         yield
     finally:
         driver.set_progress_handler(None, STEPS)
-
-
-def is_other_type(*_: object) -> bool | None:
-    return None
 
 
 def last_numbers(connection: Connection) -> dict[str, int]:
@@ -286,17 +252,7 @@ def mistakes(path: Path) -> list[str]:
     return []
 
 
-def interrupt(path: Path) -> None: ...
-
-
-def why_waiting(path: Path) -> str | None:
-    return None
-
-
-def root(connection: Connection) -> str:
-    """The folder of the file."""
-    file = connection.execute(text("SELECT file FROM pragma_database_list WHERE name = 'main'")).scalar_one()
-    return str(PurePath(file).parent)
+def server(path: Path) -> None: ...
 
 
 def _driver(connection: Connection) -> sqlite3.Connection:

@@ -40,7 +40,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from node.background import BackgroundService, SupervisedThread
 from node.errors import OutOfResources
-from node.index.engine.backend import IndexUnusable, Place, backend_at, backend_of, reason_of
+from node.index.engine.backend import Failure, IndexUnusable, WriterServer, backend_of, reason_of
 from node.index.engine.turn import OneHost, Turn
 from node.metrics import Metrics
 
@@ -241,7 +241,7 @@ class IndexWriter:
         if attempt == MAX_ATTEMPTS:
             reason = reason_of(met)
             log.warning("index_commit_conflicts", attempts=attempt, reason=reason)
-            is_of_rows = self.database.is_of_rows(met)
+            is_of_rows = Failure.ROWS in self.database.failure(met)
             for work in batch:
                 work.future.set_exception(met if is_of_rows else OutOfResources(f"other writers: {reason}"))
             return
@@ -253,7 +253,7 @@ class IndexWriter:
 
     def _written(self, connection: Connection, batch: list[_Work]) -> tuple[Done, bool]:
         """Write all rows in one transaction, durably if any work asks for it; return also whether rows have changed."""
-        before = self.database.begin_batch(connection, durable=any(work.durable for work in batch))
+        has_changed = self.database.begin_batch(connection, durable=any(work.durable for work in batch))
         done: Done = []
         is_alone = len(batch) == 1  # then there is no other work that its failure must not undo
         with connection.begin() as transaction:
@@ -262,22 +262,21 @@ class IndexWriter:
                     with nullcontext() if is_alone else connection.begin_nested():
                         done.append((work.future, work.run(connection)))
                 except Exception as error:  # of any kind: it goes to the caller of the work
-                    if self.database.is_of_other_writers(error):
+                    failure = self.database.failure(error, connection)
+                    if Failure.OTHER_WRITERS in failure:
                         raise _OtherWriters(error) from error
-                    if self.database.spoils_batch(connection, error):
+                    if Failure.BATCH in failure:
                         raise
                     if is_alone:
                         transaction.rollback()
                     work.future.set_exception(error)
                     if is_alone:
                         return done, False
-            has_changed = self.database.has_changed(connection, before)
-        return done, has_changed
+            return done, has_changed()
 
     def _note_disk_error(self, error: Exception) -> None:
-        cause = self.database.disk_failure(error)
-        if cause is not None and self._failed is None:
-            self._failed = f"index: {cause}"
+        if Failure.DISK in self.database.failure(error) and self._failed is None:
+            self._failed = f"index: {reason_of(error)}"
             self._on_disk_error(self._failed)
 
 
@@ -341,10 +340,9 @@ class ServerWatch(BackgroundService):
     `stall`: what keeps commits waiting, to be read after "the server of the index".
     """
 
-    def __init__(self, place: Place, writer: IndexWriter) -> None:
+    def __init__(self, server: WriterServer, writer: IndexWriter) -> None:
         super().__init__("server of the index")
-        self._place, self._writer = place, writer
-        self._backend = backend_at(place)
+        self._server, self._writer = server, writer
         self.stall: str | None = None
         self._gives_up = False
 
@@ -360,11 +358,11 @@ class ServerWatch(BackgroundService):
     def step(self) -> float:
         """Look at the writer; return the seconds until the next look."""
         is_stalled = self._writer.busy_seconds > STALL_SECONDS
-        stall = self._backend.why_waiting(self._place) if is_stalled else None
+        stall = self._server.why_waiting() if is_stalled else None
         if stall is not None and self.stall is None:
             log.warning("index_stalled", detail=f"the {self.name} {stall}")
         self.stall = stall
         if stall is not None and self._gives_up:
             self._writer.give_up(f"the {self.name} {stall}, and the node stops")
-            self._backend.interrupt(self._place)
+            self._server.cut_writer()
         return STEP_SECONDS

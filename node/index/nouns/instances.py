@@ -29,6 +29,7 @@ from node.dicom.keys import Selection
 from node.errors import VoxelnodeError
 from node.failpoints import reached
 from node.index.engine.about import Applied, set_applied
+from node.index.engine.backend import Failure
 from node.index.engine.hot_statements import Prepared
 from node.index.engine.rows import PagedRepository, Row
 from node.index.engine.sql import JsonGroupDistinct, Position, looked_up_in
@@ -133,7 +134,7 @@ class InstanceRepository(IndexRepository):
         try:
             kept = self._writer.run(write, durable=applied is None, takes_many_locks=True)
         except (SQLAlchemyError, self._writer.database.Error, ValueError, TypeError, OverflowError) as error:
-            if not self._writer.database.is_of_rows(error):
+            if Failure.ROWS not in self._writer.database.failure(error):
                 raise  # no room, or the disk, or the server
             cause = getattr(error, "orig", error)
             raise NotIndexable(f"the index does not take it: {type(cause).__name__}") from error
