@@ -88,6 +88,8 @@ class Frame:
         Seconds since midnight, for slice timing.
     duration_s : float
         Duration of the acquisition.
+    overlays : int
+        Number of overlays of the instance that show something (PS3.3 C.9); no volume has them.
     """
 
     sop_instance_uid: str
@@ -112,6 +114,7 @@ class Frame:
     time_key: dict[str, Any] = field(default_factory=dict)
     acquisition_time_s: float | None = None
     duration_s: float | None = None
+    overlays: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -235,6 +235,10 @@ def _warnings(planes: Sequence[Sequence[Frame]], placement: Placement | None, ds
     warnings += varying_parameters(frames)
     if any(frame.lossy for frame in frames):
         warnings.append(VolumeWarning(WarningKind.LOSSY, "the pixels went through a lossy codec"))
+    drawn_on = {frame.sop_instance_uid for frame in frames if frame.overlays}
+    if drawn_on:
+        detail = f"{len(drawn_on)} instances have overlays (60xx,3000), such as drawn regions or text; no file has them"
+        warnings.append(VolumeWarning(WarningKind.OVERLAYS_LEFT_OUT, detail))
     if _lacks_directions(frames):
         detail = "the volume is diffusion weighted, but no attribute states the gradient directions"
         warnings.append(VolumeWarning(WarningKind.NO_DIFFUSION_DIRECTIONS, detail))

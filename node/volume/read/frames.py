@@ -35,6 +35,7 @@ from node.volume.read.planes import (
     image_plane,
     is_diffusion_map,
     is_distance,
+    overlays_of,
     pixel_spacing,
     rescale,
 )
@@ -115,6 +116,7 @@ def _common(ds: Dataset, reader: FrameReader) -> FrameArguments:
         "dtype": reader.dtype,
         "colour": reader.colour,
         "lossy": reader.lossy,
+        "overlays": overlays_of(ds),
         "slope": slope,
         "intercept": intercept,
         "instance_number": None if instance_number is None else int(instance_number),

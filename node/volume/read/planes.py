@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from pydicom import Dataset
+from pydicom.tag import BaseTag
 
-from node.dicom.values import held, items, standard_tag
+from node.dicom.values import Element, held, held_elements, items, standard_tag
 from node.errors import ConversionRefused
 from node.volume.elements import Numbers, instant, instant_of, number, numbers, text
 from node.volume.read.real_world import instead_of_rescale
@@ -30,6 +32,12 @@ SPACING_KEYWORDS = (*_SPACINGS, _REGIONS)
 CENTIMETRES = 3  # Physical Units X and Y Direction (0018,6024), (0018,6026), PS3.3 C.8.5.5.1.15
 REGION_TOLERANCE = 1e-3
 """Relative rounding of the spacing between ultrasound regions of one magnification."""
+
+
+_OVERLAYS = tuple(
+    tuple(BaseTag(group << 16 | number) for number in (0x0010, 0x3000, 0x0102)) for group in range(0x6000, 0x6020, 2)
+)
+"""Overlay Rows, Overlay Data and Overlay Bit Position of each group that overlays may have (PS3.5 7.6)."""
 
 
 def acquisition_instant(ds: Dataset) -> float | None:
@@ -69,6 +77,23 @@ def rescale(ds: Dataset) -> tuple[float, float]:
         if value is None and numbers(ds, keyword):
             raise ConversionRefused(Reason.CONTRADICTORY, f"{keyword} is not a number (PS3.3 C.11.1)")
     return (slope or 1.0), (0.0 if intercept is None else intercept)
+
+
+def overlays_of(ds: Dataset) -> int:
+    """Return the number of overlays that show something: in Overlay Data (60xx,3000), or in spare bits of the pixels.
+
+    The bits of the pixels (PS3.5 8.1.2, retired) are not looked at.
+    """
+    elements = held_elements(ds)
+    return sum(_shows_something(elements, tags) for tags in _OVERLAYS if tags[0] in elements)
+
+
+def _shows_something(elements: Mapping[BaseTag, Element], tags: Sequence[BaseTag]) -> bool:
+    _, tag_of_data, tag_of_bit = tags
+    if tag_of_data not in elements:
+        return tag_of_bit in elements
+    data = elements[tag_of_data].value
+    return not isinstance(data, bytes) or any(data)
 
 
 def is_distance(value: float | None, min_mm: float = SPACING_LIMITS_MM[0]) -> bool:
