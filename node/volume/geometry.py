@@ -334,7 +334,11 @@ def _classify(
     warnings = []
     if sheared and straight:
         degrees = np.degrees(np.arctan2(np.linalg.norm(offsets[-1]), along[-1]))
-        warnings.append(VolumeWarning(WarningKind.GANTRY_TILT, f"the gantry is tilted by {degrees:.2f} degrees"))
+        detail = (
+            f"the gantry is tilted by {degrees:.2f} degrees; programs of ITK (3D Slicer, ITK-SNAP, ANTs) open no "
+            "sheared NIfTI: give them the resampled volume, or the formats mhd or nrrd"
+        )
+        warnings.append(VolumeWarning(WarningKind.GANTRY_TILT, detail))
     uneven = spacing_warnings(along, equally_thick=equally_thick)
     if not uneven and not straight:
         uneven = [

@@ -7,6 +7,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from node.volume.model import Kind, Volume
 from node.writers.analyze import LOST_AFFINE, TOO_LARGE, fits_analyze, write_analyze
 from node.writers.base import WrittenFile
@@ -17,6 +19,9 @@ from node.writers.npz import write_npz
 from node.writers.nrrd import write_nrrd
 from node.writers.options import WriteOptions
 from node.writers.sidecar import ascii_json, sidecar_fields, write_gradients, write_sidecar
+
+ORTHOGONAL_COSINE = 1e-4
+"""Largest cosine between two axes of an affine that ITK opens from NIfTI; it opens any MetaImage and NRRD."""
 
 WITHOUT_SCALING = {"mhd": "MetaImage", "nrrd": "NRRD"}
 
@@ -45,7 +50,7 @@ def write_volume(volume: Volume, folder: Path, stem: str, options: WriteOptions)
         A file exists already: the stems in one folder must differ.
     """
     formats = [name for name in options.formats if name != "analyze" or fits_analyze(volume)]
-    fields = sidecar_fields(volume, options, _notes(volume, options))
+    fields = sidecar_fields(volume, options, _notes(volume, options, stem))
     extension = ascii_json(fields) if options.nifti_extension else b""
     writers = WRITERS | {name: partial(write, extension=extension) for name, write in NIFTI_WRITERS.items()}
     files = [writers[name](volume, folder, stem, options) for name in formats]
@@ -79,9 +84,20 @@ def _write_body(volume: Volume, folder: Path, stem: str, options: WriteOptions) 
     return files
 
 
-def _notes(volume: Volume, options: WriteOptions) -> dict[str, str]:
-    """Return, by format, the properties of this volume that it cannot represent."""
+def _is_sheared(volume: Volume) -> bool:
+    if volume.affine_lps is None:
+        return False
+    axes = volume.affine_lps[:3, :3] / np.linalg.norm(volume.affine_lps[:3, :3], axis=0)
+    return bool(np.abs(axes.T @ axes - np.eye(3)).max() > ORTHOGONAL_COSINE)
+
+
+def _notes(volume: Volume, options: WriteOptions, stem: str) -> dict[str, str]:
+    """Return, by format, the properties of this volume that it cannot represent, and who cannot open it."""
     notes = {}
+    if _is_sheared(volume):
+        upright = f"{stem}_resampled, or " if volume.kind is Kind.VOLUME else ""
+        for name in NIFTI_WRITERS.keys() & set(options.formats):
+            notes[name] = f"ITK and its programs open no sheared NIfTI: give them {upright}the formats mhd or nrrd"
     if "analyze" in options.formats and not fits_analyze(volume):
         notes["analyze"] = TOO_LARGE
     elif "analyze" in options.formats and volume.affine_lps is not None:

@@ -148,6 +148,30 @@ def test_deflated_data_sets_are_converted_and_a_bomb_is_refused(
     assert "more than 5000000 bytes" in details[bomb.SeriesInstanceUID, "unreadable"]
 
 
+@pytest.mark.parametrize("tilted", [True, False])
+def test_of_a_nifti_that_itk_cannot_open_the_sidecar_says_what_it_can(tmp_path: Path, tilted: bool) -> None:
+    series = make.tilted_ct_series(6) if tilted else make.ct_series(6)
+    options = write_options(Convert(thumbnails=False, formats=("nifti", "mhd", "nrrd"), body_masks=True))
+    listing = convert_folder([saved(series, tmp_path / "in")], tmp_path / "out", options, here)
+    files = [row for row in listing["volumes"] if row["format"] in ("nifti", "mhd", "nrrd")]
+    assert len(files) == (12 if tilted else 6)
+    for row in files:
+        path = tmp_path / "out" / row["path"]
+        sidecar = json.loads(path.with_name(path.name.partition(".")[0] + ".json").read_text())
+        note = sidecar.get("formats", {}).get("nifti")
+        if row["format"] != "nifti" or note is None:
+            sitk.ReadImage(path)
+            continue
+        with pytest.raises(RuntimeError, match="orthonormal"):
+            sitk.ReadImage(path)
+        assert "mhd or nrrd" in note
+        if row["kind"] == "volume":
+            assert f"give them {path.name.partition('.')[0]}_resampled" in note
+            sitk.ReadImage(path.with_name(f"{path.name.partition('.')[0]}_resampled.nii.gz"))
+            [warning] = [each["detail"] for each in sidecar["warnings"] if each["name"] == "gantry-tilt"]
+            assert "the resampled volume" in warning
+
+
 def test_what_is_wrong_with_a_damaged_file_is_told_without_its_values(tmp_path: Path) -> None:
     [ds] = make.ct_series(1, PatientName="Doe^Jane")
     path = saved([ds], tmp_path / "in") / "0.dcm"
