@@ -387,7 +387,9 @@ def _follows_positions(numbers: Sequence[int | None], step: int) -> bool:
 def _unequal_stacks(volumes: Sequence[Volume]) -> Iterator[Evidence]:
     """Yield a finding if echoes or components of one stack have unequal numbers of slices, or echoes of times."""
     for shortage in find_shortages(volumes):
-        if shortage.of_times:
+        if shortage.is_doubtful:
+            yield Evidence("geometry", shortage.detail, "slices of a part", shortage.instances, doubtful=True)
+        elif shortage.of_times:
             yield Evidence("times", shortage.detail, "times of an echo", shortage.instances)
         else:
             yield Evidence("geometry", shortage.detail, "slices of an echo or component", shortage.instances)
@@ -522,9 +524,12 @@ def _crowded(grids: Sequence[_Grid]) -> Iterator[Evidence]:
     """
     for grid in grids:
         along, header = grid.along(), grid.first
+        if along is None and grid.is_one_instance and grid.volume.shape[2] > 1:
+            along = np.arange(grid.volume.shape[2], dtype=np.float64) * grid.step_mm  # of functional groups
         if along is None or header is None or not grid.placed:
             continue
-        steps, thickness_mm = np.diff(along), header.thickness_mm or 0.0
+        thickness_mm = header.thickness_mm or float(grid.volume.attributes.get("SliceThickness") or 0.0)
+        steps = np.diff(along)
         numbers = grid.numbers(0)
         known = [number for number in numbers if number is not None]
         follow = len(known) == len(numbers) and known in (sorted(known), sorted(known, reverse=True))

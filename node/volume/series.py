@@ -30,6 +30,12 @@ COPIES = frozenset((Reason.DUPLICATE_SLICE, Reason.SAME_POSITION_TWICE))
 COMPONENTS = frozenset({"ph", "real", "imag", "fieldmap"})
 """Suffixes of volumes that hold a component other than the magnitude."""
 
+MAX_LACKING = 1 / 3
+"""Largest share of the slices of a part of a stack that may be lost; beyond it, a shorter part was planned."""
+
+SAME_GRID = 0.05
+"""Largest deviation, in voxels, of the planes of two parts that share their positions."""
+
 WITHOUT_EXCITATION = "norf"
 """Suffix of volumes that were acquired without excitation."""
 
@@ -215,12 +221,15 @@ class Shortage:
         The counts of all stacks, as a sentence.
     instances : int
         Number of instances that seem to be missing.
+    is_doubtful : bool
+        They may have been planned so: they are acquisitions or variants of one stack, not its echoes.
     """
 
     stacks: frozenset[int]
     of_times: bool
     detail: str
     instances: int
+    is_doubtful: bool = False
 
 
 def find_shortages(volumes: Sequence[Volume]) -> Iterator[Shortage]:
@@ -251,6 +260,34 @@ def find_shortages(volumes: Sequence[Volume]) -> Iterator[Shortage]:
                 detail = f"echoes have unequal numbers of times: {_listed(own, times)}"
                 missing = sum((max(times) - volume.times) * _instances_of_time(volume) for volume in own)
                 yield Shortage(_below_most(own, times), True, detail, missing)
+    yield from _short_parts(volumes)
+
+
+def _short_parts(volumes: Sequence[Volume]) -> Iterator[Shortage]:
+    """Yield the parts of a divided stack that lack a few slices of the largest part, and have no others."""
+    parts: dict[tuple[object, ...], list[Volume]] = defaultdict(list)
+    for volume in volumes:
+        *names, number = volume.suffix.split("-")
+        if volume.kind is Kind.VOLUME and volume.affine_lps is not None and number.isdigit():
+            parts[(*names, *volume.voxels.shape[2:4])].append(volume)
+    for own in parts.values():
+        slices = [volume.shape[2] for volume in own]
+        largest = own[slices.index(max(slices))]
+        if any(_is_short(volume, largest) for volume in own):
+            detail = f"parts of one stack have unequal numbers of slices, at the same positions: {_listed(own, slices)}"
+            missing = max(slices) * len(slices) - sum(slices)
+            yield Shortage(_below_most(own, slices), False, detail, missing, is_doubtful=True)
+
+
+def _is_short(volume: Volume, largest: Volume) -> bool:
+    """Return whether a volume lacks a few slices of the largest one, and all others of its slices are there."""
+    lacking = largest.shape[2] - volume.shape[2]
+    if not 0 < lacking <= MAX_LACKING * largest.shape[2] or volume.affine_lps is None or largest.affine_lps is None:
+        return False
+    offset = np.linalg.solve(largest.affine_lps, volume.affine_lps)
+    first = offset[:3, 3]
+    is_same_grid = np.abs(offset[:3, :3] - np.eye(3)).max() < SAME_GRID
+    return bool(is_same_grid and np.abs(first - np.rint(first)).max() < SAME_GRID and 0 <= round(first[2]) <= lacking)
 
 
 def with_shortages(volumes: Sequence[Volume]) -> tuple[Volume, ...]:

@@ -161,6 +161,10 @@ def _time_warnings(frames: Sequence[Frame]) -> tuple[VolumeWarning, ...]:
         if len(times) > 1:
             detail = f"the slices of the volume belong to {len(times)} {name}"
             warnings.append(VolumeWarning(WarningKind.PARAMETER_VARIES, detail))
+    slots = {frame.time_key.get("dimensions") for frame in frames if frame.split_key.get("modality") == "NM"}
+    if len(slots) > 1:
+        detail = f"the slices of the volume belong to {len(slots)} times by the vectors of nuclear medicine"
+        warnings.append(VolumeWarning(WarningKind.PARAMETER_VARIES, detail))
     if not warnings and (lost := lost_between_slices(frames)):
         detail = (
             f"the slices of the volume seem to belong to two times: {lost} Instance Numbers (0020,0013) are missing "

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from node.volume.arrange.time_order import weighting
 from node.volume.arrange.whole_times import instance_order
 from node.volume.geometry import (
     DRIFT_TOLERANCE_PIXELS,
@@ -22,6 +23,7 @@ from node.volume.geometry import (
     JITTER_TOLERANCE_MM,
     ORIENTATION_TOLERANCE,
     POSITION_TOLERANCE_MM,
+    ROUNDING,
     is_even,
     off_grid,
     position_numbers,
@@ -64,6 +66,9 @@ MIN_PACKAGE_SHARE = 0.4
 STATED_TOLERANCE = 0.03
 """Relative deviation of a distance from Spacing Between Slices (0018,0088)."""
 
+MAX_COPIES = 0.25
+"""Largest share of frames that may be copies of others; beyond it they may be times that did not move."""
+
 KIND = ("image_type", "kernel", "kvp", "flip_angle", "slice_thickness")
 """Variants that the times of one volume share."""
 
@@ -77,6 +82,7 @@ _OTHERS: tuple[_Label, ...] = (
     lambda frame: frame.sop_instance_uid,  # an enhanced instance of one volume
     lambda frame: frame.time_key.get("acquisition_number"),
     lambda frame: frame.time_key.get("acquisition_time"),
+    lambda frame: None if frame.diffusion is None else weighting(frame),
 )
 """Other labels that the frames of one time may share."""
 
@@ -126,6 +132,33 @@ def undo_motion(frames: Sequence[Frame]) -> tuple[list[Frame], VolumeWarning | N
     """
     if any(frame.position is None for frame in frames):
         return list(frames), None
+    found = _still(frames)
+    if found is not None:
+        return found
+    return _still_without_copies(frames) or (list(frames), None)
+
+
+def _still_without_copies(frames: Sequence[Frame]) -> tuple[list[Frame], VolumeWarning | None] | None:
+    """Return the frames at the position of the first time if copies of a few hide the times; else None.
+
+    No two times that move have a plane at exactly one place, but a copy has that of its original.
+    """
+    keys = [(str(frame.position), str(frame.orientation), weighting(frame)) for frame in frames]
+    originals = dict(zip(reversed(keys), reversed(frames), strict=True))
+    if not 0 < len(frames) - len(originals) <= MAX_COPIES * len(frames):
+        return None
+    found = _still(list(originals.values()))
+    if found is None:
+        return None
+    still = dict(zip(originals, found[0], strict=True))
+    return [
+        replace(frame, position=copy.position, orientation=copy.orientation, diffusion=copy.diffusion)
+        for frame, copy in zip(frames, map(still.__getitem__, keys), strict=True)
+    ], found[1]
+
+
+def _still(frames: Sequence[Frame]) -> tuple[list[Frame], VolumeWarning | None] | None:
+    """Return the frames at the position of the first time, and a warning; None if nothing shows which the times are."""
     for groups, are_counted in _groups(frames):
         times = [time for group in groups if (time := _time(group)) is not None]
         pairs = _pairs(times) if len(times) == len(groups) else None
@@ -136,7 +169,7 @@ def undo_motion(frames: Sequence[Frame]) -> tuple[list[Frame], VolumeWarning | N
         if _is_rigid(pairs, _limits(frames, pairs, are_counted=are_counted)) and not _are_packages(frames, pairs):
             still = {id(frame): copy for pair in pairs for frame, copy in _at_first_position(*pair)}
             return [still[id(frame)] for frame in frames], _motion_warning(pairs)
-    return list(frames), None
+    return None
 
 
 def _groups(frames: Sequence[Frame]) -> Iterator[tuple[list[list[Frame]], bool]]:
@@ -263,7 +296,7 @@ def _moves(time: _Time, first: _Time) -> bool:
     """Return whether the planes of two times are farther apart than planes that share a position."""
     tolerance = min(JITTER_TOLERANCE_MM, DRIFT_TOLERANCE_PIXELS * min(first.frames[0].pixel_spacing or (1.0, 1.0)))
     return bool(
-        np.abs(time.positions - first.positions).max() > tolerance
+        np.linalg.norm(time.positions - first.positions, axis=1).max() > tolerance * ROUNDING
         or np.abs(time.axes - first.axes).max() > ORIENTATION_TOLERANCE
     )
 
@@ -272,7 +305,7 @@ def _differ(time: _Time, first: _Time) -> bool:
     """Return whether the planes of two times are so far apart that they need not share a position."""
     tolerance = position_tolerance(first.frames[0].pixel_spacing or (1.0, 1.0))
     return bool(
-        np.abs(time.positions - first.positions).max() > tolerance
+        np.linalg.norm(time.positions - first.positions, axis=1).max() > tolerance * ROUNDING
         or np.abs(time.axes - first.axes).max() > ORIENTATION_TOLERANCE
     )
 

@@ -175,6 +175,8 @@ def _divisions(frames: Sequence[Frame], names: Sequence[str]) -> Iterator[list[l
     for name in names:
         if all(name in variant for variant in variants) and len({variant[name] for variant in variants}) < 2:
             continue
+        if name in STACKS and len({variant.get(name) for variant in variants} - {None}) < 2:
+            continue  # a frame that names no stack is of the only one
         parts = [] if name == COLLAPSE_FLAG and _are_weighted(frames) else _by(frames, partial(_key, name))
         if len(parts) > 1:
             yield parts
@@ -214,7 +216,10 @@ def _moved_fields(frames: Sequence[Frame], labels: Any) -> list[list[Frame]]:
         return [list(frames)]
     across, down = (cluster_numbers(offsets[:, axis], tolerance) for axis in (0, 1))
     offset_of = {id(frame): (int(column), int(row)) for frame, column, row in zip(frames, across, down, strict=True)}
-    return _by(frames, lambda frame: offset_of[id(frame)])
+    fields = _by(frames, lambda frame: offset_of[id(frame)])
+    single = sum(len(field) == 1 for field in fields)
+    is_torn = 2 * single > len(fields) and len(set(labels.tolist())) > 1  # planes of moving or tilted stacks, no fields
+    return [list(frames)] if is_torn else fields
 
 
 def _positions_of(parts: list[list[Frame]], frames: Sequence[Frame], labels: Any) -> list[Counter[int]]:

@@ -198,7 +198,7 @@ def missing_time_warnings(
         "by Temporal Position Identifier (0020,0100)": _gaps_in_positions(planes),
     }
     starts = starts_s(planes)
-    units = _steps_in_units(planes, starts)
+    units = _steps_in_units(planes, starts, repetition_s)
     if _numbers_by_time(planes) is None or any(found.values()) or _is_continuous(starts, repetition_s):
         found["by their starts"] = _whole_steps(units)
     details = [f"{_told(gaps)} {source}" for source, gaps in found.items() if gaps]
@@ -277,14 +277,18 @@ def _gaps_in_positions(planes: Planes) -> Gaps:
     return {int(index): int(steps[index]) - 1 for index in np.flatnonzero(steps > 1)}
 
 
-def _steps_in_units(planes: Planes, starts: Sequence[float] | None) -> Float | None:
+def _steps_in_units(planes: Planes, starts: Sequence[float] | None, repetition_s: float | None) -> Float | None:
     """Return the steps between the times in units of the usual one, if all are steady but those longer than that.
 
     Frames of different durations, as in a dynamic PET, have uneven steps by design. So have scans whose steps only grow
-    or only shrink, such as a perfusion that is sampled ever more slowly.
+    or only shrink, such as a perfusion that is sampled ever more slowly. Of few steps, the repetition is the usual one
+    if the shortest takes as long.
     """
-    if starts is None or len(starts) <= MIN_STEPS:
+    if starts is None:
         return None
+    if len(starts) <= MIN_STEPS:
+        few = np.diff(starts) / (repetition_s or np.inf)
+        return few if abs(few.min() - 1) <= STEP_TOLERANCE else None
     durations = durations_s(planes)
     if durations is not None and len(set(durations)) > 1:
         return None

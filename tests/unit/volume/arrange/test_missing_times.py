@@ -102,7 +102,8 @@ def test_temporal_positions_tell_of_lost_times() -> None:
         ((0, 2, 4, 6, 10, 14), None),
         ((0, 8, 16, 20, 24, 28, 32), None),
         ((0, 2, 4, 6, 10), "missing-time: times seem to be missing: 1 after time 4 by their starts"),
-        ((0, 2, 10), None),  # too few to know which step is usual
+        ((0, 2, 10), "missing-time: times seem to be missing: 3 after time 2 by their starts"),  # the repetition is 2 s
+        ((0, 3, 10), None),  # too few to know which step is usual
     ],
 )
 def test_long_steps_between_steady_ones_are_told(starts_s: tuple[float, ...], told: str | None) -> None:

@@ -1,0 +1,101 @@
+"""Series whose voxels tell what they are: no volume of a random one lies in silence, and none that once did."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from tests.reference.truth_machine import cases, examine
+from tests.reference.truth_series import Case
+
+EXAMPLES = 300
+
+FOUND: dict[str, Case] = {
+    "the edge of one of two times is lost": Case(
+        kind="ct", times=2, slices=6, labels=("clock", "acquisition"), changes=(("lose", 0),)
+    ),
+    "copies hide which planes of a drifting series are one time": Case(
+        kind="dwi", times=4, labels=(), changes=(("copy", False, 24), ("drift", 0.05, 2)), arrival=7
+    ),
+    "only the diffusion weighting tells the times of a jittering series": Case(
+        kind="dwi",
+        times=3,
+        slices=3,
+        orientation="coronal",
+        labels=(),
+        numbering="none",
+        changes=(("jitter", 0.045, 41, True),),
+    ),
+    "the movement along an oblique normal is more than along each axis": Case(
+        kind="dwi-enhanced",
+        times=6,
+        slices=7,
+        orientation="oblique",
+        labels=("clock", "dimensions"),
+        numbering="shuffled",
+        changes=(("jitter", 0.045, 3, True),),
+    ),
+    "two steps between times, of which one is two repetitions": Case(
+        kind="mr", times=5, numbering="none", changes=(("lose-time", 4), ("lose-time", 1))
+    ),
+    "times of one slice lie so close that they look like slices": Case(
+        kind="pt-enhanced",
+        times=2,
+        slices=1,
+        spacing_mm=0.4,
+        numbering="backwards",
+        changes=(("jitter", 0.02, 70, False),),
+    ),
+    "a frame without functional group names no stack": Case(
+        kind="dwi-enhanced",
+        times=4,
+        slices=1,
+        orientation="oblique",
+        labels=("dimensions", "clock"),
+        numbering="backwards",
+        changes=(("drop", "FrameContentSequence", 16),),
+    ),
+    "an image has one slice of each of two time slots": Case(
+        kind="nm", times=2, slices=2, orientation="sagittal", numbering="backwards", changes=(("lose", 28, 4, 0, 31),)
+    ),
+    "a tilted series that moves within its planes is torn into single planes": Case(
+        kind="ct",
+        times=5,
+        slices=7,
+        orientation="oblique",
+        shear_mm=0.3,
+        labels=(),
+        numbering="none",
+        changes=(("drift", 0.6, 0), ("lose", 23, 4, 11, 44)),
+        arrival=4,
+    ),
+}
+"""Cases that once gave a wrong volume in silence, by what is wrong with them."""
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    logging.disable()
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.mark.parametrize("case", FOUND.values(), ids=FOUND)
+def test_no_volume_of_a_case_that_was_found_lies(case: Case) -> None:
+    assert examine(case) == []
+
+
+@pytest.mark.slow
+@settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+@given(cases())
+def test_no_volume_of_a_random_series_lies(case: Case) -> None:
+    assert examine(case) == []

@@ -1,0 +1,444 @@
+"""The truth machine: random series whose voxels tell what they are, and a check that no volume lies in silence.
+
+hypothesis draws cases (`tests.reference.truth_series`): kind, dimensions, labels of time, numbering, and changes such
+as losses, copies, drift, jitter and false or missing attributes. `lies` compares the volumes with the truth, voxel by
+voxel. By hand, with as many cases as one has time for:
+
+    python -m tests.reference.truth_machine --examples 20000 --seed 1
+
+It lists the kinds of lies that it found, each with the smallest case, to be kept in `test_truth_machine.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import sys
+import time
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+
+import hypothesis
+import numpy as np
+from hypothesis import HealthCheck, given
+from hypothesis import strategies as st
+
+from node.volume.assemble import assemble
+from node.volume.model import Assembly, Geometry, Kind, Volume
+from node.volume.reasons import Reason, WarningKind
+from tests.reference.real_series import judged
+from tests.reference.truth_series import (
+    CLASSIC,
+    ENHANCED,
+    ENHANCED_LABELS,
+    KINDS,
+    LABELS,
+    NUMBERINGS,
+    ORIENTATIONS,
+    PIXEL_SPACING_MM,
+    STEP_S,
+    TELLING_NUMBERINGS,
+    Case,
+    Change,
+    Plane,
+    Series,
+    build,
+    every,
+)
+
+SHOWN = 4
+"""How many cases of one kind of lie are listed, the smallest first."""
+
+MAX_PLANES = 72
+PLACE_TOLERANCE_MM = 0.06
+"""How far a slice may be from its place along the normal: position tolerance and jitter of one position."""
+
+PLACE_TOLERANCE_PIXELS = 0.11
+"""How far it may be within its plane."""
+
+CROWDED = 0.2
+"""Planes closer than this share of their thickness are no slices of one time, as `node.conversion.evidence` says."""
+
+SAYS_OF_TIMES = frozenset(
+    {
+        *(WarningKind.INCOMPLETE_VOLUME, WarningKind.MISSING_TIME, WarningKind.SAME_POSITION_TWICE),
+        *(WarningKind.TIMES_ASSUMED, WarningKind.PARAMETER_VARIES, WarningKind.IRREGULAR_TIME_STEPS),
+        *(WarningKind.EQUAL_TIMES, WarningKind.NO_GEOMETRY, WarningKind.SEVERAL_MATRICES),
+    }
+)
+"""Warnings by which a volume says that something is wrong with its times."""
+
+SAYS_OF_PLACE = frozenset(
+    {WarningKind.IRREGULAR_SPACING, WarningKind.MISSING_SLICE, WarningKind.INCOMPLETE_VOLUME, WarningKind.NO_GEOMETRY}
+)
+
+SAYS_OF_PARTS = SAYS_OF_TIMES | SAYS_OF_PLACE | {WarningKind.UNEQUAL_STACKS, WarningKind.SEVERAL_ORIENTATIONS}
+"""Warnings by which a volume says why it is not all of what the series has."""
+
+
+# The property
+
+
+def lies(series: Series) -> Iterator[str]:
+    """Yield what the volumes of a series say wrongly, and nothing else says is wrong."""
+    assembly = assemble(series.datasets)
+    is_doubted = judged(series.datasets, assembly).state != "complete"
+    seen: Counter[int] = Counter()
+    volumes = [volume for volume in assembly.volumes if volume.kind is Kind.VOLUME]
+    for volume in volumes:
+        if series.case.kind == "seg":
+            yield from _lies_of_labels(volume, series)
+            continue
+        planes = _told(volume, series)
+        if planes is None:
+            yield "voxels are those of no plane of their instance"
+            continue
+        seen.update(id(plane) for time in planes for plane in time)
+        yield from _lies_of_volume(volume, planes, series, is_doubted=is_doubted)
+    if series.case.kind != "seg":
+        yield from _lies_of_account(assembly, series, seen, is_doubted=is_doubted)
+
+
+def _told(volume: Volume, series: Series) -> list[list[Plane]] | None:
+    """Return the planes that the voxels are of, by time and slice; None if some are those of no plane."""
+    planes: list[list[Plane | None]] = [[None] * volume.shape[2] for _ in range(volume.times)]
+    for source in volume.sources:
+        plane = series.planes.get((source.sop_instance_uid, source.frame_number))
+        stored = volume.voxels[source.time_index, source.slice_index]
+        real = stored * np.float64(volume.slope) + volume.intercept
+        if plane is None or real.shape != plane.values.shape or not np.allclose(real, plane.values, rtol=1e-6):
+            return None
+        planes[source.time_index][source.slice_index] = plane
+    told = [[plane for plane in time if plane is not None] for time in planes]
+    return told if all(len(time) == volume.shape[2] for time in told) else None
+
+
+def _lies_of_volume(volume: Volume, planes: list[list[Plane]], series: Series, *, is_doubted: bool) -> Iterator[str]:
+    said = {warning.name for warning in volume.warnings}
+    if len({plane.group for time in planes for plane in time}) > 1 and not _are_echoes_unknown(series):
+        yield "a volume mixes echoes, components or matrices"
+    is_place_stated = series.case.kind != "nm" or series.false.isdisjoint({"SpacingBetweenSlices", "SliceVector"})
+    if is_place_stated and not (is_doubted or said & SAYS_OF_PLACE):
+        yield from _lies_of_place(volume, planes, is_moved=WarningKind.POSITIONS_VARY_IN_TIME in said)
+    if is_doubted or said & SAYS_OF_TIMES:
+        return
+    known = set(series.honest_labels)
+    if known and (series.case.slices > 1 or not _are_apart(series)):
+        yield from _lies_of_time(volume, planes, is_order_known=bool(known - {"AcquisitionNumber"}))
+    if volume.diffusion is not None:
+        yield from _lies_of_diffusion(volume, planes)
+
+
+def _are_echoes_unknown(series: Series) -> bool:
+    """Return whether attributes that tell echoes, components or matrices apart were falsified."""
+    return bool(series.false & {"EchoTime", "EffectiveEchoTime", "ImageType", "ComplexImageComponent"})
+
+
+def _lies_of_place(volume: Volume, planes: Sequence[Sequence[Plane]], *, is_moved: bool) -> Iterator[str]:
+    if volume.affine_lps is None:
+        yield "the volume has no place, and does not say so"
+        return
+    if volume.geometry is Geometry.IRREGULAR:
+        yield "the volume is irregular, and does not say so"
+        return
+    rows, columns = volume.voxels.shape[2:4]
+    limits_mm = np.array([PLACE_TOLERANCE_PIXELS * min(PIXEL_SPACING_MM)] * 2 + [PLACE_TOLERANCE_MM])
+    for own in planes[:1] if is_moved else planes:
+        for slice_, plane in enumerate(own):
+            for row, column in ((0, 0), (rows - 1, 0), (0, columns - 1)):
+                place = (volume.affine_lps @ (column, row, slice_, 1.0))[:3]
+                if (np.abs(plane.axes @ (place - plane.place(row, column))) > limits_mm).any():
+                    yield "slices are away from their place"
+                    return
+
+
+def _lies_of_time(volume: Volume, planes: Sequence[Sequence[Plane]], *, is_order_known: bool) -> Iterator[str]:
+    times = [{plane.time for plane in own} for own in planes]
+    if any(len(own) > 1 for own in times):
+        yield "a time has slices of several times"
+        return
+    order = [own.pop() for own in times]
+    if len(set(order)) < len(order):
+        yield "a time comes twice"
+    if order != sorted(order) and volume.diffusion is None:
+        if is_order_known:
+            yield "times are not in their order"
+        return
+    if len({tuple(plane.slice for plane in own) for own in planes}) > 1:
+        yield "times have other slices than the first"
+    true = STEP_S * (np.array(order) - order[0])
+    if volume.diffusion is None or order == sorted(order):
+        if volume.times_s and len(volume.times_s) == len(order) and np.abs(true - volume.times_s).max() > 1.0:
+            yield "the starts of times are false"
+        if volume.time_step_s is not None and np.abs(np.diff(true) - volume.time_step_s).max() > 0.01:
+            yield "the step between times is false"
+
+
+def _lies_of_diffusion(volume: Volume, planes: Sequence[Sequence[Plane]]) -> Iterator[str]:
+    for entry, own in zip(volume.diffusion or (), planes, strict=True):
+        plane = own[0]
+        if abs(entry.b_value - (plane.b_value or 0.0)) > 1:
+            yield "a b-value is false"
+        elif (
+            plane.direction is not None
+            and entry.direction_lps is not None
+            and abs(np.dot(entry.direction_lps, plane.direction)) < 0.999
+        ):
+            yield "a gradient direction is false"
+
+
+def _lies_of_labels(volume: Volume, series: Series) -> Iterator[str]:
+    """Yield what is wrong with a label volume: each plane holds the segments of its place, or nothing."""
+    if volume.affine_lps is None:
+        yield "the labels have no place"
+        return
+    places = volume.affine_lps[:3, 3] + np.arange(volume.shape[2])[:, None] * volume.affine_lps[:3, 2]
+    expected = np.zeros(volume.voxels.shape[1:])
+    for plane in every(series):
+        away = np.linalg.norm(places - plane.position, axis=1)
+        if away.min() > PLACE_TOLERANCE_MM:
+            yield "a plane of a segment has no place in its volume"
+            return
+        expected[away.argmin()] += plane.values
+    if not np.array_equal(expected, volume.voxels[0]):
+        yield "labels are not those of their place"
+
+
+def _lies_of_account(assembly: Assembly, series: Series, seen: Counter[int], *, is_doubted: bool) -> Iterator[str]:
+    """Yield planes that come twice or vanish, volumes that fell apart, and losses of which nothing is said."""
+    if any(count > 1 for count in seen.values()):
+        yield "a plane is in two volumes"
+    if assembly.unaccounted({str(ds.SOPInstanceUID) for ds in series.datasets}):
+        yield "an instance is nowhere"
+    said = {warning.name for volume in assembly.volumes for warning in volume.warnings}
+    explained = is_doubted or bool(assembly.refusals) or bool(said & SAYS_OF_PARTS)
+    excluded = {exclusion.sop_instance_uid for exclusion in assembly.exclusions}
+    by_reason = {exclusion.reason for exclusion in assembly.exclusions}
+    copies = {uid for (uid, _), plane in series.planes.items() if plane.is_copy}
+    if Reason.DUPLICATE_SLICE in by_reason and not copies:
+        yield "a plane that is no copy was left out as one"
+    if explained:
+        return
+    if excluded and not by_reason <= {Reason.DUPLICATE_SLICE}:
+        yield "an exclusion without a warning"
+    if _are_echoes_unknown(series):
+        return
+    if WarningKind.SEVERAL_MATRICES not in said:
+        yield from _lies_of_parts(assembly, series)
+    if _is_loss_evident(series):
+        yield "planes are missing, and nothing says so"
+
+
+def _lies_of_parts(assembly: Assembly, series: Series) -> Iterator[str]:
+    groups: dict[object, set[int]] = defaultdict(set)
+    for number, volume in enumerate(assembly.volumes):
+        if volume.kind is Kind.VOLUME:
+            for source in volume.sources:
+                plane = series.planes[source.sop_instance_uid, source.frame_number]
+                groups[plane.group].add(number)
+    if (
+        any(len(own) > 1 for own in groups.values())
+        and not _are_apart(series)
+        and series.false.isdisjoint({"SliceThickness", "RepetitionTime", "RescaleSlope"})
+    ):
+        yield "what is one volume fell apart"
+
+
+def _are_apart(series: Series) -> bool:
+    """Return whether times moved so far that they may have been planned apart, or are single planes."""
+    case = series.case
+    offsets = [
+        plane.position - first.position
+        for plane in every(series)
+        for first in every(series)
+        if first.slice == plane.slice and first.group == plane.group
+    ]
+    farthest_mm = max((float(np.linalg.norm(offset)) for offset in offsets), default=0.0)
+    return farthest_mm > case.spacing_mm * (CROWDED if case.slices == 1 else 0.5)
+
+
+def _is_loss_evident(series: Series) -> bool:
+    """Return whether losses show: a time without some of its slices, or a hole in numbers that tell the order."""
+    if not series.lost or series.case.kind not in CLASSIC:
+        return False
+    kept: dict[object, set[int]] = defaultdict(set)
+    for plane in every(series):
+        kept[plane.time, plane.group].add(plane.slice)
+    if len({frozenset(own) for own in kept.values()}) > 1:
+        return True
+    if series.case.numbering not in TELLING_NUMBERINGS or "InstanceNumber" in series.false:
+        return False
+    if (
+        len({plane.time for plane in series.lost} - {plane.time for plane in every(series)})
+        == 0
+        < series.case.times - 1
+    ):
+        return False  # slices at an end of all times: some senders skip numbers between times
+    numbers = sorted(int(ds.InstanceNumber) for ds in series.datasets)
+    holes = numbers[-1] - numbers[0] + 1 - len(numbers)
+    return 0 < holes < len(numbers) and math.gcd(*np.diff(numbers).tolist()) == 1
+
+
+# The cases
+
+
+def _changes(kind: str) -> st.SearchStrategy[Change]:
+    index = st.integers(0, MAX_PLANES - 1)
+    some = st.lists(index, min_size=1, max_size=4, unique=True).map(tuple)
+    seed = st.integers(0, 99)
+    whole = st.one_of(
+        st.integers(0, 5).map(lambda time: ("lose-time", time)),
+        st.integers(0, 5).map(lambda slice_: ("lose-slice", slice_)),
+    )
+    losses = whole if kind in ENHANCED else st.one_of(some.map(lambda own: ("lose", *own)), whole)
+    how = st.sampled_from(("constant", "exchange", "mix", "wrong"))
+    may_be_false = [keyword for keyword in _KEYWORDS[kind] if keyword != "RescaleSlope"]  # nothing else tells
+    false = st.tuples(st.just("lie"), st.sampled_from(may_be_false), how, seed)
+    missing = st.builds(
+        lambda keyword, own: ("drop", keyword, *own), st.sampled_from(_KEYWORDS[kind]), st.one_of(st.just(()), some)
+    )
+    if kind in ("nm", "us", "dose", "seg"):
+        return st.one_of(losses, false, missing)
+    movement = st.one_of(
+        st.tuples(st.just("drift"), st.sampled_from((0.004, 0.02, 0.05, 0.2, 0.6, 1.25, 2.5)), st.integers(0, 2)),
+        st.tuples(st.just("jitter"), st.sampled_from((0.004, 0.02, 0.045, 0.2)), seed, st.booleans()),
+    )
+    if kind in ENHANCED:
+        return st.one_of(losses, false, missing, movement)
+    copies = st.builds(lambda own, is_numbered: ("copy", is_numbered, *own), some, st.booleans())
+    return st.one_of(losses, false, missing, movement, copies, some.map(lambda own: ("matrix", *own)))
+
+
+_OF_CLASSIC = (
+    *("InstanceNumber", "TemporalPositionIdentifier", "NumberOfTemporalPositions", "AcquisitionTime"),
+    *("AcquisitionNumber", "SliceLocation", "SpacingBetweenSlices", "SliceThickness", "FrameOfReferenceUID"),
+)
+_OF_MR = (*_OF_CLASSIC, "EchoTime", "EchoNumbers", "RepetitionTime")
+_OF_GROUPS = (
+    *("TemporalPositionIndex", "InStackPositionNumber", "DimensionIndexValues", "FrameAcquisitionDateTime"),
+    *("StackID", "DimensionIndexSequence", "SpacingBetweenSlices", "FrameContentSequence"),
+)
+_KEYWORDS = {
+    "mr": _OF_MR,
+    "dwi": (*_OF_MR, "DiffusionBValue"),
+    "ct": (*_OF_CLASSIC, "RescaleSlope"),
+    "pt": (*_OF_CLASSIC, "FrameReferenceTime", "ImageIndex", "NumberOfSlices", "NumberOfTimeSlices", "RescaleSlope"),
+    **dict.fromkeys(ENHANCED, _OF_GROUPS),
+    "nm": ("SliceVector", "TimeSlotVector", "NumberOfSlices", "FrameIncrementPointer", "SpacingBetweenSlices"),
+    "us": ("FrameTime", "FrameIncrementPointer"),
+    "dose": ("GridFrameOffsetVector", "DoseUnits", "FrameIncrementPointer"),
+    "seg": ("DimensionIndexSequence", "DimensionIndexValues", "SpacingBetweenSlices", "SliceThickness"),
+}
+"""Attributes that may be false or missing, by kind."""
+
+
+@st.composite
+def cases(draw: st.DrawFn, kinds: Sequence[str] = KINDS) -> Case:
+    """Return cases, the simplest first."""
+    kind = draw(st.sampled_from(kinds))
+    slices = draw(st.integers(1, 7))
+    times = draw(st.integers(1, 6)) if kind not in ("dose", "seg") else 1
+    is_mr = kind in ("mr", "mr-enhanced")
+    echoes = draw(st.sampled_from((1, 1, 1, 2))) if is_mr else 1
+    components = draw(st.sampled_from((1, 1, 1, 2))) if is_mr else 1
+    known = (
+        (*ENHANCED_LABELS, "instances") if kind in ENHANCED else [label for label in LABELS if label != "dimensions"]
+    )
+    if kind != "pt":
+        known = [label for label in known if label != "frame-reference"]
+    labels = draw(st.lists(st.sampled_from(known), max_size=3, unique=True)) if times > 1 else []
+    if kind == "us":
+        slices = 1
+    numberings = NUMBERINGS if kind in CLASSIC else ("times", "slices", "backwards", "echoes", "shuffled")
+    return Case(
+        kind=kind,
+        times=times,
+        slices=slices,
+        echoes=echoes,
+        components=components,
+        orientation=draw(st.sampled_from(tuple(ORIENTATIONS))),
+        spacing_mm=draw(st.sampled_from((2.5, 1.0, 5.0, 0.4))),
+        shear_mm=draw(st.sampled_from((0.0, 0.0, 0.0, 0.3))) if kind in CLASSIC else 0.0,
+        labels=tuple(labels),
+        numbering="times" if kind == "us" else draw(st.sampled_from(numberings)),
+        changes=tuple(draw(st.lists(_changes(kind), max_size=2))),
+        arrival=draw(st.integers(0, 9)),
+    )
+
+
+def run(examples: int, seed: int, kinds: Sequence[str] = KINDS) -> dict[str, list[Case]]:
+    """Return the cases that lie, by kind of series and lie, after this many examples."""
+    found: dict[str, list[Case]] = defaultdict(list)
+
+    @hypothesis.seed(seed)
+    @hypothesis.settings(
+        max_examples=examples,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        phases=[hypothesis.Phase.generate],
+    )
+    @given(cases(kinds))
+    def look(case: Case) -> None:
+        for lie in examine(case):
+            found[f"{case.kind}: {lie}"].append(case)
+
+    look()
+    return found
+
+
+def examine(case: Case) -> list[str]:
+    """Return the lies about one case, each once; an exception is one as well."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return sorted(set(lies(build(case))))
+        except Exception as error:
+            return [f"{type(error).__name__}: {str(error)[:100]}"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.reference.truth_machine")
+    parser.add_argument("--examples", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--show", metavar="CASE", help="what becomes of one case, as this command lists it")
+    parser.add_argument("--kind", action="append", choices=KINDS, help="only these kinds of series")
+    options = parser.parse_args(arguments)
+    logging.disable()
+    if options.show:
+        _show(eval(options.show, {"Case": Case}))
+        return 0
+    began = time.monotonic()
+    found = run(options.examples, options.seed, options.kind or KINDS)
+    for lie, own in sorted(found.items()):
+        print(f"{lie} ({len(own)})")
+        for shown in sorted(set(map(repr, own)), key=len)[:SHOWN]:
+            print(f"    {shown}")
+    print(f"{options.examples} examples, {len(found)} kinds of lies, {time.monotonic() - began:.0f} s")
+    return 1 if found else 0
+
+
+def _show(case: Case) -> None:
+    """Print the volumes of a case, what is said of them, and the lies."""
+    series = build(case)
+    assembly = assemble(series.datasets)
+    for volume in assembly.volumes:
+        print(f"{volume.kind} {volume.suffix!r} {volume.shape} {volume.geometry} {volume.spacing_mm} {volume.times_s}")
+        for own in _told(volume, series) or [] if volume.kind is Kind.VOLUME else []:
+            print("   ", *((plane.time, plane.slice, plane.echo, plane.component) for plane in own))
+        for warning in volume.warnings:
+            print(f"    {warning.name}: {warning.detail}")
+    for refusal in assembly.refusals:
+        print(f"refused: {refusal.reason}: {refusal.detail}")
+    for exclusion in assembly.exclusions:
+        print(f"excluded: {exclusion.reason}: {exclusion.detail}")
+    verdict = judged(series.datasets, assembly)
+    print(f"{verdict.state} ({verdict.rule}): {verdict.reason}")
+    for lie in examine(case):
+        print(f"LIE: {lie}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
