@@ -178,3 +178,60 @@ def converted(series: Sequence[FileDataset], folder: Path) -> tuple[Converted, P
     out = folder / f"out-{uid}"
     out.mkdir()
     return convert(ConversionJob(tuple(instances), out, OPTIONS, objects=tuple(EXTENSION.objects))), out
+
+
+UUID = "00000000-1111-2222-3333-444444444444"
+
+FIRST_TICK = 14 * 3600 * 400
+"""14:00."""
+
+
+def log_text(kind: str, lines: Sequence[str], head: str = "", uuid: str = UUID, version: str = "EJA_1") -> str:
+    """Return a text of a physiological log."""
+    return (
+        f"UUID        = {uuid}\nScanDate    = 20300101_140000\nLogVersion  = {version}\nLogDataType = {kind}\n"
+        f"{head}\n" + "".join(f"{line}\n" for line in lines)
+    )
+
+
+def times_text(starts: Sequence[int], slices: int = 2, planned: int | None = None, **options: str) -> str:
+    """Return the list of the times of slices: volumes that begin at these ticks."""
+    lines = ["VOLUME   SLICE   ACQ_START_TICS  ACQ_FINISH_TICS  ECHO", ""]
+    for volume, start in enumerate(starts):
+        lines += [f"{volume} {index} {start + 20 * index} {start + 20 * index + 16} 0" for index in range(slices)]
+    head = f"NumSlices   = {slices}\nNumVolumes  = {planned or len(starts)}\nNumEchoes   = 1\n"
+    return log_text(
+        "ACQUISITION_INFO", [*lines, f"FirstTime = {starts[0]}", f"LastTime = {starts[-1]}"], head, **options
+    )
+
+
+def samples_text(kind: str, sample_ticks: int, samples: Sequence[tuple[int, str, int]], **options: str) -> str:
+    """Return a log of samples: tick, channel and value of each."""
+    lines = [
+        "ACQ_TIME_TICS  CHANNEL  VALUE  SIGNAL",
+        "",
+        *(f"{tick} {name} {number}" for tick, name, number in samples),
+    ]
+    return log_text(kind, lines, f"SampleTime  = {sample_ticks}\n", **options)
+
+
+def recording(texts: Mapping[str, str], *, rows: int = 4, **attributes: Any) -> FileDataset:
+    """Return a physiological recording: `texts` by the ends of their names, in blocks of `rows` KiB."""
+    blocks = b""
+    for name, content in texts.items():
+        full, data = f"Physio_20300101_140000_{UUID}_{name}.log".encode(), content.encode()
+        head = struct.pack("<II", len(data), len(full)) + full
+        blocks += (head.ljust(1024, b"\0") + data).ljust(rows * 1024, b"\0")
+    given = {"ImageType": ["ORIGINAL", "PRIMARY", "RAWDATA", "PHYSIO"], "AcquisitionNumber": rows} | attributes
+    return non_image(blocks, "PHYSIO", **given)
+
+
+def pulse_and_breath(volumes: int = 3, step: int = 400) -> dict[str, str]:
+    """Return logs with a pulse each 2 ticks and a breath each 8, from a second before the first volume."""
+    first = FIRST_TICK - 400
+    count = (volumes * step + 400) // 2
+    return {
+        "Info": times_text([FIRST_TICK + step * volume for volume in range(volumes)]),
+        "PULS": samples_text("PULS", 2, [(first + 2 * index, "PULS", 1000 + index) for index in range(count)]),
+        "RESP": samples_text("RESP", 8, [(first + 8 * index, "RESP", 5000 + index) for index in range(count // 4)]),
+    }

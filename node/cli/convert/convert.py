@@ -280,13 +280,14 @@ def _print_volumes(head: str, series: dict[str, Any], volumes: list[dict[str, An
     first = volumes[0]
     shape = " x ".join(map(str, first["shape"]))
     spacing = " x ".join(f"{length:.3g}" for length in first["spacing_mm"])
+    spacing += " mm" if spacing else ""
     stacks = len({row["stack"] for row in volumes})
     notes = [f"and {stacks - 1} more"] if stacks > 1 else []
     notes += sorted({warning for row in volumes for warning in row["warnings"]})
     if series["verdict"] and series["verdict"]["state"] in ("incomplete", "suspect"):
         notes.append(_verdict(series["verdict"]))
     notes_text = f"  ({'; '.join(notes)})" if notes else ""
-    print(f"{head}  {shape:<20}  {spacing + ' mm':<24}  {printable(first['path'])}{notes_text}", flush=True)
+    print(f"{head}  {shape:<20}  {spacing:<24}  {printable(first['path'])}{notes_text}", flush=True)
 
 
 def _print_comparison(comparison: dict[str, Any]) -> None:

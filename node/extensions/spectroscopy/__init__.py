@@ -18,6 +18,9 @@ class _Spectroscopy(Extension):
     name = "spectroscopy"
     objects = (
         ObjectKind(
+            frozenset((SIEMENS_NON_IMAGE, RAW_DATA, MR_SPECTROSCOPY)), f"{__name__}.recordings:Recordings"
+        ),  # before the spectra, because XA also writes recordings as spectroscopy
+        ObjectKind(
             frozenset((MR_SPECTROSCOPY, SIEMENS_NON_IMAGE, PHILIPS_SPECTRUM)), f"{__name__}.spectra:SpectraOfSeries"
         ),
     )
