@@ -7,6 +7,11 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from node.conversion.pool import Converters
 
 SERVING = gc.get_threshold()
 LOADING = (50_000, 20, 100)
@@ -24,8 +29,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with ExitStack() as at_the_end:
         at_the_end.callback(gc.freeze)  # otherwise the exit collects garbage in all modules
         if given[:1] == ["convert"] and not {"-h", "--help"} & set(given):
-            from node.cli.convert.converters import close_converters, converters
-
             # Its search for plugins reads the metadata of all packages. Programs of hooks may want theirs.
             os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")
             at_the_end.callback(close_converters)
@@ -34,6 +37,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from node.cli.application import main as run
 
         run(given)
+
+
+@cache
+def converters() -> Converters:
+    """Return the child processes of ``voxelnode convert``; the first starts before anything else is loaded."""
+    from node.conversion.pool import Converters
+
+    return Converters()
+
+
+def close_converters() -> None:
+    """Kill the children of this run."""
+    converters().close()
+    converters.cache_clear()
 
 
 def _open_standard_streams() -> None:

@@ -15,6 +15,7 @@ import typer
 
 from node import __version__
 from node.cli.commands import COMMANDS, OF_PROGRAM, epilog
+from node.cli.options import completed
 from node.cli.output import stop_printing
 from node.errors import UsageError, VoxelnodeError
 from node.hookspecs import Command, Panel
@@ -74,7 +75,7 @@ def application(wanted: str | None = None) -> typer.Typer:
         if isinstance(implementation, typer.Typer):
             app.add_typer(implementation, name=command.name, epilog=examples)
         else:
-            app.command(command.name, epilog=examples)(implementation)
+            app.command(command.name, epilog=examples)(completed(implementation))
     return app
 
 

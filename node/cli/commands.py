@@ -12,7 +12,7 @@ OF_PROGRAM = ("voxelnode demo", "voxelnode convert scans -o volumes", "voxelnode
 
 COMMANDS = (
     Command("demo", "Run", "node.cli.run.demo:demo", ("voxelnode demo",)),
-    Command("init", "Run", "node.cli.run.init:init", ("voxelnode init", "voxelnode init site")),
+    Command("init", "Run", "node.cli.run.config:init", ("voxelnode init", "voxelnode init site")),
     Command(
         "serve", "Run", "node.cli.run.serve:serve", ("voxelnode serve", "voxelnode serve --config site/voxelnode.toml")
     ),
@@ -50,31 +50,31 @@ COMMANDS = (
         ),
     ),
     Command(
-        "echo", "Exchange", "node.cli.exchange.echo:echo", ("voxelnode echo", "voxelnode echo PACS@pacs.example:104")
+        "echo", "Exchange", "node.cli.exchange.peers:echo", ("voxelnode echo", "voxelnode echo PACS@pacs.example:104")
     ),
     Command(
         "find",
         "Exchange",
-        "node.cli.exchange.find:find",
+        "node.cli.exchange.peers:find",
         ("voxelnode find --from PACS PatientID=17", "voxelnode find --from PACS StudyDate=20260101-"),
     ),
-    Command("get", "Exchange", "node.cli.exchange.get:get", ("voxelnode get 1.2.840.1 --from PACS",)),
+    Command("get", "Exchange", "node.cli.exchange.peers:get", ("voxelnode get 1.2.840.1 --from PACS",)),
     Command(
         "send",
         "Exchange",
-        "node.cli.exchange.send:send",
+        "node.cli.exchange.peers:send",
         ("voxelnode send 1.2.840.1 --to PACS", "voxelnode send --patient 17 --to NODE@127.0.0.1:11112"),
     ),
     Command(
         "hooks",
         "Exchange",
-        "node.cli.exchange.hooks:app",
+        "node.cli.exchange.messages:hooks",
         ("voxelnode hooks list", "voxelnode hooks test mail", "voxelnode hooks deliveries --state given-up"),
     ),
     Command(
         "routes",
         "Exchange",
-        "node.cli.exchange.routes:app",
+        "node.cli.exchange.messages:routes",
         ("voxelnode routes list", "voxelnode routes waiting", "voxelnode routes pause research/PACS"),
     ),
     Command(
@@ -93,17 +93,17 @@ COMMANDS = (
     Command(
         "select",
         "Look",
-        "node.cli.look.select:select",
+        "node.cli.look.series:select",
         ("voxelnode select 'modality == \"CT\" and slices >= 50'", "voxelnode select 'modality == \"CT\"' --why"),
     ),
     Command("info", "Look", "node.cli.look.info:info", ("voxelnode info doe", "voxelnode info 1.2.840.1")),
     Command(
         "dump", "Look", "node.cli.look.dump:dump", ("voxelnode dump scans/1.dcm", "voxelnode dump 1.2.840.1.1 --json")
     ),
-    Command("rejections", "Look", "node.cli.look.rejections:rejections", ("voxelnode rejections",)),
+    Command("rejections", "Look", "node.cli.look.audit:rejections", ("voxelnode rejections",)),
     Command("conflicts", "Look", "node.cli.look.conflicts:app", ("voxelnode conflicts",)),
     Command("audit", "Look", "node.cli.look.audit:audit", ("voxelnode audit", "voxelnode audit --verify")),
-    Command("fsck", "Maintain", "node.cli.maintain.fsck:fsck", ("voxelnode fsck", "voxelnode fsck --hash")),
+    Command("fsck", "Maintain", "node.cli.maintain.journal:fsck", ("voxelnode fsck", "voxelnode fsck --hash")),
     Command(
         "db",
         "Maintain",
@@ -119,7 +119,7 @@ COMMANDS = (
     Command("journal", "Maintain", "node.cli.maintain.journal:app", ("voxelnode journal status",)),
     Command("quarantine", "Maintain", "node.cli.maintain.quarantine:app", ("voxelnode quarantine list",)),
     Command("delete", "Maintain", "node.cli.maintain.delete:delete", ("voxelnode delete 1.2.840.1 --dry-run",)),
-    Command("retention", "Maintain", "node.cli.maintain.retention:retention", ("voxelnode retention",)),
+    Command("retention", "Maintain", "node.cli.maintain.delete:retention", ("voxelnode retention",)),
     Command("patient", "Maintain", "node.cli.maintain.patient:app", ("voxelnode patient list",)),
     Command(
         "account", "Maintain", "node.cli.maintain.account:app", ("voxelnode account add doe", "voxelnode account list")

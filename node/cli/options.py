@@ -1,17 +1,29 @@
-"""Options shared by several commands, and the settings that result from them."""
+"""What commands declare instead of writing it out: the root that they are about, shared options, and an answer.
+
+A parameter of the type `Configured`, `Root` or `ChangedRoot` stands for ``--config``, and for ``--root``. A command
+that returns an `Answer` has ``--json`` as its last option. `completed` gives Typer the command with these options.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import getpass
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
+
+from node.cli.output import Answer
+from node.errors import UsageError
 
 if TYPE_CHECKING:
     from node.archive.base import LocalFile
     from node.index.database.reading import ReadIndex
+    from node.settings.load import Configuration
     from node.settings.model import Settings
 
 ConfigFile = Annotated[
@@ -23,39 +35,162 @@ ConfigFile = Annotated[
         help="Configuration file (TOML). [default: $VOXELNODE_CONFIG, else ./voxelnode.toml if it exists]",
     ),
 ]
-Root = Annotated[
+RootFolder = Annotated[
     Path | None,
     typer.Option("--root", metavar="DIR", help="Folder of archive, index and volumes; overrides [storage] root."),
 ]
 Uids = Annotated[bool, typer.Option("--uids", help="Print UIDs and texts in full, in a wider table.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
+Where = Annotated[
+    str, typer.Option("--where", metavar="EXPRESSION", help="Series that `voxelnode select EXPRESSION` lists.")
+]
+FromPeer = Annotated[str, typer.Option("--from", metavar="PEER", help="A name in [peers], or AET@HOST:PORT.")]
+CallingAet = Annotated[
+    str | None, typer.Option("--calling-aet", metavar="AET", help="Calling AE title. [default: [dicom] ae_title]")
+]
 
 
-def load(config: Path | None, **flags: Any) -> Any:
-    """Return the `node.settings.load.Configuration` of a command; flags are given as ``section__key=value``."""
+class Configured:
+    """The configuration that ``--config`` names."""
+
+    options: ClassVar[dict[str, Any]] = {"config": ConfigFile}
+
+    def __init__(self, config: Path | None) -> None:
+        self.file = config
+        self._flags: dict[str, Any] = {}
+
+    def read(self, **flags: Any) -> Configuration:
+        """Read it with further flags."""
+        return load(self.file, **self._flags, **flags)
+
+    @cached_property
+    def configuration(self) -> Configuration:
+        """The values with their origins."""
+        return self.read()
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings, read when they are first asked for."""
+        return self.configuration.settings
+
+
+class Root(Configured):
+    """The root of the configuration, or that of ``--root``, for a command that reads it."""
+
+    options: ClassVar[dict[str, Any]] = {"config": ConfigFile, "root": RootFolder}
+
+    def __init__(self, config: Path | None, root: Path | None) -> None:
+        super().__init__(config)
+        self._flags = {"storage__root": root}
+
+    @property
+    def folder(self) -> Path:
+        """The absolute path."""
+        return self.settings.storage.root.absolute()
+
+    def reading(self) -> AbstractContextManager[ReadIndex]:
+        """Open the index for reading; see `node.index.database.reading`."""
+        from node.index.database.index import reading
+
+        return reading(self.settings.storage.root, self.settings.index.url)
+
+    def files(self) -> AbstractContextManager[LocalFile]:
+        """Return what gives the files of the archive."""
+        return archive_files(self.settings)
+
+
+class ChangedRoot(Root):
+    """The root of a command that changes it. Only warnings are logged: the command prints what it did."""
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings."""
+        from node import logs
+
+        settings = self.configuration.settings
+        logs.configure("warning", settings.log.format)
+        return settings
+
+    def perform(self, action: str, **arguments: Any) -> dict[str, Any]:
+        """Perform an action, see `node.control.repository.perform_action`."""
+        from node.control.repository import perform_action
+
+        return perform_action(self.settings, action, **arguments)
+
+    def order(self, action: str, **arguments: Any) -> dict[str, Any]:
+        """Perform an action in the name of the user of this process, which the audit log has."""
+        return self.perform(action, **arguments, who=getpass.getuser())
+
+
+def completed(command: Callable[..., Answer | None]) -> Callable[..., None]:
+    """Return a command for Typer: with the options of what it declares, and printing what it answers."""
+    declared = signature(command, eval_str=True)
+    parameters: list[Parameter] = []
+    parts: dict[str, type[Configured]] = {}
+    for parameter in declared.parameters.values():
+        kind = parameter.annotation
+        if isinstance(kind, type) and issubclass(kind, Configured):
+            parts[parameter.name] = kind
+            given = [Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=option)
+                     for name, option in kind.options.items()]  # fmt: skip
+            parameters += given
+        else:
+            parameters.append(parameter.replace(kind=Parameter.KEYWORD_ONLY))
+    adds_json = declared.return_annotation is Answer and "json" not in declared.parameters
+    if adds_json:
+        parameters.append(Parameter("json", Parameter.KEYWORD_ONLY, default=False, annotation=Json))
+
+    def run(**given: Any) -> None:
+        as_json = given.pop("json") if adds_json else given.get("json", False)
+        for name, kind in parts.items():
+            given[name] = kind(**{option: given.pop(option) for option in kind.options})
+        answer = command(**given)
+        if answer is not None:
+            answer.show(as_json)
+
+    return _with_signature(run, command, parameters)
+
+
+def _with_signature(
+    run: Callable[..., None], command: Callable[..., Any], parameters: list[Parameter]
+) -> Callable[..., None]:
+    """Return `run` with the name and the text of `command`, and with parameters that Typer reads."""
+    run.__name__, run.__doc__, run.__annotations__ = command.__name__, command.__doc__, {}
+    run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    return run
+
+
+class Commands(typer.Typer):
+    """A command that has commands, each of which is `completed`."""
+
+    def command(self, *arguments: Any, **options: Any) -> Callable[[Any], Any]:
+        """Add a command."""
+        add = super().command(*arguments, **options)
+        return lambda command: add(completed(command))
+
+    def callback(self, *arguments: Any, **options: Any) -> Callable[[Any], Any]:
+        """Set what runs if no command is given."""
+        add = super().callback(*arguments, **options)
+
+        def added(command: Callable[..., Answer]) -> Any:
+            run = completed(command)
+
+            def run_alone(context: typer.Context, **given: Any) -> None:
+                if context.invoked_subcommand is None:
+                    run(**given)
+
+            context = Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context)
+            return add(_with_signature(run_alone, run, [context, *signature(run).parameters.values()]))
+
+        return added
+
+
+def load(config: Path | None, **flags: Any) -> Configuration:
+    """Return the configuration of a command; flags are given as ``section__key=value``."""
     from node.settings import load as configuration
 
     return configuration.load(config, {name.replace("__", "."): value for name, value in flags.items()})
-
-
-def settings_for_change(config: Path | None, root: Path | None) -> Settings:
-    """Return the settings of a command that changes a root, and log only warnings: the command prints what it did."""
-    settings: Settings = load(config, storage__root=root).settings
-
-    from node import logs
-
-    logs.configure("warning", settings.log.format)
-    return settings
-
-
-@contextmanager
-def reading_index(config: Path | None, root: Path | None) -> Iterator[ReadIndex]:
-    """Open the index of a command's root for reading; see `node.index.database.reading`."""
-    from node.index.database.index import reading
-
-    settings = load(config, storage__root=root).settings
-    with reading(settings.storage.root, settings.index.url) as index:
-        yield index
 
 
 @contextmanager
@@ -68,3 +203,15 @@ def archive_files(settings: Settings) -> Iterator[LocalFile]:
     others = other_host_of(settings.storage.root, settings.index.url, settings.holder)
     with fetching(settings.storage.root.absolute(), configured_store(settings.storage), others) as local:
         yield local
+
+
+def confirm(act: str, question: str, yes: bool) -> None:
+    """Ask before what cannot be undone; `act` names it at the beginning of a sentence.
+
+    Without a terminal to ask on, raises UsageError unless `yes` is given.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError(f"{act} cannot be undone; without a terminal, confirm with --yes")
+    typer.confirm(question, abort=True)

@@ -1,19 +1,106 @@
-"""Output of commands: JSON for programs, tables for people."""
+"""Output of commands: JSON for programs, tables for people.
+
+A listing declares its columns: each name with where its cell comes from, and its width in lines of one length.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from node.errors import UsageError, VoxelnodeError
+
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+Cell = str | Callable[[Any], Any]
+"""Where a cell comes from: a key of the row, or a function of it."""
+
+Columns = dict[str, Cell]
+Fitted = dict[str, tuple[int, Cell]]
+"""Columns, of lines of one length with their widths."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a command answers.
+
+    Attributes
+    ----------
+    data
+        What ``--json`` prints.
+    text
+        What people read, a function that prints it, or an error, which they read as that of any command.
+    failed
+        Whether the exit status is 1, or 2 for a usage error.
+    """
+
+    data: Any
+    text: str | Callable[[], None] | VoxelnodeError
+    failed: bool = False
+
+    def show(self, as_json: bool = False) -> None:
+        """Print the answer, and exit if the command failed."""
+        if as_json:
+            print_json(self.data)
+        elif isinstance(self.text, VoxelnodeError):
+            raise self.text
+        elif callable(self.text):
+            self.text()
+        else:
+            print(self.text)
+        if self.failed:
+            raise typer.Exit(2 if isinstance(self.text, UsageError) else 1)
+
+
+def listing(
+    title: str,
+    columns: Mapping[str, Cell],
+    rows: Sequence[Any],
+    *,
+    none: str = "",
+    data: Any = None,
+    failed: bool = False,
+) -> Answer:
+    """Return rows as a table; `none` stands for a table without rows, and `data` for the rows in JSON."""
+    return Answer(
+        rows if data is None else data,
+        none if none and not rows else lambda: print_table(title, tuple(columns), _cells(columns.values(), rows)),
+        failed,
+    )
+
+
+def fitted(
+    title: str,
+    columns: Mapping[str, tuple[int, Cell]],
+    rows: Sequence[Any],
+    *,
+    data: Any = None,
+    below: Iterable[str] = (),
+) -> Answer:
+    """Return rows as lines of one length, with the width of each column, and lines below them."""
+
+    def show() -> None:
+        widths = {name: width for name, (width, _) in columns.items()}
+        print_fitted(title, widths, _cells([cell for _, cell in columns.values()], rows))
+        for line in below:
+            print(line)
+
+    return Answer(rows if data is None else data, show)
+
+
+def _cells(columns: Iterable[Cell], rows: Iterable[Any]) -> list[list[Any]]:
+    return [[cell(row) if callable(cell) else row[cell] for cell in columns] for row in rows]
 
 
 def stop_printing() -> None:
@@ -27,32 +114,10 @@ def print_json(value: Any) -> None:
     print()
 
 
-def host_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return name, state, last sign of life, roles and version of a host, and how many instances it alone has."""
-    return (
-        row["name"],
-        "not ready" if row["state"] == "alive" and row["not_ready"] else row["state"],
-        minute(row["seen_at"]),
-        ", ".join(row["roles"]),
-        row["version"],
-        str(row["spooled_instances"] or ""),
-    )
-
-
-def report_problems(path: object, problems: Sequence[str], none: str, as_json: bool) -> None:
-    """Print the problems of a file, or the text `none`.
-
-    Raises
-    ------
-    Exit
-        With status 1 if there are problems.
-    """
-    if as_json:
-        print_json({"path": str(path), "ok": not problems, "problems": problems})
-    else:
-        print("\n".join(problems) or f"{path}: {none}")
-    if problems:
-        raise typer.Exit(1)
+def problems_of(path: object, problems: Sequence[str], none: str) -> Answer:
+    """Return the problems of a file, or the text `none`; the command fails if there are any."""
+    data = {"path": str(path), "ok": not problems, "problems": problems}
+    return Answer(data, "\n".join(problems) or f"{path}: {none}", failed=bool(problems))
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -116,6 +181,28 @@ def person(name: str | None) -> str:
     return " ".join((name or "").split("=")[0].replace("^", " ").split())
 
 
+def patient(row: Mapping[str, Any]) -> str:
+    """Return the name of the patient of a row, else the Patient ID."""
+    return person(row["patient_name"]) or row["patient_id"]
+
+
+def series_name(row: Mapping[str, Any]) -> str:
+    """Return the series of a row as people name it, if it is still there, else the end of its UID."""
+    named = (row["series_number"], row["series_description"] or row["modality"])
+    series = " ".join(str(part) for part in named if part is not None)
+    return series or short_uid(row["series_instance_uid"] or "")
+
+
+def optional(key: str) -> Callable[[Mapping[str, Any]], Any]:
+    """Return what gives the value of a row under `key`, which not every row has."""
+    return lambda row: row.get(key)
+
+
+def minute_of(key: str) -> Callable[[Mapping[str, Any]], str]:
+    """Return what gives the time of a row under `key`, up to the minute."""
+    return lambda row: minute(row[key])
+
+
 def minute(moment: str | datetime | None) -> str:
     """Return a time in ISO 8601 up to the minute."""
     text = moment.isoformat() if isinstance(moment, datetime) else moment or ""
@@ -127,6 +214,19 @@ def console() -> Console:
     from rich.console import Console
 
     return Console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 160)
+
+
+@contextmanager
+def progress_bar(task: str, total: int) -> Iterator[Callable[[], None]]:
+    """Show a progress bar on a terminal; yield the function that advances it by one."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        number = bar.add_task(task, total=total)
+        yield lambda: bar.advance(number)
 
 
 def print_fields(fields: Mapping[str, Any]) -> None:

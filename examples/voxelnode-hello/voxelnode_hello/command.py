@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from node.cli.options import ConfigFile, Json, load
-from node.cli.output import print_json
+from node.cli.options import Configured
+from node.cli.output import Answer
 from voxelnode_hello.settings import HelloSettings
 
 
-def hello(config: ConfigFile = None, json: Json = False) -> None:
+def hello(configured: Configured) -> Answer:
     """Greet whom [hello] names."""
-    greeting = load(config).settings.table(HelloSettings).greeting
-    if json:
-        print_json({"greeting": greeting})
-    else:
-        print(greeting)
+    greeting = configured.settings.table(HelloSettings).greeting
+    return Answer({"greeting": greeting}, greeting)

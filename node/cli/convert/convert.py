@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from node.cli.options import ConfigFile, Json, load
-from node.cli.output import print_json, printable
+from node.cli.options import Configured, Json
+from node.cli.output import Answer, printable
 from node.registry import enabled, installed, objects_of
 from node.settings.files import is_configured
 
@@ -118,26 +118,28 @@ def convert(
             "headers decide that: dcm2niix, if it is installed.",
         ),
     ] = None,
-    config: ConfigFile = None,
+    *,
+    configured: Configured,
     json: Json = False,
-) -> None:
+) -> Answer:
     """Convert DICOM files to volumes without a node.
 
     The voxels are the same as those of a node. OUT/conversion.json lists the volumes, the refusals with their reasons,
     and the skipped files. Exit 1 if there is no volume, or if a series failed.
     """
     began = time.monotonic()
-    settings, objects = _settings(config, format, compress, thumbnails, workers, montage=montage, mip=mip, mask=mask)
+    settings, objects = _settings(
+        configured, format, compress, thumbnails, workers, montage=montage, mip=mip, mask=mask
+    )
     layout = _layout(name, flat=flat, anonymous=anonymous)
 
     from node.conversion.chosen import chosen
 
     selection = chosen(include, exclude)
     if list_only:
-        _list(paths, out, layout, selection, json)
-        return
+        return _planned(paths, out, layout, selection)
 
-    from node.cli.convert.converters import converters
+    from node.cli import converters
     from node.conversion.job import limits
     from node.conversion.offline import convert_folder
     from node.writers.options import write_options
@@ -157,16 +159,13 @@ def convert(
         selection,
         comparer,
     )
-    if json:
-        print_json(listing)
-    else:
-        _print_rest(listing, out, time.monotonic() - began)
-    if not listing["volumes"] or any(row["reason"] == "failed" for row in listing["refusals"]):
-        raise typer.Exit(1)
+    took = time.monotonic() - began
+    failed = not listing["volumes"] or any(row["reason"] == "failed" for row in listing["refusals"])
+    return Answer(listing, lambda: _print_rest(listing, out, took), failed)
 
 
 def _settings(
-    config: Path | None,
+    configured: Configured,
     formats: list[str] | None,
     compress: bool | None,
     thumbnails: bool | None,
@@ -190,7 +189,7 @@ def _settings(
         "projections": mip or None,
         "body_masks": mask or None,
     }
-    section, keys, extensions = _section(config, {key: value for key, value in flags.items() if value is not None})
+    section, keys, extensions = _section(configured, {key: value for key, value in flags.items() if value is not None})
     unset = {"formats": ("nifti",), "thumbnails": False}
     section = section.model_copy(update={key: value for key, value in unset.items() if key not in keys})
     return section, objects_of(extensions)
@@ -207,19 +206,19 @@ def _comparer(name: str | None, settings: Convert) -> Comparer | None:
     return comparer(name)
 
 
-def _section(config: Path | None, flags: dict[str, Any]) -> tuple[Convert, set[str], tuple[Extension, ...]]:
+def _section(configured: Configured, flags: dict[str, Any]) -> tuple[Convert, set[str], tuple[Extension, ...]]:
     """Return [convert], its keys that are set, and the extensions that are on.
 
     Without a configuration, no other table is defined or checked.
     """
-    if config is None and not is_configured():
+    if configured.file is None and not is_configured():
         from pydantic import ValidationError
 
         from node.settings.convert import Convert
 
         with suppress(ValidationError):  # `load` explains it
             return Convert(**flags), set(flags), installed()
-    configuration = load(config, **{f"convert__{key}": value for key, value in flags.items()})
+    configuration = configured.read(**{f"convert__{key}": value for key, value in flags.items()})
     section: Convert = configuration.settings.convert
     keys = {key.removeprefix("convert.") for key in configuration.origins if key.startswith("convert.")}
     return section, keys, enabled(configuration.settings)
@@ -241,20 +240,21 @@ def _layout(name: str | None, *, flat: bool, anonymous: bool) -> Layout:
     return Layout(template, flat, anonymous)
 
 
-def _list(paths: list[Path], out: Path, layout: Layout, selection: Chosen, as_json: bool) -> None:
-    """Show what would become what; only headers are read."""
+def _planned(paths: list[Path], out: Path, layout: Layout, selection: Chosen) -> Answer:
+    """Return what would become what; only headers are read."""
     from node.conversion.offline import planned
 
     plan = planned(paths, out, layout, selection)
-    if as_json:
-        print_json(plan)
-        return
-    for row in plan["series"]:
-        place = out / row["name"] if layout.flat else out / row["name"] / row["name"]
-        print(f"{_head(row)}  {row['instances']:>5}  {printable(row['sop_class'])}  -> {printable(str(place))}")
-    _print_problems(plan)
-    instances = sum(row["instances"] for row in plan["series"])
-    print(f"{len(plan['series'])} series with {instances} instances; nothing was written")
+
+    def show() -> None:
+        for row in plan["series"]:
+            place = out / row["name"] if layout.flat else out / row["name"] / row["name"]
+            print(f"{_head(row)}  {row['instances']:>5}  {printable(row['sop_class'])}  -> {printable(str(place))}")
+        _print_problems(plan)
+        instances = sum(row["instances"] for row in plan["series"])
+        print(f"{len(plan['series'])} series with {instances} instances; nothing was written")
+
+    return Answer(plan, show)
 
 
 def _head(series: dict[str, Any]) -> str:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from node.cli.options import ConfigFile, Json, Root, settings_for_change
-from node.cli.output import print_fields, print_json, printable
+from node.cli.options import ChangedRoot
+from node.cli.output import Answer, print_fields, printable, progress_bar
 
 if TYPE_CHECKING:
     from node.receive.dicom_files import SkippedFile
@@ -25,44 +25,26 @@ def import_(
     paths: Annotated[
         list[Path], typer.Argument(metavar="PATH", exists=True, help="Folders, files, zip files or DICOMDIRs.")
     ],
-    config: ConfigFile = None,
-    root: Root = None,
+    *,
+    root: ChangedRoot,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be imported.")] = False,
-    json: Json = False,
-) -> None:
+) -> Answer:
     """Import DICOM files from folders, zip files and DICOMDIRs.
 
     Every instance is stored and indexed as if it had been sent. Instances already stored are left unchanged, so the
     command may be repeated. Files that are not DICOM are skipped and listed. Exit 1 if an instance was refused, or has
     the UID of a stored instance but different bytes.
     """
-    settings = settings_for_change(config, root)
-
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console,
-        disable=not console.is_terminal,
-    ) as progress:  # fmt: skip
-        task = progress.add_task("scanning" if dry_run else "importing", total=_count(paths))
-
-        def on_file() -> None:
-            progress.advance(task)
-
+    settings = root.settings
+    with progress_bar("scanning" if dry_run else "importing", _count(paths)) as on_file:
         if dry_run:
-            instances, skipped = _survey(paths, on_file)
-            _print_survey(instances, skipped, json)
-            return
+            return _survey(paths, on_file)
         from node.control.repository import open_for_import
         from node.receive.import_files import import_instances
 
         with open_for_import(settings) as ingest:
             report = import_instances(paths, ingest, on_file)
-    _print_report(report, json)
-    if report.refused or report.other_bytes:
-        raise typer.Exit(1)
+    return _reported(report)
 
 
 def _count(paths: Iterable[Path]) -> int:
@@ -79,7 +61,7 @@ def _count(paths: Iterable[Path]) -> int:
     return count
 
 
-def _survey(paths: Iterable[Path], on_file: Callable[[], None]) -> tuple[int, list[SkippedFile]]:
+def _survey(paths: Iterable[Path], on_file: Callable[[], None]) -> Answer:
     from node.receive.dicom_files import SkippedFile, find_instances
 
     instances = 0
@@ -90,43 +72,39 @@ def _survey(paths: Iterable[Path], on_file: Callable[[], None]) -> tuple[int, li
         else:
             instances += 1
         on_file()
-    return instances, skipped
+
+    def show() -> None:
+        print_fields({"instances": instances, "skipped, not DICOM": len(skipped)})
+        _print_names("skipped", skipped)
+
+    return Answer({"dry_run": True, "instances": instances, "not_dicom": _named(skipped)}, show)
 
 
-def _print_survey(instances: int, skipped: list[SkippedFile], json: bool) -> None:
-    if json:
-        print_json({"dry_run": True, "instances": instances, "not_dicom": _named(skipped)})
-        return
-    print_fields({"instances": instances, "skipped, not DICOM": len(skipped)})
-    _print_names("skipped", skipped)
-
-
-def _print_report(report: ImportReport, json: bool) -> None:
-    if json:
-        print_json(
+def _reported(report: ImportReport) -> Answer:
+    def show() -> None:
+        print_fields(
             {
-                "dry_run": False,
                 "stored": report.stored,
-                "already_there": report.already_there,
-                "other_bytes": report.other_bytes,
-                "refused": _named(report.refused),
-                "not_dicom": _named(report.skipped),
+                "already stored": report.already_there,
+                "same UID, different bytes": len(report.other_bytes),
+                "refused": len(report.refused),
+                "skipped, not DICOM": len(report.skipped),
             }
         )
-        return
-    print_fields(
-        {
-            "stored": report.stored,
-            "already stored": report.already_there,
-            "same UID, different bytes": len(report.other_bytes),
-            "refused": len(report.refused),
-            "skipped, not DICOM": len(report.skipped),
-        }
-    )
-    _print_names("refused", report.refused)
-    _print_names("skipped", report.skipped)
-    if report.stored:
-        print("`voxelnode serve` converts each series when it is quiet.")
+        _print_names("refused", report.refused)
+        _print_names("skipped", report.skipped)
+        if report.stored:
+            print("`voxelnode serve` converts each series when it is quiet.")
+
+    data = {
+        "dry_run": False,
+        "stored": report.stored,
+        "already_there": report.already_there,
+        "other_bytes": report.other_bytes,
+        "refused": _named(report.refused),
+        "not_dicom": _named(report.skipped),
+    }
+    return Answer(data, show, failed=bool(report.refused or report.other_bytes))
 
 
 def _named(files: list[SkippedFile]) -> list[dict[str, str]]:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from node.cli.options import ConfigFile, Json, load
+from node.cli.options import Configured, Json
 
 
 class StatementFormat(StrEnum):
@@ -27,14 +27,15 @@ def conformance(
     format: Annotated[
         StatementFormat, typer.Option("--format", help="Markdown for people, JSON for programs.")
     ] = StatementFormat.MD,
-    config: ConfigFile = None,
+    *,
+    configured: Configured,
     json: Json = False,
 ) -> None:
     """Print the DICOM Conformance Statement.
 
     It describes this version with the values of the configuration.
     """
-    settings = load(config).settings
+    settings = configured.settings
 
     from node.conformance.statement import statement, statement_for_programs
 

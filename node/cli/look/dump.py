@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from node.cli.options import ConfigFile, Json, Root, archive_files, load
+from node.cli.options import Json, Root
 from node.cli.output import print_json, printable
 from node.errors import UsageError, VoxelnodeError
 
@@ -38,8 +38,8 @@ def dump(
     format: Annotated[
         DumpFormat, typer.Option("--format", "-f", help="One line per element, tab-separated values, or JSON.")
     ] = DumpFormat.TEXT,
-    config: ConfigFile = None,
-    root: Root = None,
+    *,
+    root: Root,
     json: Json = False,
 ) -> None:
     """Print the header of a file or of a stored instance.
@@ -52,7 +52,7 @@ def dump(
     if path.is_file():
         header = _dumped(path)
     else:
-        path, header = _of_stored(file_or_uid, config, root)
+        path, header = _of_stored(file_or_uid, root)
     if format is DumpFormat.JSON:
         print_json({"path": path, "elements": _as_json(header.elements), "error": header.error})
     elif format is DumpFormat.TSV:
@@ -68,20 +68,16 @@ def dump(
         raise typer.Exit(1)
 
 
-def _of_stored(uid: str, config: Path | None, root: Path | None) -> tuple[Path, Dump]:
+def _of_stored(uid: str, root: Root) -> tuple[Path, Dump]:
     """Return the path of a stored instance in the archive, and its header, which is fetched if it is elsewhere."""
     if not _UID.fullmatch(uid):
         raise UsageError(f"{uid}: neither a file nor a SOP Instance UID")
-    settings = load(config, storage__root=root).settings
-
-    from node.index.database.index import reading
-
-    with reading(settings.storage.root, settings.index.url) as index:
+    with root.reading() as index:
         file = index.instances.current(uid)
     if file is None:
         raise UsageError(f"{uid}: no stored instance has this SOP Instance UID and no file has this name; check --root")
-    path = settings.storage.root.absolute() / file.key
-    with archive_files(settings) as local:
+    path = root.folder / file.key
+    with root.files() as local:
         try:
             return path, _dumped(local(file))
         except FileNotFoundError:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json as jsons
 import re
 from collections.abc import Sequence
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from node.cli.options import ConfigFile, Json, Root, archive_files, load
-from node.cli.output import print_fields, print_json, print_table, printable
+from node.cli.options import Root
+from node.cli.output import Answer, print_fields, print_table, printable
 from node.errors import UsageError
 
 if TYPE_CHECKING:
@@ -57,29 +58,21 @@ def info(
             help="UID of a study, series or instance, the end of that of a series, a Patient ID, or a part of a name.",
         ),
     ],
-    config: ConfigFile = None,
-    root: Root = None,
-    json: Json = False,
-) -> None:
+    *,
+    root: Root,
+) -> Answer:
     """Show a patient, study, series or instance with its volumes.
 
     Higher levels are shown as well, failures and excluded instances with their reasons, and of the first instance what
     the index does not have: institution, age, weight, spacing, thickness, orientation, position.
     """
-    settings = load(config, storage__root=root).settings
-
-    from node.index.database.index import reading
-
-    with reading(settings.storage.root, settings.index.url) as index, archive_files(settings) as local:
+    with root.reading() as index, root.files() as local:
         description = _Describer(index, local).describe(uid)
     if not description:
         raise UsageError(
             f"{uid}: no patient, study, series or instance in the index has this UID, ID or name; check --root"
         )
-    if json:
-        print_json(description)
-    else:
-        _print(description)
+    return Answer(description, partial(_print, description))
 
 
 class _Describer:
@@ -101,13 +94,7 @@ class _Describer:
         )
 
     def _series_ending(self, uid: str) -> Row:
-        """Return the series whose UID ends as given, such as ``..50794718``.
-
-        Raises
-        ------
-        UsageError
-            There are several.
-        """
+        """Return the series whose UID ends as given, such as ``..50794718``; refuse an end that several have."""
         end = uid.lstrip(".")
         if not _END_OF_UID.fullmatch(end):
             return {}
@@ -186,10 +173,6 @@ def header_fields(path: Path) -> Row:
     """Return what the header of an instance tells beyond the index, by keyword, from its first frame if it has several.
 
     ``orientation`` is the plane of the patient: axial, sagittal or coronal, perhaps oblique.
-
-    Raises
-    ------
-    OSError
     """
     from node.dicom.dump import dump
 

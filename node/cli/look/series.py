@@ -1,16 +1,28 @@
-"""``voxelnode series``."""
+"""``voxelnode series`` and ``select``: lists of series."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
-from node.cli.options import ConfigFile, Json, Root, Uids, reading_index
-from node.cli.output import UID_END, person, print_fitted, print_json, print_table, printable, short_uid
+from node.cli.options import Root, Uids
+from node.cli.output import (
+    UID_END,
+    Answer,
+    Columns,
+    Fitted,
+    fitted,
+    listing,
+    patient,
+    print_table,
+    printable,
+    short_uid,
+)
 
-COLUMNS = (
+IN_JSON = (
     "series_instance_uid",
     "modality",
     "state",
@@ -26,25 +38,45 @@ COLUMNS = (
     "revision",
     "due_at",
     "error",
+    *("series_number", "series_description", "patient_name", "patient_id", "study_date", "study_instance_uid"),
 )
-NAMED = ("series_number", "series_description", "patient_name", "patient_id", "study_date", "study_instance_uid")
-"""Further columns of JSON."""
 
-FITTED = {
-    "date": 10,
-    "patient": 16,
-    "no": 5,
-    "mod": 3,
-    "description": 22,
-    "images": 7,
-    "state": 12,
-    "uid": UID_END,
+
+def _images(row: Mapping[str, Any]) -> Any:
+    expected = row["expected_instances"]
+    few = expected is not None and expected != row["instances"]
+    return f"{row['instances']}/{expected}".rjust(IMAGES_WIDTH) if few else row["instances"]
+
+
+IMAGES_WIDTH = 7
+BRIEF: Fitted = {
+    "date": (10, "study_date"),
+    "patient": (16, patient),
+    "no": (5, "series_number"),
+    "mod": (3, "modality"),
+    "description": (22, lambda row: row["series_description"] or row["protocol_name"]),
+    "images": (IMAGES_WIDTH, _images),
+    "state": (12, lambda row: row["certainty"] if row["state"] == "converted" else row["state"]),
+    "uid": (UID_END, lambda row: short_uid(row["series_instance_uid"])),
 }
-"""Columns and widths of a line of 100 characters."""
+"""A line of 100 characters; once a series is converted, its completeness stands for its state."""
 
-FULL = (
-    *("series", "date", "patient", "no", "modality", "description", "state", "rev", "certainty", "rule"),
-    *("expected", "received", "missing", "reason"),
+IN_FULL: Columns = {
+    "series": "series_instance_uid", "date": "study_date", "patient": patient, "no": "series_number",
+    "modality": "modality", "description": "series_description", "state": "state", "rev": "revision",
+    "certainty": "certainty", "rule": "verdict_rule", "expected": "expected_instances", "received": "instances",
+    "missing": "missing_instances", "reason": lambda row: row["error"] or row["verdict_reason"],
+}  # fmt: skip
+
+SELECTED = (
+    "patient_id",
+    "study_date",
+    "modality",
+    "series_description",
+    "body_part",
+    "instances",
+    "slices",
+    "certainty",
 )
 
 
@@ -56,58 +88,81 @@ def series(
         int, typer.Option("--limit", metavar="N", min=1, help="Maximum number of series, newest first.")
     ] = 100,
     uids: Uids = False,
-    config: ConfigFile = None,
-    root: Root = None,
-    json: Json = False,
-) -> None:
+    *,
+    root: Root,
+) -> Answer:
     """List series with their state and completeness.
 
     `voxelnode info` takes the ends of UIDs, too.
     """
-    with reading_index(config, root) as index:
+    with root.reading() as index:
         rows = index.series.newest(limit, study=study, state=state, incomplete=incomplete)
-    if json:
-        print_json([{name: row[name] for name in (*COLUMNS, *NAMED)} for row in rows])
-        return
+    data = [{name: row[name] for name in IN_JSON} for row in rows]
     if uids:
-        print_table(f"{len(rows)} series", FULL, map(_full, rows))
-        return
-    print_fitted(f"{len(rows)} series", FITTED, map(_brief, rows))
-    for row in rows:
-        if incomplete or row["error"]:
-            print(f"{short_uid(row['series_instance_uid'])}: {printable(row['error'] or row['verdict_reason'])}")
+        return listing(f"{len(rows)} series", IN_FULL, rows, data=data)
+    problems = [
+        f"{short_uid(row['series_instance_uid'])}: {printable(row['error'] or row['verdict_reason'])}"
+        for row in rows
+        if incomplete or row["error"]
+    ]
+    return fitted(f"{len(rows)} series", BRIEF, rows, data=data, below=problems)
 
 
-def _brief(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return a series in the columns of `FITTED`; once it is converted, its completeness stands for its state."""
-    expected = row["expected_instances"]
-    few = expected is not None and expected != row["instances"]
-    return (
-        row["study_date"],
-        person(row["patient_name"]) or row["patient_id"],
-        row["series_number"],
-        row["modality"],
-        row["series_description"] or row["protocol_name"],
-        f"{row['instances']}/{expected}".rjust(FITTED["images"]) if few else row["instances"],
-        row["certainty"] if row["state"] == "converted" else row["state"],
-        short_uid(row["series_instance_uid"]),
-    )
+def select(
+    expression: Annotated[
+        str,
+        typer.Argument(
+            metavar="EXPRESSION", help="Condition on the fields of docs/select.md, such as 'modality == \"CT\"'."
+        ),
+    ],
+    why: Annotated[
+        bool, typer.Option("--why", help="Show which clauses the other series do not fit, with their values.")
+    ] = False,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Maximum number of series to show.")] = 100,
+    *,
+    root: Root,
+) -> Answer:
+    """List the series that an expression selects, newest first."""
+    from node.selector import compile_selector
 
+    selector = compile_selector(expression)
+    fields = selector.fields.union(SELECTED, ("verdict",))
+    selected: list[dict[str, Any]] = []
+    others: list[tuple[str, list[tuple[str, str]]]] = []
+    clauses: Counter[str] = Counter()
+    counts = Counter({True: 0, False: 0})
+    with root.reading() as index:
+        for one in index.facts.all(fields):
+            fits = selector.matches(one.facts)
+            counts[fits] += 1
+            study_instance_uid, series_instance_uid = one.key
+            if fits and len(selected) < limit:
+                uids = {"study_instance_uid": study_instance_uid, "series_instance_uid": series_instance_uid}
+                selected.append({**uids, **one.facts})
+            elif not fits and why:
+                reasons = selector.why_not(one.facts)
+                clauses.update({clause for clause, _ in reasons})
+                if len(others) < limit:
+                    others.append((series_instance_uid, reasons))
+    data: dict[str, Any] = {"selected": counts[True], "others": counts[False], "series": selected}
+    if why:
+        data["clauses"] = dict(clauses)
+        data["why_not"] = [
+            {"series_instance_uid": uid, "clauses": [{"clause": c, "instead": i} for c, i in reasons]}
+            for uid, reasons in others
+        ]
 
-def _full(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return (
-        row["series_instance_uid"],
-        row["study_date"],
-        person(row["patient_name"]) or row["patient_id"],
-        row["series_number"],
-        row["modality"],
-        row["series_description"],
-        row["state"],
-        row["revision"],
-        row["certainty"],
-        row["verdict_rule"],
-        row["expected_instances"],
-        row["instances"],
-        row["missing_instances"],
-        row["error"] or row["verdict_reason"],
-    )
+    def show() -> None:
+        more = f", the newest {limit}" if counts[True] > limit else ""
+        rows = [[row["series_instance_uid"], *(row[name] for name in SELECTED)] for row in selected]
+        columns = ("series", *(name.replace("_", " ") for name in SELECTED))
+        print_table(f"{counts[True]} of {counts.total()} series{more}", columns, rows)
+        if why:
+            print_table("clauses that the others do not fit", ("clause", "series"), clauses.most_common())
+            print_table(
+                f"{counts[False]} others" + (f", the newest {limit}" if counts[False] > limit else ""),
+                ("series", "clause", "but"),
+                [(uid, clause, instead) for uid, reasons in others for clause, instead in reasons],
+            )
+
+    return Answer(data, show)

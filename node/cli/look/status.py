@@ -8,16 +8,18 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from json import loads as json_of
 from typing import TYPE_CHECKING, Any
 
-from node.cli.options import ConfigFile, Json, Root, Uids, load
+from node.cli.options import Root, Uids
 from node.cli.output import (
     UID_END,
-    host_cells,
+    Answer,
+    Columns,
+    Fitted,
+    fitted,
+    listing,
     minute,
-    person,
+    minute_of,
+    patient,
     print_fields,
-    print_fitted,
-    print_json,
-    print_table,
     short_uid,
     sized,
 )
@@ -28,16 +30,33 @@ if TYPE_CHECKING:
 
 SHOWN_FAILURES = 10
 
-FAILURES = {
-    "failed": 16,
-    "patient": 12,
-    "no": 5,
-    "description": 14,
-    "reason": 14,
-    "detail": 17,
-    "uid": UID_END,
+HOSTS: Fitted = {
+    "host": (16, "name"),
+    "state": (9, lambda row: "not ready" if row["state"] == "alive" and row["not_ready"] else row["state"]),
+    "seen": (16, minute_of("seen_at")),
+    "roles": (21, lambda row: ", ".join(row["roles"])),
+    "version": (12, "version"),
+    "alone has": (9, lambda row: str(row["spooled_instances"] or "")),
 }
-"""Columns and widths of a line of 100 characters."""
+"""State, last sign of life, roles and version of a host, and how many instances it alone has."""
+
+SENDERS: Fitted = {
+    "sender": (16, "calling_ae_title"),
+    "quiet s": (8, "quiet_seconds"),
+    "from series": (11, "series"),
+    "longest gap s": (13, "longest_gap_seconds"),
+    "learnt": (16, minute_of("learnt_at")),
+}
+FAILURES: Fitted = {
+    "failed": (16, minute_of("failed_at")),
+    "patient": (12, patient),
+    "no": (5, "series_number"),
+    "description": (14, lambda row: row["series_description"] or row["modality"]),
+    "reason": (14, "reason"),
+    "detail": (17, "detail"),
+    "uid": (UID_END, lambda row: short_uid(row["series_instance_uid"])),
+}
+FAILURES_IN_FULL: Columns = {"series": "series_instance_uid", "stack": "stack", "reason": "reason", "detail": "detail"}
 
 ACKNOWLEDGED = {
     "local": "once in the journal of this host",
@@ -50,18 +69,17 @@ MAX_AGE_SECONDS = 15.0
 """A running node writes its state every three seconds."""
 
 
-def status(uids: Uids = False, config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
+def status(uids: Uids = False, *, root: Root) -> Answer:
     """Show what is stored, waiting, converted and failed."""
-    settings = load(config, storage__root=root).settings
+    settings = root.settings
 
-    from node.index.database.index import reading
     from node.lifecycle.journal import damaged_records, journal_report
     from node.lifecycle.scrub import scrub_state
     from node.metrics import read_counters
 
-    folder = settings.storage.root.absolute()
+    folder = root.folder
     live = read_counters(folder)
-    with _readable(reading(folder, settings.index.url), live) as index:
+    with _readable(root.reading(), live) as index:
         journal = journal_report(folder, index.applied)
         levels, stored = index.count_levels(), index.instances.totals()
         failures = index.failures.newest(SHOWN_FAILURES)
@@ -88,10 +106,7 @@ def status(uids: Uids = False, config: ConfigFile = None, root: Root = None, jso
             "oldest_due_at": index.series.next_due_at(),
             "free_bytes": os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize,
         }
-    if json:
-        print_json({**facts, "last_failures": failures, "live": live})
-    else:
-        _print(facts, failures, uids=uids)
+    return Answer({**facts, "last_failures": failures, "live": live}, lambda: _print(facts, failures, uids=uids))
 
 
 @contextmanager
@@ -170,43 +185,10 @@ def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]], *, uids: bo
         }
     )
     if facts["hosts"]:
-        print_fitted(
-            "hosts of this index",
-            {"host": 20, "state": 9, "seen": 16, "roles": 21, "version": 12, "alone has": 9},
-            [host_cells(row) for row in facts["hosts"]],
-        )
+        fitted("hosts of this index", HOSTS | {"host": (20, "name")}, facts["hosts"]).show()
     if facts["senders"]:
-        print_fitted(
-            'learnt from senders, for [series] quiet_seconds = "auto"',
-            {"sender": 16, "quiet s": 8, "from series": 11, "longest gap s": 13, "learnt": 16},
-            [
-                (
-                    row["calling_ae_title"],
-                    row["quiet_seconds"],
-                    row["series"],
-                    row["longest_gap_seconds"],
-                    minute(row["learnt_at"]),
-                )
-                for row in facts["senders"]
-            ],
-        )
+        fitted('learnt from senders, for [series] quiet_seconds = "auto"', SENDERS, facts["senders"]).show()
     if failures and uids:
-        print_table(
-            f"last of {facts['failures']} failures",
-            ("series", "stack", "reason", "detail"),
-            [(row["series_instance_uid"], row["stack"], row["reason"], row["detail"]) for row in failures],
-        )
+        listing(f"last of {facts['failures']} failures", FAILURES_IN_FULL, failures).show()
     elif failures:
-        print_fitted(f"last of {facts['failures']} failures (--uids: in full)", FAILURES, map(_failure, failures))
-
-
-def _failure(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return (
-        minute(row["failed_at"]),
-        person(row["patient_name"]) or row["patient_id"],
-        row["series_number"],
-        row["series_description"] or row["modality"],
-        row["reason"],
-        row["detail"],
-        short_uid(row["series_instance_uid"]),
-    )
+        fitted(f"last of {facts['failures']} failures (--uids: in full)", FAILURES, failures).show()

@@ -9,13 +9,19 @@ from typing import Annotated, Any
 
 import typer
 
-from node.cli.actions import perform
-from node.cli.options import ConfigFile, Json, Root, reading_index, settings_for_change
-from node.cli.output import print_json, print_table
+from node.cli.options import ChangedRoot, Commands, Root
+from node.cli.output import Answer, Columns, listing
 from node.errors import UsageError
 
-app = typer.Typer(help="Manage the accounts that may use HTTP.", no_args_is_help=True)
+app = Commands(help="Manage the accounts that may use HTTP.", no_args_is_help=True)
 
+ACCOUNTS: Columns = {
+    "name": "name",
+    "role": "role",
+    "password": lambda row: "yes" if row["password"] else "no",
+    "created": "created_at",
+    "tokens": lambda row: ", ".join(_token_cell(token) for token in row["tokens"]),
+}
 ROLES = "read, write (store and convert) or admin (delete)"
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the account.")]
@@ -34,46 +40,38 @@ def add(
     no_password: Annotated[
         bool, typer.Option("--no-password", help="For scripts that only use tokens. [default: prompt for a password]")
     ] = False,
-    config: ConfigFile = None,
-    root: Root = None,
-    json: Json = False,
-) -> None:
+    *,
+    root: ChangedRoot,
+) -> Answer:
     """Create an account, or change its password.
 
     The password is prompted for on a terminal, and otherwise read from standard input. On a root without an index, this
     creates one, so that a node that requires accounts can start.
     """
-    settings = settings_for_change(config, root)
-
     from node.web.credentials import hash_password, require_name
 
     require_name(name)
     password_hash = None if no_password else hash_password(_password())
-    done = perform(settings, "set-account", may_create_index=True, name=name, role=role, password_hash=password_hash)
-    if json:
-        print_json({"account": name, **done})
-    else:
-        print(
-            f"account {name}, role {done['role']}: {'created' if done['new'] else 'changed; its sessions are closed'}"
-        )
+    done = root.order("set-account", may_create_index=True, name=name, role=role, password_hash=password_hash)
+    change = "created" if done["new"] else "changed; its sessions are closed"
+    return Answer({"account": name, **done}, f"account {name}, role {done['role']}: {change}")
 
 
 @app.command("role")
 def role_(
     name: Name,
     role: Annotated[str, typer.Argument(metavar="ROLE", help=f"{ROLES}.")],
-    config: ConfigFile = None,
-    root: Root = None,
+    root: ChangedRoot,
 ) -> None:
     """Change the role of an account, effective from its next request."""
-    perform(settings_for_change(config, root), "set-role", name=name, role=role)
+    root.order("set-role", name=name, role=role)
     print(f"account {name}, role {role}")
 
 
 @app.command("list")
-def list_(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
+def list_(root: Root) -> Answer:
     """List accounts and their tokens."""
-    with reading_index(config, root) as index:
+    with root.reading() as index:
         accounts = index.accounts.listed()
     rows: list[dict[str, Any]] = [
         {
@@ -88,29 +86,13 @@ def list_(config: ConfigFile = None, root: Root = None, json: Json = False) -> N
         }
         for account in accounts
     ]
-    if json:
-        print_json(rows)
-    else:
-        print_table(
-            f"{len(rows)} accounts",
-            ("name", "role", "password", "created", "tokens"),
-            [
-                (
-                    row["name"],
-                    row["role"],
-                    "yes" if row["password"] else "no",
-                    row["created_at"],
-                    ", ".join(_token_cell(token) for token in row["tokens"]),
-                )
-                for row in rows
-            ],
-        )
+    return listing(f"{len(rows)} accounts", ACCOUNTS, rows)
 
 
 @app.command()
-def remove(name: Name, config: ConfigFile = None, root: Root = None) -> None:
+def remove(name: Name, root: ChangedRoot) -> None:
     """Remove an account and its tokens, and close its sessions."""
-    perform(settings_for_change(config, root), "remove-account", name=name)
+    root.order("remove-account", name=name)
     print(f"account {name} removed")
 
 
@@ -122,31 +104,25 @@ def token(
         int | None,
         typer.Option("--days", metavar="N", min=1, max=36525, help="Days until it expires. [default: never]"),
     ] = None,
-    config: ConfigFile = None,
-    root: Root = None,
-    json: Json = False,
-) -> None:
+    *,
+    root: ChangedRoot,
+) -> Answer:
     """Create a token for a script and print it.
 
     The token is shown only once; the index stores its digest.
     """
-    settings = settings_for_change(config, root)
-
     from node.web.credentials import digest, new_token
 
     made = new_token()
     end = None if days is None else (dt.datetime.now(dt.UTC) + dt.timedelta(days=days)).isoformat()
-    perform(settings, "add-token", name=name, label=label, sha256=digest(made), expires_at=end)
-    if json:
-        print_json({"account": name, "label": label, "token": made, "expires_at": end})
-    else:
-        print(made)
+    root.order("add-token", name=name, label=label, sha256=digest(made), expires_at=end)
+    return Answer({"account": name, "label": label, "token": made, "expires_at": end}, made)
 
 
 @app.command()
-def revoke(name: Name, label: Label, config: ConfigFile = None, root: Root = None) -> None:
+def revoke(name: Name, label: Label, root: ChangedRoot) -> None:
     """Revoke a token at once."""
-    perform(settings_for_change(config, root), "remove-token", name=name, label=label)
+    root.order("remove-token", name=name, label=label)
     print(f"token {label!r} of {name} revoked")
 
 

@@ -3,48 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from time import monotonic, sleep
 from typing import Annotated, Any
 
 import typer
 
-from node.cli.actions import perform
-from node.cli.options import ConfigFile, Json, Root, reading_index, settings_for_change
-from node.cli.output import host_cells, print_fitted, print_json
+from node.cli.look.status import HOSTS
+from node.cli.options import ChangedRoot, Commands, Root
+from node.cli.output import Answer, fitted
 
-app = typer.Typer(help="List and forget the hosts that share an index in PostgreSQL.", no_args_is_help=True)
-
-HOSTS = {"host": 16, "state": 9, "seen": 16, "roles": 21, "version": 12, "alone has": 9, "does alone": 20}
-"""Columns and widths of a line."""
-
+app = Commands(help="List and forget the hosts that share an index in PostgreSQL.", no_args_is_help=True)
 
 LOOK_SECONDS = 0.5
 
 
 @app.command()
-def hosts(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
+def hosts(root: Root) -> Answer:
     """List the hosts of the index, and what each of them does alone.
 
     A host is alive, not ready (--json says why), has stopped, or is lost: it has said nothing for as long as its lease.
     What it alone has are instances that it has not moved to the object store yet.
     """
-    with reading_index(config, root) as index:
+    with root.reading() as index:
         rows = index.hosts.all(index.hosts.now())
-    if json:
-        print_json(rows)
-        return
-    print_fitted(
-        f"{len(rows)} hosts" if rows else "no hosts: the index is a file, or no node has opened it yet",
-        HOSTS,
-        (
-            (
-                *host_cells(row),
-                ", ".join(row["leases"]) or (f"left {row['left_behind']} files" if row["left_behind"] else ""),
-            )
-            for row in rows
-        ),
-    )
+    title = f"{len(rows)} hosts" if rows else "no hosts: the index is a file, or no node has opened it yet"
+    return fitted(title, HOSTS | {"does alone": (20, _alone)}, rows)
+
+
+def _alone(row: Mapping[str, Any]) -> str:
+    return ", ".join(row["leases"]) or (f"left {row['left_behind']} files" if row["left_behind"] else "")
 
 
 @app.command()
@@ -52,8 +39,8 @@ def drain(
     host: Annotated[
         str | None, typer.Argument(metavar="HOST", help="Name of the host; by default the one of this configuration.")
     ] = None,
-    config: ConfigFile = None,
-    root: Root = None,
+    *,
+    root: ChangedRoot,
     seconds: Annotated[float, typer.Option("--wait", metavar="SECONDS", min=0, help="Longest wait for its end.")] = 300,
 ) -> None:
     """Stop a host, and wait for its end.
@@ -61,11 +48,10 @@ def drain(
     As at SIGTERM, it fails its readiness, gives back what it does alone, finishes its associations, and empties its
     journal into the index. Exit 1 if it has not ended in time, or if something is on its disk only.
     """
-    settings = settings_for_change(config, root)
-    name = host or settings.cluster.name
-    perform(settings, "drain-host", host=name)
+    name = host or root.settings.cluster.name
+    root.order("drain-host", host=name)
     deadline = monotonic() + seconds
-    while (row := _host(config, root, name))["state"] == "draining" and monotonic() < deadline:
+    while (row := _host(root, name))["state"] == "draining" and monotonic() < deadline:
         sleep(LOOK_SECONDS)
     if row["state"] != "stopped":
         print(f"{name} is {row['state']} after {seconds:g} s: see its log")
@@ -76,16 +62,15 @@ def drain(
     print(f"{name} has stopped, and nothing is on its disk only")
 
 
-def _host(config: Path | None, root: Path | None, name: str) -> dict[str, Any]:
-    with reading_index(config, root) as index:
+def _host(root: Root, name: str) -> dict[str, Any]:
+    with root.reading() as index:
         return next(row for row in index.hosts.all(index.hosts.now()) if row["name"] == name)
 
 
 @app.command()
 def forget(
     host: Annotated[str, typer.Argument(metavar="HOST", help="Name of a host that will not come back.")],
-    config: ConfigFile = None,
-    root: Root = None,
+    root: ChangedRoot,
 ) -> None:
     """Forget a host that is gone for good, and say what it alone had.
 
@@ -93,7 +78,7 @@ def forget(
     Instances that it alone had, because they were not in the object store yet, are listed by series and marked as
     missing: their next reception takes the place.
     """
-    done = perform(settings_for_change(config, root), "forget-host", host=host)
+    done = root.order("forget-host", host=host)
     for lost in done["lost"]:
         uids = f"study {lost['study_instance_uid']}, series {lost['series_instance_uid']}"
         print(f"missing: {lost['instances']} instances of {uids}")

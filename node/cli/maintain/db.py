@@ -8,66 +8,58 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from node.cli.options import ConfigFile, Json, Root, load, settings_for_change
-from node.cli.output import print_json, report_problems, sized
+from node.cli.options import ChangedRoot, Commands, Root
+from node.cli.output import Answer, problems_of, sized
 
 if TYPE_CHECKING:
     from node.control.care import Rebuilt
     from node.index.engine.backend import Place
     from node.settings.model import Settings
 
-app = typer.Typer(help="Maintain the index database.", no_args_is_help=True)
+app = Commands(help="Maintain the index database.", no_args_is_help=True)
 
 
 @app.command()
-def path(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
+def path(root: Root) -> Answer:
     """Print where the database is: its file, or its URL."""
     from node.index.engine.place import exists
 
-    place = _place(load(config, storage__root=root).settings)
-    if json:
-        print_json({"path": str(place), "exists": exists(place)})
-    else:
-        print(place)
+    place = _place(root.settings)
+    return Answer({"path": str(place), "exists": exists(place)}, str(place))
 
 
 @app.command()
-def upgrade(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
+def upgrade(root: Root) -> Answer:
     """Create the database, or migrate it to the newest schema."""
     from node.control.root import require_index
     from node.index.engine.place import upgrade as upgrade_database
 
-    settings = load(config, storage__root=root).settings
-    place = _place(settings)
-    require_index(settings.storage.root.absolute(), settings.index.url)
+    place = _place(root.settings)
+    require_index(root.folder, root.settings.index.url)
     before, after = upgrade_database(place)
-    if json:
-        print_json({"path": str(place), "before": before, "after": after})
-    elif before == after:
-        print(f"{place}: already at schema {after}")
-    else:
-        print(f"{place}: {f'migrated from schema {before} to' if before else 'created at schema'} {after}")
+    change = f"migrated from schema {before} to" if before else "created at schema"
+    if before == after:
+        change = "already at schema"
+    return Answer({"path": str(place), "before": before, "after": after}, f"{place}: {change} {after}")
 
 
 @app.command()
-def check(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
+def check(root: Root) -> Answer:
     """Check the database for damage.
 
     Looks for damaged pages, broken references and an unknown schema. Exit 1 if there is a problem.
     """
-    from node.index.engine.place import check as problems_of
+    from node.index.engine.place import check as found_in
 
-    place = _place(load(config, storage__root=root).settings)
-    report_problems(place, problems_of(place), "no problems found", json)
+    place = _place(root.settings)
+    return problems_of(place, found_in(place), "no problems found")
 
 
 @app.command()
 def backup(
     target: Annotated[Path, typer.Argument(metavar="FILE", help="File to write; an existing file is replaced.")],
-    config: ConfigFile = None,
-    root: Root = None,
-    json: Json = False,
-) -> None:
+    root: Root,
+) -> Answer:
     """Copy the database to a file, even while a node writes to it.
 
     Copy the journal and then the archive afterwards, never before, so that each row of the copy has its file, and each
@@ -75,50 +67,42 @@ def backup(
     """
     from node.index.engine.place import backup as copy_database
 
-    settings = load(config, storage__root=root).settings
-    size = copy_database(_place(settings), target.absolute())
-    if json:
-        print_json({"path": target, "bytes": size})
-        return
-    print(f"{target}: {sized(size)} written; now copy the folders of {settings.storage.root}, the journal first")
+    size = copy_database(_place(root.settings), target.absolute())
+    remark = f"now copy the folders of {root.settings.storage.root}, the journal first"
+    return Answer({"path": target, "bytes": size}, f"{target}: {sized(size)} written; {remark}")
 
 
 @app.command()
 def copy(
     to: Annotated[str, typer.Option(metavar="URL", help='Database of PostgreSQL, or "sqlite" for a file in the root.')],
-    config: ConfigFile = None,
-    root: Root = None,
-    json: Json = False,
-) -> None:
+    root: ChangedRoot,
+) -> Answer:
     """Move the index to another database: PostgreSQL, or SQLite.
 
     Stop the node first. The database must be empty. All rows are compared when they have been copied; an interrupted
     copy goes on when the command is run again. Afterwards set [index] url to the new database, or remove it for SQLite:
     no node opens the old one again.
     """
-    settings = settings_for_change(config, root)
-    url = None if to == "sqlite" else load(config, storage__root=root, index__url=to).settings.index.url
+    settings = root.settings
+    url = None if to == "sqlite" else root.read(index__url=to).settings.index.url
 
     from node.control.care import copy_index
     from node.index.engine.place import place_of
 
     target = place_of(settings.storage.root, url)
     rows = copy_index(settings, url)
-    if json:
-        print_json({"path": str(target), "rows": rows})
-        return
-    print(f"{target}: {sum(rows.values())} rows of {len(rows)} tables copied and compared")
-    print("now remove url from [index]" if url is None else f'now set url = "{url}" in [index]')
+    text = f"{target}: {sum(rows.values())} rows of {len(rows)} tables copied and compared"
+    advice = "now remove url from [index]" if url is None else f'now set url = "{url}" in [index]'
+    return Answer({"path": str(target), "rows": rows}, f"{text}\n{advice}")
 
 
 @app.command()
 def export(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="New folder, or an export to bring up to date.")],
     group: Annotated[str | None, typer.Option(help="Group of accounts that may read it; by default only you.")] = None,
-    config: ConfigFile = None,
-    root: Root = None,
-    json: Json = False,
-) -> None:
+    *,
+    root: ChangedRoot,
+) -> Answer:
     """Copy index and current volumes for other accounts.
 
     Others than the owner may not read the root, not even its volumes.
@@ -131,58 +115,45 @@ def export(
     from node.control.audited_export import audited_export
     from node.lifecycle.export import export as export_to
 
-    settings = settings_for_change(config, root)
+    settings = root.settings
     target = folder.absolute()
     with audited_export(settings, f"voxelnode db export to {target}, for {group or 'its owner'}") as outcome:
         store = configured_store(settings.storage)
-        done = export_to(settings.storage.root.absolute(), target, group, settings.index.url, store, settings.holder)
+        done = export_to(root.folder, target, group, settings.index.url, store, settings.holder)
         outcome.counts = f"{done.copied} conversions copied, {done.kept} already there, {done.removed} removed"
-    if json:
-        print_json({"path": folder, **asdict(done)})
-    else:
-        print(
-            f"{folder}: {done.copied} conversions copied ({sized(done.bytes)}), {done.kept} already there, "
-            f"{done.removed} removed"
-        )
-        for absent in done.absent:
-            print(f"{absent}: its files are missing or damaged; `voxelnode fsck` tells more")
-    if done.absent:
-        raise typer.Exit(1)
+    lines = [
+        f"{folder}: {done.copied} conversions copied ({sized(done.bytes)}), {done.kept} already there, "
+        f"{done.removed} removed"
+    ]
+    lines += [f"{absent}: its files are missing or damaged; `voxelnode fsck` tells more" for absent in done.absent]
+    return Answer({"path": folder, **asdict(done)}, "\n".join(lines), failed=bool(done.absent))
 
 
 @app.command()
-def rebuild(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
+def rebuild(root: ChangedRoot) -> Answer:
     """Rebuild the index from the archive and the journal.
 
     What can be read of the previous index is taken over. Stop the node first. Exit 1 if files cannot be read: they stay
     in the archive, and the next start adds them to the index once they can be read.
     """
-    settings = settings_for_change(config, root)
-
     from node.control.care import rebuild_index
 
-    done = rebuild_index(settings)
+    done = rebuild_index(root.settings)
     salvaged, recovered, replayed = done.salvaged, done.recovered, done.replayed
-    if json:
-        print_json(
-            {
-                "previous_index": done.previous_index,
-                "instances": recovered.adopted,
-                "from_journal": replayed.applied,
-                "damaged_in_journal": replayed.damaged,
-                "quarantined": recovered.quarantined,
-                "from_quarantine": done.taken_back,
-                "taken_over": salvaged.rows,
-                "not_read": salvaged.unread,
-                "altered": salvaged.altered,
-                "gone": salvaged.gone,
-                "unread": done.unread,
-            }
-        )
-    else:
-        _print_rebuilt(done)
-    if done.unread:
-        raise typer.Exit(1)
+    data = {
+        "previous_index": done.previous_index,
+        "instances": recovered.adopted,
+        "from_journal": replayed.applied,
+        "damaged_in_journal": replayed.damaged,
+        "quarantined": recovered.quarantined,
+        "from_quarantine": done.taken_back,
+        "taken_over": salvaged.rows,
+        "not_read": salvaged.unread,
+        "altered": salvaged.altered,
+        "gone": salvaged.gone,
+        "unread": done.unread,
+    }
+    return Answer(data, lambda: _print_rebuilt(done), failed=bool(done.unread))
 
 
 def _print_rebuilt(done: Rebuilt) -> None:

@@ -1,15 +1,15 @@
-"""``voxelnode delete``."""
+"""``voxelnode delete``, and ``retention``, which lists what the node deletes by itself."""
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from node.cli.actions import Yes, confirm, perform
-from node.cli.options import ConfigFile, Json, Root, settings_for_change
-from node.cli.output import print_fields, print_json, sized
+from node.cli.options import ChangedRoot, Json, Root, Yes, confirm
+from node.cli.output import Answer, print_fields, print_table, sized
 from node.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,30 +25,23 @@ def delete(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted.")] = False,
     yes: Yes = False,
-    config: ConfigFile = None,
-    root: Root = None,
+    *,
+    root: ChangedRoot,
     json: Json = False,
-) -> None:
+) -> Answer:
     """Delete a study, series or instance permanently.
 
     Its rows, DICOM files, volumes and thumbnails are removed. If a node runs on this root, the node does it.
     """
-    settings = settings_for_change(config, root)
-
-    from node.index.database.index import reading
-
-    with reading(settings.storage.root, settings.index.url) as index:
+    with root.reading() as index:
         plan = index.deletions.plan(_level(index, uid), uid, study)
     if not json:
         _print(plan)
     if not dry_run:
         confirm("deletion", "Permanently delete this and all volumes made from it?", yes)
-        perform(settings, "delete", level=plan.level, uid=uid, study_instance_uid=plan.study_instance_uid)
-    if json:
-        fields = {name: value for name, value in asdict(plan).items() if name != "patient_id"}
-        print_json({**fields, "deleted": not dry_run})
-    elif not dry_run:
-        print("deleted")
+        root.order("delete", level=plan.level, uid=uid, study_instance_uid=plan.study_instance_uid)
+    fields = {name: value for name, value in asdict(plan).items() if name != "patient_id"}
+    return Answer({**fields, "deleted": not dry_run}, "deleted" if not dry_run else lambda: None)
 
 
 def _level(index: ReadIndex, uid: str) -> Level:
@@ -77,3 +70,29 @@ def _print(plan: DeletionPlan) -> None:
             "DICOM": sized(plan.bytes),
         }
     )
+
+
+def retention(root: Root) -> Answer:
+    """List the studies that retention would delete now.
+
+    This command deletes nothing; `serve` deletes them hourly.
+    """
+    rules = root.settings.retention
+
+    from node.lifecycle.retention import expired_studies, kept_studies
+
+    with root.reading() as index:
+        studies = index.studies.stored()
+        kept = kept_studies(index, rules)
+    expired = expired_studies(studies, rules, dt.datetime.now(dt.UTC), kept)
+    rows = [(entry.study.study_instance_uid, entry.study.last_received_at, entry.rule) for entry in expired]
+
+    def show() -> None:
+        if not rules.is_active:
+            print(f"retention: unlimited (no rules in [retention]); {len(studies)} studies are kept")
+        else:
+            title = f"{len(rows)} of {len(studies)} studies would be deleted"
+            print_table(title, ("study", "last received", "rule"), rows)
+
+    listed = [{"study_instance_uid": uid, "last_received_at": last, "rule": rule} for uid, last, rule in rows]
+    return Answer({"studies": len(studies), "dry_run": rules.dry_run, "expired": listed}, show)

@@ -1,52 +1,46 @@
-"""``voxelnode journal status|drain``."""
+"""``voxelnode journal``, and ``fsck``, which compares it with index and files."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from node.cli.options import ConfigFile, Json, Root, load, settings_for_change
-from node.cli.output import print_fields, print_json, sized
+from node.cli.options import ChangedRoot, Commands, Root
+from node.cli.output import Answer, listing, print_fields, sized
 
 if TYPE_CHECKING:
     from node.lifecycle.journal import JournalReport
 
-app = typer.Typer(
-    help="Show and empty the journal of acknowledged instances.",
-    no_args_is_help=True,
-)
+app = Commands(help="Show and empty the journal of acknowledged instances.", no_args_is_help=True)
 
 REMEDY = "keep a copy of the folder; the next start puts the segment into quarantine; let the senders send them again"
 
 
 @app.command()
-def status(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
+def status(root: Root) -> Answer:
     """Show the journal: its size, what waits in it, and damage.
 
     It may be that of a running node. Exit 1 if records are damaged.
     """
-    settings = load(config, storage__root=root).settings
-
-    from node.index.database.index import reading
     from node.index.engine.about import Applied
     from node.index.engine.place import IndexUnusable
     from node.lifecycle.journal import JOURNAL_FOLDER, journal_report
 
-    folder = settings.storage.root.absolute()
+    folder, maximum = root.folder, root.settings.storage.journal_bytes
     try:
-        with reading(folder, settings.index.url) as index:
+        with root.reading() as index:
             report = journal_report(folder, index.applied)
     except IndexUnusable:  # the journal tells what a new index gets from it
         report = journal_report(folder, lambda journal: Applied.of(None))
-    if json:
-        damage = [{**asdict(found), "segment": found.segment.name} for found in report.damage]
-        print_json({"path": folder / JOURNAL_FOLDER, **asdict(report), "damage": damage})
-    else:
-        print_fields({"journal": folder / JOURNAL_FOLDER, **_fields(report, settings.storage.journal_bytes)})
-    if report.damage:
-        raise typer.Exit(1)
+    path = folder / JOURNAL_FOLDER
+    damage = [{**asdict(found), "segment": found.segment.name} for found in report.damage]
+    return Answer(
+        {"path": path, **asdict(report), "damage": damage},
+        lambda: print_fields({"journal": path, **_fields(report, maximum)}),
+        failed=bool(damage),
+    )
 
 
 def _fields(report: JournalReport, maximum: int) -> dict[str, Any]:
@@ -65,19 +59,44 @@ def _fields(report: JournalReport, maximum: int) -> dict[str, Any]:
 
 
 @app.command()
-def drain(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
+def drain(root: ChangedRoot) -> Answer:
     """Empty the journal into archive and index; stop the node first.
 
     The journal is removed: an older version, which may not know its format, can use the root afterwards.
     """
-    settings = settings_for_change(config, root)
-
     from node.control.care import drain_journal
 
-    replayed = drain_journal(settings)
-    if json:
-        print_json(asdict(replayed))
-        return
-    print(f"{settings.storage.root.absolute()}: the journal is empty; {replayed.applied} instances came from it")
+    replayed = drain_journal(root.settings)
+    text = f"{root.folder}: the journal is empty; {replayed.applied} instances came from it"
     if replayed.damaged:
-        print(f"{replayed.damaged} records could not be read: their segment was copied to quarantine")
+        text += f"\n{replayed.damaged} records could not be read: their segment was copied to quarantine"
+    return Answer(asdict(replayed), text)
+
+
+def fsck(
+    root: ChangedRoot,
+    digests: Annotated[
+        bool, typer.Option("--hash", help="Read every file and compare its SHA-256, not only its length.")
+    ] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Repair what can be repaired; stop the node first.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Repair even if more than a tenth of all files is missing.")
+    ] = False,
+) -> Answer:
+    """Compare index, journal and files, and repair differences.
+
+    Exit 1 if a difference remains.
+    """
+    from node.control.care import check_repository
+
+    findings = check_repository(root.settings, digests=digests, repair=repair, force=force)
+    rows = [asdict(finding) for finding in findings]
+    left = [row for row in rows if row["mended"] is None]
+    return listing(
+        "",
+        {"kind": "kind", "path": "path", "detail": "detail", "repair": "mended"},
+        rows,
+        none=f"{root.folder}: journal, index, archive and volumes agree",
+        data={"ok": not left, "findings": rows},
+        failed=bool(left),
+    )

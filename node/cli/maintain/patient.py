@@ -6,32 +6,27 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from node.cli.actions import perform
-from node.cli.options import ConfigFile, Json, Root, reading_index, settings_for_change
-from node.cli.output import print_json, print_table
+from node.cli.options import ChangedRoot, Commands, Root
+from node.cli.output import Answer, Columns, listing
 from node.errors import UsageError
 
 if TYPE_CHECKING:
     from node.index.database.reading import ReadIndex
 
-app = typer.Typer(help="List and merge patients.", no_args_is_help=True)
+app = Commands(help="List and merge patients.", no_args_is_help=True)
 
-COLUMNS = ("id", "patient_id", "issuer_of_patient_id", "patient_name", "patient_birth_date", "patient_sex", "studies")
+PATIENTS: Columns = {
+    "#": "id", "ID": "patient_id", "issuer": "issuer_of_patient_id", "name": "patient_name",
+    "birth date": "patient_birth_date", "sex": "patient_sex", "studies": "studies", "merged into #": "merged_into",
+}  # fmt: skip
 
 
 @app.command("list")
-def list_(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
+def list_(root: Root) -> Answer:
     """List the patients and their merges."""
-    with reading_index(config, root) as index:
+    with root.reading() as index:
         rows = index.patients.all()
-    if json:
-        print_json(rows)
-    else:
-        print_table(
-            f"{len(rows)} patients",
-            ("#", "ID", "issuer", "name", "birth date", "sex", "studies", "merged into #"),
-            [[row[name] for name in (*COLUMNS, "merged_into")] for row in rows],
-        )
+    return listing(f"{len(rows)} patients", PATIENTS, rows)
 
 
 @app.command()
@@ -43,25 +38,17 @@ def merge(
         str,
         typer.Argument(metavar="INTO", help="Patient that remains: Patient ID, or # and a number from `patient list`."),
     ],
-    config: ConfigFile = None,
-    root: Root = None,
-    json: Json = False,
-) -> None:
+    root: ChangedRoot,
+) -> Answer:
     """Merge two patients into one.
 
     All studies of FROM move to INTO, including studies received later.
     """
-    settings = settings_for_change(config, root)
-
-    from node.index.database.index import reading
-
-    with reading(settings.storage.root, settings.index.url) as index:
+    with root.reading() as index:
         numbers = _number(index, source), _number(index, target)
-    done = perform(settings, "merge-patients", source=numbers[0], target=numbers[1])
-    if json:
-        print_json({"from": numbers[0], "into": numbers[1], **done})
-    else:
-        print(f"patient #{numbers[0]} merged into #{numbers[1]}; {len(done['studies'])} studies moved")
+    done = root.order("merge-patients", source=numbers[0], target=numbers[1])
+    text = f"patient #{numbers[0]} merged into #{numbers[1]}; {len(done['studies'])} studies moved"
+    return Answer({"from": numbers[0], "into": numbers[1], **done}, text)
 
 
 def _number(index: ReadIndex, wanted: str) -> int:

@@ -7,55 +7,45 @@ from typing import Annotated
 
 import typer
 
-from node.cli.actions import Yes, confirm, perform
-from node.cli.options import ConfigFile, Json, Root, load, reading_index, settings_for_change
-from node.cli.output import print_fields, print_json, print_table, sized
+from node.cli.options import ChangedRoot, Commands, Root, Yes, confirm
+from node.cli.output import Answer, Columns, listing, print_fields, sized
 from node.errors import UsageError
 
-app = typer.Typer(help="Examine, release or delete the files in quarantine.", no_args_is_help=True)
+app = Commands(help="Examine, release or delete the files in quarantine.", no_args_is_help=True)
+
+FILES: Columns = {
+    "name": "name",
+    "size": lambda row: sized(row["bytes"]),
+    "reason": "reason",
+    "instance": "sop_instance_uid",
+    "detail": "detail",
+}
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the file, as listed.")]
 
 
 @app.command("list")
-def list_(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
+def list_(root: Root) -> Answer:
     """List the files in quarantine, each with the reason."""
-    settings = load(config, storage__root=root).settings
-
     from node.receive.quarantine import quarantined
 
-    with reading_index(config, root) as index:
-        files = quarantined(settings.storage.root.absolute(), index)
-    if json:
-        print_json([asdict(file) for file in files])
-    elif not files:
-        print("quarantine is empty")
-    else:
-        print_table(
-            f"{len(files)} files in quarantine",
-            ("name", "size", "reason", "instance", "detail"),
-            [(file.name, sized(file.bytes), file.reason, file.sop_instance_uid, file.detail) for file in files],
-        )
+    with root.reading() as index:
+        rows = [asdict(file) for file in quarantined(root.folder, index)]
+    return listing(f"{len(rows)} files in quarantine", FILES, rows, none="quarantine is empty")
 
 
 @app.command()
-def show(name: Name, config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
+def show(name: Name, root: Root) -> Answer:
     """Compare a file in quarantine with the instance of its UID.
 
     `voxelnode dump` prints its header.
     """
-    settings = load(config, storage__root=root).settings
-
     from node.receive.quarantine import examined
 
-    folder = settings.storage.root.absolute()
-    with reading_index(config, root) as index:
-        found = examined(folder, index, name)
+    with root.reading() as index:
+        found = examined(root.folder, index, name)
     fields = {**asdict(found.file), **{key: value for key, value in asdict(found).items() if key != "file"}}
-    if json:
-        print_json(fields)
-    else:
-        print_fields(fields)
+    return Answer(fields, lambda: print_fields(fields))
 
 
 @app.command()
@@ -65,16 +55,12 @@ def release(
         bool,
         typer.Option("--replace", help="Make it current even if another version is; that one goes to quarantine."),
     ] = False,
-    config: ConfigFile = None,
-    root: Root = None,
-    json: Json = False,
-) -> None:
+    *,
+    root: ChangedRoot,
+) -> Answer:
     """Take an instance back into the archive. If a node runs on this root, the node does it."""
-    done = perform(settings_for_change(config, root), "release-quarantined", name=name, replace=replace)
-    if json:
-        print_json(done)
-    else:
-        print(f"released: {done['sop_instance_uid']} is in the archive")
+    done = root.order("release-quarantined", name=name, replace=replace)
+    return Answer(done, f"released: {done['sop_instance_uid']} is in the archive")
 
 
 @app.command()
@@ -82,27 +68,22 @@ def purge(
     names: Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="Names of the files.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="All files in quarantine.")] = False,
     yes: Yes = False,
-    config: ConfigFile = None,
-    root: Root = None,
-    json: Json = False,
-) -> None:
+    *,
+    root: ChangedRoot,
+) -> Answer:
     """Delete files in quarantine permanently. If a node runs on this root, the node does it."""
     if bool(names) == everything:
         raise UsageError("give either the names of files, or --all")
 
     from node.receive.quarantine import quarantined
 
-    settings = settings_for_change(config, root)
     wanted = names or []
     if everything:
-        with reading_index(config, root) as index:
-            wanted = [file.name for file in quarantined(settings.storage.root.absolute(), index)]
+        with root.reading() as index:
+            wanted = [file.name for file in quarantined(root.folder, index)]
     if wanted:
         question = f"Permanently delete {len(wanted)} files in quarantine? Some may be the only copy of an instance."
         confirm("purging", question, yes)
     for name in wanted:
-        perform(settings, "purge-quarantined", name=name)
-    if json:
-        print_json({"purged": wanted})
-    else:
-        print(f"purged: {len(wanted)} files")
+        root.order("purge-quarantined", name=name)
+    return Answer({"purged": wanted}, f"purged: {len(wanted)} files")

@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from node.cli.options import ConfigFile, Json, Root, load
-from node.cli.output import print_fields, print_json
+from node.cli.options import Commands, Root
+from node.cli.output import Answer, print_fields
 
 NPM_REGISTRY = "https://registry.npmjs.org/"
 
-app = typer.Typer(help="Install viewers beside the web pages.", no_args_is_help=True)
+app = Commands(help="Install viewers beside the web pages.", no_args_is_help=True)
 
 
 class Viewer(Enum):
@@ -35,51 +35,38 @@ def install(
     registry: Annotated[
         str, typer.Option(metavar="URL", envvar="npm_config_registry", help="npm registry to download from.")
     ] = NPM_REGISTRY,
-    config: ConfigFile = None,
-    root: Root = None,
+    *,
+    root: Root,
 ) -> None:
     """Install a viewer under the root.
 
     Downloads the pinned version and checks its digest. A running node serves it at once.
     """
-    settings = load(config, storage__root=root).settings
-
     from node.web.viewers import BASE, OHIF
     from node.web.viewers import install as install_ohif
 
-    count = install_ohif(settings.storage.root.absolute(), package, registry)
+    count = install_ohif(root.folder, package, registry)
     print(f"installed {OHIF.name} {OHIF.version}, {count} files; the node serves it at {BASE}")
 
 
 @app.command()
-def remove(viewer: Name, config: ConfigFile = None, root: Root = None) -> None:
+def remove(viewer: Name, root: Root) -> None:
     """Remove a viewer."""
-    settings = load(config, storage__root=root).settings
-
     from node.web import viewers
 
-    print(
-        f"{viewer.value} removed"
-        if viewers.remove(settings.storage.root.absolute())
-        else f"{viewer.value} is not installed"
-    )
+    print(f"{viewer.value} {'removed' if viewers.remove(root.folder) else 'is not installed'}")
 
 
 @app.command("list")
-def list_(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
+def list_(root: Root) -> Answer:
     """List the installed and the available viewers."""
-    settings = load(config, storage__root=root).settings
-
     from node.web.viewers import OHIF, folder_of, installed
 
-    installation = installed(settings.storage.root.absolute())
+    installation = installed(root.folder)
     row = {
         "viewer": Viewer.OHIF.value,
         "installed": None if installation is None else installation["version"],
         "offered": OHIF.version,
-        "folder": folder_of(settings.storage.root.absolute()),
+        "folder": folder_of(root.folder),
     }
-    if json:
-        print_json([row])
-    else:
-        print_fields(row)
+    return Answer([row], lambda: print_fields(row))

@@ -1,70 +1,51 @@
-"""``voxelnode config show|check|example``."""
+"""``voxelnode config`` and ``init``."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from node.cli.options import ConfigFile, Json, Root, load
-from node.cli.output import print_json, print_table
+from node.cli.options import Commands, Configured, Json, Root
+from node.cli.output import Answer, print_json, print_table
+from node.errors import UsageError
 
-if TYPE_CHECKING:
-    from node.settings.model import Settings
-
-app = typer.Typer(help="Show, check or print an example of the configuration.", no_args_is_help=True)
+app = Commands(help="Show, check or print an example of the configuration.", no_args_is_help=True)
 
 
 @app.command()
-def show(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
+def show(root: Root) -> Answer:
     """Print each value and its origin.
 
     The origin is default, file, environment or flag.
     """
-    configuration = load(config, storage__root=root)
-    values = list(configuration.values())
-    if json:
-        print_json(
-            {"file": configuration.file, "values": {k: {"value": v, "origin": origin} for k, v, origin in values}}
-        )
-        return
-    print_table(
-        f"file: {configuration.file or 'none'}",
-        ("section", "key", "value", "origin"),
-        [(key.rpartition(".")[0], key.rpartition(".")[2], _toml(value), origin) for key, value, origin in values],
-    )
+    file, values = root.configuration.file, list(root.configuration.values())
+
+    def text() -> None:
+        rows = [(key.rpartition(".")[0], key.rpartition(".")[2], _toml(value), origin) for key, value, origin in values]
+        print_table(f"file: {file or 'none'}", ("section", "key", "value", "origin"), rows)
+
+    return Answer({"file": file, "values": {k: {"value": v, "origin": origin} for k, v, origin in values}}, text)
 
 
 @app.command()
-def check(config: ConfigFile = None, json: Json = False) -> None:
+def check(configured: Configured) -> Answer:
     """List every mistake in it, and what a start would refuse.
 
     Exit 2 if there is any.
     """
-    from node.errors import UsageError
+    from node.control import checks
 
     try:
-        configuration = load(config)
-        problems, warnings = _examined(configuration.settings)
+        settings, file = configured.settings, configured.configuration.file
+        problems, warnings = checks.problems(settings), checks.warnings(settings)
         if problems:
             raise UsageError("\n".join(problems))
     except UsageError as error:
-        if not json:
-            raise
-        print_json({"ok": False, "problems": str(error).splitlines()})
-        raise typer.Exit(2) from error
-    if json:
-        print_json({"ok": True, "file": configuration.file, "problems": [], "warnings": warnings})
-    else:
-        print("".join(f"warning: {warning}\n" for warning in warnings), end="")
-        print(f"{configuration.file or 'defaults and environment'}: valid")
-
-
-def _examined(settings: Settings) -> tuple[list[str], list[str]]:
-    """Return problems and warnings about files, ports, listeners and peers."""
-    from node.control import checks
-
-    return checks.problems(settings), checks.warnings(settings)
+        return Answer({"ok": False, "problems": str(error).splitlines()}, error, failed=True)
+    lines = [f"warning: {warning}" for warning in warnings] + [f"{file or 'defaults and environment'}: valid"]
+    return Answer({"ok": True, "file": file, "problems": [], "warnings": warnings}, "\n".join(lines))
 
 
 @app.command()
@@ -88,3 +69,20 @@ def _toml(value: object) -> str:
     from node.settings.example import as_toml
 
     return "" if value is None else as_toml(value)
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the file; created if missing.")] = Path(),
+) -> None:
+    """Write a commented configuration file, voxelnode.toml."""
+    from node.settings.example import example_toml
+    from node.settings.files import DEFAULT_FILE
+
+    file = folder / DEFAULT_FILE
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with file.open("x", encoding="utf-8") as stream:
+            stream.write(example_toml())
+    except FileExistsError:
+        raise UsageError(f"{file} already exists and was not changed; remove it, or name another folder") from None
+    print(f"wrote {file}; next: voxelnode serve --config {file}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from node.cli.options import Json
-from node.cli.output import console, print_fields, print_json, print_table, sized
+from node.cli.output import Columns, console, listing, print_fields, print_table, sized
 from node.cli.run.sample_series import CT_SERIES, shipped_with_pydicom
 from node.cli.run.serve import stop_at_signal
 from node.errors import UsageError, VoxelnodeError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from node.association.client.association import Address
-    from node.cli.run.truth import Truth
+    from node.cli.run.known_series import Truth
 
 QUIET_SECONDS = 1.0
 MAX_WAIT_SECONDS = 60.0
@@ -96,8 +96,7 @@ def _fresh(root: Path | None) -> Path:
 def _send(address: Address, progress: Progress) -> dict[str, Truth]:
     """Send all series over associations; return the truth of each by Series Instance UID."""
     from node.association.client.send import send_files
-    from node.cli.run.phantom import head_phantom
-    from node.cli.run.truth import Truth, truth_of_files
+    from node.cli.run.known_series import Truth, head_phantom, truth_of_files
 
     task = progress.add_task("scanning a head")
     phantom = head_phantom()
@@ -150,7 +149,7 @@ def _waiting(folder: Path, series: int) -> bool:
 
 def _verdict(row: Row, truths: Mapping[str, Truth]) -> str:
     """Return ``right``, or how the file differs from the truth; empty for files that are not volumes."""
-    from node.cli.run.truth import difference
+    from node.cli.run.known_series import difference
     from node.writers.reading import read_metaimage, read_nifti
 
     read = {"nifti": read_nifti, "mhd": read_metaimage}.get(row["format"])
@@ -182,25 +181,19 @@ def _report(
     counts: Mapping[str, int],
     json: bool,
 ) -> None:
+    columns: Columns = {
+        "series": lambda row: truths[row["series_instance_uid"]].title,
+        "kind": "kind",
+        "shape": "shape",
+        "file": lambda row: Path(row["path"]).name,
+        "size": lambda row: sized(row["bytes"]),
+        "read back": "verdict",
+    }
+    files = [{**row, "verdict": verdicts[row["path"]]} for row in rows]
+    data = {"root": folder, "rows": counts, "files": files}
+    listing("files written (v_volumes)", columns, files, data=data).show(json)
     if json:
-        files = [{**row, "verdict": verdicts[row["path"]]} for row in rows]
-        print_json({"root": folder, "rows": counts, "files": files})
         return
-    print_table(
-        "files written (v_volumes)",
-        ("series", "kind", "shape", "file", "size", "read back"),
-        [
-            (
-                truths[row["series_instance_uid"]].title,
-                row["kind"],
-                row["shape"],
-                Path(row["path"]).name,
-                sized(row["bytes"]),
-                verdicts[row["path"]],
-            )
-            for row in rows
-        ],
-    )
     print_table("rows of the index", tuple(counts), [tuple(counts.values())])
     picture = max((row for row in rows if row["kind"] == "thumbnail"), key=lambda row: row["bytes"], default=None)
     paths = {"everything": folder, "index": f"sqlite3 {folder / 'index.sqlite'} .tables"}

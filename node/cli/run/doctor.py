@@ -23,8 +23,8 @@ import typer
 from node.archive.root import NETWORK, file_system, lock_problem, make_private, open_to_others, others_may
 from node.child_process.confinement import offered
 from node.cli.look.status import ACKNOWLEDGED, MAX_AGE_SECONDS, readiness_of
-from node.cli.options import ConfigFile, Json, Root, load
-from node.cli.output import print_json, print_table, sized
+from node.cli.options import Root
+from node.cli.output import Answer, listing, sized
 from node.durable import NO_ROOM
 
 if TYPE_CHECKING:
@@ -54,34 +54,25 @@ def doctor(
     mend: Annotated[
         bool, typer.Option("--mend", help="Take the rights of others than the owner on the root away.")
     ] = False,
-    config: ConfigFile = None,
-    root: Root = None,
-    json: Json = False,
-) -> None:
+    *,
+    root: Root,
+) -> Answer:
     """Check that the node can run on this machine.
 
     Checks Python, SQLite, decoders, their confinement, permissions, disk, index, object store, journal, the running
     node, port, open files and clock.
     Exit 1 if a check fails.
     """
-    settings: Settings = load(config, storage__root=root).settings
-    if mend and (folder := settings.storage.root.absolute()).is_dir():
-        make_private(folder)
+    if mend and root.folder.is_dir():
+        make_private(root.folder)
     checks: tuple[Callable[[Settings], Iterator[Check]], ...] = (
         _python, _sqlite, _decoders, _confinement, _root, _privacy, _disk, _index, _objects, _journal, _acknowledgement,
         _node, _port, _files, _clock,
     )  # fmt: skip
-    findings = [finding for check in checks for finding in check(settings)]
-    if json:
-        print_json({"ok": not _broken(findings), "findings": [asdict(finding) for finding in findings]})
-    else:
-        print_table("", ("check", "state", "found", "remedy"), [tuple(asdict(f).values()) for f in findings])
-    if _broken(findings):
-        raise typer.Exit(1)
-
-
-def _broken(findings: list[Check]) -> bool:
-    return any(finding.state == "broken" for finding in findings)
+    rows = [asdict(finding) for check in checks for finding in check(root.settings)]
+    is_broken = any(row["state"] == "broken" for row in rows)
+    columns = {name: name for name in ("check", "state", "found", "remedy")}
+    return listing("", columns, rows, data={"ok": not is_broken, "findings": rows}, failed=is_broken)
 
 
 def _python(_: Settings) -> Iterator[Check]:

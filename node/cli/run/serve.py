@@ -15,7 +15,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from node.cli import SERVING
-from node.cli.options import ConfigFile, Root, load
+from node.cli.options import Root
 from node.cli.output import stop_printing
 from node.dicom.lean_import import LOADED_BY_PYDICOM, absent
 
@@ -28,8 +28,7 @@ GIVE_UP_SECONDS = 5.0
 
 
 def serve(
-    config: ConfigFile = None,
-    root: Root = None,
+    root: Root,
     port: Annotated[
         int | None, typer.Option(metavar="N", help="TCP port for DICOM, 0 for any free port; overrides [dicom] port.")
     ] = None,
@@ -51,16 +50,13 @@ def serve(
     ready, it ends the process. A second signal ends the process at once.
     """
     gc.disable()  # until the modules are loaded, and exempt
-    configuration = load(
-        config,
-        storage__root=root,
+    settings = root.read(
         dicom__port=port,
         dicom__ae_title=aet,
         dicom__host=host,
         web__port=web_port,
         cluster__roles=roles.split(",") if roles is not None else None,
-    )
-    settings = configuration.settings
+    ).settings
 
     with absent(*LOADED_BY_PYDICOM, "numpy", "rich"):  # children decode, and structlog colours tracebacks with Rich
         import pydicom  # noqa: F401

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from node.cli.options import ConfigFile, Json, Root, archive_files, load
-from node.cli.output import print_json, printable
+from node.cli.options import Root
+from node.cli.output import Answer, printable
 
 if TYPE_CHECKING:
     from node.extensions.bids.export import Report
@@ -89,10 +89,9 @@ def bids(
             help="Print the default rules, with which a file of rules may begin, and exit.",
         ),
     ] = False,
-    config: ConfigFile = None,
-    root: Root = None,
-    json: Json = False,
-) -> None:
+    *,
+    root: Root,
+) -> Answer:
     """Write complete series as a BIDS data set, and update it.
 
     A second run changes nothing, unless series were received, converted again or deleted meanwhile. Exit 1 if a file is
@@ -105,10 +104,10 @@ def bids(
     from node.extensions.deidentify.pseudonyms import made_key, passing_key
     from node.selector import compile_selector
 
-    settings = load(config, storage__root=root).settings
+    settings = root.settings
     read = read_rules(rules)
     selector = compile_selector(where) if where is not None else None
-    with _from_files(sources, read, selector, settings) if sources else _from_node(settings) as (source, home):
+    with _from_files(sources, read, selector, settings) if sources else _from_node(root) as (source, home):
         file = key or home / KEY_FILE
         if dry_run and not file.exists():
             pseudonym_key = passing_key()
@@ -120,25 +119,16 @@ def bids(
         with nullcontext(Outcome()) if dry_run else audited_export(settings, order) as outcome:
             report = exporter.export(out, dry_run=dry_run, link=link and not sources)
             outcome.counts = f"{report.volumes} volumes of {report.subjects} subjects, {len(report.skipped)} left out"
-    if json:
-        print_json(asdict(report))
-    else:
-        _print(report, out, dry_run=dry_run)
-    if not report.is_settled:
-        raise typer.Exit(1)
+    return Answer(asdict(report), lambda: _print(report, out, dry_run=dry_run), failed=not report.is_settled)
 
 
 @contextmanager
-def _from_node(settings: Settings) -> Iterator[tuple[Source, Path]]:
+def _from_node(root: Root) -> Iterator[tuple[Source, Path]]:
     """Open the index of a root; yield it as a source, and the folder for the key."""
     from node.extensions.bids.sources import IndexSource
-    from node.index.database.index import reading
 
-    with (
-        reading(settings.storage.root, settings.index.url) as index,
-        archive_files(settings) as local,
-    ):
-        yield IndexSource(index, local), settings.storage.root.absolute()
+    with root.reading() as index, root.files() as local:
+        yield IndexSource(index, local), root.folder
 
 
 @contextmanager

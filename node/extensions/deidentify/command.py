@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from node.cli.options import ConfigFile, Json, load
-from node.cli.output import print_json, printable
+from node.cli.options import Configured, Json
+from node.cli.output import Answer, printable
 
 if TYPE_CHECKING:
     from node.extensions.deidentify.deidentification import Deidentification
@@ -71,9 +71,10 @@ def deidentify(
         str | None,
         typer.Option("--profile", metavar="NAME", help="Key and options of [deidentify.NAME] in the configuration."),
     ] = None,
-    config: ConfigFile = None,
+    *,
+    configured: Configured,
     json: Json = False,
-) -> None:
+) -> Answer:
     """Remove identities from DICOM files, by PS3.15 Annex E.
 
     The originals stay as they are. What cannot be called clean is refused with the reason and not written; files that
@@ -95,7 +96,7 @@ def deidentify(
     if profile is not None:
         if key or retain or clean or pixel_rules or allow:
             raise UsageError("--profile has key and options of its own; give either it or the others")
-        how = _configured(profile, config)
+        how = _configured(profile, configured)
     else:
         cleaned = _listed(clean) + (["pixels"] if pixel_rules else [])
         how = Deidentification(
@@ -115,36 +116,28 @@ def deidentify(
     defacer = load_defacer(deface) if deface else None
     chosen = ", ".join(sorted(how.profile.options)) or "no options"
     order = f"voxelnode deidentify {source.absolute()} to {out.absolute()}, {how.mark}, {chosen}"
-    with audited_export(load(config).settings, order) as outcome:
+    with audited_export(configured.settings, order) as outcome:
         summary = deidentify_files([source], out, how, defacer, show)
         patients = f"{len(summary.patients)} patient{'s' * (len(summary.patients) != 1)}"
         outcome.counts = f"{summary.written} instances of {patients} written, {len(summary.refused)} refused"
-    if json:
-        print_json(
-            {
-                "written": summary.written,
-                "patients": sorted(summary.patients),
-                "key": how.key.name,
-                "refused": [
-                    {"name": each.name, "reason": each.reason, "detail": each.detail} for each in summary.refused
-                ],
-                "skipped": [{"name": each.name, "reason": each.reason} for each in summary.skipped],
-            }
-        )
-    else:
-        for skipped in summary.skipped[:MAX_SHOWN]:
-            print(f"skipped {printable(skipped.name)}: {printable(skipped.reason)}")
-        counts = f"{summary.written} instances of {patients}"
-        print(f"{counts}, {len(summary.refused)} refused, {len(summary.skipped)} skipped: {out}")
-    if not summary.written:
-        raise typer.Exit(1)
+    data = {
+        "written": summary.written,
+        "patients": sorted(summary.patients),
+        "key": how.key.name,
+        "refused": [{"name": each.name, "reason": each.reason, "detail": each.detail} for each in summary.refused],
+        "skipped": [{"name": each.name, "reason": each.reason} for each in summary.skipped],
+    }
+    lines = [f"skipped {printable(one.name)}: {printable(one.reason)}" for one in summary.skipped[:MAX_SHOWN]]
+    counts = f"{summary.written} instances of {patients}"
+    lines.append(f"{counts}, {len(summary.refused)} refused, {len(summary.skipped)} skipped: {out}")
+    return Answer(data, "\n".join(lines), failed=not summary.written)
 
 
-def _configured(name: str, config: Path | None) -> Deidentification:
+def _configured(name: str, configured: Configured) -> Deidentification:
     from node.extensions.deidentify.deidentification import configured_by_name
     from node.extensions.deidentify.settings import DeidentifySettings
 
-    return configured_by_name(load(config).settings.tables(DeidentifySettings), name)
+    return configured_by_name(configured.settings.tables(DeidentifySettings), name)
 
 
 def _listed(given: list[str] | None) -> list[str]:

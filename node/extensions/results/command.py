@@ -6,25 +6,28 @@ from typing import Annotated
 
 import typer
 
-from node.cli.actions import perform
-from node.cli.options import ConfigFile, Json, Root, reading_index, settings_for_change
-from node.cli.output import minute, print_fields, print_fitted, print_json, print_table
+from node.cli.options import ChangedRoot, Commands, Root
+from node.cli.output import Answer, Columns, Fitted, fitted, listing, minute_of, print_fields
 from node.errors import UsageError
 
-app = typer.Typer(
-    help="List, show and cancel jobs of hooks with results.",
-    invoke_without_command=True,
-)
+app = Commands(help="List, show and cancel jobs of hooks with results.", invoke_without_command=True)
 
-JOBS = {"changed": 16, "hook": 10, "series": 20, "state": 9, "results": 7, "detail": 15, "job": 32}
-"""Columns and widths of a line."""
+JOBS: Fitted = {
+    "changed": (16, minute_of("changed_at")),
+    "hook": (10, "hook"),
+    "series": (20, lambda row: row["series_description"] or row["modality"] or ""),
+    "state": (9, "state"),
+    "results": (7, "results_stored"),
+    "detail": (15, "detail"),
+    "job": (32, "job_id"),
+}
+RESULTS: Columns = {"file": "file", "kind": "kind", "series": "series_instance_uid", "instance": "sop_instance_uid"}
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job, as listed.")]
 
 
 @app.callback()
 def list_(
-    context: typer.Context,
     hook: Annotated[str | None, typer.Option("--hook", metavar="NAME", help="Only jobs of this hook.")] = None,
     state: Annotated[
         str | None,
@@ -35,64 +38,36 @@ def list_(
         ),
     ] = None,
     last: Annotated[int, typer.Option("--last", metavar="N", min=1, help="Number of jobs to show.")] = 20,
-    config: ConfigFile = None,
-    root: Root = None,
-    json: Json = False,
-) -> None:
+    *,
+    root: Root,
+) -> Answer:
     """List recent jobs of hooks with results."""
-    if context.invoked_subcommand is not None:
-        return
-    with reading_index(config, root) as index:
+    with root.reading() as index:
         rows = index.jobs.page(None, last, hook=hook, state=state)
-    if json:
-        print_json(rows)
-        return
-    print_fitted(
-        f"last {len(rows)} jobs",
-        JOBS,
-        (
-            (
-                minute(row["changed_at"]),
-                row["hook"],
-                row["series_description"] or row["modality"] or "",
-                row["state"],
-                row["results_stored"],
-                row["detail"],
-                row["job_id"],
-            )
-            for row in rows
-        ),
-    )
+    return fitted(f"last {len(rows)} jobs", JOBS, rows)
 
 
 @app.command()
-def show(job: JobId, config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
+def show(job: JobId, root: Root) -> Answer:
     """Show a job and its results."""
-    with reading_index(config, root) as index:
+    with root.reading() as index:
         found = index.jobs.page(None, 1, job_id=job)
         if not found:
             raise UsageError(f"there is no job {job!r}: `voxelnode jobs` lists them")
         results = index.jobs.results(found[0]["id"])
-    if json:
-        print_json({**found[0], "results": results})
-        return
-    print_fields(found[0])
-    print_table(
-        f"{len(results)} results",
-        ("file", "kind", "series", "instance"),
-        [(one["file"], one["kind"], one["series_instance_uid"], one["sop_instance_uid"]) for one in results],
-    )
+
+    def text() -> None:
+        print_fields(found[0])
+        listing(f"{len(results)} results", RESULTS, results).show()
+
+    return Answer({**found[0], "results": results}, text)
 
 
 @app.command()
-def cancel(job: JobId, config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
+def cancel(job: JobId, root: ChangedRoot) -> Answer:
     """End a job without results.
 
     A command that runs for it is killed with its process group, a plugin with its process. The receiver of a webhook is
     told at its next report. The message is not delivered again, unless `hooks retry` asks for it.
     """
-    done = perform(settings_for_change(config, root), "cancel-job", job=job)
-    if json:
-        print_json(done)
-    else:
-        print(f"job {job} is cancelled")
+    return Answer(root.order("cancel-job", job=job), f"job {job} is cancelled")

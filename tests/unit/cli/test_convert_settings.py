@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from node.cli.convert.convert import _section
+from node.cli.options import Configured
 from node.errors import UsageError
 
 
@@ -19,29 +20,29 @@ def _nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_options_alone_are_the_section() -> None:
-    section, keys = _section(None, {"formats": ["mhd"], "workers": 2})
+    section, keys = _section(Configured(None), {"formats": ["mhd"], "workers": 2})
     assert (section.formats, section.workers, section.compress, keys) == (("mhd",), 2, True, {"formats", "workers"})
 
 
 def test_a_wrong_option_is_explained() -> None:
     with pytest.raises(UsageError, match=r"flag: convert\.formats\.0: 'niftii': input should be 'nifti'"):
-        _section(None, {"formats": ["niftii"]})
+        _section(Configured(None), {"formats": ["niftii"]})
 
 
 def test_options_are_above_the_file_of_the_folder() -> None:
     Path("voxelnode.toml").write_text('[convert]\nformats = ["nrrd"]\nworkers = 3\n', encoding="utf-8")
-    section, keys = _section(None, {"workers": 2})
+    section, keys = _section(Configured(None), {"workers": 2})
     assert (section.formats, section.workers, keys) == (("nrrd",), 2, {"formats", "workers"})
 
 
 def test_a_mistake_in_another_table_or_variable_is_still_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("voxelnode.toml").write_text("[dicom]\nport = 70000\n", encoding="utf-8")
     with pytest.raises(UsageError, match="port: 70000"):
-        _section(None, {})
+        _section(Configured(None), {})
     Path("voxelnode.toml").unlink()
     monkeypatch.setenv("VOXELNODE_DICOM_PORT", "1")
     with pytest.raises(UsageError, match="two underscores"):
-        _section(None, {})
+        _section(Configured(None), {})
     monkeypatch.delenv("VOXELNODE_DICOM_PORT")
     Path("other.toml").write_text("[convert]\nworkers = 4\n", encoding="utf-8")
-    assert _section(Path("other.toml"), {})[0].workers == 4
+    assert _section(Configured(Path("other.toml")), {})[0].workers == 4

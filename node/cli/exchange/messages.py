@@ -1,0 +1,439 @@
+"""``voxelnode hooks`` and ``voxelnode routes``: messages to programs, and instances to other nodes."""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import sleep
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from node.cli.options import ChangedRoot, Commands, Json, Root, Uids, Where
+from node.cli.output import (
+    Answer,
+    Columns,
+    Fitted,
+    fitted,
+    listing,
+    minute,
+    minute_of,
+    optional,
+    series_name,
+    short_uid,
+)
+from node.errors import UsageError, VoxelnodeError, nearest
+
+if TYPE_CHECKING:
+    from node.notify.message import HookMessage
+    from node.settings.model import HookEvent, HookSettings, Settings
+
+hooks = Commands(help="Inspect, test and retry webhooks, commands and plugins.", no_args_is_help=True)
+routes = Commands(help="Inspect, pause and retry routes to other nodes.", no_args_is_help=True)
+
+HookName = Annotated[str, typer.Argument(metavar="NAME", help="Name of a hook in the configuration.")]
+RouteName = Annotated[
+    str,
+    typer.Argument(
+        metavar="ROUTE[/DESTINATION]", help="Name of a route; /DESTINATION alone is what people send by hand."
+    ),
+]
+Last = Annotated[int, typer.Option("--last", metavar="N", min=1, help="Number of messages to show.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only count the series.")]
+
+BY_HAND = "by hand"
+"""Shown as the route of what people send from pages or by REST."""
+
+REPLAY_SECONDS = 1.0
+"""Interval at which a replay looks for room among the waiting messages."""
+
+HOOKS: Columns = {
+    "hook": "hook", "events": lambda row: ", ".join(row["on"]), "channel": "by",
+    "delivered": optional("delivered"), "last": optional("delivered_at"), "waiting": optional("waiting"),
+    "given up": optional("given_up"), "instances behind": optional("instances_behind"),
+}  # fmt: skip
+DELIVERIES: Fitted = {
+    "happened": (16, minute_of("happened_at")), "hook": (10, "hook"), "event": (17, "event"),
+    "series": (18, series_name), "state": (9, "state"), "try": (3, "attempts"), "reason": (15, "reason"),
+}  # fmt: skip
+DELIVERIES_IN_FULL: Columns = {
+    "happened": "happened_at", "hook": "hook", "event": "event", "series": "series_instance_uid", "state": "state",
+    "attempts": "attempts", "next attempt": "due_at", "reason": "reason", "id": "message_id",
+}  # fmt: skip
+DESTINATIONS: Columns = {
+    "route": lambda row: row["route"] or BY_HAND, "to": "destination", "state": lambda row: _state(row),
+    "delivered": optional("delivered"), "last": optional("delivered_at"), "waiting": optional("waiting"),
+    "instances behind": optional("instances_behind"), "series behind": optional("series_behind"),
+    "given up": optional("given_up"), "unconfirmed": optional("unconfirmed"),
+}  # fmt: skip
+ROUTED: Fitted = {
+    "happened": (16, minute_of("happened_at")),
+    "route": (14, lambda row: f"{row['route'] or BY_HAND} > {row['destination']}"),
+    "series": (18, lambda row: series_name(row) or short_uid(row["study_instance_uid"])),
+    "state": (8, "state"), "try": (3, "attempts"), "reason": (32, "reason"),
+}  # fmt: skip
+ROUTED_IN_FULL: Columns = {
+    "happened": "happened_at", "route": "route", "to": "destination", "series": "series_instance_uid",
+    "state": "state", "attempts": "attempts", "next attempt": "due_at", "reason": "reason",
+}  # fmt: skip
+
+
+class MessageNotDelivered(VoxelnodeError):
+    """The hook did not accept the message."""
+
+
+@hooks.command("list")
+def list_hooks(root: Root) -> Answer:
+    """List the hooks and the progress of their deliveries."""
+    with root.reading() as index:
+        progress = index.hooks.progress()
+    rows = [_described(name, hook) | progress.get(name, {}) for name, hook in root.settings.hooks.items()]
+    return listing(f"{len(rows)} hooks", HOOKS, rows)
+
+
+@hooks.command()
+def deliveries(
+    hook: Annotated[str | None, typer.Option("--hook", metavar="NAME", help="Only messages to this hook.")] = None,
+    state: Annotated[
+        str | None,
+        typer.Option(
+            "--state", metavar="STATE", help="Only messages in this state: waiting, delivered, given-up or dropped."
+        ),
+    ] = None,
+    last: Last = 20,
+    uids: Uids = False,
+    *,
+    root: Root,
+) -> Answer:
+    """List recent messages to hooks.
+
+    Shows delivered, waiting and given-up messages, with the reasons of failures. --uids shows the ids of messages, too.
+    """
+    with root.reading() as index:
+        rows = index.hooks.deliveries(last, hook=hook, state=state)
+    title = f"last {len(rows)} messages"
+    return listing(title, DELIVERIES_IN_FULL, rows) if uids else fitted(title, DELIVERIES, rows)
+
+
+@hooks.command("test")
+def try_(
+    name: HookName,
+    event: Annotated[
+        str | None,
+        typer.Option("--event", metavar="EVENT", help="Event to send. [default: the first event of the hook]"),
+    ] = None,
+    series: Annotated[
+        str | None,
+        typer.Option("--series", metavar="UID", help="Series to send. [default: a CT in a temporary folder]"),
+    ] = None,
+    *,
+    root: ChangedRoot,
+    json: Json = False,
+) -> Answer:
+    """Send a test message to a hook and show the result.
+
+    The message contains "test": true; its files exist. The node need not be running.
+    """
+    settings = root.settings
+    hook = _configured(root, name)
+    if event is not None and event not in hook.on:
+        raise UsageError(f"hook {name} does not receive {event!r}; its events are {', '.join(hook.on)}")
+
+    from node.cli.run.sample_series import sample_root
+    from node.control.availability import hook_channel
+    from node.notify.channel import NotDelivered
+    from node.notify.message import with_job
+    from node.registry import results_kind
+
+    wanted = next(known for known in hook.on if event in (None, known))
+    channel = hook_channel(settings, name)
+    with ExitStack() as opened:
+        opened.callback(channel.close)
+        folder = settings.storage.root if series is not None else opened.enter_context(sample_root(settings))
+        message, misfits = _test_message(folder, settings, hook, wanted, series)
+        if series is not None and hook.url is None:
+            message = opened.enter_context(_with_files(message, root))
+        out = None
+        if hook.results and hook.url is None:
+            out = opened.enter_context(TemporaryDirectory(prefix="voxelnode-test-"))
+            message = with_job(message, "test", "", "", out)
+        try:
+            delivered = channel.deliver(message, threading.Event())
+        except NotDelivered as error:
+            if error.output and not json:
+                print(error.output)
+            raise MessageNotDelivered(f"hook {name} did not accept the message: {error}") from error
+        kind = results_kind(settings)
+        results = kind.left_in(Path(out), delivered.results, name) if kind is not None and out is not None else []
+    output = delivered.output
+    lines = [output] if output else []
+    for result in results:
+        lines.append(f"{result['file']}: {result['kind']} {result['description']!r}, not stored, since this is a test")
+    lines.append(f"hook {name} accepted {message.event} {message.id}")
+    if misfits and series is not None:
+        lines.append(f"without a test, the hook does not receive this series: {'; '.join(misfits)}")
+    content = {"hook": name, "message": message.content, "output": output, "misfits": misfits, "results": results}
+    return Answer(content, "\n".join(lines))
+
+
+@contextmanager
+def _with_files(message: HookMessage, root: Root) -> Iterator[HookMessage]:
+    """Yield a message whose paths are those of temporary copies where only the object store has the files."""
+    from node.notify.message import files_of, with_paths
+
+    with root.reading() as index, root.files() as local:
+        yield with_paths(message, {str(root.folder / file.key): str(local(file)) for file in files_of(index, message)})
+
+
+def _test_message(
+    root: Path, settings: Settings, hook: HookSettings, event: HookEvent, series: str | None
+) -> tuple[HookMessage, list[str]]:
+    """Return the message of a series, and the clauses of `where` that it does not fit."""
+    from node.index.database.index import reading
+    from node.notify.message import NothingLeft, compose_test
+    from node.selector import compile_selector
+
+    url = settings.index.url if root == settings.storage.root else None
+    with reading(root, url) as index:
+        found = index.series.with_uid(series) if series is not None else index.series.newest(1)
+        if len(found) != 1:
+            number = "several studies have a" if found else "there is no"
+            raise UsageError(f"{number} series {series!r}: `voxelnode series` lists those that are here")
+        key = (found[0]["study_instance_uid"], found[0]["series_instance_uid"])
+        now = dt.datetime.now(dt.UTC)
+        try:
+            message = compose_test(
+                index, event, key, settings.dicom.ae_title, now, include_patient=hook.include_patient
+            )
+        except NothingLeft as error:
+            lacking = "volume" if event == "volume-written" else "instance"
+            raise UsageError(
+                f"series {key[1]} has no {lacking} for {event}: choose another series or --event"
+            ) from error
+        if hook.where is None:
+            return message, []
+        selector = compile_selector(hook.where)
+        facts = index.facts.of_series(selector.fields, *key)
+        misfits = selector.why_not(facts) if facts is not None else []
+        return message, [f"{clause}, but {instead}" for clause, instead in misfits]
+
+
+@hooks.command("replay")
+def replay_hook(
+    name: HookName,
+    where: Where,
+    again: Annotated[
+        bool, typer.Option("--again", help="Send messages again that the hook has accepted before.")
+    ] = False,
+    dry_run: DryRun = False,
+    *,
+    root: ChangedRoot,
+) -> Answer:
+    """Send a hook the newest events of series that are here.
+
+    The messages have the ids of the events, so that a receiver recognises what it has seen. They are delivered like
+    all others, and new events keep room: with a running node, the command waits until all have found room. If it is
+    interrupted, the same command continues.
+    """
+    hook = _configured(root, name)
+
+    from node.index.work.deliveries import REPLAYED
+
+    events = [event for event in hook.on if event in REPLAYED]
+    if not events:
+        raise UsageError(f"hook {name} receives none of the events that can be replayed: {', '.join(REPLAYED)}")
+    before = dt.datetime.now(dt.UTC).isoformat() if again else None
+    series = left = _selected(root, where)
+    total: dict[str, Any] = {"hook": name, "series": len(series), "queued": [], "waiting": 0, "delivered": 0}
+    total |= {"without_event": 0}
+    if not dry_run:
+        requests, left = _queued(root, "replay-deliveries", series, hook=name, events=events, before=before)
+        for done in requests:
+            for key in ("queued", "waiting", "delivered", "without_event"):
+                total[key] += done[key]
+    total |= {"left": len(left), "dry_run": dry_run}
+    text = (
+        f"{total['series']} series: {len(total['queued'])} messages queued, {total['waiting']} wait already, "
+        f"{total['delivered']} were delivered before, {total['without_event']} series have no event"
+    )
+    if left and not dry_run:
+        text += f"\n{len(left)} series found no room: start the node, which delivers messages, and repeat the command"
+    return Answer(total, text)
+
+
+def _selected(root: Root, where: str) -> list[tuple[str, str]]:
+    """Return the series that an expression selects, oldest first."""
+    from node.selector import compile_selector
+
+    selector = compile_selector(where)
+    with root.reading() as index:
+        return list(index.facts.selected(selector))[::-1]
+
+
+def _queued(
+    root: ChangedRoot, action: str, series: list[tuple[str, str]], **arguments: Any
+) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
+    """Queue messages of series, and wait for room if a node makes room; return what was done, and series without."""
+    from node.control.root import is_held
+    from node.index.work.deliveries import MAX_REPLAYED
+
+    requests, left = [], series
+    while left:
+        chunk, rest = left[:MAX_REPLAYED], left[MAX_REPLAYED:]
+        done = root.perform(action, series=chunk, **arguments)
+        requests.append(done)
+        left = [*map(tuple, done["left"]), *rest]
+        if done["left"]:
+            if not is_held(root.settings.storage.root):
+                break
+            sleep(REPLAY_SECONDS)
+    return requests, left
+
+
+@hooks.command("retry")
+def retry_hook(
+    name: HookName,
+    message_id: Annotated[
+        str | None,
+        typer.Option("--id", metavar="ID", help="Only this message; `hooks deliveries --uids` has the id."),
+    ] = None,
+    *,
+    root: ChangedRoot,
+) -> Answer:
+    """Retry messages that were given up or are waiting.
+
+    A running node delivers them at once; otherwise the next start does.
+    """
+    _configured(root, name)
+    done = root.perform("retry-deliveries", hook=name, message_id=message_id)
+    return Answer(done, f"{done['waiting']} messages wait for another attempt")
+
+
+def _configured(root: Root, name: str) -> HookSettings:
+    known = root.settings.hooks
+    if name not in known:
+        configured = f"configured: {', '.join(known)}" if known else "none are configured"
+        raise UsageError(f"there is no hook {name!r}; {configured}")
+    return known[name]
+
+
+def _described(name: str, hook: HookSettings) -> dict[str, Any]:
+    others = (("plugin", hook.plugin), ("peer", hook.peer))
+    by = hook.url or next((f"{kind} {other}" for kind, other in others if other), " ".join(hook.command))
+    return {"hook": name, "on": list(hook.on), "by": by}
+
+
+@routes.command("list")
+def list_routes(root: Root) -> Answer:
+    """List the destinations of routes, and what waits for each."""
+    with root.reading() as index:
+        rows = index.routes.destinations()
+    known = [(name, to) for name, route in root.settings.routes.items() for to in route.to]
+    there = {(row["route"], row["destination"]) for row in rows}
+    rows += [{"route": route, "destination": to} for route, to in known if (route, to) not in there]
+    rows = [row for row in rows if row["route"] or row.get("delivered") or row.get("waiting") or row.get("given_up")]
+    return listing(f"{len(rows)} destinations", DESTINATIONS, rows)
+
+
+def _state(row: Mapping[str, Any]) -> str:
+    if "paused" not in row:
+        return "not started yet"
+    if row["paused"]:
+        return "paused"
+    return f"since {minute(row['trouble_since'])}: {row['trouble']}" if row["trouble"] else "ready"
+
+
+@routes.command()
+def waiting(
+    name: Annotated[
+        str | None, typer.Argument(metavar="ROUTE[/DESTINATION]", help="Only messages of this route.")
+    ] = None,
+    last: Last = 20,
+    uids: Uids = False,
+    *,
+    root: Root,
+) -> Answer:
+    """List what waits, was given up or left out, and why."""
+    route, slash, destination = (name or "").partition("/")
+    filters = {"route": route if name is not None else None, "destination": destination if slash else None}
+    with root.reading() as index:
+        rows = [
+            row
+            for state in ("given-up", "waiting", "skipped")
+            for row in index.routes.messages(last, state=state, **filters)
+        ]
+    title = f"{len(rows)} messages"
+    return listing(title, ROUTED_IN_FULL, rows) if uids else fitted(title, ROUTED, rows)
+
+
+@routes.command("retry")
+def retry_route(name: RouteName, root: ChangedRoot) -> Answer:
+    """Try again what waits, was given up or left out.
+
+    Destinations that could not be reached are tried, too. A running node does so at once, otherwise the next start.
+    """
+    done = root.perform("retry-routes", destinations=_destinations(root, name))
+    return Answer(done, f"{done['waiting']} messages wait for another attempt")
+
+
+@routes.command()
+def pause(name: RouteName, root: ChangedRoot) -> Answer:
+    """Hold a route until it is resumed, also over restarts."""
+    done = root.perform("pause-routes", destinations=_destinations(root, name), paused=True)
+    return Answer(done, f"{done['changed']} destinations were paused")
+
+
+@routes.command()
+def resume(name: RouteName, root: ChangedRoot) -> Answer:
+    """Let a paused route go on."""
+    done = root.perform("pause-routes", destinations=_destinations(root, name), paused=False)
+    return Answer(done, f"{done['changed']} destinations go on")
+
+
+@routes.command("replay")
+def replay_route(
+    name: RouteName,
+    where: Where,
+    again: Annotated[bool, typer.Option("--again", help="Send again what a destination has taken before.")] = False,
+    dry_run: DryRun = False,
+    *,
+    root: ChangedRoot,
+) -> Answer:
+    """Send series that are here already.
+
+    Only those that the rules of the route want and the destination has not taken are sent. With a running node, the
+    command waits until all have found room. If it is interrupted, the same command continues.
+    """
+    destinations = _destinations(root, name)
+    series = _selected(root, where)
+    total: dict[str, Any] = {"series": len(series), "queued": 0, "waiting": 0, "sent": 0, "left": 0, "dry_run": dry_run}
+    for route, destination in destinations if not dry_run else ():
+        requests, left = _queued(root, "replay-route", series, route=route, destination=destination, again=again)
+        for done in requests:
+            total["queued"] += len(done["queued"])
+            total["waiting"] += done["waiting"]
+            total["sent"] += done["delivered"]
+        total["left"] += len(left)
+    text = (
+        f"{total['series']} series: {total['queued']} messages queued, {total['waiting']} wait already, "
+        f"{total['sent']} were sent before"
+    )
+    if total["left"]:
+        text += f"\n{total['left']} series found no room: start the node, which sends, and repeat the command"
+    return Answer(total, text)
+
+
+def _destinations(root: Root, name: str) -> list[tuple[str, str]]:
+    """Return the destinations of a route, or the one that is named, each with the name of the route."""
+    settings = root.settings
+    route_name, slash, destination = name.partition("/")
+    if route_name not in settings.routes and (route_name or not slash):
+        raise UsageError(f"there is no route {route_name!r}{nearest(route_name, settings.routes)}")
+    to = settings.routes[route_name].to if route_name else settings.receivers
+    if slash and destination not in to:
+        raise UsageError(f"{destination!r} is no destination of {route_name or BY_HAND}{nearest(destination, to)}")
+    return [(route_name, each) for each in ([destination] if slash else to)]
