@@ -57,13 +57,13 @@ class ChangeRequest:
         terms in it. Raises PreconditionFailed before anything is changed.
         """
         if self.key is None:
-            return result.of(act(self._terms(current, None)))
+            return result.model_validate(act(self._terms(current, None)))
         requests, now = self.call.node.index.keyed_requests, self.call.node.ingest.now()
         with requests.claimed(self.call.account.name, self.key, self.fingerprint, now) as request:
             if request.answer is not None:
                 self.response.headers.update(REPLAYED)
                 return result.model_validate_json(request.answer)
-            done = result.of(act(self._terms(current, request.id)))
+            done = result.model_validate(act(self._terms(current, request.id)))
             requests.finish(request.id, done.model_dump_json())
             return done
 
