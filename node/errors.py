@@ -33,6 +33,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     return not isinstance(error, VoxelnodeError) and says_out_of_memory(str(error))
 
 
+def is_of_system(error: BaseException) -> bool:
+    """Return whether the operating system refused something: a disk, a network, a limit.
+
+    pydicom raises `OSError` for a data set that ends early, too. That one has no errno, and says nothing about a disk.
+    """
+    return isinstance(error, OSError) and error.errno is not None
+
+
 def type_and_location(error: Exception) -> str:
     """Return the type of an error and the line that raised it, without its text, which may quote patient data."""
     line = traceback.extract_tb(error.__traceback__)[-1]

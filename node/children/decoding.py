@@ -18,7 +18,7 @@ from pydicom import Dataset
 
 from node.dicom.annotation import Annotation, patient_lines, technique_lines
 from node.dicom.report import NotReport, report_html
-from node.errors import ConversionRefused, is_out_of_memory
+from node.errors import ConversionRefused, is_of_system, is_out_of_memory
 from node.files.metadata import NoSuchValue, bulk_data_paths, document, long_value
 from node.files.pixel_element import FrameNotFound, PixelElement, header_and_pixels, single_frame
 from node.files.reading import read_instance
@@ -237,11 +237,9 @@ def result_of(job: Callable[[], bytes], max_bytes: int) -> bytes | str | OSError
         return error.detail
     except (FrameNotFound, NotReport, NotTranscodable, NoSuchValue) as error:
         return str(error)
-    except OSError as error:
-        if is_out_of_memory(error):
-            raise MemoryError from error
-        return error
     except Exception as error:  # the boundary of the process
         if is_out_of_memory(error):
             raise MemoryError from error
+        if isinstance(error, OSError) and is_of_system(error):
+            return error
         return f"{type(error).__name__} while decoding"

@@ -16,7 +16,7 @@ from node.completeness import COUNT_KEYWORDS, InstanceCounts
 from node.conversion.evidence import InstanceHeader, header_of
 from node.dicom.per_series import once_per_series
 from node.dicom.values import text, whole
-from node.errors import is_out_of_memory, text_without
+from node.errors import is_of_system, is_out_of_memory, text_without
 from node.files.reading import read_instance
 from node.index.nouns.converted import ClaimedInstance
 from node.volume.reasons import Exclusion, Reason
@@ -59,7 +59,7 @@ class SeriesFiles:
             except Exception as error:  # a damaged file may raise anything
                 if is_out_of_memory(error):  # our limit, not a bad file: fail and retry rather than lose a slice
                     raise MemoryError from error
-                if isinstance(error, OSError) and path in self._as_received:  # the disk, not the bytes: try again
+                if is_of_system(error) and path in self._as_received:  # the disk, not the bytes: try again
                     raise
                 self.unreadable.append(Exclusion(sop_instance_uid, 0, Reason.UNREADABLE, _detail_of(error, path)))
                 continue

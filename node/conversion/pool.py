@@ -20,7 +20,7 @@ from node.child_process.messages import ChildLate
 from node.child_process.serving import Apart, Assistance, Channel, ChildLimits, serve_apart, use_one_thread
 from node.dicom.lean_import import load_pydicom
 from node.durable import NO_ROOM
-from node.errors import VoxelnodeError, is_out_of_memory, type_and_location
+from node.errors import VoxelnodeError, is_of_system, is_out_of_memory, type_and_location
 from node.registry import resolve
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def _answer(
 def _failure(error: Exception, limits: ChildLimits) -> bytes:
     if is_out_of_memory(error):
         return FAILURE + _memory_exceeded(limits).encode()
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and is_of_system(error):
         return (SHORTAGE if error.errno in NO_ROOM else FAILURE) + f"disk: {error.strerror}".encode()
     return FAILURE + type_and_location(error).encode()
 

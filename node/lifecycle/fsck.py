@@ -20,7 +20,7 @@ from node.archive.filesystem import MAX_FILES_PER_FOLDER, Archive, is_key
 from node.archive.intact import MISSING, data_set_offset, problem_with
 from node.archive.remote import marked
 from node.conversion.volume_files import sweep
-from node.errors import VoxelnodeError, is_out_of_memory
+from node.errors import VoxelnodeError, is_of_system, is_out_of_memory
 from node.files.reading import read_instance
 from node.index.database.index import Index, reading
 from node.index.database.reading import ReadIndex
@@ -310,7 +310,7 @@ def _believed(key: str, archive: Archive, index: Index, now: dt.datetime) -> str
         attributes, file = stored_instance(archive.root, key, now)
         read_instance(archive.path(key))
     except Exception as error:  # pydicom raises anything on damaged files
-        if isinstance(error, OSError) or is_out_of_memory(error):
+        if is_of_system(error) or is_out_of_memory(error):
             raise
         return None
     if (attributes.sop_instance_uid, file.bytes) != (row.sop_instance_uid, row.bytes):

@@ -34,7 +34,7 @@ from node.settings.convert import Convert
 from node.writers.options import write_options
 from tests import make
 from tests.converting import convert_series
-from tests.integration.conftest import Clock, Root
+from tests.integration.conftest import Clock, Root, announced, data_set_bytes
 from tests.rows import view_rows
 
 OPTIONS = write_options(Convert())
@@ -93,6 +93,26 @@ def test_instances_in_equal_slices_out_plus_exclusions(root: Root) -> None:
     told = {row["sop_instance_uid"] for row in rows(root, "SELECT sop_instance_uid FROM v_sources")}
     told |= {row["sop_instance_uid"] for row in rows(root, "SELECT sop_instance_uid FROM v_exclusions")}
     assert told == {ds.SOPInstanceUID for ds in instances}
+
+
+def test_an_instance_whose_sequence_ends_early_is_excluded_and_the_others_converted(root: Root) -> None:
+    """The error of pydicom is an `OSError`, and says nothing about the disk: it has no errno."""
+    instances = make.ct_series(5)
+    # An item of 20 bytes has a sequence of undefined length that does not end (PS3.5 7.5.2).
+    inner = b"\x40\x00\x08\x00SQ\0\0\xff\xff\xff\xff" + b"\xfe\xff\x00\xe0" + bytes(4)
+    unended = b"\x40\x00\x75\x02SQ\0\0\xff\xff\xff\xff" + b"\xfe\xff\x00\xe0\x14\0\0\0" + inner
+    whole = data_set_bytes(instances[2])
+    at = whole.index(b"\xe0\x7f\x10\x00OW")
+    damaged = whole[:at] + unended + b"\xfe\xff\xdd\xe0" + bytes(4) + whole[at:]
+    for ds in instances[:2] + instances[3:]:
+        root.take(ds)
+    root.take_bytes(announced(instances[2]), bytes(damaged))
+    assert converted(root, claim(root))
+    [exclusion] = rows(root, "SELECT sop_instance_uid, reason FROM v_exclusions")
+    assert exclusion == {"sop_instance_uid": instances[2].SOPInstanceUID, "reason": "unreadable"}
+    assert {row["instances"] for row in rows(root, "SELECT instances FROM v_volumes WHERE kind = 'volume'")} == {4}
+    [series] = rows(root, "SELECT state, verdict FROM v_series")
+    assert series == {"state": "converted", "verdict": "incomplete"}
 
 
 def test_an_instance_that_arrives_during_conversion_makes_the_series_due_again(root: Root) -> None:

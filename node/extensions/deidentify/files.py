@@ -20,7 +20,7 @@ from pydicom.uid import UID, ImplicitVRLittleEndian
 from node.dicom.part10 import file_head
 from node.dicom.reading import stored_bytes, with_elements
 from node.dicom.values import CONVERSION_ERRORS, held_elements, text
-from node.errors import UsageError
+from node.errors import UsageError, is_of_system
 from node.extensions.deidentify.defacing import Defacer, defaced
 from node.extensions.deidentify.deidentification import Deidentification
 from node.extensions.deidentify.instance import deidentified
@@ -222,7 +222,7 @@ def write_pieces(ds: Dataset, file: IO[bytes]) -> int:
             file.write(piece)
         return offset
     except (*CONVERSION_ERRORS, StopIteration) as error:
-        if isinstance(error, OSError) and error.errno is not None:
+        if is_of_system(error):
             raise
         raise NotDeidentified(Reason.UNREADABLE, f"the data set cannot be encoded: {type(error).__name__}") from error
 
