@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -40,6 +40,9 @@ MIN_CROWDED = 1 / 3
 
 IMPLAUSIBLE = 0.05
 """No slices are planned closer than this share of their thickness, not even those of slabs."""
+
+MOVED_SHARE = 0.5
+"""Equal volumes closer than this share of the distance between slices were not planned apart."""
 
 MAX_SHOWN = 20
 
@@ -113,6 +116,7 @@ def find_evidence(headers: Mapping[str, InstanceHeader], assembly: Assembly) -> 
         *_declared_directions(grids),
         *_wide_spacing(grids),
         *_crowded(grids),
+        *_moved_parts(grids),
     ]
 
 
@@ -542,5 +546,24 @@ def _crowded(grids: Sequence[_Grid]) -> Iterator[Evidence]:
             fact = (
                 f"slices lie {steps.min():.4g} to {steps.max():.4g} mm apart{thick}{order}: several times may be mixed"
             )
+            yield Evidence("spacing", fact, "", doubtful=True)
+            return
+
+
+def _moved_parts(grids: Sequence[_Grid]) -> Iterator[Evidence]:
+    """Yield a finding if parts of a divided stack are equal and lie less than half a slice apart.
+
+    Nobody plans volumes so close: they are times that moved, but nothing shows which planes are of one time.
+    """
+    parts: dict[Hashable, list[_Grid]] = defaultdict(list)
+    for grid in grids:
+        *names, number = grid.volume.suffix.split("-")
+        if number.isdigit() and grid.volume.affine_lps is not None:
+            parts[(*names, *grid.volume.voxels.shape[1:4])].append(grid)
+    for own in parts.values():
+        affines = np.array([grid.volume.affine_lps for grid in own])
+        apart_mm = float(np.linalg.norm(affines[:, :3, 3] - affines[0, :3, 3], axis=1).max())
+        if POSITION_TOLERANCE_MM < apart_mm < MOVED_SHARE * own[0].step_mm:
+            fact = f"{len(own)} volumes lie up to {apart_mm:.4g} mm apart: they may be times of one series"
             yield Evidence("spacing", fact, "", doubtful=True)
             return

@@ -72,6 +72,21 @@ FOUND: dict[str, Case] = {
         changes=(("drift", 0.6, 0), ("lose", 23, 4, 11, 44)),
         arrival=4,
     ),
+    "slices jitter and times drift, so that no time is the first one moved": Case(
+        kind="ct",
+        times=3,
+        slices=3,
+        orientation="oblique",
+        spacing_mm=5.0,
+        labels=("clock", "acquisition"),
+        changes=(("jitter", 0.045, 82, False), ("drift", 0.2, 1)),
+    ),
+    "a moving enhanced series without any label of its times": Case(
+        kind="ct-enhanced", times=5, slices=6, labels=(), numbering="shuffled", changes=(("drift", 0.2, 1),)
+    ),
+    "one of two times of a slice has no number of its echo": Case(
+        kind="mr", times=2, slices=1, labels=("acquisition", "clock"), changes=(("drop", "EchoNumbers", 13),)
+    ),
 }
 """Cases that once gave a wrong volume in silence, by what is wrong with them."""
 

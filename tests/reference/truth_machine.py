@@ -125,7 +125,7 @@ def _lies_of_volume(volume: Volume, planes: list[list[Plane]], series: Series, *
     if is_doubted or said & SAYS_OF_TIMES:
         return
     known = set(series.honest_labels)
-    if known and (series.case.slices > 1 or not _are_apart(series)):
+    if known and not _are_apart(series):
         yield from _lies_of_time(volume, planes, is_order_known=bool(known - {"AcquisitionNumber"}))
     if volume.diffusion is not None:
         yield from _lies_of_diffusion(volume, planes)

@@ -189,6 +189,7 @@ def _traits(frames: Sequence[Frame]) -> dict[str, list[Hashable]]:
     shortest_ms = min((float(str(time)) for time in traits.get("echo_time", []) if time), default=np.inf)
     tolerance_ms = min(ECHO_TIME_TOLERANCE_MS, MEASURED_TOLERANCE * shortest_ms)
     traits["echo_time"] = _clustered(traits.get("echo_time"), tolerance_ms, len(frames))
+    traits["echo"] = _filled_within(traits.get("echo", [None] * len(frames)), traits["echo_time"])
     traits["inversion_time"] = _clustered(traits.get("inversion_time"), INVERSION_TIME_TOLERANCE_MS, len(frames))
     return traits
 
@@ -197,6 +198,17 @@ def _filled(values: list[Hashable] | None, count: int) -> list[Hashable]:
     """Return values with None replaced, if all others are equal."""
     known = {} if values is None else dict.fromkeys(value for value in values if value is not None)
     return [next(iter(known), None)] * count if values is None or len(known) < 2 else values
+
+
+def _filled_within(values: list[Hashable], groups: Sequence[Hashable]) -> list[Hashable]:
+    """Return values with None replaced in each group whose others are equal, such as numbers of echoes of one time."""
+    known: dict[Hashable, set[Hashable]] = {}
+    for value, group in zip(values, groups, strict=True):
+        known.setdefault(group, set()).update(() if value is None else (value,))
+    return [
+        next(iter(known[group])) if value is None and len(known[group]) == 1 else value
+        for value, group in zip(values, groups, strict=True)
+    ]
 
 
 def _clustered(values: list[Hashable] | None, tolerance: float, count: int) -> list[Hashable]:
