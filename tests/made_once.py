@@ -58,7 +58,8 @@ def _copy_or_upgrade(place: Place) -> tuple[str | None, str]:
 
 
 def _put_into_postgresql() -> None:
-    from node.control import checks, repository
+    from node.control import care, checks
+    from node.control import root as control_root
     from node.index.engine import place as engine
     from node.index.engine import postgresql
     from node.lifecycle import fsck
@@ -68,7 +69,7 @@ def _put_into_postgresql() -> None:
     def place_of(root: Path, url: str | None) -> Place:
         return in_configuration(root, url or shared().url(_name(root)))
 
-    for module in (checks, database, engine, fsck, repository):
+    for module in (care, checks, control_root, database, engine, fsck):
         module.place_of = place_of  # type: ignore[attr-defined]
     postgresql.require_durable = lambda connection: None
     if (folder := programs()) is not None:

@@ -73,12 +73,7 @@ class WorkLoop(IndexFollower):
     """
 
     def __init__(
-        self,
-        name: str,
-        index: Index,
-        now: Callable[[], dt.datetime],
-        turn: str,
-        within: float = FOLLOW_SECONDS,
+        self, name: str, index: Index, now: Callable[[], dt.datetime], turn: str, within: float = FOLLOW_SECONDS
     ) -> None:
         super().__init__(name, index, within, turn)
         self._now = now

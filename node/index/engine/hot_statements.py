@@ -11,15 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy import (
-    ClauseElement,
-    Connection,
-    Dialect,
-    Select,
-    Table,
-    insert,
-    select,
-)
+from sqlalchemy import ClauseElement, Connection, Dialect, Select, Table, insert, select
 from sqlalchemy.dialects import sqlite
 
 from node.index.engine.sql import JsonArray, JsonGroupArray

@@ -37,12 +37,7 @@ from sqlalchemy.exc import DBAPIError
 from node.index.engine import postgresql_aside
 from node.index.engine.backend import Failure, IndexUnusable, OldIndex, Overtaken, ServerPlace, Standbys, WriterServer
 from node.index.engine.place import other_schema
-from node.index.engine.postgresql_dialect import (
-    as_sqlite,
-    next_number,
-    replace_nul,
-    to_json,
-)
+from node.index.engine.postgresql_dialect import as_sqlite, next_number, replace_nul, to_json
 from node.index.engine.postgresql_servers import STANDBYS, WriterConnection, in_words, mistakes_in, servers_of
 from node.index.engine.turn import COMPLETED, FOLLOWED, Settled
 from node.index.models import REVISION

@@ -140,10 +140,7 @@ def backup(path: Path, target: Path) -> int:
     part = target.with_name(f"{target.name}.part")
     part.unlink(missing_ok=True)
     try:
-        with (
-            closing(connect(path, read_only=True)) as source,
-            closing(sqlite3.connect(part)) as copy,
-        ):
+        with closing(connect(path, read_only=True)) as source, closing(sqlite3.connect(part)) as copy:
             source.backup(copy)
             copy.execute("PRAGMA journal_mode = DELETE")
     except sqlite3.Error as error:

@@ -160,10 +160,7 @@ def insert_conversion(
 
 
 def replace_failures(
-    connection: Connection,
-    series: ClaimedSeries,
-    failures: Sequence[tuple[int | None, str, str]],
-    now: dt.datetime,
+    connection: Connection, series: ClaimedSeries, failures: Sequence[tuple[int | None, str, str]], now: dt.datetime
 ) -> None:
     """Replace the failures of a series by those of its last conversion: (stack or None, reason, detail)."""
     connection.execute(delete(FailureRow).where(FailureRow.series_id == series.id))

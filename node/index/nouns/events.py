@@ -10,6 +10,7 @@ from sqlalchemy import Connection, func, insert, select
 from node.index.engine.rows import PagedRepository, Row
 from node.index.engine.turn import Settled, is_settled
 from node.index.models import EventRow
+from node.index.nouns.converted import SeriesKey
 
 EventKind = Literal[
     "series-quiet",  # a conversion begins; `detail` gives the reason
@@ -74,6 +75,19 @@ def record_event(
     connection.execute(insert(EventRow).values(values))
 
 
+def record_series_event(
+    connection: Connection,
+    kind: EventKind,
+    series: SeriesKey,
+    happened_at: dt.datetime,
+    detail: str | None,
+    revision: int | None = None,
+) -> None:
+    """Add an event of a series; see `record_event`."""
+    uids: EventUids = {"study_instance_uid": series[0], "series_instance_uid": series[1]}
+    record_event(connection, kind, happened_at, revision=revision, detail=detail, **uids)
+
+
 class ReadEvents(PagedRepository):
     """Rows of ``events`` and ``v_events``; see `node.index.database.reading.ReadIndex`."""
 
@@ -81,16 +95,7 @@ class ReadEvents(PagedRepository):
         super().__init__(connection)
         self._is_settled = is_settled(settled, EventRow.id)
 
-    listing = select(
-        EventRow.id,
-        EventRow.kind,
-        EventRow.study_instance_uid,
-        EventRow.series_instance_uid,
-        EventRow.sop_instance_uid,
-        EventRow.revision,
-        EventRow.detail,
-        EventRow.happened_at,
-    )
+    listing = select(EventRow.__table__)
     filters = (EventRow.kind, EventRow.series_instance_uid)
 
     def since(self, id: int, limit: int) -> list[Row]:

@@ -156,10 +156,7 @@ class ReadFacts(ReadRepository):
 
         `fields`: names of `FIELDS`. `revision`: conversion whose volumes and failures count; None: the current one.
         """
-        keys = (
-            StudyRow.study_instance_uid == study_instance_uid,
-            SeriesRow.series_instance_uid == series_instance_uid,
-        )
+        keys = (StudyRow.study_instance_uid == study_instance_uid, SeriesRow.series_instance_uid == series_instance_uid)
         found = self._described(fields, *keys, revision=revision, limit=1)
         return next((one.facts for one in found), None)
 

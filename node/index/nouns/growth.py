@@ -35,8 +35,7 @@ _LISTS = Prepared(
     select(PerformedSeriesRow.sop_instance_uids).where(
         PerformedSeriesRow.series_instance_uid == bindparam("series"),
         or_(
-            PerformedSeriesRow.study_instance_uid == bindparam("study"),
-            PerformedSeriesRow.study_instance_uid.is_(None),
+            PerformedSeriesRow.study_instance_uid == bindparam("study"), PerformedSeriesRow.study_instance_uid.is_(None)
         ),
     )
 )

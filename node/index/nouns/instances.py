@@ -7,21 +7,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal
 
-from sqlalchemy import (
-    JSON,
-    Connection,
-    Engine,
-    Select,
-    bindparam,
-    func,
-    insert,
-    select,
-    true,
-    update,
-)
-from sqlalchemy import (
-    Row as SelectedRow,
-)
+from sqlalchemy import JSON, Connection, Engine, Select, bindparam, func, insert, select, true, update
+from sqlalchemy import Row as SelectedRow
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import join
 
@@ -34,16 +21,7 @@ from node.index.engine.hot_statements import Prepared
 from node.index.engine.rows import PagedRepository, Row
 from node.index.engine.sql import JsonGroupDistinct, Position, looked_up_in
 from node.index.engine.writer import IndexRepository, IndexWriter, on_reader, on_writer
-from node.index.models import (
-    SPOOL,
-    STORE,
-    ConflictRow,
-    ImageRow,
-    ObjectRemovalRow,
-    PatientRow,
-    SeriesRow,
-    StudyRow,
-)
+from node.index.models import SPOOL, STORE, ConflictRow, ImageRow, ObjectRemovalRow, PatientRow, SeriesRow, StudyRow
 from node.index.nouns.events import EventKind, EventUids, record_event
 from node.index.nouns.instance_files import (
     FILES,
@@ -234,12 +212,7 @@ class InstanceRepository(IndexRepository):
 
     @on_writer
     def set_aside_damaged(
-        self,
-        connection: Connection,
-        key: str,
-        quarantine_key: str,
-        detail: str,
-        now: dt.datetime,
+        self, connection: Connection, key: str, quarantine_key: str, detail: str, now: dt.datetime
     ) -> None:
         """Mark the row of a damaged file that is about to be moved to quarantine."""
         row = connection.execute(_row_of(key)).one()
@@ -315,13 +288,7 @@ class InstanceRepository(IndexRepository):
 
     @on_writer
     def mark_files(
-        self,
-        connection: Connection,
-        keys: Sequence[str],
-        *,
-        missing: bool,
-        now: dt.datetime,
-        damage: str | None = None,
+        self, connection: Connection, keys: Sequence[str], *, missing: bool, now: dt.datetime, damage: str | None = None
     ) -> int:
         """Note that files (at most a folder's worth) are missing or damaged, or are there again.
 
@@ -373,12 +340,7 @@ def _insert_conflict(
     """Insert the conflict of a row of `_row_of` with itself."""
     connection.execute(
         insert(ConflictRow).values(
-            kind=kind,
-            calling_ae_title=row.calling_ae_title,
-            detail=detail,
-            found_at=now,
-            **_uids(row),
-            **values,
+            kind=kind, calling_ae_title=row.calling_ae_title, detail=detail, found_at=now, **_uids(row), **values
         )
     )
 

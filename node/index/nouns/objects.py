@@ -293,8 +293,7 @@ class ObjectRepository(IndexRepository):
     def host_removals(self, connection: Connection, limit: int) -> list[str]:
         """Return files and folders to be removed from the disk of this host; their objects are gone."""
         removals = select(HostRemovalRow.path).where(
-            HostRemovalRow.host == self._turn.holder,
-            ~exists().where(ObjectRemovalRow.key == HostRemovalRow.path),
+            HostRemovalRow.host == self._turn.holder, ~exists().where(ObjectRemovalRow.key == HostRemovalRow.path)
         )
         return list(connection.scalars(removals.order_by(HostRemovalRow.path).limit(limit)))
 

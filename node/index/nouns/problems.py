@@ -18,7 +18,7 @@ from node.index.engine.views import certainty_of, problem_of
 from node.index.engine.writer import IndexRepository, on_writer
 from node.index.models import FailureRow, SeriesRow, StudyRow
 from node.index.nouns.converted import SeriesKey
-from node.index.nouns.events import EventKind, record_event
+from node.index.nouns.events import record_series_event
 
 PROBLEM = problem_of("series")
 """SQL of what an acknowledgment is about, as ``v_series`` has it."""
@@ -54,7 +54,9 @@ class ProblemRepository(IndexRepository):
         is_same = text(f"{PROBLEM} = :problem").bindparams(problem=problem)
         changed = connection.execute(_change(key).where(is_same).values(values)).rowcount == 1
         if changed:
-            _record(connection, "problem-acknowledged", key, who, now)
+            record_series_event(
+                connection, "problem-acknowledged", key, now, f"by {who}"
+            )  # the reason may name a patient
         return changed
 
     @on_writer
@@ -64,26 +66,13 @@ class ProblemRepository(IndexRepository):
         is_acknowledged = SeriesRow.acknowledged_problem.is_not(None)
         change = _change(key).where(is_acknowledged).values(dict.fromkeys(names))
         if connection.execute(change).rowcount == 1:
-            _record(connection, "problem-reopened", key, who, now)
+            record_series_event(connection, "problem-reopened", key, now, f"by {who}")  # the reason may name a patient
 
 
 def _change(key: SeriesKey) -> Update:
     study_instance_uid, series_instance_uid = key
     study = select(StudyRow.id).where(StudyRow.study_instance_uid == study_instance_uid).scalar_subquery()
     return update(SeriesRow).where(SeriesRow.study_id == study, SeriesRow.series_instance_uid == series_instance_uid)
-
-
-def _record(connection: Connection, kind: EventKind, key: SeriesKey, who: str, now: dt.datetime) -> None:
-    study_instance_uid, series_instance_uid = key
-    detail = f"by {who}"  # the reason may name a patient
-    record_event(
-        connection,
-        kind,
-        now,
-        detail=detail,
-        study_instance_uid=study_instance_uid,
-        series_instance_uid=series_instance_uid,
-    )
 
 
 BEYOND_MENDING = ("not-an-image", "tiled-slide", "duplicate-slice")

@@ -62,20 +62,7 @@ def _counted(connection: Connection, counted: CountedRefusal) -> bool:
 class ReadRejections(PagedRepository):
     """Rows of ``rejections`` and ``v_rejections``."""
 
-    listing = select(
-        RejectionRow.id,
-        RejectionRow.what,
-        RejectionRow.rule,
-        RejectionRow.peer,
-        RejectionRow.calling_ae_title,
-        RejectionRow.called_ae_title,
-        RejectionRow.offered,
-        RejectionRow.reason,
-        RejectionRow.remedy,
-        RejectionRow.count,
-        RejectionRow.first_at,
-        RejectionRow.last_at,
-    )
+    listing = select(RejectionRow.__table__)
     filters = (RejectionRow.rule,)
 
     def newest(self, limit: int, skip: int = 0) -> list[Row]:

@@ -48,13 +48,7 @@ class ReadSeries(PagedRepository):
     filters = (StudyRow.study_instance_uid, SeriesRow.series_instance_uid, SeriesRow.modality, SeriesRow.verdict)
 
     def page(
-        self,
-        after: int | None,
-        limit: int,
-        *,
-        states: Sequence[str] = (),
-        where: Selector | None = None,
-        **wanted: Any,
+        self, after: int | None, limit: int, *, states: Sequence[str] = (), where: Selector | None = None, **wanted: Any
     ) -> list[Row]:
         """Return the next page of series with their numbers of instances, newest first."""
         if where is None:

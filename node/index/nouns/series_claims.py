@@ -12,19 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Row,
-    Select,
-    and_,
-    case,
-    func,
-    null,
-    or_,
-    select,
-    update,
-)
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func, null, or_, select, update
 from sqlalchemy.orm import join
 
 from node.completeness import C_FIND, Completeness, Expectation, InstanceCounts, completeness_of, expectation
@@ -32,7 +20,7 @@ from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import OPEN_STATES, EventRow, ImageRow, SeriesRow, StudyRow
 from node.index.nouns.conversions import current_conversion, holds_what_is_stored, insert_conversion, replace_failures
 from node.index.nouns.converted import ClaimedInstance, SeriesKey
-from node.index.nouns.events import FINAL, EventKind, record_event
+from node.index.nouns.events import FINAL, EventKind, record_series_event
 from node.index.nouns.growth import after_abort, due_at, performed_of
 from node.index.nouns.records import ClaimedSeries, SeriesOutcome, UnconfirmedSeries
 from node.index.nouns.reopening import (
@@ -180,7 +168,7 @@ class SeriesRepository(IndexRepository):
         is_stale = replace_references(connection, series.id, outcome.references)
         kind: EventKind = "series-converted" if outcome.state == "converted" else "series-refused"
         detail = outcome.error or (completeness.reason if completeness else None)
-        _record(connection, kind, _key(series), now, detail, series.revision)
+        record_series_event(connection, kind, _key(series), now, detail, series.revision)
         if is_stale:
             change = "a series to which it refers has changed meanwhile"
             reopen(connection, series.id, series.study_instance_uid, None, now, change)
@@ -192,16 +180,11 @@ class SeriesRepository(IndexRepository):
     def record_unchanged(self, connection: Connection, series: ClaimedSeries, now: dt.datetime) -> None:
         """End a claim without a new revision, because the conversion would repeat the current one."""
         if _end_claim(connection, series, "converted", now, error=None, attempts=0):
-            _record(connection, "series-unchanged", _key(series), now, None, series.revision - 1)
+            record_series_event(connection, "series-unchanged", _key(series), now, None, series.revision - 1)
 
     @on_writer
     def record_crash(
-        self,
-        connection: Connection,
-        series: ClaimedSeries,
-        detail: str,
-        attempts: int,
-        now: dt.datetime,
+        self, connection: Connection, series: ClaimedSeries, detail: str, attempts: int, now: dt.datetime
     ) -> bool:
         """Record that the converter crashed on a series: it is due again later, or `failed` after too many attempts.
 
@@ -230,7 +213,7 @@ class SeriesRepository(IndexRepository):
         else:
             values |= _completeness_columns(completeness_of(series.expectation))
             replace_failures(connection, series, [(None, "failed", detail)], now)
-            _record(connection, "series-failed", _key(series), now, detail, series.revision)
+            record_series_event(connection, "series-failed", _key(series), now, detail, series.revision)
         _update(connection, series.id, values)
         return again
 
@@ -251,7 +234,7 @@ class SeriesRepository(IndexRepository):
         if _end_claim(connection, series, "failed", now, error=f"damaged: {detail}", attempts=0):
             replace_failures(connection, series, [(None, "damaged", detail)], now)
             replace_references(connection, series.id, references)
-            _record(connection, "series-failed", _key(series), now, detail, series.revision)
+            record_series_event(connection, "series-failed", _key(series), now, detail, series.revision)
 
     @on_writer
     def release_claim(self, connection: Connection, series: ClaimedSeries, now: dt.datetime) -> bool:
@@ -332,13 +315,10 @@ class SeriesRepository(IndexRepository):
                 waits = after_abort(row.waits or {}, calling_ae_title, last + grace, now)
                 _update(connection, row.id, {"due_at": max(due_at(waits), row.due_at or last), "waits": waits})
                 detail = f"the association did not end by release: {why}"
-                _record(connection, "sender-aborted", key, now, detail)
+                record_series_event(connection, "sender-aborted", key, now, detail)
 
     def keep_waiting(
-        self,
-        asked: Mapping[SeriesKey, dt.datetime],
-        now: dt.datetime,
-        still_asked: Callable[[], Collection[SeriesKey]],
+        self, asked: Mapping[SeriesKey, dt.datetime], now: dt.datetime, still_asked: Callable[[], Collection[SeriesKey]]
     ) -> None:
         """Let series that are due wait longer, because open associations ask for it.
 
@@ -383,7 +363,7 @@ class SeriesRepository(IndexRepository):
         for key in keys:
             for row in connection.execute(_held_at(key).where(SeriesRow.state.not_in(OPEN_STATES))).all():
                 _update(connection, row.id, {"state": "receiving", "due_at": now, "open_since": now, "attempts": 0})
-                _record(connection, "series-reopened", key, now, RECONVERSION_REQUESTED)
+                record_series_event(connection, "series-reopened", key, now, RECONVERSION_REQUESTED)
                 reopened += 1
         if terms is not None:
             terms.fulfil(connection, reopened)
@@ -443,7 +423,9 @@ class SeriesRepository(IndexRepository):
         _update(connection, series_id, values)
         connection.execute(update(StudyRow).where(StudyRow.id == row.study_id).values(closed_at=now))
         end_waits_for(connection, row.series_instance_uid, now)
-        _record(connection, "conversion-cancelled", key, now, "the reconversion was cancelled", row.revision)
+        record_series_event(
+            connection, "conversion-cancelled", key, now, "the reconversion was cancelled", row.revision
+        )
         return True
 
     @on_reader
@@ -479,7 +461,7 @@ class SeriesRepository(IndexRepository):
             values |= {"due_at": now, "waits": None}
         if (row.expected_instances, row.expected_source) != (count, C_FIND):
             detail = f"the sender has {count} instances, {received} are here"
-            _record(connection, "series-confirmed", key, now, detail)
+            record_series_event(connection, "series-confirmed", key, now, detail)
         _update(connection, row.id, values)
         return received >= count
 
@@ -570,7 +552,9 @@ def judge_by_list(connection: Connection, key: SeriesKey, now: dt.datetime, *, i
             _update(connection, row.id, {"due_at": now, "waits": None})
         elif row.state not in OPEN_STATES:
             _update(connection, row.id, _completeness_columns(verdict))
-        _record(connection, "series-confirmed", (row.study_instance_uid, series_instance_uid), now, verdict.reason)
+        record_series_event(
+            connection, "series-confirmed", (row.study_instance_uid, series_instance_uid), now, verdict.reason
+        )
 
 
 def _siblings(connection: Connection, row: Row[Any]) -> list[int]:
@@ -635,7 +619,7 @@ def _record_quiet(
         why += ", more may follow; the longest wait is over"
     elif expected.confirmed is not None and expected.received >= expected.confirmed:
         why += f", all of the {expected.confirmed} that the sender has"
-    _record(connection, "series-quiet", (study_uid, row.series_instance_uid), now, why, row.revision + 1)
+    record_series_event(connection, "series-quiet", (study_uid, row.series_instance_uid), now, why, row.revision + 1)
 
 
 def _end_claim(connection: Connection, series: ClaimedSeries, state: str, now: dt.datetime, **values: Any) -> bool:
@@ -710,23 +694,3 @@ def _held_at(key: SeriesKey) -> Select[Any]:
 
 def _key(series: ClaimedSeries) -> SeriesKey:
     return series.study_instance_uid, series.series_instance_uid
-
-
-def _record(
-    connection: Connection,
-    kind: EventKind,
-    key: SeriesKey,
-    now: dt.datetime,
-    detail: str | None,
-    revision: int | None = None,
-) -> None:
-    study_instance_uid, series_instance_uid = key
-    record_event(
-        connection,
-        kind,
-        now,
-        study_instance_uid=study_instance_uid,
-        series_instance_uid=series_instance_uid,
-        revision=revision,
-        detail=detail,
-    )

@@ -43,13 +43,7 @@ INSTANCE_COLUMNS: tuple[Any, ...] = (
 """Identity and encoding of an instance; part of every list of instances."""
 
 _STORED: Select[*tuple[Any, ...]] = (
-    select(
-        *INSTANCE_COLUMNS,
-        ImageRow.key,
-        ImageRow.data_set_offset,
-        ImageRow.bytes,
-        ImageRow.sha256,
-    )
+    select(*INSTANCE_COLUMNS, ImageRow.key, ImageRow.data_set_offset, ImageRow.bytes, ImageRow.sha256)
     .select_from(join(ImageRow, SeriesRow).join(StudyRow))
     .order_by(SeriesRow.id, ImageRow.instance_number.nulls_first(), ImageRow.id)
 )
