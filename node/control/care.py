@@ -18,8 +18,7 @@ from node.index.care import copying
 from node.index.database.index import Index, reading
 from node.index.engine.backend import Salvaged, backend_at
 from node.index.engine.place import Place, place_of, require_there
-from node.journal.inspect import inspect
-from node.journal.journal import MARK_FILE, segment_files
+from node.journal.journal import MARK_FILE, inspect, segment_files
 from node.lifecycle.fsck import Finding, examine, mend, require_mounted
 from node.lifecycle.journal import JOURNAL_FOLDER
 from node.lifecycle.uploads import Copied, Uploads, copy_to_folder, copy_to_store

@@ -13,7 +13,7 @@ from node.control.control_socket import REQUEST_SECONDS, NoControlSocket, NotPer
 from node.durable import locked
 from node.errors import VoxelnodeError
 from node.index.engine.place import IndexUnusable, exists, place_of, require_there
-from node.journal.inspect import inspect
+from node.journal.journal import inspect
 from node.lifecycle.journal import JOURNAL_FOLDER
 from node.settings.model import Settings
 

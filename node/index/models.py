@@ -359,12 +359,12 @@ class VolumeRow(Base):
     spacing_mm: Mapped[list[float]] = mapped_column(JSON)
     dtype: Mapped[str] = mapped_column(String(16))
     geometry: Mapped[str] = mapped_column(String(16))
-    orientation: Mapped[str | None] = mapped_column(String(8))  # of its slices; None: unknown, or written before 0015
+    orientation: Mapped[str | None] = mapped_column(String(8))  # of its slices; None: unknown
     instances: Mapped[int] = mapped_column(Integer)
     warnings: Mapped[list[str]] = mapped_column(JSON)
     bytes: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str] = mapped_column(String(64))
-    # Of the scan; None: unknown, or written before 0019.
+    # Of the scan; None: unknown.
     affine_lps: Mapped[list[list[float]] | None] = mapped_column(JSON(none_as_null=True))
     slice_thickness_mm: Mapped[float | None] = mapped_column(Float)
     repetition_time_ms: Mapped[float | None] = mapped_column(Float)

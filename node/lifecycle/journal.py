@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from node.index.engine.about import Applied
-from node.journal.inspect import inspect, records
+from node.journal.journal import inspect, records
 from node.journal.segment import Damage
 from node.receive.record import receipt
 

@@ -15,8 +15,7 @@ from node.control.repository import MIN_SEGMENTS, Repository
 from node.index.database.index import Index
 from node.index.engine.place import IndexUnusable
 from node.journal import segment
-from node.journal.inspect import inspect
-from node.journal.journal import SEGMENT_BYTES, Journal, JournalUnusable
+from node.journal.journal import SEGMENT_BYTES, Journal, JournalUnusable, inspect
 from node.journal.segment import VERSION, Record, Segment
 from node.metrics import Metrics
 from node.receive.apply import Applier

@@ -17,7 +17,7 @@ from pydicom import FileDataset
 from node.archive.base import StoreAway
 from node.archive.intact import problem_with
 from node.archive.objects import configured_store
-from node.archive.trial import try_store
+from node.archive.remote import try_store
 from node.association.services.commitment import CommitmentService, verify
 from node.control.care import check_repository, copy_archive, rebuild_index
 from node.control.repository import Repository, StoreNeeded

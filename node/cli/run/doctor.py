@@ -230,7 +230,7 @@ def _objects(settings: Settings) -> Iterator[Check]:
     """Try what the archive needs of an object store: create an object only if there is none, read and remove it."""
     from node.archive.base import NotTaken, StoreAway
     from node.archive.objects import configured_store
-    from node.archive.trial import try_store
+    from node.archive.remote import try_store
     from node.errors import UsageError
     from node.index.database.index import reading
     from node.index.engine.place import IndexUnusable

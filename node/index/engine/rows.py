@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from sqlalchemy import Connection, Result, Select, func, select, text
+from sqlalchemy.orm import DeclarativeBase
 
 from node.index.engine.backend import backend_of
 
@@ -20,6 +21,11 @@ def distinct_values(column: Any) -> Select[Any]:
     following = select(func.min(column)).where(column > known.c.value).scalar_subquery()
     known = known.union_all(select(following).where(known.c.value.is_not(None)))
     return select(known.c.value).where(known.c.value.is_not(None))
+
+
+def columns_but(row: type[DeclarativeBase], *names: str) -> list[Any]:
+    """Return the columns of a table without those with these names."""
+    return [column for column in row.__table__.columns if column.name not in names]
 
 
 class ReadRepository:

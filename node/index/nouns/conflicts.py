@@ -9,7 +9,7 @@ from typing import Literal
 from sqlalchemy import Connection, and_, select, update
 from sqlalchemy.orm import aliased
 
-from node.index.engine.rows import PagedRepository, Row
+from node.index.engine.rows import PagedRepository, Row, columns_but
 from node.index.engine.sql import listed_in
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import ConflictRow
@@ -39,20 +39,7 @@ class ConflictRepository(IndexRepository):
 class ReadConflicts(PagedRepository):
     """Rows of ``conflicts`` and ``v_conflicts``."""
 
-    listing = select(
-        ConflictRow.id,
-        ConflictRow.kind,
-        ConflictRow.study_instance_uid,
-        ConflictRow.series_instance_uid,
-        ConflictRow.sop_instance_uid,
-        ConflictRow.detail,
-        ConflictRow.sha256,
-        ConflictRow.calling_ae_title,
-        ConflictRow.found_at,
-        ConflictRow.decision,
-        ConflictRow.decided_at,
-        ConflictRow.decided_by,
-    )
+    listing = select(*columns_but(ConflictRow, "key", "host"))
     filters = (ConflictRow.study_instance_uid, ConflictRow.id)
 
     def all(self, *, decided: bool) -> list[Row]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection, insert, select, update
 
 from node.dicom.json_model import Json
-from node.index.engine.rows import PagedRepository, Row
+from node.index.engine.rows import PagedRepository, Row, columns_but
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import PerformedSeriesRow, PerformedStepRow
 from node.index.nouns.scheduled_steps import IN_PROGRESS, set_state
@@ -128,13 +128,10 @@ def _note_lists(connection: Connection, id: int, step: PerformedStep, now: dt.da
         judge_by_list(connection, (study or "", uid), now, is_over=step.state == "DISCONTINUED")
 
 
-_COLUMNS = tuple(column for column in PerformedStepRow.__table__.columns if column.name != "attributes")
-
-
 class ReadPerformedSteps(PagedRepository):
     """Rows of ``performed_steps``."""
 
-    listing = select(*_COLUMNS)
+    listing = select(*columns_but(PerformedStepRow, "attributes"))
     filters = (PerformedStepRow.state, PerformedStepRow.study_instance_uid)
 
     def step(self, sop_instance_uid: str) -> Row | None:

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, and_, delete, func, insert, or_, select, upda
 
 from node.dicom.json_model import Json
 from node.dicom.key_values import Match
-from node.index.engine.rows import PagedRepository, Row
+from node.index.engine.rows import PagedRepository, Row, columns_but
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import PatientRow, PerformedStepRow, ScheduledStepRow, SeriesRow, StudyRow
 from node.index.nouns.orders import compare_with_studies
@@ -191,13 +191,11 @@ def set_state(connection: Connection, study_instance_uid: str, scheduled_procedu
 MAX_SHOWN = 5
 """Studies and performed steps that are shown of one entry."""
 
-_COLUMNS = tuple(column for column in ScheduledStepRow.__table__.columns if column.name != "attributes")
-
 
 class ReadScheduledSteps(PagedRepository):
     """Rows of ``scheduled_steps``."""
 
-    listing = select(*_COLUMNS)
+    listing = select(*columns_but(ScheduledStepRow, "attributes"))
     filters = (
         ScheduledStepRow.id,
         ScheduledStepRow.state,

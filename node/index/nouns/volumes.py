@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import select, union_all
 from sqlalchemy.orm import join
 
-from node.index.engine.rows import PagedRepository, Row
+from node.index.engine.rows import PagedRepository, Row, columns_but
 from node.index.models import (
     SPOOL,
     STORE,
@@ -54,36 +54,11 @@ class ReadVolumes(PagedRepository):
     """Rows of ``volumes``, ``v_volumes`` and ``v_sources``; paths are relative to the root."""
 
     listing = select(
-        VolumeRow.id,
+        *columns_but(VolumeRow, "conversion_id"),
         StudyRow.study_instance_uid,
         SeriesRow.series_instance_uid,
         ConversionRow.revision,
         ConversionRow.superseded,
-        VolumeRow.stack,
-        VolumeRow.suffix,
-        VolumeRow.kind,
-        VolumeRow.format,
-        VolumeRow.path,
-        VolumeRow.shape,
-        VolumeRow.spacing_mm,
-        VolumeRow.dtype,
-        VolumeRow.geometry,
-        VolumeRow.orientation,
-        VolumeRow.affine_lps,
-        VolumeRow.slice_thickness_mm,
-        VolumeRow.repetition_time_ms,
-        VolumeRow.echo_time_ms,
-        VolumeRow.inversion_time_ms,
-        VolumeRow.flip_angle_degrees,
-        VolumeRow.magnetic_field_strength_t,
-        VolumeRow.sequence,
-        VolumeRow.weighting,
-        VolumeRow.contrast_agent,
-        VolumeRow.convolution_kernel,
-        VolumeRow.instances,
-        VolumeRow.warnings,
-        VolumeRow.bytes,
-        VolumeRow.sha256,
         ConversionRow.converter,
         ConversionRow.created_at,
         ConversionRow.files_removed_at,

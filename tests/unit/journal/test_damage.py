@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from node.journal import segment
-from node.journal.inspect import inspect
-from node.journal.journal import MARK_FILE, Journal, JournalUnusable
+from node.journal.journal import MARK_FILE, Journal, JournalUnusable, inspect
 from node.journal.segment import HEADER_BYTES, RECORD_HEAD_BYTES, Damage, Record, SegmentHead, segment_head
 from tests.unit.journal.conftest import PAYLOAD, PER_SEGMENT, Opened
 

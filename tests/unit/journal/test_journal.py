@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from node.journal import journal as journal_module
-from node.journal.inspect import inspect, records
-from node.journal.journal import Cursor, Journal, JournalFull, JournalUnusable, segment_files
+from node.journal.journal import Cursor, Journal, JournalFull, JournalUnusable, inspect, records, segment_files
 from node.journal.segment import HEADER_BYTES, RECORD_HEAD_BYTES, Damage, Record, Segment
 from tests.unit.journal.conftest import PAYLOAD, PER_SEGMENT, SEGMENT_BYTES, Opened
 
