@@ -339,8 +339,11 @@ def _skips(numbers: Sequence[int], stride: int, grids: Sequence[_Grid]) -> bool:
     """Return whether numbers with a common difference are what is left of a series that was numbered one by one.
 
     Distances in space or time decide: neighbours that lie as close as stated lack nothing between them. Without any,
-    many numbers that are multiples of their difference count by it.
+    many numbers that are multiples of their difference count by it. Instances of as many slices as their numbers are
+    apart count slices, such as the mosaics of Siemens 3-D ASL.
     """
+    if stride > 2 and all(grid.of_time == 1 and len(grid.uids[0]) == stride for grid in grids):
+        return False
     ratios = []
     for grid in grids:
         ratio = grid.spacing_ratio() if grid.of_time > 1 else None

@@ -141,6 +141,7 @@ WHOLE = {
     "announced times": lambda: make.time_series(3, 4, NumberOfTemporalPositions=3),
     "one announced time for each inversion time": lambda: inversions(4),
     "one instance for each time": lambda: one_per_time(6),
+    "numbers that count the slices of each instance": lambda: numbered(one_per_time(6, 9.2), range(1, 22, 4)),
     "every second number, the other echo elsewhere": lambda: numbered(one_per_time(6), range(1, 13, 2)),
     "echoes": echoes,
     "echo after echo": lambda: numbered(echoes(), [1, 5, 2, 6, 3, 7, 4, 8]),
@@ -181,6 +182,9 @@ LOSSES = {
     "the last time slice by slice": (slice_by_slice, [8, 9, 10, 11], "Instance Numbers 3, 6, 9"),
     "one slice of one time": (lambda: make.time_series(5, 4), [9], "Instance Number 10"),
     "one instance that is a time": (lambda: one_per_time(6), [2], "Instance Number 3"),
+    "an instance whose numbers count slices": (
+        lambda: numbered(one_per_time(6, 9.2), range(1, 22, 4)), [2], "Instance Number 9",
+    ),
     "the middle one of three instances": (lambda: one_per_time(3), [1], "Instance Number 2"),
     "every second instance that is a time": (lambda: one_per_time(7), [1, 3, 5], "Instance Numbers 2, 4, 6"),
     "one slice of an echo": (echoes, [4], "Instance Number 5"),
