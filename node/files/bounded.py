@@ -26,12 +26,8 @@ def require_bounded(file: BinaryIO, max_bytes: int | None) -> None:
 
     pydicom inflates a data set as a whole, whatever becomes of it.
 
-    Raises
-    ------
-    TooLong
-        There is a limit: how long the data set is, is unknown before it is inflated.
-    NotUnderstood
-        It is cut or damaged, or it inflates to more than `node.dicom.header.MAX_INFLATED_BYTES`.
+    Raises TooLong if there is a limit: how long the data set is, is unknown before it is inflated. Raises NotUnderstood
+    if it is cut or damaged, or it inflates to more than `node.dicom.header.MAX_INFLATED_BYTES`.
     """
     head = file.read(_META_BYTES)
     elements, offset = file_meta(head)
@@ -50,11 +46,7 @@ class BoundedFile:
 
     Memory is allocated for bytes that exist, not for a length that the file claims.
 
-    Parameters
-    ----------
-    file : binary file
-    max_bytes : int or None
-        Limit of the sum of all reads, which raise `TooLong` beyond it; None: no limit.
+    `max_bytes`: limit of the sum of all reads, which raise `TooLong` beyond it; None: no limit.
     """
 
     def __init__(self, file: BinaryIO, max_bytes: int | None) -> None:

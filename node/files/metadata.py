@@ -33,8 +33,6 @@ def metadata(
 
     Parameters
     ----------
-    path : Path
-    transfer_syntax_uid : str
     url : str
         URL of the instance, the prefix of all bulk data URIs.
     max_bytes : int or None
@@ -76,7 +74,6 @@ def long_value(path: Path, tag_path: str) -> bytes:
 
     Parameters
     ----------
-    path : Path
     tag_path : str
         The end of the value's URI: tags, and numbers of items from 1, joined by dots.
 
@@ -110,10 +107,7 @@ def long_value(path: Path, tag_path: str) -> bytes:
 def document(path: Path) -> bytes:
     """Return the Encapsulated Document (0042,0011) of a file without its padding (PS3.3 C.24.2).
 
-    Raises
-    ------
-    NoSuchValue
-        The instance is not an encapsulated document.
+    Raises NoSuchValue if the instance is not an encapsulated document.
     """
     ds = read_instance(path)
     data = value(ds, "EncapsulatedDocument")

@@ -46,7 +46,6 @@ class PixelElement:
 
     Attributes
     ----------
-    path : Path
     tag : int
         Tag of Pixel Data, or Float or Double Float Pixel Data.
     vr : str
@@ -54,7 +53,6 @@ class PixelElement:
     offset, length : int
         Position of the value in the file, in bytes. If the pixel data are encapsulated, `offset` is that of the first
         item, and `length` reaches to the end of the file.
-    encapsulated : bool
     frames : int
         Number of Frames (0028,0008); 1 if it is absent.
     frame_bits : int
@@ -86,10 +84,7 @@ class PixelElement:
     def from_json(cls, path: Path, encoded: bytes) -> PixelElement:
         """Return the element that a child process has located in a file.
 
-        Raises
-        ------
-        ValueError
-            It is no location within the file.
+        Raises ValueError if it is no location within the file.
         """
         found = json.loads(encoded)
         if not isinstance(found, dict):
@@ -119,10 +114,7 @@ class PixelElement:
 
         Frames of single bits may start within a byte in the file; the returned frame starts at a whole byte.
 
-        Raises
-        ------
-        FrameNotFound
-            The pixel data are too short.
+        Raises FrameNotFound if the pixel data are too short.
         """
         bits = self.frame_bits
         if not 1 <= number <= self.frames or number * bits > self.length * 8 or not bits:
@@ -172,10 +164,7 @@ class PixelElement:
     def encapsulated_frame(self, number: int) -> bytes:
         """Return the codestream of one frame (from 1) of encapsulated pixel data (PS3.5 A.4).
 
-        Raises
-        ------
-        FrameNotFound
-            The offset tables and fragments do not locate the frame.
+        Raises FrameNotFound if the offset tables and fragments do not locate the frame.
         """
         if not 1 <= number <= self.frames:
             raise FrameNotFound(f"the instance has {self.frames} frames, but frame {number} was requested")
@@ -190,10 +179,7 @@ class PixelElement:
 def single_frame(header: Dataset, element: PixelElement, number: int) -> Dataset:
     """Return a data set whose only frame is one frame (from 1) of encapsulated pixel data.
 
-    Raises
-    ------
-    FrameNotFound
-        See `PixelElement.encapsulated_frame`.
+    Raises FrameNotFound as `PixelElement.encapsulated_frame` does.
     """
     ds = Dataset({tag: header.get_item(tag) for tag in header.keys()})  # noqa: SIM118 - iterating converts elements
     ds.file_meta = header.file_meta
@@ -208,15 +194,7 @@ def single_frame(header: Dataset, element: PixelElement, number: int) -> Dataset
 def header_and_pixels(path: Path, max_bytes: int | None = None) -> tuple[Dataset, PixelElement | None]:
     """Return the header of a file, and the location of its pixel data; None if it has none, or if it is deflated.
 
-    Parameters
-    ----------
-    path, max_bytes
-        See `node.files.reading.read_instance`.
-
-    Raises
-    ------
-    TooLong, Exception
-        As from `node.files.reading.read_instance`.
+    Parameters and errors are those of `node.files.reading.read_instance`.
     """
     with path.open("rb") as whole_file:
         require_bounded(whole_file, max_bytes)

@@ -20,7 +20,6 @@ def read_instance(path: Path, max_bytes: int | None = None) -> Dataset:
 
     Parameters
     ----------
-    path : Path
     max_bytes : int or None
         Largest number of bytes of the file that may be read, at least `HEAD_BYTES`; None: no limit.
 

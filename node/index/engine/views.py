@@ -37,12 +37,12 @@ INSTANCES_BEHIND = "CASE WHEN h.image_id IS NOT NULL THEN (SELECT count(*) FROM 
 """Empty for a hook or a route that wants no messages of single instances."""
 
 
-_YEARS = """
-    CASE WHEN length(st.patient_age) = 4 AND substr(st.patient_age, 1, 1) BETWEEN '0' AND '9'
-              AND substr(st.patient_age, 2, 1) BETWEEN '0' AND '9' AND substr(st.patient_age, 3, 1) BETWEEN '0' AND '9'
-         THEN CAST(substr(st.patient_age, 1, 3) AS FLOAT) / CASE substr(st.patient_age, 4)
-              WHEN 'Y' THEN 1.0 WHEN 'M' THEN 12.0 WHEN 'W' THEN 52.1775 WHEN 'D' THEN 365.2425 END END"""
-"""Of an Age String (PS3.5 6.2) such as ``018M``."""
+def years_of(age: str) -> str:
+    """Return the SQL of the years of an Age String (PS3.5 6.2) such as ``018M``; NULL of any other text."""
+    digits = " AND ".join(f"substr({age}, {place}, 1) BETWEEN '0' AND '9'" for place in (1, 2, 3))
+    units = "WHEN 'Y' THEN 1.0 WHEN 'M' THEN 12.0 WHEN 'W' THEN 52.1775 WHEN 'D' THEN 365.2425"
+    years = f"CAST(substr({age}, 1, 3) AS FLOAT) / CASE substr({age}, 4) {units} END"
+    return f"CASE WHEN length({age}) = 4 AND {digits} THEN {years} END"
 
 
 _MESSAGE_STATE = """
@@ -132,7 +132,7 @@ def views(dialect: Dialect) -> dict[str, str]:
         "v_catalog": f"""
             SELECT st.study_instance_uid, se.series_instance_uid, c.revision, v.stack, v.suffix,
                    st.patient_id AS patient, p.patient_id, p.patient_sex,
-                   {_YEARS} AS patient_age,
+                   {years_of("st.patient_age")} AS patient_age,
                    st.study_date, st.study_description, st.accession_number,
                    {say.unindexed("se.modality")} AS modality, se.series_number, se.series_description,
                    se.protocol_name, se.body_part_examined, se.manufacturer, se.manufacturer_model_name,

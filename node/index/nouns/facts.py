@@ -17,7 +17,6 @@ from sqlalchemy import (
     Integer,
     Select,
     String,
-    and_,
     bindparam,
     case,
     cast,
@@ -32,7 +31,7 @@ from sqlalchemy.orm import aliased, join
 
 from node.index.engine.rows import ReadRepository
 from node.index.engine.sql import Days, JsonEach, JsonGroupDistinct, JsonNumber, looked_up_in
-from node.index.engine.views import certainty_of
+from node.index.engine.views import certainty_of, years_of
 from node.index.models import ConversionRow, FailureRow, ImageRow, PatientRow, SeriesRow, StudyRow, Utc, VolumeRow
 from node.index.nouns.converted import SeriesKey
 from node.selector import Facts, Selector
@@ -54,14 +53,6 @@ _SERIES = (
     "protocol_name", "manufacturer", "manufacturer_model_name", "station_name", "state", "expected_instances",
     "missing_instances", "revision", "last_received_at",
 )  # fmt: skip
-
-
-def _years(age: Any) -> ColumnElement[Any]:
-    """Return the years of an Age String (PS3.5 6.2), such as ``018M``; NULL of any other text."""
-    of_year = {"Y": 1.0, "M": 12.0, "W": 52.1775, "D": 365.2425}
-    digits = (func.substr(age, place, 1).between("0", "9") for place in (1, 2, 3))
-    is_age = and_(func.length(age) == 4, *digits, func.substr(age, 4).in_(of_year))
-    return case((is_age, cast(func.substr(age, 1, 3), Float) / case(of_year, value=func.substr(age, 4))))
 
 
 def _of_images(value: Any, *conditions: Any) -> Any:
@@ -97,7 +88,7 @@ _OF_STUDY = aliased(SeriesRow)
 
 COLUMNS: Mapping[str, Any] = {
     **{name: getattr(PatientRow, name) for name in _PATIENT},
-    "patient_age": _years(StudyRow.patient_age),
+    "patient_age": literal_column(years_of("studies.patient_age"), Float),
     **{name: getattr(StudyRow, name) for name in _STUDY},
     "study_series": select(func.count(_OF_STUDY.id)).where(_OF_STUDY.study_id == StudyRow.id).scalar_subquery(),
     **{name: getattr(SeriesRow, name) for name in _SERIES},
