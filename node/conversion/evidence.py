@@ -19,7 +19,7 @@ from pydicom import Dataset
 from node.completeness import IMAGES_OF_ALL_TIMES, SLICES, SLICES_OF_ALL_TIMES, Evidence, InstanceCounts
 from node.dicom import values
 from node.dicom.per_series import once_per_series
-from node.volume.geometry import POSITION_TOLERANCE_MM, is_even, missing_slices
+from node.volume.geometry import NOISE_SHARE, POSITION_TOLERANCE_MM, is_even, missing_slices
 from node.volume.model import Assembly, Float, Geometry, Kind, Volume
 from node.volume.reasons import Reason, WarningKind
 from node.volume.series import WITHOUT_EXCITATION, find_shortages, has_all_times
@@ -138,6 +138,7 @@ class _Grid:
             for index, uid in enumerate(uids):
                 self.places.setdefault(uid, (time, index))
         self.is_one_instance = len(self.places) == 1
+        self.is_without_gap = self.of_time > 1 and volume.geometry in (Geometry.REGULAR, Geometry.SHEARED)
 
     @property
     def step_mm(self) -> float:
@@ -220,7 +221,7 @@ def _missing_positions(grids: Sequence[_Grid]) -> tuple[str, int | None]:
     words, count = [], 0
     for grid in grids:
         along = grid.along()
-        found = None if along is None else missing_slices(along)
+        found = None if along is None else missing_slices(along, noise_share=NOISE_SHARE)
         if along is None or found is None:
             continue
         step_mm, missing = found
@@ -249,6 +250,12 @@ def _holes(headers: Mapping[str, InstanceHeader], grids: Sequence[_Grid], *, ref
     for uids in _numbered_groups(headers, grids):
         places = {number: uid for uid in uids if (number := headers[uid].number) is not None}
         own = [grid for grid in grids if not grid.places.keys().isdisjoint(uids)]
+        lone = None if refused else _lone_number(sorted(places))
+        if lone is not None:
+            uid = places.pop(lone)
+            if not any(grid.is_without_gap and uid in grid.places for grid in own):
+                fact = f"Instance Number {lone} is far from the others, {min(places)}-{max(places)}"
+                yield Evidence("instance-numbers", fact, "", doubtful=True)
         missing.update(_missing_in(places, own, refused=refused))
     if missing:
         ordered = sorted(missing, key=lambda numbers: numbers[0])
@@ -293,6 +300,19 @@ def _are_distinct(uids: Iterable[str], headers: Mapping[str, InstanceHeader]) ->
     counts = Counter(headers[uid].number for uid in dict.fromkeys(uids))
     counts.pop(None, None)
     return bool(counts) and max(counts.values()) == 1
+
+
+def _lone_number(numbers: Sequence[int]) -> int | None:
+    """Return the first or last of ascending numbers if more are missing beside it than there are, and few elsewhere.
+
+    Such a number, like 99 of a screen shot, counts nothing. Where slices were lost, their positions show it.
+    """
+    for lone, rest in ((numbers[-1:], numbers[:-1]), (numbers[:1], numbers[1:])):
+        if len(rest) > 1 and _missing_count(rest, 1) < len(rest):
+            gap = min(abs(lone[0] - number) for number in (rest[0], rest[-1])) - 1
+            if gap > len(numbers):
+                return lone[0]
+    return None
 
 
 def _missing_in(places: Mapping[int, str], grids: Sequence[_Grid], *, refused: bool) -> Iterator[range]:

@@ -147,6 +147,7 @@ def damage_detail(error: Exception) -> str:
 def _assemble_stacks(series: SeriesUnderAssembly) -> None:
     """Add the volumes of all stacks, with the warnings that concern all of them."""
     frames = series.frames
+    _unplace_projections(frames)
     unwrap_midnight(frames)
     join_unweighted_images(frames)
     for lacking, reason, detail in INCOMPLETE_FRAMES:
@@ -158,6 +159,14 @@ def _assemble_stacks(series: SeriesUnderAssembly) -> None:
         stacks, split_warnings = split(frames)
         for stack in stacks:
             _assemble_stack(stack, series, (*split_warnings, *series_warnings))
+
+
+def _unplace_projections(frames: Sequence[Frame]) -> None:
+    """Take the position from images of a run whose positioner turns: projections from several angles are no slices."""
+    turned = [frame for frame in frames if frame.time_key.get("angles") is not None]
+    if len({frame.time_key["angles"] for frame in turned}) > 1:
+        for frame in turned:
+            frame.position = frame.orientation = None
 
 
 def _assemble_stack(stack: Stack, series: SeriesUnderAssembly, warnings: tuple[VolumeWarning, ...]) -> None:

@@ -29,6 +29,10 @@ position."""
 SPACING_TOLERANCE = 0.01
 """Largest relative deviation of a slice distance from the median (as highdicom), or 0.01 mm if that is more."""
 
+NOISE_SHARE = 0.015
+"""Largest distance of a plane from the even grid that fits a stack best, as a share of its step, in a regular stack. It
+is more than `SPACING_TOLERANCE`, because the noise of two planes adds up in their distance."""
+
 FINE_SHARE = 0.1
 """Those 0.01 mm must not exceed this share of a slice distance, because slices of microscopic scans are closer."""
 
@@ -239,7 +243,7 @@ def is_even(along: Float) -> bool:
     return bool(np.abs(steps - median).max() <= tolerance or off_grid(along) <= minimum * ROUNDING)
 
 
-def missing_slices(along: Float) -> tuple[float, NDArray[np.intp]] | None:
+def missing_slices(along: Float, *, noise_share: float = 0.0) -> tuple[float, NDArray[np.intp]] | None:
     """Return the step of an even stack with gaps of whole slices, and how many are missing after each slice.
 
     The step is the median distance. It is the smallest distance if all others are multiples of it and fewer slices are
@@ -249,6 +253,9 @@ def missing_slices(along: Float) -> tuple[float, NDArray[np.intp]] | None:
     ----------
     along : (N,) float, mm
         Ascending distances of planes along the normal, N >= 2.
+    noise_share : float
+        Largest distance of a plane from the even grid that fits them best, as a share of its step, if distances are
+        no multiples of the step.
 
     Returns
     -------
@@ -260,7 +267,10 @@ def missing_slices(along: Float) -> tuple[float, NDArray[np.intp]] | None:
         times = np.maximum(np.rint(steps / step_mm), 1).astype(np.intp)
         tolerance = max(SPACING_TOLERANCE * step_mm, min(POSITION_TOLERANCE_MM, FINE_SHARE * step_mm))
         missing = int((times - 1).sum())
-        if missing == 0 or (np.abs(steps - times * step_mm) > tolerance * times).any():
+        if missing == 0:
+            continue
+        is_uneven = (np.abs(steps - times * step_mm) > tolerance * times).any()
+        if is_uneven and off_fitted_grid(along, np.cumsum([0, *times])) > noise_share * step_mm:
             continue
         if step_mm == float(np.median(steps)) or missing < len(along):
             return step_mm, times - 1
@@ -280,7 +290,7 @@ def usual_step(along: Float, *, equally_thick: bool = True) -> float:
     step_mm = float(np.median(np.diff(along)))
     if is_even(along) or _jitters(along, step_mm):
         return float((along[-1] - along[0]) / (len(along) - 1))
-    gaps = missing_slices(along) if equally_thick else None
+    gaps = missing_slices(along, noise_share=NOISE_SHARE) if equally_thick else None
     return step_mm if gaps is None else gaps[0]
 
 
@@ -295,12 +305,14 @@ def spacing_warnings(along: Float, *, equally_thick: bool = True) -> list[Volume
     step_mm = float(np.median(steps))
     if is_even(along) and off_grid(along) <= JITTER_SHARE * step_mm:
         return []
+    if off_fitted_grid(along, np.arange(len(along))) <= NOISE_SHARE * step_mm:
+        return []
     uneven = VolumeWarning(
         WarningKind.IRREGULAR_SPACING,
         f"distances between slices range from {steps.min():.4g} to {steps.max():.4g} mm, with a median of "
         f"{step_mm:.4g} mm",
     )
-    gaps = missing_slices(along) if equally_thick else None
+    gaps = missing_slices(along, noise_share=NOISE_SHARE) if equally_thick else None
     if gaps is None:
         return [uneven]
     spacing_mm, missing = gaps
@@ -315,6 +327,16 @@ def spacing_warnings(along: Float, *, equally_thick: bool = True) -> list[Volume
 def off_grid(along: Float) -> float:
     """Return the largest deviation in mm of ascending distances from the even grid between the first and the last."""
     return float(np.abs(along - np.linspace(along[0], along[-1], len(along))).max())
+
+
+def off_fitted_grid(along: Float, numbers: NDArray[np.intp]) -> float:
+    """Return the largest deviation in mm of distances from the even grid that fits them best.
+
+    `numbers` are those of the planes on this grid.
+    """
+    centred = numbers - numbers.mean()
+    step_mm = (centred @ along) / (centred @ centred)
+    return float(np.ptp(along - step_mm * centred)) / 2
 
 
 def _jitters(along: Float, step_mm: float) -> bool:

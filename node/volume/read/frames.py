@@ -25,7 +25,7 @@ from node.volume.elements import instant, item, number, numbers, seconds_of_day,
 from node.volume.geometry import POSITION_TOLERANCE_MM
 from node.volume.model import Array, Frame, Tiling
 from node.volume.read.diffusion import diffusion_of
-from node.volume.read.functional_groups import FrameArguments, frame_arguments
+from node.volume.read.functional_groups import ANGLES, TURNED_MODALITIES, FrameArguments, frame_arguments
 from node.volume.read.nuclear_medicine import VIEWS_AND_TIMES, Counts, Timing, times_of, timing_of, views_of
 from node.volume.read.pixels import FrameReader, frame_reader
 from node.volume.read.planes import (
@@ -126,6 +126,9 @@ def _common(ds: Dataset, reader: FrameReader) -> FrameArguments:
             **_time_key(ds),
             "time_slice": _time_slice(ds) if modality == "PT" else None,
             "trigger_time": number(ds, "TriggerTime"),
+            "angles": tuple(number(ds, f"Positioner{axis}Angle") for axis in ANGLES)
+            if reader.frames == 1 and modality in TURNED_MODALITIES
+            else None,
             "slice_location": number(ds, "SliceLocation")
             if reader.frames == 1 and modality in SECTIONAL_MODALITIES
             else None,
@@ -394,7 +397,10 @@ def _reconstructed(
     ]
 
 
-@once_per_series("Modality", "SliceLocationVector", *VIEWS_AND_TIMES)
+@once_per_series(
+    *("Modality", "SliceLocationVector", "PositionerPrimaryAngleIncrement", "PositionerSecondaryAngleIncrement"),
+    *VIEWS_AND_TIMES,
+)
 def _counted(
     ds: Dataset, frames: int, duration_s: float | None
 ) -> tuple[Sequence[Timing], Sequence[float | None], Sequence[Counts], Sequence[Counts | None]]:
@@ -411,6 +417,9 @@ def _views_and_times(ds: Dataset, frames: int) -> tuple[list[Counts], list[Count
 
 def _slice_numbers(ds: Dataset, frames: int) -> list[float | None]:
     """Return the numbers that order slices without a position: Slice Vector (0054,0080) or Slice Location Vector."""
+    turns = [numbers(ds, f"Positioner{axis}AngleIncrement") or () for axis in ANGLES]
+    if text(ds, "Modality") in TURNED_MODALITIES and any(len(set(turn)) > 1 for turn in turns):
+        return [None] * frames  # projections from several angles
     for keyword in ("SliceVector", "SliceLocationVector"):
         vector = numbers(ds, keyword)
         if vector is not None and len(vector) == frames and all(map(math.isfinite, vector)):

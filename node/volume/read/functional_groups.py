@@ -22,6 +22,12 @@ from node.volume.read.planes import acquisition_instant, checked_plane, is_diffu
 from node.volume.read.real_world import PARAMETRIC_MAP, instead_of_rescale, real_world_mapping
 from node.volume.reasons import Reason
 
+TURNED_MODALITIES = frozenset({"XA", "RF"})
+"""Modalities whose images are projections, from an angle that the positioner has."""
+
+ANGLES = ("Primary", "Secondary")
+"""The axes of a positioner, in names of attributes."""
+
 POSITION_POINTERS = frozenset({0x00200032, 0x00200037, 0x00209056, 0x00209057, 0x00209113, 0x00209116, 0x0020930E})
 """Dimension Index Pointers to a frame's position. They do not separate frames that share a position."""
 
@@ -94,8 +100,20 @@ def frame_arguments(
     whole = _Group(Dataset() if shared is None else shared, ds)
     groups = [_Group(own, ds, whole) for own in per_frame or [Dataset()] * frames]
     grouped = [_grouped(group, common, modality_lut, dimensions) for group in groups]
+    if text(ds, "Modality") in TURNED_MODALITIES and len({_angles(group) for group in groups}) > 1:
+        for own in grouped:  # projections from several angles are no slices, whatever place they state
+            own["position"] = own["orientation"] = own["time_key"]["slice"] = None
+        return grouped
     _place_in_volume(grouped, groups)
     return grouped
+
+
+def _angles(group: _Group) -> tuple[float | None, ...]:
+    """Return the angles of the positioner in degrees (PS3.3 C.8.19.6)."""
+    return (
+        *(group.number("PositionerPositionSequence", f"Positioner{axis}Angle") for axis in ANGLES),
+        *(group.number("IsocenterReferenceSystemSequence", f"PositionerIsocenter{axis}Angle") for axis in ANGLES),
+    )
 
 
 def _place_in_volume(grouped: Sequence[FrameArguments], groups: Sequence[_Group]) -> None:

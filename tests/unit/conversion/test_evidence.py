@@ -128,6 +128,9 @@ WHOLE = {
     "a localizer taken out of the middle": lambda: numbered(make.ct_series(12), [*range(1, 7), *range(8, 14)]),
     "localizers taken out of the beginning": lambda: numbered(make.ct_series(12), range(4, 16)),
     "numbers shared with another series": lambda: numbered(make.ct_series(12), [*range(1, 7), *range(32, 38)]),
+    "a lone number for the first slice": lambda: numbered(make.ct_series(13), [99, *range(1, 13)]),
+    "a lone number within the stack": lambda: numbered(make.ct_series(13), [*range(1, 7), 99, *range(7, 13)]),
+    "a lone number far below": lambda: numbered(make.ct_series(13), [*range(101, 107), 1, *range(107, 113)]),
     "a report among the images": lambda: with_report(make.ct_series(12)),
     "a localizer": lambda: numbered(make.localizer(3), range(1, 10)),
     "a localizer that counts anew": lambda: make.localizer(3),
@@ -155,6 +158,19 @@ WHOLE = {
         8, ImageType=r"DERIVED\SECONDARY\M", SpacingBetweenSlices="1.25"
     ),
 }  # fmt: skip
+
+
+def test_a_lone_number_outside_of_the_volume_is_suspect_and_counts_nothing(judge: Judge) -> None:
+    series = make.ct_series(12)
+    uids = {"study_uid": series[0].StudyInstanceUID, "series_uid": series[0].SeriesInstanceUID}
+    verdict = judge([*series, make.structured_report(InstanceNumber=99, **uids)])
+    assert (verdict.state, verdict.rule, verdict.missing) == ("suspect", "instance-numbers", None)
+    assert "Instance Number 99 is far from the others, 1-12" in verdict.reason
+
+
+def test_a_slice_with_a_lone_number_that_lies_far_away_is_missed_by_its_place(judge: Judge) -> None:
+    verdict = judge([*(whole := numbered(make.ct_series(99), range(1, 100)))[:12], whole[-1]])
+    assert (verdict.state, verdict.rule, verdict.missing) == ("incomplete", "geometry", 86)
 
 
 @pytest.mark.parametrize("name", WHOLE)
