@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from pydicom import DataElement, Dataset, FileDataset, config
 from pydicom.datadict import dictionary_VR
 from pydicom.dataset import FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset, write_file_meta_info
 from pydicom.uid import (
     PYDICOM_IMPLEMENTATION_UID,
     ComprehensiveSRStorage,
@@ -52,6 +54,18 @@ def deflated(data: bytes) -> bytes:
     deflate = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
     packed = deflate.compress(data) + deflate.flush()
     return packed + b"\0" * (len(packed) % 2)
+
+
+def misencoded(ds: FileDataset, announced: str, *, is_implicit: bool) -> bytes:
+    """A file whose data set has another encoding than its transfer syntax announces."""
+    ds.file_meta.TransferSyntaxUID = announced
+    ds.file_meta.MediaStorageSOPClassUID, ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPClassUID, ds.SOPInstanceUID
+    stream = DicomBytesIO()
+    stream.write(bytes(128) + b"DICM")
+    write_file_meta_info(stream, ds.file_meta)
+    stream.is_implicit_VR, stream.is_little_endian = is_implicit, True
+    write_dataset(stream, ds)
+    return stream.getvalue()
 
 
 def instance(

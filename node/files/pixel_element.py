@@ -204,7 +204,8 @@ def header_and_pixels(path: Path, max_bytes: int | None = None) -> tuple[Dataset
         head = b"" if syntax == DEFLATED_LITTLE_ENDIAN else file.read(12)
         if len(head) < 8:
             return header, None
-        is_implicit = bool(header.original_encoding[0])  # also contrary to its transfer syntax
+        # Contrary to its transfer syntax, too. No even length has the bytes of one of these VRs.
+        is_implicit = syntax != EXPLICIT_BIG_ENDIAN and head[4:6] not in (b"OB", b"OW", b"OF", b"OD", b"UN")
         tag, encoded_vr, length, start = encoding_of(syntax).head(head, 0, is_implicit=is_implicit)
         if tag not in _VRS:
             return header, None

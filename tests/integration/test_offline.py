@@ -12,7 +12,6 @@ import threading
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_dataset, write_file_meta_info
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -115,15 +112,7 @@ def test_a_data_set_in_another_encoding_than_its_transfer_syntax_is_converted(
     for number, ds in enumerate(series):
         if announced == RLELossless:
             ds.compress(RLELossless)
-        head, data_set = BytesIO(), DicomBytesIO()
-        ds.file_meta.TransferSyntaxUID = announced
-        ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
-        ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
-        head.write(bytes(128) + b"DICM")
-        write_file_meta_info(head, ds.file_meta)
-        data_set.is_implicit_VR, data_set.is_little_endian = is_implicit, True
-        write_dataset(data_set, ds)
-        (tmp_path / f"{number}.dcm").write_bytes(head.getvalue() + data_set.getvalue())
+        (tmp_path / f"{number}.dcm").write_bytes(make.misencoded(ds, announced, is_implicit=is_implicit))
     listing = convert_folder([tmp_path], tmp_path / "out", OPTIONS, here)
     assert (listing["refusals"], listing["not_dicom"]) == ([], [])
     [volume] = listing["volumes"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pydicom import dcmread, dcmwrite
 from pydicom.encaps import encapsulate, encapsulate_extended, generate_frames
-from pydicom.uid import ExplicitVRBigEndian, RLELossless
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from node.files.pixel_element import FrameNotFound, PixelElement, header_and_pixels, pixel_element, single_frame
 from tests import make
@@ -26,6 +26,26 @@ def test_native_frames_are_read_alone_and_in_little_endian(name: str) -> None:
     frames = ds.pixel_array if element.frames > 1 else ds.pixel_array[None]
     for number, frame in enumerate(frames, start=1):
         assert b"".join(element.native_frame(number)) == frame.astype(frame.dtype.newbyteorder("<")).tobytes()
+
+
+@pytest.mark.filterwarnings("ignore:Expected (im|ex)plicit VR")
+@pytest.mark.parametrize(
+    ("announced", "is_implicit"), [(ImplicitVRLittleEndian, False), (ExplicitVRLittleEndian, True), (RLELossless, True)]
+)
+def test_pixels_are_found_where_the_encoding_is_not_the_announced_one(
+    tmp_path: Path, announced: str, is_implicit: bool
+) -> None:
+    [ds] = make.ct_series(1, rows=300, columns=200)
+    pixels = ds.pixel_array.tobytes()
+    if announced == RLELossless:
+        ds.compress(RLELossless)
+    (tmp_path / "one.dcm").write_bytes(make.misencoded(ds, announced, is_implicit=is_implicit))
+    header, element = header_and_pixels(tmp_path / "one.dcm")
+    assert element is not None
+    if announced == RLELossless:
+        assert single_frame(header, element, 1).pixel_array.tobytes() == pixels
+    else:
+        assert b"".join(element.native_frame(1)) == pixels
 
 
 @pytest.mark.parametrize("syntax", [None, ExplicitVRBigEndian])
