@@ -25,6 +25,7 @@ NEW_CODECS = {"ISO_IR 203": "iso8859_15", "ISO 2022 IR 203": "iso8859_15"}
 
 _SINGLE = frozenset(("ST", "LT", "UT"))  # a backslash is text in them
 _TEXT = _SINGLE | DELIMITERS.keys()
+_BINARY = frozenset(("OB", "OW", "OF", "OD", "OL", "OV", "UN"))
 
 WITHOUT_EXTENSIONS = frozenset(("utf8", "gb18030", "gbk"))
 """Codecs of character sets in which escape sequences are not allowed."""
@@ -109,8 +110,10 @@ def complete_pydicom() -> None:
     from pydicom.valuerep import PersonName
 
     def value_of(raw: Any, data: dict[str, Any], *, encoding: Any = None, **others: Any) -> None:
-        vr = str(data["VR"])
-        if vr not in _TEXT or not isinstance(raw.value, bytes) or ESCAPE not in raw.value:
+        # Half a million values of a time series come through here: their VR is asked for only if one has a sequence.
+        has_sequence = raw.VR not in _BINARY and isinstance(raw.value, bytes) and ESCAPE in raw.value
+        vr = str(data["VR"]) if has_sequence else ""
+        if vr not in _TEXT:
             raw_element_value(raw, data, encoding=encoding, **others)
             return
         text = decoded(raw.value, [encoding] if isinstance(encoding, str) else encoding or (), vr)
