@@ -25,7 +25,7 @@ NEW_CODECS = {"ISO_IR 203": "iso8859_15", "ISO 2022 IR 203": "iso8859_15"}
 
 _SINGLE = frozenset(("ST", "LT", "UT"))  # a backslash is text in them
 _TEXT = _SINGLE | DELIMITERS.keys()
-_BINARY = frozenset(("OB", "OW", "OF", "OD", "OL", "OV", "UN"))
+_BINARY = frozenset(("OB", "OW", "OF", "OD", "OL", "OV"))
 
 WITHOUT_EXTENSIONS = frozenset(("utf8", "gb18030", "gbk"))
 """Codecs of character sets in which escape sequences are not allowed."""
