@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 ESCAPE = b"\x1b"
@@ -109,6 +109,12 @@ def complete_pydicom() -> None:
     from pydicom.multival import MultiValue
     from pydicom.valuerep import PersonName
 
+    class DecodedName(PersonName):
+        """A name whose text is right: decoding its bytes again would be wrong, as `decoded` tells."""
+
+        def decode(self, encodings: Any = None) -> PersonName:
+            return self
+
     def value_of(raw: Any, data: dict[str, Any], *, encoding: Any = None, **others: Any) -> None:
         # Half a million values of a time series come through here: their VR is asked for only if one has a sequence.
         has_sequence = raw.VR not in _BINARY and isinstance(raw.value, bytes) and ESCAPE in raw.value
@@ -116,11 +122,11 @@ def complete_pydicom() -> None:
         if vr not in _TEXT:
             raw_element_value(raw, data, encoding=encoding, **others)
             return
-        text = decoded(raw.value, [encoding] if isinstance(encoding, str) else encoding or (), vr)
-        values = [text] if vr in _SINGLE else text.split("\\")
-        kind = PersonName if vr == "PN" else str
-        stripped = [kind(value.rstrip("\0 ")) for value in values]
-        data["value"] = stripped[0] if len(stripped) == 1 else MultiValue(kind, stripped)
+        encodings = [encoding] if isinstance(encoding, str) else encoding or ()
+        text = decoded(raw.value, encodings, vr)
+        stripped = [value.rstrip("\0 ") for value in ([text] if vr in _SINGLE else text.split("\\"))]
+        kind = partial(DecodedName, encodings=encodings) if vr == "PN" else str
+        data["value"] = kind(stripped[0]) if len(stripped) == 1 else MultiValue(kind, stripped)
 
     hooks.register_callback("raw_element_value", value_of)
     charset.python_encoding.update(NEW_CODECS)

@@ -17,6 +17,7 @@ from pydicom.tag import BaseTag
 
 from node.dicom.attributes import Attribute, read_attributes
 from node.dicom.character_sets import NEW_CODECS, decoded
+from node.dicom.coercion import Coercion
 from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN
 from node.dicom.json_model import json_model
 from node.dicom.matching import texts_of
@@ -138,6 +139,29 @@ def test_text_that_was_read_is_written_so_that_it_is_read_again(terms: str, name
         ds = read(stream.getvalue())
         assert (str(ds.PatientName), ds.PatientComments) == (name, lines.strip(" "))
         assert texts(ds, "StudyDescription") == ("a", name)
+
+
+@pytest.mark.parametrize(
+    ("term", "name"), [("ISO 2022 IR 58", "Zhang^XiaoDong=张^小东"), ("ISO 2022 IR 87", "Yamada^Haru=山田^春")]
+)
+@pytest.mark.parametrize("is_single", [True, False])
+def test_a_name_that_was_read_is_written_in_another_character_set(term: str, name: str, is_single: bool) -> None:
+    inner, ds = Dataset(), Dataset()
+    inner.ReferringPhysicianName = name
+    ds.SpecificCharacterSet, ds.ReferencedPatientSequence = ["", term], [inner]
+    ds.OtherPatientNames = name if is_single else ["A^B", name]
+    stream = DicomBytesIO()
+    stream.is_implicit_VR, stream.is_little_endian = False, True
+    write_dataset(stream, ds)
+    changed = read(stream.getvalue())
+    Coercion.of({"InstitutionName": "Müller"}, {}, ()).apply(changed)
+    stream = DicomBytesIO()
+    stream.is_implicit_VR, stream.is_little_endian = False, True
+    write_dataset(stream, changed)
+    found = read(stream.getvalue())
+    assert found.SpecificCharacterSet == "ISO_IR 192"
+    assert found.ReferencedPatientSequence[0].ReferringPhysicianName == name
+    assert found.OtherPatientNames == (name if is_single else ["A^B", name])
 
 
 @pytest.mark.parametrize("terms", ["\\ISO 2022 IR 58", "\\ISO 2022 IR 149", "\\ISO 2022 IR 87"])
