@@ -226,12 +226,12 @@ def recording(texts: Mapping[str, str], *, rows: int = 4, **attributes: Any) -> 
     return non_image(blocks, "PHYSIO", **given)
 
 
-def pulse_and_breath(volumes: int = 3, step: int = 400) -> dict[str, str]:
+def pulse_and_breath(volumes: int = 3, step: int = 400, began: int = FIRST_TICK) -> dict[str, str]:
     """Return logs with a pulse each 2 ticks and a breath each 8, from a second before the first volume."""
-    first = FIRST_TICK - 400
+    first = began - 400
     count = (volumes * step + 400) // 2
     return {
-        "Info": times_text([FIRST_TICK + step * volume for volume in range(volumes)]),
+        "Info": times_text([began + step * volume for volume in range(volumes)]),
         "PULS": samples_text("PULS", 2, [(first + 2 * index, "PULS", 1000 + index) for index in range(count)]),
         "RESP": samples_text("RESP", 8, [(first + 8 * index, "RESP", 5000 + index) for index in range(count // 4)]),
     }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import pytest
 from pydicom import Dataset
 
@@ -20,6 +22,7 @@ from node.index.database.index import reading
 from tests import make
 from tests.acceptance.served import Served
 from tests.preloaded import run
+from tests.signals import enhanced_spectra, pulse_and_breath, recording
 
 EPI = {"ScanningSequence": "EP\\GR", "SequenceVariant": "SK"}
 
@@ -149,3 +152,35 @@ def test_files_are_exported_without_a_node(tmp_path: Path, person: dict[str, Any
     assert len(report["change"]["added"]) == 1
     wrong = run("bids", tmp_path / "out", "--from", tmp_path / "scans", "--where", 'verdict == "complete"')
     assert "verdict is known only to a node" in wrong.stderr
+
+
+def test_spectra_and_recordings_have_their_places_in_a_data_set(tmp_path: Path, person: dict[str, Any]) -> None:
+    """The recording is of the time series that began at its first volume and has as many, whatever its name is."""
+    texts = pulse_and_breath(volumes=3, step=800, began=(10 * 3600 + 15 * 60) * 400)
+    scans = [
+        *make.time_series(3, SeriesDescription="rest", RepetitionTime="2000", **EPI, **person),
+        *make.time_series(4, SeriesDescription="rest", RepetitionTime="2000", **EPI, **person),
+        enhanced_spectra(SeriesDescription="svs_se", **person),
+        recording(texts, rows=64, SeriesDescription="rest_PhysioLog", **person),
+        recording(pulse_and_breath(), rows=64, SeriesDescription="rest_PhysioLog", **person),
+    ]
+    (tmp_path / "scans").mkdir()
+    for number, ds in enumerate(scans):
+        ds.save_as(tmp_path / "scans" / f"{number}.dcm", enforce_file_format=True)
+    out, key = tmp_path / "out", tmp_path / "key"
+    report = bids(out, "--from", tmp_path / "scans", "--key", key)
+    assert [row["reason"] for row in report["skipped"]] == [
+        "no time series of its study began when the recording says, with as many volumes"
+    ]
+    [spectra] = out.rglob("mrs/*_svs.nii.gz")
+    assert b"SpectrometerFrequency" in gzip.decompress(spectra.read_bytes())[:2000]
+    assert json.loads(spectra.with_name(spectra.name.replace(".nii.gz", ".json")).read_text())["EchoTime"] == 0.03
+    [table] = out.rglob("func/*_physio.tsv.gz")
+    [image] = [path for path in out.rglob("func/*_bold.nii.gz") if nib.load(path).shape[3] == 3]
+    assert table.name.removesuffix("_physio.tsv.gz") == image.name.removesuffix("_bold.nii.gz")
+    sidecar = json.loads(table.with_name(table.name.replace(".tsv.gz", ".json")).read_text())
+    assert (sidecar["SamplingFrequency"], sidecar["StartTime"], sidecar["Columns"][0]) == (400.0, -1.0, "cardiac")
+    assert sidecar["cardiac"]["Description"]
+    [scanned] = out.rglob("*_scans.tsv")
+    assert "_physio" not in scanned.read_text()
+    assert not bids(out, "--from", tmp_path / "scans", "--key", key)["change"]["added"]

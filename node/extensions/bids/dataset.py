@@ -451,14 +451,15 @@ def _target(folder: Path, state: SessionState, stem: str, volume: Wanted, before
         A file was changed by hand, or is there and not ours.
     """
     earlier = state.volumes[before] if before is not None else None
-    image = identity_of(volume.files[".nii.gz"])
+    main = next(iter(volume.files))
+    image = identity_of(volume.files[main])
     target = _Target(Entry(volume.series, volume.stack, image, {}), before)
     digests: dict[str, str] = {}
     for extension, content in volume.files.items():
         name, old = f"{stem}{extension}", f"{before}{extension}"
         is_there = earlier is not None and extension in earlier.files and os.path.lexists(folder / old)
         if earlier is not None and is_there:
-            known = earlier.source if extension == ".nii.gz" else earlier.files[extension]
+            known = earlier.source if extension == main else earlier.files[extension]
             if identity_of(content) == known:
                 target.links[extension], digests[extension] = old, earlier.files[extension]
                 continue
@@ -494,6 +495,8 @@ def _scans(
     volume_files = {f"{stem}.nii.gz" for stem in state.volumes}
     rows = {row: cells for row, cells in present.items() if row not in volume_files}
     for stem, target in targets.items():
+        if ".nii.gz" not in target.entry.files:  # a recording is no scan
+            continue
         cells = dict(present.get(f"{target.before}.nii.gz", {}))
         if stem in wanted and wanted[stem].acq_time is not None:
             columns = with_columns(columns, ["acq_time"])

@@ -42,7 +42,7 @@ class FolderSource:
         self._refusals = {row["series_instance_uid"]: row["detail"] for row in listing["refusals"]}
         self._volumes: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
         for row in listing["volumes"]:
-            if row["kind"] == "volume" and row["format"] == "nifti":
+            if (row["kind"] in ("volume", "spectra") and row["format"] == "nifti") or row["kind"] == "physio":
                 self._volumes[row["series_instance_uid"]].append(row)
         self._attributes: dict[str, Mapping[str, Any]] = {}
         self._twice: set[str] = set()

@@ -11,7 +11,10 @@ from node.errors import UsageError, nearest
 VERSION = "1.11.1"
 """The BIDS specification that the tables of this module are from."""
 
-ENTITIES = ("sub", "ses", "task", "acq", "ce", "trc", "rec", "dir", "run", "echo", "flip", "inv", "mt", "part", "chunk")
+ENTITIES = (
+    *("sub", "ses", "task", "acq", "nuc", "voi", "ce", "trc", "rec", "dir", "run", "echo", "flip", "inv", "mt"),
+    *("part", "chunk"),
+)
 """The entities that are used here, in the order of the specification."""
 
 INDICES = frozenset({"run", "echo", "flip", "inv", "chunk"})
@@ -58,7 +61,11 @@ KINDS = (
     *_kinds("fmap", "epi m0scan", "acq ce rec dir part chunk"),
     *_kinds("perf", "asl m0scan", "acq rec dir echo part"),
     *_kinds("pet", "pet", "task trc rec"),
+    *_kinds("mrs", "svs mrsi unloc mrsref", "task acq nuc voi rec echo inv"),
 )
+
+RECORDING = Kind("func", "physio", frozenset(["task", "acq", "ce", "rec", "dir", "run"]), frozenset({"task"}))
+"""A physiological recording, which has the name of the time series that it belongs to, but for echo and part."""
 
 DATATYPES = tuple(dict.fromkeys(kind.datatype for kind in KINDS))
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from node.extensions.bids import field_maps
 from node.extensions.bids.content import Content, NiftiCopy
-from node.extensions.bids.names import Named, parsed, stem
+from node.extensions.bids.names import RECORDING, Named, parsed, stem
 from node.extensions.bids.pseudonyms import Pseudonyms
 from node.extensions.bids.rules import Meaning, NotExported, Rules
 from node.extensions.bids.sidecars import json_text, missing_fields, sidecar_of
@@ -22,6 +22,9 @@ from node.selector import Facts, Selector
 
 WITHOUT_AFFINE = frozenset({"irregular", "none"})
 """Geometries whose affine does not give the position of every voxel."""
+
+MAX_CLOCK_DIFFERENCE_S = 1.0
+"""Or one volume: Acquisition Time may be rounded, or that of the middle of the first slice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,11 @@ class VolumeFile:
     sha256: str
     geometry: Mapping[str, Any]
     local: Callable[[Path], Path] = Path
+
+    @property
+    def is_recording(self) -> bool:
+        """Whether it is a physiological recording, a table."""
+        return self.file.name.endswith(".tsv.gz")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +147,11 @@ class PlannedVolume:
 
     def files(self, *, anonymous: bool) -> dict[str, Content]:
         """Return the content of each file by its extension."""
-        image = NiftiCopy(self.volume.file, self.volume.sha256, without_extension=anonymous, local=self.volume.local)
+        if self.volume.is_recording:
+            return {".tsv.gz": self.extra[".tsv.gz"], ".json": json_text(self.fields)}
+        # The header extension of NIfTI-MRS has no text that people type, and belongs to its voxels.
+        without_extension = anonymous and self.named.kind.datatype != "mrs"
+        image = NiftiCopy(self.volume.file, self.volume.sha256, without_extension, self.volume.local)
         return {".nii.gz": image, ".json": json_text(self.fields), **self.extra}
 
 
@@ -230,7 +242,7 @@ class Planner:
             return
         for volume in series.volumes:
             try:
-                yield self._volume(series, volume, subject)
+                yield (self._recording if volume.is_recording else self._volume)(series, volume, subject)
             except NotExported as reason:
                 skipped.append(series.skipped(str(reason), volume.suffix))
 
@@ -276,6 +288,26 @@ class Planner:
             _add_context(planned, int(volume.geometry["times"]))
         return planned
 
+    def _recording(self, series: Series, volume: VolumeFile, subject: str) -> PlannedVolume:
+        """Return a recording, whose name follows when that of its time series is known (`_placed`)."""
+        named = Named(RECORDING, {})
+        sidecar = _read_json(Path(str(volume.file).removesuffix(".tsv.gz") + ".json"), volume.local)
+        columns = {name: sidecar[name] for name in sidecar.get("Columns", ()) if name in sidecar}
+        fields = sidecar_of(sidecar, series.facts, named, anonymous=self.rules.dataset.anonymous, times_of_day=False)
+        return PlannedVolume(
+            series,
+            self.pseudonyms.mark(series.key),
+            volume,
+            Meaning(named, "recordings"),
+            named,
+            series.started,
+            sidecar,
+            fields | columns,
+            {".tsv.gz": _read_bytes(volume.file, volume.local)},
+            subject,
+            "",
+        )
+
     def _sessions(self, studies: Mapping[str, Series], states: Mapping[str, SessionState]) -> dict[str, str]:
         """Return the label of the session of each study; numbers go on after those that the data set has."""
         known = {mark: label for label, state in states.items() for mark in state.studies}
@@ -303,6 +335,8 @@ class Planner:
 
     def _finish(self, session: SessionPlan, label: str, state: SessionState, skipped: list[Skipped]) -> None:
         """Connect the volumes of a session, number runs, and take out those that lack a required field."""
+        recordings = [volume for volume in session.volumes if volume.volume.is_recording]
+        session.volumes = [volume for volume in session.volumes if not volume.volume.is_recording]
         field_maps.complete_echo_times(session.volumes)
         _set_calibration(session.volumes)
         kept = []
@@ -315,7 +349,46 @@ class Planner:
                 skipped.append(volume.series.skipped(reason, volume.volume.suffix))
         _number_runs(kept, state)
         field_maps.connect(kept, label)
-        session.volumes = kept
+        session.volumes = [*kept, *_placed(recordings, kept, skipped)]
+
+
+def _placed(
+    recordings: Iterable[PlannedVolume], volumes: Sequence[PlannedVolume], skipped: list[Skipped]
+) -> Iterator[PlannedVolume]:
+    """Yield the recordings with the names of their time series; the others are skipped with the reason."""
+    taken: set[str] = set()
+    for recording in recordings:
+        names = {
+            tuple((entity, value) for entity, value in volume.named.entities.items() if entity in RECORDING.entities)
+            for volume in volumes
+            if volume.named.kind.suffix == "bold" and _is_recorded_with(recording, volume)
+        }
+        if len(names) != 1:
+            found = "several time series" if names else "no time series"
+            reason = f"{found} of its study began when the recording says, with as many volumes"
+            skipped.append(recording.series.skipped(reason, recording.volume.suffix))
+            continue
+        recording.named = Named(RECORDING, dict(names.pop()))
+        if recording.stem in taken:
+            skipped.append(recording.series.skipped("its time series has another recording", recording.volume.suffix))
+            continue
+        taken.add(recording.stem)
+        yield recording
+
+
+def _is_recorded_with(recording: PlannedVolume, volume: PlannedVolume) -> bool:
+    """Return whether a recording is of a time series: by study, number of volumes, and the time of the first one."""
+    if recording.series.study_instance_uid != volume.series.study_instance_uid:
+        return False
+    if recording.sidecar.get("volumes") != volume.volume.geometry["times"]:
+        return False
+    try:
+        began = dt.time.fromisoformat(volume.sidecar["AcquisitionTime"])
+    except (KeyError, TypeError, ValueError):
+        return False
+    began_s = began.hour * 3600 + began.minute * 60 + began.second + began.microsecond / 1e6
+    step_s = volume.sidecar.get("RepetitionTime") or 0.0
+    return bool(abs(recording.sidecar["first_volume_s"] - began_s) <= max(MAX_CLOCK_DIFFERENCE_S, step_s))
 
 
 def _order(series: Series) -> tuple[Any, ...]:

@@ -31,6 +31,7 @@ _LABELLED = (
     *("ArterialSpinLabelingType", "PostLabelingDelay", "BackgroundSuppression", "M0Type", "TotalAcquiredPairs"),
     *("RepetitionTimePreparation", "EchoTime", "MagneticFieldStrength", "MRAcquisitionType"),
 )
+_SPECTRA = ("EchoTime", "ResonantNucleus", "SpectrometerFrequency", "SpectralWidth")
 REQUIRED: Mapping[str, tuple[str, ...]] = {
     "bold": ("RepetitionTime|VolumeTiming",),
     "phasediff": ("EchoTime1", "EchoTime2"),
@@ -41,6 +42,9 @@ REQUIRED: Mapping[str, tuple[str, ...]] = {
     "asl": _LABELLED,
     "m0scan": ("RepetitionTimePreparation", "EchoTime"),
     "pet": _EMISSION,
+    "svs": _SPECTRA,
+    "mrsi": _SPECTRA,
+    "mrsref": _SPECTRA,
     "VFA": ("PulseSequenceType", "RepetitionTimeExcitation"),
     "MP2RAGE": ("FlipAngle", "RepetitionTimeExcitation", "RepetitionTimePreparation", "NumberShots"),
     "MTS": ("RepetitionTimeExcitation",),
@@ -82,6 +86,8 @@ def sidecar_of(
         fields["TaskName"] = named.entities["task"][:MAX_TASK_LETTERS]
     if "ReconMethodParameterLabels" in fields:  # of the node, these are numbers of subsets and of iterations
         fields["ReconMethodParameterUnits"] = ["none"] * len(fields["ReconMethodParameterLabels"])
+    if named.kind.datatype == "mrs":  # where BIDS has other values for it than DICOM
+        fields.pop("ScanningSequence", None)
     if named.entities.get("part") == "phase":
         fields["Units"] = "arbitrary"  # the scale of phase images is the vendor's
     return fields

@@ -11,6 +11,7 @@ VOLUME_FIELDS: dict[str, Field] = {
     "volume_suffix": Field(
         "volume", "text", "what separates the volume from others of its series, such as `e2` or `ph`"
     ),
+    "volume_kind": Field("volume", "text", "`spectra` of MR spectroscopy, else `volume`"),
     "part": Field(
         "volume", "text", "component of complex images", choices=("mag", "phase", "real", "imag", "fieldmap")
     ),
@@ -70,6 +71,9 @@ _PARTS = {"ph": "phase", "real": "real", "imag": "imag", "fieldmap": "fieldmap"}
 NOISE = "norf"
 """The word of volumes without excitation, which have a suffix of their own in BIDS."""
 
+REFERENCE = "ref"
+"""The word of spectra without water suppression, which have a suffix of their own in BIDS."""
+
 _AXES = ("RL", "AP", "IS")
 """From where to where each axis of LPS leads."""
 
@@ -95,6 +99,7 @@ def volume_facts(suffix: str, suffixes: Iterable[str], sidecar: Mapping[str, Any
     kinds = [*_listed(sidecar.get("ImageType")), *_listed(sidecar.get("ImageTypeText"))]
     return facts | {
         "volume_suffix": suffix or None,
+        "volume_kind": sidecar.get("kind"),
         "part": _part(words, kinds, str(sidecar.get("ComplexImageComponent", ""))),
         "series_parts": sorted({_PARTS.get(word, "mag") for each in suffixes for word in each.split("-")[:1]}),
         "echo": _rank("e", words),
@@ -107,10 +112,10 @@ def volume_facts(suffix: str, suffixes: Iterable[str], sidecar: Mapping[str, Any
 
 
 def expressed_words(suffix: str) -> set[str]:
-    """Return the words of a volume's suffix that names express: component, echo, inversion time, without excitation."""
+    """Return the words of a volume's suffix that names express, such as component and echo."""
     words = suffix.split("-")
     ranks = {f"{letters}{_rank(letters, words)}" for letters in ("e", "ti")}
-    return {word for word in words if word in ranks or word in _PARTS or word == NOISE}
+    return {word for word in words if word in ranks or word in _PARTS or word in (NOISE, REFERENCE)}
 
 
 def _listed(content: Any) -> list[Any]:

@@ -237,12 +237,16 @@ class ReadExports(ReadRepository):
         )
 
     def nifti_of(self, series: Sequence[int]) -> list[Row]:
-        """Return the current NIfTI volumes of series, by their ``id``; paths are relative to the root."""
+        """Return the current NIfTI volumes, spectra and recordings of series, by their ``id``.
+
+        Paths are relative to the root.
+        """
         return self._of_ids(
             "SELECT c.series_id, v.stack, v.suffix, v.path, v.sha256, v.shape, v.spacing_mm, v.geometry, "
             "v.orientation, v.warnings FROM conversions c JOIN volumes v ON v.conversion_id = c.id "
-            "WHERE c.series_id IN :ids AND NOT c.superseded AND c.files_removed_at IS NULL AND v.kind = 'volume' "
-            "AND v.format = 'nifti' ORDER BY v.stack, v.path",
+            "WHERE c.series_id IN :ids AND NOT c.superseded AND c.files_removed_at IS NULL "
+            "AND (v.kind IN ('volume', 'spectra') AND v.format = 'nifti' OR v.kind = 'physio') "
+            "ORDER BY v.stack, v.path",
             series,
         )
 
