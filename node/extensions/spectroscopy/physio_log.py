@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -33,6 +33,14 @@ HOLD = 1.5
 
 EVENT_CHANNELS = frozenset(("EXT", "EXT1", "EXT2"))
 """Channels whose logs list only what happened: between these, the value is 0."""
+
+DETECTED = {
+    "PULS_TRIGGER": "cardiac_trigger",
+    "RESP_TRIGGER": "respiratory_trigger",
+    "ECG_TRIGGER": "ecg_trigger",
+    "EXT_TRIGGER": "external_trigger",
+}
+"""What the scanner detects, by its mark: a line of its own between samples, whose value of 2048 is no sample."""
 
 _LENGTHS = struct.Struct("<II")
 _ASSIGNMENT = re.compile(r"\s*(\w+)\s*=\s*(.*?)\s*")
@@ -60,6 +68,8 @@ class Log:
         Tick at which the first slice of each volume begins.
     planned_volumes : int or None
         How many the log announces.
+    detected : mapping of str to tuple of int
+        Ticks of what the scanner detects, by the names of `DETECTED`.
     first, last : int
         Ticks within which the samples lie.
     """
@@ -69,6 +79,7 @@ class Log:
     planned_volumes: int | None
     first: int
     last: int
+    detected: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def sampled(self, name: str) -> NDArray[np.float64]:
         """Return a channel with a value for each tick from `first` to `last`; NaN where it has none."""
@@ -127,18 +138,35 @@ def read_log(data: bytes, rows: int) -> Log:
         raise ConversionRefused(Reason.INCOMPLETE, detail)
     [times] = of_times
     channels: dict[str, Channel] = {}
+    detected: dict[str, tuple[int, ...]] = {}
     for text in texts:
         if text is not times:
             channels |= _channels(text)
-    starts = _volume_starts(times)
+            detected |= _detected(text)
+    planned = times.whole("NumVolumes")
+    return log_of(channels, _volume_starts(times), planned if planned and planned > 1 else None, detected)
+
+
+def log_of(
+    channels: Mapping[str, Channel],
+    starts: tuple[int, ...],
+    planned: int | None,
+    detected: Mapping[str, tuple[int, ...]],
+) -> Log:
+    """Return a recording whose times are within reason.
+
+    Raises
+    ------
+    ConversionRefused
+    """
     marks = [int(mark) for channel in channels.values() for mark in (channel.ticks[0], channel.ticks[-1])]
-    first, last = min((*marks, *starts)), max((*marks, *starts))
+    marks += [*starts, *(tick for ticks in detected.values() for tick in ticks)]
+    first, last = min(marks), max(marks)
     if last - first >= MAX_HOURS * 3600 * TICKS_PER_SECOND:
         raise ConversionRefused(
             Reason.CONTRADICTORY, f"the times of the recording are more than {MAX_HOURS} hours apart"
         )
-    planned = times.whole("NumVolumes")
-    return Log(channels, starts, planned if planned and planned > 1 else None, first, last)
+    return Log(channels, starts, planned, first, last, detected)
 
 
 def _texts(data: bytes, rows: int) -> list[str]:
@@ -183,17 +211,38 @@ def _channels(text: _Text) -> dict[str, Channel]:
     if not sample_ticks:
         raise ConversionRefused(Reason.INCOMPLETE, f"the log {kind} states no SampleTime")
     samples: dict[str, list[tuple[int, int]]] = {}
-    for tick, channel, value, *_ in _rows(text, 3):  # a fourth word marks what the scanner takes for a heart beat
-        samples.setdefault(channel, []).append((_number(tick, kind), _number(value, kind)))
-    found = {}
-    for name, pairs in samples.items():
-        ticks, values = np.array(pairs, np.int64).T
-        if np.diff(ticks).min(initial=1) < 0:
-            raise ConversionRefused(Reason.CONTRADICTORY, f"the times of the log {kind} do not ascend")
-        last_of_tick = np.append(np.diff(ticks) > 0, True)
-        if values.any():
-            found[name] = Channel(ticks[last_of_tick], values[last_of_tick], sample_ticks)
-    return found
+    for tick, channel, value, *mark in _rows(text, 3):
+        if not mark or channel in EVENT_CHANNELS:
+            samples.setdefault(channel, []).append((_number(tick, kind), _number(value, kind)))
+    found = {name: channel_of(pairs, sample_ticks, kind) for name, pairs in samples.items()}
+    return {name: channel for name, channel in found.items() if channel.values.any()}
+
+
+def channel_of(pairs: Sequence[tuple[int, int]], sample_ticks: int, kind: str) -> Channel:
+    """Return a channel from ticks and values; of several at one tick, the last one counts.
+
+    Raises
+    ------
+    ConversionRefused
+        The times do not ascend.
+    """
+    ticks, values = np.array(pairs, np.int64).T
+    if np.diff(ticks).min(initial=1) < 0:
+        raise ConversionRefused(Reason.CONTRADICTORY, f"the times of the log {kind} do not ascend")
+    last_of_tick = np.append(np.diff(ticks) > 0, True)
+    return Channel(ticks[last_of_tick], values[last_of_tick], sample_ticks)
+
+
+def _detected(text: _Text) -> dict[str, tuple[int, ...]]:
+    """Return the ticks of what the scanner detected, by the names of columns."""
+    kind = text.assigned.get("LogDataType", "")[:16]
+    ticks: dict[str, set[int]] = {}
+    for tick, channel, _, *mark in _rows(text, 3):
+        if mark and channel not in EVENT_CHANNELS:
+            if mark[0] not in DETECTED:
+                raise ConversionRefused(Reason.UNPROVEN_LAYOUT, f"the log {kind} has a mark that is not known")
+            ticks.setdefault(DETECTED[mark[0]], set()).add(_number(tick, kind))
+    return {name: tuple(sorted(found)) for name, found in ticks.items()}
 
 
 def _number(word: str, kind: str) -> int:

@@ -15,6 +15,7 @@ from node.dicom.private import PrivateTag, private_bytes
 from node.dicom.values import text, texts, value, whole
 from node.errors import ConversionRefused
 from node.extensions.spectroscopy.physio_log import EVENT_CHANNELS, TICKS_PER_SECOND, Log, is_log, read_log
+from node.extensions.spectroscopy.physio_xml import read_xml
 from node.hookspecs import Output
 from node.index.nouns.converted import ConvertedFile
 from node.volume.describe.sidecar_fields import describe
@@ -69,20 +70,17 @@ class Recordings:
     def take(self, ds: Dataset) -> bool:
         """See `Objects`."""
         data = _data(ds)
-        if data is None or not is_log(data):
+        document = None if data is None else read_xml(data)
+        if data is None or (document is None and not is_log(data)):
             if "PHYSIO" not in texts(ds, "ImageType"):
                 return False
             raise ConversionRefused(Reason.CONTRADICTORY, "Image Type says PHYSIO, but the instance holds no log")
         uid = text(ds, "SOPInstanceUID")
         if uid in self._recordings:
             return True
-        log = read_log(data, whole(ds, "AcquisitionNumber") or 0)
-        unknown = sorted(set(log.channels) - set(COLUMNS))
-        if unknown:
-            detail = f"{len(unknown)} channels of the recording are not known: {', '.join(unknown)[:64]}"
-            raise ConversionRefused(Reason.UNPROVEN_LAYOUT, detail)
-        if not log.channels:
-            raise ConversionRefused(Reason.NOT_AN_IMAGE, "a recording in which no channel has a signal")
+        log = document or read_log(data, whole(ds, "AcquisitionNumber") or 0)
+        if not log.channels.keys() & COLUMNS.keys():
+            raise ConversionRefused(Reason.NOT_AN_IMAGE, "a recording in which no known channel has a signal")
         described = describe(ds, [Frame(uid, 1, lambda: np.zeros((1, 1), np.int16), 1, 1)])
         fields = {name: described[name] for name in DESCRIBED if name in described}
         self._recordings[uid] = _Recording(uid, whole(ds, "InstanceNumber") or 0, log, fields)
@@ -129,7 +127,10 @@ def _written(recording: _Recording, stack: int, suffix: str, output: Output) -> 
     samples = log.last - log.first + 1
     trigger = np.zeros(samples)
     trigger[np.array(log.volume_starts) - log.first] = 1
-    table = [*(log.sampled(name) for name in channels), trigger]
+    detected = np.zeros((len(log.detected), samples))
+    for index, ticks in enumerate(log.detected.values()):
+        detected[index, np.array(ticks) - log.first] = 1
+    table = [*(log.sampled(name) for name in channels), *detected, trigger]
     stem = "_".join(filter(None, (output.name, "physio", suffix)))
     path = output.folder / f"{stem}.tsv.gz"
     content = gzip.compress(_lines(table), COMPRESSION_LEVEL, mtime=0)
@@ -175,11 +176,13 @@ def _sidecar(
         **output.fields,
         "SamplingFrequency": TICKS_PER_SECOND,
         "StartTime": (log.first - first_volume) / TICKS_PER_SECOND,
-        "Columns": [*names, "trigger"],
+        "Columns": [*names, *log.detected, "trigger"],
     }
     for channel, (name, description) in zip(channels, names.items(), strict=True):
         sampled = "" if channel in EVENT_CHANNELS else f", sampled each {_milliseconds(log, channel):g} ms"
         fields[name] = {"Description": description + sampled, "Units": "arbitrary"}
+    for name in log.detected:
+        fields[name] = {"Description": "1 where the scanner detected an event", "Units": "arbitrary"}
     fields["trigger"] = {"Description": "1 where the first slice of a volume begins", "Units": "arbitrary"}
     return fields | {
         "ConversionSoftware": "voxelnode",
@@ -187,6 +190,7 @@ def _sidecar(
         "kind": Kind.PHYSIOLOGY.value,
         "stack": stack,
         "shape": list(shape),
+        "channels_left_out": len(log.channels.keys() - COLUMNS.keys()),
         "volumes": len(log.volume_starts),
         "first_volume_s": first_volume / TICKS_PER_SECOND,
         "frames": {recording.sop_instance_uid: [1]},
