@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -26,6 +26,9 @@ from node.volume.series import WITHOUT_EXCITATION, find_shortages, has_all_times
 
 CONTIGUOUS = 1.5
 """Slices (or times) that lie no farther apart than this many stated distances are neighbours."""
+
+FAR_SHARE = 6
+"""Instance Numbers that are far from the others count nothing if all instances are at least this many times as many."""
 
 DISTANCE_TOLERANCE = 0.03
 """Relative deviation of a distance between slices from a multiple of Spacing Between Slices (0018,0088)."""
@@ -138,7 +141,11 @@ class _Grid:
             for index, uid in enumerate(uids):
                 self.places.setdefault(uid, (time, index))
         self.is_one_instance = len(self.places) == 1
-        self.is_without_gap = self.of_time > 1 and volume.geometry in (Geometry.REGULAR, Geometry.SHEARED)
+
+    def holds_all(self, uids: Collection[str]) -> bool:
+        """Return whether instances, fewer than a time has, are in a stack without a gap."""
+        is_even = self.volume.geometry in (Geometry.REGULAR, Geometry.SHEARED)
+        return is_even and len(uids) < self.of_time and self.places.keys() >= set(uids)
 
     @property
     def step_mm(self) -> float:
@@ -250,12 +257,14 @@ def _holes(headers: Mapping[str, InstanceHeader], grids: Sequence[_Grid], *, ref
     for uids in _numbered_groups(headers, grids):
         places = {number: uid for uid in uids if (number := headers[uid].number) is not None}
         own = [grid for grid in grids if not grid.places.keys().isdisjoint(uids)]
-        lone = None if refused else _lone_number(sorted(places))
-        if lone is not None:
-            uid = places.pop(lone)
-            if not any(grid.is_without_gap and uid in grid.places for grid in own):
-                fact = f"Instance Number {lone} is far from the others, {min(places)}-{max(places)}"
-                yield Evidence("instance-numbers", fact, "", doubtful=True)
+        far = () if refused else _far_numbers(sorted(places))
+        if any(len(far) >= grid.of_time for grid in own if len(grid.times) > 1):
+            far = ()  # whole times
+        without = {places.pop(number) for number in far}
+        if far and not any(grid.holds_all(without) for grid in own):
+            shown = _ranges([range(far[0], far[-1] + 1)])
+            fact = f"Instance Number {shown} is far from the others, {min(places)}-{max(places)}"
+            yield Evidence("instance-numbers", fact, "", doubtful=True)
         missing.update(_missing_in(places, own, refused=refused))
     if missing:
         ordered = sorted(missing, key=lambda numbers: numbers[0])
@@ -302,17 +311,17 @@ def _are_distinct(uids: Iterable[str], headers: Mapping[str, InstanceHeader]) ->
     return bool(counts) and max(counts.values()) == 1
 
 
-def _lone_number(numbers: Sequence[int]) -> int | None:
-    """Return the first or last of ascending numbers if more are missing beside it than there are, and few elsewhere.
+def _far_numbers(numbers: Sequence[int]) -> Sequence[int]:
+    """Return the few first or last of ascending numbers if more are missing beside them than there are; else none.
 
-    Such a number, like 99 of a screen shot, counts nothing. Where slices were lost, their positions show it.
+    Such numbers, like 99 of a screen shot, count nothing. Where slices were lost, their positions show it.
     """
-    for lone, rest in ((numbers[-1:], numbers[:-1]), (numbers[:1], numbers[1:])):
-        if len(rest) > 1 and _missing_count(rest, 1) < len(rest):
-            gap = min(abs(lone[0] - number) for number in (rest[0], rest[-1])) - 1
-            if gap > len(numbers):
-                return lone[0]
-    return None
+    gaps = [high - low - 1 for low, high in pairwise(numbers)]
+    gap = max(gaps, default=0)
+    after = gaps.index(gap) + 1 if gaps else 0
+    few, rest = sorted((numbers[:after], numbers[after:]), key=len)
+    is_far = gap > len(numbers) and len(few) * FAR_SHARE <= len(numbers) and _missing_count(rest, 1) < len(rest)
+    return few if is_far else ()
 
 
 def _missing_in(places: Mapping[int, str], grids: Sequence[_Grid], *, refused: bool) -> Iterator[range]:

@@ -131,6 +131,7 @@ WHOLE = {
     "a lone number for the first slice": lambda: numbered(make.ct_series(13), [99, *range(1, 13)]),
     "a lone number within the stack": lambda: numbered(make.ct_series(13), [*range(1, 7), 99, *range(7, 13)]),
     "a lone number far below": lambda: numbered(make.ct_series(13), [*range(101, 107), 1, *range(107, 113)]),
+    "two numbers far above": lambda: numbered(make.ct_series(13), [98, *range(1, 12), 99]),
     "a report among the images": lambda: with_report(make.ct_series(12)),
     "a localizer": lambda: numbered(make.localizer(3), range(1, 10)),
     "a localizer that counts anew": lambda: make.localizer(3),
@@ -166,6 +167,12 @@ def test_a_lone_number_outside_of_the_volume_is_suspect_and_counts_nothing(judge
     verdict = judge([*series, make.structured_report(InstanceNumber=99, **uids)])
     assert (verdict.state, verdict.rule, verdict.missing) == ("suspect", "instance-numbers", None)
     assert "Instance Number 99 is far from the others, 1-12" in verdict.reason
+
+
+def test_the_first_times_and_the_last_one_are_no_whole_series(judge: Judge) -> None:
+    series = make.time_series(30, 4)
+    verdict = judge([*series[:20], *series[-4:]])
+    assert (verdict.state, verdict.missing) == ("incomplete", 96)
 
 
 def test_a_slice_with_a_lone_number_that_lies_far_away_is_missed_by_its_place(judge: Judge) -> None:
