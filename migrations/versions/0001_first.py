@@ -133,6 +133,8 @@ def _levels() -> None:
         sa.Column("claimed_by", sa.String(63)),
         sa.Column("claimed_receptions", sa.Integer()),
         sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("conversion_begun_at", sa.DateTime()),
+        sa.Column("last_conversion", sa.JSON()),
         sa.Column("error", sa.Text()),
         sa.Column("verdict", sa.String(16)),
         sa.Column("verdict_rule", sa.String(32)),

@@ -225,6 +225,9 @@ class SeriesRow(Base):
     claimed_by: Mapped[str | None] = mapped_column(String(63))  # host, if the index can have several
     claimed_receptions: Mapped[int | None] = mapped_column(Integer)
     attempts: Mapped[int] = mapped_column(Integer, default=0)
+    conversion_begun_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # the first time, of the conversion it awaits
+    # How the one before ended: see `node.index.nouns.conversions.Conclusion`.
+    last_conversion: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     error: Mapped[str | None] = mapped_column(Text)
     verdict: Mapped[str | None] = mapped_column(String(16))
     verdict_rule: Mapped[str | None] = mapped_column(String(32))

@@ -149,7 +149,7 @@ def test_a_requested_reconversion_can_be_cancelled_once(site: Site) -> None:
     form = {"Content-Type": "application/dicom+json"}
     answer = site.client().post(f"{WORKITEMS}/{uid}/cancelrequest", content=reason, headers=form)
     assert (answer.status_code, answer.content) == (202, b"")
-    assert [value(item, STATE) for item in found(site)] == ["CANCELED", "COMPLETED"]
+    assert [value(item, STATE) for item in found(site)] == ["CANCELED"]
     assert site.is_settled()
     again = site.client().post(f"{WORKITEMS}/{uid}/cancelrequest")
     assert again.status_code == 202
@@ -159,7 +159,7 @@ def test_a_requested_reconversion_can_be_cancelled_once(site: Site) -> None:
     (next_one,) = found(site, ProcedureStepState="SCHEDULED")
     assert value(next_one, UID) != uid
     site.convert()
-    assert [value(item, STATE) for item in found(site)] == ["COMPLETED", "CANCELED", "COMPLETED"]
+    assert [value(item, STATE) for item in found(site)] == ["COMPLETED"], "the last one"
 
 
 @pytest.mark.slow

@@ -11,9 +11,8 @@ from uuid import UUID
 from node.dicom.json_model import Json, elements
 from node.dicom.unified_steps import PERFORMED, UPS_PUSH, values_of
 from node.dicom.values import standard_tag
-from node.index.work.created_workitems import CreatedWorkitem
-from node.index.work.procedure_steps import ProcedureStep
-from node.index.work.workitems import Workitem
+from node.index.work.procedure_steps import ConversionStep, ProcedureStep
+from node.index.work.workitems import CreatedWorkitem
 from node.settings.model import Settings
 from node.web.dicomweb.resources import resource_url
 
@@ -35,7 +34,7 @@ _FAILED = ("110501", "DCM", "Equipment failure")
 _REFUSED = ("110521", "DCM", "Objects incorrectly formatted")
 
 
-def workitem_uid(workitem: Workitem, ae_title: str) -> str:
+def workitem_uid(workitem: ConversionStep, ae_title: str) -> str:
     """Return the SOP Instance UID of a workitem, always the same one: ``2.25.`` and a UUID (PS3.5 B.2).
 
     The UUID has 48 bits with the row of the series, so that it can be found, and 74 bits of a digest of node, study,
@@ -57,7 +56,7 @@ def series_id_of(uid: str) -> int | None:
 
 
 def workitem_model(
-    workitem: Workitem, ae_title: str, base: str, instances: Sequence[tuple[str, str]] | None = None
+    workitem: ConversionStep, ae_title: str, base: str, instances: Sequence[tuple[str, str]] | None = None
 ) -> Json:
     """Return a workitem as a data set.
 
@@ -191,7 +190,7 @@ def _sorted(model: Json) -> Json:
     return dict(sorted(model.items()))
 
 
-def _progress(workitem: Workitem) -> dict[str, Any]:
+def _progress(workitem: ConversionStep) -> dict[str, Any]:
     progress: dict[str, Any] = {"ProcedureStepProgressDescription": None}
     if workitem.state == "CANCELED":
         return _cancellation(workitem)
@@ -200,7 +199,7 @@ def _progress(workitem: Workitem) -> dict[str, Any]:
     return progress
 
 
-def _cancellation(workitem: Workitem) -> dict[str, Any]:
+def _cancellation(workitem: ConversionStep) -> dict[str, Any]:
     kinds = {"series-failed": _FAILED, "series-refused": _REFUSED}
     reason = _REASONS.get(workitem.ended_by or "") or kinds[workitem.ended_by or ""]
     return {
@@ -210,7 +209,7 @@ def _cancellation(workitem: Workitem) -> dict[str, Any]:
     }
 
 
-def _performed(workitem: Workitem) -> dict[str, Any]:
+def _performed(workitem: ConversionStep) -> dict[str, Any]:
     """Return what PS3.4 table CC.2.5-3 requires of a final state; volumes are no DICOM objects, and not listed."""
     return {
         "ActualHumanPerformersSequence": [],

@@ -28,10 +28,9 @@ from node.extensions.workitems.workitem_model import (
     workitem_uid,
 )
 from node.extensions.worklist.entries import checked_data_set
-from node.index.work.created_workitems import CreatedWorkitem
 from node.index.work.ledger import NoSuchWork, WorkEnded
-from node.index.work.procedure_steps import ProcedureStep
-from node.index.work.workitems import Workitem
+from node.index.work.procedure_steps import ConversionStep, ProcedureStep
+from node.index.work.workitems import CreatedWorkitem
 from node.web.access import Caller, Reader, RequestAudit, Writer
 from node.web.audit_trail import of_study
 from node.web.dicomweb.documents import etag_of, quotable, respond_data_sets, warning_header
@@ -88,7 +87,7 @@ REFUSALS: Mapping[Status, tuple[int, str, str]] = {
 }
 """Status code, Warning and detail for each failure (PS3.18 11.4.3 to 11.8.3)."""
 
-Found = Workitem | CreatedWorkitem | ProcedureStep
+Found = ConversionStep | CreatedWorkitem | ProcedureStep
 """A conversion, a workitem of a client, or other work of the node."""
 
 
@@ -256,8 +255,8 @@ def retrieve_workitem(request: Request, found: Requested, audit: RequestAudit, n
     with node.index.reading() as index:
         if isinstance(found, ProcedureStep):
             instances = index.procedure_steps.instances(found, MAX_REFERENCED_INSTANCES)
-        elif isinstance(found, Workitem):
-            instances = index.workitems.instances(found.series_id, MAX_REFERENCED_INSTANCES)
+        elif isinstance(found, ConversionStep):
+            instances = index.conversion_steps.instances(found.series_id, MAX_REFERENCED_INSTANCES)
         else:
             instances = []
     audit.accessed([_about(found)], "workitem")
@@ -267,7 +266,7 @@ def retrieve_workitem(request: Request, found: Requested, audit: RequestAudit, n
 
 
 def _model(found: Found, node: Services, base: str, instances: Sequence[tuple[str, str]] | None = None) -> Json:
-    if isinstance(found, Workitem):
+    if isinstance(found, ConversionStep):
         return workitem_model(found, node.settings.dicom.ae_title, base, instances)
     if isinstance(found, CreatedWorkitem):
         return created_model(found)
@@ -287,7 +286,7 @@ def _cancel(
     request: Request, body: bytes, found: Found, account: Caller, audit: RequestAudit, node: Services
 ) -> Response:
     asked = checked_request(checked_data_set(read_data_set(request, body, MAX_PAYLOAD_BYTES) or {}))
-    if isinstance(found, Workitem):
+    if isinstance(found, ConversionStep):
         status = _cancel_conversion(found, audit, node)
     elif isinstance(found, ProcedureStep):
         status = _cancel_work(found, account, node)
@@ -302,7 +301,7 @@ def _cancel(
     return Response(status_code=202)
 
 
-def _cancel_conversion(found: Workitem, audit: RequestAudit, node: Services) -> Status:
+def _cancel_conversion(found: ConversionStep, audit: RequestAudit, node: Services) -> Status:
     states = transition(Event.REQUEST_CANCEL, found.state)
     if isinstance(states, Status):
         return states
@@ -368,7 +367,7 @@ def _record(audit: RequestAudit, action: Action, found: CreatedWorkitem, what: s
 
 
 def _about(found: Found) -> dict[str, str]:
-    if isinstance(found, Workitem):
+    if isinstance(found, ConversionStep):
         return of_study(found.study_instance_uid, found.patient_id)
     return _object(found.attributes)
 
@@ -441,12 +440,14 @@ def _found(node: Services, query: WorkitemQuery, limit: int, offset: int) -> lis
         named = _conversions_with_uids(node, query, query.uids)
         return found + [workitem for workitem in named if workitem.state in query.states][skipped : skipped + left]
     with node.index.reading() as index:
-        return found + index.workitems.find(query.series, query.states, left, skipped)
+        return found + index.conversion_steps.find(query.series, query.states, left, skipped)
 
 
-def _conversions_with_uids(node: Services, query: WorkitemQuery, uids: Sequence[str]) -> list[Workitem]:
+def _conversions_with_uids(node: Services, query: WorkitemQuery, uids: Sequence[str]) -> list[ConversionStep]:
     ids = {series_id for uid in uids if (series_id := series_id_of(uid)) is not None}
     title = node.settings.dicom.ae_title
     with node.index.reading() as index:
-        candidates = [item for series_id in sorted(ids) for item in index.workitems.of_series(series_id, query.series)]
+        candidates = [
+            item for series_id in sorted(ids) for item in index.conversion_steps.of_series(series_id, query.series)
+        ]
     return [workitem for workitem in candidates if workitem_uid(workitem, title) in uids]

@@ -201,7 +201,7 @@ FACTS = ("source", "calling_ae_title", "called_ae_title", "peer", "received_at")
 CLOSED_SERIES = (
     "state", "last_received_at", "attempts", "error", "verdict", "verdict_rule", "verdict_reason", "expected_instances",
     "expected_source", "missing_instances", "missing_detail", "acknowledged_problem", "acknowledged_reason",
-    "acknowledged_by", "acknowledged_at",
+    "acknowledged_by", "acknowledged_at", "last_conversion",
 )  # fmt: skip
 """Columns of a series whose instances have not changed since its outcome was recorded."""
 

@@ -43,12 +43,11 @@ from node.index.nouns.series import ReadExports, ReadSeries
 from node.index.nouns.studies import ReadStudies
 from node.index.nouns.volumes import ReadExclusions, ReadVolumes
 from node.index.search import finder
-from node.index.work.created_workitems import ReadCreatedWorkitems
 from node.index.work.jobs import ReadJobs
-from node.index.work.procedure_steps import ReadProcedureSteps
+from node.index.work.procedure_steps import ReadConversionSteps, ReadProcedureSteps
 from node.index.work.reading import ReadWork
 from node.index.work.subscribers import ReadHooks, ReadRoutes
-from node.index.work.workitems import ReadWorkitems
+from node.index.work.workitems import ReadCreatedWorkitems
 
 
 class ReadIndex:
@@ -62,6 +61,7 @@ class ReadIndex:
         self.accounts = ReadAccounts(connection)
         self.audit_lines = ReadAuditLines(connection)
         self.conflicts = ReadConflicts(connection)
+        self.conversion_steps = ReadConversionSteps(connection)
         self.created_workitems = ReadCreatedWorkitems(connection)
         self.deletions = ReadDeletions(connection)
         self.events = ReadEvents(connection, settled)
@@ -85,7 +85,6 @@ class ReadIndex:
         self.studies = ReadStudies(connection)
         self.volumes = ReadVolumes(connection)
         self.work = ReadWork(connection)
-        self.workitems = ReadWorkitems(connection)
 
     @property
     def root(self) -> str:

@@ -43,13 +43,7 @@ EventKind = Literal[
     "message-given-up",  # every attempt to deliver a message to a hook failed
 ]
 
-FINAL: tuple[EventKind, ...] = (
-    "series-converted",
-    "series-refused",
-    "series-failed",
-    "series-unchanged",
-    "conversion-cancelled",
-)
+FinalKind = Literal["series-converted", "series-refused", "series-failed", "series-unchanged", "conversion-cancelled"]
 """The events that end a conversion, one for each conversion."""
 
 
@@ -69,10 +63,13 @@ def record_event(
     revision: int | None = None,
     detail: str | None = None,
     **uids: Unpack[EventUids],
-) -> None:
-    """Add an event to the transaction of `connection`; `detail` is a sentence without patient data."""
+) -> int:
+    """Add an event to the transaction of `connection`, and return its id.
+
+    `detail` is a sentence without patient data.
+    """
     values = {"kind": kind, "happened_at": happened_at, "revision": revision, "detail": detail, **uids}
-    connection.execute(insert(EventRow).values(values))
+    return connection.execute(insert(EventRow).values(values).returning(EventRow.id)).scalar_one()
 
 
 def record_series_event(

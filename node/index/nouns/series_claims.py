@@ -18,9 +18,16 @@ from sqlalchemy.orm import join
 from node.completeness import C_FIND, Completeness, Expectation, InstanceCounts, completeness_of, expectation
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import OPEN_STATES, EventRow, ImageRow, SeriesRow, StudyRow
-from node.index.nouns.conversions import current_conversion, holds_what_is_stored, insert_conversion, replace_failures
+from node.index.nouns.conversions import (
+    Conclusion,
+    conclude,
+    current_conversion,
+    holds_what_is_stored,
+    insert_conversion,
+    replace_failures,
+)
 from node.index.nouns.converted import ClaimedInstance, SeriesKey
-from node.index.nouns.events import FINAL, EventKind, record_series_event
+from node.index.nouns.events import FinalKind, record_series_event
 from node.index.nouns.growth import after_abort, due_at, performed_of
 from node.index.nouns.records import ClaimedSeries, SeriesOutcome, UnconfirmedSeries
 from node.index.nouns.reopening import (
@@ -89,6 +96,7 @@ class SeriesRepository(IndexRepository):
                 claim=uuid.uuid4().hex,
                 claimed_by=self._turn.host,
                 claimed_receptions=SeriesRow.receptions,
+                conversion_begun_at=func.coalesce(SeriesRow.conversion_begun_at, now),
             )
             .returning(SeriesRow)
         ).first()
@@ -166,9 +174,9 @@ class SeriesRepository(IndexRepository):
         _update(connection, series.id, {"attempts": 0} | _completeness_columns(completeness))
         insert_conversion(connection, series, outcome, self._turn.holder, now)
         is_stale = replace_references(connection, series.id, outcome.references)
-        kind: EventKind = "series-converted" if outcome.state == "converted" else "series-refused"
+        kind: FinalKind = "series-converted" if outcome.state == "converted" else "series-refused"
         detail = outcome.error or (completeness.reason if completeness else None)
-        record_series_event(connection, kind, _key(series), now, detail, series.revision)
+        conclude(connection, series.id, kind, now, detail, series.revision)
         if is_stale:
             change = "a series to which it refers has changed meanwhile"
             reopen(connection, series.id, series.study_instance_uid, None, now, change)
@@ -180,7 +188,7 @@ class SeriesRepository(IndexRepository):
     def record_unchanged(self, connection: Connection, series: ClaimedSeries, now: dt.datetime) -> None:
         """End a claim without a new revision, because the conversion would repeat the current one."""
         if _end_claim(connection, series, "converted", now, error=None, attempts=0):
-            record_series_event(connection, "series-unchanged", _key(series), now, None, series.revision - 1)
+            conclude(connection, series.id, "series-unchanged", now, None, series.revision - 1)
 
     @on_writer
     def record_crash(
@@ -213,7 +221,7 @@ class SeriesRepository(IndexRepository):
         else:
             values |= _completeness_columns(completeness_of(series.expectation))
             replace_failures(connection, series, [(None, "failed", detail)], now)
-            record_series_event(connection, "series-failed", _key(series), now, detail, series.revision)
+            conclude(connection, series.id, "series-failed", now, detail, series.revision)
         _update(connection, series.id, values)
         return again
 
@@ -234,7 +242,7 @@ class SeriesRepository(IndexRepository):
         if _end_claim(connection, series, "failed", now, error=f"damaged: {detail}", attempts=0):
             replace_failures(connection, series, [(None, "damaged", detail)], now)
             replace_references(connection, series.id, references)
-            record_series_event(connection, "series-failed", _key(series), now, detail, series.revision)
+            conclude(connection, series.id, "series-failed", now, detail, series.revision)
 
     @on_writer
     def release_claim(self, connection: Connection, series: ClaimedSeries, now: dt.datetime) -> bool:
@@ -376,7 +384,7 @@ class SeriesRepository(IndexRepository):
         Parameters
         ----------
         predecessor : int
-            The final event of the conversion before the one to be cancelled.
+            The event that ended the conversion before the one to be cancelled.
 
         Returns
         -------
@@ -394,15 +402,11 @@ class SeriesRepository(IndexRepository):
         if row is None:
             return False
         key = (row.study_instance_uid, row.series_instance_uid)
-        finals = connection.execute(
-            select(EventRow.id, EventRow.kind, EventRow.detail)
-            .where(EventRow.study_instance_uid == key[0], EventRow.series_instance_uid == key[1])
-            .where(EventRow.kind.in_(FINAL))
-            .order_by(EventRow.id.desc())
-        ).all()
-        outcome = next((final for final in finals if final.kind != "conversion-cancelled"), None)
-        is_current = bool(finals) and finals[0].id == predecessor
-        if outcome is None or outcome.kind == "series-failed" or not is_current:
+        last: Conclusion | None = row.last_conversion
+        if last is None or last["event"] != predecessor:
+            return False
+        kind, detail = last["stands"]
+        if kind == "series-failed":
             return False
         if references_of(connection, series_id) or not holds_what_is_stored(connection, series_id):
             return False
@@ -415,17 +419,15 @@ class SeriesRepository(IndexRepository):
         if set(connection.scalars(reopened)) != {RECONVERSION_REQUESTED}:
             return False
         values: dict[str, Any] = {"due_at": None, "open_since": None, "waits": None, "attempts": 0}
-        if outcome.kind == "series-refused":
-            is_image = not (outcome.detail or "").startswith("not-an-image")
-            values |= {"state": "refused" if is_image else "not-an-image", "error": outcome.detail}
+        if kind == "series-refused":
+            is_image = not (detail or "").startswith("not-an-image")
+            values |= {"state": "refused" if is_image else "not-an-image", "error": detail}
         else:
             values |= {"state": "converted", "error": None}
         _update(connection, series_id, values)
         connection.execute(update(StudyRow).where(StudyRow.id == row.study_id).values(closed_at=now))
         end_waits_for(connection, row.series_instance_uid, now)
-        record_series_event(
-            connection, "conversion-cancelled", key, now, "the reconversion was cancelled", row.revision
-        )
+        conclude(connection, series_id, "conversion-cancelled", now, "the reconversion was cancelled", row.revision)
         return True
 
     @on_reader

@@ -1,11 +1,12 @@
-"""Sends, retrievals and jobs as Unified Procedure Steps that the node itself performs (PS3.4 CC).
+"""What the node does as Unified Procedure Steps (PS3.4 CC): sends, retrievals, jobs, and conversions of series.
 
-A step shows the present row of the ledger. It leaves out the words of hooks and peers, which may name the patient; the
-attributes of the patient are read with the row. Work that begins again after its end is another step.
+A step shows the present row of the ledger, or of the series. It leaves out the words of hooks and peers, which may name
+the patient; the attributes of the patient are read with the row. Work that begins again after its end is another step.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,14 +14,18 @@ from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, and_, case, not_, or_, select
+from sqlalchemy import ColumnElement, Select, and_, case, false, func, not_, or_, select
 from sqlalchemy import Row as Selected
 
 from node.dicom import unified_steps as rules
 from node.dicom.json_model import Json, elements
+from node.dicom.matching import Query
 from node.dicom.unified_steps import FINAL, State
 from node.index.engine.rows import ReadRepository
-from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow, WorkRow
+from node.index.models import OPEN_STATES, ImageRow, PatientRow, SeriesRow, StudyRow, WorkRow
+from node.index.nouns.conversions import Conclusion
+from node.index.nouns.events import FinalKind
+from node.index.search.conditions import restrictions
 from node.index.work.ledger import Lane
 from node.index.work.states import Kind
 
@@ -63,15 +68,18 @@ _IN_STATE: Mapping[State, ColumnElement[bool]] = {
 }
 """The *Procedure Step State*, which never goes back (PS3.4 CC.1.1): between two attempts, a step is in progress."""
 
-_COLUMNS: tuple[Any, ...] = (
-    *WorkRow.__table__.columns,
-    case(*((condition, state) for state, condition in _IN_STATE.items())).label("step_state"),
+_OF_STUDY = (
     StudyRow.accession_number,
     PatientRow.patient_name,
     PatientRow.patient_id,
     PatientRow.issuer_of_patient_id,
     PatientRow.patient_birth_date,
     PatientRow.patient_sex,
+)
+_COLUMNS: tuple[Any, ...] = (
+    *WorkRow.__table__.columns,
+    case(*((condition, state) for state, condition in _IN_STATE.items())).label("step_state"),
+    *_OF_STUDY,
 )
 
 
@@ -255,3 +263,161 @@ def _performed(row: Selected[Any]) -> dict[str, Any]:
 
 def _code(code: tuple[str, str, str]) -> dict[str, str]:
     return dict(zip(("CodeValue", "CodingSchemeDesignator", "CodeMeaning"), code, strict=True))
+
+
+COMPLETING: tuple[FinalKind, ...] = ("series-converted", "series-unchanged")
+"""The events after which a conversion is COMPLETED; after the other final ones it is CANCELED."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConversionStep:
+    """A conversion of a series as a step.
+
+    Attributes
+    ----------
+    predecessor : int
+        The event that ended the conversion before, or 0.
+    ended_by : FinalKind or None
+        None while the conversion has not ended.
+    revision : int or None
+        The revision that the conversion makes, or that it found to be current.
+    detail : str or None
+        Why it ended without volumes, or why it waits for another attempt.
+    """
+
+    series_id: int
+    study_instance_uid: str
+    series_instance_uid: str
+    accession_number: str | None
+    patient_name: str | None
+    patient_id: str | None
+    issuer_of_patient_id: str | None
+    patient_birth_date: dt.date | None
+    patient_sex: str | None
+    predecessor: int
+    ended_by: FinalKind | None
+    scheduled_at: dt.datetime | None
+    started_at: dt.datetime | None
+    ended_at: dt.datetime | None
+    revision: int | None
+    detail: str | None
+
+    @property
+    def state(self) -> State:
+        """The state, which only ever changes from SCHEDULED to IN PROGRESS to a final one (PS3.4 CC.1.1)."""
+        if self.ended_by is not None:
+            return "COMPLETED" if self.ended_by in COMPLETING else "CANCELED"
+        return "SCHEDULED" if self.started_at is None else "IN PROGRESS"
+
+
+class ReadConversionSteps(ReadRepository):
+    """Of each stored series, the conversion that it awaits, and the one that ended last."""
+
+    def find(self, query: Query, states: Sequence[State], limit: int, offset: int) -> list[ConversionStep]:
+        """Return a page of the conversions in one of `states`: first those that have not ended, then the newest.
+
+        Parameters
+        ----------
+        query : Query
+            Of level SERIES; its conditions hold for the series.
+        """
+        matching = restrictions(query)
+        awaited = _series(_AWAITED, _is_one_of(_AWAITED_IN, states), *matching).order_by(SeriesRow.id.desc())
+        found = [_awaited(row) for row in self._connection.execute(awaited.limit(limit).offset(offset))]
+        if len(found) < limit:
+            before = self._connection.scalar(select(func.count()).select_from(awaited.subquery())) or 0
+            newest = SeriesRow.last_conversion["event"].as_integer().desc()
+            ended = _series(_is_one_of(_ENDED_IN, states), *matching).order_by(newest)
+            page = ended.limit(limit - len(found)).offset(max(offset - before, 0))
+            found += [_ended(row) for row in self._connection.execute(page)]
+        return found
+
+    def of_series(self, series_id: int, query: Query) -> list[ConversionStep]:
+        """Return the conversions of a series, the awaited one first; none if the series does not match `query`."""
+        found: list[ConversionStep] = []
+        for row in self._connection.execute(_series(SeriesRow.id == series_id, *restrictions(query))):
+            found += [_awaited(row)] if row.state in OPEN_STATES else []
+            found += [_ended(row)] if row.last_conversion is not None else []
+        return found
+
+    def instances(self, series_id: int, limit: int) -> list[tuple[str, str]]:
+        """Return SOP Class and SOP Instance UIDs of at most `limit` instances of a series."""
+        rows = select(ImageRow.sop_class_uid, ImageRow.sop_instance_uid).where(ImageRow.series_id == series_id)
+        ordered = rows.order_by(ImageRow.instance_number.nulls_first(), ImageRow.sop_instance_uid)
+        return [(row[0], row[1]) for row in self._connection.execute(ordered.limit(limit))]
+
+
+_AWAITED = SeriesRow.state.in_(OPEN_STATES)
+_AWAITED_IN: Mapping[State, ColumnElement[bool]] = {
+    "SCHEDULED": SeriesRow.conversion_begun_at.is_(None),
+    "IN PROGRESS": SeriesRow.conversion_begun_at.is_not(None),
+}
+_COMPLETED = SeriesRow.last_conversion["kind"].as_string().in_(COMPLETING)
+_ENDED_IN: Mapping[State, ColumnElement[bool]] = {
+    "COMPLETED": and_(SeriesRow.last_conversion.is_not(None), _COMPLETED),
+    "CANCELED": and_(SeriesRow.last_conversion.is_not(None), not_(_COMPLETED)),
+}
+
+
+def _is_one_of(conditions: Mapping[State, ColumnElement[bool]], states: Sequence[State]) -> ColumnElement[bool]:
+    return or_(false(), *(condition for state, condition in conditions.items() if state in states))
+
+
+def _series(*conditions: ColumnElement[bool]) -> Select[Any]:
+    columns: tuple[Any, ...] = (
+        SeriesRow.id.label("series_id"),
+        StudyRow.study_instance_uid,
+        SeriesRow.series_instance_uid,
+        *_OF_STUDY,
+        SeriesRow.state,
+        SeriesRow.due_at,
+        SeriesRow.conversion_begun_at,
+        SeriesRow.last_conversion,
+        SeriesRow.revision,
+        SeriesRow.attempts,
+        SeriesRow.error,
+    )
+    return (
+        select(*columns)
+        .select_from(SeriesRow)
+        .join(StudyRow, StudyRow.id == SeriesRow.study_id)
+        .join(PatientRow, PatientRow.id == StudyRow.patient_id)
+        .where(*conditions)
+    )
+
+
+def _of_series(row: Selected[Any]) -> dict[str, Any]:
+    """Return what both conversions of a series have in common."""
+    names = "series_id", "study_instance_uid", "series_instance_uid", *(column.name for column in _OF_STUDY)
+    return {name: getattr(row, name) for name in names}
+
+
+def _awaited(row: Selected[Any]) -> ConversionStep:
+    """Return the conversion that an open series awaits."""
+    is_tried_again = row.attempts > 0 or (row.error or "").startswith("waits: ")
+    return ConversionStep(
+        **_of_series(row),
+        predecessor=row.last_conversion["event"] if row.last_conversion is not None else 0,
+        ended_by=None,
+        scheduled_at=row.due_at,
+        started_at=row.conversion_begun_at,
+        ended_at=None,
+        revision=row.revision + 1,
+        detail=row.error if is_tried_again else None,
+    )
+
+
+def _ended(row: Selected[Any]) -> ConversionStep:
+    """Return the conversion of a series that ended last."""
+    last: Conclusion = row.last_conversion
+    begun_at = dt.datetime.fromisoformat(last["begun_at"]) if last["begun_at"] is not None else None
+    return ConversionStep(
+        **_of_series(row),
+        predecessor=last["predecessor"],
+        ended_by=last["kind"],
+        scheduled_at=begun_at,
+        started_at=begun_at,
+        ended_at=dt.datetime.fromisoformat(last["ended_at"]),
+        revision=last["revision"],
+        detail=last["detail"],
+    )

@@ -6,48 +6,33 @@ Each change is decided in the transaction that makes it: of two performers that 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
     Row,
     Select,
-    and_,
-    case,
     delete,
     func,
     insert,
-    literal,
-    null,
-    or_,
     select,
     update,
 )
-from sqlalchemy.orm import aliased
 
 from node.dicom import unified_steps as rules
 from node.dicom.json_model import Json, elements
-from node.dicom.matching import Query
 from node.dicom.unified_steps import Event, State, Status
 from node.dicom.worklist import entry_text
 from node.errors import OutOfResources, VoxelnodeError
-from node.index.engine.rows import ReadRepository
+from node.index.engine.rows import PagedRepository
+from node.index.engine.rows import Row as Listed
 from node.index.engine.sql import Unindexed
 from node.index.engine.writer import IndexRepository, on_writer
 from node.index.models import (
-    OPEN_STATES,
-    EventRow,
-    ImageRow,
-    PatientRow,
-    SeriesRow,
-    StudyRow,
     WorkitemRow,
 )
-from node.index.nouns.events import FINAL, EventKind
-from node.index.search.conditions import restrictions
 
 MAX_WORKITEMS = 100_000
 
@@ -198,179 +183,72 @@ def change(connection: Connection, id: int, **values: Any) -> None:
     connection.execute(update(WorkitemRow).where(WorkitemRow.id == id).values(values))
 
 
-COMPLETING: tuple[EventKind, ...] = ("series-converted", "series-unchanged")
-"""The events after which a conversion is COMPLETED; after the other final ones it is CANCELED."""
-
-_PATIENT = (
-    PatientRow.patient_name,
-    PatientRow.patient_id,
-    PatientRow.issuer_of_patient_id,
-    PatientRow.patient_birth_date,
-    PatientRow.patient_sex,
-)
-_SERIES = (
-    SeriesRow.id.label("series_id"),
-    StudyRow.study_instance_uid,
-    SeriesRow.series_instance_uid,
-    StudyRow.accession_number,
-)
-
-
 @dataclass(frozen=True, slots=True)
-class Workitem:
-    """A conversion of a series.
+class CreatedWorkitem:
+    """A workitem of a client; `attributes` are in the DICOM JSON Model, without its UIDs."""
 
-    Attributes
-    ----------
-    predecessor : int
-        The id of the final event of the conversion before, or 0.
-    ended_by : str or None
-        The kind of the final event; None while the conversion has not ended.
-    scheduled_at, started_at, ended_at : datetime or None
-    revision : int or None
-        The revision that the conversion makes, or that it found to be current.
-    detail : str or None
-        Why it ended without volumes, or why it waits for another attempt.
-    """
-
-    series_id: int
-    study_instance_uid: str
-    series_instance_uid: str
-    accession_number: str | None
-    patient_name: str | None
-    patient_id: str | None
-    issuer_of_patient_id: str | None
-    patient_birth_date: dt.date | None
-    patient_sex: str | None
-    predecessor: int
-    ended_by: str | None
-    scheduled_at: dt.datetime | None
-    started_at: dt.datetime | None
-    ended_at: dt.datetime | None
-    revision: int | None
-    detail: str | None
-
-    @property
-    def state(self) -> State:
-        """The state, which only ever changes from SCHEDULED to IN PROGRESS to a final one (PS3.4 CC.1.1)."""
-        if self.ended_by is not None:
-            return "COMPLETED" if self.ended_by in COMPLETING else "CANCELED"
-        return "SCHEDULED" if self.started_at is None else "IN PROGRESS"
+    sop_instance_uid: str
+    state: State
+    attributes: Json
 
 
-class ReadWorkitems(ReadRepository):
-    """Conversions that are scheduled, under way or ended, of the series that are stored."""
+class ReadCreatedWorkitems(PagedRepository):
+    """Rows of ``workitems``; see `node.index.database.reading.ReadIndex`."""
 
-    def find(self, query: Query, states: Sequence[State], limit: int, offset: int) -> list[Workitem]:
-        """Return a page of the workitems in one of `states`: first those that have not ended, then the newest.
+    listing = select(
+        WorkitemRow.id,
+        WorkitemRow.sop_instance_uid,
+        WorkitemRow.state,
+        WorkitemRow.attributes,
+        WorkitemRow.created_by,
+        WorkitemRow.created_at,
+        WorkitemRow.ended_at,
+    )
+
+    filters = (WorkitemRow.sop_instance_uid, WorkitemRow.state)
+
+    def under_way(self, limit: int) -> list[Listed]:
+        """Return workitems that somebody performs, the newest first."""
+        return self.page(None, limit, state="IN PROGRESS")
+
+    def is_any_under_way(self) -> bool:
+        """Return whether somebody performs a workitem."""
+        in_progress = select(WorkitemRow.id).where(WorkitemRow.state == "IN PROGRESS").limit(1)
+        return self._connection.execute(in_progress).first() is not None
+
+    def one(self, uid: str) -> CreatedWorkitem | None:
+        """Return the workitem with a UID, or None."""
+        row = self._connection.execute(select(WorkitemRow.__table__).where(WorkitemRow.sop_instance_uid == uid)).first()
+        return None if row is None else _workitem(row)
+
+    def all(
+        self, states: Collection[State], uids: Sequence[str] | None = None, patient_id: str | None = None
+    ) -> Iterator[CreatedWorkitem]:
+        """Yield the workitems in one of `states`: first those that have not ended, then the newest.
 
         Parameters
         ----------
-        query : Query
-            Of level SERIES; its conditions hold for the series.
+        uids : sequence of str or None
+            Yield only these.
+        patient_id : str or None
+            Yield only those of this Patient ID.
         """
-        matching = restrictions(query)
-        opened, ended = _opened(*matching, states=states), _ended(*matching, states=states)
-        found = self._workitems(opened.order_by(SeriesRow.id.desc()).limit(limit).offset(offset))
-        if len(found) < limit:
-            before = self._connection.scalar(select(func.count()).select_from(opened.subquery())) or 0
-            rest = ended.order_by(EventRow.id.desc()).limit(limit - len(found)).offset(max(offset - before, 0))
-            found += self._workitems(rest)
-        return found
+        query = select(WorkitemRow.__table__).order_by(WorkitemRow.id.desc())
+        if uids is not None:
+            query = query.where(WorkitemRow.sop_instance_uid.in_(uids))
+        if patient_id is not None:
+            query = query.where(WorkitemRow.patient_id == patient_id)
+        for is_final in (False, True):
+            wanted = [state for state in states if (state in rules.FINAL) == is_final]
+            if wanted:
+                yield from self._in_states(query, wanted)
 
-    def of_series(self, series_id: int, query: Query | None = None) -> list[Workitem]:
-        """Return the workitems of a series, the newest first; none if the series does not match `query`."""
-        matching = [SeriesRow.id == series_id, *(restrictions(query) if query is not None else ())]
-        return self._workitems(_opened(*matching)) + self._workitems(_ended(*matching).order_by(EventRow.id.desc()))
-
-    def instances(self, series_id: int, limit: int) -> list[tuple[str, str]]:
-        """Return SOP Class and SOP Instance UIDs of at most `limit` instances of a series."""
-        rows = select(ImageRow.sop_class_uid, ImageRow.sop_instance_uid).where(ImageRow.series_id == series_id)
-        ordered = rows.order_by(ImageRow.instance_number.nulls_first(), ImageRow.sop_instance_uid)
-        return [(row[0], row[1]) for row in self._connection.execute(ordered.limit(limit))]
-
-    def _workitems(self, rows: Select[Any]) -> list[Workitem]:
-        return [Workitem(**row) for row in self._connection.execute(rows).mappings()]
+    def _in_states(self, query: Select[Any], states: Collection[State]) -> Iterator[CreatedWorkitem]:
+        # Without the index on states, SQLite reads backwards, and stops with the reader.
+        listed = query.where(Unindexed(WorkitemRow.state).in_(states))
+        for row in self._connection.execute(listed):
+            yield _workitem(row)
 
 
-def _of_series(event: Any) -> tuple[ColumnElement[bool], ...]:
-    return (
-        event.series_instance_uid == SeriesRow.series_instance_uid,
-        event.study_instance_uid == StudyRow.study_instance_uid,
-    )
-
-
-def _last_final(*conditions: Any) -> Any:
-    """Select the id of the last final event of a series that meets conditions on `_earlier`, or 0."""
-    last = select(func.coalesce(func.max(_earlier.id), 0)).where(
-        *_of_series(_earlier), Unindexed(_earlier.kind).in_(FINAL), *conditions
-    )
-    return last.correlate(SeriesRow, StudyRow, EventRow).scalar_subquery()
-
-
-def _started(predecessor: Any, *conditions: Any) -> Any:
-    started = select(func.min(_quiet.happened_at)).where(
-        *_of_series(_quiet), Unindexed(_quiet.kind) == "series-quiet", _quiet.id > predecessor, *conditions
-    )
-    return started.correlate(SeriesRow, StudyRow, EventRow).scalar_subquery()
-
-
-_earlier, _quiet = aliased(EventRow), aliased(EventRow)
-
-
-def _opened(*conditions: Any, states: Sequence[State] = ("SCHEDULED", "IN PROGRESS")) -> Select[Any]:
-    """Select the conversions that have not ended."""
-    predecessor = _last_final()
-    started = _started(predecessor)
-    in_state = [
-        condition
-        for state, condition in (("SCHEDULED", started.is_(None)), ("IN PROGRESS", started.is_not(None)))
-        if state in states
-    ]
-    if len(in_state) != 1:
-        in_state = [literal(bool(in_state))]
-    return (
-        select(
-            *_SERIES,
-            *_PATIENT,
-            predecessor.label("predecessor"),
-            null().label("ended_by"),
-            SeriesRow.due_at.label("scheduled_at"),
-            started.label("started_at"),
-            null().label("ended_at"),
-            (SeriesRow.revision + 1).label("revision"),
-            case((or_(SeriesRow.attempts > 0, SeriesRow.error.startswith("waits: ")), SeriesRow.error)).label("detail"),
-        )
-        .select_from(SeriesRow)
-        .join(StudyRow, StudyRow.id == SeriesRow.study_id)
-        .join(PatientRow, PatientRow.id == StudyRow.patient_id)
-        .where(SeriesRow.state.in_(OPEN_STATES), *in_state, *conditions)
-    )
-
-
-def _ended(*conditions: Any, states: Sequence[State] = ("COMPLETED", "CANCELED")) -> Select[Any]:
-    """Select the conversions that have ended, of series that still exist."""
-    kinds = [kind for kind in FINAL if ("COMPLETED" if kind in COMPLETING else "CANCELED") in states]
-    predecessor = _last_final(_earlier.id < EventRow.id)
-    started = _started(predecessor, _quiet.id < EventRow.id)
-    return (
-        select(
-            *_SERIES,
-            *_PATIENT,
-            predecessor.label("predecessor"),
-            EventRow.kind.label("ended_by"),
-            started.label("scheduled_at"),
-            started.label("started_at"),
-            EventRow.happened_at.label("ended_at"),
-            EventRow.revision,
-            EventRow.detail,
-        )
-        .select_from(EventRow)
-        .join(StudyRow, StudyRow.study_instance_uid == EventRow.study_instance_uid)
-        .join(
-            SeriesRow,
-            and_(SeriesRow.study_id == StudyRow.id, SeriesRow.series_instance_uid == EventRow.series_instance_uid),
-        )
-        .join(PatientRow, PatientRow.id == StudyRow.patient_id)
-        .where(Unindexed(EventRow.kind).in_(kinds), *conditions)
-    )
+def _workitem(row: Row[Any]) -> CreatedWorkitem:
+    return CreatedWorkitem(row.sop_instance_uid, row.state, row.attributes)
