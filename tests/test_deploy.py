@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from node.settings.files import ENVIRONMENT_PREFIX
+from node.settings import ENVIRONMENT_PREFIX
 from node.settings.load import load
 from node.settings.model import Settings
 

@@ -25,7 +25,7 @@ from node.index.engine.place import upgrade
 from node.index.nouns.events import EventKind
 from node.index.work.states import picture
 from node.lifecycle.fsck import Kind
-from node.settings.files import ENVIRONMENT_PREFIX
+from node.settings import ENVIRONMENT_PREFIX
 from node.settings.model import COLD_CLASSES, PLACEHOLDERS, HookEvent, Settings, Storage
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -13,8 +13,8 @@ from time import monotonic
 import structlog
 
 from node.errors import VoxelnodeError
-from node.index.database.follower import IndexFollower
 from node.index.database.index import Index
+from node.index.database.work_loop import IndexFollower
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.records import UnconfirmedSeries
 

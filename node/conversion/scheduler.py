@@ -32,8 +32,8 @@ from node.conversion.volume_files import remove_folder
 from node.durable import NO_ROOM
 from node.errors import OutOfResources, VoxelnodeError, is_out_of_memory, type_and_location
 from node.hookspecs import ObjectKind
-from node.index.database.follower import IndexFollower
 from node.index.database.index import Index
+from node.index.database.work_loop import IndexFollower
 from node.index.engine.place import IndexUnusable
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.records import ClaimedSeries, SeriesOutcome

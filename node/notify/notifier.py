@@ -1,20 +1,31 @@
-"""All hooks of a node: configuration, start and stop."""
+"""All hooks of a node, and the worker of each: it composes the message of each event, and its channel delivers it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import nullcontext
+import datetime as dt
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from time import monotonic
+from urllib.parse import urlsplit
 
-from node.audit.audit_log import Audit
-from node.errors import UsageError
+import structlog
+
+from node.archive.base import ArchivedFile
+from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
+from node.errors import OutOfResources, ResultRefused, ResultsBusy, UsageError
+from node.failpoints import reached
 from node.hookspecs import Results
 from node.index.database.index import Index
-from node.index.database.work_loop import stop_loops
-from node.index.work.ledger import Lane
+from node.index.database.reading import ReadIndex
+from node.index.database.work_loop import Interrupted, MessageLoop, stop_loops
+from node.index.work.jobs import Job, JobEnded, ResultThere
+from node.index.work.ledger import REASON_LENGTH, Ended, Lane, after_failure
+from node.index.work.messages import Attempt, PendingEvent
 from node.metrics import Metrics
-from node.notify.channel import Channel
-from node.notify.command import HookCommand
-from node.notify.worker import Held, HookWorker
+from node.notify.channel import Channel, Delivered, NotDelivered
+from node.notify.command import HookCommand, end_leftovers
+from node.notify.message import HookMessage, NothingLeft, compose, files_of, with_job
+from node.selector import compile_selector
 from node.settings.model import HookSettings
 
 
@@ -81,3 +92,254 @@ def channel_of(name: str, hook: HookSettings) -> Channel:
         return HookCommand(hook.command, hook.timeout_seconds)
     except UsageError as error:
         raise UsageError(f"[hooks.{name}] {error}") from error
+
+
+log = structlog.get_logger()
+
+MAX_MESSAGES_PER_SECOND = 50
+"""Limit per hook, so that a long backlog does not flood the receiver."""
+
+
+MAX_TURN_SECONDS = 3600.0
+"""Longest wait of a job for the results of other jobs: its command or plugin would have to run again."""
+
+
+Held = Callable[[Sequence[ArchivedFile]], AbstractContextManager[None]]
+
+
+class HookWorker(MessageLoop):
+    """Deliver messages to one hook.
+
+    Parameters
+    ----------
+    name : str
+    hook : node.settings.model.HookSettings
+    channel : Channel
+    ae_title : str
+        AE title of this node, by which a receiver distinguishes nodes.
+    results : Results
+        Takes the results of a hook with `results`.
+    now : callable () -> aware datetime
+    public_url : str
+        Address of the node's pages in messages; may be empty.
+    held : callable (sequence of ArchivedFile) -> context manager
+        Keeps the files of a message at their paths while a receiver on this machine has it; raises an OSError.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        hook: HookSettings,
+        channel: Channel,
+        index: Index,
+        metrics: Metrics,
+        audit: Audit,
+        ae_title: str,
+        results: Results,
+        now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
+        public_url: str = "",
+        held: Held = lambda files: nullcontext(),
+    ) -> None:
+        super().__init__(f"hook {name}", Lane("hook", name), hook.on, index, now)
+        self._hook_name, self._hook, self._channel = name, hook, channel
+        self._metrics, self._audit, self._ae_title = metrics, audit, ae_title
+        self._results, self._public_url, self._held = results, public_url, held
+        self._job_time = dt.timedelta(seconds=hook.job_seconds)
+        self._titles = frozenset(title.strip() for title in hook.calling_ae_titles)
+        self._selector = compile_selector(hook.where) if hook.where is not None else None
+        self._next_at = 0.0
+        self._ends_delivery = self._cancelled
+
+    def cancel(self) -> None:
+        """Cancel the attempt under way; the next start repeats it."""
+        super().cancel()
+        self._ends_delivery.set()
+
+    def _close(self) -> None:
+        super()._close()
+        self._channel.close()
+
+    def _attempt(self, pending: PendingEvent) -> Attempt:
+        try:
+            with self._index.reading(wait=False) as index:  # the event is committed
+                message = compose(index, pending, self._ae_title, include_patient=self._hook.include_patient)
+                is_wanted = self._is_wanted(message) and self._is_selected(index, pending)
+                files = files_of(index, message) if is_wanted and self._hook.url is None else []
+                is_own = is_wanted and self._hook.results and self._is_own(index, pending)
+        except NothingLeft:
+            return _dropped(pending, "the object was deleted")
+        if not is_wanted:
+            return _dropped(pending, "filtered out by the configuration of the hook")
+        if is_own:
+            return _dropped(pending, "the hook made it")
+        self._keep_pace()
+        attempts = pending.attempts + 1
+        reached("message-composed")
+        job: Job | None = None
+        try:
+            if self._hook.results:
+                job, token = self._index.jobs.begin(self._hook_name, pending, self._now(), self._job_time)
+                if not job.is_open:  # a receiver that was not heard in time has done its work
+                    return _done_before(pending, job)
+                message = self._for_job(message, job, token)
+            with self._at_hand(files):
+                delivered = self._deliver(message, job)
+            reached("message-delivered")
+            if job is not None:
+                self._take_results(job, delivered)
+        except Interrupted:
+            raise
+        except Exception as error:  # a bug must not block all other messages
+            if not isinstance(error, NotDelivered):
+                log.exception("hook_failed", hook=self._hook_name)
+                error = NotDelivered(f"{type(error).__name__} while delivering")
+            self._audit_export(message, Result.MINOR_FAILURE)
+            return self._failed(pending, attempts, error, job)
+        self._audit_export(message, Result.SUCCESS)
+        self._metrics.hook_messages.labels(self._hook_name, "delivered").inc()
+        return Attempt(pending, Ended("succeeded"), attempts, delivered.output)
+
+    @contextmanager
+    def _at_hand(self, files: Sequence[ArchivedFile]) -> Iterator[None]:
+        """Keep the files of a message at their paths.
+
+        Raises
+        ------
+        NotDelivered
+            They cannot be fetched now.
+        """
+        with ExitStack() as held:
+            try:
+                held.enter_context(self._held(files))
+            except OSError as error:
+                raise NotDelivered(f"a file of the message cannot be fetched: {error.strerror}") from error
+            yield
+
+    def _deliver(self, message: HookMessage, job: Job | None) -> Delivered:
+        """Deliver a message; end the command, plugin or request if its job is cancelled meanwhile.
+
+        Raises
+        ------
+        Interrupted, NotDelivered
+        """
+        if job is None:
+            return self._channel.deliver(message, self._cancelled)
+        with self._results.under_way(job.job_id) as self._ends_delivery:
+            if self._cancelled.is_set():  # before `cancel` saw the new event
+                raise Interrupted
+            if self._hook.url is None:
+                self._index.jobs.begin_here(job.id, self._now())
+            try:
+                return self._channel.deliver(message, self._ends_delivery)
+            except Interrupted:
+                if self._cancelled.is_set():
+                    raise
+        raise NotDelivered(self._index.jobs.with_id(job.job_id).detail or "cancelled", is_final=True)
+
+    def _is_own(self, index: ReadIndex, pending: PendingEvent) -> bool:
+        """Return whether the hook itself made what an event is about: it would never come to an end."""
+        study, series = pending.study_instance_uid, pending.series_instance_uid
+        if series is not None:
+            return index.jobs.descends(self._hook_name, study, series)
+        return index.jobs.is_own_news(self._hook_name, study, pending.happened_at)
+
+    def _for_job(self, message: HookMessage, job: Job, token: str) -> HookMessage:
+        """Return a message with its job: an address and a token, and a folder for receivers on this machine."""
+        is_here = self._hook.url is None
+        if is_here:
+            end_leftovers(self._results.folder(job.job_id))
+        folder = str(self._results.empty_folder(job.job_id)) if is_here else None
+        return with_job(message, job.job_id, f"{self._public_url}/api/v1/jobs/{job.job_id}", token, folder)
+
+    def _take_results(self, job: Job, delivered: Delivered) -> None:
+        """Store what a hook left, unless it reports later.
+
+        Raises
+        ------
+        NotDelivered
+        """
+        now = self._now()
+        if delivered.is_pending:
+            due_at = now + self._job_time
+            self._index.jobs.accepted(job.id, delivered.location, due_at, now)
+            return
+        try:
+            self._results.finish(job.job_id, delivered.results, wait_seconds=MAX_TURN_SECONDS)
+        except JobEnded:  # it reported its outcome itself, or a person cancelled the job
+            return
+        except (ResultRefused, ResultThere) as error:  # it names files, which may name the patient
+            with suppress(JobEnded):
+                self._results.end(job.job_id, "failed", str(error))
+            reason = "a result was refused: `voxelnode jobs` has the reason"
+            raise NotDelivered(reason, is_final=True, output=delivered.output) from error
+        except (OutOfResources, ResultsBusy) as error:
+            if self._cancelled.is_set():
+                raise Interrupted from error
+            raise NotDelivered(str(error), output=delivered.output) from error
+
+    def _audit_export(self, message: HookMessage, result: Result) -> None:
+        """Record in the audit log that a receiver was, or may have been, sent patient data (PS3.15 A.5.3.5)."""
+        patient = message.content.get("patient")
+        if patient is None:
+            return
+        host = urlsplit(self._hook.url).hostname if self._hook.url is not None else None
+        participants = [
+            Participant(self._ae_title, SOURCE, is_requestor=True),
+            Participant(f"hook {self._hook_name}", DESTINATION, host or ""),
+        ]
+        objects = [
+            {"study_instance_uid": message.content["study_instance_uid"], "patient_id": patient["patient_id"] or ""}
+        ]
+        self._audit.note(AuditMessage(AuditEvent.EXPORT, Action.READ, result, participants, objects, message.event))
+
+    def _is_wanted(self, message: HookMessage) -> bool:
+        if self._titles and self._titles.isdisjoint(title.strip() for title in message.content["calling_ae_titles"]):
+            return False
+        # A report or a presentation state yields no volume; that is not a failure.
+        return not (message.event == "series-failed" and message.content["state"] == "not-an-image")
+
+    def _is_selected(self, index: ReadIndex, pending: PendingEvent) -> bool:
+        """Return whether the series of an event fits `where`, or any series of the study of an event of a study."""
+        if self._selector is None:
+            return True
+        fields, study, series = self._selector.fields, pending.study_instance_uid, pending.series_instance_uid
+        if series is None:
+            return any(map(self._selector.matches, index.facts.of_study(fields, study)))
+        facts = index.facts.of_series(fields, study, series, pending.revision)
+        return facts is not None and self._selector.matches(facts)
+
+    def _keep_pace(self) -> None:
+        wait = self._next_at - monotonic()
+        if self._stopping.wait(max(0.0, wait)):
+            raise Interrupted
+        self._next_at = monotonic() + 1 / MAX_MESSAGES_PER_SECOND
+
+    def _failed(self, pending: PendingEvent, attempts: int, error: NotDelivered, job: Job | None) -> Attempt:
+        reason, limit = str(error)[:REASON_LENGTH], self._hook.attempts
+        decision = after_failure(
+            attempts, limit, reason, self._now(), is_final=error.is_final, retry_after=error.retry_after
+        )
+        is_final = isinstance(decision, Ended)
+        self._metrics.hook_messages.labels(self._hook_name, "given-up" if is_final else "failed").inc()
+        log.warning(
+            "message_given_up" if is_final else "message_not_delivered", hook=self._hook_name, kind=pending.event,
+            attempt=attempts, reason=reason, study_instance_uid=pending.study_instance_uid,
+            series_instance_uid=pending.series_instance_uid,
+        )  # fmt: skip
+        if job is not None and is_final:
+            with suppress(JobEnded):
+                self._results.end(job.job_id, "failed", reason)
+        elif job is not None and self._hook.url is None:
+            self._index.jobs.wait_here(job.id, self._now())
+        return Attempt(pending, decision, attempts, error.output)
+
+
+def _dropped(pending: PendingEvent, reason: str) -> Attempt:
+    return Attempt(pending, Ended("dropped", reason), pending.attempts)
+
+
+def _done_before(pending: PendingEvent, job: Job) -> Attempt:
+    """Return the outcome of a message whose job has ended."""
+    if job.state == "cancelled":
+        return _dropped(pending, f"its job was {job.detail or 'cancelled'}")
+    return Attempt(pending, Ended("succeeded"), pending.attempts)

@@ -1,1 +1,16 @@
 """The configuration: its model, its sources, and the commented example."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+ENVIRONMENT_PREFIX = "VOXELNODE_"
+
+DEFAULT_FILE = Path("voxelnode.toml")
+"""Read from the working directory if neither ``--config`` nor ``VOXELNODE_CONFIG`` names another file."""
+
+
+def is_configured() -> bool:
+    """Return whether a file or a variable may set something, apart from ``--config``."""
+    return DEFAULT_FILE.is_file() or any(name.upper().startswith(ENVIRONMENT_PREFIX) for name in os.environ)

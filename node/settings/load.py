@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from node.errors import UsageError, nearest
-from node.settings.files import DEFAULT_FILE, ENVIRONMENT_PREFIX
+from node.settings import DEFAULT_FILE, ENVIRONMENT_PREFIX
 from node.settings.model import Settings
 
 NESTING = "__"

@@ -20,8 +20,8 @@ from prometheus_client.registry import Collector
 
 from node import __version__
 from node.index.models import SERIES_STATES
+from node.index.work.routes import outstanding
 from node.index.work.states import Kind
-from node.index.work.subscribers import outstanding
 from node.receive.readiness import reasons_not_ready
 from node.settings.model import Role
 from node.web.access import ReaderCall, background_request

@@ -19,8 +19,7 @@ from node.index.work.ledger import Lane
 from node.lifecycle.deletion import Order, delete
 from node.metrics import Metrics
 from node.notify.message import HookMessage
-from node.notify.notifier import Notifier, channel_of
-from node.notify.worker import HookWorker
+from node.notify.notifier import HookWorker, Notifier, channel_of
 from node.receive.ingest import Origin
 from node.retries import jittered_wait_seconds
 from node.settings.convert import Convert

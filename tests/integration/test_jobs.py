@@ -19,8 +19,7 @@ from node.extensions.results.intake import JobExpiry
 from node.index.work.ledger import Lane
 from node.metrics import Metrics
 from node.notify.channel import Channel
-from node.notify.notifier import channel_of
-from node.notify.worker import HookWorker
+from node.notify.notifier import HookWorker, channel_of
 from node.settings.model import HookSettings
 from tests import make
 from tests.integration.conftest import Root

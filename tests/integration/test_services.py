@@ -24,14 +24,13 @@ from node.conversion.pipeline import convert
 from node.conversion.pool import ConverterDied, ShortOfResources
 from node.conversion.scheduler import CLOCK_SECONDS, ROOM_SECONDS, Worker
 from node.errors import OutOfResources
-from node.index.database.follower import IndexFollower
+from node.index.database.work_loop import IndexFollower
 from node.index.engine.place import IndexUnusable
 from node.index.nouns.records import Refused
 from node.index.work import deliveries
 from node.index.work.ledger import Lane
 from node.metrics import Metrics
-from node.notify.notifier import channel_of
-from node.notify.worker import HookWorker
+from node.notify.notifier import HookWorker, channel_of
 from node.receive.ingest import Origin
 from node.receive.refusals import Rejections
 from node.settings.convert import Convert

@@ -19,8 +19,7 @@ from node.index.database.index import reading
 from node.index.work.ledger import Lane
 from node.lifecycle.export import export
 from node.lifecycle.uploads import Uploads
-from node.notify.notifier import channel_of
-from node.notify.worker import HookWorker
+from node.notify.notifier import HookWorker, channel_of
 from node.settings.model import HookSettings
 from tests import make
 from tests.web.conftest import Site, open_site

@@ -16,7 +16,7 @@ import typer
 from node.cli.options import Configured, Json
 from node.cli.output import Answer, printable
 from node.registry import enabled, installed, objects_of
-from node.settings.files import is_configured
+from node.settings import is_configured
 
 if TYPE_CHECKING:
     from node.conversion.chosen import Chosen

@@ -75,8 +75,8 @@ def init(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the file; created if missing.")] = Path(),
 ) -> None:
     """Write a commented configuration file, voxelnode.toml."""
+    from node.settings import DEFAULT_FILE
     from node.settings.example import example_toml
-    from node.settings.files import DEFAULT_FILE
 
     file = folder / DEFAULT_FILE
     folder.mkdir(parents=True, exist_ok=True)

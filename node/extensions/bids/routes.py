@@ -29,8 +29,7 @@ from node.extensions.bids.subjects import read_map
 from node.extensions.deidentify.pseudonyms import PseudonymKey, made_key, read_keys
 from node.failpoints import reached
 from node.hookspecs import RouteParts
-from node.index.database.follower import FOLLOW_SECONDS
-from node.index.database.work_loop import Interrupted
+from node.index.database.work_loop import FOLLOW_SECONDS, Interrupted
 from node.index.work.ledger import REASON_LENGTH, Ended
 from node.index.work.messages import Attempt, LedgerEvent, PendingEvent
 from node.index.work.states import Outcome

@@ -22,7 +22,7 @@ class _Workitems(Extension):
             "dicomweb",
             f"{__name__}.workitems:router",
             "Worklist Service (UPS-RS)",
-            f"{__name__}.transactions:TRANSACTIONS",
+            f"{__name__}.workitems:TRANSACTIONS",
         ),
         Router("rest", f"{__name__}.rest:router"),
     )

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 
 from node.conformance.document import Table, table
 from node.conformance.statement import resource_table
-from node.extensions.workitems.transactions import TRANSACTIONS
 from node.extensions.workitems.workitem_keys import CONSTANT, OF_SERIES, OWN
-from node.extensions.workitems.workitems import router
+from node.extensions.workitems.workitems import TRANSACTIONS, router
 from node.settings.model import Settings
 from node.web.dicomweb.transactions import resources
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from typing import Annotated, Any
 
@@ -37,6 +37,7 @@ from node.web.dicomweb.documents import etag_of, quotable, respond_data_sets, wa
 from node.web.dicomweb.media_types import DICOM_JSON, DICOM_XML, JSON, MULTIPART, accepted, document_form
 from node.web.dicomweb.qido import CONTROLS, MAX_PARAMETERS, attribute_path, is_fuzzy, whole_number
 from node.web.dicomweb.resources import READ, base_url, dicomweb_router
+from node.web.dicomweb.transactions import ACCEPT, DOCUMENT, Transaction
 from node.web.services import Node, Services
 
 router = dicomweb_router()
@@ -451,3 +452,48 @@ def _conversions_with_uids(node: Services, query: WorkitemQuery, uids: Sequence[
             item for series_id in sorted(ids) for item in index.conversion_steps.of_series(series_id, query.series)
         ]
     return [workitem for workitem in candidates if workitem_uid(workitem, title) in uids]
+
+
+_WORKITEM = (DICOM_JSON, JSON, DICOM_XML, f'{MULTIPART}; type="{DICOM_XML}"')
+
+TRANSACTIONS: Mapping[Callable[..., Any], Transaction] = {
+    create_workitem: Transaction(
+        "Create Workitem",
+        "11.4",
+        (),
+        {"{workitem}": "UID of the workitem, without a value; or the value of workitem; or that of the data set"},
+        ("Content-Type",),
+        _WORKITEM,
+    ),
+    update_workitem: Transaction(
+        "Update Workitem",
+        "11.6",
+        (),
+        {"{transaction}": "Transaction UID, without a value; or the value of transaction-uid; or that of the data set"},
+        ("Content-Type",),
+        _WORKITEM,
+    ),
+    change_state: Transaction("Change Workitem State", "11.7", (), {}, ("Content-Type",), _WORKITEM),
+    search_workitems: Transaction(
+        "Search Workitems",
+        "11.9",
+        (DICOM_JSON, JSON, f'{MULTIPART}; type="{DICOM_XML}"'),
+        {
+            **ACCEPT,
+            "{attribute}": "keyword or tag, after those of its sequences, with the value to match",
+            "includefield": "ignored: every answer has all attributes",
+            "fuzzymatching": "true or false",
+            "limit": f"at most {MAX_WORKITEMS}",
+            "offset": "number of results to skip",
+        },
+        DOCUMENT,
+    ),
+    retrieve_workitem: Transaction(
+        "Retrieve Workitem",
+        "11.5",
+        (DICOM_JSON, JSON, f'{MULTIPART}; type="{DICOM_XML}"', DICOM_XML),
+        ACCEPT,
+        DOCUMENT,
+    ),
+    request_cancellation: Transaction("Request Cancellation", "11.8", (), {}, ("Content-Type",), _WORKITEM),
+}

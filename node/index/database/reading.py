@@ -43,10 +43,11 @@ from node.index.nouns.series import ReadExports, ReadSeries
 from node.index.nouns.studies import ReadStudies
 from node.index.nouns.volumes import ReadExclusions, ReadVolumes
 from node.index.search import finder
+from node.index.work.deliveries import ReadHooks
 from node.index.work.jobs import ReadJobs
+from node.index.work.ledger import ReadWork
 from node.index.work.procedure_steps import ReadConversionSteps, ReadProcedureSteps
-from node.index.work.reading import ReadWork
-from node.index.work.subscribers import ReadHooks, ReadRoutes
+from node.index.work.routes import ReadRoutes
 from node.index.work.workitems import ReadCreatedWorkitems
 
 

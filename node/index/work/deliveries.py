@@ -24,6 +24,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, delete, func, or_, select, update
 from sqlalchemy.orm import join
 
+from node.index.engine.rows import ReadRepository
+from node.index.engine.rows import Row as Listed
 from node.index.engine.sql import insert
 from node.index.engine.turn import Settled, is_settled
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
@@ -426,3 +428,29 @@ def _of_image(row: Row[Any]) -> PendingEvent:
 def _message_id(*facts: object) -> str:
     """Derive an id from the facts of an event: stable between readings, unique across rows, indexes and nodes."""
     return str(uuid.uuid5(_NAMESPACE, "\n".join(map(str, facts))))
+
+
+class ReadHooks(ReadRepository):
+    """Rows of ``v_hooks`` and ``v_deliveries``."""
+
+    def progress(self) -> dict[str, Listed]:
+        """Return the rows of ``v_hooks``, by name of the hook."""
+        return {row["hook"]: row for row in self._rows("SELECT * FROM v_hooks")}
+
+    def deliveries(self, limit: int, *, hook: str | None = None, state: str | None = None) -> list[Listed]:
+        """Return the last `limit` rows of ``v_deliveries`` with the names of their series, oldest first.
+
+        Parameters
+        ----------
+        hook, state : str or None
+            Filters; None matches all.
+        """
+        return self._rows(
+            "SELECT d.*, se.series_number, se.modality, se.series_description FROM (SELECT * FROM v_deliveries "
+            "WHERE (:hook IS NULL OR hook = :hook) AND (:state IS NULL OR state = :state) "
+            "ORDER BY happened_at DESC LIMIT :limit) d "
+            "LEFT JOIN v_series se USING (study_instance_uid, series_instance_uid) ORDER BY d.happened_at",
+            hook=hook,
+            state=state,
+            limit=limit,
+        )

@@ -17,6 +17,8 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, or
 from sqlalchemy.orm import join
 
 from node.errors import VoxelnodeError
+from node.index.engine.rows import ReadRepository
+from node.index.engine.rows import Row as Listed
 from node.index.engine.sql import insert, listed_in
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import (
@@ -451,3 +453,43 @@ def _message_id(*facts: object) -> str:
 
 
 _KEY = ["image_id", "route", "destination"]
+
+
+def outstanding(row: Mapping[str, Any]) -> int:
+    """Return how many messages of a row of ``v_routes`` wait, and how many instances or series have no message yet."""
+    return int(row["waiting"] + (row["instances_behind"] or 0) + (row["series_behind"] or 0))
+
+
+class ReadRoutes(ReadRepository):
+    """Rows of ``v_routes`` and ``v_route_messages``."""
+
+    def destinations(self) -> list[Listed]:
+        """Return the rows of ``v_routes``."""
+        return self._rows("SELECT * FROM v_routes ORDER BY route, destination")
+
+    def messages(
+        self, limit: int, *, route: str | None = None, destination: str | None = None, state: str | None = None
+    ) -> list[Listed]:
+        """Return the last `limit` rows of ``v_route_messages`` with the names of their series, newest first.
+
+        Parameters
+        ----------
+        route, destination, state : str or None
+            Filters; None matches all.
+        """
+        return self._rows(
+            "SELECT m.*, se.series_number, se.modality, se.series_description FROM (SELECT * FROM v_route_messages "
+            "WHERE (:route IS NULL OR route = :route) AND (:destination IS NULL OR destination = :destination) "
+            "AND (:state IS NULL OR state = :state) ORDER BY happened_at DESC, message_id LIMIT :limit) m "
+            "LEFT JOIN v_series se USING (study_instance_uid, series_instance_uid) ORDER BY m.happened_at DESC",
+            route=route,
+            destination=destination,
+            state=state,
+            limit=limit,
+        )
+
+    def deletable(
+        self, lanes: Collection[Lane], subscribers: Mapping[Lane, Collection[LedgerEvent]]
+    ) -> list[SeriesKey]:
+        """Return the series that all destinations have confirmed. See `node.index.work.routes.deletable_series`."""
+        return deletable_series(self._connection, lanes, subscribers)

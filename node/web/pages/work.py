@@ -10,7 +10,7 @@ from fastapi import APIRouter, Form, Path, Query, Response
 from fastapi.responses import RedirectResponse
 
 from node.index.work.ledger import WorkEnded
-from node.index.work.subscribers import outstanding
+from node.index.work.routes import outstanding
 from node.web import actions
 from node.web.access import AdminCall, ReaderCall, WriterCall, background_request
 from node.web.api.models import WorkitemResource, WorkKind
