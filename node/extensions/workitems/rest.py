@@ -5,8 +5,7 @@ Clients use UPS-RS (`node.extensions.workitems.workitems`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import Path, Query
 
@@ -43,16 +42,13 @@ def end_workitem(account: Admin, node: Node, change: Change, workitem: WorkitemU
     Make sure that nobody performs it any more: a performer that is still there learns of the end by its next request.
     """
 
-    def end(_: Terms) -> Mapping[str, Any]:
+    def end(_: Terms) -> models.WorkitemResource:
         node.actions["end-workitem"](workitem=workitem, who=account.name)
         with node.index.reading(wait=False) as index:
             return _workitem(index, workitem)
 
-    def current(index: ReadIndex) -> models.WorkitemResource:
-        return models.WorkitemResource.of(_workitem(index, workitem))
-
-    return change.make(models.WorkitemResource, current, end)
+    return change.make(models.WorkitemResource, lambda index: _workitem(index, workitem), end)
 
 
-def _workitem(index: ReadIndex, workitem: str) -> Mapping[str, Any]:
-    return only_row(index.created_workitems, "workitem", sop_instance_uid=workitem)
+def _workitem(index: ReadIndex, workitem: str) -> models.WorkitemResource:
+    return models.WorkitemResource.of(only_row(index.created_workitems, "workitem", sop_instance_uid=workitem))
