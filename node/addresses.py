@@ -12,9 +12,7 @@ MAX_ADDRESS_LENGTH = 64
 def plain_address(address: str) -> IPv4Address | IPv6Address:
     """Parse an address without its scope; an IPv4 address that is mapped to IPv6 becomes IPv4 again.
 
-    Raises
-    ------
-    ValueError
+    Raises ValueError.
     """
     parsed = ip_address(address.partition("%")[0])
     return (parsed.ipv4_mapped or parsed) if isinstance(parsed, IPv6Address) else parsed

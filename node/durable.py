@@ -33,10 +33,8 @@ def sync_file(path: Path) -> None:
 def sync_file_system(folder: Path) -> None:
     """Make everything durable that was written to the file system of a folder, by this process or another one.
 
-    Raises
-    ------
-    OSError
-        The disk failed, now or since the last look: also for the file of a stranger (Linux 5.8 and later).
+    Raises OSError if the disk failed, now or since the last look: also for the file of a stranger (Linux 5.8 and
+    later).
     """
     libc = ctypes.CDLL(None, use_errno=True)
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -92,10 +92,7 @@ def write_to_file(path: Path, max_bytes: int, count: int) -> None:
     A line is in the file as soon as it was logged, and survives the end of the process. Beyond `max_bytes`, the file is
     renamed, and the oldest of `count` renamed ones is removed. If the disk is full, lines go to the stream alone.
 
-    Raises
-    ------
-    UsageError
-        The file cannot be written.
+    Raises UsageError if the file cannot be written.
     """
     from logging.handlers import RotatingFileHandler  # here: few nodes need it
 

@@ -164,10 +164,7 @@ class Minute:
 class LastHour:
     """The minutes of the last hour, for people who look. Thread-safe.
 
-    Parameters
-    ----------
-    now : callable () -> float
-        Seconds of a clock that never goes back.
+    `now`: seconds of a clock that never goes back.
     """
 
     def __init__(self, now: Callable[[], float] = monotonic) -> None:

@@ -41,10 +41,7 @@ def resolve(place: Place) -> Any:
 def installed() -> tuple[Extension, ...]:
     """Return all extensions: those of the node, then those of other packages by name.
 
-    Raises
-    ------
-    UsageError
-        One cannot be loaded, or two have the same name.
+    Raises UsageError if one cannot be loaded, or two have the same name.
     """
     from importlib.metadata import entry_points  # here: the commands of the core do not need it
 
@@ -68,10 +65,7 @@ def installed() -> tuple[Extension, ...]:
 def destination_kind(settings: Settings, key: str) -> DestinationKind:
     """Return the kind of destination that a key of [destinations.NAME] stands for.
 
-    Raises
-    ------
-    UsageError
-        Its extension is switched off.
+    Raises UsageError if its extension is switched off.
     """
     for extension in enabled(settings):
         for destination in extension.destinations:
@@ -84,10 +78,7 @@ def destination_kind(settings: Settings, key: str) -> DestinationKind:
 def comparer(name: str) -> Comparer:
     """Return what compares conversions with those of another converter.
 
-    Raises
-    ------
-    UsageError
-        No extension knows it, or it is not installed.
+    Raises UsageError if no extension knows it, or it is not installed.
     """
     places = {comparison.name: comparison.place for extension in installed() for comparison in extension.comparisons}
     if name not in places:

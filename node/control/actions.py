@@ -302,12 +302,8 @@ MAX_LABEL_CHARACTERS = 64
 class AccountAdministration:
     """Changes to the accounts of one root, on behalf of commands. Secrets are passed only as hashes.
 
-    Raises
-    ------
-    UsageError
-        Raised by every method: a name, role or label is invalid or unknown.
-    AuditFailed
-        Raised by every method: the audit log cannot be written; nothing was changed.
+    Every method raises UsageError if a name, role or label is invalid or unknown, and AuditFailed if the audit log
+    cannot be written; nothing was changed then.
     """
 
     def __init__(

@@ -22,18 +22,8 @@ MAX_STEPS = 1000
 class AvailabilityChannel:
     """Notifies a peer of the instances of a study, or of a series, that has become quiet.
 
-    Parameters
-    ----------
-    settings : Settings
-    name : str
-        The hook; its `peer` is a name in [peers].
-    index : Index or None
-        None: only for test messages.
-
-    Raises
-    ------
-    UsageError
-        The TLS files of the peer cannot be used.
+    `name`: the hook; its `peer` is a name in [peers]. `index`: None: only for test messages. Raises UsageError if the
+    TLS files of the peer cannot be used.
     """
 
     def __init__(self, settings: Settings, name: str, index: Index | None) -> None:
@@ -44,10 +34,7 @@ class AvailabilityChannel:
     def deliver(self, message: HookMessage, cancelled: threading.Event) -> Delivered:
         """Send the notification of a message; of a test message, only negotiate the association.
 
-        Raises
-        ------
-        NotDelivered
-        Interrupted
+        Raises NotDelivered, Interrupted.
         """
         content, notification = message.content, None
         if not content["test"] and self._index is not None:
@@ -75,10 +62,7 @@ class AvailabilityChannel:
 def hook_channel(settings: Settings, name: str, index: Index | None = None) -> Channel:
     """Return the channel of a hook.
 
-    Raises
-    ------
-    UsageError
-        The hook is misconfigured; the message names it.
+    Raises UsageError if the hook is misconfigured; the message names it.
     """
     hook = settings.hooks[name]
     if hook.peer is None:

@@ -77,14 +77,8 @@ def check_repository(settings: Settings, *, digests: bool, repair: bool, force: 
 def copy_archive(settings: Settings, to: Literal["store", "folder"]) -> Copied:
     """Move all instances of a root to its object store, or back to the folder; see `node.lifecycle.uploads`.
 
-    Raises
-    ------
-    UsageError
-        ``[storage] url`` is not set, or other hosts need the store.
-    RootInUse
-        A node or an import holds the lock of the root.
-    NotCopied
-        The store does not answer.
+    Raises UsageError if ``[storage] url`` is not set, or other hosts need the store. Raises RootInUse if a node or an
+    import holds the lock of the root. Raises NotCopied if the store does not answer.
     """
     if settings.storage.url is None:
         raise UsageError("set [storage] url to the object store of the root")
@@ -132,10 +126,7 @@ def rebuild_index(settings: Settings) -> Rebuilt:
 
     If the process dies, no node starts on the root until this was done again.
 
-    Raises
-    ------
-    RootInUse
-        A node or an import holds the lock of the root.
+    Raises RootInUse if a node or an import holds the lock of the root.
     """
     root = settings.storage.root.absolute()
     place = place_of(root, settings.index.url)
@@ -214,14 +205,8 @@ class JournalNotEmpty(VoxelnodeError):
 def drain_journal(settings: Settings) -> Replayed:
     """Apply everything that the journal has, make it durable in archive and index, and remove the journal.
 
-    Raises
-    ------
-    RootInUse
-        A node or an import holds the root.
-    IndexUnusable
-        The index is damaged, or there is none.
-    JournalNotEmpty
-        Some instances could not be applied, or were received meanwhile.
+    Raises RootInUse if a node or an import holds the root. Raises IndexUnusable if the index is damaged, or there is
+    none. Raises JournalNotEmpty if some instances could not be applied, or were received meanwhile.
     """
     root = settings.storage.root.absolute()
     place = place_of(root, settings.index.url)

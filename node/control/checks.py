@@ -29,9 +29,7 @@ _EVERY_ADDRESS = ("0.0.0.0", "::")
 def require_closed(settings: Settings) -> None:
     """Refuse a DICOM listener that everybody may use, unless the configuration says so.
 
-    Raises
-    ------
-    UsageError
+    Raises UsageError.
     """
     host = settings.bind_host
     if settings.peers or settings.dicom.open or is_loopback(host):
@@ -45,9 +43,7 @@ def require_closed(settings: Settings) -> None:
 def require_no_loops(settings: Settings) -> None:
     """Refuse a route to this node itself: what it sends would be received, and be sent again.
 
-    Raises
-    ------
-    UsageError
+    Raises UsageError.
     """
     if loops := list(_loops(settings)):
         raise UsageError("\n".join(loops))

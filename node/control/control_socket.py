@@ -66,12 +66,7 @@ class NoControlSocket(NotPerformed):
 class ControlServer:
     """Performs the requests of commands, one at a time.
 
-    Parameters
-    ----------
-    root : Path
-        Locked by this process.
-    actions : mapping of name to Action
-        An action raises `VoxelnodeError` to refuse.
+    `root`: locked by this process. `actions`: an action raises `VoxelnodeError` to refuse.
     """
 
     def __init__(self, root: Path, actions: Mapping[str, Action]) -> None:
@@ -106,14 +101,9 @@ class ControlServer:
 def request_action(root: Path, action: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Have the node that holds `root` perform an action, and return its result.
 
-    Raises
-    ------
-    NoControlSocket
-        No node is listening; nothing was done.
-    NotPerformed
-        The node refused or failed, did not start the action within `REQUEST_SECONDS`, or died during it.
-    UsageError
-        The node rejected the arguments.
+    Raises NoControlSocket if no node is listening; nothing was done. Raises NotPerformed if the node refused or failed,
+    did not start the action within `REQUEST_SECONDS`, or died during it. Raises UsageError if the node rejected the
+    arguments.
     """
     with closing(_Connection(root)) as connection:
         try:

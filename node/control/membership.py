@@ -42,11 +42,8 @@ SILENT_SECONDS = 10.0
 class LeaseWatch(BackgroundService):
     """Tells when nobody has confirmed the lease of this host for half of it. It asks nobody, so nothing can delay it.
 
-    Parameters
-    ----------
-    on_cut_off : callable
-        Called again and again until the lease is lengthened: what was begun late ends, too. Another host takes over
-        when the other half of the lease is over.
+    `on_cut_off`: called again and again until the lease is lengthened: what was begun late ends, too. Another host
+    takes over when the other half of the lease is over.
     """
 
     def __init__(self, lease: dt.timedelta, on_cut_off: Callable[[], None]) -> None:
@@ -74,19 +71,8 @@ class LeaseWatch(BackgroundService):
 class Membership(BackgroundService):
     """Lengthen the lease of this host, take what no living host does, and wake what follows commits.
 
-    Parameters
-    ----------
-    member : Member
-    ingest : Ingest
-        Knows the open associations of this host, and how far behind the index is.
-    on_cut_off : callable
-        See `LeaseWatch`.
-    not_ready : callable
-        Returns why this host is not ready, by role.
-
-    Attributes
-    ----------
-    watch : LeaseWatch
+    `ingest`: knows the open associations of this host, and how far behind the index is. `on_cut_off`: see `LeaseWatch`.
+    `not_ready`: returns why this host is not ready, by role.
     """
 
     max_pause_seconds = 1.0  # the lease ends meanwhile, and this host is not ready until the next answer
@@ -138,12 +124,7 @@ class Membership(BackgroundService):
         self.wake()
 
     def hand_over(self, services: Mapping[str, BackgroundService]) -> None:
-        """Take nothing more, and give back each lease once the service that works with it has ended.
-
-        Parameters
-        ----------
-        services : mapping of lease to BackgroundService
-        """
+        """Take nothing more, and give back each lease once the service that works with it has ended."""
         self._leases.close()
         self._ending = services
         self.wake()
@@ -231,10 +212,7 @@ class Membership(BackgroundService):
 class AuditCopies(BackgroundService):
     """Copies the lines of the audit log of this host that the index lacks, in their order.
 
-    Parameters
-    ----------
-    root : Path
-        Folder of the log.
+    `root`: folder of the log.
     """
 
     def __init__(self, index: Index, root: Path) -> None:

@@ -186,11 +186,6 @@ class Repository:
         """Mark the rows without files of an index that is older than the journal, before the journal is applied.
 
         A record of an instance whose row names a missing file then restores it; it would count as a repetition.
-
-        Returns
-        -------
-        is_older : bool
-        marked : mapping of folder to keys
         """
         if not self._is_index_older():
             return False, {}
@@ -238,12 +233,8 @@ class Repository:
     def _remote(self, storage: Storage, *, new_index: bool) -> Remote | None:
         """Return the object store of the archive, of which nothing is asked unless the index is new.
 
-        Raises
-        ------
-        StoreNeeded
-            There is none in the configuration, and instances are in one.
-        StoreAway
-            A new index needs to know whose store it is.
+        Raises StoreNeeded if there is none in the configuration, and instances are in one. Raises StoreAway if a new
+        index needs to know whose store it is.
         """
         identity = self.index.about.get(STORE)
         store = configured_store(storage)
@@ -370,10 +361,7 @@ def perform_action(
 def open_for_import(settings: Settings) -> Iterator[Ingest]:
     """Open a root to store instances without a listener.
 
-    Raises
-    ------
-    RootInUse
-        A node or another import holds the lock of the root.
+    Raises RootInUse if a node or another import holds the lock of the root.
     """
     with Repository(settings) as repository:
         # An import is complete when it ends: its series are due as soon as a node serves.

@@ -35,13 +35,8 @@ class RootInUse(VoxelnodeError):
 def locked_root(root: Path) -> ExitStack:
     """Lock the root for this process, until the stack is closed.
 
-    Raises
-    ------
-    RootInUse
-        Another process holds it.
+    Raises RootInUse if another process holds it.
 
-    Notes
-    -----
     The folder is locked as well as the file: whoever removes the lock file lets no second node in.
     """
     with ExitStack() as locks:
@@ -67,10 +62,7 @@ def hold_or_request(
 ) -> _Held | dict[str, Any]:
     """Hold a root and return the result of `hold`, or return the answer of the process that holds the root already.
 
-    Raises
-    ------
-    NotPerformed
-        The node refused or failed, or no process was ready within `REQUEST_SECONDS`.
+    Raises NotPerformed if the node refused or failed, or no process was ready within `REQUEST_SECONDS`.
     """
     deadline = monotonic() + REQUEST_SECONDS
     while True:
@@ -91,9 +83,7 @@ def hold_or_request(
 def require_created(settings: Settings) -> None:
     """Refuse a root that has no index yet.
 
-    Raises
-    ------
-    IndexUnusable
+    Raises IndexUnusable.
     """
     place = place_of(settings.storage.root.absolute(), settings.index.url)
     require_there(place)
@@ -104,10 +94,7 @@ def require_index(root: Path, url: str | None = None) -> None:
 
     A start would build a new index from the instances and then remove all volumes as unknown.
 
-    Raises
-    ------
-    IndexUnusable
-        The index is missing, or is not finished.
+    Raises IndexUnusable if the index is missing, or is not finished.
     """
     if (root / REBUILDING_FILE).exists():
         raise IndexUnusable(f"the index of {root} is not finished: run `voxelnode db rebuild` again")

@@ -58,11 +58,7 @@ class Channel(Protocol):
     def deliver(self, message: HookMessage, cancelled: threading.Event) -> Delivered:
         """Deliver a message; return what the receiver answered.
 
-        Raises
-        ------
-        NotDelivered
-        Interrupted
-            `cancelled` was set first.
+        Raises NotDelivered. Raises Interrupted if `cancelled` was set first.
         """
 
     def close(self) -> None:

@@ -39,17 +39,9 @@ _HARMLESS_UID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
 class HookCommand:
     """Run a program once for each message; exit status 0 means that the message is delivered.
 
-    Parameters
-    ----------
-    arguments : sequence of str
-        The program and its arguments, which may contain placeholders (`node.settings.model.PLACEHOLDERS`).
-    timeout_seconds : float
-        Time after which the process group of the program is killed.
-
-    Raises
-    ------
-    UsageError
-        The program is not an executable file.
+    `arguments`: the program and its arguments, which may contain placeholders (`node.settings.model.PLACEHOLDERS`).
+    `timeout_seconds`: time after which the process group of the program is killed. Raises UsageError if the program is
+    not an executable file.
     """
 
     def __init__(self, arguments: Sequence[str], timeout_seconds: float) -> None:

@@ -64,10 +64,7 @@ class HookMessage:
 def compose(index: ReadIndex, pending: PendingEvent, ae_title: str, *, include_patient: bool) -> HookMessage:
     """Return the message of an event.
 
-    Raises
-    ------
-    NothingLeft
-        The instance, series or study is no longer in the index.
+    Raises NothingLeft if the instance, series or study is no longer in the index.
     """
     content: dict[str, Any] = {
         "id": pending.message_id,
@@ -108,10 +105,7 @@ def compose_test(
 ) -> HookMessage:
     """Return the message of an event of a series as if it happened now, with ``"test": true``.
 
-    Raises
-    ------
-    NothingLeft
-        The series is not in the index, or the event needs an instance or a volume that it has not.
+    Raises NothingLeft if the series is not in the index, or the event needs an instance or a volume that it has not.
     """
     study_instance_uid, series_instance_uid = series
     row = _found(index.series.row(study_instance_uid, series_instance_uid))

@@ -74,10 +74,7 @@ class Notifier:
 def channel_of(name: str, hook: HookSettings) -> Channel:
     """Return the channel for a hook, from its configuration.
 
-    Raises
-    ------
-    UsageError
-        The hook is misconfigured; the message names it.
+    Raises UsageError if the hook is misconfigured; the message names it.
     """
     try:
         if hook.url is not None:
@@ -110,20 +107,9 @@ Held = Callable[[Sequence[ArchivedFile]], AbstractContextManager[None]]
 class HookWorker(MessageLoop):
     """Deliver messages to one hook.
 
-    Parameters
-    ----------
-    name : str
-    hook : node.settings.model.HookSettings
-    channel : Channel
-    ae_title : str
-        AE title of this node, by which a receiver distinguishes nodes.
-    results : Results
-        Takes the results of a hook with `results`.
-    now : callable () -> aware datetime
-    public_url : str
-        Address of the node's pages in messages; may be empty.
-    held : callable (sequence of ArchivedFile) -> context manager
-        Keeps the files of a message at their paths while a receiver on this machine has it; raises an OSError.
+    `ae_title`: AE title of this node, by which a receiver distinguishes nodes. `results`: takes the results of a hook
+    with `results`. `public_url`: address of the node's pages in messages; may be empty. `held`: keeps the files of a
+    message at their paths while a receiver on this machine has it; raises an OSError.
     """
 
     def __init__(
@@ -203,10 +189,7 @@ class HookWorker(MessageLoop):
     def _at_hand(self, files: Sequence[ArchivedFile]) -> Iterator[None]:
         """Keep the files of a message at their paths.
 
-        Raises
-        ------
-        NotDelivered
-            They cannot be fetched now.
+        Raises NotDelivered if they cannot be fetched now.
         """
         with ExitStack() as held:
             try:
@@ -216,12 +199,7 @@ class HookWorker(MessageLoop):
             yield
 
     def _deliver(self, message: HookMessage, job: Job | None) -> Delivered:
-        """Deliver a message; end the command, plugin or request if its job is cancelled meanwhile.
-
-        Raises
-        ------
-        Interrupted, NotDelivered
-        """
+        """Deliver a message; end the command, plugin or request if its job is cancelled meanwhile."""
         if job is None:
             return self._channel.deliver(message, self._cancelled)
         with self._results.under_way(job.job_id) as self._ends_delivery:
@@ -252,12 +230,7 @@ class HookWorker(MessageLoop):
         return with_job(message, job.job_id, f"{self._public_url}/api/v1/jobs/{job.job_id}", token, folder)
 
     def _take_results(self, job: Job, delivered: Delivered) -> None:
-        """Store what a hook left, unless it reports later.
-
-        Raises
-        ------
-        NotDelivered
-        """
+        """Store what a hook left, unless it reports later."""
         now = self._now()
         if delivered.is_pending:
             due_at = now + self._job_time

@@ -70,10 +70,7 @@ class Specifications:
 class Plugin:
     """Delivers messages to one plugin, in a child process that is replaced if it dies or hangs.
 
-    Raises
-    ------
-    UsageError
-        The plugin is not installed.
+    Raises UsageError if the plugin is not installed.
     """
 
     def __init__(self, name: str, timeout_seconds: float) -> None:

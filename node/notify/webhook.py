@@ -55,19 +55,8 @@ class Webhook:
     Certificates are verified and redirects are not followed. An attempt takes at most `timeout_seconds`, however slowly
     the receiver answers.
 
-    Parameters
-    ----------
-    url : str
-    timeout_seconds : float
-    secret : bytes or None
-        Signing key; None: messages are not signed.
-    ca_file : Path or None
-        Certificate authorities in addition to those of the system; see `node.tls.client_context`.
-
-    Raises
-    ------
-    UsageError
-        `ca_file` cannot be read or contains no certificate.
+    `secret`: signing key; None: messages are not signed. `ca_file`: certificate authorities in addition to those of the
+    system; see `node.tls.client_context`. Raises UsageError if `ca_file` cannot be read or contains no certificate.
     """
 
     def __init__(self, url: str, timeout_seconds: float, secret: bytes | None, ca_file: Path | None = None) -> None:
@@ -154,10 +143,7 @@ def signature(secret: bytes, message_id: str, sent_at: dt.datetime, body: bytes)
 def read_secret(path: Path) -> bytes:
     """Return the secret from a file: ``whsec_`` followed by 24 to 64 bytes in base64.
 
-    Raises
-    ------
-    UsageError
-        The file cannot be read or contains no valid secret.
+    Raises UsageError if the file cannot be read or contains no valid secret.
     """
     remedy = f"create one with `(umask 077; echo {SECRET_PREFIX}$(openssl rand -base64 32) > {path})`"
     try:

@@ -57,28 +57,11 @@ _REMEDIES = {
 class BucketDestination(WrittenDestination):
     """Writes DICOM files into a bucket.
 
-    Parameters
-    ----------
-    s3 : str
-        ``s3://BUCKET/PREFIX``.
-    endpoint : str or None
-        Address of a server that is not Amazon's.
-    region : str or None
-        None: of the environment.
-    credentials_file : Path or None
-        Keys as in ``~/.aws/credentials``, read again every few minutes; None: the environment, or the role of the
-        machine.
-    ca_file : Path or None
-        Certificate authorities in addition to those of the system.
-    timeout : float, seconds
-        Longest time of a request.
-    is_read_again : bool
-        Read each object again after it was written, as a proof that it is kept.
-
-    Raises
-    ------
-    UsageError
-        The library is missing, or a file cannot be read.
+    `s3`: ``s3://BUCKET/PREFIX``. `endpoint`: address of a server that is not Amazon's. `region`: None: of the
+    environment. `credentials_file`: keys as in ``~/.aws/credentials``, read again every few minutes; None: the
+    environment, or the role of the machine. `ca_file`: certificate authorities in addition to those of the system.
+    `timeout` (seconds): longest time of a request. `is_read_again`: read each object again after it was written, as a
+    proof that it is kept. Raises UsageError if the library is missing, or a file cannot be read.
     """
 
     def __init__(
@@ -156,11 +139,7 @@ class BucketDestination(WrittenDestination):
     ) -> Delivered:
         """Wait for the first upload.
 
-        Raises
-        ------
-        Unreachable
-        Interrupted
-            The wait is abandoned.
+        Raises Interrupted if the wait is abandoned.
         """
         prepared, _, upload = under_way[0]
         while True:
@@ -178,12 +157,7 @@ class BucketDestination(WrittenDestination):
         return Delivered(prepared, is_confirmed=self._is_read_again)
 
     def _write(self, store: S3Store, prepared: Prepared) -> None:
-        """Write an object.
-
-        Raises
-        ------
-        NotTaken, Unreachable
-        """
+        """Write an object."""
         name = file_name(prepared, self._layout).as_posix()
         try:
             content = _Content(prepared.outgoing.path)

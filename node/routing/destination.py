@@ -28,10 +28,7 @@ class NotTaken(VoxelnodeError):
 class Unreachable(VoxelnodeError):
     """A destination cannot be reached, or takes nothing at present: what is due waits, and costs no attempt.
 
-    Parameters
-    ----------
-    retry_after : float, optional
-        Wait in seconds that the destination requested.
+    `retry_after`: wait in seconds that the destination requested.
     """
 
     def __init__(self, reason: str, *, retry_after: float | None = None) -> None:
@@ -100,9 +97,7 @@ class Destination(Protocol):
         A connection that is lost while an instance is sent is a problem of that instance, if the destination still
         answers on a new one: it may be what ends the connection. What has no outcome was not sent.
 
-        Raises
-        ------
-        Unreachable
+        Raises Unreachable.
         """
 
     def confirm(
@@ -110,10 +105,7 @@ class Destination(Protocol):
     ) -> Confirmation | None:
         """Ask whether the destination keeps instances; None if its answer comes later.
 
-        Raises
-        ------
-        Unreachable
-        NotConfirmable
+        Raises Unreachable, NotConfirmable.
         """
 
     def is_origin(self, due: DueInstance) -> bool:

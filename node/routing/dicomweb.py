@@ -66,21 +66,10 @@ class _Broken(VoxelnodeError):
 class WebDestination:
     """Sends to a DICOMweb server.
 
-    Parameters
-    ----------
-    url : str
-        Address of the service, without a slash at its end.
-    token_file : Path or None
-        Holds a token for ``Authorization: Bearer``; read for each request, so that it can be renewed.
-    ca_file : Path or None
-        Certificate authorities in addition to those of the system.
-    timeout : float, seconds
-        Longest wait for each step of a request.
-
-    Raises
-    ------
-    UsageError
-        A file cannot be read.
+    `url`: address of the service, without a slash at its end. `token_file`: holds a token for ``Authorization:
+    Bearer``; read for each request, so that it can be renewed. `ca_file`: certificate authorities in addition to those
+    of the system. `timeout` (seconds): longest wait for each step of a request. Raises UsageError if a file cannot be
+    read.
     """
 
     def __init__(self, url: str, token_file: Path | None, ca_file: Path | None, timeout: float) -> None:
@@ -137,10 +126,7 @@ class WebDestination:
     ) -> Iterator[Delivered]:
         """Store instances with one request; with more if its answer is about all, since one of them may be the reason.
 
-        Parameters
-        ----------
-        held_back : set of str
-            Series of which an instance was not taken, so that the later ones wait.
+        `held_back`: series of which an instance was not taken, so that the later ones wait.
         """
         with ExitStack() as opened:
             parts: list[tuple[Prepared, BinaryIO]] = []
@@ -164,12 +150,7 @@ class WebDestination:
             yield _noted(prepared, answer.problem(prepared.outgoing.sop_instance_uid), held_back)
 
     def _answer(self, parts: Sequence[tuple[Prepared, BinaryIO]], is_abandoned: Callable[[], bool]) -> _Answer:
-        """Return the answer to a request with instances and their open files.
-
-        Raises
-        ------
-        Unreachable
-        """
+        """Return the answer to a request with instances and their open files."""
         boundary = uuid.uuid4().hex
         heads = [_head(boundary, prepared.outgoing) for prepared, _ in parts]
         sizes = (
@@ -194,10 +175,7 @@ class WebDestination:
     def _require_answer(self) -> None:
         """Tell a server that hangs or is down from an instance at which it fails.
 
-        Raises
-        ------
-        Unreachable
-            It does not answer a small search, or fails at that, too.
+        Raises Unreachable if it does not answer a small search, or fails at that, too.
         """
         try:
             status = self._request("GET", "/studies?limit=1", {"accept": "application/dicom+json"}).status
@@ -225,12 +203,8 @@ class WebDestination:
     ) -> _Response:
         """Return an answer.
 
-        Raises
-        ------
-        Unreachable
-            There is no connection, or the answer says that the server takes nothing now.
-        _Broken
-            The connection was lost, or nobody waits for the answer any more.
+        Raises Unreachable if there is no connection, or the answer says that the server takes nothing now. Raises
+        _Broken if the connection was lost, or nobody waits for the answer any more.
         """
         if self._client is None:
             self._client = httpx2.Client(verify=self._context, follow_redirects=False, timeout=self._timeout)

@@ -26,12 +26,7 @@ NAME_LENGTH = 60
 class FolderDestination(WrittenDestination):
     """Writes DICOM files below a folder, which must exist: a share that is not mounted takes nothing.
 
-    Parameters
-    ----------
-    layout : str
-        See `file_name`.
-    is_read_again : bool
-        Read each file again after it was written, as a proof that it is kept.
+    `layout`: see `file_name`. `is_read_again`: read each file again after it was written, as a proof that it is kept.
     """
 
     def __init__(self, folder: Path, layout: Literal["names", "archive"], *, is_read_again: bool) -> None:
@@ -70,10 +65,7 @@ class FolderDestination(WrittenDestination):
     def _write(self, source: BinaryIO, target: Path) -> None:
         """Write the copy of a file durably under its name.
 
-        Raises
-        ------
-        OSError
-            It was not written, or what was read again differs.
+        Raises OSError if it was not written, or what was read again differs.
         """
         made = [folder for folder in target.parents if folder != self._folder and self._folder in folder.parents]
         for folder in reversed(made):

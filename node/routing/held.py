@@ -84,10 +84,7 @@ class HeldWorker(MessageLoop):
     def _hold(self, reason: str, retry_after: float | None = None) -> None:
         """Record that the destination cannot be reached, and when it is tried again.
 
-        Parameters
-        ----------
-        retry_after : float or None, seconds
-            Wait that the destination requested.
+        `retry_after` (seconds): wait that the destination requested.
         """
         self._failures_in_a_row += 1
         seconds = max(min(wait_seconds(self._failures_in_a_row), MAX_HELD_SECONDS), retry_after or 0.0)
@@ -113,11 +110,7 @@ class HeldWorker(MessageLoop):
 def seconds_until_open(between: str | None, now: dt.datetime) -> float:
     """Return the seconds until a route may send, by the time zone of the machine; 0 if it may now.
 
-    Parameters
-    ----------
-    between : str or None
-        ``HH:MM-HH:MM``, the end excluded; an end before the beginning is that of the next day. None: always.
-    now : aware datetime
+    `between`: ``HH:MM-HH:MM``, the end excluded; an end before the beginning is that of the next day. None: always.
     """
     if between is None:
         return 0.0

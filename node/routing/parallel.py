@@ -50,12 +50,7 @@ class ParallelDestination:
     A series stays on its connection as long as instances of it are under way there; then it takes the one that has the
     least to do. If the destination refuses some of the connections, the others do their work.
 
-    Parameters
-    ----------
-    name : str
-        Of the threads.
-    connections : sequence of Destination
-        To the same destination.
+    `name`: of the threads. `connections`: to the same destination.
     """
 
     def __init__(self, name: str, connections: Sequence[Destination]) -> None:
@@ -142,10 +137,7 @@ class _Delivery:
     def add(self, prepared: Prepared) -> Iterator[Delivered]:
         """Queue an instance as soon as there is room, and yield the outcomes of others.
 
-        Raises
-        ------
-        Unreachable
-            No connection is left.
+        Raises Unreachable if no connection is left.
         """
         is_queued = False
         while not is_queued:
@@ -163,10 +155,7 @@ class _Delivery:
     def finish(self) -> Iterator[Delivered]:
         """Yield the outcomes that are left.
 
-        Raises
-        ------
-        Unreachable
-            No connection is left.
+        Raises Unreachable if no connection is left.
         """
         with self._changed:
             self._is_whole = True

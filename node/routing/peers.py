@@ -47,20 +47,10 @@ failed, or who does not know us yet. Later attempts may succeed. Any other failu
 class PeerDestination:
     """Sends to a peer.
 
-    Parameters
-    ----------
-    peer : Address
-    ae_title : str
-        Our AE title.
-    transcode : Transcode
-        Decompresses what the peer does not accept as it is.
-    timeout : float, seconds
-        Longest wait for the connection, its acceptance and each response.
-    priority : str
-        A key of `PRIORITIES`.
-    opening : Lock, optional
-        Held while an association is opened, by all connections to the peer: of several at once, a peer that is near
-        its limit may reject all.
+    `ae_title`: our AE title. `transcode`: decompresses what the peer does not accept as it is. `timeout` (seconds):
+    longest wait for the connection, its acceptance and each response. `priority`: a key of `PRIORITIES`. `opening`:
+    held while an association is opened, by all connections to the peer: of several at once, a peer that is near its
+    limit may reject all.
     """
 
     def __init__(
@@ -136,10 +126,7 @@ class PeerDestination:
     def _require_answer(self) -> None:
         """Tell a peer that hangs or is down from an instance at which it ends the association.
 
-        Raises
-        ------
-        Unreachable
-            It does not answer C-ECHO.
+        Raises Unreachable if it does not answer C-ECHO.
         """
         try:
             verify(self._peer, self._ae_title, self._timeout)
@@ -177,12 +164,7 @@ class PeerDestination:
         return NotTaken(f"{self._peer.ae_title} {sent.reason}: {_REFUSED}", is_final=not is_temporary)
 
     def _open(self, instance: Outgoing, is_abandoned: Callable[[], bool]) -> RequestedAssociation:
-        """Return an association for which the kind of the instance was proposed.
-
-        Raises
-        ------
-        NoAssociation
-        """
+        """Return an association for which the kind of the instance was proposed."""
         kind = instance.sop_class_uid, instance.transfer_syntax_uid
         if self._association is not None and kind in self._proposed:
             return self._association

@@ -30,19 +30,9 @@ _Outcome = tuple[int, Prepared | NotTaken | Unreachable]
 class Preparer:
     """Prepares instances on threads of its own. For one worker.
 
-    Parameters
-    ----------
-    name : str
-        Of the threads.
-    root : Path
-        Root of the archive.
-    folder : Path
-        `Archive.incoming`: copies lie there, where the next start removes them after a crash.
-    change : Change
-        How copies differ from what is stored.
-    threads : int
-    local : LocalFile or None
-        Fetches files that are not below the root; None: all of them are.
+    `name`: of the threads. `root`: root of the archive. `folder`: `Archive.incoming`: copies lie there, where the next
+    start removes them after a crash. `change`: how copies differ from what is stored. `local`: fetches files that are
+    not below the root; None: all of them are.
     """
 
     def __init__(
@@ -70,12 +60,8 @@ class Preparer:
     def take(self, due: DueInstance) -> Prepared:
         """Return an instance that is ready to leave; `release` it afterwards.
 
-        Raises
-        ------
-        NotTaken
-            Its file is missing or damaged, or it cannot be changed as the route demands.
-        Unreachable
-            This node has no room for copies, or too much else to do.
+        Raises NotTaken if its file is missing or damaged, or it cannot be changed as the route demands. Raises
+        Unreachable if this node has no room for copies, or too much else to do.
         """
         self._begin_next()
         while due.image_id not in self._ready and self._under_way:

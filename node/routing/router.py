@@ -116,10 +116,7 @@ def selector_of(settings: Settings, route: Route) -> Selector | None:
 def change_of(settings: Settings, route: Route) -> Change:
     """Return how the copies of a route differ from what is stored.
 
-    Raises
-    ------
-    UsageError
-        The key or the pixel rules of its table [deidentify.NAME] cannot be used.
+    Raises UsageError if the key or the pixel rules of its table [deidentify.NAME] cannot be used.
     """
     coercion = Coercion.of(route.set, route.replace, route.remove)
     ways = ways_of(settings)
@@ -139,10 +136,7 @@ def destination_of(
 ) -> Destination:
     """Return a destination of a route; `opening` is shared by its connections.
 
-    Raises
-    ------
-    UsageError
-        It is misconfigured; the message names it.
+    Raises UsageError if it is misconfigured; the message names it.
     """
     if name in settings.peers:
         timeout, ae_title = settings.dicom.response_seconds, settings.dicom.ae_title
@@ -181,9 +175,7 @@ def _web_destination(settings: Settings, name: str) -> Destination:
 def check_destination(settings: Settings, name: str) -> None:
     """Refuse a destination whose files cannot be used.
 
-    Raises
-    ------
-    UsageError
+    Raises UsageError.
     """
     destination = settings.destinations[name]
     if destination.url is not None:

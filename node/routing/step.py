@@ -72,16 +72,9 @@ def outcome_of(
 ) -> Done | Failed | None:
     """Return what became of a message; None if it is not known, because the step was cut short.
 
-    Parameters
-    ----------
-    tried : sequence of NotTaken or None
-        What became of those instances of `asked.left` that were tried; None: taken.
-    is_cut : bool
-        The step ended before everything that it asked for was tried.
-    cancelled_by : str or None
-        Who wants the message to end.
-    is_all_taken : bool
-        The destination has taken everything that the route wants, now or before.
+    `tried`: what became of those instances of `asked.left` that were tried; None: taken. `is_cut`: the step ended
+    before everything that it asked for was tried. `cancelled_by`: who wants the message to end. `is_all_taken`: the
+    destination has taken everything that the route wants, now or before.
     """
     if cancelled_by is not None and not is_all_taken:
         return Done("cancelled", 1, f"cancelled by {cancelled_by}")

@@ -80,12 +80,8 @@ BY_HAND: frozenset[LedgerEvent] = frozenset({"send", "resend"})
 class RouteWorker(HeldWorker):
     """Send to one destination of a route.
 
-    Parameters
-    ----------
-    turns : Turns
-        Of the destination, shared by the workers of all routes to it.
-    delete_confirmed : callable () or None
-        Deletes what all destinations of the route have confirmed; None: another worker does.
+    `turns`: of the destination, shared by the workers of all routes to it. `delete_confirmed`: deletes what all
+    destinations of the route have confirmed; None: another worker does.
     """
 
     def __init__(
@@ -449,12 +445,8 @@ class Unrecorded:
 class TransferLines:
     """Lines of the audit log about what was sent (PS3.15 A.5.3.8): one for all of up to `MAX_LINE_SECONDS`.
 
-    Parameters
-    ----------
-    ae_title, destination : str
-        Of the node, and the name of where it sends to.
-    detail : str
-        By which rule it sends, and what it changes.
+    `ae_title`, `destination`: of the node, and the name of where it sends to. `detail`: by which rule it sends, and
+    what it changes.
     """
 
     def __init__(self, audit: Audit, ae_title: str, destination: str, detail: str) -> None:

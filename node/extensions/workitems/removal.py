@@ -12,14 +12,7 @@ LOOK_SECONDS = 3600.0
 
 
 class Removal(BackgroundService):
-    """Removes workitems that ended before the days of [worklist] keep_days.
-
-    Parameters
-    ----------
-    workitems : WorkitemRepository
-    keep_days : float
-    now : callable
-    """
+    """Removes workitems that ended before the days of [worklist] keep_days."""
 
     def __init__(self, workitems: WorkitemRepository, keep_days: float, now: Callable[[], dt.datetime]) -> None:
         super().__init__("workitems")

@@ -62,19 +62,9 @@ _AT_TOP = {
 class WorkitemQuery:
     """What workitems must match.
 
-    Attributes
-    ----------
-    keys : tuple of WorklistKey
-        All keys but those of `states` and `uids`.
-    series : Query
-        Of level SERIES: what the series of a conversion must match.
-    states : tuple of str
-    uids : tuple of str or None
-        None: any.
-    may_be_conversion : bool
-        False if no conversion can match.
-    unsupported, unknown : tuple of str
-        Keys that are not matched, some of them for conversions only; and parameters that name no attribute.
+    `keys`: all keys but those of `states` and `uids`. `series`: of level SERIES: what the series of a conversion must
+    match. `uids`: None: any. `may_be_conversion`: False if no conversion can match. `unsupported`, `unknown`: keys that
+    are not matched, some of them for conversions only; and parameters that name no attribute.
     """
 
     keys: tuple[WorklistKey, ...]
@@ -102,10 +92,7 @@ class WorkitemQuery:
 def read_keys(keys: Iterable[tuple[str, str]], *, fuzzy: bool = False) -> WorkitemQuery:
     """Return the query of attributes with their values (PS3.18 8.3.4.1).
 
-    Raises
-    ------
-    HTTPException
-        400: a value violates its value representation.
+    Raises HTTPException 400: a value violates its value representation.
     """
     of_series, identifier = Dataset(), Dataset()
     of_series.QueryRetrieveLevel = "SERIES"

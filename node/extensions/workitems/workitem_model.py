@@ -60,12 +60,7 @@ def workitem_model(
 ) -> Json:
     """Return a workitem as a data set.
 
-    Parameters
-    ----------
-    base : str
-        The URL of the DICOMweb service.
-    instances : sequence of (SOP Class UID, SOP Instance UID) or None
-        The instances of the series, if they are to be listed.
+    `base`: the URL of the DICOMweb service. `instances`: the instances of the series, if they are to be listed.
     """
     series_url = resource_url(base, workitem.study_instance_uid, workitem.series_instance_uid)
     inputs: dict[str, Any] = {

@@ -95,10 +95,7 @@ Found = ConversionStep | CreatedWorkitem | ProcedureStep
 def find_workitem(node: Node, _account: Reader, workitem: str) -> Found:
     """Return the workitem with a UID.
 
-    Raises
-    ------
-    HTTPException
-        404
+    Raises HTTPException 404.
     """
     found = workitem_with_uid(node, workitem)
     if found is None:
@@ -347,10 +344,7 @@ def _not_updated(status: Status, transaction_uid: str | None) -> HTTPException:
 def _of_client(found: Found) -> CreatedWorkitem:
     """Return a workitem that a client created: the node performs the others itself.
 
-    Raises
-    ------
-    HTTPException
-        409
+    Raises HTTPException 409.
     """
     if not isinstance(found, CreatedWorkitem):
         why = "the node performs this workitem itself: only its cancellation can be requested"
@@ -389,10 +383,7 @@ def _first(given: Json, tag: str) -> list[Any]:
 def read_data_set(request: Request, body: bytes, max_bytes: int) -> Json | None:
     """Return the payload of a request, one data set, or None if it is empty.
 
-    Raises
-    ------
-    HTTPException
-        400: it is no data set; 413: it is too large; 415: it has another media type.
+    Raises HTTPException 400: it is no data set; 413: it is too large; 415: it has another media type.
     """
     if not body:
         return None

@@ -280,10 +280,7 @@ class MessageLoop(WorkLoop):
     def _attempt(self, pending: PendingEvent) -> Attempt:
         """Attempt one message and return the outcome.
 
-        Raises
-        ------
-        Interrupted
-            The message, and all behind it, are to be attempted in a later step.
+        Raises Interrupted if the message, and all behind it, are to be attempted in a later step.
         """
 
     def _take(self, pending: PendingEvent, outcomes: Outcomes, *, is_new: bool) -> None:

@@ -31,12 +31,8 @@ def deletable_series(
 
     Series with identity conflicts are left out, since a deletion also removes the versions that were not sent.
 
-    Parameters
-    ----------
-    lanes : collection of Lane
-        The destinations of a route.
-    subscribers : mapping of Lane to collection of LedgerEvent
-        All hooks and destinations, and the events to which each subscribes.
+    `lanes`: the destinations of a route. `subscribers`: all hooks and destinations, and the events to which each
+    subscribes.
     """
     unconfirmed = [
         ~exists().where(

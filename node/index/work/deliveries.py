@@ -214,10 +214,7 @@ class DeliveryRepository(IndexRepository):
         If ids of `images` may have been reused since `cursors` were read, the cursor on `images` stays, and the
         instances after it are delivered once more.
 
-        Raises
-        ------
-        TurnLost
-            Another host delivers to this hook by now: it will deliver these messages once more.
+        Raises TurnLost if another host delivers to this hook by now: it will deliver these messages once more.
         """
         self._turn.require(connection, turn_of(lane))
         delivered = 0

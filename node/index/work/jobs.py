@@ -151,9 +151,7 @@ class JobRepository(IndexRepository):
     def with_id(self, connection: Connection, job_id: str) -> Job:
         """Return a job.
 
-        Raises
-        ------
-        NoSuchJob
+        Raises NoSuchJob.
         """
         return _job(connection, _row_id(connection, job_id))
 
@@ -169,10 +167,7 @@ class JobRepository(IndexRepository):
     ) -> None:
         """Record the progress of a job; None leaves what was reported before.
 
-        Raises
-        ------
-        NoSuchJob
-        JobEnded
+        Raises NoSuchJob, JobEnded.
         """
         job = _open(connection, job_id)
         values: dict[str, Any] = {"percent": percent, "reason": detail}
@@ -183,12 +178,8 @@ class JobRepository(IndexRepository):
     def expect(self, connection: Connection, job_id: str, results: Sequence[NewResult]) -> list[NewResult]:
         """Record instances that are about to be stored; return those that are not stored yet.
 
-        Raises
-        ------
-        NoSuchJob
-        JobEnded
-        ResultThere
-            The job has a stored result of the same name, with other content.
+        Raises NoSuchJob, JobEnded. Raises ResultThere if the job has a stored result of the same name, with other
+        content.
         """
         job = _open(connection, job_id)
         missing = []
@@ -216,10 +207,7 @@ class JobRepository(IndexRepository):
     def end(self, connection: Connection, job_id: str, state: JobState, detail: str | None, now: dt.datetime) -> Job:
         """End a job that is open; `detail` is what the hook says of it.
 
-        Raises
-        ------
-        NoSuchJob
-        JobEnded
+        Raises NoSuchJob, JobEnded.
         """
         job = _open(connection, job_id)
         _end(connection, job, state, detail, now)

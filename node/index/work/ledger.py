@@ -149,10 +149,7 @@ class WorkRepository(IndexRepository):
 
         What already waits or runs is not added again.
 
-        Raises
-        ------
-        UsageError
-            There would be more than `MAX_OPEN_RETRIEVALS`; nothing was added.
+        Raises UsageError if there would be more than `MAX_OPEN_RETRIEVALS`; nothing was added.
         """
         is_open = WorkRow.kind == "retrieval", WorkRow.outcome.is_(None)
         count = connection.execute(select(func.count()).select_from(WorkRow).where(*is_open)).scalar_one()
@@ -252,9 +249,7 @@ class WorkRepository(IndexRepository):
     def one(self, connection: Connection, id: int) -> Work:
         """Return work.
 
-        Raises
-        ------
-        NoSuchWork
+        Raises NoSuchWork.
         """
         row = connection.execute(_rows(WorkRow.id == id)).first()
         if row is None:
@@ -270,9 +265,7 @@ class WorkRepository(IndexRepository):
     def cancel(self, connection: Connection, id: int, who: str, now: dt.datetime) -> None:
         """Cancel work: at once if it waits; if somebody may be doing it, that ends it, as of each message its worker.
 
-        Raises
-        ------
-        NoSuchWork, WorkEnded
+        Raises NoSuchWork, WorkEnded.
         """
         row = connection.execute(_rows(WorkRow.id == id)).first()
         if row is None:

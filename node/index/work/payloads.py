@@ -32,12 +32,8 @@ class Message:
 class Assignment:
     """Of a job.
 
-    Attributes
-    ----------
-    tokens : tuple of str
-        SHA-256 of the tokens in the last attempts to deliver its message.
-    location : str or None
-        Where the receiver of a webhook says that it shows the job.
+    `tokens`: SHA-256 of the tokens in the last attempts to deliver its message. `location`: where the receiver of a
+    webhook says that it shows the job.
     """
 
     tokens: tuple[str, ...] = ()

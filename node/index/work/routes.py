@@ -405,9 +405,7 @@ class RouteRepository(IndexRepository):
     ) -> int:
         """Queue what a person sends to a destination: a study or a series; return the number of its instances.
 
-        Raises
-        ------
-        SendBeingCancelled
+        Raises SendBeingCancelled.
         """
         condition = StudyRow.study_instance_uid == study_instance_uid
         if series_instance_uid is not None:

@@ -52,10 +52,7 @@ class WorkitemRepository(IndexRepository):
     def create(self, connection: Connection, uid: str, attributes: Json, account: str, now: dt.datetime) -> bool:
         """Add a workitem that is SCHEDULED; return False if there is one with its UID.
 
-        Raises
-        ------
-        OutOfResources
-            There are too many.
+        Raises OutOfResources if there are too many.
         """
         if _row(connection, uid) is not None:
             return False
@@ -74,9 +71,7 @@ class WorkitemRepository(IndexRepository):
     ) -> Status:
         """Change attributes of a workitem; see `node.dicom.unified_steps.updated`.
 
-        Raises
-        ------
-        InvalidStep
+        Raises InvalidStep.
         """
         row = _row(connection, uid)
         if row is None:
@@ -132,11 +127,7 @@ class WorkitemRepository(IndexRepository):
 
         Return its attributes before.
 
-        Raises
-        ------
-        NoSuchWorkitem
-            None was created by a client.
-        WorkitemEnded
+        Raises WorkitemEnded. Raises NoSuchWorkitem if none was created by a client.
         """
         row = _row(connection, uid)
         if row is None:
