@@ -24,7 +24,7 @@ from urllib.parse import unquote
 
 from node.archive import filesystem, intact
 from node.archive.filesystem import Archive
-from node.control import repository
+from node.control import care, repository
 from node.conversion import series, volume_files
 from node.conversion.datasets import SeriesFiles
 from node.errors import NotUnderstood
@@ -156,7 +156,7 @@ def quarantine_keeps_current_files() -> None:
 
 def nobody_asks_for_the_archive() -> None:
     """11: `fsck --repair` marks every file as missing if the archive is not mounted."""
-    repository.require_mounted = lambda *_: None
+    care.require_mounted = lambda *_: None
 
 
 OPERATORS_MUTANTS: dict[str, Callable[[], None]] = {
