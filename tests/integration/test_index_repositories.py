@@ -47,7 +47,7 @@ def held_writer(root: Root, pool: ThreadPoolExecutor) -> Iterator[None]:
 
 def disk_error(connection: Connection) -> None:
     error = sqlite3.OperationalError("disk I/O error")
-    error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_IOERR, "SQLITE_IOERR"
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR
     raise OperationalError("", {}, error)
 
 

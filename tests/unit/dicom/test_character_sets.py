@@ -23,7 +23,7 @@ from node.dicom.json_model import json_model
 from node.dicom.matching import texts_of
 from node.dicom.values import texts
 
-PATIENT_NAME, STUDY_DESCRIPTION, COMMENTS = 0x00100010, 0x00081030, 0x00104000
+PATIENT_NAME, COMMENTS = 0x00100010, 0x00104000
 
 NAMES = [
     pytest.param(
