@@ -24,25 +24,26 @@ from typing import Any, Literal
 import structlog
 
 from node.association import framing
-from node.association.acceptance import (
+from node.association.admission import UNUSED_SECONDS, Admission, Connection, Rejection
+from node.association.association import Association, Message
+from node.association.contexts import (
+    Proposal,
     ReceivedRequest,
     abort_pdu,
     acceptance_pdu,
+    accepted_of,
+    answer_contexts,
     decoded_request,
     rejection_pdu,
     release_answer_pdu,
 )
-from node.association.admission import UNUSED_SECONDS, Admission, Connection, Rejection
-from node.association.association import Association, Message
-from node.association.contexts import Proposal, accepted_of, answer_contexts
-from node.association.deadlines import Deadlines, Overdue
 from node.association.framing import Framing, OtherPdu, Piece, Violation
 from node.association.messages import Messages
 from node.association.primitives import UndecodablePdu
 from node.association.services.c_store import StoreService
 from node.association.state_table import TRANSITIONS, Event, State, TransitionAction
 from node.association.tls import PeerCertificate
-from node.association.transport import Transport
+from node.association.transport import Deadlines, Overdue, Transport
 from node.dicom.command import Command, MalformedCommand
 from node.errors import VoxelnodeError
 from node.index.nouns.records import Refused

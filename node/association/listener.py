@@ -17,22 +17,17 @@ from functools import partial
 
 import structlog
 
-from node.association.acceptance import ReceivedRequest
 from node.association.acceptor import AcceptedAssociation, Admitted, tick_seconds
-from node.association.addresses import peer_addresses
 from node.association.admission import Admission, AssociationRequest, Rejection
 from node.association.association import Message
-from node.association.contexts import Proposal, refused_contexts, served
+from node.association.client.association import peer_addresses
+from node.association.contexts import Proposal, ReceivedRequest, refused_contexts, served
 from node.association.operation import Operation
 from node.association.services.c_echo import serve_c_echo
 from node.association.services.c_find import FindService, negotiate, serve_c_find
-from node.association.services.c_get import serve_c_get
-from node.association.services.c_move import serve_c_move
 from node.association.services.c_store import StoreService
-from node.association.services.commitment import CommitmentService, serve_n_action
-from node.association.services.commitment_reports import serve_n_event_report
-from node.association.services.commitment_results import Reporting
-from node.association.services.retrieve import RetrieveService
+from node.association.services.commitment import CommitmentService, Reporting, serve_n_action, serve_n_event_report
+from node.association.services.retrieve import RetrieveService, serve_c_get, serve_c_move
 from node.association.services.stored import Transcoder
 from node.association.tls import tls_context
 from node.association.transport import Transport

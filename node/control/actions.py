@@ -15,8 +15,7 @@ import structlog
 
 from node.archive.base import StoreAway
 from node.archive.remote import Remote
-from node.association.addresses import address_of
-from node.association.client.echo import verify
+from node.association.client.association import address_of, verify
 from node.association.client.get import RetrieveTarget, get
 from node.association.client.search import Level as SearchLevel
 from node.association.client.search import PeerSearches

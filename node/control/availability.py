@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import uuid
 
-from node.association.addresses import address_of
+from node.association.client.association import address_of
 from node.association.client.availability import NotNotified, notification_of, notify_peer
 from node.errors import UsageError
 from node.index.database.index import Index

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from node import __version__
-from node.association.addresses import peer_addresses
-from node.association.client.association import Address
+from node.association.client.association import Address, peer_addresses
 from node.association.client.find import FindFailed, find_instance_count
 from node.association.client.retriever import Retrieving
 from node.association.listener import Listener

@@ -6,9 +6,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 
 from node.archive.intact import MISSING
-from node.association.client.association import Address, AssociationLost, RequestedAssociation, association
+from node.association.client.association import (
+    Address,
+    AssociationLost,
+    EchoFailed,
+    RequestedAssociation,
+    association,
+    verify,
+)
 from node.association.client.commitment import CommitmentRefused, request_commitment
-from node.association.client.echo import EchoFailed, verify
 from node.association.client.negotiation import MAXIMUM_CONTEXTS, NoAssociation, NothingAccepted, contexts_of
 from node.association.client.send import (
     NoCopy,

@@ -9,7 +9,7 @@ from functools import partial
 import structlog
 
 from node.archive.filesystem import Archive
-from node.association.addresses import address_of
+from node.association.client.association import address_of
 from node.association.services.stored import Transcoder
 from node.audit.audit_log import Audit
 from node.children.decoder import Decoder

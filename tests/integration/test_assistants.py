@@ -14,10 +14,9 @@ from typing import Any
 
 import pytest
 
-from node.child_process.assistants import Assistants
 from node.child_process.child import Child
 from node.child_process.confinement import offered
-from node.child_process.serving import Apart, Assistance, Channel, ChildLimits, serve_apart
+from node.child_process.serving import Apart, Assistance, Assistants, Channel, ChildLimits, serve_apart
 
 pytestmark = pytest.mark.interpreter
 

@@ -17,8 +17,8 @@ from pynetdicom.pdu import (
 )
 
 from node.association import state_table
-from node.association.acceptance import abort_pdu, rejection_pdu, release_answer_pdu
 from node.association.admission import Rejection
+from node.association.contexts import abort_pdu, rejection_pdu, release_answer_pdu
 from node.association.state_table import TRANSITIONS, Event, State
 
 PACKAGE = Path(state_table.__file__).parent

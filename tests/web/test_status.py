@@ -11,8 +11,7 @@ import pytest
 from pynetdicom import AE
 from pynetdicom.sop_class import Verification
 
-from node.association.client.association import NoAssociation
-from node.association.client.echo import verify
+from node.association.client.association import NoAssociation, verify
 from node.association.client.send import send_files
 from node.metrics import MAX_SENDERS, LastHour, LastWords, Minute
 from node.web.pages.operation import hour_charts

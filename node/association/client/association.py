@@ -1,6 +1,7 @@
 """An association with the node as its requestor (PS3.8 7.1.1), on one thread that sends and waits for the answer.
 
-pynetdicom encodes and decodes the negotiation. The rest needs no state table, because the two sides take turns.
+pynetdicom encodes and decodes the negotiation. The rest needs no state table, because the two sides take turns. The
+addresses of peers come from the configuration or from the command line.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from io import BytesIO
-from time import monotonic
+from time import monotonic, perf_counter
 
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
@@ -27,15 +28,21 @@ from node.association.client.negotiation import (
     NothingAccepted,
     Roles,
     accepted_contexts,
+    contexts_of,
     rejection_reason,
     request_pdu,
 )
 from node.association.framing import Framing, OtherPdu, Piece, Violation
 from node.association.outgoing import MAXIMUM_PDU_BYTES, InstanceBytes, SourceLost
 from node.association.primitives import UndecodablePdu, decoded_primitive, encoded_pdu, peer_maximum_bytes
+from node.association.tls import peer_tls_context
 from node.association.transport import bound_waits, send_parts
-from node.dicom.command import Command, Element, MalformedCommand, decode_command
-from node.errors import VoxelnodeError
+from node.dicom.command import C_ECHO_RQ, Command, Element, MalformedCommand, decode_command
+from node.dicom.encoding import IMPLICIT_LITTLE_ENDIAN
+from node.dicom.status import SUCCESS
+from node.dicom.uids import VERIFICATION
+from node.errors import UsageError, VoxelnodeError
+from node.settings.model import Settings
 from node.tls import failure_reason
 
 BUFFER_BYTES = 262144
@@ -371,3 +378,75 @@ class RequestedAssociation(Association):
 
 def _reason(error: OSError) -> str:
     return error.strerror or str(error) or type(error).__name__
+
+
+class EchoFailed(VoxelnodeError):
+    """The peer accepted the association but did not answer C-ECHO with success."""
+
+
+def verify(peer: Address, calling_ae_title: str, timeout: float) -> float:
+    """Verify a peer: connect, associate, C-ECHO. Return the seconds it took.
+
+    Raises
+    ------
+    NoAssociation
+        The address does not answer, or the peer rejects the association.
+    EchoFailed
+        C-ECHO was not answered in time, or not with success.
+    """
+    began = perf_counter()
+    try:
+        with association(
+            peer, calling_ae_title, contexts_of([(VERIFICATION, [IMPLICIT_LITTLE_ENDIAN])]), timeout
+        ) as assoc:
+            request: dict[Element, int | str] = {
+                Element.AFFECTED_SOP_CLASS_UID: VERIFICATION,
+                Element.COMMAND_FIELD: C_ECHO_RQ,
+                Element.MESSAGE_ID: assoc.next_message_id(),
+            }
+            response = assoc.request(next(iter(assoc.accepted)), request).command
+            took = perf_counter() - began
+    except AssociationLost as error:
+        raise EchoFailed(f"{peer} did not answer C-ECHO: {error}") from error
+    if response.status != SUCCESS:
+        raise EchoFailed(f"{peer} answered C-ECHO with 0x{response.status or 0:04X} {response.comment}".rstrip())
+    return took
+
+
+def peer_addresses(settings: Settings) -> dict[str, Address]:
+    """Return the addresses of all peers that have a host, by AE title.
+
+    Raises
+    ------
+    UsageError
+        The TLS files of a peer cannot be used.
+    """
+    return {
+        peer.ae_title: Address(peer.ae_title, peer.host, peer.port, peer_tls_context(peer, settings.dicom))
+        for peer in settings.peers.values()
+        if peer.host is not None
+    }
+
+
+def address_of(name: str, settings: Settings) -> Address:
+    """Return the address of a peer, given as a name in [peers] or as AET@HOST:PORT.
+
+    Raises
+    ------
+    UsageError
+        The name is neither, the peer has no host, or its TLS files cannot be used.
+    """
+    peer = settings.peers.get(name)
+    if peer is None:
+        return _parsed(name)
+    if peer.host is None:
+        raise UsageError(f"[peers.{name}] has no host: set host to the address of the peer")
+    return Address(peer.ae_title, peer.host, peer.port, peer_tls_context(peer, settings.dicom))
+
+
+def _parsed(name: str) -> Address:
+    called, at, endpoint = name.rpartition("@")
+    host, colon, port = endpoint.rpartition(":")
+    if not (at and called and colon and host and port.isdecimal() and 0 < int(port) < 65536):
+        raise UsageError(f"{name!r} is neither a name in [peers] nor AET@HOST:PORT, such as PACS@10.1.2.3:104")
+    return Address(called, host.strip("[]"), int(port))

@@ -13,7 +13,7 @@ from time import monotonic
 
 import structlog
 
-from node.association.addresses import address_of
+from node.association.client.association import address_of
 from node.association.client.get import RetrieveTarget, SubOperationCounts, get
 from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.dicom.status import NOT_CURRENT, STORED

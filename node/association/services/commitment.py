@@ -8,6 +8,7 @@ process dies, the next start reports what is owed.
 from __future__ import annotations
 
 import datetime as dt
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -19,10 +20,13 @@ from pydicom.dataset import Dataset
 from node.archive.filesystem import Archive
 from node.archive.intact import problem_with
 from node.association.acceptor import PeerGone
-from node.association.client.association import Address
+from node.association.client.association import Address, AssociationLost, association
+from node.association.client.commitment import report_of as decoded_report
+from node.association.client.negotiation import NoAssociation, contexts_of
 from node.association.operation import NotDecodable, Operation
 from node.dicom.attributes import is_identifier
 from node.dicom.command import N_ACTION_RQ, N_EVENT_REPORT_RQ, Element, MalformedCommand
+from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
 from node.dicom.keys import Level, Selection
 from node.dicom.status import (
     CLASS_INSTANCE_CONFLICT,
@@ -39,11 +43,13 @@ from node.dicom.uids import (
     STORAGE_COMMITMENT_INSTANCE,
 )
 from node.dicom.values import items, text
-from node.errors import OutOfResources
+from node.errors import OutOfResources, VoxelnodeError
 from node.index.database.index import Index
+from node.index.nouns.records import Refused
 from node.index.search.selection import StoredInstance
-from node.index.work.ledger import Ended, Postponed, Work
+from node.index.work.ledger import Decision, Ended, Postponed, Work, after_failure
 from node.index.work.payloads import Reference, Request
+from node.index.work.routes import RouteRepository
 from node.metrics import Metrics
 from node.receive.stored_files import report_damage
 
@@ -317,3 +323,125 @@ def note_reported(service: CommitmentService, work: Work, decision: Ended, how: 
         failed=failed,
         detail=how,
     )
+
+
+logger = structlog.get_logger()
+
+
+class NotReported(VoxelnodeError):
+    """A result could not be reported to the peer; the message says why."""
+
+
+class Reporting:
+    """Does the work of a request for storage commitment: verifies, and reports the result.
+
+    Parameters
+    ----------
+    service : CommitmentService
+    on_refusal : callable (Refused)
+        Called for each result that is given up.
+    """
+
+    max_attempts = 10
+    """Attempts to report a result before it is given up."""
+
+    def __init__(
+        self,
+        service: CommitmentService,
+        on_refusal: Callable[[Refused], None] = lambda refused: None,
+    ) -> None:
+        self._service, self._on_refusal = service, on_refusal
+
+    def perform(self, work: Work, stopping: threading.Event) -> Decision | None:
+        """Report the result of a request; return what becomes of it, or None if the node stops."""
+        result = verify(self._service, work, stopping.is_set)
+        if result is None:
+            return None
+        try:
+            self._report(work, result)
+        except NotReported as error:
+            return self._failed(work, str(error))
+        return reported(work, result)
+
+    def recorded(self, work: Work, decision: Decision) -> None:
+        """Count and log what became of a result; a person hears of one that was given up."""
+        service, outcome = self._service, "postponed"
+        if isinstance(decision, Ended):
+            if decision.outcome == "succeeded":
+                note_reported(service, work, decision, "on an association of its own")
+                return
+            outcome = "given-up"
+        service.metrics.commitment_reports.labels(outcome=outcome).inc()
+        logger.warning("commitment_not_reported", calling_ae_title=work.lane.name, reason=decision.reason)
+        if isinstance(decision, Ended):
+            self._on_refusal(
+                Refused(
+                    "commitment",
+                    "not reported",
+                    f"{decision.reason}; given up after {work.attempts} tries",
+                    "set host and port of this peer in [peers] to where it takes results, and have it ask again",
+                    peer=work.payload.peer,
+                    calling_ae_title=work.lane.name,
+                    called_ae_title=service.ae_title,
+                )
+            )
+
+    def _report(self, work: Work, result: CommitmentResult) -> None:
+        service = self._service
+        peer = service.peers.get(work.lane.name)
+        if peer is None:
+            raise NotReported(f"{work.lane.name} has no host in [peers]")
+        contexts = contexts_of([(STORAGE_COMMITMENT, [EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN])])
+        roles = {STORAGE_COMMITMENT: (False, True)}  # we request the association, and are its SCP
+        try:
+            with association(peer, service.ae_title, contexts, service.timeout, roles) as assoc:
+                request = report_request(assoc.next_message_id(), result)
+                report = report_of(service, work, result)
+                answer = assoc.request(next(iter(assoc.accepted)), request, report).command
+        except NoAssociation as error:
+            raise NotReported(str(error)) from error
+        except AssociationLost as error:
+            raise NotReported(f"{peer}: {error}") from error
+        if answer.status != SUCCESS:
+            raise NotReported(f"{peer} answered the report with 0x{answer.status or 0:04X}")
+
+    def _failed(self, work: Work, reason: str) -> Decision:
+        decision = after_failure(work.attempts, self.max_attempts, reason, self._service.now())
+        is_given_up = isinstance(decision, Ended)
+        return replace(decision, payload=replace(work.payload, references=())) if is_given_up else decision
+
+
+def serve_n_event_report(operation: Operation, routes: RouteRepository, now: Callable[[], dt.datetime]) -> None:
+    """Serve one N-EVENT-REPORT-RQ, on the thread of the association.
+
+    Statuses are those of PS3.7 10.1.1.1.8:
+
+    * 0x0000: the report is recorded
+    * 0x0110: it cannot be recorded now; 0x0112: no request of ours has this Transaction UID
+    * 0x0115: the Event Information cannot be decoded; 0x0122: the presentation context belongs to another service
+    """
+    status, comment = _report_served(operation, routes, now)
+    if status != SUCCESS:
+        operation.log.warning("commitment_report_refused", status=f"0x{status:04X}", reason=comment)
+    elements: dict[Element, int | str | bytes] = {
+        Element.AFFECTED_SOP_INSTANCE_UID: STORAGE_COMMITMENT_INSTANCE,
+        Element.EVENT_TYPE_ID: operation.command.number(Element.EVENT_TYPE_ID) or 0,
+    }
+    operation.respond(N_EVENT_REPORT_RQ, status, elements, comment=comment)
+
+
+def _report_served(operation: Operation, routes: RouteRepository, now: Callable[[], dt.datetime]) -> tuple[int, str]:
+    if operation.context.abstract_syntax != STORAGE_COMMITMENT:
+        return SOP_CLASS_NOT_SUPPORTED, "the presentation context is of another service"
+    try:
+        report = decoded_report(operation.data_set(MAXIMUM_ELEMENTS))
+    except NotDecodable as error:
+        return INVALID_ARGUMENT, str(error)
+    try:
+        is_ours = routes.note_commitment(report.transaction_uid, report.committed, report.failed, now())
+    except OutOfResources:
+        return FAILED.status, FAILED.comment
+    if not is_ours:
+        return NO_SUCH_INSTANCE, "this node has not asked for this transaction"
+    operation.log.info("commitment_received", count=len(report.committed), failed=len(report.failed))
+    return SUCCESS, ""

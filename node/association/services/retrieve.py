@@ -1,4 +1,8 @@
-"""What C-MOVE and C-GET share: selection, sub-operations and their counts, responses, audit."""
+"""C-MOVE and C-GET as a service provider: identifier -> instances -> C-STORE (PS3.4 C.4.2, C.4.3).
+
+Both share selection, sub-operations and their counts, responses and audit. C-GET sends on the same association, C-MOVE
+on one to a configured peer.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +19,28 @@ from pydicom.dataset import Dataset
 from node.archive.filesystem import Archive
 from node.association.acceptor import PeerGone
 from node.association.client.association import Address
-from node.association.client.send import Outgoing, SendOutcome, Sent, Transcode
+from node.association.client.negotiation import NoAssociation
+from node.association.client.send import (
+    NotSendable,
+    Outgoing,
+    SendOutcome,
+    Sent,
+    Transcode,
+    bytes_for_peer,
+    send,
+    sent_with_status,
+    store_request,
+)
 from node.association.operation import NotDecodable, Operation
 from node.association.outgoing import SourceLost
 from node.association.services.stored import outgoing_of
 from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
-from node.dicom.command import Element
+from node.dicom.command import C_GET_RQ, C_MOVE_RQ, Element
 from node.dicom.keys import IdentifierMismatch, QueryModel, read_selection
 from node.dicom.status import (
     CANCELLED,
     CANNOT_CALCULATE_MATCHES,
+    DESTINATION_UNKNOWN,
     FAILED,
     IDENTIFIER_MISMATCH,
     PENDING,
@@ -34,6 +50,7 @@ from node.dicom.status import (
     SUCCESS,
     UNABLE_TO_PROCESS,
 )
+from node.dicom.uids import PATIENT_ROOT_GET, PATIENT_ROOT_MOVE, STUDY_ROOT_GET, STUDY_ROOT_MOVE
 from node.errors import OutOfResources
 from node.index.database.index import Index
 from node.index.nouns.records import Refused
@@ -310,3 +327,111 @@ def _studies(selected: Selected) -> list[dict[str, object]]:
         {"study_instance_uid": uid, "patient_id": selected.patient_ids[uid], "sop_classes": dict(counted)}
         for uid, counted in classes.items()
     ]
+
+
+GET_MODELS = {PATIENT_ROOT_GET: QueryModel.PATIENT_ROOT, STUDY_ROOT_GET: QueryModel.STUDY_ROOT}
+
+
+def serve_c_get(operation: Operation, service: RetrieveService) -> None:
+    """Serve one C-GET-RQ, on the association's own thread. Statuses are those of `serve_c_move`, without 0xA801.
+
+    Instances go out in the presentation contexts in which the peer is an SCP (PS3.7 D.3.3.4).
+    """
+
+    def run() -> None:
+        selected = select(operation, service, GET_MODELS)
+        retrieve = Retrieve(operation, service, C_GET_RQ, selected, operation.origin.calling_ae_title)
+        retrieve.run(_sent_back(retrieve, operation, service))
+
+    serve_retrieve(operation, C_GET_RQ, run)
+
+
+def _sent_back(retrieve: Retrieve, operation: Operation, service: RetrieveService) -> Iterator[Sent]:
+    for instance in retrieve.outgoing:
+        if retrieve.is_stopped():
+            return
+        yield _stored(operation, service, instance)
+
+
+def _stored(operation: Operation, service: RetrieveService, instance: Outgoing) -> Sent:
+    accepted = operation.accepted_for(instance.sop_class_uid)
+    try:
+        with bytes_for_peer(instance, accepted, service.transcode) as (context_id, source):
+            request = store_request(instance, operation.next_message_id())
+            answer = operation.store(context_id, request, source, service.timeout)
+    except NotSendable as error:
+        return Sent.not_sent(instance, error)
+    if answer is None:
+        operation.association.give_up(f"no answer to C-STORE within {service.timeout:g} s")
+        raise PeerGone
+    return sent_with_status(instance, answer.status, answer.comment)
+
+
+MOVE_MODELS = {PATIENT_ROOT_MOVE: QueryModel.PATIENT_ROOT, STUDY_ROOT_MOVE: QueryModel.STUDY_ROOT}
+
+
+MAX_SHOWN_TITLE = 16
+"""Longest AE title (PS3.5 6.2); a longer one is no destination, and is cut where it is shown."""
+
+
+def serve_c_move(operation: Operation, service: RetrieveService) -> None:
+    """Serve one C-MOVE-RQ, on the association's own thread.
+
+    Responses are those of PS3.4 C.4.2.1.5:
+
+    * 0xFF00: after each sub-operation, with the counts
+    * 0x0000: all instances were sent; 0xB000: some failed or had a warning; 0xA702: all failed
+    * 0xFE00: the peer cancelled
+    * 0xA701: more instances than can be counted
+    * 0xA801: the destination is not configured
+    * 0xA900, 0xC000: the identifier cannot be understood
+    """
+
+    def run() -> None:
+        destination = _destination(operation, service)
+        selected = select(operation, service, MOVE_MODELS)
+        retrieve = Retrieve(operation, service, C_MOVE_RQ, selected, destination.ae_title)
+        retrieve.run(_sent_to_destination(retrieve, operation, service, destination))
+
+    serve_retrieve(operation, C_MOVE_RQ, run)
+
+
+def _destination(operation: Operation, service: RetrieveService) -> Address:
+    """Return the address of the peer in *Move Destination* (0000,0600)."""
+    title = operation.command.text(Element.MOVE_DESTINATION)
+    address = service.destinations.get(title)
+    if address is None:
+        origin, told = operation.origin, title[:MAX_SHOWN_TITLE]
+        service.on_refusal(
+            Refused(
+                "retrieve",
+                "move destination",
+                f"no peer with a host has the AE title {told or '(empty)'}",
+                f'set host and port of the peer with ae_title = "{told}" in [peers]',
+                peer=origin.address,
+                calling_ae_title=origin.calling_ae_title,
+                called_ae_title=origin.called_ae_title,
+                offered=told,
+            )
+        )
+        raise RetrieveRefused(DESTINATION_UNKNOWN, "move destination is not configured: set host in [peers]")
+    return address
+
+
+def _sent_to_destination(
+    retrieve: Retrieve, operation: Operation, service: RetrieveService, destination: Address
+) -> Iterator[Sent]:
+    originator = operation.origin.calling_ae_title, operation.message_id
+    try:
+        yield from send(
+            retrieve.outgoing,
+            destination,
+            service.ae_title,
+            service.transcode,
+            service.timeout,
+            originator=originator,
+            stop=retrieve.is_stopped,
+            is_abandoned=operation.is_lost,
+        )
+    except NoAssociation as error:
+        retrieve.fail(str(error))

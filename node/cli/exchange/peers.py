@@ -74,9 +74,7 @@ def echo(
     """Test the connection to a node (C-ECHO)."""
     settings = configured.settings
 
-    from node.association.addresses import address_of
-    from node.association.client.association import Address
-    from node.association.client.echo import verify
+    from node.association.client.association import Address, address_of, verify
     from node.errors import VoxelnodeError
 
     if peer is None:
@@ -112,7 +110,7 @@ def find(
     """
     settings = configured.settings
 
-    from node.association.addresses import address_of
+    from node.association.client.association import address_of
     from node.association.client.find import find as ask
     from node.dicom.uids import PATIENT_ROOT_FIND, STUDY_ROOT_FIND
 
@@ -176,7 +174,7 @@ def get(
     """
     settings = root.settings
 
-    from node.association.addresses import address_of
+    from node.association.client.association import address_of
     from node.control.repository import Repository
     from node.control.root import hold_or_request, require_created
 
@@ -247,8 +245,8 @@ def send(
     if not uids and patient is None:
         raise typer.BadParameter("Give UIDs, or --patient ID.")
 
-    from node.association.addresses import address_of
     from node.association.client import send as sending
+    from node.association.client.association import address_of
     from node.association.services.stored import outgoing_of
 
     peer = address_of(to, settings)

@@ -142,7 +142,7 @@ def _from_files(
     from node.conversion.chosen import Chosen
     from node.conversion.job import limits
     from node.conversion.pool import Converters
-    from node.extensions.bids.folder_source import FolderSource, require_known
+    from node.extensions.bids.sources import FolderSource, require_known
     from node.registry import enabled, objects_of
 
     require_known(rules, where)

@@ -28,8 +28,7 @@ from node.extensions.bids.content import Content, digest_of, identity_of
 from node.extensions.bids.names import VERSION
 from node.extensions.bids.plan import Entry, SessionState, session_folder
 from node.extensions.bids.rules import DatasetTable, NotExported
-from node.extensions.bids.sidecars import json_text
-from node.extensions.bids.tables import MISSING, read_table, table_text, with_columns
+from node.extensions.bids.sidecars import MISSING, json_text, read_table, table_text, with_columns
 from node.failpoints import reached
 
 OWN_FOLDER = ".voxelnode"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from node.association import deadlines
-from node.association.deadlines import Deadlines, Overdue
+from node.association import transport as deadlines
 from node.association.framing import Framing
+from node.association.transport import Deadlines, Overdue
 from node.settings.model import Dicom
 from tests.protocol.conftest import p_data, pdv
 
