@@ -105,13 +105,7 @@ class _Ending:
 class AcceptedAssociation(Association):
     """One accepted connection, from accept to close.
 
-    Parameters
-    ----------
-    transport : Transport
-    address : str
-        IP address of the peer.
-    judge : callable (AcceptedAssociation, ReceivedRequest) -> Rejection or Admitted
-        Decides on the association.
+    `address`: IP address of the peer; `judge`: decides on the association.
     """
 
     def __init__(
@@ -152,10 +146,7 @@ class AcceptedAssociation(Association):
     def drain(self, finish_seconds: float = 0.0) -> None:
         """End at the next boundary between messages; an instance that is arriving is still answered.
 
-        Parameters
-        ----------
-        finish_seconds : float
-            Go on for this long, unless the peer sends nothing for `UNUSED_SECONDS`.
+        `finish_seconds`: go on for this long, unless the peer sends nothing for `UNUSED_SECONDS`.
         """
         self._drain_at = monotonic() + finish_seconds
 
@@ -226,10 +217,7 @@ class AcceptedAssociation(Association):
     def send_pdus(self, *parts: bytes | memoryview) -> None:
         """Send encoded P-DATA-TF PDUs, given in parts that follow each other.
 
-        Raises
-        ------
-        PeerGone
-            The association is not open any more.
+        Raises PeerGone: the association is not open any more.
         """
         if not self.is_open:
             raise PeerGone

@@ -230,10 +230,7 @@ class Admission:
     def drain(self, finish_seconds: float) -> None:
         """Ask every connection to end at its next boundary between messages.
 
-        Parameters
-        ----------
-        finish_seconds : float
-            Time before that for associations whose peers send further messages.
+        `finish_seconds`: time before that for associations whose peers send further messages.
         """
         for connection in self._all():
             connection.thread.drain(finish_seconds)

@@ -90,10 +90,7 @@ class Association(ABC):
     ) -> None:
         """Send a message; `data_set` is encoded in the transfer syntax of the context.
 
-        Raises
-        ------
-        VoxelnodeError
-            The association is lost.
+        Raises VoxelnodeError: the association is lost.
         """
         data = None if data_set is None else encoded(data_set, self.accepted[context_id].transfer_syntax_uid)
         self.send_pdus(message_pdus(context_id, elements, self.fragment_bytes, data))
@@ -101,12 +98,8 @@ class Association(ABC):
     def send_instance(self, context_id: int, elements: Mapping[Element, int | str], source: InstanceBytes) -> None:
         """Send a C-STORE-RQ with the bytes of a data set; a file is read while it is sent.
 
-        Raises
-        ------
-        VoxelnodeError
-            The association is lost.
-        SourceLost
-            The file could not be read to its end; the association cannot continue.
+        Raises VoxelnodeError: the association is lost. Raises SourceLost: the file could not be read to its end; the
+        association cannot continue.
         """
         size = self.fragment_bytes
         parts: list[bytes | memoryview] = [command_pdus(context_id, elements, size)]
@@ -126,8 +119,5 @@ class Association(ABC):
     def send_pdus(self, *parts: bytes | memoryview) -> None:
         """Send encoded PDUs, given in parts that follow each other.
 
-        Raises
-        ------
-        VoxelnodeError
-            The association is lost.
+        Raises VoxelnodeError: the association is lost.
         """

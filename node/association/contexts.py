@@ -208,13 +208,7 @@ MAX_OFFERED_LENGTH = 2000
 def refused_contexts(proposal: Proposal, peer: Refused, named: Sequence[str]) -> list[Refused]:
     """Return one refusal for each rule that refused contexts, with these contexts.
 
-    Parameters
-    ----------
-    proposal : Proposal
-    peer : Refused
-        Has the fields of the peer.
-    named : sequence of str
-        Names under which the peer is in [peers]; empty: it is not.
+    `peer`: has the fields of the peer; `named`: names under which the peer is in [peers]; empty: it is not.
     """
     proposals = {context.context_id or 0: context for context in proposal.contexts}
     by_result: dict[int, list[PresentationContext]] = {}
@@ -308,12 +302,7 @@ class ReceivedRequest:
 
 
 def decoded_request(encoded: bytes) -> ReceivedRequest:
-    """Decode an A-ASSOCIATE-RQ.
-
-    Raises
-    ------
-    UndecodablePdu
-    """
+    """Decode an A-ASSOCIATE-RQ."""
     pdu = A_ASSOCIATE_RQ()
     primitive = decoded_primitive(pdu, encoded)
     return ReceivedRequest(primitive, pdu.protocol_version)
@@ -328,14 +317,8 @@ def acceptance_pdu(
 ) -> bytes:
     """Encode the A-ASSOCIATE-AC (PS3.8 9.3.3).
 
-    Parameters
-    ----------
-    answers : sequence of PresentationContext
-        The answer to each proposed context.
-    extended : mapping of str to bytes
-        The answers to SOP Class Extended Negotiation.
-    maximum_pdu_bytes : int
-        Our *Maximum Length Received*.
+    `answers`: the answer to each proposed context; `extended`: the answers to SOP Class Extended Negotiation;
+    `maximum_pdu_bytes`: our *Maximum Length Received*.
     """
     primitive = A_ASSOCIATE()
     primitive.application_context_name = UID(APPLICATION_CONTEXT)

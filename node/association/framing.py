@@ -65,14 +65,8 @@ class Piece:
 class Framing:
     """The receive buffer of one connection, and the decoder's position in it.
 
-    Parameters
-    ----------
-    buffer_bytes : int
-        Size of the buffer; the largest PDU other than P-DATA-TF must fit.
-    maximum_pdu_bytes : int
-        The *Maximum Length Received* that we announced (PS3.8 D.1).
-    maximum_request_bytes : int
-        Largest A-ASSOCIATE-RQ.
+    `buffer_bytes`: size of the buffer; the largest PDU other than P-DATA-TF must fit; `maximum_pdu_bytes`: the *Maximum
+    Length Received* that we announced (PS3.8 D.1); `maximum_request_bytes`: largest A-ASSOCIATE-RQ.
     """
 
     def __init__(self, buffer_bytes: int, maximum_pdu_bytes: int, maximum_request_bytes: int) -> None:
@@ -139,10 +133,7 @@ class Framing:
     def next(self) -> Piece | OtherPdu | None:
         """Return the next piece or PDU in the buffer, or None if more bytes are needed.
 
-        Raises
-        ------
-        Violation
-            An unknown or unexpected PDU, a length beyond its limit, or a PDV that overruns its PDU.
+        Raises Violation: an unknown or unexpected PDU, a length beyond its limit, or a PDV that overruns its PDU.
         """
         piece = self._next_piece()
         if piece is not None or self._pdu_left:

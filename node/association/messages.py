@@ -40,15 +40,8 @@ class Messages:
     serves it (`is_serving`) and may take further pieces meanwhile: a C-CANCEL, answers to its own requests, and the
     command set of one more request, which is then held.
 
-    Parameters
-    ----------
-    carrier : MessageCarrier
-    dicom : Dicom
-    service : StoreService
-    on_answer : callable (Command)
-        Called for each answer to a request of the node.
-    on_cancel : callable (int)
-        Called with the *Message ID* of each operation that the peer cancels (C-CANCEL-RQ, PS3.7 9.3.2.3).
+    `on_answer`: called for each answer to a request of the node; `on_cancel`: called with the *Message ID* of each
+    operation that the peer cancels (C-CANCEL-RQ, PS3.7 9.3.2.3).
     """
 
     def __init__(
@@ -92,12 +85,8 @@ class Messages:
     def take(self, piece: Piece) -> Message | None:
         """Process the next piece; return a request that is whole and to be served.
 
-        Raises
-        ------
-        Violation
-            Pieces out of order, on a context that was not accepted, or a message beyond all limits.
-        MalformedCommand
-            The command set cannot be read.
+        Raises Violation: pieces out of order, on a context that was not accepted, or a message beyond all limits.
+        Raises MalformedCommand: the command set cannot be read.
         """
         if piece.is_command:
             self._take_command(piece)

@@ -94,12 +94,7 @@ class Operation:
         data_set: Dataset | None = None,
         comment: str = "",
     ) -> None:
-        """Send a response to the request with the *Command Field* (0000,0100) `command_field`.
-
-        Raises
-        ------
-        PeerGone
-        """
+        """Send a response to the request with the *Command Field* (0000,0100) `command_field`."""
         encoded_set = None if data_set is None else encoded(data_set, self.context.transfer_syntax_uid)
         self.association.send_pdus(self.response_pdus(command_field, status, elements, encoded_set, comment))
 
@@ -145,12 +140,7 @@ class Operation:
     def request(
         self, context_id: int, elements: Mapping[Element, int | str], data_set: Dataset | None, seconds: float
     ) -> Command | None:
-        """Send a request with a small data set and return its answer, or None if it does not come in time.
-
-        Raises
-        ------
-        PeerGone
-        """
+        """Send a request with a small data set and return its answer, or None if it does not come in time."""
         self.association.send_command(context_id, elements, data_set)
         return self.association.answer_to(int(elements[Element.MESSAGE_ID]), seconds)
 

@@ -81,10 +81,7 @@ class InstanceBytes:
     def fragments(self, size: int) -> Iterator[Iterator[bytes]]:
         """Yield an iterator over fragments of at most `size` bytes.
 
-        Raises
-        ------
-        SourceLost
-            The file is gone, or shorter than it was.
+        Raises SourceLost: the file is gone, or shorter than it was.
         """
         if self.path is None:
             yield iter([self.data])
@@ -109,10 +106,7 @@ def _read_fragments(file: BinaryIO, left: int, size: int) -> Iterator[bytes]:
 def encoded(ds: Dataset, transfer_syntax_uid: str) -> bytes:
     """Encode a data set without pixels, such as an identifier, in an uncompressed transfer syntax.
 
-    Raises
-    ------
-    VoxelnodeError
-        A value cannot be encoded.
+    Raises VoxelnodeError: a value cannot be encoded.
     """
     syntax = UID(transfer_syntax_uid)
     data = encode(ds, syntax.is_implicit_VR, syntax.is_little_endian, False)

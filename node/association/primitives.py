@@ -26,12 +26,7 @@ def encoded_pdu(pdu: Any, primitive: Any) -> bytes:
 
 
 def decoded_primitive(pdu: Any, data: bytes) -> Any:
-    """Decode the bytes of a `pdu` of pynetdicom into its primitive.
-
-    Raises
-    ------
-    UndecodablePdu
-    """
+    """Decode the bytes of a `pdu` of pynetdicom into its primitive."""
     try:
         pdu.decode(bytes(data))
         return pdu.to_primitive()

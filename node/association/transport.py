@@ -35,14 +35,8 @@ _GONE = select.POLLRDHUP | select.POLLHUP | select.POLLERR | select.POLLNVAL
 class Transport:
     """A connection that was accepted, but is not prepared yet (`open`).
 
-    Parameters
-    ----------
-    accepted : socket
-    tls : SSLContext or None
-    tick_seconds : float
-        Longest wait of `receive`, unless its caller waits for less.
-    send_seconds : float
-        Longest time that `send` waits for a peer that reads nothing; `MIN_BYTES_PER_SECOND` extends it.
+    `tick_seconds`: longest wait of `receive`, unless its caller waits for less; `send_seconds`: longest time that
+    `send` waits for a peer that reads nothing; `MIN_BYTES_PER_SECOND` extends it.
     """
 
     def __init__(
@@ -56,10 +50,7 @@ class Transport:
     def open(self, seconds: float) -> None:
         """Set the options of the connection, and do the TLS handshake within `seconds`.
 
-        Raises
-        ------
-        OSError
-            The handshake failed (`ssl.SSLError`), or the peer is gone.
+        Raises OSError: the handshake failed (`ssl.SSLError`), or the peer is gone.
         """
         tcp = self._socket
         tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -76,10 +67,7 @@ class Transport:
     def receive(self, space: memoryview, seconds: float | None = None) -> int | None:
         """Read into `space` and return the number of bytes: 0 if none came in time, None if the connection is closed.
 
-        Parameters
-        ----------
-        seconds : float or None
-            Longest wait; None waits for a tick.
+        `seconds`: longest wait; None waits for a tick.
         """
         try:
             if self._tls is not None:
@@ -120,10 +108,7 @@ class Transport:
     def send(self, *parts: bytes | memoryview) -> None:
         """Send all of `parts`, one after another.
 
-        Raises
-        ------
-        OSError
-            The peer is gone, or reads too little; the connection cannot be used any more.
+        Raises OSError: the peer is gone, or reads too little; the connection cannot be used any more.
         """
         send_parts(self._socket, parts, self._send_seconds)
 
@@ -159,15 +144,8 @@ def bound_waits(tcp: socket.socket, receive_seconds: float, send_seconds: float)
 def send_parts(connection: socket.socket, parts: Sequence[bytes | memoryview], seconds: float) -> None:
     """Send all of `parts` over a connection whose waits are bounded, or over TLS.
 
-    Parameters
-    ----------
-    seconds : float
-        Longest wait for a peer that reads nothing; `MIN_BYTES_PER_SECOND` extends it.
-
-    Raises
-    ------
-    OSError
-        The peer is gone, or reads too little; the connection cannot be used any more.
+    `seconds`: longest wait for a peer that reads nothing; `MIN_BYTES_PER_SECOND` extends it. Raises OSError: the peer
+    is gone, or reads too little; the connection cannot be used any more.
     """
     if isinstance(connection, ssl.SSLSocket):  # which takes one part at a time, and would send each as a record
         connection.settimeout(seconds)

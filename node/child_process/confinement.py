@@ -181,18 +181,8 @@ def tried() -> Offered:
 def confine(means: Offered, reads: Iterable[Path], writes: Iterable[Path], max_file_bytes: int) -> None:
     """Deny this process for ever what it does not need; it must have no other thread.
 
-    Parameters
-    ----------
-    means : Offered
-    reads, writes
-        See `node.child_process.serving.Apart`. What does not exist is left out.
-    max_file_bytes : int
-        Length of the longest file that it may write.
-
-    Raises
-    ------
-    OSError
-        The kernel refused what it offers.
+    `reads, writes`: see `node.child_process.serving.Apart`. What does not exist is left out; `max_file_bytes`: length
+    of the longest file that it may write. Raises OSError: the kernel refused what it offers.
     """
     _limit_hard(resource.RLIMIT_CORE, 0)
     _limit_hard(resource.RLIMIT_NOFILE, MAX_OPEN_FILES)

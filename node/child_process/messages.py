@@ -58,11 +58,7 @@ class Wait:
     def for_(self, descriptor: int, event: int) -> None:
         """Return when the descriptor of a pipe has this event of `select.poll`, or when its other end was closed.
 
-        Raises
-        ------
-        EOFError
-            The child ended.
-        ChildLate, ChildCancelled
+        Raises EOFError: the child ended.
         """
         poll = select.poll()
         poll.register(descriptor, event)
@@ -86,11 +82,7 @@ class Wait:
 def send_request(descriptor: int, identity: bytes, content: bytes, wait: Wait) -> None:
     """Write one request.
 
-    Raises
-    ------
-    EOFError, OSError
-        The child ended.
-    ChildLate, ChildCancelled
+    Raises EOFError, OSError: the child ended.
     """
     left = memoryview(_REQUEST.pack(identity, len(content)) + content)
     while left:
@@ -104,13 +96,7 @@ def send_request(descriptor: int, identity: bytes, content: bytes, wait: Wait) -
 def receive_answer(descriptor: int, identity: bytes, max_bytes: int, wait: Wait) -> tuple[bytes, bytes]:
     """Read the answer to one request; return its kind and its content. Answers to earlier requests are dropped.
 
-    Raises
-    ------
-    Garbled
-        It is longer than `max_bytes`, or of no known kind.
-    EOFError, OSError
-        The child ended.
-    ChildLate, ChildCancelled
+    Raises Garbled: it is longer than `max_bytes`, or of no known kind. Raises EOFError, OSError: the child ended.
     """
     while True:
         found, kind, length = _ANSWER.unpack(_received(descriptor, _ANSWER.size, wait))
@@ -187,10 +173,6 @@ def of_type(kind: Any, value: Any) -> Any:
         A dataclass, a `StrEnum`, ``str``, ``int``, ``float``, a literal, an optional one of these, or a tuple of these.
         A list becomes a tuple, an object a dataclass, an integer a float where one is wanted, and a whole float an
         integer.
-
-    Raises
-    ------
-    WrongType
     """
     return _reader(kind)(value, "")
 

@@ -131,10 +131,7 @@ def _configure(stderr: Connection | None) -> None:
 
     Codecs and plugins may print values that they read, which may be patient data.
 
-    Parameters
-    ----------
-    stderr : Connection or None
-        Receives the standard error of the child, which is dropped while the pipe is full; None: all is dropped.
+    `stderr`: receives the standard error of the child, which is dropped while the pipe is full; None: all is dropped.
     """
     for number in SIGNALS_LEFT_TO_THE_NODE:
         signal.signal(number, signal.SIG_IGN)
@@ -380,14 +377,8 @@ class _Assistant:
 class Assistants:
     """A few processes, each of which answers one request at a time. Thread-safe.
 
-    Parameters
-    ----------
-    count : int
-        This process must have no other thread yet.
-    confine : callable (set of int)
-        Called first in each process, with the descriptors that it keeps.
-    compute : callable (bytearray) -> bytes
-        An exception ends the process.
+    `count`: this process must have no other thread yet; `confine`: called first in each process, with the descriptors
+    that it keeps; `compute`: an exception ends the process.
     """
 
     def __init__(self, count: int, confine: Callable[[set[int]], None], compute: Callable[[bytearray], bytes]) -> None:

@@ -80,21 +80,9 @@ def assemble(
 ) -> list[Assembled]:
     """Write the files of all instances, one behind the other.
 
-    Parameters
-    ----------
-    spool : Path
-        The file that holds the parts.
-    metadata : list of SpooledPart
-        Of the media type ``application/dicom+json``, an array, or ``application/dicom+xml``, one data set.
-    bulk_data : list of SpooledPart
-        Several parts with one location are the frames of one value, in order.
-    into : Path
-        The file to write.
-
-    Returns
-    -------
-    list of Assembled
-        In the order of the metadata; `length` 0 if there is a refusal.
+    `spool`: the file that holds the parts; `metadata`: of the media type ``application/dicom+json``, an array, or
+    ``application/dicom+xml``, one data set; `bulk_data`: several parts with one location are the frames of one value,
+    in order; `into`: the file to write. Returns in the order of the metadata; `length` 0 if there is a refusal.
     """
     with spool.open("rb") as source, into.open("wb") as out:
         located: dict[str, list[_Spooled]] = defaultdict(list)
@@ -225,10 +213,7 @@ def _number(model: Json, tag: str, default: int | None = None) -> int:
 def _check_frames(model: Json, parts: Sequence[_Spooled], syntax: str) -> None:
     """Compare compressed frames with the metadata.
 
-    Raises
-    ------
-    NotEncodable
-        Other codestreams than those of the transfer syntax, or frames of another number or size.
+    Raises NotEncodable: other codestreams than those of the transfer syntax, or frames of another number or size.
     """
     rows, columns, frames = _number(model, _ROWS), _number(model, _COLUMNS), _number(model, _FRAMES, 1)
     if syntax.startswith(_VIDEO_PREFIX) and len(syntax) > len(_VIDEO_PREFIX):
@@ -278,10 +263,7 @@ def _check_count(count: int, expected: int) -> None:
 def _codestream(data: bytes, syntax: str) -> Codestream:
     """Return the header of a compressed frame.
 
-    Raises
-    ------
-    NotEncodable
-        It cannot be read, or is not one of the transfer syntax.
+    Raises NotEncodable: it cannot be read, or is not one of the transfer syntax.
     """
     from node.volume.read.codestreams import read_codestream
 

@@ -222,12 +222,7 @@ def _shown(path: Path, order: PictureOrder) -> Picture:
 
 
 def result_of(job: Callable[[], bytes], max_bytes: int) -> bytes | str | OSError:
-    """Run a job; return its result, the reason why there is none, or an `OSError` if the file cannot be read.
-
-    Raises
-    ------
-    MemoryError
-    """
+    """Run a job; return its result, the reason why there is none, or an `OSError` if the file cannot be read."""
     try:
         result = job()
         if len(result) > max_bytes:

@@ -97,11 +97,6 @@ def transformed(ds: Dataset, change: Change) -> Dataset:
     """Return the data set that leaves: the only place where one changes on its way.
 
     Identities go first: what a coercion fills in of the data set is of what is left.
-
-    Raises
-    ------
-    NotCoerced
-    Withheld
     """
     if change.deidentification is not None:
         ds = change.deidentification.clean(ds)
@@ -165,10 +160,7 @@ def _write_head(stream: DicomBytesIO, ds: Dataset) -> int:
 def _compress(ds: Dataset) -> None:
     """Compress the pixels by JPEG 2000, unless the encoder does not take them.
 
-    Raises
-    ------
-    NotTranscodable
-        The compressed pixels are not the same.
+    Raises NotTranscodable: the compressed pixels are not the same.
     """
     import numpy as np
 

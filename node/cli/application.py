@@ -40,10 +40,7 @@ class _Panels(typer.core.TyperGroup):
 def commands() -> list[Command]:
     """Return all commands: those of the core, then those of extensions.
 
-    Raises
-    ------
-    UsageError
-        Two commands have one name.
+    Raises UsageError: two commands have one name.
     """
     known = {command.name: command for command in COMMANDS}
     for extension in installed():

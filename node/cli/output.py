@@ -144,10 +144,7 @@ UID_END = 10
 def print_fitted(title: str, columns: Mapping[str, int], rows: Iterable[Sequence[Any]]) -> None:
     """Print `rows` in lines of one length; a cell that is longer than its column ends in an ellipsis.
 
-    Parameters
-    ----------
-    columns : mapping of name to width
-        Widths in characters of a terminal, of which letters of Chinese and Japanese take two.
+    `columns`: widths in characters of a terminal, of which letters of Chinese and Japanese take two.
     """
     print(title)
     print(GAP.join(_fitted(name, width) for name, width in columns.items()).rstrip())

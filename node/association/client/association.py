@@ -225,12 +225,7 @@ class RequestedAssociation(Association):
                     return Message(piece.context_id, command, bytes(data_set))
 
     def next_piece(self) -> Piece:
-        """Return the next piece of a message.
-
-        Raises
-        ------
-        AssociationLost
-        """
+        """Return the next piece of a message."""
         unit = self._next(self.timeout)
         if isinstance(unit, Piece):
             return unit
@@ -244,12 +239,7 @@ class RequestedAssociation(Association):
     def request(
         self, context_id: int, elements: Mapping[Element, int | str], data_set: Dataset | None = None
     ) -> Message:
-        """Send a request and return its first answer.
-
-        Raises
-        ------
-        AssociationLost
-        """
+        """Send a request and return its first answer."""
         self.send_command(context_id, elements, data_set)
         return self.receive()
 
@@ -313,12 +303,7 @@ class RequestedAssociation(Association):
     # The connection
 
     def send_pdus(self, *parts: bytes | memoryview) -> None:
-        """Send encoded PDUs, given in parts that follow each other.
-
-        Raises
-        ------
-        AssociationLost
-        """
+        """Send encoded PDUs, given in parts that follow each other."""
         self._has_read = False
         try:
             send_parts(self._socket, parts, self.timeout)

@@ -78,10 +78,6 @@ def notify_peer(
         Its SOP Instance UID; the same for each attempt, so that a peer that has it answers 0x0111.
     notification : Dataset or None
         None: only negotiate the association.
-
-    Raises
-    ------
-    NotNotified
     """
     contexts = contexts_of([(INSTANCE_AVAILABILITY_NOTIFICATION, [EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN])])
     try:

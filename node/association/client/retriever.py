@@ -164,12 +164,8 @@ class _Run:
 def outcome(counts: Counts, problem: str, refusal: str, cancelled_by: str | None) -> tuple[Outcome, str]:
     """Return the state in which a retrieval ends, and a sentence for people.
 
-    Parameters
-    ----------
-    problem : str
-        What ended it before its time; empty if the peer said that it is done, which no cancellation changes.
-    refusal : str
-        Why the node refused the first of the refused instances.
+    `problem`: what ended it before its time; empty if the peer said that it is done, which no cancellation changes;
+    `refusal`: why the node refused the first of the refused instances.
     """
     is_cancelled = cancelled_by is not None and bool(problem)
     missing = (counts.announced or 0) - counts.stored - counts.refused - counts.failed

@@ -87,11 +87,6 @@ class PeerSearches:
             Name in [peers].
         keys : mapping
             Matching keys: keyword -> value in the form of DICOM (PS3.4 C.2.2.2).
-
-        Raises
-        ------
-        PeerBusy
-        NoAssociation, FindFailed
         """
         address = address_of(peer, self._settings)
         with self._turn(peer):

@@ -122,21 +122,11 @@ def send(
     For each SOP class, every stored transfer syntax is proposed in a context of its own, and the uncompressed transfer
     syntaxes in one more. More than 128 contexts make several associations.
 
-    Parameters
-    ----------
-    timeout : float, seconds
-        Longest wait for the connection, its acceptance and each response.
-    originator : (str, int) or None
-        AE title and Message ID of the C-MOVE that caused the sending.
-    stop : callable
-        Called before each instance; True ends the association and the iteration.
-    is_abandoned : callable
-        Called during each wait for a response; True ends the association, and the instances that are left fail.
-
-    Raises
-    ------
-    NoAssociation
-        The address does not answer, or the peer rejects the association. Instances not yet yielded were not sent.
+    `timeout`: longest wait for the connection, its acceptance and each response; `originator`: AE title and Message ID
+    of the C-MOVE that caused the sending; `stop`: called before each instance; True ends the association and the
+    iteration; `is_abandoned`: called during each wait for a response; True ends the association, and the instances that
+    are left fail. Raises NoAssociation: the address does not answer, or the peer rejects the association. Instances not
+    yet yielded were not sent.
     """
     for batch in batches(instances):
         if stop():
@@ -307,10 +297,7 @@ def never_transcode(path: Path, target: str) -> AbstractContextManager[InstanceB
 def read_outgoing(path: Path) -> Outgoing:
     """Read the UIDs of a file and return it as an instance to send.
 
-    Raises
-    ------
-    SendFailed
-        The file is not DICOM, or lacks its UIDs.
+    Raises SendFailed: the file is not DICOM, or lacks its UIDs.
     """
     try:
         meta, offset = split_dataset(path)

@@ -9,10 +9,5 @@ from node.dicom.uids import VERIFICATION
 
 
 def serve_c_echo(operation: Operation) -> None:
-    """Answer a verification request with success.
-
-    Raises
-    ------
-    PeerGone
-    """
+    """Answer a verification request with success."""
     operation.respond(C_ECHO_RQ, SUCCESS, {Element.AFFECTED_SOP_CLASS_UID: VERIFICATION})

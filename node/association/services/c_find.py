@@ -146,12 +146,7 @@ class _Find:
         self._keys: dict[str, str] = {}
 
     def answer(self) -> _FinalStatus:
-        """Send every response; return the final status.
-
-        Raises
-        ------
-        PeerGone
-        """
+        """Send every response; return the final status."""
         last = self._serve()
         elements = {} if last.offending is None else {Element.OFFENDING_ELEMENT: last.offending}
         self._queue(self._operation.response_pdus(C_FIND_RQ, last.status, elements, comment=last.comment))

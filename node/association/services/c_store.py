@@ -47,19 +47,8 @@ class Request(Protocol):
 class StoreService:
     """Serves the C-STORE requests of one association.
 
-    Parameters
-    ----------
-    ingest : Ingest
-        Stores the instances.
-    origin : Origin
-        The sender.
-    association : str
-        Name of the association in the log.
-    metrics : Metrics
-    on_refusal : callable (Refused)
-        Called for each refused instance.
-    on_answer : callable (int)
-        Called with the status of each answer.
+    `ingest`: stores the instances; `origin`: the sender; `association`: name of the association in the log;
+    `on_refusal`: called for each refused instance; `on_answer`: called with the status of each answer.
     """
 
     def __init__(

@@ -335,11 +335,7 @@ class NotReported(VoxelnodeError):
 class Reporting:
     """Does the work of a request for storage commitment: verifies, and reports the result.
 
-    Parameters
-    ----------
-    service : CommitmentService
-    on_refusal : callable (Refused)
-        Called for each result that is given up.
+    `on_refusal`: called for each result that is given up.
     """
 
     max_attempts = 10

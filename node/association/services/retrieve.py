@@ -150,10 +150,7 @@ class RetrieveRefused(Exception):
 def serve_retrieve(operation: Operation, command_field: int, run: Callable[[], None]) -> None:
     """Run a retrieve; on any error the peer gets a final response.
 
-    Raises
-    ------
-    PeerGone
-        The association has ended.
+    Raises PeerGone: the association has ended.
     """
     try:
         run()
@@ -176,11 +173,8 @@ def serve_retrieve(operation: Operation, command_field: int, run: Callable[[], N
 def select(operation: Operation, service: RetrieveService, models: Mapping[str, QueryModel]) -> Selected:
     """Return the instances that a request selects.
 
-    Raises
-    ------
-    RetrieveRefused
-        The context is for another service (0x0122), the identifier cannot be understood (0xA900, 0xC000), it selects
-        more than 65535 instances, or the index is behind what was received (0xA701).
+    Raises RetrieveRefused: the context is for another service (0x0122), the identifier cannot be understood (0xA900,
+    0xC000), it selects more than 65535 instances, or the index is behind what was received (0xA701).
     """
     model = models.get(operation.context.abstract_syntax)
     if model is None:
@@ -215,12 +209,7 @@ class Retrieve:
         self.outgoing = outgoing_of(instances, archive.root, archive.in_turn(instances))
 
     def run(self, sub_operations: Iterator[Sent]) -> None:
-        """Report each sub-operation, and send the final response when the last has ended or the peer cancels.
-
-        Raises
-        ------
-        PeerGone
-        """
+        """Report each sub-operation, and send the final response when the last has ended or the peer cancels."""
         self._tell_audit(AuditEvent.BEGIN_TRANSFERRING, Result.SUCCESS, "begun")
         outcome = "the peer is gone"
         try:

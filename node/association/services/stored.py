@@ -55,14 +55,8 @@ class Transcoder:
     def __call__(self, path: Path, target: str) -> AbstractContextManager[InstanceBytes]:
         """Yield the data set of a file in the transfer syntax `target`.
 
-        Raises
-        ------
-        NotSendable
-            It cannot be transcoded.
-        NotReadable
-            The decoder was killed.
-        NoCopy
-            It cannot be transcoded now.
+        Raises NotSendable: it cannot be transcoded. Raises NotReadable: the decoder was killed. Raises NoCopy: it
+        cannot be transcoded now.
         """
         return self._transcoded(path, target)
 

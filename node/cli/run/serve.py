@@ -120,10 +120,7 @@ class Start:
     def begin(self) -> None:
         """From here on, a signal breaks off the start.
 
-        Raises
-        ------
-        StartEnded
-            One has come before.
+        Raises StartEnded: one has come before.
         """
         self._is_under_way = True
         if self._signal is not None:
@@ -135,12 +132,7 @@ class Start:
         self._is_over.set()
 
     def on_signal(self, number: int) -> None:
-        """Break off the start, in the thread that starts.
-
-        Raises
-        ------
-        StartEnded
-        """
+        """Break off the start, in the thread that starts."""
         self._signal = number
         if self._is_under_way:
             raise StartEnded
@@ -169,10 +161,7 @@ def stop_at_signal(stop: threading.Event) -> Start:
     A signal may come while the main thread holds the lock of `stop`, for which its handler would wait for ever. So the
     handler only puts the signal into a queue, which has no such lock, and another thread sets `stop`.
 
-    Returns
-    -------
-    Start
-        For callers that start a node.
+    The start that it returns is for callers that start a node.
     """
     start = Start()
     signals: SimpleQueue[int] = SimpleQueue()

@@ -48,17 +48,9 @@ class NiftiCopy:
     def write(self, path: Path, *, link: bool) -> str:
         """Write the copy to a new file, and return its SHA-256.
 
-        Parameters
-        ----------
-        link : bool
-            Make a hard link of a file that is not to be changed, if the file system can.
-
-        Raises
-        ------
-        NotExported
-            The volume is no longer there, or its bytes are not those that the node wrote.
-        OSError
-            It cannot be read now.
+        `link`: make a hard link of a file that is not to be changed, if the file system can. Raises NotExported: the
+        volume is no longer there, or its bytes are not those that the node wrote. Raises OSError: it cannot be read
+        now.
         """
         try:
             local = self.local(self.file)

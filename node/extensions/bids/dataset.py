@@ -127,10 +127,7 @@ class Dataset:
     def require_key(self, mark: str) -> None:
         """Record by which key a data set is made; `mark` is a pseudonym of nothing, by that key.
 
-        Raises
-        ------
-        DatasetUnusable
-            It was made by another one.
+        Raises DatasetUnusable: it was made by another one.
         """
         file = self.out / KEY_FILE
         self._write_if_missing(KEY_FILE, json_text({"version": STATE_VERSION, "mark": mark}))
@@ -192,16 +189,8 @@ class Dataset:
     ) -> Change:
         """Make a session have the wanted volumes, those of `leave` as they are, and no others of ours.
 
-        Parameters
-        ----------
-        wanted : mapping
-            By ``datatype/stem``.
-        studies : tuple of str
-            Marks of the studies of the session.
-        leave : frozenset of str
-            Volumes in the data set that stay, by ``datatype/stem``.
-        dry_run : bool
-            Only return what would change.
+        `wanted`: by ``datatype/stem``; `studies`: marks of the studies of the session; `leave`: volumes in the data set
+        that stay, by ``datatype/stem``; `dry_run`: only return what would change.
         """
         place = session_folder(subject, session)
         folder = self.out / place
@@ -332,10 +321,7 @@ class Dataset:
 def opened(out: Path, *, link: bool = False) -> Iterator[Dataset]:
     """Open a data set for changes: create its folder if it is missing, and lock it; clear what a killed run left.
 
-    Raises
-    ------
-    DatasetUnusable
-        The folder is in use by another run, or it has files and is not a data set.
+    Raises DatasetUnusable: the folder is in use by another run, or it has files and is not a data set.
     """
     if out.exists():
         require_dataset(out)
@@ -354,12 +340,7 @@ def opened(out: Path, *, link: bool = False) -> Iterator[Dataset]:
 
 
 def require_dataset(out: Path) -> None:
-    """Refuse a folder that is neither a data set nor empty but for hidden files, as those of version control.
-
-    Raises
-    ------
-    DatasetUnusable
-    """
+    """Refuse a folder that is neither a data set nor empty but for hidden files, as those of version control."""
     if not (out / "dataset_description.json").exists() and any(path.name[0] != "." for path in out.iterdir()):
         raise DatasetUnusable(f"{out} has files and no dataset_description.json: choose an empty folder, or a data set")
 
@@ -367,10 +348,7 @@ def require_dataset(out: Path) -> None:
 def read_state(folder: Path) -> SessionState:
     """Return what this program wrote into the folder of a session.
 
-    Raises
-    ------
-    UsageError
-        Its file is damaged, or of a newer version.
+    Raises UsageError: its file is damaged, or of a newer version.
     """
     file = folder / STATE_FILE
     try:
@@ -444,10 +422,7 @@ def _staying(state: SessionState, stem: str) -> _Target:
 def _target(folder: Path, state: SessionState, stem: str, volume: Wanted, before: str | None) -> _Target:
     """Return how a volume gets its files: links of those that stay as they are, contents of the others.
 
-    Raises
-    ------
-    _Conflict
-        A file was changed by hand, or is there and not ours.
+    Raises _Conflict: a file was changed by hand, or is there and not ours.
     """
     earlier = state.volumes[before] if before is not None else None
     main = next(iter(volume.files))

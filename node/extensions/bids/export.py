@@ -63,15 +63,8 @@ class Report:
 class Exporter:
     """Writes the volumes of one source into one data set.
 
-    Parameters
-    ----------
-    source : Source
-    rules : Rules
-    pseudonyms : Pseudonyms
-    where : Selector or None
-        The series that may enter the data set; those that are in it stay, and are updated.
-    prune : bool
-        Remove volumes whose series were deleted, are no longer complete, or fit no rule.
+    `where`: the series that may enter the data set; those that are in it stay, and are updated; `prune`: remove volumes
+    whose series were deleted, are no longer complete, or fit no rule.
     """
 
     def __init__(
@@ -91,18 +84,8 @@ class Exporter:
     def export(self, out: Path, *, dry_run: bool = False, link: bool = False) -> Report:
         """Bring a data set up to date.
 
-        Parameters
-        ----------
-        out : Path
-        dry_run : bool
-            Write nothing.
-        link : bool
-            Make hard links of volumes, which must not be changed in the data set then.
-
-        Raises
-        ------
-        UsageError
-            The folder is not a data set, or another process changes it.
+        `dry_run`: write nothing; `link`: make hard links of volumes, which must not be changed in the data set then.
+        Raises UsageError: the folder is not a data set, or another process changes it.
         """
         return self._export(out, None, dry_run=dry_run, link=link)
 
@@ -112,12 +95,8 @@ class Exporter:
         The report is about the session that has the study. If the study has another patient than before, both subjects
         are brought up to date.
 
-        Raises
-        ------
-        DatasetUnusable
-            The folder is not a data set, or another process changes it.
-        UsageError
-            What this program wrote about a session is damaged.
+        Raises DatasetUnusable: the folder is not a data set, or another process changes it. Raises UsageError: what
+        this program wrote about a session is damaged.
         """
         return self._export(out, study_instance_uid, dry_run=False, link=False)
 

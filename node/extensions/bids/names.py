@@ -73,10 +73,7 @@ DATATYPES = tuple(dict.fromkeys(kind.datatype for kind in KINDS))
 def kind_of(suffix: str, datatype: str | None = None) -> Kind:
     """Return the kind of files with a suffix.
 
-    Raises
-    ------
-    UsageError
-        There is no such suffix, or it is in several folders and `datatype` does not say which.
+    Raises UsageError: there is no such suffix, or it is in several folders and `datatype` does not say which.
     """
     found = [kind for kind in KINDS if kind.suffix == suffix and datatype in (None, kind.datatype)]
     if not found:

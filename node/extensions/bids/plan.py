@@ -203,13 +203,7 @@ class Planner:
     def plan(self, subject: str, all_series: Sequence[Series], states: Mapping[str, SessionState]) -> SubjectPlan:
         """Return the plan of a subject.
 
-        Parameters
-        ----------
-        subject : str
-        all_series : sequence of Series
-            Every series of its patients.
-        states : mapping
-            What the data set has of it, by session.
+        `all_series`: every series of its patients; `states`: what the data set has of it, by session.
         """
         plan = SubjectPlan(subject)
         present = {entry.series for state in states.values() for entry in state.volumes.values()}

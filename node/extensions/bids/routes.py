@@ -55,10 +55,7 @@ class Described:
 def described(destination: Destination, root: Path) -> Described:
     """Read the files of a data set; make the key in the root if it is missing.
 
-    Raises
-    ------
-    UsageError
-        See `check_dataset`.
+    Raises UsageError: see `check_dataset`.
     """
     rules = check_dataset(destination)
     key = read_keys(destination.key)[0] if destination.key is not None else made_key(root / KEY_FILE)
@@ -68,10 +65,7 @@ def described(destination: Destination, root: Path) -> Described:
 def check_dataset(destination: Destination) -> Rules:
     """Return the rules of a data set.
 
-    Raises
-    ------
-    UsageError
-        The rules, the table of subjects or the key cannot be used; the message names the file.
+    Raises UsageError: the rules, the table of subjects or the key cannot be used; the message names the file.
     """
     rules = read_rules(destination.rules)
     if rules.subjects.map is not None:
@@ -82,12 +76,7 @@ def check_dataset(destination: Destination) -> Rules:
 
 
 class DatasetWorker(HeldWorker):
-    """Keep one data set up to date.
-
-    Parameters
-    ----------
-    dataset : Described
-    """
+    """Keep one data set up to date."""
 
     def __init__(self, parts: RouteParts, dataset: Described) -> None:
         super().__init__(parts, events_of(parts.route), FOLLOW_SECONDS)
@@ -136,12 +125,8 @@ class DatasetWorker(HeldWorker):
     def _exported(self, study_instance_uid: str) -> Report:
         """Bring the subject of a study up to date, and record what the data set leaves out.
 
-        Raises
-        ------
-        Interrupted
-            The data set cannot be changed now; the trouble is recorded.
-        UsageError
-            Something about this subject is damaged.
+        Raises Interrupted: the data set cannot be changed now; the trouble is recorded. Raises UsageError: something
+        about this subject is damaged.
         """
         folder = self._dataset.folder
         try:

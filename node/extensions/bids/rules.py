@@ -152,15 +152,8 @@ class Rules:
     def meaning_of(self, facts: Facts) -> Meaning:
         """Return what a volume is.
 
-        Parameters
-        ----------
-        facts : mapping
-            By the names of `RULE_FIELDS`.
-
-        Raises
-        ------
-        NotExported
-            No rule fits, the rule leaves the volume out, or it lacks what its name needs.
+        `facts`: by the names of `RULE_FIELDS`. Raises NotExported: no rule fits, the rule leaves the volume out, or it
+        lacks what its name needs.
         """
         number, rule = next(
             ((number, rule) for number, (rule, selector) in enumerate(self.rules) if selector.matches(facts)), (0, None)
@@ -204,10 +197,8 @@ def _filled(template: str, facts: Facts) -> str:
 def _completed(named: Named, facts: Facts, rule: Rule | None = None) -> Named:
     """Return a name with the entities that follow from the volume itself.
 
-    Raises
-    ------
-    NotExported
-        A required entity is missing, a label is wrong, or the name cannot tell the volume from others of its series.
+    Raises NotExported: a required entity is missing, a label is wrong, or the name cannot tell the volume from others
+    of its series.
     """
     kind, entities = named.kind, dict(named.entities)
     part = facts["part"] if facts["part"] in ("phase", "real", "imag") else None
@@ -240,10 +231,7 @@ def default_rules() -> str:
 def read_rules(file: Path | None) -> Rules:
     """Return the rules of a file, followed by the default rules unless it says otherwise; paths count from the file.
 
-    Raises
-    ------
-    UsageError
-        The file is missing or wrong; the message names the place, the value and the rule.
+    Raises UsageError: the file is missing or wrong; the message names the place, the value and the rule.
     """
     default = _parsed(default_rules(), "default rules")
     if file is None:

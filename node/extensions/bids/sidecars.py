@@ -64,16 +64,9 @@ def sidecar_of(
 ) -> dict[str, Any]:
     """Return the sidecar of a file in a data set.
 
-    Parameters
-    ----------
-    sidecar : mapping
-        As the node wrote it: names and units of BIDS (docs/sidecar.md).
-    facts : mapping
-        By the names of `node.extensions.bids.volume_fields.RULE_FIELDS`.
-    anonymous : bool
-        Without UIDs, texts that people typed, and numbers that may be identifiers.
-    times_of_day : bool
-        With the times at which the images were made.
+    `sidecar`: as the node wrote it: names and units of BIDS (docs/sidecar.md); `facts`: by the names of
+    `node.extensions.bids.volume_fields.RULE_FIELDS`; `anonymous`: without UIDs, texts that people typed, and numbers
+    that may be identifiers; `times_of_day`: with the times at which the images were made.
     """
     fields = {name: content for name, content in sidecar.items() if _OF_BIDS.fullmatch(name)}
     if anonymous:

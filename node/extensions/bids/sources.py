@@ -46,11 +46,7 @@ class Source(Protocol):
 class IndexSource:
     """The index of a root, and the volumes in it.
 
-    Parameters
-    ----------
-    index : ReadIndex
-    local : LocalFile
-        Gives those that are in an object store.
+    `local`: gives those that are in an object store.
     """
 
     def __init__(self, index: ReadIndex, local: LocalFile) -> None:
@@ -131,13 +127,7 @@ OF_VOLUMES = frozenset(name for name, field in FIELDS.items() if field.group == 
 class FolderSource:
     """The series in folders, files, zip files or DICOMDIRs.
 
-    Parameters
-    ----------
-    paths : iterable of Path
-    work : Path
-        An empty folder for the volumes.
-    run, workers, chosen
-        See `node.conversion.offline.convert_folder`.
+    `work`: an empty folder for the volumes; `run, workers, chosen`: see `node.conversion.offline.convert_folder`.
     """
 
     def __init__(self, paths: Iterable[Path], work: Path, run: Run, workers: int, chosen: Chosen) -> None:
@@ -212,12 +202,7 @@ class FolderSource:
 
 
 def require_known(rules: Rules, where: Selector | None) -> None:
-    """Refuse rules and a selector that compare what only a node knows.
-
-    Raises
-    ------
-    UsageError
-    """
+    """Refuse rules and a selector that compare what only a node knows."""
     known = KNOWN | OF_VOLUMES | VOLUME_FIELDS.keys() | {"verdict"}
     compared = {f'rule "{rule.name}"': selector.fields - known for rule, selector in rules.rules}
     compared["--where"] = where.fields - KNOWN if where is not None else frozenset()

@@ -52,10 +52,8 @@ class SubjectMap:
 def read_map(file: Path) -> SubjectMap:
     """Read a table of subjects: CSV, or text separated by tabs if its name ends in ``.tsv``.
 
-    Raises
-    ------
-    UsageError
-        A column is missing or unknown, a label is wrong, or a patient has two labels; the message gives the line.
+    Raises UsageError: a column is missing or unknown, a label is wrong, or a patient has two labels; the message gives
+    the line.
     """
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
@@ -91,10 +89,7 @@ def subject_label(
 ) -> str:
     """Return the label of a patient.
 
-    Raises
-    ------
-    NotExported
-        The table of subjects lacks the patient, or labels are Patient IDs and there is none.
+    Raises NotExported: the table of subjects lacks the patient, or labels are Patient IDs and there is none.
     """
     if subject_map is not None:
         found = subject_map.subject(patient.patient_id)

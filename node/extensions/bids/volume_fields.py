@@ -81,16 +81,8 @@ _AXES = ("RL", "AP", "IS")
 def volume_facts(suffix: str, suffixes: Iterable[str], sidecar: Mapping[str, Any], directions: int) -> dict[str, Any]:
     """Return the facts of a volume by the names of `VOLUME_FIELDS`.
 
-    Parameters
-    ----------
-    suffix : str
-        That of the volume in its series, see `node.volume.model.Volume`.
-    suffixes : iterable of str
-        Those of all volumes of the series.
-    sidecar : mapping
-        Its sidecar, as the node wrote it.
-    directions : int
-        Columns of its gradient table with a direction.
+    `suffix`: that of the volume in its series, see `node.volume.model.Volume`; `suffixes`: those of all volumes of the
+    series; `sidecar`: its sidecar, as the node wrote it; `directions`: columns of its gradient table with a direction.
     """
     facts: dict[str, Any] = dict.fromkeys(VOLUME_FIELDS)
     for name, field in _FROM_SIDECAR.items():
