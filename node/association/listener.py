@@ -21,21 +21,22 @@ from node.association.acceptor import AcceptedAssociation, Admitted, tick_second
 from node.association.admission import Admission, AssociationRequest, Rejection
 from node.association.association import Message
 from node.association.client.association import peer_addresses
+from node.association.client.send import Transcoder
 from node.association.contexts import Proposal, ReceivedRequest, refused_contexts, served
 from node.association.operation import Operation
-from node.association.services.c_echo import serve_c_echo
 from node.association.services.c_find import FindService, negotiate, serve_c_find
 from node.association.services.c_store import StoreService
 from node.association.services.commitment import CommitmentService, Reporting, serve_n_action, serve_n_event_report
 from node.association.services.retrieve import RetrieveService, serve_c_get, serve_c_move
-from node.association.services.stored import Transcoder
 from node.association.tls import tls_context
 from node.association.transport import Transport
 from node.audit.audit_log import Audit
 from node.background import BackgroundService, SupervisedThread
 from node.children.decoder import Decoder
 from node.dicom import command
-from node.dicom.status import SOP_CLASS_NOT_SUPPORTED
+from node.dicom.command import C_ECHO_RQ, Element
+from node.dicom.status import SOP_CLASS_NOT_SUPPORTED, SUCCESS
+from node.dicom.uids import VERIFICATION
 from node.errors import UsageError
 from node.hookspecs import Find, Listening, Operate, Parts, Running
 from node.index.database.work_loop import RequestLoop
@@ -319,3 +320,8 @@ def _listening(host: str, port: int) -> socket.socket:
         listening.close()
         raise
     return listening
+
+
+def serve_c_echo(operation: Operation) -> None:
+    """Answer a verification request with success (PS3.4 A, PS3.7 9.1.5)."""
+    operation.respond(C_ECHO_RQ, SUCCESS, {Element.AFFECTED_SOP_CLASS_UID: VERIFICATION})

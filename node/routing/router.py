@@ -10,7 +10,7 @@ import structlog
 
 from node.archive.filesystem import Archive
 from node.association.client.association import address_of
-from node.association.services.stored import Transcoder
+from node.association.client.send import Transcoder
 from node.audit.audit_log import Audit
 from node.children.decoder import Decoder
 from node.children.forwarding import Change

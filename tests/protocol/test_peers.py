@@ -121,11 +121,11 @@ def test_more_kinds_than_one_association_can_hold_are_sent_in_several(node: Runn
 
 
 def test_a_refused_context_names_the_file(node: Running, tmp_path: Path) -> None:
-    path = tmp_path / "deflated.dcm"
+    path = tmp_path / "private.dcm"
     ds = ct_series(1)[0]
-    ds.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1.99"
-    ds.save_as(path, enforce_file_format=True)
-    with pytest.raises((SendFailed, NoAssociation), match=r"deflated\.dcm|no presentation context"):
+    ds.file_meta.TransferSyntaxUID = "1.2.826.0.1.3680043.9.7.1"
+    ds.save_as(path, enforce_file_format=True, implicit_vr=False, little_endian=True)
+    with pytest.raises((SendFailed, NoAssociation), match=r"private\.dcm|no presentation context"):
         send_files([path], node.address, "SENDER")
 
 

@@ -27,13 +27,13 @@ from node.association.client.send import (
     Sent,
     Transcode,
     bytes_for_peer,
+    outgoing_of,
     send,
     sent_with_status,
     store_request,
 )
 from node.association.operation import NotDecodable, Operation
 from node.association.outgoing import SourceLost
-from node.association.services.stored import outgoing_of
 from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.dicom.command import C_GET_RQ, C_MOVE_RQ, Element
 from node.dicom.keys import IdentifierMismatch, QueryModel, read_selection

@@ -247,7 +247,7 @@ def send(
 
     from node.association.client import send as sending
     from node.association.client.association import address_of
-    from node.association.services.stored import outgoing_of
+    from node.association.client.send import outgoing_of
 
     peer = address_of(to, settings)
     with root.reading() as index:
@@ -292,7 +292,7 @@ def _selected(index: ReadIndex, uids: list[str], patient: str | None) -> Iterato
 
 @contextmanager
 def _transcoder(folder: Path) -> Iterator[Transcode]:
-    from node.association.services.stored import Transcoder
+    from node.association.client.send import Transcoder
     from node.children.decoder import Decoder
 
     decoder = Decoder()
