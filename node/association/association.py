@@ -50,14 +50,8 @@ class Message:
 class Association(ABC):
     """The accepted contexts of an association, and the messages that the node sends on it.
 
-    Attributes
-    ----------
-    accepted : mapping of int to AcceptedContext
-        By context ID.
-    peer_maximum_bytes : int
-        The peer's *Maximum Length Received* (PS3.8 D.1); 0 is no limit.
-    fragment_bytes : int
-        Size of the fragments that the node sends.
+    `accepted`: by context ID; `peer_maximum_bytes`: the peer's *Maximum Length Received* (PS3.8 D.1); 0 is no limit;
+    `fragment_bytes`: size of the fragments that the node sends.
     """
 
     def __init__(self) -> None:

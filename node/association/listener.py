@@ -62,7 +62,6 @@ class Listener:
         The sections ``dicom`` and ``peers``.
     ingest : Ingest
         Stores the received instances.
-    metrics : Metrics
     decoder : Decoder
         Decompresses what a peer does not accept as it is stored.
     on_refusal : callable (Refused)

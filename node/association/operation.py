@@ -37,7 +37,6 @@ class Operation:
 
     Parameters
     ----------
-    association : AcceptedAssociation
     message : Message
         The request.
     store_service : StoreService
@@ -151,7 +150,6 @@ class Operation:
 
         Raises
         ------
-        PeerGone
         SourceLost
             The file could not be read to its end; the association cannot continue.
         """

@@ -17,12 +17,8 @@ from node.tls import BCP_195_SUITES, client_context, server_context
 class PeerCertificate:
     """The certificate that a peer has shown, signed by an authority of `[dicom] tls_client_ca`.
 
-    Attributes
-    ----------
-    sha256 : str
-        Its fingerprint, in lower-case hexadecimal digits.
-    names : tuple of str
-        The common names of its subject, and its subject alternative names (RFC 5280 4.2.1.6).
+    `sha256`: its fingerprint, in lower-case hexadecimal digits; `names`: the common names of its subject, and its
+    subject alternative names (RFC 5280 4.2.1.6).
     """
 
     sha256: str

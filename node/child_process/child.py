@@ -105,7 +105,6 @@ class Child:
 
         Raises
         ------
-        ChildDied
         ChildLate
             There was no answer within `seconds`.
         ChildCancelled
@@ -222,7 +221,6 @@ class ChildPool:
 
         Raises
         ------
-        ChildDied, ChildLate
         ChildCancelled
             One of the events was set first, or the pool is closed.
         """

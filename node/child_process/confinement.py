@@ -129,11 +129,7 @@ _ADD_RULE = ctypes.c_long(_LANDLOCK_ADD_RULE)
 class Offered:
     """What the kernel offers to this process.
 
-    Attributes
-    ----------
-    landlock : int
-        ABI version; 0 without Landlock.
-    seccomp : bool
+    `landlock`: ABI version; 0 without Landlock.
     """
 
     landlock: int

@@ -94,12 +94,7 @@ class Assistance:
 
 
 class Channel:
-    """The child's ends of its pipes.
-
-    Parameters
-    ----------
-    requests, answers : Connection
-    """
+    """The child's ends of its pipes."""
 
     def __init__(self, requests: Connection, answers: Connection) -> None:
         self._held = requests, answers  # they close their descriptors when they are collected

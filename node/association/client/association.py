@@ -133,7 +133,6 @@ class RequestedAssociation(Association):
 
     Attributes
     ----------
-    peer : Address
     is_abandoned : callable
         Whether nobody wants the answers of the peer any more.
     maximum_data_set_bytes : int

@@ -128,11 +128,11 @@ def send(
     For each SOP class, every stored transfer syntax is proposed in a context of its own, and the uncompressed transfer
     syntaxes in one more. More than 128 contexts make several associations.
 
-    `timeout`: longest wait for the connection, its acceptance and each response; `originator`: AE title and Message ID
-    of the C-MOVE that caused the sending; `stop`: called before each instance; True ends the association and the
-    iteration; `is_abandoned`: called during each wait for a response; True ends the association, and the instances that
-    are left fail. Raises NoAssociation: the address does not answer, or the peer rejects the association. Instances not
-    yet yielded were not sent.
+    `timeout`: longest wait in seconds for the connection, its acceptance and each response; `originator`: AE title and
+    Message ID of the C-MOVE that caused the sending; `stop`: called before each instance; True ends the association and
+    the iteration; `is_abandoned`: called during each wait for a response; True ends the association, and the instances
+    that are left fail. Raises NoAssociation: the address does not answer, or the peer rejects the association.
+    Instances not yet yielded were not sent.
     """
     for batch in batches(instances):
         if stop():
@@ -343,7 +343,6 @@ class Transcoder:
 
     Parameters
     ----------
-    decoder : Decoder
     folder : Path
         `Archive.incoming`: the files lie beside part files; after a crash the next start removes them.
     """

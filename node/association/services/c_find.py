@@ -61,16 +61,8 @@ _MAX_AUDITED_CHARACTERS = 256
 class FindService:
     """What C-FIND needs of the node.
 
-    Attributes
-    ----------
-    ae_title : str
-        Our AE title, returned as *Retrieve AE Title* (0008,0054).
-    maximum_results : int
-        Largest number of answers to one query.
-    audit : Audit or None
-        Records every query (PS3.15 A.5.3.10).
-    added : mapping of SOP Class UID to Find
-        What extensions answer.
+    `ae_title`: our AE title, returned as *Retrieve AE Title* (0008,0054); `maximum_results`: largest number of answers
+    to one query; `audit`: records every query (PS3.15 A.5.3.10); `added`: what extensions answer, by SOP class.
     """
 
     index: Index

@@ -76,14 +76,9 @@ LEAVE_SECONDS = 1.0
 class CommitmentService:
     """The parts of the node that storage commitment needs.
 
-    Attributes
-    ----------
-    peers : mapping of AE title to Address
-        Receivers of results for which the association that asked did not wait.
-    timeout : float, seconds
-        Longest wait for an answer to a report.
-    needs_object : bool
-        An instance is committed only if the object store has it.
+    `peers`: receivers of results for which the association that asked did not wait, by AE title; `timeout`: longest
+    wait for an answer to a report, in seconds; `needs_object`: an instance is committed only if the object store has
+    it.
     """
 
     index: Index

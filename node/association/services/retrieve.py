@@ -72,16 +72,9 @@ TURN_SECONDS = 0.5
 class RetrieveService:
     """What retrieves need of the node.
 
-    Attributes
-    ----------
-    destinations : mapping of AE title to Address
-        The move destinations: peers with a host (``[peers.NAME]``).
-    turns : semaphore
-        Limits the number of concurrent retrieves.
-    timeout : float, seconds
-        Longest wait for the answer to a sub-operation.
-    on_refusal : callable (Refused)
-        Called for destinations that are not configured.
+    `destinations`: peers with a host (``[peers.NAME]``), by AE title; `turns`: limits the number of concurrent
+    retrieves; `timeout`: longest wait for the answer to a sub-operation, in seconds; `on_refusal`: called for
+    destinations that are not configured.
     """
 
     index: Index

@@ -65,17 +65,8 @@ class Skipped:
 class Series:
     """A series of the subject.
 
-    Attributes
-    ----------
-    patient : int
-        `id` of its patient.
-    facts : mapping
-        By the fields of selectors.
-    study_started, started : datetime or None
-        Dates and times as stated, without a time zone.
-    problem : str or None
-        Why it has nothing that may be exported.
-    verdict_reason : str or None
+    `patient`: `id` of its patient; `facts`: by the fields of selectors; `study_started, started`: dates and times as
+    stated, without a time zone; `problem`: why it has nothing that may be exported.
     """
 
     patient: int
@@ -189,10 +180,7 @@ def session_folder(subject: str, session: str) -> str:
 class Planner:
     """Makes the plans of subjects by the rules of a data set.
 
-    Attributes
-    ----------
-    where : Selector or None
-        The series that may enter the data set; those that are in it stay and are updated in any case.
+    `where`: the series that may enter the data set; those that are in it stay and are updated in any case.
     """
 
     rules: Rules
