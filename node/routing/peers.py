@@ -7,15 +7,18 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 
 from node.archive.intact import MISSING
 from node.association.client.association import (
+    MAXIMUM_CONTEXTS,
     Address,
     AssociationLost,
     EchoFailed,
+    NoAssociation,
+    NothingAccepted,
     RequestedAssociation,
     association,
+    contexts_of,
     verify,
 )
 from node.association.client.commitment import CommitmentRefused, request_commitment
-from node.association.client.negotiation import MAXIMUM_CONTEXTS, NoAssociation, NothingAccepted, contexts_of
 from node.association.client.send import (
     NoCopy,
     NotAsStored,

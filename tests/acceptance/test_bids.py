@@ -14,9 +14,9 @@ from pydicom import Dataset
 from node.association.client.send import send_files
 from node.extensions.bids.dataset import Change
 from node.extensions.bids.export import Exporter, Report
-from node.extensions.bids.pseudonyms import Pseudonyms
 from node.extensions.bids.rules import read_rules
 from node.extensions.bids.sources import IndexSource
+from node.extensions.bids.subjects import Pseudonyms
 from node.extensions.deidentify.pseudonyms import made_key
 from node.index.database.index import reading
 from tests import make

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydicom import Dataset
 
-from node.association.client.negotiation import NoAssociation
+from node.association.client.association import NoAssociation
 from node.association.client.send import send_files
 from node.audit.audit_files import verify
 from tests import make

@@ -9,9 +9,8 @@ import pytest
 from pydicom import Dataset
 from pynetdicom import AE, evt
 
-from node.association.client.association import Address
+from node.association.client.association import Address, NoAssociation
 from node.association.client.find import FindFailed, find_instance_count
-from node.association.client.negotiation import NoAssociation
 from node.dicom.uids import STUDY_ROOT_FIND
 
 

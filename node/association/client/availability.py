@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from pydicom.dataset import Dataset
 
-from node.association.client.association import Address, AssociationLost, association
-from node.association.client.negotiation import NoAssociation, contexts_of
+from node.association.client.association import Address, AssociationLost, NoAssociation, association, contexts_of
 from node.dicom.command import N_CREATE_RQ, Element
 from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
 from node.dicom.status import DUPLICATE_INSTANCE, SUCCESS

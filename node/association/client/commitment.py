@@ -13,8 +13,15 @@ from time import monotonic
 
 from pydicom.dataset import Dataset
 
-from node.association.client.association import Address, AssociationLost, RequestedAssociation, association
-from node.association.client.negotiation import NoAssociation, NothingAccepted, contexts_of
+from node.association.client.association import (
+    Address,
+    AssociationLost,
+    NoAssociation,
+    NothingAccepted,
+    RequestedAssociation,
+    association,
+    contexts_of,
+)
 from node.dicom.command import (
     N_ACTION_RQ,
     N_EVENT_REPORT_RQ,

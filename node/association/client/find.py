@@ -9,8 +9,7 @@ from typing import TypeVar
 from pydicom.dataset import Dataset
 
 from node.association.association import Message
-from node.association.client.association import Address, AssociationLost, RequestedAssociation, association
-from node.association.client.negotiation import contexts_of
+from node.association.client.association import Address, AssociationLost, RequestedAssociation, association, contexts_of
 from node.dicom.command import C_CANCEL_RQ, C_FIND_RQ, MEDIUM_PRIORITY, Element
 from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
 from node.dicom.status import PENDING, PENDING_WITHOUT_KEYS, SUCCESS

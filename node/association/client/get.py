@@ -19,9 +19,15 @@ from pydicom.uid import (
 )
 from pynetdicom.presentation import StoragePresentationContexts
 
-from node.association.client.association import Address, AssociationLost, RequestedAssociation, association
+from node.association.client.association import (
+    MAXIMUM_CONTEXTS,
+    Address,
+    AssociationLost,
+    RequestedAssociation,
+    association,
+    contexts_of,
+)
 from node.association.client.find import find
-from node.association.client.negotiation import MAXIMUM_CONTEXTS, contexts_of
 from node.association.framing import Violation
 from node.association.messages import Messages
 from node.association.services.c_store import StoreService

@@ -19,8 +19,14 @@ from pynetdicom.dsutils import split_dataset
 
 from node.archive.base import LocalFile
 from node.archive.intact import problem_with
-from node.association.client.association import Address, AssociationLost, RequestedAssociation, association
-from node.association.client.negotiation import MAXIMUM_CONTEXTS, contexts_of
+from node.association.client.association import (
+    MAXIMUM_CONTEXTS,
+    Address,
+    AssociationLost,
+    RequestedAssociation,
+    association,
+    contexts_of,
+)
 from node.association.outgoing import InstanceBytes
 from node.children.decoder import Decoder, DecoderBusy, NotDecoded, NotDecodedNow
 from node.children.decoding import transcode

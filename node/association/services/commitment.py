@@ -20,9 +20,8 @@ from pydicom.dataset import Dataset
 from node.archive.filesystem import Archive
 from node.archive.intact import problem_with
 from node.association.acceptor import PeerGone
-from node.association.client.association import Address, AssociationLost, association
+from node.association.client.association import Address, AssociationLost, NoAssociation, association, contexts_of
 from node.association.client.commitment import report_of as decoded_report
-from node.association.client.negotiation import NoAssociation, contexts_of
 from node.association.operation import NotDecodable, Operation
 from node.dicom.attributes import is_identifier
 from node.dicom.command import N_ACTION_RQ, N_EVENT_REPORT_RQ, Element, MalformedCommand

@@ -18,8 +18,7 @@ from pydicom.dataset import Dataset
 
 from node.archive.filesystem import Archive
 from node.association.acceptor import PeerGone
-from node.association.client.association import Address
-from node.association.client.negotiation import NoAssociation
+from node.association.client.association import Address, NoAssociation
 from node.association.client.send import (
     NotSendable,
     Outgoing,

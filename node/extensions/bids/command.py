@@ -99,8 +99,8 @@ def bids(
     """
     from node.control.audited_export import Outcome, audited_export
     from node.extensions.bids.export import Exporter
-    from node.extensions.bids.pseudonyms import KEY_FILE, Pseudonyms
     from node.extensions.bids.rules import read_rules
+    from node.extensions.bids.subjects import KEY_FILE, Pseudonyms
     from node.extensions.deidentify.pseudonyms import made_key, passing_key
     from node.selector import compile_selector
 

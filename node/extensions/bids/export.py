@@ -22,10 +22,9 @@ from node.extensions.bids.plan import (
     series_key,
     session_folder,
 )
-from node.extensions.bids.pseudonyms import Pseudonyms
 from node.extensions.bids.rules import NotExported, Rules
 from node.extensions.bids.sources import Source
-from node.extensions.bids.subjects import Patient, ambiguous_labels, read_map, subject_label
+from node.extensions.bids.subjects import Patient, Pseudonyms, ambiguous_labels, read_map, subject_label
 from node.selector import Facts, Selector
 
 MAX_STATED_AGE = 89

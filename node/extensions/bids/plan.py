@@ -13,13 +13,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from node.extensions.bids import plan as field_maps
 from node.extensions.bids.content import Content, NiftiCopy
 from node.extensions.bids.names import RECORDING, Named, parsed, stem
-from node.extensions.bids.pseudonyms import Pseudonyms
 from node.extensions.bids.rules import Meaning, NotExported, Rules
 from node.extensions.bids.sidecars import json_text, missing_fields, sidecar_of
-from node.extensions.bids.subjects import SubjectMap
+from node.extensions.bids.subjects import Pseudonyms, SubjectMap
 from node.extensions.bids.volume_fields import volume_facts
 from node.selector import Facts, Selector
 
@@ -322,7 +320,7 @@ class Planner:
         """Connect the volumes of a session, number runs, and take out those that lack a required field."""
         recordings = [volume for volume in session.volumes if volume.volume.is_recording]
         session.volumes = [volume for volume in session.volumes if not volume.volume.is_recording]
-        field_maps.complete_echo_times(session.volumes)
+        complete_echo_times(session.volumes)
         _set_calibration(session.volumes)
         kept = []
         suffixes = {volume.named.kind.suffix for volume in session.volumes}
@@ -333,7 +331,7 @@ class Planner:
             else:
                 skipped.append(volume.series.skipped(reason, volume.volume.suffix))
         _number_runs(kept, state)
-        field_maps.connect(kept, label)
+        connect(kept, label)
         session.volumes = [*kept, *_placed(recordings, kept, skipped)]
 
 

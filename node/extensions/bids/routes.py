@@ -22,10 +22,9 @@ from node.audit.audit_log import DESTINATION, SOURCE, Action, AuditEvent, AuditM
 from node.errors import UsageError, VoxelnodeError
 from node.extensions.bids.dataset import DatasetUnusable
 from node.extensions.bids.export import Exporter, Report
-from node.extensions.bids.pseudonyms import KEY_FILE, Pseudonyms
 from node.extensions.bids.rules import Rules, read_rules
 from node.extensions.bids.sources import STILL_OPEN, IndexSource, Source
-from node.extensions.bids.subjects import read_map
+from node.extensions.bids.subjects import KEY_FILE, Pseudonyms, read_map
 from node.extensions.deidentify.pseudonyms import PseudonymKey, made_key, read_keys
 from node.failpoints import reached
 from node.hookspecs import RouteParts

@@ -11,8 +11,7 @@ import pytest
 from node.extensions.bids.dataset import DatasetUnusable
 from node.extensions.bids.export import Exporter
 from node.extensions.bids.plan import Series
-from node.extensions.bids.pseudonyms import Pseudonyms
-from node.extensions.bids.subjects import Patient
+from node.extensions.bids.subjects import Patient, Pseudonyms
 from node.extensions.deidentify.pseudonyms import PseudonymKey
 from tests.unit.extensions.bids.builders import Scanner, rules_of
 

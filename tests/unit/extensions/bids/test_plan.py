@@ -9,9 +9,8 @@ import pytest
 
 from node.errors import UsageError
 from node.extensions.bids.plan import Entry, Planner, Series, SessionState, SubjectPlan
-from node.extensions.bids.pseudonyms import Pseudonyms
 from node.extensions.bids.rules import read_rules
-from node.extensions.bids.subjects import Patient, read_map, subject_label
+from node.extensions.bids.subjects import Patient, Pseudonyms, read_map, subject_label
 from node.extensions.deidentify.pseudonyms import PseudonymKey
 from tests.unit.extensions.bids.builders import AXIAL, EPI, Scanner, rules_of
 
