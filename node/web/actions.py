@@ -1,4 +1,4 @@
-"""Actions shared by REST and the pages: reconvert, send, delete, release, purge, accept, keep, and those on routes."""
+"""Actions that REST and the pages share because they check or record more than `Call.act` does."""
 
 from __future__ import annotations
 
@@ -21,17 +21,13 @@ BY_HAND = "-"
 
 
 def reconvert(
-    call: Call,
-    study_instance_uid: str,
-    patient_id: str,
-    series_instance_uids: Sequence[str],
-    terms: Terms | None = None,
+    call: Call, study_instance_uid: str, series_instance_uids: Sequence[str], terms: Terms | None = None
 ) -> Mapping[str, Any]:
     """Request and record the reconversion of series of a study; the result has their number as ``owed``."""
     series = [(study_instance_uid, series_instance_uid) for series_instance_uid in series_instance_uids]
     done = call.node.actions["reconvert"](series=series, terms=terms)
-    objects = [of_study(study_instance_uid, patient_id)]
-    call.audit.changed(AuditEvent.INSTANCES_ACCESSED, Action.EXECUTE, objects, f"{done['owed']} series converted again")
+    detail = f"{done['owed']} series converted again"
+    _record(call, AuditEvent.INSTANCES_ACCESSED, Action.EXECUTE, study_instance_uid, detail)
     return done
 
 
@@ -44,9 +40,7 @@ def send(call: Call, to: str, study_instance_uid: str, series_instance_uid: str 
     )
     if not done["instances"]:
         raise ResourceNotFound("study" if series_instance_uid is None else "series")
-    with call.node.index.reading(wait=False) as index:
-        objects = [of_study(study_instance_uid, index.studies.patient_id(study_instance_uid) or "")]
-    call.audit.changed(AuditEvent.EXPORT, Action.READ, objects, f"{done['instances']} instances queued for {to}")
+    _record(call, AuditEvent.EXPORT, Action.READ, study_instance_uid, f"{done['instances']} instances queued for {to}")
     return done
 
 
@@ -88,9 +82,13 @@ def withdraw_acknowledgment(call: Call, series: SeriesKey) -> None:
 
 
 def _note_decision(call: Call, series: SeriesKey, detail: str) -> None:
-    with call.node.index.reading() as index:
-        patient_id = index.studies.patient_id(series[0])
-    call.audit.changed(AuditEvent.INSTANCES_ACCESSED, Action.UPDATE, [of_study(series[0], patient_id)], detail)
+    _record(call, AuditEvent.INSTANCES_ACCESSED, Action.UPDATE, series[0], detail)
+
+
+def _record(call: Call, event: AuditEvent, action: Action, study_instance_uid: str, detail: str) -> None:
+    with call.node.index.reading(wait=False) as index:
+        objects = [of_study(study_instance_uid, index.studies.patient_id(study_instance_uid))]
+    call.audit.changed(event, action, objects, detail)
 
 
 def delete(call: Call, level: Level, uid: str, study_instance_uid: str | None, terms: Terms | None = None) -> None:

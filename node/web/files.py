@@ -23,7 +23,12 @@ from node.receive.stored_files import report_damage
 from node.web.problem_types import RANGE_NOT_SATISFIABLE, ProblemResponse
 from node.web.services import Services
 
-ZIP = "application/zip"
+OCTETS, ZIP = "application/octet-stream", "application/zip"
+
+FILE_MISSING = "the file is missing: run `voxelnode fsck`"
+DAMAGED = (
+    "damaged: a file is missing or is not as it was received; send the instance again, or run `voxelnode fsck --hash`"
+)
 
 
 class Member(NamedTuple):
@@ -84,11 +89,6 @@ class Streamed(StreamingResponse):
                     await run_in_threadpool(self._content.close)
 
 
-OCTETS = "application/octet-stream"
-
-FILE_MISSING = "the file is missing: run `voxelnode fsck`"
-
-
 class RangedFile(FileResponse):
     """A file or a part of it; a Range that cannot be read is ignored (RFC 9110 14.2)."""
 
@@ -134,11 +134,6 @@ class Damaged(VoxelnodeError):
 
 class Unavailable(OutOfResources):
     """A file of the archive cannot be read now."""
-
-
-DAMAGED = (
-    "damaged: a file is missing or is not as it was received; send the instance again, or run `voxelnode fsck --hash`"
-)
 
 
 def whole_file(node: Services, instance: StoredInstance) -> Path:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from time import monotonic
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import structlog
 import uvicorn
@@ -32,29 +32,6 @@ SPARE_CONNECTIONS = 32
 """Connections beyond [web] maximum_connections that are accepted, to be answered 503."""
 
 
-class Served(Protocol):
-    """The part of a connection's protocol by which places are given."""
-
-    @property
-    def is_known(self) -> bool:
-        """Whether a request of an identified caller is under way."""
-
-    @property
-    def client_address(self) -> str:
-        """The address of the client of the request under way, which a trusted proxy may have forwarded, or empty."""
-
-    @property
-    def since(self) -> float:
-        """The monotonic time since which it waits for a request, or answers one."""
-
-    @property
-    def is_closing(self) -> bool:
-        """Whether the connection is being closed."""
-
-    def give_way(self) -> None:
-        """Close the connection."""
-
-
 @dataclass(eq=False, slots=True)
 class Place:
     """A connection from its acceptance to its end; it has no protocol before the end of its TLS handshake."""
@@ -62,7 +39,7 @@ class Place:
     connection: socket.socket
     block: str
     accepted_at: float = field(default_factory=monotonic)
-    served: Served | None = None
+    served: _Protocol | None = None
     is_leaving: bool = False
 
     @property
@@ -125,7 +102,7 @@ class Places:
         self._places.append(Place(connection, block))
         return True
 
-    def serve(self, connection: int, served: Served) -> None:
+    def serve(self, connection: int, served: _Protocol) -> None:
         """Note the protocol of a connection, given by its file descriptor, after its TLS handshake."""
         for place in self._places:
             if place.connection.fileno() == connection:
@@ -262,7 +239,7 @@ def _config(web: Web, app: FastAPI, tls: ssl.SSLContext | None, places: Places) 
 
 
 class _Protocol(H11Protocol):
-    """Closes connections that send no request; uvicorn would wait for them forever. It is the `Served` of a `Place`."""
+    """Closes connections that send no request; uvicorn would wait for them forever. A `Place` asks it who gives way."""
 
     places: ClassVar[Places]
     _head_timer: asyncio.TimerHandle | None = None

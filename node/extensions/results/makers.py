@@ -103,7 +103,6 @@ LIBRARIES = (
     "pydantic",
     "node.extensions.results.segmentation",
     "node.extensions.results.report",
-    "node.extensions.results.report",
 )
 
 

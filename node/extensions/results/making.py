@@ -99,6 +99,23 @@ def local_time(making: Making, sample: Dataset) -> dt.datetime:
     return making.made_at.astimezone(dt.timezone(offset if stated[1] == "+" else -offset))
 
 
+def described(making: Making, now: dt.datetime) -> dict[str, Any]:
+    """Return what highdicom writes of series, equipment and time into each instance."""
+    return {
+        "series_instance_uid": making.identity.series_instance_uid,
+        "series_number": making.identity.series_number,
+        "sop_instance_uid": making.identity.sop_instance_uid,
+        "instance_number": 1,
+        "manufacturer": MANUFACTURER,
+        "manufacturer_model_name": making.entry.algorithm,
+        "software_versions": making.entry.algorithm_version,
+        "device_serial_number": "1",
+        **{f"{what}_date": now.date() for what in ("content", "series")},
+        **{f"{what}_time": now.time() for what in ("content", "series")},
+        "specific_character_set": "ISO_IR 192",
+    }
+
+
 def finished(ds: Dataset, making: Making, sample: Dataset) -> dict[str, Any]:
     """Give an instance the patient and study of its source, write it, and return its identifiers."""
     for keyword in VERBATIM:

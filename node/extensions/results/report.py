@@ -32,7 +32,7 @@ from pydicom.sr.coding import Code
 from pydicom.uid import EncapsulatedPDFStorage, ExplicitVRLittleEndian
 
 from node.errors import ResultRefused
-from node.extensions.results.making import MANUFACTURER, Making, derived_uid, finished, local_time, sample_of
+from node.extensions.results.making import Making, derived_uid, described, finished, local_time, sample_of
 from node.extensions.results.manifest import Coded, Measured, measurements_of
 
 SCHEME = "99VOXELNODE"
@@ -67,20 +67,8 @@ def make_report(making: Making) -> dict[str, Any]:
     report = ComprehensiveSR(
         evidence=_evidence(making),
         content=tree,
-        series_instance_uid=making.identity.series_instance_uid,
-        series_number=making.identity.series_number,
-        sop_instance_uid=making.identity.sop_instance_uid,
-        instance_number=1,
-        manufacturer=MANUFACTURER,
         is_complete=True,
-        manufacturer_model_name=making.entry.algorithm,
-        software_versions=making.entry.algorithm_version,
-        device_serial_number="1",
-        content_date=now.date(),
-        content_time=now.time(),
-        series_date=now.date(),
-        series_time=now.time(),
-        specific_character_set="ISO_IR 192",
+        **described(making, now),
     )
     return finished(report, making, sample)
 

@@ -21,7 +21,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from node.errors import ConversionRefused, ResultRefused
 from node.extensions.results.lattice import Lattice, lattice_of, on_lattice
-from node.extensions.results.making import MANUFACTURER, Making, SourceStack, finished, local_time, sample_of
+from node.extensions.results.making import Making, SourceStack, described, finished, local_time, sample_of
 from node.extensions.results.manifest import Coded, Label
 from node.files.reading import read_instance
 from node.volume.model import Array, Float, Frame, Geometry
@@ -140,22 +140,10 @@ def _dataset(
             )
             for number, label in labels.items()
         ],
-        series_instance_uid=making.identity.series_instance_uid,
-        series_number=making.identity.series_number,
-        sop_instance_uid=making.identity.sop_instance_uid,
-        instance_number=1,
-        manufacturer=MANUFACTURER,
-        manufacturer_model_name=entry.algorithm,
-        software_versions=entry.algorithm_version,
-        device_serial_number="1",
         content_label="SEGMENTATION",
-        content_date=now.date(),
-        content_time=now.time(),
-        series_date=now.date(),
-        series_time=now.time(),
         omit_empty_frames=bool(mask.any()),
         transfer_syntax_uid=ExplicitVRLittleEndian,
-        specific_character_set="ISO_IR 192",
+        **described(making, now),
         **placement,
     )
 

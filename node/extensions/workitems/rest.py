@@ -11,13 +11,12 @@ from fastapi import Path, Query
 
 from node.index.database.reading import ReadIndex
 from node.index.nouns.terms import Terms
-from node.web.access import Admin
+from node.web.access import AdminCall
 from node.web.api import models
 from node.web.api.changes import Change
 from node.web.api.paging import Page, RequestedPage, only_row
 from node.web.api.routing import OF_CHANGES, api_router, problems
 from node.web.problem_types import CONFLICT, WRONG_CURSOR
-from node.web.services import Node
 
 router = api_router("workitems")
 
@@ -36,15 +35,15 @@ def list_workitems(
 
 
 @router.post("/workitems/{workitem}/end", responses=problems(*OF_CHANGES, CONFLICT))
-def end_workitem(account: Admin, node: Node, change: Change, workitem: WorkitemUid) -> models.WorkitemResource:
+def end_workitem(call: AdminCall, change: Change, workitem: WorkitemUid) -> models.WorkitemResource:
     """Cancel a workitem without its Transaction UID, because its performer has vanished.
 
     Make sure that nobody performs it any more: a performer that is still there learns of the end by its next request.
     """
 
     def end(_: Terms) -> models.WorkitemResource:
-        node.actions["end-workitem"](workitem=workitem, who=account.name)
-        with node.index.reading(wait=False) as index:
+        call.act("end-workitem", workitem=workitem)
+        with call.node.index.reading(wait=False) as index:
             return _workitem(index, workitem)
 
     return change.make(models.WorkitemResource, lambda index: _workitem(index, workitem), end)

@@ -31,14 +31,14 @@ from node.extensions.worklist.entries import checked_data_set
 from node.index.work.ledger import NoSuchWork, WorkEnded
 from node.index.work.procedure_steps import ConversionStep, ProcedureStep
 from node.index.work.workitems import CreatedWorkitem
-from node.web.access import Caller, Reader, RequestAudit, Writer
+from node.web.access import Call, ReaderCall, RequestAudit, WriterCall
 from node.web.audit_trail import of_study
 from node.web.dicomweb.documents import etag_of, quotable, respond_data_sets, warning_header
 from node.web.dicomweb.media_types import DICOM_JSON, DICOM_XML, JSON, MULTIPART, accepted, document_form
 from node.web.dicomweb.qido import CONTROLS, MAX_PARAMETERS, attribute_path, is_fuzzy, whole_number
 from node.web.dicomweb.resources import READ, base_url, dicomweb_router
 from node.web.dicomweb.transactions import ACCEPT, DOCUMENT, Transaction
-from node.web.services import Node, Services
+from node.web.services import Services
 
 router = dicomweb_router()
 
@@ -92,12 +92,9 @@ Found = ConversionStep | CreatedWorkitem | ProcedureStep
 """A conversion, a workitem of a client, or other work of the node."""
 
 
-def find_workitem(node: Node, _account: Reader, workitem: str) -> Found:
-    """Return the workitem with a UID.
-
-    Raises HTTPException 404.
-    """
-    found = workitem_with_uid(node, workitem)
+def find_workitem(call: ReaderCall, workitem: str) -> Found:
+    """Return the workitem with a UID, else 404."""
+    found = workitem_with_uid(call.node, workitem)
     if found is None:
         raise HTTPException(404, "there is no workitem with this UID")
     return found
@@ -115,25 +112,25 @@ def workitem_with_uid(node: Services, uid: str) -> Found | None:
 
 
 @router.post("/workitems", status_code=201)
-async def create_workitem(request: Request, account: Writer, audit: RequestAudit, node: Node) -> Response:
+async def create_workitem(call: WriterCall) -> Response:
     """Create a workitem, SCHEDULED, which somebody else than the node performs."""
-    body = await request.body()
-    return await run_in_threadpool(_create, request, body, account, audit, node)
+    body = await call.request.body()
+    return await run_in_threadpool(_create, call, body)
 
 
-def _create(request: Request, body: bytes, account: Caller, audit: RequestAudit, node: Services) -> Response:
-    given = read_data_set(request, body, MAX_WORKITEM_BYTES)
+def _create(call: Call, body: bytes) -> Response:
+    given = read_data_set(call.request, body, MAX_WORKITEM_BYTES)
     if given is None:
         raise HTTPException(400, "the body must hold the workitem (PS3.18 11.4.1.4)")
-    uid = _new_uid(request, given)
+    uid = _new_uid(call.request, given)
     kept = checked_data_set(given, MAX_ELEMENTS)
-    attributes, is_modified = created(kept, node.ingest.now())
-    if workitem_with_uid(node, uid) is not None:
+    attributes, is_modified = created(kept, call.node.ingest.now())
+    if workitem_with_uid(call.node, uid) is not None:
         raise _refused(Status.DUPLICATE)
-    if not node.index.workitems.create(uid, attributes, account.name, node.ingest.now()):
+    if not call.node.index.workitems.create(uid, attributes, call.account.name, call.node.ingest.now()):
         raise _refused(Status.DUPLICATE)
-    audit.changed(AuditEvent.PROCEDURE_RECORD, Action.CREATE, [_object(attributes)], f"workitem {uid}")
-    url = f"{base_url(request)}/workitems/{uid}"
+    call.audit.changed(AuditEvent.PROCEDURE_RECORD, Action.CREATE, [_object(attributes)], f"workitem {uid}")
+    url = f"{base_url(call.request)}/workitems/{uid}"
     is_modified |= not {name.upper() for name in given} <= {*kept, "00001000", "00080005"}
     warning = {"Warning": warning_header([CREATED_WITH_MODIFICATIONS])} if is_modified else {}
     return Response(status_code=201, headers={"Location": url, "Content-Location": url} | warning)
@@ -155,25 +152,23 @@ def _new_uid(request: Request, given: Json) -> str:
 
 
 @router.post("/workitems/{workitem}")
-async def update_workitem(
-    request: Request, _account: Writer, found: Requested, audit: RequestAudit, node: Node
-) -> Response:
+async def update_workitem(call: WriterCall, found: Requested) -> Response:
     """Change attributes of a workitem of a client; of one that is IN PROGRESS with its Transaction UID."""
-    body = await request.body()
-    return await run_in_threadpool(_update, request, body, found, audit, node)
+    body = await call.request.body()
+    return await run_in_threadpool(_update, call, body, found)
 
 
-def _update(request: Request, body: bytes, found: Found, audit: RequestAudit, node: Services) -> Response:
-    given = read_data_set(request, body, MAX_WORKITEM_BYTES)
+def _update(call: Call, body: bytes, found: Found) -> Response:
+    given = read_data_set(call.request, body, MAX_WORKITEM_BYTES)
     if given is None:
         raise HTTPException(400, "the body must hold the attributes to change (PS3.18 11.6.1.4)")
     found = _of_client(found)
     changes = checked_data_set(given, MAX_ELEMENTS)
-    transaction_uid = _transaction_uid(request, given)
-    status = node.index.workitems.update(found.sop_instance_uid, changes, transaction_uid, node.ingest.now())
+    transaction_uid = _transaction_uid(call.request, given)
+    status = call.node.index.workitems.update(found.sop_instance_uid, changes, transaction_uid, call.node.ingest.now())
     if status != Status.SUCCESS:
         raise _not_updated(status, transaction_uid)
-    _record(audit, Action.UPDATE, found, "updated")
+    _record(call.audit, Action.UPDATE, found, "updated")
     is_whole = {name.upper() for name in given} <= {*changes, "00080005"}
     return Response(status_code=200, headers={} if is_whole else {"Warning": warning_header([NOT_SUPPORTED])})
 
@@ -190,16 +185,14 @@ def _transaction_uid(request: Request, given: Json) -> str | None:
 
 
 @router.put("/workitems/{workitem}/state")
-async def change_state(
-    request: Request, _account: Writer, found: Requested, audit: RequestAudit, node: Node
-) -> Response:
+async def change_state(call: WriterCall, found: Requested) -> Response:
     """Claim, complete or cancel a workitem of a client, with the Transaction UID of its performer."""
-    body = await request.body()
-    return await run_in_threadpool(_change_state, request, body, found, audit, node)
+    body = await call.request.body()
+    return await run_in_threadpool(_change_state, call, body, found)
 
 
-def _change_state(request: Request, body: bytes, found: Found, audit: RequestAudit, node: Services) -> Response:
-    given = checked_data_set(read_data_set(request, body, MAX_PAYLOAD_BYTES) or {})
+def _change_state(call: Call, body: bytes, found: Found) -> Response:
+    given = checked_data_set(read_data_set(call.request, body, MAX_PAYLOAD_BYTES) or {})
     wanted = str(next(iter(_first(given, "00741000")), "")).replace("CANCELLED", "CANCELED")
     state = next((state for state in STATES if state == wanted), None)
     if state is None:
@@ -208,59 +201,61 @@ def _change_state(request: Request, body: bytes, found: Found, audit: RequestAud
         )
     found = _of_client(found)
     transaction_uid = next((str(uid) for uid in _first(given, "00081195")), None)
-    status = node.index.workitems.change_state(found.sop_instance_uid, state, transaction_uid, node.ingest.now())
+    status = call.node.index.workitems.change_state(
+        found.sop_instance_uid, state, transaction_uid, call.node.ingest.now()
+    )
     if status in (Status.ALREADY_CANCELED, Status.ALREADY_COMPLETED):
         return Response(headers={"Warning": warning_header([f"The UPS is already in the requested state of {state}."])})
     if status != Status.SUCCESS:
         raise _refused(status, transaction_uid)
-    _record(audit, Action.UPDATE, found, state)
+    _record(call.audit, Action.UPDATE, found, state)
     return Response(status_code=200)
 
 
 @router.api_route("/workitems", methods=READ)
-def search_workitems(request: Request, _account: Reader, audit: RequestAudit, node: Node) -> Response:
+def search_workitems(call: ReaderCall) -> Response:
     """Search for workitems."""
-    form = document_form(accepted(request))
-    limit, offset = whole_number(request, "limit", MAX_WORKITEMS), whole_number(request, "offset", 0)
+    form = document_form(accepted(call.request))
+    limit, offset = whole_number(call.request, "limit", MAX_WORKITEMS), whole_number(call.request, "offset", 0)
     warnings = [] if limit <= MAX_WORKITEMS else [f"At most {MAX_WORKITEMS} results are returned in one response"]
     limit = min(limit, MAX_WORKITEMS)
-    parameters = request.query_params.multi_items()
+    parameters = call.request.query_params.multi_items()
     if len(parameters) > MAX_PARAMETERS:
         raise HTTPException(400, f"at most {MAX_PARAMETERS} parameters are allowed; put several values into one")
     keys = [(name, text) for name, text in parameters if name.lower() not in CONTROLS]
-    query = read_keys(keys, fuzzy=is_fuzzy(request))
-    fields = [name for text in request.query_params.getlist("includefield") for name in text.split(",") if name]
+    query = read_keys(keys, fuzzy=is_fuzzy(call.request))
+    fields = [name for text in call.request.query_params.getlist("includefield") for name in text.split(",") if name]
     unknown = [*query.unknown, *(name[:64] for name in fields if name != "all" and attribute_path(name) is None)]
-    found = _found(node, query, limit + 1, offset)
+    found = _found(call.node, query, limit + 1, offset)
     if len(found) > limit:
         warnings.append("There are additional results that can be requested")
         found.pop()
-    audit.queried(f"UPS-RS {request.url.path}?{request.url.query}"[:1000], len(found))
+    call.audit.queried(f"UPS-RS {call.request.url.path}?{call.request.url.query}"[:1000], len(found))
     if unknown:
         warnings.append(f"These parameters name no attribute of PS3.6 and are ignored: {quotable(unknown)}")
     if query.unsupported:
         warnings.append(f"These attributes are not matched, or not those of conversions: {quotable(query.unsupported)}")
-    base = base_url(request)
-    answers = [encoded_model(_model(one, node, base), as_xml=form.media_type == DICOM_XML) for one in found]
+    base = base_url(call.request)
+    answers = [encoded_model(_model(one, call.node, base), as_xml=form.media_type == DICOM_XML) for one in found]
     headers = {"Warning": warning_header(warnings)} if warnings else {}
-    return respond_data_sets(request, answers, form, etag_of(answers, form), headers)
+    return respond_data_sets(call.request, answers, form, etag_of(answers, form), headers)
 
 
 @router.api_route("/workitems/{workitem}", methods=READ)
-def retrieve_workitem(request: Request, found: Requested, audit: RequestAudit, node: Node) -> Response:
+def retrieve_workitem(call: ReaderCall, found: Requested) -> Response:
     """One workitem; the Transaction UID of a workitem is never returned."""
-    form = document_form(accepted(request), is_single=True)
-    with node.index.reading() as index:
+    form = document_form(accepted(call.request), is_single=True)
+    with call.node.index.reading() as index:
         if isinstance(found, ProcedureStep):
             instances = index.procedure_steps.instances(found, MAX_REFERENCED_INSTANCES)
         elif isinstance(found, ConversionStep):
             instances = index.conversion_steps.instances(found.series_id, MAX_REFERENCED_INSTANCES)
         else:
             instances = []
-    audit.accessed([_about(found)], "workitem")
-    model = _model(found, node, base_url(request), instances)
+    call.audit.accessed([_about(found)], "workitem")
+    model = _model(found, call.node, base_url(call.request), instances)
     answers = [encoded_model(model, as_xml=form.media_type == DICOM_XML)]
-    return respond_data_sets(request, answers, form, etag_of(answers, form))
+    return respond_data_sets(call.request, answers, form, etag_of(answers, form))
 
 
 def _model(found: Found, node: Services, base: str, instances: Sequence[tuple[str, str]] | None = None) -> Json:
@@ -272,26 +267,22 @@ def _model(found: Found, node: Services, base: str, instances: Sequence[tuple[st
 
 
 @router.post("/workitems/{workitem}/cancelrequest")
-async def request_cancellation(
-    request: Request, account: Writer, found: Requested, audit: RequestAudit, node: Node
-) -> Response:
+async def request_cancellation(call: WriterCall, found: Requested) -> Response:
     """Cancel a workitem that nobody performs yet, or one that the node performs."""
-    body = await request.body()
-    return await run_in_threadpool(_cancel, request, body, found, account, audit, node)
+    body = await call.request.body()
+    return await run_in_threadpool(_cancel, call, body, found)
 
 
-def _cancel(
-    request: Request, body: bytes, found: Found, account: Caller, audit: RequestAudit, node: Services
-) -> Response:
-    asked = checked_request(checked_data_set(read_data_set(request, body, MAX_PAYLOAD_BYTES) or {}))
+def _cancel(call: Call, body: bytes, found: Found) -> Response:
+    asked = checked_request(checked_data_set(read_data_set(call.request, body, MAX_PAYLOAD_BYTES) or {}))
     if isinstance(found, ConversionStep):
-        status = _cancel_conversion(found, audit, node)
+        status = _cancel_conversion(call, found)
     elif isinstance(found, ProcedureStep):
-        status = _cancel_work(found, account, node)
+        status = _cancel_work(call, found)
     else:
-        status = node.index.workitems.request_cancel(found.sop_instance_uid, asked, node.ingest.now())
+        status = call.node.index.workitems.request_cancel(found.sop_instance_uid, asked, call.node.ingest.now())
         if status == Status.SUCCESS:
-            _record(audit, Action.EXECUTE, found, "cancellation requested")
+            _record(call.audit, Action.EXECUTE, found, "cancellation requested")
     if status == Status.ALREADY_CANCELED:
         return Response(status_code=202, headers={"Warning": warning_header([ALREADY_CANCELED])})
     if status != Status.SUCCESS:
@@ -299,28 +290,30 @@ def _cancel(
     return Response(status_code=202)
 
 
-def _cancel_conversion(found: ConversionStep, audit: RequestAudit, node: Services) -> Status:
+def _cancel_conversion(call: Call, found: ConversionStep) -> Status:
     states = transition(Event.REQUEST_CANCEL, found.state)
     if isinstance(states, Status):
         return states
-    is_cancelled = node.index.series.cancel_reconversion(found.series_id, found.predecessor, node.ingest.now())
+    is_cancelled = call.node.index.series.cancel_reconversion(
+        found.series_id, found.predecessor, call.node.ingest.now()
+    )
     if not is_cancelled:
         why = "it is running, or it is owed for instances that no current volume was made of"
         raise _warned(409, NOT_CANCELLED, f"the conversion goes on: {why}")
     objects = [of_study(found.study_instance_uid, found.patient_id)]
-    audit.changed(AuditEvent.INSTANCES_ACCESSED, Action.EXECUTE, objects, "a reconversion was cancelled")
+    call.audit.changed(AuditEvent.INSTANCES_ACCESSED, Action.EXECUTE, objects, "a reconversion was cancelled")
     return Status.SUCCESS
 
 
-def _cancel_work(found: ProcedureStep, account: Caller, node: Services) -> Status:
+def _cancel_work(call: Call, found: ProcedureStep) -> Status:
     """End what the node sends or retrieves, or has a hook do."""
     states = transition(Event.REQUEST_CANCEL, found.state)
     if isinstance(states, Status):
         return states
     try:
-        node.actions["cancel-work"](work=found.id, who=account.name)
+        call.act("cancel-work", work=found.id)
     except (NoSuchWork, WorkEnded):  # meanwhile
-        now = workitem_with_uid(node, found.sop_instance_uid)
+        now = workitem_with_uid(call.node, found.sop_instance_uid)
         ended = transition(Event.REQUEST_CANCEL, now.state if now is not None else None)
         return ended if isinstance(ended, Status) else Status.NO_PERFORMER
     return Status.SUCCESS

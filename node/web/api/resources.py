@@ -9,10 +9,11 @@ from functools import partial
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
-from fastapi import HTTPException, Path, Query, Response
+from fastapi import Depends, HTTPException, Path, Query, Response
 
 from node.index.database.reading import ReadIndex
 from node.index.engine.rows import Row
+from node.index.nouns.converted import SeriesKey
 from node.index.nouns.records import Level
 from node.index.nouns.studies import StudyCondition, StudyCursor, StudyFilter
 from node.index.nouns.terms import Terms
@@ -45,6 +46,15 @@ MAX_SERIES = 100_000
 
 StudyUid = Annotated[str, Path(max_length=64, description="Study Instance UID")]
 SeriesUid = Annotated[str, Path(max_length=64, description="Series Instance UID")]
+
+
+def _series_key(study_instance_uid: StudyUid, series_instance_uid: SeriesUid) -> SeriesKey:
+    return study_instance_uid, series_instance_uid
+
+
+RequestedSeries = Annotated[SeriesKey, Depends(_series_key)]
+"""Parameter of a route: the series in its path."""
+
 To = Annotated[str, Query(max_length=64, description="name of a peer with a host, or of a destination")]
 InstanceUid = Annotated[str, Path(max_length=64, description="SOP Instance UID")]
 PatientNumber = Annotated[RowId, Path(description="`id` of the patient")]
@@ -153,10 +163,10 @@ def reconvert_study(call: WriterCall, change: Change, study_instance_uid: StudyU
 
     def act(terms: Terms) -> Mapping[str, Any]:
         with call.node.index.reading() as index:
-            patient_id = _study(index, study_instance_uid).patient_id or ""
+            _study(index, study_instance_uid)
             rows = index.series.page(None, MAX_SERIES, study_instance_uid=study_instance_uid)
         series = [row["series_instance_uid"] for row in rows]
-        return actions.reconvert(call, study_instance_uid, patient_id, series, terms.answered(_reconverted))
+        return actions.reconvert(call, study_instance_uid, series, terms.answered(_reconverted))
 
     return change.make(models.ReconvertResult, lambda index: _study(index, study_instance_uid), act)
 
@@ -194,14 +204,12 @@ def list_series(
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}", responses=single(), tags=["series"])
-def show_series(
-    call: ReaderCall, response: Response, study_instance_uid: StudyUid, series_instance_uid: SeriesUid
-) -> models.SeriesResource:
+def show_series(call: ReaderCall, response: Response, key: RequestedSeries) -> models.SeriesResource:
     """One series. It takes both UIDs, because the same Series Instance UID in two studies means two series."""
     with call.node.index.reading() as index:
-        series = _series(index, study_instance_uid, series_instance_uid)
-        patient_id = index.studies.patient_id(study_instance_uid)
-    call.audit.accessed([of_study(study_instance_uid, patient_id)])
+        series = _series(index, key)
+        patient_id = index.studies.patient_id(key[0])
+    call.audit.accessed([of_study(key[0], patient_id)])
     return tagged(response, series)
 
 
@@ -211,15 +219,12 @@ def show_series(
 def delete_series(
     call: AdminCall,
     change: Change,
-    study_instance_uid: StudyUid,
-    series_instance_uid: SeriesUid,
+    key: RequestedSeries,
     dry_run: DryRun = False,
 ) -> models.DeletionResult:
     """Delete a series permanently: rows, DICOM files, volumes and pictures."""
-    delete = partial(_delete, call, "series", series_instance_uid, study_instance_uid, dry_run)
-    return change.make(
-        models.DeletionResult, lambda index: _series(index, study_instance_uid, series_instance_uid), delete
-    )
+    delete = partial(_delete, call, "series", key[1], key[0], dry_run)
+    return change.make(models.DeletionResult, lambda index: _series(index, key), delete)
 
 
 @router.post(
@@ -228,21 +233,15 @@ def delete_series(
     responses=problems(*OF_CHANGES),
     tags=["series"],
 )
-def reconvert_series(
-    call: WriterCall, change: Change, study_instance_uid: StudyUid, series_instance_uid: SeriesUid
-) -> models.ReconvertResult:
+def reconvert_series(call: WriterCall, change: Change, key: RequestedSeries) -> models.ReconvertResult:
     """Convert a series again; it is left unchanged if its volumes would be the same."""
 
     def act(terms: Terms) -> Mapping[str, Any]:
         with call.node.index.reading() as index:
-            _series(index, study_instance_uid, series_instance_uid)
-            patient_id = index.studies.patient_id(study_instance_uid) or ""
-        uids = [series_instance_uid]
-        return actions.reconvert(call, study_instance_uid, patient_id, uids, terms.answered(_reconverted))
+            _series(index, key)
+        return actions.reconvert(call, key[0], [key[1]], terms.answered(_reconverted))
 
-    return change.make(
-        models.ReconvertResult, lambda index: _series(index, study_instance_uid, series_instance_uid), act
-    )
+    return change.make(models.ReconvertResult, lambda index: _series(index, key), act)
 
 
 @router.post(
@@ -251,14 +250,12 @@ def reconvert_series(
     responses=problems(*OF_CHANGES, CONFLICT),
     tags=["series"],
 )
-def send_series(
-    call: WriterCall, change: Change, study_instance_uid: StudyUid, series_instance_uid: SeriesUid, to: To
-) -> models.SendResult:
+def send_series(call: WriterCall, change: Change, key: RequestedSeries, to: To) -> models.SendResult:
     """Send a series to a peer or another destination, as routes do: it waits until it can be sent."""
     return change.make(
         models.SendResult,
-        lambda index: _series(index, study_instance_uid, series_instance_uid),
-        lambda _: actions.send(call, to, study_instance_uid, series_instance_uid),
+        lambda index: _series(index, key),
+        lambda _: actions.send(call, to, *key),
     )
 
 
@@ -329,8 +326,8 @@ def _study(index: ReadIndex, study_instance_uid: str) -> models.StudyResource:
     return models.StudyResource.of(studies[0])
 
 
-def _series(index: ReadIndex, study_instance_uid: str, series_instance_uid: str) -> models.SeriesResource:
-    uids = {"study_instance_uid": study_instance_uid, "series_instance_uid": series_instance_uid}
+def _series(index: ReadIndex, key: SeriesKey) -> models.SeriesResource:
+    uids = {"study_instance_uid": key[0], "series_instance_uid": key[1]}
     return models.SeriesResource.of(only_row(index.series, "series", **uids))
 
 

@@ -10,8 +10,7 @@ from itertools import chain
 from fastapi import Request, Response
 
 from node.web.dicomweb.media_types import DICOM_XML, DocumentForm
-from node.web.dicomweb.multipart import Multipart, Part
-from node.web.dicomweb.resources import Instances
+from node.web.dicomweb.resources import Instances, Multipart, Part
 from node.web.headers import accepts_gzip, has_etag
 
 MIN_COMPRESSED_BYTES = 500

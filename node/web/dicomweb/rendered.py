@@ -15,12 +15,13 @@ from node.children.decoding import Crop, PictureFormat, PictureOrder, Profile, d
 from node.dicom.annotation import ANNOTATIONS, Annotation
 from node.index.search.selection import StoredInstance
 from node.volume.window import Window
+from node.web.dicomweb.bulk_data import frame_numbers
 from node.web.dicomweb.documents import quotable, warning_header
-from node.web.dicomweb.frames import frame_numbers
 from node.web.dicomweb.media_types import GIF, HTML, JPEG, PDF, PNG, NotAcceptable, accepted, names
-from node.web.dicomweb.multipart import Multipart, Part
 from node.web.dicomweb.resources import (
     READ,
+    Multipart,
+    Part,
     RequestedInstances,
     Target,
     by_series,

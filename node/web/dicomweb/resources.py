@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO, Annotated, Any
@@ -125,6 +127,32 @@ def respond(
     if target.request.method == "HEAD":
         return Response(status_code=status, headers=headers)
     return Instances(content, status, headers)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part: its media type, its bytes in pieces, and the URL of its resource."""
+
+    content_type: str
+    body: Iterable[bytes]
+    location: str = ""
+
+
+class Multipart:
+    """A message of parts of one media type."""
+
+    def __init__(self, media_type: str) -> None:
+        self._boundary = secrets.token_hex(16)
+        self.content_type = f'multipart/related; type="{media_type}"; boundary={self._boundary}'
+
+    def write(self, parts: Iterable[Part]) -> Iterator[bytes]:
+        """Yield a message with `parts` in pieces."""
+        for part in parts:
+            location = f"Content-Location: {part.location}\r\n" if part.location else ""
+            yield f"--{self._boundary}\r\nContent-Type: {part.content_type}\r\n{location}\r\n".encode("ascii")
+            yield from part.body
+            yield b"\r\n"
+        yield f"--{self._boundary}--\r\n".encode("ascii")
 
 
 def file_length(instance: StoredInstance) -> int:

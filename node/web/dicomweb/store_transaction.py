@@ -37,7 +37,6 @@ from node.index.nouns.records import NOT_CURRENT_OUTCOMES, Outcome, Refused
 from node.receive.dicom_files import HEAD_BYTES, LONG_HEAD_BYTES, Identity, NotDicom, identify
 from node.receive.ingest import Acknowledgement, Announced, Incoming, Ingest, Origin
 from node.web.dicomweb.media_types import DICOM, DICOM_JSON, DICOM_XML, JSON, bulk_data_syntax
-from node.web.dicomweb.multipart import BoundaryMissing, PreambleFilter
 from node.web.dicomweb.resources import CHUNK_BYTES
 from node.web.services import Services
 
@@ -88,6 +87,43 @@ class StoreReport:
         return _STATUS_OF_REASON.get(reasons.pop(), 409) if len(reasons) == 1 else 409
 
 
+MAX_PREAMBLE_BYTES = 65_536
+"""Longest text before the first part; it is for mail programs that do not know multipart messages."""
+
+
+class BoundaryMissing(Exception):
+    """A message does not have its boundary within `MAX_PREAMBLE_BYTES`."""
+
+
+class PreambleFilter:
+    """Removes what stands before the first boundary, and the padding behind it (RFC 2046 5.1.1).
+
+    `python_multipart` handles the rest: the padding of later boundaries, and the epilogue.
+    """
+
+    def __init__(self, boundary: bytes) -> None:
+        self._delimiter = b"\r\n--" + boundary
+        self._held: bytearray | None = bytearray(b"\r\n")  # the first boundary may be at the start of the body
+
+    def strip(self, data: bytes) -> bytes:
+        """Return the bytes of `data` from the first boundary on, or raise BoundaryMissing."""
+        if self._held is None:
+            return data
+        self._held += data
+        at = self._held.find(self._delimiter, 0, MAX_PREAMBLE_BYTES)
+        while at >= 0:
+            after = bytes(self._held[at + len(self._delimiter) :]).lstrip(b" \t")
+            if after.startswith((b"\r\n", b"--")):
+                self._held = None
+                return self._delimiter[2:] + after
+            if len(after) < 2:
+                break  # the rest of the line is yet to come
+            at = self._held.find(self._delimiter, at + 1, MAX_PREAMBLE_BYTES)
+        if len(self._held) > MAX_PREAMBLE_BYTES:
+            raise BoundaryMissing
+        return b""
+
+
 class StoreTransaction:
     """One request, with its parts in sequence. Used by one thread at a time; `close` must be called."""
 
@@ -104,7 +140,7 @@ class StoreTransaction:
         self._part: _Part | None = None
         self._header: tuple[bytes, bytes] = b"", b""
         self.part_headers: dict[bytes, bytes] = {}
-        self._parts, self._whole = 0, False
+        self._parts, self.is_whole = 0, False  # the last boundary was received
         self._finishing: list[tuple[Identity, Future[object], Future[Outcome]]] = []
         self._outcomes: list[tuple[Identity, Future[Outcome]]] = []  # of what is stored
         self._threads = ThreadPoolExecutor(FINISHING, thread_name_prefix="stow")
@@ -121,17 +157,12 @@ class StoreTransaction:
                     "on_header_end": self._end_header,
                     "on_headers_finished": self._begin_data,
                     "on_part_data": self._add_data,
-                    "on_part_end": self._end_part,
+                    "on_part_end": self.end_part,
                     "on_end": self._end,
                 },
             )
         except FormParserError as error:
             raise HTTPException(400, f"the boundary cannot be used: {error}") from error
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether the last boundary has arrived."""
-        return self._whole
 
     def write(self, data: bytes) -> None:
         """Process bytes of the body: 400 if it is not a multipart message, 413 if it has too many parts.
@@ -150,7 +181,7 @@ class StoreTransaction:
     def end(self) -> StoreReport:
         """Wait until every part is stored or refused; 400 if the body ended early, or has no parts."""
         self._settle(0)
-        if not self._whole:
+        if not self.is_whole:
             raise HTTPException(
                 400, "the body ends before its last boundary; complete parts are stored; send the request again"
             )
@@ -218,11 +249,8 @@ class StoreTransaction:
     def _add_data(self, data: bytes, start: int, end: int) -> None:
         self.write_part(memoryview(data)[start:end])
 
-    def _end_part(self) -> None:
-        self.end_part()
-
     def _end(self) -> None:
-        self._whole = True
+        self.is_whole = True
 
     def _media_type(self) -> tuple[str, str]:
         """Return the media type of the part and its ``transfer-syntax``; the type is optional for DICOM files."""

@@ -21,8 +21,7 @@ from node.web.access import WriterCall
 from node.web.audit_trail import AccountAuditTrail
 from node.web.dicomweb.documents import respond_document
 from node.web.dicomweb.media_types import DICOM, DICOM_JSON, DICOM_XML, MULTIPART, accepted, document_form
-from node.web.dicomweb.multipart import Multipart, Part
-from node.web.dicomweb.resources import base_url, dicomweb_router, instance_url, resource_url
+from node.web.dicomweb.resources import Multipart, Part, base_url, dicomweb_router, instance_url, resource_url
 from node.web.dicomweb.store_transaction import (
     METADATA_TYPES,
     MetadataTransaction,

@@ -16,7 +16,7 @@ from node.dicom.annotation import ANNOTATIONS
 from node.registry import enabled, resolve
 from node.settings.model import Settings
 from node.web.access import ReaderCall
-from node.web.dicomweb import bulk_data, frames, qido, rendered, stow, wado, wado_uri
+from node.web.dicomweb import bulk_data, qido, rendered, stow, wado, wado_uri
 from node.web.dicomweb.documents import respond_document
 from node.web.dicomweb.media_types import (
     DICOM,
@@ -124,7 +124,7 @@ TRANSACTIONS: Mapping[Callable[..., Any], Transaction] = {
         "Retrieve Bulkdata", "10.4.1.1.5", (*_PARTS, OCTETS), ACCEPT, (*_CONDITIONAL, "Range", "If-Range")
     ),
     bulk_data.retrieve_pixel_data: Transaction("Retrieve Pixel Data", "10.4.1.1.6", _PARTS, ACCEPT, _CONDITIONAL),
-    frames.retrieve_frames: Transaction("Retrieve Frames", "10.4.1.1.6", (*_PARTS, OCTETS), ACCEPT, _CONDITIONAL),
+    bulk_data.retrieve_frames: Transaction("Retrieve Frames", "10.4.1.1.6", (*_PARTS, OCTETS), ACCEPT, _CONDITIONAL),
     wado_uri.retrieve_by_uri: Transaction(
         "Retrieve (URI)", "9.4", (*rendered.FORMATS, DICOM), wado_uri.PARAMETERS, ("If-None-Match",)
     ),
@@ -157,7 +157,7 @@ def resources(routes: list[BaseRoute], transactions: Mapping[Callable[..., Any],
 
 
 OFFERED: list[BaseRoute] = [
-    route for part in (qido, stow, wado, bulk_data, frames, rendered, wado_uri) for route in part.router.routes
+    route for part in (qido, stow, wado, bulk_data, rendered, wado_uri) for route in part.router.routes
 ]
 """The routes of the Studies Service and the URI Service."""
 

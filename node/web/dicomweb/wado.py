@@ -34,9 +34,10 @@ from node.web.dicomweb.media_types import (
     document_form,
     names,
 )
-from node.web.dicomweb.multipart import Multipart, Part
 from node.web.dicomweb.resources import (
     READ,
+    Multipart,
+    Part,
     RequestedInstances,
     Target,
     by_series,

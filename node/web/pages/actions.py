@@ -60,10 +60,10 @@ Wanted = Annotated[StudyOrSeries, Depends(_target)]
 def reconvert(call: WriterCall, wanted: Wanted) -> Response:
     """Convert every series of a study again, or one series."""
     with call.node.index.reading() as index:
-        study, series = wanted.rows(index)
+        _, series = wanted.rows(index)
         rows = [series] if series is not None else index.series.of_study(wanted.study)
     uids = [row["series_instance_uid"] for row in rows]
-    actions.reconvert(call, wanted.study, study["patient_id"] or "", uids)
+    actions.reconvert(call, wanted.study, uids)
     return RedirectResponse(wanted.url, SEE_OTHER)
 
 
@@ -128,10 +128,9 @@ def reconvert_selected(call: WriterCall, selected: Selected) -> Response:
     """Convert every series of the studies again; those that were deleted meanwhile are left out."""
     for uid in selected.uids:
         with call.node.index.reading() as index:
-            patient_id = index.studies.patient_id(uid)
             series = [row["series_instance_uid"] for row in index.series.of_study(uid)]
         if series:
-            actions.reconvert(call, uid, patient_id or "", series)
+            actions.reconvert(call, uid, series)
     return RedirectResponse("/", SEE_OTHER)
 
 
