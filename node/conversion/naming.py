@@ -59,7 +59,7 @@ MAX_NAME_BYTES = 120
 
 SUFFIX_WORDS = (
     r"ph|real|imag|fieldmap|other|map|derived|lbm|lbmjames128|bsa|suv|resampled|mask|masked|contours|analyze"
-    r"|thumbnail|preview|montage|mip|minip|axial|coronal|sagittal|measurements|key_objects|ref|physio|(?:e|ti|i|s|seg|roi|slice|t)?\d+"
+    r"|thumbnail|preview|montage|mip|minip|axial|coronal|sagittal|measurements|key_objects|ref|physio|dir[A-Z]{2}|(?:e|ti|i|s|seg|roi|slice|t)?\d+"
 )
 """The words between a name and the extension, each after ``_``; see `node.writers.base.stem_of`."""
 

@@ -144,7 +144,7 @@ def _assembled(
 
     `others` reads what is not an image, and returns the rest.
     """
-    assembly = assemble(others(files), files.dataset_of)
+    assembly = assemble(others(files), files.dataset_of, repair=job.options.repair)
     known = job.expectation or expectation(files.counts)
     if files.damaged:
         return assembly, known

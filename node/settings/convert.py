@@ -49,6 +49,11 @@ class Convert(SettingsSection):
         description="what uptake is standardised by: BW (body weight), LBM (lean body mass, formula with 120), "
         "LBMJAMES128 (with 128), BSA (body surface)",
     )
+    repair: bool = Field(
+        True,
+        description="mend headers that are wrong where other values prove it; the volume has the warning repaired, "
+        "which names these values",
+    )
     workers: int = Field(1, ge=1, le=64, description="series converted at the same time, each in its own process")
     memory_bytes: int = Field(
         8_000_000_000,

@@ -18,12 +18,14 @@ from node.volume.arrange.duplicates import (
     has_same_pixels,
     states_another_place,
 )
+from node.volume.arrange.polarity import split_by_polarity
 from node.volume.arrange.quantities import join_unweighted_images, split_by_sign
 from node.volume.arrange.stacks import Stack, frames_without_position, frames_without_rescale, split
 from node.volume.arrange.timing import unwrap_midnight
 from node.volume.elements import number, text
 from node.volume.intensities import FrameRefused, fill, read_frame
 from node.volume.model import Assembly, Frame, Volume
+from node.volume.read.diffusion import without_repair
 from node.volume.read.frames import frames_of
 from node.volume.reasons import Exclusion, Reason, VolumeWarning, WarningKind
 from node.volume.series import ExcludedFrame, SeriesUnderAssembly, SourceInstance
@@ -49,7 +51,7 @@ INCOMPLETE_FRAMES = (
 """Functions that find slices without an attribute that the rest of their stack has, and the reasons for exclusion."""
 
 
-def assemble(datasets: Iterable[Dataset], dataset_of: DatasetOf | None = None) -> Assembly:
+def assemble(datasets: Iterable[Dataset], dataset_of: DatasetOf | None = None, *, repair: bool = True) -> Assembly:
     """Return the volumes of one series, and the reasons why other instances are in none.
 
     Every frame of every instance is in exactly one volume, exclusion or refusal. The result does not depend on the
@@ -64,6 +66,8 @@ def assemble(datasets: Iterable[Dataset], dataset_of: DatasetOf | None = None) -
         Returns the first data set with a UID again; only the few that supply the fields of a volume are requested.
         Without it, all data sets are kept in memory, which takes several times the size of the pixels if instances
         are small.
+    repair : bool
+        Mend what headers say wrongly where other values prove it; the volumes have the warning ``repaired``.
 
     Returns
     -------
@@ -78,7 +82,7 @@ def assemble(datasets: Iterable[Dataset], dataset_of: DatasetOf | None = None) -
     if dataset_of is None:
         datasets = list(datasets)
         dataset_of = {text(ds, "SOPInstanceUID") or "": ds for ds in reversed(datasets)}.__getitem__
-    series = SeriesUnderAssembly(dataset_of)
+    series = SeriesUnderAssembly(dataset_of, repair)
     for instance in sorted(_distinct(datasets, series), key=lambda instance: instance.order):
         series.add(instance)
     duplicates = sum(exclusion.reason is Reason.SAME_POSITION_TWICE for exclusion in series.exclusions)
@@ -148,6 +152,8 @@ def _assemble_stacks(series: SeriesUnderAssembly) -> None:
     """Add the volumes of all stacks, with the warnings that concern all of them."""
     frames = series.frames
     _unplace_projections(frames)
+    if not series.repair:
+        frames[:] = [without_repair(frame) for frame in frames]
     unwrap_midnight(frames)
     join_unweighted_images(frames)
     for lacking, reason, detail in INCOMPLETE_FRAMES:
@@ -213,6 +219,11 @@ def _volumes(
         if quantities:
             waiting.extendleft(reversed(quantities))
             continue
+        if series.repair:
+            polarities = split_by_polarity(grid, filled[0], series.dataset_of(grid.frames[0].sop_instance_uid))
+            if polarities:
+                waiting.extendleft(reversed(polarities))
+                continue
         name = "-".join(part for part in (suffix, grid.variant) if part)
         own = (*warnings, *copy_warnings(grid.frames, copies))
         volumes += volumes_of(grid, filled, stack, name, series.dataset_of, own, series.numbers)

@@ -123,13 +123,15 @@ class Diffusion:
 
     `direction_lps` is a (3,) unit vector in the patient frame, None if unweighted or unknown; zeros if the data set
     states that a weighted image has no direction. `derived` marks trace, ADC, FA and isotropic images; of these,
-    `trace` marks trace and isotropic images, which are weighted in all directions.
+    `trace` marks trace and isotropic images, which are weighted in all directions. `repaired` says by which values a
+    direction was recovered from a wrong header; empty if it is as stated.
     """
 
     b_value: float  # s/mm2
     direction_lps: Float | None = None
     derived: bool = False
     trace: bool = False
+    repaired: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -38,6 +38,7 @@ class WarningKind(StrEnum):
     FRAME_OF_REFERENCE_VARIES = "frame-of-reference-varies"  # a different one in each instance: one is assumed
     POSITIONS_VARY_IN_TIME = "positions-vary-in-time"  # prospective motion correction: the first position is taken
     SLICE_TIMING_DOUBTFUL = "slice-timing-doubtful"  # the clocks of the slices contradict each other, or the protocol
+    REPAIRED = "repaired"  # the headers are wrong, other values prove it: the detail names them
     POLARITY_REVERSED = "polarity-reversed"  # GE's epi_pepolar: some images may be mirrored
     CONTOURS_WITHOUT_SLICE = "contours-without-slice"  # contours of a region lie where the images have no slice
     SLICES_WITHOUT_CONTOUR = "slices-without-contour"  # slices between contours have none: nothing is interpolated

@@ -56,6 +56,7 @@ class SeriesUnderAssembly:
     """A series during assembly; `dataset_of` returns the data set of a SOP Instance UID."""
 
     dataset_of: DatasetOf
+    repair: bool = True
     uids: set[str] = field(default_factory=set)
     numbers: set[int] = field(default_factory=set)  # Instance Numbers of the instances that are not lost to damage
     frames: list[Frame] = field(default_factory=list)

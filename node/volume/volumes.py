@@ -29,6 +29,8 @@ from node.volume.vendors import reverses_polarity
 UNKNOWN_SPACING_MM = 1.0
 """Assumed distance between pixels or slices if the data set states none."""
 
+_OTHER_POLARITY = {"Flipped": "Unflipped", "Unflipped": "Flipped"}
+
 UNWEIGHTED_B_VALUE = 50
 """Largest b-value in s/mm2 of an image that counts as unweighted: imaging gradients alone contribute to it."""
 
@@ -102,14 +104,18 @@ def volumes_of(
         attributes |= emission_fields(planes, dataset_of)
     if first.split_key.get("maps_field") and first.split_key.get("component") == FIELD_MAP:
         attributes.setdefault("Units", HERTZ)
+    polarity = first.variant_key.get("polarity")
+    if polarity == "reversed":
+        attributes |= _reversed_fields(attributes)
     by_time = parameters_by_time(planes)
     if by_time:
         attributes["of_each_time"] = by_time
     times_s = starts_s(planes)
     repetition_s = _repetition_s(planes, attributes)
-    is_proved = times_s is not None or not is_of_excitations(attributes, len(planes[0]))
+    is_proved = polarity is None and (times_s is not None or not is_of_excitations(attributes, len(planes[0])))
     volume_repetition_s = repetition_s if is_proved else None
-    gaps = missing_time_warnings(planes, set(numbers).difference(arrangement.numbers_left_out), repetition_s)
+    others = set(numbers).difference(arrangement.numbers_left_out)
+    gaps = [] if polarity else missing_time_warnings(planes, others, repetition_s)  # each has every second time
     middle = planes[len(planes) // 2][len(planes[0]) // 2]
     volume = Volume(
         voxels=voxels,
@@ -146,6 +152,12 @@ def volumes_of(
         return [volume]
     uncovered = volume.display.padding[0] if volume.display.padding else float(volume.voxels.min())
     return [volume, *upright_volume(volume, placement, _clipped(uncovered, volume.voxels.dtype))]
+
+
+def _reversed_fields(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields about the direction of phase encoding, for a volume that was encoded against the stated one."""
+    turned = {"PhaseEncodingDirection": {"j": "j-", "j-": "j"}, "PhaseEncodingPolarityGE": _OTHER_POLARITY}
+    return {name: other[attributes[name]] for name, other in turned.items() if attributes.get(name) in other}
 
 
 def _placement(frames: Sequence[Frame]) -> Placement | None:
@@ -239,11 +251,13 @@ def _warnings(planes: Sequence[Sequence[Frame]], placement: Placement | None, ds
     if drawn_on:
         detail = f"{len(drawn_on)} instances have overlays (60xx,3000), such as drawn regions or text; no file has them"
         warnings.append(VolumeWarning(WarningKind.OVERLAYS_LEFT_OUT, detail))
+    repairs = {frame.diffusion.repaired for frame in frames if frame.diffusion is not None} - {""}
+    warnings += [VolumeWarning(WarningKind.REPAIRED, detail) for detail in sorted(repairs)]
     if _lacks_directions(frames):
         detail = "the volume is diffusion weighted, but no attribute states the gradient directions"
         warnings.append(VolumeWarning(WarningKind.NO_DIFFUSION_DIRECTIONS, detail))
-    if reverses_polarity(ds):
-        detail = "images of reversed polarity may be mirrored along the phase encoding; no attribute tells which"
+    if reverses_polarity(ds) and "polarity" not in frames[0].variant_key:
+        detail = "images of reversed polarity may be mirrored along the phase encoding; it is not proved which"
         warnings.append(VolumeWarning(WarningKind.POLARITY_REVERSED, detail))
     return warnings
 

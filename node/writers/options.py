@@ -30,6 +30,7 @@ class WriteOptions:
     body_threshold_hu: float = -300.0
     suv: bool = False
     suv_types: tuple[SuvTypeName, ...] = ("BW",)
+    repair: bool = True
     slices: bool = False
     split_times: bool = False
 

@@ -15,6 +15,7 @@ from node.writers.reading import read_metaimage, read_nifti
 from tests import make
 from tests.acceptance.served import until
 from tests.make import PYDICOM_FILES
+from tests.mirrored import polarity_series
 from tests.preloaded import run
 
 SHIPPED = PYDICOM_FILES / "dicomdirtests"
@@ -92,6 +93,18 @@ def test_each_series_is_told_in_one_line_and_what_was_skipped_by_name(scan: Path
     assert "176 x 208 x 60" in series
     assert skipped == f"skipped {scan / 'notes.txt'}: not a DICOM file"
     assert re.fullmatch(r"1 series, 1 files, 1 skipped in \d+\.\d s: .*conversion\.json", total)
+
+
+def test_mirrored_volumes_are_turned_back_unless_that_is_switched_off(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for number, instance in enumerate(polarity_series(2)):
+        instance.save_as(tmp_path / "in" / f"{number}.dcm", enforce_file_format=True)
+    _, repaired, _ = voxelnode("convert", tmp_path / "in", "-o", tmp_path / "repaired")
+    assert [Path(row["path"]).name.split("_")[-1] for row in repaired["volumes"]] == ["dirPA.nii.gz", "dirAP.nii.gz"]
+    sidecar = tmp_path / "repaired" / repaired["volumes"][0]["path"].replace(".nii.gz", ".json")
+    assert "User Data 12 (0019,xxB3) of epi_pepolar is 2" in sidecar.read_text(encoding="utf-8")
+    _, left, _ = voxelnode("convert", tmp_path / "in", "-o", tmp_path / "left", "--no-repair")
+    assert [row["shape"] for row in left["volumes"]] == [[12, 16, 4, 4]]
 
 
 def test_a_list_reads_headers_and_writes_nothing(scan: Path, tmp_path: Path) -> None:

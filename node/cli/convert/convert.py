@@ -109,6 +109,14 @@ def convert(
             help="Series to convert at once, each in its own process. Overrides [convert] workers.",
         ),
     ] = None,
+    repair: Annotated[
+        bool | None,
+        typer.Option(
+            "--repair/--no-repair",
+            help="Mend headers that are wrong where other values prove it, and name these values in the sidecar. "
+            "Overrides [convert] repair.",
+        ),
+    ] = None,
     compare: Annotated[
         str | None,
         typer.Option(
@@ -129,7 +137,7 @@ def convert(
     """
     began = time.monotonic()
     settings, objects = _settings(
-        configured, format, compress, thumbnails, workers, montage=montage, mip=mip, mask=mask
+        configured, format, compress, thumbnails, workers, montage=montage, mip=mip, mask=mask, repair=repair
     )
     layout = _layout(name, flat=flat, anonymous=anonymous)
 
@@ -174,6 +182,7 @@ def _settings(
     montage: bool,
     mip: bool,
     mask: bool,
+    repair: bool | None,
 ) -> tuple[Convert, tuple[ObjectKind, ...]]:
     """Return [convert] of the configuration with the options of the command, and what extensions convert.
 
@@ -188,6 +197,7 @@ def _settings(
         "montages": montage or None,
         "projections": mip or None,
         "body_masks": mask or None,
+        "repair": repair,
     }
     section, keys, extensions = _section(configured, {key: value for key, value in flags.items() if value is not None})
     unset = {"formats": ("nifti",), "thumbnails": False}

@@ -30,7 +30,7 @@ from node.volume.geometry import (
     position_tolerance,
     stack_axes,
 )
-from node.volume.model import Diffusion, Float, Frame
+from node.volume.model import Float, Frame
 from node.volume.reasons import VolumeWarning, WarningKind
 
 MAX_TRANSLATION_MM = 20.0
@@ -387,7 +387,7 @@ def _at(frame: Frame, target: Frame, turn: Float) -> Frame:
     """Return a frame at the position of `target`, its diffusion direction turned by the rotation `turn` (3, 3)."""
     diffusion = frame.diffusion
     if diffusion is not None and diffusion.direction_lps is not None:
-        diffusion = Diffusion(diffusion.b_value, turn @ diffusion.direction_lps, diffusion.derived)
+        diffusion = replace(diffusion, direction_lps=turn @ diffusion.direction_lps)
     return replace(frame, position=target.position, orientation=target.orientation, diffusion=diffusion)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 from pydicom.datadict import keyword_for_tag
@@ -12,7 +13,7 @@ from node.dicom.per_series import once_per_series
 from node.dicom.private import private_sequences
 from node.dicom.values import items, number, numbers, text, texts
 from node.volume import vendors
-from node.volume.model import Diffusion
+from node.volume.model import Diffusion, Frame
 from node.volume.vendors.gradients import Gradient, gradient_of_matrix
 
 UNWEIGHTED_B_VALUE = 1e-6
@@ -23,6 +24,18 @@ MAX_B_VALUE = 1e6
 
 _TRACE_TYPES = frozenset(("TRACE", "TRACEW", "ISO", "ISOTROPIC"))
 _MAP_TYPES = frozenset(("ADC", "AVDC", "EADC", "EXPONENTIAL", "FA", "COLFA", "FAC", "TENSOR"))
+TRACE_TOLERANCE = 0.01
+"""Largest deviation of a b-matrix from what the b-value and its own symmetry ask for, as a share of the b-value."""
+
+RANK_TOLERANCE = 0.1
+"""Largest share of the b-value of the two smaller eigenvalues: imaging gradients add some."""
+
+SHIFTED = (
+    "the b-matrix (0018,9601) of Bruker holds xx, xy, xz, yx, yy, yz in the attributes of xx, xy, xz, yy, yz, zz: its "
+    "trace is not the b-value (0018,9087), two values are equal, and what the b-value leaves for zz makes a matrix of "
+    "one direction, which was taken"
+)
+
 _MATRIX = (
     "DiffusionBValueXX",
     "DiffusionBValueXY",
@@ -69,7 +82,18 @@ def diffusion_of(ds: Dataset, shared: Dataset | None = None, per_frame: Dataset 
         return Diffusion(0.0, derived=True, trace=trace) if derived else None
     if derived or gradient.isotropic:
         return Diffusion(gradient.b_value, derived=True, trace=not kinds & _MAP_TYPES)
-    return Diffusion(gradient.b_value, _unit(gradient) if gradient.b_value > UNWEIGHTED_B_VALUE else None)
+    return Diffusion(
+        gradient.b_value,
+        _unit(gradient) if gradient.b_value > UNWEIGHTED_B_VALUE else None,
+        repaired=gradient.repaired if gradient.b_value > UNWEIGHTED_B_VALUE else "",
+    )
+
+
+def without_repair(frame: Frame) -> Frame:
+    """Return a frame without a gradient direction that was recovered from a wrong header."""
+    if frame.diffusion is None or not frame.diffusion.repaired:
+        return frame
+    return replace(frame, diffusion=replace(frame.diffusion, direction_lps=None, repaired=""))
 
 
 @once_per_series(
@@ -97,7 +121,7 @@ def _completed(standard: Gradient | None, vendor: Gradient | None) -> Gradient |
     """Return the standard's b-value with the vendor's direction."""
     if standard is None or vendor is None:
         return standard or vendor
-    return Gradient(standard.b_value, vendor.direction_lps, vendor.isotropic)
+    return vendor._replace(b_value=standard.b_value)
 
 
 def _unit(gradient: Gradient) -> np.ndarray | None:
@@ -165,9 +189,13 @@ def _standard(ds: Dataset, shared: Dataset | None = None, per_frame: Dataset | N
         if b_value is None or b_value < 0:
             continue
         direction = _direction(macro)
+        repaired = ""
         if direction is None and matrix is not None:
-            direction = gradient_of_matrix(matrix).direction_lps
-        return Gradient(b_value, direction, directionality == "ISOTROPIC" and b_value > UNWEIGHTED_B_VALUE)
+            if text(ds, "Manufacturer").upper().startswith("BRUKER") and not _has_trace(matrix, b_value):
+                matrix, repaired = _shifted_matrix(matrix, b_value), SHIFTED
+            direction = None if matrix is None else gradient_of_matrix(matrix).direction_lps
+        is_isotropic = directionality == "ISOTROPIC" and b_value > UNWEIGHTED_B_VALUE
+        return Gradient(b_value, direction, is_isotropic, repaired if direction is not None else "")
     return None
 
 
@@ -182,6 +210,26 @@ def _direction(macro: Dataset) -> tuple[float, ...] | None:
     for item in items(macro, "DiffusionGradientDirectionSequence"):
         return numbers(item, "DiffusionGradientOrientation", 3)
     return numbers(macro, "DiffusionGradientOrientation", 3)
+
+
+def _has_trace(matrix: tuple[float, ...], b_value: float) -> bool:
+    """Return whether the diagonal of a b-matrix sums up to the b-value, as it must."""
+    return abs(matrix[0] + matrix[3] + matrix[5] - b_value) <= max(TRACE_TOLERANCE * b_value, UNWEIGHTED_B_VALUE)
+
+
+def _shifted_matrix(matrix: tuple[float, ...], b_value: float) -> tuple[float, ...] | None:
+    """Return the b-matrix that Bruker wrote into the wrong attributes; None if the values do not prove it.
+
+    ParaVision writes the first six of nine elements, xx, xy, xz, yx, yy, yz, into the attributes of xx, xy, xz, yy, yz,
+    zz. Two values are then equal, xy and yx, and the b-value tells zz. One gradient makes a matrix of rank one.
+    """
+    xx, xy, xz, yx, yy, yz = matrix
+    zz = b_value - xx - yy
+    tolerance = max(TRACE_TOLERANCE * b_value, UNWEIGHTED_B_VALUE)
+    if abs(xy - yx) > TRACE_TOLERANCE * b_value or min(xx, yy, zz) < -tolerance:
+        return None
+    others = np.linalg.eigvalsh(np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]]))[:2]
+    return (xx, xy, xz, yy, yz, zz) if np.abs(others).max() <= RANK_TOLERANCE * b_value else None
 
 
 def _matrix(macro: Dataset) -> tuple[float, ...] | None:

@@ -107,6 +107,11 @@ def acquisition_fields(sources: Sequence[Dataset]) -> dict[str, Any]:
     return fields
 
 
+def first_reversed_volume(ds: Dataset) -> int | None:
+    """Return from which index every second volume has reversed polarity; None if none has, or not GE."""
+    return ge.first_reversed_volume(ds) if text(ds, "Manufacturer").upper().startswith("GE ") else None
+
+
 def is_encoded_upwards(ds: Dataset) -> bool | None:
     """Return whether phase encoding goes along increasing index of the stored pixels; None if unknown, or not GE."""
     return ge.is_encoded_upwards(ds) if text(ds, "Manufacturer").upper().startswith("GE ") else None

@@ -44,6 +44,9 @@ _GZIP = b"\x1f\x8b"
 _FIELD_MAPPING = re.compile(r"b0(map|rf)$", re.IGNORECASE)
 _SETTING = re.compile(rb'^(\w+) +"(.*?)"', re.MULTILINE)
 
+_USER_DATA_12 = PrivateTag(0x0019, _ACQUISITION, 0xB3, "DS")
+_SCHEMES = {2.0: 0, 3.0: 1}
+
 _POLARITIES = {"LINEAR": False, "REVERSE_LINEAR": True}
 """GE's use of Rectilinear Phase Encode Reordering (0018,9034): whether lines are encoded along increasing index."""
 
@@ -104,6 +107,15 @@ def maps_field(ds: Dataset) -> bool:
 def reverses_polarity(ds: Dataset) -> bool:
     """Return whether the sequence encodes some of its images with reversed polarity: its name (0019,xx9C) says so."""
     return "pepolar" in private_text(ds, _SEQUENCE_FILE).lower()
+
+
+def first_reversed_volume(ds: Dataset) -> int | None:
+    """Return the index, 0 or 1, from which every second volume of `epi_pepolar` is reversed; None if they are not.
+
+    User Data 12 (0019,xxB3) has the scheme: 2 is reversed and forward in turns, 3 forward and reversed.
+    """
+    scheme = private_numbers(ds, _USER_DATA_12, 1) if reverses_polarity(ds) else None
+    return _SCHEMES.get(scheme[0]) if scheme else None
 
 
 def protocol(ds: Dataset) -> Mapping[str, str]:

@@ -9,11 +9,15 @@ import numpy as np
 
 
 class Gradient(NamedTuple):
-    """A b-value in s/mm2, a direction in the patient frame (LPS, any length), and whether it is a trace image."""
+    """A b-value in s/mm2, a direction in the patient frame (LPS, any length), and whether it is a trace image.
+
+    `repaired` says how the direction was recovered from a wrong header; empty if it is as stated.
+    """
 
     b_value: float
     direction_lps: tuple[float, ...] | None = None
     isotropic: bool = False
+    repaired: str = ""
 
 
 def gradient_of_matrix(matrix: tuple[float, ...]) -> Gradient:

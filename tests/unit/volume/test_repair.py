@@ -1,0 +1,108 @@
+"""Headers that are wrong are mended where other values prove it, and only then; the sidecar names these values."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pydicom import FileDataset
+
+from node.volume.assemble import assemble
+from node.volume.model import Assembly
+from node.volume.reasons import WarningKind
+from tests import make
+from tests.mirrored import image, polarity_series
+
+MATRIX = ("XX", "XY", "XZ", "YY", "YZ", "ZZ")
+
+
+def told(assembly: Assembly) -> set[WarningKind]:
+    return {warning.name for volume in assembly.volumes for warning in volume.warnings}
+
+
+@pytest.mark.parametrize(("scheme", "stored", "reversed_times"), [(2, "RFRF", (0, 2)), (3, "FRFR", (1, 3))])
+def test_mirrored_volumes_are_turned_back_and_apart(scheme: int, stored: str, reversed_times: tuple[int, ...]) -> None:
+    assembly = assemble(polarity_series(scheme, stored=stored))
+    forward, mirrored = assembly.volumes
+    assert (forward.suffix, mirrored.suffix) == ("dirPA", "dirAP")
+    assert told(assembly) == {WarningKind.REPAIRED}
+    assert f"(0019,xxB3) of epi_pepolar is {scheme}" in forward.warnings[0].detail
+    for volume, times in ((forward, set(range(4)).difference(reversed_times)), (mirrored, reversed_times)):
+        for index, time in enumerate(sorted(times)):
+            np.testing.assert_array_equal(volume.voxels[index], [image(time, slice_) for slice_ in range(4)])
+        np.testing.assert_array_equal(volume.affine_lps, forward.affine_lps)
+        assert volume.time_step_s is None
+    assert forward.attributes["PhaseEncodingDirection"] == "j-"
+    assert mirrored.attributes["PhaseEncodingDirection"] == "j"
+    assert mirrored.attributes["PhaseEncodingPolarityGE"] != forward.attributes["PhaseEncodingPolarityGE"]
+
+
+@pytest.mark.parametrize(
+    "series",
+    [
+        polarity_series(2, stored="RFFR"),  # a volume was lost: the order of the others does not follow the scheme
+        polarity_series(2, stored="FFFF"),
+        polarity_series(0, stored="FFFF"),
+        polarity_series(2, InPlanePhaseEncodingDirection="ROW"),
+        polarity_series(2, RectilinearPhaseEncodeReordering=None),
+    ],
+)
+def test_volumes_that_are_not_proved_to_be_mirrored_stay_as_they_are(series: list[FileDataset]) -> None:
+    assembly = assemble(series)
+    [volume] = assembly.volumes
+    assert volume.times == 4
+    assert WarningKind.POLARITY_REVERSED in told(assembly)
+
+
+def test_no_volume_is_turned_if_that_is_switched_off() -> None:
+    [volume] = assemble(polarity_series(2), repair=False).volumes
+    np.testing.assert_array_equal(volume.voxels[0, 0], image(0, 0)[::-1])
+
+
+def matrix_series(written: tuple[float, ...], b_value: float = 1000.0) -> list[FileDataset]:
+    series = make.mr_series(
+        4, Manufacturer="Bruker BioSpin MRI GmbH", ImageType=r"ORIGINAL\PRIMARY\DIFFUSION\NONE", DiffusionBValue=b_value
+    )
+    for ds in series:
+        ds.DiffusionDirectionality = "BMATRIX"
+        ds.DiffusionBMatrixSequence = [
+            make.dataset(**{f"DiffusionBValue{name}": value for name, value in zip(MATRIX, written, strict=True)})
+        ]
+    return series
+
+
+def elements(direction: tuple[float, float, float], b_value: float = 1000.0) -> np.ndarray:
+    return b_value * np.outer(direction, direction)
+
+
+@pytest.mark.parametrize("direction", [(0.6, 0.0, 0.8), (0.48, 0.6, 0.64), (0.0, 0.6, 0.8), (0.0, 0.0, 1.0)])
+def test_the_matrix_that_bruker_wrote_into_wrong_attributes_is_put_right(direction: tuple[float, float, float]) -> None:
+    matrix = elements(direction)
+    assembly = assemble(matrix_series(tuple(matrix.ravel()[:6])))
+    [entry] = assembly.volumes[0].diffusion or ()
+    assert abs(np.dot(entry.direction_lps, direction)) == pytest.approx(1, abs=1e-6)
+    assert WarningKind.REPAIRED in told(assembly)
+
+
+def test_a_matrix_in_its_own_attributes_is_taken_as_it_is() -> None:
+    direction = (0.48, 0.6, 0.64)
+    assembly = assemble(matrix_series(tuple(elements(direction)[np.triu_indices(3)])))
+    [entry] = assembly.volumes[0].diffusion or ()
+    assert abs(np.dot(entry.direction_lps, direction)) == pytest.approx(1, abs=1e-6)
+    assert WarningKind.REPAIRED not in told(assembly)
+
+
+@pytest.mark.parametrize("written", [(200.0, 100.0, 0.0, 300.0, 50.0, 10.0), (300.0, 0.0, 0.0, 0.0, 300.0, 0.0)])
+def test_a_matrix_that_contradicts_the_b_value_gives_no_direction(written: tuple[float, ...]) -> None:
+    assembly = assemble(matrix_series(written))
+    [entry] = assembly.volumes[0].diffusion or ()
+    assert entry.direction_lps is None
+    assert told(assembly) >= {WarningKind.NO_DIFFUSION_DIRECTIONS}
+    assert WarningKind.REPAIRED not in told(assembly)
+
+
+def test_no_matrix_is_put_right_if_that_is_switched_off() -> None:
+    series = matrix_series(tuple(elements((0.48, 0.6, 0.64)).ravel()[:6]))
+    assembly = assemble(series, repair=False)
+    [entry] = assembly.volumes[0].diffusion or ()
+    assert entry.direction_lps is None
+    assert WarningKind.NO_DIFFUSION_DIRECTIONS in told(assembly)
