@@ -87,6 +87,26 @@ FOUND: dict[str, Case] = {
     "one of two times of a slice has no number of its echo": Case(
         kind="mr", times=2, slices=1, labels=("acquisition", "clock"), changes=(("drop", "EchoNumbers", 13),)
     ),
+    "only weightings tell the times of a moving series, and none tells which is the first": Case(
+        kind="dwi",
+        times=5,
+        slices=7,
+        orientation="oblique",
+        spacing_mm=5.0,
+        labels=(),
+        numbering="none",
+        changes=(("drift", 2.5, 0), ("drift", 0.004, 0)),
+    ),
+    "tilted stacks that lie far beside each other": Case(
+        kind="pt",
+        times=4,
+        slices=2,
+        orientation="sagittal",
+        shear_mm=0.3,
+        labels=("acquisition",),
+        numbering="restarting",
+        changes=(("drift", 2.5, 0),),
+    ),
 }
 """Cases that once gave a wrong volume in silence, by what is wrong with them."""
 

@@ -263,10 +263,11 @@ def _is_loss_evident(series: Series) -> bool:
     """Return whether losses show: a time without some of its slices, or a hole in numbers that tell the order."""
     if not series.lost or series.case.kind not in CLASSIC:
         return False
-    kept: dict[object, set[int]] = defaultdict(set)
+    kept: dict[tuple[int, object], set[int]] = defaultdict(set)
     for plane in every(series):
         kept[plane.time, plane.group].add(plane.slice)
-    if len({frozenset(own) for own in kept.values()}) > 1:
+    held = Counter((group, slice_) for (_, group), own in kept.items() for slice_ in own)
+    if len({frozenset(own) for own in kept.values()}) > 1 < max(held.values()):
         return True
     if series.case.numbering not in TELLING_NUMBERINGS or "InstanceNumber" in series.false:
         return False

@@ -192,7 +192,8 @@ def _groups(frames: Sequence[Frame]) -> Iterator[tuple[list[list[Frame]], bool]]
 def _in_time(groups: dict[Hashable, list[Frame]], *, are_counted: bool) -> list[list[Frame]]:
     """Return groups in the order of their label if it counts times, else of their clocks, else of Instance Numbers.
 
-    Instance Numbers that go back and forth between the groups tell no order: then the label does, if it is a number.
+    Instance Numbers that go back and forth between the groups tell no order: then the label does, if it is a number, or
+    those of a diffusion weighting.
     """
     clocks = [[frame.time_key.get("acquisition_time") for frame in group] for group in groups.values()]
     numbers = [sorted(map(instance_order, group)) for group in groups.values()]
@@ -204,9 +205,13 @@ def _in_time(groups: dict[Hashable, list[Frame]], *, are_counted: bool) -> list[
         ranks = [
             (min(clock for clock in own if clock is not None), rank) for own, rank in zip(clocks, ranks, strict=True)
         ]
-    elif not apart and all(isinstance(label, float) for label in groups):
+    elif not apart and all(_is_number(label) for label in groups):
         ranks = list(groups)
     return [group for _, group in sorted(zip(ranks, groups.values(), strict=True), key=lambda entry: entry[0])]
+
+
+def _is_number(label: Hashable) -> bool:
+    return all(isinstance(part, float) for part in (label if isinstance(label, tuple) else (label,)))
 
 
 def _numbered(frames: Sequence[Frame]) -> Iterator[list[list[Frame]]]:

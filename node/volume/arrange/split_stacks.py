@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from node.errors import ConversionRefused
 from node.volume.arrange.whole_times import COUNTING_KEYS, Bin
 from node.volume.geometry import (
     DRIFT_TOLERANCE_PIXELS,
@@ -26,6 +27,7 @@ from node.volume.geometry import (
     stack_axes,
 )
 from node.volume.model import Frame
+from node.volume.reasons import Reason
 
 ACQUISITIONS = ("acquisition_number", "temporal_position", "acquisition_time")
 """Attributes that separate acquisitions whose positions do not fit together."""
@@ -218,8 +220,29 @@ def _moved_fields(frames: Sequence[Frame], labels: Any) -> list[list[Frame]]:
     offset_of = {id(frame): (int(column), int(row)) for frame, column, row in zip(frames, across, down, strict=True)}
     fields = _by(frames, lambda frame: offset_of[id(frame)])
     single = sum(len(field) == 1 for field in fields)
-    is_torn = 2 * single > len(fields) and len(set(labels.tolist())) > 1  # planes of moving or tilted stacks, no fields
-    return [list(frames)] if is_torn else fields
+    if 2 * single <= len(fields) or len(starts) == 1:
+        return fields
+    return _fields_by_acquisition(frames, labels)
+
+
+def _fields_by_acquisition(frames: Sequence[Frame], labels: Any) -> list[list[Frame]]:
+    """Split tilted stacks that lie beside each other: none of their planes shares its offset with another one.
+
+    Raises
+    ------
+    ConversionRefused
+        ``same-position-twice``: no attribute says which planes are of one stack.
+    """
+    for name in ACQUISITIONS:
+        parts = _by(frames, partial(_key, name))
+        counts = _positions_of(parts, frames, labels)
+        if len(parts) > 1 and all(len(count) > 1 and max(count.values()) == 1 for count in counts):
+            return parts
+    raise ConversionRefused(
+        Reason.SAME_POSITION_TWICE,
+        "planes at one distance along the normal lie beside each other, and no attribute (such as Acquisition Number "
+        "(0020,0012)) says which of them are of one volume",
+    )
 
 
 def _positions_of(parts: list[list[Frame]], frames: Sequence[Frame], labels: Any) -> list[Counter[int]]:
