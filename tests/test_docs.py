@@ -19,8 +19,8 @@ from node import __version__
 from node.archive.base import VOLUMES
 from node.archive.filesystem import is_key
 from node.dicom.part10 import IMPLEMENTATION_VERSION_NAME
+from node.extensions.deidentify.deidentification import Reason
 from node.extensions.deidentify.profile import CLEAN, RETAIN
-from node.extensions.deidentify.refusal import Reason
 from node.index.engine.place import upgrade
 from node.index.nouns.events import EventKind
 from node.index.work.states import picture

@@ -12,9 +12,9 @@ import pytest
 from pydicom import Dataset, dcmread
 
 from node.audit.audit_log import Audit
-from node.extensions.deidentify.leaks import leaks
 from node.extensions.deidentify.profile import Option, Profile
 from tests import make
+from tests.leaks import leaks
 from tests.preloaded import run
 
 RULES = '[[device]]\nwhen = { Manufacturer = "Example", Modality = "OT" }\nblank = [[0, 0, 10, 2]]\n'

@@ -15,17 +15,22 @@ from zipfile import ZipFile
 import pytest
 from pydicom import dcmread
 
-from node.extensions.deidentify.deidentification import Deidentification, configured_by_name
+from node.extensions.deidentify.deidentification import (
+    ALLOWABLE,
+    Deidentification,
+    NotDeidentified,
+    Reason,
+)
 from node.extensions.deidentify.files import pieces
 from node.extensions.deidentify.instance import deidentified
-from node.extensions.deidentify.leaks import leaks
 from node.extensions.deidentify.profile import Option, Profile
 from node.extensions.deidentify.pseudonyms import PseudonymKey, new_key_file
-from node.extensions.deidentify.refusal import ALLOWABLE, NotDeidentified, Reason
+from node.extensions.deidentify.ways import configured_by_name
 from node.files.reading import read_instance
 from node.index.nouns.studies import StudyFilter
 from node.receive.dicom_files import MediaFile, find_instances
 from node.receive.import_files import import_instances
+from tests.leaks import leaks
 from tests.make import PYDICOM_FILES
 from tests.reference.real_series import PYDICOM_DATA
 from tests.web.conftest import open_site

@@ -16,11 +16,11 @@ from pydicom import DataElement, Dataset, FileDataset, dcmread
 from pydicom.sequence import Sequence
 from pydicom.uid import EncapsulatedPDFStorage
 
-from node.extensions.deidentify.leaks import leaks
 from node.extensions.deidentify.profile import Option, Profile
 from node.extensions.deidentify.pseudonyms import Patient, read_keys
 from node.settings.model import Destination, Route
 from tests import make
+from tests.leaks import leaks
 from tests.preloaded import run
 from tests.web.conftest import Site, open_site, until
 from tests.web.test_routes import run as run_routes

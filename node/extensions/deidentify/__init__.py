@@ -18,6 +18,13 @@ if TYPE_CHECKING:
     from node.extensions.deidentify.settings import DeidentifySettings
     from node.settings.model import Settings
 
+PROFILES = """\
+The Basic Profile of PS3.15 Annex E with all options, by the command `voxelnode deidentify` on files, and on copies that
+leave by routes and downloads for which the configuration names it. All other instances are stored and transmitted as
+received.
+"""
+"""The section of the conformance statement."""
+
 
 class _Deidentify(Extension):
     """Copies without identities: of files, on routes, and as downloads."""
@@ -37,14 +44,14 @@ class _Deidentify(Extension):
         Command(
             "pseudonyms",
             "Maintain",
-            f"{__name__}.pseudonyms_command:app",
+            f"{__name__}.command:pseudonyms",
             ("voxelnode pseudonyms new trial.key", "voxelnode pseudonyms map trial.key scans"),
         ),
     )
     tables = (Table("deidentify", f"{__name__}.settings:DeidentifySettings", is_named=True),)
     routers = (Router("rest", f"{__name__}.rest:router"), Router("pages", f"{__name__}.pages:router"))
-    statement = Statement({"De-identification Profiles": f"{__name__}.statement:PROFILES"})
-    ways = f"{__name__}.deidentification:WAYS"
+    statement = Statement({"De-identification Profiles": f"{__name__}:PROFILES"})
+    ways = f"{__name__}.ways:WAYS"
 
     def mistakes(self, settings: Settings) -> Iterator[str]:
         tables = _tables(settings)
@@ -56,7 +63,7 @@ class _Deidentify(Extension):
     def checks(self, settings: Settings) -> Iterator[Callable[[], Any]]:
         tables = _tables(settings)
         if tables:
-            from node.extensions.deidentify.deidentification import configured_by_name
+            from node.extensions.deidentify.ways import configured_by_name
 
             for name in tables:
                 yield partial(configured_by_name, tables, name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import date, timedelta
 from functools import cache
 from typing import Any
 
@@ -16,10 +17,9 @@ from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 
 from node.dicom.values import CONVERSION_ERRORS, copy_encoding, held_elements, text
-from node.extensions.deidentify.dates import shifted_date, shifted_datetime, written_forms
+from node.extensions.deidentify.deidentification import NotDeidentified, Reason
 from node.extensions.deidentify.profile import Action, Option, Profile, rows, safe_private
 from node.extensions.deidentify.pseudonyms import Patient, PseudonymKey
-from node.extensions.deidentify.refusal import NotDeidentified, Reason
 from node.extensions.deidentify.text import Identities, vocabulary
 
 MAX_DEPTH = 64
@@ -103,6 +103,9 @@ _OLDEST, _OLD = 89, "090Y"
 _DECIMALS = re.compile(rb"[-+0-9.eE \\\0]*")
 _CLASS_UIDS = re.compile(r"(?:SOPClass|TransferSyntax|CodingScheme|ContextGroup|ContextUID|MappingResource|Class)\w*")
 """Keywords of UIDs that name a kind, not an instance; a private one of them says who made the device at most."""
+
+_DATE = re.compile(r"(\d{4})\.?(\d{2})\.?(\d{2})")
+_DATETIME = re.compile(r"(\d{4})(\d{2})(\d{2})(.*)")
 
 
 @dataclass(frozen=True)
@@ -456,3 +459,38 @@ def safe_private_vr(tag: BaseTag, creators: Mapping[int, str]) -> str | None:
 def private_creators(ds: Dataset) -> dict[int, str]:
     """Return the private creators of a data set by their tags (PS3.5 7.8.1)."""
     return {tag: "".join(_texts(ds, tag)).strip() for tag in held_elements(ds) if tag.is_private_creator}
+
+
+def shifted_date(text: str, days_earlier: int) -> str:
+    """Return a DA, also of ACR-NEMA's form with dots; empty if it is not one whole day."""
+    return _shifted(_DATE.fullmatch(text.strip()), days_earlier)
+
+
+def shifted_datetime(text: str, days_earlier: int) -> str:
+    """Return a DT with its time and offset from UTC as they are; empty if it is less exact than a day."""
+    match = _DATETIME.fullmatch(text.strip())
+    day = _shifted(match, days_earlier)
+    return day + match[4] if match and day else ""
+
+
+def _shifted(match: re.Match[str] | None, days_earlier: int) -> str:
+    if match is None:
+        return ""
+    try:
+        day = date(int(match[1]), int(match[2]), int(match[3])) - timedelta(days_earlier)
+    except (ValueError, OverflowError):
+        return ""
+    return f"{day:%Y%m%d}".zfill(8)
+
+
+def written_forms(text: str) -> list[str]:
+    """Return a date as people write it into texts; empty if it is none."""
+    match = _DATE.fullmatch(text[:8])
+    if match is None:
+        return []
+    year, month, day = match.groups()
+    return [
+        separator.join(parts)
+        for separator in ("", "-", ".", "/")
+        for parts in ((year, month, day), (day, month, year), (month, day, year))
+    ]

@@ -19,9 +19,8 @@ from pydicom.uid import ExplicitVRLittleEndian
 from node.dicom.reading import stored_bytes
 from node.dicom.values import items, text, texts, value, whole
 from node.errors import ConversionRefused
+from node.extensions.deidentify.deidentification import NotDeidentified, PixelRule, Reason, Rectangle
 from node.extensions.deidentify.hidden import CHUNK_BYTES, padding_value, spare_bits_used, value_bits
-from node.extensions.deidentify.pixel_rules import PixelRule, Rectangle
-from node.extensions.deidentify.refusal import NotDeidentified, Reason
 from node.volume.read.pixel_layout import HALF_SAMPLED, PIXELS, PixelLayout, pixel_layout
 from node.volume.read.transcoding import decompress
 from node.volume.read.transfer_syntaxes import NATIVE, NotTranscodable

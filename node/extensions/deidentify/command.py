@@ -1,22 +1,36 @@
-"""``voxelnode deidentify``."""
+"""``voxelnode deidentify``, and ``voxelnode pseudonyms``: keys of pseudonyms, and the map that they make."""
 
 from __future__ import annotations
 
+import csv
 import signal
 import sys
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
 from node.cli.options import Configured, Json
-from node.cli.output import Answer, printable
+from node.cli.output import Answer, print_json, printable
 
 if TYPE_CHECKING:
+    from pydicom import Dataset
+
     from node.extensions.deidentify.deidentification import Deidentification
+    from node.extensions.deidentify.pseudonyms import PseudonymKey
 
 MAX_SHOWN = 100
+
+_UIDS = {"study": "StudyInstanceUID", "series": "SeriesInstanceUID", "instance": "SOPInstanceUID"}
+_READ = ["SpecificCharacterSet", "PatientID", "IssuerOfPatientID", "AccessionNumber", *_UIDS.values()]
+
+pseudonyms = typer.Typer(help="Manage keys of pseudonyms, and show whose pseudonym is whose.", no_args_is_help=True)
+
+KeyFile = Annotated[Path, typer.Argument(metavar="FILE", help="File of keys, which only its owner may read.")]
+Name = Annotated[str | None, typer.Option("--name", help="Name of the key. [default: the time]")]
 
 
 def deidentify(
@@ -83,13 +97,10 @@ def deidentify(
     from node import logs
     from node.control.audited_export import audited_export
     from node.errors import UsageError
-    from node.extensions.deidentify.defacing import load_defacer
-    from node.extensions.deidentify.deidentification import Deidentification
-    from node.extensions.deidentify.files import Refused, deidentify_files
-    from node.extensions.deidentify.pixel_rules import read_rules
+    from node.extensions.deidentify.deidentification import Deidentification, Reason, allowed, read_rules
+    from node.extensions.deidentify.files import Refused, deidentify_files, load_defacer
     from node.extensions.deidentify.profile import Profile, options
     from node.extensions.deidentify.pseudonyms import passing_key, read_keys
-    from node.extensions.deidentify.refusal import Reason, allowed
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # removes what was unpacked
     logs.configure("warning")  # pydicom logs values, which are patient data
@@ -134,11 +145,97 @@ def deidentify(
 
 
 def _configured(name: str, configured: Configured) -> Deidentification:
-    from node.extensions.deidentify.deidentification import configured_by_name
     from node.extensions.deidentify.settings import DeidentifySettings
+    from node.extensions.deidentify.ways import configured_by_name
 
     return configured_by_name(configured.settings.tables(DeidentifySettings), name)
 
 
 def _listed(given: list[str] | None) -> list[str]:
     return [name for names in given or () for name in names.split(",") if name]
+
+
+@pseudonyms.command()
+def new(path: KeyFile, name: Name = None) -> None:
+    """Write a file with a new key."""
+    from node.extensions.deidentify.pseudonyms import new_key_file
+
+    print(f"{path}: key {new_key_file(path, name).name}")
+
+
+@pseudonyms.command()
+def rotate(path: KeyFile, name: Name = None) -> None:
+    """Add a new key to a file; pseudonyms are by it from then on."""
+    from node.extensions.deidentify.pseudonyms import rotate as rotated
+
+    print(f"{path}: key {rotated(path, name).name}")
+
+
+@pseudonyms.command(name="map")
+def map_(
+    path: KeyFile,
+    source: Annotated[Path, typer.Argument(metavar="IN", exists=True, help="The originals: a folder or a file.")],
+    uids: Annotated[bool, typer.Option("--uids", help="List studies, series and instances too.")] = False,
+    json: Json = False,
+) -> None:
+    """Print the pseudonyms of originals as CSV. The output is patient data."""
+    from node import logs
+    from node.extensions.deidentify.pseudonyms import read_keys
+
+    logs.configure("warning")  # pydicom logs values, which are patient data
+    lines = pseudonyms_of([source], read_keys(path), with_uids=uids)
+    if json:
+        print_json([line._asdict() for line in lines])
+        return
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(Line._fields)
+    writer.writerows(lines)
+
+
+class Line(NamedTuple):
+    """A line of the map; `days_earlier` is that of dates, and None of what has none."""
+
+    key: str
+    kind: str
+    issuer: str
+    original: str
+    pseudonym: str
+    days_earlier: int | None = None
+
+
+def pseudonyms_of(paths: Iterable[Path], keys: Sequence[PseudonymKey], *, with_uids: bool = False) -> Iterator[Line]:
+    """Yield the pseudonyms of patients, accession numbers and perhaps UIDs in files, each once for each key.
+
+    The map is computed anew from originals and keys: it is stored nowhere.
+    """
+    from pydicom import dcmread  # here and below, because the other commands do not need it
+
+    from node.receive.dicom_files import SkippedFile, find_instances
+
+    seen: set[Line] = set()
+    for found in find_instances(paths):
+        if isinstance(found, SkippedFile):
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydicom's warnings quote values
+            try:
+                with found.open_file() as file:
+                    ds = dcmread(file, stop_before_pixels=True, force=True, specific_tags=_READ)
+            except Exception:  # pydicom raises anything for a damaged file, which has no pseudonyms then
+                continue
+            lines = [line for key in keys for line in _lines(ds, key, with_uids)]
+        yield from (line for line in lines if line not in seen)
+        seen.update(lines)
+
+
+def _lines(ds: Dataset, key: PseudonymKey, with_uids: bool) -> Iterator[Line]:
+    from node.dicom.values import text
+    from node.extensions.deidentify.attributes import patient_of
+
+    patient = patient_of(ds)
+    days = key.days_earlier(patient)
+    yield Line(key.name, "patient", patient.issuer, patient.patient_id, key.patient(patient), days)
+    if accession := text(ds, "AccessionNumber"):
+        yield Line(key.name, "accession", "", accession, key.accession(accession))
+    for kind, keyword in _UIDS.items() if with_uids else ():
+        yield Line(key.name, kind, "", text(ds, keyword), key.uid(text(ds, keyword)))

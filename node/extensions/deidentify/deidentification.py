@@ -1,32 +1,159 @@
-"""How instances are de-identified: profile, key, allowed risks and pixel rules. It loads neither NumPy nor codecs."""
+"""How instances are de-identified: profile, key, allowed risks, rules for pixels of devices; and why they are refused.
+
+It loads neither NumPy nor codecs.
+"""
 
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
+from enum import StrEnum
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from pydicom import Dataset
-from pydicom.filereader import read_file_meta_info
+from pydicom.datadict import dictionary_VR, keyword_dict, tag_for_keyword
 
-from node.dicom.values import text
-from node.errors import UsageError, nearest
-from node.extensions.deidentify.pixel_rules import PixelRule, read_rules
-from node.extensions.deidentify.profile import Option, Profile, options
-from node.extensions.deidentify.pseudonyms import PseudonymKey, read_keys
-from node.extensions.deidentify.refusal import NotDeidentified, Reason, allowed
-from node.extensions.deidentify.settings import DeidentifySettings
-from node.files.reading import read_instance
-from node.settings.model import Settings
-from node.volume.read.transfer_syntaxes import NATIVE
-
-MAX_COMPRESSED_BYTES = 750_000_000
-"""Largest file with compressed frames that is de-identified: they are held in memory three times, and a child may use
-4 GB. Native frames are copied from file to file."""
+from node.dicom.values import texts, whole
+from node.errors import UsageError, Withheld, nearest
+from node.extensions.deidentify.profile import Option, Profile
+from node.extensions.deidentify.pseudonyms import PseudonymKey
 
 UID_FORM = re.compile(r"[0-9.]{1,64}")
+
+_MAX_RULES_BYTES = 1 << 20
+
+Rectangle = tuple[int, int, int, int]
+"""Left column, top row, width and height, in pixels from 0."""
+
+
+class Reason(StrEnum):
+    """Fixed keywords; commands and routes count by them."""
+
+    STRUCTURED_REPORT = "structured-report"
+    ENCAPSULATED_DOCUMENT = "encapsulated-document"
+    SECONDARY_CAPTURE = "secondary-capture"
+    ULTRASOUND = "ultrasound"
+    PHOTOGRAPH = "photograph"
+    BURNED_IN = "burned-in"
+    RECOGNIZABLE = "recognizable"
+    UNDECODABLE = "undecodable"
+    UNREADABLE = "unreadable"
+    TOO_LARGE = "too-large"
+    NO_IDENTITY = "no-identity"
+    DEIDENTIFIED = "de-identified"
+    DUPLICATE = "duplicate"
+    DEFACING = "defacing"
+
+
+ALLOWABLE = (Reason.SECONDARY_CAPTURE, Reason.ULTRASOUND, Reason.PHOTOGRAPH, Reason.BURNED_IN, Reason.RECOGNIZABLE)
+"""Risks in pixels that somebody who has looked at them may take."""
+
+
+def allowed(names: Collection[str]) -> frozenset[Reason]:
+    """Return the risks of a command.
+
+    Raises
+    ------
+    UsageError
+        A name is not one of `ALLOWABLE`.
+    """
+    for name in names:
+        if name not in ALLOWABLE:
+            raise UsageError(f"--allow {name}: no such risk{nearest(name, ALLOWABLE)}")
+    return frozenset(map(Reason, names))
+
+
+class NotDeidentified(Withheld):
+    """An instance is refused; `reason` is one of `Reason`."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(reason, detail)
+
+
+@dataclass(frozen=True, slots=True)
+class PixelRule:
+    """What is burned in by a device: rectangles to blank, or the only ones to keep; neither: its pixels are clean."""
+
+    name: str
+    when: Mapping[str, tuple[Any, ...]]
+    blank: tuple[Rectangle, ...]
+    keep: tuple[Rectangle, ...]
+
+    def fits(self, ds: Dataset) -> bool:
+        """Return whether all attributes of an instance are as the rule has them; text without case, with ``*``."""
+        return all(_fits(ds, keyword, wanted) for keyword, wanted in self.when.items())
+
+
+def _fits(ds: Dataset, keyword: str, wanted: tuple[Any, ...]) -> bool:
+    found = [whole(ds, keyword)] if isinstance(wanted[0], int) else [each.casefold() for each in texts(ds, keyword)]
+    return any(
+        each == want if isinstance(want, int) else fnmatchcase(str(each), want.casefold())
+        for each in found
+        for want in wanted
+    )
+
+
+def read_rules(path: Path) -> tuple[PixelRule, ...]:
+    """Return the rules of a TOML file, in their order: the first that fits counts.
+
+    Raises
+    ------
+    UsageError
+        The file is not TOML, or a rule is wrong; the message names the value and the rule.
+    """
+    try:
+        with path.open("rb") as file:
+            content = tomllib.loads(file.read(_MAX_RULES_BYTES).decode("utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}") from None
+    unknown = set(content) - {"device"}
+    if unknown or not isinstance(content.get("device"), list):
+        raise UsageError(f"{path}: a file of pixel rules has tables [[device]] and nothing else")
+    return tuple(_rule(path, number, table) for number, table in enumerate(content["device"], 1))
+
+
+def _rule(path: Path, number: int, table: Mapping[str, Any]) -> PixelRule:
+    name = table.get("name", f"device {number}")
+    place = f"{path}, {name}"
+    for key in table:
+        if key not in ("name", "when", "blank", "keep"):
+            raise UsageError(f"{place}: {key}: no such key{nearest(key, ('name', 'when', 'blank', 'keep'))}")
+    when = table.get("when")
+    if not isinstance(when, dict) or not when:
+        raise UsageError(f'{place}: when is missing; name the device, such as {{ Manufacturer = "GE*", Rows = 768 }}')
+    if "blank" in table and "keep" in table:
+        raise UsageError(f"{place}: blank and keep exclude each other; choose one")
+    return PixelRule(
+        str(name),
+        {keyword: _wanted(place, keyword, values) for keyword, values in when.items()},
+        _rectangles(place, table.get("blank", [])),
+        _rectangles(place, table.get("keep", [])),
+    )
+
+
+def _wanted(place: str, keyword: str, values: Any) -> tuple[Any, ...]:
+    tag = tag_for_keyword(keyword)
+    if tag is None or dictionary_VR(tag) == "SQ":
+        raise UsageError(f"{place}: {keyword}: not the keyword of an attribute{nearest(keyword, keyword_dict)}")
+    given = tuple(values) if isinstance(values, list) else (values,)
+    if not given or not (all(type(each) is int for each in given) or all(isinstance(each, str) for each in given)):
+        raise UsageError(f"{place}: {keyword} must be a text, a whole number, or a list of either")
+    return given
+
+
+def _rectangles(place: str, given: Any) -> tuple[Rectangle, ...]:
+    if not isinstance(given, list):
+        raise UsageError(f"{place}: rectangles are a list of [left, top, width, height]")
+    for each in given:
+        if not (isinstance(each, list) and len(each) == 4 and all(type(side) is int and side >= 0 for side in each)):
+            raise UsageError(f"{place}: {each!r}: a rectangle is [left, top, width, height], in pixels from 0")
+    return tuple((left, top, width, height) for left, top, width, height in given)
 
 
 @dataclass(frozen=True)
@@ -36,7 +163,7 @@ class Deidentification:
     Attributes
     ----------
     allowed : frozenset of Reason
-        Risks in pixels, of `refusal.ALLOWABLE`, that are passed with the pixels as they are.
+        Risks in pixels, of `ALLOWABLE`, that are passed with the pixels as they are.
     rules : tuple of PixelRule
         Used with `Option.PIXELS`.
     """
@@ -56,99 +183,3 @@ class Deidentification:
         if Option.UIDS in self.profile.options and UID_FORM.fullmatch(uid):
             return uid
         return self.key.uid(uid)
-
-    # See `node.hookspecs.Way`
-
-    @property
-    def reasons(self) -> Collection[str]:
-        """Every reason of a refusal."""
-        return tuple(Reason)
-
-    def load(self) -> None:
-        """Load what `clean` and `write` need, in the process from which those of files are forked."""
-        from node.extensions.deidentify.instance import load_tables  # here, because it loads NumPy
-
-        import_module("node.extensions.deidentify.files")
-        load_tables(self)
-
-    def read(self, path: Path) -> Dataset:
-        """Read a whole file.
-
-        Raises
-        ------
-        NotDeidentified
-        """
-        try:
-            size = path.stat().st_size
-            if size > MAX_COMPRESSED_BYTES and text(read_file_meta_info(path), "TransferSyntaxUID") not in NATIVE:
-                detail = f"the file has {size} bytes with compressed frames; the limit is {MAX_COMPRESSED_BYTES}"
-                raise NotDeidentified(Reason.TOO_LARGE, f"{detail}; `voxelnode deidentify` has none")
-            return read_instance(path)
-        except NotDeidentified:
-            raise
-        except Exception as error:  # pydicom raises anything for a damaged file
-            raise NotDeidentified(Reason.UNREADABLE, f"the file cannot be read: {type(error).__name__}") from error
-
-    def clean(self, ds: Dataset) -> Dataset:
-        """Return a data set without identities.
-
-        Raises
-        ------
-        NotDeidentified
-        """
-        from node.extensions.deidentify.instance import deidentified  # here, because it loads NumPy
-
-        return deidentified(ds, self)
-
-    def write(self, ds: Dataset, into: Path) -> int:
-        """Write a DICOM file; return where its data set begins."""
-        from node.extensions.deidentify.files import write_pieces
-
-        with into.open("wb") as file:
-            return write_pieces(ds, file)
-
-
-def configured(settings: DeidentifySettings) -> Deidentification:
-    """Return the de-identification that a table [deidentify.NAME] of the configuration describes.
-
-    Raises
-    ------
-    UsageError
-        The key or the pixel rules cannot be used.
-    """
-    return Deidentification(
-        Profile(options(settings.retain, settings.clean)),
-        read_keys(settings.key)[0],
-        allowed(settings.allow),
-        read_rules(settings.pixel_rules) if settings.pixel_rules else (),
-    )
-
-
-def configured_by_name(sections: Mapping[str, DeidentifySettings], name: str) -> Deidentification:
-    """Return the de-identification that the table with a name describes.
-
-    Raises
-    ------
-    UsageError
-        There is no such table, or its files cannot be used; the message names the table.
-    """
-    if name not in sections:
-        known = nearest(name, sections) if sections else "; there are none"
-        raise UsageError(f"no table [deidentify.{name}] in the configuration{known}")
-    try:
-        return configured(sections[name])
-    except UsageError as error:
-        raise UsageError(f"[deidentify.{name}] {error}") from error
-
-
-class _Ways:
-    """See `node.hookspecs.Ways`."""
-
-    def names(self, settings: Settings) -> list[str]:
-        return list(settings.tables(DeidentifySettings))
-
-    def way(self, settings: Settings, name: str) -> Deidentification:
-        return configured_by_name(settings.tables(DeidentifySettings), name)
-
-
-WAYS = _Ways()

@@ -17,7 +17,7 @@ from pydicom.dataelem import RawDataElement
 from node.dicom.reading import FileBytes, stored_bytes
 from node.dicom.values import held, standard_tag, text, whole
 from node.errors import ConversionRefused
-from node.extensions.deidentify.refusal import NotDeidentified, Reason
+from node.extensions.deidentify.deidentification import NotDeidentified, Reason
 from node.volume.read.pixel_layout import PIXELS, PixelLayout, pixel_layout
 from node.volume.read.transfer_syntaxes import CODESTREAM_SYNTAXES, JPEG_2000_SYNTAXES, NATIVE
 

@@ -23,11 +23,10 @@ from node.dicom.reading import with_elements
 from node.dicom.values import CONVERSION_ERRORS, held_elements, text, texts
 from node.extensions.deidentify.attributes import Cleaner, identities_of, patient_of
 from node.extensions.deidentify.burned_in import blank, has_overlays_in_pixels, has_pixels, regions, risks_of
-from node.extensions.deidentify.deidentification import UID_FORM, Deidentification
+from node.extensions.deidentify.deidentification import UID_FORM, Deidentification, NotDeidentified, Reason
 from node.extensions.deidentify.hidden import drop_hidden, uses_spare_bits
 from node.extensions.deidentify.profile import BASIC_PROFILE, CODES, Option, edition, safe_private
 from node.extensions.deidentify.pseudonyms import NO_KEY
-from node.extensions.deidentify.refusal import NotDeidentified, Reason
 from node.extensions.deidentify.text import vocabulary
 from node.volume.read.transcoding import encoded
 

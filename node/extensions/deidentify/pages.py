@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Response
 from pydantic import Field
 
-from node.extensions.deidentify.download import Content, deidentified_zip
+from node.extensions.deidentify.downloads import Content, deidentified_zip
 from node.web.access import ReaderCall
 from node.web.pages.actions import SelectedStudies
 

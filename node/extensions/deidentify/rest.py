@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import Query, Response
 
-from node.extensions.deidentify.download import Content, deidentified_zip
+from node.extensions.deidentify.downloads import Content, deidentified_zip
 from node.web.access import ReaderCall
 from node.web.api.models import BINARY
 from node.web.api.resources import SeriesUid, StudyUid

@@ -18,12 +18,11 @@ from pydicom.encaps import encapsulate
 from pydicom.tag import BaseTag
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless
 
-from node.extensions.deidentify.deidentification import Deidentification
+from node.extensions.deidentify.deidentification import Deidentification, NotDeidentified, Reason
 from node.extensions.deidentify.files import pieces
 from node.extensions.deidentify.instance import deidentified
 from node.extensions.deidentify.profile import Option, Profile
 from node.extensions.deidentify.pseudonyms import PseudonymKey
-from node.extensions.deidentify.refusal import NotDeidentified, Reason
 from node.files.reading import read_instance
 from tests import make
 

@@ -23,14 +23,11 @@ from pydicom.uid import (
 )
 
 from node.errors import UsageError
-from node.extensions.deidentify.defacing import defaced
-from node.extensions.deidentify.deidentification import Deidentification
-from node.extensions.deidentify.files import deidentify_files, pieces, write
+from node.extensions.deidentify.deidentification import Deidentification, NotDeidentified, PixelRule, Reason, read_rules
+from node.extensions.deidentify.files import defaced, deidentify_files, pieces, write
 from node.extensions.deidentify.instance import deidentified
-from node.extensions.deidentify.pixel_rules import PixelRule, read_rules
 from node.extensions.deidentify.profile import Option, Profile
 from node.extensions.deidentify.pseudonyms import Patient, PseudonymKey, passing_key
-from node.extensions.deidentify.refusal import NotDeidentified, Reason
 from node.files.reading import read_instance
 from tests import make
 

@@ -16,9 +16,9 @@ from pydicom.tag import BaseTag
 
 from node.errors import UsageError
 from node.extensions.deidentify.attributes import Cleaner
+from node.extensions.deidentify.deidentification import ALLOWABLE
 from node.extensions.deidentify.profile import CLEAN, RETAIN, Option, Profile, Row, edition, options, rows, safe_private
 from node.extensions.deidentify.pseudonyms import Patient, PseudonymKey
-from node.extensions.deidentify.refusal import ALLOWABLE
 from node.extensions.deidentify.settings import AllowedRisk, Cleaned, Retained
 
 KEY = PseudonymKey("test", bytes(range(32)))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from node.errors import UsageError
-from node.extensions.deidentify.dates import shifted_date, shifted_datetime
+from node.extensions.deidentify.attributes import shifted_date, shifted_datetime
 from node.extensions.deidentify.pseudonyms import (
     Patient,
     PseudonymKey,
