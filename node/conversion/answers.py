@@ -41,10 +41,8 @@ def write_answer(converted: Converted) -> bytes:
 def read_answer(content: bytes, job: ConversionJob) -> Converted:
     """Return the result that a child gave for a job.
 
-    Raises
-    ------
-    NoAnswer
-        It is not of the right form, names what does not belong to the job, or the folder holds other files.
+    Raises NoAnswer if it is not of the right form, names what does not belong to the job, or the folder holds other
+    files.
     """
     try:
         converted: Converted = of_type(Converted, json.loads(content, parse_int=_integer))

@@ -100,12 +100,7 @@ def _distance(ds: Dataset, keyword: str) -> float | None:
 def find_evidence(headers: Mapping[str, InstanceHeader], assembly: Assembly) -> list[Evidence]:
     """Return the facts that speak against completeness, the strongest first.
 
-    Parameters
-    ----------
-    headers : mapping of SOP Instance UID to InstanceHeader
-        All readable instances of the series.
-    assembly : Assembly
-        Its volumes.
+    `headers`: all readable instances of the series. `assembly`: its volumes.
     """
     grids = [_Grid(volume, headers) for volume in assembly.volumes if volume.kind is Kind.VOLUME and volume.sources]
     refused = any(refusal.reason in (Reason.INCOMPLETE, Reason.SAME_POSITION_TWICE) for refusal in assembly.refusals)
@@ -327,10 +322,7 @@ def _far_numbers(numbers: Sequence[int]) -> Sequence[int]:
 def _missing_in(places: Mapping[int, str], grids: Sequence[_Grid], *, refused: bool) -> Iterator[range]:
     """Yield the missing numbers of one count, without those that the geometry explains.
 
-    Parameters
-    ----------
-    refused : bool
-        A stack was refused for planes that share positions: the numbers may tell why.
+    `refused`: a stack was refused for planes that share positions: the numbers may tell why.
     """
     numbers = sorted(places)
     if len(numbers) < 2:

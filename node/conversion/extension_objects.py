@@ -68,10 +68,7 @@ class SeriesObjects:
     def write(self, output: Output) -> tuple[list[ConvertedFile], list[tuple[int, str, int]]]:
         """Write all files; return them, and the stack, SOP Instance UID and number of frames of each source.
 
-        Raises
-        ------
-        VoxelnodeError
-            An instance is lost: a bug of an extension, never a fault of the data.
+        Raises VoxelnodeError if an instance is lost: a bug of an extension, never a fault of the data.
         """
         files: list[ConvertedFile] = []
         sources: list[tuple[int, str, int]] = []

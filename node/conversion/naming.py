@@ -106,12 +106,7 @@ class NameTemplate:
     text: str
 
     def name_of(self, values: Mapping[str, Any]) -> str:
-        """Return the name of a series.
-
-        Parameters
-        ----------
-        values : mapping of token or column of `node.dicom.attributes` to value
-        """
+        """Return the name of a series."""
         return safe_name(_TOKEN.sub(lambda token: _filled(token, values), self.text))
 
 
@@ -143,10 +138,7 @@ def parse(text: str, *, anonymous: bool = False) -> NameTemplate:
 def from_dcm2niix(pattern: str) -> str:
     """Return the template for a pattern of dcm2niix.
 
-    Raises
-    ------
-    UsageError
-        The pattern has a letter that no token stands for.
+    Raises UsageError if the pattern has a letter that no token stands for.
     """
 
     def token(found: re.Match[str]) -> str:

@@ -31,12 +31,9 @@ STEMS = {"measurements": "measurements", "key-objects": "key_objects"}
 class StructureSets:
     """The structure sets of a series.
 
-    Attributes
-    ----------
-    exclusions : list of Exclusion
-        Structure sets and regions without a mask; filled by `set_apart` and `masks`.
-    damaged : list of (str, str)
-        Instances of referenced series that are not as they were received, and how they differ; filled by `read_images`.
+    `exclusions`: structure sets and regions without a mask; filled by `set_apart` and `masks`. `damaged`: list of (str,
+    str); instances of referenced series that are not as they were received, and how they differ; filled by
+    `read_images`.
     """
 
     def __init__(self, job: ConversionJob) -> None:
@@ -136,10 +133,7 @@ def _noting_patients(datasets: Iterable[Dataset], patients: set[tuple[str, str]]
 class Reports:
     """The reports of a series that say something of images.
 
-    Attributes
-    ----------
-    exclusions : list of Exclusion
-        Reports that cannot be read; filled by `note`.
+    `exclusions`: reports that cannot be read; filled by `note`.
     """
 
     def __init__(self) -> None:
@@ -165,12 +159,8 @@ class Reports:
     def write(self, folder: Path, stack: int, name: str) -> tuple[list[ConvertedFile], list[tuple[int, str, int]]]:
         """Write a file for each report; return the files, and (stack, SOP Instance UID, 1) for each.
 
-        Parameters
-        ----------
-        stack : int
-            Number of the first report; the others follow.
-        name : str
-            What the names of the files begin with; may be empty.
+        `stack`: number of the first report; the others follow. `name`: what the names of the files begin with; may be
+        empty.
         """
         files, sources = [], []
         for number, uid in enumerate(sorted(self._documents), start=stack):

@@ -399,12 +399,8 @@ class _Clock:
 class Housekeeping:
     """The tasks of the worker other than conversions; each runs when it is due.
 
-    Parameters
-    ----------
-    study_quiet : timedelta
-        Time from the last conversion of a study until the study is quiet.
-    keep_superseded : timedelta
-        Time for which the files of a superseded conversion are kept.
+    `study_quiet`: time from the last conversion of a study until the study is quiet. `keep_superseded`: time for which
+    the files of a superseded conversion are kept.
     """
 
     def __init__(

@@ -31,12 +31,8 @@ if TYPE_CHECKING:
 class SeriesDamaged(VoxelnodeError):
     """Files that a conversion needs are not as they were received: the series is not converted.
 
-    Attributes
-    ----------
-    damaged : list of (str, str)
-        Their archive keys, and how they differ.
-    references : list of (SeriesKey, int)
-        The series to which the series refers, with their revisions.
+    `damaged`: list of (str, str); their archive keys, and how they differ. `references`: list of (SeriesKey, int); the
+    series to which the series refers, with their revisions.
     """
 
     def __init__(self, converted: Converted, used: _Used) -> None:
@@ -136,12 +132,7 @@ class _Used:
         self.as_received.update((self._archive.path(instance.key), instance) for instance in instances)
 
     def look_up(self, keys: Sequence[SeriesKey]) -> tuple[ReferencedSeries, ...]:
-        """Return the series to which the claimed one refers; their instances become part of `as_received`.
-
-        Raises
-        ------
-        ReferencedSeriesOpen
-        """
+        """Return the series to which the claimed one refers; their instances become part of `as_received`."""
         self.found = self._index.references.find(self._claimed.id, keys) if keys else ()
         for found in self.found:
             if found.is_open and not self._claimed.expectation.forced:

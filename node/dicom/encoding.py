@@ -33,13 +33,8 @@ Head = tuple[int, bytes, int, int]
 class Encoding:
     """The encoding of one transfer syntax; compressed ones and unknown ones are Explicit VR Little Endian (PS3.5 A.4).
 
-    Attributes
-    ----------
-    is_implicit : bool
-    order : str
-        ``<`` or ``>``, the byte order as `struct` writes it.
-    short_head : callable (bytes, offset) -> (group, number, VR, length)
-        Unpacks the first eight bytes of an element with a VR of `SHORT_VRS`.
+    `order`: ``<`` or ``>``, the byte order as `struct` writes it. `short_head`: unpacks the first eight bytes of an
+    element with a VR of `SHORT_VRS`.
     """
 
     def __init__(self, transfer_syntax_uid: str) -> None:
@@ -55,10 +50,7 @@ class Encoding:
 
         `is_implicit` is that of the encoding, except within a sequence of VR UN (PS3.5 6.2.2).
 
-        Raises
-        ------
-        struct.error
-            The data end within the head.
+        Raises struct.error if the data end within the head.
         """
         group, number, vr, length = self.short_head(data, at)
         if is_implicit or group == 0xFFFE:

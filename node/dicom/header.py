@@ -94,17 +94,10 @@ def read_header_by_windows(
 ) -> dict[int, bytes]:
     """As `read_header`, of a data set that is too large for memory.
 
-    Parameters
-    ----------
-    read : callable (offset, length) -> bytes
-        Reads from the data set; fewer bytes at its end.
+    `read`: reads from the data set; fewer bytes at its end.
 
-    Raises
-    ------
-    HeaderCut
-        The data set ends too early.
-    NotUnderstood
-        As of `read_header`, or a sequence of undefined length takes more than `MAX_WINDOW_BYTES`.
+    Raises HeaderCut if the data set ends too early. Raises NotUnderstood as `read_header` does, and if a sequence of
+    undefined length takes more than `MAX_WINDOW_BYTES`.
     """
     if transfer_syntax_uid == DEFLATED_LITTLE_ENDIAN:
         return read_header(read(0, MAX_WINDOW_BYTES), transfer_syntax_uid, wanted)

@@ -115,18 +115,9 @@ def matches_of(key: Key, texts: list[str], *, fuzzy: bool) -> tuple[Match, ...]:
 
     Empty for Universal Matching (PS3.4 C.2.2.2.3), including a lone ``*``, which also matches empty values.
 
-    Parameters
-    ----------
-    key : Key
-    texts : list of str
-        Values without padding.
-    fuzzy : bool
-        Whether person names are matched word by word.
+    `texts`: values without padding. `fuzzy`: whether person names are matched word by word.
 
-    Raises
-    ------
-    InvalidQuery
-        A value violates its value representation.
+    Raises InvalidQuery if a value violates its value representation.
     """
     wanted = [text for text in texts if text]
     if any(_ANYTHING.fullmatch(text) for text in wanted):
@@ -179,10 +170,7 @@ def _moment(date: object, time: object) -> tuple[dt.date, dt.time] | None:
 def require_order(key: Key, match: Match) -> None:
     """Raise if a range ends before it begins.
 
-    Raises
-    ------
-    InvalidQuery
-        The range ends before it begins.
+    Raises InvalidQuery if the range ends before it begins.
     """
     match match:
         case Between(dt.date() as first, dt.date() as last) if first > last:

@@ -203,10 +203,7 @@ def _matches(
 def key_item(identifier: Dataset, tag: BaseTag) -> Dataset:
     """Return the item of a key that is a sequence; an empty one if it has none.
 
-    Raises
-    ------
-    InvalidQuery
-        It has several.
+    Raises InvalidQuery if it has several.
     """
     found = items(identifier, keyword_for_tag(tag))
     if len(found) > 1:
@@ -244,10 +241,7 @@ def _require_unique_keys(conditions: list[Condition], level: Level, model: Query
 def texts_of(identifier: Dataset, tag: BaseTag) -> list[str]:
     """Return the values of a key as text without padding.
 
-    Raises
-    ------
-    InvalidQuery
-        A value cannot be decoded, or is longer than `MAX_KEY_LENGTH`.
+    Raises InvalidQuery if a value cannot be decoded, or is longer than `MAX_KEY_LENGTH`.
     """
     raw = held(identifier, tag)
     with warnings.catch_warnings():

@@ -42,15 +42,9 @@ class NotNative(Exception):
 def native_model(model: Json) -> bytes:
     """Return a data set of the DICOM JSON Model as a document in the Native DICOM Model.
 
-    Parameters
-    ----------
-    model : dict
-        See `node.dicom.json_model.json_model`.
+    `model`: see `node.dicom.json_model.json_model`.
 
-    Returns
-    -------
-    bytes
-        XML in UTF-8. Characters that XML cannot represent are U+FFFD.
+    XML in UTF-8. Characters that XML cannot represent are U+FFFD.
     """
     body = "".join(_attributes(model))
     return (

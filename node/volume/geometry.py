@@ -106,16 +106,9 @@ def cluster_orientations(orientations: Float) -> NDArray[np.intp]:
 def cluster_numbers(values: Float, tolerance: float) -> NDArray[np.intp]:
     """Return a cluster number for each value, ascending; gaps above `tolerance` divide clusters.
 
-    Parameters
-    ----------
-    values : (N,) float
-    tolerance : float
-        In the unit of `values`.
+    `values`: (N,) float. `tolerance`: in the unit of `values`.
 
-    Returns
-    -------
-    (N,) int
-        Numbers from 0.
+    Result: (N,) int; numbers from 0.
     """
     order = np.argsort(values, kind="stable")
     labels = np.empty(len(values), np.intp)
@@ -280,12 +273,8 @@ def missing_slices(along: Float, *, noise_share: float = 0.0) -> tuple[float, ND
 def usual_step(along: Float, *, equally_thick: bool = True) -> float:
     """Return the usual distance in mm between neighbouring planes; see `place_planes`.
 
-    Parameters
-    ----------
-    along : (N,) float, mm
-        Ascending distances of planes along the normal, N >= 2.
-    equally_thick : bool
-        All slices have one thickness, so that a distance of several steps is a gap.
+    `along`: (N,) float, mm; ascending distances of planes along the normal, N >= 2. `equally_thick`: all slices have
+    one thickness, so that a distance of several steps is a gap.
     """
     step_mm = float(np.median(np.diff(along)))
     if is_even(along) or _jitters(along, step_mm):
@@ -394,17 +383,10 @@ def position_labels(frames: Sequence[Frame]) -> tuple[Float, NDArray[np.intp]]:
 def distinct_distances(distances: Float, labels: NDArray[np.intp] | None = None) -> Float:
     """Return ascending distances, one for each position.
 
-    Parameters
-    ----------
-    distances : (N,) float, mm
-        Distances of planes along the normal.
-    labels : (N,) int, optional
-        Position numbers; without them every distance is a position.
+    `distances`: (N,) float, mm; distances of planes along the normal. `labels`: (N,) int; position numbers; without
+    them every distance is a position.
 
-    Returns
-    -------
-    (positions,) float, mm
-        The mean distance of each position.
+    Result: (positions,) float, mm; the mean distance of each position.
     """
     if labels is None:
         return np.sort(distances)

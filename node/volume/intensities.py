@@ -34,10 +34,7 @@ class FrameRefused(ConversionRefused):
 def read_frame(frame: Frame) -> Array:
     """Return the stored values of a frame: (rows, columns) or (rows, columns, 3), as the frame announces.
 
-    Raises
-    ------
-    FrameRefused
-        The pixels cannot be decoded, or have another shape.
+    Raises FrameRefused if the pixels cannot be decoded, or have another shape.
     """
     try:
         plane = frame.read()

@@ -254,14 +254,9 @@ class Assembly:
 class Tiling:
     """The tiles of one frame, counted row by row from the top left; only the first `count` of them hold a plane.
 
-    Attributes
-    ----------
-    positions : (count, 3) float, mm, LPS, or None
-        Centre of the first pixel of each tile.
-    orientation : (6,) float, or None
-        Unit vectors along a row, then down a column; the same for all tiles.
-    slice_times_s : (count,) or None
-        When each plane was acquired, in seconds from the beginning of the volume.
+    `positions`: (count, 3) float, mm, LPS, or None; centre of the first pixel of each tile. `orientation`: (6,) float,
+    or None; unit vectors along a row, then down a column; the same for all tiles. `slice_times_s`: (count,) or None;
+    when each plane was acquired, in seconds from the beginning of the volume.
     """
 
     count: int

@@ -56,13 +56,8 @@ class Oriented:
 
     Increasing indices go along LPS+ z, y and x, as nearly as the axes of the volume allow; nothing is interpolated.
 
-    Attributes
-    ----------
-    voxels : (z, y, x) or (z, y, x, 3) array of stored values
-    spacing_mm : (3,) float
-        Along z, y and x.
-    stacked : Plane
-        The plane nearest to the slices of the volume.
+    `voxels`: (z, y, x) or (z, y, x, 3) array of stored values. `spacing_mm`: (3,) float; along z, y and x. `stacked`:
+    the plane nearest to the slices of the volume.
     """
 
     voxels: Array

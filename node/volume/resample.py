@@ -16,12 +16,7 @@ MAX_GROWTH = 4
 def upright_volume(volume: Volume, placement: Placement, fill: float) -> list[Volume]:
     """Return a volume interpolated onto an even upright grid, or an empty list if that grid is too large.
 
-    Parameters
-    ----------
-    placement : Placement
-        Placement of the planes, at least two.
-    fill : float
-        Stored value for voxels that no plane covers.
+    `placement`: placement of the planes, at least two. `fill`: stored value for voxels that no plane covers.
     """
     grid = upright(volume.voxels, placement, fill)
     if grid is None:

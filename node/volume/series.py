@@ -141,10 +141,7 @@ class SeriesUnderAssembly:
     def assembly(self) -> Assembly:
         """Return the volumes, refusals and exclusions of the series, after checking that every frame is accounted for.
 
-        Raises
-        ------
-        VoxelnodeError
-            A frame is lost or duplicated.
+        Raises VoxelnodeError if a frame is lost or duplicated.
         """
         assembly = Assembly(
             with_shortages(_with_unique_suffixes(self.volumes)), tuple(self.refusals), tuple(self.exclusions)

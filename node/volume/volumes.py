@@ -72,21 +72,10 @@ def volumes_of(
 ) -> list[Volume]:
     """Return the volume of a stack, followed by an upright one if the planes are tilted or uneven.
 
-    Parameters
-    ----------
-    arrangement : Arrangement
-        Frames by time and slice.
-    filled : tuple of array, float, float
-        Its voxels, and their slope and intercept (`node.volume.intensities.fill`).
-    stack : int
-        Number of the stack in its series.
-    suffix : str
-        Distinguishes the volumes from others of their series in file names.
-    dataset_of : callable (SOP Instance UID) -> Dataset
-    warnings : sequence of VolumeWarning
-        Warnings that concern the whole series.
-    numbers : collection of int
-        Instance Numbers of all instances of the series.
+    `arrangement`: frames by time and slice. `filled`: its voxels, and their slope and intercept
+    (`node.volume.intensities.fill`). `stack`: number of the stack in its series. `suffix`: distinguishes the volumes
+    from others of their series in file names. `warnings`: warnings that concern the whole series. `numbers`: Instance
+    Numbers of all instances of the series.
     """
     planes = arrangement.planes
     first = planes[0][0]
@@ -294,14 +283,7 @@ def _lacks_directions(frames: Sequence[Frame]) -> bool:
 def parameters_by_time(planes: Sequence[Sequence[Frame]]) -> dict[str, list[float]]:
     """Return, by name, the value at the first slice of each time, for parameters that vary with time.
 
-    Parameters
-    ----------
-    planes : sequence of times, each a sequence of Frame
-
-    Returns
-    -------
-    dict of lists
-        One value for each time, in seconds or degrees.
+    One value for each time, in seconds or degrees.
     """
     fields = {}
     for key, (name, unit) in TIME_PARAMETERS.items():

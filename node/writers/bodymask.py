@@ -44,11 +44,7 @@ def body_mask(volume: Volume, threshold_hu: float = BODY_HU) -> Volume:
     The body is the largest connected component above the threshold after an opening within each slice. Air enclosed in
     a slice (lungs, bowel, airways, the inside of a hollow phantom) counts as body.
 
-    Parameters
-    ----------
-    volume : Volume
-        A CT, in HU.
-    threshold_hu : float
+    `volume`: a CT, in HU.
     """
     masks = np.empty(volume.voxels.shape, np.uint8)
     for voxels, mask in zip(volume.voxels, masks, strict=True):

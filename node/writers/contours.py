@@ -59,16 +59,11 @@ def outlines(plane: Array) -> list[Array]:
 
     Pixels that touch only at a corner have outlines of their own.
 
-    Parameters
-    ----------
-    plane : (rows, columns) array
-        A mask: not 0 inside.
+    `plane`: (rows, columns) array; a mask: not 0 inside.
 
-    Returns
-    -------
-    list of (corners, 2) integer array
-        Column and row of each corner where the outline turns; pixel (0, 0) lies between corners (0, 0) and (1, 1).
-        The inside is on the right, so outlines are clockwise as displayed, and those of holes are counterclockwise.
+    Result: list of (corners, 2) integer array; column and row of each corner where the outline turns; pixel (0, 0) lies
+    between corners (0, 0) and (1, 1). The inside is on the right, so outlines are clockwise as displayed, and those of
+    holes are counterclockwise.
     """
     leaving = _edges(plane)
     found = []

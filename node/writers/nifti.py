@@ -154,10 +154,7 @@ def slice_order(timing: Sequence[float]) -> tuple[int, float] | None:
 
     None if no code describes the times: slices excited together, an uneven step, or an order without a code.
 
-    Parameters
-    ----------
-    timing : sequence of float
-        Start of each slice in seconds, in the order of the slices.
+    `timing`: start of each slice in seconds, in the order of the slices.
     """
     count = len(timing)
     if count < 2:

@@ -220,10 +220,7 @@ class _Inflated:
     def read(self, count: int) -> bytes:
         """Return `count` bytes, or fewer at the end.
 
-        Raises
-        ------
-        EOFError
-            The file ends before the stream does.
+        Raises EOFError if the file ends before the stream does.
         """
         pieces = []
         while count > 0 and not self._unpacker.eof:

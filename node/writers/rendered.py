@@ -58,10 +58,7 @@ def with_profile(
 def profile_of(source: bytes | ColourSpace) -> bytes:
     """Return a profile, or that of a well-known colour space.
 
-    Raises
-    ------
-    ConversionRefused
-        It is not a profile of RGB.
+    Raises ConversionRefused if it is not a profile of RGB.
     """
     match source:
         case "srgb":

@@ -35,10 +35,7 @@ NO_GRID = Grid((), (), "")
 def sidecar_fields(volume: Volume, options: WriteOptions, notes: Mapping[str, str]) -> dict[str, Any]:
     """Return the fields of the sidecar.
 
-    Parameters
-    ----------
-    notes : mapping of format to a sentence
-        For each format, the properties of this volume that it cannot represent.
+    `notes`: for each format, the properties of this volume that it cannot represent.
     """
     return stack_fields(volume) | _bids(volume) | _ours(volume, options, notes)
 
@@ -198,12 +195,8 @@ def image_directions(diffusion: tuple[Diffusion, ...], affine_lps: Float) -> Flo
     FSL reverses x if the affine has a positive determinant (in RAS+ and LPS+ alike). Unweighted volumes and volumes
     without a direction get zeros.
 
-    Parameters
-    ----------
-    diffusion : (times,) of Diffusion
-        Directions are unit vectors in LPS.
-    affine_lps : (4, 4) float64, mm
-        From voxel index (column, row, slice) to LPS+.
+    `diffusion`: (times,) of Diffusion; directions are unit vectors in LPS. `affine_lps`: (4, 4) float64, mm; from voxel
+    index (column, row, slice) to LPS+.
     """
     along_row = affine_lps[:3, 0] / np.linalg.norm(affine_lps[:3, 0])
     down_column = affine_lps[:3, 1] - along_row * (along_row @ affine_lps[:3, 1])

@@ -112,10 +112,7 @@ _DATETIME = re.compile(r"(\d{4})(\d{2})(\d{2})(.*)")
 class Cleaner:
     """Applies one profile to the data sets of one instance.
 
-    Attributes
-    ----------
-    identities : Identities
-        What the instance says of its patient anywhere; removed from text that stays.
+    `identities`: what the instance says of its patient anywhere; removed from text that stays.
     """
 
     profile: Profile
@@ -126,15 +123,10 @@ class Cleaner:
     def data_set(self, ds: Dataset, *, free_text: bool = False, depth: int = 0) -> Dataset:
         """Return a data set without identities; pixel data and bulk data are shared with `ds`.
 
-        Parameters
-        ----------
-        free_text : bool
-            All text is cleaned, also of attributes that the table does not list: the item is of a kept structure.
+        `free_text`: all text is cleaned, also of attributes that the table does not list: the item is of a kept
+        structure.
 
-        Raises
-        ------
-        NotDeidentified
-            The sequences are nested more than `MAX_DEPTH` deep, or an element is unreadable.
+        Raises NotDeidentified if the sequences are nested more than `MAX_DEPTH` deep, or an element is unreadable.
         """
         if depth > MAX_DEPTH:
             raise NotDeidentified(Reason.UNREADABLE, f"sequences are nested more than {MAX_DEPTH} deep")

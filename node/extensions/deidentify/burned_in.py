@@ -62,10 +62,8 @@ def risks_of(ds: Dataset) -> Iterator[tuple[Reason, str]]:
 def regions(ds: Dataset, rules: Sequence[PixelRule]) -> NDArray[np.bool_] | None:
     """Return which pixels of each frame are blanked; None if nothing is known of this device.
 
-    Returns
-    -------
-    (rows, columns) array of bool or None
-        By the first rule that fits, else everything outside the Sequence of Ultrasound Regions (0018,6011).
+    Result: (rows, columns) array of bool or None; by the first rule that fits, else everything outside the Sequence of
+    Ultrasound Regions (0018,6011).
     """
     rows, columns = whole(ds, "Rows") or 0, whole(ds, "Columns") or 0
     rule = next((rule for rule in rules if rule.fits(ds)), None)
@@ -110,19 +108,11 @@ def has_overlays_in_pixels(ds: Dataset) -> bool:
 def blank(ds: Dataset, mask: NDArray[np.bool_] | None, *, unused_bits: bool = False) -> None:
     """Blank pixels of all frames, in place; compressed frames are decoded, and are native afterwards.
 
-    Parameters
-    ----------
-    ds : Dataset
-        In little endian. One copy of its native pixels is made.
-    mask : (rows, columns) array of bool or None
-        The pixels to blank; None: none.
-    unused_bits : bool
-        Clear the bits of all pixels that hold no value: they may hold an overlay.
+    `ds`: in little endian. One copy of its native pixels is made. `mask`: (rows, columns) array of bool or None; the
+    pixels to blank; None: none. `unused_bits`: clear the bits of all pixels that hold no value: they may hold an
+    overlay.
 
-    Raises
-    ------
-    NotDeidentified
-        ``undecodable``
+    Raises NotDeidentified ``undecodable``.
     """
     try:
         if text(ds.file_meta, "TransferSyntaxUID") not in NATIVE:

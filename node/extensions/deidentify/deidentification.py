@@ -56,10 +56,7 @@ ALLOWABLE = (Reason.SECONDARY_CAPTURE, Reason.ULTRASOUND, Reason.PHOTOGRAPH, Rea
 def allowed(names: Collection[str]) -> frozenset[Reason]:
     """Return the risks of a command.
 
-    Raises
-    ------
-    UsageError
-        A name is not one of `ALLOWABLE`.
+    Raises UsageError if a name is not one of `ALLOWABLE`.
     """
     for name in names:
         if name not in ALLOWABLE:
@@ -100,10 +97,7 @@ def _fits(ds: Dataset, keyword: str, wanted: tuple[Any, ...]) -> bool:
 def read_rules(path: Path) -> tuple[PixelRule, ...]:
     """Return the rules of a TOML file, in their order: the first that fits counts.
 
-    Raises
-    ------
-    UsageError
-        The file is not TOML, or a rule is wrong; the message names the value and the rule.
+    Raises UsageError if the file is not TOML, or a rule is wrong; the message names the value and the rule.
     """
     try:
         with path.open("rb") as file:
@@ -160,12 +154,8 @@ def _rectangles(place: str, given: Any) -> tuple[Rectangle, ...]:
 class Deidentification:
     """How instances are de-identified.
 
-    Attributes
-    ----------
-    allowed : frozenset of Reason
-        Risks in pixels, of `ALLOWABLE`, that are passed with the pixels as they are.
-    rules : tuple of PixelRule
-        Used with `Option.PIXELS`.
+    `allowed`: risks in pixels, of `ALLOWABLE`, that are passed with the pixels as they are. `rules`: used with
+    `Option.PIXELS`.
     """
 
     profile: Profile

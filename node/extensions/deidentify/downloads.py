@@ -96,16 +96,9 @@ Copied = tuple[StoredInstance, CopiedInstance | LeftOut]
 class Deidentifier:
     """Makes copies and volumes without identities, for one caller at a time.
 
-    Parameters
-    ----------
-    work : Path
-        Folder for what is made; created now, and removed by `close` or by the next start of the node.
-    whole_file : callable (StoredInstance) -> Path
-        Returns the file of an instance after comparing its digest; raises `LeftOut` if it is damaged.
-    convert : Convert
-        What is written for each volume, and the limits of a conversion.
-    stopping : threading.Event
-        Ends a conversion that is under way.
+    `work`: folder for what is made; created now, and removed by `close` or by the next start of the node. `whole_file`:
+    returns the file of an instance after comparing its digest; raises `LeftOut` if it is damaged. `convert`: what is
+    written for each volume, and the limits of a conversion. `stopping`: ends a conversion that is under way.
     """
 
     def __init__(
@@ -130,11 +123,7 @@ class Deidentifier:
     def copies(self, instances: Sequence[StoredInstance]) -> Iterator[Copied]:
         """Yield the copy of each instance, or why there is none; the next ones are made while one is used.
 
-        Raises
-        ------
-        DecoderBusy
-        OutOfResources
-            A file cannot be read or written now.
+        Raises OutOfResources if a file cannot be read or written now.
         """
         waiting: deque[tuple[StoredInstance, Future[CopiedInstance | LeftOut]]] = deque()
         with ThreadPoolExecutor(AHEAD, thread_name_prefix="deidentify") as threads:
@@ -155,17 +144,11 @@ class Deidentifier:
     ) -> tuple[list[Path], str, Converted]:
         """Convert the copies of a series; return the files, the pseudonym of the patient, and the result.
 
-        Parameters
-        ----------
-        series : mapping of str to sequence of StoredInstance
-            The series of a study by Series Instance UID; others than `series_instance_uid` are those that it may refer
-            to, such as the images of a structure set.
+        `series`: the series of a study by Series Instance UID; others than `series_instance_uid` are those that it may
+        refer to, such as the images of a structure set.
 
-        Raises
-        ------
-        LeftOut
-            Not all instances have a copy, or the conversion failed: a volume of a part would be another one.
-        DecoderBusy, OutOfResources
+        Raises LeftOut if not all instances have a copy, or the conversion failed: a volume of a part would be another
+        one.
         """
         folder = self._work / uuid.uuid4().hex
         folder.mkdir(mode=0o700)
@@ -257,10 +240,7 @@ def _files_of(copies: Sequence[CopiedInstance]) -> tuple[tuple[str, Path], ...]:
 class Deidentifications:
     """The tables [deidentify.NAME] of a node. Thread-safe; keys and rules are read once.
 
-    Raises
-    ------
-    UsageError
-        A key or a file of rules cannot be used.
+    Raises UsageError if a key or a file of rules cannot be used.
     """
 
     def __init__(self, sections: Mapping[str, DeidentifySettings]) -> None:
@@ -271,10 +251,7 @@ class Deidentifications:
     def named(self, name: str) -> DeidentifyWay:
         """Return the de-identification that a table describes.
 
-        Raises
-        ------
-        UsageError
-            There is none.
+        Raises UsageError if there is none.
         """
         if name not in self._by_name:
             known = nearest(name, self._by_name) if self._by_name else "; the administrator has configured none"
@@ -284,10 +261,7 @@ class Deidentifications:
     def take_turn(self, account: str) -> Callable[[], None]:
         """Count a download of an account until the returned function is called.
 
-        Raises
-        ------
-        DownloadsBusy
-            `MAX_DOWNLOADS` are under way, or `MAX_OF_ACCOUNT` of this account.
+        Raises DownloadsBusy if `MAX_DOWNLOADS` are under way, or `MAX_OF_ACCOUNT` of this account.
         """
         with self._lock:
             if self._turns.total() >= MAX_DOWNLOADS or self._turns[account] >= MAX_OF_ACCOUNT:
@@ -313,15 +287,8 @@ def deidentified_zip(
 ) -> Response:
     """Return studies, or one series, without identities, as a ZIP file.
 
-    Raises
-    ------
-    UsageError
-        There is no table [deidentify.`profile`].
-    ResourceNotFound
-        None of the studies, or not the series, is here.
-    DownloadsBusy
-    OutOfResources
-        The disk has no room for the copies.
+    Raises UsageError if there is no table [deidentify.`profile`]. Raises ResourceNotFound if none of the studies, or
+    not the series, is here. Raises OutOfResources if the disk has no room for the copies.
     """
     ways = _ways_of(call.request, call.node)
     how = ways.named(profile)

@@ -60,14 +60,8 @@ class Refused:
 class Summary:
     """What became of the files of one run.
 
-    Attributes
-    ----------
-    patients : set of str
-        Their pseudonyms.
-    refused : list of Refused
-        Instances, with the reason.
-    skipped : list of SkippedFile
-        Files that are not DICOM instances. They are never copied.
+    `patients`: their pseudonyms. `refused`: instances, with the reason. `skipped`: files that are not DICOM instances.
+    They are never copied.
     """
 
     written: int = 0
@@ -87,19 +81,11 @@ def deidentify_files(
 
     A file in `out` appears whole or not at all. A second run with the same key writes the same files again.
 
-    Parameters
-    ----------
-    defacer : Defacer or None
-        Called for each series at the end; a series that it fails on is refused.
-    on_refused : callable (Refused)
-        Called at once, in the order of the files.
+    `defacer`: called for each series at the end; a series that it fails on is refused. `on_refused`: called at once, in
+    the order of the files.
 
-    Raises
-    ------
-    UsageError
-        `out` is in one of `paths`, or holds one of them: results would be found as originals.
-    OSError
-        `out` cannot be written.
+    Raises UsageError if `out` is in one of `paths`, or holds one of them: results would be found as originals. Raises
+    OSError if `out` cannot be written.
     """
     paths = [path.resolve() for path in paths]
     for path in paths:
@@ -205,10 +191,7 @@ def write(ds: Dataset, path: Path) -> None:
 
     Pixels are written in pieces; native ones that are still in the file of the original are never held in memory.
 
-    Raises
-    ------
-    NotDeidentified
-        ``unreadable``: an element cannot be encoded.
+    Raises NotDeidentified ``unreadable``: an element cannot be encoded.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
@@ -223,10 +206,7 @@ def write(ds: Dataset, path: Path) -> None:
 def write_pieces(ds: Dataset, file: IO[bytes]) -> int:
     """Write a de-identified data set into a file; return where the data set begins in it.
 
-    Raises
-    ------
-    NotDeidentified
-        ``unreadable``: an element cannot be encoded.
+    Raises NotDeidentified ``unreadable``: an element cannot be encoded.
     """
     try:
         encoded = pieces(ds)
@@ -274,10 +254,7 @@ def _encoded(ds: Dataset, implicit: bool) -> bytes:
 def load_defacer(name: str) -> Defacer:
     """Return a plugin by the name of its entry point.
 
-    Raises
-    ------
-    UsageError
-        It is not installed.
+    Raises UsageError if it is not installed.
     """
     installed = entry_points(group=GROUP)
     if name not in installed.names:
@@ -290,10 +267,7 @@ def load_defacer(name: str) -> Defacer:
 def defaced(series: Sequence[Dataset], defacer: Defacer) -> list[Dataset]:
     """Return the instances of a series with the pixels that a plugin makes of them.
 
-    Raises
-    ------
-    NotDeidentified
-        ``defacing``: the plugin failed, or returned other arrays than those asked for.
+    Raises NotDeidentified ``defacing``: the plugin failed, or returned other arrays than those asked for.
     """
     try:
         for ds in series:

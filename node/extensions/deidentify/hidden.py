@@ -40,15 +40,10 @@ _KEPT_OF_APPLICATIONS = {_APP0: (b"JFIF\0", 14), _APP8: (b"mrfx", 5), _APP14: (b
 def drop_hidden(ds: Dataset) -> None:
     """Remove bytes after the last frame, and blank remarks within codestreams, in place; pixels stay as they are.
 
-    Raises
-    ------
-    NotDeidentified
-        ``unreadable``: nobody can tell what is a pixel, because the attributes of the pixels contradict each other, the
-        pixel data are not encoded as their transfer syntax says, or there are more frames than Number of Frames
-        (0028,0008), which no viewer shows.
+    Raises NotDeidentified ``unreadable``: nobody can tell what is a pixel, because the attributes of the pixels
+    contradict each other, the pixel data are not encoded as their transfer syntax says, or there are more frames than
+    Number of Frames (0028,0008), which no viewer shows.
 
-    Notes
-    -----
     In the transfer syntaxes of RLE, MPEG and JPEG XL, frames stay as they are.
     """
     syntax = text(ds.file_meta, "TransferSyntaxUID")

@@ -42,24 +42,13 @@ def load_tables(how: Deidentification) -> None:
 def deidentified(ds: Dataset, how: Deidentification) -> Dataset:
     """Return an instance without identities.
 
-    Parameters
-    ----------
-    ds : Dataset
-        With its `file_meta`; not to be used afterwards.
+    `ds`: with its `file_meta`; not to be used afterwards.
 
-    Returns
-    -------
-    Dataset
-        With a `file_meta` that names its transfer syntax, which is another one only if pixels were blanked, or if `ds`
-        was big endian or deflated: then it is Explicit VR Little Endian. Large native pixels stay in the file of `ds`.
+    With a `file_meta` that names its transfer syntax, which is another one only if pixels were blanked, or if `ds` was
+    big endian or deflated: then it is Explicit VR Little Endian. Large native pixels stay in the file of `ds`.
 
-    Raises
-    ------
-    NotDeidentified
-        The instance cannot be called clean; nothing of it may be passed on.
+    Raises NotDeidentified if the instance cannot be called clean; nothing of it may be passed on.
 
-    Notes
-    -----
     PS3.15 E.1.1 and E.3. Written are (0012,0062), (0012,0063), (0012,0064) and (0028,0303), and (0028,0301) of blanked
     pixels.
     """

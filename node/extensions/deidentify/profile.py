@@ -146,10 +146,7 @@ def _text(name: str) -> str:
 class Profile:
     """The Basic Profile with a choice of options.
 
-    Raises
-    ------
-    UsageError
-        Dates are to be kept and modified at once.
+    Raises UsageError if dates are to be kept and modified at once.
     """
 
     options: frozenset[Option] = frozenset()
@@ -182,10 +179,7 @@ def _actions(options: frozenset[Option]) -> Mapping[int, Action]:
 def options(retain: Collection[str], clean: Collection[str]) -> frozenset[Option]:
     """Return the options of a command.
 
-    Raises
-    ------
-    UsageError
-        A name is unknown, or of the other kind.
+    Raises UsageError if a name is unknown, or of the other kind.
     """
     found = set()
     for flag, names, known in (("--retain", retain, RETAIN), ("--clean", clean, CLEAN)):

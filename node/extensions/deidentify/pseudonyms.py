@@ -143,10 +143,7 @@ def made_key(path: Path) -> PseudonymKey:
 def new_key_file(path: Path, name: str | None = None) -> PseudonymKey:
     """Write a file with a new key, for its owner alone; return the key.
 
-    Raises
-    ------
-    UsageError
-        The file exists: its key would be lost, and with it all that relies on it.
+    Raises UsageError if the file exists: its key would be lost, and with it all that relies on it.
     """
     try:
         return _new_file(path, name)
@@ -168,10 +165,7 @@ def _new_file(path: Path, name: str | None) -> PseudonymKey:
 def rotate(path: Path, name: str | None = None) -> PseudonymKey:
     """Put a new key before those of a file; return it. Pseudonyms by the earlier keys are not made any more.
 
-    Raises
-    ------
-    UsageError
-        See `read_keys`; or a key of that name is there already.
+    Raises UsageError as `read_keys` does, and if a key of that name is there already.
     """
     keys = read_keys(path)
     key = _new_key(name, [each.name for each in keys])

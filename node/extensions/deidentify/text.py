@@ -70,12 +70,8 @@ def is_harmless(word: str) -> bool:
 class Identities:
     """The identities in a data set, to be removed from the text that stays.
 
-    Parameters
-    ----------
-    values : iterable of str
-        Names, identifiers, addresses and dates as the data set has them.
-    uids : bool
-        Remove all UIDs that are not of the standard too.
+    `values`: names, identifiers, addresses and dates as the data set has them. `uids`: remove all UIDs that are not of
+    the standard too.
     """
 
     def __init__(self, values: Iterable[str], *, uids: bool = False) -> None:

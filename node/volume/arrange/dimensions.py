@@ -36,21 +36,12 @@ FIRST_ECHO_WARNING = VolumeWarning(
 def arrange(frames: Sequence[Frame]) -> list[Arrangement]:
     """Return the grids of one stack, usually one.
 
-    Parameters
-    ----------
-    frames : sequence of Frame
-        Frames that agree in all `split_key` traits.
+    `frames`: frames that agree in all `split_key` traits.
 
-    Returns
-    -------
-    list of Arrangement
-        Together with their `left_out`, they hold every frame exactly once.
+    Together with their `left_out`, they hold every frame exactly once.
 
-    Raises
-    ------
-    ConversionRefused
-        ``same-position-twice`` or ``incomplete``: planes share positions and no attribute separates them;
-        ``contradictory``: they share one position, but have different locations.
+    Raises ConversionRefused ``same-position-twice`` or ``incomplete``: planes share positions and no attribute
+    separates them; ``contradictory``: they share one position, but have different locations.
     """
     if frames[0].position is None:
         return [_arrange_without_position(frames)]
@@ -94,10 +85,7 @@ def _split_by_raw_data_run(bins: Sequence[Bin]) -> list[list[Frame]]:
     Research sequences of GE write number and time of the first echo into all images (dcm2niix, issue 359). But images
     of one position and different echoes come from different runs of raw data.
 
-    Parameters
-    ----------
-    bins : sequence of list of Frame
-        Frames that share a position. `variant_key` ``raw_data_run`` holds the number of echoes and the run.
+    `bins`: frames that share a position. `variant_key` ``raw_data_run`` holds the number of echoes and the run.
     """
     keys = {frame.variant_key.get("raw_data_run") for frames in bins for frame in frames}
     echo_counts = {None if key is None else key[0] for key in keys}

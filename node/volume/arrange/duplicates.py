@@ -127,17 +127,9 @@ def find_copies(frames: Sequence[Frame], dataset_of: Callable[[str], Dataset]) -
     are equal may have equal attributes too if an anonymiser removed every clock: they are no copies if Instance Numbers
     count them as whole times. If all copies are blank, Instance Number and Content Time must agree as well.
 
-    Parameters
-    ----------
-    frames : sequence of Frame
-        Frames of one stack.
-    dataset_of : callable (SOP Instance UID) -> Dataset
-        Called only for frames whose pixels and times are equal.
+    `frames`: frames of one stack. `dataset_of`: called only for frames whose pixels and times are equal.
 
-    Raises
-    ------
-    FrameRefused
-        A frame cannot be decoded.
+    Raises FrameRefused if a frame cannot be decoded.
     """
     places = _places(frames)
     likely = [group for place, own in places.items() if place is not None for group in _by_clock(own)]
@@ -164,10 +156,7 @@ def copy_warnings(frames: Sequence[Frame], copies: Sequence[Copy]) -> tuple[Volu
 def equal_times_warnings(planes: Sequence[Sequence[Frame]], voxels: Array) -> tuple[VolumeWarning, ...]:
     """Return a warning if times of several instances have the same voxels, and nothing but numbers tells them apart.
 
-    Parameters
-    ----------
-    planes : (times, slices) sequences of Frame
-    voxels : (times, slices, rows, columns[, 3]) array
+    `planes`: (times, slices) sequences of Frame. `voxels`: (times, slices, rows, columns[, 3]) array.
     """
     time_of = {id(frames[0]): time for time, frames in enumerate(planes)}
     equal = 0
@@ -263,14 +252,8 @@ def _whole_times_by_number(bins: list[Bin]) -> Labels:
 def _copies_among(group: Sequence[Frame], whole: Labels, header_of: Callable[[str], bytes]) -> Iterator[Copy]:
     """Yield the frames of a group that are copies of earlier ones.
 
-    Parameters
-    ----------
-    group : sequence of Frame
-        Frames that may be copies, in the order of their export.
-    whole : mapping
-        The whole times that Instance Numbers count, by the frame's `id`.
-    header_of : callable (SOP Instance UID) -> bytes
-        Digest of the attributes that a copy shares.
+    `group`: frames that may be copies, in the order of their export. `whole`: the whole times that Instance Numbers
+    count, by the frame's `id`. `header_of`: digest of the attributes that a copy shares.
     """
     by_pixels: dict[bytes, list[Frame]] = defaultdict(list)
     for frame in group:

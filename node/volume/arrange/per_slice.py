@@ -42,11 +42,7 @@ Groups = dict[tuple[Hashable, ...], list[Frame]]
 def merge_per_slice_groups(groups: Groups, names: Sequence[str]) -> Groups:
     """Return groups of frames after merging those that are the slices of one volume, although some traits change.
 
-    Parameters
-    ----------
-    groups : dict of tuple to list of Frame
-    names : sequence of str
-        Names of the parts of the keys of `groups`.
+    `names`: names of the parts of the keys of `groups`.
     """
     for traits in (*SLICE_TRAITS, *SLICE_OR_VOLUME_TRAITS):
         if set(traits) <= set(names):
@@ -68,15 +64,9 @@ def _merge_groups(
 ) -> Groups:
     """Merge groups that differ only in these traits and are the slices of one volume.
 
-    Parameters
-    ----------
-    near : mapping of key to number, optional
-        Only groups with the same number may merge. Such groups may share positions if none of them is a volume by
-        itself.
-    gaps : bool
-        Slices, and frames at them, may be missing.
-    per_slice : bool
-        There must be more groups than positions in any group, or one group must lack slices that the others have.
+    `near`: only groups with the same number may merge. Such groups may share positions if none of them is a volume by
+    itself. `gaps`: slices, and frames at them, may be missing. `per_slice`: there must be more groups than positions in
+    any group, or one group must lack slices that the others have.
     """
     alike: dict[Hashable, list[tuple[Hashable, ...]]] = {}
     for key in groups:
@@ -159,12 +149,8 @@ def group_by_inversion_rank(groups: Groups, trait: int) -> Groups:
     This is done only if inversion times alone do not give whole volumes, every slice has equally many of them, all
     different, and nothing suggests that slices with shared times were lost.
 
-    Parameters
-    ----------
-    groups : dict of tuple to list of Frame
-    trait : int
-        Index in the keys of `groups` of the number of the inversion time, which ascends with the time. In the result it
-        is the rank.
+    `trait`: index in the keys of `groups` of the number of the inversion time, which ascends with the time. In the
+    result it is the rank.
     """
     alike: dict[Hashable, list[tuple[Hashable, ...]]] = {}
     for key, frames in groups.items():

@@ -59,13 +59,8 @@ def with_field_maps(frames: Sequence[Frame]) -> Sequence[Frame]:
 def split_by_sign(grid: Arrangement, voxels: Array, slope: float, intercept: float) -> list[Arrangement]:
     """Return the times of an MR grid that are signed, and those that are not, as two grids; empty if all are alike.
 
-    Parameters
-    ----------
-    grid : Arrangement
-    voxels : (times, slices, rows, columns[, 3]) array
-        Stored values of the grid.
-    slope, intercept : float
-        Rescaling of `voxels`.
+    `voxels`: (times, slices, rows, columns[, 3]) array; stored values of the grid. `slope`, `intercept`: rescaling of
+    `voxels`.
     """
     if len(grid.planes) < 2 or not _are_unweighted_mr(grid.frames) or _lowest(voxels, slope, intercept) >= 0:
         return []

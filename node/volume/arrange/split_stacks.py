@@ -57,15 +57,9 @@ STACKS = frozenset({"stack"})
 def split_stack(frames: Sequence[Frame]) -> list[list[Frame]]:
     """Split a stack that holds several: shifted fields of view, variants, interleaved acquisitions.
 
-    Parameters
-    ----------
-    frames : sequence of Frame
-        Frames with position and orientation.
+    `frames`: frames with position and orientation.
 
-    Returns
-    -------
-    list of list of Frame
-        One part if the frames are one stack.
+    One part if the frames are one stack.
     """
     distances, labels = position_labels(frames)
     if len(set(labels.tolist())) < len(frames):
@@ -89,16 +83,9 @@ def split_stack(frames: Sequence[Frame]) -> list[list[Frame]]:
 def split_by_chosen_variant(frames: Sequence[Frame], bins: Sequence[Bin]) -> list[list[Frame]]:
     """Split a stack whose volumes differ in one chosen parameter, even if some are incomplete.
 
-    Parameters
-    ----------
-    frames : sequence of Frame
-    bins : sequence of list of Frame
-        The frames by position.
+    `bins`: the frames by position.
 
-    Returns
-    -------
-    list of list of Frame
-        Empty if no parameter explains the repeated positions.
+    Empty if no parameter explains the repeated positions.
     """
     chosen = [name for name in VARIANTS if not _is_measured(name, frames)]
     return _split_beside_whole_volume(frames, bins, chosen) or split_incomplete_variants(
@@ -132,21 +119,10 @@ def split_incomplete_variants(
 ) -> list[list[Frame]]:
     """Split by a variant that separates all frames at shared positions, even if some of its volumes lost slices.
 
-    Parameters
-    ----------
-    frames : sequence of Frame
-    bins : sequence of list of Frame
-        The frames by position.
-    variants : sequence of str
-        Keys to try.
-    is_chosen : bool
-        Each volume must have more than half of the positions, which proves that the variant does not change from slice
-        to slice of one volume.
+    `bins`: the frames by position. `variants`: keys to try. `is_chosen`: each volume must have more than half of the
+    positions, which proves that the variant does not change from slice to slice of one volume.
 
-    Returns
-    -------
-    list of list of Frame
-        Empty if no variant does.
+    Empty if no variant does.
     """
     minimum = MIN_VARIANT_SHARE * len(bins) + is_chosen / 2
     for parts in _divisions(frames, variants):

@@ -110,12 +110,8 @@ def is_time_order(bins: list[Bin], name: str) -> bool:
     counted anew from each trigger, for each slice separately; a phase that most positions share must have one rank in
     all of them. Instances with exactly one frame at every position are a time each.
 
-    Parameters
-    ----------
-    bins : list of list of Frame
-        Frames by position; within a bin in order of the attribute. All bins have equally many frames.
-    name : str
-        One of `TIME_KEYS`.
+    `bins`: frames by position; within a bin in order of the attribute. All bins have equally many frames. `name`: one
+    of `TIME_KEYS`.
     """
     if _are_whole_instances(bins):
         return all(len({frame.sop_instance_uid for frame in time}) == 1 for time in zip(*bins, strict=True))

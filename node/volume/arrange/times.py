@@ -73,15 +73,9 @@ class Arrangement:
 def arrange_times(bins: list[Bin]) -> Arrangement:
     """Return the grid of a stack with equally many frames, more than one, at every position.
 
-    Parameters
-    ----------
-    bins : list of list of Frame
-        Frames by position, ascending along the normal.
+    `bins`: frames by position, ascending along the normal.
 
-    Raises
-    ------
-    ConversionRefused
-        ``same-position-twice``: no attribute orders the frames.
+    Raises ConversionRefused ``same-position-twice``: no attribute orders the frames.
     """
     order = None
     for name, ordered in time_orders(bins):
@@ -111,10 +105,7 @@ def arrange_times(bins: list[Bin]) -> Arrangement:
 def _arrange_without_remains(bins: list[Bin], labels: Labels) -> Arrangement:
     """Return the grid of the times that are not what losses left of two.
 
-    Raises
-    ------
-    ConversionRefused
-        ``incomplete``: no time is whole.
+    Raises ConversionRefused ``incomplete``: no time is whole.
     """
     whole = whole_times(bins, labels, are_times=True)
     if whole is None:
@@ -133,10 +124,8 @@ def _number_warnings(bins: list[Bin]) -> tuple[VolumeWarning, ...]:
 
     Several instances that go through several positions without a hole do.
 
-    Raises
-    ------
-    ConversionRefused
-        ``unproven-layout``: all frames are of one instance and at one position. They may be metabolites or coils.
+    Raises ConversionRefused ``unproven-layout``: all frames are of one instance and at one position. They may be
+    metabolites or coils.
     """
     instances = {frame.sop_instance_uid for frame in bins[0]}
     placed = bins[0][0].position is not None
@@ -161,10 +150,7 @@ def _number_warnings(bins: list[Bin]) -> tuple[VolumeWarning, ...]:
 def arrange_unequal_times(bins: list[Bin]) -> Arrangement:
     """Return the grid of a stack with more frames at some positions than at others; `bins` as in `arrange_times`.
 
-    Raises
-    ------
-    ConversionRefused
-        ``incomplete`` or ``same-position-twice``: no attribute groups the frames.
+    Raises ConversionRefused ``incomplete`` or ``same-position-twice``: no attribute groups the frames.
     """
     least = min(map(len, bins))
     order = next(time_orders(bins), None)

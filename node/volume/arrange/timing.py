@@ -113,17 +113,9 @@ def is_of_excitations(fields: Mapping[str, Any], slices: int) -> bool:
 def step_s(planes: Planes, starts: tuple[float, ...] | None, repetition_s: float | None) -> float | None:
     """Return the seconds from each time to the next; None for a single time, or if the step is not fixed.
 
-    Parameters
-    ----------
-    planes : sequence of sequence of Frame
-        Frames by time, then by slice.
-    starts : tuple of float or None
-        The result of `starts_s`.
-    repetition_s : float or None
-        Repetition Time (0018,0080), if all times share one, and if starts are known or it is not of excitations.
+    `planes`: frames by time, then by slice. `starts`: the result of `starts_s`. `repetition_s`: Repetition Time
+    (0018,0080), if all times share one, and if starts are known or it is not of excitations.
 
-    Notes
-    -----
     The Frame Time of a cine, and trigger times of cardiac phases, are the step itself. A repetition is the step of
     volumes only if it excites all slices once (PS3.3 C.8.3.1): it is used unless the clock shows that a volume takes
     several. No volume takes less.
@@ -177,17 +169,9 @@ def missing_time_warnings(
 ) -> list[VolumeWarning]:
     """Return a warning if times are missing between others, or if the steps between them are uneven; else none.
 
-    Parameters
-    ----------
-    planes : sequence of sequence of Frame
-        Frames by time, then by slice.
-    numbers : collection of int
-        Instance Numbers that are not missing: those of other stacks of the series.
-    repetition_s : float or None
-        Repetition Time (0018,0080), if all times share one.
+    `planes`: frames by time, then by slice. `numbers`: Instance Numbers that are not missing: those of other stacks of
+    the series. `repetition_s`: Repetition Time (0018,0080), if all times share one.
 
-    Notes
-    -----
     A scan whose step is the repetition, such as an fMRI, makes no pause. Others do, such as a dynamic scan before the
     contrast agent: if their Instance Numbers have no hole, a long step is no lost time.
     """

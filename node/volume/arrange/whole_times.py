@@ -131,14 +131,8 @@ def whole_times(
     the times are whole, or if a single frame is left over at a position with only one other frame, since that is not a
     time.
 
-    Parameters
-    ----------
-    bins : sequence of list of Frame
-        Frames that share a position.
-    labels : mapping
-        The time of each frame, by the frame's `id`.
-    are_times : bool
-        The labels are known to be times.
+    `bins`: frames that share a position. `labels`: the time of each frame, by the frame's `id`. `are_times`: the labels
+    are known to be times.
     """
     per_bin = [Counter(labels[id(frame)] for frame in frames) for frames in bins]
     whole = {label for label in per_bin[0] if all(own[label] == 1 for own in per_bin)}
@@ -163,12 +157,8 @@ def labels_of_remains(name: str, bins: Sequence[Bin]) -> Labels | None:
     two times, and about as far apart as in other times. If a time holds a gap that is longer by the span of a whole
     time, it is the beginning of one time and the end of another. A clock may pause: it counts only without numbers.
 
-    Parameters
-    ----------
-    name : str
-        The attribute that orders the frames.
-    bins : sequence of list of Frame
-        Frames by position; within a bin in the order of the attribute. All bins have equally many frames.
+    `name`: the attribute that orders the frames. `bins`: frames by position; within a bin in the order of the
+    attribute. All bins have equally many frames.
     """
     frames = [frame for own in bins for frame in own]
     values = _distinct_numbers(frames) or (_clock(frames) if name == "acquisition_time" else None)
@@ -223,10 +213,7 @@ def may_be_shifted(bins: Sequence[Bin]) -> bool:
     Other times may then have been lost of one slice than of the next, so that the slices of one rank are of two times.
     Holes between slices that are as long as the times of one hold the numbers of another stack.
 
-    Parameters
-    ----------
-    bins : sequence of list of Frame
-        Frames by position; within a bin by Instance Number. All bins have equally many frames.
+    `bins`: frames by position; within a bin by Instance Number. All bins have equally many frames.
     """
     numbers = sorted([instance_order(frame)[0] for frame in frames] for frames in bins)
     steps = {tuple(after - before for before, after in pairwise(own)) for own in numbers}

@@ -45,18 +45,8 @@ def emission_fields(planes: Sequence[Sequence[Frame]], dataset_of: Callable[[str
 
     Time zero is the start of the scan. Without a date it identifies nobody.
 
-    Parameters
-    ----------
-    planes : sequence of times, each a sequence of Frame
-    dataset_of : callable (SOP Instance UID) -> Dataset
+    Times in seconds after time zero, activity in Bq.
 
-    Returns
-    -------
-    dict
-        Times in seconds after time zero, activity in Bq.
-
-    Notes
-    -----
     PS3.3 C.8.9.1, C.8.9.2 and C.8.9.4; for enhanced images C.8.22. Decay factor and scatter fraction are included only
     if all slices of a frame share them; those of several beds differ.
     """
@@ -175,18 +165,10 @@ def since_injection(started: float, injection: Dataset, half_life_s: float) -> f
 
     If the injection has only a time of day, its nearest occurrence is used.
 
-    Parameters
-    ----------
-    started : float
-        The instant, in seconds on the scale of `node.volume.elements.instant`.
-    injection : Dataset
-        Item of Radiopharmaceutical Information Sequence (0054,0016).
-    half_life_s : float
+    `started`: the instant, in seconds on the scale of `node.volume.elements.instant`. `injection`: item of
+    Radiopharmaceutical Information Sequence (0054,0016).
 
-    Raises
-    ------
-    SuvUnknown
-        The injection has no date, and its nuclide decays over days.
+    Raises SuvUnknown if the injection has no date, and its nuclide decays over days.
     """
     injected = instant_of(text(injection, "RadiopharmaceuticalStartDateTime"))
     if injected is not None:
@@ -203,10 +185,7 @@ def since_injection(started: float, injection: Dataset, half_life_s: float) -> f
 def scan_start(ds: Dataset) -> float | None:
     """Return when the scan began, in seconds on the scale of `instant`; None if it is unknown.
 
-    Raises
-    ------
-    SuvUnknown
-        Series Time is later than an acquisition, so that it is not the start of the scan.
+    Raises SuvUnknown if Series Time is later than an acquisition, so that it is not the start of the scan.
     """
     stated = instant_of(private_text(ds, _GE_SCAN_TIME))
     if stated is not None:

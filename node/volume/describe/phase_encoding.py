@@ -43,14 +43,8 @@ def phase_encoding(sources: Sequence[Dataset], rows: int, columns: int, stated: 
     `PhaseEncodingDirection` has i along the rows of the stored pixels and j down their columns, as the volume has them.
     If the sign is unknown, the field is `PhaseEncodingAxis`. Times are in seconds.
 
-    Parameters
-    ----------
-    sources : sequence of Dataset
-        Searched in this order: the data set, its functional groups, the vendor's private items of a frame.
-    rows, columns : int
-        Size of one plane, which is a tile in a mosaic.
-    stated : mapping
-        The other fields of the stack.
+    `sources`: searched in this order: the data set, its functional groups, the vendor's private items of a frame.
+    `rows`, `columns`: size of one plane, which is a tile in a mosaic. `stated`: the other fields of the stack.
     """
     fields: dict[str, Any] = {}
     acquired = _acquired_lines(sources)

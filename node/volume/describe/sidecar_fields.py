@@ -193,14 +193,8 @@ def repeats(content: Any, words: set[str]) -> bool:
 def derived_fields(sources: Sequence[Dataset], frames: Sequence[Frame], fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return fields that follow from others, among them better values of those.
 
-    Parameters
-    ----------
-    sources : sequence of Dataset
-        The data set, its functional groups, the vendor's private items of a frame.
-    frames : sequence of Frame
-        All planes of the stack.
-    fields : mapping
-        The fields of the stack so far.
+    `sources`: the data set, its functional groups, the vendor's private items of a frame. `frames`: all planes of the
+    stack. `fields`: the fields of the stack so far.
     """
     derived: dict[str, Any] = {}
     began = _time_of_beginning(frames, is_philips=str(fields.get("Manufacturer", "")).upper().startswith("PHILIPS"))

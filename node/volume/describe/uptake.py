@@ -139,13 +139,9 @@ def _uptake(volume: Volume, factors: SuvFactors, suv_type: str) -> Volume:
 def suv_factor(ds: Dataset, suv_type: str = BODY_WEIGHT) -> SuvFactors:
     """Return the factor of one PET image.
 
-    Raises
-    ------
-    SuvUnknown, SizeUnknown
-        Units are not BQML, Philips' CNTS, GML or CM2ML, or an attribute is missing or impossible; the message names it.
+    Raises SuvUnknown or SizeUnknown if units are not BQML, Philips' CNTS, GML or CM2ML, or an attribute is missing or
+    impossible; the message names it.
 
-    Notes
-    -----
     PS3.3 C.8.9.1 and C.8.9.2, for enhanced images C.8.22; and the vendor-neutral pseudo-code of the Quantitative
     Imaging Biomarkers Alliance.
     """
@@ -283,19 +279,10 @@ class SizeUnknown(VoxelnodeError):
 def size_of(ds: Dataset, suv_type: str) -> float:
     """Return what the dose per activity is multiplied by: g of body weight or lean body mass, cm2 of body surface.
 
-    Parameters
-    ----------
-    ds : Dataset
-    suv_type : str
-        A value of SUV Type (0054,1006): one of `SUV_TYPES`.
+    `suv_type`: a value of SUV Type (0054,1006): one of `SUV_TYPES`.
 
-    Raises
-    ------
-    SizeUnknown
-        An attribute is missing or impossible; the message names it.
+    Raises SizeUnknown if an attribute is missing or impossible; the message names it.
 
-    Notes
-    -----
     PS3.16, codes (DCM) 126401 BW, 126402 LBM, 126405 LBMJAMES128 and 126403 BSA.
     """
     return SUV_TYPES[suv_type](ds)

@@ -68,16 +68,9 @@ def special_volumes(ds: Dataset, stack: int) -> tuple[Volume, ...] | None:
 
     A single plane of dose is an ordinary slice: some planning systems write one instance for each.
 
-    Parameters
-    ----------
-    ds : Dataset
-    stack : int
-        Number of the volumes' stack in their series.
+    `stack`: number of the volumes' stack in their series.
 
-    Raises
-    ------
-    ConversionRefused
-        ``tiled-slide``, or another reason why a segmentation, dose or slide has no volume.
+    Raises ConversionRefused ``tiled-slide``, or another reason why a segmentation, dose or slide has no volume.
     """
     sop_class = text(ds, "SOPClassUID")
     if sop_class == slide.SOP_CLASS:

@@ -232,10 +232,7 @@ Slices = list[int | None]
 def _place(region: RegionOfInterest, grids: Sequence[ImageGrid]) -> tuple[ImageGrid, Slices]:
     """Return the volume on which all contours of a region lie: with the most images that they name, else the first.
 
-    Raises
-    ------
-    ConversionRefused
-        ``bad-geometry``: contours lie between the slices of every volume, or oblique to them.
+    Raises ConversionRefused ``bad-geometry``: contours lie between the slices of every volume, or oblique to them.
     """
     best: tuple[tuple[int, int], ImageGrid, Slices] | None = None
     problem = None
@@ -311,10 +308,7 @@ def _mask(
 ) -> Volume:
     """Return the mask of a region.
 
-    Raises
-    ------
-    ConversionRefused
-        ``contradictory``: a contour is there twice; ``bad-geometry``: the mask would be empty.
+    Raises ConversionRefused ``contradictory``: a contour is there twice; ``bad-geometry``: the mask would be empty.
     """
     voxels = np.zeros((1, *grid.shape), np.uint8)
     on_slice = defaultdict(list)
@@ -412,10 +406,7 @@ def _slice_numbers(indices: Sequence[int]) -> str:
 def window_of(corners: Float, rows: int, columns: int) -> Window:
     """Return the rows and columns of a plane in which a polygon can have pixels.
 
-    Parameters
-    ----------
-    corners : (N, 2) float
-        Column and row of each corner; the centres of pixels have whole numbers.
+    `corners`: (N, 2) float; column and row of each corner; the centres of pixels have whole numbers.
     """
     low, high = np.ceil(np.round(np.array([corners.min(axis=0), corners.max(axis=0)]), DECIMALS))
     left, right = np.clip([low[0], high[0]], 0, columns).astype(int).tolist()
@@ -429,17 +420,10 @@ def fill_polygon(corners: Float, window: Window) -> NDArray[np.bool_]:
     A centre on a left or upper edge is inside, one on a right or lower edge is outside: polygons that share an edge
     neither overlap nor leave a gap.
 
-    Parameters
-    ----------
-    corners : (N, 2) float
-        Column and row of each corner, in order; the last one is joined to the first.
-    window : Window
-        That of `window_of`.
+    `corners`: (N, 2) float; column and row of each corner, in order; the last one is joined to the first. `window`:
+    that of `window_of`.
 
-    Returns
-    -------
-    (rows, columns) bool
-        Of the window.
+    Result: (rows, columns) bool; of the window.
     """
     rows, columns = window
     height, width = rows.stop - rows.start, columns.stop - columns.start

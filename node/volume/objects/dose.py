@@ -31,13 +31,9 @@ def volumes(ds: Dataset, stack: int) -> tuple[Volume, ...]:
     Values times `slope`, Dose Grid Scaling (3004,000E), are in the unit of Dose Units (3004,0002): Gy, or relative.
     Planes are in ascending order along the normal, whatever the order of their offsets.
 
-    Raises
-    ------
-    ConversionRefused
-        ``bad-geometry``: offsets, position or spacing are missing or impossible; or the pixels are refused.
+    Raises ConversionRefused ``bad-geometry``: offsets, position or spacing are missing or impossible; or the pixels are
+    refused.
 
-    Notes
-    -----
     PS3.3 C.8.8.3.
     """
     reader = frame_reader(ds)

@@ -217,8 +217,6 @@ def segments_of(ds: Dataset) -> list[dict[str, Any]]:
     A label that repeats a word of the patient's names or identifiers is left out. Numbers are values of the label
     volume. Colours are red, green and blue, 0 to 255.
 
-    Notes
-    -----
     PS3.3 C.8.20.4.
     """
     identifying, segments = identifying_words(ds), []

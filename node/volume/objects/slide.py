@@ -29,14 +29,9 @@ Corner = tuple[int, int]
 def volumes(ds: Dataset, stack: int) -> tuple[Volume, ...]:
     """Return the total pixel matrix of a level as one plane, without a position in the patient.
 
-    Raises
-    ------
-    ConversionRefused
-        ``tiled-slide``: the level is too large, shows the label of the slide, is one of several parts, focal planes or
-        optical paths, or its tiles do not cover it once; or the pixels are refused.
+    Raises ConversionRefused ``tiled-slide``: the level is too large, shows the label of the slide, is one of several
+    parts, focal planes or optical paths, or its tiles do not cover it once; or the pixels are refused.
 
-    Notes
-    -----
     PS3.3 C.8.12.4 and C.7.6.17.3.
     """
     rows, columns = _size(ds)

@@ -50,17 +50,10 @@ def decoded_photometric(layout: PixelLayout, stream: Codestream | None, syntax: 
 def to_rgb(photometric: str, bits: int, samples: Array) -> Array:
     """Return RGB with 8 bits per sample; wider samples are reduced to their high 8 bits (PS3.3 C.7.6.3.1.2).
 
-    Parameters
-    ----------
-    photometric : str
-        Photometric Interpretation (0028,0004) of the samples; chrominance has full resolution.
-    bits : int
-        Bits per sample.
-    samples : (rows, columns, 3) array
+    `photometric`: Photometric Interpretation (0028,0004) of the samples; chrominance has full resolution. `bits`: bits
+    per sample. `samples`: (rows, columns, 3) array.
 
-    Returns
-    -------
-    (rows, columns, 3) uint8 array
+    Result: (rows, columns, 3) uint8 array.
     """
     wide = samples >> (bits - 8) if bits > 8 else samples
     narrow = wide.astype(np.uint8)

@@ -212,23 +212,12 @@ _DECODERS: dict[str, _Decode] = {
 def decode(data: bytes, shape: FrameShape) -> Array:
     """Return the samples of one compressed frame: unsigned, and in the colour space of the codestream.
 
-    Parameters
-    ----------
-    data : bytes
-        The codestream of one frame.
-    shape : FrameShape
-        What the data set and the codestream's header state.
+    `data`: the codestream of one frame. `shape`: what the data set and the codestream's header state.
 
-    Returns
-    -------
-    (rows, columns) or (rows, columns, samples) array
-        Of 8, 16 or 32 bits: `FrameShape.container`. Colours are as the codec stored them, but JPEG 2000's own
-        transforms (YBR_RCT, YBR_ICT) are undone.
+    Result: (rows, columns) or (rows, columns, samples) array; of 8, 16 or 32 bits: `FrameShape.container`. Colours are
+    as the codec stored them, but JPEG 2000's own transforms (YBR_RCT, YBR_ICT) are undone.
 
-    Raises
-    ------
-    ConversionRefused
-        ``undecodable``: the codec failed, or returned another size.
+    Raises ConversionRefused ``undecodable``: the codec failed, or returned another size.
     """
     try:
         samples = _DECODERS[shape.transfer_syntax_uid](data, shape)

@@ -49,22 +49,13 @@ _MATRIX = (
 def diffusion_of(ds: Dataset, shared: Dataset | None = None, per_frame: Dataset | None = None) -> Diffusion | None:
     """Return the diffusion weighting of one frame; None if no attribute states one.
 
-    Parameters
-    ----------
-    ds : Dataset
-        The instance.
-    shared, per_frame : Dataset, optional
-        Items of the Shared, and of the frame's Per-Frame, Functional Groups Sequence of an enhanced instance.
+    `ds`: the instance. `shared`, `per_frame`: items of the Shared, and of the frame's Per-Frame, Functional Groups
+    Sequence of an enhanced instance.
 
-    Returns
-    -------
-    Diffusion or None
-        b-value in s/mm2. The direction is a unit vector in the patient frame (LPS), None if the image is unweighted or
-        the direction is unknown, zeros if it is stated as zeros. Trace, ADC, FA and isotropic images are marked as
-        derived, trace and isotropic ones also as trace.
+    b-value in s/mm2. The direction is a unit vector in the patient frame (LPS), None if the image is unweighted or the
+    direction is unknown, zeros if it is stated as zeros. Trace, ADC, FA and isotropic images are marked as derived,
+    trace and isotropic ones also as trace.
 
-    Notes
-    -----
     MR Diffusion macro, PS3.3 C.8.13.5.9. Classic images carry the same attributes at the top level: (0018,9087),
     (0018,9089). Private elements of a frame are in its functional groups, or in the items of private sequences there.
     """

@@ -172,23 +172,10 @@ def _as_stored(samples: Array, layout: PixelLayout, syntax: str, stream: Codestr
 def decode_frame(layout: PixelLayout, frame: bytes, codestream: Codestream | None, syntax: str) -> Array:
     """Return the samples of one compressed frame in the type in which the data set stores them.
 
-    Parameters
-    ----------
-    layout : PixelLayout
-    frame : bytes
-        The codestream.
-    codestream : Codestream or None
-        Its header, as `checked_frames` returned it.
-    syntax : str
-        Transfer Syntax UID.
+    `frame`: the codestream. `codestream`: its header, as `checked_frames` returned it. `syntax`: Transfer Syntax UID.
 
-    Returns
-    -------
-    (rows, columns) or (rows, columns, samples) array
+    Result: (rows, columns) or (rows, columns, samples) array.
 
-    Raises
-    ------
-    ConversionRefused
-        ``undecodable``: the codec failed.
+    Raises ConversionRefused ``undecodable``: the codec failed.
     """
     return _as_stored(_decode(layout, frame, codestream, syntax), layout, syntax, codestream)

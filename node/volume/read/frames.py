@@ -461,16 +461,9 @@ def refuse_projections(ds: Dataset, frames: int) -> None:
 def keep_apart(ds: Dataset, grouped: Sequence[dict[str, Any]]) -> None:
     """Make an instance a stack of its own if another one's frames could be taken for further times of its slices.
 
-    Parameters
-    ----------
-    ds : Dataset
-    grouped : sequence of dict
-        Arguments of each `Frame`; their ``split_key`` gets the instance.
+    `grouped`: arguments of each `Frame`; their ``split_key`` gets the instance.
 
-    Raises
-    ------
-    ConversionRefused
-        ``unproven-layout``: nothing says where the frames of ophthalmic tomography lie.
+    Raises ConversionRefused ``unproven-layout``: nothing says where the frames of ophthalmic tomography lie.
     """
     modality = text(ds, "Modality")
     unplaced = [own for own in grouped if own["position"] is None]

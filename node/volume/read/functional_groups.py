@@ -62,28 +62,15 @@ def frame_arguments(
 ) -> list[FrameArguments] | None:
     """Return the arguments of `Frame` from the functional groups of an instance, or None without functional groups.
 
-    Parameters
-    ----------
-    ds : Dataset
-        An enhanced instance.
-    frames : int
-        Number of frames in the pixel data.
-    common : dict
-        Arguments of `Frame` that all frames share.
-    modality_lut : bool
-        Whether a Modality LUT is applied to the pixels; slope and intercept are not read then.
+    `ds`: an enhanced instance. `frames`: number of frames in the pixel data. `common`: arguments of `Frame` that all
+    frames share. `modality_lut`: whether a Modality LUT is applied to the pixels; slope and intercept are not read
+    then.
 
-    Returns
-    -------
-    list of dict, or None
-        One for each frame. Positions and spacings in mm (LPS), times in seconds.
+    One for each frame. Positions and spacings in mm (LPS), times in seconds.
 
-    Raises
-    ------
-    ConversionRefused
-        ``contradictory``: the groups do not match the number of frames, or a frame of a parametric map has several
-        values. ``bad-geometry``: a position, orientation or spacing is impossible. ``unproven-layout``: the planes are
-        no grid in the volume's own frame of reference.
+    Raises ConversionRefused ``contradictory``: the groups do not match the number of frames, or a frame of a parametric
+    map has several values. ``bad-geometry``: a position, orientation or spacing is impossible. ``unproven-layout``: the
+    planes are no grid in the volume's own frame of reference.
     """
     per_frame: Sequence[Dataset] = items(ds, "PerFrameFunctionalGroupsSequence")
     shared = item(ds, "SharedFunctionalGroupsSequence")
@@ -276,18 +263,12 @@ def _plane(group: _Group) -> tuple[Any, Any]:
 def distances_mm(planes: Sequence[tuple[Any, Any]]) -> list[float | None]:
     """Return the distance of each plane along the normal of all of them; None for planes without a position.
 
-    Parameters
-    ----------
-    planes : sequence of (position, orientation)
-        Image Position (Volume) (0020,9301) in mm, and Image Orientation (Volume) (0020,9302), or None and None.
+    `planes`: sequence of (position, orientation); Image Position (Volume) (0020,9301) in mm, and Image Orientation
+    (Volume) (0020,9302), or None and None.
 
-    Raises
-    ------
-    ConversionRefused
-        ``unproven-layout``: the planes are not parallel, or not above each other, so that they are no grid of voxels.
+    Raises ConversionRefused ``unproven-layout``: the planes are not parallel, or not above each other, so that they are
+    no grid of voxels.
 
-    Notes
-    -----
     PS3.3 C.7.6.16.2.21 and C.7.6.16.2.22.
     """
     placed = [(position, orientation) for position, orientation in planes if position is not None]

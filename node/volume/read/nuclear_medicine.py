@@ -46,11 +46,8 @@ Timing = tuple[float | None, float | None]
 def views_of(ds: Dataset, frames: int) -> list[Counts]:
     """Return the view of each frame: energy window, detector, rotation and R-R interval, as far as they are stated.
 
-    Raises
-    ------
-    ConversionRefused
-        ``projections``: the frames are angular views; ``unproven-layout``: frames share a view, and nothing states
-        whether they differ in time or in space.
+    Raises ConversionRefused ``projections``: the frames are angular views; ``unproven-layout``: frames share a view,
+    and nothing states whether they differ in time or in space.
     """
     angles = _vector(ds, ANGLE_VECTOR, frames)
     kind = texts(ds, "ImageType")[2:3]
@@ -122,8 +119,6 @@ def phase_timing(ds: Dataset, frames: int) -> list[Timing] | None:
 
     None for any other image, or if the timing is not stated.
 
-    Notes
-    -----
     PS3.3 C.8.4.14: each item of Phase Information Sequence (0054,0032) gives the delay before the phase, the duration
     of its frames, which is the same for all of them, and the pause between them, all in ms. Phase Vector (0054,0030)
     and Time Slice Vector (0054,0100), both from 1, assign each frame to a phase and to its number within that phase.

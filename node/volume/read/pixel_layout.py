@@ -143,14 +143,7 @@ def _check_samples(samples: int, photometric: str) -> None:
 def stored_bits(words: Array, layout: PixelLayout, bits: int, shift: int = 0) -> Array:
     """Return the low `bits` of words after a shift: the other bits may hold overlays or garbage (PS3.5 8.1.1, annex D).
 
-    Parameters
-    ----------
-    words : integer array
-    layout : PixelLayout
-    bits : int
-        Number of bits that hold the value.
-    shift : int
-        Lowest bit of the value.
+    `bits`: number of bits that hold the value. `shift`: lowest bit of the value.
     """
     spare = layout.bits_allocated - bits
     if not spare or layout.real is not None or (not shift and _fit(words, bits, layout.signed)):

@@ -82,10 +82,7 @@ class FrameReader:
     def __call__(self, index: int) -> Array:
         """Return one frame as `Frame.read` describes; it may be a read-only view into the data set.
 
-        Raises
-        ------
-        ConversionRefused
-            ``undecodable``: the codec failed.
+        Raises ConversionRefused ``undecodable``: the codec failed.
         """
         stored = self._stored(index)
         if self._table is not None:
@@ -157,14 +154,9 @@ def _compressed(
 class DecompressedFrames:
     """The frames of a compressed instance, in the form of native pixel data.
 
-    Attributes
-    ----------
-    photometric : str
-        Photometric Interpretation (0028,0004) of the decoded samples.
-    layout : PixelLayout
-        Layout from the data set, except that the samples of a colour pixel are always adjacent.
-    frames : iterator of (rows, columns) or (rows, columns, samples) array
-        All bits that the codec kept, including those above Bits Stored (0028,0101).
+    `photometric`: Photometric Interpretation (0028,0004) of the decoded samples. `layout`: layout from the data set,
+    except that the samples of a colour pixel are always adjacent. `frames`: iterator of (rows, columns) or (rows,
+    columns, samples) array; all bits that the codec kept, including those above Bits Stored (0028,0101).
     """
 
     photometric: str
@@ -175,10 +167,7 @@ class DecompressedFrames:
 def decompressed_frames(ds: Dataset) -> DecompressedFrames:
     """Return the frames of a compressed instance; each is decoded when it is iterated.
 
-    Raises
-    ------
-    ConversionRefused
-        See `frame_reader`; ``undecodable`` may also be raised during iteration.
+    Raises ConversionRefused as `frame_reader` does; ``undecodable`` also during iteration.
     """
     layout = pixel_layout(ds, "PixelData")
     layout = replace(layout, bits_stored=layout.bits_allocated, shift=0)  # keeps the bits above Bits Stored
@@ -194,20 +183,11 @@ def decompressed_frames(ds: Dataset) -> DecompressedFrames:
 def native_frames(layout: PixelLayout, data: StoredBytes, big: bool, swapped: bool) -> Callable[[int], Array]:
     """Return a function that reads one native frame by its index from 0, after the length of the data is checked.
 
-    Parameters
-    ----------
-    layout : PixelLayout
-    data : bytes or FileBytes
-        Pixel data.
-    big : bool
-        The data are big endian.
-    swapped : bool
-        The data are bytes in big-endian words of 16 bits (OW).
+    `data`: pixel data. `big`: the data are big endian. `swapped`: the data are bytes in big-endian words of 16 bits
+    (OW).
 
-    Raises
-    ------
-    ConversionRefused
-        ``contradictory``: the length does not match rows, columns, samples and frames (PS3.5 8.1.1).
+    Raises ConversionRefused ``contradictory``: the length does not match rows, columns, samples and frames (PS3.5
+    8.1.1).
     """
     if layout.photometric in HALF_SAMPLED and (layout.columns % 2 or layout.bits_allocated < 8):
         raise contradictory(
@@ -258,10 +238,7 @@ def _native_words(layout: PixelLayout, data: StoredBytes, dtype: np.dtype[Any], 
 def _bytes_as(dtype: np.dtype[Any], data: StoredBytes, start: int, stop: int) -> Array:
     """Return bytes as numbers; bytes still in their file are read now.
 
-    Raises
-    ------
-    ConversionRefused
-        ``unreadable``: the file has changed since its header was read.
+    Raises ConversionRefused ``unreadable``: the file has changed since its header was read.
     """
     if isinstance(data, bytes):
         return np.frombuffer(data, dtype, (stop - start) // dtype.itemsize, start)
@@ -293,10 +270,7 @@ def palette(ds: Dataset) -> LookupTable:
 
     Plain tables, 8-bit entries in 16-bit words, and segmented tables (PS3.3 C.7.6.3.1.5, C.7.6.3.1.6, C.7.9.2).
 
-    Raises
-    ------
-    ConversionRefused
-        ``contradictory``: the palette is missing, or its data do not match its descriptor.
+    Raises ConversionRefused ``contradictory``: the palette is missing, or its data do not match its descriptor.
     """
     entries, first = _descriptor(ds, "RedPaletteColorLookupTableDescriptor", "(0028,1101)")
     try:
@@ -315,10 +289,7 @@ def palette(ds: Dataset) -> LookupTable:
 def modality_lut(ds: Dataset) -> LookupTable | None:
     """Return the table of Modality LUT Sequence (0028,3000); None if it is absent (PS3.3 C.11.1).
 
-    Raises
-    ------
-    ConversionRefused
-        ``contradictory``: the data do not match the descriptor.
+    Raises ConversionRefused ``contradictory``: the data do not match the descriptor.
     """
     sequence = items(ds, "ModalityLUTSequence")
     if not sequence:

@@ -57,11 +57,8 @@ def rescale(ds: Dataset) -> tuple[float, float]:
     1 and 0 if they are absent or empty; a slope of 0 counts as absent. A plane of dose has Dose Grid Scaling
     (3004,000E) instead, an MR image of Philips possibly a real world value mapping.
 
-    Raises
-    ------
-    ConversionRefused
-        ``contradictory``: the value is not a number (PS3.3 C.11.1), or a dose has no Dose Grid Scaling, without which
-        its values mean nothing (PS3.3 C.8.8.3).
+    Raises ConversionRefused ``contradictory``: the value is not a number (PS3.3 C.11.1), or a dose has no Dose Grid
+    Scaling, without which its values mean nothing (PS3.3 C.8.8.3).
     """
     if text(ds, "Modality") == "RTDOSE":
         scaling = number(ds, "DoseGridScaling")
@@ -104,10 +101,7 @@ def is_distance(value: float | None, min_mm: float = SPACING_LIMITS_MM[0]) -> bo
 def image_plane(ds: Dataset) -> tuple[Any, Any]:
     """Return position (3,) in mm LPS and orientation (6,) of a classic instance, or None and None.
 
-    Raises
-    ------
-    ConversionRefused
-        ``bad-geometry``: see `checked_plane`.
+    Raises ConversionRefused ``bad-geometry``: see `checked_plane`.
     """
     return checked_plane(numbers(ds, "ImagePositionPatient"), numbers(ds, "ImageOrientationPatient"))
 
@@ -160,16 +154,10 @@ def _checked_orientation(orientation: Numbers) -> Any:
 def pixel_spacing(ds: Dataset, placed: bool) -> tuple[float, float] | None:
     """Return the distances between rows and between columns in mm, from the first attribute that gives them; else None.
 
-    Parameters
-    ----------
-    ds : Dataset
-    placed : bool
-        Whether the plane has a position. If so, an impossible spacing is refused; otherwise it is ignored.
+    `placed`: whether the plane has a position. If so, an impossible spacing is refused; otherwise it is ignored.
 
-    Raises
-    ------
-    ConversionRefused
-        ``bad-geometry``: the spacing of a plane with a position is not two distances above zero (PS3.3 10.7).
+    Raises ConversionRefused ``bad-geometry``: the spacing of a plane with a position is not two distances above zero
+    (PS3.3 10.7).
     """
     for keyword in _SPACINGS:
         spacing = numbers(ds, keyword)

@@ -31,10 +31,8 @@ class RealWorldMapping:
 def real_world_mapping(mappings: Sequence[Dataset]) -> RealWorldMapping:
     """Return the mapping of one frame of a parametric map; without any, stored values are real ones.
 
-    Raises
-    ------
-    ConversionRefused
-        ``contradictory``: there are several different mappings, or the mapping is no slope and intercept.
+    Raises ConversionRefused ``contradictory``: there are several different mappings, or the mapping is no slope and
+    intercept.
     """
     found = {_mapping(item) for item in mappings}
     if len(found) > 1:

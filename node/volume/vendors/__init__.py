@@ -63,10 +63,7 @@ def reverses_polarity(ds: Dataset) -> bool:
 def tiling(ds: Dataset) -> Tiling | None:
     """Return the layout of the planes of a volume in one frame (Siemens mosaic, UIH grid); None for any other image.
 
-    Raises
-    ------
-    ConversionRefused
-        ``unproven-layout``: count, position or order of the planes is unknown.
+    Raises ConversionRefused ``unproven-layout``: count, position or order of the planes is unknown.
     """
     return siemens_mosaic.tiling(ds) or uih.tiling(ds)
 
@@ -94,10 +91,8 @@ def _stated_component(ds: Dataset) -> str | None:
 def acquisition_fields(sources: Sequence[Dataset]) -> dict[str, Any]:
     """Return the vendor's fields about an MR acquisition, by BIDS' names and in its units.
 
-    Parameters
-    ----------
-    sources : sequence of Dataset
-        Data set, functional groups, and the vendor's items of a frame or of all frames. Earlier ones take precedence.
+    `sources`: data set, functional groups, and the vendor's items of a frame or of all frames. Earlier ones take
+    precedence.
     """
     name = text(sources[0], "Manufacturer").upper()
     fields: dict[str, Any] = {}

@@ -152,17 +152,9 @@ def planned_slice_timings(ds: Dataset, slices: int, repetition_time_s: float) ->
     others do not. Sequences that cycle the gradients of diffusion acquire the slices of a volume in several
     repetitions.
 
-    Parameters
-    ----------
-    slices : int
-        Number of slices of a volume.
-    repetition_time_s : float
-        Time from one volume to the next, including any pause.
+    `slices`: number of slices of a volume. `repetition_time_s`: time from one volume to the next, including any pause.
 
-    Returns
-    -------
-    list of tuple of float
-        Each with a time in seconds for each slice.
+    Each with a time in seconds for each slice.
     """
     order, together = protocol(ds).get("SLICEORDER"), bands(ds)
     if not is_echo_planar(ds) or _cycles_gradients(ds) or order not in (_SEQUENTIAL, _INTERLEAVED):

@@ -23,10 +23,8 @@ class Gradient(NamedTuple):
 def gradient_of_matrix(matrix: tuple[float, ...]) -> Gradient:
     """Return the weighting of a b-matrix: its trace, and the direction of its largest eigenvector.
 
-    Parameters
-    ----------
-    matrix : 6 floats, s/mm2
-        Bxx, Bxy, Bxz, Byy, Byz, Bzz in the patient frame, as in (0018,9602) to (0018,9607) of PS3.3 C.8.13.5.9.
+    `matrix`: 6 floats, s/mm2; Bxx, Bxy, Bxz, Byy, Byz, Bzz in the patient frame, as in (0018,9602) to (0018,9607) of
+    PS3.3 C.8.13.5.9.
     """
     xx, xy, xz, yy, yz, zz = matrix
     sizes, directions = np.linalg.eigh(np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]]))
@@ -39,12 +37,8 @@ def gradient_of_matrix(matrix: tuple[float, ...]) -> Gradient:
 def along_image(encoded: Sequence[float], orientation: Sequence[float]) -> tuple[float, ...]:
     """Return a direction along row, column and normal of an image in the patient frame (LPS).
 
-    Parameters
-    ----------
-    encoded : 3 floats
-        Components along row, column and normal.
-    orientation : 6 floats
-        Image Orientation (Patient) (0020,0037).
+    `encoded`: 3 floats; components along row, column and normal. `orientation`: 6 floats; Image Orientation (Patient)
+    (0020,0037).
     """
     row, column = np.array(orientation[:3]), np.array(orientation[3:])
     return tuple((encoded[0] * row + encoded[1] * column + encoded[2] * np.cross(row, column)).tolist())
@@ -58,14 +52,8 @@ def along_encoding(
     The sense of these axes differs between coronal planes and the others, as dcm2niix found on phantoms; nothing in the
     header states it. The overall sign is arbitrary.
 
-    Parameters
-    ----------
-    frequency, phase, slice_ : float
-        Components of the direction.
-    orientation : 6 floats
-        Image Orientation (Patient) (0020,0037).
-    phase_along_row : bool
-        In-plane Phase Encoding Direction (0018,1312) is ``ROW``.
+    `frequency`, `phase`, `slice_`: components of the direction. `orientation`: 6 floats; Image Orientation (Patient)
+    (0020,0037). `phase_along_row`: in-plane Phase Encoding Direction (0018,1312) is ``ROW``.
     """
     coronal = int(np.abs(np.cross(orientation[:3], orientation[3:])).argmax()) == 1
     if phase_along_row:

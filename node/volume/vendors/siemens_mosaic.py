@@ -38,15 +38,9 @@ def tiling(ds: Dataset) -> Tiling | None:
     first tile is offset by half of the surrounding area. The slices follow SliceNormalVector of the CSA header. If that
     was stripped, they follow the protocol's list of slices, provided that its first or last slice matches.
 
-    Returns
-    -------
-    Tiling or None
-        Positions in mm, LPS; times in seconds.
+    Positions in mm, LPS; times in seconds.
 
-    Raises
-    ------
-    ConversionRefused
-        ``unproven-layout``: count, position or order of the tiles is unknown.
+    Raises ConversionRefused ``unproven-layout``: count, position or order of the tiles is unknown.
     """
     if not _is_mosaic(ds):
         return None

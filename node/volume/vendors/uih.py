@@ -38,10 +38,7 @@ def tiling(ds: Dataset) -> Tiling | None:
 
     Each plane has an item of (0065,xx51) with its own Image Position (Patient).
 
-    Raises
-    ------
-    ConversionRefused
-        ``unproven-layout``: count or positions are missing, or do not match the matrix.
+    Raises ConversionRefused ``unproven-layout``: count or positions are missing, or do not match the matrix.
     """
     kinds = texts(ds, "ImageType")
     if kinds and "VFRAME" not in kinds:
