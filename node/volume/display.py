@@ -7,8 +7,8 @@ import math
 import numpy as np
 from pydicom import Dataset
 
-from node.dicom.values import items, value
-from node.volume.elements import item, number, numbers, text
+from node.dicom.values import items, stated_numbers, value
+from node.volume.elements import item, number, text
 from node.volume.model import Display
 from node.volume.read.real_world import PARAMETRIC_MAP, real_world_mapping
 
@@ -44,7 +44,7 @@ def display_of(ds: Dataset, frame_number: int) -> Display:
 
 def _windows(ds: Dataset) -> tuple[tuple[float, float], ...]:
     """Return the usable pairs of Window Center (0028,1050) and Width (0028,1051)."""
-    centres, widths = numbers(ds, "WindowCenter") or (), numbers(ds, "WindowWidth") or ()
+    centres, widths = stated_numbers(ds, "WindowCenter") or (), stated_numbers(ds, "WindowWidth") or ()
     pairs = zip(centres, widths, strict=False)
     return tuple(
         (centre, width) for centre, width in pairs if math.isfinite(centre) and math.isfinite(width) and width > 0
@@ -54,7 +54,7 @@ def _windows(ds: Dataset) -> tuple[tuple[float, float], ...]:
 def _voi_lut(ds: Dataset) -> tuple[int, np.ndarray] | None:
     """Return first input value and table of VOI LUT Sequence (0028,3010), PS3.3 C.11.2.1.1; None if it is unusable."""
     lut = item(ds, "VOILUTSequence")
-    descriptor = None if lut is None else numbers(lut, "LUTDescriptor")
+    descriptor = None if lut is None else stated_numbers(lut, "LUTDescriptor")
     if lut is None or descriptor is None or len(descriptor) != 3 or not all(map(math.isfinite, descriptor)):
         return None
     data = value(lut, "LUTData")
@@ -93,7 +93,7 @@ def _as_stored(ds: Dataset, padding: float) -> float:
 
 def _pixel_aspect(ds: Dataset) -> float:
     """Return the height of a pixel over its width: Pixel Aspect Ratio (0028,0034) is vertical, then horizontal."""
-    ratio = numbers(ds, "PixelAspectRatio")
+    ratio = stated_numbers(ds, "PixelAspectRatio")
     if ratio is None or len(ratio) != 2 or not all(math.isfinite(part) and part > 0 for part in ratio):
         return 1.0
     return ratio[0] / ratio[1]

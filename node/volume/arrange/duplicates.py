@@ -16,11 +16,11 @@ from pydicom import DataElement, Dataset
 from pydicom.datadict import tag_for_keyword
 from pydicom.multival import MultiValue
 
-from node.dicom.values import CONVERSION_ERRORS
+from node.dicom.values import CONVERSION_ERRORS, stated_numbers
 from node.errors import ConversionRefused
 from node.volume.arrange.time_order import is_time_order, time_orders, weighting
 from node.volume.arrange.whole_times import Bin, Labels, instance_order, labels_by_number
-from node.volume.elements import numbers, text
+from node.volume.elements import text
 from node.volume.intensities import read_frame
 from node.volume.model import Array, Frame
 from node.volume.read.pixel_layout import PIXELS
@@ -108,7 +108,7 @@ def states_another_place(first: Dataset, second: Dataset) -> bool:
 
     Blank and masked slices have equal pixels; a sender that gives them one SOP Instance UID loses one of them.
     """
-    stated = [(numbers(first, keyword), numbers(second, keyword)) for keyword in _PLACE_AND_TIME]
+    stated = [(stated_numbers(first, keyword), stated_numbers(second, keyword)) for keyword in _PLACE_AND_TIME]
     clocks = [(text(first, keyword), text(second, keyword)) for keyword in _CLOCKS]
     return any(None not in pair and pair[0] != pair[1] for pair in (*stated, *clocks))
 

@@ -18,10 +18,10 @@ import numpy as np
 from pydicom import Dataset
 
 from node.dicom.per_series import once_per_series
-from node.dicom.values import held, standard_tag
+from node.dicom.values import held, standard_tag, stated_numbers, texts
 from node.errors import ConversionRefused
 from node.volume import vendors
-from node.volume.elements import instant, item, number, numbers, seconds_of_day, text, texts
+from node.volume.elements import instant, item, number, seconds_of_day, text
 from node.volume.geometry import POSITION_TOLERANCE_MM
 from node.volume.model import Array, Frame, Tiling
 from node.volume.read.diffusion import diffusion_of
@@ -212,7 +212,7 @@ def _common_of_series(
                 "component": (kind.component or "magnitude") if kind else None,
                 "noise": kind is not None and kind.noise,
                 "echo_time": number(ds, "EchoTime") or None,
-                "echo": numbers(ds, "EchoNumbers"),
+                "echo": stated_numbers(ds, "EchoNumbers"),
                 "inversion_time": number(ds, "InversionTime") or None,
                 "map": map,
                 "maps_field": kind is not None and kind.maps_field,
@@ -363,7 +363,7 @@ def _reconstructed_positions(ds: Dataset, frames: int) -> tuple[Array, Array] | 
     The position belongs to the detector (PS3.3 C.8.4.15); some writers put it at the top level of the data set instead.
     """
     detector = item(ds, "DetectorInformationSequence")
-    slices, spacing = numbers(ds, "SliceVector"), number(ds, "SpacingBetweenSlices")
+    slices, spacing = stated_numbers(ds, "SliceVector"), number(ds, "SpacingBetweenSlices")
     if slices is None and detector is not None and number(ds, "NumberOfSlices") == frames:
         slices = tuple(range(1, frames + 1))
     if slices is None or len(slices) != frames or spacing is None or not is_distance(spacing, POSITION_TOLERANCE_MM):
@@ -421,7 +421,7 @@ def _slice_numbers(ds: Dataset, frames: int) -> list[float | None]:
     if text(ds, "Modality") in TURNED_MODALITIES and any(len(set(turn)) > 1 for turn in turns):
         return [None] * frames  # projections from several angles
     for keyword in ("SliceVector", "SliceLocationVector"):
-        vector = numbers(ds, keyword)
+        vector = stated_numbers(ds, keyword)
         if vector is not None and len(vector) == frames and all(map(math.isfinite, vector)):
             return list(vector)
     return [None] * frames
@@ -437,7 +437,7 @@ def _frame_times(ds: Dataset, frames: int) -> list[float | None]:
 
     Frame Time Vector (0018,1065) or Frame Time (0018,1063), both in ms; else Cine Rate (0018,0040), frames per second.
     """
-    vector = numbers(ds, "FrameTimeVector")
+    vector = stated_numbers(ds, "FrameTimeVector")
     if vector is not None and len(vector) == frames and all(map(math.isfinite, vector)):
         return [float(value) / 1000 for value in np.cumsum(vector)]
     step_ms, rate = number(ds, "FrameTime"), number(ds, "CineRate")

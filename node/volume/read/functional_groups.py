@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from pydicom import Dataset
 
-from node.dicom.values import items
+from node.dicom.values import items, stated_numbers, texts
 from node.errors import ConversionRefused
 from node.volume import vendors
-from node.volume.elements import instant_of, item, number, numbers, seconds_of_day, text, texts
+from node.volume.elements import instant_of, item, number, seconds_of_day, text
 from node.volume.geometry import ORIENTATION_TOLERANCE
 from node.volume.read.diffusion import diffusion_of
 from node.volume.read.planes import acquisition_instant, checked_plane, is_diffusion_map, pixel_spacing, rescale
@@ -116,7 +116,7 @@ def _volume_plane(group: _Group) -> tuple[Any, Any]:
     plane, turned = group.macro("PlanePositionVolumeSequence"), group.macro("PlaneOrientationVolumeSequence")
     if plane is None or turned is None:
         return None, None
-    return checked_plane(numbers(plane, "ImagePositionVolume"), numbers(turned, "ImageOrientationVolume"))
+    return checked_plane(stated_numbers(plane, "ImagePositionVolume"), stated_numbers(turned, "ImageOrientationVolume"))
 
 
 class _Group:
@@ -205,12 +205,12 @@ def _grouped(group: _Group, common: FrameArguments, modality_lut: bool, dimensio
 def _velocity_direction(group: _Group) -> tuple[float, ...] | None:
     """Return the direction of velocity encoding (PS3.3 C.8.13.5.13); each direction is a separate image."""
     encoding = group.macro("MRVelocityEncodingSequence")
-    return None if encoding is None else numbers(encoding, "VelocityEncodingDirection")
+    return None if encoding is None else stated_numbers(encoding, "VelocityEncodingDirection")
 
 
 def _time_key(group: _Group, content: Dataset, dimensions: Sequence[int], acquired: float | None) -> FrameArguments:
     """Return the values that order frames at one position, without those that the instance gives for all frames."""
-    indices = numbers(content, "DimensionIndexValues") or ()
+    indices = stated_numbers(content, "DimensionIndexValues") or ()
     keys = {
         "temporal_position": number(content, "TemporalPositionIndex"),
         "dimensions": tuple(indices[index] for index in dimensions if index < len(indices)) or None,
@@ -245,7 +245,7 @@ def _enhanced_split_key(group: _Group, common: FrameArguments, diffusion: Any) -
     if echo_time:
         own["echo_time"] = echo_time
     modifier = group.macro("MRModifierSequence")
-    inversion = numbers(modifier, "InversionTimes") if modifier is not None else None
+    inversion = stated_numbers(modifier, "InversionTimes") if modifier is not None else None
     if inversion and math.isfinite(inversion[0]):
         own["inversion_time"] = inversion[0]
     return own
@@ -256,8 +256,8 @@ def _plane(group: _Group) -> tuple[Any, Any]:
     plane, turned = group.macro("PlanePositionSequence"), group.macro("PlaneOrientationSequence")
     if plane is None:
         return None, None
-    orientation = numbers(group.ds if turned is None else turned, "ImageOrientationPatient")
-    return checked_plane(numbers(plane, "ImagePositionPatient"), orientation)
+    orientation = stated_numbers(group.ds if turned is None else turned, "ImageOrientationPatient")
+    return checked_plane(stated_numbers(plane, "ImagePositionPatient"), orientation)
 
 
 def distances_mm(planes: Sequence[tuple[Any, Any]]) -> list[float | None]:

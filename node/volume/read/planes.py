@@ -11,9 +11,9 @@ import numpy as np
 from pydicom import Dataset
 from pydicom.tag import BaseTag
 
-from node.dicom.values import Element, held, held_elements, items, standard_tag
+from node.dicom.values import Element, held, held_elements, items, standard_tag, stated_numbers
 from node.errors import ConversionRefused
-from node.volume.elements import Numbers, instant, instant_of, number, numbers, text
+from node.volume.elements import instant, instant_of, number, text
 from node.volume.read.real_world import instead_of_rescale
 from node.volume.reasons import Reason
 
@@ -71,7 +71,7 @@ def rescale(ds: Dataset) -> tuple[float, float]:
             return mapped
     slope, intercept = number(ds, "RescaleSlope"), number(ds, "RescaleIntercept")
     for keyword, value in (("RescaleSlope", slope), ("RescaleIntercept", intercept)):
-        if value is None and numbers(ds, keyword):
+        if value is None and stated_numbers(ds, keyword):
             raise ConversionRefused(Reason.CONTRADICTORY, f"{keyword} is not a number (PS3.3 C.11.1)")
     return (slope or 1.0), (0.0 if intercept is None else intercept)
 
@@ -103,10 +103,10 @@ def image_plane(ds: Dataset) -> tuple[Any, Any]:
 
     Raises ConversionRefused ``bad-geometry``: see `checked_plane`.
     """
-    return checked_plane(numbers(ds, "ImagePositionPatient"), numbers(ds, "ImageOrientationPatient"))
+    return checked_plane(stated_numbers(ds, "ImagePositionPatient"), stated_numbers(ds, "ImageOrientationPatient"))
 
 
-def checked_plane(position: Numbers | None, orientation: Numbers | None) -> tuple[Any, Any]:
+def checked_plane(position: tuple[float, ...] | None, orientation: tuple[float, ...] | None) -> tuple[Any, Any]:
     """Return position and orientation as arrays; both None if either is absent.
 
     Parameters
@@ -135,7 +135,7 @@ def checked_plane(position: Numbers | None, orientation: Numbers | None) -> tupl
 
 
 @lru_cache(maxsize=64)
-def _checked_orientation(orientation: Numbers) -> Any:
+def _checked_orientation(orientation: tuple[float, ...]) -> Any:
     """Return direction cosines as an array that all planes with the same ones share."""
     if len(orientation) != 6 or not all(map(math.isfinite, orientation)):
         raise _bad("Image Orientation (Patient) (0020,0037) must be six finite numbers")
@@ -160,7 +160,7 @@ def pixel_spacing(ds: Dataset, placed: bool) -> tuple[float, float] | None:
     (PS3.3 10.7).
     """
     for keyword in _SPACINGS:
-        spacing = numbers(ds, keyword)
+        spacing = stated_numbers(ds, keyword)
         if spacing is None:
             continue
         if len(spacing) == 2 and all(SPACING_LIMITS_MM[0] <= value <= SPACING_LIMITS_MM[1] for value in spacing):

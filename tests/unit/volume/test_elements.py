@@ -11,7 +11,8 @@ from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from node.volume.elements import instant, instant_of, number, numbers, seconds_of_day, text, texts
+from node.dicom.values import stated_numbers, texts
+from node.volume.elements import instant, instant_of, number, seconds_of_day, text
 from tests.make import ct_series
 
 
@@ -32,7 +33,7 @@ def test_values_are_the_same_in_every_encoding_and_after_pydicom_touched_them(sy
         ds = dcmread(BytesIO(buffer.getvalue()))
         if touched:
             list(ds)
-        assert numbers(ds, "PixelSpacing") == (0.75, 0.5)
+        assert stated_numbers(ds, "PixelSpacing") == (0.75, 0.5)
         assert number(ds, "Rows") == 16
         assert texts(ds, "ImageType") == ("ORIGINAL", "PRIMARY", "AXIAL")
         assert text(ds, "SOPInstanceUID") == source.SOPInstanceUID
@@ -42,22 +43,22 @@ def test_values_are_the_same_in_every_encoding_and_after_pydicom_touched_them(sy
 
 def test_what_is_no_number_is_not_a_number_and_never_an_exception():
     ds = raw(0x00280030, "DS", b"0.5\\abc ")
-    values = numbers(ds, "PixelSpacing")
+    values = stated_numbers(ds, "PixelSpacing")
     assert values is not None
     assert values[0] == 0.5
     assert math.isnan(values[1])
     assert number(raw(0x00280030, "DS", b"nan "), "PixelSpacing") is None
-    assert numbers(raw(0x00280030, "DS", b"  "), "PixelSpacing") is None
+    assert stated_numbers(raw(0x00280030, "DS", b"  "), "PixelSpacing") is None
 
 
 def test_a_binary_value_that_is_cut_gives_the_numbers_that_are_whole():
-    assert numbers(raw(0x00280010, "US", b"\x10\x00\x01"), "Rows") == (16,)
-    assert numbers(raw(0x00280010, "US", b"\x10"), "Rows") is None
+    assert stated_numbers(raw(0x00280010, "US", b"\x10\x00\x01"), "Rows") == (16,)
+    assert stated_numbers(raw(0x00280010, "US", b"\x10"), "Rows") is None
 
 
 def test_a_word_that_is_no_keyword_is_a_fault_of_the_program():
     with pytest.raises(LookupError):
-        numbers(Dataset(), "NoSuchKeyword")
+        stated_numbers(Dataset(), "NoSuchKeyword")
 
 
 @pytest.mark.parametrize(
