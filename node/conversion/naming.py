@@ -106,7 +106,7 @@ class NameTemplate:
     text: str
 
     def name_of(self, values: Mapping[str, Any]) -> str:
-        """Return the name of a series."""
+        """Return the name of a series; `values` are by token, or by column of `node.dicom.attributes`."""
         return safe_name(_TOKEN.sub(lambda token: _filled(token, values), self.text))
 
 
