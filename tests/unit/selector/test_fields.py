@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import get_args
 
 from node.completeness import State
 from node.index.models import SERIES_STATES
 from node.index.nouns.facts import COLUMNS
 from node.selector import FIELDS
-from node.selector.field_table import with_table
 from node.volume.model import Geometry
-
-DOCUMENT = (Path(__file__).parents[3] / "docs" / "select.md").read_text(encoding="utf-8")
+from tests.field_tables import DOCS, with_table
 
 
 def test_the_document_has_the_current_table() -> None:
-    assert with_table(DOCUMENT) == DOCUMENT, "run: python -m node.selector.field_table docs/select.md"
+    document = (DOCS / "select.md").read_text(encoding="utf-8")
+    assert with_table("select.md") == document, "run: python -m tests.field_tables"
 
 
 def test_every_field_has_a_column_of_the_index() -> None:

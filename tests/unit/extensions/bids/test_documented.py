@@ -8,17 +8,14 @@ from textwrap import dedent
 
 from node.extensions.bids.dataset import STATE_FILE
 from node.extensions.bids.rules import NAMED_BY_RULE, DatasetTable, Rule, SessionsTable, SubjectsTable, default_rules
-from node.extensions.bids.volume_fields import VOLUME_FIELDS
-from node.selector.field_table import with_table
+from tests.field_tables import with_table
 from tests.unit.extensions.bids.builders import rules_of
 
 DOCUMENT = (Path(__file__).parents[4] / "docs" / "bids.md").read_text(encoding="utf-8")
 
 
 def test_the_table_of_fields_is_the_current_one() -> None:
-    assert with_table(DOCUMENT, VOLUME_FIELDS) == DOCUMENT, (
-        "run: python -m node.extensions.bids.field_table docs/bids.md"
-    )
+    assert with_table("bids.md") == DOCUMENT, "run: python -m tests.field_tables"
 
 
 def test_every_key_is_documented_and_no_other() -> None:

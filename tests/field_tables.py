@@ -1,22 +1,26 @@
-"""The table of docs/sidecar.md: every field of a stack, its unit, where it comes from, and who else writes it.
+"""Tables of the documents that are made from the code: ``python -m tests.field_tables`` writes them.
 
-``python -m node.volume.describe.field_table docs/sidecar.md`` writes it into the document.
+docs/sidecar.md has every field of a stack, its unit, where it comes from, and who else writes it; docs/select.md and
+docs/bids.md have the fields of selectors and of rules.
 """
 
 from __future__ import annotations
 
-import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from pydicom.datadict import dictionary_description, tag_for_keyword
 
+from node.extensions.bids.volume_fields import VOLUME_FIELDS
+from node.selector.fields import FIELDS, Field
 from node.volume.describe.bids_fields import BIDS_FIELDS
 from node.volume.describe.emission import FRAME_FACTORS
 from node.volume.vendors import VENDOR_FIELDS
 from node.volume.vendors.fields import notation
 from node.volume.vendors.philips import SCALE_SLOPE
+
+DOCS = Path(__file__).parents[1] / "docs"
 
 BEGIN, END = "<!-- fields: begin -->", "<!-- fields: end -->"
 
@@ -202,7 +206,7 @@ def _notation(keyword: str) -> str:
     return f"{dictionary_description(tag)} ({tag >> 16:04X},{tag & 0xFFFF:04X})"
 
 
-def table() -> Iterator[str]:
+def sidecar_table() -> Iterator[str]:
     """Yield the lines of the table in Markdown, fields in alphabetical order."""
     yield "| Field | Unit | From | Also in |"
     yield "|---|---|---|---|"
@@ -214,14 +218,31 @@ def table() -> Iterator[str]:
         yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
-def with_table(document: str) -> str:
-    """Return a document with the current table between its two marks."""
-    before, _, rest = document.partition(BEGIN)
-    after = rest.partition(END)[2]
-    lines = "\n".join(table())
-    return f"{before}{BEGIN}\n{lines}\n{END}{after}"
+def selector_table(fields: Mapping[str, Field]) -> Iterator[str]:
+    """Yield the lines of the table of fields in Markdown."""
+    yield "| Field | Type | Meaning |"
+    yield "|---|---|---|"
+    for name, field in fields.items():
+        kind = f"{field.type}, several" if field.several else field.type
+        choices = f": {', '.join(f'`{choice}`' for choice in field.choices)}" if field.choices else ""
+        yield f"| `{name}` | {kind} | {field.meaning}{choices} |"
+
+
+TABLES: dict[str, Callable[[], Iterator[str]]] = {
+    "sidecar.md": sidecar_table,
+    "select.md": lambda: selector_table(FIELDS),
+    "bids.md": lambda: selector_table(VOLUME_FIELDS),
+}
+"""The table of each document."""
+
+
+def with_table(name: str) -> str:
+    """Return a document with its current table between the two marks."""
+    before, _, rest = (DOCS / name).read_text(encoding="utf-8").partition(BEGIN)
+    lines = "\n".join(TABLES[name]())
+    return f"{before}{BEGIN}\n{lines}\n{END}{rest.partition(END)[2]}"
 
 
 if __name__ == "__main__":
-    path = Path(sys.argv[1])
-    path.write_text(with_table(path.read_text(encoding="utf-8")), encoding="utf-8")
+    for document in TABLES:
+        (DOCS / document).write_text(with_table(document), encoding="utf-8")

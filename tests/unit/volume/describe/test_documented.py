@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-from node.volume.describe.field_table import BIDS, DCM2NIIX, DERIVED, OTHER_NAMES, UNIT_OF, sources, with_table
+from tests.field_tables import BIDS, DCM2NIIX, DERIVED, DOCS, OTHER_NAMES, UNIT_OF, sources, with_table
 from tests.reference.sidecar_differences import DIFFERENCES
 
-DOCUMENT = (Path(__file__).parents[4] / "docs" / "sidecar.md").read_text(encoding="utf-8")
+DOCUMENT = (DOCS / "sidecar.md").read_text(encoding="utf-8")
 
 
 def test_the_document_has_the_table_of_the_code() -> None:
-    assert with_table(DOCUMENT) == DOCUMENT, "run: python -m node.volume.describe.field_table docs/sidecar.md"
+    assert with_table("sidecar.md") == DOCUMENT, "run: python -m tests.field_tables"
 
 
 def test_every_name_with_a_unit_or_another_writer_is_a_field() -> None:
