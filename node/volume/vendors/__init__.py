@@ -55,9 +55,14 @@ VENDOR_FIELDS: dict[str, tuple[VendorField, ...]] = {
 """Fields of the sidecar from private elements, by the beginning of Manufacturer (0008,0070) in capital letters."""
 
 
+def _is_by(ds: Dataset, vendor: str) -> bool:
+    """Return whether Manufacturer (0008,0070) begins with a name in capital letters."""
+    return text(ds, "Manufacturer").upper().startswith(vendor)
+
+
 def reverses_polarity(ds: Dataset) -> bool:
     """Return whether images of a sequence may be mirrored along their phase encoding (GE's epi_pepolar)."""
-    return text(ds, "Manufacturer").upper().startswith("GE ") and ge.reverses_polarity(ds)
+    return _is_by(ds, "GE ") and ge.reverses_polarity(ds)
 
 
 def tiling(ds: Dataset) -> Tiling | None:
@@ -109,22 +114,22 @@ def first_reversed_volume(ds: Dataset) -> int | None:
 
 def is_encoded_upwards(ds: Dataset) -> bool | None:
     """Return whether phase encoding goes along increasing index of the stored pixels; None if unknown, or not GE."""
-    return ge.is_encoded_upwards(ds) if text(ds, "Manufacturer").upper().startswith("GE ") else None
+    return ge.is_encoded_upwards(ds) if _is_by(ds, "GE ") else None
 
 
 def echo_train_s(ds: Dataset) -> float | None:
     """Return the duration of one echo-planar readout in seconds; None except for United Imaging."""
-    return uih.readout_s(ds) if text(ds, "Manufacturer").upper().startswith("UIH") else None
+    return uih.readout_s(ds) if _is_by(ds, "UIH") else None
 
 
 def pause_s(ds: Dataset) -> float:
     """Return the pause in seconds between volumes that Repetition Time (0018,0080) leaves out; zero except for GE."""
-    return ge.pause_s(ds) if text(ds, "Manufacturer").upper().startswith("GE ") else 0.0
+    return ge.pause_s(ds) if _is_by(ds, "GE ") else 0.0
 
 
 def slice_time_s(ds: Dataset) -> float | None:
     """Return when the slice was acquired, in seconds from the beginning of its scan; None except for GE."""
-    return ge.slice_time_s(ds) if text(ds, "Manufacturer").upper().startswith("GE") else None
+    return ge.slice_time_s(ds) if _is_by(ds, "GE") else None
 
 
 def has_slice_timer(ds: Dataset) -> bool:
@@ -134,18 +139,18 @@ def has_slice_timer(ds: Dataset) -> bool:
 
 def trigger_times_are_of_slices(ds: Dataset) -> bool:
     """Return whether Trigger Time (0018,1060) is that of a slice from the start of the scan: GE's multi-phase EPI."""
-    return text(ds, "Manufacturer").upper().startswith("GE") and ge.is_echo_planar(ds)
+    return _is_by(ds, "GE") and ge.is_echo_planar(ds)
 
 
 def planned_slice_timings(ds: Dataset, slices: int, repetition_time_s: float) -> list[tuple[float, ...]]:
     """Return the timings in seconds that the protocol of a volume may mean, by Instance Number; none except for GE."""
-    is_ge = text(ds, "Manufacturer").upper().startswith("GE")
+    is_ge = _is_by(ds, "GE")
     return ge.planned_slice_timings(ds, slices, repetition_time_s) if is_ge else []
 
 
 def frame_image_type(ds: Dataset, groups: Dataset) -> tuple[str, ...]:
     """Return the Image Type that a vendor keeps in the functional groups of a frame; empty except for Philips."""
-    return philips.image_type(groups) if text(ds, "Manufacturer").upper().startswith("PHILIPS") else ()
+    return philips.image_type(groups) if _is_by(ds, "PHILIPS") else ()
 
 
 def is_noise(ds: Dataset) -> bool:
@@ -158,7 +163,7 @@ def is_noise(ds: Dataset) -> bool:
 
 def is_noise_frame(ds: Dataset, groups: Dataset) -> bool:
     """Return whether a frame was acquired without excitation, by the private item of its functional groups."""
-    if not text(ds, "Manufacturer").upper().startswith("SIEMENS"):
+    if not _is_by(ds, "SIEMENS"):
         return False
     return any(map(siemens.is_noise, private_items(groups, siemens.XA_FRAME)))
 
@@ -199,7 +204,7 @@ def mr_kind(ds: Dataset) -> MRKind:
 @once_per_series("Manufacturer", "ComplexImageComponent", "FrameType", "ImageType")
 def _stated_kind(ds: Dataset) -> tuple[str | None, bool]:
     """Return the component that a classic image states by the standard, and whether it is GE's."""
-    return _stated_component(ds), text(ds, "Manufacturer").upper().startswith("GE")
+    return _stated_component(ds), _is_by(ds, "GE")
 
 
 def gradient_before_standard(ds: Dataset, manufacturer: str) -> Gradient | None:
