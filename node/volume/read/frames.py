@@ -417,7 +417,7 @@ def _views_and_times(ds: Dataset, frames: int) -> tuple[list[Counts], list[Count
 
 def _slice_numbers(ds: Dataset, frames: int) -> list[float | None]:
     """Return the numbers that order slices without a position: Slice Vector (0054,0080) or Slice Location Vector."""
-    turns = [numbers(ds, f"Positioner{axis}AngleIncrement") or () for axis in ANGLES]
+    turns = [stated_numbers(ds, f"Positioner{axis}AngleIncrement") or () for axis in ANGLES]
     if text(ds, "Modality") in TURNED_MODALITIES and any(len(set(turn)) > 1 for turn in turns):
         return [None] * frames  # projections from several angles
     for keyword in ("SliceVector", "SliceLocationVector"):
