@@ -44,7 +44,7 @@ class _Deidentify(Extension):
         Command(
             "pseudonyms",
             "Maintain",
-            f"{__name__}.command:pseudonyms",
+            f"{__name__}.command:app",
             ("voxelnode pseudonyms new trial.key", "voxelnode pseudonyms map trial.key scans"),
         ),
     )

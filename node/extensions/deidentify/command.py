@@ -27,7 +27,7 @@ MAX_SHOWN = 100
 _UIDS = {"study": "StudyInstanceUID", "series": "SeriesInstanceUID", "instance": "SOPInstanceUID"}
 _READ = ["SpecificCharacterSet", "PatientID", "IssuerOfPatientID", "AccessionNumber", *_UIDS.values()]
 
-pseudonyms = typer.Typer(help="Manage keys of pseudonyms, and show whose pseudonym is whose.", no_args_is_help=True)
+app = typer.Typer(help="Manage keys of pseudonyms, and show whose pseudonym is whose.", no_args_is_help=True)
 
 KeyFile = Annotated[Path, typer.Argument(metavar="FILE", help="File of keys, which only its owner may read.")]
 Name = Annotated[str | None, typer.Option("--name", help="Name of the key. [default: the time]")]
@@ -155,7 +155,7 @@ def _listed(given: list[str] | None) -> list[str]:
     return [name for names in given or () for name in names.split(",") if name]
 
 
-@pseudonyms.command()
+@app.command()
 def new(path: KeyFile, name: Name = None) -> None:
     """Write a file with a new key."""
     from node.extensions.deidentify.pseudonyms import new_key_file
@@ -163,7 +163,7 @@ def new(path: KeyFile, name: Name = None) -> None:
     print(f"{path}: key {new_key_file(path, name).name}")
 
 
-@pseudonyms.command()
+@app.command()
 def rotate(path: KeyFile, name: Name = None) -> None:
     """Add a new key to a file; pseudonyms are by it from then on."""
     from node.extensions.deidentify.pseudonyms import rotate as rotated
@@ -171,7 +171,7 @@ def rotate(path: KeyFile, name: Name = None) -> None:
     print(f"{path}: key {rotated(path, name).name}")
 
 
-@pseudonyms.command(name="map")
+@app.command(name="map")
 def map_(
     path: KeyFile,
     source: Annotated[Path, typer.Argument(metavar="IN", exists=True, help="The originals: a folder or a file.")],
