@@ -191,19 +191,19 @@ def test_the_node_performs_conversions_itself(worklist: Site) -> None:
     assert worklist.client().post(f"{WORKITEMS}?{uid}", content=body(STEP), headers=JSON).status_code == 409
 
 
-def test_xml_is_understood_alone_and_in_a_part_of_its_own(worklist: Site) -> None:
+def test_xml_is_understood_alone_and_in_a_part_of_its_own(site: Site) -> None:
     document = native_model(elements(STEP))
     alone = {"Content-Type": "application/dicom+xml"}
     parts = b"--b\r\nContent-Type: application/dicom+xml\r\n\r\n" + document + b"\r\n--b--\r\n"
     several = {"Content-Type": 'multipart/related; type="application/dicom+xml"; boundary=b'}
     for uid, content, form in (("1.7", document, alone), ("1.8", parts, several)):
-        made = worklist.client().post(f"{WORKITEMS}?{uid}", content=content, headers=form)
+        made = site.client().post(f"{WORKITEMS}?{uid}", content=content, headers=form)
         assert made.status_code == 201, made.text
-        assert change(worklist, uid, "IN PROGRESS", "9.9").is_success
-        assert change(worklist, uid, "CANCELED", "9.9").is_success
+        assert change(site, uid, "IN PROGRESS", "9.9").is_success
+        assert change(site, uid, "CANCELED", "9.9").is_success
     nested = b"".join(b"Content-Type: multipart/mixed; boundary=%d\r\n\r\n--%d\r\n" % (n, n) for n in range(2000))
     for content in (b"--b--", parts[:-5], parts[:-7] + parts, b"--b\r\n" * 100_000, b"--b\r\n" + nested):
-        wrong = worklist.client().post(f"{WORKITEMS}?1.10", content=content, headers=several)
+        wrong = site.client().post(f"{WORKITEMS}?1.10", content=content, headers=several)
         assert wrong.status_code == 400
 
 
