@@ -77,7 +77,7 @@ NOT_FOUND = _kind(
 METHOD_NOT_ALLOWED = _kind(
     "method-not-allowed", 405, "The resource has no such method", "use one of the methods in the Allow header"
 )
-_kind(  # found by its status
+NOT_ACCEPTABLE = _kind(
     "not-acceptable", 406, "No accepted media type is available", "accept one of the media types that the detail lists"
 )
 BODY_TOO_SLOW = _kind(

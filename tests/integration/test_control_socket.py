@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from node.control import control_socket, repository
+from node.control import control_socket, root
 from node.control.control_socket import ControlServer, NoControlSocket, NotPerformed, request_action
 from node.control.repository import Repository, perform_action
 from node.errors import UsageError, VoxelnodeError
@@ -465,7 +465,7 @@ def test_an_action_is_performed_by_the_process_that_holds_the_root(settings: Set
 def test_a_command_waits_for_an_import_and_then_says_so(
     settings: Settings, run_child: Callable[..., subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(repository, "REQUEST_SECONDS", 0.5)
+    monkeypatch.setattr(root, "REQUEST_SECONDS", 0.5)
     assert line_of(run_child(HOLDING_IMPORT, str(settings.storage.root))) == "ready"
     with pytest.raises(NotPerformed, match=r"accepted no request within 0\.5 s; it may be an import"):
         perform_action(settings, "reconvert", series=[])
@@ -478,13 +478,13 @@ def test_a_command_that_waited_for_an_import_goes_on_when_it_ends(
     child = run_child(HOLDING_IMPORT, str(settings.storage.root))
     assert line_of(child) == "ready"
     refused = threading.Event()
-    request = repository.request_action
+    request = root.request_action
 
     def observed(*arguments: Any) -> dict[str, Any]:
         refused.set()
         return request(*arguments)
 
-    monkeypatch.setattr(repository, "request_action", observed)
+    monkeypatch.setattr(root, "request_action", observed)
     thread, outcome = in_thread(lambda: perform_action(settings, "reconvert", series=[]))
     assert refused.wait(20)
     assert child.stdin is not None

@@ -146,7 +146,7 @@ def test_a_wait_ends_with_the_longest_wait_of_the_structure_set(
     assert again.expectation.forced
     assert convert_series(again, root.archive, root.index, OPTIONS, convert, root.clock)
     assert state(root)[0] == "refused"
-    assert "still arriving" in state(root)[1]
+    assert "still being received" in state(root)[1]
     assert convert_due(root) == ["CT", "RTSTRUCT"]
     assert len(masks(root)) == 1
 

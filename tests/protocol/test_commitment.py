@@ -67,10 +67,17 @@ class Asker:
         instance: str = STORAGE_COMMITMENT_INSTANCE,
         action: int = 1,
     ) -> int:
-        """Ask for commitment; with `stay`, keep the association open until the result has come."""
+        """Ask for commitment; with `stay`, keep the association open until the result has come and was answered.
+
+        pynetdicom answers on its own thread, and fails if the association is being released by then.
+        """
         ae = AE("ASKER")
         ae.add_requested_context(STORAGE_COMMITMENT)
-        handlers: Any = [(evt.EVT_N_EVENT_REPORT, self.report)]
+        answered = threading.Event()
+        handlers: Any = [
+            (evt.EVT_N_EVENT_REPORT, self.report),
+            (evt.EVT_DIMSE_SENT, lambda event: answered.set() if self.came.is_set() else None),
+        ]
         assoc = ae.associate(node.host, node.port, evt_handlers=handlers)
         assert assoc.is_established
         request = Dataset()
@@ -83,7 +90,7 @@ class Asker:
             request.ReferencedSOPSequence.append(item)
         status, _ = assoc.send_n_action(request, action, STORAGE_COMMITMENT, instance, ACTION_MESSAGE_ID)
         if stay:
-            assert self.came.wait(DEADLINE_SECONDS)
+            assert answered.wait(DEADLINE_SECONDS)
         assoc.release()
         return int(status.Status)
 

@@ -254,8 +254,13 @@ def backend_of(connection: Connection) -> Backend:
     return backend(connection.dialect.name)
 
 
-def reason_of(error: BaseException) -> str:
-    """Return the reason that a database gives for an error, for a person; PostgreSQL's may quote rows, its code not."""
+def reason_of(error: BaseException, *, coded: bool = False) -> str:
+    """Return the reason that a database gives for an error, for a person; `coded`: with SQLite's name of it.
+
+    PostgreSQL's reason may quote rows; its code does not, and is all that is told.
+    """
     cause = getattr(error, "orig", None) or error
-    code = getattr(cause, "sqlstate", None)
-    return str(cause).strip() if code is None else f"{type(cause).__name__}, SQLSTATE {code}"
+    code, name = getattr(cause, "sqlstate", None), getattr(cause, "sqlite_errorname", None)
+    if code is not None:
+        return f"{type(cause).__name__}, SQLSTATE {code}"
+    return f"{name}: {str(cause).strip()}" if coded and name else str(cause).strip()

@@ -276,7 +276,7 @@ class IndexWriter:
 
     def _note_disk_error(self, error: Exception) -> None:
         if Failure.DISK in self.database.failure(error) and self._failed is None:
-            self._failed = f"index: {reason_of(error)}"
+            self._failed = f"index: {reason_of(error, coded=True)}"
             self._on_disk_error(self._failed)
 
 
