@@ -134,11 +134,13 @@ def place(position: Sequence[Any], orientation: Sequence[Any], spacing: Sequence
 def faults(made: Sequence[Made], case: Case) -> Iterator[str]:
     """Yield what the volumes of a series say wrongly; first what lies in the wrong place or has other voxels."""
     used: dict[int, int] = {}
+    centres = np.array([plane.centre for plane in case.planes])
     for volume in made:
-        values = np.asanyarray(volume.image.dataobj, dtype=np.float64)
+        image = volume.image
+        values, affine = np.asanyarray(image.dataobj, dtype=np.float64), image.affine
         values = values.reshape(*values.shape[:3], -1)
         found = [
-            [_source(values[:, :, k, t], k, volume.image.affine, case.planes, used) for k in range(values.shape[2])]
+            [_source(values[:, :, k, t], k, affine, case.planes, centres, used) for k in range(values.shape[2])]
             for t in range(values.shape[3])
         ]
         strange = [(k, t) for t, planes in enumerate(found) for k, number in enumerate(planes) if number is None]
@@ -155,12 +157,16 @@ def faults(made: Sequence[Made], case: Case) -> Iterator[str]:
 
 
 def _source(
-    values: NDArray[np.float64], k: int, affine: NDArray[np.float64], planes: Sequence[Plane], used: dict[int, int]
+    values: NDArray[np.float64],
+    k: int,
+    affine: NDArray[np.float64],
+    planes: Sequence[Plane],
+    centres: NDArray[np.float64],
+    used: dict[int, int],
 ) -> int | None:
     """Return the number of the plane that lies where slice `k` of a volume does, and has its values."""
     columns, rows = values.shape
     corners = np.array([(i, j, k, 1) for i in (0, columns - 1) for j in (0, rows - 1)], float)
-    centres = np.array([plane.centre for plane in planes])
     near = np.linalg.norm(centres - affine @ ((columns - 1) / 2, (rows - 1) / 2, k, 1), axis=1) < 1
     candidates = []
     for number in map(int, np.flatnonzero(near)):
