@@ -212,8 +212,10 @@ class Operators:
         self.site.hold_next_conversion()
         self.site.send(series, title=QUICK)
         self.site.send(new_series(1))  # the newest row would give its number to the next one
-        if within(CONVERTED_SECONDS, self.site.holds_conversion):
-            self._delete(self.site.rows()[series[0].sop_instance_uid], level)
+        held = within(CONVERTED_SECONDS, self.site.holds_conversion)
+        # A point that an earlier operation set may have killed the node before the series was received.
+        if held and (row := self.site.rows().get(series[0].sop_instance_uid)) is not None:
+            self._delete(row, level)
             if level != "instance":
                 self.site.send([one.altered() for one in series] if altered else series, title=QUICK)
                 within(CONVERTED_SECONDS, lambda: self._state(series[0].series_instance_uid) == "converted")
