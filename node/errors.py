@@ -7,6 +7,7 @@ import errno
 import re
 import traceback
 from collections.abc import Iterable
+from typing import TypeGuard
 
 _OUT_OF_MEMORY = re.compile(
     r"bad_alloc|MemoryError|[Oo]ut of memory|[Mm]emory allocation|allocat\w* (?:\w+ )?memory|failed to map segment"
@@ -33,7 +34,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return not isinstance(error, VoxelnodeError) and says_out_of_memory(str(error))
 
 
-def is_of_system(error: BaseException) -> bool:
+def is_of_system(error: BaseException) -> TypeGuard[OSError]:
     """Return whether the operating system refused something: a disk, a network, a limit.
 
     pydicom raises `OSError` for a data set that ends early, too. That one has no errno, and says nothing about a disk.

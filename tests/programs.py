@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 
 SYSTEM_PATH = "/usr/local/bin:/usr/bin:/usr/sbin:/bin"
 """Where Debian's programs are; in an active virtual environment, pynetdicom's of the same names come first."""
+
+
+DCM2NIIX = shutil.which("dcm2niix", path=str(Path(sys.executable).parent)) or shutil.which("dcm2niix")
+"""Beside the interpreter, where the extra `test` puts it, else on the PATH; None without it."""
 
 
 def needs(program: str, package: str = "dcmtk") -> str:

@@ -235,6 +235,6 @@ def result_of(job: Callable[[], bytes], max_bytes: int) -> bytes | str | OSError
     except Exception as error:  # the boundary of the process
         if is_out_of_memory(error):
             raise MemoryError from error
-        if isinstance(error, OSError) and is_of_system(error):
+        if is_of_system(error):
             return error
         return f"{type(error).__name__} while decoding"

@@ -6,21 +6,23 @@ This module imports neither NumPy nor codecs, so the node's process does not loa
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from node.child_process.serving import ChildLimits
 from node.completeness import Completeness, Expectation
 from node.index.nouns.converted import ClaimedInstance, ConvertedFile, SeriesKey
-from node.volume.reasons import Exclusion, Reason, Refusal
+from node.volume.reasons import Exclusion, Reason, Refusal, VolumeWarning
 from node.writers.options import WriteOptions
 
 if TYPE_CHECKING:
     from node.hookspecs import ObjectKind
     from node.settings.convert import Convert
+    from node.volume.model import Float, Geometry
+    from node.writers.base import WrittenFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,47 @@ class Converted:
     seconds: float
     damaged: tuple[tuple[str, str], ...] = ()
     references: tuple[SeriesKey, ...] = ()
+
+
+def converted_file(
+    written: WrittenFile,
+    folder: Path,
+    *,
+    stack: int,
+    suffix: str,
+    geometry: Geometry,
+    instances: int,
+    warnings: Iterable[VolumeWarning] = (),
+    affine_lps: Float | None = None,
+    **columns: Any,
+) -> ConvertedFile:
+    """Return the row of a file in the folder of a job.
+
+    Parameters
+    ----------
+    affine_lps : (4, 4) float64 or None, mm
+        From voxel index (column, row, slice) to LPS+.
+    columns
+        Those of `ConvertedFile` that describe the scan, and ``orientation``.
+    """
+    return ConvertedFile(
+        stack=stack,
+        suffix=suffix,
+        kind=written.kind,
+        format=written.format,
+        path=str(written.path.relative_to(folder)),
+        shape=written.grid.shape,
+        spacing_mm=written.grid.spacing_mm,
+        dtype=written.grid.dtype,
+        geometry=geometry.value,
+        orientation=columns.pop("orientation", None),
+        instances=instances,
+        warnings=tuple(sorted({warning.name.value for warning in warnings})),
+        bytes=written.bytes,
+        sha256=written.sha256,
+        affine_lps=None if affine_lps is None else tuple(tuple(map(float, row)) for row in affine_lps),
+        **columns,
+    )
 
 
 def absent(series_instance_uid: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from pydicom import Dataset
 
 from node.conversion.datasets import SeriesFiles
-from node.conversion.job import ConversionJob, ReferencedSeries
+from node.conversion.job import ConversionJob, ReferencedSeries, converted_file
 from node.dicom.values import text
 from node.errors import ConversionRefused
 from node.index.nouns.converted import ConvertedFile, SeriesKey
@@ -169,22 +169,7 @@ class Reports:
             stem = "_".join(filter(None, (name, stem, suffix)))
             written = write_document(document.record, document.kind, folder, stem)
             files.append(
-                ConvertedFile(
-                    stack=number,
-                    suffix=suffix,
-                    kind=written.kind,
-                    format=written.format,
-                    path=str(written.path.relative_to(folder)),
-                    shape=written.grid.shape,
-                    spacing_mm=written.grid.spacing_mm,
-                    dtype=written.grid.dtype,
-                    geometry=Geometry.NONE.value,
-                    orientation=None,
-                    instances=1,
-                    warnings=(),
-                    bytes=written.bytes,
-                    sha256=written.sha256,
-                )
+                converted_file(written, folder, stack=number, suffix=suffix, geometry=Geometry.NONE, instances=1)
             )
             sources.append((number, uid, 1))
         return files, sources

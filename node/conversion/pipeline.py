@@ -23,14 +23,14 @@ from node.completeness import Completeness, Evidence, Expectation, completeness_
 from node.conversion.datasets import SeriesFiles
 from node.conversion.evidence import InstanceHeader, find_evidence
 from node.conversion.extension_objects import SeriesObjects
-from node.conversion.job import ConversionJob, Converted
+from node.conversion.job import ConversionJob, Converted, converted_file
 from node.conversion.objects import Reports, StructureSets
 from node.hookspecs import Output
 from node.index.nouns.converted import ConvertedFile
 from node.volume.assemble import assemble
 from node.volume.describe.scan_parameters import scan_parameters
 from node.volume.describe.uptake import with_uptake
-from node.volume.model import Assembly, Geometry, Volume
+from node.volume.model import Assembly, Float, Geometry, Volume
 from node.volume.reasons import Exclusion, Reason, Refusal
 from node.volume.volumes import times_of
 from node.writers.base import WrittenFile, stem_of
@@ -179,31 +179,23 @@ def _parts(volumes: Iterable[Volume], options: WriteOptions) -> Iterator[Volume]
 
 
 def _converted_file(volume: Volume, file: WrittenFile, folder: Path) -> ConvertedFile:
-    return ConvertedFile(
+    return converted_file(
+        file,
+        folder,
         stack=volume.stack,
         suffix=volume.suffix,
-        kind=file.kind,
-        format=file.format,
-        path=str(file.path.relative_to(folder)),
-        shape=file.grid.shape,
-        spacing_mm=file.grid.spacing_mm,
-        dtype=file.grid.dtype,
-        geometry=volume.geometry.value,
-        orientation=volume.orientation,
+        geometry=volume.geometry,
         instances=len({source.sop_instance_uid for source in volume.sources}),
-        warnings=tuple(sorted({warning.name.value for warning in volume.warnings})),
-        bytes=file.bytes,
-        sha256=file.sha256,
+        warnings=volume.warnings,
         affine_lps=_affine_of(volume, file),
+        orientation=volume.orientation,
         **scan_parameters(volume),
     )
 
 
-def _affine_of(volume: Volume, file: WrittenFile) -> tuple[tuple[float, ...], ...] | None:
+def _affine_of(volume: Volume, file: WrittenFile) -> Float | None:
     """Return the affine of the voxels in a file: pictures have none, and Analyze 7.5 turns the axes and drops it."""
-    if volume.affine_lps is None or not file.grid.spacing_mm or file.format == "analyze":
-        return None
-    return tuple(tuple(float(number) for number in row) for row in volume.affine_lps)
+    return volume.affine_lps if file.grid.spacing_mm and file.format != "analyze" else None
 
 
 def _sources_of(volume: Volume) -> Iterator[tuple[int, str, int]]:

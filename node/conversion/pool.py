@@ -136,7 +136,7 @@ def _answer(
 def _failure(error: Exception, limits: ChildLimits) -> bytes:
     if is_out_of_memory(error):
         return FAILURE + _memory_exceeded(limits).encode()
-    if isinstance(error, OSError) and is_of_system(error):
+    if is_of_system(error):
         return (SHORTAGE if error.errno in NO_ROOM else FAILURE) + f"disk: {error.strerror}".encode()
     return FAILURE + type_and_location(error).encode()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import shutil
 import subprocess
-import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,9 +23,8 @@ from node.volume.model import Kind, Volume
 from node.writers.nifti import nifti_header
 from tests.conftest import corpus_folder
 from tests.make import PYDICOM_FILES
+from tests.programs import DCM2NIIX
 from tests.reference.cases import corpus_cases, read_series
-
-DCM2NIIX = shutil.which("dcm2niix", path=str(Path(sys.executable).parent)) or shutil.which("dcm2niix")
 
 pytestmark = [pytest.mark.skipif(DCM2NIIX is None, reason="dcm2niix is not installed"), pytest.mark.slow]
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -15,8 +13,8 @@ from pydicom.uid import MRImageStorage, generate_uid
 
 from node.volume.read.diffusion import diffusion_of
 from tests import make
+from tests.programs import DCM2NIIX
 
-DCM2NIIX = shutil.which("dcm2niix", path=str(Path(sys.executable).parent)) or shutil.which("dcm2niix")
 SLICES, WEIGHTED = 4, 7
 TILTED = (0.955336, 0.0, -0.29552, 0.0, 1.0, 0.0)
 

@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
@@ -34,8 +32,7 @@ from node.settings.convert import Convert
 from node.writers.options import write_options
 from tests import make, truth
 from tests.converting import here
-
-DCM2NIIX = shutil.which("dcm2niix", path=str(Path(sys.executable).parent)) or shutil.which("dcm2niix")
+from tests.programs import DCM2NIIX
 
 TOLERANCE_MM = 0.05
 TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])

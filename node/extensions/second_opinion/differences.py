@@ -166,7 +166,7 @@ def differences(ours: Sequence[Written], theirs: Sequence[Written], files: Seque
         else:
             rows.append(_row("volumes", _described(volume), None) | {"volume": volume.name})
     rows += [_row("volumes", None, _described(other)) | {"volume": None} for other in left]
-    evidence = {what: decided_by(what, files) for what in {row["what"] for row in rows}}
+    evidence = decided_by({row["what"] for row in rows}, files)
     return [row | {"decided_by": evidence[row["what"]]} for row in rows]
 
 

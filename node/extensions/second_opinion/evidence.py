@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +49,14 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
 person, and no value of binary data is shown."""
 
 
-def decided_by(what: str, files: Sequence[Path]) -> dict[str, str]:
-    """Return the values in the files of a series of the attributes that decide a difference, by their names.
+def decided_by(differences: Collection[str], files: Sequence[Path]) -> dict[str, dict[str, str]]:
+    """Return, by what differs, the values in the files of a series that decide it, by the names of their attributes.
 
-    Those that differ between instances come first: they decide more often.
+    Each header is read once. Attributes that differ between instances come first: they decide more often.
     """
-    tags = {_tag(name): name for name in ATTRIBUTES[what]}
+    tags = {_tag(name): name for what in differences for name in ATTRIBUTES[what]}
     found: dict[str, list[str]] = {}
-    for file in files:
+    for file in files if differences else ():
         try:
             ds = dcmread(file, stop_before_pixels=True, force=True)
         except (OSError, ValueError, InvalidDicomError, NotImplementedError):
@@ -65,9 +65,13 @@ def decided_by(what: str, files: Sequence[Path]) -> dict[str, str]:
             values = found.setdefault(name, [])
             if text not in values:
                 values.append(text)
-    there = [name for name in tags.values() if name in found]
-    there.sort(key=lambda name: len(found[name]) == 1)
-    return {name: _shown(found[name]) for name in there}
+    return {
+        what: {
+            name: _shown(found[name])
+            for name in sorted(filter(found.__contains__, ATTRIBUTES[what]), key=lambda name: len(found[name]) == 1)
+        }
+        for what in differences
+    }
 
 
 def _tag(name: str) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from node import __version__
+from node.conversion.job import converted_file
 from node.extensions.spectroscopy.signals import Complex, Signals
 from node.hookspecs import Output
 from node.index.nouns.converted import ConvertedFile
@@ -90,23 +91,15 @@ def write_spectra(spectra: Spectra, output: Output) -> ConvertedFile:
     written = stream.written(Kind.SPECTRA, "nifti", Grid(shape, place.spacing_mm or (), "complex64"))
     geometry = _geometry(spectra)
     write_sidecar(_sidecar(spectra, output, geometry), output.folder, stem)
-    affine = place.affine_lps
-    return ConvertedFile(
+    return converted_file(
+        written,
+        output.folder,
         stack=output.stack,
         suffix=spectra.suffix,
-        kind=written.kind,
-        format=written.format,
-        path=str(written.path.relative_to(output.folder)),
-        shape=shape,
-        spacing_mm=written.grid.spacing_mm,
-        dtype=written.grid.dtype,
-        geometry=geometry.value,
-        orientation=None,
+        geometry=geometry,
         instances=len({signal.sop_instance_uid for signal in spectra.signals}),
-        warnings=tuple(sorted({warning.name.value for warning in spectra.warnings})),
-        bytes=written.bytes,
-        sha256=written.sha256,
-        affine_lps=None if affine is None else tuple(tuple(float(number) for number in row) for row in affine),
+        warnings=spectra.warnings,
+        affine_lps=place.affine_lps,
         repetition_time_ms=_milliseconds(spectra, "RepetitionTime"),
         echo_time_ms=_milliseconds(spectra, "EchoTime"),
         inversion_time_ms=_milliseconds(spectra, "InversionTime"),

@@ -11,6 +11,7 @@ from pydicom import Dataset
 
 from node import __version__
 from node.completeness import Evidence
+from node.conversion.job import converted_file
 from node.dicom.private import PrivateTag, private_bytes
 from node.dicom.values import text, texts, value, whole
 from node.errors import ConversionRefused
@@ -137,22 +138,7 @@ def _written(recording: _Recording, stack: int, suffix: str, output: Output) -> 
     shape = (len(table), samples)
     written = write_file(path, content).written(Kind.PHYSIOLOGY, "tsv", Grid(shape, (), "int64"))
     write_sidecar(_sidecar(recording, channels, stack, shape, output), output.folder, stem)
-    return ConvertedFile(
-        stack=stack,
-        suffix=suffix,
-        kind=written.kind,
-        format=written.format,
-        path=str(path.relative_to(output.folder)),
-        shape=shape,
-        spacing_mm=(),
-        dtype="int64",
-        geometry=Geometry.NONE.value,
-        orientation=None,
-        instances=1,
-        warnings=(),
-        bytes=written.bytes,
-        sha256=written.sha256,
-    )
+    return converted_file(written, output.folder, stack=stack, suffix=suffix, geometry=Geometry.NONE, instances=1)
 
 
 def _lines(table: list[Any]) -> bytes:

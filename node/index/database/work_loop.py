@@ -54,10 +54,6 @@ SETTLE_SECONDS = 1.0
 UNSEEN_EVENTS = 1000
 """Number of unwanted events after which the cursor is recorded."""
 
-
-if TYPE_CHECKING:
-    from node.index.database.index import Index
-
 FOLLOW_SECONDS = 0.25
 """Longest delay from a commit to the next step; one step serves all commits of this time."""
 

@@ -21,7 +21,7 @@ from pydicom.uid import UID, ExplicitVRBigEndian, ImplicitVRLittleEndian
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
 from node.dicom.values import CONVERSION_ERRORS
-from node.errors import ConversionRefused
+from node.errors import ConversionRefused, is_of_system
 from node.volume.read.colours import to_rgb
 from node.volume.read.pixels import DecompressedFrames, decompressed_frames
 from node.volume.read.transfer_syntaxes import NATIVE, NotTranscodable
@@ -64,7 +64,7 @@ def transcoded(file: BinaryIO, target: str) -> bytes:
     except ConversionRefused as error:
         raise NotTranscodable(f"the instance cannot be decompressed: {error}") from error
     except (*CONVERSION_ERRORS, StopIteration) as error:
-        if isinstance(error, OSError) and error.errno is not None:
+        if is_of_system(error):
             raise
         raise NotTranscodable(f"the data set cannot be read: {type(error).__name__}") from error
 
