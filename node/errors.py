@@ -37,7 +37,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def is_of_system(error: BaseException) -> TypeGuard[OSError]:
     """Return whether the operating system refused something: a disk, a network, a limit.
 
-    pydicom raises `OSError` for a data set that ends early, too. That one has no errno, and says nothing about a disk.
+    pydicom also raises `OSError` for a data set that ends early. That error has no errno and says nothing about a disk.
     """
     return isinstance(error, OSError) and error.errno is not None
 

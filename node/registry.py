@@ -76,9 +76,9 @@ def destination_kind(settings: Settings, key: str) -> DestinationKind:
 
 
 def comparer(name: str) -> Comparer:
-    """Return what compares conversions with those of another converter.
+    """Return the function that compares conversions of the node with those of another converter.
 
-    Raises UsageError if no extension knows it, or it is not installed.
+    Raises UsageError if no extension has a converter of this name, or the program is not on this machine.
     """
     places = {comparison.name: comparison.place for extension in installed() for comparison in extension.comparisons}
     if name not in places:

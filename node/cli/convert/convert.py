@@ -122,8 +122,8 @@ def convert(
         typer.Option(
             "--compare",
             metavar="PROGRAM",
-            help="Run another converter on each series, too, and tell where it differs, and which values of the "
-            "headers decide that: dcm2niix, if it is installed.",
+            help="Also convert each series with PROGRAM (dcm2niix, if it is installed), and print the differences and "
+            "the header values that decide them.",
         ),
     ] = None,
     *,

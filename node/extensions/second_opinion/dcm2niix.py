@@ -24,7 +24,7 @@ DEADLINE_SECONDS = 1800
 
 
 def comparer() -> Callable[[Sequence[Path], Sequence[Path]], dict[str, Any]]:
-    """Return what compares a series; raise `UsageError` if dcm2niix is not installed."""
+    """Return the function that compares a series; raise `UsageError` if dcm2niix is not installed."""
     program = shutil.which(PROGRAM, path=str(Path(sys.executable).parent)) or shutil.which(PROGRAM)
     if program is None:
         raise UsageError(f"--compare {PROGRAM}: there is no {PROGRAM} on the PATH: pip install {PROGRAM}")
@@ -66,7 +66,7 @@ def comparer() -> Callable[[Sequence[Path], Sequence[Path]], dict[str, Any]]:
 
 
 def _run(program: str, given: Path, made: Path) -> str | None:
-    """Run it; return why it could not be run, or None. Its exit code also tells of volumes that it refuses."""
+    """Run dcm2niix; return why it did not end, or None. The exit status is ignored: it also reports refused volumes."""
     command = [program, *OPTIONS, "-o", str(made), str(given)]
     try:
         ended = subprocess.run(

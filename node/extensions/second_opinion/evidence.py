@@ -45,8 +45,8 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
         *("(0043,1039)", "(0019,10BB)", "(2001,1003)", "(2001,1004)", "(2005,10B0)", "(0029,1010)"),
     ),
 }
-"""By what differs: standard attributes by keyword, private ones by tag, which one vendor each writes. None names a
-person, and no value of binary data is shown."""
+"""By what differs: standard attributes by keyword, private ones by tag, which one vendor each writes. No attribute
+names a person, and of a binary value only the length is shown."""
 
 
 def decided_by(differences: Collection[str], files: Sequence[Path]) -> dict[str, dict[str, str]]:
