@@ -33,7 +33,7 @@ DELETING = ("deletion-ordered", "deletion-unlinked")
 DELIVERING = ("message-composed", "message-delivered")
 FORWARDING = ("instance-forwarded", "forwarded-recorded")
 EXPORTING = ("session-replaced", "study-exported")
-UPLOADING = ("object-put", "objects-recorded", "objects-removed")
+UPLOADING = ("object-written", "object-put", "objects-recorded", "objects-removed")
 POINTS = RECEIVING + CONVERTING + RECOVERING + DELETING + DELIVERING + FORWARDING + EXPORTING + UPLOADING
 
 _name, _, _count = os.environ.get(VARIABLE, "").partition(":")

@@ -120,6 +120,9 @@ class ObjectStore(Protocol):
         Raises FileNotFoundError if there is no object with this key. Raises OSError if the file cannot be written.
         """
 
+    def sweep(self) -> None:
+        """Remove what uploads of this host have left that a kill interrupted; before its first upload."""
+
     def delete(self, keys: Sequence[str]) -> None:
         """Delete objects; those that do not exist are no error."""
 

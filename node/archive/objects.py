@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import stat
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -24,6 +25,7 @@ from urllib.parse import unquote, urlsplit
 from node.archive.base import ArchivedFile, NotTaken, ObjectStore, StoreAway, StoredObject, is_of_revision
 from node.durable import make_folder, sync_file, sync_folder
 from node.errors import UsageError
+from node.failpoints import reached
 
 if TYPE_CHECKING:
     from _typeshed import SupportsRead
@@ -41,6 +43,12 @@ CREDENTIALS_MINUTES = 5
 """Time after which a file of credentials is read again."""
 
 FETCH_BYTES = 1 << 20
+
+INCOMING = "incoming"
+"""Folder of a store that is a folder, for objects that are not whole yet."""
+
+PART_SECONDS = 86400.0
+"""Time after which nobody writes to the part of an object any more. An upload that lost its part is done again."""
 
 _CODE = re.compile(r"<Code>(\w{1,60})</Code>")
 _STATUS = re.compile(r"status code: (\d{3})")
@@ -62,16 +70,16 @@ REMEDIES = {
 """Codes of errors that say something of the bucket or of our access to it, not of an object."""
 
 
-def configured_store(storage: Storage) -> ObjectStore | None:
+def configured_store(storage: Storage, host: str | None = None) -> ObjectStore | None:
     """Return the store of ``[storage] url``, of which nothing is asked yet; None if there is none.
 
-    Raises UsageError if the library is missing, or a file cannot be read.
+    `host`: the name of this host among those that share the store, or ""; None for a process that only reads. Raises UsageError if the library is missing, or a file cannot be read.
     """
     if storage.url is None:
         return None
     parts = urlsplit(storage.url)
     if parts.scheme == "file":
-        return FolderStore(Path(unquote(parts.path)))
+        return FolderStore(Path(unquote(parts.path)), host)
     if find_spec("obstore") is None:
         raise UsageError("[storage] url needs a library that is not installed: pip install 'voxelnode[s3]'")
     config, client = bucket_options(storage.endpoint, storage.region, storage.ca_file, storage.store_seconds)
@@ -212,6 +220,9 @@ class BucketStore:
                     return
                 _write_all(output.fileno(), memoryview(chunk))
 
+    def sweep(self) -> None:
+        """Do nothing: an object appears whole, and a rule of the bucket removes parts of interrupted uploads."""
+
     def delete(self, keys: Sequence[str]) -> None:
         """See `ObjectStore.delete`."""
         import obstore
@@ -264,10 +275,15 @@ class FolderStore:
     """A folder, such as a mounted file system; files are synced, and created only where there is none.
 
     See `ObjectStore`. The folder must exist: a file system that is not mounted is not an empty store.
+
+    An object is written below ``incoming`` and gets its name when it is whole. There each host has a folder of its own,
+    which it empties when it starts; what a host leaves that never comes back goes after `PART_SECONDS`.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, host: str | None) -> None:
         self._folder, self.place = folder, f"file://{folder}"
+        self._incoming = folder / INCOMING
+        self._parts = self._incoming if host is None else self._incoming / (host or "node")
 
     def put(self, file: ArchivedFile, content: bytes | Path, *, replace: bool = False) -> bool:
         """See `ObjectStore.put`."""
@@ -285,13 +301,15 @@ class FolderStore:
             target = self._path(key)
             if not replace and target.exists():
                 return False
-            if not target.parent.is_dir():
-                make_folder(target.parent)
-            part = target.with_name(f".{uuid.uuid4().hex}.part")
+            for folder in (target.parent, self._parts):
+                if not folder.is_dir():
+                    make_folder(folder)
+            part = self._parts / f"{uuid.uuid4().hex}.part"
             try:
                 with open(part, "xb", opener=_opened_privately) as output:
                     shutil.copyfileobj(content, output, FETCH_BYTES)
                 sync_file(part)
+                reached("object-written")
                 if replace:
                     os.replace(part, target)
                 else:
@@ -325,6 +343,14 @@ class FolderStore:
                     return
                 output.write(chunk)
 
+    def sweep(self) -> None:
+        """See `ObjectStore.sweep`."""
+        with self._asking():
+            for part in self._incoming.rglob("*.part"):
+                with suppress(FileNotFoundError):
+                    if part.parent == self._parts or time.time() - part.stat().st_mtime > PART_SECONDS:
+                        part.unlink()
+
     def delete(self, keys: Sequence[str]) -> None:
         """See `ObjectStore.delete`."""
         with self._asking():
@@ -341,7 +367,7 @@ class FolderStore:
         """See `ObjectStore.objects`."""
         with self._asking():
             begin = self._path(folder)
-        for path in begin.rglob("[!.]*"):  # part files have a dot
+        for path in begin.rglob("[!.]*"):  # a removed file that is open on NFS has a dot
             with self._asking():
                 try:
                     status = path.stat()

@@ -237,7 +237,7 @@ class Repository:
         index needs to know whose store it is.
         """
         identity = self.index.about.get(STORE)
-        store = configured_store(storage)
+        store = configured_store(storage, self.index.turn.holder or "")
         if store is None:
             if identity and self.index.about.get(STORE_SPOOLED) == "yes":
                 raise StoreNeeded

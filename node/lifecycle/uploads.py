@@ -199,6 +199,8 @@ class Uploads(BackgroundService):
         if self._index.about.get(STORE_SPOOLED) != "yes":  # later, an empty store is not ours
             self._remote.attach()
             self._index.objects.spool_all()
+        self._remote.require_own()
+        self._remote.store.sweep()
         for folder in self._archive.local_folders():
             self._note_copies(self._index.objects.stored_among(self._archive.keys(folder)))
         for study in self._archive.path(VOLUMES).glob("*"):

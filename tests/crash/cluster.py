@@ -136,8 +136,8 @@ class Cluster:
         found = mistakes(self, sent)
         keys = {row["key"] for row in self.rows("SELECT key FROM images UNION ALL SELECT key FROM revision_files")}
         objects = self._objects()
-        if objects != keys:
-            found.append(f"the store lacks {len(keys - objects)} files, and has {len(objects - keys)} others")
+        found += [f"the store lacks {key}" for key in sorted(keys - objects)]
+        found += [f"no row names {key} in the store" for key in sorted(objects - keys)]
         for file in self.rows("SELECT key, sha256 FROM revision_files"):
             if hashlib.sha256(self._content(file["key"])).hexdigest() != file["sha256"]:
                 found.append(f"{file['key']} has other bytes in the store")

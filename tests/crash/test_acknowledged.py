@@ -1,17 +1,23 @@
-"""What an acknowledgement promises beyond the journal: a node is killed before it has kept its promise.
+"""What an acknowledgement promises beyond the journal: a node is killed before it has kept its promise, or amid uploads.
 
 The long form, with PostgreSQL: ``python -m tests.crash.acknowledged``.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
+from node.archive.objects import INCOMING, PART_SECONDS
+from node.archive.remote import MARKER
 from node.control.care import rebuild_index
 from node.failpoints import VARIABLE
 from node.settings.model import Settings, Storage
+from tests.acceptance.served import until
 from tests.crash.acknowledged import without_bytes
 from tests.crash.harness import Node
 from tests.crash.journal import Journal, Sender, Sent, new_series
@@ -57,3 +63,27 @@ def test_what_was_acknowledged_is_in_the_store_although_the_disk_of_the_host_is_
     rebuild_index(Settings(storage=Storage(root=root, url=f"file://{store}", reserve_bytes=0)))
     found = {row["sop_instance_uid"] for row in read_rows(root, "SELECT sop_instance_uid FROM v_images")}
     assert found == {one.sop_instance_uid for one in series[:3]}
+
+
+@pytest.mark.slow
+def test_a_kill_amid_an_upload_leaves_nothing_that_no_row_names(tmp_path: Path) -> None:
+    series, store, root = new_series(5), tmp_path / "store", tmp_path / "root"
+    abandoned, under_way = (store / INCOMING / host / "0.part" for host in ("gone", "other"))
+    for part in (abandoned, under_way):
+        part.parent.mkdir(parents=True)
+        part.write_bytes(b"of another host")
+    os.utime(abandoned, (0, under_way.stat().st_mtime - PART_SECONDS - 60))
+    environment = {"VOXELNODE_STORAGE__URL": f"file://{store}", "VOXELNODE_SERIES__QUIET_SECONDS": "3600"}
+    with closing(Journal(tmp_path / "journal")) as journal, Node(root, environment=environment) as node:
+        assert node.start({VARIABLE: "object-written:3"})
+        send(node, series, journal)
+        assert node.end() != 0
+        assert [*store.glob(f"{INCOMING}/node/*.part")]
+        assert node.start()
+        send(node, series, journal)
+        moving = "SELECT key FROM images WHERE place <> 'store'"
+        until(lambda: not read_rows(root, moving), 30, "every instance in the store")
+        assert len(journal.acknowledged()) >= len(series)
+        keys = {row["key"] for row in read_rows(root, "SELECT key FROM images")}
+    found = {str(path.relative_to(store)) for path in store.rglob("*") if path.is_file()}
+    assert found == {*keys, MARKER, str(under_way.relative_to(store))}
