@@ -73,7 +73,8 @@ REMEDIES = {
 def configured_store(storage: Storage, host: str | None = None) -> ObjectStore | None:
     """Return the store of ``[storage] url``, of which nothing is asked yet; None if there is none.
 
-    `host`: the name of this host among those that share the store, or ""; None for a process that only reads. Raises UsageError if the library is missing, or a file cannot be read.
+    `host`: the name of this host among those that share the store, or ""; None for a process that only reads. Raises
+    UsageError if the library is missing, or a file cannot be read.
     """
     if storage.url is None:
         return None

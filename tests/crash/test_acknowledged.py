@@ -1,4 +1,4 @@
-"""What an acknowledgement promises beyond the journal: a node is killed before it has kept its promise, or amid uploads.
+"""What an acknowledgement promises beyond the journal: a node dies before it has kept its promise, or amid uploads.
 
 The long form, with PostgreSQL: ``python -m tests.crash.acknowledged``.
 """
