@@ -70,7 +70,7 @@ def _levels() -> None:
     op.create_table(
         "patients",
         sa.Column("id", sa.Integer(), primary_key=True),
-        sa.Column("identity", sa.String(200), nullable=False, unique=True),
+        sa.Column("identity", sa.String(200), nullable=False, index=True),
         sa.Column("patient_id", sa.String(64), index=True),
         sa.Column("issuer_of_patient_id", sa.String(64)),
         sa.Column("patient_name", sa.String(324), index=True),

@@ -135,12 +135,15 @@ class AuditLineRow(Base):
 
 
 class PatientRow(Base):
-    """A person, identified by issuer and Patient ID; each study without a Patient ID has a patient of its own."""
+    """A person, identified by issuer and Patient ID, and by name, birth date and sex where people share a Patient ID.
+
+    Each study without a Patient ID has a patient of its own.
+    """
 
     __tablename__ = "patients"
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    identity: Mapped[str] = mapped_column(String(200), unique=True)  # issuer and ID; the study if there is no ID
+    identity: Mapped[str] = mapped_column(String(200), index=True)  # issuer and ID; the study if there is no ID
     patient_id: Mapped[str | None] = mapped_column(String(64), index=True)
     issuer_of_patient_id: Mapped[str | None] = mapped_column(String(64))
     patient_name: Mapped[str | None] = mapped_column(String(324), index=True)

@@ -165,7 +165,7 @@ def test_an_upgrade_keeps_the_rows_and_makes_the_views_again(database: Place, tm
         assert upgrade(database) == (NEWER, NEWER)
         assert "studies" in run(database, "SELECT * FROM v_patients")
         with pytest.raises(IntegrityError):
-            run(database, "INSERT INTO patients (id, identity) VALUES (2, 'a')")
+            run(database, "INSERT INTO patients (id, identity) VALUES (1, 'b')")
     with pytest.raises(IndexUnusable, match="install the newer one"):
         upgrade(database)
     assert check(database) == [

@@ -205,3 +205,50 @@ def test_a_patient_id_that_two_persons_share_or_that_is_empty_is_told(
     root.take(make.ct_series(1, **attributes)[0])
     assert [row["kind"] for row in rows(root, "SELECT kind FROM v_conflicts")] == told
     assert len(rows(root, "SELECT 1 FROM v_images")) == 2
+
+
+def test_a_study_has_the_name_birth_date_and_sex_of_its_own_files_where_people_share_a_patient_id(root: Root) -> None:
+    people = [
+        {"PatientName": "Anonymous", "PatientBirthDate": "20060101", "PatientSex": "M"},
+        {"PatientName": "Dog^AVeryGood", "PatientBirthDate": "20140422", "PatientSex": "F"},
+        {"PatientName": "", "PatientBirthDate": "", "PatientSex": ""},
+        {"PatientName": "Twin^A", "PatientBirthDate": "20140422", "PatientSex": "F"},
+        {"PatientName": "Twin^A", "PatientBirthDate": "20140422", "PatientSex": "M"},
+        {"PatientName": "=山田^太郎", "PatientBirthDate": "20140422", "PatientSex": "M"},
+    ]
+    for person in people * 2:  # a second study of each finds the same person
+        root.take(make.ct_series(1, **person, SpecificCharacterSet="ISO_IR 192")[0])
+    listed = rows(
+        root,
+        "SELECT patient_name, patient_birth_date, patient_sex, count(*) AS studies, count(DISTINCT patient) AS people"
+        " FROM v_studies GROUP BY patient_name, patient_birth_date, patient_sex",
+    )
+    assert {(row["studies"], row["people"]) for row in listed} == {(2, 1)}
+    assert {row["patient_name"] for row in listed} == {person["PatientName"] or None for person in people}
+    assert len(listed) == len(people)
+    assert len(rows(root, "SELECT 1 FROM v_conflicts WHERE kind = 'shared-patient-id'")) == 4  # the nameless is nobody
+
+
+def test_what_a_study_lacks_of_a_known_person_is_added_and_one_that_could_be_two_people_is_neither(root: Root) -> None:
+    def studies_of(**person: str) -> list[tuple[str | None, str | None]]:
+        root.take(make.ct_series(1, PatientName="Doe^Jo", **person)[0])
+        found = rows(root, "SELECT patient_birth_date, patient_sex FROM v_patients ORDER BY id")
+        return [(row["patient_birth_date"], row["patient_sex"]) for row in found]
+
+    assert studies_of(PatientBirthDate="", PatientSex="") == [(None, None)]
+    assert studies_of(PatientBirthDate="19500101", PatientSex="") == [("1950-01-01", None)]
+    assert studies_of(PatientBirthDate="19500101", PatientSex="F") == [("1950-01-01", "F")]
+    both = [("1950-01-01", "F"), ("1960-01-01", None)]
+    assert studies_of(PatientBirthDate="19600101", PatientSex="") == both
+    assert studies_of(PatientBirthDate="", PatientSex="") == [*both, (None, None)]
+    assert studies_of(PatientBirthDate="", PatientSex="") == [*both, (None, None)]
+
+
+def test_a_person_merged_into_another_of_the_same_patient_id_stays_merged(root: Root) -> None:
+    for name in ("Doe^Jo", "Doe^Joe"):
+        root.take(make.ct_series(1, PatientName=name)[0])
+    first, second = (row["id"] for row in rows(root, "SELECT id FROM v_patients ORDER BY id"))
+    root.index.patients.merge(second, first, dt.datetime.now(dt.UTC))
+    root.take(make.ct_series(1, PatientName="Doe^Joe")[0])
+    assert [row["patient"] for row in rows(root, "SELECT patient FROM v_studies")] == [first] * 3
+    assert len(rows(root, "SELECT 1 FROM v_conflicts")) == 1

@@ -117,6 +117,28 @@ def test_a_study_is_answered_with_what_was_asked_for(archive: tuple[Running, dic
     assert (answer.QueryRetrieveLevel, answer.RetrieveAETitle) == ("STUDY", "VOXELNODE")
 
 
+def test_each_of_two_people_with_one_patient_id_is_found_by_the_name_of_the_files(
+    start_node: Callable[..., Running],
+) -> None:
+    node = start_node()
+    people = {"Anonymous": ("20060101", "M"), "Dog^AVeryGood": ("20140422", "F")}
+    assoc = associate(node, build_context(CT_IMAGE_STORAGE, ExplicitVRLittleEndian))
+    for name, (birth_date, sex) in people.items():
+        ds = make.instance(PatientID="S1", PatientName=name, PatientBirthDate=birth_date, PatientSex=sex)
+        assert assoc.send_c_store(ds).Status == 0
+    assoc.release()
+    for model, level in ((STUDY_ROOT_FIND, "STUDY"), (PATIENT_ROOT_FIND, "PATIENT")):
+        for name, (birth_date, sex) in people.items():
+            wanted = identifier(
+                level, PatientID=None, PatientName=name, PatientBirthDate=None, PatientSex=None,
+                NumberOfPatientRelatedStudies=None,
+            )  # fmt: skip
+            [answer] = found(node, wanted, model=model)
+            assert (answer.PatientID, answer.PatientName) == ("S1", name)
+            assert (answer.PatientBirthDate, answer.PatientSex) == (birth_date, sex)
+            assert answer.NumberOfPatientRelatedStudies == 1
+
+
 @pytest.mark.parametrize("terms", [["", "ISO 2022 IR 58"], ["GB18030"], ["ISO_IR 192"]])
 def test_a_chinese_name_is_found_in_every_character_set(start_node: Callable[..., Running], terms: list[str]) -> None:
     node = start_node()

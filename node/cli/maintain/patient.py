@@ -59,6 +59,9 @@ def _number(index: ReadIndex, wanted: str) -> int:
     if not rows:
         raise UsageError(f"no patient has the ID {wanted!r}; `voxelnode patient list` lists them")
     if len(rows) > 1:
-        known = ", ".join(f"#{row['id']} (issuer {row['issuer_of_patient_id'] or 'none'})" for row in rows)
+        known = ", ".join(
+            f"#{row['id']} ({row['patient_name'] or 'no name'}, issuer {row['issuer_of_patient_id'] or 'none'})"
+            for row in rows
+        )
         raise UsageError(f"several patients have the ID {wanted!r}; choose by number: {known}")
     return int(rows[0]["id"])

@@ -21,7 +21,11 @@ from node.index.nouns.records import Received
 
 log = structlog.get_logger()
 
-_PERSON = ("patient_id", "patient_name", "patient_birth_date", "patient_sex")
+_AGE_AND_SEX = ("patient_birth_date", "patient_sex")
+_PERSON = ("patient_id", "patient_name", *_AGE_AND_SEX)
+
+_PERSONS = select(PatientRow).where(PatientRow.identity == bindparam("identity")).order_by(PatientRow.id)
+"""Those whom an issuer and a Patient ID name: one, unless people share it."""
 
 _FIND_SERIES = Prepared(
     select(SeriesRow.id, PatientRow.identity, SeriesRow.state)
@@ -111,24 +115,15 @@ def correct_levels(connection: Connection, received: Received, identity: str) ->
     """
     attributes = received.attributes
     of_study = StudyRow.study_instance_uid == attributes.study_instance_uid
-    study = connection.execute(
-        select(StudyRow.id, StudyRow.patient_id, PatientRow.identity).join(PatientRow).where(of_study)
-    ).first()
-    patient = connection.execute(
-        select(PatientRow.id, PatientRow.merged_into).where(PatientRow.identity == identity)
-    ).first()
-    if patient is not None:
-        connection.execute(update(PatientRow).where(PatientRow.id == patient.id).values(attributes.patient))
+    study = connection.execute(select(StudyRow.id, StudyRow.patient_id).where(of_study)).first()
     if study is None:
         return
-    if study.identity != identity:
-        if patient is None:
-            patient_id = _inserted(connection, PatientRow, {**attributes.patient, "identity": identity})
-        else:
-            patient_id = patient.merged_into or patient.id
-        connection.execute(update(StudyRow).where(of_study).values(patient_id=patient_id))
-        if patient_id != study.patient_id:
-            delete_empty_patient(connection, study.patient_id)
+    backend_of(connection).hold(connection, [identity])
+    person, of_whom = _person(connection, attributes, identity)
+    connection.execute(update(PatientRow).where(PatientRow.id == person).values(attributes.patient))
+    if of_whom != study.patient_id:
+        connection.execute(update(StudyRow).where(of_study).values(patient_id=of_whom))
+        delete_empty_patient(connection, study.patient_id)
     connection.execute(update(StudyRow).where(of_study).values(attributes.study))
     of_series = and_(
         SeriesRow.study_id == study.id, SeriesRow.series_instance_uid == attributes.series["series_instance_uid"]
@@ -145,17 +140,16 @@ def _study(connection: Connection, received: Received, identity: str) -> int:
         if row.identity != identity:
             _record_patient_conflict(connection, received, identity, row.identity)
         else:
-            _compare_persons(connection, received, row)
+            merged = connection.execute(select(PatientRow).where(PatientRow.merged_into == row.id))
+            _compare_persons(connection, received, [row, *merged])
         return int(row.study)
-    patient = connection.execute(select(PatientRow).where(PatientRow.identity == identity)).first()
-    if patient is None:
-        patient_id = _inserted(connection, PatientRow, {**received.attributes.patient, "identity": identity})
-        if not received.attributes.patient["patient_id"]:
-            detail = "this study has no Patient ID (0010,0020); it gets a patient of its own"
-            record_conflict(connection, "no-patient-id", received, detail)
-    else:
-        patient_id = patient.merged_into or patient.id
-        _compare_persons(connection, received, patient)
+    known = connection.execute(_PERSONS, {"identity": identity}).all()
+    _, patient_id = _person(connection, received.attributes, identity)
+    if known:
+        _compare_persons(connection, received, known)
+    elif not received.attributes.patient["patient_id"]:
+        detail = "this study has no Patient ID (0010,0020); it gets a patient of its own"
+        record_conflict(connection, "no-patient-id", received, detail)
     study = received.attributes.study
     study_id = _inserted(connection, StudyRow, {**study, "patient_id": patient_id})
     person: Mapping[str, Any] = {name: received.attributes.patient[name] for name in _PERSON}
@@ -165,12 +159,44 @@ def _study(connection: Connection, received: Received, identity: str) -> int:
     return study_id
 
 
-def _compare_persons(connection: Connection, received: Received, known: Any) -> None:
-    """Record one conflict per study if names, birth dates or sexes differ; a missing value is no contradiction."""
-    new = received.attributes.patient
-    pairs = [(known.patient_birth_date, new["patient_birth_date"]), (known.patient_sex, new["patient_sex"])]
+def _person(connection: Connection, attributes: InstanceAttributes, identity: str) -> tuple[int, int]:
+    """Return the row id of the person whom an instance names, and of the patient who that person is; insert if new.
+
+    A Patient ID that two people share has a row for each of them, so that a study has the name, the birth date and the
+    sex of its own files. One person has one name, and no two birth dates or sexes; a birth date or a sex that the row
+    lacks is added to it. The two ids differ if somebody has merged the person into another patient.
+    """
+    new = attributes.patient
+    same = [row for row in connection.execute(_PERSONS, {"identity": identity}) if _can_be(row, new)]
+    if len(same) != 1:  # a study that could be of two of them is of neither
+        same = [row for row in same if all(getattr(row, name) == new[name] for name in _AGE_AND_SEX)]
+    if not same:
+        inserted = _inserted(connection, PatientRow, {**new, "identity": identity})
+        return inserted, inserted
+    known = same[0]
+    added = {name: new[name] for name in _AGE_AND_SEX if new[name] and not getattr(known, name)}
+    if added:
+        connection.execute(update(PatientRow).where(PatientRow.id == known.id).values(added))
+    return int(known.id), int(known.merged_into or known.id)
+
+
+def _can_be(known: Any, new: Mapping[str, Any]) -> bool:
+    """Return whether a row of `patients` and the attributes of a patient can be those of one person."""
+    is_same_name = folded_name(known.patient_name) == folded_name(new["patient_name"])
+    return is_same_name and not _contradict(known, new)
+
+
+def _contradict(known: Any, new: Mapping[str, Any]) -> bool:
+    """Return whether names, birth dates or sexes differ; a missing value is no contradiction."""
+    pairs = [(getattr(known, name), new[name]) for name in _AGE_AND_SEX]
     pairs.append((folded_name(known.patient_name), folded_name(new["patient_name"])))
-    if not any(mine and theirs and mine != theirs for mine, theirs in pairs):
+    return any(mine and theirs and mine != theirs for mine, theirs in pairs)
+
+
+def _compare_persons(connection: Connection, received: Received, known: Sequence[Any]) -> None:
+    """Record one conflict per study of a person who is new to the Patient ID and contradicts one whom it has named."""
+    new = received.attributes.patient
+    if any(_can_be(row, new) for row in known) or not any(_contradict(row, new) for row in known):
         return
     seen = select(ConflictRow.id).where(
         ConflictRow.kind == "shared-patient-id",
@@ -178,7 +204,8 @@ def _compare_persons(connection: Connection, received: Received, known: Any) -> 
     )
     if connection.execute(seen).first() is None:
         detail = (
-            "this Patient ID was received with another name, birth date or sex; the study stays with its Patient ID"
+            "this Patient ID was received with another name, birth date or sex; each study is listed under the person "
+            "whom its files name"
         )
         record_conflict(connection, "shared-patient-id", received, detail)
 

@@ -107,5 +107,6 @@ def _differences(connection: Connection, study: Imaged, order: Json) -> list[str
 
 
 def folded_name(name: object) -> str:
-    """Return the alphabetic component group of a PN (PS3.5 6.2.1), equal for different spellings of a name."""
-    return " ".join(str(name or "").partition("=")[0].replace("^", " ").casefold().split())
+    """Return the first component group of a PN that is there (PS3.5 6.2.1), equal for different spellings of a name."""
+    groups = (" ".join(group.replace("^", " ").casefold().split()) for group in str(name or "").split("="))
+    return next(filter(None, groups), "")
