@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 BUILT_IN: tuple[Place, ...] = (
     "node.extensions.bids:EXTENSION",
     "node.extensions.deidentify:EXTENSION",
+    "node.extensions.dicomweb:EXTENSION",
     "node.extensions.results:EXTENSION",
     "node.extensions.spectroscopy:EXTENSION",
     "node.extensions.worklist:EXTENSION",

@@ -1,1 +1,1 @@
-"""What runs in child processes beside conversions: decoding, transcoding, forwarding, assembling, downloads."""
+"""What runs in child processes beside conversions: decoding, transcoding, and copies that leave."""

@@ -38,8 +38,7 @@ from node.registry import enabled, resolve
 from node.settings.model import AuditSettings, Dicom, Peer, Settings, Web
 from node.tls import BCP_195_SUITES
 from node.volume.read.transfer_syntaxes import can_decode
-from node.web.dicomweb.qido import DEFAULTS
-from node.web.dicomweb.transactions import OFFERED, TRANSACTIONS, Resource, Transaction, offered, resources
+from node.web.dicomweb.transactions import Resource, Transaction, offered
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,16 +141,11 @@ def tables_of(settings: Settings) -> Mapping[str, Table]:
         ),
         "mapping": _mapping(settings),
         "query_keys": table(
-            ("Level", "Key", "VR", "Unique", "Matching"), [row for level in Level for row in _query_keys(level)]
-        ),
-        "uri_resources": resource_table(one for one in resources(OFFERED, TRANSACTIONS) if one.path.endswith("/wado")),
-        "studies_resources": resource_table(
-            one for one in resources(OFFERED, TRANSACTIONS) if not one.path.endswith("/wado")
+            ("Level", "Key", "VR", "Unique", "Matching"), [row for level in Level for row in query_keys(level)]
         ),
         "web_media_types": _web_media_types(settings),
         "web_parameters": _web_parameters(settings),
         "web_headers": _web_headers(settings),
-        "web_attributes": _web_attributes(),
         "dicom_keys": _keys("dicom", Dicom, settings.dicom),
         "peer_keys": _keys("peers.NAME", Peer, None),
         "web_keys": _keys("web", Web, settings.web),
@@ -210,18 +204,21 @@ def _is_asked(service: str) -> bool:
     )
 
 
+_USER_AGENT = {
+    "URI Service (WADO-URI)": "No",
+    "Studies Service: Retrieve (WADO-RS)": "No",
+    "Studies Service: Store (STOW-RS)": "Yes, by routes",
+    "Studies Service: Search (QIDO-RS)": "Yes, of what routes have sent",
+}
+"""Services of DICOMweb, and whether the node uses those of others; a router names what is before the colon."""
+
+
 def _web_services(settings: Settings) -> Table:
-    rows = [("URI Service (WADO-URI)", "No", "Yes")]
-    rows += [
-        (f"Studies Service: {transaction}", by_routes, "Yes")
-        for transaction, by_routes in (
-            ("Retrieve (WADO-RS)", "No"),
-            ("Store (STOW-RS)", "Yes, by routes"),
-            ("Search (QIDO-RS)", "Yes, of what routes have sent"),
-        )
-    ]
     routers = [router for extension in enabled(settings) for router in extension.routers]
-    rows += [(router.service, "No", "Yes") for router in routers if router.kind == "dicomweb"]
+    served = [router.service for router in routers if router.kind == "dicomweb"]
+    rows = [(name, by_routes, _yes(name.partition(":")[0] in served)) for name, by_routes in _USER_AGENT.items()]
+    known = {name.partition(":")[0] for name in _USER_AGENT}
+    rows += [(service, "No", "Yes") for service in served if service not in known]
     rows += [(f"{service} Service", "No", "No") for service in ("Non-Patient Instance", "Storage Commitment")]
     return table(("Service", "User Agent", "Origin Server"), rows)
 
@@ -287,32 +284,14 @@ def _web_headers(settings: Settings) -> Table:
     return table(("Transaction", "Request Header Fields"), rows)
 
 
-def _web_attributes() -> Table:
-    return table(
-        ("Level", "Attribute", "VR", "Matching", "Returned"),
-        [
-            (
-                level,
-                keyword,
-                vr,
-                matching,
-                "by default"
-                if keyword.startswith("> ") or keyword in DEFAULTS[one]
-                else "if matched or in includefield",
-            )
-            for one in DEFAULTS
-            for level, keyword, vr, _, matching in _query_keys(one)
-        ],
-    )
-
-
 def _mapping(settings: Settings) -> Table:
     services = ["Verification", "Storage", *map(name_of, _services(settings))]
     rows = [(service, f'"{settings.dicom.ae_title}"') for service in services]
     return table(("Service", "Application Entity"), [*rows, ("DICOM web services", "HTTP server")])
 
 
-def _query_keys(level: Level) -> Sequence[tuple[str, ...]]:
+def query_keys(level: Level) -> Sequence[tuple[str, ...]]:
+    """Return level, keyword, VR, whether it is unique, and matching of each key; those within sequences with `>`."""
     rows = []
     for keyword in SUPPORTED[level]:
         key = key_of(keyword, level)

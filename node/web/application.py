@@ -30,7 +30,6 @@ ROUTES: list[BaseRoute] = [
     *monitoring.router.routes,
     *login.router.routes,
     *api.ROUTES,
-    *dicomweb.OFFERED,
     *dicomweb.router.routes,
     *ohif.router.routes,
     *pages.ROUTES,

@@ -10,7 +10,7 @@ import httpx2
 import pytest
 
 from node.dicom.matching import MAX_MATCHES
-from node.web.dicomweb import qido
+from node.extensions.dicomweb import qido
 from tests import make
 from tests.web.conftest import Site, open_site
 

@@ -13,8 +13,8 @@ import pytest
 from pydicom import FileDataset
 from pydicom.uid import JPIPHTJ2KReferencedDeflate
 
+from node.extensions.dicomweb import store_transaction
 from node.index.nouns.records import Refused
-from node.web.dicomweb import store_transaction
 from tests import make
 from tests.rows import index_locked, view_rows
 from tests.web.conftest import Site, until

@@ -19,7 +19,7 @@ from node.dicom.unified_steps import STATES, State
 from node.dicom.values import standard_tag
 from node.dicom.worklist import WorklistKey, is_match, read_worklist_query
 from node.extensions.workitems import workitem_model
-from node.web.dicomweb.qido import Path, attribute_path, put_key
+from node.web.dicomweb.searches import Path, attribute_path, put_key
 
 OF_SERIES = {
     "PatientName": ("",),

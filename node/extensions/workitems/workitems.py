@@ -35,8 +35,8 @@ from node.web.access import Call, ReaderCall, RequestAudit, WriterCall
 from node.web.audit_trail import of_study
 from node.web.dicomweb.documents import etag_of, quotable, respond_data_sets, warning_header
 from node.web.dicomweb.media_types import DICOM_JSON, DICOM_XML, JSON, MULTIPART, accepted, document_form
-from node.web.dicomweb.qido import CONTROLS, MAX_PARAMETERS, attribute_path, is_fuzzy, whole_number
 from node.web.dicomweb.resources import READ, base_url, dicomweb_router
+from node.web.dicomweb.searches import CONTROLS, MAX_PARAMETERS, attribute_path, is_fuzzy, whole_number
 from node.web.dicomweb.transactions import ACCEPT, DOCUMENT, Transaction
 from node.web.services import Services
 

@@ -1,1 +1,1 @@
-"""DICOMweb, PS3.18: search (QIDO-RS), retrieve (WADO-RS) and store (STOW-RS) below ``/dicom-web``."""
+"""What every service of DICOMweb shares (PS3.18): media types, documents, parameters of searches, capabilities."""

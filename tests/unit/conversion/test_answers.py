@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from node.children.assembling import Assembled, read_assembled
 from node.completeness import Completeness
 from node.conversion.answers import NoAnswer, read_answer, write_answer
 from node.conversion.job import ConversionJob, Converted
+from node.extensions.dicomweb.assembling import Assembled, read_assembled
 from node.index.nouns.converted import ConvertedFile
 from node.volume.reasons import Exclusion, Reason, Refusal
 from node.writers.options import WriteOptions

@@ -6,6 +6,16 @@ from fastapi import HTTPException, Response
 from starlette.datastructures import QueryParams
 
 from node.children.decoding import PictureOrder
+from node.extensions.dicomweb.rendered import (
+    FORMATS,
+    MAX_SIDE,
+    annotations_of,
+    answer_picture,
+    middle_frame,
+    quality_of,
+    window_of,
+)
+from node.extensions.dicomweb.wado import begun_files, given_syntax, only
 from node.volume.window import Window
 from node.web.access import ReaderCall
 from node.web.dicomweb.media_types import (
@@ -16,17 +26,7 @@ from node.web.dicomweb.media_types import (
     media_ranges,
     names,
 )
-from node.web.dicomweb.rendered import (
-    FORMATS,
-    MAX_SIDE,
-    annotations_of,
-    answer_picture,
-    middle_frame,
-    quality_of,
-    window_of,
-)
 from node.web.dicomweb.resources import READ, Target, dicomweb_router, file_length, find_target, one_instance, respond
-from node.web.dicomweb.wado import begun_files, given_syntax, only
 
 router = dicomweb_router()
 

@@ -13,9 +13,9 @@ from fastapi import HTTPException, Response
 from node.children.decoder import NotDecoded
 from node.children.decoding import Crop, PictureFormat, PictureOrder, Profile, document_file, picture, report_file
 from node.dicom.annotation import ANNOTATIONS, Annotation
+from node.extensions.dicomweb.bulk_data import frame_numbers
 from node.index.search.selection import StoredInstance
 from node.volume.window import Window
-from node.web.dicomweb.bulk_data import frame_numbers
 from node.web.dicomweb.documents import quotable, warning_header
 from node.web.dicomweb.media_types import GIF, HTML, JPEG, PDF, PNG, NotAcceptable, accepted, names
 from node.web.dicomweb.resources import (

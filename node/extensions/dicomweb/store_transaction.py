@@ -20,7 +20,6 @@ from fastapi import HTTPException
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from node.children.assembling import Assembled, SpooledPart, assemble_file, read_assembled
 from node.children.decoder import DecoderBusy, NotDecoded
 from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN, EXPLICIT_LITTLE_ENDIAN
 from node.dicom.status import (
@@ -33,6 +32,7 @@ from node.dicom.status import (
 )
 from node.dicom.uids import is_accepted_transfer_syntax, is_storage_class
 from node.errors import InstanceRefused
+from node.extensions.dicomweb.assembling import Assembled, SpooledPart, assemble_file, read_assembled
 from node.index.nouns.records import NOT_CURRENT_OUTCOMES, Outcome, Refused
 from node.receive.dicom_files import HEAD_BYTES, LONG_HEAD_BYTES, Identity, NotDicom, identify
 from node.receive.ingest import Acknowledgement, Announced, Incoming, Ingest, Origin

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 from fastapi import HTTPException, Request, Response
-from pydicom.config import IGNORE
-from pydicom.datadict import dictionary_VR, tag_for_keyword
-from pydicom.dataelem import DataElement
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
-from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 
 from node.dicom.answers import Answer, answer_model
@@ -23,6 +19,15 @@ from node.web.access import Call, ReaderCall
 from node.web.dicomweb.documents import etag_of, quotable, respond_data_sets, warning_header
 from node.web.dicomweb.media_types import DICOM_XML, DocumentForm, accepted, document_form
 from node.web.dicomweb.resources import READ, base_url, dicomweb_router, resource_url
+from node.web.dicomweb.searches import (
+    CONTROLS,
+    MAX_PARAMETERS,
+    attribute_path,
+    is_fuzzy,
+    put_key,
+    representation,
+    whole_number,
+)
 
 router = dicomweb_router()
 
@@ -30,12 +35,7 @@ MAX_RESULTS = 1000
 MAX_RESULTS_OF_STUDY = 10_000
 """Maximum results per response over all studies, and within one study; offset requests further ones."""
 
-MAX_PARAMETERS = 500
-"""Maximum parameters of a query, including includefield."""
-
 MAX_FIELDS = 500
-
-CONTROLS = frozenset(("includefield", "limit", "offset", "fuzzymatching", "accept"))
 
 DEFAULTS = {
     Level.STUDY: (
@@ -57,9 +57,6 @@ DEFAULTS = {
 
 _LISTS = frozenset(("UI", "CS"))
 """Value representations without commas, in which a comma separates values of a parameter (PS3.18 8.3.4.1)."""
-
-Path = tuple[BaseTag, ...]
-"""An attribute: the tags of its sequences, then its own."""
 
 RETRIEVE_URL = (BaseTag(0x00081190),)
 
@@ -134,24 +131,6 @@ def _page(request: Request) -> tuple[int, int, list[str]]:
     return maximum, offset, [f"At most {maximum} results are returned in one response"]
 
 
-def whole_number(request: Request, name: str, default: int) -> int:
-    """Return the parameter ``limit`` or ``offset``, or a default if it is missing."""
-    text = request.query_params.get(name)
-    if text is None:
-        return default
-    if not re.fullmatch(r"[0-9]{1,15}", text):
-        raise HTTPException(400, f"{name} must be a whole number, 0 or more (PS3.18 8.3.4.4)")
-    return int(text)
-
-
-def is_fuzzy(request: Request) -> bool:
-    """Return whether a search asks for fuzzy matching of names (PS3.18 8.3.4.2)."""
-    text = request.query_params.get("fuzzymatching", "false").lower()
-    if text not in ("true", "false"):
-        raise HTTPException(400, "fuzzymatching must be true or false (PS3.18 8.3.4.2)")
-    return text == "true"
-
-
 def _identifier(request: Request, level: Level) -> tuple[Dataset, list[str]]:
     """Return the query in the form of C-FIND: keys with values to match, and empty keys that are only returned.
 
@@ -173,7 +152,7 @@ def _identifier(request: Request, level: Level) -> tuple[Dataset, list[str]]:
             if (path := attribute_path(name)) is None:
                 unknown[name[:64]] = None
                 continue
-            values = text.split(",") if _representation(path[-1]) in _LISTS else [text]
+            values = text.split(",") if representation(path[-1]) in _LISTS else [text]
             put_key(identifier, path, [part for value in values for part in value.split("\\")])
     for name, keyword in (("study", "StudyInstanceUID"), ("series", "SeriesInstanceUID")):
         if name in request.path_params:
@@ -192,47 +171,3 @@ def _fields(request: Request, level: Level) -> Iterable[str]:
     if "all" in included:
         keywords += [keyword for other in Level if other <= level for keyword in SUPPORTED[other]]
     return dict.fromkeys([*keywords, *(name for name in included if name != "all")])
-
-
-def attribute_path(name: str) -> Path | None:
-    """Return the tags of an attribute given by keywords or tags, sequences first (PS3.18 8.3.4.1); None if unknown."""
-    tags = []
-    for part in name.split("."):
-        tag = int(part, 16) if re.fullmatch(r"[0-9A-Fa-f]{8}", part) else (tag_for_keyword(part) if part else None)
-        if tag is None:
-            return None
-        tags.append(BaseTag(tag))
-    if len(tags) > 8:
-        raise HTTPException(400, "sequences are nested too deeply")
-    return tuple(tags)
-
-
-def _representation(tag: BaseTag) -> str:
-    try:
-        return dictionary_VR(tag)
-    except KeyError:
-        return "UN"
-
-
-def put_key(identifier: Dataset, path: Path, values: list[str], *, replace: bool = False) -> None:
-    """Put a key into an identifier, within its sequences; further values of a key are added."""
-    *sequences, tag = path
-    for sequence in sequences:
-        if sequence not in identifier:
-            identifier.add(DataElement(sequence, "SQ", Sequence([Dataset()])))
-        identifier = identifier[sequence].value[0]
-    if tag in identifier and identifier[tag].VR == "SQ":
-        return
-    before = [] if replace or tag not in identifier else _several(identifier[tag].value)
-    vr = _representation(tag)
-    if vr == "SQ":
-        identifier.add(DataElement(tag, "SQ", Sequence([Dataset()])))
-        return
-    # Patterns and ranges are not valid values of the VR; the query parser checks them.
-    identifier.add(DataElement(tag, "LO" if vr != "PN" else vr, [*before, *values], validation_mode=IGNORE))
-
-
-def _several(value: object) -> list[str]:
-    if value in (None, ""):
-        return []
-    return [str(value)] if isinstance(value, str) or not isinstance(value, Iterable) else [str(item) for item in value]

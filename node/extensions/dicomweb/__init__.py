@@ -1,0 +1,36 @@
+"""The Studies Service and the URI Service of DICOMweb: QIDO-RS, WADO-RS, STOW-RS and WADO-URI (PS3.18 9 and 10)."""
+
+from __future__ import annotations
+
+from node.hookspecs import Extension, Router, Statement
+
+
+class _DicomWeb(Extension):
+    """The stored instances over HTTP: found, retrieved, rendered and stored."""
+
+    name = "dicomweb"
+    routers = (
+        Router(
+            "dicomweb",
+            f"{__name__}.transactions:studies",
+            "Studies Service",
+            f"{__name__}.transactions:TRANSACTIONS",
+        ),
+        Router(
+            "dicomweb",
+            f"{__name__}.transactions:uri",
+            "URI Service (WADO-URI)",
+            f"{__name__}.transactions:TRANSACTIONS",
+        ),
+    )
+    statement = Statement(
+        {
+            "URI Web Service": f"{__name__}.statement:URI_SERVICE",
+            "Studies Web Service": f"{__name__}.statement:STUDIES_SERVICE",
+            "Attributes of Searches": f"{__name__}.statement:ATTRIBUTES",
+        },
+        f"{__name__}.statement:tables_of",
+    )
+
+
+EXTENSION = _DicomWeb()
