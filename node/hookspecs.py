@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from node.index.work.messages import LedgerEvent
     from node.metrics import Metrics
     from node.receive.ingest import Ingest
+    from node.routing.destination import Destination as Receiver
     from node.routing.held import HeldWorker
     from node.selector import Selector
     from node.settings.model import Destination, Route, Settings, Verb
@@ -191,6 +192,25 @@ class DestinationKey:
 
     key: str
     place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiverKey:
+    """A key of [destinations.NAME] whose destinations take instances one by one, such as folders and servers.
+
+    Attributes
+    ----------
+    place : Place
+        An `OpenReceiver`.
+    """
+
+    key: str
+    place: Place
+
+
+OpenReceiver = Callable[["Destination", bool], "Receiver"]
+"""Takes a table [destinations.NAME], and whether its route wants proof of what was taken; returns what sends there. It
+raises `UsageError` if a file that the table names cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -421,6 +441,7 @@ class Extension:
     menu: Sequence[MenuEntry] = ()
     services: Sequence[Service] = ()
     destinations: Sequence[DestinationKey] = ()
+    receivers: Sequence[ReceiverKey] = ()
     comparisons: Sequence[Comparison] = ()
     ways: Place = ""
     """`Ways` to take identities out of copies."""

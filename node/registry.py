@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from node.errors import UsageError
-from node.hookspecs import Comparer, DestinationKind, Extension, ObjectKind, Place, ResultsKind, Ways
+from node.hookspecs import Comparer, DestinationKind, Extension, ObjectKind, OpenReceiver, Place, ResultsKind, Ways
 
 if TYPE_CHECKING:
     from node.settings.model import Settings
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 BUILT_IN: tuple[Place, ...] = (
     "node.extensions.bids:EXTENSION",
     "node.extensions.deidentify:EXTENSION",
+    "node.extensions.destinations:EXTENSION",
     "node.extensions.dicomweb:EXTENSION",
     "node.extensions.results:EXTENSION",
     "node.extensions.spectroscopy:EXTENSION",
@@ -73,7 +74,24 @@ def destination_kind(settings: Settings, key: str) -> DestinationKind:
             if destination.key == key:
                 kind: DestinationKind = resolve(destination.place)
                 return kind
-    raise UsageError(f"{key} is of an extension that [extensions] disabled switches off: remove one of them")
+    raise _off(key)
+
+
+def open_receiver(settings: Settings, key: str) -> OpenReceiver:
+    """Return what opens the destinations of a key of [destinations.NAME] that take instances one by one.
+
+    Raises UsageError if its extension is switched off.
+    """
+    for extension in enabled(settings):
+        for receiver in extension.receivers:
+            if receiver.key == key:
+                found: OpenReceiver = resolve(receiver.place)
+                return found
+    raise _off(key)
+
+
+def _off(key: str) -> UsageError:
+    return UsageError(f"{key} is of an extension that [extensions] disabled switches off: remove one of them")
 
 
 def comparer(name: str) -> Comparer:

@@ -74,20 +74,6 @@ class Confirmation:
     failed: Mapping[str, str] = field(default_factory=dict)
 
 
-class WrittenDestination:
-    """A destination that writes copies by name. It proves that it keeps a copy by reading the copy again."""
-
-    def confirm(
-        self, owed: Sequence[OwedInstance], transaction_uid: str, is_abandoned: Callable[[], bool]
-    ) -> Confirmation | None:
-        """Confirm what was written before the route asked for proof: it is sent, and read, again."""
-        return Confirmation(frozenset(), {one.sop_instance_uid: "it was not read again" for one in owed})
-
-    def is_origin(self, due: DueInstance) -> bool:
-        """Return False: nothing comes from a folder or a bucket by itself."""
-        return False
-
-
 class Destination(Protocol):
     """A way to send instances. Not thread-safe."""
 

@@ -23,9 +23,8 @@ from node.index.work.ledger import Lane
 from node.index.work.messages import LedgerEvent
 from node.index.work.routes import lane_to
 from node.metrics import Metrics
-from node.registry import destination_kind, ways_of
+from node.registry import destination_kind, open_receiver, ways_of
 from node.routing.destination import Destination
-from node.routing.folder import FolderDestination
 from node.routing.held import HeldWorker
 from node.routing.parallel import ParallelDestination
 from node.routing.peers import PeerDestination
@@ -141,33 +140,13 @@ def destination_of(
     if name in settings.peers:
         timeout, ae_title = settings.dicom.response_seconds, settings.dicom.ae_title
         return PeerDestination(address_of(name, settings), ae_title, transcoder, timeout, route.priority, opening)
-    described = settings.destinations[name]
-    if described.folder is not None:
-        return FolderDestination(described.folder.absolute(), described.layout, is_read_again=route.confirm)
-    if described.s3 is not None:
-        return _bucket_destination(settings, name, is_read_again=route.confirm)
-    return _web_destination(settings, name)
+    return _receiver(settings, name, is_read_again=route.confirm)
 
 
-def _bucket_destination(settings: Settings, name: str, *, is_read_again: bool) -> Destination:
-    from node.routing.bucket import BucketDestination  # here: only nodes that need it look for the library
-
-    one = settings.destinations[name]
+def _receiver(settings: Settings, name: str, *, is_read_again: bool) -> Destination:
     try:
-        return BucketDestination(
-            one.s3 or "", one.layout, one.endpoint, one.region, one.credentials_file, one.ca_file,
-            one.timeout_seconds, is_read_again=is_read_again,
-        )  # fmt: skip
-    except UsageError as error:
-        raise UsageError(f"[destinations.{name}] {error}") from error
-
-
-def _web_destination(settings: Settings, name: str) -> Destination:
-    from node.routing.dicomweb import WebDestination  # here: only nodes that need it load the library
-
-    described = settings.destinations[name]
-    try:
-        return WebDestination(described.url or "", described.token_file, described.ca_file, described.timeout_seconds)
+        described = settings.destinations[name]
+        return open_receiver(settings, described.kind)(described, is_read_again)
     except UsageError as error:
         raise UsageError(f"[destinations.{name}] {error}") from error
 
@@ -178,15 +157,13 @@ def check_destination(settings: Settings, name: str) -> None:
     Raises UsageError.
     """
     destination = settings.destinations[name]
-    if destination.url is not None:
-        _web_destination(settings, name).rest()
-    if destination.s3 is not None:
-        _bucket_destination(settings, name, is_read_again=False)
-    if destination.bids is not None:
-        try:
-            destination_kind(settings, "bids").check(destination)
-        except UsageError as error:
-            raise UsageError(f"[destinations.{name}] {error}") from error
+    if name not in settings.datasets:
+        _receiver(settings, name, is_read_again=False).rest()
+        return
+    try:
+        destination_kind(settings, "bids").check(destination)
+    except UsageError as error:
+        raise UsageError(f"[destinations.{name}] {error}") from error
 
 
 def subscriptions(settings: Settings) -> Mapping[Lane, Collection[LedgerEvent]]:

@@ -585,6 +585,9 @@ class HookSettings(SettingsSection):
         return compile_selector(self.where).fields if self.where is not None else frozenset()
 
 
+_DESTINATION_KINDS = ("url", "s3", "folder", "bids")
+
+
 class Destination(SettingsSection):
     """[destinations.NAME]: a receiver of routes that is not in [peers]: a server, a folder, or a BIDS data set."""
 
@@ -629,8 +632,13 @@ class Destination(SettingsSection):
     )
     timeout_seconds: Seconds = Field(60, description="longest wait for a server")
 
+    @property
+    def kind(self) -> str:
+        """The key that says what the destination is."""
+        return next(key for key in _DESTINATION_KINDS if getattr(self, key) is not None)
+
     def _mistakes(self) -> Iterator[str]:
-        if sum(place is not None for place in (self.url, self.s3, self.folder, self.bids)) != 1:
+        if sum(getattr(self, key) is not None for key in _DESTINATION_KINDS) != 1:
             yield "exactly one of url, s3, folder and bids must be given"
         if self.bids is None and (self.rules or self.key):
             yield "rules and key require bids"

@@ -22,9 +22,9 @@ from node.audit.audit_log import Audit
 from node.children.decoder import Decoder
 from node.extensions.deidentify.pseudonyms import new_key_file
 from node.extensions.deidentify.settings import DeidentifySettings
+from node.extensions.destinations.bucket import MAX_WHOLE_BYTES
 from node.index.work.routes import lane_to
 from node.receive.ingest import Announced, Origin
-from node.routing.bucket import MAX_WHOLE_BYTES
 from node.routing.router import Router
 from node.routing.worker import RouteWorker
 from node.settings.model import Destination, Dicom, Peer, Route, Settings
@@ -440,7 +440,7 @@ def test_a_bucket_has_each_instance_once_with_its_checksum_and_what_is_wrong_wit
         key = (series[0].StudyInstanceUID, series[0].SeriesInstanceUID)
         versions = Counter(names)
         for number, length in ((3, 1000), (5, MAX_WHOLE_BYTES)):  # first in parts, as what is large
-            monkeypatch.setattr("node.routing.bucket.MAX_WHOLE_BYTES", length)
+            monkeypatch.setattr("node.extensions.destinations.bucket.MAX_WHOLE_BYTES", length)
             store.ask("PUT", f"/scans/{names[number]}", "something else")
             index.routes.replay(lane_to("all", "BUCKET"), [key], True, node.clock())
             assert troubled("all/BUCKET") == "None"

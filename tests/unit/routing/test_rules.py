@@ -256,15 +256,25 @@ def test_groups_take_turns_and_keep_their_order() -> None:
     assert interleaved([], lambda item: item, 3) == []
 
 
-def test_a_data_set_needs_the_extension_that_makes_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("key", "value", "extension", "when"),
+    [
+        ("bids", "bids", "bids", "study-quiet"),
+        ("folder", "share", "destinations", "instance-stored"),
+        ("url", "https://pacs.example.org/dicom-web", "destinations", "instance-stored"),
+    ],
+)
+def test_a_destination_needs_the_extension_that_sends_there(
+    tmp_path: Path, key: str, value: str, extension: str, when: str
+) -> None:
     tables = {
         "storage": {"root": tmp_path / "root"},
-        "destinations": {"study": {"bids": tmp_path / "bids"}},
-        "routes": {"r": {"when": "study-quiet", "to": ["study"]}},
+        "destinations": {"study": {key: value}},
+        "routes": {"r": {"when": when, "to": ["study"]}},
     }
     check_destination(Settings.model_validate(tables), "study")
-    without = Settings.model_validate(tables | {"extensions": {"disabled": ["bids"]}})
+    without = Settings.model_validate(tables | {"extensions": {"disabled": [extension]}})
     with pytest.raises(
-        UsageError, match=r"\[destinations.study\] bids is of an extension that \[extensions\] disabled"
+        UsageError, match=rf"\[destinations.study\] {key} is of an extension that \[extensions\] disabled"
     ):
         check_destination(without, "study")

@@ -29,6 +29,7 @@ from node.routing.destination import (
     Prepared,
     Unreachable,
 )
+from node.settings.model import Destination as Described
 from node.settings.model import is_loopback
 from node.tls import client_context
 
@@ -341,3 +342,8 @@ def _remedy(status: int) -> str:
     if 300 <= status < 400:
         return ", a redirect: set url to the address to which it leads"
     return ": check the url" if status in (404, 405) else ""
+
+
+def opened(described: Described, is_read_again: bool) -> WebDestination:
+    """Return the server of a table. See `node.hookspecs.OpenReceiver`."""
+    return WebDestination(described.url or "", described.token_file, described.ca_file, described.timeout_seconds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from errno import EEXIST, EISDIR, ENAMETOOLONG, ENOTDIR
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -13,7 +13,9 @@ from node.conversion.naming import safe_name
 from node.dicom.attributes import attributes_by_windows
 from node.durable import sync_folder
 from node.errors import NotUnderstood
-from node.routing.destination import Delivered, NotTaken, Prepared, Unreachable, WrittenDestination
+from node.index.work.routes import DueInstance, OwedInstance
+from node.routing.destination import Confirmation, Delivered, NotTaken, Prepared, Unreachable
+from node.settings.model import Destination as Described
 
 COPY_BYTES = 1 << 20
 
@@ -21,6 +23,20 @@ OF_ITS_NAME = frozenset({EEXIST, EISDIR, ENAMETOOLONG, ENOTDIR})
 """Errors that concern one file; any other concerns the folder, such as a full disk."""
 
 NAME_LENGTH = 60
+
+
+class WrittenDestination:
+    """A destination that writes copies by name. It proves that it keeps a copy by reading the copy again."""
+
+    def confirm(
+        self, owed: Sequence[OwedInstance], transaction_uid: str, is_abandoned: Callable[[], bool]
+    ) -> Confirmation | None:
+        """Confirm what was written before the route asked for proof: it is sent, and read, again."""
+        return Confirmation(frozenset(), {one.sop_instance_uid: "it was not read again" for one in owed})
+
+    def is_origin(self, due: DueInstance) -> bool:
+        """Return False: nothing comes from a folder or a bucket by itself."""
+        return False
 
 
 class FolderDestination(WrittenDestination):
@@ -146,3 +162,10 @@ def _digest(uid: str) -> str:
 
 def _number(value: object) -> str | None:
     return f"{value:04d}" if isinstance(value, int) else None
+
+
+def opened(described: Described, is_read_again: bool) -> FolderDestination:
+    """Return the folder of a table. See `node.hookspecs.OpenReceiver`."""
+    if described.folder is None:
+        raise ValueError(f"{described!r} has no folder")
+    return FolderDestination(described.folder.absolute(), described.layout, is_read_again=is_read_again)

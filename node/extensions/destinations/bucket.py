@@ -30,9 +30,10 @@ from node.archive.objects import (
     word_of,
 )
 from node.errors import UsageError
+from node.extensions.destinations.folder import WrittenDestination, file_name
 from node.index.database.work_loop import Interrupted
-from node.routing.destination import Delivered, NotTaken, Prepared, Unreachable, WrittenDestination
-from node.routing.folder import file_name
+from node.routing.destination import Delivered, NotTaken, Prepared, Unreachable
+from node.settings.model import Destination as Described
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
@@ -237,3 +238,11 @@ def _digest_of(store: S3Store, name: str) -> str:
     for chunk in obstore.get(store, name).stream():
         digest.update(chunk)
     return digest.hexdigest()
+
+
+def opened(described: Described, is_read_again: bool) -> BucketDestination:
+    """Return the bucket of a table. See `node.hookspecs.OpenReceiver`."""
+    return BucketDestination(
+        described.s3 or "", described.layout, described.endpoint, described.region, described.credentials_file,
+        described.ca_file, described.timeout_seconds, is_read_again=is_read_again,
+    )  # fmt: skip
