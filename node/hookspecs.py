@@ -56,12 +56,15 @@ class Command:
     ----------
     examples : tuple of str
         Whole command lines, which end the help of the command.
+    before : str
+        Command before which it is listed; empty: last.
     """
 
     name: str
     panel: Panel
     place: Place
     examples: tuple[str, ...] = ()
+    before: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -420,7 +423,8 @@ class Statement:
     Attributes
     ----------
     sections : mapping of str to Place
-        By the title of a section of `node/conformance/template.md` that says "Not supported.": the text in its place.
+        By the title of a section of `node/extensions/conformance/template.md` that says "Not supported.": the text that
+        takes its place.
     tables : Place
         A function of the settings that returns the tables of these texts by name; empty: there are none.
     """

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from node.settings.model import Settings
 
 BUILT_IN: tuple[Place, ...] = (
+    "node.extensions.demo:EXTENSION",
+    "node.extensions.conformance:EXTENSION",
     "node.extensions.bids:EXTENSION",
     "node.extensions.deidentify:EXTENSION",
     "node.extensions.destinations:EXTENSION",

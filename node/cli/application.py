@@ -38,17 +38,18 @@ class _Panels(typer.core.TyperGroup):
 
 
 def commands() -> list[Command]:
-    """Return all commands: those of the core, then those of extensions.
+    """Return all commands: those of the core, then those of extensions, or where they want to be.
 
     Raises UsageError: two commands have one name.
     """
-    known = {command.name: command for command in COMMANDS}
+    found = list(COMMANDS)
     for extension in installed():
         for command in extension.commands:
-            if command.name in known:
+            names = [known.name for known in found]
+            if command.name in names:
                 raise UsageError(f"the extension {extension.name}: `voxelnode {command.name}` is a command already")
-            known[command.name] = command
-    return list(known.values())
+            found.insert(names.index(command.before) if command.before in names else len(found), command)
+    return found
 
 
 def application(wanted: str | None = None) -> typer.Typer:

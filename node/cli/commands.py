@@ -11,7 +11,6 @@ OF_PROGRAM = ("voxelnode demo", "voxelnode convert scans -o volumes", "voxelnode
 """Examples of the program as a whole."""
 
 COMMANDS = (
-    Command("demo", "Run", "node.cli.run.demo:demo", ("voxelnode demo",)),
     Command("init", "Run", "node.cli.run.config:init", ("voxelnode init", "voxelnode init site")),
     Command(
         "serve", "Run", "node.cli.run.serve:serve", ("voxelnode serve", "voxelnode serve --config site/voxelnode.toml")
@@ -76,12 +75,6 @@ COMMANDS = (
         "Exchange",
         "node.cli.exchange.messages:routes",
         ("voxelnode routes list", "voxelnode routes waiting", "voxelnode routes pause research/PACS"),
-    ),
-    Command(
-        "conformance",
-        "Exchange",
-        "node.cli.exchange.conformance:conformance",
-        ("voxelnode conformance -o conformance.md", "voxelnode conformance --json"),
     ),
     Command("status", "Look", "node.cli.look.status:status", ("voxelnode status", "voxelnode status --json")),
     Command(

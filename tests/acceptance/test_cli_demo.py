@@ -29,7 +29,7 @@ def test_the_demo_converts_a_real_series_and_a_phantom_and_both_read_back_right(
 def test_the_demo_fails_when_a_volume_is_not_the_truth(tmp_path: Path) -> None:
     # The scanner's truth is turned upside down: what comes out must no longer pass.
     code = (
-        "import node.cli.run.known_series as phantom; "
+        "import node.extensions.demo.known_series as phantom; "
         "from dataclasses import replace; "
         "scan = phantom.head_phantom; "
         "phantom.head_phantom = lambda: (lambda p: replace(p, hounsfield=p.hounsfield[::-1]))(scan()); "

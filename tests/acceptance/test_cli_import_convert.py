@@ -10,7 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from node.cli.run.known_series import Phantom, Truth, difference, head_phantom
+from node.extensions.demo.known_series import Phantom, Truth, difference, head_phantom
 from node.writers.reading import read_metaimage, read_nifti
 from tests import make
 from tests.acceptance.served import until

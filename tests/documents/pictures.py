@@ -19,7 +19,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from pydicom import Dataset, FileDataset
 from pydicom.uid import RTDoseStorage, generate_uid
 
-from node.cli.run.known_series import head_phantom
+from node.extensions.demo.known_series import head_phantom
 from tests import make
 from tests.acceptance.served import Served
 from tests.documents.tour import send

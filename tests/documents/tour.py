@@ -21,7 +21,7 @@ from playwright.sync_api import Page, sync_playwright
 from pydicom import FileDataset
 from pydicom.uid import generate_uid
 
-from node.cli.run.known_series import head_phantom
+from node.extensions.demo.known_series import head_phantom
 from tests import make
 from tests.acceptance.served import Served
 from tests.programs import needs

@@ -10,8 +10,8 @@ import pytest
 from pydicom.uid import ImplicitVRLittleEndian, UID_dictionary
 from pynetdicom import build_context
 
-from node.conformance.statement import statement_for_programs
 from node.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from node.extensions.conformance.statement import statement_for_programs
 from node.settings.model import Settings
 from tests.protocol.conftest import CT_IMAGE_STORAGE, Running, associate
 

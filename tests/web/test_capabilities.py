@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import httpx2
 import pytest
 
-from node.conformance.statement import statement_for_programs
+from node.extensions.conformance.statement import statement_for_programs
 from node.settings.model import Settings
 from node.web.dicomweb.media_types import MULTIPART
 from node.web.dicomweb.transactions import Resource, offered

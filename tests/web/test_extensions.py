@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from node.conformance.statement import statement
+from node.extensions.conformance.statement import statement
 from node.registry import installed
 from node.settings.model import Settings
 from tests import make

@@ -18,8 +18,8 @@ from playwright.sync_api import Browser, Request, Response, Route, expect, sync_
 from pydicom import Dataset
 from pydicom.uid import MRImageStorage
 
-from node.cli.run.known_series import head_phantom
 from node.extensions.deidentify.pseudonyms import new_key_file
+from node.extensions.demo.known_series import head_phantom
 from node.index.nouns.records import CountedRefusal, Refused
 from tests import make
 from tests.web.conftest import PASSWORD, Site, open_site

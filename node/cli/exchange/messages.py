@@ -143,7 +143,7 @@ def try_(
     if event is not None and event not in hook.on:
         raise UsageError(f"hook {name} does not receive {event!r}; its events are {', '.join(hook.on)}")
 
-    from node.cli.run.sample_series import sample_root
+    from node.cli.exchange.sample_series import sample_root
     from node.control.availability import hook_channel
     from node.notify.channel import NotDelivered
     from node.notify.message import with_job

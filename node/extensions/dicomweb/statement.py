@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from node.conformance.document import Table, table
-from node.conformance.statement import query_keys, resource_table
+from node.extensions.conformance.document import Table, table
+from node.extensions.conformance.statement import query_keys, resource_table
 from node.extensions.dicomweb.qido import DEFAULTS
 from node.extensions.dicomweb.transactions import TRANSACTIONS, studies, uri
 from node.settings.model import Settings

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from node.conformance.document import Table, table
-from node.conformance.statement import resource_table
+from node.extensions.conformance.document import Table, table
+from node.extensions.conformance.statement import resource_table
 from node.extensions.workitems.workitem_keys import CONSTANT, OF_SERIES, OWN
 from node.extensions.workitems.workitems import TRANSACTIONS, router
 from node.settings.model import Settings

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from node.cli.run.known_series import COLUMNS, PIXEL_MM, ROWS, SLICES, STEP_MM, Phantom, head_phantom
+from node.extensions.demo.known_series import COLUMNS, PIXEL_MM, ROWS, SLICES, STEP_MM, Phantom, head_phantom
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from node.cli.run.known_series import Truth, difference, truth_of_files
+from node.extensions.demo.known_series import Truth, difference, truth_of_files
 from tests.make import PYDICOM_FILES
 
 AFFINE = np.array(

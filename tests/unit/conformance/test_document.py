@@ -2,7 +2,7 @@
 
 import pytest
 
-from node.conformance.document import as_json, as_markdown, table
+from node.extensions.conformance.document import as_json, as_markdown, table
 
 TEMPLATE = """# About $what
 

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from node.conformance import statement
-from node.conformance.statement import statement_for_programs, tables_of, values_of
 from node.dicom import status
+from node.extensions.conformance import statement
+from node.extensions.conformance.statement import statement_for_programs, tables_of, values_of
 from node.settings.model import Settings
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from node.cli.exchange.sample_series import CT_SERIES, shipped_with_pydicom
 from node.cli.options import Json
 from node.cli.output import Columns, console, listing, print_fields, print_table, sized
-from node.cli.run.sample_series import CT_SERIES, shipped_with_pydicom
 from node.cli.run.serve import stop_at_signal
 from node.errors import UsageError, VoxelnodeError
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from node.association.client.association import Address
-    from node.cli.run.known_series import Truth
+    from node.extensions.demo.known_series import Truth
 
 QUIET_SECONDS = 1.0
 MAX_WAIT_SECONDS = 60.0
@@ -96,7 +96,7 @@ def _fresh(root: Path | None) -> Path:
 def _send(address: Address, progress: Progress) -> dict[str, Truth]:
     """Send all series over associations; return the truth of each by Series Instance UID."""
     from node.association.client.send import send_files
-    from node.cli.run.known_series import Truth, head_phantom, truth_of_files
+    from node.extensions.demo.known_series import Truth, head_phantom, truth_of_files
 
     task = progress.add_task("scanning a head")
     phantom = head_phantom()
@@ -149,7 +149,7 @@ def _waiting(folder: Path, series: int) -> bool:
 
 def _verdict(row: Row, truths: Mapping[str, Truth]) -> str:
     """Return ``right``, or how the file differs from the truth; empty for files that are not volumes."""
-    from node.cli.run.known_series import difference
+    from node.extensions.demo.known_series import difference
     from node.writers.reading import read_metaimage, read_nifti
 
     read = {"nifti": read_nifti, "mhd": read_metaimage}.get(row["format"])

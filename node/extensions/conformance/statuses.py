@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from node.conformance.document import Table, table
 from node.dicom import status
+from node.extensions.conformance.document import Table, table
 
 _RETRIEVE = "C-MOVE, C-GET"
 _STEP = "N-CREATE, N-SET"

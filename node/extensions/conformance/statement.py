@@ -18,8 +18,6 @@ from node.association.client.get import COMPRESSED
 from node.association.contexts import served
 from node.association.framing import MAX_REQUEST_BYTES
 from node.audit.audit_log import AuditEvent
-from node.conformance.document import Table, as_json, as_markdown, table
-from node.conformance.statuses import http_statuses, statuses
 from node.dicom.keys import SUPPORTED, TIMEZONE, UNIQUE_KEYS, Level, key_of
 from node.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.dicom.uids import (
@@ -34,6 +32,8 @@ from node.dicom.uids import (
     registered,
 )
 from node.errors import UsageError
+from node.extensions.conformance.document import Table, as_json, as_markdown, table
+from node.extensions.conformance.statuses import http_statuses, statuses
 from node.registry import enabled, resolve
 from node.settings.model import AuditSettings, Dicom, Peer, Settings, Web
 from node.tls import BCP_195_SUITES
@@ -389,7 +389,7 @@ def statement(settings: Settings) -> str:
 
 
 def statement_for_programs(settings: Settings) -> dict[str, Any]:
-    """Return the statement as JSON values; see `node.conformance.document.as_json`."""
+    """Return the statement as JSON values; see `node.extensions.conformance.document.as_json`."""
     return as_json(template_of(settings), values_of(settings), tables_of(settings))
 
 
@@ -399,7 +399,7 @@ NOT_SUPPORTED = "Not supported.\n"
 
 def template_of(settings: Settings) -> str:
     """Return the template, with the sections of the extensions that are on."""
-    text = (files("node.conformance") / "template.md").read_text(encoding="utf-8")
+    text = (files("node.extensions.conformance") / "template.md").read_text(encoding="utf-8")
     for extension in enabled(settings):
         for title, place in extension.statement.sections.items():
             before, found, after = text.partition(f"# {title}\n\n{NOT_SUPPORTED}")

@@ -37,7 +37,7 @@ def conformance(
     """
     settings = configured.settings
 
-    from node.conformance.statement import statement, statement_for_programs
+    from node.extensions.conformance.statement import statement, statement_for_programs
 
     if json or format is StatementFormat.JSON:
         text = jsons.dumps(statement_for_programs(settings), indent=2, ensure_ascii=False) + "\n"

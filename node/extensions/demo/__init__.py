@@ -1,0 +1,15 @@
+"""The whole flow on one machine, with series whose volumes are known in advance."""
+
+from __future__ import annotations
+
+from node.hookspecs import Command, Extension
+
+
+class _Demo(Extension):
+    """A node that shows what it does."""
+
+    name = "demo"
+    commands = (Command("demo", "Run", f"{__name__}.command:demo", ("voxelnode demo",), before="init"),)
+
+
+EXTENSION = _Demo()
