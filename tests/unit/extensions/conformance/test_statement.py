@@ -7,7 +7,7 @@ from node.extensions.conformance import statement
 from node.extensions.conformance.statement import statement_for_programs, tables_of, values_of
 from node.settings.model import Settings
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 
 
 def test_the_document_is_what_the_program_says() -> None:
