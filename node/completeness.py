@@ -297,6 +297,17 @@ def completeness_of(
     return Completeness(state, rule, expected, source, known.received, missing, reason, detail)
 
 
+def aborted_verdict(verdict: Completeness) -> Completeness:
+    """Return a verdict once the sender has aborted its association after the last instance.
+
+    What a count or a list says stays. That no gap was seen proves nothing any more: the rest may never have been sent.
+    """
+    if verdict.state != "complete" or verdict.rule not in ("geometry", "quiet"):
+        return verdict
+    state, rule, reason = _without_count(Expectation(verdict.received, aborted=True), placed=False)
+    return replace(verdict, state=state, rule=rule, reason=reason, missing=None)
+
+
 def _by_list(performed: Performed, received: int) -> Completeness:
     """Return whether every instance is stored that performed procedure steps list."""
     here = performed.listed - performed.missing

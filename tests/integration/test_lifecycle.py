@@ -226,6 +226,52 @@ def test_an_association_that_is_not_released_lengthens_the_wait(root: Root) -> N
     assert events(root) == ["sender-aborted", "series-quiet", "series-converted"]
 
 
+def test_an_association_that_is_aborted_after_the_conversion_has_the_series_judged_again(root: Root) -> None:
+    for ds in make.ct_series(8)[:4]:
+        root.take(ds, origin("a1"))
+    root.clock.move(400)
+    settle(root)
+    assert verdict(root) == ("complete", "geometry", None, 0)
+    root.clock.move(60)
+    root.ingest.association_ended("a1", "aborted")
+    assert verdict(root) == ("incomplete", "association", None, None)
+    assert events(root) == ["series-quiet", "series-converted", "sender-aborted"]
+
+
+def test_an_abort_during_the_conversion_counts_as_well(root: Root) -> None:
+    for ds in make.ct_series(8)[:4]:
+        root.take(ds, origin("a1"))
+    root.clock.move(400)
+    claimed = due(root)
+    assert claimed is not None
+    root.ingest.association_ended("a1", "aborted")
+    convert_series(claimed, root.archive, root.index, OPTIONS, convert, root.clock)
+    assert verdict(root) == ("incomplete", "association", None, None)
+
+
+def test_a_late_abort_changes_nothing_that_a_count_says(root: Root) -> None:
+    for ds in make.ct_series(4, ImagesInAcquisition=4):
+        root.take(ds, origin("a1"))
+    root.clock.move(400)
+    settle(root)
+    root.ingest.association_ended("a1", "lost")
+    assert verdict(root) == ("complete", "headers", 4, 0)
+
+
+def test_a_late_abort_says_nothing_about_instances_that_came_after_it(root: Root) -> None:
+    *most, last = make.ct_series(4)
+    for ds in most:
+        root.take(ds, origin("a1"))
+    root.clock.move(400)
+    settle(root)
+    root.ingest.association_ended("a1", "aborted")
+    root.clock.move(1)
+    root.take(last, origin("a2"))
+    root.ingest.association_ended("a2", "released")
+    settle(root, 400)
+    assert verdict(root) == ("complete", "geometry", None, 0)
+
+
 def test_the_longer_wait_survives_a_restart(open_root: Callable[[], Root]) -> None:
     root = open_root()
     root.take(make.ct_series(1)[0], origin("a1"))

@@ -15,7 +15,15 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func, null, or_, select, update
 from sqlalchemy.orm import join
 
-from node.completeness import C_FIND, Completeness, Expectation, InstanceCounts, completeness_of, expectation
+from node.completeness import (
+    C_FIND,
+    Completeness,
+    Expectation,
+    InstanceCounts,
+    aborted_verdict,
+    completeness_of,
+    expectation,
+)
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import OPEN_STATES, EventRow, ImageRow, SeriesRow, StudyRow
 from node.index.nouns.conversions import (
@@ -308,6 +316,8 @@ class SeriesRepository(IndexRepository):
     ) -> None:
         """Extend the wait for series whose association was not released, so that the sender can come back.
 
+        A series that is closed already gets another verdict: an idle association may end long after its last instance.
+
         Parameters
         ----------
         calling_ae_title : str
@@ -318,12 +328,15 @@ class SeriesRepository(IndexRepository):
             How the association ended, in one word.
         """
         for key in keys:
-            for row in connection.execute(_held_at(key).where(SeriesRow.state.in_(OPEN_STATES))).all():
+            detail = f"the association did not end by release: {why}"
+            for row in connection.execute(_held_at(key)).all():
+                record_series_event(connection, "sender-aborted", key, now, detail)
+                if row.state not in OPEN_STATES:
+                    _judge_after_abort(connection, row, now)
+                    continue
                 last = min(row.last_received_at, now)  # the clock may have been set back since
                 waits = after_abort(row.waits or {}, calling_ae_title, last + grace, now)
                 _update(connection, row.id, {"due_at": max(due_at(waits), row.due_at or last), "waits": waits})
-                detail = f"the association did not end by release: {why}"
-                record_series_event(connection, "sender-aborted", key, now, detail)
 
     def keep_waiting(
         self, asked: Mapping[SeriesKey, dt.datetime], now: dt.datetime, still_asked: Callable[[], Collection[SeriesKey]]
@@ -508,16 +521,10 @@ def _claimed(connection: Connection, row: Row[Any], now: dt.datetime) -> Claimed
 def _expectation(
     connection: Connection, row: Row[Any], study_uid: str, counts: Sequence[InstanceCounts], now: dt.datetime
 ) -> Expectation:
-    aborted = select(EventRow.id).where(
-        EventRow.kind == "sender-aborted",
-        EventRow.series_instance_uid == row.series_instance_uid,
-        EventRow.study_instance_uid == study_uid,
-        EventRow.happened_at >= row.last_received_at,
-    )
     return expectation(
         counts,
         confirmed=row.expected_instances if row.expected_source == C_FIND else None,
-        aborted=connection.execute(aborted.limit(1)).first() is not None,
+        aborted=_was_aborted(connection, (study_uid, row.series_instance_uid), row.last_received_at),
         forced=row.due_at is not None and row.due_at > now,
         siblings=_siblings(connection, row),
         split=_is_split(connection, row, counts),
@@ -525,11 +532,40 @@ def _expectation(
     )
 
 
+def _was_aborted(connection: Connection, key: SeriesKey, last_received_at: dt.datetime) -> bool:
+    """Return whether an association that delivered instances of a series was aborted after the last one."""
+    aborted = select(EventRow.id).where(
+        EventRow.kind == "sender-aborted",
+        EventRow.series_instance_uid == key[1],
+        EventRow.study_instance_uid == key[0],
+        EventRow.happened_at >= last_received_at,
+    )
+    return connection.execute(aborted.limit(1)).first() is not None
+
+
+def _judge_after_abort(connection: Connection, row: Row[Any], now: dt.datetime) -> None:
+    """Let an association that was aborted just now count for a closed series that nothing but its quiet had closed."""
+    verdict = select(
+        SeriesRow.verdict, SeriesRow.verdict_rule, SeriesRow.expected_instances, SeriesRow.expected_source,
+        select(func.count()).where(ImageRow.series_id == SeriesRow.id).scalar_subquery(),
+        SeriesRow.missing_instances, SeriesRow.verdict_reason, SeriesRow.missing_detail,
+    ).where(SeriesRow.id == row.id, SeriesRow.verdict.is_not(None), SeriesRow.last_received_at <= now)  # fmt: skip
+    for before in connection.execute(verdict):
+        _update(connection, row.id, _completeness_columns(aborted_verdict(Completeness(*before))))
+
+
 def _last_verdict(
     connection: Connection, series: ClaimedSeries, completeness: Completeness | None
 ) -> Completeness | None:
-    """Return the verdict of a conversion, unless a performed procedure step ended meanwhile: its list decides."""
+    """Return the verdict of a conversion, with what was heard meanwhile.
+
+    That is the list of a performed procedure step, which decides, or the abort of an association.
+    """
     performed = performed_of(connection, series.id, *_key(series))
+    if completeness is not None and performed is None:
+        last_received_at = select(SeriesRow.last_received_at).where(SeriesRow.id == series.id)
+        if _was_aborted(connection, _key(series), connection.execute(last_received_at).scalar_one()):
+            return aborted_verdict(completeness)
     if completeness is None or performed is None or performed == series.expectation.performed:
         return completeness
     return completeness_of(replace(series.expectation, performed=performed))
@@ -681,7 +717,7 @@ def _update(connection: Connection, series_id: int, values: dict[str, Any]) -> N
 def _at(key: SeriesKey) -> Select[Any]:
     """Select the row of a series by both UIDs; a Series Instance UID may occur in two studies."""
     study_instance_uid, series_instance_uid = key
-    columns: list[Any] = [getattr(SeriesRow, name) for name in ("id", "last_received_at", "due_at", "waits")]
+    columns: list[Any] = [getattr(SeriesRow, name) for name in ("id", "state", "last_received_at", "due_at", "waits")]
     return (
         select(*columns, SeriesRow.expected_instances, SeriesRow.expected_source)
         .select_from(join(SeriesRow, StudyRow))
