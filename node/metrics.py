@@ -112,6 +112,9 @@ class Metrics:
             "voxelnode_scrub_last_pass_timestamp_seconds", "When all files had been compared last; 0: never"
         )
         self.scrub_damaged = gauge("voxelnode_scrub_damaged", "Damaged or missing files found by the last full pass")
+        self.retention_held = gauge(
+            "voxelnode_retention_held", "1 while retention waits for a person: the clock is in doubt, or much is due"
+        )
         self.http_requests = counter("voxelnode_http_requests", "HTTP requests answered", ["method", "status"])
         self.http_seconds = histogram(
             "voxelnode_http_seconds", "One HTTP request, until its last byte", buckets=_SECONDS

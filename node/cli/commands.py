@@ -112,7 +112,12 @@ COMMANDS = (
     Command("journal", "Maintain", "node.cli.maintain.journal:app", ("voxelnode journal status",)),
     Command("quarantine", "Maintain", "node.cli.maintain.quarantine:app", ("voxelnode quarantine list",)),
     Command("delete", "Maintain", "node.cli.maintain.delete:delete", ("voxelnode delete 1.2.840.1 --dry-run",)),
-    Command("retention", "Maintain", "node.cli.maintain.delete:retention", ("voxelnode retention",)),
+    Command(
+        "retention",
+        "Maintain",
+        "node.cli.maintain.retention:app",
+        ("voxelnode retention", "voxelnode retention confirm"),
+    ),
     Command("patient", "Maintain", "node.cli.maintain.patient:app", ("voxelnode patient list",)),
     Command(
         "account", "Maintain", "node.cli.maintain.account:app", ("voxelnode account add doe", "voxelnode account list")

@@ -30,7 +30,9 @@ from node.index.nouns.records import Level
 from node.index.nouns.terms import Terms
 from node.index.work.ledger import Work, WorkEnded
 from node.index.work.routes import lane_to
+from node.lifecycle.clock import uptime
 from node.lifecycle.deletion import Order, delete, resume_deletions
+from node.lifecycle.retention import confirm
 from node.receive.apply import Applier
 from node.receive.conflicts import Conflicts
 from node.receive.ingest import Ingest
@@ -71,6 +73,7 @@ class Actions:
             "purge-quarantined": quarantine.purge,
             "reconvert": self._reconvert,
             "delete": self._delete,
+            "confirm-retention": self._confirm_retention,
             "merge-patients": self._merge_patients,
             "echo": self._echo,
             "search-peer": self._search_peer,
@@ -218,6 +221,15 @@ class Actions:
             plan = self._index.deletions.plan(level, uid, study_instance_uid)
             delete(self._archive, self._index, self._audit, plan, Order(who, reason, terms), self._index.now())
         return {"series": plan.series, "instances": plan.instances, "bytes": plan.bytes}
+
+    def _confirm_retention(self, who: str) -> Mapping[str, Any]:
+        self._applier.require_caught_up()
+        confirmed = confirm(self._index, self._index.now(), uptime())
+        if confirmed:
+            participants = [Participant(who, APPLICATION, is_requestor=True)]
+            event, detail = AuditEvent.APPLICATION_ACTIVITY, f"retention confirmed: {confirmed}"
+            self._audit.note(AuditMessage(event, Action.EXECUTE, Result.SUCCESS, participants, detail=detail))
+        return {"confirmed": confirmed}
 
     def get(self, study: str, series: str, source: str) -> Mapping[str, Any]:
         """Retrieve a study or a series, and return the counts; a serving node has a queue of retrievals instead."""

@@ -458,10 +458,10 @@ def _optional_services(
 ) -> Iterator[BackgroundService]:
     """Yield the services that not every configuration of a receiver needs."""
     now = repository.index.now
-    if settings.retention.is_active:
-        yield Retention(repository.archive, repository.index, repository.audit, settings.retention, now)
+    archive, index, audit, metrics = repository.archive, repository.index, repository.audit, repository.metrics
+    yield Retention(archive, index, audit, metrics, settings.retention, now)
     if settings.storage.scrub_days:
-        scrub = Scrub(repository.archive, repository.index, repository.metrics, settings.storage.scrub_days, now)
+        scrub = Scrub(archive, index, metrics, settings.storage.scrub_days, now)
         repository.applier.is_digest_due = scrub.is_digest_due
         yield scrub
     yield from repository.results.services(settings)

@@ -1,10 +1,20 @@
-"""Delete studies by the retention rules of the configuration. Without rules, nothing is deleted."""
+"""Delete studies by the retention rules of the configuration. Without rules, nothing is deleted.
+
+Age is a matter of the clock, and the clock may be wrong. Retention looks at it before every pass. Once something
+contradicts it (`node.lifecycle.clock`), retention is held, and nothing is deleted, until a person confirms that the
+clock is right. A pass that would delete an unusual share of all studies waits for a person, too.
+
+The service writes one row of the index, and a confirmation another one: neither overwrites the other.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
+import json
+import uuid
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from time import monotonic
 from typing import Literal
 
 import structlog
@@ -14,9 +24,13 @@ from node.audit.audit_log import Audit
 from node.background import BackgroundService
 from node.index.database.index import Index
 from node.index.database.reading import ReadIndex
+from node.index.engine.about import RETENTION, RETENTION_CONFIRMED
 from node.index.nouns.deletions import NotThere
 from node.index.nouns.records import StoredStudy
+from node.index.nouns.retention import Look, RetentionState, Uptime, look_of
+from node.lifecycle.clock import contradiction, uptime
 from node.lifecycle.deletion import Order, delete
+from node.metrics import Metrics
 from node.selector import compile_selector
 from node.settings.model import RetentionSettings
 
@@ -24,6 +38,34 @@ log = structlog.get_logger()
 
 PASS_SECONDS = 3600.0
 """Interval between passes over the studies."""
+
+LOOK_SECONDS = 300.0
+"""Interval between two looks at the clock that are recorded."""
+
+STEP_SECONDS = 5.0
+"""Interval at which the service asks for a confirmation."""
+
+LOOK_INSTANCES = 4096
+"""A look is recorded earlier after this many new instances, which would otherwise be read again at every step."""
+
+FEW = 3
+"""Studies that a pass may always delete, however few there are."""
+
+
+def confirm(index: Index, now: dt.datetime, up: Uptime) -> str:
+    """Confirm that the clock is right, and that the studies which are due may go; return what was confirmed.
+
+    Studies that were received while the clock was in doubt count as received now.
+    """
+    state = index.retention.state()
+    if state.waits_for is None:
+        return ""
+    after = None if state.last is None else state.last.image
+    image = index.retention.receipts(after or 0).image
+    told = {"id": uuid.uuid4().hex, "look": asdict(Look(now, up, image)), "approved": state.asked or 0}
+    confirmation = json.dumps(told, default=dt.datetime.isoformat)
+    index.retention.confirm(after if state.held is not None else None, now, confirmation)
+    return state.held or f"{state.asked} studies"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +119,7 @@ def _days(study: StoredStudy, rules: RetentionSettings) -> float | Literal["neve
 
 
 class Retention(BackgroundService):
-    """Delete expired studies, at startup and then hourly."""
+    """Look at the clock, and delete expired studies, at startup and then hourly."""
 
     turn: str = "retention"
 
@@ -86,41 +128,95 @@ class Retention(BackgroundService):
         archive: Archive,
         index: Index,
         audit: Audit,
+        metrics: Metrics,
         rules: RetentionSettings,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
+        up: Callable[[], Uptime] = uptime,
     ) -> None:
         super().__init__("retention")
-        self._archive, self._index, self._audit, self._rules, self._now = archive, index, audit, rules, now
+        self._archive, self._index, self._audit, self._rules = archive, index, audit, rules
+        self._now, self._up = now, up
+        self._passed_at: float | None = None
+        self._held = metrics.retention_held
 
     def _is_ours(self) -> bool:
         return self._index.turn.has(self.turn)
 
     def step(self) -> float:
-        """Delete expired studies. A deletion that fails ends the step; the next step repeats it."""
-        self.run_once()
-        return PASS_SECONDS
+        """Look at the clock; delete expired studies if they are due. A deletion that fails ends the step."""
+        now = self._now()  # the pass takes this time: the clock may jump between the look and the pass
+        state = self._after_look(now)
+        is_due = self._passed_at is None or monotonic() - self._passed_at >= PASS_SECONDS or state.approved
+        if self._rules.is_active and state.held is None and is_due:
+            self.run_once(now)
+            self._passed_at = monotonic()
+            state = self._state()
+        self._held.set(state.waits_for is not None)
+        return STEP_SECONDS
 
-    def run_once(self) -> int:
-        """Delete expired studies, or only log them in a dry run; return how many there were."""
-        count = 0
+    def _state(self) -> RetentionState:
+        return self._index.retention.state()
+
+    def _keep(self, before: RetentionState, state: RetentionState) -> RetentionState:
+        if state != before:
+            self._index.about.set(RETENTION, state.encoded())
+        return state
+
+    def _after_look(self, now: dt.datetime) -> RetentionState:
+        """Look at the clock, and return the state afterwards; a state that is held stays so until it is confirmed."""
+        before = state = self._state()
+        confirmed = json.loads(self._index.about.get(RETENTION_CONFIRMED) or "{}")
+        if confirmed and confirmed["id"] != state.confirmation:
+            log.info("retention_confirmed", reason=state.held or "an unusual number of studies is due")
+            state = RetentionState(
+                look_of(confirmed["look"]), approved=confirmed["approved"], confirmation=confirmed["id"]
+            )
+        if state.held is not None:
+            return state
+        up = self._up()
+        after = 0 if state.last is None else state.last.image
+        receipts = self._index.retention.receipts(after)
+        reason = contradiction(state.last, now, up, receipts)
+        if reason is not None:
+            log.error("retention_held", reason=reason)
+            return self._keep(before, replace(state, held=reason, held_at=now, asked=None, approved=0))
+        is_recorded = state.last is not None and now - state.last.at < dt.timedelta(seconds=LOOK_SECONDS)
+        if not is_recorded or receipts.image - after >= LOOK_INSTANCES:
+            state = replace(state, last=Look(now, up, receipts.image))
+        return self._keep(before, state)
+
+    def run_once(self, now: dt.datetime) -> int:
+        """Delete the studies that are expired at a moment, or only log them in a dry run; return how many there were.
+
+        If they are an unusual share of all studies, ask a person instead, and return 0.
+        """
         with self._index.reading() as index:
             kept = kept_studies(index, self._rules)
-        for expired in expired_studies(self._index.studies.stored(), self._rules, self._now(), kept):
+        studies = self._index.studies.stored()
+        expired = expired_studies(studies, self._rules, now, kept)
+        if self._rules.dry_run:
+            for one in expired:
+                log.info("retention_would_delete", study_instance_uid=one.study.study_instance_uid, reason=one.rule)
+            return len(expired)
+        before = self._state()
+        usual = max(FEW, int(self._rules.maximum_share * len(studies)), before.approved)
+        if len(expired) > usual:
+            if before.asked != len(expired):
+                log.error("retention_asks", count=len(expired))
+            self._keep(before, replace(before, asked=len(expired), approved=0))
+            return 0
+        for number, one in enumerate(expired):
             if self._stopping.is_set():
-                break
-            uid = expired.study.study_instance_uid
-            if self._rules.dry_run:
-                log.info("retention_would_delete", study_instance_uid=uid, reason=expired.rule)
-            else:
-                self._delete(uid, expired.rule)
-            count += 1
-        return count
+                return number
+            self._delete(one.study.study_instance_uid, one.rule, now)
+        self._keep(before, replace(before, asked=None, approved=0))
+        return len(expired)
 
-    def _delete(self, study_instance_uid: str, rule: str) -> None:
+    def _delete(self, study_instance_uid: str, rule: str, now: dt.datetime) -> None:
         order = Order("retention", f"retention: {rule}")
         try:
             plan = self._index.deletions.plan("study", study_instance_uid)
             with self._archive.ballast.dropped():
-                delete(self._archive, self._index, self._audit, plan, order, self._now())
+                delete(self._archive, self._index, self._audit, plan, order, now)
         except NotThere:  # deleted by a command meanwhile
             log.info("retention_found_nothing", study_instance_uid=study_instance_uid)

@@ -330,6 +330,13 @@ class RetentionSettings(SettingsSection):
         description='series whose studies are never deleted, such as { modality = "MR" }; an expression or a table of '
         "docs/select.md",
     )
+    maximum_share: float = Field(
+        0.2,
+        gt=0,
+        le=1,
+        description="largest share of all studies that one pass may delete; for more, and for more than three, it "
+        "waits for `voxelnode retention confirm`",
+    )
     dry_run: bool = Field(False, description="only log what would be deleted")
 
     @property

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Any
 
 import pytest
 
 from node.audit.audit_log import Audit, AuditFailed
 from node.conversion.pipeline import convert
-from node.lifecycle.retention import Retention
+from node.index.nouns.retention import Uptime
+from node.lifecycle.retention import Retention, confirm
+from node.metrics import Metrics
 from node.receive.ingest import Origin
 from node.settings.convert import Convert
 from node.settings.model import RetentionSettings
@@ -24,7 +27,7 @@ DAY = 86400
 
 def retention(root: Root, **rules: Any) -> Retention:
     audit = Audit(root.folder, "VOXELNODE", now=root.clock)
-    return Retention(root.archive, root.index, audit, RetentionSettings(**rules), root.clock)
+    return Retention(root.archive, root.index, audit, Metrics(), RetentionSettings(**rules), root.clock)
 
 
 def take_study(root: Root, title: str = "CT1", **attributes: Any) -> str:
@@ -49,7 +52,7 @@ def test_old_converted_studies_go_and_leave_a_tombstone(root: Root) -> None:
     convert_due(root)
     root.clock.move(31 * DAY)
     young = take_study(root)
-    assert retention(root, days=30).run_once() == 1
+    assert retention(root, days=30).run_once(root.clock()) == 1
     assert studies(root) == {young}
     [tombstone] = view_rows(root.folder, "SELECT uid, reason FROM v_deletions")
     assert tombstone == {"uid": old, "reason": "retention: older than 30 days"}
@@ -59,15 +62,15 @@ def test_old_converted_studies_go_and_leave_a_tombstone(root: Root) -> None:
 def test_a_study_with_a_series_that_waits_stays(root: Root) -> None:
     take_study(root)
     root.clock.move(31 * DAY)
-    assert retention(root, days=30).run_once() == 0
-    assert retention(root, days=30, only_converted=False).run_once() == 1
+    assert retention(root, days=30).run_once(root.clock()) == 0
+    assert retention(root, days=30, only_converted=False).run_once(root.clock()) == 1
 
 
 def test_a_dry_run_deletes_nothing(root: Root) -> None:
     take_study(root)
     convert_due(root)
     root.clock.move(31 * DAY)
-    assert retention(root, days=30, dry_run=True).run_once() == 1
+    assert retention(root, days=30, dry_run=True).run_once(root.clock()) == 1
     assert len(studies(root)) == 1
 
 
@@ -75,7 +78,7 @@ def test_the_sender_of_each_study_is_known(root: Root) -> None:
     short, long = take_study(root, "SHORT"), take_study(root, "LONG")
     convert_due(root)
     root.clock.move(8 * DAY)
-    assert retention(root, days_by_calling_ae_title={"SHORT": 7, "LONG": "never"}).run_once() == 1
+    assert retention(root, days_by_calling_ae_title={"SHORT": 7, "LONG": "never"}).run_once(root.clock()) == 1
     assert studies(root) == {long}
     assert short not in studies(root)
 
@@ -92,5 +95,134 @@ def test_without_an_audit_log_nothing_goes(root: Root, monkeypatch: pytest.Monke
     with monkeypatch.context() as disk:
         disk.setattr("node.audit.audit_log.os.write", full)
         with pytest.raises(AuditFailed):
-            passing.run_once()
+            passing.run_once(root.clock())
     assert len(studies(root)) == 1
+
+
+class Machine:
+    """The time since the start of a machine, which follows the clock of a root until that is set."""
+
+    def __init__(self, root: Root) -> None:
+        self._clock, self._began = root.clock, root.clock()
+        self.boot = "first"
+
+    def __call__(self) -> Uptime:
+        return Uptime(self.boot, (self._clock() - self._began).total_seconds())
+
+    def set_clock(self, root: Root, seconds: float) -> None:
+        root.clock.move(seconds)
+        self._began += dt.timedelta(seconds=seconds)
+
+
+def served(root: Root, machine: Machine, **rules: Any) -> Retention:
+    """Retention as after a restart of the node."""
+    audit = Audit(root.folder, "VOXELNODE", now=root.clock)
+    settings = RetentionSettings(only_converted=False, **rules)
+    return Retention(root.archive, root.index, audit, Metrics(), settings, root.clock, machine)
+
+
+def waits_for(root: Root) -> str:
+    with root.index.reading() as index:
+        return index.retention.waits_for or ""
+
+
+def test_a_clock_that_was_set_forward_deletes_nothing_until_a_person_confirms(root: Root) -> None:
+    machine, taken = Machine(root), {take_study(root) for _ in range(5)}
+    served(root, machine, days=30).step()
+    machine.set_clock(root, 11 * 365 * DAY)
+    served(root, machine, days=30).step()
+    assert studies(root) == taken
+    assert "the clock was set forward by 11.0 years" in waits_for(root)
+    machine.set_clock(root, -11 * 365 * DAY)  # somebody has noticed; what was received meanwhile is still in doubt
+    served(root, machine, days=30).step()
+    assert "the clock was set forward" in waits_for(root)
+    assert "set forward" in confirm(root.index, root.clock(), machine())
+    served(root, machine, days=30).step()
+    assert (waits_for(root), studies(root)) == ("", taken)
+    root.clock.move(31 * DAY)
+    served(root, machine, days=30, maximum_share=1.0).step()
+    assert studies(root) == set()
+
+
+def test_a_study_received_under_a_clock_that_was_behind_is_as_old_as_the_confirmation(root: Root) -> None:
+    machine = Machine(root)
+    before = take_study(root)
+    served(root, machine, days=30).step()
+    machine.set_clock(root, -3 * 365 * DAY)
+    behind = take_study(root)
+    machine.set_clock(root, 3 * 365 * DAY)
+    served(root, machine, days=30).step()
+    assert studies(root) == {before, behind}
+    assert "before others that came earlier" in waits_for(root)
+    confirm(root.index, root.clock(), machine())
+    served(root, machine, days=30).step()
+    assert studies(root) == {before, behind}
+    root.clock.move(29 * DAY)
+    served(root, machine, days=30).step()
+    assert studies(root) == {before, behind}
+    root.clock.move(2 * DAY)
+    served(root, machine, days=30).step()
+    assert studies(root) == set()
+
+
+def test_a_receipt_in_the_future_holds_the_first_start_as_well(root: Root) -> None:
+    machine = Machine(root)
+    machine.set_clock(root, 4000 * DAY)
+    ahead = take_study(root)
+    machine.set_clock(root, -4000 * DAY)
+    now = take_study(root)
+    served(root, machine, days=30).step()
+    assert "in the future" in waits_for(root)
+    confirm(root.index, root.clock(), machine())
+    root.clock.move(31 * DAY)
+    served(root, machine, days=30).step()
+    assert studies(root) & {ahead, now} == set(), "the study from the future is as old as the confirmation"
+
+
+def test_a_machine_that_starts_with_another_time_holds_retention(root: Root) -> None:
+    machine = Machine(root)
+    take_study(root)
+    served(root, machine, days=30).step()
+    machine.boot = "second"
+    root.clock.move(40 * DAY)
+    passing = served(root, machine, days=30)
+    passing.step()
+    assert len(studies(root)) == 1
+    assert "40.0 days later than when it was last seen" in waits_for(root)
+    confirm(root.index, root.clock(), machine())  # the machine was off: the age of what was there before is right
+    passing.step()
+    assert len(studies(root)) == 0
+
+
+def test_a_pass_over_an_unusual_share_asks_once_and_for_as_many(root: Root) -> None:
+    machine = Machine(root)
+    old = {take_study(root) for _ in range(5)}
+    root.clock.move(31 * DAY)
+    young = {take_study(root) for _ in range(5)}
+    passing = served(root, machine, days=30)
+    passing.step()
+    assert studies(root) == old | young
+    assert waits_for(root).startswith("5 studies are due at once")
+    assert confirm(root.index, root.clock(), machine()) == "5 studies"
+    passing.step()
+    assert (studies(root), waits_for(root)) == (young, "")
+    root.clock.move(31 * DAY)
+    served(root, machine, days=30).step()
+    assert studies(root) == young, "a confirmation holds for one pass"
+
+
+def test_a_pass_takes_the_time_that_was_looked_at(root: Root) -> None:
+    machine = Machine(root)
+    taken = take_study(root)
+    moments = iter([root.clock()])
+    audit = Audit(root.folder, "VOXELNODE", now=root.clock)
+    rules = RetentionSettings(days=30, only_converted=False)
+    later = root.clock() + dt.timedelta(days=4000)
+    Retention(root.archive, root.index, audit, Metrics(), rules, lambda: next(moments, later), machine).step()
+    assert studies(root) == {taken}
+
+
+def test_nothing_is_confirmed_if_nothing_waits(root: Root) -> None:
+    machine = Machine(root)
+    served(root, machine, days=30).step()
+    assert confirm(root.index, root.clock(), machine()) == ""

@@ -12,6 +12,7 @@ from node.audit.audit_log import Audit
 from node.conversion.pipeline import convert
 from node.index.nouns.facts import CHUNK_ROWS
 from node.lifecycle.retention import Retention
+from node.metrics import Metrics
 from node.receive.ingest import Origin
 from node.selector import FIELDS, compile_selector
 from node.settings.convert import Convert
@@ -145,7 +146,7 @@ def test_retention_keeps_studies_with_a_series_that_fits(root: Root) -> None:
     root.clock.move(40 * 86400)
     rules = RetentionSettings(days=30, only_converted=False, keep_where={"body_part": "HEAD"})
     audit = Audit(root.folder, "VOXELNODE", now=root.clock)
-    assert Retention(root.archive, root.index, audit, rules, root.clock).run_once() == 1
+    assert Retention(root.archive, root.index, audit, Metrics(), rules, root.clock).run_once(root.clock()) == 1
     audit.close()
     assert selected(root, 'modality == "CT"') == [kept]
     assert gone not in selected(root, 'modality == "CT"')

@@ -1,15 +1,14 @@
-"""``voxelnode delete``, and ``retention``, which lists what the node deletes by itself."""
+"""``voxelnode delete``."""
 
 from __future__ import annotations
 
-import datetime as dt
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from node.cli.options import ChangedRoot, Json, Root, Yes, confirm
-from node.cli.output import Answer, print_fields, print_table, sized
+from node.cli.options import ChangedRoot, Json, Yes, confirm
+from node.cli.output import Answer, print_fields, sized
 from node.errors import UsageError
 
 if TYPE_CHECKING:
@@ -70,29 +69,3 @@ def _print(plan: DeletionPlan) -> None:
             "DICOM": sized(plan.bytes),
         }
     )
-
-
-def retention(root: Root) -> Answer:
-    """List the studies that retention would delete now.
-
-    This command deletes nothing; `serve` deletes them hourly.
-    """
-    rules = root.settings.retention
-
-    from node.lifecycle.retention import expired_studies, kept_studies
-
-    with root.reading() as index:
-        studies = index.studies.stored()
-        kept = kept_studies(index, rules)
-    expired = expired_studies(studies, rules, dt.datetime.now(dt.UTC), kept)
-    rows = [(entry.study.study_instance_uid, entry.study.last_received_at, entry.rule) for entry in expired]
-
-    def show() -> None:
-        if not rules.is_active:
-            print(f"retention: unlimited (no rules in [retention]); {len(studies)} studies are kept")
-        else:
-            title = f"{len(rows)} of {len(studies)} studies would be deleted"
-            print_table(title, ("study", "last received", "rule"), rows)
-
-    listed = [{"study_instance_uid": uid, "last_received_at": last, "rule": rule} for uid, last, rule in rows]
-    return Answer({"studies": len(studies), "dry_run": rules.dry_run, "expired": listed}, show)

@@ -38,6 +38,7 @@ from node.index.nouns.performed_steps import PerformedStepRepository
 from node.index.nouns.problems import ProblemRepository
 from node.index.nouns.rejections import RejectionRepository
 from node.index.nouns.reopening import ReferenceRepository
+from node.index.nouns.retention import RetentionRepository
 from node.index.nouns.scheduled_steps import ScheduledStepRepository
 from node.index.nouns.senders import SenderRepository
 from node.index.nouns.series_claims import SeriesRepository
@@ -158,6 +159,7 @@ class Index:
         self.problems = ProblemRepository(writer, self._watcher)
         self.references = ReferenceRepository(writer, self._watcher)
         self.rejections = RejectionRepository(writer, self._watcher)
+        self.retention = RetentionRepository(writer, self._watcher)
         self.routes = RouteRepository(writer, self._watcher)
         self.salvage = SalvageRepository(writer, self._watcher)
         self.scheduled_steps = ScheduledStepRepository(writer, self._watcher)

@@ -21,7 +21,7 @@ from sqlalchemy import Connection, func, select
 from node.dicom.answers import Answer
 from node.dicom.matching import Query
 from node.index.cluster.hosts import ReadHosts
-from node.index.engine.about import SCRUB, STORE, STORE_SPOOLED, Applied, about, applied
+from node.index.engine.about import RETENTION, SCRUB, STORE, STORE_SPOOLED, Applied, about, applied
 from node.index.engine.backend import backend_of
 from node.index.engine.sql import RootFolder
 from node.index.engine.turn import Settled
@@ -37,6 +37,7 @@ from node.index.nouns.patients import ReadPatients
 from node.index.nouns.performed_steps import ReadPerformedSteps
 from node.index.nouns.problems import ReadFailures, ReadProblems
 from node.index.nouns.rejections import ReadRejections
+from node.index.nouns.retention import RetentionState, retention_state
 from node.index.nouns.scheduled_steps import ReadScheduledSteps
 from node.index.nouns.senders import ReadSenders
 from node.index.nouns.series import ReadExports, ReadSeries
@@ -118,6 +119,11 @@ class ReadIndex:
     def scrub(self) -> str | None:
         """How far the background comparison of the archive is; see `node.lifecycle.scrub.scrub_state`."""
         return about(self._connection, SCRUB)
+
+    @property
+    def retention(self) -> RetentionState:
+        """What retention has seen, and what it waits for."""
+        return retention_state(about(self._connection, RETENTION))
 
     def find(self, query: Query) -> Iterator[Answer]:
         """Answer a query. See `node.index.search.finder.find`."""

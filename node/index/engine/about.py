@@ -24,6 +24,12 @@ CHECKPOINT = "checkpoint"
 SCRUB = "scrub"
 """How far the background comparison of the archive is, see `node.lifecycle.scrub`."""
 
+RETENTION = "retention"
+"""What retention has seen of the clock, and what holds it, see `node.index.nouns.retention`."""
+
+RETENTION_CONFIRMED = "retention_confirmed"
+"""The last confirmation of a person that retention may go on."""
+
 STORE = "store"
 """Identity of the archive in its object store; empty after everything was copied back to the folder."""
 

@@ -112,7 +112,9 @@ def _status(node: Services) -> dict[str, Any]:
         counts, oldest = node.index.large_counts, index.series.oldest_unconverted()
         levels, states = counts.levels(index), counts.states(index)
         hosts = index.hosts.all(node.index.now())
+        retention = index.retention.waits_for
     return {
+        "retention": retention,
         "levels": levels,
         "states": states,
         "hosts": hosts,

@@ -1,0 +1,52 @@
+"""``voxelnode retention [confirm]``."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from node.cli.options import ChangedRoot, Commands, Root
+from node.cli.output import Answer, print_table
+
+app = Commands(help="List what retention would delete, or confirm that it may go on.", invoke_without_command=True)
+
+
+@app.callback()
+def list_(root: Root) -> Answer:
+    """List the studies that retention would delete now, and what it waits for.
+
+    This command deletes nothing; `serve` deletes them hourly.
+    """
+    rules = root.settings.retention
+
+    from node.lifecycle.retention import expired_studies, kept_studies
+
+    with root.reading() as index:
+        studies = index.studies.stored()
+        kept = kept_studies(index, rules)
+        waits_for = index.retention.waits_for
+    expired = expired_studies(studies, rules, dt.datetime.now(dt.UTC), kept)
+    rows = [(entry.study.study_instance_uid, entry.study.last_received_at, entry.rule) for entry in expired]
+
+    def show() -> None:
+        if not rules.is_active:
+            print(f"retention: unlimited (no rules in [retention]); {len(studies)} studies are kept")
+        else:
+            title = f"{len(rows)} of {len(studies)} studies would be deleted"
+            print_table(title, ("study", "last received", "rule"), rows)
+        if waits_for is not None:
+            print(waits_for)
+
+    listed = [{"study_instance_uid": uid, "last_received_at": last, "rule": rule} for uid, last, rule in rows]
+    data = {"studies": len(studies), "dry_run": rules.dry_run, "waits_for": waits_for, "expired": listed}
+    return Answer(data, show)
+
+
+@app.command()
+def confirm(root: ChangedRoot) -> Answer:
+    """Confirm that the clock is right, or that as many studies may go as are due.
+
+    Retention waits for this if something contradicts the clock, or if a pass would delete more than [retention]
+    maximum_share of all studies. Check the clock with `date`, and the studies with `voxelnode retention`.
+    """
+    done = root.order("confirm-retention")
+    return Answer(done, f"confirmed: {done['confirmed']}" if done["confirmed"] else "retention waits for nothing")
