@@ -28,14 +28,20 @@ Rule = Literal[
 ]
 """The rule that decided: the list of the performed procedure step; the count of the sender; gaps in space, or times
 that lack slices; whole times that are missing; counts in headers; missing Instance Numbers; distances that differ from
-those stated; counts of other series of the protocol; the end of the longest wait; an association that was not released;
-only that no more instances were received."""
+those stated; other series of the protocol, by their counts or because they seem to be of the same acquisition; the end
+of the longest wait; an association that was not released; only that no more instances were received."""
 
 Certainty = Literal["verified", "no gap seen", "suspect", "incomplete"]
 """The word for people: a complete series is verified only if a count was announced and is reached."""
 
 CERTAINTIES: tuple[Certainty, ...] = ("incomplete", "suspect", "no gap seen", "verified")
 """The least certain first."""
+
+PART_OF_ACQUISITION = (
+    "other series of the study seem to be of the same acquisition: protocol, Frame of Reference UID and matrix are the "
+    "same, and so is Series Number, or Series Numbers and Acquisition Numbers follow each other; `voxelnode convert` "
+    "joins such series if all headers prove it"
+)
 
 COUNTED_RULES: tuple[Rule, ...] = ("mpps", "c-find", "headers")
 """Rules that compare with an announced count."""
@@ -129,6 +135,8 @@ class Expectation:
         Numbers of instances of the other closed series of its study that have the same protocol.
     split : bool
         Another series of the study has the same protocol and announces as many times: each may hold one of them.
+    is_part : bool
+        Other series of the study seem to be of the same acquisition.
     performed : Performed or None
         The lists of ended performed procedure steps; None: no step lists this series.
     """
@@ -141,6 +149,7 @@ class Expectation:
     forced: bool = False
     siblings: tuple[int, ...] = ()
     split: bool = False
+    is_part: bool = False
     performed: Performed | None = None
 
 
@@ -197,11 +206,22 @@ def expectation(
     forced: bool = False,
     siblings: Sequence[int] = (),
     split: bool = False,
+    is_part: bool = False,
     performed: Performed | None = None,
 ) -> Expectation:
     """Return the known facts about a series from the attributes of its instances."""
-    announced, holes = tuple(_announced(instances)), _holes(instances)
-    return Expectation(len(instances), announced, holes, confirmed, aborted, forced, tuple(siblings), split, performed)
+    return Expectation(
+        len(instances),
+        tuple(_announced(instances)),
+        _holes(instances),
+        confirmed,
+        aborted,
+        forced,
+        tuple(siblings),
+        split,
+        is_part,
+        performed,
+    )
 
 
 def _announced(instances: Sequence[InstanceCounts]) -> list[tuple[int, str]]:
@@ -331,6 +351,7 @@ def _weighed(known: Expectation, findings: Sequence[Evidence], count: tuple[int,
     hold the other times. Volumes of other dimensions than declared stay doubtful.
     """
     agrees = count is not None and count[0] == known.received
+    parts = [Evidence("siblings", PART_OF_ACQUISITION, "", doubtful=True)] if known.is_part else []
     weighed = [
         replace(finding, doubtful=True) if agrees and finding.rule in ("instance-numbers", "times") else finding
         for finding in findings
@@ -345,7 +366,7 @@ def _weighed(known: Expectation, findings: Sequence[Evidence], count: tuple[int,
         )
         gaps = [finding for finding in weighed if finding.rule in ("geometry", "times")]
         others = [finding for finding in weighed if finding not in gaps and finding.rule != "headers"]
-        return [*gaps, by_count, *others]
+        return [*gaps, by_count, *others, *parts]
     siblings = frozenset(known.siblings)
     if not agrees and len(known.siblings) > 1 and len(siblings) == 1 and known.received < max(siblings):
         usual = max(siblings)
@@ -355,7 +376,7 @@ def _weighed(known: Expectation, findings: Sequence[Evidence], count: tuple[int,
             f"this one has {known.received}"
         )
         weighed.append(Evidence("siblings", fact, f"{missing} instances at an end", missing, doubtful=True))
-    return weighed
+    return [*weighed, *parts]
 
 
 def _count(known: Expectation, times: int) -> tuple[int, str] | None:

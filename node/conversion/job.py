@@ -48,6 +48,14 @@ class ReferencedSeries:
 
 
 @dataclass(frozen=True, slots=True)
+class Joined:
+    """The series that a job converts as one, the first of them first, and the proof that they are one acquisition."""
+
+    series_instance_uids: tuple[str, ...]
+    proof: str
+
+
+@dataclass(frozen=True, slots=True)
 class ConversionJob:
     """One series to convert.
 
@@ -71,6 +79,8 @@ class ConversionJob:
         Transfer syntaxes of the instances, as they were announced.
     objects : tuple of ObjectKind
         The instances without pixels that extensions turn into files.
+    joined : Joined or None
+        The instances are those of several series.
     """
 
     instances: tuple[tuple[str, Path], ...]
@@ -83,6 +93,7 @@ class ConversionJob:
     descriptions: Mapping[str, str] = field(default_factory=dict)
     transfer_syntax_uids: frozenset[str] = frozenset()
     objects: tuple[ObjectKind, ...] = ()
+    joined: Joined | None = None
 
     @property
     def has_codestreams(self) -> bool:

@@ -16,17 +16,17 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from node.conversion.chosen import Chosen
-from node.conversion.job import ConversionJob, Converted, ReferencedSeries, absent, run_with_references
+from node.conversion.job import ConversionJob, Converted, Joined, ReferencedSeries, absent, run_with_references
 from node.conversion.naming import COLUMNS, DEFAULT, OF_NOBODY, NameTemplate, TakenNames, is_file_of, numbered, parse
 from node.conversion.pool import ConverterDied
 from node.dicom.attributes import instance_attributes
-from node.dicom.header import HeaderCut
+from node.dicom.header import HeaderCut, read_header
 from node.errors import NotUnderstood
 from node.hookspecs import Comparer
 from node.index.nouns.converted import SeriesKey
@@ -52,6 +52,11 @@ NIFTI = ("nifti", "nifti-pair")
 
 TYPED = {"series_description": "SeriesDescription", "protocol_name": "ProtocolName"}
 """Attributes that people typed, by their names in BIDS."""
+
+SHARED = ("frame_of_reference_uid", "protocol_name", "series_description", "manufacturer", "manufacturer_model_name")
+"""Attributes that series of one acquisition have in common."""
+
+Read = TypeVar("Read")
 
 Run = Callable[[ConversionJob, threading.Event], Converted]
 """Converts one series, and gives up when the event is set; raises `ConverterDied` if the converter crashes."""
@@ -88,6 +93,7 @@ class _Series:
     transfer_syntax_uids: set[str] = field(default_factory=set)
     name: str = ""
     comparison: dict[str, Any] | None = None
+    joined: Joined | None = None
 
     @property
     def owner(self) -> str:
@@ -146,7 +152,7 @@ def convert_folder(
     cancelled = threading.Event()
     with _work_folder(out) as work, ThreadPoolExecutor(workers, "series") as pool:
         grouped = _grouped(paths, work, listing["not_dicom"])
-        all_series = _chosen(grouped.values(), chosen, out, layout, listing["not_chosen"])
+        all_series = _chosen(grouped.values(), chosen, out, layout, listing["not_chosen"], join=options.repair)
         try:
             converting = [
                 pool.submit(
@@ -177,8 +183,12 @@ def convert_folder(
     return listing
 
 
-def planned(paths: Iterable[Path], out: Path, layout: Layout, chosen: Chosen | None = None) -> Listing:
+def planned(
+    paths: Iterable[Path], out: Path, layout: Layout, chosen: Chosen | None = None, *, join: bool = True
+) -> Listing:
     """Return what `convert_folder` would convert, and under which names; write nothing into `out`.
+
+    `join`: as a conversion with `repair` does, of files that are not in a zip file.
 
     Returns
     -------
@@ -197,7 +207,7 @@ def planned(paths: Iterable[Path], out: Path, layout: Layout, chosen: Chosen | N
             "sop_class": UID(series.attributes["sop_class_uid"]).name,
             "instances": len(series.instances),
         }
-        for series in _chosen(grouped.values(), chosen, out, layout, left_out)
+        for series in _chosen(grouped.values(), chosen, out, layout, left_out, join=join)
     ]
     return {"series": rows, "refusals": [], "not_chosen": left_out, "not_dicom": skipped}
 
@@ -216,9 +226,18 @@ def _empty_listing() -> Listing:
 
 
 def _chosen(
-    all_series: Iterable[_Series], chosen: Chosen | None, out: Path, layout: Layout, left_out: list[dict[str, Any]]
+    all_series: Iterable[_Series],
+    chosen: Chosen | None,
+    out: Path,
+    layout: Layout,
+    left_out: list[dict[str, Any]],
+    *,
+    join: bool,
 ) -> list[_Series]:
-    """Return the series to convert, named and in order; append the others to `left_out`."""
+    """Return the series to convert, named and in order; append the others to `left_out`.
+
+    `join`: series that are one acquisition are one of them.
+    """
     kept = []
     for series in sorted(all_series, key=lambda series: series.order):
         reason = (chosen or Chosen()).reason_against(series.attributes, len(series.instances))
@@ -227,10 +246,52 @@ def _chosen(
             continue
         uids = {"study_instance_uid": series.study_instance_uid, "series_instance_uid": series.series_instance_uid}
         left_out.append({**uids, "instances": len(series.instances), "reason": reason})
+    if join:
+        kept = _joined(kept)
     if layout.anonymous:
         _forget_identifiers(kept)
     _name(kept, out, layout)
     return sorted(kept, key=lambda series: series.order)
+
+
+def _joined(all_series: list[_Series]) -> list[_Series]:
+    """Return the series with those that are one acquisition as one, at the place of the first."""
+    alike: dict[tuple[Any, ...], list[_Series]] = {}
+    for series in all_series:
+        if series.attributes.get("modality") == "MR" and series.series_instance_uid:
+            shared = tuple(series.attributes.get(name) for name in SHARED)
+            alike.setdefault((series.study_instance_uid, *shared), []).append(series)
+    candidates = [own for own in alike.values() if len(own) > 1]
+    if not candidates:
+        return all_series
+    from node.conversion.acquisition import TAGS, find_acquisitions, header_of  # here: it loads pydicom
+
+    tags = frozenset(TAGS.values())
+    joined: dict[int, _Series | None] = {}
+    for own in candidates:
+        headers = {
+            number: [None if found is None else header_of(found) for found in _elements_of(series, tags)]
+            for number, series in enumerate(own)
+        }
+        for acquisition in find_acquisitions(headers):
+            parts = [own[number] for number in acquisition.series]
+            first = replace(
+                parts[0],
+                instances=[instance for series in parts for instance in series.instances],
+                transfer_syntax_uids=set().union(*(series.transfer_syntax_uids for series in parts)),
+                joined=Joined(tuple(series.series_instance_uid for series in parts), acquisition.proof),
+            )
+            joined |= {id(series): None for series in parts} | {id(parts[0]): first}
+    return [kept for series in all_series if (kept := joined.get(id(series), series)) is not None]
+
+
+def _elements_of(series: _Series, tags: frozenset[int]) -> Iterator[Mapping[int, bytes] | None]:
+    """Yield the values of these elements of each instance of a series; None where a file cannot be read."""
+    for file in find_instances(path for _, path in series.instances):
+        if isinstance(file, SkippedFile):
+            yield None
+        else:
+            yield _read_head(file, lambda head, syntax: read_header(head, syntax, tags))
 
 
 @contextmanager
@@ -326,6 +387,7 @@ def _converted(
             name=series.name,
             descriptions=_descriptions(series),
             transfer_syntax_uids=frozenset(series.transfer_syntax_uids),
+            joined=series.joined,
         )
         converted = run_with_references(job, run, look_up)
         if compare:
@@ -436,17 +498,22 @@ def _attributes(file: MediaFile) -> dict[str, Any]:
         "sop_class_uid": identity.sop_class_uid,
         "folder": Path(file.name.rpartition("!")[0] or file.name).parent.name,
     }
+    found = _read_head(file, instance_attributes)
+    return known if found is None else {**found.patient, **found.study, **found.series, **known}
+
+
+def _read_head(file: MediaFile, read: Callable[[bytes, str], Read]) -> Read | None:
+    """Return what `read` finds in the beginning of a data set, with its transfer syntax; None if it is damaged."""
     for size in HEAD_BYTES:
         try:
             with file.open_file() as stream:
-                stream.read(identity.data_set_offset)
-                found = instance_attributes(stream.read(size), identity.transfer_syntax_uid)
+                stream.read(file.identity.data_set_offset)
+                return read(stream.read(size), file.identity.transfer_syntax_uid)
         except HeaderCut:
             continue
         except (OSError, NotUnderstood, zipfile.BadZipFile, zlib.error, EOFError):
             break
-        return {**found.patient, **found.study, **found.series, **known}
-    return known
+    return None
 
 
 def _forget_identifiers(all_series: Iterable[_Series]) -> None:
@@ -487,6 +554,8 @@ def _listed(series: _Series, converted: Converted | Refusal, layout: Layout) -> 
             listing["volumes"].append({**own, **asdict(file), "path": path})
         listing["exclusions"] = [{**own, **asdict(exclusion)} for exclusion in converted.exclusions]
     listing["series"] = [{**_series_row(series), "verdict": verdict}]
+    if series.joined is not None:
+        listing["series"][0]["joined_series"] = list(series.joined.series_instance_uids)
     listing["refusals"] = [_refusal_row(series.series_instance_uid, refusal) for refusal in refusals]
     if series.comparison:
         listing["comparisons"] = [{**own, **series.comparison}]

@@ -31,7 +31,7 @@ from node.volume.assemble import assemble
 from node.volume.describe.scan_parameters import scan_parameters
 from node.volume.describe.uptake import with_uptake
 from node.volume.model import Assembly, Float, Geometry, Volume
-from node.volume.reasons import Exclusion, Reason, Refusal
+from node.volume.reasons import Exclusion, Reason, Refusal, VolumeWarning, WarningKind
 from node.volume.volumes import times_of
 from node.writers.base import WrittenFile, stem_of
 from node.writers.options import WriteOptions
@@ -82,6 +82,8 @@ def _convert(job: ConversionJob, began: float) -> Converted:
     sources: dict[tuple[int, str, int], None] = {}
     stack = _next_stack(assembly)
     of_series = {**job.descriptions, "completeness": asdict(completeness)}
+    if job.joined is not None:
+        of_series["joined_series"] = list(job.joined.series_instance_uids)
     for volume in _parts(chain(assembly.volumes, structure_sets.masks(stack)), job.options):
         described = replace(volume, attributes={**volume.attributes, **of_series})
         written = write_volume(described, job.folder, stem_of(volume, job.name), job.options)
@@ -154,6 +156,10 @@ def _assembled(
         said = "".join(f": {detail}" for detail, _ in details)
         refusal = Refusal(Reason.UNREADABLE, f"no file of the series can be read as DICOM{said}", uids)
         return Assembly((), (refusal,), tuple(files.unreadable)), known
+    if job.joined is not None:
+        warning = VolumeWarning(WarningKind.REPAIRED, job.joined.proof)
+        volumes = [replace(volume, warnings=(*volume.warnings, warning)) for volume in assembly.volumes]
+        assembly = replace(assembly, volumes=tuple(volumes))
     if job.options.suv:
         assembly = with_uptake(assembly, files.dataset_of, job.options.suv_types)
     return replace(assembly, exclusions=(*files.unreadable, *assembly.exclusions)), known

@@ -124,7 +124,8 @@ class Diffusion:
     `direction_lps` is a (3,) unit vector in the patient frame, None if unweighted or unknown; zeros if the data set
     states that a weighted image has no direction. `derived` marks trace, ADC, FA and isotropic images; of these,
     `trace` marks trace and isotropic images, which are weighted in all directions. `repaired` says by which values a
-    direction was recovered from a wrong header; empty if it is as stated.
+    direction was recovered from a wrong header; empty if it is as stated. `is_unknown`: the image is weighted, but no
+    attribute states the b-value, which is 0 here.
     """
 
     b_value: float  # s/mm2
@@ -132,6 +133,7 @@ class Diffusion:
     derived: bool = False
     trace: bool = False
     repaired: str = ""
+    is_unknown: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -203,11 +203,13 @@ def _repetition_s(planes: Sequence[Sequence[Frame]], attributes: Mapping[str, An
 
 
 def _diffusion(planes: Sequence[Sequence[Frame]], attributes: Mapping[str, Any]) -> tuple[Diffusion, ...] | None:
-    """Return the gradient table, one entry for each time; None if no frame is weighted.
+    """Return the gradient table, one entry for each time; None if no frame is weighted, or a b-value is unknown.
 
     Some scanners write a b-value of 0 into every image. It indicates diffusion only if Image Type does too.
     """
     table = [time[0].diffusion for time in planes]
+    if any(entry is not None and entry.is_unknown for entry in table):
+        return None
     weighted = any(entry is not None and entry.b_value > 0 for entry in table)
     if not weighted and ("DIFFUSION" not in attributes.get("ImageType", ()) or not any(table)):
         return None
@@ -242,7 +244,10 @@ def _warnings(planes: Sequence[Sequence[Frame]], placement: Placement | None, ds
         warnings.append(VolumeWarning(WarningKind.OVERLAYS_LEFT_OUT, detail))
     repairs = {frame.diffusion.repaired for frame in frames if frame.diffusion is not None} - {""}
     warnings += [VolumeWarning(WarningKind.REPAIRED, detail) for detail in sorted(repairs)]
-    if _lacks_directions(frames):
+    if any(frame.diffusion is not None and frame.diffusion.is_unknown for frame in frames):
+        detail = "images are diffusion weighted, but state no b-value (0018,9087): there is no gradient table"
+        warnings.append(VolumeWarning(WarningKind.NO_DIFFUSION_DIRECTIONS, detail))
+    elif _lacks_directions(frames):
         detail = "the volume is diffusion weighted, but no attribute states the gradient directions"
         warnings.append(VolumeWarning(WarningKind.NO_DIFFUSION_DIRECTIONS, detail))
     if reverses_polarity(ds) and "polarity" not in frames[0].variant_key:

@@ -40,6 +40,7 @@ from tests import make
 from tests.converting import convert_series
 from tests.integration.conftest import Clock, Root, data_set_bytes
 from tests.rows import view_rows
+from tests.split import by_volume, split_series
 
 OPTIONS = write_options(Convert(thumbnails=False))
 MAX_WAIT = dt.timedelta(seconds=5400)
@@ -182,6 +183,31 @@ def test_a_last_slice_is_suspected_from_the_other_series_of_the_protocol(root: R
     assert {row["verdict"] for row in found.values()} == {"complete"}
     assert (suspect["verdict"], suspect["verdict_rule"], suspect["missing_instances"]) == ("suspect", "siblings", 1)
     assert suspect["verdict_reason"].startswith("2 other series of this protocol have 6 instances each")
+
+
+@pytest.mark.parametrize("numbered", ["alike", "in turn"])
+def test_series_that_are_volumes_of_one_acquisition_say_so(root: Root, numbered: str) -> None:
+    parts = split_series(3, 4, by_volume)
+    for index, ds in enumerate(parts.datasets):
+        time, slice_ = divmod(index, 4)
+        if numbered == "in turn":
+            ds.SeriesNumber, ds.InstanceNumber, ds.AcquisitionNumber = 7 + time, slice_ + 1, time + 1
+        root.take(ds)
+        if slice_ == 3:
+            settle(root)  # each is converted before the next one is received
+    found = rows(root, "SELECT verdict, verdict_rule, verdict_reason FROM v_series")
+    assert [(row["verdict"], row["verdict_rule"]) for row in found] == [("suspect", "siblings")] * 3
+    assert all("seem to be of the same acquisition" in row["verdict_reason"] for row in found)
+
+
+def test_scans_that_were_repeated_are_no_parts_of_one_acquisition(root: Root) -> None:
+    repeated = split_series(3, 4, by_volume)
+    for index, ds in enumerate(repeated.datasets):
+        ds.SeriesNumber, ds.InstanceNumber, ds.AcquisitionNumber = 7 + index // 4, index % 4 + 1, 1
+        root.take(ds)
+    for _ in range(3):
+        settle(root)
+    assert {row["verdict"] for row in rows(root, "SELECT verdict FROM v_series")} == {"complete"}
 
 
 def test_a_series_of_each_time_lacks_no_times(root: Root) -> None:

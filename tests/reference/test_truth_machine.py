@@ -97,6 +97,19 @@ FOUND: dict[str, Case] = {
         numbering="none",
         changes=(("drift", 2.5, 0), ("drift", 0.004, 0)),
     ),
+    "weighted images that state no b-value": Case(
+        kind="dwi", times=5, slices=1, labels=("clock",), numbering="backwards", changes=(("drop", "DiffusionBValue"),)
+    ),
+    "copies hide that a slice of a time was lost": Case(
+        kind="pt",
+        times=5,
+        slices=2,
+        orientation="sagittal",
+        spacing_mm=0.4,
+        labels=(),
+        numbering="slices",
+        changes=(("copy", False, 57, 9, 10, 22), ("lose", 2)),
+    ),
     "tilted stacks that lie far beside each other": Case(
         kind="pt",
         times=4,

@@ -12,8 +12,11 @@ from tests.reference.wrong_series import Case, Outcome, Plane, by_dcm2niix, by_v
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "wrong-series.md"
 
-TOLD = {"first slice twice, one missing", "a gap of ten slices", "close slices, then far ones"}
-"""Whose planes no affine has in their places; the others must be right."""
+TOLD = {
+    *("first slice twice, one missing", "a gap of ten slices", "close slices, then far ones"),
+    "b-values missing in some slices",
+}
+"""Whose planes no affine has in their places, or whose times nothing states; the others must be right."""
 
 CASES = list(wrong_series.cases())
 

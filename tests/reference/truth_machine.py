@@ -264,7 +264,7 @@ def _is_loss_evident(series: Series) -> bool:
     if not series.lost or series.case.kind not in CLASSIC:
         return False
     kept: dict[tuple[int, object], set[int]] = defaultdict(set)
-    for plane in every(series):
+    for plane in series.planes.values():
         kept[plane.time, plane.group].add(plane.slice)
     held = Counter((group, slice_) for (_, group), own in kept.items() for slice_ in own)
     if len({frozenset(own) for own in kept.values()}) > 1 < max(held.values()):
@@ -277,7 +277,7 @@ def _is_loss_evident(series: Series) -> bool:
         < series.case.times - 1
     ):
         return False  # slices at an end of all times: some senders skip numbers between times
-    numbers = sorted(int(ds.InstanceNumber) for ds in series.datasets)
+    numbers = sorted({int(ds.InstanceNumber) for ds in series.datasets})
     holes = numbers[-1] - numbers[0] + 1 - len(numbers)
     return 0 < holes < len(numbers) and math.gcd(*np.diff(numbers).tolist()) == 1
 

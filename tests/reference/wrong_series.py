@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,10 @@ from pydicom.uid import JPEG2000Lossless, generate_uid
 from node.conversion.offline import convert_folder
 from node.settings.convert import Convert
 from node.writers.options import write_options
-from tests import make, truth
+from tests import make, mirrored, truth
 from tests.converting import here
 from tests.programs import DCM2NIIX
+from tests.split import by_slice, by_volume, split_series
 
 TOLERANCE_MM = 0.05
 TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -249,6 +250,7 @@ def by_dcm2niix(case: Case) -> Outcome:
 HABITS = (
     *("Unable to determine manufacturer", "Siemens XA exported as classic", "Philips enhanced DICOMs"),
     *("order is not spatial", "Missing GE protocol data block", "no Protocol Data Block GE", "Limited validation"),
+    "Bogus slice timing",
 )
 """Warnings of dcm2niix that do not depend on what is wrong with a case."""
 
@@ -318,6 +320,15 @@ def cases() -> Iterator[Case]:
     yield _canon_directions()
     for encoded in ENCODED:
         yield _ge_coronal_directions(encoded)
+    yield _several_series(by_volume, "a series for each volume", [236, 394, 471, 655], "a file for each volume")
+    yield _several_series(by_slice, "a series for each slice", [495], "a file for each slice")
+    yield _mirrored_volumes()
+    yield _bruker_matrix()
+    yield _uih_directions()
+    yield _missing_b_values()
+    yield _several_acquisitions()
+    yield _interpolated_slices()
+    yield _three_stacks()
 
 
 def _classic(name: str, issues: Sequence[int], mistake: str, datasets: list[FileDataset], **more: Any) -> Case:
@@ -561,7 +572,7 @@ def _times_after_start() -> Case:
         ds.TemporalPositionIdentifier, ds.NumberOfTemporalPositions = time + 1, 4
 
     planes = _in_time(series)
-    issues = (303, 875)
+    issues = (303, 704, 875)
     mistake = "times of a series without multiband"
     name = "two sources of slice times, one wrong in the first volume"
     return Case(name, issues, mistake, series.edited(edit).datasets, planes, sidecar=_multiband_times)
@@ -692,6 +703,136 @@ def _ge_coronal_directions(encoded: str) -> Case:
         _in_time(series),
         sidecar=_directions_are(true * (-1, -1, 1)),
     )
+
+
+def _several_series(key: Callable[[int, int], int], name: str, issues: Sequence[int], mistake: str) -> Case:
+    """Return an acquisition that a scanner exports under several Series Instance UIDs: it must become one volume."""
+    series = split_series(5, 4, key)
+
+    def whole(fields: dict[str, Any], made: Made) -> Iterator[str]:
+        if made.image.shape != (truth.COLUMNS, truth.ROWS, 4, 5):
+            yield f"one of several volumes, with {' x '.join(map(str, made.image.shape))} voxels"
+
+    return Case(name, tuple(issues), mistake, series.datasets, _in_time(series), sidecar=whole)
+
+
+def _mirrored_volumes() -> Case:
+    """Return epi_pepolar: the headers of mirrored volumes lie, and the planes are as they were acquired."""
+    datasets = mirrored.polarity_series(2)
+    planes = [
+        replace(
+            plane_of(ds, "RF"[index // 4 % 2], index // 4), values=mirrored.image(index // 4, index % 4).astype(float)
+        )
+        for index, ds in enumerate(datasets)
+    ]
+    return Case("GE, every second volume mirrored", (532,), "half of the volumes lie mirrored", datasets, planes)
+
+
+def _bruker_matrix() -> Case:
+    def edit(ds: FileDataset, direction: NDArray[np.float64]) -> None:
+        ds.ImageType = ["ORIGINAL", "PRIMARY", "DIFFUSION", "NONE"]
+        ds.DiffusionBValue = 1000.0 if direction.any() else 0.0
+        ds.DiffusionDirectionality = "BMATRIX"
+        written = (1000.0 * np.outer(direction, direction)).ravel()[:6]
+        names = ("XX", "XY", "XZ", "YY", "YZ", "ZZ")
+        values = {f"DiffusionBValue{name}": float(value) for name, value in zip(names, written, strict=True)}
+        ds.DiffusionBMatrixSequence = [make.dataset(**values)]
+
+    series = _diffusion(make.AXIAL, edit, Manufacturer="Bruker BioSpin MRI GmbH")
+    true = _directions_are(DIRECTIONS * (-1, -1, 1))
+    mistake = "no directions, or those of a matrix in the wrong attributes"
+    return Case("Bruker, shifted b-matrix", (265, 525), mistake, series.datasets, _in_time(series), sidecar=true)
+
+
+def _uih_directions() -> Case:
+    """Return directions along the image in the standard attribute, which has the patient's axes, and in (0065,1037)."""
+    axes = np.array([make.OBLIQUE[:3], make.OBLIQUE[3:], np.cross(make.OBLIQUE[:3], make.OBLIQUE[3:])])
+
+    def edit(ds: FileDataset, direction: NDArray[np.float64]) -> None:
+        ds.DiffusionBValue = b_value = 1000.0 if direction.any() else 0.0
+        ds.DiffusionDirectionality = "DIRECTIONAL" if b_value else "NONE"
+        ds.ImageType = ["ORIGINAL", "PRIMARY", "M", "DIFFUSION"]
+        block = ds.private_block(0x0065, "Image Private Header", create=True)
+        block.add_new(0x09, "FD", b_value)
+        if b_value:
+            ds.DiffusionGradientOrientation = list(map(float, direction))
+            block.add_new(0x37, "FD", list(map(float, direction)))
+
+    series = _diffusion(make.OBLIQUE, edit, Manufacturer="UIH")
+    true = _directions_are(DIRECTIONS @ axes * (-1, -1, 1))
+    mistake = "directions of the image are taken for those of the patient"
+    return Case(
+        "United Imaging, directions twice", (836, 993), mistake, series.datasets, _in_time(series), sidecar=true
+    )
+
+
+def _missing_b_values() -> Case:
+    """Return a diffusion series some of whose slices state no weighting: they are as weighted as their neighbours."""
+    lacking = {(2, 1), (3, 0), (3, 3)}
+    series = _diffusion(make.AXIAL, lambda ds, direction: None, Manufacturer="SIEMENS")
+
+    def edit(ds: FileDataset, time: int, slice_: int) -> None:
+        ds.ImageType = ["ORIGINAL", "PRIMARY", "DIFFUSION", "NONE"]
+        if (time, slice_) not in lacking:
+            ds.DiffusionBValue = 1000.0 if time else 0.0
+            if time:
+                ds.DiffusionGradientOrientation = list(map(float, DIRECTIONS[time]))
+
+    def weighted(fields: dict[str, Any], made: Made) -> Iterator[str]:
+        file = made.path.with_name(re.sub(r"\.nii(\.gz)?$", ".bval", made.path.name))
+        if file.exists() and made.image.ndim > 3 and (values := np.loadtxt(file, ndmin=1)).tolist()[1:] != [1000.0] * 4:
+            yield f"b-values are {' '.join(f'{value:g}' for value in values)}"
+
+    mistake = "slices without a b-value are volumes of b = 0"
+    planes = _in_time(series)
+    return Case(
+        "b-values missing in some slices", (394,), mistake, series.edited(edit).datasets, planes, sidecar=weighted
+    )
+
+
+def _several_acquisitions() -> Case:
+    """Return three contrast phases of a CT in one series, shifted against each other by half a slice."""
+    uids = {"study_uid": generate_uid(), "series_uid": generate_uid(), "FrameOfReferenceUID": generate_uid()}
+    datasets: list[FileDataset] = []
+    planes = []
+    for phase in range(3):
+        origin = (-20.0, -30.0, 40.0 + 1.25 * phase)
+        pixels = make.pattern(8 + phase, make.ROWS, make.COLUMNS, seed=phase)
+        own = make.ct_series(8 + phase, spacing=2.5, origin=origin, pixels=pixels, **uids)
+        for ds in own:
+            ds.InstanceNumber = len(datasets) + 1
+            ds.AcquisitionNumber, ds.AcquisitionTime = phase + 1, f"1015{10 * phase:02}"
+            datasets.append(ds)
+            planes.append(plane_of(ds, str(phase)))
+    return Case("three contrast phases in one series", (721,), "slices of several phases interleaved", datasets, planes)
+
+
+def _interpolated_slices() -> Case:
+    datasets = make.mr_series(12, Manufacturer="GE MEDICAL SYSTEMS", MRAcquisitionType="3D", spacing=1.25)
+    for ds in datasets:
+        ds.ImagesInAcquisition = 12
+        ds.private_block(0x0021, "GEMS_RELA_01", create=True).add_new(0x4F, "SS", 6)
+    return _classic("GE, interpolated slices", [306, 355], "one volume of 12 slices is two of 6", datasets)
+
+
+def _three_stacks() -> Case:
+    """Return an enhanced image whose frames are in three stacks one above the other, in no order."""
+    case = _enhanced("enhanced, three stacks", 839, "stacks are times of one volume", list(range(30)))
+    [ds] = case.datasets
+    order = np.random.default_rng(5).permutation(30)
+    frames = ds.PerFrameFunctionalGroupsSequence
+    places = make.stack_positions(30, make.SPACING_MM, make.ORIGIN_MM, make.AXIAL)
+    planes = []
+    for frame, place_ in enumerate(order):
+        content, position = frames[frame].FrameContentSequence[0], frames[frame].PlanePositionSequence[0]
+        content.StackID, content.InStackPositionNumber = str(place_ // 10 + 1), int(place_ % 10 + 1)
+        content.DimensionIndexValues = [int(place_ // 10 + 1), int(place_ % 10 + 1)]
+        del content.TemporalPositionIndex
+        position.ImagePositionPatient = [make.decimal(value) for value in places[place_]]
+        at = place(places[place_], make.AXIAL, make.PIXEL_SPACING_MM)
+        planes.append(Plane(case.planes[frame].values, at))
+    ds.DimensionIndexSequence = [make.dimension(0x00209056, 0x00209111), make.dimension(0x00209057, 0x00209111)]
+    return replace(case, planes=planes)
 
 
 def row_of(case: Case, ours: Outcome) -> str:

@@ -145,7 +145,7 @@ def convert(
 
     selection = chosen(include, exclude)
     if list_only:
-        return _planned(paths, out, layout, selection)
+        return _planned(paths, out, layout, selection, join=settings.repair)
 
     from node.cli import converters
     from node.conversion.job import limits
@@ -250,11 +250,11 @@ def _layout(name: str | None, *, flat: bool, anonymous: bool) -> Layout:
     return Layout(template, flat, anonymous)
 
 
-def _planned(paths: list[Path], out: Path, layout: Layout, selection: Chosen) -> Answer:
+def _planned(paths: list[Path], out: Path, layout: Layout, selection: Chosen, *, join: bool) -> Answer:
     """Return what would become what; only headers are read."""
     from node.conversion.offline import planned
 
-    plan = planned(paths, out, layout, selection)
+    plan = planned(paths, out, layout, selection, join=join)
 
     def show() -> None:
         for row in plan["series"]:

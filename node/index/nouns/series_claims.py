@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,7 @@ from sqlalchemy.orm import join
 
 from node.completeness import (
     C_FIND,
+    PART_OF_ACQUISITION,
     Completeness,
     Expectation,
     InstanceCounts,
@@ -180,6 +182,7 @@ class SeriesRepository(IndexRepository):
             return False
         completeness = _last_verdict(connection, series, outcome.completeness)
         _update(connection, series.id, {"attempts": 0} | _completeness_columns(completeness))
+        _doubt_parts(connection, series.id)
         insert_conversion(connection, series, outcome, self._turn.holder, now)
         is_stale = replace_references(connection, series.id, outcome.references)
         kind: FinalKind = "series-converted" if outcome.state == "converted" else "series-refused"
@@ -528,6 +531,7 @@ def _expectation(
         forced=row.due_at is not None and row.due_at > now,
         siblings=_siblings(connection, row),
         split=_is_split(connection, row, counts),
+        is_part=bool(_parts(connection, row)),
         performed=performed_of(connection, row.id, study_uid, row.series_instance_uid),
     )
 
@@ -622,6 +626,59 @@ def _is_split(connection: Connection, row: Row[Any], counts: Sequence[InstanceCo
         for series in connection.execute(_of_same_protocol(row)).scalars().all()
     )
     return times in announced
+
+
+def _parts(connection: Connection, row: Row[Any]) -> list[int]:
+    """Return the series that seem to be of one acquisition with an MR series: some senders make one of each volume.
+
+    They have its Series Number, or numbers that follow each other, and Acquisition Numbers that no two of them share.
+    """
+    if row.modality != "MR" or row.series_number is None or row.frame_of_reference_uid is None:
+        return []
+    own = connection.execute(_first_image(row.id)).first()
+    alike = _of_same_protocol(row).where(
+        SeriesRow.series_description.is_not_distinct_from(row.series_description),
+        SeriesRow.frame_of_reference_uid == row.frame_of_reference_uid,
+        SeriesRow.series_number.is_not(None),
+    )
+    numbered: dict[int, list[int]] = defaultdict(list)
+    for series, number in connection.execute(alike.add_columns(SeriesRow.series_number)).all():
+        if connection.execute(_first_image(series)).first() == own:
+            numbered[number].append(series)
+    if numbered[row.series_number]:
+        return numbered[row.series_number]
+    run = [series for number in _run_of(row.series_number, numbered) for series in numbered[number]]
+    acquisitions = [_acquisitions(connection, series) for series in (row.id, *run)]
+    shared = sum(map(len, acquisitions)) > len(set().union(*acquisitions))
+    return [] if shared or None in set().union(*acquisitions) else run
+
+
+def _run_of(number: int, numbers: Mapping[int, Any]) -> list[int]:
+    """Return the numbers that follow a number, or lead to it, without a gap."""
+    found = []
+    for step in (-1, 1):
+        other = number + step
+        while numbers.get(other):
+            found.append(other)
+            other += step
+    return found
+
+
+def _acquisitions(connection: Connection, series_id: int) -> set[int | None]:
+    return set(
+        connection.scalars(select(ImageRow.acquisition_number).where(ImageRow.series_id == series_id).distinct())
+    )
+
+
+def _doubt_parts(connection: Connection, series_id: int) -> None:
+    """Say of complete series that a series just converted seems to be of the same acquisition."""
+    row = connection.execute(select(SeriesRow.__table__).where(SeriesRow.id == series_id)).one()
+    if parts := _parts(connection, row):
+        doubted = update(SeriesRow).where(SeriesRow.id.in_(parts), SeriesRow.verdict == "complete")
+        reason = SeriesRow.verdict_reason + f"; {PART_OF_ACQUISITION}"
+        connection.execute(
+            doubted.values(verdict="suspect", verdict_rule="siblings", verdict_reason=reason, missing_instances=null())
+        )
 
 
 def _first_image(series_id: int) -> Select[int | None, int | None]:

@@ -24,6 +24,8 @@ MAX_B_VALUE = 1e6
 
 _TRACE_TYPES = frozenset(("TRACE", "TRACEW", "ISO", "ISOTROPIC"))
 _MAP_TYPES = frozenset(("ADC", "AVDC", "EADC", "EXPONENTIAL", "FA", "COLFA", "FAC", "TENSOR"))
+_WEIGHTED = frozenset(("DIRECTIONAL", "BMATRIX", "ISOTROPIC"))
+
 TRACE_TOLERANCE = 0.01
 """Largest deviation of a b-matrix from what the b-value and its own symmetry ask for, as a share of the b-value."""
 
@@ -60,17 +62,20 @@ def diffusion_of(ds: Dataset, shared: Dataset | None = None, per_frame: Dataset 
     (0018,9089). Private elements of a frame are in its functional groups, or in the items of private sequences there.
     """
     if shared is None and per_frame is None:
-        manufacturer, kinds, standard = _of_instance(ds)
+        manufacturer, kinds, standard, lacks_b_value = _of_instance(ds)
     else:
         manufacturer = text(ds, "Manufacturer")
         kinds, standard = _kinds(ds, shared, per_frame), _standard(ds, shared, per_frame)
+        lacks_b_value = _lacks_b_value(ds, shared, per_frame)
     trace, derived = bool(kinds & _TRACE_TYPES), bool(kinds & (_TRACE_TYPES | _MAP_TYPES))
     gradient = _possible(vendors.gradient_before_standard(ds, manufacturer)) or _possible(standard)
     if gradient is None or (gradient.direction_lps is None and not gradient.isotropic):
         vendor = _possible(vendors.gradient(ds, manufacturer)) or _possible(_of_frame(manufacturer, shared, per_frame))
         gradient = _completed(gradient, vendor)
     if gradient is None:
-        return Diffusion(0.0, derived=True, trace=trace) if derived else None
+        return (
+            Diffusion(0.0, derived=derived, trace=trace, is_unknown=lacks_b_value) if derived or lacks_b_value else None
+        )
     if derived or gradient.isotropic:
         return Diffusion(gradient.b_value, derived=True, trace=not kinds & _MAP_TYPES)
     return Diffusion(
@@ -98,9 +103,9 @@ def without_repair(frame: Frame) -> Frame:
     "DiffusionGradientOrientation",
     "DiffusionBMatrixSequence",
 )
-def _of_instance(ds: Dataset) -> tuple[str, frozenset[str], Gradient | None]:
-    """Return the manufacturer, the kinds of image and the weighting by the standard that a classic instance states."""
-    return text(ds, "Manufacturer"), _kinds(ds), _standard(ds)
+def _of_instance(ds: Dataset) -> tuple[str, frozenset[str], Gradient | None, bool]:
+    """Return manufacturer, kinds of image and weighting of a classic instance, and whether it lacks a b-value."""
+    return text(ds, "Manufacturer"), _kinds(ds), _standard(ds), _lacks_b_value(ds)
 
 
 def _possible(gradient: Gradient | None) -> Gradient | None:
@@ -188,6 +193,15 @@ def _standard(ds: Dataset, shared: Dataset | None = None, per_frame: Dataset | N
         is_isotropic = directionality == "ISOTROPIC" and b_value > UNWEIGHTED_B_VALUE
         return Gradient(b_value, direction, is_isotropic, repaired if direction is not None else "")
     return None
+
+
+def _lacks_b_value(ds: Dataset, shared: Dataset | None = None, per_frame: Dataset | None = None) -> bool:
+    """Return whether an image states a weighting, by its directionality or a direction, but no b-value."""
+    return any(
+        number(macro, "DiffusionBValue") is None
+        and (text(macro, "DiffusionDirectionality").upper() in _WEIGHTED or any(_direction(macro) or ()))
+        for macro in _diffusion_macros(ds, shared, per_frame)
+    )
 
 
 def _diffusion_macros(ds: Dataset, shared: Dataset | None, per_frame: Dataset | None) -> Iterator[Dataset]:

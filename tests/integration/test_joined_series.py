@@ -1,0 +1,157 @@
+"""Series that are one acquisition, a volume or a slice each, become one volume in time: only if headers prove it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from pydicom import FileDataset
+from pydicom.uid import generate_uid
+
+from node.conversion.offline import Layout, convert_folder, planned
+from node.settings.convert import Convert
+from node.writers.options import write_options
+from tests import truth
+from tests.converting import here
+from tests.split import by_slice, by_volume, split_series
+
+OPTIONS = write_options(Convert(thumbnails=False, formats=("nifti",)))
+TIMES, SLICES = 5, 4
+
+
+def converted(datasets: list[FileDataset], folder: Path, **options: Any) -> tuple[dict[str, Any], Path]:
+    (folder / "in").mkdir()
+    for number, ds in enumerate(datasets):
+        ds.save_as(folder / "in" / f"{number:03}.dcm", enforce_file_format=True)
+    made = write_options(Convert(thumbnails=False, formats=("nifti",), **options))
+    return convert_folder([folder / "in"], folder / "out", made, here), folder / "out"
+
+
+def volumes(listing: dict[str, Any]) -> list[dict[str, Any]]:
+    return [row for row in listing["volumes"] if row["kind"] == "volume"]
+
+
+def numbers_of_its_own(ds: FileDataset, time: int, slice_: int) -> None:
+    ds.InstanceNumber, ds.AcquisitionNumber = slice_ + 1, time + 1
+
+
+def series_numbers_of_its_own(ds: FileDataset, time: int, slice_: int) -> None:
+    numbers_of_its_own(ds, time, slice_)
+    ds.SeriesNumber = 7 + time
+
+
+def without_times(ds: FileDataset, time: int, slice_: int) -> None:
+    del ds.AcquisitionTime
+
+
+PROVEN: dict[str, tuple[Callable[..., Any], Callable[[FileDataset, int, int], None] | None, str]] = {
+    "a series for each volume": (by_volume, None, "Instance Numbers (0020,0013) count 1-20"),
+    "a series for each volume, numbered by itself": (by_volume, numbers_of_its_own, "Acquisition Numbers"),
+    "a series and a number for each volume": (by_volume, series_numbers_of_its_own, "their Series Numbers follow"),
+    "a series for each volume, without times": (by_volume, without_times, "Series Number (0020,0011) is the same"),
+    "a series for each slice": (by_slice, None, "each has one slice at all times"),
+}
+
+
+@pytest.mark.parametrize(("key", "edit", "words"), PROVEN.values(), ids=PROVEN)
+def test_series_that_are_one_acquisition_become_one_volume(
+    key: Callable[[int, int], int], edit: Callable[..., None] | None, words: str, tmp_path: Path
+) -> None:
+    series = split_series(TIMES, SLICES, key)
+    if edit is not None:
+        series.edited(edit)
+    uids = list(dict.fromkeys(str(ds.SeriesInstanceUID) for ds in series.datasets))
+    listing, out = converted(series.datasets, tmp_path)
+    [volume] = volumes(listing)
+    assert volume["shape"][:4] == (truth.COLUMNS, truth.ROWS, SLICES, TIMES)
+    voxels = np.asanyarray(nib.load(out / volume["path"]).dataobj)
+    for time in range(TIMES):
+        for slice_ in range(SLICES):
+            np.testing.assert_array_equal(voxels[:, :, slice_, time], truth.plane(time, slice_).T)
+    fields = json.loads((out / volume["path"]).with_suffix("").with_suffix(".json").read_text())
+    assert fields["joined_series"] == uids
+    assert words in next(warning["detail"] for warning in fields["warnings"] if warning["name"] == "repaired")
+    assert [row["joined_series"] for row in listing["series"]] == [uids]
+    assert volume["instances"] == TIMES * SLICES
+    plan = planned([tmp_path / "in"], tmp_path / "other", Layout())
+    assert [row["instances"] for row in plan["series"]] == [TIMES * SLICES]
+
+
+def another_place(ds: FileDataset, time: int, slice_: int) -> None:
+    ds.ImagePositionPatient = [*ds.ImagePositionPatient[:2], float(ds.ImagePositionPatient[2]) + 3 * (time == 2)]
+
+
+def another_frame_of_reference(ds: FileDataset, time: int, slice_: int) -> None:
+    ds.FrameOfReferenceUID = f"1.2.{time}"
+
+
+def repeated_scans(ds: FileDataset, time: int, slice_: int) -> None:
+    ds.SeriesNumber, ds.InstanceNumber, ds.AcquisitionNumber = 7 + time, slice_ + 1, 1
+
+
+def an_hour_between(ds: FileDataset, time: int, slice_: int) -> None:
+    numbers_of_its_own(ds, time, slice_)
+    ds.AcquisitionTime = f"{10 + (time > 2)}15{2 * time:02}"
+
+
+def at_one_time(ds: FileDataset, time: int, slice_: int) -> None:
+    ds.AcquisitionTime = "101500"
+
+
+def another_echo(ds: FileDataset, time: int, slice_: int) -> None:
+    ds.EchoTime = str(10 * (time + 1))
+
+
+def another_image(ds: FileDataset, time: int, slice_: int) -> None:
+    ds.ImageType = ["ORIGINAL", "PRIMARY", "MPMPM"[time], f"X{time}"]
+
+
+def numbers_that_repeat(ds: FileDataset, time: int, slice_: int) -> None:
+    ds.InstanceNumber = slice_ + 1
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        *(another_place, another_frame_of_reference, repeated_scans, an_hour_between, at_one_time, another_echo),
+        *(another_image, numbers_that_repeat),
+    ],
+)
+def test_series_that_may_be_several_scans_are_not_joined(edit: Callable[..., None], tmp_path: Path) -> None:
+    series = split_series(TIMES, SLICES, by_volume).edited(edit)
+    listing, _ = converted(series.datasets, tmp_path)
+    assert len(volumes(listing)) == TIMES
+    assert all("joined_series" not in row for row in listing["series"])
+
+
+def test_no_series_are_joined_if_that_is_switched_off(tmp_path: Path) -> None:
+    listing, _ = converted(split_series(TIMES, SLICES, by_volume).datasets, tmp_path, repair=False)
+    assert len(volumes(listing)) == TIMES
+
+
+def test_a_lost_volume_of_the_acquisition_is_told(tmp_path: Path) -> None:
+    series = split_series(TIMES, SLICES, by_volume)
+    kept = [ds for index, ds in enumerate(series.datasets) if index // SLICES != 2]
+    listing, _ = converted(kept, tmp_path)
+    assert len(volumes(listing)) == TIMES - 1 or listing["series"][0]["verdict"]["state"] != "complete"
+
+
+def test_two_volumes_are_joined_only_one_repetition_apart(tmp_path: Path) -> None:
+    for name, repetition_ms, count in (("fits", "2000", 1), ("does not", "700", 2)):
+        series = split_series(2, SLICES, by_volume, RepetitionTime=repetition_ms)
+        (tmp_path / name).mkdir()
+        listing, _ = converted(series.datasets, tmp_path / name)
+        assert len(volumes(listing)) == count
+
+
+def test_series_in_two_studies_are_not_joined(tmp_path: Path) -> None:
+    series, other = split_series(TIMES, SLICES, by_volume), generate_uid()
+    for ds in series.datasets[SLICES:]:
+        ds.StudyInstanceUID = other
+    listing, _ = converted(series.datasets, tmp_path)
+    assert len(volumes(listing)) == 2  # the first alone, and the other four
