@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from node.background import BackgroundService, SupervisedThread
     from node.children.decoder import Decoder
     from node.completeness import Evidence
+    from node.conversion.datasets import SeriesFiles
+    from node.conversion.job import ReferencedSeries
     from node.index.database.index import Index
-    from node.index.nouns.converted import ConvertedFile
+    from node.index.nouns.converted import ConvertedFile, SeriesKey
     from node.index.work.jobs import Job, JobState
     from node.index.work.messages import LedgerEvent
     from node.metrics import Metrics
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from node.routing.held import HeldWorker
     from node.selector import Selector
     from node.settings.model import Destination, Route, Settings, Verb
+    from node.volume.model import Volume
     from node.volume.reasons import Exclusion, Refusal
     from node.writers.options import WriteOptions
 
@@ -359,18 +362,24 @@ class ResultsKind(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ObjectKind:
-    """Instances without pixels that become files of their own, such as spectra.
+    """Instances that become files of their own, such as spectra.
 
     Attributes
     ----------
     sop_classes : frozenset of str
-        SOP Class UIDs of all instances that may be of this kind.
+        SOP Class UIDs of all instances that may be of this kind; one that ends with a dot stands for all below it.
     place : Place
         A function without parameters that returns the `Objects` of one series, in the child process of a conversion.
     """
 
     sop_classes: frozenset[str]
     place: Place
+
+    def may_be(self, sop_class_uid: str) -> bool:
+        """Return whether instances of a SOP class may be of this kind."""
+        return sop_class_uid in self.sop_classes or any(
+            root.endswith(".") and sop_class_uid.startswith(root) for root in self.sop_classes
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,11 +403,15 @@ class Output:
     options: WriteOptions
 
 
-class Objects(Protocol):
-    """The instances of one kind in a series. Each that was taken is in a file, in an exclusion or in a refusal."""
+class Objects:
+    """The instances of one kind in a series. Each that was taken is in a file, in an exclusion or in a refusal.
 
-    exclusions: list[Exclusion]
-    refusals: list[Refusal]
+    Define only what the kind has: files that it writes itself, or volumes that are written as those of images are.
+    """
+
+    def __init__(self) -> None:
+        self.exclusions: list[Exclusion] = []
+        self.refusals: list[Refusal] = []
 
     def take(self, ds: Dataset) -> bool:
         """Return whether an instance is of this kind, and keep what its file needs; nothing else reads it then.
@@ -408,12 +421,27 @@ class Objects(Protocol):
         ConversionRefused
             It is of this kind, but cannot be used: it is excluded for this reason.
         """
+        raise NotImplementedError
+
+    @property
+    def references(self) -> Collection[SeriesKey]:
+        """The other series that are needed, after all instances were read."""
+        return ()
+
+    def read_referenced(self, series: ReferencedSeries, files: SeriesFiles) -> None:
+        """Keep what is needed of one of them; `files` are its data sets, none if it is not here."""
 
     def evidence(self) -> Sequence[Evidence]:
         """Return what speaks against completeness, after all instances were read."""
+        return ()
+
+    def volumes(self, stack: int) -> Iterator[Volume]:
+        """Yield volumes one by one; `stack` is the number of the first stack, each further one has the next."""
+        return iter(())
 
     def write(self, output: Output) -> tuple[Sequence[ConvertedFile], Sequence[tuple[int, str, int]]]:
-        """Write the files; return them, and the stack, SOP Instance UID and number of frames of each source."""
+        """Write the other files; return them, and the stack, SOP Instance UID and number of frames of each source."""
+        return (), ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,8 @@ BUILT_IN: tuple[Place, ...] = (
     "node.extensions.deidentify:EXTENSION",
     "node.extensions.destinations:EXTENSION",
     "node.extensions.dicomweb:EXTENSION",
+    "node.extensions.structure_sets:EXTENSION",
+    "node.extensions.reports:EXTENSION",
     "node.extensions.results:EXTENSION",
     "node.extensions.spectroscopy:EXTENSION",
     "node.extensions.worklist:EXTENSION",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 from node.archive.filesystem import Archive
 from node.conversion.job import ConversionJob, Converted
@@ -12,12 +13,18 @@ from node.conversion.pipeline import convert
 from node.conversion.series import record_outcome, write_volumes
 from node.index.database.index import Index
 from node.index.nouns.records import ClaimedSeries
+from node.registry import installed, objects_of
 from node.writers.options import WriteOptions
 
 
 def here(job: ConversionJob, cancelled: threading.Event) -> Converted:
-    """Convert in this process; never cancelled."""
-    return convert(job)
+    """Convert in this process, with all extensions; never cancelled."""
+    return convert_with_all(job)
+
+
+def convert_with_all(job: ConversionJob) -> Converted:
+    """Convert in this process, with all extensions."""
+    return convert(replace(job, objects=objects_of(installed())))
 
 
 def convert_series(

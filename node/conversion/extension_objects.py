@@ -1,27 +1,36 @@
-"""Instances without pixels that an extension turns into files (`node.hookspecs.ObjectKind`), apart from the images."""
+"""Instances that an extension turns into files or volumes (`node.hookspecs.ObjectKind`), apart from the images."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from pydicom import Dataset
 
 from node.completeness import Evidence
+from node.conversion.datasets import SeriesFiles
+from node.conversion.job import ConversionJob
 from node.dicom.values import text
 from node.errors import ConversionRefused, VoxelnodeError
-from node.hookspecs import ObjectKind, Objects, Output
-from node.index.nouns.converted import ConvertedFile
+from node.hookspecs import Objects, Output
+from node.index.nouns.converted import ConvertedFile, SeriesKey
 from node.registry import resolve
 from node.volume.assemble import DAMAGE, damage_detail
+from node.volume.model import Volume
 from node.volume.reasons import Exclusion, Reason, Refusal
 
 
 class SeriesObjects:
-    """The instances of a series that extensions convert. Each is in a file, in an exclusion or in a refusal."""
+    """The instances of a series that extensions convert. Each is in a file, in an exclusion or in a refusal.
 
-    def __init__(self, kinds: Sequence[ObjectKind]) -> None:
-        self._kinds = kinds
+    `damaged`: SOP Instance UIDs of instances of referenced series that are not as they were received, and how they
+    differ; filled by `read_referenced`.
+    """
+
+    def __init__(self, job: ConversionJob) -> None:
+        self._job, self._kinds = job, job.objects
+        self.damaged: list[tuple[str, str]] = []
+        self._in_volumes: set[str] = set()
         self._objects: dict[str, Objects] = {}
         self._taken: set[str] = set()
         self._exclusions: list[Exclusion] = []
@@ -35,7 +44,7 @@ class SeriesObjects:
     def _is_taken(self, ds: Dataset) -> bool:
         sop_class, uid = text(ds, "SOPClassUID"), text(ds, "SOPInstanceUID")
         for kind in self._kinds:
-            if sop_class not in kind.sop_classes:
+            if not kind.may_be(sop_class):
                 continue
             if kind.place not in self._objects:
                 self._objects[kind.place] = resolve(kind.place)()
@@ -49,6 +58,33 @@ class SeriesObjects:
             self._taken.add(uid)
             return True
         return False
+
+    @property
+    def references(self) -> tuple[SeriesKey, ...]:
+        """The other series that are needed."""
+        return tuple(sorted({key for objects in self._objects.values() for key in objects.references}))
+
+    @property
+    def lacks_references(self) -> bool:
+        """Whether the job must be repeated with more series."""
+        return not {series.key for series in self._job.referenced}.issuperset(self.references)
+
+    def read_referenced(self) -> None:
+        """Read the other series, one after the other."""
+        for series in self._job.referenced:
+            for objects in self._objects.values():
+                if series.key in objects.references:
+                    files = SeriesFiles(series.instances, self._job.as_received)
+                    objects.read_referenced(series, files)
+                    self.damaged += files.damaged
+
+    def volumes(self, stack: int) -> Iterator[Volume]:
+        """Yield the volumes one by one; `stack` is the number of the first stack."""
+        for objects in self._objects.values():
+            for volume in objects.volumes(stack):
+                self._in_volumes.update(source.sop_instance_uid for source in volume.sources)
+                stack = max(stack, volume.stack + 1)
+                yield volume
 
     @property
     def exclusions(self) -> tuple[Exclusion, ...]:
@@ -66,7 +102,9 @@ class SeriesObjects:
         return [finding for objects in self._objects.values() for finding in objects.evidence()]
 
     def write(self, output: Output) -> tuple[list[ConvertedFile], list[tuple[int, str, int]]]:
-        """Write all files; return them, and the stack, SOP Instance UID and number of frames of each source.
+        """Write all other files; return them, and the stack, SOP Instance UID and number of frames of each source.
+
+        All volumes were made before.
 
         Raises VoxelnodeError if an instance is lost: a bug of an extension, never a fault of the data.
         """
@@ -77,7 +115,11 @@ class SeriesObjects:
             written, used = objects.write(replace(output, stack=stack))
             files += written
             sources += used
-        known = {uid for _, uid, _ in sources} | {exclusion.sop_instance_uid for exclusion in self.exclusions}
+        known = (
+            self._in_volumes
+            | {uid for _, uid, _ in sources}
+            | {exclusion.sop_instance_uid for exclusion in self.exclusions}
+        )
         known.update(uid for refusal in self.refusals for uid in refusal.sop_instance_uids)
         if lost := self._taken - known:
             raise VoxelnodeError(f"{len(lost)} instances are in no file, exclusion or refusal")

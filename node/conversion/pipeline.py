@@ -24,7 +24,6 @@ from node.conversion.datasets import SeriesFiles
 from node.conversion.evidence import InstanceHeader, find_evidence
 from node.conversion.extension_objects import SeriesObjects
 from node.conversion.job import ConversionJob, Converted, converted_file
-from node.conversion.objects import Reports, StructureSets
 from node.hookspecs import Output
 from node.index.nouns.converted import ConvertedFile
 from node.volume.assemble import assemble
@@ -67,14 +66,12 @@ def _rare_garbage_collection() -> Iterator[None]:
 
 def _convert(job: ConversionJob, began: float) -> Converted:
     series = SeriesFiles(job.instances, job.as_received)
-    structure_sets, reports, objects = StructureSets(job), Reports(), SeriesObjects(job.objects)
-    assembly, known = _assembled(
-        job, series, lambda datasets: objects.set_apart(structure_sets.set_apart(reports.note(datasets)))
-    )
-    if not series.damaged and structure_sets.lacks_references:
-        return Converted((), (), (), (), completeness_of(known), 0.0, references=structure_sets.references)
-    structure_sets.read_images()
-    damaged = (*series.damaged, *structure_sets.damaged)
+    objects = SeriesObjects(job)
+    assembly, known = _assembled(job, series, objects.set_apart)
+    if not series.damaged and objects.lacks_references:
+        return Converted((), (), (), (), completeness_of(known), 0.0, references=objects.references)
+    objects.read_referenced()
+    damaged = (*series.damaged, *objects.damaged)
     if damaged:
         return _damaged(job, damaged, known, perf_counter() - began)
     completeness = _completeness(known, assembly, series.headers, objects.evidence())
@@ -84,29 +81,26 @@ def _convert(job: ConversionJob, began: float) -> Converted:
     of_series = {**job.descriptions, "completeness": asdict(completeness)}
     if job.joined is not None:
         of_series["joined_series"] = list(job.joined.series_instance_uids)
-    for volume in _parts(chain(assembly.volumes, structure_sets.masks(stack)), job.options):
+    for volume in _parts(chain(assembly.volumes, objects.volumes(stack)), job.options):
         described = replace(volume, attributes={**volume.attributes, **of_series})
         written = write_volume(described, job.folder, stem_of(volume, job.name), job.options)
         files += [_converted_file(volume, file, job.folder) for file in written]
         sources |= dict.fromkeys(_sources_of(volume))
-    stack += len(structure_sets)
-    of_reports, instances = reports.write(job.folder, stack, job.name)
-    files += of_reports
-    output = Output(job.folder, stack + len(of_reports), job.name, of_series, job.options)
-    of_objects, used = objects.write(output)
+        stack = max(stack, volume.stack + 1)
+    of_objects, used = objects.write(Output(job.folder, stack, job.name, of_series, job.options))
     files += of_objects
-    exclusions = (*assembly.exclusions, *structure_sets.exclusions, *reports.exclusions, *objects.exclusions)
+    exclusions = (*assembly.exclusions, *objects.exclusions)
     refusals = (*assembly.refusals, *objects.refusals)
     if not any(file.shape for file in files):
         exclusions, refusals = (), (*refusals, *_as_refusals(exclusions))
     return Converted(
         files=tuple(files),
-        sources=(*_counted(sources), *instances, *used),
+        sources=(*_counted(sources), *used),
         exclusions=exclusions,
         refusals=refusals,
         completeness=completeness,
         seconds=perf_counter() - began,
-        references=structure_sets.references,
+        references=objects.references,
     )
 
 

@@ -19,9 +19,9 @@ from PIL import Image
 from playwright.sync_api import Page, expect, sync_playwright
 
 from node.control.node import Endpoints, Node
+from node.extensions.reports.report import read_document
 from node.files.reading import read_instance
 from node.settings.model import HookSettings, SeriesSettings, Settings, Storage, Web
-from node.volume.objects.report import read_document
 from node.volume.objects.segmentation import volumes
 from tests import make
 from tests.acceptance.served import until

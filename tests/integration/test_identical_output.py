@@ -17,10 +17,9 @@ from pydicom.uid import generate_uid
 from node.conversion.job import ConversionJob
 from node.conversion.naming import parse
 from node.conversion.offline import Layout, convert_folder
-from node.conversion.pipeline import convert
 from node.volume.assemble import assemble
 from tests import make, volumes
-from tests.converting import here
+from tests.converting import convert_with_all, here
 
 EVERYTHING = dataclasses.replace(volumes.EVERYTHING, suv=True)
 
@@ -66,7 +65,7 @@ def test_the_order_of_arrival_does_not_matter(tmp_path: Path) -> None:
     instances = saved([*make.duplicate_series(6), make.structured_report()], tmp_path / "in")
     for name, order in (("first", instances), ("second", instances[::-1])):
         (tmp_path / name).mkdir()
-        assert convert(ConversionJob(tuple(order), tmp_path / name, EVERYTHING)).files
+        assert convert_with_all(ConversionJob(tuple(order), tmp_path / name, EVERYTHING)).files
     assert digests(tmp_path / "first") == digests(tmp_path / "second")
 
 

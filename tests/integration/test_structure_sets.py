@@ -12,7 +12,6 @@ from pydicom import FileDataset
 from pydicom.uid import generate_uid
 
 from node.audit.audit_log import Audit
-from node.conversion.pipeline import convert
 from node.conversion.scheduler import REFERENCE_WAIT, Worker
 from node.conversion.series import ReferencedSeriesOpen, SeriesDamaged, is_unchanged
 from node.index.nouns.records import ClaimedSeries
@@ -20,7 +19,7 @@ from node.lifecycle.deletion import Order, delete
 from node.settings.convert import Convert
 from node.writers.options import write_options
 from tests import make
-from tests.converting import convert_series
+from tests.converting import convert_series, convert_with_all
 from tests.integration.conftest import Root
 from tests.rows import view_rows
 
@@ -50,7 +49,7 @@ def convert_due(root: Root, seconds: float = 61) -> list[str]:
     while (claimed := root.index.series.claim_due(root.clock())) is not None:
         modalities.append(modality_of(root, claimed))
         try:
-            convert_series(claimed, root.archive, root.index, OPTIONS, convert, root.clock)
+            convert_series(claimed, root.archive, root.index, OPTIONS, convert_with_all, root.clock)
         except ReferencedSeriesOpen as error:
             root.index.series.wait_for(claimed, error.references, str(error), REFERENCE_WAIT, root.clock())
             modalities[-1] += " waits"
@@ -138,13 +137,13 @@ def test_a_wait_ends_with_the_longest_wait_of_the_structure_set(
     claimed = root.index.series.claim_due(root.clock(), dt.timedelta(seconds=1000))
     assert claimed is not None
     with pytest.raises(ReferencedSeriesOpen) as open_series:
-        convert_series(claimed, root.archive, root.index, OPTIONS, convert, root.clock)
+        convert_series(claimed, root.archive, root.index, OPTIONS, convert_with_all, root.clock)
     wait = dt.timedelta(seconds=9)
     root.index.series.wait_for(claimed, open_series.value.references, "open", wait, root.clock())
     again = root.index.series.claim_due(root.clock(), dt.timedelta(seconds=1000))
     assert again is not None
     assert again.expectation.forced
-    assert convert_series(again, root.archive, root.index, OPTIONS, convert, root.clock)
+    assert convert_series(again, root.archive, root.index, OPTIONS, convert_with_all, root.clock)
     assert state(root)[0] == "refused"
     assert "still being received" in state(root)[1]
     assert convert_due(root) == ["CT", "RTSTRUCT"]
@@ -195,13 +194,13 @@ def test_a_series_that_changes_while_the_masks_are_made_makes_them_due_again(
     assert claimed is not None
 
     def images_arrive_meanwhile(job: Any) -> Any:
-        converted = convert(job)
+        converted = convert_with_all(job)
         if job.referenced:
             take(root, *images)
             root.clock.move(61)
             other = root.index.series.claim_due(root.clock())
             assert other is not None
-            assert convert_series(other, root.archive, root.index, OPTIONS, convert, root.clock)
+            assert convert_series(other, root.archive, root.index, OPTIONS, convert_with_all, root.clock)
         return converted
 
     assert convert_series(claimed, root.archive, root.index, OPTIONS, images_arrive_meanwhile, root.clock)
@@ -290,7 +289,7 @@ def test_a_damaged_image_keeps_the_masks_until_it_is_sent_again(
     claimed = root.index.series.claim_due(root.clock())
     assert claimed is not None
     with pytest.raises(SeriesDamaged) as damaged:
-        convert_series(claimed, root.archive, root.index, OPTIONS, convert, root.clock)
+        convert_series(claimed, root.archive, root.index, OPTIONS, convert_with_all, root.clock)
     [(key, _)] = damaged.value.damaged
     assert str(root.archive.path(key)) == row["path"]
     error = damaged.value

@@ -23,6 +23,7 @@ from node.control.repository import Repository
 from node.conversion.scheduler import Worker
 from node.index.nouns.accounts import Role
 from node.receive.ingest import Announced, Origin
+from node.registry import enabled, objects_of
 from node.settings.convert import Convert
 from node.settings.model import Settings, Storage, Web
 from node.web.application import application
@@ -85,7 +86,8 @@ class Site:
 
     def convert(self, seconds: float = 30) -> None:
         """Convert what is stored; a worker runs no longer than that."""
-        worker = Worker(self.store.archive, self.store.index, self.services.settings.convert)
+        objects = objects_of(enabled(self.services.settings))
+        worker = Worker(self.store.archive, self.store.index, self.services.settings.convert, objects=objects)
         worker.start()
         try:
             until(self.is_settled, seconds)

@@ -40,10 +40,12 @@ from node.extensions.deidentify.profile import edition
 from node.extensions.deidentify.pseudonyms import PATIENT_CHARACTERS
 from node.extensions.deidentify.settings import DeidentifySettings
 from node.extensions.deidentify.ways import DeidentifyWay, configured_by_name
+from node.hookspecs import ObjectKind
 from node.index.database.reading import ReadIndex
 from node.index.models import OPEN_STATES
 from node.index.nouns.converted import SeriesKey
 from node.index.search.selection import StoredInstance
+from node.registry import enabled, objects_of
 from node.settings.convert import Convert
 from node.volume.reasons import Reason as NoVolume
 from node.web.access import Call
@@ -108,12 +110,13 @@ class Deidentifier:
         how: DeidentifyWay,
         whole_file: Callable[[StoredInstance], Path],
         convert: Convert,
+        objects: tuple[ObjectKind, ...],
         stopping: threading.Event,
     ) -> None:
         work.mkdir(mode=0o700, parents=True)
         self._work, self._decoder, self._whole_file, self._stopping = work, decoder, whole_file, stopping
         self._change = Change(deidentification=how)
-        self._convert = convert
+        self._convert, self._objects = convert, objects
         self._converters: Converters | None = None
 
     def uid(self, uid: str) -> str:
@@ -226,7 +229,7 @@ class Deidentifier:
 
     def _run(self, job: ConversionJob) -> Converted:
         if self._converters is None:
-            self._converters = Converters(NICENESS)
+            self._converters = Converters(NICENESS, self._objects)
         try:
             return self._converters.run(job, limits(self._convert), self._stopping)
         except ChildCancelled:
@@ -374,7 +377,10 @@ class _Download:
     ) -> None:
         self._node, self._how, self._order, self._what = node, how, order, what
         work = node.archive.work / uuid.uuid4().hex
-        self._deidentifier = Deidentifier(work, node.decoder, how, self._whole_file, node.settings.convert, stopping)
+        objects = objects_of(enabled(node.settings))
+        self._deidentifier = Deidentifier(
+            work, node.decoder, how, self._whole_file, node.settings.convert, objects, stopping
+        )
         self._instances = self._files = 0
         self._series: list[dict[str, Any]] = []
         self._left_out: list[dict[str, str]] = []

@@ -17,11 +17,11 @@ from node.dicom.values import text, texts, value, whole
 from node.errors import ConversionRefused
 from node.extensions.spectroscopy.physio_log import EVENT_CHANNELS, TICKS_PER_SECOND, Log, is_log, read_log
 from node.extensions.spectroscopy.physio_xml import read_xml
-from node.hookspecs import Output
+from node.hookspecs import Objects, Output
 from node.index.nouns.converted import ConvertedFile
 from node.volume.describe.sidecar_fields import describe
 from node.volume.model import Frame, Geometry, Kind
-from node.volume.reasons import Exclusion, Reason, Refusal
+from node.volume.reasons import Reason
 from node.writers.base import Grid, write_file
 from node.writers.sidecar import write_sidecar
 
@@ -60,12 +60,11 @@ class _Recording:
     fields: dict[str, Any]
 
 
-class Recordings:
+class Recordings(Objects):
     """The physiological recordings of a series (`node.hookspecs.Objects`)."""
 
     def __init__(self) -> None:
-        self.exclusions: list[Exclusion] = []
-        self.refusals: list[Refusal] = []
+        super().__init__()
         self._recordings: dict[str, _Recording] = {}
 
     def take(self, ds: Dataset) -> bool:

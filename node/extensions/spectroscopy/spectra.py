@@ -18,7 +18,7 @@ from node.extensions.spectroscopy.enhanced import read_enhanced
 from node.extensions.spectroscopy.nifti_mrs import Spectra, write_spectra
 from node.extensions.spectroscopy.siemens import is_spectrum, read_classic
 from node.extensions.spectroscopy.signals import Signals
-from node.hookspecs import Output
+from node.hookspecs import Objects, Output
 from node.index.nouns.converted import ConvertedFile
 from node.volume.describe.sidecar_fields import describe, identifying_words, repeats
 from node.volume.model import Frame
@@ -29,12 +29,11 @@ PLACE_TOLERANCE_MM = 0.1
 """Signals that differ by less are of one acquisition: scanners adjust the frequency between averages."""
 
 
-class SpectraOfSeries:
+class SpectraOfSeries(Objects):
     """The spectra of a series (`node.hookspecs.Objects`)."""
 
     def __init__(self) -> None:
-        self.exclusions: list[Exclusion] = []
-        self.refusals: list[Refusal] = []
+        super().__init__()
         self._signals: list[Signals] = []
         self._seen: set[str] = set()
         self._groups: list[list[Signals]] | None = None

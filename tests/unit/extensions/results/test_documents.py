@@ -11,11 +11,11 @@ import pytest
 from pydicom import dcmread
 
 from node.errors import ResultRefused
+from node.extensions.reports.report import read_document
 from node.extensions.results.making import Identity, Making, Source
 from node.extensions.results.manifest import Entry, Manifest, left_in
 from node.extensions.results.report import make_document, make_report
 from node.files.reading import read_instance
-from node.volume.objects.report import read_document
 from tests import make
 
 UCUM_ML = {"value": "mL", "scheme": "UCUM", "meaning": "mL"}

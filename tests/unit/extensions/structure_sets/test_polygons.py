@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from node.volume.objects import contour_masks
-from node.volume.objects.contour_masks import fill_polygon, window_of
+from node.extensions.structure_sets import contour_masks
+from node.extensions.structure_sets.contour_masks import fill_polygon, window_of
 
 ROWS, COLUMNS = 7, 9
 COORDINATES = st.one_of(st.integers(-4, 12), st.integers(-64, 192).map(lambda sixteenths: sixteenths / 16))

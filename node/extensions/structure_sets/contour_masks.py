@@ -17,8 +17,8 @@ from pydicom.dataset import Dataset
 
 from node.dicom.values import text
 from node.errors import ConversionRefused
+from node.extensions.structure_sets.structure_set import Reference, RegionOfInterest, StructureSet
 from node.volume.model import Array, Assembly, Float, Geometry, Kind, Source, Volume
-from node.volume.objects.structure_set import Reference, RegionOfInterest, StructureSet
 from node.volume.read.frames import frames_of
 from node.volume.reasons import Exclusion, Reason, VolumeWarning, WarningKind
 

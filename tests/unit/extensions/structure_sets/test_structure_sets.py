@@ -17,7 +17,8 @@ from pydicom import Dataset, FileDataset
 from pydicom.uid import generate_uid
 
 from node.conversion.offline import convert_folder
-from node.volume.objects import contour_masks, structure_set
+from node.conversion.pipeline import convert as in_child
+from node.extensions.structure_sets import contour_masks, structure_set
 from node.writers.options import WriteOptions
 from tests import make
 from tests.converting import here
@@ -428,6 +429,27 @@ def test_several_structure_sets_of_a_series_have_files_of_their_own(convert: Con
         "_roi1_s1_mask.nii.gz",
         "_roi1_s2_mask.nii.gz",
     ]
+
+
+def test_without_the_extension_structure_sets_are_refused_and_reports_have_no_file(tmp_path: Path) -> None:
+    images, folder = make.ct_series(3), tmp_path / "in"
+    folder.mkdir()
+    structures = make.structure_set(images, {"Heart": on_slices(images, SQUARE)})
+    for index, ds in enumerate([*images, structures, make.structured_report()]):
+        ds.save_as(folder / f"{index}.dcm", enforce_file_format=True)
+    options = WriteOptions(formats=("nifti",), thumbnails=False)
+    listing = convert_folder([folder], tmp_path / "out", options, lambda job, cancelled: in_child(job))
+    assert [row["kind"] for row in listing["volumes"]] == ["volume"]
+    assert {row["reason"] for row in listing["refusals"]} == {"not-an-image"}
+    assert len(listing["refusals"]) == 2
+
+
+@pytest.mark.parametrize("has_images", [False, True])
+def test_a_structure_set_without_regions_is_refused(convert: Convert, has_images: bool) -> None:
+    images = make.ct_series(3)
+    result = convert([*(images if has_images else ()), make.structure_set(images, {})])
+    assert result.listing["volumes"] == [] or has_images
+    assert (result.reasons, result.details) == (["not-an-image"], ["the structure set has no regions of interest"])
 
 
 def test_images_and_a_structure_set_of_one_series_are_told_apart(convert: Convert) -> None:

@@ -17,8 +17,6 @@ from node.volume.describe.sidecar_fields import describe, identifying_words, rep
 from node.volume.model import Float
 from node.volume.reasons import Reason
 
-SOP_CLASS = "1.2.840.10008.5.1.4.1.1.481.3"
-
 CLOSED = frozenset(("CLOSED_PLANAR", "CLOSEDPLANAR_XOR"))
 """Values of Contour Geometric Type (3006,0042) of contours that have an area."""
 
@@ -128,7 +126,7 @@ def read_structure_set(ds: Dataset) -> StructureSet:
     Raises
     ------
     ConversionRefused
-        ``too-large``: more series, regions or points than a structure set may have.
+        ``too-large``: more series, regions or points than a structure set may have; ``not-an-image``: no regions.
 
     Notes
     -----
@@ -138,12 +136,15 @@ def read_structure_set(ds: Dataset) -> StructureSet:
     if len(references) > MAX_REFERENCES:
         detail = f"the structure set refers to {len(references)} series; the limit is {MAX_REFERENCES}"
         raise ConversionRefused(Reason.TOO_LARGE, detail)
+    regions = _regions(ds)
+    if not regions:
+        raise ConversionRefused(Reason.NOT_AN_IMAGE, "the structure set has no regions of interest")
     return StructureSet(
         sop_instance_uid=text(ds, "SOPInstanceUID"),
         study_instance_uid=text(ds, "StudyInstanceUID"),
         patient_id=text(ds, "PatientID"),
         references=references,
-        regions=_regions(ds),
+        regions=regions,
         attributes=describe(ds, ()),
     )
 

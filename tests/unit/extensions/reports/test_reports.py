@@ -13,8 +13,8 @@ from pydicom import Dataset, FileDataset
 from pydicom.uid import generate_uid
 
 from node.conversion.offline import convert_folder
-from node.volume.objects import report
-from node.volume.objects.report import read_document
+from node.extensions.reports import report
+from node.extensions.reports.report import read_document
 from node.writers.options import WriteOptions
 from tests import make
 from tests.converting import here
