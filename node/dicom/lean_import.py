@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
-from importlib.util import LazyLoader
+from importlib.util import LazyLoader, find_spec, module_from_spec
 from types import ModuleType
+from typing import Any
 
 LOADED_BY_PYDICOM = ("gdcm", "jpeg_ls", "openjpeg", "PIL", "pylibjpeg", "requests", "rle", "tqdm")
 """Libraries that pydicom loads if they are installed."""
@@ -30,6 +31,29 @@ def load_pydicom() -> None:
     import_module("numpy")
     with absent(*LOADED_BY_PYDICOM), on_first_use(*HARDLY_USED_BY_PYDICOM):
         import_module("pydicom")
+
+
+def in_parts(package: str) -> None:
+    """Let an import of a module of `package` load this module, without all that the package itself imports.
+
+    nibabel imports every format that it knows, which takes twice as long as its NIfTI. The package loads itself when
+    another attribute of it is used.
+    """
+    spec = find_spec(package)
+    if package in sys.modules or spec is None or spec.loader is None:
+        return
+    loader = spec.loader
+    module = module_from_spec(spec)
+
+    def of_package(name: str) -> Any:
+        with suppress(ModuleNotFoundError):
+            return import_module(f"{package}.{name}")
+        del module.__getattr__
+        loader.exec_module(module)
+        return getattr(module, name)
+
+    module.__getattr__ = of_package  # type: ignore[method-assign]  # PEP 562
+    sys.modules[package] = module
 
 
 @contextmanager

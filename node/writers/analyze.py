@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nibabel.analyze import AnalyzeHeader
 
 from node.volume.model import Volume
 from node.volume.rendering import oriented
 from node.writers.base import Grid, NewFile, WrittenFile, real_dtype, real_slabs, write_file
-from node.writers.nifti import MAX_NIFTI1_DIMENSION
-from node.writers.nifti_header import RGB
+from node.writers.nifti import MAX_NIFTI1_DIMENSION, RGB
 from node.writers.options import WriteOptions
 
 PROMOTED_TYPES = {"int8": "int16", "uint16": "int32", "uint32": "float64"}
@@ -38,8 +38,6 @@ def fits_analyze(volume: Volume) -> bool:
 
 def write_analyze(volume: Volume, folder: Path, stem: str, options: WriteOptions) -> WrittenFile:
     """Write ``STEM_analyze.hdr`` and its ``.img``, never compressed. The volume must satisfy `fits_analyze`."""
-    from nibabel.analyze import AnalyzeHeader  # here, because no other format needs nibabel
-
     turned = [oriented(volume, time) for time in range(volume.times)]
     size = turned[0].voxels.shape[2::-1]
     real = real_dtype(volume)
@@ -52,7 +50,7 @@ def write_analyze(volume: Volume, folder: Path, stem: str, options: WriteOptions
     head.set_zooms(spacing if volume.times == 1 else (*spacing, volume.time_step_s or 0.0))
     head["regular"], head["extents"] = b"r", EXTENTS
     image = folder / f"{stem}_analyze.img"
-    with NewFile(image) as stream:
+    with NewFile(image, digested=False) as stream:
         for oriented_time in turned:
             _write_time(stream, oriented_time.voxels, volume, dtype)
     header = write_file(folder / f"{stem}_analyze.hdr", head.binaryblock)

@@ -7,8 +7,9 @@ failure.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from io import RawIOBase
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 SLAB_BYTES = 4 << 20
 """Approximate size of the pieces in which voxels are streamed, so that a writer needs no second copy of the volume."""
+
+COMPRESSION_LEVEL = 1
+"""Compression level of isal. On CT, files are within 2 % of the size of level 2, and writing is 10 % faster."""
 
 SCALING_TOLERANCE = 0.01
 """Largest rounding error of a scaled value, in steps of the stored values (a step is the slope)."""
@@ -110,7 +114,8 @@ MAX_PIECES_AHEAD = 8
 class NewFile(RawIOBase):
     """A new file whose bytes are counted and digested while it is written.
 
-    A written piece must not change until the file is closed.
+    A written piece must not change until the file is closed. `digested`: not of a companion, whose digest nobody asks
+    for.
 
     Raises
     ------
@@ -118,7 +123,7 @@ class NewFile(RawIOBase):
         `path` exists. No volume is ever overwritten; two volumes with one name are a bug.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, digested: bool = True) -> None:
         super().__init__()
         self.path = path
         try:
@@ -127,6 +132,7 @@ class NewFile(RawIOBase):
             super().close()  # otherwise the finalizer calls `close` on a half-initialized object
             raise
         self._digest = hashlib.sha256()
+        self._is_digested = digested
         self._digester = ThreadPoolExecutor(1, "digest")
         self._ahead: deque[Future[None]] = deque()
         self._bytes = 0
@@ -135,10 +141,11 @@ class NewFile(RawIOBase):
         return True
 
     def write(self, data: ReadableBuffer, /) -> int:
-        if self._ahead or memoryview(data).nbytes >= MIN_THREADED_DIGEST_BYTES:
-            self._ahead.append(self._digester.submit(self._digest.update, data))
-        else:
-            self._digest.update(data)
+        if self._is_digested:
+            if self._ahead or memoryview(data).nbytes >= MIN_THREADED_DIGEST_BYTES:
+                self._ahead.append(self._digester.submit(self._digest.update, data))
+            else:
+                self._digest.update(data)
         count = self._file.write(data)
         self._bytes += count
         while len(self._ahead) > MAX_PIECES_AHEAD:
@@ -160,6 +167,16 @@ def write_file(path: Path, data: bytes) -> NewFile:
     with NewFile(path) as file:
         file.write(data)
     return file
+
+
+def write_gzip(stream: NewFile, pieces: Iterable[ReadableBuffer]) -> None:
+    """Write `pieces` as gzip, in threads; the bytes depend neither on their number nor on the time."""
+    from isal import igzip_threaded  # here, because it loads much that nothing else here needs
+
+    threads = min(4, os.cpu_count() or 1)
+    with igzip_threaded.open(stream, "wb", compresslevel=COMPRESSION_LEVEL, threads=threads) as packed:
+        for piece in pieces:
+            packed.write(piece)
 
 
 def real_dtype(volume: Volume) -> np.dtype[Any]:

@@ -1,21 +1,24 @@
 """NIfTI: ``.nii.gz`` and ``.nii``, and the ``.hdr``/``.img`` pair. LPS becomes RAS only here.
 
+nibabel writes the header, and the voxels are streamed after it, because nibabel's images would copy all of them.
 Stored values are written unchanged, with slope and intercept in the header. An array of (times, slices, rows, columns)
 in C order is, byte for byte, NIfTI's (columns, rows, slices, times) with the first axis fastest, so nothing is
-transposed. The voxels are streamed after the header. A field of the header is left at 0, which means unknown, unless
-the data set states it. Names and codes are those of ``nifti1.h``.
+transposed. A field of the header is left at 0, which means unknown, unless the data set states it. Names and codes are
+those of ``nifti1.h``.
 """
 
 from __future__ import annotations
 
 import math
-import os
-import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from io import BytesIO
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from nibabel.nifti1 import Nifti1Extension, Nifti1Header, Nifti1PairHeader
+from nibabel.nifti2 import Nifti2Header, Nifti2PairHeader
 
 from node import __version__
 from node.volume.describe.scan_parameters import MAPS
@@ -29,17 +32,19 @@ from node.writers.base import (
     slice_timing_of,
     stored_slabs,
     write_file,
+    write_gzip,
 )
-from node.writers.nifti_header import RGB, NiftiHeader
 from node.writers.options import WriteOptions
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 MAX_NIFTI1_DIMENSION = 32767
 """NIfTI-1 has int16 dimensions; larger volumes are written as NIfTI-2."""
-
-COMPRESSION_LEVEL = 1
-"""Compression level of isal. On CT, files are within 2 % of the size of level 2, and writing is 10 % faster."""
 
 QFORM_TOLERANCE_VOXELS = 0.1
 """Largest error of a corner caused by the quaternion, in edges of the smallest voxel; above it, no qform is written.
@@ -55,50 +60,74 @@ TRIGGER_TOLERANCE = 0.05
 COMMENT_CODE = 6
 """NIFTI_ECODE_COMMENT: plain text. No code is registered for JSON of any content, and readers skip comments."""
 
-EXTENSION_ALIGNMENT = 16
-
 
 def write_nifti(volume: Volume, folder: Path, stem: str, options: WriteOptions, extension: bytes = b"") -> WrittenFile:
     """Write a ``.nii.gz``, or ``.nii`` without compression; `extension` is the text of a header extension."""
     head = nifti_header(volume, pair=False, extension=extension)
-    path = folder / f"{stem}.nii{'.gz' if options.compress else ''}"
-    with NewFile(path) as stream:
-        if options.compress:
-            # The bytes do not depend on the number of threads, and isal writes no time or name into the header.
-            from isal import igzip_threaded  # here, because it loads much that nothing else here needs
+    file = write_single(head, stored_slabs(volume.voxels), folder, stem, options)
+    return file.written(volume.kind, "nifti", grid_of(volume))
 
-            threads = min(4, os.cpu_count() or 1)
-            with igzip_threaded.open(stream, "wb", compresslevel=COMPRESSION_LEVEL, threads=threads) as packed:
-                _write_body(packed, head, volume, extension)
-        else:
-            _write_body(stream, head, volume, extension)
-    return stream.written(volume.kind, "nifti", grid_of(volume))
+
+def write_single(
+    head: Any, voxels: Iterable[ReadableBuffer], folder: Path, stem: str, options: WriteOptions
+) -> NewFile:
+    """Write ``STEM.nii.gz``, or ``STEM.nii`` without compression: a header of nibabel's, and voxels in pieces."""
+    path = folder / f"{stem}.nii{'.gz' if options.compress else ''}"
+    pieces = chain([header_bytes(head)], voxels)
+    with NewFile(path) as stream:
+        write_gzip(stream, pieces) if options.compress else stream.writelines(pieces)
+    return stream
 
 
 def write_pair(volume: Volume, folder: Path, stem: str, options: WriteOptions, extension: bytes = b"") -> WrittenFile:
     """Write a NIfTI ``.hdr`` and its ``.img``, uncompressed, as readers of pairs expect."""
     image = folder / f"{stem}.img"
-    with NewFile(image) as stream:
-        for slab in stored_slabs(volume.voxels):
-            stream.write(slab)
-    head = nifti_header(volume, pair=True)
-    header = write_file(folder / f"{stem}.hdr", bytes(head) + _extensions(extension))
+    with NewFile(image, digested=False) as stream:
+        stream.writelines(stored_slabs(volume.voxels))
+    header = write_file(folder / f"{stem}.hdr", header_bytes(nifti_header(volume, pair=True, extension=extension)))
     return header.written(volume.kind, "nifti-pair", grid_of(volume), (image,))
 
 
-def _write_body(stream: Any, head: NiftiHeader, volume: Volume, extension: bytes) -> None:
-    stream.write(bytes(head) + _extensions(extension))
-    for slab in stored_slabs(volume.voxels):
-        stream.write(slab)
+def header_bytes(head: Any) -> bytes:
+    """Return a header with its extensions, which nibabel writes only into a file whose position it can ask for."""
+    stream = BytesIO()
+    head.write_to(stream)
+    return stream.getvalue()
 
 
-def _extensions(text: bytes) -> bytes:
-    """Return what follows the header: four bytes that tell whether extensions follow, and the extension."""
-    return bytes((1, 0, 0, 0)) + header_extension(text) if text else bytes(4)
+def new_header(
+    dtype: np.dtype[Any],
+    shape: tuple[int, ...],
+    zooms: tuple[float, ...],
+    extension: tuple[int, bytes] | None = None,
+    *,
+    large: bool,
+    pair: bool = False,
+) -> Any:
+    """Return a header of nibabel's: NIfTI-2 if `large`, without a position in the patient.
+
+    `shape`: (columns, rows, slices), then further axes. `zooms`: edges of a voxel in mm, then the step in seconds.
+    `extension`: code and content.
+    """
+    header: Any = {
+        (False, False): Nifti1Header,
+        (False, True): Nifti1PairHeader,
+        (True, False): Nifti2Header,
+        (True, True): Nifti2PairHeader,
+    }[large, pair]
+    head = header(endianness="<")
+    head.set_data_dtype(dtype)
+    head.set_data_shape(shape)
+    head.set_zooms([*zooms, *[1.0] * (len(shape) - len(zooms))])
+    head.set_xyzt_units("mm", "sec")
+    head["descrip"] = f"voxelnode {__version__}".encode("ascii")
+    if extension is not None:
+        head.extensions.append(Nifti1Extension(*extension))
+    return head
 
 
-def nifti_header(volume: Volume, *, pair: bool, extension: bytes = b"") -> NiftiHeader:
-    """Return the header for `volume`; NIfTI-2 if a dimension or the scaling requires it.
+def nifti_header(volume: Volume, *, pair: bool, extension: bytes = b"") -> Any:
+    """Return nibabel's header for `volume`; NIfTI-2 if a dimension or the scaling requires it.
 
     sform and qform both have code 1 (scanner), the qform only if a rotation and zooms can represent the affine. Without
     a position in the patient, both codes are 0, and the header gives only the voxel size.
@@ -106,11 +135,9 @@ def nifti_header(volume: Volume, *, pair: bool, extension: bytes = b"") -> Nifti
     large = max(volume.shape) > MAX_NIFTI1_DIMENSION or not _float32_holds_scaling(volume)
     dtype = RGB if volume.colour else volume.voxels.dtype
     zooms = (*volume.spacing_mm, volume.time_step_s or 0.0)[: len(volume.shape)]
-    head = NiftiHeader(dtype, volume.shape, zooms, large=large, pair=pair)
-    head["scl_slope"], head["scl_inter"] = volume.slope, volume.intercept
-    head["descrip"] = f"voxelnode {__version__}".encode("ascii")
-    if not pair:
-        head["vox_offset"] += len(_extensions(extension)) - 4
+    comment = (COMMENT_CODE, extension) if extension else None
+    head = new_header(dtype, volume.shape, zooms, comment, large=large, pair=pair)
+    head.set_slope_inter(volume.slope, volume.intercept)
     set_acquisition(head, volume)
     set_display_range(head, volume)
     set_intent(head, volume)
@@ -127,21 +154,22 @@ def _float32_holds_scaling(volume: Volume) -> bool:
     return math.isclose(slope, volume.slope, rel_tol=1e-6) and off <= SCALING_TOLERANCE * abs(volume.slope)
 
 
-def _place(head: NiftiHeader, affine_ras: Float, volume: Volume) -> None:
+def _place(head: Any, affine_ras: Float, volume: Volume) -> None:
     """Set the sform and, if it can represent the affine, the qform."""
     corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(volume.shape[:3]) - 1)
-    off = (head.set_qform(affine_ras) - affine_ras)[:3, :3] @ corners.T
+    head.set_sform(affine_ras, code="scanner")
+    head.set_qform(affine_ras, code="scanner")
+    off = (head.get_qform() - affine_ras)[:3, :3] @ corners.T
     if np.linalg.norm(off, axis=0).max() > QFORM_TOLERANCE_VOXELS * min(volume.spacing_mm):
         head["qform_code"] = 0
-    head.set_sform(affine_ras)
 
 
-def set_acquisition(head: NiftiHeader, volume: Volume) -> None:
+def set_acquisition(head: Any, volume: Volume) -> None:
     """Set the axes of an MR image (``dim_info``), the order of its slices, and the start of its time axis."""
     stated = volume.attributes.get("PhaseEncodingDirection") or volume.attributes.get("PhaseEncodingAxis") or ""
     phase = {"i": 0, "j": 1}.get(str(stated)[:1])
     if volume.modality == "MR" and volume.affine_lps is not None:
-        head.set_axes(phase)
+        head.set_dim_info(None if phase is None else 1 - phase, phase, 2)
         order = slice_order(slice_timing_of(volume) or ())
         if order is not None:
             head["slice_code"], head["slice_duration"] = order
@@ -180,7 +208,7 @@ def _first_trigger_s(volume: Volume) -> float:
     return float(triggers[0]) if steady else 0.0
 
 
-def set_display_range(head: NiftiHeader, volume: Volume) -> None:
+def set_display_range(head: Any, volume: Volume) -> None:
     """Set ``cal_min`` and ``cal_max`` to the first window of the data set that shows anything of the volume."""
     windows = () if volume.colour else volume.display.windows
     visible = sample(volume) if windows else np.empty(0)
@@ -190,11 +218,11 @@ def set_display_range(head: NiftiHeader, volume: Volume) -> None:
             return
 
 
-def set_intent(head: NiftiHeader, volume: Volume) -> None:
+def set_intent(head: Any, volume: Volume) -> None:
     """Set the intent of labels (``label``) and of maps (``estimate``: a parameter that was computed)."""
     intent = _intent(volume)
     if intent is not None:
-        head.set_intent(*intent)
+        head.set_intent(intent[0], name=intent[1][:15])
 
 
 def _intent(volume: Volume) -> tuple[str, str] | None:
@@ -212,9 +240,3 @@ def _intent(volume: Volume) -> tuple[str, str] | None:
         return "estimate", "field map"
     named = next((word for word in attributes.get("ImageType", ()) if word in MAPS), None)
     return None if named is None else ("estimate", named)
-
-
-def header_extension(text: bytes) -> bytes:
-    """Return the bytes of a header extension that holds a text, for the place after the four extension flags."""
-    size = -(-(8 + len(text)) // EXTENSION_ALIGNMENT) * EXTENSION_ALIGNMENT
-    return struct.pack("<ii", size, COMMENT_CODE) + text.ljust(size - 8, b"\0")

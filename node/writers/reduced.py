@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import SimpleITK as sitk
 from isal import igzip, isal_zlib
 from nibabel import nifti1, nifti2
 
 from node.volume.model import Array, Float, Geometry, Kind, Volume
 from node.volume.rendering import nearest_axes
+from node.writers.base import COMPRESSION_LEVEL
 from node.writers.bodymask import BODY_HU, body_mask, masked
-from node.writers.metaimage import ELEMENT_TYPES
-from node.writers.nifti import COMPRESSION_LEVEL, LPS_TO_RAS, MAX_NIFTI1_DIMENSION
-from node.writers.nifti_header import RGB
-from node.writers.nrrd import TYPES
+from node.writers.itk import NOWHERE
+from node.writers.nifti import LPS_TO_RAS, MAX_NIFTI1_DIMENSION, RGB
 
 PIECE_BYTES = 1 << 20
 
@@ -80,31 +80,29 @@ def steps_of(shape: tuple[int, ...], spacing_mm: tuple[float, ...], max_voxels: 
 
 
 def _opened(path: Path, voxel_file: Path, sidecar: Path | None, files: ExitStack) -> tuple[Any, IO[bytes] | _Inflated]:
-    """Return the NIfTI header of a volume, and its voxels from the first one on; `files` closes what is open."""
+    """Return the NIfTI header of a volume, and its voxels from the first one on; `files` closes what is open.
+
+    nibabel and SimpleITK read the headers only: both would read a compressed volume whole.
+    """
     if path.suffix == ".nrrd":
-        return _opened_nrrd(path, files)
+        return _header_of_itk(path), _voxels_of_nrrd(path, files)
     if path.suffix == ".npz":
         return _opened_npz(path, files)
     if path.suffix == ".mhd":
         voxels = _Inflated(voxel_file) if voxel_file.suffix == ".zraw" else voxel_file.open("rb")
         files.callback(voxels.close)
-        return _header_of_metaimage(path), voxels
+        return _header_of_itk(path), voxels
     stream: IO[bytes] = files.enter_context(igzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb"))
-    head = _header(stream)
+    is_short = int.from_bytes(stream.read(4), "little") == nifti1.Nifti1Header.sizeof_hdr
+    stream.seek(0)
+    header: Any = nifti1.Nifti1Header if is_short else nifti2.Nifti2Header
+    head = header.from_fileobj(stream, endianness="<", check=False)
     if voxel_file == path:
-        _skip(stream, int(head["vox_offset"]) - head.sizeof_hdr)
+        stream.seek(int(head["vox_offset"]))
         return head, stream
     if head["magic"] != PAIR_MAGIC[head.sizeof_hdr]:
         head = _header_of_analyze(head, json.loads(sidecar.read_bytes()) if sidecar else {})
     return head, files.enter_context(voxel_file.open("rb"))
-
-
-def _header(stream: IO[bytes]) -> Any:
-    """Read a NIfTI-1 or NIfTI-2 header; afterwards the stream is at its end."""
-    size = stream.read(4)
-    is_short = int.from_bytes(size, "little") == nifti1.Nifti1Header.sizeof_hdr
-    header: Any = nifti1.Nifti1Header if is_short else nifti2.Nifti2Header
-    return header(size + stream.read(header.sizeof_hdr - len(size)), endianness="<", check=False)
 
 
 def _header_for(
@@ -126,49 +124,29 @@ def _header_for(
     return head
 
 
-def _header_of_metaimage(path: Path) -> Any:
-    """A plane of two axes has no place in the patient."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    fields = {name.strip(): value.strip() for name, _, value in (line.partition("=") for line in lines)}
-    axes = int(fields["NDims"])
-    size = [*(int(number) for number in fields["DimSize"].split()), 1][: max(axes, 3)]
-    spacing = [*(float(number) for number in fields["ElementSpacing"].split()), 1.0][:3]
-    dtypes = {name: dtype for dtype, name in ELEMENT_TYPES.items()}
+def _header_of_itk(path: Path) -> Any:
+    """Return the header for a MetaImage or NRRD; a plane of two axes has no place in the patient."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    axes, components = reader.GetDimension(), reader.GetNumberOfComponents()
+    stated = {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
+    is_colour = components > 1 and stated.get("NRRD_kinds[pixel]") != "list"  # a list is of times
+    pixel = sitk.Image([1, 1], reader.GetPixelID(), components if components > 1 else 0)
+    spacing = (*reader.GetSpacing(), 1.0)[:3]
     affine = None
-    if axes > 2:
-        direction = np.array(fields["TransformMatrix"].split(), float).reshape(axes, axes).T
+    if axes > 2 and stated.get("NRRD_space") != NOWHERE:
         affine = np.eye(4)
-        affine[:3, :3] = direction[:3, :3] * spacing
-        affine[:3, 3] = np.array(fields["Offset"].split(), float)[:3]
-    dtype = RGB if "ElementNumberOfChannels" in fields else dtypes[fields["ElementType"]]
-    return _header_for(size, spacing, dtype, affine)
+        affine[:3, :3] = np.reshape(reader.GetDirection(), (axes, axes))[:3, :3] * spacing
+        affine[:3, 3] = reader.GetOrigin()[:3]
+    dtype = RGB if is_colour else sitk.GetArrayViewFromImage(pixel).dtype
+    return _header_for((*reader.GetSize(), 1)[:3], spacing, dtype, affine)
 
 
-def _opened_nrrd(path: Path, files: ExitStack) -> tuple[Any, IO[bytes]]:
+def _voxels_of_nrrd(path: Path, files: ExitStack) -> IO[bytes]:
     stream = files.enter_context(path.open("rb"))
-    fields = {}
-    while line := stream.readline().decode("ascii").strip():
-        name, _, content = line.partition(": ")
-        fields[name] = content
-    is_colour = fields["kinds"].startswith("RGB-color")
-    size = [int(number) for number in fields["sizes"].split()][is_colour:]
-    dtypes = {name: dtype for dtype, name in TYPES.items()}
-    dtype = RGB if is_colour else dtypes.get(fields["type"], fields["type"])
-    affine = None
-    if "space origin" in fields:
-        columns = [_numbers(part) for part in fields["space directions"].split()[is_colour:][:3]]
-        affine = np.eye(4)
-        affine[:3, :3] = np.transpose(columns)
-        affine[:3, 3] = _numbers(fields["space origin"])
-        spacing = np.linalg.norm(affine[:3, :3], axis=0).tolist()
-    else:
-        spacing = [float(number) for number in fields["spacings"].split()[is_colour:][:3]]
-    voxels = files.enter_context(igzip.open(stream, "rb")) if fields["encoding"] == "gzip" else stream
-    return _header_for(size, spacing, dtype, affine), voxels
-
-
-def _numbers(vector: str) -> list[float]:
-    return [float(number) for number in vector.strip("()").split(",")]
+    fields = list(iter(lambda: stream.readline().strip(), b""))
+    return files.enter_context(igzip.open(stream, "rb")) if b"encoding: gzip" in fields else stream
 
 
 def _opened_npz(path: Path, files: ExitStack) -> tuple[Any, IO[bytes]]:

@@ -13,10 +13,8 @@ from node.volume.model import Kind, Volume
 from node.writers.analyze import LOST_AFFINE, TOO_LARGE, fits_analyze, write_analyze
 from node.writers.base import WrittenFile
 from node.writers.contours import has_exact_affine, write_contours
-from node.writers.metaimage import write_metaimage
 from node.writers.nifti import write_nifti, write_pair
 from node.writers.npz import write_npz
-from node.writers.nrrd import write_nrrd
 from node.writers.options import WriteOptions
 from node.writers.sidecar import ascii_json, sidecar_fields, write_gradients, write_sidecar
 
@@ -29,12 +27,7 @@ Writer = Callable[[Volume, Path, str, WriteOptions], WrittenFile]
 
 NIFTI_WRITERS = {"nifti": write_nifti, "nifti-pair": write_pair}
 
-WRITERS: dict[str, Writer] = {
-    "analyze": write_analyze,
-    "mhd": write_metaimage,
-    "npz": write_npz,
-    "nrrd": write_nrrd,
-}
+WRITERS: dict[str, Writer] = {"analyze": write_analyze, "npz": write_npz}
 
 
 def write_volume(volume: Volume, folder: Path, stem: str, options: WriteOptions) -> list[WrittenFile]:
@@ -53,6 +46,10 @@ def write_volume(volume: Volume, folder: Path, stem: str, options: WriteOptions)
     fields = sidecar_fields(volume, options, _notes(volume, options, stem))
     extension = ascii_json(fields) if options.nifti_extension else b""
     writers = WRITERS | {name: partial(write, extension=extension) for name, write in NIFTI_WRITERS.items()}
+    if WITHOUT_SCALING.keys() & set(formats):
+        from node.writers.itk import write_metaimage, write_nrrd  # here, because SimpleITK takes 0.1 s to load
+
+        writers |= {"mhd": write_metaimage, "nrrd": write_nrrd}
     files = [writers[name](volume, folder, stem, options) for name in formats]
     beside = (*write_gradients(volume, folder, stem), write_sidecar(fields, folder, stem))
     files = [replace(file, companions=(*file.companions, *beside)) for file in files]
@@ -93,11 +90,11 @@ def _is_sheared(volume: Volume) -> bool:
 
 def _notes(volume: Volume, options: WriteOptions, stem: str) -> dict[str, str]:
     """Return, by format, the properties of this volume that it cannot represent, and who cannot open it."""
-    notes = {}
+    notes: dict[str, str] = {}
     if _is_sheared(volume):
         upright = f"{stem}_resampled, or " if volume.kind is Kind.VOLUME else ""
-        for name in NIFTI_WRITERS.keys() & set(options.formats):
-            notes[name] = f"ITK and its programs open no sheared NIfTI: give them {upright}the formats mhd or nrrd"
+        for nifti in filter(NIFTI_WRITERS.__contains__, options.formats):
+            notes[nifti] = f"ITK and its programs open no sheared NIfTI: give them {upright}the formats mhd or nrrd"
     if "analyze" in options.formats and not fits_analyze(volume):
         notes["analyze"] = TOO_LARGE
     elif "analyze" in options.formats and volume.affine_lps is not None:

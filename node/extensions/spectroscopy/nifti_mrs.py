@@ -6,7 +6,6 @@ NIfTI-2, which the standard prefers, holds the dwell time as a float64.
 from __future__ import annotations
 
 import json
-import os
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,9 +20,8 @@ from node.hookspecs import Output
 from node.index.nouns.converted import ConvertedFile
 from node.volume.model import Geometry, Kind
 from node.volume.reasons import VolumeWarning
-from node.writers.base import Grid, NewFile
-from node.writers.nifti import COMPRESSION_LEVEL, LPS_TO_RAS
-from node.writers.nifti_header import NiftiHeader
+from node.writers.base import Grid
+from node.writers.nifti import LPS_TO_RAS, new_header, write_single
 from node.writers.sidecar import write_sidecar
 
 VERSION = b"mrs_v0_11"
@@ -74,19 +72,8 @@ def write_spectra(spectra: Spectra, output: Output) -> ConvertedFile:
     """
     words = [output.name or "spectra", *(word for word in spectra.suffix.split("-") if word)]
     stem = "_".join(words)
-    head, extension = _header(spectra, output), _extension(spectra, output)
-    head["vox_offset"] = len(bytes(head)) + 4 + len(extension)
-    body = bytes(head) + bytes((1, 0, 0, 0)) + extension + spectra.voxels.astype("<c8").tobytes("F")
-    path = output.folder / f"{stem}.nii{'.gz' if output.options.compress else ''}"
-    with NewFile(path) as stream:
-        if output.options.compress:
-            from isal import igzip_threaded
-
-            threads = min(4, os.cpu_count() or 1)
-            with igzip_threaded.open(stream, "wb", compresslevel=COMPRESSION_LEVEL, threads=threads) as packed:
-                packed.write(body)
-        else:
-            stream.write(body)
+    head = _header(spectra, output)
+    stream = write_single(head, [spectra.voxels.astype("<c8").tobytes("F")], output.folder, stem, output.options)
     shape, place = _shape(spectra), spectra.signals[0].place
     written = stream.written(Kind.SPECTRA, "nifti", Grid(shape, place.spacing_mm or (), "complex64"))
     geometry = _geometry(spectra)
@@ -126,26 +113,18 @@ def _geometry(spectra: Spectra) -> Geometry:
     return Geometry.REGULAR if spectra.voxels.shape[2] > 1 else Geometry.SINGLE
 
 
-def _header(spectra: Spectra, output: Output) -> NiftiHeader:
-    """Return the header; without a position in the patient, the codes of qform and sform are 0."""
+def _header(spectra: Spectra, output: Output) -> Any:
+    """Return nibabel's header; without a position in the patient, the codes of qform and sform are 0."""
     place, first = spectra.signals[0].place, spectra.signals[0]
     zooms = (*(place.spacing_mm or (UNLOCALISED_MM,) * 3), first.dwell_s)
-    head = NiftiHeader(spectra.voxels.dtype, spectra.voxels.shape, zooms, large=True, pair=False)
+    content = json.dumps(_meta(spectra, output), ensure_ascii=False).encode("utf-8", "replace")
+    head = new_header(spectra.voxels.dtype, spectra.voxels.shape, zooms, (EXTENSION_CODE, content), large=True)
     head["intent_name"] = VERSION
-    head["descrip"] = f"voxelnode {__version__}".encode("ascii")
     if place.affine_lps is not None:
         affine_ras = LPS_TO_RAS @ place.affine_lps
-        head.set_qform(affine_ras)
-        head.set_sform(affine_ras)
+        head.set_qform(affine_ras, code="scanner")
+        head.set_sform(affine_ras, code="scanner")
     return head
-
-
-def _extension(spectra: Spectra, output: Output) -> bytes:
-    """Return the header extension: its size, a multiple of 16, its code, and JSON in UTF-8."""
-    content = json.dumps(_meta(spectra, output), ensure_ascii=False).encode("utf-8", "replace")
-    size = -(-(8 + len(content)) // 16) * 16
-    numbers = size.to_bytes(4, "little") + EXTENSION_CODE.to_bytes(4, "little")
-    return (numbers + content).ljust(size, b"\0")
 
 
 def _meta(spectra: Spectra, output: Output) -> dict[str, Any]:

@@ -30,7 +30,7 @@ ORDERS = {
 
 
 def header_of(converted: Volume) -> Any:
-    return nib.Nifti1Header(bytes(nifti_header(converted, pair=False)))
+    return nib.Nifti1Header(nifti_header(converted, pair=False).binaryblock)
 
 
 def header(**changes: Any) -> Any:

@@ -15,10 +15,9 @@ import pytest
 from node.volume.model import Geometry, Kind, Volume
 from node.writers.analyze import write_analyze
 from node.writers.base import WrittenFile
-from node.writers.metaimage import write_metaimage
+from node.writers.itk import write_metaimage, write_nrrd
 from node.writers.nifti import write_nifti, write_pair
 from node.writers.npz import write_npz
-from node.writers.nrrd import write_nrrd
 from node.writers.options import WriteOptions
 from node.writers.reduced import reduced, steps_of
 from node.writers.sidecar import write_sidecar
