@@ -136,7 +136,7 @@ def run(command: list[str], out: Path, bytecode: Path) -> tuple[float, float, in
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - began
     process.returncode = os.waitstatus_to_exitcode(status)
-    usages = [usage, *_usage_of_orphans()]
+    usages = [usage, *usage_of_orphans()]
     if process.returncode:
         raise SystemExit(f"{command[0]} ended with {process.returncode}")
     if not any(out.rglob("*.nii*")):
@@ -145,7 +145,8 @@ def run(command: list[str], out: Path, bytecode: Path) -> tuple[float, float, in
     return seconds, processor, max(usage.ru_maxrss for usage in usages) * 1024
 
 
-def _usage_of_orphans() -> Iterator[resource.struct_rusage]:
+def usage_of_orphans() -> Iterator[resource.struct_rusage]:
+    """Yield what was used by processes whose parent ended before them."""
     with suppress(ChildProcessError):
         while True:
             yield os.wait4(-1, 0)[2]
