@@ -11,7 +11,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import numpy as np
 from pydicom import Dataset
@@ -145,6 +145,20 @@ class _Grid:
     @property
     def step_mm(self) -> float:
         return self.volume.spacing_mm[2]
+
+    @property
+    def step_along_normal_mm(self) -> float:
+        """The distance between slices, which is less than the step between them if that is oblique."""
+        if self.volume.affine_lps is None:
+            return self.step_mm
+        row, column, step = self.volume.affine_lps[:3, :3].T
+        normal = np.cross(row, column)
+        return float(abs(step @ normal) / np.linalg.norm(normal))
+
+    @property
+    def interleaves_instances(self) -> bool:
+        """Whether slices of an instance with several lie between those of another one."""
+        return sum(1 for _ in groupby(self.uids[0])) > len(self.times[0])
 
     @property
     def first(self) -> InstanceHeader | None:
@@ -552,18 +566,21 @@ def _crowded(grids: Sequence[_Grid]) -> Iterator[Evidence]:
     """
     for grid in grids:
         along, header = grid.along(), grid.first
-        if along is None and grid.is_one_instance and grid.volume.shape[2] > 1:
-            along = np.arange(grid.volume.shape[2], dtype=np.float64) * grid.step_mm  # of functional groups
+        known_along = along is not None
+        if along is None and grid.volume.shape[2] > 1:  # positions are in functional groups
+            along = np.arange(grid.volume.shape[2], dtype=np.float64) * grid.step_along_normal_mm
         if along is None or header is None or not grid.placed:
             continue
         thickness_mm = header.thickness_mm or float(grid.volume.attributes.get("SliceThickness") or 0.0)
         steps = np.diff(along)
         numbers = grid.numbers(0)
         known = [number for number in numbers if number is not None]
-        follow = len(known) == len(numbers) and known in (sorted(known), sorted(known, reverse=True))
+        in_order = known in (sorted(known), sorted(known, reverse=True)) and not grid.interleaves_instances
+        follow = in_order and len(set(known)) == len(numbers)
         share, limit = (1.0, IMPLAUSIBLE) if follow and is_even(along) else (MIN_CROWDED, CROWDED)
         crowded = (steps < limit * thickness_mm).mean() >= share
-        uneven = not follow and grid.volume.geometry is Geometry.IRREGULAR and missing_slices(along) is None
+        is_gapped = known_along and missing_slices(along) is not None
+        uneven = not follow and grid.volume.geometry is Geometry.IRREGULAR and not is_gapped
         if crowded or uneven:
             thick = f", but are {thickness_mm:.4g} mm thick" if thickness_mm else ""
             order = "" if follow else ", and Instance Numbers do not follow them"

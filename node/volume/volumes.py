@@ -18,7 +18,16 @@ from node.volume.describe.bids_fields import HERTZ
 from node.volume.describe.emission import FRAME_FACTORS, emission_fields
 from node.volume.describe.sidecar_fields import describe
 from node.volume.display import display_of
-from node.volume.geometry import Placement, place_planes, spacing_warnings, stack_axes, usual_step
+from node.volume.geometry import (
+    DRIFT_TOLERANCE_PIXELS,
+    JITTER_TOLERANCE_MM,
+    ROUNDING,
+    Placement,
+    place_planes,
+    spacing_warnings,
+    stack_axes,
+    usual_step,
+)
 from node.volume.intensities import Filled
 from node.volume.model import Diffusion, Display, Float, Frame, Geometry, Kind, Source, Volume
 from node.volume.read.planes import is_distance
@@ -134,6 +143,7 @@ def volumes_of(
             *([] if doubt is None else [doubt]),
             *equal_times_warnings(planes, voxels),
             *_warnings(planes, placement, ds),
+            *_movement_warnings(planes, placement),
         ),
         attributes=attributes,
     )
@@ -254,6 +264,24 @@ def _warnings(planes: Sequence[Sequence[Frame]], placement: Placement | None, ds
         detail = "images of reversed polarity may be mirrored along the phase encoding; it is not proved which"
         warnings.append(VolumeWarning(WarningKind.POLARITY_REVERSED, detail))
     return warnings
+
+
+def _movement_warnings(planes: Sequence[Sequence[Frame]], placement: Placement | None) -> list[VolumeWarning]:
+    """Return a warning if slices lie farther from that of the first time than planes of one position may."""
+    if placement is None or len(planes) < 2:
+        return []
+    away = np.array([[frame.position for frame in time] for time in planes], float)
+    away -= away[0]
+    columns = placement.affine_lps[:3, :3]
+    normal = np.cross(columns[:, 0], columns[:, 1])
+    along = away @ (normal / np.linalg.norm(normal))
+    in_plane = np.sqrt(np.maximum((away**2).sum(axis=-1) - along**2, 0))
+    limit_mm = DRIFT_TOLERANCE_PIXELS * min(np.linalg.norm(columns[:, :2], axis=0))
+    if np.abs(along).max() <= JITTER_TOLERANCE_MM * ROUNDING and in_plane.max() <= limit_mm * ROUNDING:
+        return []
+    farthest_mm = float(np.linalg.norm(away, axis=-1).max())
+    detail = f"slices lie up to {farthest_mm:.2f} mm from those of the first time; all times get its position"
+    return [VolumeWarning(WarningKind.POSITIONS_VARY_IN_TIME, detail)]
 
 
 def _spacing_warnings(frames: Sequence[Frame], *, placed: bool) -> list[VolumeWarning]:

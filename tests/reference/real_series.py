@@ -20,7 +20,7 @@ from pydicom.datadict import dictionary_VR
 from pydicom.errors import InvalidDicomError
 from pydicom.tag import Tag
 
-from node.completeness import COUNT_KEYWORDS, Completeness, InstanceCounts, completeness_of, expectation
+from node.completeness import COUNT_KEYWORDS, Completeness, Evidence, InstanceCounts, completeness_of, expectation
 from node.conversion.evidence import find_evidence, header_of
 from node.dicom.values import whole
 from node.volume.assemble import assemble
@@ -123,12 +123,18 @@ def real_plane(volume: Volume, time: int, index: int) -> NDArray[Any]:
 
 def judged(datasets: Sequence[Dataset], assembly: Assembly) -> Completeness:
     """Return the verdict on a series, as the pipeline reaches it."""
+    return verdict_and_findings(datasets, assembly)[0]
+
+
+def verdict_and_findings(datasets: Sequence[Dataset], assembly: Assembly) -> tuple[Completeness, list[Evidence]]:
+    """Return the verdict on a series, and the facts in its instances and volumes that speak against completeness."""
     counts = {str(ds.SOPInstanceUID): InstanceCounts(*(whole(ds, each) for each in COUNT_KEYWORDS)) for ds in datasets}
     headers = {str(ds.SOPInstanceUID): header_of(ds, counts[str(ds.SOPInstanceUID)]) for ds in datasets}
     placed = [volume for volume in assembly.volumes if volume.geometry not in (Geometry.NONE, Geometry.SINGLE)]
     times = max((volume.times for volume in placed), default=0)
     known = expectation(list(counts.values()))
-    return completeness_of(known, find_evidence(headers, assembly), placed=bool(placed), times=times)
+    findings = find_evidence(headers, assembly)
+    return completeness_of(known, findings, placed=bool(placed), times=times), findings
 
 
 def assert_sound(assembly: Assembly, datasets: Sequence[FileDataset], *origins: RealSeries) -> None:

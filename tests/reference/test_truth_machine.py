@@ -110,6 +110,37 @@ FOUND: dict[str, Case] = {
         numbering="slices",
         changes=(("copy", False, 57, 9, 10, 22), ("lose", 2)),
     ),
+    "a lone slice drifts within its plane, each time less than planes of one position may": Case(
+        kind="ct", times=6, slices=1, spacing_mm=1.0, labels=(), changes=(("drift", 0.04, 0),)
+    ),
+    "two times of a slice, moved within the plane, make a stack that is tilted by 88 degrees": Case(
+        kind="mr-enhanced",
+        times=2,
+        slices=1,
+        orientation="sagittal",
+        spacing_mm=5.0,
+        changes=(("drift", 0.6, 0), ("jitter", 0.02, 74, False)),
+    ),
+    "two times of a slice with one number make a stack of two slices that lie in each other": Case(
+        kind="mr",
+        times=2,
+        slices=1,
+        orientation="oblique",
+        spacing_mm=5.0,
+        labels=("acquisition",),
+        numbering="restarting",
+        changes=(("drift", 0.4, 2),),
+    ),
+    "the slices of several enhanced instances lie between each other": Case(
+        kind="mr-enhanced",
+        times=3,
+        slices=3,
+        spacing_mm=1.0,
+        labels=("clock", "dimensions", "instances"),
+        numbering="slices",
+        changes=(("jitter", 0.2, 70, False), ("jitter", 0.2, 7, False)),
+        arrival=7,
+    ),
     "tilted stacks that lie far beside each other": Case(
         kind="pt",
         times=4,

@@ -18,7 +18,7 @@ import sys
 import time
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import hypothesis
 import numpy as np
@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from node.volume.assemble import assemble
 from node.volume.model import Assembly, Geometry, Kind, Volume
 from node.volume.reasons import Reason, WarningKind
-from tests.reference.real_series import judged
+from tests.reference.real_series import judged, verdict_and_findings
 from tests.reference.truth_series import (
     CLASSIC,
     ENHANCED,
@@ -55,6 +55,9 @@ MAX_PLANES = 72
 PLACE_TOLERANCE_MM = 0.06
 """How far a slice may be from its place along the normal: position tolerance and jitter of one position."""
 
+PLACE_TOLERANCE_SHARE = 0.03
+"""The same, as a share of the distance between slices: twice the noise of positions of an even stack."""
+
 PLACE_TOLERANCE_PIXELS = 0.11
 """How far it may be within its plane."""
 
@@ -77,6 +80,10 @@ SAYS_OF_PLACE = frozenset(
 SAYS_OF_PARTS = SAYS_OF_TIMES | SAYS_OF_PLACE | {WarningKind.UNEQUAL_STACKS, WarningKind.SEVERAL_ORIENTATIONS}
 """Warnings by which a volume says why it is not all of what the series has."""
 
+DOUBTS_PLACE = frozenset({"geometry", "spacing"})
+DOUBTS_TIMES = frozenset({"geometry", "spacing", "times", "headers", "instance-numbers"})
+"""Rules of a verdict that name the kind of what is wrong: places, or times. No verdict names wrong gradients."""
+
 
 # The property
 
@@ -84,7 +91,8 @@ SAYS_OF_PARTS = SAYS_OF_TIMES | SAYS_OF_PLACE | {WarningKind.UNEQUAL_STACKS, War
 def lies(series: Series) -> Iterator[str]:
     """Yield what the volumes of a series say wrongly, and nothing else says is wrong."""
     assembly = assemble(series.datasets)
-    is_doubted = judged(series.datasets, assembly).state != "complete"
+    verdict, findings = verdict_and_findings(series.datasets, assembly)
+    doubts = frozenset() if verdict.state == "complete" else {verdict.rule, *(each.rule for each in findings)}
     seen: Counter[int] = Counter()
     volumes = [volume for volume in assembly.volumes if volume.kind is Kind.VOLUME]
     for volume in volumes:
@@ -96,9 +104,9 @@ def lies(series: Series) -> Iterator[str]:
             yield "voxels are those of no plane of their instance"
             continue
         seen.update(id(plane) for time in planes for plane in time)
-        yield from _lies_of_volume(volume, planes, series, is_doubted=is_doubted)
+        yield from _lies_of_volume(volume, planes, series, doubts)
     if series.case.kind != "seg":
-        yield from _lies_of_account(assembly, series, seen, is_doubted=is_doubted)
+        yield from _lies_of_account(assembly, series, seen, is_doubted=bool(doubts & DOUBTS_TIMES))
 
 
 def _told(volume: Volume, series: Series) -> list[list[Plane]] | None:
@@ -115,20 +123,30 @@ def _told(volume: Volume, series: Series) -> list[list[Plane]] | None:
     return told if all(len(time) == volume.shape[2] for time in told) else None
 
 
-def _lies_of_volume(volume: Volume, planes: list[list[Plane]], series: Series, *, is_doubted: bool) -> Iterator[str]:
+def _lies_of_volume(
+    volume: Volume, planes: list[list[Plane]], series: Series, doubts: Collection[str]
+) -> Iterator[str]:
     said = {warning.name for warning in volume.warnings}
     if len({plane.group for time in planes for plane in time}) > 1 and not _are_echoes_unknown(series):
         yield "a volume mixes echoes, components or matrices"
     is_place_stated = series.case.kind != "nm" or series.false.isdisjoint({"SpacingBetweenSlices", "SliceVector"})
-    if is_place_stated and not (is_doubted or said & SAYS_OF_PLACE):
+    if is_place_stated and DOUBTS_PLACE.isdisjoint(doubts) and not said & SAYS_OF_PLACE:
         yield from _lies_of_place(volume, planes, is_moved=WarningKind.POSITIONS_VARY_IN_TIME in said)
-    if is_doubted or said & SAYS_OF_TIMES:
+    if said & SAYS_OF_TIMES:
+        return
+    if volume.diffusion is not None:
+        yield from _lies_of_diffusion(volume, planes)
+    if not DOUBTS_TIMES.isdisjoint(doubts):
         return
     known = set(series.honest_labels)
     if known and not _are_apart(series):
-        yield from _lies_of_time(volume, planes, is_order_known=bool(known - {"AcquisitionNumber"}))
-    if volume.diffusion is not None:
-        yield from _lies_of_diffusion(volume, planes)
+        yield from _lies_of_time(volume, planes, series, is_order_known=bool(known - {"AcquisitionNumber"}))
+
+
+def _are_remains(series: Series) -> bool:
+    """Return whether so much was lost of a CT that no position is left twice: its slices have times of their own."""
+    left = Counter((plane.group, plane.slice) for plane in every(series))
+    return series.case.kind == "ct" and bool(series.lost) and max(left.values()) == 1
 
 
 def _are_echoes_unknown(series: Series) -> bool:
@@ -144,7 +162,8 @@ def _lies_of_place(volume: Volume, planes: Sequence[Sequence[Plane]], *, is_move
         yield "the volume is irregular, and does not say so"
         return
     rows, columns = volume.voxels.shape[2:4]
-    limits_mm = np.array([PLACE_TOLERANCE_PIXELS * min(PIXEL_SPACING_MM)] * 2 + [PLACE_TOLERANCE_MM])
+    along_mm = max(PLACE_TOLERANCE_MM, PLACE_TOLERANCE_SHARE * volume.spacing_mm[2])
+    limits_mm = np.array([PLACE_TOLERANCE_PIXELS * min(PIXEL_SPACING_MM)] * 2 + [along_mm])
     for own in planes[:1] if is_moved else planes:
         for slice_, plane in enumerate(own):
             for row, column in ((0, 0), (rows - 1, 0), (0, columns - 1)):
@@ -154,10 +173,13 @@ def _lies_of_place(volume: Volume, planes: Sequence[Sequence[Plane]], *, is_move
                     return
 
 
-def _lies_of_time(volume: Volume, planes: Sequence[Sequence[Plane]], *, is_order_known: bool) -> Iterator[str]:
+def _lies_of_time(
+    volume: Volume, planes: Sequence[Sequence[Plane]], series: Series, *, is_order_known: bool
+) -> Iterator[str]:
     times = [{plane.time for plane in own} for own in planes]
     if any(len(own) > 1 for own in times):
-        yield "a time has slices of several times"
+        if not _are_remains(series):
+            yield "a time has slices of several times"
         return
     order = [own.pop() for own in times]
     if len(set(order)) < len(order):
@@ -168,8 +190,13 @@ def _lies_of_time(volume: Volume, planes: Sequence[Sequence[Plane]], *, is_order
         return
     if len({tuple(plane.slice for plane in own) for own in planes}) > 1:
         yield "times have other slices than the first"
+    if "AcquisitionTime" not in series.false:  # no other attribute states when a time began
+        yield from _lies_of_starts(volume, order)
+
+
+def _lies_of_starts(volume: Volume, order: Sequence[int]) -> Iterator[str]:
     true = STEP_S * (np.array(order) - order[0])
-    if volume.diffusion is None or order == sorted(order):
+    if volume.diffusion is None or list(order) == sorted(order):
         if volume.times_s and len(volume.times_s) == len(order) and np.abs(true - volume.times_s).max() > 1.0:
             yield "the starts of times are false"
         if volume.time_step_s is not None and np.abs(np.diff(true) - volume.time_step_s).max() > 0.01:
@@ -179,6 +206,9 @@ def _lies_of_time(volume: Volume, planes: Sequence[Sequence[Plane]], *, is_order
 def _lies_of_diffusion(volume: Volume, planes: Sequence[Sequence[Plane]]) -> Iterator[str]:
     for entry, own in zip(volume.diffusion or (), planes, strict=True):
         plane = own[0]
+        if len({(other.b_value, other.direction) for other in own}) > 1:
+            yield "a time has slices of several weightings"
+            continue
         if abs(entry.b_value - (plane.b_value or 0.0)) > 1:
             yield "a b-value is false"
         elif (
