@@ -14,6 +14,7 @@ from node.dicom.private import private_sequences
 from node.dicom.values import items, number, numbers, text, texts
 from node.volume import vendors
 from node.volume.model import Diffusion, Frame
+from node.volume.vendors import bruker
 from node.volume.vendors.gradients import Gradient, gradient_of_matrix
 
 UNWEIGHTED_B_VALUE = 1e-6
@@ -36,6 +37,11 @@ SHIFTED = (
     "the b-matrix (0018,9601) of Bruker holds xx, xy, xz, yx, yy, yz in the attributes of xx, xy, xz, yy, yz, zz: its "
     "trace is not the b-value (0018,9087), two values are equal, and what the b-value leaves for zz makes a matrix of "
     "one direction, which was taken"
+)
+
+TAKEN_FROM_NINE = (
+    "the b-matrix (0018,9601) of Bruker holds xx, xy, xz, yx, yy, yz in the attributes of xx, xy, xz, yy, yz, zz: one "
+    "matrix of VisuAcqDiffusionBMatrix in (0177,xx01) begins with them, is symmetric, and was taken"
 )
 
 _MATRIX = (
@@ -72,6 +78,8 @@ def diffusion_of(ds: Dataset, shared: Dataset | None = None, per_frame: Dataset 
     if gradient is None or (gradient.direction_lps is None and not gradient.isotropic):
         vendor = _possible(vendors.gradient(ds, manufacturer)) or _possible(_of_frame(manufacturer, shared, per_frame))
         gradient = _completed(gradient, vendor)
+        if gradient is not None and gradient.direction_lps is None and manufacturer.upper().startswith("BRUKER"):
+            gradient = _with_nine_elements(gradient, ds, shared, per_frame)
     if gradient is None:
         return (
             Diffusion(0.0, derived=derived, trace=trace, is_unknown=lacks_b_value) if derived or lacks_b_value else None
@@ -220,6 +228,23 @@ def _direction(macro: Dataset) -> tuple[float, ...] | None:
 def _has_trace(matrix: tuple[float, ...], b_value: float) -> bool:
     """Return whether the diagonal of a b-matrix sums up to the b-value, as it must."""
     return abs(matrix[0] + matrix[3] + matrix[5] - b_value) <= max(TRACE_TOLERANCE * b_value, UNWEIGHTED_B_VALUE)
+
+
+def _with_nine_elements(gradient: Gradient, ds: Dataset, shared: Dataset | None, per_frame: Dataset | None) -> Gradient:
+    """Return a weighting with the direction of Bruker's nine elements that begin with the six of the b-matrix."""
+    written = next(filter(None, map(_matrix, _diffusion_macros(ds, shared, per_frame))), None)
+    if written is None or not gradient.b_value > UNWEIGHTED_B_VALUE:
+        return gradient
+    tolerance = TRACE_TOLERANCE * max(map(abs, written))
+    found = {
+        (xx, xy, xz, yy, yz, zz)
+        for xx, xy, xz, yx, yy, yz, zx, zy, zz in bruker.b_matrices(ds)
+        if np.allclose((xx, xy, xz, yx, yy, yz), written, rtol=0, atol=1e-3 * tolerance)
+        and np.allclose((xy, xz, yz), (yx, zx, zy), rtol=0, atol=tolerance)
+    }
+    if len(found) != 1:
+        return gradient
+    return gradient._replace(direction_lps=gradient_of_matrix(found.pop()).direction_lps, repaired=TAKEN_FROM_NINE)
 
 
 def _shifted_matrix(matrix: tuple[float, ...], b_value: float) -> tuple[float, ...] | None:

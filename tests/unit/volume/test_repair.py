@@ -83,6 +83,52 @@ def test_the_matrix_that_bruker_wrote_into_wrong_attributes_is_put_right(directi
     assert WarningKind.REPAIRED in told(assembly)
 
 
+def nine_elements(*matrices: np.ndarray) -> str:
+    """What ParaVision writes of its matrices, with its notation for repeated zeros."""
+    numbers = " ".join(
+        "@3*(0)" if not row.any() else " ".join(map(repr, map(float, row))) for row in np.vstack(matrices)
+    )
+    return (
+        f"##TITLE=Parameters\n##$VisuAcqDiffusionBMatrix=( {len(matrices)}, 3, 3 )\n{numbers}\n##$VisuAcqSize=( 2 )\n"
+    )
+
+
+def test_the_nine_elements_of_bruker_prove_a_matrix_that_imaging_gradients_made_of_several_directions() -> None:
+    matrix = elements((0.48, 0.6, 0.64)) + 200 * np.eye(3)  # more than one gradient, and more than the b-value
+    series = matrix_series(tuple(matrix.ravel()[:6]))
+    alone = assemble(series).volumes[0].diffusion or ()
+    for ds in series:
+        block = ds.private_block(0x0177, "BRUKER PARAVISION", create=True)
+        block.add_new(0x01, "LT", nine_elements(np.zeros((3, 3)), matrix))
+    assembly = assemble(series)
+    [entry] = assembly.volumes[0].diffusion or ()
+    assert alone[0].direction_lps is None
+    assert abs(np.dot(entry.direction_lps, (0.48, 0.6, 0.64))) == pytest.approx(1, abs=1e-6)
+    [repaired] = [each for each in assembly.volumes[0].warnings if each.name is WarningKind.REPAIRED]
+    assert "VisuAcqDiffusionBMatrix" in repaired.detail
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "##$VisuAcqDiffusionBMatrix=( 1, 3, 3 )\n1 2 3\n",
+            "##$VisuAcqDiffusionBMatrix=( 999999999999, 3, 3 )\n@9*(1)",
+        ),
+        *(
+            "##$VisuAcqDiffusionBMatrix=( 1, 3, 3 )\n@99999999999*(0)",
+            "##$VisuAcqDiffusionBMatrix=( 1, 3, 3 )\n@x*(0) a",
+        ),
+    ],
+)
+def test_no_text_of_bruker_that_is_damaged_gives_a_matrix(text: str) -> None:
+    series = matrix_series((200.0, 100.0, 0.0, 300.0, 50.0, 10.0))
+    for ds in series:
+        ds.private_block(0x0177, "BRUKER PARAVISION", create=True).add_new(0x01, "LT", text)
+    [entry] = assemble(series).volumes[0].diffusion or ()
+    assert entry.direction_lps is None
+
+
 def test_a_matrix_in_its_own_attributes_is_taken_as_it_is() -> None:
     direction = (0.48, 0.6, 0.64)
     assembly = assemble(matrix_series(tuple(elements(direction)[np.triu_indices(3)])))
