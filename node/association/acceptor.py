@@ -27,12 +27,10 @@ from node.association import framing
 from node.association.admission import UNUSED_SECONDS, Admission, Connection, Rejection
 from node.association.association import Association, Message
 from node.association.contexts import (
-    Proposal,
+    Negotiated,
     ReceivedRequest,
     abort_pdu,
     acceptance_pdu,
-    accepted_of,
-    answer_contexts,
     decoded_request,
     rejection_pdu,
     release_answer_pdu,
@@ -41,7 +39,7 @@ from node.association.framing import Framing, OtherPdu, Piece, Violation
 from node.association.messages import Messages
 from node.association.primitives import UndecodablePdu
 from node.association.services.c_store import StoreService
-from node.association.state_table import TRANSITIONS, Event, State, TransitionAction
+from node.association.state_table import TRANSITIONS, Event, State
 from node.association.tls import PeerCertificate
 from node.association.transport import Deadlines, Overdue, Transport
 from node.dicom.command import Command, MalformedCommand
@@ -85,7 +83,7 @@ class PeerGone(VoxelnodeError):
 class Admitted:
     """An association that may open: its contexts, and the service that stores its instances."""
 
-    proposal: Proposal
+    answers: Negotiated
     store_service: StoreService
     extended: Mapping[str, bytes]
     """The answers to SOP Class Extended Negotiation (PS3.7 D.3.3.5)."""
@@ -341,10 +339,8 @@ class AcceptedAssociation(Association):
     def _send_acceptance(self, accepted: tuple[ReceivedRequest, Admitted]) -> None:
         request, admitted = accepted
         self._admitted, self.extended_negotiation = admitted, request.extended_negotiation
-        answers = answer_contexts(admitted.proposal)
-        pdu = acceptance_pdu(request, answers, admitted.proposal, admitted.extended, self._dicom.maximum_pdu_bytes)
-        self._send(pdu)
-        self.agree(accepted_of(answers, admitted.proposal), request.maximum_pdu_bytes)
+        self._send(acceptance_pdu(request, admitted.answers, admitted.extended, self._dicom.maximum_pdu_bytes))
+        self.agree(admitted.answers.contexts, request.maximum_pdu_bytes)
         self._messages = Messages(self, self._dicom, admitted.store_service, self._answers.append, self._cancelled.add)
         self._framing.expect_data()
         self._deadlines.start_idling()
@@ -518,21 +514,21 @@ def tick_seconds(dicom: Dicom) -> float:
     return min(TICK_SECONDS, dicom.request_seconds)
 
 
-_ACTIONS: Mapping[TransitionAction, Callable[[AcceptedAssociation, Any], None]] = {
-    TransitionAction.START_TIMER: AcceptedAssociation._start_timer,
-    TransitionAction.INDICATE_REQUEST: AcceptedAssociation._indicate_request,
-    TransitionAction.SEND_ACCEPTANCE: AcceptedAssociation._send_acceptance,
-    TransitionAction.SEND_REJECTION: AcceptedAssociation._send_rejection,
-    TransitionAction.SEND_DATA: AcceptedAssociation._send_data,
-    TransitionAction.INDICATE_DATA: AcceptedAssociation._indicate_data,
-    TransitionAction.INDICATE_RELEASE: AcceptedAssociation._indicate_release,
-    TransitionAction.SEND_RELEASE_ANSWER: AcceptedAssociation._send_release_answer,
-    TransitionAction.STOP_TIMER: AcceptedAssociation._stop_timer,
-    TransitionAction.ABORT_AS_USER: AcceptedAssociation._abort,
-    TransitionAction.CLOSE: AcceptedAssociation._close,
-    TransitionAction.INDICATE_ABORT: AcceptedAssociation._indicate_abort,
-    TransitionAction.INDICATE_LOSS: AcceptedAssociation._indicate_loss,
-    TransitionAction.FORGET: AcceptedAssociation._stop_timer,
-    TransitionAction.ABORT_AS_PROVIDER: AcceptedAssociation._abort,
+_ACTIONS: Mapping[str, Callable[[AcceptedAssociation, Any], None]] = {
+    "AE-5": AcceptedAssociation._start_timer,
+    "AE-6": AcceptedAssociation._indicate_request,
+    "AE-7": AcceptedAssociation._send_acceptance,
+    "AE-8": AcceptedAssociation._send_rejection,
+    "DT-1": AcceptedAssociation._send_data,
+    "DT-2": AcceptedAssociation._indicate_data,
+    "AR-2": AcceptedAssociation._indicate_release,
+    "AR-4": AcceptedAssociation._send_release_answer,
+    "AR-5": AcceptedAssociation._stop_timer,
+    "AA-1": AcceptedAssociation._abort,
+    "AA-2": AcceptedAssociation._close,
+    "AA-3": AcceptedAssociation._indicate_abort,
+    "AA-4": AcceptedAssociation._indicate_loss,
+    "AA-5": AcceptedAssociation._stop_timer,
+    "AA-8": AcceptedAssociation._abort,
 }
-"""What each action does."""
+"""What each action does, by its name in PS3.8 tables 9-6 to 9-9."""

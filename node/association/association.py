@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
+from pynetdicom.presentation import PresentationContext
 
 from node.association.outgoing import (
     MAXIMUM_PDU_BYTES,
@@ -25,6 +26,10 @@ from node.dicom.command import Command, Element
 SENT_AT_ONCE = 1_048_576
 """Bytes of a request and its instance that are handed to the kernel at once: a small instance wakes its receiver once,
 and one for a peer that takes small PDUs costs few calls."""
+
+
+ACCEPTED = 0
+"""Result of a presentation context that was accepted, PS3.8 table 9-18."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +65,19 @@ class Association(ABC):
         self.fragment_bytes = MAXIMUM_PDU_BYTES
         self._message_id = 0
 
-    def agree(self, accepted: Iterable[AcceptedContext], peer_maximum_bytes: int) -> None:
-        """Keep the result of the negotiation."""
-        self.accepted = {context.context_id: context for context in accepted}
+    def agree(self, answers: Iterable[PresentationContext], peer_maximum_bytes: int) -> None:
+        """Keep the result of the negotiation: of all presentation contexts, those that were accepted."""
+        accepted = (answer for answer in answers if answer.result == ACCEPTED and answer.transfer_syntax)
+        self.accepted = {
+            answer.context_id or 0: AcceptedContext(
+                answer.context_id or 0,
+                str(answer.abstract_syntax),
+                str(answer.transfer_syntax[0]),
+                bool(answer.as_scu),
+                bool(answer.as_scp),
+            )
+            for answer in accepted
+        }
         self.peer_maximum_bytes = peer_maximum_bytes
         self.fragment_bytes = fragment_bytes(peer_maximum_bytes)
 

@@ -5,8 +5,8 @@ At the end are the PDUs of the acceptor: the A-ASSOCIATE-RQ that it reads, and i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydicom import uid
@@ -19,11 +19,18 @@ from pynetdicom.pdu_primitives import (
     SCP_SCU_RoleSelectionNegotiation,
     SOPClassExtendedNegotiation,
 )
-from pynetdicom.presentation import PresentationContext
+from pynetdicom.presentation import PresentationContext, negotiate_as_acceptor
 
 from node.association.admission import AssociationRequest, Rejection
-from node.association.association import AcceptedContext
-from node.association.primitives import decoded_primitive, encoded_pdu, own_user_information, peer_maximum_bytes
+from node.association.association import ACCEPTED
+from node.association.primitives import (
+    Roles,
+    decoded_primitive,
+    encoded_pdu,
+    own_user_information,
+    peer_maximum_bytes,
+    roles_of,
+)
 from node.dicom import uids
 from node.dicom.uids import APPLICATION_CONTEXT, choose_transfer_syntax, is_storage_class
 from node.index.nouns.records import Refused
@@ -31,7 +38,7 @@ from node.registry import enabled
 from node.settings.model import Settings, Verb
 from node.volume.read.transfer_syntaxes import NATIVE, TARGETS, can_decode
 
-ACCEPTED, USER_REJECTION, ABSTRACT_SYNTAX_NOT_SUPPORTED, TRANSFER_SYNTAXES_NOT_SUPPORTED = 0, 1, 3, 4
+USER_REJECTION, ABSTRACT_SYNTAX_NOT_SUPPORTED, TRANSFER_SYNTAXES_NOT_SUPPORTED = 1, 3, 4
 """Results of a presentation context, PS3.8 table 9-18."""
 
 VERBS: dict[str, Verb] = {
@@ -73,77 +80,63 @@ class Proposal:
     contexts: tuple[PresentationContext, ...]
     permitted: frozenset[Verb]
     verbs: Mapping[str, Verb]
-    roles: Mapping[str, tuple[bool, bool]] = field(default_factory=dict)
+    roles: Roles
 
-    def role(self, abstract_syntax: str) -> tuple[bool, bool]:
-        """Return whether the requestor becomes (SCU, SCP) of an abstract syntax."""
-        proposed = self.roles.get(abstract_syntax)
-        if proposed is None:
-            return True, False
-        scu, scp = proposed
-        if abstract_syntax == uids.STORAGE_COMMITMENT:  # as its SCP, it reports on what we asked (PS3.4 J.3.3)
-            return scu and "commit" in self.permitted, scp and "commit" in self.permitted
-        if not is_storage_class(abstract_syntax):
-            return True, False
-        return scu and "store" in self.permitted, scp and "retrieve" in self.permitted
+    def is_sent_to(self, abstract_syntax: str) -> bool:
+        """Whether the requestor becomes the SCP of a storage class: by C-GET the node sends it instances."""
+        _, is_scp = self.roles.get(UID(abstract_syntax), (True, False))
+        return bool(is_scp) and "retrieve" in self.permitted and is_storage_class(abstract_syntax)
 
     def is_permitted(self, abstract_syntax: str) -> bool:
-        """Whether the requestor may have a context for an abstract syntax."""
-        if not is_storage_class(abstract_syntax):
-            return abstract_syntax not in self.verbs or self.verbs[abstract_syntax] in self.permitted
-        scu, scp = self.role(abstract_syntax)
-        return (scu and "store" in self.permitted) or scp
+        """Whether the requestor may have a context for an abstract syntax; proposed roles decide by themselves."""
+        by_roles = abstract_syntax in self.roles and is_storage_class(abstract_syntax)
+        return by_roles or self.verbs.get(abstract_syntax, "store") in self.permitted
 
 
-def proposal_of(request: Any, permitted: frozenset[Verb], verbs: Mapping[str, Verb]) -> Proposal:
-    """Return the proposal in an A-ASSOCIATE request primitive."""
-    roles = {
-        str(item.sop_class_uid): (bool(item.scu_role), bool(item.scp_role))
-        for item in request.user_information
-        if isinstance(item, SCP_SCU_RoleSelectionNegotiation)
-    }
-    return Proposal(tuple(request.presentation_context_definition_list), permitted, verbs, roles)
+@dataclass(frozen=True, slots=True)
+class Negotiated:
+    """The answer to each proposed presentation context, by rising ID, and to the proposed roles."""
+
+    contexts: Sequence[PresentationContext]
+    roles: Sequence[SCP_SCU_RoleSelectionNegotiation]
 
 
-def answer_contexts(proposal: Proposal) -> list[PresentationContext]:
-    """Return one answer for each proposed presentation context, by rising ID.
+def negotiated(proposal: Proposal) -> Negotiated:
+    """Decide on each proposed presentation context by itself, by pynetdicom's rules for what the node supports of it.
 
-    Each context is decided by itself. If only the requestor sends in it, the order of transfer syntaxes is the
-    requestor's.
+    Notes
+    -----
+    pynetdicom decides by one list of supported contexts, whose order of transfer syntaxes wins, and knows no
+    permissions.  The node takes any storage class, and mostly the requestor's order: so each context has a list of its
+    own.
     """
-    answers = (_answer(context, proposal) for context in proposal.contexts)
-    return sorted(answers, key=lambda context: context.context_id or 0)
+    contexts: list[PresentationContext] = []
+    roles: dict[str, SCP_SCU_RoleSelectionNegotiation] = {}
+    for proposed in proposal.contexts:
+        [answer], answered = negotiate_as_acceptor([proposed], _supported(proposed, proposal), proposal.roles)
+        if answer.result != ABSTRACT_SYNTAX_NOT_SUPPORTED and not proposal.is_permitted(str(answer.abstract_syntax)):
+            answer.result = USER_REJECTION
+        else:
+            roles |= {str(item.sop_class_uid): item for item in answered}
+        contexts.append(answer)
+    return Negotiated(sorted(contexts, key=lambda context: context.context_id or 0), list(roles.values()))
 
 
-def accepted_of(answers: Iterable[PresentationContext], proposal: Proposal) -> Iterator[AcceptedContext]:
-    """Yield the accepted contexts with our roles: the node receives from an SCU and sends to an SCP."""
-    for answer in answers:
-        if answer.result == ACCEPTED:
-            syntax = str(answer.abstract_syntax)
-            scu, scp = proposal.role(syntax)
-            yield AcceptedContext(
-                answer.context_id or 0, syntax, str(answer.transfer_syntax[0]), as_scu=scp, as_scp=scu
-            )
-
-
-def _answer(proposed: PresentationContext, proposal: Proposal) -> PresentationContext:
-    answer = PresentationContext()
-    answer.context_id = proposed.context_id
-    answer.abstract_syntax = proposed.abstract_syntax
+def _supported(proposed: PresentationContext, proposal: Proposal) -> list[PresentationContext]:
+    """Return what the node supports of a proposed context: one transfer syntax, and the roles of the requestor."""
     syntax = str(proposed.abstract_syntax)
+    if syntax not in proposal.verbs and not is_storage_class(syntax):
+        return []
     offered = [str(uid) for uid in proposed.transfer_syntax]
     chosen = choose_transfer_syntax(syntax, _by_usefulness(offered, syntax, proposal))
-    if syntax not in proposal.verbs and not is_storage_class(syntax):
-        answer.result = ABSTRACT_SYNTAX_NOT_SUPPORTED
-    elif not proposal.is_permitted(syntax):
-        answer.result = USER_REJECTION
-    elif chosen is None:
-        answer.result = TRANSFER_SYNTAXES_NOT_SUPPORTED
-    else:
-        answer.result = ACCEPTED
-    # A refusal must fill this field too, although it "shall not be significant" there.
-    answer.transfer_syntax = [chosen or offered[0]]
-    return answer
+    supported = PresentationContext()
+    supported.abstract_syntax = proposed.abstract_syntax
+    supported.transfer_syntax = [chosen] if chosen is not None else []
+    if syntax == uids.STORAGE_COMMITMENT:  # as its SCP, the requestor reports on what we asked (PS3.4 J.3.3)
+        supported.scu_role = supported.scp_role = True
+    elif is_storage_class(syntax):
+        supported.scu_role, supported.scp_role = "store" in proposal.permitted, "retrieve" in proposal.permitted
+    return [supported]
 
 
 def _by_usefulness(offered: Sequence[str], abstract_syntax: str, proposal: Proposal) -> Sequence[str]:
@@ -151,33 +144,12 @@ def _by_usefulness(offered: Sequence[str], abstract_syntax: str, proposal: Propo
 
     An uncompressed one suits every instance that can be decoded; videos are sent only as they are stored.
     """
-    _, is_scp = proposal.role(abstract_syntax)
-    if not is_scp or not is_storage_class(abstract_syntax):
+    if not proposal.is_sent_to(abstract_syntax):
         return offered
     if abstract_syntax in VIDEO_CLASSES:
         return sorted(offered, key=lambda syntax: syntax in NATIVE or can_decode(syntax))
     targets = [target for target in TARGETS if target in offered]
     return [*targets, *(syntax for syntax in offered if syntax not in targets)]
-
-
-def answer_roles(proposal: Proposal) -> list[SCP_SCU_RoleSelectionNegotiation]:
-    """Return the answers to Role Selection, for storage classes and storage commitment as the requestor is permitted.
-
-    Notes
-    -----
-    PS3.7 D.3.3.4. C-GET needs a requestor that is the SCP of C-STORE; reports of commitment come from one that is the
-    SCP of storage commitment.
-    """
-    answers = []
-    for syntax in proposal.roles:
-        has_roles = is_storage_class(syntax) or syntax == uids.STORAGE_COMMITMENT
-        if not has_roles or not proposal.is_permitted(syntax):
-            continue
-        item = SCP_SCU_RoleSelectionNegotiation()
-        item.sop_class_uid = syntax
-        item.scu_role, item.scp_role = proposal.role(syntax)
-        answers.append(item)
-    return answers
 
 
 def count_contexts(proposed: Iterable[PresentationContext]) -> int:
@@ -205,14 +177,17 @@ MAX_OFFERED_LENGTH = 2000
 """Characters of the list of refused contexts; an association may propose 128."""
 
 
-def refused_contexts(proposal: Proposal, peer: Refused, named: Sequence[str]) -> list[Refused]:
+def refused_contexts(
+    proposal: Proposal, answers: Iterable[PresentationContext], peer: Refused, named: Sequence[str]
+) -> list[Refused]:
     """Return one refusal for each rule that refused contexts, with these contexts.
 
-    `peer`: has the fields of the peer; `named`: names under which the peer is in [peers]; empty: it is not.
+    `answers`: to each proposed context; `peer`: has the fields of the peer; `named`: names under which the peer is in
+    [peers]; empty: it is not.
     """
     proposals = {context.context_id or 0: context for context in proposal.contexts}
     by_result: dict[int, list[PresentationContext]] = {}
-    for answer in answer_contexts(proposal):
+    for answer in answers:
         if answer.result != ACCEPTED:
             by_result.setdefault(answer.result or 0, []).append(proposals[answer.context_id or 0])
     refusals = []
@@ -252,7 +227,7 @@ def _not_permitted(
 
 def _verb(syntax: str, proposal: Proposal) -> Verb:
     """Return the permission that a context lacks."""
-    return proposal.verbs.get(syntax) or ("retrieve" if proposal.roles.get(syntax, (True, False))[1] else "store")
+    return proposal.verbs.get(syntax) or ("retrieve" if proposal.roles.get(UID(syntax), (True, False))[1] else "store")
 
 
 _PROTOCOL_VERSION = 1
@@ -298,7 +273,8 @@ class ReceivedRequest:
 
     def proposal(self, permitted: frozenset[Verb], verbs: Mapping[str, Verb]) -> Proposal:
         """Return the proposed contexts and roles, of a requestor that may use the services `permitted` of `verbs`."""
-        return proposal_of(self.primitive, permitted, verbs)
+        contexts = tuple(self.primitive.presentation_context_definition_list)
+        return Proposal(contexts, permitted, verbs, roles_of(self.primitive))
 
 
 def decoded_request(encoded: bytes) -> ReceivedRequest:
@@ -309,26 +285,21 @@ def decoded_request(encoded: bytes) -> ReceivedRequest:
 
 
 def acceptance_pdu(
-    request: ReceivedRequest,
-    answers: Sequence[PresentationContext],
-    proposal: Proposal,
-    extended: Mapping[str, bytes],
-    maximum_pdu_bytes: int,
+    request: ReceivedRequest, answers: Negotiated, extended: Mapping[str, bytes], maximum_pdu_bytes: int
 ) -> bytes:
     """Encode the A-ASSOCIATE-AC (PS3.8 9.3.3).
 
-    `answers`: the answer to each proposed context; `extended`: the answers to SOP Class Extended Negotiation;
-    `maximum_pdu_bytes`: our *Maximum Length Received*.
+    `extended`: the answers to SOP Class Extended Negotiation; `maximum_pdu_bytes`: our *Maximum Length Received*.
     """
     primitive = A_ASSOCIATE()
     primitive.application_context_name = UID(APPLICATION_CONTEXT)
     primitive.calling_ae_title = request.primitive.calling_ae_title
     primitive.called_ae_title = request.primitive.called_ae_title
     primitive.result, primitive.result_source = 0, 1
-    primitive.presentation_context_definition_results_list = list(answers)
+    primitive.presentation_context_definition_results_list = list(answers.contexts)
     primitive.user_information = [
         *own_user_information(maximum_pdu_bytes),
-        *answer_roles(proposal),
+        *answers.roles,
         *_operations_window(request),
         *(_extended_item(uid, information) for uid, information in extended.items()),
     ]

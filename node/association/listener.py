@@ -22,7 +22,7 @@ from node.association.admission import Admission, AssociationRequest, Rejection
 from node.association.association import Message
 from node.association.client.association import peer_addresses
 from node.association.client.send import Transcoder
-from node.association.contexts import Proposal, ReceivedRequest, refused_contexts, served
+from node.association.contexts import Negotiated, Proposal, ReceivedRequest, negotiated, refused_contexts, served
 from node.association.operation import Operation
 from node.association.services.c_find import FindService, negotiate, serve_c_find
 from node.association.services.c_store import StoreService
@@ -237,16 +237,19 @@ class Listener:
         log.info("association_accepted")
         address = association.connection.address
         proposal = request.proposal(self.admission.permitted(address, requested), self._verbs)
-        self._report_refused_contexts(proposal, requested, address)
+        answers = negotiated(proposal)
+        self._report_refused_contexts(proposal, answers, requested, address)
         shown = str(association.certificate) if association.certificate is not None else ""
         now = self.ingest.now()
         origin = Origin("dicom", requested.calling_ae_title, requested.called_ae_title, peer, name, now, shown)
         store_service = StoreService(self.ingest, origin, name, self.metrics, self.on_refusal)
         return Admitted(
-            proposal, store_service, negotiate(request.extended_negotiation), partial(self._serve, store_service)
+            answers, store_service, negotiate(request.extended_negotiation), partial(self._serve, store_service)
         )
 
-    def _report_refused_contexts(self, proposal: Proposal, requested: AssociationRequest, address: str) -> None:
+    def _report_refused_contexts(
+        self, proposal: Proposal, answers: Negotiated, requested: AssociationRequest, address: str
+    ) -> None:
         peer = Refused(
             "context",
             rule="",
@@ -256,7 +259,7 @@ class Listener:
             calling_ae_title=requested.calling_ae_title,
             called_ae_title=requested.called_ae_title,
         )
-        for refused in refused_contexts(proposal, peer, self.admission.named(address, requested)):
+        for refused in refused_contexts(proposal, answers.contexts, peer, self.admission.named(address, requested)):
             self.on_refusal(refused)
 
     def _serve(self, store_service: StoreService, association: AcceptedAssociation, message: Message) -> bool:

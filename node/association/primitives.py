@@ -9,10 +9,14 @@ from pynetdicom.pdu_primitives import (
     ImplementationClassUIDNotification,
     ImplementationVersionNameNotification,
     MaximumLengthNotification,
+    SCP_SCU_RoleSelectionNegotiation,
 )
 
 from node.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.errors import VoxelnodeError
+
+Roles = dict[UID, tuple[bool | None, bool | None]]
+"""The roles (SCU, SCP) of a requestor by abstract syntax, as pynetdicom's negotiation takes them."""
 
 
 class UndecodablePdu(VoxelnodeError):
@@ -49,3 +53,12 @@ def peer_maximum_bytes(primitive: Any) -> int:
     """Return the *Maximum Length Received* of an A-ASSOCIATE (PS3.8 D.1); 0 is no limit."""
     lengths = (item for item in primitive.user_information if isinstance(item, MaximumLengthNotification))
     return next((int(item.maximum_length_received) for item in lengths), 0)
+
+
+def roles_of(primitive: Any) -> Roles:
+    """Return the roles of the requestor in an A-ASSOCIATE (PS3.7 D.3.3.4)."""
+    return {
+        UID(str(item.sop_class_uid)): (bool(item.scu_role), bool(item.scp_role))
+        for item in primitive.user_information
+        if isinstance(item, SCP_SCU_RoleSelectionNegotiation)
+    }

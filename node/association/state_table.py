@@ -1,7 +1,7 @@
-"""The state table of an accepted association, as data (PS3.8 9.2, tables 9-1 to 9-10).
+"""The state table of an accepted association: pynetdicom's, for the states that occur (PS3.8 9.2, tables 9-1 to 9-10).
 
 The names are those of the standard. The node never requests a release of an association that it accepted, so Sta7 and
-Sta9 to Sta12 do not occur. Three rules keep the table short:
+Sta9 to Sta12 do not occur. Three rules keep the rest short:
 
 * `Framing` expects the PDUs of the state only. It reports every other PDU as invalid, for which the standard has the
   same action: AA-1 in Sta2, AA-8 later.
@@ -12,8 +12,10 @@ Sta9 to Sta12 do not occur. Three rules keep the table short:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import Enum
+
+from pynetdicom.fsm import ACTIONS, TRANSITION_TABLE
 
 
 class State(Enum):
@@ -48,48 +50,13 @@ class Event(Enum):
     """An unrecognized, unexpected or invalid PDU, or a message that breaks PS3.7."""
 
 
-class TransitionAction(Enum):
-    """Actions of the protocol machine, PS3.8 tables 9-6 to 9-9."""
-
-    START_TIMER = "AE-5"
-    INDICATE_REQUEST = "AE-6"
-    SEND_ACCEPTANCE = "AE-7"
-    SEND_REJECTION = "AE-8"
-    SEND_DATA = "DT-1"
-    INDICATE_DATA = "DT-2"
-    INDICATE_RELEASE = "AR-2"
-    SEND_RELEASE_ANSWER = "AR-4"
-    STOP_TIMER = "AR-5"
-    ABORT_AS_USER = "AA-1"
-    CLOSE = "AA-2"
-    INDICATE_ABORT = "AA-3"
-    INDICATE_LOSS = "AA-4"
-    FORGET = "AA-5"
-    ABORT_AS_PROVIDER = "AA-8"
+def _transitions() -> Iterator[tuple[tuple[State, Event], tuple[str, State]]]:
+    states, events = {state.value for state in State}, {event.value for event in Event}
+    for (event, state), action in TRANSITION_TABLE.items():
+        if event in events and state in states:
+            _, _, after = ACTIONS[action]  # AE-6 has two: here the node decides (Sta3) before it rejects
+            yield (State(state), Event(event)), (action, State(after if isinstance(after, str) else after[0]))
 
 
-TRANSITIONS: Mapping[tuple[State, Event], tuple[TransitionAction, State]] = {
-    (State.IDLE, Event.CONNECTED): (TransitionAction.START_TIMER, State.AWAITING_REQUEST),
-    (State.AWAITING_REQUEST, Event.REQUEST_RECEIVED): (TransitionAction.INDICATE_REQUEST, State.DECIDING),
-    (State.AWAITING_REQUEST, Event.ABORT_RECEIVED): (TransitionAction.CLOSE, State.IDLE),
-    (State.AWAITING_REQUEST, Event.CONNECTION_CLOSED): (TransitionAction.FORGET, State.IDLE),
-    (State.AWAITING_REQUEST, Event.TIMER_EXPIRED): (TransitionAction.CLOSE, State.IDLE),
-    (State.AWAITING_REQUEST, Event.INVALID_PDU): (TransitionAction.ABORT_AS_USER, State.CLOSING),
-    (State.DECIDING, Event.ACCEPT): (TransitionAction.SEND_ACCEPTANCE, State.OPEN),
-    (State.DECIDING, Event.REJECT): (TransitionAction.SEND_REJECTION, State.CLOSING),
-    (State.DECIDING, Event.ABORT): (TransitionAction.ABORT_AS_USER, State.CLOSING),
-    (State.DECIDING, Event.CONNECTION_CLOSED): (TransitionAction.INDICATE_LOSS, State.IDLE),
-    (State.OPEN, Event.SEND_DATA): (TransitionAction.SEND_DATA, State.OPEN),
-    (State.OPEN, Event.DATA_RECEIVED): (TransitionAction.INDICATE_DATA, State.OPEN),
-    (State.OPEN, Event.RELEASE_RECEIVED): (TransitionAction.INDICATE_RELEASE, State.RELEASING),
-    (State.OPEN, Event.ABORT): (TransitionAction.ABORT_AS_USER, State.CLOSING),
-    (State.OPEN, Event.ABORT_RECEIVED): (TransitionAction.INDICATE_ABORT, State.IDLE),
-    (State.OPEN, Event.CONNECTION_CLOSED): (TransitionAction.INDICATE_LOSS, State.IDLE),
-    (State.OPEN, Event.INVALID_PDU): (TransitionAction.ABORT_AS_PROVIDER, State.CLOSING),
-    (State.RELEASING, Event.ANSWER_RELEASE): (TransitionAction.SEND_RELEASE_ANSWER, State.CLOSING),
-    (State.RELEASING, Event.ABORT): (TransitionAction.ABORT_AS_USER, State.CLOSING),
-    (State.RELEASING, Event.CONNECTION_CLOSED): (TransitionAction.INDICATE_LOSS, State.IDLE),
-    (State.CLOSING, Event.CONNECTION_CLOSED): (TransitionAction.STOP_TIMER, State.IDLE),
-    (State.CLOSING, Event.TIMER_EXPIRED): (TransitionAction.CLOSE, State.IDLE),
-}
-"""The action on an event in a state, and the state after it."""
+TRANSITIONS: Mapping[tuple[State, Event], tuple[str, State]] = dict(_transitions())
+"""The action on an event in a state, as PS3.8 tables 9-6 to 9-9 name it, and the state after it."""

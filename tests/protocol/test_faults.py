@@ -660,7 +660,7 @@ def test_while_the_index_is_locked_instances_are_kept_and_indexed_later(
 
 @pytest.mark.parametrize(
     ("name", "source"),
-    [("acceptor.answer_contexts", 2), ("listener.serve_c_echo", 0)],  # the provider; the user of the service
+    [("listener.negotiated", 2), ("listener.serve_c_echo", 0)],  # the provider; the user of the service
 )
 def test_an_error_of_ours_aborts_its_association_and_no_other(
     start_node: Callable[..., Running], monkeypatch: pytest.MonkeyPatch, name: str, source: int

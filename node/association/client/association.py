@@ -13,17 +13,16 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 from time import monotonic, perf_counter
-from typing import Any
 
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 from pynetdicom.dsutils import decode
 from pynetdicom.pdu import A_ABORT_RQ, A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ, A_RELEASE_RP, A_RELEASE_RQ
-from pynetdicom.pdu_primitives import A_ASSOCIATE, A_RELEASE, SCP_SCU_RoleSelectionNegotiation
-from pynetdicom.presentation import PresentationContext, build_context
+from pynetdicom.pdu_primitives import A_ASSOCIATE, A_RELEASE
+from pynetdicom.presentation import PresentationContext, build_context, build_role, negotiate_as_requestor
 
 from node.association import framing
-from node.association.association import AcceptedContext, Association, Message
+from node.association.association import Association, Message
 from node.association.framing import Framing, OtherPdu, Piece, Violation
 from node.association.outgoing import MAXIMUM_PDU_BYTES, InstanceBytes, SourceLost
 from node.association.primitives import (
@@ -32,6 +31,7 @@ from node.association.primitives import (
     encoded_pdu,
     own_user_information,
     peer_maximum_bytes,
+    roles_of,
 )
 from node.association.tls import peer_tls_context
 from node.association.transport import bound_waits, send_parts
@@ -73,35 +73,11 @@ def request_pdu(
     primitive.calling_ae_title, primitive.called_ae_title = calling_ae_title, called_ae_title
     for number, context in enumerate(contexts):
         context.context_id = 2 * number + 1
+        context.scu_role, context.scp_role = roles.get(str(context.abstract_syntax), (None, None))
     primitive.presentation_context_definition_list = list(contexts)
     primitive.user_information = own_user_information(MAXIMUM_PDU_BYTES)
-    for syntax, (scu, scp) in roles.items():
-        role = SCP_SCU_RoleSelectionNegotiation()
-        role.sop_class_uid, role.scu_role, role.scp_role = UID(syntax), scu, scp
-        primitive.user_information.append(role)
+    primitive.user_information += [build_role(syntax, scu, scp) for syntax, (scu, scp) in roles.items()]
     return encoded_pdu(A_ASSOCIATE_RQ(), primitive)
-
-
-def accepted_contexts(
-    primitive: Any, contexts: Sequence[PresentationContext], roles: Roles
-) -> Iterator[AcceptedContext]:
-    """Yield the accepted contexts of an A-ASSOCIATE response; a role holds if both sides agreed to it."""
-    abstract = {context.context_id: str(context.abstract_syntax) for context in contexts}
-    answered = {
-        str(item.sop_class_uid): (bool(item.scu_role), bool(item.scp_role))
-        for item in primitive.user_information
-        if isinstance(item, SCP_SCU_RoleSelectionNegotiation)
-    }
-    for answer in primitive.presentation_context_definition_results_list:
-        if answer.result != 0 or answer.context_id not in abstract or not answer.transfer_syntax:
-            continue
-        syntax = abstract[answer.context_id]
-        scu, scp = True, False
-        if syntax in roles and syntax in answered:
-            scu, scp = (
-                proposed and accepted for proposed, accepted in zip(roles[syntax], answered[syntax], strict=True)
-            )
-        yield AcceptedContext(answer.context_id, syntax, str(answer.transfer_syntax[0]), scu, scp)
 
 
 def rejection_reason(data: bytes) -> str:
@@ -240,7 +216,8 @@ class RequestedAssociation(Association):
             raise NoAssociation(f"{self.peer}: {error}") from error
         except UndecodablePdu as error:
             raise NoAssociation(f"{self.peer}: its answer to the request cannot be decoded") from error
-        self.agree(accepted_contexts(primitive, contexts, roles), peer_maximum_bytes(primitive))
+        answers = primitive.presentation_context_definition_results_list
+        self.agree(negotiate_as_requestor(list(contexts), answers, roles_of(primitive)), peer_maximum_bytes(primitive))
         self._framing.expect_data(as_requestor=True)
         self._is_open = True
         if not self.accepted:
