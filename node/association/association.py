@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pydicom.dataset import Dataset
 from pynetdicom.presentation import PresentationContext
@@ -15,13 +16,13 @@ from pynetdicom.presentation import PresentationContext
 from node.association.outgoing import (
     MAXIMUM_PDU_BYTES,
     InstanceBytes,
-    command_pdus,
     encoded,
     fragment_bytes,
     fragment_pdus,
     message_pdus,
 )
-from node.dicom.command import Command, Element
+from node.association.primitives import encoded_command
+from node.dicom.command import DATA_SET, Command, Element, encode_command
 
 SENT_AT_ONCE = 1_048_576
 """Bytes of a request and its instance that are handed to the kernel at once: a small instance wakes its receiver once,
@@ -94,15 +95,14 @@ class Association(ABC):
         self._message_id = self._message_id % 65535 + 1
         return self._message_id
 
-    def send_command(
-        self, context_id: int, elements: Mapping[Element, int | str], data_set: Dataset | None = None
-    ) -> None:
-        """Send a message; `data_set` is encoded in the transfer syntax of the context.
+    def send_message(self, context_id: int, primitive: Any, data_set: Dataset | None = None) -> None:
+        """Send the message of a primitive of pynetdicom; `data_set` is encoded in the transfer syntax of the context.
 
         Raises VoxelnodeError: the association is lost.
         """
         data = None if data_set is None else encoded(data_set, self.accepted[context_id].transfer_syntax_uid)
-        self.send_pdus(message_pdus(context_id, elements, self.fragment_bytes, data))
+        command = encoded_command(primitive, data is not None)
+        self.send_pdus(message_pdus(context_id, command, self.fragment_bytes, data))
 
     def send_instance(self, context_id: int, elements: Mapping[Element, int | str], source: InstanceBytes) -> None:
         """Send a C-STORE-RQ with the bytes of a data set; a file is read while it is sent.
@@ -111,7 +111,8 @@ class Association(ABC):
         association cannot continue.
         """
         size = self.fragment_bytes
-        parts: list[bytes | memoryview] = [command_pdus(context_id, elements, size)]
+        command = encode_command({**elements, Element.DATA_SET_TYPE: DATA_SET})
+        parts: list[bytes | memoryview] = [message_pdus(context_id, command, size)]
         left = SENT_AT_ONCE
         with source.fragments(max(SENT_AT_ONCE // size, 1) * size) as fragments:
             for part in fragment_pdus(context_id, False, fragments, size):

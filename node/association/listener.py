@@ -34,9 +34,7 @@ from node.audit.audit_log import Audit
 from node.background import BackgroundService, SupervisedThread
 from node.children.decoder import Decoder
 from node.dicom import command
-from node.dicom.command import C_ECHO_RQ, Element
 from node.dicom.status import SOP_CLASS_NOT_SUPPORTED, SUCCESS
-from node.dicom.uids import VERIFICATION
 from node.errors import UsageError
 from node.hookspecs import Find, Listening, Operate, Parts, Running
 from node.index.database.work_loop import RequestLoop
@@ -288,7 +286,7 @@ class Listener:
         if operate is not None:
             operate(operation)
         elif any(field == known for known, _ in self.added.operations):
-            operation.respond(field, SOP_CLASS_NOT_SUPPORTED, comment="the presentation context is of another service")
+            operation.respond(SOP_CLASS_NOT_SUPPORTED, comment="the presentation context is of another service")
         else:
             return False
         return True
@@ -326,4 +324,4 @@ def _listening(host: str, port: int) -> socket.socket:
 
 def serve_c_echo(operation: Operation) -> None:
     """Answer a verification request with success (PS3.4 A, PS3.7 9.1.5)."""
-    operation.respond(C_ECHO_RQ, SUCCESS, {Element.AFFECTED_SOP_CLASS_UID: VERIFICATION})
+    operation.respond(SUCCESS)

@@ -16,11 +16,13 @@ from pynetdicom.dsutils import decode
 
 from node.association.acceptor import AcceptedAssociation
 from node.association.association import Message
-from node.association.outgoing import InstanceBytes, command_pdus, encoded, fragment_pdus, message_pdus
+from node.association.outgoing import InstanceBytes, encoded, fragment_pdus, message_pdus
+from node.association.primitives import decoded_command, encoded_command, kind_of, primitive_of
 from node.association.services.c_store import StoreService
-from node.dicom.command import RESPONSE, Command, Element
+from node.dicom.command import NO_DATA_SET, RESPONSE, Command, Element, encode_command, printable
 from node.dicom.header import require_few_elements
-from node.dicom.status import error_comment
+from node.dicom.status import PENDING, error_comment
+from node.dicom.values import text, value
 from node.errors import NotUnderstood, VoxelnodeError
 from node.receive.ingest import Origin
 
@@ -38,7 +40,7 @@ class Operation:
     Parameters
     ----------
     message : Message
-        The request.
+        The request. Its command set is the attribute `request`.
     store_service : StoreService
         The service that knows the peer.
     """
@@ -46,8 +48,11 @@ class Operation:
     def __init__(self, association: AcceptedAssociation, message: Message, store_service: StoreService) -> None:
         self.association = association
         self.context = association.accepted[message.context_id]
-        self.command: Command = message.command
         self.message_id = message.command.message_id or 0
+        self._field, self._has_data_set = message.command.field, message.command.has_data_set
+        request = decoded_command(message.command.encoded)
+        self._kind = kind_of(request)
+        self.request: Dataset = request.command_set
         self.origin: Origin = store_service.origin
         self.log: Any = store_service.log
         self._data_set = message.data_set
@@ -60,6 +65,15 @@ class Operation:
         """Whether the association has ended."""
         self.is_cancelled()
         return not self.association.is_open
+
+    def parameter(self, keyword: str) -> str:
+        """Return a text of the command set, such as *Move Destination* (0000,0600); empty if it is absent."""
+        return printable(text(self.request, keyword))
+
+    def number(self, keyword: str) -> int:
+        """Return a number of the command set, such as *Action Type ID* (0000,1008); 0 if there is none."""
+        content = value(self.request, keyword)
+        return content if isinstance(content, int) else 0
 
     def data_set(self, maximum_elements: int = MAXIMUM_ELEMENTS) -> Dataset:
         """Return the data set of the request.
@@ -74,7 +88,7 @@ class Operation:
         NotDecodable
             The request has no data set, or it cannot be decoded.
         """
-        if not self.command.has_data_set:
+        if not self._has_data_set:
             raise NotDecodable("the request has no data set")
         syntax = UID(self.context.transfer_syntax_uid)
         try:
@@ -85,45 +99,46 @@ class Operation:
             reason = str(error) if isinstance(error, NotUnderstood) else "PS3.5 7"
             raise NotDecodable(f"the data set of the request cannot be decoded ({reason})") from error
 
-    def respond(
-        self,
-        command_field: int,
-        status: int,
-        elements: Mapping[Element, int | str | bytes] | None = None,
-        data_set: Dataset | None = None,
-        comment: str = "",
-    ) -> None:
-        """Send a response to the request with the *Command Field* (0000,0100) `command_field`."""
+    def respond(self, status: int, data_set: Dataset | None = None, comment: str = "", **parameters: Any) -> None:
+        """Send a response to the request; `parameters` are those of its primitive in pynetdicom."""
         encoded_set = None if data_set is None else encoded(data_set, self.context.transfer_syntax_uid)
-        self.association.send_pdus(self.response_pdus(command_field, status, elements, encoded_set, comment))
+        self.association.send_pdus(self.response_pdus(status, encoded_set, comment, **parameters))
 
-    def response_pdus(
-        self,
-        command_field: int,
-        status: int,
-        elements: Mapping[Element, int | str | bytes] | None = None,
-        data_set: bytes | None = None,
-        comment: str = "",
-    ) -> bytes:
+    def response_pdus(self, status: int, data_set: bytes | None = None, comment: str = "", **parameters: Any) -> bytes:
         """Encode a response for `respond`; `data_set` is already encoded."""
-        response = self._response(command_field, status) | dict(elements or {})
         if comment:
-            response[Element.ERROR_COMMENT] = error_comment(comment)
-        return message_pdus(self.context.context_id, response, self.association.fragment_bytes, data_set)
+            parameters["ErrorComment"] = error_comment(comment)
+        command = encoded_command(self._response(status, **parameters), data_set is not None)
+        return message_pdus(self.context.context_id, command, self.association.fragment_bytes, data_set)
 
-    def responses_pdus(self, command_field: int, status: int) -> Callable[[bytes], bytes]:
+    def responses_pdus(self, status: int) -> Callable[[bytes], bytes]:
         """Return the encoder of responses that differ only in their data sets: their command set is encoded once."""
         context_id, size = self.context.context_id, self.association.fragment_bytes
-        command = command_pdus(context_id, self._response(command_field, status), size)
+        command = message_pdus(context_id, encoded_command(self._response(status), True), size)
         return lambda data_set: command + b"".join(fragment_pdus(context_id, False, [data_set], size))
 
-    def _response(self, command_field: int, status: int) -> dict[Element, int | str | bytes]:
-        return {
-            Element.COMMAND_FIELD: command_field | RESPONSE,
-            Element.MESSAGE_ID_RESPONDED_TO: self.message_id,
-            Element.AFFECTED_SOP_CLASS_UID: self.context.abstract_syntax,
-            Element.STATUS: status,
-        }
+    def report(self, counts: Mapping[Element, int]) -> None:
+        """Send a pending response with the counts of sub-operations, one for every instance of a retrieve."""
+        command = encode_command(
+            {
+                Element.AFFECTED_SOP_CLASS_UID: self.context.abstract_syntax,
+                Element.COMMAND_FIELD: self._field | RESPONSE,
+                Element.MESSAGE_ID_RESPONDED_TO: self.message_id,
+                Element.DATA_SET_TYPE: NO_DATA_SET,
+                Element.STATUS: PENDING,
+                **counts,
+            }
+        )
+        self.association.send_pdus(message_pdus(self.context.context_id, command, self.association.fragment_bytes))
+
+    def _response(self, status: int, **parameters: Any) -> Any:
+        return primitive_of(
+            self._kind,
+            MessageIDBeingRespondedTo=self.message_id,
+            AffectedSOPClassUID=self.context.abstract_syntax,
+            Status=status,
+            **parameters,
+        )
 
     # Our own requests on the same association
 
@@ -136,12 +151,10 @@ class Operation:
         message_id = self.association.next_message_id()
         return message_id if message_id != self.message_id else self.association.next_message_id()
 
-    def request(
-        self, context_id: int, elements: Mapping[Element, int | str], data_set: Dataset | None, seconds: float
-    ) -> Command | None:
-        """Send a request with a small data set and return its answer, or None if it does not come in time."""
-        self.association.send_command(context_id, elements, data_set)
-        return self.association.answer_to(int(elements[Element.MESSAGE_ID]), seconds)
+    def ask(self, primitive: Any, data_set: Dataset | None, seconds: float) -> Command | None:
+        """Send a request in the same context and return its answer, or None if it does not come in time."""
+        self.association.send_message(self.context.context_id, primitive, data_set)
+        return self.association.answer_to(primitive.MessageID, seconds)
 
     def store(
         self, context_id: int, elements: Mapping[Element, int | str], source: InstanceBytes, seconds: float

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,6 @@ from pydicom.uid import UID
 from pynetdicom.dsutils import encode
 
 from node.association.framing import PDV_HEADER_BYTES, data_header
-from node.dicom.command import DATA_SET, NO_DATA_SET, Element, encode_command
 from node.errors import VoxelnodeError
 
 MAXIMUM_PDU_BYTES = 131072
@@ -29,22 +28,12 @@ def fragment_bytes(peer_maximum_bytes: int) -> int:
     return max(min(peer_maximum_bytes or MAXIMUM_PDU_BYTES, MAXIMUM_PDU_BYTES) - PDV_HEADER_BYTES, 2)
 
 
-def message_pdus(
-    context_id: int, elements: Mapping[Element, int | str | bytes], size: int, data_set: bytes | None = None
-) -> bytes:
-    """Encode a message as P-DATA-TF PDUs with fragments of `size` bytes; `data_set` is already encoded."""
-    kind = NO_DATA_SET if data_set is None else DATA_SET
-    command = encode_command({**elements, Element.DATA_SET_TYPE: kind})
+def message_pdus(context_id: int, command: bytes, size: int, data_set: bytes | None = None) -> bytes:
+    """Put an encoded command set and data set into P-DATA-TF PDUs with fragments of `size` bytes."""
     pdus = [*fragment_pdus(context_id, True, [command], size)]
     if data_set is not None:
         pdus += fragment_pdus(context_id, False, [data_set], size)
     return b"".join(pdus)
-
-
-def command_pdus(context_id: int, elements: Mapping[Element, int | str | bytes], size: int) -> bytes:
-    """Encode the command set of a message; its data set follows separately."""
-    command = encode_command({**elements, Element.DATA_SET_TYPE: DATA_SET})
-    return b"".join(fragment_pdus(context_id, True, [command], size))
 
 
 def fragment_pdus(

@@ -3,7 +3,8 @@
     python tests/benchmarks/receive.py [--rounds N] [--only LOAD ...] [--receivers NAME ...] [--before CHECKOUT]
 
 The node runs as it does at a site (sync, index, digest, quiet state), Debian's Orthanc with its defaults (SQLite,
-synced storage), `storescp --fork` without any of it.  `postgresql` is a node with its index in PostgreSQL, `hosts` are
+synced storage), `storescp --fork` without any of it, `pynetdicom` a bare SCP of that library, which syncs a file for
+each instance.  `postgresql` is a node with its index in PostgreSQL, `hosts` are
 four receivers of one index, each with its share of the associations, that acknowledge what is in the index, and
 `hosts-local` what is in their journals; `before` is the node of another checkout.
 
@@ -242,6 +243,15 @@ def storescp(folder: Path, nodelay: str) -> Iterator[Receiver]:
         yield Receiver([port], [process.pid])
 
 
+@contextmanager
+def pynetdicom(folder: Path, nodelay: str) -> Iterator[Receiver]:
+    port, place = free_port(), folder / "pynetdicom"
+    place.mkdir()
+    program = ROOT / "tests" / "benchmarks" / "pynetdicom_scp.py"
+    with running([sys.executable, str(program), str(port), str(place)], port, nodelay) as process:
+        yield Receiver([port], [process.pid])
+
+
 def measured(receiver: Receiver, folders: list[Path], load: Load) -> tuple[float, float, float]:
     """Seconds until all was sent, and milliseconds of a processor for an instance: of the receiver, of its server."""
     receiver.await_rest()  # its start may go on
@@ -263,6 +273,7 @@ def main() -> None:
         "voxelnode": voxelnode,
         "orthanc": orthanc,
         "storescp": storescp,
+        "pynetdicom": pynetdicom,
         "postgresql": partial(in_postgresql, hosts=1, acknowledge="local"),
         "hosts": partial(in_postgresql, hosts=HOSTS, acknowledge="index"),
         "hosts-local": partial(in_postgresql, hosts=HOSTS, acknowledge="local"),

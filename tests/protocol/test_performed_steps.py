@@ -11,11 +11,13 @@ import pytest
 from pydicom import DataElement, Dataset, FileDataset
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 from pynetdicom import build_context
+from pynetdicom.dimse_primitives import N_CREATE
 
 from node.association.outgoing import encoded, message_pdus
+from node.association.primitives import encoded_command, primitive_of
 from node.audit.audit_log import Audit
 from node.completeness import MPPS
-from node.dicom.command import N_CREATE_RQ, Element, decode_command
+from node.dicom.command import decode_command
 from node.dicom.uids import PERFORMED_PROCEDURE_STEP
 from node.settings.model import Peer
 from tests import make
@@ -150,15 +152,14 @@ def test_the_missing_attributes_are_listed_by_their_tags(node: Running) -> None:
     with Raw(node) as raw:
         raw.send(associate_rq(build_context(PERFORMED_PROCEDURE_STEP, ImplicitVRLittleEndian)))
         assert raw.receive()
-        request = {Element.COMMAND_FIELD: N_CREATE_RQ, Element.MESSAGE_ID: 1,
-                   Element.AFFECTED_SOP_CLASS_UID: PERFORMED_PROCEDURE_STEP}  # fmt: skip
+        request = primitive_of(N_CREATE, MessageID=1, AffectedSOPClassUID=PERFORMED_PROCEDURE_STEP)
         data = encoded(begun(Modality="", PerformedProcedureStepID=None), ImplicitVRLittleEndian)
-        raw.send(message_pdus(1, request, 16000, data))
+        raw.send(message_pdus(1, encoded_command(request, True), 16000, data))
         received = raw.receive()
     assert received is not None
     response = decode_command(received[1][6:])
     assert response.status == 0x0120
-    listed = response.elements[Element.ATTRIBUTE_IDENTIFIER_LIST]
+    listed = response.elements[0x1005]
     assert listed == bytes.fromhex("4000 5302 0800 6000")  # (0040,0253), (0008,0060)
 
 

@@ -13,9 +13,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 from time import monotonic, perf_counter
+from typing import Any
 
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
+from pynetdicom.dimse_primitives import C_ECHO
 from pynetdicom.dsutils import decode
 from pynetdicom.pdu import A_ABORT_RQ, A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ, A_RELEASE_RP, A_RELEASE_RQ
 from pynetdicom.pdu_primitives import A_ASSOCIATE, A_RELEASE
@@ -31,11 +33,12 @@ from node.association.primitives import (
     encoded_pdu,
     own_user_information,
     peer_maximum_bytes,
+    primitive_of,
     roles_of,
 )
 from node.association.tls import peer_tls_context
 from node.association.transport import bound_waits, send_parts
-from node.dicom.command import C_ECHO_RQ, Command, Element, MalformedCommand, decode_command
+from node.dicom.command import Command, Element, MalformedCommand, decode_command
 from node.dicom.encoding import IMPLICIT_LITTLE_ENDIAN
 from node.dicom.status import SUCCESS
 from node.dicom.uids import APPLICATION_CONTEXT, VERIFICATION
@@ -277,11 +280,9 @@ class RequestedAssociation(Association):
             raise AssociationLost("it released the association before it answered")
         raise AssociationLost("it aborted the association")
 
-    def request(
-        self, context_id: int, elements: Mapping[Element, int | str], data_set: Dataset | None = None
-    ) -> Message:
-        """Send a request and return its first answer."""
-        self.send_command(context_id, elements, data_set)
+    def request(self, primitive: Any, data_set: Dataset | None = None) -> Message:
+        """Send a request in the first of the accepted contexts and return its first answer."""
+        self.send_message(next(iter(self.accepted)), primitive, data_set)
         return self.receive()
 
     def answer_to(self, message_id: int) -> Command:
@@ -425,12 +426,8 @@ def verify(peer: Address, calling_ae_title: str, timeout: float) -> float:
         with association(
             peer, calling_ae_title, contexts_of([(VERIFICATION, [IMPLICIT_LITTLE_ENDIAN])]), timeout
         ) as assoc:
-            request: dict[Element, int | str] = {
-                Element.AFFECTED_SOP_CLASS_UID: VERIFICATION,
-                Element.COMMAND_FIELD: C_ECHO_RQ,
-                Element.MESSAGE_ID: assoc.next_message_id(),
-            }
-            response = assoc.request(next(iter(assoc.accepted)), request).command
+            request = primitive_of(C_ECHO, MessageID=assoc.next_message_id(), AffectedSOPClassUID=VERIFICATION)
+            response = assoc.request(request).command
             took = perf_counter() - began
     except AssociationLost as error:
         raise EchoFailed(f"{peer} did not answer C-ECHO: {error}") from error

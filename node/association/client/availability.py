@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from pydicom.dataset import Dataset
+from pynetdicom.dimse_primitives import N_CREATE
+from pynetdicom.status import STATUS_WARNING, code_to_category
 
 from node.association.client.association import Address, AssociationLost, NoAssociation, association, contexts_of
-from node.dicom.command import N_CREATE_RQ, Element
+from node.association.primitives import primitive_of
 from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
 from node.dicom.status import DUPLICATE_INSTANCE, SUCCESS
 from node.dicom.uids import INSTANCE_AVAILABILITY_NOTIFICATION, PERFORMED_PROCEDURE_STEP
 from node.errors import VoxelnodeError
 from node.index.search.selection import StoredInstance
-
-WARNINGS = range(0xB000, 0xC000)
 
 
 class NotNotified(VoxelnodeError):
@@ -83,16 +83,16 @@ def notify_peer(
         with association(peer, calling_ae_title, contexts, timeout, is_abandoned=is_abandoned) as assoc:
             if notification is None:
                 return
-            request: Mapping[Element, int | str] = {
-                Element.AFFECTED_SOP_CLASS_UID: INSTANCE_AVAILABILITY_NOTIFICATION,
-                Element.COMMAND_FIELD: N_CREATE_RQ,
-                Element.MESSAGE_ID: assoc.next_message_id(),
-                Element.AFFECTED_SOP_INSTANCE_UID: uid,
-            }
-            status = assoc.request(next(iter(assoc.accepted)), request, notification).command.status
+            request = primitive_of(
+                N_CREATE,
+                MessageID=assoc.next_message_id(),
+                AffectedSOPClassUID=INSTANCE_AVAILABILITY_NOTIFICATION,
+                AffectedSOPInstanceUID=uid,
+            )
+            status = assoc.request(request, notification).command.status
     except NoAssociation as error:
         raise NotNotified(str(error)) from error
     except AssociationLost as error:
         raise NotNotified(f"{peer}: {error}") from error
-    if status not in (SUCCESS, DUPLICATE_INSTANCE) and status not in WARNINGS:
+    if status not in (SUCCESS, DUPLICATE_INSTANCE) and (status is None or code_to_category(status) != STATUS_WARNING):
         raise NotNotified(f"{peer} answered the notification with 0x{status or 0:04X}")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 from pydicom.dataset import Dataset
+from pynetdicom.dimse_primitives import N_ACTION, N_EVENT_REPORT
 
 from node.association.client.association import (
     Address,
@@ -22,12 +23,8 @@ from node.association.client.association import (
     association,
     contexts_of,
 )
-from node.dicom.command import (
-    N_ACTION_RQ,
-    N_EVENT_REPORT_RQ,
-    RESPONSE,
-    Element,
-)
+from node.association.primitives import primitive_of
+from node.dicom.command import N_EVENT_REPORT_RQ, Element
 from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
 from node.dicom.status import NO_SUCH_INSTANCE, SUCCESS
 from node.dicom.uids import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
@@ -99,15 +96,14 @@ def request_commitment(
     contexts = contexts_of([(STORAGE_COMMITMENT, [EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN])])
     try:
         with association(peer, calling_ae_title, contexts, timeout, is_abandoned=is_abandoned) as assoc:
-            context_id = next(iter(assoc.accepted))
-            request: dict[Element, int | str] = {
-                Element.REQUESTED_SOP_CLASS_UID: STORAGE_COMMITMENT,
-                Element.COMMAND_FIELD: N_ACTION_RQ,
-                Element.MESSAGE_ID: assoc.next_message_id(),
-                Element.REQUESTED_SOP_INSTANCE_UID: STORAGE_COMMITMENT_INSTANCE,
-                Element.ACTION_TYPE_ID: REQUEST_COMMITMENT,
-            }
-            status = assoc.request(context_id, request, _action_information(transaction_uid, references)).command.status
+            request = primitive_of(
+                N_ACTION,
+                MessageID=assoc.next_message_id(),
+                RequestedSOPClassUID=STORAGE_COMMITMENT,
+                RequestedSOPInstanceUID=STORAGE_COMMITMENT_INSTANCE,
+                ActionTypeID=REQUEST_COMMITMENT,
+            )
+            status = assoc.request(request, _action_information(transaction_uid, references)).command.status
             if status != SUCCESS:
                 raise CommitmentRefused(f"{peer} answered the request for storage commitment with 0x{status or 0:04X}")
             return _report_on(assoc, transaction_uid)
@@ -146,16 +142,16 @@ def _report_on(assoc: RequestedAssociation, transaction_uid: str) -> CommitmentR
     except AssociationLost:
         return None
     is_ours = report.transaction_uid == transaction_uid
-    answer: dict[Element, int | str] = {
-        Element.AFFECTED_SOP_CLASS_UID: STORAGE_COMMITMENT,
-        Element.COMMAND_FIELD: N_EVENT_REPORT_RQ | RESPONSE,
-        Element.MESSAGE_ID_RESPONDED_TO: command.message_id or 0,
-        Element.STATUS: SUCCESS if is_ours else NO_SUCH_INSTANCE,
-        Element.AFFECTED_SOP_INSTANCE_UID: STORAGE_COMMITMENT_INSTANCE,
-        Element.EVENT_TYPE_ID: command.number(Element.EVENT_TYPE_ID) or 0,
-    }
+    answer = primitive_of(
+        N_EVENT_REPORT,
+        MessageIDBeingRespondedTo=command.message_id or 0,
+        AffectedSOPClassUID=STORAGE_COMMITMENT,
+        Status=SUCCESS if is_ours else NO_SUCH_INSTANCE,
+        AffectedSOPInstanceUID=STORAGE_COMMITMENT_INSTANCE,
+        EventTypeID=command.number(Element.EVENT_TYPE_ID) or 0,
+    )
     with suppress(AssociationLost):  # the report is here all the same
-        assoc.send_command(message.context_id, answer)
+        assoc.send_message(message.context_id, answer)
     return report if is_ours else None
 
 

@@ -7,10 +7,12 @@ from time import monotonic
 from typing import TypeVar
 
 from pydicom.dataset import Dataset
+from pynetdicom.dimse_primitives import C_CANCEL, C_FIND
 
 from node.association.association import Message
 from node.association.client.association import Address, AssociationLost, RequestedAssociation, association, contexts_of
-from node.dicom.command import C_CANCEL_RQ, C_FIND_RQ, MEDIUM_PRIORITY, Element
+from node.association.primitives import primitive_of
+from node.dicom.command import MEDIUM_PRIORITY
 from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
 from node.dicom.status import PENDING, PENDING_WITHOUT_KEYS, SUCCESS
 from node.dicom.uids import STUDY_ROOT_FIND
@@ -97,23 +99,18 @@ def _answers(
     try:
         with association(peer, calling_ae_title, contexts, timeout, is_abandoned=is_abandoned) as assoc:
             assoc.maximum_data_set_bytes = MAXIMUM_ANSWER_BYTES
-            context_id = next(iter(assoc.accepted))
             message_id = assoc.next_message_id()
-            request: dict[Element, int | str] = {
-                Element.AFFECTED_SOP_CLASS_UID: sop_class_uid,
-                Element.COMMAND_FIELD: C_FIND_RQ,
-                Element.MESSAGE_ID: message_id,
-                Element.PRIORITY: MEDIUM_PRIORITY,
-            }
-            message = assoc.request(context_id, request, query)
+            request = primitive_of(
+                C_FIND, MessageID=message_id, AffectedSOPClassUID=sop_class_uid, Priority=MEDIUM_PRIORITY
+            )
+            message = assoc.request(request, query)
             while message.command.status in (PENDING, PENDING_WITHOUT_KEYS):
                 if is_abandoned():
                     raise AssociationLost("nobody waits for its answer any more")
                 yield read(assoc, message)
                 count += 1
                 if count == maximum:
-                    cancel = {Element.COMMAND_FIELD: C_CANCEL_RQ, Element.MESSAGE_ID_RESPONDED_TO: message_id}
-                    assoc.send_command(context_id, cancel)
+                    assoc.send_message(message.context_id, primitive_of(C_CANCEL, MessageIDBeingRespondedTo=message_id))
                     _drain(assoc)
                     return
                 message = assoc.receive()

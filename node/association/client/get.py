@@ -17,6 +17,7 @@ from pydicom.uid import (
     JPEGLSLossless,
     RLELossless,
 )
+from pynetdicom.dimse_primitives import C_CANCEL, C_GET
 from pynetdicom.presentation import StoragePresentationContexts
 
 from node.association.client.association import (
@@ -30,8 +31,9 @@ from node.association.client.association import (
 from node.association.client.find import find
 from node.association.framing import Violation
 from node.association.messages import Messages
+from node.association.primitives import primitive_of
 from node.association.services.c_store import StoreService
-from node.dicom.command import C_CANCEL_RQ, C_GET_RQ, MEDIUM_PRIORITY, Command, Element, MalformedCommand
+from node.dicom.command import MEDIUM_PRIORITY, Command, Element, MalformedCommand
 from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
 from node.dicom.status import PENDING, SUB_OPERATIONS_WARNING, SUCCESS
 from node.dicom.uids import STUDY_ROOT_GET
@@ -214,18 +216,14 @@ class _GetOperation:
         if context_id is None:
             raise GetFailed(f"{self._assoc.peer} does not support C-GET")
         message_id = self._assoc.next_message_id()
-        request: dict[Element, int | str] = {
-            Element.AFFECTED_SOP_CLASS_UID: STUDY_ROOT_GET,
-            Element.COMMAND_FIELD: C_GET_RQ,
-            Element.MESSAGE_ID: message_id,
-            Element.PRIORITY: MEDIUM_PRIORITY,
-        }
-        self._assoc.send_command(context_id, request, target.identifier())
+        request = primitive_of(
+            C_GET, MessageID=message_id, AffectedSOPClassUID=STUDY_ROOT_GET, Priority=MEDIUM_PRIORITY
+        )
+        self._assoc.send_message(context_id, request, target.identifier())
         try:
             return self._receive()
         except KeyboardInterrupt:
-            cancel = {Element.COMMAND_FIELD: C_CANCEL_RQ, Element.MESSAGE_ID_RESPONDED_TO: message_id}
-            self._assoc.send_command(context_id, cancel)
+            self._assoc.send_message(context_id, primitive_of(C_CANCEL, MessageIDBeingRespondedTo=message_id))
             raise
         finally:
             self._messages.abandon()

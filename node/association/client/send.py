@@ -16,6 +16,7 @@ from pathlib import Path
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 from pynetdicom.dsutils import split_dataset
+from pynetdicom.status import STATUS_WARNING, code_to_category
 
 from node.archive.base import LocalFile
 from node.archive.intact import problem_with
@@ -197,16 +198,12 @@ def store_request(
     return request
 
 
-_WARNINGS = frozenset({0x0001, 0x0107, 0x0116})
-"""Statuses of the class "warning" besides 0xBnnn, PS3.7 C.4."""
-
-
 def sent_with_status(instance: Outgoing, status: int | None, comment: str = "") -> Sent:
     """Return the outcome for the status of a C-STORE-RSP (PS3.4 B.2.3)."""
     if status == SUCCESS:
         return Sent(instance, SendOutcome.COMPLETED)
     answer = "answered without a status" if status is None else f"answered 0x{status:04X}"
-    is_warning = status is not None and (status >> 12 == 0xB or status in _WARNINGS)
+    is_warning = status is not None and code_to_category(status) == STATUS_WARNING
     return Sent(instance, SendOutcome.WARNING if is_warning else SendOutcome.FAILED, answer, comment)
 
 

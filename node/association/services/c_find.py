@@ -20,7 +20,6 @@ from node.association.operation import NotDecodable, Operation
 from node.association.outgoing import encoded
 from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.dicom.answers import AnswerEncoder, NotFlat, encode_flat
-from node.dicom.command import C_FIND_RQ, Element
 from node.dicom.keys import IdentifierMismatch, InvalidQuery, QueryModel
 from node.dicom.matching import Options, read_query
 from node.dicom.status import (
@@ -140,8 +139,8 @@ class _Find:
     def answer(self) -> _FinalStatus:
         """Send every response; return the final status."""
         last = self._serve()
-        elements = {} if last.offending is None else {Element.OFFENDING_ELEMENT: last.offending}
-        self._queue(self._operation.response_pdus(C_FIND_RQ, last.status, elements, comment=last.comment))
+        pdus = self._operation.response_pdus(last.status, comment=last.comment, OffendingElement=last.offending)
+        self._queue(pdus)
         self._flush()
         return last
 
@@ -175,7 +174,7 @@ class _Find:
         stopped = self._operation.is_cancelled
         is_supported, answers = self._found(stopped)
         pending = PENDING if is_supported else PENDING_WITHOUT_KEYS
-        response_pdus = self._operation.responses_pdus(C_FIND_RQ, pending)
+        response_pdus = self._operation.responses_pdus(pending)
         for answer in answers:
             self._queue(response_pdus(answer))
             if self._waiting_bytes >= SEND_BYTES or self.count == 0:

@@ -16,6 +16,7 @@ from typing import cast
 
 import structlog
 from pydicom.dataset import Dataset
+from pynetdicom.dimse_primitives import N_EVENT_REPORT
 
 from node.archive.filesystem import Archive
 from node.archive.intact import problem_with
@@ -23,8 +24,9 @@ from node.association.acceptor import PeerGone
 from node.association.client.association import Address, AssociationLost, NoAssociation, association, contexts_of
 from node.association.client.commitment import report_of as decoded_report
 from node.association.operation import NotDecodable, Operation
+from node.association.primitives import primitive_of
 from node.dicom.attributes import is_identifier
-from node.dicom.command import N_ACTION_RQ, N_EVENT_REPORT_RQ, Element, MalformedCommand
+from node.dicom.command import MalformedCommand
 from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
 from node.dicom.keys import Level, Selection
 from node.dicom.status import (
@@ -179,15 +181,16 @@ def _reference(reference: Reference, reason: int | None = None) -> Dataset:
     return item
 
 
-def report_request(message_id: int, result: CommitmentResult) -> dict[Element, int | str]:
-    """Return the command set of the N-EVENT-REPORT-RQ of a result (PS3.7 10.1.1)."""
-    return {
-        Element.AFFECTED_SOP_CLASS_UID: STORAGE_COMMITMENT,
-        Element.COMMAND_FIELD: N_EVENT_REPORT_RQ,
-        Element.MESSAGE_ID: message_id,
-        Element.AFFECTED_SOP_INSTANCE_UID: STORAGE_COMMITMENT_INSTANCE,
-        Element.EVENT_TYPE_ID: FAILURES_EXIST if result.failed else ALL_COMMITTED,
-    }
+def report_request(message_id: int, result: CommitmentResult) -> N_EVENT_REPORT:
+    """Return the N-EVENT-REPORT-RQ of a result (PS3.7 10.1.1)."""
+    request: N_EVENT_REPORT = primitive_of(
+        N_EVENT_REPORT,
+        MessageID=message_id,
+        AffectedSOPClassUID=STORAGE_COMMITMENT,
+        AffectedSOPInstanceUID=STORAGE_COMMITMENT_INSTANCE,
+        EventTypeID=FAILURES_EXIST if result.failed else ALL_COMMITTED,
+    )
+    return request
 
 
 def serve_n_action(operation: Operation, service: CommitmentService) -> None:
@@ -230,21 +233,21 @@ class _ActionRefused(Exception):
 
 
 def _respond(operation: Operation, status: int, comment: str = "") -> None:
-    elements: dict[Element, int | str] = {
-        Element.AFFECTED_SOP_INSTANCE_UID: STORAGE_COMMITMENT_INSTANCE,
-        Element.ACTION_TYPE_ID: operation.command.number(Element.ACTION_TYPE_ID) or 0,
-    }
-    operation.respond(N_ACTION_RQ, status, elements, comment=comment)
+    operation.respond(
+        status,
+        comment=comment,
+        AffectedSOPInstanceUID=STORAGE_COMMITMENT_INSTANCE,
+        ActionTypeID=operation.number("ActionTypeID"),
+    )
 
 
 def _taken_up(operation: Operation, service: CommitmentService) -> Work:
     """Record the request durably; after this it may be acknowledged."""
-    request = operation.command
     if operation.context.abstract_syntax != STORAGE_COMMITMENT:
         raise _ActionRefused(SOP_CLASS_NOT_SUPPORTED, "the presentation context is of another service")
-    if request.text(Element.REQUESTED_SOP_INSTANCE_UID) != STORAGE_COMMITMENT_INSTANCE:
+    if operation.parameter("RequestedSOPInstanceUID") != STORAGE_COMMITMENT_INSTANCE:
         raise _ActionRefused(NO_SUCH_INSTANCE, f"the only instance is {STORAGE_COMMITMENT_INSTANCE}")
-    if request.number(Element.ACTION_TYPE_ID) != REQUEST_COMMITMENT:
+    if operation.number("ActionTypeID") != REQUEST_COMMITMENT:
         raise _ActionRefused(NO_SUCH_ACTION, "the only action is 1, request storage commitment")
     try:
         information = operation.data_set(MAXIMUM_ELEMENTS)
@@ -278,8 +281,7 @@ def _is_reported_here(operation: Operation, service: CommitmentService, work: Wo
     result = verify(service, work, stop)
     if result is None or not _is_peer_waiting(operation):
         return False
-    answer = operation.request(
-        operation.context.context_id,
+    answer = operation.ask(
         report_request(operation.next_message_id(), result),
         report_of(service, work, result),
         min(service.timeout, SAME_ASSOCIATION_SECONDS / 4),
@@ -387,7 +389,7 @@ class Reporting:
             with association(peer, service.ae_title, contexts, service.timeout, roles) as assoc:
                 request = report_request(assoc.next_message_id(), result)
                 report = report_of(service, work, result)
-                answer = assoc.request(next(iter(assoc.accepted)), request, report).command
+                answer = assoc.request(request, report).command
         except NoAssociation as error:
             raise NotReported(str(error)) from error
         except AssociationLost as error:
@@ -413,11 +415,12 @@ def serve_n_event_report(operation: Operation, routes: RouteRepository, now: Cal
     status, comment = _report_served(operation, routes, now)
     if status != SUCCESS:
         operation.log.warning("commitment_report_refused", status=f"0x{status:04X}", reason=comment)
-    elements: dict[Element, int | str | bytes] = {
-        Element.AFFECTED_SOP_INSTANCE_UID: STORAGE_COMMITMENT_INSTANCE,
-        Element.EVENT_TYPE_ID: operation.command.number(Element.EVENT_TYPE_ID) or 0,
-    }
-    operation.respond(N_EVENT_REPORT_RQ, status, elements, comment=comment)
+    operation.respond(
+        status,
+        comment=comment,
+        AffectedSOPInstanceUID=STORAGE_COMMITMENT_INSTANCE,
+        EventTypeID=operation.number("EventTypeID"),
+    )
 
 
 def _report_served(operation: Operation, routes: RouteRepository, now: Callable[[], dt.datetime]) -> tuple[int, str]:

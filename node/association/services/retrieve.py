@@ -34,7 +34,7 @@ from node.association.client.send import (
 from node.association.operation import NotDecodable, Operation
 from node.association.outgoing import SourceLost
 from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
-from node.dicom.command import C_GET_RQ, C_MOVE_RQ, Element
+from node.dicom.command import Element
 from node.dicom.keys import IdentifierMismatch, QueryModel, read_selection
 from node.dicom.status import (
     CANCELLED,
@@ -42,7 +42,6 @@ from node.dicom.status import (
     DESTINATION_UNKNOWN,
     FAILED,
     IDENTIFIER_MISMATCH,
-    PENDING,
     SOP_CLASS_NOT_SUPPORTED,
     SUB_OPERATIONS_FAILED,
     SUB_OPERATIONS_WARNING,
@@ -111,14 +110,14 @@ class Tally:
         self.failed += [instance.sop_instance_uid for instance in rest]
         self.remaining -= len(rest)
 
-    def elements(self, *, with_remaining: bool) -> dict[Element, int | str]:
-        """Return the counts for a response; only pending and cancelled responses have *Remaining*."""
-        counts: dict[Element, int | str] = {
+    def pending(self) -> dict[Element, int]:
+        """Return the counts for a pending response."""
+        return {
+            Element.REMAINING: self.remaining,
             Element.COMPLETED: self.completed,
             Element.FAILED: len(self.failed),
             Element.WARNING: self.warning,
         }
-        return counts | ({Element.REMAINING: self.remaining} if with_remaining else {})
 
     @property
     def status(self) -> int:
@@ -139,7 +138,7 @@ class RetrieveRefused(Exception):
         self.status, self.comment, self.offending = status, comment, offending
 
 
-def serve_retrieve(operation: Operation, command_field: int, run: Callable[[], None]) -> None:
+def serve_retrieve(operation: Operation, run: Callable[[], None]) -> None:
     """Run a retrieve; on any error the peer gets a final response.
 
     Raises PeerGone: the association has ended.
@@ -148,10 +147,7 @@ def serve_retrieve(operation: Operation, command_field: int, run: Callable[[], N
         run()
     except RetrieveRefused as refused:
         operation.log.warning("retrieve_refused", status=f"0x{refused.status:04X}", reason=refused.comment)
-        offending: dict[Element, int | str] = {}
-        if refused.offending is not None:
-            offending[Element.OFFENDING_ELEMENT] = refused.offending
-        operation.respond(command_field, refused.status, offending, comment=refused.comment)
+        operation.respond(refused.status, comment=refused.comment, OffendingElement=refused.offending)
     except PeerGone:
         raise
     except SourceLost as error:  # half an instance is sent and cannot be taken back
@@ -159,7 +155,7 @@ def serve_retrieve(operation: Operation, command_field: int, run: Callable[[], N
         raise PeerGone from error
     except Exception as error:
         operation.log.error("retrieve_failed", exc_info=error)
-        operation.respond(command_field, FAILED.status, comment=FAILED.comment)
+        operation.respond(FAILED.status, comment=FAILED.comment)
 
 
 def select(operation: Operation, service: RetrieveService, models: Mapping[str, QueryModel]) -> Selected:
@@ -190,10 +186,8 @@ def select(operation: Operation, service: RetrieveService, models: Mapping[str, 
 class Retrieve:
     """One C-MOVE or C-GET that is being served."""
 
-    def __init__(
-        self, operation: Operation, service: RetrieveService, command_field: int, selected: Selected, destination: str
-    ) -> None:
-        self._operation, self._service, self._command_field = operation, service, command_field
+    def __init__(self, operation: Operation, service: RetrieveService, selected: Selected, destination: str) -> None:
+        self._operation, self._service = operation, service
         self._selected, self._destination = selected, destination
         self._tally = Tally(len(selected.instances))
         self._reasons: Counter[str] = Counter()
@@ -208,7 +202,7 @@ class Retrieve:
             with self._turn():
                 for sent in sub_operations:
                     self._count(sent)
-                    self._respond(PENDING)
+                    self._operation.report(self._tally.pending())
             outcome = self._finish()
         finally:
             self._log(outcome)
@@ -262,16 +256,21 @@ class Retrieve:
         return _OUTCOMES[self._tally.status]
 
     def _respond(self, status: int) -> None:
-        is_final = status not in (PENDING, CANCELLED)
         identifier = None
-        if status != PENDING and status != SUCCESS:
+        if status != SUCCESS:
             identifier = Dataset()  # PS3.4 C.4.2.1.5, table C.4-2
             identifier.FailedSOPInstanceUIDList = self._tally.failed
-        reason = next(iter(self._reasons), "") if status != PENDING else ""
-        elements = self._tally.elements(with_remaining=not is_final)
-        if status != PENDING:
-            self._service.metrics.retrieve_answers.labels(status=f"0x{status:04X}").inc()
-        self._operation.respond(self._command_field, status, elements, identifier, reason)
+        self._service.metrics.retrieve_answers.labels(status=f"0x{status:04X}").inc()
+        tally = self._tally
+        self._operation.respond(
+            status,
+            identifier,
+            next(iter(self._reasons), ""),
+            NumberOfRemainingSuboperations=tally.remaining if status == CANCELLED else None,
+            NumberOfCompletedSuboperations=tally.completed,
+            NumberOfFailedSuboperations=len(tally.failed),
+            NumberOfWarningSuboperations=tally.warning,
+        )
 
     def _log(self, outcome: str) -> None:
         tally = self._tally
@@ -321,10 +320,10 @@ def serve_c_get(operation: Operation, service: RetrieveService) -> None:
 
     def run() -> None:
         selected = select(operation, service, GET_MODELS)
-        retrieve = Retrieve(operation, service, C_GET_RQ, selected, operation.origin.calling_ae_title)
+        retrieve = Retrieve(operation, service, selected, operation.origin.calling_ae_title)
         retrieve.run(_sent_back(retrieve, operation, service))
 
-    serve_retrieve(operation, C_GET_RQ, run)
+    serve_retrieve(operation, run)
 
 
 def _sent_back(retrieve: Retrieve, operation: Operation, service: RetrieveService) -> Iterator[Sent]:
@@ -371,15 +370,15 @@ def serve_c_move(operation: Operation, service: RetrieveService) -> None:
     def run() -> None:
         destination = _destination(operation, service)
         selected = select(operation, service, MOVE_MODELS)
-        retrieve = Retrieve(operation, service, C_MOVE_RQ, selected, destination.ae_title)
+        retrieve = Retrieve(operation, service, selected, destination.ae_title)
         retrieve.run(_sent_to_destination(retrieve, operation, service, destination))
 
-    serve_retrieve(operation, C_MOVE_RQ, run)
+    serve_retrieve(operation, run)
 
 
 def _destination(operation: Operation, service: RetrieveService) -> Address:
     """Return the address of the peer in *Move Destination* (0000,0600)."""
-    title = operation.command.text(Element.MOVE_DESTINATION)
+    title = operation.parameter("MoveDestination")
     address = service.destinations.get(title)
     if address is None:
         origin, told = operation.origin, title[:MAX_SHOWN_TITLE]

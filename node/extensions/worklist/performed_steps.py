@@ -17,7 +17,7 @@ from pydicom.uid import generate_uid
 from node.association.operation import NotDecodable, Operation
 from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.dicom.attributes import is_identifier
-from node.dicom.command import N_CREATE_RQ, N_SET_RQ, Element, MalformedCommand
+from node.dicom.command import N_CREATE_RQ, N_SET_RQ, MalformedCommand
 from node.dicom.json_model import Json, json_model
 from node.dicom.status import (
     DUPLICATE_INSTANCE,
@@ -188,7 +188,9 @@ def serve_n_create(operation: Operation, service: StepService) -> None:
     """
 
     def create() -> PerformedStep:
-        uid = operation.command.sop_instance_uid or generate_uid(None)  # by the SCP if the SCU names none, PS3.7 10.1.5
+        uid = operation.parameter("AffectedSOPInstanceUID") or generate_uid(
+            None
+        )  # by the SCP if the SCU names none, PS3.7 10.1.5
         if not is_identifier(uid):
             raise StepRefused(INVALID_ATTRIBUTE_VALUE, "Affected SOP Instance UID is no UID (PS3.5 9.1)")
         step = created(str(uid), operation.data_set(MAXIMUM_ELEMENTS))
@@ -211,7 +213,7 @@ def serve_n_set(operation: Operation, service: StepService) -> None:
     """
 
     def change() -> PerformedStep:
-        uid = operation.command.text(Element.REQUESTED_SOP_INSTANCE_UID)
+        uid = operation.parameter("RequestedSOPInstanceUID")
         modification = operation.data_set(MAXIMUM_ELEMENTS)
         for _ in range(MAX_TRIES):
             current = service.steps.current(uid)
@@ -231,16 +233,16 @@ def serve_n_set(operation: Operation, service: StepService) -> None:
 
 def _serve(operation: Operation, service: StepService, field: int, serve: Callable[[], PerformedStep]) -> None:
     step, status, comment = None, SUCCESS, ""
-    elements: dict[Element, int | str | bytes] = {}
+    parameters: dict[str, Any] = {}
     try:
         step = serve()
         operation.log.info("performed_step", state=step.state, sop_instance_uid=step.sop_instance_uid)
     except StepRefused as refused:
         status, comment = refused.status, str(refused)
         if refused.error_id is not None:
-            elements[Element.ERROR_ID] = refused.error_id
+            parameters["ErrorID"] = refused.error_id
         if refused.tags:
-            elements[Element.ATTRIBUTE_IDENTIFIER_LIST] = b"".join(map(_tag, refused.tags))
+            parameters["AttributeIdentifierList"] = list(refused.tags)
     except NotDecodable as error:
         status, comment = PROCESSING_FAILURE, str(error)
     except MalformedCommand:
@@ -250,17 +252,12 @@ def _serve(operation: Operation, service: StepService, field: int, serve: Callab
         status, comment = PROCESSING_FAILURE, "internal failure, see the log of this node"
     if status != SUCCESS:
         operation.log.warning("performed_step_refused", status=f"0x{status:04X}", reason=comment)
-    asked = operation.command
-    uid = step.sop_instance_uid if step else asked.sop_instance_uid or asked.text(Element.REQUESTED_SOP_INSTANCE_UID)
+    asked = operation.parameter("AffectedSOPInstanceUID") or operation.parameter("RequestedSOPInstanceUID")
+    uid = step.sop_instance_uid if step else asked
     if is_identifier(uid):
-        elements[Element.AFFECTED_SOP_INSTANCE_UID] = uid
+        parameters["AffectedSOPInstanceUID"] = uid
     _note(operation, service, field, step, status)
-    operation.respond(field, status, elements, comment=comment)
-
-
-def _tag(tag: BaseTag) -> bytes:
-    """Return a tag as a value of VR AT."""
-    return tag.group.to_bytes(2, "little") + tag.element.to_bytes(2, "little")
+    operation.respond(status, comment=comment, **parameters)
 
 
 def _note(operation: Operation, service: StepService, field: int, step: PerformedStep | None, status: int) -> None:
