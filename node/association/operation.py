@@ -8,20 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from io import BytesIO
-from typing import Any
+from typing import Any, TypeVar
 
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 from pynetdicom.dsutils import decode
 
-from node.association.acceptor import AcceptedAssociation
+from node.association.acceptor import AcceptedAssociation, PeerGone
 from node.association.association import Message
-from node.association.outgoing import InstanceBytes, encoded, fragment_pdus, message_pdus
+from node.association.outgoing import encoded, fragment_pdus, message_pdus
 from node.association.primitives import decoded_command, encoded_command, kind_of, primitive_of
 from node.association.services.c_store import StoreService
-from node.dicom.command import NO_DATA_SET, RESPONSE, Command, Element, encode_command, printable
+from node.dicom.command import NO_DATA_SET, RESPONSE, Element, MalformedCommand, encode_command, printable
 from node.dicom.header import require_few_elements
-from node.dicom.status import PENDING, error_comment
+from node.dicom.status import FAILED, PENDING, UNABLE_TO_PROCESS, error_comment
 from node.dicom.values import text, value
 from node.errors import NotUnderstood, VoxelnodeError
 from node.receive.ingest import Origin
@@ -30,19 +30,21 @@ MAXIMUM_ELEMENTS = 10_000
 """Most elements and items of an identifier: decoding takes 20 µs each, in which no other thread runs."""
 
 
-class NotDecodable(VoxelnodeError):
-    """The data set of a request cannot be decoded."""
+Result = TypeVar("Result")
+
+
+class RequestRefused(VoxelnodeError):
+    """A request is answered with a failure; `offending` is the tag of the element that is to blame."""
+
+    def __init__(self, status: int, comment: str, offending: int | None = None) -> None:
+        super().__init__(comment)
+        self.status, self.offending = status, offending
 
 
 class Operation:
-    """A request and the association on which it came.
+    """A request and the association on which it came; `request` is its command set.
 
-    Parameters
-    ----------
-    message : Message
-        The request. Its command set is the attribute `request`.
-    store_service : StoreService
-        The service that knows the peer.
+    `store_service`: the service that knows the peer.
     """
 
     def __init__(self, association: AcceptedAssociation, message: Message, store_service: StoreService) -> None:
@@ -75,21 +77,13 @@ class Operation:
         content = value(self.request, keyword)
         return content if isinstance(content, int) else 0
 
-    def data_set(self, maximum_elements: int = MAXIMUM_ELEMENTS) -> Dataset:
-        """Return the data set of the request.
+    def data_set(self, status: int = UNABLE_TO_PROCESS, maximum_elements: int = MAXIMUM_ELEMENTS) -> Dataset:
+        """Return the data set of the request; `maximum_elements`: most elements and items, on all levels.
 
-        Parameters
-        ----------
-        maximum_elements : int
-            Most elements and items, on all levels.
-
-        Raises
-        ------
-        NotDecodable
-            The request has no data set, or it cannot be decoded.
+        Raises RequestRefused: there is none, or it cannot be decoded; with `status`.
         """
         if not self._has_data_set:
-            raise NotDecodable("the request has no data set")
+            raise RequestRefused(status, "the request has no data set")
         syntax = UID(self.context.transfer_syntax_uid)
         try:
             # This also notices a data set that ends too early, which pydicom accepts.
@@ -97,7 +91,25 @@ class Operation:
             return decode(BytesIO(self._data_set), syntax.is_implicit_VR, syntax.is_little_endian, False)
         except Exception as error:  # any error of pydicom on a peer's bytes
             reason = str(error) if isinstance(error, NotUnderstood) else "PS3.5 7"
-            raise NotDecodable(f"the data set of the request cannot be decoded ({reason})") from error
+            raise RequestRefused(status, f"the data set of the request cannot be decoded ({reason})") from error
+
+    def attempt(self, serve: Callable[[], Result], refused: str, failed: str, **parameters: Any) -> Result | None:
+        """Return the result of `serve`; answer RequestRefused with its status and an error of the node with `FAILED`.
+
+        `refused` and `failed`: events of the log; `parameters`: of the response. Raises PeerGone: the association has
+        ended.
+        """
+        try:
+            return serve()
+        except RequestRefused as error:
+            self.log.warning(refused, status=f"0x{error.status:04X}", reason=str(error))
+            self.respond(error.status, comment=str(error), OffendingElement=error.offending, **parameters)
+        except (PeerGone, MalformedCommand):
+            raise
+        except Exception as error:
+            self.log.error(failed, exc_info=error)
+            self.respond(FAILED.status, comment=FAILED.comment, **parameters)
+        return None
 
     def respond(self, status: int, data_set: Dataset | None = None, comment: str = "", **parameters: Any) -> None:
         """Send a response to the request; `parameters` are those of its primitive in pynetdicom."""
@@ -140,31 +152,7 @@ class Operation:
             **parameters,
         )
 
-    # Our own requests on the same association
-
-    def accepted_for(self, sop_class_uid: str) -> Mapping[str, int]:
-        """Return the contexts in which the peer accepts a SOP class from us: context ID by transfer syntax UID."""
-        return self.association.accepted_for(sop_class_uid)
-
     def next_message_id(self) -> int:
         """Return a *Message ID* (0000,0110) for our next request; never that of the operation (PS3.7 9.1.1.1.1)."""
         message_id = self.association.next_message_id()
         return message_id if message_id != self.message_id else self.association.next_message_id()
-
-    def ask(self, primitive: Any, data_set: Dataset | None, seconds: float) -> Command | None:
-        """Send a request in the same context and return its answer, or None if it does not come in time."""
-        self.association.send_message(self.context.context_id, primitive, data_set)
-        return self.association.answer_to(primitive.MessageID, seconds)
-
-    def store(
-        self, context_id: int, elements: Mapping[Element, int | str], source: InstanceBytes, seconds: float
-    ) -> Command | None:
-        """Send a C-STORE-RQ and return its answer, or None if it does not come in time.
-
-        Raises
-        ------
-        SourceLost
-            The file could not be read to its end; the association cannot continue.
-        """
-        self.association.send_instance(context_id, elements, source)
-        return self.association.answer_to(int(elements[Element.MESSAGE_ID]), seconds)

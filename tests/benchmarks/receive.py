@@ -4,9 +4,9 @@
 
 The node runs as it does at a site (sync, index, digest, quiet state), Debian's Orthanc with its defaults (SQLite,
 synced storage), `storescp --fork` without any of it, `pynetdicom` a bare SCP of that library, which syncs a file for
-each instance.  `postgresql` is a node with its index in PostgreSQL, `hosts` are
-four receivers of one index, each with its share of the associations, that acknowledge what is in the index, and
-`hosts-local` what is in their journals; `before` is the node of another checkout.
+each instance.  `postgresql` is a node with its index in PostgreSQL, `hosts` are four receivers of one index, each with
+its share of the associations, that acknowledge what is in the index, and `hosts-local` what is in their journals;
+`before` is the node of another checkout.
 
 Senders are DCMTK's `storescu`, without Nagle's algorithm (`TCP_NODELAY=1`) and with its defaults, as many modalities
 send.  The variable is set for the receivers too: those made of DCMTK would else wait for our acknowledgements

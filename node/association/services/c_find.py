@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
 from node.association.acceptor import PeerGone
-from node.association.operation import NotDecodable, Operation
+from node.association.operation import Operation, RequestRefused
 from node.association.outgoing import encoded
 from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.dicom.answers import AnswerEncoder, NotFlat, encode_flat
@@ -32,7 +32,6 @@ from node.dicom.status import (
     SOP_CLASS_NOT_SUPPORTED,
     SUCCESS,
     UNABLE_TO_PROCESS,
-    SopClassNotSupported,
 )
 from node.dicom.uids import PATIENT_ROOT_FIND, STUDY_ROOT_FIND
 from node.dicom.values import CONVERSION_ERRORS
@@ -154,10 +153,8 @@ class _Find:
             return _FinalStatus(IDENTIFIER_MISMATCH, error.rule, error.tag)
         except InvalidQuery as error:
             return _FinalStatus(UNABLE_TO_PROCESS, error.rule, error.tag)
-        except NotDecodable as error:
-            return _FinalStatus(UNABLE_TO_PROCESS, str(error))
-        except SopClassNotSupported as error:
-            return _FinalStatus(SOP_CLASS_NOT_SUPPORTED, str(error))
+        except RequestRefused as error:
+            return _FinalStatus(error.status, str(error))
         except QueryStopped:
             self._waiting.clear()
             if self._operation.association.is_draining:
@@ -189,7 +186,7 @@ class _Find:
         sop_class_uid = operation.context.abstract_syntax
         model, find = MODELS.get(sop_class_uid), service.added.get(sop_class_uid)
         if model is None and find is None:
-            raise SopClassNotSupported("the presentation context is not for C-FIND")
+            raise RequestRefused(SOP_CLASS_NOT_SUPPORTED, "the presentation context is not for C-FIND")
         identifier = operation.data_set()
         self._keys = _audited_keys(identifier)
         if find is not None:

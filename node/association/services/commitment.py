@@ -12,7 +12,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import cast
+from functools import partial
+from typing import Any, cast
 
 import structlog
 from pydicom.dataset import Dataset
@@ -23,15 +24,13 @@ from node.archive.intact import problem_with
 from node.association.acceptor import PeerGone
 from node.association.client.association import Address, AssociationLost, NoAssociation, association, contexts_of
 from node.association.client.commitment import report_of as decoded_report
-from node.association.operation import NotDecodable, Operation
+from node.association.operation import Operation, RequestRefused
 from node.association.primitives import primitive_of
 from node.dicom.attributes import is_identifier
-from node.dicom.command import MalformedCommand
 from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
 from node.dicom.keys import Level, Selection
 from node.dicom.status import (
     CLASS_INSTANCE_CONFLICT,
-    FAILED,
     INVALID_ARGUMENT,
     NO_SUCH_ACTION,
     NO_SUCH_INSTANCE,
@@ -203,21 +202,17 @@ def serve_n_action(operation: Operation, service: CommitmentService) -> None:
     * 0x0115: the Action Information lacks its Transaction UID or its references
     * 0x0122: the presentation context belongs to another service
     """
-    try:
-        work = _taken_up(operation, service)
-    except _ActionRefused as refused:
-        operation.log.warning("commitment_refused", status=f"0x{refused.status:04X}", reason=refused.comment)
-        _respond(operation, refused.status, refused.comment)
-        return
-    except MalformedCommand:
-        raise
-    except Exception as error:
-        operation.log.error("commitment_failed", exc_info=error)
-        _respond(operation, FAILED.status, FAILED.comment)
+    parameters: dict[str, Any] = {
+        "AffectedSOPInstanceUID": STORAGE_COMMITMENT_INSTANCE,
+        "ActionTypeID": operation.number("ActionTypeID"),
+    }
+    take_up = partial(_taken_up, operation, service)
+    work = operation.attempt(take_up, "commitment_refused", "commitment_failed", **parameters)
+    if work is None:
         return
     operation.log.info("commitment_requested", count=len(work.payload.references))
     try:
-        _respond(operation, SUCCESS)
+        operation.respond(SUCCESS, **parameters)
         is_reported = _is_reported_here(operation, service, work)
     except PeerGone:
         is_reported = False
@@ -226,39 +221,21 @@ def serve_n_action(operation: Operation, service: CommitmentService) -> None:
         service.index.work.record(work.id, Postponed(now, "the peer did not wait for it"), now)
 
 
-class _ActionRefused(Exception):
-    def __init__(self, status: int, comment: str) -> None:
-        super().__init__(comment)
-        self.status, self.comment = status, comment
-
-
-def _respond(operation: Operation, status: int, comment: str = "") -> None:
-    operation.respond(
-        status,
-        comment=comment,
-        AffectedSOPInstanceUID=STORAGE_COMMITMENT_INSTANCE,
-        ActionTypeID=operation.number("ActionTypeID"),
-    )
-
-
 def _taken_up(operation: Operation, service: CommitmentService) -> Work:
     """Record the request durably; after this it may be acknowledged."""
     if operation.context.abstract_syntax != STORAGE_COMMITMENT:
-        raise _ActionRefused(SOP_CLASS_NOT_SUPPORTED, "the presentation context is of another service")
+        raise RequestRefused(SOP_CLASS_NOT_SUPPORTED, "the presentation context is of another service")
     if operation.parameter("RequestedSOPInstanceUID") != STORAGE_COMMITMENT_INSTANCE:
-        raise _ActionRefused(NO_SUCH_INSTANCE, f"the only instance is {STORAGE_COMMITMENT_INSTANCE}")
+        raise RequestRefused(NO_SUCH_INSTANCE, f"the only instance is {STORAGE_COMMITMENT_INSTANCE}")
     if operation.number("ActionTypeID") != REQUEST_COMMITMENT:
-        raise _ActionRefused(NO_SUCH_ACTION, "the only action is 1, request storage commitment")
-    try:
-        information = operation.data_set(MAXIMUM_ELEMENTS)
-    except NotDecodable as error:
-        raise _ActionRefused(INVALID_ARGUMENT, str(error)) from error
+        raise RequestRefused(NO_SUCH_ACTION, "the only action is 1, request storage commitment")
+    information = operation.data_set(INVALID_ARGUMENT, MAXIMUM_ELEMENTS)
     transaction_uid = text(information, "TransactionUID")
     references = tuple(_references(information))
     if not is_identifier(transaction_uid):
-        raise _ActionRefused(INVALID_ARGUMENT, "Transaction UID is missing or no UID (PS3.4 J.3.2)")
+        raise RequestRefused(INVALID_ARGUMENT, "Transaction UID is missing or no UID (PS3.4 J.3.2)")
     if not references or not all(is_identifier(kind) and is_identifier(uid) for kind, uid in references):
-        raise _ActionRefused(INVALID_ARGUMENT, "Referenced SOP Sequence is missing or has no UIDs (PS3.4 J.3.2)")
+        raise RequestRefused(INVALID_ARGUMENT, "Referenced SOP Sequence is missing or has no UIDs (PS3.4 J.3.2)")
     origin, now = operation.origin, service.now()
     due_at = now + dt.timedelta(seconds=SAME_ASSOCIATION_SECONDS)
     return service.index.work.add_commitment(
@@ -281,11 +258,10 @@ def _is_reported_here(operation: Operation, service: CommitmentService, work: Wo
     result = verify(service, work, stop)
     if result is None or not _is_peer_waiting(operation):
         return False
-    answer = operation.ask(
-        report_request(operation.next_message_id(), result),
-        report_of(service, work, result),
-        min(service.timeout, SAME_ASSOCIATION_SECONDS / 4),
-    )
+    association, message_id = operation.association, operation.next_message_id()
+    report = report_of(service, work, result)
+    association.send_message(operation.context.context_id, report_request(message_id, result), report)
+    answer = association.answer_to(message_id, min(service.timeout, SAME_ASSOCIATION_SECONDS / 4))
     if answer is None or answer.status != SUCCESS:
         return False
     decision = reported(work, result)
@@ -412,29 +388,18 @@ def serve_n_event_report(operation: Operation, routes: RouteRepository, now: Cal
     * 0x0110: it cannot be recorded now; 0x0112: no request of ours has this Transaction UID
     * 0x0115: the Event Information cannot be decoded; 0x0122: the presentation context belongs to another service
     """
-    status, comment = _report_served(operation, routes, now)
-    if status != SUCCESS:
-        operation.log.warning("commitment_report_refused", status=f"0x{status:04X}", reason=comment)
-    operation.respond(
-        status,
-        comment=comment,
-        AffectedSOPInstanceUID=STORAGE_COMMITMENT_INSTANCE,
-        EventTypeID=operation.number("EventTypeID"),
-    )
+    parameters: dict[str, Any] = {
+        "AffectedSOPInstanceUID": STORAGE_COMMITMENT_INSTANCE,
+        "EventTypeID": operation.number("EventTypeID"),
+    }
 
+    def record() -> None:
+        if operation.context.abstract_syntax != STORAGE_COMMITMENT:
+            raise RequestRefused(SOP_CLASS_NOT_SUPPORTED, "the presentation context is of another service")
+        report = decoded_report(operation.data_set(INVALID_ARGUMENT, MAXIMUM_ELEMENTS))
+        if not routes.note_commitment(report.transaction_uid, report.committed, report.failed, now()):
+            raise RequestRefused(NO_SUCH_INSTANCE, "this node has not asked for this transaction")
+        operation.log.info("commitment_received", count=len(report.committed), failed=len(report.failed))
+        operation.respond(SUCCESS, **parameters)
 
-def _report_served(operation: Operation, routes: RouteRepository, now: Callable[[], dt.datetime]) -> tuple[int, str]:
-    if operation.context.abstract_syntax != STORAGE_COMMITMENT:
-        return SOP_CLASS_NOT_SUPPORTED, "the presentation context is of another service"
-    try:
-        report = decoded_report(operation.data_set(MAXIMUM_ELEMENTS))
-    except NotDecodable as error:
-        return INVALID_ARGUMENT, str(error)
-    try:
-        is_ours = routes.note_commitment(report.transaction_uid, report.committed, report.failed, now())
-    except OutOfResources:
-        return FAILED.status, FAILED.comment
-    if not is_ours:
-        return NO_SUCH_INSTANCE, "this node has not asked for this transaction"
-    operation.log.info("commitment_received", count=len(report.committed), failed=len(report.failed))
-    return SUCCESS, ""
+    operation.attempt(record, "commitment_report_refused", "commitment_report_failed", **parameters)

@@ -31,7 +31,7 @@ from node.association.client.send import (
     sent_with_status,
     store_request,
 )
-from node.association.operation import NotDecodable, Operation
+from node.association.operation import Operation, RequestRefused
 from node.association.outgoing import SourceLost
 from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.dicom.command import Element
@@ -40,13 +40,11 @@ from node.dicom.status import (
     CANCELLED,
     CANNOT_CALCULATE_MATCHES,
     DESTINATION_UNKNOWN,
-    FAILED,
     IDENTIFIER_MISMATCH,
     SOP_CLASS_NOT_SUPPORTED,
     SUB_OPERATIONS_FAILED,
     SUB_OPERATIONS_WARNING,
     SUCCESS,
-    UNABLE_TO_PROCESS,
 )
 from node.dicom.uids import PATIENT_ROOT_GET, PATIENT_ROOT_MOVE, STUDY_ROOT_GET, STUDY_ROOT_MOVE
 from node.errors import OutOfResources
@@ -130,56 +128,26 @@ class Tally:
 _OUTCOMES = {SUCCESS: "completed", SUB_OPERATIONS_WARNING: "completed in part", SUB_OPERATIONS_FAILED: "failed"}
 
 
-class RetrieveRefused(Exception):
-    """A retrieve cannot begin; `status` and `comment` go into the response."""
-
-    def __init__(self, status: int, comment: str, offending: int | None = None) -> None:
-        super().__init__(comment)
-        self.status, self.comment, self.offending = status, comment, offending
-
-
-def serve_retrieve(operation: Operation, run: Callable[[], None]) -> None:
-    """Run a retrieve; on any error the peer gets a final response.
-
-    Raises PeerGone: the association has ended.
-    """
-    try:
-        run()
-    except RetrieveRefused as refused:
-        operation.log.warning("retrieve_refused", status=f"0x{refused.status:04X}", reason=refused.comment)
-        operation.respond(refused.status, comment=refused.comment, OffendingElement=refused.offending)
-    except PeerGone:
-        raise
-    except SourceLost as error:  # half an instance is sent and cannot be taken back
-        operation.association.give_up(str(error))
-        raise PeerGone from error
-    except Exception as error:
-        operation.log.error("retrieve_failed", exc_info=error)
-        operation.respond(FAILED.status, comment=FAILED.comment)
-
-
 def select(operation: Operation, service: RetrieveService, models: Mapping[str, QueryModel]) -> Selected:
     """Return the instances that a request selects.
 
-    Raises RetrieveRefused: the context is for another service (0x0122), the identifier cannot be understood (0xA900,
+    Raises RequestRefused: the context is for another service (0x0122), the identifier cannot be understood (0xA900,
     0xC000), it selects more than 65535 instances, or the index is behind what was received (0xA701).
     """
     model = models.get(operation.context.abstract_syntax)
     if model is None:
-        raise RetrieveRefused(SOP_CLASS_NOT_SUPPORTED, "the presentation context is for another service")
+        raise RequestRefused(SOP_CLASS_NOT_SUPPORTED, "the presentation context is for another service")
     try:
         selection = read_selection(operation.data_set(), model)
-    except NotDecodable as error:
-        raise RetrieveRefused(UNABLE_TO_PROCESS, str(error)) from error
     except IdentifierMismatch as error:
-        raise RetrieveRefused(IDENTIFIER_MISMATCH, error.rule, error.tag) from error
+        raise RequestRefused(IDENTIFIER_MISMATCH, error.rule, error.tag) from error
     try:
         with service.index.reading() as index:
             selected = index.instances.selected(selection, MAXIMUM_SUB_OPERATIONS + 1)
     except QueryRefused as error:
-        raise RetrieveRefused(CANNOT_CALCULATE_MATCHES, str(error)) from error
+        raise RequestRefused(CANNOT_CALCULATE_MATCHES, str(error)) from error
     if len(selected.instances) > MAXIMUM_SUB_OPERATIONS:
-        raise RetrieveRefused(CANNOT_CALCULATE_MATCHES, "more than 65535 instances: retrieve them series by series")
+        raise RequestRefused(CANNOT_CALCULATE_MATCHES, "more than 65535 instances: retrieve them series by series")
     return selected
 
 
@@ -323,7 +291,7 @@ def serve_c_get(operation: Operation, service: RetrieveService) -> None:
         retrieve = Retrieve(operation, service, selected, operation.origin.calling_ae_title)
         retrieve.run(_sent_back(retrieve, operation, service))
 
-    serve_retrieve(operation, run)
+    operation.attempt(run, "retrieve_refused", "retrieve_failed")
 
 
 def _sent_back(retrieve: Retrieve, operation: Operation, service: RetrieveService) -> Iterator[Sent]:
@@ -334,15 +302,19 @@ def _sent_back(retrieve: Retrieve, operation: Operation, service: RetrieveServic
 
 
 def _stored(operation: Operation, service: RetrieveService, instance: Outgoing) -> Sent:
-    accepted = operation.accepted_for(instance.sop_class_uid)
+    association, message_id = operation.association, operation.next_message_id()
+    accepted = association.accepted_for(instance.sop_class_uid)
     try:
         with bytes_for_peer(instance, accepted, service.transcode) as (context_id, source):
-            request = store_request(instance, operation.next_message_id())
-            answer = operation.store(context_id, request, source, service.timeout)
+            association.send_instance(context_id, store_request(instance, message_id), source)
+            answer = association.answer_to(message_id, service.timeout)
     except NotSendable as error:
         return Sent.not_sent(instance, error)
+    except SourceLost as error:  # half an instance is sent and cannot be taken back
+        association.give_up(str(error))
+        raise PeerGone from error
     if answer is None:
-        operation.association.give_up(f"no answer to C-STORE within {service.timeout:g} s")
+        association.give_up(f"no answer to C-STORE within {service.timeout:g} s")
         raise PeerGone
     return sent_with_status(instance, answer.status, answer.comment)
 
@@ -373,7 +345,7 @@ def serve_c_move(operation: Operation, service: RetrieveService) -> None:
         retrieve = Retrieve(operation, service, selected, destination.ae_title)
         retrieve.run(_sent_to_destination(retrieve, operation, service, destination))
 
-    serve_retrieve(operation, run)
+    operation.attempt(run, "retrieve_refused", "retrieve_failed")
 
 
 def _destination(operation: Operation, service: RetrieveService) -> Address:
@@ -394,7 +366,7 @@ def _destination(operation: Operation, service: RetrieveService) -> Address:
                 offered=told,
             )
         )
-        raise RetrieveRefused(DESTINATION_UNKNOWN, "move destination is not configured: set host in [peers]")
+        raise RequestRefused(DESTINATION_UNKNOWN, "move destination is not configured: set host in [peers]")
     return address
 
 

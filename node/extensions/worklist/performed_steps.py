@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 from pydicom.uid import generate_uid
 
-from node.association.operation import NotDecodable, Operation
+from node.association.operation import Operation, RequestRefused
 from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.dicom.attributes import is_identifier
 from node.dicom.command import N_CREATE_RQ, N_SET_RQ, MalformedCommand
@@ -193,7 +193,7 @@ def serve_n_create(operation: Operation, service: StepService) -> None:
         )  # by the SCP if the SCU names none, PS3.7 10.1.5
         if not is_identifier(uid):
             raise StepRefused(INVALID_ATTRIBUTE_VALUE, "Affected SOP Instance UID is no UID (PS3.5 9.1)")
-        step = created(str(uid), operation.data_set(MAXIMUM_ELEMENTS))
+        step = created(str(uid), operation.data_set(PROCESSING_FAILURE, MAXIMUM_ELEMENTS))
         if not service.steps.create(step, operation.origin.calling_ae_title, service.now()):
             raise StepRefused(DUPLICATE_INSTANCE, "there is a step with this UID")
         return step
@@ -214,7 +214,7 @@ def serve_n_set(operation: Operation, service: StepService) -> None:
 
     def change() -> PerformedStep:
         uid = operation.parameter("RequestedSOPInstanceUID")
-        modification = operation.data_set(MAXIMUM_ELEMENTS)
+        modification = operation.data_set(PROCESSING_FAILURE, MAXIMUM_ELEMENTS)
         for _ in range(MAX_TRIES):
             current = service.steps.current(uid)
             if current is None:
@@ -243,8 +243,8 @@ def _serve(operation: Operation, service: StepService, field: int, serve: Callab
             parameters["ErrorID"] = refused.error_id
         if refused.tags:
             parameters["AttributeIdentifierList"] = list(refused.tags)
-    except NotDecodable as error:
-        status, comment = PROCESSING_FAILURE, str(error)
+    except RequestRefused as error:
+        status, comment = error.status, str(error)
     except MalformedCommand:
         raise
     except Exception as error:
