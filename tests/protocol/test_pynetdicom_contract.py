@@ -50,7 +50,7 @@ def test_only_public_names_of_pynetdicom_and_none_of_its_threads_are_used() -> N
     assert modules <= {f"pynetdicom.{name}" for name in MODULES}
 
 
-def test_the_table_of_pynetdicom_is_still_that_of_the_standard() -> None:
+def test_the_state_table_is_that_of_the_standard() -> None:
     # What an acceptor does that never requests a release, written from PS3.8 table 9-10.
     expected = {
         ("Sta1", "Evt5"): ("AE-5", "Sta2"),
