@@ -120,6 +120,12 @@ class ObjectStore(Protocol):
         Raises FileNotFoundError if there is no object with this key. Raises OSError if the file cannot be written.
         """
 
+    def digest(self, key: str, offset: int) -> tuple[int, str]:
+        """Read an object; return its length and SHA-256 from an offset on.
+
+        Raises FileNotFoundError if there is no object with this key.
+        """
+
     def sweep(self) -> None:
         """Remove what uploads of this host have left that a kill interrupted; before its first upload."""
 

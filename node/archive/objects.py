@@ -8,6 +8,7 @@ process in six aborts at its end (obstore 0.12.1). It is imported when a store i
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import os
 import re
 import shutil
@@ -207,19 +208,24 @@ class BucketStore:
 
     def fetch(self, key: str, into: Path) -> None:
         """See `ObjectStore.fetch`."""
+        _write_object(self._content(key), into)
+
+    def digest(self, key: str, offset: int) -> tuple[int, str]:
+        """See `ObjectStore.digest`."""
+        return _digest(self._content(key), offset)
+
+    def _content(self, key: str) -> Iterator[memoryview]:
+        """Yield an object piece by piece."""
         import obstore
 
         with self._asking():
-            content = obstore.get(self._store, key).stream(FETCH_BYTES)
-        file = os.open(into, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(file, "wb", buffering=0) as output:
-            chunks = iter(content)
-            while True:
-                with self._asking():
-                    chunk = next(chunks, None)
-                if chunk is None:
-                    return
-                _write_all(output.fileno(), memoryview(chunk))
+            pieces = iter(obstore.get(self._store, key).stream(FETCH_BYTES))
+        while True:
+            with self._asking():
+                piece = next(pieces, None)
+            if piece is None:
+                return
+            yield memoryview(piece)
 
     def sweep(self) -> None:
         """Do nothing: an object appears whole, and a rule of the bucket removes parts of interrupted uploads."""
@@ -334,15 +340,23 @@ class FolderStore:
 
     def fetch(self, key: str, into: Path) -> None:
         """See `ObjectStore.fetch`."""
+        _write_object(self._content(key), into)
+
+    def digest(self, key: str, offset: int) -> tuple[int, str]:
+        """See `ObjectStore.digest`."""
+        return _digest(self._content(key), offset)
+
+    def _content(self, key: str) -> Iterator[memoryview]:
+        """Yield an object piece by piece."""
         with self._asking():
             source = self._path(key).open("rb", buffering=0)
-        with source, open(into, "xb", opener=_opened_privately) as output:
+        with source:
             while True:
                 with self._asking():
-                    chunk = source.read(FETCH_BYTES)
-                if not chunk:
+                    piece = source.read(FETCH_BYTES)
+                if not piece:
                     return
-                output.write(chunk)
+                yield memoryview(piece)
 
     def sweep(self) -> None:
         """See `ObjectStore.sweep`."""
@@ -428,6 +442,24 @@ def word_of(error: Exception) -> tuple[str, int]:
 
 def _opened_privately(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+
+def _write_object(content: Iterator[memoryview], into: Path) -> None:
+    """Write an object to a new file, which is made once there is an object."""
+    piece = next(content, None)
+    with open(into, "xb", buffering=0, opener=_opened_privately) as output:
+        while piece is not None:
+            _write_all(output.fileno(), piece)
+            piece = next(content, None)
+
+
+def _digest(content: Iterator[memoryview], offset: int) -> tuple[int, str]:
+    """Return the length of an object from an offset on, and the SHA-256 of that."""
+    digest, length = hashlib.sha256(), 0
+    for piece in content:
+        digest.update(piece[max(offset - length, 0) :])
+        length += len(piece)
+    return length - offset, digest.hexdigest()
 
 
 def _write_all(file: int, content: memoryview) -> None:

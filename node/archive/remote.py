@@ -29,8 +29,17 @@ from typing import TypeVar
 import structlog
 
 from node.archive.awaited import AwaitedUploads
-from node.archive.base import ArchivedFile, FoundFile, HostAway, LocalFile, ObjectStore, StoreAway, is_of_revision
-from node.archive.intact import MISSING, problem_with
+from node.archive.base import (
+    ArchivedFile,
+    FoundFile,
+    HostAway,
+    LocalFile,
+    NotTaken,
+    ObjectStore,
+    StoreAway,
+    is_of_revision,
+)
+from node.archive.intact import MISSING, object_problem, problem_with
 from node.archive.intake import Intake
 from node.durable import make_folder
 
@@ -151,10 +160,12 @@ class Remote:
         self.is_away = False
         self.awaited: AwaitedUploads | None = None
         self._is_own = False
-        self._lock = threading.Lock()  # guards the next four
+        self._lock = threading.Lock()  # guards the next five
         self._copies: OrderedDict[str, _Copy] = OrderedDict()
         self._bytes = 0
         self._held: Counter[str] = Counter()
+        self._lost: list[str] = []
+        self._trimming = threading.Lock()
         self._threads: ThreadPoolExecutor | None = None
         self._fetching = [threading.Lock() for _ in range(_LOCKS)]
 
@@ -188,6 +199,10 @@ class Remote:
         if (problem := owner_problem(self.store, self.identity, has_used_store=True)) is not None:
             raise StoreAway(problem)
         self._is_own = True
+
+    def trial_problem(self) -> str | None:
+        """Return what the store does not do as it should, or None; see `try_store`."""
+        return try_store(self.store, self.identity, has_used_store=True)
 
     def local(self, file: ArchivedFile) -> Path:
         """Return the path of the local file, which is fetched if it is only in the store.
@@ -288,12 +303,14 @@ class Remote:
                 yield file, None
 
     def object_problem(self, file: ArchivedFile) -> str | None:
-        """Return how the object of a file differs from what was received; None if it is whole. Reads all of it.
+        """Return how the object of a file differs from what was received; None if it is whole.
 
-        Raises OSError if there is no room for it.
+        Reads all of it, and writes none of it. Raises OSError if the store does not answer.
         """
-        part, problem = self._downloaded(file)
-        part.unlink(missing_ok=True)
+        self.require_own()
+        problem = problem_in_store(self.store, file)
+        if problem == MISSING:
+            self.recheck()
         return problem
 
     def downloaded(self, key: str) -> Path | None:
@@ -350,19 +367,46 @@ class Remote:
         self.trim()
 
     def trim(self) -> None:
-        """Remove copies until they keep their bound, and while the disk has little room."""
+        """Remove copies until they keep their bound, and while the disk has little room.
+
+        A copy goes only if the store says that it has the object, in its length: a file whose object was lost since its
+        upload is the last one. Such files stay, and are in `take_lost`. While the store is away, all copies stay.
+        """
+        with self._trimming, suppress(StoreAway, NotTaken):
+            while (oldest := self._oldest()) is not None:
+                key, copy, used_at = oldest
+                found = self.store.find(key)
+                if found is None:
+                    self.recheck()
+                with self._lock:
+                    if self._copies.get(key) is not copy or copy.used_at != used_at or key in self._held:
+                        continue
+                    self._bytes -= self._copies.pop(key).bytes
+                    if found is None or found.bytes != copy.bytes:
+                        self._lost.append(key)
+                    else:
+                        with suppress(OSError):  # within the lock: `local` finds a file or fetches it
+                            os.unlink(self._root / key)
+
+    def _oldest(self) -> tuple[str, _Copy, float] | None:
+        """Return the copy that is to go next, and when it was used; None if all may stay."""
         is_short = self._intake.refusal() is not None
         with self._lock:
-            if self._bytes <= self._cache_bytes and not is_short:
-                return
-            limit, latest = (0 if is_short else self._cache_bytes), monotonic() - self.stays_seconds
-            for key, copy in list(self._copies.items()):
-                if self._bytes <= limit or copy.used_at > latest:
-                    break
+            if self._bytes <= (0 if is_short else self._cache_bytes):
+                return None
+            latest = monotonic() - self.stays_seconds
+            for key, copy in self._copies.items():
+                if copy.used_at > latest:
+                    return None
                 if key not in self._held:
-                    self._bytes -= self._copies.pop(key).bytes
-                    with suppress(OSError):  # within the lock: `local` finds a file or fetches it
-                        os.unlink(self._root / key)
+                    return key, copy, copy.used_at
+        return None
+
+    def take_lost(self) -> list[str]:
+        """Return the keys of the local files whose objects the store was found to have lost, once."""
+        with self._lock:
+            lost, self._lost = self._lost, []
+        return lost
 
     def _fetch_whole(self, file: ArchivedFile) -> None:
         try:
@@ -488,6 +532,22 @@ def _is_fetched(store: ObjectStore, key: str, into: Path) -> bool:
     return True
 
 
+def problem_in_store(store: ObjectStore, file: ArchivedFile) -> str | None:
+    """Return how the object of a file differs from what was received; None if it is whole.
+
+    One that differs is read again: the bytes may have changed on their way.
+    """
+    problem = None
+    for _ in range(FETCHES):
+        try:
+            found = store.digest(file.key, file.data_set_offset)
+        except FileNotFoundError:
+            return MISSING
+        if (problem := object_problem(found, file.bytes, file.sha256)) is None:
+            return None
+    return problem
+
+
 def owner_problem(store: ObjectStore, identity: str | None, has_used_store: bool) -> str | None:
     """Return why a store is not that of an archive, or None.
 
@@ -518,7 +578,7 @@ def marked(store: ObjectStore) -> str | None:
             raise StoreAway(f"{store.place}: {MARKER} is damaged") from error
 
 
-CONTENT = b"voxelnode tries its object store"
+CONTENT, OTHER_CONTENT = b"voxelnode tries its object store", b"voxelnode replaces what it wrote"
 
 
 @dataclass(frozen=True, slots=True)
@@ -539,15 +599,26 @@ def try_store(store: ObjectStore, identity: str | None, has_used_store: bool) ->
     try:
         if not store.put(trial, CONTENT):
             return f"{store.place} has an object under a name that was never used"
-        if store.put(trial, b"other content"):
+        if (problem := _kept_problem(store, trial, CONTENT)) is not None:
+            return problem
+        if store.put(trial, OTHER_CONTENT):
             return f"{store.place} replaces an object that should only be created: it does not honour If-None-Match"
-        with TemporaryDirectory(prefix="voxelnode-") as folder:
-            copy = Path(folder, "copy")
-            store.fetch(trial.key, copy)
-            if copy.read_bytes() != CONTENT:
-                return f"{store.place} returns other bytes than it was given"
+        store.put(trial, OTHER_CONTENT, replace=True)
+        if (problem := _kept_problem(store, trial, OTHER_CONTENT)) is not None:
+            return problem
     finally:
         store.delete([trial.key])
     if store.find(trial.key) is not None:
         return f"{store.place} still has an object that was removed"
     return None
+
+
+def _kept_problem(store: ObjectStore, trial: ArchivedFile, content: bytes) -> str | None:
+    """Return how a store does not keep the object that it has just confirmed, or None."""
+    try:
+        length, digest = store.digest(trial.key, 0)
+    except FileNotFoundError:
+        return f"{store.place} confirms an object and does not keep it"
+    if length != len(content):
+        return f"{store.place} returns {length} bytes of an object of {len(content)}"
+    return None if digest == sha256(content).hexdigest() else f"{store.place} returns other bytes than it was given"

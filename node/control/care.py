@@ -87,7 +87,7 @@ def copy_archive(settings: Settings, to: Literal["store", "folder"]) -> Copied:
         assert remote is not None
         if to == "folder" and settings.holder:
             _require_alone(index, settings.holder)
-        uploads = Uploads(archive, remote, index, repository.metrics, verify=settings.storage.verify_uploads)
+        uploads = Uploads(archive, remote, index, repository.metrics)
         return copy_to_store(uploads, index) if to == "store" else copy_to_folder(uploads, archive, remote, index)
 
 

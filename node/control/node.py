@@ -447,7 +447,6 @@ def _uploads_of(settings: Settings, repository: Repository) -> Iterator[Uploads]
             repository.archive.remote,
             repository.index,
             repository.metrics,
-            verify=settings.storage.verify_uploads,
             awaited=settings.acknowledge == "object",
             now=repository.index.now,
         )

@@ -361,8 +361,10 @@ class Worker(IndexFollower):
             _log(claimed).info("conversion_handed_back")
 
     def _record_damaged(self, claimed: ClaimedSeries, error: SeriesDamaged) -> None:
-        for key, problem in error.damaged:
-            report_damage(self._archive, self._index, key, problem, self._now())
+        whole = [report_damage(self._archive, self._index, key, problem, self._now()) for key, problem in error.damaged]
+        if all(whole):
+            self._postpone(claimed, "damaged copies were fetched again from the object store")
+            return
         self._index.series.record_damaged(claimed, str(error), error.references, self._now())
 
     def _record_crash(self, claimed: ClaimedSeries, detail: str) -> None:

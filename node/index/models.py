@@ -180,6 +180,9 @@ class StudyRow(Base):
 DOUBTED_SERIES = partial_index("ix_series_doubted", "study_id", "verdict IN ('suspect', 'incomplete')")
 
 
+MARKED_IMAGES = partial_index("ix_images_series_id_missing", "series_id", "file_missing")
+
+
 class SeriesRow(Base):
     """A series and its progress; `state`, `due_at` and `claim` hand it from the receiver to the worker."""
 
@@ -250,7 +253,7 @@ class ImageRow(Base):
 
     __tablename__ = "images"
     __table_args__ = (
-        partial_index("ix_images_series_id_missing", "series_id", "file_missing"),
+        MARKED_IMAGES,
         partial_index("ix_images_spooled", "key", f"place = '{SPOOL}'"),
         partial_index("ix_images_series_id_spool_host", ("series_id", "spool_host"), "spool_host IS NOT NULL"),
     )

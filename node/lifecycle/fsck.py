@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from pathlib import Path, PurePath
-from tempfile import TemporaryDirectory
 from time import time
 from typing import Literal, TypeVar
 
 from node.archive.base import VOLUMES, ArchivedFile, ObjectStore, StoreAway, StoredObject, is_of_revision
 from node.archive.filesystem import MAX_FILES_PER_FOLDER, Archive, is_key
 from node.archive.intact import MISSING, data_set_offset, problem_with
-from node.archive.remote import marked
+from node.archive.remote import marked, problem_in_store
 from node.conversion.volume_files import sweep
 from node.errors import VoxelnodeError, is_of_system, is_out_of_memory
 from node.files.reading import read_instance
@@ -389,23 +388,21 @@ def _objects(
     root: Path, index: ReadIndex, store: ObjectStore, losers: set[str], *, digests: bool, serving: bool
 ) -> Iterator[Finding]:
     """Compare the objects of the store with the rows that name them, a folder at a time."""
-    with TemporaryDirectory(prefix="voxelnode-") as temporary:
-        if marked(store) != index.archive_in_store:
-            yield Finding("store-away", store.place, "it is not the store of this archive")
-            return
-        folder = Path(temporary) if digests else None
-        stored = (row for row in index.instances.files() if row.place == STORE and not row.file_missing)
-        for row, found in _with_objects(store, stored):
-            problem = _object_problem(store, row, found, folder)
-            if problem == MISSING:
-                yield Finding("object-missing", row.key, sop_instance_uid=row.sop_instance_uid)
-            elif problem is not None:
-                yield Finding("object-altered", row.key, problem, sop_instance_uid=row.sop_instance_uid)
-        volumes = (file for file in index.volumes.files() if file.place == STORE)
-        for file, found in _with_objects(store, volumes):
-            problem = _object_problem(store, file, found, folder)
-            if problem is not None:
-                yield Finding("volume-object", file.path, f"{_revision(file)}: the object {problem}", series=_of(file))
+    if marked(store) != index.archive_in_store:
+        yield Finding("store-away", store.place, "it is not the store of this archive")
+        return
+    stored = (row for row in index.instances.files() if row.place == STORE and not row.file_missing)
+    for row, found in _with_objects(store, stored):
+        problem = _object_problem(store, row, found, digests=digests)
+        if problem == MISSING:
+            yield Finding("object-missing", row.key, sop_instance_uid=row.sop_instance_uid)
+        elif problem is not None:
+            yield Finding("object-altered", row.key, problem, sop_instance_uid=row.sop_instance_uid)
+    volumes = (file for file in index.volumes.files() if file.place == STORE)
+    for file, found in _with_objects(store, volumes):
+        problem = _object_problem(store, file, found, digests=digests)
+        if problem is not None:
+            yield Finding("volume-object", file.path, f"{_revision(file)}: the object {problem}", series=_of(file))
 
     def known(found: StoredObject) -> bool:
         return found.key in losers or (serving and time() - found.written_at < RECEIVING_SECONDS)
@@ -425,24 +422,13 @@ def _with_objects(store: ObjectStore, files: Iterable[File]) -> Iterator[tuple[F
         yield from ((row, objects.get(row.key)) for row in rows)
 
 
-def _object_problem(
-    store: ObjectStore, file: ArchivedFile, found: StoredObject | None, folder: Path | None
-) -> str | None:
-    """Return what is wrong with an object; its digest is compared if there is a `folder` for a copy."""
+def _object_problem(store: ObjectStore, file: ArchivedFile, found: StoredObject | None, *, digests: bool) -> str | None:
+    """Return what is wrong with an object; with `digests`, it is read."""
     if found is None:
         return MISSING
     if found.bytes != file.data_set_offset + file.bytes:
         return f"has {found.bytes} bytes instead of {file.data_set_offset + file.bytes}"
-    if folder is None:
-        return None
-    copy = folder / "object"
-    try:
-        store.fetch(file.key, copy)
-        return problem_with(copy, file.data_set_offset, file.bytes, file.sha256)
-    except FileNotFoundError:
-        return MISSING
-    finally:
-        copy.unlink(missing_ok=True)
+    return problem_in_store(store, file) if digests else None
 
 
 def _losers(root: Path, index: ReadIndex, *, digests: bool, host: str | None) -> Iterator[Finding]:

@@ -61,6 +61,9 @@ GATHER_SECONDS = 0.2
 RETRY_SECONDS = 60.0
 """Wait before what the store or the disk refused for its own sake is tried again."""
 
+MARKS_SECONDS, MAX_MARKS_SECONDS = 30.0, 3600.0
+"""Waits between comparisons of objects whose instances are marked as damaged; doubled while none is whole again."""
+
 MAX_KEYS = 1000
 """Keys in one question to the index."""
 
@@ -79,8 +82,6 @@ class Uploads(BackgroundService):
 
     Parameters
     ----------
-    verify : bool
-        Read each object again, and compare its digest, before the store is believed to have it.
     awaited : bool
         Senders wait for the upload of what they send: it goes first.
 
@@ -99,18 +100,18 @@ class Uploads(BackgroundService):
         index: Index,
         metrics: Metrics,
         *,
-        verify: bool = False,
         awaited: bool = False,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
     ) -> None:
         super().__init__("uploads")
-        self._archive, self._remote, self._index, self._verify, self._now = archive, remote, index, verify, now
+        self._archive, self._remote, self._index, self._now = archive, remote, index, now
         self._has_begun = False
         self._after = ""  # the last key that this round has seen
         self._refused = 0  # files of this round that are left
         self._is_first_round = True
         self._noted = 0  # the last revision from before the store that was looked at
         self._attempts = 0
+        self._marks_after, self._marks_at, self._marks_seconds, self._has_marks = "", 0.0, MARKS_SECONDS, False
         self._was_awaited = False
         self._awaited = remote.awaited = AwaitedUploads(self.wake) if awaited else None
         self.away: str | None = None
@@ -150,6 +151,10 @@ class Uploads(BackgroundService):
             self._upload(batch)
             return 0.0
         self._was_awaited = False
+        if lost := self._remote.take_lost():
+            log.error("objects_lost", count=len(lost), reason="the store had them, and has them no more: put again")
+            self._index.objects.record_spooled(lost)
+            self._after = ""
         waiting = self.remove_objects()
         limit = BATCH if self._awaited is None else IN_FLIGHT
         batch = self._index.objects.spooled(self._after, limit, missing=self._is_first_round)
@@ -161,10 +166,30 @@ class Uploads(BackgroundService):
             return 0.0
         refused, self._refused = self._refused, 0
         self._after, self._is_first_round = "", False
+        waits_for_marks = self._take_marks_away()
         self._remote.trim()
         if self._awaited is not None and self._awaited.keys(1):  # since its last turn
             return 0.0
-        return RETRY_SECONDS if refused or waiting or self._remote.is_over else None
+        return RETRY_SECONDS if refused or waiting or waits_for_marks or self._remote.is_over else None
+
+    def _take_marks_away(self) -> bool:
+        """Compare objects of instances that are marked as damaged; return whether some are left.
+
+        One bad read on the way from the store, or an object that came back, is not a loss.
+        """
+        now = monotonic()
+        if now < self._marks_at:
+            return self._has_marks
+        files = self._index.objects.marked(self._marks_after, BATCH)
+        self._marks_after = files[-1].key if len(files) == BATCH else ""
+        problems = self._remote.threads.map(self._remote.object_problem, files)
+        whole = [file.key for file, problem in zip(files, problems, strict=True) if problem is None]
+        if whole:
+            self._index.instances.mark_files(whole, missing=False, now=self._now())
+        self._has_marks = bool(self._marks_after) or len(whole) < len(files)
+        self._marks_seconds = MARKS_SECONDS if whole else min(2 * self._marks_seconds, MAX_MARKS_SECONDS)
+        self._marks_at = now + (self._marks_seconds if self._has_marks else 0.0)
+        return self._has_marks
 
     def _batch_of(self, awaited: AwaitedUploads) -> list[InstanceFile | RevisionFile]:
         """Return instances for whose upload somebody waits."""
@@ -199,7 +224,8 @@ class Uploads(BackgroundService):
         if self._index.about.get(STORE_SPOOLED) != "yes":  # later, an empty store is not ours
             self._remote.attach()
             self._index.objects.spool_all()
-        self._remote.require_own()
+        if (problem := self._remote.trial_problem()) is not None:
+            raise StoreAway(problem)
         self._remote.store.sweep()
         for folder in self._archive.local_folders():
             self._note_copies(self._index.objects.stored_among(self._archive.keys(folder)))
@@ -314,14 +340,14 @@ class Uploads(BackgroundService):
         return False
 
     def _is_put(self, file: InstanceFile | RevisionFile, content: bytes | Path) -> bool:
+        """Put an object and read it back: an answer of success does not prove that the store has it."""
         is_new = self._remote.store.put(file, content)
         reached("object-put")
-        if not is_new and self._remote.object_problem(file) is not None:
+        problem = self._remote.object_problem(file)
+        if problem is not None and not is_new:
             log.error("object_replaced", path=file.key, reason="the store had other bytes under its key")
             self._remote.store.put(file, content, replace=True)
-        if not self._verify and isinstance(content, bytes):
-            return True
-        problem = self._remote.object_problem(file)
+            problem = self._remote.object_problem(file)
         if problem is not None:
             log.error("object_not_as_received", path=file.key, reason=problem)
         return problem is None

@@ -138,9 +138,6 @@ class Storage(SettingsSection):
         ge=0,
         description="largest size of local copies of objects, in bytes; those in use stay beyond it",
     )
-    verify_uploads: bool = Field(
-        False, description="read each object again, and compare its SHA-256, before the local file may be removed"
-    )
     store_seconds: Seconds = Field(60, description="longest time of a request to the object store")
 
     def _mistakes(self) -> Iterator[str]:

@@ -2,9 +2,10 @@
 
 A node receives series, converts them, and moves instances and volumes to a bucket. Meanwhile it is killed (SIGKILL) at
 named steps of conversions and uploads and at random moments, and the line to the store refuses connections, breaks in
-the middle of requests and answers, is slow, or answers with status 500, at random. Studies are deleted, too. In the
-end, everything that was acknowledged and not deleted must be in the store, byte for byte, with the volumes of all of
-its series, and nothing else.
+the middle of requests and answers, is slow, or answers with status 500, at random. A gateway before the store confirms
+objects that it drops or cuts, and returns other bytes (`tests.lying_store`). Studies are deleted, too. In the end,
+everything that was acknowledged and not deleted must be in the store, byte for byte, with the volumes of all of its
+series, and nothing else.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from node.failpoints import VARIABLE as FAILPOINT
 from node.settings.model import Settings, Storage
 from tests.crash.routes import Node, send_all
 from tests.interop.conftest import free_port
+from tests.lying_store import FLIPS, FLIPS_ONCE, ON_WRITING, Lying, lying_store
 from tests.make import instance, set_pixels
 from tests.object_store import ObjectStore, object_store
 from tests.preloaded import FIRST_WAIT, STAYS
@@ -124,7 +126,8 @@ class Faults:
             store.ask("PUT", "/archive")
             keys = self.folder / "keys"
             keys.write_text("[default]\naws_access_key_id = a\naws_secret_access_key = b\n")
-            line, endpoint = line_to(store.url, random_)
+            lying = opened.enter_context(lying_store(store.url))
+            line, endpoint = line_to(lying.url, random_)
             config = self.folder / "config.toml"
             config.write_text(
                 f'[storage]\nurl = "s3://archive/one"\nendpoint = "{endpoint}"\nregion = "us-east-1"\n'
@@ -146,11 +149,11 @@ class Faults:
             )
             settings = Settings(storage=storage)
             for _ in range(self.cycles):
-                self._cycle(node, line, settings, random_)
+                self._cycle(node, line, lying, settings, random_)
             stop.set()
             for sender in senders:
                 sender.join()
-            line.fault = None
+            line.fault = lying.fault = None
             node.kill()
             node = Node(root, port, self.folder / "log", **environment)
             opened.callback(node.kill)
@@ -159,9 +162,11 @@ class Faults:
             node.kill()
             self._compare(store, settings)
 
-    def _cycle(self, node: Node, line: Line, settings: Settings, random_: random.Random) -> None:
+    def _cycle(self, node: Node, line: Line, lying: Lying, settings: Settings, random_: random.Random) -> None:
         line.fault = random_.choice((None, *FAULTS))
-        self.done[line.fault or "no fault"] += 1
+        lying.fault = random_.choice((None, None, None, *ON_WRITING, FLIPS, FLIPS_ONCE))
+        for fault in (line.fault or "no fault", lying.fault or "no lie"):
+            self.done[fault] += 1
         time.sleep(random_.uniform(0.2, 1.5))
         if random_.random() < 0.5:
             line.fault = None

@@ -39,6 +39,7 @@ from node.index.nouns.levels import record_conflict
 from node.index.nouns.objects import PlaceCount
 from node.index.nouns.received import DIGEST_MENDED, add_instances
 from node.index.nouns.records import Flaw, Indexed, Received
+from node.index.nouns.reopening import reopen_damaged
 from node.index.search.selection import INSTANCE_COLUMNS, Selected, StoredInstance, selected_instances, stored_instances
 
 _FIND_HELD = Prepared(
@@ -292,7 +293,8 @@ class InstanceRepository(IndexRepository):
     ) -> int:
         """Note that files (at most a folder's worth) are missing or damaged, or are there again.
 
-        An instance whose file is missing or damaged takes the next instance received under its UID as its own.
+        An instance whose file is missing or damaged takes the next instance received under its UID as its own. A series
+        that was set aside because of a file that is whole again is converted.
 
         `damage`: how the files differ from what was received; None if they do not exist. Returns for how many instances
         that is news.
@@ -309,6 +311,8 @@ class InstanceRepository(IndexRepository):
             kind = "file-missing" if damage is None else "file-damaged"
         for row in rows:
             record_event(connection, kind, now, detail=damage, **_uids(row))
+        if not missing:
+            reopen_damaged(connection, [row.id for row in rows], now)
         return len(rows)
 
 

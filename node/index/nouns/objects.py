@@ -15,9 +15,10 @@ from sqlalchemy import ColumnElement, Connection, Select, delete, exists, func, 
 
 from node.index.engine.about import STORE as STORE_IDENTITY
 from node.index.engine.about import STORE_SPOOLED, set_about
-from node.index.engine.sql import insert
+from node.index.engine.sql import in_partial_index, insert
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import (
+    MARKED_IMAGES,
     SPOOL,
     STORE,
     ConflictRow,
@@ -228,6 +229,12 @@ class ObjectRepository(IndexRepository):
             *instances,
             *_revision_files(connection, files.order_by(RevisionFileRow.key).limit(limit - len(instances))),
         ]
+
+    @on_reader
+    def marked(self, connection: Connection, after: str, limit: int) -> list[InstanceFile]:
+        """Return instances of the store that are marked as missing or damaged, in the order of their keys."""
+        of_marked = in_partial_index(ImageRow.series_id, MARKED_IMAGES), ImageRow.file_missing, ImageRow.place == STORE
+        return _files(connection, FILES.where(*of_marked, ImageRow.key > after).order_by(ImageRow.key).limit(limit))
 
     @on_reader
     def stored_among(self, connection: Connection, keys: Collection[str]) -> set[str]:

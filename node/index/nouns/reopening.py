@@ -57,6 +57,19 @@ def reopen(
     revoke_claim(connection, series_id)
 
 
+DAMAGED = "damaged: "
+"""Beginning of the error of a series that was set aside because of files that are not as received."""
+
+
+def reopen_damaged(connection: Connection, images: Sequence[int], now: dt.datetime) -> None:
+    """Make the series of instances whose files are whole again due, if they were set aside because of damage."""
+    of_images = select(ImageRow.series_id).where(ImageRow.id.in_(images))
+    set_aside = select(SeriesRow.id, StudyRow.study_instance_uid).join(StudyRow)
+    set_aside = set_aside.where(SeriesRow.id.in_(of_images), SeriesRow.state == "failed")
+    for row in connection.execute(set_aside.where(SeriesRow.error.startswith(DAMAGED, autoescape=True))).all():
+        reopen(connection, row.id, row.study_instance_uid, None, now, "a damaged file is whole again")
+
+
 RT_STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
 
 

@@ -41,6 +41,7 @@ from node.index.nouns.events import FinalKind, record_series_event
 from node.index.nouns.growth import after_abort, due_at, performed_of
 from node.index.nouns.records import ClaimedSeries, SeriesOutcome, UnconfirmedSeries
 from node.index.nouns.reopening import (
+    DAMAGED,
     REVOKED,
     convert_referring,
     end_waits_for,
@@ -250,7 +251,7 @@ class SeriesRepository(IndexRepository):
         Its current volumes, made before, stay current. An instance that is received again makes the series due, and so
         does a new revision of a series to which it refers.
         """
-        if _end_claim(connection, series, "failed", now, error=f"damaged: {detail}", attempts=0):
+        if _end_claim(connection, series, "failed", now, error=f"{DAMAGED}{detail}", attempts=0):
             replace_failures(connection, series, [(None, "damaged", detail)], now)
             replace_references(connection, series.id, references)
             conclude(connection, series.id, "series-failed", now, detail, series.revision)
