@@ -14,6 +14,7 @@ from typing import Literal
 
 State = Literal["complete", "suspect", "incomplete"]
 Rule = Literal[
+    "acknowledged",
     "mpps",
     "c-find",
     "geometry",
@@ -26,10 +27,11 @@ Rule = Literal[
     "association",
     "quiet",
 ]
-"""The rule that decided: the list of the performed procedure step; the count of the sender; gaps in space, or times
-that lack slices; whole times that are missing; counts in headers; missing Instance Numbers; distances that differ from
-those stated; other series of the protocol, by their counts or because they seem to be of the same acquisition; the end
-of the longest wait; an association that was not released; only that no more instances were received."""
+"""The rule that decided: instances that were acknowledged and are not here; the list of the performed procedure step;
+the count of the sender; gaps in space, or times that lack slices; whole times that are missing; counts in headers;
+missing Instance Numbers; distances that differ from those stated; other series of the protocol, by their counts or
+because they seem to be of the same acquisition; the end of the longest wait; an association that was not released; only
+that no more instances were received."""
 
 Certainty = Literal["verified", "no gap seen", "suspect", "incomplete"]
 """The word for people: a complete series is verified only if a count was announced and is reached."""
@@ -46,6 +48,7 @@ PART_OF_ACQUISITION = (
 COUNTED_RULES: tuple[Rule, ...] = ("mpps", "c-find", "headers")
 """Rules that compare with an announced count."""
 
+ACKNOWLEDGED: Rule = "acknowledged"
 C_FIND = "C-FIND"
 MPPS = "Performed Series Sequence (0040,0340)"
 MAX_NAMED = 10
@@ -139,6 +142,8 @@ class Expectation:
         Other series of the study seem to be of the same acquisition.
     performed : Performed or None
         The lists of ended performed procedure steps; None: no step lists this series.
+    lost : int
+        Number of instances that were acknowledged and are not here.
     """
 
     received: int
@@ -151,6 +156,7 @@ class Expectation:
     split: bool = False
     is_part: bool = False
     performed: Performed | None = None
+    lost: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +214,7 @@ def expectation(
     split: bool = False,
     is_part: bool = False,
     performed: Performed | None = None,
+    lost: int = 0,
 ) -> Expectation:
     """Return the known facts about a series from the attributes of its instances."""
     return Expectation(
@@ -221,6 +228,7 @@ def expectation(
         split,
         is_part,
         performed,
+        lost,
     )
 
 
@@ -288,6 +296,11 @@ def completeness_of(
     times : int
         Largest number of planes at one position; 0 if unknown.
     """
+    if known.lost:
+        reason, total = lost_instances(known.lost), known.received + known.lost
+        return Completeness(
+            "incomplete", ACKNOWLEDGED, total, "acknowledgments", known.received, known.lost, reason, reason
+        )
     if known.performed is not None:
         return _by_list(known.performed, known.received)
     if times > 1:
@@ -326,6 +339,13 @@ def aborted_verdict(verdict: Completeness) -> Completeness:
         return verdict
     state, rule, reason = _without_count(Expectation(verdict.received, aborted=True), placed=False)
     return replace(verdict, state=state, rule=rule, reason=reason, missing=None)
+
+
+def lost_instances(count: int) -> str:
+    """Return in words that instances are lost."""
+    if count == 1:
+        return "1 instance was acknowledged and is not here"
+    return f"{count} instances were acknowledged and are not here"
 
 
 def _by_list(performed: Performed, received: int) -> Completeness:

@@ -23,18 +23,21 @@ RECEIVING = (
     "rows-written",
     "rows-committed",
     "batch-settled",
+    "ledger-written",
+    "ledger-synced",
     "journal-freed",
 )
 """Steps of receiving, in order; the peer is answered after ``record-synced``."""
 
 CONVERTING = ("series-claimed", "volumes-written", "volumes-published", "outcome-recorded")
 RECOVERING = ("journal-replayed", "parts-swept", "file-adopted", "files-compared", "claims-released")
-DELETING = ("deletion-ordered", "deletion-unlinked")
+DELETING = ("deletion-ordered", "deletion-unlinked", "deletion-settled")
+LISTING = ("ledger-begun", "write-off-settled")
 DELIVERING = ("message-composed", "message-delivered")
 FORWARDING = ("instance-forwarded", "forwarded-recorded")
 EXPORTING = ("session-replaced", "study-exported")
 UPLOADING = ("object-written", "object-put", "objects-recorded", "objects-removed")
-POINTS = RECEIVING + CONVERTING + RECOVERING + DELETING + DELIVERING + FORWARDING + EXPORTING + UPLOADING
+POINTS = RECEIVING + CONVERTING + RECOVERING + DELETING + LISTING + DELIVERING + FORWARDING + EXPORTING + UPLOADING
 
 _name, _, _count = os.environ.get(VARIABLE, "").partition(":")
 _fatal = int(_count or 1)

@@ -350,6 +350,19 @@ def _history() -> None:
         sa.Column("last_at", sa.DateTime(), nullable=False, index=True),
     )
     op.create_table(
+        "lost_instances",
+        sa.Column("id", sa.Integer(), primary_key=True),
+        sa.Column("sop_instance_uid", sa.String(64), nullable=False, unique=True),
+        sa.Column("study_instance_uid", sa.String(64), nullable=False),
+        sa.Column("series_instance_uid", sa.String(64), nullable=False, index=True),
+        sa.Column("sha256", sa.String(64), nullable=False),
+        sa.Column("source", sa.String(16), nullable=False),
+        sa.Column("calling_ae_title", sa.String(16), nullable=False),
+        sa.Column("peer", sa.String(64), nullable=False),
+        sa.Column("received_at", sa.DateTime(), nullable=False),
+        sa.Column("noticed_at", sa.DateTime(), nullable=False),
+    )
+    op.create_table(
         "tombstones",
         sa.Column("id", sa.Integer(), primary_key=True),
         sa.Column("level", sa.String(16), nullable=False),

@@ -5,6 +5,7 @@ again, with the same bytes. A full folder never changes again, since folder numb
 
     incoming/<uuid>.part          a large instance while it is received, until its record is applied
     objects/<number>/<uuid>.dcm
+    acknowledged/                 the ledger of what was acknowledged (`node.acknowledged`)
     quarantine/<uuid>.dcm         kept for a person to examine, in no row of images
 
 Hosts that share an object store each have a root of their own. A host receives into objects/<number>-<host>, and
@@ -25,6 +26,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from node.acknowledged import Ledger
 from node.archive.intake import Ballast, Intake
 from node.durable import make_folder, sync_file, sync_file_system, sync_folder
 from node.failpoints import reached
@@ -70,6 +72,8 @@ class Archive:
         Folders for files that are not finished; the next start of this host empties them.
     suffix : str
         Of the names of its folders among those of the hosts; empty if there are no others.
+    acknowledged : Ledger
+        Of the instances that were acknowledged here.
     remote : Remote or None
         The object store behind the local files; None: the local files are all there is.
     """
@@ -83,6 +87,7 @@ class Archive:
         self._quarantine = self.root / "quarantine"
         for folder in (self.root, self.incoming, self._objects, self._quarantine):
             make_folder(folder)
+        self.acknowledged = Ledger(self.root)
         self.intake = Intake(self.root, reserve_bytes, low_bytes)
         self.ballast = Ballast(self.root)
         self._lock = threading.Lock()

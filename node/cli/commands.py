@@ -111,6 +111,12 @@ COMMANDS = (
     ),
     Command("journal", "Maintain", "node.cli.maintain.journal:app", ("voxelnode journal status",)),
     Command("quarantine", "Maintain", "node.cli.maintain.quarantine:app", ("voxelnode quarantine list",)),
+    Command(
+        "lost",
+        "Maintain",
+        "node.cli.maintain.lost:app",
+        ("voxelnode lost list", 'voxelnode lost write-off 1.2.840.1 --reason "the scanner no longer has it"'),
+    ),
     Command("delete", "Maintain", "node.cli.maintain.delete:delete", ("voxelnode delete 1.2.840.1 --dry-run",)),
     Command(
         "retention",

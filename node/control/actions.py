@@ -33,6 +33,7 @@ from node.index.work.routes import lane_to
 from node.lifecycle.clock import uptime
 from node.lifecycle.deletion import Order, delete, resume_deletions
 from node.lifecycle.retention import confirm
+from node.receive.accounting import write_off
 from node.receive.apply import Applier
 from node.receive.conflicts import Conflicts
 from node.receive.ingest import Ingest
@@ -74,6 +75,7 @@ class Actions:
             "reconvert": self._reconvert,
             "delete": self._delete,
             "confirm-retention": self._confirm_retention,
+            "write-off-lost": self._write_off_lost,
             "merge-patients": self._merge_patients,
             "echo": self._echo,
             "search-peer": self._search_peer,
@@ -230,6 +232,11 @@ class Actions:
             event, detail = AuditEvent.APPLICATION_ACTIVITY, f"retention confirmed: {confirmed}"
             self._audit.note(AuditMessage(event, Action.EXECUTE, Result.SUCCESS, participants, detail=detail))
         return {"confirmed": confirmed}
+
+    def _write_off_lost(self, uid: str | None, reason: str, who: str) -> Mapping[str, Any]:
+        self._archive.intake.require_sound()
+        count = write_off(self._archive, self._index, self._audit, uid, reason, who, self._index.now())
+        return {"instances": count}
 
     def get(self, study: str, series: str, source: str) -> Mapping[str, Any]:
         """Retrieve a study or a series, and return the counts; a serving node has a queue of retrievals instead."""

@@ -109,6 +109,7 @@ class Rebuilt:
     """A new index: where the previous one is, and what came from it, from the journal and from the files.
 
     `previous_index` is a file, or the name of a schema in the database.
+    `lost`: how many instances were acknowledged and are not here, now or before.
     `taken_back` are the names of files that were in quarantine and are the only ones of their instances; `unread` the
     keys of files that cannot be read now: they stay where they are, and the index lacks them.
     """
@@ -119,6 +120,7 @@ class Rebuilt:
     recovered: Recovered
     taken_back: list[str]
     unread: list[str]
+    lost: int
 
 
 def rebuild_index(settings: Settings) -> Rebuilt:
@@ -145,7 +147,8 @@ def rebuild_index(settings: Settings) -> Rebuilt:
             for folder in repository.archive.folders()
             for key in repository.index.instances.unknown_keys(repository.archive.keys(folder))
         ]
-        return Rebuilt(previous, salvaged, repository.replayed, repository.recovered, repository.taken_back, unread)
+        replayed, recovered, taken_back = repository.replayed, repository.recovered, repository.taken_back
+        return Rebuilt(previous, salvaged, replayed, recovered, taken_back, unread, repository.index.lost.count())
 
 
 def _set_aside(root: Path, place: Place) -> str | None:

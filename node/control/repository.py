@@ -33,6 +33,7 @@ from node.journal.journal import SEGMENT_BYTES, Journal
 from node.lifecycle.deletion import resume_deletions
 from node.lifecycle.journal import JOURNAL_FOLDER
 from node.metrics import Metrics
+from node.receive.accounting import account_for
 from node.receive.apply import Applier
 from node.receive.ingest import Ingest
 from node.receive.quarantine import take_back
@@ -122,6 +123,7 @@ class Repository:
         self._compare_files(marked)
         self._adopt_what_only_files_tell(is_new=new_index, is_older=is_older)
         self._take_over_facts(previous)
+        self._account_for_acknowledged(previous, is_new=new_index)
         self._remove_unknown_volumes(is_new=new_index)
         self._begin_to_take(root)
 
@@ -215,6 +217,11 @@ class Repository:
         """Take over what a previous index has about instances and series, once they have their rows."""
         if previous is not None:
             self.index.salvage.finish(previous, lambda path: (self.archive.root / path).is_file(), self.index.now())
+
+    def _account_for_acknowledged(self, previous: OldIndex | None, *, is_new: bool) -> None:
+        """Note what was acknowledged and is not here, once everything that is here has its row."""
+        gone = previous.salvaged.gone if previous is not None else ()
+        self.accounted = account_for(self.archive, self.index, self.index.now(), gone, is_new=is_new)
 
     def _remove_unknown_volumes(self, *, is_new: bool) -> None:
         """Order the removal of objects of volumes that no row names, after those of a previous index have theirs."""

@@ -19,6 +19,7 @@ import structlog
 from node.archive.base import StoreAway
 from node.archive.filesystem import Archive
 from node.child_process.messages import ChildCancelled
+from node.completeness import lost_instances
 from node.conversion.job import limits
 from node.conversion.pool import ConverterDied, Converters, ShortOfResources
 from node.conversion.series import (
@@ -246,6 +247,8 @@ class Worker(IndexFollower):
 
     def _converted(self, claimed: ClaimedSeries, interrupted: threading.Event) -> Callable[[], None]:
         """Convert a series; return the function that records the outcome."""
+        if claimed.current is not None and claimed.current.holds_lost:
+            return partial(self._record_lost, claimed)
         try:
             if is_unchanged(claimed, self._archive, self._options):
                 return partial(self._record_unchanged, claimed)
@@ -366,6 +369,12 @@ class Worker(IndexFollower):
             self._postpone(claimed, "damaged copies were fetched again from the object store")
             return
         self._index.series.record_damaged(claimed, str(error), error.references, self._now())
+
+    def _record_lost(self, claimed: ClaimedSeries) -> None:
+        """Set a series aside whose current volumes hold instances that are lost now: none takes their place."""
+        references = [(found.key, found.revision) for found in claimed.referenced]
+        detail = f"{lost_instances(claimed.expectation.lost)}: send them again, or write them off"
+        self._index.series.record_damaged(claimed, detail, references, self._now())
 
     def _record_crash(self, claimed: ClaimedSeries, detail: str) -> None:
         again = self._index.series.record_crash(claimed, detail, self._settings.attempts, self._now())

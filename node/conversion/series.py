@@ -189,6 +189,8 @@ def input_sha256(claimed: ClaimedSeries, options: WriteOptions, referenced: Sequ
     That is the instances with their bytes, the converter, the options, and the series to which the claimed one refers.
     """
     content: list[Any] = [_digests(claimed.instances), CONVERTER, asdict(options)]
+    if claimed.expectation.lost:
+        content.append(claimed.expectation.lost)  # the verdict is in the sidecars
     content += [[found.key, found.is_of_patient, found.is_open, _digests(found.instances)] for found in referenced]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 

@@ -509,6 +509,23 @@ class EventRow(Base):
     happened_at: Mapped[dt.datetime] = mapped_column(Utc, index=True)
 
 
+class LostInstanceRow(Base):
+    """An instance that was acknowledged and is not here; see `node.index.nouns.lost`."""
+
+    __tablename__ = "lost_instances"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
+    study_instance_uid: Mapped[str] = mapped_column(String(64))
+    series_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
+    sha256: Mapped[str] = mapped_column(String(64))  # of the data set as received
+    source: Mapped[str] = mapped_column(String(16))
+    calling_ae_title: Mapped[str] = mapped_column(String(16))
+    peer: Mapped[str] = mapped_column(String(64))
+    received_at: Mapped[dt.datetime] = mapped_column(Utc)
+    noticed_at: Mapped[dt.datetime] = mapped_column(Utc)
+
+
 class TombstoneRow(Base):
     """A deletion: committed before any file is removed; `finished_at` is set when every file is gone."""
 

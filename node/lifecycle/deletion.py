@@ -1,6 +1,7 @@
 """Delete a study, a series or an instance permanently: its rows, and every file made from it.
 
-    audit line -> tombstone and rows, one commit -> volumes, pictures, objects unlinked -> folders synced -> finished
+    audit line -> tombstone and rows, one commit -> volumes, pictures, objects unlinked -> folders synced
+               -> ledger: no longer owed -> finished
 
 Nothing is unlinked before the decision is durable in the audit log and in the index. A deletion is finished when the
 removal of its files is durable. If the process dies in between, the next start finishes the deletion.
@@ -23,7 +24,7 @@ from node.failpoints import reached
 from node.index.database.index import Index
 from node.index.engine.place import REMEDY
 from node.index.nouns.deletions import is_deletable
-from node.index.nouns.records import Deletion, DeletionPlan
+from node.index.nouns.records import Deletion, DeletionPlan, removes_instances
 from node.index.nouns.terms import Terms
 
 log = structlog.get_logger()
@@ -58,13 +59,14 @@ def delete(archive: Archive, index: Index, audit: Audit, plan: DeletionPlan, ord
     """
     audit.require(_message(plan, order, Result.SUCCESS, f"ordered: {order.reason}"))
     index.ahead.checkpoint()  # or a new index would take the instances up again from the journal
+    listed = archive.acknowledged.position.entries
     try:
         ordered = index.deletions.order(plan, order.reason, now, order.terms)
     except VoxelnodeError:
         audit.note(_message(plan, order, Result.SERIOUS_FAILURE, "not done: the index did not change"))
         raise
     reached("deletion-ordered")
-    _finish(archive, index, ordered, now)
+    _finish(archive, index, ordered, listed, now)
     audit.note(_message(plan, order, Result.SUCCESS, "done"))
     log.info("deleted", kind=plan.level, study_instance_uid=plan.study_instance_uid, instances=plan.instances)
 
@@ -73,14 +75,18 @@ def resume_deletions(archive: Archive, index: Index, now: dt.datetime) -> int:
     """Finish deletions that a crash interrupted; return how many. Must run before files without a row are adopted."""
     unfinished = index.deletions.unfinished()
     for ordered in unfinished:
-        _finish(archive, index, ordered, now)
+        _finish(archive, index, ordered, archive.acknowledged.position.entries, now)
         log.warning("deletion_resumed", files=len(ordered.paths))
     return len(unfinished)
 
 
-def _finish(archive: Archive, index: Index, ordered: Deletion, now: dt.datetime) -> None:
+def _finish(archive: Archive, index: Index, ordered: Deletion, listed: int, now: dt.datetime) -> None:
+    """Remove the files of a deletion; the first `listed` entries of the ledger are then no longer owed."""
     unlink(archive, ordered.paths)
     reached("deletion-unlinked")
+    if removes_instances(ordered.paths):
+        archive.acknowledged.settle(ordered.level, [ordered.uid], listed)
+        reached("deletion-settled")
     index.deletions.finish(ordered, now)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path, PurePath
 from time import time
 from typing import Literal, TypeVar
 
+from node.acknowledged import FOLDER, problems
 from node.archive.base import VOLUMES, ArchivedFile, ObjectStore, StoreAway, StoredObject, is_of_revision
 from node.archive.filesystem import MAX_FILES_PER_FOLDER, Archive, is_key
 from node.archive.intact import MISSING, data_set_offset, problem_with
@@ -29,6 +30,7 @@ from node.index.nouns.conversions import folders_of
 from node.index.nouns.instance_files import InstanceFile
 from node.index.nouns.volumes import VolumeFile
 from node.lifecycle.journal import JOURNAL_FOLDER, damaged_records, journal_report, waiting_keys
+from node.receive.accounting import mend_ledger, note_lost, unaccounted
 from node.receive.recovery import (
     ADOPTED,
     adopt,
@@ -41,6 +43,8 @@ from node.receive.recovery import (
 Kind = Literal[
     "index-damaged",
     "journal-damaged",  # records that were acknowledged cannot be read
+    "instance-lost",  # it was acknowledged, and is not here
+    "ledger-damaged",  # the ledger of what was acknowledged
     "journal-waiting",  # records that are not in the index, and no process that applies them
     "file-missing",  # a row without its file
     "file-back",  # marked as missing, but present
@@ -113,6 +117,7 @@ def examine(
     name = place.name if isinstance(place, Path) else str(place)
     yield from (Finding("index-damaged", name, problem) for problem in check(place))
     yield from _journal(root, index, serving=serving)
+    yield from _acknowledged(root, index)
     losers = index.instances.loser_keys()
     unknown = []
     for finding in _instances(root, index, losers, digests=digests, serving=serving, host=host):
@@ -154,6 +159,7 @@ def mend(
 ) -> list[Finding]:
     """Repair the findings of `examine`; return them in order, with the repairs.
 
+    * what was acknowledged and is not here is noted; it stays a finding until it comes again or is written off;
     * records of the journal that waited were applied when the root was opened;
     * a file without a row gets one, or goes to quarantine if it cannot be read;
     * a row without a file is marked: the next instance with its UID restores it;
@@ -164,6 +170,10 @@ def mend(
     `findings`: of `examine`: files without a row come after rows without a file. `fates`: what became of files when the
     root was opened (`node.receive.recovery`).
     """
+    damaged = [PurePath(finding.path).name for finding in findings if finding.kind == "ledger-damaged"]
+    if damaged:
+        mend_ledger(archive, index, damaged)
+    note_lost(archive, index, now)
     steps = [(finding, _mended(finding, fates, archive, index, quiet_seconds, now)) for finding in findings]
     mended = [replace(finding, mended=_replaced(finding, index) or done) for finding, done in steps]
     if any(finding.kind == "volume-unknown" for finding in findings):
@@ -179,6 +189,16 @@ def _replaced(finding: Finding, index: Index) -> str | None:
     return f"replaced by {row.key}" if row is not None and row.key != finding.path else None
 
 
+_MENDED_TOGETHER: Mapping[Kind, str] = {
+    "journal-waiting": "applied",
+    "journal-damaged": "segment copied to quarantine",
+    "ledger-damaged": "what the index has was added to the ledger",
+    "instance-lost": "noted: `voxelnode lost list`",
+    "volume-unknown": "removed",
+}
+"""What became of findings that are mended before or after the others."""
+
+
 def _mended(
     finding: Finding,
     fates: Mapping[str, str],
@@ -188,10 +208,6 @@ def _mended(
     now: dt.datetime,
 ) -> str | None:
     match finding.kind:
-        case "journal-waiting":
-            return "applied"
-        case "journal-damaged":
-            return "segment copied to quarantine"
         case "file-unknown":
             return fates.get(finding.path) or _mended_stray(finding.path, archive, index, quiet_seconds, now)
         case "file-altered" | "file-missing":
@@ -206,10 +222,8 @@ def _mended(
             return _mended_object(finding, archive, index, quiet_seconds, now)
         case "volume-missing" | "volume-altered" | "volume-object":
             return _mended_volume(finding, archive, index, now)
-        case "volume-unknown":
-            return "removed"
-        case _:
-            return None
+        case kind:
+            return _MENDED_TOGETHER.get(kind)
 
 
 def _mended_volume(finding: Finding, archive: Archive, index: Index, now: dt.datetime) -> str:
@@ -323,6 +337,16 @@ def _is_as_received(key: str, archive: Archive, index: Index) -> bool:
     rows = [row for row in index.instances.files(key.rpartition("/")[0]) if row.key == key]
     path = archive.path(key)
     return path.is_file() and all(not problem_with(path, row.data_set_offset, row.bytes, row.sha256) for row in rows)
+
+
+def _acknowledged(root: Path, index: ReadIndex) -> Iterator[Finding]:
+    for path, problem in problems(root):
+        yield Finding("ledger-damaged", f"{FOLDER}/{path.name}", problem)
+    for found in unaccounted(root, index.lost.absent):
+        for one in found:
+            detail = f"received from {one.calling_ae_title or one.source} at {one.received_at[:19]}: send it again"
+            series = one.study_instance_uid, one.series_instance_uid
+            yield Finding("instance-lost", FOLDER, detail, one.sop_instance_uid, series)
 
 
 def _journal(root: Path, index: ReadIndex, *, serving: bool) -> Iterator[Finding]:

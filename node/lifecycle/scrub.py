@@ -20,6 +20,7 @@ from typing import Any
 
 import structlog
 
+from node.acknowledged import problems
 from node.archive.filesystem import Archive
 from node.archive.intact import MISSING, data_set_offset, problem_with
 from node.background import BackgroundService
@@ -30,6 +31,7 @@ from node.index.engine.about import SCRUB
 from node.index.models import STORE
 from node.index.nouns.instance_files import InstanceFile
 from node.metrics import Metrics
+from node.receive.accounting import note_lost
 from node.receive.stored_files import report_damage
 
 log = structlog.get_logger()
@@ -184,9 +186,19 @@ class Scrub(BackgroundService):
             if problem is not None and problem != UNREADABLE:
                 gone = problem == MISSING
                 self._index.instances.record_loser_damage(loser.key, f"the file {problem}", self._now(), gone=gone)
+        self._account()
         ended = replace(current, ended_at=self._now())
         log.info("scrubbed", files=ended.files, bytes=ended.bytes, damaged=ended.damaged, failed=ended.unreadable)
         self._keep(ScrubState(None, ended))
+
+    def _account(self) -> None:
+        """Compare the ledger with the index."""
+        try:
+            for path, problem in problems(self._archive.root):
+                log.error("ledger_damaged", path=path.name, reason=problem)
+            note_lost(self._archive, self._index, self._now(), stop=self._stopping.is_set)
+        except OSError as error:
+            log.error("ledger_unreadable", reason=error.strerror)
 
     def _compared(self, current: ScrubPass, file: InstanceFile) -> ScrubPass:
         problem = self._problem_of(file)

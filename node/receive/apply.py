@@ -1,7 +1,8 @@
 """Apply the journal: each record becomes a file of the archive and a row of the index, in batches behind the answers.
 
     journal -> file (not synced) -> rows and `applied`, one commit (not synced) -> settled
-            -> checkpoint: files synced, then a durable commit, then the journal's mark: its segments are reused
+            -> checkpoint: files synced, ledger synced, then a durable commit, then the journal's mark: its segments
+               are reused
 
 Applying is idempotent. The record names the key of its file, and `applied` is committed with the rows: whatever a crash
 leaves half done is done again from the journal, into the same file and the same rows. Until a checkpoint, a power cut
@@ -30,6 +31,7 @@ from time import monotonic
 
 import structlog
 
+from node.acknowledged import Acknowledged
 from node.archive.filesystem import Archive
 from node.audit.audit_log import SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.background import BackgroundService
@@ -38,13 +40,14 @@ from node.dicom.header import HeaderCut
 from node.errors import NotUnderstood, OutOfResources
 from node.failpoints import reached
 from node.index.database.index import Index
-from node.index.engine.about import CHECKPOINT, Applied
+from node.index.engine.about import Applied
 from node.index.nouns.instances import NotIndexable
 from node.index.nouns.records import NOT_CURRENT_OUTCOMES, Indexed, Outcome, Received, StoredFile
 from node.index.search.finder import QueryRefused
 from node.journal.journal import Journal
 from node.journal.segment import Damage, Record
 from node.metrics import Metrics
+from node.receive.accounting import acknowledged, mark_of
 from node.receive.record import Receipt, receipt
 from node.receive.stored_files import IsDigestDue, add_compared
 
@@ -114,7 +117,7 @@ class Applier(BackgroundService):
         self._audit = audit
         self.is_digest_due: IsDigestDue = lambda key, received_at: True
         self._journal, self._archive, self._index, self._metrics = journal, archive, index, metrics
-        self._lock = threading.Lock()  # guards `_expected` and `_unsynced`
+        self._lock = threading.Lock()  # guards `_expected`, `_unsynced` and `_unlisted`
         self._checkpointing = threading.Lock()
         self._expected: dict[str, _Expected] = {}
         self._progress = threading.Condition()
@@ -127,6 +130,7 @@ class Applier(BackgroundService):
         self._caught_up_at = monotonic()  # everything that was durable by then is applied
         self._seen, self._seen_at = 0, self._caught_up_at  # the last record at a moment since
         self._unsynced: set[str] = set()
+        self._unlisted: list[Acknowledged] = []  # applied, and not in the ledger yet
         metrics.queued_instances.set_function(lambda: float(self.lag))
         metrics.journal_bytes.set_function(lambda: float(journal.size))
         metrics.journal_lag_seconds.set_function(lambda: self.lag_seconds)
@@ -291,6 +295,8 @@ class Applier(BackgroundService):
             for key in (its.key, self._archive.quarantine_key(its.key)):
                 if key in named:
                     restored += self._restored(record, its, key)
+        with self._lock:
+            self._unlisted += self._index.lost.stored_at([its.key for _, its in receipts])
         return restored
 
     def _restored(self, record: Record, its: Receipt, key: str) -> bool:
@@ -335,6 +341,8 @@ class Applier(BackgroundService):
         sequence = batch[-1][0].sequence
         applied = Applied(self._journal.identity, sequence)
         kept = add_compared(self._archive, self._index, received, applied, self.is_digest_due)
+        with self._lock:
+            self._unlisted += map(acknowledged, received)
         self._committed = sequence
         self._metrics.commit_instances.observe(len(received))
         self._unsettled += zip(received, kept, strict=True)
@@ -431,15 +439,27 @@ class Applier(BackgroundService):
                 return
             with self._lock:
                 keys, self._unsynced = self._unsynced, set()
+                unlisted, self._unlisted = self._unlisted, []
             try:
                 self._archive.sync(keys)
+                self._list(unlisted)
                 # A durable commit: it takes the rows of all batches before it along.
-                self._index.about.set(CHECKPOINT, str(Applied(self._journal.identity, applied)))
+                self._index.about.set(mark_of(self._archive), str(self._archive.acknowledged.position))
                 self._free(applied)
             except BaseException:
                 with self._lock:
                     self._unsynced |= keys
+                    self._unlisted = unlisted + self._unlisted
                 raise
+
+    def _list(self, unlisted: Sequence[Acknowledged]) -> None:
+        """Add what was applied to the ledger, durably.
+
+        Raises OutOfResources if the disk fails, or has failed before: intake stops.
+        """
+        self._archive.intake.require_sound()
+        with self._archive.intake.refusing():
+            self._archive.acknowledged.append(unlisted)
 
     def _free(self, sequence: int) -> None:
         with self._archive.intake.refusing():

@@ -19,6 +19,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from node import __version__
+from node.errors import VoxelnodeError
 from node.index.models import SERIES_STATES
 from node.index.work.routes import outstanding
 from node.index.work.states import Kind
@@ -34,6 +35,9 @@ PATHS = ("/healthz", "/readyz")
 
 INDEX_SECONDS = 5.0
 """Longest wait for what the index knows of the cluster."""
+
+LOST_SECONDS = 0.5
+"""Longest wait for how many instances are lost."""
 
 ROLES: tuple[Role, ...] = get_args(Role)
 
@@ -58,12 +62,15 @@ async def readyz(node: Node, role: Role | None = None, scope: Literal["host", "c
 
     With `role`, look only at what this role needs; with ``scope=cluster``, ask whether any host can do it.
 
-    No account is required: orchestrators have none, and the answer contains no secrets.
+    ``lost_instances`` counts those that were acknowledged and are not here, if there are any: the node is ready to
+    receive them again. No account is required: orchestrators have none, and the answer contains no secrets.
     """
     if scope == "cluster":
         content = await _answered(_readers, lambda: _of_cluster(node, role), INDEX_SECONDS)
     else:
         content = await _answered(_threads, lambda: _of_host(node, role), None)
+    if lost := (await _answered(_readers, lambda: _lost(node), LOST_SECONDS)).get("lost_instances"):
+        content["lost_instances"] = lost
     return JSONResponse(content, 200 if content["ready"] else 503)
 
 
@@ -74,6 +81,13 @@ async def _answered(
         return await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(threads, look), seconds)
     except TimeoutError:
         return _content({"index": f"no answer within {seconds:g} s"})
+
+
+def _lost(node: Services) -> dict[str, Any]:
+    try:
+        return {"lost_instances": node.index.lost.count()}
+    except VoxelnodeError:  # the index does not answer, which is another reason
+        return {}
 
 
 def _content(reasons: dict[str, str], **more: Any) -> dict[str, Any]:
@@ -130,6 +144,7 @@ class NodeGauges(Collector):
             work = index.work.counts()
             hosts = index.hosts.all(now)
             standbys = index.hosts.standbys()
+            lost = index.lost.count()
         # States without series, and work of no kind: alert rules compare with an hour ago.
         all_states = [([state], states.get(state, 0)) for state in SERIES_STATES]
         no_work = dict.fromkeys(product(get_args(Kind), ("waiting", "running", "failed")), 0)
@@ -148,6 +163,9 @@ class NodeGauges(Collector):
         yield _gauge("voxelnode_host_info", text, ["host", "roles", "version"], [(this_host, 1)])
         text = "Standbys of the server of the index, by how they follow: sync, quorum, potential, async, unknown"
         yield _gauge("voxelnode_index_standbys", text, ["state"], [([how], count) for how, count in standbys.items()])
+        yield GaugeMetricFamily(
+            "voxelnode_lost_instances", "Instances that were acknowledged and are not here", value=lost
+        )
         yield GaugeMetricFamily(
             "voxelnode_oldest_unconverted_seconds",
             "Time of reception of the oldest instance that no conversion has seen; 0 if there is none",

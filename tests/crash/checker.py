@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from node.acknowledged import entries, problems
 from node.index.care.copying import copy_tables
 from node.index.engine import place as engine
 from node.index.engine.place import FILE_NAME
@@ -39,6 +40,7 @@ class Checker:
                 *damage(index),
                 *_alarms(index),
                 *self._instances(index, journal, until),
+                *self._ledger(index, journal, until),
                 *self._strays(index),
                 *_unowed(index),
                 *self.volumes(index),
@@ -85,6 +87,16 @@ class Checker:
                 yield f"{uid}: the file is not what its row says"
             if (uid, row["sha256"]) not in journal.sent:
                 yield f"{uid}: indexed, but was never sent like this"
+
+    def _ledger(self, index: sqlite3.Connection, journal: Journal, until: float) -> Iterator[str]:
+        """A start lists everything that it finds in the journal before it listens."""
+        listed = {one.sop_instance_uid for _, some in entries(self.root) for one in some}
+        for uid, _ in journal.acknowledged(until):
+            if uid not in listed:
+                yield f"acknowledged, and not in the ledger: {uid}"
+        yield from (f"damaged ledger: {path.name}: {problem}" for path, problem in problems(self.root))
+        lost = index.execute("SELECT sop_instance_uid FROM v_lost_instances")
+        yield from (f"called lost, and was not: {row[0]}" for row in lost)
 
     def _strays(self, index: sqlite3.Connection) -> Iterator[str]:
         named = Counter(row[0] for row in index.execute("SELECT path FROM v_images"))

@@ -14,7 +14,7 @@ from node.archive import filesystem
 from node.archive.filesystem import Archive
 from node.control import repository
 from node.conversion import volume_files
-from node.index.engine.about import CHECKPOINT, AboutRepository, Applied, set_applied
+from node.index.engine.about import LEDGER, AboutRepository, Applied, set_applied
 from node.index.nouns.instances import InstanceRepository
 from node.index.nouns.records import Indexed, Received
 from node.index.nouns.series_claims import SeriesRepository
@@ -112,7 +112,7 @@ def no_durable_checkpoint() -> None:
     real = AboutRepository.set
 
     def set_fact(self: AboutRepository, key: str, value: str) -> None:
-        if key != CHECKPOINT:
+        if not key.startswith(LEDGER):
             real(self, key, value)
 
     AboutRepository.set = set_fact  # type: ignore[method-assign]

@@ -20,7 +20,7 @@ from tests.web.conftest import Site, until
 
 LISTS = [
     "patients", "studies", "series", "instances", "volumes",
-    "verdicts", "work", "failures", "exclusions", "rejections", "conflicts", "history",
+    "verdicts", "work", "failures", "exclusions", "rejections", "lost", "conflicts", "history",
 ]  # fmt: skip
 
 

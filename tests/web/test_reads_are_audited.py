@@ -88,7 +88,7 @@ WITHOUT_PATIENTS = {
     "/healthz", "/readyz", "/metrics", "/login", "/login/oidc", "/login/oidc/callback", "/api/v1/openapi.json",
     "/api/v1/status", "/ohif", "/ohif/{path:path}", "/badges", "/upload", "/status", "/status/numbers",
     "/dicom-web", "/dicom-web/",
-    "/api/v1/rejections", "/problems/rejections", "/api/v1/failures", "/problems", "/api/v1/exclusions",
+    "/api/v1/rejections", "/api/v1/lost", "/problems/rejections", "/api/v1/failures", "/problems", "/api/v1/exclusions",
     "/api/v1/problems", "/api/v1/problems/{slug}", "/api/v1/routes", "/api/v1/peers", "/routes/rows",
     "/problems/acknowledged", "/problems/unconvertible",
 }  # fmt: skip

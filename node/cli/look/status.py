@@ -96,6 +96,7 @@ def status(uids: Uids = False, *, root: Root) -> Answer:
             "queued_instances": journal.waiting,
             "journal_bytes": journal.bytes,
             "journal_damage": [f"{found.segment.name}: {damaged_records(found)}" for found in journal.damage],
+            "lost_instances": index.lost.count(),
             "missing_files": index.instances.count_missing_files(),
             "scrub": json_of(scrub_state(index.scrub).encoded()),
             "retention": index.retention.waits_for,
@@ -157,6 +158,10 @@ def _journal(facts: Mapping[str, Any]) -> str:
     return f"{waiting} instances wait for the index" if waiting else "nothing waits for the index"
 
 
+def _lost(count: int) -> str:
+    return f"{count} instances: voxelnode lost list" if count else "none"
+
+
 def _scrub(last: Mapping[str, Any] | None) -> str:
     if last is None:
         return "no full pass yet"
@@ -178,6 +183,7 @@ def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]], *, uids: bo
             "instances": f"{facts['instances']} ({sized(facts['bytes'])})",
             "journal": _journal(facts),
             "missing files": f"{facts['missing_files']} missing or damaged" if facts["missing_files"] else "none",
+            "acknowledged, not here": _lost(facts["lost_instances"]),
             "last scrub": _scrub(facts["scrub"]["last"]),
             **({"retention": facts["retention"]} if facts["retention"] else {}),
             "volume files": facts["volume_files"],

@@ -134,7 +134,8 @@ def rebuild(root: ChangedRoot) -> Answer:
     """Rebuild the index from the archive and the journal.
 
     What can be read of the previous index is taken over. Stop the node first. Exit 1 if files cannot be read: they stay
-    in the archive, and the next start adds them to the index once they can be read.
+    in the archive, and the next start adds them to the index once they can be read. Exit 1 as well if instances were
+    acknowledged and are not here.
     """
     from node.control.care import rebuild_index
 
@@ -150,10 +151,11 @@ def rebuild(root: ChangedRoot) -> Answer:
         "taken_over": salvaged.rows,
         "not_read": salvaged.unread,
         "altered": salvaged.altered,
-        "gone": salvaged.gone,
+        "gone": [one.sop_instance_uid for one in salvaged.gone],
+        "lost": done.lost,
         "unread": done.unread,
     }
-    return Answer(data, lambda: _print_rebuilt(done), failed=bool(done.unread))
+    return Answer(data, lambda: _print_rebuilt(done), failed=bool(done.unread or done.lost))
 
 
 def _print_rebuilt(done: Rebuilt) -> None:
@@ -177,9 +179,10 @@ def _print_rebuilt(done: Rebuilt) -> None:
         print(f"  {table}: not all rows could be read: {reason}")
     for key in salvaged.altered:
         print(f"  {key} is not as the previous index recorded it")
-    if salvaged.gone:
-        print(f"{len(salvaged.gone)} instances of the previous index have no file, and are not in the new one:")
-        print("\n".join(salvaged.gone))
+    if done.lost:
+        print(
+            f"acknowledged, not here: {done.lost}; send these instances again, or write them off: `voxelnode lost list`"
+        )
     if done.unread:
         print(f"{len(done.unread)} files cannot be read now, and are not in the index; check the disk and permissions:")
         print("\n".join(done.unread))

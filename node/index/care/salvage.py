@@ -20,6 +20,8 @@ from typing import Any, Protocol
 from sqlalchemy import Boolean, Connection, CursorResult, insert, select, text, update
 from sqlalchemy.exc import DataError, IntegrityError
 
+from node.acknowledged import Acknowledged
+from node.index.engine.about import LEDGER, set_about
 from node.index.engine.backend import OldIndex, backend_of
 from node.index.engine.writer import IndexRepository, on_writer
 from node.index.models import OPEN_STATES, STORE, Base, ConflictRow, ImageRow, VolumeSourceRow
@@ -186,8 +188,8 @@ def _document(row: Mapping[str, Any], names: Sequence[str]) -> str:
 
 
 HISTORY = (
-    "accounts", "tokens", "web_sessions", "tombstones", "rejections", "events", "senders", "keyed_requests",
-    "scheduled_steps", "performed_steps", "performed_series",
+    "accounts", "tokens", "web_sessions", "tombstones", "lost_instances", "rejections", "events", "senders",
+    "keyed_requests", "scheduled_steps", "performed_steps", "performed_series",
 )  # fmt: skip
 """Tables that are taken over row by row, with the numbers of their rows."""
 
@@ -227,6 +229,9 @@ class SalvageRepository(IndexRepository):
         for table in (*HISTORY, *WORK):
             rows = old.rows(table, _names(table))
             _insert(connection, old, table, filter(_is_harmless, rows) if table == "tombstones" else rows)
+        for row in old.rows("about", ("key", "value")):
+            if row["key"].startswith(LEDGER):
+                set_about(connection, row["key"], row["value"])
         _insert(connection, old, "workitems", workitems_of_clients(old, _names("workitems")))
         _insert(connection, old, "patients", _merged_patients(old))
         # Their files are not indexed: other files of the same instances are.
@@ -332,8 +337,23 @@ def _take_over_facts(connection: Connection, old: OldIndex) -> None:
         connection, f"UPDATE images SET {facts} FROM old_images o WHERE {_SAME_BYTES} AND images.source = 'recovered'"
     )
     old.salvaged.rows["images"] += taken.rowcount
-    gone = _run(connection, "SELECT sop_instance_uid FROM old_images EXCEPT SELECT sop_instance_uid FROM images")
-    old.salvaged.gone = [row[0] for row in gone]
+    old.salvaged.gone = list(_gone(connection, old))
+
+
+def _gone(connection: Connection, old: OldIndex) -> Iterator[Acknowledged]:
+    """Yield the instances of the old index that have no row now."""
+    studies = {row["id"]: row["study_instance_uid"] for row in old.rows("studies", ("id", "study_instance_uid"))}
+    of_series = {
+        row["id"]: (studies.get(row["study_id"], ""), row["series_instance_uid"])
+        for row in old.rows("series", ("id", "study_id", "series_instance_uid"))
+    }
+    is_here = "SELECT 1 FROM images i WHERE i.sop_instance_uid = o.sop_instance_uid"
+    gone = f"SELECT * FROM old_images o WHERE NOT EXISTS ({is_here})"
+    for row in _run(connection, gone):
+        study, series = of_series.get(row.series_id, ("", ""))
+        received_at = dt.datetime.fromisoformat(str(row.received_at)).replace(tzinfo=dt.UTC).isoformat()
+        who = row.source, row.calling_ae_title or "", row.peer or ""
+        yield Acknowledged(row.sop_instance_uid, study, series, row.sha256, *who, received_at)
 
 
 def _compare_digests(connection: Connection, old: OldIndex, now: dt.datetime) -> None:

@@ -32,6 +32,7 @@ from node.index.nouns.conversions import ConversionRepository
 from node.index.nouns.deletions import DeletionRepository
 from node.index.nouns.growth import TimerRepository
 from node.index.nouns.instances import InstanceRepository
+from node.index.nouns.lost import LostRepository
 from node.index.nouns.objects import ObjectRepository
 from node.index.nouns.patients import PatientRepository
 from node.index.nouns.performed_steps import PerformedStepRepository
@@ -153,6 +154,7 @@ class Index:
         self.instances = InstanceRepository(writer, self._watcher, self._finder.note_received)
         self.jobs = JobRepository(writer, self._watcher)
         self.keyed_requests = KeyedRequestRepository(writer, self._watcher)
+        self.lost = LostRepository(writer, self._watcher)
         self.objects = ObjectRepository(writer, self._watcher)
         self.patients = PatientRepository(writer, self._watcher)
         self.performed_steps = PerformedStepRepository(writer, self._watcher)

@@ -33,6 +33,7 @@ from node.index.nouns.deletions import ReadDeletions
 from node.index.nouns.events import ReadEvents
 from node.index.nouns.facts import ReadFacts
 from node.index.nouns.instances import ReadInstances
+from node.index.nouns.lost import ReadLost
 from node.index.nouns.patients import ReadPatients
 from node.index.nouns.performed_steps import ReadPerformedSteps
 from node.index.nouns.problems import ReadFailures, ReadProblems
@@ -75,6 +76,7 @@ class ReadIndex:
         self.hosts = ReadHosts(connection)
         self.instances = ReadInstances(connection)
         self.jobs = ReadJobs(connection)
+        self.lost = ReadLost(connection)
         self.patients = ReadPatients(connection)
         self.performed_steps = ReadPerformedSteps(connection)
         self.problems = ReadProblems(connection)

@@ -18,8 +18,9 @@ APPLIED = "applied"
 """The last record of the journal whose instance is in the index, see `Applied`. If several hosts can
 share the index, there is one for each journal, with its identity behind a slash."""
 
-CHECKPOINT = "checkpoint"
-"""The last record of the journal whose rows and files were durable at the last checkpoint."""
+LEDGER = "ledger"
+"""How far the ledger of acknowledged instances was at the last checkpoint (`node.acknowledged.Position`); the name of a
+host follows if several share the index."""
 
 SCRUB = "scrub"
 """How far the background comparison of the archive is, see `node.lifecycle.scrub`."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from sqlalchemy import Connection, Engine
 
+from node.acknowledged import Acknowledged
 from node.errors import OutOfResources, VoxelnodeError
 
 
@@ -23,14 +24,14 @@ from node.errors import OutOfResources, VoxelnodeError
 class Salvaged:
     """What was taken over: rows by table, and what could not be read.
 
-    `altered` are the keys of files that are not as the old index knew them, `gone` the SOP Instance UIDs of instances
-    that it knew and that have no file.
+    `altered` are the keys of files that are not as the old index knew them, `gone` the instances that it knew and that
+    have no file.
     """
 
     rows: Counter[str] = field(default_factory=Counter)
     unread: dict[str, str] = field(default_factory=dict)
     altered: list[str] = field(default_factory=list)
-    gone: list[str] = field(default_factory=list)
+    gone: list[Acknowledged] = field(default_factory=list)
 
 
 class OldIndex(AbstractContextManager["OldIndex"]):

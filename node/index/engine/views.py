@@ -182,6 +182,10 @@ def views(dialect: Dialect) -> dict[str, str]:
             SELECT what, rule, peer, calling_ae_title, called_ae_title, offered, reason, remedy, "count", first_at,
                    last_at
             FROM rejections""",
+        "v_lost_instances": """
+            SELECT sop_instance_uid, study_instance_uid, series_instance_uid, sha256, source, calling_ae_title, peer,
+                   received_at, noticed_at
+            FROM lost_instances""",
         "v_deletions": """
             SELECT level, uid, reason, ordered_at, finished_at FROM tombstones""",
         "v_senders": f"""

@@ -20,6 +20,7 @@ from node.index.models import (
     ExclusionRow,
     FailureRow,
     ImageRow,
+    LostInstanceRow,
     RevisionFileRow,
     SeriesRow,
     StudyRow,
@@ -161,7 +162,12 @@ def current_conversion(connection: Connection, series_id: int) -> CurrentConvers
     stored = {file.key for file in kept if file.place == STORE}
     sizes = {file.path: file.bytes for file in volumes} | {file.key: file.bytes for file in kept}
     local = tuple((path, size) for path, size in sizes.items() if path not in stored)
-    return CurrentConversion(row.input_sha256, local, any(file.shape for file in volumes))
+    is_lost = (
+        VolumeSourceRow.conversion_id == row.id,
+        VolumeSourceRow.sop_instance_uid == LostInstanceRow.sop_instance_uid,
+    )
+    holds_lost = connection.execute(select(VolumeSourceRow.id).where(*is_lost).limit(1)).first() is not None
+    return CurrentConversion(row.input_sha256, local, any(file.shape for file in volumes), holds_lost)
 
 
 def holds_what_is_stored(connection: Connection, series_id: int) -> bool:

@@ -43,6 +43,7 @@ from node.index.nouns.conversions import folders_of
 from node.index.nouns.events import record_event
 from node.index.nouns.instance_files import owe_files, owe_removals
 from node.index.nouns.levels import delete_empty_levels
+from node.index.nouns.lost import forget_lost
 from node.index.nouns.records import Deletion, DeletionPlan, Level
 from node.index.nouns.reopening import delete_references, reopen
 from node.index.work.jobs import after_deletion
@@ -177,6 +178,7 @@ class DeletionRepository(IndexRepository):
         paths = delete_rows(connection, held, plan, now)
         if not paths:
             raise NotThere(f"{plan.level} {plan.uid} has already been deleted")
+        forget_lost(connection, plan)
         delete_empty_levels(connection, study_id)
         after_deletion(connection, plan.study_instance_uid, now)
         record_event(
@@ -188,7 +190,8 @@ class DeletionRepository(IndexRepository):
             sop_instance_uid=plan.uid if plan.level == "instance" else None,
             detail=f"{plan.level}, {reason}",
         )
-        deletion = Deletion(add_tombstone(connection, plan.level, plan.uid, reason, paths, now), tuple(paths))
+        tombstone = add_tombstone(connection, plan.level, plan.uid, reason, paths, now)
+        deletion = Deletion(tombstone, tuple(paths), plan.level, plan.uid)
         if terms is not None:
             terms.fulfil(connection, deletion)
         return deletion
@@ -196,8 +199,9 @@ class DeletionRepository(IndexRepository):
     @on_reader
     def unfinished(self, connection: Connection) -> list[Deletion]:
         """Return the deletions whose files may still exist."""
-        rows = connection.execute(select(TombstoneRow.id, TombstoneRow.paths).where(TombstoneRow.finished_at.is_(None)))
-        return [Deletion(row.id, tuple(row.paths)) for row in rows]
+        columns = select(TombstoneRow.id, TombstoneRow.paths, TombstoneRow.level, TombstoneRow.uid)
+        rows = connection.execute(columns.where(TombstoneRow.finished_at.is_(None)))
+        return [Deletion(row.id, tuple(row.paths), row.level, row.uid) for row in rows]
 
     @on_reader
     def deleted_among(self, connection: Connection, keys: Collection[str]) -> set[str]:

@@ -33,6 +33,8 @@ EventKind = Literal[
     "file-found",  # a missing file is back, or a damaged one is whole again
     "digest-mended",  # fsck or a rebuild believed a whole file against the digest of its row
     "file-restored",  # an instance came again, and took the place of its file, which was not whole
+    "instances-lost",  # instances of a series were acknowledged and are not here
+    "lost-written-off",  # a person has written lost instances of a series off
     "quarantine-released",  # a person took a file in quarantine back into the archive
     "quarantine-purged",
     "deleted",

@@ -28,6 +28,7 @@ from node.index.nouns.levels import (
     record_received_event,
     series_row,
 )
+from node.index.nouns.lost import found_again
 from node.index.nouns.records import Flaw, Indexed, Outcome, Received
 
 DIGEST_MENDED = "digest-mended"
@@ -111,6 +112,7 @@ def add_instances(
     accepted it, it also leaves the series of the first.
     """
     places = hold_new_places(connection, batch)
+    found_again(connection, [received.attributes.sop_instance_uid for received in batch])
     _forget_losers(connection, flaws or _NO_FLAWS)
     kept: list[Indexed] = []
     for is_decided, some in groupby(batch, lambda received: received.overwrite_policy == "accept"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, Literal
@@ -153,12 +153,13 @@ class CurrentConversion:
     """The current conversion of a claimed series: the digest of its input, and its files as (path, bytes).
 
     `files` are those that no object store has.
-    `has_volumes`: not all of them are files of reports.
+    `has_volumes`: not all of them are files of reports. `holds_lost`: it was made of instances that are lost now.
     """
 
     input_sha256: str | None
     files: tuple[tuple[str, int], ...]
     has_volumes: bool
+    holds_lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,12 +248,19 @@ class DeletionPlan:
     bytes: int
 
 
+def removes_instances(paths: Collection[str]) -> bool:
+    """Return whether a deletion that names these paths removes instances; else it only removes volumes."""
+    return any(path.startswith("objects/") for path in paths)
+
+
 @dataclass(frozen=True, slots=True)
 class Deletion:
     """A committed deletion; `paths` are the files and folders to be removed, relative to the root."""
 
     id: int
     paths: tuple[str, ...]
+    level: Level
+    uid: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ from node.index.nouns.conversions import (
 from node.index.nouns.converted import ClaimedInstance, SeriesKey
 from node.index.nouns.events import FinalKind, record_series_event
 from node.index.nouns.growth import after_abort, due_at, performed_of
+from node.index.nouns.lost import count_lost, judge_lost
 from node.index.nouns.records import ClaimedSeries, SeriesOutcome, UnconfirmedSeries
 from node.index.nouns.reopening import (
     DAMAGED,
@@ -252,6 +253,7 @@ class SeriesRepository(IndexRepository):
         does a new revision of a series to which it refers.
         """
         if _end_claim(connection, series, "failed", now, error=f"{DAMAGED}{detail}", attempts=0):
+            judge_lost(connection, *_key(series))
             replace_failures(connection, series, [(None, "damaged", detail)], now)
             replace_references(connection, series.id, references)
             conclude(connection, series.id, "series-failed", now, detail, series.revision)
@@ -534,6 +536,7 @@ def _expectation(
         split=_is_split(connection, row, counts),
         is_part=bool(_parts(connection, row)),
         performed=performed_of(connection, row.id, study_uid, row.series_instance_uid),
+        lost=count_lost(connection, study_uid, row.series_instance_uid),
     )
 
 

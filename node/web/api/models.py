@@ -236,6 +236,20 @@ class RejectionResource(Resource):
     last_at: dt.datetime
 
 
+class LostInstanceResource(Resource):
+    """An instance that was acknowledged and is not here; `received_at` is when it was."""
+
+    sop_instance_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    sha256: str
+    source: str
+    calling_ae_title: str
+    peer: str
+    received_at: dt.datetime
+    noticed_at: dt.datetime
+
+
 class ConflictResource(Resource):
     """An identity conflict: one UID or Patient ID with different content; `decision` is null, accepted or kept."""
 

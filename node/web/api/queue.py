@@ -71,6 +71,17 @@ def list_rejections(
     return page.read("rejections", models.RejectionResource, lambda index: index.rejections, rule=rule)
 
 
+@router.get("/lost", responses=problems(WRONG_CURSOR))
+def list_lost(
+    page: RequestedPage,
+    study_instance_uid: OptionalStudyUid = None,
+    series_instance_uid: OptionalSeriesUid = None,
+) -> Page[models.LostInstanceResource]:
+    """Instances that were acknowledged and are not here, until they come again, are deleted or are written off."""
+    wanted = {"study_instance_uid": study_instance_uid, "series_instance_uid": series_instance_uid}
+    return page.read("lost", models.LostInstanceResource, lambda index: index.lost, **wanted)
+
+
 @router.get("/history", responses=problems(WRONG_CURSOR))
 def list_history(
     page: RequestedPage,

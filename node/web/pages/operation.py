@@ -113,8 +113,10 @@ def _status(node: Services) -> dict[str, Any]:
         levels, states = counts.levels(index), counts.states(index)
         hosts = index.hosts.all(node.index.now())
         retention = index.retention.waits_for
+        lost = index.lost.count()
     return {
         "retention": retention,
+        "lost": lost,
         "levels": levels,
         "states": states,
         "hosts": hosts,

@@ -1,0 +1,52 @@
+"""``voxelnode lost list|write-off``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from node.cli.options import ChangedRoot, Commands, Root, Yes, confirm
+from node.cli.output import Answer, Columns, listing
+from node.errors import UsageError
+
+app = Commands(help="List or write off instances that were acknowledged and are not here.", no_args_is_help=True)
+
+LOST: Columns = {
+    "sent by": "calling_ae_title", "from": "peer", "received": "received_at", "series": "series_instance_uid",
+    "instance": "sop_instance_uid",
+}  # fmt: skip
+
+
+@app.command("list")
+def list_(root: Root) -> Answer:
+    """List the lost instances, the last received first. Exit 1 if there are any.
+
+    Each stays in the list until somebody sends it again, a person deletes its series, or writes it off.
+    """
+    with root.reading() as index:
+        rows = index.lost.newest(index.lost.count())
+    title = f"acknowledged, not here: {len(rows)}"
+    none = "everything that was acknowledged is here, was deleted or written off"
+    return listing(title, LOST, rows, none=none, failed=bool(rows))
+
+
+@app.command("write-off")
+def write_off(
+    uid: Annotated[
+        str | None, typer.Argument(metavar="UID", help="SOP Instance UID, or UID of a series or a study.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All lost instances.")] = False,
+    reason: Annotated[str, typer.Option(help="Why nobody sends them again; for the audit log.")] = "",
+    yes: Yes = False,
+    *,
+    root: ChangedRoot,
+) -> Answer:
+    """Accept that lost instances stay lost. If a node runs on this root, the node does it."""
+    if (uid is not None) == everything:
+        raise UsageError("give either a UID, or --all")
+    if not reason:
+        raise UsageError("say in --reason why nobody sends them again: the audit log has it")
+    confirm("writing off", f"Write off {uid or 'all lost instances'}? Nobody is asked for them any more.", yes)
+    done = root.order("write-off-lost", uid=uid, reason=reason)
+    return Answer(done, f"written off: {done['instances']} instances")

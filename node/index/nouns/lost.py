@@ -1,0 +1,225 @@
+"""Lost instances: those that were acknowledged and are not here.
+
+A row stands until the instance is received or found again, or a person deletes its series or study, or writes it off.
+Which instances were acknowledged is in the ledger beside the files (`node.acknowledged`).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from sqlalchemy import JSON, ColumnElement, Connection, Select, bindparam, delete, func, or_, select, update
+from sqlalchemy.orm import join
+
+from node.acknowledged import Acknowledged
+from node.completeness import ACKNOWLEDGED, lost_instances
+from node.errors import UsageError
+from node.index.engine.hot_statements import Prepared
+from node.index.engine.rows import PagedRepository, Row
+from node.index.engine.sql import insert, looked_up_in
+from node.index.engine.writer import IndexRepository, on_reader, on_writer
+from node.index.models import OPEN_STATES, ConversionRow, ImageRow, LostInstanceRow, SeriesRow, StudyRow, TombstoneRow
+from node.index.nouns.events import record_series_event
+from node.index.nouns.records import DeletionPlan, removes_instances
+from node.index.nouns.reopening import reopen
+
+_FORGET = Prepared(
+    delete(LostInstanceRow).where(looked_up_in(LostInstanceRow.sop_instance_uid, bindparam("uids", type_=JSON)))
+)
+
+
+def found_again(connection: Connection, sop_instance_uids: Collection[str]) -> None:
+    """Note that instances are here; asked for each batch that is received."""
+    _FORGET.execute(connection, {"uids": list(sop_instance_uids)})
+
+
+def count_lost(connection: Connection, study_instance_uid: str, series_instance_uid: str) -> int:
+    """Count the lost instances of a series."""
+    return int(
+        connection.execute(select(func.count()).where(*_of(study_instance_uid, series_instance_uid))).scalar_one()
+    )
+
+
+def forget_lost(connection: Connection, plan: DeletionPlan) -> None:
+    """Let nothing be owed of what is being deleted."""
+    of_it = {
+        "study": _of(plan.study_instance_uid, None),
+        "series": _of(plan.study_instance_uid, plan.uid),
+        "instance": (LostInstanceRow.sop_instance_uid == plan.uid,),
+    }[plan.level]
+    connection.execute(delete(LostInstanceRow).where(*of_it))
+
+
+def _of(study_instance_uid: str, series_instance_uid: str | None) -> tuple[ColumnElement[bool], ...]:
+    of_study = LostInstanceRow.study_instance_uid == study_instance_uid
+    if series_instance_uid is None:
+        return (of_study,)
+    return of_study, LostInstanceRow.series_instance_uid == series_instance_uid
+
+
+def absent(connection: Connection, instances: Sequence[Acknowledged]) -> list[int]:
+    """Return which of some acknowledged instances have no row and were not deleted since, by their places in the list.
+
+    A deletion counts from the moment of its order: what was received later is not covered by it.
+    """
+    known = looked_up_in(ImageRow.sop_instance_uid, [one.sop_instance_uid for one in instances])
+    here = set(connection.scalars(select(ImageRow.sop_instance_uid).where(known)))
+    places = [place for place, one in enumerate(instances) if one.sop_instance_uid not in here]
+    if not places:
+        return []
+    uids = {uid for place in places for uid in instances[place][:3]}
+    deletions: dict[str, dt.datetime] = {}
+    columns = select(TombstoneRow.uid, TombstoneRow.paths, TombstoneRow.ordered_at)
+    for uid, paths, ordered_at in connection.execute(columns.where(looked_up_in(TombstoneRow.uid, list(uids)))):
+        if removes_instances(paths):
+            deletions[uid] = max(ordered_at, deletions.get(uid, ordered_at))
+    return [place for place in places if not _is_deleted(instances[place], deletions)]
+
+
+def _is_deleted(one: Acknowledged, deletions: dict[str, dt.datetime]) -> bool:
+    received_at = dt.datetime.fromisoformat(one.received_at)
+    return any(uid in deletions and deletions[uid] >= received_at for uid in one[:3])
+
+
+class LostRepository(IndexRepository):
+    """The lost instances of an index."""
+
+    @on_reader
+    def absent(self, connection: Connection, instances: Sequence[Acknowledged]) -> list[int]:
+        """Return which of some acknowledged instances are not here; see `absent`."""
+        return absent(connection, instances)
+
+    @on_reader
+    def count(self, connection: Connection) -> int:
+        """Count the lost instances."""
+        return int(connection.execute(select(func.count()).select_from(LostInstanceRow)).scalar_one())
+
+    @on_reader
+    def stored(self, connection: Connection, after: int, limit: int) -> list[tuple[int, Acknowledged]]:
+        """Return what a ledger has of stored instances, with their numbers, in the order of these, from behind one."""
+        rows = connection.execute(_STORED.where(ImageRow.id > after).order_by(ImageRow.id).limit(limit)).all()
+        return [(row.id, _acknowledged(row)) for row in rows]
+
+    @on_reader
+    def stored_at(self, connection: Connection, keys: Collection[str]) -> list[Acknowledged]:
+        """Return what a ledger has of the instances whose rows name these files."""
+        return [_acknowledged(row) for row in connection.execute(_STORED.where(looked_up_in(ImageRow.key, keys)))]
+
+    @on_writer
+    def record(self, connection: Connection, instances: Sequence[Acknowledged], now: dt.datetime) -> int:
+        """Note instances as lost, unless they came meanwhile; return for how many this is news.
+
+        The verdict of a closed series becomes incomplete; its volumes stay.
+        """
+        lost = [instances[place] for place in absent(connection, instances)]
+        news: Counter[tuple[str, str]] = Counter()
+        for one in lost:
+            values = {**one._asdict(), "received_at": dt.datetime.fromisoformat(one.received_at), "noticed_at": now}
+            row = insert(LostInstanceRow).values(values).on_conflict_do_nothing()
+            if connection.execute(row).rowcount == 1:
+                news[one.study_instance_uid, one.series_instance_uid] += 1
+        for (study, series), count in news.items():
+            detail = f"{lost_instances(count)}: send them again, or write them off"
+            record_series_event(connection, "instances-lost", (study, series), now, detail)
+            judge_lost(connection, study, series)
+        return news.total()
+
+    @on_reader
+    def of(self, connection: Connection, uid: str | None) -> list[Acknowledged]:
+        """Return the lost instances of a study or a series, the one with this UID, or all of them.
+
+        Raises UsageError if there are none.
+        """
+        row = LostInstanceRow
+        query = select(row.__table__).order_by(row.id)
+        if uid is not None:
+            query = query.where(
+                or_(row.sop_instance_uid == uid, row.series_instance_uid == uid, row.study_instance_uid == uid)
+            )
+        if not (rows := connection.execute(query).all()):
+            what = f"nothing of {uid} is lost" if uid is not None else "no instance is lost"
+            raise UsageError(f"{what}: `voxelnode lost list` lists those that are")
+        return [_acknowledged(row) for row in rows]
+
+    @on_writer
+    def write_off(self, connection: Connection, uids: Sequence[str], who: str, now: dt.datetime) -> None:
+        """Let lost instances be owed no more; their series are judged again, from the instances that are here."""
+        is_one = looked_up_in(LostInstanceRow.sop_instance_uid, uids)
+        columns = LostInstanceRow.study_instance_uid, LostInstanceRow.series_instance_uid
+        rows = connection.execute(delete(LostInstanceRow).where(is_one).returning(*columns)).all()
+        for study, series in sorted({(row.study_instance_uid, row.series_instance_uid) for row in rows}):
+            detail = f"lost instances were written off by {who}"
+            record_series_event(connection, "lost-written-off", (study, series), now, detail)
+            for series_id in connection.scalars(_series(study, series)).all():
+                reopen(connection, series_id, study, None, now, detail)
+
+
+_STORED = select(
+    ImageRow.id,
+    ImageRow.sop_instance_uid,
+    StudyRow.study_instance_uid,
+    SeriesRow.series_instance_uid,
+    ImageRow.sha256,
+    ImageRow.source,
+    func.coalesce(ImageRow.calling_ae_title, "").label("calling_ae_title"),
+    func.coalesce(ImageRow.peer, "").label("peer"),
+    ImageRow.received_at,
+).select_from(join(ImageRow, SeriesRow).join(StudyRow))
+
+
+def _acknowledged(row: Any) -> Acknowledged:
+    fields = {name: getattr(row, name) for name in Acknowledged._fields}
+    return Acknowledged(**fields | {"received_at": row.received_at.isoformat()})
+
+
+def judge_lost(connection: Connection, study_instance_uid: str, series_instance_uid: str) -> None:
+    """Give a closed series the verdict that instances of it are lost, if any are.
+
+    Its current volumes stay. Once the instances are here again, it is converted even if that repeats these volumes: it
+    needs another verdict.
+    """
+    if not (count := count_lost(connection, study_instance_uid, series_instance_uid)):
+        return
+    series = _series(study_instance_uid, series_instance_uid)
+    verdict = {
+        "verdict": "incomplete",
+        "verdict_rule": ACKNOWLEDGED,
+        "verdict_reason": lost_instances(count),
+        "missing_instances": count,
+        "missing_detail": lost_instances(count),
+    }
+    closed = update(SeriesRow).where(SeriesRow.id.in_(series), SeriesRow.state.not_in(OPEN_STATES))
+    connection.execute(closed.values(verdict))
+    current = ConversionRow.series_id.in_(series), ConversionRow.superseded.is_(False)
+    connection.execute(update(ConversionRow).where(*current).values(input_sha256=None))
+
+
+def _series(study_instance_uid: str, series_instance_uid: str) -> Select[int]:
+    of_study = StudyRow.study_instance_uid == study_instance_uid
+    return select(SeriesRow.id).join(StudyRow).where(of_study, SeriesRow.series_instance_uid == series_instance_uid)
+
+
+class ReadLost(PagedRepository):
+    """Rows of ``lost_instances`` and ``v_lost_instances``."""
+
+    listing = select(LostInstanceRow.__table__)
+    filters = (LostInstanceRow.study_instance_uid, LostInstanceRow.series_instance_uid)
+
+    def absent(self, instances: Sequence[Acknowledged]) -> list[int]:
+        """Return which of some acknowledged instances are not here; see `absent`."""
+        return absent(self._connection, instances)
+
+    def count(self) -> int:
+        """Count the lost instances."""
+        return int(self._connection.execute(select(func.count()).select_from(LostInstanceRow)).scalar_one())
+
+    def newest(self, limit: int, skip: int = 0) -> list[Row]:
+        """Return at most `limit` rows of ``v_lost_instances``, the last received first."""
+        return self._rows(
+            "SELECT * FROM v_lost_instances ORDER BY received_at DESC, sop_instance_uid LIMIT :limit OFFSET :skip",
+            limit=limit,
+            skip=skip,
+        )

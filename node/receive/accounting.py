@@ -1,0 +1,177 @@
+"""Account for what was acknowledged: what the ledger names is in the index, was deleted, or is noted as lost.
+
+A start looks only at what was acknowledged since the index last noted how far the ledger was: little after a crash, and
+everything since a copy of the index that was restored. A new index, `fsck` and the scrub look at all of it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from node.acknowledged import Acknowledged, Position, entries, is_settled, settlements
+from node.archive.filesystem import Archive
+from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result
+from node.failpoints import reached
+from node.index.database.index import Index
+from node.index.engine.about import LEDGER
+from node.index.nouns.records import Received
+
+log = structlog.get_logger()
+
+LOOKED_UP_TOGETHER = 2048
+"""Instances that are looked up in the index with one query."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accounted:
+    """What an examination of the ledger found: `lost` instances that were not noted yet, and whether it was `rewritten`
+    from the index."""
+
+    lost: int = 0
+    rewritten: bool = False
+
+
+def acknowledged(received: Received) -> Acknowledged:
+    """Return what the ledger has of a received instance."""
+    attributes, file = received.attributes, received.file
+    return Acknowledged(
+        attributes.sop_instance_uid,
+        attributes.study_instance_uid,
+        attributes.series_instance_uid,
+        file.sha256,
+        file.source,
+        file.calling_ae_title,
+        file.peer,
+        file.received_at.isoformat(),
+    )
+
+
+def mark_of(archive: Archive) -> str:
+    """Return the key of ``about`` under which the index notes how far the ledger of this host is."""
+    return f"{LEDGER}{archive.suffix}"
+
+
+def unaccounted(
+    root: Path, absent: Callable[[Sequence[Acknowledged]], list[int]], since: int = 0
+) -> Iterator[list[Acknowledged]]:
+    """Yield the instances that a ledger names from an entry on, and that are neither here nor deleted nor written off.
+
+    `absent`: of the index (`node.index.nouns.lost.absent`). Raises OSError if the ledger cannot be read.
+    """
+    settled = settlements(root, since)
+    for batch in _batches(root, since):
+        owed = [one for number, one in batch if not is_settled(one, number, settled)]
+        if found := [owed[place] for place in absent(owed)]:
+            yield found
+
+
+def _batches(root: Path, since: int) -> Iterator[list[tuple[int, Acknowledged]]]:
+    batch: list[tuple[int, Acknowledged]] = []
+    for first, some in entries(root, since):
+        batch += enumerate(some, first)
+        if len(batch) >= LOOKED_UP_TOGETHER:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def note_lost(
+    archive: Archive, index: Index, now: dt.datetime, since: int = 0, stop: Callable[[], bool] = lambda: False
+) -> int:
+    """Note the instances as lost that the ledger names from an entry on and that are not here; return how many are new.
+
+    Raises OSError if the ledger cannot be read.
+    """
+    lost = 0
+    for found in unaccounted(archive.root, index.lost.absent, since):
+        lost += index.lost.record(found, now)
+        if stop():
+            break
+    if lost:
+        log.error("instances_lost", count=lost, detail="acknowledged, and not here: `voxelnode lost list`")
+    return lost
+
+
+def account_for(
+    archive: Archive, index: Index, now: dt.datetime, gone: Sequence[Acknowledged] = (), *, is_new: bool
+) -> Accounted:
+    """Examine the ledger when a root is opened, once files and rows agree.
+
+    A ledger that is gone, or shorter than the index knew it, is written again from the index: what only the lost part
+    named is not known any more.
+
+    `gone`: instances of the previous index that have no file. `is_new`: the index was just built.
+
+    Raises OSError if the disk fails.
+    """
+    ledger, key = archive.acknowledged, mark_of(archive)
+    mark, position = Position.of(index.about.get(key)), ledger.position
+    is_short = mark.entries > (position.entries if mark.identity == position.identity else 0)
+    is_absent = not position.entries and not archive.suffix and bool(gone or index.lost.stored(0, 1))
+    lost = 0
+    if is_short or is_absent:
+        lost = index.lost.record(gone, now)
+        written = _rewrite(archive, index)
+        log.warning(
+            "ledger_rewritten",
+            count=written,
+            detail=f"the ledger of acknowledged instances has {position.entries} entries, the index knew "
+            f"{mark.entries}: it was written again from the index; what only it named is not known any more",
+        )
+    since = mark.entries if mark.identity == position.identity and not is_new else 0
+    lost += note_lost(archive, index, now, min(since, position.entries))
+    if (position := ledger.position) != mark:
+        index.about.set(key, str(position))
+    return Accounted(lost, is_short or is_absent)
+
+
+def mend_ledger(archive: Archive, index: Index, names: Sequence[str]) -> None:
+    """Add everything that the index has to a ledger with damaged segments, which are then no problem any more.
+
+    Raises OSError if the disk fails.
+    """
+    _rewrite(archive, index)
+    archive.acknowledged.note_mended(names)
+
+
+def write_off(
+    archive: Archive, index: Index, audit: Audit, uid: str | None, reason: str, who: str, now: dt.datetime
+) -> int:
+    """Let lost instances be owed no more: one, those of a series or a study, or all; return how many they are.
+
+    Raises AuditFailed or UsageError if nothing was changed, OSError if the disk fails.
+    """
+    instances = index.lost.of(uid)
+
+    def message(result: Result, detail: str) -> AuditMessage:
+        participants = [Participant(who, APPLICATION, is_requestor=True)]
+        objects = [{"study_instance_uid": study} for study in sorted({one.study_instance_uid for one in instances})]
+        return AuditMessage(AuditEvent.INSTANCES_ACCESSED, Action.DELETE, result, participants, objects, detail)
+
+    audit.require(message(Result.SUCCESS, f"ordered: write off {len(instances)} lost instances: {reason}"))
+    uids = [one.sop_instance_uid for one in instances]
+    archive.acknowledged.settle("instance", uids, archive.acknowledged.position.entries)
+    reached("write-off-settled")
+    index.lost.write_off(uids, who, now)
+    audit.note(message(Result.SUCCESS, f"done: {len(instances)} lost instances written off"))
+    return len(instances)
+
+
+def _rewrite(archive: Archive, index: Index) -> int:
+    """Add everything that the index has to the ledger; return how much that is."""
+    after = written = 0
+    while rows := index.lost.stored(after, LOOKED_UP_TOGETHER):
+        after = rows[-1][0]
+        archive.acknowledged.append([one for _, one in rows])
+        written += len(rows)
+    if not index.lost.count():
+        return written
+    lost = index.lost.of(None)
+    archive.acknowledged.append(lost)
+    return written + len(lost)
