@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from node.conversion.job import ReferencedSeries
     from node.index.database.index import Index
     from node.index.nouns.converted import ConvertedFile, SeriesKey
+    from node.index.nouns.records import Refused
     from node.index.work.jobs import Job, JobState
     from node.index.work.messages import LedgerEvent
     from node.metrics import Metrics
@@ -183,12 +184,17 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The parts of a node that an extension may use; `ingest` has the archive, the index and the clock."""
+    """The parts of a node that an extension may use.
+
+    `ingest` has the archive, the index and the clock. `on_refusal` lets people hear of what was refused, and must not
+    block.
+    """
 
     settings: Settings
     ingest: Ingest
     metrics: Metrics
     decoder: Decoder
+    on_refusal: Callable[[Refused], None]
     audit: Audit | None = None
 
 

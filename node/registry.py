@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 BUILT_IN: tuple[Place, ...] = (
     "node.extensions.demo:EXTENSION",
     "node.extensions.conformance:EXTENSION",
+    "node.extensions.retrieve:EXTENSION",
+    "node.extensions.commitment:EXTENSION",
     "node.extensions.bids:EXTENSION",
     "node.extensions.deidentify:EXTENSION",
     "node.extensions.destinations:EXTENSION",

@@ -20,14 +20,10 @@ import structlog
 from node.association.acceptor import AcceptedAssociation, Admitted, tick_seconds
 from node.association.admission import Admission, AssociationRequest, Rejection
 from node.association.association import Message
-from node.association.client.association import peer_addresses
-from node.association.client.send import Transcoder
 from node.association.contexts import Negotiated, Proposal, ReceivedRequest, negotiated, refused_contexts, served
 from node.association.operation import Operation
 from node.association.services.c_find import FindService, negotiate, serve_c_find
 from node.association.services.c_store import StoreService
-from node.association.services.commitment import CommitmentService, Reporting, serve_n_action, serve_n_event_report
-from node.association.services.retrieve import RetrieveService, serve_c_get, serve_c_move
 from node.association.tls import tls_context
 from node.association.transport import Transport
 from node.audit.audit_log import Audit
@@ -37,7 +33,6 @@ from node.dicom import command
 from node.dicom.status import SOP_CLASS_NOT_SUPPORTED, SUCCESS
 from node.errors import UsageError
 from node.hookspecs import Find, Listening, Operate, Parts, Running
-from node.index.database.work_loop import RequestLoop
 from node.index.nouns.records import Refused
 from node.metrics import Metrics
 from node.receive.ingest import Ingest, Origin
@@ -85,7 +80,7 @@ class Listener:
         self._settings, self.ingest, self.metrics, self.on_refusal = settings, ingest, metrics, on_refusal
         self.dicom = settings.dicom
         self._verbs = served(settings)
-        self.added = _added(settings, Parts(settings, ingest, metrics, decoder, audit))
+        self.added = _added(settings, Parts(settings, ingest, metrics, decoder, on_refusal, audit))
         self.find_service = FindService(
             ingest.index,
             settings.dicom.ae_title,
@@ -93,31 +88,6 @@ class Listener:
             metrics,
             audit,
             self.added.finds,
-        )
-        addresses = peer_addresses(settings)
-        self.commitment_service = CommitmentService(
-            ingest.index,
-            ingest.archive,
-            settings.dicom.ae_title,
-            addresses,
-            settings.dicom.response_seconds,
-            metrics,
-            settings.acknowledge == "object",
-            ingest.now,
-        )
-        reporting = Reporting(self.commitment_service, on_refusal)
-        self.committer = RequestLoop("commitments", ingest.index, {"commitment": reporting}, ingest.now)
-        self.retrieve_service = RetrieveService(
-            ingest.index,
-            ingest.archive,
-            Transcoder(decoder, ingest.archive.incoming),
-            settings.dicom.ae_title,
-            addresses,
-            threading.BoundedSemaphore(settings.dicom.maximum_retrieves),
-            settings.dicom.response_seconds,
-            metrics,
-            audit,
-            on_refusal,
         )
         self.admission = Admission(settings.dicom, settings.peers, metrics, ingest.refusal, on_refusal)
         self.tls: ssl.SSLContext | None = tls_context(settings.dicom, settings.peers)
@@ -143,7 +113,6 @@ class Listener:
             ) from error
         self.thread = SupervisedThread("dicom-accept", partial(self._accept, listening))
         self.thread.start()
-        self.committer.start()
         for service in self.added.services:
             service.start()
         for listener in self.added.listeners.values():
@@ -173,7 +142,6 @@ class Listener:
         self._stop_accepting()
         self.admission.hang_up()
         self.admission.wait_until_empty(1.0)
-        self.committer.stop(1.0)
         for listener in self.added.listeners.values():
             listener.stop()
         for service in self.added.services:
@@ -268,14 +236,6 @@ class Listener:
                 serve_c_echo(operation)
             case command.C_FIND_RQ:
                 serve_c_find(operation, self.find_service)
-            case command.C_MOVE_RQ:
-                serve_c_move(operation, self.retrieve_service)
-            case command.C_GET_RQ:
-                serve_c_get(operation, self.retrieve_service)
-            case command.N_ACTION_RQ:
-                serve_n_action(operation, self.commitment_service)
-            case command.N_EVENT_REPORT_RQ:
-                serve_n_event_report(operation, self.ingest.index.routes, self.ingest.now)
             case field:
                 return self._serve_added(operation, field)
         return True

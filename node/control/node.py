@@ -282,7 +282,6 @@ class Node:
     def services(self) -> tuple[BackgroundService, ...]:
         """All background services required by the configuration."""
         of_receiver = (
-            self._listener.committer,
             *self._listener.added.services,
             *self._notifier.workers,
             *self._router.workers,

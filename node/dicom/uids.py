@@ -37,7 +37,7 @@ SERVICES: Mapping[str, str] = {
     STUDY_ROOT_GET: "Study Root Query/Retrieve Information Model - GET",
     STORAGE_COMMITMENT: "Storage Commitment Push Model",
 }
-"""Names of the SOP classes that the node itself serves beyond Verification and storage, by UID (PS3.6 Annex A)."""
+"""Names of the SOP classes that the node serves or asks for beyond Verification and storage, by UID (PS3.6 Annex A)."""
 
 STORAGE_COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"
 """The well-known instance of storage commitment, PS3.4 J.3.5."""

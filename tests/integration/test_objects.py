@@ -18,13 +18,13 @@ from node.archive.base import StoreAway
 from node.archive.intact import problem_with
 from node.archive.objects import configured_store
 from node.archive.remote import try_store
-from node.association.services.commitment import CommitmentService, verify
 from node.control.care import check_repository, copy_archive, rebuild_index
 from node.control.repository import Repository, StoreNeeded
 from node.conversion.pipeline import convert
 from node.conversion.scheduler import Worker
 from node.conversion.series import is_unchanged
 from node.errors import OutOfResources
+from node.extensions.commitment.commitment import CommitmentService, verify
 from node.index.database.index import reading
 from node.index.nouns.instance_files import InstanceFile
 from node.index.nouns.records import Outcome, RevisionFile

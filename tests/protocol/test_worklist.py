@@ -19,7 +19,14 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 from pynetdicom import AE, build_context
 
 from node.audit.audit_log import Audit
-from node.dicom.uids import MODALITY_WORKLIST_FIND, PERFORMED_PROCEDURE_STEP, VERIFICATION
+from node.dicom.uids import (
+    MODALITY_WORKLIST_FIND,
+    PERFORMED_PROCEDURE_STEP,
+    STORAGE_COMMITMENT,
+    STUDY_ROOT_GET,
+    STUDY_ROOT_MOVE,
+    VERIFICATION,
+)
 from node.extensions.worklist import modality_worklist
 from node.extensions.worklist.entries import checked, model_of, scheduled_step
 from node.extensions.worklist.settings import WorklistSettings
@@ -260,7 +267,7 @@ def test_entries_are_removed_some_days_after_their_start(start_node: Callable[..
     today = dt.datetime.now(dt.UTC).date()
     old, new = (f"{today - dt.timedelta(days=days):%Y%m%d}" for days in (32, 29))
     plan(node, entry(1, ScheduledProcedureStepStartDate=old), entry(2, ScheduledProcedureStepStartDate=new))
-    worklist, *_ = node.listener.added.services
+    (worklist,) = (one for one in node.listener.added.services if isinstance(one, modality_worklist.Worklist))
     worklist._removed_before = None
     worklist.step()
     assert ids(node, keys()) == ["P2"]
@@ -328,9 +335,19 @@ def test_a_query_of_the_worklist_is_audited(start_node: Callable[..., Running], 
     assert MODALITY_WORKLIST_FIND in lines
 
 
-def test_a_node_without_the_extension_does_not_support_its_services(start_node: Callable[..., Running]) -> None:
-    syntaxes = (MODALITY_WORKLIST_FIND, PERFORMED_PROCEDURE_STEP, VERIFICATION)
-    for disabled, results in (((), [0, 0, 0]), (("worklist",), [3, 3, 0])):  # 3: abstract syntax not supported
+@pytest.mark.parametrize(
+    ("extension", "syntaxes"),
+    [
+        ("worklist", (MODALITY_WORKLIST_FIND, PERFORMED_PROCEDURE_STEP)),
+        ("retrieve", (STUDY_ROOT_MOVE, STUDY_ROOT_GET)),
+        ("commitment", (STORAGE_COMMITMENT, STORAGE_COMMITMENT)),
+    ],
+)
+def test_a_node_without_an_extension_does_not_support_its_services(
+    start_node: Callable[..., Running], extension: str, syntaxes: tuple[str, ...]
+) -> None:
+    syntaxes = (*syntaxes, VERIFICATION)
+    for disabled, results in (((), [0, 0, 0]), ((extension,), [3, 3, 0])):  # 3: abstract syntax not supported
         assoc = associate(start_node(disabled=disabled), *map(build_context, syntaxes))
         answered = {one.abstract_syntax: one.result for one in (*assoc.accepted_contexts, *assoc.rejected_contexts)}
         assert [answered[syntax] for syntax in syntaxes] == results

@@ -117,8 +117,13 @@ def values_of(settings: Settings) -> Mapping[str, str]:
 
 
 def _services(settings: Settings) -> Mapping[str, str]:
-    """Return the service classes of the SOP classes that the node serves besides Verification and storage."""
-    own = {uid: "Storage Commitment" if uid == STORAGE_COMMITMENT else "Query/Retrieve" for uid in SERVICES}
+    """Return the service classes of the SOP classes that the node serves or asks for, but Verification and storage."""
+    verbs = served(settings)
+    own = {
+        uid: "Storage Commitment" if uid == STORAGE_COMMITMENT else "Query/Retrieve"
+        for uid, name in SERVICES.items()
+        if uid in verbs or _is_asked(name)
+    }
     added = (service for extension in enabled(settings) for service in extension.services)
     return own | {service.sop_class_uid: service.service for service in added}
 
@@ -186,7 +191,7 @@ def _dimse_services(settings: Settings) -> Table:
         ("Storage", _STORAGE, "", "Yes", "Yes"),
     ]
     rows += [
-        (service, name_of(uid), uid, _yes(_is_asked(name_of(uid))), "Yes")
+        (service, name_of(uid), uid, _yes(_is_asked(name_of(uid))), _yes(uid in served(settings)))
         for uid, service in _services(settings).items()
     ]
     availability = "Instance Availability Notification"
