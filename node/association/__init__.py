@@ -1,6 +1,7 @@
-"""DIMSE associations, as service provider and as service user: the only package that imports pynetdicom.
+"""DIMSE associations, as service provider and as service user.
 
-Of pynetdicom the node uses the encoding and decoding of the negotiation and of data sets, no thread and no socket.
+Only this package and the extensions that serve DIMSE import pynetdicom. Of it the node uses the encoding and decoding
+of the negotiation and of data sets, no thread and no socket.
 """
 
 import logging
