@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from node.index.work.jobs import Job, JobState
     from node.index.work.messages import LedgerEvent
     from node.metrics import Metrics
+    from node.notify.channel import Channel
     from node.receive.ingest import Ingest
     from node.routing.destination import Destination as Receiver
     from node.routing.held import HeldWorker
@@ -248,6 +249,25 @@ class RouteParts:
     index: Index
     metrics: Metrics
     audit: Audit
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelKey:
+    """A key of [hooks.NAME] that says who receives the messages of a hook.
+
+    Attributes
+    ----------
+    place : Place
+        An `OpenChannel`.
+    """
+
+    key: str
+    place: Place
+
+
+OpenChannel = Callable[["Settings", str, "Index | None"], "Channel"]
+"""Takes the name of a hook, and the index, None for test messages; returns what delivers. It raises `UsageError` if the
+hook cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -480,6 +500,7 @@ class Extension:
     services: Sequence[Service] = ()
     destinations: Sequence[DestinationKey] = ()
     receivers: Sequence[ReceiverKey] = ()
+    channels: Sequence[ChannelKey] = ()
     comparisons: Sequence[Comparison] = ()
     ways: Place = ""
     """`Ways` to take identities out of copies."""

@@ -12,7 +12,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from node.errors import UsageError
-from node.hookspecs import Comparer, DestinationKind, Extension, ObjectKind, OpenReceiver, Place, ResultsKind, Ways
+from node.hookspecs import (
+    Comparer,
+    DestinationKind,
+    Extension,
+    ObjectKind,
+    OpenChannel,
+    OpenReceiver,
+    Place,
+    ResultsKind,
+    Ways,
+)
 
 if TYPE_CHECKING:
     from node.settings.model import Settings
@@ -23,6 +33,7 @@ BUILT_IN: tuple[Place, ...] = (
     "node.extensions.retrieve:EXTENSION",
     "node.extensions.commitment:EXTENSION",
     "node.extensions.bids:EXTENSION",
+    "node.extensions.channels:EXTENSION",
     "node.extensions.deidentify:EXTENSION",
     "node.extensions.destinations:EXTENSION",
     "node.extensions.dicomweb:EXTENSION",
@@ -92,6 +103,19 @@ def open_receiver(settings: Settings, key: str) -> OpenReceiver:
         for receiver in extension.receivers:
             if receiver.key == key:
                 found: OpenReceiver = resolve(receiver.place)
+                return found
+    raise _off(key)
+
+
+def open_channel(settings: Settings, key: str) -> OpenChannel:
+    """Return what opens the channels of a key of [hooks.NAME].
+
+    Raises UsageError if its extension is switched off.
+    """
+    for extension in enabled(settings):
+        for channel in extension.channels:
+            if channel.key == key:
+                found: OpenChannel = resolve(channel.place)
                 return found
     raise _off(key)
 

@@ -10,6 +10,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any
 
+from node.notify.channel import Channel, hook_channel
+from node.settings.model import HookSettings, Settings
+
+
+def channel_of(name: str, hook: HookSettings) -> Channel:
+    """Return the channel of a hook by itself."""
+    return hook_channel(Settings(hooks={name: hook}), name)
+
 
 @dataclass(frozen=True)
 class Received:

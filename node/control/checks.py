@@ -14,10 +14,10 @@ from urllib.parse import urlsplit
 
 from node.association.tls import peer_tls_context, tls_context
 from node.audit.audit_log import open_syslog
-from node.control.availability import hook_channel
 from node.errors import UsageError, VoxelnodeError
 from node.index.database.index import reading
 from node.index.engine.place import exists, mistakes_of, place_of
+from node.notify.channel import hook_channel
 from node.registry import enabled
 from node.routing.router import check_destination
 from node.settings.model import Peer, Route, Settings, Web, is_loopback

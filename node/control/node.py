@@ -25,7 +25,6 @@ from node.audit.audit_log import APPLICATION, SOURCE, Action, AuditEvent, AuditM
 from node.background import BackgroundService, SupervisedThread
 from node.child_process.confinement import offered
 from node.children.decoder import Decoder
-from node.control.availability import hook_channel
 from node.control.checks import missing_account, require_closed, require_no_loops
 from node.control.control_socket import ControlServer
 from node.control.membership import AuditCopies, Membership
@@ -44,6 +43,7 @@ from node.lifecycle.retention import Retention
 from node.lifecycle.scrub import Scrub
 from node.lifecycle.uploads import Uploads
 from node.metrics import Metrics, remove_counters, write_counters
+from node.notify.channel import hook_channel
 from node.notify.notifier import Notifier
 from node.receive.readiness import reasons_not_ready
 from node.receive.refusals import Rejections

@@ -1,13 +1,23 @@
-"""The interface of webhooks, commands and plugins."""
+"""The interface of what delivers messages: webhooks, commands, plugins, notifications of peers."""
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
-from node.errors import VoxelnodeError
+from node.errors import UsageError, VoxelnodeError
+from node.index.database.index import Index
 from node.notify.message import HookMessage
+from node.registry import open_channel
+from node.settings.model import Settings
+
+ENVIRONMENT_PREFIX = "VOXELNODE_HOOK_"
+"""Of the variables by which programs of hooks know their message."""
 
 
 class NotDelivered(VoxelnodeError):
@@ -63,3 +73,27 @@ class Channel(Protocol):
 
     def close(self) -> None:
         """Close connections and child processes."""
+
+
+def hook_channel(settings: Settings, name: str, index: Index | None = None) -> Channel:
+    """Return the channel of a hook; without an index only for test messages.
+
+    Raises UsageError if the hook is misconfigured; the message names it.
+    """
+    try:
+        return open_channel(settings, settings.hooks[name].kind)(settings, name, index)
+    except UsageError as error:
+        raise UsageError(f"[hooks.{name}] {error}") from error
+
+
+def end_leftovers(folder: Path) -> None:
+    """Kill the programs that an earlier attempt has left, perhaps of a node that was killed, with a folder for results.
+
+    They would write into the folder of the next attempt. Programs know the folder by their environment, and so do their
+    children.
+    """
+    mark = f"{ENVIRONMENT_PREFIX}OUT={folder}".encode()
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended, or is of another user
+            if mark in (process / "environ").read_bytes().split(b"\0"):
+                os.kill(int(process.name), signal.SIGKILL)

@@ -12,7 +12,7 @@ import structlog
 
 from node.archive.base import ArchivedFile
 from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
-from node.errors import OutOfResources, ResultRefused, ResultsBusy, UsageError
+from node.errors import OutOfResources, ResultRefused, ResultsBusy
 from node.failpoints import reached
 from node.hookspecs import Results
 from node.index.database.index import Index
@@ -22,8 +22,7 @@ from node.index.work.jobs import Job, JobEnded, ResultThere
 from node.index.work.ledger import REASON_LENGTH, Ended, Lane, after_failure
 from node.index.work.messages import Attempt, PendingEvent
 from node.metrics import Metrics
-from node.notify.channel import Channel, Delivered, NotDelivered
-from node.notify.command import HookCommand, end_leftovers
+from node.notify.channel import Channel, Delivered, NotDelivered, end_leftovers
 from node.notify.message import HookMessage, NothingLeft, compose, files_of, with_job
 from node.selector import compile_selector
 from node.settings.model import HookSettings
@@ -36,7 +35,7 @@ class Notifier:
     ----------
     hooks : mapping of name to node.settings.model.HookSettings
     channels : mapping of name to Channel
-        One for each hook; see `channel_of`.
+        One for each hook; see `node.notify.channel.hook_channel`.
     """
 
     def __init__(
@@ -69,26 +68,6 @@ class Notifier:
     def stop(self, seconds: float) -> None:
         """Start no further attempts; see `node.index.database.work_loop.stop_loops`."""
         stop_loops(self.workers, seconds)
-
-
-def channel_of(name: str, hook: HookSettings) -> Channel:
-    """Return the channel for a hook, from its configuration.
-
-    Raises UsageError if the hook is misconfigured; the message names it.
-    """
-    try:
-        if hook.url is not None:
-            from node.notify.webhook import Webhook, read_secret  # here, and for plugins: each kind has its libraries
-
-            secret = read_secret(hook.secret_file) if hook.secret_file is not None else None
-            return Webhook(hook.url, hook.timeout_seconds, secret, hook.ca_file)
-        if hook.plugin is not None:
-            from node.notify.plugins import Plugin
-
-            return Plugin(hook.plugin, hook.timeout_seconds)
-        return HookCommand(hook.command, hook.timeout_seconds)
-    except UsageError as error:
-        raise UsageError(f"[hooks.{name}] {error}") from error
 
 
 log = structlog.get_logger()

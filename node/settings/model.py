@@ -533,9 +533,16 @@ class HookSettings(SettingsSection):
     timeout_seconds: Seconds = Field(30, description="time limit of one attempt")
     attempts: int = Field(12, ge=1, le=1000, description="attempts to deliver a message before it is given up")
 
+    @property
+    def kind(self) -> str:
+        """The key that says who receives the messages."""
+        return self._kinds()[0]
+
+    def _kinds(self) -> list[str]:
+        return [key for key in ("url", "command", "plugin", "peer") if getattr(self, key) not in (None, ())]
+
     def _mistakes(self) -> Iterator[str]:
-        channels = self.url is not None, bool(self.command), self.plugin is not None, self.peer is not None
-        if channels.count(True) != 1:
+        if len(self._kinds()) != 1:
             yield "exactly one of url, command, plugin and peer must be given"
         if self.peer is not None and (self.include_patient or not set(self.on) <= {"series-quiet", "study-quiet"}):
             yield "peer is notified on series-quiet and study-quiet only, and without include_patient"

@@ -14,9 +14,9 @@ from time import monotonic
 import pytest
 
 from node.errors import UsageError
+from node.extensions.channels.command import OUTPUT_BYTES, HookCommand
 from node.index.database.work_loop import Interrupted
 from node.notify.channel import NotDelivered
-from node.notify.command import OUTPUT_BYTES, HookCommand
 from node.notify.message import HookMessage
 from tests.messages import sample
 

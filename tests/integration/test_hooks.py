@@ -19,7 +19,7 @@ from node.index.work.ledger import Lane
 from node.lifecycle.deletion import Order, delete
 from node.metrics import Metrics
 from node.notify.message import HookMessage
-from node.notify.notifier import HookWorker, Notifier, channel_of
+from node.notify.notifier import HookWorker, Notifier
 from node.receive.ingest import Origin
 from node.retries import jittered_wait_seconds
 from node.settings.convert import Convert
@@ -28,7 +28,7 @@ from node.writers.options import write_options
 from tests import make
 from tests.converting import convert_series
 from tests.integration.conftest import Root
-from tests.receivers import Answer, Received, Receiver
+from tests.receivers import Answer, Received, Receiver, channel_of
 from tests.rows import view_rows
 
 OPTIONS = write_options(Convert(thumbnails=False, formats=("nifti",)))

@@ -19,12 +19,12 @@ from node.extensions.results.intake import JobExpiry
 from node.index.work.ledger import Lane
 from node.metrics import Metrics
 from node.notify.channel import Channel
-from node.notify.notifier import HookWorker, channel_of
+from node.notify.notifier import HookWorker
 from node.settings.model import HookSettings
 from tests import make
 from tests.integration.conftest import Root
 from tests.integration.test_hooks import remove, rows, settle, take
-from tests.receivers import Answer, Received, Receiver
+from tests.receivers import Answer, Received, Receiver, channel_of
 
 pytestmark = pytest.mark.postgresql
 

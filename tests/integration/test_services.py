@@ -30,14 +30,14 @@ from node.index.nouns.records import Refused
 from node.index.work import deliveries
 from node.index.work.ledger import Lane
 from node.metrics import Metrics
-from node.notify.notifier import HookWorker, channel_of
+from node.notify.notifier import HookWorker
 from node.receive.ingest import Origin
 from node.receive.refusals import Rejections
 from node.settings.convert import Convert
 from node.settings.model import HookSettings
 from tests import make
 from tests.integration.conftest import Root
-from tests.receivers import Answer, Receiver
+from tests.receivers import Answer, Receiver, channel_of
 from tests.rows import give_locks_up_after, index_locked, view_rows
 
 DEADLINE_SECONDS = 30.0

@@ -14,10 +14,9 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE, build_context, evt
 
 from node.audit.audit_log import Audit
-from node.control.availability import hook_channel
 from node.dicom.uids import INSTANCE_AVAILABILITY_NOTIFICATION
 from node.extensions.results.intake import ResultIntake
-from node.notify.channel import NotDelivered
+from node.notify.channel import NotDelivered, hook_channel
 from node.notify.notifier import Notifier
 from node.settings.model import HookSettings, Peer, Settings
 from tests import make

@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 
 from node.errors import UsageError
+from node.extensions.channels.webhook import Webhook, read_secret, signature
 from node.index.database.work_loop import Interrupted
 from node.notify.channel import NotDelivered
 from node.notify.message import HookMessage
-from node.notify.webhook import Webhook, read_secret, signature
 from tests.messages import sample
 from tests.receivers import Answer, Receiver
 

@@ -19,9 +19,10 @@ from node.index.database.index import reading
 from node.index.work.ledger import Lane
 from node.lifecycle.export import export
 from node.lifecycle.uploads import Uploads
-from node.notify.notifier import HookWorker, channel_of
+from node.notify.notifier import HookWorker
 from node.settings.model import HookSettings
 from tests import make
+from tests.receivers import channel_of
 from tests.web.conftest import Site, open_site
 
 STUDY, SERIES = "1.2.3", "1.2.3.1"

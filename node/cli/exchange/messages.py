@@ -144,8 +144,7 @@ def try_(
         raise UsageError(f"hook {name} does not receive {event!r}; its events are {', '.join(hook.on)}")
 
     from node.cli.exchange.sample_series import sample_root
-    from node.control.availability import hook_channel
-    from node.notify.channel import NotDelivered
+    from node.notify.channel import NotDelivered, hook_channel
     from node.notify.message import with_job
     from node.registry import results_kind
 

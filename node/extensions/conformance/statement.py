@@ -156,7 +156,7 @@ def tables_of(settings: Settings) -> Mapping[str, Table]:
         "web_keys": _keys("web", Web, settings.web),
         "audit_keys": _keys("audit", AuditSettings, settings.audit),
         "association": _association(settings.dicom),
-        "proposed_contexts": _proposed_contexts(),
+        "proposed_contexts": _proposed_contexts(settings),
         "accepted_contexts": _accepted_contexts(settings),
         "statuses": statuses(),
         "http_statuses": http_statuses(),
@@ -194,12 +194,14 @@ def _dimse_services(settings: Settings) -> Table:
         (service, name_of(uid), uid, _yes(_is_asked(name_of(uid))), _yes(uid in served(settings)))
         for uid, service in _services(settings).items()
     ]
-    availability = "Instance Availability Notification"
-    rows.append(
-        (availability, name_of(INSTANCE_AVAILABILITY_NOTIFICATION), INSTANCE_AVAILABILITY_NOTIFICATION, "Yes", "No")
-    )
+    uid = INSTANCE_AVAILABILITY_NOTIFICATION
+    rows.append(("Instance Availability Notification", name_of(uid), uid, _yes(_notifies_peers(settings)), "No"))
     rows += [(service, "", "", "No", "No") for service in ("Unified Worklist and Procedure Step", "Print Management")]
     return table(("Service", "SOP Class", "SOP Class UID", "SCU", "SCP"), rows)
+
+
+def _notifies_peers(settings: Settings) -> bool:
+    return any(channel.key == "peer" for extension in enabled(settings) for channel in extension.channels)
 
 
 def _is_asked(service: str) -> bool:
@@ -360,14 +362,15 @@ def _association(dicom: Dicom) -> Table:
     return table(("Parameter", "Value"), rows)
 
 
-def _proposed_contexts() -> Table:
+def _proposed_contexts(settings: Settings) -> Table:
+    notified = [INSTANCE_AVAILABILITY_NOTIFICATION] if _notifies_peers(settings) else []
     compressed = ", ".join(map(name_of, COMPRESSED))
     rows = [
         (name_of(VERIFICATION), VERIFICATION, _NATIVE, "SCU"),
         (f"{_STORAGE}, of the instances to send", "", f"as stored; {_NATIVE}", "SCU"),
         (f"{_STORAGE}, for C-GET", "", f"{_NATIVE}; {compressed}", "SCP, by role selection"),
         *((name, uid, _NATIVE, "SCU") for uid, name in SERVICES.items() if _is_asked(name)),
-        (name_of(INSTANCE_AVAILABILITY_NOTIFICATION), INSTANCE_AVAILABILITY_NOTIFICATION, _NATIVE, "SCU"),
+        *((name_of(uid), uid, _NATIVE, "SCU") for uid in notified),
         *((name, uid, _NATIVE, "SCP, for reports") for uid, name in SERVICES.items() if "Commitment" in name),
     ]
     return table(("Abstract Syntax", "UID", "Transfer Syntaxes", "Role"), rows)

@@ -14,15 +14,15 @@ import signal
 import subprocess
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from time import monotonic
 
 from node.errors import UsageError
+from node.index.database.index import Index
 from node.index.database.work_loop import Interrupted
-from node.notify.channel import Delivered, NotDelivered
+from node.notify.channel import ENVIRONMENT_PREFIX, Delivered, NotDelivered
 from node.notify.message import HookMessage
-from node.settings.model import PLACEHOLDER, PLACEHOLDERS
+from node.settings.model import PLACEHOLDER, PLACEHOLDERS, Settings
 
 OUTPUT_BYTES = 4000
 """Bytes kept from the end of a command's output."""
@@ -30,7 +30,6 @@ OUTPUT_BYTES = 4000
 TERMINATION_SECONDS = 3.0
 """Time from SIGTERM to SIGKILL."""
 
-ENVIRONMENT_PREFIX = "VOXELNODE_HOOK_"
 _PASSED_ON = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR")
 _CHECK_SECONDS = 0.1
 _HARMLESS_UID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
@@ -79,19 +78,6 @@ class HookCommand:
 
     def close(self) -> None:
         """Do nothing: no program runs between messages."""
-
-
-def end_leftovers(folder: Path) -> None:
-    """Kill the programs that an earlier attempt has left, perhaps of a node that was killed, with a folder for results.
-
-    They would write into the folder of the next attempt. Programs know the folder by their environment, and so do their
-    children.
-    """
-    mark = f"{ENVIRONMENT_PREFIX}OUT={folder}".encode()
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it has ended, or is of another user
-            if mark in (process / "environ").read_bytes().split(b"\0"):
-                os.kill(int(process.name), signal.SIGKILL)
 
 
 def _values(message: HookMessage) -> dict[str, str]:
@@ -184,3 +170,9 @@ def _waited(process: subprocess.Popen[bytes], seconds: float) -> None:
         process.wait(seconds)
     except subprocess.TimeoutExpired:
         return
+
+
+def opened(settings: Settings, name: str, index: Index | None) -> HookCommand:
+    """Return the command of a hook. See `node.hookspecs.OpenChannel`."""
+    hook = settings.hooks[name]
+    return HookCommand(hook.command, hook.timeout_seconds)

@@ -19,9 +19,11 @@ from node.child_process.child import Child, ChildDied
 from node.child_process.messages import ChildCancelled, ChildLate
 from node.child_process.serving import Channel
 from node.errors import UsageError, type_and_location
+from node.index.database.index import Index
 from node.index.database.work_loop import Interrupted
 from node.notify.channel import Delivered, NotDelivered
 from node.notify.message import HookMessage
+from node.settings.model import Settings
 
 PROJECT = "voxelnode"
 GROUP = "voxelnode.plugins"
@@ -140,3 +142,9 @@ def _called(manager: pluggy.PluginManager, name: str, event: Mapping[str, Any]) 
         raise _NotCalled(f"the plugin {name} has no function {function} marked by pluggy.HookimplMarker({PROJECT!r})")
     returned = next(iter(caller(event=event)), None)
     return returned if event["job"] is not None else None
+
+
+def opened(settings: Settings, name: str, index: Index | None) -> Plugin:
+    """Return the plugin of a hook. See `node.hookspecs.OpenChannel`."""
+    hook = settings.hooks[name]
+    return Plugin(hook.plugin or "", hook.timeout_seconds)

@@ -21,10 +21,12 @@ import standardwebhooks
 
 from node import __version__
 from node.errors import UsageError
+from node.index.database.index import Index
 from node.index.database.work_loop import Interrupted
 from node.notify.channel import Delivered, NotDelivered
 from node.notify.message import HookMessage
 from node.retries import seconds_of_retry_after
+from node.settings.model import Settings
 from node.tls import client_context
 
 SECRET_PREFIX = "whsec_"
@@ -165,3 +167,10 @@ def _not_delivered(error: BaseException) -> NotDelivered:
     if isinstance(error, httpx2.HTTPError | OSError):
         return NotDelivered(f"{type(error).__name__}: {error}")
     return NotDelivered(f"{type(error).__name__} while posting")
+
+
+def opened(settings: Settings, name: str, index: Index | None) -> Webhook:
+    """Return the webhook of a hook. See `node.hookspecs.OpenChannel`."""
+    hook = settings.hooks[name]
+    secret = read_secret(hook.secret_file) if hook.secret_file is not None else None
+    return Webhook(hook.url or "", hook.timeout_seconds, secret, hook.ca_file)

@@ -6,13 +6,11 @@ import threading
 import uuid
 
 from node.association.client.association import address_of
-from node.association.client.availability import NotNotified, notification_of, notify_peer
-from node.errors import UsageError
+from node.extensions.channels.notification import NotNotified, notification_of, notify_peer
 from node.index.database.index import Index
 from node.index.database.work_loop import Interrupted
-from node.notify.channel import Channel, Delivered, NotDelivered
+from node.notify.channel import Delivered, NotDelivered
 from node.notify.message import HookMessage
-from node.notify.notifier import channel_of
 from node.settings.model import Settings
 
 MAX_STEPS = 1000
@@ -59,15 +57,6 @@ class AvailabilityChannel:
         """Nothing is kept open between messages."""
 
 
-def hook_channel(settings: Settings, name: str, index: Index | None = None) -> Channel:
-    """Return the channel of a hook.
-
-    Raises UsageError if the hook is misconfigured; the message names it.
-    """
-    hook = settings.hooks[name]
-    if hook.peer is None:
-        return channel_of(name, hook)
-    try:
-        return AvailabilityChannel(settings, name, index)
-    except UsageError as error:
-        raise UsageError(f"[hooks.{name}] {error}") from error
+def opened(settings: Settings, name: str, index: Index | None) -> AvailabilityChannel:
+    """Return the notifications of a hook. See `node.hookspecs.OpenChannel`."""
+    return AvailabilityChannel(settings, name, index)

@@ -1,0 +1,29 @@
+"""Who receives the messages of hooks: webhooks, commands, plugins, and DICOM peers."""
+
+from __future__ import annotations
+
+from node.hookspecs import ChannelKey, Extension, Statement
+
+NOTIFICATION = """\
+##### SCU of the Instance Availability Notification SOP Class
+
+A hook with `peer` ([hooks.md](hooks.md)) sends an N-CREATE when a series or a study is quiet, on an association of its
+own. It names every available instance as `ONLINE`, with our AE title as Retrieve AE Title, and the performed procedure
+steps of the study. Success, a warning and 0x0111 end the attempts; others are repeated, across restarts.
+"""
+
+
+class _Channels(Extension):
+    """What `[hooks.NAME]` names."""
+
+    name = "channels"
+    channels = (
+        ChannelKey("url", f"{__name__}.webhook:opened"),
+        ChannelKey("command", f"{__name__}.command:opened"),
+        ChannelKey("plugin", f"{__name__}.plugins:opened"),
+        ChannelKey("peer", f"{__name__}.availability:opened"),
+    )
+    statement = Statement({"Instance Availability Notification Service": f"{__name__}:NOTIFICATION"})
+
+
+EXTENSION = _Channels()
