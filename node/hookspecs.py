@@ -124,6 +124,20 @@ class MenuEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class StudyLink:
+    """A link on the pages of studies and series, such as to a viewer.
+
+    Attributes
+    ----------
+    place : Place
+        A function of the `Services` of HTTP and a Study Instance UID that returns the URL; empty: no link.
+    """
+
+    label: str
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
 class Service:
     """A SOP class of PS3.6 for which the node is an SCP, beside its own.
 
@@ -497,6 +511,7 @@ class Extension:
     tables: Sequence[Table] = ()
     routers: Sequence[Router] = ()
     menu: Sequence[MenuEntry] = ()
+    links: Sequence[StudyLink] = ()
     services: Sequence[Service] = ()
     destinations: Sequence[DestinationKey] = ()
     receivers: Sequence[ReceiverKey] = ()

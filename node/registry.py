@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 BUILT_IN: tuple[Place, ...] = (
     "node.extensions.demo:EXTENSION",
     "node.extensions.conformance:EXTENSION",
+    "node.extensions.ohif:EXTENSION",
     "node.extensions.retrieve:EXTENSION",
     "node.extensions.commitment:EXTENSION",
     "node.extensions.bids:EXTENSION",

@@ -134,12 +134,6 @@ COMMANDS = (
         "node.cli.maintain.cluster:app",
         ("voxelnode cluster hosts", "voxelnode cluster forget HOST"),
     ),
-    Command(
-        "viewers",
-        "Maintain",
-        "node.cli.maintain.viewers:app",
-        ("voxelnode viewers list", "voxelnode viewers install ohif"),
-    ),
 )
 
 

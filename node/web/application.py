@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute
 from node import __version__
 from node.registry import enabled, resolve
 from node.settings.model import Oidc, Settings
-from node.web import login, monitoring, ohif, pages, problems
+from node.web import login, monitoring, pages, problems
 from node.web.access import Access
 from node.web.api import service as api
 from node.web.api.events import Streams
@@ -31,7 +31,6 @@ ROUTES: list[BaseRoute] = [
     *login.router.routes,
     *api.ROUTES,
     *dicomweb.router.routes,
-    *ohif.router.routes,
     *pages.ROUTES,
 ]
 """The routes of the core."""

@@ -15,7 +15,7 @@ from tests.web.conftest import Site
 JSON = {"Accept": "application/json"}
 
 SERVED: Mapping[str, tuple[str, ...]] = {
-    "dicomweb": ("/dicom-web/studies", "/dicom-web/series", "/dicom-web/instances"),
+    "dicomweb": ("/dicom-web/studies", "/dicom-web/series", "/dicom-web/instances", "/upload"),
     "results": (),
     "worklist": ("/worklist", "/api/v1/worklist", "/api/v1/performed-steps"),
     "workitems": ("/api/v1/workitems", "/dicom-web/workitems"),
@@ -25,7 +25,7 @@ SERVED: Mapping[str, tuple[str, ...]] = {
 OF_ONE = {"results": {"/api/v1/jobs/{job}", "/api/v1/jobs/{job}/outcome"}}
 """By extension, paths of something that there has to be."""
 
-IN_MENU = {"worklist"}
+IN_MENU = {"dicomweb", "worklist"}
 
 
 @pytest.mark.parametrize("name", SERVED)
@@ -46,6 +46,7 @@ def test_a_node_without_any_extension_receives_converts_and_serves(start_site: C
     site.take(*make.ct_series(3, study_uid="1.2.3", series_uid="1.2.3.1"))
     site.convert()
     client = site.client()
+    assert "/dicom-web" not in client.get("/studies/1.2.3").text
     for path in ("/", "/studies/1.2.3", "/work", "/status", "/api/v1/volumes", "/readyz"):
         assert client.get(path).status_code == 200, path
     assert client.get("/api/v1/volumes").json()["items"]

@@ -20,8 +20,8 @@ from PIL import Image
 from playwright.sync_api import Browser, Locator, sync_playwright
 
 from node.association.client.send import send_files
-from node.web import viewers
-from node.web.viewers import OHIF, NotInstalled, folder_of, install, installed, remove
+from node.extensions.ohif import package as viewers
+from node.extensions.ohif.package import OHIF, NotInstalled, folder_of, install, installed, remove
 from tests import make
 from tests.acceptance.served import Served, until
 from tests.preloaded import run

@@ -17,8 +17,8 @@ import nibabel
 import pytest
 
 from node import __version__
+from node.extensions.ohif.package import MANIFEST, folder_of
 from node.web.pages.assets import FOLDER
-from node.web.viewers import MANIFEST, folder_of
 from tests import make
 from tests.web.conftest import Site, until
 

@@ -18,7 +18,7 @@ from node.metrics import Minute
 from node.web.access import ReaderCall, WriterCall, background_request
 from node.web.errors import ResourceNotFound
 from node.web.pages.filters import counted, grouped, sized
-from node.web.pages.rendering import OK, badge_counts, fragment, page
+from node.web.pages.rendering import OK, badge_counts, fragment, page, serves_studies
 from node.web.pages.studies import HEADINGS
 from node.web.services import Services
 
@@ -67,7 +67,9 @@ def _queue(index: ReadIndex) -> dict[str, Any]:
 
 @router.get("/upload")
 def upload(call: WriterCall) -> Response:
-    """Upload files from a browser."""
+    """Upload files from a browser, by STOW-RS."""
+    if not serves_studies(call.node.settings):
+        raise ResourceNotFound("page")
     return page(
         call,
         "upload.html",

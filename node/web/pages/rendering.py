@@ -17,7 +17,7 @@ from node import __version__
 from node.hookspecs import MenuEntry
 from node.index.database.reading import ReadIndex
 from node.index.nouns.accounts import Role
-from node.registry import enabled, installed, ways_of
+from node.registry import enabled, installed, resolve, ways_of
 from node.settings.model import Settings
 from node.web.access import Call
 from node.web.headers import accepts_gzip
@@ -120,6 +120,7 @@ def page(call: Call, template: str, headers: Mapping[str, str] | None = None, **
             badges=badges,
             account=account,
             may_write=account.role >= Role.WRITE,
+            may_upload=account.role >= Role.WRITE and serves_studies(node.settings),
             may_delete=account.role >= Role.ADMIN,
             has_work=has_work,
             ae_title=node.settings.dicom.ae_title,
@@ -128,11 +129,25 @@ def page(call: Call, template: str, headers: Mapping[str, str] | None = None, **
             receivers=node.settings.receivers,
             called_peers=node.settings.called_peers,
             has_routes=bool(node.settings.receivers or node.settings.routes),
+            has_dicomweb=serves_studies(node.settings),
             deidentifications=ways.names(node.settings) if (ways := ways_of(node.settings)) is not None else [],
             **values,
         ),
         headers,
     )
+
+
+def serves_studies(settings: Settings) -> bool:
+    """Return whether the Studies Service of DICOMweb is on, from which pages download and to which they upload."""
+    routers = (router for extension in enabled(settings) for router in extension.routers)
+    return any(router.service == "Studies Service" for router in routers)
+
+
+def study_links(node: Services, study_instance_uid: str) -> list[tuple[str, str]]:
+    """Return label and URL of each link that extensions add to the pages of a study."""
+    added = (link for extension in enabled(node.settings) for link in extension.links)
+    found = ((link.label, resolve(link.place)(node, study_instance_uid)) for link in added)
+    return [(label, url) for label, url in found if url]
 
 
 def menu_of(settings: Settings) -> list[MenuEntry]:

@@ -17,10 +17,9 @@ from node.index.search.selection import StoredInstance
 from node.web.access import ReaderCall, background_request
 from node.web.errors import ResourceNotFound
 from node.web.files import Unavailable, local_file
-from node.web.ohif import ohif_url
 from node.web.pages.files import files_of
 from node.web.pages.filters import listed
-from node.web.pages.rendering import fragment, page
+from node.web.pages.rendering import fragment, page, study_links
 from node.web.pages.studies import seen_study
 from node.web.pages.viewable import file_url, sidecar_of, study_series, viewable
 from node.web.services import Services
@@ -84,7 +83,7 @@ def series(call: ReaderCall, key: RequestedSeries) -> Response:
             sources=index.volumes.sources(*key, newest, SHOWN_ROWS + 1),
             exclusions=index.exclusions.of_revision(*key, newest, SHOWN_ROWS + 1),
             events=index.events.of_series(*key, SHOWN_EVENTS),
-            ohif=ohif_url(call.node, study_instance_uid),
+            viewers=study_links(call.node, study_instance_uid),
             digest="",
             shown_rows=SHOWN_ROWS,
         )

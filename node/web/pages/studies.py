@@ -17,8 +17,7 @@ from node.web.access import Call, ReaderCall, RequestAudit, background_request
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
 from node.web.files import Streamed
-from node.web.ohif import ohif_url
-from node.web.pages.rendering import fragment, page, series_url
+from node.web.pages.rendering import fragment, page, series_url, study_links
 from node.web.pages.status_chips import study_chip
 
 router = APIRouter(include_in_schema=False)
@@ -233,8 +232,8 @@ def study(call: ReaderCall, study_instance_uid: str) -> Response:
         row = seen_study(call, index, study_instance_uid)
         cards = _cards(index, study_instance_uid)
         total = sum(card["bytes"] for card in cards)
-        ohif = ohif_url(call.node, study_instance_uid)
-        return page(call, "study.html", study=row, cards=cards, bytes=total, ohif=ohif, digest="")
+        viewers = study_links(call.node, study_instance_uid)
+        return page(call, "study.html", study=row, cards=cards, bytes=total, viewers=viewers, digest="")
 
 
 @router.get("/studies/{study_instance_uid}/row")

@@ -42,8 +42,8 @@ def install(
 
     Downloads the pinned version and checks its digest. A running node serves it at once.
     """
-    from node.web.viewers import BASE, OHIF
-    from node.web.viewers import install as install_ohif
+    from node.extensions.ohif.package import BASE, OHIF
+    from node.extensions.ohif.package import install as install_ohif
 
     count = install_ohif(root.folder, package, registry)
     print(f"installed {OHIF.name} {OHIF.version}, {count} files; the node serves it at {BASE}")
@@ -52,7 +52,7 @@ def install(
 @app.command()
 def remove(viewer: Name, root: Root) -> None:
     """Remove a viewer."""
-    from node.web import viewers
+    from node.extensions.ohif import package as viewers
 
     print(f"{viewer.value} {'removed' if viewers.remove(root.folder) else 'is not installed'}")
 
@@ -60,7 +60,7 @@ def remove(viewer: Name, root: Root) -> None:
 @app.command("list")
 def list_(root: Root) -> Answer:
     """List the installed and the available viewers."""
-    from node.web.viewers import OHIF, folder_of, installed
+    from node.extensions.ohif.package import OHIF, folder_of, installed
 
     installation = installed(root.folder)
     row = {

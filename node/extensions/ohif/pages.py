@@ -7,9 +7,9 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, HTTPException
 from fastapi.responses import FileResponse
 
+from node.extensions.ohif.package import BASE, folder_of, installed
 from node.web.access import Reader
 from node.web.services import Node, Services
-from node.web.viewers import BASE, folder_of, installed
 
 router = APIRouter(include_in_schema=False)
 

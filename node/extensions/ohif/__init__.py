@@ -1,0 +1,24 @@
+"""OHIF, a viewer for DICOM in the browser: installed on request, and served beside the pages."""
+
+from __future__ import annotations
+
+from node.hookspecs import Command, Extension, Router, StudyLink
+
+
+class _Ohif(Extension):
+    """The viewer, its installation, and links to it."""
+
+    name = "ohif"
+    commands = (
+        Command(
+            "viewers",
+            "Maintain",
+            f"{__name__}.command:app",
+            ("voxelnode viewers list", "voxelnode viewers install ohif"),
+        ),
+    )
+    routers = (Router("pages", f"{__name__}.pages:router"),)
+    links = (StudyLink("Open in OHIF", f"{__name__}.pages:ohif_url"),)
+
+
+EXTENSION = _Ohif()
