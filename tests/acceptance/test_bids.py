@@ -154,6 +154,7 @@ def test_files_are_exported_without_a_node(tmp_path: Path, person: dict[str, Any
     assert "verdict is known only to a node" in wrong.stderr
 
 
+@pytest.mark.slow
 def test_spectra_and_recordings_have_their_places_in_a_data_set(tmp_path: Path, person: dict[str, Any]) -> None:
     """The recording is of the time series that began at its first volume and has as many, whatever its name is."""
     texts = pulse_and_breath(volumes=3, step=800, began=(10 * 3600 + 15 * 60) * 400)

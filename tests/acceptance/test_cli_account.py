@@ -50,6 +50,7 @@ def test_a_node_beyond_loopback_refuses_to_start_until_there_is_an_account(tmp_p
     assert "voxelnode account add NAME --role admin" in served.stderr
 
 
+@pytest.mark.slow
 def test_accounts_are_made_changed_and_removed(account: Callable[..., Result], tmp_path: Path) -> None:
     root = tmp_path / "root"
     upgrade(root / "index.sqlite")

@@ -41,6 +41,7 @@ def voxelnode(*arguments: object) -> tuple[int, dict, str]:
     return done.returncode, json.loads(done.stdout), done.stderr
 
 
+@pytest.mark.slow
 def test_a_folder_and_its_zip_file_are_converted_right(phantom: Phantom, scan: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "scan.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for path in scan.iterdir():

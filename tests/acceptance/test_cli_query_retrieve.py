@@ -75,6 +75,7 @@ def test_find_lists_the_studies_of_another_node(source: Served) -> None:
     assert voxelnode("find", "--from", peer, "--limit", 1, "--level", "series", f"StudyInstanceUID={STUDY}")[0] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("running", [False, True], ids=["into a free root", "into a running node"])
 def test_get_brings_a_study_byte_for_byte(source: Served, tmp_path: Path, running: bool) -> None:
     root = tmp_path / "root"

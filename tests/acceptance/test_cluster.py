@@ -217,6 +217,7 @@ def test_hosts_receive_and_convert_for_each_other_and_each_tells_of_all(server: 
     assert (done.returncode, "its end was removed" in done.stdout) == (1, True)
 
 
+@pytest.mark.slow
 def test_a_start_that_waits_ends_when_it_is_told_to_stop(server: Server, tmp_path: Path) -> None:
     from node.index.engine.postgresql import LOCK
 

@@ -58,6 +58,7 @@ def run(packages: Path | None, *arguments: object) -> subprocess.CompletedProces
     return subprocess.run(command, env=environment(packages), capture_output=True, text=True, timeout=60)
 
 
+@pytest.mark.slow
 def test_it_adds_a_command_and_a_table_that_are_known_only_where_it_is_installed(
     installed: Path, configuration: Path
 ) -> None:

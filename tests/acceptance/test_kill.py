@@ -92,6 +92,7 @@ def test_a_node_killed_while_it_converts_converts_after_the_restart(tmp_path: Pa
         assert list((tmp_path / "root" / "work").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_node_killed_in_the_quiet_time_still_owes_the_conversion(tmp_path: Path) -> None:
     with Served(tmp_path / "root", VOXELNODE_SERIES__QUIET_SECONDS="3") as node:
         sender = Sender(node.port, make.ct_series(3))

@@ -59,6 +59,7 @@ FIRST = ["series-quiet", "series-converted"]
 NEXT = ["series-reopened", "series-quiet", "volume-superseded", "series-converted"]
 
 
+@pytest.mark.slow
 def test_a_late_slice_makes_a_second_revision(tmp_path: Path) -> None:
     *most, last = make.ct_series(6, ImagesInAcquisition=6)
     with Served(tmp_path / "root") as node:

@@ -99,6 +99,7 @@ def loaded_by_node(folder: Path) -> set[str]:
     return packages
 
 
+@pytest.mark.slow
 def test_a_node_without_http_loads_neither_the_web_framework_nor_what_decodes_and_converts(tmp_path: Path) -> None:
     with serving(tmp_path, VOXELNODE_WEB__ENABLED="false"):
         pass

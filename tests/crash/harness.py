@@ -13,7 +13,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,6 +117,11 @@ class Result:
     seconds: float = 0.0
 
 
+def beside_random_moments(points: Iterable[str]) -> list[str | None]:
+    """Return names of steps, each with a random moment (None) after it."""
+    return [moment for point in points for moment in (point, None)]
+
+
 @dataclass(slots=True)
 class Run:
     """Cycles on one root below `folder`.
@@ -127,8 +132,8 @@ class Run:
         Associations at once.
     mutant : str, optional
         See `tests.crash.mutants`.
-    points : sequence of str
-        Names of steps at which the node is killed, in turn.
+    moments : sequence of str or None
+        When the node is killed, in turn: names of steps, and None for a random moment.
     settle_seconds : float
         How long everything may take to be converted in the end; a fifth of a second is added for each data set.
     """
@@ -138,18 +143,18 @@ class Run:
     slices: int = 8
     seed: int = 0
     mutant: str | None = None
-    points: Sequence[str] = RECEIVING + CONVERTING + RECOVERING
+    moments: Sequence[str | None] = tuple(beside_random_moments(RECEIVING + CONVERTING + RECOVERING))
     settle_seconds: float = 60.0
 
     def run(self, cycles: int) -> Result:
-        """Go through the named steps in turn, every second cycle with a random moment instead; stop at a problem."""
+        """Go through the moments in turn; stop at a problem."""
         began, result, random_ = time.monotonic(), Result(), random.Random(self.seed)
         root = self.folder / "root"
         checker = Checker(root)
         waiting: list[list[Sent]] = [[] for _ in range(self.senders)]
         with closing(Journal(self.folder / "journal")) as journal, Node(root, self.mutant) as node:
             for cycle in range(cycles):
-                point = self.points[cycle // 2 % len(self.points)] if cycle % 2 == 0 else None
+                point = self.moments[cycle % len(self.moments)]
                 self._cycle(node, point, waiting, journal, checker, random_, result)
                 result.cycles += 1
                 if result.problems:

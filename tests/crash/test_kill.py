@@ -9,21 +9,21 @@ from pathlib import Path
 
 import pytest
 
-from node.failpoints import POINTS, RECEIVING
-from tests.crash.harness import Run
+from node.failpoints import CONVERTING, POINTS, RECEIVING, RECOVERING
+from tests.crash.harness import Run, beside_random_moments
 from tests.crash.mutants import MUTANTS
 
 pytestmark = [pytest.mark.timeout(600)]
 
-CYCLES = 50
+MOMENTS = (*RECEIVING, *CONVERTING, *RECOVERING, None, None, None, None)
 
 
 @pytest.mark.slow
 def test_nothing_acknowledged_is_lost_altered_or_indexed_twice_and_all_is_converted(tmp_path: Path) -> None:
-    result = Run(tmp_path, senders=4, slices=6).run(CYCLES)
+    result = Run(tmp_path, senders=4, slices=6, moments=MOMENTS).run(len(MOMENTS))
     assert result.problems == []
-    assert result.cycles == CYCLES
-    assert result.acknowledged > 5 * CYCLES
+    assert result.cycles == len(MOMENTS)
+    assert result.acknowledged > 5 * len(MOMENTS)
     assert set(RECEIVING) <= result.died_at.keys(), "a named step was never reached"
 
 
@@ -42,7 +42,8 @@ def test_nothing_acknowledged_is_lost_altered_or_indexed_twice_and_all_is_conver
 def test_a_node_without_one_of_its_defences_is_found_out(
     tmp_path: Path, mutant: str, points: tuple[str, ...], cycles: int, found: str
 ) -> None:
-    result = Run(tmp_path, senders=2, slices=4, mutant=mutant, points=points, settle_seconds=10).run(cycles)
+    moments = beside_random_moments(points)
+    result = Run(tmp_path, senders=2, slices=4, mutant=mutant, moments=moments, settle_seconds=10).run(cycles)
     assert result.problems, f"{mutant} was not found out"
     assert any(word in problem for problem in result.problems for word in found.split("|")), result.problems
 

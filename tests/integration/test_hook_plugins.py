@@ -91,6 +91,7 @@ def test_a_plugin_that_hangs_is_ended_and_gets_the_next_message_in_a_new_process
     assert (folder / "done").exists()
 
 
+@pytest.mark.slow
 def test_a_plugin_that_ends_its_process_has_failed(install: Install) -> None:
     install("os._exit(7)")
     with (
@@ -100,6 +101,7 @@ def test_a_plugin_that_ends_its_process_has_failed(install: Install) -> None:
         plugin.deliver(message(), NEVER)
 
 
+@pytest.mark.slow
 def test_a_plugin_without_the_function_says_so(install: Install) -> None:
     install("pass", function="study_quiet")
     with closing(Plugin("recorder", 30)) as plugin:

@@ -326,6 +326,7 @@ def test_an_upload_that_was_interrupted_is_found_to_be_there(
     assert check_repository(node.settings, digests=True, repair=False) == []
 
 
+@pytest.mark.slow
 def test_what_the_store_lost_or_altered_is_told_and_taken_again(serve: Callable[..., Served], tmp_path: Path) -> None:
     node = serve(cache_bytes=0)
     series = make.ct_series(4)

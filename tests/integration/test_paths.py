@@ -103,6 +103,7 @@ def test_a_node_converts_and_deletes_at_any_path(tmp_path: Path) -> None:
     assert [entry.name for entry in (tmp_path / HOSTILE).iterdir() if entry.is_dir()] == ["root"]
 
 
+@pytest.mark.slow
 @pytest.mark.sqlite("a root with the file in it; an index of a server follows its root at the next start")
 @pytest.mark.parametrize("how", ["moved", "copied"])
 def test_a_root_at_another_path_is_right_at_once(tmp_path: Path, how: str) -> None:

@@ -40,6 +40,7 @@ def comparisons(folder: Path, *options: str) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.slow
 @needs_dcm2niix
 def test_series_on_which_both_agree_are_said_to_agree_whichever_way_their_axes_run(tmp_path: Path) -> None:
     oblique = make.mr_series(6, orientation=(0.96, 0.28, 0, 0, 0, -1))

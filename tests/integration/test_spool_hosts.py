@@ -195,6 +195,7 @@ def test_a_series_waits_for_the_host_that_alone_has_its_instances(hosts: Callabl
         assert check_repository(host.settings, digests=True, repair=False) == []
 
 
+@pytest.mark.slow
 def test_the_same_instance_through_another_host_takes_the_place_of_what_cannot_be_read(
     hosts: Callable[[str], Host],
 ) -> None:

@@ -563,6 +563,7 @@ def test_a_peer_that_hangs_costs_no_attempt_and_an_answer_to_another_request_doe
         assert pacs.taken[-2:] == uids(three)
 
 
+@pytest.mark.slow
 def test_several_connections_keep_each_series_in_order_and_do_with_those_that_the_peer_accepts(
     source: Callable[..., Source], pacs: Pacs
 ) -> None:

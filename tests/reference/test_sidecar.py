@@ -47,6 +47,7 @@ def test_slice_timing_is_that_of_dcm2niix(corpus: Path, tmp_path: Path, case: st
     assert one.attributes["SliceTiming"] == pytest.approx(theirs["SliceTiming"], abs=tolerance_s)
 
 
+@pytest.mark.slow
 def test_a_timer_of_ge_that_says_nothing_of_the_first_volume_changes_no_slice_timing(
     corpus: Path, tmp_path: Path
 ) -> None:

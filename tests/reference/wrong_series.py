@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -287,48 +288,6 @@ def _outcome(wrong: str | None, said: dict[str, None]) -> Outcome:
 
 
 # The cases
-
-ENCODED = ("ROW", "COL")
-
-
-def cases() -> Iterator[Case]:
-    """Yield every case; their UIDs are new each time."""
-    yield _overlapping_ct()
-    yield _descending_ct()
-    yield _doubled_end_and_a_gap()
-    yield _large_gap()
-    yield _rounded_positions()
-    yield _uneven_ct()
-    yield _times_in_indirect_order()
-    yield _numbers_that_lie()
-    yield _equal_numbers()
-    yield _enhanced_slices_first()
-    yield _enhanced_shuffled()
-    yield _slope_per_slice()
-    yield _many_slices()
-    yield _nested_geometry()
-    yield _magnitude_and_phase()
-    yield _four_dixon_images()
-    yield _noise_volume()
-    yield _fragments(offsets=True)
-    yield _fragments(offsets=False)
-    yield _first_slice_times()
-    yield _times_after_start()
-    yield _three_dimensional_epi()
-    yield _stopped_scan()
-    yield _sagittal_slice_times()
-    yield _canon_directions()
-    for encoded in ENCODED:
-        yield _ge_coronal_directions(encoded)
-    yield _several_series(by_volume, "a series for each volume", [236, 394, 471, 655], "a file for each volume")
-    yield _several_series(by_slice, "a series for each slice", [495], "a file for each slice")
-    yield _mirrored_volumes()
-    yield _bruker_matrix()
-    yield _uih_directions()
-    yield _missing_b_values()
-    yield _several_acquisitions()
-    yield _interpolated_slices()
-    yield _three_stacks()
 
 
 def _classic(name: str, issues: Sequence[int], mistake: str, datasets: list[FileDataset], **more: Any) -> Case:
@@ -835,6 +794,51 @@ def _three_stacks() -> Case:
     return replace(case, planes=planes)
 
 
+CASES: dict[str, Callable[[], Case]] = {
+    "overlapping_ct": _overlapping_ct,
+    "descending_ct": _descending_ct,
+    "doubled_end_and_a_gap": _doubled_end_and_a_gap,
+    "large_gap": _large_gap,
+    "rounded_positions": _rounded_positions,
+    "uneven_ct": _uneven_ct,
+    "times_in_indirect_order": _times_in_indirect_order,
+    "numbers_that_lie": _numbers_that_lie,
+    "equal_numbers": _equal_numbers,
+    "enhanced_slices_first": _enhanced_slices_first,
+    "enhanced_shuffled": _enhanced_shuffled,
+    "slope_per_slice": _slope_per_slice,
+    "many_slices": _many_slices,
+    "nested_geometry": _nested_geometry,
+    "magnitude_and_phase": _magnitude_and_phase,
+    "four_dixon_images": _four_dixon_images,
+    "noise_volume": _noise_volume,
+    "fragments_with_offsets": partial(_fragments, offsets=True),
+    "fragments_without_offsets": partial(_fragments, offsets=False),
+    "first_slice_times": _first_slice_times,
+    "times_after_start": _times_after_start,
+    "three_dimensional_epi": _three_dimensional_epi,
+    "stopped_scan": _stopped_scan,
+    "sagittal_slice_times": _sagittal_slice_times,
+    "canon_directions": _canon_directions,
+    "ge_coronal_directions_along_rows": partial(_ge_coronal_directions, "ROW"),
+    "ge_coronal_directions_along_columns": partial(_ge_coronal_directions, "COL"),
+    "series_for_each_volume": partial(
+        _several_series, by_volume, "a series for each volume", [236, 394, 471, 655], "a file for each volume"
+    ),
+    "series_for_each_slice": partial(
+        _several_series, by_slice, "a series for each slice", [495], "a file for each slice"
+    ),
+    "mirrored_volumes": _mirrored_volumes,
+    "bruker_matrix": _bruker_matrix,
+    "uih_directions": _uih_directions,
+    "missing_b_values": _missing_b_values,
+    "several_acquisitions": _several_acquisitions,
+    "interpolated_slices": _interpolated_slices,
+    "three_stacks": _three_stacks,
+}
+"""What makes each case, with new UIDs each time."""
+
+
 def row_of(case: Case, ours: Outcome) -> str:
     """Return the row of the table as far as dcm2niix has no part in it."""
     issues = ", ".join(f"[#{issue}](https://github.com/rordenlab/dcm2niix/issues/{issue})" for issue in case.issues)
@@ -849,7 +853,8 @@ def main() -> None:
     """Print the table of docs/wrong-series.md."""
     print(f"| Series | Told in | What went wrong there | voxelnode | dcm2niix {version_of_dcm2niix()} |")
     print("|---|---|---|---|---|")
-    for case in cases():
+    for make_case in CASES.values():
+        case = make_case()
         print(row_of(case, by_voxelnode(case)), _cell(by_dcm2niix(case)), "|", flush=True)
 
 

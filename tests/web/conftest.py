@@ -84,7 +84,7 @@ class Site:
             incoming.take_fragment(stream.getvalue())
             indexed(incoming)
 
-    def convert(self, seconds: float = 30) -> None:
+    def convert(self, seconds: float = 90) -> None:
         """Convert what is stored; a worker runs no longer than that."""
         objects = objects_of(enabled(self.services.settings))
         worker = Worker(self.store.archive, self.store.index, self.services.settings.convert, objects=objects)

@@ -28,6 +28,7 @@ OF_ONE = {"results": {"/api/v1/jobs/{job}", "/api/v1/jobs/{job}/outcome"}}
 IN_MENU = {"dicomweb", "worklist"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SERVED)
 def test_an_extension_that_is_off_serves_and_offers_nothing(start_site: Callable[..., Site], name: str) -> None:
     client, without = start_site().client(), start_site({"extensions": {"disabled": [name]}}).client()

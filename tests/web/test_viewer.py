@@ -146,6 +146,7 @@ def test_slices_windows_and_slabs_are_chosen_by_keys_and_fields(view: Callable[.
     assert accessibility_faults(page) == []
 
 
+@pytest.mark.slow
 def test_a_distance_is_that_of_the_patient(view: Callable[..., Page]) -> None:
     page = view(CT)
     page.keyboard.press("x")

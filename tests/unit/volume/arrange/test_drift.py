@@ -60,8 +60,9 @@ def moved(volume: Volume) -> bool:
 
 
 def whole(series: truth.Truth) -> Volume:
-    volume = truth.whole(assemble(series.datasets), series)
-    assert judged(series.datasets, assemble(series.datasets)).state == "complete"
+    assembly = assemble(series.datasets)
+    volume = truth.whole(assembly, series)
+    assert judged(series.datasets, assembly).state == "complete"
     return volume
 
 
