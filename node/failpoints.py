@@ -33,11 +33,14 @@ CONVERTING = ("series-claimed", "volumes-written", "volumes-published", "outcome
 RECOVERING = ("journal-replayed", "parts-swept", "file-adopted", "files-compared", "claims-released")
 DELETING = ("deletion-ordered", "deletion-unlinked", "deletion-settled")
 LISTING = ("ledger-begun", "write-off-settled")
+TRASH = ("restore-begun", "restore-indexed", "trash-emptied")
 DELIVERING = ("message-composed", "message-delivered")
 FORWARDING = ("instance-forwarded", "forwarded-recorded")
 EXPORTING = ("session-replaced", "study-exported")
 UPLOADING = ("object-written", "object-put", "objects-recorded", "objects-removed")
-POINTS = RECEIVING + CONVERTING + RECOVERING + DELETING + LISTING + DELIVERING + FORWARDING + EXPORTING + UPLOADING
+POINTS = (
+    RECEIVING + CONVERTING + RECOVERING + DELETING + TRASH + LISTING + DELIVERING + FORWARDING + EXPORTING + UPLOADING
+)
 
 _name, _, _count = os.environ.get(VARIABLE, "").partition(":")
 _fatal = int(_count or 1)

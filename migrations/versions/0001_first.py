@@ -371,6 +371,20 @@ def _history() -> None:
         sa.Column("paths", sa.JSON(), nullable=False),
         sa.Column("ordered_at", sa.DateTime(), nullable=False),
         sa.Column("finished_at", sa.DateTime()),
+        sa.Column("trash_until", sa.DateTime(), index=True),
+        sa.Column("restored_at", sa.DateTime()),
+        sa.Column("content", sa.JSON()),
+    )
+    op.create_table(
+        "trash",
+        sa.Column("id", sa.Integer(), primary_key=True),
+        sa.Column("deletion", sa.Integer(), sa.ForeignKey("tombstones.id"), nullable=False, index=True),
+        sa.Column("key", sa.String(200), nullable=False, index=True),
+        sa.Column("is_loser", sa.Boolean(), nullable=False),
+        sa.Column("bytes", sa.BigInteger(), nullable=False),
+        sa.Column("place", sa.String(8)),
+        sa.Column("holder", sa.String(63)),
+        sa.Column("content", sa.JSON(), nullable=False),
     )
     op.create_table(
         "senders",

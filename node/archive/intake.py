@@ -109,6 +109,11 @@ class Intake:
         """Return whether the disk works and has more room than the reserve."""
         return self.stopped is None and self._lack(self._reserve_bytes, 1.0, "") is None
 
+    @property
+    def is_short(self) -> bool:
+        """Whether new associations are refused for lack of room, or soon will be."""
+        return self._lack(self._low_bytes, RESUME_FACTOR, "") is not None
+
     def require(self) -> None:
         """Raise unless an instance may be accepted.
 

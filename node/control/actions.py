@@ -32,7 +32,8 @@ from node.index.work.ledger import Work, WorkEnded
 from node.index.work.routes import lane_to
 from node.lifecycle.clock import uptime
 from node.lifecycle.deletion import Order, delete, resume_deletions
-from node.lifecycle.retention import confirm
+from node.lifecycle.retention import confirm, trash_until
+from node.lifecycle.trash import empty, restore
 from node.receive.accounting import write_off
 from node.receive.apply import Applier
 from node.receive.conflicts import Conflicts
@@ -74,6 +75,8 @@ class Actions:
             "purge-quarantined": quarantine.purge,
             "reconvert": self._reconvert,
             "delete": self._delete,
+            "restore-trash": self._restore_trash,
+            "empty-trash": self._empty_trash,
             "confirm-retention": self._confirm_retention,
             "write-off-lost": self._write_off_lost,
             "merge-patients": self._merge_patients,
@@ -216,13 +219,33 @@ class Actions:
         who: str,
         reason: str = "by command",
         terms: Terms | None = None,
+        *,
+        erase: bool = False,
     ) -> Mapping[str, Any]:
+        now = self._index.now()
+        until = None if erase else trash_until(self._settings.retention, now)
         self._archive.intake.require_sound()
         with self._archive.ballast.dropped():  # what waits for room is applied, too
             self._applier.require_caught_up()
             plan = self._index.deletions.plan(level, uid, study_instance_uid)
-            delete(self._archive, self._index, self._audit, plan, Order(who, reason, terms), self._index.now())
-        return {"series": plan.series, "instances": plan.instances, "bytes": plan.bytes}
+            delete(self._archive, self._index, self._audit, plan, Order(who, reason, terms, until), now)
+        return {
+            "series": plan.series,
+            "instances": plan.instances,
+            "bytes": plan.bytes,
+            "trash_until": until and until.isoformat(),
+        }
+
+    def _restore_trash(self, number: int, who: str) -> Mapping[str, Any]:
+        self._applier.require_caught_up()
+        quiet_seconds, now = self._ingest.quiet_seconds, self._index.now()
+        return asdict(restore(self._archive, self._index, self._audit, number, who, quiet_seconds, now))
+
+    def _empty_trash(self, number: int, who: str) -> Mapping[str, Any]:
+        self._archive.intake.require_sound()
+        with self._archive.ballast.dropped():
+            empty(self._archive, self._index, self._audit, number, who, "by hand", self._index.now())
+        return {"emptied": number}
 
     def _confirm_retention(self, who: str) -> Mapping[str, Any]:
         self._applier.require_caught_up()

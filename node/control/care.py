@@ -87,6 +87,10 @@ def copy_archive(settings: Settings, to: Literal["store", "folder"]) -> Copied:
         assert remote is not None
         if to == "folder" and settings.holder:
             _require_alone(index, settings.holder)
+        if to == "folder" and index.trash.has_objects():
+            raise UsageError(
+                "files in the trash are in the object store: `voxelnode trash restore` or `voxelnode trash empty` first"
+            )
         uploads = Uploads(archive, remote, index, repository.metrics)
         return copy_to_store(uploads, index) if to == "store" else copy_to_folder(uploads, archive, remote, index)
 

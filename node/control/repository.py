@@ -32,6 +32,7 @@ from node.index.work.jobs import Job, JobRepository, JobState
 from node.journal.journal import SEGMENT_BYTES, Journal
 from node.lifecycle.deletion import resume_deletions
 from node.lifecycle.journal import JOURNAL_FOLDER
+from node.lifecycle.trash import resume_restores
 from node.metrics import Metrics
 from node.receive.accounting import account_for
 from node.receive.apply import Applier
@@ -122,6 +123,7 @@ class Repository:
         self._apply_journal()
         self._compare_files(marked)
         self._adopt_what_only_files_tell(is_new=new_index, is_older=is_older)
+        resume_restores(self.archive, self.index, self._quiet_seconds, self.index.now())
         self._take_over_facts(previous)
         self._account_for_acknowledged(previous, is_new=new_index)
         self._remove_unknown_volumes(is_new=new_index)

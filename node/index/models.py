@@ -527,7 +527,10 @@ class LostInstanceRow(Base):
 
 
 class TombstoneRow(Base):
-    """A deletion: committed before any file is removed; `finished_at` is set when every file is gone."""
+    """A deletion: committed before any file is removed; `finished_at` is set when every file of `paths` is gone.
+
+    It is in the trash while it has `content`, which says what people know it by; `trash_until` stays.
+    """
 
     __tablename__ = "tombstones"
 
@@ -538,6 +541,24 @@ class TombstoneRow(Base):
     paths: Mapped[list[str]] = mapped_column(JSON)  # relative to the root
     ordered_at: Mapped[dt.datetime] = mapped_column(Utc)
     finished_at: Mapped[dt.datetime | None] = mapped_column(Utc)
+    trash_until: Mapped[dt.datetime | None] = mapped_column(Utc, index=True)
+    restored_at: Mapped[dt.datetime | None] = mapped_column(Utc)
+    content: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+
+
+class TrashRow(Base):
+    """A file of a deletion that can be undone; see `node.index.nouns.trash`."""
+
+    __tablename__ = "trash"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    deletion: Mapped[int] = mapped_column(ForeignKey("tombstones.id"), index=True)
+    key: Mapped[str] = mapped_column(String(200), index=True)
+    is_loser: Mapped[bool]  # of a conflict: `content` is the row of it
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    place: Mapped[str | None] = mapped_column(String(8))  # as of an image
+    holder: Mapped[str | None] = mapped_column(String(63))  # the only host that has the file
+    content: Mapped[dict[str, Any]] = mapped_column(JSON)  # how the instance came
 
 
 class ScheduledStepRow(Base):

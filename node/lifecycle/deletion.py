@@ -1,4 +1,4 @@
-"""Delete a study, a series or an instance permanently: its rows, and every file made from it.
+"""Delete a study, a series or an instance: its rows, and every file made from it; its own files, or into the trash.
 
     audit line -> tombstone and rows, one commit -> volumes, pictures, objects unlinked -> folders synced
                -> ledger: no longer owed -> finished
@@ -36,11 +36,15 @@ class Unsafe(VoxelnodeError):
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Who ordered a deletion (a user of this machine or a part of the node), the reason, and the terms."""
+    """Who ordered a deletion (a user of this machine or a part of the node), the reason, and the terms.
+
+    `trash_until`: until when it can be undone (`node.lifecycle.trash`); None: it cannot.
+    """
 
     who: str
     reason: str
     terms: Terms | None = None
+    trash_until: dt.datetime | None = None
 
 
 def delete(archive: Archive, index: Index, audit: Audit, plan: DeletionPlan, order: Order, now: dt.datetime) -> None:
@@ -57,16 +61,17 @@ def delete(archive: Archive, index: Index, audit: Audit, plan: DeletionPlan, ord
     OSError
         A file cannot be deleted; the next start of the node tries again.
     """
-    audit.require(_message(plan, order, Result.SUCCESS, f"ordered: {order.reason}"))
+    kept = f", in the trash until {order.trash_until:%Y-%m-%d}" if order.trash_until is not None else ""
+    audit.require(_message(plan, order, Result.SUCCESS, f"ordered: {order.reason}{kept}"))
     index.ahead.checkpoint()  # or a new index would take the instances up again from the journal
     listed = archive.acknowledged.position.entries
     try:
-        ordered = index.deletions.order(plan, order.reason, now, order.terms)
+        ordered = index.deletions.order(plan, order.reason, now, order.terms, order.trash_until)
     except VoxelnodeError:
         audit.note(_message(plan, order, Result.SERIOUS_FAILURE, "not done: the index did not change"))
         raise
     reached("deletion-ordered")
-    _finish(archive, index, ordered, listed, now)
+    finish(archive, index, ordered, listed, now)
     audit.note(_message(plan, order, Result.SUCCESS, "done"))
     log.info("deleted", kind=plan.level, study_instance_uid=plan.study_instance_uid, instances=plan.instances)
 
@@ -75,16 +80,20 @@ def resume_deletions(archive: Archive, index: Index, now: dt.datetime) -> int:
     """Finish deletions that a crash interrupted; return how many. Must run before files without a row are adopted."""
     unfinished = index.deletions.unfinished()
     for ordered in unfinished:
-        _finish(archive, index, ordered, archive.acknowledged.position.entries, now)
+        finish(archive, index, ordered, archive.acknowledged.position.entries, now)
         log.warning("deletion_resumed", files=len(ordered.paths))
     return len(unfinished)
 
 
-def _finish(archive: Archive, index: Index, ordered: Deletion, listed: int, now: dt.datetime) -> None:
-    """Remove the files of a deletion; the first `listed` entries of the ledger are then no longer owed."""
+def finish(archive: Archive, index: Index, ordered: Deletion, listed: int, now: dt.datetime) -> None:
+    """Remove the files of a committed deletion; the first `listed` entries of the ledger are then no longer owed.
+
+    What went to the trash is owed no longer from then on, and not again when the trash is emptied: it may have been
+    sent again in between.
+    """
     unlink(archive, ordered.paths)
     reached("deletion-unlinked")
-    if removes_instances(ordered.paths):
+    if removes_instances(ordered.paths) != ordered.went_to_trash:
         archive.acknowledged.settle(ordered.level, [ordered.uid], listed)
         reached("deletion-settled")
     index.deletions.finish(ordered, now)

@@ -30,6 +30,7 @@ from node.index.nouns.records import StoredStudy
 from node.index.nouns.retention import Look, RetentionState, Uptime, look_of
 from node.lifecycle.clock import contradiction, uptime
 from node.lifecycle.deletion import Order, delete
+from node.lifecycle.trash import empty_due
 from node.metrics import Metrics
 from node.selector import compile_selector
 from node.settings.model import RetentionSettings
@@ -118,8 +119,13 @@ def _days(study: StoredStudy, rules: RetentionSettings) -> float | Literal["neve
     return max(ages) if len(ages) == len(wanted) else None
 
 
+def trash_until(rules: RetentionSettings, now: dt.datetime) -> dt.datetime | None:
+    """Return until when a deletion can be undone; None if it cannot."""
+    return now + dt.timedelta(days=rules.trash_days) if rules.trash_days else None
+
+
 class Retention(BackgroundService):
-    """Look at the clock, and delete expired studies, at startup and then hourly."""
+    """Look at the clock, delete expired studies, at startup and then hourly, and empty the trash."""
 
     turn: str = "retention"
 
@@ -151,6 +157,7 @@ class Retention(BackgroundService):
             self.run_once(now)
             self._passed_at = monotonic()
             state = self._state()
+        empty_due(self._archive, self._index, self._audit, now, is_clock_right=state.held is None)
         self._held.set(state.waits_for is not None)
         return STEP_SECONDS
 
@@ -213,7 +220,7 @@ class Retention(BackgroundService):
         return len(expired)
 
     def _delete(self, study_instance_uid: str, rule: str, now: dt.datetime) -> None:
-        order = Order("retention", f"retention: {rule}")
+        order = Order("retention", f"retention: {rule}", trash_until=trash_until(self._rules, now))
         try:
             plan = self._index.deletions.plan("study", study_instance_uid)
             with self._archive.ballast.dropped():

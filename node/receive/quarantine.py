@@ -83,10 +83,12 @@ class ExaminedFile:
 
 def quarantined(root: Path, index: ReadIndex) -> list[QuarantinedFile]:
     """Return the files in quarantine, by name."""
-    reasons = _reasons(index)
+    reasons, in_trash = _reasons(index), index.trash.quarantine_keys()
     files = []
     with os.scandir(root / FOLDER) as entries:
         for entry in entries:
+            if f"{FOLDER}/{entry.name}" in in_trash:
+                continue
             with suppress(FileNotFoundError):  # removed meanwhile
                 stat = entry.stat()
                 row = reasons.get(f"{FOLDER}/{entry.name}", _NOT_NAMED)

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path, PurePath
 from types import MappingProxyType
+from typing import Any
 
 import structlog
 from pydicom.errors import InvalidDicomError
@@ -48,6 +49,8 @@ PREAMBLE_AND_GROUP_LENGTH = 144
 
 ADOPTED = "adopted"
 IN_PLACE = "adopted in place of a missing file"
+OTHER_BYTES = "to quarantine: the instance has other bytes in the index"
+SECOND_VERSION = "kept as a second version"
 RETURNED = "moved back from quarantine"
 COPIED = "copied from another file with the same bytes"
 
@@ -112,12 +115,19 @@ def recover(
 
 
 def adopt(
-    archive: Archive, index: Index, keys: Sequence[str], quiet_seconds: Callable[[str], float], now: dt.datetime
+    archive: Archive,
+    index: Index,
+    keys: Sequence[str],
+    quiet_seconds: Callable[[str], float],
+    now: dt.datetime,
+    facts: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> dict[str, str]:
-    """Index files of one folder that have no row; quarantine those that are no DICOM.
+    """Index files that have no row; quarantine those that are no DICOM.
 
     The older of two files comes first. No file replaces another file of its SOP Instance UID that can be read, whatever
     the policy for received instances is: it was not acknowledged.
+
+    `facts`: how instances came, as far as more than their file tells it, by key.
 
     Returns what became of each file, in words. A file that cannot be read now is not in it, and stays where it is.
     """
@@ -132,7 +142,7 @@ def adopt(
         except OSError as error:  # it says nothing about the bytes: the file stays
             log.error("file_unreadable", path=key, reason=error.strerror)
         else:
-            file = replace(file, place=archive.place_of_new)
+            file = replace(file, place=archive.place_of_new, **facts.get(key, {}))
             readable.append(Received(attributes, file, quiet_seconds(file.calling_ae_title)))
     for begin in range(0, len(readable), MAX_BATCH):
         fates |= _indexed(archive, index, readable[begin : begin + MAX_BATCH])
@@ -169,10 +179,10 @@ def _fate(kept: Indexed) -> str:
     if kept.remove is not None:
         return f"removed: {kept.repeats} has the same bytes"
     if kept.quarantine is not None and kept.outcome is not Outcome.STORED:
-        return "to quarantine: the instance has other bytes in the index"
+        return OTHER_BYTES
     if kept.restored is not None:
         return IN_PLACE
-    return ADOPTED if kept.outcome is Outcome.STORED else "kept as a second version"
+    return ADOPTED if kept.outcome is Outcome.STORED else SECOND_VERSION
 
 
 def mark_missing(archive: Archive, index: Index, folder: str, now: dt.datetime) -> set[str]:

@@ -304,7 +304,7 @@ class SeriesSettings(SettingsSection):
 
 
 class RetentionSettings(SettingsSection):
-    """[retention]: automatic deletion of whole studies; by default, none are deleted."""
+    """[retention]: automatic deletion of whole studies, by default of none, and the trash."""
 
     days: Days | None = Field(
         None,
@@ -335,6 +335,12 @@ class RetentionSettings(SettingsSection):
         "waits for `voxelnode retention confirm`",
     )
     dry_run: bool = Field(False, description="only log what would be deleted")
+    trash_days: float = Field(
+        7,
+        ge=0,
+        description="days for which a deletion, also by hand, can be undone; its files stay on the disk until then, or "
+        "until the disk is short of room; 0: files are removed at once",
+    )
 
     @property
     def is_active(self) -> bool:

@@ -91,6 +91,15 @@ def _record(call: Call, event: AuditEvent, action: Action, study_instance_uid: s
     call.audit.changed(event, action, objects, detail)
 
 
-def delete(call: Call, level: Level, uid: str, study_instance_uid: str | None, terms: Terms | None = None) -> None:
-    """Delete an object permanently; `node.lifecycle.deletion` writes the audit log before and after."""
-    call.act("delete", level=level, uid=uid, study_instance_uid=study_instance_uid, reason="by HTTP", terms=terms)
+def delete(
+    call: Call,
+    level: Level,
+    uid: str,
+    study_instance_uid: str | None,
+    terms: Terms | None = None,
+    *,
+    erase: bool = False,
+) -> None:
+    """Delete an object, into the trash unless `erase`; `node.lifecycle.deletion` writes the audit log."""
+    whose = {"level": level, "uid": uid, "study_instance_uid": study_instance_uid}
+    call.act("delete", **whose, reason="by HTTP", terms=terms, erase=erase)

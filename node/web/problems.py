@@ -27,6 +27,7 @@ from node.index.engine.place import IndexUnusable
 from node.index.nouns.deletions import NotThere, SeveralSeries
 from node.index.nouns.patients import NoSuchPatient
 from node.index.nouns.terms import KeyReused, KeyUnderWay, TooManyKeys
+from node.index.nouns.trash import NotInTrash
 from node.index.search.finder import QueryRefused
 from node.index.work.jobs import ResultThere
 from node.index.work.ledger import NoSuchWork, WorkEnded
@@ -65,6 +66,7 @@ TYPES: tuple[tuple[type[VoxelnodeError], ProblemType], ...] = (
     (ResourceNotFound, types.NOT_FOUND),
     (NotThere, types.NOT_FOUND),
     (NotInQuarantine, types.NOT_FOUND),
+    (NotInTrash, types.NOT_FOUND),
     (NotReleased, types.NOT_RELEASABLE),
     (NoSuchConflict, types.NOT_FOUND),
     (NotDecidable, types.NOT_DECIDABLE),

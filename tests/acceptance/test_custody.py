@@ -57,7 +57,7 @@ def test_a_study_is_deleted_beside_a_serving_node(tmp_path: Path) -> None:
         assert (planned["level"], planned["instances"], planned["deleted"]) == ("study", 4, False)
         assert len(left(node.root)) > 4
         assert "--yes" in voxelnode(node.root, "delete", uid, status=2)
-        assert voxelnode(node.root, "delete", uid, "--yes")["deleted"]
+        assert voxelnode(node.root, "delete", uid, "--erase", "--yes")["deleted"]
         assert left(node.root) == []
         assert node.rows("SELECT 1 FROM v_patients") == []
         assert send(node, tmp_path / "out", *study) == 4, "what was deleted may come again"
@@ -78,7 +78,8 @@ def test_a_node_killed_within_a_deletion_finishes_it_when_it_starts_again(tmp_pa
         send(node, tmp_path / "out", *study)
         node.wait_until_settled()
         with subprocess.Popen(
-            [sys.executable, "-m", "node", "delete", str(study[0].StudyInstanceUID), "--yes", "--root", str(node.root)],
+            [sys.executable, "-m", "node", "delete", str(study[0].StudyInstanceUID), "--erase", "--yes",
+             "--root", str(node.root)],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         ) as command:  # fmt: skip
             assert node.process is not None
@@ -132,9 +133,10 @@ def test_retention_deletes_in_a_serving_node_and_tells_before(tmp_path: Path) ->
         node.wait_until_settled()
         told = voxelnode(node.root, "retention")
         assert (told["studies"], told["expired"]) == (1, [])
-    with Served(tmp_path / "root", VOXELNODE_RETENTION__DAYS="0.000001") as node:
+    rules = {"VOXELNODE_RETENTION__DAYS": "0.000001", "VOXELNODE_RETENTION__TRASH_DAYS": "0.00001"}
+    with Served(tmp_path / "root", **rules) as node:
         until(lambda: node.rows("SELECT 1 FROM v_deletions WHERE finished_at IS NOT NULL"), 20, "the study has gone")
-        assert left(node.root) == []
+        until(lambda: left(node.root) == [], 60, "the trash was emptied")
 
 
 def test_quarantine_is_decided_about_beside_a_serving_node(tmp_path: Path) -> None:

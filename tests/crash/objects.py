@@ -184,7 +184,8 @@ class Faults:
                 return
             study, uids = self._studies.pop(random_.randrange(len(self._studies)))
         try:
-            perform_action(settings, "delete", level="study", uid=study, study_instance_uid=None, who="crash")
+            whose = {"level": "study", "uid": study, "study_instance_uid": None}
+            perform_action(settings, "delete", **whose, who="crash", erase=True)
         except (VoxelnodeError, OSError):  # the node died meanwhile: it may have been deleted
             self.done["deletion of unknown outcome"] += 1
             with self._lock:

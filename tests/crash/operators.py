@@ -148,7 +148,7 @@ class Operators:
             self.site.end()
         must_delete, ran = point is None and self.site.can_delete, self.site.is_running
         environment = {} if point is None else {VARIABLE: point}
-        done = self.site.command("delete", row[column], "--yes", **environment)
+        done = self.site.command("delete", row[column], "--erase", "--yes", **environment)
         has_died = ran and not self.site.is_running
         assert done.returncode == 0 or has_died or not must_delete, done.stderr
         left = self.site.rows()

@@ -383,7 +383,7 @@ def test_what_is_deleted_or_replaced_leaves_the_store(serve: Callable[..., Serve
     assert node.take(other) == [Outcome.REPLACED]
     assert node.take(series[0], other) == [Outcome.REPLACED] * 2  # the first version is expected in quarantine
     node.repository.actions.by_name["delete"](
-        level="instance", uid=str(series[1].SOPInstanceUID), study_instance_uid=None, who="somebody"
+        level="instance", uid=str(series[1].SOPInstanceUID), study_instance_uid=None, who="somebody", erase=True
     )
     node.upload()
     (tmp_path / "elsewhere").rename(store)
@@ -395,6 +395,39 @@ def test_what_is_deleted_or_replaced_leaves_the_store(serve: Callable[..., Serve
     assert any(content.endswith(data_set_bytes(series[0])) for content in kept)
     assert node.content(other) == data_set_bytes(other)
     assert node.local() == [node.root / file.key for file in node.files() if (node.root / file.key).exists()]
+
+
+def test_what_is_in_the_trash_stays_in_the_store_until_it_comes_back_or_goes(
+    serve: Callable[..., Served], tmp_path: Path
+) -> None:
+    node = serve(cache_bytes=0)
+    series = make.ct_series(3)
+    node.take(*series)
+    node.upload()
+    node.forget()
+    kept, uid = objects(tmp_path), str(series[0].StudyInstanceUID)
+
+    def act(name: str, **arguments: Any) -> Any:
+        return node.repository.actions.by_name[name](who="somebody", **arguments)
+
+    def number() -> int:
+        with node.repository.index.reading() as index:
+            return int(index.trash.all()[0]["number"])
+
+    act("delete", level="study", uid=uid, study_instance_uid=None)
+    assert node.upload() is None
+    assert (objects(tmp_path), keys(node)) == (kept, set())
+    assert check_repository(node.settings, digests=True, repair=False) == []
+    assert act("restore-trash", number=number())["instances"] == 3
+    assert node.places() == ["store"] * 3
+    node.forget()
+    assert [node.content(ds) for ds in series] == [data_set_bytes(ds) for ds in series]
+    act("delete", level="study", uid=uid, study_instance_uid=None)
+    act("empty-trash", number=number())
+    node.upload()
+    node = serve(cache_bytes=0)
+    assert node.upload() is None
+    assert objects(tmp_path) == set()
 
 
 def test_a_new_index_is_made_of_the_store_and_another_archive_is_refused(

@@ -83,7 +83,7 @@ def lived_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
         convert_due(repository)
         actions["set-account"](name="ann", role="admin", password_hash="$argon2$", who="test")
         actions["add-token"](name="ann", label="script", sha256="0" * 64, expires_at=None, who="test")
-        actions["delete"](level="study", uid=study_of(root, third[0]), study_instance_uid=None, who="test")
+        actions["delete"](level="study", uid=study_of(root, third[0]), study_instance_uid=None, who="test", erase=True)
         index.deliveries.begin("hook", {Lane("hook", "archive"): True})
         index.work.add_commitment("1.2.3", "CT1", "127.0.0.1", [("1.2", "1.2.3")], FAR, FAR)
         with index.keyed_requests.claimed("ann", "one", "0" * 64, FAR) as request:
@@ -154,9 +154,11 @@ def test_a_deletion_that_was_killed_after_its_order_is_not_undone(
         raise Killed
 
     with monkeypatch.context() as patch, Repository(settings) as repository:
-        patch.setattr("node.lifecycle.deletion._finish", killed)
+        patch.setattr("node.lifecycle.deletion.finish", killed)
         with pytest.raises(Killed):
-            repository.actions.by_name["delete"](level="study", uid=row["uid"], study_instance_uid=None, who="test")
+            repository.actions.by_name["delete"](
+                level="study", uid=row["uid"], study_instance_uid=None, who="test", erase=True
+            )
     assert set(lived.glob("objects/*/*.dcm")) == before
     rebuild_index(settings)
     assert view_rows(lived, "SELECT 1 FROM v_studies WHERE study_instance_uid = :uid", uid=row["uid"]) == []
@@ -174,7 +176,9 @@ def test_after_a_rebuild_a_deletion_finds_what_lies_in_quarantine(settings: Sett
     assert conflict["kind"] == ("instance-bytes" if harm == "sound" else "instance-quarantined")
     with Repository(settings) as repository:
         for row in view_rows(lived, "SELECT study_instance_uid AS uid FROM v_studies"):
-            repository.actions.by_name["delete"](level="study", uid=row["uid"], study_instance_uid=None, who="test")
+            repository.actions.by_name["delete"](
+                level="study", uid=row["uid"], study_instance_uid=None, who="test", erase=True
+            )
     assert [path for folder in ("objects", "quarantine") for path in lived.glob(f"{folder}/**/*.dcm")] == []
 
 

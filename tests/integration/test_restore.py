@@ -198,7 +198,7 @@ def test_a_deletion_finds_in_quarantine_what_came_after_the_index_that_was_put_b
         [conflict] = view_rows(root, "SELECT * FROM v_conflicts WHERE path IS NOT NULL")
         assert conflict["kind"] == "instance-quarantined"
         uid = conflict["study_instance_uid"] if level == "study" else one.sop_instance_uid
-        repository.actions.by_name["delete"](level=level, uid=uid, study_instance_uid=None, who="test")
+        repository.actions.by_name["delete"](level=level, uid=uid, study_instance_uid=None, who="test", erase=True)
     assert [path for folder in ("objects", "quarantine") for path in root.glob(f"{folder}/**/*.dcm")] == []
 
 

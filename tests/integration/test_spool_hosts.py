@@ -261,6 +261,9 @@ def test_versions_are_in_quarantine_of_the_host_that_has_them(hosts: Callable[[s
     r2.repository.actions.by_name["delete"](
         level="study", uid=first.StudyInstanceUID, study_instance_uid=None, who="test"
     )
+    with r2.index.reading() as index:
+        [entry] = index.trash.all()
+    r2.repository.actions.by_name["empty-trash"](number=entry["number"], who="test")
     for host in (r1, r2, r1):
         host.upload()
     for host in (r1, r2):
@@ -277,7 +280,7 @@ def test_what_was_deleted_while_a_host_was_away_is_gone_from_its_disk_when_it_is
     r1.take(*series)
     r1.close()
     r2.repository.actions.by_name["delete"](
-        level="study", uid=series[0].StudyInstanceUID, study_instance_uid=None, who="test"
+        level="study", uid=series[0].StudyInstanceUID, study_instance_uid=None, who="test", erase=True
     )
     r2.upload()
     assert len(r1.copies()) == 2

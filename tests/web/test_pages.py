@@ -139,6 +139,7 @@ PAGES = (
     "/problems/conflicts",
     "/problems/conflicts/1",
     "/problems/quarantine",
+    "/problems/trash",
     "/routes",
     "/upload",
     "/status",

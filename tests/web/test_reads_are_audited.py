@@ -34,6 +34,8 @@ NOT_READ = (
             "/api/v1/quarantine/{name}/release",
             "/problems/conflicts/{conflict}",
             "/problems/quarantine/{name}",
+            "/api/v1/trash/{number}/restore",
+            "/problems/trash/{number}",
             "/problems/acknowledge",
             "/problems/withdraw",
             "/status/peers/{name}/echo",
@@ -75,6 +77,7 @@ NOT_READ = (
         ("GET", "/api/v1/peers/{peer}/studies/{study_instance_uid}/series"),
         ("GET", "/peers/series"),
         ("DELETE", "/api/v1/quarantine/{name}"),
+        ("DELETE", "/api/v1/trash/{number}"),
         ("PUT", "/api/v1/worklist/{entry}"),
         ("PUT", "/dicom-web/workitems/{workitem}/state"),
         ("PUT", "/api/v1/jobs/{job}/files/{file}"),
@@ -91,6 +94,7 @@ WITHOUT_PATIENTS = {
     "/api/v1/rejections", "/api/v1/lost", "/problems/rejections", "/api/v1/failures", "/problems", "/api/v1/exclusions",
     "/api/v1/problems", "/api/v1/problems/{slug}", "/api/v1/routes", "/api/v1/peers", "/routes/rows",
     "/problems/acknowledged", "/problems/unconvertible",
+    "/api/v1/trash", "/problems/trash",
 }  # fmt: skip
 """Routes that return no patient data here: those of the node itself, and lists that are empty in this root."""
 

@@ -23,24 +23,33 @@ def delete(
         typer.Option("--study", metavar="UID", help="Study of the series, if the series is in several studies."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted.")] = False,
+    erase: Annotated[
+        bool, typer.Option("--erase", help="Remove the files at once; without it, they go to the trash.")
+    ] = False,
     yes: Yes = False,
     *,
     root: ChangedRoot,
     json: Json = False,
 ) -> Answer:
-    """Delete a study, series or instance permanently.
+    """Delete a study, series or instance.
 
-    Its rows, DICOM files, volumes and thumbnails are removed. If a node runs on this root, the node does it.
+    Its rows, volumes and thumbnails are removed. Its DICOM files stay in the trash for [retention] trash_days, and
+    `voxelnode trash restore` brings them back. If a node runs on this root, the node does it.
     """
     with root.reading() as index:
         plan = index.deletions.plan(_level(index, uid), uid, study)
     if not json:
         _print(plan)
-    if not dry_run:
-        confirm("deletion", "Permanently delete this and all volumes made from it?", yes)
-        root.order("delete", level=plan.level, uid=uid, study_instance_uid=plan.study_instance_uid)
     fields = {name: value for name, value in asdict(plan).items() if name != "patient_id"}
-    return Answer({**fields, "deleted": not dry_run}, "deleted" if not dry_run else lambda: None)
+    if dry_run:
+        return Answer({**fields, "deleted": False, "trash_until": None}, lambda: None)
+    keeps = root.settings.retention.trash_days > 0 and not erase
+    question = f"{'Delete' if keeps else 'Permanently delete'} this and all volumes made from it?"
+    confirm("deletion", question, yes)
+    done = root.order("delete", level=plan.level, uid=uid, study_instance_uid=plan.study_instance_uid, erase=erase)
+    until = done["trash_until"]
+    text = "deleted" if until is None else f"deleted; `voxelnode trash` can bring it back until {until[:10]}"
+    return Answer({**fields, "deleted": True, "trash_until": until}, text)
 
 
 def _level(index: ReadIndex, uid: str) -> Level:

@@ -188,7 +188,7 @@ def _document(row: Mapping[str, Any], names: Sequence[str]) -> str:
 
 
 HISTORY = (
-    "accounts", "tokens", "web_sessions", "tombstones", "lost_instances", "rejections", "events", "senders",
+    "accounts", "tokens", "web_sessions", "tombstones", "trash", "lost_instances", "rejections", "events", "senders",
     "keyed_requests", "scheduled_steps", "performed_steps", "performed_series",
 )  # fmt: skip
 """Tables that are taken over row by row, with the numbers of their rows."""
@@ -228,7 +228,7 @@ class SalvageRepository(IndexRepository):
         _insert(connection, old, "work", former_work(old))
         for table in (*HISTORY, *WORK):
             rows = old.rows(table, _names(table))
-            _insert(connection, old, table, filter(_is_harmless, rows) if table == "tombstones" else rows)
+            _insert(connection, old, table, filter(_HARMLESS.get(table), rows))
         for row in old.rows("about", ("key", "value")):
             if row["key"].startswith(LEDGER):
                 set_about(connection, row["key"], row["value"])
@@ -311,6 +311,12 @@ def _is_harmless(tombstone: Mapping[str, Any]) -> bool:
         return all(is_deletable(path) for path in json.loads(tombstone["paths"]))
     except (ValueError, TypeError):
         return False
+
+
+_HARMLESS: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {
+    "tombstones": _is_harmless,
+    "trash": lambda row: is_deletable(str(row["key"])),
+}
 
 
 def _merged_patients(old: OldIndex) -> list[dict[str, Any]]:

@@ -45,6 +45,7 @@ from node.index.nouns.senders import SenderRepository
 from node.index.nouns.series_claims import SeriesRepository
 from node.index.nouns.studies import StudyRepository
 from node.index.nouns.terms import KeyedRequestRepository
+from node.index.nouns.trash import TrashRepository
 from node.index.search.finder import Finder
 from node.index.work.deliveries import DeliveryRepository
 from node.index.work.jobs import JobRepository
@@ -169,6 +170,7 @@ class Index:
         self.series = SeriesRepository(writer, self._watcher)
         self.studies = StudyRepository(writer, self._watcher)
         self.timers = TimerRepository(writer, self._watcher)
+        self.trash = TrashRepository(writer, self._watcher)
         self.work = WorkRepository(writer, self._watcher)
         self.workitems = WorkitemRepository(writer, self._watcher)
         self.ahead: Ahead = _NothingAhead()

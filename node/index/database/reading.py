@@ -43,6 +43,7 @@ from node.index.nouns.scheduled_steps import ReadScheduledSteps
 from node.index.nouns.senders import ReadSenders
 from node.index.nouns.series import ReadExports, ReadSeries
 from node.index.nouns.studies import ReadStudies
+from node.index.nouns.trash import ReadTrash
 from node.index.nouns.volumes import ReadExclusions, ReadVolumes
 from node.index.search import finder
 from node.index.work.deliveries import ReadHooks
@@ -87,6 +88,7 @@ class ReadIndex:
         self.senders = ReadSenders(connection)
         self.series = ReadSeries(connection)
         self.studies = ReadStudies(connection)
+        self.trash = ReadTrash(connection)
         self.volumes = ReadVolumes(connection)
         self.work = ReadWork(connection)
 

@@ -187,7 +187,9 @@ def views(dialect: Dialect) -> dict[str, str]:
                    received_at, noticed_at
             FROM lost_instances""",
         "v_deletions": """
-            SELECT level, uid, reason, ordered_at, finished_at FROM tombstones""",
+            SELECT level, uid, reason, ordered_at, finished_at,
+                   CASE WHEN content IS NOT NULL THEN trash_until END AS trash_until, restored_at
+            FROM tombstones""",
         "v_senders": f"""
             SELECT calling_ae_title, quiet_seconds, json_array_length(gaps) AS series,
                    (SELECT max(CAST(value AS FLOAT)) FROM {say.each("gaps")}) AS longest_gap_seconds, learnt_at

@@ -1,9 +1,10 @@
 """Deletions: remove a study, a series or an instance from the index, and record which files are to be deleted.
 
 One transaction removes the rows and adds a tombstone. After its commit, nothing lists, converts or serves the deleted
-instances. An instance that is sent again meanwhile is new: it gets its own file and row, which the deletion does not
-touch. (If the rows were removed last, that instance would be acknowledged as already stored, and then deleted.) If the
-process dies before the files are gone, the next start finds the unfinished tombstone with their names.
+instances. Into the trash go files of instances, which stay where they are (`node.index.nouns.trash`); what was made
+from them goes at once. An instance that is sent again meanwhile is new: it gets its own file and row, which the
+deletion does not touch. (If the rows were removed last, that instance would be acknowledged as already stored, and then
+deleted.) If the process dies before the files are gone, the next start finds the unfinished tombstone with their names.
 
 An instance also leaves its series when another version takes its place or moves it to another study.
 """
@@ -13,13 +14,12 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, delete, select, update
 from sqlalchemy.orm import join
 
 from node.errors import UsageError
-from node.index.engine.about import STORE, about
 from node.index.engine.rows import ReadRepository
 from node.index.engine.sql import insert
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
@@ -28,8 +28,6 @@ from node.index.models import (
     ConversionRow,
     ExclusionRow,
     FailureRow,
-    HostRemovalRow,
-    HostRow,
     ImageRow,
     PatientRow,
     RevisionFileRow,
@@ -41,11 +39,12 @@ from node.index.models import (
 )
 from node.index.nouns.conversions import folders_of
 from node.index.nouns.events import record_event
-from node.index.nouns.instance_files import owe_files, owe_removals
+from node.index.nouns.instance_files import owe_files, owe_host_removals, owe_removals
 from node.index.nouns.levels import delete_empty_levels
 from node.index.nouns.lost import forget_lost
 from node.index.nouns.records import Deletion, DeletionPlan, Level
 from node.index.nouns.reopening import delete_references, reopen
+from node.index.nouns.trash import content_of, put_in_trash, trashed_conflict, trashed_images
 from node.index.work.jobs import after_deletion
 
 if TYPE_CHECKING:  # it reads everything, also deletions
@@ -87,29 +86,25 @@ def drop_volumes_of(connection: Connection, series_id: int, sop_instance_uid: st
     return sorted(folders)
 
 
-def delete_series_rows(connection: Connection, series: Sequence[int], now: dt.datetime) -> list[str]:
-    """Delete series with their instances, conversions and failures; return the folders of their volumes."""
+def delete_series_rows(
+    connection: Connection, series: Sequence[int], now: dt.datetime, *, keeps_objects: bool = False
+) -> list[str]:
+    """Delete series with their instances, conversions and failures; return the folders of their volumes.
+
+    `keeps_objects`: those of instances go to the trash, and stay in the object store.
+    """
     delete_references(connection, series, now)
     conversions = list(connection.scalars(select(ConversionRow.id).where(ConversionRow.series_id.in_(series))))
     folders = folders_of(connection.scalars(select(VolumeRow.path).where(VolumeRow.conversion_id.in_(conversions))))
     owe_files(connection, RevisionFileRow.conversion_id.in_(conversions), now)
     for table in (VolumeRow, VolumeSourceRow, ExclusionRow):
         connection.execute(delete(table).where(table.conversion_id.in_(conversions)))
-    owe_removals(connection, ImageRow.series_id.in_(series), now)
+    if not keeps_objects:
+        owe_removals(connection, ImageRow.series_id.in_(series), now)
     for owned in (ConversionRow, FailureRow, ImageRow):
         connection.execute(delete(owned).where(owned.series_id.in_(series)))
     connection.execute(delete(SeriesRow).where(SeriesRow.id.in_(series)))
     return sorted(folders)
-
-
-def owe_host_removals(connection: Connection, paths: Sequence[str], now: dt.datetime) -> None:
-    """Order the removal of files and folders from the disk of every host, if each has a root of its own."""
-    if not about(connection, STORE):
-        return
-    hosts = list(connection.scalars(select(HostRow.name).order_by(HostRow.name)))
-    rows = [{"host": host, "path": path, "ordered_at": now} for host in hosts for path in sorted(paths)]
-    if rows:
-        connection.execute(insert(HostRemovalRow).on_conflict_do_nothing(), rows)
 
 
 def add_tombstone(
@@ -154,9 +149,15 @@ class DeletionRepository(IndexRepository):
 
     @on_writer
     def order(
-        self, connection: Connection, plan: DeletionPlan, reason: str, now: dt.datetime, terms: Terms | None = None
+        self,
+        connection: Connection,
+        plan: DeletionPlan,
+        reason: str,
+        now: dt.datetime,
+        terms: Terms | None = None,
+        trash_until: dt.datetime | None = None,
     ) -> Deletion:
-        """Remove the rows and add a tombstone that names the files.
+        """Remove the rows and add a tombstone that names the files, those of volumes alone if it is for the trash.
 
         Raises NotThere if it was deleted after the plan was made.
         """
@@ -175,8 +176,10 @@ class DeletionRepository(IndexRepository):
                 connection.execute(select(ImageRow.id).where(is_it).with_for_update())
             terms.require(connection)
         delete_rows = _delete_instance if plan.level == "instance" else _delete_series
-        paths = delete_rows(connection, held, plan, now)
-        if not paths:
+        content = content_of(connection, plan.study_instance_uid) if trash_until is not None else None
+        trash: list[dict[str, Any]] | None = [] if trash_until is not None else None
+        paths = delete_rows(connection, held, plan, now, trash)
+        if not paths and not trash:
             raise NotThere(f"{plan.level} {plan.uid} has already been deleted")
         forget_lost(connection, plan)
         delete_empty_levels(connection, study_id)
@@ -191,7 +194,11 @@ class DeletionRepository(IndexRepository):
             detail=f"{plan.level}, {reason}",
         )
         tombstone = add_tombstone(connection, plan.level, plan.uid, reason, paths, now)
-        deletion = Deletion(tombstone, tuple(paths), plan.level, plan.uid)
+        deletion = Deletion(tombstone, tuple(paths), plan.level, plan.uid, went_to_trash=trash is not None)
+        if trash is not None:
+            in_trash = update(TombstoneRow).where(TombstoneRow.id == tombstone)
+            connection.execute(in_trash.values(trash_until=trash_until, content=content))
+            put_in_trash(connection, tombstone, trash)
         if terms is not None:
             terms.fulfil(connection, deletion)
         return deletion
@@ -199,9 +206,17 @@ class DeletionRepository(IndexRepository):
     @on_reader
     def unfinished(self, connection: Connection) -> list[Deletion]:
         """Return the deletions whose files may still exist."""
-        columns = select(TombstoneRow.id, TombstoneRow.paths, TombstoneRow.level, TombstoneRow.uid)
-        rows = connection.execute(columns.where(TombstoneRow.finished_at.is_(None)))
-        return [Deletion(row.id, tuple(row.paths), row.level, row.uid) for row in rows]
+        rows = connection.execute(select(TombstoneRow).where(TombstoneRow.finished_at.is_(None)))
+        return [
+            Deletion(
+                row.id,
+                tuple(row.paths),
+                row.level,
+                row.uid,
+                went_to_trash=row.trash_until is not None and row.restored_at is None,
+            )
+            for row in rows
+        ]
 
     @on_reader
     def deleted_among(self, connection: Connection, keys: Collection[str]) -> set[str]:
@@ -266,7 +281,13 @@ def _hold(connection: Connection, series: Select[int]) -> list[int]:
     return list(connection.scalars(series.order_by(SeriesRow.id).with_for_update(of=SeriesRow)))
 
 
-def _delete_series(connection: Connection, series: Sequence[int], plan: DeletionPlan, now: dt.datetime) -> list[str]:
+Trash = list[dict[str, Any]] | None
+"""Collects the rows of files that go to the trash; None: the files are removed at once."""
+
+
+def _delete_series(
+    connection: Connection, series: Sequence[int], plan: DeletionPlan, now: dt.datetime, trash: Trash
+) -> list[str]:
     """Delete whole series with their conversions and failures; return their files, volumes first."""
     images = connection.execute(
         select(ImageRow.sop_instance_uid, ImageRow.key).where(ImageRow.series_id.in_(series)).order_by(ImageRow.key)
@@ -276,12 +297,16 @@ def _delete_series(connection: Connection, series: Sequence[int], plan: Deletion
     in_scope = ConflictRow.study_instance_uid == plan.study_instance_uid
     if plan.level == "series":
         in_scope = and_(in_scope, ConflictRow.series_instance_uid == plan.uid)
-    losers = _delete_conflicts(connection, [image.sop_instance_uid for image in images], in_scope)
-    folders = delete_series_rows(connection, series, now)
-    return [*folders, *sorted(losers), *(image.key for image in images)]
+    if trash is not None:
+        trash += trashed_images(connection, ImageRow.series_id.in_(series))
+    losers = _delete_conflicts(connection, [image.sop_instance_uid for image in images], trash, in_scope)
+    folders = delete_series_rows(connection, series, now, keeps_objects=trash is not None)
+    return [*folders, *sorted(losers), *(image.key for image in images if trash is None)]
 
 
-def _delete_instance(connection: Connection, series: Sequence[int], plan: DeletionPlan, now: dt.datetime) -> list[str]:
+def _delete_instance(
+    connection: Connection, series: Sequence[int], plan: DeletionPlan, now: dt.datetime, trash: Trash
+) -> list[str]:
     """Delete one instance and the volumes made from it. Reopen its series, or delete the series if it is now empty."""
     is_it = ImageRow.sop_instance_uid == plan.uid
     image = connection.execute(select(ImageRow).where(is_it, ImageRow.series_id.in_(series))).first()
@@ -289,24 +314,34 @@ def _delete_instance(connection: Connection, series: Sequence[int], plan: Deleti
         return []
     others = select(ImageRow.id).where(ImageRow.series_id == image.series_id, ImageRow.id != image.id)
     if connection.execute(others.limit(1)).first() is None:
-        return _delete_series(connection, [image.series_id], plan, now)
+        return _delete_series(connection, [image.series_id], plan, now, trash)
     folders = drop_volumes_of(connection, image.series_id, plan.uid, now)
-    losers = _delete_conflicts(connection, [plan.uid])
-    owe_removals(connection, ImageRow.id == image.id, now)
+    if trash is not None:
+        trash += trashed_images(connection, ImageRow.id == image.id)
+    losers = _delete_conflicts(connection, [plan.uid], trash)
+    if trash is None:
+        owe_removals(connection, ImageRow.id == image.id, now)
     connection.execute(delete(ImageRow).where(ImageRow.id == image.id))
     reopen(connection, image.series_id, plan.study_instance_uid, plan.uid, now, "an instance was deleted")
-    return [*folders, *sorted(losers), image.key]
+    return [*folders, *sorted(losers), *([image.key] if trash is None else [])]
 
 
 def _delete_conflicts(
-    connection: Connection, sop_instance_uids: Sequence[str], in_scope: ColumnElement[bool] | None = None
+    connection: Connection,
+    sop_instance_uids: Sequence[str],
+    trash: Trash,
+    in_scope: ColumnElement[bool] | None = None,
 ) -> set[str]:
-    """Delete the conflicts of the instances, and those in scope; return the keys of the files kept for them."""
+    """Delete the conflicts of the instances, and those in scope; return the keys of the files that go with them."""
     keys: set[str] = set()
     conditions = [ConflictRow.sop_instance_uid.in_(some) for some in _batches(sop_instance_uids)]
     for condition in (*conditions, *([in_scope] if in_scope is not None else [])):
-        gone = connection.scalars(delete(ConflictRow).where(condition).returning(ConflictRow.key))
-        keys.update(key for key in gone if key is not None)
+        gone = connection.execute(delete(ConflictRow).where(condition).returning(ConflictRow)).all()
+        held = [row for row in gone if row.key is not None]
+        if trash is None:
+            keys.update(row.key for row in held)
+        else:
+            trash += map(trashed_conflict, held)
     return keys
 
 

@@ -38,6 +38,7 @@ EventKind = Literal[
     "quarantine-released",  # a person took a file in quarantine back into the archive
     "quarantine-purged",
     "deleted",
+    "restored",  # a deletion was undone; the instances are received again
     "patient-merged",
     "job-ended",  # a hook with results has done what it was asked to, failed, or was late
     "problem-acknowledged",  # a person has seen that a series is incomplete or has no volume, and leaves it so

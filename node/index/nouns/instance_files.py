@@ -13,8 +13,18 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, delete, func, literal, or_, select, true
 from sqlalchemy.orm import InstrumentedAttribute, join
 
+from node.index.engine.about import STORE, about
 from node.index.engine.sql import insert
-from node.index.models import ConflictRow, HostRemovalRow, HostRow, ImageRow, ObjectRemovalRow, RevisionFileRow, Utc
+from node.index.models import (
+    ConflictRow,
+    HostRemovalRow,
+    HostRow,
+    ImageRow,
+    ObjectRemovalRow,
+    RevisionFileRow,
+    TrashRow,
+    Utc,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +72,11 @@ class HeldFile:
 
 
 def named_keys(connection: Connection, keys: Sequence[str]) -> set[str]:
-    """Return those of `keys` that rows name: of images, or of conflicts."""
+    """Return those of `keys` that rows name: of images, of conflicts, or of the trash."""
     images = connection.scalars(select(ImageRow.key).where(ImageRow.key.in_(keys)))
     conflicts = connection.scalars(select(ConflictRow.key).where(ConflictRow.key.in_(keys)))
-    return {*images, *(key for key in conflicts if key is not None)}
+    trashed = connection.scalars(select(TrashRow.key).where(TrashRow.key.in_(keys)))
+    return {*images, *(key for key in conflicts if key is not None), *trashed}
 
 
 def unknown_keys(connection: Connection, keys: Sequence[str]) -> list[str]:
@@ -108,15 +119,18 @@ def losers(connection: Connection, sop_instance_uids: Collection[str] | None = N
 
 
 def loser_keys(connection: Connection, host: str | None = None) -> set[str]:
-    """Return the keys of the files that lost against another file of their SOP Instance UID, and are kept.
+    """Return the keys of the files that lost against another file of their SOP Instance UID; some are in the trash.
 
     `host`: leave out those that only another host has.
     """
     query = select(ConflictRow.key).where(ConflictRow.key.is_not(None)).distinct()
     if host is not None:
         query = query.where(or_(ConflictRow.host.is_(None), ConflictRow.host == host))
+    trashed = select(TrashRow.key).where(TrashRow.is_loser)
+    if host is not None:
+        trashed = trashed.where(or_(TrashRow.holder.is_(None), TrashRow.holder == host))
     keys = connection.scalars(query)
-    return {key for key in keys if key is not None}
+    return {*(key for key in keys if key is not None), *connection.scalars(trashed)}
 
 
 _NAME_LENGTH = len("0123456789abcdef0123456789abcdef.dcm")
@@ -142,9 +156,24 @@ def owe_files(connection: Connection, leaving: ColumnElement[bool], now: dt.date
     connection.execute(delete(RevisionFileRow).where(leaving))
 
 
+def owe_host_removals(connection: Connection, paths: Sequence[str], now: dt.datetime) -> None:
+    """Order the removal of files and folders from the disk of every host, if each has a root of its own."""
+    if not about(connection, STORE):
+        return
+    hosts = list(connection.scalars(select(HostRow.name).order_by(HostRow.name)))
+    rows = [{"host": host, "path": path, "ordered_at": now} for host in hosts for path in sorted(paths)]
+    if rows:
+        connection.execute(insert(HostRemovalRow).on_conflict_do_nothing(), rows)
+
+
+def owe_trashed(connection: Connection, deletion: int, now: dt.datetime) -> None:
+    """Order the removal of the objects of a deletion that leaves the trash."""
+    _owe(connection, TrashRow, TrashRow.key, (TrashRow.deletion == deletion) & TrashRow.place.is_not(None), now)
+
+
 def _owe(
     connection: Connection,
-    table: type[ImageRow | RevisionFileRow],
+    table: type[ImageRow | RevisionFileRow | TrashRow],
     key: InstrumentedAttribute[str],
     leaving: ColumnElement[bool],
     now: dt.datetime,

@@ -72,9 +72,10 @@ def absent(connection: Connection, instances: Sequence[Acknowledged]) -> list[in
         return []
     uids = {uid for place in places for uid in instances[place][:3]}
     deletions: dict[str, dt.datetime] = {}
-    columns = select(TombstoneRow.uid, TombstoneRow.paths, TombstoneRow.ordered_at)
-    for uid, paths, ordered_at in connection.execute(columns.where(looked_up_in(TombstoneRow.uid, list(uids)))):
-        if removes_instances(paths):
+    columns = select(TombstoneRow.uid, TombstoneRow.paths, TombstoneRow.ordered_at, TombstoneRow.content.is_not(None))
+    rows = connection.execute(columns.where(looked_up_in(TombstoneRow.uid, list(uids))))
+    for uid, paths, ordered_at, is_in_trash in rows:
+        if is_in_trash or removes_instances(paths):
             deletions[uid] = max(ordered_at, deletions.get(uid, ordered_at))
     return [place for place in places if not _is_deleted(instances[place], deletions)]
 

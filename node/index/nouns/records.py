@@ -255,12 +255,16 @@ def removes_instances(paths: Collection[str]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Deletion:
-    """A committed deletion; `paths` are the files and folders to be removed, relative to the root."""
+    """A committed deletion; `paths` are the files and folders to be removed, relative to the root.
+
+    `went_to_trash`: its instances are in the trash, or were before it was emptied.
+    """
 
     id: int
     paths: tuple[str, ...]
     level: Level
     uid: str
+    went_to_trash: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,3 +138,39 @@ def purge_quarantined(call: AdminCall, change: Change, name: Name) -> models.Pur
 
 def _examined(node: Services, index: ReadIndex, name: str) -> models.ExaminedFileResource:
     return models.ExaminedFileResource.of(examined(node.archive.root, index, name))
+
+
+Deleted = Annotated[int, Path(ge=1, le=1 << 53, description="number of the deletion")]
+
+
+@router.get("/trash", tags=["trash"])
+def list_trash(call: AdminCall) -> list[models.TrashResource]:
+    """Deletions that can be undone, the newest first."""
+    with call.node.index.reading() as index:
+        entries = index.trash.all()
+    call.audit.queried("trash", len(entries))
+    return [models.TrashResource.of(entry) for entry in entries]
+
+
+@router.post("/trash/{number}/restore", responses=problems(*OF_CHANGES), tags=["trash"])
+def restore_trash(call: AdminCall, change: Change, number: Deleted) -> models.RestoreResult:
+    """Undo a deletion; its series are converted again."""
+    return change.make(
+        models.RestoreResult,
+        lambda index: _in_trash(index, number),
+        lambda _: call.act("restore-trash", number=number),
+    )
+
+
+@router.delete("/trash/{number}", responses=problems(*OF_CHANGES), tags=["trash"])
+def empty_trash(call: AdminCall, change: Change, number: Deleted) -> models.EmptiedTrash:
+    """Make a deletion permanent before its time."""
+    return change.make(
+        models.EmptiedTrash,
+        lambda index: _in_trash(index, number),
+        lambda _: call.act("empty-trash", number=number),
+    )
+
+
+def _in_trash(index: ReadIndex, number: int) -> models.TrashResource:
+    return models.TrashResource.of(index.trash.entry(number))

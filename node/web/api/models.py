@@ -332,6 +332,39 @@ class PurgeResult(Resource):
     purged: str
 
 
+class TrashResource(Resource):
+    """A deletion that can be undone, and what people know its study by."""
+
+    number: int
+    level: Literal["study", "series", "instance"]
+    uid: str
+    study_instance_uid: str
+    patient_id: str | None = None
+    patient_name: str | None = None
+    study_date: dt.date | None = None
+    study_description: str | None = None
+    reason: str
+    deleted_at: dt.datetime
+    until: dt.datetime
+    files: int
+    bytes: int
+
+
+class RestoreResult(Resource):
+    """How many instances came back; how many did not, because they had come again or their files are gone."""
+
+    instances: int
+    repeated: int
+    conflicts: int
+    lost: int
+
+
+class EmptiedTrash(Resource):
+    """The number of the deletion that is permanent now."""
+
+    emptied: int
+
+
 class RouteResource(Resource):
     """A destination of a route, and what waits for it; `route` is empty for what is sent by hand."""
 

@@ -61,6 +61,7 @@ PatientNumber = Annotated[RowId, Path(description="`id` of the patient")]
 DICOM = "application/dicom"
 
 DryRun = Annotated[bool, Query(description="only report what would be deleted")]
+Erase = Annotated[bool, Query(description="remove the files at once, instead of keeping them in the trash")]
 OptionalPatientId = Annotated[str | None, Query(max_length=324, description="Patient ID")]
 
 
@@ -148,10 +149,10 @@ def show_study(call: ReaderCall, response: Response, study_instance_uid: StudyUi
 
 @router.delete("/studies/{study_instance_uid}", responses=problems(*OF_CHANGES), tags=["studies"])
 def delete_study(
-    call: AdminCall, change: Change, study_instance_uid: StudyUid, dry_run: DryRun = False
+    call: AdminCall, change: Change, study_instance_uid: StudyUid, dry_run: DryRun = False, erase: Erase = False
 ) -> models.DeletionResult:
-    """Delete a study permanently: rows, DICOM files, volumes and pictures."""
-    delete = partial(_delete, call, "study", study_instance_uid, study_instance_uid, dry_run)
+    """Delete a study: rows, volumes and pictures; its DICOM files stay in the trash for a while."""
+    delete = partial(_delete, call, "study", study_instance_uid, study_instance_uid, dry_run, erase)
     return change.make(models.DeletionResult, lambda index: _study(index, study_instance_uid), delete)
 
 
@@ -221,9 +222,10 @@ def delete_series(
     change: Change,
     key: RequestedSeries,
     dry_run: DryRun = False,
+    erase: Erase = False,
 ) -> models.DeletionResult:
-    """Delete a series permanently: rows, DICOM files, volumes and pictures."""
-    delete = partial(_delete, call, "series", key[1], key[0], dry_run)
+    """Delete a series: rows, volumes and pictures; its DICOM files stay in the trash for a while."""
+    delete = partial(_delete, call, "series", key[1], key[0], dry_run, erase)
     return change.make(models.DeletionResult, lambda index: _series(index, key), delete)
 
 
@@ -304,10 +306,10 @@ def download_instance(call: ReaderCall, sop_instance_uid: InstanceUid) -> Respon
 
 @router.delete("/instances/{sop_instance_uid}", responses=problems(*OF_CHANGES, AMBIGUOUS), tags=["instances"])
 def delete_instance(
-    call: AdminCall, change: Change, sop_instance_uid: InstanceUid, dry_run: DryRun = False
+    call: AdminCall, change: Change, sop_instance_uid: InstanceUid, dry_run: DryRun = False, erase: Erase = False
 ) -> models.DeletionResult:
-    """Delete an instance permanently; its series is converted again without it."""
-    delete = partial(_delete, call, "instance", sop_instance_uid, None, dry_run)
+    """Delete an instance, into the trash; its series is converted again without it."""
+    delete = partial(_delete, call, "instance", sop_instance_uid, None, dry_run, erase)
     return change.make(
         models.DeletionResult,
         lambda index: models.InstanceResource.of(_instance(index, sop_instance_uid)),
@@ -340,7 +342,7 @@ def _reconverted(owed: int) -> str:
 
 
 def _delete(
-    call: Call, level: Level, uid: str, study_instance_uid: str | None, dry_run: bool, terms: Terms
+    call: Call, level: Level, uid: str, study_instance_uid: str | None, dry_run: bool, erase: bool, terms: Terms
 ) -> models.DeletionResult:
     with call.node.index.reading() as index:
         plan = index.deletions.plan(level, uid, study_instance_uid)
@@ -351,7 +353,7 @@ def _delete(
         call.audit.accessed([{"study_instance_uid": plan.study_instance_uid}], f"{plan.instances} instances to delete")
     else:
         terms = terms.answered(lambda _: result.model_dump_json())
-        actions.delete(call, level, uid, plan.study_instance_uid, terms)
+        actions.delete(call, level, uid, plan.study_instance_uid, terms, erase=erase)
     return result
 
 

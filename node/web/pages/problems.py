@@ -147,3 +147,21 @@ def decide_quarantined(
     else:
         call.act("release-quarantined", name=name, replace=decision == "replace")
     return RedirectResponse("/problems/quarantine", SEE_OTHER)
+
+
+@router.get("/problems/trash")
+def trash(call: AdminCall, number: PageNumber = 1) -> Response:
+    """What was deleted and can come back."""
+    with call.node.index.reading() as index:
+        entries, counts = index.trash.all(), _counts(index)
+    begin = (number - 1) * PAGE_ROWS
+    return _section(call, "trash", counts, entries[begin : begin + PAGE_ROWS + 1], number)
+
+
+@router.post("/problems/trash/{number}")
+def decide_deleted(
+    call: AdminCall, number: Number, decision: Annotated[Literal["restore", "empty"], Form()]
+) -> Response:
+    """Undo a deletion, or make it permanent."""
+    call.act(f"{decision}-trash", number=number)
+    return RedirectResponse("/problems/trash", SEE_OTHER)

@@ -126,6 +126,7 @@ def page(call: Call, template: str, headers: Mapping[str, str] | None = None, **
             ae_title=node.settings.dicom.ae_title,
             host=_dicom_host(request, node),
             dicom_port=node.dicom_port() if node.dicom_port else node.settings.dicom.port,
+            trash_days=node.settings.retention.trash_days,
             receivers=node.settings.receivers,
             called_peers=node.settings.called_peers,
             has_routes=bool(node.settings.receivers or node.settings.routes),

@@ -1,0 +1,73 @@
+"""``voxelnode trash [restore|empty]``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from node.cli.options import ChangedRoot, Commands, Root, Yes, confirm
+from node.cli.output import Answer, Columns, listing, sized
+from node.errors import UsageError
+
+app = Commands(
+    help="List what was deleted and can come back, bring it back, or delete it.", invoke_without_command=True
+)
+
+ENTRIES: Columns = {
+    "number": "number",
+    "deleted": "deleted_at",
+    "until": "until",
+    "level": "level",
+    "uid": "uid",
+    "instances": "files",
+    "size": lambda row: sized(row["bytes"]),
+    "reason": "reason",
+}
+
+Number = Annotated[int, typer.Argument(metavar="NUMBER", help="Number of the deletion, as listed.")]
+
+
+@app.callback()
+def list_(root: Root) -> Answer:
+    """List the deletions that can be undone, the newest first."""
+    with root.reading() as index:
+        rows = index.trash.all()
+    return listing(f"{len(rows)} deletions in the trash", ENTRIES, rows, none="the trash is empty")
+
+
+@app.command()
+def restore(number: Number, root: ChangedRoot) -> Answer:
+    """Bring back what a deletion removed.
+
+    Instances count as received now, and their series are converted again. An instance that was sent again meanwhile
+    stays as it is; if its bytes differ, `voxelnode conflicts` lists both. If a node runs on this root, the node does
+    it.
+    """
+    done = root.order("restore-trash", number=number)
+    parts = [f"{done['instances']} instances are back", f"{done['repeated']} had come again"]
+    parts += [f"{done['conflicts']} have other bytes by now"] if done["conflicts"] else []
+    parts += [f"{done['lost']} files are gone or damaged"] if done["lost"] else []
+    return Answer(done, "; ".join(parts), failed=bool(done["lost"]))
+
+
+@app.command()
+def empty(
+    number: Annotated[int | None, typer.Argument(metavar="NUMBER", help="Number of the deletion, as listed.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Everything in the trash.")] = False,
+    yes: Yes = False,
+    *,
+    root: ChangedRoot,
+) -> Answer:
+    """Remove the files of a deletion permanently, before its time. If a node runs on this root, the node does it."""
+    if (number is None) != everything:
+        raise UsageError("give either the number of a deletion, or --all")
+    numbers = [number] if number is not None else []
+    if everything:
+        with root.reading() as index:
+            numbers = [row["number"] for row in index.trash.all()]
+    if numbers:
+        confirm("emptying the trash", f"Permanently delete the files of {len(numbers)} deletions?", yes)
+    for one in numbers:
+        root.order("empty-trash", number=one)
+    return Answer({"emptied": numbers}, f"emptied: {len(numbers)} deletions")

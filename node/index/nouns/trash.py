@@ -1,0 +1,217 @@
+"""The trash: what was deleted and can come back, until it is emptied.
+
+A deletion removes the rows of instances, so that nothing lists, converts or serves them. In the trash, each file has a
+row here instead, and stays where it is: whoever looks for files without a row finds it named. Emptying the trash names
+the files in the tombstone of the deletion, which then removes them like any other.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, delete, func, select, update
+
+from node.errors import UsageError
+from node.index.engine.rows import ReadRepository
+from node.index.engine.sql import insert
+from node.index.engine.writer import IndexRepository, on_reader, on_writer
+from node.index.models import STORE, ConflictRow, ImageRow, PatientRow, StudyRow, TombstoneRow, TrashRow, Utc
+from node.index.nouns.events import record_event
+from node.index.nouns.instance_files import owe_host_removals, owe_trashed
+from node.index.nouns.records import Deletion
+
+_IN_TRASH = TombstoneRow.content.is_not(None)
+
+
+class NotInTrash(UsageError):
+    """Nothing in the trash has this number: `voxelnode trash` lists all."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrashedFile:
+    """The file of an instance in the trash: its key, how the instance came, and where the file is."""
+
+    key: str
+    facts: dict[str, Any]
+    place: str | None
+    holder: str | None
+
+
+class TrashRepository(IndexRepository):
+    """What was deleted, from the deletion until it is back or gone."""
+
+    @on_writer
+    def begin_restore(self, connection: Connection, number: int, now: dt.datetime) -> None:
+        """Take a deletion out of the trash: its instances are to be indexed again, whatever happens meanwhile.
+
+        Raises NotInTrash.
+        """
+        entry = _entry(connection, number)
+        taken = update(TombstoneRow).where(TombstoneRow.id == number, _IN_TRASH)
+        if not connection.execute(taken.values(content=None, restored_at=now)).rowcount:
+            raise NotInTrash  # somebody was quicker
+        study = entry["study_instance_uid"]
+        record_event(connection, "restored", now, study_instance_uid=study, detail=f"{entry['level']}, from the trash")
+
+    @on_reader
+    def entry(self, connection: Connection, number: int) -> dict[str, Any]:
+        """Return what is in the trash under a number. Raises NotInTrash."""
+        return _entry(connection, number)
+
+    @on_reader
+    def restoring(self, connection: Connection) -> list[int]:
+        """Return the deletions that are being undone, and whose files are not all indexed again."""
+        rows = select(TrashRow.deletion).join(TombstoneRow).where(TombstoneRow.restored_at.is_not(None)).distinct()
+        return list(connection.scalars(rows))
+
+    @on_reader
+    def files(self, connection: Connection, number: int, limit: int) -> list[TrashedFile]:
+        """Return files of instances of a deletion, in the order of their numbers."""
+        rows = select(TrashRow).where(TrashRow.deletion == number, TrashRow.is_loser.is_(False))
+        return [
+            TrashedFile(row.key, row.content, row.place, row.holder)
+            for row in connection.execute(rows.order_by(TrashRow.id).limit(limit))
+        ]
+
+    @on_reader
+    def holders(self, connection: Connection, number: int) -> set[str]:
+        """Return the hosts that alone have files of a deletion."""
+        rows = select(TrashRow.holder).where(TrashRow.deletion == number, TrashRow.holder.is_not(None)).distinct()
+        return {str(holder) for holder in connection.scalars(rows)}
+
+    @on_reader
+    def has_objects(self, connection: Connection) -> bool:
+        """Return whether files in the trash are in the object store."""
+        return connection.execute(select(TrashRow.id).where(TrashRow.place == STORE).limit(1)).first() is not None
+
+    @on_writer
+    def taken_back(self, connection: Connection, keys: Sequence[str]) -> None:
+        """Note that files of instances are indexed again, or gone."""
+        connection.execute(delete(TrashRow).where(TrashRow.key.in_(keys), TrashRow.is_loser.is_(False)))
+
+    @on_writer
+    def finish_restore(self, connection: Connection, number: int) -> None:
+        """Record the conflicts of a deletion as before: their files have stayed where they were."""
+        for row in connection.execute(delete(TrashRow).where(TrashRow.deletion == number).returning(TrashRow)).all():
+            values = {
+                column.name: _decoded(column.type, row.content[column.name])
+                for column in ConflictRow.__table__.columns
+                if column.name in row.content and column.name != "id"
+            }
+            connection.execute(insert(ConflictRow).values(values))
+
+    @on_reader
+    def due(self, connection: Connection, now: dt.datetime) -> list[int]:
+        """Return the deletions whose time in the trash is over."""
+        return list(connection.scalars(select(TombstoneRow.id).where(TombstoneRow.trash_until <= now, _IN_TRASH)))
+
+    @on_reader
+    def oldest(self, connection: Connection) -> int | None:
+        """Return the deletion that has been in the trash for the longest time, or None."""
+        return connection.scalar(select(func.min(TombstoneRow.id)).where(_IN_TRASH))
+
+    @on_writer
+    def empty(self, connection: Connection, number: int, now: dt.datetime) -> Deletion:
+        """Order the removal of the files of a deletion. Raises NotInTrash."""
+        taken = update(TombstoneRow).where(TombstoneRow.id == number, _IN_TRASH)
+        gone = taken.values(content=None, finished_at=None).returning(TombstoneRow)
+        row = connection.execute(gone).first()
+        if row is None:
+            raise NotInTrash
+        owe_trashed(connection, number, now)
+        keys = connection.scalars(delete(TrashRow).where(TrashRow.deletion == number).returning(TrashRow.key)).all()
+        paths = sorted({*row.paths, *keys})
+        owe_host_removals(connection, paths, now)
+        connection.execute(update(TombstoneRow).where(TombstoneRow.id == number).values(paths=paths))
+        return Deletion(number, tuple(paths), row.level, row.uid, went_to_trash=True)
+
+
+class ReadTrash(ReadRepository):
+    """What is in the trash."""
+
+    def all(self) -> list[dict[str, Any]]:
+        """Return what is in the trash, the newest deletion first."""
+        return _entries(self._connection, _IN_TRASH)
+
+    def entry(self, number: int) -> dict[str, Any]:
+        """Return what is in the trash under a number. Raises NotInTrash."""
+        return _entry(self._connection, number)
+
+    def quarantine_keys(self) -> set[str]:
+        """Return the keys of files in quarantine that belong to something in the trash."""
+        return set(self._connection.scalars(select(TrashRow.key).where(TrashRow.is_loser)))
+
+
+def content_of(connection: Connection, study_instance_uid: str) -> dict[str, Any]:
+    """Return what people know a study by; it is kept while the study, or a part of it, is in the trash."""
+    row = connection.execute(
+        select(PatientRow.patient_id, PatientRow.patient_name, StudyRow.study_date, StudyRow.study_description)
+        .join(StudyRow, StudyRow.patient_id == PatientRow.id)
+        .where(StudyRow.study_instance_uid == study_instance_uid)
+    ).first()
+    known = {name: _encoded(value) for name, value in row._mapping.items()} if row is not None else {}
+    return {"study_instance_uid": study_instance_uid, **known}
+
+
+def trashed_images(connection: Connection, leaving: ColumnElement[bool]) -> list[dict[str, Any]]:
+    """Return rows for the trash of the instances that a condition selects."""
+    names = ("source", "calling_ae_title", "called_ae_title", "peer")
+    rows = connection.execute(select(ImageRow).where(leaving).order_by(ImageRow.id)).all()
+    return [
+        {
+            "key": row.key, "is_loser": False, "bytes": row.bytes, "place": row.place, "holder": row.spool_host,
+            "content": {name: getattr(row, name) or "" for name in names},
+        }
+        for row in rows
+    ]  # fmt: skip
+
+
+def trashed_conflict(row: Any) -> dict[str, Any]:
+    """Return a row for the trash of a conflict with a file."""
+    content = {name: _encoded(value) for name, value in row._mapping.items()}
+    return {"key": row.key, "is_loser": True, "bytes": 0, "place": None, "holder": row.host, "content": content}
+
+
+def put_in_trash(connection: Connection, deletion: int, rows: Collection[dict[str, Any]]) -> None:
+    """Add rows to the trash."""
+    if rows:
+        connection.execute(insert(TrashRow), [{"deletion": deletion, **row} for row in rows])
+
+
+def _entry(connection: Connection, number: int) -> dict[str, Any]:
+    entries = _entries(connection, TombstoneRow.id == number)
+    if not entries:
+        raise NotInTrash
+    return entries[0]
+
+
+def _entries(connection: Connection, condition: ColumnElement[bool]) -> list[dict[str, Any]]:
+    counts = (
+        select(TrashRow.deletion, func.count().label("files"), func.sum(TrashRow.bytes).label("bytes"))
+        .group_by(TrashRow.deletion)
+        .subquery()
+    )
+    rows = connection.execute(
+        select(TombstoneRow, counts.c.files, counts.c.bytes)
+        .outerjoin(counts, counts.c.deletion == TombstoneRow.id)
+        .where(condition, _IN_TRASH)
+        .order_by(TombstoneRow.id.desc())
+    )
+    return [
+        {
+            "number": row.id, "level": row.level, "uid": row.uid, "reason": row.reason, "deleted_at": row.ordered_at,
+            "until": row.trash_until, "files": row.files or 0, "bytes": int(row.bytes or 0), **(row.content or {}),
+        }
+        for row in rows
+    ]  # fmt: skip
+
+
+def _encoded(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, dt.date) else value
+
+
+def _decoded(kind: Any, value: Any) -> Any:
+    return dt.datetime.fromisoformat(value) if isinstance(kind, Utc) and value is not None else value

@@ -1,0 +1,172 @@
+"""Bring back what was deleted, or empty the trash.
+
+    audit line -> out of the trash, one commit -> files indexed again, in batches -> conflicts as before
+    audit line -> files named in the tombstone, one commit -> files unlinked -> finished
+
+Until the trash is emptied, the files of a deletion are where they were, and nothing but their rows in the trash names
+them. To bring one back is to index its file again, as `recover` does with a file without a row, and to owe it again
+(`node.acknowledged`). An instance that came again meanwhile stays current, and other bytes under its UID are a
+conflict. Volumes are made again. If the process dies in between, the next start goes on.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import structlog
+
+from node.archive.filesystem import Archive
+from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result
+from node.errors import UsageError
+from node.failpoints import reached
+from node.index.database.index import Index
+from node.index.models import STORE
+from node.index.nouns.trash import NotInTrash, TrashedFile
+from node.lifecycle.deletion import finish
+from node.receive.apply import MAX_BATCH
+from node.receive.recovery import ADOPTED, IN_PLACE, OTHER_BYTES, SECOND_VERSION, adopt
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """How many instances came back, and how many did not: they had come again, with the same bytes (`repeated`) or with
+    others (`conflicts`), or their files are gone or damaged (`lost`).
+    """
+
+    instances: int = 0
+    repeated: int = 0
+    conflicts: int = 0
+    lost: int = 0
+
+    def __add__(self, other: Restored) -> Restored:
+        sums = {name: count + getattr(other, name) for name, count in asdict(self).items()}
+        return Restored(**sums)
+
+
+def restore(
+    archive: Archive,
+    index: Index,
+    audit: Audit,
+    number: int,
+    who: str,
+    quiet_seconds: Callable[[str], float],
+    now: dt.datetime,
+) -> Restored:
+    """Undo a deletion that is in the trash.
+
+    Raises
+    ------
+    NotInTrash
+        It is not there.
+    UsageError
+        Only another host has its files.
+    AuditFailed
+        Nothing was changed.
+    """
+    entry = index.trash.entry(number)
+    if others := index.trash.holders(number) - {index.turn.holder or ""}:
+        raise UsageError(f"only {', '.join(sorted(others))} has the files: run the command there")
+    _tell(audit, entry, Action.UPDATE, who, "ordered: bring back from the trash")
+    index.trash.begin_restore(number, now)
+    reached("restore-begun")
+    done = _indexed_again(archive, index, number, quiet_seconds, now)
+    _tell(audit, entry, Action.UPDATE, who, "done")
+    return done
+
+
+def resume_restores(archive: Archive, index: Index, quiet_seconds: Callable[[str], float], now: dt.datetime) -> None:
+    """Index what a crash has left of deletions that are being undone, after files and rows were compared."""
+    for number in index.trash.restoring():
+        if not index.trash.holders(number) - {index.turn.holder or ""}:
+            _indexed_again(archive, index, number, quiet_seconds, now)
+            log.warning("restore_resumed", deletion=number)
+
+
+def _indexed_again(
+    archive: Archive, index: Index, number: int, quiet_seconds: Callable[[str], float], now: dt.datetime
+) -> Restored:
+    done = Restored()
+    while files := index.trash.files(number, MAX_BATCH):
+        done += _batch_indexed(archive, index, files, quiet_seconds, now)
+        reached("restore-indexed")
+        index.trash.taken_back([file.key for file in files])
+    index.trash.finish_restore(number)
+    log.info("restored", instances=done.instances, count=done.repeated, missing=done.lost)
+    return done
+
+
+def _batch_indexed(
+    archive: Archive,
+    index: Index,
+    files: Sequence[TrashedFile],
+    quiet_seconds: Callable[[str], float],
+    now: dt.datetime,
+) -> Restored:
+    there = [file for file in files if _is_here(archive, file)]
+    known = {file.key for file in index.objects.of_keys([file.key for file in there])}  # indexed before a crash
+    facts = {file.key: {**file.facts, "received_at": now} for file in there}
+    fates = adopt(archive, index, [key for key in facts if key not in known], quiet_seconds, now, facts)
+    in_store = [file.key for file in there if file.place == STORE]
+    if archive.remote is not None and in_store:
+        stored = index.objects.record_stored(in_store, now)
+        archive.remote.note_copies((key, archive.path(key).stat().st_size) for key in stored)
+    archive.acknowledged.append(index.lost.stored_at(list(facts)))
+    indexed = sum(fate in (ADOPTED, IN_PLACE) for fate in fates.values()) + len(known)
+    repeated = sum(fate.startswith("removed") for fate in fates.values())
+    conflicts = sum(fate in (OTHER_BYTES, SECOND_VERSION) for fate in fates.values())
+    return Restored(indexed, repeated, conflicts, len(files) - indexed - repeated - conflicts)
+
+
+def _is_here(archive: Archive, file: TrashedFile) -> bool:
+    """Return whether the file is on this disk, after fetching it from the object store if it is there."""
+    if archive.path(file.key).exists():
+        return True
+    if archive.remote is None or file.place != STORE:
+        return False
+    return archive.take_in(file.key, archive.remote.downloaded(file.key))
+
+
+def empty(archive: Archive, index: Index, audit: Audit, number: int, who: str, reason: str, now: dt.datetime) -> None:
+    """Remove the files of a deletion that is in the trash, permanently.
+
+    Raises NotInTrash; AuditFailed and OutOfResources if nothing was removed.
+    """
+    entry = index.trash.entry(number)
+    _tell(audit, entry, Action.DELETE, who, f"ordered: empty the trash, {reason}")
+    deletion = index.trash.empty(number, now)
+    reached("trash-emptied")
+    finish(archive, index, deletion, 0, now)
+    _tell(audit, entry, Action.DELETE, who, "done")
+    log.info("trash_emptied", study_instance_uid=entry.get("study_instance_uid"), reason=reason)
+
+
+def empty_due(archive: Archive, index: Index, audit: Audit, now: dt.datetime, *, is_clock_right: bool) -> None:
+    """Empty the trash of what is due: its time is over by a clock that is right, or the disk is short of room.
+
+    For lack of room, the oldest deletion goes first, and one is enough for a call.
+    """
+    numbers = index.trash.due(now) if is_clock_right else []
+    reason = "its time is over"
+    if not numbers and archive.remote is None and archive.intake.is_short:
+        oldest = index.trash.oldest()
+        numbers, reason = [oldest] if oldest is not None else [], "the disk is short of room"
+        if numbers:
+            log.warning("trash_emptied_early", reason=reason)
+    for number in numbers:
+        try:
+            with archive.ballast.dropped():
+                empty(archive, index, audit, number, "retention", reason, now)
+        except NotInTrash:  # a person was quicker
+            continue
+
+
+def _tell(audit: Audit, entry: dict[str, object], action: Action, who: str, detail: str) -> None:
+    names = ("level", "uid", "study_instance_uid", "patient_id")
+    objects = [{name: entry.get(name) for name in names} | {"instances": entry["files"]}]
+    participants = [Participant(who, APPLICATION, is_requestor=True)]
+    event = AuditEvent.STUDY_DELETED if entry["level"] == "study" else AuditEvent.INSTANCES_ACCESSED
+    audit.require(AuditMessage(event, action, Result.SUCCESS, participants, objects, detail))
