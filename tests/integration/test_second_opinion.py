@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -9,11 +10,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 from pydicom.datadict import tag_for_keyword
 from pydicom.tag import Tag
 
+from node.extensions.second_opinion.differences import differences, volumes_in
 from node.extensions.second_opinion.evidence import ATTRIBUTES
 from tests import make
 from tests.programs import DCM2NIIX
@@ -48,6 +51,21 @@ def test_series_on_which_both_agree_are_said_to_agree_whichever_way_their_axes_r
     found = comparisons(tmp_path)
     assert [(row["agrees"], row["differences"], row["problem"]) for row in found] == [(True, [], None)] * 3
     assert all(row["program"].startswith("dcm2niix v") for row in found)
+
+
+def test_colours_are_compared_as_stored_whatever_slope_a_header_has(tmp_path: Path) -> None:
+    colours = np.zeros((6, 5, 4), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+    colours["G"] = np.arange(4)
+    paths = []
+    for name, intercept in (("one", 0.0), ("other", -1024.0)):
+        image = nib.Nifti1Image(colours, np.eye(4))
+        image.header["scl_slope"], image.header["scl_inter"] = 1.0, intercept
+        written = image.to_bytes()
+        paths.append(tmp_path / f"{name}.nii")
+        header = nib.Nifti1Header.from_fileobj(io.BytesIO(written))
+        header["scl_slope"], header["scl_inter"] = 1.0, intercept
+        paths[-1].write_bytes(header.binaryblock + written[len(header.binaryblock) :])
+    assert differences(volumes_in(paths[:1]), volumes_in(paths[1:]), []) == []
 
 
 @needs_dcm2niix

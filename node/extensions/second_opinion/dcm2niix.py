@@ -51,8 +51,8 @@ def comparer() -> Callable[[Sequence[Path], Sequence[Path]], dict[str, Any]]:
             theirs = volumes_in(made.rglob("*.nii"))
             try:
                 rows = [] if problem else differences(volumes_in(volumes), theirs, files)
-            except (OSError, ValueError, MemoryError) as error:  # the conversion stands, whatever it is compared with
-                problem = f"the volumes cannot be compared: {error}"
+            except Exception as error:  # the conversion stands, whatever it is compared with
+                problem = f"the volumes cannot be compared: {type(error).__name__}: {error}"
         return {
             "program": f"{PROGRAM} {version}",
             "agrees": not problem and not rows,

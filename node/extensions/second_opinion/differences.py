@@ -82,7 +82,7 @@ class Written:
     def at(self, time: int) -> NDArray[np.float64]:
         """Return the values of one time, turned."""
         index = np.unravel_index(time, self.image.shape[3:] or (1,))
-        values = _samples(self.image.dataobj[(..., *index)] if self.image.ndim > 3 else self.image.dataobj)
+        values = _samples(self._values((..., *index) if self.image.ndim > 3 else (...,)))
         return np.asarray(nib.orientations.apply_orientation(values, self.turn))
 
     def direction(self, axis: int) -> NDArray[np.float64]:
@@ -104,7 +104,12 @@ class Written:
         """Return a plane, slices of the first time first: (columns, rows[, samples])."""
         slices = self.image.shape[2]
         index = np.unravel_index(number // slices, self.image.shape[3:] or (1,))
-        return _samples(self.image.dataobj[(..., number % slices, *index) if self.image.ndim > 3 else (..., number)])
+        return _samples(self._values((..., number % slices, *index) if self.image.ndim > 3 else (..., number)))
+
+    def _values(self, index: tuple[Any, ...]) -> Any:
+        """Return rescaled values; those of colours as they are stored, whatever slope the header has."""
+        stored = self.image.dataobj
+        return stored.get_unscaled()[index] if self.image.get_data_dtype().fields else stored[index]
 
     @cached_property
     def gradients(self) -> list[tuple[float, NDArray[np.float64]]]:
