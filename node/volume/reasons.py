@@ -32,6 +32,7 @@ class WarningKind(StrEnum):
     PARTLY_NOT_AN_IMAGE = "partly-not-an-image"  # e.g. an SR in an image series
     NO_DIFFUSION_DIRECTIONS = "no-diffusion-directions"
     LOSSY = "lossy"  # pixels went through a lossy codec before they were received
+    VALUES_AS_STORED = "values-as-stored"  # CT or PET without Rescale Slope or Intercept
     OVERLAYS_LEFT_OUT = "overlays-left-out"  # regions or text that were drawn over the pixels, in bits of their own
     SPACING_ASSUMED = "spacing-assumed"  # pixel or slice spacing is not in the data set; 1 mm is assumed
     PARAMETER_VARIES = "parameter-varies"  # slices of one volume differ in echo time, flip angle, ...

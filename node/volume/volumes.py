@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from pydicom import Dataset
+from pydicom.uid import CTImageStorage, PositronEmissionTomographyImageStorage
 
 from node.volume.arrange.duplicates import equal_times_warnings
 from node.volume.arrange.quantities import FIELD_MAP
@@ -37,6 +38,9 @@ from node.volume.vendors import reverses_polarity
 
 UNKNOWN_SPACING_MM = 1.0
 """Assumed distance between pixels or slices if the data set states none."""
+
+_RESCALED = frozenset({CTImageStorage, PositronEmissionTomographyImageStorage})
+"""Classes whose images must state their rescaling."""
 
 _OTHER_POLARITY = {"Flipped": "Unflipped", "Unflipped": "Flipped"}
 
@@ -245,6 +249,12 @@ def _warnings(planes: Sequence[Sequence[Frame]], placement: Placement | None, ds
     if scalings > 1:
         detail = f"the slices have {scalings} different slopes and intercepts; the voxels are stored rescaled"
         warnings.append(VolumeWarning(WarningKind.SLOPE_VARIES, detail))
+    if ds.get("SOPClassUID") in _RESCALED and not all(frame.split_key.get("scaled", True) for frame in frames):
+        detail = (
+            "Rescale Slope (0028,1053) or Rescale Intercept (0028,1052) is missing (PS3.3 C.8.2.1, C.8.9.4): the "
+            "values are as stored, and their unit is unknown"
+        )
+        warnings.append(VolumeWarning(WarningKind.VALUES_AS_STORED, detail))
     warnings += varying_parameters(frames)
     if any(frame.lossy for frame in frames):
         warnings.append(VolumeWarning(WarningKind.LOSSY, "the pixels went through a lossy codec"))

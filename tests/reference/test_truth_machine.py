@@ -110,6 +110,15 @@ FOUND: dict[str, Case] = {
         numbering="slices",
         changes=(("copy", False, 57, 9, 10, 22), ("lose", 2)),
     ),
+    "most slices lack the slope that the others have": Case(
+        kind="pt",
+        slices=7,
+        labels=(),
+        numbering="restarting",
+        changes=(("drop", "RescaleSlope", 34, 40, 31, 53),),
+        arrival=8,
+    ),
+    "no slice has a slope": Case(kind="ct", slices=7, labels=(), changes=(("drop", "RescaleSlope"),)),
     "a lone slice drifts within its plane, each time less than planes of one position may": Case(
         kind="ct", times=6, slices=1, spacing_mm=1.0, labels=(), changes=(("drift", 0.04, 0),)
     ),

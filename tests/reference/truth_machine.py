@@ -100,6 +100,8 @@ def lies(series: Series) -> Iterator[str]:
             yield from _lies_of_labels(volume, series)
             continue
         planes = _told(volume, series)
+        if planes is None and any(warning.name is WarningKind.VALUES_AS_STORED for warning in volume.warnings):
+            continue
         if planes is None:
             yield "voxels are those of no plane of their instance"
             continue
@@ -134,7 +136,7 @@ def _lies_of_volume(
         yield from _lies_of_place(volume, planes, is_moved=WarningKind.POSITIONS_VARY_IN_TIME in said)
     if said & SAYS_OF_TIMES:
         return
-    if volume.diffusion is not None:
+    if volume.diffusion is not None and "DiffusionBValue" not in series.false:  # no other attribute states weightings
         yield from _lies_of_diffusion(volume, planes)
     if not DOUBTS_TIMES.isdisjoint(doubts):
         return
@@ -151,7 +153,7 @@ def _are_remains(series: Series) -> bool:
 
 def _are_echoes_unknown(series: Series) -> bool:
     """Return whether attributes that tell echoes, components or matrices apart were falsified."""
-    return bool(series.false & {"EchoTime", "EffectiveEchoTime", "ImageType", "ComplexImageComponent"})
+    return bool(series.false & {"EchoTime", "EchoNumbers", "EffectiveEchoTime", "ImageType", "ComplexImageComponent"})
 
 
 def _lies_of_place(volume: Volume, planes: Sequence[Sequence[Plane]], *, is_moved: bool) -> Iterator[str]:

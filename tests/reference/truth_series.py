@@ -166,8 +166,10 @@ class Series:
     @property
     def honest_labels(self) -> list[str]:
         """The attributes of all instances that tell the time, and that nobody falsified."""
+        if self.case.kind == "nm":
+            return ["TimeSlotVector"] if "TimeSlotVector" not in self.false else []
         if self.case.kind in OTHERS:
-            return [keyword for keyword in ("TimeSlotVector", "FrameTime", "order") if keyword not in self.false][:1]
+            return [keyword for keyword in ("FrameTime", "order") if keyword not in self.false][:1]
         names = ENHANCED_LABELS if self.case.is_enhanced else LABELS
         known = [names[label] for label in self.case.labels if label in names]
         if self.case.numbering in TELLING_NUMBERINGS and not self.case.is_enhanced:

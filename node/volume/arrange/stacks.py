@@ -51,15 +51,18 @@ def frames_without_position(frames: Sequence[Frame]) -> list[Frame]:
 
 
 def frames_without_rescale(frames: Sequence[Frame]) -> list[Frame]:
-    """Return the frames that lack rescaling, if at least as many otherwise alike frames have it.
+    """Return the frames that lack rescaling, if an otherwise alike frame has it: their values are unknown."""
+    is_scaled = [frame.split_key.get("scaled", True) for frame in frames]
+    return _lacking(frames, is_scaled, frozenset({"scaled"}), least_share=0.0)
 
-    The values of such frames are unknown.
+
+def _lacking(
+    frames: Sequence[Frame], complete: Sequence[bool], names: frozenset[str], least_share: float = 1.0
+) -> list[Frame]:
+    """Return the incomplete frames, if complete frames agree with them in all traits but `names`.
+
+    `least_share`: least number of those for each of the incomplete frames; at least one.
     """
-    return _lacking(frames, [frame.split_key.get("scaled", True) for frame in frames], frozenset({"scaled"}))
-
-
-def _lacking(frames: Sequence[Frame], complete: Sequence[bool], names: frozenset[str]) -> list[Frame]:
-    """Return the incomplete frames, if at least as many complete frames agree with them in all traits but `names`."""
     if all(complete) or not any(complete):
         return []
     traits = {name: values for name, values in _traits(frames).items() if name not in names}
@@ -69,7 +72,7 @@ def _lacking(frames: Sequence[Frame], complete: Sequence[bool], names: frozenset
     return [
         frame
         for frame, key, is_complete in zip(frames, keys, complete, strict=True)
-        if not is_complete and having[key] >= lacking[key]
+        if not is_complete and having[key] >= max(1, least_share * lacking[key])
     ]
 
 

@@ -82,7 +82,7 @@ def frames_of(ds: Dataset) -> list[Frame]:
     tiling = vendors.tiling(ds)
     if tiling is not None:
         return _tiles(ds, reader, common, tiling)
-    grouped = frame_arguments(ds, reader.frames, common, reader.modality_lut)
+    grouped = frame_arguments(ds, reader.frames, common, reader.modality_lut or reader.colour)
     if grouped is not None:
         keep_apart(ds, grouped)
         return [_frame(reader, common, index, **own) for index, own in enumerate(grouped)]
@@ -96,7 +96,8 @@ def _common(ds: Dataset, reader: FrameReader) -> FrameArguments:
     """Return the arguments of `Frame` that all frames of an instance share."""
     modality = text(ds, "Modality") or ""
     instance_number = number(ds, "InstanceNumber")
-    slope, intercept = (1.0, 0.0) if reader.modality_lut else rescale(ds)
+    # Colours have no Modality LUT (PS3.3 C.11.1), even if there is a slope.
+    slope, intercept = (1.0, 0.0) if reader.modality_lut or reader.colour else rescale(ds)
     diffusion = diffusion_of(ds) if modality == "MR" else None
     slice_time_s = vendors.slice_time_s(ds) if modality == "MR" else None
     return {
@@ -104,7 +105,7 @@ def _common(ds: Dataset, reader: FrameReader) -> FrameArguments:
             ds,
             placed=held(ds, standard_tag("ImagePositionPatient")) is not None,
             map=is_diffusion_map(diffusion),
-            scaled=modality not in RESCALED_MODALITIES or reader.modality_lut or _is_scaled(ds),
+            scaled=modality not in RESCALED_MODALITIES or reader.modality_lut or reader.colour or _is_scaled(ds),
             signed=reader.dtype.kind == "i",
             lossy=reader.lossy,
             intercept=intercept,

@@ -8,6 +8,7 @@ from pydicom import Dataset
 from pydicom.uid import NuclearMedicineImageStorage, UltrasoundImageStorage
 
 from node.errors import ConversionRefused
+from node.volume.assemble import assemble
 from node.volume.model import Tiling
 from node.volume.read import frames as module
 from node.volume.read.frames import frames_of
@@ -236,3 +237,10 @@ def test_an_impossible_spacing_without_a_place_is_passed_over_and_with_one_refus
 def test_a_position_without_an_orientation_is_no_place():
     (ds,) = make.ct_series(1, ImageOrientationPatient=None)
     assert frames_of(ds)[0].position is None
+
+
+def test_colours_are_not_rescaled() -> None:
+    ds = make.rgb_capture(RescaleSlope="1", RescaleIntercept="-1024")
+    [volume] = assemble([ds]).volumes
+    assert (volume.slope, volume.intercept) == (1.0, 0.0)
+    np.testing.assert_array_equal(volume.voxels[0, 0], ds.pixel_array)
