@@ -212,7 +212,9 @@ class ChildPool:
         self._closed = threading.Event()
 
     def start(self) -> None:
-        """Start one child before the first call; see `Child.start`."""
+        """Start one child before the first call, unless there is one; see `Child.start`."""
+        if self._busy:
+            return
         with self._child() as child:
             child.start()
 

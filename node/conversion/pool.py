@@ -26,6 +26,7 @@ from node.registry import resolve
 if TYPE_CHECKING:
     from node.conversion.job import ConversionJob, Converted
     from node.hookspecs import ObjectKind
+    from node.writers.options import WriteOptions
 
 MAX_ANSWER_BYTES = 64 << 20
 MAX_CAUSE_CHARACTERS = 500
@@ -55,11 +56,17 @@ class Converters:
         Niceness of the children.
     objects : tuple of ObjectKind
         What every job has of it (`ConversionJob.objects`).
+    options : WriteOptions, optional
+        Those of most jobs: a child loads what they need before its first job, and with the job otherwise.
     """
 
-    def __init__(self, niceness: int = 0, objects: tuple[ObjectKind, ...] = ()) -> None:
+    def __init__(
+        self, niceness: int = 0, objects: tuple[ObjectKind, ...] = (), options: WriteOptions | None = None
+    ) -> None:
         self.objects = objects
-        self._children = ChildPool(serve, niceness, name="voxelnode-converter", max_answer_bytes=MAX_ANSWER_BYTES)
+        self._children = ChildPool(
+            serve, niceness, objects, options, name="voxelnode-converter", max_answer_bytes=MAX_ANSWER_BYTES
+        )
 
     def start(self) -> None:
         """Start a child in advance, so that it loads its modules before the first job."""
@@ -110,11 +117,15 @@ def _checked(content: bytes, job: ConversionJob) -> Converted:
         raise ConverterDied(f"the converter gave an answer that is none: {error}") from error
 
 
-def serve(channel: Channel, niceness: int) -> None:
+def serve(
+    channel: Channel, niceness: int, objects: tuple[ObjectKind, ...] = (), options: WriteOptions | None = None
+) -> None:
     """Convert until the channel closes, each series in a process of its own."""
     os.nice(niceness)
     use_one_thread()
     work = partial(_answer, *_loaded())
+    if options is not None:
+        _load_writers(options, objects)
     from node.volume.read.decoders import answer_request, use_assistants
 
     assistance = Assistance(answer_request, lambda assistants: use_assistants(assistants.ask))
@@ -171,15 +182,19 @@ def _load_for(job: ConversionJob) -> None:
 
         for uid in job.transfer_syntax_uids:
             load_codec(uid)
-    for kind in job.objects:
+    _load_writers(job.options, job.objects)
+
+
+def _load_writers(options: WriteOptions, objects: tuple[ObjectKind, ...]) -> None:
+    for kind in objects:
         resolve(kind.place)
-    if job.options.compress:
+    if options.compress:
         import_module("isal.igzip_threaded")
-    if {"mhd", "nrrd"} & set(job.options.formats):
+    if {"mhd", "nrrd"} & set(options.formats):
         import_module("node.writers.itk")
-    if job.options.makes_pictures:
+    if options.makes_pictures:
         import_module("node.writers.pictures")
-    if job.options.segments_body:
+    if options.segments_body:
         import_module("node.writers.bodymask")
 
 

@@ -10,6 +10,7 @@ import errno
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from math import inf
 from time import monotonic
@@ -55,6 +56,10 @@ ROOM_SECONDS = 2.0
 
 RETRY_SECONDS = 1.0
 """Delay before retrying to record an outcome that the index did not accept."""
+
+LOADING_SECONDS = 5.0
+"""How long before the first series is due a child is started: to load its libraries takes half a second of a processor,
+and several seconds of a busy machine."""
 
 SHORTAGE_LOG_SECONDS = 60.0
 
@@ -116,7 +121,7 @@ class Worker(IndexFollower):
             dt.timedelta(hours=settings.keep_superseded_hours),
             now,
         )
-        self._converters = Converters(NICENESS, objects)
+        self._converters = Converters(NICENESS, objects, self._options)
         self._pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="conversion")
         self._clock = _Clock(now)
         self._lock = threading.Lock()
@@ -211,7 +216,13 @@ class Worker(IndexFollower):
             return seconds
         # A series that is due and could not be claimed waits for the journal or for a file, or another host claims it.
         until_due = (due_at - moment).total_seconds()
-        return min(seconds, until_due if until_due > 0 else RETRY_SECONDS)
+        if until_due <= 0:
+            return min(seconds, RETRY_SECONDS)
+        if until_due > LOADING_SECONDS:
+            return min(seconds, until_due - LOADING_SECONDS)
+        with suppress(OSError):  # the conversion says what is short
+            self._converters.start()
+        return min(seconds, until_due)
 
     def _submit(self, claimed: ClaimedSeries) -> None:
         interrupted = threading.Event()

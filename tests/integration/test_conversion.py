@@ -212,6 +212,25 @@ def test_a_series_with_a_file_that_is_not_as_it_was_received_keeps_its_volumes_u
     worker.stop()
 
 
+def test_a_child_is_started_shortly_before_the_first_series_is_due(root: Root) -> None:
+    root.take(make.ct_series(1)[0])
+    worker = Worker(root.archive, root.index, Convert(), root.clock)
+    try:
+        assert worker._seconds_until_due(root.clock() + dt.timedelta(seconds=53)) == pytest.approx(2)
+        assert not children()
+        assert worker._seconds_until_due(root.clock() + dt.timedelta(seconds=57)) == pytest.approx(3)
+        [child] = children()
+        worker._seconds_until_due(root.clock() + dt.timedelta(seconds=58))
+        assert children() == [child]
+    finally:
+        worker.stop()
+    assert not children()
+
+
+def children() -> list[int | None]:
+    return [child.pid for child in multiprocessing.active_children() if child.name == "voxelnode-converter"]
+
+
 def convert_due(root: Root, worker: Worker) -> None:
     """Convert what is due in this process, and record it as the scheduler does."""
     root.clock.move(61)
