@@ -41,9 +41,10 @@ if TYPE_CHECKING:
     from node.routing.destination import Destination as Receiver
     from node.routing.held import HeldWorker
     from node.selector import Selector
-    from node.settings.model import Destination, Route, Settings, Verb
+    from node.settings.model import Destination, Oidc, Route, Settings, Verb
     from node.volume.model import Volume
     from node.volume.reasons import Exclusion, Refusal
+    from node.web.credentials import FederatedIdentity
     from node.writers.options import WriteOptions
 
 Place = str
@@ -357,6 +358,47 @@ class Ways(Protocol):
         """Return one; raise `UsageError` if it cannot be used."""
 
 
+@dataclass(frozen=True, slots=True)
+class SignIn:
+    """The state of one sign-in; the provider returns `state` and `nonce`."""
+
+    state: str
+    nonce: str
+    code_verifier: str
+    redirect_uri: str
+    next_path: str
+
+
+class IdentityProvider(Protocol):
+    """Who says who people are. Thread-safe."""
+
+    @property
+    def end_session_url(self) -> str:
+        """Its logout page, or an empty string."""
+
+    def by_access_token(self, token: str) -> FederatedIdentity:
+        """Return the identity in an access token; raise `SignInFailed` or `ProviderUnavailable`."""
+
+
+class SignIns(Protocol):
+    """Sign-ins by an identity provider: a browser is sent there and returns with a code. Thread-safe."""
+
+    provider: IdentityProvider
+
+    def begin(self, redirect_uri: str, next_path: str) -> tuple[str, str]:
+        """Begin a sign-in; return the address at the provider for the browser, and the value of its cookie."""
+
+    def returned(self, cookie: str, state: str) -> SignIn:
+        """Return the sign-in from which a browser returns; raise `SignInFailed` unless that browser began it."""
+
+    def end(self, sign_in: SignIn, code: str) -> FederatedIdentity:
+        """Return the identity of the user; raise `SignInFailed` or `ProviderUnavailable`."""
+
+
+OpenSignIns = Callable[["Oidc"], SignIns]
+"""Takes [web.oidc]; raises `UsageError` if the secret or the certificates cannot be read."""
+
+
 class Results(Protocol):
     """Stores what hooks leave for their jobs. Thread-safe."""
 
@@ -519,6 +561,8 @@ class Extension:
     comparisons: Sequence[Comparison] = ()
     ways: Place = ""
     """`Ways` to take identities out of copies."""
+    sign_ins: Place = ""
+    """An `OpenSignIns`, for [web.oidc]."""
     results: Place = ""
     """A `ResultsKind`, for hooks with `results`."""
     objects: Sequence[ObjectKind] = ()

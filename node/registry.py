@@ -19,8 +19,10 @@ from node.hookspecs import (
     ObjectKind,
     OpenChannel,
     OpenReceiver,
+    OpenSignIns,
     Place,
     ResultsKind,
+    SignIns,
     Ways,
 )
 
@@ -37,6 +39,7 @@ BUILT_IN: tuple[Place, ...] = (
     "node.extensions.channels:EXTENSION",
     "node.extensions.deidentify:EXTENSION",
     "node.extensions.destinations:EXTENSION",
+    "node.extensions.oidc:EXTENSION",
     "node.extensions.dicomweb:EXTENSION",
     "node.extensions.structure_sets:EXTENSION",
     "node.extensions.reports:EXTENSION",
@@ -144,6 +147,20 @@ def results_kind(settings: Settings) -> ResultsKind | None:
             kind: ResultsKind = resolve(extension.results)
             return kind
     return None
+
+
+def sign_ins_of(settings: Settings) -> SignIns | None:
+    """Return the sign-ins by the identity provider of [web.oidc]; None: there is none.
+
+    Raises UsageError if their extension is switched off, or a file that [web.oidc] names cannot be read.
+    """
+    if not settings.web.oidc.issuer:
+        return None
+    for extension in enabled(settings):
+        if extension.sign_ins:
+            open_sign_ins: OpenSignIns = resolve(extension.sign_ins)
+            return open_sign_ins(settings.web.oidc)
+    raise _off("[web.oidc] issuer")
 
 
 def ways_of(settings: Settings) -> Ways | None:

@@ -18,7 +18,7 @@ from node.errors import UsageError, VoxelnodeError
 from node.index.database.index import reading
 from node.index.engine.place import exists, mistakes_of, place_of
 from node.notify.channel import hook_channel
-from node.registry import enabled
+from node.registry import enabled, sign_ins_of
 from node.routing.router import check_destination
 from node.settings.model import Peer, Route, Settings, Web, is_loopback
 from node.tls import server_context
@@ -142,7 +142,7 @@ def _checks(settings: Settings) -> Iterator[Callable[[], object]]:
     if web.enabled and web.tls_certificate is not None:
         yield partial(server_context, "web", web.tls_certificate, web.tls_key)
     if web.enabled and web.oidc.issuer:
-        yield partial(_check_provider, settings)
+        yield partial(sign_ins_of, settings)
     if web.enabled and web.needs_account and not web.oidc.issuer:
         yield partial(_require_account, settings)
     yield partial(_check_syslog, settings)
@@ -185,12 +185,6 @@ def _check_peer(name: str, peer: Peer, settings: Settings) -> None:
         peer_tls_context(peer, settings.dicom)
     except UsageError as error:
         raise UsageError(f"[peers.{name}] {error}") from error
-
-
-def _check_provider(settings: Settings) -> None:
-    from node.web.identity_provider import IdentityProvider  # here: it loads the libraries of OpenID Connect
-
-    IdentityProvider(settings.web.oidc)
 
 
 def _require_account(settings: Settings) -> None:

@@ -40,7 +40,7 @@ from node.web.guesses import Guesses, Pair
 from node.web.services import Node, Services
 
 if TYPE_CHECKING:
-    from node.web.identity_provider import IdentityProvider
+    from node.hookspecs import IdentityProvider
 
 log = structlog.get_logger()
 

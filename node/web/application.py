@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
@@ -11,8 +10,8 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute
 
 from node import __version__
-from node.registry import enabled, resolve
-from node.settings.model import Oidc, Settings
+from node.registry import enabled, resolve, sign_ins_of
+from node.settings.model import Settings
 from node.web import login, monitoring, pages, problems
 from node.web.access import Access
 from node.web.api import service as api
@@ -21,10 +20,6 @@ from node.web.audit_trail import AuditTrail
 from node.web.dicomweb import transactions as dicomweb
 from node.web.middleware import AccessLog, BodyLimits, RequestPlaces, Security
 from node.web.services import Services
-
-if TYPE_CHECKING:
-    from node.web.identity_provider import SignIns
-
 
 ROUTES: list[BaseRoute] = [
     *monitoring.router.routes,
@@ -59,7 +54,7 @@ def application(services: Services) -> FastAPI:
     )
     trail = AuditTrail(services.audit, services.settings.dicom.ae_title)
     app.state.services = services
-    app.state.sign_ins = _sign_ins(services.settings.web.oidc)
+    app.state.sign_ins = sign_ins_of(services.settings)
     provider = app.state.sign_ins.provider if app.state.sign_ins is not None else None
     app.state.access = Access(
         services.settings.web, services.index.accounts, services.index.jobs, trail, provider=provider
@@ -69,14 +64,6 @@ def application(services: Services) -> FastAPI:
     problems.install(app)
     app.mount("/static", pages.Assets())
     return app
-
-
-def _sign_ins(oidc: Oidc) -> SignIns | None:
-    if not oidc.issuer:
-        return None
-    from node.web.identity_provider import IdentityProvider, SignIns  # here: the imports are slow
-
-    return SignIns(IdentityProvider(oidc))
 
 
 def _middleware(services: Services) -> list[Middleware]:

@@ -13,12 +13,12 @@ from node.web.errors import Forbidden, NotAuthenticated, ProviderUnavailable, Si
 from node.web.pages.rendering import login_page, signed_in_page
 
 if TYPE_CHECKING:
-    from node.web.identity_provider import SignIns
+    from node.hookspecs import SignIns
 
 router = APIRouter(include_in_schema=False)
 
 SIGN_IN_COOKIE, SECURE_SIGN_IN_COOKIE = "voxelnode-sign-in", "__Host-voxelnode-sign-in"
-"""Cookies for a sign-in under way at the identity provider; see `node.web.identity_provider`."""
+"""Cookies for a sign-in under way at the identity provider; see `node.hookspecs.SignIns`."""
 
 CALLBACK = "/login/oidc/callback"
 """Redirect URI path, to be registered with the provider."""

@@ -18,11 +18,17 @@ from playwright.sync_api import expect, sync_playwright
 
 from node.control.node import _require_account
 from node.errors import UsageError
+from node.extensions.oidc import identity_provider
+from node.extensions.oidc.identity_provider import (
+    MAX_WAITING,
+    MIN_REFRESH_SECONDS,
+    RETRY_SECONDS,
+    IdentityProvider,
+    claim_at,
+)
 from node.index.nouns.accounts import Role
 from node.settings.model import Oidc
-from node.web import identity_provider
 from node.web.errors import ProviderUnavailable, SignInFailed
-from node.web.identity_provider import MAX_WAITING, MIN_REFRESH_SECONDS, RETRY_SECONDS, IdentityProvider, claim_at
 from tests.web.conftest import PASSWORD, Site
 from tests.web.oidc import CLIENT, SECRET, Provider
 from tests.web.pages import Visitor, start_browser

@@ -29,6 +29,7 @@ from joserfc.jwk import KeySet, OctKey
 from joserfc.jwt import JWTClaimsRegistry
 
 from node.errors import UsageError
+from node.hookspecs import SignIn
 from node.index.nouns.accounts import Role
 from node.settings.model import Oidc
 from node.tls import client_context
@@ -306,18 +307,7 @@ MAX_ENDED = 10_000
 COOKIE_ALGORITHMS = ("HS256",)
 
 
-@dataclass(frozen=True, slots=True)
-class SignIn:
-    """The state of one sign-in; the provider returns `state` and `nonce`."""
-
-    state: str
-    nonce: str
-    code_verifier: str
-    redirect_uri: str
-    next_path: str
-
-
-class SignIns:
+class ProvidedSignIns:
     """Begins and ends sign-ins: a browser is sent to the provider and returns with a code. Thread-safe.
 
     The state of a sign-in is in a cookie of that browser, signed by this process. Strangers who begin many sign-ins
@@ -370,3 +360,8 @@ class SignIns:
     def end(self, sign_in: SignIn, code: str) -> FederatedIdentity:
         """Return the identity of the user. Raises the same exceptions as `IdentityProvider.redeem`."""
         return self.provider.redeem(code, sign_in.redirect_uri, sign_in.nonce, sign_in.code_verifier)
+
+
+def opened(oidc: Oidc) -> ProvidedSignIns:
+    """Return the sign-ins by a provider. See `node.hookspecs.OpenSignIns`."""
+    return ProvidedSignIns(IdentityProvider(oidc))
