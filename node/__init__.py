@@ -1,3 +1,22 @@
 """voxelnode: a DICOM node that converts received series to volumes."""
 
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from node.control.handlers import Handlers
+
 __version__ = "0.1.0"
+
+
+def handlers(root: str | PathLike[str], keys: dict[str, Any] | None = None) -> Handlers:
+    """Run a node on a root behind an acceptor of pynetdicom, until the handlers that are returned are closed.
+
+    `keys`: of the configuration, such as ``{"series.quiet_seconds": 30}``. Raises as `node.control.handlers.Handlers`.
+    """
+    from node.control.handlers import Handlers
+
+    return Handlers(Path(root), keys or {})

@@ -32,7 +32,7 @@ from node.children.decoder import Decoder
 from node.dicom import command
 from node.dicom.status import SOP_CLASS_NOT_SUPPORTED, SUCCESS
 from node.errors import UsageError
-from node.hookspecs import Find, Listening, Operate, Parts, Running
+from node.hookspecs import Find, Listening, Operate, Parts, Respond, Running
 from node.index.nouns.records import Refused
 from node.metrics import Metrics
 from node.receive.ingest import Ingest, Origin
@@ -113,13 +113,17 @@ class Listener:
             ) from error
         self.thread = SupervisedThread("dicom-accept", partial(self._accept, listening))
         self.thread.start()
+        self.start_beside()
+        host, port = listening.getsockname()[:2]
+        self.port = int(port)
+        return str(host), self.port
+
+    def start_beside(self) -> None:
+        """Start what runs beside the accepting of associations."""
         for service in self.added.services:
             service.start()
         for listener in self.added.listeners.values():
             listener.start()
-        host, port = listening.getsockname()[:2]
-        self.port = int(port)
-        return str(host), self.port
 
     @property
     def is_listening(self) -> bool:
@@ -258,13 +262,15 @@ def _added(settings: Settings, parts: Parts) -> Running:
     listeners: dict[str, Listening] = {}
     finds: dict[str, Find] = {}
     operations: dict[tuple[int, str], Operate] = {}
+    responses: dict[tuple[int, str], Respond] = {}
     for extension in enabled(settings):
         running = extension.run(parts)
         services += running.services
         listeners |= running.listeners
         finds |= running.finds
         operations |= running.operations
-    return Running(services, listeners, finds, operations)
+        responses |= running.responses
+    return Running(services, listeners, finds, operations, responses)
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -81,12 +81,13 @@ PUBLISH_SECONDS = 3.0
 
 
 class Node:
-    """All services of a node on one root."""
+    """All services of a node on one root; `listens`: False if others accept the associations (`control.handlers`)."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, listens: bool = True) -> None:
         self._settings = settings
         self._root = settings.storage.root.absolute()
         self._receives = "receive" in settings.cluster.roles
+        self._listens = listens and self._receives
         self._is_draining = threading.Event()
         self._ended: list[str] = []
         self._reasons: dict[str, str] = {}
@@ -106,7 +107,7 @@ class Node:
         sweep(archive, index)
         self._rejections = Rejections(index, self._alert)
         self._decoder = Decoder()
-        self._listener = Listener(settings, repository.ingest, metrics, self._decoder, self._rejections.record, audit)
+        self.listener = Listener(settings, repository.ingest, metrics, self._decoder, self._rejections.record, audit)
         asked_seconds = repository.ingest.open_associations.asked_seconds
         self._worker = None
         if "convert" in settings.cluster.roles:
@@ -156,7 +157,10 @@ class Node:
         if self._receives:
             self._notifier.start()  # first: a new hook receives events from here on
             self._router.start()
-            dicom = Address(self._settings.dicom.ae_title, *self._listener.start())
+            if self._listens:
+                dicom = Address(self._settings.dicom.ae_title, *self.listener.start())
+            else:
+                self.listener.start_beside()
         if self._worker is not None:
             self._worker.start()
         for service in (*self._optional, *self._beside):
@@ -251,7 +255,7 @@ class Node:
         if self._receives:
             self._router.begin_stop()
             finish_seconds = self._settings.cluster.finish_seconds if self._membership is not None else 0.0
-            self._listener.drain(drain_seconds, finish_seconds)
+            self.listener.drain(drain_seconds, finish_seconds)
         if self._web is not None:
             self._web.stop(drain_seconds)
         if self._receives:
@@ -282,7 +286,7 @@ class Node:
     def services(self) -> tuple[BackgroundService, ...]:
         """All background services required by the configuration."""
         of_receiver = (
-            *self._listener.added.services,
+            *self.listener.added.services,
             *self._notifier.workers,
             *self._router.workers,
         )
@@ -302,8 +306,8 @@ class Node:
         parts: dict[str, Callable[[], bool]] = {
             name: partial(_is_alive, part) for name, part in self._supervised().items()
         }
-        if self._receives:
-            parts["listener"] = lambda: self._listener.is_listening
+        if self._listens:
+            parts["listener"] = lambda: self.listener.is_listening
         if self._serves_web:
             parts["web"] = lambda: self._web is not None and self._web.is_alive
         return parts
@@ -311,12 +315,12 @@ class Node:
     def _supervised(self) -> dict[str, SupervisedThread | BackgroundService]:
         """Everything that runs until the node stops, by name."""
         threads = {
-            "listener": self._listener.thread if self._receives else None,
+            "listener": self.listener.thread if self._listens else None,
             "index": self._repository.index.thread,
             "control socket": self._control.thread,
         }
         if self._receives:
-            threads |= {name: listener.thread for name, listener in self._listener.added.listeners.items()}
+            threads |= {name: listener.thread for name, listener in self.listener.added.listeners.items()}
         running = {name: thread for name, thread in threads.items() if thread is not None}
         return running | {service.name: service for service in self.services}
 
@@ -365,7 +369,7 @@ class Node:
             self._decoder,
             repository.results,
             parts=self._troubles(),
-            dicom_port=lambda: self._listener.port,
+            dicom_port=lambda: self.listener.port,
             on_refusal=self._rejections.record,
         )
         return WebServer(settings.web, application(services))

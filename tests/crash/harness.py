@@ -13,7 +13,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,6 +136,8 @@ class Run:
         When the node is killed, in turn: names of steps, and None for a random moment.
     settle_seconds : float
         How long everything may take to be converted in the end; a fifth of a second is added for each data set.
+    node : callable
+        Makes what is killed.
     """
 
     folder: Path
@@ -145,6 +147,7 @@ class Run:
     mutant: str | None = None
     moments: Sequence[str | None] = tuple(beside_random_moments(RECEIVING + CONVERTING + RECOVERING))
     settle_seconds: float = 60.0
+    node: Callable[[Path, str | None], Node] = Node
 
     def run(self, cycles: int) -> Result:
         """Go through the moments in turn; stop at a problem."""
@@ -152,7 +155,7 @@ class Run:
         root = self.folder / "root"
         checker = Checker(root)
         waiting: list[list[Sent]] = [[] for _ in range(self.senders)]
-        with closing(Journal(self.folder / "journal")) as journal, Node(root, self.mutant) as node:
+        with closing(Journal(self.folder / "journal")) as journal, self.node(root, self.mutant) as node:
             for cycle in range(cycles):
                 point = self.moments[cycle % len(self.moments)]
                 self._cycle(node, point, waiting, journal, checker, random_, result)

@@ -229,7 +229,7 @@ def bytes_for_peer(
         raise NotSendable(
             f"the peer does not accept {instance.sop_class_uid} in {instance.transfer_syntax_uid}; accepted: {syntaxes}"
         )
-    path = _intact(instance) if instance.data is None else instance.path
+    path = intact(instance) if instance.data is None else instance.path
     if target == instance.transfer_syntax_uid and instance.data is not None:
         yield accepted[target], InstanceBytes(data=instance.data)
     elif target == instance.transfer_syntax_uid:
@@ -239,8 +239,8 @@ def bytes_for_peer(
             yield accepted[target], source
 
 
-def _intact(instance: Outgoing) -> Path:
-    """Return the path of a file that holds the stored bytes: a damaged instance is never sent."""
+def intact(instance: Outgoing) -> Path:
+    """Return the path of a file that holds the stored bytes. Raises NotSendable: it is damaged, and never sent."""
     try:
         path = instance.path if instance.fetch is None else instance.fetch()
         problem = problem_with(path, instance.offset, instance.bytes, instance.sha256)

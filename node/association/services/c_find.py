@@ -87,7 +87,7 @@ def _options(requested: Mapping[str, bytes], sop_class_uid: str) -> Options:
 
 
 @dataclass(frozen=True, slots=True)
-class _FinalStatus:
+class FinalStatus:
     """The status that ends an operation."""
 
     status: int
@@ -109,8 +109,8 @@ def serve_c_find(operation: Operation, service: FindService) -> None:
     * 0xC000: a key cannot be understood; *Offending Element* (0000,0901) names it, as with 0xA900
     * 0x0122: C-FIND on the presentation context of another service
     """
-    began_at, last = perf_counter(), _FinalStatus(CANCELLED)  # holds if the peer goes away
-    find = _Find(operation, service)
+    began_at, last = perf_counter(), FinalStatus(CANCELLED)  # holds if the peer goes away
+    find = FindOperation(operation, service)
     try:
         last = find.answer()
     finally:
@@ -125,7 +125,7 @@ def serve_c_find(operation: Operation, service: FindService) -> None:
         find.tell(last.status)
 
 
-class _Find:
+class FindOperation:
     """One C-FIND operation and its responses."""
 
     def __init__(self, operation: Operation, service: FindService) -> None:
@@ -135,7 +135,7 @@ class _Find:
         self._waiting_bytes = self.count = 0
         self._keys: dict[str, str] = {}
 
-    def answer(self) -> _FinalStatus:
+    def answer(self) -> FinalStatus:
         """Send every response; return the final status."""
         last = self._serve()
         pdus = self._operation.response_pdus(last.status, comment=last.comment, OffendingElement=last.offending)
@@ -143,34 +143,38 @@ class _Find:
         self._flush()
         return last
 
-    def _serve(self) -> _FinalStatus:
+    def _serve(self) -> FinalStatus:
         """Send the pending responses; return the final status."""
         try:
             self._answers()
-        except QueryRefused as error:
-            return _FinalStatus(OUT_OF_RESOURCES, str(error))
-        except IdentifierMismatch as error:
-            return _FinalStatus(IDENTIFIER_MISMATCH, error.rule, error.tag)
-        except InvalidQuery as error:
-            return _FinalStatus(UNABLE_TO_PROCESS, error.rule, error.tag)
-        except RequestRefused as error:
-            return _FinalStatus(error.status, str(error))
-        except QueryStopped:
-            self._waiting.clear()
-            if self._operation.association.is_draining:
-                return _FinalStatus(OUT_OF_RESOURCES, "the node is stopping: query again later")
-            return _FinalStatus(CANCELLED)
-        except PeerGone:
-            raise
         except Exception as error:
-            self._operation.log.error("c_find_failed", exc_info=error)
-            return _FinalStatus(FAILED.status, FAILED.comment)
-        return _FinalStatus(SUCCESS)
+            return self.final(error)
+        return FinalStatus(SUCCESS)
+
+    def final(self, error: Exception) -> FinalStatus:
+        """Return the final status after an error. Raises PeerGone: there is nobody to tell."""
+        match error:
+            case QueryRefused():
+                return FinalStatus(OUT_OF_RESOURCES, str(error))
+            case IdentifierMismatch():
+                return FinalStatus(IDENTIFIER_MISMATCH, error.rule, error.tag)
+            case InvalidQuery():
+                return FinalStatus(UNABLE_TO_PROCESS, error.rule, error.tag)
+            case RequestRefused():
+                return FinalStatus(error.status, str(error))
+            case QueryStopped():
+                self._waiting.clear()
+                if self._operation.association.is_draining:
+                    return FinalStatus(OUT_OF_RESOURCES, "the node is stopping: query again later")
+                return FinalStatus(CANCELLED)
+            case PeerGone():
+                raise error
+        self._operation.log.error("c_find_failed", exc_info=error)
+        return FinalStatus(FAILED.status, FAILED.comment)
 
     def _answers(self) -> None:
         stopped = self._operation.is_cancelled
-        is_supported, answers = self._found(stopped)
-        pending = PENDING if is_supported else PENDING_WITHOUT_KEYS
+        pending, answers = self.found(stopped)
         response_pdus = self._operation.responses_pdus(pending)
         for answer in answers:
             self._queue(response_pdus(answer))
@@ -180,8 +184,8 @@ class _Find:
                     raise QueryStopped
             self.count += 1
 
-    def _found(self, stopped: Callable[[], bool]) -> tuple[bool, Iterator[bytes]]:
-        """Return whether all keys of the query are supported, and its encoded answers."""
+    def found(self, stopped: Callable[[], bool]) -> tuple[int, Iterator[bytes]]:
+        """Return the status of an answer, which says whether all keys are supported, and the encoded answers."""
         operation, service = self._operation, self._service
         sop_class_uid = operation.context.abstract_syntax
         model, find = MODELS.get(sop_class_uid), service.added.get(sop_class_uid)
@@ -191,13 +195,13 @@ class _Find:
         self._keys = _audited_keys(identifier)
         if find is not None:
             is_supported, found = find(identifier, service.maximum_results, stopped)
-            return is_supported, (_encoded(answer, self._syntax) for answer in found)
+            return _pending(is_supported), (_encoded(answer, self._syntax) for answer in found)
         assert model is not None
         query = read_query(identifier, model, _options(operation.association.extended_negotiation, sop_class_uid))
         added = {"QueryRetrieveLevel": query.level.name, "RetrieveAETitle": service.ae_title}
         encode = AnswerEncoder((*query.returned, *added), self._syntax, query.items).encode
         answers = service.index.find(query, service.maximum_results, stopped)
-        return not query.unsupported, (encode({**answer, **added}) for answer in answers)
+        return _pending(not query.unsupported), (encode({**answer, **added}) for answer in answers)
 
     def _queue(self, pdus: bytes) -> None:
         self._waiting.append(pdus)
@@ -225,6 +229,10 @@ class _Find:
             f"{self.count} answers, 0x{status:04X}",
         )
         self._service.audit.note(message)
+
+
+def _pending(is_supported: bool) -> int:
+    return PENDING if is_supported else PENDING_WITHOUT_KEYS
 
 
 def _encoded(answer: Dataset, transfer_syntax_uid: str) -> bytes:

@@ -23,6 +23,7 @@ class _Retrieve(Extension):
         from node.association.client.association import peer_addresses
         from node.association.client.send import Transcoder
         from node.dicom.command import C_GET_RQ, C_MOVE_RQ
+        from node.extensions.retrieve.responses import get_responses, move_responses
         from node.extensions.retrieve.retrieve import RetrieveService, serve_c_get, serve_c_move
 
         archive, dicom = node.ingest.archive, node.settings.dicom
@@ -39,7 +40,11 @@ class _Retrieve(Extension):
             node.on_refusal,
         )
         move, get = partial(serve_c_move, service=service), partial(serve_c_get, service=service)
-        return Running(operations={(C_MOVE_RQ, uid): move for uid in MOVES} | {(C_GET_RQ, uid): get for uid in GETS})
+        moved, got = partial(move_responses, service=service), partial(get_responses, service=service)
+        return Running(
+            operations={(C_MOVE_RQ, uid): move for uid in MOVES} | {(C_GET_RQ, uid): get for uid in GETS},
+            responses={(C_MOVE_RQ, uid): moved for uid in MOVES} | {(C_GET_RQ, uid): got for uid in GETS},
+        )
 
 
 EXTENSION = _Retrieve()

@@ -340,7 +340,7 @@ def serve_c_move(operation: Operation, service: RetrieveService) -> None:
     """
 
     def run() -> None:
-        destination = _destination(operation, service)
+        destination = destination_of(operation, service)
         selected = select(operation, service, MOVE_MODELS)
         retrieve = Retrieve(operation, service, selected, destination.ae_title)
         retrieve.run(_sent_to_destination(retrieve, operation, service, destination))
@@ -348,7 +348,7 @@ def serve_c_move(operation: Operation, service: RetrieveService) -> None:
     operation.attempt(run, "retrieve_refused", "retrieve_failed")
 
 
-def _destination(operation: Operation, service: RetrieveService) -> Address:
+def destination_of(operation: Operation, service: RetrieveService) -> Address:
     """Return the address of the peer in *Move Destination* (0000,0600)."""
     title = operation.parameter("MoveDestination")
     address = service.destinations.get(title)

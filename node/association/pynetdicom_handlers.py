@@ -1,0 +1,229 @@
+"""Handlers for the events of pynetdicom: a node behind the acceptor of another program.
+
+pynetdicom's threads read and answer. What they receive takes the way of every instance (`services.c_store`), so 0x0000
+follows the sync of the journal here too. A peer may do what [peers] allow; who may associate, and all limits of
+associations and time, are those of the program.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from types import SimpleNamespace
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import structlog
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
+from pynetdicom import _config
+from pynetdicom.dsutils import decode, split_dataset
+from pynetdicom.events import (
+    EVT_ABORTED,
+    EVT_C_ECHO,
+    EVT_C_FIND,
+    EVT_C_GET,
+    EVT_C_MOVE,
+    EVT_C_STORE,
+    EVT_RELEASED,
+    Event,
+    EventHandlerType,
+)
+
+from node.association.admission import AssociationRequest
+from node.association.association import AcceptedContext
+from node.association.listener import Listener
+from node.association.operation import Operation, RequestRefused
+from node.association.services.c_find import FindOperation
+from node.association.services.c_store import StoreService
+from node.dicom.command import C_GET_RQ, C_MOVE_RQ
+from node.dicom.status import CANCELLED, FAILED, NOT_AUTHORIZED, SOP_CLASS_NOT_SUPPORTED, SUCCESS, error_comment
+from node.receive.ingest import Origin
+from node.settings.model import Verb
+
+logger = structlog.get_logger()
+
+FRAGMENT_BYTES = 1 << 20
+"""Pieces in which a data set is read from pynetdicom's temporary file."""
+
+Responses = Iterator[Any]
+"""What pynetdicom's generators of responses yield: numbers, destinations, and statuses with data sets."""
+
+
+def event_handlers(listener: Listener) -> list[EventHandlerType]:
+    """Return handlers of C-ECHO, C-STORE, C-FIND, C-MOVE and C-GET, for a listener that does not listen itself.
+
+    From here on, pynetdicom writes each data set that an acceptor of this process receives to a temporary file
+    (``STORE_RECV_CHUNKED_DATASET``), so memory does not depend on its size.
+    """
+    _config.STORE_RECV_CHUNKED_DATASET = True
+    handlers = _Handlers(listener)
+    return [
+        (EVT_C_ECHO, handlers.echo),
+        (EVT_C_STORE, handlers.store),
+        (EVT_C_FIND, handlers.find),
+        (EVT_C_MOVE, handlers.move),
+        (EVT_C_GET, handlers.get),
+        (EVT_RELEASED, handlers.ended, ["released"]),
+        (EVT_ABORTED, handlers.ended, ["aborted"]),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _StoreRequest:
+    """A C-STORE-RQ whose data set is in a file."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    has_data_set: bool = True
+
+
+class _Request(Operation):
+    """A request of an event: its identifier, and who sent it."""
+
+    def __init__(self, event: Event, service: StoreService) -> None:
+        self.context = _context_of(event, as_scp=True)
+        self.origin, self.log = service.origin, service.log
+        self.message_id = event.message_id
+        self.request = Dataset()
+        self.request.MoveDestination = getattr(event.request, "MoveDestination", None)
+        self._event = event
+        identifier = getattr(event.request, "Identifier", None)
+        self._data_set = identifier.getvalue() if identifier is not None else b""
+        self._has_data_set = identifier is not None
+        self.association: Any = SimpleNamespace(extended_negotiation={}, is_draining=False)
+
+    def is_cancelled(self) -> bool:
+        """Whether the peer cancelled the operation."""
+        return bool(self._event.is_cancelled)
+
+
+class _Handlers:
+    """Serves the events of an acceptor; each on the thread of its association."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._services: WeakKeyDictionary[Any, StoreService] = WeakKeyDictionary()
+
+    def echo(self, event: Event) -> int:
+        """Answer C-ECHO."""
+        return SUCCESS if self._may(event, "echo") else SOP_CLASS_NOT_SUPPORTED
+
+    def store(self, event: Event) -> Dataset:
+        """Answer C-STORE once the instance is durable: statuses are those of `services.c_store`."""
+        request: Any = event.request
+        service = self._service(event)
+        announced = _StoreRequest(str(request.AffectedSOPClassUID or ""), str(request.AffectedSOPInstanceUID or ""))
+        reception = service.begin(announced, _context_of(event, as_scp=self._may(event, "store")))
+        try:
+            _, offset = split_dataset(event.dataset_path)
+            with event.dataset_path.open("rb") as file:
+                file.seek(offset)
+                while fragment := file.read(FRAGMENT_BYTES):
+                    reception.write(fragment)
+        except Exception as error:  # pynetdicom would answer 0xC211: never to be sent again
+            reception.abandon()
+            service.log.error("c_store_failed", status=f"0x{FAILED.status:04X}", exc_info=error)
+            return _status(FAILED.status, FAILED.comment)
+        answer = reception.finish()
+        return _status(answer.status, answer.comment)
+
+    def find(self, event: Event) -> Responses:
+        """Answer C-FIND: statuses are those of `services.c_find.serve_c_find`."""
+        operation = self._operation(event)
+        find, status = FindOperation(operation, self._listener.find_service), CANCELLED
+        try:
+            self._require(event, "query")
+            pending, answers = find.found(operation.is_cancelled)
+            for answer in answers:
+                yield pending, _decoded(answer, operation.context.transfer_syntax_uid)
+                find.count += 1
+            status = SUCCESS
+        except Exception as error:
+            last = find.final(error)
+            status = last.status
+            yield _status(last.status, last.comment, last.offending), None
+        finally:
+            find.tell(status)
+
+    def get(self, event: Event) -> Responses:
+        """Answer C-GET: the instances go out by pynetdicom, each whole in memory."""
+        try:
+            yield from self._retrieved(event, C_GET_RQ)
+        except RequestRefused as error:  # before anything was yielded
+            yield 1
+            yield _status(error.status, str(error), error.offending), None
+
+    def move(self, event: Event) -> Responses:
+        """Answer C-MOVE, to a peer of the configuration."""
+        try:
+            yield from self._retrieved(event, C_MOVE_RQ)
+        except RequestRefused:  # before anything was yielded: pynetdicom answers 0xA801
+            yield None, None
+
+    def ended(self, event: Event, outcome: str) -> None:
+        """Let the series of an association wait no longer for it, or longer if it was aborted."""
+        service = self._services.pop(event.assoc, None)
+        if service is not None:
+            service.ended(outcome)
+
+    def _retrieved(self, event: Event, field: int) -> Responses:
+        operation = self._operation(event)
+        self._require(event, "retrieve")
+        responses = self._listener.added.responses.get((field, operation.context.abstract_syntax))
+        if responses is None:
+            raise RequestRefused(SOP_CLASS_NOT_SUPPORTED, "retrieval is switched off")
+        return responses(operation)
+
+    def _service(self, event: Event) -> StoreService:
+        """Return the service that knows the peer of an association."""
+        service = self._services.get(event.assoc)
+        if service is None:
+            listener, requestor = self._listener, event.assoc.requestor
+            name, requested = uuid.uuid4().hex[:12], _requested(event)
+            peer = f"{requestor.address}:{requestor.port}"
+            now = listener.ingest.now()
+            origin = Origin("dicom", requested.calling_ae_title, requested.called_ae_title, peer, name, now)
+            service = StoreService(listener.ingest, origin, name, listener.metrics, listener.on_refusal)
+            self._services[event.assoc] = service
+        return service
+
+    def _operation(self, event: Event) -> _Request:
+        return _Request(event, self._service(event))
+
+    def _may(self, event: Event, verb: Verb) -> bool:
+        return verb in self._listener.admission.permitted(event.assoc.requestor.address, _requested(event))
+
+    def _require(self, event: Event, verb: Verb) -> None:
+        if not self._may(event, verb):
+            raise RequestRefused(NOT_AUTHORIZED, f"this peer may not {verb}: see [peers]")
+
+
+def _requested(event: Event) -> AssociationRequest:
+    primitive: Any = event.assoc.requestor.primitive
+    titles = primitive.calling_ae_title.strip(), primitive.called_ae_title.strip()
+    return AssociationRequest(*titles, str(primitive.application_context_name), 0)
+
+
+def _context_of(event: Event, *, as_scp: bool) -> AcceptedContext:
+    context = event.context
+    return AcceptedContext(
+        context.context_id, str(context.abstract_syntax), str(context.transfer_syntax), as_scu=False, as_scp=as_scp
+    )
+
+
+def _status(status: int, comment: str = "", offending: int | None = None) -> Dataset:
+    ds = Dataset()
+    ds.Status = status
+    if comment:
+        ds.ErrorComment = error_comment(comment)
+    if offending is not None:
+        ds.OffendingElement = offending
+    return ds
+
+
+def _decoded(answer: bytes, transfer_syntax_uid: str) -> Dataset:
+    syntax = UID(transfer_syntax_uid)
+    return decode(BytesIO(answer), syntax.is_implicit_VR, syntax.is_little_endian, False)

@@ -1,0 +1,46 @@
+"""A node without a listener, in a program of somebody else: its handlers serve an acceptor of pynetdicom."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from node.association.pynetdicom_handlers import event_handlers
+from node.control.node import Node
+from node.settings.load import load
+
+
+class Handlers(list[Any]):
+    """Handlers for the events of pynetdicom, and the node behind them, which runs from here on until `close`.
+
+    `root`: folder of the node; `keys`: of the configuration, such as ``{"series.quiet_seconds": 30}``, over its file
+    and the environment. Raises UsageError: the configuration is wrong. Raises RootInUse: another process has the root.
+    """
+
+    def __init__(self, root: Path, keys: dict[str, Any]) -> None:
+        settings = load(flags={"web.enabled": False, **keys, "storage.root": root}).settings
+        self._node = Node(settings, listens=False)
+        self._drain_seconds = settings.dicom.drain_seconds
+        self._stop = threading.Event()
+        self._node.start()
+        self._thread = threading.Thread(
+            target=self._node.serve_until, args=(self._stop,), name="voxelnode", daemon=True
+        )
+        self._thread.start()
+        super().__init__(event_handlers(self._node.listener))
+
+    def close(self) -> None:
+        """Stop the node: shut the acceptor down first, or what it still receives is refused."""
+        self._stop.set()
+        self._thread.join()
+        self._node.stop(self._drain_seconds)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()

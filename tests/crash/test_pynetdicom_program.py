@@ -1,0 +1,169 @@
+"""The program of docs/pynetdicom.md: pynetdicom accepts, a node keeps what comes, and both are killed."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from pydicom import Dataset
+from pynetdicom import AE, build_context, build_role, evt
+from pynetdicom.association import Association
+from pynetdicom.sop_class import CTImageStorage, Verification
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as FIND
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelGet as GET
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelMove as MOVE
+
+from node.failpoints import RECEIVING
+from tests import make
+from tests.crash.harness import Node, Run, beside_random_moments, gone
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "pynetdicom.md"
+START_SECONDS = 60.0
+
+
+class Program(Node):
+    """The program of the document instead of `voxelnode serve`."""
+
+    def start(self, environment: Mapping[str, str] | None = None) -> bool:
+        """Start it; False when it dies before it listens."""
+        [code] = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+        with socket.create_server((self.host, 0)) as probe:
+            self.port = probe.getsockname()[1]
+        (temporary := self.root.parent / "temporary").mkdir(exist_ok=True)
+        with self.log.open("a") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-c", code, str(self.root), str(self.port)],
+                env={**os.environ, **self._environment, **(environment or {}), "TMPDIR": str(temporary)},
+                cwd=DOCUMENT.parents[1],
+                stdout=log,
+                stderr=log,
+                text=True,
+            )
+        process.stdout = io.StringIO()  # which nobody has to read
+        self._process = process  # type: ignore[assignment]  # it has what is used of a `Process`
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline and not gone(process.pid, 0):
+            try:
+                socket.create_connection((self.host, self.port), 1).close()
+                return True
+            except OSError:
+                time.sleep(0.05)
+        self.end()
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_program_that_is_killed_ten_times_loses_nothing_that_it_acknowledged(tmp_path: Path) -> None:
+    result = Run(tmp_path, senders=2, slices=4, moments=tuple(beside_random_moments(RECEIVING)), node=Program).run(10)
+    assert result.problems == []
+    assert result.cycles == 10
+    assert result.acknowledged > 20
+    assert result.died_at.keys() & set(RECEIVING), "no named step was reached"
+
+
+@pytest.fixture
+def destination() -> Iterator[tuple[int, list[Dataset]]]:
+    """The port of a peer to which instances are moved, and what it received."""
+    received: list[Dataset] = []
+    server = AE("ELSEWHERE")
+    server.supported_contexts = [build_context(CTImageStorage)]
+
+    def keep(event: evt.Event) -> int:
+        received.append(event.dataset)
+        return 0x0000
+
+    listening = server.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, keep)])
+    yield listening.server_address[1], received
+    listening.shutdown()
+
+
+@pytest.fixture
+def program(tmp_path: Path, destination: tuple[int, list[Dataset]]) -> Iterator[Program]:
+    (configuration := tmp_path / "voxelnode.toml").write_text(
+        f"""
+        [series]
+        quiet_seconds = 3600
+        [peers.peer]
+        ae_title = "PEER"
+        [peers.elsewhere]
+        ae_title = "ELSEWHERE"
+        host = "127.0.0.1"
+        port = {destination[0]}
+        """
+    )
+    with Program(tmp_path / "root", environment={"VOXELNODE_CONFIG": str(configuration)}) as program:
+        assert program.start(), program.log.read_text()
+        yield program
+
+
+def answered(responses: Iterator[tuple[Dataset, Dataset | None]]) -> list[tuple[int, Dataset | None]]:
+    return [(status.Status, identifier) for status, identifier in responses]
+
+
+def associate(program: Program, title: str, received: list[Dataset]) -> Association:
+    def keep(event: evt.Event) -> int:
+        received.append(event.dataset)
+        return 0x0000
+
+    assoc = AE(title).associate(
+        program.host,
+        program.port,
+        contexts=[build_context(CTImageStorage), *map(build_context, (Verification, FIND, MOVE, GET))],
+        ext_neg=[build_role(CTImageStorage, scu_role=True, scp_role=True)],
+        evt_handlers=[(evt.EVT_C_STORE, keep)],
+    )
+    assert assoc.is_established
+    return assoc
+
+
+@pytest.mark.slow
+def test_the_program_stores_finds_and_gives_back(program: Program, destination: tuple[int, list[Dataset]]) -> None:
+    series = make.ct_series(3)
+    uids = {ds.SOPInstanceUID for ds in series}
+    got: list[Dataset] = []
+    assoc = associate(program, "PEER", got)
+    assert assoc.send_c_echo().Status == 0x0000
+    assert [assoc.send_c_store(ds).Status for ds in series] == [0x0000] * 3
+    [broken] = make.ct_series(1)
+    del broken.SeriesInstanceUID
+    refused = assoc.send_c_store(broken)
+    assert (refused.Status, "Series Instance UID" in refused.ErrorComment) == (0xC000, True)
+
+    query = Dataset()
+    query.QueryRetrieveLevel, query.StudyInstanceUID, query.PatientID = "STUDY", series[0].StudyInstanceUID, ""
+    found = answered(assoc.send_c_find(query, FIND))
+    assert [(status, ds and ds.PatientID) for status, ds in found] == [(0xFF00, series[0].PatientID), (0x0000, None)]
+    assert answered(assoc.send_c_get(query, GET))[-1][0] == 0x0000
+    assert {ds.SOPInstanceUID for ds in got} == uids
+    assert answered(assoc.send_c_move(query, "ELSEWHERE", MOVE))[-1][0] == 0x0000
+    assert {ds.SOPInstanceUID for ds in destination[1]} == uids
+    assert [ds.PixelData for ds in sorted(got, key=lambda ds: ds.InstanceNumber)] == [ds.PixelData for ds in series]
+
+    assert [status for status, _ in answered(assoc.send_c_move(query, "NOWHERE", MOVE))] == [0xA801]
+    query.QueryRetrieveLevel = "NONE"
+    assert [status for status, _ in answered(assoc.send_c_find(query, FIND))] == [0xA900]
+    assert [status for status, _ in answered(assoc.send_c_get(query, GET))] == [0xA900]
+    assoc.release()
+
+
+@pytest.mark.slow
+def test_a_stranger_may_do_nothing(program: Program) -> None:
+    [ds] = make.ct_series(1)
+    query = Dataset()
+    query.QueryRetrieveLevel, query.StudyInstanceUID = "STUDY", ds.StudyInstanceUID
+    assoc = associate(program, "STRANGER", [])
+    assert assoc.send_c_echo().Status == 0x0122
+    assert assoc.send_c_store(ds).Status == 0x0124
+    assert [status for status, _ in answered(assoc.send_c_find(query, FIND))] == [0x0124]
+    assert [status for status, _ in answered(assoc.send_c_get(query, GET))] == [0x0124]
+    assert [status for status, _ in answered(assoc.send_c_move(query, "ELSEWHERE", MOVE))] == [0xA801]
+    assoc.release()
