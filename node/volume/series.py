@@ -30,7 +30,7 @@ COPIES = frozenset((Reason.DUPLICATE_SLICE, Reason.SAME_POSITION_TWICE))
 COMPONENTS = frozenset({"ph", "real", "imag", "fieldmap"})
 """Suffixes of volumes that hold a component other than the magnitude."""
 
-MAX_LACKING = 1 / 3
+MAX_LACKING = 1 / 2
 """Largest share of the slices of a part of a stack that may be lost; beyond it, a shorter part was planned."""
 
 SAME_GRID = 0.05

@@ -110,6 +110,14 @@ FOUND: dict[str, Case] = {
         numbering="slices",
         changes=(("copy", False, 57, 9, 10, 22), ("lose", 2)),
     ),
+    "a time of one of two components lacks two of its five slices": Case(
+        kind="mr",
+        times=2,
+        slices=5,
+        components=2,
+        labels=("acquisition", "clock", "temporal"),
+        changes=(("lose", 0), ("lose", 0)),
+    ),
     "most slices lack the slope that the others have": Case(
         kind="pt",
         slices=7,

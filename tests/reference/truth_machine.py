@@ -129,7 +129,10 @@ def _lies_of_volume(
     volume: Volume, planes: list[list[Plane]], series: Series, doubts: Collection[str]
 ) -> Iterator[str]:
     said = {warning.name for warning in volume.warnings}
-    if len({plane.group for time in planes for plane in time}) > 1 and not _are_echoes_unknown(series):
+    mixed = {plane.group for time in planes for plane in time}
+    if WarningKind.PARAMETER_VARIES in said:  # which names Echo Time if that differs
+        mixed = {(0, *others) for _, *others in mixed}
+    if len(mixed) > 1 and not _are_echoes_unknown(series):
         yield "a volume mixes echoes, components or matrices"
     is_place_stated = series.case.kind != "nm" or series.false.isdisjoint({"SpacingBetweenSlices", "SliceVector"})
     if is_place_stated and DOUBTS_PLACE.isdisjoint(doubts) and not said & SAYS_OF_PLACE:
