@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic
@@ -76,16 +76,21 @@ class Intake:
         self._shortage = ""
         self._short_until = 0.0
         self._watched: dict[Path, tuple[int, int]] = {}
+        self._trouble: Callable[[], str | None] = lambda: None
+        self._is_sound = True
         self._look_at = 0.0
         (root / STOPPED_FILE).unlink(missing_ok=True)
 
-    def watch(self, paths: Iterable[Path]) -> None:
+    def watch(self, paths: Iterable[Path], trouble: Callable[[], str | None] = lambda: None) -> None:
         """Stop intake once one of these files or folders is removed or replaced.
 
         The node would keep writing to the open file while its name leads elsewhere: acknowledged instances would be
         lost, or a second node could start on the same root.
+
+        `trouble`: why nothing more may be accepted although disk and archive are sound, or None.
         """
         self._watched = {path: _identity(path) for path in paths}
+        self._trouble = trouble
 
     @property
     def stopped(self) -> str | None:
@@ -119,7 +124,7 @@ class Intake:
 
         Raises OutOfResources if the free space is down to the reserve, no file can be created, or intake has stopped.
         """
-        self.require_sound()
+        self.require_open()
         rule = f"{self._reserve_bytes} are kept in reserve ([storage] reserve_bytes)"
         lack = self._lack(self._reserve_bytes, RESUME_FACTOR if self._full else 1.0, rule)
         self._full = lack is not None
@@ -129,8 +134,13 @@ class Intake:
     def require_sound(self) -> None:
         """Raise if a sync has failed: after the first failure, a later success would prove nothing.
 
-        Raises OutOfResources if intake has stopped.
+        Raises OutOfResources if intake has stopped because of disk or archive.
         """
+        if not self._is_sound:
+            self.require_open()
+
+    def require_open(self) -> None:
+        """Raise OutOfResources if intake has stopped, for whichever reason."""
         if self._stopped is None and monotonic() >= self._look_at:
             self._look()
         if self._stopped is not None:
@@ -173,6 +183,8 @@ class Intake:
             if what is not None:
                 self.stop(f"{path} was {what} while the node was running")
                 return
+        if (trouble := self._trouble()) is not None:
+            self.stop(trouble, is_sound=True)
 
     @contextmanager
     def refusing(self) -> Iterator[None]:
@@ -191,13 +203,16 @@ class Intake:
             self.stop(f"disk: {name}: {error.strerror}")
         return OutOfResources(f"archive: {name}: {error.strerror}")
 
-    def stop(self, reason: str) -> None:
+    def stop(self, reason: str, *, is_sound: bool = False) -> None:
         """Stop intake until the node restarts; the first reason is kept.
+
+        `is_sound`: disk and archive work, and what was acknowledged may still be made durable.
 
         After a failed sync, the kernel may drop the pages and report the next sync as a success. Only a restart, which
         reads the disk again, is safe.
         """
         with self._lock:
+            self._is_sound = self._is_sound and is_sound
             if self._stopped is not None:
                 return
             self._stopped = reason

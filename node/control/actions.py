@@ -224,7 +224,7 @@ class Actions:
     ) -> Mapping[str, Any]:
         now = self._index.now()
         until = None if erase else trash_until(self._settings.retention, now)
-        self._archive.intake.require_sound()
+        self._archive.intake.require_open()
         with self._archive.ballast.dropped():  # what waits for room is applied, too
             self._applier.require_caught_up()
             plan = self._index.deletions.plan(level, uid, study_instance_uid)
@@ -242,7 +242,7 @@ class Actions:
         return asdict(restore(self._archive, self._index, self._audit, number, who, quiet_seconds, now))
 
     def _empty_trash(self, number: int, who: str) -> Mapping[str, Any]:
-        self._archive.intake.require_sound()
+        self._archive.intake.require_open()
         with self._archive.ballast.dropped():
             empty(self._archive, self._index, self._audit, number, who, "by hand", self._index.now())
         return {"emptied": number}
@@ -257,7 +257,7 @@ class Actions:
         return {"confirmed": confirmed}
 
     def _write_off_lost(self, uid: str | None, reason: str, who: str) -> Mapping[str, Any]:
-        self._archive.intake.require_sound()
+        self._archive.intake.require_open()
         count = write_off(self._archive, self._index, self._audit, uid, reason, who, self._index.now())
         return {"instances": count}
 

@@ -201,7 +201,10 @@ class Repository:
 
     def _compare_files(self, marked: Mapping[str, set[str]]) -> None:
         """Make archive and index agree, and release the claims of the process before."""
-        self.recovered = recover(self.archive, self.index, self._quiet_seconds, self.index.now(), marked)
+        digests = self.applier.lacks_segments
+        self.recovered = recover(
+            self.archive, self.index, self._quiet_seconds, self.index.now(), marked, digests=digests
+        )
 
     def _adopt_what_only_files_tell(self, *, is_new: bool, is_older: bool) -> None:
         """Index what quarantine and the object store have and no row names, after the files of the archive.
@@ -236,8 +239,7 @@ class Repository:
         self.applier.checkpoint()
         self.applier.start()
         self.index.ahead = self.applier
-        watched = {root, root / LOCK_FILE, *self.index.files, root / JOURNAL_FOLDER}
-        self.archive.intake.watch(watched)
+        self.archive.intake.watch({root, root / LOCK_FILE, *self.index.files}, self.applier.journal_problem)
 
     def _remote(self, storage: Storage, *, new_index: bool) -> Remote | None:
         """Return the object store of the archive, of which nothing is asked unless the index is new.

@@ -21,11 +21,12 @@ import json
 import os
 import re
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
+from types import MappingProxyType
 from typing import Any
 
 from node.durable import NO_ROOM, locked, make_folder, sync_folder, write_durably
@@ -40,8 +41,10 @@ from node.journal.segment import (
     Record,
     RecordHead,
     Segment,
+    SegmentGone,
     checksum,
     in_order,
+    moved,
     read_in_order,
 )
 
@@ -115,11 +118,14 @@ class Journal:
         self._waiting: list[_Waiting] = []
         self._used: list[Segment] = []  # in the order of their records; the last one is written to
         self._spare: list[Segment] = []
-        self._failed: OSError | JournalUnusable | None = None
-        self._is_closed = False
+        self._failed: OSError | VoxelnodeError | None = None
+        self._marking = threading.Lock()  # guards `_sizes` and the mark
+        self._sizes: dict[str, int] = {}  # of the segments that the mark names
+        self._is_closed = self._is_ready = False
         self._last = self._freed = 0
         self._start = Cursor(1, HEADER_BYTES)
         self._folder_lock = _locked(folder)
+        self._place = os.fstat(self._folder_lock)
         try:
             self._find_segments()
         except BaseException:
@@ -131,7 +137,8 @@ class Journal:
         segments = [Segment(path) for path in paths]
         self._number = int(paths[-1].stem) + 1 if paths else 0
         self._used, self._spare = segments, []  # so that `close` finds them if they are unusable
-        self._used, identity, self._freed = used_segments(self._folder, segments)
+        self._used, identity, self._freed, self._gone = used_segments(self._folder, segments)
+        self._sizes = {segment.path.name: segment.capacity for segment in segments}
         self._spare = [segment for segment in segments if not segment.was_used]
         self._identity = identity or os.urandom(16)
 
@@ -164,13 +171,19 @@ class Journal:
         `known`: no number up to this one is given to a new record, even if its record is no longer readable.
         """
         self._last = self._freed
-        for found in read_in_order(self._used, self._freed):
+        for found in read_in_order(self._used, self._freed, self._gone):
             self._last = found.last if isinstance(found, Damage) else found.sequence
             yield found
         self._last = max(self._last, known, *(segment.last for segment in self._used))
         self._start = Cursor(self._last + 1, HEADER_BYTES)
         self._begin_segment(bounded=False)  # nothing is freed before this process can append
         self._release(self._freed)
+        try:
+            self._mark()  # from here on, a segment that is missing at the next start is damage
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+        self._is_ready = True
 
     def append(self, facts: bytes, *payload: bytes) -> int:
         """Append one record; it is durable when this returns.
@@ -193,6 +206,8 @@ class Journal:
             No segment was freed within `ROOM_SECONDS`.
         JournalUnusable
             The journal is closed.
+        SegmentGone
+            A segment is no longer at its path; no append succeeds any more.
         OSError
             There is no room on the disk, or it fails. After anything but want of room, no append succeeds until the
             journal is opened anew: after a failed sync a later success would prove nothing.
@@ -226,8 +241,29 @@ class Journal:
                 waiting.error = error
 
     def _note_failure(self, error: Exception) -> None:
-        if isinstance(error, OSError) and error.errno not in NO_ROOM and self._failed is None:
+        if self._failed is not None:
+            return
+        if isinstance(error, SegmentGone) or (isinstance(error, OSError) and error.errno not in NO_ROOM):
             self._failed = error
+
+    def problem(self) -> str | None:
+        """Return what is no longer at its path, the folder or a segment; None if all is.
+
+        From then on, no append succeeds. What was acknowledged can still be read, and can be made durable elsewhere.
+        """
+        if isinstance(self._failed, SegmentGone):
+            return str(self._failed)
+        with self._room:
+            segments = [*self._used, *self._spare]
+        for look in (self._moved, *(segment.problem for segment in segments)):
+            with suppress(OSError):  # it says nothing about the file
+                if (problem := look()) is not None:
+                    self._note_failure(SegmentGone(problem))
+                    return problem
+        return None
+
+    def _moved(self) -> str | None:
+        return moved(self._folder, self._place)
 
     def _write_to(self, segment: Segment, batch: list[_Waiting]) -> None:
         assert segment.head is not None
@@ -278,11 +314,28 @@ class Journal:
             segment.grow(min(GROW_BYTES, self._segment_bytes))
             segment.sync()
             sync_folder(self._folder)
+            self._mark({path.name: segment.capacity})
         except OSError:
             segment.close()
             path.unlink(missing_ok=True)
+            self._sizes.pop(path.name, None)
             raise
         return segment
+
+    def _mark(
+        self, new: Mapping[str, int] = MappingProxyType({}), *, freed: int | None = None, forget: bool = False
+    ) -> None:
+        """Write down durably what is durable elsewhere, and which segments there are.
+
+        `new`: further segments, and their sizes. `freed`: a number up to which records are durable elsewhere. `forget`:
+        name no segment any more, as nobody needs what is in them.
+        """
+        with self._marking:
+            self._sizes = {} if forget else {**self._sizes, **new}
+            number = self._freed if freed is None else freed
+            mark = {"version": VERSION, "journal": self.identity, "freed": number, "segments": self._sizes}
+            write_durably(self._folder / MARK_FILE, json.dumps(mark).encode())
+            self._freed = number
 
     def prepare(self) -> None:
         """Preallocate ahead of the appends; for the thread that reads, when it has time.
@@ -366,9 +419,7 @@ class Journal:
 
         Raises OSError if there is no room for the mark, or the disk fails.
         """
-        mark = json.dumps({"version": VERSION, "journal": self.identity, "freed": sequence})
-        write_durably(self._folder / MARK_FILE, mark.encode())
-        self._freed = sequence
+        self._mark(freed=sequence, forget=isinstance(self._failed, SegmentGone) and sequence == self._last)
         reached("journal-freed")
         self._release(sequence)
 
@@ -383,6 +434,9 @@ class Journal:
         with self._leading:
             if self._is_closed:
                 return
+            if self._is_ready and self._freed == self._last and not isinstance(self._failed, OSError):
+                with suppress(OSError):
+                    self._mark(freed=self._freed, forget=True)
             self._is_closed, self._failed = True, JournalUnusable("the journal is closed")
             for segment in (*self._used, *self._spare):
                 segment.close()
@@ -396,10 +450,11 @@ def segment_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
 
 
-def used_segments(folder: Path, segments: Sequence[Segment]) -> tuple[list[Segment], bytes, int]:
+def used_segments(folder: Path, segments: Sequence[Segment]) -> tuple[list[Segment], bytes, int, list[Path]]:
     """Return the segments that were used, in the order of their records, the identity of their journal and its mark.
 
-    The identity is empty, and the mark 0, if no segment was used.
+    Last come the files of segments that the mark names and that are missing, or shorter than they were. The identity is
+    empty, and the mark 0, if no segment was used and none is missing.
 
     Raises JournalUnusable if a newer version has written a segment.
     """
@@ -409,29 +464,40 @@ def used_segments(folder: Path, segments: Sequence[Segment]) -> tuple[list[Segme
             f"{newer[0].path} was written by a newer version of voxelnode: install that one, or empty the journal with "
             "it by `voxelnode journal drain`"
         )
-    identity = _identity(folder, used)
-    return used, identity, _freed(folder, identity.hex())
+    mark = _mark(folder)
+    gone = _gone(folder, mark, segments)
+    identity = _identity(mark, used, gone)
+    is_own = mark.get("journal") == identity.hex()
+    return used, identity, _freed(mark) if is_own else 0, gone if is_own else []
 
 
-def _identity(folder: Path, used: Sequence[Segment]) -> bytes:
-    """Return the identity of the journal; where every header is damaged, the mark names it."""
+def _identity(mark: Mapping[str, Any], used: Sequence[Segment], gone: Sequence[Path]) -> bytes:
+    """Return the identity of the journal; where every header is damaged or missing, the mark names it."""
     heads = [segment.head for segment in used if segment.head is not None]
     newest = next((head.journal for head in reversed(heads) if head.journal), b"")
-    if newest or not used:
+    if newest or not (used or gone):
         return newest
     try:
-        return bytes.fromhex(str(_mark(folder)["journal"]))
+        return bytes.fromhex(str(mark["journal"]))
     except (KeyError, ValueError):
         return b""
 
 
-def _freed(folder: Path, identity: str) -> int:
+def _freed(mark: Mapping[str, Any]) -> int:
     """Return the number that `Journal.free` recorded; 0 where there is none, so that all records count."""
     try:
-        mark = _mark(folder)
-        return int(mark["freed"]) if mark["journal"] == identity else 0
+        return int(mark["freed"])
     except (ValueError, KeyError, TypeError):
         return 0
+
+
+def _gone(folder: Path, mark: Mapping[str, Any], segments: Sequence[Segment]) -> list[Path]:
+    """Return the files of the segments that a mark names and that are missing, or shorter than they were."""
+    sizes, noted = {segment.path.name: segment.capacity for segment in segments}, mark.get("segments")
+    if not isinstance(noted, dict):
+        return []
+    names = sorted(name for name in noted if _NAME.fullmatch(name) and isinstance(noted[name], int))
+    return [folder / name for name in names if sizes.get(name, -1) < noted[name]]
 
 
 def _mark(folder: Path) -> dict[str, Any]:
@@ -488,8 +554,8 @@ def inspect(folder: Path) -> JournalState:
 
 def _look(folder: Path) -> JournalState:
     with _opened(folder) as segments:
-        used, identity, freed = used_segments(folder, segments)
-        damage = tuple(found for found in read_in_order(used, freed) if isinstance(found, Damage))
+        used, identity, freed, gone = used_segments(folder, segments)
+        damage = tuple(found for found in read_in_order(used, freed, gone) if isinstance(found, Damage))
         last = max((segment.last for segment in used), default=0)
         size = sum(segment.capacity for segment in segments)
         return JournalState(identity.hex(), len(segments), size, freed, max(last, freed), damage)
@@ -498,7 +564,7 @@ def _look(folder: Path) -> JournalState:
 def records(folder: Path) -> Iterator[Record]:
     """Yield every whole record that was not freed, in its order."""
     with _opened(folder) as segments:
-        used, _, freed = used_segments(folder, segments)
+        used, _, freed, _ = used_segments(folder, segments)
         yield from (found for found in read_in_order(used, freed) if isinstance(found, Record))
 
 

@@ -11,13 +11,14 @@ import os
 import struct
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise, zip_longest
 from pathlib import Path
 
 import google_crc32c
 
 from node.durable import sync_file
+from node.errors import VoxelnodeError
 
 VERSION = 1
 """Version of the format, in each segment."""
@@ -120,9 +121,16 @@ class Record:
     payload: bytes
 
 
+class SegmentGone(VoxelnodeError):
+    """The file of a segment was removed, replaced or cut while it was open: what is written to it may be lost."""
+
+
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """Records that were written, by their numbers, and can no longer be read; `segment` is the path of their file."""
+    """Records that were written, by their numbers, and can no longer be read; `segment` is the path of their file.
+
+    If a file is missing, or cut, and no later record tells how many it had, `last` is one less than `first`.
+    """
 
     first: int
     last: int
@@ -184,7 +192,7 @@ class Segment:
         If this raises, none of them counts. Some may be on the disk all the same: `is_torn` tells that nothing may
         follow them in this use of the segment.
 
-        Raises OSError if there is no room, or the disk fails.
+        Raises OSError if there is no room, or the disk fails. Raises SegmentGone if the file is not at its path.
         """
         assert self.head is not None
         size = sum(map(len, buffers))
@@ -196,8 +204,21 @@ class Segment:
         for begin in range(0, len(buffers), MAX_BUFFERS):
             at = self._write_all(buffers[begin : begin + MAX_BUFFERS], at)
         os.fdatasync(self._file)
+        if (problem := self.problem()) is not None:
+            raise SegmentGone(problem)
         self.is_torn = False
         self.end, self.last = at, self.last + records
+
+    def problem(self) -> str | None:
+        """Return how the file that is open is no longer the one at its path, as it was grown; None if it is.
+
+        Raises OSError if the system does not say so.
+        """
+        expected = self.capacity  # another thread may grow the file meanwhile
+        opened = os.fstat(self._file)
+        if opened.st_size < expected:
+            return f"{self.path} was cut to {opened.st_size} bytes while the node was running"
+        return moved(self.path, opened)
 
     def _write_all(self, buffers: Sequence[bytes], at: int) -> int:
         end = at + sum(map(len, buffers))
@@ -288,6 +309,19 @@ class Segment:
         os.close(self._file)
 
 
+def moved(path: Path, opened: os.stat_result) -> str | None:
+    """Return how a file or a folder that is open is no longer the one at its path; None if it is.
+
+    Raises OSError if the system does not say so.
+    """
+    try:
+        there = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return f"{path} was removed while the node was running"
+    is_same = (there.st_dev, there.st_ino) == (opened.st_dev, opened.st_ino)
+    return None if is_same else f"{path} was replaced while the node was running"
+
+
 def in_order(segments: Iterable[Segment]) -> list[Segment]:
     """Return the segments that were used, in the order of their records; unreadable ones come first.
 
@@ -299,14 +333,23 @@ def in_order(segments: Iterable[Segment]) -> list[Segment]:
     return sorted(used, key=lambda segment: (segment.begins_at, segment.begins_at in shared and segment.has_records))
 
 
-def read_in_order(segments: Sequence[Segment], freed: int) -> Iterator[Record | Damage]:
+def read_in_order(segments: Sequence[Segment], freed: int, gone: Sequence[Path] = ()) -> Iterator[Record | Damage]:
     """Yield every record behind the number `freed`, and the gaps between them.
 
-    `segments`: as of `in_order`.
+    `segments`: as of `in_order`. `gone`: files that should be there as well, or that are shorter than they were.
     """
+    missing = list(gone)
+    for found in _read_what_is_there(segments, freed, is_all=not gone):
+        yield replace(found, segment=missing.pop(0)) if isinstance(found, Damage) and missing else found
+    last = max((segment.last for segment in segments), default=freed)
+    yield from (Damage(max(last, freed) + 1, max(last, freed), path) for path in missing)
+
+
+def _read_what_is_there(segments: Sequence[Segment], freed: int, *, is_all: bool) -> Iterator[Record | Damage]:
+    """Do `read_in_order` with the segments that are there; `is_all`: there were no others."""
     unreadable = [segment for segment in segments if not segment.begins_at]
     readable = [segment for segment in segments if segment.begins_at]
-    last = max(freed, readable[0].begins_at - 1) if readable else freed
+    last = max(freed, readable[0].begins_at - 1) if readable and is_all else freed
     for segment, following in zip_longest(readable, readable[1:]):
         # Behind the next segment's begin, this one has at most what a failed write has left.
         end = following.begins_at if following is not None else None

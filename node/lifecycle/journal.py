@@ -57,6 +57,8 @@ def waiting_keys(root: Path) -> set[str]:
 
 def damaged_records(damage: Damage) -> str:
     """Return in words which records are damaged."""
+    if damage.last < damage.first:
+        return f"records from {damage.first} on, if there were any, are missing with it: it is not there, or was cut"
     if damage.first == damage.last:
         return f"record {damage.first}, an acknowledged instance, cannot be read"
     return f"records {damage.first} to {damage.last}, acknowledged instances, cannot be read"

@@ -95,6 +95,8 @@ class Applier(BackgroundService):
 
     Attributes
     ----------
+    lacks_segments : bool
+        `replay` found damage: files that a power cut took may not have been written again.
     is_digest_due : callable
         Whether a long file is read before an instance that comes again is dropped; see `node.receive.stored_files`.
     """
@@ -126,6 +128,7 @@ class Applier(BackgroundService):
         self._unsettled: deque[tuple[Received, Indexed]] = deque()
         self._parts_are_evidence = False
         self._damaged_segments: dict[Path, str] = {}  # and their copies in quarantine
+        self.lacks_segments = False
         self._cursor = journal.start
         self._caught_up_at = monotonic()  # everything that was durable by then is applied
         self._seen, self._seen_at = 0, self._caught_up_at  # the last record at a moment since
@@ -176,6 +179,13 @@ class Applier(BackgroundService):
                 return True
             return any(one.attributes.sop_instance_uid == sop_instance_uid for one in self._expected.values())
 
+    def journal_problem(self) -> str | None:
+        """Return why the journal takes nothing more, or None; what it has is made durable elsewhere then."""
+        problem = self._journal.problem()
+        if problem is not None and self._journal.freed < self._journal.last:
+            self.wake()
+        return problem
+
     def appended(self) -> None:
         """Apply what was appended, in a moment."""
         self.wake(self._gather_seconds)
@@ -218,7 +228,10 @@ class Applier(BackgroundService):
             self._cursor = cursor
             if self._journal.has_whole_segment(self._applied):
                 self.checkpoint()
-        self._journal.prepare()
+        if self._journal.problem() is None:
+            self._journal.prepare()
+        elif not self.lag:
+            self.checkpoint()  # the last chance
         if not self.lag:
             return None
         return 0.0 if len(records) == MAX_BATCH else self._gather_seconds
@@ -250,7 +263,7 @@ class Applier(BackgroundService):
         for record in self._journal.replay(applied_before):
             if isinstance(record, Damage):
                 self._keep_damaged(record)
-                counts["damaged"] += record.last - record.first + 1
+                counts["damaged"] += max(record.last - record.first + 1, 0)
                 continue
             batch.append(record)
             size += len(record.payload)
@@ -269,10 +282,18 @@ class Applier(BackgroundService):
 
     def _keep_damaged(self, damage: Damage) -> None:
         """Keep the segment of records that cannot be read, and tell: these were acknowledged."""
-        kept = self._damaged_segments.get(damage.segment)
-        if kept is None:
-            kept = self._damaged_segments[damage.segment] = self._archive.quarantine_copy(damage.segment)
-        detail = f"records {damage.first} to {damage.last} of the journal cannot be read; the segment is kept: {kept}"
+        which = f"records {damage.first} to {damage.last}"
+        if damage.last < damage.first:
+            which = f"records from {damage.first} on, if there were any,"
+        self.lacks_segments = True
+        if damage.segment.exists():
+            kept = self._damaged_segments.get(damage.segment)
+            if kept is None:
+                kept = self._damaged_segments[damage.segment] = self._archive.quarantine_copy(damage.segment)
+            detail = f"{which} of the journal cannot be read; the segment is kept: {kept}"
+        else:
+            self._parts_are_evidence = True
+            detail = f"{which} of the journal are missing with its segment {damage.segment.name}"
         log.error("journal_damaged", detail=detail)
         self._index.instances.record_damage(detail, dt.datetime.now(dt.UTC))
 

@@ -37,6 +37,7 @@ from node.errors import ClassMismatch, InstanceRefused, NotUnderstood, OutOfReso
 from node.index.database.index import Index
 from node.index.nouns.records import NOT_CURRENT_OUTCOMES, Outcome, ReceivedPolicy
 from node.journal.journal import Journal, JournalFull, JournalUnusable
+from node.journal.segment import SegmentGone
 from node.metrics import Metrics
 from node.receive.apply import Applier
 from node.receive.quiet_times import OpenAssociations
@@ -375,7 +376,7 @@ class Incoming:
 
     def _keep(self, attributes: InstanceAttributes, data_set: bytes, outcome: Future[Outcome] | None) -> None:
         ingest, origin, large = self._ingest, self._origin, self._large
-        ingest.archive.intake.require_sound()
+        ingest.archive.intake.require_open()
         key = ingest.archive.new_key() if large is None else large.key
         if large is not None:
             large.part.finish()
@@ -404,6 +405,9 @@ class Incoming:
             if ingest.archive.intake.stopped is not None:
                 self._large = None  # the record may be durable all the same: the next start decides about the part file
             raise refusal from error
+        except SegmentGone as error:
+            ingest.applier.forget(key)
+            raise OutOfResources(f"intake has stopped: {ingest.archive.intake.stopped or error}") from error
         except (JournalFull, JournalUnusable) as error:
             ingest.applier.forget(key)
             raise OutOfResources(str(error)) from error

@@ -40,7 +40,7 @@ from node.index.nouns.instance_files import InstanceFile
 from node.index.nouns.instances import NotIndexable
 from node.index.nouns.records import Indexed, Outcome, Received, StoredFile
 from node.receive.apply import MAX_BATCH, attributes_of, settle
-from node.receive.stored_files import add_compared
+from node.receive.stored_files import add_compared, report_damage
 
 log = structlog.get_logger()
 
@@ -73,13 +73,15 @@ def recover(
     quiet_seconds: Callable[[str], float],
     now: dt.datetime,
     marked: Mapping[str, set[str]] = MappingProxyType({}),
+    *,
+    digests: bool = False,
 ) -> Recovered:
     """Make archive and index agree again, after `Applier.replay`; return what was done.
 
     Compares only folders of this host that no earlier start has compared: older folders never grow, and `fsck` compares
     all of them.
 
-    `marked`: what `mark_all_missing` returned: these folders were compared as well.
+    `marked`: what `mark_all_missing` returned: these folders were compared as well. `digests`: read the files, too.
     """
     parts = archive.sweep_incoming()
     reached("parts-swept")
@@ -91,6 +93,8 @@ def recover(
     gone = dict(marked)
     for folder in folders:
         gone[folder] = gone.get(folder, set()) | mark_missing(archive, index, folder, now)
+        if digests:
+            _report_damaged(archive, index, folder, now)
     adopted = quarantined = missing = 0
     fates: dict[str, str] = {}
     for folder in folders:
@@ -201,6 +205,17 @@ def mark_missing(archive: Archive, index: Index, folder: str, now: dt.datetime) 
         log.error("files_missing", folder=folder, count=len(gone))
         index.instances.mark_files(gone, missing=True, now=now)
     return set(gone)
+
+
+def _report_damaged(archive: Archive, index: Index, folder: str, now: dt.datetime) -> None:
+    """Mark the rows whose files here are not as they were received."""
+    for row in index.instances.files(f"objects/{folder}"):
+        path = archive.path(row.key)
+        if row.file_missing or not path.exists():
+            continue
+        problem = problem_with(path, row.data_set_offset, row.bytes, row.sha256)
+        if problem is not None:
+            report_damage(archive, index, row.key, problem, now)
 
 
 def mark_all_missing(archive: Archive, index: Index, now: dt.datetime) -> dict[str, set[str]]:

@@ -63,7 +63,13 @@ def _replace(path: Path) -> None:
 
 @pytest.mark.parametrize("change", [_remove, _replace])
 @pytest.mark.parametrize(
-    "name", [pytest.param("index.sqlite", marks=pytest.mark.sqlite("renames the file")), "lock", "journal"]
+    "name",
+    [
+        pytest.param("index.sqlite", marks=pytest.mark.sqlite("renames the file")),
+        "lock",
+        "journal",
+        "journal/00000000.journal",
+    ],
 )
 def test_intake_stops_and_everything_says_so(
     settings: Settings, node: Node, name: str, change: Callable[[Path], None]

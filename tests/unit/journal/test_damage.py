@@ -52,8 +52,8 @@ def test_a_record_that_is_torn_at_any_byte_ends_the_journal_without_damage(opene
     for cut in range(begin, end):
         path.write_bytes(whole[:cut] + bytes(len(whole) - cut))
         assert split(opened.left()) == ([1], []), f"cut at byte {cut - begin}"
-        path.write_bytes(whole[:cut])  # the file itself ends there
-        assert split(opened.left()) == ([1], []), f"file cut at byte {cut - begin}"
+        path.write_bytes(whole[:cut])  # the file itself ends there, which no crash does: its length was durable
+        assert split(opened.left()) == ([1], [(2, 1, path.name)]), f"file cut at byte {cut - begin}"
 
 
 def test_the_number_of_a_torn_record_is_given_to_the_next_one(opened: Opened, fill: Fill) -> None:
@@ -132,12 +132,48 @@ def test_a_lost_segment_is_told_as_damage(opened: Opened, fill: Fill) -> None:
     assert [gap[:2] for gap in gaps] == [(PER_SEGMENT + 1, 2 * PER_SEGMENT)]
 
 
+@pytest.mark.parametrize("cut", [None, 0, 100, HEADER_BYTES])
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_segment_that_is_missing_or_cut_after_an_unclean_end_is_told(
+    opened: Opened, fill: Fill, at: int, cut: int | None
+) -> None:
+    journal = opened.ready()
+    fill(journal, 3 * PER_SEGMENT)
+    path = opened.segments()[at]
+    if cut is None:
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:cut])
+    first = at * PER_SEGMENT + 1
+    last = first + PER_SEGMENT - 1 if at < 2 else first - 1
+    numbers = [number for number in range(1, 3 * PER_SEGMENT + 1) if not first <= number < first + PER_SEGMENT]
+    seen = inspect(opened.folder)
+    assert [(gap.first, gap.last, gap.segment.name) for gap in seen.damage] == [(first, last, path.name)]
+    assert split(opened.left()) == (numbers, [(first, last, path.name)])
+    assert [gap for gap in split(opened.left())[1] if gap[1] < gap[0]] == []  # it was told
+
+
+def test_the_only_segment_is_missed_and_after_a_clean_end_none_is(opened: Opened, fill: Fill) -> None:
+    journal = opened.ready()
+    fill(journal, 3)
+    [path] = opened.segments()
+    path.unlink()
+    assert split(opened.left()) == ([], [(1, 0, path.name)])
+    journal = opened.ready()
+    journal.free(fill(journal, 2)[-1])
+    journal.close()
+    for path in opened.segments():
+        path.unlink()
+    assert split(opened.left()) == ([], [])
+
+
 @pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b'{"journal": "another", "freed": 12}'])
 def test_without_a_mark_of_its_own_the_journal_is_read_from_its_first_record(
     opened: Opened, fill: Fill, content: bytes | None
 ) -> None:
     journal = opened.ready()
     journal.free(fill(journal, 7)[-1])
+    journal.close()
     mark = opened.folder / MARK_FILE
     if content is None:
         mark.unlink()
@@ -184,7 +220,7 @@ def test_a_record_cannot_tell_of_more_bytes_than_its_segment_has(opened: Opened,
     fill(opened.ready(), 2)
     [path] = opened.segments()
     path.write_bytes(path.read_bytes()[: offset(2) + 100])
-    assert split(opened.left()) == ([1], [])
+    assert split(opened.left()) == ([1], [(2, 1, path.name)])
 
 
 def test_the_mark_names_the_journal_and_is_replaced_as_a_whole(opened: Opened, fill: Fill) -> None:
@@ -192,7 +228,8 @@ def test_the_mark_names_the_journal_and_is_replaced_as_a_whole(opened: Opened, f
     fill(journal, 3)
     journal.free(2)
     mark = json.loads((opened.folder / MARK_FILE).read_bytes())
-    assert mark == {"version": segment.VERSION, "journal": journal.identity, "freed": 2}
+    sizes = {path.name: path.stat().st_size for path in opened.segments()}
+    assert mark == {"version": segment.VERSION, "journal": journal.identity, "freed": 2, "segments": sizes}
 
 
 def test_a_number_that_is_known_elsewhere_is_not_given_again_if_its_record_is_damaged(

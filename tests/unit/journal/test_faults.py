@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 
 from node.journal.journal import MARK_FILE, Journal
-from node.journal.segment import Damage, Record
+from node.journal.segment import Damage, Record, SegmentGone
 from tests.unit.journal.conftest import PAYLOAD, PER_SEGMENT, Opened
 
 Fill = Callable[[Journal, int], list[int]]
@@ -239,7 +241,7 @@ def test_without_a_mark_nothing_is_used_again(opened: Opened, fill: Fill, monkey
         with pytest.raises(OSError, match="No space"):
             journal.free(PER_SEGMENT)
     assert journal.freed == 0
-    assert not (opened.folder / MARK_FILE).exists()
+    assert json.loads((opened.folder / MARK_FILE).read_bytes())["freed"] == 0
     assert journal.has_whole_segment(PER_SEGMENT)
     journal.free(PER_SEGMENT)
     assert journal.freed == PER_SEGMENT
@@ -254,3 +256,38 @@ def test_a_record_that_cannot_be_read_back_is_an_error_and_not_skipped(opened: O
     path.write_bytes(content)
     with pytest.raises(OSError, match="record"):
         journal.read(journal.start, 10, 1 << 30)
+
+
+@pytest.mark.parametrize("harm", ["removed", "replaced", "cut", "folder removed", "folder replaced"])
+def test_nothing_is_acknowledged_into_a_segment_that_is_not_at_its_path(opened: Opened, fill: Fill, harm: str) -> None:
+    journal = opened.ready()
+    fill(journal, 3)
+    assert journal.problem() is None
+    [path] = opened.segments()
+    elsewhere = opened.folder.with_name("elsewhere")
+    match harm:
+        case "removed":
+            path.unlink()
+        case "replaced":
+            path.with_name("copy").write_bytes(path.read_bytes())
+            path.with_name("copy").replace(path)
+        case "cut":
+            with path.open("r+b") as file:
+                file.truncate(path.stat().st_size - 1)
+        case "folder removed":
+            opened.folder.rename(elsewhere)
+        case "folder replaced":
+            opened.folder.rename(elsewhere)
+            shutil.copytree(elsewhere, opened.folder)
+    how = harm.removeprefix("folder ")
+    with pytest.raises(SegmentGone, match=f"was {how}.*while the node was running"):
+        journal.append(b"4", b"not acknowledged")
+    assert journal.last == 3
+    assert how in str(journal.problem())
+    records, _ = journal.read(journal.start, 10, 1 << 30)
+    assert [record.sequence for record in records] == [1, 2, 3]
+    if elsewhere.exists():
+        return
+    journal.free(3)  # made durable elsewhere
+    journal.close()
+    assert [one for one in opened.left() if isinstance(one, Damage)] == []
