@@ -221,30 +221,17 @@ class Parts:
 
 
 @dataclass(frozen=True, slots=True)
-class DestinationKey:
-    """A key of [destinations.NAME], and the `DestinationKind` that it stands for."""
-
-    key: str
-    place: Place
-
-
-@dataclass(frozen=True, slots=True)
-class ReceiverKey:
-    """A key of [destinations.NAME] whose destinations take instances one by one, such as folders and servers.
-
-    Attributes
-    ----------
-    place : Place
-        An `OpenReceiver`.
-    """
+class Key:
+    """A key of [destinations.NAME] or [hooks.NAME] that says what there is, and the place of what it stands for."""
 
     key: str
     place: Place
 
 
 OpenReceiver = Callable[["Destination", bool], "Receiver"]
-"""Takes a table [destinations.NAME], and whether its route wants proof of what was taken; returns what sends there. It
-raises `UsageError` if a file that the table names cannot be used."""
+"""Opens a destination that takes instances one by one, such as a folder or a server. It takes a table
+[destinations.NAME], and whether its route wants proof of what was taken; it returns what sends there, or raises
+`UsageError` if a file that the table names cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,23 +259,9 @@ class RouteParts:
     audit: Audit
 
 
-@dataclass(frozen=True, slots=True)
-class ChannelKey:
-    """A key of [hooks.NAME] that says who receives the messages of a hook.
-
-    Attributes
-    ----------
-    place : Place
-        An `OpenChannel`.
-    """
-
-    key: str
-    place: Place
-
-
 OpenChannel = Callable[["Settings", str, "Index | None"], "Channel"]
-"""Takes the name of a hook, and the index, None for test messages; returns what delivers. It raises `UsageError` if the
-hook cannot be used."""
+"""Opens what delivers the messages of a hook. It takes the name of the hook, and the index, None for test messages; it
+raises `UsageError` if the hook cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -561,9 +534,12 @@ class Extension:
     menu: Sequence[MenuEntry] = ()
     links: Sequence[StudyLink] = ()
     services: Sequence[Service] = ()
-    destinations: Sequence[DestinationKey] = ()
-    receivers: Sequence[ReceiverKey] = ()
-    channels: Sequence[ChannelKey] = ()
+    destinations: Sequence[Key] = ()
+    """Keys of [destinations.NAME] that stand for a `DestinationKind`."""
+    receivers: Sequence[Key] = ()
+    """Keys of [destinations.NAME] that stand for an `OpenReceiver`."""
+    channels: Sequence[Key] = ()
+    """Keys of [hooks.NAME], each of which stands for an `OpenChannel`."""
     comparisons: Sequence[Comparison] = ()
     ways: Place = ""
     """`Ways` to take identities out of copies."""

@@ -6,7 +6,7 @@ imported here, and no module of the core imports any other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from node.hookspecs import (
     Comparer,
     DestinationKind,
     Extension,
+    Key,
     ObjectKind,
     OpenChannel,
     OpenReceiver,
@@ -88,40 +89,30 @@ def installed() -> tuple[Extension, ...]:
 def destination_kind(settings: Settings, key: str) -> DestinationKind:
     """Return the kind of destination that a key of [destinations.NAME] stands for.
 
-    Raises UsageError if its extension is switched off.
+    Raises UsageError if its extension is switched off, as the two functions below do.
     """
-    for extension in enabled(settings):
-        for destination in extension.destinations:
-            if destination.key == key:
-                kind: DestinationKind = resolve(destination.place)
-                return kind
-    raise _off(key)
+    kind: DestinationKind = _of_key(settings, lambda extension: extension.destinations, key)
+    return kind
 
 
 def open_receiver(settings: Settings, key: str) -> OpenReceiver:
-    """Return what opens the destinations of a key of [destinations.NAME] that take instances one by one.
-
-    Raises UsageError if its extension is switched off.
-    """
-    for extension in enabled(settings):
-        for receiver in extension.receivers:
-            if receiver.key == key:
-                found: OpenReceiver = resolve(receiver.place)
-                return found
-    raise _off(key)
+    """Return what opens the destinations of a key of [destinations.NAME] that take instances one by one."""
+    found: OpenReceiver = _of_key(settings, lambda extension: extension.receivers, key)
+    return found
 
 
 def open_channel(settings: Settings, key: str) -> OpenChannel:
-    """Return what opens the channels of a key of [hooks.NAME].
+    """Return what opens the channels of a key of [hooks.NAME]."""
+    found: OpenChannel = _of_key(settings, lambda extension: extension.channels, key)
+    return found
 
-    Raises UsageError if its extension is switched off.
-    """
+
+def _of_key(settings: Settings, keys: Callable[[Extension], Iterable[Key]], name: str) -> Any:
     for extension in enabled(settings):
-        for channel in extension.channels:
-            if channel.key == key:
-                found: OpenChannel = resolve(channel.place)
-                return found
-    raise _off(key)
+        for key in keys(extension):
+            if key.key == name:
+                return resolve(key.place)
+    raise _off(name)
 
 
 def _off(key: str) -> UsageError:

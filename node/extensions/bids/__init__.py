@@ -6,7 +6,7 @@ the plan, and `export` does all of it for the index of a root.
 
 from __future__ import annotations
 
-from node.hookspecs import Command, DestinationKey, Extension
+from node.hookspecs import Command, Extension, Key
 
 
 class _Bids(Extension):
@@ -24,7 +24,7 @@ class _Bids(Extension):
             ),
         ),
     )
-    destinations = (DestinationKey("bids", f"{__name__}.routes:DATASETS"),)
+    destinations = (Key("bids", f"{__name__}.routes:DATASETS"),)
 
 
 EXTENSION = _Bids()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from node.hookspecs import ChannelKey, Extension, Statement
+from node.hookspecs import Extension, Key, Statement
 
 NOTIFICATION = """\
 ##### SCU of the Instance Availability Notification SOP Class
@@ -18,10 +18,10 @@ class _Channels(Extension):
 
     name = "channels"
     channels = (
-        ChannelKey("url", f"{__name__}.webhook:opened"),
-        ChannelKey("command", f"{__name__}.command:opened"),
-        ChannelKey("plugin", f"{__name__}.plugins:opened"),
-        ChannelKey("peer", f"{__name__}.availability:opened"),
+        Key("url", f"{__name__}.webhook:opened"),
+        Key("command", f"{__name__}.command:opened"),
+        Key("plugin", f"{__name__}.plugins:opened"),
+        Key("peer", f"{__name__}.availability:opened"),
     )
     statement = Statement({"Instance Availability Notification Service": f"{__name__}:NOTIFICATION"})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from node.hookspecs import Extension, ReceiverKey
+from node.hookspecs import Extension, Key
 
 
 class _Destinations(Extension):
@@ -10,9 +10,9 @@ class _Destinations(Extension):
 
     name = "destinations"
     receivers = (
-        ReceiverKey("url", f"{__name__}.dicomweb:opened"),
-        ReceiverKey("s3", f"{__name__}.bucket:opened"),
-        ReceiverKey("folder", f"{__name__}.folder:opened"),
+        Key("url", f"{__name__}.dicomweb:opened"),
+        Key("s3", f"{__name__}.bucket:opened"),
+        Key("folder", f"{__name__}.folder:opened"),
     )
 
 
