@@ -74,6 +74,7 @@ def test_a_reader_that_closes_standard_output_does_not_end_the_node(tmp_path: Pa
             process.kill()
 
 
+@pytest.mark.slow
 def test_serve_tells_once_that_it_is_ready_answers_and_ends_with_0(serve, tmp_path: Path) -> None:
     process = serve("--root", "here", "--aet", "PACS1")
     title, host, port, root = ready(process)

@@ -100,16 +100,13 @@ def store_head(uid: str = "1.2.3.4", **other: bytes) -> bytes:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "first",
-    [b"", b"\x01", b"\x01\x00\x00\x00\x00\xcd", b"\x01\x00\x00\x00\x00\xcd\x00", associate_rq()[:-1]],
-    ids=["nothing", "one byte", "a header", "a header and a byte", "all but one byte"],
-)
-def test_a_request_that_never_comes_is_not_waited_for(guarded: Running, first: bytes) -> None:
-    with Raw(guarded) as peer:
-        peer.send(first)
-        assert echo_seconds(guarded) < 2
-        assert peer.closed()
+def test_a_request_that_never_comes_is_not_waited_for(guarded: Running) -> None:
+    whole = associate_rq()
+    for length in (0, 1, 6, 7, len(whole) - 1):  # nothing, one byte, a header, a header and a byte, all but one byte
+        with Raw(guarded) as peer:
+            peer.send(whole[:length])
+            assert echo_seconds(guarded) < 2
+            assert peer.closed(), length
 
 
 def test_a_request_in_drops_is_not_waited_for(guarded: Running) -> None:
@@ -140,37 +137,36 @@ def test_many_connections_that_stay_silent_are_closed(guarded: Running) -> None:
         peer.socket.close()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "talk",
-    [
-        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"SSH-2.0-OpenSSH_9.2\r\n",
-        bytes.fromhex("1603010200010001fc0303") + bytes(500),
-        b"\x00" * 100,
-        b"\xff" * 100,
-    ],
-    ids=["HTTP", "SSH", "TLS", "zeros", "ones"],
-)
-def test_other_protocols_are_hung_up_on(guarded: Running, talk: bytes) -> None:
-    with Raw(guarded) as peer:
-        peer.send(talk)
-        assert peer.closed()
-
-
-@pytest.mark.parametrize("length", [0xFFFFFFFF, 0x80000000, 131073, 0, 3])
-def test_a_request_of_absurd_length_is_refused_unread(guarded: Running, length: int) -> None:
-    with Raw(guarded) as peer:
-        peer.send(struct.pack(">BBL", 1, 0, length) + b"x" * 64)
-        assert peer.closed()
+OTHER_PROTOCOLS = {
+    "HTTP": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+    "SSH": b"SSH-2.0-OpenSSH_9.2\r\n",
+    "TLS": bytes.fromhex("1603010200010001fc0303") + bytes(500),
+    "zeros": b"\x00" * 100,
+    "ones": b"\xff" * 100,
+}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [2, 3, 4, 5, 6, 7, 8, 0xFF])
-def test_no_pdu_but_a_request_may_come_first(guarded: Running, kind: int) -> None:
-    with Raw(guarded) as peer:
-        peer.send(pdu(kind, b"\0\0\0\0" if kind != 4 else pdv(1, 3, c_echo_rq())))
-        assert peer.closed()
+def test_other_protocols_are_hung_up_on(guarded: Running) -> None:
+    for name, talk in OTHER_PROTOCOLS.items():
+        with Raw(guarded) as peer:
+            peer.send(talk)
+            assert peer.closed(), name
+
+
+def test_a_request_of_absurd_length_is_refused_unread(guarded: Running) -> None:
+    for length in (0xFFFFFFFF, 0x80000000, 131073, 0, 3):
+        with Raw(guarded) as peer:
+            peer.send(struct.pack(">BBL", 1, 0, length) + b"x" * 64)
+            assert peer.closed(), length
+
+
+@pytest.mark.slow
+def test_no_pdu_but_a_request_may_come_first(guarded: Running) -> None:
+    for kind in (2, 3, 4, 5, 6, 7, 8, 0xFF):
+        with Raw(guarded) as peer:
+            peer.send(pdu(kind, b"\0\0\0\0" if kind != 4 else pdv(1, 3, c_echo_rq())))
+            assert peer.closed(), kind
 
 
 def first_context(body: bytes) -> int:
@@ -208,13 +204,13 @@ def broken_requests() -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", broken_requests())
-def test_a_broken_request_is_rejected_or_aborted(guarded: Running, name: str) -> None:
-    with Raw(guarded) as peer:
-        peer.send(broken_requests()[name])
-        answer = peer.receive()
-        assert answer is None or answer[0] in (3, 7)
-        assert peer.closed()
+def test_a_broken_request_is_rejected_or_aborted(guarded: Running) -> None:
+    for name, request in broken_requests().items():
+        with Raw(guarded) as peer:
+            peer.send(request)
+            answer = peer.receive()
+            assert answer is None or answer[0] in (3, 7), name
+            assert peer.closed(), name
 
 
 def test_twice_the_allowed_contexts_are_rejected_or_aborted(guarded: Running) -> None:
@@ -244,69 +240,56 @@ def test_items_that_nobody_knows_are_ignored(guarded: Running) -> None:
 # PDUs and PDVs of an open association
 
 
-@pytest.mark.parametrize("kind", [1, 2, 3, 6, 8, 0x47])
-def test_an_unexpected_pdu_aborts_and_says_so(guarded: Running, kind: int) -> None:
-    with Raw(guarded).associate() as peer:
-        peer.send(associate_rq() if kind == 1 else pdu(kind, b"\0\0\0\0"))
-        assert peer.aborted() == (2, 2 if kind < 8 else 1)
-        assert peer.closed()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", [1, 2, 3, 6, 8])
-def test_an_unexpected_pdu_within_an_instance_aborts_and_says_so(guarded: Running, kind: int) -> None:
-    with Raw(guarded).associate() as peer:
-        peer.send(store_head() + p_data(pdv(1, 0, bytes(1000))))
-        peer.send(associate_rq() if kind == 1 else pdu(kind, b"\0\0\0\0"))
-        assert peer.aborted() == (2, 2 if kind < 8 else 1)
-        assert peer.closed()
+def test_an_unexpected_pdu_aborts_and_says_so(guarded: Running) -> None:
+    for kind in (1, 2, 3, 6, 8, 0x47):
+        for within in (b"", store_head() + p_data(pdv(1, 0, bytes(1000)))):  # an instance
+            with Raw(guarded).associate() as peer:
+                peer.send(within)
+                peer.send(associate_rq() if kind == 1 else pdu(kind, b"\0\0\0\0"))
+                assert peer.aborted() == (2, 2 if kind < 8 else 1), kind
+                assert peer.closed(), kind
     assert guarded.rows() == []
 
 
-@pytest.mark.parametrize(("end", "kind"), [(5, 1), (5, 4), (5, 5), (5, 7), (5, 8), (7, 1), (7, 4), (7, 7)])
-def test_whatever_comes_after_the_end_is_not_listened_to(guarded: Running, end: int, kind: int) -> None:
-    with Raw(guarded).associate() as peer, contextlib.suppress(ConnectionError):
-        peer.send(pdu(end, b"\0\0\0\0"))
-        peer.send(associate_rq() if kind == 1 else store_head() if kind == 4 else pdu(kind, b"\0\0\0\0"))
-        assert peer.closed()
+def test_whatever_comes_after_the_end_is_not_listened_to(guarded: Running) -> None:
+    for end, kind in ((5, 1), (5, 4), (5, 5), (5, 7), (5, 8), (7, 1), (7, 4), (7, 7)):
+        with Raw(guarded).associate() as peer, contextlib.suppress(ConnectionError):
+            peer.send(pdu(end, b"\0\0\0\0"))
+            peer.send(associate_rq() if kind == 1 else store_head() if kind == 4 else pdu(kind, b"\0\0\0\0"))
+            assert peer.closed(), (end, kind)
     assert guarded.rows() == []
 
 
-@pytest.mark.parametrize("length", [0xFFFFFFFF, 131072 + 7, 0, 5])
-def test_a_pdu_of_absurd_length_aborts_unread(guarded: Running, length: int) -> None:
-    with Raw(guarded).associate() as peer:
-        peer.send(struct.pack(">BBL", 4, 0, length) + b"x" * 64)
-        assert peer.aborted() == (2, 6)
+def test_a_pdu_of_absurd_length_aborts_unread(guarded: Running) -> None:
+    for length in (0xFFFFFFFF, 131072 + 7, 0, 5):
+        with Raw(guarded).associate() as peer:
+            peer.send(struct.pack(">BBL", 4, 0, length) + b"x" * 64)
+            assert peer.aborted() == (2, 6), length
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        struct.pack(">LBB", 0, 1, 3) + b"xx",
-        struct.pack(">LBB", 1, 1, 3) + b"xx",
-        struct.pack(">LBB", 9, 1, 3) + b"xx",
-        struct.pack(">LBB", 0xFFFFFFFF, 1, 3) + b"xx",
-        pdv(1, 3, c_echo_rq()) + b"\0\0\0",
-        pdv(99, 3, c_echo_rq()),
-        pdv(2, 3, c_echo_rq()),
-        pdv(1, 0, b"data set first"),
-        pdv(1, 3, c_store_rq("1.2.3")) + pdv(1, 1, b"a command set again"),
-        pdv(1, 3, c_store_rq("1.2.3")) + pdv(3, 0, b"another context"),
-        pdv(1, 1, c_store_rq("1.2.3")[:20]) + pdv(3, 3, c_store_rq("1.2.3")[20:]),
-        pdv(1, 1, c_store_rq("1.2.3")[:20]) + pdv(1, 0, b"data"),
-        pdv(1, 1, b"") * 100,
-    ],
-    ids=[
-        "length 0", "length 1", "an overrun", "4 GB", "a rest", "a context not proposed", "an even context",
-        "no command set", "two command sets", "contexts mixed", "a command set on two contexts", "interleaved",
-        "endless empty fragments",
-    ],
-)  # fmt: skip
-def test_a_malformed_pdv_aborts_and_leaves_nothing(guarded: Running, body: bytes) -> None:
-    with Raw(guarded).associate() as peer:
-        peer.send(pdu(4, body))
-        assert peer.aborted() == (2, 6)
-        assert peer.closed()
+MALFORMED_PDVS = {
+    "length 0": struct.pack(">LBB", 0, 1, 3) + b"xx",
+    "length 1": struct.pack(">LBB", 1, 1, 3) + b"xx",
+    "an overrun": struct.pack(">LBB", 9, 1, 3) + b"xx",
+    "4 GB": struct.pack(">LBB", 0xFFFFFFFF, 1, 3) + b"xx",
+    "a rest": pdv(1, 3, c_echo_rq()) + b"\0\0\0",
+    "a context not proposed": pdv(99, 3, c_echo_rq()),
+    "an even context": pdv(2, 3, c_echo_rq()),
+    "no command set": pdv(1, 0, b"data set first"),
+    "two command sets": pdv(1, 3, c_store_rq("1.2.3")) + pdv(1, 1, b"a command set again"),
+    "contexts mixed": pdv(1, 3, c_store_rq("1.2.3")) + pdv(3, 0, b"another context"),
+    "a command set on two contexts": pdv(1, 1, c_store_rq("1.2.3")[:20]) + pdv(3, 3, c_store_rq("1.2.3")[20:]),
+    "interleaved": pdv(1, 1, c_store_rq("1.2.3")[:20]) + pdv(1, 0, b"data"),
+    "endless empty fragments": pdv(1, 1, b"") * 100,
+}
+
+
+def test_a_malformed_pdv_aborts_and_leaves_nothing(guarded: Running) -> None:
+    for name, body in MALFORMED_PDVS.items():
+        with Raw(guarded).associate() as peer:
+            peer.send(pdu(4, body))
+            assert peer.aborted() == (2, 6), name
+            assert peer.closed(), name
 
 
 def test_a_command_set_without_end_aborts(guarded: Running) -> None:
@@ -330,12 +313,12 @@ GARBAGE_COMMANDS = {
 }
 
 
-@pytest.mark.parametrize("name", GARBAGE_COMMANDS)
-def test_a_garbage_command_set_aborts(guarded: Running, name: str) -> None:
-    with Raw(guarded).associate() as peer:
-        peer.send(p_data(pdv(1, 3, GARBAGE_COMMANDS[name])))
-        assert peer.aborted() is not None
-        assert peer.closed()
+def test_a_garbage_command_set_aborts(guarded: Running) -> None:
+    for name, garbage in GARBAGE_COMMANDS.items():
+        with Raw(guarded).associate() as peer:
+            peer.send(p_data(pdv(1, 3, garbage)))
+            assert peer.aborted() is not None, name
+            assert peer.closed(), name
 
 
 # Stalls and deaths
@@ -474,19 +457,18 @@ def test_a_store_without_a_data_set_is_not_understood(guarded: Running) -> None:
         assert peer.verify() == 0x0000
 
 
-@pytest.mark.parametrize(
-    "uid", ["", "../../x", "/etc/x", "1" * 64, "1" * 65, "1.2\0.3", ";rm -rf /", "1.2\\1.3", "\xff\xfe", "x" * 1000]
-)
-def test_a_peers_uid_is_never_a_path(guarded: Running, uid: str) -> None:
-    with Raw(guarded).associate() as peer:
-        peer.send(store_head(uid))
-        peer.send(p_data(pdv(1, 2, data_set_bytes(instance()))))
-        answer = peer.receive()
-        assert status_of(answer) in (0xA900, 0xC000)
-        assert answer is not None
-        comment = decoded(answer[1])[0x0902]
-        assert 0 < len(comment) <= 64
-        assert comment.isascii()
+def test_a_peers_uid_is_never_a_path(guarded: Running) -> None:
+    hostile = ("", "../../x", "/etc/x", "1" * 65, "1.2\0.3", ";rm -rf /", "1.2\\1.3", "\xff\xfe", "x" * 1000)
+    for uid in ("1" * 64, *hostile):
+        with Raw(guarded).associate() as peer:
+            peer.send(store_head(uid))
+            peer.send(p_data(pdv(1, 2, data_set_bytes(instance()))))
+            answer = peer.receive()
+            assert status_of(answer) in (0xA900, 0xC000), uid
+            assert answer is not None, uid
+            comment = decoded(answer[1])[0x0902]
+            assert 0 < len(comment) <= 64, uid
+            assert comment.isascii(), uid
     assert guarded.rows() == []
 
 
@@ -511,11 +493,11 @@ def test_a_store_on_the_verification_context_is_not_supported(guarded: Running) 
         assert status_of(peer.receive()) == 0x0122
 
 
-@pytest.mark.parametrize("data", [b"", b"\0", b"garbage that is no data set", bytes(5000), b"\xff" * 999])
-def test_bytes_that_are_no_data_set_are_not_understood(guarded: Running, data: bytes) -> None:
-    with Raw(guarded).associate() as peer:
-        peer.send(store_head() + p_data(pdv(1, 2, data)))
-        assert status_of(peer.receive()) == 0xC000
+def test_bytes_that_are_no_data_set_are_not_understood(guarded: Running) -> None:
+    for data in (b"", b"\0", b"garbage that is no data set", bytes(5000), b"\xff" * 999):
+        with Raw(guarded).associate() as peer:
+            peer.send(store_head() + p_data(pdv(1, 2, data)))
+            assert status_of(peer.receive()) == 0xC000, data[:4]
     assert guarded.rows() == []
 
 
