@@ -40,7 +40,17 @@ SETTINGS = {
 STOP_SECONDS = 120.0
 """How long a node may take to end, on a machine with much other work."""
 
-ONCE = ("folder-made", "rows-written", "rows-committed", "batch-settled", "journal-freed", *CONVERTING, *RECOVERING)
+ONCE = (
+    "folder-made",
+    "rows-written",
+    "rows-committed",
+    "batch-settled",
+    "ledger-written",
+    "ledger-synced",
+    "journal-freed",
+    *CONVERTING,
+    *RECOVERING,
+)
 """Steps that are not reached for each instance: the node dies at the first time."""
 
 

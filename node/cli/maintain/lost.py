@@ -10,7 +10,7 @@ from node.cli.options import ChangedRoot, Commands, Root, Yes, confirm
 from node.cli.output import Answer, Columns, listing
 from node.errors import UsageError
 
-app = Commands(help="List or write off instances that were acknowledged and are not here.", no_args_is_help=True)
+app = Commands(help="List or write off lost instances.", no_args_is_help=True)
 
 LOST: Columns = {
     "sent by": "calling_ae_title", "from": "peer", "received": "received_at", "series": "series_instance_uid",
