@@ -151,7 +151,7 @@ class Uploads(BackgroundService):
             self._upload(batch)
             return 0.0
         self._was_awaited = False
-        if lost := self._remote.take_lost():
+        if (taken := self._remote.take_lost()) and (lost := sorted(self._index.objects.named(taken))):  # not deleted
             log.error("objects_lost", count=len(lost), reason="the store had them, and has them no more: put again")
             self._index.objects.record_spooled(lost)
             self._after = ""

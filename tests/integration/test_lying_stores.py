@@ -101,7 +101,9 @@ def test_a_store_is_tried_before_anything_moves_there(node: Served, lying: Lying
     assert node.places() == ["store"]
 
 
-def test_a_copy_stays_if_its_object_was_lost_since(node: Served, server: ObjectStore, lying: Lying) -> None:
+def test_a_copy_stays_if_its_object_was_lost_since(
+    node: Served, server: ObjectStore, lying: Lying, capfd: pytest.CaptureFixture[str]
+) -> None:
     series = make.ct_series(3)
     node.take(*series)
     assert node.upload() is None
@@ -116,6 +118,18 @@ def test_a_copy_stays_if_its_object_was_lost_since(node: Served, server: ObjectS
     assert node.local() == []
     assert [node.content(ds) for ds in series] == [data_set_bytes(ds) for ds in series]
     assert marks(node) == 0
+    assert "objects_lost" in "".join(capfd.readouterr())
+    [deleted] = make.ct_series(1)
+    node.take(deleted)
+    assert node.upload() is None
+    server.ask("DELETE", f"/scans/archive/{node.key_of(deleted)}")
+    uid, study = str(deleted.SOPInstanceUID), None
+    node.repository.actions.by_name["delete"](
+        level="instance", uid=uid, study_instance_uid=study, who="somebody", erase=True
+    )
+    node.forget()
+    assert node.upload() is None
+    assert "objects_lost" not in "".join(capfd.readouterr())
 
 
 def test_one_bad_read_marks_nothing_and_a_mark_goes_when_the_object_is_right_again(node: Served, lying: Lying) -> None:
