@@ -430,6 +430,23 @@ def test_what_is_in_the_trash_stays_in_the_store_until_it_comes_back_or_goes(
     assert objects(tmp_path) == set()
 
 
+def test_a_new_index_tells_which_objects_of_acknowledged_instances_are_gone(
+    serve: Callable[..., Served], tmp_path: Path
+) -> None:
+    node = serve(cache_bytes=0)
+    series = make.ct_series(4)
+    node.take(*series)
+    node.upload()
+    node.forget()
+    node.close()
+    lose_index(node.root)
+    for name in sorted(objects(tmp_path))[:2]:
+        (tmp_path / "store" / name).unlink()
+    assert rebuild_index(node.settings).lost == 2
+    lost = {one.sop_instance_uid for one in serve(cache_bytes=0).repository.index.lost.of(None)}
+    assert lost < {str(ds.SOPInstanceUID) for ds in series}
+
+
 def test_a_new_index_is_made_of_the_store_and_another_archive_is_refused(
     serve: Callable[..., Served], tmp_path: Path
 ) -> None:
