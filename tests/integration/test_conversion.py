@@ -33,7 +33,7 @@ from node.index.nouns.records import ClaimedSeries
 from node.settings.convert import Convert
 from node.writers.options import write_options
 from tests import make
-from tests.converting import convert_series
+from tests.converting import convert_series, convert_with_all
 from tests.integration.conftest import Clock, Root, announced, data_set_bytes
 from tests.rows import view_rows
 
@@ -161,7 +161,7 @@ def test_measurements_are_a_file_of_their_series_and_do_not_make_up_for_volumes(
     report = make.measurement_report(images, measured, series_uid=images[0].SeriesInstanceUID)
     for ds in (*images, report) if refused else (report,):
         root.take(ds)
-    assert converted(root, claim(root))
+    assert converted(root, claim(root), convert_with_all)
     [row] = rows(root, "SELECT * FROM v_volumes")
     assert (row["kind"], row["format"], row["shape"], row["instances"]) == ("measurements", "json", "[]", 1)
     assert json.loads(Path(row["path"]).read_bytes())["groups"][0]["measurements"][0]["value"] == 12
