@@ -7,7 +7,7 @@ import datetime as dt
 from node.cli.options import ChangedRoot, Commands, Root
 from node.cli.output import Answer, print_table
 
-app = Commands(help="List what retention would delete, or confirm that it may go on.", invoke_without_command=True)
+app = Commands(help="List what retention would delete, or let it go on.", invoke_without_command=True)
 
 
 @app.callback()
@@ -43,7 +43,7 @@ def list_(root: Root) -> Answer:
 
 @app.command()
 def confirm(root: ChangedRoot) -> Answer:
-    """Confirm that the clock is right, or that as many studies may go as are due.
+    """Confirm that the clock is right, or what is due may go.
 
     Retention waits for this if something contradicts the clock, or if a pass would delete more than [retention]
     maximum_share of all studies. Check the clock with `date`, and the studies with `voxelnode retention`.

@@ -10,9 +10,7 @@ from node.cli.options import ChangedRoot, Commands, Root, Yes, confirm
 from node.cli.output import Answer, Columns, listing, sized
 from node.errors import UsageError
 
-app = Commands(
-    help="List what was deleted and can come back, bring it back, or delete it.", invoke_without_command=True
-)
+app = Commands(help="List deletions, undo them, or make them permanent.", invoke_without_command=True)
 
 ENTRIES: Columns = {
     "number": "number",
