@@ -95,7 +95,7 @@ def examine(
     store: ObjectStore | None = None,
     host: str | None = None,
 ) -> Iterator[Finding]:
-    """Yield every difference between the index and the files below `root`.
+    """Yield every difference between the index and the files below `root`; of an index with another schema, only that.
 
     Parameters
     ----------
@@ -116,6 +116,8 @@ def examine(
     place = place_of(root, url)
     name = place.name if isinstance(place, Path) else str(place)
     yield from (Finding("index-damaged", name, problem) for problem in check(place))
+    if not index.has_this_schema():
+        return
     yield from _journal(root, index, serving=serving)
     yield from _acknowledged(root, index)
     losers = index.instances.loser_keys()

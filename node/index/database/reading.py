@@ -23,9 +23,10 @@ from node.dicom.matching import Query
 from node.index.cluster.hosts import ReadHosts
 from node.index.engine.about import RETENTION, SCRUB, STORE, STORE_SPOOLED, Applied, about, applied
 from node.index.engine.backend import backend_of
+from node.index.engine.place import revision_of
 from node.index.engine.sql import RootFolder
 from node.index.engine.turn import Settled
-from node.index.models import OPEN_STATES, ImageRow, PatientRow, SeriesRow, StudyRow
+from node.index.models import OPEN_STATES, REVISION, ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.nouns.accounts import ReadAccounts
 from node.index.nouns.audit_lines import ReadAuditLines
 from node.index.nouns.conflicts import ReadConflicts
@@ -132,6 +133,10 @@ class ReadIndex:
     def find(self, query: Query) -> Iterator[Answer]:
         """Answer a query. See `node.index.search.finder.find`."""
         return finder.find(self._connection, query)
+
+    def has_this_schema(self) -> bool:
+        """Whether this version of voxelnode can read all tables."""
+        return revision_of(self._connection) == REVISION
 
     def count_levels(self) -> dict[str, int]:
         """Count patients, studies, series and instances."""
