@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from socket import gethostname
 from tempfile import TemporaryDirectory
 from time import monotonic
 from typing import TypeVar
@@ -202,7 +203,8 @@ class Remote:
 
     def trial_problem(self) -> str | None:
         """Return what the store does not do as it should, or None; see `try_store`."""
-        return try_store(self.store, self.identity, has_used_store=True)
+        name = uuid.uuid5(uuid.NAMESPACE_URL, f"{gethostname()} {self._root}").hex
+        return try_store(self.store, self.identity, has_used_store=True, name=name)
 
     def local(self, file: ArchivedFile) -> Path:
         """Return the path of the local file, which is fetched if it is only in the store.
@@ -589,13 +591,16 @@ class _Trial:
     sha256: str = sha256(CONTENT).hexdigest()
 
 
-def try_store(store: ObjectStore, identity: str | None, has_used_store: bool) -> str | None:
+def try_store(store: ObjectStore, identity: str | None, has_used_store: bool, name: str | None = None) -> str | None:
     """Return what a store does not do as it should, or None; parameters are those of
     `node.archive.remote.owner_problem`.
+
+    `name`: of the object that is made for it, the same for each trial of one host: a kill leaves it to the next one.
     """
     if (problem := owner_problem(store, identity, has_used_store)) is not None:
         return problem
-    trial = _Trial(f"trial-{uuid.uuid4().hex}")
+    trial = _Trial(f"trial-{name or uuid.uuid4().hex}")
+    store.delete([trial.key])
     try:
         if not store.put(trial, CONTENT):
             return f"{store.place} has an object under a name that was never used"
