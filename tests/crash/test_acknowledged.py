@@ -66,7 +66,8 @@ def test_what_was_acknowledged_is_in_the_store_although_the_disk_of_the_host_is_
 
 
 @pytest.mark.slow
-def test_a_kill_amid_an_upload_leaves_nothing_that_no_row_names(tmp_path: Path) -> None:
+@pytest.mark.parametrize("at", [3, 6], ids=["in the trial of the store", "in an upload"])
+def test_a_kill_amid_an_upload_leaves_nothing_that_no_row_names(tmp_path: Path, at: int) -> None:
     series, store, root = new_series(5), tmp_path / "store", tmp_path / "root"
     abandoned, under_way = (store / INCOMING / host / "0.part" for host in ("gone", "other"))
     for part in (abandoned, under_way):
@@ -75,7 +76,7 @@ def test_a_kill_amid_an_upload_leaves_nothing_that_no_row_names(tmp_path: Path) 
     os.utime(abandoned, (0, under_way.stat().st_mtime - PART_SECONDS - 60))
     environment = {"VOXELNODE_STORAGE__URL": f"file://{store}", "VOXELNODE_SERIES__QUIET_SECONDS": "3600"}
     with closing(Journal(tmp_path / "journal")) as journal, Node(root, environment=environment) as node:
-        assert node.start({VARIABLE: "object-written:3"})
+        assert node.start({VARIABLE: f"object-written:{at}"})
         send(node, series, journal)
         assert node.end() != 0
         assert [*store.glob(f"{INCOMING}/node/*.part")]
