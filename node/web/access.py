@@ -436,6 +436,17 @@ class Call:
         """Do an action of `Repository.actions` in the name of the caller."""
         return self.node.actions[action](who=self.account.name, **arguments)
 
+    def is_still_allowed(self) -> bool:
+        """Return whether the credentials of the request are valid, and of the same caller in the same role, now.
+
+        An answer that lasts asks again and again: accounts, passwords, roles, tokens and sessions end meanwhile.
+        """
+        access: Access = self.request.app.state.access
+        try:
+            return access.identify(self.request) == self.account
+        except (NotAuthenticated, Forbidden, TooManyTries):
+            return False
+
 
 async def _of_reader(request: Request, node: Node, account: Reader, audit: RequestAudit) -> Call:
     return Call(request, node, account, audit)

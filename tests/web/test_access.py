@@ -63,6 +63,62 @@ def test_without_an_account_nothing_is_told(guarded: Site) -> None:
         assert answer.json()["remedy"]
 
 
+def _role_changed(site: Site, token: str) -> None:
+    site.services.index.accounts.set_role("leaver", Role.WRITE)
+
+
+def _removed(site: Site, token: str) -> None:
+    site.services.index.accounts.remove("leaver")
+
+
+def _token_removed(site: Site, token: str) -> None:
+    site.services.index.accounts.remove_token("leaver", token[-8:])
+
+
+def _password_changed(site: Site, token: str) -> None:
+    site.account("leaver", Role.READ, "another long password")
+
+
+@pytest.mark.parametrize(
+    ("by", "change"),
+    [
+        ("token", _removed),
+        ("token", _token_removed),
+        ("token", _role_changed),
+        ("session", _password_changed),
+        ("password", _password_changed),
+    ],
+)
+def test_an_event_stream_ends_with_what_opened_it(guarded: Site, by: str, change: Callable[[Site, str], None]) -> None:
+    guarded.account("leaver", Role.READ)
+    token = guarded.token("leaver")
+    if by == "session":
+        client = logged_in(guarded, "leaver")
+    elif by == "token":
+        client = guarded.client(headers={"Authorization": f"Bearer {token}"})
+    else:
+        client = guarded.client(auth=("leaver", PASSWORD))
+    with client.stream("GET", "/api/v1/events") as answer:
+        lines = answer.iter_lines()
+        assert next(lines).startswith(":")
+        change(guarded, token)
+        began = time.monotonic()
+        list(lines)
+        assert time.monotonic() - began < 5
+
+
+def test_an_event_stream_ends_when_its_session_does(guarded: Site) -> None:
+    guarded.account("leaver", Role.READ)
+    client = logged_in(guarded, "leaver")
+    with client.stream("GET", "/api/v1/events") as answer:
+        lines = answer.iter_lines()
+        assert next(lines).startswith(":")
+        assert client.post("/logout").status_code == 303
+        began = time.monotonic()
+        list(lines)
+        assert time.monotonic() - began < 5
+
+
 def test_a_person_is_led_to_the_form_and_back(guarded: Site) -> None:
     client = guarded.client(headers={"Accept": "text/html", "Origin": guarded.url})
     answer = client.get("/studies/1.2.3?x=1")

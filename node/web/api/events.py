@@ -1,7 +1,8 @@
 """Live events: server-sent events (HTML 9.2) from the table of events.
 
 A client that reconnects sends the id of its last event (browsers send ``Last-Event-ID`` automatically) and misses
-nothing, because the events are read from the table.
+nothing, because the events are read from the table. A stream ends as soon as its credentials are no longer valid, and
+sends no event after that.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ POLL_SECONDS = 0.5
 """Interval at which a stream looks for news."""
 
 STREAM_SECONDS = 900.0
-"""Lifetime of a stream. The client then reconnects, and is refused if its account has been removed."""
+"""Lifetime of a stream. The client then reconnects."""
 
 MAX_STREAMS, MAX_STREAMS_OF_ACCOUNT, MAX_STREAMS_OF_ADDRESS = 50, 10, 20
 """Open streams: of all, of one account, and of one address."""
@@ -99,6 +100,8 @@ async def stream_events(
     began, last = monotonic(), await run_in_threadpool(_begin, call.node, after, last_event_id)
     while not call.request.app.state.stopping.is_set() and monotonic() - began < STREAM_SECONDS:
         rows = await run_in_threadpool(_since, call.node, last)
+        if not await run_in_threadpool(call.is_still_allowed):  # after the rows were read: nothing follows a removal
+            return
         for row in rows:
             yield ServerSentEvent(data=models.EventResource.of(row), event=row["kind"], id=str(row["id"]))
             last = row["id"]
