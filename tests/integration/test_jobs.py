@@ -9,13 +9,16 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from node.audit.audit_log import Audit
-from node.errors import OutOfResources
+from node.errors import OutOfResources, ResultRefused
+from node.extensions.results import intake
 from node.extensions.results.intake import JobExpiry
+from node.index.work.jobs import Job
 from node.index.work.ledger import Lane
 from node.metrics import Metrics
 from node.notify.channel import Channel
@@ -128,6 +131,58 @@ def test_a_result_that_is_refused_fails_its_job_and_stores_nothing(root: Root, b
     assert (delivery["state"], "Nemo" in delivery["reason"]) == ("given-up", False)
     assert rows(root, "SELECT 1 FROM v_images WHERE source = 'result'") == []
     assert list((root.folder / "jobs").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        ('truncate -s 40G "$0/mask.nii"', "mask.nii: the file is larger than 8000000000 bytes"),
+        ('truncate -s 300M "$0/report.pdf"', "report.pdf: the file is larger than 200000000 bytes"),
+        ('truncate -s 5G "$0/a.nii" "$0/b.nii"', "the files of a job may have 8000000000 bytes"),
+        ('truncate -s 2M "$0/results.json"', "results.json: the file is larger than 1000000 bytes"),
+        ('ln -s "$ELSEWHERE/report.pdf" "$0/report.pdf"', "'report.pdf' is no file, or has no name of a result"),
+        ('rmdir "$0" && ln -s "$ELSEWHERE" "$0"', "the folder of the job is a link or a file"),
+        ('rmdir "$0" && touch "$0"', "the folder of the job is a link or a file"),
+    ],
+)
+def test_sizes_and_links_are_looked_at_before_any_byte_is_read(
+    root: Root, begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, told: str
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "report.pdf").write_bytes(b"%PDF-1.4 %%EOF")
+
+    def read(*_: Any) -> None:
+        raise AssertionError("a file of the hook was read")
+
+    monkeypatch.setattr(intake, "_taken", read)
+    worker = begin("one", script=script.replace("$ELSEWHERE", str(elsewhere)))
+    take(root, make.ct_series(1))
+    work(root, worker)
+    [job] = jobs(root)
+    assert (job["state"], str(job["detail"])[: len(told)]) == ("failed", told)
+    assert rows(root, "SELECT 1 FROM v_images WHERE source = 'result'") == []
+    assert [path.name for path in elsewhere.iterdir()] == ["report.pdf"]
+    assert list((root.folder / "jobs").iterdir()) == []
+
+
+def test_a_link_in_place_of_a_job_folder_is_not_followed_by_uploads_and_removals(root: Root, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "kept.pdf").touch()
+    job_id = "0" * 32
+    job = cast(Job, SimpleNamespace(job_id=job_id))
+    folder = root.results.empty_folder(job_id)
+    folder.rmdir()
+    folder.symlink_to(elsewhere)
+    with pytest.raises(ResultRefused, match="is a link"), root.results.new_file(job, "report.pdf"):
+        pass
+    assert root.results.empty_folder(job_id).is_symlink() is False
+    folder.rmdir()
+    folder.symlink_to(elsewhere)
+    root.results.sweep()
+    assert not os.path.lexists(folder)
+    assert [path.name for path in elsewhere.iterdir()] == ["kept.pdf"]
 
 
 def test_a_cancelled_job_ends_its_command_which_runs_again_only_if_somebody_asks(

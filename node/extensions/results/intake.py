@@ -17,7 +17,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -26,11 +26,21 @@ import structlog
 
 from node.archive.intact import problem_with
 from node.background import BackgroundService
-from node.durable import NO_ROOM, make_folder, sync_file
+from node.durable import NO_ROOM, make_folder
 from node.errors import InstanceRefused, OutOfResources, ResultRefused, ResultsBusy
 from node.extensions.results.makers import Makers
 from node.extensions.results.making import Identity, Making, Source, SourceStack, derived_uid
-from node.extensions.results.manifest import FILE_NAME, MAX_RESULTS, Entry, Manifest, left_in
+from node.extensions.results.manifest import (
+    FILE_NAME,
+    MAX_BYTES,
+    MAX_JOB_BYTES,
+    MAX_RESULTS,
+    Entry,
+    Manifest,
+    left_in,
+    opened_file,
+    opened_folder,
+)
 from node.index.database.index import Index
 from node.index.database.reading import ReadIndex
 from node.index.database.work_loop import WorkLoop
@@ -57,10 +67,9 @@ ORIGIN = Origin(source="result")
 MAX_WAIT_SECONDS = 60.0
 """Longest wait of a request for the results of other jobs, which are made one after the other."""
 
-MAX_JOB_BYTES = 8_000_000_000
-"""Size of all files that are uploaded for one job."""
-
 MAX_SOURCE_INSTANCES = 1_000_000
+
+PIECE_BYTES = 1 << 20
 
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -104,7 +113,7 @@ class ResultIntake:
         """Return the folder of a job, empty: what an attempt left that failed is gone."""
         self._ingest.archive.intake.require()
         folder = self.folder(job_id)
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
         make_folder(folder)
         return folder
 
@@ -117,25 +126,30 @@ class ResultIntake:
         self._ingest.archive.intake.require()
         if FILE_NAME.fullmatch(name) is None:
             raise ResultRefused(f"a file name has 1 to 100 letters, digits, '.', '-', '_' or '+': {name[:100]!r}")
-        folder = self.folder(job.job_id)
-        make_folder(folder)
-        sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
-        if name not in sizes and len(sizes) > MAX_RESULTS:
-            raise ResultRefused(f"the job has {MAX_RESULTS} files already")
-        if sum(sizes.values()) > MAX_JOB_BYTES:
-            raise ResultRefused(f"the files of a job may have {MAX_JOB_BYTES} bytes")
-        part = folder / f".{uuid.uuid4().hex}.part"
-        try:
-            with part.open("wb") as file:
-                yield file
-            sync_file(part)
-            os.replace(part, folder / name)
-        except OSError as error:
-            if error.errno not in NO_ROOM:
-                raise
-            raise OutOfResources(f"disk: {error.strerror}") from error
-        finally:
-            part.unlink(missing_ok=True)
+        path = self.folder(job.job_id)
+        make_folder(path)
+        with opened_folder(path) as folder:
+            with os.scandir(folder) as found:
+                sizes = {entry.name: entry.stat(follow_symlinks=False).st_size for entry in found}
+            if name not in sizes and len(sizes) > MAX_RESULTS:
+                raise ResultRefused(f"the job has {MAX_RESULTS} files already")
+            if sum(sizes.values()) > MAX_JOB_BYTES:
+                raise ResultRefused(f"the files of a job may have {MAX_JOB_BYTES} bytes")
+            part = f".{uuid.uuid4().hex}.part"
+            try:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                with os.fdopen(os.open(part, flags, 0o600, dir_fd=folder), "wb") as file:
+                    yield file
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(part, name, src_dir_fd=folder, dst_dir_fd=folder)
+            except OSError as error:
+                if error.errno not in NO_ROOM:
+                    raise
+                raise OutOfResources(f"disk: {error.strerror}") from error
+            finally:
+                with suppress(FileNotFoundError):
+                    os.unlink(part, dir_fd=folder)
 
     def finish(
         self,
@@ -159,12 +173,8 @@ class ResultIntake:
             job = self._index.jobs.with_id(job_id)
             if job.state == "succeeded":
                 return
-            made = self._made(job, manifest) if job.is_open else []
-            try:
-                self._store(job, made)
-            finally:
-                for one in made:
-                    one.path.unlink(missing_ok=True)
+            with self._own_folder() as own:
+                self._store(job, self._made(job, manifest, own) if job.is_open else [])
             self.end(job_id, "succeeded", detail)
         finally:
             self._turn.release()
@@ -179,7 +189,7 @@ class ResultIntake:
         under_way = self._under_way.get(job.job_id)
         if state == "cancelled" and under_way is not None:
             under_way.set()
-        shutil.rmtree(self.folder(job.job_id), ignore_errors=True)
+        _remove(self.folder(job.job_id))
         self._metrics.jobs.labels(job.hook, state).inc()
         log.info("job_ended", hook=job.hook, state=state, series_instance_uid=job.series_instance_uid)
 
@@ -193,7 +203,7 @@ class ResultIntake:
         is_open = self._index.jobs.open_ids()
         for folder in there:
             if folder.name not in is_open:
-                shutil.rmtree(folder, ignore_errors=True)
+                _remove(folder)
 
     def services(self, settings: Settings) -> Sequence[BackgroundService]:
         """Return what ends jobs whose hooks do not report, if there may be any."""
@@ -204,24 +214,25 @@ class ResultIntake:
         """End the child processes."""
         self._makers.close()
 
-    def _made(self, job: Job, manifest: Manifest | None) -> list[_Made]:
-        """Make the instances of a job that are not stored yet."""
+    @contextmanager
+    def _own_folder(self) -> Iterator[Path]:
+        """Make a folder that no hook knows, and remove it with its files; the next start does after a crash."""
+        folder = self._ingest.archive.work / uuid.uuid4().hex
+        folder.mkdir(mode=0o700, parents=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _made(self, job: Job, manifest: Manifest | None, own: Path) -> list[_Made]:
+        """Make the instances of a job, in a folder of our own."""
         folder = self.folder(job.job_id)
         entries = left_in(folder, manifest, job.hook)
-        made: list[_Made] = []
-        try:
-            for entry in entries:
-                made.append(self._make(job, folder, entry, len(made)))
-        except BaseException:
-            for one in made:
-                one.path.unlink(missing_ok=True)
-            raise
-        return made
+        return [self._make(job, folder, entry, own, number) for number, entry in enumerate(entries)]
 
-    def _make(self, job: Job, folder: Path, entry: Entry, number: int) -> _Made:
-        file, into = folder / entry.file, folder / f".{number}.made"
-        with file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    def _make(self, job: Job, folder: Path, entry: Entry, own: Path, number: int) -> _Made:
+        file, into = own / entry.file, own / f".{number}.made"
+        digest = _taken(folder, entry, file)
         with self._index.reading() as index:
             source = self._source(index, job, entry)
             results = index.jobs.count_results(job.study_instance_uid)
@@ -322,6 +333,41 @@ class ResultIntake:
             raise ResultRefused(f"{one.result.file}: {error}") from error
         if indexed in NOT_CURRENT_OUTCOMES:
             raise ResultRefused(f"{one.result.file}: the node has another instance with its SOP Instance UID")
+
+
+def _taken(folder: Path, entry: Entry, into: Path) -> str:
+    """Copy a file out of the reach of its hook, holes as holes; return the SHA-256 of the copy.
+
+    The copy has at most the bytes that the file has at the beginning, whatever its hook still writes.
+    """
+    digest, nothing = hashlib.sha256(), bytes(PIECE_BYTES)
+    try:
+        with (
+            opened_folder(folder) as descriptor,
+            opened_file(descriptor, entry.file, MAX_BYTES[entry.kind]) as file,
+            into.open("xb") as copy,
+        ):
+            left = os.fstat(file.fileno()).st_size
+            while left and (piece := file.read(min(PIECE_BYTES, left))):
+                digest.update(piece)
+                left -= len(piece)
+                if piece == nothing:
+                    copy.seek(PIECE_BYTES, os.SEEK_CUR)
+                else:
+                    copy.write(piece)
+            copy.truncate()
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise OutOfResources(f"disk: {error.strerror}") from error
+    return digest.hexdigest()
+
+
+def _remove(folder: Path) -> None:
+    """Remove the folder of a job, or what a hook put in its place; a link is removed, and not followed."""
+    with suppress(OSError):  # it is a folder, or not there
+        folder.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 class JobExpiry(WorkLoop):

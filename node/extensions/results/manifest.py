@@ -6,14 +6,16 @@ name a patient.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
-from collections.abc import Collection, Mapping
-from contextlib import suppress
+import stat
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import IO, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -26,6 +28,9 @@ MAX_RESULTS = 64
 """Results of one job."""
 
 MAX_MANIFEST_BYTES = 1_000_000
+
+MAX_JOB_BYTES = 8_000_000_000
+"""Size of all files of one job; a file with holes counts in full, because whoever reads it reads the holes."""
 
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")
 """Names of result files: they become names in a folder of the node, and parts of URLs."""
@@ -40,6 +45,14 @@ KINDS: Mapping[str, ResultKind] = {
     ".dcm": "instance",
 }
 """What a file becomes, by the end of its name."""
+
+MAX_BYTES: Mapping[ResultKind, int] = {
+    "segmentation": MAX_JOB_BYTES,
+    "report": 4_000_000,
+    "document": 200_000_000,
+    "instance": MAX_JOB_BYTES,
+}
+"""Size of a file, by what it becomes."""
 
 
 def _one_value(text: str) -> str:
@@ -189,31 +202,76 @@ def entries_of(files: Collection[str], manifest: Manifest | None, algorithm: Alg
     return entries
 
 
+@contextmanager
+def opened_folder(folder: Path) -> Iterator[int]:
+    """Open the folder of a job; yield its descriptor, by which its files are opened.
+
+    A hook may replace its folder by a link to another one, at any time. Raises ResultRefused in that case.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+            raise
+        raise ResultRefused("the folder of the job is a link or a file: leave results in the folder itself") from None
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def opened_file(folder: int, name: str, max_bytes: int) -> IO[bytes]:
+    """Open a regular file in an opened folder; refuse a link, and a file that is too large before any byte is read."""
+    try:
+        file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENOENT, errno.ENXIO):
+            raise
+        raise ResultRefused(f"{name} was removed, or is no file") from None
+    stream = os.fdopen(file, "rb")
+    status = os.fstat(file)
+    if stat.S_ISREG(status.st_mode) and status.st_size <= max_bytes:
+        return stream
+    stream.close()
+    if stat.S_ISREG(status.st_mode):
+        raise ResultRefused(f"{name}: the file is larger than {max_bytes} bytes")
+    raise ResultRefused(f"{name} is no file")
+
+
 def left_in(folder: Path, manifest: Manifest | None, hook: str) -> list[Entry]:
     """Return what is to be made of the files that a hook left in a folder, which may not exist.
 
     Names that begin with a dot are ignored. Without `manifest`, the files are what a file of the folder says or,
     without that, what their names say. `hook` is the algorithm if the manifest has none. Raises ResultRefused for
-    anything else than files with proper names, or as `entries_of`.
+    anything else than files with proper names and sizes, for a link in place of the folder, or as `entries_of`.
     """
-    names = set()
-    with suppress(FileNotFoundError), os.scandir(folder) as found:
-        for entry in found:
-            if entry.name.startswith("."):
-                continue
-            if not entry.is_file(follow_symlinks=False) or FILE_NAME.fullmatch(entry.name) is None:
-                raise ResultRefused(f"{entry.name[:100]!r} is no file, or has no name of a result: remove it")
-            names.add(entry.name)
-    if manifest is None and MANIFEST in names:
-        manifest = _read_manifest(folder / MANIFEST)
-    return entries_of(names - {MANIFEST}, manifest, Algorithm(name=hook, version="unknown"))
+    if not os.path.lexists(folder):
+        return entries_of((), manifest, Algorithm(name=hook, version="unknown"))
+    sizes: dict[str, int] = {}
+    with opened_folder(folder) as descriptor:
+        with os.scandir(descriptor) as found:
+            for entry in found:
+                if entry.name.startswith("."):
+                    continue
+                if not entry.is_file(follow_symlinks=False) or FILE_NAME.fullmatch(entry.name) is None:
+                    raise ResultRefused(f"{entry.name[:100]!r} is no file, or has no name of a result: remove it")
+                sizes[entry.name] = entry.stat(follow_symlinks=False).st_size
+        if manifest is None and MANIFEST in sizes:
+            manifest = _read_manifest(descriptor)
+    entries = entries_of(sizes.keys() - {MANIFEST}, manifest, Algorithm(name=hook, version="unknown"))
+    for one in entries:
+        if sizes[one.file] > MAX_BYTES[one.kind]:
+            raise ResultRefused(f"{one.file}: the file is larger than {MAX_BYTES[one.kind]} bytes")
+    if sum(sizes[one.file] for one in entries) > MAX_JOB_BYTES:
+        raise ResultRefused(f"the files of a job may have {MAX_JOB_BYTES} bytes")
+    return entries
 
 
-def _read_manifest(path: Path) -> Manifest:
-    if path.stat().st_size > MAX_MANIFEST_BYTES:
-        raise ResultRefused(f"{MANIFEST} is larger than {MAX_MANIFEST_BYTES} bytes")
+def _read_manifest(folder: int) -> Manifest:
+    with opened_file(folder, MANIFEST, MAX_MANIFEST_BYTES) as file:
+        content = file.read(MAX_MANIFEST_BYTES)
     try:
-        return Manifest.of(json.loads(path.read_text(encoding="utf-8")))
+        return Manifest.of(json.loads(content.decode()))
     except (ValueError, RecursionError):
         raise ResultRefused(f"{MANIFEST} is no JSON in UTF-8") from None
 

@@ -38,7 +38,6 @@ from node.extensions.results.manifest import Coded, Measured, measurements_of
 SCHEME = "99VOXELNODE"
 """Coding scheme of names that are not coded (PS3.16 8: private designators begin with 99)."""
 
-MAX_JSON_BYTES = 4_000_000
 _NO_TEXT = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f\ud800-\udfff]")
 MAX_TEXTS = 1000
 MAX_TEXT_CHARACTERS = 10_000
@@ -52,8 +51,6 @@ def make_report(making: Making) -> dict[str, Any]:
 
     Raises ResultRefused if the file is no JSON object, or its measurements have no name, value or unit.
     """
-    if making.file.stat().st_size > MAX_JSON_BYTES:
-        raise ResultRefused(f"the file is larger than {MAX_JSON_BYTES} bytes")
     try:
         content = json.loads(making.file.read_text(encoding="utf-8"), parse_constant=_refused)
     except (ValueError, RecursionError) as error:
@@ -161,17 +158,14 @@ def _texts(content: dict[str, Any], making: Making) -> Sequence:
     return Sequence([root])
 
 
-MAX_PDF_BYTES = 200_000_000
 HEAD_BYTES = 1024
 
 
 def make_document(making: Making) -> dict[str, Any]:
     """Write a PDF as an instance; return its identifiers.
 
-    Raises ResultRefused if the file does not begin and end as a PDF does, or is too large.
+    Raises ResultRefused if the file does not begin and end as a PDF does.
     """
-    if making.file.stat().st_size > MAX_PDF_BYTES:
-        raise ResultRefused(f"the file is larger than {MAX_PDF_BYTES} bytes")
     pdf = making.file.read_bytes()
     if b"%PDF-" not in pdf[:HEAD_BYTES] or b"%%EOF" not in pdf[-HEAD_BYTES:]:
         raise ResultRefused("the file is no whole PDF: %PDF- at its begin or %%EOF at its end is missing")
