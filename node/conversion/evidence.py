@@ -36,7 +36,8 @@ DISTANCE_TOLERANCE = 0.03
 TEMPORAL_POSITIONS = "Number of Temporal Positions (0020,0105)"
 
 CROWDED = 0.2
-"""Planes that lie closer than this share of their thickness may be of several times; overlapping slices rarely do."""
+"""Planes that lie closer than this share of their thickness may be of several times; overlapping slices rarely do. Nor
+is a whole stack of several that thin."""
 
 MIN_CROWDED = 1 / 3
 """Least share of the distances of a stack of which that is true: two times make more than half."""
@@ -562,7 +563,8 @@ def _wide_spacing(grids: Sequence[_Grid]) -> Iterator[Evidence]:
 def _crowded(grids: Sequence[_Grid]) -> Iterator[Evidence]:
     """Yield a finding if planes lie so close that several times may have become one stack.
 
-    An even stack whose Instance Numbers follow the positions is one, unless it is an impossible one.
+    An even stack whose Instance Numbers follow the positions is one, unless it is an impossible one. Two planes always
+    are even and in order: a stack no thicker than a share of one slice is impossible too.
     """
     for grid in grids:
         along, header = grid.along(), grid.first
@@ -578,7 +580,7 @@ def _crowded(grids: Sequence[_Grid]) -> Iterator[Evidence]:
         in_order = known in (sorted(known), sorted(known, reverse=True)) and not grid.interleaves_instances
         follow = in_order and len(set(known)) == len(numbers)
         share, limit = (1.0, IMPLAUSIBLE) if follow and is_even(along) else (MIN_CROWDED, CROWDED)
-        crowded = (steps < limit * thickness_mm).mean() >= share
+        crowded = (steps < limit * thickness_mm).mean() >= share or 0 < np.ptp(along) < CROWDED * thickness_mm
         is_gapped = known_along and missing_slices(along) is not None
         uneven = not follow and grid.volume.geometry is Geometry.IRREGULAR and not is_gapped
         if crowded or uneven:

@@ -26,7 +26,7 @@ class WarningKind(StrEnum):
     SEVERAL_MATRICES = "several-matrices"
     SEVERAL_PATIENTS = "several-patients"
     SEVERAL_QUANTITIES = "several-quantities"  # some times are signed, the others never: they are separate volumes
-    TIMES_ASSUMED = "times-assumed"  # only numbers say that the frames at one position are times
+    TIMES_ASSUMED = "times-assumed"  # only numbers tell the times, or counts of times contradict each other
     SLOPE_VARIES = "slope-varies"
     NO_GEOMETRY = "no-geometry"
     PARTLY_NOT_AN_IMAGE = "partly-not-an-image"  # e.g. an SR in an image series

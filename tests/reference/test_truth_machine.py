@@ -168,6 +168,49 @@ FOUND: dict[str, Case] = {
         numbering="restarting",
         changes=(("drift", 2.5, 0),),
     ),
+    "two times of a lone slice that jitter make a stack thinner than a slice": Case(
+        kind="ct-enhanced",
+        times=2,
+        slices=1,
+        orientation="oblique",
+        spacing_mm=1.0,
+        numbering="shuffled",
+        changes=(("jitter", 0.2, 4, False),),
+        arrival=3,
+    ),
+    "four times of a lone slice that jitter make two times of such a stack": Case(
+        kind="mr",
+        times=4,
+        slices=1,
+        orientation="sagittal",
+        labels=("acquisition", "clock"),
+        numbering="backwards",
+        changes=(("jitter", 0.2, 87, True),),
+        arrival=7,
+    ),
+    "times of a lone slice drift evenly, in the order of their numbers": Case(
+        kind="ct", times=3, slices=1, changes=(("drift", 0.2, 2),)
+    ),
+    "two frames of a slice have exchanged all that they say of their times": Case(
+        kind="ct-enhanced",
+        times=4,
+        slices=7,
+        orientation="sagittal",
+        spacing_mm=0.4,
+        labels=("dimensions", "temporal"),
+        changes=(("drift", 0.004, 2), ("lie", "FrameContentSequence", "exchange", 12)),
+        arrival=5,
+    ),
+    "one of two counts of times is exchanged between the instances of a slice": Case(
+        kind="pt-enhanced",
+        times=2,
+        slices=1,
+        orientation="sagittal",
+        labels=("temporal", "dimensions", "instances"),
+        numbering="backwards",
+        changes=(("lie", "TemporalPositionIndex", "exchange", 13),),
+        arrival=6,
+    ),
 }
 """Cases that once gave a wrong volume in silence, by what is wrong with them."""
 

@@ -26,6 +26,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from node.volume.assemble import assemble
+from node.volume.geometry import NOISE_SHARE
 from node.volume.model import Assembly, Geometry, Kind, Volume
 from node.volume.reasons import Reason, WarningKind
 from tests.reference.real_series import judged, verdict_and_findings
@@ -55,8 +56,9 @@ MAX_PLANES = 72
 PLACE_TOLERANCE_MM = 0.06
 """How far a slice may be from its place along the normal: position tolerance and jitter of one position."""
 
-PLACE_TOLERANCE_SHARE = 0.03
-"""The same, as a share of the distance between slices: twice the noise of positions of an even stack."""
+PLACE_TOLERANCE_SHARE = 2 * NOISE_SHARE
+"""The same, as a share of the distance between slices. A stack is even if some grid lies within the noise of all of its
+planes; the grid of its volume goes through the first and the last one, which both may be off by that much."""
 
 PLACE_TOLERANCE_PIXELS = 0.11
 """How far it may be within its plane."""
@@ -79,6 +81,10 @@ SAYS_OF_PLACE = frozenset(
 
 SAYS_OF_PARTS = SAYS_OF_TIMES | SAYS_OF_PLACE | {WarningKind.UNEQUAL_STACKS, WarningKind.SEVERAL_ORIENTATIONS}
 """Warnings by which a volume says why it is not all of what the series has."""
+
+TELL_ECHOES = frozenset({"EchoTime", "EffectiveEchoTime"})
+TELL_COMPONENTS = frozenset({"ImageType", "ComplexImageComponent"})
+"""Attributes that tell echoes, or components, apart."""
 
 DOUBTS_PLACE = frozenset({"geometry", "spacing"})
 DOUBTS_TIMES = frozenset({"geometry", "spacing", "times", "headers", "instance-numbers"})
@@ -129,18 +135,14 @@ def _lies_of_volume(
     volume: Volume, planes: list[list[Plane]], series: Series, doubts: Collection[str]
 ) -> Iterator[str]:
     said = {warning.name for warning in volume.warnings}
-    mixed = {plane.group for time in planes for plane in time}
-    if WarningKind.PARAMETER_VARIES in said:  # which names Echo Time if that differs
-        mixed = {(0, *others) for _, *others in mixed}
-    if len(mixed) > 1 and not _are_echoes_unknown(series):
-        yield "a volume mixes echoes, components or matrices"
+    yield from _lies_of_groups(volume, planes, series)
     is_place_stated = series.case.kind != "nm" or series.false.isdisjoint({"SpacingBetweenSlices", "SliceVector"})
     if is_place_stated and DOUBTS_PLACE.isdisjoint(doubts) and not said & SAYS_OF_PLACE:
         yield from _lies_of_place(volume, planes, is_moved=WarningKind.POSITIONS_VARY_IN_TIME in said)
     if said & SAYS_OF_TIMES:
         return
-    if volume.diffusion is not None and "DiffusionBValue" not in series.false:  # no other attribute states weightings
-        yield from _lies_of_diffusion(volume, planes)
+    if volume.diffusion is not None:
+        yield from _lies_of_diffusion(volume, planes, is_b_value_known="DiffusionBValue" not in series.false)
     if not DOUBTS_TIMES.isdisjoint(doubts):
         return
     known = set(series.honest_labels)
@@ -149,14 +151,36 @@ def _lies_of_volume(
 
 
 def _are_remains(series: Series) -> bool:
-    """Return whether so much was lost of a CT that no position is left twice: its slices have times of their own."""
+    """Return whether so much was lost of a CT that no position is left twice, and nothing counts its times.
+
+    The slices of a CT of one time have clocks of their own, and often several Acquisition Numbers.
+    """
     left = Counter((plane.group, plane.slice) for plane in every(series))
-    return series.case.kind == "ct" and bool(series.lost) and max(left.values()) == 1
+    is_counted = "TemporalPositionIdentifier" in series.honest_labels
+    return series.case.kind == "ct" and bool(series.lost) and max(left.values()) == 1 and not is_counted
 
 
 def _are_echoes_unknown(series: Series) -> bool:
-    """Return whether attributes that tell echoes, components or matrices apart were falsified."""
-    return bool(series.false & {"EchoTime", "EchoNumbers", "EffectiveEchoTime", "ImageType", "ComplexImageComponent"})
+    """Return whether attributes that tell echoes or components apart were falsified."""
+    return bool(series.false & (TELL_ECHOES | {"EchoNumbers"} | TELL_COMPONENTS))
+
+
+def _lies_of_groups(volume: Volume, planes: Sequence[Sequence[Plane]], series: Series) -> Iterator[str]:
+    """Yield what a volume mixes, unless a warning names it or what tells it was falsified; matrices are never mixed.
+
+    Falsified Echo Numbers excuse nothing: Echo Time tells the echoes too.
+    """
+    echoes, components, matrices = zip(*(plane.group for time in planes for plane in time), strict=True)
+    is_told = any(
+        warning.name is WarningKind.PARAMETER_VARIES and "echo time" in warning.detail.lower()
+        for warning in volume.warnings
+    )
+    if len(set(echoes)) > 1 and not is_told and series.false.isdisjoint(TELL_ECHOES):
+        yield "a volume mixes echoes"
+    if len(set(components)) > 1 and series.false.isdisjoint(TELL_COMPONENTS):
+        yield "a volume mixes components"
+    if len(set(matrices)) > 1:
+        yield "a volume mixes matrices"
 
 
 def _lies_of_place(volume: Volume, planes: Sequence[Sequence[Plane]], *, is_moved: bool) -> Iterator[str]:
@@ -208,13 +232,15 @@ def _lies_of_starts(volume: Volume, order: Sequence[int]) -> Iterator[str]:
             yield "the step between times is false"
 
 
-def _lies_of_diffusion(volume: Volume, planes: Sequence[Sequence[Plane]]) -> Iterator[str]:
+def _lies_of_diffusion(volume: Volume, planes: Sequence[Sequence[Plane]], *, is_b_value_known: bool) -> Iterator[str]:
+    """Yield what is wrong with weightings. No second attribute states a b-value: a falsified one cannot be noticed."""
     for entry, own in zip(volume.diffusion or (), planes, strict=True):
         plane = own[0]
         if len({(other.b_value, other.direction) for other in own}) > 1:
-            yield "a time has slices of several weightings"
+            if is_b_value_known:
+                yield "a time has slices of several weightings"
             continue
-        if abs(entry.b_value - (plane.b_value or 0.0)) > 1:
+        if is_b_value_known and abs(entry.b_value - (plane.b_value or 0.0)) > 1:
             yield "a b-value is false"
         elif (
             plane.direction is not None

@@ -32,6 +32,15 @@ TIME_KEYS = (
 B_VALUE_TOLERANCE = 0.01  # relative, or 5 s/mm2 if that is more: scanners write measured values
 DIRECTION_TOLERANCE = 0.01
 
+COUNTS = {
+    "temporal_position": "Temporal Position Index (0020,9128)",
+    "dimensions": "Dimension Index Values (0020,9157)",
+}
+"""Attributes of functional groups that count times, by their time key."""
+
+MAX_ASTRAY = 1 / 3
+"""Largest share of slices whose frames are out of order by mistake; beyond it an instance has an order of its own."""
+
 PHASE_KEYS = frozenset({"trigger_time", "cardiac_phase", "frame_time"})
 """Attributes that count from an event which each position has separately."""
 
@@ -59,6 +68,31 @@ def without_wrong_clocks(name: str, bins: list[Bin]) -> tuple[str, list[Bin]]:
     if numbered is None or not same_diffusion(numbered) or not is_time_order(numbered, "acquisition_number"):
         return name, bins
     return (name, bins) if _times(bins) == _times(numbered) else ("acquisition_number", numbered)
+
+
+def doubt_of_counts(name: str, bins: list[Bin]) -> str | None:
+    """Return what contradicts an order by an attribute that counts times; None if nothing does.
+
+    The other count may put frames into other times. Frames of one instance that nearly all slices have in the order of
+    times are so in the others too: those may have exchanged all that they say of their times.
+
+    `bins`: frames by position; within a bin in the order of the attribute. All bins have equally many frames.
+    """
+    if name not in COUNTS:
+        return None
+    for other, of_other in COUNTS.items():
+        ordered = None if other == name else _ordered_by(bins, other)
+        if ordered is not None and ordered != bins:
+            return f"{COUNTS[name]}, by which the frames were ordered, and {of_other} put them into different times"
+    if len({frame.sop_instance_uid for frames in bins for frame in frames}) > 1:
+        return None
+    astray = sum(frames != sorted(frames, key=instance_order) for frames in bins)
+    if not 0 < astray <= MAX_ASTRAY * len(bins):
+        return None
+    return (
+        f"by {COUNTS[name]} the frames of {astray} of {len(bins)} slices are not in the order of the instance, but all "
+        "others are: frames of these may have each other's times"
+    )
 
 
 def _times(bins: list[Bin]) -> set[frozenset[int]]:

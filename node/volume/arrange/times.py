@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from node.errors import ConversionRefused
 from node.volume.arrange.time_order import (
     TIME_KEYS,
+    doubt_of_counts,
     is_time_order,
     order_by_diffusion,
     same_diffusion,
@@ -95,6 +96,8 @@ def arrange_times(bins: list[Bin]) -> Arrangement:
             "times",
         )
     warnings = _number_warnings(order[1]) if order[0] == "instance" else ()
+    if (doubt := doubt_of_counts(*order)) is not None:
+        warnings = (VolumeWarning(WarningKind.TIMES_ASSUMED, doubt),)
     labels = labels_of_remains(*order)
     if labels is not None:
         return _arrange_without_remains(order[1], labels)
