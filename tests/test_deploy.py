@@ -77,6 +77,23 @@ def test_the_unit_starts_a_command_that_exists(unit: configparser.ConfigParser) 
     assert [option for option in options if option.startswith("--") and option not in done.stdout] == []
 
 
+def test_the_unit_of_the_proof_starts_a_command_that_exists_as_the_user_of_the_node(
+    unit: configparser.ConfigParser,
+) -> None:
+    proof = configparser.ConfigParser(strict=True, interpolation=None)
+    proof.read_string((DEPLOY / "voxelnode-proof.service").read_text(encoding="utf-8"))
+    program, command, *options = proof["Service"]["ExecStart"].split()
+    done = subprocess.run(
+        [sys.executable, "-m", "node", command, "--help"], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert [option for option in options if option.startswith("--") and option not in done.stdout] == []
+    assert program == unit["Service"]["ExecStart"].split()[0]
+    assert proof["Service"]["User"] == unit["Service"]["User"]
+    assert {"/var/lib/voxelnode", "/var/lib/voxelnode-proof"} <= set(options)
+    assert proof["Service"]["StateDirectory"].split() == ["voxelnode", "voxelnode-proof"]
+    assert (DEPLOY / "voxelnode-proof.timer").is_file()
+
+
 def test_the_container_has_ports_and_keys_of_the_configuration(
     containerfile: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

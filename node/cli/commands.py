@@ -103,6 +103,7 @@ COMMANDS = (
         "node.cli.maintain.db:app",
         ("voxelnode db path", "voxelnode db backup index-copy.sqlite", "voxelnode db export shared --group users"),
     ),
+    Command("backup", "Maintain", "node.cli.maintain.backup:backup", ("voxelnode backup --prove /backup",)),
     Command(
         "archive",
         "Maintain",

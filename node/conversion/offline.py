@@ -150,7 +150,7 @@ def convert_folder(
     listing = _empty_listing()
     out.mkdir(parents=True, exist_ok=True)
     cancelled = threading.Event()
-    with _work_folder(out) as work, ThreadPoolExecutor(workers, "series") as pool:
+    with work_folder(out) as work, ThreadPoolExecutor(workers, "series") as pool:
         grouped = _grouped(paths, work, listing["not_dicom"])
         all_series = _chosen(grouped.values(), chosen, out, layout, listing["not_chosen"], join=options.repair)
         try:
@@ -295,16 +295,16 @@ def _elements_of(series: _Series, tags: frozenset[int]) -> Iterator[Mapping[int,
 
 
 @contextmanager
-def _work_folder(out: Path) -> Iterator[Path]:
+def work_folder(out: Path, prefix: str = WORK_PREFIX) -> Iterator[Path]:
     """Create a folder in `out` for unfinished files; remove it at the end.
 
     First remove the folders of killed runs: their locks ended with their processes.
     """
-    for left in out.glob(f"{WORK_PREFIX}*"):
+    for left in out.glob(f"{prefix}*"):
         with ExitStack() as tried, suppress(FileNotFoundError):
             if time.time() - left.stat().st_mtime > UNLOCKED_SECONDS and _is_locked(left, tried):
                 shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=WORK_PREFIX, dir=out) as work, ExitStack() as held:
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=out) as work, ExitStack() as held:
         _is_locked(Path(work), held)
         yield Path(work)
 

@@ -19,6 +19,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from node import __version__
+from node.archive.proof import last_proof
 from node.errors import VoxelnodeError
 from node.index.models import SERIES_STATES
 from node.index.work.routes import outstanding
@@ -165,6 +166,17 @@ class NodeGauges(Collector):
         yield _gauge("voxelnode_index_standbys", text, ["state"], [([how], count) for how, count in standbys.items()])
         yield GaugeMetricFamily(
             "voxelnode_lost_instances", "Instances that were acknowledged and are not here", value=lost
+        )
+        proof = last_proof(self._node.archive.root)
+        yield GaugeMetricFamily(
+            "voxelnode_backup_proof_failed",
+            "1 if the last proof of a backup found a difference or failed",
+            value=float(proof is not None and not proof.ok),
+        )
+        yield GaugeMetricFamily(
+            "voxelnode_backup_proved_timestamp_seconds",
+            "When a proof of a backup succeeded last; 0: never",
+            value=proof.succeeded_timestamp if proof is not None else 0.0,
         )
         yield GaugeMetricFamily(
             "voxelnode_oldest_unconverted_seconds",

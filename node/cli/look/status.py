@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import asdict
 from json import loads as json_of
 from typing import TYPE_CHECKING, Any
 
@@ -73,12 +74,13 @@ def status(uids: Uids = False, *, root: Root) -> Answer:
     """Show what is stored, waiting, converted and failed."""
     settings = root.settings
 
+    from node.archive.proof import last_proof
     from node.lifecycle.journal import damaged_records, journal_report
     from node.lifecycle.scrub import scrub_state
     from node.metrics import read_counters
 
     folder = root.folder
-    live = read_counters(folder)
+    live, proof = read_counters(folder), last_proof(folder)
     with _readable(root.reading(), live) as index:
         journal = journal_report(folder, index.applied)
         levels, stored = index.count_levels(), index.instances.totals()
@@ -100,6 +102,7 @@ def status(uids: Uids = False, *, root: Root) -> Answer:
             "missing_files": index.instances.count_missing_files(),
             "scrub": json_of(scrub_state(index.scrub).encoded()),
             "retention": index.retention.waits_for,
+            "backup_proof": asdict(proof) | {"ok": proof.ok, "text": proof.text} if proof else None,
             "volume_files": index.volumes.count_current(),
             "incomplete_series": index.series.count_incomplete(),
             "failures": index.failures.count(),
@@ -185,6 +188,7 @@ def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]], *, uids: bo
             "missing files": f"{facts['missing_files']} missing or damaged" if facts["missing_files"] else "none",
             "acknowledged, not here": _lost(facts["lost_instances"]),
             "last scrub": _scrub(facts["scrub"]["last"]),
+            **({"backup": facts["backup_proof"]["text"]} if facts["backup_proof"] else {}),
             **({"retention": facts["retention"]} if facts["retention"] else {}),
             "volume files": facts["volume_files"],
             "incomplete": f"{facts['incomplete_series']} series" if facts["incomplete_series"] else "none",

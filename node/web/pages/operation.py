@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from node import __version__
+from node.archive.proof import last_proof
 from node.errors import VoxelnodeError
 from node.index.database.reading import ReadIndex
 from node.metrics import Minute
@@ -119,6 +120,7 @@ def _status(node: Services) -> dict[str, Any]:
     return {
         "retention": retention,
         "lost": lost,
+        "proof": last_proof(node.archive.root),
         "levels": levels,
         "states": states,
         "hosts": hosts,

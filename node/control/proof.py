@@ -1,0 +1,297 @@
+"""Prove a backup: restore it into a scratch root, compare every digest, and convert a sample of its series again."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import random
+import shutil
+import stat
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+
+from node.acknowledged import Acknowledged, entries, is_settled, settlements
+from node.archive.intact import problem_with
+from node.archive.intake import free_bytes_of
+from node.archive.proof import Proof, last_proof, note
+from node.child_process.messages import ChildCancelled
+from node.control.care import check_repository
+from node.control.repository import Repository
+from node.conversion.job import limits
+from node.conversion.offline import work_folder
+from node.conversion.pool import ConverterDied, Converters, ShortOfResources
+from node.conversion.series import ReferencedSeriesOpen, SeriesDamaged, input_sha256, write_volumes
+from node.errors import UsageError, VoxelnodeError
+from node.index.engine.place import FILE_NAME
+from node.index.nouns.converted import SeriesKey
+from node.index.nouns.volumes import VolumeFile
+from node.lifecycle.fsck import Finding
+from node.receive.accounting import unaccounted
+from node.registry import enabled, objects_of
+from node.settings.model import Settings, Storage
+from node.writers.options import write_options
+
+SCRATCH_PREFIX = ".proving-"
+
+SPARE_BYTES = 256 << 20
+"""Free space beyond the size of a backup that a proof needs, for the series that it converts."""
+
+FIRST = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+"""A series that is reopened at this time is due before all others."""
+
+NOT_RESTORED = (f"{FILE_NAME}-wal", f"{FILE_NAME}-shm", "work", "control.sock")
+
+EXPECTED = ("journal-waiting", "file-unknown", "file-back", "instance-lost", "volume-unknown")
+"""Findings before the first start that a copy of a receiving node has; lost instances are looked for after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Something that the backup does not give back; `path` is relative to the backup."""
+
+    kind: str
+    path: str
+    detail: str = ""
+    sop_instance_uid: str | None = None
+    series: SeriesKey | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Proved:
+    """What a proof compared.
+
+    Attributes
+    ----------
+    converted : int
+        Series that were converted again.
+    not_comparable : int
+        Series of the sample that another version, or other options, made: their volumes may rightly differ.
+    """
+
+    differences: list[Difference]
+    instances: int
+    converted: int
+    not_comparable: int
+
+
+def prove(settings: Settings, backup: Path, scratch: Path | None, sample: int) -> Proved:
+    """Prove a backup of a root, and note the outcome there.
+
+    Parameters
+    ----------
+    backup : Path
+        The folder of the backup; it is only read.
+    scratch : Path or None
+        The folder in which the backup is restored for the time of the proof; None: that in which the backup is.
+    sample : int
+        How many series are converted again.
+
+    Raises
+    ------
+    VoxelnodeError
+        There is no backup, no room, or the backup cannot be restored; this is noted as well.
+    OSError
+    """
+    root = settings.storage.root.absolute()
+    _require_provable(settings, root, backup, scratch)
+    try:
+        proved = _prove(settings, backup, scratch or backup.parent, sample)
+    except (VoxelnodeError, OSError) as error:
+        _note(root, backup, Proof("", None, "", problem=str(error)))
+        raise
+    _note(root, backup, Proof("", None, "", len(proved.differences), proved.instances, proved.converted))
+    return proved
+
+
+def _require_provable(settings: Settings, root: Path, backup: Path, scratch: Path | None) -> None:
+    if settings.index.url is not None or settings.storage.url is not None:
+        raise UsageError("a proof restores roots without [index] url and [storage] url only")
+    if not root.is_dir():
+        raise UsageError(f"{root} is not a folder: name the root whose backup this is with --root")
+    if backup.resolve() == root.resolve():
+        raise UsageError(f"{backup} is the root itself: name the folder of its backup")
+    if scratch is not None and any(scratch.resolve().is_relative_to(used.resolve()) for used in (backup, root)):
+        raise UsageError(f"--scratch {scratch} is inside the backup or the root: choose a folder outside of both")
+
+
+def _note(root: Path, backup: Path, proof: Proof) -> None:
+    now, before = dt.datetime.now(dt.UTC).isoformat(), last_proof(root)
+    last = before.succeeded_at if before is not None else None
+    note(root, replace(proof, ended_at=now, succeeded_at=now if proof.ok else last, backup=str(backup)))
+
+
+def _prove(settings: Settings, backup: Path, parent: Path, sample: int) -> Proved:
+    if not (backup / FILE_NAME).is_file():
+        raise VoxelnodeError(f"{backup} has no {FILE_NAME}: it is not the backup of a root, or not mounted")
+    parent.mkdir(parents=True, exist_ok=True)
+    with work_folder(parent, SCRATCH_PREFIX) as work:  # which also removes those of proofs that were killed
+        _require_room(backup, parent)
+        restored = work / "root"
+        shutil.copytree(backup, restored, symlinks=True, ignore=_left_out)
+        # Nothing of the configuration that reaches beyond the scratch root, such as a server of the audit log.
+        storage = Storage(root=restored, reserve_bytes=0, overwrite_policy=settings.storage.overwrite_policy)
+        return _compare(Settings(storage=storage, convert=settings.convert, extensions=settings.extensions), sample)
+
+
+def _require_room(backup: Path, parent: Path) -> None:
+    needed = SPARE_BYTES + sum(
+        found.st_size
+        for folder, _, names in os.walk(backup)
+        for name in names
+        if stat.S_ISREG((found := os.lstat(f"{folder}/{name}")).st_mode)
+    )
+    if (free := free_bytes_of(parent)) < needed:
+        raise VoxelnodeError(
+            f"{parent} has {free} bytes free, and the proof of {backup} needs {needed}: "
+            "free some, or name another folder with --scratch"
+        )
+
+
+def _left_out(folder: str, names: list[str]) -> list[str]:
+    """Return what is not copied: what is of a process, and all that is neither file nor folder."""
+    modes = {name: os.lstat(f"{folder}/{name}").st_mode for name in names}
+    return [name for name, mode in modes.items()
+            if name in NOT_RESTORED or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))]  # fmt: skip
+
+
+def _compare(settings: Settings, sample: int) -> Proved:
+    root = settings.storage.root
+    findings = check_repository(settings, digests=True, repair=False)
+    if not (root / "volumes").is_dir():  # a backup may be without them
+        findings = [finding for finding in findings if finding.kind != "volume-missing"]
+    with Repository(settings) as repository:
+        index = repository.index
+        differences = [
+            Difference(finding.kind, finding.path, finding.detail, finding.sop_instance_uid, finding.series)
+            for finding in findings
+            if finding.kind not in EXPECTED and not _is_restored(finding, repository)
+        ]
+        with index.reading() as view:
+            instances = view.count_levels()["instances"]
+            volumes = [file for file in view.volumes.files() if not file.superseded]
+        # All of the ledger: the start that came before has looked only at what is behind the mark of the index.
+        differences += [_lost(one) for found in unaccounted(root, index.lost.absent) for one in found]
+        differences += _otherwise_acknowledged(repository)
+        converted, others, found = _convert_again(settings, repository, volumes, sample)
+    return Proved([*_without_deleted(root, differences), *found], instances, converted, others)
+
+
+def _is_restored(finding: Finding, repository: Repository) -> bool:
+    """Return whether the start has given a missing or altered file back, as from the journal."""
+    if finding.kind not in ("file-missing", "file-altered") or finding.sop_instance_uid is None:
+        return False
+    row = repository.index.instances.current(finding.sop_instance_uid)
+    if row is None or row.file_missing:
+        return False
+    return problem_with(repository.archive.path(row.key), row.data_set_offset, row.bytes, row.sha256) is None
+
+
+def _lost(one: Acknowledged) -> Difference:
+    detail = f"acknowledged at {one.received_at[:19]}, received from {one.calling_ae_title or one.source}; not here"
+    series = one.study_instance_uid, one.series_instance_uid
+    return Difference("instance-lost", "acknowledged", detail, one.sop_instance_uid, series)
+
+
+def _otherwise_acknowledged(repository: Repository) -> Iterator[Difference]:
+    """Yield the instances that the ledger never had with the digest that the index has of them."""
+    index, root = repository.index, repository.archive.root
+    doubtful: dict[str, tuple[str, str]] = {}
+    for _, some in entries(root):
+        for one in some:
+            row = index.instances.current(one.sop_instance_uid)
+            if row is not None and row.sha256 != one.sha256:
+                doubtful[one.sop_instance_uid] = row.key, row.sha256
+    for _, some in entries(root) if doubtful else ():
+        for one in some:
+            if one.sop_instance_uid in doubtful and doubtful[one.sop_instance_uid][1] == one.sha256:
+                del doubtful[one.sop_instance_uid]
+    for uid, (key, _) in doubtful.items():
+        yield Difference("digest-differs", key, "the index has another digest than what was acknowledged", uid)
+
+
+def _without_deleted(root: Path, differences: list[Difference]) -> list[Difference]:
+    """Leave out missing files of instances that were deleted after the index was copied: the ledger, copied later,
+    does not owe them any more."""
+    missing = {one.sop_instance_uid for one in differences if one.kind == "file-missing"}
+    settled = settlements(root) if missing else {}
+    is_owed: dict[str, bool] = {}
+    for first, some in entries(root) if settled else ():
+        for number, one in enumerate(some, first):
+            if one.sop_instance_uid in missing:
+                is_owed[one.sop_instance_uid] = not is_settled(one, number, settled)
+    return [
+        one
+        for one in differences
+        if one.kind != "file-missing" or one.sop_instance_uid is None or is_owed.get(one.sop_instance_uid, True)
+    ]
+
+
+def _convert_again(
+    settings: Settings, repository: Repository, volumes: Sequence[VolumeFile], sample: int
+) -> tuple[int, int, list[Difference]]:
+    """Convert some series again; return how many, how many cannot be compared, and what differs from their rows."""
+    by_series = groupby(
+        sorted(volumes, key=lambda file: (file.study_instance_uid, file.series_instance_uid)),
+        lambda file: (file.study_instance_uid, file.series_instance_uid),
+    )
+    made = {key: {Path(file.path).name: file for file in files} for key, files in by_series}
+    chosen = random.sample(sorted(made), min(sample, len(made)))
+    differences: list[Difference] = []
+    converted = others = 0
+    with ExitStack() as held:
+        converters = Converters(objects=objects_of(enabled(settings)), options=write_options(settings.convert))
+        held.callback(converters.close)
+        for key in chosen:
+            found = _converted_again(key, made[key], settings, repository, converters)
+            if found is None:
+                others += 1
+            else:
+                converted += 1
+                differences += found
+    return converted, others, differences
+
+
+def _converted_again(
+    key: SeriesKey, before: dict[str, VolumeFile], settings: Settings, repository: Repository, converters: Converters
+) -> list[Difference] | None:
+    """Return how the files of a series differ from those that its rows name; None if they need not be the same."""
+    archive, index, options = repository.archive, repository.index, write_options(settings.convert)
+    index.series.reopen([key], FIRST)
+    claimed = index.series.claim_due(FIRST)
+    if claimed is None or (claimed.study_instance_uid, claimed.series_instance_uid) != key:
+        return None  # it waits for instances, or for its conversion
+    if claimed.current is None or claimed.current.input_sha256 != input_sha256(claimed, options, claimed.referenced):
+        return None
+    folder = str(Path(next(iter(before.values())).path).parent)
+    try:
+        outcome = write_volumes(
+            claimed,
+            archive,
+            index,
+            options,
+            lambda job: converters.run(job, limits(settings.convert), threading.Event()),
+        )
+    except SeriesDamaged as error:
+        return [Difference("series-damaged", path, problem, series=key) for path, problem in error.damaged]
+    except ReferencedSeriesOpen:
+        return None
+    except (ConverterDied, ShortOfResources, ChildCancelled) as error:
+        return [Difference("conversion-failed", folder, str(error), series=key)]
+    now = {Path(file.path).name: file.sha256 for file in outcome.files}
+    differences = [
+        Difference(
+            "conversion-differs",
+            file.path,
+            "a new conversion gives other bytes" if name in now else "a new conversion does not make this file",
+            series=key,
+        )
+        for name, file in before.items()
+        if now.get(name) != file.sha256
+    ]
+    more = (Difference("conversion-differs", f"{folder}/{name}", "a new conversion makes one more file", series=key)
+            for name in sorted(now.keys() - before.keys()))  # fmt: skip
+    return [*differences, *more]

@@ -1,0 +1,226 @@
+"""A proof of a backup restores it, and names everything that it does not give back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from node.acknowledged import segments
+from node.archive.proof import Proof, last_proof, note
+from node.conversion.offline import UNLOCKED_SECONDS
+from node.settings.model import Settings, Storage
+from tests.crash.journal import Sent, new_series
+from tests.integration.test_acknowledged import convert_all, received
+from tests.made_once import IN_POSTGRESQL
+from tests.preloaded import run
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(IN_POSTGRESQL, reason="a proof restores an index in SQLite only, and says so"),
+]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list[Sent]]:
+    """A root with volumes of two series, its backup, and what was sent."""
+    folder = tmp_path_factory.mktemp("made")
+    root, sent = folder / "root", [*new_series(6), *new_series(5)]
+    settings = Settings(storage=Storage(root=root, reserve_bytes=0))
+    quick = settings.model_copy(update={"series": settings.series.model_copy(update={"quiet_seconds": 0.0})})
+    received(quick, sent)
+    convert_all(quick)
+    copy = folder / "backup"
+    copy.mkdir()
+    run("db", "backup", copy / "index.sqlite", "--root", root, check=True)
+    shutil.copytree(root, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("index.sqlite*", "work", "*.sock"))
+    return root, copy, sent
+
+
+@pytest.fixture
+def backup(made: tuple[Path, Path, list[Sent]], tmp_path: Path) -> Iterator[Path]:
+    """A backup that a test may damage."""
+    folder = tmp_path / "disk" / "backup"
+    shutil.copytree(made[1], folder)
+    yield folder
+    assert [path.name for path in folder.parent.iterdir()] == ["backup"], "the scratch root was not removed"
+
+
+def prove(backup: Path, root: Path, *options: str) -> tuple[int, dict[str, Any]]:
+    done = run("backup", "--prove", backup, "--root", root, "--json", *options)
+    assert done.stdout, done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+def status(root: Path) -> Any:
+    return json.loads(run("status", "--json", "--root", root, check=True).stdout)["backup_proof"]
+
+
+def test_a_whole_backup_is_proved_and_not_changed(made: tuple[Path, Path, list[Sent]], backup: Path) -> None:
+    root, _, sent = made
+    before = contents(backup)
+    code, found = prove(backup, root)
+    assert (code, found["differences"]) == (0, [])
+    assert (found["instances"], found["converted"], found["not_comparable"]) == (len(sent), 2, 0)
+    assert contents(backup) == before
+    proof = last_proof(root)
+    assert proof is not None
+    assert proof.ok
+    assert proof.succeeded_at == proof.ended_at
+    assert status(root)["instances"] == len(sent)
+    assert f"{len(sent)} instances whole" in run("status", "--root", root, check=True).stdout
+
+
+def test_a_backup_without_volumes_is_whole(made: tuple[Path, Path, list[Sent]], backup: Path) -> None:
+    shutil.rmtree(backup / "volumes")
+    code, found = prove(backup, made[0])
+    assert (code, found["differences"], found["converted"]) == (0, [], 2)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def flip(path: Path, at: int = -1) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.chmod(0o600)
+    path.write_bytes(content)
+
+
+def an_instance(backup: Path) -> Path:
+    return sorted(backup.glob("objects/*/*.dcm"))[0]
+
+
+def a_volume(backup: Path) -> Path:
+    return sorted(backup.glob("volumes/*/*/*/*.nii.gz"))[0]
+
+
+def flip_instance(backup: Path) -> str:
+    flip(an_instance(backup))
+    return str(an_instance(backup).relative_to(backup))
+
+
+def remove_instance(backup: Path) -> str:
+    path = an_instance(backup)
+    path.unlink()
+    return str(path.relative_to(backup))
+
+
+def flip_volume(backup: Path) -> str:
+    flip(a_volume(backup))
+    return str(a_volume(backup).relative_to(backup))
+
+
+def other_volume(backup: Path) -> str:
+    """A volume whose row agrees with its bytes, and that no conversion makes of these instances."""
+    path = a_volume(backup)
+    flip(path)
+    key = str(path.relative_to(backup))
+    with sqlite3.connect(backup / "index.sqlite") as index:
+        changed = index.execute(
+            "UPDATE volumes SET sha256 = ? WHERE path = ?", (hashlib.sha256(path.read_bytes()).hexdigest(), key)
+        )
+        assert changed.rowcount == 1
+    index.close()
+    return key
+
+
+def other_instance(backup: Path) -> str:
+    """An instance whose row agrees with its bytes, which are not those that were acknowledged."""
+    path = an_instance(backup)
+    flip(path)
+    key = str(path.relative_to(backup))
+    with sqlite3.connect(backup / "index.sqlite") as index:
+        [(offset,)] = index.execute("SELECT data_set_offset FROM images WHERE key = ?", (key,)).fetchall()
+        digest = hashlib.sha256(path.read_bytes()[offset:]).hexdigest()
+        index.execute("UPDATE images SET sha256 = ? WHERE key = ?", (digest, key))
+    index.close()
+    return key
+
+
+def forget_instance(backup: Path) -> str:
+    """An instance that neither the index nor the files have, and that was acknowledged."""
+    path = an_instance(backup)
+    key = str(path.relative_to(backup))
+    with sqlite3.connect(backup / "index.sqlite") as index:
+        [(number,)] = index.execute("SELECT id FROM images WHERE key = ?", (key,)).fetchall()
+        index.execute("DELETE FROM images WHERE id = ?", (number,))
+    index.close()
+    path.unlink()
+    return "acknowledged"
+
+
+def damage_ledger(backup: Path) -> str:
+    [segment] = segments(backup / "acknowledged")
+    flip(segment, 30)
+    return f"acknowledged/{segment.name}"
+
+
+@pytest.mark.parametrize(
+    ("damage", "kind"),
+    [
+        (flip_instance, "file-altered"),
+        (remove_instance, "file-missing"),
+        (flip_volume, "volume-altered"),
+        (other_volume, "conversion-differs"),
+        (other_instance, "digest-differs"),
+        (forget_instance, "instance-lost"),
+        (damage_ledger, "ledger-damaged"),
+    ],
+)
+def test_what_a_backup_does_not_give_back_is_named(
+    made: tuple[Path, Path, list[Sent]], backup: Path, damage: Callable[[Path], str], kind: str
+) -> None:
+    root = made[0]
+    note(root, Proof("2026-01-02T00:00:00+00:00", "2026-01-02T00:00:00+00:00", "before"))
+    named = damage(backup)
+    code, found = prove(backup, root)
+    assert code == 1
+    assert (kind, named) in {(row["kind"], row["path"]) for row in found["differences"]}
+    proof = last_proof(root)
+    assert proof is not None
+    assert not proof.ok
+    assert proof.succeeded_at == "2026-01-02T00:00:00+00:00", "the last success stays known"
+    assert status(root)["differences"] == len(found["differences"])
+
+
+def test_a_backup_that_is_not_there_is_a_failure_that_stays_known(
+    made: tuple[Path, Path, list[Sent]], tmp_path: Path
+) -> None:
+    root = made[0]
+    done = run("backup", "--prove", tmp_path / "gone", "--root", root)
+    assert done.returncode != 0
+    assert "has no index.sqlite" in done.stderr
+    assert "has no index.sqlite" in status(root)["problem"]
+
+
+@pytest.mark.parametrize("case", ["root", "scratch"])
+def test_a_proof_does_not_touch_the_root(made: tuple[Path, Path, list[Sent]], backup: Path, case: str) -> None:
+    root = made[0]
+    words = [root] if case == "root" else [backup, "--scratch", root / "here"]
+    done = run("backup", "--prove", *words, "--root", root)
+    assert done.returncode == 2
+    assert not (root / "here").exists()
+
+
+def test_the_scratch_root_of_a_killed_proof_goes_with_the_next(
+    made: tuple[Path, Path, list[Sent]], backup: Path
+) -> None:
+    left = backup.parent / ".proving-left"
+    (left / "root").mkdir(parents=True)
+    moment = time.time() - UNLOCKED_SECONDS - 1
+    os.utime(left, (moment, moment))
+    assert prove(backup, made[0], "--sample", "0")[0] == 0
