@@ -229,7 +229,11 @@ class Actions:
             self._applier.require_caught_up()
             plan = self._index.deletions.plan(level, uid, study_instance_uid)
             delete(self._archive, self._index, self._audit, plan, Order(who, reason, terms, until), now)
+            if erase:
+                self._applier.overwrite_applied()
+        erased = self._index.overwrite_deleted() if erase else None
         return {
+            "erased": erased,
             "series": plan.series,
             "instances": plan.instances,
             "bytes": plan.bytes,

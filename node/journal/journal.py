@@ -423,6 +423,38 @@ class Journal:
         reached("journal-freed")
         self._release(sequence)
 
+    def begin_clean(self) -> None:
+        """Overwrite the free segments, and go on in one of them: what was appended before is freed with its segment.
+
+        Raises as `append` does.
+        """
+        self.overwrite_free()
+        with self._leading:
+            if self._failed is not None:
+                raise self._failed
+            try:
+                self._begin_segment(bounded=False)
+                self._used[-1].write_head()  # it names the journal once no other segment does
+            except Exception as error:
+                self._note_failure(error)
+                raise
+
+    def overwrite_free(self) -> None:
+        """Overwrite the segments that are free with zeros, durably, beside the appends."""
+        self._release(self._freed)
+        with self._room:
+            free, self._spare = self._spare, []
+        try:
+            for segment in free:
+                segment.clear()
+        except OSError as error:
+            self._note_failure(error)
+            raise
+        finally:
+            with self._room:
+                self._spare += free
+                self._room.notify_all()
+
     def _release(self, sequence: int) -> None:
         with self._room:
             self._spare += [segment for segment in self._used[:-1] if segment.last <= sequence]

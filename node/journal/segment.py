@@ -209,6 +209,20 @@ class Segment:
         self.is_torn = False
         self.end, self.last = at, self.last + records
 
+    def write_head(self) -> None:
+        """Write the header ahead of the first record, and sync it."""
+        assert self.head is not None
+        self.grow(HEADER_BYTES)
+        os.pwrite(self._file, self.head.encoded(), 0)
+        os.fdatasync(self._file)
+
+    def clear(self) -> None:
+        """Overwrite all bytes with zeros, durably, while the segment is free."""
+        with self._growing:
+            for at in range(0, self.capacity, GROW_BYTES):
+                self._write_all([bytes(min(GROW_BYTES, self.capacity - at))], at)
+            os.fdatasync(self._file)
+
     def problem(self) -> str | None:
         """Return how the file that is open is no longer the one at its path, as it was grown; None if it is.
 

@@ -473,6 +473,18 @@ class Applier(BackgroundService):
                     self._unlisted = unlisted + self._unlisted
                 raise
 
+    def overwrite_applied(self) -> None:
+        """Overwrite every record of the journal that was appended before this call: what was deleted is not there.
+
+        Raises QueryRefused if it is not applied in time, and OutOfResources.
+        """
+        with self._archive.intake.refusing():
+            self._journal.begin_clean()
+        self.require_caught_up()
+        self.checkpoint()
+        with self._archive.intake.refusing():
+            self._journal.overwrite_free()
+
     def _list(self, unlisted: Sequence[Acknowledged]) -> None:
         """Add what was applied to the ledger, durably.
 

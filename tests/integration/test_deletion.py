@@ -7,22 +7,27 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pydicom import FileDataset
+from pydicom import Dataset, FileDataset, dcmwrite
 
 from node.audit.audit_log import Audit, AuditFailed
+from node.control.repository import Repository
 from node.conversion.job import ConversionJob, Converted
 from node.conversion.pipeline import convert
 from node.index.nouns.deletions import NotThere, SeveralSeries
 from node.index.nouns.records import ClaimedSeries, Outcome
 from node.lifecycle.deletion import Order, Unsafe, delete, resume_deletions
+from node.receive.ingest import Announced, Origin
 from node.settings.convert import Convert
+from node.settings.model import Settings
 from node.writers.options import write_options
 from tests import make
 from tests.converting import convert_series
+from tests.ingest import indexed
 from tests.integration.conftest import Root
 from tests.rows import view_rows
 
@@ -368,3 +373,37 @@ def test_a_deletion_moves_the_due_time_of_no_series_that_still_grows(root: Root,
         root.take(ds)
     remove(root, audit, "instance", instances[0].SOPInstanceUID)
     assert root.index.series.claim_due(root.clock() + dt.timedelta(seconds=59)) is None
+
+
+def test_what_is_erased_is_in_no_byte_of_the_root_while_the_node_runs(settings: Settings) -> None:
+    """Also if other instances came in between; what stays has the name of its own patient alone."""
+    root = settings.storage.root
+
+    def bytes_with(name: bytes) -> set[str]:
+        files = (path for path in root.rglob("*") if path.is_file() and name in path.read_bytes())
+        return {str(path.relative_to(root)) for path in files}
+
+    def received(repository: Repository, name: str) -> str:
+        [ds] = make.ct_series(1)
+        ds.PatientName, ds.PatientID = f"{name}^Anna", f"{name}-77"
+        announced = Announced(ds.SOPClassUID, ds.SOPInstanceUID, ds.file_meta.TransferSyntaxUID)
+        incoming = repository.ingest.begin(announced, Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
+        stream, syntax = BytesIO(), ds.file_meta.TransferSyntaxUID
+        dcmwrite(stream, Dataset(ds), implicit_vr=syntax.is_implicit_VR, little_endian=syntax.is_little_endian)
+        incoming.take_fragment(stream.getvalue())
+        indexed(incoming)
+        return str(ds.StudyInstanceUID)
+
+    with Repository(settings) as repository:
+        uid = received(repository, "Zwicklbauer")
+        received(repository, "Staying")
+        assert {"index.sqlite-wal", "journal/00000000.journal"} <= bytes_with(b"Zwicklbauer")
+        done = repository.actions.by_name["delete"](
+            level="study", uid=uid, study_instance_uid=None, who="test", erase=True
+        )
+        assert done["erased"] is True
+        assert {path for path in bytes_with(b"Zwicklbauer") if not path.startswith("audit")} == set()
+        later = received(repository, "Later")
+    with Repository(settings) as repository, repository.index.reading() as index:
+        assert index.studies.row(later) is not None
+        assert index.studies.row(uid) is None

@@ -24,7 +24,7 @@ def delete(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted.")] = False,
     erase: Annotated[
-        bool, typer.Option("--erase", help="Remove the files at once; without it, they go to the trash.")
+        bool, typer.Option("--erase", help="Remove files and bytes at once; without it, files go to the trash.")
     ] = False,
     yes: Yes = False,
     *,
@@ -49,6 +49,10 @@ def delete(
     done = root.order("delete", level=plan.level, uid=uid, study_instance_uid=plan.study_instance_uid, erase=erase)
     until = done["trash_until"]
     text = "deleted" if until is None else f"deleted; `voxelnode trash` can bring it back until {until[:10]}"
+    if done["erased"] is not None:
+        text = "erased; backups, destinations of routes, receivers of hooks and the audit log keep what they have"
+    if done["erased"] is False:
+        text += "; the index keeps deleted rows until its write-ahead log is reused, or the server vacuums"
     return Answer({**fields, "deleted": True, "trash_until": until}, text)
 
 

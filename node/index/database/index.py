@@ -228,6 +228,14 @@ class Index:
         with self._finder.turn() as connection:
             yield ReadIndex(connection)
 
+    def overwrite_deleted(self) -> bool:
+        """Leave no deleted row in a file of the index; return False if a reader prevents it, or a server has them."""
+        try:
+            return backend_at(self.place).overwrite_deleted(self._engine)
+        except (SQLAlchemyError, backend_at(self.place).Error) as error:
+            log.warning("deleted_rows_not_overwritten", error=str(reason_of(error)))
+            return False
+
     def note_commits(self) -> None:
         """Wake what follows commits: another host may have committed."""
         for listener in tuple(self.commit_listeners):

@@ -164,6 +164,9 @@ class Backend(Protocol):
     def backup(self, place: Any, target: Path) -> int:
         """Copy a database to a file, also while a node writes to it; return the bytes of the copy."""
 
+    def overwrite_deleted(self, engine: Engine) -> bool:
+        """Leave no deleted row in a file of the index; return False if it has to be done later, or by the server."""
+
     def begin_batch(self, connection: Connection, *, durable: bool) -> Callable[[], bool]:
         """Prepare a transaction of the writer; without `durable`, its commit may be lost if later ones are, too.
 

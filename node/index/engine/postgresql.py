@@ -326,6 +326,11 @@ def problems(connection: Connection, *, after_crash: bool = False) -> list[str]:
     return [f"integrity: {failures} pages with a wrong checksum; see the log of the server"] if failures else []
 
 
+def overwrite_deleted(engine: Engine) -> bool:
+    """The server keeps deleted rows until it vacuums, and its log until it recycles that."""
+    return False
+
+
 def backup(place: ServerPlace, target: Path) -> int:
     """An archive of `pg_dump` in its custom format, for `pg_restore`."""
     program = shutil.which("pg_dump")

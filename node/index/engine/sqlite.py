@@ -151,6 +151,13 @@ def backup(path: Path, target: Path) -> int:
     return target.stat().st_size
 
 
+def overwrite_deleted(engine: Engine) -> bool:
+    """The pages of the write-ahead log go into the database, and the log is cut; a reader may prevent it."""
+    with closing(engine.raw_connection()) as connection:
+        cursor = connection.cursor()
+        return bool(cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0)
+
+
 UNTRUSTED = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_READONLY})
 """Primary result codes after which nothing more may be written; a full or a busy database recovers."""
 

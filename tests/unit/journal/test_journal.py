@@ -269,3 +269,20 @@ def test_a_look_from_outside_sees_what_a_process_holds(opened: Opened, fill: Fil
     assert (state.identity, state.freed, state.last, state.damage) == (journal.identity, 2, 7, ())
     assert state.bytes == journal.size == sum(path.stat().st_size for path in opened.segments())
     assert numbers(list(records(opened.folder))) == [3, 4, 5, 6, 7]
+
+
+def test_an_overwritten_journal_has_no_freed_byte_and_goes_on_counting(opened: Opened, fill: Fill) -> None:
+    journal = opened.ready()
+    fill(journal, 12)
+    identity = journal.identity
+    journal.begin_clean()
+    assert numbers(opened.left()) == list(range(1, 13)), "nothing was freed: nothing is overwritten"
+    journal = opened.ready()
+    journal.begin_clean()
+    journal.free(12)
+    journal.overwrite_free()
+    assert not any(PAYLOAD in path.read_bytes() for path in segment_files(opened.folder))
+    assert opened.left() == []
+    journal = opened.ready()
+    assert (journal.identity, fill(journal, 1)) == (identity, [13])
+    assert numbers(opened.left()) == [13]
