@@ -6,10 +6,12 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from node.version import __version__
+
 if TYPE_CHECKING:
     from node.control.handlers import Handlers
 
-__version__ = "0.1.0"
+__all__ = ["__version__", "handlers"]
 
 
 def handlers(root: str | PathLike[str], keys: dict[str, Any] | None = None) -> Handlers:

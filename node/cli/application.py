@@ -13,13 +13,13 @@ from typing import Any, get_args
 
 import typer
 
-from node import __version__
 from node.cli.commands import COMMANDS, OF_PROGRAM, epilog
 from node.cli.options import completed
 from node.cli.output import stop_printing
 from node.errors import UsageError, VoxelnodeError
 from node.hookspecs import Command, Panel
 from node.registry import installed, resolve
+from node.version import __version__
 
 
 class _Panels(typer.core.TyperGroup):

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from node import __version__
 from node.association.client.association import Address, peer_addresses
 from node.association.client.find import FindFailed, find_instance_count
 from node.association.client.retriever import Retrieving
@@ -50,6 +49,7 @@ from node.receive.refusals import Rejections
 from node.registry import enabled, objects_of
 from node.routing.router import Router, check_destination
 from node.settings.model import Settings, Web
+from node.version import __version__
 
 if TYPE_CHECKING:
     from node.web.server import WebServer

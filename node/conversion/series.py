@@ -13,13 +13,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from node import __version__
 from node.conversion.job import ConversionJob, Converted, ReferencedSeries, absent, run_with_references
 from node.conversion.volume_files import publish, remove_folder, revision_folder, stored_files
 from node.errors import VoxelnodeError
 from node.failpoints import reached
 from node.index.nouns.converted import ClaimedInstance, SeriesKey
 from node.index.nouns.records import ClaimedSeries, FoundSeries, SeriesOutcome
+from node.version import __version__
 from node.volume.reasons import Reason, Refusal
 from node.writers.options import WriteOptions
 

@@ -26,8 +26,7 @@ from node.index.database.index import Index, reading
 from node.index.database.reading import ReadIndex
 from node.index.engine.place import check, place_of
 from node.index.models import SPOOL, STORE
-from node.index.nouns.conversions import folders_of
-from node.index.nouns.instance_files import InstanceFile
+from node.index.nouns.instance_files import InstanceFile, folders_of
 from node.index.nouns.volumes import VolumeFile
 from node.lifecycle.journal import JOURNAL_FOLDER, damaged_records, journal_report, waiting_keys
 from node.receive.accounting import mend_ledger, note_lost, unaccounted

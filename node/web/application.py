@@ -9,9 +9,9 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute
 
-from node import __version__
 from node.registry import enabled, resolve, sign_ins_of
 from node.settings.model import Settings
+from node.version import __version__
 from node.web import login, monitoring, pages, problems
 from node.web.access import Access
 from node.web.api import service as api

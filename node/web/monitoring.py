@@ -18,7 +18,6 @@ from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, gener
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from node import __version__
 from node.archive.proof import last_proof
 from node.errors import VoxelnodeError
 from node.index.models import SERIES_STATES
@@ -26,6 +25,7 @@ from node.index.work.routes import outstanding
 from node.index.work.states import Kind
 from node.receive.readiness import reasons_not_ready
 from node.settings.model import Role
+from node.version import __version__
 from node.web.access import ReaderCall, background_request
 from node.web.services import Node, Services
 

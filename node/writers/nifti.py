@@ -20,7 +20,7 @@ import numpy as np
 from nibabel.nifti1 import Nifti1Extension, Nifti1Header, Nifti1PairHeader
 from nibabel.nifti2 import Nifti2Header, Nifti2PairHeader
 
-from node import __version__
+from node.version import __version__
 from node.volume.describe.scan_parameters import MAPS
 from node.volume.model import Float, Kind, Volume
 from node.volume.rendering import is_sane, sample

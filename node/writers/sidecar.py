@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from node import __version__
+from node.version import __version__
 from node.volume.arrange.timing import is_of_excitations
 from node.volume.model import Diffusion, Float, Kind, Volume
 from node.volume.reasons import WarningKind

@@ -19,7 +19,6 @@ from urllib.parse import urljoin, urlsplit
 import httpx2
 import standardwebhooks
 
-from node import __version__
 from node.errors import UsageError
 from node.index.database.index import Index
 from node.index.database.work_loop import Interrupted
@@ -28,6 +27,7 @@ from node.notify.message import HookMessage
 from node.retries import seconds_of_retry_after
 from node.settings.model import Settings
 from node.tls import client_context
+from node.version import __version__
 
 SECRET_PREFIX = "whsec_"
 SECRET_BYTES = range(24, 65)

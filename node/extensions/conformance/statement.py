@@ -13,7 +13,6 @@ from pydantic_core import PydanticUndefined
 from pydicom.charset import python_encoding
 from pydicom.uid import UID_dictionary  # type: ignore[attr-defined]  # what else pydicom offers does not list
 
-from node import __version__
 from node.association.client.get import COMPRESSED
 from node.association.contexts import served
 from node.association.framing import MAX_REQUEST_BYTES
@@ -37,6 +36,7 @@ from node.extensions.conformance.statuses import http_statuses, statuses
 from node.registry import enabled, resolve
 from node.settings.model import AuditSettings, Dicom, Peer, Settings, Web
 from node.tls import BCP_195_SUITES
+from node.version import __version__
 from node.volume.read.transfer_syntaxes import can_decode
 from node.web.dicomweb.transactions import Resource, Transaction, offered
 

@@ -26,7 +26,6 @@ from fastapi import Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
-from node import __version__
 from node.audit.audit_log import Action, AuditEvent, Result
 from node.child_process.messages import ChildCancelled, Garbled
 from node.children.decoder import STOPPING, Decoder, DecoderBusy, NotDecoded
@@ -47,6 +46,7 @@ from node.index.nouns.converted import SeriesKey
 from node.index.search.selection import StoredInstance
 from node.registry import enabled, objects_of
 from node.settings.convert import Convert
+from node.version import __version__
 from node.volume.reasons import Reason as NoVolume
 from node.web.access import Call
 from node.web.audit_trail import of_study

@@ -18,7 +18,6 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from node import __version__
 from node.dicom.reading import with_elements
 from node.dicom.values import CONVERSION_ERRORS, held_elements, text, texts
 from node.extensions.deidentify.attributes import Cleaner, identities_of, patient_of
@@ -28,6 +27,7 @@ from node.extensions.deidentify.hidden import drop_hidden, uses_spare_bits
 from node.extensions.deidentify.profile import BASIC_PROFILE, CODES, Option, edition, safe_private
 from node.extensions.deidentify.pseudonyms import NO_KEY
 from node.extensions.deidentify.text import vocabulary
+from node.version import __version__
 from node.volume.read.transcoding import encoded
 
 

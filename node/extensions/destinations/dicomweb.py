@@ -16,7 +16,6 @@ from urllib.parse import quote, urlsplit
 
 import httpx2
 
-from node import __version__
 from node.association.client.send import Outgoing
 from node.errors import UsageError, VoxelnodeError
 from node.index.work.routes import DueInstance, OwedInstance
@@ -32,6 +31,7 @@ from node.routing.destination import (
 from node.settings.model import Destination as Described
 from node.settings.model import is_loopback
 from node.tls import client_context
+from node.version import __version__
 
 MAX_INSTANCES, MAX_BYTES = 100, 64_000_000
 """Instances and bytes of one request, except that one instance may be larger."""

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from node import __version__
 from node.extensions.results.manifest import Entry
+from node.version import __version__
 
 if TYPE_CHECKING:
     from pydicom import Dataset

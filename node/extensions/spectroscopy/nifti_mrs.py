@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from node import __version__
 from node.conversion.job import converted_file
 from node.extensions.spectroscopy.signals import Complex, Signals
 from node.hookspecs import Output
 from node.index.nouns.converted import ConvertedFile
+from node.version import __version__
 from node.volume.model import Geometry, Kind
 from node.volume.reasons import VolumeWarning
 from node.writers.base import Grid

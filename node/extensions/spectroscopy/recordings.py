@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from pydicom import Dataset
 
-from node import __version__
 from node.completeness import Evidence
 from node.conversion.job import converted_file
 from node.dicom.private import PrivateTag, private_bytes
@@ -19,6 +18,7 @@ from node.extensions.spectroscopy.physio_log import EVENT_CHANNELS, TICKS_PER_SE
 from node.extensions.spectroscopy.physio_xml import read_xml
 from node.hookspecs import Objects, Output
 from node.index.nouns.converted import ConvertedFile
+from node.version import __version__
 from node.volume.describe.sidecar_fields import describe
 from node.volume.model import Frame, Geometry, Kind
 from node.volume.reasons import Reason

@@ -6,7 +6,7 @@ A series has at most one current conversion; earlier ones are superseded. Their 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TypedDict
 
 from sqlalchemy import Connection, and_, delete, func, insert, select, update
@@ -28,7 +28,7 @@ from node.index.models import (
     VolumeSourceRow,
 )
 from node.index.nouns.events import FinalKind, record_event
-from node.index.nouns.instance_files import owe_files
+from node.index.nouns.instance_files import folders_of, owe_files
 from node.index.nouns.records import ClaimedSeries, CurrentConversion, SeriesOutcome, SupersededConversion
 
 
@@ -136,11 +136,6 @@ class ConversionRepository(IndexRepository):
         """
         owe_files(connection, RevisionFileRow.conversion_id == conversion.id, now)
         connection.execute(update(ConversionRow).where(ConversionRow.id == conversion.id).values(files_removed_at=now))
-
-
-def folders_of(paths: Iterable[str]) -> set[str]:
-    """Return the folders of files of conversions: each conversion has one of its own."""
-    return {path.rpartition("/")[0] for path in paths}
 
 
 def _folders(connection: Connection, conversion_id: int) -> set[str]:

@@ -6,7 +6,7 @@ An order is given in the transaction in which the row that names the file change
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,11 @@ from node.index.models import (
     TrashRow,
     Utc,
 )
+
+
+def folders_of(paths: Iterable[str]) -> set[str]:
+    """Return the folders of files of conversions: each conversion has one of its own."""
+    return {path.rpartition("/")[0] for path in paths}
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,8 @@ from node.index.engine.backend import Overtaken
 from node.index.engine.hot_statements import Prepared, PreparedInsert
 from node.index.engine.sql import looked_up_in
 from node.index.models import SPOOL, Base, ConflictRow, ImageRow, SeriesRow, StudyRow
-from node.index.nouns.deletions import leave_series
 from node.index.nouns.disposition import Applied, Aside, First, New, Replaces, Restores, Same, disposition
+from node.index.nouns.emptied import leave_series
 from node.index.nouns.growth import Seen, record_growth
 from node.index.nouns.instance_files import owe_removals
 from node.index.nouns.levels import (

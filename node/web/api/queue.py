@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from fastapi import Query
 
-from node import __version__
 from node.index.nouns.events import EventKind
+from node.version import __version__
 from node.web.access import ReaderCall
 from node.web.api import models
 from node.web.api.paging import OptionalSeriesUid, OptionalStudyUid, Page, RequestedPage

@@ -14,7 +14,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
-from node import __version__
+from node.version import __version__
 from node.web.headers import accepts_gzip, has_etag
 
 FOLDER = Path(__file__).with_name("static")

@@ -11,11 +11,11 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
-from node import __version__
 from node.archive.proof import last_proof
 from node.errors import VoxelnodeError
 from node.index.database.reading import ReadIndex
 from node.metrics import Minute
+from node.version import __version__
 from node.web.access import ReaderCall, WriterCall, background_request
 from node.web.errors import ResourceNotFound
 from node.web.pages.filters import counted, grouped, sized

@@ -13,12 +13,12 @@ from urllib.parse import quote
 from fastapi import Query, Request, Response
 from fastapi.responses import HTMLResponse
 
-from node import __version__
 from node.hookspecs import MenuEntry
 from node.index.database.reading import ReadIndex
 from node.index.nouns.accounts import Role
 from node.registry import enabled, installed, resolve, ways_of
 from node.settings.model import Settings
+from node.version import __version__
 from node.web.access import Call
 from node.web.headers import accepts_gzip
 from node.web.pages.assets import static_url

@@ -1,0 +1,94 @@
+"""What goes with an instance that leaves its series: volumes that contain it, the series if it is empty then, files.
+
+It leaves when it is deleted, and when another version takes its place or moves it to another study.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, and_, delete, select, update
+
+from node.index.engine.sql import insert
+from node.index.models import (
+    ConversionRow,
+    ExclusionRow,
+    FailureRow,
+    ImageRow,
+    RevisionFileRow,
+    SeriesRow,
+    StudyRow,
+    TombstoneRow,
+    VolumeRow,
+    VolumeSourceRow,
+)
+from node.index.nouns.instance_files import folders_of, owe_files, owe_host_removals, owe_removals
+from node.index.nouns.levels import delete_empty_levels
+from node.index.nouns.reopening import delete_references, reopen
+from node.index.work.jobs import after_deletion
+
+LIVE = ConversionRow.files_removed_at.is_(None)
+
+
+def leave_series(connection: Connection, series_id: int, sop_instance_uid: str, now: dt.datetime, detail: str) -> None:
+    """Let an instance leave a series, after its row names another one.
+
+    The volumes that contain the instance are deleted, and the series is converted without it. A series that is empty
+    then is deleted with its study and patient, if these are empty. A tombstone names the files.
+    """
+    series = connection.execute(
+        select(SeriesRow.study_id, SeriesRow.series_instance_uid, StudyRow.study_instance_uid)
+        .join(StudyRow)
+        .where(SeriesRow.id == series_id)
+        .with_for_update(of=SeriesRow)  # no other writer adds an instance to one that may be deleted
+    ).one()
+    if connection.execute(select(ImageRow.id).where(ImageRow.series_id == series_id).limit(1)).first() is None:
+        folders = delete_series_rows(connection, [series_id], now)
+        delete_empty_levels(connection, series.study_id)
+        after_deletion(connection, series.study_instance_uid, now)
+    else:
+        folders = drop_volumes_of(connection, series_id, sop_instance_uid, now)
+        reopen(connection, series_id, series.study_instance_uid, sop_instance_uid, now, detail)
+    if folders:
+        add_tombstone(connection, "instance", sop_instance_uid, detail, folders, now)
+
+
+def drop_volumes_of(connection: Connection, series_id: int, sop_instance_uid: str, now: dt.datetime) -> list[str]:
+    """Supersede the conversions of a series that contain an instance; return the folders that are to be deleted."""
+    sources = select(VolumeSourceRow.conversion_id).where(VolumeSourceRow.sop_instance_uid == sop_instance_uid)
+    holds_it = and_(ConversionRow.series_id == series_id, ConversionRow.id.in_(sources))
+    folders = folders_of(connection.scalars(select(VolumeRow.path).join(ConversionRow).where(holds_it)))
+    owe_files(connection, RevisionFileRow.conversion_id.in_(select(ConversionRow.id).where(holds_it)), now)
+    connection.execute(update(ConversionRow).where(holds_it, LIVE).values(superseded=True, files_removed_at=now))
+    return sorted(folders)
+
+
+def delete_series_rows(
+    connection: Connection, series: Sequence[int], now: dt.datetime, *, keeps_objects: bool = False
+) -> list[str]:
+    """Delete series with their instances, conversions and failures; return the folders of their volumes.
+
+    `keeps_objects`: those of instances go to the trash, and stay in the object store.
+    """
+    delete_references(connection, series, now)
+    conversions = list(connection.scalars(select(ConversionRow.id).where(ConversionRow.series_id.in_(series))))
+    folders = folders_of(connection.scalars(select(VolumeRow.path).where(VolumeRow.conversion_id.in_(conversions))))
+    owe_files(connection, RevisionFileRow.conversion_id.in_(conversions), now)
+    for table in (VolumeRow, VolumeSourceRow, ExclusionRow):
+        connection.execute(delete(table).where(table.conversion_id.in_(conversions)))
+    if not keeps_objects:
+        owe_removals(connection, ImageRow.series_id.in_(series), now)
+    for owned in (ConversionRow, FailureRow, ImageRow):
+        connection.execute(delete(owned).where(owned.series_id.in_(series)))
+    connection.execute(delete(SeriesRow).where(SeriesRow.id.in_(series)))
+    return sorted(folders)
+
+
+def add_tombstone(
+    connection: Connection, level: str, uid: str, reason: str, paths: Sequence[str], now: dt.datetime
+) -> int:
+    """Record that files are to be deleted; return the number of the tombstone."""
+    owe_host_removals(connection, paths, now)
+    tombstone = insert(TombstoneRow).values(level=level, uid=uid, reason=reason, paths=list(paths), ordered_at=now)
+    return int(connection.execute(tombstone.returning(TombstoneRow.id)).scalar_one())
