@@ -8,14 +8,20 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+
+from pydicom import dcmread
 
 from node.acknowledged import entries, problems
 from node.index.care.copying import copy_tables
 from node.index.engine import place as engine
 from node.index.engine.place import FILE_NAME
 from node.index.models import Base
+from node.journal.journal import records
+from node.lifecycle.journal import JOURNAL_FOLDER
+from node.receive.record import receipt
 from tests.crash.journal import Journal
 from tests.made_once import IN_POSTGRESQL
 from tests.rows import wait_until_applied
@@ -89,14 +95,22 @@ class Checker:
                 yield f"{uid}: indexed, but was never sent like this"
 
     def _ledger(self, index: sqlite3.Connection, journal: Journal, until: float) -> Iterator[str]:
-        """A start lists everything that it finds in the journal before it listens."""
+        """The ledger lists everything that was acknowledged and is not in the journal any more."""
         listed = {one.sop_instance_uid for _, some in entries(self.root) for one in some}
-        for uid, _ in journal.acknowledged(until):
-            if uid not in listed:
-                yield f"acknowledged, and not in the ledger: {uid}"
+        unlisted = {uid for uid, _ in journal.acknowledged(until)} - listed
+        if unlisted:
+            unlisted.difference_update(self._in_journal())
+        yield from (f"acknowledged, and neither in the ledger nor in the journal: {uid}" for uid in sorted(unlisted))
         yield from (f"damaged ledger: {path.name}: {problem}" for path, problem in problems(self.root))
         lost = index.execute("SELECT sop_instance_uid FROM v_lost_instances")
         yield from (f"called lost, and was not: {row[0]}" for row in lost)
+
+    def _in_journal(self) -> Iterator[str]:
+        for record in records(self.root / JOURNAL_FOLDER):
+            facts = receipt(record.facts)
+            assert facts is not None
+            file = BytesIO(record.payload) if record.payload else self.root / facts.key
+            yield dcmread(file, specific_tags=["SOPInstanceUID"], stop_before_pixels=True).SOPInstanceUID
 
     def _strays(self, index: sqlite3.Connection) -> Iterator[str]:
         named = Counter(row[0] for row in index.execute("SELECT path FROM v_images"))

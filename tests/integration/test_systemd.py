@@ -87,7 +87,7 @@ def test_a_listener_whose_loop_raises_accepts_again_and_every_failure_is_counted
     node = Node(
         Settings.model_validate({"dicom": {"port": 0}, "web": {"port": 0}, "storage": {"root": tmp_path / "root"}})
     )
-    accept, raised = node._listener._accept, []
+    accept, raised = node.listener._accept, []
 
     def failing(listening: socket.socket) -> None:
         if len(raised) < 2:
@@ -95,7 +95,7 @@ def test_a_listener_whose_loop_raises_accepts_again_and_every_failure_is_counted
             raise MemoryError
         accept(listening)
 
-    monkeypatch.setattr(node._listener, "_accept", failing)
+    monkeypatch.setattr(node.listener, "_accept", failing)
     address = node.start()
     try:
         with Raw(address.dicom).associate():

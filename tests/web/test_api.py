@@ -360,8 +360,9 @@ def test_a_deletion_is_tried_then_done_and_audited(site: Site) -> None:
     assert (tried["instances"], tried["deleted"]) == (3, False)
     assert len(items(site, "instances")) == 3
     [first, *_] = items(site, "instances")
-    assert client.delete(f"/api/v1/instances/{first['sop_instance_uid']}").json()["deleted"]
-    done = client.delete("/api/v1/studies/1.2").json()
+    erase = {"erase": True}
+    assert client.delete(f"/api/v1/instances/{first['sop_instance_uid']}", params=erase).json()["deleted"]
+    done = client.delete("/api/v1/studies/1.2", params=erase).json()
     assert (done["instances"], done["deleted"]) == (2, True)
     assert items(site, "instances") == []
     assert not list((site.root / "objects").rglob("*.dcm"))
