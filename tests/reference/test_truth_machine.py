@@ -211,6 +211,14 @@ FOUND: dict[str, Case] = {
         changes=(("lie", "TemporalPositionIndex", "exchange", 13),),
         arrival=6,
     ),
+    "the count of times of a lone slice contradicts its clock": Case(
+        kind="pt-enhanced",
+        times=2,
+        slices=1,
+        labels=("temporal", "clock"),
+        numbering="slices",
+        changes=(("lie", "TemporalPositionIndex", "mix", 6),),
+    ),
 }
 """Cases that once gave a wrong volume in silence, by what is wrong with them."""
 

@@ -87,6 +87,10 @@ NUMBERINGS = ("times", "slices", "backwards", "echoes", "shuffled", "restarting"
 TELLING_NUMBERINGS = frozenset(NUMBERINGS[:4])
 
 
+MIN_SLICES_OF_ORDER = 3
+"""Fewer slices have no majority whose frames show the order of an instance."""
+
+
 @dataclass(frozen=True, repr=False)
 class Case:
     """A series. Its `repr` makes it again."""
@@ -170,6 +174,9 @@ class Series:
             return ["TimeSlotVector"] if "TimeSlotVector" not in self.false else []
         if self.case.kind in OTHERS:
             return [keyword for keyword in ("FrameTime", "order") if keyword not in self.false][:1]
+        is_order_proof = self.case.slices >= MIN_SLICES_OF_ORDER and self.case.numbering in TELLING_NUMBERINGS
+        if "FrameContentSequence" in self.false and not is_order_proof:
+            return []  # all labels are in it: only frames in the order of times, in most slices, contradict it
         names = ENHANCED_LABELS if self.case.is_enhanced else LABELS
         known = [names[label] for label in self.case.labels if label in names]
         if self.case.numbering in TELLING_NUMBERINGS and not self.case.is_enhanced:

@@ -33,10 +33,10 @@ B_VALUE_TOLERANCE = 0.01  # relative, or 5 s/mm2 if that is more: scanners write
 DIRECTION_TOLERANCE = 0.01
 
 COUNTS = {
-    "temporal_position": "Temporal Position Index (0020,9128)",
-    "dimensions": "Dimension Index Values (0020,9157)",
+    "temporal_position": "Temporal Position Index (0020,9128) or Identifier (0020,0100)",
+    "dimensions": "Dimension Index Values (0020,9157) or the vectors of the frames",
 }
-"""Attributes of functional groups that count times, by their time key."""
+"""Attributes that count times, by their time key."""
 
 MAX_ASTRAY = 1 / 3
 """Largest share of slices whose frames are out of order by mistake; beyond it an instance has an order of its own."""
@@ -80,10 +80,12 @@ def doubt_of_counts(name: str, bins: list[Bin]) -> str | None:
     """
     if name not in COUNTS:
         return None
-    for other, of_other in COUNTS.items():
+    is_lone = len(bins) == 1 and name == "temporal_position"  # slices may have clocks of their own, and phases wrap
+    others = COUNTS | ({"acquisition_time": "acquisition times"} if is_lone else {})
+    for other, of_other in others.items():
         ordered = None if other == name else _ordered_by(bins, other)
         if ordered is not None and ordered != bins:
-            return f"{COUNTS[name]}, by which the frames were ordered, and {of_other} put them into different times"
+            return f"{COUNTS[name]}, by which the frames were ordered, and {of_other} put them into different orders"
     if len({frame.sop_instance_uid for frames in bins for frame in frames}) > 1:
         return None
     astray = sum(frames != sorted(frames, key=instance_order) for frames in bins)
