@@ -170,7 +170,7 @@ class Series:
     @property
     def honest_labels(self) -> list[str]:
         """The attributes of all instances that tell the time, and that nobody falsified."""
-        if self.case.kind == "nm":
+        if self.case.kind == "nm":  # frames are counted by their vectors alone: no second attribute tells their time
             return ["TimeSlotVector"] if "TimeSlotVector" not in self.false else []
         if self.case.kind in OTHERS:
             return [keyword for keyword in ("FrameTime", "order") if keyword not in self.false][:1]
