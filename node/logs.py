@@ -31,7 +31,7 @@ ALLOWED_FIELDS = frozenset(
         "association", "calling_ae_title", "called_ae_title", "peer", "host", "port", "address", "ae_title",
         # identifiers of objects, not of persons
         "study_instance_uid", "series_instance_uid", "sop_instance_uid", "sop_class_uid", "transfer_syntax_uid",
-        "abstract_syntax", "presentation_context_id", "modality", "revision", "stack", "series",
+        "abstract_syntax", "presentation_context_id", "modality", "revision", "stack", "series", "deletion",
         # events
         "status", "reason", "detail", "error", "state", "verdict", "attempt", "attempts", "exit_code", "signal", "step",
         "result", "source", "kind", "format", "warnings", "command", "pdu_type", "implementation", "limit", "action",

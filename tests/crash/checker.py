@@ -6,7 +6,7 @@ import hashlib
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -110,7 +110,8 @@ class Checker:
             facts = receipt(record.facts)
             assert facts is not None
             file = BytesIO(record.payload) if record.payload else self.root / facts.key
-            yield dcmread(file, specific_tags=["SOPInstanceUID"], stop_before_pixels=True).SOPInstanceUID
+            with suppress(FileNotFoundError):  # that of a copy goes once it is known as one
+                yield dcmread(file, specific_tags=["SOPInstanceUID"], stop_before_pixels=True).SOPInstanceUID
 
     def _strays(self, index: sqlite3.Connection) -> Iterator[str]:
         named = Counter(row[0] for row in index.execute("SELECT path FROM v_images"))

@@ -284,7 +284,9 @@ def test_a_study_can_be_deleted_from_a_disk_that_is_full(
             [study] = {row["study_instance_uid"] for row in index.series.newest(100)}
         if not is_serving:
             node.kill()
-        done = perform_action(settings, "delete", level="study", uid=study, study_instance_uid=None, who="test")
+        done = perform_action(
+            settings, "delete", level="study", uid=study, study_instance_uid=None, who="test", erase=True
+        )
         assert done["instances"] == 8
         assert list((root / "objects").rglob("*.dcm")) == []
         with reading(root) as index:

@@ -111,7 +111,7 @@ def test_a_file_that_is_no_whole_instance_is_set_aside_and_its_study_takes_it_al
     assert events(settings) == ["file-damaged"]
     assert repaired(settings) == []
     with Repository(settings) as store:
-        store.actions.by_name["delete"]("study", str(first.StudyInstanceUID), None, "someone")
+        store.actions.by_name["delete"]("study", str(first.StudyInstanceUID), None, "someone", erase=True)
     assert not list(settings.storage.root.glob("*/*.dcm")) + objects(settings.storage.root)
 
 

@@ -16,6 +16,7 @@ from node.conversion.scheduler import REFERENCE_WAIT, Worker
 from node.conversion.series import ReferencedSeriesOpen, SeriesDamaged, is_unchanged
 from node.index.nouns.records import ClaimedSeries
 from node.lifecycle.deletion import Order, delete
+from node.registry import installed, objects_of
 from node.settings.convert import Convert
 from node.writers.options import write_options
 from tests import make
@@ -306,7 +307,8 @@ def test_a_worker_makes_masks_of_a_study_that_comes_at_once(
 ) -> None:
     take(root, structures, *images)
     root.clock.move(61)
-    worker = Worker(root.archive, root.index, Convert(formats=["nifti"], workers=1), root.clock)
+    convert = Convert(formats=["nifti"], workers=1)
+    worker = Worker(root.archive, root.index, convert, root.clock, objects=objects_of(installed()))
     worker.start()
     try:
         pause = threading.Event()

@@ -13,6 +13,7 @@ from node.control.membership import COPY_SECONDS, LOOK_SECONDS
 from node.control.node import PUBLISH_SECONDS, Node
 from node.conversion.scheduler import CLOCK_SECONDS
 from node.index.engine.writer import STEP_SECONDS
+from node.lifecycle.retention import STEP_SECONDS as RETENTION_SECONDS
 from node.settings.model import Settings
 from node.systemd import ServiceManager
 from tests.made_once import IN_POSTGRESQL
@@ -150,6 +151,7 @@ def _end_the_thread() -> None:
 
 AT_REST = {
     "worker": 6 / CLOCK_SECONDS + 1,  # looks at the clock
+    "retention": 6 / RETENTION_SECONDS + 1,  # looks at the clock, and whether somebody has confirmed it
     "scrub": 1,  # looks whether a pass is due
     "confirmer": 1,  # follows the commit with which the scrub began
     "retrievals": 1,
