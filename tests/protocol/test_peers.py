@@ -45,17 +45,21 @@ def run(*command: str, **environment: str) -> None:
 @pytest.fixture
 def reference(tmp_path: Path) -> Iterator[tuple[int, Path]]:
     """DCMTK's storescp, writing what it receives bit by bit: (port, folder)."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     folder = tmp_path / "reference"
     folder.mkdir()
     accepts_all = ["+xa", "+B", "-od", str(folder), "-aet", "VOXELNODE"]
-    with subprocess.Popen([needs("storescp"), *accepts_all, str(port)]) as process:
-        try:
-            assert until(lambda: is_answered(port))
-            yield port, folder
-        finally:
-            process.terminate()
+    for _ in range(5):  # somebody else may take the free port before storescp does
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        with subprocess.Popen([needs("storescp"), *accepts_all, str(port)]) as process:
+            try:
+                assert until(lambda process=process, port=port: process.poll() is not None or is_answered(port))
+                if process.poll() is None:
+                    yield port, folder
+                    return
+            finally:
+                process.terminate()
+    pytest.fail("storescp did not start")
 
 
 def at_rest(folder: Path) -> list[bytes]:
