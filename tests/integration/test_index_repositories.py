@@ -133,8 +133,8 @@ def test_each_series_of_a_batch_grows_by_its_own_instances(root: Root) -> None:
 
 
 def test_a_read_of_a_damaged_index_says_so(root: Root) -> None:
-    write_rows(root.folder, "DROP VIEW v_deletions")
-    write_rows(root.folder, "DROP TABLE tombstones")
+    for damage in ("DROP VIEW v_deletions", "DROP TABLE trash", "DROP TABLE tombstones"):
+        write_rows(root.folder, damage)
     with pytest.raises(IndexUnusable, match=r"no such table: tombstones|UndefinedTable"):
         root.index.deletions.unfinished()
 
