@@ -151,13 +151,16 @@ def _lies_of_volume(
 
 
 def _are_remains(series: Series) -> bool:
-    """Return whether so much was lost of a CT that no position is left twice, and nothing counts its times.
+    """Return whether so much was lost that no position is left twice, and nothing that is left counts its times.
 
-    The slices of a CT of one time have clocks of their own, and often several Acquisition Numbers.
+    The slices of a CT of one time have clocks of their own, and often several Acquisition Numbers. Without labels, the
+    numbers of instances that are left may be those of one time.
     """
     left = Counter((plane.group, plane.slice) for plane in every(series))
-    is_counted = "TemporalPositionIdentifier" in series.honest_labels
-    return series.case.kind == "ct" and bool(series.lost) and max(left.values()) == 1 and not is_counted
+    counts = (
+        {"TemporalPositionIdentifier"} if series.case.kind == "ct" else {*LABELS.values(), *ENHANCED_LABELS.values()}
+    )
+    return bool(series.lost) and max(left.values()) == 1 and counts.isdisjoint(series.honest_labels)
 
 
 def _are_echoes_unknown(series: Series) -> bool:
