@@ -46,6 +46,19 @@ def sync_file_system(folder: Path) -> None:
         os.close(descriptor)
 
 
+def moved(path: Path, opened: os.stat_result) -> str | None:
+    """Return how a file or a folder is no longer the one at its path; None if it is.
+
+    `opened`: its status when it was opened, or first looked at. Raises OSError if the system does not tell.
+    """
+    try:
+        there = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return f"{path} was removed while the node was running"
+    is_same = (there.st_dev, there.st_ino) == (opened.st_dev, opened.st_ino)
+    return None if is_same else f"{path} was replaced while the node was running"
+
+
 def locked(path: Path, flags: int) -> int | None:
     """Return the descriptor of a file or a folder that this process has locked; None if another process has.
 

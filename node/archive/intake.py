@@ -19,7 +19,7 @@ from time import monotonic
 
 import structlog
 
-from node.durable import NO_ROOM
+from node.durable import NO_ROOM, moved
 from node.errors import OutOfResources
 
 log = structlog.get_logger()
@@ -75,7 +75,7 @@ class Intake:
         self._stopped: str | None = None
         self._shortage = ""
         self._short_until = 0.0
-        self._watched: dict[Path, tuple[int, int]] = {}
+        self._watched: dict[Path, os.stat_result] = {}
         self._trouble: Callable[[], str | None] = lambda: None
         self._is_sound = True
         self._look_at = 0.0
@@ -89,7 +89,7 @@ class Intake:
 
         `trouble`: why nothing more may be accepted although disk and archive are sound, or None.
         """
-        self._watched = {path: _identity(path) for path in paths}
+        self._watched = {path: os.stat(path) for path in paths}
         self._trouble = trouble
 
     @property
@@ -173,16 +173,11 @@ class Intake:
         if self._stopped is not None:
             return
         self._look_at = monotonic() + LOOK_SECONDS
-        for path, identity in self._watched.items():
-            try:
-                what = "replaced" if _identity(path) != identity else None
-            except (FileNotFoundError, NotADirectoryError):
-                what = "removed"
-            except OSError:  # it says nothing about the file
-                continue
-            if what is not None:
-                self.stop(f"{path} was {what} while the node was running")
-                return
+        for path, opened in self._watched.items():
+            with suppress(OSError):  # it says nothing about the file
+                if (reason := moved(path, opened)) is not None:
+                    self.stop(reason)
+                    return
         if (trouble := self._trouble()) is not None:
             self.stop(trouble, is_sound=True)
 
@@ -218,19 +213,14 @@ class Intake:
             self._stopped = reason
         log.error("intake_stopped", reason=reason)
         try:
-            if self._root in self._watched and _identity(self._root) != self._watched[self._root]:
-                return  # another root by now
+            if self._root in self._watched and moved(self._root, self._watched[self._root]) is not None:
+                return  # another root by now, or none
             state = {"reason": reason, "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds")}
             part = self._root / f"{STOPPED_FILE}.part"
             part.write_text(json.dumps(state), encoding="utf-8")
             part.replace(self._root / STOPPED_FILE)  # a reader never sees half of the file
         except OSError:
             log.warning("intake_stopped_not_noted")
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    status = os.stat(path)
-    return status.st_dev, status.st_ino
 
 
 BALLAST_FOLDER = "ballast"

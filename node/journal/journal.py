@@ -29,7 +29,7 @@ from time import monotonic
 from types import MappingProxyType
 from typing import Any
 
-from node.durable import NO_ROOM, locked, make_folder, sync_folder, write_durably
+from node.durable import NO_ROOM, locked, make_folder, moved, sync_folder, write_durably
 from node.errors import VoxelnodeError
 from node.failpoints import reached
 from node.journal.segment import (
@@ -44,7 +44,6 @@ from node.journal.segment import (
     SegmentGone,
     checksum,
     in_order,
-    moved,
     read_in_order,
 )
 

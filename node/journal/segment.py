@@ -17,7 +17,7 @@ from pathlib import Path
 
 import google_crc32c
 
-from node.durable import sync_file
+from node.durable import moved, sync_file
 from node.errors import VoxelnodeError
 
 VERSION = 1
@@ -321,19 +321,6 @@ class Segment:
     def close(self) -> None:
         """Close the file."""
         os.close(self._file)
-
-
-def moved(path: Path, opened: os.stat_result) -> str | None:
-    """Return how a file or a folder that is open is no longer the one at its path; None if it is.
-
-    Raises OSError if the system does not say so.
-    """
-    try:
-        there = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return f"{path} was removed while the node was running"
-    is_same = (there.st_dev, there.st_ino) == (opened.st_dev, opened.st_ino)
-    return None if is_same else f"{path} was replaced while the node was running"
 
 
 def in_order(segments: Iterable[Segment]) -> list[Segment]:
