@@ -36,11 +36,10 @@ def found_again(connection: Connection, sop_instance_uids: Collection[str]) -> N
     _FORGET.execute(connection, {"uids": list(sop_instance_uids)})
 
 
-def count_lost(connection: Connection, study_instance_uid: str, series_instance_uid: str) -> int:
-    """Count the lost instances of a series."""
-    return int(
-        connection.execute(select(func.count()).where(*_of(study_instance_uid, series_instance_uid))).scalar_one()
-    )
+def count_lost(connection: Connection, series: tuple[str, str] | None = None) -> int:
+    """Count the lost instances: all, or those of the series with these Study and Series Instance UIDs."""
+    of_it = _of(*series) if series is not None else ()
+    return int(connection.execute(select(func.count(LostInstanceRow.id)).where(*of_it)).scalar_one())
 
 
 def forget_lost(connection: Connection, plan: DeletionPlan) -> None:
@@ -96,7 +95,7 @@ class LostRepository(IndexRepository):
     @on_reader
     def count(self, connection: Connection) -> int:
         """Count the lost instances."""
-        return int(connection.execute(select(func.count()).select_from(LostInstanceRow)).scalar_one())
+        return count_lost(connection)
 
     @on_reader
     def stored(self, connection: Connection, after: int, limit: int) -> list[tuple[int, Acknowledged]]:
@@ -182,7 +181,7 @@ def judge_lost(connection: Connection, study_instance_uid: str, series_instance_
     Its current volumes stay. Once the instances are here again, it is converted even if that repeats these volumes: it
     needs another verdict.
     """
-    if not (count := count_lost(connection, study_instance_uid, series_instance_uid)):
+    if not (count := count_lost(connection, (study_instance_uid, series_instance_uid))):
         return
     series = _series(study_instance_uid, series_instance_uid)
     verdict = {
@@ -215,7 +214,7 @@ class ReadLost(PagedRepository):
 
     def count(self) -> int:
         """Count the lost instances."""
-        return int(self._connection.execute(select(func.count()).select_from(LostInstanceRow)).scalar_one())
+        return count_lost(self._connection)
 
     def newest(self, limit: int, skip: int = 0) -> list[Row]:
         """Return at most `limit` rows of ``v_lost_instances``, the last received first."""

@@ -536,7 +536,7 @@ def _expectation(
         split=_is_split(connection, row, counts),
         is_part=bool(_parts(connection, row)),
         performed=performed_of(connection, row.id, study_uid, row.series_instance_uid),
-        lost=count_lost(connection, study_uid, row.series_instance_uid),
+        lost=count_lost(connection, (study_uid, row.series_instance_uid)),
     )
 
 
