@@ -495,7 +495,7 @@ def used_segments(folder: Path, segments: Sequence[Segment]) -> tuple[list[Segme
             f"{newer[0].path} was written by a newer version of voxelnode: install that one, or empty the journal with "
             "it by `voxelnode journal drain`"
         )
-    mark = _mark(folder)
+    mark = _read_mark(folder)
     gone = _gone(folder, mark, segments)
     identity = _identity(mark, used, gone)
     is_own = mark.get("journal") == identity.hex()
@@ -531,7 +531,7 @@ def _gone(folder: Path, mark: Mapping[str, Any], segments: Sequence[Segment]) ->
     return [folder / name for name in names if sizes.get(name, -1) < noted[name]]
 
 
-def _mark(folder: Path) -> dict[str, Any]:
+def _read_mark(folder: Path) -> dict[str, Any]:
     """Return the mark of a journal; empty where there is none, or one that cannot be read."""
     try:
         mark = json.loads((folder / MARK_FILE).read_bytes())
