@@ -254,8 +254,9 @@ def test_every_status_is_documented() -> None:
 
 
 def test_every_finding_of_fsck_is_documented() -> None:
-    text = (ROOT / "docs" / "backup.md").read_text(encoding="utf-8").partition("| Finding |")[2].partition("\n\n")[0]
-    cells = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| `")]
+    text = (ROOT / "docs" / "backup.md").read_text(encoding="utf-8")
+    tables = "".join(text.partition(head)[2].partition("\n\n")[0] for head in ("| Kind |", "| Finding |"))
+    cells = [line.split(" | ")[0] for line in tables.splitlines() if line.startswith("| `")]
     assert {kind for cell in cells for kind in re.findall(r"`([a-z-]+)`", cell)} == set(get_args(Kind))
 
 

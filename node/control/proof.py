@@ -50,29 +50,20 @@ EXPECTED = ("journal-waiting", "file-unknown", "file-back", "instance-lost", "vo
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
-    """Something that the backup does not give back; `path` is relative to the backup."""
-
-    kind: str
-    path: str
-    detail: str = ""
-    sop_instance_uid: str | None = None
-    series: SeriesKey | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Proved:
     """What a proof compared.
 
     Attributes
     ----------
+    differences : list of Finding
+        What the backup does not give back; their paths are relative to the backup.
     converted : int
         Series that were converted again.
     not_comparable : int
         Series of the sample that another version, or other options, made: their volumes may rightly differ.
     """
 
-    differences: list[Difference]
+    differences: list[Finding]
     instances: int
     converted: int
     not_comparable: int
@@ -166,9 +157,7 @@ def _compare(settings: Settings, sample: int) -> Proved:
     with Repository(settings) as repository:
         index = repository.index
         differences = [
-            Difference(finding.kind, finding.path, finding.detail, finding.sop_instance_uid, finding.series)
-            for finding in findings
-            if finding.kind not in EXPECTED and not _is_restored(finding, repository)
+            finding for finding in findings if finding.kind not in EXPECTED and not _is_restored(finding, repository)
         ]
         with index.reading() as view:
             instances = view.count_levels()["instances"]
@@ -190,30 +179,30 @@ def _is_restored(finding: Finding, repository: Repository) -> bool:
     return problem_with(repository.archive.path(row.key), row.data_set_offset, row.bytes, row.sha256) is None
 
 
-def _lost(one: Acknowledged) -> Difference:
+def _lost(one: Acknowledged) -> Finding:
     detail = f"acknowledged at {one.received_at[:19]}, received from {one.calling_ae_title or one.source}; not here"
     series = one.study_instance_uid, one.series_instance_uid
-    return Difference("instance-lost", "acknowledged", detail, one.sop_instance_uid, series)
+    return Finding("instance-lost", "acknowledged", detail, one.sop_instance_uid, series)
 
 
-def _otherwise_acknowledged(repository: Repository) -> Iterator[Difference]:
+def _otherwise_acknowledged(repository: Repository) -> Iterator[Finding]:
     """Yield the instances that the ledger never had with the digest that the index has of them."""
     index, root = repository.index, repository.archive.root
     doubtful: dict[str, tuple[str, str]] = {}
     for _, some in entries(root):
+        rows = {row.sop_instance_uid: row for row in index.instances.currents([one.sop_instance_uid for one in some])}
         for one in some:
-            row = index.instances.current(one.sop_instance_uid)
-            if row is not None and row.sha256 != one.sha256:
+            if (row := rows.get(one.sop_instance_uid)) is not None and row.sha256 != one.sha256:
                 doubtful[one.sop_instance_uid] = row.key, row.sha256
     for _, some in entries(root) if doubtful else ():
         for one in some:
             if one.sop_instance_uid in doubtful and doubtful[one.sop_instance_uid][1] == one.sha256:
                 del doubtful[one.sop_instance_uid]
     for uid, (key, _) in doubtful.items():
-        yield Difference("digest-differs", key, "the index has another digest than what was acknowledged", uid)
+        yield Finding("digest-differs", key, "the index has another digest than what was acknowledged", uid)
 
 
-def _without_deleted(root: Path, differences: list[Difference]) -> list[Difference]:
+def _without_deleted(root: Path, differences: list[Finding]) -> list[Finding]:
     """Leave out missing files of instances that were deleted after the index was copied: the ledger, copied later,
     does not owe them any more."""
     missing = {one.sop_instance_uid for one in differences if one.kind == "file-missing"}
@@ -232,7 +221,7 @@ def _without_deleted(root: Path, differences: list[Difference]) -> list[Differen
 
 def _convert_again(
     settings: Settings, repository: Repository, volumes: Sequence[VolumeFile], sample: int
-) -> tuple[int, int, list[Difference]]:
+) -> tuple[int, int, list[Finding]]:
     """Convert some series again; return how many, how many cannot be compared, and what differs from their rows."""
     by_series = groupby(
         sorted(volumes, key=lambda file: (file.study_instance_uid, file.series_instance_uid)),
@@ -240,7 +229,7 @@ def _convert_again(
     )
     made = {key: {Path(file.path).name: file for file in files} for key, files in by_series}
     chosen = random.sample(sorted(made), min(sample, len(made)))
-    differences: list[Difference] = []
+    differences: list[Finding] = []
     converted = others = 0
     with ExitStack() as held:
         converters = Converters(objects=objects_of(enabled(settings)), options=write_options(settings.convert))
@@ -257,7 +246,7 @@ def _convert_again(
 
 def _converted_again(
     key: SeriesKey, before: dict[str, VolumeFile], settings: Settings, repository: Repository, converters: Converters
-) -> list[Difference] | None:
+) -> list[Finding] | None:
     """Return how the files of a series differ from those that its rows name; None if they need not be the same."""
     archive, index, options = repository.archive, repository.index, write_options(settings.convert)
     index.series.reopen([key], FIRST)
@@ -276,14 +265,14 @@ def _converted_again(
             lambda job: converters.run(job, limits(settings.convert), threading.Event()),
         )
     except SeriesDamaged as error:
-        return [Difference("series-damaged", path, problem, series=key) for path, problem in error.damaged]
+        return [Finding("series-damaged", path, problem, series=key) for path, problem in error.damaged]
     except ReferencedSeriesOpen:
         return None
     except (ConverterDied, ShortOfResources, ChildCancelled) as error:
-        return [Difference("conversion-failed", folder, str(error), series=key)]
+        return [Finding("conversion-failed", folder, str(error), series=key)]
     now = {Path(file.path).name: file.sha256 for file in outcome.files}
     differences = [
-        Difference(
+        Finding(
             "conversion-differs",
             file.path,
             "a new conversion gives other bytes" if name in now else "a new conversion does not make this file",
@@ -292,6 +281,6 @@ def _converted_again(
         for name, file in before.items()
         if now.get(name) != file.sha256
     ]
-    more = (Difference("conversion-differs", f"{folder}/{name}", "a new conversion makes one more file", series=key)
+    more = (Finding("conversion-differs", f"{folder}/{name}", "a new conversion makes one more file", series=key)
             for name in sorted(now.keys() - before.keys()))  # fmt: skip
     return [*differences, *more]

@@ -61,6 +61,11 @@ Kind = Literal[
     "volume-altered",
     "volume-unknown",  # a folder of volumes without a revision
     "volume-object",  # the object of a file of a revision is missing or altered
+    # Only a proof of a backup finds these.
+    "digest-differs",
+    "series-damaged",
+    "conversion-differs",
+    "conversion-failed",
 ]
 
 File = TypeVar("File", bound=ArchivedFile)

@@ -36,6 +36,8 @@ def backup(
 
     done = prove_backup(root.settings, folder.absolute(), scratch and scratch.absolute(), sample)
     rows = [asdict(difference) for difference in done.differences]
+    for row in rows:
+        del row["mended"]  # nothing is
     compared = f"{done.instances} instances compared, {done.converted} series converted again"
     if done.not_comparable:
         compared += f", {done.not_comparable} not: open, or made by another version or with other options"
@@ -45,5 +47,5 @@ def backup(
             print_table("", ("kind", "path", "detail"), [[row["kind"], row["path"], row["detail"]] for row in rows])
         print(f"{folder}: {compared}; {f'{len(rows)} differences' if rows else 'no difference'}")
 
-    data = {"ok": not rows, **asdict(done)}
+    data = {"ok": not rows, **asdict(done), "differences": rows}
     return Answer(data, show, failed=bool(rows))

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, Select, delete, func, literal,
 from sqlalchemy.orm import InstrumentedAttribute, join
 
 from node.index.engine.about import STORE, about
-from node.index.engine.sql import insert
+from node.index.engine.sql import insert, looked_up_in
 from node.index.models import (
     ConflictRow,
     HostRemovalRow,
@@ -103,6 +103,12 @@ def instance_files(
         query = query.where(ImageRow.key > after)
     for row in connection.execute(query.limit(limit)):
         yield InstanceFile(*row)
+
+
+def current_files(connection: Connection, sop_instance_uids: Collection[str]) -> list[InstanceFile]:
+    """Return the current files of those of some instances that have one, in any order."""
+    found = connection.execute(FILES.where(looked_up_in(ImageRow.sop_instance_uid, sop_instance_uids)))
+    return [InstanceFile(*row) for row in found]
 
 
 def current_file(connection: Connection, sop_instance_uid: str) -> InstanceFile | None:

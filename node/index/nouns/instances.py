@@ -29,6 +29,7 @@ from node.index.nouns.instance_files import (
     InstanceFile,
     aside_of_order,
     current_file,
+    current_files,
     instance_files,
     loser_keys,
     losers,
@@ -168,6 +169,11 @@ class InstanceRepository(IndexRepository):
     def current(self, connection: Connection, sop_instance_uid: str) -> InstanceFile | None:
         """Return the current file of an instance, or None."""
         return current_file(connection, sop_instance_uid)
+
+    @on_reader
+    def currents(self, connection: Connection, sop_instance_uids: Collection[str]) -> list[InstanceFile]:
+        """Return the current files of those of some instances that have one, in any order."""
+        return current_files(connection, sop_instance_uids)
 
     @on_writer
     def record_removed_from_quarantine(
