@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-VENDORED = ROOT / "node/web/pages/static/vendor/LICENSES.md"
+VENDORED = ROOT / "node/extensions/pages/static/vendor/LICENSES.md"
 
 TOOLS = {"pip", "setuptools", "wheel"}
 """What every environment has beside."""

@@ -114,7 +114,7 @@ class MenuEntry:
     key : str
         Letter that opens the page behind ``g``; empty: none.
     badge : str
-        Name of a number beside the label; only of the core.
+        Name of a number beside the label: `badge_counts` in `node/extensions/pages/rendering.py`.
     """
 
     path: str
@@ -122,6 +122,10 @@ class MenuEntry:
     before: str = ""
     key: str = ""
     badge: str = ""
+
+
+ErrorPage = Callable[[int, str, str, str], str]
+"""Takes the status of an error, its title, its detail and a remedy; returns HTML, for which nobody needs an account."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -533,6 +537,8 @@ class Extension:
     routers: Sequence[Router] = ()
     menu: Sequence[MenuEntry] = ()
     links: Sequence[StudyLink] = ()
+    error_page: Place = ""
+    """An `ErrorPage`. Where none is, routers of pages are not served, and people are answered as programs are."""
     services: Sequence[Service] = ()
     destinations: Sequence[Key] = ()
     """Keys of [destinations.NAME] that stand for a `DestinationKind`."""

@@ -15,6 +15,7 @@ from node.errors import UsageError
 from node.hookspecs import (
     Comparer,
     DestinationKind,
+    ErrorPage,
     Extension,
     Key,
     ObjectKind,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from node.settings.model import Settings
 
 BUILT_IN: tuple[Place, ...] = (
+    "node.extensions.pages:EXTENSION",
     "node.extensions.demo:EXTENSION",
     "node.extensions.conformance:EXTENSION",
     "node.extensions.ohif:EXTENSION",
@@ -152,6 +154,15 @@ def sign_ins_of(settings: Settings) -> SignIns | None:
             open_sign_ins: OpenSignIns = resolve(extension.sign_ins)
             return open_sign_ins(settings.web.oidc)
     raise _off("[web.oidc] issuer")
+
+
+def error_page_of(settings: Settings) -> ErrorPage | None:
+    """Return the page that tells people of an error; None: there are no pages."""
+    for extension in enabled(settings):
+        if extension.error_page:
+            error_page: ErrorPage = resolve(extension.error_page)
+            return error_page
+    return None
 
 
 def ways_of(settings: Settings) -> Ways | None:

@@ -1,4 +1,4 @@
-"""The node over HTTP: pages for people, REST for scripts, DICOMweb for viewers.
+"""The node over HTTP: access, REST for scripts, and what extensions serve, such as DICOMweb and pages.
 
-Only this package imports the web framework.
+The core imports the web framework only here.
 """

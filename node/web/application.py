@@ -9,10 +9,10 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute
 
-from node.registry import enabled, resolve, sign_ins_of
+from node.registry import enabled, error_page_of, resolve, sign_ins_of
 from node.settings.model import Settings
 from node.version import __version__
-from node.web import login, monitoring, pages, problems
+from node.web import monitoring, problems
 from node.web.access import Access
 from node.web.api import service as api
 from node.web.api.events import Streams
@@ -23,25 +23,25 @@ from node.web.services import Services
 
 ROUTES: list[BaseRoute] = [
     *monitoring.router.routes,
-    *login.router.routes,
     *api.ROUTES,
     *dicomweb.router.routes,
-    *pages.ROUTES,
 ]
 """The routes of the core."""
 
 
 def routes_of(settings: Settings) -> list[BaseRoute]:
-    """Return all routes of a node, those of the extensions that are on included."""
-    added = (router for extension in enabled(settings) for router in extension.routers)
+    """Return all routes of a node, those of the extensions that are on included; pages only with an error page."""
+    on = enabled(settings)
+    has_pages = any(extension.error_page for extension in on)
+    added = (router for extension in on for router in extension.routers if has_pages or router.kind != "pages")
     return [*ROUTES, *(route for router in added for route in resolve(router.place).routes)]
 
 
 def application(services: Services) -> FastAPI:
     """Return the application that serves pages, REST and DICOMweb.
 
-    ``app.state`` has `services`, `access`, `sign_ins` (None without an identity provider), `streams`
-    and `stopping`, an event that ends endless streams.
+    ``app.state`` has `services`, `access`, `sign_ins` (None without an identity provider), `error_page` (None without
+    pages), `streams` and `stopping`, an event that ends endless streams.
     """
     app = FastAPI(
         title="voxelnode",
@@ -55,6 +55,7 @@ def application(services: Services) -> FastAPI:
     trail = AuditTrail(services.audit, services.settings.dicom.ae_title)
     app.state.services = services
     app.state.sign_ins = sign_ins_of(services.settings)
+    app.state.error_page = error_page_of(services.settings)
     provider = app.state.sign_ins.provider if app.state.sign_ins is not None else None
     app.state.access = Access(
         services.settings.web, services.index.accounts, services.index.jobs, trail, provider=provider
@@ -62,7 +63,6 @@ def application(services: Services) -> FastAPI:
     app.state.stopping = threading.Event()
     app.state.streams = Streams()
     problems.install(app)
-    app.mount("/static", pages.Assets())
     return app
 
 

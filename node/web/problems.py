@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
+from starlette.responses import HTMLResponse
 
 from node.audit.audit_log import AuditFailed
 from node.errors import (
@@ -51,7 +52,6 @@ from node.web.errors import (
 )
 from node.web.files import Damaged
 from node.web.headers import add_headers
-from node.web.pages.rendering import error_page
 from node.web.problem_types import ProblemResponse, ProblemType
 
 log = structlog.get_logger()
@@ -115,7 +115,9 @@ def install(app: FastAPI) -> None:
 
 
 def wants_page(request: HTTPConnection) -> bool:
-    """Return whether the client is a person who expects a page, not a program that expects data."""
+    """Return whether the client is a person who expects a page, not a program that expects data, and pages are on."""
+    if request.app.state.error_page is None:
+        return False
     return not request.url.path.startswith(PROGRAMS) and "text/html" in request.headers.get("accept", "")
 
 
@@ -125,9 +127,8 @@ def respond(
     """Return a page or problem details, as the client expects."""
     if not wants_page(request):
         return ProblemResponse(kind, detail, remedy, headers)
-    page = error_page(kind.status, types.title_of(kind.status), detail, remedy or kind.remedy)
-    page.headers.update(headers or {})
-    return page
+    html = request.app.state.error_page(kind.status, types.title_of(kind.status), detail, remedy or kind.remedy)
+    return HTMLResponse(html, kind.status, headers)
 
 
 async def _expected(request: Request, error: Exception) -> Response:

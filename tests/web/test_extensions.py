@@ -16,6 +16,7 @@ JSON = {"Accept": "application/json"}
 
 SERVED: Mapping[str, tuple[str, ...]] = {
     "dicomweb": ("/dicom-web/studies", "/dicom-web/series", "/dicom-web/instances", "/upload"),
+    "pages": ("/", "/status", "/login", "/worklist", "/static/voxelnode.css"),
     "results": (),
     "worklist": ("/worklist", "/api/v1/worklist", "/api/v1/performed-steps"),
     "workitems": ("/api/v1/workitems", "/dicom-web/workitems"),
@@ -25,7 +26,7 @@ SERVED: Mapping[str, tuple[str, ...]] = {
 OF_ONE = {"results": {"/api/v1/jobs/{job}", "/api/v1/jobs/{job}/outcome"}}
 """By extension, paths of something that there has to be."""
 
-IN_MENU = {"dicomweb", "worklist"}
+IN_MENU = {"dicomweb", "pages", "worklist"}
 
 
 @pytest.mark.slow
@@ -43,14 +44,18 @@ def test_an_extension_that_is_off_serves_and_offers_nothing(start_site: Callable
 
 def test_a_node_without_any_extension_receives_converts_and_serves(start_site: Callable[..., Site]) -> None:
     disabled = [extension.name for extension in installed()]
-    site = start_site({"extensions": {"disabled": disabled}})
-    site.take(*make.ct_series(3, study_uid="1.2.3", series_uid="1.2.3.1"))
-    site.convert()
-    client = site.client()
-    assert "/dicom-web" not in client.get("/studies/1.2.3").text
-    for path in ("/", "/studies/1.2.3", "/work", "/status", "/api/v1/volumes", "/readyz"):
-        assert client.get(path).status_code == 200, path
-    assert client.get("/api/v1/volumes").json()["items"]
+    for kept, status in (("pages", 200), ("", 404)):
+        site = start_site({"extensions": {"disabled": [name for name in disabled if name != kept]}})
+        site.take(*make.ct_series(3, study_uid="1.2.3", series_uid="1.2.3.1"))
+        site.convert()
+        client = site.client()
+        for path in ("/", "/studies/1.2.3", "/work", "/status"):
+            shown = client.get(path, headers={"Accept": "text/html"})
+            assert (shown.status_code, "/dicom-web" in shown.text) == (status, False), path
+        assert shown.headers["Content-Type"].startswith("text/html" if kept else "application/problem+json")
+        for path in ("/api/v1/volumes", "/readyz"):
+            assert client.get(path).status_code == 200, path
+        assert client.get("/api/v1/volumes").json()["items"]
     assert client.options("/dicom-web", headers=JSON).json()["resources"] == []
 
 

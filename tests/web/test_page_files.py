@@ -18,7 +18,7 @@ import pytest
 
 from node import __version__
 from node.extensions.ohif.package import MANIFEST, folder_of
-from node.web.pages.assets import FOLDER
+from node.extensions.pages.assets import FOLDER
 from tests import make
 from tests.web.conftest import Site, until
 

@@ -13,8 +13,8 @@ from pynetdicom.sop_class import Verification
 
 from node.association.client.association import NoAssociation, verify
 from node.association.client.send import send_files
+from node.extensions.pages.operation import hour_charts
 from node.metrics import MAX_SENDERS, LastHour, LastWords, Minute
-from node.web.pages.operation import hour_charts
 from tests import make
 from tests.acceptance.served import Served
 from tests.web.conftest import until

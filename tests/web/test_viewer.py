@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, Request, Route, expect, sync_playwright
 
-from node.web.pages import files, viewable
+from node.extensions.pages import files, viewable
 from tests import make
 from tests.web.conftest import Site, open_site
 from tests.web.pages import NARROW, Visitor, accessibility_faults, greys, is_wider_than_window, start_browser

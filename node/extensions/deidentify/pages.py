@@ -8,8 +8,8 @@ from fastapi import APIRouter, Form, Response
 from pydantic import Field
 
 from node.extensions.deidentify.downloads import Content, deidentified_zip
+from node.extensions.pages.actions import SelectedStudies
 from node.web.access import ReaderCall
-from node.web.pages.actions import SelectedStudies
 
 router = APIRouter(include_in_schema=False)
 

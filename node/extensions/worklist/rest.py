@@ -10,6 +10,8 @@ from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from node.audit.audit_log import Action, AuditEvent
+from node.extensions.pages import rendering
+from node.extensions.pages.rendering import PAGE_ROWS, PageNumber, rows_of_page
 from node.extensions.worklist.entries import step_of
 from node.index.database.reading import ReadIndex
 from node.index.engine.rows import Row
@@ -22,8 +24,6 @@ from node.web.api.paging import OptionalStudyUid, Page, RequestedPage
 from node.web.api.routing import OF_CHANGES, api_router, problems, single
 from node.web.audit_trail import AccountAuditTrail, of_study
 from node.web.errors import EntryOfFile, EntryThere, ResourceNotFound
-from node.web.pages import rendering
-from node.web.pages.rendering import PAGE_ROWS, PageNumber, rows_of_page
 from node.web.problem_types import CONFLICT, WRONG_CURSOR
 from node.web.services import Services
 

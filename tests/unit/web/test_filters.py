@@ -7,7 +7,7 @@ import datetime as dt
 import pytest
 from markupsafe import Markup, escape
 
-from node.web.pages.filters import breakable, counted, moment, person, shown, sized, spacing
+from node.extensions.pages.filters import breakable, counted, moment, person, shown, sized, spacing
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,12 @@ from fastapi import APIRouter, Form, Path, Response
 from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field, StringConstraints
 
+from node.extensions.pages.rendering import PAGE_ROWS, SEE_OTHER, PageNumber, page, rows_of_page
 from node.index.database.reading import ReadIndex
 from node.receive.conflicts import compared
 from node.receive.quarantine import quarantined
 from node.web import actions
 from node.web.access import AdminCall, Call, ReaderCall, WriterCall
-from node.web.pages.rendering import PAGE_ROWS, SEE_OTHER, PageNumber, page, rows_of_page
 
 router = APIRouter(include_in_schema=False)
 

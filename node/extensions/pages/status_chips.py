@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from node.completeness import CERTAINTIES, Certainty
+from node.extensions.pages.filters import listed
 from node.index.nouns.studies import ListedStudy
-from node.web.pages.filters import listed
 
 Tone = Literal["good", "warning", "bad", "busy", "plain"]
 

@@ -9,13 +9,13 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Form, Path, Query, Response
 from fastapi.responses import RedirectResponse
 
+from node.extensions.pages.rendering import PAGE_ROWS, SEE_OTHER, PageNumber, fragment, page
+from node.extensions.pages.status_chips import StatusChip
 from node.index.work.ledger import WorkEnded
 from node.index.work.routes import outstanding
 from node.web import actions
 from node.web.access import AdminCall, ReaderCall, WriterCall, background_request
 from node.web.api.models import WorkitemResource, WorkKind
-from node.web.pages.rendering import PAGE_ROWS, SEE_OTHER, PageNumber, fragment, page
-from node.web.pages.status_chips import StatusChip
 from node.web.services import Services
 
 router = APIRouter(include_in_schema=False)

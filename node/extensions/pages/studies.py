@@ -11,14 +11,14 @@ from typing import Annotated, Any, cast, get_args
 from fastapi import APIRouter, Form, Query, Response
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
+from node.extensions.pages.rendering import fragment, page, series_url, study_links
+from node.extensions.pages.status_chips import study_chip
 from node.index.database.reading import ReadIndex
 from node.index.nouns.studies import ListedStudy, StudyCondition, StudyCursor, StudyFilter, StudyOrder
 from node.web.access import Call, ReaderCall, RequestAudit, background_request
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
 from node.web.files import Streamed
-from node.web.pages.rendering import fragment, page, series_url, study_links
-from node.web.pages.status_chips import study_chip
 
 router = APIRouter(include_in_schema=False)
 

@@ -10,6 +10,10 @@ from fastapi import APIRouter, Depends, Form, Request, Response
 from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field
 
+from node.extensions.pages.files import volumes_zip
+from node.extensions.pages.rendering import SEE_OTHER, page, series_url, study_url
+from node.extensions.pages.series import series_row
+from node.extensions.pages.studies import study_row
 from node.index.database.reading import ReadIndex
 from node.index.search.selection import StoredInstance
 from node.web import actions
@@ -18,10 +22,6 @@ from node.web.audit_trail import of_study
 from node.web.dicomweb.resources import Instances, by_series, file_length, stored_file
 from node.web.errors import ResourceNotFound
 from node.web.files import ZIP, Member, zip_stream
-from node.web.pages.files import volumes_zip
-from node.web.pages.rendering import SEE_OTHER, page, series_url, study_url
-from node.web.pages.series import series_row
-from node.web.pages.studies import study_row
 from node.web.services import Services
 
 router = APIRouter(include_in_schema=False)

@@ -13,17 +13,9 @@ from urllib.parse import quote
 from fastapi import Query, Request, Response
 from fastapi.responses import HTMLResponse
 
-from node.hookspecs import MenuEntry
-from node.index.database.reading import ReadIndex
-from node.index.nouns.accounts import Role
-from node.registry import enabled, installed, resolve, ways_of
-from node.settings.model import Settings
-from node.version import __version__
-from node.web.access import Call
-from node.web.headers import accepts_gzip
-from node.web.pages.assets import static_url
-from node.web.pages.filters import FILTERS
-from node.web.pages.status_chips import (
+from node.extensions.pages.assets import static_url
+from node.extensions.pages.filters import FILTERS
+from node.extensions.pages.status_chips import (
     CONFLICT_REMEDIES,
     REMEDIES,
     event_chip,
@@ -32,6 +24,14 @@ from node.web.pages.status_chips import (
     study_chip,
     warning_chips,
 )
+from node.hookspecs import MenuEntry
+from node.index.database.reading import ReadIndex
+from node.index.nouns.accounts import Role
+from node.registry import enabled, installed, resolve, ways_of
+from node.settings.model import Settings
+from node.version import __version__
+from node.web.access import Call
+from node.web.headers import accepts_gzip
 from node.web.services import Services
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def series_url(study_instance_uid: str, series_instance_uid: str) -> str:
 def _environment() -> Environment:
     from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined  # for the first page
 
-    packages = ["node.web.pages", *(extension.templates for extension in installed() if extension.templates)]
+    packages = [extension.templates for extension in installed() if extension.templates]
     environment = Environment(
         loader=ChoiceLoader([PackageLoader(package) for package in packages]),
         autoescape=True,
@@ -80,18 +80,6 @@ def _environment() -> Environment:
     environment.globals.update(version=__version__, remedies=REMEDIES, conflict_remedies=CONFLICT_REMEDIES)
     return environment
 
-
-MENU = (
-    MenuEntry("/", "Studies", key="s"),
-    MenuEntry("/queue", "Queue", badge="open", key="q"),
-    MenuEntry("/problems", "Problems", badge="wrong", key="p"),
-    MenuEntry("/routes", "Routes", key="r"),
-    MenuEntry("/work", "Work", key="j"),
-    MenuEntry("/peers", "Peers", key="e"),
-    MenuEntry("/upload", "Upload", key="u"),
-    MenuEntry("/status", "Status", key="t"),
-)
-"""The pages of the core in the menu; `base.html` leaves out those of which there is nothing to show."""
 
 THEME_COOKIE = "theme"
 """Set by a script of the pages, so that a page comes in the colours that were chosen; it says nothing else."""
@@ -152,8 +140,8 @@ def study_links(node: Services, study_instance_uid: str) -> list[tuple[str, str]
 
 
 def menu_of(settings: Settings) -> list[MenuEntry]:
-    """Return the pages of the menu in their order, those of the extensions that are on included."""
-    entries = [*MENU]
+    """Return the pages of the menu in their order; `base.html` leaves out those of which there is nothing to show."""
+    entries: list[MenuEntry] = []
     for entry in (entry for extension in enabled(settings) for entry in extension.menu):
         at = [known.path for known in entries].index(entry.before) if entry.before else len(entries)
         entries.insert(at, entry)
@@ -199,11 +187,9 @@ def fragment(call: Call, template: str, **values: Any) -> Response:
     return _html(call.request, rendered.replace(_DIGEST, digest))
 
 
-def error_page(status_code: int, title: str, detail: str, remedy: str) -> Response:
+def error_page(status_code: int, title: str, detail: str, remedy: str) -> str:
     """Return an error page, which needs no account."""
-    return HTMLResponse(
-        _render("error.html", status_code=status_code, title=title, detail=detail, remedy=remedy), status_code
-    )
+    return _render("error.html", status_code=status_code, title=title, detail=detail, remedy=remedy)
 
 
 def login_page(

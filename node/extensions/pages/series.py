@@ -10,6 +10,11 @@ from fastapi import APIRouter, Depends, Response
 
 from node.conversion.volume_files import by_path
 from node.dicom.dump import Dump, dump
+from node.extensions.pages.files import files_of
+from node.extensions.pages.filters import listed
+from node.extensions.pages.rendering import fragment, page, study_links
+from node.extensions.pages.studies import seen_study
+from node.extensions.pages.viewable import file_url, sidecar_of, study_series, viewable
 from node.index.database.reading import ReadIndex
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.records import RevisionFile
@@ -17,11 +22,6 @@ from node.index.search.selection import StoredInstance
 from node.web.access import ReaderCall, background_request
 from node.web.errors import ResourceNotFound
 from node.web.files import Unavailable, local_file
-from node.web.pages.files import files_of
-from node.web.pages.filters import listed
-from node.web.pages.rendering import fragment, page, study_links
-from node.web.pages.studies import seen_study
-from node.web.pages.viewable import file_url, sidecar_of, study_series, viewable
 from node.web.services import Services
 
 router = APIRouter(include_in_schema=False)

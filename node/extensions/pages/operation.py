@@ -13,14 +13,14 @@ from fastapi import APIRouter, Response
 
 from node.archive.proof import last_proof
 from node.errors import VoxelnodeError
+from node.extensions.pages.filters import counted, grouped, sized
+from node.extensions.pages.rendering import OK, badge_counts, fragment, page, serves_studies
+from node.extensions.pages.studies import HEADINGS
 from node.index.database.reading import ReadIndex
 from node.metrics import Minute
 from node.version import __version__
 from node.web.access import ReaderCall, WriterCall, background_request
 from node.web.errors import ResourceNotFound
-from node.web.pages.filters import counted, grouped, sized
-from node.web.pages.rendering import OK, badge_counts, fragment, page, serves_studies
-from node.web.pages.studies import HEADINGS
 from node.web.services import Services
 
 router = APIRouter(include_in_schema=False)

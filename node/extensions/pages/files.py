@@ -13,6 +13,7 @@ from fastapi import Path as FromPath
 from node.children.decoder import NotDecoded
 from node.children.decoding import reduced_volume
 from node.conversion.volume_files import folder_name, revision_files
+from node.extensions.pages.viewable import VIEWED_FORMATS, stem_of
 from node.index.database.reading import ReadIndex
 from node.index.nouns.records import RevisionFile
 from node.web.access import Call, ReaderCall
@@ -20,7 +21,6 @@ from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
 from node.web.files import ZIP, Member, RangedFile, Streamed, local_or_gone, zip_stream
 from node.web.headers import has_etag
-from node.web.pages.viewable import VIEWED_FORMATS, stem_of
 from node.web.services import Services
 
 router = APIRouter(include_in_schema=False)

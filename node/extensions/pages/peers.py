@@ -12,12 +12,12 @@ from pydantic import BaseModel, Field
 
 from node.dicom.attributes import is_identifier
 from node.errors import VoxelnodeError
+from node.extensions.pages.rendering import OK, SEE_OTHER, fragment, page
+from node.extensions.pages.status_chips import StatusChip
 from node.index.work.ledger import WorkEnded
 from node.web import peers
 from node.web.access import Call, WriterCall, background_request
 from node.web.errors import ResourceNotFound
-from node.web.pages.rendering import OK, SEE_OTHER, fragment, page
-from node.web.pages.status_chips import StatusChip
 from node.web.services import Services
 
 router = APIRouter(include_in_schema=False)

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from fastapi import APIRouter
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
@@ -86,3 +87,7 @@ def _compressed(path: Path) -> bytes:
 def _joined(name: str, is_compressed: bool) -> bytes:
     content = b";\n".join((FOLDER / part).read_bytes() for part in JOINED[name])
     return gzip.compress(content, mtime=0) if is_compressed else content
+
+
+router = APIRouter()
+router.mount("/static", Assets())

@@ -1,0 +1,29 @@
+"""Pages: Jinja2 templates updated by htmx, one stylesheet, no build step, nothing from other sites."""
+
+from __future__ import annotations
+
+from node.hookspecs import Extension, MenuEntry, Router
+
+PARTS = ("login", "studies", "series", "files", "actions", "operation", "peers", "problems", "work", "assets")
+
+
+class _Pages(Extension):
+    """What people see in browsers."""
+
+    name = "pages"
+    routers = tuple(Router("pages", f"{__name__}.{part}:router") for part in PARTS)
+    error_page = f"{__name__}.rendering:error_page"
+    menu = (
+        MenuEntry("/", "Studies", key="s"),
+        MenuEntry("/queue", "Queue", badge="open", key="q"),
+        MenuEntry("/problems", "Problems", badge="wrong", key="p"),
+        MenuEntry("/routes", "Routes", key="r"),
+        MenuEntry("/work", "Work", key="j"),
+        MenuEntry("/peers", "Peers", key="e"),
+        MenuEntry("/upload", "Upload", key="u"),
+        MenuEntry("/status", "Status", key="t"),
+    )
+    templates = __name__
+
+
+EXTENSION = _Pages()
