@@ -19,6 +19,7 @@ from pydicom import Dataset
 from node.completeness import IMAGES_OF_ALL_TIMES, SLICES, SLICES_OF_ALL_TIMES, Evidence, InstanceCounts
 from node.dicom import values
 from node.dicom.per_series import once_per_series
+from node.volume.arrange.timing import is_of_labelling
 from node.volume.geometry import NOISE_SHARE, POSITION_TOLERANCE_MM, is_even, missing_slices
 from node.volume.model import Assembly, Float, Geometry, Kind, Volume
 from node.volume.reasons import Reason, WarningKind
@@ -160,6 +161,11 @@ class _Grid:
     def interleaves_instances(self) -> bool:
         """Whether slices of an instance with several lie between those of another one."""
         return sum(1 for _ in groupby(self.uids[0])) > len(self.times[0])
+
+    @property
+    def is_made_of_pairs(self) -> bool:
+        """Whether each time is the difference of labelled and unlabelled images."""
+        return is_of_labelling(self.volume.attributes) and self.first is not None and self.first.is_derived
 
     @property
     def first(self) -> InstanceHeader | None:
@@ -376,9 +382,12 @@ def _skips(numbers: Sequence[int], stride: int, grids: Sequence[_Grid]) -> bool:
 
     Distances in space or time decide: neighbours that lie as close as stated lack nothing between them. Without any,
     many numbers that are multiples of their difference count by it. Instances of as many slices as their numbers are
-    apart count slices, such as the mosaics of Siemens 3-D ASL.
+    apart count slices, such as the mosaics of Siemens 3-D ASL. Images of perfusion have the numbers, and the steps, of
+    the pairs of labelled and unlabelled ones from which they were made.
     """
     if stride > 2 and all(grid.of_time == 1 and len(grid.uids[0]) == stride for grid in grids):
+        return False
+    if all(grid.is_made_of_pairs for grid in grids):
         return False
     ratios = []
     for grid in grids:

@@ -14,7 +14,14 @@ from node.volume.arrange.duplicates import equal_times_warnings
 from node.volume.arrange.quantities import FIELD_MAP
 from node.volume.arrange.slice_timing import slice_timing
 from node.volume.arrange.times import Arrangement
-from node.volume.arrange.timing import durations_s, is_of_excitations, missing_time_warnings, starts_s, step_s
+from node.volume.arrange.timing import (
+    durations_s,
+    is_of_excitations,
+    is_of_labelling,
+    missing_time_warnings,
+    starts_s,
+    step_s,
+)
 from node.volume.describe.bids_fields import HERTZ
 from node.volume.describe.emission import FRAME_FACTORS, emission_fields
 from node.volume.describe.sidecar_fields import describe
@@ -117,7 +124,9 @@ def volumes_of(
     is_proved = polarity is None and (times_s is not None or not is_of_excitations(attributes, len(planes[0])))
     volume_repetition_s = repetition_s if is_proved else None
     others = set(numbers).difference(arrangement.numbers_left_out)
-    gaps = [] if polarity else missing_time_warnings(planes, others, repetition_s)  # each has every second time
+    is_labelled = is_of_labelling(attributes)
+    # Each polarity has every second time.
+    gaps = [] if polarity else missing_time_warnings(planes, others, repetition_s, is_labelled=is_labelled)
     middle = planes[len(planes) // 2][len(planes[0]) // 2]
     volume = Volume(
         voxels=voxels,

@@ -110,6 +110,11 @@ def is_of_excitations(fields: Mapping[str, Any], slices: int) -> bool:
     return bool(repetition_s and echo_s and slices * echo_s > MAX_BANDS * repetition_s)
 
 
+def is_of_labelling(fields: Mapping[str, Any]) -> bool:
+    """Return whether a stack with these fields, by BIDS' names, is of arterial spin labelling."""
+    return "ArterialSpinLabelingType" in fields or "ASL" in fields.get("ImageType", ())
+
+
 def step_s(planes: Planes, starts: tuple[float, ...] | None, repetition_s: float | None) -> float | None:
     """Return the seconds from each time to the next; None for a single time, or if the step is not fixed.
 
@@ -165,15 +170,17 @@ def _triggered(frame: Frame) -> float | None:
 
 
 def missing_time_warnings(
-    planes: Planes, numbers: Collection[int] = (), repetition_s: float | None = None
+    planes: Planes, numbers: Collection[int] = (), repetition_s: float | None = None, *, is_labelled: bool = False
 ) -> list[VolumeWarning]:
     """Return a warning if times are missing between others, or if the steps between them are uneven; else none.
 
     `planes`: frames by time, then by slice. `numbers`: Instance Numbers that are not missing: those of other stacks of
-    the series. `repetition_s`: Repetition Time (0018,0080), if all times share one.
+    the series. `repetition_s`: Repetition Time (0018,0080), if all times share one. `is_labelled`: the images are of
+    arterial spin labelling.
 
     A scan whose step is the repetition, such as an fMRI, makes no pause. Others do, such as a dynamic scan before the
-    contrast agent: if their Instance Numbers have no hole, a long step is no lost time.
+    contrast agent, or labelling after its calibration: if their Instance Numbers have no hole, a long step is no lost
+    time.
     """
     if len(planes) < 2 or len({frame.sop_instance_uid for time in planes for frame in time}) < 2:
         return []
@@ -183,7 +190,8 @@ def missing_time_warnings(
     }
     starts = starts_s(planes)
     units = _steps_in_units(planes, starts, repetition_s)
-    if _numbers_by_time(planes) is None or any(found.values()) or _is_continuous(starts, repetition_s):
+    is_continuous = not is_labelled and _is_continuous(starts, repetition_s)
+    if _numbers_by_time(planes) is None or any(found.values()) or is_continuous:
         found["by their starts"] = _whole_steps(units)
     details = [f"{_told(gaps)} {source}" for source, gaps in found.items() if gaps]
     if details:

@@ -65,6 +65,21 @@ def one_per_time(times: int, step_s: float = 2.0, **options: Any) -> list[FileDa
     return out
 
 
+def labelled(*starts_s: float, image_type: str = r"ORIGINAL\PRIMARY\ASL\NONE") -> list[FileDataset]:
+    """Return images of arterial spin labelling, one instance of four slices for each time, at these moments."""
+    series = one_per_time(len(starts_s))
+    for ds, start_s in zip(series, starts_s, strict=True):
+        ds.ImageType = image_type.split("\\")
+        for group in ds.PerFrameFunctionalGroupsSequence:
+            seconds = make.decimal(100 * (start_s // 60) + start_s % 60)
+            group.FrameContentSequence[0].FrameAcquisitionDateTime = f"2024010210{1500 + float(seconds):011.6f}"
+    return series
+
+
+CALIBRATED = (0.0, *(6.0 + 2.0 * time for time in range(20)))
+"""Starts of a pulsed 2-D labelling with a Repetition Time of 2 s, whose first image is the calibration."""
+
+
 def echoes(slices: int = 4, **options: Any) -> list[FileDataset]:
     """Return two echoes of each slice, numbered in turns."""
     uids = {"study_uid": generate_uid(), "series_uid": generate_uid(), "FrameOfReferenceUID": generate_uid()}
@@ -147,6 +162,12 @@ WHOLE = {
     "one instance for each time": lambda: one_per_time(6),
     "numbers that count the slices of each instance": lambda: numbered(one_per_time(6, 9.2), range(1, 22, 4)),
     "every second number, the other echo elsewhere": lambda: numbered(one_per_time(6), range(1, 13, 2)),
+    "labelling after its calibration": lambda: labelled(*CALIBRATED),
+    "labelling that pauses between its delays": lambda: labelled(0, 2, 4, 6, 12, 14, 16, 18, 24, 26, 28, 30),
+    "labelling whose numbers count slices": lambda: numbered(labelled(*CALIBRATED), range(1, 82, 4)),
+    "perfusion by pairs of images": lambda: numbered(
+        labelled(*range(0, 40, 4), image_type=r"DERIVED\PRIMARY\ASL\PERFUSION"), range(2, 21, 2)
+    ),
     "echoes": echoes,
     "echo after echo": lambda: numbered(echoes(), [1, 5, 2, 6, 3, 7, 4, 8]),
     "a dynamic PET": lambda: make.time_series(
@@ -208,6 +229,8 @@ LOSSES = {
     "an instance whose numbers count slices": (
         lambda: numbered(one_per_time(6, 9.2), range(1, 22, 4)), [2], "Instance Number 9",
     ),
+    "one image of labelling": (lambda: labelled(*CALIBRATED), [7], "Instance Number 8"),
+    "every second image of labelling": (lambda: labelled(*CALIBRATED), [*range(1, 21, 2)], "Instance Numbers 2, 4, 6"),
     "the middle one of three instances": (lambda: one_per_time(3), [1], "Instance Number 2"),
     "every second instance that is a time": (lambda: one_per_time(7), [1, 3, 5], "Instance Numbers 2, 4, 6"),
     "one slice of an echo": (echoes, [4], "Instance Number 5"),
