@@ -224,6 +224,19 @@ class Parts:
     audit: Audit | None = None
 
 
+Action = Callable[..., Mapping[str, Any]]
+"""Changes what people decide about, or asks for it; its arguments and what it returns are JSON values."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedRoot:
+    """The parts of an opened root, which a node has, and a command where none runs."""
+
+    settings: Settings
+    ingest: Ingest
+    audit: Audit
+
+
 @dataclass(frozen=True, slots=True)
 class Key:
     """A key of [destinations.NAME] or [hooks.NAME] that says what there is, and the place of what it stands for."""
@@ -540,6 +553,8 @@ class Extension:
     error_page: Place = ""
     """An `ErrorPage`. Where none is, routers of pages are not served, and people are answered as programs are."""
     services: Sequence[Service] = ()
+    asks: Sequence[str] = ()
+    """UIDs of the SOP classes of which the node is an SCU, for the conformance statement."""
     destinations: Sequence[Key] = ()
     """Keys of [destinations.NAME] that stand for a `DestinationKind`."""
     receivers: Sequence[Key] = ()
@@ -565,6 +580,10 @@ class Extension:
     def checks(self, settings: Settings) -> Iterator[Callable[[], Any]]:
         """Yield what `config check` does with the tables beyond their rules; each raises `UsageError`, or returns."""
         return iter(())
+
+    def actions(self, root: OpenedRoot) -> Mapping[str, Action]:
+        """Return what commands and pages do on a root, by names that are free (`node.control.actions`)."""
+        return {}
 
     def ports(self, settings: Settings) -> Iterator[tuple[str, str, int]]:
         """Yield the key, host and port of each listener, which no other listener may have."""

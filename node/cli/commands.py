@@ -52,13 +52,6 @@ COMMANDS = (
         "echo", "Exchange", "node.cli.exchange.peers:echo", ("voxelnode echo", "voxelnode echo PACS@pacs.example:104")
     ),
     Command(
-        "find",
-        "Exchange",
-        "node.cli.exchange.peers:find",
-        ("voxelnode find --from PACS PatientID=17", "voxelnode find --from PACS StudyDate=20260101-"),
-    ),
-    Command("get", "Exchange", "node.cli.exchange.peers:get", ("voxelnode get 1.2.840.1 --from PACS",)),
-    Command(
         "send",
         "Exchange",
         "node.cli.exchange.peers:send",

@@ -16,13 +16,11 @@ import structlog
 from node.archive.base import StoreAway
 from node.archive.remote import Remote
 from node.association.client.association import address_of, verify
-from node.association.client.get import RetrieveTarget, get
-from node.association.client.search import Level as SearchLevel
-from node.association.client.search import PeerSearches
 from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.dicom.worklist import entry_text
 from node.errors import UsageError, VoxelnodeError
-from node.hookspecs import Results
+from node.hookspecs import Action as RootAction
+from node.hookspecs import OpenedRoot, Results
 from node.index.database.reading import ReadIndex, checked
 from node.index.nouns.accounts import AccountRepository, Role
 from node.index.nouns.deletions import NotThere
@@ -39,6 +37,7 @@ from node.receive.apply import Applier
 from node.receive.conflicts import Conflicts
 from node.receive.ingest import Ingest
 from node.receive.quarantine import Quarantine
+from node.registry import enabled
 from node.routing.router import subscriptions
 from node.settings.model import HookEvent, Settings
 from node.web.credentials import require_name
@@ -47,9 +46,6 @@ log = structlog.get_logger()
 
 ECHO_SECONDS = 5.0
 """Longest wait for a peer that a page tests."""
-
-MAX_PEER = 64
-"""Characters of the name or address of a peer in the list of retrievals."""
 
 
 class Actions:
@@ -64,11 +60,10 @@ class Actions:
     def __init__(self, settings: Settings, ingest: Ingest, applier: Applier, audit: Audit, results: Results) -> None:
         self._settings, self._audit, self._results = settings, audit, results
         self._ingest, self._applier, self._archive, self._index = ingest, applier, ingest.archive, ingest.index
-        self._searches = PeerSearches(settings)
         accounts = AccountAdministration(self._index.accounts, audit)
         quarantine = Quarantine(ingest, audit)
         conflicts = Conflicts(ingest, audit, quarantine)
-        self.by_name: Mapping[str, Callable[..., Mapping[str, Any]]] = {
+        self.by_name: Mapping[str, RootAction] = {
             "accept-conflict": self._and_files(conflicts.accept),
             "keep-conflict": conflicts.keep,
             "release-quarantined": self._and_files(quarantine.release),
@@ -81,8 +76,6 @@ class Actions:
             "write-off-lost": self._write_off_lost,
             "merge-patients": self._merge_patients,
             "echo": self._echo,
-            "search-peer": self._search_peer,
-            "retrieve": self._retrieve,
             "cancel-work": self._cancel_work,
             "retry-work": self._retry_work,
             "retry-deliveries": self._retry_deliveries,
@@ -102,6 +95,8 @@ class Actions:
             "add-token": accounts.add_token,
             "remove-token": accounts.remove_token,
         }
+        for extension in enabled(settings):
+            self.by_name = {**self.by_name, **extension.actions(OpenedRoot(settings, ingest, audit))}
 
     def _and_files(self, action: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
         """Return an action that also deletes the volumes of an instance that has left its series."""
@@ -265,24 +260,9 @@ class Actions:
         count = write_off(self._archive, self._index, self._audit, uid, reason, who, self._index.now())
         return {"instances": count}
 
-    def get(self, study: str, series: str, source: str) -> Mapping[str, Any]:
-        """Retrieve a study or a series, and return the counts; a serving node has a queue of retrievals instead."""
-        peer = address_of(source, self._settings)
-        return asdict(get(RetrieveTarget(study, series), peer, self._settings.dicom, self._ingest))
-
     def _echo(self, peer: str) -> Mapping[str, Any]:
         address = address_of(peer, self._settings)
         return {"seconds": verify(address, self._settings.dicom.ae_title, ECHO_SECONDS)}
-
-    def _search_peer(self, peer: str, level: SearchLevel, keys: dict[str, str]) -> Mapping[str, Any]:
-        return asdict(self._searches.find(peer, level, keys))
-
-    def _retrieve(self, peer: str, wanted: list[tuple[str, str | None]], who: str) -> Mapping[str, Any]:
-        address_of(peer, self._settings)
-        if len(peer) > MAX_PEER:
-            raise UsageError(f"{peer[:32]}... has more than {MAX_PEER} characters: give it a name in [peers]")
-        pairs = [(study_instance_uid, series_instance_uid) for study_instance_uid, series_instance_uid in wanted]
-        return {"retrievals": self._index.work.add_retrievals(peer, pairs, who, self._index.now())}
 
     def _cancel_work(self, work: int, who: str) -> Mapping[str, Any]:
         one = self._index.work.one(work)

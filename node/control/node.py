@@ -16,9 +16,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from node.association.client.association import Address, peer_addresses
-from node.association.client.find import FindFailed, find_instance_count
-from node.association.client.retriever import Retrieving
+from node.association.client.association import Address
 from node.association.listener import Listener
 from node.audit.audit_log import APPLICATION, SOURCE, Action, AuditEvent, AuditMessage, Participant, Result
 from node.background import BackgroundService, SupervisedThread
@@ -28,15 +26,12 @@ from node.control.checks import missing_account, require_closed, require_no_loop
 from node.control.control_socket import ControlServer
 from node.control.membership import AuditCopies, Membership
 from node.control.repository import Repository
-from node.conversion.confirm_counts import Confirmer
 from node.conversion.scheduler import Worker
 from node.conversion.volume_files import sweep
 from node.errors import UsageError, VoxelnodeError
 from node.index.cluster.hosts import Member
 from node.index.database.index import Index
-from node.index.database.work_loop import RequestLoop
 from node.index.engine.place import IndexUnusable
-from node.index.nouns.converted import SeriesKey
 from node.index.nouns.records import Refused
 from node.lifecycle.retention import Retention
 from node.lifecycle.scrub import Scrub
@@ -428,10 +423,6 @@ def _require_account(web: Web, repository: Repository) -> None:
         raise UsageError(missing_account(web))
 
 
-CONFIRM_SECONDS = 10.0
-"""Longest wait for the answer of a sender asked for its number of instances."""
-
-
 def _is_alive(part: SupervisedThread | BackgroundService) -> bool:
     return part.is_alive
 
@@ -467,23 +458,3 @@ def _optional_services(
         repository.applier.is_digest_due = scrub.is_digest_due
         yield scrub
     yield from repository.results.services(settings)
-    retrieving = Retrieving(settings, repository.index, repository.ingest, repository.audit, rejections.record)
-    yield RequestLoop("retrievals", repository.index, {"retrieval": retrieving}, repository.ingest.now)
-    if any(peer.confirm_by_find for peer in settings.peers.values()):
-        yield _confirmer(settings, repository.index)
-
-
-def _confirmer(settings: Settings, index: Index) -> Confirmer:
-    """Return the service that asks senders with ``[peers.NAME] confirm_by_find`` for their instance counts."""
-    addresses = peer_addresses(settings)
-    peers = {peer.ae_title: addresses[peer.ae_title] for peer in settings.peers.values() if peer.confirm_by_find}
-
-    def ask_sender(calling_ae_title: str, series: SeriesKey) -> int | None:
-        peer, ours = peers[calling_ae_title], settings.dicom.ae_title
-        try:
-            return find_instance_count(peer, ours, *series, timeout=CONFIRM_SECONDS)
-        except FindFailed as error:
-            log.warning("series_not_confirmed", series_instance_uid=series[1], reason=str(error))
-            return None
-
-    return Confirmer(index, peers.keys(), ask_sender, index.now)

@@ -17,13 +17,13 @@ from pydicom import FileDataset
 from pydicom.uid import generate_uid
 
 from node import background
-from node.conversion.confirm_counts import Confirmer
 from node.conversion.job import ConversionJob, Converted
 from node.conversion.pipeline import convert
 from node.conversion.scheduler import Housekeeping, Worker
 from node.conversion.series import input_sha256, is_unchanged
 from node.dicom.attributes import instance_attributes
 from node.errors import OutOfResources, VoxelnodeError
+from node.extensions.peers.confirming import Confirmer
 from node.index.engine.place import IndexUnusable
 from node.index.models import Base
 from node.index.nouns.converted import SeriesKey
@@ -688,7 +688,7 @@ def test_an_index_that_cannot_be_read_does_not_end_the_questions(root: Root, mon
         return unconfirmed(titles)
 
     monkeypatch.setattr(root.index.series, "unconfirmed", broken)
-    monkeypatch.setattr("node.conversion.confirm_counts.ASK_SECONDS", 0.01)
+    monkeypatch.setattr("node.extensions.peers.confirming.ASK_SECONDS", 0.01)
     asks.start()
     try:
         deadline = monotonic() + 30

@@ -10,8 +10,8 @@ from pydicom import Dataset
 from pynetdicom import AE, evt
 
 from node.association.client.association import Address, NoAssociation
-from node.association.client.find import FindFailed, find_instance_count
 from node.dicom.uids import STUDY_ROOT_FIND
+from node.extensions.peers.find import FindFailed, find_instance_count
 
 
 @pytest.fixture

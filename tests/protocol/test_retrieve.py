@@ -26,12 +26,12 @@ from pydicom.uid import (
 )
 from pynetdicom import AE, build_context, build_role, evt
 
-from node.association.client.get import RetrieveTarget
-from node.association.client.get import get as get_into
 from node.association.client.send import send_files
 from node.association.outgoing import encoded
 from node.audit.audit_log import Audit
 from node.dicom.uids import PATIENT_ROOT_GET, PATIENT_ROOT_MOVE, STUDY_ROOT_GET, STUDY_ROOT_MOVE
+from node.extensions.peers.get import RetrieveTarget
+from node.extensions.peers.get import get as get_into
 from node.index.search.finder import QueryRefused
 from node.settings.model import Dicom, Peer
 from tests.make import ct_series, instance, mr_series, rgb_capture

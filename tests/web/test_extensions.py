@@ -17,6 +17,7 @@ JSON = {"Accept": "application/json"}
 SERVED: Mapping[str, tuple[str, ...]] = {
     "dicomweb": ("/dicom-web/studies", "/dicom-web/series", "/dicom-web/instances", "/upload"),
     "pages": ("/", "/status", "/login", "/worklist", "/static/voxelnode.css"),
+    "peers": ("/api/v1/peers", "/peers"),
     "results": (),
     "worklist": ("/worklist", "/api/v1/worklist", "/api/v1/performed-steps"),
     "workitems": ("/api/v1/workitems", "/dicom-web/workitems"),
@@ -65,6 +66,8 @@ def test_the_statement_says_what_is_switched_off() -> None:
     without = statement(Settings.model_validate({"extensions": {"disabled": disabled}}))
     for service in (
         "Worklist Service (UPS-RS)",
+        "Storage SOP classes of section 1.1, for C-GET",
+        "C-FIND is used to query a peer",
         "of what routes have sent | Yes",
         "Basic Worklist Management | Modality",
         "Basic Profile of PS3.15",

@@ -17,9 +17,9 @@ from pydicom.uid import CTImageStorage
 from pynetdicom import AE, evt
 
 from node.association.client.association import Address
-from node.association.client.retriever import Retrieving, outcome
 from node.association.client.send import send_files
 from node.dicom.uids import STUDY_ROOT_FIND, STUDY_ROOT_GET
+from node.extensions.peers.retrieving import Retrieving, outcome
 from node.index.database.work_loop import RequestLoop
 from node.index.nouns.accounts import Role
 from node.index.work.payloads import Counts

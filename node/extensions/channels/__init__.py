@@ -23,6 +23,7 @@ class _Channels(Extension):
         Key("plugin", f"{__name__}.plugins:opened"),
         Key("peer", f"{__name__}.availability:opened"),
     )
+    asks = ("1.2.840.10008.5.1.4.33",)
     statement = Statement({"Instance Availability Notification Service": f"{__name__}:NOTIFICATION"})
 
 

@@ -13,7 +13,6 @@ from pydantic_core import PydanticUndefined
 from pydicom.charset import python_encoding
 from pydicom.uid import UID_dictionary  # type: ignore[attr-defined]  # what else pydicom offers does not list
 
-from node.association.client.get import COMPRESSED
 from node.association.contexts import served
 from node.association.framing import MAX_REQUEST_BYTES
 from node.audit.audit_log import AuditEvent
@@ -24,6 +23,7 @@ from node.dicom.uids import (
     INSTANCE_AVAILABILITY_NOTIFICATION,
     SERVICES,
     STORAGE_COMMITMENT,
+    STUDY_ROOT_GET,
     VERIFICATION,
     choose_transfer_syntax,
     is_accepted_transfer_syntax,
@@ -33,6 +33,7 @@ from node.dicom.uids import (
 from node.errors import UsageError
 from node.extensions.conformance.document import Table, as_json, as_markdown, table
 from node.extensions.conformance.statuses import http_statuses, statuses
+from node.extensions.peers.get import COMPRESSED
 from node.registry import enabled, resolve
 from node.settings.model import AuditSettings, Dicom, Peer, Settings, Web
 from node.tls import BCP_195_SUITES
@@ -118,11 +119,9 @@ def values_of(settings: Settings) -> Mapping[str, str]:
 
 def _services(settings: Settings) -> Mapping[str, str]:
     """Return the service classes of the SOP classes that the node serves or asks for, but Verification and storage."""
-    verbs = served(settings)
+    known = {*served(settings), *_asked(settings)}
     own = {
-        uid: "Storage Commitment" if uid == STORAGE_COMMITMENT else "Query/Retrieve"
-        for uid, name in SERVICES.items()
-        if uid in verbs or _is_asked(name)
+        uid: "Storage Commitment" if uid == STORAGE_COMMITMENT else "Query/Retrieve" for uid in SERVICES if uid in known
     }
     added = (service for extension in enabled(settings) for service in extension.services)
     return own | {service.sop_class_uid: service.service for service in added}
@@ -191,24 +190,18 @@ def _dimse_services(settings: Settings) -> Table:
         ("Storage", _STORAGE, "", "Yes", "Yes"),
     ]
     rows += [
-        (service, name_of(uid), uid, _yes(_is_asked(name_of(uid))), _yes(uid in served(settings)))
+        (service, name_of(uid), uid, _yes(uid in _asked(settings)), _yes(uid in served(settings)))
         for uid, service in _services(settings).items()
     ]
     uid = INSTANCE_AVAILABILITY_NOTIFICATION
-    rows.append(("Instance Availability Notification", name_of(uid), uid, _yes(_notifies_peers(settings)), "No"))
+    rows.append(("Instance Availability Notification", name_of(uid), uid, _yes(uid in _asked(settings)), "No"))
     rows += [(service, "", "", "No", "No") for service in ("Unified Worklist and Procedure Step", "Print Management")]
     return table(("Service", "SOP Class", "SOP Class UID", "SCU", "SCP"), rows)
 
 
-def _notifies_peers(settings: Settings) -> bool:
-    return any(channel.key == "peer" for extension in enabled(settings) for channel in extension.channels)
-
-
-def _is_asked(service: str) -> bool:
-    """Return whether the node is an SCU of a service."""
-    return service.startswith("Storage Commitment") or (
-        service.startswith("Study Root") and service.endswith(("FIND", "GET"))
-    )
+def _asked(settings: Settings) -> set[str]:
+    """Return the SOP classes of which the node is an SCU, but those of storage."""
+    return {STORAGE_COMMITMENT, *(uid for extension in enabled(settings) for uid in extension.asks)}
 
 
 _USER_AGENT = {
@@ -363,13 +356,15 @@ def _association(dicom: Dicom) -> Table:
 
 
 def _proposed_contexts(settings: Settings) -> Table:
-    notified = [INSTANCE_AVAILABILITY_NOTIFICATION] if _notifies_peers(settings) else []
+    asked = _asked(settings)
+    notified = asked & {INSTANCE_AVAILABILITY_NOTIFICATION}
     compressed = ", ".join(map(name_of, COMPRESSED))
+    retrieved = [(f"{_STORAGE}, for C-GET", "", f"{_NATIVE}; {compressed}", "SCP, by role selection")]
     rows = [
         (name_of(VERIFICATION), VERIFICATION, _NATIVE, "SCU"),
         (f"{_STORAGE}, of the instances to send", "", f"as stored; {_NATIVE}", "SCU"),
-        (f"{_STORAGE}, for C-GET", "", f"{_NATIVE}; {compressed}", "SCP, by role selection"),
-        *((name, uid, _NATIVE, "SCU") for uid, name in SERVICES.items() if _is_asked(name)),
+        *(retrieved if STUDY_ROOT_GET in asked else ()),
+        *((name, uid, _NATIVE, "SCU") for uid, name in SERVICES.items() if uid in asked),
         *((name_of(uid), uid, _NATIVE, "SCU") for uid in notified),
         *((name, uid, _NATIVE, "SCP, for reports") for uid, name in SERVICES.items() if "Commitment" in name),
     ]

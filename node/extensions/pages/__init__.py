@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from node.hookspecs import Extension, MenuEntry, Router
 
-PARTS = ("login", "studies", "series", "files", "actions", "operation", "peers", "problems", "work", "assets")
+PARTS = ("login", "studies", "series", "files", "actions", "operation", "problems", "work", "assets")
 
 
 class _Pages(Extension):
@@ -19,7 +19,6 @@ class _Pages(Extension):
         MenuEntry("/problems", "Problems", badge="wrong", key="p"),
         MenuEntry("/routes", "Routes", key="r"),
         MenuEntry("/work", "Work", key="j"),
-        MenuEntry("/peers", "Peers", key="e"),
         MenuEntry("/upload", "Upload", key="u"),
         MenuEntry("/status", "Status", key="t"),
     )

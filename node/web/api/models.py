@@ -416,50 +416,6 @@ class WorkitemResource(Resource):
         return cls.model_validate({**row, "label": label, "patient_id": patient_id})
 
 
-class PeerResource(Resource):
-    """A peer that the node can call."""
-
-    name: str
-    ae_title: str
-    host: str
-    port: int
-
-
-class PeerStudyResource(DescribedStudy):
-    """A study that a peer has, as the peer describes it; it may not count its series and instances.
-
-    `stored` is the number of its instances that this node has.
-    """
-
-    series: int | None
-    instances: int | None
-    stored: int
-
-
-class PeerSeriesResource(ResourceOfSeries):
-    """A series that a peer has, as the peer describes it."""
-
-    modality: str | None
-    series_number: int | None
-    series_description: str | None
-    instances: int | None
-    stored: int
-
-
-class PeerStudies(Resource):
-    """The answers of a peer to a search, the newest study first; `note` says why some are missing, else it is null."""
-
-    items: list[PeerStudyResource]
-    note: str | None
-
-
-class PeerSeries(Resource):
-    """The series of a study at a peer; `note` says why some are missing, else it is null."""
-
-    items: list[PeerSeriesResource]
-    note: str | None
-
-
 WorkKind = Literal["hook", "route", "job", "retrieval", "commitment"]
 """See `node.index.work.states`; so for the next."""
 
@@ -504,12 +460,6 @@ class WorkResource(Resource):
     created_at: dt.datetime
     changed_at: dt.datetime
     ended_at: dt.datetime | None
-
-
-class Retrievals(Resource):
-    """The retrievals that were requested; what waited or ran already is not requested again."""
-
-    items: list[WorkResource]
 
 
 class EventResource(Resource):

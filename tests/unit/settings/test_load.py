@@ -277,6 +277,13 @@ def test_hooks_with_results_need_the_extension_for_them() -> None:
         Settings.model_validate({"hooks": {"lung": hook}, "extensions": {"disabled": ["results"]}})
 
 
+def test_counts_of_senders_need_the_extension_for_them() -> None:
+    tables = {"peers": {"CT1": {"ae_title": "CT1", "host": "127.0.0.1", "confirm_by_find": True}}}
+    Settings.model_validate(tables)
+    with pytest.raises(ValueError, match=r"peers\.CT1: confirm_by_find is of an extension"):
+        Settings.model_validate(tables | {"extensions": {"disabled": ["peers"]}})
+
+
 def test_routes_without_identities_need_the_extension_for_them(tmp_path: Path) -> None:
     tables = {
         "peers": {"PACS": {"ae_title": "PACS", "host": "127.0.0.1"}},

@@ -14,10 +14,10 @@ from time import monotonic
 import structlog
 
 from node.association.client.association import address_of
-from node.association.client.get import RetrieveTarget, SubOperationCounts, get
 from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.dicom.status import NOT_CURRENT, STORED
 from node.errors import UsageError, VoxelnodeError
+from node.extensions.peers.get import RetrieveTarget, SubOperationCounts, get
 from node.index.database.index import Index
 from node.index.nouns.records import Refused
 from node.index.work.ledger import Decision, Ended, Work
@@ -49,7 +49,7 @@ class Retrieving:
         settings: Settings,
         index: Index,
         ingest: Ingest,
-        audit: Audit,
+        audit: Audit | None,
         on_refusal: Callable[[Refused], None] = lambda refused: None,
     ) -> None:
         self._settings, self._index, self._ingest, self._audit = settings, index, ingest, audit
@@ -61,7 +61,7 @@ class Retrieving:
 
     def recorded(self, work: Work, decision: Decision) -> None:
         """Record the end of a retrieval in the audit log (PS3.15 A.5.3.7): who wanted what, and from where it came."""
-        if not (isinstance(decision, Ended) and isinstance(decision.payload, Counts)):
+        if self._audit is None or not (isinstance(decision, Ended) and isinstance(decision.payload, Counts)):
             return
         name, outcome = work.lane.name, decision.outcome
         peer = self._settings.peers.get(name)

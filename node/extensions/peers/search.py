@@ -19,9 +19,9 @@ from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
 
 from node.association.client.association import Address, address_of
-from node.association.client.find import FindFailed, find_encoded
 from node.dicom.attributes import PATIENT, SERIES, STUDY, Attribute, is_identifier, read_attributes
 from node.errors import NotUnderstood, PeerBusy
+from node.extensions.peers.find import FindFailed, find_encoded
 from node.settings.model import Settings
 
 Level = Literal["study", "series"]

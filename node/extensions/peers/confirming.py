@@ -7,16 +7,19 @@ a row agree.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from time import monotonic
 
 import structlog
 
+from node.association.client.association import peer_addresses
 from node.errors import VoxelnodeError
+from node.extensions.peers.find import FindFailed, find_instance_count
 from node.index.database.index import Index
 from node.index.database.work_loop import IndexFollower
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.records import UnconfirmedSeries
+from node.settings.model import Settings
 
 log = structlog.get_logger()
 
@@ -25,6 +28,9 @@ ASK_SECONDS = 3.0
 
 SILENCE_SECONDS = 60.0
 """Wait before asking a sender again that did not answer."""
+
+CONFIRM_SECONDS = 10.0
+"""Longest wait for the answer of a sender."""
 
 Ask = Callable[[str, SeriesKey], int | None]
 """(calling AE title, series) -> number of instances that the sender has, or None if it gives no number."""
@@ -83,3 +89,20 @@ class Confirmer(IndexFollower):
             self._last_counts[series.key] = count
         elif self._index.series.confirm_count(series.key, count, self._now()):
             log.info("series_confirmed", series_instance_uid=series.key[1], instances=count)
+
+
+def confirmers(settings: Settings, index: Index) -> Iterator[Confirmer]:
+    """Yield the service that asks senders with ``[peers.NAME] confirm_by_find``, if there are any."""
+    senders = [peer.ae_title for peer in settings.peers.values() if peer.confirm_by_find]
+    addresses = peer_addresses(settings)
+
+    def ask_sender(calling_ae_title: str, series: SeriesKey) -> int | None:
+        peer, ours = addresses[calling_ae_title], settings.dicom.ae_title
+        try:
+            return find_instance_count(peer, ours, *series, timeout=CONFIRM_SECONDS)
+        except FindFailed as error:
+            log.warning("series_not_confirmed", series_instance_uid=series[1], reason=str(error))
+            return None
+
+    if senders:
+        yield Confirmer(index, senders, ask_sender, index.now)

@@ -14,8 +14,8 @@ from node.dicom.attributes import is_identifier
 from node.errors import VoxelnodeError
 from node.extensions.pages.rendering import OK, SEE_OTHER, fragment, page
 from node.extensions.pages.status_chips import StatusChip
+from node.extensions.peers import requests
 from node.index.work.ledger import WorkEnded
-from node.web import peers
 from node.web.access import Call, WriterCall, background_request
 from node.web.errors import ResourceNotFound
 from node.web.services import Services
@@ -34,7 +34,7 @@ CHIPS: Mapping[str, StatusChip] = {
 }
 
 
-class PeerForm(peers.PeerSearch):
+class PeerForm(requests.PeerSearch):
     """The fields of the search form, sent in a request body to keep names out of the logs of proxies."""
 
     peer: Annotated[str, Field(max_length=64)]
@@ -44,18 +44,18 @@ class WantedForm(BaseModel):
     """The form that retrieves: studies by UID, and series by the UIDs of their study and their own."""
 
     peer: Annotated[str, Field(max_length=64)]
-    study: Annotated[list[peers.Uid], Field(max_length=peers.MAX_WANTED)] = []
-    series: Annotated[list[Annotated[str, Field(max_length=129)]], Field(max_length=peers.MAX_WANTED)] = []
+    study: Annotated[list[requests.Uid], Field(max_length=requests.MAX_WANTED)] = []
+    series: Annotated[list[Annotated[str, Field(max_length=129)]], Field(max_length=requests.MAX_WANTED)] = []
 
-    def wanted(self) -> list[peers.Wanted]:
+    def wanted(self) -> list[requests.Wanted]:
         """Return what is wanted: a series only if its study is not wanted as a whole."""
         pairs = (text.partition(" ")[::2] for text in self.series)
         series = [
-            peers.Wanted(study_instance_uid=study, series_instance_uid=uid)
+            requests.Wanted(study_instance_uid=study, series_instance_uid=uid)
             for study, uid in pairs
             if is_identifier(study) and is_identifier(uid)
         ]
-        studies = [peers.Wanted(study_instance_uid=study) for study in self.study]
+        studies = [requests.Wanted(study_instance_uid=study) for study in self.study]
         return [*studies, *(one for one in series if one.study_instance_uid not in self.study)]
 
 
@@ -81,7 +81,7 @@ def series(
     """The series of a study at a peer, as a row below that of the study."""
     shown: dict[str, Any] = {"items": [], "note": None, "problem": "", "study": study}
     try:
-        shown |= peers.find_series(call, peer, study)
+        shown |= requests.find_series(call, peer, study)
     except ResourceNotFound:
         raise
     except VoxelnodeError as error:
@@ -94,7 +94,7 @@ def retrieve(call: WriterCall, form: Annotated[WantedForm, Form()]) -> Response:
     """Retrieve what is selected."""
     wanted = form.wanted()
     if wanted:
-        peers.retrieve(call, form.peer, wanted)
+        requests.retrieve(call, form.peer, wanted)
     if "hx-request" in call.request.headers:
         return fragment(call, "retrievals.html", **_retrievals(call.node))
     return RedirectResponse("/peers", SEE_OTHER)
@@ -123,14 +123,14 @@ def _page(call: Call, form: PeerForm | None, **answers: Any) -> Response:
     shown = _retrievals(call.node)
     call.audit.queried("retrievals", len(shown["retrievals"]))
     names = call.node.settings.called_peers
-    search = form or peers.PeerSearch()
+    search = form or requests.PeerSearch()
     return page(call, "peers.html", names=names, search=search, digest="", **shown, **answers)
 
 
 def _answers(call: Call, form: PeerForm) -> dict[str, Any]:
     """Return the answers, or the problem of a peer, which is an answer as well for people."""
     try:
-        return {**peers.find_studies(call, form.peer, form), "problem": ""}
+        return {**requests.find_studies(call, form.peer, form), "problem": ""}
     except ResourceNotFound:
         raise
     except VoxelnodeError as error:

@@ -28,7 +28,6 @@ from node.association.client.association import (
     association,
     contexts_of,
 )
-from node.association.client.find import find
 from node.association.framing import Violation
 from node.association.messages import Messages
 from node.association.primitives import primitive_of
@@ -38,6 +37,7 @@ from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
 from node.dicom.status import PENDING, SUB_OPERATIONS_WARNING, SUCCESS
 from node.dicom.uids import STUDY_ROOT_GET
 from node.errors import PeerFailed
+from node.extensions.peers.find import find
 from node.index.nouns.records import Refused
 from node.receive.ingest import Ingest, Origin
 from node.settings.model import Dicom

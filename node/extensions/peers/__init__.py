@@ -1,0 +1,68 @@
+"""Searches at other nodes, and retrievals from them (C-FIND and C-GET as a service user), for people and by rules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from node.hookspecs import Action, Command, Extension, MenuEntry, OpenedRoot, Parts, Router, Running, Statement
+
+if TYPE_CHECKING:
+    from node.settings.model import Settings
+
+QUERIES = """\
+C-FIND is used to query a peer for the number of instances of a series (`[peers.NAME] confirm_by_find`), and by
+`voxelnode find`, the page Peers and REST. C-GET is used by `voxelnode get`, the page and REST; C-FIND first asks for
+the SOP classes. Instances of other studies or series than the request names are refused with 0x0124.
+"""
+
+
+class _Peers(Extension):
+    """What the node asks of peers that have series."""
+
+    name = "peers"
+    commands = (
+        Command(
+            "find",
+            "Exchange",
+            f"{__name__}.commands:find",
+            ("voxelnode find --from PACS PatientID=17", "voxelnode find --from PACS StudyDate=20260101-"),
+            before="send",
+        ),
+        Command(
+            "get",
+            "Exchange",
+            f"{__name__}.commands:get",
+            ("voxelnode get 1.2.840.1 --from PACS",),
+            before="send",
+        ),
+    )
+    routers = (Router("rest", f"{__name__}.rest:router"), Router("pages", f"{__name__}.pages:router"))
+    menu = (MenuEntry("/peers", "Peers", before="/upload", key="e"),)
+    templates = __name__
+    asks = ("1.2.840.10008.5.1.4.1.2.2.1", "1.2.840.10008.5.1.4.1.2.2.3")
+    statement = Statement({"SCU of the Query/Retrieve SOP Classes": f"{__name__}:QUERIES"})
+
+    def mistakes(self, settings: Settings) -> Iterator[str]:
+        if self.name in settings.extensions.disabled:
+            for name, peer in settings.peers.items():
+                if peer.confirm_by_find:
+                    yield f"peers.{name}: confirm_by_find is of an extension that [extensions] disabled switches off"
+
+    def actions(self, root: OpenedRoot) -> Mapping[str, Action]:
+        from node.extensions.peers.actions import actions_of
+
+        return actions_of(root)
+
+    def run(self, node: Parts) -> Running:
+        from node.extensions.peers.confirming import confirmers
+        from node.extensions.peers.retrieving import Retrieving
+        from node.index.database.work_loop import RequestLoop
+
+        index, now = node.ingest.index, node.ingest.now
+        retrieving = Retrieving(node.settings, index, node.ingest, node.audit, node.on_refusal)
+        retrievals = RequestLoop("retrievals", index, {"retrieval": retrieving}, now)
+        return Running(services=(retrievals, *confirmers(node.settings, index)))
+
+
+EXTENSION = _Peers()
