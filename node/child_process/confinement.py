@@ -3,12 +3,13 @@
 - ``no_new_privs``: no program that it starts gets more rights.
 - Landlock (Linux 5.13, https://docs.kernel.org/userspace-api/landlock.html): of all files, it reads the program's own
   and those that it was given, and writes where it was told to.
-- seccomp (https://docs.kernel.org/userspace-api/seccomp_filter.html): no sockets, no new processes or programs, no
-  signals to others, no change of rights or owners of files.
-- Resource limits: no core dumps, few open files, no file longer than its memory.
+- seccomp: the calls of `node.child_process.system_calls`, and no other.
+- Namespaces (https://man7.org/linux/man-pages/man7/namespaces.7.html): it sees no process but those of its keeper's
+  work, and has no network, even where another measure is missing.
+- Resource limits: no core dumps, few open files, no file longer than its memory; no capabilities.
 
-Landlock and seccomp are called without a library, on x86-64 and 64-bit ARM. If the kernel, or the container around the
-node, lacks one of them, the others hold alone; `offered` returns which of them hold.
+All are called without a library, Landlock and seccomp on x86-64 and 64-bit ARM. If the kernel, or the container around
+the node, lacks one of them, the others hold alone; `offered` and `offers_namespaces` return which of them hold.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import platform
 import resource
 import stat
 import struct
+import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterable
@@ -27,6 +29,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from node.child_process.system_calls import AUDIT_ARCHITECTURE, filter_program
 
 MAX_OPEN_FILES = 256
 
@@ -49,76 +53,15 @@ _READS_FOLDER = _READ_FILE | _READ_DIR
 _WRITES_FILE = _READ_FILE | _WRITE_FILE | _TRUNCATE
 _WRITES_FOLDER = _WRITES_FILE | _READ_DIR | _REMOVE_DIR | _REMOVE_FILE | _MAKE_DIR | _MAKE_REG
 
-# include/uapi/linux/{seccomp,filter,audit}.h
-_SECCOMP_MODE_FILTER = 2
-_ALLOW, _DENY, _UNKNOWN, _KILL = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS, 0x80000000
-_LOAD, _EQUAL, _AT_LEAST, _HAS_BITS, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_NUMBER_AT, _ARCHITECTURE_AT, _FIRST_ARGUMENT_AT = 0, 4, 16
-_CLONE_THREAD = 0x00010000
-_X32 = 0x40000000
+_SECCOMP_MODE_FILTER = 2  # include/uapi/linux/seccomp.h
 
-_AUDIT = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+# include/uapi/linux/sched.h
+_CLONE_NEWIPC, _CLONE_NEWUSER, _CLONE_NEWPID, _CLONE_NEWNET = (1 << bit for bit in range(27, 31))
 
-_NEVER: dict[str, dict[str, int]] = {
-    "x86_64": {
-        "socket": 41, "connect": 42, "accept": 43, "sendto": 44, "sendmsg": 46, "bind": 49, "listen": 50,
-        "socketpair": 53, "accept4": 288, "sendmmsg": 307,
-        "fork": 57, "vfork": 58, "execve": 59, "execveat": 322,
-        "ptrace": 101, "process_vm_readv": 310, "process_vm_writev": 311, "kcmp": 312, "process_madvise": 440,
-        "rt_sigqueueinfo": 129, "rt_tgsigqueueinfo": 297, "pidfd_send_signal": 424, "pidfd_open": 434,
-        "pidfd_getfd": 438,
-        "link": 86, "symlink": 88, "chmod": 90, "fchmod": 91, "chown": 92, "fchown": 93, "lchown": 94, "mknod": 133,
-        "mknodat": 259, "fchownat": 260, "linkat": 265, "symlinkat": 266, "fchmodat": 268, "fchmodat2": 452,
-        "setxattr": 188, "lsetxattr": 189, "fsetxattr": 190, "removexattr": 197, "lremovexattr": 198,
-        "fremovexattr": 199, "setxattrat": 463, "removexattrat": 466,
-        "utime": 132, "utimes": 235, "futimesat": 261, "utimensat": 280,
-        "shmget": 29, "shmat": 30, "shmctl": 31, "semget": 64, "msgget": 68, "mq_open": 240,
-        "mount": 165, "umount2": 166, "pivot_root": 155, "chroot": 161, "unshare": 272, "setns": 308,
-        "open_by_handle_at": 304, "open_tree": 428, "move_mount": 429, "fsopen": 430, "mount_setattr": 442,
-        "setuid": 105, "setgid": 106, "setreuid": 113, "setregid": 114, "setgroups": 116, "setresuid": 117,
-        "setresgid": 119, "setfsuid": 122, "setfsgid": 123, "capset": 126,
-        "io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427, "bpf": 321, "perf_event_open": 298,
-        "userfaultfd": 323, "keyctl": 250, "add_key": 248, "request_key": 249, "personality": 135,
-        "init_module": 175, "finit_module": 313, "delete_module": 176, "kexec_load": 246, "kexec_file_load": 320,
-        "reboot": 169, "swapon": 167, "swapoff": 168, "sethostname": 170, "iopl": 172, "ioperm": 173,
-        "settimeofday": 164, "clock_settime": 227, "adjtimex": 159, "clock_adjtime": 305, "quotactl": 179, "acct": 163,
-        "setpriority": 141, "ioprio_set": 251, "fanotify_init": 300,
-    },
-    "aarch64": {
-        "socket": 198, "socketpair": 199, "bind": 200, "listen": 201, "accept": 202, "connect": 203, "sendto": 206,
-        "sendmsg": 211, "accept4": 242, "sendmmsg": 269,
-        "execve": 221, "execveat": 281,
-        "ptrace": 117, "process_vm_readv": 270, "process_vm_writev": 271, "kcmp": 272, "process_madvise": 440,
-        "rt_sigqueueinfo": 138, "rt_tgsigqueueinfo": 240, "pidfd_send_signal": 424, "pidfd_open": 434,
-        "pidfd_getfd": 438,
-        "mknodat": 33, "symlinkat": 36, "linkat": 37, "fchmod": 52, "fchmodat": 53, "fchownat": 54, "fchown": 55,
-        "fchmodat2": 452,
-        "setxattr": 5, "lsetxattr": 6, "fsetxattr": 7, "removexattr": 14, "lremovexattr": 15, "fremovexattr": 16,
-        "setxattrat": 463, "removexattrat": 466,
-        "utimensat": 88,
-        "shmget": 194, "shmctl": 195, "shmat": 196, "semget": 190, "msgget": 186, "mq_open": 180,
-        "umount2": 39, "mount": 40, "pivot_root": 41, "chroot": 51, "unshare": 97, "setns": 268,
-        "open_by_handle_at": 265, "open_tree": 428, "move_mount": 429, "fsopen": 430, "mount_setattr": 442,
-        "setregid": 143, "setgid": 144, "setreuid": 145, "setuid": 146, "setresuid": 147, "setresgid": 149,
-        "setfsuid": 151, "setfsgid": 152, "setgroups": 159, "capset": 91,
-        "io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427, "bpf": 280, "perf_event_open": 241,
-        "userfaultfd": 282, "keyctl": 219, "add_key": 217, "request_key": 218, "personality": 92,
-        "init_module": 105, "finit_module": 273, "delete_module": 106, "kexec_load": 104, "kexec_file_load": 294,
-        "reboot": 142, "swapon": 224, "swapoff": 225, "sethostname": 161,
-        "settimeofday": 170, "clock_settime": 112, "adjtimex": 171, "clock_adjtime": 266, "quotactl": 60, "acct": 89,
-        "setpriority": 140, "ioprio_set": 30, "fanotify_init": 262,
-    },
-}  # fmt: skip
-"""System calls that are denied, by machine."""
-
-_CLONE = {"x86_64": 56, "aarch64": 220}
-_CLONE3 = 435
-_ONLY_ITSELF = {
-    "x86_64": {"kill": 62, "tkill": 200, "tgkill": 234},
-    "aarch64": {"kill": 129, "tkill": 130, "tgkill": 131},
-}
-"""System calls whose first argument must be the number of the process itself; `abort` needs them."""
-_PRLIMIT = {"x86_64": 302, "aarch64": 261}
+# include/uapi/linux/capability.h
+_CAPABILITY_VERSION = 0x20080522
+_CAPABILITIES = struct.Struct("=6I")  # effective, permitted, inheritable; then the upper bits of these
+_OPENS_ANY_FILE = 0b110  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -153,7 +96,7 @@ def offered() -> Offered:
         filters = False
     except OSError as error:
         filters = error.errno == errno.EFAULT
-    return Offered(abi, filters and platform.machine() in _AUDIT)
+    return Offered(abi, filters and platform.machine() in AUDIT_ARCHITECTURE)
 
 
 def tried() -> Offered:
@@ -174,6 +117,23 @@ def tried() -> Offered:
     return Offered(0, False) if status else offered()
 
 
+def described() -> str:
+    """Tell an operator what holds here, and what does not."""
+    if offers_namespaces():
+        return f"{offered()}, own PID and network namespaces"
+    return f"{offered()}, no PID and network namespaces of their own: the kernel or the container forbids them"
+
+
+@cache
+def offers_namespaces() -> bool:
+    """Ask the kernel whether `leave_namespaces` would succeed; asked in another program, because it is for ever."""
+    program = f"import ctypes, sys; sys.exit(ctypes.CDLL(None).unshare({_namespaces()}))"
+    try:
+        return not subprocess.run([sys.executable, "-I", "-S", "-c", program], check=False).returncode
+    except OSError:
+        return False
+
+
 def confine(means: Offered, reads: Iterable[Path], writes: Iterable[Path], max_file_bytes: int) -> None:
     """Deny this process for ever what it does not need; it must have no other thread.
 
@@ -184,6 +144,7 @@ def confine(means: Offered, reads: Iterable[Path], writes: Iterable[Path], max_f
     _limit_hard(resource.RLIMIT_NOFILE, MAX_OPEN_FILES)
     _limit_hard(resource.RLIMIT_FSIZE, max_file_bytes)
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    _drop_capabilities()
     if means.landlock:
         _restrict_files(means.landlock, reads, writes)
     if means.seccomp:
@@ -280,7 +241,7 @@ def _allow(ruleset: int, path: Path, of_file: int, of_folder: int) -> None:
 
 
 def _filter_calls(machine: str) -> None:
-    program = b"".join(_instructions(machine))
+    program = filter_program(machine, os.getpid())
 
     class Program(ctypes.Structure):
         _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
@@ -289,36 +250,37 @@ def _filter_calls(machine: str) -> None:
     _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(loaded))
 
 
-def _instructions(machine: str) -> Iterable[bytes]:
-    """Yield a filter in classic BPF; each jump is within its group of instructions."""
-    own = os.getpid()
-    yield _step(_LOAD, _ARCHITECTURE_AT)
-    yield _step(_EQUAL, _AUDIT[machine], 1, 0)
-    yield _step(_RETURN, _KILL)
-    yield _step(_LOAD, _NUMBER_AT)
-    if machine == "x86_64":  # calls of x32 have numbers of their own
-        yield _step(_AT_LEAST, _X32, 0, 1)
-        yield _step(_RETURN, _DENY)
-    for number in _NEVER[machine].values():
-        yield _step(_EQUAL, number, 0, 1)
-        yield _step(_RETURN, _DENY)
-    yield _step(_EQUAL, _CLONE3, 0, 1)  # its flags are out of reach; the C library falls back to clone
-    yield _step(_RETURN, _UNKNOWN)
-    yield from _if_called(_CLONE[machine], _step(_HAS_BITS, _CLONE_THREAD, 0, 1))
-    for number in _ONLY_ITSELF[machine].values():
-        yield from _if_called(number, _step(_EQUAL, own, 0, 1))
-    yield from _if_called(_PRLIMIT[machine], _step(_EQUAL, own, 1, 0), _step(_EQUAL, 0, 0, 1))
-    yield _step(_RETURN, _ALLOW)
+# Namespaces and capabilities
 
 
-def _if_called(number: int, *tests: bytes) -> Iterable[bytes]:
-    """Yield: if the call is this one, allow it where its first argument passes the tests, else deny it."""
-    yield _step(_EQUAL, number, 0, len(tests) + 3)
-    yield _step(_LOAD, _FIRST_ARGUMENT_AT)
-    yield from tests
-    yield _step(_RETURN, _ALLOW)
-    yield _step(_RETURN, _DENY)
+def leave_namespaces() -> bool:
+    """Have the processes that this one starts live in a PID namespace of their own, without network; itself, too.
+
+    The first of them must stay: the kernel ends all others with it. This process must have no other thread. It needs a
+    user namespace for that, in which it has no more rights to files than before, unless it may open the files of other
+    users: it could not do that any more.
+
+    Returns
+    -------
+    bool
+        Whether the kernel, and the container around the node, allow it.
+    """
+    return bool(_libc.unshare(_namespaces()) == 0)
 
 
-def _step(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
-    return struct.pack("<HBBI", code, if_true, if_false, value)
+def _namespaces() -> int:
+    flags = _CLONE_NEWPID | _CLONE_NEWNET | _CLONE_NEWIPC
+    return flags if _capabilities()[0] & _OPENS_ANY_FILE else flags | _CLONE_NEWUSER
+
+
+def _capabilities() -> tuple[int, ...]:
+    found = ctypes.create_string_buffer(_CAPABILITIES.size)
+    _checked(_libc.capget(struct.pack("=Ii", _CAPABILITY_VERSION, 0), found))
+    return _CAPABILITIES.unpack(found.raw)
+
+
+def _drop_capabilities() -> None:
+    """Keep the right to open files of other users at most, which a conversion by root needs."""
+    effective, permitted, *_ = _capabilities()
+    kept = _CAPABILITIES.pack(effective & _OPENS_ANY_FILE, permitted & _OPENS_ANY_FILE, 0, 0, 0, 0)
+    _libc.capset(struct.pack("=Ii", _CAPABILITY_VERSION, 0), kept)  # a filter around the node may refuse it

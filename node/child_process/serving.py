@@ -29,7 +29,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NoReturn
 
-from node.child_process.confinement import adopt_orphans, confine, end_with_parent, tried
+from node.child_process.confinement import adopt_orphans, confine, end_with_parent, leave_namespaces, tried
 from node.child_process.messages import DEATH, read_request, write_answer, write_request
 
 SIGNALS_LEFT_TO_THE_NODE = (signal.SIGINT, signal.SIGTERM)
@@ -192,6 +192,7 @@ class _Keeper:
         self._channel, self._work, self._max_requests, self._load = channel, work, max_requests, load
         self._assistance = assistance
         self._means = tried()
+        self._is_seen = not _isolate()
         self._loaded_bytes = _mapped_bytes()  # differs between machines and versions of libraries: not counted
         self._process: int | None = None
         self._orders = -1  # the pipe to it
@@ -241,7 +242,7 @@ class _Keeper:
     def _start(self, identity: bytes, apart: Apart) -> None:
         """Start a process with its first request, which it has already, because it is a copy of this one."""
         its_orders, self._orders = os.pipe()
-        keeper = os.getpid()
+        keeper = os.getpid() if self._is_seen else 0
         process = os.fork()
         if process == 0:
             try:
@@ -301,6 +302,22 @@ class _Keeper:
 
     def _tell_of_death(self) -> None:
         write_answer(self._channel.answers_to, self._identity, b"%d" % self._end(), DEATH)
+
+
+def _isolate() -> bool:
+    """Have the processes that this one starts see no other, and not this one; return whether the kernel allows it."""
+    if not leave_namespaces():
+        return False
+    ends, _held_until_the_end = os.pipe()
+    if os.fork() == 0:  # the first process of the namespace, with which the others end: it waits for this one's end
+        try:
+            _let_go_of_descriptors({ends})
+            signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody else waits for assistants whose worker ended
+            os.read(ends, 1)
+        finally:
+            os._exit(0)
+    os.close(ends)
+    return True
 
 
 def _let_go_of_descriptors(kept: set[int]) -> None:

@@ -20,7 +20,7 @@ from node.association.client.association import Address
 from node.association.listener import Listener
 from node.audit.audit_log import APPLICATION, SOURCE, Action, AuditEvent, AuditMessage, Participant, Result
 from node.background import BackgroundService, SupervisedThread
-from node.child_process.confinement import offered
+from node.child_process.confinement import described, offered
 from node.children.decoder import Decoder
 from node.control.checks import missing_account, require_closed, require_no_loops
 from node.control.control_socket import ControlServer
@@ -166,8 +166,10 @@ class Node:
             web_host, web_port = self._web.start()
             web = f"{self._web.scheme}://{f'[{web_host}]' if ':' in web_host else web_host}:{web_port}/"
         self._note_activity("started")
-        if not (offered().landlock and offered().seccomp):
-            log.warning("decoders_not_confined", detail=str(offered()))
+        if offered().landlock and offered().seccomp:
+            log.info("decoders_confined", detail=described())
+        else:
+            log.warning("decoders_not_confined", detail=described())
         if dicom is not None:
             log.info("ready", host=dicom.host, port=dicom.port, ae_title=dicom.ae_title)
         else:

@@ -17,6 +17,7 @@ import pytest
 from node.child_process.child import Child
 from node.child_process.confinement import offered
 from node.child_process.serving import Apart, Assistance, Assistants, Channel, ChildLimits, serve_apart
+from tests.processes import descendants, known_outside_as
 
 pytestmark = pytest.mark.interpreter
 
@@ -116,9 +117,7 @@ def work(request: tuple[str, str], limits: ChildLimits) -> bytes:
     if _lent:
         answer = _lent[0].ask(json.dumps(request).encode(), 1000)
     own = None if action == "pid" else attempt(action, Path(path))
-    return json.dumps(
-        {"own": own, "assistant": json.loads(answer) if answer else None, "keeper": os.getppid()}
-    ).encode()
+    return json.dumps({"own": own, "assistant": json.loads(answer) if answer else None}).encode()
 
 
 def compute(request: bytearray) -> bytes:
@@ -174,19 +173,20 @@ def test_an_assistant_ends_with_what_it_works_for_and_leaves_no_zombie(given: Pa
     (tmp_path / "other").write_bytes(b"")
     with closing(Child(serve, name="child", max_answer_bytes=1000)) as child:
         answer = json.loads(child.call(asked(given, "pid", 3), SECONDS))
-        descriptor = os.pidfd_open(answer["assistant"])
+        keeper = child._process.pid
+        descriptor = os.pidfd_open(known_outside_as(keeper, answer["assistant"]))
         for number in range(4):  # other files each time, so in another process
             child.call(asked((given, tmp_path / "other")[number % 2 == 0], "pid", 3), SECONDS)
         assert select.select([descriptor], [], [], SECONDS)[0]
         os.close(descriptor)
-        children = Path(f"/proc/{answer['keeper']}/task/{answer['keeper']}/children")
-        assert len(children.read_text().split()) <= 4
+        assert len(descendants(keeper)) <= 5
 
 
 def test_assistants_end_with_the_keeper(given: Path) -> None:
     with closing(Child(serve, name="child", max_answer_bytes=1000)) as child:
         answer = json.loads(child.call(asked(given, "pid"), SECONDS))
-        descriptor = os.pidfd_open(answer["assistant"])
-        os.kill(answer["keeper"], signal.SIGKILL)
+        keeper = child._process.pid
+        descriptor = os.pidfd_open(known_outside_as(keeper, answer["assistant"]))
+        os.kill(keeper, signal.SIGKILL)
         assert select.select([descriptor], [], [], SECONDS)[0]
         os.close(descriptor)

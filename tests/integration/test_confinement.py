@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
 import resource
 import select
@@ -20,6 +21,7 @@ from node.child_process import confinement
 from node.child_process.confinement import MAX_OPEN_FILES, offered
 from node.child_process.messages import write_answer
 from node.children.decoder import Decoder, NotDecoded
+from tests.processes import descendants, known_outside_as
 
 pytestmark = pytest.mark.interpreter
 
@@ -58,6 +60,11 @@ def _many_files(given: Path, _into: Path) -> None:
     raise AssertionError(len(files))
 
 
+def _other() -> int:
+    """Return the number of another process: a confined one does not see that of its parent."""
+    return os.getppid() or 1
+
+
 def _neighbour(path: Path) -> Path:
     return path.parent / "neighbour"
 
@@ -74,8 +81,8 @@ FILES: Actions = {
     "read /etc/passwd": lambda given, into: Path("/etc/passwd").read_bytes(),
     "read a neighbour": lambda given, into: _neighbour(given).read_bytes(),
     "read by another path": lambda given, into: Path(f"/proc/self/root{_neighbour(given)}").read_bytes(),
-    "read the memory of its keeper": lambda given, into: Path(f"/proc/{os.getppid()}/mem").open("rb").close(),
-    "read the environment of its keeper": lambda given, into: Path(f"/proc/{os.getppid()}/environ").read_bytes(),
+    "read the memory of another process": lambda given, into: Path(f"/proc/{_other()}/mem").open("rb").close(),
+    "read the environment of another process": lambda given, into: Path(f"/proc/{_other()}/environ").read_bytes(),
     "list a folder": lambda given, into: os.listdir(given.parent),
     "list the root": lambda given, into: os.listdir("/"),
     "write to what it reads": lambda given, into: given.write_bytes(b""),
@@ -91,13 +98,13 @@ CALLS: Actions = {
     "open a local socket": lambda given, into: socket.socket(socket.AF_UNIX).close(),
     "fork": _fork,
     "start a program": lambda given, into: subprocess.run(["/bin/true"], check=False),
-    "signal its keeper": lambda given, into: os.kill(os.getppid(), 0),
+    "signal another process": lambda given, into: os.kill(_other(), 0),
     "signal everybody": lambda given, into: os.kill(-1, 0),
     "link": lambda given, into: os.link(given, given.parent / "link"),
     "link symbolically": lambda given, into: os.symlink("/etc/passwd", given.parent / "link"),
     "let others read": lambda given, into: os.chmod(given, 0o666),
     "set the time of a file": lambda given, into: os.utime(given),
-    "limit its keeper": lambda given, into: resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE, (0, 0)),
+    "limit another process": lambda given, into: resource.prlimit(_other(), resource.RLIMIT_NOFILE, (0, 0)),
 }
 LIMITS: Actions = {
     "open many files": _many_files,
@@ -169,11 +176,12 @@ def process(given: Path) -> bytes:
 
 def test_each_file_has_a_process_of_its_own(decoder: Decoder, given: Path, tmp_path: Path) -> None:
     other = tmp_path / "neighbour"
-    first, again, another, back = (decoder.run(process, path) for path in (given, given, other, given))
+    first, again = (decoder.run(process, given) for _ in range(2))
+    descriptor = os.pidfd_open(known_outside_as(keeper(), int(first)))
+    another, back = (decoder.run(process, path) for path in (other, given))
     assert first == again
     assert len({first, another, back}) == 3
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(first), 0)
+    assert _ended(descriptor)
 
 
 def crash(given: Path) -> bytes:
@@ -194,18 +202,23 @@ def forge(given: Path, kind: bytes) -> bytes:
     return b"own"
 
 
-def keeper(given: Path) -> bytes:
-    return b"%d" % os.getppid()
+def keeper() -> int:
+    """Return the number of the process that forks those of the only decoder."""
+    [only] = multiprocessing.active_children()
+    assert only.pid is not None
+    return only.pid
 
 
 @pytest.mark.parametrize("end", [crash, exit_quietly])
 def test_the_end_of_such_a_process_is_told_and_costs_no_start(
     decoder: Decoder, given: Path, end: Callable[[Path], bytes]
 ) -> None:
-    before = decoder.run(keeper, given.parent / "neighbour")
+    decoder.run(process, given.parent / "neighbour")
+    before = keeper()
     with pytest.raises(NotDecoded, match="crashed"):
         decoder.run(end, given)
-    assert decoder.run(keeper, given.parent / "neighbour") == before
+    decoder.run(process, given.parent / "neighbour")
+    assert keeper() == before
 
 
 @pytest.mark.parametrize("kind", [b"a", b"d"])
@@ -215,12 +228,15 @@ def test_what_it_forges_is_no_answer_to_a_later_request(decoder: Decoder, given:
 
 
 def test_it_ends_with_its_keeper(given: Path) -> None:
+    before = multiprocessing.active_children()
     with closing(Decoder(deadline_seconds=60)) as decoder:
         number = int(decoder.run(process, given))
-        parent = int(decoder.run(keeper, given))
-        descriptor = os.pidfd_open(number)
-        os.kill(parent, signal.SIGKILL)
-        assert _ended(descriptor)
+        [own] = set(multiprocessing.active_children()) - set(before)
+        assert own.pid is not None
+        descriptors = [os.pidfd_open(process) for process in descendants(own.pid)]
+        assert known_outside_as(own.pid, number) in descendants(own.pid)
+        os.kill(own.pid, signal.SIGKILL)
+        assert all(map(_ended, descriptors))
 
 
 def _ended(descriptor: int) -> bool:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from node.archive.root import NETWORK, file_system, lock_problem, make_private, open_to_others, others_may
-from node.child_process.confinement import offered
+from node.child_process.confinement import described, offered
 from node.cli.look.status import ACKNOWLEDGED, MAX_AGE_SECONDS, readiness_of
 from node.cli.options import Root
 from node.cli.output import Answer, listing, sized
@@ -114,7 +114,7 @@ def _confinement(_: Settings) -> Iterator[Check]:
     yield Check(
         "confinement",
         "ok" if found.landlock and found.seccomp else "warning",
-        str(found),
+        described(),
         ""
         if found.landlock and found.seccomp
         else "use Linux 5.13 or newer on x86-64 or 64-bit ARM with both, "
