@@ -1,7 +1,7 @@
 """Decide whether a quiet series is complete, from counts, its reception, and findings in its instances. Pure.
 
-The list of instances in an ended Modality Performed Procedure Step decides, else the count that the sender gives by
-C-FIND. Counts in headers are hints, because senders give them different
+The list of instances in an ended Modality Performed Procedure Step decides. What the sender says that it has, asked by
+C-FIND, decides where two sources agree. Counts in headers are hints, because senders give them different
 meanings: a count that is not reached is reported, and no conversion waits for it. Every fact that speaks against
 completeness is in the reason. Where only a weak fact does, or another contradicts it, the series is suspect.
 """
@@ -117,6 +117,31 @@ def performed(listed: Collection[str], stored: Collection[str]) -> Performed:
 
 
 @dataclass(frozen=True, slots=True)
+class Reported:
+    """What the sender of a series says that it has, by C-FIND (PS3.4 C.4.1).
+
+    Attributes
+    ----------
+    received : int
+        Number of instances that were stored when it was asked; its word counts only for these.
+    instances : int or None
+        Its *Number of Series Related Instances* (0020,1209), else the length of its list; None if it gives neither.
+    missing : int or None
+        Number of the instances in its list that are not stored; None: it was not asked for a list, or gave none.
+    named : tuple of str
+        SOP Instance UIDs of at most `MAX_NAMED` of these.
+    problem : str
+        Why nothing is known, to be read after "the sender"; empty: it answered.
+    """
+
+    received: int
+    instances: int | None = None
+    missing: int | None = None
+    named: tuple[str, ...] = ()
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Expectation:
     """The facts about a series that are known before its pixels are read.
 
@@ -128,8 +153,8 @@ class Expectation:
         Counts that headers announce, each with its source, most likely first.
     holes : int
         Number of Instance Numbers missing between the smallest and the largest.
-    confirmed : int or None
-        Number of instances that the sender has, confirmed by two C-FIND answers.
+    reported : Reported or None
+        What the sender says that it has; None: it was not asked.
     aborted : bool
         The association of the last instance did not end by release, and nothing was received after it.
     forced : bool
@@ -149,7 +174,7 @@ class Expectation:
     received: int
     announced: tuple[tuple[int, str], ...] = ()
     holes: int = 0
-    confirmed: int | None = None
+    reported: Reported | None = None
     aborted: bool = False
     forced: bool = False
     siblings: tuple[int, ...] = ()
@@ -207,7 +232,7 @@ def certainty(state: State, rule: Rule) -> Certainty:
 def expectation(
     instances: Sequence[InstanceCounts],
     *,
-    confirmed: int | None = None,
+    reported: Reported | None = None,
     aborted: bool = False,
     forced: bool = False,
     siblings: Sequence[int] = (),
@@ -221,7 +246,7 @@ def expectation(
         len(instances),
         tuple(_announced(instances)),
         _holes(instances),
-        confirmed,
+        reported,
         aborted,
         forced,
         tuple(siblings),
@@ -310,10 +335,7 @@ def completeness_of(
     state: State
     rule: Rule
     against: list[Evidence] = []
-    if known.confirmed is not None:
-        state, rule = "complete" if known.received >= known.confirmed else "incomplete", "c-find"
-        reason = f"{known.received} of {known.confirmed} instances that the sender has (C-FIND)"
-    elif against := _weighed(known, findings, count):
+    if against := _weighed(known, findings, count):
         state = "suspect" if all(finding.doubtful for finding in against) else "incomplete"
         rule = next(finding.rule for finding in against if finding.doubtful == (state == "suspect"))
         reason = "; ".join(finding.fact for finding in against) + _received(known, count, against)
@@ -327,7 +349,68 @@ def completeness_of(
         decisive = sorted(against, key=lambda finding: finding.doubtful)
         missing = next((finding.count for finding in decisive if finding.count), None) or known.holes or None
     detail = "; ".join(dict.fromkeys(finding.missing for finding in against if finding.missing))
-    return Completeness(state, rule, expected, source, known.received, missing, reason, detail)
+    verdict = Completeness(state, rule, expected, source, known.received, missing, reason, detail)
+    return verdict if known.reported is None else with_reported(verdict, known.reported)
+
+
+def with_reported(verdict: Completeness, reported: Reported) -> Completeness:
+    """Return a verdict once the sender has said what it has, unless other instances are here by now.
+
+    Its word decides with a second source. A list names what is not here. As many as are here are complete, and cast
+    doubt on missing numbers and on counts in headers, but on no gap in space. A count alone that is greater makes a
+    series suspect, and one that is smaller is only told: a sender may have deleted what it has sent.
+    """
+    received, has = verdict.received, reported.instances
+    if reported.received != received or verdict.rule in (ACKNOWLEDGED, "mpps"):
+        return verdict
+    if reported.missing:
+        total = received + reported.missing
+        named = _named(reported.named, reported.missing)
+        fact = f"{received} of {total} instances that the sender lists (C-FIND); missing: {named}"
+        detail = "; ".join(filter(None, (verdict.missing_detail, f"instances {named}")))
+        return replace(
+            verdict, state="incomplete", rule="c-find", expected=total, expected_source=C_FIND,
+            missing=reported.missing, reason=_beside(fact, verdict), missing_detail=detail,
+        )  # fmt: skip
+    if has == received or (has is not None and has > received and reported.missing == 0):
+        counts = "" if has == received else f", which counts {has}"
+        if verdict.state == "complete" or verdict.rule in ("association", "forced"):
+            fact = f"{received} of {received} instances that the sender has (C-FIND){counts}"
+            return replace(
+                verdict,
+                state="complete",
+                rule="c-find",
+                expected=received,
+                expected_source=C_FIND,
+                missing=0,
+                reason=fact,
+            )
+        doubtful = verdict.rule in ("headers", "instance-numbers", "times")
+        return replace(
+            verdict,
+            state="suspect" if doubtful else verdict.state,
+            reason=f"{verdict.reason}; the sender has {received} as well (C-FIND){counts}",
+        )
+    if has is not None and has > received:
+        fact = f"{received} of {has} instances that the sender has (C-FIND), of which it gave no list"
+        if verdict.state == "incomplete":
+            return replace(verdict, reason=f"{verdict.reason}; {fact}")
+        return replace(
+            verdict, state="suspect", rule="c-find", expected=has, expected_source=C_FIND, missing=has - received,
+            reason=_beside(fact, verdict), missing_detail=verdict.missing_detail or f"{has - received} instances",
+        )  # fmt: skip
+    said = reported.problem or ("does not say how many it has (C-FIND)" if has is None else f"has {has} (C-FIND)")
+    return replace(verdict, reason=f"{verdict.reason}; the sender {said}")
+
+
+def _beside(fact: str, verdict: Completeness) -> str:
+    """Return a fact, followed by what else speaks against completeness."""
+    return fact if verdict.state == "complete" else f"{fact}; {verdict.reason}"
+
+
+def _named(uids: Sequence[str], count: int) -> str:
+    """Return the first of so many missing instances in words."""
+    return ", ".join(uids) + (f" and {count - len(uids)} more" if count > len(uids) else "")
 
 
 def aborted_verdict(verdict: Completeness) -> Completeness:
@@ -354,9 +437,7 @@ def _by_list(performed: Performed, received: int) -> Completeness:
     reason = f"{here} of {performed.listed} instances that the performed procedure step lists (MPPS)"
     if performed.unlisted:
         reason += f", and {performed.unlisted} more that it does not list"
-    named = ", ".join(performed.named)
-    if performed.missing > len(performed.named):
-        named += f" and {performed.missing - len(performed.named)} more"
+    named = _named(performed.named, performed.missing)
     if performed.missing:
         reason += f"; missing: {named}"
     state: State = "incomplete" if performed.missing else "complete"
@@ -400,9 +481,7 @@ def _weighed(known: Expectation, findings: Sequence[Evidence], count: tuple[int,
 
 
 def _count(known: Expectation, times: int) -> tuple[int, str] | None:
-    """Return the count to compare with: the sender's, else a matching one, else the smallest that is not reached."""
-    if known.confirmed is not None:
-        return known.confirmed, C_FIND
+    """Return the count to compare with: a matching one, else the smallest that is not reached."""
     announced = known.announced
     if known.split:
         announced = tuple(count for count in announced if count[1] != IMAGES_OF_ALL_TIMES)

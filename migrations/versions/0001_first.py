@@ -136,6 +136,7 @@ def _levels() -> None:
         sa.Column("conversion_begun_at", sa.DateTime()),
         sa.Column("last_conversion", sa.JSON()),
         sa.Column("error", sa.Text()),
+        sa.Column("reported", sa.JSON()),
         sa.Column("verdict", sa.String(16)),
         sa.Column("verdict_rule", sa.String(32)),
         sa.Column("verdict_reason", sa.Text()),

@@ -235,6 +235,8 @@ class SeriesRow(Base):
     # How the one before ended: see `node.index.nouns.conversions.Conclusion`.
     last_conversion: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     error: Mapped[str | None] = mapped_column(Text)
+    # What its sender said that it has: see `node.completeness.Reported`.
+    reported: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     verdict: Mapped[str | None] = mapped_column(String(16))
     verdict_rule: Mapped[str | None] = mapped_column(String(32))
     verdict_reason: Mapped[str | None] = mapped_column(Text)
@@ -789,7 +791,7 @@ class WorkRow(Base):
     )
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    kind: Mapped[str] = mapped_column(String(16))  # hook, route, job, retrieval, commitment
+    kind: Mapped[str] = mapped_column(String(16))  # hook, route, job, retrieval, commitment, question
     name: Mapped[str] = mapped_column(String(64))  # of the hook, the route or the peer; AE title of the requestor
     destination: Mapped[str] = mapped_column(String(64), default="")  # of a route
     key: Mapped[str] = mapped_column(

@@ -264,10 +264,18 @@ class Peer(SettingsSection):
         "Unset: any certificate of tls_client_ca",
         examples=["ct1.example.org"],
     )
-    confirm_by_find: bool = Field(
-        False,
-        description="ask it by C-FIND how many instances its series have, and convert a series once all were received",
+    confirm_by_find: bool | None = Field(
+        None,
+        description="whether it is asked by C-FIND how many instances its series have. Unset: once before a series is "
+        "converted, if it has a host; true: also while a series waits, which is converted once all were received; "
+        "false: never",
+        examples=[True],
     )
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether it is asked by C-FIND what it has of its series."""
+        return self.host is not None and self.confirm_by_find is not False
 
     def _mistakes(self) -> Iterator[str]:
         digits = (self.certificate or "").removeprefix(FINGERPRINT).replace(":", "")

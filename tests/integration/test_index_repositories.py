@@ -62,7 +62,7 @@ def test_reads_do_not_wait_for_the_writer(root: Root) -> None:
         assert root.index.instances.loser_keys() == set()
         assert len(root.index.instances.files("objects/00000000")) == 1
         assert len(root.index.studies.stored()) == 1
-        assert len(root.index.series.unconfirmed(["MODALITY"])) == 1
+        assert len(root.index.questions.unasked({"MODALITY": "ct"}, ["ct"], now)[0]) == 1
         assert root.index.about.get("closed") == "no"
         [study] = root.index.studies.stored()
         assert root.index.deletions.plan("study", study.study_instance_uid).instances == 1

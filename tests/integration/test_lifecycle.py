@@ -5,11 +5,10 @@ from __future__ import annotations
 import datetime as dt
 import json
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import pytest
@@ -17,14 +16,13 @@ from pydicom import FileDataset
 from pydicom.uid import generate_uid
 
 from node import background
+from node.completeness import Reported
 from node.conversion.job import ConversionJob, Converted
 from node.conversion.pipeline import convert
 from node.conversion.scheduler import Housekeeping, Worker
 from node.conversion.series import input_sha256, is_unchanged
 from node.dicom.attributes import instance_attributes
 from node.errors import OutOfResources, VoxelnodeError
-from node.extensions.peers.confirming import Confirmer
-from node.index.engine.place import IndexUnusable
 from node.index.models import Base
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.records import ClaimedSeries, Outcome, Received, StoredFile
@@ -437,7 +435,7 @@ def test_an_open_association_keeps_its_last_series_waiting_while_it_is_active(ro
 def test_a_wait_for_an_open_association_does_not_delay_what_is_due_for_another_reason(root: Root) -> None:
     ds = make.ct_series(1)[0]
     root.take(ds, origin("a1"))
-    root.index.series.confirm_count(place_of(ds), 1, root.clock())
+    root.index.series.record_reported(place_of(ds), Reported(1, 1), root.clock(), ends_wait=True)
     root.index.series.keep_waiting(
         {place_of(ds): root.clock() + dt.timedelta(seconds=60)}, root.clock(), lambda: [place_of(ds)]
     )
@@ -638,99 +636,6 @@ def test_a_clock_set_back_while_the_node_was_down_makes_nothing_wait_longer(open
     root = open_root()
     root.index.timers.correct(root.clock())
     require_due_in(root, 60)
-
-
-# Counts of the sender
-
-
-class Sender:
-    """A sender that is asked for its counts."""
-
-    def __init__(self, *counts: int | Exception | None) -> None:
-        self._counts = list(counts)
-        self.asked: list[SeriesKey] = []
-
-    def __call__(self, calling_ae_title: str, place: SeriesKey) -> int | None:
-        self.asked.append(place)
-        count = self._counts.pop(0) if len(self._counts) > 1 else self._counts[0]
-        if isinstance(count, Exception):
-            raise count
-        return count
-
-
-def confirmer(root: Root, sender: Sender) -> Confirmer:
-    return Confirmer(root.index, {"PACS"}, sender, root.clock)
-
-
-def test_a_count_told_twice_and_reached_makes_a_series_due_at_once(root: Root) -> None:
-    for ds in make.ct_series(4):
-        root.take(ds, origin("a1", "PACS"))
-    asks = confirmer(root, Sender(4))
-    asks.step()
-    assert due(root) is None, "a count that came once may still grow"
-    asks.step()
-    settle(root, 0)
-    assert verdict(root) == ("complete", "c-find", 4, 0)
-    assert events(root) == ["series-confirmed", "series-quiet", "series-converted"]
-
-
-def test_an_index_that_cannot_be_read_does_not_end_the_questions(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background, "PAUSE_SECONDS", 0.01)
-    ds = make.ct_series(1)[0]
-    root.take(ds, origin("a1", "PACS"))
-    asks = confirmer(root, Sender(1))
-    unconfirmed, failures = root.index.series.unconfirmed, []
-
-    def broken(titles: Collection[str]) -> Any:
-        if len(failures) < 3:
-            failures.append(IndexUnusable("the index cannot be read"))
-            raise failures[-1]
-        return unconfirmed(titles)
-
-    monkeypatch.setattr(root.index.series, "unconfirmed", broken)
-    monkeypatch.setattr("node.extensions.peers.confirming.ASK_SECONDS", 0.01)
-    asks.start()
-    try:
-        deadline = monotonic() + 30
-        while "series-confirmed" not in events(root):
-            assert monotonic() < deadline
-            asks._stopping.wait(0.02)
-        assert asks.failures == 3
-    finally:
-        asks.stop()
-
-
-def test_a_count_that_grows_is_not_believed(root: Root) -> None:
-    for ds in make.ct_series(4):
-        root.take(ds, origin("a1", "PACS"))
-    asks = confirmer(root, Sender(4, 5, 6, 7))
-    for _ in range(4):
-        asks.step()
-    assert due(root) is None
-
-
-def test_a_count_that_is_not_reached_blocks_nothing_and_is_told(root: Root) -> None:
-    for ds in make.ct_series(4):
-        root.take(ds, origin("a1", "PACS"))
-    asks = confirmer(root, Sender(6))
-    asks.step()
-    asks.step()
-    assert due(root) is None
-    settle(root)
-    assert verdict(root) == ("incomplete", "c-find", 6, 2)
-
-
-def test_only_senders_that_may_be_asked_are_asked_and_silent_ones_left_alone(root: Root) -> None:
-    root.take(make.ct_series(1)[0], origin("a1", "OTHER"))
-    sender = Sender(VoxelnodeError("nobody answers"))
-    asks = confirmer(root, sender)
-    asks.step()
-    assert sender.asked == []
-    ds = make.ct_series(1)[0]
-    root.take(ds, origin("a2", "PACS"))
-    asks.step()
-    asks.step()
-    assert sender.asked == [place_of(ds)]
 
 
 # Revisions

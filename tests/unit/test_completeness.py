@@ -12,6 +12,7 @@ from node.completeness import (
     Evidence,
     Expectation,
     InstanceCounts,
+    Reported,
     completeness_of,
     expectation,
     performed,
@@ -158,10 +159,36 @@ def test_a_gap_is_told_although_the_count_agrees_and_the_reason_names_both() -> 
     assert "announces 5" in found.reason
 
 
-def test_what_the_sender_has_decides_over_headers_and_geometry() -> None:
-    instances = series(5, images_in_acquisition=9)
-    assert verdict(instances, GAP, confirmed=5) == ("complete", "c-find", 5, 0)
-    assert verdict(instances, confirmed=7) == ("incomplete", "c-find", 7, 2)
+@pytest.mark.parametrize(
+    ("reported", "finding", "announced", "state", "rule", "missing", "words"),
+    [
+        (Reported(5, 5), None, None, "complete", "c-find", 0, "5 of 5 instances that the sender has (C-FIND)"),
+        (Reported(5, 7, 2, ("1.2", "1.3")), None, None, "incomplete", "c-find", 2, "missing: 1.2, 1.3"),
+        (Reported(5, 7, 2, ("1.2", "1.3")), None, 5, "incomplete", "c-find", 2, "5 of 7 instances"),
+        (Reported(5, 7), None, None, "suspect", "c-find", 2, "5 of 7 instances that the sender has"),
+        (Reported(5, 7, 0), None, None, "complete", "c-find", 0, "which counts 7"),
+        (Reported(5, 5), GAP, None, "incomplete", "geometry", None, "the sender has 5 as well"),
+        (Reported(5, 5), NUMBERS, None, "suspect", "instance-numbers", 1, "the sender has 5 as well"),
+        (Reported(5, 5), None, 9, "suspect", "headers", 4, "5 of 9 instances that Images in Acquisition"),
+        (Reported(5, 7), GAP, None, "incomplete", "geometry", None, "5 of 7 instances that the sender has"),
+        (Reported(5, 3), None, None, "complete", "geometry", 0, "the sender has 3 (C-FIND)"),
+        (Reported(5, 0), None, 5, "complete", "headers", 0, "the sender has 0 (C-FIND)"),
+        (Reported(5, problem="does not answer C-FIND"), None, None, "complete", "geometry", 0, "does not answer"),
+        (Reported(4, 4), None, None, "complete", "geometry", 0, "did not announce a count"),
+    ],
+)
+def test_what_the_sender_has_decides_only_with_a_second_source(
+    reported: Reported, finding: Evidence | None, announced: int | None, state: str, rule: str, missing: int, words: str
+) -> None:
+    known = expectation(series(5, images_in_acquisition=announced), reported=reported)
+    found = completeness_of(known, [finding] if finding else [], placed=True, times=1)
+    assert (found.state, found.rule, found.missing) == (state, rule, missing)
+    assert words in found.reason
+
+
+@pytest.mark.parametrize("how", [{"aborted": True}, {"forced": True}])
+def test_a_series_cut_short_is_complete_if_the_sender_has_no_more(how: dict[str, bool]) -> None:
+    assert verdict(series(5), reported=Reported(5, 5), **how) == ("complete", "c-find", 5, 0)
 
 
 @pytest.mark.parametrize(("how", "rule"), [({"aborted": True}, "association"), ({"forced": True}, "forced")])
@@ -179,7 +206,7 @@ def test_the_list_of_a_performed_procedure_step_decides() -> None:
     stored = [f"1.2.{number}" for number in range(20)]
     complete = completeness_of(Expectation(20, performed=performed(stored, stored)))
     assert (complete.state, complete.rule, complete.expected, complete.missing) == ("complete", "mpps", 20, 0)
-    more = completeness_of(Expectation(20, confirmed=25, performed=performed(stored[:18], stored)))
+    more = completeness_of(Expectation(20, reported=Reported(20, 25), performed=performed(stored[:18], stored)))
     assert (more.state, "2 more that it does not list" in more.reason) == ("complete", True)
     less = completeness_of(Expectation(5, performed=performed(stored, stored[:5])))
     assert (less.state, less.missing, less.expected_source) == ("incomplete", 15, MPPS)
@@ -191,11 +218,11 @@ def test_the_list_of_a_performed_procedure_step_decides() -> None:
     ("known", "word"),
     [
         (Expectation(5, announced=((5, "a header"),)), "verified"),
-        (Expectation(5, confirmed=5), "verified"),
+        (Expectation(5, reported=Reported(5, 5)), "verified"),
         (Expectation(5, performed=performed(["1.2"], ["1.2"])), "verified"),
         (Expectation(5), "no gap seen"),
         (Expectation(4, siblings=(5, 5)), "suspect"),
-        (Expectation(4, confirmed=5), "incomplete"),
+        (Expectation(4, reported=Reported(4, 5, 1)), "incomplete"),
     ],
 )
 def test_only_a_count_that_was_announced_verifies(known: Expectation, word: str) -> None:

@@ -70,6 +70,7 @@ KINDS: Mapping[WorkKind, str] = {
     "job": "job of hook",
     "retrieval": "retrieved from",
     "commitment": "commitment to",
+    "question": "asked",
 }
 
 CHIPS: Mapping[str, StatusChip] = {

@@ -1,4 +1,6 @@
-"""Searches at other nodes, and retrievals from them (C-FIND and C-GET as a service user), for people and by rules."""
+"""Searches at other nodes, and retrievals from them (C-FIND and C-GET as a service user), for people and by rules.
+
+The senders of series are asked what they have: `asking`."""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ if TYPE_CHECKING:
     from node.settings.model import Settings
 
 QUERIES = """\
-C-FIND is used to query a peer for the number of instances of a series (`[peers.NAME] confirm_by_find`), and by
+C-FIND is used to query the sender of a series for the number of its instances, at the SERIES level, and if it has more
+than were received for their SOP Instance UIDs, at the IMAGE level (`[peers.NAME] confirm_by_find`); and by
 `voxelnode find`, the page Peers and REST. C-GET is used by `voxelnode get`, the page and REST; C-FIND first asks for
 the SOP classes. Instances of other studies or series than the request names are refused with 0x0124.
 """
@@ -55,14 +58,14 @@ class _Peers(Extension):
         return actions_of(root)
 
     def run(self, node: Parts) -> Running:
-        from node.extensions.peers.confirming import confirmers
+        from node.extensions.peers.asking import questions
         from node.extensions.peers.retrieving import Retrieving
         from node.index.database.work_loop import RequestLoop
 
         index, now = node.ingest.index, node.ingest.now
         retrieving = Retrieving(node.settings, index, node.ingest, node.audit, node.on_refusal)
         retrievals = RequestLoop("retrievals", index, {"retrieval": retrieving}, now)
-        return Running(services=(retrievals, *confirmers(node.settings, index)))
+        return Running(services=(retrievals, *questions(node.settings, index, now)))
 
 
 EXTENSION = _Peers()

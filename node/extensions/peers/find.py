@@ -12,17 +12,24 @@ from pynetdicom.dimse_primitives import C_CANCEL, C_FIND
 from node.association.association import Message
 from node.association.client.association import Address, AssociationLost, RequestedAssociation, association, contexts_of
 from node.association.primitives import primitive_of
+from node.dicom.attributes import is_identifier
 from node.dicom.command import MEDIUM_PRIORITY
 from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
 from node.dicom.status import PENDING, PENDING_WITHOUT_KEYS, SUCCESS
 from node.dicom.uids import STUDY_ROOT_FIND
 from node.errors import PeerFailed
+from node.index.nouns.converted import SeriesKey
 
 MAXIMUM_ANSWER_BYTES = 262_144
 """Longest identifier of an answer; those of real peers have a few hundred bytes."""
 
 CANCEL_SECONDS = 5.0
 """Longest time for the end of a query that was cancelled; then the association is aborted."""
+
+MAXIMUM_ANSWERS_OF_SERIES = 100
+"""One is expected; some peers answer with every series of the study."""
+
+MAXIMUM_INSTANCES = 100_000
 
 Read = TypeVar("Read")
 
@@ -134,12 +141,20 @@ def _drain(assoc: RequestedAssociation) -> None:
 
 
 def find_instance_count(
-    peer: Address, calling_ae_title: str, study_instance_uid: str, series_instance_uid: str, timeout: float
+    peer: Address,
+    calling_ae_title: str,
+    series: SeriesKey,
+    timeout: float,
+    is_abandoned: Callable[[], bool] = lambda: False,
 ) -> int | None:
     """Return the peer's *Number of Series Related Instances* (0020,1209), or None if the peer does not give it.
 
+    0 if it has no such series.
+
     Parameters
     ----------
+    series : (str, str)
+        Study Instance UID and Series Instance UID.
     timeout : float, seconds
         Longest wait for the connection, its acceptance and each response.
 
@@ -148,22 +163,47 @@ def find_instance_count(
     NoAssociation
         The address does not answer, or the peer rejects the association.
     FindFailed
-        The query failed, or the peer has no such series, or several.
+        The query failed, or the peer has several such series.
 
     Notes
     -----
     A hierarchical query at the SERIES level of the Study Root model (PS3.4 C.6.2.1). The count is an optional key
     (PS3.4 C.3.4).
     """
-    query = Dataset()
-    query.QueryRetrieveLevel = "SERIES"
-    query.StudyInstanceUID, query.SeriesInstanceUID = study_instance_uid, series_instance_uid
+    query = _of_series("SERIES", series)
     query.NumberOfSeriesRelatedInstances = None
-    answers = find(query, peer, calling_ae_title, timeout)
-    matching = [answer for answer in answers if answer.get("SeriesInstanceUID") == series_instance_uid]
-    if len(matching) != 1:
+    answers = find(query, peer, calling_ae_title, timeout, MAXIMUM_ANSWERS_OF_SERIES, is_abandoned=is_abandoned)
+    matching = [answer for answer in answers if answer.get("SeriesInstanceUID") == series[1]]
+    if len(matching) > 1:
         raise FindFailed(f"{peer.ae_title} has {len(matching)} series of this UID")
-    return _count(matching[0])
+    return _count(matching[0]) if matching else 0
+
+
+def find_instances(
+    peer: Address,
+    calling_ae_title: str,
+    series: SeriesKey,
+    timeout: float,
+    is_abandoned: Callable[[], bool] = lambda: False,
+) -> set[str]:
+    """Return the SOP Instance UIDs that the peer lists of a series: a query at the IMAGE level. See above.
+
+    Raises FindFailed also if there are more than `MAXIMUM_INSTANCES`.
+    """
+    query = _of_series("IMAGE", series)
+    query.SOPInstanceUID = None
+    answers = find(query, peer, calling_ae_title, timeout, MAXIMUM_INSTANCES + 1, is_abandoned=is_abandoned)
+    uids = {str(answer.get("SOPInstanceUID")) for answer in answers}
+    if len(uids) > MAXIMUM_INSTANCES:
+        raise FindFailed(f"{peer.ae_title} lists more than {MAXIMUM_INSTANCES} instances")
+    return {uid for uid in uids if is_identifier(uid)}
+
+
+def _of_series(level: str, series: SeriesKey) -> Dataset:
+    query = Dataset()
+    query.QueryRetrieveLevel = level
+    query.StudyInstanceUID, query.SeriesInstanceUID = series
+    return query
 
 
 def _count(identifier: Dataset) -> int | None:

@@ -50,6 +50,7 @@ from node.index.search.finder import Finder
 from node.index.work.deliveries import DeliveryRepository
 from node.index.work.jobs import JobRepository
 from node.index.work.ledger import WorkRepository
+from node.index.work.questions import QuestionRepository
 from node.index.work.routes import RouteRepository
 from node.index.work.workitems import WorkitemRepository
 from node.metrics import Metrics
@@ -160,6 +161,7 @@ class Index:
         self.patients = PatientRepository(writer, self._watcher)
         self.performed_steps = PerformedStepRepository(writer, self._watcher)
         self.problems = ProblemRepository(writer, self._watcher)
+        self.questions = QuestionRepository(writer, self._watcher)
         self.references = ReferenceRepository(writer, self._watcher)
         self.rejections = RejectionRepository(writer, self._watcher)
         self.retention = RetentionRepository(writer, self._watcher)

@@ -84,15 +84,6 @@ class Indexed:
     restored: str | None = None  # the received file took the place of one that is not whole: how it differs, in words
 
 
-@dataclass(frozen=True, slots=True)
-class UnconfirmedSeries:
-    """A waiting series: its key, the sender of its newest instance, and the number of instances received."""
-
-    key: SeriesKey
-    calling_ae_title: str
-    received: int
-
-
 RefusedLevel = Literal["connection", "association", "context", "instance", "retrieve", "commitment"]
 
 

@@ -10,21 +10,22 @@ import datetime as dt
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func, null, or_, select, update
 from sqlalchemy.orm import join
 
 from node.completeness import (
-    C_FIND,
     PART_OF_ACQUISITION,
     Completeness,
     Expectation,
     InstanceCounts,
+    Reported,
     aborted_verdict,
     completeness_of,
     expectation,
+    with_reported,
 )
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import OPEN_STATES, EventRow, ImageRow, SeriesRow, StudyRow
@@ -40,7 +41,7 @@ from node.index.nouns.converted import ClaimedInstance, SeriesKey
 from node.index.nouns.events import FinalKind, record_series_event
 from node.index.nouns.growth import after_abort, due_at, performed_of
 from node.index.nouns.lost import count_lost, judge_lost
-from node.index.nouns.records import ClaimedSeries, SeriesOutcome, UnconfirmedSeries
+from node.index.nouns.records import ClaimedSeries, SeriesOutcome
 from node.index.nouns.reopening import (
     DAMAGED,
     REVOKED,
@@ -338,7 +339,7 @@ class SeriesRepository(IndexRepository):
             for row in connection.execute(_held_at(key)).all():
                 record_series_event(connection, "sender-aborted", key, now, detail)
                 if row.state not in OPEN_STATES:
-                    _judge_after_abort(connection, row, now)
+                    _judge_again(connection, row.id, now, aborted_verdict)
                     continue
                 last = min(row.last_received_at, now)  # the clock may have been set back since
                 waits = after_abort(row.waits or {}, calling_ae_title, last + grace, now)
@@ -449,42 +450,27 @@ class SeriesRepository(IndexRepository):
         conclude(connection, series_id, "conversion-cancelled", now, "the reconversion was cancelled", row.revision)
         return True
 
-    @on_reader
-    def unconfirmed(self, connection: Connection, calling_ae_titles: Collection[str]) -> list[UnconfirmedSeries]:
-        """Return the waiting series whose newest instance came from one of these senders."""
-        newest = (
-            select(ImageRow.calling_ae_title)
-            .where(ImageRow.series_id == SeriesRow.id)
-            .order_by(ImageRow.received_at.desc(), ImageRow.id.desc())
-            .limit(1)
-            .scalar_subquery()
-        )
-        received = select(func.count()).where(ImageRow.series_id == SeriesRow.id).scalar_subquery()
-        rows = connection.execute(
-            select(StudyRow.study_instance_uid, SeriesRow.series_instance_uid, newest, received)
-            .select_from(join(SeriesRow, StudyRow))
-            .where(SeriesRow.state == "receiving", SeriesRow.attempts == 0, newest.in_(calling_ae_titles))
-        )
-        return [UnconfirmedSeries((study, series), title, count) for study, series, title, count in rows]
-
     @on_writer
-    def confirm_count(self, connection: Connection, key: SeriesKey, count: int, now: dt.datetime) -> bool:
-        """Record how many instances the sender has; if all of them are stored, the series is due at once.
+    def record_reported(
+        self, connection: Connection, key: SeriesKey, reported: Reported, now: dt.datetime, *, ends_wait: bool = False
+    ) -> None:
+        """Record what the sender says that it has of a series; a closed one gets another verdict.
 
-        Returns whether all of them are stored.
+        `ends_wait`: the series is due at once.
         """
-        row = connection.execute(_held_at(key).where(SeriesRow.state == "receiving")).first()
-        if row is None:
-            return False
-        received = connection.execute(select(func.count()).where(ImageRow.series_id == row.id)).scalar_one()
-        values: dict[str, Any] = {"expected_instances": count, "expected_source": C_FIND}
-        if received >= count:
-            values |= {"due_at": now, "waits": None}
-        if (row.expected_instances, row.expected_source) != (count, C_FIND):
-            detail = f"the sender has {count} instances, {received} are here"
-            record_series_event(connection, "series-confirmed", key, now, detail)
-        _update(connection, row.id, values)
-        return received >= count
+        for row in connection.execute(_held_at(key)).all():
+            received = connection.execute(select(func.count()).where(ImageRow.series_id == row.id)).scalar_one()
+            if received != reported.received:
+                continue
+            values: dict[str, Any] = {"reported": asdict(reported)}
+            if row.state == "receiving" and ends_wait:
+                values |= {"due_at": now, "waits": None}
+            _update(connection, row.id, values)
+            if row.state not in OPEN_STATES:
+                _judge_again(connection, row.id, now, lambda verdict: with_reported(verdict, reported))
+            if reported.instances is not None:
+                detail = f"the sender has {reported.instances} instances, {received} are here"
+                record_series_event(connection, "series-confirmed", key, now, detail)
 
 
 def _has_become_quiet(now: dt.datetime) -> tuple[ColumnElement[bool], ...]:
@@ -529,7 +515,7 @@ def _expectation(
 ) -> Expectation:
     return expectation(
         counts,
-        confirmed=row.expected_instances if row.expected_source == C_FIND else None,
+        reported=reported_of(row.reported),
         aborted=_was_aborted(connection, (study_uid, row.series_instance_uid), row.last_received_at),
         forced=row.due_at is not None and row.due_at > now,
         siblings=_siblings(connection, row),
@@ -538,6 +524,11 @@ def _expectation(
         performed=performed_of(connection, row.id, study_uid, row.series_instance_uid),
         lost=count_lost(connection, (study_uid, row.series_instance_uid)),
     )
+
+
+def reported_of(document: Mapping[str, Any] | None) -> Reported | None:
+    """Return what a row has of the word of the sender."""
+    return None if document is None else Reported(**{**document, "named": tuple(document["named"])})
 
 
 def _was_aborted(connection: Connection, key: SeriesKey, last_received_at: dt.datetime) -> bool:
@@ -551,15 +542,17 @@ def _was_aborted(connection: Connection, key: SeriesKey, last_received_at: dt.da
     return connection.execute(aborted.limit(1)).first() is not None
 
 
-def _judge_after_abort(connection: Connection, row: Row[Any], now: dt.datetime) -> None:
-    """Let an association that was aborted just now count for a closed series that nothing but its quiet had closed."""
+def _judge_again(
+    connection: Connection, series_id: int, now: dt.datetime, judge: Callable[[Completeness], Completeness]
+) -> None:
+    """Let what was heard just now count for a closed series."""
     verdict = select(
         SeriesRow.verdict, SeriesRow.verdict_rule, SeriesRow.expected_instances, SeriesRow.expected_source,
         select(func.count()).where(ImageRow.series_id == SeriesRow.id).scalar_subquery(),
         SeriesRow.missing_instances, SeriesRow.verdict_reason, SeriesRow.missing_detail,
-    ).where(SeriesRow.id == row.id, SeriesRow.verdict.is_not(None), SeriesRow.last_received_at <= now)  # fmt: skip
+    ).where(SeriesRow.id == series_id, SeriesRow.verdict.is_not(None), SeriesRow.last_received_at <= now)  # fmt: skip
     for before in connection.execute(verdict):
-        _update(connection, row.id, _completeness_columns(aborted_verdict(Completeness(*before))))
+        _update(connection, series_id, _completeness_columns(judge(Completeness(*before))))
 
 
 def _last_verdict(
@@ -567,13 +560,20 @@ def _last_verdict(
 ) -> Completeness | None:
     """Return the verdict of a conversion, with what was heard meanwhile.
 
-    That is the list of a performed procedure step, which decides, or the abort of an association.
+    That is the list of a performed procedure step, which decides, or the abort of an association and the answer of the
+    sender.
     """
     performed = performed_of(connection, series.id, *_key(series))
     if completeness is not None and performed is None:
-        last_received_at = select(SeriesRow.last_received_at).where(SeriesRow.id == series.id)
-        if _was_aborted(connection, _key(series), connection.execute(last_received_at).scalar_one()):
-            return aborted_verdict(completeness)
+        heard = connection.execute(
+            select(SeriesRow.last_received_at, SeriesRow.reported).where(SeriesRow.id == series.id)
+        ).one()
+        if _was_aborted(connection, _key(series), heard.last_received_at):
+            completeness = aborted_verdict(completeness)
+        reported = reported_of(heard.reported)
+        if reported is not None and reported != series.expectation.reported:
+            completeness = with_reported(completeness, reported)
+        return completeness
     if completeness is None or performed is None or performed == series.expectation.performed:
         return completeness
     return completeness_of(replace(series.expectation, performed=performed))
@@ -716,8 +716,8 @@ def _record_quiet(
     why = f"{expected.received} instances"
     if expected.forced:
         why += ", more may follow; the longest wait is over"
-    elif expected.confirmed is not None and expected.received >= expected.confirmed:
-        why += f", all of the {expected.confirmed} that the sender has"
+    elif expected.reported is not None and expected.reported.instances == expected.received:
+        why += ", as many as the sender has"
     record_series_event(connection, "series-quiet", (study_uid, row.series_instance_uid), now, why, row.revision + 1)
 
 
@@ -780,7 +780,7 @@ def _at(key: SeriesKey) -> Select[Any]:
     study_instance_uid, series_instance_uid = key
     columns: list[Any] = [getattr(SeriesRow, name) for name in ("id", "state", "last_received_at", "due_at", "waits")]
     return (
-        select(*columns, SeriesRow.expected_instances, SeriesRow.expected_source)
+        select(*columns)
         .select_from(join(SeriesRow, StudyRow))
         .where(StudyRow.study_instance_uid == study_instance_uid, SeriesRow.series_instance_uid == series_instance_uid)
     )

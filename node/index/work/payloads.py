@@ -81,7 +81,23 @@ class Request:
     failed: int | None = None
 
 
-Payload = Message | Assignment | Counts | Request
+@dataclass(frozen=True, slots=True)
+class Inquiry:
+    """Of a question to the sender of a series.
+
+    Attributes
+    ----------
+    instances : int or None
+        What it said the last time.
+    silent_seconds : float
+        How long it is not asked again, because it did not answer.
+    """
+
+    instances: int | None = None
+    silent_seconds: float = 0.0
+
+
+Payload = Message | Assignment | Counts | Request | Inquiry
 
 PAYLOADS: Mapping[Kind, type[Payload]] = {
     "hook": Message,
@@ -89,6 +105,7 @@ PAYLOADS: Mapping[Kind, type[Payload]] = {
     "job": Assignment,
     "retrieval": Counts,
     "commitment": Request,
+    "question": Inquiry,
 }
 
 

@@ -416,7 +416,7 @@ class WorkitemResource(Resource):
         return cls.model_validate({**row, "label": label, "patient_id": patient_id})
 
 
-WorkKind = Literal["hook", "route", "job", "retrieval", "commitment"]
+WorkKind = Literal["hook", "route", "job", "retrieval", "commitment", "question"]
 """See `node.index.work.states`; so for the next."""
 
 WorkState = Literal[

@@ -1,0 +1,141 @@
+"""Questions to the senders of series: what each has of a series that is about to be converted.
+
+A question is asked once for what is here, shortly before the series is quiet. A sender that may have it converted early
+is asked as soon as the series waits.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import secrets
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, func, or_, select
+from sqlalchemy.orm import join
+
+from node.index.engine.writer import IndexRepository, on_reader, on_writer
+from node.index.models import ImageRow, SeriesRow, StudyRow, WorkRow
+from node.index.nouns.converted import SeriesKey
+from node.index.work.ledger import Lane, add, in_lane
+from node.index.work.payloads import Inquiry, payload_of
+
+AHEAD = dt.timedelta(seconds=10)
+"""How long before a series is quiet its sender is asked, or half of its wait if that is less."""
+
+_IS_QUESTION = WorkRow.kind == "question"
+
+
+class Question(NamedTuple):
+    """A question that is to be asked: at which peer, and of which series."""
+
+    peer: str
+    series: SeriesKey
+
+
+class Waiting(NamedTuple):
+    """A series of which a question is: how many instances are here, and when it is due; None if it does not wait."""
+
+    received: int
+    due_at: dt.datetime | None
+
+
+class QuestionRepository(IndexRepository):
+    """The questions on the ledger of work, and the series of which they are."""
+
+    @on_reader
+    def unasked(
+        self, connection: Connection, peers: Mapping[str, str], early: Collection[str], now: dt.datetime
+    ) -> tuple[list[Question], dt.datetime | None]:
+        """Return what is to be asked now, and when there may be more; None: after another commit.
+
+        Parameters
+        ----------
+        peers : mapping of str to str
+            The senders that may be asked, by calling AE title: their names in [peers].
+        early : collection of str
+            Names of those that are asked as soon as a series waits.
+        """
+        is_waiting = SeriesRow.state == "receiving", SeriesRow.attempts == 0, SeriesRow.waits.is_not(None)
+        columns = SeriesRow.id, SeriesRow.series_instance_uid, SeriesRow.due_at, SeriesRow.waits, SeriesRow.reported
+        rows = select(*columns, StudyRow.study_instance_uid).select_from(join(SeriesRow, StudyRow)).where(*is_waiting)
+        near = rows if early else rows.where(SeriesRow.due_at <= now + AHEAD)
+        later = select(func.min(SeriesRow.due_at)).where(*is_waiting, SeriesRow.due_at > now + AHEAD)
+        moments = [due_at - AHEAD for due_at in connection.scalars(later) if due_at is not None]
+        open_questions = select(WorkRow.study_instance_uid, WorkRow.series_instance_uid).where(
+            _IS_QUESTION, WorkRow.outcome.is_(None)
+        )
+        asked = {(study, series) for study, series in connection.execute(open_questions)}
+        questions = []
+        for row in connection.execute(near):
+            key = (row.study_instance_uid, row.series_instance_uid)
+            title, heard_at = _last_sender(row.waits)
+            peer = peers.get(title)
+            if peer is None or key in asked:
+                continue
+            begins_at = now if peer in early else row.due_at - min(AHEAD, (row.due_at - heard_at) / 2)
+            if begins_at > now:
+                moments.append(begins_at)
+            elif row.reported is None or row.reported["received"] != _received(connection, row.id):
+                questions.append(Question(peer, key))
+        silent = {peer for peer in {question.peer for question in questions} if _is_silent(connection, peer, now)}
+        return [question for question in questions if question.peer not in silent], min(moments, default=None)
+
+    @on_writer
+    def add(self, connection: Connection, questions: Sequence[Question], now: dt.datetime) -> None:
+        """Have questions asked."""
+        for peer, (study, series) in questions:
+            uids = {"study_instance_uid": study, "series_instance_uid": series}
+            add(
+                connection, Lane("question", peer), secrets.token_hex(16), Inquiry(), now,
+                requested_by="completeness", happened_at=now, **uids,
+            )  # fmt: skip
+
+    @on_reader
+    def waiting(self, connection: Connection, key: SeriesKey) -> Waiting | None:
+        """Return what is here of a series; None if it was deleted."""
+        study, series = key
+        row = connection.execute(
+            select(SeriesRow.id, SeriesRow.state, SeriesRow.due_at)
+            .select_from(join(SeriesRow, StudyRow))
+            .where(StudyRow.study_instance_uid == study, SeriesRow.series_instance_uid == series)
+        ).first()
+        if row is None:
+            return None
+        return Waiting(_received(connection, row.id), row.due_at if row.state == "receiving" else None)
+
+    @on_reader
+    def is_silent(self, connection: Connection, peer: str, now: dt.datetime) -> bool:
+        """Return whether a peer has not answered lately, and is left alone for some time."""
+        return _is_silent(connection, peer, now)
+
+    @on_reader
+    def stored(self, connection: Connection, key: SeriesKey) -> set[str]:
+        """Return the SOP Instance UIDs that are here of a series."""
+        study, series = key
+        images = select(ImageRow.sop_instance_uid).select_from(join(join(ImageRow, SeriesRow), StudyRow))
+        own = StudyRow.study_instance_uid == study, SeriesRow.series_instance_uid == series
+        return set(connection.scalars(images.where(*own)))
+
+
+def _last_sender(waits: Mapping[str, Mapping[str, str]]) -> tuple[str, dt.datetime]:
+    """Return the sender that was heard last, and when that was."""
+    heard = ((wait.get("received_at") or wait["aborted_at"], title) for title, wait in waits.items())
+    moment, title = max((dt.datetime.fromisoformat(at), title) for at, title in heard)
+    return title, moment
+
+
+def _received(connection: Connection, series_id: int) -> int:
+    return int(connection.execute(select(func.count()).where(ImageRow.series_id == series_id)).scalar_one())
+
+
+def _is_silent(connection: Connection, peer: str, now: dt.datetime) -> bool:
+    """Return whether the last question to a peer failed, and its time of silence is not over."""
+    ended = select(WorkRow.outcome, WorkRow.ended_at, WorkRow.payload).where(
+        in_lane(Lane("question", peer)), or_(WorkRow.outcome == "failed", WorkRow.outcome == "succeeded")
+    )
+    last = connection.execute(ended.order_by(WorkRow.ended_at.desc(), WorkRow.id.desc()).limit(1)).first()
+    if last is None or last.outcome != "failed" or last.ended_at is None:
+        return False
+    inquiry: Any = payload_of("question", last.payload)
+    return bool(now < last.ended_at + dt.timedelta(seconds=inquiry.silent_seconds))
