@@ -269,7 +269,7 @@ class Peer(SettingsSection):
         description="whether it is asked by C-FIND how many instances its series have. Unset: once before a series is "
         "converted, if it has a host; true: also while a series waits, which is converted once all were received; "
         "false: never",
-        examples=[True],
+        examples=[False],
     )
 
     @property
