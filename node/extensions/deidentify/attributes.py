@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 from pydicom import Dataset
+from pydicom._uid_dict import UID_dictionary
 from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.multival import MultiValue
@@ -19,8 +20,8 @@ from pydicom.tag import BaseTag
 from node.dicom.values import CONVERSION_ERRORS, copy_encoding, held_elements, text
 from node.extensions.deidentify.deidentification import NotDeidentified, Reason
 from node.extensions.deidentify.profile import Action, Option, Profile, rows, safe_private
-from node.extensions.deidentify.pseudonyms import Patient, PseudonymKey
-from node.extensions.deidentify.text import Identities, vocabulary
+from node.extensions.deidentify.pseudonyms import STANDARD_ROOT, Patient, PseudonymKey
+from node.extensions.deidentify.text import Identities, Numbers, vocabulary
 
 MAX_DEPTH = 64
 
@@ -33,7 +34,9 @@ TEXT_VRS = frozenset(("AE", "CS", "LO", "LT", "SH", "ST", "UC", "UR", "UT"))
 _PARAGRAPHS = frozenset(("LT", "ST", "UT"))
 _BYTES = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN"))
 _TEXT_OF_NUMBERS = frozenset(("DS", "IS"))
-_NUMBERS = _TEXT_OF_NUMBERS | {"AT", "FD", "FL", "SL", "SS", "SV", "UL", "US", "UV"}
+_SHORT_NUMBERS = frozenset(("AT", "SS", "US"))
+_NUMBERS = _TEXT_OF_NUMBERS | _SHORT_NUMBERS | {"FD", "FL", "SL", "SV", "UL", "UV"}
+_GROUP_OF_PIXELS = 0x0028
 _TEMPORAL_VRS = frozenset(("DA", "DT", "TM"))
 _UNKNOWN_VRS = frozenset((None, "UN"))
 
@@ -100,10 +103,30 @@ _DAYS = {"D": 1, "W": 7, "M": 365.25 / 12, "Y": 365.25}
 _OLDEST, _OLD = 89, "090Y"
 """Ages above this one are few, and would tell who it is; they become one (45 CFR 164.514(b)(2)(i)(C))."""
 
-_DECIMALS = re.compile(rb"[-+0-9.eE \\\0]*")
+_DECIMAL = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|")
 _CLASS_UIDS = re.compile(r"(?:SOPClass|TransferSyntax|CodingScheme|ContextGroup|ContextUID|MappingResource|Class)\w*")
 """Keywords of UIDs that name a kind, not an instance; a private one of them says who made the device at most."""
 
+_INSTANCE_UIDS = re.compile(r"InstanceUID|FrameOfReferenceUID")
+"""Keywords of UIDs that are never one of the standard's own, whatever they look like."""
+
+_CLASS_COMPONENT_DIGITS = 6
+"""Digits of a component of a UID that names a kind; numbers of enterprises have six."""
+
+_TECHNICAL = re.compile(
+    r"Manufacturer|Software|Version|Coding|CodeValue|CodeMeaning|MappingResource|PrivateCreator|MIMEType|Selector"
+    r"|SequenceName|Coil|ConvolutionKernel|Nucleus|Filter|Radionuclide|Radiopharmaceutical|Algorithm|LUTType"
+    r"|RescaleType|DigitalImageFormat|Method$|Detector|TimeSource|TransducerData|AcquisitionMode"
+)
+"""Keywords of short texts that devices and the standard write. All others that the table does not list may be typed."""
+
+_TYPED_CODES = frozenset(("ContentLabel", "GraphicLayer", "ModifiedImageID", "TherapyDescription"))
+"""Attributes with the VR CS that people type."""
+
+_BYTES_OF_DOCUMENTS = frozenset(("HPGLDocument", "RecordKey", "PriorRecordKey"))
+"""Bytes that the table does not list, and that are no numbers of an image, a shape or a waveform."""
+
+_OFFSET = re.compile(r"[-+][0-9]{4}")
 _DATE = re.compile(r"(\d{4})\.?(\d{2})\.?(\d{2})")
 _DATETIME = re.compile(r"(\d{4})(\d{2})(\d{2})(.*)")
 
@@ -119,6 +142,11 @@ class Cleaner:
     key: PseudonymKey
     patient: Patient
     identities: Identities = field(default_factory=lambda: Identities(()))
+
+    @property
+    def numbers(self) -> Numbers:
+        """The numbers among the identities."""
+        return self.identities.numbers
 
     def data_set(self, ds: Dataset, *, free_text: bool = False, depth: int = 0) -> Dataset:
         """Return a data set without identities; pixel data and bulk data are shared with `ds`.
@@ -183,7 +211,7 @@ class Cleaner:
         if action is Action.KEEP:
             return self._kept(ds, tag, element, vr)
         if action is Action.UID or (action is Action.DUMMY and vr == "UI"):
-            return _made(tag, vr, [self.key.uid(uid) for uid in _texts(ds, tag)])
+            return _made(tag, vr, [self._instance_uid(tag, uid) for uid in _texts(ds, tag)])
         if action is Action.CLEAN:
             return self._cleaned(ds, tag, vr)
         if tag == PATIENT_ID:
@@ -194,19 +222,24 @@ class Cleaner:
 
     def _kept(self, ds: Dataset, tag: BaseTag, element: _Element, vr: str) -> _Element:
         """Return an element as it is, without values that are not what its VR says, and without identities in texts."""
-        if vr in _TEXT_OF_NUMBERS:
-            return element if _is_numeric(element) else DataElement(tag, vr, None)
+        if vr in _NUMBERS:
+            return self._number(ds, tag, element, vr)
         if vr in TEXT_VRS:
             return self._without_identities(ds, tag, element, vr)
         if vr not in _FORMS:
-            return element
+            return self._of_bytes(tag, element, vr)
         values = _texts(ds, tag)
-        kept = [value if _FORMS[vr].fullmatch(value) else self._replaced(vr, value) for value in values]
+        kept = [value if self._is_plain(vr, value) else self._replaced(vr, value) for value in values]
         if tag == PATIENT_AGE:
             kept = [
                 _OLD if each and int(each[:3]) * _DAYS[each[3]] >= (_OLDEST + 1) * _DAYS["Y"] else each for each in kept
             ]
-        return element if kept == values else _made(tag, vr, kept if all(kept) else [])
+        return element if kept == values else self._filled(tag, vr, kept if all(kept) else [""] * len(kept))
+
+    def _is_plain(self, vr: str, value: str) -> bool:
+        if vr == "UI" and Option.UIDS not in self.profile.options and any(map(self.numbers.has, value.split("."))):
+            return False  # of a device, by the option that keeps these, with the number of a patient
+        return _FORMS[vr].fullmatch(value) is not None
 
     def _replaced(self, vr: str, value: str) -> str:
         return self.key.uid(value) if vr == "UI" else ""
@@ -240,9 +273,10 @@ class Cleaner:
         if vr == "AE":
             return _made(tag, vr, [self.key.ae_title(title) for title in _texts(ds, tag) if title])
         if vr == "SH" and keyword_for_tag(tag) == "TimezoneOffsetFromUTC":
-            return held_elements(ds)[tag]  # whole days are shifted, so that it stays true
+            offsets = _texts(ds, tag)  # whole days are shifted, so that it stays true
+            return _made(tag, vr, [each if _OFFSET.fullmatch(each.strip()) else "" for each in offsets])
         if vr in TEXT_VRS:
-            return _made(tag, vr, [self.identities.cleaned(each) for each in _texts(ds, tag)])
+            return self._filled(tag, vr, [self.identities.cleaned(each) for each in _texts(ds, tag)])
         return None if vr in ("OB", "UN") else DataElement(tag, vr, DUMMIES[vr])
 
     def _temporal(self, ds: Dataset, tag: BaseTag, vr: str) -> _Element:
@@ -251,7 +285,7 @@ class Cleaner:
         days = self.key.days_earlier(self.patient)
         shifted = shifted_date if vr == "DA" else shifted_datetime
         values = [shifted(each, days) for each in _texts(ds, tag)]
-        return _made(tag, vr, values if all(values) else [])
+        return self._filled(tag, vr, values if all(values) else [""] * len(values))
 
     def _unlisted(
         self, ds: Dataset, tag: BaseTag, element: _Element, vr: str, free_text: bool, depth: int
@@ -264,39 +298,110 @@ class Cleaner:
             items = [self.data_set(item, free_text=free_text, depth=depth + 1) for item in ds[tag].value]
             return DataElement(tag, "SQ", Sequence(items))
         if vr == "PN":
-            return DataElement(tag, "PN", None)
+            return self._filled(tag, vr, [""] * len(_texts(ds, tag)))
         if vr == "UI":
             return self._unlisted_uids(ds, tag, element)
         if vr in _TEMPORAL_VRS:
             return self._unlisted_time(ds, tag, element, vr)
-        if vr in _TEXT_OF_NUMBERS:
-            return element if _is_numeric(element) else DataElement(tag, vr, None)
         if vr not in TEXT_VRS:
-            return element
-        if vr == "UR" and not keyword_for_tag(tag).startswith(("CodingScheme", "URNCodeValue")):
-            return DataElement(tag, vr, None)  # where it was retrieved from, with its UIDs
-        if vr in _PARAGRAPHS or (free_text and vr not in ("CS", "SH")):
-            return _made(tag, vr, [self.identities.cleaned(each) or "ANON" for each in _texts(ds, tag)])
-        return self._without_identities(ds, tag, element, vr)
+            return self._kept(ds, tag, element, vr)
+        keyword = keyword_for_tag(tag)
+        if vr == "UR":
+            texts = _texts(ds, tag)
+            is_of_scheme = keyword.startswith(("CodingScheme", "URNCodeValue"))
+            if not texts or (is_of_scheme and not self.identities.are_in(texts)):
+                return element
+            return self._filled(tag, vr, [""])  # where it was retrieved from, with its UIDs
+        if vr == "AE":
+            return _made(tag, vr, [self.key.ae_title(title) for title in _texts(ds, tag) if title])
+        if vr in _PARAGRAPHS or keyword in _TYPED_CODES or self._is_typed(tag, keyword, vr, free_text):
+            return self._filled(tag, vr, [self.identities.cleaned(each) for each in _texts(ds, tag)])
+        return self._without_identities(ds, tag, element, vr, forms="Version" not in keyword)
 
-    def _without_identities(self, ds: Dataset, tag: BaseTag, element: _Element, vr: str) -> _Element:
+    def _is_typed(self, tag: BaseTag, keyword: str, vr: str, free_text: bool) -> bool:
+        """Return whether a short text may be what a person has typed."""
+        if vr == "CS":
+            return False
+        if free_text and vr != "SH":
+            return True
+        return not tag.is_private and _TECHNICAL.search(keyword) is None
+
+    def _without_identities(
+        self, ds: Dataset, tag: BaseTag, element: _Element, vr: str, *, forms: bool = False
+    ) -> _Element:
         values = _texts(ds, tag)
-        without = [self.identities.without(each) for each in values]
-        return element if without == values else _made(tag, vr, without)
+        without = [self.identities.without(each, forms=forms) for each in values]
+        return element if without == values else self._filled(tag, vr, without)
+
+    def _number(self, ds: Dataset, tag: BaseTag, element: _Element, vr: str) -> _Element:
+        """Return a number, or 0 in the place of what is none or the number of a person."""
+        if tag.group == _GROUP_OF_PIXELS or vr in _SHORT_NUMBERS:
+            return element
+        if vr in _TEXT_OF_NUMBERS:
+            texts = _stored_numbers(ds, tag, element)
+            kept = [
+                each if _DECIMAL.fullmatch(each.strip()) and not self.numbers.has(each) else DUMMIES[vr]
+                for each in texts
+            ]
+            return element if kept == texts else _made(tag, vr, kept)
+        if isinstance(element, RawDataElement) and not self.numbers.are_in(element.value, vr):
+            return element
+        value: Any = ds[tag].value
+        several = isinstance(value, MultiValue | list)
+        values = list(value) if several else [value]
+        kept_numbers = [DUMMIES[vr] if self.numbers.has(each) else each for each in values]
+        return element if kept_numbers == values else DataElement(tag, vr, kept_numbers if several else kept_numbers[0])
+
+    def _of_bytes(self, tag: BaseTag, element: _Element, vr: str) -> _Element:
+        """Return bytes, or two of them in the place of those that hold a document or an identity."""
+        if tag.group == _PIXEL_GROUP or vr not in ("OB", "OW", "UN"):
+            return element
+        value = element.value
+        if keyword_for_tag(tag) in _BYTES_OF_DOCUMENTS or (value and self.identities.are_in_bytes(bytes(value))):
+            return DataElement(tag, vr, DUMMIES[vr])
+        return element
+
+    def _filled(self, tag: BaseTag, vr: str, values: list[str]) -> DataElement:
+        """Return an element with texts, and dummies in the place of those of which nothing is left.
+
+        Only what was empty before, or what the table lets be empty, is empty: an attribute may be one that needs a
+        value (PS3.15 E.1.1, action D).
+        """
+        if not any(values) and not self.profile.dummy_if_empty(tag):
+            return DataElement(tag, vr, None)
+        return _made(tag, vr, [each or DUMMIES[vr] for each in values])
+
+    def _instance_uid(self, tag: BaseTag, uid: str) -> str:
+        """Return the UID in the place of one of an instance; those of PS3.6 stay where they name no study or so."""
+        if uid in UID_dictionary and not _INSTANCE_UIDS.search(keyword_for_tag(tag)):
+            return uid
+        return self.key.uid(uid)
 
     def _unlisted_uids(self, ds: Dataset, tag: BaseTag, element: _Element) -> _Element:
-        if Option.UIDS in self.profile.options or _CLASS_UIDS.search(keyword_for_tag(tag)):
+        if Option.UIDS in self.profile.options:
             return self._kept(ds, tag, element, "UI")
         uids = _texts(ds, tag)
-        replaced = [self.key.uid(uid) for uid in uids]
+        of_classes = _CLASS_UIDS.search(keyword_for_tag(tag))
+        replaced = [uid if of_classes and self.is_of_class(uid) else self._instance_uid(tag, uid) for uid in uids]
         return element if replaced == uids else _made(tag, "UI", replaced)
+
+    def is_of_class(self, uid: str) -> bool:
+        """Return whether a UID can be that of a kind: of PS3.6, or a private one without the number of a person."""
+        if uid in UID_dictionary:
+            return True
+        components = uid.split(".")
+        return (
+            _FORMS["UI"].fullmatch(uid) is not None
+            and not uid.startswith(STANDARD_ROOT)
+            and all(len(each) <= _CLASS_COMPONENT_DIGITS and not self.numbers.has(each) for each in components)
+        )
 
     def _unlisted_time(self, ds: Dataset, tag: BaseTag, element: _Element, vr: str) -> _Element:
         if Option.FULL_DATES in self.profile.options:
             return self._kept(ds, tag, element, vr)
         if Option.MODIFIED_DATES in self.profile.options:
             return self._temporal(ds, tag, vr)
-        return DataElement(tag, vr, None)
+        return self._filled(tag, vr, [""] * len(_texts(ds, tag)))
 
     def _private(
         self,
@@ -340,7 +445,13 @@ class Cleaner:
 
 def identities_of(ds: Dataset, profile: Profile) -> Identities:
     """Return what a data set says of persons, places and identifiers, and that the profile does not keep."""
-    return Identities(_identities(ds, _identifying(profile), 0), uids=Option.UIDS not in profile.options)
+    found = set(_identities(ds, _identifying(profile), 0))
+    return Identities(
+        (value for value, is_date in found if not is_date),
+        (value for value, is_date in found if is_date),
+        uids=Option.UIDS not in profile.options,
+        keeps_dates=Option.FULL_DATES in profile.options,
+    )
 
 
 @cache
@@ -354,7 +465,8 @@ def _identifying(profile: Profile) -> frozenset[int]:
     )
 
 
-def _identities(ds: Dataset, identifying: frozenset[int], depth: int) -> Iterator[str]:
+def _identities(ds: Dataset, identifying: frozenset[int], depth: int) -> Iterator[tuple[str, bool]]:
+    """Yield values, and whether they are dates."""
     if depth > MAX_DEPTH:
         return
     for tag, element in list(held_elements(ds).items()):
@@ -369,15 +481,16 @@ def _identities(ds: Dataset, identifying: frozenset[int], depth: int) -> Iterato
             continue
 
 
-def _identities_in(values: list[str], vr: str | None) -> Iterator[str]:
+def _identities_in(values: list[str], vr: str | None) -> Iterator[tuple[str, bool]]:
     for each in values:
         if vr == "PN":
             for group in each.split("="):
-                yield from _names(re.split(r"[\^\s,]+", group.strip("^ ")))
+                for name in _names(re.split(r"[\^\s,]+", group.strip("^ "))):
+                    yield name, False
         elif vr in ("DA", "DT"):
-            yield from written_forms(each)
+            yield each, True
         elif vr in TEXT_VRS and each.lower() not in vocabulary():  # "Siemens" in an address is the manufacturer too
-            yield each
+            yield each, False
 
 
 def _names(components: list[str]) -> Iterator[str]:
@@ -431,9 +544,13 @@ def _kind(vr: str) -> str:
     return "bytes" if vr in _BYTES else "numbers" if vr in _NUMBERS else "texts"
 
 
-def _is_numeric(element: _Element) -> bool:
-    """Return whether the text of a number is one; pydicom has checked those that it has converted."""
-    return not isinstance(element.value, bytes) or _DECIMALS.fullmatch(element.value) is not None
+def _stored_numbers(ds: Dataset, tag: BaseTag, element: _Element) -> list[str]:
+    """Return the values of a DS or IS as they are stored."""
+    if isinstance(element.value, bytes):
+        return element.value.decode("latin-1").rstrip("\0 ").split("\\")
+    value: Any = ds[tag].value
+    several = isinstance(value, MultiValue | list)
+    return ["" if each is None else str(each) for each in (value if several else [value])]
 
 
 def _made(tag: BaseTag, vr: str, values: list[str]) -> DataElement:
@@ -473,16 +590,3 @@ def _shifted(match: re.Match[str] | None, days_earlier: int) -> str:
     except (ValueError, OverflowError):
         return ""
     return f"{day:%Y%m%d}".zfill(8)
-
-
-def written_forms(text: str) -> list[str]:
-    """Return a date as people write it into texts; empty if it is none."""
-    match = _DATE.fullmatch(text[:8])
-    if match is None:
-        return []
-    year, month, day = match.groups()
-    return [
-        separator.join(parts)
-        for separator in ("", "-", ".", "/")
-        for parts in ((year, month, day), (day, month, year), (month, day, year))
-    ]

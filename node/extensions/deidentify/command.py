@@ -75,7 +75,7 @@ def deidentify(
         typer.Option(
             "--allow",
             metavar="RISK",
-            help="Pass pixels as they are: secondary-capture, ultrasound, photograph, burned-in or recognizable.",
+            help="Pass it as it is: secondary-capture, ultrasound, photograph, burned-in, recognizable or voice.",
         ),
     ] = None,
     deface: Annotated[

@@ -40,6 +40,7 @@ class Reason(StrEnum):
     PHOTOGRAPH = "photograph"
     BURNED_IN = "burned-in"
     RECOGNIZABLE = "recognizable"
+    VOICE = "voice"
     UNDECODABLE = "undecodable"
     UNREADABLE = "unreadable"
     TOO_LARGE = "too-large"
@@ -49,8 +50,15 @@ class Reason(StrEnum):
     DEFACING = "defacing"
 
 
-ALLOWABLE = (Reason.SECONDARY_CAPTURE, Reason.ULTRASOUND, Reason.PHOTOGRAPH, Reason.BURNED_IN, Reason.RECOGNIZABLE)
-"""Risks in pixels that somebody who has looked at them may take."""
+ALLOWABLE = (
+    Reason.SECONDARY_CAPTURE,
+    Reason.ULTRASOUND,
+    Reason.PHOTOGRAPH,
+    Reason.BURNED_IN,
+    Reason.RECOGNIZABLE,
+    Reason.VOICE,
+)
+"""Risks in pixels and sound that somebody who has looked at them, or listened, may take."""
 
 
 def allowed(names: Collection[str]) -> frozenset[Reason]:

@@ -27,6 +27,7 @@ from node.extensions.deidentify.hidden import drop_hidden, uses_spare_bits
 from node.extensions.deidentify.profile import BASIC_PROFILE, CODES, Option, edition, safe_private
 from node.extensions.deidentify.pseudonyms import NO_KEY
 from node.extensions.deidentify.text import vocabulary
+from node.extensions.deidentify.voice import sound_of
 from node.version import __version__
 from node.volume.read.transcoding import encoded
 
@@ -66,6 +67,8 @@ def _deidentified(ds: Dataset, how: Deidentification) -> Dataset:
     if how.key.name != NO_KEY and how.mark in texts(ds, "DeidentificationMethod"):
         detail = f"it was made by {how.mark}, and would get pseudonyms of pseudonyms; pass it on as it is"
         raise NotDeidentified(Reason.DEIDENTIFIED, detail)
+    if (sound := sound_of(ds)) and Reason.VOICE not in how.allowed:
+        raise NotDeidentified(Reason.VOICE, f"{sound}; allow voice if somebody has listened to it")
     if "EncapsulatedDocument" in ds:
         raise NotDeidentified(Reason.ENCAPSULATED_DOCUMENT, "a PDF or another document inside cannot be cleaned")
     if "ContentSequence" in ds and Option.STRUCTURED not in chosen:
@@ -77,6 +80,8 @@ def _deidentified(ds: Dataset, how: Deidentification) -> Dataset:
         _refuse_risk(ds, how, found)
     patient = patient_of(ds)
     cleaner = Cleaner(how.profile, how.key, patient, identities_of(ds, how.profile))
+    if not cleaner.is_of_class(text(ds, "SOPClassUID")):
+        raise NotDeidentified(Reason.NO_IDENTITY, "SOPClassUID is none of PS3.6, and no private one without numbers")
     cleaned = cleaner.data_set(ds)
     new = with_elements(ds, dict(held_elements(cleaned)))
     new.file_meta = _file_meta(new, text(ds.file_meta, "TransferSyntaxUID"))

@@ -52,8 +52,8 @@ class PseudonymKey:
         return f"PseudonymKey({self.name!r})"
 
     def uid(self, uid: str) -> str:
-        """Return the UID in the place of another one; those of the standard itself stay (PS3.6 Annex A)."""
-        if not uid or uid.startswith(STANDARD_ROOT):
+        """Return the UID in the place of another one."""
+        if not uid:
             return uid
         return f"2.25.{int.from_bytes(self.digest('uid', uid)[:16], 'big')}"
 

@@ -12,7 +12,7 @@ from node.settings.section import SettingsSection
 
 Retained = Literal["safe-private", "uids", "device", "institution", "patient", "full-dates", "modified-dates"]
 Cleaned = Literal["descriptors", "structured", "graphics", "pixels"]
-AllowedRisk = Literal["secondary-capture", "ultrasound", "photograph", "burned-in", "recognizable"]
+AllowedRisk = Literal["secondary-capture", "ultrasound", "photograph", "burned-in", "recognizable", "voice"]
 
 
 class DeidentifySettings(SettingsSection):
@@ -27,7 +27,7 @@ class DeidentifySettings(SettingsSection):
     pixel_rules: Path | None = Field(
         None, description="TOML file of what devices burn into pixels; pixels must be in clean"
     )
-    allow: tuple[AllowedRisk, ...] = Field((), description="risks in pixels that pass with the pixels as they are")
+    allow: tuple[AllowedRisk, ...] = Field((), description="risks in pixels and sound that pass with these as they are")
 
     def _mistakes(self) -> Iterator[str]:
         if {"full-dates", "modified-dates"} <= set(self.retain):

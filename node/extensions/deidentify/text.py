@@ -7,9 +7,13 @@ own codes and attributes, anatomy above all, and those of common protocols.
 from __future__ import annotations
 
 import re
+import struct
 import unicodedata
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from functools import cache, lru_cache
+
+from pydicom._uid_dict import UID_dictionary
 
 _PROTOCOL = """
 2d 3d 4d abd abdo acq act adc adj ap art arterial asl avg axi axial b0 bh bold brain brainstem breath breathhold bravo
@@ -27,7 +31,49 @@ topogram tr tra trace tracking trans transversal transverse trig trigger true tr
 venous vessel vibe view vol volume w wait water wb whole with without wo wip x y z
 """
 
-_UID = r"(?<![0-9.])(?:2\.25\.[0-9]{6,}|(?!1\.2\.840\.10008\.)[0-2](?:\.[0-9]+){5,})"
+_UID = r"(?<![0-9.])(?:2\.25\.[0-9]{6,}|[0-2](?:\.[0-9]+){5,})"
+
+_MONTHS = (
+    "jan|janv|ene|gen", "feb|fév|fev", "mar|mär|mrt", "apr|avr|abr", "may|mai|maj|mag|mei", "jun|juin|giu",
+    "jul|juil|lug", "aug|aoû|aou|ago", "sep|set", "oct|okt|ott|out", "nov", "dec|dez|déc|dic|des",
+)  # fmt: skip
+"""How months begin in the languages of Western Europe."""
+
+_MONTH = rf"(?:{'|'.join(_MONTHS)})[^\W\d_]*"
+_ORDINAL = "(?:st|nd|rd|th)?"
+_GAP = r"[\s.,/_-]*"
+_WRITTEN_DATES = rf"""
+(?<![^\W_]) (?: \d{{1,2}}{_ORDINAL}{_GAP}{_MONTH}{_GAP}(?:\d{{4}}|\d\d)
+  | {_MONTH}{_GAP}\d{{1,2}}{_ORDINAL}{_GAP}(?:\d{{4}}|(?<!\d)\d\d)
+  | (?:19|20)\d\d{_GAP}{_MONTH}{_GAP}\d{{1,2}}
+  | (?:19|20)\d\d([-./_])(?:0?[1-9]|1[0-2])\1(?:0?[1-9]|[12]\d|3[01])
+  | (?:0?[1-9]|[12]\d|3[01])([-./_])(?:0?[1-9]|[12]\d|3[01])\2(?:19|20)\d\d
+) (?![^\W_])"""
+_ADDRESSES = r"""
+  [^\s@<>()]+@[^\s@<>()]+\.[^\W\d_]+
+  | (?:https?|ftp|file)://\S+ | (?<![^\W_])www\.\S+"""
+_TELEPHONE = r"""
+  (?<![\w.]) (?: \+\d (?:[\s()./-]{0,2}\d){6,} | \(?0\d (?:\d|[\s()/-]{1,2}\d){6,}
+  | \(?\d{3}\)?[\s./-]\s?\d{3}[\s./-]\d{4} ) (?![\w])"""
+_NUMBER_IN_PARTS = r"(?<![\w.]) \d (?:[\s()./-]{0,2}\d){6,} (?!\w)"
+"""Seven digits and more with marks between them: a telephone number or a date, and parameters of some protocols."""
+
+_FORMS = {
+    (keeps_dates, is_cleaned): re.compile(
+        "|".join(
+            (
+                _ADDRESSES,
+                _TELEPHONE,
+                *(() if keeps_dates else (_WRITTEN_DATES,)),
+                *((_NUMBER_IN_PARTS,) if is_cleaned else ()),
+            )
+        ),
+        re.IGNORECASE | re.VERBOSE,
+    )
+    for keeps_dates in (False, True)
+    for is_cleaned in (False, True)
+}
+"""What is an identity by its form, whomever it is of; by whether dates stay, and whether the text is cleaned."""
 
 _TOKEN = re.compile(r"[^\W_]+", re.UNICODE)
 _PARAMETER = re.compile(r"[a-z]{0,2}\d{1,4}[a-z]{0,2}")
@@ -40,6 +86,13 @@ MIN_CHARACTERS = 3
 
 _SUBSTRING_CHARACTERS = 5
 """Identities of this length are removed from within longer words too."""
+
+_MIN_DIGITS, _MAX_DIGITS = 5, 20
+"""Numbers of persons are searched for among numbers from this length on: shorter ones are distances and counts."""
+
+_DIGITS = re.compile(r"\d+")
+_DATE = re.compile(r"(\d{4})\.?(\d{2})\.?(\d{2})")
+_BINARY = {"FD": "<d", "FL": "<f", "SL": "<i", "SV": "<q", "UL": "<i", "UV": "<q"}
 
 _MIN_IDEOGRAPHS = 2
 _FIRST_WITHOUT_SPACES = "\u0e00"
@@ -67,27 +120,89 @@ def is_harmless(word: str) -> bool:
     return word in vocabulary() or bool(_PARAMETER.fullmatch(word) and not _YEAR.fullmatch(word))
 
 
+class Numbers:
+    """The numbers among identities, to be found where a number stays."""
+
+    def __init__(self, values: Iterable[str] = (), dates: Iterable[str] = ()) -> None:
+        found = {run for value in values for run in (*_DIGITS.findall(value), "".join(_DIGITS.findall(value)))}
+        for year, month, day in filter(None, map(_parts, dates)):
+            found |= {year + month + day, day + month + year, month + day + year}
+        whole = (run.lstrip("0") for run in found)
+        self._numbers = frozenset(int(run) for run in whole if _MIN_DIGITS <= len(run) <= _MAX_DIGITS)
+        self._stored = {
+            vr: [
+                struct.pack(form, number)
+                for number in self._numbers
+                if form in ("<d", "<f") or number < 1 << (8 * struct.calcsize(form) - 1)
+            ]
+            for vr, form in _BINARY.items()
+        }
+
+    def has(self, value: object) -> bool:
+        """Return whether a number, or the text of one, is that of a person."""
+        try:
+            number = Decimal(str(value).strip())
+            return number.adjusted() < _MAX_DIGITS and abs(int(number)) in self._numbers
+        except (ArithmeticError, ValueError):  # no number, or one without end
+            return False
+
+    def are_in(self, stored: bytes | None, vr: str) -> bool:
+        """Return whether one of these numbers may be among those that are encoded in little endian."""
+        return stored is not None and any(number in stored for number in self._stored.get(vr, ()))
+
+
 class Identities:
     """The identities in a data set, to be removed from the text that stays.
 
-    `values`: names, identifiers, addresses and dates as the data set has them. `uids`: remove all UIDs that are not of
-    the standard too.
+    `values`: names, identifiers and addresses as the data set has them. `dates`: in the form of DA or DT. `uids`:
+    remove all UIDs that are not of the standard too. `keeps_dates`: dates of which nobody knows whose they are stay.
     """
 
-    def __init__(self, values: Iterable[str], *, uids: bool = False) -> None:
+    def __init__(
+        self,
+        values: Iterable[str],
+        dates: Iterable[str] = (),
+        *,
+        uids: bool = False,
+        keeps_dates: bool = False,
+    ) -> None:
+        values, dates = list(values), list(dates)
         shown = {form for value in values for form in _spellings(" ".join(value.split())) if _is_searched(form)}
         patterns = [_pattern(value) for value in sorted(shown, key=lambda value: (-len(value), value))]
+        patterns += sorted({_date_pattern(*parts) for parts in map(_parts, dates) if parts})
+        self._in_bytes = _compiled([_pattern(each) for each in sorted(shown) if len(each) >= _SUBSTRING_CHARACTERS])
         if uids:
             patterns.insert(0, _UID)
-        self._pattern = re.compile("|".join(patterns), re.IGNORECASE) if patterns else None
+        self._pattern = _compiled(patterns)
+        self._keeps_dates = keeps_dates
+        self.numbers = Numbers(values, dates)
 
-    def without(self, text: str) -> str:
-        """Return a text without these identities, however they are accented; the same object if it has none."""
-        if self._pattern is None:
+    def without(self, text: str, *, forms: bool = False) -> str:
+        """Return a text without these identities, however they are accented; the same object if it has none.
+
+        `forms`: nor with what is an identity by its form: telephone numbers, addresses, dates that people wrote.
+        """
+        text = self._removed(text, self._pattern)
+        return self._removed(text, _FORMS[self._keeps_dates, False]) if forms else text
+
+    def are_in(self, texts: Iterable[str]) -> bool:
+        """Return whether one of the texts has one of these identities."""
+        return any(self.without(each) != each for each in texts)
+
+    def are_in_bytes(self, value: bytes) -> bool:
+        """Return whether bytes have one of these identities of five characters or more, each of 8 or 16 bits."""
+        if self._in_bytes is None:
+            return False
+        return any(self._in_bytes.search(each.decode("latin-1")) for each in (value, value.replace(b"\0", b"")))
+
+    def _removed(self, text: str, pattern: re.Pattern[str] | None) -> str:
+        if pattern is None:
             return text
         plain, places = _plain(text)
         kept, end = [], 0
-        for match in self._pattern.finditer(plain):
+        for match in pattern.finditer(plain):
+            if match[0] in UID_dictionary:
+                continue
             kept.append(text[end : places[match.start()]])
             end = places[match.end()]
         return " ".join(" ".join((*kept, text[end:])).split()) if kept else text
@@ -96,7 +211,7 @@ class Identities:
         """Return the words of a text that are known to be harmless, and the marks between them."""
         kept: list[str] = []
         end = 0
-        without = self.without(text)
+        without = self._removed(self.without(text), _FORMS[self._keeps_dates, True])
         for match in _TOKEN.finditer(without):
             between = without[end : match.start()]
             end = match.end()
@@ -142,7 +257,44 @@ def _is_searched(value: str) -> bool:
 
 def _pattern(value: str) -> str:
     """Return the regular expression of an identity, with any or no marks between its words."""
-    words = r"[\W_]*".join(map(re.escape, value.split()))
+    words = r"[\W_]*".join(_word_pattern(word) for word in value.split())
     if len(value) - value.count(" ") >= _SUBSTRING_CHARACTERS or not _has_spaces(value):
         return words
     return rf"(?<![^\W_]){words}(?![^\W_])"
+
+
+def _word_pattern(word: str) -> str:
+    """Return the regular expression of a word; a number may be written in parts."""
+    if word.isdecimal() and len(word) > _SUBSTRING_CHARACTERS:
+        return r"[\s./-]?".join(word)
+    return re.escape(word)
+
+
+def _compiled(patterns: Sequence[str]) -> re.Pattern[str] | None:
+    return re.compile("|".join(patterns), re.IGNORECASE) if patterns else None
+
+
+def _parts(date: str) -> tuple[str, str, str] | None:
+    """Return year, month and day of a DA or DT; None if it is no whole day."""
+    match = _DATE.match(date.strip())
+    return (match[1], match[2], match[3]) if match and 1 <= int(match[2]) <= 12 else None
+
+
+def _date_pattern(year: str, month: str, day: str) -> str:
+    """Return the regular expression of a day as people write it, with any marks or the name of the month."""
+    loose_day, name = f"0?{int(day)}{_ORDINAL}", rf"(?:{_MONTHS[int(month) - 1]})[^\W\d_]*"
+    loose_month, loose_year = f"0?{int(month)}", f"(?:{year[:2]})?{year[2:]}"
+    forms = [r"[\W_]*".join(order) for order in ((year, month, day), (day, month, year), (month, day, year))]
+    forms += [
+        r"[\W_]+".join(order)
+        for order in (
+            (loose_day, loose_month, loose_year),
+            (loose_month, loose_day, loose_year),
+            (loose_year, loose_month, loose_day),
+        )
+    ]
+    forms += [
+        r"[\W_]*".join(order)
+        for order in ((loose_day, name, loose_year), (name, loose_day, loose_year), (loose_year, name, loose_day))
+    ]
+    return rf"(?<!\d)(?:{'|'.join(forms)})(?!\d)"
