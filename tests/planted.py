@@ -70,12 +70,12 @@ def _element(tag: int, vr: str) -> DataElement:
     return DataElement(tag, "SQ", Sequence([item]))
 
 
-def left_in(content: bytes) -> list[bytes]:
-    """Return what of the person is in the bytes of a file."""
+def left_in(content: bytes, *, short: bool = True) -> list[bytes]:
+    """Return what of the person is in the bytes of a file; `short`: also what real pixels and texts have by chance."""
     lower = content.lower()
     number = int(NUMBER)
-    binary = [struct.pack(form, number) for form in ("<d", "<f", "<i", "<q", ">d", ">i")]
-    words = [NAME, GIVEN, NUMBER, TELEPHONE, "19710203", "1971", "03.02.71", "Feb 3", "feb  3"]
+    binary = [struct.pack(form, number) for form in ("<d", "<q", *(("<f", "<i", ">i") if short else ()))]
+    words = [NAME, GIVEN, NUMBER, TELEPHONE, "19710203", "Feb 3 1971", *(("1971", "3.2.71", "Feb") if short else ())]
     texts = [each.lower().encode() for each in words]
     wide = [each.lower().encode("utf-16-le") for each in (NAME, GIVEN)]
     return [each for each in (*texts, *wide) if each in lower] + [each for each in binary if each in content]

@@ -49,7 +49,7 @@ def test_files_become_files_without_identities_and_these_become_volumes(original
     assert run("pseudonyms", "new", key, "--name", "t1").returncode == 0
     order = ["--key", key, "--retain", "modified-dates", "--clean", "descriptors"]
 
-    done = run("deidentify", originals, out, *order)
+    done = run("deidentify", originals, out, *order, "--report", tmp_path / "report.csv")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert [line.split(": ")[1] for line in lines if line.startswith("refused")] == [
@@ -61,6 +61,12 @@ def test_files_become_files_without_identities_and_these_become_volumes(original
         f"5 instances of 1 patient, 2 refused, 1 skipped: {out}",
     ]
     assert "Secret" not in done.stderr
+    report = (tmp_path / "report.csv").read_text()
+    assert "secret" not in report.lower()
+    rows = list(csv.DictReader(io.StringIO(report)))
+    assert [(row["value"], row["count"]) for row in rows if row["attribute"] == "Modality"] == [("CT", "5")]
+    assert ("SeriesDescription", "(0008,103E)", "LO", "Thorax", "4") in [tuple(row.values()) for row in rows]
+    assert [row["value"] for row in rows if row["attribute"] == "SOPInstanceUID"] == ["2.25."]
     everything = b"".join(path.read_bytes() for path in out.rglob("*") if path.is_file()).lower()
     assert b"secret" not in everything
     assert b"-4711" not in everything  # four digits alone are in many a UID

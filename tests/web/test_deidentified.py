@@ -104,7 +104,9 @@ def instances_in(content: bytes) -> dict[str, bytes]:
 
 def report_in(content: bytes) -> dict[str, Any]:
     with ZipFile(BytesIO(content)) as archive:
-        assert archive.namelist()[-1] == "deidentification.json"
+        assert archive.namelist()[-2:] == ["remaining.csv", "deidentification.json"]
+        remaining = archive.read("remaining.csv").decode()
+        assert remaining.startswith("attribute,tag,vr,value,count\n")
         assert archive.testzip() is None
         report: dict[str, Any] = json.loads(archive.read("deidentification.json"))
         return report

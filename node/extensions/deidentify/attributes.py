@@ -21,7 +21,7 @@ from node.dicom.values import CONVERSION_ERRORS, copy_encoding, held_elements, t
 from node.extensions.deidentify.deidentification import NotDeidentified, Reason
 from node.extensions.deidentify.profile import Action, Option, Profile, rows, safe_private
 from node.extensions.deidentify.pseudonyms import STANDARD_ROOT, Patient, PseudonymKey
-from node.extensions.deidentify.text import Identities, Numbers, vocabulary
+from node.extensions.deidentify.text import Identities, Numbers, is_vocabulary, vocabulary
 
 MAX_DEPTH = 64
 
@@ -126,6 +126,7 @@ _TYPED_CODES = frozenset(("ContentLabel", "GraphicLayer", "ModifiedImageID", "Th
 _BYTES_OF_DOCUMENTS = frozenset(("HPGLDocument", "RecordKey", "PriorRecordKey"))
 """Bytes that the table does not list, and that are no numbers of an image, a shape or a waveform."""
 
+_LONG_NUMBER = re.compile(r"[0-9]{6,}")
 _OFFSET = re.compile(r"[-+][0-9]{4}")
 _DATE = re.compile(r"(\d{4})\.?(\d{2})\.?(\d{2})")
 _DATETIME = re.compile(r"(\d{4})(\d{2})(\d{2})(.*)")
@@ -218,7 +219,7 @@ class Cleaner:
             return _made(tag, vr, [self.key.patient(self.patient)])
         if tag == ACCESSION_NUMBER:
             return _made(tag, vr, [self.key.accession(number) for number in _texts(ds, tag) if number])
-        return DataElement(tag, vr, DUMMIES[vr] if action is Action.DUMMY else None)
+        return _dummy(ds, tag, vr) if action is Action.DUMMY else DataElement(tag, vr, None)
 
     def _kept(self, ds: Dataset, tag: BaseTag, element: _Element, vr: str) -> _Element:
         """Return an element as it is, without values that are not what its VR says, and without identities in texts."""
@@ -277,7 +278,7 @@ class Cleaner:
             return _made(tag, vr, [each if _OFFSET.fullmatch(each.strip()) else "" for each in offsets])
         if vr in TEXT_VRS:
             return self._filled(tag, vr, [self.identities.cleaned(each) for each in _texts(ds, tag)])
-        return None if vr in ("OB", "UN") else DataElement(tag, vr, DUMMIES[vr])
+        return None if vr in ("OB", "UN") else _dummy(ds, tag, vr)
 
     def _temporal(self, ds: Dataset, tag: BaseTag, vr: str) -> _Element:
         if vr == "TM":
@@ -330,7 +331,10 @@ class Cleaner:
         self, ds: Dataset, tag: BaseTag, element: _Element, vr: str, *, forms: bool = False
     ) -> _Element:
         values = _texts(ds, tag)
-        without = [self.identities.without(each, forms=forms) for each in values]
+        without = [
+            each if vr == "CS" and is_vocabulary(each) else self.identities.without(each, forms=forms)
+            for each in values
+        ]
         return element if without == values else self._filled(tag, vr, without)
 
     def _number(self, ds: Dataset, tag: BaseTag, element: _Element, vr: str) -> _Element:
@@ -491,6 +495,8 @@ def _identities_in(values: list[str], vr: str | None) -> Iterator[tuple[str, boo
             yield each, True
         elif vr in TEXT_VRS and each.lower() not in vocabulary():  # "Siemens" in an address is the manufacturer too
             yield each, False
+            for number in _LONG_NUMBER.findall(each):  # of "H-735182", the number alone is as good
+                yield number, False
 
 
 def _names(components: list[str]) -> Iterator[str]:
@@ -551,6 +557,12 @@ def _stored_numbers(ds: Dataset, tag: BaseTag, element: _Element) -> list[str]:
     value: Any = ds[tag].value
     several = isinstance(value, MultiValue | list)
     return ["" if each is None else str(each) for each in (value if several else [value])]
+
+
+def _dummy(ds: Dataset, tag: BaseTag, vr: str) -> DataElement:
+    """Return an element without meaning, with as many numbers as there were: some attributes need two or more."""
+    count = ds[tag].VM if vr in _NUMBERS else 1
+    return DataElement(tag, vr, [DUMMIES[vr]] * count if count > 1 else DUMMIES[vr])
 
 
 def _made(tag: BaseTag, vr: str, values: list[str]) -> DataElement:

@@ -81,6 +81,14 @@ def deidentify(
     deface: Annotated[
         str | None, typer.Option("--deface", metavar="NAME", help="Plugin that removes faces from each series.")
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            "--report",
+            metavar="FILE",
+            help="Write what texts and numbers stay, with counts, as CSV: read it before you pass OUT on.",
+        ),
+    ] = None,
     profile: Annotated[
         str | None,
         typer.Option("--profile", metavar="NAME", help="Key and options of [deidentify.NAME] in the configuration."),
@@ -101,6 +109,7 @@ def deidentify(
     from node.extensions.deidentify.files import Refused, deidentify_files, load_defacer
     from node.extensions.deidentify.profile import Profile, options
     from node.extensions.deidentify.pseudonyms import passing_key, read_keys
+    from node.extensions.deidentify.remaining import Remaining
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # removes what was unpacked
     logs.configure("warning")  # pydicom logs values, which are patient data
@@ -125,12 +134,15 @@ def deidentify(
             print(f"refused {printable(refused.name)}: {refused.reason}: {printable(refused.detail)}", flush=True)
 
     defacer = load_defacer(deface) if deface else None
+    remaining = Remaining() if report is not None else None
     chosen = ", ".join(sorted(how.profile.options)) or "no options"
     order = f"voxelnode deidentify {source.absolute()} to {out.absolute()}, {how.mark}, {chosen}"
     with audited_export(configured.settings, order) as outcome:
-        summary = deidentify_files([source], out, how, defacer, show)
+        summary = deidentify_files([source], out, how, defacer, show, remaining)
         patients = f"{len(summary.patients)} patient{'s' * (len(summary.patients) != 1)}"
         outcome.counts = f"{summary.written} instances of {patients} written, {len(summary.refused)} refused"
+    if report is not None and remaining is not None:
+        report.write_bytes(remaining.as_csv())
     data = {
         "written": summary.written,
         "patients": sorted(summary.patients),

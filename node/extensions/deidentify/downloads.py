@@ -1,7 +1,8 @@
 """Downloads without identities: DICOM files, or volumes that are made of them, as a ZIP file.
 
 The administrator chooses keys and options by tables [deidentify.NAME], and callers a name. What cannot be called clean
-is left out; the last member of the ZIP file, `REPORT`, says what and why, by the UIDs that stand for the originals.
+is left out; the last member of the ZIP file, `REPORT`, says what and why, by the UIDs that stand for the originals. The
+one before, `REMAINING`, lists the texts and numbers that stay.
 
 No file that leaves is made of an original in this process: children read the originals, and converters read the copies.
 """
@@ -37,6 +38,7 @@ from node.errors import OutOfResources, UsageError, VoxelnodeError, Withheld, ne
 from node.extensions.deidentify.deidentification import Reason
 from node.extensions.deidentify.profile import edition
 from node.extensions.deidentify.pseudonyms import PATIENT_CHARACTERS
+from node.extensions.deidentify.remaining import Line, Remaining, lines_of, remaining_in
 from node.extensions.deidentify.settings import DeidentifySettings
 from node.extensions.deidentify.ways import DeidentifyWay, configured_by_name
 from node.hookspecs import ObjectKind
@@ -64,6 +66,7 @@ AHEAD = 2
 Content = Literal["dicom", "volumes"]
 
 REPORT = "deidentification.json"
+REMAINING = "remaining.csv"
 
 MAX_DOWNLOADS, MAX_OF_ACCOUNT = 4, 2
 """Downloads at once, and those of one account: each copies and may convert whole studies, and receiving comes first."""
@@ -86,10 +89,11 @@ class LeftOut(VoxelnodeError):
 
 @dataclass(frozen=True, slots=True)
 class CopiedInstance:
-    """A copy in a file, whose owner removes it."""
+    """A copy in a file, whose owner removes it. `remaining`: the lines of what stays in it."""
 
     path: Path
     copy: Copy
+    remaining: Sequence[Line] = ()
 
 
 Copied = tuple[StoredInstance, CopiedInstance | LeftOut]
@@ -144,8 +148,8 @@ class Deidentifier:
 
     def volumes(
         self, series: Mapping[str, Sequence[StoredInstance]], series_instance_uid: str
-    ) -> tuple[list[Path], str, Converted]:
-        """Convert the copies of a series; return the files, the pseudonym of the patient, and the result.
+    ) -> tuple[list[Path], str, Converted, list[CopiedInstance]]:
+        """Convert the copies of a series; return the files, the pseudonym of the patient, the result, and the copies.
 
         `series`: the series of a study by Series Instance UID; others than `series_instance_uid` are those that it may
         refer to, such as the images of a structure set.
@@ -174,7 +178,7 @@ class Deidentifier:
         finally:
             for copied in used:
                 copied.path.unlink(missing_ok=True)
-        return sorted(folder.iterdir()), copies[0].copy.patient, converted
+        return sorted(folder.iterdir()), copies[0].copy.patient, converted, copies
 
     def close(self) -> None:
         """End the converter, and remove everything that was made."""
@@ -190,7 +194,7 @@ class Deidentifier:
             copy = copy_of(self._decoder.run(forward, path, self._change, into=into), self._change)
             is_ours = _PSEUDONYM.fullmatch(copy.patient) is not None
             if is_ours and copy.sop_instance_uid == self.uid(instance.sop_instance_uid):
-                return CopiedInstance(into, copy)
+                return CopiedInstance(into, copy, lines_of(self._decoder.run(remaining_in, into)))
             left_out = LeftOut(Reason.UNREADABLE, "the copy is of another instance")
         except LeftOut as error:
             left_out = error
@@ -384,6 +388,7 @@ class _Download:
         self._instances = self._files = 0
         self._series: list[dict[str, Any]] = []
         self._left_out: list[dict[str, str]] = []
+        self._remaining = Remaining()
         self.is_whole = False
 
     @property
@@ -397,6 +402,8 @@ class _Download:
         studies, series_instance_uid = self._what
         for study in studies:
             yield from self._of_study(study, series_instance_uid)
+        remaining = self._remaining.as_csv()
+        yield Member(REMAINING, len(remaining), [remaining])
         report = json.dumps(self._report(), indent=1).encode()
         yield Member(REPORT, len(report), [report])
         self.is_whole = True
@@ -444,6 +451,7 @@ class _Download:
             if not isinstance(copied, CopiedInstance):
                 self._leave_out(study, series, copied, self._deidentifier.uid(uid))
                 continue
+            self._remaining.merge(copied.remaining)
             name = f"{self._folder(copied.copy.patient, study, series)}/{self._deidentifier.uid(uid)}.dcm"
             yield Member(name, copied.path.stat().st_size, _pieces(copied.path))
             sent += 1
@@ -455,7 +463,7 @@ class _Download:
         self, study: str, series: Mapping[str, Sequence[StoredInstance]], uid: str, verdict: str | None
     ) -> Iterator[Member]:
         try:
-            files, patient, converted = self._deidentifier.volumes(series, uid)
+            files, patient, converted, copies = self._deidentifier.volumes(series, uid)
         except LeftOut as error:
             self._leave_out(study, uid, error)
             return
@@ -464,6 +472,8 @@ class _Download:
         for exclusion in converted.exclusions:
             why = LeftOut(exclusion.reason.value, exclusion.detail)
             self._leave_out(study, uid, why, exclusion.sop_instance_uid)
+        for copied in copies if files else ():
+            self._remaining.merge(copied.remaining)
         for path in files:
             yield Member(f"{self._folder(patient, study, uid)}/{path.name}", path.stat().st_size, _pieces(path))
             self._files += 1

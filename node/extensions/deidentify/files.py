@@ -32,6 +32,7 @@ from node.errors import ConversionRefused, UsageError, is_of_system, nearest
 from node.extensions.deidentify.deidentification import Deidentification, NotDeidentified, Reason
 from node.extensions.deidentify.instance import code_item, deidentified
 from node.extensions.deidentify.profile import VISUAL_FEATURES
+from node.extensions.deidentify.remaining import Remaining
 from node.files.reading import read_instance
 from node.receive.dicom_files import MediaFile, SkippedFile, find_instances
 from node.volume.read.transcoding import decompress
@@ -76,13 +77,14 @@ def deidentify_files(
     how: Deidentification,
     defacer: Defacer | None = None,
     on_refused: Callable[[Refused], None] = lambda refused: None,
+    remaining: Remaining | None = None,
 ) -> Summary:
     """De-identify the instances in `paths` into ``out/<patient>/<study>/<series>/<instance>.dcm``.
 
     A file in `out` appears whole or not at all. A second run with the same key writes the same files again.
 
     `defacer`: called for each series at the end; a series that it fails on is refused. `on_refused`: called at once, in
-    the order of the files.
+    the order of the files. `remaining`: counts what stays in the results.
 
     Raises UsageError if `out` is in one of `paths`, or holds one of them: results would be found as originals. Raises
     OSError if `out` cannot be written.
@@ -98,7 +100,7 @@ def deidentify_files(
         target = out
         if defacer is not None:  # what has a face is never in `out`, not even of a run that is killed
             target = Path(until_the_end.enter_context(tempfile.TemporaryDirectory(prefix=".defacing-", dir=out)))
-        run = _Run(target, how, on_refused)
+        run = _Run(target, how, on_refused, remaining)
         for found in find_instances(paths):
             if isinstance(found, SkippedFile):
                 run.summary.skipped.append(found)
@@ -116,6 +118,7 @@ class _Run:
     target: Path
     how: Deidentification
     on_refused: Callable[[Refused], None]
+    remaining: Remaining | None
     summary: Summary = field(default_factory=Summary)
     series: dict[Path, dict[Path, str]] = field(default_factory=dict)
 
@@ -130,6 +133,8 @@ class _Run:
         except NotDeidentified as error:
             self._refuse(found.name, error)
             return
+        if self.remaining is not None:
+            self.remaining.add(ds)
         self.series.setdefault(place.parent, {})[place] = found.name
         self.summary.patients.add(text(ds, "PatientID"))
         self.summary.written += 1

@@ -23,6 +23,9 @@ from node.errors import UsageError
 NO_KEY = "none"
 """Name of a key that nobody keeps."""
 
+MADE_UID = "2.25."
+"""How UIDs begin that are made of numbers (PS3.5 B.2)."""
+
 STANDARD_ROOT = "1.2.840.10008."
 SECRET_BYTES = 32
 MAX_SHIFT_DAYS = 3650
@@ -55,7 +58,7 @@ class PseudonymKey:
         """Return the UID in the place of another one."""
         if not uid:
             return uid
-        return f"2.25.{int.from_bytes(self.digest('uid', uid)[:16], 'big')}"
+        return f"{MADE_UID}{int.from_bytes(self.digest('uid', uid)[:16], 'big')}"
 
     def patient(self, patient: Patient) -> str:
         """Return the Patient ID in the place of another one."""

@@ -114,6 +114,11 @@ def vocabulary() -> frozenset[str]:
     return frozenset(words | set(_PROTOCOL.split()))
 
 
+def is_vocabulary(text: str) -> bool:
+    """Return whether a text has only words of the standard: a code such as TEXT, though somebody may be called so."""
+    return all(word.lower() in vocabulary() for word in _TOKEN.findall(text.replace("_", " ")))
+
+
 def is_harmless(word: str) -> bool:
     """Return whether a word of a cleaned text stays."""
     word = word.lower()

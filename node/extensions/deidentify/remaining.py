@@ -1,0 +1,124 @@
+"""What stays in a release: all texts, numbers, dates and UIDs, attribute by attribute, for a person to read."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pydicom import Dataset
+from pydicom.datadict import keyword_for_tag
+from pydicom.multival import MultiValue
+
+from node.child_process.messages import Garbled
+from node.dicom.values import CONVERSION_ERRORS, held_elements
+from node.extensions.deidentify.pseudonyms import MADE_UID
+from node.files.reading import read_instance
+
+COLUMNS = ("attribute", "tag", "vr", "value", "count")
+
+MAX_VALUES = 1000
+"""Values of one attribute that are listed; the others are counted together."""
+
+MAX_CHARACTERS = 500
+
+_BYTES = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN"))
+_NOT_FOR_SPREADSHEETS = ("=", "+", "-", "@", "\t", "\r")
+_Attribute = tuple[str, str, str]
+
+Line = tuple[str, str, str, str, int]
+"""Attribute, tag, VR, value, and number of occurrences."""
+
+
+class Remaining:
+    """Distinct values of each attribute, and how often they occur. Names begin with those of sequences."""
+
+    def __init__(self) -> None:
+        self._values: dict[_Attribute, Counter[str]] = {}
+
+    def add(self, ds: Dataset) -> None:
+        """Count the values of an instance, to any depth, without pixel data and other bytes."""
+        self._add_items(ds, "", "")
+
+    def merge(self, lines: Iterable[Line]) -> None:
+        """Add what `lines` of another one yields."""
+        for name, tag, vr, value, count in lines:
+            self._count((name, tag, vr), value, count)
+
+    def lines(self) -> Iterator[Line]:
+        """Yield the lines by tag; of one attribute, the rarest last."""
+        for attribute in sorted(self._values, key=lambda each: (each[1], each[0])):
+            for value, count in self._values[attribute].most_common():
+                yield (*attribute, value, count)
+
+    def as_csv(self) -> bytes:
+        """Return the lines as a file of CSV in UTF-8, which spreadsheets open without calculating anything."""
+        stream = io.StringIO()
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for name, tag, vr, value, count in self.lines():
+            writer.writerow((name, tag, vr, _inert(value), count))
+        return stream.getvalue().encode("utf-8", "replace")
+
+    def _add_items(self, ds: Dataset, names: str, tags: str) -> None:
+        for tag in list(held_elements(ds)):
+            name = f"{names}{keyword_for_tag(tag) or 'private'}"
+            number = f"{tags}({tag.group:04X},{tag.element:04X})"
+            try:
+                element = ds[tag]
+                vr, value = str(element.VR), None if str(element.VR) in _BYTES else element.value
+            except CONVERSION_ERRORS:
+                continue
+            if vr == "SQ":
+                for item in value or ():
+                    self._add_items(item, f"{name}/", f"{number}/")
+            else:
+                for text in _texts(value):
+                    self._count((name, number, vr), MADE_UID if vr == "UI" and text.startswith(MADE_UID) else text, 1)
+
+    def _count(self, attribute: _Attribute, value: str, count: int) -> None:
+        values = self._values.setdefault(attribute, Counter())
+        if value not in values and len(values) >= MAX_VALUES:
+            value = "(other values)"
+        values[value] += count
+
+
+def remaining_in(path: Path) -> bytes:
+    """Return the lines of one file as JSON: for a child of `node.children.decoder`."""
+    remaining = Remaining()
+    remaining.add(read_instance(path))
+    return json.dumps(list(remaining.lines())).encode()
+
+
+def lines_of(answer: bytes) -> list[Line]:
+    """Return the lines that `remaining_in` answers with.
+
+    Raises Garbled: it is no answer of it.
+    """
+    try:
+        found = [(str(name), str(tag), str(vr), str(value), int(n)) for name, tag, vr, value, n in json.loads(answer)]
+    except (ValueError, TypeError, RecursionError) as error:
+        raise Garbled from error
+    return found
+
+
+def _texts(value: Any) -> Iterator[str]:
+    values = value if isinstance(value, MultiValue | list | tuple) else [value]
+    for each in values:
+        text = "" if each is None else str(each)
+        if text:
+            yield text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}…"
+
+
+def _inert(value: str) -> str:
+    if not value.startswith(_NOT_FOR_SPREADSHEETS):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
