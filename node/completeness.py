@@ -23,6 +23,7 @@ Rule = Literal[
     "instance-numbers",
     "spacing",
     "siblings",
+    "protocol",
     "forced",
     "association",
     "quiet",
@@ -30,8 +31,8 @@ Rule = Literal[
 """The rule that decided: instances that were acknowledged and are not here; the list of the performed procedure step;
 the count of the sender; gaps in space, or times that lack slices; whole times that are missing; counts in headers;
 missing Instance Numbers; distances that differ from those stated; other series of the protocol, by their counts or
-because they seem to be of the same acquisition; the end of the longest wait; an association that was not released; only
-that no more instances were received."""
+because they seem to be of the same acquisition; what the series of a protocol usually have; the end of the longest
+wait; an association that was not released; only that no more instances were received."""
 
 Certainty = Literal["verified", "no gap seen", "suspect", "incomplete"]
 """The word for people: a complete series is verified only if a count was announced and is reached."""
@@ -142,6 +143,29 @@ class Reported:
 
 
 @dataclass(frozen=True, slots=True)
+class Usual:
+    """How many instances nearly all series of a protocol have, on the same scanner.
+
+    Attributes
+    ----------
+    instances : int
+    series, of : int
+        So many of the last ones have this number.
+    first_day, last_day : str
+        Days on which the first and the last of them were converted, in ISO 8601.
+    studies : tuple of str
+        Study Instance UIDs of some of them.
+    """
+
+    instances: int
+    series: int
+    of: int
+    first_day: str
+    last_day: str
+    studies: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Expectation:
     """The facts about a series that are known before its pixels are read.
 
@@ -169,6 +193,8 @@ class Expectation:
         The lists of ended performed procedure steps; None: no step lists this series.
     lost : int
         Number of instances that were acknowledged and are not here.
+    usual : Usual or None
+        What the series of its protocol usually have, if that is more.
     """
 
     received: int
@@ -182,6 +208,7 @@ class Expectation:
     is_part: bool = False
     performed: Performed | None = None
     lost: int = 0
+    usual: Usual | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +267,7 @@ def expectation(
     is_part: bool = False,
     performed: Performed | None = None,
     lost: int = 0,
+    usual: Usual | None = None,
 ) -> Expectation:
     """Return the known facts about a series from the attributes of its instances."""
     return Expectation(
@@ -254,6 +282,7 @@ def expectation(
         is_part,
         performed,
         lost,
+        usual,
     )
 
 
@@ -477,7 +506,20 @@ def _weighed(known: Expectation, findings: Sequence[Evidence], count: tuple[int,
             f"this one has {known.received}"
         )
         weighed.append(Evidence("siblings", fact, f"{missing} instances at an end", missing, doubtful=True))
+    elif not agrees and known.usual is not None:
+        weighed.append(_unusual(known.received, known.usual))
     return [*weighed, *parts]
+
+
+def _unusual(received: int, usual: Usual) -> Evidence:
+    when = f"on {usual.first_day}" if usual.first_day == usual.last_day else f"{usual.first_day} to {usual.last_day}"
+    studies = f", such as in study {' and '.join(usual.studies)}" if usual.studies else ""
+    fact = (
+        f"{usual.series} of the last {usual.of} series of this protocol have {usual.instances} instances "
+        f"({when}{studies}), this one has {received}"
+    )
+    missing = usual.instances - received
+    return Evidence("protocol", fact, f"{missing} instances", missing, doubtful=True)
 
 
 def _count(known: Expectation, times: int) -> tuple[int, str] | None:

@@ -394,6 +394,12 @@ def _history() -> None:
         sa.Column("quiet_seconds", sa.Float()),
         sa.Column("learnt_at", sa.DateTime(), nullable=False),
     )
+    op.create_table(
+        "protocols",
+        sa.Column("key", sa.String(32), primary_key=True),
+        sa.Column("series", sa.JSON(), nullable=False),
+        sa.Column("learnt_at", sa.DateTime(), nullable=False),
+    )
 
 
 def _accounts() -> None:

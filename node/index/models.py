@@ -496,6 +496,16 @@ class SenderRow(Base):
     learnt_at: Mapped[dt.datetime] = mapped_column(Utc)
 
 
+class ProtocolRow(Base):
+    """How many instances the last series of a protocol have; see `node.index.nouns.protocols`."""
+
+    __tablename__ = "protocols"
+
+    key: Mapped[str] = mapped_column(String(32), primary_key=True)  # a digest
+    series: Mapped[list[tuple[str, int, str]]] = mapped_column(JSON)  # digest, instances and day, the oldest first
+    learnt_at: Mapped[dt.datetime] = mapped_column(Utc)
+
+
 class EventRow(Base):
     """An event of a series or a study, in the order of commits; shown to people and delivered to hooks."""
 

@@ -1,13 +1,14 @@
 """Which losses the verdict on a series notices: real series, from which instances are taken away.
 
-    python tests/benchmarks/completeness.py [--folder FOLDER] [--rounds N] [--seed N] [--missed]
+    python tests/benchmarks/completeness.py [--folder FOLDER] [--rounds N] [--seed N] [--source] [--missed]
 
 FOLDER holds DICOM files, by default the corpus in VOXELNODE_CORPUS. Every series of several image instances is judged
 as it is, then after each pattern of loss, by the pipeline of the node; each series is alone, without others of its
 study. Markdown tables go to standard output. Losses are taken from the series that are complete as they are: from one
 that is not, every loss would be noticed. What is left after a loss *at an end* is an unbroken part of the series in the
-order of Instance Number: only an announced count, or another series of the study, can tell. ``--missed`` lists each
-loss that was called complete.
+order of Instance Number: only an announced count, or another series of the study, can tell. So can the memory of its
+protocol (here of twelve whole series before it), and its sender: with ``--source``, Orthanc has the whole series and is
+asked by C-FIND. ``--missed`` lists each loss that was called complete in spite of these.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import os
 import random
 import sys
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,11 +29,17 @@ import pydicom
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from node.association.client.association import Address  # noqa: E402
+from node.association.client.send import send_files  # noqa: E402
+from node.completeness import COUNT_KEYWORDS, InstanceCounts, Reported, Usual, expectation  # noqa: E402
 from node.conversion.job import ConversionJob  # noqa: E402
 from node.conversion.pipeline import convert  # noqa: E402
-from node.dicom.values import number, numbers  # noqa: E402
+from node.dicom.values import number, numbers, whole  # noqa: E402
+from node.extensions.peers import find  # noqa: E402
+from node.extensions.peers.asking import reported_of  # noqa: E402
 from node.receive.dicom_files import SkippedFile, find_instances  # noqa: E402
 from node.writers.options import WriteOptions  # noqa: E402
+from tests.interop.conftest import free_port, orthanc_beside  # noqa: E402
 
 OPTIONS = WriteOptions(formats=("nifti",), compress=False, thumbnails=False)
 
@@ -46,6 +54,7 @@ class Instance:
     place: tuple[float, ...]
     echo: float | None
     weighting: tuple[str, ...]
+    counts: InstanceCounts
 
 
 Series = list[Instance]
@@ -75,6 +84,7 @@ def read(path: Path) -> Instance | None:
         place=tuple(round(value, 2) for value in numbers(ds, "ImagePositionPatient") or ()),
         echo=number(ds, "EchoTime"),
         weighting=tuple(str(ds[tag].value) for tags in WEIGHTINGS for tag in tags if tag in ds),
+        counts=InstanceCounts(*(whole(ds, keyword) for keyword in COUNT_KEYWORDS)),
     )
 
 
@@ -172,6 +182,15 @@ def the_last(series: Series, chance: random.Random) -> Series:
     return series[:-1] if len(series) > 2 else series
 
 
+def the_second_half(series: Series, chance: random.Random) -> Series:
+    return series[: len(series) // 2] if len(series) > 2 else series
+
+
+def one_echo(series: Series, chance: random.Random) -> Series:
+    echoes = sorted({instance.echo for instance in series if instance.echo is not None})
+    return [instance for instance in series if instance.echo != echoes[-1]] if len(echoes) > 1 else series
+
+
 LOSSES: dict[str, Loss] = {
     "one in the middle": one_in_the_middle,
     "every second": every_second,
@@ -185,6 +204,8 @@ LOSSES: dict[str, Loss] = {
     f"a random quarter of {MANY} or more": a_quarter_of_many,
     "the first": the_first,
     "the last": the_last,
+    "the second half": the_second_half,
+    "one echo": one_echo,
 }
 
 
@@ -195,11 +216,49 @@ def is_at_an_end(series: Series, left: Series) -> bool:
     return kept == list(range(kept[0], kept[0] + len(kept)))
 
 
-def verdict(series: Series) -> tuple[str, str]:
+def verdict(series: Series, reported: Reported | None = None, usual: Usual | None = None) -> tuple[str, str]:
     with tempfile.TemporaryDirectory() as folder:
         instances = tuple((instance.uid, instance.path) for instance in series)
-        found = convert(ConversionJob(instances, Path(folder), OPTIONS)).completeness
+        known = expectation([instance.counts for instance in series], reported=reported, usual=usual)
+        found = convert(ConversionJob(instances, Path(folder), OPTIONS, known)).completeness
     return found.state, found.reason
+
+
+SEEN = 12
+"""Whole series of the protocol that came before."""
+
+
+def usual(whole: Series, left: Series) -> Usual | None:
+    """Return what the memory of the protocol has, as `node.index.nouns.protocols` gives it."""
+    return Usual(len(whole), SEEN, SEEN, "2026-01-01", "2026-03-01") if len(left) < len(whole) else None
+
+
+class Source:
+    """Orthanc with whole series, each under a Series Instance UID of its own: some folders share theirs."""
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self._keys: dict[str, tuple[str, str]] = {}
+
+    def add(self, name: str, series: Series) -> None:
+        key = self._keys[name] = (pydicom.uid.generate_uid(), pydicom.uid.generate_uid())
+        with tempfile.TemporaryDirectory() as folder:
+            paths = []
+            for instance in series:
+                ds = pydicom.dcmread(instance.path, force=True)
+                ds.StudyInstanceUID, ds.SeriesInstanceUID = key
+                ds.PatientID = key[0]
+                paths.append(Path(folder) / f"{instance.uid}.dcm")
+                ds.save_as(paths[-1])
+            send_files(paths, self._address, "VOXELNODE")
+
+    def reported(self, name: str, left: Series) -> Reported:
+        """Ask, as a node does that has `left`."""
+        key, stored = self._keys[name], {instance.uid for instance in left}
+        count = find.find_instance_count(self._address, "VOXELNODE", key, 10)
+        more = count is None or count > len(stored)
+        listed = find.find_instances(self._address, "VOXELNODE", key, 10) if more else None
+        return reported_of(len(stored), count, listed, stored)
 
 
 def losses(series: Series, pattern: str, rounds: int, chance: random.Random) -> Iterator[Series]:
@@ -218,6 +277,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=os.environ.get("VOXELNODE_CORPUS"))
     parser.add_argument("--rounds", type=int, default=5, help="random losses of each series")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--source", action="store_true", help="ask Orthanc, which has the whole series")
     parser.add_argument("--missed", action="store_true")
     asked = parser.parse_args()
     chance = random.Random(asked.seed)
@@ -228,33 +288,60 @@ def main() -> None:
     for name, (state, reason) in verdicts.items():
         if name not in whole:
             print(f"- {name}: {state}: {reason}")
-    print("\n| Lost | Inside | Noticed | At an end | Noticed |\n|---|---|---|---|---|")
-    missed = []
-    for pattern in LOSSES:
-        inside, ends = Tally(), Tally()
-        for name, series in whole.items():
-            for left in losses(series, pattern, asked.rounds, chance):
-                state, reason = verdict(left)
-                tally = ends if is_at_an_end(series, left) else inside
-                tally.count += 1
-                tally.noticed += state != "complete"
-                if state == "complete":
-                    missed.append(f"{pattern}, {name}: {[int(instance.number) for instance in left][:20]}: {reason}")
-        print(f"| {pattern} | {inside.count} | {inside.shown} | {ends.count} | {ends.shown} |", flush=True)
+    with ExitStack() as running:
+        source = running.enter_context(orthanc()) if asked.source else None
+        missed = measured(whole, source, asked.rounds, chance)
     if asked.missed:
         print("\nCalled complete:\n\n" + "\n".join(f"- {row}" for row in missed))
 
 
-@dataclass
-class Tally:
-    """How many losses there were, and how many of them were noticed."""
+@contextmanager
+def orthanc() -> Iterator[Source]:
+    port = free_port()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        orthanc_beside(Path(folder), free_port(), port, free_port()),
+    ):
+        yield Source(Address("ORTHANC", "127.0.0.1", port))
 
-    count: int = 0
-    noticed: int = 0
 
-    @property
-    def shown(self) -> str:
-        return f"{self.noticed} ({100 * self.noticed / self.count:.0f} %)" if self.count else "-"
+def cells(noticed: Counter[tuple[bool, str]], judges: Sequence[str]) -> Iterator[str]:
+    for is_end in (False, True):
+        count = noticed[is_end, "count"]
+        yield str(count)
+        for judge in judges:
+            yield f"{noticed[is_end, judge]} ({100 * noticed[is_end, judge] / count:.0f} %)" if count else "-"
+
+
+def measured(whole: dict[str, Series], source: Source | None, rounds: int, chance: random.Random) -> list[str]:
+    """Print a table of what is noticed; return what is not."""
+    judges = ["alone", "memory", *(["sender"] if source else [])]
+    columns = [f"{place}, {judge}" for place in ("Inside", "At an end") for judge in ("count", *judges)]
+    print(f"\n| Lost | {' | '.join(columns)} |\n|---{'|---' * len(columns)}|")
+    for name, series in whole.items():
+        if source:
+            source.add(name, series)
+            state, reason = verdict(series, source.reported(name, series))
+            if state != "complete":
+                print(f"FALSE ALARM: {name}: {reason}")
+    missed = []
+    for pattern in LOSSES:
+        noticed: Counter[tuple[bool, str]] = Counter()
+        for name, series in whole.items():
+            for left in losses(series, pattern, rounds, chance):
+                is_end = is_at_an_end(series, left)
+                noticed[is_end, "count"] += 1
+                states = {
+                    "alone": verdict(left),
+                    "memory": verdict(left, usual=usual(series, left)),
+                    **({"sender": verdict(left, source.reported(name, left))} if source else {}),
+                }
+                noticed.update((is_end, judge) for judge, (state, _) in states.items() if state != "complete")
+                state, reason = states[judges[-1]]
+                if state == "complete":
+                    missed.append(f"{pattern}, {name}: {[int(one.number) for one in left][:20]}: {reason}")
+        print(f"| {pattern} | {' | '.join(cells(noticed, judges))} |", flush=True)
+    return missed
 
 
 if __name__ == "__main__":

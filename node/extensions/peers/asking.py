@@ -156,8 +156,15 @@ class Asking:
         except PeerFailed as error:
             log.warning("series_not_listed", series_instance_uid=key[1], reason=str(error)[:REASON_LENGTH])
             return Reported(received, count)
-        missing = sorted(listed - self._index.questions.stored(key))
-        if not missing and len(listed) < received:  # no list of the whole series
-            return Reported(received, count if count is not None else len(listed))
-        count = count if count is not None else len(listed)
-        return Reported(received, count, len(missing), tuple(missing[:MAX_NAMED]))
+        return reported_of(received, count, listed, self._index.questions.stored(key))
+
+
+def reported_of(received: int, count: int | None, listed: Collection[str] | None, stored: Collection[str]) -> Reported:
+    """Return what the sender says by its count, and by its list if it gave one, beside the instances that are here."""
+    if listed is None:
+        return Reported(received, count)
+    missing = sorted(set(listed).difference(stored))
+    count = count if count is not None else len(listed)
+    if not missing and len(listed) < received:  # no list of the whole series
+        return Reported(received, count)
+    return Reported(received, count, len(missing), tuple(missing[:MAX_NAMED]))

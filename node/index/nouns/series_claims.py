@@ -41,6 +41,7 @@ from node.index.nouns.converted import ClaimedInstance, SeriesKey
 from node.index.nouns.events import FinalKind, record_series_event
 from node.index.nouns.growth import after_abort, due_at, performed_of
 from node.index.nouns.lost import count_lost, judge_lost
+from node.index.nouns.protocols import learn, usual_of
 from node.index.nouns.records import ClaimedSeries, SeriesOutcome
 from node.index.nouns.reopening import (
     DAMAGED,
@@ -186,6 +187,8 @@ class SeriesRepository(IndexRepository):
         completeness = _last_verdict(connection, series, outcome.completeness)
         _update(connection, series.id, {"attempts": 0} | _completeness_columns(completeness))
         _doubt_parts(connection, series.id)
+        if completeness is not None and completeness.state != "incomplete":
+            learn(connection, series.id, len(series.instances), now)
         insert_conversion(connection, series, outcome, self._turn.holder, now)
         is_stale = replace_references(connection, series.id, outcome.references)
         kind: FinalKind = "series-converted" if outcome.state == "converted" else "series-refused"
@@ -523,6 +526,7 @@ def _expectation(
         is_part=bool(_parts(connection, row)),
         performed=performed_of(connection, row.id, study_uid, row.series_instance_uid),
         lost=count_lost(connection, (study_uid, row.series_instance_uid)),
+        usual=usual_of(connection, row, len(counts)),
     )
 
 

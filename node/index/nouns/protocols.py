@@ -1,0 +1,122 @@
+"""Protocols: how many instances their series have, learnt from the series that were converted.
+
+A series that has fewer than nearly all series of its protocol, on the same scanner, is suspect. Rare protocols and
+those whose series vary raise no suspicion, and a smaller number that came twice is a variant.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections import Counter
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, func, select
+from sqlalchemy.orm import join
+
+from node.completeness import Usual
+from node.index.engine.sql import insert
+from node.index.models import ImageRow, ProtocolRow, SeriesRow, StudyRow
+
+MAX_SERIES = 50
+"""The last series of a protocol that are remembered."""
+
+MIN_SERIES = 10
+"""With fewer series, nothing is usual."""
+
+SHARE = 0.9
+"""Share of them that have the usual number of instances."""
+
+VARIANT = 2
+"""So many other series with as few instances are a variant of the protocol."""
+
+KEPT = dt.timedelta(days=400)
+"""A protocol without a new series is forgotten after this time."""
+
+MAX_STUDIES = 2
+"""Studies that the evidence names."""
+
+_SAME = (
+    *("modality", "manufacturer", "manufacturer_model_name", "station_name", "protocol_name", "series_description"),
+    "body_part_examined",
+)
+"""The columns that two series of one protocol share, beside the SOP class and the matrix."""
+
+Remembered = tuple[str, int, str]
+"""Of a series: a digest of its UID, its number of instances, and the day on which it was converted."""
+
+
+def learn(connection: Connection, series_id: int, instances: int, now: dt.datetime) -> None:
+    """Remember how many instances a series has that was just converted; it counts once, by its last number."""
+    row = connection.execute(select(SeriesRow).where(SeriesRow.id == series_id)).one()
+    key = _key_of(connection, row)
+    if key is None:
+        return
+    others, own = _remembered(connection, key), _digest(row.series_instance_uid)
+    series = [one for one in others if one[0] != own]
+    values = {"series": [*series, (own, instances, now.date().isoformat())][-MAX_SERIES:], "learnt_at": now}
+    if not others:
+        connection.execute(delete(ProtocolRow).where(ProtocolRow.learnt_at < now - KEPT))
+    added = insert(ProtocolRow).values(key=key, **values)
+    connection.execute(added.on_conflict_do_update(index_elements=["key"], set_=values))
+
+
+def usual_of(connection: Connection, row: Row[Any], received: int) -> Usual | None:
+    """Return what the series of a protocol usually have, if that is more than a series of it has; else None."""
+    key = _key_of(connection, row)
+    if key is None:
+        return None
+    own = _digest(row.series_instance_uid)
+    series = [one for one in _remembered(connection, key) if one[0] != own]
+    instances = usual_count([instances for _, instances, _ in series], received)
+    if instances is None:
+        return None
+    days = sorted(day for _, count, day in series if count == instances)
+    return Usual(instances, len(days), len(series), days[0], days[-1], _studies_of(connection, row, instances))
+
+
+def usual_count(counts: Sequence[int], received: int) -> int | None:
+    """Return the number of instances that nearly all of these series have, if it is more than were received."""
+    times = Counter(counts)
+    if len(counts) < MIN_SERIES or times[received] >= VARIANT:
+        return None
+    [(instances, most)] = times.most_common(1)
+    return instances if received < instances and most >= SHARE * len(counts) else None
+
+
+def _key_of(connection: Connection, row: Row[Any]) -> str | None:
+    """Return a digest of what series of one protocol share; None if neither protocol nor description is known.
+
+    A digest, because people type names of patients into descriptions, and the memory outlives a deletion.
+    """
+    if row.protocol_name is None and row.series_description is None:
+        return None
+    first = select(ImageRow.sop_class_uid, ImageRow.rows, ImageRow.columns).where(ImageRow.series_id == row.id).limit(1)
+    image = connection.execute(first).first()
+    shared = [getattr(row, name) for name in _SAME]
+    return _digest(json.dumps([*shared, *(image or ())]))
+
+
+def _digest(text: str) -> str:
+    return sha256(text.encode()).hexdigest()[:32]
+
+
+def _remembered(connection: Connection, key: str) -> Sequence[Remembered]:
+    series = connection.execute(select(ProtocolRow.series).where(ProtocolRow.key == key)).scalar() or []
+    return [(digest, instances, day) for digest, instances, day in series]
+
+
+def _studies_of(connection: Connection, row: Row[Any], instances: int) -> tuple[str, ...]:
+    """Return the last studies that are here with a series of the protocol that has so many instances."""
+    same = [getattr(SeriesRow, name).is_not_distinct_from(getattr(row, name)) for name in _SAME]
+    received = select(func.count()).where(ImageRow.series_id == SeriesRow.id).scalar_subquery()
+    studies = (
+        select(StudyRow.study_instance_uid)
+        .select_from(join(SeriesRow, StudyRow))
+        .where(*same, SeriesRow.state == "converted", SeriesRow.id != row.id, received == instances)
+        .order_by(SeriesRow.id.desc())
+        .limit(MAX_STUDIES)
+    )
+    return tuple(connection.scalars(studies))

@@ -1,0 +1,149 @@
+"""What the series of a protocol usually have: learnt from those that were converted, and no alarm where they vary."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import pytest
+from sqlalchemy import select, update
+
+from node.completeness import InstanceCounts, Usual, completeness_of, expectation
+from node.index.models import ProtocolRow, SeriesRow
+from node.index.nouns.protocols import KEPT, MAX_SERIES, learn, usual_count, usual_of
+from tests import make
+from tests.integration.conftest import Root
+from tests.integration.test_lifecycle import rows, settle
+
+USUAL = 8
+
+
+class Memory:
+    """Series of one protocol, each of a study of its own; their numbers of instances are only said."""
+
+    def __init__(self, root: Root) -> None:
+        self.root = root
+        self._number = 0
+
+    def of(self, *counts: int, **about: Any) -> Usual | None:
+        """Take one series after the other; return what is unusual about the last one before it is learnt."""
+        usual = None
+        for count in counts:
+            self._number += 1
+            ds = make.ct_series(1, **({"ProtocolName": "CHEST", "SeriesDescription": "1 mm"} | about))[0]
+            self.root.take(ds)
+            usual = self._seen(str(ds.SeriesInstanceUID), count)
+        return usual
+
+    def again(self, uid: str, count: int) -> Usual | None:
+        return self._seen(uid, count)
+
+    def _seen(self, uid: str, count: int) -> Usual | None:
+        with self.root.index._engine.begin() as connection:
+            row = connection.execute(select(SeriesRow.__table__).where(SeriesRow.series_instance_uid == uid)).one()
+            connection.execute(update(SeriesRow).where(SeriesRow.id == row.id).values(state="converted"))
+            usual = usual_of(connection, row, count)
+            learn(connection, row.id, count, self.root.clock())
+        return usual
+
+
+@pytest.mark.slow
+def test_half_of_what_a_protocol_usually_has_is_suspect_and_the_reason_says_from_what(root: Root) -> None:
+    for _ in range(10):
+        for ds in make.ct_series(USUAL, ProtocolName="CHEST"):
+            root.take(ds)
+        settle(root)
+        root.clock.move(86400)
+    first = rows(root, "SELECT study_instance_uid FROM v_studies ORDER BY study_instance_uid")
+    half = make.ct_series(USUAL, ProtocolName="CHEST")[: USUAL // 2]
+    for ds in half:
+        root.take(ds)
+    settle(root)
+    [row] = rows(root, "SELECT * FROM v_series WHERE series_instance_uid = :uid", uid=str(half[0].SeriesInstanceUID))
+    assert (row["verdict"], row["verdict_rule"], row["missing_instances"]) == ("suspect", "protocol", 4)
+    assert (
+        "10 of the last 10 series of this protocol have 8 instances (2026-01-01 to 2026-01-10" in row["verdict_reason"]
+    )
+    assert any(study["study_instance_uid"] in row["verdict_reason"] for study in first)
+
+
+@pytest.mark.parametrize(
+    ("counts", "is_unusual"),
+    [
+        ([USUAL] * 9, False),
+        ([USUAL] * 10, True),
+        ([*[USUAL] * 18, 5, 6], True),
+        ([*[USUAL] * 17, 5, 6, 7], False),
+        ([*range(20, 40)], False),
+        ([USUAL, 16] * 10, False),
+        ([*[USUAL] * 30, 4, 4], False),
+        ([*[USUAL] * 30, 4], True),
+        ([3] * 20, False),
+        ([4] * 20, False),
+    ],
+    ids=[
+        "few series", "enough series", "nearly all alike", "not nearly all alike", "varied", "two kinds", "a variant",
+        "not yet a variant", "more than usual", "as many as usual",
+    ],
+)  # fmt: skip
+def test_only_fewer_than_nearly_all_have_is_unusual(counts: list[int], is_unusual: bool) -> None:
+    assert (usual_count(counts, 4) is not None) == is_unusual
+
+
+def test_another_protocol_scanner_or_matrix_has_a_memory_of_its_own(root: Root) -> None:
+    memory = Memory(root)
+    memory.of(*[USUAL] * 10)
+    others: list[dict[str, Any]] = [
+        {"ProtocolName": "HEAD"},
+        {"SeriesDescription": "5 mm"},
+        {"StationName": "CT2"},
+        {"Modality": "PT"},
+        {"rows": 20},
+        {"BodyPartExamined": "HEAD"},
+    ]
+    for about in others:
+        assert memory.of(4, **about) is None
+    assert memory.of(4) is not None
+
+
+def test_series_without_a_name_are_not_compared(root: Root) -> None:
+    assert Memory(root).of(*[USUAL] * 12, 4, ProtocolName=None, SeriesDescription=None) is None
+
+
+def test_a_series_counts_once_and_a_protocol_is_forgotten_some_day(root: Root) -> None:
+    memory = Memory(root)
+    memory.of(*[USUAL] * 9)
+    [*_, last] = rows(root, "SELECT series_instance_uid FROM v_series")
+    for _ in range(5):
+        memory.again(last["series_instance_uid"], USUAL)
+    assert memory.of(4) is None
+    root.clock.move((KEPT + dt.timedelta(days=1)).total_seconds())
+    memory.of(USUAL, ProtocolName="HEAD")
+    assert memory.of(*[USUAL] * 9, 4) is None
+
+
+def test_a_count_that_agrees_outweighs_what_is_usual() -> None:
+    usual = Usual(USUAL, 12, 12, "2026-01-01", "2026-02-01")
+    counts = [InstanceCounts(instance_number=number, images_in_acquisition=4) for number in range(4)]
+    assert completeness_of(expectation(counts, usual=usual), placed=True, times=1).state == "complete"
+
+
+def test_a_protocol_that_has_changed_is_learnt_again(root: Root) -> None:
+    memory = Memory(root)
+    memory.of(16)
+    [first] = rows(root, "SELECT series_instance_uid FROM v_series")
+    with root.index._engine.begin() as connection:
+        connection.execute(update(ProtocolRow).values(series=[("other", 16, "2025-01-01")] * MAX_SERIES))
+    for number in range(MAX_SERIES):
+        assert memory.again(first["series_instance_uid"], 16) is None, number
+    assert memory.of(USUAL) is not None
+    assert memory.of(USUAL) is not None
+    assert memory.of(USUAL) is None
+
+
+def test_the_memory_survives_the_deletion_of_its_series_and_names_nobody(root: Root) -> None:
+    memory = Memory(root)
+    memory.of(*[USUAL] * 12, SeriesDescription="DOE JANE")
+    with root.index._engine.connect() as connection:
+        [text] = connection.exec_driver_sql("SELECT series FROM protocols").scalars()
+    assert "DOE" not in text
