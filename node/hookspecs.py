@@ -89,12 +89,14 @@ class Table:
 class Router:
     """Routes of an ``APIRouter``: of REST (in the OpenAPI document), of DICOMweb, or of pages.
 
+    Two extensions may have one, which is served once.
+
     Attributes
     ----------
     service : str
         Of DICOMweb: the name of the service, for the conformance statement.
     transactions : Place
-        Of DICOMweb: a mapping of its functions to their `Transaction`, for the capabilities.
+        Of DICOMweb: a mapping of its functions to their `Transaction`, for the capabilities; empty: it is not in them.
     """
 
     kind: Literal["rest", "dicomweb", "pages"]

@@ -60,7 +60,7 @@ class DecoderBusy(OutOfResources):
 
 
 class Decoder:
-    """Runs functions of `node.children.decoding` in child processes. Thread-safe.
+    """Runs functions, such as those of `node.children.decoding`, in child processes. Thread-safe.
 
     The first job starts the children; `close` ends them. A file on which a function crashed or exceeded its budget is
     refused for an hour without another try, and so is a frame whose refusal took long.

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydicom import Dataset
 
 from node.dicom.annotation import Annotation, patient_lines, technique_lines
-from node.dicom.report import NotReport, report_html
 from node.errors import ConversionRefused, is_of_system, is_out_of_memory
 from node.files.metadata import NoSuchValue, bulk_data_paths, document, long_value
 from node.files.pixel_element import FrameNotFound, PixelElement, header_and_pixels, single_frame
@@ -175,12 +174,6 @@ def document_file(path: Path, into: Path) -> bytes:
     return b""
 
 
-def report_file(path: Path, into: Path) -> bytes:
-    """Write a structured report as HTML."""
-    into.write_text(report_html(read_instance(path)), encoding="utf-8")
-    return b""
-
-
 def reduced_volume(path: Path, voxel_file: Path, sidecar: Path | None, max_voxels: int, only_body: bool) -> bytes:
     """Return a coarser copy of a volume; see `node.writers.reduced.reduced`."""
     from node.writers.reduced import reduced
@@ -230,7 +223,7 @@ def result_of(job: Callable[[], bytes], max_bytes: int) -> bytes | str | OSError
         return result
     except ConversionRefused as error:
         return error.detail
-    except (FrameNotFound, NotReport, NotTranscodable, NoSuchValue) as error:
+    except (FrameNotFound, NotTranscodable, NoSuchValue) as error:
         return str(error)
     except Exception as error:  # the boundary of the process
         if is_out_of_memory(error):

@@ -23,7 +23,7 @@ MAX_DEPTH = 16
 
 
 class NoSuchValue(Exception):
-    """The data set does not contain the requested bulk data."""
+    """The data set does not contain what is requested of it, such as bulk data."""
 
 
 def metadata(

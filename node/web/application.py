@@ -17,14 +17,12 @@ from node.web.access import Access
 from node.web.api import service as api
 from node.web.api.events import Streams
 from node.web.audit_trail import AuditTrail
-from node.web.dicomweb import transactions as dicomweb
 from node.web.middleware import AccessLog, BodyLimits, RequestPlaces, Security
 from node.web.services import Services
 
 ROUTES: list[BaseRoute] = [
     *monitoring.router.routes,
     *api.ROUTES,
-    *dicomweb.router.routes,
 ]
 """The routes of the core."""
 
@@ -34,11 +32,12 @@ def routes_of(settings: Settings) -> list[BaseRoute]:
     on = enabled(settings)
     has_pages = any(extension.error_page for extension in on)
     added = (router for extension in on for router in extension.routers if has_pages or router.kind != "pages")
-    return [*ROUTES, *(route for router in added for route in resolve(router.place).routes)]
+    places = dict.fromkeys(router.place for router in added)  # two extensions may have one router
+    return [*ROUTES, *(route for place in places for route in resolve(place).routes)]
 
 
 def application(services: Services) -> FastAPI:
-    """Return the application that serves pages, REST and DICOMweb.
+    """Return the application that serves REST, and what extensions add.
 
     ``app.state`` has `services`, `access`, `sign_ins` (None without an identity provider), `error_page` (None without
     pages), `streams` and `stopping`, an event that ends endless streams.

@@ -9,9 +9,9 @@ import httpx2
 import pytest
 
 from node.extensions.conformance.statement import statement_for_programs
+from node.extensions.dicomweb.capabilities import Resource, offered
+from node.extensions.dicomweb.media_types import MULTIPART
 from node.settings.model import Settings
-from node.web.dicomweb.media_types import MULTIPART
-from node.web.dicomweb.transactions import Resource, offered
 from tests import make
 from tests.web.conftest import Site, every_route, open_site
 

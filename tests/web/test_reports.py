@@ -9,7 +9,7 @@ import pytest
 from pydicom import Dataset, FileDataset, dcmread
 
 from node.dicom import report
-from node.dicom.report import NotReport, report_html
+from node.extensions.dicomweb.report import NotReport, report_html
 from tests import make
 from tests.make import PYDICOM_FILES
 from tests.web.conftest import Site

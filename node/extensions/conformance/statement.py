@@ -33,13 +33,13 @@ from node.dicom.uids import (
 from node.errors import UsageError
 from node.extensions.conformance.document import Table, as_json, as_markdown, table
 from node.extensions.conformance.statuses import http_statuses, statuses
+from node.extensions.dicomweb.capabilities import Resource, Transaction, offered
 from node.extensions.peers.get import COMPRESSED
 from node.registry import enabled, resolve
 from node.settings.model import AuditSettings, Dicom, Peer, Settings, Web
 from node.tls import BCP_195_SUITES
 from node.version import __version__
 from node.volume.read.transfer_syntaxes import can_decode
-from node.web.dicomweb.transactions import Resource, Transaction, offered
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +215,7 @@ _USER_AGENT = {
 
 def _web_services(settings: Settings) -> Table:
     routers = [router for extension in enabled(settings) for router in extension.routers]
-    served = [router.service for router in routers if router.kind == "dicomweb"]
+    served = [router.service for router in routers if router.service]
     rows = [(name, by_routes, _yes(name.partition(":")[0] in served)) for name, by_routes in _USER_AGENT.items()]
     known = {name.partition(":")[0] for name in _USER_AGENT}
     rows += [(service, "No", "Yes") for service in served if service not in known]

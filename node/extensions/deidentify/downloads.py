@@ -41,6 +41,7 @@ from node.extensions.deidentify.pseudonyms import PATIENT_CHARACTERS
 from node.extensions.deidentify.remaining import Line, Remaining, lines_of, remaining_in
 from node.extensions.deidentify.settings import DeidentifySettings
 from node.extensions.deidentify.ways import DeidentifyWay, configured_by_name
+from node.extensions.dicomweb.resources import Instances
 from node.hookspecs import ObjectKind
 from node.index.database.reading import ReadIndex
 from node.index.models import OPEN_STATES
@@ -52,7 +53,6 @@ from node.version import __version__
 from node.volume.reasons import Reason as NoVolume
 from node.web.access import Call
 from node.web.audit_trail import of_study
-from node.web.dicomweb.resources import Instances
 from node.web.errors import DownloadsBusy, ResourceNotFound
 from node.web.files import OCTETS, ZIP, Damaged, Member, whole_file, zip_stream
 from node.web.services import Services

@@ -10,6 +10,7 @@ class _DicomWeb(Extension):
 
     name = "dicomweb"
     routers = (
+        Router("dicomweb", f"{__name__}.capabilities:router"),
         Router(
             "dicomweb",
             f"{__name__}.transactions:studies",

@@ -24,11 +24,7 @@ from node.children.decoding import (
 )
 from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN
 from node.dicom.json_model import PIXEL_TAGS
-from node.files.bounded import TooLong
-from node.files.metadata import bulk_data_paths
-from node.files.pixel_element import FrameNotFound, PixelElement, pixel_element
-from node.index.search.selection import StoredInstance
-from node.web.dicomweb.media_types import (
+from node.extensions.dicomweb.media_types import (
     MULTIPART,
     OCTETS,
     UNCOMPRESSED,
@@ -37,7 +33,7 @@ from node.web.dicomweb.media_types import (
     accepted,
     frame_form,
 )
-from node.web.dicomweb.resources import (
+from node.extensions.dicomweb.resources import (
     READ,
     Instances,
     Multipart,
@@ -52,6 +48,10 @@ from node.web.dicomweb.resources import (
     pieces_of,
     respond,
 )
+from node.files.bounded import TooLong
+from node.files.metadata import bulk_data_paths
+from node.files.pixel_element import FrameNotFound, PixelElement, pixel_element
+from node.index.search.selection import StoredInstance
 from node.web.files import Damaged, Unavailable, whole_file
 from node.web.headers import has_etag
 

@@ -14,12 +14,10 @@ from node.dicom.keys import SUPPORTED, InvalidQuery, Level
 from node.dicom.matching import Options, read_query
 from node.dicom.metadata import encoded_model
 from node.dicom.uids import web_transfer_syntax
-from node.index.search.finder import QueryRefused
-from node.web.access import Call, ReaderCall
-from node.web.dicomweb.documents import etag_of, quotable, respond_data_sets, warning_header
-from node.web.dicomweb.media_types import DICOM_XML, DocumentForm, accepted, document_form
-from node.web.dicomweb.resources import READ, base_url, dicomweb_router, resource_url
-from node.web.dicomweb.searches import (
+from node.extensions.dicomweb.documents import etag_of, quotable, respond_data_sets, warning_header
+from node.extensions.dicomweb.media_types import DICOM_XML, DocumentForm, accepted, document_form
+from node.extensions.dicomweb.resources import READ, base_url, dicomweb_router, resource_url
+from node.extensions.dicomweb.searches import (
     CONTROLS,
     MAX_PARAMETERS,
     attribute_path,
@@ -28,6 +26,8 @@ from node.web.dicomweb.searches import (
     representation,
     whole_number,
 )
+from node.index.search.finder import QueryRefused
+from node.web.access import Call, ReaderCall
 
 router = dicomweb_router()
 

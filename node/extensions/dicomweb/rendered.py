@@ -11,14 +11,13 @@ from typing import get_args
 from fastapi import HTTPException, Response
 
 from node.children.decoder import NotDecoded
-from node.children.decoding import Crop, PictureFormat, PictureOrder, Profile, document_file, picture, report_file
+from node.children.decoding import Crop, PictureFormat, PictureOrder, Profile, document_file, picture
 from node.dicom.annotation import ANNOTATIONS, Annotation
 from node.extensions.dicomweb.bulk_data import frame_numbers
-from node.index.search.selection import StoredInstance
-from node.volume.window import Window
-from node.web.dicomweb.documents import quotable, warning_header
-from node.web.dicomweb.media_types import GIF, HTML, JPEG, PDF, PNG, NotAcceptable, accepted, names
-from node.web.dicomweb.resources import (
+from node.extensions.dicomweb.documents import quotable, warning_header
+from node.extensions.dicomweb.media_types import GIF, HTML, JPEG, PDF, PNG, NotAcceptable, accepted, names
+from node.extensions.dicomweb.report import report_file
+from node.extensions.dicomweb.resources import (
     READ,
     Multipart,
     Part,
@@ -33,6 +32,8 @@ from node.web.dicomweb.resources import (
     pieces_of,
     respond,
 )
+from node.index.search.selection import StoredInstance
+from node.volume.window import Window
 from node.web.files import whole_file
 
 router = dicomweb_router()

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 from node.extensions.conformance.document import Table, table
 from node.extensions.conformance.statement import query_keys, resource_table
+from node.extensions.dicomweb.capabilities import resources
 from node.extensions.dicomweb.qido import DEFAULTS
 from node.extensions.dicomweb.transactions import TRANSACTIONS, studies, uri
 from node.settings.model import Settings
-from node.web.dicomweb.transactions import resources
 
 URI_SERVICE = """\
 [table uri_resources]

@@ -33,11 +33,11 @@ from node.dicom.status import (
 from node.dicom.uids import is_accepted_transfer_syntax, is_storage_class
 from node.errors import InstanceRefused
 from node.extensions.dicomweb.assembling import Assembled, SpooledPart, assemble_file, read_assembled
+from node.extensions.dicomweb.media_types import DICOM, DICOM_JSON, DICOM_XML, JSON, bulk_data_syntax
+from node.extensions.dicomweb.resources import CHUNK_BYTES
 from node.index.nouns.records import NOT_CURRENT_OUTCOMES, Outcome, Refused
 from node.receive.dicom_files import HEAD_BYTES, LONG_HEAD_BYTES, Identity, NotDicom, identify
 from node.receive.ingest import Acknowledgement, Announced, Incoming, Ingest, Origin
-from node.web.dicomweb.media_types import DICOM, DICOM_JSON, DICOM_XML, JSON, bulk_data_syntax
-from node.web.dicomweb.resources import CHUNK_BYTES
 from node.web.services import Services
 
 log = structlog.get_logger()

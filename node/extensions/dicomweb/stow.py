@@ -14,6 +14,9 @@ from starlette.requests import ClientDisconnect
 from node.audit.audit_log import Action, AuditEvent, Result
 from node.dicom.metadata import encoded_model
 from node.dicom.status import ANOTHER_VERSION_IS_CURRENT
+from node.extensions.dicomweb.documents import respond_document
+from node.extensions.dicomweb.media_types import DICOM, DICOM_JSON, DICOM_XML, MULTIPART, accepted, document_form
+from node.extensions.dicomweb.resources import Multipart, Part, base_url, dicomweb_router, instance_url, resource_url
 from node.extensions.dicomweb.store_transaction import (
     METADATA_TYPES,
     MetadataTransaction,
@@ -26,9 +29,6 @@ from node.index.search.selection import StoredInstance
 from node.receive.ingest import Origin
 from node.web.access import WriterCall
 from node.web.audit_trail import AccountAuditTrail
-from node.web.dicomweb.documents import respond_document
-from node.web.dicomweb.media_types import DICOM, DICOM_JSON, DICOM_XML, MULTIPART, accepted, document_form
-from node.web.dicomweb.resources import Multipart, Part, base_url, dicomweb_router, instance_url, resource_url
 from node.web.services import Services
 
 log = structlog.get_logger()

@@ -9,7 +9,8 @@ from fastapi import APIRouter
 
 from node.dicom.annotation import ANNOTATIONS
 from node.extensions.dicomweb import bulk_data, qido, rendered, stow, wado, wado_uri
-from node.web.dicomweb.media_types import (
+from node.extensions.dicomweb.capabilities import ACCEPT, CONDITIONAL, DOCUMENT, Transaction
+from node.extensions.dicomweb.media_types import (
     DICOM,
     DICOM_JSON,
     DICOM_XML,
@@ -21,7 +22,6 @@ from node.web.dicomweb.media_types import (
     PDF,
     ZIP,
 )
-from node.web.dicomweb.transactions import ACCEPT, CONDITIONAL, DOCUMENT, Transaction
 
 _PARTS = tuple(f'{MULTIPART}; type="{name}"' for name in (OCTETS, *sorted({*FRAME_TYPES.values()})))
 _RENDERED = {

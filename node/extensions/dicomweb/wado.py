@@ -17,12 +17,8 @@ from node.dicom.json_model import Json
 from node.dicom.metadata import encoded_model
 from node.dicom.part10 import file_head
 from node.dicom.uids import web_transfer_syntax
-from node.files.bounded import TooLong
-from node.files.metadata import metadata
-from node.index.search.selection import StoredInstance
-from node.volume.read.transfer_syntaxes import choose_target
-from node.web.dicomweb.documents import respond_data_sets
-from node.web.dicomweb.media_types import (
+from node.extensions.dicomweb.documents import respond_data_sets
+from node.extensions.dicomweb.media_types import (
     ANY,
     DICOM,
     DICOM_XML,
@@ -34,7 +30,7 @@ from node.web.dicomweb.media_types import (
     document_form,
     names,
 )
-from node.web.dicomweb.resources import (
+from node.extensions.dicomweb.resources import (
     READ,
     Multipart,
     Part,
@@ -49,6 +45,10 @@ from node.web.dicomweb.resources import (
     respond,
     stored_file,
 )
+from node.files.bounded import TooLong
+from node.files.metadata import metadata
+from node.index.search.selection import StoredInstance
+from node.volume.read.transfer_syntaxes import choose_target
 from node.web.files import Member, local_file, whole_file, zip_stream
 from node.web.services import Services
 

@@ -6,6 +6,14 @@ from fastapi import HTTPException, Response
 from starlette.datastructures import QueryParams
 
 from node.children.decoding import PictureOrder
+from node.extensions.dicomweb.media_types import (
+    DICOM,
+    EXPLICIT_LITTLE_ENDIAN,
+    JPEG,
+    NotAcceptable,
+    media_ranges,
+    names,
+)
 from node.extensions.dicomweb.rendered import (
     FORMATS,
     MAX_SIDE,
@@ -15,18 +23,18 @@ from node.extensions.dicomweb.rendered import (
     quality_of,
     window_of,
 )
+from node.extensions.dicomweb.resources import (
+    READ,
+    Target,
+    dicomweb_router,
+    file_length,
+    find_target,
+    one_instance,
+    respond,
+)
 from node.extensions.dicomweb.wado import begun_files, given_syntax, only
 from node.volume.window import Window
 from node.web.access import ReaderCall
-from node.web.dicomweb.media_types import (
-    DICOM,
-    EXPLICIT_LITTLE_ENDIAN,
-    JPEG,
-    NotAcceptable,
-    media_ranges,
-    names,
-)
-from node.web.dicomweb.resources import READ, Target, dicomweb_router, file_length, find_target, one_instance, respond
 
 router = dicomweb_router()
 

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Form, Request, Response
 from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field
 
+from node.extensions.dicomweb.resources import Instances, by_series, file_length, stored_file
 from node.extensions.pages.files import volumes_zip
 from node.extensions.pages.rendering import SEE_OTHER, page, series_url, study_url
 from node.extensions.pages.series import series_row
@@ -19,7 +20,6 @@ from node.index.search.selection import StoredInstance
 from node.web import actions
 from node.web.access import AdminCall, ReaderCall, WriterCall
 from node.web.audit_trail import of_study
-from node.web.dicomweb.resources import Instances, by_series, file_length, stored_file
 from node.web.errors import ResourceNotFound
 from node.web.files import ZIP, Member, zip_stream
 from node.web.services import Services

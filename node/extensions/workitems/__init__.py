@@ -18,6 +18,7 @@ class _Workitems(Extension):
         ),
     )
     routers = (
+        Router("dicomweb", "node.extensions.dicomweb.capabilities:router"),
         Router(
             "dicomweb",
             f"{__name__}.workitems:router",

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 from node.extensions.conformance.document import Table, table
 from node.extensions.conformance.statement import resource_table
+from node.extensions.dicomweb.capabilities import resources
 from node.extensions.workitems.workitem_keys import CONSTANT, OF_SERIES, OWN
 from node.extensions.workitems.workitems import TRANSACTIONS, router
 from node.settings.model import Settings
-from node.web.dicomweb.transactions import resources
 
 WORKLIST_SERVICE = """\
 Workitems are created by clients and performed by others than the node. Besides, each conversion of a series to

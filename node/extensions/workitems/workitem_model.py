@@ -11,10 +11,10 @@ from uuid import UUID
 from node.dicom.json_model import Json, elements
 from node.dicom.unified_steps import PERFORMED, UPS_PUSH, values_of
 from node.dicom.values import standard_tag
+from node.extensions.dicomweb.resources import resource_url
 from node.index.work.procedure_steps import ConversionStep, ProcedureStep
 from node.index.work.workitems import CreatedWorkitem
 from node.settings.model import Settings
-from node.web.dicomweb.resources import resource_url
 
 MAX_REFERENCED_INSTANCES = 10_000
 """Instances that a retrieved workitem lists; the others are in the series at its Retrieve URL."""

@@ -18,6 +18,11 @@ from node.dicom.metadata import encoded_model
 from node.dicom.unified_steps import STATES, Event, Status, checked_request, created, transition, values_of
 from node.dicom.worklist import entry_text
 from node.dicom.xml_model import NotNative, json_from_native
+from node.extensions.dicomweb.capabilities import ACCEPT, DOCUMENT, Transaction
+from node.extensions.dicomweb.documents import etag_of, quotable, respond_data_sets, warning_header
+from node.extensions.dicomweb.media_types import DICOM_JSON, DICOM_XML, JSON, MULTIPART, accepted, document_form
+from node.extensions.dicomweb.resources import READ, base_url, dicomweb_router
+from node.extensions.dicomweb.searches import CONTROLS, MAX_PARAMETERS, attribute_path, is_fuzzy, whole_number
 from node.extensions.workitems.workitem_keys import WorkitemQuery, read_keys
 from node.extensions.workitems.workitem_model import (
     MAX_REFERENCED_INSTANCES,
@@ -33,11 +38,6 @@ from node.index.work.procedure_steps import ConversionStep, ProcedureStep
 from node.index.work.workitems import CreatedWorkitem
 from node.web.access import Call, ReaderCall, RequestAudit, WriterCall
 from node.web.audit_trail import of_study
-from node.web.dicomweb.documents import etag_of, quotable, respond_data_sets, warning_header
-from node.web.dicomweb.media_types import DICOM_JSON, DICOM_XML, JSON, MULTIPART, accepted, document_form
-from node.web.dicomweb.resources import READ, base_url, dicomweb_router
-from node.web.dicomweb.searches import CONTROLS, MAX_PARAMETERS, attribute_path, is_fuzzy, whole_number
-from node.web.dicomweb.transactions import ACCEPT, DOCUMENT, Transaction
 from node.web.services import Services
 
 router = dicomweb_router()

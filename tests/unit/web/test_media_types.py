@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.web.dicomweb.media_types import ANY, dicom_form, frame_form, media_ranges, names
+from node.extensions.dicomweb.media_types import ANY, dicom_form, frame_form, media_ranges, names
 
 EXPLICIT, JPEG_BASELINE, RLE = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.5"
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from pydicom import Dataset
 from pydicom.multival import MultiValue
 
 from node.dicom.values import CONVERSION_ERRORS, value
+from node.files.metadata import NoSuchValue
+from node.files.reading import read_instance
 
 MAX_DEPTH = 64
 """Deepest nesting of content items."""
@@ -44,8 +47,14 @@ _NOT_SHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\
 """Control characters, and those that change the direction of the text behind them."""
 
 
-class NotReport(Exception):
+class NotReport(NoSuchValue):
     """A data set is no structured report, or too large for one."""
+
+
+def report_file(path: Path, into: Path) -> bytes:
+    """Write the structured report of an instance as HTML, in a child of `node.children.decoder`."""
+    into.write_text(report_html(read_instance(path)), encoding="utf-8")
+    return b""
 
 
 def report_html(ds: Dataset) -> str:

@@ -12,18 +12,18 @@ from fastapi import Response
 from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute
 
-from node.registry import enabled, resolve
-from node.settings.model import Settings
-from node.web.access import ReaderCall
-from node.web.dicomweb.documents import respond_document
-from node.web.dicomweb.media_types import (
+from node.extensions.dicomweb.documents import respond_document
+from node.extensions.dicomweb.media_types import (
     JSON,
     WADL,
     NotAcceptable,
     accepted,
     names,
 )
-from node.web.dicomweb.resources import PREFIX, base_url, dicomweb_router
+from node.extensions.dicomweb.resources import PREFIX, base_url, dicomweb_router
+from node.registry import enabled, resolve
+from node.settings.model import Settings
+from node.web.access import ReaderCall
 
 ACCEPT = {"accept": "media types, in place of the Accept header"}
 CONDITIONAL = ("Accept", "If-None-Match")
@@ -75,7 +75,7 @@ def offered(settings: Settings) -> list[Resource]:
     found: list[Resource] = []
     for extension in enabled(settings):
         for router in extension.routers:
-            if router.kind == "dicomweb":
+            if router.transactions:
                 found += resources(resolve(router.place).routes, resolve(router.transactions))
     return found
 

@@ -9,8 +9,8 @@ from itertools import chain
 
 from fastapi import Request, Response
 
-from node.web.dicomweb.media_types import DICOM_XML, DocumentForm
-from node.web.dicomweb.resources import Instances, Multipart, Part
+from node.extensions.dicomweb.media_types import DICOM_XML, DocumentForm
+from node.extensions.dicomweb.resources import Instances, Multipart, Part
 from node.web.headers import accepts_gzip, has_etag
 
 MIN_COMPRESSED_BYTES = 500

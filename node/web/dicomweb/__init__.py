@@ -1,1 +1,0 @@
-"""What every service of DICOMweb shares (PS3.18): media types, documents, parameters of searches, capabilities."""
