@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydicom import Dataset, FileDataset, dcmread
 
-from node.dicom import report
+from node.extensions.dicomweb import report
 from node.extensions.dicomweb.report import NotReport, report_html
 from tests import make
 from tests.make import PYDICOM_FILES
