@@ -67,7 +67,7 @@ def test_the_statement_says_what_is_switched_off() -> None:
     for service in (
         "Worklist Service (UPS-RS)",
         "Storage SOP classes of section 1.1, for C-GET",
-        "C-FIND is used to query a peer",
+        "C-FIND is used to query",
         "of what routes have sent | Yes",
         "Basic Worklist Management | Modality",
         "Basic Profile of PS3.15",
