@@ -1,0 +1,140 @@
+"""What the node writes is valid to a judge of others: dciodvfy finds nothing in it that it does not find in its source.
+
+De-identified copies are judged in `test_released`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+from pydicom import dcmread
+
+from node.children.forwarding import Change, Encoding, forward
+from node.dicom.coercion import Coercion
+from node.errors import ConversionRefused
+from node.extensions.results.report import make_document, make_report
+from node.extensions.results.segmentation import make_segmentation
+from node.volume.read.transfer_syntaxes import NotTranscodable
+from tests.dciodvfy import errors, new_errors
+from tests.reference.test_deidentification import one_of_each_folder
+from tests.unit.extensions.results.test_segmentation import prepared
+from tests.web.conftest import Site, open_site
+from tests.web.test_stow_metadata import METADATA, part, post
+from tests.web.test_wado import parts_of
+
+pytestmark = [pytest.mark.slow, pytest.mark.corpus, pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore")]
+
+MAX_BYTES = 4 << 20
+
+NATIVE_YBR = "PhotometricInterpretation(0028,0004)", "PlanarConfiguration(0028,0006)"
+"""Of ultrasound in YBR_FULL, which PS3.3 C.8.5.6.1.2 allows compressed by RLE alone: its values stay as they are."""
+
+COERCION = Coercion.of(
+    {"ReferringPhysicianName": "Example", "PatientName": "{PatientID}^"}, {"Modality": "{Modality}"}, ["OperatorsName"]
+)
+
+
+def files(corpus: Path) -> Iterator[Path]:
+    for path in one_of_each_folder(corpus):
+        if path.stat().st_size <= MAX_BYTES and "TransferSyntaxUID" in dcmread(path, specific_tags=[]).file_meta:
+            yield path
+
+
+def test_results_are_valid(corpus: Path, tmp_path: Path) -> None:
+    series = [dcmread(path) for path in (corpus / "derived/shuffled-instance-numbers").rglob("*.dcm")]
+    making, volume = prepared(tmp_path, series)
+    mask = np.zeros(volume.shape[:3], np.uint8)
+    mask[2:7, 1:9, :] = 1
+    nibabel.save(nibabel.Nifti1Image(mask, volume.affine), making.file)
+    report, document = tmp_path / "report.json", tmp_path / "report.pdf"
+    report.write_text(json.dumps({"measurements": [{"name": "Length", "value": 12.5, "unit": "mm"}]}))
+    document.write_bytes(b"%PDF-1.4\n%%EOF\n")
+    makers: dict[Path, Any] = {making.file: make_segmentation, report: make_report, document: make_document}
+    found = {}
+    for file, maker in makers.items():
+        into = tmp_path / f"{file.name}.dcm"
+        into.touch()
+        maker(replace(making, file=file, into=into))
+        found[file.name] = list(errors(into) - errors(making.source.sample))
+    assert found == {file.name: [] for file in makers}
+
+
+@pytest.mark.parametrize("encoding", ["keep", "uncompressed", "jpeg2000-lossless"])
+def test_copies_of_routes_are_as_valid_as_what_is_stored(corpus: Path, tmp_path: Path, encoding: Encoding) -> None:
+    into, found, judged = tmp_path / "copy.dcm", [], 0
+    for path in files(corpus):
+        into.touch()
+        try:
+            forward(path, Change(COERCION, encoding), into)
+        except (ConversionRefused, NotTranscodable):
+            continue
+        judged += 1
+        is_ybr = encoding == "uncompressed" and "YBR_FULL" in dcmread(path, stop_before_pixels=True).get(
+            "PhotometricInterpretation", ""
+        )
+        found += [
+            (path, error)
+            for error in new_errors(path, into)
+            if not (is_ybr and any(attribute in error for attribute in NATIVE_YBR))
+        ]
+    assert judged > 40
+    assert found == []
+
+
+def test_what_clients_store_as_metadata_and_bulk_data_is_as_valid_as_theirs(corpus: Path, tmp_path: Path) -> None:
+    origin, target = open_site(tmp_path / "origin"), open_site(tmp_path / "target")
+    found, judged = [], 0
+    try:
+        for path in islice(files(corpus), 0, None, 2):
+            ds = dcmread(path)
+            study = f"/dicom-web/studies/{ds.StudyInstanceUID}"
+            taken = f"{study}/series/{ds.SeriesInstanceUID}/instances/{ds.SOPInstanceUID}"
+            if ds.file_meta.TransferSyntaxUID.is_deflated:
+                continue
+            origin.take(ds)
+            answer = stored_again(origin, target, taken)
+            if answer is None:
+                continue
+            judged += 1
+            found += [(path, error) for error in new_errors(path, answer)]
+    finally:
+        origin.close()
+        target.close()
+    assert judged > 20
+    assert found == []
+
+
+def stored_again(origin: Site, target: Site, path: str) -> Path | None:
+    """Store an instance by its metadata and bulk data at another node; return its file there, None if it is refused."""
+    ours = origin.client()
+    answer = ours.get(f"{path}/metadata")
+    if answer.status_code != 200:
+        return None
+    (model,) = answer.json()
+    bulk = []
+    for place in _bulk_data_of(model):
+        accept = "multipart/related; type=*/*; transfer-syntax=*"
+        parts = parts_of(ours.get(place, headers={"Accept": accept}))
+        bulk += [part(headers["Content-Type"], body, place) for headers, body in parts]
+    if post(target, part(METADATA, json.dumps([model]).encode()), *bulk).status_code != 200:
+        return None
+    with target.store.index.reading() as index:
+        (one,) = index.instances.stored(sop_instance_uids=[path.rsplit("/", 1)[1]])
+        return target.store.archive.path(one.key)
+
+
+def _bulk_data_of(model: dict[str, Any]) -> Iterator[str]:
+    for element in model.values():
+        if "BulkDataURI" in element:
+            yield element["BulkDataURI"]
+        elif element["vr"] == "SQ":
+            for item in element.get("Value", ()):
+                yield from _bulk_data_of(item)
