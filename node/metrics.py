@@ -6,23 +6,15 @@ Each node has a `Metrics` object with a registry of its own, so that two nodes i
 from __future__ import annotations
 
 import datetime as dt
-import json
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from time import monotonic
-from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
-
-LIVE_FILE = "status.json"
-"""File in the root of a running node with its recent counters, for other processes."""
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 _BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -250,53 +242,3 @@ class _ServiceFailures(Collector):
         for service, count in self.counts().items():
             family.add_metric([service], count)
         yield family
-
-
-def write_counters(metrics: Metrics, root: Path, reasons: Mapping[str, str]) -> None:
-    """Write the counters to a file for `read_counters`; an error is ignored, since the node works without the file.
-
-    Parameters
-    ----------
-    reasons : mapping of str to str
-        Why the node is not ready, by part.
-    """
-    content = {"at": dt.datetime.now(dt.UTC).isoformat(), "reasons": dict(reasons), "counters": metrics.snapshot()}
-    text = json.dumps(content).encode()
-    part = root / f"{LIVE_FILE}.part"
-    try:
-        part.write_bytes(text)
-        os.replace(part, root / LIVE_FILE)
-    except OSError:
-        with suppress(OSError):  # a full disk may still take what replaces the same bytes
-            _overwrite(root / LIVE_FILE, text)
-
-
-def _overwrite(path: Path, content: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.pwrite(descriptor, content, 0)
-        os.ftruncate(descriptor, len(content))
-    finally:
-        os.close(descriptor)
-
-
-def remove_counters(root: Path) -> None:
-    """Remove the counters file when the node has stopped."""
-    (root / LIVE_FILE).unlink(missing_ok=True)
-
-
-def read_counters(root: Path) -> dict[str, Any] | None:
-    """Return the counters of the node running on a root, and their age, or None if no node is running.
-
-    Returns
-    -------
-    dict or None
-        ``age_seconds``, ``reasons`` and ``counters``, by the names of `Metrics.snapshot`.
-    """
-    try:
-        content = json.loads((root / LIVE_FILE).read_bytes())
-        age = dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(content["at"])
-        seconds = round(age.total_seconds(), 1)
-        return {"age_seconds": seconds, "reasons": content["reasons"], "counters": content["counters"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from node.index.database.index import reading
+from node.index.database.reading import reading
 from node.index.engine import sqlite
 from node.index.engine.place import FILE_NAME
 from node.journal.journal import inspect

@@ -19,45 +19,21 @@ from time import monotonic
 
 import structlog
 
+from node.archive import space
+from node.archive.space import MIN_FREE_BYTES, MIN_FREE_INODES, STOPPED_FILE, free_bytes_of, free_inodes_of
 from node.durable import NO_ROOM, moved
 from node.errors import OutOfResources
 
 log = structlog.get_logger()
 
-STOPPED_FILE = "intake-stopped.json"
-"""File in the root while intake is stopped, from which other processes read the reason."""
-
 RESUME_FACTOR = 1.1
 """Hysteresis: after a refusal for lack of space, a tenth more than the limit must be free."""
-
-MIN_FREE_BYTES = 1 << 20
-"""Reserve of a configuration without one: with less, nothing can be written, whatever is preallocated."""
-
-MIN_FREE_INODES = 32
 
 LOOK_SECONDS = 0.1
 """Interval between two checks of the watched paths while instances are received; a check costs four system calls."""
 
 SHORTAGE_SECONDS = 30.0
 """How long the node is not ready after an error for lack of room, even if the disk seems to have room (a quota)."""
-
-
-def free_bytes_of(folder: Path) -> int:
-    """Return the bytes that this process may still write to the disk of a folder."""
-    return _free_bytes(os.statvfs(folder))
-
-
-def free_inodes_of(folder: Path) -> int | None:
-    """Return how many files may still be created; None if the file system has no such limit."""
-    return _free_inodes(os.statvfs(folder))
-
-
-def _free_bytes(disk: os.statvfs_result) -> int:
-    return disk.f_bavail * disk.f_frsize
-
-
-def _free_inodes(disk: os.statvfs_result) -> int | None:
-    return disk.f_favail if disk.f_files else None
 
 
 class Intake:
@@ -161,9 +137,9 @@ class Intake:
             disk = os.statvfs(self._root)
         except FileNotFoundError:
             return f"0 bytes free, {rule}"
-        if (free := _free_bytes(disk)) < required_bytes * factor:
+        if (free := space.free_bytes(disk)) < required_bytes * factor:
             return f"{free} bytes free, {rule}"
-        inodes = _free_inodes(disk)
+        inodes = space.free_inodes(disk)
         if inodes is not None and inodes < MIN_FREE_INODES * factor:
             return f"{inodes} inodes free: the disk takes no more files; remove some that are not needed"
         return None

@@ -22,6 +22,7 @@ from node.errors import UsageError
 
 if TYPE_CHECKING:
     from node.archive.base import LocalFile
+    from node.index.database.look import Look
     from node.index.database.reading import ReadIndex
     from node.settings.load import Configuration
     from node.settings.model import Settings
@@ -90,9 +91,16 @@ class Root(Configured):
 
     def reading(self) -> AbstractContextManager[ReadIndex]:
         """Open the index for reading; see `node.index.database.reading`."""
-        from node.index.database.index import reading
+        from node.index.database.reading import reading
 
         return reading(self.settings.storage.root, self.settings.index.url)
+
+    def looking(self) -> AbstractContextManager[Look | ReadIndex]:
+        """Open the documented views of the index; see `node.index.database.look`."""
+        from node.index.database.look import looking
+        from node.index.engine.backend import place_of
+
+        return looking(place_of(self.settings.storage.root, self.settings.index.url))
 
     def files(self) -> AbstractContextManager[LocalFile]:
         """Return what gives the files of the archive."""
@@ -196,11 +204,15 @@ def load(config: Path | None, **flags: Any) -> Configuration:
 def archive_files(settings: Settings) -> Iterator[LocalFile]:
     """Yield what gives the files of the archive; see `node.archive.remote.fetching`."""
     from node.archive.objects import configured_store
-    from node.archive.remote import fetching
-    from node.index.database.index import other_host_of
 
-    others = other_host_of(settings.storage.root, settings.index.url, settings.holder)
-    with fetching(settings.storage.root.absolute(), configured_store(settings.storage), others) as local:
+    root, store = settings.storage.root.absolute(), configured_store(settings.storage)
+    if store is None:  # the modules of stores and of other hosts take longer to load than a command runs
+        yield lambda file: root / file.key
+        return
+    from node.archive.remote import fetching
+    from node.index.database.reading import other_host_of
+
+    with fetching(root, store, other_host_of(root, settings.index.url, settings.holder)) as local:
         yield local
 
 

@@ -15,7 +15,8 @@ from node.control.root import REBUILDING_FILE, is_held, locked_root
 from node.durable import make_folder, sync_folder, write_durably
 from node.errors import UsageError, VoxelnodeError
 from node.index.care import copying
-from node.index.database.index import Index, reading
+from node.index.database.index import Index
+from node.index.database.reading import reading
 from node.index.engine.backend import Salvaged, backend_at
 from node.index.engine.place import Place, place_of, require_there
 from node.journal.journal import MARK_FILE, inspect, segment_files

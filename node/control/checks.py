@@ -1,6 +1,7 @@
 """What `voxelnode config check` finds beyond the values themselves: files, ports, open listeners, peers that overlap.
 
-Each check is what `serve` does with the same keys, so that what passes here starts.
+Each check is what `serve` does with the same keys, so that what passes here starts. It imports what it needs
+itself: most configurations need little of it.
 """
 
 from __future__ import annotations
@@ -12,16 +13,9 @@ from itertools import combinations
 from socket import AF_INET, AF_INET6, SOCK_DGRAM, gethostname, socket
 from urllib.parse import urlsplit
 
-from node.association.tls import peer_tls_context, tls_context
-from node.audit.audit_log import open_syslog
 from node.errors import UsageError, VoxelnodeError
-from node.index.database.index import reading
-from node.index.engine.place import exists, mistakes_of, place_of
-from node.notify.channel import hook_channel
 from node.registry import enabled, sign_ins_of
-from node.routing.router import check_destination
 from node.settings.model import Peer, Route, Settings, Web, is_loopback
-from node.tls import server_context
 
 _EVERY_ADDRESS = ("0.0.0.0", "::")
 
@@ -131,6 +125,9 @@ def _warnings_of_route(name: str, to: str, route: Route, settings: Settings) -> 
 
 
 def _checks(settings: Settings) -> Iterator[Callable[[], object]]:
+    from node.association.tls import tls_context
+    from node.tls import server_context
+
     dicom, web = settings.dicom, settings.web
     yield partial(require_closed, settings)
     yield partial(_require_ports, settings)
@@ -150,7 +147,7 @@ def _checks(settings: Settings) -> Iterator[Callable[[], object]]:
     for name in settings.hooks:
         yield partial(_check_hook, name, settings)
     for name in settings.destinations:
-        yield partial(check_destination, settings, name)
+        yield partial(_check_destination, name, settings)
     for extension in enabled(settings):
         yield from extension.checks(settings)
 
@@ -176,11 +173,17 @@ def _require_ports(settings: Settings) -> None:
 
 
 def _require_index(settings: Settings) -> None:
+    if settings.index.url is None:
+        return
+    from node.index.engine.place import mistakes_of, place_of
+
     if mistakes := mistakes_of(place_of(settings.storage.root, settings.index.url)):
         raise UsageError("\n".join(mistakes))
 
 
 def _check_peer(name: str, peer: Peer, settings: Settings) -> None:
+    from node.association.tls import peer_tls_context
+
     try:
         peer_tls_context(peer, settings.dicom)
     except UsageError as error:
@@ -188,6 +191,9 @@ def _check_peer(name: str, peer: Peer, settings: Settings) -> None:
 
 
 def _require_account(settings: Settings) -> None:
+    from node.index.database.reading import reading
+    from node.index.engine.place import exists, place_of
+
     root, url = settings.storage.root, settings.index.url
     if exists(place_of(root, url)):
         with reading(root, url) as index:
@@ -197,6 +203,10 @@ def _require_account(settings: Settings) -> None:
 
 
 def _check_syslog(settings: Settings) -> None:
+    if settings.audit.syslog is None:
+        return
+    from node.audit.audit_log import open_syslog
+
     syslog = open_syslog(settings.audit)
     if syslog is not None:
         syslog.close()
@@ -211,7 +221,15 @@ def _require_log_folder(settings: Settings) -> None:
 
 
 def _check_hook(name: str, settings: Settings) -> None:
+    from node.notify.channel import hook_channel
+
     hook_channel(settings, name).close()
+
+
+def _check_destination(name: str, settings: Settings) -> None:
+    from node.routing.router import check_destination
+
+    check_destination(settings, name)
 
 
 def _overlap(one: Peer, other: Peer) -> bool:

@@ -36,7 +36,8 @@ from node.index.nouns.records import Refused
 from node.lifecycle.retention import Retention
 from node.lifecycle.scrub import Scrub
 from node.lifecycle.uploads import Uploads
-from node.metrics import Metrics, remove_counters, write_counters
+from node.live import remove_counters, write_counters
+from node.metrics import Metrics
 from node.notify.channel import hook_channel
 from node.notify.notifier import Notifier
 from node.receive.readiness import reasons_not_ready
@@ -345,7 +346,7 @@ class Node:
         self._reasons = reasons
         if self._repository.index.turn.host is None:  # else, `_Charts` waits for the server
             _note_open(self._repository.index, self._repository.metrics)
-        write_counters(self._repository.metrics, self._root, reasons)
+        write_counters(self._repository.metrics.snapshot(), self._root, reasons)
 
     def _web_server(self, settings: Settings) -> WebServer | None:
         if not self._serves_web:

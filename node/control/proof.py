@@ -16,8 +16,8 @@ from pathlib import Path
 
 from node.acknowledged import Acknowledged, entries, is_settled, settlements
 from node.archive.intact import problem_with
-from node.archive.intake import free_bytes_of
 from node.archive.proof import Proof, last_proof, note
+from node.archive.space import free_bytes_of
 from node.child_process.messages import ChildCancelled
 from node.control.care import check_repository
 from node.control.repository import Repository

@@ -26,7 +26,7 @@ from node.durable import make_folder
 from node.errors import UsageError, VoxelnodeError
 from node.hookspecs import Results
 from node.index.database.index import Index
-from node.index.engine.about import STORE, STORE_SPOOLED
+from node.index.engine.about_keys import STORE, STORE_SPOOLED
 from node.index.engine.backend import OldIndex
 from node.index.work.jobs import Job, JobRepository, JobState
 from node.journal.journal import SEGMENT_BYTES, Journal

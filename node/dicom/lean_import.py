@@ -33,6 +33,12 @@ def load_pydicom() -> None:
         import_module("pydicom")
 
 
+def load_names() -> None:
+    """Load pydicom without NumPy, for a process that reads headers or names of attributes, and no pixels."""
+    with absent(*LOADED_BY_PYDICOM, "numpy"), on_first_use(*HARDLY_USED_BY_PYDICOM):
+        import_module("pydicom")
+
+
 def in_parts(package: str) -> None:
     """Let an import of a module of `package` load this module, without all that the package itself imports.
 

@@ -24,8 +24,7 @@ from node.conversion.volume_files import revision_files
 from node.durable import locked, make_folder, sync_file, sync_folder
 from node.errors import UsageError, VoxelnodeError
 from node.index.care.copying import ExportedFile, copy_for_readers, files_of, finish, require_export
-from node.index.database.index import other_host_of, reading
-from node.index.database.reading import ReadIndex
+from node.index.database.reading import ReadIndex, other_host_of, reading
 from node.index.engine.place import FILE_NAME, Place, place_of
 from node.index.nouns.records import RevisionFile
 

@@ -22,11 +22,12 @@ from node.archive.remote import marked, problem_in_store
 from node.conversion.volume_files import sweep
 from node.errors import VoxelnodeError, is_of_system, is_out_of_memory
 from node.files.reading import read_instance
-from node.index.database.index import Index, reading
-from node.index.database.reading import ReadIndex
+from node.index.database.index import Index
+from node.index.database.reading import ReadIndex, reading
 from node.index.engine.place import check, place_of
 from node.index.models import SPOOL, STORE
-from node.index.nouns.instance_files import InstanceFile, folders_of
+from node.index.nouns.instance_files import folders_of
+from node.index.nouns.records import InstanceFile
 from node.index.nouns.volumes import VolumeFile
 from node.lifecycle.journal import JOURNAL_FOLDER, damaged_records, journal_report, waiting_keys
 from node.receive.accounting import mend_ledger, note_lost, unaccounted

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from node.index.engine.about import Applied
+from node.index.engine.about_keys import Applied
 from node.journal.journal import inspect, records
 from node.journal.segment import Damage
 from node.receive.record import receipt

@@ -24,10 +24,10 @@ from node.audit.audit_log import Audit
 from node.background import BackgroundService
 from node.index.database.index import Index
 from node.index.database.reading import ReadIndex
-from node.index.engine.about import RETENTION, RETENTION_CONFIRMED
+from node.index.engine.about_keys import RETENTION, RETENTION_CONFIRMED
 from node.index.nouns.deletions import NotThere
 from node.index.nouns.records import StoredStudy
-from node.index.nouns.retention import Look, RetentionState, Uptime, look_of
+from node.index.nouns.retention_state import Look, RetentionState, Uptime, look_of
 from node.lifecycle.clock import contradiction, uptime
 from node.lifecycle.deletion import Order, delete
 from node.lifecycle.trash import empty_due

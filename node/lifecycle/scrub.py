@@ -27,9 +27,9 @@ from node.background import BackgroundService
 from node.durable import NO_ROOM
 from node.errors import OutOfResources
 from node.index.database.index import Index
-from node.index.engine.about import SCRUB
+from node.index.engine.about_keys import SCRUB
 from node.index.models import STORE
-from node.index.nouns.instance_files import InstanceFile
+from node.index.nouns.records import InstanceFile
 from node.metrics import Metrics
 from node.receive.accounting import note_lost
 from node.receive.stored_files import report_damage

@@ -34,10 +34,9 @@ from node.conversion.volume_files import stored_files
 from node.errors import VoxelnodeError
 from node.failpoints import reached
 from node.index.database.index import Index
-from node.index.engine.about import STORE_SPOOLED
+from node.index.engine.about_keys import STORE_SPOOLED
 from node.index.models import SPOOL, STORE
-from node.index.nouns.instance_files import InstanceFile
-from node.index.nouns.records import RevisionFile
+from node.index.nouns.records import InstanceFile, RevisionFile
 from node.lifecycle.deletion import unlink
 from node.metrics import Metrics
 from node.receive.stored_files import report_damage

@@ -18,7 +18,7 @@ from node.archive.filesystem import Archive
 from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.failpoints import reached
 from node.index.database.index import Index
-from node.index.engine.about import LEDGER
+from node.index.engine.about_keys import LEDGER
 from node.index.nouns.records import Received
 
 log = structlog.get_logger()

@@ -40,7 +40,7 @@ from node.dicom.header import HeaderCut
 from node.errors import NotUnderstood, OutOfResources
 from node.failpoints import reached
 from node.index.database.index import Index
-from node.index.engine.about import Applied
+from node.index.engine.about_keys import Applied
 from node.index.nouns.instances import NotIndexable
 from node.index.nouns.records import NOT_CURRENT_OUTCOMES, Indexed, Outcome, Received, StoredFile
 from node.index.search.finder import QueryRefused

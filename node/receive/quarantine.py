@@ -26,8 +26,7 @@ from node.dicom.header import HeaderCut
 from node.errors import NotUnderstood, OutOfResources, UsageError
 from node.index.database.index import Index
 from node.index.database.reading import ReadIndex
-from node.index.nouns.instance_files import InstanceFile
-from node.index.nouns.records import Outcome, ReceivedPolicy, StoredFile
+from node.index.nouns.records import InstanceFile, Outcome, ReceivedPolicy, StoredFile
 from node.receive.ingest import Announced, Ingest, Origin
 from node.receive.recovery import ADOPTED, adopt, stored_instance
 

@@ -36,9 +36,8 @@ from node.errors import NotUnderstood
 from node.failpoints import reached
 from node.index.database.index import Index
 from node.index.models import STORE
-from node.index.nouns.instance_files import InstanceFile
 from node.index.nouns.instances import NotIndexable
-from node.index.nouns.records import Indexed, Outcome, Received, StoredFile
+from node.index.nouns.records import Indexed, InstanceFile, Outcome, Received, StoredFile
 from node.receive.apply import MAX_BATCH, attributes_of, settle
 from node.receive.stored_files import add_compared, report_damage
 

@@ -21,7 +21,7 @@ from node.archive.intact import MISSING, data_set_offset, problem_with
 from node.durable import NO_ROOM
 from node.errors import OutOfResources
 from node.index.database.index import Index
-from node.index.engine.about import Applied
+from node.index.engine.about_keys import Applied
 from node.index.models import STORE
 from node.index.nouns.instance_files import HeldFile
 from node.index.nouns.received import NotCompared

@@ -18,7 +18,7 @@ from node.extensions.bids.rules import read_rules
 from node.extensions.bids.sources import IndexSource
 from node.extensions.bids.subjects import Pseudonyms
 from node.extensions.deidentify.pseudonyms import made_key
-from node.index.database.index import reading
+from node.index.database.reading import reading
 from tests import make
 from tests.acceptance.served import Served
 from tests.preloaded import run

@@ -17,11 +17,10 @@ import pytest
 from pydicom import FileDataset
 from pynetdicom import AE
 
-from node.index.database.index import reading
-from node.index.database.reading import ReadIndex
+from node.index.database.reading import ReadIndex, reading
 from node.index.engine.backend import ServerPlace
 from node.index.engine.place import upgrade
-from node.metrics import read_counters
+from node.live import read_counters
 from tests import make
 from tests.acceptance.served import Served, until
 from tests.acceptance.test_kill import Sender

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from node.index.database.index import reading
+from node.index.database.reading import reading
 from tests import make
 from tests.acceptance.served import Served, until
 from tests.acceptance.test_balancer import CONFIGURATION, Balancer, Receiver, balancing

@@ -100,6 +100,23 @@ def loaded_by_node(folder: Path) -> set[str]:
 
 
 @pytest.mark.slow
+def test_a_command_that_looks_loads_no_sqlalchemy_and_nothing_of_pixels(tmp_path: Path) -> None:
+    root = ("--root", str(tmp_path / "root"))
+
+    def run(*command: str) -> set[str]:
+        line = [sys.executable, "-c", COMMAND, str(tmp_path / "modules"), *command]
+        done = subprocess.run(line, cwd=PROJECT, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return loaded(tmp_path)
+
+    run("import", str(get_testdata_file("CT_small.dcm")), *root)
+    unused = OF_CHILDREN | OF_COMMANDS | OF_HOOKS | OF_HTTP | {"sqlalchemy", "structlog", "prometheus_client"}
+    for command in (("series", *root), ("status", *root), ("config", "check")):
+        assert run(*command).isdisjoint(unused | {"pydicom"}), command
+    assert run("info", "1CT1", *root).isdisjoint(unused)  # pydicom has the names of what the header says
+
+
+@pytest.mark.slow
 def test_a_node_without_http_loads_neither_the_web_framework_nor_what_decodes_and_converts(tmp_path: Path) -> None:
     with serving(tmp_path, VOXELNODE_WEB__ENABLED="false"):
         pass

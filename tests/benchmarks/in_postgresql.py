@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psycopg
 
-from node.index.engine.about import CLOSED
+from node.index.engine.about_keys import CLOSED
 from node.index.engine.backend import ServerPlace
 from node.index.engine.place import open_engine, upgrade
 from node.index.engine.postgresql import number_after

@@ -34,7 +34,7 @@ from pydicom import FileDataset
 
 from node.control.care import check_repository
 from node.conversion.volume_files import folder_name
-from node.index.database.index import reading
+from node.index.database.reading import reading
 from node.index.engine.backend import ServerPlace
 from node.index.engine.place import upgrade
 from node.settings.model import ClusterSettings, IndexSettings, Settings, Storage

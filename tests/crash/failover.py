@@ -32,7 +32,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from node.index.database.index import reading
+from node.index.database.reading import reading
 from node.index.engine.backend import ServerPlace
 from node.index.engine.place import IndexUnusable, upgrade
 from tests.acceptance.test_cluster import Host, store_of

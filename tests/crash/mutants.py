@@ -14,7 +14,8 @@ from node.archive import filesystem
 from node.archive.filesystem import Archive
 from node.control import repository
 from node.conversion import volume_files
-from node.index.engine.about import LEDGER, AboutRepository, Applied, set_applied
+from node.index.engine.about import AboutRepository, set_applied
+from node.index.engine.about_keys import LEDGER, Applied
 from node.index.nouns.instances import InstanceRepository
 from node.index.nouns.records import Indexed, Received
 from node.index.nouns.series_claims import SeriesRepository

@@ -13,7 +13,7 @@ import pytest
 
 from node.cli.look.status import intake_of
 from node.control.repository import perform_action
-from node.index.database.index import reading
+from node.index.database.reading import reading
 from node.settings.model import Settings
 from tests.crash.checker import Checker
 from tests.crash.disk import Disk

@@ -10,7 +10,7 @@ import pytest
 from pydicom import FileDataset
 
 from node.audit.audit_log import Audit
-from node.index.database.index import reading
+from node.index.database.reading import reading
 from node.lifecycle.deletion import resume_deletions
 from node.lifecycle.fsck import examine
 from node.receive.conflicts import Compared, Conflicts, NoSuchConflict, NotDecidable, compared

@@ -16,7 +16,7 @@ from node.control.node import Node
 from node.control.repository import Repository
 from node.control.root import RootInUse
 from node.errors import OutOfResources
-from node.metrics import read_counters
+from node.live import read_counters
 from node.receive.ingest import Origin
 from node.settings.model import Settings
 from tests import make

@@ -30,7 +30,7 @@ from node.dicom.matching import Options, Query, read_query
 from node.index.database.index import Index
 from node.index.engine.hot_statements import PreparedRows
 from node.index.engine.place import open_engine
-from node.index.engine.sqlite import ClockedConnection
+from node.index.engine.sqlite_file import ClockedConnection
 from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.nouns.studies import StudyFilter
 from node.index.search.finder import MAX_RUNNING, QueryRefused, QueryStopped, pause_seconds

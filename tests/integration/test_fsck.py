@@ -16,7 +16,7 @@ from node.control.root import RootInUse
 from node.conversion.pipeline import convert
 from node.conversion.volume_files import sweep
 from node.errors import VoxelnodeError
-from node.index.database.index import reading
+from node.index.database.reading import reading
 from node.lifecycle.fsck import Finding, examine
 from node.receive.ingest import Ingest
 from node.settings.model import Settings, Storage

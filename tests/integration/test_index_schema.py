@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import IntegrityError
 
-from node.index.database.index import reading
+from node.index.database.reading import reading
 from node.index.engine import sqlite
 from node.index.engine.backend import Place, ServerPlace, backend_of
 from node.index.engine.place import FILE_NAME, IndexUnusable, check, open_engine, upgrade

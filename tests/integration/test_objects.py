@@ -25,9 +25,8 @@ from node.conversion.scheduler import Worker
 from node.conversion.series import is_unchanged
 from node.errors import OutOfResources
 from node.extensions.commitment.commitment import CommitmentService, verify
-from node.index.database.index import reading
-from node.index.nouns.instance_files import InstanceFile
-from node.index.nouns.records import Outcome, RevisionFile
+from node.index.database.reading import reading
+from node.index.nouns.records import InstanceFile, Outcome, RevisionFile
 from node.lifecycle.uploads import Copied, Uploads
 from node.receive.ingest import Origin
 from node.receive.stored_files import report_damage

@@ -33,8 +33,8 @@ from node.dicom.unified_steps import Status
 from node.errors import OutOfResources
 from node.index.care import copying
 from node.index.care.copying import KEPT_TABLES
-from node.index.database.index import Index, reading
-from node.index.database.reading import ReadIndex, checked
+from node.index.database.index import Index
+from node.index.database.reading import ReadIndex, checked, reading
 from node.index.engine import writer
 from node.index.engine.about import set_about
 from node.index.engine.backend import IndexUnusable, ServerPlace, backend_of

@@ -10,8 +10,8 @@ import pytest
 from pydicom import FileDataset
 
 from node.audit.audit_log import Audit
-from node.index.database.index import reading
-from node.index.engine.about import Applied
+from node.index.database.reading import reading
+from node.index.engine.about_keys import Applied
 from node.receive.quarantine import (
     NotInQuarantine,
     NotReleased,

@@ -9,7 +9,7 @@ import pytest
 
 from node.audit.audit_log import Audit, AuditFailed
 from node.conversion.pipeline import convert
-from node.index.nouns.retention import Uptime
+from node.index.nouns.retention_state import Uptime
 from node.lifecycle.retention import Retention, confirm
 from node.metrics import Metrics
 from node.receive.ingest import Origin

@@ -536,7 +536,7 @@ def test_a_disk_without_room_is_logged_once_and_not_with_every_step(
     root: Root, begin: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scheduler, "ROOM_SECONDS", 0.01)
-    monkeypatch.setattr("node.archive.intake._free_bytes", lambda disk: 0)
+    monkeypatch.setattr("node.archive.space.free_bytes", lambda disk: 0)
     with capture_logs() as lines:
         worker = begin()
         worker.start()

@@ -24,8 +24,7 @@ from node.errors import UsageError
 from node.index.cluster.hosts import Member
 from node.index.engine.backend import IndexUnusable, ServerPlace
 from node.index.engine.place import upgrade
-from node.index.nouns.instance_files import InstanceFile
-from node.index.nouns.records import Outcome
+from node.index.nouns.records import InstanceFile, Outcome
 from node.lifecycle.scrub import Scrub
 from node.lifecycle.uploads import Uploads
 from node.receive.conflicts import NotDecidable, compared

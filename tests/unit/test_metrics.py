@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from node.metrics import LIVE_FILE, Metrics, read_counters, remove_counters, write_counters
+from node.live import LIVE_FILE, read_counters, remove_counters, write_counters
+from node.metrics import Metrics
 
 
 def test_two_nodes_in_one_process_count_apart() -> None:
@@ -33,7 +34,7 @@ def test_what_a_node_publishes_is_read_with_its_age(tmp_path: Path) -> None:
     assert read_counters(tmp_path) is None
     metrics = Metrics()
     metrics.rejections.labels(rule="associations").inc()
-    write_counters(metrics, tmp_path, {"intake": "full"})
+    write_counters(metrics.snapshot(), tmp_path, {"intake": "full"})
     live = read_counters(tmp_path)
     assert live is not None
     assert live["counters"]["voxelnode_rejections_total{rule=associations}"] == 1
@@ -49,20 +50,20 @@ def test_a_file_that_is_no_publication_is_none(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_takes_nothing_does_not_stop_the_node(tmp_path: Path) -> None:
-    write_counters(Metrics(), tmp_path / "missing", {})
+    write_counters(Metrics().snapshot(), tmp_path / "missing", {})
     assert read_counters(tmp_path / "missing") is None
 
 
 def test_a_disk_that_takes_no_new_file_takes_the_state_over_the_old_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_counters(Metrics(), tmp_path, {"intake": "a longer reason than the one that comes next"})
+    write_counters(Metrics().snapshot(), tmp_path, {"intake": "a longer reason than the one that comes next"})
 
     def full(path: Path, content: bytes) -> int:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    write_counters(Metrics(), tmp_path, {"intake": "full"})
+    write_counters(Metrics().snapshot(), tmp_path, {"intake": "full"})
     live = read_counters(tmp_path)
     assert live is not None
     assert live["reasons"] == {"intake": "full"}

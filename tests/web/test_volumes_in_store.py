@@ -15,7 +15,7 @@ from node.archive.objects import configured_store
 from node.archive.remote import fetching
 from node.extensions.bids.content import NiftiCopy
 from node.extensions.bids.sources import IndexSource
-from node.index.database.index import reading
+from node.index.database.reading import reading
 from node.index.work.ledger import Lane
 from node.lifecycle.export import export
 from node.lifecycle.uploads import Uploads

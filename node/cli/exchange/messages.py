@@ -192,7 +192,7 @@ def _test_message(
     root: Path, settings: Settings, hook: HookSettings, event: HookEvent, series: str | None
 ) -> tuple[HookMessage, list[str]]:
     """Return the message of a series, and the clauses of `where` that it does not fit."""
-    from node.index.database.index import reading
+    from node.index.database.reading import reading
     from node.notify.message import NothingLeft, compose_test
     from node.selector import compile_selector
 

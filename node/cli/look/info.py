@@ -19,8 +19,9 @@ from node.errors import UsageError
 if TYPE_CHECKING:
     from node.archive.base import LocalFile
     from node.dicom.dump import DumpedElement
+    from node.index.database.look import Look
     from node.index.database.reading import ReadIndex
-    from node.index.nouns.instance_files import InstanceFile
+    from node.index.nouns.records import InstanceFile
 
 Row = dict[str, Any]
 
@@ -66,7 +67,7 @@ def info(
     Higher levels are shown as well, failures and excluded instances with their reasons, and of the first instance what
     the index does not have: institution, age, weight, spacing, thickness, orientation, position.
     """
-    with root.reading() as index, root.files() as local:
+    with root.looking() as index, root.files() as local:
         description = _Describer(index, local).describe(uid)
     if not description:
         raise UsageError(
@@ -78,7 +79,7 @@ def info(
 class _Describer:
     """Describes what an index has, and what the headers of instances tell."""
 
-    def __init__(self, index: ReadIndex, local: LocalFile) -> None:
+    def __init__(self, index: Look | ReadIndex, local: LocalFile) -> None:
         self._index, self._local = index, local
 
     def describe(self, uid: str) -> Row:
@@ -174,6 +175,10 @@ def header_fields(path: Path) -> Row:
 
     ``orientation`` is the plane of the patient: axial, sagittal or coronal, perhaps oblique.
     """
+    from node.dicom.lean_import import load_names
+
+    load_names()
+
     from node.dicom.dump import dump
 
     fields: Row = {}

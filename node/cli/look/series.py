@@ -95,7 +95,7 @@ def series(
 
     `voxelnode info` takes the ends of UIDs, too.
     """
-    with root.reading() as index:
+    with root.looking() as index:
         rows = index.series.newest(limit, study=study, state=state, incomplete=incomplete)
     data = [{name: row[name] for name in IN_JSON} for row in rows]
     if uids:

@@ -26,6 +26,7 @@ from node.cli.output import (
 )
 
 if TYPE_CHECKING:
+    from node.index.database.look import Look
     from node.index.database.reading import ReadIndex
     from node.settings.model import Settings
 
@@ -76,12 +77,11 @@ def status(uids: Uids = False, *, root: Root) -> Answer:
 
     from node.archive.proof import last_proof
     from node.lifecycle.journal import damaged_records, journal_report
-    from node.lifecycle.scrub import scrub_state
-    from node.metrics import read_counters
+    from node.live import read_counters
 
     folder = root.folder
     live, proof = read_counters(folder), last_proof(folder)
-    with _readable(root.reading(), live) as index:
+    with _readable(root.looking(), live) as index:
         journal = journal_report(folder, index.applied)
         levels, stored = index.count_levels(), index.instances.totals()
         failures = index.failures.newest(SHOWN_FAILURES)
@@ -100,7 +100,7 @@ def status(uids: Uids = False, *, root: Root) -> Answer:
             "journal_damage": [f"{found.segment.name}: {damaged_records(found)}" for found in journal.damage],
             "lost_instances": index.lost.count(),
             "missing_files": index.instances.count_missing_files(),
-            "scrub": json_of(scrub_state(index.scrub).encoded()),
+            "scrub": {"current": None, "last": None} | json_of(index.scrub or "{}"),
             "retention": index.retention.waits_for,
             "backup_proof": asdict(proof) | {"ok": proof.ok, "text": proof.text} if proof else None,
             "volume_files": index.volumes.count_current(),
@@ -115,9 +115,11 @@ def status(uids: Uids = False, *, root: Root) -> Answer:
 
 
 @contextmanager
-def _readable(reader: AbstractContextManager[ReadIndex], live: Mapping[str, Any] | None) -> Iterator[ReadIndex]:
+def _readable(
+    reader: AbstractContextManager[Look | ReadIndex], live: Mapping[str, Any] | None
+) -> Iterator[Look | ReadIndex]:
     """Open the index; if that fails, tell also what a running node says of itself."""
-    from node.index.engine.place import IndexUnusable
+    from node.index.engine.backend import IndexUnusable
 
     with ExitStack() as opened:
         try:
@@ -138,7 +140,7 @@ def readiness_of(live: Mapping[str, Any] | None) -> str:
 
 def intake_of(settings: Settings) -> str:
     """Return a description of whether a node on this root currently accepts instances."""
-    from node.archive.intake import MIN_FREE_BYTES, MIN_FREE_INODES, STOPPED_FILE, free_bytes_of, free_inodes_of
+    from node.archive.space import MIN_FREE_BYTES, MIN_FREE_INODES, STOPPED_FILE, free_bytes_of, free_inodes_of
 
     root = settings.storage.root.absolute()
     with suppress(OSError, ValueError):

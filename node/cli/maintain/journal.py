@@ -24,7 +24,7 @@ def status(root: Root) -> Answer:
 
     It may be that of a running node. Exit 1 if records are damaged.
     """
-    from node.index.engine.about import Applied
+    from node.index.engine.about_keys import Applied
     from node.index.engine.place import IndexUnusable
     from node.lifecycle.journal import JOURNAL_FOLDER, journal_report
 

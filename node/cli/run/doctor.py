@@ -168,7 +168,7 @@ def _privacy(settings: Settings) -> Iterator[Check]:
 
 
 def _disk(settings: Settings) -> Iterator[Check]:
-    from node.archive.intake import MIN_FREE_BYTES, MIN_FREE_INODES, free_bytes_of, free_inodes_of
+    from node.archive.space import MIN_FREE_BYTES, MIN_FREE_INODES, free_bytes_of, free_inodes_of
 
     folder = _existing(settings.storage.root)
     free, reserve = free_bytes_of(folder), settings.storage.reserve_bytes
@@ -213,7 +213,7 @@ def _index(settings: Settings) -> Iterator[Check]:
 
 
 def _missing_files(settings: Settings) -> Iterator[Check]:
-    from node.index.database.index import reading
+    from node.index.database.reading import reading
     from node.index.engine.place import IndexUnusable
 
     try:
@@ -232,7 +232,7 @@ def _objects(settings: Settings) -> Iterator[Check]:
     from node.archive.objects import configured_store
     from node.archive.remote import try_store
     from node.errors import UsageError
-    from node.index.database.index import reading
+    from node.index.database.reading import reading
     from node.index.engine.place import IndexUnusable
 
     try:
@@ -257,7 +257,7 @@ def _objects(settings: Settings) -> Iterator[Check]:
 
 
 def _journal(settings: Settings) -> Iterator[Check]:
-    from node.index.engine.about import Applied
+    from node.index.engine.about_keys import Applied
     from node.journal.journal import JournalUnusable
     from node.lifecycle.journal import JOURNAL_FOLDER, damaged_records, journal_report
 
@@ -284,7 +284,7 @@ def _journal(settings: Settings) -> Iterator[Check]:
 
 def _acknowledgement(settings: Settings) -> Iterator[Check]:
     """Tell what senders wait for, and whether the index can lose it."""
-    from node.index.database.index import reading
+    from node.index.database.reading import reading
     from node.index.engine.place import IndexUnusable
 
     weakness = stall = None
@@ -302,7 +302,7 @@ def _acknowledgement(settings: Settings) -> Iterator[Check]:
 
 
 def _node(settings: Settings) -> Iterator[Check]:
-    from node.metrics import read_counters
+    from node.live import read_counters
 
     live = read_counters(settings.storage.root.absolute())
     if live is None:
@@ -346,7 +346,7 @@ def _files(settings: Settings) -> Iterator[Check]:
 
 
 def _clock(settings: Settings) -> Iterator[Check]:
-    from node.index.database.index import reading
+    from node.index.database.reading import reading
     from node.index.engine.place import IndexUnusable
 
     now = dt.datetime.now(dt.UTC)

@@ -17,7 +17,7 @@ import typer
 from node.cli import SERVING
 from node.cli.options import Root
 from node.cli.output import stop_printing
-from node.dicom.lean_import import LOADED_BY_PYDICOM, absent
+from node.dicom.lean_import import absent, load_names
 
 SWITCH_SECONDS = 0.0005
 """Longest turn of a thread that computes. A thread that comes back from the disk or from a socket waits for one such
@@ -58,8 +58,8 @@ def serve(
         cluster__roles=roles.split(",") if roles is not None else None,
     ).settings
 
-    with absent(*LOADED_BY_PYDICOM, "numpy", "rich"):  # children decode, and structlog colours tracebacks with Rich
-        import pydicom  # noqa: F401
+    load_names()  # children decode
+    with absent("rich"):  # structlog colours tracebacks with Rich
         import structlog  # noqa: F401
 
     from node import logs

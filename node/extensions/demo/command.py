@@ -117,7 +117,7 @@ def _send(address: Address, progress: Progress) -> dict[str, Truth]:
 
 def _converted(folder: Path, series: int, progress: Progress) -> tuple[list[Row], dict[str, int]]:
     """Wait until all series are converted; return the rows of ``v_volumes`` and the number of rows of each view."""
-    from node.index.database.index import reading
+    from node.index.database.reading import reading
 
     progress.add_task(f"waiting {QUIET_SECONDS:g} s until the series are quiet, then converting")
     deadline = monotonic() + MAX_WAIT_SECONDS
@@ -141,7 +141,7 @@ def _converted(folder: Path, series: int, progress: Progress) -> tuple[list[Row]
 
 def _waiting(folder: Path, series: int) -> bool:
     """Return whether fewer series are indexed, or some are not converted yet, as of the latest commit."""
-    from node.index.database.index import reading
+    from node.index.database.reading import reading
 
     with reading(folder) as index:
         return index.count_levels()["series"] < series or index.series.count_open() > 0

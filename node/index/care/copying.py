@@ -21,7 +21,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from node.durable import sync_file
 from node.errors import VoxelnodeError
-from node.index.engine.about import COPYING, MOVED, about, set_about
+from node.index.engine.about import about, set_about
+from node.index.engine.about_keys import COPYING, MOVED
 from node.index.engine.backend import IndexUnusable, Place, backend_of, reason_of
 from node.index.engine.place import backup, exists, open_engine, require_newest, require_there, upgrade
 from node.index.models import AboutRow, Base

@@ -21,7 +21,8 @@ from sqlalchemy import Boolean, Connection, CursorResult, insert, select, text, 
 from sqlalchemy.exc import DataError, IntegrityError
 
 from node.acknowledged import Acknowledged
-from node.index.engine.about import LEDGER, set_about
+from node.index.engine.about import set_about
+from node.index.engine.about_keys import LEDGER
 from node.index.engine.backend import OldIndex, backend_of
 from node.index.engine.writer import IndexRepository, on_writer
 from node.index.models import OPEN_STATES, STORE, Base, ConflictRow, ImageRow, VolumeSourceRow

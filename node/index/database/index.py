@@ -20,9 +20,10 @@ from node.index.care.salvage import SalvageRepository
 from node.index.cluster.hosts import HostRepository
 from node.index.cluster.several import SeveralHosts
 from node.index.database.reading import LargeCounts, ReadIndex
-from node.index.engine.about import CLOSED, AboutRepository, about, set_about
+from node.index.engine.about import AboutRepository, about, set_about
+from node.index.engine.about_keys import CLOSED
 from node.index.engine.backend import backend_at, backend_of, reason_of
-from node.index.engine.place import IndexUnusable, open_engine, place_of, require_sound, require_there, upgrade
+from node.index.engine.place import IndexUnusable, open_engine, place_of, require_sound, upgrade
 from node.index.engine.turn import OneHost, Turn
 from node.index.engine.writer import IndexWriter, ServerWatch
 from node.index.nouns.accounts import AccountRepository
@@ -285,37 +286,3 @@ class Index:
             self.watch.stop()
         for engine in (self._watcher, self._reader, self._engine):
             engine.dispose()
-
-
-@contextmanager
-def reading(root: Path, url: str | None = None) -> Iterator[ReadIndex]:
-    """Open the index of a root, by ``[index] url``, for reading only, also while a node writes to it.
-
-    Raises IndexUnusable if there is none, or it cannot be read.
-    """
-    place = place_of(root, url)
-    require_there(place)
-    engine = open_engine(place, read_only=True)
-    try:
-        with engine.connect() as connection:
-            yield ReadIndex(connection)
-    except SQLAlchemyError as error:
-        raise IndexUnusable(f"{place} cannot be read: {reason_of(error)}") from error
-    finally:
-        engine.dispose()
-
-
-def other_host_of(root: Path, url: str | None, host: str) -> Callable[[str], str | None]:
-    """Return what asks which host other than `host` alone has the file with a key, by what is committed then.
-
-    `host`: the name of this host, if several share the object store; empty: there is no other.
-    """
-
-    def asked(key: str) -> str | None:
-        if not host:
-            return None
-        with reading(root, url) as index:
-            found = index.hosts.only_host_of(key)
-        return found if found != host else None
-
-    return asked

@@ -13,17 +13,20 @@ import datetime as dt
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from sqlalchemy import Connection, func, select
+from sqlalchemy.exc import SQLAlchemyError
 
 from node.dicom.answers import Answer
 from node.dicom.matching import Query
 from node.index.cluster.hosts import ReadHosts
-from node.index.engine.about import RETENTION, SCRUB, STORE, STORE_SPOOLED, Applied, about, applied
-from node.index.engine.backend import backend_of
-from node.index.engine.place import revision_of
+from node.index.engine.about import about, applied
+from node.index.engine.about_keys import RETENTION, SCRUB, STORE, STORE_SPOOLED, Applied
+from node.index.engine.backend import backend_of, place_of, reason_of
+from node.index.engine.place import IndexUnusable, open_engine, require_there, revision_of
 from node.index.engine.sql import RootFolder
 from node.index.engine.turn import Settled
 from node.index.models import OPEN_STATES, REVISION, ImageRow, PatientRow, SeriesRow, StudyRow
@@ -39,7 +42,7 @@ from node.index.nouns.patients import ReadPatients
 from node.index.nouns.performed_steps import ReadPerformedSteps
 from node.index.nouns.problems import ReadFailures, ReadProblems
 from node.index.nouns.rejections import ReadRejections
-from node.index.nouns.retention import RetentionState, retention_state
+from node.index.nouns.retention_state import RetentionState, retention_state
 from node.index.nouns.scheduled_steps import ReadScheduledSteps
 from node.index.nouns.senders import ReadSenders
 from node.index.nouns.series import ReadExports, ReadSeries
@@ -143,6 +146,40 @@ class ReadIndex:
         tables = {"patients": PatientRow, "studies": StudyRow, "series": SeriesRow, "instances": ImageRow}
         counts = {name: select(func.count()).select_from(table) for name, table in tables.items()}
         return {name: int(self._connection.execute(query).scalar_one()) for name, query in counts.items()}
+
+
+@contextmanager
+def reading(root: Path, url: str | None = None) -> Iterator[ReadIndex]:
+    """Open the index of a root, by ``[index] url``, for reading only, also while a node writes to it.
+
+    Raises IndexUnusable if there is none, or it cannot be read.
+    """
+    place = place_of(root, url)
+    require_there(place)
+    engine = open_engine(place, read_only=True)
+    try:
+        with engine.connect() as connection:
+            yield ReadIndex(connection)
+    except SQLAlchemyError as error:
+        raise IndexUnusable(f"{place} cannot be read: {reason_of(error)}") from error
+    finally:
+        engine.dispose()
+
+
+def other_host_of(root: Path, url: str | None, host: str) -> Callable[[str], str | None]:
+    """Return what asks which host other than `host` alone has the file with a key, by what is committed then.
+
+    `host`: the name of this host, if several share the object store; empty: there is no other.
+    """
+
+    def asked(key: str) -> str | None:
+        if not host:
+            return None
+        with reading(root, url) as index:
+            found = index.hosts.only_host_of(key)
+        return found if found != host else None
+
+    return asked
 
 
 def checked(check: Callable[[ReadIndex], None]) -> Callable[[Connection], None]:

@@ -14,10 +14,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from sqlalchemy import Connection, Engine
-
 from node.acknowledged import Acknowledged
 from node.errors import OutOfResources, VoxelnodeError
+from node.index.engine.sqlite_file import FILE_NAME
 
 
 @dataclass(slots=True)
@@ -52,6 +51,8 @@ def column(name: str, there: set[str]) -> str:
 
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
+
     from node.index.engine.turn import Settled
 
 REMEDY = "restore it from a backup, or build a new one with `voxelnode db rebuild`"
@@ -84,6 +85,11 @@ class ServerPlace:
 
 Place = Path | ServerPlace
 """Where an index is: a file of SQLite, or a database of PostgreSQL."""
+
+
+def place_of(root: Path, url: str | None, host: str = "") -> Place:
+    """Return where the index of a root is, by ``[index] url``; `host` is the one that writes to it."""
+    return root.absolute() / FILE_NAME if url is None else ServerPlace(url, root.absolute(), host)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,18 +17,19 @@ from sqlalchemy import Connection, Engine, Index, Integer, String, inspect, text
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.types import TypeEngine
 
-from node.index.engine.about import OLDEST_SCHEMA, about
+from node.index.engine.about import about
+from node.index.engine.about_keys import OLDEST_SCHEMA
 from node.index.engine.backend import (
     REMEDY,
     Failure,
     IndexUnusable,
     Place,
-    ServerPlace,
     backend_at,
     backend_of,
+    place_of,
     reason_of,
 )
-from node.index.engine.sqlite import FILE_NAME
+from node.index.engine.sqlite_file import FILE_NAME
 from node.index.engine.views import drop_views, make_views
 from node.index.models import REVISION, Base
 
@@ -93,12 +94,7 @@ def _config() -> Config:
     return config
 
 
-__all__ = ["FILE_NAME", "REMEDY", "IndexUnusable", "Place"]  # for those that know no backend
-
-
-def place_of(root: Path, url: str | None, host: str = "") -> Place:
-    """Return where the index of a root is, by ``[index] url``; `host` is the one that writes to it."""
-    return root.absolute() / FILE_NAME if url is None else ServerPlace(url, root.absolute(), host)
+__all__ = ["FILE_NAME", "REMEDY", "IndexUnusable", "Place", "place_of"]  # for those that know no backend
 
 
 def exists(place: Place) -> bool:

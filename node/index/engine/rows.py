@@ -8,8 +8,9 @@ from sqlalchemy import Connection, Result, Select, func, select, text
 from sqlalchemy.orm import DeclarativeBase
 
 from node.index.engine.backend import backend_of
+from node.index.engine.view_rows import Row, ViewRows
 
-Row = dict[str, Any]
+__all__ = ["Row"]  # for the repositories
 
 
 def distinct_values(column: Any) -> Select[Any]:
@@ -28,55 +29,19 @@ def columns_but(row: type[DeclarativeBase], *names: str) -> list[Any]:
     return [column for column in row.__table__.columns if column.name not in names]
 
 
-class ReadRepository:
-    """Queries about one noun on one connection. Not thread-safe."""
+class ReadRepository(ViewRows):
+    """Queries about one noun on one connection of SQLAlchemy. Not thread-safe."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     def _rows(self, query: str, **values: Any) -> list[Row]:
-        """Return the rows of a query on the views; `values` are bound to its ``:names``.
-
-        docs/data.md describes the values: times and lists are text.
-        """
         return self._plain(self._connection.execute(text(query), values))
 
     def _plain(self, result: Result[Any]) -> list[Row]:
         """Return the rows of a statement that was written out."""
         names = result.keys()
         return [dict(zip(names, row, strict=True)) for row in backend_of(self._connection).plain(result)]
-
-    def _rows_of_study(
-        self, source: str, study_instance_uid: str, series_instance_uid: str | None, rest: str = "", **values: Any
-    ) -> list[Row]:
-        """Return the rows of a study, or of a series of it.
-
-        `source`: ``SELECT`` columns ``FROM`` a view. `rest`: what follows the condition on study and series: more
-        conditions, an order, a limit. `values`: fill the ``:names`` in `rest`.
-        """
-        of_series = "" if series_instance_uid is None else " AND series_instance_uid = :series"
-        return self._rows(
-            f"{source} WHERE study_instance_uid = :study{of_series} {rest}",
-            study=study_instance_uid,
-            series=series_instance_uid,
-            **values,
-        )
-
-    def _rows_of_revision(
-        self, columns: str, view: str, study_instance_uid: str, series_instance_uid: str, revision: int, limit: int
-    ) -> list[Row]:
-        """Return the rows of a view for one revision of a series."""
-        return self._rows(
-            f"SELECT {columns} FROM {view} WHERE study_instance_uid = :study AND series_instance_uid = :series "
-            "AND revision = :revision LIMIT :limit",
-            study=study_instance_uid,
-            series=series_instance_uid,
-            revision=revision,
-            limit=limit,
-        )
-
-    def _row(self, query: str, **values: Any) -> Row | None:
-        return next(iter(self._rows(query, **values)), None)
 
 
 class PagedRepository(ReadRepository):

@@ -13,7 +13,6 @@ construct, because both engines know the words that say what is meant:
 
 from __future__ import annotations
 
-import string
 from collections.abc import Collection
 from typing import Any, ClassVar, TypeVar
 
@@ -40,6 +39,8 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import NullType, TypeDecorator, TypeEngine
+
+from node.index.engine.view_rows import literal, pattern_of
 
 Value = TypeVar("Value")
 
@@ -87,17 +88,17 @@ class Position(Word[int]):
 
 def contains(column: Any, part: str) -> ColumnElement[bool]:
     """Return the condition that a text contains another; ASCII letters match in either case, others in their own."""
-    return _Like(column, _pattern(f"%{_literal(part)}%"))
+    return _Like(column, _pattern(f"%{literal(part)}%"))
 
 
 def contains_words(column: Any, words: Collection[str]) -> ColumnElement[bool]:
     """Return the condition that a text contains words with one character between them; letters as by `contains`."""
-    return _Like(column, _pattern(f"%{'_'.join(map(_literal, words))}%"))
+    return _Like(column, _pattern(pattern_of(words)))
 
 
 def starts_with(column: Any, start: str) -> ColumnElement[bool]:
     """Return the condition that a text starts with another; letters match as by `contains`."""
-    return _Like(column, _pattern(f"{_literal(start)}%"))
+    return _Like(column, _pattern(f"{literal(start)}%"))
 
 
 class _Like(Condition):
@@ -110,14 +111,6 @@ class _Like(Condition):
     inherit_cache = True
     in_sqlite = "({0} LIKE {1} ESCAPE '/')"
     in_postgresql = "(lower({0} COLLATE \"C\") LIKE {1} ESCAPE '/')"
-
-
-_ESCAPED = str.maketrans({character: f"/{character}" for character in "/%_"})
-_LOWERED = str.maketrans({letter: letter.lower() for letter in string.ascii_uppercase})
-
-
-def _literal(part: str) -> str:
-    return part.translate(_ESCAPED).translate(_LOWERED)
 
 
 def _pattern(pattern: str) -> BindParameter[str]:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from itertools import chain, count
 from pathlib import Path
-from time import thread_time
 from types import TracebackType
 from typing import Any, cast
 
@@ -17,63 +16,14 @@ from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.pool import QueuePool
 
 from node.index.engine.backend import Failure, IndexUnusable, OldIndex, Standbys, column
+from node.index.engine.sqlite_file import connect, missing
 from node.index.engine.turn import Settled
 
-
-class ClockedConnection(sqlite3.Connection):
-    """A connection with the processor time of its statements so far, in seconds. For one thread at a time."""
-
-    seconds = 0.0
-
-    def cursor(self, *_: Any, **__: Any) -> Any:
-        """Return a cursor that counts."""
-        return super().cursor(_ClockedCursor)
-
-    def execute(self, *statement: Any) -> Any:
-        """Run a statement on such a cursor."""
-        return self.cursor().execute(*statement)
-
-
-class _ClockedCursor(sqlite3.Cursor):
-    connection: ClockedConnection
-
-    def execute(self, *statement: Any) -> Any:
-        began_at = thread_time()
-        try:
-            return super().execute(*statement)
-        finally:
-            self.connection.seconds += thread_time() - began_at
-
-    def fetchone(self) -> Any:
-        began_at = thread_time()
-        try:
-            return super().fetchone()
-        finally:
-            self.connection.seconds += thread_time() - began_at
-
-    def fetchall(self) -> Any:
-        began_at = thread_time()
-        try:
-            return super().fetchall()
-        finally:
-            self.connection.seconds += thread_time() - began_at
-
+__all__ = ["missing"]  # of `node.index.engine.backend.Backend`
 
 Error = sqlite3.Error
-FILE_NAME = "index.sqlite"
-BUSY_SECONDS = 5.0
 MAX_CONNECTIONS = 64
 """More than there are threads that read at once, so that no thread waits for the page of another."""
-
-
-def missing(path: Path) -> str | None:
-    """See `node.index.engine.backend.Backend`; so for the functions below."""
-    if path.exists():
-        return None
-    instances = (path.parent / "objects").glob("*/*.dcm"), (path.parent / "journal").glob("*.journal")
-    if any(next(files, None) is not None for files in instances):
-        return f"{path} is missing, but there are instances: restore it from a backup, or run `voxelnode db rebuild`"
-    return f"no index at {path}: is the root right? `voxelnode db upgrade` makes a new index"
 
 
 def open_engine(path: Path, *, read_only: bool = False, alone: bool = False) -> Engine:
@@ -107,13 +57,6 @@ def open_engine(path: Path, *, read_only: bool = False, alone: bool = False) -> 
         connection.connection.dbapi_connection.execute("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
     return engine
-
-
-def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
-    """Open a database file, whichever characters its path has."""
-    uri = path.absolute().as_uri() + ("?mode=ro" if read_only else "")
-    kind = ClockedConnection if read_only else sqlite3.Connection
-    return sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, check_same_thread=False, factory=kind)
 
 
 def prepare(path: Path) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, delete, func, literal, or_, select, true
 from sqlalchemy.orm import InstrumentedAttribute, join
 
-from node.index.engine.about import STORE, about
+from node.index.engine.about import about
+from node.index.engine.about_keys import STORE
 from node.index.engine.sql import insert, looked_up_in
 from node.index.models import (
     ConflictRow,
@@ -25,25 +26,12 @@ from node.index.models import (
     TrashRow,
     Utc,
 )
+from node.index.nouns.records import InstanceFile
 
 
 def folders_of(paths: Iterable[str]) -> set[str]:
     """Return the folders of files of conversions: each conversion has one of its own."""
     return {path.rpartition("/")[0] for path in paths}
-
-
-@dataclass(frozen=True, slots=True)
-class InstanceFile:
-    """The file that a row of images names; `bytes` and `sha256` are of the data set, which begins at the offset."""
-
-    sop_instance_uid: str
-    key: str
-    data_set_offset: int
-    bytes: int
-    sha256: str
-    file_missing: bool
-    place: str | None = None  # see `node.index.models.ImageRow`
-    holder: str | None = None
 
 
 FILES: Select[*tuple[Any, ...]] = select(

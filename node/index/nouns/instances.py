@@ -15,7 +15,8 @@ from sqlalchemy.orm import join
 from node.dicom.keys import Selection
 from node.errors import VoxelnodeError
 from node.failpoints import reached
-from node.index.engine.about import Applied, set_applied
+from node.index.engine.about import set_applied
+from node.index.engine.about_keys import Applied
 from node.index.engine.backend import Failure
 from node.index.engine.hot_statements import Prepared
 from node.index.engine.rows import PagedRepository, Row
@@ -26,7 +27,6 @@ from node.index.nouns.events import EventKind, EventUids, record_event
 from node.index.nouns.instance_files import (
     FILES,
     HeldFile,
-    InstanceFile,
     aside_of_order,
     current_file,
     current_files,
@@ -39,8 +39,9 @@ from node.index.nouns.instance_files import (
 from node.index.nouns.levels import record_conflict
 from node.index.nouns.objects import PlaceCount
 from node.index.nouns.received import DIGEST_MENDED, add_instances
-from node.index.nouns.records import Flaw, Indexed, Received
+from node.index.nouns.records import Flaw, Indexed, InstanceFile, Received
 from node.index.nouns.reopening import reopen_damaged
+from node.index.nouns.views import InstanceViews
 from node.index.search.selection import INSTANCE_COLUMNS, Selected, StoredInstance, selected_instances, stored_instances
 
 _FIND_HELD = Prepared(
@@ -355,7 +356,7 @@ def _insert_conflict(
     )
 
 
-class ReadInstances(PagedRepository):
+class ReadInstances(PagedRepository, InstanceViews):
     """Rows of ``images`` and ``v_images``; the rows of `page` include `key`, the archive key of the file."""
 
     listing = select(
@@ -417,10 +418,6 @@ class ReadInstances(PagedRepository):
         """Return those of `keys` (at most a folder's worth) that no row names: of images, conflicts or removals."""
         return unknown_keys(self._connection, keys)
 
-    def current(self, sop_instance_uid: str) -> InstanceFile | None:
-        """Return the current file of an instance, or None."""
-        return current_file(self._connection, sop_instance_uid)
-
     def losers(self) -> list[HeldFile]:
         """Return the kept files whose SOP Instance UID is served from another file, with their digests."""
         return losers(self._connection)
@@ -436,37 +433,12 @@ class ReadInstances(PagedRepository):
         """Return the keys in quarantine of replaced versions that are still to be fetched from the object store."""
         return set(self._connection.scalars(select(aside_of_order())))
 
-    def row(self, sop_instance_uid: str) -> Row | None:
-        """Return the row of ``v_images`` of an instance, or None."""
-        return self._row("SELECT * FROM v_images WHERE sop_instance_uid = :uid", uid=sop_instance_uid)
-
-    def first_file(self, study_instance_uid: str, series_instance_uid: str | None = None) -> InstanceFile | None:
-        """Return the file of the first instance of a study or series, by Instance Number; None if it has none."""
-        files = (
-            FILES.join(SeriesRow, SeriesRow.id == ImageRow.series_id)
-            .join(StudyRow)
-            .where(StudyRow.study_instance_uid == study_instance_uid, ImageRow.file_missing.is_(False))
-        )
-        if series_instance_uid is not None:
-            files = files.where(SeriesRow.series_instance_uid == series_instance_uid)
-        order = SeriesRow.series_instance_uid, ImageRow.instance_number.nulls_first(), ImageRow.sop_instance_uid
-        row = self._connection.execute(files.order_by(*order).limit(1)).first()
-        return None if row is None else InstanceFile(*row)
-
-    def totals(self) -> Row:
-        """Return the total numbers of ``instances`` and ``bytes``."""
-        return self._rows("SELECT count(*) AS instances, coalesce(sum(bytes), 0) AS bytes FROM v_images")[0]
-
     def count_unavailable(self, study: str, series: str | None = None, sop_instance: str | None = None) -> int:
         """Count the instances of a study, of a series, or the one, whose file is known to be missing or damaged."""
         rest = "AND file_missing" + ("" if sop_instance is None else " AND sop_instance_uid = :instance")
         more = {} if sop_instance is None else {"instance": sop_instance}
         rows = self._rows_of_study("SELECT count(*) AS missing FROM v_images", study, series, rest, **more)
         return int(rows[0]["missing"])
-
-    def count_missing_files(self) -> int:
-        """Count the instances whose file is known to be missing or damaged."""
-        return int(self._rows("SELECT count(*) AS missing FROM v_images WHERE file_missing")[0]["missing"])
 
     def bytes_by_series(self, study_instance_uid: str) -> dict[str, int]:
         """Return the bytes of the instances of each series of a study, by Series Instance UID."""

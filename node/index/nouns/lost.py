@@ -25,6 +25,7 @@ from node.index.models import OPEN_STATES, ConversionRow, ImageRow, LostInstance
 from node.index.nouns.events import record_series_event
 from node.index.nouns.records import DeletionPlan, removes_instances
 from node.index.nouns.reopening import reopen
+from node.index.nouns.views import LostViews
 
 _FORGET = Prepared(
     delete(LostInstanceRow).where(looked_up_in(LostInstanceRow.sop_instance_uid, bindparam("uids", type_=JSON)))
@@ -202,7 +203,7 @@ def _series(study_instance_uid: str, series_instance_uid: str) -> Select[int]:
     return select(SeriesRow.id).join(StudyRow).where(of_study, SeriesRow.series_instance_uid == series_instance_uid)
 
 
-class ReadLost(PagedRepository):
+class ReadLost(PagedRepository, LostViews):
     """Rows of ``lost_instances`` and ``v_lost_instances``."""
 
     listing = select(LostInstanceRow.__table__)
@@ -211,10 +212,6 @@ class ReadLost(PagedRepository):
     def absent(self, instances: Sequence[Acknowledged]) -> list[int]:
         """Return which of some acknowledged instances are not here; see `absent`."""
         return absent(self._connection, instances)
-
-    def count(self) -> int:
-        """Count the lost instances."""
-        return count_lost(self._connection)
 
     def newest(self, limit: int, skip: int = 0) -> list[Row]:
         """Return at most `limit` rows of ``v_lost_instances``, the last received first."""

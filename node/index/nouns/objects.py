@@ -13,8 +13,9 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, delete, exists, func, select, text, update
 
-from node.index.engine.about import STORE as STORE_IDENTITY
-from node.index.engine.about import STORE_SPOOLED, set_about
+from node.index.engine.about import set_about
+from node.index.engine.about_keys import STORE as STORE_IDENTITY
+from node.index.engine.about_keys import STORE_SPOOLED
 from node.index.engine.sql import in_partial_index, insert
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import (
@@ -34,8 +35,8 @@ from node.index.models import (
     is_only_at_host,
 )
 from node.index.nouns.converted import SeriesKey
-from node.index.nouns.instance_files import FILES, InstanceFile, aside_of_order, named_keys, owe_files
-from node.index.nouns.records import RevisionFile
+from node.index.nouns.instance_files import FILES, aside_of_order, named_keys, owe_files
+from node.index.nouns.records import InstanceFile, RevisionFile
 
 _SPOOLED = text(f"images.place = '{SPOOL}'")
 """In words: with a parameter, SQLite does not use the index of these rows."""

@@ -16,6 +16,7 @@ from node.index.models import PatientRow, StudyRow
 from node.index.nouns.events import record_event
 from node.index.nouns.records import PatientMerge
 from node.index.nouns.terms import Terms
+from node.index.nouns.views import PatientViews
 
 
 class NoSuchPatient(UsageError):
@@ -71,7 +72,7 @@ class PatientRepository(IndexRepository):
 _NAME: ColumnElement[str] = column("patient_name")
 
 
-class ReadPatients(PagedRepository):
+class ReadPatients(PagedRepository, PatientViews):
     """Rows of ``patients`` and ``v_patients``."""
 
     listing = select(
@@ -97,10 +98,6 @@ class ReadPatients(PagedRepository):
         query = super()._matching(**wanted)
         return query if name is None else query.where(starts_with(PatientRow.patient_name, name))
 
-    def all(self) -> list[Row]:
-        """Return all rows of ``v_patients``, sorted by name."""
-        return self._rows("SELECT * FROM v_patients ORDER BY patient_name NULLS FIRST, patient_id NULLS FIRST, id")
-
     def named(self, text: str, limit: int) -> list[Row]:
         """Return at most `limit` rows of ``v_patients`` whose name contains `text`, whose case is ignored, by name.
 
@@ -109,7 +106,3 @@ class ReadPatients(PagedRepository):
         patients: Select[Any] = select(literal_column("*")).select_from(table("v_patients"))
         named = patients.where(contains_words(_NAME, text.split())).order_by(_NAME.nulls_first(), column("id"))
         return self._plain(self._connection.execute(named.limit(limit)))
-
-    def with_patient_id(self, patient_id: str) -> list[Row]:
-        """Return the rows of ``v_patients`` with a Patient ID: one for each issuer."""
-        return self._rows("SELECT * FROM v_patients WHERE patient_id = :patient_id ORDER BY id", patient_id=patient_id)

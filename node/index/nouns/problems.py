@@ -19,6 +19,7 @@ from node.index.engine.writer import IndexRepository, on_writer
 from node.index.models import FailureRow, SeriesRow, StudyRow
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.events import record_series_event
+from node.index.nouns.views import FailureViews
 
 PROBLEM = problem_of("series")
 """SQL of what an acknowledgment is about, as ``v_series`` has it."""
@@ -135,7 +136,7 @@ class ReadProblems(ReadRepository):
         )
 
 
-class ReadFailures(PagedRepository):
+class ReadFailures(PagedRepository, FailureViews):
     """Rows of ``failures`` and ``v_failures``."""
 
     listing = select(
@@ -150,27 +151,6 @@ class ReadFailures(PagedRepository):
     ).select_from(join(FailureRow, SeriesRow).join(StudyRow))
     filters = (FailureRow.reason,)
 
-    def of_study(self, study_instance_uid: str, series_instance_uid: str | None = None) -> list[Row]:
-        """Return the rows of ``v_failures`` of a study or a series, by stack; failures of whole series come last."""
-        order = "ORDER BY stack IS NULL, stack"
-        return self._rows_of_study("SELECT * FROM v_failures", study_instance_uid, series_instance_uid, order)
-
-    def of_revision(self, study_instance_uid: str, series_instance_uid: str, revision: int | None) -> list[Row]:
-        """Return ``stack``, ``reason`` and ``detail`` of the failures of a revision."""
-        source = "SELECT stack, reason, detail FROM v_failures"
-        rest = "AND revision = :revision ORDER BY stack NULLS FIRST"
-        return self._rows_of_study(source, study_instance_uid, series_instance_uid, rest, revision=revision)
-
-    def newest(self, limit: int) -> list[Row]:
-        """Return at most `limit` failures with series and patient, newest first."""
-        return self._rows(
-            "SELECT f.series_instance_uid, f.revision, f.stack, f.reason, f.detail, f.failed_at, se.series_number, "
-            "se.modality, se.series_description, st.patient_name, st.patient_id, st.study_date "
-            "FROM v_failures f JOIN v_series se USING (study_instance_uid, series_instance_uid) "
-            "JOIN v_studies st USING (study_instance_uid) ORDER BY f.failed_at DESC LIMIT :limit",
-            limit=limit,
-        )
-
     def beyond_mending(self, limit: int, skip: int) -> list[Row]:
         """Return the failures of images about which nobody can do anything, with series and patient, newest first."""
         reasons = ", ".join(f"'{reason}'" for reason in BEYOND_MENDING if reason != "not-an-image")
@@ -182,10 +162,6 @@ class ReadFailures(PagedRepository):
             limit=limit,
             skip=skip,
         )
-
-    def count(self) -> int:
-        """Count all failures."""
-        return int(self._connection.execute(select(func.count()).select_from(FailureRow)).scalar_one())
 
     def count_by_reason(self) -> dict[str, int]:
         """Count the failures of the last conversions by reason."""

@@ -275,3 +275,17 @@ class StoredStudy:
     last_received_at: dt.datetime
     settled: bool
     calling_ae_titles: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceFile:
+    """The file that a row of images names; `bytes` and `sha256` are of the data set, which begins at the offset."""
+
+    sop_instance_uid: str
+    key: str
+    data_set_offset: int
+    bytes: int
+    sha256: str
+    file_missing: bool
+    place: str | None = None  # see `node.index.models.ImageRow`
+    holder: str | None = None

@@ -12,10 +12,11 @@ from math import ceil
 
 from sqlalchemy import Connection, select
 
-from node.index.engine.rows import ReadRepository, Row
+from node.index.engine.rows import ReadRepository
 from node.index.engine.sql import insert
 from node.index.engine.writer import IndexRepository, on_reader
 from node.index.models import ImageRow, SenderRow
+from node.index.nouns.views import SenderViews
 
 MAX_SERIES = 50
 """Longest gaps of a sender that are kept, one for each of its last series."""
@@ -89,19 +90,5 @@ def _note_gap(connection: Connection, sender: str, gap: float, now: dt.datetime)
     connection.execute(row.on_conflict_do_update(index_elements=["calling_ae_title"], set_=values))
 
 
-class ReadSenders(ReadRepository):
+class ReadSenders(ReadRepository, SenderViews):
     """Rows of ``senders``."""
-
-    def all(self) -> list[Row]:
-        """Return what ``v_senders`` shows of all senders, by AE title."""
-        rows = self._connection.execute(select(SenderRow).order_by(SenderRow.calling_ae_title))
-        return [
-            {
-                "calling_ae_title": row.calling_ae_title,
-                "quiet_seconds": row.quiet_seconds,
-                "series": len(row.gaps),
-                "longest_gap_seconds": max(row.gaps),
-                "learnt_at": row.learnt_at,
-            }
-            for row in rows
-        ]

@@ -14,10 +14,11 @@ from node.index.engine.rows import PagedRepository, ReadRepository, Row, distinc
 from node.index.engine.views import certainty_of
 from node.index.models import OPEN_STATES, ImageRow, SeriesRow, StudyRow
 from node.index.nouns.facts import CHUNK_ROWS, ReadFacts
+from node.index.nouns.views import SeriesViews
 from node.selector import Selector
 
 
-class ReadSeries(PagedRepository):
+class ReadSeries(PagedRepository, SeriesViews):
     """Rows of ``series`` and ``v_series``."""
 
     listing = select(
@@ -76,92 +77,9 @@ class ReadSeries(PagedRepository):
             yield from (row for row in rows if where.matches(known[row["id"]]))
             rows = self._page(rows[-1]["id"], CHUNK_ROWS, **wanted)
 
-    def row(self, study_instance_uid: str, series_instance_uid: str) -> Row | None:
-        """Return the row of ``v_series`` of a series, or None."""
-        return self._row(
-            "SELECT * FROM v_series WHERE study_instance_uid = :study AND series_instance_uid = :series",
-            study=study_instance_uid,
-            series=series_instance_uid,
-        )
-
-    def with_uid(self, series_instance_uid: str) -> list[Row]:
-        """Return the rows of ``v_series`` with a Series Instance UID: one for each study that contains it."""
-        return self._rows(
-            "SELECT * FROM v_series WHERE series_instance_uid = :series ORDER BY study_instance_uid",
-            series=series_instance_uid,
-        )
-
-    def uids_ending(self, end: str, limit: int) -> list[str]:
-        """Return at most `limit` Series Instance UIDs that end in `end`."""
-        rows = self._rows(
-            "SELECT DISTINCT series_instance_uid FROM series "
-            "WHERE substr(series_instance_uid, length(series_instance_uid) - length(:end) + 1) = :end LIMIT :limit",
-            end=end,
-            limit=limit,
-        )
-        return [row["series_instance_uid"] for row in rows]
-
-    def waits(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]:
-        """Return what an open series waits for: ``calling_ae_title``, ``quiet_at``, ``grace_until`` of each sender."""
-        query = (
-            select(SeriesRow.waits)
-            .select_from(join(SeriesRow, StudyRow))
-            .where(
-                StudyRow.study_instance_uid == study_instance_uid, SeriesRow.series_instance_uid == series_instance_uid
-            )
-        )
-        waits = self._connection.execute(query).scalar() or {}
-        return [
-            {"calling_ae_title": sender, "quiet_at": its.get("quiet_at"), "grace_until": its.get("grace_until")}
-            for sender, its in sorted(waits.items())
-        ]
-
-    def of_study(self, study_instance_uid: str) -> list[Row]:
-        """Return the rows of ``v_series`` of a study, by Series Number; series without a number come last."""
-        return self._rows(
-            "SELECT * FROM v_series WHERE study_instance_uid = :study "
-            "ORDER BY series_number IS NULL, series_number, series_instance_uid",
-            study=study_instance_uid,
-        )
-
-    def newest(
-        self, limit: int, *, study: str | None = None, state: str | None = None, incomplete: bool = False
-    ) -> list[Row]:
-        """Return at most `limit` rows of ``v_series`` with their studies, the last to receive an instance first.
-
-        `study`, `state`: Filters; None matches all. `incomplete`: only those whose verdict is ``incomplete`` or
-        ``suspect``.
-        """
-        return self._rows(
-            "SELECT se.*, st.patient_name, st.patient_id, st.study_date "
-            "FROM v_series se JOIN v_studies st USING (study_instance_uid) "
-            "WHERE (:study IS NULL OR study_instance_uid = :study) AND (:state IS NULL OR state = :state) "
-            "AND (NOT :incomplete OR verdict <> 'complete') ORDER BY se.last_received_at DESC LIMIT :limit",
-            study=study,
-            state=state,
-            incomplete=incomplete,
-            limit=limit,
-        )
-
-    def under_way(self, limit: int) -> list[Row]:
-        """Return the series that wait or are being converted, with their patients, earliest due first."""
-        return self._rows(
-            "SELECT se.study_instance_uid, se.series_instance_uid, se.series_number, se.series_description, "
-            "se.modality, se.state, se.instances, se.expected_instances, se.verdict, se.certainty, se.revision, "
-            "se.attempts, se.error, se.due_at, se.last_received_at, st.patient_name, st.patient_id "
-            "FROM v_series se JOIN v_studies st USING (study_instance_uid) "
-            "WHERE se.state IN ('receiving', 'converting') ORDER BY se.state, se.due_at NULLS FIRST LIMIT :limit",
-            limit=limit,
-        )
-
     def modalities(self) -> list[str]:
         """Return the distinct modalities of all series."""
         return [modality for modality in self._connection.scalars(distinct_values(SeriesRow.modality)) if modality]
-
-    def count_by_state(self) -> dict[str, int]:
-        """Count the series by state."""
-        query = select(SeriesRow.state, func.count()).group_by(SeriesRow.state).order_by(SeriesRow.state)
-        return {state: count for state, count in self._connection.execute(query)}
 
     def count_open_by_state(self) -> dict[str, int]:
         """Count the series that wait or are being converted by state; an index finds them."""
@@ -171,10 +89,6 @@ class ReadSeries(PagedRepository):
     def count_open(self) -> int:
         """Count the series that wait or are being converted."""
         return self._count(SeriesRow.state.in_(OPEN_STATES))
-
-    def count_incomplete(self) -> int:
-        """Count the series whose verdict is ``incomplete`` or ``suspect``."""
-        return self._count(SeriesRow.verdict != "complete")
 
     def _count(self, condition: Any) -> int:
         query = select(func.count()).select_from(SeriesRow).where(condition)
@@ -189,13 +103,6 @@ class ReadSeries(PagedRepository):
         """Return since when a series has been due and waits for a converter, of the one that waits longest, or None."""
         is_due = SeriesRow.state == "receiving", SeriesRow.due_at <= now
         return self._connection.execute(select(func.min(SeriesRow.due_at)).where(*is_due)).scalar()
-
-    def next_due_at(self) -> str | None:
-        """Return when the next waiting series is due, in the format of ``v_series``, or None if no series waits."""
-        due_at: str | None = self._rows("SELECT min(due_at) AS due_at FROM v_series WHERE state = 'receiving'")[0][
-            "due_at"
-        ]
-        return due_at
 
     def last_received_at(self) -> dt.datetime | None:
         """Return when the newest instance was received, or None if there are no instances."""

@@ -14,7 +14,7 @@ from sqlalchemy.orm import aliased, join
 from node.completeness import COUNTED_RULES, Certainty, certainty
 from node.dicom.key_values import folded
 from node.index.engine.hot_statements import read_ids
-from node.index.engine.rows import ReadRepository, Row, distinct_values
+from node.index.engine.rows import ReadRepository, distinct_values
 from node.index.engine.sql import JsonNumber, Position, Unindexed, contains, in_partial_index, listed_in
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import (
@@ -29,6 +29,7 @@ from node.index.models import (
 )
 from node.index.nouns.events import record_event
 from node.index.nouns.records import StoredStudy
+from node.index.nouns.views import StudyViews
 
 SETTLED_STATES = ("converted", "not-an-image")
 
@@ -245,7 +246,7 @@ _STUDIES_OF_PATIENTS = StudyRow.patient_id == Unindexed(PatientRow.id)
 """The same for lists in an order of patients: this keeps SQLite from looking each patient up and sorting then."""
 
 
-class ReadStudies(ReadRepository):
+class ReadStudies(ReadRepository, StudyViews):
     """Searches for studies, and rows of ``v_studies``."""
 
     def matching(
@@ -395,15 +396,6 @@ class ReadStudies(ReadRepository):
     def stored(self) -> list[StoredStudy]:
         """Return every study as retention sees it, in the order in which they last received an instance."""
         return stored_studies(self._connection)
-
-    def row(self, study_instance_uid: str) -> Row | None:
-        """Return the row of ``v_studies`` of a study, or None."""
-        return self._row("SELECT * FROM v_studies WHERE study_instance_uid = :study", study=study_instance_uid)
-
-    def of_patients(self, patients: Sequence[int]) -> list[Row]:
-        """Return the rows of ``v_studies`` of patients, by the `id` in ``v_patients``, sorted by date."""
-        rows = [row for each in patients for row in self._rows("SELECT * FROM v_studies WHERE patient = :id", id=each)]
-        return sorted(rows, key=lambda row: (row["study_date"] or "", row["study_instance_uid"]))
 
     def patient_id(self, study_instance_uid: str) -> str | None:
         """Return the Patient ID of a study, for the audit log, or None if the study is not in the index."""

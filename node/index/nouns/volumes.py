@@ -23,6 +23,7 @@ from node.index.models import (
 )
 from node.index.nouns.objects import REVISION_FILES
 from node.index.nouns.records import RevisionFile
+from node.index.nouns.views import ExclusionViews, VolumeViews
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class VolumeFile:
         return 0
 
 
-class ReadVolumes(PagedRepository):
+class ReadVolumes(PagedRepository, VolumeViews):
     """Rows of ``volumes``, ``v_volumes`` and ``v_sources``; paths are relative to the root."""
 
     listing = select(
@@ -73,36 +74,10 @@ class ReadVolumes(PagedRepository):
         ConversionRow.superseded,
     )
 
-    def all(self) -> list[Row]:
-        """Return all rows of ``v_volumes``, sorted by path."""
-        return self._rows("SELECT * FROM v_volumes ORDER BY path")
-
     def of_series(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]:
         """Return the rows of ``v_volumes`` of a series, newest revision first."""
         order = "ORDER BY revision DESC, stack, path"
         return self._rows_of_study("SELECT * FROM v_volumes", study_instance_uid, series_instance_uid, order)
-
-    def current(self, study_instance_uid: str, series_instance_uid: str | None = None) -> list[Row]:
-        """Return the rows of ``v_volumes`` of a study or a series that are not superseded, sorted by path."""
-        rest = "AND NOT superseded ORDER BY path"
-        return self._rows_of_study("SELECT * FROM v_volumes", study_instance_uid, series_instance_uid, rest)
-
-    def holding(self, study_instance_uid: str, sop_instance_uid: str) -> list[Row]:
-        """Return the current rows of ``v_volumes`` that contain an instance, sorted by path."""
-        return self._rows(
-            "SELECT * FROM v_volumes WHERE study_instance_uid = :study AND NOT superseded "
-            "AND (series_instance_uid, revision, stack) IN (SELECT series_instance_uid, revision, stack FROM v_sources "
-            "WHERE study_instance_uid = :study AND sop_instance_uid = :uid) ORDER BY path",
-            study=study_instance_uid,
-            uid=sop_instance_uid,
-        )
-
-    def current_revisions(
-        self, study_instance_uid: str, series_instance_uid: str | None = None
-    ) -> list[tuple[str, int]]:
-        """Return (Series Instance UID, revision) of the current conversions that have volumes."""
-        rows = self.current(study_instance_uid, series_instance_uid)
-        return sorted({(row["series_instance_uid"], row["revision"]) for row in rows})
 
     def folder(self, study_instance_uid: str, series_instance_uid: str, revision: int) -> str | None:
         """Return the folder of a revision, relative to the root; None if it has no files, or they were removed."""
@@ -124,16 +99,6 @@ class ReadVolumes(PagedRepository):
         source = "SELECT count(*) AS files, coalesce(sum(bytes), 0) AS bytes FROM v_volumes"
         rest = "AND files_removed_at IS NULL"
         return self._rows_of_study(source, study_instance_uid, series_instance_uid, rest)[0]
-
-    def count_current(self) -> int:
-        """Count the files of kind ``volume`` that are not superseded."""
-        rows = self._rows("SELECT count(*) AS files FROM v_volumes WHERE NOT superseded AND kind = 'volume'")
-        return int(rows[0]["files"])
-
-    def sources(self, study_instance_uid: str, series_instance_uid: str, revision: int, limit: int) -> list[Row]:
-        """Return the instances that are in the volumes of a revision."""
-        columns = "stack, frames, sop_instance_uid, sha256"
-        return self._rows_of_revision(columns, "v_sources", study_instance_uid, series_instance_uid, revision, limit)
 
     def files(self) -> Iterator[VolumeFile]:
         """Yield every file of a revision that should exist and has a digest, sorted by path.
@@ -203,7 +168,7 @@ class ReadVolumes(PagedRepository):
         return [key for key in keys if key not in named]
 
 
-class ReadExclusions(PagedRepository):
+class ReadExclusions(PagedRepository, ExclusionViews):
     """Rows of ``exclusions`` and ``v_exclusions``."""
 
     listing = select(
@@ -218,15 +183,3 @@ class ReadExclusions(PagedRepository):
         ExclusionRow.detail,
     ).select_from(join(ExclusionRow, ConversionRow).join(SeriesRow).join(StudyRow))
     filters = (SeriesRow.series_instance_uid,)
-
-    def of_instance(self, sop_instance_uid: str) -> list[Row]:
-        """Return the revisions that excluded an instance, with the reasons."""
-        return self._rows(
-            "SELECT revision, frames, reason, detail FROM v_exclusions WHERE sop_instance_uid = :uid ORDER BY revision",
-            uid=sop_instance_uid,
-        )
-
-    def of_revision(self, study_instance_uid: str, series_instance_uid: str, revision: int, limit: int) -> list[Row]:
-        """Return the instances that a revision excluded."""
-        columns = "sop_instance_uid, frames, reason, detail"
-        return self._rows_of_revision(columns, "v_exclusions", study_instance_uid, series_instance_uid, revision, limit)

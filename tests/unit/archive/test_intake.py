@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from node.archive import intake as intake_module
-from node.archive.intake import MIN_FREE_BYTES, MIN_FREE_INODES, STOPPED_FILE, Intake
+from node.archive import space
+from node.archive.intake import Intake
+from node.archive.space import MIN_FREE_BYTES, MIN_FREE_INODES, STOPPED_FILE
 from node.errors import OutOfResources
 
 MB = 1 << 20
@@ -21,7 +22,7 @@ def free(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Say how many bytes the disk has left."""
 
     def set_free(count: float) -> None:
-        monkeypatch.setattr(intake_module, "_free_bytes", lambda disk: int(count))
+        monkeypatch.setattr(space, "free_bytes", lambda disk: int(count))
 
     return set_free
 
@@ -122,7 +123,7 @@ def test_without_inodes_nothing_is_accepted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inodes: int | None, is_enough: bool
 ) -> None:
     intake = Intake(tmp_path)
-    monkeypatch.setattr(intake_module, "_free_inodes", lambda disk: inodes)
+    monkeypatch.setattr(space, "free_inodes", lambda disk: inodes)
     assert intake.has_room() is is_enough
     if is_enough:
         assert intake.refusal() is None
@@ -138,7 +139,7 @@ def test_a_shortage_is_told_for_a_while(tmp_path: Path, monkeypatch: pytest.Monk
     assert intake.shortage is None
     intake.failed(OSError(errno.EDQUOT, "quota"))
     assert intake.shortage == "EDQUOT: quota"
-    monkeypatch.setattr(intake_module, "monotonic", lambda: float("inf"))
+    monkeypatch.setattr("node.archive.intake.monotonic", lambda: float("inf"))
     assert intake.shortage is None
 
 

@@ -1,0 +1,106 @@
+"""A look at an index, for commands and programs that read it and end: the documented views, without SQLAlchemy.
+
+With an index in PostgreSQL, a look is a `ReadIndex`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from node.index.engine.about_keys import APPLIED, RETENTION, SCRUB, Applied
+from node.index.engine.backend import IndexUnusable, Place, reason_of
+from node.index.engine.sqlite_file import connect, missing
+from node.index.engine.view_rows import Row, ViewRows
+from node.index.nouns.retention_state import RetentionState, retention_state
+from node.index.nouns.views import (
+    ExclusionViews,
+    FailureViews,
+    InstanceViews,
+    LostViews,
+    PatientViews,
+    SenderViews,
+    SeriesViews,
+    StudyViews,
+    VolumeViews,
+)
+
+if TYPE_CHECKING:
+    from node.index.database.reading import ReadIndex
+
+
+class _OneHost:
+    """The hosts of an index in a file: there is only one, which has no row."""
+
+    def now(self) -> dt.datetime:
+        return dt.datetime.now(dt.UTC)
+
+    def all(self, now: dt.datetime) -> list[Row]:
+        return []
+
+
+class Look(ViewRows):
+    """One snapshot of an index in a file, as `node.index.database.reading.ReadIndex` has it of every index."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        super().__init__(connection)
+        self.exclusions = ExclusionViews(connection)
+        self.failures = FailureViews(connection)
+        self.hosts = _OneHost()
+        self.instances = InstanceViews(connection)
+        self.lost = LostViews(connection)
+        self.patients = PatientViews(connection)
+        self.senders = SenderViews(connection)
+        self.series = SeriesViews(connection)
+        self.studies = StudyViews(connection)
+        self.volumes = VolumeViews(connection)
+
+    def applied(self, journal: str) -> Applied:
+        """Return the last record of a journal that is in the index."""
+        return Applied.of(self._about(f"{APPLIED}/{journal}"))
+
+    @property
+    def scrub(self) -> str | None:
+        """How far the background comparison of the archive is; see `node.lifecycle.scrub.scrub_state`."""
+        return self._about(SCRUB)
+
+    @property
+    def retention(self) -> RetentionState:
+        """What retention has seen, and what it waits for."""
+        return retention_state(self._about(RETENTION))
+
+    def count_levels(self) -> dict[str, int]:
+        """Count patients, studies, series and instances."""
+        tables = {"patients": "patients", "studies": "studies", "series": "series", "instances": "images"}
+        return {level: self._number(f"SELECT count(*) FROM {table}") for level, table in tables.items()}
+
+    def _about(self, key: str) -> str | None:
+        row = self._row('SELECT value FROM about WHERE "key" = :key', key=key)
+        return None if row is None else str(row["value"])
+
+
+@contextmanager
+def looking(place: Place) -> Iterator[Look | ReadIndex]:
+    """Open an index for reading only, also while a node writes to it.
+
+    Raises IndexUnusable if there is none, or it cannot be read.
+    """
+    if not isinstance(place, Path):
+        from node.index.database.reading import reading
+
+        with reading(place.root, place.url) as index:
+            yield index
+        return
+    if (message := missing(place)) is not None:
+        raise IndexUnusable(message)
+    try:
+        with closing(connect(place, read_only=True)) as connection:
+            connection.isolation_level = None  # one transaction, which is one snapshot
+            connection.execute("BEGIN")
+            yield Look(connection)
+    except sqlite3.Error as error:
+        raise IndexUnusable(f"{place} cannot be read: {reason_of(error)}") from error

@@ -1,0 +1,67 @@
+"""The file of an index in SQLite, and connections to it. This module loads no SQLAlchemy."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from time import thread_time
+from typing import Any
+
+FILE_NAME = "index.sqlite"
+BUSY_SECONDS = 5.0
+
+
+class ClockedConnection(sqlite3.Connection):
+    """A connection with the processor time of its statements so far, in seconds. For one thread at a time."""
+
+    seconds = 0.0
+
+    def cursor(self, *_: Any, **__: Any) -> Any:
+        """Return a cursor that counts."""
+        return super().cursor(_ClockedCursor)
+
+    def execute(self, *statement: Any) -> Any:
+        """Run a statement on such a cursor."""
+        return self.cursor().execute(*statement)
+
+
+class _ClockedCursor(sqlite3.Cursor):
+    connection: ClockedConnection
+
+    def execute(self, *statement: Any) -> Any:
+        began_at = thread_time()
+        try:
+            return super().execute(*statement)
+        finally:
+            self.connection.seconds += thread_time() - began_at
+
+    def fetchone(self) -> Any:
+        began_at = thread_time()
+        try:
+            return super().fetchone()
+        finally:
+            self.connection.seconds += thread_time() - began_at
+
+    def fetchall(self) -> Any:
+        began_at = thread_time()
+        try:
+            return super().fetchall()
+        finally:
+            self.connection.seconds += thread_time() - began_at
+
+
+def missing(path: Path) -> str | None:
+    """Return why there is no index, or None; see `node.index.engine.backend.Backend`."""
+    if path.exists():
+        return None
+    instances = (path.parent / "objects").glob("*/*.dcm"), (path.parent / "journal").glob("*.journal")
+    if any(next(files, None) is not None for files in instances):
+        return f"{path} is missing, but there are instances: restore it from a backup, or run `voxelnode db rebuild`"
+    return f"no index at {path}: is the root right? `voxelnode db upgrade` makes a new index"
+
+
+def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    """Open a database file, whichever characters its path has."""
+    uri = path.absolute().as_uri() + ("?mode=ro" if read_only else "")
+    kind = ClockedConnection if read_only else sqlite3.Connection
+    return sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, check_same_thread=False, factory=kind)

@@ -1,0 +1,82 @@
+"""Queries that are written out, on the documented views (docs/data.md). This module loads no SQLAlchemy.
+
+A command that prints a table runs for less time than SQLAlchemy takes to load: on a file of SQLite, the queries here go
+to the driver. SQLite has the parameters of ``text()``, ``:name``, too. `node.index.engine.rows.ReadRepository` runs the
+same queries by SQLAlchemy, on either engine.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import string
+from collections.abc import Collection
+from typing import Any
+
+Row = dict[str, Any]
+
+
+class ViewRows:
+    """Queries about one noun on one connection. Not thread-safe."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._file = connection
+
+    def _rows(self, query: str, **values: Any) -> list[Row]:
+        """Return the rows of a query on the views; `values` are bound to its ``:names``.
+
+        docs/data.md describes the values: times and lists are text.
+        """
+        cursor = self._file.execute(query, values)
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor]
+
+    def _row(self, query: str, **values: Any) -> Row | None:
+        return next(iter(self._rows(query, **values)), None)
+
+    def _number(self, query: str, **values: Any) -> int:
+        """Return the number that a query of one row and one column gives."""
+        (number,) = self._rows(query, **values)[0].values()
+        return int(number)
+
+    def _rows_of_study(
+        self, source: str, study_instance_uid: str, series_instance_uid: str | None, rest: str = "", **values: Any
+    ) -> list[Row]:
+        """Return the rows of a study, or of a series of it.
+
+        `source`: ``SELECT`` columns ``FROM`` a view. `rest`: what follows the condition on study and series: more
+        conditions, an order, a limit. `values`: fill the ``:names`` in `rest`.
+        """
+        of_series = "" if series_instance_uid is None else " AND series_instance_uid = :series"
+        return self._rows(
+            f"{source} WHERE study_instance_uid = :study{of_series} {rest}",
+            study=study_instance_uid,
+            series=series_instance_uid,
+            **values,
+        )
+
+    def _rows_of_revision(
+        self, columns: str, view: str, study_instance_uid: str, series_instance_uid: str, revision: int, limit: int
+    ) -> list[Row]:
+        """Return the rows of a view for one revision of a series."""
+        return self._rows(
+            f"SELECT {columns} FROM {view} WHERE study_instance_uid = :study AND series_instance_uid = :series "
+            "AND revision = :revision LIMIT :limit",
+            study=study_instance_uid,
+            series=series_instance_uid,
+            revision=revision,
+            limit=limit,
+        )
+
+
+_ESCAPED = str.maketrans({character: f"/{character}" for character in "/%_"})
+_LOWERED = str.maketrans({letter: letter.lower() for letter in string.ascii_uppercase})
+
+
+def literal(part: str) -> str:
+    """Return a part of a pattern of LIKE that matches a text, with ``/`` before what would be a sign of a pattern."""
+    return part.translate(_ESCAPED).translate(_LOWERED)
+
+
+def pattern_of(words: Collection[str]) -> str:
+    """Return the pattern of LIKE of texts that contain words with one character between them."""
+    return f"%{'_'.join(map(literal, words))}%"

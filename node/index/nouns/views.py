@@ -1,0 +1,285 @@
+"""What commands and programs look at: the documented views (docs/data.md), by queries that are written out.
+
+`node.index.database.look` runs them without SQLAlchemy; the repositories of the nouns inherit them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from node.index.engine.view_rows import Row, ViewRows, pattern_of
+from node.index.nouns.records import InstanceFile
+
+
+class ExclusionViews(ViewRows):
+    """Rows of ``v_exclusions``."""
+
+    def of_instance(self, sop_instance_uid: str) -> list[Row]:
+        """Return the revisions that excluded an instance, with the reasons."""
+        return self._rows(
+            "SELECT revision, frames, reason, detail FROM v_exclusions WHERE sop_instance_uid = :uid ORDER BY revision",
+            uid=sop_instance_uid,
+        )
+
+    def of_revision(self, study_instance_uid: str, series_instance_uid: str, revision: int, limit: int) -> list[Row]:
+        """Return the instances that a revision excluded."""
+        columns = "sop_instance_uid, frames, reason, detail"
+        return self._rows_of_revision(columns, "v_exclusions", study_instance_uid, series_instance_uid, revision, limit)
+
+
+class FailureViews(ViewRows):
+    """Rows of ``v_failures``."""
+
+    def of_study(self, study_instance_uid: str, series_instance_uid: str | None = None) -> list[Row]:
+        """Return the rows of ``v_failures`` of a study or a series, by stack; failures of whole series come last."""
+        order = "ORDER BY stack IS NULL, stack"
+        return self._rows_of_study("SELECT * FROM v_failures", study_instance_uid, series_instance_uid, order)
+
+    def of_revision(self, study_instance_uid: str, series_instance_uid: str, revision: int | None) -> list[Row]:
+        """Return ``stack``, ``reason`` and ``detail`` of the failures of a revision."""
+        source = "SELECT stack, reason, detail FROM v_failures"
+        rest = "AND revision = :revision ORDER BY stack NULLS FIRST"
+        return self._rows_of_study(source, study_instance_uid, series_instance_uid, rest, revision=revision)
+
+    def newest(self, limit: int) -> list[Row]:
+        """Return at most `limit` failures with series and patient, newest first."""
+        return self._rows(
+            "SELECT f.series_instance_uid, f.revision, f.stack, f.reason, f.detail, f.failed_at, se.series_number, "
+            "se.modality, se.series_description, st.patient_name, st.patient_id, st.study_date "
+            "FROM v_failures f JOIN v_series se USING (study_instance_uid, series_instance_uid) "
+            "JOIN v_studies st USING (study_instance_uid) ORDER BY f.failed_at DESC LIMIT :limit",
+            limit=limit,
+        )
+
+    def count(self) -> int:
+        """Count all failures."""
+        return self._number("SELECT count(*) FROM v_failures")
+
+
+class InstanceViews(ViewRows):
+    """Rows of ``v_images``."""
+
+    def current(self, sop_instance_uid: str) -> InstanceFile | None:
+        """Return the current file of an instance, or None."""
+        return self._instance_file("WHERE i.sop_instance_uid = :uid", uid=sop_instance_uid)
+
+    def row(self, sop_instance_uid: str) -> Row | None:
+        """Return the row of ``v_images`` of an instance, or None."""
+        return self._row("SELECT * FROM v_images WHERE sop_instance_uid = :uid", uid=sop_instance_uid)
+
+    def first_file(self, study_instance_uid: str, series_instance_uid: str | None = None) -> InstanceFile | None:
+        """Return the file of the first instance of a study or series, by Instance Number; None if it has none."""
+        of_series = "" if series_instance_uid is None else "AND se.series_instance_uid = :series "
+        return self._instance_file(
+            "JOIN series se ON se.id = i.series_id JOIN studies st ON st.id = se.study_id "
+            f"WHERE st.study_instance_uid = :study AND NOT i.file_missing {of_series}"
+            "ORDER BY se.series_instance_uid, i.instance_number NULLS FIRST, i.sop_instance_uid LIMIT 1",
+            study=study_instance_uid,
+            series=series_instance_uid,
+        )
+
+    def _instance_file(self, rest: str, **values: Any) -> InstanceFile | None:
+        row = self._row(
+            'SELECT i.sop_instance_uid, i."key", i.data_set_offset, i.bytes, i.sha256, i.file_missing, i.place, '
+            f"i.spool_host AS holder FROM images i {rest}",
+            **values,
+        )
+        return None if row is None else InstanceFile(**{**row, "file_missing": bool(row["file_missing"])})
+
+    def totals(self) -> Row:
+        """Return the total numbers of ``instances`` and ``bytes``."""
+        return self._rows("SELECT count(*) AS instances, coalesce(sum(bytes), 0) AS bytes FROM v_images")[0]
+
+    def count_missing_files(self) -> int:
+        """Count the instances whose file is known to be missing or damaged."""
+        return self._number("SELECT count(*) FROM v_images WHERE file_missing")
+
+
+class LostViews(ViewRows):
+    """Rows of ``v_lost_instances``."""
+
+    def count(self) -> int:
+        """Count the lost instances."""
+        return self._number("SELECT count(*) FROM v_lost_instances")
+
+
+class PatientViews(ViewRows):
+    """Rows of ``v_patients``."""
+
+    def all(self) -> list[Row]:
+        """Return all rows of ``v_patients``, sorted by name."""
+        return self._rows("SELECT * FROM v_patients ORDER BY patient_name NULLS FIRST, patient_id NULLS FIRST, id")
+
+    def with_patient_id(self, patient_id: str) -> list[Row]:
+        """Return the rows of ``v_patients`` with a Patient ID: one for each issuer."""
+        return self._rows("SELECT * FROM v_patients WHERE patient_id = :patient_id ORDER BY id", patient_id=patient_id)
+
+    def named(self, text: str, limit: int) -> list[Row]:
+        """Return at most `limit` rows of ``v_patients`` whose name contains `text`, whose case is ignored, by name.
+
+        A space in `text` stands for the separator between parts of a name.
+        """
+        return self._rows(
+            "SELECT * FROM v_patients WHERE patient_name LIKE :pattern ESCAPE '/' "
+            "ORDER BY patient_name NULLS FIRST, id LIMIT :limit",
+            pattern=pattern_of(text.split()),
+            limit=limit,
+        )
+
+
+class SenderViews(ViewRows):
+    """Rows of ``v_senders``."""
+
+    def all(self) -> list[Row]:
+        """Return all rows of ``v_senders``, by AE title."""
+        return self._rows("SELECT * FROM v_senders ORDER BY calling_ae_title")
+
+
+class SeriesViews(ViewRows):
+    """Rows of ``v_series``."""
+
+    def row(self, study_instance_uid: str, series_instance_uid: str) -> Row | None:
+        """Return the row of ``v_series`` of a series, or None."""
+        return self._row(
+            "SELECT * FROM v_series WHERE study_instance_uid = :study AND series_instance_uid = :series",
+            study=study_instance_uid,
+            series=series_instance_uid,
+        )
+
+    def with_uid(self, series_instance_uid: str) -> list[Row]:
+        """Return the rows of ``v_series`` with a Series Instance UID: one for each study that contains it."""
+        return self._rows(
+            "SELECT * FROM v_series WHERE series_instance_uid = :series ORDER BY study_instance_uid",
+            series=series_instance_uid,
+        )
+
+    def uids_ending(self, end: str, limit: int) -> list[str]:
+        """Return at most `limit` Series Instance UIDs that end in `end`."""
+        rows = self._rows(
+            "SELECT DISTINCT series_instance_uid FROM series "
+            "WHERE substr(series_instance_uid, length(series_instance_uid) - length(:end) + 1) = :end LIMIT :limit",
+            end=end,
+            limit=limit,
+        )
+        return [row["series_instance_uid"] for row in rows]
+
+    def waits(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]:
+        """Return what an open series waits for: ``calling_ae_title``, ``quiet_at``, ``grace_until`` of each sender."""
+        row = self._row(
+            "SELECT se.waits FROM series se JOIN studies st ON st.id = se.study_id "
+            "WHERE st.study_instance_uid = :study AND se.series_instance_uid = :series",
+            study=study_instance_uid,
+            series=series_instance_uid,
+        )
+        waits = json.loads(row["waits"] or "{}") if row is not None else {}
+        return [
+            {"calling_ae_title": sender, "quiet_at": wait.get("quiet_at"), "grace_until": wait.get("grace_until")}
+            for sender, wait in sorted((waits or {}).items())
+        ]
+
+    def of_study(self, study_instance_uid: str) -> list[Row]:
+        """Return the rows of ``v_series`` of a study, by Series Number; series without a number come last."""
+        return self._rows(
+            "SELECT * FROM v_series WHERE study_instance_uid = :study "
+            "ORDER BY series_number IS NULL, series_number, series_instance_uid",
+            study=study_instance_uid,
+        )
+
+    def newest(
+        self, limit: int, *, study: str | None = None, state: str | None = None, incomplete: bool = False
+    ) -> list[Row]:
+        """Return at most `limit` rows of ``v_series`` with their studies, the last to receive an instance first.
+
+        `study`, `state`: Filters; None matches all. `incomplete`: only those whose verdict is ``incomplete`` or
+        ``suspect``.
+        """
+        return self._rows(
+            "SELECT se.*, st.patient_name, st.patient_id, st.study_date "
+            "FROM v_series se JOIN v_studies st USING (study_instance_uid) "
+            "WHERE (:study IS NULL OR study_instance_uid = :study) AND (:state IS NULL OR state = :state) "
+            "AND (NOT :incomplete OR verdict <> 'complete') ORDER BY se.last_received_at DESC LIMIT :limit",
+            study=study,
+            state=state,
+            incomplete=incomplete,
+            limit=limit,
+        )
+
+    def under_way(self, limit: int) -> list[Row]:
+        """Return the series that wait or are being converted, with their patients, earliest due first."""
+        return self._rows(
+            "SELECT se.study_instance_uid, se.series_instance_uid, se.series_number, se.series_description, "
+            "se.modality, se.state, se.instances, se.expected_instances, se.verdict, se.certainty, se.revision, "
+            "se.attempts, se.error, se.due_at, se.last_received_at, st.patient_name, st.patient_id "
+            "FROM v_series se JOIN v_studies st USING (study_instance_uid) "
+            "WHERE se.state IN ('receiving', 'converting') ORDER BY se.state, se.due_at NULLS FIRST LIMIT :limit",
+            limit=limit,
+        )
+
+    def count_by_state(self) -> dict[str, int]:
+        """Count the series by state."""
+        rows = self._rows("SELECT state, count(*) AS series FROM series GROUP BY state ORDER BY state")
+        return {row["state"]: int(row["series"]) for row in rows}
+
+    def count_incomplete(self) -> int:
+        """Count the series whose verdict is ``incomplete`` or ``suspect``."""
+        return self._number("SELECT count(*) FROM series WHERE verdict <> 'complete'")
+
+    def next_due_at(self) -> str | None:
+        """Return when the next waiting series is due, in the format of ``v_series``, or None if no series waits."""
+        (row,) = self._rows("SELECT min(due_at) AS due_at FROM v_series WHERE state = 'receiving'")
+        due_at: str | None = row["due_at"]
+        return due_at
+
+
+class StudyViews(ViewRows):
+    """Rows of ``v_studies``."""
+
+    def row(self, study_instance_uid: str) -> Row | None:
+        """Return the row of ``v_studies`` of a study, or None."""
+        return self._row("SELECT * FROM v_studies WHERE study_instance_uid = :study", study=study_instance_uid)
+
+    def of_patients(self, patients: Sequence[int]) -> list[Row]:
+        """Return the rows of ``v_studies`` of patients, by the `id` in ``v_patients``, sorted by date."""
+        rows = [row for each in patients for row in self._rows("SELECT * FROM v_studies WHERE patient = :id", id=each)]
+        return sorted(rows, key=lambda row: (row["study_date"] or "", row["study_instance_uid"]))
+
+
+class VolumeViews(ViewRows):
+    """Rows of ``v_volumes``."""
+
+    def all(self) -> list[Row]:
+        """Return all rows of ``v_volumes``, sorted by path."""
+        return self._rows("SELECT * FROM v_volumes ORDER BY path")
+
+    def current(self, study_instance_uid: str, series_instance_uid: str | None = None) -> list[Row]:
+        """Return the rows of ``v_volumes`` of a study or a series that are not superseded, sorted by path."""
+        rest = "AND NOT superseded ORDER BY path"
+        return self._rows_of_study("SELECT * FROM v_volumes", study_instance_uid, series_instance_uid, rest)
+
+    def holding(self, study_instance_uid: str, sop_instance_uid: str) -> list[Row]:
+        """Return the current rows of ``v_volumes`` that contain an instance, sorted by path."""
+        return self._rows(
+            "SELECT * FROM v_volumes WHERE study_instance_uid = :study AND NOT superseded "
+            "AND (series_instance_uid, revision, stack) IN (SELECT series_instance_uid, revision, stack FROM v_sources "
+            "WHERE study_instance_uid = :study AND sop_instance_uid = :uid) ORDER BY path",
+            study=study_instance_uid,
+            uid=sop_instance_uid,
+        )
+
+    def current_revisions(
+        self, study_instance_uid: str, series_instance_uid: str | None = None
+    ) -> list[tuple[str, int]]:
+        """Return (Series Instance UID, revision) of the current conversions that have volumes."""
+        rows = self.current(study_instance_uid, series_instance_uid)
+        return sorted({(row["series_instance_uid"], row["revision"]) for row in rows})
+
+    def count_current(self) -> int:
+        """Count the files of kind ``volume`` that are not superseded."""
+        return self._number("SELECT count(*) FROM v_volumes WHERE NOT superseded AND kind = 'volume'")
+
+    def sources(self, study_instance_uid: str, series_instance_uid: str, revision: int, limit: int) -> list[Row]:
+        """Return the instances that are in the volumes of a revision."""
+        columns = "stack, frames, sop_instance_uid, sha256"
+        return self._rows_of_revision(columns, "v_sources", study_instance_uid, series_instance_uid, revision, limit)

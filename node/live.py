@@ -1,0 +1,66 @@
+"""What a running node tells commands by a file in its root: its counters, and why it is not ready."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+LIVE_FILE = "status.json"
+"""File in the root of a running node with its recent counters, for other processes."""
+
+
+def write_counters(counters: Mapping[str, Any], root: Path, reasons: Mapping[str, str]) -> None:
+    """Write the counters to a file for `read_counters`; an error is ignored, since the node works without the file.
+
+    Parameters
+    ----------
+    counters : mapping
+        What `node.metrics.Metrics.snapshot` returns.
+    reasons : mapping of str to str
+        Why the node is not ready, by part.
+    """
+    content = {"at": dt.datetime.now(dt.UTC).isoformat(), "reasons": dict(reasons), "counters": dict(counters)}
+    text = json.dumps(content).encode()
+    part = root / f"{LIVE_FILE}.part"
+    try:
+        part.write_bytes(text)
+        os.replace(part, root / LIVE_FILE)
+    except OSError:
+        with suppress(OSError):  # a full disk may still take what replaces the same bytes
+            _overwrite(root / LIVE_FILE, text)
+
+
+def _overwrite(path: Path, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.pwrite(descriptor, content, 0)
+        os.ftruncate(descriptor, len(content))
+    finally:
+        os.close(descriptor)
+
+
+def remove_counters(root: Path) -> None:
+    """Remove the counters file when the node has stopped."""
+    (root / LIVE_FILE).unlink(missing_ok=True)
+
+
+def read_counters(root: Path) -> dict[str, Any] | None:
+    """Return the counters of the node running on a root, and their age, or None if no node is running.
+
+    Returns
+    -------
+    dict or None
+        ``age_seconds``, ``reasons`` and ``counters``, by the names of `Metrics.snapshot`.
+    """
+    try:
+        content = json.loads((root / LIVE_FILE).read_bytes())
+        age = dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(content["at"])
+        seconds = round(age.total_seconds(), 1)
+        return {"age_seconds": seconds, "reasons": content["reasons"], "counters": content["counters"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
