@@ -17,6 +17,9 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+from pydicom.uid import UID
+
+from node.volume.read.transfer_syntaxes import decoders_by_transfer_syntax
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -135,6 +138,21 @@ def test_no_dependency_of_the_node_is_copyleft(bill: ModuleType) -> None:
         stated = about.get("License-Expression") or (about.get("License") or "").partition("\n")[0]
         words = [stated] if stated else classified
         assert bill.problem_with({"name": name, "licenses": [{"expression": word} for word in words]}) is None
+
+
+@pytest.mark.parametrize("name", ["pylibjpeg-openjpeg", "python-gdcm", "Pillow"])
+def test_what_a_wheel_carries_is_named_with_its_version_and_not_copyleft(bill: ModuleType, name: str) -> None:
+    inside = list(bill.carried(distribution(name)))
+    versions = [inner["version"] for inner in inside if inner["name"] == "OpenJPEG"]
+    assert versions
+    assert all(re.fullmatch(r"2\.\d+\.\d+", version) for version in versions)
+    assert list(bill.problems_inside({"name": name, "components": inside})) == []
+
+
+def test_of_the_copies_of_openjpeg_only_that_of_pylibjpeg_decodes() -> None:
+    for syntax, packages in decoders_by_transfer_syntax().items():
+        if "2000" in UID(syntax).name:
+            assert [package.partition(" ")[0] for package in packages] == ["pylibjpeg-openjpeg"]
 
 
 @pytest.mark.parametrize(
