@@ -14,7 +14,7 @@ from typing import Any, get_args
 import typer
 
 from node.cli.commands import COMMANDS, OF_PROGRAM, epilog
-from node.cli.options import completed
+from node.cli.options import PlainCommand, completed
 from node.cli.output import stop_printing
 from node.errors import UsageError, VoxelnodeError
 from node.hookspecs import Command, Panel
@@ -73,7 +73,7 @@ def application(wanted: str | None = None) -> typer.Typer:
         if isinstance(implementation, typer.Typer):
             app.add_typer(implementation, name=command.name, epilog=examples)
         else:
-            app.command(command.name, epilog=examples)(completed(implementation))
+            app.command(command.name, epilog=examples, cls=PlainCommand)(completed(implementation))
     return app
 
 
@@ -143,5 +143,12 @@ def _wrong_use(error: typer.TyperException) -> int:
     if context and message == context.get_help():  # no command was given
         print(message)
     else:
-        print(f"{path}: {message} See `{path} --help`.", file=sys.stderr)
+        print(f"{path}: {message}{_instead(path, message)} See `{path} --help`.", file=sys.stderr)
     return 2
+
+
+def _instead(path: str, message: str) -> str:
+    """Return what does the work of an option that another program has."""
+    known = next((command.instead for command in commands() if path == f"voxelnode {command.name}"), {})
+    option = message.removeprefix("No such option: ").split(" ")[0].rstrip(".")
+    return f": {known[option]}." if option in known else ""

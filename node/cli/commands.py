@@ -10,6 +10,23 @@ from node.hookspecs import Command
 OF_PROGRAM = ("voxelnode demo", "voxelnode convert scans -o volumes", "voxelnode init && voxelnode serve")
 """Examples of the program as a whole."""
 
+OF_DCM2NIIX = {
+    "-z": "files are compressed; --no-compress leaves them as they are",
+    "-b": "each volume has a sidecar with the names of BIDS",
+    "-ba": "--anonymous leaves texts out of names and sidecars",
+    "-d": "folders are searched to any depth",
+    "-e": "--format nrrd writes NRRD",
+    "-i": "--exclude leaves series out that fit an expression",
+    "-m": "slices of one volume are joined, and others never are",
+    "-n": "--include converts only series that fit an expression",
+    "-p": "all scalings of the vendor are in the sidecar",
+    "-s": "name a single file instead of a folder",
+    "-v": "--json prints all that is known",
+    "-w": "files of an earlier conversion are replaced",
+    "-x": "--mask writes where the body is; nothing is cropped",
+}
+"""What stands here for the options of dcm2niix that `convert` has not."""
+
 COMMANDS = (
     Command("init", "Run", "node.cli.run.config:init", ("voxelnode init", "voxelnode init site")),
     Command(
@@ -32,6 +49,7 @@ COMMANDS = (
             "voxelnode convert scan.zip -o volumes --flat -f '%p_%s' --format nifti,nrrd",
             "voxelnode convert scans -o volumes --name '{patient_id}_{series_number:03}'",
         ),
+        instead=OF_DCM2NIIX,
     ),
     Command(
         "import",
@@ -89,6 +107,7 @@ COMMANDS = (
     Command("rejections", "Look", "node.cli.look.audit:rejections", ("voxelnode rejections",)),
     Command("conflicts", "Look", "node.cli.look.conflicts:app", ("voxelnode conflicts",)),
     Command("audit", "Look", "node.cli.look.audit:audit", ("voxelnode audit", "voxelnode audit --verify")),
+    Command("help", "Look", "node.cli.look.help:help_", ("voxelnode help", "voxelnode help select")),
     Command("fsck", "Maintain", "node.cli.maintain.journal:fsck", ("voxelnode fsck", "voxelnode fsck --hash")),
     Command(
         "db",

@@ -1,7 +1,8 @@
 """What commands declare instead of writing it out: the root that they are about, shared options, and an answer.
 
 A parameter of the type `Configured`, `Root` or `ChangedRoot` stands for ``--config``, and for ``--root``. A command
-that returns an `Answer` has ``--json`` as its last option. `completed` gives Typer the command with these options.
+that returns an `Answer` has ``--json`` as its last option, and one that returns a `Listing` has ``--tsv`` before it.
+`completed` gives Typer the command with these options.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
 
 import typer
+import typer.core
 
-from node.cli.output import Answer
+from node.cli.output import Answer, Listing
 from node.errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,8 +42,8 @@ RootFolder = Annotated[
     Path | None,
     typer.Option("--root", metavar="DIR", help="Folder of archive, index and volumes; overrides [storage] root."),
 ]
-Uids = Annotated[bool, typer.Option("--uids", help="Print UIDs and texts in full, in a wider table.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Tsv = Annotated[bool, typer.Option("--tsv", help="Print the rows with all fields, separated by tabs.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 Where = Annotated[
     str, typer.Option("--where", metavar="EXPRESSION", help="Series that `voxelnode select EXPRESSION` lists.")
@@ -51,6 +53,10 @@ CallingAet = Annotated[
 ]
 
 
+Given = dict[str, tuple[str, Any]]
+"""Options that override keys of the configuration: the key and the value by the option; None is no value."""
+
+
 class Configured:
     """The configuration that ``--config`` names."""
 
@@ -58,11 +64,16 @@ class Configured:
 
     def __init__(self, config: Path | None) -> None:
         self.file = config
-        self._flags: dict[str, Any] = {}
+        self._given: Given = {}
 
-    def read(self, **flags: Any) -> Configuration:
-        """Read it with further flags."""
-        return load(self.file, **self._flags, **flags)
+    def read(self, given: Given | None = None) -> Configuration:
+        """Read it with further options."""
+        from node.settings import load
+
+        given = {
+            name: (key, value) for name, (key, value) in (self._given | (given or {})).items() if value is not None
+        }
+        return load.load(self.file, dict(given.values()), {key: name for name, (key, _) in given.items()})
 
     @cached_property
     def configuration(self) -> Configuration:
@@ -82,7 +93,7 @@ class Root(Configured):
 
     def __init__(self, config: Path | None, root: Path | None) -> None:
         super().__init__(config)
-        self._flags = {"storage__root": root}
+        self._given = {"--root": ("storage.root", root)}
 
     @property
     def folder(self) -> Path:
@@ -144,16 +155,21 @@ def completed(command: Callable[..., Answer | None]) -> Callable[..., None]:
             parameters += given
         else:
             parameters.append(parameter.replace(kind=Parameter.KEYWORD_ONLY))
-    adds_json = declared.return_annotation is Answer and "json" not in declared.parameters
-    if adds_json:
-        parameters.append(Parameter("json", Parameter.KEYWORD_ONLY, default=False, annotation=Json))
+    answers = {declared.return_annotation, *get_args(declared.return_annotation)}
+    formats = {"tsv": Tsv} if Listing in answers else {}
+    formats |= {"json": Json} if answers & {Answer, Listing} and "json" not in declared.parameters else {}
+    parameters += [Parameter(name, Parameter.KEYWORD_ONLY, default=False, annotation=option)
+                   for name, option in formats.items()]  # fmt: skip
 
     def run(**given: Any) -> None:
-        as_json = given.pop("json") if adds_json else given.get("json", False)
+        as_json = given.get("json", False)
+        chosen = {name for name in formats if given.pop(name)}
         for name, kind in parts.items():
             given[name] = kind(**{option: given.pop(option) for option in kind.options})
         answer = command(**given)
-        if answer is not None:
+        if isinstance(answer, Listing) and "tsv" in chosen:
+            answer.show_tsv()
+        elif answer is not None:
             answer.show(as_json)
 
     return _with_signature(run, command, parameters)
@@ -168,12 +184,22 @@ def _with_signature(
     return run
 
 
+class PlainCommand(typer.core.TyperCommand):
+    """A command whose help names an argument as it is written, without ``<list[Path]>`` behind it."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        for parameter in self.params:
+            if isinstance(parameter, typer.core.TyperArgument):
+                parameter.display_type_rich = lambda ctx: None  # type: ignore[method-assign]
+
+
 class Commands(typer.Typer):
     """A command that has commands, each of which is `completed`."""
 
     def command(self, *arguments: Any, **options: Any) -> Callable[[Any], Any]:
         """Add a command."""
-        add = super().command(*arguments, **options)
+        add = super().command(*arguments, cls=PlainCommand, **options)
         return lambda command: add(completed(command))
 
     def callback(self, *arguments: Any, **options: Any) -> Callable[[Any], Any]:
@@ -191,13 +217,6 @@ class Commands(typer.Typer):
             return add(_with_signature(run_alone, run, [context, *signature(run).parameters.values()]))
 
         return added
-
-
-def load(config: Path | None, **flags: Any) -> Configuration:
-    """Return the configuration of a command; flags are given as ``section__key=value``."""
-    from node.settings import load as configuration
-
-    return configuration.load(config, {name.replace("__", "."): value for name, value in flags.items()})
 
 
 @contextmanager

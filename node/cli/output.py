@@ -1,6 +1,6 @@
 """Output of commands: JSON for programs, tables for people.
 
-A listing declares its columns: each name with where its cell comes from, and its width in lines of one length.
+A listing declares its columns: each name with where its cell comes from.
 """
 
 from __future__ import annotations
@@ -13,22 +13,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
 from node.errors import UsageError, VoxelnodeError
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-
 Cell = str | Callable[[Any], Any]
-"""Where a cell comes from: a key of the row, or a function of it."""
+"""Where a cell comes from: a key of the row, or a function of it. A key that ends in ``_at`` is that of a time."""
 
 Columns = dict[str, Cell]
-Fitted = dict[str, tuple[int, Cell]]
-"""Columns, of lines of one length with their widths."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,44 +57,56 @@ class Answer:
             raise typer.Exit(2 if isinstance(self.text, UsageError) else 1)
 
 
+@dataclass(frozen=True, slots=True)
+class Listing(Answer):
+    """Rows: a table for people, and lines of fields for programs.
+
+    Attributes
+    ----------
+    rows
+        What ``--tsv`` prints: the names of the fields, and a line for each row.
+    """
+
+    rows: Sequence[Mapping[str, Any]] = ()
+
+    def show_tsv(self) -> None:
+        """Print the rows with a tab between fields; a tab or the end of a line within a field becomes an escape."""
+        names = list(dict.fromkeys(name for row in self.rows for name in row))
+        for fields in (names, *([_field(row.get(name)) for name in names] for row in self.rows)):
+            print("\t".join(fields))
+        if self.failed:
+            raise typer.Exit(1)
+
+
 def listing(
     title: str,
     columns: Mapping[str, Cell],
-    rows: Sequence[Any],
+    rows: Sequence[Mapping[str, Any]],
     *,
     none: str = "",
     data: Any = None,
     failed: bool = False,
-) -> Answer:
-    """Return rows as a table; `none` stands for a table without rows, and `data` for the rows in JSON."""
-    return Answer(
-        rows if data is None else data,
-        none if none and not rows else lambda: print_table(title, tuple(columns), _cells(columns.values(), rows)),
-        failed,
-    )
-
-
-def fitted(
-    title: str,
-    columns: Mapping[str, tuple[int, Cell]],
-    rows: Sequence[Any],
-    *,
-    data: Any = None,
     below: Iterable[str] = (),
-) -> Answer:
-    """Return rows as lines of one length, with the width of each column, and lines below them."""
+) -> Listing:
+    """Return rows as a table; `none` stands for a table without rows, and `data` for the rows in JSON."""
 
     def show() -> None:
-        widths = {name: width for name, (width, _) in columns.items()}
-        print_fitted(title, widths, _cells([cell for _, cell in columns.values()], rows))
+        if none and not rows:
+            print(none)
+        else:
+            print_table(title, tuple(columns), [[_of(row, cell) for cell in columns.values()] for row in rows])
         for line in below:
             print(line)
 
-    return Answer(rows if data is None else data, show)
+    return Listing(rows if data is None else data, show, failed, rows)
 
 
-def _cells(columns: Iterable[Cell], rows: Iterable[Any]) -> list[list[Any]]:
-    return [[cell(row) if callable(cell) else row[cell] for cell in columns] for row in rows]
+def _of(row: Mapping[str, Any], cell: Cell) -> Any:
+    return cell(row) if callable(cell) else _shown(cell, row[cell])
+
+
+def _shown(name: str, value: Any) -> Any:
+    return minute(value) if name.endswith("_at") else value
 
 
 def stop_printing() -> None:
@@ -120,57 +126,50 @@ def problems_of(path: object, problems: Sequence[str], none: str) -> Answer:
     return Answer(data, "\n".join(problems) or f"{path}: {none}", failed=bool(problems))
 
 
-def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print `rows` under `columns`; numbers are right-aligned, and cells are plain text, not markup."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=title, title_justify="left", header_style="bold")
-    cells = [list(row) for row in rows]
-    for index, name in enumerate(columns):
-        numbers = bool(cells) and all(isinstance(row[index], int | float | None) for row in cells)
-        table.add_column(name, justify="right" if numbers else "left", overflow="fold")
-    for row in cells:
-        table.add_row(*(Text(_cell(cell)) for cell in row))
-    console().print(table)
-
-
 GAP = "  "
 
-UID_END = 10
-"""Characters at the end of a UID that are shown: its beginning is that of the manufacturer."""
+PROSE_WIDTH = 40
+"""On a terminal, a longer text is cut unless it is in the last column; what has no spaces can be pasted, and is not."""
 
 
-def print_fitted(title: str, columns: Mapping[str, int], rows: Iterable[Sequence[Any]]) -> None:
-    """Print `rows` in lines of one length; a cell that is longer than its column ends in an ellipsis.
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Print `rows` under `columns`, in lines of plain text; numbers are right-aligned."""
+    cells = [list(row) for row in rows]
+    last = len(columns) - 1
+    for index in range(last) if sys.stdout.isatty() else ():
+        for row in cells:
+            row[index] = _cut(row[index])
+    if title:
+        print(title)
+    table = [list(columns), *([_cell(cell) for cell in row] for row in cells)]
+    widths = [max(_width(row[index]) for row in table) for index in range(len(columns))]
+    is_right = [bool(cells) and all(isinstance(row[index], int | float | None) for row in cells)
+                for index in range(len(columns))]  # fmt: skip
+    for row in table:
+        print(GAP.join(map(_padded, row, widths, is_right)).rstrip())
 
-    `columns`: widths in characters of a terminal, of which letters of Chinese and Japanese take two.
-    """
-    print(title)
-    print(GAP.join(_fitted(name, width) for name, width in columns.items()).rstrip())
-    for row in rows:
-        cells = zip(row, columns.values(), strict=True)
-        print(GAP.join(_fitted(_cell(cell), width, isinstance(cell, int)) for cell, width in cells).rstrip())
+
+def _cut(cell: Any) -> Any:
+    text = _cell(cell)
+    if " " not in text or _width(text) <= PROSE_WIDTH:
+        return cell
+    while _width(text) > PROSE_WIDTH - 1:
+        text = text[:-1]
+    return text + "\N{HORIZONTAL ELLIPSIS}"
 
 
-def _fitted(text: str, width: int, right: bool = False) -> str:
-    if _width(text) > width:
-        while _width(text) > width - 1:
-            text = text[:-1]
-        text += "\N{HORIZONTAL ELLIPSIS}"
+def _padded(text: str, width: int, is_right: bool) -> str:
     padding = " " * (width - _width(text))
-    return padding + text if right else text + padding
+    return padding + text if is_right else text + padding
 
 
 def _width(text: str) -> int:
+    """Return how many characters of a terminal a text takes, of which letters of Chinese and Japanese take two."""
+    if text.isascii():
+        return len(text)
     from unicodedata import combining, east_asian_width
 
     return sum(0 if combining(letter) else 2 if east_asian_width(letter) in "WF" else 1 for letter in text)
-
-
-def short_uid(uid: str) -> str:
-    """Return the end of a UID, by which `voxelnode info` finds it."""
-    return uid if len(uid) <= UID_END else f"..{uid[-UID_END + 2 :]}"
 
 
 def person(name: str | None) -> str:
@@ -187,30 +186,20 @@ def series_name(row: Mapping[str, Any]) -> str:
     """Return the series of a row as people name it, if it is still there, else the end of its UID."""
     named = (row["series_number"], row["series_description"] or row["modality"])
     series = " ".join(str(part) for part in named if part is not None)
-    return series or short_uid(row["series_instance_uid"] or "")
+    return series or row["series_instance_uid"] or ""
 
 
 def optional(key: str) -> Callable[[Mapping[str, Any]], Any]:
     """Return what gives the value of a row under `key`, which not every row has."""
-    return lambda row: row.get(key)
-
-
-def minute_of(key: str) -> Callable[[Mapping[str, Any]], str]:
-    """Return what gives the time of a row under `key`, up to the minute."""
-    return lambda row: minute(row[key])
+    return lambda row: _shown(key, row.get(key))
 
 
 def minute(moment: str | datetime | None) -> str:
-    """Return a time in ISO 8601 up to the minute."""
-    text = moment.isoformat() if isinstance(moment, datetime) else moment or ""
-    return text[:16].replace("T", " ")
-
-
-def console() -> Console:
-    """Return a console on the current standard output; without a terminal, lines are not wrapped."""
-    from rich.console import Console
-
-    return Console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 160)
+    """Return a time up to the minute, in the zone of this machine."""
+    if not moment:
+        return ""
+    time = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
+    return f"{time.astimezone():%Y-%m-%d %H:%M %Z}"
 
 
 @contextmanager
@@ -230,7 +219,7 @@ def print_fields(fields: Mapping[str, Any]) -> None:
     """Print each name and its value on a line of its own."""
     width = max(map(len, fields))
     for name, value in fields.items():
-        print(f"{name.ljust(width)}  {_cell(value)}")
+        print(f"{name.ljust(width)}  {_cell(_shown(name, value))}")
 
 
 def sized(count: float) -> str:
@@ -246,6 +235,12 @@ def _cell(value: Any) -> str:
     if value is None:
         return ""
     return printable(str(_plain(value)) if isinstance(value, datetime | Path) else str(value))
+
+
+def _field(value: Any) -> str:
+    if isinstance(value, bool | list | tuple | dict):
+        return printable(json.dumps(value, ensure_ascii=False, default=_plain))
+    return _cell(value)
 
 
 def printable(text: str) -> str:

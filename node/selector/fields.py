@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 Type = Literal["text", "number", "date", "moment"]
 Group = Literal["patient", "study", "series", "instances", "sender", "volume", "time"]
 
-STATES = ("receiving", "converting", "converted", "refused", "not-an-image", "failed")
+SeriesState = Literal["receiving", "converting", "converted", "refused", "not-an-image", "failed"]
+
+STATES = get_args(SeriesState)
 VERDICTS = ("complete", "suspect", "incomplete")
 CERTAINTIES = ("verified", "no gap seen", "suspect", "incomplete")
 GEOMETRIES = ("regular", "sheared", "irregular", "single", "none")

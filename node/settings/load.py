@@ -30,8 +30,8 @@ DEFAULTS_VARIABLE = f"{ENVIRONMENT_PREFIX}DEFAULTS"
 class Configuration:
     """The settings, the file that was read (if any), and the origin of each value.
 
-    `origins` maps a dotted key such as ``"dicom.port"`` to ``"defaults file"``, ``"file"``, ``"environment"`` or
-    ``"flag"``; all other keys have their defaults.
+    `origins` maps a dotted key such as ``"dicom.port"`` to ``"defaults file"``, ``"file"``, ``"environment"``,
+    ``"flag"`` or the option of a command, such as ``"--port"``; all other keys have their defaults.
     """
 
     settings: Settings
@@ -46,7 +46,9 @@ class Configuration:
             yield key, value, self.origins.get(key, "default")
 
 
-def load(file: Path | None = None, flags: Mapping[str, Any] | None = None) -> Configuration:
+def load(
+    file: Path | None = None, flags: Mapping[str, Any] | None = None, options: Mapping[str, str] | None = None
+) -> Configuration:
     """Return the configuration from other defaults, `file`, the environment and `flags`, in ascending precedence.
 
     Parameters
@@ -56,6 +58,8 @@ def load(file: Path | None = None, flags: Mapping[str, Any] | None = None) -> Co
         exists, else no file.
     flags
         Dotted keys to values, such as ``{"dicom.port": 0}``; a flag with the value None is ignored.
+    options
+        The options of a command that gave flags, such as ``{"dicom.port": "--port"}``: origins of their values.
 
     Raises
     ------
@@ -79,6 +83,7 @@ def load(file: Path | None = None, flags: Mapping[str, Any] | None = None) -> Co
     for origin, layer in layers:
         origins |= {key: origin for key, _ in _leaves(layer)}
         merged = _over(merged, layer)
+    origins |= options or {}
 
     problems = [f"environment: {problem}" for problem in _misnamed_variables()]
     try:
@@ -191,6 +196,8 @@ def _place(location: list[str], file: Path | None, origins: Mapping[str, str]) -
         return f"environment: {ENVIRONMENT_PREFIX}{NESTING.join(location).upper()}"
     if origin == "flag":
         return f"flag: {key}"
+    if origin.startswith("--"):
+        return origin
     if origin == "defaults file":
         file = Path(os.environ[DEFAULTS_VARIABLE])
     depth = 2 if _fields_at(location[:2]) else 1

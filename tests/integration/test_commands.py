@@ -54,15 +54,18 @@ def test_the_version_is_that_of_the_package(run) -> None:
         (["serve", "--port", "many"], "voxelnode serve: Invalid value for '--port'"),
         (["import", "absent"], "voxelnode import: Invalid value for 'PATH'"),
         (["convert", "."], "voxelnode convert: Missing option '--out'"),
+        (["convert", ".", "-z", "y"], "voxelnode convert: No such option: -z: files are compressed; --no-compress"),
+        (["series", "--state", "failing"], "voxelnode series: Invalid value for '--state'"),
+        (["help", "selec"], "voxelnode: 'selec' is no document, did you mean \"select\"?"),
         (["severe"], "voxelnode: No such command 'severe'"),
         (["echo", "PACS"], "voxelnode: 'PACS' is neither a name in [peers] nor AET@HOST:PORT"),
         (["echo", "PACS@host:99999"], "voxelnode: 'PACS@host:99999' is neither a name in [peers] nor AET@HOST:PORT"),
         (
             ["serve", "--port", "70000"],
-            "voxelnode: flag: dicom.port: 70000: input should be less than or equal to 65535",
+            "voxelnode: --port: 70000: input should be less than or equal to 65535",
         ),
         (["serve", "--config", "absent.toml"], "voxelnode: absent.toml: cannot be read"),
-        (["convert", ".", "-o", "out", "--format", "niftii"], "voxelnode: flag: convert.formats.0: 'niftii'"),
+        (["convert", ".", "-o", "out", "--format", "niftii"], "voxelnode: --format: 'niftii'"),
     ],
 )
 def test_wrong_use_is_reported_in_one_line_with_status_2(run, arguments: list[str], message: str) -> None:
@@ -175,7 +178,7 @@ def test_show_names_the_origin_of_each_value(run, tmp_path: Path, monkeypatch: p
     assert shown["file"] == "voxelnode.toml"
     assert shown["values"]["dicom.port"] == {"value": 104, "origin": "file"}
     assert shown["values"]["series.quiet_seconds"] == {"value": 5.0, "origin": "environment"}
-    assert shown["values"]["storage.root"] == {"value": "x", "origin": "flag"}
+    assert shown["values"]["storage.root"] == {"value": "x", "origin": "--root"}
     assert shown["values"]["dicom.ae_title"] == {"value": "VOXELNODE", "origin": "default"}
     table = run("config", "show").out
     assert "environment" in table

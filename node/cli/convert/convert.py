@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from node.cli.options import Configured, Json
+from node.cli.options import Configured, Given, Json
 from node.cli.output import Answer, printable
 from node.registry import enabled, installed, objects_of
 from node.settings import is_configured
@@ -44,7 +44,7 @@ def convert(
             "-f",
             metavar="TEMPLATE",
             help="Names of the files, such as '{patient_id}_{series_number:03}', or with dcm2niix's letters, such as "
-            "'%i_%s'. The tokens are in docs/convert.md. [default: {series_number:03}_{series_description}]",
+            "'%i_%s'. `voxelnode help convert` has the tokens. [default: {series_number:03}_{series_description}]",
         ),
     ] = None,
     flat: Annotated[
@@ -55,7 +55,7 @@ def convert(
         typer.Option(
             "--include",
             metavar="EXPRESSION",
-            help="Convert only series that fit, such as 'modality == \"MR\" and instances >= 20' (docs/select.md).",
+            help="Only series that fit, such as 'modality == \"MR\" and instances >= 20' (`voxelnode help select`).",
         ),
     ] = None,
     exclude: Annotated[
@@ -188,18 +188,18 @@ def _settings(
 
     Without configuration and options, NIfTI alone is written.
     """
-    given = [name for listed in formats or () for name in listed.split(",") if name]
-    flags = {
-        "formats": given or None,
-        "compress": compress,
-        "thumbnails": thumbnails,
-        "workers": workers,
-        "montages": montage or None,
-        "projections": mip or None,
-        "body_masks": mask or None,
-        "repair": repair,
+    listed = [name for names in formats or () for name in names.split(",") if name]
+    given = {
+        "--format": ("convert.formats", listed or None),
+        "--compress": ("convert.compress", compress),
+        "--thumbnails": ("convert.thumbnails", thumbnails),
+        "--workers": ("convert.workers", workers),
+        "--montage": ("convert.montages", montage or None),
+        "--mip": ("convert.projections", mip or None),
+        "--mask": ("convert.body_masks", mask or None),
+        "--repair": ("convert.repair", repair),
     }
-    section, keys, extensions = _section(configured, {key: value for key, value in flags.items() if value is not None})
+    section, keys, extensions = _section(configured, given)
     unset = {"formats": ("nifti",), "thumbnails": False}
     section = section.model_copy(update={key: value for key, value in unset.items() if key not in keys})
     return section, objects_of(extensions)
@@ -216,7 +216,7 @@ def _comparer(name: str | None, settings: Convert) -> Comparer | None:
     return comparer(name)
 
 
-def _section(configured: Configured, flags: dict[str, Any]) -> tuple[Convert, set[str], tuple[Extension, ...]]:
+def _section(configured: Configured, given: Given) -> tuple[Convert, set[str], tuple[Extension, ...]]:
     """Return [convert], its keys that are set, and the extensions that are on.
 
     Without a configuration, no other table is defined or checked.
@@ -226,9 +226,10 @@ def _section(configured: Configured, flags: dict[str, Any]) -> tuple[Convert, se
 
         from node.settings.convert import Convert
 
+        values = {key.removeprefix("convert."): value for key, value in given.values() if value is not None}
         with suppress(ValidationError):  # `load` explains it
-            return Convert(**flags), set(flags), installed()
-    configuration = configured.read(**{f"convert__{key}": value for key, value in flags.items()})
+            return Convert(**values), set(values), installed()
+    configuration = configured.read(given)
     section: Convert = configuration.settings.convert
     keys = {key.removeprefix("convert.") for key in configuration.origins if key.startswith("convert.")}
     return section, keys, enabled(configuration.settings)
@@ -348,4 +349,5 @@ def _print_rest(listing: dict[str, Any], out: Path, seconds: float) -> None:
         counts.append(f"{len(listing['not_chosen'])} left out")
     if listing["not_dicom"]:
         counts.append(f"{len(listing['not_dicom'])} skipped")
-    print(f"{', '.join(counts)} in {seconds:.1f} s: {out / 'conversion.json'}")
+    nothing = "" if listing["series"] or listing["not_chosen"] else "no DICOM file was found: "
+    print(f"{nothing}{', '.join(counts)} in {seconds:.1f} s: {out / 'conversion.json'}")

@@ -9,23 +9,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import sleep
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from node.cli.options import ChangedRoot, Commands, Json, Root, Uids, Where
-from node.cli.output import (
-    Answer,
-    Columns,
-    Fitted,
-    fitted,
-    listing,
-    minute,
-    minute_of,
-    optional,
-    series_name,
-    short_uid,
-)
+from node.cli.options import ChangedRoot, Commands, Json, Root, Where
+from node.cli.output import Answer, Columns, Listing, listing, minute, optional, series_name
 from node.errors import UsageError, VoxelnodeError, nearest
 
 if TYPE_CHECKING:
@@ -56,13 +45,9 @@ HOOKS: Columns = {
     "delivered": optional("delivered"), "last": optional("delivered_at"), "waiting": optional("waiting"),
     "given up": optional("given_up"), "instances behind": optional("instances_behind"),
 }  # fmt: skip
-DELIVERIES: Fitted = {
-    "happened": (16, minute_of("happened_at")), "hook": (10, "hook"), "event": (17, "event"),
-    "series": (18, series_name), "state": (9, "state"), "try": (3, "attempts"), "reason": (15, "reason"),
-}  # fmt: skip
-DELIVERIES_IN_FULL: Columns = {
-    "happened": "happened_at", "hook": "hook", "event": "event", "series": "series_instance_uid", "state": "state",
-    "attempts": "attempts", "next attempt": "due_at", "reason": "reason", "id": "message_id",
+DELIVERIES: Columns = {
+    "happened": "happened_at", "hook": "hook", "event": "event", "series": series_name, "state": "state",
+    "attempts": "attempts", "next attempt": "due_at", "id": "message_id", "reason": "reason",
 }  # fmt: skip
 DESTINATIONS: Columns = {
     "route": lambda row: row["route"] or BY_HAND, "to": "destination", "state": lambda row: _state(row),
@@ -70,14 +55,10 @@ DESTINATIONS: Columns = {
     "instances behind": optional("instances_behind"), "series behind": optional("series_behind"),
     "given up": optional("given_up"), "unconfirmed": optional("unconfirmed"),
 }  # fmt: skip
-ROUTED: Fitted = {
-    "happened": (16, minute_of("happened_at")),
-    "route": (14, lambda row: f"{row['route'] or BY_HAND} > {row['destination']}"),
-    "series": (18, lambda row: series_name(row) or short_uid(row["study_instance_uid"])),
-    "state": (8, "state"), "try": (3, "attempts"), "reason": (32, "reason"),
-}  # fmt: skip
-ROUTED_IN_FULL: Columns = {
-    "happened": "happened_at", "route": "route", "to": "destination", "series": "series_instance_uid",
+ROUTED: Columns = {
+    "happened": "happened_at",
+    "route": lambda row: f"{row['route'] or BY_HAND} > {row['destination']}",
+    "series": lambda row: series_name(row) or row["study_instance_uid"],
     "state": "state", "attempts": "attempts", "next attempt": "due_at", "reason": "reason",
 }  # fmt: skip
 
@@ -87,7 +68,7 @@ class MessageNotDelivered(VoxelnodeError):
 
 
 @hooks.command("list")
-def list_hooks(root: Root) -> Answer:
+def list_hooks(root: Root) -> Listing:
     """List the hooks and the progress of their deliveries."""
     with root.reading() as index:
         progress = index.hooks.progress()
@@ -99,24 +80,20 @@ def list_hooks(root: Root) -> Answer:
 def deliveries(
     hook: Annotated[str | None, typer.Option("--hook", metavar="NAME", help="Only messages to this hook.")] = None,
     state: Annotated[
-        str | None,
-        typer.Option(
-            "--state", metavar="STATE", help="Only messages in this state: waiting, delivered, given-up or dropped."
-        ),
+        Literal["waiting", "delivered", "given-up", "dropped"] | None,
+        typer.Option("--state", help="Only messages in this state."),
     ] = None,
     last: Last = 20,
-    uids: Uids = False,
     *,
     root: Root,
-) -> Answer:
+) -> Listing:
     """List recent messages to hooks.
 
-    Shows delivered, waiting and given-up messages, with the reasons of failures. --uids shows the ids of messages, too.
+    Shows delivered, waiting and given-up messages, with the reasons of failures.
     """
     with root.reading() as index:
         rows = index.hooks.deliveries(last, hook=hook, state=state)
-    title = f"last {len(rows)} messages"
-    return listing(title, DELIVERIES_IN_FULL, rows) if uids else fitted(title, DELIVERIES, rows)
+    return listing(f"last {len(rows)} messages", DELIVERIES, rows)
 
 
 @hooks.command("test")
@@ -298,7 +275,7 @@ def retry_hook(
     name: HookName,
     message_id: Annotated[
         str | None,
-        typer.Option("--id", metavar="ID", help="Only this message; `hooks deliveries --uids` has the id."),
+        typer.Option("--id", metavar="ID", help="Only this message; `hooks deliveries` has the id."),
     ] = None,
     *,
     root: ChangedRoot,
@@ -327,7 +304,7 @@ def _described(name: str, hook: HookSettings) -> dict[str, Any]:
 
 
 @routes.command("list")
-def list_routes(root: Root) -> Answer:
+def list_routes(root: Root) -> Listing:
     """List the destinations of routes, and what waits for each."""
     with root.reading() as index:
         rows = index.routes.destinations()
@@ -352,10 +329,9 @@ def waiting(
         str | None, typer.Argument(metavar="ROUTE[/DESTINATION]", help="Only messages of this route.")
     ] = None,
     last: Last = 20,
-    uids: Uids = False,
     *,
     root: Root,
-) -> Answer:
+) -> Listing:
     """List what waits, was given up or left out, and why."""
     route, slash, destination = (name or "").partition("/")
     filters = {"route": route if name is not None else None, "destination": destination if slash else None}
@@ -365,8 +341,7 @@ def waiting(
             for state in ("given-up", "waiting", "skipped")
             for row in index.routes.messages(last, state=state, **filters)
         ]
-    title = f"{len(rows)} messages"
-    return listing(title, ROUTED_IN_FULL, rows) if uids else fitted(title, ROUTED, rows)
+    return listing(f"{len(rows)} messages", ROUTED, rows)
 
 
 @routes.command("retry")

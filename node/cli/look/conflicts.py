@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from node.cli.options import ChangedRoot, Commands, Root
-from node.cli.output import Answer, Columns, listing, print_fields, print_table
+from node.cli.output import Answer, Columns, Listing, listing, print_fields, print_table
 
 app = Commands(help="List conflicts of one UID or Patient ID, and decide them.", invoke_without_command=True)
 
@@ -28,7 +28,7 @@ def list_(
     everything: Annotated[bool, typer.Option("--all", help="Also those that are decided.")] = False,
     *,
     root: Root,
-) -> Answer:
+) -> Listing:
     """List identity conflicts that are not decided: one UID or Patient ID with different content."""
     with root.reading() as index:
         rows = index.conflicts.all(decided=everything)

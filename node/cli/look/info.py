@@ -101,7 +101,7 @@ class _Describer:
             return {}
         found = self._index.series.uids_ending(end, 2)
         if len(found) > 1:
-            raise UsageError(f"{uid}: several series have UIDs that end so; give more of it (voxelnode series --uids)")
+            raise UsageError(f"{uid}: several series have UIDs that end so: give more of it")
         return self._series(found[0]) if found else {}
 
     def _image(self, uid: str) -> Row:

@@ -8,21 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from node.cli.options import Root, Uids
-from node.cli.output import (
-    UID_END,
-    Answer,
-    Columns,
-    Fitted,
-    fitted,
-    listing,
-    patient,
-    print_table,
-    printable,
-    short_uid,
-)
+from node.cli.options import Root
+from node.cli.output import Columns, Listing, listing, patient, print_table, printable
+from node.selector.fields import SeriesState
 
-IN_JSON = (
+FIELDS = (
     "series_instance_uid",
     "modality",
     "state",
@@ -38,35 +28,34 @@ IN_JSON = (
     "revision",
     "due_at",
     "error",
-    *("series_number", "series_description", "patient_name", "patient_id", "study_date", "study_instance_uid"),
+    *(
+        "series_number",
+        "series_description",
+        "protocol_name",
+        "patient_name",
+        "patient_id",
+        "study_date",
+        "study_instance_uid",
+    ),
 )
 
 
 def _images(row: Mapping[str, Any]) -> Any:
     expected = row["expected_instances"]
-    few = expected is not None and expected != row["instances"]
-    return f"{row['instances']}/{expected}".rjust(IMAGES_WIDTH) if few else row["instances"]
+    return f"{row['instances']}/{expected}" if expected not in (None, row["instances"]) else row["instances"]
 
 
-IMAGES_WIDTH = 7
-BRIEF: Fitted = {
-    "date": (10, "study_date"),
-    "patient": (16, patient),
-    "no": (5, "series_number"),
-    "mod": (3, "modality"),
-    "description": (22, lambda row: row["series_description"] or row["protocol_name"]),
-    "images": (IMAGES_WIDTH, _images),
-    "state": (12, lambda row: row["certainty"] if row["state"] == "converted" else row["state"]),
-    "uid": (UID_END, lambda row: short_uid(row["series_instance_uid"])),
+SERIES: Columns = {
+    "date": "study_date",
+    "patient": patient,
+    "no": "series_number",
+    "mod": "modality",
+    "description": lambda row: row["series_description"] or row["protocol_name"],
+    "images": _images,
+    "state": lambda row: row["certainty"] if row["state"] == "converted" else row["state"],
+    "series": "series_instance_uid",
 }
-"""A line of 100 characters; once a series is converted, its completeness stands for its state."""
-
-IN_FULL: Columns = {
-    "series": "series_instance_uid", "date": "study_date", "patient": patient, "no": "series_number",
-    "modality": "modality", "description": "series_description", "state": "state", "rev": "revision",
-    "certainty": "certainty", "rule": "verdict_rule", "expected": "expected_instances", "received": "instances",
-    "missing": "missing_instances", "reason": lambda row: row["error"] or row["verdict_reason"],
-}  # fmt: skip
+"""Once a series is converted, its completeness stands for its state."""
 
 SELECTED = (
     "patient_id",
@@ -82,37 +71,35 @@ SELECTED = (
 
 def series(
     study: Annotated[str | None, typer.Option("--study", metavar="UID", help="Only series of this study.")] = None,
-    state: Annotated[str | None, typer.Option("--state", metavar="STATE", help="Only series in this state.")] = None,
+    state: Annotated[SeriesState | None, typer.Option("--state", help="Only series in this state.")] = None,
     incomplete: Annotated[bool, typer.Option("--incomplete", help="Only incomplete and suspect series.")] = False,
     limit: Annotated[
         int, typer.Option("--limit", metavar="N", min=1, help="Maximum number of series, newest first.")
     ] = 100,
-    uids: Uids = False,
     *,
     root: Root,
-) -> Answer:
+) -> Listing:
     """List series with their state and completeness.
 
-    `voxelnode info` takes the ends of UIDs, too.
+    `voxelnode info` also takes the end of a UID.
     """
     with root.looking() as index:
         rows = index.series.newest(limit, study=study, state=state, incomplete=incomplete)
-    data = [{name: row[name] for name in IN_JSON} for row in rows]
-    if uids:
-        return listing(f"{len(rows)} series", IN_FULL, rows, data=data)
+    rows = [{name: row[name] for name in FIELDS} for row in rows]
     problems = [
-        f"{short_uid(row['series_instance_uid'])}: {printable(row['error'] or row['verdict_reason'])}"
+        f"{row['series_instance_uid']}: {printable(row['error'] or row['verdict_reason'])}"
         for row in rows
         if incomplete or row["error"]
     ]
-    return fitted(f"{len(rows)} series", BRIEF, rows, data=data, below=problems)
+    return listing(f"{len(rows)} series", SERIES, rows, below=problems)
 
 
 def select(
     expression: Annotated[
         str,
         typer.Argument(
-            metavar="EXPRESSION", help="Condition on the fields of docs/select.md, such as 'modality == \"CT\"'."
+            metavar="EXPRESSION",
+            help="Condition (`voxelnode help select`), such as 'modality == \"CT\"'.",
         ),
     ],
     why: Annotated[
@@ -121,7 +108,7 @@ def select(
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Maximum number of series to show.")] = 100,
     *,
     root: Root,
-) -> Answer:
+) -> Listing:
     """List the series that an expression selects, newest first."""
     from node.selector import compile_selector
 
@@ -154,8 +141,8 @@ def select(
 
     def show() -> None:
         more = f", the newest {limit}" if counts[True] > limit else ""
-        rows = [[row["series_instance_uid"], *(row[name] for name in SELECTED)] for row in selected]
-        columns = ("series", *(name.replace("_", " ") for name in SELECTED))
+        rows = [[*(row[name] for name in SELECTED), row["series_instance_uid"]] for row in selected]
+        columns = (*(name.replace("_", " ") for name in SELECTED), "series")
         print_table(f"{counts[True]} of {counts.total()} series{more}", columns, rows)
         if why:
             print_table("clauses that the others do not fit", ("clause", "series"), clauses.most_common())
@@ -165,4 +152,4 @@ def select(
                 [(uid, clause, instead) for uid, reasons in others for clause, instead in reasons],
             )
 
-    return Answer(data, show)
+    return Listing(data, show, rows=selected)

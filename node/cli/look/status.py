@@ -9,19 +9,14 @@ from dataclasses import asdict
 from json import loads as json_of
 from typing import TYPE_CHECKING, Any
 
-from node.cli.options import Root, Uids
+from node.cli.options import Root
 from node.cli.output import (
-    UID_END,
     Answer,
     Columns,
-    Fitted,
-    fitted,
     listing,
     minute,
-    minute_of,
     patient,
     print_fields,
-    short_uid,
     sized,
 )
 
@@ -32,33 +27,32 @@ if TYPE_CHECKING:
 
 SHOWN_FAILURES = 10
 
-HOSTS: Fitted = {
-    "host": (16, "name"),
-    "state": (9, lambda row: "not ready" if row["state"] == "alive" and row["not_ready"] else row["state"]),
-    "seen": (16, minute_of("seen_at")),
-    "roles": (21, lambda row: ", ".join(row["roles"])),
-    "version": (12, "version"),
-    "alone has": (9, lambda row: str(row["spooled_instances"] or "")),
+HOSTS: Columns = {
+    "host": "name",
+    "state": lambda row: "not ready" if row["state"] == "alive" and row["not_ready"] else row["state"],
+    "seen": "seen_at",
+    "roles": lambda row: ", ".join(row["roles"]),
+    "version": "version",
+    "alone has": lambda row: str(row["spooled_instances"] or ""),
 }
 """State, last sign of life, roles and version of a host, and how many instances it alone has."""
 
-SENDERS: Fitted = {
-    "sender": (16, "calling_ae_title"),
-    "quiet s": (8, "quiet_seconds"),
-    "from series": (11, "series"),
-    "longest gap s": (13, "longest_gap_seconds"),
-    "learnt": (16, minute_of("learnt_at")),
+SENDERS: Columns = {
+    "sender": "calling_ae_title",
+    "quiet s": "quiet_seconds",
+    "from series": "series",
+    "longest gap s": "longest_gap_seconds",
+    "learnt": "learnt_at",
 }
-FAILURES: Fitted = {
-    "failed": (16, minute_of("failed_at")),
-    "patient": (12, patient),
-    "no": (5, "series_number"),
-    "description": (14, lambda row: row["series_description"] or row["modality"]),
-    "reason": (14, "reason"),
-    "detail": (17, "detail"),
-    "uid": (UID_END, lambda row: short_uid(row["series_instance_uid"])),
+FAILURES: Columns = {
+    "failed": "failed_at",
+    "patient": patient,
+    "no": "series_number",
+    "description": lambda row: row["series_description"] or row["modality"],
+    "series": "series_instance_uid",
+    "reason": "reason",
+    "detail": "detail",
 }
-FAILURES_IN_FULL: Columns = {"series": "series_instance_uid", "stack": "stack", "reason": "reason", "detail": "detail"}
 
 ACKNOWLEDGED = {
     "local": "once in the journal of this host",
@@ -71,7 +65,7 @@ MAX_AGE_SECONDS = 15.0
 """A running node writes its state every three seconds."""
 
 
-def status(uids: Uids = False, *, root: Root) -> Answer:
+def status(root: Root) -> Answer:
     """Show what is stored, waiting, converted and failed."""
     settings = root.settings
 
@@ -111,7 +105,7 @@ def status(uids: Uids = False, *, root: Root) -> Answer:
             "oldest_due_at": index.series.next_due_at(),
             "free_bytes": os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize,
         }
-    return Answer({**facts, "last_failures": failures, "live": live}, lambda: _print(facts, failures, uids=uids))
+    return Answer({**facts, "last_failures": failures, "live": live}, lambda: _print(facts, failures))
 
 
 @contextmanager
@@ -174,7 +168,7 @@ def _scrub(last: Mapping[str, Any] | None) -> str:
     return f"ended {last['ended_at'][:19]}, {found}"
 
 
-def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]], *, uids: bool) -> None:
+def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]]) -> None:
     series = ", ".join(f"{count} {state}" for state, count in facts["series"].items()) or "none"
     print_fields(
         {
@@ -199,10 +193,8 @@ def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]], *, uids: bo
         }
     )
     if facts["hosts"]:
-        fitted("hosts of this index", HOSTS | {"host": (20, "name")}, facts["hosts"]).show()
+        listing("hosts of this index", HOSTS | {"host": "name"}, facts["hosts"]).show()
     if facts["senders"]:
-        fitted('learnt from senders, for [series] quiet_seconds = "auto"', SENDERS, facts["senders"]).show()
-    if failures and uids:
-        listing(f"last of {facts['failures']} failures", FAILURES_IN_FULL, failures).show()
-    elif failures:
-        fitted(f"last of {facts['failures']} failures (--uids: in full)", FAILURES, failures).show()
+        listing('learnt from senders, for [series] quiet_seconds = "auto"', SENDERS, facts["senders"]).show()
+    if failures:
+        listing(f"last of {facts['failures']} failures", FAILURES, failures).show()

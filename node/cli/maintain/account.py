@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from node.cli.options import ChangedRoot, Commands, Root
-from node.cli.output import Answer, Columns, listing
+from node.cli.output import Answer, Columns, Listing, listing
 from node.errors import UsageError
 
 app = Commands(help="Manage the accounts that may use HTTP.", no_args_is_help=True)
@@ -69,7 +69,7 @@ def role_(
 
 
 @app.command("list")
-def list_(root: Root) -> Answer:
+def list_(root: Root) -> Listing:
     """List accounts and their tokens."""
     with root.reading() as index:
         accounts = index.accounts.listed()

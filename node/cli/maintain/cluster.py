@@ -10,7 +10,7 @@ import typer
 
 from node.cli.look.status import HOSTS
 from node.cli.options import ChangedRoot, Commands, Root
-from node.cli.output import Answer, fitted
+from node.cli.output import Listing, listing
 
 app = Commands(help="List and forget the hosts that share an index in PostgreSQL.", no_args_is_help=True)
 
@@ -18,7 +18,7 @@ LOOK_SECONDS = 0.5
 
 
 @app.command()
-def hosts(root: Root) -> Answer:
+def hosts(root: Root) -> Listing:
     """List the hosts of the index, and what each of them does alone.
 
     A host is alive, not ready (--json says why), has stopped, or is lost: it has said nothing for as long as its lease.
@@ -27,7 +27,7 @@ def hosts(root: Root) -> Answer:
     with root.reading() as index:
         rows = index.hosts.all(index.hosts.now())
     title = f"{len(rows)} hosts" if rows else "no hosts: the index is a file, or no node has opened it yet"
-    return fitted(title, HOSTS | {"does alone": (20, _alone)}, rows)
+    return listing(title, HOSTS | {"does alone": _alone}, rows)
 
 
 def _alone(row: Mapping[str, Any]) -> str:

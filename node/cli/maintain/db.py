@@ -84,7 +84,7 @@ def copy(
     no node opens the old one again.
     """
     settings = root.settings
-    url = None if to == "sqlite" else root.read(index__url=to).settings.index.url
+    url = None if to == "sqlite" else root.read({"--to": ("index.url", to)}).settings.index.url
 
     from node.control.care import copy_index
     from node.index.engine.place import place_of

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from node.cli.options import ChangedRoot, Commands, Root
-from node.cli.output import Answer, listing, print_fields, sized
+from node.cli.output import Answer, Listing, listing, print_fields, sized
 
 if TYPE_CHECKING:
     from node.lifecycle.journal import JournalReport
@@ -82,7 +82,7 @@ def fsck(
     force: Annotated[
         bool, typer.Option("--force", help="Repair even if more than a tenth of all files is missing.")
     ] = False,
-) -> Answer:
+) -> Listing:
     """Compare index, journal and files, and repair differences.
 
     Exit 1 if a difference remains.

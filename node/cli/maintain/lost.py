@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from node.cli.options import ChangedRoot, Commands, Root, Yes, confirm
-from node.cli.output import Answer, Columns, listing
+from node.cli.output import Answer, Columns, Listing, listing
 from node.errors import UsageError
 
 app = Commands(help="List or write off lost instances.", no_args_is_help=True)
@@ -19,7 +19,7 @@ LOST: Columns = {
 
 
 @app.command("list")
-def list_(root: Root) -> Answer:
+def list_(root: Root) -> Listing:
     """List the lost instances, the last received first. Exit 1 if there are any.
 
     Each stays in the list until somebody sends it again, a person deletes its series, or writes it off.

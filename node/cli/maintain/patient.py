@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from node.cli.options import ChangedRoot, Commands, Root
-from node.cli.output import Answer, Columns, listing
+from node.cli.output import Answer, Columns, Listing, listing
 from node.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ PATIENTS: Columns = {
 
 
 @app.command("list")
-def list_(root: Root) -> Answer:
+def list_(root: Root) -> Listing:
     """List the patients and their merges."""
     with root.reading() as index:
         rows = index.patients.all()

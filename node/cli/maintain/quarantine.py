@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from node.cli.options import ChangedRoot, Commands, Root, Yes, confirm
-from node.cli.output import Answer, Columns, listing, print_fields, sized
+from node.cli.output import Answer, Columns, Listing, listing, print_fields, sized
 from node.errors import UsageError
 
 app = Commands(help="Examine, release or delete the files in quarantine.", no_args_is_help=True)
@@ -25,7 +25,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the file, as 
 
 
 @app.command("list")
-def list_(root: Root) -> Answer:
+def list_(root: Root) -> Listing:
     """List the files in quarantine, each with the reason."""
     from node.receive.quarantine import quarantined
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import datetime as dt
 
 from node.cli.options import ChangedRoot, Commands, Root
-from node.cli.output import Answer, print_table
+from node.cli.output import Answer, Listing, listing
+
+EXPIRED = {"study": "study_instance_uid", "last received": "last_received_at", "rule": "rule"}
 
 app = Commands(help="List what retention would delete, or let it go on.", invoke_without_command=True)
 
 
 @app.callback()
-def list_(root: Root) -> Answer:
+def list_(root: Root) -> Listing:
     """List the studies that retention would delete now, and what it waits for.
 
     This command deletes nothing; `serve` deletes them hourly.
@@ -25,20 +27,26 @@ def list_(root: Root) -> Answer:
         kept = kept_studies(index, rules)
         waits_for = index.retention.waits_for
     expired = expired_studies(studies, rules, dt.datetime.now(dt.UTC), kept)
-    rows = [(entry.study.study_instance_uid, entry.study.last_received_at, entry.rule) for entry in expired]
+    rows = [
+        {
+            "study_instance_uid": entry.study.study_instance_uid,
+            "last_received_at": entry.study.last_received_at,
+            "rule": entry.rule,
+        }
+        for entry in expired
+    ]
 
     def show() -> None:
         if not rules.is_active:
             print(f"retention: unlimited (no rules in [retention]); {len(studies)} studies are kept")
         else:
             title = f"{len(rows)} of {len(studies)} studies would be deleted"
-            print_table(title, ("study", "last received", "rule"), rows)
+            listing(title, EXPIRED, rows).show()
         if waits_for is not None:
             print(waits_for)
 
-    listed = [{"study_instance_uid": uid, "last_received_at": last, "rule": rule} for uid, last, rule in rows]
-    data = {"studies": len(studies), "dry_run": rules.dry_run, "waits_for": waits_for, "expired": listed}
-    return Answer(data, show)
+    data = {"studies": len(studies), "dry_run": rules.dry_run, "waits_for": waits_for, "expired": rows}
+    return Listing(data, show, rows=rows)
 
 
 @app.command()

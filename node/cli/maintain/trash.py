@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from node.cli.options import ChangedRoot, Commands, Root, Yes, confirm
-from node.cli.output import Answer, Columns, listing, sized
+from node.cli.output import Answer, Columns, Listing, listing, sized
 from node.errors import UsageError
 
 app = Commands(help="List deletions, undo them, or make them permanent.", invoke_without_command=True)
@@ -27,7 +27,7 @@ Number = Annotated[int, typer.Argument(metavar="NUMBER", help="Number of the del
 
 
 @app.callback()
-def list_(root: Root) -> Answer:
+def list_(root: Root) -> Listing:
     """List the deletions that can be undone, the newest first."""
     with root.reading() as index:
         rows = index.trash.all()

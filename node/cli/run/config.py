@@ -8,25 +8,26 @@ from typing import Annotated
 import typer
 
 from node.cli.options import Commands, Configured, Json, Root
-from node.cli.output import Answer, print_json, print_table
+from node.cli.output import Answer, Listing, listing, print_json
 from node.errors import UsageError
 
 app = Commands(help="Show, check or print an example of the configuration.", no_args_is_help=True)
 
 
 @app.command()
-def show(root: Root) -> Answer:
+def show(root: Root) -> Listing:
     """Print each value and its origin.
 
     The origin is default, file, environment or flag.
     """
     file, values = root.configuration.file, list(root.configuration.values())
 
-    def text() -> None:
-        rows = [(key.rpartition(".")[0], key.rpartition(".")[2], _toml(value), origin) for key, value, origin in values]
-        print_table(f"file: {file or 'none'}", ("section", "key", "value", "origin"), rows)
-
-    return Answer({"file": file, "values": {k: {"value": v, "origin": origin} for k, v, origin in values}}, text)
+    rows = [
+        {"section": key.rpartition(".")[0], "key": key.rpartition(".")[2], "value": _toml(value), "origin": origin}
+        for key, value, origin in values
+    ]
+    data = {"file": file, "values": {k: {"value": v, "origin": origin} for k, v, origin in values}}
+    return listing(f"file: {file or 'none'}", {name: name for name in rows[0]}, rows, data=data)
 
 
 @app.command()

@@ -24,7 +24,7 @@ from node.archive.root import NETWORK, file_system, lock_problem, make_private, 
 from node.child_process.confinement import described, offered
 from node.cli.look.status import ACKNOWLEDGED, MAX_AGE_SECONDS, readiness_of
 from node.cli.options import Root
-from node.cli.output import Answer, listing, sized
+from node.cli.output import Listing, listing, sized
 from node.durable import NO_ROOM
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def doctor(
     ] = False,
     *,
     root: Root,
-) -> Answer:
+) -> Listing:
     """Check that the node can run on this machine.
 
     Checks Python, SQLite, decoders, their confinement, permissions, disk, index, object store, journal, the running
@@ -118,7 +118,7 @@ def _confinement(_: Settings) -> Iterator[Check]:
         ""
         if found.landlock and found.seccomp
         else "use Linux 5.13 or newer on x86-64 or 64-bit ARM with both, "
-        "and let the container pass their system calls; docs/security.md tells what they protect",
+        "and let the container pass their system calls; `voxelnode help security` tells what they protect",
     )
 
 

@@ -51,11 +51,13 @@ def serve(
     """
     gc.disable()  # until the modules are loaded, and exempt
     settings = root.read(
-        dicom__port=port,
-        dicom__ae_title=aet,
-        dicom__host=host,
-        web__port=web_port,
-        cluster__roles=roles.split(",") if roles is not None else None,
+        {
+            "--port": ("dicom.port", port),
+            "--aet": ("dicom.ae_title", aet),
+            "--host": ("dicom.host", host),
+            "--web-port": ("web.port", web_port),
+            "--roles": ("cluster.roles", roles.split(",") if roles is not None else None),
+        }
     ).settings
 
     load_names()  # children decode

@@ -47,7 +47,9 @@ def bids(
     rules: Annotated[
         Path | None,
         typer.Option(
-            "--rules", metavar="FILE", help="What is what (docs/bids.md). [default: rules for common protocols]"
+            "--rules",
+            metavar="FILE",
+            help="Rules (`voxelnode help bids`). [default: rules for common protocols]",
         ),
     ] = None,
     where: Annotated[
@@ -55,7 +57,7 @@ def bids(
         typer.Option(
             "--where",
             metavar="EXPRESSION",
-            help="Add only series that fit (docs/select.md). Series that are in the data set stay, and are updated.",
+            help="Add only series that fit (`voxelnode help select`); those in the data set stay, and are updated.",
         ),
     ] = None,
     dry_run: Annotated[

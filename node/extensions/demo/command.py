@@ -13,7 +13,7 @@ import typer
 
 from node.cli.exchange.sample_series import CT_SERIES, shipped_with_pydicom
 from node.cli.options import Json
-from node.cli.output import Columns, console, listing, print_fields, print_table, sized
+from node.cli.output import Columns, listing, print_fields, print_table, sized
 from node.cli.run.serve import stop_at_signal
 from node.errors import UsageError, VoxelnodeError
 
@@ -73,7 +73,7 @@ def demo(
     assert address is not None  # by default, a node has all roles
     try:
         columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
-        with Progress(*columns, console=console(), transient=True, disable=json) as progress:
+        with Progress(*columns, transient=True, disable=json) as progress:
             truths = _send(address, progress)
             rows, counts = _converted(folder, len(truths), progress)
             verdicts = {row["path"]: _verdict(row, truths) for row in rows}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from node.cli.options import CallingAet, ChangedRoot, Configured, Root
-from node.cli.output import Answer, listing, print_fields, printable
+from node.cli.output import Answer, Listing, listing, print_fields, printable
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -65,7 +65,7 @@ def find(
     configured: Configured,
     calling_aet: CallingAet = None,
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Cancel the query after N answers.")] = 500,
-) -> Answer:
+) -> Listing:
     """Query another node (C-FIND).
 
     KEY is a keyword of PS3.6. A key with an empty value matches everything, and its value is returned.
@@ -82,9 +82,9 @@ def find(
     calling = calling_aet or settings.dicom.ae_title
     answers = list(ask(query, peer, calling, settings.dicom.response_seconds, limit, model))
     keywords = [keyword for keyword in _keywords(query) if any(_shown(keyword, answer) for answer in answers)]
-    columns = {keyword: partial(_shown, keyword) for keyword in keywords}
+    rows = [{keyword: _shown(keyword, answer) for keyword in keywords} for answer in answers]
     data = [answer.to_json_dict() for answer in answers]
-    return listing(f"{len(answers)} answers from {peer}", columns, answers, data=data)
+    return listing(f"{len(answers)} answers from {peer}", {keyword: keyword for keyword in keywords}, rows, data=data)
 
 
 def _query(keys: list[str], level: str) -> Dataset:

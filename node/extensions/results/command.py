@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from node.cli.options import ChangedRoot, Commands, Root
-from node.cli.output import Answer, Columns, Fitted, fitted, listing, minute_of, print_fields
+from node.cli.output import Answer, Columns, Listing, listing, print_fields
 from node.errors import UsageError
 
 app = Commands(help="List, show and cancel jobs of hooks with results.", invoke_without_command=True)
 
-JOBS: Fitted = {
-    "changed": (16, minute_of("changed_at")),
-    "hook": (10, "hook"),
-    "series": (20, lambda row: row["series_description"] or row["modality"] or ""),
-    "state": (9, "state"),
-    "results": (7, "results_stored"),
-    "detail": (15, "detail"),
-    "job": (32, "job_id"),
+JOBS: Columns = {
+    "changed": "changed_at",
+    "hook": "hook",
+    "series": lambda row: row["series_description"] or row["modality"] or "",
+    "state": "state",
+    "results": "results_stored",
+    "detail": "detail",
+    "job": "job_id",
 }
 RESULTS: Columns = {"file": "file", "kind": "kind", "series": "series_instance_uid", "instance": "sop_instance_uid"}
 
@@ -30,21 +30,17 @@ JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job, as lis
 def list_(
     hook: Annotated[str | None, typer.Option("--hook", metavar="NAME", help="Only jobs of this hook.")] = None,
     state: Annotated[
-        str | None,
-        typer.Option(
-            "--state",
-            metavar="STATE",
-            help="Only jobs in this state: waiting, running, succeeded, failed, cancelled or expired.",
-        ),
+        Literal["waiting", "running", "succeeded", "failed", "cancelled", "expired"] | None,
+        typer.Option("--state", help="Only jobs in this state."),
     ] = None,
     last: Annotated[int, typer.Option("--last", metavar="N", min=1, help="Number of jobs to show.")] = 20,
     *,
     root: Root,
-) -> Answer:
+) -> Listing:
     """List recent jobs of hooks with results."""
     with root.reading() as index:
         rows = index.jobs.page(None, last, hook=hook, state=state)
-    return fitted(f"last {len(rows)} jobs", JOBS, rows)
+    return listing(f"last {len(rows)} jobs", JOBS, rows)
 
 
 @app.command()

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from node.cli.options import ChangedRoot, Commands, Root, Yes, confirm
-from node.cli.output import Answer, Columns, listing, minute_of
+from node.cli.output import Answer, Columns, Listing, listing
 
 app = Commands(help="Workitems of clients (UPS-RS).", no_args_is_help=True)
 
 WORKITEMS: Columns = {
-    "created": minute_of("created_at"),
+    "created": "created_at",
     "created by": "created_by",
     "state": "state",
     "workitem": "sop_instance_uid",
@@ -22,13 +22,13 @@ WORKITEMS: Columns = {
 @app.command("list")
 def list_(
     state: Annotated[
-        str | None,
-        typer.Option("--state", metavar="STATE", help="SCHEDULED, 'IN PROGRESS', COMPLETED or CANCELED."),
+        Literal["SCHEDULED", "IN PROGRESS", "COMPLETED", "CANCELED"] | None,
+        typer.Option("--state", help="Only workitems in this state."),
     ] = None,
     last: Annotated[int, typer.Option("--last", metavar="N", min=1, help="Number of workitems to show.")] = 20,
     *,
     root: Root,
-) -> Answer:
+) -> Listing:
     """List the newest workitems that clients created."""
     with root.reading() as index:
         rows = index.created_workitems.page(None, last, state=state)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from node.cli.options import Commands, Configured, Root
-from node.cli.output import Answer, listing, printable, problems_of
+from node.cli.output import Answer, Listing, listing, printable, problems_of
 from node.errors import UsageError
 
 app = Commands(help="Scheduled and performed procedure steps.", no_args_is_help=True)
@@ -24,7 +24,7 @@ def list_(
     last: Annotated[int, typer.Option("--last", metavar="N", min=1, help="Number of entries to show.")] = 20,
     *,
     root: Root,
-) -> Answer:
+) -> Listing:
     """List the newest entries of the worklist."""
     with root.reading() as index:
         rows = index.scheduled_steps.page(None, last)[::-1]
@@ -36,7 +36,7 @@ def performed(
     last: Annotated[int, typer.Option("--last", metavar="N", min=1, help="Number of steps to show.")] = 20,
     *,
     root: Root,
-) -> Answer:
+) -> Listing:
     """List the newest procedure steps that modalities report."""
     with root.reading() as index:
         rows = index.performed_steps.page(None, last)[::-1]

@@ -20,18 +20,20 @@ def _nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_options_alone_are_the_section() -> None:
-    section, keys, _ = _section(Configured(None), {"formats": ["mhd"], "workers": 2})
+    section, keys, _ = _section(
+        Configured(None), {"--format": ("convert.formats", ["mhd"]), "--workers": ("convert.workers", 2)}
+    )
     assert (section.formats, section.workers, section.compress, keys) == (("mhd",), 2, True, {"formats", "workers"})
 
 
 def test_a_wrong_option_is_explained() -> None:
-    with pytest.raises(UsageError, match=r"flag: convert\.formats\.0: 'niftii': input should be 'nifti'"):
-        _section(Configured(None), {"formats": ["niftii"]})
+    with pytest.raises(UsageError, match=r"--format: 'niftii': input should be 'nifti'"):
+        _section(Configured(None), {"--format": ("convert.formats", ["niftii"])})
 
 
 def test_options_are_above_the_file_of_the_folder() -> None:
     Path("voxelnode.toml").write_text('[convert]\nformats = ["nrrd"]\nworkers = 3\n', encoding="utf-8")
-    section, keys, _ = _section(Configured(None), {"workers": 2})
+    section, keys, _ = _section(Configured(None), {"--workers": ("convert.workers", 2)})
     assert (section.formats, section.workers, keys) == (("nrrd",), 2, {"formats", "workers"})
 
 
