@@ -511,12 +511,23 @@ def _weighed(known: Expectation, findings: Sequence[Evidence], count: tuple[int,
     return [*weighed, *parts]
 
 
+def lacking_companions(usual: Usual, series: int) -> str:
+    """Return in words that a study has fewer series of a protocol than nearly all others."""
+    return (
+        f"{usual.series} of the last {usual.of} studies with this protocol have {usual.instances} series of it "
+        f"({_when(usual)}), this one has {series}"
+    )
+
+
+def _when(usual: Usual) -> str:
+    return f"on {usual.first_day}" if usual.first_day == usual.last_day else f"{usual.first_day} to {usual.last_day}"
+
+
 def _unusual(received: int, usual: Usual) -> Evidence:
-    when = f"on {usual.first_day}" if usual.first_day == usual.last_day else f"{usual.first_day} to {usual.last_day}"
     studies = f", such as in study {' and '.join(usual.studies)}" if usual.studies else ""
     fact = (
         f"{usual.series} of the last {usual.of} series of this protocol have {usual.instances} instances "
-        f"({when}{studies}), this one has {received}"
+        f"({_when(usual)}{studies}), this one has {received}"
     )
     missing = usual.instances - received
     return Evidence("protocol", fact, f"{missing} instances", missing, doubtful=True)

@@ -6,6 +6,7 @@ import datetime as dt
 from typing import Any
 
 import pytest
+from pydicom.uid import generate_uid
 from sqlalchemy import select, update
 
 from node.completeness import InstanceCounts, Usual, completeness_of, expectation
@@ -106,10 +107,12 @@ def test_another_protocol_scanner_or_matrix_has_a_memory_of_its_own(root: Root) 
     assert memory.of(4) is not None
 
 
+@pytest.mark.slow
 def test_series_without_a_name_are_not_compared(root: Root) -> None:
     assert Memory(root).of(*[USUAL] * 12, 4, ProtocolName=None, SeriesDescription=None) is None
 
 
+@pytest.mark.slow
 def test_a_series_counts_once_and_a_protocol_is_forgotten_some_day(root: Root) -> None:
     memory = Memory(root)
     memory.of(*[USUAL] * 9)
@@ -128,6 +131,36 @@ def test_a_count_that_agrees_outweighs_what_is_usual() -> None:
     assert completeness_of(expectation(counts, usual=usual), placed=True, times=1).state == "complete"
 
 
+@pytest.mark.slow
+def test_a_field_map_without_its_other_half_is_suspect_until_that_comes(root: Root) -> None:
+    def field_map(study: str, *directions: str) -> list[str]:
+        uids = []
+        for number, direction in enumerate(directions):
+            for ds in make.mr_series(2, study_uid=study, ProtocolName=f"SEFieldMap_{direction}", SeriesNumber=number):
+                root.take(ds)
+            settle(root)
+            uids.append(str(ds.SeriesInstanceUID))
+        root.clock.move(86400)
+        root.index.studies.mark_quiet(dt.timedelta(seconds=900), root.clock())
+        return uids
+
+    def verdict_of(uid: str) -> tuple[Any, ...]:
+        [row] = rows(root, "SELECT * FROM v_series WHERE series_instance_uid = :uid", uid=uid)
+        return row["verdict"], row["verdict_rule"], row["verdict_reason"], row["missing_detail"]
+
+    for _ in range(10):
+        pair = field_map(generate_uid(), "AP", "PA")
+        assert {verdict_of(uid)[0] for uid in pair} == {"complete"}
+    study = generate_uid()
+    [lone] = field_map(study, "AP")
+    state, rule, reason, missing = verdict_of(lone)
+    assert (state, rule, missing) == ("suspect", "protocol", "1 series of this protocol")
+    assert reason.startswith("10 of the last 10 studies with this protocol have 2 series of it (2026-01-02 to 2026-01-")
+    [other] = field_map(study, "PA")
+    assert [verdict_of(uid)[:2] for uid in (lone, other)] == [("complete", "geometry")] * 2
+
+
+@pytest.mark.slow
 def test_a_protocol_that_has_changed_is_learnt_again(root: Root) -> None:
     memory = Memory(root)
     memory.of(16)

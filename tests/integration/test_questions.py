@@ -11,7 +11,7 @@ import pytest
 from pydicom import Dataset
 from pynetdicom import AE, evt
 
-from node.dicom.uids import STUDY_ROOT_FIND
+from node.dicom.uids import STUDY_ROOT_FIND, VERIFICATION
 from node.extensions.peers.asking import Asking, Questioner
 from node.index.work.ledger import Ended, Work
 from node.receive.ingest import Origin
@@ -56,6 +56,16 @@ def source() -> Iterator[Source]:
     server: Any = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_FIND, found.answer)])
     found.port = server.server_address[1]
     yield found
+    server.shutdown()
+
+
+@pytest.fixture
+def echo_only() -> Iterator[int]:
+    """The port of a peer that offers no C-FIND."""
+    ae = AE("PACS")
+    ae.add_supported_context(VERIFICATION)
+    server: Any = ae.start_server(("127.0.0.1", 0), block=False)
+    yield server.server_address[1]
     server.shutdown()
 
 
@@ -137,6 +147,7 @@ def test_a_loss_at_the_end_is_named(root: Root, source: Source, asked: Asked) ->
     assert verdict(root) == ("complete", "c-find", 8, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("count", "has", "lists", "expected"),
     [
@@ -174,6 +185,7 @@ def test_an_answer_after_the_conversion_changes_the_verdict(root: Root, source: 
     assert verdict(root) == ("incomplete", "c-find", 6, 1)
 
 
+@pytest.mark.slow
 def test_an_answer_about_other_instances_counts_nothing(root: Root, source: Source, asked: Asked) -> None:
     first, *rest = make.ct_series(4)
     took(root, [first])
@@ -184,25 +196,26 @@ def test_an_answer_about_other_instances_counts_nothing(root: Root, source: Sour
     assert verdict(root) == ("complete", "geometry", None, 0)
 
 
-@pytest.mark.parametrize("refuses", [True, False])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["fails", "is not there", "offers none"])
 def test_a_sender_that_does_not_answer_delays_nothing_and_is_left_alone(
-    root: Root, source: Source, asked: Asked, refuses: bool
+    root: Root, source: Source, echo_only: int, asked: Asked, how: str
 ) -> None:
     source.fails = True
-    questions = asked(0 if refuses else 1)
+    questions = asked({"fails": 0, "is not there": 1, "offers none": echo_only}[how])
     took(root, make.ct_series(4))
     root.clock.move(51)
     assert questions.ask() == ["failed"]
     settle(root, 10)
     assert verdict(root) == ("complete", "geometry", None, 0)
     assert the_series(root)["verdict_reason"].endswith("; the sender does not answer C-FIND")
-    for hours, outcomes in ((0, []), (1, [] if refuses else ["failed"]), (24, ["failed"])):
+    for hours, outcomes in ((0, []), (1, [] if how == "offers none" else ["failed"]), (24, ["failed"])):
         root.clock.move(3600 * hours)
         took(root, make.ct_series(2))
         root.clock.move(51)
         assert questions.ask() == outcomes
         settle(root, 10)
-    assert len(source.asked) == (2 if refuses else 0)
+    assert len(source.asked) == (3 if how == "fails" else 0)
 
 
 def test_only_senders_with_an_address_are_asked(root: Root, source: Source, asked: Asked) -> None:
@@ -228,6 +241,7 @@ def test_a_count_told_twice_and_reached_makes_a_series_due_at_once_where_that_is
     assert events(root) == ["series-confirmed", "series-quiet", "series-converted"]
 
 
+@pytest.mark.slow
 def test_a_count_that_grows_or_is_not_reached_makes_nothing_due(root: Root, source: Source, asked: Asked) -> None:
     counts = iter((4, 5, 6, 6, 6))
     whole = make.ct_series(6)

@@ -1,7 +1,7 @@
 """The sender of a series is asked how many instances it has, and if it has more, which: at most 30 seconds each time.
 
-A sender that does not answer is left alone: ten minutes if it cannot be reached, a day if it offers no C-FIND or
-refuses. No conversion waits for an answer; one that comes later changes the verdict.
+A sender that does not answer is left alone: for ten minutes, or for a day if it offers no C-FIND. No conversion waits
+for an answer; one that comes later changes the verdict.
 
 A sender that is still acquiring a series counts what it has so far. One that may have its series converted early
 (`[peers.NAME] confirm_by_find`) is therefore asked again and again, and believed once two counts in a row agree.
@@ -16,7 +16,7 @@ from time import monotonic
 
 import structlog
 
-from node.association.client.association import NoAssociation, NothingAccepted, address_of
+from node.association.client.association import NothingAccepted, address_of
 from node.background import BackgroundService
 from node.completeness import MAX_NAMED, Reported
 from node.errors import PeerFailed, UsageError
@@ -40,8 +40,8 @@ MAX_SECONDS = 30.0
 RESPONSE_SECONDS = 10.0
 """Longest wait for the connection, its acceptance and each response."""
 
-UNREACHED_SECONDS = 600.0
-REFUSED_SECONDS = 86400.0
+SILENT_SECONDS = 600.0
+NOT_OFFERED_SECONDS = 86400.0
 
 FOLLOW_SECONDS = 1.0
 """Longest delay from a commit to the next look at the series that wait."""
@@ -111,8 +111,7 @@ class Asking:
         except (PeerFailed, UsageError) as error:
             if stopping.is_set():
                 return None
-            is_unreached = isinstance(error, NoAssociation) and not isinstance(error, NothingAccepted)
-            silent_seconds = UNREACHED_SECONDS if is_unreached else REFUSED_SECONDS
+            silent_seconds = NOT_OFFERED_SECONDS if isinstance(error, NothingAccepted) else SILENT_SECONDS
             log.warning("sender_not_asked", peer=name, reason=str(error)[:REASON_LENGTH])
             problem = Reported(waiting.received, problem="does not answer C-FIND")
             self._index.series.record_reported(key, problem, self._now())

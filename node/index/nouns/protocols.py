@@ -1,22 +1,25 @@
-"""Protocols: how many instances their series have, learnt from the series that were converted.
+"""Protocols: how many instances their series have, and how many series of them a study has, learnt from the last ones.
 
 A series that has fewer than nearly all series of its protocol, on the same scanner, is suspect. Rare protocols and
-those whose series vary raise no suspicion, and a smaller number that came twice is a variant.
+those whose series vary raise no suspicion, and a smaller number that came twice is a variant. So it is with series that
+come together, such as two field maps, once their study is quiet: then others may still come, and clear them.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import json
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, select
+from sqlalchemy import Connection, Row, delete, func, null, select, update
 from sqlalchemy.orm import join
 
-from node.completeness import Usual
+from node.completeness import Usual, lacking_companions
 from node.index.engine.sql import insert
 from node.index.models import ImageRow, ProtocolRow, SeriesRow, StudyRow
 
@@ -44,8 +47,13 @@ _SAME = (
 )
 """The columns that two series of one protocol share, beside the SOP class and the matrix."""
 
+_DIRECTION = re.compile(
+    r"(?<![a-z])(ap|pa|lr|rl|hf|fh|up|down|fwd|rev|mag|magnitude|pha|phase)(?![a-z])", re.IGNORECASE
+)
+"""What distinguishes the names of two protocols of one pair."""
+
 Remembered = tuple[str, int, str]
-"""Of a series: a digest of its UID, its number of instances, and the day on which it was converted."""
+"""Of a series (or a study): a digest of its UID, its number of instances (or of series), and the day."""
 
 
 def learn(connection: Connection, series_id: int, instances: int, now: dt.datetime) -> None:
@@ -54,13 +62,7 @@ def learn(connection: Connection, series_id: int, instances: int, now: dt.dateti
     key = _key_of(connection, row)
     if key is None:
         return
-    others, own = _remembered(connection, key), _digest(row.series_instance_uid)
-    series = [one for one in others if one[0] != own]
-    values = {"series": [*series, (own, instances, now.date().isoformat())][-MAX_SERIES:], "learnt_at": now}
-    if not others:
-        connection.execute(delete(ProtocolRow).where(ProtocolRow.learnt_at < now - KEPT))
-    added = insert(ProtocolRow).values(key=key, **values)
-    connection.execute(added.on_conflict_do_update(index_elements=["key"], set_=values))
+    _remember(connection, key, row.series_instance_uid, instances, now)
 
 
 def usual_of(connection: Connection, row: Row[Any], received: int) -> Usual | None:
@@ -68,13 +70,62 @@ def usual_of(connection: Connection, row: Row[Any], received: int) -> Usual | No
     key = _key_of(connection, row)
     if key is None:
         return None
-    own = _digest(row.series_instance_uid)
-    series = [one for one in _remembered(connection, key) if one[0] != own]
-    instances = usual_count([instances for _, instances, _ in series], received)
-    if instances is None:
+    usual = _usual(connection, key, row.series_instance_uid, received)
+    return None if usual is None else replace(usual, studies=_studies_of(connection, row, usual.instances))
+
+
+def judge_companions(connection: Connection, study_id: int, now: dt.datetime) -> None:
+    """Remember how many series of each protocol a quiet study has; doubt those of which it has fewer than usual.
+
+    Those that were doubted before, and of which the others have come since, are as they were.
+    """
+    study = connection.execute(select(StudyRow.study_instance_uid).where(StudyRow.id == study_id)).scalar_one()
+    together: dict[str, list[Row[Any]]] = defaultdict(list)
+    for row in connection.execute(
+        select(SeriesRow.__table__).where(SeriesRow.study_id == study_id, SeriesRow.protocol_name.is_not(None))
+    ):
+        name = " ".join(_DIRECTION.sub("", row.protocol_name.lower()).split())
+        scanner = row.modality, row.manufacturer, row.manufacturer_model_name, row.station_name
+        together[_digest(json.dumps(["study", *scanner, name]))].append(row)
+    for key, series in together.items():
+        usual = _usual(connection, key, study, len(series))
+        _remember(connection, key, study, len(series), now)
+        for row in series:
+            if row.undoubted is not None and usual is None:
+                before = {**row.undoubted, "verdict": "complete", "missing_instances": 0, "missing_detail": ""}
+                connection.execute(update(SeriesRow).where(SeriesRow.id == row.id).values(**before, undoubted=null()))
+            elif row.verdict == "complete" and usual is not None:
+                missing = usual.instances - len(series)
+                doubt = {
+                    "verdict": "suspect",
+                    "verdict_rule": "protocol",
+                    "verdict_reason": f"{lacking_companions(usual, len(series))}; {row.verdict_reason}",
+                    "missing_instances": None,
+                    "missing_detail": f"{missing} series of this protocol",
+                    "undoubted": {"verdict_rule": row.verdict_rule, "verdict_reason": row.verdict_reason},
+                }
+                connection.execute(update(SeriesRow).where(SeriesRow.id == row.id).values(doubt))
+
+
+def _usual(connection: Connection, key: str, uid: str, received: int) -> Usual | None:
+    """Return what is usual besides the series or study with this UID, if it has fewer."""
+    own = _digest(uid)
+    others = [one for one in _remembered(connection, key) if one[0] != own]
+    usual = usual_count([count for _, count, _ in others], received)
+    if usual is None:
         return None
-    days = sorted(day for _, count, day in series if count == instances)
-    return Usual(instances, len(days), len(series), days[0], days[-1], _studies_of(connection, row, instances))
+    days = sorted(day for _, count, day in others if count == usual)
+    return Usual(usual, len(days), len(others), days[0], days[-1])
+
+
+def _remember(connection: Connection, key: str, uid: str, count: int, now: dt.datetime) -> None:
+    known, own = _remembered(connection, key), _digest(uid)
+    others = [one for one in known if one[0] != own]
+    values = {"series": [*others, (own, count, now.date().isoformat())][-MAX_SERIES:], "learnt_at": now}
+    if not known:
+        connection.execute(delete(ProtocolRow).where(ProtocolRow.learnt_at < now - KEPT))
+    added = insert(ProtocolRow).values(key=key, **values)
+    connection.execute(added.on_conflict_do_update(index_elements=["key"], set_=values))
 
 
 def usual_count(counts: Sequence[int], received: int) -> int | None:

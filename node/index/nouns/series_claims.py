@@ -772,6 +772,7 @@ def _completeness_columns(completeness: Completeness | None) -> dict[str, Any]:
         "expected_source": completeness.expected_source,
         "missing_instances": completeness.missing,
         "missing_detail": completeness.missing_detail,
+        "undoubted": None,
     }
 
 

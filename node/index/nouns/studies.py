@@ -28,6 +28,7 @@ from node.index.models import (
     VolumeRow,
 )
 from node.index.nouns.events import record_event
+from node.index.nouns.protocols import judge_companions
 from node.index.nouns.records import StoredStudy
 from node.index.nouns.views import StudyViews
 
@@ -65,6 +66,7 @@ class StudyRepository(IndexRepository):
         for study in studies:
             count = connection.execute(select(func.count()).where(SeriesRow.study_id == study.id)).scalar_one()
             detail = f"{count} series, none of them open"
+            judge_companions(connection, study.id, now)
             record_event(connection, "study-quiet", now, study_instance_uid=study.study_instance_uid, detail=detail)
         return len(studies)
 
