@@ -12,7 +12,7 @@ from node.conversion.datasets import SeriesFiles
 from node.conversion.job import ConversionJob
 from node.dicom.values import text
 from node.errors import ConversionRefused, VoxelnodeError
-from node.hookspecs import Objects, Output
+from node.hookspecs import ObjectKind, Objects, Output
 from node.index.nouns.converted import ConvertedFile, SeriesKey
 from node.registry import resolve
 from node.volume.assemble import DAMAGE, damage_detail
@@ -28,12 +28,13 @@ class SeriesObjects:
     """
 
     def __init__(self, job: ConversionJob) -> None:
-        self._job, self._kinds = job, job.objects
+        self._job = job
         self.damaged: list[tuple[str, str]] = []
         self._in_volumes: set[str] = set()
         self._objects: dict[str, Objects] = {}
         self._taken: set[str] = set()
         self._exclusions: list[Exclusion] = []
+        self._possible: dict[str, list[ObjectKind]] = {}
 
     def set_apart(self, datasets: Iterable[Dataset]) -> Iterator[Dataset]:
         """Yield the data sets that no extension takes."""
@@ -42,10 +43,8 @@ class SeriesObjects:
                 yield ds
 
     def _is_taken(self, ds: Dataset) -> bool:
-        sop_class, uid = text(ds, "SOPClassUID"), text(ds, "SOPInstanceUID")
-        for kind in self._kinds:
-            if not kind.may_be(sop_class):
-                continue
+        for kind in self._kinds_of(text(ds, "SOPClassUID")):
+            uid = text(ds, "SOPInstanceUID")
             if kind.place not in self._objects:
                 self._objects[kind.place] = resolve(kind.place)()
             try:
@@ -58,6 +57,12 @@ class SeriesObjects:
             self._taken.add(uid)
             return True
         return False
+
+    def _kinds_of(self, sop_class_uid: str) -> list[ObjectKind]:
+        """Return the kinds of which instances of a SOP class may be; a series has thousands of one class."""
+        if sop_class_uid not in self._possible:
+            self._possible[sop_class_uid] = [kind for kind in self._job.objects if kind.may_be(sop_class_uid)]
+        return self._possible[sop_class_uid]
 
     @property
     def references(self) -> tuple[SeriesKey, ...]:

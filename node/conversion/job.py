@@ -79,6 +79,8 @@ class ConversionJob:
         Transfer syntaxes of the instances, as they were announced.
     objects : tuple of ObjectKind
         The instances without pixels that extensions turn into files.
+    sop_class_uids : frozenset of str or None
+        SOP classes of the instances; None: any.
     joined : Joined or None
         The instances are those of several series.
     """
@@ -93,12 +95,19 @@ class ConversionJob:
     descriptions: Mapping[str, str] = field(default_factory=dict)
     transfer_syntax_uids: frozenset[str] = frozenset()
     objects: tuple[ObjectKind, ...] = ()
+    sop_class_uids: frozenset[str] | None = None
     joined: Joined | None = None
 
     @property
     def has_codestreams(self) -> bool:
         """Whether there are frames in JPEG, JPEG-LS or JPEG 2000 (PS3.6 A), most of whose time is that of decoding."""
         return any(uid.startswith("1.2.840.10008.1.2.4.") for uid in self.transfer_syntax_uids)
+
+    def with_objects(self, objects: tuple[ObjectKind, ...]) -> ConversionJob:
+        """Return the job with those of these kinds of which its instances may be; a child loads what they need."""
+        uids = self.sop_class_uids
+        possible = objects if uids is None else tuple(kind for kind in objects if any(map(kind.may_be, uids)))
+        return replace(self, objects=possible)
 
     @property
     def files(self) -> Mapping[Path, str]:

@@ -91,6 +91,7 @@ class _Series:
     attributes: dict[str, Any]
     instances: list[tuple[str, Path]] = field(default_factory=list)
     transfer_syntax_uids: set[str] = field(default_factory=set)
+    sop_class_uids: set[str] = field(default_factory=set)
     name: str = ""
     comparison: dict[str, Any] | None = None
     joined: Joined | None = None
@@ -279,6 +280,7 @@ def _joined(all_series: list[_Series]) -> list[_Series]:
                 parts[0],
                 instances=[instance for series in parts for instance in series.instances],
                 transfer_syntax_uids=set().union(*(series.transfer_syntax_uids for series in parts)),
+                sop_class_uids=set().union(*(series.sop_class_uids for series in parts)),
                 joined=Joined(tuple(series.series_instance_uid for series in parts), acquisition.proof),
             )
             joined |= {id(series): None for series in parts} | {id(parts[0]): first}
@@ -387,6 +389,7 @@ def _converted(
             name=series.name,
             descriptions=_descriptions(series),
             transfer_syntax_uids=frozenset(series.transfer_syntax_uids),
+            sop_class_uids=frozenset(series.sop_class_uids),
             joined=series.joined,
         )
         converted = run_with_references(job, run, look_up)
@@ -483,6 +486,7 @@ def _grouped(
             grouped[key] = _Series(*uids, _attributes(file))
         grouped[key].instances.append((identity.sop_instance_uid, path))
         grouped[key].transfer_syntax_uids.add(identity.transfer_syntax_uid)
+        grouped[key].sop_class_uids.add(identity.sop_class_uid)
     return grouped
 
 

@@ -10,7 +10,6 @@ import os
 import resource
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 from node.child_process.child import ChildDied, ChildPool
 from node.child_process.messages import ChildLate
 from node.child_process.serving import Apart, Assistance, Channel, ChildLimits, serve_apart, use_one_thread
+from node.conversion.answers import NoAnswer, read_answer, write_answer
 from node.dicom.lean_import import in_parts, load_pydicom
 from node.durable import NO_ROOM
 from node.errors import VoxelnodeError, is_of_system, is_out_of_memory, type_and_location
@@ -55,7 +55,7 @@ class Converters:
     niceness : int
         Niceness of the children.
     objects : tuple of ObjectKind
-        What every job has of it (`ConversionJob.objects`).
+        What jobs have of it (`ConversionJob.objects`), if their instances may be of that kind.
     options : WriteOptions, optional
         Those of most jobs: a child loads what they need before its first job, and with the job otherwise.
     """
@@ -83,7 +83,7 @@ class Converters:
         ChildCancelled
             `cancelled` was set first, or the converters are closed; the conversion may begin again.
         """
-        job = replace(job, objects=self.objects)
+        job = job.with_objects(self.objects)
         apart = Apart(job, limits, tuple(job.files), (job.folder,), self._assistants() if job.has_codestreams else 0)
         try:
             answer = self._children.call(apart, limits.deadline_seconds, cancelled)
@@ -109,8 +109,6 @@ class Converters:
 
 
 def _checked(content: bytes, job: ConversionJob) -> Converted:
-    from node.conversion.answers import NoAnswer, read_answer
-
     try:
         return read_answer(content, job)
     except NoAnswer as error:
@@ -164,7 +162,6 @@ def _loaded() -> tuple[Callable[[ConversionJob], Converted], Callable[[Converted
     gc.disable()
     load_pydicom()
     in_parts("nibabel")
-    from node.conversion.answers import write_answer
     from node.conversion.pipeline import convert
 
     gc.freeze()

@@ -20,6 +20,7 @@ from pydicom.data import get_testdata_file
 
 from node.conversion.job import ConversionJob
 from node.index.engine.place import FILE_NAME, upgrade
+from node.registry import installed, objects_of
 from node.writers.options import WriteOptions
 
 COMMAND = """
@@ -189,8 +190,10 @@ def converting(folder: Path, name: str, **options: Any) -> set[str]:
     """Convert one instance in the process that a child of the command is; return the packages that it loaded."""
     path = Path(str(get_testdata_file(name)))
     (folder / "out").mkdir()
-    job = ConversionJob(((dcmread(path).SOPInstanceUID, path),), folder / "out", WriteOptions(**options))
-    (folder / "job").write_bytes(pickle.dumps(job))
+    ds = dcmread(path)
+    classes = frozenset((str(ds.SOPClassUID),))
+    job = ConversionJob(((ds.SOPInstanceUID, path),), folder / "out", WriteOptions(**options), sop_class_uids=classes)
+    (folder / "job").write_bytes(pickle.dumps(job.with_objects(objects_of(installed()))))
     command = [sys.executable, "-c", CONVERTER, folder / "modules", folder / "job"]
     subprocess.run(command, cwd=PROJECT, check=True, timeout=60)
     return loaded(folder)
@@ -207,6 +210,7 @@ def test_a_conversion_to_nifti_loads_of_nibabel_what_writes_nifti(tmp_path: Path
     modules = set((tmp_path / "modules").read_text().splitlines())
     assert "nibabel.nifti2" in modules
     assert modules.isdisjoint({"nibabel.loadsave", "nibabel.cifti2", "nibabel.gifti", "nibabel.streamlines"})
+    assert not [name for name in modules if name.startswith("node.extensions.")]
 
 
 def test_a_package_that_is_loaded_in_parts_loads_itself_when_it_is_used() -> None:
