@@ -65,8 +65,8 @@ def rescale(ds: Dataset) -> tuple[float, float]:
         if not scaling:
             raise ConversionRefused(Reason.CONTRADICTORY, "(3004,000E) Dose Grid Scaling is missing or 0")
         return scaling, 0.0
-    if held(ds, standard_tag("RescaleSlope")) is None and "RealWorldValueMappingSequence" in ds:
-        mapped = instead_of_rescale(ds, items(ds, "RealWorldValueMappingSequence"))
+    if held(ds, standard_tag("RescaleSlope")) is None and (mappings := items(ds, "RealWorldValueMappingSequence")):
+        mapped = instead_of_rescale(ds, mappings)
         if mapped is not None:
             return mapped
     slope, intercept = number(ds, "RescaleSlope"), number(ds, "RescaleIntercept")
