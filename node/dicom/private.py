@@ -144,7 +144,7 @@ def _creators(elements: Mapping[BaseTag, Element], group: int) -> Iterator[BaseT
     first, others = _creator_tags(group)
     if first in elements:
         yield first
-    yield from sorted(others.intersection(elements))
+    yield from sorted(filter(others.__contains__, elements))
 
 
 @cache

@@ -143,7 +143,7 @@ def _still_without_copies(frames: Sequence[Frame]) -> tuple[list[Frame], VolumeW
 
     No two times that move have a plane at exactly one place, but a copy has that of its original.
     """
-    planes = np.hstack([[frame.position for frame in frames], [frame.orientation for frame in frames]]).tolist()
+    planes = np.array([(*frame.position, *frame.orientation) for frame in frames]).tolist()  # type: ignore[misc]
     keys = [(*plane, *weighting(frame)) for plane, frame in zip(planes, frames, strict=True)]
     originals = dict(zip(reversed(keys), reversed(frames), strict=True))
     if not 0 < len(frames) - len(originals) <= MAX_COPIES * len(frames):
