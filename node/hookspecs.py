@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from node.routing.destination import Destination as Receiver
     from node.routing.held import HeldWorker
     from node.selector import Selector
-    from node.settings.model import Destination, Oidc, Route, Settings, Verb
+    from node.settings.model import AuditSettings, Destination, Oidc, Route, Settings, Verb
     from node.volume.model import Volume
     from node.volume.reasons import Exclusion, Refusal
     from node.web.credentials import FederatedIdentity
@@ -400,6 +400,20 @@ OpenSignIns = Callable[["Oidc"], SignIns]
 """Takes [web.oidc]; raises `UsageError` if the secret or the certificates cannot be read."""
 
 
+class AuditCopy(Protocol):
+    """Where each line of the audit log is sent as well. Thread-safe."""
+
+    def send(self, line: str, at: str) -> None:
+        """Send a line, written at an ISO 8601 time; never wait for the receiver, and never raise."""
+
+    def close(self) -> None:
+        """Send what waits, for a few seconds at most."""
+
+
+OpenAuditCopy = Callable[["AuditSettings"], AuditCopy]
+"""Takes [audit], whose `syslog` is not empty; raises `UsageError` if it cannot be used."""
+
+
 class Results(Protocol):
     """Stores what hooks leave for their jobs. Thread-safe."""
 
@@ -571,6 +585,8 @@ class Extension:
     """`Ways` to take identities out of copies."""
     sign_ins: Place = ""
     """An `OpenSignIns`, for [web.oidc]."""
+    audit_copy: Place = ""
+    """An `OpenAuditCopy`, for [audit] syslog."""
     results: Place = ""
     """A `ResultsKind`, for hooks with `results`."""
     objects: Sequence[ObjectKind] = ()

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from node.errors import UsageError
 from node.hookspecs import (
+    AuditCopy,
     Comparer,
     DestinationKind,
     ErrorPage,
     Extension,
     Key,
     ObjectKind,
+    OpenAuditCopy,
     OpenChannel,
     OpenReceiver,
     OpenSignIns,
@@ -46,6 +48,7 @@ BUILT_IN: tuple[Place, ...] = (
     "node.extensions.oidc:EXTENSION",
     "node.extensions.dicomweb:EXTENSION",
     "node.extensions.structure_sets:EXTENSION",
+    "node.extensions.syslog:EXTENSION",
     "node.extensions.reports:EXTENSION",
     "node.extensions.results:EXTENSION",
     "node.extensions.spectroscopy:EXTENSION",
@@ -155,6 +158,20 @@ def sign_ins_of(settings: Settings) -> SignIns | None:
             open_sign_ins: OpenSignIns = resolve(extension.sign_ins)
             return open_sign_ins(settings.web.oidc)
     raise _off("[web.oidc] issuer")
+
+
+def audit_copy_of(settings: Settings) -> AuditCopy | None:
+    """Return where each line of the audit log is sent as well; None: nowhere.
+
+    Raises UsageError if the extension for it is switched off, or [audit] syslog cannot be used.
+    """
+    if not settings.audit.syslog:
+        return None
+    for extension in enabled(settings):
+        if extension.audit_copy:
+            open_audit_copy: OpenAuditCopy = resolve(extension.audit_copy)
+            return open_audit_copy(settings.audit)
+    raise _off("[audit] syslog")
 
 
 def error_page_of(settings: Settings) -> ErrorPage | None:

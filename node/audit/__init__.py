@@ -1,1 +1,1 @@
-"""The audit log: its lines, its files, and its copy at a syslog collector."""
+"""The audit log: its lines and its files."""

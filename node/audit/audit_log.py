@@ -15,11 +15,8 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
-import logging
-import logging.handlers
 import os
 import socket
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -27,15 +24,15 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from time import monotonic
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import structlog
 
 from node.audit.audit_files import FILE_NAME, FIRST, last_line, set_full_file_aside
-from node.audit.syslog import SCHEME, TlsSyslog
 from node.dicom.attributes import InstanceAttributes
 from node.durable import sync_folder
-from node.errors import UsageError, VoxelnodeError
+from node.errors import VoxelnodeError
+from node.hookspecs import AuditCopy
 from node.settings.model import AuditSettings
 
 log = structlog.get_logger()
@@ -126,7 +123,9 @@ class Audit:
     ae_title : str
         AE title of this node, the source of every line.
     settings : AuditSettings
-        The size of a file, and where every line is sent as well, with the facility of PS3.15 A.6.1.
+        The size of a file.
+    copy : AuditCopy or None
+        Where every line is sent as well.
 
     Raises
     ------
@@ -140,12 +139,13 @@ class Audit:
         ae_title: str,
         settings: AuditSettings = DEFAULTS,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
+        copy: AuditCopy | None = None,
     ) -> None:
         self._path, self._now = root.absolute() / FILE_NAME, now
         self._maximum_bytes = settings.maximum_bytes
         self._source = {"ae_title": ae_title, "host": socket.gethostname(), "pid": os.getpid()}
         self._lock = threading.Lock()
-        self._syslog = open_syslog(settings)
+        self._copy = copy
         try:
             last = last_line(self._path.parent)
             self._file = self._open()
@@ -206,17 +206,15 @@ class Audit:
                 raise _failed(self._path, error) from error
             self._previous = hashlib.sha256(line).hexdigest()
             self._begin_next_file_if_full()
-        if isinstance(self._syslog, TlsSyslog):
-            self._syslog.send(line.decode().rstrip(), str(content["at"]))
-        elif self._syslog is not None:
-            self._syslog.handle(logging.makeLogRecord({"msg": line.decode().rstrip(), "levelname": "INFO"}))
+        if self._copy is not None:
+            self._copy.send(line.decode().rstrip(), str(content["at"]))
 
     def close(self) -> None:
         """Make all lines durable, and close the file."""
         os.fsync(self._file)
         os.close(self._file)
-        if self._syslog is not None:
-            self._syslog.close()
+        if self._copy is not None:
+            self._copy.close()
 
     def _open(self) -> int:
         file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -329,26 +327,3 @@ class Transfers:
 
 def _failed(path: Path, error: OSError) -> AuditFailed:
     return AuditFailed(f"{path} cannot be written ({error.strerror}): nothing is deleted or changed until it can")
-
-
-class _Syslog(logging.handlers.SysLogHandler):
-    """Sends with facility 10 and severity 5 (normal but significant), PS3.15 A.6.1."""
-
-    priority_map: ClassVar[dict[str, str]] = {"INFO": "notice"}
-
-    def handleError(self, record: logging.LogRecord) -> None:  # the default prints the line, which names patients
-        log.error("audit_syslog_failed", error=type(sys.exc_info()[1]).__name__)
-
-
-def open_syslog(settings: AuditSettings) -> TlsSyslog | _Syslog | None:
-    address = settings.syslog
-    if not address:
-        return None
-    if address.startswith(SCHEME):
-        files = (settings.syslog_ca_file, settings.syslog_certificate, settings.syslog_key)
-        return TlsSyslog(address.removeprefix(SCHEME), *files)
-    host, colon, port = address.rpartition(":")
-    try:
-        return _Syslog((host, int(port)) if colon and port.isdecimal() else address, _Syslog.LOG_AUTHPRIV)
-    except OSError as error:
-        raise UsageError(f"[audit] syslog = {address!r} cannot be used: {error.strerror or error}") from error

@@ -16,6 +16,7 @@ import structlog
 from node.audit.audit_files import FILE_NAME
 from node.audit.audit_log import Audit, Result
 from node.errors import VoxelnodeError
+from node.registry import audit_copy_of
 from node.settings.model import Settings
 
 log = structlog.get_logger()
@@ -66,5 +67,5 @@ def _write(settings: Settings, detail: str, result: Result) -> None:
     held = hold_or_request(root, lambda: locked_root(root), "note-export", arguments)
     if isinstance(held, dict):
         return
-    with held, closing(Audit(root, settings.dicom.ae_title, settings.audit)) as audit:
+    with held, closing(Audit(root, settings.dicom.ae_title, settings.audit, copy=audit_copy_of(settings))) as audit:
         audit.note(export_message(detail, result, who))

@@ -14,7 +14,7 @@ from socket import AF_INET, AF_INET6, SOCK_DGRAM, gethostname, socket
 from urllib.parse import urlsplit
 
 from node.errors import UsageError, VoxelnodeError
-from node.registry import enabled, sign_ins_of
+from node.registry import audit_copy_of, enabled, sign_ins_of
 from node.settings.model import Peer, Route, Settings, Web, is_loopback
 
 _EVERY_ADDRESS = ("0.0.0.0", "::")
@@ -203,13 +203,9 @@ def _require_account(settings: Settings) -> None:
 
 
 def _check_syslog(settings: Settings) -> None:
-    if settings.audit.syslog is None:
-        return
-    from node.audit.audit_log import open_syslog
-
-    syslog = open_syslog(settings.audit)
-    if syslog is not None:
-        syslog.close()
+    copy = audit_copy_of(settings)
+    if copy is not None:
+        copy.close()
 
 
 def _require_log_folder(settings: Settings) -> None:

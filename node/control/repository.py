@@ -46,7 +46,7 @@ from node.receive.recovery import (
     recover,
     remove_unknown_volumes,
 )
-from node.registry import results_kind
+from node.registry import audit_copy_of, results_kind
 from node.settings.model import Settings, Storage
 
 log = structlog.get_logger()
@@ -133,7 +133,7 @@ class Repository:
         """Make archive, index, journal and intake; no file of an instance is touched, and nothing is received yet."""
         storage = settings.storage
         self.metrics = Metrics()
-        self.audit = Audit(root, settings.dicom.ae_title, settings.audit)
+        self.audit = Audit(root, settings.dicom.ae_title, settings.audit, copy=audit_copy_of(settings))
         self._transfers = Transfers(self.audit)
         self.archive = Archive(root, storage.reserve_bytes, storage.low_bytes, host=settings.holder)
         self.metrics.intake_open.set_function(lambda: float(self.archive.intake.has_room()))

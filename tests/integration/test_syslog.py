@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from node.audit.audit_log import Action, Audit, AuditEvent, AuditMessage, Participant, Result
-from node.audit.syslog import TlsSyslog
 from node.errors import UsageError
+from node.extensions.syslog.collector import TlsSyslog, opened
 from node.settings.model import AuditSettings
 from tests.protocol.conftest import keys  # noqa: F401
 from tests.unit.audit.test_audit_log import lines, tell
@@ -67,7 +67,7 @@ def test_lines_of_the_audit_log_arrive_whole_and_in_order(
         syslog_certificate=keys / "server.pem",
         syslog_key=keys / "server.key",
     )
-    audit = Audit(tmp_path, "VOXELNODE", settings)
+    audit = Audit(tmp_path, "VOXELNODE", copy=opened(settings))
     for detail in ("first", "Ä" * 100_000):
         audit.note(AuditMessage(AuditEvent.QUERY, Action.EXECUTE, Result.SUCCESS, [Participant("a", "")], (), detail))
     with accepted(collector, keys, needs_certificate=True) as connection:
@@ -89,7 +89,7 @@ def test_a_collector_that_comes_back_gets_what_waited(
     keys: Path,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("node.audit.syslog.RETRY_SECONDS", (0.01, 0.05))
+    monkeypatch.setattr("node.extensions.syslog.collector.RETRY_SECONDS", (0.01, 0.05))
     syslog = TlsSyslog(address(collector), keys / "ca.pem")
     plain, _ = collector.accept() if syslog.send("one", "2026-01-01T00:00:00+00:00") is None else (None, None)
     assert plain is not None
@@ -108,7 +108,7 @@ def test_a_collector_without_a_trusted_certificate_gets_nothing(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("node.audit.syslog.END_SECONDS", 0.2)
+    monkeypatch.setattr("node.extensions.syslog.collector.END_SECONDS", 0.2)
     syslog = TlsSyslog(address(collector))  # the authorities of the system
     syslog.send("Doe^Jane", "2026-01-01T00:00:00+00:00")
     with pytest.raises((ssl.SSLError, ConnectionError)):
@@ -119,9 +119,9 @@ def test_a_collector_without_a_trusted_certificate_gets_nothing(
 
 
 def test_lines_beyond_the_room_are_left_to_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("node.audit.syslog.MAX_WAITING", 3)
-    monkeypatch.setattr("node.audit.syslog.CONNECT_SECONDS", 0.2)
-    monkeypatch.setattr("node.audit.syslog.END_SECONDS", 0.1)
+    monkeypatch.setattr("node.extensions.syslog.collector.MAX_WAITING", 3)
+    monkeypatch.setattr("node.extensions.syslog.collector.CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr("node.extensions.syslog.collector.END_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         syslog = TlsSyslog(address(silent))
         for number in range(10):
@@ -147,7 +147,9 @@ def test_every_line_goes_to_syslog_too(tmp_path: Path) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as collector:
         collector.bind(("127.0.0.1", 0))
         collector.settimeout(30)
-        audit = Audit(tmp_path, "VOXELNODE", AuditSettings(syslog=f"127.0.0.1:{collector.getsockname()[1]}"))
+        audit = Audit(
+            tmp_path, "VOXELNODE", copy=opened(AuditSettings(syslog=f"127.0.0.1:{collector.getsockname()[1]}"))
+        )
         tell(audit, "to both")
         message = collector.recv(65536)
         audit.close()
@@ -163,7 +165,9 @@ def test_a_line_that_syslog_does_not_take_is_in_the_file_and_not_on_the_screen(
 ) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as collector:
         collector.bind(("127.0.0.1", 0))
-        audit = Audit(tmp_path, "VOXELNODE", AuditSettings(syslog=f"127.0.0.1:{collector.getsockname()[1]}"))
+        audit = Audit(
+            tmp_path, "VOXELNODE", copy=opened(AuditSettings(syslog=f"127.0.0.1:{collector.getsockname()[1]}"))
+        )
         tell(audit, LONG_NAME)
         audit.close()
     assert len(lines(tmp_path)) == 1
@@ -171,7 +175,7 @@ def test_a_line_that_syslog_does_not_take_is_in_the_file_and_not_on_the_screen(
 
 
 def test_a_syslog_socket_that_is_not_there_yet_costs_no_line(tmp_path: Path) -> None:
-    audit = Audit(tmp_path, "VOXELNODE", AuditSettings(syslog=str(tmp_path / "nothing")))
+    audit = Audit(tmp_path, "VOXELNODE", copy=opened(AuditSettings(syslog=str(tmp_path / "nothing"))))
     tell(audit)
     audit.close()
     assert len(lines(tmp_path)) == 1

@@ -1,4 +1,4 @@
-"""Syslog over TLS (RFC 5425): messages of RFC 5424, each with its length, from a thread of its own.
+"""Syslog: over TLS (RFC 5425), messages of RFC 5424, each with its length, from a thread of its own; by UDP or socket.
 
 The file of the audit log is the record; syslog is a copy. Lines wait in memory while the collector is away, and are
 dropped, which the diagnostic log tells, beyond `MAX_WAITING`.
@@ -6,17 +6,23 @@ dropped, which the diagnostic log tells, beyond `MAX_WAITING`.
 
 from __future__ import annotations
 
+import logging
+import logging.handlers
 import os
 import queue
 import socket
 import ssl
+import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
+from typing import ClassVar
 
 import structlog
 
 from node.errors import UsageError
+from node.hookspecs import AuditCopy
+from node.settings.model import AuditSettings
 from node.tls import client_context
 
 log = structlog.get_logger()
@@ -140,3 +146,29 @@ def _host_and_port(address: str) -> tuple[str, int]:
     if not host.strip("[]") or not port.isdecimal() or not 0 < int(port[:6]) < 65536:
         raise UsageError(f"[audit] syslog = {SCHEME + address!r} must be {SCHEME}HOST:PORT")
     return host.strip("[]"), int(port)
+
+
+class _Syslog(logging.handlers.SysLogHandler):
+    """Sends with facility 10 and severity 5 (normal but significant), PS3.15 A.6.1."""
+
+    priority_map: ClassVar[dict[str, str]] = {"INFO": "notice"}
+
+    def send(self, line: str, at: str) -> None:
+        """Send a line; `at` is in the line, too."""
+        self.handle(logging.makeLogRecord({"msg": line, "levelname": "INFO"}))
+
+    def handleError(self, record: logging.LogRecord) -> None:  # the default prints the line, which names patients
+        log.error("audit_syslog_failed", error=type(sys.exc_info()[1]).__name__)
+
+
+def opened(settings: AuditSettings) -> AuditCopy:
+    """Open `[audit] syslog`, which is not empty."""
+    address = settings.syslog or ""
+    if address.startswith(SCHEME):
+        files = (settings.syslog_ca_file, settings.syslog_certificate, settings.syslog_key)
+        return TlsSyslog(address.removeprefix(SCHEME), *files)
+    host, colon, port = address.rpartition(":")
+    try:
+        return _Syslog((host, int(port)) if colon and port.isdecimal() else address, _Syslog.LOG_AUTHPRIV)
+    except OSError as error:
+        raise UsageError(f"[audit] syslog = {address!r} cannot be used: {error.strerror or error}") from error

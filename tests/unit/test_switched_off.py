@@ -1,9 +1,9 @@
-"""Accounts of an identity provider are those of an extension: without it, no node serves as if there were none."""
+"""What the configuration asks of an extension that is switched off is refused, rather than left out in silence."""
 
 import pytest
 
 from node.errors import UsageError
-from node.registry import sign_ins_of
+from node.registry import audit_copy_of, sign_ins_of
 from node.settings.model import Settings
 
 
@@ -20,3 +20,10 @@ def test_sign_ins_need_their_extension() -> None:
     without = Settings.model_validate(tables | {"extensions": {"disabled": ["oidc"]}})
     with pytest.raises(UsageError, match=r"\[web.oidc\] issuer is of an extension that \[extensions\] disabled"):
         sign_ins_of(without)
+
+
+def test_a_copy_of_the_audit_log_needs_its_extension() -> None:
+    without = Settings.model_validate({"audit": {"syslog": "tls://log"}, "extensions": {"disabled": ["syslog"]}})
+    assert audit_copy_of(Settings()) is None
+    with pytest.raises(UsageError, match=r"\[audit\] syslog is of an extension that \[extensions\] disabled"):
+        audit_copy_of(without)

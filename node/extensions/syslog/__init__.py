@@ -1,0 +1,15 @@
+"""A copy of the audit log at a syslog collector, by TLS, UDP or a local socket (PS3.15 A.6)."""
+
+from __future__ import annotations
+
+from node.hookspecs import Extension
+
+
+class _Syslog(Extension):
+    """What `[audit] syslog` names."""
+
+    name = "syslog"
+    audit_copy = f"{__name__}.collector:opened"
+
+
+EXTENSION = _Syslog()
