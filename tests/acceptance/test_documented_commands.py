@@ -187,7 +187,7 @@ def test_a_command_for_a_stopped_node_works(tmp_path: Path, site: Site) -> None:
 @pytest.mark.peer
 def test_the_command_on_the_pages_sends_a_folder_and_no_document_recommends_storescu_for_one(site: Site) -> None:
     """Pynetdicom has a `storescu` without ``+sd``, which comes first in an active virtual environment."""
-    template = (ROOT / "node" / "web" / "pages" / "templates" / "parts.html").read_text(encoding="utf-8")
+    template = (ROOT / "node" / "extensions" / "pages" / "templates" / "parts.html").read_text(encoding="utf-8")
     [shown] = re.findall(r"<pre>(\w+ -aec .*?)</pre>", template)
     shown = shown.replace("{{ ae_title }}", "VOXELNODE").replace("{{ host }}", "127.0.0.1")
     shown = shown.replace("{{ port }}", str(site.node.port)).replace("FOLDER", str(site.folder / "scans"))
