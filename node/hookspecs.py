@@ -457,6 +457,74 @@ class ResultsKind(Protocol):
         """Return what would be made of the files in a folder, each with `file`, `kind` and `description`."""
 
 
+class Membership(Protocol):
+    """This host among those that share its index: it says that it lives, and hears of the others.
+
+    Attributes
+    ----------
+    services : sequence of BackgroundService
+        What runs from `start` to `leave`.
+    beside : sequence of BackgroundService
+        What the node starts and stops with its own services.
+    """
+
+    services: Sequence[BackgroundService]
+    beside: Sequence[BackgroundService]
+
+    def start(self) -> None:
+        """Join the other hosts. From here on, this one does only what it has the `node.index.engine.turn.Turn` for."""
+
+    def when_asked_to_drain(self, act: Callable[[], None]) -> None:
+        """Call `act` when somebody asks this host to drain, or at once if somebody has."""
+
+    def begin_to_drain(self) -> None:
+        """Let the others know that this host drains; does not wait for the server."""
+
+    def hand_over(self, services: Mapping[str, BackgroundService]) -> None:
+        """Take no turn any more, and give back each that this host has once the service that works with it ended."""
+
+    def leave(self, left_behind: int) -> None:
+        """Give back what this host still has; `left_behind`: instances that only its disk has."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostParts:
+    """What makes a host one of several.
+
+    Attributes
+    ----------
+    subscribers : sequence of str
+        The hooks and the destinations of its configuration, as in the ledger.
+    on_cut_off : callable
+        Called again and again while the server does not answer, before another host may take over what this one does.
+    not_ready : callable
+        Returns why this host is not ready, by role.
+    """
+
+    settings: Settings
+    index: Index
+    ingest: Ingest
+    subscribers: Sequence[str]
+    on_cut_off: Callable[[], None]
+    not_ready: Callable[[], Mapping[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class IndexServer:
+    """Servers of PostgreSQL that can have the index, which several hosts may then share.
+
+    Attributes
+    ----------
+    backend : str
+        The module that has the functions of a `node.index.engine.backend.ServerBackend`.
+    membership : Place
+        A function of `HostParts` that returns the `Membership` of a host.
+    """
+
+    backend: str
+    membership: Place
+
+
 @dataclass(frozen=True, slots=True)
 class ObjectKind:
     """Instances that become files of their own, such as spectra.
@@ -590,6 +658,7 @@ class Extension:
     results: Place = ""
     """A `ResultsKind`, for hooks with `results`."""
     objects: Sequence[ObjectKind] = ()
+    server: IndexServer | None = None
     statement: Statement = Statement({})
     templates: str = ""
     """The package whose folder ``templates`` has the Jinja2 templates of its pages."""

@@ -18,6 +18,7 @@ from node.hookspecs import (
     DestinationKind,
     ErrorPage,
     Extension,
+    IndexServer,
     Key,
     ObjectKind,
     OpenAuditCopy,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 BUILT_IN: tuple[Place, ...] = (
     "node.extensions.pages:EXTENSION",
+    "node.extensions.postgresql:EXTENSION",
     "node.extensions.demo:EXTENSION",
     "node.extensions.conformance:EXTENSION",
     "node.extensions.ohif:EXTENSION",
@@ -190,6 +192,11 @@ def ways_of(settings: Settings) -> Ways | None:
             ways: Ways = resolve(extension.ways)
             return ways
     return None
+
+
+def index_server() -> IndexServer:
+    """Return the servers that can have an index; a configuration that switches them off has no URL of one."""
+    return next(extension.server for extension in installed() if extension.server is not None)
 
 
 def objects_of(extensions: Iterable[Extension]) -> tuple[ObjectKind, ...]:

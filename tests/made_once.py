@@ -60,8 +60,8 @@ def _copy_or_upgrade(place: Place) -> tuple[str | None, str]:
 def _put_into_postgresql() -> None:
     from node.control import care, checks
     from node.control import root as control_root
+    from node.extensions.postgresql import engine as postgresql
     from node.index.engine import place as engine
-    from node.index.engine import postgresql
     from node.lifecycle import fsck
 
     in_configuration = engine.place_of
@@ -162,7 +162,7 @@ def write_in_postgresql(root: Path, statement: str, values: Mapping[str, Any]) -
 
 
 def give_locks_up_in_postgresql(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    from node.index.engine import postgresql
+    from node.extensions.postgresql import engine as postgresql
 
     monkeypatch.setitem(postgresql._SESSION, "lock_timeout", f"{seconds:g}s")
 

@@ -142,12 +142,6 @@ COMMANDS = (
     Command(
         "account", "Maintain", "node.cli.maintain.account:app", ("voxelnode account add doe", "voxelnode account list")
     ),
-    Command(
-        "cluster",
-        "Maintain",
-        "node.cli.maintain.cluster:app",
-        ("voxelnode cluster hosts", "voxelnode cluster forget HOST"),
-    ),
 )
 
 

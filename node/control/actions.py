@@ -11,10 +11,6 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
-import structlog
-
-from node.archive.base import StoreAway
-from node.archive.remote import Remote
 from node.association.client.association import address_of, verify
 from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.dicom.worklist import entry_text
@@ -41,8 +37,6 @@ from node.registry import enabled
 from node.routing.router import subscriptions
 from node.settings.model import HookEvent, Settings
 from node.web.credentials import require_name
-
-log = structlog.get_logger()
 
 ECHO_SECONDS = 5.0
 """Longest wait for a peer that a page tests."""
@@ -87,8 +81,6 @@ class Actions:
             "cancel-job": self._cancel_job,
             "end-workitem": self._end_workitem,
             "note-export": self._note_export,
-            "drain-host": self._drain_host,
-            "forget-host": self._forget_host,
             "set-account": accounts.set_account,
             "set-role": accounts.set_role,
             "remove-account": accounts.remove_account,
@@ -170,37 +162,6 @@ class Actions:
         event, detail = AuditEvent.PROCEDURE_RECORD, f"workitem {workitem}: {reason}"
         self._audit.note(AuditMessage(event, Action.UPDATE, Result.SUCCESS, participants, objects, detail))
         return {"ended": workitem}
-
-    def _drain_host(self, host: str, who: str) -> Mapping[str, Any]:
-        if self._index.turn.host is None:
-            raise UsageError("the index is a file, and has no hosts: stop the node with SIGTERM")
-        self._index.hosts.ask_to_drain(host, self._index.now())
-        log.info("drain_asked", host=host, detail=f"by {who}")
-        return {"asked": host}
-
-    def _forget_host(self, host: str, who: str) -> Mapping[str, Any]:
-        self._index.hosts.require_gone(host, self._index.now())
-        remote = self._archive.remote
-        if remote is not None:
-            self._record_uploaded(remote, host)
-        self._index.series.reopen(self._index.objects.current_only_at(host), self._index.now())
-        self._index.objects.give_up(host)
-        forgotten = asdict(self._index.hosts.forget(host, self._index.now()))
-        participants = [Participant(who, APPLICATION, is_requestor=True)]
-        event, detail = AuditEvent.APPLICATION_ACTIVITY, f"host {host} of the index was forgotten"
-        self._audit.note(AuditMessage(event, Action.DELETE, Result.SUCCESS, participants, detail=detail))
-        return {"forgotten": host, **forgotten}
-
-    def _record_uploaded(self, remote: Remote, host: str) -> None:
-        """Note what a host has put into the store and did not live to record."""
-        files = self._index.objects.only_at(host)
-        try:
-            problems = list(remote.threads.map(remote.object_problem, files))
-        except StoreAway as error:
-            raise UsageError(f"{error.strerror}: {host} can be forgotten when the store tells what it has") from error
-        stored = [file.key for file, problem in zip(files, problems, strict=True) if problem is None]
-        if stored:
-            self._index.objects.record_stored(stored, self._index.now())
 
     def _note_export(self, detail: str, result: int, who: str) -> Mapping[str, Any]:
         self._audit.note(export_message(detail, Result(result), who))

@@ -24,12 +24,11 @@ from node.child_process.confinement import described, offered
 from node.children.decoder import Decoder
 from node.control.checks import missing_account, require_closed, require_no_loops
 from node.control.control_socket import ControlServer
-from node.control.membership import AuditCopies, Membership
 from node.control.repository import Repository
 from node.conversion.scheduler import Worker
 from node.conversion.volume_files import sweep
 from node.errors import UsageError, VoxelnodeError
-from node.index.cluster.hosts import Member
+from node.hookspecs import HostParts, Membership
 from node.index.database.index import Index
 from node.index.engine.place import IndexUnusable
 from node.index.nouns.records import Refused
@@ -42,7 +41,7 @@ from node.notify.channel import hook_channel
 from node.notify.notifier import Notifier
 from node.receive.readiness import reasons_not_ready
 from node.receive.refusals import Rejections
-from node.registry import enabled, objects_of
+from node.registry import enabled, index_server, objects_of, resolve
 from node.routing.router import Router, check_destination
 from node.settings.model import Settings, Web
 from node.version import __version__
@@ -133,12 +132,9 @@ class Node:
         )
         delete = repository.actions.delete_confirmed
         self._router = Router(settings, archive, index, metrics, audit, self._decoder, delete)
-        self._membership = None
-        if index.turn.host is not None:
-            interrupt = self._worker.interrupt if self._worker is not None else lambda: None
-            self._membership = Membership(index, repository.ingest, self._member(), interrupt, self._not_ready)
+        self._membership = self._join(settings, repository)
         self._beside: tuple[BackgroundService, ...] = (
-            (AuditCopies(index, self._root), _Charts(index, metrics)) if index.turn.host is not None else ()
+            (*self._membership.beside, _Charts(index, metrics)) if self._membership is not None else ()
         )
         self._web = self._web_server(settings)
         metrics.service_failures.counts = lambda: {name: part.failures for name, part in self._supervised().items()}
@@ -295,7 +291,7 @@ class Node:
             *self._optional,
             *((self._worker,) if self._worker is not None else ()),
             *self._beside,
-            *((self._membership, self._membership.watch) if self._membership is not None else ()),
+            *(self._membership.services if self._membership is not None else ()),
             *(of_receiver if self._receives else ()),
         )
 
@@ -344,7 +340,7 @@ class Node:
         if reasons.keys() != self._reasons.keys():
             log.warning("not_ready" if reasons else "ready_again", detail="; ".join(reasons.values()))
         self._reasons = reasons
-        if self._repository.index.turn.host is None:  # else, `_Charts` waits for the server
+        if self._membership is None:  # else, `_Charts` waits for the server
             _note_open(self._repository.index, self._repository.metrics)
         write_counters(self._repository.metrics.snapshot(), self._root, reasons)
 
@@ -372,11 +368,16 @@ class Node:
         )
         return WebServer(settings.web, application(services))
 
-    def _member(self) -> Member:
-        cluster = self._settings.cluster
+    def _join(self, settings: Settings, repository: Repository) -> Membership | None:
+        """Return what makes this host one of several; None: the index has one host."""
+        index = repository.index
+        if index.turn.host is None:
+            return None
         subscribers = [str(worker.lane) for worker in (*self._notifier.workers, *self._router.workers)]
-        lease = dt.timedelta(seconds=cluster.lease_seconds)
-        return Member(cluster.name, cluster.roles, __version__, subscribers, lease)
+        interrupt = self._worker.interrupt if self._worker is not None else lambda: None
+        parts = HostParts(settings, index, repository.ingest, subscribers, interrupt, self._not_ready)
+        membership: Membership = resolve(index_server().membership)(parts)
+        return membership
 
     def _note_activity(self, activity: str) -> None:
         participants = [Participant(self._settings.dicom.ae_title, APPLICATION)]

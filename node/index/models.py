@@ -97,7 +97,7 @@ class AboutRow(Base):
 
 
 class HostRow(Base):
-    """A host of an index that several can share; see `node.index.cluster.hosts`."""
+    """A host of an index that several can share; see `node.index.nouns.hosts`."""
 
     __tablename__ = "hosts"
 

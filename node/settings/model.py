@@ -998,6 +998,8 @@ class Settings(SettingsSection):
             yield "cluster: roles share work of hosts with one index and one store: set [index] url and [storage] url"
         if self.index.url is not None and HOST_NAME.fullmatch(self.cluster.name) is None:
             yield f"cluster: the machine is called {self.cluster.name!r}: set host to a name without spaces"
+        if self.index.url is not None and not any(extension.server for extension in enabled(self)):
+            yield "index: url is of an extension that [extensions] disabled switches off"
 
     def _mistakes_of_hooks(self) -> Iterator[str]:
         for name, hook in self.hooks.items():

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import psycopg
 
+from node.extensions.postgresql.engine import number_after
 from node.index.engine.about_keys import CLOSED
 from node.index.engine.backend import ServerPlace
 from node.index.engine.place import open_engine, upgrade
-from node.index.engine.postgresql import number_after
 from node.index.models import Base
 from tests.postgresql import Server
 

@@ -20,15 +20,15 @@ from sqlalchemy import Connection
 from structlog.testing import capture_logs
 
 from node.archive.filesystem import Archive
-from node.control.membership import LeaseWatch, Membership
 from node.conversion.scheduler import Worker
 from node.conversion.volume_files import revision_folder, sweep
 from node.dicom.attributes import instance_attributes
 from node.errors import OutOfResources, UsageError
-from node.index.cluster.hosts import Forgotten, Member
-from node.index.cluster.several import Leases, SeveralHosts
+from node.extensions.postgresql import engine as postgresql
+from node.extensions.postgresql.hosts import Forgotten, HostRepository, Member
+from node.extensions.postgresql.membership import LeaseWatch, Membership
+from node.extensions.postgresql.several import Leases, SeveralHosts
 from node.index.database.index import Index
-from node.index.engine import postgresql
 from node.index.engine.backend import IndexUnusable, ServerPlace
 from node.index.engine.place import check, upgrade
 from node.index.engine.turn import TurnLost
@@ -74,7 +74,7 @@ class Host:
     def beat(self, now: dt.datetime, *wanted: str, is_behind: bool = False) -> frozenset[str]:
         assert isinstance(self.index.turn, SeveralHosts)
         self.index.turn.join(self.leases)
-        return self.index.hosts.beat(self.member, wanted, now, now, is_behind=is_behind)
+        return self.index.repository(HostRepository).beat(self.member, wanted, now, now, is_behind=is_behind)
 
 
 @pytest.fixture
@@ -178,8 +178,8 @@ def test_what_exists_once_is_done_by_one_living_host(hosts: Callable[[str], Host
         a.index.deliveries.settle(Lane("hook", "hook"), [], cursors, now)
     b.index.deliveries.settle(Lane("hook", "hook"), [], cursors, now)
     with pytest.raises(UsageError, match="b was seen 0 s ago: stop it first"):
-        a.index.hosts.forget("b", b_later)
-    b.index.hosts.leave("b", b_later)
+        a.index.repository(HostRepository).forget("b", b_later)
+    b.index.repository(HostRepository).leave("b", b_later)
     add(b.index, now)
     assert b.index.series.claim_due(b_later) is not None
     assert a.beat(b_later, name) == {name, "scrub"}
@@ -187,7 +187,7 @@ def test_what_exists_once_is_done_by_one_living_host(hosts: Callable[[str], Host
     b.beat(now, "b's", is_behind=True)
     a.member = replace(a.member, subscribers=["hook/hook"])
     a.beat(b_later)
-    assert a.index.hosts.forget("b", b_later) == Forgotten(["route/only/b"], ["b's"], 1, True, [])
+    assert a.index.repository(HostRepository).forget("b", b_later) == Forgotten(["route/only/b"], ["b's"], 1, True, [])
     with a.index.reading() as view:
         [row] = view.hosts.all(b_later)
         assert (row["name"], row["state"], row["leases"]) == ("a", "alive", [name, "scrub"])
@@ -214,8 +214,8 @@ def test_a_start_deletes_no_hook_of_another_host(hosts: Callable[[str], Host]) -
     b.index.deliveries.begin("route", {})
     assert a.index.deliveries.work(Lane("hook", "mine"), ["series-quiet"], 0, a.index.now())
     assert a.index.deliveries.work(lane_to("route", "to"), ["series-quiet"], 0, a.index.now())
-    a.index.hosts.leave("a", a.index.now())
-    b.index.hosts.forget("a", b.index.now())
+    a.index.repository(HostRepository).leave("a", a.index.now())
+    b.index.repository(HostRepository).forget("a", b.index.now())
     b.index.deliveries.begin("hook", {})
     with b.index.reading() as view:
         assert "mine" not in view.hooks.progress()
@@ -390,7 +390,7 @@ def test_a_second_host_without_an_object_store_is_refused_while_one_lives(server
             Index(tmp_path / "two", Metrics(), url=url, host="b")
         with pytest.raises(IndexUnusable, match="in use by a"):  # on another machine, where its root has the same path
             Index(tmp_path / "one", Metrics(), url=url, host="b")
-        index.hosts.leave("a", index.now())
+        index.repository(HostRepository).leave("a", index.now())
     Index(tmp_path / "two", Metrics(), url=url, host="b").close()
 
 

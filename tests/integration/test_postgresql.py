@@ -72,8 +72,9 @@ pytest.importorskip("psycopg", reason="psycopg is not installed")
 import psycopg
 
 from node.cli.run import doctor
-from node.index.engine import postgresql, postgresql_servers
-from node.index.engine.postgresql_servers import servers_of
+from node.extensions.postgresql import engine as postgresql
+from node.extensions.postgresql import servers as postgresql_servers
+from node.extensions.postgresql.servers import servers_of
 
 pytestmark = pytest.mark.skipif(IN_POSTGRESQL, reason="starts from SQLite")
 
@@ -378,7 +379,7 @@ def test_of_several_servers_one_that_waits_for_no_standby_is_taken_for_a_former_
 def test_a_number_that_is_given_again_after_a_crash_is_waited_for(server: Server, place: ServerPlace) -> None:
     asked = {"user": "voxelnode", "host": str(server.folder), "dbname": "migrated"}
     engine = open_engine(place, read_only=True)
-    settled = postgresql.settled_numbers(engine)
+    settled = postgresql.SettledNumbers(engine)
 
     def insert(connection: psycopg.Connection[Any]) -> int:
         row = connection.execute(f"SELECT {postgresql.next_number('events')}".encode()).fetchone()

@@ -21,7 +21,7 @@ from node.control.repository import Repository
 from node.conversion.scheduler import Worker
 from node.conversion.volume_files import sweep
 from node.errors import UsageError
-from node.index.cluster.hosts import Member
+from node.extensions.postgresql.hosts import HostRepository, Member
 from node.index.engine.backend import IndexUnusable, ServerPlace
 from node.index.engine.place import upgrade
 from node.index.nouns.records import InstanceFile, Outcome
@@ -69,14 +69,16 @@ class Host:
         self.remote.hosts.seconds = 0.0
         self.uploads = Uploads(self.archive, self.remote, self.index, repository.metrics)
         now = self.index.now()
-        self.index.hosts.beat(Member(self.name, ["receive"], "1", [], LEASE), (), now, now, is_behind=False)
+        self.index.repository(HostRepository).beat(
+            Member(self.name, ["receive"], "1", [], LEASE), (), now, now, is_behind=False
+        )
         self.is_open = True
 
     def close(self) -> None:
         """Stop, and say so."""
         if self.is_open:
             self.is_open = False
-            self.index.hosts.leave(self.name, self.index.now())
+            self.index.repository(HostRepository).leave(self.name, self.index.now())
             self.repository.close()
 
     def take(self, *instances: FileDataset) -> list[Outcome]:
@@ -161,7 +163,7 @@ def test_a_series_waits_for_the_host_that_alone_has_its_instances(hosts: Callabl
     assert (r1.claim(), c1.claim()) == (uid, None)
     r1.close()
     since = c1.index.now() + dt.timedelta(seconds=5)
-    c1.index.hosts.note_waits_for_hosts(since)
+    c1.index.repository(HostRepository).note_waits_for_hosts(since)
     waits = "waits: for host r1, which alone has 3 of its instances"
     assert c1.row("SELECT state, error FROM v_series") == {"state": "receiving", "error": waits}
     with pytest.raises(HostAway, match="host r1 alone has the file"):

@@ -9,9 +9,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from node.control.membership import COPY_SECONDS, LOOK_SECONDS
 from node.control.node import PUBLISH_SECONDS, Node
 from node.conversion.scheduler import CLOCK_SECONDS
+from node.extensions.postgresql.membership import COPY_SECONDS, LOOK_SECONDS
 from node.index.engine.writer import STEP_SECONDS
 from node.lifecycle.retention import STEP_SECONDS as RETENTION_SECONDS
 from node.settings.model import Settings

@@ -17,15 +17,13 @@ from node.dicom.answers import Answer
 from node.dicom.matching import Query
 from node.index.care.copying import require_current
 from node.index.care.salvage import SalvageRepository
-from node.index.cluster.hosts import HostRepository
-from node.index.cluster.several import SeveralHosts
 from node.index.database.reading import LargeCounts, ReadIndex
 from node.index.engine.about import AboutRepository, about, set_about
 from node.index.engine.about_keys import CLOSED
 from node.index.engine.backend import backend_at, backend_of, reason_of
 from node.index.engine.place import IndexUnusable, open_engine, place_of, require_sound, upgrade
-from node.index.engine.turn import OneHost, Turn
-from node.index.engine.writer import IndexWriter, ServerWatch
+from node.index.engine.turn import Turn
+from node.index.engine.writer import IndexWriter, Rows, ServerWatch
 from node.index.nouns.accounts import AccountRepository
 from node.index.nouns.audit_lines import AuditLineRepository
 from node.index.nouns.conflicts import ConflictRepository
@@ -140,10 +138,7 @@ class Index:
         self._watcher = open_engine(place, read_only=True)  # for the threads of the node, which wait for no query
         self._finder = Finder(self._reader)
         self.large_counts = LargeCounts()
-        self.turn: Turn = OneHost()
-        if not isinstance(place, Path):
-            settled = backend_at(place).settled_numbers(self._watcher)
-            self.turn = SeveralHosts(self._watcher, host, has_roots, settled)
+        self.turn: Turn = backend_at(place).turn(place, self._watcher)
         self.now = self.turn.now
         self._writer = writer = IndexWriter(self._engine, metrics, on_disk_error, self.turn)
         self.about = AboutRepository(writer, self._watcher)
@@ -153,7 +148,6 @@ class Index:
         self.conversions = ConversionRepository(writer, self._watcher)
         self.deletions = DeletionRepository(writer, self._watcher)
         self.deliveries = DeliveryRepository(writer, self._watcher)
-        self.hosts = HostRepository(writer, self._watcher)
         self.instances = InstanceRepository(writer, self._watcher, self._finder.note_received)
         self.jobs = JobRepository(writer, self._watcher)
         self.keyed_requests = KeyedRequestRepository(writer, self._watcher)
@@ -182,6 +176,10 @@ class Index:
         if self.watch is not None:
             self.watch.start()
         self.about.set(CLOSED, "no")
+
+    def repository(self, kind: type[Rows]) -> Rows:
+        """Return rows that only an extension writes."""
+        return kind(self._writer, self._watcher)
 
     def find(
         self, query: Query, maximum: int | None = None, stop: Callable[[], bool] = lambda: False

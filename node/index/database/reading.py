@@ -22,7 +22,6 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from node.dicom.answers import Answer
 from node.dicom.matching import Query
-from node.index.cluster.hosts import ReadHosts
 from node.index.engine.about import about, applied
 from node.index.engine.about_keys import RETENTION, SCRUB, STORE, STORE_SPOOLED, Applied
 from node.index.engine.backend import backend_of, place_of, reason_of
@@ -36,6 +35,7 @@ from node.index.nouns.conflicts import ReadConflicts
 from node.index.nouns.deletions import ReadDeletions
 from node.index.nouns.events import ReadEvents
 from node.index.nouns.facts import ReadFacts
+from node.index.nouns.hosts import ReadHosts
 from node.index.nouns.instances import ReadInstances
 from node.index.nouns.lost import ReadLost
 from node.index.nouns.patients import ReadPatients

@@ -1,4 +1,4 @@
-"""What SQLite and PostgreSQL do differently; the backends are `node.index.engine.sqlite` and `.postgresql`."""
+"""What SQLite and a server do differently: the backends are `node.index.engine.sqlite`, and one of an extension."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from node.acknowledged import Acknowledged
 from node.errors import OutOfResources, VoxelnodeError
 from node.index.engine.sqlite_file import FILE_NAME
+from node.registry import index_server
 
 
 @dataclass(slots=True)
@@ -51,9 +52,9 @@ def column(name: str, there: set[str]) -> str:
 
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Connection, Dialect, Engine
 
-    from node.index.engine.turn import Settled
+    from node.index.engine.turn import Turn
 
 REMEDY = "restore it from a backup, or build a new one with `voxelnode db rebuild`"
 
@@ -207,13 +208,10 @@ class Backend(Protocol):
         """Give new rows larger ids than these, and than those that are there."""
 
     def order_numbers(self, connection: Connection, tables: Iterable[str]) -> None:
-        """Prepare tables for `settled_numbers`, in a migration."""
+        """Prepare tables for `Turn.settled`, in a migration."""
 
-    def settled_numbers(self, engine: Engine) -> Callable[[], Settled | None]:
-        """Return a function, to be called before rows are read, that tells up to which ids a cursor may read them.
-
-        It returns None if that is all of them: one writer commits its rows in the order of their numbers.
-        """
+    def turn(self, place: Any, reader: Engine) -> Turn:
+        """Return what this process may do among those that write to the index, which reads with an engine."""
 
     def moment(self, connection: Connection) -> dt.datetime:
         """Return the time of the clock that the hosts of an index share."""
@@ -243,11 +241,28 @@ class Backend(Protocol):
         """Return an index that was set aside under a name, to be read."""
 
 
+class ServerBackend(Backend, Protocol):
+    """What the module of a server has in addition, for `node.index.engine.hot_statements`."""
+
+    def prepared_dialect(self) -> Dialect:
+        """Return the dialect of statements that are compiled once."""
+
+    def prepared_cursor(self, connection: Any) -> Any:
+        """Return a cursor of a connection of the driver whose rows have the values that SQLite gives them."""
+
+    def next_number(self, table: str) -> str:
+        """Return the SQL for the id of a new row of a table of `node.index.engine.turn.FOLLOWED`."""
+
+
+SQLITE, SERVER = "sqlite", "postgresql"
+"""The dialects of SQLAlchemy that the constructs of `node.index.engine.sql` are compiled for."""
+
+
 @cache
 def backend(name: str) -> Backend:
-    """Return the backend of a dialect of SQLAlchemy; only a node on PostgreSQL loads its driver."""
+    """Return the backend of a dialect; only a node on PostgreSQL loads its driver."""
     try:
-        return cast(Backend, import_module(f"node.index.engine.{name}"))
+        return cast(Backend, import_module("node.index.engine.sqlite" if name == SQLITE else index_server().backend))
     except ModuleNotFoundError as error:
         raise IndexUnusable(
             f"[index] url needs {error.name}, which is not installed: pip install 'voxelnode[cluster]'"
@@ -256,7 +271,12 @@ def backend(name: str) -> Backend:
 
 def backend_at(place: Place) -> Backend:
     """Return the backend of a place."""
-    return backend("sqlite" if isinstance(place, Path) else "postgresql")
+    return backend(SQLITE if isinstance(place, Path) else SERVER)
+
+
+def server_backend() -> ServerBackend:
+    """Return the backend of servers."""
+    return cast(ServerBackend, backend(SERVER))
 
 
 def backend_of(connection: Connection) -> Backend:

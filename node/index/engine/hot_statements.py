@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import ClauseElement, Connection, Dialect, Select, Table, insert, select
 from sqlalchemy.dialects import sqlite
 
+from node.index.engine.backend import server_backend
 from node.index.engine.sql import JsonArray, JsonGroupArray
 
 
@@ -38,8 +39,8 @@ class Prepared:
         driver: Any = connection.connection.dbapi_connection
         if isinstance(driver, sqlite3.Connection):
             return driver.execute(self._sqlite.sql, self._sqlite.bound(values))
-        compiled = self._in_postgresql
-        cursor = _cursor(driver)
+        compiled = self._on_server
+        cursor = server_backend().prepared_cursor(driver)
         cursor.execute(compiled.sql, compiled.bound(values))
         return cursor
 
@@ -50,12 +51,12 @@ class Prepared:
                 self.execute(connection, values)
             return
         driver: Any = connection.connection.dbapi_connection
-        compiled = self._sqlite if isinstance(driver, sqlite3.Connection) else self._in_postgresql
+        compiled = self._sqlite if isinstance(driver, sqlite3.Connection) else self._on_server
         driver.cursor().executemany(compiled.sql, [compiled.bound(values) for values in rows])
 
     @cached_property
-    def _in_postgresql(self) -> _Compiled:
-        return _Compiled(self._statement, self._columns, _postgresql())
+    def _on_server(self) -> _Compiled:
+        return _Compiled(self._statement, self._columns, server_backend().prepared_dialect())
 
 
 class PreparedInsert:
@@ -82,7 +83,7 @@ class PreparedInsert:
         if isinstance(driver, sqlite3.Connection):
             driver.executemany(self._sqlite.sql, [self._sqlite.bound(values) for values in rows])
             return set()
-        statement, compiled = self._in_postgresql
+        statement, compiled = self._on_server
         bound = zip(*map(compiled.bound, rows), strict=True)
         inserted = driver.execute(statement, [list(values) for values in bound]).fetchall()
         if len(inserted) == len(rows):
@@ -90,15 +91,16 @@ class PreparedInsert:
         return {row[self._order_by] for row in rows}.difference(value for (value,) in inserted)
 
     @cached_property
-    def _in_postgresql(self) -> tuple[str, _Compiled]:
-        from node.index.engine.postgresql_dialect import next_number
-
-        dialect = _postgresql()
+    def _on_server(self) -> tuple[str, _Compiled]:
+        server = server_backend()
+        dialect = server.prepared_dialect()
         types = (self._table.c[name].type.compile(dialect) for name in self._names)
         arrays = ", ".join(f"%s::{kind}[]" for kind in types)
         columns = ", ".join(f'"{name}"' for name in self._names)
         # OFFSET 0 keeps the subquery apart: rows get their ids before they are sorted.
-        numbered = f"SELECT {next_number(self._table.name)} AS id, * FROM unnest({arrays}) AS new ({columns}) OFFSET 0"
+        numbered = (
+            f"SELECT {server.next_number(self._table.name)} AS id, * FROM unnest({arrays}) AS new ({columns}) OFFSET 0"
+        )
         statement = (
             f'INSERT INTO "{self._table.name}" (id, {columns}) SELECT * FROM ({numbered}) AS numbered '
             f'ORDER BY "{self._order_by}" ON CONFLICT DO NOTHING RETURNING "{self._order_by}"'
@@ -152,15 +154,3 @@ def read_ids(connection: Connection, statement: Select[int]) -> list[int]:
     rows = statement.subquery()
     ids: list[int] = connection.execute(select(JsonGroupArray(*rows.c))).scalar_one()
     return ids
-
-
-def _postgresql() -> Dialect:
-    from node.index.engine.postgresql_dialect import IndexDialect, to_json
-
-    return IndexDialect(paramstyle="format", json_serializer=to_json)  # type: ignore[no-untyped-call]
-
-
-def _cursor(driver: Any) -> Any:
-    from node.index.engine.postgresql_dialect import rows_as_sqlite
-
-    return driver.cursor(row_factory=rows_as_sqlite)

@@ -17,7 +17,7 @@ from sqlalchemy.pool import QueuePool
 
 from node.index.engine.backend import Failure, IndexUnusable, OldIndex, Standbys, column
 from node.index.engine.sqlite_file import connect, missing
-from node.index.engine.turn import Settled
+from node.index.engine.turn import OneHost
 
 __all__ = ["missing"]  # of `node.index.engine.backend.Backend`
 
@@ -174,8 +174,8 @@ def order_numbers(connection: Connection, tables: Iterable[str]) -> None:
     """One writer commits its rows in the order of their numbers."""
 
 
-def settled_numbers(engine: Engine) -> Callable[[], Settled | None]:
-    return lambda: None
+def turn(path: Path, reader: Engine) -> OneHost:
+    return OneHost()
 
 
 def moment(connection: Connection) -> dt.datetime:

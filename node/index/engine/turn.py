@@ -2,7 +2,7 @@
 
 An index has one host, or several that also share an object store. What claims, delivers, reads behind a cursor or opens
 a file asks the `Turn` of its index, and reads as if there were one host: `OneHost` has every turn, and every file is
-here. `node.index.cluster.several` answers for one of several.
+here. `node.extensions.postgresql.several` answers for one of several.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from tests.sql_words import CONDITIONS, PARTIAL, ROWS, C, T
 
 pytest.importorskip("psycopg", reason="psycopg is not installed")
 
-from node.index.engine.postgresql_dialect import IndexDialect
+from node.extensions.postgresql.dialect import IndexDialect
 
 
 def in_sqlite(element: Any) -> str:

@@ -293,3 +293,16 @@ def test_routes_without_identities_need_the_extension_for_them(tmp_path: Path) -
     Settings.model_validate(tables)
     with pytest.raises(ValueError, match=r"routes\.out: deidentify is of an extension"):
         Settings.model_validate(tables | {"extensions": {"disabled": ["deidentify"]}})
+
+
+@pytest.mark.parametrize(
+    ("table", "url", "extension"),
+    [
+        ("index", "postgresql://voxelnode@db.example/voxelnode", "postgresql"),
+    ],
+)
+def test_a_url_of_an_extension_that_is_switched_off_is_refused(table: str, url: str, extension: str) -> None:
+    tables = {table: {"url": url}, "cluster": {"host": "a"}}
+    Settings.model_validate(tables)
+    with pytest.raises(ValueError, match=rf"{table}: url is of an extension that \[extensions\] disabled"):
+        Settings.model_validate(tables | {"extensions": {"disabled": [extension]}})

@@ -14,16 +14,13 @@ import datetime as dt
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import Connection, delete, exists, func, select, update
 from sqlalchemy.orm import join
 
 from node.errors import UsageError
-from node.index.cluster.several import subscribers_beside
+from node.extensions.postgresql.several import subscribers_beside
 from node.index.engine.about import set_about
-from node.index.engine.backend import backend_of
-from node.index.engine.rows import ReadRepository, Row
 from node.index.engine.sql import insert
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import (
@@ -32,14 +29,12 @@ from node.index.models import (
     HostRow,
     ImageRow,
     LeaseRow,
-    RevisionFileRow,
     SeriesRow,
     StudyRow,
     is_only_at_host,
 )
 from node.index.nouns.events import record_event
 from node.index.nouns.instance_files import aside_of_order
-from node.index.nouns.objects import only_host_of
 
 NOTHING: Mapping[str, str] = {}
 
@@ -269,68 +264,3 @@ def _series_waiting_for_hosts(connection: Connection, since: dt.datetime) -> dic
     told = {row.id: row.error for row in found}
     errors = {series_id: f"waits: for {', and '.join(hosts)}" for series_id, hosts in awaited.items()}
     return {series_id: error for series_id, error in errors.items() if error != told[series_id]}
-
-
-class ReadHosts(ReadRepository):
-    """Rows of ``hosts`` and ``leases``."""
-
-    def all(self, now: dt.datetime) -> list[Row]:
-        """Return every host by name, with what it alone does; empty if only one can write to the index.
-
-        `state`: alive, draining, stopped, or lost, if it has said nothing for as long as its lease. `not_ready`: why it
-        is not ready, as it said last, by role. `spooled_instances`: whose files it alone has, because they have not
-        been moved to the object store. `left_behind`: those that only its disk had when it stopped; None if it was not
-        counted.
-        """
-        spooled = select(ImageRow.spool_host, func.count()).where(*is_only_at_host()).group_by(ImageRow.spool_host)
-        counts = {host: count for host, count in self._connection.execute(spooled)}
-        leases: dict[str, list[str]] = {}
-        for row in self._connection.execute(select(LeaseRow).order_by(LeaseRow.name)):
-            leases.setdefault(row.host, []).append(row.name)
-        hosts = self._connection.execute(select(HostRow).order_by(HostRow.name))
-        return [
-            {
-                "name": row.name,
-                "state": _state(row, now),
-                "roles": row.roles,
-                "version": row.version,
-                "started_at": row.started_at,
-                "seen_at": row.seen_at,
-                "is_behind": row.is_behind,
-                "not_ready": row.not_ready,
-                "leases": leases.get(row.name, []),
-                "spooled_instances": counts.get(row.name, 0),
-                "left_behind": row.left_behind,
-            }
-            for row in hosts
-        ]
-
-    def living(self) -> list[Row]:
-        """Return the hosts that are alive by the clock of the index."""
-        return [host for host in self.all(self.now()) if host["state"] in ("alive", "draining")]
-
-    def spooling(self) -> list[str]:
-        """Return the hosts that alone have files, because these are not in the object store yet."""
-        images = select(ImageRow.spool_host).where(*is_only_at_host())
-        files = select(RevisionFileRow.spool_host).where(RevisionFileRow.spool_host.is_not(None))
-        return sorted({*self._connection.scalars(images), *self._connection.scalars(files)})
-
-    def only_host_of(self, key: str) -> str | None:
-        """Return which host alone has a file, because it is not in the object store yet; None if none has."""
-        return only_host_of(self._connection, key)
-
-    def standbys(self) -> Mapping[str, int]:
-        """Return how many standbys the server of the index has, by how they follow it."""
-        return backend_of(self._connection).standbys(self._connection).counts
-
-    def now(self) -> dt.datetime:
-        """Return the time by the clock of the index."""
-        return backend_of(self._connection).moment(self._connection)
-
-
-def _state(row: Any, now: dt.datetime) -> str:
-    if row.lease_until is None:
-        return "stopped"
-    if row.lease_until <= now:
-        return "lost"
-    return "alive" if row.drain is None else "draining"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import random
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 
@@ -13,10 +13,12 @@ import structlog
 
 from node.audit.audit_files import LogTail, digest_of
 from node.background import BackgroundService
-from node.index.cluster.hosts import BEGUN, Member
-from node.index.cluster.several import Leases, SeveralHosts
+from node.extensions.postgresql.hosts import BEGUN, HostRepository, Member
+from node.extensions.postgresql.several import Leases, SeveralHosts
+from node.hookspecs import HostParts
 from node.index.database.index import Index
 from node.receive.ingest import Ingest
+from node.version import __version__
 
 log = structlog.get_logger()
 
@@ -88,9 +90,12 @@ class Membership(BackgroundService):
         super().__init__("cluster")
         assert isinstance(index.turn, SeveralHosts)
         self._index, self._turn, self._ingest, self._member = index, index.turn, ingest, member
+        self._hosts = index.repository(HostRepository)
         self._why_not_ready = not_ready
         self._not_ready: Mapping[str, str] = {}
         self.watch = LeaseWatch(member.lease, on_cut_off)
+        self.services: Sequence[BackgroundService] = (self, self.watch)
+        self.beside: Sequence[BackgroundService] = (AuditCopies(index, index.root),)
         self._answered_at = monotonic()
         self._leases = Leases()
         self._started_at = index.now()
@@ -108,7 +113,7 @@ class Membership(BackgroundService):
         self._turn.join(self._leases)
         self._not_ready = self._why_not_ready()
         self._beat()
-        self._index.hosts.set_drain(self._member.name, None)
+        self._hosts.set_drain(self._member.name, None)
         self.watch.start()
         super().start()
 
@@ -139,7 +144,7 @@ class Membership(BackgroundService):
         """
         self.stop()
         self.watch.stop()
-        self._index.hosts.leave(self._member.name, self._index.now(), left_behind)
+        self._hosts.leave(self._member.name, self._index.now(), left_behind)
 
     @property
     def trouble(self) -> str | None:
@@ -153,7 +158,7 @@ class Membership(BackgroundService):
         """Look at the index; return the seconds until the next look."""
         self._keep_waiting()
         if self._begins_to_drain:
-            self._index.hosts.set_drain(self._member.name, BEGUN)
+            self._hosts.set_drain(self._member.name, BEGUN)
             self._begins_to_drain = False
         if (settled := self._turn.settled()) != self._seen:
             self._hear()
@@ -171,7 +176,7 @@ class Membership(BackgroundService):
 
     def _hear(self) -> None:
         """Do what another process has asked for, and take what another host has given back."""
-        news = self._index.hosts.news(self._member.name)
+        news = self._hosts.news(self._member.name)
         if news.is_asked_to_drain and not self._is_asked_to_drain.is_set():
             self._is_asked_to_drain.set()
             self._on_drain()
@@ -181,7 +186,7 @@ class Membership(BackgroundService):
     def _beat(self, gives: Collection[str] = ()) -> None:
         self._turn.clock.measure()
         began, wanted = monotonic(), self._leases.wanted
-        held = self._index.hosts.beat(
+        held = self._hosts.beat(
             self._member,
             wanted,
             self._started_at,
@@ -198,7 +203,7 @@ class Membership(BackgroundService):
             log.info("leases_taken", count=len(held))
             self._index.note_commits()
         # A series waits for each upload of its instances, usually for less than a second.
-        self._index.hosts.note_waits_for_hosts(self._index.now() - self._member.lease / 4)
+        self._hosts.note_waits_for_hosts(self._index.now() - self._member.lease / 4)
 
     def _keep_waiting(self) -> None:
         """Let series wait for the open associations of this host, before another one finds them due."""
@@ -207,6 +212,14 @@ class Membership(BackgroundService):
         until = {key: now + dt.timedelta(seconds=seconds) for key, seconds in asked.items()}
         if until:
             self._index.series.keep_waiting(until, now + AHEAD, self._ingest.open_associations.asked_seconds)
+
+
+def membership(parts: HostParts) -> Membership:
+    """Return this host among the others; see `node.hookspecs.IndexServer`."""
+    cluster = parts.settings.cluster
+    lease = dt.timedelta(seconds=cluster.lease_seconds)
+    member = Member(cluster.name, cluster.roles, __version__, parts.subscribers, lease)
+    return Membership(parts.index, parts.ingest, member, parts.on_cut_off, parts.not_ready)
 
 
 class AuditCopies(BackgroundService):

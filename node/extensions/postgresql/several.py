@@ -85,7 +85,7 @@ class SeveralHosts:
     this host runs meanwhile.
 
     `shares_store`: the hosts share an object store: until a file is there, one of them has it. `settled`: see
-    `node.index.engine.backend.Backend.settled_numbers`.
+    `Turn.settled`.
     """
 
     def __init__(self, reader: Engine, host: str, shares_store: bool, settled: Callable[[], Settled | None]) -> None:

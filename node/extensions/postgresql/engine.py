@@ -31,14 +31,22 @@ from psycopg.errors import (
     SerializationFailure,
     UniqueViolation,
 )
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Dialect, Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError
 
-from node.index.engine import postgresql_aside
+from node.extensions.postgresql import aside
+from node.extensions.postgresql.dialect import (
+    IndexDialect,
+    as_sqlite,
+    next_number,
+    replace_nul,
+    rows_as_sqlite,
+    to_json,
+)
+from node.extensions.postgresql.servers import STANDBYS, WriterConnection, in_words, mistakes_in, servers_of
+from node.extensions.postgresql.several import SeveralHosts
 from node.index.engine.backend import Failure, IndexUnusable, OldIndex, Overtaken, ServerPlace, Standbys, WriterServer
 from node.index.engine.place import other_schema
-from node.index.engine.postgresql_dialect import as_sqlite, next_number, replace_nul, to_json
-from node.index.engine.postgresql_servers import STANDBYS, WriterConnection, in_words, mistakes_in, servers_of
 from node.index.engine.turn import COMPLETED, FOLLOWED, Settled
 from node.index.models import REVISION
 
@@ -508,7 +516,7 @@ def number_after(connection: Connection, last: Mapping[str, int]) -> None:
 
 
 def order_numbers(connection: Connection, tables: Iterable[str]) -> None:
-    """A row gets its number from a transaction that has its own already: `settled_numbers` relies on that order."""
+    """A row gets its number from a transaction that has its own already: `SettledNumbers` relies on that order."""
     for table in tables:
         connection.exec_driver_sql(f"ALTER TABLE {table} ALTER COLUMN id SET DEFAULT {next_number(table)}")
 
@@ -516,13 +524,14 @@ def order_numbers(connection: Connection, tables: Iterable[str]) -> None:
 _NO_NUMBERS: Settled = dict.fromkeys(FOLLOWED, 0)
 
 
-def settled_numbers(engine: Engine) -> Callable[[], Settled | None]:
-    """Hosts commit in another order than they number their rows: rows with smaller numbers may be yet to come."""
-    return _SettledNumbers(engine)
+def turn(place: ServerPlace, reader: Engine) -> SeveralHosts:
+    return SeveralHosts(reader, place.host, place.has_roots, SettledNumbers(reader))
 
 
-class _SettledNumbers:
+class SettledNumbers:
     """Follows the numbers that were given, and the transactions under way that may have given them. Thread-safe.
+
+    Hosts commit in another order than they number their rows: rows with smaller numbers may be yet to come.
 
     A transaction locks its own number before it gives one to a row, until all see what it has committed. When all have
     ended that were under way after numbers were read, each row with one of these numbers or a smaller one is there, or
@@ -594,6 +603,14 @@ def plain(rows: Iterable[Sequence[Any]]) -> Iterable[Sequence[Any]]:
     return (tuple(map(as_sqlite, row)) for row in rows)
 
 
+def prepared_dialect() -> Dialect:
+    return IndexDialect(paramstyle="format", json_serializer=to_json)  # type: ignore[no-untyped-call]
+
+
+def prepared_cursor(connection: psycopg.Connection[Any]) -> psycopg.Cursor[Any]:
+    return connection.cursor(row_factory=rows_as_sqlite)
+
+
 def software(connection: Connection) -> tuple[str, str]:
     """The server, which may be of another version than the driver."""
     return "PostgreSQL", str(connection.exec_driver_sql("SHOW server_version").scalar_one())
@@ -609,20 +626,20 @@ def server(place: ServerPlace) -> WriterServer:
 
 def aside_name(place: ServerPlace, now: dt.datetime) -> str | None:
     with _reading(place) as connection:
-        return postgresql_aside.aside_name(connection, now)
+        return aside.aside_name(connection, now)
 
 
 def make_room(place: ServerPlace, name: str | None) -> None:
     engine = open_engine(place, alone=True)
     try:
         with engine.connect() as connection, connection.begin():
-            postgresql_aside.make_room(connection, name)
+            aside.make_room(connection, name)
     finally:
         engine.dispose()
 
 
 def read_aside(place: ServerPlace, name: str) -> OldIndex:
-    return postgresql_aside.OldSchema(open_engine(place, read_only=True), name, plain)
+    return aside.OldSchema(open_engine(place, read_only=True), name, plain)
 
 
 @contextmanager
