@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from pydicom.dataset import Dataset
 
+    from node.archive.base import LocalFile, Remote, Uploads
     from node.archive.filesystem import Archive
     from node.association.operation import Operation
     from node.audit.audit_log import Audit
@@ -31,10 +32,12 @@ if TYPE_CHECKING:
     from node.conversion.datasets import SeriesFiles
     from node.conversion.job import ReferencedSeries
     from node.index.database.index import Index
+    from node.index.database.reading import ReadIndex
     from node.index.nouns.converted import ConvertedFile, SeriesKey
     from node.index.nouns.records import Refused
     from node.index.work.jobs import Job, JobState
     from node.index.work.messages import LedgerEvent
+    from node.lifecycle.fsck import Finding
     from node.metrics import Metrics
     from node.notify.channel import Channel
     from node.receive.ingest import Ingest
@@ -457,6 +460,34 @@ class ResultsKind(Protocol):
         """Return what would be made of the files in a folder, each with `file`, `kind` and `description`."""
 
 
+class StoreKind(Protocol):
+    """The object store that `[storage] url` names.
+
+    Every method but `tried` and `findings` may raise `node.archive.base.StoreAway`, and each `UsageError` if the
+    configuration cannot be used.
+    """
+
+    def opened(self, settings: Settings, archive: Archive, index: Index, *, new_index: bool) -> Remote:
+        """Return the store of a root that this process has opened; `new_index`: the index has no rows yet."""
+
+    def uploads(self, settings: Settings, archive: Archive, index: Index, metrics: Metrics) -> Uploads:
+        """Return the service that moves files to the store of an opened root."""
+
+    def files(self, settings: Settings) -> AbstractContextManager[LocalFile]:
+        """Yield what gives the files of the archive to a process that does not hold its lock."""
+
+    def findings(
+        self, settings: Settings, index: ReadIndex, losers: set[str], *, digests: bool, serving: bool
+    ) -> Iterator[Finding]:
+        """Yield the differences between the index and the objects; see `node.lifecycle.fsck.examine`.
+
+        `losers`: keys of files that lost a conflict.
+        """
+
+    def tried(self, settings: Settings) -> tuple[str, str | None]:
+        """Try what the archive needs of the store; return its place, and what it does not do as it should."""
+
+
 class Membership(Protocol):
     """This host among those that share its index: it says that it lives, and hears of the others.
 
@@ -658,6 +689,8 @@ class Extension:
     results: Place = ""
     """A `ResultsKind`, for hooks with `results`."""
     objects: Sequence[ObjectKind] = ()
+    store: Place = ""
+    """A `StoreKind`."""
     server: IndexServer | None = None
     statement: Statement = Statement({})
     templates: str = ""

@@ -28,6 +28,7 @@ from node.hookspecs import (
     Place,
     ResultsKind,
     SignIns,
+    StoreKind,
     Ways,
 )
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 BUILT_IN: tuple[Place, ...] = (
     "node.extensions.pages:EXTENSION",
+    "node.extensions.object_store:EXTENSION",
     "node.extensions.postgresql:EXTENSION",
     "node.extensions.demo:EXTENSION",
     "node.extensions.conformance:EXTENSION",
@@ -192,6 +194,14 @@ def ways_of(settings: Settings) -> Ways | None:
             ways: Ways = resolve(extension.ways)
             return ways
     return None
+
+
+def store_kind(settings: Settings) -> StoreKind | None:
+    """Return what `[storage] url` stands for; None: there is none."""
+    if settings.storage.url is None:
+        return None
+    kind: StoreKind = resolve(next(extension.store for extension in enabled(settings) if extension.store))
+    return kind
 
 
 def index_server() -> IndexServer:

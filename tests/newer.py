@@ -48,5 +48,5 @@ def newer(folder: Path, body: str) -> Iterator[None]:
 
 def _set_revision(revision: str) -> None:
     for name, module in tuple(sys.modules.items()):
-        if name.startswith("node.index.") and hasattr(module, "REVISION"):
+        if name.startswith("node.") and hasattr(module, "REVISION"):
             module.REVISION = revision

@@ -197,8 +197,8 @@ def _serve(order: dict[str, Any], output: int, log: int) -> None:
     """Become the node; never returns."""
     import node.__main__
     from node import background, failpoints, retries
-    from node.archive import remote
     from node.cli import main as voxelnode
+    from node.extensions.object_store import remote
     from tests.crash import held, mutants, small_journal
 
     status = 1

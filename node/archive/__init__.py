@@ -1,1 +1,1 @@
-"""The archive: instances as files under one root, and their copies in an object store behind it."""
+"""The archive: instances as files under one root, and what it asks of an object store behind it."""

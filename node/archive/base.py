@@ -1,12 +1,17 @@
-"""What an object store is to the archive, whichever kind it is."""
+"""What the archive asks of the object store behind it, of which an extension has an implementation."""
 
 from __future__ import annotations
 
+import datetime as dt
 import errno
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
+
+from node.background import BackgroundService
 
 
 class StoreAway(OSError):
@@ -14,19 +19,6 @@ class StoreAway(OSError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(errno.EHOSTUNREACH, reason)
-
-
-class HostAway(StoreAway):
-    """The object store does not have a file yet, which another host is to move there."""
-
-    def __init__(self, host: str) -> None:
-        super().__init__(
-            f"host {host} alone has the file, and has not moved it to the object store yet: try again when {host} runs"
-        )
-
-
-class NotTaken(Exception):
-    """The object store refuses one object; the message has neither its name nor its content."""
 
 
 VOLUMES = "volumes"
@@ -81,56 +73,96 @@ class FoundFile(Protocol):
     def sha256(self) -> str: ...
 
 
-@dataclass(frozen=True, slots=True)
-class StoredObject:
-    """An object of a store; `sha256` is that of the data set, if the store keeps it beside the object."""
-
-    key: str
-    bytes: int
-    written_at: float
-    sha256: str | None = None
+File = TypeVar("File", bound=ArchivedFile)
+Found = TypeVar("Found", bound=FoundFile)
 
 
-class ObjectStore(Protocol):
-    """A store of objects, by archive key. Thread-safe.
+class AwaitedUploads(Protocol):
+    """The instances for whose objects senders wait. Thread-safe."""
 
-    Every method raises `StoreAway` unless the store has answered.
+    def upload(self, key: str) -> Future[None]:
+        """Return a future that is done when the store has the object of an instance, which is in the index."""
 
-    `place`: where it is, for messages; without credentials.
+    def oldest_seconds(self) -> float:
+        """Return how long the oldest of them has waited; 0 if there is none."""
+
+
+class Remote(Protocol):
+    """The object store of one archive, and its local files, which may be copies of objects. Thread-safe.
+
+    Unless it says otherwise, a method raises `StoreAway` if the store does not answer, or is that of another archive.
+
+    Attributes
+    ----------
+    is_away : bool
+        Whether the last upload found that the store does not answer.
+    awaited : AwaitedUploads or None
+        The uploads for which senders wait; None: nobody waits for uploads.
     """
 
-    place: str
+    is_away: bool
+    awaited: AwaitedUploads | None
 
-    def put(self, file: ArchivedFile, content: bytes | Path, *, replace: bool = False) -> bool:
-        """Create the object of a file from its bytes or, in parts, from a local path; durable when this returns.
+    def local(self, file: ArchivedFile) -> Path:
+        """Return the path of the local file, which is fetched if it is only in the store.
 
-        False if there is an object with this key already, which is left as it is. Raises FileNotFoundError if there is
-        no local file.
+        If the store has no object of an instance either, there is no file; if the object has other bytes, the file has
+        them too. Raises OSError if it cannot be fetched now, and FileNotFoundError for a lost file of a revision.
         """
 
-    def put_bytes(self, key: str, content: bytes) -> bool:
-        """Create a small object; as `put`."""
+    def ahead(self, files: Iterable[File]) -> Iterator[File]:
+        """Yield files in their order, while those that follow are fetched."""
 
-    def find(self, key: str) -> StoredObject | None:
-        """Return what the store has under a key, or None."""
+    def held(self, files: Sequence[ArchivedFile]) -> AbstractContextManager[None]:
+        """Fetch files, and keep all of them during the block; raise OSError if one cannot be had."""
 
-    def fetch(self, key: str, into: Path) -> None:
-        """Copy an object to a new local file.
+    def refreshed(self, file: ArchivedFile) -> str | None:
+        """Fetch the object of a file whose local file is missing or damaged.
 
-        Raises FileNotFoundError if there is no object with this key. Raises OSError if the file cannot be written.
+        None if the local file is whole now; else how the object differs from what was received, and the local file is
+        left as it is. Raises OSError if there is no room for it.
         """
 
-    def digest(self, key: str, offset: int) -> tuple[int, str]:
-        """Read an object; return its length and SHA-256 from an offset on.
+    def has(self, file: FoundFile) -> bool:
+        """Return whether the store has the object of a file, by its noted digest, and its length if that is known."""
 
-        Raises FileNotFoundError if there is no object with this key.
+    def presence(self, files: Sequence[Found]) -> Iterator[tuple[Found, bool | None]]:
+        """Yield whether the store has the object of each file; None if it does not say so soon."""
+
+    def object_problem(self, file: ArchivedFile) -> str | None:
+        """Read the object of a file; return how it differs from what was received, or None if it is whole."""
+
+    def object_problems(self, files: Sequence[ArchivedFile]) -> Iterator[str | None]:
+        """Yield `object_problem` of each file, several of which are read at a time."""
+
+    def downloaded(self, key: str) -> Path | None:
+        """Copy an object of any content to a new part file, and return its path; None if there is none.
+
+        Raises OSError if there is no room for it.
         """
 
-    def sweep(self) -> None:
-        """Remove what uploads of this host have left that a kill interrupted; before its first upload."""
+    def note_copies(self, files: Iterable[tuple[str, int]]) -> None:
+        """Take local files (keys and lengths) as copies: their rows say that the store has them."""
 
-    def delete(self, keys: Sequence[str]) -> None:
-        """Delete objects; those that do not exist are no error."""
+    def adopt(self, keys: Sequence[str], quiet_seconds: Callable[[str], float], now: dt.datetime) -> Mapping[str, str]:
+        """Index objects of instances that no row names; those that were deleted are removed.
 
-    def objects(self, folder: str) -> Iterator[StoredObject]:
-        """Yield the objects whose keys begin with ``folder/``, in any order."""
+        Returns what became of each, in words.
+        """
+
+    def adopt_all(self, quiet_seconds: Callable[[str], float], now: dt.datetime) -> None:
+        """Index all objects of instances that no row names, for an index that is new."""
+
+    def remove_unknown_volumes(self, now: dt.datetime) -> None:
+        """Order the removal of the objects of revisions that no row names. Their series are converted again."""
+
+    def close(self) -> None:
+        """End what it does for others."""
+
+
+class Uploads(BackgroundService):
+    """The service that moves files to the object store."""
+
+    @abstractmethod
+    def finish(self, seconds: float) -> int:
+        """Wait until all is in the store, for `seconds` at most; return how many files are not."""

@@ -32,8 +32,7 @@ from node.durable import make_folder, sync_file, sync_file_system, sync_folder
 from node.failpoints import reached
 
 if TYPE_CHECKING:
-    from node.archive.base import ArchivedFile, LocalFile
-    from node.archive.remote import Remote
+    from node.archive.base import ArchivedFile, LocalFile, Remote
 
     File = TypeVar("File", bound=ArchivedFile)
 

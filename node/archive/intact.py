@@ -41,26 +41,21 @@ def problem_with(path: Path, offset: int, length: int | None, sha256: str | None
     with os.fdopen(descriptor, "rb", buffering=0) as file:
         actual = os.fstat(descriptor).st_size - offset
         if length is not None and actual != length:
-            return _length_problem(actual, length)
+            return length_problem(actual, length)
         if sha256 is None:
             return None
         file.seek(offset)
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return None if digest == sha256 else _digest_problem(digest, sha256)
+    return None if digest == sha256 else digest_problem(digest, sha256)
 
 
-def object_problem(found: tuple[int, str], length: int, sha256: str) -> str | None:
-    """Return how an object differs from what was received, by what `ObjectStore.digest` found, or None."""
-    if found[0] != length:
-        return _length_problem(found[0], length)
-    return None if found[1] == sha256 else _digest_problem(found[1], sha256)
-
-
-def _length_problem(actual: int, expected: int) -> str:
+def length_problem(actual: int, expected: int) -> str:
+    """Return how a file differs that has another length."""
     return f"has {actual} bytes instead of {expected}"
 
 
-def _digest_problem(actual: str, expected: str) -> str:
+def digest_problem(actual: str, expected: str) -> str:
+    """Return how a file differs that has another digest."""
     return f"has the SHA-256 {actual} instead of {expected}"
 
 
@@ -80,7 +75,7 @@ def intact_bytes(path: Path, offset: int, length: int, sha256: str) -> bytes | s
     if len(data) != length:
         return f"has another length than {length} bytes"
     digest = hashlib.sha256(data).hexdigest()
-    return data if digest == sha256 else _digest_problem(digest, sha256)
+    return data if digest == sha256 else digest_problem(digest, sha256)
 
 
 def data_set_offset(path: Path) -> int | None:

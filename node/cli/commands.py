@@ -116,12 +116,6 @@ COMMANDS = (
         ("voxelnode db path", "voxelnode db backup index-copy.sqlite", "voxelnode db export shared --group users"),
     ),
     Command("backup", "Maintain", "node.cli.maintain.backup:backup", ("voxelnode backup --prove /backup",)),
-    Command(
-        "archive",
-        "Maintain",
-        "node.cli.maintain.archive:app",
-        ("voxelnode archive status", "voxelnode archive copy --to store"),
-    ),
     Command("journal", "Maintain", "node.cli.maintain.journal:app", ("voxelnode journal status",)),
     Command("quarantine", "Maintain", "node.cli.maintain.quarantine:app", ("voxelnode quarantine list",)),
     Command(

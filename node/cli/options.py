@@ -221,18 +221,16 @@ class Commands(typer.Typer):
 
 @contextmanager
 def archive_files(settings: Settings) -> Iterator[LocalFile]:
-    """Yield what gives the files of the archive; see `node.archive.remote.fetching`."""
-    from node.archive.objects import configured_store
+    """Yield what gives the files of the archive, also those that only the object store has."""
+    from node.registry import store_kind
 
-    root, store = settings.storage.root.absolute(), configured_store(settings.storage)
-    if store is None:  # the modules of stores and of other hosts take longer to load than a command runs
+    kind = store_kind(settings)
+    if kind is None:
+        root = settings.storage.root.absolute()
         yield lambda file: root / file.key
-        return
-    from node.archive.remote import fetching
-    from node.index.database.reading import other_host_of
-
-    with fetching(root, store, other_host_of(root, settings.index.url, settings.holder)) as local:
-        yield local
+    else:
+        with kind.files(settings) as local:
+            yield local
 
 
 def confirm(act: str, question: str, yes: bool) -> None:

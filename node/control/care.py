@@ -6,27 +6,25 @@ import datetime as dt
 import json
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
-from node.archive.objects import configured_store
 from node.control.repository import Repository
 from node.control.root import REBUILDING_FILE, is_held, locked_root
 from node.durable import make_folder, sync_folder, write_durably
 from node.errors import UsageError, VoxelnodeError
 from node.index.care import copying
-from node.index.database.index import Index
 from node.index.database.reading import reading
 from node.index.engine.backend import Salvaged, backend_at
 from node.index.engine.place import Place, place_of, require_there
 from node.journal.journal import MARK_FILE, inspect, segment_files
 from node.lifecycle.fsck import Finding, examine, mend, require_mounted
 from node.lifecycle.journal import JOURNAL_FOLDER
-from node.lifecycle.uploads import Copied, Uploads, copy_to_folder, copy_to_store
 from node.receive.apply import Replayed
 from node.receive.recovery import (
     Recovered,
 )
+from node.registry import store_kind
 from node.settings.model import Settings
 
 
@@ -49,10 +47,11 @@ def check_repository(settings: Settings, *, digests: bool, repair: bool, force: 
     """
     root = settings.storage.root.absolute()
     held = root.is_dir() and is_held(root)
-    store = configured_store(settings.storage)
+    kind = store_kind(settings)
     with reading(root, settings.index.url) as index:
         others = [host["name"] for host in index.hosts.living() if host["name"] != settings.cluster.name]
         serving = held or bool(others)
+        objects = partial(kind.findings, settings, index, digests=digests, serving=serving) if kind else None
         findings = list(
             examine(
                 root,
@@ -60,7 +59,7 @@ def check_repository(settings: Settings, *, digests: bool, repair: bool, force: 
                 digests=digests,
                 serving=serving,
                 url=settings.index.url,
-                store=store,
+                objects=objects,
                 host=settings.holder or None,
             )
         )
@@ -73,40 +72,6 @@ def check_repository(settings: Settings, *, digests: bool, repair: bool, force: 
         now = dt.datetime.now(dt.UTC)
         fates = repository.recovered.fates
         return mend(findings, fates, repository.archive, repository.index, repository.ingest.quiet_seconds, now)
-
-
-def copy_archive(settings: Settings, to: Literal["store", "folder"]) -> Copied:
-    """Move all instances of a root to its object store, or back to the folder; see `node.lifecycle.uploads`.
-
-    Raises UsageError if ``[storage] url`` is not set, or other hosts need the store. Raises RootInUse if a node or an
-    import holds the lock of the root. Raises NotCopied if the store does not answer.
-    """
-    if settings.storage.url is None:
-        raise UsageError("set [storage] url to the object store of the root")
-    with Repository(settings) as repository:
-        archive, index, remote = repository.archive, repository.index, repository.archive.remote
-        assert remote is not None
-        if to == "folder" and settings.holder:
-            _require_alone(index, settings.holder)
-        if to == "folder" and index.trash.has_objects():
-            raise UsageError(
-                "files in the trash are in the object store: `voxelnode trash restore` or `voxelnode trash empty` first"
-            )
-        uploads = Uploads(archive, remote, index, repository.metrics)
-        return copy_to_store(uploads, index) if to == "store" else copy_to_folder(uploads, archive, remote, index)
-
-
-def _require_alone(index: Index, host: str) -> None:
-    """Refuse to bring back instances from a store that other hosts use, or are to move instances to."""
-    with index.reading() as view:
-        others = [row for row in view.hosts.all(view.hosts.now()) if row["name"] != host]
-    if living := [row["name"] for row in others if row["state"] in ("alive", "draining")]:
-        raise UsageError(f"{', '.join(living)}: stop all other hosts, which need the object store")
-    if spooling := [row["name"] for row in others if index.objects.only_at(row["name"])]:
-        raise UsageError(
-            f"{', '.join(spooling)}: has instances or volumes that are not in the object store; first run "
-            "`voxelnode archive copy --to store` there, or `voxelnode cluster forget`"
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from node.archive.base import Uploads
 from node.association.client.association import Address
 from node.association.listener import Listener
 from node.audit.audit_log import APPLICATION, SOURCE, Action, AuditEvent, AuditMessage, Participant, Result
@@ -34,14 +35,13 @@ from node.index.engine.place import IndexUnusable
 from node.index.nouns.records import Refused
 from node.lifecycle.retention import Retention
 from node.lifecycle.scrub import Scrub
-from node.lifecycle.uploads import Uploads
 from node.live import remove_counters, write_counters
 from node.metrics import Metrics
 from node.notify.channel import hook_channel
 from node.notify.notifier import Notifier
 from node.receive.readiness import reasons_not_ready
 from node.receive.refusals import Rejections
-from node.registry import enabled, index_server, objects_of, resolve
+from node.registry import enabled, index_server, objects_of, resolve, store_kind
 from node.routing.router import Router, check_destination
 from node.settings.model import Settings, Web
 from node.version import __version__
@@ -439,15 +439,8 @@ def _trouble(name: str, is_alive: Callable[[], bool], part: SupervisedThread | B
 
 def _uploads_of(settings: Settings, repository: Repository) -> Iterator[Uploads]:
     """Yield what moves to the object store what this host takes in, by whichever role, and looks after its copies."""
-    if repository.archive.remote is not None:
-        yield Uploads(
-            repository.archive,
-            repository.archive.remote,
-            repository.index,
-            repository.metrics,
-            awaited=settings.acknowledge == "object",
-            now=repository.index.now,
-        )
+    if (kind := store_kind(settings)) is not None:
+        yield kind.uploads(settings, repository.archive, repository.index, repository.metrics)
 
 
 def _optional_services(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -13,10 +12,9 @@ from typing import IO, Any
 
 import structlog
 
+from node.archive.base import Remote
 from node.archive.filesystem import Archive
 from node.archive.intake import Ballast
-from node.archive.objects import configured_store
-from node.archive.remote import Remote, marked
 from node.archive.root import keep_private, lock_problem, others_may
 from node.audit.audit_log import Audit, Transfers
 from node.background import BackgroundService
@@ -40,14 +38,12 @@ from node.receive.ingest import Ingest
 from node.receive.quarantine import take_back
 from node.receive.quiet_times import quiet_seconds_of
 from node.receive.recovery import (
-    adopt_all_objects,
     mark_all_missing,
     record_quarantined,
     recover,
-    remove_unknown_volumes,
 )
-from node.registry import audit_copy_of, results_kind
-from node.settings.model import Settings, Storage
+from node.registry import audit_copy_of, results_kind, store_kind
+from node.settings.model import Settings
 
 log = structlog.get_logger()
 
@@ -145,7 +141,7 @@ class Repository:
             settings.cluster.name,
             has_roots=bool(settings.holder),
         )
-        self.archive.remote = self._remote(storage, new_index=new_index)
+        self.archive.remote = self._remote(settings, new_index=new_index)
         segment_bytes = min(SEGMENT_BYTES, storage.journal_bytes // MIN_SEGMENTS)
         self.journal = Journal(root / JOURNAL_FOLDER, segment_bytes, storage.journal_bytes)
         is_awaited = settings.acknowledge != "local"
@@ -214,7 +210,8 @@ class Repository:
         self.taken_back: list[str] = []
         if is_new:
             self.taken_back = take_back(self.archive, self.index, self._quiet_seconds, self.index.now())
-            adopt_all_objects(self.archive, self.index, self._quiet_seconds, self.index.now())
+            if self.archive.remote is not None:
+                self.archive.remote.adopt_all(self._quiet_seconds, self.index.now())
         if is_new or is_older:
             record_quarantined(self.archive, self.index, self.index.now())
 
@@ -230,8 +227,8 @@ class Repository:
 
     def _remove_unknown_volumes(self, *, is_new: bool) -> None:
         """Order the removal of objects of volumes that no row names, after those of a previous index have theirs."""
-        if is_new:
-            remove_unknown_volumes(self.archive, self.index, self.index.now())
+        if is_new and self.archive.remote is not None:
+            self.archive.remote.remove_unknown_volumes(self.index.now())
 
     def _begin_to_take(self, root: Path) -> None:
         """Free the journal of what was applied, and apply what is received from now on."""
@@ -241,27 +238,18 @@ class Repository:
         self.index.ahead = self.applier
         self.archive.intake.watch({root, root / LOCK_FILE, *self.index.files}, self.applier.journal_problem)
 
-    def _remote(self, storage: Storage, *, new_index: bool) -> Remote | None:
+    def _remote(self, settings: Settings, *, new_index: bool) -> Remote | None:
         """Return the object store of the archive, of which nothing is asked unless the index is new.
 
         Raises StoreNeeded if there is none in the configuration, and instances are in one. Raises StoreAway if a new
         index needs to know whose store it is.
         """
-        identity = self.index.about.get(STORE)
-        store = configured_store(storage, self.index.turn.holder or "")
-        if store is None:
-            if identity and self.index.about.get(STORE_SPOOLED) == "yes":
-                raise StoreNeeded
-            return None
-        if not identity:
-            identity = (marked(store) if new_index else None) or uuid.uuid4().hex
-            identity = self.index.about.settle(STORE, identity)
-        if self.index.turn.holder is not None:
-            key = self.index.objects.of_no_host()
-            if key is not None and self.archive.path(key).exists():
-                self.index.objects.own_spool()
-        host_of = self.index.objects.host_of
-        return Remote(store, self.archive.root, self.archive.intake, storage.cache_bytes, identity, host_of)
+        kind = store_kind(settings)
+        if kind is not None:
+            return kind.opened(settings, self.archive, self.index, new_index=new_index)
+        if self.index.about.get(STORE) and self.index.about.get(STORE_SPOOLED) == "yes":
+            raise StoreNeeded
+        return None
 
     def _is_index_older(self) -> bool:
         """Return whether the journal has let go of records that the index lacks: a copy of the index was restored."""

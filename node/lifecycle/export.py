@@ -13,18 +13,16 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-from node.archive.base import LocalFile, ObjectStore
-from node.archive.remote import fetching
+from node.archive.base import LocalFile
 from node.conversion.volume_files import revision_files
 from node.durable import locked, make_folder, sync_file, sync_folder
 from node.errors import UsageError, VoxelnodeError
 from node.index.care.copying import ExportedFile, copy_for_readers, files_of, finish, require_export
-from node.index.database.reading import ReadIndex, other_host_of, reading
+from node.index.database.reading import ReadIndex, reading
 from node.index.engine.place import FILE_NAME, Place, place_of
 from node.index.nouns.records import RevisionFile
 
@@ -43,13 +41,15 @@ class Exported:
     absent: tuple[str, ...]
 
 
+OpenFiles = Callable[[], AbstractContextManager[LocalFile]]
+
+
 def export(
     root: Path,
     target: Path,
     group: str | None = None,
     url: str | None = None,
-    store: ObjectStore | None = None,
-    host: str = "",
+    open_files: OpenFiles | None = None,
 ) -> Exported:
     """Bring an export of a root up to date, also while a node runs.
 
@@ -61,10 +61,8 @@ def export(
         Group that may read the export; None: only the owner.
     url : str or None
         ``[index] url``.
-    store : ObjectStore or None
-        Where the archive has its objects.
-    host : str
-        The name of this host, if several share the store.
+    open_files : callable or None
+        Yields what gives the files of the archive; None: all are below `root`.
 
     Raises
     ------
@@ -87,8 +85,8 @@ def export(
         raise VoxelnodeError(f"another process exports to {target}: try again when it has ended")
     try:
         with reading(root, url) as index:
-            open_files = partial(fetching, root, store, other_host_of(root, url, host))
-            return _export(root, place_of(root, url), target, gid, index, open_files)
+            files = open_files or (lambda: nullcontext(lambda file: root / file.key))
+            return _export(root, place_of(root, url), target, gid, index, files)
     finally:
         os.close(lock)
 
@@ -111,7 +109,7 @@ def _export(
     target: Path,
     gid: int | None,
     index: ReadIndex,
-    open_files: Callable[[], AbstractContextManager[LocalFile]],
+    open_files: OpenFiles,
 ) -> Exported:
     work = target / _WORK
     shutil.rmtree(work, ignore_errors=True)  # of an export that was interrupted

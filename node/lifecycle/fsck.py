@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import groupby, islice
+from itertools import groupby
 from pathlib import Path, PurePath
 from time import time
-from typing import Literal, TypeVar
+from typing import Literal
 
 from node.acknowledged import FOLDER, problems
-from node.archive.base import VOLUMES, ArchivedFile, ObjectStore, StoreAway, StoredObject, is_of_revision
-from node.archive.filesystem import MAX_FILES_PER_FOLDER, Archive, is_key
+from node.archive.base import VOLUMES, is_of_revision
+from node.archive.filesystem import MAX_FILES_PER_FOLDER, Archive
 from node.archive.intact import MISSING, data_set_offset, problem_with
-from node.archive.remote import marked, problem_in_store
 from node.conversion.volume_files import sweep
 from node.errors import VoxelnodeError, is_of_system, is_out_of_memory
 from node.files.reading import read_instance
@@ -34,7 +33,6 @@ from node.receive.accounting import mend_ledger, note_lost, unaccounted
 from node.receive.recovery import (
     ADOPTED,
     adopt,
-    adopt_objects,
     return_from_quarantine,
     stored_instance,
     without_deleted,
@@ -69,8 +67,6 @@ Kind = Literal[
     "conversion-failed",
 ]
 
-File = TypeVar("File", bound=ArchivedFile)
-
 RECEIVING_SECONDS = 60.0
 """While a node serves, a younger file without a row is taken as still being received."""
 
@@ -97,7 +93,7 @@ def examine(
     digests: bool,
     serving: bool,
     url: str | None = None,
-    store: ObjectStore | None = None,
+    objects: Callable[[set[str]], Iterator[Finding]] | None = None,
     host: str | None = None,
 ) -> Iterator[Finding]:
     """Yield every difference between the index and the files below `root`; of an index with another schema, only that.
@@ -112,8 +108,8 @@ def examine(
         A node is serving the root: instances being received are not differences.
     url : str or None
         ``[index] url``.
-    store : ObjectStore or None
-        Where the archive has its objects.
+    objects : callable or None
+        Takes the keys of files of conflicts, and yields the differences between the index and the object store.
     host : str or None
         The host whose root this is, if several with roots of their own share the store. What only others have is not
         compared: files that are still to be moved to the store, quarantine, and volumes.
@@ -134,11 +130,8 @@ def examine(
             yield finding
     yield from _still_unknown(root, url, unknown)
     yield from _losers(root, index, digests=digests, host=host)
-    if store is not None:
-        try:
-            yield from _objects(root, index, store, losers, digests=digests, serving=serving)
-        except StoreAway as error:
-            yield Finding("store-away", store.place, str(error.strerror))
+    if objects is not None:
+        yield from objects(losers)
     yield from _volumes(root, index, digests=digests, host=host)
 
 
@@ -255,7 +248,8 @@ def _mended_object(
         index.objects.remove([finding.path], now)
         return "to be removed"
     if finding.kind == "object-unknown":
-        return adopt_objects(archive, index, [finding.path], quiet_seconds, now).get(finding.path, "gone meanwhile")
+        adopted = archive.remote.adopt([finding.path], quiet_seconds, now) if archive.remote is not None else {}
+        return adopted.get(finding.path, "gone meanwhile")
     if finding.kind == "copy-altered":
         archive.remove(finding.path)
         return "removed: it is fetched again when it is read"
@@ -415,53 +409,6 @@ def _instance(root: Path, row: InstanceFile, is_there: bool, *, digests: bool) -
         yield Finding("file-back", row.key, sop_instance_uid=uid)
 
 
-def _objects(
-    root: Path, index: ReadIndex, store: ObjectStore, losers: set[str], *, digests: bool, serving: bool
-) -> Iterator[Finding]:
-    """Compare the objects of the store with the rows that name them, a folder at a time."""
-    if marked(store) != index.archive_in_store:
-        yield Finding("store-away", store.place, "it is not the store of this archive")
-        return
-    stored = (row for row in index.instances.files() if row.place == STORE and not row.file_missing)
-    for row, found in _with_objects(store, stored):
-        problem = _object_problem(store, row, found, digests=digests)
-        if problem == MISSING:
-            yield Finding("object-missing", row.key, sop_instance_uid=row.sop_instance_uid)
-        elif problem is not None:
-            yield Finding("object-altered", row.key, problem, sop_instance_uid=row.sop_instance_uid)
-    volumes = (file for file in index.volumes.files() if file.place == STORE)
-    for file, found in _with_objects(store, volumes):
-        problem = _object_problem(store, file, found, digests=digests)
-        if problem is not None:
-            yield Finding("volume-object", file.path, f"{_revision(file)}: the object {problem}", series=_of(file))
-
-    def known(found: StoredObject) -> bool:
-        return found.key in losers or (serving and time() - found.written_at < RECEIVING_SECONDS)
-
-    strays = (found.key for found in store.objects("objects") if is_key(found.key) and not known(found))
-    while batch := list(islice(strays, MAX_FILES_PER_FOLDER)):
-        yield from (Finding("object-unknown", key) for key in index.instances.unknown_keys(batch))
-    strays = (found.key for found in store.objects(VOLUMES) if not known(found))
-    while batch := list(islice(strays, MAX_FILES_PER_FOLDER)):
-        yield from (Finding("object-unknown", key) for key in index.volumes.unknown_keys(batch))
-
-
-def _with_objects(store: ObjectStore, files: Iterable[File]) -> Iterator[tuple[File, StoredObject | None]]:
-    """Yield files, which are sorted by their keys, with their objects; the store is asked a folder at a time."""
-    for folder, rows in groupby(files, key=lambda file: file.key.rpartition("/")[0]):
-        objects = {found.key: found for found in store.objects(folder)}
-        yield from ((row, objects.get(row.key)) for row in rows)
-
-
-def _object_problem(store: ObjectStore, file: ArchivedFile, found: StoredObject | None, *, digests: bool) -> str | None:
-    """Return what is wrong with an object; with `digests`, it is read."""
-    if found is None:
-        return MISSING
-    if found.bytes != file.data_set_offset + file.bytes:
-        return f"has {found.bytes} bytes instead of {file.data_set_offset + file.bytes}"
-    return problem_in_store(store, file) if digests else None
-
-
 def _losers(root: Path, index: ReadIndex, *, digests: bool, host: str | None) -> Iterator[Finding]:
     """Compare the files of conflicts, which are versions of instances like any other."""
     known = {loser.key: loser.sha256 for loser in index.instances.losers()}
@@ -492,7 +439,7 @@ def _volumes(root: Path, index: ReadIndex, *, digests: bool, host: str | None) -
     for row in index.volumes.files():
         path = root / row.path
         named |= folders_of([row.path])
-        detail = _revision(row)
+        detail = revision_of(row)
         try:
             problem = problem_with(path, 0, row.bytes, row.sha256 if digests else None)
         except OSError as error:
@@ -503,15 +450,16 @@ def _volumes(root: Path, index: ReadIndex, *, digests: bool, host: str | None) -
         if row.place == STORE:
             yield Finding("copy-altered", row.path, f"{detail}: {problem}")
         elif problem == MISSING:
-            yield Finding("volume-missing", row.path, detail, series=_of(row))
+            yield Finding("volume-missing", row.path, detail, series=to_convert_again(row))
         else:
-            yield Finding("volume-altered", row.path, f"{detail}: {problem}", series=_of(row))
+            yield Finding("volume-altered", row.path, f"{detail}: {problem}", series=to_convert_again(row))
     for folder in sorted((root / VOLUMES).glob("*/*/*/")):
         if str(folder.relative_to(root)) not in named:
             yield Finding("volume-unknown", str(folder.relative_to(root)))
 
 
-def _revision(row: VolumeFile) -> str:
+def revision_of(row: VolumeFile) -> str:
+    """Return which revision a file is of, in words."""
     return f"revision {row.revision}{', superseded' if row.superseded else ''}"
 
 
@@ -520,7 +468,7 @@ def _is_here(row: VolumeFile, host: str | None) -> bool:
     return host is None or (row.place is not None and row.holder in (None, host))
 
 
-def _of(row: VolumeFile) -> tuple[str, str] | None:
+def to_convert_again(row: VolumeFile) -> tuple[str, str] | None:
     """Return the series that is to be converted again if a file is damaged; None if the file is superseded."""
     return None if row.superseded else (row.study_instance_uid, row.series_instance_uid)
 

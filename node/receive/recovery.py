@@ -17,7 +17,6 @@ import datetime as dt
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path, PurePath
 from types import MappingProxyType
 from typing import Any
@@ -26,8 +25,7 @@ import structlog
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 
-from node.archive.base import VOLUMES
-from node.archive.filesystem import Archive, is_key
+from node.archive.filesystem import Archive
 from node.archive.intact import problem_with
 from node.dicom.attributes import InstanceAttributes
 from node.dicom.header import HeaderCut
@@ -300,50 +298,6 @@ def stored_instance(root: Path, key: str, now: dt.datetime) -> tuple[InstanceAtt
         peer="",
         received_at=min(written_at, now),  # the clock may have been set back since
     )
-
-
-def adopt_all_objects(archive: Archive, index: Index, quiet_seconds: Callable[[str], float], now: dt.datetime) -> None:
-    """Index the objects of the store that no row names, if there is a store; see `adopt_objects`."""
-    if archive.remote is None:
-        return
-    keys = (found.key for found in archive.remote.store.objects("objects") if is_key(found.key))
-    while batch := list(islice(keys, MAX_BATCH)):
-        adopt_objects(archive, index, batch, quiet_seconds, now)
-
-
-def remove_unknown_volumes(archive: Archive, index: Index, now: dt.datetime) -> None:
-    """Order the removal of the objects of revisions that no row names, if there is a store.
-
-    Their series are converted again.
-    """
-    if archive.remote is None:
-        return
-    keys = (found.key for found in archive.remote.store.objects(VOLUMES))
-    while batch := list(islice(keys, MAX_BATCH)):
-        index.objects.remove(batch, now)
-
-
-def adopt_objects(
-    archive: Archive, index: Index, keys: Sequence[str], quiet_seconds: Callable[[str], float], now: dt.datetime
-) -> dict[str, str]:
-    """Index objects that no row names, as `adopt` does with files; those that were deleted are removed.
-
-    Returns what became of each object, in words.
-    """
-    remote = archive.remote
-    assert remote is not None
-    remote.require_own()
-    deleted = index.deletions.deleted_among(keys)
-    index.objects.remove(sorted(deleted), now)
-    unknown = [
-        key
-        for key in index.instances.unknown_keys(keys)
-        if key not in deleted and archive.take_in(key, remote.downloaded(key))
-    ]
-    fates = adopt(archive, index, unknown, quiet_seconds, now)
-    stored = index.objects.record_stored(unknown, now)
-    remote.note_copies((key, archive.path(key).stat().st_size) for key in stored)
-    return fates | dict.fromkeys(deleted, "removed: it was deleted")
 
 
 def settle_losers(archive: Archive, index: Index) -> int:

@@ -975,6 +975,8 @@ class Settings(SettingsSection):
         yield from self._mistakes_of_hosts()
         if self.journal.acknowledge == "object" and self.storage.url is None:
             yield 'journal: acknowledge = "object" needs an object store: set [storage] url, or use "index"'
+        if self.storage.url is not None and not any(extension.store for extension in enabled(self)):
+            yield "storage: url is of an extension that [extensions] disabled switches off"
         yield from self._mistakes_of_hooks()
         yield from self._mistakes_of_destinations()
         yield from self._mistakes_of_datasets()

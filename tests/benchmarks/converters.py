@@ -28,8 +28,8 @@ import psycopg
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from node.control.care import copy_archive  # noqa: E402
 from node.control.repository import open_for_import  # noqa: E402
+from node.extensions.object_store.copying import copy_archive  # noqa: E402
 from node.index.engine.backend import ServerPlace  # noqa: E402
 from node.index.engine.place import upgrade  # noqa: E402
 from node.receive.ingest import Announced  # noqa: E402

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from node.archive.objects import INCOMING, PART_SECONDS
-from node.archive.remote import MARKER
 from node.control.care import rebuild_index
+from node.extensions.object_store.remote import MARKER
+from node.extensions.object_store.stores import INCOMING, PART_SECONDS
 from node.failpoints import VARIABLE
 from node.settings.model import Settings, Storage
 from tests.acceptance.served import until

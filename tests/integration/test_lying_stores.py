@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from node.archive.intact import problem_with
-from node.archive.remote import try_store
 from node.conversion.scheduler import Worker
+from node.extensions.object_store.remote import try_store
 from node.receive.stored_files import report_damage
 from node.settings.model import Convert as ConvertSettings
 from tests import make

@@ -16,18 +16,19 @@ from pydicom import FileDataset
 
 from node.archive.base import StoreAway
 from node.archive.intact import problem_with
-from node.archive.objects import configured_store
-from node.archive.remote import try_store
-from node.control.care import check_repository, copy_archive, rebuild_index
+from node.control.care import check_repository, rebuild_index
 from node.control.repository import Repository, StoreNeeded
 from node.conversion.pipeline import convert
 from node.conversion.scheduler import Worker
 from node.conversion.series import is_unchanged
 from node.errors import OutOfResources
 from node.extensions.commitment.commitment import CommitmentService, verify
+from node.extensions.object_store.copying import Copied, copy_archive
+from node.extensions.object_store.remote import try_store
+from node.extensions.object_store.stores import configured_store
+from node.extensions.object_store.uploads import Uploads
 from node.index.database.reading import reading
 from node.index.nouns.records import InstanceFile, Outcome, RevisionFile
-from node.lifecycle.uploads import Copied, Uploads
 from node.receive.ingest import Origin
 from node.receive.stored_files import report_damage
 from node.settings.model import Acknowledge, JournalSettings, SeriesSettings, Settings, Storage
@@ -311,7 +312,7 @@ def test_an_upload_that_was_interrupted_is_found_to_be_there(
         if name == step:
             raise KeyError(name)
 
-    monkeypatch.setattr("node.lifecycle.uploads.reached", die)
+    monkeypatch.setattr("node.extensions.object_store.uploads.reached", die)
     with pytest.raises(KeyError):
         node.upload()
     monkeypatch.undo()
@@ -534,7 +535,7 @@ def test_a_bucket_has_the_digest_of_each_object_and_no_credentials_are_told(
         place = f"s3://scans at {server.url}"
         assert node.upload() == f"{place}: NoSuchBucket: create the bucket, or correct its name"
         server.ask("PUT", "/scans")
-        monkeypatch.setattr("node.lifecycle.uploads.MAX_WHOLE_BYTES", 1000)  # in parts
+        monkeypatch.setattr("node.extensions.object_store.uploads.MAX_WHOLE_BYTES", 1000)  # in parts
         assert node.upload() is None
         monkeypatch.undo()
         for file in node.files():
@@ -544,7 +545,7 @@ def test_a_bucket_has_the_digest_of_each_object_and_no_credentials_are_told(
             assert stored.headers["x-amz-storage-class"] == "STANDARD_IA"
         node.convert()
         made = node.revision()
-        monkeypatch.setattr("node.lifecycle.uploads.MAX_WHOLE_BYTES", 1000)
+        monkeypatch.setattr("node.extensions.object_store.uploads.MAX_WHOLE_BYTES", 1000)
         assert node.upload() is None
         monkeypatch.undo()
         for volume in node.kept():

@@ -12,21 +12,22 @@ from typing import Any
 import pytest
 from pydicom import FileDataset
 
-from node.archive import remote
-from node.archive.base import HostAway
 from node.archive.filesystem import is_key
 from node.cli import main
-from node.control.care import check_repository, copy_archive
+from node.control.care import check_repository
 from node.control.repository import Repository
 from node.conversion.scheduler import Worker
 from node.conversion.volume_files import sweep
 from node.errors import UsageError
+from node.extensions.object_store import remote
+from node.extensions.object_store.copying import copy_archive
+from node.extensions.object_store.remote import HostAway
+from node.extensions.object_store.uploads import Uploads
 from node.extensions.postgresql.hosts import HostRepository, Member
 from node.index.engine.backend import IndexUnusable, ServerPlace
 from node.index.engine.place import upgrade
 from node.index.nouns.records import InstanceFile, Outcome
 from node.lifecycle.scrub import Scrub
-from node.lifecycle.uploads import Uploads
 from node.receive.conflicts import NotDecidable, compared
 from node.receive.ingest import Origin
 from node.receive.stored_files import report_damage

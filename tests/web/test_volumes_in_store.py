@@ -11,14 +11,14 @@ from typing import NamedTuple
 
 import pytest
 
-from node.archive.objects import configured_store
-from node.archive.remote import fetching
 from node.extensions.bids.content import NiftiCopy
 from node.extensions.bids.sources import IndexSource
+from node.extensions.object_store.remote import fetching
+from node.extensions.object_store.stores import configured_store
+from node.extensions.object_store.uploads import Uploads
 from node.index.database.reading import reading
 from node.index.work.ledger import Lane
 from node.lifecycle.export import export
-from node.lifecycle.uploads import Uploads
 from node.notify.notifier import HookWorker
 from node.settings.model import HookSettings
 from tests import make
@@ -123,5 +123,5 @@ def test_hooks_data_sets_and_exports_fetch_what_they_read(far: Far, tmp_path: Pa
         assert volume.local(volume.file.with_name("volume.json")).read_bytes() == made["volume.json"]
         NiftiCopy(volume.file, volume.sha256, False, volume.local).write(tmp_path / "copy.nii.gz", link=False)
     assert (tmp_path / "copy.nii.gz").read_bytes() == made["volume.nii.gz"]
-    assert export(site.root, tmp_path / "export", store=store).absent == ()
+    assert export(site.root, tmp_path / "export", open_files=lambda: fetching(site.root, store)).absent == ()
     assert {path.name: path.read_bytes() for path in (tmp_path / "export").glob("volumes/*/*/*/*")} == made

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from node.cli.options import ChangedRoot, Commands, Root
+from node.cli.options import ChangedRoot, Commands, Root, archive_files
 from node.cli.output import Answer, problems_of, sized
 
 if TYPE_CHECKING:
@@ -111,15 +111,13 @@ def export(
     bring the copy up to date: it copies only new volumes, and removes those that were replaced or deleted. Exit 1 if
     files of volumes are missing or damaged in the root: the copy has no rows for them.
     """
-    from node.archive.objects import configured_store
     from node.control.audited_export import audited_export
     from node.lifecycle.export import export as export_to
 
     settings = root.settings
     target = folder.absolute()
     with audited_export(settings, f"voxelnode db export to {target}, for {group or 'its owner'}") as outcome:
-        store = configured_store(settings.storage)
-        done = export_to(root.folder, target, group, settings.index.url, store, settings.holder)
+        done = export_to(root.folder, target, group, settings.index.url, lambda: archive_files(settings))
         outcome.counts = f"{done.copied} conversions copied, {done.kept} already there, {done.removed} removed"
     lines = [
         f"{folder}: {done.copied} conversions copied ({sized(done.bytes)}), {done.kept} already there, "

@@ -228,29 +228,19 @@ def _missing_files(settings: Settings) -> Iterator[Check]:
 
 def _objects(settings: Settings) -> Iterator[Check]:
     """Try what the archive needs of an object store: create an object only if there is none, read and remove it."""
-    from node.archive.base import NotTaken, StoreAway
-    from node.archive.objects import configured_store
-    from node.archive.remote import try_store
     from node.errors import UsageError
-    from node.index.database.reading import reading
-    from node.index.engine.place import IndexUnusable
+    from node.registry import store_kind
 
     try:
-        store = configured_store(settings.storage)
+        kind = store_kind(settings)
+        if kind is None:
+            return
+        place, problem = kind.tried(settings)
     except UsageError as error:
         yield Check("object store", "broken", str(error), "correct [storage]")
         return
-    if store is None:
-        return
-    identity, has_used_store = None, False
-    with suppress(IndexUnusable), reading(settings.storage.root, settings.index.url) as index:
-        identity, has_used_store = index.archive_in_store, index.has_used_store
-    try:
-        problem = try_store(store, identity, has_used_store)
-    except (StoreAway, NotTaken) as error:
-        problem = str(getattr(error, "strerror", None) or error)
     if problem is None:
-        yield Check("object store", "ok", f"{store.place} creates, returns and removes objects")
+        yield Check("object store", "ok", f"{place} creates, returns and removes objects")
     else:
         remedy = "instances stay on the local disk until it works; correct [storage], the bucket or its rights"
         yield Check("object store", "broken", problem, remedy)

@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-from node.archive.objects import (
+from node.errors import UsageError
+from node.extensions.destinations.folder import WrittenDestination, file_name
+from node.extensions.object_store.stores import (
     MAX_WHOLE_BYTES,
     PART_BYTES,
     REMEDIES,
@@ -29,8 +31,6 @@ from node.archive.objects import (
     provider_of,
     word_of,
 )
-from node.errors import UsageError
-from node.extensions.destinations.folder import WrittenDestination, file_name
 from node.index.database.work_loop import Interrupted
 from node.routing.destination import Delivered, NotTaken, Prepared, Unreachable
 from node.settings.model import Destination as Described

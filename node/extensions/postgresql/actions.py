@@ -8,10 +8,10 @@ from typing import Any
 
 import structlog
 
-from node.archive.base import StoreAway
-from node.archive.remote import Remote
+from node.archive.base import Remote, StoreAway
 from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.errors import UsageError
+from node.extensions.object_store.places import PlaceRepository
 from node.extensions.postgresql.hosts import HostRepository
 from node.hookspecs import Action as RootAction
 from node.index.database.index import Index
@@ -23,7 +23,7 @@ log = structlog.get_logger()
 def actions(ingest: Ingest, audit: Audit) -> Mapping[str, RootAction]:
     """Return the actions by name."""
     index, remote = ingest.index, ingest.archive.remote
-    hosts = index.repository(HostRepository)
+    hosts, places = index.repository(HostRepository), index.repository(PlaceRepository)
 
     def drain(host: str, who: str) -> Mapping[str, Any]:
         if index.turn.host is None:
@@ -35,9 +35,9 @@ def actions(ingest: Ingest, audit: Audit) -> Mapping[str, RootAction]:
     def forget(host: str, who: str) -> Mapping[str, Any]:
         hosts.require_gone(host, index.now())
         if remote is not None:
-            _record_uploaded(index, remote, host)
-        index.series.reopen(index.objects.current_only_at(host), index.now())
-        index.objects.give_up(host)
+            _record_uploaded(index, places, remote, host)
+        index.series.reopen(places.current_only_at(host), index.now())
+        places.give_up(host)
         forgotten = asdict(hosts.forget(host, index.now()))
         participants = [Participant(who, APPLICATION, is_requestor=True)]
         event, detail = AuditEvent.APPLICATION_ACTIVITY, f"host {host} of the index was forgotten"
@@ -47,13 +47,13 @@ def actions(ingest: Ingest, audit: Audit) -> Mapping[str, RootAction]:
     return {"drain-host": drain, "forget-host": forget}
 
 
-def _record_uploaded(index: Index, remote: Remote, host: str) -> None:
+def _record_uploaded(index: Index, places: PlaceRepository, remote: Remote, host: str) -> None:
     """Note what a host has put into the store and did not live to record."""
-    files = index.objects.only_at(host)
+    files = places.only_at(host)
     try:
-        problems = list(remote.threads.map(remote.object_problem, files))
+        problems = list(remote.object_problems(files))
     except StoreAway as error:
         raise UsageError(f"{error.strerror}: {host} can be forgotten when the store tells what it has") from error
     stored = [file.key for file, problem in zip(files, problems, strict=True) if problem is None]
     if stored:
-        index.objects.record_stored(stored, index.now())
+        places.record_stored(stored, index.now())

@@ -299,6 +299,7 @@ def test_routes_without_identities_need_the_extension_for_them(tmp_path: Path) -
     ("table", "url", "extension"),
     [
         ("index", "postgresql://voxelnode@db.example/voxelnode", "postgresql"),
+        ("storage", "s3://bucket", "object_store"),
     ],
 )
 def test_a_url_of_an_extension_that_is_switched_off_is_refused(table: str, url: str, extension: str) -> None:

@@ -13,25 +13,23 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
 import structlog
 
-from node.archive.awaited import AwaitedUploads
-from node.archive.base import VOLUMES, NotTaken, StoreAway, is_of_revision
+from node.archive.base import VOLUMES, StoreAway, is_of_revision
+from node.archive.base import Uploads as UploadService
 from node.archive.filesystem import Archive, is_key
 from node.archive.intact import MISSING, problem_with
-from node.archive.objects import MAX_WHOLE_BYTES
-from node.archive.remote import IN_FLIGHT, Remote
-from node.background import BackgroundService
 from node.conversion.volume_files import stored_files
-from node.errors import VoxelnodeError
+from node.extensions.object_store.awaited import AwaitedUploads
+from node.extensions.object_store.places import PlaceRepository
+from node.extensions.object_store.remote import IN_FLIGHT, CachedStore
+from node.extensions.object_store.stores import MAX_WHOLE_BYTES, NotTaken
 from node.failpoints import reached
 from node.index.database.index import Index
 from node.index.engine.about_keys import STORE_SPOOLED
@@ -76,7 +74,7 @@ MAX_AWAITED_SECONDS = 5.0
 """Longest of them if senders wait for uploads: until the store is back, they are refused."""
 
 
-class Uploads(BackgroundService):
+class Uploads(UploadService):
     """Uploads and removals of an archive that has an object store.
 
     Parameters
@@ -95,7 +93,7 @@ class Uploads(BackgroundService):
     def __init__(
         self,
         archive: Archive,
-        remote: Remote,
+        remote: CachedStore,
         index: Index,
         metrics: Metrics,
         *,
@@ -104,6 +102,7 @@ class Uploads(BackgroundService):
     ) -> None:
         super().__init__("uploads")
         self._archive, self._remote, self._index, self._now = archive, remote, index, now
+        self._places = index.repository(PlaceRepository)
         self._has_begun = False
         self._after = ""  # the last key that this round has seen
         self._refused = 0  # files of this round that are left
@@ -123,8 +122,8 @@ class Uploads(BackgroundService):
 
     def step(self) -> float | None:
         """Move one batch, and remove what is to be removed."""
-        self._spooled.set(self._index.objects.count(SPOOL).instances)
-        self._spooled_files.set(self._index.objects.count_spooled_files())
+        self._spooled.set(self._places.count(SPOOL).instances)
+        self._spooled_files.set(self._places.count_spooled_files())
         self.remove_local()
         try:
             seconds = self.move_batch()
@@ -150,13 +149,13 @@ class Uploads(BackgroundService):
             self._upload(batch)
             return 0.0
         self._was_awaited = False
-        if (taken := self._remote.take_lost()) and (lost := sorted(self._index.objects.named(taken))):  # not deleted
+        if (taken := self._remote.take_lost()) and (lost := sorted(self._places.named(taken))):  # not deleted
             log.error("objects_lost", count=len(lost), reason="the store had them, and has them no more: put again")
-            self._index.objects.record_spooled(lost)
+            self._places.record_spooled(lost)
             self._after = ""
         waiting = self.remove_objects()
         limit = BATCH if self._awaited is None else IN_FLIGHT
-        batch = self._index.objects.spooled(self._after, limit, missing=self._is_first_round)
+        batch = self._places.spooled(self._after, limit, missing=self._is_first_round)
         if batch:
             self._after = batch[-1].key
             self._upload(batch)
@@ -179,9 +178,9 @@ class Uploads(BackgroundService):
         now = monotonic()
         if now < self._marks_at:
             return self._has_marks
-        files = self._index.objects.marked(self._marks_after, BATCH)
+        files = self._places.marked(self._marks_after, BATCH)
         self._marks_after = files[-1].key if len(files) == BATCH else ""
-        problems = self._remote.threads.map(self._remote.object_problem, files)
+        problems = self._remote.object_problems(files)
         whole = [file.key for file, problem in zip(files, problems, strict=True) if problem is None]
         if whole:
             self._index.instances.mark_files(whole, missing=False, now=self._now())
@@ -193,7 +192,7 @@ class Uploads(BackgroundService):
     def _batch_of(self, awaited: AwaitedUploads) -> list[InstanceFile | RevisionFile]:
         """Return instances for whose upload somebody waits."""
         keys = awaited.keys(BATCH)
-        files = self._index.objects.of_keys(keys) if keys else []
+        files = self._places.of_keys(keys) if keys else []
         awaited.stored([file.key for file in files if file.place == STORE])
         awaited.failed(set(keys) - {file.key for file in files}, "the instance was deleted or replaced meanwhile")
         return [file for file in files if file.place != STORE]
@@ -206,7 +205,7 @@ class Uploads(BackgroundService):
         """Wait until all is in the store, for `seconds` at most; return how many files are not."""
         deadline = monotonic() + seconds
         while True:
-            left = self._index.objects.count(SPOOL).instances + self._index.objects.count_spooled_files()
+            left = self._places.count(SPOOL).instances + self._places.count_spooled_files()
             if not left or self.away is not None or monotonic() >= deadline:
                 return left
             self.wake()
@@ -222,16 +221,16 @@ class Uploads(BackgroundService):
             return
         if self._index.about.get(STORE_SPOOLED) != "yes":  # later, an empty store is not ours
             self._remote.attach()
-            self._index.objects.spool_all()
+            self._places.spool_all()
         if (problem := self._remote.trial_problem()) is not None:
             raise StoreAway(problem)
         self._remote.store.sweep()
         for folder in self._archive.local_folders():
-            self._note_copies(self._index.objects.stored_among(self._archive.keys(folder)))
+            self._note_copies(self._places.stored_among(self._archive.keys(folder)))
         for study in self._archive.path(VOLUMES).glob("*"):
             keys = [str(path.relative_to(self._archive.root)) for path in study.glob("*/*/*")]
             for begin in range(0, len(keys), MAX_KEYS):
-                self._note_copies(self._index.objects.stored_among(keys[begin : begin + MAX_KEYS]))
+                self._note_copies(self._places.stored_among(keys[begin : begin + MAX_KEYS]))
         self._has_begun = True
 
     def _note_revisions(self) -> bool:
@@ -239,12 +238,12 @@ class Uploads(BackgroundService):
 
         Those whose folder is missing stay as they are: `voxelnode fsck` says so.
         """
-        revisions = self._index.objects.unnoted(self._noted, REVISIONS)
+        revisions = self._places.unnoted(self._noted, REVISIONS)
         for revision in revisions:
             self._noted = revision.conversion_id
             with suppress(FileNotFoundError):
                 files = stored_files(self._archive.path(revision.folder), revision.folder, revision.sha256)
-                self._index.objects.note_files(revision.conversion_id, files)
+                self._places.note_files(revision.conversion_id, files)
         if revisions:
             self._after = ""
         return bool(revisions)
@@ -272,7 +271,7 @@ class Uploads(BackgroundService):
                 away = error
         if done:
             self._remote.recheck()  # a file system that was unmounted leaves an empty folder, which takes files as well
-            stored = self._index.objects.record_stored([file.key for file in done], self._now())
+            stored = self._places.record_stored([file.key for file in done], self._now())
             reached("objects-recorded")
             instances = sum(not is_of_revision(key) for key in stored)
             self._uploaded.inc(instances)
@@ -331,11 +330,11 @@ class Uploads(BackgroundService):
         """
         if self._remote.object_problem(file) is None:
             return True
-        if self._index.objects.revision_file(file.key) is not None:
+        if self._places.revision_file(file.key) is not None:
             log.error("volume_damaged", path=file.key, reason=f"{problem}: its series is converted again")
             self._archive.remove(file.key)
-            self._index.series.reopen(self._index.objects.current_of(file.key), self._now())
-            self._index.objects.record_lost(file.key, self._now())
+            self._index.series.reopen(self._places.current_of(file.key), self._now())
+            self._places.record_lost(file.key, self._now())
         return False
 
     def _is_put(self, file: InstanceFile | RevisionFile, content: bytes | Path) -> bool:
@@ -383,10 +382,10 @@ class Uploads(BackgroundService):
 
     def remove_local(self) -> None:
         """Remove from this disk what other hosts have deleted or replaced, after its object is gone."""
-        paths = self._index.objects.host_removals(REMOVALS)
+        paths = self._places.host_removals(REMOVALS)
         if not paths:
             return
-        named = self._index.objects.named(paths)
+        named = self._places.named(paths)
         # This host may have put an object while another one removed it.
         keys = [
             path
@@ -397,7 +396,7 @@ class Uploads(BackgroundService):
             self._remote.require_own()
             self._remote.store.delete(keys)
         gone = [path for path in paths if path in named or self._is_removed(path)]
-        self._index.objects.removed_here(gone)
+        self._places.removed_here(gone)
 
     def _is_removed(self, path: str) -> bool:
         try:
@@ -411,10 +410,10 @@ class Uploads(BackgroundService):
 
     def remove_objects(self) -> bool:
         """Remove the objects that are to be removed; return whether some are left."""
-        keys = self._index.objects.removals(REMOVALS)
+        keys = self._places.removals(REMOVALS)
         if not keys:
             return False
-        named = self._index.objects.named(keys)
+        named = self._places.named(keys)
         ready = [key for key in keys if key not in named and self._is_set_aside(key)]
         if ready:
             self._remote.store.delete(ready)
@@ -424,69 +423,5 @@ class Uploads(BackgroundService):
         reached("objects-removed")
         if gone:
             self._remote.recheck()
-        self._index.objects.removed([*gone, *named])
+        self._places.removed([*gone, *named])
         return len(gone) + len(named) < len(keys)
-
-
-class NotCopied(VoxelnodeError):
-    """The object store does not answer; what was copied until then stays copied."""
-
-
-@dataclass(frozen=True, slots=True)
-class Copied:
-    """The instances that were moved, those that are left, and the same of files of volumes; the log has the reasons."""
-
-    instances: int
-    left: int
-    files: int = 0
-    files_left: int = 0
-
-
-def copy_to_store(uploads: Uploads, index: Index) -> Copied:
-    """Move everything to the object store."""
-    try:
-        uploads.begin()
-        index.objects.spool_all()  # some are in the folder again if the way back was interrupted
-        before = uploads.moved
-        while uploads.move_batch() == 0.0:
-            pass
-        instances, files = (now - then for now, then in zip(uploads.moved, before, strict=True))
-        return Copied(instances, index.objects.count(SPOOL).instances, files, index.objects.count_spooled_files())
-    except StoreAway as error:
-        raise NotCopied(f"{error.strerror}; run the command again to go on") from error
-
-
-def copy_to_folder(uploads: Uploads, archive: Archive, remote: Remote, index: Index) -> Copied:
-    """Bring everything back from the object store, which keeps its objects; it is of no archive afterwards.
-
-    Raises OutOfResources if the disk has no room.
-    """
-    total: Counter[bool] = Counter()  # instances, or files of revisions
-    left: Counter[bool] = Counter()
-    after = ""
-    try:
-        while batch := index.objects.stored(after, BATCH):
-            after = batch[-1].key
-            there = [file for file in batch if not (isinstance(file, InstanceFile) and file.file_missing)]
-            with remote.held(there, damaged=True):
-                whole = [file.key for file in batch if _is_whole(archive, remote, file)]
-                archive.sync(whole)
-                index.objects.record_local(whole)
-                remote.keep(whole)
-            of_revisions = Counter(map(is_of_revision, whole))
-            total += of_revisions
-            left += Counter(is_of_revision(file.key) for file in batch) - of_revisions
-        if not left.total():
-            uploads.remove_objects()
-            remote.release()
-            index.objects.leave_store()
-    except StoreAway as error:
-        raise NotCopied(f"{error.strerror}; run the command again to go on") from error
-    return Copied(total[False], left[False], total[True], left[True])
-
-
-def _is_whole(archive: Archive, remote: Remote, file: InstanceFile | RevisionFile) -> bool:
-    path = archive.path(file.key)
-    if problem_with(path, file.data_set_offset, file.bytes, file.sha256) is None:
-        return True
-    return remote.refreshed(file) is None

@@ -25,24 +25,23 @@ from pathlib import Path
 from socket import gethostname
 from tempfile import TemporaryDirectory
 from time import monotonic
-from typing import TypeVar
 
 import structlog
 
-from node.archive.awaited import AwaitedUploads
 from node.archive.base import (
     ArchivedFile,
+    AwaitedUploads,
+    File,
+    Found,
     FoundFile,
-    HostAway,
     LocalFile,
-    NotTaken,
-    ObjectStore,
     StoreAway,
     is_of_revision,
 )
-from node.archive.intact import MISSING, object_problem, problem_with
+from node.archive.intact import MISSING, digest_problem, length_problem, problem_with
 from node.archive.intake import Intake
 from node.durable import make_folder
+from node.extensions.object_store.stores import NotTaken, ObjectStore
 
 log = structlog.get_logger()
 
@@ -81,10 +80,16 @@ LOST = "neither the disk nor the object store has it"
 _LOCKS = 64
 
 HostOf = Callable[[str], str | None]
-"""Asks the index which other host alone has the file with a key; see `node.index.nouns.objects`."""
+"""Asks the index which other host alone has the file with a key; see `node.extensions.object_store.places`."""
 
-File = TypeVar("File", bound=ArchivedFile)
-Found = TypeVar("Found", bound=FoundFile)
+
+class HostAway(StoreAway):
+    """The object store does not have a file yet, which another host is to move there."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__(
+            f"host {host} alone has the file, and has not moved it to the object store yet: try again when {host} runs"
+        )
 
 
 def _no_other(key: str) -> None:
@@ -123,8 +128,8 @@ class _Hosts:
                 raise HostAway(host)
 
 
-class Remote:
-    """The store of one archive. Thread-safe.
+class CachedStore:
+    """The store of one archive, and the copies of its objects: most of a `node.archive.base.Remote`. Thread-safe.
 
     Parameters
     ----------
@@ -315,6 +320,10 @@ class Remote:
             self.recheck()
         return problem
 
+    def object_problems(self, files: Sequence[ArchivedFile]) -> Iterator[str | None]:
+        """See `node.archive.base.Remote.object_problems`."""
+        return self.threads.map(self.object_problem, files)
+
     def downloaded(self, key: str) -> Path | None:
         """Copy an object of any content to a new file in `incoming`, and return its path; None if there is none.
 
@@ -486,15 +495,12 @@ class Remote:
 
 
 @contextmanager
-def fetching(root: Path, store: ObjectStore | None, host_of: HostOf = _no_other) -> Iterator[LocalFile]:
+def fetching(root: Path, store: ObjectStore, host_of: HostOf = _no_other) -> Iterator[LocalFile]:
     """Yield what gives the files of an archive to a process that does not hold its lock.
 
     Files that only the store has are copied into a temporary folder. What it yields waits for other hosts and raises
-    errors as `Remote.local` does, but does not compare the objects of instances.
+    errors as `CachedStore.local` does, but does not compare the objects of instances.
     """
-    if store is None:
-        yield lambda file: root / file.key
-        return
     hosts = _Hosts(host_of)
     with TemporaryDirectory(prefix="voxelnode-") as folder:
         fetched: deque[tuple[Path, int]] = deque()
@@ -534,6 +540,13 @@ def _is_fetched(store: ObjectStore, key: str, into: Path) -> bool:
     return True
 
 
+def _digested_problem(found: tuple[int, str], length: int, sha256: str) -> str | None:
+    """Return how an object differs from what was received, by what `ObjectStore.digest` found, or None."""
+    if found[0] != length:
+        return length_problem(found[0], length)
+    return None if found[1] == sha256 else digest_problem(found[1], sha256)
+
+
 def problem_in_store(store: ObjectStore, file: ArchivedFile) -> str | None:
     """Return how the object of a file differs from what was received; None if it is whole.
 
@@ -545,7 +558,7 @@ def problem_in_store(store: ObjectStore, file: ArchivedFile) -> str | None:
             found = store.digest(file.key, file.data_set_offset)
         except FileNotFoundError:
             return MISSING
-        if (problem := object_problem(found, file.bytes, file.sha256)) is None:
+        if (problem := _digested_problem(found, file.bytes, file.sha256)) is None:
             return None
     return problem
 
@@ -593,7 +606,7 @@ class _Trial:
 
 def try_store(store: ObjectStore, identity: str | None, has_used_store: bool, name: str | None = None) -> str | None:
     """Return what a store does not do as it should, or None; parameters are those of
-    `node.archive.remote.owner_problem`.
+    `owner_problem`.
 
     `name`: of the object that is made for it, the same for each trial of one host: a kill leaves it to the next one.
     """

@@ -20,15 +20,15 @@ def status(root: Root) -> Answer:
     Tells how many are in the folder and in the object store, and whether that answers. Exit 1 if it does not.
     """
     from node.archive.base import StoreAway
-    from node.archive.objects import configured_store
-    from node.archive.remote import owner_problem
+    from node.extensions.object_store.remote import owner_problem
+    from node.extensions.object_store.stores import configured_store
 
     with root.reading() as index:
         counts = index.instances.count_by_place()
         identity, has_used_store = index.archive_in_store, index.has_used_store
         by_host = index.instances.count_by_holder()
         files = index.volumes.count_by_place()
-    store = configured_store(root.settings.storage)
+    store = configured_store(root.settings.storage) if root.settings.storage.url is not None else None
     problem: str | None = None
     if store is not None:
         try:
@@ -59,7 +59,7 @@ def copy(
     The store is [storage] url. Stop the node first. Every file is compared with its SHA-256. If the command is
     interrupted, run it again. Exit 1 if files are left.
     """
-    from node.control.care import copy_archive
+    from node.extensions.object_store.copying import copy_archive
 
     copied = copy_archive(root.settings, to)
     left = copied.left + copied.files_left

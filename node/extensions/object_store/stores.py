@@ -17,13 +17,14 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote, urlsplit
 
-from node.archive.base import ArchivedFile, NotTaken, ObjectStore, StoreAway, StoredObject, is_of_revision
+from node.archive.base import ArchivedFile, StoreAway, is_of_revision
 from node.durable import make_folder, sync_file, sync_folder
 from node.errors import UsageError
 from node.failpoints import reached
@@ -71,15 +72,72 @@ REMEDIES = {
 """Codes of errors that say something of the bucket or of our access to it, not of an object."""
 
 
-def configured_store(storage: Storage, host: str | None = None) -> ObjectStore | None:
-    """Return the store of ``[storage] url``, of which nothing is asked yet; None if there is none.
+class NotTaken(Exception):
+    """The object store refuses one object; the message has neither its name nor its content."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """An object of a store; `sha256` is that of the data set, if the store keeps it beside the object."""
+
+    key: str
+    bytes: int
+    written_at: float
+    sha256: str | None = None
+
+
+class ObjectStore(Protocol):
+    """A store of objects, by archive key. Thread-safe.
+
+    Every method raises `StoreAway` unless the store has answered.
+
+    `place`: where it is, for messages; without credentials.
+    """
+
+    place: str
+
+    def put(self, file: ArchivedFile, content: bytes | Path, *, replace: bool = False) -> bool:
+        """Create the object of a file from its bytes or, in parts, from a local path; durable when this returns.
+
+        False if there is an object with this key already, which is left as it is. Raises FileNotFoundError if there is
+        no local file.
+        """
+
+    def put_bytes(self, key: str, content: bytes) -> bool:
+        """Create a small object; as `put`."""
+
+    def find(self, key: str) -> StoredObject | None:
+        """Return what the store has under a key, or None."""
+
+    def fetch(self, key: str, into: Path) -> None:
+        """Copy an object to a new local file.
+
+        Raises FileNotFoundError if there is no object with this key. Raises OSError if the file cannot be written.
+        """
+
+    def digest(self, key: str, offset: int) -> tuple[int, str]:
+        """Read an object; return its length and SHA-256 from an offset on.
+
+        Raises FileNotFoundError if there is no object with this key.
+        """
+
+    def sweep(self) -> None:
+        """Remove what uploads of this host have left that a kill interrupted; before its first upload."""
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Delete objects; those that do not exist are no error."""
+
+    def objects(self, folder: str) -> Iterator[StoredObject]:
+        """Yield the objects whose keys begin with ``folder/``, in any order."""
+
+
+def configured_store(storage: Storage, host: str | None = None) -> ObjectStore:
+    """Return the store of ``[storage] url``, of which nothing is asked yet.
 
     `host`: the name of this host among those that share the store, or ""; None for a process that only reads. Raises
     UsageError if the library is missing, or a file cannot be read.
     """
-    if storage.url is None:
-        return None
-    parts = urlsplit(storage.url)
+    parts = urlsplit(storage.url or "")
     if parts.scheme == "file":
         return FolderStore(Path(unquote(parts.path)), host)
     if find_spec("obstore") is None:

@@ -1,0 +1,295 @@
+"""The places of files, as the object store changes them: what is to be moved there, what it has, what is to be removed.
+
+These are the files of instances, and those of revisions: volumes, and what lies beside them. Hosts that share a store
+move what is on their own disks. What is to be moved is, here, always what this host has.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, Connection, delete, exists, func, select, text, update
+
+from node.index.engine.about import set_about
+from node.index.engine.about_keys import STORE as STORE_IDENTITY
+from node.index.engine.about_keys import STORE_SPOOLED
+from node.index.engine.sql import in_partial_index, insert
+from node.index.engine.writer import on_reader, on_writer
+from node.index.models import (
+    MARKED_IMAGES,
+    SPOOL,
+    STORE,
+    ConflictRow,
+    ConversionRow,
+    HostRemovalRow,
+    ImageRow,
+    ObjectRemovalRow,
+    RevisionFileRow,
+    SeriesRow,
+    StudyRow,
+    VolumeRow,
+    is_only_at_host,
+)
+from node.index.nouns.converted import SeriesKey
+from node.index.nouns.instance_files import FILES, aside_of_order, owe_files
+from node.index.nouns.objects import (
+    REVISION_FILES,
+    ObjectRepository,
+    PlaceCount,
+    instance_files,
+    named_objects,
+    only_host_of,
+    revision_files,
+)
+from node.index.nouns.records import InstanceFile, RevisionFile
+
+_SPOOLED = text(f"images.place = '{SPOOL}'")
+"""In words: with a parameter, SQLite does not use the index of these rows."""
+
+_SPOOLED_FILES = text(f"revision_files.place = '{SPOOL}'")
+
+
+@dataclass(frozen=True, slots=True)
+class UnnotedRevision:
+    """A revision from before the object store: its folder, and the digests of its volumes by their paths."""
+
+    conversion_id: int
+    folder: str
+    sha256: dict[str, str]
+
+
+class PlaceRepository(ObjectRepository):
+    """The places of files, with what moves them."""
+
+    @on_reader
+    def spooled(
+        self, connection: Connection, after: str, limit: int, *, missing: bool
+    ) -> list[InstanceFile | RevisionFile]:
+        """Return files to be moved to the store, in the order of their keys, from behind one: instances first.
+
+        `missing`: also instances whose local file is known to be missing: the store may have them.
+        """
+        images = (
+            FILES.where(_SPOOLED, self._is_here(ImageRow), ImageRow.key > after).order_by(ImageRow.key).limit(limit)
+        )
+        of_revisions = _SPOOLED_FILES, self._is_here(RevisionFileRow), RevisionFileRow.key > after
+        files = REVISION_FILES.where(*of_revisions).order_by(RevisionFileRow.key)
+        instances = instance_files(connection, images if missing else images.where(ImageRow.file_missing.is_(False)))
+        return [*instances, *revision_files(connection, files.limit(limit - len(instances)))]
+
+    @on_reader
+    def unnoted(self, connection: Connection, after: int, limit: int) -> list[UnnotedRevision]:
+        """Return revisions whose files exist and have no rows of places, from behind the number of one."""
+        rows = connection.execute(
+            select(ConversionRow.id)
+            .where(
+                ConversionRow.id > after,
+                ConversionRow.files_removed_at.is_(None),
+                select(VolumeRow.id).where(VolumeRow.conversion_id == ConversionRow.id).exists(),
+                ~select(RevisionFileRow.id).where(RevisionFileRow.conversion_id == ConversionRow.id).exists(),
+            )
+            .order_by(ConversionRow.id)
+            .limit(limit)
+        )
+        found = []
+        for number in rows.scalars().all():
+            volumes = connection.execute(
+                select(VolumeRow.path, VolumeRow.sha256).where(VolumeRow.conversion_id == number)
+            ).all()
+            found.append(
+                UnnotedRevision(
+                    number, volumes[0].path.rpartition("/")[0], {volume.path: volume.sha256 for volume in volumes}
+                )
+            )
+        return found
+
+    @on_writer
+    def note_files(self, connection: Connection, conversion_id: int, files: Sequence[RevisionFile]) -> None:
+        """Note the files of an `unnoted` revision as to be moved, unless they were removed meanwhile."""
+        live = select(ConversionRow.id).where(
+            ConversionRow.id == conversion_id, ConversionRow.files_removed_at.is_(None)
+        )
+        if files and connection.execute(live).first() is not None:
+            rows = [
+                {
+                    "conversion_id": conversion_id, "key": file.key, "bytes": file.bytes, "sha256": file.sha256,
+                    "place": SPOOL, "spool_host": self._turn.holder,
+                }
+                for file in files
+            ]  # fmt: skip
+            connection.execute(insert(RevisionFileRow).on_conflict_do_nothing(), rows)
+
+    @on_writer
+    def spool_all(self, connection: Connection) -> None:
+        """Note that the files that are in the folder alone are to be moved to the store."""
+        for table in (ImageRow, RevisionFileRow):
+            spooled = {"place": SPOOL, "spool_host": self._turn.holder}
+            connection.execute(update(table).where(table.place.is_(None)).values(spooled))
+        set_about(connection, STORE_SPOOLED, "yes")
+
+    @on_reader
+    def of_no_host(self, connection: Connection) -> str | None:
+        """Return the key of a file that is to be moved to the store by no host yet, or None."""
+        images = select(ImageRow.key).where(_SPOOLED, ImageRow.spool_host.is_(None), ImageRow.file_missing.is_(False))
+        files = select(RevisionFileRow.key).where(_SPOOLED_FILES, RevisionFileRow.spool_host.is_(None))
+        return connection.scalar(images.limit(1)) or connection.scalar(files.limit(1))
+
+    @on_writer
+    def own_spool(self, connection: Connection) -> None:
+        """Note that this host has what is to be moved, from when the index had one host."""
+        for table, is_spooled in ((ImageRow, _SPOOLED), (RevisionFileRow, _SPOOLED_FILES)):
+            unowned = update(table).where(is_spooled, table.spool_host.is_(None))
+            connection.execute(unowned.values(spool_host=self._turn.holder))
+
+    @on_reader
+    def host_of(self, connection: Connection, key: str) -> str | None:
+        """Return which other host alone has a file; None if it is in the store, here, or lost."""
+        host = only_host_of(connection, key)
+        return host if host != self._turn.holder else None
+
+    @on_reader
+    def only_at(self, connection: Connection, host: str) -> list[InstanceFile | RevisionFile]:
+        """Return the files that a host alone has, instances first."""
+        images = FILES.where(_SPOOLED, *is_only_at_host(), ImageRow.spool_host == host)
+        files = REVISION_FILES.where(_SPOOLED_FILES, RevisionFileRow.spool_host == host)
+        return [
+            *instance_files(connection, images.order_by(ImageRow.key)),
+            *revision_files(connection, files.order_by(RevisionFileRow.key)),
+        ]
+
+    @on_reader
+    def current_only_at(self, connection: Connection, host: str) -> list[SeriesKey]:
+        """Return the series of whose current volumes a host alone has a file."""
+        return _current(connection, _SPOOLED_FILES & (RevisionFileRow.spool_host == host))
+
+    @on_writer
+    def give_up(self, connection: Connection, host: str) -> None:
+        """Note that the files of revisions are lost that a host alone had."""
+        lost = _SPOOLED_FILES, RevisionFileRow.spool_host == host
+        connection.execute(update(RevisionFileRow).where(*lost).values(spool_host=None))
+
+    @on_reader
+    def current_of(self, connection: Connection, key: str) -> list[SeriesKey]:
+        """Return the series to whose current volumes a file of a revision belongs, if there is one."""
+        return _current(connection, RevisionFileRow.key == key)
+
+    @on_writer
+    def record_lost(self, connection: Connection, key: str, now: dt.datetime) -> None:
+        """Note that neither a disk nor the store has a file of a revision, which thus no longer counts as unchanged."""
+        conversion = select(RevisionFileRow.conversion_id).where(RevisionFileRow.key == key)
+        connection.execute(update(ConversionRow).where(ConversionRow.id.in_(conversion)).values(input_sha256=None))
+        owe_files(connection, RevisionFileRow.key == key, now)
+
+    @on_reader
+    def stored(self, connection: Connection, after: str, limit: int) -> list[InstanceFile | RevisionFile]:
+        """Return files that the store has, in the order of their keys, from behind one: instances first."""
+        images = FILES.where(ImageRow.place == STORE, ImageRow.key > after).order_by(ImageRow.key).limit(limit)
+        files = REVISION_FILES.where(RevisionFileRow.place == STORE, RevisionFileRow.key > after)
+        instances = instance_files(connection, images)
+        return [
+            *instances,
+            *revision_files(connection, files.order_by(RevisionFileRow.key).limit(limit - len(instances))),
+        ]
+
+    @on_reader
+    def marked(self, connection: Connection, after: str, limit: int) -> list[InstanceFile]:
+        """Return instances of the store that are marked as missing or damaged, in the order of their keys."""
+        of_marked = in_partial_index(ImageRow.series_id, MARKED_IMAGES), ImageRow.file_missing, ImageRow.place == STORE
+        return instance_files(
+            connection, FILES.where(*of_marked, ImageRow.key > after).order_by(ImageRow.key).limit(limit)
+        )
+
+    @on_writer
+    def record_local(self, connection: Connection, keys: Sequence[str]) -> None:
+        """Note that durable files are in the folder of the archive, and in no store."""
+        for table in (ImageRow, RevisionFileRow):
+            connection.execute(update(table).where(table.key.in_(keys)).values(place=None, spool_host=None))
+
+    @on_writer
+    def leave_store(self, connection: Connection) -> None:
+        """Note that no file is in the store, or on its way there.
+
+        Raises AssertionError if one of them is.
+        """
+        connection.execute(update(ImageRow).where(ImageRow.place == SPOOL).values(place=None, spool_host=None))
+        for table in (ImageRow, RevisionFileRow):
+            assert connection.execute(select(table.id).where(table.place == STORE).limit(1)).first() is None
+        connection.execute(delete(RevisionFileRow))
+        connection.execute(delete(ObjectRemovalRow))
+        connection.execute(delete(HostRemovalRow))
+        of_holder = update(ConflictRow).where(ConflictRow.host == self._turn.holder)
+        connection.execute(of_holder.values(host=None))  # from now on, in the archive of all
+        set_about(connection, STORE_SPOOLED, "")
+        set_about(connection, STORE_IDENTITY, "")
+
+    @on_reader
+    def removals(self, connection: Connection, limit: int | None = None) -> list[str]:
+        """Return keys of objects that may be removed now, in their order.
+
+        Those of instances that came again stay until the new object is in the store: it may be all that a lost disk
+        leaves. Those that another host is to set aside wait for that host.
+        """
+        removals = select(ObjectRemovalRow.key).order_by(ObjectRemovalRow.key).limit(limit)
+        came_again = select(ImageRow.received_at).where(_SPOOLED)  # the moment of their orders
+        removals = removals.where(ObjectRemovalRow.ordered_at.not_in(came_again))
+        if self._turn.holder is not None:
+            aside = exists().where(ConflictRow.key == aside_of_order(), ConflictRow.host != self._turn.holder)
+            removals = removals.where(~aside)
+        return list(connection.scalars(removals))
+
+    @on_reader
+    def host_removals(self, connection: Connection, limit: int) -> list[str]:
+        """Return files and folders to be removed from the disk of this host; their objects are gone."""
+        removals = select(HostRemovalRow.path).where(
+            HostRemovalRow.host == self._turn.holder, ~exists().where(ObjectRemovalRow.key == HostRemovalRow.path)
+        )
+        return list(connection.scalars(removals.order_by(HostRemovalRow.path).limit(limit)))
+
+    @on_writer
+    def removed_here(self, connection: Connection, paths: Sequence[str]) -> None:
+        """Note that files and folders are gone from the disk of this host."""
+        of_holder = HostRemovalRow.host == self._turn.holder, HostRemovalRow.path.in_(paths)
+        connection.execute(delete(HostRemovalRow).where(*of_holder))
+
+    @on_writer
+    def removed(self, connection: Connection, keys: Sequence[str]) -> None:
+        """Note that objects are gone from the store."""
+        connection.execute(delete(ObjectRemovalRow).where(ObjectRemovalRow.key.in_(keys)))
+
+    @on_reader
+    def count(self, connection: Connection, place: str) -> PlaceCount:
+        """Return how many instances are in one place; those in the store are counted one by one."""
+        conditions = (_SPOOLED, self._is_here(ImageRow)) if place == SPOOL else (ImageRow.place == place,)
+        query = select(func.count(), func.coalesce(func.sum(ImageRow.bytes), 0)).where(*conditions)
+        instances, size = connection.execute(query).one()
+        return PlaceCount(int(instances), int(size))
+
+    def _is_here(self, table: type[ImageRow | RevisionFileRow]) -> ColumnElement[bool]:
+        return table.spool_host.is_(None) if self._turn.holder is None else table.spool_host == self._turn.holder
+
+    @on_reader
+    def count_spooled_files(self, connection: Connection) -> int:
+        """Return how many files of revisions are to be moved to the store."""
+        query = select(func.count()).select_from(RevisionFileRow).where(_SPOOLED_FILES, self._is_here(RevisionFileRow))
+        return int(connection.execute(query).scalar_one())
+
+    @on_reader
+    def named(self, connection: Connection, keys: Sequence[str]) -> set[str]:
+        """Return those of `keys` whose objects rows name: of images, conflicts or files of revisions."""
+        return named_objects(connection, keys)
+
+
+def _current(connection: Connection, files: ColumnElement[bool]) -> list[SeriesKey]:
+    """Return the series to whose current revisions files belong."""
+    series = (
+        select(StudyRow.study_instance_uid, SeriesRow.series_instance_uid)
+        .select_from(RevisionFileRow)
+        .join(ConversionRow, ConversionRow.id == RevisionFileRow.conversion_id)
+        .join(SeriesRow, SeriesRow.id == ConversionRow.series_id)
+        .join(StudyRow, StudyRow.id == SeriesRow.study_id)
+        .where(files, ConversionRow.superseded.is_(False))
+        .distinct()
+    )
+    return [(row.study_instance_uid, row.series_instance_uid) for row in connection.execute(series)]
