@@ -46,8 +46,10 @@ def sync_file_system(folder: Path) -> None:
         os.close(descriptor)
 
 
-def moved(path: Path, opened: os.stat_result) -> str | None:
-    """Return how a file or a folder is no longer the one at its path; None if it is.
+def moved(path: Path, opened: os.stat_result, least_bytes: int = 0) -> str | None:
+    """Return how a file or a folder is no longer the one at its path, or is shorter; None if it is neither.
+
+    By one call of the system, because the journal asks after each sync.
 
     `opened`: its status when it was opened, or first looked at. Raises OSError if the system does not tell.
     """
@@ -55,8 +57,10 @@ def moved(path: Path, opened: os.stat_result) -> str | None:
         there = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return f"{path} was removed while the node was running"
-    is_same = (there.st_dev, there.st_ino) == (opened.st_dev, opened.st_ino)
-    return None if is_same else f"{path} was replaced while the node was running"
+    if (there.st_dev, there.st_ino) != (opened.st_dev, opened.st_ino):
+        return f"{path} was replaced while the node was running"
+    is_cut = there.st_size < least_bytes
+    return f"{path} was cut to {there.st_size} bytes while the node was running" if is_cut else None
 
 
 def locked(path: Path, flags: int) -> int | None:

@@ -151,7 +151,8 @@ class Segment:
         self.was_used = page.strip(b"\x00") != b""
         self.first = self.last = 0
         self.end = HEADER_BYTES
-        self.capacity = os.fstat(self._file).st_size
+        self._opened = os.fstat(self._file)
+        self.capacity = self._opened.st_size
         self.is_torn = False
         self._growing = threading.Lock()
         self.head = segment_head(page)
@@ -228,11 +229,7 @@ class Segment:
 
         Raises OSError if the system does not say so.
         """
-        expected = self.capacity  # another thread may grow the file meanwhile
-        opened = os.fstat(self._file)
-        if opened.st_size < expected:
-            return f"{self.path} was cut to {opened.st_size} bytes while the node was running"
-        return moved(self.path, opened)
+        return moved(self.path, self._opened, self.capacity)  # another thread may grow the file meanwhile
 
     def _write_all(self, buffers: Sequence[bytes], at: int) -> int:
         end = at + sum(map(len, buffers))

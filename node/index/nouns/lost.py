@@ -30,11 +30,13 @@ from node.index.nouns.views import LostViews
 _FORGET = Prepared(
     delete(LostInstanceRow).where(looked_up_in(LostInstanceRow.sop_instance_uid, bindparam("uids", type_=JSON)))
 )
+_ANY = Prepared(select(LostInstanceRow.id).limit(1))
 
 
 def found_again(connection: Connection, sop_instance_uids: Collection[str]) -> None:
-    """Note that instances are here; asked for each batch that is received."""
-    _FORGET.execute(connection, {"uids": list(sop_instance_uids)})
+    """Note that instances are here; asked for each batch that is received, and hardly ever is one lost."""
+    if _ANY.execute(connection, {}).fetchone() is not None:
+        _FORGET.execute(connection, {"uids": list(sop_instance_uids)})
 
 
 def count_lost(connection: Connection, series: tuple[str, str] | None = None) -> int:
