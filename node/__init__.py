@@ -10,8 +10,11 @@ from node.version import __version__
 
 if TYPE_CHECKING:
     from node.control.handlers import Handlers
+    from node.control.opened import contours, convert, masked, montage, open, project, threshold
 
-__all__ = ["__version__", "handlers"]
+__all__ = [
+    "__version__", "contours", "convert", "handlers", "masked", "montage", "open", "project", "threshold",
+]  # fmt: skip
 
 
 def handlers(root: str | PathLike[str], keys: dict[str, Any] | None = None) -> Handlers:
@@ -22,3 +25,12 @@ def handlers(root: str | PathLike[str], keys: dict[str, Any] | None = None) -> H
     from node.control.handlers import Handlers
 
     return Handlers(Path(root), keys or {})
+
+
+def __getattr__(name: str) -> Any:
+    """Return what programs read volumes with, loaded when it is first used (docs/python.md)."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from node.control import opened
+
+    return getattr(opened, name)

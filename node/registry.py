@@ -48,6 +48,7 @@ BUILT_IN: tuple[Place, ...] = (
     "node.extensions.bids:EXTENSION",
     "node.extensions.channels:EXTENSION",
     "node.extensions.deidentify:EXTENSION",
+    "node.extensions.derived:EXTENSION",
     "node.extensions.destinations:EXTENSION",
     "node.extensions.oidc:EXTENSION",
     "node.extensions.dicomweb:EXTENSION",

@@ -33,7 +33,7 @@ def write_contours(mask: Volume, folder: Path, stem: str, threshold_hu: float) -
                 "time": time,
                 "slice": index,
                 "sop_instance_uid": instances.get((time, index)),
-                "points_lps_mm": _points_lps(outline, index, mask.affine_lps),
+                "points_lps_mm": points_lps(outline, index, mask.affine_lps).tolist(),
             }
         )
         for time, slices in enumerate(mask.voxels)
@@ -47,10 +47,10 @@ def write_contours(mask: Volume, folder: Path, stem: str, threshold_hu: float) -
     return write_file(folder / f"{stem}_contours.json", text.encode("utf-8")).written(Kind.CONTOURS, "json", grid)
 
 
-def _points_lps(corners: Array, index: int, affine_lps: Float) -> list[list[float]]:
+def points_lps(corners: Array, index: int, affine_lps: Float) -> Float:
     """Return corners of pixels (column, row), whose centres have whole numbers, in LPS and mm."""
     voxels = np.column_stack((corners - 0.5, np.full(len(corners), index), np.ones(len(corners))))
-    points: list[list[float]] = np.round(voxels @ affine_lps.T[:, :3] + 0.0, DECIMALS).tolist()
+    points: Float = np.round(voxels @ affine_lps.T[:, :3] + 0.0, DECIMALS)
     return points
 
 

@@ -98,6 +98,51 @@ def _affine(header: nifti1.Nifti1Header, shape: tuple[int, ...]) -> Float:
     return affine
 
 
+def read_voxels(path: Path) -> tuple[Array, Float]:
+    """Return a volume file as it is: NIfTI as nibabel reads it, other formats as SimpleITK does.
+
+    Returns
+    -------
+    voxels : (i, j, k) or (i, j, k, time) array
+        Real values, first axis of the file first; in the type of the file unless it has a slope and an intercept.
+        Colours are a structured type of ``R``, ``G`` and ``B``.
+    affine_lps : (4, 4) float64, mm
+        From (i, j, k) to LPS+.
+
+    Raises
+    ------
+    OSError
+        The file is missing.
+    ValueError
+        It is no volume that the libraries can read.
+    """
+    path.stat()
+    try:
+        return _nifti_voxels(path) if path.name.endswith((".nii", ".nii.gz")) else _itk_voxels(path)
+    except (ImageFileError, HeaderDataError, WrapStructError, EOFError, RuntimeError) as error:
+        raise ValueError(f"{path} cannot be read as a volume ({type(error).__name__})") from error
+
+
+def _nifti_voxels(path: Path) -> tuple[Array, Float]:
+    image = _opened(path)
+    return np.asanyarray(image.dataobj), LPS_TO_RAS @ image.affine
+
+
+def _itk_voxels(path: Path) -> tuple[Array, Float]:
+    import SimpleITK as sitk  # here, because most volumes are NIfTI
+
+    image = sitk.ReadImage(str(path))
+    voxels, axes = sitk.GetArrayFromImage(image), image.GetDimension()
+    affine = np.eye(4)
+    spatial = min(axes, 3)
+    directions = np.array(image.GetDirection()).reshape(axes, axes)
+    affine[:spatial, :spatial] = (directions * image.GetSpacing())[:spatial, :spatial]
+    affine[:spatial, 3] = image.GetOrigin()[:spatial]
+    if voxels.ndim > axes:
+        voxels = voxels.view(np.dtype([(name, voxels.dtype) for name in "RGB"]))[..., 0]
+    return voxels.transpose(), affine
+
+
 def read_nifti(path: Path) -> tuple[Array, Float]:
     """Return a three-dimensional NIfTI file as nibabel reads it.
 

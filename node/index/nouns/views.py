@@ -236,6 +236,10 @@ class SeriesViews(ViewRows):
 class StudyViews(ViewRows):
     """Rows of ``v_studies``."""
 
+    def all(self) -> list[Row]:
+        """Return all rows of ``v_studies``, by date."""
+        return self._rows("SELECT * FROM v_studies ORDER BY study_date NULLS FIRST, study_instance_uid")
+
     def row(self, study_instance_uid: str) -> Row | None:
         """Return the row of ``v_studies`` of a study, or None."""
         return self._row("SELECT * FROM v_studies WHERE study_instance_uid = :study", study=study_instance_uid)
@@ -247,7 +251,11 @@ class StudyViews(ViewRows):
 
 
 class VolumeViews(ViewRows):
-    """Rows of ``v_volumes``."""
+    """Rows of ``v_volumes`` and ``v_catalog``."""
+
+    def catalog(self) -> list[Row]:
+        """Return all rows of ``v_catalog``, sorted by path."""
+        return self._rows("SELECT * FROM v_catalog ORDER BY path")
 
     def all(self) -> list[Row]:
         """Return all rows of ``v_volumes``, sorted by path."""

@@ -1,0 +1,434 @@
+"""What a program sees of a node or of a folder of ``voxelnode convert``: patients, studies, series and volumes.
+
+Nothing is kept open: each call reads what is there then, also beside a running node.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from node.errors import UsageError
+from node.index.database.look import looking
+from node.index.engine.backend import Place, place_of
+from node.settings.convert import Convert
+from node.settings.load import load
+from node.volume.derived import PlaneName, ProjectionName, masked, montage, project, threshold
+from node.volume.model import Array, Float
+from node.writers.contours import outlines, points_lps
+from node.writers.reading import read_voxels
+
+if TYPE_CHECKING:
+    import pandas
+    import polars
+
+__all__ = ["contours", "convert", "masked", "montage", "open", "project", "threshold"]
+
+Row = Mapping[str, Any]
+
+LISTING = "conversion.json"
+SUFFIXES = (".nii.gz", ".nii", ".mhd", ".mha", ".nrrd")
+"""Volume files that are read here, the preferred first."""
+
+LISTS = ("shape", "spacing_mm", "affine_lps", "warnings")
+"""Columns of volumes that the views have as JSON."""
+
+
+class _Source(Protocol):
+    """Where rows come from; their columns are those of the views (docs/data.md)."""
+
+    def patients(self) -> list[Row]: ...
+    def studies(self) -> list[Row]: ...
+    def series(self) -> list[Row]: ...
+    def volumes(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]: ...
+    def exclusions(self, series: Row) -> list[Row]: ...
+    def failures(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]: ...
+    def sources(self, volume: Row) -> list[Row]: ...
+    def catalog(self) -> list[Row]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A volume file.
+
+    Attributes
+    ----------
+    path : Path
+    row : mapping
+        Columns of ``v_volumes``, such as ``shape``, ``spacing_mm``, ``geometry``, ``warnings`` and ``sha256``.
+    """
+
+    path: Path
+    row: Row
+    _source: _Source = field(repr=False)
+
+    @property
+    def affine_lps(self) -> Float:
+        """(4, 4) float64, mm: from (i, j, k) of `array` to LPS+, as DICOM and ITK have it (PS3.3 C.7.6.2.1.1)."""
+        return read_voxels(self.path)[1]
+
+    @property
+    def affine_ras(self) -> Float:
+        """(4, 4) float64, mm: from (i, j, k) of `array` to RAS+, as NIfTI has it."""
+        return np.diag((-1.0, -1.0, 1.0, 1.0)) @ self.affine_lps
+
+    def array(self) -> Array:
+        """Return the voxels: (i, j, k) or (i, j, k, time), real values such as HU, or colours.
+
+        Raises
+        ------
+        OSError
+            The file is missing: it was replaced or deleted, or only the object store has it.
+        ValueError
+            The file is no volume any more.
+        """
+        return read_voxels(self.path)[0]
+
+    @property
+    def sidecar(self) -> dict[str, Any]:
+        """The fields of the JSON file beside the volume (docs/sidecar.md); none if there is no such file."""
+        ending = next(suffix for suffix in SUFFIXES if self.path.name.endswith(suffix))
+        try:
+            file = self.path.with_name(f"{self.path.name.removesuffix(ending)}.json")
+            fields: dict[str, Any] = json.loads(file.read_bytes())
+        except FileNotFoundError:
+            return {}
+        return fields
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """From what the volume was made: ``revision``, ``converter``, ``created_at``, ``sha256`` and ``instances``.
+
+        Each of the instances has ``sop_instance_uid``, ``sha256`` and ``frames``. A folder has only the digest.
+        """
+        known = {name: self.row.get(name) for name in ("revision", "converter", "created_at", "sha256")}
+        return known | {"instances": self._source.sources(self.row)}
+
+    def project(self, plane: PlaneName, projection: ProjectionName = "mip", time: int = 0) -> Array:
+        """Return a projection of the whole volume at one time; see `node.volume.derived.project`."""
+        return self._apply(project, time, plane, projection)
+
+    def montage(self, plane: PlaneName = "axial", step: int = 1, columns: int = 0, time: int = 0) -> Array:
+        """Return slices of one time in a grid; see `node.volume.derived.montage`."""
+        return self._apply(montage, time, plane, step, columns)
+
+    def _apply(self, function: Any, time: int, *arguments: Any) -> Array:
+        array, affine = read_voxels(self.path)
+        result: Array = function(array[..., time] if array.ndim == 4 else array, affine, *arguments)
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """A series, and what became of it.
+
+    Attributes
+    ----------
+    uid, study_uid : str
+    verdict : str or None
+        ``complete``, ``incomplete`` or ``suspect``; None while it is not converted, or if its conversion failed.
+    reason : str or None
+        Of the verdict, in words.
+    row : mapping
+        Columns of ``v_series``; of a folder, what ``conversion.json`` has.
+    """
+
+    uid: str
+    study_uid: str
+    verdict: str | None
+    reason: str | None
+    row: Row
+    _source: _Source = field(repr=False)
+
+    def files(self) -> list[Row]:
+        """Return the rows of all current files: volumes in every format, masks, pictures."""
+        return self._source.volumes(self.study_uid, self.uid)
+
+    def volumes(self) -> list[Volume]:
+        """Return the current volumes, of each one file: NIfTI if there is one."""
+        best: dict[tuple[Any, Any], Volume] = {}
+        for suffix in SUFFIXES:
+            for row in self.files():
+                if row["kind"] == "volume" and str(row["path"]).endswith(suffix):
+                    best.setdefault((row["stack"], row["suffix"]), Volume(Path(row["path"]), row, self._source))
+        return [best[key] for key in sorted(best)]
+
+    @property
+    def exclusions(self) -> list[Row]:
+        """The instances that are in no volume: ``sop_instance_uid``, ``frames``, ``reason`` and ``detail``."""
+        return self._source.exclusions(self.row)
+
+    @property
+    def failures(self) -> list[Row]:
+        """What was refused: ``stack`` (None: all), ``reason`` and ``detail``."""
+        return self._source.failures(self.study_uid, self.uid)
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """A study; `row` has the columns of ``v_studies``."""
+
+    uid: str
+    row: Row
+    _source: _Source = field(repr=False)
+
+    def series(self) -> list[Series]:
+        """Return its series, the last received first."""
+        return [one for one in _series(self._source) if one.study_uid == self.uid]
+
+
+@dataclass(frozen=True, slots=True)
+class Patient:
+    """A patient; `row` has the columns of ``v_patients``."""
+
+    patient_id: str | None
+    name: str | None
+    row: Row
+    _source: _Source = field(repr=False)
+
+    def studies(self) -> list[Study]:
+        """Return the studies of the patient."""
+        return [Study(row["study_instance_uid"], row, self._source) for row in self._source.studies()
+                if row["patient"] == self.row["id"]]  # fmt: skip
+
+
+def _series(source: _Source) -> list[Series]:
+    return [
+        Series(
+            row["series_instance_uid"], row["study_instance_uid"], row["verdict"], row["verdict_reason"], row, source
+        )
+        for row in source.series()
+    ]
+
+
+class Opened:
+    """A node, or a folder of conversions."""
+
+    def __init__(self, source: _Source) -> None:
+        self._source = source
+
+    def patients(self) -> list[Patient]:
+        """Return all patients, by name; a folder of conversions has none."""
+        return [Patient(row["patient_id"], row["patient_name"], row, self._source) for row in self._source.patients()]
+
+    def studies(self) -> list[Study]:
+        """Return all studies."""
+        return [Study(row["study_instance_uid"], row, self._source) for row in self._source.studies()]
+
+    def series(self) -> list[Series]:
+        """Return all series, the last received first."""
+        return _series(self._source)
+
+    def catalog(self) -> list[Row]:
+        """Return a row for each current volume; of a node, with the columns of ``v_catalog`` (docs/data.md)."""
+        return self._source.catalog()
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return the catalog as a frame of pandas, which must be installed."""
+        import pandas
+
+        return pandas.DataFrame(self.catalog())
+
+    def to_polars(self) -> polars.DataFrame:
+        """Return the catalog as a frame of polars, which must be installed."""
+        import polars
+
+        return polars.DataFrame(self.catalog(), infer_schema_length=None)
+
+    def to_parquet(self, path: str | PathLike[str]) -> None:
+        """Write the catalog as a Parquet file, by polars, which must be installed."""
+        self.to_polars().write_parquet(path)
+
+
+class _Root:
+    """The rows of the index of a root."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self.studies()  # raises IndexUnusable if it cannot be read
+
+    def patients(self) -> list[Row]:
+        with looking(self._place) as index:
+            return [*index.patients.all()]
+
+    def studies(self) -> list[Row]:
+        with looking(self._place) as index:
+            return [*index.studies.all()]
+
+    def series(self) -> list[Row]:
+        with looking(self._place) as index:
+            return [*index.series.newest(_ALL)]
+
+    def volumes(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]:
+        with looking(self._place) as index:
+            return [_parsed(row) for row in index.volumes.current(study_instance_uid, series_instance_uid)]
+
+    def exclusions(self, series: Row) -> list[Row]:
+        uids = series["study_instance_uid"], series["series_instance_uid"]
+        with looking(self._place) as index:
+            return [*index.exclusions.of_revision(*uids, series["revision"], _ALL)]
+
+    def failures(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]:
+        with looking(self._place) as index:
+            return [*index.failures.of_study(study_instance_uid, series_instance_uid)]
+
+    def sources(self, volume: Row) -> list[Row]:
+        uids = volume["study_instance_uid"], volume["series_instance_uid"]
+        with looking(self._place) as index:
+            found = index.volumes.sources(*uids, volume["revision"], _ALL)
+        return [row for row in found if row["stack"] == volume["stack"]]
+
+    def catalog(self) -> list[Row]:
+        with looking(self._place) as index:
+            return [_parsed(row) for row in index.volumes.catalog()]
+
+
+_ALL = 0x7FFFFFFF
+"""More rows than there are."""
+
+
+def _parsed(row: Row) -> Row:
+    return {name: json.loads(value) if name in LISTS and value else value for name, value in row.items()}
+
+
+class _Folder:
+    """The rows of ``conversion.json``, with the names of the views."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def _listing(self, key: str) -> list[dict[str, Any]]:
+        try:
+            content = json.loads((self._folder / LISTING).read_bytes())
+            return list(content[key])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(
+                f"{self._folder / LISTING} is no list of a conversion: convert the folder again"
+            ) from error
+
+    def patients(self) -> list[Row]:
+        return []
+
+    def studies(self) -> list[Row]:
+        uids = dict.fromkeys(row["study_instance_uid"] for row in self._listing("series"))
+        return [{"study_instance_uid": uid} for uid in uids]
+
+    def series(self) -> list[Row]:
+        found = []
+        for row in self._listing("series"):
+            verdict = row["verdict"] or {}
+            found.append({**row, "verdict": verdict.get("state"), "verdict_reason": verdict.get("reason")})
+        return [*found]
+
+    def volumes(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]:
+        return [row for row in self.catalog() if row["series_instance_uid"] == series_instance_uid]
+
+    def exclusions(self, series: Row) -> list[Row]:
+        return self._of_series("exclusions", series["series_instance_uid"])
+
+    def failures(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]:
+        return self._of_series("refusals", series_instance_uid)
+
+    def _of_series(self, key: str, uid: str) -> list[Row]:
+        return [row for row in self._listing(key) if row["series_instance_uid"] == uid]
+
+    def sources(self, volume: Row) -> list[Row]:
+        return []
+
+    def catalog(self) -> list[Row]:
+        return [{**row, "path": str(self._folder / row["path"])} for row in self._listing("volumes")]
+
+
+def open(folder: str | PathLike[str], keys: Mapping[str, Any] | None = None) -> Opened:
+    """Open the root of a node, or a folder that ``voxelnode convert`` or `convert` wrote, for reading.
+
+    Parameters
+    ----------
+    folder : path
+    keys : mapping, optional
+        Of the configuration of a node, such as ``{"index.url": "postgresql://..."}``.
+
+    Raises
+    ------
+    UsageError
+        The configuration is wrong.
+    IndexUnusable
+        The folder has neither an index nor a ``conversion.json``, or the index cannot be read.
+    """
+    root = Path(folder).absolute()
+    if (root / LISTING).is_file():
+        return Opened(_Folder(root))
+    settings = load(flags={**(keys or {}), "storage.root": root}).settings
+    return Opened(_Root(place_of(root, settings.index.url)))
+
+
+def convert(
+    paths: str | PathLike[str] | Iterable[str | PathLike[str]], out: str | PathLike[str], **options: Any
+) -> Opened:
+    """Convert DICOM files without a node, as ``voxelnode convert`` does, and open the folder.
+
+    Conversions run in child processes: a program calls this below ``if __name__ == "__main__":``.
+
+    Parameters
+    ----------
+    paths : path or iterable of paths
+        Folders, files, zip files or DICOMDIRs.
+    out : path
+        Created if missing. The files of a series replace those of an earlier conversion of it, and no others.
+    options
+        Keys of ``[convert]`` (docs/configuration.md), such as ``formats=("nifti", "nrrd")`` or ``body_masks=True``; by
+        default ``formats=("nifti",)`` and no thumbnails.
+
+    Raises
+    ------
+    pydantic.ValidationError
+        There is no such option, or it has another value.
+    OSError
+        `out` cannot be written.
+    """
+    from node.conversion.job import limits
+    from node.conversion.offline import convert_folder
+    from node.conversion.pool import Converters
+    from node.registry import installed, objects_of
+    from node.writers.options import write_options
+
+    given = [paths] if isinstance(paths, str | PathLike) else list(paths)
+    section = Convert(**{"formats": ("nifti",), "thumbnails": False, **options})
+    bounds = limits(section)
+
+    with closing(Converters(objects=objects_of(installed()))) as converters:
+
+        def run(job: Any, cancelled: threading.Event) -> Any:
+            return converters.run(job, bounds, cancelled)
+
+        convert_folder([Path(path) for path in given], Path(out), write_options(section), run, section.workers)
+    return open(out)
+
+
+def contours(mask: Array, affine_lps: Float) -> Iterator[tuple[int, Float]]:
+    """Yield the outlines of a mask along the edges of its pixels, slice by slice.
+
+    Parameters
+    ----------
+    mask : (i, j, k) array
+        Not 0 inside.
+    affine_lps : (4, 4) float, mm
+        From (i, j, k) to LPS+.
+
+    Yields
+    ------
+    k : int
+    points_lps : (n, 3) float, mm
+        Corners of a closed polygon. The inside is on the right as the slice is displayed, of holes on the left.
+    """
+    for index, plane in enumerate(np.moveaxis(mask, 2, 0)):
+        for outline in outlines(plane.T):
+            yield index, points_lps(outline, index, affine_lps)

@@ -1,0 +1,33 @@
+"""Projections and masks of volume files, by command; the arithmetic is in `node.volume.derived`."""
+
+from __future__ import annotations
+
+from node.hookspecs import Command, Extension
+
+
+class _Derived(Extension):
+    """What is derived from a volume file."""
+
+    name = "derived"
+    commands = (
+        Command(
+            "project",
+            "Convert",
+            f"{__name__}.command:project",
+            ("voxelnode project head.nii.gz -o mip.nii.gz --plane coronal",),
+            before="import",
+        ),
+        Command(
+            "mask",
+            "Convert",
+            f"{__name__}.command:mask",
+            (
+                "voxelnode mask head.nii.gz -o bone.nii.gz --above 300",
+                "voxelnode mask head.nii.gz -o bone.nii.gz --above 300 --outside -1000",
+            ),
+            before="import",
+        ),
+    )
+
+
+EXTENSION = _Derived()

@@ -1,0 +1,83 @@
+"""``voxelnode project`` and ``mask``."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from node.cli.output import Answer
+from node.errors import UsageError
+
+VolumeFile = Annotated[
+    Path, typer.Argument(metavar="VOLUME", exists=True, dir_okay=False, help="NIfTI, MetaImage or NRRD.")
+]
+Output = Annotated[
+    Path, typer.Option("--out", "-o", metavar="FILE", help="Volume file; its suffix says the format. It is replaced.")
+]
+
+
+class Plane(StrEnum):
+    """An anatomical plane, of an oblique volume the nearest one."""
+
+    AXIAL = "axial"
+    CORONAL = "coronal"
+    SAGITTAL = "sagittal"
+
+
+def project(
+    volume: VolumeFile,
+    out: Output,
+    plane: Annotated[Plane, typer.Option("--plane", help="Plane that the projection shows.")] = Plane.AXIAL,
+    minimum: Annotated[bool, typer.Option("--minimum", help="Smallest values (MinIP) instead of largest.")] = False,
+) -> Answer:
+    """Write the largest or smallest values of a whole volume along a line of sight.
+
+    The file has one slice, in the place of the first one, with the values of the volume.
+    """
+    from node.volume.derived import collapse
+    from node.writers.reading import read_voxels
+    from node.writers.writing import write_voxels
+
+    try:
+        voxels, affine = read_voxels(volume)
+        write_voxels(out, collapse(voxels, affine, plane.value, "minip" if minimum else "mip"), affine)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    return Answer({"path": str(out)}, str(out))
+
+
+def mask(
+    volume: VolumeFile,
+    out: Output,
+    above: Annotated[float | None, typer.Option("--above", metavar="VALUE", help="Smallest value inside.")] = None,
+    below: Annotated[float | None, typer.Option("--below", metavar="VALUE", help="Largest value inside.")] = None,
+    outside: Annotated[
+        float | None,
+        typer.Option("--outside", metavar="VALUE", help="Write the volume with this value outside, not the mask."),
+    ] = None,
+) -> Answer:
+    """Write which voxels have values in a range, or the volume without the others.
+
+    Every such voxel counts, whether or not it is connected with others: the body of a CT, without table and clothes, is
+    `voxelnode convert --mask`.
+    """
+    if above is None and below is None:
+        raise UsageError("give --above, --below or both: a mask of all voxels says nothing")
+
+    from math import inf
+
+    from node.volume.derived import masked, threshold
+    from node.writers.reading import read_voxels
+    from node.writers.writing import write_voxels
+
+    try:
+        voxels, affine = read_voxels(volume)
+        found = threshold(voxels, -inf if above is None else above, inf if below is None else below)
+        write_voxels(out, found if outside is None else masked(voxels, found, outside), affine)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    inside = int(found.sum())
+    return Answer({"path": str(out), "voxels": inside}, f"{out}: {inside} of {found.size} voxels")
