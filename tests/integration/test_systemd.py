@@ -110,9 +110,9 @@ def test_a_listener_whose_loop_raises_accepts_again_and_every_failure_is_counted
 
 
 SERVICES = [
-    "apply", "worker", "rejections", "commitments", "hook nobody", "route /pacs", "retention", "scrub", "confirmer",
+    "apply", "worker", "rejections", "commitments", "hook nobody", "route /pacs", "retention", "scrub", "questioner",
     "worklist",
-    "workitems", "retrievals",
+    "workitems", "retrievals", "questions",
     *(["cluster", "lease", "server of the index", "audit-copy", "charts"] if IN_POSTGRESQL else []),
 ]  # fmt: skip
 
@@ -153,8 +153,9 @@ AT_REST = {
     "worker": 6 / CLOCK_SECONDS + 1,  # looks at the clock
     "retention": 6 / RETENTION_SECONDS + 1,  # looks at the clock, and whether somebody has confirmed it
     "scrub": 1,  # looks whether a pass is due
-    "confirmer": 1,  # follows the commit with which the scrub began
+    "questioner": 1,  # follows the commit with which the scrub began
     "retrievals": 1,
+    "questions": 1,
     "cluster": 6 / (0.75 * LOOK_SECONDS) + 1,  # this one and the others below only in PostgreSQL
     "server of the index": 6 / STEP_SECONDS + 1,
     "audit-copy": 6 / COPY_SECONDS + 1,

@@ -58,8 +58,10 @@ def test_the_count_of_the_series_is_told_and_the_query_is_a_hierarchical_one(pee
     assert query.NumberOfSeriesRelatedInstances is None
 
 
-@pytest.mark.parametrize("values", [{}, {"NumberOfSeriesRelatedInstances": None}])
-def test_a_peer_may_leave_the_count_out(peer: Callable[..., int], values: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "values", [{}, *({"NumberOfSeriesRelatedInstances": count} for count in (None, 0, -3, 10**11))]
+)
+def test_a_peer_may_give_no_count(peer: Callable[..., int], values: dict[str, Any]) -> None:
     assert ask(peer((0xFF00, {"SeriesInstanceUID": "1.2.3.4", **values}), (0x0000, None))) is None
 
 

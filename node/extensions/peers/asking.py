@@ -112,7 +112,7 @@ class Asking:
             if stopping.is_set():
                 return None
             silent_seconds = NOT_OFFERED_SECONDS if isinstance(error, NothingAccepted) else SILENT_SECONDS
-            log.warning("sender_not_asked", peer=name, reason=str(error)[:REASON_LENGTH])
+            log.warning("sender_not_asked", peer=name, error=type(error).__name__)
             problem = Reported(waiting.received, problem="does not answer C-FIND")
             self._index.series.record_reported(key, problem, self._now())
             return Ended("failed", str(error)[:REASON_LENGTH], Inquiry(silent_seconds=silent_seconds))
@@ -153,7 +153,7 @@ class Asking:
                 peer, dicom.ae_title, key, RESPONSE_SECONDS, lambda: stopping.is_set() or monotonic() > deadline
             )
         except PeerFailed as error:
-            log.warning("series_not_listed", series_instance_uid=key[1], reason=str(error)[:REASON_LENGTH])
+            log.warning("series_not_listed", series_instance_uid=key[1], error=type(error).__name__)
             return Reported(received, count)
         return reported_of(received, count, listed, self._index.questions.stored(key))
 

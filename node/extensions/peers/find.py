@@ -31,6 +31,9 @@ MAXIMUM_ANSWERS_OF_SERIES = 100
 
 MAXIMUM_INSTANCES = 100_000
 
+MAXIMUM_COUNT = 2**31 - 1
+"""Greatest value of an IS (PS3.5 6.2)."""
+
 Read = TypeVar("Read")
 
 
@@ -211,4 +214,4 @@ def _count(identifier: Dataset) -> int | None:
         count = int(identifier.NumberOfSeriesRelatedInstances)
     except (AttributeError, TypeError, ValueError):
         return None
-    return count if count > 0 else None
+    return count if 0 < count <= MAXIMUM_COUNT else None
