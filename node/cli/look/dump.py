@@ -17,6 +17,9 @@ from node.errors import UsageError, VoxelnodeError
 if TYPE_CHECKING:
     from node.dicom.dump import Dump, DumpedElement
 
+MAX_NAMES = 3
+"""UIDs of one element that are named."""
+
 SHOWN_CHARACTERS = 200
 """Maximum length of a value in the text format; TSV and JSON show values in full."""
 
@@ -72,7 +75,7 @@ def _of_stored(uid: str, root: Root) -> tuple[Path, Dump]:
     """Return the path of a stored instance in the archive, and its header, which is fetched if it is elsewhere."""
     if not _UID.fullmatch(uid):
         raise UsageError(f"{uid}: neither a file nor a SOP Instance UID")
-    with root.reading() as index:
+    with root.looking() as index:
         file = index.instances.current(uid)
     if file is None:
         raise UsageError(f"{uid}: no stored instance has this SOP Instance UID and no file has this name; check --root")
@@ -85,6 +88,10 @@ def _of_stored(uid: str, root: Root) -> tuple[Path, Dump]:
 
 
 def _dumped(path: Path) -> Dump:
+    from node.dicom.lean_import import load_names
+
+    load_names()
+
     from node.dicom.dump import dump as dumped
 
     with path.open("rb") as file:
@@ -108,9 +115,20 @@ def _value(element: DumpedElement) -> str:
         shown = _joined(element)
         cut = len(shown) > SHOWN_CHARACTERS
         text = f" = {shown[:SHOWN_CHARACTERS]}" + (f"... ({len(element.values)} values)" if cut else "")
+        text += _names(element)
     elif element.length is not None:
         text = f" <{element.length} bytes>"
     return f"{text} !! {element.error}" if element.error else text
+
+
+def _names(element: DumpedElement) -> str:
+    """Return the names of UIDs that the standard registers (PS3.6 Annex A), in brackets."""
+    if element.vr != "UI":
+        return ""
+    from pydicom.uid import UID_dictionary
+
+    names = [UID_dictionary[uid][0] for uid in map(str, element.values[:MAX_NAMES]) if uid in UID_dictionary]
+    return f" ({', '.join(names)})" if names else ""
 
 
 def _rows(elements: Sequence[DumpedElement], path: str) -> Iterator[Sequence[str]]:

@@ -28,13 +28,20 @@ Row = dict[str, Any]
 MAX_PATIENTS = 100
 """Patients of one name that are shown."""
 
+MAX_READ_STUDIES = 20
+"""Newest studies of patients of which a header is read."""
+
 PLAIN_COSINE = 0.9962
 """Cosine of 5 degrees: planes that are turned less count as axial, sagittal or coronal."""
 
 OF_STUDY = ("InstitutionName", "PatientAge", "PatientSize", "PatientWeight")
+OF_EQUIPMENT = ("InstitutionName", "Manufacturer", "ManufacturerModelName")
+"""What is shown of the studies of a patient (PS3.3 C.7.5.1), from the first instance of each."""
+
 HEADER_FIELDS = (
     *OF_STUDY,
-    *("StationName", "PatientPosition", "PixelSpacing", "ImagerPixelSpacing", "SliceThickness"),
+    *("Manufacturer", "ManufacturerModelName", "StationName"),
+    *("PatientPosition", "PixelSpacing", "ImagerPixelSpacing", "SliceThickness"),
     *("SpacingBetweenSlices", "SliceLocation", "ImageOrientationPatient", "ImagePositionPatient"),
 )
 """Attributes that are shown of a header; metres, kilograms and millimetres, as the standard has them."""
@@ -157,6 +164,9 @@ class _Describer:
         if not rows:
             return {}
         studies = self._index.studies.of_patients([row.pop("id") for row in rows])  # which means nothing outside of it
+        for row in studies[-MAX_READ_STUDIES:]:
+            header = self._header(self._index.instances.first_file(row["study_instance_uid"]))
+            row["header"] = {name: header[name] for name in (*OF_EQUIPMENT, "problem") if name in header}
         return {
             "level": "patient",
             "patients": rows,
@@ -235,7 +245,8 @@ def _print(description: Row) -> None:
         print("patient")
         print_fields({f"  {name}": value for name, value in patient.items()})
     for study in description.get("studies", ()):
-        about = (study["study_date"], study["study_description"], f"{study['series']} series")
+        about = [study["study_date"], study["study_description"], f"{study['series']} series"]
+        about += study.get("header", {}).values()
         print(f"study {study['study_instance_uid']}  {printable(', '.join(str(part) for part in about if part))}")
     if description.get("waits"):
         _print_waits(description["waits"])

@@ -110,8 +110,10 @@ def select(
     root: Root,
 ) -> Listing:
     """List the series that an expression selects, newest first."""
+    from node.dicom.lean_import import load_names
     from node.selector import compile_selector
 
+    load_names()
     selector = compile_selector(expression)
     fields = selector.fields.union(SELECTED, ("verdict",))
     selected: list[dict[str, Any]] = []

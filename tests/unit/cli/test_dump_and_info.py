@@ -41,7 +41,9 @@ def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.
 @pytest.fixture
 def series(tmp_path: Path) -> list[Dataset]:
     """A CT of three slices in ``scan``."""
-    datasets = make.ct_series(3, PatientID="P 1", StationName="A\x1b[2JB", SeriesDescription="Thorax")
+    datasets = make.ct_series(
+        3, PatientID="P 1", Manufacturer="Maker", StationName="A\x1b[2JB", SeriesDescription="Thorax"
+    )
     (tmp_path / "scan").mkdir()
     for number, ds in enumerate(datasets):
         with warnings.catch_warnings():
@@ -55,6 +57,7 @@ def test_a_header_is_printed_as_text_as_a_table_and_as_json(run, series: list[Da
     assert status == 0
     assert "(0008,103E) LO SeriesDescription = Thorax\n" in text
     assert "(7FE0,0010) OW PixelData <384 bytes>\n" in text
+    assert "(0008,0016) UI SOPClassUID = 1.2.840.10008.5.1.4.1.1.2 (CT Image Storage)\n" in text
     status, table, _ = run("dump", "scan/0.dcm", "--format", "tsv")
     rows = {row["place"]: row for row in csv.DictReader(StringIO(table), delimiter="\t", quoting=csv.QUOTE_NONE)}
     assert rows["(0008,103E)"]["value"] == "Thorax"
@@ -142,7 +145,7 @@ def test_a_patient_is_found_by_a_part_of_the_name_and_a_series_by_the_end_of_its
     for text in (first.lower(), f"{first} {second}".upper(), second):
         found = json.loads(run("info", text, "--root", "here", "--json")[1])
         assert (found["level"], [patient["patient_name"] for patient in found["patients"]]) == ("patient", [name])
-        assert [study["series"] for study in found["studies"]] == [1]
+        assert [(study["series"], study["header"]) for study in found["studies"]] == [(1, {"Manufacturer": "Maker"})]
     for text in ("%", "_", "\\", "' OR 1=1", "%%%%"):
         assert run("info", text, "--root", "here")[0] == 2
     for text in (f"..{uid[-8:]}", uid[-8:]):
