@@ -24,7 +24,7 @@ from node.settings.load import load
 from node.volume.derived import PlaneName, ProjectionName, masked, montage, project, threshold
 from node.volume.model import Array, Float
 from node.writers.contours import outlines, points_lps
-from node.writers.reading import read_voxels
+from node.writers.reading import read_affine, read_voxels
 
 if TYPE_CHECKING:
     import pandas
@@ -73,7 +73,7 @@ class Volume:
     @property
     def affine_lps(self) -> Float:
         """(4, 4) float64, mm: from (i, j, k) of `array` to LPS+, as DICOM and ITK have it (PS3.3 C.7.6.2.1.1)."""
-        return read_voxels(self.path)[1]
+        return read_affine(self.path)
 
     @property
     def affine_ras(self) -> Float:

@@ -5,6 +5,9 @@ The latter are read with the libraries that users will use.
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 
@@ -22,6 +25,9 @@ MAX_LABEL = 65535
 
 TRANSFORM_TOLERANCE_VOXELS = 0.1
 """Largest distance at which the two positions that a NIfTI file may state are the same one."""
+
+
+NIFTI = (".nii", ".nii.gz")
 
 
 class NotAMask(ValueError):
@@ -116,31 +122,50 @@ def read_voxels(path: Path) -> tuple[Array, Float]:
     ValueError
         It is no volume that the libraries can read.
     """
+    with _refused(path):
+        if path.name.endswith(NIFTI):
+            image = _opened(path)
+            return np.asanyarray(image.dataobj), LPS_TO_RAS @ image.affine
+        return _itk_voxels(path), _itk_affine(path)
+
+
+def read_affine(path: Path) -> Float:
+    """Return the affine that `read_voxels` returns, and read no voxels."""
+    with _refused(path):
+        return LPS_TO_RAS @ _opened(path).affine if path.name.endswith(NIFTI) else _itk_affine(path)
+
+
+@contextmanager
+def _refused(path: Path) -> Iterator[None]:
     path.stat()
     try:
-        return _nifti_voxels(path) if path.name.endswith((".nii", ".nii.gz")) else _itk_voxels(path)
-    except (ImageFileError, HeaderDataError, WrapStructError, EOFError, RuntimeError) as error:
+        yield
+    except (ImageFileError, HeaderDataError, WrapStructError, EOFError, zlib.error, RuntimeError) as error:
         raise ValueError(f"{path} cannot be read as a volume ({type(error).__name__})") from error
 
 
-def _nifti_voxels(path: Path) -> tuple[Array, Float]:
-    image = _opened(path)
-    return np.asanyarray(image.dataobj), LPS_TO_RAS @ image.affine
-
-
-def _itk_voxels(path: Path) -> tuple[Array, Float]:
+def _itk_voxels(path: Path) -> Array:
     import SimpleITK as sitk  # here, because most volumes are NIfTI
 
     image = sitk.ReadImage(str(path))
-    voxels, axes = sitk.GetArrayFromImage(image), image.GetDimension()
-    affine = np.eye(4)
-    spatial = min(axes, 3)
-    directions = np.array(image.GetDirection()).reshape(axes, axes)
-    affine[:spatial, :spatial] = (directions * image.GetSpacing())[:spatial, :spatial]
-    affine[:spatial, 3] = image.GetOrigin()[:spatial]
-    if voxels.ndim > axes:
+    voxels = sitk.GetArrayFromImage(image)
+    if voxels.ndim > image.GetDimension():
         voxels = voxels.view(np.dtype([(name, voxels.dtype) for name in "RGB"]))[..., 0]
-    return voxels.transpose(), affine
+    return voxels.transpose()
+
+
+def _itk_affine(path: Path) -> Float:
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    axes, spatial = reader.GetDimension(), min(reader.GetDimension(), 3)
+    directions = np.array(reader.GetDirection()).reshape(axes, axes)
+    affine = np.eye(4)
+    affine[:spatial, :spatial] = (directions * reader.GetSpacing())[:spatial, :spatial]
+    affine[:spatial, 3] = reader.GetOrigin()[:spatial]
+    return affine
 
 
 def read_nifti(path: Path) -> tuple[Array, Float]:

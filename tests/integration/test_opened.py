@@ -35,7 +35,8 @@ def test_a_program_sees_patients_series_volumes_and_what_was_excluded(root: Root
     assert claimed is not None
     options = WriteOptions(formats=("mhd", "nifti"))
     assert convert_series(claimed, root.archive, root.index, options, convert_with_all, root.clock)
-    opened = node.open(root.folder)
+    place = root.index.place
+    opened = node.open(root.folder, {} if isinstance(place, Path) else {"index.url": place.url})
     [patient] = opened.patients()
     [study] = patient.studies()
     [series] = study.series()
@@ -55,6 +56,9 @@ def test_a_program_sees_patients_series_volumes_and_what_was_excluded(root: Root
     metaimage, affine = read_voxels(volume.path.with_name(volume.path.name.replace(".nii.gz", ".mhd")))
     assert np.array_equal(metaimage, volume.array())
     assert np.allclose(affine, volume.affine_lps, atol=1e-4)
+    volume.path.write_bytes(volume.path.read_bytes()[:500])
+    with pytest.raises(ValueError, match="cannot be read as a volume"):
+        volume.array()
 
 
 def test_a_folder_with_neither_an_index_nor_volumes_is_refused(tmp_path: Path) -> None:

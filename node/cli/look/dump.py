@@ -125,7 +125,7 @@ def _names(element: DumpedElement) -> str:
     """Return the names of UIDs that the standard registers (PS3.6 Annex A), in brackets."""
     if element.vr != "UI":
         return ""
-    from pydicom.uid import UID_dictionary
+    from pydicom._uid_dict import UID_dictionary
 
     names = [UID_dictionary[uid][0] for uid in map(str, element.values[:MAX_NAMES]) if uid in UID_dictionary]
     return f" ({', '.join(names)})" if names else ""
