@@ -194,6 +194,7 @@ class Actions:
             "instances": plan.instances,
             "bytes": plan.bytes,
             "trash_until": until and until.isoformat(),
+            "sent_to": list(plan.sent_to),
         }
 
     def _restore_trash(self, number: int, who: str) -> Mapping[str, Any]:

@@ -445,7 +445,8 @@ def _volumes(root: Path, index: ReadIndex, *, digests: bool, host: str | None) -
         except OSError as error:
             yield Finding("file-unreadable", row.path, f"{detail}: {error.strerror}")
             continue
-        if problem is None or (problem == MISSING and (row.place == STORE or not _is_here(row, host))):
+        is_gone = problem == MISSING and (row.superseded or row.place == STORE or not _is_here(row, host))
+        if problem is None or is_gone:  # a repair removes damaged files of superseded revisions
             continue
         if row.place == STORE:
             yield Finding("copy-altered", row.path, f"{detail}: {problem}")

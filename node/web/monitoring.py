@@ -37,8 +37,8 @@ PATHS = ("/healthz", "/readyz")
 INDEX_SECONDS = 5.0
 """Longest wait for what the index knows of the cluster."""
 
-LOST_SECONDS = 0.5
-"""Longest wait for how many instances are lost."""
+NOTED_SECONDS = 0.5
+"""Longest wait for how many instances are lost, and why retention waits."""
 
 ROLES: tuple[Role, ...] = get_args(Role)
 
@@ -63,15 +63,16 @@ async def readyz(node: Node, role: Role | None = None, scope: Literal["host", "c
 
     With `role`, look only at what this role needs; with ``scope=cluster``, ask whether any host can do it.
 
-    ``lost_instances`` counts those that were acknowledged and are not here, if there are any: the node is ready to
-    receive them again. No account is required: orchestrators have none, and the answer contains no secrets.
+    ``lost_instances`` counts those that were acknowledged and are not here, if there are any, and ``retention_waits``
+    says why nothing is deleted: the node is ready to receive nevertheless. No account is required: orchestrators have
+    none, and the answer contains no secrets.
     """
     if scope == "cluster":
         content = await _answered(_readers, lambda: _of_cluster(node, role), INDEX_SECONDS)
     else:
         content = await _answered(_threads, lambda: _of_host(node, role), None)
-    if lost := (await _answered(_readers, lambda: _lost(node), LOST_SECONDS)).get("lost_instances"):
-        content["lost_instances"] = lost
+    noted = await _answered(_readers, lambda: _noted(node), NOTED_SECONDS)
+    content |= {name: noted[name] for name in ("lost_instances", "retention_waits") if noted.get(name)}
     return JSONResponse(content, 200 if content["ready"] else 503)
 
 
@@ -84,9 +85,10 @@ async def _answered(
         return _content({"index": f"no answer within {seconds:g} s"})
 
 
-def _lost(node: Services) -> dict[str, Any]:
+def _noted(node: Services) -> dict[str, Any]:
     try:
-        return {"lost_instances": node.index.lost.count()}
+        with node.index.reading(wait=False) as index:
+            return {"lost_instances": index.lost.count(), "retention_waits": index.retention.waits_for}
     except VoxelnodeError:  # the index does not answer, which is another reason
         return {}
 

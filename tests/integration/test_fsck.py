@@ -174,6 +174,7 @@ def test_a_volume_that_is_not_as_it_was_written_is_made_again(settings: Settings
     rows = view_rows(filled, "SELECT path, revision FROM v_volumes WHERE NOT superseded AND format = 'nifti'")
     assert [row["revision"] for row in rows] == [2]
     assert Path(rows[0]["path"]).is_file()
+    assert found(settings, digests=True) == []  # also while the rows of the first revision are kept
 
 
 @pytest.mark.slow

@@ -12,6 +12,8 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from node.control.repository import Repository
+from node.index.engine.about import RETENTION
+from node.index.nouns.retention import RetentionState
 from node.receive import readiness
 from node.receive.apply import CATCH_UP_SECONDS
 from node.receive.ingest import Announced, Ingest, Origin
@@ -77,6 +79,10 @@ def test_a_node_is_ready_until_a_part_of_it_is_not(site: Site) -> None:
     client = site.client()
     answer = client.get("/readyz")
     assert (answer.status_code, answer.json()) == (200, {"ready": True, "reasons": {}})
+    site.store.index.about.set(RETENTION, RetentionState(held="the clock jumped").encoded())
+    answer = client.get("/readyz")
+    assert answer.status_code == 200
+    assert answer.json()["retention_waits"].startswith("the clock jumped: nothing is deleted until")
     site.store.archive.intake.stop("a sync failed")
     answer = client.get("/readyz")
     assert answer.status_code == 503

@@ -12,6 +12,9 @@ from node.cli.output import Answer, print_fields, sized
 from node.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from node.archive.proof import Proof
     from node.index.database.reading import ReadIndex
     from node.index.nouns.records import DeletionPlan, Level
 
@@ -36,6 +39,8 @@ def delete(
     Its rows, volumes and thumbnails are removed. Its DICOM files stay in the trash for [retention] trash_days, and
     `voxelnode trash restore` brings them back. If a node runs on this root, the node does it.
     """
+    from node.archive.proof import last_proof
+
     with root.reading() as index:
         plan = index.deletions.plan(_level(index, uid), uid, study)
     if not json:
@@ -50,10 +55,17 @@ def delete(
     until = done["trash_until"]
     text = "deleted" if until is None else f"deleted; `voxelnode trash` can bring it back until {until[:10]}"
     if done["erased"] is not None:
-        text = "erased; backups, destinations of routes, receivers of hooks and the audit log keep what they have"
+        text = _erased(done["sent_to"], last_proof(root.folder))
     if done["erased"] is False:
         text += "; the index keeps deleted rows until its write-ahead log is reused, or the server vacuums"
     return Answer({**fields, "deleted": True, "trash_until": until}, text)
+
+
+def _erased(sent_to: Sequence[str], proof: Proof | None) -> str:
+    """Say who keeps what was erased, as far as the node knows them."""
+    sent = f" ({', '.join(sent_to)})" if sent_to else ", of which none has taken it by a route,"
+    known = f", such as {proof.backup}," if proof is not None else ""
+    return f"erased; backups{known} destinations{sent} receivers of hooks and the audit log keep what they have"
 
 
 def _level(index: ReadIndex, uid: str) -> Level:

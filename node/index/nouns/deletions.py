@@ -24,6 +24,7 @@ from node.index.models import (
     ConflictRow,
     ImageRow,
     PatientRow,
+    SentInstanceRow,
     SeriesRow,
     StudyRow,
     TombstoneRow,
@@ -182,6 +183,7 @@ def plan_deletion(connection: Connection, level: Level, uid: str, study_instance
     if study_instance_uid is not None:
         query = query.where(StudyRow.study_instance_uid == study_instance_uid)
     rows = connection.execute(query).all()
+    sent = query.with_only_columns(SentInstanceRow.destination).distinct().order_by(SentInstanceRow.destination)
     if not rows:
         raise NotThere(f"no {level} {uid} in the index: it may have been deleted; `voxelnode series` lists all")
     if len({row[3] for row in rows}) > 1:
@@ -195,6 +197,7 @@ def plan_deletion(connection: Connection, level: Level, uid: str, study_instance
         series=len({row[2] for row in rows}),
         instances=len(rows),
         bytes=sum(row.bytes for row in rows),
+        sent_to=tuple(connection.scalars(sent.join(SentInstanceRow, SentInstanceRow.image_id == ImageRow.id))),
     )
 
 

@@ -228,7 +228,10 @@ Level = Literal["study", "series", "instance"]
 
 @dataclass(frozen=True, slots=True)
 class DeletionPlan:
-    """What a deletion would remove; `patient_id` is only for the audit log."""
+    """What a deletion would remove; `patient_id` is only for the audit log.
+
+    `sent_to`: destinations that have taken some of it and keep it.
+    """
 
     level: Level
     uid: str
@@ -237,6 +240,7 @@ class DeletionPlan:
     series: int
     instances: int
     bytes: int
+    sent_to: tuple[str, ...] = ()
 
 
 def removes_instances(paths: Collection[str]) -> bool:
