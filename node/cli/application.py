@@ -6,6 +6,7 @@ heavy libraries only when it runs; commands, completion and ``--help`` therefore
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -111,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except UsageError as error:
         status = _failed(str(error), 2)
     except VoxelnodeError as error:
-        status = _failed(str(error), 1)
+        status = _failed(_with_limit(str(error), error), 1)
     except (KeyboardInterrupt, typer.Abort):
         status = 130  # as shells report SIGINT
     except BrokenPipeError:  # the reader of our output has gone
@@ -119,14 +120,45 @@ def main(arguments: Sequence[str] | None = None) -> None:
         status = 0
     except OSError as error:
         reason = error.strerror or str(error)
-        status = _failed(f"{error.filename}: {reason}" if error.filename else reason, 1)
+        status = _failed(_with_limit(f"{error.filename}: {reason}" if error.filename else reason, error), 1)
     except Exception as error:
         if os.environ.get("VOXELNODE_TRACEBACK"):
             raise
+        if limit := _limit_behind(error):
+            sys.exit(_failed(limit, 1))
         status = _failed(
             f"unexpected {type(error).__name__}: {error} (please report it; VOXELNODE_TRACEBACK=1 shows a traceback)", 1
         )
     sys.exit(status or 0)
+
+
+def _with_limit(message: str, error: Exception) -> str:
+    limit = _limit_behind(error)
+    return message if limit is None else f"{message}\n{limit}"
+
+
+def _limit_behind(error: Exception) -> str | None:
+    """Return which limit of this process explains an error, with the remedy; None: none does."""
+    import resource  # here and below, because few runs need it
+
+    from node.errors import is_out_of_memory
+
+    file_bytes, memory_bytes = (resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_FSIZE, resource.RLIMIT_AS))
+    is_too_long = isinstance(error, OSError) and error.errno == errno.EFBIG
+    if is_too_long or (file_bytes != resource.RLIM_INFINITY and "disk I/O error" in str(error)):
+        limited = f"this process may write files of {file_bytes} bytes" if file_bytes >= 0 else "the disk limits files"
+        return f"{limited}: remove the limit (`ulimit -f`, `prlimit --fsize`, LimitFSIZE= of systemd)"
+    if memory_bytes != resource.RLIM_INFINITY and (is_out_of_memory(error) or isinstance(error, SystemError)):
+        return (
+            f"this process may use {memory_bytes} bytes of address space, which is too little: remove the limit "
+            "(`ulimit -v`, `prlimit --as`, LimitAS= of systemd)"
+        )
+    if is_out_of_memory(error):
+        return (
+            "the machine gives this process no more memory or threads: end other programs, or allow it more "
+            "(`ulimit -u`, TasksMax= and MemoryMax= of systemd)"
+        )
+    return None
 
 
 def _failed(message: str, status: int) -> int:

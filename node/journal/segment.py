@@ -184,8 +184,12 @@ class Segment:
             return
         with self._growing:  # one thread at a time: zeros must never follow a record that was written meanwhile
             zeros = bytes(min(GROW_BYTES, size - self.capacity)) if size > self.capacity else b""
-            while self.capacity < size:
-                self.capacity += os.pwrite(self._file, zeros[: size - self.capacity], self.capacity)
+            try:
+                while self.capacity < size:
+                    self.capacity += os.pwrite(self._file, zeros[: size - self.capacity], self.capacity)
+            except OSError as error:
+                error.filename = str(self.path)  # which a descriptor does not tell
+                raise
 
     def write(self, buffers: Sequence[bytes], records: int) -> None:
         """Write records behind the last one and sync them.

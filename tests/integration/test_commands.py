@@ -1,3 +1,4 @@
+import errno
 import json
 import subprocess
 import sys
@@ -275,6 +276,29 @@ def test_an_unexpected_error_is_one_line(run, monkeypatch: pytest.MonkeyPatch) -
     assert result.status == 1
     assert result.err.startswith("voxelnode: unexpected ZeroDivisionError: division by zero (please report it")
     assert result.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError(), "no more memory or threads"),
+        (RuntimeError("can't start new thread"), "TasksMax="),
+        (OSError(errno.EFBIG, "File too large", "root/journal"), "root/journal: File too large"),
+        (OSError(errno.EFBIG, "File too large"), "LimitFSIZE="),
+    ],
+)
+def test_an_error_that_a_limit_explains_has_a_remedy(
+    run, monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
+) -> None:
+    def fail() -> str:
+        raise error
+
+    monkeypatch.setattr("node.settings.example.example_toml", fail)
+    monkeypatch.delenv("VOXELNODE_TRACEBACK", raising=False)
+    result = run("config", "example")
+    assert result.status == 1
+    assert words in result.err
+    assert "unexpected" not in result.err
 
 
 def test_help_loads_no_library_that_only_the_work_needs() -> None:

@@ -12,7 +12,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from node.control.repository import Repository
-from node.index.engine.about import RETENTION
+from node.index.engine.about_keys import RETENTION
 from node.index.nouns.retention import RetentionState
 from node.receive import readiness
 from node.receive.apply import CATCH_UP_SECONDS
