@@ -1,12 +1,12 @@
 """Find the series that are one acquisition: some scanners give each volume, or each slice, a UID of a series.
 
-Siemens' XA systems do so with volumes when they export classic images, Canon's with slices. Nothing is joined because
-it looks alike: headers must prove that nothing else can be the case, and the proof stands in the sidecar.
+Siemens' XA systems do so with volumes, as classic or as enhanced images, Canon's with slices. Nothing is joined because
+it looks alike: headers must prove that nothing else can be the case, and the proof stands in the sidecar. Each frame of
+an enhanced image has a header like that of a classic image.
 """
 
 from __future__ import annotations
 
-import datetime as dt
 import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -15,8 +15,10 @@ from itertools import chain, pairwise
 from statistics import median
 from typing import Generic, NamedTuple, TypeVar
 
-from pydicom.datadict import tag_for_keyword
-from pydicom.uid import MRImageStorage
+from pydicom.uid import EnhancedMRImageStorage, MRImageStorage
+
+from node.dicom.values import as_numbers, parsed, standard_tag
+from node.volume.elements import instant, instant_of
 
 SAME = (
     *("SOPClassUID", "StudyInstanceUID", "PatientID", "FrameOfReferenceUID", "ProtocolName", "SeriesDescription"),
@@ -27,11 +29,20 @@ SAME = (
 )
 """Attributes that all instances of one acquisition have in common."""
 
+SAME_IN_GROUPS = (
+    *("FrameType", "PulseSequenceName", "EchoPulseSequence", "EffectiveEchoTime", "InversionTimes"),
+    *("ComplexImageComponent", "AcquisitionContrast", "DimensionIndexPointer", "StackID", "NumberOfFrames"),
+)
+"""The same, of enhanced images alone; both are looked for in the functional groups, too."""
+
 OWN = (
-    *("SeriesNumber", "InstanceNumber", "AcquisitionNumber", "ImagePositionPatient"),
+    *("SOPInstanceUID", "SeriesNumber", "InstanceNumber", "AcquisitionNumber", "ImagePositionPatient"),
     *("AcquisitionDateTime", "AcquisitionDate", "AcquisitionTime"),
 )
 """Attributes that tell its series and instances apart."""
+
+OWN_IN_GROUPS = ("FrameAcquisitionDateTime", "FrameAcquisitionNumber")
+"""The same, of the frames of enhanced images."""
 
 POSITION_TOLERANCE_MM = 0.05
 
@@ -46,8 +57,9 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class Header(NamedTuple):
-    """What one instance says; None where it says nothing. `start` in s, on one clock for all."""
+    """What one frame says; None where it says nothing. `start` in s, on one clock for all."""
 
+    instance: bytes
     same: tuple[bytes, ...]
     series_number: int | None
     instance_number: int | None
@@ -65,58 +77,73 @@ class Acquisition(Generic[Key]):
     proof: str
 
 
-def _tag(keyword: str) -> int:
-    tag = tag_for_keyword(keyword)
-    assert tag is not None, keyword
-    return int(tag)
-
-
-TAGS = {keyword: _tag(keyword) for keyword in (*SAME, *OWN)}
+TAGS = {keyword: standard_tag(keyword) for keyword in (*SAME, *OWN)}
+TAGS_IN_GROUPS = TAGS | {keyword: standard_tag(keyword) for keyword in (*SAME_IN_GROUPS, *OWN_IN_GROUPS)}
 
 
 def header_of(elements: Mapping[int, bytes]) -> Header | None:
     """Return the header of an instance from the values of `TAGS`; None if it is not a classic MR image in a place."""
     raw = {keyword: elements.get(tag, b"").strip(b" \0") for keyword, tag in TAGS.items()}
-    if raw["SOPClassUID"] != MRImageStorage.encode() or not raw["FrameOfReferenceUID"] or not raw["ProtocolName"]:
+    if not _is_placed(raw, MRImageStorage):
         return None
-    repetition_ms = _numbers(raw["RepetitionTime"])
-    position = _numbers(raw["ImagePositionPatient"])
+    return _header(raw, tuple(raw[keyword] for keyword in SAME))
+
+
+def headers_of_frames(elements: Mapping[int, Sequence[bytes]]) -> list[Header] | None:
+    """Return a header for each frame of an instance; None if it is not an enhanced MR image whose frames have a place.
+
+    `elements`: all values of `TAGS_IN_GROUPS`, at the top and in all sequences. An attribute with several values says
+    nothing, but for those that each frame has.
+    """
+    every = {keyword: elements.get(tag, ()) for keyword, tag in TAGS_IN_GROUPS.items()}
+    raw = {keyword: values[0].strip(b" \0") if len(set(values)) == 1 else b"" for keyword, values in every.items()}
+    positions = every["ImagePositionPatient"]
+    if not _is_placed(raw, EnhancedMRImageStorage) or _whole(raw["NumberOfFrames"]) != len(positions):
+        return None
+    same = tuple(b"|".join(sorted(set(every[keyword]))) for keyword in (*SAME, *SAME_IN_GROUPS))
+    own = {"ImagePositionPatient": positions}
+    if times := every["FrameAcquisitionDateTime"]:
+        own["AcquisitionDateTime"] = times
+    if numbers := every["FrameAcquisitionNumber"]:
+        own["AcquisitionNumber"] = [b"%d" % int.from_bytes(value, "little") for value in numbers]  # US
+    if len(set(map(len, own.values()))) > 1:
+        return None
+    return [_header(raw | dict(zip(own, values, strict=True)), same) for values in zip(*own.values(), strict=True)]
+
+
+def _is_placed(raw: Mapping[str, bytes], sop_class_uid: str) -> bool:
+    return bool(raw["SOPClassUID"] == sop_class_uid.encode() and raw["FrameOfReferenceUID"] and raw["ProtocolName"])
+
+
+def _header(raw: Mapping[str, bytes], same: tuple[bytes, ...]) -> Header:
+    position, repetition_ms = (_numbers(raw["ImagePositionPatient"], 3), _numbers(raw["RepetitionTime"], 1))
     return Header(
-        tuple(raw[keyword] for keyword in SAME),
+        raw["SOPInstanceUID"],
+        same,
         _whole(raw["SeriesNumber"]),
         _whole(raw["InstanceNumber"]),
         _whole(raw["AcquisitionNumber"]),
-        (position[0], position[1], position[2]) if len(position) == 3 else None,
+        None if position is None else (position[0], position[1], position[2]),
         _start(raw),
-        repetition_ms[0] / 1000 if len(repetition_ms) == 1 else None,
+        None if repetition_ms is None else repetition_ms[0] / 1000,
     )
 
 
-def _numbers(value: bytes) -> tuple[float, ...]:
-    try:
-        found = tuple(map(float, value.split(b"\\"))) if value else ()
-    except ValueError:
-        return ()
-    return found if all(map(math.isfinite, found)) else ()
+def _numbers(value: bytes, count: int) -> tuple[float, ...] | None:
+    return as_numbers(parsed(value, "DS"), count)
 
 
 def _whole(value: bytes) -> int | None:
-    try:
-        return int(value)
-    except ValueError:
-        return None
+    number = _numbers(value, 1)
+    return int(number[0]) if number is not None and number[0].is_integer() else None
 
 
 def _start(raw: Mapping[str, bytes]) -> float | None:
     """Return when an instance was acquired, in s; without a date, midnight is not noticed."""
-    digits = raw["AcquisitionDateTime"] or (raw["AcquisitionDate"] or b"20000101") + raw["AcquisitionTime"]
-    text = digits.decode("ascii", "replace").partition("+")[0].partition("-")[0]
-    for pattern in ("%Y%m%d%H%M%S.%f", "%Y%m%d%H%M%S"):
-        try:
-            return dt.datetime.strptime(text, pattern).replace(tzinfo=dt.UTC).timestamp()
-        except ValueError:
-            continue
-    return None
+    names = ("AcquisitionDateTime", "AcquisitionDate", "AcquisitionTime")
+    date_time, day, time = (raw[name].decode("ascii", "replace").strip(" \0") for name in names)
+    whole = instant_of(date_time)
+    return instant(day, time) if whole is None else whole
 
 
 def find_acquisitions(series: Mapping[Key, Sequence[Header | None]]) -> list[Acquisition[Key]]:
@@ -200,9 +227,10 @@ _SLICES = "each has one slice at all times, and these make an even stack"
 
 
 def _count(every: Sequence[Header]) -> str:
-    """Return in words that one count numbers all instances; empty if none does."""
-    numbers = [header.instance_number for header in every if header.instance_number is not None]
-    if len(set(numbers)) < len(every) or max(numbers) - min(numbers) + 1 != len(numbers):
+    """Return in words that one count numbers all instances; empty if none does. Frames share that of their instance."""
+    of_instances = {header.instance: header.instance_number for header in every}
+    numbers = [number for number in of_instances.values() if number is not None]
+    if len(set(numbers)) < len(of_instances) or max(numbers) - min(numbers) + 1 != len(numbers):
         return ""
     return f"Instance Numbers (0020,0013) count {min(numbers)}-{max(numbers)} through them"
 

@@ -19,14 +19,14 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from node.conversion.chosen import Chosen
 from node.conversion.job import ConversionJob, Converted, Joined, ReferencedSeries, absent, run_with_references
 from node.conversion.naming import COLUMNS, DEFAULT, OF_NOBODY, NameTemplate, TakenNames, is_file_of, numbered, parse
 from node.conversion.pool import ConverterDied
 from node.dicom.attributes import instance_attributes
-from node.dicom.header import HeaderCut, read_header
+from node.dicom.header import HeaderCut, read_every, read_header
 from node.errors import NotUnderstood
 from node.hookspecs import Comparer
 from node.index.nouns.converted import SeriesKey
@@ -53,8 +53,14 @@ NIFTI = ("nifti", "nifti-pair")
 TYPED = {"series_description": "SeriesDescription", "protocol_name": "ProtocolName"}
 """Attributes that people typed, by their names in BIDS."""
 
+ENHANCED_MR = "1.2.840.10008.5.1.4.1.1.4.1"
+"""Enhanced MR Image Storage."""
+
 SHARED = ("frame_of_reference_uid", "protocol_name", "series_description", "manufacturer", "manufacturer_model_name")
 """Attributes that series of one acquisition have in common."""
+
+if TYPE_CHECKING:
+    from node.conversion.acquisition import Header
 
 Read = TypeVar("Read")
 
@@ -265,15 +271,11 @@ def _joined(all_series: list[_Series]) -> list[_Series]:
     candidates = [own for own in alike.values() if len(own) > 1]
     if not candidates:
         return all_series
-    from node.conversion.acquisition import TAGS, find_acquisitions, header_of  # here: it loads pydicom
+    from node.conversion.acquisition import find_acquisitions  # here: it loads pydicom
 
-    tags = frozenset(TAGS.values())
     joined: dict[int, _Series | None] = {}
     for own in candidates:
-        headers = {
-            number: [None if found is None else header_of(found) for found in _elements_of(series, tags)]
-            for number, series in enumerate(own)
-        }
+        headers = {number: list(_headers_of(series)) for number, series in enumerate(own)}
         for acquisition in find_acquisitions(headers):
             parts = [own[number] for number in acquisition.series]
             first = replace(
@@ -287,13 +289,20 @@ def _joined(all_series: list[_Series]) -> list[_Series]:
     return [kept for series in all_series if (kept := joined.get(id(series), series)) is not None]
 
 
-def _elements_of(series: _Series, tags: frozenset[int]) -> Iterator[Mapping[int, bytes] | None]:
-    """Yield the values of these elements of each instance of a series; None where a file cannot be read."""
+def _headers_of(series: _Series) -> Iterator[Header | None]:
+    """Yield the header of each frame of a series; None for a file that cannot be read, or is no MR image in a place."""
+    from node.conversion.acquisition import TAGS, TAGS_IN_GROUPS, header_of, headers_of_frames
+
+    tags, in_groups = frozenset(TAGS.values()), frozenset(TAGS_IN_GROUPS.values())
     for file in find_instances(path for _, path in series.instances):
         if isinstance(file, SkippedFile):
             yield None
+        elif file.identity.sop_class_uid == ENHANCED_MR:
+            values = _read_head(file, lambda head, syntax: read_every(head, syntax, in_groups))
+            yield from (None if values is None else headers_of_frames(values)) or (None,)
         else:
-            yield _read_head(file, lambda head, syntax: read_header(head, syntax, tags))
+            elements = _read_head(file, lambda head, syntax: read_header(head, syntax, tags))
+            yield None if elements is None else header_of(elements)
 
 
 @contextmanager

@@ -147,6 +147,42 @@ def read_items(raw: bytes, transfer_syntax_uid: str, wanted: frozenset[int]) -> 
     return items
 
 
+def read_every(
+    data: bytes | bytearray | memoryview, transfer_syntax_uid: str, wanted: frozenset[int]
+) -> dict[int, list[bytes]]:
+    """Return the raw values of some elements wherever they are in a data set: at the top, and in all sequences.
+
+    Values are cut to `MAX_VALUE_BYTES` and in their order, so those that each item of the functional groups has once
+    are in the order of the frames. Ends before pixels that are compressed or not in `data`.
+
+    Raises HeaderCut and NotUnderstood as `read_header` does.
+    """
+    if transfer_syntax_uid == DEFLATED_LITTLE_ENDIAN:
+        data = _inflated(data)
+    walker = _Walker(data, found_syntax(data[:8], transfer_syntax_uid))
+    found: dict[int, list[bytes]] = {}
+    while walker.at < walker.end:
+        begin = walker.at
+        tag, length = walker.element(begin)
+        walker.left -= 1
+        if walker.left < 0:
+            raise _too_many_elements(tag)
+        stop = walker.at + length
+        if tag >> 16 == PIXELS_GROUP and (length == UNDEFINED_LENGTH or stop > walker.end):
+            break
+        if walker.enters(tag):
+            continue  # what it holds is next
+        if length == UNDEFINED_LENGTH:
+            walker.skip_undefined(tag, begin)
+            continue
+        if stop > walker.end:
+            raise HeaderCut(begin)
+        if tag in wanted:
+            found.setdefault(tag, []).append(bytes(data[walker.at : min(stop, walker.at + MAX_VALUE_BYTES)]))
+        walker.at = stop
+    return found
+
+
 def require_few_elements(data: bytes | bytearray | memoryview, transfer_syntax_uid: str, maximum: int) -> None:
     """Raise if decoding a whole data set would make more than `maximum` elements and items, on all levels.
 
@@ -168,7 +204,7 @@ def require_few_elements(data: bytes | bytearray | memoryview, transfer_syntax_u
         walker.left -= 1
         if walker.left < 0:
             raise NotUnderstood(f"more than {maximum} elements and items, at byte {walker.at}")
-        if tag >> 16 == 0xFFFE or walker.vr == b"SQ" or (walker.implicit and _is_sequence(tag)):
+        if walker.enters(tag):
             continue  # what it holds is next
         if length == UNDEFINED_LENGTH:
             walker.skip_undefined(tag, walker.at)
@@ -277,6 +313,10 @@ class _Walker:
             at = stop
         self.at, self.left, self.is_at_end = at, left, True
         return elements
+
+    def enters(self, tag: int) -> bool:
+        """Return whether the current element is a sequence, one of its items or an end: what it holds is next."""
+        return tag >> 16 == 0xFFFE or self.vr == b"SQ" or (self.implicit and _is_sequence(tag))
 
     def element(self, begin: int) -> tuple[int, int]:
         """Return tag and length of the current element, and move to its value (PS3.5 7.1.2, 7.1.3).

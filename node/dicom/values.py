@@ -124,14 +124,17 @@ def stated_numbers(ds: Dataset, keyword: str) -> tuple[float, ...] | None:
     if isinstance(raw, RawDataElement) and isinstance(raw.value, bytes):
         vr = raw.VR or vr
         if vr in ("DS", "IS") or vr in _BINARY:
-            parse = _parsed if len(raw.value) <= MAX_CACHED_BYTES else _parsed.__wrapped__
+            parse = parsed if len(raw.value) <= MAX_CACHED_BYTES else parsed.__wrapped__
             return parse(raw.value, vr, raw.is_little_endian)
     return _converted(value(ds, keyword))
 
 
 @lru_cache(maxsize=CACHED_VALUES)
-def _parsed(value: bytes, vr: str, is_little_endian: bool) -> tuple[float, ...] | None:
-    """Return the numbers in the bytes of an element; the same object for the same bytes."""
+def parsed(value: bytes, vr: str, is_little_endian: bool = True) -> tuple[float, ...] | None:
+    """Return the numbers in the bytes of an element, NaN for unreadable ones; None if there are none.
+
+    `vr`: DS, IS or a binary one. The same object for the same bytes.
+    """
     if vr in ("DS", "IS"):
         parts = value.strip(b" \0").split(b"\\")
         return tuple(map(_float, parts)) if parts != [b""] else None

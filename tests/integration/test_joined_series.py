@@ -18,6 +18,7 @@ from node.settings.convert import Convert
 from node.writers.options import write_options
 from tests import truth
 from tests.converting import here
+from tests.make import dataset, enhanced_mr
 from tests.split import by_slice, by_volume, split_series
 
 OPTIONS = write_options(Convert(thumbnails=False, formats=("nifti",)))
@@ -155,3 +156,69 @@ def test_series_in_two_studies_are_not_joined(tmp_path: Path) -> None:
         ds.StudyInstanceUID = other
     listing, _ = converted(series.datasets, tmp_path)
     assert len(volumes(listing)) == 2  # the first alone, and the other four
+
+
+def enhanced(time: int, **changes: Any) -> FileDataset:
+    """One volume of an acquisition, an enhanced image in a series of its own."""
+    pixels = np.full((SLICES, 16, 12), 100 * time, np.int16) + np.arange(SLICES, dtype=np.int16)[:, None, None]
+    given = {"ProtocolName": "bold", "SeriesDescription": "bold", "SeriesNumber": 7, "InstanceNumber": time + 1}
+    given |= {"AcquisitionDateTime": f"2024010210150{2 * time}", "RepetitionTime": "2000", "study_uid": "1.2.3"}
+    ds = enhanced_mr(SLICES, pixels=pixels, **(given | changes))
+    ds.FrameOfReferenceUID = "1.2.3.4"
+    return ds
+
+
+def timed_frames(ds: FileDataset, time: int) -> None:
+    """The numbers and times of an acquisition are in the functional groups, as Siemens' XA has them."""
+    del ds.AcquisitionDateTime
+    ds.InstanceNumber = 1
+    for slice_, group in enumerate(ds.PerFrameFunctionalGroupsSequence):
+        [content] = group.FrameContentSequence
+        content.FrameAcquisitionNumber = time + 1
+        content.FrameAcquisitionDateTime = f"2024010210150{2 * time}.{slice_ * 4:02}"
+
+
+def same_numbers(ds: FileDataset, time: int) -> None:
+    ds.InstanceNumber = ds.AcquisitionNumber = 1
+
+
+def own_echo(ds: FileDataset, time: int) -> None:
+    [shared] = ds.SharedFunctionalGroupsSequence
+    shared.MREchoSequence = [dataset(EffectiveEchoTime=10.0 * (time + 1))]
+
+
+def moved_frame(ds: FileDataset, time: int) -> None:
+    [place] = ds.PerFrameFunctionalGroupsSequence[-1].PlanePositionSequence
+    place.ImagePositionPatient = [*place.ImagePositionPatient[:2], float(place.ImagePositionPatient[2]) + time]
+
+
+def two_positions(ds: FileDataset, time: int) -> None:
+    """A sequence of a vendor that repeats a position: which one is that of the frame is not certain."""
+    ds.ReferencedImageSequence = [dataset(ImagePositionPatient=[0, 0, 0])]
+
+
+@pytest.mark.parametrize(
+    ("edit", "options", "words"),
+    [
+        (lambda ds, time: None, {}, "Instance Numbers (0020,0013) count 1-3 through them"),
+        (timed_frames, {}, "Acquisition Numbers (0020,0012) 1-3 are each in one of them only; volumes begin 2 s after"),
+        *((edit, {}, None) for edit in (same_numbers, own_echo, moved_frame, two_positions)),
+        (lambda ds, time: None, {"repair": False}, None),
+    ],
+)
+def test_enhanced_series_are_joined_by_the_same_proof(
+    edit: Callable[[FileDataset, int], None], options: dict[str, Any], words: str | None, tmp_path: Path
+) -> None:
+    datasets = [enhanced(time) for time in range(3)]
+    for time, ds in enumerate(datasets):
+        edit(ds, time)
+    listing, out = converted(datasets, tmp_path, **options)
+    if words is None:
+        assert len(volumes(listing)) == 3
+        return
+    [volume] = volumes(listing)
+    voxels = np.asanyarray(nib.load(out / volume["path"]).dataobj)
+    np.testing.assert_array_equal(voxels[0, 0], np.add.outer(np.arange(SLICES), 100 * np.arange(3)))
+    fields = json.loads((out / volume["path"]).with_suffix("").with_suffix(".json").read_text())
+    assert fields["joined_series"] == [ds.SeriesInstanceUID for ds in datasets]
+    assert words in next(warning["detail"] for warning in fields["warnings"] if warning["name"] == "repaired")

@@ -26,6 +26,7 @@ from node.dicom.header import (
     MAX_ELEMENTS,
     MAX_VALUE_BYTES,
     HeaderCut,
+    read_every,
     read_header,
     read_header_by_windows,
     require_inflatable,
@@ -69,6 +70,9 @@ def test_top_level_values_are_found_behind_sequences(syntax: str, undefined: boo
     elements = read_header(data, syntax, frozenset((PATIENT_ID, ROWS)))
     assert elements[PATIENT_ID].strip() == b"OUTER"
     assert elements[ROWS] == (b"\0\7" if syntax == ExplicitVRBigEndian else b"\7\0")
+    every = read_every(data, syntax, frozenset((PATIENT_ID, ROWS)))
+    assert [value.strip() for value in every[PATIENT_ID]] == [b"INNER", b"OUTER"]
+    assert every[ROWS] == [elements[ROWS]]
 
 
 def test_an_unknown_value_of_undefined_length_holds_implicit_items() -> None:
@@ -121,7 +125,9 @@ def test_a_long_value_is_cut_to_what_the_index_can_hold() -> None:
     assert read_header(data, ExplicitVRLittleEndian, frozenset((PATIENT_ID,))) == {PATIENT_ID: bytes(MAX_VALUE_BYTES)}
 
 
-@pytest.mark.parametrize("read", [read_header, lambda data, *rest: read_header_by_windows(reader(data), *rest)])
+@pytest.mark.parametrize(
+    "read", [read_header, read_every, lambda data, *rest: read_header_by_windows(reader(data), *rest)]
+)
 def test_a_header_without_end_is_refused(read: Callable[..., object]) -> None:
     opening = struct.pack("<HH2s2xL", 0x0009, 0x1001, b"SQ", 0xFFFFFFFF)
     items = struct.pack("<HHL", 0xFFFE, 0xE000, 0) * (MAX_ELEMENTS + 1)
@@ -135,6 +141,7 @@ def test_reading_stops_before_the_pixels() -> None:
     data = encoded(nested(0, False), ExplicitVRLittleEndian)
     data += struct.pack("<HH2s2xL", 0x7FE0, 0x0010, b"OW", 0x10000000)
     assert read_header(data, ExplicitVRLittleEndian, frozenset((ROWS, 0xFFFCFFFC))) == {ROWS: b"\7\0"}
+    assert read_every(data, ExplicitVRLittleEndian, frozenset((ROWS,))) == {ROWS: [b"\7\0"]}
 
 
 def test_a_length_beyond_the_end_allocates_nothing_and_asks_for_more() -> None:
@@ -200,8 +207,9 @@ def test_a_deflated_data_set_is_taken_whole_and_within_its_limit(monkeypatch: py
 @settings(max_examples=300)
 @given(data=st.binary(max_size=300), syntax=st.sampled_from(ENCODINGS))
 def test_random_bytes_give_values_or_a_typed_refusal(data: bytes, syntax: str) -> None:
-    with contextlib.suppress(HeaderCut, NotUnderstood):
-        read_header(data, syntax, INDEXED_TAGS)
+    for read in (read_header, read_every):
+        with contextlib.suppress(HeaderCut, NotUnderstood):
+            read(data, syntax, INDEXED_TAGS)
 
 
 @settings(max_examples=200)
@@ -209,8 +217,9 @@ def test_random_bytes_give_values_or_a_typed_refusal(data: bytes, syntax: str) -
 def test_a_flipped_byte_gives_values_or_a_typed_refusal(at: int, flip: int) -> None:
     data = bytearray(encoded(nested(4, True), ExplicitVRLittleEndian))
     data[at % len(data)] ^= flip
-    with contextlib.suppress(HeaderCut, NotUnderstood):
-        read_header(data, ExplicitVRLittleEndian, INDEXED_TAGS)
+    for read in (read_header, read_every):
+        with contextlib.suppress(HeaderCut, NotUnderstood):
+            read(data, ExplicitVRLittleEndian, INDEXED_TAGS)
 
 
 @pytest.mark.filterwarnings("ignore")  # what pydicom says of its own odd files
