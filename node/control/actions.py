@@ -13,7 +13,6 @@ from typing import Any
 
 from node.association.client.association import address_of, verify
 from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result
-from node.dicom.worklist import entry_text
 from node.errors import UsageError, VoxelnodeError
 from node.hookspecs import Action as RootAction
 from node.hookspecs import OpenedRoot, Results
@@ -79,7 +78,6 @@ class Actions:
             "replay-route": self._replay_route,
             "send": self._send,
             "cancel-job": self._cancel_job,
-            "end-workitem": self._end_workitem,
             "note-export": self._note_export,
             "set-account": accounts.set_account,
             "set-role": accounts.set_role,
@@ -153,15 +151,6 @@ class Actions:
         event, detail = AuditEvent.INSTANCES_ACCESSED, f"job {job}: cancelled"
         self._audit.note(AuditMessage(event, Action.EXECUTE, Result.SUCCESS, participants, uids, detail))
         return {"cancelled": job}
-
-    def _end_workitem(self, workitem: str, who: str) -> Mapping[str, Any]:
-        reason = f"ended by {who}: its performer has vanished"
-        attributes = self._index.workitems.end(workitem, reason, self._index.now())
-        participants = [Participant(who, APPLICATION, is_requestor=True)]
-        objects = [{"patient_id": entry_text(attributes, "PatientID") or ""}]
-        event, detail = AuditEvent.PROCEDURE_RECORD, f"workitem {workitem}: {reason}"
-        self._audit.note(AuditMessage(event, Action.UPDATE, Result.SUCCESS, participants, objects, detail))
-        return {"ended": workitem}
 
     def _note_export(self, detail: str, result: int, who: str) -> Mapping[str, Any]:
         self._audit.note(export_message(detail, Result(result), who))

@@ -33,7 +33,6 @@ from node.index.search.finder import QueryRefused
 from node.index.work.jobs import ResultThere
 from node.index.work.ledger import NoSuchWork, WorkEnded
 from node.index.work.routes import SendBeingCancelled
-from node.index.work.workitems import NoSuchWorkitem, WorkitemEnded
 from node.receive.conflicts import NoSuchConflict, NotDecidable
 from node.receive.quarantine import NotInQuarantine, NotReleased
 from node.web import problem_types as types
@@ -78,8 +77,6 @@ TYPES: tuple[tuple[type[VoxelnodeError], ProblemType], ...] = (
     (NoSuchWork, types.NOT_FOUND),
     (WorkEnded, types.CONFLICT),
     (SendBeingCancelled, types.CONFLICT),
-    (NoSuchWorkitem, types.NOT_FOUND),
-    (WorkitemEnded, types.CONFLICT),
     (PeerBusy, types.BUSY),
     (PeerFailed, types.PEER_FAILED),
     (EntryThere, types.CONFLICT),

@@ -29,8 +29,9 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from node.control.care import copy_index, rebuild_index
 from node.dicom.json_model import elements
 from node.dicom.matching import Options, read_query
-from node.dicom.unified_steps import Status
 from node.errors import OutOfResources
+from node.extensions.workitems.created import WorkitemRepository
+from node.extensions.workitems.unified_steps import Status
 from node.index.care import copying
 from node.index.care.copying import KEPT_TABLES
 from node.index.database.index import Index
@@ -622,10 +623,10 @@ def test_of_two_performers_that_claim_a_workitem_on_two_hosts_one_gets_it(
     server: Server, hosts: list[Index], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step = elements({"ProcedureStepState": "SCHEDULED", "InputReadinessState": "READY"})
-    assert hosts[0].workitems.create("1.2.3", step, "account", NOW)
+    assert hosts[0].repository(WorkitemRepository).create("1.2.3", step, "account", NOW)
 
     def claim(host: Index, transaction_uid: str) -> Callable[[], Status]:
-        return lambda: host.workitems.change_state("1.2.3", "IN PROGRESS", transaction_uid, NOW)
+        return lambda: host.repository(WorkitemRepository).change_state("1.2.3", "IN PROGRESS", transaction_uid, NOW)
 
     answers = meanwhile(
         monkeypatch, server, hosts, (workitems, "change"), claim(hosts[0], "1.2.4"), claim(hosts[1], "1.2.5")

@@ -11,10 +11,11 @@ import pytest
 
 from node.dicom.json_model import Json, elements
 from node.dicom.xml_model import native_model
+from node.extensions.workitems.created import WorkitemRepository
 from node.extensions.workitems.removal import Removal
 from node.index.nouns.accounts import Role
 from tests import make
-from tests.unit.dicom.test_unified_steps import CODE, DONE, STEP
+from tests.unit.extensions.workitems.test_unified_steps import CODE, DONE, STEP
 from tests.web.conftest import Site, open_site
 from tests.web.test_workitems import WORKITEMS
 
@@ -248,7 +249,7 @@ def test_workitems_are_removed_some_days_after_their_end(site: Site) -> None:
     change(site, "1.2", "IN PROGRESS", "7.7")
     change(site, "1.2", "CANCELED", "7.7")
     later = dt.datetime.now(dt.UTC) + dt.timedelta(days=60)
-    Removal(site.store.index.workitems, 30, lambda: later).step()
+    Removal(site.store.index.repository(WorkitemRepository), 30, lambda: later).step()
     assert [item["00080018"]["Value"] for item in site.client().get(WORKITEMS).json()] == [["1.1"]]
 
 

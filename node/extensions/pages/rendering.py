@@ -24,6 +24,7 @@ from node.extensions.pages.status_chips import (
     study_chip,
     warning_chips,
 )
+from node.extensions.workitems.created import ReadCreatedWorkitems
 from node.hookspecs import MenuEntry
 from node.index.database.reading import ReadIndex
 from node.index.nouns.accounts import Role
@@ -97,7 +98,7 @@ def page(call: Call, template: str, headers: Mapping[str, str] | None = None, **
     request, node, account = call.request, call.node, call.account
     with node.index.reading(wait=False) as index:
         badges = badge_counts(index)
-        has_work = bool(index.work.page(None, 1)) or index.created_workitems.is_any_under_way()
+        has_work = bool(index.work.page(None, 1)) or index.repository(ReadCreatedWorkitems).is_any_under_way()
     return _html(
         request,
         _render(

@@ -11,11 +11,13 @@ from fastapi.responses import RedirectResponse
 
 from node.extensions.pages.rendering import PAGE_ROWS, SEE_OTHER, PageNumber, fragment, page
 from node.extensions.pages.status_chips import StatusChip
+from node.extensions.workitems.created import ReadCreatedWorkitems
+from node.extensions.workitems.rest import WorkitemResource
 from node.index.work.ledger import WorkEnded
 from node.index.work.routes import outstanding
 from node.web import actions
 from node.web.access import AdminCall, ReaderCall, WriterCall, background_request
-from node.web.api.models import WorkitemResource, WorkKind
+from node.web.api.models import WorkKind
 from node.web.services import Services
 
 router = APIRouter(include_in_schema=False)
@@ -97,7 +99,7 @@ def work(call: ReaderCall, number: PageNumber = 1, kind: Kind = None) -> Respons
             {**row, "results": index.jobs.results(row["id"]) if row["kind"] == "job" else []}
             for row in found[:PAGE_ROWS]
         ]
-        under_way = index.created_workitems.under_way(PAGE_ROWS) if number == 1 else []
+        under_way = index.repository(ReadCreatedWorkitems).under_way(PAGE_ROWS) if number == 1 else []
     workitems = [WorkitemResource.of(row) for row in under_way]
     call.audit.queried(f"work, page {number}", len(rows) + len(workitems))
     more = len(found) > PAGE_ROWS

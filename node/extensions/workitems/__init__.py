@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from node.hookspecs import Command, Extension, Parts, Router, Running, Statement
+from collections.abc import Mapping
+
+from node.hookspecs import Action, Command, Extension, OpenedRoot, Parts, Router, Running, Statement
 
 
 class _Workitems(Extension):
@@ -31,12 +33,20 @@ class _Workitems(Extension):
         {"Worklist Web Service": f"{__name__}.statement:WORKLIST_SERVICE"}, f"{__name__}.statement:tables_of"
     )
 
+    def actions(self, root: OpenedRoot) -> Mapping[str, Action]:
+        from node.extensions.workitems.removal import actions_of
+
+        return actions_of(root)
+
     def run(self, node: Parts) -> Running:
+        from node.extensions.workitems.created import WorkitemRepository
         from node.extensions.workitems.removal import Removal
         from node.extensions.worklist.settings import WorklistSettings
 
         keep_days = node.settings.table(WorklistSettings).keep_days
-        return Running(services=(Removal(node.ingest.index.workitems, keep_days, node.ingest.now),))
+        return Running(
+            services=(Removal(node.ingest.index.repository(WorkitemRepository), keep_days, node.ingest.now),)
+        )
 
 
 EXTENSION = _Workitems()

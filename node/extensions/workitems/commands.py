@@ -30,8 +30,10 @@ def list_(
     root: Root,
 ) -> Listing:
     """List the newest workitems that clients created."""
+    from node.extensions.workitems.created import ReadCreatedWorkitems
+
     with root.reading() as index:
-        rows = index.created_workitems.page(None, last, state=state)
+        rows = index.repository(ReadCreatedWorkitems).page(None, last, state=state)
     return listing(f"last {len(rows)} workitems", WORKITEMS, rows)
 
 

@@ -1,12 +1,17 @@
-"""Workitems of clients do not stay for ever after their end."""
+"""Workitems of clients do not stay for ever: one whose performer has vanished is ended, and ended ones are removed."""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
+from node.audit.audit_log import APPLICATION, Action, AuditEvent, AuditMessage, Participant, Result
 from node.background import BackgroundService
-from node.index.work.workitems import WorkitemRepository
+from node.dicom.worklist import entry_text
+from node.extensions.workitems.created import WorkitemRepository
+from node.hookspecs import Action as RootAction
+from node.hookspecs import OpenedRoot
 
 LOOK_SECONDS = 3600.0
 
@@ -26,3 +31,20 @@ class Removal(BackgroundService):
             self._workitems.remove_ended(before)
             self._removed_before = before
         return LOOK_SECONDS
+
+
+def actions_of(root: OpenedRoot) -> Mapping[str, RootAction]:
+    """Return ``end-workitem`` on an opened root."""
+    index = root.ingest.index
+    workitems = index.repository(WorkitemRepository)
+
+    def end(workitem: str, who: str) -> Mapping[str, Any]:
+        reason = f"ended by {who}: its performer has vanished"
+        attributes = workitems.end(workitem, reason, index.now())
+        participants = [Participant(who, APPLICATION, is_requestor=True)]
+        objects = [{"patient_id": entry_text(attributes, "PatientID") or ""}]
+        event, detail = AuditEvent.PROCEDURE_RECORD, f"workitem {workitem}: {reason}"
+        root.audit.note(AuditMessage(event, Action.UPDATE, Result.SUCCESS, participants, objects, detail))
+        return {"ended": workitem}
+
+    return {"end-workitem": end}

@@ -9,11 +9,11 @@ from typing import Any
 from uuid import UUID
 
 from node.dicom.json_model import Json, elements
-from node.dicom.unified_steps import PERFORMED, UPS_PUSH, values_of
 from node.dicom.values import standard_tag
 from node.extensions.dicomweb.resources import resource_url
-from node.index.work.procedure_steps import ConversionStep, ProcedureStep
-from node.index.work.workitems import CreatedWorkitem
+from node.extensions.workitems.created import CreatedWorkitem
+from node.extensions.workitems.own_steps import ConversionStep, ProcedureStep
+from node.extensions.workitems.unified_steps import PERFORMED, UPS_PUSH, values_of
 from node.settings.model import Settings
 
 MAX_REFERENCED_INSTANCES = 10_000

@@ -15,7 +15,6 @@ from starlette.concurrency import run_in_threadpool
 from node.audit.audit_log import Action, AuditEvent
 from node.dicom.json_model import Json
 from node.dicom.metadata import encoded_model
-from node.dicom.unified_steps import STATES, Event, Status, checked_request, created, transition, values_of
 from node.dicom.worklist import entry_text
 from node.dicom.xml_model import NotNative, json_from_native
 from node.extensions.dicomweb.capabilities import ACCEPT, DOCUMENT, Transaction
@@ -23,6 +22,17 @@ from node.extensions.dicomweb.documents import etag_of, quotable, respond_data_s
 from node.extensions.dicomweb.media_types import DICOM_JSON, DICOM_XML, JSON, MULTIPART, accepted, document_form
 from node.extensions.dicomweb.resources import READ, base_url, dicomweb_router
 from node.extensions.dicomweb.searches import CONTROLS, MAX_PARAMETERS, attribute_path, is_fuzzy, whole_number
+from node.extensions.workitems.created import CreatedWorkitem, ReadCreatedWorkitems, WorkitemRepository
+from node.extensions.workitems.own_steps import ConversionStep, ProcedureStep, ReadConversionSteps, ReadProcedureSteps
+from node.extensions.workitems.unified_steps import (
+    STATES,
+    Event,
+    Status,
+    checked_request,
+    created,
+    transition,
+    values_of,
+)
 from node.extensions.workitems.workitem_keys import WorkitemQuery, read_keys
 from node.extensions.workitems.workitem_model import (
     MAX_REFERENCED_INSTANCES,
@@ -34,8 +44,6 @@ from node.extensions.workitems.workitem_model import (
 )
 from node.extensions.worklist.entries import checked_data_set
 from node.index.work.ledger import NoSuchWork, WorkEnded
-from node.index.work.procedure_steps import ConversionStep, ProcedureStep
-from node.index.work.workitems import CreatedWorkitem
 from node.web.access import Call, ReaderCall, RequestAudit, WriterCall
 from node.web.audit_trail import of_study
 from node.web.services import Services
@@ -107,7 +115,7 @@ Requested = Annotated[Found, Depends(find_workitem)]
 def workitem_with_uid(node: Services, uid: str) -> Found | None:
     """Return the workitem with a UID, or None."""
     with node.index.reading() as index:
-        created = index.created_workitems.one(uid) or index.procedure_steps.one(uid)
+        created = index.repository(ReadCreatedWorkitems).one(uid) or index.repository(ReadProcedureSteps).one(uid)
     return created or next(iter(_conversions_with_uids(node, read_keys([("SOPInstanceUID", uid)]), [uid])), None)
 
 
@@ -127,7 +135,9 @@ def _create(call: Call, body: bytes) -> Response:
     attributes, is_modified = created(kept, call.node.ingest.now())
     if workitem_with_uid(call.node, uid) is not None:
         raise _refused(Status.DUPLICATE)
-    if not call.node.index.workitems.create(uid, attributes, call.account.name, call.node.ingest.now()):
+    if not call.node.index.repository(WorkitemRepository).create(
+        uid, attributes, call.account.name, call.node.ingest.now()
+    ):
         raise _refused(Status.DUPLICATE)
     call.audit.changed(AuditEvent.PROCEDURE_RECORD, Action.CREATE, [_object(attributes)], f"workitem {uid}")
     url = f"{base_url(call.request)}/workitems/{uid}"
@@ -165,7 +175,9 @@ def _update(call: Call, body: bytes, found: Found) -> Response:
     found = _of_client(found)
     changes = checked_data_set(given, MAX_ELEMENTS)
     transaction_uid = _transaction_uid(call.request, given)
-    status = call.node.index.workitems.update(found.sop_instance_uid, changes, transaction_uid, call.node.ingest.now())
+    status = call.node.index.repository(WorkitemRepository).update(
+        found.sop_instance_uid, changes, transaction_uid, call.node.ingest.now()
+    )
     if status != Status.SUCCESS:
         raise _not_updated(status, transaction_uid)
     _record(call.audit, Action.UPDATE, found, "updated")
@@ -201,7 +213,7 @@ def _change_state(call: Call, body: bytes, found: Found) -> Response:
         )
     found = _of_client(found)
     transaction_uid = next((str(uid) for uid in _first(given, "00081195")), None)
-    status = call.node.index.workitems.change_state(
+    status = call.node.index.repository(WorkitemRepository).change_state(
         found.sop_instance_uid, state, transaction_uid, call.node.ingest.now()
     )
     if status in (Status.ALREADY_CANCELED, Status.ALREADY_COMPLETED):
@@ -247,9 +259,9 @@ def retrieve_workitem(call: ReaderCall, found: Requested) -> Response:
     form = document_form(accepted(call.request), is_single=True)
     with call.node.index.reading() as index:
         if isinstance(found, ProcedureStep):
-            instances = index.procedure_steps.instances(found, MAX_REFERENCED_INSTANCES)
+            instances = index.repository(ReadProcedureSteps).instances(found, MAX_REFERENCED_INSTANCES)
         elif isinstance(found, ConversionStep):
-            instances = index.conversion_steps.instances(found.series_id, MAX_REFERENCED_INSTANCES)
+            instances = index.repository(ReadConversionSteps).instances(found.series_id, MAX_REFERENCED_INSTANCES)
         else:
             instances = []
     call.audit.accessed([_about(found)], "workitem")
@@ -280,7 +292,9 @@ def _cancel(call: Call, body: bytes, found: Found) -> Response:
     elif isinstance(found, ProcedureStep):
         status = _cancel_work(call, found)
     else:
-        status = call.node.index.workitems.request_cancel(found.sop_instance_uid, asked, call.node.ingest.now())
+        status = call.node.index.repository(WorkitemRepository).request_cancel(
+            found.sop_instance_uid, asked, call.node.ingest.now()
+        )
         if status == Status.SUCCESS:
             _record(call.audit, Action.EXECUTE, found, "cancellation requested")
     if status == Status.ALREADY_CANCELED:
@@ -413,7 +427,7 @@ def _found(node: Services, query: WorkitemQuery, limit: int, offset: int) -> lis
     with node.index.searching() as index:
         wanted = query.states, query.uids, query.patient_id
         with_rows: Iterator[CreatedWorkitem | ProcedureStep] = chain(
-            index.created_workitems.all(*wanted), index.procedure_steps.all(*wanted)
+            index.repository(ReadCreatedWorkitems).all(*wanted), index.repository(ReadProcedureSteps).all(*wanted)
         )
         matching = (workitem for workitem in with_rows if query.matches(workitem.attributes))
         skipped = sum(1 for _ in islice(matching, offset))
@@ -425,7 +439,7 @@ def _found(node: Services, query: WorkitemQuery, limit: int, offset: int) -> lis
         named = _conversions_with_uids(node, query, query.uids)
         return found + [workitem for workitem in named if workitem.state in query.states][skipped : skipped + left]
     with node.index.reading() as index:
-        return found + index.conversion_steps.find(query.series, query.states, left, skipped)
+        return found + index.repository(ReadConversionSteps).find(query.series, query.states, left, skipped)
 
 
 def _conversions_with_uids(node: Services, query: WorkitemQuery, uids: Sequence[str]) -> list[ConversionStep]:
@@ -433,7 +447,9 @@ def _conversions_with_uids(node: Services, query: WorkitemQuery, uids: Sequence[
     title = node.settings.dicom.ae_title
     with node.index.reading() as index:
         candidates = [
-            item for series_id in sorted(ids) for item in index.conversion_steps.of_series(series_id, query.series)
+            item
+            for series_id in sorted(ids)
+            for item in index.repository(ReadConversionSteps).of_series(series_id, query.series)
         ]
     return [workitem for workitem in candidates if workitem_uid(workitem, title) in uids]
 

@@ -51,7 +51,6 @@ from node.index.work.jobs import JobRepository
 from node.index.work.ledger import WorkRepository
 from node.index.work.questions import QuestionRepository
 from node.index.work.routes import RouteRepository
-from node.index.work.workitems import WorkitemRepository
 from node.metrics import Metrics
 
 log = structlog.get_logger()
@@ -169,7 +168,6 @@ class Index:
         self.timers = TimerRepository(writer, self._watcher)
         self.trash = TrashRepository(writer, self._watcher)
         self.work = WorkRepository(writer, self._watcher)
-        self.workitems = WorkitemRepository(writer, self._watcher)
         self.ahead: Ahead = _NothingAhead()
         server = backend_at(place).server(place)
         self.watch = ServerWatch(server, writer) if server is not None else None

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+from typing import TypeVar
 
 from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import SQLAlchemyError
@@ -53,9 +54,9 @@ from node.index.search import finder
 from node.index.work.deliveries import ReadHooks
 from node.index.work.jobs import ReadJobs
 from node.index.work.ledger import ReadWork
-from node.index.work.procedure_steps import ReadConversionSteps, ReadProcedureSteps
 from node.index.work.routes import ReadRoutes
-from node.index.work.workitems import ReadCreatedWorkitems
+
+Added = TypeVar("Added")
 
 
 class ReadIndex:
@@ -69,8 +70,6 @@ class ReadIndex:
         self.accounts = ReadAccounts(connection)
         self.audit_lines = ReadAuditLines(connection)
         self.conflicts = ReadConflicts(connection)
-        self.conversion_steps = ReadConversionSteps(connection)
-        self.created_workitems = ReadCreatedWorkitems(connection)
         self.deletions = ReadDeletions(connection)
         self.events = ReadEvents(connection, settled)
         self.exclusions = ReadExclusions(connection)
@@ -85,7 +84,6 @@ class ReadIndex:
         self.patients = ReadPatients(connection)
         self.performed_steps = ReadPerformedSteps(connection)
         self.problems = ReadProblems(connection)
-        self.procedure_steps = ReadProcedureSteps(connection)
         self.rejections = ReadRejections(connection)
         self.routes = ReadRoutes(connection)
         self.scheduled_steps = ReadScheduledSteps(connection)
@@ -95,6 +93,10 @@ class ReadIndex:
         self.trash = ReadTrash(connection)
         self.volumes = ReadVolumes(connection)
         self.work = ReadWork(connection)
+
+    def repository(self, kind: Callable[[Connection], Added]) -> Added:
+        """Return what reads the rows of an extension, in this view."""
+        return kind(self._connection)
 
     @property
     def root(self) -> str:

@@ -1,1 +1,1 @@
-"""What the node owes to others: messages, sends, retrievals, commitments and workitems."""
+"""What the node owes to others: messages, sends, jobs, retrievals and commitments."""

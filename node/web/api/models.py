@@ -10,7 +10,6 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
-from node.dicom.worklist import entry_text
 from node.index.nouns.events import EventKind
 from node.web.problem_types import ProblemType
 
@@ -395,25 +394,6 @@ class SendResult(Resource):
     """The number of instances that wait to be sent."""
 
     instances: int
-
-
-class WorkitemResource(Resource):
-    """A workitem that a client created, which others than the node perform; UPS-RS has all its attributes."""
-
-    sop_instance_uid: str
-    state: Literal["SCHEDULED", "IN PROGRESS", "COMPLETED", "CANCELED"]
-    label: str | None
-    patient_id: str | None
-    created_by: str
-    created_at: dt.datetime
-    ended_at: dt.datetime | None
-
-    @classmethod
-    def of(cls, row: Mapping[str, Any]) -> Self:
-        """Return the resource of a row, with a few of its attributes."""
-        attributes = row["attributes"]
-        label, patient_id = entry_text(attributes, "ProcedureStepLabel"), entry_text(attributes, "PatientID")
-        return cls.model_validate({**row, "label": label, "patient_id": patient_id})
 
 
 WorkKind = Literal["hook", "route", "job", "retrieval", "commitment", "question"]

@@ -9,7 +9,8 @@ import pytest
 
 from node.dicom.json_model import Json, elements
 from node.dicom.key_values import instant_of
-from node.dicom.unified_steps import (
+from node.dicom.worklist import entry_text
+from node.extensions.workitems.unified_steps import (
     PERFORMED,
     PROGRESS,
     Event,
@@ -24,7 +25,6 @@ from node.dicom.unified_steps import (
     updated,
     values_of,
 )
-from node.dicom.worklist import entry_text
 
 NOW = dt.datetime(2026, 11, 21, 10, 0, tzinfo=dt.UTC)
 STATES: tuple[State | None, ...] = (None, "SCHEDULED", "IN PROGRESS", "COMPLETED", "CANCELED")

@@ -10,38 +10,28 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import (
-    Connection,
-    Row,
-    Select,
-    delete,
-    func,
-    insert,
-    select,
-    update,
-)
+from sqlalchemy import Connection, Row, Select, delete, func, insert, select, update
 
-from node.dicom import unified_steps as rules
 from node.dicom.json_model import Json, elements
-from node.dicom.unified_steps import Event, State, Status
 from node.dicom.worklist import entry_text
-from node.errors import OutOfResources, VoxelnodeError
+from node.errors import OutOfResources
+from node.extensions.workitems import unified_steps as rules
+from node.extensions.workitems.unified_steps import Event, State, Status
 from node.index.engine.rows import PagedRepository
 from node.index.engine.rows import Row as Listed
 from node.index.engine.sql import Unindexed
 from node.index.engine.writer import IndexRepository, on_writer
-from node.index.models import (
-    WorkitemRow,
-)
+from node.index.models import WorkitemRow
+from node.index.work.ledger import NoSuchWork, WorkEnded
 
 MAX_WORKITEMS = 100_000
 
 
-class NoSuchWorkitem(VoxelnodeError):
+class NoSuchWorkitem(NoSuchWork):
     """No client has created such a workitem."""
 
 
-class WorkitemEnded(VoxelnodeError):
+class WorkitemEnded(WorkEnded):
     """The workitem has ended."""
 
 
@@ -69,7 +59,7 @@ class WorkitemRepository(IndexRepository):
     def update(
         self, connection: Connection, uid: str, changes: Json, transaction_uid: str | None, now: dt.datetime
     ) -> Status:
-        """Change attributes of a workitem; see `node.dicom.unified_steps.updated`.
+        """Change attributes of a workitem; see `node.extensions.workitems.unified_steps.updated`.
 
         Raises InvalidStep.
         """
@@ -111,7 +101,7 @@ class WorkitemRepository(IndexRepository):
         Parameters
         ----------
         request : Json
-            See `node.dicom.unified_steps.checked_request`.
+            See `node.extensions.workitems.unified_steps.checked_request`.
         """
         row = _row(connection, uid)
         if row is None:

@@ -17,10 +17,10 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Select, and_, case, false, func, not_, or_, select
 from sqlalchemy import Row as Selected
 
-from node.dicom import unified_steps as rules
 from node.dicom.json_model import Json, elements
 from node.dicom.matching import Query
-from node.dicom.unified_steps import FINAL, State
+from node.extensions.workitems import unified_steps as rules
+from node.extensions.workitems.unified_steps import FINAL, State
 from node.index.engine.rows import ReadRepository
 from node.index.models import OPEN_STATES, ImageRow, PatientRow, SeriesRow, StudyRow, WorkRow
 from node.index.nouns.conversions import Conclusion
