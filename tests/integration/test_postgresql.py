@@ -30,6 +30,7 @@ from node.control.care import copy_index, rebuild_index
 from node.dicom.json_model import elements
 from node.dicom.matching import Options, read_query
 from node.errors import OutOfResources
+from node.extensions.workitems import created
 from node.extensions.workitems.created import WorkitemRepository
 from node.extensions.workitems.unified_steps import Status
 from node.index.care import copying
@@ -51,7 +52,6 @@ from node.index.nouns.records import Indexed, Outcome, Received
 from node.index.nouns.studies import StudyFilter
 from node.index.nouns.terms import Terms
 from node.index.search.finder import QueryRefused, QueryStopped
-from node.index.work import workitems
 from node.lifecycle.export import export
 from node.metrics import Metrics
 from node.settings.model import IndexSettings, JournalSettings, Settings, Storage
@@ -629,7 +629,7 @@ def test_of_two_performers_that_claim_a_workitem_on_two_hosts_one_gets_it(
         return lambda: host.repository(WorkitemRepository).change_state("1.2.3", "IN PROGRESS", transaction_uid, NOW)
 
     answers = meanwhile(
-        monkeypatch, server, hosts, (workitems, "change"), claim(hosts[0], "1.2.4"), claim(hosts[1], "1.2.5")
+        monkeypatch, server, hosts, (created, "change"), claim(hosts[0], "1.2.4"), claim(hosts[1], "1.2.5")
     )
     assert answers == (Status.SUCCESS, Status.WRONG_TRANSACTION_UID)
 
