@@ -185,9 +185,12 @@ def number(ds: Dataset, keyword: str) -> float | None:
 
 
 def whole(ds: Dataset, keyword: str) -> int | None:
-    """Return the first number of an element if it is a whole number; else None."""
+    """Return the first number of an element if it is a whole number; else None.
+
+    Also None from 2**53 on, where a float is no more exact. IS and UL of PS3.5 6.2 have 32 bits.
+    """
     first = number(ds, keyword)
-    return int(first) if first is not None and first == int(first) else None
+    return int(first) if first is not None and abs(first) < 1 << 53 and first == int(first) else None
 
 
 def text(ds: Dataset, keyword: str) -> str:
