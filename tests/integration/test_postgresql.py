@@ -313,6 +313,36 @@ def programs_of_server() -> Path:
 
 
 @pytest.mark.slow
+def test_a_host_that_starts_beside_another_waits_for_its_migration(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one takes longer than a lock is waited for."""
+    monkeypatch.setitem(postgresql._SESSION, "lock_timeout", "200ms")
+    place = ServerPlace(server.create("empty"), tmp_path, "b")
+    tried = threading.Event()
+    lock_alone = postgresql._lock_alone
+
+    def noted(*arguments: Any) -> None:
+        try:
+            lock_alone(*arguments)
+        finally:
+            tried.set()
+
+    monkeypatch.setattr(postgresql, "_lock_alone", noted)
+    other = open_engine(replace(place, host="a"), alone=True)
+    with ThreadPoolExecutor() as threads:
+        try:
+            other.connect().close()
+            tried.clear()
+            second = threads.submit(upgrade, place)
+            assert tried.wait(10)
+            assert not second.done()
+        finally:
+            other.dispose()
+        assert second.result(60) == (None, REVISION)
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("place")
 def test_of_several_servers_one_that_answers_nothing_hangs_nobody(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -45,7 +45,16 @@ from node.extensions.postgresql.dialect import (
 )
 from node.extensions.postgresql.servers import STANDBYS, WriterConnection, in_words, mistakes_in, servers_of
 from node.extensions.postgresql.several import SeveralHosts
-from node.index.engine.backend import Failure, IndexUnusable, OldIndex, Overtaken, ServerPlace, Standbys, WriterServer
+from node.index.engine.backend import (
+    BeingMigrated,
+    Failure,
+    IndexUnusable,
+    OldIndex,
+    Overtaken,
+    ServerPlace,
+    Standbys,
+    WriterServer,
+)
 from node.index.engine.place import other_schema
 from node.index.engine.turn import COMPLETED, FOLLOWED, Settled
 from node.index.models import REVISION
@@ -202,10 +211,11 @@ def _lock_alone(host: str, connection: psycopg.Connection[Any], _: object) -> No
         connection.commit()
     except LockNotAvailable:
         connection.rollback()
-        user = _other_hosts(connection, host) or f"another process{_holder(connection, _ALL, LOCK) or ''}"
+        hosts = _other_hosts(connection, host)
+        user = hosts or f"another process{_holder(connection, _ALL, LOCK) or ''}"
         index = f"the index in PostgreSQL (database {connection.info.dbname})"
         connection.close()
-        raise IndexUnusable(
+        raise (IndexUnusable if hosts else BeingMigrated)(
             f"{index} is in use by {user}: a migration or a copy needs it alone: stop all hosts, then try again"
         ) from None
 

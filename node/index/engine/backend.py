@@ -63,6 +63,10 @@ class IndexUnusable(VoxelnodeError):
     """The database is missing, damaged, in use, or of another version than this program."""
 
 
+class BeingMigrated(IndexUnusable):
+    """Another process that is no host yet has the database alone, as for a migration."""
+
+
 class Overtaken(OutOfResources):
     """Another writer has just inserted a row that this one was about to insert: done again, the work finds it."""
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, Index, Integer, String, inspect, text
@@ -21,6 +22,8 @@ from node.index.engine.about import about
 from node.index.engine.about_keys import OLDEST_SCHEMA
 from node.index.engine.backend import (
     REMEDY,
+    Backend,
+    BeingMigrated,
     Failure,
     IndexUnusable,
     Place,
@@ -97,6 +100,10 @@ def _config() -> Config:
 __all__ = ["FILE_NAME", "REMEDY", "IndexUnusable", "Place", "place_of"]  # for those that know no backend
 
 
+MIGRATION_SECONDS = 300.0
+"""Longest wait for a migration by another process."""
+
+
 def exists(place: Place) -> bool:
     """Return whether there is an index, of whichever schema.
 
@@ -120,10 +127,21 @@ def upgrade(place: Place) -> tuple[str | None, str]:
     """Create the database, or bring it to the schema of this version; no other host may be running if it has another.
 
     Returns the revision before and after. Raises IndexUnusable if it was written by a newer version, or before the
-    first release; other hosts of another schema are running; or it is no usable database.
+    first release; other hosts of another schema are running; or it is no usable database. While another process
+    migrates it, such as a host that starts at the same time, waits for up to `MIGRATION_SECONDS`.
     """
     backend = backend_at(place)
     backend.prepare(place)
+    late = monotonic() + MIGRATION_SECONDS
+    while True:
+        try:
+            return _upgraded(place, backend)
+        except BeingMigrated:  # after a wait for its lock
+            if monotonic() > late:
+                raise
+
+
+def _upgraded(place: Place, backend: Backend) -> tuple[str | None, str]:
     try:
         if not isinstance(place, Path) and exists(place) and _revision_at(place) == REVISION:  # others may have it open
             return REVISION, REVISION
