@@ -58,9 +58,11 @@ def _copy_or_upgrade(place: Place) -> tuple[str | None, str]:
 
 
 def _put_into_postgresql() -> None:
-    from node.control import care, checks
+    from node.control import care, opened
     from node.control import root as control_root
     from node.extensions.postgresql import engine as postgresql
+    from node.index.database import reading
+    from node.index.engine import backend
     from node.index.engine import place as engine
     from node.lifecycle import fsck
 
@@ -69,7 +71,7 @@ def _put_into_postgresql() -> None:
     def place_of(root: Path, url: str | None) -> Place:
         return in_configuration(root, url or shared().url(_name(root)))
 
-    for module in (care, checks, control_root, database, engine, fsck):
+    for module in (backend, care, control_root, database, engine, fsck, opened, reading):
         module.place_of = place_of  # type: ignore[attr-defined]
     postgresql.require_durable = lambda connection: None
     if (folder := programs()) is not None:

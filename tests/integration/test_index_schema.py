@@ -14,7 +14,7 @@ from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import IntegrityError
 
 from node.index.database.reading import reading
-from node.index.engine import sqlite
+from node.index.engine import sqlite_file
 from node.index.engine.backend import Place, ServerPlace, backend_of
 from node.index.engine.place import FILE_NAME, IndexUnusable, check, open_engine, upgrade
 from node.index.engine.turn import FOLLOWED
@@ -177,7 +177,7 @@ def test_an_upgrade_keeps_the_rows_and_makes_the_views_again(database: Place, tm
 def test_an_upgrade_of_a_file_that_another_program_has_locked_says_so(
     database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(sqlite_file, "BUSY_SECONDS", 0.05)
     with newer(tmp_path / "newer", 'op.add_column("patients", sa.Column("colour", sa.String(8)))'):
         with closing(sqlite3.connect(database)) as other:
             other.execute("BEGIN IMMEDIATE")
