@@ -27,6 +27,7 @@ from node.extensions.deidentify.files import pieces
 from node.extensions.deidentify.instance import deidentified
 from node.extensions.deidentify.profile import Option, Profile
 from node.extensions.deidentify.pseudonyms import PseudonymKey
+from node.extensions.deidentify.text import Identities
 from node.files.reading import read_instance
 from tests import make
 from tests.planted import GIVEN, NAME, NUMBER, left_in, planted, where
@@ -160,3 +161,9 @@ def test_what_is_an_identity_by_its_form_leaves_in_no_text(text: str) -> None:
     assert new.ImageComments == "Chest CT"
     assert new.ManufacturerModelName in ("Model 7", "Model 7 born", "Model 7 tel", "Model 7 mail")
     assert new.RTImageLabel == "ANON"
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("piece", ["a", "1", "a.", "a@", "+1", "mar_", "3 "])
+def test_a_long_text_is_searched_in_the_time_of_its_length(piece: str) -> None:
+    assert len(Identities([NAME], ["19710203"]).cleaned(piece * 100_000)) < 300_000
