@@ -41,6 +41,13 @@ ECHO_SECONDS = 5.0
 """Longest wait for a peer that a page tests."""
 
 
+class _ByName(dict[str, RootAction]):
+    """Actions by name."""
+
+    def __missing__(self, name: str) -> RootAction:
+        raise UsageError(f"{name} is of an extension that [extensions] disabled switches off")
+
+
 class Actions:
     """The actions on one opened root.
 
@@ -56,37 +63,39 @@ class Actions:
         accounts = AccountAdministration(self._index.accounts, audit)
         quarantine = Quarantine(ingest, audit)
         conflicts = Conflicts(ingest, audit, quarantine)
-        self.by_name: Mapping[str, RootAction] = {
-            "accept-conflict": self._and_files(conflicts.accept),
-            "keep-conflict": conflicts.keep,
-            "release-quarantined": self._and_files(quarantine.release),
-            "purge-quarantined": quarantine.purge,
-            "reconvert": self._reconvert,
-            "delete": self._delete,
-            "restore-trash": self._restore_trash,
-            "empty-trash": self._empty_trash,
-            "confirm-retention": self._confirm_retention,
-            "write-off-lost": self._write_off_lost,
-            "merge-patients": self._merge_patients,
-            "echo": self._echo,
-            "cancel-work": self._cancel_work,
-            "retry-work": self._retry_work,
-            "retry-deliveries": self._retry_deliveries,
-            "replay-deliveries": self._replay_deliveries,
-            "pause-routes": self._pause_routes,
-            "retry-routes": self._retry_routes,
-            "replay-route": self._replay_route,
-            "send": self._send,
-            "cancel-job": self._cancel_job,
-            "note-export": self._note_export,
-            "set-account": accounts.set_account,
-            "set-role": accounts.set_role,
-            "remove-account": accounts.remove_account,
-            "add-token": accounts.add_token,
-            "remove-token": accounts.remove_token,
-        }
+        self.by_name = _ByName(
+            {
+                "accept-conflict": self._and_files(conflicts.accept),
+                "keep-conflict": conflicts.keep,
+                "release-quarantined": self._and_files(quarantine.release),
+                "purge-quarantined": quarantine.purge,
+                "reconvert": self._reconvert,
+                "delete": self._delete,
+                "restore-trash": self._restore_trash,
+                "empty-trash": self._empty_trash,
+                "confirm-retention": self._confirm_retention,
+                "write-off-lost": self._write_off_lost,
+                "merge-patients": self._merge_patients,
+                "echo": self._echo,
+                "cancel-work": self._cancel_work,
+                "retry-work": self._retry_work,
+                "retry-deliveries": self._retry_deliveries,
+                "replay-deliveries": self._replay_deliveries,
+                "pause-routes": self._pause_routes,
+                "retry-routes": self._retry_routes,
+                "replay-route": self._replay_route,
+                "send": self._send,
+                "cancel-job": self._cancel_job,
+                "note-export": self._note_export,
+                "set-account": accounts.set_account,
+                "set-role": accounts.set_role,
+                "remove-account": accounts.remove_account,
+                "add-token": accounts.add_token,
+                "remove-token": accounts.remove_token,
+            }
+        )
         for extension in enabled(settings):
-            self.by_name = {**self.by_name, **extension.actions(OpenedRoot(settings, ingest, audit))}
+            self.by_name.update(extension.actions(OpenedRoot(settings, ingest, audit)))
 
     def _and_files(self, action: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
         """Return an action that also deletes the volumes of an instance that has left its series."""

@@ -352,8 +352,6 @@ def perform_action(
     held = hold_or_request(root, lambda: Repository(settings), action, arguments)
     if isinstance(held, Repository):
         with held as repository:
-            if action not in repository.actions.by_name:
-                raise UsageError(f"{action} is of an extension that [extensions] disabled switches off")
             return dict(repository.actions.by_name[action](**arguments))
     return held
 
