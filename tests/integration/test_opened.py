@@ -61,6 +61,7 @@ def test_a_program_sees_patients_series_volumes_and_what_was_excluded(root: Root
         volume.array()
 
 
+@pytest.mark.sqlite("the answer names the file")
 def test_a_folder_with_neither_an_index_nor_volumes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(IndexUnusable, match="no index at"):
         node.open(tmp_path)
