@@ -41,6 +41,17 @@ class Metrics:
             ["outcome"],
         )
         self.rejections = counter("voxelnode_rejections", "Connections and associations refused, by rule", ["rule"])
+        self.refused_connections = counter(
+            "voxelnode_refused_connections",
+            "Associations, HL7 connections, requests and event streams that found no place, by port (dicom, hl7, web, "
+            "events) and by the share that was used up (caller, address, places)",
+            ["port", "rule"],
+        )
+        self.evicted_connections = counter(
+            "voxelnode_evicted_connections",
+            "Connections that gave way to others, by port and by what was taken (pending, places)",
+            ["port", "rule"],
+        )
         self.c_store_answers = counter("voxelnode_c_store_answers", "C-STORE requests answered, by status", ["status"])
         self.c_find_answers = counter(
             "voxelnode_c_find_answers", "C-FIND requests answered, by final status", ["status"]

@@ -24,7 +24,7 @@ from typing import Any, Literal
 import structlog
 
 from node.association import framing
-from node.association.admission import UNUSED_SECONDS, Admission, Connection, Rejection
+from node.association.admission import Admission, Rejection
 from node.association.association import Association, Message
 from node.association.contexts import (
     Negotiated,
@@ -42,6 +42,7 @@ from node.association.services.c_store import StoreService
 from node.association.state_table import TRANSITIONS, Event, State
 from node.association.tls import PeerCertificate
 from node.association.transport import Deadlines, Overdue, Transport
+from node.budget import Claim
 from node.dicom.command import Command, MalformedCommand
 from node.errors import VoxelnodeError
 from node.index.nouns.records import Refused
@@ -53,6 +54,9 @@ logger = structlog.get_logger()
 
 BUFFER_BYTES = 262144
 """Size of the receive buffer of one association."""
+
+SILENT_SECONDS = 1.0
+"""Silence after which an association is not waited for when the node stops."""
 
 TICK_SECONDS = 2.0
 """Longest wait before the deadlines are checked again."""
@@ -132,7 +136,8 @@ class AcceptedAssociation(Association):
         self.extended_negotiation: Mapping[str, bytes] = {}
         """The peer's SOP Class Extended Negotiation: application information by SOP class UID (PS3.7 D.3.3.5)."""
         self._outcome = "lost"
-        self.connection: Connection = admission.connected(self, address)
+        self._is_taking = self._is_sending = False
+        self.connection: Claim = admission.connected(self, address)
 
     @property
     def certificate(self) -> PeerCertificate | None:
@@ -144,7 +149,7 @@ class AcceptedAssociation(Association):
     def drain(self, finish_seconds: float = 0.0) -> None:
         """End at the next boundary between messages; an instance that is arriving is still answered.
 
-        `finish_seconds`: go on for this long, unless the peer sends nothing for `UNUSED_SECONDS`.
+        `finish_seconds`: go on for this long, unless the peer sends nothing for `SILENT_SECONDS`.
         """
         self._drain_at = monotonic() + finish_seconds
 
@@ -152,6 +157,19 @@ class AcceptedAssociation(Association):
         """End at once; nothing more is read or sent."""
         self._hung_up = True
         self._transport.hang_up()
+
+    @property
+    def is_served(self) -> bool:
+        """Whether it is the node's turn: a piece is being taken, or a request served, and nothing is being sent."""
+        messages = self._messages
+        is_busy = self._is_taking or (messages is not None and messages.is_serving)
+        return is_busy and not self._is_sending
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether a message has begun and is incomplete, or a request is being served."""
+        messages = self._messages
+        return messages is not None and (messages.under_way or messages.is_serving)
 
     # For the functions that serve requests
 
@@ -269,7 +287,7 @@ class AcceptedAssociation(Association):
         return True
 
     def _is_to_drain(self) -> bool:
-        return self.is_draining or (self._drain_at is not None and self._deadlines.silent_seconds >= UNUSED_SECONDS)
+        return self.is_draining or (self._drain_at is not None and self._deadlines.silent_seconds >= SILENT_SECONDS)
 
     def _act_on(self, overdue: Overdue) -> None:
         match overdue:
@@ -354,11 +372,18 @@ class AcceptedAssociation(Association):
         self._send(*parts)
 
     def _indicate_data(self, piece: Piece) -> None:
-        self.connection.is_used = True
-        if self._messages is not None:
+        self.connection.moved(len(piece.data))
+        if self._messages is None:
+            return
+        self._is_taking = True
+        try:
             message = self._messages.take(piece)
             if message is not None:
                 self._serve(message)
+        finally:
+            self._is_taking = False
+        if piece.last and not piece.is_command:  # a C-ECHO is no work
+            self.connection.worked()
 
     def _indicate_release(self, _: OtherPdu) -> None:
         """The answer follows when the functions that serve requests have returned."""
@@ -404,11 +429,15 @@ class AcceptedAssociation(Association):
             messages.abandon()
 
     def _send(self, *parts: bytes | memoryview) -> None:
+        self._is_sending = True
         try:
             self._transport.send(*parts)
         except OSError as error:
             self._happens(Event.CONNECTION_CLOSED)
             raise PeerGone from error
+        finally:
+            self._is_sending = False
+        self.connection.moved(sum(map(len, parts)))
 
     # Requests
 

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import Enum, auto
 from ipaddress import IPv4Address, IPv6Address
-from typing import Protocol, get_args
+from typing import Literal, Protocol, cast, get_args
 
-import structlog
-
-from node.addresses import block_of, plain_address
+from node.addresses import plain_address
 from node.association.tls import PeerCertificate
+from node.budget import Budget, Claim, Holder, Limits, Stage, Standing
 from node.dicom.uids import APPLICATION_CONTEXT
 from node.index.nouns.records import Refused
 from node.metrics import Metrics
 from node.settings.model import Dicom, Peer, Verb
-
-logger = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +54,10 @@ EVERY_VERB: frozenset[Verb] = frozenset(get_args(Verb))
 STRANGER_VERBS: frozenset[Verb] = frozenset({"echo", "store"})
 
 MAX_PENDING_CONNECTIONS = 128
-"""Connections that have not asked for an association; beyond that the oldest of them gives way."""
-
-UNUSED_SECONDS = 1.0
-"""Age from which an association without a request gives way to a new one when all are taken; also the silence after
-which one is not waited for when the node stops."""
+"""Connections that have not asked for an association, or whose association is over."""
 
 KNOWN_SHARE = 4
-"""One in so many associations is kept for peers with a network or certificate, if there are such peers."""
+"""One in so many associations is reserved for peers with a network or certificate, if there are such peers."""
 
 MAX_REPORTED_SYNTAXES = 10
 """Abstract syntaxes listed for a rejected association."""
@@ -90,43 +79,39 @@ def refusal_of(rejection: Rejection, address: str, requested: AssociationRequest
     )
 
 
-class Closable(Protocol):
+class Associated(Holder, Protocol):
     """The part of a connection's thread that admission uses."""
 
     def drain(self, finish_seconds: float) -> None:
         """End at the next boundary between messages; a peer that sends more of them has `finish_seconds` before."""
 
-    def hang_up(self) -> None:
-        """End at once: nothing more is read or sent."""
 
+_RULES = {
+    "places": ("associations", "try again later, or raise [dicom] maximum_associations"),
+    "address": ("associations of one address", "raise [dicom] maximum_associations_per_address"),
+    "caller": ("associations of one peer", "raise [dicom] maximum_associations_per_peer"),
+}
+"""The rejection for each share that may be used up, and its remedy."""
 
-class Stage(Enum):
-    """The state of a connection."""
-
-    PENDING = auto()  # connected, without an association: not yet, or no longer
-    ASSOCIATED = auto()
-    EVICTED = auto()  # asked to hang up, not closed yet
-
-
-@dataclass(eq=False, slots=True)
-class Connection:
-    """One TCP connection from its acceptance to its end."""
-
-    thread: Closable
-    address: str
-    stage: Stage = Stage.PENDING
-    is_used: bool = False
-    """Whether the association has carried anything but its negotiation."""
-    associated_at: float = 0.0
+_EVICTED = {
+    Stage.PENDING: (
+        "pending connections",
+        f"{MAX_PENDING_CONNECTIONS} connections without an association",
+        "find the client that connects and stays silent",
+    ),
+    Stage.PLACED: (
+        "idle association",
+        "it did nothing, and the places were needed",
+        "find the client that associates and does nothing, or raise [dicom] maximum_associations",
+    ),
+}
 
 
 class Admission:
     """Decides on the connections and associations of one listener; safe to use from many threads.
 
-    Pending connections, which have no association, are counted apart from associations. At their limit a new
-    connection evicts the oldest pending connection of the address that holds most: silent sockets keep nobody out. At
-    the limit of associations, the oldest unused one of the address that holds most gives way, and a quarter of them is
-    kept for peers that prove who they are, by their network or certificate. IPv6 addresses count by their /64.
+    `node.budget` has the rules on numbers. A quarter of the associations is reserved for peers that prove who they
+    are, by their network or certificate.
     """
 
     def __init__(
@@ -140,54 +125,35 @@ class Admission:
         self.on_refusal = on_refusal
         self._dicom, self._peers, self._metrics = dicom, dict(peers), metrics
         self._intake_refusal = intake_refusal
-        self._connections: dict[Connection, None] = {}  # in the order in which they came
-        self._changed = threading.Condition()
+        self._proving = [peer for peer in peers.values() if peer.networks or peer.certificate]
+        maximum = dicom.maximum_associations
+        limits = Limits(
+            maximum,
+            dicom.maximum_associations_per_address,
+            dicom.maximum_associations_per_peer,
+            MAX_PENDING_CONNECTIONS,
+            reserved=maximum // KNOWN_SHARE if self._proving else 0,
+        )
+        self._budget = Budget("dicom", limits, metrics, self._report_eviction)
 
-    def connected(self, thread: Closable, address: str) -> Connection:
-        """Register a connection; at the limit of pending connections, evict the oldest."""
-        with self._changed:
-            connection = Connection(thread, address)
-            evicted = None
-            if self._number(Stage.PENDING) >= MAX_PENDING_CONNECTIONS:
-                evicted = self._oldest_pending()
-                evicted.stage = Stage.EVICTED
-            self._connections[connection] = None
-            self._count()
-        if evicted is not None:
-            self._evict(
-                evicted,
-                Refused(
-                    "connection",
-                    "pending connections",
-                    f"{MAX_PENDING_CONNECTIONS} connections without an association",
-                    "find the client that connects and stays silent",
-                    peer=evicted.address,
-                ),
-            )
+    def connected(self, thread: Associated, address: str) -> Claim:
+        """Register a connection."""
+        plain = plain_address(address)
+        is_known = any(_in_networks(plain, peer) for peer in self._proving)
+        connection = Claim(thread, address, Standing.PROVEN if is_known else Standing.STRANGER)
+        self._budget.connect(connection)
+        self._count()
         return connection
 
-    def judge(self, connection: Connection, requested: AssociationRequest) -> Rejection | None:
+    def judge(self, connection: Claim, requested: AssociationRequest) -> Rejection | None:
         """Return the rejection of an association; or count it as open and return None."""
         rejection = self._malformed(requested) or self._unknown_peer(connection.address, requested) or self._no_intake()
         if rejection is None:
-            with self._changed:
-                rejection, unused = self._over_limit(connection.address, requested)
-                if unused is not None:
-                    unused.stage = Stage.EVICTED
-                if rejection is None:
-                    connection.stage, connection.associated_at = Stage.ASSOCIATED, time.monotonic()
-                    self._count()
-            if unused is not None:
-                self._evict(
-                    unused,
-                    Refused(
-                        "association",
-                        "unused association",
-                        "it was open without a request, and all associations were taken",
-                        "find the client that associates and stays silent, or raise [dicom] maximum_associations",
-                        peer=unused.address,
-                    ),
-                )
+            connection.caller = self._proved(connection.address, requested)
+            connection.standing = Standing.PROVEN if connection.caller else Standing.STRANGER
+            rule = self._budget.enter(connection)
+            self._count()
+            rejection = Rejection(2, 3, 2, *_RULES[rule]) if rule is not None else None
         if rejection is not None:
             self._metrics.rejections.labels(rule=rejection.rule).inc()
             self.on_refusal(refusal_of(rejection, connection.address, requested))
@@ -213,53 +179,35 @@ class Admission:
     def _with_title(self, ae_title: str) -> dict[str, Peer]:
         return {name: peer for name, peer in self._peers.items() if peer.ae_title == ae_title}
 
-    def ending(self, connection: Connection) -> None:
+    def ending(self, connection: Claim) -> None:
         """Record that the association is over and its connection about to close."""
-        with self._changed:
-            if connection.stage is Stage.ASSOCIATED:
-                connection.stage = Stage.PENDING
-            self._count()
+        self._budget.leave(connection)
+        self._count()
 
-    def closed(self, connection: Connection) -> None:
+    def closed(self, connection: Claim) -> None:
         """Forget a closed connection."""
-        with self._changed:
-            self._connections.pop(connection, None)
-            self._count()
-            self._changed.notify_all()
+        self._budget.remove(connection)
+        self._count()
 
     def drain(self, finish_seconds: float) -> None:
         """Ask every connection to end at its next boundary between messages.
 
         `finish_seconds`: time before that for associations whose peers send further messages.
         """
-        for connection in self._all():
-            connection.thread.drain(finish_seconds)
+        for connection in self._budget.all():
+            cast(Associated, connection.holder).drain(finish_seconds)
 
     def hang_up(self) -> None:
         """End every connection at once."""
-        for connection in self._all():
-            connection.thread.hang_up()
+        self._budget.hang_up()
 
     def wait_until_empty(self, seconds: float) -> bool:
         """Wait until no connection is left; False if `seconds` pass first."""
-        deadline = time.monotonic() + seconds
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._connections, max(0.0, deadline - time.monotonic()))
-
-    def _all(self) -> list[Connection]:
-        with self._changed:
-            return list(self._connections)
-
-    def _number(self, stage: Stage) -> int:
-        return sum(connection.stage is stage for connection in self._connections)
-
-    def _oldest_pending(self) -> Connection:
-        pending = [connection for connection in self._connections if connection.stage is Stage.PENDING]
-        return _oldest_of_the_most(pending)
+        return self._budget.wait_until_empty(seconds)
 
     def _count(self) -> None:
-        self._metrics.connections.set(len(self._connections))
-        self._metrics.open_associations.set(self._number(Stage.ASSOCIATED))
+        self._metrics.connections.set(self._budget.count())
+        self._metrics.open_associations.set(self._budget.count(Stage.PLACED))
 
     def _malformed(self, requested: AssociationRequest) -> Rejection | None:
         if requested.application_context != APPLICATION_CONTEXT:
@@ -297,44 +245,15 @@ class Admission:
         reason = self._intake_refusal()
         return Rejection(2, 3, 1, "intake", reason) if reason is not None else None
 
-    def _over_limit(self, address: str, requested: AssociationRequest) -> tuple[Rejection | None, Connection | None]:
-        """Compare the open associations with their limits; return also the one that gives way to the new one.
+    def _proved(self, address: str, requested: AssociationRequest) -> str:
+        """Return the AE title of a requestor that proves it, by its network or certificate, else an empty text."""
+        plain, title = plain_address(address), requested.calling_ae_title
+        is_proved = any(peer.ae_title == title and _is(peer, plain, requested) for peer in self._proving)
+        return title if is_proved else ""
 
-        The caller holds the lock.
-        """
-        open_ones = [connection for connection in self._connections if connection.stage is Stage.ASSOCIATED]
-        block = block_of(address)
-        if sum(block_of(one.address) == block for one in open_ones) >= self._dicom.maximum_associations_per_address:
-            remedy = "raise [dicom] maximum_associations_per_address"
-            return Rejection(2, 3, 2, "associations of one address", remedy), None
-        if len(open_ones) < self._limit(plain_address(address), requested):
-            return None, None
-        ripe_at = time.monotonic() - UNUSED_SECONDS
-        unused = [one for one in open_ones if not one.is_used and one.associated_at < ripe_at]
-        if unused:
-            return None, _oldest_of_the_most(unused)
-        return Rejection(2, 3, 2, "associations", "try again later, or raise [dicom] maximum_associations"), None
-
-    def _limit(self, address: IPv4Address | IPv6Address, requested: AssociationRequest) -> int:
-        """Return how many associations may be open before a new one: fewer for who has not proved who it is."""
-        maximum = self._dicom.maximum_associations
-        proving = [peer for peer in self._peers.values() if peer.networks or peer.certificate]
-        is_proved = any(
-            peer.ae_title == requested.calling_ae_title and _is(peer, address, requested) for peer in proving
-        )
-        return maximum if is_proved or not proving else maximum - maximum // KNOWN_SHARE
-
-    def _evict(self, connection: Connection, refused: Refused) -> None:
-        self._metrics.rejections.labels(rule=refused.rule).inc()
-        logger.warning("connection_evicted", address=connection.address, reason=refused.reason)
-        self.on_refusal(refused)
-        connection.thread.hang_up()
-
-
-def _oldest_of_the_most(connections: Sequence[Connection]) -> Connection:
-    """Return the oldest connection of the block of addresses that has most of them."""
-    block, _ = Counter(block_of(connection.address) for connection in connections).most_common(1)[0]
-    return next(connection for connection in connections if block_of(connection.address) == block)
+    def _report_eviction(self, connection: Claim, stage: Stage) -> None:
+        what: Literal["association", "connection"] = "association" if stage is Stage.PLACED else "connection"
+        self.on_refusal(Refused(what, *_EVICTED[stage], peer=connection.address))
 
 
 def _is(peer: Peer, address: IPv4Address | IPv6Address, requested: AssociationRequest) -> bool:

@@ -191,9 +191,21 @@ class Dicom(SettingsSection):
     maximum_pdu_bytes: int = Field(
         131072, ge=4096, le=1048576, description="largest PDU that we announce and accept, in bytes"
     )
-    maximum_associations: int = Field(64, ge=1, le=500, description="simultaneous associations, from all addresses")
+    maximum_associations: int = Field(
+        64,
+        ge=1,
+        le=500,
+        description="simultaneous associations; a further one replaces one that does nothing, else it is rejected; a "
+        "quarter is reserved for peers with networks or a certificate, if there are any",
+    )
     maximum_associations_per_address: int = Field(
         16, ge=1, le=500, description="simultaneous associations from one address"
+    )
+    maximum_associations_per_peer: int = Field(
+        32,
+        ge=1,
+        le=500,
+        description="simultaneous associations of one AE title of a peer with networks or a certificate",
     )
     maximum_instance_bytes: int = Field(
         16_000_000_000, ge=1024, description="largest data set, in bytes; a larger one is answered 0xA700"
@@ -478,8 +490,15 @@ class Web(SettingsSection):
         200,
         ge=4,
         le=10_000,
-        description="simultaneous connections; a further one replaces one whose caller is not identified, else its "
-        "request is answered 503; connections beyond 100 from one address that is not a trusted proxy are closed",
+        description="simultaneous requests of identified callers, an eighth of them for administrators only; a further "
+        "one replaces one whose client neither sends nor reads, else it is answered 503; as many connections may be "
+        "without such a request, of which the oldest of the address that has most gives way to a new one",
+    )
+    maximum_connections_per_address: int = Field(
+        100, ge=1, le=10_000, description="simultaneous requests of identified callers from one address"
+    )
+    maximum_connections_per_account: int = Field(
+        50, ge=1, le=10_000, description="simultaneous requests of one account that is no administrator"
     )
     maximum_upload_bytes: int = Field(
         16_000_000_000,

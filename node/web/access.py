@@ -29,13 +29,14 @@ from starlette.types import Scope
 
 from node.addresses import block_of
 from node.audit.audit_log import Action, AuditEvent, Result
+from node.budget import Claim, Stage, Standing
 from node.index.nouns.accounts import AccountRepository, KnownAccount, Role
 from node.index.work.jobs import TOKEN_PREFIX as JOB_TOKEN_PREFIX
 from node.index.work.jobs import JobRepository
 from node.settings.model import Web
 from node.web.audit_trail import AccountAuditTrail, AuditTrail
 from node.web.credentials import PREFIX, TOKEN_PREFIX, FederatedIdentity, digest, is_password, new_token
-from node.web.errors import Forbidden, NotAuthenticated, SignInFailed, TooManyTries
+from node.web.errors import Forbidden, NoPlace, NotAuthenticated, SignInFailed, TooManyTries
 from node.web.guesses import Guesses, Pair
 from node.web.services import Node, Services
 
@@ -369,8 +370,28 @@ def _identified(request: HTTPConnection) -> Caller:
     caller: Caller | None = getattr(request.state, "account", None)
     if caller is None:
         access: Access = request.app.state.access
-        caller = request.state.account = access.identify(request)
+        caller = access.identify(request)
+        _take_place(request, caller)
+        request.state.account = caller
     return caller
+
+
+def _take_place(request: HTTPConnection, caller: Caller) -> None:
+    """Enter a place for the rest of the request, or raise NoPlace."""
+    claim: Claim | None = getattr(request.state, "claim", None)
+    if claim is not None:
+        request.state.turn.end_soon()
+    if claim is None or claim.stage is Stage.PLACED:  # of no connection, or with an answer that is still to be taken
+        return
+    claim.caller, claim.standing = caller.name, standing_of(caller)
+    if (rule := request.app.state.budget.enter(claim)) is not None:
+        request.state.turn.is_refused = True
+        raise NoPlace(rule, "requests")
+
+
+def standing_of(caller: Caller) -> Standing:
+    """Return the rank of a caller where places are taken."""
+    return Standing.ADMINISTRATOR if caller.role is Role.ADMIN else Standing.PROVEN
 
 
 def _require(role: Role) -> Any:

@@ -15,9 +15,9 @@ from node.version import __version__
 from node.web import monitoring, problems
 from node.web.access import Access
 from node.web.api import service as api
-from node.web.api.events import Streams
+from node.web.api.events import streams_budget
 from node.web.audit_trail import AuditTrail
-from node.web.middleware import AccessLog, BodyLimits, RequestPlaces, Security
+from node.web.middleware import AccessLog, BodyLimits, Security, Turns
 from node.web.services import Services
 
 ROUTES: list[BaseRoute] = [
@@ -60,7 +60,7 @@ def application(services: Services) -> FastAPI:
         services.settings.web, services.index.accounts, services.index.jobs, trail, provider=provider
     )
     app.state.stopping = threading.Event()
-    app.state.streams = Streams()
+    app.state.streams = streams_budget(services.metrics)
     problems.install(app)
     return app
 
@@ -69,9 +69,9 @@ def _middleware(services: Services) -> list[Middleware]:
     """Return the middleware, outermost first."""
     web = services.settings.web
     middleware = [
+        Middleware(Turns),
         Middleware(AccessLog, metrics=services.metrics),
         Middleware(Security, web=web),
-        Middleware(RequestPlaces),
         Middleware(BodyLimits, upload_bytes=web.maximum_upload_bytes),
     ]
     if web.cors_origins:  # tokens only, which scripts send; no cookies or passwords of the browser
@@ -99,5 +99,5 @@ def _middleware(services: Services) -> list[Middleware]:
                 "Warning",
             ],
         )
-        middleware.insert(1, cors)
+        middleware.insert(2, cors)
     return middleware

@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection
 from difflib import get_close_matches
 
+from node.budget import Rule
 from node.errors import UsageError, VoxelnodeError
 
 MAX_TOLD, MAX_NAME_LENGTH = 5, 64
@@ -45,6 +46,14 @@ class EntryThere(VoxelnodeError):
 
 class EntryOfFile(VoxelnodeError):
     """An entry of the worklist is changed by its file only."""
+
+
+class NoPlace(VoxelnodeError):
+    """All places that a caller may have are taken (`node.budget`); try again later."""
+
+    def __init__(self, rule: Rule, what: str) -> None:
+        whose = {"caller": " of this account", "address": " of this address", "places": ""}[rule]
+        super().__init__(f"too many {what}{whose} are open already")
 
 
 class SignInFailed(VoxelnodeError):

@@ -7,9 +7,11 @@ import ipaddress
 import re
 import socket
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from time import monotonic, perf_counter
 from typing import NamedTuple
 from urllib.parse import urlsplit
+from weakref import WeakValueDictionary
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -17,6 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from node.budget import Claim, Stage
 from node.metrics import Metrics
 from node.settings.model import Web
 from node.web.access import COOKIE, SECURE_COOKIE, address_of, has_token, is_background, is_from_cors_origin, own_origin
@@ -192,19 +195,97 @@ def _has_session(headers: Headers) -> bool:
     return f"{COOKIE}=" in cookies or f"{SECURE_COOKIE}=" in cookies
 
 
-class RequestPlaces:
-    """ASGI middleware: answers 503 while all places are taken by known callers; health checks always pass."""
+TURNS = 2
+"""Requests of one address whose callers are being identified; others of the address wait for their turn."""
+
+
+REFUSED_SECONDS = 1.0
+"""For how long a client whose account or address has no place left is refused at once."""
+
+MAX_REFUSED = 1000
+
+
+class _Turn:
+    """A request that is being identified; `is_refused` if there was no place for its caller."""
+
+    def __init__(self, turns: asyncio.Semaphore) -> None:
+        self._turns, self._loop = turns, asyncio.get_running_loop()
+        self._is_over = self.is_refused = False
+
+    def end(self) -> None:
+        """Let the next request of the address begin."""
+        if not self._is_over:
+            self._is_over = True
+            self._turns.release()
+
+    def end_soon(self) -> None:
+        """End from another thread."""
+        with suppress(RuntimeError):  # the loop is already closed
+            self._loop.call_soon_threadsafe(self.end)
+
+
+class Turns:
+    """ASGI middleware: each address has a few requests at a time whose caller is not identified yet.
+
+    Finding the route and the caller takes milliseconds of the event loop, so a flood of requests would make all others
+    wait. A turn ends when the caller is identified (`node.web.access`), or when the request waits for its client. Who
+    had no place is refused by its address and credentials for a second, which costs less.
+
+    A connection counts under the address that a trusted proxy forwards with its request.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._refused_until: dict[tuple[str, ...], float] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_asked = scope["type"] == "http" and scope["path"] not in PATHS
-        if is_asked and scope["app"].state.places.are_exceeded:
-            refusal = respond(HTTPConnection(scope), BUSY, "too many requests are under way", headers=RETRY)
-            await refusal(scope, receive, send)
+        claim: Claim | None = scope.get("state", {}).get("claim")
+        if claim is None:
+            await self._app(scope, receive, send)
             return
-        await self._app(scope, receive, send)
+        if not claim.address:
+            claim.locate(address_of(HTTPConnection(scope)))
+        headers, block = Headers(scope=scope), claim.block
+        client = block, headers.get("authorization", ""), headers.get("cookie", "")
+        if monotonic() < self._refused_until.get(client, 0.0) and scope["path"] not in PATHS:
+            await self._refuse(scope, receive, send)
+            return
+        turns = self._turns.get(block)
+        if turns is None:
+            turns = self._turns[block] = asyncio.Semaphore(TURNS)
+        await turns.acquire()
+        turn = scope["state"]["turn"] = _Turn(turns)
+        try:
+            if claim.stage is not Stage.EVICTED:
+                await self._begin(turn, scope, receive, send)
+        finally:
+            turn.end()
+            if turn.is_refused:
+                self._remember(client)
+        while claim.stage is Stage.EVICTED and (await receive())["type"] != "http.disconnect":
+            pass  # until the connection is closed
+
+    async def _begin(self, turn: _Turn, scope: Scope, receive: Receive, send: Send) -> None:
+        async def receive_next() -> Message:
+            turn.end()
+            return await receive()
+
+        async def send_next(message: Message) -> None:
+            turn.end()
+            await send(message)
+
+        await self._app(scope, receive_next, send_next)
+
+    def _remember(self, client: tuple[str, ...]) -> None:
+        if len(self._refused_until) >= MAX_REFUSED:
+            self._refused_until.clear()
+        self._refused_until[client] = monotonic() + REFUSED_SECONDS
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = respond(HTTPConnection(scope), BUSY, "too many requests are open already", headers=RETRY | CLOSE)
+        add_headers(response.headers, is_secure=scope["scheme"] == "https")
+        await response(scope, receive, send)
 
 
 MAX_BODY_BYTES = 1_000_000

@@ -1,4 +1,4 @@
-"""The HTTP server: uvicorn in a thread of its own, and who gives way when all places for connections are taken."""
+"""The HTTP server: uvicorn in a thread of its own, and the connections that have a place in its budget."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ import logging
 import socket
 import ssl
 import threading
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from time import monotonic
 from typing import Any, ClassVar
@@ -20,112 +18,87 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from node.addresses import block_of
+from node.budget import Budget, Claim, Limits, Standing
 from node.errors import UsageError
+from node.metrics import Metrics
 from node.settings.model import Web, is_loopback
 from node.tls import server_context
 
-MAX_CONNECTIONS_PER_ADDRESS = 100
-"""Connections from one address that is not a trusted proxy; further ones are closed."""
 
-SPARE_CONNECTIONS = 32
-"""Connections beyond [web] maximum_connections that are accepted, to be answered 503."""
-
-
-@dataclass(eq=False, slots=True)
 class Place:
     """A connection from its acceptance to its end; it has no protocol before the end of its TLS handshake."""
 
-    connection: socket.socket
-    block: str
-    accepted_at: float = field(default_factory=monotonic)
-    served: _Protocol | None = None
-    is_leaving: bool = False
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        self.accepted_at = monotonic()
+        self.protocol: _Protocol | None = None
 
     @property
-    def is_taken(self) -> bool:
-        """Whether the connection is open and stays so."""
-        is_open = self.connection.fileno() >= 0 and not self.is_leaving
-        return is_open and (self.served is None or not self.served.is_closing)
+    def is_served(self) -> bool:
+        """Whether a request is under way, and it is the node's turn."""
+        return self.protocol is not None and not self.protocol.is_idle and not self.protocol.awaits_client
 
     @property
-    def gives_way(self) -> bool:
-        """Whether it may be closed for a new connection: nobody known waits for an answer."""
-        return self.served is None or not self.served.is_known
+    def is_under_way(self) -> bool:
+        """Whether a request or its answer has begun and is incomplete."""
+        return self.protocol is not None and self.protocol.is_under_way
 
-    @property
-    def client_block(self) -> str:
-        """The block of addresses under which the connection counts."""
-        address = self.served.client_address if self.served is not None else ""
-        return block_of(address) if address else self.block
-
-    @property
-    def since(self) -> float:
-        """The monotonic time by which the oldest gives way first."""
-        return self.served.since if self.served is not None else self.accepted_at
-
-    def give_way(self) -> None:
-        """Close the connection, or have its TLS handshake fail."""
-        self.is_leaving = True
-        if self.served is not None:
-            self.served.give_way()
-        else:
+    def hang_up(self) -> None:
+        """Close the connection, or have its TLS handshake fail. Thread-safe."""
+        if self.protocol is None:
             with suppress(OSError):  # already disconnected
                 self.connection.shutdown(socket.SHUT_RDWR)
+        else:
+            with suppress(RuntimeError):  # the loop is already closed
+                self.protocol.loop.call_soon_threadsafe(self.protocol.give_way)
 
 
 class Places:
-    """Gives places to connections; used by the thread of the event loop only.
+    """The connections, and their budget: a request enters a place when its caller is identified (`node.web.access`).
 
-    At [web] maximum_connections, a new connection closes the oldest one of the block of addresses that has most among
-    those that may be closed: TLS handshakes under way, idle connections, and requests whose caller is not identified,
-    such as a login whose body does not end. Connections with a request of a known caller are never closed for others;
-    if they take all places, further requests are answered 503.
+    `connected`, `find` and `check` are called by the thread of the event loop.
     """
 
-    def __init__(self, web: Web) -> None:
-        self._maximum = web.maximum_connections
+    def __init__(self, web: Web, metrics: Metrics) -> None:
         self._proxies: Sequence[IPv4Network | IPv6Network] = web.trusted_proxies
-        self._places: list[Place] = []
+        maximum = web.maximum_connections
+        limits = Limits(
+            maximum,
+            web.maximum_connections_per_address,
+            web.maximum_connections_per_account,
+            pending=maximum,
+            reserved=maximum // ADMINISTRATORS_SHARE,
+            reserved_for=Standing.ADMINISTRATOR,
+        )
+        self.budget = Budget("web", limits, metrics)
+        self._claims: dict[int, tuple[Place, Claim]] = {}  # by file descriptor
 
-    def take(self, connection: socket.socket, host: str) -> bool:
-        """Give a place to a new connection; False if there is none."""
-        self._places = [place for place in self._places if place.is_taken]
-        block = block_of(host)
-        of_block = sum(place.block == block for place in self._places)
-        if of_block >= MAX_CONNECTIONS_PER_ADDRESS and not any(ip_address(host) in known for known in self._proxies):
-            return False
-        if len(self._places) >= self._maximum:
-            self._make_room()
-        if len(self._places) >= self._maximum + SPARE_CONNECTIONS:
-            return False
-        self._places.append(Place(connection, block))
-        return True
+    def connected(self, connection: socket.socket, host: str) -> None:
+        """Register a new connection."""
+        place, descriptor = Place(connection), connection.fileno()
+        claim = Claim(place, "" if any(ip_address(host) in proxy for proxy in self._proxies) else host)
+        self._forget(descriptor)  # of a connection that is closed
+        self._claims[descriptor] = place, claim
+        self.budget.connect(claim)
 
-    def serve(self, connection: int, served: _Protocol) -> None:
-        """Note the protocol of a connection, given by its file descriptor, after its TLS handshake."""
-        for place in self._places:
-            if place.connection.fileno() == connection:
-                place.served = served
+    def find(self, connection: int) -> tuple[Place, Claim]:
+        """Return the place of a connection, given by its file descriptor."""
+        return self._claims[connection]
 
-    @property
-    def are_exceeded(self) -> bool:
-        """Whether more connections are open than there are places."""
-        return len(self._places) > self._maximum and self.count > self._maximum
+    def check(self) -> None:
+        """End TLS handshakes that take too long, and connections whose clients take nothing."""
+        now = monotonic()
+        for descriptor, (place, _) in list(self._claims.items()):
+            if place.connection.fileno() < 0:
+                self._forget(descriptor)
+            elif place.protocol is not None:
+                place.protocol.check_reader(now)
+            elif now - place.accepted_at > HEAD_SECONDS:
+                place.hang_up()
 
-    @property
-    def count(self) -> int:
-        """The number of open connections."""
-        return sum(place.is_taken for place in self._places)
-
-    def _make_room(self) -> None:
-        candidates = [(place.client_block, place) for place in self._places if place.gives_way]
-        if not candidates:
-            return
-        [(largest, _)] = Counter(block for block, _ in candidates).most_common(1)
-        leaving = min((place for block, place in candidates if block == largest), key=lambda place: place.since)
-        leaving.give_way()
-        self._places.remove(leaving)
+    def _forget(self, descriptor: int) -> None:
+        if descriptor in self._claims:
+            self.budget.remove(self._claims.pop(descriptor)[1])
 
 
 log = structlog.get_logger()
@@ -146,6 +119,16 @@ HEAD_SECONDS = 20.0
 
 IDLE_SECONDS = 10
 
+RESUMED_BYTES = 49_152
+"""What a client has taken at least when asyncio's buffer of 64 KB is down to 16 KB."""
+
+READ_SECONDS = 60.0
+READ_BYTES = 65_536
+"""A client that takes less of an answer in so many seconds is disconnected: about 1 KB/s."""
+
+ADMINISTRATORS_SHARE = 8
+"""One in so many places is reserved for administrators."""
+
 
 class WebServer:
     """Serves an application.
@@ -162,8 +145,9 @@ class WebServer:
             raise UsageError("[web] tls_key needs tls_certificate; set it or remove the key")
         self._tls = server_context("web", web.tls_certificate, web.tls_key) if web.tls_certificate else None
         logging.getLogger("uvicorn").setLevel(logging.ERROR)  # it would warn about every malformed request
-        self._places = app.state.places = Places(web)
-        self._server = _Server(_config(web, app, self._tls, self._places))
+        self._places = Places(web, app.state.services.metrics)
+        app.state.budget = self._places.budget
+        self._server = _Server(_config(web, app, self._tls, self._places), self._places)
         self._thread = threading.Thread(target=self._serve, name="web", daemon=True)
         self._socket: socket.socket | None = None
 
@@ -239,22 +223,27 @@ def _config(web: Web, app: FastAPI, tls: ssl.SSLContext | None, places: Places) 
 
 
 class _Protocol(H11Protocol):
-    """Closes connections that send no request; uvicorn would wait for them forever. A `Place` asks it who gives way."""
+    """Closes connections that send no request or take no answer; uvicorn would wait for them forever."""
 
     places: ClassVar[Places]
+    claim: Claim
     _head_timer: asyncio.TimerHandle | None = None
-    since = 0.0
+    _address = ""
+    _unread = _taken = 0
+    _read_at = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        place, self.claim = self.places.find(transport.get_extra_info("socket").fileno())
+        self._address, self._read_at = self.claim.address, monotonic()
+        self.app_state = {**self.app_state, "claim": self.claim}  # the state of each request
+        place.protocol = self
         self._await_head()
-        self.places.serve(transport.get_extra_info("socket").fileno(), self)
 
     def data_received(self, data: bytes) -> None:
-        was_idle = self.is_idle
+        if self.awaits_client:
+            self.claim.moved(len(data))
         super().data_received(data)
-        if was_idle and not self.is_idle:
-            self.since = monotonic()
 
     @property
     def is_idle(self) -> bool:
@@ -262,40 +251,73 @@ class _Protocol(H11Protocol):
         return self.cycle is None or self.cycle.response_complete
 
     @property
-    def is_known(self) -> bool:
-        """Whether a request of an identified caller is under way (`node.web.access`)."""
-        return not self.is_idle and "account" in self.scope["state"]
+    def is_under_way(self) -> bool:
+        """Whether a request is under way, or the client has not taken all of the last answer."""
+        return not self.is_idle or self._unsent_bytes > 0
 
     @property
-    def client_address(self) -> str:
-        """The address of the client of the request under way, or empty."""
-        client = None if self.is_idle else self.scope["client"]
-        return client[0] if client is not None else ""
+    def awaits_client(self) -> bool:
+        """Whether the client has to send more of its request, or to take more of its answer."""
+        if self.is_idle:
+            return True
+        is_sending = self.cycle.more_body and not self.flow.read_paused
+        return is_sending or self._unsent_bytes > 0
 
     @property
-    def is_closing(self) -> bool:
-        """Whether the connection is being closed."""
-        return self.transport.is_closing()
+    def _unsent_bytes(self) -> int:
+        """What the client has not taken yet; over TLS, part of it is counted nowhere."""
+        return max(self.transport.get_write_buffer_size(), int(self.flow.write_paused))
+
+    def check_reader(self, now: float) -> None:
+        """Disconnect a client that takes too little of what waits for it, also after its request."""
+        unsent = self._unsent_bytes
+        self._take(self._unread - unsent)
+        self._unread = unsent
+        if unsent == 0:
+            self._taken, self._read_at = 0, now
+            self._leave()
+        elif now - self._read_at > READ_SECONDS:
+            log.info("web_reader_dropped", address=self.claim.address)
+            self.transport.abort()
+
+    def resume_writing(self) -> None:
+        self._take(RESUMED_BYTES)
+        super().resume_writing()
+
+    def _leave(self) -> None:
+        """Leave the place unless an answer is under way; one that is not taken occupies memory."""
+        if not self.is_under_way:
+            self.places.budget.leave(self.claim)
+            self.claim.standing, self.claim.caller = Standing.STRANGER, ""
+            self.claim.locate(self._address)
+
+    def _take(self, count: int) -> None:
+        """Note that the client took so many bytes."""
+        self.claim.moved(max(count, 0))
+        self._taken += max(count, 0)
+        if self._taken >= READ_BYTES:
+            self._taken, self._read_at = 0, monotonic()
 
     def give_way(self) -> None:
         """Close the connection, at once if a request is under way."""
-        if self.is_idle:
-            self.transport.close()
-        else:
+        if self.is_under_way:
             self.transport.abort()
+        else:
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel()
+        self.places.budget.remove(self.claim)
         super().connection_lost(exc)
 
     def on_response_complete(self) -> None:
+        self._leave()
         super().on_response_complete()
         if not self.transport.is_closing():
             self._await_head()
 
     def _await_head(self) -> None:
         self._cancel()
-        self.since = monotonic()
         self._head_timer = self.loop.call_later(HEAD_SECONDS, self._hang_up)
 
     def _hang_up(self) -> None:
@@ -310,8 +332,9 @@ class _Protocol(H11Protocol):
 class _Server(uvicorn.Server):
     """Sets an event when it is ready; leaves signals to the `serve` command."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, places: Places) -> None:
         super().__init__(config)
+        self._places = places
         self.ready = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ending = asyncio.Event()
@@ -323,8 +346,9 @@ class _Server(uvicorn.Server):
         self.ready.set()
 
     async def main_loop(self) -> None:
-        """Update the Date header until the end; uvicorn's own loop would wake ten times a second."""
+        """Update the Date header and check the places; uvicorn's own loop would wake ten times a second."""
         while not await self.on_tick(0):
+            self._places.check()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._ending.wait(), TICK_SECONDS)
 
@@ -369,7 +393,7 @@ class _LoopErrors:
 
 
 class HttpListener(socket.socket):
-    """A listening socket that closes connections without a place.
+    """A listening socket that counts connections.
 
     This happens here because a connection that never completes its TLS handshake is unknown to the protocol but still
     occupies a file descriptor.
@@ -380,11 +404,9 @@ class HttpListener(socket.socket):
         self._places = places
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """Accept a connection, like `socket.accept`; ConnectionAbortedError: there was no place, and it was closed."""
+        """Accept a connection, like `socket.accept`."""
         connection, address = super().accept()
-        if not self._places.take(connection, address[0]):
-            connection.close()
-            raise ConnectionAbortedError
+        self._places.connected(connection, address[0])
         return connection, address
 
 

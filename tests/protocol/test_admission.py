@@ -10,6 +10,7 @@ import pytest
 
 from node.association import admission
 from node.settings.model import Peer
+from tests.make import instance
 from tests.protocol.conftest import Raw, Running, associate, associate_rq, echo_seconds, pdu, until
 
 
@@ -73,14 +74,15 @@ def test_one_address_cannot_take_every_association(start_node: Callable[..., Run
 
 
 @pytest.mark.slow
-def test_associations_without_a_request_give_way_when_all_are_taken(start_node: Callable[..., Running]) -> None:
+def test_idle_associations_give_way_when_all_are_taken(start_node: Callable[..., Running]) -> None:
     node = start_node(maximum_associations=4)
     hogs = [associate(node, bind_address=(f"127.0.0.{number}", 0)) for number in (2, 2, 2, 3)]
-    hogs[0].send_c_echo()  # this one has worked
-    assert until(lambda: echo_seconds(node) < 2)
+    hogs[0].send_c_store(instance())
+    hogs[1].send_c_echo()  # which is no work
+    assert echo_seconds(node) < 2
     assert until(lambda: not hogs[1].is_established)
     assert [assoc.is_established for assoc in hogs] == [True, False, True, True]
-    assert node.count("rejections_total{rule=unused association}") == 1
+    assert node.count("evicted_connections_total{port=dicom}{rule=places}") == 1
     for assoc in hogs:
         assoc.release()
 

@@ -92,7 +92,7 @@ def listening(tmp_path: Path) -> Iterator[Callable[..., int]]:
 
     def start(**settings: Any) -> int:
         section = WorklistSettings(hl7_port=0, **settings)
-        started.append(MllpListener(section, "VOXELNODE", index.scheduled_steps, audit))
+        started.append(MllpListener(section, "VOXELNODE", index.scheduled_steps, Metrics(), audit))
         started[-1].start()
         return started[-1].port
 
@@ -273,11 +273,12 @@ def test_only_known_networks_may_send(listening: Any) -> None:
 
 
 @pytest.mark.slow
-def test_a_seventeenth_connection_is_closed(listening: Any) -> None:
-    port = listening()
-    senders = [Sender(port) for _ in range(mllp.MAX_CONNECTIONS)]
+def test_a_connection_too_many_of_one_address_is_closed(listening: Any) -> None:
+    port = listening(hl7_maximum_connections_per_address=3)
+    senders = [Sender(port) for _ in range(3)]
     assert all(sender.send(written())[1] == "AA" for sender in senders)
     with Sender(port) as late:
+        late.socket.sendall(b"\x0b" + written() + b"\x1c\x0d")
         assert late.is_closed()
     senders.pop().socket.close()
 

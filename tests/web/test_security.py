@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -199,14 +200,15 @@ def test_a_body_of_two_lengths_is_refused(empty: Site) -> None:
 
 
 def test_there_are_no_more_streams_than_allowed_and_places_come_back(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    site: Site,
 ) -> None:
-    monkeypatch.setattr("node.web.api.events.MAX_STREAMS", 3)
+    streams = site.server._app.state.streams
+    streams.limits = replace(streams.limits, places=3)
     with held_connections(site, 8) as held:
         for connection in held:
             connection.sendall(request_head("GET", "/api/v1/events"))
         assert sorted(str(status_of(connection)) for connection in held) == ["200"] * 3 + ["503"] * 5
-    until(lambda: site.server._app.state.streams.count == 0)
+    until(lambda: streams.count() == 0)
     with site.client().stream("GET", "/api/v1/events") as answer:
         assert answer.status_code == 200
 
@@ -254,18 +256,17 @@ def test_those_who_connect_and_ask_for_nothing_keep_nobody_out(start_site: Calla
                 assert status_of(asking) == 200
 
 
-def test_connections_that_never_end_their_handshake_are_counted(
+def test_connections_that_never_end_their_handshake_are_closed(
     start_site: Callable[..., Site],
     keys: Path,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("node.web.server.MAX_CONNECTIONS_PER_ADDRESS", 5)
-    files = {"tls_certificate": keys / "server.pem", "tls_key": keys / "server.key"}
-    site = start_site(**files)
-    with held_connections(site, 5):
-        until(lambda: site.server._places.count == 5)
-        with raw(site) as one_more:
-            assert one_more.recv(1) == b""
+    monkeypatch.setattr("node.web.server.HEAD_SECONDS", 0.2)
+    site = start_site(tls_certificate=keys / "server.pem", tls_key=keys / "server.key", maximum_connections=4)
+    with held_connections(site, 9) as held:
+        until(lambda: site.server._places.budget.count() <= 4)
+        assert held[-1].recv(1) == b""
+    until(lambda: site.server._places.budget.count() == 0)
 
 
 @pytest.mark.slow
@@ -287,28 +288,23 @@ def test_the_server_sleeps_while_nobody_asks_and_ends_at_once(site: Site) -> Non
     assert not site.server._thread.is_alive()
 
 
-def test_one_address_cannot_take_every_connection(
-    start_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("node.web.server.MAX_CONNECTIONS_PER_ADDRESS", 3)
-    site = start_site()
+def test_one_address_cannot_take_every_place(start_site: Callable[..., Site]) -> None:
+    site = start_site(maximum_connections_per_address=2)
     with held_connections(site, 3) as held:
-        for connection in held:  # accepted one after the other
-            connection.sendall(request_head("GET", "/healthz"))
-            assert status_of(connection) == 200
-        with raw(site) as one_more:
-            assert one_more.recv(1) == b""
-
-
-def test_all_that_a_trusted_proxy_brings_is_not_one_address(
-    start_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("node.web.server.MAX_CONNECTIONS_PER_ADDRESS", 2)
-    site = start_site(trusted_proxies=("127.0.0.0/8",), authentication="never")
-    with held_connections(site, 4) as held:
         for connection in held:
-            connection.sendall(request_head("GET", "/healthz"))
-            assert status_of(connection) == 200
+            connection.sendall(request_head("GET", "/api/v1/events"))
+        assert sorted(str(status_of(connection)) for connection in held) == ["200", "200", "503"]
+        with raw(site, "127.0.0.2") as elsewhere:
+            elsewhere.sendall(request_head("GET", "/api/v1/events"))
+            assert status_of(elsewhere) == 200
+
+
+def test_all_that_a_trusted_proxy_brings_is_not_one_address(start_site: Callable[..., Site]) -> None:
+    site = start_site(trusted_proxies=("127.0.0.0/8",), authentication="never", maximum_connections_per_address=1)
+    with held_connections(site, 4) as held:
+        for number, connection in enumerate(held):
+            connection.sendall(request_head("GET", "/api/v1/events", f"X-Forwarded-For: 203.0.113.{number % 3}"))
+            assert status_of(connection) == (200 if number < 3 else 503)
 
 
 def test_a_stream_does_not_hold_up_the_end(start_site: Callable[..., Site]) -> None:
@@ -386,9 +382,10 @@ def held_connections(site: Site, count: int) -> Iterator[list[socket.socket]]:
         yield [stack.enter_context(raw(site)) for _ in range(count)]
 
 
-def raw(site: Site) -> socket.socket:
+def raw(site: Site, address: str = "127.0.0.1") -> socket.socket:
     """A connection that speaks in bytes."""
-    return socket.create_connection(("127.0.0.1", int(site.url.rpartition(":")[2])), timeout=10)
+    port = int(site.url.rpartition(":")[2])
+    return socket.create_connection(("127.0.0.1", port), timeout=10, source_address=(address, 0))
 
 
 def send_for(connection: socket.socket, seconds: float) -> None:

@@ -30,7 +30,7 @@ from node.web.services import Services
 log = structlog.get_logger()
 
 PREFIX = "/dicom-web"
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 18
 
 READ = ["GET", "HEAD"]
 """Methods of read-only resources."""

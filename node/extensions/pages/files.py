@@ -27,7 +27,7 @@ router = APIRouter(include_in_schema=False)
 
 Revision = Annotated[int, FromPath(ge=1, le=2**31)]
 
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 18
 
 REDUCED_VOXELS = 1 << 23
 """Largest number of voxels of a reduced volume: about 10 MB, and every third voxel along each axis of a whole body."""

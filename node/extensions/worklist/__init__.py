@@ -90,7 +90,7 @@ class _Worklist(Extension):
         steps = StepService(index.performed_steps, ae_title, node.audit, now)
         listeners = {}
         if settings.hl7_port is not None:
-            listeners["hl7"] = MllpListener(settings, ae_title, index.scheduled_steps, node.audit, now)
+            listeners["hl7"] = MllpListener(settings, ae_title, index.scheduled_steps, node.metrics, node.audit, now)
 
         def find(identifier: Dataset, maximum: int, stop: Callable[[], bool]) -> tuple[bool, Iterator[Dataset]]:
             query = read_worklist_query(identifier)

@@ -1,7 +1,8 @@
 """Receive orders by HL7 v2 over MLLP (HL7 v2 Implementation Guide, Appendix C): one thread for each connection.
 
 A message is acknowledged with AA after its entries are committed. Every wait is bounded: a message must be whole within
-`MESSAGE_SECONDS` of its first byte, and a connection that brings none is closed after `IDLE_SECONDS`.
+`MESSAGE_SECONDS` of its first byte, and a connection that brings none is closed after `IDLE_SECONDS`. A connection
+enters a place (`node.budget`) with its first whole message.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import datetime as dt
 import socket
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from time import monotonic
 
 import structlog
@@ -18,17 +20,19 @@ import structlog
 from node.addresses import plain_address
 from node.audit.audit_log import APPLICATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.background import SupervisedThread
+from node.budget import Budget, Claim, Limits, Stage
 from node.errors import OutOfResources, UsageError
 from node.extensions.worklist.hl7 import Message, MessageRefused, Order, Verdict, acknowledgment, orders_of, parse
 from node.extensions.worklist.settings import WorklistSettings
 from node.index.nouns.scheduled_steps import ScheduledStepRepository
+from node.metrics import Metrics
 from node.tls import failure_reason, server_context
 
 log = structlog.get_logger()
 
 BEGIN, END = b"\x0b", b"\x1c\x0d"
 MAX_MESSAGE_BYTES = 256_000
-MAX_CONNECTIONS = 16
+BACKLOG = 128
 MESSAGE_SECONDS = 30.0
 HANDSHAKE_SECONDS = 10.0
 IDLE_SECONDS = 600.0
@@ -65,13 +69,15 @@ class MllpListener:
         settings: WorklistSettings,
         ae_title: str,
         steps: ScheduledStepRepository,
+        metrics: Metrics,
         audit: Audit | None = None,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
     ) -> None:
         self._settings, self._ae_title, self._steps, self._audit, self._now = settings, ae_title, steps, audit, now
         self._context = hl7_tls_context(settings)
         self._stopping = threading.Event()
-        self._places = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        maximum, of_address = settings.hl7_maximum_connections, settings.hl7_maximum_connections_per_address
+        self._budget = Budget("hl7", Limits(maximum, of_address, maximum, maximum), metrics)
         self._socket: socket.socket | None = None
         self.thread = SupervisedThread("hl7", self._accept, self._stopping)
 
@@ -80,7 +86,7 @@ class MllpListener:
         address = self._settings.hl7_host, self._settings.hl7_port or 0
         try:
             family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-            self._socket = socket.create_server(address, family=family, backlog=MAX_CONNECTIONS)
+            self._socket = socket.create_server(address, family=family, backlog=BACKLOG)
         except OSError as error:
             raise UsageError(
                 f"cannot listen on {address[0]} port {address[1]} for HL7: {error.strerror or error}; set [worklist] "
@@ -95,8 +101,7 @@ class MllpListener:
         """Accept nothing more; connections end within `TICK_SECONDS`, after the message that they process."""
         self._stopping.set()
         self.thread.join(2 * TICK_SECONDS)
-        for _ in range(MAX_CONNECTIONS):
-            self._places.acquire(timeout=2 * TICK_SECONDS)
+        self._budget.wait_until_empty(2 * TICK_SECONDS)
         if self._socket is not None:
             self._socket.close()
 
@@ -107,44 +112,40 @@ class MllpListener:
                 accepted, (host, *_) = self._socket.accept()
             except TimeoutError:
                 continue
-            if not self._is_permitted(str(host)) or not self._places.acquire(blocking=False):
+            if not self._is_permitted(str(host)):
                 log.warning("hl7_connection_refused", address=str(host))
                 accepted.close()
                 continue
+            peer = _Peer(accepted, self._stopping)
+            claim = Claim(peer, str(host))
+            self._budget.connect(claim)
             try:
-                threading.Thread(target=self._serve, args=(accepted, str(host)), name="hl7-peer", daemon=True).start()
+                threading.Thread(target=self._serve, args=(peer, claim), name="hl7-peer", daemon=True).start()
             except RuntimeError:
-                self._places.release()
+                self._budget.remove(claim)
                 accepted.close()
 
     def _is_permitted(self, host: str) -> bool:
         address, networks = plain_address(host), self._settings.hl7_networks
         return any(address in network for network in networks) if networks else address.is_loopback
 
-    def _serve(self, accepted: socket.socket, host: str) -> None:
+    def _serve(self, peer: _Peer, claim: Claim) -> None:
+        host = claim.address
         try:
-            with self._secured(accepted) as connected:
-                connected.settimeout(TICK_SECONDS)
-                received = _Received(connected, self._stopping)
-                while (data := received.message()) is not None:
-                    answer = self._answer(data, host)
-                    connected.settimeout(MESSAGE_SECONDS)
-                    connected.sendall(BEGIN + answer + END)
-                    connected.settimeout(TICK_SECONDS)
+            with peer.secured(self._context):
+                while (data := peer.message()) is not None:
+                    if claim.stage is Stage.PENDING and (rule := self._budget.enter(claim)) is not None:
+                        raise _TooMuch(f"no place is free ({rule}): see [worklist] hl7_maximum_connections")
+                    with peer.serving():
+                        answer = self._answer(data, host)
+                    peer.send(answer)
+                    claim.worked()
         except OSError as error:
             log.info("hl7_connection_lost", address=host, reason=failure_reason(error))
         except _TooMuch as error:
             log.warning("hl7_connection_closed", address=host, reason=str(error))
         finally:
-            self._places.release()
-
-    def _secured(self, accepted: socket.socket) -> socket.socket:
-        """Return the connection after the TLS handshake, if there is one; it is closed if that fails."""
-        if self._context is None:
-            return accepted
-        with accepted:
-            accepted.settimeout(HANDSHAKE_SECONDS)
-            return self._context.wrap_socket(accepted, server_side=True)  # takes the file descriptor of `accepted`
+            self._budget.remove(claim)
 
     def _answer(self, data: bytes, host: str) -> bytes:
         message: Message | None = None
@@ -186,12 +187,53 @@ class _TooMuch(Exception):
     """A peer sends what is no message, too long a one, or too slowly."""
 
 
-class _Received:
-    """The messages that arrive on a connection."""
+class _Peer:
+    """A connection, and the messages that arrive on it."""
 
-    def __init__(self, connected: socket.socket, stopping: threading.Event) -> None:
-        self._socket, self._stopping = connected, stopping
+    def __init__(self, accepted: socket.socket, stopping: threading.Event) -> None:
+        self._socket, self._stopping = accepted, stopping
         self._data = bytearray()
+        self.is_served = False
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether a message has begun and is incomplete."""
+        return bool(self._data)
+
+    def hang_up(self) -> None:
+        """Wake the thread of the connection, which can neither read nor write from now on."""
+        with suppress(OSError):  # closed already
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+    def secured(self, context: ssl.SSLContext | None) -> socket.socket:
+        """Return the connection after the TLS handshake, if there is one; it is closed if that fails."""
+        if context is not None:
+            with self._socket as accepted:
+                accepted.settimeout(HANDSHAKE_SECONDS)
+                # Takes the file descriptor of `accepted`, before the handshake: `hang_up` needs it.
+                self._socket = context.wrap_socket(accepted, server_side=True, do_handshake_on_connect=False)
+            try:
+                self._socket.do_handshake()
+            except OSError:
+                self._socket.close()
+                raise
+        self._socket.settimeout(TICK_SECONDS)
+        return self._socket
+
+    @contextmanager
+    def serving(self) -> Iterator[None]:
+        """Note that a message is being processed."""
+        self.is_served = True
+        try:
+            yield
+        finally:
+            self.is_served = False
+
+    def send(self, answer: bytes) -> None:
+        """Send a message in its frame."""
+        self._socket.settimeout(MESSAGE_SECONDS)
+        self._socket.sendall(BEGIN + answer + END)
+        self._socket.settimeout(TICK_SECONDS)
 
     def message(self) -> bytes | None:
         """Return the next message without its frame; None if the peer closes, is idle, or the node stops."""

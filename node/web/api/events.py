@@ -8,23 +8,21 @@ sends no event after that.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from time import monotonic
 from typing import Annotated, Any
 
 from fastapi import Depends, Header, Query, Request
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
 
-from node.addresses import block_of
-from node.web.access import Reader, ReaderCall, address_of, background_request
+from node.budget import Budget, Claim, Limits, Standing
+from node.metrics import Metrics
+from node.web.access import Reader, ReaderCall, address_of, background_request, standing_of
 from node.web.api import models
 from node.web.api.models import MAX_ID
 from node.web.api.routing import api_router
-from node.web.problems import RETRY
+from node.web.errors import NoPlace
 from node.web.services import Services
 
 POLL_SECONDS = 0.5
@@ -36,39 +34,30 @@ STREAM_SECONDS = 900.0
 MAX_STREAMS, MAX_STREAMS_OF_ACCOUNT, MAX_STREAMS_OF_ADDRESS = 50, 10, 20
 """Open streams: of all, of one account, and of one address."""
 
+RESERVED_STREAMS = 10
+"""Streams for administrators only."""
 
-class Streams:
-    """The open streams, by account and address. Only the event loop uses it."""
 
-    def __init__(self) -> None:
-        self._open: Counter[tuple[str, str]] = Counter()
+class _Stream:
+    """An open stream: it waits for events, so nothing it does shows whether it is needed, and it never gives way."""
 
-    @property
-    def count(self) -> int:
-        """The number of open streams."""
-        return self._open.total()
+    is_served = is_under_way = True
 
-    @contextmanager
-    def opened(self, account: str, address: str) -> Iterator[None]:
-        """Count a stream while it is open; 503 if there are too many."""
-        key = (account, block_of(address))
-        of_account, of_address = (
-            sum(count for other, count in self._open.items() if other[part] == key[part]) for part in (0, 1)
-        )
-        for count, maximum, whose in (
-            (self.count, MAX_STREAMS, ""),
-            (of_account, MAX_STREAMS_OF_ACCOUNT, " of this account"),
-            (of_address, MAX_STREAMS_OF_ADDRESS, " of this address"),
-        ):
-            if count >= maximum:
-                raise HTTPException(503, f"{maximum} event streams{whose} are open already", RETRY)
-        self._open[key] += 1
-        try:
-            yield
-        finally:
-            self._open[key] -= 1
-            if not self._open[key]:
-                del self._open[key]
+    def hang_up(self) -> None:
+        """Never called."""
+
+
+def streams_budget(metrics: Metrics) -> Budget:
+    """Return the budget of event streams, of which some are reserved for administrators."""
+    limits = Limits(
+        MAX_STREAMS,
+        MAX_STREAMS_OF_ADDRESS,
+        MAX_STREAMS_OF_ACCOUNT,
+        pending=MAX_STREAMS,
+        reserved=RESERVED_STREAMS,
+        reserved_for=Standing.ADMINISTRATOR,
+    )
+    return Budget("events", limits, metrics)
 
 
 router = api_router("events")
@@ -80,9 +69,14 @@ EventId = Annotated[int | None, Query(ge=0, le=MAX_ID, description="send the eve
 
 async def _room(request: Request, account: Reader) -> AsyncIterator[None]:
     """Count a stream until its response ends for any reason."""
-    streams: Streams = request.app.state.streams
-    with streams.opened(account.name, address_of(request)):
+    budget: Budget = request.app.state.streams
+    claim = Claim(_Stream(), address_of(request), standing_of(account), account.name)
+    if (rule := budget.enter(claim)) is not None:
+        raise NoPlace(rule, "event streams")
+    try:
         yield
+    finally:
+        budget.remove(claim)
 
 
 @router.get("/events", response_class=EventSourceResponse, dependencies=[Depends(_room)])

@@ -17,6 +17,8 @@ from node.settings.model import Dicom, Peer
 class Thread:
     """Notes what it was told."""
 
+    is_served = is_under_way = False
+
     def __init__(self) -> None:
         self.told: list[str] = []
 
@@ -67,6 +69,7 @@ def test_an_ended_association_makes_room_before_its_connection_is_closed() -> No
     doorkeeper = admission(maximum_associations=1)
     first = doorkeeper.connected(Thread(), "10.0.0.1")
     assert doorkeeper.judge(first, asking()) is None
+    first.holder.is_served = True  # type: ignore[misc]
     second = doorkeeper.connected(Thread(), "10.0.0.2")
     assert doorkeeper.judge(second, asking()) is not None
     doorkeeper.ending(first)

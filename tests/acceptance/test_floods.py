@@ -1,0 +1,207 @@
+"""Every port beside a flood of 1 Mbit/s: known peers, orders and administrators get through, and memory is bounded."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import httpx2
+import pytest
+
+from node.control.repository import Repository
+from node.index.nouns.accounts import Role
+from node.settings.model import Settings, Storage
+from node.web.credentials import digest, new_token
+from tests import make
+from tests.acceptance.floods import Flood, memory_bytes
+from tests.acceptance.served import Served
+from tests.protocol.conftest import Raw, associate_rq, c_echo_rq, c_store_rq, data_set_bytes, p_data, pdu, pdv
+from tests.protocol.test_hl7 import Sender, written
+
+STRANGERS = [f"127.0.0.{number}" for number in range(2, 6)]
+ROUNDS = 4
+LONGEST_SECONDS = 10.0
+"""Longest time of any request of the good peer beside a flood; a tenth of it on an idle machine."""
+
+GROWTH_BYTES = 250_000_000
+"""What all floods together may add to the memory of the node; 150 MB were measured."""
+
+LARGE_BYTES = 4_000_000
+
+
+@dataclass
+class Flooded:
+    """A node with its three ports, a study to be read, and the tokens of accounts."""
+
+    served: Served
+    hl7_port: int
+    web_port: int
+    tokens: dict[str, str]
+    study_instance_uid: str
+    bytes_at_rest: int = 0
+
+    def head(self, method: str, path: str, *headers: str, who: str = "") -> bytes:
+        """The head of a request."""
+        lines = [f"{method} {path} HTTP/1.1", f"Host: 127.0.0.1:{self.web_port}", *headers]
+        if who:
+            lines.append(f"Authorization: Bearer {self.tokens[who]}")
+        return "\r\n".join([*lines, "", ""]).encode()
+
+    def memory_bytes(self) -> int:
+        assert self.served.process is not None
+        return memory_bytes(self.served.process.pid)
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flooded]:
+    folder = tmp_path_factory.mktemp("flooded")
+    store = Repository(Settings(storage=Storage(root=folder / "root", reserve_bytes=0)))
+    tokens, now = {}, dt.datetime.now(dt.UTC)
+    roles = {"admin": Role.ADMIN, "writer": Role.WRITE, **{f"reader{number}": Role.READ for number in range(8)}}
+    for name, role in roles.items():
+        tokens[name] = token = new_token()
+        store.index.accounts.set(name, role, None, now)
+        store.index.accounts.add_token(name, token[-8:], digest(token), None, now)
+    store.close()
+    environment = {
+        "VOXELNODE_STORAGE__RESERVE_BYTES": "0",
+        "VOXELNODE_SERIES__QUIET_SECONDS": "600",
+        "VOXELNODE_WEB__AUTHENTICATION": "always",
+        "VOXELNODE_WORKLIST__HL7_PORT": "0",
+        "VOXELNODE_WORKLIST__HL7_NETWORKS": '["127.0.0.0/8"]',
+        "VOXELNODE_DICOM__HOST": "127.0.0.1",
+        "VOXELNODE_PEERS__SCANNER__AE_TITLE": "SCANNER",
+        "VOXELNODE_PEERS__SCANNER__NETWORKS": '["127.0.0.1/32"]',
+        "VOXELNODE_PEERS__ANYWHERE__AE_TITLE": "ANYWHERE",
+    }
+    with Served(folder / "root", **environment) as served:
+        assert served.process is not None
+        web_port = int(re.findall(r"http://\S+:(\d+)", served.process.stdout.readline())[0])
+        line = re.findall(r".*hl7_ready.*", (folder / "serve.log").read_text())[-1]
+        hl7_port = int(json.loads(line)["port"])
+        large = make.instance()
+        large.add_new(0x7FE00010, "OW", bytes(LARGE_BYTES))
+        with Raw(served.address).associate(calling="SCANNER") as scanner:
+            assert scanner.store(large.SOPInstanceUID, data_set_bytes(large)) == 0
+        flooded = Flooded(served, hl7_port, web_port, tokens, large.StudyInstanceUID)
+        flooded.bytes_at_rest = flooded.memory_bytes()
+        yield flooded
+
+
+def associations(node: Flooded, rest: bytes) -> Flood:
+    request = associate_rq(calling="ANYWHERE")
+    return Flood(node.served.port, STRANGERS, 16, lambda: request + rest)
+
+
+def echoes(node: Flooded) -> Flood:
+    return associations(node, p_data(pdv(3, 3, c_echo_rq(1))))
+
+
+def silent_associations(node: Flooded) -> Flood:
+    return associations(node, b"")
+
+
+def half_pdus(node: Flooded) -> Flood:
+    return associations(node, p_data(pdv(1, 3, c_store_rq("1.2.3"))) + p_data(pdv(1, 0, bytes(5000)))[:10])
+
+
+def silent_connections(node: Flooded) -> Flood:
+    return Flood(node.served.port, STRANGERS, 100, lambda: pdu(0x01, bytes(1000))[:10])
+
+
+def half_orders(node: Flooded) -> Flood:
+    return Flood(node.hl7_port, STRANGERS[:1], 64, lambda: b"\x0bMSH|^")
+
+
+def whole_orders(node: Flooded) -> Flood:
+    order = b"\x0b" + written(control="CA") + b"\x1c\x0d"
+    return Flood(node.hl7_port, STRANGERS, 32, lambda: order, drip=b"\x0b")
+
+
+def who_take_nothing(node: Flooded) -> Flood:
+    head = node.head("GET", f"/dicom-web/studies/{node.study_instance_uid}", who="reader0")
+    return Flood(node.web_port, STRANGERS[:3], 100, lambda: head)
+
+
+def of_many_accounts(node: Flooded) -> Flood:
+    path = f"/dicom-web/studies/{node.study_instance_uid}"
+    heads = [node.head("GET", path, who=name) for name in node.tokens if name.startswith("reader")]
+    return Flood(node.web_port, STRANGERS, 100, lambda: heads[time.monotonic_ns() // 1000 % len(heads)])
+
+
+def event_streams(node: Flooded) -> Flood:
+    heads = [node.head("GET", "/api/v1/events", who=f"reader{number}") for number in range(8)]
+    return Flood(node.web_port, STRANGERS, 60, lambda: heads[time.monotonic_ns() // 1000 % len(heads)])
+
+
+def slow_uploads(node: Flooded) -> Flood:
+    kind = 'Content-Type: multipart/related; type="application/dicom"; boundary=XX'
+    head = node.head("POST", "/dicom-web/studies", kind, "Content-Length: 1000000", who="writer")
+    return Flood(node.web_port, STRANGERS, 80, lambda: head + b"--XX\r\n", drip=b"x")
+
+
+def endless_heads(node: Flooded) -> Flood:
+    return Flood(node.web_port, STRANGERS, 100, lambda: b"GET / HTTP/1.1\r\nX-Long: ", drip=b"x")
+
+
+def pipelined(node: Flooded) -> Flood:
+    one = node.head("GET", f"/dicom-web/studies/{node.study_instance_uid}", who="reader0")
+    return Flood(node.web_port, STRANGERS, 60, lambda: one * 20)
+
+
+FLOODS = [
+    echoes, silent_associations, half_pdus, silent_connections, half_orders, whole_orders, who_take_nothing,
+    of_many_accounts, event_streams, slow_uploads, endless_heads, pipelined,
+]  # fmt: skip
+
+
+def seconds_of(action: Callable[[], None]) -> float:
+    began = time.monotonic()
+    action()
+    return time.monotonic() - began
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flood", FLOODS, ids=lambda flood: flood.__name__)
+def test_a_good_peer_gets_through_a_flood(node: Flooded, flood: Callable[[Flooded], Flood]) -> None:
+    def verify() -> None:  # as the flood does, from another address
+        with Raw(node.served.address, LONGEST_SECONDS).associate(calling="ANYWHERE") as station:
+            assert station.verify() == 0
+
+    def store() -> None:
+        ds = make.instance()
+        with Raw(node.served.address, LONGEST_SECONDS).associate(calling="SCANNER") as scanner:
+            assert scanner.store(ds.SOPInstanceUID, data_set_bytes(ds)) == 0
+
+    def order() -> None:
+        with Sender(node.hl7_port) as ris:
+            ris.socket.settimeout(LONGEST_SECONDS)
+            assert ris.send(written())[1] == "AA"
+
+    def page() -> None:
+        url, token = f"http://127.0.0.1:{node.web_port}", node.tokens["admin"]
+        with httpx2.Client(
+            base_url=url, timeout=LONGEST_SECONDS, headers={"Authorization": f"Bearer {token}"}
+        ) as admin:
+            assert admin.get("/").status_code == 200
+            assert admin.get("/healthz").status_code == 200
+            with admin.stream("GET", "/api/v1/events") as events:
+                assert events.status_code == 200
+
+    before = node.memory_bytes()
+    longest: dict[str, float] = {}
+    with flood(node) as running:
+        for _ in range(ROUNDS):
+            for action in (verify, store, order, page):
+                longest[action.__name__] = max(longest.get(action.__name__, 0.0), seconds_of(action))
+            assert node.memory_bytes() - before < GROWTH_BYTES
+    print(
+        longest,
+        f"closed by the node: {running.closed_by_node}",
+        f"memory: {before >> 20} -> {node.memory_bytes() >> 20} MiB",
+    )
+    assert max(longest.values()) < LONGEST_SECONDS
