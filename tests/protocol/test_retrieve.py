@@ -673,8 +673,8 @@ def test_a_node_that_drains_tells_what_it_has_not_sent(
     assert sending.wait(60)
     drain = threading.Thread(target=node.listener.drain, args=(10,))
     drain.start()
-    [connection] = node.listener.admission._all()
-    assert until(lambda: connection.thread.is_draining)  # type: ignore[attr-defined]
+    [connection] = node.listener.admission._budget.all()
+    assert until(lambda: connection.holder.is_draining)  # type: ignore[attr-defined]
     draining.set()
     assert until(lambda: bool(found) and found[-1][0].Status != 0xFF00)
     status, failed = found[-1]
