@@ -20,7 +20,9 @@ from prometheus_client.registry import Collector
 
 from node.archive.proof import last_proof
 from node.errors import VoxelnodeError
+from node.index.engine.about_keys import RETENTION
 from node.index.models import SERIES_STATES
+from node.index.nouns.retention_state import retention_state
 from node.index.work.routes import outstanding
 from node.index.work.states import Kind
 from node.receive.readiness import reasons_not_ready
@@ -87,8 +89,8 @@ async def _answered(
 
 def _noted(node: Services) -> dict[str, Any]:
     try:
-        with node.index.reading(wait=False) as index:
-            return {"lost_instances": index.lost.count(), "retention_waits": index.retention.waits_for}
+        waits_for = retention_state(node.index.about.get(RETENTION)).waits_for
+        return {"lost_instances": node.index.lost.count(), "retention_waits": waits_for}
     except VoxelnodeError:  # the index does not answer, which is another reason
         return {}
 
